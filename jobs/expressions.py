@@ -1,0 +1,162 @@
+r"""SQL expressions that read and check a payload (docs/data-contract.md, sections 1 and 2).
+
+JSON_VALUE parses the whole payload each time it is evaluated (about 1.3 us for 250 bytes), and the
+planner repeats an expression wherever it is mentioned. So each field is mentioned once, in
+`jobs.views.extracted`, and the functions here are chosen so that their argument is evaluated once.
+
+Text for Flink SQL: a backslash is an ordinary character in its literals, a quote is doubled.
+"""
+
+from __future__ import annotations
+
+from udfs.events import EVENT_TYPES, TYPE_LETTERS
+
+EARLIEST_MS = 946_684_800_000  # 2000-01-01
+DIGITS = "^[0-9]{1,15}$"
+ISO_8601 = (
+    r"^([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2})(:[0-9]{2})?"
+    r"(\.[0-9]+)?(Z|[+-][0-9]{2}:?[0-9]{2})?$"
+)
+NUMBER = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
+# A backslash counts as an escape only after an even number of others.
+_ESCAPE = r"(?<!\\)(?:\\\\)*\\u"
+LONE_SURROGATE = (
+    rf"{_ESCAPE}[dD][89abAB][0-9a-fA-F]{{2}}(?!\\u[dD][c-fC-F])"
+    rf"|(?<!\\u[dD][89abAB][0-9a-fA-F]{{2}}){_ESCAPE}[dD][c-fC-F][0-9a-fA-F]{{2}}"
+)
+# One event_time key, and digits behind it: how nearly every producer sends it.
+ONE_EPOCH_TIME = r'"event_time"\s*:\s*"?[0-9]{1,15}"?\s*[,}](?!(?s:.*)"event_time")'
+
+NUMBER_LIMIT = 1e9
+NUMBER_PATHS = {
+    "price": "$.price",
+    "quantity": "$.quantity",
+    "amount": "$.amount",
+    "rating": "$.rating",
+    "place.lat": "$.place.lat",
+    "place.lon": "$.place.lon",
+}
+_RANGES = {
+    "price": (0, NUMBER_LIMIT),
+    "quantity": (0, NUMBER_LIMIT),
+    "place.lat": (-90, 90),
+    "place.lon": (-180, 180),
+}
+
+
+def literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def interval(ms: int) -> str:
+    seconds, milli = divmod(ms, 1000)
+    days, seconds = divmod(seconds, 86_400)
+    clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{milli:03}"
+    return f"INTERVAL '{days} {clock}' DAY TO SECOND(3)"
+
+
+def json_value(path: str, payload: str = "payload") -> str:
+    return f"JSON_VALUE({payload}, '{path}')"
+
+
+def column(path: str) -> str:
+    """The column that `extracted` gives a number field: place.lat -> place_lat_text."""
+    return path.replace(".", "_") + "_text"
+
+
+def _iso_ms(text: str) -> str:
+    """Epoch ms of ISO 8601 text, NULL if it is none. Evaluates `text` often: the rare path."""
+    part = [f"REGEXP_EXTRACT({text}, {literal(ISO_8601)}, {group})" for group in range(6)]
+    clock = f"TRY_CAST(CONCAT({part[1]}, ' ', {part[2]}, COALESCE({part[3]}, ':00')) AS TIMESTAMP(3))"
+    fraction = f"COALESCE(CAST(RPAD(SUBSTRING({part[4]}, 2, 3), 3, '0') AS BIGINT), 0)"
+    zone = f"REPLACE({part[5]}, ':', '')"
+    minutes = (
+        f"CASE WHEN {part[5]} IS NULL OR {part[5]} = 'Z' THEN 0 ELSE "
+        f"(CAST(SUBSTRING({zone}, 2, 2) AS INT) * 60 + CAST(SUBSTRING({zone}, 4, 2) AS INT))"
+        f" * CASE WHEN LEFT({part[5]}, 1) = '-' THEN -1 ELSE 1 END END"
+    )
+    # The cast turns 30 February into the 28th: only a date that prints as it was given is real.
+    return (
+        f"CASE WHEN {part[0]} IS NOT NULL AND LEFT(CAST({clock} AS STRING), 10) = {part[1]} THEN "
+        f"EXTRACT(EPOCH FROM {clock}) * 1000 + {fraction} - {minutes} * CAST(60000 AS BIGINT) END"
+    )
+
+
+def _event_ms(text: str) -> str:
+    return (
+        f"CASE WHEN REGEXP({text}, '{DIGITS}') THEN CAST({text} AS BIGINT)"
+        f" ELSE {_iso_ms(text)} END"
+    )
+
+
+def _latest_ms(record_time: str, future_ms: int) -> str:
+    return f"(EXTRACT(EPOCH FROM {record_time}) * 1000 + {future_ms})"
+
+
+def time_reason(future_ms: int) -> str:
+    """Why the clock of a record with an event_time stands before the year 2000."""
+    ms = _event_ms(json_value("$.event_time"))
+    return (
+        f"CASE WHEN {ms} > {_latest_ms('record_time', future_ms)}"
+        f" THEN 'FUTURE_TIME' ELSE 'BAD_TIME' END"
+    )
+
+
+def event_clock(payload: str, record_time: str, future_ms: int) -> str:
+    """The rowtime: event_time if it is readable and not in the future, else epoch 0.
+
+    Epoch 0 because a null crashes the watermark assigner, and the record's own time would push
+    the watermark of replayed history to today.
+    """
+    text = json_value("$.event_time", payload)
+    latest = _latest_ms(record_time, future_ms)
+    # LEAST, MOD and IFNULL evaluate their argument once, where a comparison and its result would
+    # parse twice: a time past `latest` becomes `latest + 1`, and that modulo itself is 0.
+    # (Functions that need the class loader, such as ARRAY_REMOVE, fail in a watermark generator.)
+    after = f"({latest} + 1)"
+    once = f"MOD(LEAST(IFNULL(TRY_CAST({text} AS BIGINT), 0), {after}), {after})"
+    any_form = _event_ms(text)
+    checked = f"CASE WHEN {any_form} <= {latest} THEN {any_form} ELSE 0 END"
+    return (
+        f"TO_TIMESTAMP_LTZ(CASE WHEN REGEXP({payload}, {literal(ONE_EPOCH_TIME)})"
+        f" AND LOCATE('\\u', {payload}) = 0 THEN {once} ELSE {checked} END, 3)"
+    )
+
+
+def number_text(path: str) -> str:
+    """A number field as text: NULL if absent, '{}' if it is an object or a list."""
+    key = path.split(".")[-1]
+    value = json_value(path)
+    # Most payloads lack most numbers: looking for the key costs a tenth of a parse.
+    return (
+        f"CASE WHEN LOCATE('\"{key}\"', payload) = 0 AND LOCATE('\\u', payload) = 0"
+        f" THEN CAST(NULL AS STRING)"
+        f" ELSE COALESCE({value}, CASE WHEN JSON_QUERY(payload, '{path}') IS NOT NULL"
+        f" THEN '{{}}' END) END"
+    )
+
+
+def bad_number(path: str) -> str:
+    """True if the number is given and wrong."""
+    text = column(path)
+    low, high = _RANGES.get(path, (-NUMBER_LIMIT, NUMBER_LIMIT))
+    value = f"TRY_CAST({text} AS DOUBLE)"
+    return (
+        f"({text} IS NOT NULL AND (NOT REGEXP({text}, {literal(NUMBER)})"
+        f" OR COALESCE({value} < {low:g} OR {value} > {high:g}, TRUE)))"
+    )
+
+
+def first_bad_number() -> str:
+    """The name of the first wrong number field, NULL if there is none."""
+    cases = " ".join(f"WHEN {bad_number(f)} THEN '{f}'" for f in NUMBER_PATHS)
+    return f"CASE {cases} END"
+
+
+def type_letter() -> str:
+    """One letter for each event type, as the tokens of the history have it."""
+    cases = " ".join(
+        f"WHEN '{name}' THEN '{letter}'"
+        for name, letter in zip(EVENT_TYPES, TYPE_LETTERS, strict=True)
+    )
+    return f"CASE event_type {cases} END"

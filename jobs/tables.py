@@ -1,0 +1,146 @@
+"""Where the path begins and ends: the Kafka tables, and files for the batch job and tests."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from jobs import expressions as sql
+from liveprofile.config import Kafka, Settings
+
+
+def _options(**options: str | int) -> str:
+    return ", ".join(
+        f"'{key}' = {sql.literal(str(value))}" for key, value in options.items() if value != ""
+    )
+
+
+def kafka_properties(kafka: Kafka) -> dict[str, str]:
+    """The Java client's settings; the security ones only where they are used."""
+    properties = {
+        "properties.bootstrap.servers": kafka.bootstrap_servers,
+        "properties.security.protocol": kafka.security_protocol,
+    }
+    if kafka.security_protocol.startswith("SASL"):
+        plain = kafka.sasl_mechanism == "PLAIN"
+        module = (
+            "org.apache.kafka.common.security.plain.PlainLoginModule"
+            if plain
+            else "org.apache.kafka.common.security.scram.ScramLoginModule"
+        )
+        # The connector shades its Kafka client.
+        module = f"org.apache.flink.kafka.shaded.{module}"
+        password = kafka.password.get_secret_value().replace("\\", "\\\\").replace('"', '\\"')
+        properties["properties.sasl.mechanism"] = kafka.sasl_mechanism
+        properties["properties.sasl.jaas.config"] = (
+            f'{module} required username="{kafka.username}" password="{password}";'
+        )
+    if kafka.security_protocol.endswith("SSL") and kafka.ca_file:
+        properties["properties.ssl.truststore.type"] = "PEM"
+        properties["properties.ssl.truststore.location"] = kafka.ca_file
+    return properties
+
+
+_START = {"earliest": "earliest-offset", "latest": "latest-offset", "group": "group-offsets"}
+
+
+def kafka_source(name: str, settings: Settings, *, bounded: bool = False) -> str:
+    """The input topic, raw: each field is read by `jobs.views.extracted`. A STRING holds the bytes
+    as they came, valid UTF-8 or not, until a check has looked at them.
+
+    Raw, since the json format calls the next operators inside the try block that swallows parse
+    errors: whatever a chained operator raised would be lost with its row.
+    """
+    kafka, window = settings.kafka, settings.window
+    clock = sql.event_clock("payload", "record_time", settings.limits.future_ms)
+    options = _options(
+        connector="kafka",
+        topic=settings.topics.events,
+        **kafka_properties(kafka),
+        **{
+            "properties.group.id": kafka.group_id,
+            "properties.auto.offset.reset": "earliest",
+            "scan.startup.mode": "earliest-offset" if bounded else _START[kafka.start],
+            "scan.bounded.mode": "latest-offset" if bounded else "unbounded",
+            "format": "raw",
+            # By timer, which rows count as late would change from run to run.
+            "scan.watermark.emit.strategy": "on-event",
+        },
+    )
+    delay = sql.interval(window.out_of_orderness_ms)
+    arrival = "record_offset" if bounded else "PROCTIME()"
+    watermark = "" if bounded else f", WATERMARK FOR event_clock AS event_clock - {delay}"
+    return f"""
+        CREATE TEMPORARY TABLE {name} (
+            payload STRING,
+            record_topic STRING METADATA FROM 'topic' VIRTUAL,
+            record_partition INT METADATA FROM 'partition' VIRTUAL,
+            record_offset BIGINT METADATA FROM 'offset' VIRTUAL,
+            record_time TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
+            event_clock AS {clock},
+            arrival AS {arrival}
+            {watermark}
+        ) WITH ({options})"""
+
+
+def file_source(name: str, path: Path | str, settings: Settings, *, stream: bool = False) -> str:
+    """Files of JSON lines, each line a payload as the topic would have it.
+
+    A line knows no record time, so none is in the future, and no offset, so of two copies of an
+    event the one with the earlier event_time is the first. stream: with a watermark, for tests.
+    """
+    never = "TO_TIMESTAMP_LTZ(253402300799000, 3)"
+    clock = sql.event_clock("payload", never, settings.limits.future_ms)
+    delay = sql.interval(settings.window.out_of_orderness_ms)
+    watermark = f", WATERMARK FOR event_clock AS event_clock - {delay}" if stream else ""
+    options = _options(connector="filesystem", path=_uri(path), format="raw")
+    return f"""
+        CREATE TEMPORARY TABLE {name} (
+            payload STRING,
+            record_topic STRING METADATA FROM 'file.path' VIRTUAL,
+            record_partition AS 0,
+            record_offset AS CAST(0 AS BIGINT),
+            record_time AS {never},
+            event_clock AS {clock},
+            arrival AS {"PROCTIME()" if stream else clock}
+            {watermark}
+        ) WITH ({options})"""
+
+
+def file_sink(name: str, path: Path | str, columns: str) -> str:
+    """JSON lines."""
+    options = _options(connector="filesystem", path=_uri(path), format="json")
+    return f"CREATE TEMPORARY TABLE {name} ({columns}) WITH ({options})"
+
+
+def _uri(path: Path | str) -> str:
+    text = str(path)
+    return text if "://" in text else Path(text).resolve().as_uri()
+
+
+def kafka_sink(name: str, settings: Settings) -> str:
+    """The job's topics, chosen by `topic`; the value is the bytes given, beside key and headers.
+
+    At least once: a record's partition and offset (or its alert id) tell a second copy.
+    """
+    topics = settings.topics
+    options = _options(
+        connector="kafka",
+        topic=";".join((topics.rejected, topics.late, topics.alerts)),
+        **kafka_properties(settings.kafka),
+        **{
+            "key.format": "raw",
+            "key.fields": "record_key",
+            "value.format": "raw",
+            "value.fields-include": "EXCEPT_KEY",
+            "sink.delivery-guarantee": "at-least-once",
+            "properties.linger.ms": 5,
+            "properties.compression.type": "lz4",
+        },
+    )
+    return f"""
+        CREATE TEMPORARY TABLE {name} (
+            record_key STRING,
+            payload STRING,
+            topic STRING NOT NULL METADATA,
+            headers MAP<STRING, BYTES> METADATA
+        ) WITH ({options})"""

@@ -1,0 +1,269 @@
+"""The event path as SQL views, one function a step, top to bottom.
+
+The stream (jobs/profile_job.py), the backfill and with it the training rows (jobs/backfill_job.py)
+are made of these same views; only the late split needs a stream, since a batch has no watermark.
+Each docstring gives the row that the step yields.
+"""
+
+from __future__ import annotations
+
+from jobs import expressions as sql
+from liveprofile.config import Settings
+from udfs import baselines
+from udfs.events import EVENT, EVENT_TYPES, FIELD, ID_CHARS, TOKEN_CHARS_PER_WINDOW, WINDOW
+
+RECORD = "record_topic, record_partition, record_offset"
+EARLIEST = f"TO_TIMESTAMP_LTZ({sql.EARLIEST_MS}, 3)"
+
+
+def extracted(source: str) -> str:
+    """Every field that the SQL reads, as text, NULL if missing; each parsed once.
+
+    payload, event_clock (rowtime), arrival, record_*, event_id, user_id, event_type,
+    item_id, category_id, price_text, quantity_text, amount_text, rating_text, place_*_text
+    """
+    ids = ", ".join(
+        f"{sql.json_value(f'$.{f}')} AS {f}"
+        for f in ("event_id", "user_id", "event_type", "item_id", "category_id")
+    )
+    numbers = ", ".join(f"{sql.number_text(f)} AS {sql.column(f)}" for f in sql.NUMBER_PATHS)
+    return f"""
+        SELECT payload, event_clock, arrival, record_time, {RECORD}, {ids}, {numbers}
+        FROM {source}"""
+
+
+def checked(settings: Settings) -> str:
+    """The row of `extracted` and `reason`: NULL, or why the record is rejected."""
+    limits = settings.limits
+    types = ", ".join(f"'{name}'" for name in EVENT_TYPES)
+    no_id = " OR ".join(f"{f} IS NULL OR {f} = ''" for f in ("event_id", "user_id"))
+    not_ids = " OR ".join(_no_id_but_a_scalar(f) for f in ("event_id", "user_id"))
+    bad_id = " OR ".join(_bad_id(f) for f in ("event_id", "user_id"))
+    return f"""
+        SELECT *, CASE
+            WHEN CHAR_LENGTH(payload) > {limits.payload_chars} THEN 'TOO_LARGE'
+            WHEN ENCODE(payload, 'UTF-8') <> CAST(payload AS BYTES)
+              OR ((LOCATE('\\ud', payload) > 0 OR LOCATE('\\uD', payload) > 0)
+                  AND REGEXP(payload, {sql.literal(sql.LONE_SURROGATE)})) THEN 'BAD_ENCODING'
+            WHEN ((event_type IS NULL OR event_id IS NULL)
+                  AND COALESCE(payload IS NOT JSON OBJECT, TRUE))
+              OR {_separators()} THEN 'NOT_JSON'
+            WHEN event_type IS NULL OR event_type = ''
+              OR (event_type <> 'heartbeat' AND ({no_id} OR {not_ids}))
+              OR (event_clock < {EARLIEST} AND {_no_time()}) THEN 'MISSING_FIELD'
+            WHEN event_type <> 'heartbeat' AND ({bad_id}) THEN 'BAD_ID'
+            WHEN event_type NOT IN ({types}, 'heartbeat') THEN 'UNKNOWN_TYPE'
+            WHEN event_clock < {EARLIEST} THEN {sql.time_reason(limits.future_ms)}
+            WHEN event_type <> 'heartbeat' AND {sql.first_bad_number()} IS NOT NULL
+              THEN 'BAD_NUMBER'
+            END AS reason
+        FROM extracted"""
+
+
+def _separators() -> str:
+    """JSON has no raw control character but the four of white space: these stand behind the object,
+    where Java's parser does not look."""
+    return " OR ".join(f"LOCATE('{c}', payload) > 0" for c in (FIELD, EVENT, WINDOW))
+
+
+def _no_id_but_a_scalar(field: str) -> str:
+    """True of a JSON boolean or fraction, which JSON_VALUE gives as text like any string."""
+    quoted = sql.literal(rf'"{field}"\s*:\s*"')
+    return (
+        f"(REGEXP({field}, '^(true|false|-?[0-9]+(\\.[0-9]+)?([eE][+-]?[0-9]+)?)$')"
+        f" AND NOT REGEXP({field}, '^-?[0-9]+$') AND NOT REGEXP(payload, {quoted}))"
+    )
+
+
+def _bad_id(field: str) -> str:
+    return f"CHAR_LENGTH({field}) > 256 OR REGEXP({field}, '[\\x00-\\x1f]')"
+
+
+def _no_time() -> str:
+    return f"COALESCE({sql.json_value('$.event_time')}, '') = ''"
+
+
+def rejected() -> str:
+    """For behavior-events-rejected: payload, reason, detail, record_*"""
+    return f"""
+        SELECT payload, reason, CASE reason
+            WHEN 'MISSING_FIELD' THEN CASE
+                WHEN event_type IS DISTINCT FROM 'heartbeat'
+                  AND (COALESCE(event_id, '') = '' OR {_no_id_but_a_scalar("event_id")})
+                  THEN 'event_id'
+                WHEN event_type IS DISTINCT FROM 'heartbeat'
+                  AND (COALESCE(user_id, '') = '' OR {_no_id_but_a_scalar("user_id")})
+                  THEN 'user_id'
+                WHEN COALESCE(event_type, '') = '' THEN 'event_type'
+                ELSE 'event_time' END
+            WHEN 'BAD_ID' THEN CASE WHEN {_bad_id("event_id")} THEN 'event_id' ELSE 'user_id' END
+            WHEN 'UNKNOWN_TYPE' THEN LEFT(event_type, 64)
+            WHEN 'BAD_TIME' THEN LEFT({sql.json_value("$.event_time")}, 64)
+            WHEN 'FUTURE_TIME' THEN LEFT({sql.json_value("$.event_time")}, 64)
+            WHEN 'BAD_NUMBER' THEN {sql.first_bad_number()}
+            ELSE '' END AS detail, {RECORD}
+        FROM checked WHERE reason IS NOT NULL"""
+
+
+def valid() -> str:
+    """A behaviour that passed the checks, typed.
+
+    payload, event_clock, arrival, record_*, event_id, user_id, event_type, item_id,
+    category_id, amount DOUBLE
+    """
+    price, quantity, amount = (
+        f"TRY_CAST({sql.column(f)} AS DOUBLE)" for f in ("price", "quantity", "amount")
+    )
+    return f"""
+        SELECT payload, event_clock, arrival, {RECORD}, event_id, user_id,
+            event_type, item_id, category_id,
+            COALESCE({amount}, {price} * COALESCE({quantity}, 1), 0) AS amount
+        FROM checked WHERE reason IS NULL AND event_type <> 'heartbeat'"""
+
+
+def unique() -> str:
+    """The row of `valid`, the first of each event_id to arrive."""
+    return """
+        SELECT * FROM (
+            SELECT *, ROW_NUMBER() OVER (PARTITION BY event_id ORDER BY arrival) AS copy FROM valid)
+        WHERE copy = 1"""
+
+
+def _is_late(settings: Settings) -> str:
+    """Its window has closed: the watermark has reached the window's last millisecond."""
+    length, time = settings.window.length_ms, _epoch_ms("event_clock")
+    last_ms = f"({time} - MOD({time}, {length}) + {length - 1})"
+    # NULL before the first watermark.
+    return f"{last_ms} <= COALESCE({_epoch_ms('CURRENT_WATERMARK(event_clock)')}, 0)"
+
+
+def late(settings: Settings) -> str:
+    """For behavior-events-late: payload, user_id, lateness_ms, record_*"""
+    lateness = f"{_epoch_ms('CURRENT_WATERMARK(event_clock)')} - {_epoch_ms('event_clock')}"
+    return f"""
+        SELECT payload, user_id, {lateness} AS lateness_ms, {RECORD}
+        FROM unique_events WHERE {_is_late(settings)}"""
+
+
+def on_time(settings: Settings) -> str:
+    """The row of `unique`. Its subtask's watermark is never behind the window's, so no row that
+    passes is dropped by the window."""
+    return f"SELECT * FROM unique_events WHERE NOT ({_is_late(settings)})"
+
+
+def _epoch_ms(time: str) -> str:
+    return f"(EXTRACT(EPOCH FROM {time}) * 1000 + EXTRACT(MILLISECOND FROM {time}))"
+
+
+def packed() -> str:
+    """What a window collects of an event.
+
+    event_clock, user_id, packed (time, partition, offset, payload), token (see udfs.events.Token),
+    activity (a letter for its hour, a digit for its weekday), purchase 0/1, purchase_amount,
+    purchase_ms
+    """
+    ms = f"CAST({_epoch_ms('event_clock')} AS STRING)"
+    hour = f"SUBSTRING('{baselines.HOUR_LETTERS}', CAST(HOUR(event_clock) AS INT) + 1, 1)"
+    weekday = "CAST(EXTRACT(ISODOW FROM event_clock) AS STRING)"
+    item, category = (
+        f"CASE WHEN {f} IS NULL OR {_no_id_but_a_scalar(f)} THEN ''"
+        f" ELSE LEFT(TRANSLATE({f}, '{FIELD}{EVENT}{WINDOW}', '___'), {ID_CHARS}) END"
+        for f in ("item_id", "category_id")
+    )
+    is_purchase = "event_type = 'purchase'"
+    return f"""
+        SELECT event_clock, user_id,
+            CONCAT_WS('{FIELD}', {ms}, CAST(record_partition AS STRING),
+                CAST(record_offset AS STRING), payload) AS packed,
+            CONCAT_WS('{FIELD}', {ms}, {sql.type_letter()}, {item}, {category},
+                CAST(amount AS STRING)) AS token,
+            CONCAT({hour}, {weekday}) AS activity,
+            CASE WHEN {is_purchase} THEN 1.0E0 ELSE 0.0E0 END AS purchase,
+            CASE WHEN {is_purchase} THEN amount ELSE 0.0E0 END AS purchase_amount,
+            CASE WHEN {is_purchase} THEN {_epoch_ms("event_clock")} END AS purchase_ms
+        FROM on_time"""
+
+
+def windows(settings: Settings) -> str:
+    """One user's window.
+
+    user_id, window_start, window_end, window_time (rowtime), events (packed), tokens, activity,
+    n_events, n_purchases, amount, last_purchase_ms
+    """
+    length = sql.interval(settings.window.length_ms)
+    return f"""
+        SELECT user_id, window_start, window_end, window_time,
+            LISTAGG(packed, '{EVENT}') AS events,
+            RIGHT(LISTAGG(token, '{EVENT}'), {TOKEN_CHARS_PER_WINDOW}) AS tokens,
+            COALESCE(LISTAGG(activity, ''), '') AS activity,
+            CAST(COUNT(*) AS DOUBLE) AS n_events, COALESCE(SUM(purchase), 0) AS n_purchases,
+            COALESCE(SUM(purchase_amount), 0) AS amount, MAX(purchase_ms) AS last_purchase_ms
+        FROM TABLE(TUMBLE(TABLE packed, DESCRIPTOR(event_clock), {length}))
+        GROUP BY user_id, window_start, window_end, window_time"""
+
+
+def contributed(settings: Settings) -> str:
+    """The window and what it adds to each baseline: columns of `windows`, c_<baseline>."""
+    adds = ", ".join(f"{add} AS c_{name}" for name, add in baselines.contributions())
+    weight = baselines.weight("window_end", settings.state.decay_days)
+    return f"""
+        SELECT user_id, window_start, window_end, window_time, events, tokens, last_purchase_ms,
+            {adds}
+        FROM (SELECT *, {weight} AS weight,
+                CASE WHEN n_purchases > 0 THEN 1.0E0 ELSE 0.0E0 END AS has_purchase
+              FROM user_windows)"""
+
+
+def baselined() -> str:
+    """The window with the user's baselines up to and including it.
+
+    user_id, window_*, events, tokens, last_purchase_ms, added, sums (ARRAY<DOUBLE>, the layout of
+    udfs.baselines.COLUMNS)
+    """
+    over = "OVER (PARTITION BY user_id ORDER BY window_time RANGE UNBOUNDED PRECEDING)"
+    sums = ", ".join(f"SUM(c_{name}) {over} AS s_{name}" for name in baselines.COLUMNS)
+    added = ", ".join(f"c_{name}" for name in baselines.COLUMNS)
+    totals = ", ".join(f"s_{name}" for name in baselines.COLUMNS)
+    return f"""
+        SELECT user_id, window_start, window_end, window_time, events, tokens, last_purchase_ms,
+            ARRAY[{added}] AS added, ARRAY[{totals}] AS sums
+        FROM (SELECT user_id, window_start, window_end, window_time, events, tokens, {added},
+                MAX(last_purchase_ms) {over} AS last_purchase_ms, {sums}
+              FROM contributed)"""
+
+
+def remembered(settings: Settings) -> str:
+    """The window with everything that is known of its user: what the model is called with, and a
+    row of training data.
+
+    user_id STRING, window_start, window_end TIMESTAMP(3), events STRING, history STRING (this
+    window and the K before it: last purchase, then tokens), added, sums ARRAY<DOUBLE>
+    """
+    last_purchase = "CAST(COALESCE(last_purchase_ms, CAST(0 AS BIGINT)) AS STRING)"
+    return f"""
+        SELECT user_id, window_start, window_end, events, added, sums,
+            LISTAGG(CONCAT({last_purchase}, '{EVENT}', tokens), '{WINDOW}') OVER (
+                PARTITION BY user_id ORDER BY window_time
+                ROWS BETWEEN {settings.window.history} PRECEDING AND CURRENT ROW) AS history
+        FROM baselined"""
+
+
+def create(t_env, source: str, settings: Settings, *, streaming: bool) -> None:
+    """Registers the views over a source table (jobs/tables.py), in the order of the path."""
+    steps = {
+        "extracted": extracted(source),
+        "checked": checked(settings),
+        "rejected": rejected(),
+        "valid": valid(),
+        "unique_events": unique(),
+        "on_time": on_time(settings) if streaming else "SELECT * FROM unique_events",
+        "packed": packed(),
+        "user_windows": windows(settings),
+        "contributed": contributed(settings),
+        "baselined": baselined(),
+        "remembered": remembered(settings),
+    }
+    if streaming:
+        steps["late"] = late(settings)
+    for name, query in steps.items():
+        t_env.execute_sql(f"CREATE TEMPORARY VIEW {name} AS {query}")

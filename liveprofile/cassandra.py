@@ -1,0 +1,182 @@
+"""The one way to reach Cassandra, shared by the job's store, the readers and the command line."""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cassandra import ConsistencyLevel, DriverException, ProtocolVersion
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import (
+    EXEC_PROFILE_DEFAULT,
+    Cluster,
+    ExecutionProfile,
+    NoHostAvailable,
+    Session,
+)
+from cassandra.policies import (
+    ConstantReconnectionPolicy,
+    DCAwareRoundRobinPolicy,
+    TokenAwarePolicy,
+)
+from cassandra.protocol import ErrorMessage
+
+from liveprofile.config import Cassandra
+from liveprofile.errors import ConfigError, ServiceError
+
+SCHEMA_FILE = Path(__file__).resolve().parent.parent / "schemas" / "cassandra.cql"
+RECONNECT_DELAY_S = 1.0
+CONNECT_TIMEOUT_S = 5.0
+HEARTBEAT_S = 10.0
+
+
+def connect(settings: Cassandra, *, use_keyspace: bool = True) -> Session:
+    """A session of a new cluster object, with the keyspace in use; `close` ends both.
+
+    Every statement gets the settings' consistency and request timeout.
+    Raises ServiceError if no node answers or the keyspace is missing, ConfigError for a bad CA
+    file.
+    """
+    profile = ExecutionProfile(
+        load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(settings.local_dc)),
+        consistency_level=ConsistencyLevel.name_to_value[settings.consistency],
+        request_timeout=settings.request_timeout_ms / 1000,
+    )
+    cluster = Cluster(
+        list(settings.contact_points),
+        port=settings.port,
+        # Vectors need Cassandra 5, which speaks version 5: nothing to negotiate.
+        protocol_version=ProtocolVersion.V5,
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        auth_provider=_credentials(settings),
+        ssl_context=_tls(settings),
+        # Constant: an exponential delay would go on waiting long after a node is back.
+        reconnection_policy=ConstantReconnectionPolicy(RECONNECT_DELAY_S, max_attempts=None),
+        connect_timeout=CONNECT_TIMEOUT_S,
+        control_connection_timeout=CONNECT_TIMEOUT_S,
+        idle_heartbeat_interval=HEARTBEAT_S,
+        idle_heartbeat_timeout=HEARTBEAT_S,
+        compression=False,
+        monitor_reporting_enabled=False,
+        application_name="liveprofile",
+    )
+    try:
+        session = cluster.connect()
+        if use_keyspace:
+            if settings.keyspace not in cluster.metadata.keyspaces:
+                raise ServiceError(
+                    f"Cassandra at {_address(settings)} has no keyspace {settings.keyspace}:"
+                    " `liveprofile submit` creates it"
+                )
+            session.set_keyspace(settings.keyspace)
+    except (NoHostAvailable, DriverException, ErrorMessage, OSError) as error:
+        cluster.shutdown()
+        raise ServiceError(
+            f"Cassandra at {_address(settings)} (data centre {settings.local_dc}):"
+            f" {describe(error)}"
+        ) from None
+    except ServiceError:
+        cluster.shutdown()
+        raise
+    return session
+
+
+def close(session: Session) -> None:
+    """Ends the session and its cluster object."""
+    session.cluster.shutdown()
+
+
+@contextmanager
+def session_of(settings: Cassandra) -> Iterator[Session]:
+    """`connect` for the length of a with block. Raises as `connect`."""
+    session = connect(settings)
+    try:
+        yield session
+    finally:
+        close(session)
+
+
+def create_schema(settings: Cassandra, embedding_dim: int) -> None:
+    """Creates the keyspace, its tables and indexes where they are missing.
+
+    Raises ServiceError if Cassandra refuses, ConfigError if the tables exist with embeddings of
+    another size.
+    """
+    session = connect(settings, use_keyspace=False)
+    try:
+        for statement in schema_statements(settings, embedding_dim):
+            session.execute(statement, timeout=60)
+        check_embedding_dim(session, settings.keyspace, embedding_dim)
+    except (NoHostAvailable, DriverException, ErrorMessage) as error:
+        raise ServiceError(
+            f"Cassandra at {_address(settings)}: keyspace {settings.keyspace} can't be created:"
+            f" {describe(error)}"
+        ) from None
+    finally:
+        close(session)
+
+
+def schema_statements(settings: Cassandra, embedding_dim: int) -> list[str]:
+    """schemas/cassandra.cql filled in, one statement each."""
+    text = SCHEMA_FILE.read_text(encoding="utf-8")
+    replication = (
+        f"{{'class': 'NetworkTopologyStrategy', '{settings.local_dc}': {settings.replication}}}"
+    )
+    for name, value in (
+        ("keyspace", settings.keyspace),
+        ("replication", replication),
+        ("dim", str(embedding_dim)),
+    ):
+        text = text.replace("{" + name + "}", value)
+    code = "\n".join(line.split("--")[0] for line in text.splitlines())
+    return [statement.strip() for statement in code.split(";") if statement.strip()]
+
+
+def check_embedding_dim(session: Session, keyspace: str, embedding_dim: int) -> None:
+    """Raises ConfigError unless user_profile holds embeddings of this size."""
+    row = session.execute(
+        "SELECT type FROM system_schema.columns WHERE keyspace_name = %s"
+        " AND table_name = 'user_profile' AND column_name = 'embedding'",
+        (keyspace,),
+    ).one()
+    expected = f"vector<float, {embedding_dim}>"
+    if row is None:
+        raise ServiceError(
+            f"keyspace {keyspace} has no table user_profile: `liveprofile submit` creates it"
+        )
+    if row.type != expected:
+        raise ConfigError(
+            f"keyspace {keyspace} holds embeddings of type {row.type} and the model makes"
+            f" {expected}: name another keyspace in cassandra.keyspace"
+        )
+
+
+def describe(error: BaseException) -> str:
+    """A driver's error as one line that names the cause."""
+    if isinstance(error, NoHostAvailable):
+        # A query has no errors of its own once every node is known to be down.
+        causes = error.errors.items() if isinstance(error.errors, dict) else ()
+        named = "; ".join(f"{host}: {' '.join(str(cause).split())}" for host, cause in causes)
+        return f"no node answers ({named or 'all are down'})"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def _address(settings: Cassandra) -> str:
+    return f"{','.join(settings.contact_points)}:{settings.port}"
+
+
+def _credentials(settings: Cassandra) -> PlainTextAuthProvider | None:
+    if not settings.username:
+        return None
+    return PlainTextAuthProvider(settings.username, settings.password.get_secret_value())
+
+
+def _tls(settings: Cassandra) -> ssl.SSLContext | None:
+    if not settings.ca_file:
+        return None
+    try:
+        return ssl.create_default_context(cafile=settings.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"setting cassandra.ca_file = {settings.ca_file!r}: {error}") from None

@@ -1,0 +1,200 @@
+"""The one configuration object: a TOML file, then LIVEPROFILE_* variables, then flags.
+
+`load()` reads it once; everything else is handed a `Settings` or one of its parts.
+Environment names join the path with two underscores: LIVEPROFILE_CASSANDRA__PASSWORD.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from liveprofile.errors import ConfigError
+
+CONFIG_VARIABLE = "LIVEPROFILE_CONFIG"
+MINUTE_MS = 60_000
+DAY_MS = 86_400_000
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Topics(Section):
+    events: str = "behavior-events"
+    rejected: str = "behavior-events-rejected"
+    late: str = "behavior-events-late"
+    alerts: str = "risk-alerts"
+    partitions: int = Field(4, ge=1, le=1000, description="of a topic that we create")
+    replication: int = Field(1, ge=1, le=10)
+    retention_ms: int = Field(7 * DAY_MS, ge=-1)
+
+
+class Kafka(Section):
+    bootstrap_servers: str = "localhost:9092"
+    group_id: str = "liveprofile"
+    start: Literal["earliest", "latest", "group"] = Field(
+        "earliest", description="where a job without a savepoint starts to read"
+    )
+    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    ca_file: str = Field("", description="PEM file with the certificates to trust")
+
+
+class Cassandra(Section):
+    contact_points: tuple[str, ...] = ("127.0.0.1",)
+    port: int = Field(9042, ge=1, le=65535)
+    local_dc: str = "datacenter1"
+    keyspace: str = Field("liveprofile", pattern=r"^[a-z][a-z0-9_]{0,47}$")
+    replication: int = Field(1, ge=1, le=10)
+    username: str = ""
+    password: SecretStr = SecretStr("")
+    ca_file: str = ""
+    consistency: Literal["ONE", "LOCAL_ONE", "LOCAL_QUORUM", "QUORUM", "ALL"] = "LOCAL_QUORUM"
+    batch_bytes: int = Field(4_096, ge=256, le=40_000, description="of one unlogged batch")
+    in_flight: int = Field(32, ge=1, le=1024, description="requests at once per worker")
+    request_timeout_ms: int = Field(5_000, ge=100)
+    give_up_after_ms: int = Field(
+        30_000, ge=0, description="retry a failing write this long, then fail the checkpoint"
+    )
+    profile_ttl_s: int = Field(180 * 86_400, ge=0)
+    delta_ttl_s: int = Field(30 * 86_400, ge=0)
+    flag_ttl_s: int = Field(365 * 86_400, ge=0)
+    lookalike_distance: float = Field(
+        0.1, ge=0, le=2, description="write the look-alike vector when it moved this far (cosine)"
+    )
+
+
+class Limits(Section):
+    payload_chars: int = Field(65_536, ge=1_024)
+    future_ms: int = Field(10 * MINUTE_MS, ge=0)
+
+
+class Window(Section):
+    length_ms: int = Field(5 * MINUTE_MS, ge=1_000, le=99 * DAY_MS)
+    out_of_orderness_ms: int = Field(30_000, ge=1, le=99 * DAY_MS)
+    idle_timeout_ms: int = Field(
+        0, ge=0, description="a partition silent this long stops holding back time; 0: never"
+    )
+    history: int = Field(8, ge=1, le=256, description="windows before this one that the model sees")
+
+
+class State(Section):
+    decay_days: float = Field(30.0, gt=0)
+    dedup_ttl_ms: int = Field(DAY_MS, ge=MINUTE_MS)
+    user_ttl_ms: int = Field(90 * DAY_MS, ge=MINUTE_MS)
+
+
+class Model(Section):
+    checkpoint: Path = Path("models/checkpoints/default")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    threads: int = Field(1, ge=1, le=64, description="CPU threads of one worker")
+    batch_rows: int = Field(512, ge=1, le=65_536)
+    length_buckets: tuple[int, ...] = (8, 16, 32)
+
+    @field_validator("length_buckets")
+    @classmethod
+    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if not value or list(value) != sorted(set(value)) or value[0] < 2:
+            raise ValueError("must be ascending lengths of at least 2")
+        return value
+
+
+class Job(Section):
+    name: str = "liveprofile"
+    parallelism: int = Field(2, ge=1, le=4096)
+    checkpoint_interval_ms: int = Field(10_000, ge=100)
+    checkpoint_dir: str = ""
+    bundle_rows: int = Field(1_000, ge=1)
+    bundle_time_ms: int = Field(100, ge=1)
+    restart_delay_ms: int = Field(1_000, ge=0)
+    store: Literal["cassandra", "none"] = Field(
+        "cassandra", description="none: score and raise flags, keep nothing"
+    )
+
+
+class Flink(Section):
+    rest_url: str = "http://localhost:8081"
+
+
+class Settings(BaseSettings):
+    """Every setting, validated. Raises pydantic's ValidationError; `load` turns it into one line."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="LIVEPROFILE_", env_nested_delimiter="__", extra="forbid", frozen=True
+    )
+
+    kafka: Kafka = Kafka()
+    topics: Topics = Topics()
+    cassandra: Cassandra = Cassandra()
+    limits: Limits = Limits()
+    window: Window = Window()
+    state: State = State()
+    model: Model = Model()
+    job: Job = Job()
+    flink: Flink = Flink()
+    rules: Path = Path("rules.toml")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        file = os.environ.get(CONFIG_VARIABLE, "")
+        sources = (init_settings, env_settings)
+        return sources + ((TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ())
+
+
+def project_path(path: Path) -> Path:
+    """A relative path of the settings: from the working folder, else from where the code lies.
+
+    A Python worker runs in a folder of its own, with the code shipped beside it or installed.
+    """
+    if path.is_absolute() or path.exists():
+        return path
+    return Path(__file__).resolve().parent.parent / path
+
+
+def load(file: Path | str | None = None, **overrides: Any) -> Settings:
+    """Reads the settings once.
+
+    `file`: a TOML file, else the one LIVEPROFILE_CONFIG names, else none.
+    `overrides`: sections as dicts, which win over variables and file.
+    Raises ConfigError: one line with the key, its value and what it may be.
+    """
+    file = file or os.environ.get(CONFIG_VARIABLE) or None
+    if file is not None and not Path(file).is_file():
+        raise ConfigError(f"no configuration file at {file}")
+    before = os.environ.get(CONFIG_VARIABLE)
+    if file is not None:
+        os.environ[CONFIG_VARIABLE] = str(file)
+    try:
+        return Settings(**overrides)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"])
+        secret = key.endswith("password")
+        value = "" if secret else f" = {first['input']!r}"
+        raise ConfigError(f"setting {key}{value}: {first['msg']}") from None
+    except ValueError as error:
+        raise ConfigError(f"configuration file {file}: {error}") from None
+    finally:
+        if before is None:
+            os.environ.pop(CONFIG_VARIABLE, None)
+        else:
+            os.environ[CONFIG_VARIABLE] = before

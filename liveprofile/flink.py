@@ -1,0 +1,128 @@
+"""What Flink tells about the job, by its REST interface."""
+
+from __future__ import annotations
+
+import time
+from typing import Any, NamedTuple
+from urllib.parse import quote
+
+from liveprofile.errors import ServiceError
+from stack.flink import ENDED, request, root_exception
+
+_SOURCE_RATE = "numRecordsInPerSecond"
+
+
+class Checkpoint(NamedTuple):
+    """The last completed one."""
+
+    age_s: float
+    duration_ms: int
+    size_bytes: int  # of the whole state, not of the increment
+
+
+class JobReport(NamedTuple):
+    job_id: str
+    state: str
+    uptime_s: float
+    restarts: int
+    tasks_running: int
+    tasks: int
+    events_per_second: float  # read from the input topic
+    checkpoint: Checkpoint | None
+    checkpoints_failed: int
+
+
+def find_job(rest_url: str, name: str) -> dict[str, Any]:
+    """The running job of this name, else the one started last.
+
+    Raises ServiceError if the cluster does not answer or knows no such job.
+    """
+    jobs = request(rest_url, "/jobs/overview")["jobs"]
+    named = [job for job in jobs if job["name"] == name]
+    if not named:
+        others = ", ".join(sorted({job["name"] for job in jobs})) or "none"
+        raise ServiceError(
+            f"Flink at {rest_url} has no job named {name} (its jobs: {others});"
+            " `liveprofile submit` starts it"
+        )
+    return max(named, key=lambda job: (job["state"] not in ENDED, job["start-time"]))
+
+
+def report(rest_url: str, name: str) -> JobReport:
+    """State, rates and last checkpoint of the job of this name. Raises ServiceError."""
+    job_id = find_job(rest_url, name)["jid"]
+    job = request(rest_url, f"/jobs/{job_id}")
+    checkpoints = request(rest_url, f"/jobs/{job_id}/checkpoints")
+    running, tasks = _running_tasks(job)
+    return JobReport(
+        job_id=job_id,
+        state=job["state"],
+        uptime_s=job["duration"] / 1_000,
+        restarts=int(_job_metric(rest_url, job_id, "numRestarts")),
+        tasks_running=running,
+        tasks=tasks,
+        events_per_second=sum(
+            _source_rate(rest_url, job_id, vertex["id"]) for vertex in job["vertices"]
+        ),
+        checkpoint=_checkpoint(checkpoints.get("latest", {}).get("completed")),
+        checkpoints_failed=checkpoints.get("counts", {}).get("failed", 0),
+    )
+
+
+def wait_until_running(rest_url: str, job_id: str, timeout_s: float) -> None:
+    """Waits until every task of the job runs.
+
+    Raises ServiceError if it ends or `timeout_s` passes before.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        job = request(rest_url, f"/jobs/{job_id}")
+        running, tasks = _running_tasks(job)
+        if running == tasks > 0:
+            return
+        if job["state"] in ENDED or time.monotonic() > deadline_s:
+            raise ServiceError(
+                f"job {job_id} is {job['state']} with {running} of {tasks} tasks running:"
+                f" {_last_failure(rest_url, job_id)}"
+            )
+        time.sleep(0.2)
+
+
+def _running_tasks(job: dict[str, Any]) -> tuple[int, int]:
+    running = sum(vertex["tasks"].get("RUNNING", 0) for vertex in job["vertices"])
+    return running, sum(vertex["parallelism"] for vertex in job["vertices"])
+
+
+def _last_failure(rest_url: str, job_id: str) -> str:
+    lines = [line.strip() for line in root_exception(rest_url, job_id).splitlines()]
+    causes = [line for line in lines if line.startswith("Caused by: ")] or lines[:1]
+    return causes[-1] if causes else f"no failure yet; are there free slots at {rest_url}?"
+
+
+def _checkpoint(completed: dict[str, Any] | None) -> Checkpoint | None:
+    if not completed:
+        return None
+    return Checkpoint(
+        age_s=max(0.0, time.time() - completed["latest_ack_timestamp"] / 1_000),
+        duration_ms=completed["end_to_end_duration"],
+        size_bytes=completed["state_size"],
+    )
+
+
+def _job_metric(rest_url: str, job_id: str, name: str) -> float:
+    found = request(rest_url, f"/jobs/{job_id}/metrics?get={name}")
+    return float(found[0]["value"]) if found else 0.0  # none yet, shortly after the start
+
+
+def _source_rate(rest_url: str, job_id: str, vertex_id: str) -> float:
+    """A source's operator metric starts with its name; other vertices have none of that kind."""
+    path = f"/jobs/{job_id}/vertices/{vertex_id}/subtasks/metrics"
+    names = [
+        metric["id"]
+        for metric in request(rest_url, path)
+        if metric["id"].startswith("Source") and metric["id"].endswith(f".{_SOURCE_RATE}")
+    ]
+    if not names:
+        return 0.0
+    wanted = quote(",".join(names), safe=",")
+    return sum(metric["sum"] for metric in request(rest_url, f"{path}?get={wanted}&agg=sum"))

@@ -1,0 +1,230 @@
+"""Training examples: what the model would see of a window when serving, with its labels.
+
+Shape suffixes: W windows of the corpus, B segments (one window each), N tokens of all segments
+together, P = B x T padded positions.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from models.encode import Layout, Vocabulary, bos_row, feature_rows, hashed, kept_counts
+from models.rows import Streams
+from udfs.events import TYPE_INDEX
+
+PURCHASE, VIEW = TYPE_INDEX["purchase"], TYPE_INDEX["view"]
+DAY_MS = 86_400_000
+
+# What `enrich` puts around a purchase: an assumption about shops, not a finding.
+BEFORE_PURCHASE = {"view": 0.55, "cart": 0.2, "favorite": 0.08, "search": 0.08, "login": 0.04,
+                   "coupon": 0.03, "campaign": 0.02}  # fmt: skip
+AFTER_PURCHASE = {"review": 0.5, "share": 0.2, "return": 0.2, "follow": 0.1}
+WITHOUT_ITEM = ("search", "login", "campaign", "follow")
+BEFORE_COUNT_P = (0.3, 0.4, 0.3)  # of 0, 1 and 2 events before a purchase
+AFTER_P, NOT_BOUGHT_P = 0.08, 0.25
+MAX_PAUSE_S = 300.0
+
+
+class Corpus(NamedTuple):
+    """Streams in the model's rows, with each window's labels."""
+
+    streams: Streams
+    item_N: np.ndarray  # rows of the vocabulary
+    item_hash_N: np.ndarray  # the row if the id were unknown
+    category_N: np.ndarray
+    category_hash_N: np.ndarray
+    position_W: np.ndarray  # of the window among its user's
+    purchases_W: np.ndarray  # purchases in (end, end + horizon]
+    spend_W: np.ndarray  # and their amounts' sum
+    horizon_ms: int
+
+    def known_labels(self, windows: np.ndarray, until_ms: int) -> np.ndarray:
+        """Which windows' horizon has passed by `until_ms`."""
+        return self.streams.end_ms_W[windows] + self.horizon_ms <= until_ms
+
+
+class Segments(NamedTuple):
+    """B token sequences laid end to end, in order."""
+
+    source_N: np.ndarray  # token of the corpus it is or was made from
+    row_N: np.ndarray  # segment, 0..B-1
+    type_N: np.ndarray
+    amount_N: np.ndarray
+    time_ms_N: np.ndarray
+    bare_N: np.ndarray  # has neither item nor category
+    scored_N: np.ndarray  # belongs to the segment's own window, not to its history
+    window_N: np.ndarray  # the window that this token ends, else -1
+    rows: int
+
+
+def build(streams: Streams, items: Vocabulary, categories: Vocabulary, horizon_days: int) -> Corpus:
+    """Looks ids up and labels each window with what its user buys in the days after it."""
+    horizon_ms = horizon_days * DAY_MS
+    item_names, category_names = streams.items, streams.categories
+    purchases_W, spend_W = _purchases_after(streams, horizon_ms)
+    first_of_user_U = np.searchsorted(streams.user_W, np.arange(streams.users))
+    return Corpus(
+        streams=streams,
+        item_N=items.indexes(item_names)[streams.item_N],
+        item_hash_N=_hash_rows(item_names, items)[streams.item_N],
+        category_N=categories.indexes(category_names)[streams.category_N],
+        category_hash_N=_hash_rows(category_names, categories)[streams.category_N],
+        position_W=np.arange(len(streams.user_W)) - first_of_user_U[streams.user_W],
+        purchases_W=purchases_W,
+        spend_W=spend_W,
+        horizon_ms=horizon_ms,
+    )
+
+
+def cut(
+    corpus: Corpus, windows: np.ndarray, history_windows_B: np.ndarray, max_len: int
+) -> Segments:
+    """The tokens that serving would keep of each window and of the windows before it."""
+    streams = corpus.streams
+    first_B, last_B = streams.first_W[windows], streams.last_W[windows]
+    reach_B = np.minimum(history_windows_B, corpus.position_W[windows])
+    all_history_B = first_B - streams.first_W[windows - reach_B]
+    history_B, window_B = kept_counts(all_history_B, last_B - first_B, max_len)
+    counts_B = history_B + window_B
+    rank_N = _rank(counts_B)
+    row_N = np.repeat(np.arange(len(windows)), counts_B)
+    scored_N = rank_N >= history_B[row_N]
+    from_history_N = (first_B - history_B)[row_N] + rank_N
+    from_window_N = (last_B - counts_B)[row_N] + rank_N
+    source_N = np.where(scored_N, from_window_N, from_history_N)
+    window_of_N = np.searchsorted(streams.last_W, source_N, side="right")
+    ends_N = streams.last_W[window_of_N] == source_N + 1
+    return Segments(
+        source_N=source_N,
+        row_N=row_N,
+        type_N=streams.type_N[source_N],
+        amount_N=streams.amount_N[source_N],
+        time_ms_N=streams.time_ms_N[source_N],
+        bare_N=np.zeros(len(source_N), bool),
+        scored_N=scored_N,
+        window_N=np.where(ends_N, window_of_N, -1),
+        rows=len(windows),
+    )
+
+
+def enrich(segments: Segments, share: float, max_len: int, random: np.random.Generator) -> Segments:
+    """Turns a share of the segments into richer behaviour, so that every type and pace is trained.
+
+    In them some purchases become mere views, views or carts and the like come before purchases,
+    reviews or returns after, and events lie seconds to minutes apart. A model that has only ever
+    seen purchases would otherwise meet untrained rows in a shop with other behaviour; it learns
+    from context which kind of stream it reads. The other segments stay as they were.
+    """
+    rich_B = random.random(segments.rows) < share
+    bought_N = rich_B[segments.row_N] & (segments.type_N == PURCHASE)
+    size = len(bought_N)
+    before_N = np.where(bought_N, random.choice(len(BEFORE_COUNT_P), size, p=BEFORE_COUNT_P), 0)
+    after_N = np.where(bought_N, random.random(size) < AFTER_P, 0)
+    copies_N = 1 + before_N + after_N
+    origin_M = np.repeat(np.arange(size), copies_N)
+    rank_M = _rank(copies_N)
+    is_before_M, is_after_M = rank_M < before_N[origin_M], rank_M > before_N[origin_M]
+
+    out = Segments(*(column[origin_M] for column in segments[:-1]), rows=segments.rows)
+    type_M = np.where(is_before_M, _draw(BEFORE_PURCHASE, len(origin_M), random), out.type_N)
+    type_M = np.where(is_after_M, _draw(AFTER_PURCHASE, len(origin_M), random), type_M)
+    not_bought_N = bought_N & (random.random(size) < NOT_BOUGHT_P)
+    type_M = np.where(not_bought_N[origin_M] & (type_M == PURCHASE), VIEW, type_M)
+    added_M = is_before_M | is_after_M
+    bare_types = [TYPE_INDEX[name] for name in WITHOUT_ITEM]
+    pause_ms_M = 1000 * np.exp(random.uniform(0, np.log(MAX_PAUSE_S), len(origin_M)))
+    elapsed_M = np.cumsum(np.where(rich_B[out.row_N], pause_ms_M, 0)).astype(np.int64)
+    out = out._replace(
+        type_N=type_M,
+        amount_N=np.where(added_M | not_bought_N[origin_M], 0.0, out.amount_N),
+        time_ms_N=out.time_ms_N + elapsed_M,
+        bare_N=added_M & np.isin(type_M, bare_types),
+        window_N=np.where(rank_M == copies_N[origin_M] - 1, out.window_N, -1),
+    )
+    counts_B = np.bincount(out.row_N, minlength=out.rows)
+    keep_M = _rank(counts_B) >= (counts_B - (max_len - 1))[out.row_N]
+    return Segments(*(column[keep_M] for column in out[:-1]), rows=out.rows)
+
+
+class Examples(NamedTuple):
+    """Padded sequences and what each position should say. Item row 0: no target."""
+
+    features_P7: np.ndarray
+    length: int  # T; rows x T = P
+    place_N: np.ndarray  # position of each token; the one before it predicts it
+    item_N: np.ndarray  # rows of the vocabulary
+    category_N: np.ndarray
+    type_N: np.ndarray
+
+
+def examples(
+    corpus: Corpus,
+    segments: Segments,
+    layout: Layout,
+    forgotten_share: float = 0.0,
+    random: np.random.Generator | None = None,
+) -> Examples:
+    """Lays segments out for the model.
+
+    With `random`, a share of the ids is forgotten for this batch, alike for all its events: read as
+    their hash bucket, as if they were new in the shop, or (a tenth of the share) as no id at all.
+    """
+    item_N = corpus.item_N[segments.source_N]
+    category_N = corpus.category_N[segments.source_N]
+    bare_N = segments.bare_N
+    if random is not None:
+        forget = random.random(max(layout.category, layout.type - layout.category))
+        as_new, as_none = forget < forgotten_share, forget < 0.1 * forgotten_share
+        hash_N = corpus.item_hash_N[segments.source_N]
+        item_N = np.where(as_none[item_N], 0, np.where(as_new[item_N], hash_N, item_N))
+        hash_N = corpus.category_hash_N[segments.source_N]
+        category_N = np.where(
+            as_none[category_N], 0, np.where(as_new[category_N], hash_N, category_N)
+        )
+    item_N, category_N = np.where(bare_N, 0, item_N), np.where(bare_N, 0, category_N)
+
+    counts_B = np.bincount(segments.row_N, minlength=segments.rows)
+    position_N = 1 + _rank(counts_B)
+    length = 1 + int(counts_B.max())
+    place_N = segments.row_N * length + position_N
+    features_P7 = np.zeros((segments.rows * length, len(layout) - 1), np.int32)
+    features_P7[::length] = bos_row(layout)
+    features_P7[place_N] = feature_rows(
+        layout, item_N, category_N, segments.type_N, segments.amount_N, segments.time_ms_N,
+        position_N,
+    )  # fmt: skip
+    return Examples(features_P7, length, place_N, item_N, category_N, segments.type_N)
+
+
+def _purchases_after(streams: Streams, horizon_ms: int) -> tuple[np.ndarray, np.ndarray]:
+    """Purchases of each window's user in (end, end + horizon], and what they sum to."""
+    user_N = np.repeat(streams.user_W, streams.last_W - streams.first_W)
+    bought_N = streams.type_N == PURCHASE
+    # One ascending key for (user, time); the span leaves room for a horizon past the last event.
+    start_ms = int(streams.time_ms_N.min())
+    last_ms = max(int(streams.time_ms_N.max()), int(streams.end_ms_W.max()))
+    span_ms = last_ms - start_ms + horizon_ms + 1
+    key_N = user_N[bought_N] * span_ms + streams.time_ms_N[bought_N] - start_ms
+    end_key_W = streams.user_W * span_ms + streams.end_ms_W - start_ms
+    from_W = np.searchsorted(key_N, end_key_W, side="right")
+    to_W = np.searchsorted(key_N, end_key_W + horizon_ms, side="right")
+    total_N = np.concatenate([[0.0], np.cumsum(streams.amount_N[bought_N])])
+    return to_W - from_W, np.maximum(total_N[to_W] - total_N[from_W], 0.0)
+
+
+def _hash_rows(names: list[str], vocabulary: Vocabulary) -> np.ndarray:
+    known = len(vocabulary.names)
+    rows = [hashed(name, known, vocabulary.buckets) if name else 0 for name in names]
+    return np.array(rows, np.int32)
+
+
+def _rank(counts_B: np.ndarray) -> np.ndarray:
+    """0, 1, .. within each of the consecutive runs of these lengths."""
+    return np.arange(counts_B.sum()) - np.repeat(np.cumsum(counts_B) - counts_B, counts_B)
+
+
+def _draw(shares: dict[str, float], size: int, random: np.random.Generator) -> np.ndarray:
+    types = [TYPE_INDEX[name] for name in shares]
+    return random.choice(types, size, p=list(shares.values()))

@@ -1,0 +1,62 @@
+"""One Cassandra node."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from string import Template
+
+from stack import JARS, java
+from stack.process import Service, listens
+from stack.state import LOOPBACK, State
+
+CONF = Path(__file__).with_name("conf")
+
+
+class Cassandra(Service):
+    name = "cassandra"
+
+    def __init__(self, root: Path, state: State, heap_mb: int = 1024):
+        super().__init__(root, state)
+        self._heap_mb = heap_mb
+
+    @property
+    def port(self) -> int:
+        return self.state.ports("cassandra")["cassandra"]
+
+    def prepare(self) -> tuple[list[str], dict[str, str]]:
+        ports = self.state.ports("cassandra", "cassandra_storage")
+        settings = self.folder / "cassandra.yaml"
+        template = Template((CONF / "cassandra.yaml").read_text())
+        settings.write_text(
+            template.substitute(
+                host=LOOPBACK,
+                port=ports["cassandra"],
+                storage_port=ports["cassandra_storage"],
+                folder=self.folder,
+            )
+        )
+        properties = {
+            "cassandra.config": settings.as_uri(),
+            "cassandra.storagedir": self.folder / "data",
+            "cassandra.logdir": self.folder,
+            "logback.configurationFile": CONF / "cassandra-logback.xml",
+            # One node has nobody to wait for.
+            "cassandra.skip_wait_for_gossip_to_settle": 0,
+            "cassandra.ring_delay_ms": 0,
+            "java.awt.headless": "true",
+        }
+        command = [
+            str(java.home() / "bin" / "java"),
+            f"@{CONF / 'cassandra-jvm17.options'}",
+            f"-Xms{self._heap_mb}m",
+            f"-Xmx{self._heap_mb}m",
+            "-XX:MaxDirectMemorySize=512m",
+            *(f"-D{key}={value}" for key, value in properties.items()),
+            "-cp",
+            f"{JARS / 'cassandra'}/*",
+            "org.apache.cassandra.service.CassandraDaemon",
+        ]
+        return command, {}
+
+    def ready(self) -> bool:
+        return listens(self.port)

@@ -1,0 +1,77 @@
+"""One Kafka process, broker and controller at once (KRaft)."""
+
+from __future__ import annotations
+
+import subprocess
+from pathlib import Path
+from string import Template
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from liveprofile.errors import ServiceError
+from stack import JARS, java
+from stack.process import Service, listens
+from stack.state import LOOPBACK, State
+
+CONF = Path(__file__).with_name("conf")
+CLUSTER_ID = "bGl2ZXByb2ZpbGUtbG9jYQ"  # any 22 characters of URL-safe base64
+
+
+class Kafka(Service):
+    name = "kafka"
+
+    def __init__(self, root: Path, state: State, heap_mb: int = 512):
+        super().__init__(root, state)
+        self._heap_mb = heap_mb
+
+    @property
+    def port(self) -> int:
+        return self.state.ports("kafka")["kafka"]
+
+    @property
+    def bootstrap_servers(self) -> str:
+        return f"{LOOPBACK}:{self.port}"
+
+    def prepare(self) -> tuple[list[str], dict[str, str]]:
+        ports = self.state.ports("kafka", "kafka_controller")
+        properties = self.folder / "server.properties"
+        template = Template((CONF / "server.properties").read_text())
+        properties.write_text(
+            template.substitute(
+                host=LOOPBACK,
+                port=ports["kafka"],
+                controller_port=ports["kafka_controller"],
+                folder=self.folder,
+            )
+        )
+        base = [
+            str(java.home() / "bin" / "java"),
+            "-XX:+UseG1GC",
+            f"-Dlog4j2.configurationFile={CONF / 'kafka-log4j2.properties'}",
+            "-cp",
+            f"{JARS / 'kafka'}/*",
+        ]
+        if not (self.folder / "data" / "meta.properties").is_file():
+            self._format(base, properties)
+        heap = [f"-Xms{self._heap_mb}m", f"-Xmx{self._heap_mb}m"]
+        return [base[0], *heap, *base[1:], "kafka.Kafka", str(properties)], {}
+
+    def _format(self, base: list[str], properties: Path) -> None:
+        tool = ["kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER_ID, "-c"]
+        done = subprocess.run(
+            [*base, *tool, str(properties)], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise ServiceError(f"Kafka could not format {self.folder}: {done.stderr.strip()}")
+
+    def ready(self) -> bool:
+        if not listens(self.port):
+            return False
+        client = AdminClient(
+            {"bootstrap.servers": self.bootstrap_servers, "log_level": 0, "socket.timeout.ms": 2000}
+        )
+        try:
+            return bool(client.list_topics(timeout=2).brokers)
+        except KafkaException:
+            return False

@@ -1,0 +1,77 @@
+"""What another process must know of a running stack: ports and processes, in <root>/state.json."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import random
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from liveprofile.errors import ServiceError
+
+# Below Linux's range for outgoing connections (32768 and up), so that none takes the port
+# of a service while it is down.
+PORTS = range(20_000, 32_000)
+LOOPBACK = "127.0.0.1"
+
+
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((LOOPBACK, port))
+        except OSError:
+            return False
+    return True
+
+
+def free_ports(count: int) -> list[int]:
+    """`count` different ports that nothing on loopback listens on. Raises ServiceError."""
+    found: list[int] = []
+    for port in random.SystemRandom().sample(PORTS, len(PORTS)):
+        if len(found) == count:
+            return found
+        if _is_free(port):
+            found.append(port)
+    raise ServiceError(f"no {count} free ports in {PORTS.start} to {PORTS.stop} on {LOOPBACK}")
+
+
+class State:
+    """The JSON file of one root. Every change happens under a lock between threads and processes."""
+
+    def __init__(self, root: Path):
+        self.file = root / "state.json"
+        self._lock = root / "state.lock"
+
+    def read(self) -> dict[str, Any]:
+        """{"ports": {name: port}, "processes": {service: {"pid", "started_s"}}}."""
+        if not self.file.is_file():
+            return {"ports": {}, "processes": {}}
+        try:
+            return json.loads(self.file.read_text())
+        except json.JSONDecodeError as error:
+            raise ServiceError(f"{self.file} is not JSON ({error}): delete it") from None
+
+    @contextmanager
+    def change(self) -> Iterator[dict[str, Any]]:
+        """Yields the content; what the block makes of it is written when it ends."""
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        with self._lock.open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            content = self.read()
+            yield content
+            written = self.file.with_suffix(".new")
+            written.write_text(json.dumps(content, indent=1))
+            os.replace(written, self.file)
+
+    def ports(self, *names: str) -> dict[str, int]:
+        """The ports of these names, chosen at the first call and kept for good."""
+        with self.change() as content:
+            missing = [name for name in names if name not in content["ports"]]
+            content["ports"].update(zip(missing, free_ports(len(missing)), strict=True))
+            return {name: content["ports"][name] for name in names}

@@ -1,0 +1,109 @@
+"""The vectorised operator: opens the model and the store in the Python worker, and reports."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+from pyflink.table import DataTypes
+from pyflink.table.udf import FunctionContext, ScalarFunction, udf
+
+from liveprofile.config import Settings, project_path
+from udfs.risk import Rules
+from udfs.risk import load as load_rules
+from udfs.store import ProfileStore, open_store
+from udfs.update import Batch, ProfileUpdater, Timing
+
+OpenStore = Callable[[Settings, int], ProfileStore]
+
+log = logging.getLogger(__name__)
+
+
+class ProfileOperator(ScalarFunction):
+    """Columns of `jobs.views.remembered` in, the row's messages out (udfs/messages.py)."""
+
+    def __init__(self, settings: Settings, rules: Rules, open_store: OpenStore):
+        self._settings, self._rules, self._open_store = settings, rules, open_store
+
+    def open(self, function_context: FunctionContext) -> None:
+        # Here and not above: the client that submits the job needs no torch.
+        from models.runtime import ProfileModel
+
+        model = self._settings.model
+        loaded = ProfileModel.load(
+            project_path(model.checkpoint),
+            device=model.device,
+            threads=model.threads,
+            batch_rows=model.batch_rows,
+            length_buckets=model.length_buckets,
+        )
+        loaded.warm_up()
+        self._store = self._open_store(self._settings, loaded.dim)
+        self._updater = ProfileUpdater(
+            self._settings,
+            loaded,
+            self._store,
+            self._rules,
+            Metrics(function_context.get_metric_group()),
+        )
+        log.info("model %s is warm", loaded.version)
+
+    def close(self) -> None:
+        self._store.close()
+
+    def eval(self, user_id, window_start, window_end, events, history, added, sums) -> pd.Series:
+        batch = Batch(
+            user_id.tolist(),
+            _epoch_ms(window_start),
+            _epoch_ms(window_end),
+            events.tolist(),
+            history.tolist(),
+            np.stack(added.to_numpy()).astype(np.float64),
+            np.stack(sums.to_numpy()).astype(np.float64),
+        )
+        return pd.Series(self._updater.update(batch), dtype=object)
+
+
+def _epoch_ms(times: pd.Series) -> np.ndarray:
+    return times.to_numpy().astype("datetime64[ms]").astype(np.int64)
+
+
+class Metrics:
+    """Flink metrics of the operator, named liveprofile.*; times in milliseconds."""
+
+    def __init__(self, group):
+        group = group.add_group("liveprofile")
+        self._rows = group.counter("rows")
+        self._batches = group.counter("batches")
+        self._batch_rows = group.distribution("batch_rows")
+        self._stage = {
+            stage: group.distribution(f"{stage}_ms")
+            for stage in ("read", "model", "assemble", "store")
+        }
+        self._pass_rows = group.distribution("model_pass_rows")
+        self._pass_us_per_row = group.distribution("model_pass_us_per_row")
+
+    def __call__(self, timing: Timing) -> None:
+        self._rows.inc(timing.rows)
+        self._batches.inc()
+        self._batch_rows.update(timing.rows)
+        for stage, distribution in self._stage.items():
+            distribution.update(round(getattr(timing, f"{stage}_ms")))
+        for one in timing.passes:
+            self._pass_rows.update(one.rows)
+            self._pass_us_per_row.update(round(one.milliseconds * 1000 / max(one.rows, 1)))
+
+
+def profile_operator(settings: Settings, open_store: OpenStore = open_store):
+    """The function that `jobs.profile_job` registers. Reads the rules, so that wrong ones are
+    refused where the job is submitted.
+
+    open_store: called with settings and embedding size in each Python worker.
+    """
+    return udf(
+        ProfileOperator(settings, load_rules(project_path(settings.rules)), open_store),
+        result_type=DataTypes.ARRAY(DataTypes.STRING()),
+        func_type="pandas",
+    )

@@ -1,0 +1,169 @@
+"""The operator's work without the operator: a batch of rows in, everything stored, messages out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from liveprofile.config import Settings
+from udfs import messages, profile, risk
+from udfs.events import EVENT, FIELD
+from udfs.store import ProfileRow, ProfileStore
+from udfs.window import Refused, Window, read_history, read_window
+
+if TYPE_CHECKING:  # torch is for the workers, not for the client that submits
+    from models.runtime import BatchTime, ProfileModel, Scores
+
+# What a row of odd data raises. Anything else (no memory, a lost card) is no row's fault.
+DATA_ERRORS = (ValueError, TypeError, KeyError, IndexError, ArithmeticError)
+
+
+class Batch(NamedTuple):
+    """n rows of `jobs.views.remembered`; a user's windows in time order."""
+
+    user_id: list[str]
+    window_start_ms: np.ndarray  # (n,) int64
+    window_end_ms: np.ndarray
+    events: list[str]
+    history: list[str]
+    added: np.ndarray  # (n, len(baselines.COLUMNS)) float64
+    sums: np.ndarray
+
+    def row(self, index: int) -> Batch:
+        one = slice(index, index + 1)
+        return Batch(*(column[one] for column in self))
+
+
+class Timing(NamedTuple):
+    """Of one batch, in milliseconds."""
+
+    rows: int
+    read_ms: float
+    model_ms: float
+    assemble_ms: float
+    store_ms: float
+    passes: list[BatchTime]
+
+
+class ProfileUpdater:
+    """Scores rows, stores what comes of them, and says what to send after that.
+
+    on_batch is called once for each batch that went through.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        model: ProfileModel,
+        store: ProfileStore,
+        rules: risk.Rules,
+        on_batch: Callable[[Timing], None] = lambda timing: None,
+    ):
+        self._settings, self._model, self._store = settings, model, store
+        self._rules, self._raiser = rules, risk.Raiser(rules, store)
+        self._on_batch = on_batch
+
+    def update(self, batch: Batch) -> list[list[str]]:
+        """The messages of each row. When it returns, every row of the batch is stored.
+
+        A row that the model can't take has its events rejected (SCORING_FAILED) while the others
+        go on. Raises StoreError when writing kept failing; whatever else it raises fails the task
+        too, and the rows are replayed.
+        """
+        try:
+            return self._update(batch)
+        except DATA_ERRORS:
+            if len(batch.user_id) == 1:
+                raise
+        sent = []
+        for index in range(len(batch.user_id)):
+            row = batch.row(index)
+            try:
+                sent += self._update(row)
+            except DATA_ERRORS as error:
+                sent.append(self._reject_row(row, error))
+        return sent
+
+    def _update(self, batch: Batch) -> list[list[str]]:
+        clock = [time.perf_counter()]
+        windows = [read_window(packed) for packed in batch.events]
+        sent = [
+            [self._rejected(user_id, event) for event in window.refused]
+            for user_id, window in zip(batch.user_id, windows, strict=True)
+        ]
+        rows, kept = self._read(batch, windows)
+        clock.append(time.perf_counter())
+        if not kept:
+            return sent
+        scores = self._model.score(
+            [history.tokens for history in rows.histories], [w.tokens for w in rows.windows]
+        )
+        clock.append(time.perf_counter())
+        stored = self._assemble(rows, scores)
+        clock.append(time.perf_counter())
+        self._store.begin(stored)
+        self._store.wait()
+        clock.append(time.perf_counter())
+        for index, row in zip(kept, stored, strict=True):
+            alerts = self._settings.topics.alerts
+            sent[index] += [messages.alert(alerts, flag, row) for flag in row.flags]
+        spent = np.diff(clock) * 1000.0
+        self._on_batch(Timing(len(kept), *spent.tolist(), scores.batches))
+        return sent
+
+    def _read(self, batch: Batch, windows: list[Window]) -> tuple[profile.Inputs, list[int]]:
+        """The rows with an event left, and where they stand in the batch."""
+        kept = [i for i, window in enumerate(windows) if window.events]
+        before, after = profile.read_baselines(
+            batch.added[kept],
+            batch.sums[kept],
+            batch.window_start_ms[kept],
+            batch.window_end_ms[kept],
+            self._settings.state.decay_days,
+        )
+        rows = profile.Inputs(
+            [batch.user_id[i] for i in kept],
+            batch.window_start_ms[kept],
+            batch.window_end_ms[kept],
+            [windows[i] for i in kept],
+            [read_history(batch.history[i]) for i in kept],
+            before,
+            after,
+        )
+        return rows, kept
+
+    def _assemble(self, rows: profile.Inputs, scores: Scores) -> list[ProfileRow]:
+        before, after = profile.sides(rows, scores)
+        found = [
+            risk.evaluate(self._rules, earlier, now)
+            for earlier, now in profile.risk_inputs(before, rows, scores)
+        ]
+        flags = self._raiser.raise_flags(
+            list(zip(rows.user_id, rows.window_end_ms.tolist(), found, strict=True))
+        )
+        return profile.assemble(
+            rows,
+            scores,
+            self._model,
+            before,
+            after,
+            found,
+            flags,
+            decay_days=self._settings.state.decay_days,
+            lookalike_distance=self._settings.cassandra.lookalike_distance,
+        )
+
+    def _rejected(self, user_id: str, event: Refused) -> str:
+        topics = self._settings.topics
+        return messages.rejected(topics.rejected, topics.events, user_id, event)
+
+    def _reject_row(self, row: Batch, error: Exception) -> list[str]:
+        detail = f"{type(error).__name__}: {error}"[:200]
+        refused = []
+        for packed in row.events[0].split(EVENT):
+            _, partition, offset, payload = packed.split(FIELD, 3)
+            refused.append(Refused("SCORING_FAILED", detail, partition, offset, payload))
+        return [self._rejected(row.user_id[0], event) for event in refused]
