@@ -38,16 +38,22 @@ def events(
     zipf: float = 1.3,
     hours: float = 6,
     seed: int = 1,
+    start_ms: int = START_MS,
 ) -> Iterator[Message]:
-    """`n` events in order of time over `hours`; users, items, categories by bounded Zipf laws."""
-    rng, time_ms, user = _times_and_users(n, users, zipf, hours, seed)
+    """`n` events in order of time over `hours` from `start_ms` on.
+
+    The user is `rank % users` with rank of an unbounded Zipf law (exponent > 1), so that the far
+    tail spreads evenly over all users; items and categories follow bounded Zipf laws. Two seeds
+    share no event_id.
+    """
+    rng, time_ms, user = times_and_users(n, users, zipf, hours, seed, start_ms)
     kind = rng.choice(len(TYPES), n, p=TYPE_SHARES)
     item = rng.choice(ITEMS, n, p=zipf_shares(ITEMS, 1.1))
     category_of = rng.choice(CATEGORIES, ITEMS, p=zipf_shares(CATEGORIES, 1.0))
     price_of = np.round(np.exp(rng.normal(3.0, 0.9, ITEMS)) + 0.5, 2)
     quantity = rng.geometric(0.8, n)
     # One session an hour, one or two devices, and one preferred channel for each user.
-    session = (time_ms - START_MS) // HOUR_MS
+    session = time_ms // HOUR_MS
     device = rng.random(n) < 0.2
     columns = zip(
         time_ms.tolist(), user.tolist(), kind.tolist(), item.tolist(), category_of[item].tolist(),
@@ -71,24 +77,24 @@ def user_windows(
     n: int, users: int, zipf: float, hours: float, seed: int, window_ms: int = 300_000
 ) -> int:
     """How many profiles `events` with these arguments make: distinct pairs of user and window."""
-    _rng, time_ms, user = _times_and_users(n, users, zipf, hours, seed)
+    _rng, time_ms, user = times_and_users(n, users, zipf, hours, seed)
     return len(np.unique(time_ms // window_ms * users + user))
 
 
-def _times_and_users(
-    n: int, users: int, zipf: float, hours: float, seed: int
+def times_and_users(
+    n: int, users: int, zipf: float, hours: float, seed: int, start_ms: int = START_MS
 ) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
-    """The generator after its first draws, (n,) ascending times in ms and (n,) user ranks."""
+    """The generator after its first draws, (n,) ascending times in ms and (n,) user numbers."""
     rng = np.random.default_rng(seed)
-    time_ms = START_MS + np.sort(rng.integers(0, int(hours * HOUR_MS), n))
-    return rng, time_ms, rng.choice(users, n, p=zipf_shares(users, zipf))
+    time_ms = start_ms + np.sort(rng.integers(0, int(hours * HOUR_MS), n))
+    return rng, time_ms, rng.zipf(zipf, n) % users
 
 
 def main(
     out: Annotated[Path, typer.Option(help="JSON lines; each line is one record's value.")],
     n: Annotated[int, typer.Option("--events", min=1)] = 400_000,
     users: Annotated[int, typer.Option(min=1)] = 20_000,
-    zipf: Annotated[float, typer.Option(help="Exponent of the users' Zipf law.", min=0)] = 1.3,
+    zipf: Annotated[float, typer.Option(help="Exponent of the users' Zipf law.", min=1.01)] = 1.3,
     hours: Annotated[float, typer.Option(help="Event time that the load spans.", min=0.01)] = 6,
     seed: int = 1,
 ) -> None:

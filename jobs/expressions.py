@@ -67,7 +67,9 @@ def column(path: str) -> str:
 def _iso_ms(text: str) -> str:
     """Epoch ms of ISO 8601 text, NULL if it is none. Evaluates `text` often: the rare path."""
     part = [f"REGEXP_EXTRACT({text}, {literal(ISO_8601)}, {group})" for group in range(6)]
-    clock = f"TRY_CAST(CONCAT({part[1]}, ' ', {part[2]}, COALESCE({part[3]}, ':00')) AS TIMESTAMP(3))"
+    clock = (
+        f"TRY_CAST(CONCAT({part[1]}, ' ', {part[2]}, COALESCE({part[3]}, ':00')) AS TIMESTAMP(3))"
+    )
     fraction = f"COALESCE(CAST(RPAD(SUBSTRING({part[4]}, 2, 3), 3, '0') AS BIGINT), 0)"
     zone = f"REPLACE({part[5]}, ':', '')"
     minutes = (
@@ -84,8 +86,7 @@ def _iso_ms(text: str) -> str:
 
 def _event_ms(text: str) -> str:
     return (
-        f"CASE WHEN REGEXP({text}, '{DIGITS}') THEN CAST({text} AS BIGINT)"
-        f" ELSE {_iso_ms(text)} END"
+        f"CASE WHEN REGEXP({text}, '{DIGITS}') THEN CAST({text} AS BIGINT) ELSE {_iso_ms(text)} END"
     )
 
 

@@ -59,6 +59,8 @@ def kafka_source(name: str, settings: Settings, *, bounded: bool = False) -> str
         **{
             "properties.group.id": kafka.group_id,
             "properties.auto.offset.reset": "earliest",
+            # As the command line reads: what a producer took back was never said.
+            "properties.isolation.level": "read_committed",
             "scan.startup.mode": "earliest-offset" if bounded else _START[kafka.start],
             "scan.bounded.mode": "latest-offset" if bounded else "unbounded",
             "format": "raw",

@@ -10,7 +10,7 @@ from __future__ import annotations
 from jobs import expressions as sql
 from liveprofile.config import Settings
 from udfs import baselines
-from udfs.events import EVENT, EVENT_TYPES, FIELD, ID_CHARS, TOKEN_CHARS_PER_WINDOW, WINDOW
+from udfs.events import EVENT, EVENT_TYPES, FIELD, HEADER, ID_CHARS, TOKEN_CHARS_PER_WINDOW, WINDOW
 
 RECORD = "record_topic, record_partition, record_offset"
 EARLIEST = f"TO_TIMESTAMP_LTZ({sql.EARLIEST_MS}, 3)"
@@ -194,7 +194,7 @@ def windows(settings: Settings) -> str:
     return f"""
         SELECT user_id, window_start, window_end, window_time,
             LISTAGG(packed, '{EVENT}') AS events,
-            RIGHT(LISTAGG(token, '{EVENT}'), {TOKEN_CHARS_PER_WINDOW}) AS tokens,
+            LISTAGG(token, '{EVENT}') AS tokens,
             COALESCE(LISTAGG(activity, ''), '') AS activity,
             CAST(COUNT(*) AS DOUBLE) AS n_events, COALESCE(SUM(purchase), 0) AS n_purchases,
             COALESCE(SUM(purchase_amount), 0) AS amount, MAX(purchase_ms) AS last_purchase_ms
@@ -205,9 +205,12 @@ def windows(settings: Settings) -> str:
 def contributed(settings: Settings) -> str:
     """The window and what it adds to each baseline: columns of `windows`, c_<baseline>."""
     adds = ", ".join(f"{add} AS c_{name}" for name, add in baselines.contributions())
+    tail = f"RIGHT(tokens, {TOKEN_CHARS_PER_WINDOW})"
     weight = baselines.weight("window_end", settings.state.decay_days)
     return f"""
-        SELECT user_id, window_start, window_end, window_time, events, tokens, last_purchase_ms,
+        SELECT user_id, window_start, window_end, window_time, events, last_purchase_ms,
+            CASE WHEN CHAR_LENGTH(tokens) < {TOKEN_CHARS_PER_WINDOW} THEN tokens
+                ELSE SUBSTRING({tail}, LOCATE('{EVENT}', {tail}) + 1) END AS tokens,
             {adds}
         FROM (SELECT *, {weight} AS weight,
                 CASE WHEN n_purchases > 0 THEN 1.0E0 ELSE 0.0E0 END AS has_purchase
@@ -237,12 +240,14 @@ def remembered(settings: Settings) -> str:
     row of training data.
 
     user_id STRING, window_start, window_end TIMESTAMP(3), events STRING, history STRING (this
-    window and the K before it: last purchase, then tokens), added, sums ARRAY<DOUBLE>
+    window and the K before it, each a header with the last purchase, then its tokens), added, sums
+    ARRAY<DOUBLE>
     """
     last_purchase = "CAST(COALESCE(last_purchase_ms, CAST(0 AS BIGINT)) AS STRING)"
+    header = f"CONCAT_WS('{FIELD}', {last_purchase}, '{HEADER}', '', '', '0')"
     return f"""
         SELECT user_id, window_start, window_end, events, added, sums,
-            LISTAGG(CONCAT({last_purchase}, '{EVENT}', tokens), '{WINDOW}') OVER (
+            LISTAGG(CONCAT({header}, '{EVENT}', tokens), '{WINDOW}') OVER (
                 PARTITION BY user_id ORDER BY window_time
                 ROWS BETWEEN {settings.window.history} PRECEDING AND CURRENT ROW) AS history
         FROM baselined"""

@@ -74,6 +74,9 @@ class Cassandra(Section):
     lookalike_distance: float = Field(
         0.1, ge=0, le=2, description="write the look-alike vector when it moved this far (cosine)"
     )
+    lookalike_refresh_windows: int = Field(
+        32, ge=1, description="and each so many windows, for what moved little by little"
+    )
 
 
 class Limits(Section):
@@ -101,7 +104,7 @@ class Model(Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1, le=64, description="CPU threads of one worker")
     batch_rows: int = Field(512, ge=1, le=65_536)
-    length_buckets: tuple[int, ...] = (8, 16, 32)
+    length_buckets: tuple[int, ...] = (6, 8, 10, 12, 16, 20, 24, 32)
 
     @field_validator("length_buckets")
     @classmethod

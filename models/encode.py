@@ -4,23 +4,28 @@ Every token becomes FIELDS small indexes into one embedding table, so the model'
 summed look-up. Ids outside the vocabulary share hashed rows (Weinberger et al., Feature Hashing for
 Large Scale Multitask Learning, ICML 2009, arXiv:0902.2206), hashed by CRC-32 so that every process
 agrees. User ids never enter.
+
+The first position holds no event but what little can be said of the whole history at no cost, since
+only its end fits: how many events it has and how long a time they span.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator, Sequence
-from itertools import chain, islice
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
-from udfs.events import EVENT_TYPES, Token
+from udfs.columns import TokenColumns
+from udfs.events import EVENT_TYPES
 
 FIELDS = ("item", "category", "type", "amount", "gap", "hour", "position")
 BOS_TYPE = len(EVENT_TYPES)
 AMOUNT_BUCKETS = 64
 GAP_BUCKETS = 40
+COUNT_BUCKETS = 48
+SPAN_BUCKETS = 108
 HOURS_OF_WEEK = 168
 NO_HOUR = HOURS_OF_WEEK
 HOUR_MS = 3_600_000
@@ -84,8 +89,8 @@ class Layout(NamedTuple):
     @classmethod
     def of(cls, item_rows: int, category_rows: int, max_len: int) -> Layout:
         sizes = (
-            item_rows, category_rows, BOS_TYPE + 1, AMOUNT_BUCKETS, GAP_BUCKETS,
-            HOURS_OF_WEEK + 1, max_len,
+            item_rows, category_rows, BOS_TYPE + 1, AMOUNT_BUCKETS + COUNT_BUCKETS,
+            GAP_BUCKETS + SPAN_BUCKETS, HOURS_OF_WEEK + 1, max_len,
         )  # fmt: skip
         return cls(0, *(int(end) for end in np.cumsum(sizes)))
 
@@ -94,22 +99,13 @@ class Layout(NamedTuple):
         return np.array(self[:-1], np.int32)
 
 
-def truncate(history: list[Token], window: list[Token], max_len: int) -> tuple[list[Token], int]:
-    """The tokens that fit beside BOS, and how many of them are history.
-
-    The window may push history out, but not below a quarter of the room.
-    """
-    room = max_len - 1
-    kept_window = min(len(window), room - min(len(history), room // 4))
-    kept_history = min(len(history), room - kept_window)
-    history = history[len(history) - kept_history :]
-    return [*history, *window[len(window) - kept_window :]], kept_history
-
-
 def kept_counts(
     histories_B: np.ndarray, windows_B: np.ndarray, max_len: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`truncate` over lengths: kept history and kept window tokens of each row."""
+    """How many history and window tokens of each row fit beside BOS; the newest of both are kept.
+
+    The window may push history out, but not below a quarter of the room.
+    """
     room = max_len - 1
     window_B = np.minimum(windows_B, room - np.minimum(histories_B, room // 4))
     return np.minimum(histories_B, room - window_B), window_B
@@ -154,9 +150,19 @@ def feature_rows(
     return rows_N7
 
 
-def bos_row(layout: Layout) -> np.ndarray:
-    """(len(FIELDS),) int32: what stands at position 0 of every sequence."""
-    return np.array([0, 0, BOS_TYPE, 0, 0, NO_HOUR, 0], np.int32) + layout.offsets
+def bos_rows(layout: Layout, count_B: np.ndarray, span_ms_B: np.ndarray) -> np.ndarray:
+    """(B, len(FIELDS)) int32: position 0 of sequences whose whole histories have `count_B` events.
+
+    `span_ms_B` lies between a history's first and last event. Both go in quarters of a doubling.
+    """
+    rows_B7 = np.tile(np.array([0, 0, BOS_TYPE, 0, 0, NO_HOUR, 0], np.int32), (len(count_B), 1))
+    rows_B7[:, 3] = AMOUNT_BUCKETS + _quarters(count_B, COUNT_BUCKETS)
+    rows_B7[:, 4] = GAP_BUCKETS + _quarters(span_ms_B / 1000.0, SPAN_BUCKETS)
+    return rows_B7 + layout.offsets
+
+
+def _quarters(value_B: np.ndarray, buckets: int) -> np.ndarray:
+    return np.minimum(np.floor(4 * np.log2(1 + np.maximum(value_B, 0))), buckets - 1)
 
 
 class Batch(NamedTuple):
@@ -175,61 +181,89 @@ class Batch(NamedTuple):
     type_S: np.ndarray  # ... and type
 
 
+class Known(NamedTuple):
+    """The tokens of B rows looked up: histories laid end to end, then windows; N in all."""
+
+    history_starts: np.ndarray  # (B + 1,)
+    window_starts: np.ndarray  # (B + 1,)
+    item: np.ndarray  # (N,) rows of the items' table
+    category: np.ndarray
+    type: np.ndarray
+    amount: np.ndarray
+    time_ms: np.ndarray
+
+
 class Encoder:
     """Tokens to `Batch`: two dict look-ups for each token, and the rest in numpy."""
 
     def __init__(self, items: Vocabulary, categories: Vocabulary, max_len: int):
         self.items, self.categories, self.max_len = items, categories, max_len
         self.layout = Layout.of(items.rows, categories.rows, max_len)
-        self._bos = bos_row(self.layout)
 
-    def lengths(
-        self, histories: Sequence[Sequence[Token]], windows: Sequence[Sequence[Token]]
-    ) -> np.ndarray:
+    def lengths(self, history_sizes_B: np.ndarray, window_sizes_B: np.ndarray) -> np.ndarray:
         """(B,) positions that each row takes, BOS included."""
-        history_B, window_B = kept_counts(_sizes(histories), _sizes(windows), self.max_len)
+        history_B, window_B = kept_counts(history_sizes_B, window_sizes_B, self.max_len)
         return 1 + history_B + window_B
 
-    def encode(
-        self,
-        histories: Sequence[Sequence[Token]],
-        windows: Sequence[Sequence[Token]],
-        length_buckets: Sequence[int],
-    ) -> Batch:
-        """Rows must ascend in `lengths`, and the tokens of a row in time."""
-        all_history_B, all_window_B = _sizes(histories), _sizes(windows)
-        history_B, window_B = kept_counts(all_history_B, all_window_B, self.max_len)
-        length_B = 1 + history_B + window_B
-        groups, start_B = _layout_groups(length_B, length_buckets)
+    def known(self, histories: TokenColumns, windows: TokenColumns) -> Known:
+        """All that is looked up, once for a whole batch."""
+        both = (histories, windows)
+        return Known(
+            histories.starts,
+            windows.starts + len(histories.item),
+            np.concatenate([self.items.indexes(tokens.item) for tokens in both]),
+            np.concatenate([self.categories.indexes(tokens.category) for tokens in both]),
+            np.concatenate([tokens.type_index for tokens in both]),
+            np.concatenate([tokens.amount for tokens in both]),
+            np.concatenate([tokens.time_ms for tokens in both]),
+        )
 
-        tokens_B = length_B - 1
+    def encode(self, known: Known, rows_B: np.ndarray, length_buckets: Sequence[int]) -> Batch:
+        """`rows_B`: which rows of `known`, ascending in `lengths`."""
+        history_first_B, history_end_B = (
+            known.history_starts[rows_B],
+            known.history_starts[rows_B + 1],
+        )
+        window_first_B, window_end_B = known.window_starts[rows_B], known.window_starts[rows_B + 1]
+        all_history_B = history_end_B - history_first_B
+        history_B, window_B = kept_counts(
+            all_history_B, window_end_B - window_first_B, self.max_len
+        )
+        tokens_B = history_B + window_B
+        groups, start_B = _layout_groups(1 + tokens_B, length_buckets)
+
         first_B = np.cumsum(tokens_B) - tokens_B
-        total = int(tokens_B.sum())
-        position_N = np.arange(1, total + 1) - np.repeat(first_B, tokens_B)
+        position_N = np.arange(1, int(tokens_B.sum()) + 1) - np.repeat(first_B, tokens_B)
         place_N = np.repeat(start_B, tokens_B) + position_N
-
-        features_P7 = np.zeros((_positions(groups), len(FIELDS)), np.int32)
-        features_P7[start_B] = self._bos
         scored_N = position_N > np.repeat(history_B, tokens_B)
-        if total:
-            cut = bool(np.any(all_history_B + all_window_B > tokens_B))
-            sizes = (history_B, window_B) if cut else None
-            time_ms, kind, item, category, amount = zip(
-                *_flat(histories, windows, sizes), strict=True
+        # Of each row the last tokens of its history, then the last of its window.
+        token_N = (
+            position_N
+            - 1
+            + np.where(
+                scored_N,
+                np.repeat(window_end_B - tokens_B, tokens_B),
+                np.repeat(history_end_B - history_B, tokens_B),
             )
-            type_N = np.fromiter(kind, np.int32, total)
-            category_N = self.categories.indexes(category)
-            features_P7[place_N] = feature_rows(
-                self.layout,
-                self.items.indexes(item),
-                category_N,
-                type_N,
-                np.fromiter(amount, np.float64, total),
-                np.fromiter(time_ms, np.int64, total),
-                position_N,
-            )
-        else:
-            type_N = category_N = np.zeros(0, np.int32)
+        )
+        type_N, category_N = known.type[token_N], known.category[token_N]
+
+        span_ms_B = np.zeros(len(rows_B), np.int64)
+        some_B = all_history_B > 0
+        span_ms_B[some_B] = (
+            known.time_ms[history_end_B[some_B] - 1] - known.time_ms[history_first_B[some_B]]
+        )
+        features_P7 = np.zeros((_positions(groups), len(FIELDS)), np.int32)
+        features_P7[start_B] = bos_rows(self.layout, all_history_B, span_ms_B)
+        features_P7[place_N] = feature_rows(
+            self.layout,
+            known.item[token_N],
+            category_N,
+            type_N,
+            known.amount[token_N],
+            known.time_ms[token_N],
+            position_N,
+        )
         return Batch(
             features_P7,
             groups,
@@ -240,25 +274,6 @@ class Encoder:
             category_N[scored_N],
             type_N[scored_N],
         )
-
-
-def _sizes(rows: Sequence[Sequence[Token]]) -> np.ndarray:
-    return np.fromiter(map(len, rows), np.int64, len(rows))
-
-
-def _flat(
-    histories: Sequence[Sequence[Token]],
-    windows: Sequence[Sequence[Token]],
-    kept: tuple[np.ndarray, np.ndarray] | None,
-) -> Iterator[Token]:
-    pairs = chain.from_iterable(zip(histories, windows, strict=True))
-    if kept is None:
-        return chain.from_iterable(pairs)
-    counts = chain.from_iterable(zip(kept[0].tolist(), kept[1].tolist(), strict=True))
-    return chain.from_iterable(
-        row if len(row) == count else islice(row, len(row) - count, None)
-        for row, count in zip(pairs, counts, strict=True)
-    )
 
 
 def _layout_groups(

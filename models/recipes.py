@@ -43,7 +43,7 @@ class Recipe:
     weight_spend: float = 0.25
     # Robustness: see segments.enrich and segments.forget.
     enriched_share: float = 0.3
-    short_history_share: float = 0.2
+    short_history_share: float = 0.1
     forgotten_share: float = 0.03
     surprise_min_events: int = 3  # as min_count of the surprise rule
     seed: int = 20170930

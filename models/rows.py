@@ -1,30 +1,28 @@
-"""Training rows: the backfill's Parquet, one row a user and window, read into flat arrays.
+"""Training rows: what the backfill wrote, one row a user and window, read into flat arrays.
 
-A user's history is the concatenation of the windows before, so the windows alone rebuild every
-stream; `history` and `baseline` in the rows are not read here.
+JSON lines as the job writes them, or the same columns in Parquet. A user's history is the
+concatenation of the windows before, so the windows alone rebuild every stream; the other columns of
+a row are not read here.
 """
 
 from __future__ import annotations
 
 import hashlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import orjson
 import pyarrow as pa
-import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 
 from liveprofile.errors import InputError
-from udfs.events import EVENT, FIELD, BadEvent, Token, as_id, load, token
+from udfs.window import read_tokens
 
-COLUMNS = {
-    "user_id": pa.string(),
-    "window_start_ms": pa.int64(),
-    "window_end_ms": pa.int64(),
-    "events": pa.string(),
-}
+COLUMNS = {"user_id": str, "window_end_ms": int, "events": str}
+PARQUET_MAGIC = b"PAR1"
 
 
 class Streams(NamedTuple):
@@ -58,48 +56,32 @@ class Streams(NamedTuple):
         return digest.hexdigest()
 
 
-def unpack_window(packed: str) -> tuple[list[Token], int]:
-    """A window's tokens by time and event id, and how many of its events can't be used."""
-    keyed, unusable = [], 0
-    for event in packed.split(EVENT) if packed else ():
-        time_text, _partition, _offset, payload = event.split(FIELD, 3)
-        try:
-            fields, time_ms = load(payload), int(time_text)
-            keyed.append((time_ms, as_id(fields.get("event_id")), token(fields, time_ms)))
-        except BadEvent:
-            unusable += 1
-    keyed.sort()
-    return [each for _, _, each in keyed], unusable
-
-
 def read(path: Path, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Streams:
-    """Reads a Parquet file or a folder of them; `on_progress` gets rows done and in all.
+    """Reads a file or a folder of them; `on_progress` gets bytes done and in all.
 
-    Raises InputError naming the path and the column or the window that is wrong.
+    Raises InputError naming the file and the column, line or window that is wrong.
     """
-    dataset = _open(path)
     users, items, categories = {}, {}, {}
     user_W, end_W, count_W = array("q"), array("q"), array("q")
     item_N, category_N, type_N = array("i"), array("i"), array("b")
     amount_N, time_N = array("d"), array("q")
-    unusable, total = 0, dataset.count_rows()
-    for batch in dataset.to_batches(columns=["user_id", "window_end_ms", "events"]):
-        columns = batch.to_pydict()
-        for user, end_ms, packed in zip(*columns.values(), strict=True):
-            tokens, bad = unpack_window(packed)
-            unusable += bad
-            if not tokens:
-                continue
-            user_W.append(users.setdefault(user, len(users)))
-            end_W.append(end_ms)
-            count_W.append(len(tokens))
-            for time_ms, kind, item, category, amount in tokens:
-                time_N.append(time_ms)
-                type_N.append(kind)
-                item_N.append(items.setdefault(item, len(items)))
-                category_N.append(categories.setdefault(category, len(categories)))
-                amount_N.append(amount)
-        on_progress(len(user_W), total)
+    unusable = 0
+    for user, end_ms, packed in _windows(path, on_progress):
+        if not packed:
+            continue
+        tokens, refused = read_tokens(packed)  # as the job reads it
+        unusable += refused
+        if not tokens:
+            continue
+        user_W.append(users.setdefault(user, len(users)))
+        end_W.append(end_ms)
+        count_W.append(len(tokens))
+        for time_ms, kind, item, category, amount in tokens:
+            time_N.append(time_ms)
+            type_N.append(kind)
+            item_N.append(items.setdefault(item, len(items)))
+            category_N.append(categories.setdefault(category, len(categories)))
+            amount_N.append(amount)
     if not user_W:
         raise InputError(f"training rows {path}: no events in them")
     codes_W = _sorted_codes(users, user_W)[0].astype(np.int64)
@@ -138,20 +120,54 @@ def read(path: Path, on_progress: Callable[[int, int], None] = lambda done, tota
     )
 
 
-def _open(path: Path) -> ds.Dataset:
-    if not path.exists():
-        raise InputError(f"training rows {path}: no such file or folder")
+def _windows(path: Path, on_progress: Callable[[int, int], None]) -> Iterator[tuple[str, int, str]]:
+    """User, window end and packed events of every row."""
+    files = sorted(path.rglob("*")) if path.is_dir() else [path]
+    # As Flink and Arrow do: names with these first are not data.
+    files = [file for file in files if file.is_file() and file.name[0] not in "._"]
+    if not files or not path.exists():
+        raise InputError(f"training rows {path}: no such file, or an empty folder")
+    total, done = sum(file.stat().st_size for file in files), 0
+    for file in files:
+        with file.open("rb") as opened:
+            parquet = opened.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
+        yield from _parquet_rows(file) if parquet else _json_rows(file)
+        done += file.stat().st_size
+        on_progress(done, total)
+
+
+def _parquet_rows(file: Path) -> Iterator[tuple[str, int, str]]:
     try:
-        dataset = ds.dataset(path, format="parquet")
-    except (pa.ArrowInvalid, OSError) as error:
-        raise InputError(f"training rows {path}: {str(error).splitlines()[0]}") from None
-    for name, wanted in COLUMNS.items():
-        index = dataset.schema.get_field_index(name)
-        found = dataset.schema.field(index).type if index >= 0 else None
-        if found != wanted and not (wanted == pa.string() and found == pa.large_string()):
-            there = f"is {found}" if found is not None else "is missing"
-            raise InputError(f"training rows {path}: column {name} {there}, must be {wanted}")
-    return dataset
+        with pq.ParquetFile(file) as opened:
+            missing = [name for name in COLUMNS if name not in opened.schema_arrow.names]
+            if missing:
+                raise InputError(f"training rows {file}: column {missing[0]} is missing")
+            for batch in opened.iter_batches(columns=list(COLUMNS)):
+                for row in batch.to_pylist():
+                    yield _checked(row, file, "row")
+    except pa.ArrowInvalid as error:
+        raise InputError(f"training rows {file}: {str(error).splitlines()[0]}") from None
+
+
+def _json_rows(file: Path) -> Iterator[tuple[str, int, str]]:
+    with file.open("rb") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                row = orjson.loads(line)
+            except orjson.JSONDecodeError as error:
+                raise InputError(f"training rows {file}: line {number}: {error}") from None
+            yield _checked(row, file, f"line {number}")
+
+
+def _checked(row: dict, file: Path, place: str) -> tuple[str, int, str]:
+    values = tuple(row.get(name) for name in COLUMNS)
+    for (name, wanted), value in zip(COLUMNS.items(), values, strict=True):
+        if type(value) is not wanted:
+            raise InputError(
+                f"training rows {file}: {place}: {name} is {type(value).__name__},"
+                f" must be {wanted.__name__}"
+            )
+    return values
 
 
 def _sorted_codes(codes: dict[str, int], column: array) -> tuple[np.ndarray, list[str]]:

@@ -21,9 +21,11 @@ from liveprofile.errors import InputError
 from models import checkpoint
 from models.encode import Batch, Encoder, Vocabulary
 from models.transformer import BehaviourTransformer, expected_spend, top_k
+from udfs.columns import TokenColumns
 from udfs.events import TYPE_INDEX, Token
 
 TOP = 10
+SCRATCH_BYTES = 31 << 20
 
 
 class ModelError(InputError):
@@ -119,29 +121,29 @@ class ProfileModel:
 
     def warm_up(self) -> None:
         """Runs every length once, so that the first real batch costs no more than the others."""
+        # glibc returns big blocks to the kernel at once until it has seen a bigger one freed. With
+        # this one (32 MiB is its limit) the passes' scratch stays mapped: no page faults in them.
+        torch.empty(SCRATCH_BYTES, dtype=torch.uint8)
         lengths = sorted({2, self.max_len, *(n for n in self._length_buckets if n < self.max_len)})
         rows = [
             [Token(1_500_000_000_000 + i, TYPE_INDEX["view"], "", "", 0.0) for i in range(n - 1)]
             for n in lengths
         ]
-        self.score([row[:-1] for row in rows], [row[-1:] for row in rows])
+        self.score(
+            TokenColumns.of([row[:-1] for row in rows]), TokenColumns.of([row[-1:] for row in rows])
+        )
 
-    def score(
-        self, histories: Sequence[Sequence[Token]], windows: Sequence[Sequence[Token]]
-    ) -> Scores:
-        """Profiles of B users: `histories[i]` came before `windows[i]`, both sorted by time."""
-        length_B = self._encoder.lengths(histories, windows)
+    def score(self, histories: TokenColumns, windows: TokenColumns) -> Scores:
+        """Profiles of B users: row i of `histories` came before row i of `windows`."""
+        length_B = self._encoder.lengths(histories.sizes, windows.sizes)
         order_B = np.argsort(length_B, kind="stable")
-        pending, clocks, rows = [], [], order_B.tolist()
+        known = self._encoder.known(histories, windows)
+        pending, clocks = [], []
         with torch.inference_mode():
-            for first in range(0, len(rows), self._batch_rows):
-                part = rows[first : first + self._batch_rows]
-                clock = _Clock(self._device, len(part), int(length_B[part[-1]]))
-                batch = self._encoder.encode(
-                    [histories[row] for row in part],
-                    [windows[row] for row in part],
-                    self._length_buckets,
-                )
+            for first in range(0, len(order_B), self._batch_rows):
+                part_B = order_B[first : first + self._batch_rows]
+                clock = _Clock(self._device, len(part_B), int(length_B[part_B[-1]]))
+                batch = self._encoder.encode(known, part_B, self._length_buckets)
                 pending.append((self._forward(batch), batch.scored_counts_B))
                 clock.stop()
                 clocks.append(clock)
@@ -160,7 +162,7 @@ class ProfileModel:
         place_N, first_B, category_S, type_S = places.split([scored + rows, rows, scored, scored])
 
         model = self._model
-        h_ND = model.trunk(features_P7, batch.groups)[place_N]
+        h_ND = model.trunk(features_P7, batch.groups, place_N)
         category_NC = model.category_logits(h_ND).float().log_softmax(1)
         type_SK = model.type_logits(h_ND[:scored]).float().log_softmax(1)
         surprise_S = -(

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.encode import Layout, Vocabulary, bos_row, feature_rows, hashed, kept_counts
+from models.encode import Layout, Vocabulary, bos_rows, feature_rows, hashed, kept_counts
 from models.rows import Streams
 from udfs.events import TYPE_INDEX
 
@@ -55,8 +55,18 @@ class Segments(NamedTuple):
     time_ms_N: np.ndarray
     bare_N: np.ndarray  # has neither item nor category
     scored_N: np.ndarray  # belongs to the segment's own window, not to its history
-    window_N: np.ndarray  # the window that this token ends, else -1
-    rows: int
+    window_N: np.ndarray  # the window whose labels hold after this token, else -1
+    history_B: np.ndarray  # events of the whole history
+    span_ms_B: np.ndarray  # from its first to its last
+
+    @property
+    def rows(self) -> int:
+        return len(self.history_B)
+
+    def pick(self, index: np.ndarray) -> Segments:
+        """The tokens at these places of the same segments."""
+        chosen = {name: getattr(self, name)[index] for name in self._fields if name[-1] == "N"}
+        return self._replace(**chosen)
 
 
 def build(streams: Streams, items: Vocabulary, categories: Vocabulary, horizon_days: int) -> Corpus:
@@ -94,8 +104,12 @@ def cut(
     from_history_N = (first_B - history_B)[row_N] + rank_N
     from_window_N = (last_B - counts_B)[row_N] + rank_N
     source_N = np.where(scored_N, from_window_N, from_history_N)
+    # Labels only where serving reads them: at the history's end and the window's. Elsewhere the
+    # first position would tell of what came later.
     window_of_N = np.searchsorted(streams.last_W, source_N, side="right")
-    ends_N = streams.last_W[window_of_N] == source_N + 1
+    ends_N = (rank_N == history_B[row_N] - 1) | (rank_N == counts_B[row_N] - 1)
+    history_start_B = streams.time_ms_N[first_B - all_history_B]
+    history_end_B = streams.time_ms_N[np.maximum(first_B - 1, 0)]
     return Segments(
         source_N=source_N,
         row_N=row_N,
@@ -105,7 +119,8 @@ def cut(
         bare_N=np.zeros(len(source_N), bool),
         scored_N=scored_N,
         window_N=np.where(ends_N, window_of_N, -1),
-        rows=len(windows),
+        history_B=all_history_B,
+        span_ms_B=np.where(all_history_B > 0, history_end_B - history_start_B, 0),
     )
 
 
@@ -127,7 +142,7 @@ def enrich(segments: Segments, share: float, max_len: int, random: np.random.Gen
     rank_M = _rank(copies_N)
     is_before_M, is_after_M = rank_M < before_N[origin_M], rank_M > before_N[origin_M]
 
-    out = Segments(*(column[origin_M] for column in segments[:-1]), rows=segments.rows)
+    out = segments.pick(origin_M)
     type_M = np.where(is_before_M, _draw(BEFORE_PURCHASE, len(origin_M), random), out.type_N)
     type_M = np.where(is_after_M, _draw(AFTER_PURCHASE, len(origin_M), random), type_M)
     not_bought_N = bought_N & (random.random(size) < NOT_BOUGHT_P)
@@ -144,8 +159,9 @@ def enrich(segments: Segments, share: float, max_len: int, random: np.random.Gen
         window_N=np.where(rank_M == copies_N[origin_M] - 1, out.window_N, -1),
     )
     counts_B = np.bincount(out.row_N, minlength=out.rows)
-    keep_M = _rank(counts_B) >= (counts_B - (max_len - 1))[out.row_N]
-    return Segments(*(column[keep_M] for column in out[:-1]), rows=out.rows)
+    growth_B = counts_B / np.bincount(segments.row_N, minlength=out.rows)
+    out = out._replace(history_B=np.round(out.history_B * growth_B))
+    return out.pick(_rank(counts_B) >= (counts_B - (max_len - 1))[out.row_N])
 
 
 class Examples(NamedTuple):
@@ -190,7 +206,7 @@ def examples(
     length = 1 + int(counts_B.max())
     place_N = segments.row_N * length + position_N
     features_P7 = np.zeros((segments.rows * length, len(layout) - 1), np.int32)
-    features_P7[::length] = bos_row(layout)
+    features_P7[::length] = bos_rows(layout, segments.history_B, segments.span_ms_B)
     features_P7[place_N] = feature_rows(
         layout, item_N, category_N, segments.type_N, segments.amount_N, segments.time_ms_N,
         position_N,

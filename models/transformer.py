@@ -70,9 +70,12 @@ class Block(nn.Module):
             parts.append(mixed_BHTE.transpose(1, 2).reshape(rows * length, dim))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def forward(self, x_PD: Tensor, groups: Groups) -> Tensor:
+    def forward(self, x_PD: Tensor, groups: Groups, place_N: Tensor | None = None) -> Tensor:
+        """(P, D), or (N, D) at `place_N`: behind the attention the positions go their own ways."""
         width = x_PD.shape[1:]
         mixed_PD = self.attend(self.qkv(F.layer_norm(x_PD, width)), groups)
+        if place_N is not None:
+            x_PD, mixed_PD = x_PD[place_N], mixed_PD[place_N]
         x_PD = torch.addmm(x_PD, mixed_PD, self.mix.weight.t())
         hidden_PD = torch.relu_(self.up(F.layer_norm(x_PD, width)))
         return torch.addmm(x_PD, hidden_PD, self.down.weight.t())
@@ -107,11 +110,14 @@ class BehaviourTransformer(nn.Module):
         nn.init.zeros_(self.value_head.weight)
         nn.init.zeros_(self.value_head.bias)
 
-    def trunk(self, features_PF: Tensor, groups: Groups) -> Tensor:
-        """features_PF: rows of the table. Returns h_PD, layer-normed."""
+    def trunk(self, features_PF: Tensor, groups: Groups, place_N: Tensor | None = None) -> Tensor:
+        """features_PF: rows of the table. Returns h_PD, layer-normed; h_ND of `place_N` alone if
+        that is all that is read of it."""
         x_PD = F.embedding_bag(features_PF, self.table, mode="sum")
-        for block in self.blocks:
+        *blocks, last = self.blocks
+        for block in blocks:
             x_PD = block(x_PD, groups)
+        x_PD = last(x_PD, groups, place_N)
         return F.layer_norm(x_PD, x_PD.shape[1:])
 
     def category_logits(self, h_ND: Tensor) -> Tensor:

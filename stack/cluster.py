@@ -85,7 +85,7 @@ def write_configuration(folder: Path, overrides: dict[str, Any], client: bool = 
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What Flink's JVMs and the Python workers below them read; `folder` holds conf/, lib/, tmp/."""
+    """What Flink's JVMs and Python workers read; `folder` holds conf/, lib/ and tmp/."""
     home = pyflink_home()
     return {
         "JAVA_HOME": str(java.home()),
@@ -142,7 +142,9 @@ def _memory_options(folder: Path, process: str, dynamic: list[str]) -> tuple[lis
         if line.startswith(marked)
     ]
     if done.returncode or len(results) != 2:
-        raise ServiceError(f"Flink refuses {folder / 'conf'}: {(done.stdout + done.stderr)[-2000:]}")
+        raise ServiceError(
+            f"Flink refuses {folder / 'conf'}: {(done.stdout + done.stderr)[-2000:]}"
+        )
     return results[0], results[1]
 
 

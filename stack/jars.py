@@ -1,6 +1,6 @@
 """Brings the jars that stack/pom.xml names. Standard library only: it runs before the venv exists.
 
-    python3.11 -m stack.jars
+Run as `python3.11 -m stack.jars`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
-"""Kafka, Cassandra and Flink together, in one folder; as many independent stacks as there are folders.
+"""Kafka, Cassandra and Flink together in one folder; as many independent stacks as folders.
 
-    with Stack(Path("/tmp/one")) as stack:
-        job_id = stack.submit("jobs/profile_job.py", "--config", str(stack.config_file))
+Example: `with Stack(folder) as stack: stack.submit(job, "--config", str(stack.config_file))`.
 """
 
 from __future__ import annotations
@@ -114,7 +113,10 @@ class Stack:
         savepoint: str | None = None,
         conf: Mapping[str, Any] | None = None,
     ) -> str:
-        """`flink run` of a PyFlink file on this cluster; returns the job id. Raises ServiceError."""
+        """`flink run` of a PyFlink file on this cluster; returns the job id.
+
+        Raises ServiceError.
+        """
         options = {"parallelism.default": parallelism or self.parallelism} | dict(conf or {})
         return flink.flink_run(self.rest_url, job, args, savepoint=savepoint, conf=options)
 

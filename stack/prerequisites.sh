@@ -6,23 +6,28 @@ cd "$(dirname "$0")/.."
 python=${1:-python3.11}
 
 missing() {
-    "$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' \
-        2>/dev/null || echo python3.11-venv
-    # Any Python 3 can ask stack/java.py; without one, Java waits for the second look.
-    "$python" -c 'from stack import java; java.home()' 2>/dev/null || echo openjdk-17-jdk-headless
+    if ! "$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' \
+        2>/dev/null; then
+        echo python3.11-venv
+    # Python looks for Java; without Python that has to wait for the second look.
+    elif ! "$python" -c 'from stack import java; java.home()' 2>/dev/null; then
+        echo openjdk-17-jdk-headless
+    fi
     command -v mvn >/dev/null || echo maven
 }
 
-packages=$(missing | xargs)
-[ -z "$packages" ] && exit 0
-if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; then
+may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }
+
+for look in first second last; do
+    packages=$(missing | xargs)
+    [ -z "$packages" ] && exit 0
+    if [ "$look" = last ] || ! may_install; then
+        echo "missing: $packages (Debian's package names). Install them and run make again." >&2
+        exit 1
+    fi
     echo "installing $packages"
     export DEBIAN_FRONTEND=noninteractive
     # shellcheck disable=SC2086  # one word a package
     { apt-get -qq update && apt-get -qq install --no-install-recommends -y $packages; } >/dev/null ||
         { echo "apt-get could not install: $packages" >&2; exit 1; }
-    packages=$(missing | xargs)
-    [ -z "$packages" ] && exit 0
-fi
-echo "missing: $packages (Debian's package names). Install them and run make again." >&2
-exit 1
+done

@@ -8,6 +8,7 @@ import socket
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -70,9 +71,8 @@ class Service(ABC):
                 raise ServiceError(f"{self.name} ended while it started; {self._log_tail()}")
             if time.monotonic() > deadline_s:
                 self.stop()
-                raise ServiceError(
-                    f"{self.name} did not answer in {self.start_timeout_s:.0f} s; {self._log_tail()}"
-                )
+                waited = f"{self.start_timeout_s:.0f} s"
+                raise ServiceError(f"{self.name} did not answer in {waited}; {self._log_tail()}")
             time.sleep(0.1)
 
     def stop(self) -> None:
@@ -81,10 +81,8 @@ class Service(ABC):
         if process:
             process.terminate()
             process.resume()  # a paused one would never see the request
-            try:
+            with suppress(psutil.TimeoutExpired):  # kill() insists
                 process.wait(self.stop_timeout_s)
-            except psutil.TimeoutExpired:
-                pass  # kill() insists
         self.kill()
 
     def kill(self) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import json
-import os
 import random
 import socket
 from collections.abc import Iterator
@@ -42,7 +41,7 @@ def free_ports(count: int) -> list[int]:
 
 
 class State:
-    """The JSON file of one root. Every change happens under a lock between threads and processes."""
+    """The JSON file of one root, changed only under a lock between threads and processes."""
 
     def __init__(self, root: Path):
         self.file = root / "state.json"
@@ -67,7 +66,7 @@ class State:
             yield content
             written = self.file.with_suffix(".new")
             written.write_text(json.dumps(content, indent=1))
-            os.replace(written, self.file)
+            written.replace(self.file)
 
     def ports(self, *names: str) -> dict[str, int]:
         """The ports of these names, chosen at the first call and kept for good."""

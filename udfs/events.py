@@ -19,6 +19,7 @@ EVENT_TYPES = (
 )  # fmt: skip
 TYPE_INDEX = {name: index for index, name in enumerate(EVENT_TYPES)}
 TYPE_LETTERS = "abcdefghijkl"
+HEADER = "#"  # in the place of the letter: no event, but what is known of a window of the history
 
 # Control characters that JSON text can't hold unescaped, so they separate without escaping.
 FIELD, EVENT, WINDOW = "\x1f", "\x1e", "\x1d"
@@ -96,14 +97,12 @@ def number(event: dict[str, Any], field: str) -> float | None:
 
 def amount(event: dict[str, Any]) -> float:
     """amount, else price x quantity, else 0."""
-    value = number(event, "amount")
-    if value is not None:
+    if "amount" in event and (value := number(event, "amount")) is not None:
         return float(value)
-    price = number(event, "price")
-    if price is None:
+    if "price" not in event or (price := number(event, "price")) is None:
         return 0.0
-    quantity = number(event, "quantity")
-    return float(price) * (1.0 if quantity is None else float(quantity))
+    quantity = number(event, "quantity") if "quantity" in event else None
+    return float(price) if quantity is None else float(price) * float(quantity)
 
 
 def token(event: dict[str, Any], time_ms: int) -> Token:
@@ -115,17 +114,3 @@ def token(event: dict[str, Any], time_ms: int) -> Token:
         _token_id(event.get("category_id")),
         amount(event),
     )
-
-
-def parse_tokens(text: str) -> list[Token]:
-    """One window's tokens as packed by the SQL, in (time, arrival) order."""
-    if len(text) >= TOKEN_CHARS_PER_WINDOW:  # cut from the left: the first one may be half
-        text = text.partition(EVENT)[2]
-    tokens = []
-    for packed in text.split(EVENT) if text else ():
-        time_ms, letter, item, category, spent = packed.split(FIELD)
-        tokens.append(
-            Token(int(time_ms), TYPE_LETTERS.index(letter), item, category, float(spent))
-        )
-    tokens.sort(key=lambda t: t.time_ms)
-    return tokens

@@ -63,9 +63,7 @@ def _message(head: tuple[str, ...], value: str) -> str:
 
 
 def alert(topic: str, flag: Flag, row: ProfileRow) -> str:
-    return _message(
-        (topic, row.user_id, "", "", "", "", ""), cloud_event(flag, row).decode()
-    )
+    return _message((topic, row.user_id, "", "", "", "", ""), cloud_event(flag, row).decode())
 
 
 def rejected(topic: str, events_topic: str, user_id: str, event: Refused) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from udfs.store import ProfileStore, open_store
 from udfs.update import Batch, ProfileUpdater, Timing
 
 OpenStore = Callable[[Settings, int], ProfileStore]
+OpenReport = Callable[[Any], Callable[[Timing], None]]
 
 log = logging.getLogger(__name__)
 
@@ -24,8 +26,11 @@ log = logging.getLogger(__name__)
 class ProfileOperator(ScalarFunction):
     """Columns of `jobs.views.remembered` in, the row's messages out (udfs/messages.py)."""
 
-    def __init__(self, settings: Settings, rules: Rules, open_store: OpenStore):
-        self._settings, self._rules, self._open_store = settings, rules, open_store
+    def __init__(
+        self, settings: Settings, rules: Rules, open_store: OpenStore, open_report: OpenReport
+    ):
+        self._settings, self._rules = settings, rules
+        self._open_store, self._open_report = open_store, open_report
 
     def open(self, function_context: FunctionContext) -> None:
         # Here and not above: the client that submits the job needs no torch.
@@ -46,7 +51,7 @@ class ProfileOperator(ScalarFunction):
             loaded,
             self._store,
             self._rules,
-            Metrics(function_context.get_metric_group()),
+            self._open_report(function_context.get_metric_group()),
         )
         log.info("model %s is warm", loaded.version)
 
@@ -96,14 +101,19 @@ class Metrics:
             self._pass_us_per_row.update(round(one.milliseconds * 1000 / max(one.rows, 1)))
 
 
-def profile_operator(settings: Settings, open_store: OpenStore = open_store):
+def profile_operator(
+    settings: Settings, open_store: OpenStore = open_store, open_report: OpenReport = Metrics
+):
     """The function that `jobs.profile_job` registers. Reads the rules, so that wrong ones are
     refused where the job is submitted.
 
     open_store: called with settings and embedding size in each Python worker.
+    open_report: called with Flink's metric group there; what it returns hears of each batch.
     """
     return udf(
-        ProfileOperator(settings, load_rules(project_path(settings.rules)), open_store),
+        ProfileOperator(
+            settings, load_rules(project_path(settings.rules)), open_store, open_report
+        ),
         result_type=DataTypes.ARRAY(DataTypes.STRING()),
         func_type="pandas",
     )

@@ -6,17 +6,20 @@ a set or a map, row by row.
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import orjson
 
+from liveprofile.config import Settings
 from udfs import affinity, baselines
 from udfs.baselines import DAY_MS, Baselines
-from udfs.events import TYPE_INDEX
+from udfs.columns import Histories
+from udfs.events import EVENT_TYPES, TYPE_INDEX
 from udfs.risk import Finding
 from udfs.store import Flag, ProfileRow
-from udfs.window import History, Window
+from udfs.window import Window, Windows
 
 if TYPE_CHECKING:  # torch is for the workers, not for the client that submits
     from models.runtime import ProfileModel, Scores
@@ -38,8 +41,8 @@ class Inputs(NamedTuple):
     user_id: list[str]
     window_start_ms: np.ndarray  # (n,) int64
     window_end_ms: np.ndarray
-    windows: list[Window]
-    histories: list[History]
+    windows: Windows
+    histories: Histories
     before: Baselines  # without the window, as seen at its start
     after: Baselines  # with it, as seen at its end
 
@@ -53,9 +56,8 @@ class Side(NamedTuple):
         return self.values[:, FEATURES.index(name)]
 
 
-def _recency_days(now_ms: np.ndarray, last_purchase_ms: list[int]) -> np.ndarray:
-    last = np.array(last_purchase_ms, dtype=np.float64)
-    return np.where(last > 0, (now_ms - last) / DAY_MS, np.nan)
+def _recency_days(now_ms: np.ndarray, last_purchase_ms: np.ndarray) -> np.ndarray:
+    return np.where(last_purchase_ms > 0, (now_ms - last_purchase_ms) / DAY_MS, np.nan)
 
 
 def _side(base: Baselines, recency: np.ndarray, churn: np.ndarray, spend: np.ndarray) -> Side:
@@ -69,59 +71,76 @@ def sides(rows: Inputs, scores: Scores) -> tuple[Side, Side]:
     """The features before and after the window."""
     before = _side(
         rows.before,
-        _recency_days(rows.window_start_ms, [h.last_purchase_ms for h in rows.histories]),
+        _recency_days(rows.window_start_ms, rows.histories.last_purchase_ms),
         scores.churn_before,
         scores.spend_before,
     )
     after = _side(
         rows.after,
-        _recency_days(rows.window_end_ms, [h.last_purchase_ms_now for h in rows.histories]),
+        _recency_days(rows.window_end_ms, rows.histories.last_purchase_ms_now),
         scores.churn_after,
         scores.spend_after,
     )
     return before, after
 
 
-def segments(after: dict[str, float], coupon_user: bool) -> list[str]:
-    """Names that marketing and operations work with, sorted. `after`: the features by name."""
-    recency = after["recency_days"]  # NaN compares false: never bought is neither loyal nor lapsing
+def segments(after: Side, coupon_user: np.ndarray) -> list[list[str]]:
+    """Names that marketing and operations work with, sorted. coupon_user: (n,) bool."""
+    x = {name: after.column(name) for name in FEATURES}
+    recency = x["recency_days"]  # NaN compares false: never bought is neither loyal nor lapsing
     rules = {
-        "new": after["windows"] <= 3,
-        "loyal": after["purchase_windows"] >= 10 and recency <= 30,
-        "lapsing": after["purchase_windows"] >= 3 and recency > 30,
-        "churn_risk": after["churn"] >= 0.5 and after["purchases"] > 0,
-        "browser": after["events"] >= 20 and after["purchases"] == 0,
-        "big_spender": after["purchase_windows"] >= 3 and after["purchase_amount_mean"] >= 100,
+        "big_spender": (x["purchase_windows"] >= 3) & (x["purchase_amount_mean"] >= 100),
+        "browser": (x["events"] >= 20) & (x["purchases"] == 0),
+        "churn_risk": (x["churn"] >= 0.5) & (x["purchases"] > 0),
         "coupon_user": coupon_user,
+        "lapsing": (x["purchase_windows"] >= 3) & (recency > 30),
+        "loyal": (x["purchase_windows"] >= 10) & (recency <= 30),
+        "new": x["windows"] <= 3,
     }
-    return sorted(name for name, true in rules.items() if true)
+    columns = [rule.tolist() for rule in rules.values()]
+    return [list(compress(rules, true)) for true in zip(*columns, strict=True)]
 
 
-def risk_inputs(
-    before: Side, rows: Inputs, scores: Scores
-) -> list[tuple[dict[str, float], dict[str, float]]]:
-    """What the rules look at, row by row: before the window, and in it."""
-    earlier = before.values.tolist()
-    surprise = scores.surprise.tolist()
-    return [
-        (
-            dict(zip(FEATURES, known, strict=True)),
-            {
-                "events": float(window.events),
-                "purchases": float(window.counts["purchase"]),
-                "amount": window.amount,
-                "surprise": surprised,
-            },
-        )
-        for known, window, surprised in zip(earlier, rows.windows, surprise, strict=True)
-    ]
+def _coupon_users(rows: Inputs) -> np.ndarray:
+    tokens = rows.histories.tokens
+    users = np.array([window.used_coupon for window in rows.windows.rows], bool)
+    users[tokens.row_of[tokens.type_index == TYPE_INDEX["coupon"]]] = True
+    return users
 
 
 def _named(names: list[str], index: np.ndarray, p: np.ndarray) -> list[dict[str, float]]:
     return [
-        {names[i]: share for i, share in zip(ids, ps, strict=True)}
+        dict(zip([names[i] for i in ids], ps, strict=True))
         for ids, ps in zip(index.tolist(), np.round(p.astype(np.float64), 4).tolist(), strict=True)
     ]
+
+
+class _Row(NamedTuple):
+    """One row of what `assemble` computed in columns."""
+
+    user_id: str
+    start_ms: int
+    end_ms: int
+    window: Window
+    counts: list[int]
+    events: int
+    amount: float
+    return_amount: float
+    before: list[float]
+    after: list[float]
+    segments: list[str]
+    interests: dict[str, float]
+    next_items: list[int]
+    surprise: float
+    distance: float
+    lookalike: bool
+    hours: np.ndarray
+    weekdays: np.ndarray
+    liked: dict[str, float]
+    moved: list[tuple[str, float, float]]
+    embedding: np.ndarray
+    found: list[Finding]
+    flags: list[Flag]
 
 
 def assemble(
@@ -132,109 +151,111 @@ def assemble(
     after: Side,
     found: list[list[Finding]],
     flags: list[list[Flag]],
-    *,
-    decay_days: float,
-    lookalike_distance: float,
+    settings: Settings,
 ) -> list[ProfileRow]:
     """The rows to store, in the order given."""
-    distance = 1.0 - np.einsum("nd,nd->n", scores.embedding_before, scores.embedding_after)
-    distance = np.round(np.clip(distance, 0.0, 2.0).astype(np.float64), _DECIMALS).tolist()
-    interests = _named(model.categories, scores.interests_after, scores.interests_after_p)
-    hours, weekdays = (
-        np.round(activity, 4) for activity in (rows.after.activity_hour, rows.after.activity_weekday)
+    cosine = np.einsum("nd,nd->n", scores.embedding_before, scores.embedding_after)
+    distance = np.round(np.clip(1.0 - cosine, 0.0, 2.0).astype(np.float64), _DECIMALS)
+    seen, cassandra = after.column("windows"), settings.cassandra
+    lookalike = (
+        (distance >= cassandra.lookalike_distance)
+        | (seen <= 1)
+        | (seen % cassandra.lookalike_refresh_windows == 0)
     )
-    next_items = scores.next_items.tolist()
-    surprise = scores.surprise.tolist()
-    columns = zip(
-        rows.user_id,
-        rows.window_start_ms.tolist(),
-        rows.window_end_ms.tolist(),
-        rows.windows,
-        rows.histories,
-        before.values.tolist(),
-        after.values.tolist(),
-        strict=True,
+    liked = affinity.affinity(
+        rows.histories.tokens,
+        rows.windows.tokens,
+        rows.window_start_ms,
+        rows.window_end_ms,
+        settings.state.decay_days,
     )
-    stored = []
-    for i, (user_id, start_ms, end_ms, window, history, was, now) in enumerate(columns):
-        earlier = dict(zip(FEATURES, was, strict=True))
-        current = dict(zip(FEATURES, now, strict=True))
-        liked_before = affinity.shares(affinity.weights(history.tokens, start_ms, decay_days))
-        liked = affinity.shares(
-            affinity.weights([*history.tokens, *window.tokens], end_ms, decay_days)
-        )
-        counts = {
-            "events": window.events,
-            "counts": dict(window.counts),
-            "amount": window.amount,
-            "return_amount": window.return_amount,
+    columns = _Row(
+        user_id=rows.user_id,
+        start_ms=rows.window_start_ms.tolist(),
+        end_ms=rows.window_end_ms.tolist(),
+        window=rows.windows.rows,
+        counts=rows.windows.counts.tolist(),
+        events=rows.windows.tokens.sizes.tolist(),
+        amount=rows.windows.amount.tolist(),
+        return_amount=rows.windows.return_amount.tolist(),
+        before=before.values.tolist(),
+        after=after.values.tolist(),
+        segments=segments(after, _coupon_users(rows)),
+        interests=_named(model.categories, scores.interests_after, scores.interests_after_p),
+        next_items=scores.next_items.tolist(),
+        surprise=scores.surprise.tolist(),
+        distance=distance.tolist(),
+        lookalike=lookalike.tolist(),
+        hours=np.round(rows.after.activity_hour, 4),
+        weekdays=np.round(rows.after.activity_weekday, 4),
+        liked=liked.after,
+        moved=liked.moved,
+        embedding=scores.embedding_after,
+        found=found,
+        flags=flags,
+    )
+    return [_stored(_Row(*row), model) for row in zip(*columns, strict=True)]
+
+
+def _stored(row: _Row, model: ProfileModel) -> ProfileRow:
+    window = row.window
+    current = dict(zip(FEATURES, row.after, strict=True))
+    profile = {
+        "features": current,
+        "activity_hour": row.hours,
+        "activity_weekday": row.weekdays,
+        "category_affinity": row.liked,
+        "interests": row.interests,
+        "next_items": [model.items[item] for item in row.next_items],
+        "last": {
+            "device": window.last_device,
+            "channel": window.last_channel,
+            "place": window.last_place,
+            "tags": window.tags,
+        },
+    }
+    delta = {
+        "before": dict(zip(FEATURES, row.before, strict=True)),
+        "after": current,
+        "moved_categories": row.moved,
+        "window": {
+            "events": row.events,
+            "counts": {name: n for name, n in zip(EVENT_TYPES, row.counts, strict=True) if n},
+            "amount": row.amount,
+            "return_amount": row.return_amount,
             "items": window.items,
             "categories": window.categories,
             "devices": window.devices,
             "sessions": window.sessions,
-        }
-        profile = {
-            "features": current,
-            "activity_hour": hours[i],
-            "activity_weekday": weekdays[i],
-            "category_affinity": _rounded(affinity.largest(liked)),
-            "interests": interests[i],
-            "next_items": [model.items[item] for item in next_items[i]],
-            "last": {
-                "device": window.last_device,
-                "channel": window.last_channel,
-                "place": window.last_place,
-                "tags": window.tags,
-            },
-        }
-        delta = {
-            "before": earlier,
-            "after": current,
-            "moved_categories": [
-                (category, round(x, 4), round(y, 4))
-                for category, x, y in affinity.moved(liked_before, liked)
-            ],
-            "window": counts,
-        }
-        recency = current["recency_days"]
-        stored.append(
-            ProfileRow(
-                user_id=user_id,
-                window_start_ms=start_ms,
-                window_end_ms=end_ms,
-                model_version=model.version,
-                feature_version=FEATURE_VERSION,
-                revision=model.revision,
-                churn=current["churn"],
-                expected_spend=current["expected_spend"],
-                surprise=surprise[i],
-                recency_days=None if recency != recency else recency,
-                purchases_decayed=current["purchases_decayed"],
-                amount_decayed=current["amount_decayed"],
-                segments=segments(current, _coupon_user(window, history)),
-                profile_json=orjson.dumps(profile, option=_JSON),
-                embedding=scores.embedding_after[i],
-                events=window.events,
-                amount=window.amount,
-                embedding_distance=distance[i],
-                active_rules=sorted(finding.rule.id for finding in found[i]),
-                delta_json=orjson.dumps(delta, option=_JSON),
-                digests=window.digests,
-                events_total=int(current["events"]),
-                write_lookalike=distance[i] >= lookalike_distance or earlier["windows"] == 0,
-                flags=flags[i],
-            )
-        )
-    return stored
-
-
-def _coupon_user(window: Window, history: History) -> bool:
-    coupon = TYPE_INDEX["coupon"]
-    return window.used_coupon or any(token.type_index == coupon for token in history.tokens)
-
-
-def _rounded(share: dict[str, float]) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in share.items()}
+        },
+    }
+    recency = current["recency_days"]
+    return ProfileRow(
+        user_id=row.user_id,
+        window_start_ms=row.start_ms,
+        window_end_ms=row.end_ms,
+        model_version=model.version,
+        feature_version=FEATURE_VERSION,
+        revision=model.revision,
+        churn=current["churn"],
+        expected_spend=current["expected_spend"],
+        surprise=row.surprise,
+        recency_days=None if recency != recency else recency,
+        purchases_decayed=current["purchases_decayed"],
+        amount_decayed=current["amount_decayed"],
+        segments=row.segments,
+        profile_json=orjson.dumps(profile, option=_JSON),
+        embedding=row.embedding,
+        events=row.events,
+        amount=row.amount,
+        embedding_distance=row.distance,
+        active_rules=sorted(finding.rule.id for finding in row.found),
+        delta_json=orjson.dumps(delta, option=_JSON),
+        digests=window.digests,
+        events_total=int(current["events"]),
+        write_lookalike=row.lookalike,
+        flags=row.flags,
+    )
 
 
 def read_baselines(

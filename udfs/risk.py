@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from liveprofile.errors import InputError
@@ -86,21 +87,19 @@ class Finding(NamedTuple):
     evidence: dict[str, float]
 
 
-def _spread_z(value: float, mean: float, std: float, floor: float) -> float:
-    return (value - mean) / max(std, floor)
-
-
-def evaluate(rules: Rules, before: Mapping[str, float], now: Mapping[str, float]) -> list[Finding]:
-    """The rules that are true of a window.
+def evaluate(
+    rules: Rules, before: Mapping[str, np.ndarray], now: Mapping[str, np.ndarray]
+) -> list[list[Finding]]:
+    """The rules that are true of each of n windows.
 
     before: windows, purchase_windows, purchase_count_mean/_std, purchase_amount_mean/_std as known
-    before the window; now: events, purchases, amount, surprise of the window.
+    before the window; now: events, purchases, amount, surprise of the window. All (n,).
     """
-    found = []
+    found: list[list[Finding]] = [[] for _ in range(len(now["events"]))]
     for rule in rules.rules:
         if rule.feature == "surprise":
             value, history, count = now["surprise"], before["windows"], now["events"]
-            evidence = {"events": now["events"]}
+            seen = {"events": now["events"]}
         else:
             kind, x = (
                 ("count", now["purchases"])
@@ -108,14 +107,23 @@ def evaluate(rules: Rules, before: Mapping[str, float], now: Mapping[str, float]
                 else ("amount", now["amount"])
             )
             mean, std = before[f"purchase_{kind}_mean"], before[f"purchase_{kind}_std"]
-            floor = 1.0 if kind == "count" else max(0.1 * mean, 1.0)
-            value = _spread_z(x, mean, std, floor)
+            floor = 1.0 if kind == "count" else np.maximum(0.1 * mean, 1.0)
+            value = (x - mean) / np.maximum(std, floor)
             history, count = before["purchase_windows"], now["purchases"]
-            evidence = {"n" if kind == "count" else "amount": x, "mean": mean, "std": std}
-        if value >= rule.threshold and history >= rule.min_history and count >= rule.min_count:
-            shown = {"value": value, "threshold": rule.threshold, "history": history}
-            found.append(Finding(rule, value, shown | evidence))
+            seen = {"n" if kind == "count" else "amount": x, "mean": mean, "std": std}
+        true = (value >= rule.threshold) & (history >= rule.min_history) & (count >= rule.min_count)
+        for row in np.flatnonzero(true).tolist():
+            columns = {"value": value, "history": history} | seen
+            evidence = {name: _plain(column[row]) for name, column in columns.items()}
+            evidence["threshold"] = rule.threshold
+            found[row].append(Finding(rule, float(value[row]), evidence))
     return found
+
+
+def _plain(value: np.floating | np.integer) -> float | int:
+    """Whole numbers without a fraction, as a message shows counts."""
+    number = float(value)
+    return int(number) if number.is_integer() else number
 
 
 def flag_id(user_id: str, rule_id: str, window_end_ms: int) -> str:

@@ -10,15 +10,18 @@ import numpy as np
 
 from liveprofile.config import Settings
 from udfs import messages, profile, risk
-from udfs.events import EVENT, FIELD
+from udfs.columns import read_histories
+from udfs.events import EVENT, FIELD, TYPE_INDEX
 from udfs.store import ProfileRow, ProfileStore
-from udfs.window import Refused, Window, read_history, read_window
+from udfs.window import Refused, Windows, read_windows
 
 if TYPE_CHECKING:  # torch is for the workers, not for the client that submits
     from models.runtime import BatchTime, ProfileModel, Scores
 
 # What a row of odd data raises. Anything else (no memory, a lost card) is no row's fault.
 DATA_ERRORS = (ValueError, TypeError, KeyError, IndexError, ArithmeticError)
+
+MOST_ROWS_BAD = 0.5
 
 
 class Batch(NamedTuple):
@@ -75,32 +78,36 @@ class ProfileUpdater:
         """
         try:
             return self._update(batch)
-        except DATA_ERRORS:
+        except DATA_ERRORS as error:
             if len(batch.user_id) == 1:
-                raise
-        sent = []
+                return [self._reject_row(batch, error)]
+        return self._update_one_by_one(batch)
+
+    def _update_one_by_one(self, batch: Batch) -> list[list[str]]:
+        sent, failed = [], []
         for index in range(len(batch.user_id)):
             row = batch.row(index)
             try:
                 sent += self._update(row)
             except DATA_ERRORS as error:
+                failed.append(error)
                 sent.append(self._reject_row(row, error))
+        if len(failed) > max(1, MOST_ROWS_BAD * len(batch.user_id)):
+            raise failed[0]  # the fault is ours: better stop than reject everything
         return sent
 
     def _update(self, batch: Batch) -> list[list[str]]:
         clock = [time.perf_counter()]
-        windows = [read_window(packed) for packed in batch.events]
+        windows, kept, refused = read_windows(batch.events)
         sent = [
-            [self._rejected(user_id, event) for event in window.refused]
-            for user_id, window in zip(batch.user_id, windows, strict=True)
+            [self._rejected(user_id, event) for event in events]
+            for user_id, events in zip(batch.user_id, refused, strict=True)
         ]
-        rows, kept = self._read(batch, windows)
+        rows = self._read(batch, windows, kept)
         clock.append(time.perf_counter())
         if not kept:
             return sent
-        scores = self._model.score(
-            [history.tokens for history in rows.histories], [w.tokens for w in rows.windows]
-        )
+        scores = self._model.score(rows.histories.tokens, rows.windows.tokens)
         clock.append(time.perf_counter())
         stored = self._assemble(rows, scores)
         clock.append(time.perf_counter())
@@ -114,9 +121,7 @@ class ProfileUpdater:
         self._on_batch(Timing(len(kept), *spent.tolist(), scores.batches))
         return sent
 
-    def _read(self, batch: Batch, windows: list[Window]) -> tuple[profile.Inputs, list[int]]:
-        """The rows with an event left, and where they stand in the batch."""
-        kept = [i for i, window in enumerate(windows) if window.events]
+    def _read(self, batch: Batch, windows: Windows, kept: list[int]) -> profile.Inputs:
         before, after = profile.read_baselines(
             batch.added[kept],
             batch.sums[kept],
@@ -124,23 +129,28 @@ class ProfileUpdater:
             batch.window_end_ms[kept],
             self._settings.state.decay_days,
         )
-        rows = profile.Inputs(
+        return profile.Inputs(
             [batch.user_id[i] for i in kept],
             batch.window_start_ms[kept],
             batch.window_end_ms[kept],
-            [windows[i] for i in kept],
-            [read_history(batch.history[i]) for i in kept],
+            windows,
+            read_histories([batch.history[i] for i in kept]),
             before,
             after,
         )
-        return rows, kept
 
     def _assemble(self, rows: profile.Inputs, scores: Scores) -> list[ProfileRow]:
         before, after = profile.sides(rows, scores)
-        found = [
-            risk.evaluate(self._rules, earlier, now)
-            for earlier, now in profile.risk_inputs(before, rows, scores)
-        ]
+        found = risk.evaluate(
+            self._rules,
+            {name: before.column(name) for name in profile.FEATURES},
+            {
+                "events": rows.windows.tokens.sizes,
+                "purchases": rows.windows.counts[:, TYPE_INDEX["purchase"]],
+                "amount": rows.windows.amount,
+                "surprise": scores.surprise,
+            },
+        )
         flags = self._raiser.raise_flags(
             list(zip(rows.user_id, rows.window_end_ms.tolist(), found, strict=True))
         )
@@ -152,8 +162,7 @@ class ProfileUpdater:
             after,
             found,
             flags,
-            decay_days=self._settings.state.decay_days,
-            lookalike_distance=self._settings.cassandra.lookalike_distance,
+            self._settings,
         )
 
     def _rejected(self, user_id: str, event: Refused) -> str:

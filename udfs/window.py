@@ -1,17 +1,20 @@
-"""One row of `jobs.views.remembered`, read: the window's events and the history before it."""
+"""The events of windows, read from the payloads that the SQL packed."""
 
 from __future__ import annotations
 
-from collections import Counter
-from dataclasses import dataclass, field
-from typing import Any
+from operator import itemgetter
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from udfs import events as ev
-from udfs.events import EVENT, FIELD, WINDOW, BadEvent, Token
+from udfs.columns import TokenColumns
+from udfs.events import EVENT, EVENT_TYPES, FIELD, TYPE_INDEX, BadEvent, Token
+
+_PURCHASE, _RETURN, _COUPON = (TYPE_INDEX[name] for name in ("purchase", "return", "coupon"))
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(NamedTuple):
     """An event that the SQL let through and that can't be used after all."""
 
     reason: str
@@ -21,80 +24,123 @@ class Refused:
     payload: str
 
 
-@dataclass(slots=True)
-class Window:
-    """What one user did in one window, in (event_time, event_id) order."""
+class Window(NamedTuple):
+    """What one user did in one window, but for what is counted over many windows at once."""
 
-    tokens: list[Token] = field(default_factory=list)
-    digests: bytes = b""
-    counts: Counter[str] = field(default_factory=Counter)
-    amount: float = 0.0
-    return_amount: float = 0.0
-    items: int = 0
-    categories: int = 0
-    devices: int = 0
-    sessions: int = 0
-    last_device: str = ""
-    last_channel: str = ""
-    last_place: tuple[float, float] | None = None
-    tags: tuple[str, ...] = ()
-    used_coupon: bool = False
-    refused: list[Refused] = field(default_factory=list)
-
-    @property
-    def events(self) -> int:
-        return len(self.tokens)
+    digests: bytes  # 8 an event
+    items: int  # distinct, as the next three
+    categories: int
+    devices: int
+    sessions: int
+    last_device: str
+    last_channel: str
+    last_place: tuple[float, float] | None
+    tags: tuple[str, ...]
+    used_coupon: bool
 
 
-def read_window(packed: str) -> Window:
-    """The events of a window as `jobs.views.packed` packs them. Bad ones end in `refused`."""
-    window = Window()
-    read: list[tuple[int, str, dict[str, Any], Token]] = []
-    for one in packed.split(EVENT):
+class Windows(NamedTuple):
+    """n rows' windows, each row's events in (event_time, event_id) order."""
+
+    rows: list[Window]
+    tokens: TokenColumns
+    counts: np.ndarray  # (n, types) events by type
+    amount: np.ndarray  # (n,) of purchases
+    return_amount: np.ndarray
+
+
+class _Read(NamedTuple):
+    """One event; sorts by time and id, which no other event of a user shares."""
+
+    time_ms: int
+    event_id: str
+    token: Token
+    event: dict[str, Any]
+
+
+def read_windows(packed: list[str]) -> tuple[Windows, list[int], list[list[Refused]]]:
+    """The windows as `jobs.views.packed` packs them; those that have an event left, and which those
+    are; and of every row the events that can't be used."""
+    rows, tokens, kept, refused = [], [], [], []
+    for index, text in enumerate(packed):
+        events, bad = _read_events(text)
+        refused.append(bad)
+        if events:
+            kept.append(index)
+            rows.append(_window(events))
+            tokens.append([event.token for event in events])
+    return _count(rows, TokenColumns.of(tokens)), kept, refused
+
+
+def read_tokens(packed: str) -> tuple[list[Token], int]:
+    """One window's tokens alone, and how many events can't be used: for training rows."""
+    events, refused = _read_events(packed)
+    return [event.token for event in events], len(refused)
+
+
+def _read_events(text: str) -> tuple[list[_Read], list[Refused]]:
+    read: list[_Read] = []
+    refused: list[Refused] = []
+    for one in text.split(EVENT):
         time, partition, offset, payload = one.split(FIELD, 3)
         try:
             event = ev.load(payload)
+            if "place" in event:
+                event["place"] = _place(event["place"])
             time_ms = int(time)
-            event["place"] = _place(event.get("place"))
-            read.append((time_ms, ev.as_id(event["event_id"]), event, ev.token(event, time_ms)))
+            read.append(
+                _Read(time_ms, ev.as_id(event["event_id"]), ev.token(event, time_ms), event)
+            )
         except BadEvent as bad:
-            window.refused.append(Refused(bad.reason, bad.detail, partition, offset, payload))
+            refused.append(Refused(bad.reason, bad.detail, partition, offset, payload))
         except (KeyError, TypeError, ValueError) as error:
             # Where Java's JSON and ours read a payload differently.
             detail = f"{type(error).__name__}: {error}"[:200]
-            window.refused.append(Refused("UNREADABLE", detail, partition, offset, payload))
-    read.sort(key=lambda r: r[:2])
+            refused.append(Refused("UNREADABLE", detail, partition, offset, payload))
+    if len(read) > 1:
+        read.sort(key=_READ_ORDER)
+    return read, refused
 
-    counts: list[str] = []
-    devices, sessions, tags = set(), set(), {}
-    digests = []
-    for _, event_id, event, token in read:
-        kind = event["event_type"]
-        counts.append(kind)
-        digests.append(ev.digest(event_id))
-        if kind == "purchase":
-            window.amount += token.amount
-        elif kind == "return":
-            window.return_amount += token.amount
-        if device := ev.as_id(event.get("device_id")):
-            devices.add(device)
-            window.last_device = device
-        if session := ev.as_id(event.get("session_id")):
-            sessions.add(session)
-        if channel := ev.as_id(event.get("channel")):
-            window.last_channel = channel
-        if kind == "coupon" or (kind == "purchase" and ev.as_id(event.get("coupon_id"))):
-            window.used_coupon = True
-        window.last_place = event["place"] or window.last_place
-        if (listed := event.get("tags")) is not None and isinstance(listed, list):
-            tags.update((tag, None) for tag in listed if isinstance(tag, str))
-    window.tokens = [token for *_, token in read]
-    window.counts = Counter(counts)
-    window.digests = b"".join(digests)
-    window.items = len({t.item for t in window.tokens if t.item})
-    window.categories = len({t.category for t in window.tokens if t.category})
-    window.devices, window.sessions, window.tags = len(devices), len(sessions), tuple(tags)
-    return window
+
+_READ_ORDER = itemgetter(0, 1)
+
+
+def _window(read: list[_Read]) -> Window:
+    """Most events lack most fields, so each field is looked for once and handled if it is there."""
+    items, categories, devices, sessions = set(), set(), set(), set()
+    tags: dict[str, None] = {}
+    device = channel = ""
+    place = None
+    used_coupon = False
+    for _, _, token, event in read:
+        items.add(token.item)
+        categories.add(token.category)
+        if "device_id" in event and (text := ev.as_id(event["device_id"])):
+            devices.add(device := text)
+        if "session_id" in event and (text := ev.as_id(event["session_id"])):
+            sessions.add(text)
+        if "channel" in event:
+            channel = ev.as_id(event["channel"]) or channel
+        if "place" in event:
+            place = event["place"] or place
+        if "tags" in event and isinstance(event["tags"], list):
+            tags.update((tag, None) for tag in event["tags"] if isinstance(tag, str))
+        if token.type_index == _COUPON or (
+            token.type_index == _PURCHASE and ev.as_id(event.get("coupon_id")) != ""
+        ):
+            used_coupon = True
+    return Window(
+        digests=b"".join([ev.digest(event.event_id) for event in read]),
+        items=len(items - {""}),
+        categories=len(categories - {""}),
+        devices=len(devices),
+        sessions=len(sessions),
+        last_device=device,
+        last_channel=channel,
+        last_place=place,
+        tags=tuple(tags),
+        used_coupon=used_coupon,
+    )
 
 
 def _place(place: Any) -> tuple[float, float] | None:
@@ -104,21 +150,12 @@ def _place(place: Any) -> tuple[float, float] | None:
     return None if lat is None or lon is None else (float(lat), float(lon))
 
 
-@dataclass(frozen=True, slots=True)
-class History:
-    """The K windows before this one."""
+def _count(rows: list[Window], tokens: TokenColumns) -> Windows:
+    types, row_of = len(EVENT_TYPES), tokens.row_of
+    counts = np.bincount(row_of * types + tokens.type_index, minlength=len(rows) * types)
 
-    tokens: list[Token]
-    last_purchase_ms: int  # 0: none
-    last_purchase_ms_now: int  # this window included
+    def spent(kind: int) -> np.ndarray:
+        amount = np.where(tokens.type_index == kind, tokens.amount, 0.0)
+        return np.bincount(row_of, amount, len(rows))
 
-
-def read_history(text: str) -> History:
-    """As `jobs.views.remembered` lists them, this window last."""
-    *before, now = text.split(WINDOW)
-    tokens: list[Token] = []
-    last_purchase = "0"
-    for window in before:
-        last_purchase, _, packed = window.partition(EVENT)
-        tokens += ev.parse_tokens(packed)
-    return History(tokens, int(last_purchase), int(now.partition(EVENT)[0]))
+    return Windows(rows, tokens, counts.reshape(-1, types), spent(_PURCHASE), spent(_RETURN))

@@ -47,7 +47,7 @@ def audit(
     settings = read_settings(config)
     if repair:
         _require_caught_up(settings)
-    account, log, rejected = _take(settings)
+    account, log, rejected = take(settings)
     repaired = _repair(settings, log, account.lost, rejected) if repair else 0
     if json:
         print_json(_as_json(account, log, repaired))
@@ -71,7 +71,8 @@ def _require_caught_up(settings: Settings) -> None:
         )
 
 
-def _take(settings: Settings) -> tuple[Account, Log, np.ndarray]:
+def take(settings: Settings) -> tuple[Account, Log, np.ndarray]:
+    """The account, the input topic's records, and which of them were rejected."""
     from liveprofile import kafka
     from liveprofile.audit import account, positions, read_log, used_claims
     from liveprofile.cassandra import session_of

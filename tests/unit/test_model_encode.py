@@ -19,8 +19,8 @@ from models.encode import (
     gap_bucket,
     hashed,
     kept_counts,
-    truncate,
 )
+from udfs.columns import TokenColumns
 from udfs.events import Token
 
 MONDAY_MS = 1_483_315_200_000  # 2017-01-02 00:00 UTC
@@ -35,18 +35,31 @@ def encoder(max_len=8):
     return Encoder(Vocabulary(["i1", "i2"], 4), Vocabulary(["c1"], 2), max_len)
 
 
+def encode(histories, windows, length_buckets):
+    ours = encoder()
+    known = ours.known(TokenColumns.of(histories), TokenColumns.of(windows))
+    return ours.encode(known, np.arange(len(histories)), length_buckets)
+
+
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(2, 40))
-def test_truncate_keeps_the_newest_and_a_quarter_of_history(histories, windows, max_len):
-    history = [event(minute) for minute in range(histories)]
-    window = [event(minute) for minute in range(histories, histories + windows)]
-    tokens, kept = truncate(history, window, max_len)
-    room = max_len - 1
-    assert len(tokens) == min(histories + windows, room)
-    assert tokens[:kept] == history[histories - kept :]
-    assert tokens[kept:] == window[windows - (len(tokens) - kept) :]
-    assert kept >= min(histories, room // 4)
+def test_the_window_leaves_history_a_quarter_of_the_room(histories, windows, max_len):
     counts = kept_counts(np.array([histories]), np.array([windows]), max_len)
-    assert (kept, len(tokens) - kept) == tuple(int(count[0]) for count in counts)
+    history, window = (int(count[0]) for count in counts)
+    room = max_len - 1
+    assert history + window == min(histories + windows, room)
+    assert min(histories, room // 4) <= history <= histories
+    # The window has the first claim on the rest.
+    assert window == min(windows, room - min(histories, room // 4))
+
+
+def test_the_newest_tokens_are_kept():
+    history = [event(minute, amount=1.0 + minute) for minute in range(9)]
+    window = [event(minute, amount=1.0 + minute) for minute in range(9, 20)]
+    batch = encode([history], [window], (8,))
+    assert batch.groups == [(0, 1, 8)]
+    amounts = (batch.features_P7 - encoder().layout.offsets)[1:, FIELDS.index("amount")]
+    kept = np.array([9.0, 15.0, 16.0, 17.0, 18.0, 19.0, 20.0])
+    assert amounts.tolist() == amount_bucket(kept).tolist()
 
 
 def test_ids_are_named_hashed_or_unknown():
@@ -84,10 +97,12 @@ def test_buckets_rise_and_stay_in_range():
 def test_a_batch_lays_rows_out_with_bos_and_padding():
     history = [event(0), event(1, "i2", "new", 3, 9.5)]
     window = [event(90, "", "")]
-    batch = encoder().encode([[], history], [[event(5)], window], (8,))
+    batch = encode([[], history], [[event(5)], window], (8,))
     assert batch.groups == [(0, 2, 4)]
     columns = dict(zip(FIELDS, (batch.features_P7 - encoder().layout.offsets).T, strict=True))
     assert columns["type"][[0, 4]].tolist() == [BOS_TYPE, BOS_TYPE]
+    assert columns["amount"][[0, 4]].tolist() == [AMOUNT_BUCKETS, AMOUNT_BUCKETS + 6]
+    assert columns["gap"][0] == GAP_BUCKETS and columns["gap"][4] == GAP_BUCKETS + 23
     assert columns["item"][[1, 5, 6, 7]].tolist() == [1, 1, 2, 0]
     assert columns["category"][[1, 5, 7]].tolist() == [1, 1, 0]
     assert columns["category"][6] in (2, 3)
@@ -102,6 +117,6 @@ def test_a_batch_lays_rows_out_with_bos_and_padding():
 def test_rows_are_grouped_by_length():
     histories = [[event(i) for i in range(size)] for size in (0, 1, 2, 6, 6)]
     windows = [[event(99)]] * 5
-    batch = encoder(8).encode(histories, windows, (3, 5))
+    batch = encode(histories, windows, (3, 5))
     assert batch.groups == [(0, 2, 3), (6, 1, 4), (10, 2, 8)]
     assert batch.after_B.tolist() == [1, 5, 9, 17, 25]

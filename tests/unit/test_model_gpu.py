@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from models.runtime import ProfileModel
+from udfs.columns import TokenColumns
 from udfs.events import Token
 
 pytestmark = pytest.mark.gpu
@@ -35,7 +36,8 @@ def test_a_card_scores_as_the_cpu_does():
     windows = [tokens(int(random.integers(1, 20)), 60) for _ in range(700)]
     for model in models:
         model.warm_up()
-    cpu, card = (model.score(histories, windows) for model in models)
+    columns = TokenColumns.of(histories), TokenColumns.of(windows)
+    cpu, card = (model.score(*columns) for model in models)
     assert np.abs(cpu.churn_after - card.churn_after).max() < 0.02
     assert np.abs(cpu.surprise - card.surprise).max() < 0.1
     assert (cpu.embedding_after * card.embedding_after).sum(1).min() > 0.999

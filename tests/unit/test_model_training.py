@@ -20,6 +20,7 @@ from models.runtime import ModelError, ProfileModel
 from models.segments import build, cut, enrich, examples
 from models.train import schedule, split, train
 from models.transformer import top_k
+from udfs.columns import TokenColumns
 from udfs.events import EVENT, FIELD, TYPE_INDEX, Token
 
 DAY_MS = 86_400_000
@@ -111,6 +112,10 @@ def people(count=40, seed=3):
     return histories, windows
 
 
+def score(model, histories, windows):
+    return model.score(TokenColumns.of(histories), TokenColumns.of(windows))
+
+
 def assert_same(one, other, tolerance=1e-5):
     for name, value in one._asdict().items():
         if name != "batches":
@@ -152,14 +157,14 @@ def test_a_saved_model_is_the_loaded_model(trained, tmp_path):
     assert again == card
     histories, windows = people()
     one, two = (ProfileModel.load(f, device="cpu") for f in (trained[0], tmp_path / "again"))
-    assert_same(one.score(histories, windows), two.score(histories, windows), 0)
+    assert_same(score(one, histories, windows), score(two, histories, windows), 0)
 
 
 def test_before_knows_nothing_of_the_window(model):
     histories = [usual(), usual(2, 3), []]
     windows = [[bought(100)], [bought(100, 2)], [bought(100, 3)]]
     others = [[bought(105, 4, 2), bought(107)], [bought(101, 0)], [bought(300, 1)]]
-    one, two = model.score(histories, windows), model.score(histories, others)
+    one, two = score(model, histories, windows), score(model, histories, others)
     for name in one._fields:
         if "before" in name:
             np.testing.assert_allclose(getattr(one, name), getattr(two, name), 1e-5, 1e-5)
@@ -168,21 +173,22 @@ def test_before_knows_nothing_of_the_window(model):
 
 def test_a_row_scores_the_same_alone_and_in_any_batch(model, trained):
     histories, windows = people()
-    together = model.score(histories, windows)
+    together = score(model, histories, windows)
     alone = [
-        model.score([history], [window]) for history, window in zip(histories, windows, strict=True)
+        score(model, [history], [window])
+        for history, window in zip(histories, windows, strict=True)
     ]
     for name in together._fields[:-1]:
         stacked = np.concatenate([getattr(scores, name) for scores in alone])
         np.testing.assert_allclose(getattr(together, name), stacked, 1e-5, 1e-5, err_msg=name)
     small = ProfileModel.load(trained[0], device="cpu", batch_rows=7, length_buckets=(4, 5, 20))
-    assert_same(together, small.score(histories, windows))
+    assert_same(together, score(small, histories, windows))
     assert sum(batch.rows for batch in together.batches) == len(histories)
 
 
 def test_scores_have_the_promised_shapes_and_ranges(model):
     histories, windows = people()
-    scores = model.score(histories, windows)
+    scores = score(model, histories, windows)
     count, known = len(histories), len(model.categories)
     assert scores.embedding_after.shape == (count, model.dim)
     np.testing.assert_allclose(np.linalg.norm(scores.embedding_before, axis=1), 1, 1e-5)
@@ -199,18 +205,18 @@ def test_scores_have_the_promised_shapes_and_ranges(model):
 def test_unknown_ids_and_missing_history_work(model):
     strange = [Token(FIRST_DAY_MS, kind, f"?{kind}", "\ud800 new", -3.0) for kind in range(12)]
     empty = [Token(0, 0, "", "", 1e9)]
-    scores = model.score([[], [], strange, []], [strange, empty, [], []])
+    scores = score(model, [[], [], strange, []], [strange, empty, [], []])
     assert all(np.isfinite(value).all() for value in scores[:-1])
     assert scores.surprise[2:].tolist() == [0, 0]
     assert scores.embedding_before[3].tolist() == scores.embedding_after[3].tolist()
-    assert len(model.score([], []).surprise) == 0
+    assert len(score(model, [], []).surprise) == 0
 
 
 def test_an_odd_event_is_more_surprising_than_the_usual_one(model):
     history = usual(1, 8)
     usually, odd = bought(8, 1, 8), bought(8, 4, 8)
     odd_type = usually._replace(type_index=TYPE_INDEX["return"])
-    surprise = model.score([history] * 3, [[usually], [odd], [odd_type]]).surprise
+    surprise = score(model, [history] * 3, [[usually], [odd], [odd_type]]).surprise
     assert surprise[1] > surprise[0] + 1
     assert surprise[2] > surprise[0] + 1
 
@@ -241,7 +247,9 @@ def test_serving_sees_what_training_saw(model, rows_folder, trained):
         ]
 
     history, now = tokens(window - 8, window - 1), tokens(window, window)
-    batch = model._encoder.encode([history], [now], (32,))
+    encoder = model._encoder
+    known = encoder.known(TokenColumns.of([history]), TokenColumns.of([now]))
+    batch = encoder.encode(known, np.array([0]), (32,))
     np.testing.assert_array_equal(batch.features_P7, expected)
 
 
@@ -265,6 +273,7 @@ def test_enriched_segments_hold_every_type_in_order(rows_folder):
     rich = enrich(plain, 1.0, 32, np.random.default_rng(0))
     assert set(rich.type_N.tolist()) == set(range(12))
     assert np.bincount(rich.row_N).max() == 31
+    assert (rich.history_B >= plain.history_B).all()
     same_row = np.diff(rich.row_N) == 0
     assert (np.diff(rich.time_ms_N)[same_row] > 0).all()
     # Every window's end, and with it its label, is still there.
@@ -272,7 +281,7 @@ def test_enriched_segments_hold_every_type_in_order(rows_folder):
     ends = np.flatnonzero(np.diff(rich.row_N, append=len(windows)))
     assert (rich.window_N[ends] == windows).all()
     untouched = enrich(plain, 0.0, 32, np.random.default_rng(0))
-    for one, other in zip(plain[:-1], untouched[:-1], strict=True):
+    for one, other in zip(plain, untouched, strict=True):
         np.testing.assert_array_equal(one, other)
 
 
@@ -326,6 +335,9 @@ def test_bad_rows_are_one_clear_line(rows_folder, tmp_path):
     pq.write_table(table.drop_columns(["events"]), tmp_path / "a.parquet")
     with pytest.raises(InputError, match="column events is missing"):
         rows.read(tmp_path / "a.parquet")
+    (tmp_path / "lines").write_text('{"user_id": "u", "window_end_ms": 5, "events": ""}\n{"a": 1}')
+    with pytest.raises(InputError, match="line 2: user_id is NoneType, must be str"):
+        rows.read(tmp_path / "lines")
     pq.write_table(pa.concat_tables([table, table.slice(0, 2)]), tmp_path / "b.parquet")
     with pytest.raises(InputError, match="2 windows come twice"):
         rows.read(tmp_path / "b.parquet")
@@ -333,12 +345,22 @@ def test_bad_rows_are_one_clear_line(rows_folder, tmp_path):
         train(dataclasses.replace(MINIATURE, horizon_days=300), rows_folder, tmp_path / "out")
 
 
-def test_unusable_events_are_counted_and_left_out():
-    packed = EVENT.join(
-        FIELD.join(["5", "0", "0", text])
-        for text in ("[1]", '{"event_type":"view","event_id":"a"}')
-    )
-    assert rows.unpack_window(packed) == ([Token(5, 0, "", "", 0.0)], 1)
+def test_json_lines_are_the_same_rows(rows_folder, tmp_path):
+    table = pq.read_table(rows_folder / "part-0.parquet").to_pylist()
+    for part in range(2):
+        lines = b"".join(orjson.dumps(row) + b"\n" for row in table[part::2])
+        (tmp_path / f"part-{part}").write_bytes(lines)
+    (tmp_path / "_SUCCESS").touch()
+    assert rows.read(tmp_path).fingerprint() == rows.read(rows_folder).fingerprint()
+
+
+def test_unusable_events_are_counted_and_left_out(tmp_path):
+    payloads = ("[1]", '{"event_type":"view","event_id":"a"}')
+    packed = EVENT.join(FIELD.join(["5", "0", "0", text]) for text in payloads)
+    row = {"user_id": "u", "window_end_ms": 10, "events": packed}
+    (tmp_path / "rows").write_bytes(orjson.dumps(row))
+    streams = rows.read(tmp_path / "rows")
+    assert (len(streams.time_ms_N), streams.unusable_events) == (1, 1)
 
 
 def test_train_command_prints_its_metrics(rows_folder, tmp_path, monkeypatch):
@@ -350,6 +372,8 @@ def test_train_command_prints_its_metrics(rows_folder, tmp_path, monkeypatch):
     result = CliRunner().invoke(app, [*arguments, "--epochs", "1", "--json"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout.splitlines()[-1])["epochs"] == 1
+    result = CliRunner().invoke(app, [*arguments, "--epochs", "1"])
+    assert "churn AUC" in result.stdout and "miniature-1" in result.stdout
     result = CliRunner().invoke(app, ["train", "none", "--rows", "r", "--out", "o"])
     assert isinstance(result.exception, InputError)
     assert "there are complete-journey" in str(result.exception)

@@ -72,38 +72,53 @@ def buy(amount: float = 1.0, **fields: Any) -> dict[str, Any]:
 # --- where records go -------------------------------------------------------------------------
 
 
-def test_lateness_and_duplicates_in_one_partition() -> None:
+def test_late_is_what_belongs_to_a_closed_window() -> None:
+    last_ms = START_MS + WINDOW_MS - 1
     found = run(
         records(
             event(event_id="a", event_time=START_MS),
-            event(event_id="b", event_time=START_MS + 40_000),
-            event(event_id="c", event_time=START_MS + 10_000),  # at the watermark: not late
-            event(event_id="d", event_time=START_MS + 9_999),
-            event(event_id="d", event_time=START_MS + 50_000),  # a copy moves time too
-            event(event_id="e", event_time=START_MS + 19_999),
-            event(event_id="f", event_time="never"),
-            event(event_id="f", event_time=START_MS + 50_000),
+            event(event_id="b", event_time=last_ms + 29_999),
+            event(event_id="c", event_time=START_MS),  # behind the watermark, its window open
+            event(event_id="d", event_time=last_ms + 30_000),
+            event(event_id="e", event_time=last_ms),
+            event(event_id="f", event_time=last_ms + 1),
+            event(event_id="e", event_time=last_ms + 1),  # a copy of a late one is no second chance
         ),
         SETTINGS,
     )
-    assert found.used == {(0, 0), (0, 1), (0, 2), (0, 7)}
-    assert found.late == {(0, 3), (0, 5)}
-    assert found.duplicates == {(0, 4)}
-    assert found.rejected == {(0, 6): ("BAD_TIME", "")}
-    assert found.watermark_ms == START_MS + 20_000
-    assert found.closed() == {}
+    assert found.used == {(0, 0), (0, 1), (0, 2), (0, 3), (0, 5)}
+    assert found.late == {(0, 4)} and found.duplicates == {(0, 6)}
+    assert found.watermark_ms == last_ms
+    assert set(found.closed()) == {("u", last_ms + 1)}
+
+
+def test_copies_move_time_and_bad_times_do_not() -> None:
+    last_ms = START_MS + WINDOW_MS - 1
+    found = run(
+        records(
+            event(event_id="a"),
+            event(event_id="a", event_time=last_ms + 30_000),
+            event(event_id="b"),
+            event(event_id="c", event_time="never"),
+            event(event_id="c", event_time=last_ms + 1),
+        ),
+        SETTINGS,
+    )
+    assert found.used == {(0, 0), (0, 4)} and found.late == {(0, 2)}
+    assert found.duplicates == {(0, 1)} and found.rejected == {(0, 3): ("BAD_TIME", "")}
 
 
 def test_the_slowest_partition_holds_back_time() -> None:
+    closing_ms = START_MS + WINDOW_MS + 30_000 - 1
     fast = records(event(event_id="a"), event(event_id="b", event_time=START_MS + HOUR_MS))
-    slow = records(event(event_id="c", event_time=START_MS + 31_000), partition=1)
+    slow = records(event(event_id="c", event_time=closing_ms), partition=1)
     behind = [fast[0]._replace(partition=2, value=json.dumps(event(event_id="d")).encode())]
     assert run(fast[:1] + slow + fast[1:] + behind, SETTINGS).late == {(2, 0)}
     assert run(fast[:1] + slow + behind + fast[1:], SETTINGS).late == set()
 
 
 def test_a_rejected_record_moves_time_if_its_time_is_good() -> None:
-    ahead_ms = START_MS + 60_000
+    ahead_ms = START_MS + WINDOW_MS + 30_000
     for fault, late in (
         ({"event_type": "buy"}, {(0, 2)}),
         ({"event_id": ""}, {(0, 2)}),
@@ -122,6 +137,15 @@ def test_text_behind_the_object_is_rejected_after_it_claimed_the_event_id() -> N
     found = run(stream, SETTINGS)
     assert found.rejected == {(0, 0): ("NOT_JSON", "")}
     assert found.duplicates == {(0, 1), (0, 2)}
+
+
+def test_a_separator_behind_the_object_is_rejected_before_it_claims_the_event_id() -> None:
+    for separator in b"\x1d", b"\x1e", b"\x1f":
+        stream = records(event(event_id="a"), event(event_id="a"), event(event_id="a"))
+        stream[0] = stream[0]._replace(value=stream[0].value + separator)
+        found = run(stream, SETTINGS)
+        assert found.rejected == {(0, 0): ("NOT_JSON", "")}
+        assert found.used == {(0, 1)} and found.duplicates == {(0, 2)}
 
 
 def test_lateness_may_be_given() -> None:
@@ -278,7 +302,16 @@ def test_history_keeps_the_last_characters_of_a_window() -> None:
     assert len(kept(arrived[:40])) == 40
     assert len(kept(arrived[:41])) == 40
     assert kept(arrived) == kept(arrived[-40:])
-    assert kept([checked(item_id="i" * TOKEN_CHARS)]) == []
+
+
+def test_history_of_the_longest_ids() -> None:
+    longest = [
+        checked(event_id=str(number), item_id="i" * 300, category_id="c" * 300)
+        for number in range(10)
+    ]
+    size = len(token_text(kept(longest[:1])[0])) + 1
+    assert (longest[0].item, longest[0].category) == ("i" * 256, "c" * 256)
+    assert len(kept(longest)) == TOKEN_CHARS // size == 7
 
 
 def test_history_is_cut_by_arrival_and_read_by_time() -> None:

@@ -108,6 +108,33 @@ def test_optional_fields_of_a_wrong_type_never_cost_the_event() -> None:
     assert checked(item_id=7, category_id="a\x1fb").category == "a_b"
 
 
+@pytest.mark.parametrize("value", [True, False, 1.5, 1e3, None, [], {}])
+def test_an_item_is_a_string_or_an_integer(value: Any) -> None:
+    found = checked(item_id=value, category_id=value)
+    assert (found.item, found.category) == ("", "")
+
+
+def test_long_items_are_cut() -> None:
+    found = checked(item_id="\x1f" + "ü" * 299, category_id=10**299)
+    assert found.item == "_" + "ü" * 255
+    assert found.category == "1" + "0" * 255
+
+
+@pytest.mark.parametrize("value", [True, 1.5, 1e3])
+def test_an_id_of_another_type_is_missing(value: Any) -> None:
+    assert checked(event_id=value) == ("MISSING_FIELD", "event_id")
+    assert checked(user_id=value) == ("MISSING_FIELD", "user_id")
+
+
+@pytest.mark.parametrize("separator", ["\x1d", "\x1e", "\x1f"])
+def test_no_raw_separator_anywhere(separator: str) -> None:
+    plain = json.dumps(event())
+    for payload in (plain + separator, separator + plain, plain.replace('"u"', f'"u{separator}"')):
+        assert check(payload.encode(), RECORD_MS, LIMITS) == ("NOT_JSON", "")
+    # Escaped in an id it is JSON, and the id is what is bad.
+    assert checked(user_id=separator) == ("BAD_ID", "")
+
+
 def test_limits_of_the_payload() -> None:
     plain = json.dumps(event())
     assert isinstance(check(plain.ljust(65_536).encode(), RECORD_MS, LIMITS), Valid)

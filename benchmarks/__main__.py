@@ -1,0 +1,145 @@
+"""python -m benchmarks: the benchmarks of docs/benchmarks.md; one line of JSON at the end."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from benchmarks import environment, runs
+from benchmarks import throughput as throughput_
+from benchmarks.load import Load
+from liveprofile.errors import LiveprofileError
+from stack import PROJECT
+from stack.local import Stack
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
+EVENTS, USERS, REPETITIONS, SAMPLES = 400_000, 20_000, 2, 1_000
+SHARE = 0.7  # of the throughput, for latency
+
+Root = Annotated[Path, typer.Option(help="Folder of the benchmark's own stack; it is removed.")]
+Events = Annotated[int, typer.Option(min=1_000, help="Generated events of a run.")]
+Users = Annotated[int, typer.Option(min=1)]
+Repetitions = Annotated[int, typer.Option(min=1, help="Of each variant, in turn.")]
+Samples = Annotated[int, typer.Option(min=10, help="Profiles whose latency is measured.")]
+
+ROOT = PROJECT / ".stack" / "bench"
+
+
+def report(name: str, workload: Load, measure: Callable[[], dict[str, Any]]) -> None:
+    """Runs a benchmark and prints its line, with all that must stand beside a figure."""
+    about = environment.describe()
+    found = measure()
+    typer.echo(json.dumps({"benchmark": name, **about, "load": asdict(workload), **found}))
+
+
+def report_on_stack(
+    name: str, root: Path, workload: Load, measure: Callable[[Stack], dict[str, Any]]
+) -> None:
+    def with_stack() -> dict[str, Any]:
+        with runs.started(root) as stack:
+            return {"configuration": runs.configuration(stack), **measure(stack)}
+
+    report(name, workload, with_stack)
+
+
+@app.callback(invoke_without_command=True)
+def everything(context: typer.Context) -> None:
+    """Throughput, then latency at 70 % of it. Subcommands run one benchmark each."""
+    if context.invoked_subcommand:
+        return
+    from benchmarks.latency import latency
+
+    load = Load.of(EVENTS, USERS)
+
+    def measure(stack: Stack) -> dict[str, Any]:
+        found = throughput_.throughput(stack, load, REPETITIONS)
+        rate = SHARE * found["events_per_s"]["whole"]
+        return {"throughput": found, "latency": latency(stack, load, rate, SAMPLES)}
+
+    report_on_stack("all", ROOT, load, measure)
+
+
+@app.command()
+def throughput(
+    root: Root = ROOT,
+    events: Events = EVENTS,
+    users: Users = USERS,
+    repetitions: Repetitions = REPETITIONS,
+) -> None:
+    """Events a second of the whole job, without the writes, and without model and writes."""
+    load = Load.of(events, users)
+    report_on_stack(
+        "throughput", root, load, lambda stack: throughput_.throughput(stack, load, repetitions)
+    )
+
+
+@app.command()
+def users(
+    root: Root = ROOT,
+    events: Events = EVENTS,
+    counts: Annotated[str, typer.Option(help="Numbers of users.")] = "2000,20000,200000",
+) -> None:
+    """What an event costs as the number of users grows."""
+    load = Load.of(events, USERS)
+    numbers = [int(count) for count in counts.split(",")]
+    report_on_stack("users", root, load, lambda stack: throughput_.users(stack, load, numbers))
+
+
+@app.command()
+def latency(
+    root: Root = ROOT,
+    events: Events = EVENTS,
+    users: Users = USERS,
+    rate: Annotated[
+        float | None,
+        typer.Option(help="Events a second. Default: 70 % of what a run before it reaches."),
+    ] = None,
+    samples: Samples = SAMPLES,
+) -> None:
+    """From the event that closes a window until its profiles can be read."""
+    from benchmarks.latency import latency
+
+    load = Load.of(events, users)
+
+    def measure(stack: Stack) -> dict[str, Any]:
+        if rate is not None:
+            return latency(stack, load, rate, samples)
+        fastest = throughput_.run(stack, "whole", "fastest", load)
+        found = latency(stack, load, SHARE * fastest["events_per_s"], samples)
+        return {"share": SHARE, "fastest_events_per_s": fastest["events_per_s"], **found}
+
+    report_on_stack("latency", root, load, measure)
+
+
+@app.command()
+def operator(
+    root: Root = ROOT,
+    events: Events = 100_000,
+    users: Users = USERS,
+    batch_rows: Annotated[int, typer.Option(min=1)] = 500,
+    store: Annotated[list[str], typer.Option(help="none, cassandra; several in turn.")] = ["none"],  # noqa: B006
+) -> None:
+    """The operator's work alone, without Flink: us a profile by stage."""
+    from benchmarks.operator import operator
+
+    load = Load.of(events, users)
+    report("operator", load, lambda: operator(root, load, batch_rows, store))
+
+
+def main() -> None:
+    try:
+        app()
+    except LiveprofileError as error:
+        sys.stderr.write(f"benchmarks: {error}\n")
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,183 @@
+"""How long after a window closes its profiles can be read, under a steady load.
+
+Open loop: when each event is due is fixed beforehand, and latency counts from there, so an event
+that the benchmark itself sends late makes the figure worse, not better.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import generate, runs
+from benchmarks.load import Load, Sender, partition_of
+from liveprofile import cassandra
+from liveprofile.config import Settings
+from liveprofile.errors import ServiceError
+from stack.local import Stack
+
+POLL_S = 0.01
+LAST_SAMPLE_TIMEOUT_S = 60.0
+
+
+class Schedule(NamedTuple):
+    """When each of n events is due, in seconds from the start, and when each window closes."""
+
+    messages: list[generate.Message]
+    due_s: np.ndarray  # (n,) ascending
+    closes_s: dict[int, float]  # window end in ms -> its closing event is due; only if there is one
+
+
+def schedule(workload: Load, settings: Settings, events_per_s: float) -> Schedule:
+    """The workload sped up to `events_per_s` on average, as uneven as it is."""
+    messages = list(workload.messages())
+    _, time_ms, _ = generate.times_and_users(
+        workload.n, workload.users, workload.zipf, workload.hours, workload.seed
+    )
+    speed_up = workload.speed_up(events_per_s)
+    due_s = (time_ms - generate.START_MS) / 1000 / speed_up
+    partitions = settings.topics.partitions
+    partition = np.array([partition_of(message.key, partitions) for message in messages])
+    window = settings.window
+    closes_s = {}
+    for end_ms in range(generate.START_MS + window.length_ms, workload.end_ms, window.length_ms):
+        # The slowest partition holds the watermark back.
+        closing = []
+        for number in range(partitions):
+            mine = np.flatnonzero(partition == number)
+            first = np.searchsorted(time_ms[mine], end_ms - 1 + window.out_of_orderness_ms)
+            closing.append(float(due_s[mine[first]]) if first < len(mine) else None)
+        if None not in closing:
+            closes_s[end_ms] = max(closing)
+    return Schedule(messages, due_s, closes_s)
+
+
+def sample(workload: Load, window_ms: int, ends_ms: list[int], count: int) -> dict[int, list[str]]:
+    """`count` profiles drawn from all of these windows: window end -> user ids."""
+    _, time_ms, user = generate.times_and_users(
+        workload.n, workload.users, workload.zipf, workload.hours, workload.seed
+    )
+    pairs = np.unique(np.stack([time_ms // window_ms * window_ms + window_ms, user]), axis=1)
+    pairs = pairs[:, np.isin(pairs[0], ends_ms)]
+    drawn = np.random.default_rng(workload.seed).permutation(pairs.shape[1])[:count]
+    found: dict[int, list[str]] = {}
+    for end_ms, who in pairs[:, np.sort(drawn)].T.tolist():
+        found.setdefault(end_ms, []).append(f"u{who:07d}")
+    return found
+
+
+class Watcher(threading.Thread):
+    """Asks Cassandra for sampled rows from when their window closes until they are there."""
+
+    def __init__(self, settings: Settings, plan: Schedule, wanted: dict[int, list[str]]):
+        super().__init__(daemon=True)
+        self._session = cassandra.connect(settings.cassandra)
+        self._select = self._session.prepare(
+            "SELECT user_id FROM profile_delta WHERE window_end = ? AND user_id IN ?"
+        )
+        self._plan = plan
+        self._missing = {end_ms: set(users) for end_ms, users in wanted.items()}
+        self.latency_ms: dict[int, list[float]] = {end_ms: [] for end_ms in wanted}
+        self.start_s = 0.0  # monotonic; set before start()
+        self.given_up = threading.Event()
+
+    @property
+    def missing(self) -> int:
+        return sum(map(len, self._missing.values()))
+
+    def run(self) -> None:
+        while self._missing and not self.given_up.is_set():
+            began_s = time.monotonic()
+            for end_ms in list(self._missing):
+                closed_s = self.start_s + self._plan.closes_s[end_ms]
+                if closed_s <= time.monotonic():
+                    self._look(end_ms, closed_s)
+            time.sleep(max(0.0, POLL_S - (time.monotonic() - began_s)))
+
+    def _look(self, end_ms: int, closed_s: float) -> None:
+        waiting = self._missing[end_ms]
+        rows = list(self._session.execute(self._select, (end_ms, list(waiting))))
+        seen_ms = (time.monotonic() - closed_s) * 1000
+        self.latency_ms[end_ms] += [seen_ms] * len(rows)
+        waiting.difference_update(row.user_id for row in rows)
+        if not waiting:
+            del self._missing[end_ms]
+
+    def close(self) -> None:
+        self.given_up.set()
+        self.join()
+        cassandra.close(self._session)
+
+
+def latency(stack: Stack, workload: Load, events_per_s: float, samples: int) -> dict[str, Any]:
+    """Runs the whole job under the workload at `events_per_s` and watches `samples` profiles."""
+    runs.say(f"latency: preparing {events_per_s:.0f} events/s")
+    with runs.job(stack, "whole", "latency", workload) as job:
+        settings = job.settings
+        plan = schedule(workload, settings, events_per_s)
+        wanted = sample(workload, settings.window.length_ms, list(plan.closes_s), samples)
+        sender = Sender(settings)
+        watcher = Watcher(settings, plan, wanted)
+        try:
+            watcher.start_s = start_s = time.monotonic()
+            began_s = time.time()
+            watcher.start()
+            sent_late_ms = _send(sender, plan, start_s)
+            watcher.join(LAST_SAMPLE_TIMEOUT_S)
+            job.check()
+            if watcher.missing:
+                raise ServiceError(
+                    f"{watcher.missing} of {samples} sampled profiles are not in Cassandra"
+                    f" {LAST_SAMPLE_TIMEOUT_S:.0f} s after the last event"
+                )
+        finally:
+            watcher.close()
+        checkpoints_ms = runs.checkpoints_ms(job, began_s)
+    by_window = [values for _, values in sorted(watcher.latency_ms.items())]
+    half = len(by_window) // 2
+    result = {
+        "events_per_s": round(events_per_s),
+        "speed_up": round(workload.speed_up(events_per_s), 1),
+        "window_ms": settings.window.length_ms,
+        "window_wall_ms": round(settings.window.length_ms / workload.speed_up(events_per_s)),
+        "out_of_orderness_ms": settings.window.out_of_orderness_ms,
+        "bundle_rows": settings.job.bundle_rows,
+        "bundle_time_ms": settings.job.bundle_time_ms,
+        "poll_ms": POLL_S * 1000,
+        "samples": sum(map(len, by_window)),
+        "windows": len(by_window),
+        "latency_ms": _quantiles(by_window),
+        "latency_ms_first_half": _quantiles(by_window[:half]),
+        "latency_ms_second_half": _quantiles(by_window[half:]),
+        "sent_late_ms": _quantiles([sent_late_ms]),
+        "checkpoints_ms": checkpoints_ms,
+    }
+    runs.say(f"latency: {result['latency_ms']} of {result['samples']} profiles")
+    return result
+
+
+def _send(sender: Sender, plan: Schedule, start_s: float) -> list[float]:
+    """Sends every event when it is due; returns by how many ms the oldest of each go was late."""
+    late_ms = []
+    sent, count = 0, len(plan.messages)
+    while sent < count:
+        now_s = time.monotonic() - start_s
+        due = int(np.searchsorted(plan.due_s, now_s, side="right"))
+        if due > sent:
+            late_ms.append((now_s - float(plan.due_s[sent])) * 1000)
+            for message in plan.messages[sent:due]:
+                sender.send(message)
+            sent = due
+        sender.poll()
+        time.sleep(0.001)
+    sender.flush()
+    return late_ms
+
+
+def _quantiles(groups: list[list[float]]) -> dict[str, float]:
+    values = np.concatenate([np.array(group) for group in groups])
+    p50, p99 = np.quantile(values, [0.5, 0.99])
+    return {"p50": round(p50, 1), "p99": round(p99, 1), "max": round(float(values.max()), 1)}

@@ -1,0 +1,152 @@
+"""A benchmark's events in Kafka: all there before the clock starts, and visible all at once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from zlib import crc32
+
+from confluent_kafka import KafkaError, Message, Producer
+from confluent_kafka.admin import AdminClient
+
+from benchmarks import generate
+from liveprofile.config import Settings
+from liveprofile.errors import ServiceError
+from liveprofile.kafka import client_config
+
+WARM_UP_EVENTS = 40_000
+WARM_UP_HOURS = 1
+TRANSACTION_TIMEOUT_MS = 840_000  # the broker allows 900 s
+
+
+@dataclass(frozen=True)
+class Load:
+    """The arguments of `generate.events`."""
+
+    n: int = 400_000
+    users: int = 20_000
+    zipf: float = 1.3
+    hours: float = 6
+    seed: int = 1
+
+    @classmethod
+    def of(cls, n: int, users: int) -> Load:
+        """As dense as the default: a window's number of profiles does not depend on `n`."""
+        return cls(n, users, hours=cls.hours * n / cls.n)
+
+    def messages(self) -> Iterator[generate.Message]:
+        return generate.events(self.n, self.users, self.zipf, self.hours, self.seed)
+
+    def profiles(self, window_ms: int) -> int:
+        return generate.user_windows(
+            self.n, self.users, self.zipf, self.hours, self.seed, window_ms
+        )
+
+    @property
+    def end_ms(self) -> int:
+        return generate.START_MS + int(self.hours * generate.HOUR_MS)
+
+    def speed_up(self, events_per_s: float) -> float:
+        """Event time over wall-clock time at this rate."""
+        return events_per_s * self.hours * 3_600 / self.n
+
+    def warm_up(self) -> Iterator[generate.Message]:
+        """The hour before: it loads the model and lets the JIT compiler see every step."""
+        start_ms = generate.START_MS - WARM_UP_HOURS * generate.HOUR_MS
+        return generate.events(
+            WARM_UP_EVENTS, self.users, self.zipf, WARM_UP_HOURS, self.seed + 1, start_ms
+        )
+
+    def warm_up_profiles(self, window_ms: int) -> int:
+        return generate.user_windows(
+            WARM_UP_EVENTS, self.users, self.zipf, WARM_UP_HOURS, self.seed + 1, window_ms
+        )
+
+
+def partition_of(user_id: bytes, partitions: int) -> int:
+    return crc32(user_id) % partitions
+
+
+class Sender:
+    """Sends to the input topic; each message's partition follows from its key.
+
+    transaction: readers see none of it before `commit`. Raises ServiceError.
+    """
+
+    def __init__(self, settings: Settings, *, transaction: bool = False):
+        self._topic, self._partitions = settings.topics.events, settings.topics.partitions
+        config = {"linger.ms": 5, "compression.type": "lz4"}
+        if transaction:
+            config |= {
+                "transactional.id": f"benchmark-{self._topic}",
+                "transaction.timeout.ms": TRANSACTION_TIMEOUT_MS,
+            }
+        self._producer = Producer(client_config(settings.kafka) | config)
+        self._errors: list[KafkaError] = []
+        if transaction:
+            self._producer.init_transactions()
+            self._producer.begin_transaction()
+
+    def send(self, message: generate.Message) -> None:
+        self._produce(partition_of(message.key, self._partitions), message.key, message.value)
+
+    def close_windows(self, upto_ms: int, out_of_orderness_ms: int) -> None:
+        """A heartbeat to each partition, which moves the watermark to `upto_ms`."""
+        beat = f'{{"event_type":"heartbeat","event_time":{upto_ms + out_of_orderness_ms}}}'
+        for partition in range(self._partitions):
+            self._produce(partition, None, beat.encode())
+
+    def flush(self) -> None:
+        self._producer.flush()
+        if self._errors:
+            raise ServiceError(f"Kafka did not take {len(self._errors)} events: {self._errors[0]}")
+
+    def commit(self) -> None:
+        self._producer.commit_transaction()
+
+    def _produce(self, partition: int, key: bytes | None, value: bytes) -> None:
+        while True:
+            try:
+                self._producer.produce(
+                    self._topic, value, key, partition=partition, on_delivery=self._delivered
+                )
+                return
+            except BufferError:  # its queue is full
+                self._producer.poll(0.05)
+
+    def poll(self) -> None:
+        self._producer.poll(0)
+
+    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
+        if error is not None:
+            self._errors.append(error)
+
+
+def send_warm_up(settings: Settings, load: Load) -> None:
+    sender = Sender(settings)
+    for message in load.warm_up():
+        sender.send(message)
+    sender.close_windows(generate.START_MS, settings.window.out_of_orderness_ms)
+    sender.flush()
+
+
+def hold_back(
+    settings: Settings, load: Load, messages: Iterable[generate.Message]
+) -> Callable[[], None]:
+    """Sends the measured events and what closes their windows; the returned call reveals them."""
+    sender = Sender(settings, transaction=True)
+    for message in messages:
+        sender.send(message)
+    sender.close_windows(
+        load.end_ms + settings.window.length_ms, settings.window.out_of_orderness_ms
+    )
+    sender.flush()
+    return sender.commit
+
+
+def delete_topics(settings: Settings) -> None:
+    topics = settings.topics
+    names = [topics.events, topics.rejected, topics.late, topics.alerts]
+    admin = AdminClient(client_config(settings.kafka))
+    for done in admin.delete_topics(names, operation_timeout=15).values():
+        done.result()

@@ -1,0 +1,81 @@
+"""CPU and memory of each process of the stack over a run."""
+
+from __future__ import annotations
+
+import threading
+from contextlib import suppress
+from types import TracebackType
+from typing import NamedTuple
+
+import psutil
+
+from stack.local import Stack
+
+SAMPLE_S = 0.5
+
+
+class Usage(NamedTuple):
+    cpu_s: float  # user and system
+    rss_mb_max: float
+
+
+def processes(stack: Stack) -> dict[str, psutil.Process]:
+    """The services, their Python workers (python_1, python_2, ...) and this benchmark."""
+    found = {name: psutil.Process(service.pid) for name, service in stack.services.items()}
+    workers = [
+        child
+        for child in found["taskmanager"].children(recursive=True)
+        if child.name().startswith("python")
+    ]
+    for number, worker in enumerate(workers, 1):
+        found[f"python_{number}"] = worker
+    return found | {"benchmark": psutil.Process()}
+
+
+class Meter:
+    """Measures from __enter__ to __exit__; then `usage`, and what others used of the machine."""
+
+    def __init__(self, stack: Stack):
+        self._processes = processes(stack)
+        self._rss: dict[str, float] = {}
+        self._over = threading.Event()
+        self._sampler = threading.Thread(target=self._sample, daemon=True)
+        self.usage: dict[str, Usage] = {}
+        self.others_cpu_s = 0.0
+
+    def __enter__(self) -> Meter:
+        self._machine_s, self._before = _machine_s(), self._cpu()
+        self._sampler.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, _error: object, _trace: TracebackType | None
+    ) -> None:
+        after = self._cpu() if kind is None else {}
+        self._over.set()
+        self._sampler.join()
+        self.usage = {
+            name: Usage(round(after[name] - self._before[name], 2), round(self._rss[name]))
+            for name in after
+        }
+        ours_s = sum(usage.cpu_s for usage in self.usage.values())
+        self.others_cpu_s = round(max(0.0, _machine_s() - self._machine_s - ours_s), 2)
+
+    def _cpu(self) -> dict[str, float]:
+        times = {name: process.cpu_times() for name, process in self._processes.items()}
+        return {name: spent.user + spent.system for name, spent in times.items()}
+
+    def _sample(self) -> None:
+        while True:
+            for name, process in self._processes.items():
+                with suppress(psutil.NoSuchProcess):  # a run that fails says so itself
+                    rss_mb = process.memory_info().rss / 1e6
+                    self._rss[name] = max(rss_mb, self._rss.get(name, 0.0))
+            if self._over.wait(SAMPLE_S):
+                return
+
+
+def _machine_s() -> float:
+    """CPU seconds of the whole machine so far."""
+    times = psutil.cpu_times()
+    return times.user + times.nice + times.system + times.irq + times.softirq

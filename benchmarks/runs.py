@@ -1,0 +1,181 @@
+"""One job of a benchmark: from its topics and tables to a warm job, and away again."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import typer
+
+from benchmarks.journal import JournalReader
+from benchmarks.load import Load, delete_topics, send_warm_up
+from liveprofile import cassandra
+from liveprofile.config import Settings, load
+from liveprofile.errors import ServiceError
+from liveprofile.kafka import create_topics
+from models.checkpoint import CARD, read_card
+from stack import PROJECT, flink
+from stack.local import Stack, to_toml
+
+JOB = Path(__file__).with_name("job.py")
+WARM_UP_TIMEOUT_S = 600.0
+SETTLE_S = 3.0
+POLL_S = 0.02
+
+
+def say(text: str) -> None:
+    """Progress, for a person."""
+    typer.echo(f"bench: {text}", err=True)
+
+
+@contextmanager
+def removed(root: Path) -> Iterator[None]:
+    """No such folder before and after; what fails leaves it, with its logs."""
+    shutil.rmtree(root, ignore_errors=True)
+    yield
+    shutil.rmtree(root)
+
+
+@contextmanager
+def started(root: Path) -> Iterator[Stack]:
+    """A stack of the benchmark's own in `root`, which is gone at the end."""
+    with removed(root):
+        stack = Stack(root)
+        say(f"starting Kafka, Cassandra and Flink in {root}")
+        try:
+            stack.start()
+            yield stack
+        finally:
+            stack.stop()
+
+
+def configuration(stack: Stack) -> dict[str, Any]:
+    """The settings behind a figure, without addresses."""
+    settings = load(**stack.settings())
+    return {
+        "slots": flink.overview(stack.rest_url)["slots-total"],
+        "partitions": settings.topics.partitions,
+        "window": settings.window.model_dump(),
+        "model": settings.model.model_dump(include={"device", "threads", "batch_rows"}),
+        "job": settings.job.model_dump(exclude={"name", "checkpoint_dir", "store"}),
+        "cassandra": settings.cassandra.model_dump(
+            include={"batch_bytes", "in_flight", "consistency", "replication"}
+        ),
+    }
+
+
+class Job(NamedTuple):
+    """A running job that has gone through `Load.warm_up`."""
+
+    stack: Stack
+    settings: Settings
+    job_id: str
+    journal: JournalReader
+
+    def check(self) -> None:
+        """Raises ServiceError unless the job runs and never restarted."""
+        state = flink.job_state(self.stack.rest_url, self.job_id)
+        failure = flink.root_exception(self.stack.rest_url, self.job_id)
+        if state != "RUNNING" or failure:
+            raise ServiceError(f"the job is {state}; it failed with: {failure[:2000] or 'nothing'}")
+
+    def wait_for_rows(self, rows: int, timeout_s: float) -> None:
+        """Returns when the operator is through with `rows` rows since the job's start.
+
+        Raises ServiceError if the job fails, or makes more of them, or fewer in `timeout_s`.
+        """
+        deadline_s = checked_s = time.monotonic() + timeout_s
+        while (done := self.journal.update()) < rows:
+            now_s = time.monotonic()
+            if now_s > deadline_s:
+                self.check()
+                raise ServiceError(f"{done} of {rows} profiles after {timeout_s:.0f} s")
+            if abs(now_s - checked_s) > 2:
+                self.check()
+                checked_s = now_s
+            time.sleep(POLL_S)
+        if done > rows:
+            raise ServiceError(f"{done} profiles where the load makes {rows}")
+
+
+@contextmanager
+def job(
+    stack: Stack,
+    variant: str,
+    name: str,
+    workload: Load,
+    overrides: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> Iterator[Job]:
+    """`benchmarks/job.py`, warm; its topics and its keyspace are gone at the end."""
+    settings = _settings(stack, variant, name, overrides)
+    create_topics(settings)
+    if settings.job.store == "cassandra":
+        dim = read_card(settings.model.checkpoint / CARD).shape["dim"]
+        cassandra.create_schema(settings.cassandra, dim)
+    send_warm_up(settings, workload)
+    with tempfile.TemporaryDirectory(prefix="liveprofile-bench-") as folder:
+        job_id = _submit(stack, variant, name, Path(folder))
+        running = Job(stack, settings, job_id, JournalReader(Path(folder)))
+        try:
+            running.wait_for_rows(
+                workload.warm_up_profiles(settings.window.length_ms), WARM_UP_TIMEOUT_S
+            )
+            time.sleep(SETTLE_S)
+            yield running
+        finally:
+            flink.cancel(stack.rest_url, job_id)
+    delete_topics(settings)
+    if settings.job.store == "cassandra":
+        with cassandra.session_of(settings.cassandra) as session:
+            session.execute(f"DROP KEYSPACE {settings.cassandra.keyspace}", timeout=60)
+
+
+def _settings(
+    stack: Stack, variant: str, name: str, overrides: Mapping[str, Mapping[str, Any]]
+) -> Settings:
+    wanted = stack.settings()
+    changes = {
+        "topics": {topic: f"{name}-{topic}" for topic in ("events", "rejected", "late", "alerts")},
+        "cassandra": {"keyspace": f"bench_{name.replace('-', '_')}"},
+        "kafka": {"group_id": f"bench-{name}"},
+        "job": {"name": f"bench-{name}", "store": "cassandra" if variant == "whole" else "none"},
+    }
+    for more in (changes, overrides):
+        for section, values in more.items():
+            wanted[section] = {**wanted.get(section, {}), **values}
+    file = _config_file(stack, name)
+    file.write_text(to_toml(wanted))
+    return load(file)
+
+
+def _config_file(stack: Stack, name: str) -> Path:
+    return stack.root / f"{name}.toml"
+
+
+def _submit(stack: Stack, variant: str, name: str, journal: Path) -> str:
+    with tempfile.TemporaryDirectory(prefix="liveprofile-bench-code-") as folder:
+        code = flink.code_archive(Path(folder) / "liveprofile.zip")
+        with zipfile.ZipFile(code, "a") as archive:
+            for source in (PROJECT / "benchmarks").glob("*.py"):
+                archive.write(source, source.relative_to(PROJECT))
+        arguments = ["--config", str(_config_file(stack, name)), "--variant", variant]
+        return flink.flink_run(
+            stack.rest_url, JOB, [*arguments, "--journal", str(journal)], pyfs=[code]
+        )
+
+
+def checkpoints_ms(running: Job, since_s: float) -> list[int]:
+    """How long each checkpoint triggered since then (epoch) took, end to end."""
+    path = f"/jobs/{running.job_id}/checkpoints"
+    return [
+        one["end_to_end_duration"]
+        for one in reversed(flink.request(running.stack.rest_url, path)["history"])
+        if one["status"] == "COMPLETED" and one["trigger_timestamp"] >= since_s * 1000
+    ]

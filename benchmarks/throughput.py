@@ -1,0 +1,119 @@
+"""How many events a second the job takes, what each part of it costs, and on which process."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from statistics import median
+from typing import Any
+
+from benchmarks import runs
+from benchmarks.job import VARIANTS
+from benchmarks.journal import STAGES, Entry
+from benchmarks.load import Load, hold_back
+from benchmarks.meter import Meter, Usage
+from liveprofile import cassandra, reads
+from liveprofile.errors import ServiceError
+from stack.local import Stack
+
+RUN_TIMEOUT_S = 600.0
+
+
+def throughput(stack: Stack, workload: Load, repetitions: int) -> dict[str, Any]:
+    """Each variant `repetitions` times, in turn."""
+    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
+    for repetition in range(1, repetitions + 1):
+        for variant in VARIANTS:
+            found[variant].append(run(stack, variant, f"{variant}-{repetition}", workload))
+    medians = {
+        figure: {variant: median(one[figure] for one in found[variant]) for variant in VARIANTS}
+        for figure in ("seconds", "events_per_s", "profiles_per_s", "cpu_us_per_event")
+    }
+    seconds, cpu = medians["seconds"], medians["cpu_us_per_event"]
+    return {
+        "whole_to_bare": round(seconds["whole"] / seconds["bare"], 2),
+        "whole_to_bare_by_cpu": round(cpu["whole"] / cpu["bare"], 2),
+        **medians,
+        "runs": [one for variant in VARIANTS for one in found[variant]],
+    }
+
+
+def run(stack: Stack, variant: str, name: str, workload: Load) -> dict[str, Any]:
+    """One measured run of a warm job.
+
+    The clock starts when the held-back events become visible to the job, all at once, and stops
+    when the operator is through with the last profile: in `whole`, when Cassandra has it.
+    """
+    runs.say(f"{name}: preparing")
+    with runs.job(stack, variant, name, workload) as job:
+        reveal = hold_back(job.settings, workload, workload.messages())
+        time.sleep(runs.SETTLE_S)
+        profiles = workload.profiles(job.settings.window.length_ms)
+        earlier = job.journal.update()
+        with Meter(stack) as meter:
+            start_s = time.time()
+            reveal()
+            job.wait_for_rows(earlier + profiles, RUN_TIMEOUT_S)
+        job.check()
+        measured = [entry for entry in job.journal.entries if entry.at_s > start_s]
+        seconds = max(entry.at_s for entry in measured) - start_s
+        checkpoints = runs.checkpoints_ms(job, start_s)
+        if variant == "whole":
+            _require_stored(job, earlier + profiles)
+    result = {
+        "variant": variant,
+        "events": workload.n,
+        "users": workload.users,
+        "profiles": profiles,
+        "seconds": round(seconds, 2),
+        "events_per_s": round(workload.n / seconds),
+        "profiles_per_s": round(profiles / seconds),
+        "us_per_event": round(seconds / workload.n * 1e6, 1),
+        "batches": len(measured),
+        "stage_us_per_profile": _stages(measured),
+        "cpu_us_per_event": _cpu_us_per_event(meter.usage, workload.n),
+        "cpu_s": {process: usage.cpu_s for process, usage in meter.usage.items()},
+        "others_cpu_s": meter.others_cpu_s,
+        "rss_mb_max": {process: usage.rss_mb_max for process, usage in meter.usage.items()},
+        "checkpoints_ms": checkpoints,
+    }
+    runs.say(
+        f"{name}: {seconds:.1f} s, {result['events_per_s']} events/s,"
+        f" {result['profiles_per_s']} profiles/s; CPU s {result['cpu_s']},"
+        f" others {meter.others_cpu_s}; us a profile {result['stage_us_per_profile']}"
+    )
+    return result
+
+
+def _cpu_us_per_event(usage: dict[str, Usage], events: int) -> float:
+    """Of the stack, without the benchmark. Holds on a busy machine too, where rates do not."""
+    spent_s = sum(used.cpu_s for process, used in usage.items() if process != "benchmark")
+    return round(spent_s / events * 1e6, 1)
+
+
+def _stages(entries: list[Entry]) -> dict[str, float]:
+    """Of the worker's wall-clock time, by stage; empty for `bare`."""
+    rows = sum(entry.rows for entry in entries)
+    return {
+        stage: round(sum(entry.stage_ms[stage] for entry in entries) / rows * 1000, 1)
+        for stage in STAGES
+        if stage in entries[0].stage_ms
+    }
+
+
+def _require_stored(job: runs.Job, profiles: int) -> None:
+    with cassandra.session_of(job.settings.cassandra) as session:
+        stored = sum(1 for _ in reads.all_deltas(session))
+    if stored != profiles:
+        raise ServiceError(f"Cassandra holds {stored} deltas where the job stored {profiles}")
+
+
+def users(stack: Stack, workload: Load, counts: list[int]) -> dict[str, Any]:
+    """The whole job with the same number of events from ever more users."""
+    found = [
+        run(stack, "whole", f"users-{count}", replace(workload, users=count)) for count in counts
+    ]
+    return {
+        "us_per_event": {str(one["users"]): one["us_per_event"] for one in found},
+        "runs": found,
+    }

@@ -1,0 +1,77 @@
+"""The one local stack that the services and the fault tests share, started when first needed."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from liveprofile.config import Cassandra, load
+from stack.local import Stack
+from tests.live import Job
+
+SLOTS = 4
+CASSANDRA_HEAP_MB = 512
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--stack",
+        type=Path,
+        metavar="FOLDER",
+        help="use the stack of this folder and leave it running (default: a new one, stopped)",
+    )
+
+
+@pytest.fixture(scope="session")
+def stack(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    """Kafka, Cassandra and Flink with one TaskManager; the jobs of the tests run on it in turn."""
+    kept = request.config.getoption("--stack")
+    stack = Stack(
+        kept or tmp_path_factory.mktemp("stack"),
+        slots=SLOTS,
+        cassandra_heap_mb=CASSANDRA_HEAP_MB,
+    )
+    try:
+        stack.start()
+        yield stack
+    finally:
+        if not kept:
+            stack.stop()
+
+
+@pytest.fixture(scope="session")
+def cassandra_settings(stack: Stack) -> Cassandra:
+    return load(**stack.settings()).cassandra
+
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def new_job(
+    stack: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., Job]]:
+    """Makes jobs: `new_job("name", window={...})`, each with topics and a keyspace of its own.
+
+    They exist when it returns; a job that still runs at the end is cancelled.
+    """
+    jobs: list[Job] = []
+    # So that a stack kept from an earlier run has none of these names.
+    session = f"{tmp_path_factory.getbasetemp().stat().st_mtime_ns // 1_000_000 % 10**8}"
+
+    def make(name: str, **sections: dict[str, Any]) -> Job:
+        unique = f"{name}_{session}_{next(_numbers)}"
+        job = Job(stack, tmp_path_factory.mktemp(name), unique, sections)
+        jobs.append(job)
+        job.prepare()
+        return job
+
+    yield make
+    for job in jobs:
+        job.cancel()

@@ -1,0 +1,163 @@
+"""A job on the real stack, with topics and a keyspace of its own: sends, waits, looks."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from confluent_kafka import KafkaError, Producer
+
+from liveprofile import kafka
+from liveprofile.cassandra import create_schema
+from liveprofile.config import Settings, load
+from liveprofile.replay import Sender
+from models.checkpoint import CARD, read_card
+from stack import flink
+from stack.local import Stack, to_toml
+from tests.streams_seeded import Message
+
+COMMAND = Path(sys.executable).with_name("liveprofile")
+COMMAND_TIMEOUT_S = 300
+
+
+def command(*arguments: str | Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs the installed `liveprofile`; with `ok`, anything but success fails the test."""
+    done = subprocess.run(
+        [str(COMMAND), *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_TIMEOUT_S,
+        check=False,
+    )
+    assert not ok or done.returncode == 0, f"liveprofile {arguments}: {done.stdout}{done.stderr}"
+    return done
+
+
+class Job:
+    """`sections`: settings that differ from those of the stack, as liveprofile.config has them."""
+
+    def __init__(
+        self, stack: Stack, folder: Path, name: str, sections: Mapping[str, Mapping[str, Any]]
+    ):
+        self.stack = stack
+        self.config_file = folder / "liveprofile.toml"
+        own: dict[str, Any] = {
+            "topics": {
+                topic: f"{name}-{topic}" for topic in ("events", "rejected", "late", "alerts")
+            },
+            "kafka": {"group_id": name},
+            "cassandra": {"keyspace": name},
+            # Short, since a test waits for the checkpoint that covers what it sent.
+            "job": {"name": name, "checkpoint_interval_ms": 1_000},
+        }
+        merged: dict[str, Any] = dict(stack.settings())
+        for part in (own, sections):
+            for section, values in part.items():
+                merged[section] = {**merged.get(section, {}), **values}
+        self.config_file.write_text(to_toml(merged), encoding="utf-8")
+        self.settings: Settings = load(self.config_file)
+        self.id: str | None = None
+
+    def prepare(self) -> None:
+        """Creates the topics, the keyspace and its tables."""
+        kafka.create_topics(self.settings)
+        card = read_card(self.settings.model.checkpoint / CARD)
+        create_schema(self.settings.cassandra, card.shape["dim"])
+
+    # --- the job's life -----------------------------------------------------------------------
+
+    def submit(self, *arguments: str) -> str:
+        """Starts it with `liveprofile submit` and waits until every task runs."""
+        done = command("submit", "--wait", "--json", "--config", self.config_file, *arguments)
+        self.id = json.loads(done.stdout)["job_id"]
+        return self.id
+
+    @property
+    def rest_url(self) -> str:
+        return self.settings.flink.rest_url
+
+    def state(self) -> str:
+        return flink.job_state(self.rest_url, self.id)
+
+    def restarts(self) -> int:
+        found = flink.request(self.rest_url, f"/jobs/{self.id}/metrics?get=numRestarts")
+        return int(found[0]["value"])
+
+    def failure(self) -> str:
+        """The stack trace of the latest one; "" if there was none."""
+        return flink.root_exception(self.rest_url, self.id)
+
+    def cancel(self) -> None:
+        """Does nothing if it doesn't run."""
+        if self.id is not None and self.state() not in flink.ENDED:
+            flink.cancel(self.rest_url, self.id)
+
+    # --- records ------------------------------------------------------------------------------
+
+    def producer(self) -> Producer:
+        """One that keeps the order, and waits for a broker that is away."""
+        return Producer(
+            kafka.client_config(self.settings.kafka)
+            | {
+                "partitioner": "murmur2_random",
+                "enable.idempotence": True,
+                "linger.ms": 5,
+                "message.timeout.ms": 120_000,
+                "reconnect.backoff.max.ms": 1_000,
+            }
+        )
+
+    def send(self, messages: Iterable[Message]) -> int:
+        """Sends them in order and waits for the receipts; returns how many."""
+        producer, errors, count = self.producer(), [], 0
+
+        def delivered(error: KafkaError | None, _message: Any) -> None:
+            if error is not None:
+                errors.append(error)
+
+        for message in messages:
+            producer.produce(
+                self.settings.topics.events, message.value, message.key, on_delivery=delivered
+            )
+            count += 1
+            if count % 1_000 == 0:
+                producer.flush()
+        producer.flush()
+        assert not errors, errors[0]
+        return count
+
+    def heartbeats(self, time_ms: int) -> None:
+        """Moves every partition's event time there."""
+        sender = Sender(self.settings, self.settings.topics.events, lambda count: None)
+        sender.heartbeats(time_ms)
+        sender.finish()
+
+    def wait_until_caught_up(self, timeout_s: float = 90.0) -> None:
+        """Returns when a checkpoint covers all that is in the topic.
+
+        If the last record of every partition closed all windows, they are stored by then: a
+        checkpoint follows what the records before it have set going, the writes included.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while behind := kafka.lag(self.settings):
+            if time.monotonic() > deadline_s:
+                raise AssertionError(
+                    f"{behind} records behind after {timeout_s:.0f} s, job {self.state()}:"
+                    f" {self.failure()[-2_000:]}"
+                )
+            time.sleep(0.2)
+
+    # --- what came of them --------------------------------------------------------------------
+
+    def run(self, name: str, *arguments: str, ok: bool = True) -> Any:
+        """A subcommand's --json answer."""
+        done = command(name, *arguments, "--json", "--config", self.config_file, ok=ok)
+        return json.loads(done.stdout)
+
+    def audit(self, *arguments: str) -> dict[str, Any]:
+        return self.run("audit", *arguments, ok=False)
