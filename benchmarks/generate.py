@@ -74,10 +74,16 @@ def events(
 
 
 def user_windows(
-    n: int, users: int, zipf: float, hours: float, seed: int, window_ms: int = 300_000
+    n: int,
+    users: int,
+    zipf: float,
+    hours: float,
+    seed: int,
+    start_ms: int = START_MS,
+    window_ms: int = 300_000,
 ) -> int:
     """How many profiles `events` with these arguments make: distinct pairs of user and window."""
-    _rng, time_ms, user = times_and_users(n, users, zipf, hours, seed)
+    _rng, time_ms, user = times_and_users(n, users, zipf, hours, seed, start_ms)
     return len(np.unique(time_ms // window_ms * users + user))
 
 

@@ -32,6 +32,9 @@ class NothingOperator(ScalarFunction):
     def open(self, function_context: FunctionContext) -> None:
         self._journal = Journal(self._folder)
 
+    def close(self) -> None:
+        self._journal.close()
+
     def eval(self, user_id, window_start, window_end, events, history, added, sums) -> pd.Series:
         self._journal.write(len(user_id), {})
         return pd.Series([[] for _ in range(len(user_id))], dtype=object)

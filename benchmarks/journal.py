@@ -38,6 +38,9 @@ class Journal:
     def write(self, rows: int, stage_ms: dict[str, float]) -> None:
         self._file.write(json.dumps([time.time(), rows, stage_ms]) + "\n")
 
+    def close(self) -> None:
+        self._file.close()
+
 
 @dataclass(frozen=True)
 class OpenReport:

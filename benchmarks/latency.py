@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import generate, runs
+from benchmarks.journal import STAGES
 from benchmarks.load import Load, Sender, partition_of
+from benchmarks.meter import Meter
 from liveprofile import cassandra
 from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
@@ -34,16 +36,14 @@ class Schedule(NamedTuple):
 def schedule(workload: Load, settings: Settings, events_per_s: float) -> Schedule:
     """The workload sped up to `events_per_s` on average, as uneven as it is."""
     messages = list(workload.messages())
-    _, time_ms, _ = generate.times_and_users(
-        workload.n, workload.users, workload.zipf, workload.hours, workload.seed
-    )
+    time_ms, _ = workload.times_and_users()
     speed_up = workload.speed_up(events_per_s)
-    due_s = (time_ms - generate.START_MS) / 1000 / speed_up
+    due_s = (time_ms - workload.start_ms) / 1000 / speed_up
     partitions = settings.topics.partitions
     partition = np.array([partition_of(message.key, partitions) for message in messages])
     window = settings.window
     closes_s = {}
-    for end_ms in range(generate.START_MS + window.length_ms, workload.end_ms, window.length_ms):
+    for end_ms in range(workload.start_ms + window.length_ms, workload.end_ms, window.length_ms):
         # The slowest partition holds the watermark back.
         closing = []
         for number in range(partitions):
@@ -57,9 +57,7 @@ def schedule(workload: Load, settings: Settings, events_per_s: float) -> Schedul
 
 def sample(workload: Load, window_ms: int, ends_ms: list[int], count: int) -> dict[int, list[str]]:
     """`count` profiles drawn from all of these windows: window end -> user ids."""
-    _, time_ms, user = generate.times_and_users(
-        workload.n, workload.users, workload.zipf, workload.hours, workload.seed
-    )
+    time_ms, user = workload.times_and_users()
     pairs = np.unique(np.stack([time_ms // window_ms * window_ms + window_ms, user]), axis=1)
     pairs = pairs[:, np.isin(pairs[0], ends_ms)]
     drawn = np.random.default_rng(workload.seed).permutation(pairs.shape[1])[:count]
@@ -125,8 +123,9 @@ def latency(stack: Stack, workload: Load, events_per_s: float, samples: int) -> 
             watcher.start_s = start_s = time.monotonic()
             began_s = time.time()
             watcher.start()
-            sent_late_ms = _send(sender, plan, start_s)
-            watcher.join(LAST_SAMPLE_TIMEOUT_S)
+            with Meter(stack) as meter:
+                sent_late_ms = _send(sender, plan, start_s)
+                watcher.join(LAST_SAMPLE_TIMEOUT_S)
             job.check()
             if watcher.missing:
                 raise ServiceError(
@@ -136,6 +135,11 @@ def latency(stack: Stack, workload: Load, events_per_s: float, samples: int) -> 
         finally:
             watcher.close()
         checkpoints_ms = runs.checkpoints_ms(job, began_s)
+        job.journal.update()
+        batches = [entry.stage_ms for entry in job.journal.entries if entry.at_s > began_s]
+        stage_quantiles = {
+            stage: _quantiles([[batch[stage] for batch in batches]]) for stage in STAGES
+        }
     by_window = [values for _, values in sorted(watcher.latency_ms.items())]
     half = len(by_window) // 2
     result = {
@@ -154,6 +158,8 @@ def latency(stack: Stack, workload: Load, events_per_s: float, samples: int) -> 
         "latency_ms_second_half": _quantiles(by_window[half:]),
         "sent_late_ms": _quantiles([sent_late_ms]),
         "checkpoints_ms": checkpoints_ms,
+        "batch_stage_ms": stage_quantiles,
+        **meter.report(),
     }
     runs.say(f"latency: {result['latency_ms']} of {result['samples']} profiles")
     return result
@@ -179,5 +185,5 @@ def _send(sender: Sender, plan: Schedule, start_s: float) -> list[float]:
 
 def _quantiles(groups: list[list[float]]) -> dict[str, float]:
     values = np.concatenate([np.array(group) for group in groups])
-    p50, p99 = np.quantile(values, [0.5, 0.99])
+    p50, p99 = np.quantile(values, [0.5, 0.99]).tolist()
     return {"p50": round(p50, 1), "p99": round(p99, 1), "max": round(float(values.max()), 1)}

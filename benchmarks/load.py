@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from zlib import crc32
 
+import numpy as np
 from confluent_kafka import KafkaError, Message, Producer
 from confluent_kafka.admin import AdminClient
 
@@ -14,8 +15,7 @@ from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import client_config
 
-WARM_UP_EVENTS = 40_000
-WARM_UP_HOURS = 1
+WARM_UP_SHARE = 0.1
 TRANSACTION_TIMEOUT_MS = 840_000  # the broker allows 900 s
 
 
@@ -28,6 +28,7 @@ class Load:
     zipf: float = 1.3
     hours: float = 6
     seed: int = 1
+    start_ms: int = generate.START_MS
 
     @classmethod
     def of(cls, n: int, users: int) -> Load:
@@ -35,32 +36,39 @@ class Load:
         return cls(n, users, hours=cls.hours * n / cls.n)
 
     def messages(self) -> Iterator[generate.Message]:
-        return generate.events(self.n, self.users, self.zipf, self.hours, self.seed)
+        return generate.events(*self._arguments)
+
+    def times_and_users(self) -> tuple[np.ndarray, np.ndarray]:
+        """(n,) ascending times in ms and (n,) user numbers of `messages`."""
+        _, time_ms, user = generate.times_and_users(*self._arguments)
+        return time_ms, user
 
     def profiles(self, window_ms: int) -> int:
-        return generate.user_windows(
-            self.n, self.users, self.zipf, self.hours, self.seed, window_ms
-        )
+        """How many the events make: distinct pairs of user and window."""
+        return generate.user_windows(*self._arguments, window_ms=window_ms)
 
     @property
     def end_ms(self) -> int:
-        return generate.START_MS + int(self.hours * generate.HOUR_MS)
+        return self.start_ms + int(self.hours * generate.HOUR_MS)
 
     def speed_up(self, events_per_s: float) -> float:
         """Event time over wall-clock time at this rate."""
         return events_per_s * self.hours * 3_600 / self.n
 
-    def warm_up(self) -> Iterator[generate.Message]:
-        """The hour before: it loads the model and lets the JIT compiler see every step."""
-        start_ms = generate.START_MS - WARM_UP_HOURS * generate.HOUR_MS
-        return generate.events(
-            WARM_UP_EVENTS, self.users, self.zipf, WARM_UP_HOURS, self.seed + 1, start_ms
+    def warm_up(self) -> Load:
+        """What comes before: it loads the model and lets the JIT compiler see every step."""
+        hours = self.hours * WARM_UP_SHARE
+        return replace(
+            self,
+            n=int(self.n * WARM_UP_SHARE),
+            hours=hours,
+            seed=self.seed + 1,
+            start_ms=self.start_ms - int(hours * generate.HOUR_MS),
         )
 
-    def warm_up_profiles(self, window_ms: int) -> int:
-        return generate.user_windows(
-            WARM_UP_EVENTS, self.users, self.zipf, WARM_UP_HOURS, self.seed + 1, window_ms
-        )
+    @property
+    def _arguments(self) -> tuple[int, int, float, float, int, int]:
+        return self.n, self.users, self.zipf, self.hours, self.seed, self.start_ms
 
 
 def partition_of(user_id: bytes, partitions: int) -> int:
@@ -124,18 +132,16 @@ class Sender:
 
 def send_warm_up(settings: Settings, load: Load) -> None:
     sender = Sender(settings)
-    for message in load.warm_up():
+    for message in load.warm_up().messages():
         sender.send(message)
-    sender.close_windows(generate.START_MS, settings.window.out_of_orderness_ms)
+    sender.close_windows(load.start_ms, settings.window.out_of_orderness_ms)
     sender.flush()
 
 
-def hold_back(
-    settings: Settings, load: Load, messages: Iterable[generate.Message]
-) -> Callable[[], None]:
+def hold_back(settings: Settings, load: Load) -> Callable[[], None]:
     """Sends the measured events and what closes their windows; the returned call reveals them."""
     sender = Sender(settings, transaction=True)
-    for message in messages:
+    for message in load.messages():
         sender.send(message)
     sender.close_windows(
         load.end_ms + settings.window.length_ms, settings.window.out_of_orderness_ms

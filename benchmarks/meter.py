@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from contextlib import suppress
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -60,6 +60,14 @@ class Meter:
         }
         ours_s = sum(usage.cpu_s for usage in self.usage.values())
         self.others_cpu_s = round(max(0.0, _machine_s() - self._machine_s - ours_s), 2)
+
+    def report(self) -> dict[str, Any]:
+        """For the line of JSON."""
+        return {
+            "cpu_s": {process: usage.cpu_s for process, usage in self.usage.items()},
+            "others_cpu_s": self.others_cpu_s,
+            "rss_mb_max": {process: usage.rss_mb_max for process, usage in self.usage.items()},
+        }
 
     def _cpu(self) -> dict[str, float]:
         times = {name: process.cpu_times() for name, process in self._processes.items()}

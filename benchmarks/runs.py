@@ -125,7 +125,7 @@ def job(
         running = Job(stack, settings, job_id, JournalReader(Path(folder)))
         try:
             running.wait_for_rows(
-                workload.warm_up_profiles(settings.window.length_ms), WARM_UP_TIMEOUT_S
+                workload.warm_up().profiles(settings.window.length_ms), WARM_UP_TIMEOUT_S
             )
             time.sleep(SETTLE_S)
             yield running

@@ -46,7 +46,7 @@ def run(stack: Stack, variant: str, name: str, workload: Load) -> dict[str, Any]
     """
     runs.say(f"{name}: preparing")
     with runs.job(stack, variant, name, workload) as job:
-        reveal = hold_back(job.settings, workload, workload.messages())
+        reveal = hold_back(job.settings, workload)
         time.sleep(runs.SETTLE_S)
         profiles = workload.profiles(job.settings.window.length_ms)
         earlier = job.journal.update()
@@ -72,9 +72,7 @@ def run(stack: Stack, variant: str, name: str, workload: Load) -> dict[str, Any]
         "batches": len(measured),
         "stage_us_per_profile": _stages(measured),
         "cpu_us_per_event": _cpu_us_per_event(meter.usage, workload.n),
-        "cpu_s": {process: usage.cpu_s for process, usage in meter.usage.items()},
-        "others_cpu_s": meter.others_cpu_s,
-        "rss_mb_max": {process: usage.rss_mb_max for process, usage in meter.usage.items()},
+        **meter.report(),
         "checkpoints_ms": checkpoints,
     }
     runs.say(

@@ -14,6 +14,7 @@ from pathlib import Path
 from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvironment
 
 from jobs import tables, views
+from jobs.plan import Plan
 from liveprofile.config import Settings, load
 from liveprofile.errors import LiveprofileError
 from udfs.events import FIELD, WINDOW
@@ -89,15 +90,17 @@ def messages() -> str:
     headers = ", ".join(
         f"'{name}', {utf8(value)}" for name, value in zip(names, field[2:], strict=True)
     )
+    cloud_event = f"MAP['content-type', {utf8("'application/cloudevents+json'")}]"
     return f"""
         SELECT {field[1]}, SUBSTRING(message, LOCATE('{WINDOW}', message) + 1), {field[0]},
-            CASE WHEN {field[2]} = '' THEN MAP['content-type', {utf8("'application/cloudevents+json'")}]
-                 ELSE MAP[{headers}] END
+            CASE WHEN {field[2]} = '' THEN {cloud_event} ELSE MAP[{headers}] END
         FROM (SELECT message FROM profiles CROSS JOIN UNNEST(messages) AS m(message))"""
 
 
-def build(t_env: TableEnvironment, settings: Settings, *, source: str, sink: str, update_profile):
-    """The whole path from a source table to a sink table; returns the statement set to execute.
+def build(
+    t_env: TableEnvironment, settings: Settings, *, source: str, sink: str, update_profile
+) -> Plan:
+    """The whole path from a source table to a sink table, ready to execute.
 
     source, sink: DDL for tables named `source` and `sink` (jobs/tables.py), handed in so that a
     test runs the same path on its own.
@@ -109,10 +112,12 @@ def build(t_env: TableEnvironment, settings: Settings, *, source: str, sink: str
     t_env.create_temporary_system_function("update_profile", update_profile)
     t_env.execute_sql(f"CREATE TEMPORARY VIEW profiles AS {profiles()}")
 
-    statements = t_env.create_statement_set()
-    for query in (rejected_records(settings), late_records(settings), messages()):
-        statements.add_insert_sql(f"INSERT INTO sink {query}")
-    return statements
+    records = (rejected_records(settings), late_records(settings), messages())
+    return Plan(
+        t_env,
+        [f"INSERT INTO sink {query}" for query in records],
+        {"stream-exec-deduplicate": settings.state.dedup_ttl_ms},
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -124,14 +129,14 @@ def main(arguments: list[str] | None = None) -> int:
         t_env = StreamTableEnvironment.create(
             environment_settings=EnvironmentSettings.in_streaming_mode()
         )
-        statements = build(
+        plan = build(
             t_env,
             settings,
             source=tables.kafka_source("source", settings),
             sink=tables.kafka_sink("sink", settings),
             update_profile=profile_operator(settings),
         )
-        statements.execute()
+        plan.execute()
     except LiveprofileError as error:
         print(f"profile_job: {error}", file=sys.stderr)
         return error.exit_code

@@ -8,18 +8,16 @@ counters. The rules are docs/data-contract.md, section 3.
 from __future__ import annotations
 
 import hashlib
-import json
 from array import array
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-import orjson
 
 from liveprofile.config import Window
 from liveprofile.translation import time_ms_of
-from udfs.events import as_id, digest
+from udfs.events import BadEvent, as_id, digest, load
 
 # How many records of a kind an answer names.
 EXAMPLES = 10
@@ -165,24 +163,14 @@ def read_log(records: Iterable[InputRecord]) -> Log:
 def _understand(value: bytes | None) -> tuple[int, int, int, int]:
     """(kind, time_ms, event, user)"""
     try:
-        event = orjson.loads(value or b"")
-    except orjson.JSONDecodeError:
-        return UNREADABLE, NO_TIME, 0, 0
-    if not isinstance(event, dict):
+        event = load(value or b"")
+    except BadEvent:
         return UNREADABLE, NO_TIME, 0, 0
     time_ms = time_ms_of(event.get("event_time"))
     time_ms = NO_TIME if time_ms is None else time_ms
     if event.get("event_type") == "heartbeat":
         return HEARTBEAT, time_ms, 0, 0
-    event_id, user_id = event.get("event_id"), event.get("user_id")
-    if isinstance(event_id, float) or isinstance(user_id, float):
-        # Integers past 64 bits arrive here as doubles: take them as they are written.
-        try:
-            exact = json.loads(value or b"", parse_float=str, parse_int=str)
-        except RecursionError:
-            return UNREADABLE, time_ms, 0, 0
-        event_id, user_id = exact.get("event_id"), exact.get("user_id")
-    event_id, user_id = as_id(event_id), as_id(user_id)
+    event_id, user_id = as_id(event.get("event_id")), as_id(event.get("user_id"))
     if not event_id or not user_id:
         return UNREADABLE, time_ms, 0, 0
     return EVENT, time_ms, int.from_bytes(digest(event_id), "big"), user_hash(user_id)

@@ -62,11 +62,13 @@ class Cassandra(Section):
     password: SecretStr = SecretStr("")
     ca_file: str = ""
     consistency: Literal["ONE", "LOCAL_ONE", "LOCAL_QUORUM", "QUORUM", "ALL"] = "LOCAL_QUORUM"
-    batch_bytes: int = Field(4_096, ge=256, le=40_000, description="of one unlogged batch")
+    batch_bytes: int = Field(
+        20_000, ge=256, le=40_000, description="of one unlogged batch; the server's limit caps it"
+    )
     in_flight: int = Field(32, ge=1, le=1024, description="requests at once per worker")
     request_timeout_ms: int = Field(5_000, ge=100)
     give_up_after_ms: int = Field(
-        30_000, ge=0, description="retry a failing write this long, then fail the checkpoint"
+        60_000, ge=0, description="retry a failing write this long, then fail the checkpoint"
     )
     profile_ttl_s: int = Field(180 * 86_400, ge=0)
     delta_ttl_s: int = Field(30 * 86_400, ge=0)
@@ -132,7 +134,7 @@ class Flink(Section):
 
 
 class Settings(BaseSettings):
-    """Every setting, validated. Raises pydantic's ValidationError; `load` turns it into one line."""
+    """Every setting, validated. Raises ValidationError, which `load` turns into one line."""
 
     model_config = SettingsConfigDict(
         env_prefix="LIVEPROFILE_", env_nested_delimiter="__", extra="forbid", frozen=True

@@ -1,4 +1,4 @@
-"""Every error that Liveprofile raises on purpose. Each names the thing, the value and the way out."""
+"""Every error that Liveprofile raises on purpose: each names the thing, its value, the way out."""
 
 
 class LiveprofileError(Exception):
@@ -26,4 +26,4 @@ class ServiceError(LiveprofileError):
 
 
 class StoreError(ServiceError):
-    """A write kept failing. Raised in the job it fails the checkpoint, and the rows are replayed."""
+    """A write kept failing. In the job it fails the checkpoint, and the rows are replayed."""

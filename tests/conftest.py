@@ -54,9 +54,7 @@ _numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def new_job(
-    stack: Stack, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Callable[..., Job]]:
+def new_job(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Job]]:
     """Makes jobs: `new_job("name", window={...})`, each with topics and a keyspace of its own.
 
     They exist when it returns; a job that still runs at the end is cancelled.

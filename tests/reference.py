@@ -155,8 +155,6 @@ def _classify(
                 is_late = position in late
             if is_late:
                 result.late.add(position)
-            elif event.text_behind:
-                result.rejected[position] = Rejected("NOT_JSON", "")
             else:
                 result.used.add(position)
                 used.append(event)

@@ -27,7 +27,7 @@ ID_CHARS = 256
 LARGEST_NUMBER = 1e9
 FIRST_TIME_MS = 946_684_800_000  # 2000-01-01
 # A JSON text beyond these bounds is none (RFC 8259, section 9, lets a parser set them).
-NESTING_LEVELS = 1_000
+NESTING_LEVELS = 999
 NUMBER_CHARS = 1_000
 NAME_CHARS = 50_000
 
@@ -62,7 +62,6 @@ class Valid(NamedTuple):
     session: str
     device: str
     coupon: str
-    text_behind: bool  # behind the JSON object: seen only after dedup and lateness
 
 
 class Heartbeat(NamedTuple):
@@ -83,7 +82,7 @@ def check(
 ) -> Valid | Heartbeat | Rejected:
     """Applies the checks in their order; the first that fails is the reason. Raises nothing."""
     try:
-        event, text_behind = _parse(value, limits.payload_chars)
+        event = _parse(value, limits.payload_chars)
         heartbeat = event.get("event_type") == HEARTBEAT
         _check_presence(event, heartbeat)
         if heartbeat:  # of which nothing else is read
@@ -106,7 +105,6 @@ def check(
         as_text(event.get("session_id")),
         as_text(event.get("device_id")),
         as_text(event.get("coupon_id")),
-        text_behind,
     )
 
 
@@ -129,7 +127,7 @@ def as_text(value: Any) -> str:
 # --- the payload ------------------------------------------------------------------------------
 
 
-def _parse(value: bytes | None, payload_chars: int) -> tuple[dict[str, Any], bool]:
+def _parse(value: bytes | None, payload_chars: int) -> dict[str, Any]:
     if value is None:
         raise _Fails("NOT_JSON", "")
     if len(value.decode("utf-8", "replace")) > payload_chars:
@@ -143,9 +141,12 @@ def _parse(value: bytes | None, payload_chars: int) -> tuple[dict[str, Any], boo
     if _has_lone_surrogate(text):
         raise _Fails("BAD_ENCODING", "")
     try:
-        return _loads(text)
+        event, text_behind = _loads(text)
     except ValueError:
         raise _Fails("NOT_JSON", "") from None
+    if text_behind:
+        raise _Fails("NOT_JSON", "")
+    return event
 
 
 def _has_lone_surrogate(text: str) -> bool:

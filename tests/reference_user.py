@@ -50,7 +50,8 @@ def double_text(value: float) -> str:
 def kept(arrived: Sequence[Valid]) -> list[Token]:
     """What stays of a window: the tokens that lie whole in its last 4,096 characters.
 
-    The cut goes by arrival; then they are in order of time, and of arrival where times are equal.
+    The cut goes by arrival; then they are in order of time, and of their other fields where times
+    are equal.
     """
     tokens = [Token.of(event) for event in arrived]
     lengths = [len(token_text(token)) for token in tokens]
@@ -61,7 +62,7 @@ def kept(arrived: Sequence[Valid]) -> list[Token]:
             first -= 1
             room -= lengths[first] + 1
         tokens = tokens[first:]
-    return sorted(tokens, key=lambda token: token.time_ms)
+    return sorted(tokens)
 
 
 class Baselines:

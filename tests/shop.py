@@ -80,6 +80,10 @@ def _visit(rng: random.Random, event_id: str, users: int, time_ms: int) -> dict[
     return event
 
 
+def as_message(event: dict[str, Any]) -> Message:
+    return Message(event["user_id"].encode("utf-8"), json.dumps(event).encode("utf-8"))
+
+
 def with_iso_times(messages: list[Message], every: int) -> list[Message]:
     """Each `every`-th message, if it is an event with its time in milliseconds, says it in ISO 8601
     with an offset instead."""

@@ -1,4 +1,4 @@
-"""Tokens of many rows as columns: what the operator computes with, since a batch holds thousands."""
+"""Tokens of many rows as columns: what the operator computes with, thousands in a batch."""
 
 from __future__ import annotations
 
@@ -106,16 +106,28 @@ def read_histories(texts: list[str]) -> Histories:
 
 
 def _by_time(tokens: TokenColumns, row_of: np.ndarray) -> TokenColumns:
-    """Nearly always so already: events arrive nearly in order."""
-    backwards = (np.diff(tokens.time_ms) < 0) & (np.diff(row_of) == 0)
-    if not backwards.any():
+    """Equal times go by what the token says: which arrived first changes from run to run."""
+    unsure = (np.diff(tokens.time_ms) <= 0) & (np.diff(row_of) == 0)
+    if not unsure.any():
         return tokens
-    order = np.lexsort((tokens.time_ms, row_of))  # stable: arrival breaks ties
-    places = order.tolist()
+    keys = list(
+        zip(
+            tokens.time_ms.tolist(),
+            tokens.type_index.tolist(),
+            tokens.item,
+            tokens.category,
+            tokens.amount.tolist(),
+            strict=True,
+        )
+    )
+    places = list(range(len(keys)))
+    for row in np.unique(row_of[1:][unsure]).tolist():
+        part = slice(tokens.starts[row], tokens.starts[row + 1])
+        places[part] = sorted(places[part], key=keys.__getitem__)
     return tokens._replace(
-        time_ms=tokens.time_ms[order],
-        type_index=tokens.type_index[order],
+        time_ms=tokens.time_ms[places],
+        type_index=tokens.type_index[places],
         item=[tokens.item[i] for i in places],
         category=[tokens.category[i] for i in places],
-        amount=tokens.amount[order],
+        amount=tokens.amount[places],
     )

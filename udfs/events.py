@@ -25,6 +25,10 @@ HEADER = "#"  # in the place of the letter: no event, but what is known of a win
 FIELD, EVENT, WINDOW = "\x1f", "\x1e", "\x1d"
 TOKEN_CHARS_PER_WINDOW = 4_096
 ID_CHARS = 256
+_IDS = (
+    "event_id", "user_id", "item_id", "category_id",
+    "session_id", "device_id", "coupon_id", "channel",
+)  # fmt: skip
 _IDS_TO_TOKEN = str.maketrans({FIELD: "_", EVENT: "_", WINDOW: "_"})
 
 
@@ -39,7 +43,7 @@ class Token(NamedTuple):
 
 
 class BadEvent(ValueError):
-    """An event the SQL let through and that can't be used. `reason` is a code of the data contract."""
+    """An event the SQL let through and that can't be used. `reason`: see the data contract."""
 
     def __init__(self, reason: str, detail: str):
         super().__init__(f"{reason}: {detail}")
@@ -64,19 +68,21 @@ def _token_id(value: Any) -> str:
     return as_id(value).translate(_IDS_TO_TOKEN)[:ID_CHARS]
 
 
-def load(payload: str) -> dict[str, Any]:
+def load(payload: str | bytes) -> dict[str, Any]:
     """Raises BadEvent for what Java's JSON parser accepted and is not one JSON object."""
     try:
         event = orjson.loads(payload)
-        if type(event["event_id"]) is not float:
+        if float not in map(type, map(event.get, _IDS)):
             return event
-    except (orjson.JSONDecodeError, KeyError, TypeError):
+    except (orjson.JSONDecodeError, AttributeError):
         pass
-    # orjson knows no integer beyond 64 bits and no number like 1e400, which are JSON all the same.
+    # To orjson an integer beyond 64 bits is a float and 1e400 an error; both are JSON all the same.
     try:
         event = json.loads(payload)
     except ValueError as error:
         raise BadEvent("NOT_JSON", str(error)[:200]) from None
+    except RecursionError:
+        raise BadEvent("UNREADABLE", "nested too deep beside a number beyond 64 bits") from None
     if not isinstance(event, dict):
         raise BadEvent("NOT_JSON", f"a JSON {type(event).__name__}, not an object")
     return event

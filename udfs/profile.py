@@ -48,7 +48,7 @@ class Inputs(NamedTuple):
 
 
 class Side(NamedTuple):
-    """All features on one side of the window: (n, len(FEATURES)) float64, NaN where there is none."""
+    """The features on one side of the window: (n, len(FEATURES)) float64, NaN for none."""
 
     values: np.ndarray
 
@@ -156,11 +156,15 @@ def assemble(
     """The rows to store, in the order given."""
     cosine = np.einsum("nd,nd->n", scores.embedding_before, scores.embedding_after)
     distance = np.round(np.clip(1.0 - cosine, 0.0, 2.0).astype(np.float64), _DECIMALS)
+    coupon_users = _coupon_users(rows)
+    was_in, now_in = segments(before, coupon_users), segments(after, coupon_users)
     seen, cassandra = after.column("windows"), settings.cassandra
+    # The table that is searched, by vector and by segment, is dear to write.
     lookalike = (
         (distance >= cassandra.lookalike_distance)
         | (seen <= 1)
         | (seen % cassandra.lookalike_refresh_windows == 0)
+        | np.array([old != new for old, new in zip(was_in, now_in, strict=True)], bool)
     )
     liked = affinity.affinity(
         rows.histories.tokens,
@@ -180,7 +184,7 @@ def assemble(
         return_amount=rows.windows.return_amount.tolist(),
         before=before.values.tolist(),
         after=after.values.tolist(),
-        segments=segments(after, _coupon_users(rows)),
+        segments=now_in,
         interests=_named(model.categories, scores.interests_after, scores.interests_after_p),
         next_items=scores.next_items.tolist(),
         surprise=scores.surprise.tolist(),

@@ -162,9 +162,7 @@ def similar_table(users: Sequence[SimilarUser]) -> Table:
 
 def delta_table(user_id: str, deltas: Sequence[Delta]) -> Table:
     table = _table(f"Changes of user {user_id}")
-    _columns(
-        table, "window end", ">events", ">amount", ">moved", ">surprise", "churn", "rules true"
-    )
+    _columns(table, "window end", ">events", ">amount", ">moved", ">surprise", "churn", "rules")
     for delta in deltas:
         table.add_row(
             utc(delta.window_end_ms),

@@ -15,7 +15,7 @@ from cassandra.cluster import Session
 from rich.console import Console, RenderableType
 from rich.live import Live
 
-from liveprofile import kafka, reads
+from liveprofile import reads
 from liveprofile.audit import Account
 from liveprofile.cassandra import session_of
 from liveprofile.commands import audit
@@ -32,7 +32,7 @@ from stack import DEFAULT_ROOT, flink
 from stack.local import Stack
 
 JOB_START_TIMEOUT_S = 180.0
-# On a busy machine a profile takes its time; after this long without any, none will come.
+# On a busy machine a profile takes its time; if nothing was read or stored for so long, none comes.
 STALL_S = 90.0
 LOOK_EVERY_S = 0.7
 PLAIN_LINE_EVERY_S = 5.0
@@ -156,18 +156,17 @@ class _Replay:
         console.print(view.plain_line(self._snapshot, self._sent, now_s), soft_wrap=True)
 
     def _looks(self, sending: Future[Sent]) -> Iterator[Snapshot]:
-        moved_s, before = time.monotonic(), self._snapshot.used
+        moved_s, before = time.monotonic(), self._snapshot
         while True:
             snapshot = self._watcher.look()
             yield snapshot
             if sending.done():
-                sending.result()
-                if snapshot.used >= self._sent and not kafka.lag(self._settings):
-                    yield self._watcher.look()  # the last alerts
+                everything = self._sent + sending.result().heartbeats
+                if snapshot.used >= self._sent and snapshot.read >= everything:
                     return
             now_s = time.monotonic()
-            if snapshot.used != before:
-                moved_s, before = now_s, snapshot.used
+            if (snapshot.read, snapshot.used) != (before.read, before.used):
+                moved_s, before = now_s, snapshot
             self._check(now_s - moved_s, snapshot)
             time.sleep(LOOK_EVERY_S)
 
@@ -178,8 +177,8 @@ class _Replay:
             failure = flink.root_exception(rest_url, self._job_id).splitlines()
             why = failure[0] if failure else "it tells no failure"
             raise ServiceError(
-                f"{self._sent - snapshot.used} of {self._sent} purchases are in no profile after"
-                f" {still_s:.0f} s without a new one, and the job is {state}: {why}"
+                f"{self._sent - snapshot.used} of {self._sent} purchases are in no profile,"
+                f" nothing moved for {still_s:.0f} s, and the job is {state}: {why}"
             )
 
 

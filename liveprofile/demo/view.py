@@ -9,7 +9,6 @@ from typing import Any
 from rich import box
 from rich.columns import Columns
 from rich.console import Group, RenderableType
-from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.rule import Rule
 from rich.table import Table
@@ -27,7 +26,7 @@ NOTHING = Text("")
 
 
 def heading(text: str) -> RenderableType:
-    return Padding(Rule(Text(text, style="bold"), align="left", style="dim"), (1, 0, 0, 0))
+    return Group(NOTHING, Rule(Text(text, style="bold"), align="left", style="dim"))
 
 
 def day(time_ms: int) -> str:
@@ -46,13 +45,12 @@ def live(snapshot: Snapshot, sent: int, total: int, horizon_days: int) -> Render
     bars.add_column(width=16)
     bars.add_column(width=40)
     bars.add_column()
-    behind = sent - snapshot.used
-    bars.add_row("sent to Kafka", ProgressBar(total, sent, 40), f"{sent:,} purchases")
-    bars.add_row(
-        "in profiles",
-        ProgressBar(total, snapshot.used, 40),
-        f"{snapshot.used:,}, {behind:,} behind",
-    )
+    for name, count, what in (
+        ("sent to Kafka", sent, ""),
+        ("read by Flink", min(snapshot.read, sent), " at its last checkpoint"),
+        ("in profiles", snapshot.used, f", {sent - snapshot.used:,} behind"),
+    ):
+        bars.add_row(name, ProgressBar(total, count, 40), f"{count:,}{what}")
     bars.add_row("profiles", _speed(snapshot), _closed(snapshot))
     return Group(
         bars,
@@ -66,10 +64,14 @@ def live(snapshot: Snapshot, sent: int, total: int, horizon_days: int) -> Render
 
 def plain_line(snapshot: Snapshot, sent: int, seconds: float) -> str:
     """The live view where there is no terminal."""
-    return (
-        f"  {seconds:4.0f} s  {sent:,} sent, {snapshot.used:,} in profiles, {_speed(snapshot)},"
-        f" {snapshot.flags} flags, {_closed(snapshot)}"
+    parts = (
+        f"{sent:,} sent",
+        f"{min(snapshot.read, sent):,} read",
+        f"{snapshot.used:,} in profiles; {_speed(snapshot)}",
+        f"{snapshot.flags} flags",
+        _closed(snapshot),
     )
+    return f"  {seconds:4.0f} s  " + ", ".join(filter(None, parts))
 
 
 def _speed(snapshot: Snapshot) -> str:

@@ -20,9 +20,11 @@ from liveprofile.reads import Delta
 
 SHOWN = 5
 RATE_OVER_S = 6.0
+READ_EVERY_S = 2.0
 
 
 class Snapshot(NamedTuple):
+    read: int  # records that the job's last checkpoint covers, heartbeats too
     used: int  # events that stored profiles have seen
     profiles: int  # written, one for each user and window
     profiles_per_s: float
@@ -48,10 +50,13 @@ class Watcher:
         self._places: dict[int, int] = {}
         self._seen: set[str] = set()
         self._alerts: list[dict[str, Any]] = []
+        self._read, self._read_s = 0, -READ_EVERY_S
         self._pace: deque[tuple[float, int]] = deque()
 
     def look(self) -> Snapshot:
         """Raises ServiceError."""
+        # First: what a checkpoint covers is stored and sent, so the rest of this look has it.
+        read = self._records_read()
         rows = self._read_rows()
         self._read_alerts()
         changed = [user for user, row in rows.items() if row != self._rows.get(user)]
@@ -63,6 +68,7 @@ class Watcher:
             self._latest = [*found, *kept][:SHOWN]
         profiles = sum(row.windows for row in rows.values())
         return Snapshot(
+            read=read,
             used=sum(row.events for row in rows.values()),
             profiles=profiles,
             profiles_per_s=self._rate(profiles),
@@ -88,6 +94,15 @@ class Watcher:
             }
         except (NoHostAvailable, DriverException, ErrorMessage) as error:
             raise ServiceError(f"Cassandra, reading user_profile: {describe(error)}") from None
+
+    def _records_read(self) -> int:
+        """Asked for less often: it moves with checkpoints only."""
+        now_s = time.monotonic()
+        if now_s - self._read_s >= READ_EVERY_S:
+            topic = self._settings.topics.events
+            self._read = sum(kafka.committed_offsets(self._settings, topic).values())
+            self._read_s = now_s
+        return self._read
 
     def _read_alerts(self) -> None:
         topic = self._settings.topics.alerts

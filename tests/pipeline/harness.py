@@ -90,12 +90,12 @@ def run_job(records: list[Record], settings: Settings, folder: Path) -> Output:
     events, sent = folder / "events.json", folder / "sent"
     write_records(events, records, settings.topics.events)
     t_env = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
-    statements = profile_job.build(
+    plan = profile_job.build(
         t_env,
         settings,
         source=source_table(events, settings),
         sink=tables.file_sink("sink", sent, SINK),
         update_profile=profile_operator(settings, stores.open_shared),
     )
-    statements.execute().wait()
+    plan.execute().wait()
     return Output(store, list(read_sent(sent)))

@@ -151,8 +151,8 @@ def test_the_live_view_keeps_its_height():
         "data": {"severity": "high", "message": "210.33 spent in this window; " * 9},
     }
     _, delta = pair("77", {"churn": 0.5}, {"churn": 0.25}, [["CHEESE", 0.5, 0.1]])
-    empty = view.live(Snapshot(0, 0, 0.0, None, [], 0, []), 0, 10, 30)
-    full = view.live(Snapshot(9, 3, 2.0, END_MS, [delta] * 5, 7, [alert] * 5), 10, 10, 30)
+    empty = view.live(Snapshot(0, 0, 0, 0.0, None, [], 0, []), 0, 10, 30)
+    full = view.live(Snapshot(10, 9, 3, 2.0, END_MS, [delta] * 5, 7, [alert] * 5), 10, 10, 30)
     before, after = text_of(empty), text_of(full)
     assert len(before.splitlines()) == len(after.splitlines())
     assert all(len(line) <= view.WIDTH for line in after.splitlines())
@@ -163,9 +163,9 @@ def test_the_live_view_keeps_its_height():
 
 
 def test_the_plain_line_has_no_control_codes():
-    line = view.plain_line(Snapshot(9_000, 3, 2.0, END_MS, [], 7, []), 10_000, 12.3)
+    line = view.plain_line(Snapshot(9_500, 9_000, 3, 2.0, END_MS, [], 7, []), 10_000, 12.3)
     assert line == (
-        "    12 s  10,000 sent, 9,000 in profiles, 3 written, 2 per second, 7 flags,"
+        "    12 s  10,000 sent, 9,500 read, 9,000 in profiles; 3 written, 2 per second, 7 flags,"
         " days closed up to 2017-11-29"
     )
 

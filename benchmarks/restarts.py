@@ -1,0 +1,168 @@
+"""Restarts of a job in one TaskManager: does its metaspace, or its memory, grow with them?
+
+    python -m benchmarks.restarts --restarts 100
+
+Every restart is a failure (a Python worker is killed and the tasks start anew), but for each
+`--resubmit-every`-th, for which the job is cancelled and submitted again.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import psutil
+import typer
+
+from benchmarks import environment, runs
+from liveprofile.cassandra import create_schema
+from liveprofile.commands.submit import JOB
+from liveprofile.config import load
+from liveprofile.errors import LiveprofileError, ServiceError
+from liveprofile.flink import wait_until_running
+from liveprofile.kafka import create_topics
+from models.checkpoint import CARD, read_card
+from stack import PROJECT, flink, java
+from stack.local import Stack
+
+ROOT = PROJECT / ".stack" / "restarts"
+WORKER = "pyflink.fn_execution"
+METRICS = {
+    "metaspace_mb": "Status.JVM.Memory.Metaspace.Used",
+    "heap_mb": "Status.JVM.Memory.Heap.Used",
+    "direct_mb": "Status.JVM.Memory.Direct.MemoryUsed",
+    "classes": "Status.JVM.ClassLoader.ClassesLoaded",
+    "classes_unloaded": "Status.JVM.ClassLoader.ClassesUnloaded",
+    "threads": "Status.JVM.Threads.Count",
+}
+MEGABYTE = 1e6
+TIMEOUT_S = 180.0
+# The metrics may be as old as metrics.fetcher.update-interval, and a bit.
+METRICS_AGE_S = 2.0
+
+
+def memory(stack: Stack) -> dict[str, float]:
+    """Of the TaskManager after a full garbage collection, so that only what is held counts."""
+    pid = stack.taskmanager.pid
+    collect = [str(java.home() / "bin" / "jcmd"), str(pid), "GC.run"]
+    subprocess.run(collect, capture_output=True, check=True)
+    time.sleep(METRICS_AGE_S)
+    manager = flink.request(stack.rest_url, "/taskmanagers")["taskmanagers"][0]["id"]
+    names = ",".join(METRICS.values())
+    answer = flink.request(stack.rest_url, f"/taskmanagers/{manager}/metrics?get={names}")
+    values = {metric["id"]: float(metric["value"]) for metric in answer}
+    found = {
+        name: values[metric] / MEGABYTE if name.endswith("_mb") else values[metric]
+        for name, metric in METRICS.items()
+    }
+    process = psutil.Process(pid)
+    found["rss_mb"] = process.memory_info().rss / MEGABYTE
+    found["processes"] = float(len(process.children(recursive=True)))
+    return {name: round(value, 1) for name, value in found.items()}
+
+
+class Runner:
+    """One job on a stack, and the ways to restart it."""
+
+    def __init__(self, stack: Stack):
+        self.stack = stack
+        settings = load(**stack.settings())
+        create_topics(settings)
+        create_schema(settings.cassandra, read_card(settings.model.checkpoint / CARD).shape["dim"])
+        self.submissions = 0
+        self.submit()
+
+    def submit(self) -> None:
+        self.job_id = self.stack.submit(JOB, "--config", str(self.stack.config_file))
+        self.submissions += 1
+        self.wait()
+
+    def wait(self) -> None:
+        wait_until_running(self.stack.rest_url, self.job_id, TIMEOUT_S)
+
+    def resubmit(self) -> None:
+        flink.cancel(self.stack.rest_url, self.job_id)
+        self.submit()
+
+    def fail(self) -> None:
+        """Kills a Python worker, and waits until the tasks have started anew."""
+        before = self.attempts()
+        workers = list(self._workers())
+        if not workers:
+            raise ServiceError("the TaskManager has no Python worker to kill")
+        workers[0].kill()
+        deadline_s = time.monotonic() + TIMEOUT_S
+        while self.attempts() == before:
+            if time.monotonic() > deadline_s:
+                raise ServiceError(f"job {self.job_id} did not restart in {TIMEOUT_S:.0f} s")
+            time.sleep(0.2)
+        self.wait()
+
+    def attempts(self) -> int:
+        path = f"/jobs/{self.job_id}/metrics?get=numRestarts"
+        found = flink.request(self.stack.rest_url, path)
+        return int(found[0]["value"]) if found else 0
+
+    def _workers(self) -> Iterator[psutil.Process]:
+        for child in psutil.Process(self.stack.taskmanager.pid).children(recursive=True):
+            if "python" in child.name() and WORKER in " ".join(child.cmdline()):
+                yield child
+
+
+def slope(samples: list[dict[str, float]], name: str) -> float:
+    """Growth a restart, by least squares over the second half: the first one warms up."""
+    values = [sample[name] for sample in samples[len(samples) // 2 :]]
+    return float(np.polyfit(np.arange(len(values)), values, 1)[0]) if len(values) > 1 else 0.0
+
+
+def measure(stack: Stack, restarts: int, resubmit_every: int) -> dict[str, Any]:
+    runner = Runner(stack)
+    samples = [memory(stack)]
+    for number in range(1, restarts + 1):
+        started = time.monotonic()
+        again = resubmit_every > 0 and number % resubmit_every == 0
+        runner.resubmit() if again else runner.fail()
+        seconds = time.monotonic() - started
+        samples.append(memory(stack))
+        runs.say(
+            f"restart {number} of {restarts} ({'submitted again' if again else 'worker killed'},"
+            f" {seconds:.1f} s): metaspace {samples[-1]['metaspace_mb']} MB,"
+            f" resident {samples[-1]['rss_mb']} MB"
+        )
+    return {
+        "restarts": restarts,
+        "submissions": runner.submissions,
+        "first": samples[0],
+        "last": samples[-1],
+        "per_restart": {name: round(slope(samples, name), 3) for name in samples[0]},
+        "metaspace_mb": [sample["metaspace_mb"] for sample in samples],
+        "rss_mb": [sample["rss_mb"] for sample in samples],
+    }
+
+
+def main(
+    restarts: Annotated[int, typer.Option(min=1)] = 100,
+    resubmit_every: Annotated[
+        int, typer.Option(min=0, help="Cancel and submit for each so many; 0: never.")
+    ] = 5,
+    root: Annotated[Path, typer.Option(help="Folder of its own stack; it is removed.")] = ROOT,
+) -> None:
+    """Restarts a job again and again and prints what became of the TaskManager's memory."""
+    about = environment.describe()
+    with runs.started(root) as stack:
+        found = measure(stack, restarts, resubmit_every)
+    typer.echo(json.dumps({"benchmark": "restarts", **about, **found}))
+
+
+if __name__ == "__main__":
+    try:
+        typer.run(main)
+    except LiveprofileError as error:
+        sys.stderr.write(f"restarts: {error}\n")
+        sys.exit(error.exit_code)

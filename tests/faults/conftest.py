@@ -1,0 +1,18 @@
+"""One job for all faults, so that each starts where the last one left it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from tests.faults.shop import WINDOW, Shop
+from tests.live import Job
+
+
+@pytest.fixture(scope="session")
+def shop(new_job: Callable[..., Job]) -> Iterator[Shop]:
+    job = new_job("faults", window=WINDOW)
+    job.submit()
+    yield Shop(job)
+    job.cancel()

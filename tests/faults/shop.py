@@ -1,0 +1,115 @@
+"""The shop that faults happen to: a job, a steady load, and what must hold afterwards."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from liveprofile import reads
+from liveprofile.cassandra import session_of
+from liveprofile.replay import closing_time_ms
+from tests.compare import compare
+from tests.live import Job
+from tests.shop import HOT_USER, START_MS, visits
+from tests.streams_seeded import mixed
+
+WINDOW = {"length_ms": 120_000, "out_of_orderness_ms": 10_000}
+EVENTS_PER_SECOND = 150
+STEP_MS = 400  # in event time: at this pace a window closes every two seconds
+USERS = 10
+CHUNK = 300  # events that are mixed with faults of their own at a time
+LATE_BY_MS = 3_600_000
+RECOVERY_TIMEOUT_S = 240.0
+POLL_S = 0.1
+
+
+class Shop:
+    """The job and the clock of its stream, which only moves on."""
+
+    def __init__(self, job: Job):
+        self.job = job
+        self.clock_ms = START_MS
+        self._seeds = itertools.count(1)
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Visitors come all the time: runs the block under load, which flows when it starts."""
+        stop, failed = threading.Event(), []
+        thread = threading.Thread(target=self._send_until, args=(stop, failed))
+        thread.start()
+        try:
+            self.wait_for_news(since_ms=self.newest_ms())
+            yield
+        finally:
+            stop.set()
+            thread.join()
+        assert not failed, failed[0]
+
+    def _send_until(self, stop: threading.Event, failed: list[object]) -> None:
+        """Copies, late and broken events are among those sent, as in every stream."""
+        producer = self.job.producer()
+        topic = self.job.settings.topics.events
+        stream = visits(next(self._seeds), USERS, STEP_MS, self.clock_ms)
+        started, count = time.monotonic(), 0
+        while not stop.is_set():
+            chunk = list(itertools.islice(stream, CHUNK))
+            self.clock_ms = chunk[-1]["event_time"]
+            for message in mixed(chunk, next(self._seeds), late_by_ms=LATE_BY_MS).messages:
+                producer.produce(
+                    topic,
+                    message.value,
+                    message.key,
+                    on_delivery=lambda error, _: failed.append(error) if error else None,
+                )
+                count += 1
+                producer.poll(max(0.0, started + count / EVENTS_PER_SECOND - time.monotonic()))
+        if producer.flush(RECOVERY_TIMEOUT_S):
+            failed.append("Kafka did not take the last records")
+
+    @contextmanager
+    def recovery(self, fault: str) -> Iterator[None]:
+        """Prints the time from the block's start, a fault and its repair, to the first profile that
+        is newer than all that are stored when it ends."""
+        started = time.monotonic()
+        yield
+        repaired_s = time.monotonic() - started
+        self.wait_for_news(since_ms=self.newest_ms())
+        seconds = round(time.monotonic() - started, 1)
+        line = {"fault": fault, "seconds": seconds, "repaired_after_s": round(repaired_s, 1)}
+        print(f"\nrecovery: {json.dumps(line)}", flush=True)
+
+    def newest_ms(self) -> int:
+        """The end of the last stored window of a user who is there in each; 0 if there is none."""
+        with session_of(self.job.settings.cassandra) as session:
+            found = reads.deltas(session, HOT_USER, 1)
+        return found[0].window_end_ms if found else 0
+
+    def wait_for_news(self, since_ms: int) -> None:
+        deadline_s = time.monotonic() + RECOVERY_TIMEOUT_S
+        while self.newest_ms() <= since_ms:
+            if time.monotonic() > deadline_s:
+                raise AssertionError(
+                    f"no new profile after {RECOVERY_TIMEOUT_S:.0f} s, job {self.job.state()}:"
+                    f" {self.job.failure()[-3_000:]}"
+                )
+            time.sleep(POLL_S)
+
+    def close(self) -> None:
+        """Closes all windows, and waits until they are stored."""
+        self.clock_ms = closing_time_ms(self.clock_ms, self.job.settings.window)
+        self.job.heartbeats(self.clock_ms)
+        self.clock_ms += self.job.settings.window.length_ms
+        self.job.wait_until_caught_up(RECOVERY_TIMEOUT_S)
+
+    def check(self) -> None:
+        """What must hold after every fault: all is stored, once, as the reference has it."""
+        self.close()
+        account = self.job.audit()
+        assert account["ok"] and account["unaccounted"] == 0, account
+        found = compare(self.job.settings)
+        assert found.ok, found.as_json()
+        assert found.job == found.reference

@@ -1,0 +1,53 @@
+"""An operator fails once: right behind the source, the model call, the write to Cassandra.
+
+Load: steady. Fault: an exception in the Python worker (tests/faults/failing_job.py).
+Holds: the job fails visibly instead of losing the rows; no event is lost or used twice, every
+profile is the reference's. (The Kafka sink fails in test_broker.py.)
+Recovers: by itself, from the last checkpoint.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from liveprofile.flink import wait_until_running
+from tests.faults.shop import WINDOW, Shop
+from tests.live import Job
+
+pytestmark = pytest.mark.faults
+
+JOB = Path(__file__).with_name("failing_job.py")
+
+
+@pytest.fixture(scope="module")
+def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("armed")
+
+
+@pytest.fixture(scope="module")
+def shop(new_job: Callable[..., Job], faults: Path) -> Iterator[Shop]:
+    job = new_job("operators", window=WINDOW)
+    arguments = ("--config", str(job.config_file), "--faults", str(faults))
+    job.id = job.stack.submit(JOB, *arguments)
+    wait_until_running(job.rest_url, job.id, timeout_s=180)
+    yield Shop(job)
+    job.cancel()
+
+
+@pytest.mark.parametrize("fault", ["source", "model", "write"])
+def test_an_operator_that_fails(fault: str, shop: Shop, faults: Path) -> None:
+    restarts = shop.job.restarts()
+    with shop.open(), shop.recovery(f"{fault} fails"):
+        (faults / fault).touch()
+        while (faults / fault).exists():
+            time.sleep(0.05)
+    assert shop.job.restarts() > restarts
+    assert f"injected: {fault} fails" in shop.job.failure()
+
+
+def test_nothing_is_lost(shop: Shop) -> None:
+    shop.check()

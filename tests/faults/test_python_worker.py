@@ -1,0 +1,29 @@
+"""A Python worker dies.
+
+Load: steady. Fault: kill -9 of one of the processes that the model runs in.
+Holds: no event is lost or used twice, every profile is the reference's.
+Recovers: by itself; the tasks restart and bring a new worker.
+"""
+
+import psutil
+import pytest
+
+from stack.local import Stack
+from tests.faults.shop import Shop
+
+pytestmark = pytest.mark.faults
+
+WORKER = "pyflink.fn_execution"
+
+
+def workers(stack: Stack) -> list[psutil.Process]:
+    children = psutil.Process(stack.taskmanager.pid).children(recursive=True)
+    return [each for each in children if "python" in each.name() and WORKER in str(each.cmdline())]
+
+
+def test_a_killed_python_worker(shop: Shop, stack: Stack) -> None:
+    restarts = shop.job.restarts()
+    with shop.open(), shop.recovery("Python worker killed"):
+        workers(stack)[0].kill()
+    assert shop.job.restarts() > restarts
+    shop.check()

@@ -1,0 +1,83 @@
+"""The model on a CUDA card against the same model on the CPU, within what bfloat16 allows."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.runtime import ProfileModel, Scores
+from udfs.columns import TokenColumns
+from udfs.events import EVENT_TYPES, Token
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA card"),
+]
+
+CHECKPOINT = Path(__file__).parents[2] / "models" / "checkpoints" / "default"
+ROWS = 1_500  # three passes of 512
+START_MS = 1_510_000_000_000
+
+
+def rows(model: ProfileModel, sizes: tuple[int, int], first_minute: int, seed: int) -> TokenColumns:
+    random = np.random.default_rng(seed)
+
+    def token(minute: int) -> Token:
+        return Token(
+            START_MS + 60_000 * minute,
+            int(random.integers(len(EVENT_TYPES))),
+            model.items[int(random.integers(len(model.items)))] if random.random() < 0.9 else "",
+            model.categories[int(random.integers(len(model.categories)))],
+            round(float(random.exponential(20)), 2),
+        )
+
+    return TokenColumns.of(
+        [
+            [token(first_minute + number) for number in range(int(random.integers(*sizes)))]
+            for _ in range(ROWS)
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def both() -> tuple[Scores, Scores]:
+    """(CPU, card)"""
+    models = [ProfileModel.load(CHECKPOINT, device=device) for device in ("cpu", "auto")]
+    histories, windows = rows(models[0], (0, 40), 0, seed=1), rows(models[0], (1, 20), 60, seed=2)
+    for model in models:
+        model.warm_up()
+    cpu, card = (model.score(histories, windows) for model in models)
+    return cpu, card
+
+
+@pytest.mark.parametrize("side", ["before", "after"])
+def test_values(both: tuple[Scores, Scores], side: str) -> None:
+    cpu, card = both
+    for name, tolerance in (("churn", 0.03), ("embedding", 0.05)):
+        values = [getattr(scores, f"{name}_{side}") for scores in (cpu, card)]
+        assert np.abs(values[0] - values[1]).max() < tolerance
+    spend = [getattr(scores, f"spend_{side}") for scores in (cpu, card)]
+    assert np.all(np.abs(spend[0] - spend[1]) <= 1 + 0.1 * spend[0])
+    embedding = [getattr(scores, f"embedding_{side}") for scores in (cpu, card)]
+    assert (embedding[0] * embedding[1]).sum(1).min() > 0.999
+
+
+def test_surprise(both: tuple[Scores, Scores]) -> None:
+    cpu, card = both
+    assert np.abs(cpu.surprise - card.surprise).max() < 0.1
+    assert np.abs(cpu.surprise - card.surprise).mean() < 0.02
+
+
+def test_the_likeliest_category_is_nearly_as_likely_on_the_cpu(both: tuple[Scores, Scores]) -> None:
+    cpu, card = both
+    assert np.abs(cpu.interests_after_p[:, 0] - card.interests_after_p[:, 0]).max() < 0.03
+    assert (cpu.interests_after[:, 0] == card.interests_after[:, 0]).mean() > 0.95
+
+
+def test_passes_are_timed_on_the_card(both: tuple[Scores, Scores]) -> None:
+    _cpu, card = both
+    assert sum(batch.rows for batch in card.batches) == ROWS
+    assert all(batch.milliseconds > 0 for batch in card.batches)

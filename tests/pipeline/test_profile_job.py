@@ -1,0 +1,122 @@
+"""The submitted job's own path on files, in an embedded Flink, against the reference.
+
+State left: an ended job; every window closed, since the files' end moves time to its end.
+"""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, Phase, given
+from hypothesis import settings as hypothesis_settings
+
+from liveprofile.config import Settings, load, project_path
+from tests import streams, streams_seeded
+from tests.compare import ModelScores
+from tests.compare_windows import Comparison, Expected, Key, compare_window
+from tests.pipeline.harness import Output, run_job, sendable
+from tests.reference import Record, run
+from tests.reference_check import REASONS_WITH_DETAIL
+from tests.shop import visits
+from udfs.store import ProfileRow
+
+pytestmark = pytest.mark.pipeline
+
+RECORD_MS = 1_790_000_000_000
+
+
+def settings_of(**window: int) -> Settings:
+    return load(job={"parallelism": 1, "name": "pipeline"}, window=window)
+
+
+def in_one_partition(messages: list[streams_seeded.Message]) -> list[Record]:
+    records = [
+        Record(0, offset, RECORD_MS, message.key, message.value)
+        for offset, message in enumerate(messages)
+    ]
+    return [record for record in records if sendable(record)]
+
+
+def assert_equals_reference(records: list[Record], output: Output, settings: Settings) -> None:
+    """Where each record went, and every window, whatever the interleaving made late."""
+    late = {sent.position for sent in output.to(settings.topics.late)}
+    scores = ModelScores(settings)
+    rules = tomllib.loads(project_path(settings.rules).read_text(encoding="utf-8"))["rules"]
+    expected = run(records, settings, late=late, score=scores, rules=rules)
+    assert expected.late == late
+
+    rejected = {sent.position: sent.headers for sent in output.to(settings.topics.rejected)}
+    assert rejected.keys() == expected.rejected.keys()
+    values = {(record.partition, record.offset): record.value for record in records}
+    for sent in output.to(settings.topics.rejected):
+        reason, detail = expected.rejected[sent.position]
+        assert sent.headers["reason"] == reason, sent
+        if reason in REASONS_WITH_DETAIL:
+            assert sent.headers["detail"] == detail, sent
+        value = values[sent.position]
+        assert sent.value == (None if value is None else value.decode())
+
+    found = Comparison()
+    stored = {Key(*key): row for key, row in output.store.deltas.items()}
+    assert stored.keys() == expected.profiles.keys()
+    for (key, profile), score in zip(expected.profiles.items(), scores.scores, strict=True):
+        row = stored[Key(*key)]
+        compare_window(found, Key(*key), as_stored(row), Expected(profile, score, cut=False))
+        found.equal("rules", key, set(row.active_rules), set(profile.active_rules))
+        found.equal("flags", key, *({flag.flag_id for flag in x.flags} for x in (row, profile)))
+    assert found.ok, json.dumps(found.as_json(), indent=2)
+
+    alerts = [json.loads(sent.value or "") for sent in output.to(settings.topics.alerts)]
+    flags = [flag.flag_id for profile in expected.profiles.values() for flag in profile.flags]
+    assert Counter(alert["id"] for alert in alerts) == Counter(flags)
+
+
+class as_stored:  # noqa: N801 - reads like a function: a row as liveprofile.reads.Delta has it
+    def __init__(self, row: ProfileRow):
+        self.window_start_ms, self.events, self.amount = row.window_start_ms, row.events, row.amount
+        self.digests, self.delta, self.surprise = row.digests, row.delta_json, row.surprise
+        self.embedding_distance = row.embedding_distance
+        self.active_rules, self.model_version = row.active_rules, row.model_version
+
+
+def test_a_mixed_stream_equals_the_reference(tmp_path: Path) -> None:
+    settings = settings_of()
+    records = in_one_partition(
+        streams_seeded.mixed(islice(visits(7, 25, 20_000), 2_000), seed=7).messages
+    )
+    output = run_job(records, settings, tmp_path)
+    assert_equals_reference(records, output, settings)
+
+
+def test_poison_does_not_stop_the_job(tmp_path: Path) -> None:
+    settings = settings_of()
+    good = list(islice(visits(1, 5, 20_000), 200))
+    messages = streams_seeded.mixed(good, seed=1).messages + streams_seeded.poison(300, seed=2)
+    records = in_one_partition(messages)
+    output = run_job(records, settings, tmp_path)
+    used = b"".join(row.digests for row in output.store.deltas.values())
+    gone = {sent.position for sent in output.sent if "offset" in sent.headers}
+    assert len(used) // 8 >= len(good)
+    assert len(gone) == len([sent for sent in output.sent if "offset" in sent.headers])
+
+
+@hypothesis_settings(
+    max_examples=3,
+    deadline=None,
+    derandomize=True,
+    phases=[Phase.generate],  # an embedded Flink takes seconds: no shrinking here
+    suppress_health_check=list(HealthCheck),
+)
+@given(records=streams.behaviour_stream(partitions=1, max_events=60, wrong_types=True))
+def test_any_stream_equals_the_reference(
+    records: list[Record], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    settings = settings_of()
+    sent = [record for record in records if sendable(record)]
+    output = run_job(sent, settings, tmp_path_factory.mktemp("any"))
+    assert_equals_reference(sent, output, settings)

@@ -1,0 +1,74 @@
+"""One job that has seen everything: a mixed stream, poison, and a replayed file."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import pytest
+
+from tests.live import Job
+from tests.shop import HOUR_MS, START_MS, visits, with_iso_times
+from tests.streams_seeded import Message, mixed, poison
+
+EVENTS = 3_000
+USERS = 40
+SPAN_MS = 48 * HOUR_MS
+# As long as the poison's times are scattered, so that it gets to the model instead of being late.
+OUT_OF_ORDERNESS_MS = 24 * HOUR_MS
+POISON = 1_000
+REPEATED_ID = b'"event_id":123456789'
+REPLAYED = 60
+REPLAY_MS = START_MS + SPAN_MS + 2 * OUT_OF_ORDERNESS_MS
+
+
+def shop_stream() -> list[Message]:
+    events = itertools.islice(visits(7, USERS, SPAN_MS // EVENTS), EVENTS)
+    # The hot user's rush: hundreds of events within one window.
+    rush = [
+        event
+        | {
+            "event_id": f"rush-{index}",
+            "user_id": "hot",
+            "event_time": START_MS + 9_000_000 + index,
+        }
+        for index, event in enumerate(itertools.islice(visits(8, USERS, 1), 400))
+        if event["user_id"] != "regular"
+    ]
+    in_order = sorted([*events, *rush], key=lambda event: event["event_time"])
+    return with_iso_times(
+        mixed(in_order, seed=7, broken=0.03, late_by_ms=10 * 24 * HOUR_MS).messages, every=7
+    )
+
+
+def poison_stream() -> list[Message]:
+    """An event_id that comes again stays in one partition: there the first copy is the first."""
+    return [
+        Message(b"poisoned-1" if REPEATED_ID in (value or b"") else key, value)
+        for key, value in poison(POISON, seed=11)
+    ]
+
+
+class Shop(NamedTuple):
+    job: Job
+    records: int  # in its topic; the last windows are closed and stored
+    replayed: dict[str, Any]  # what `liveprofile replay` said
+
+
+@pytest.fixture(scope="session")
+def shop(new_job: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+    window = {"length_ms": HOUR_MS, "out_of_orderness_ms": OUT_OF_ORDERNESS_MS}
+    job = new_job("shop", window=window)
+    job.submit()
+    count = job.send(shop_stream())
+    count += job.send(poison_stream())
+    file = tmp_path_factory.mktemp("replay") / "events.jsonl"
+    events = itertools.islice(visits(9, USERS, 60_000, REPLAY_MS), REPLAYED)
+    file.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
+    replayed = job.run("replay", str(file), "--close-windows")
+    count += replayed["sent"] + replayed["heartbeats"]
+    job.wait_until_caught_up()
+    yield Shop(job, count, replayed)
+    job.cancel()
