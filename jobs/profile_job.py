@@ -90,10 +90,10 @@ def messages() -> str:
     headers = ", ".join(
         f"'{name}', {utf8(value)}" for name, value in zip(names, field[2:], strict=True)
     )
-    cloud_event = f"MAP['content-type', {utf8("'application/cloudevents+json'")}]"
+    content_type = utf8("'application/cloudevents+json'")
     return f"""
         SELECT {field[1]}, SUBSTRING(message, LOCATE('{WINDOW}', message) + 1), {field[0]},
-            CASE WHEN {field[2]} = '' THEN {cloud_event} ELSE MAP[{headers}] END
+            CASE WHEN {field[2]} = '' THEN MAP['content-type', {content_type}] ELSE MAP[{headers}] END
         FROM (SELECT message FROM profiles CROSS JOIN UNNEST(messages) AS m(message))"""
 
 

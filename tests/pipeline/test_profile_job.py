@@ -76,7 +76,7 @@ def assert_equals_reference(records: list[Record], output: Output, settings: Set
     assert Counter(alert["id"] for alert in alerts) == Counter(flags)
 
 
-class as_stored:  # noqa: N801 - reads like a function: a row as liveprofile.reads.Delta has it
+class as_stored:
     def __init__(self, row: ProfileRow):
         self.window_start_ms, self.events, self.amount = row.window_start_ms, row.events, row.amount
         self.digests, self.delta, self.surprise = row.digests, row.delta_json, row.surprise
