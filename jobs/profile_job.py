@@ -93,7 +93,8 @@ def messages() -> str:
     content_type = utf8("'application/cloudevents+json'")
     return f"""
         SELECT {field[1]}, SUBSTRING(message, LOCATE('{WINDOW}', message) + 1), {field[0]},
-            CASE WHEN {field[2]} = '' THEN MAP['content-type', {content_type}] ELSE MAP[{headers}] END
+            CASE WHEN {field[2]} = '' THEN MAP['content-type', {content_type}]
+                ELSE MAP[{headers}] END
         FROM (SELECT message FROM profiles CROSS JOIN UNNEST(messages) AS m(message))"""
 
 

@@ -11,6 +11,7 @@ import typer
 from liveprofile import __version__
 from liveprofile.commands.alerts import alerts
 from liveprofile.commands.audit import audit
+from liveprofile.commands.backfill import backfill
 from liveprofile.commands.demo import demo
 from liveprofile.commands.reads import deltas, flags, show
 from liveprofile.commands.replay import replay
@@ -54,7 +55,7 @@ def start(
         logging.getLogger(client).setLevel(logging.CRITICAL)
 
 
-for command in (demo, submit, status, replay, show, deltas, flags, alerts, audit, train):
+for command in (demo, submit, status, replay, show, deltas, flags, alerts, audit, backfill, train):
     app.command()(command)
 
 

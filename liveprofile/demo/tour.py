@@ -17,7 +17,7 @@ SEVERITIES = ("critical", "high", "medium", "low")
 MIN_WINDOWS = 10
 LONG_BREAK_DAYS = 21
 ACTIONS = {
-    "notify_customer_service": "tell customer service",
+    "notify_customer_service": "tell service team",
     "step_up_verification": "verify identity",
     "limit_trading": "limit purchases",
     "restrict_trading": "stop purchases",
@@ -126,5 +126,5 @@ def _in_words(flag: StoredFlag) -> tuple[str, str]:
         return f"bought {known['n']:.0f} products in a day", usual
     if "events" in known:
         what = f"{known['events']:.0f} purchases unlike any before"
-        return what, f"surprise below {flag.threshold:.0f}, now {flag.value:.1f}"
+        return what, f"surprise < {flag.threshold:g}, now {flag.value:.1f}"
     return flag.message, f"below {flag.threshold:g}, now {flag.value:g}"

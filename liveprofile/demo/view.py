@@ -249,5 +249,5 @@ def _interests(interests: Mapping[str, float]) -> str:
 def _table(title: str | None = None) -> Table:
     return Table(
         title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD,
-        pad_edge=False, header_style="dim", show_edge=False,
+        pad_edge=False, padding=(0, 1, 0, 0), header_style="dim", show_edge=False,
     )  # fmt: skip
