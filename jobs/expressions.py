@@ -28,6 +28,7 @@ LONE_SURROGATE = (
 ONE_EPOCH_TIME = r'"event_time"\s*:\s*"?[0-9]{1,15}"?\s*[,}](?!(?s:.*)"event_time")'
 
 NUMBER_LIMIT = 1e9
+NO_SCALAR = "{}"
 NUMBER_PATHS = {
     "price": "$.price",
     "quantity": "$.quantity",
@@ -125,15 +126,14 @@ def event_clock(payload: str, record_time: str, future_ms: int) -> str:
 
 
 def number_text(path: str) -> str:
-    """A number field as text: NULL if absent, '{}' if it is an object or a list."""
+    """A number field as text: NULL if absent or null, NO_SCALAR if perhaps an object or a list."""
     key = path.split(".")[-1]
-    value = json_value(path)
-    # Most payloads lack most numbers: looking for the key costs a tenth of a parse.
+    # Most payloads lack most numbers: looking for the key costs a tenth of a parse. Strict, so that
+    # what is no scalar is told from what is null in the same parse.
     return (
         f"CASE WHEN LOCATE('\"{key}\"', payload) = 0 AND LOCATE('\\u', payload) = 0"
-        f" THEN CAST(NULL AS STRING)"
-        f" ELSE COALESCE({value}, CASE WHEN JSON_QUERY(payload, '{path}') IS NOT NULL"
-        f" THEN '{{}}' END) END"
+        f" THEN CAST(NULL AS STRING) ELSE"
+        f" JSON_VALUE(payload, 'strict {path}' NULL ON EMPTY DEFAULT '{NO_SCALAR}' ON ERROR) END"
     )
 
 
@@ -143,8 +143,11 @@ def bad_number(path: str) -> str:
     low, high = _RANGES.get(path, (-NUMBER_LIMIT, NUMBER_LIMIT))
     value = f"TRY_CAST({text} AS DOUBLE)"
     return (
-        f"({text} IS NOT NULL AND (NOT REGEXP({text}, {literal(NUMBER)})"
-        f" OR COALESCE({value} < {low:g} OR {value} > {high:g}, TRUE)))"
+        f"({text} IS NOT NULL AND CASE WHEN {text} = '{NO_SCALAR}'"
+        # Strict also fails where the key stands only deeper inside: then it is absent.
+        f" THEN JSON_QUERY(payload, '{path}') IS NOT NULL OR {json_value(path)} IS NOT NULL"
+        f" ELSE NOT REGEXP({text}, {literal(NUMBER)})"
+        f" OR COALESCE({value} < {low:g} OR {value} > {high:g}, TRUE) END)"
     )
 
 

@@ -285,7 +285,7 @@ def _in_open_windows(
 def late_by_the_rules(
     log: Log, lost: np.ndarray, rejected: np.ndarray, window: Window
 ) -> Iterator[tuple[int, int]]:
-    """(position, lateness_ms) of those lost records that were below the watermark when they came.
+    """(position, lateness_ms) of those lost records whose window had closed when they came.
 
     Partitions are lined up by the records' Kafka timestamps. The watermark is the smallest over
     the partitions that hold records, so nothing is late before all of them have begun.
@@ -300,11 +300,13 @@ def late_by_the_rules(
         mine = np.where(partitions == number, times, NO_TIME)
         np.minimum(watermark, np.maximum.accumulate(mine), out=watermark)
     begun = watermark != NO_TIME
-    late = begun & (times != NO_TIME) & np.isin(place_in_order, lost)
-    lateness_ms = watermark[late] - window.out_of_orderness_ms - times[late]
-    for where, behind_ms in zip(place_in_order[late], lateness_ms, strict=True):
-        if behind_ms > 0:
-            yield int(where), int(behind_ms)
+    timed = begun & (times != NO_TIME) & np.isin(place_in_order, lost)
+    reached_ms = watermark[timed] - window.out_of_orderness_ms
+    last_ms = (times[timed] // window.length_ms + 1) * window.length_ms - 1
+    late = last_ms <= reached_ms
+    lateness_ms = reached_ms - times[timed]
+    for where, behind_ms in zip(place_in_order[timed][late], lateness_ms[late], strict=True):
+        yield int(where), int(behind_ms)
 
 
 def examples(log: Log, lost: np.ndarray) -> list[dict[str, Any]]:

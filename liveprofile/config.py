@@ -123,7 +123,6 @@ class Job(Section):
     checkpoint_dir: str = ""
     bundle_rows: int = Field(1_000, ge=1)
     bundle_time_ms: int = Field(100, ge=1)
-    restart_delay_ms: int = Field(1_000, ge=0)
     store: Literal["cassandra", "none"] = Field(
         "cassandra", description="none: score and raise flags, keep nothing"
     )

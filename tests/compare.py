@@ -182,6 +182,8 @@ def _compare_late(
     length_ms = settings.window.length_ms
     for position, record in late.items():
         found.equal("late payload", position, record.value, values[position])
+        if "repaired" in record.headers:  # its lateness is the audit's estimate
+            continue
         lateness_ms = int(record.headers["lateness_ms"])
         time_ms = clock_ms(record.value, NEVER_FUTURE_MS, settings.limits) or 0
         last_ms = (time_ms // length_ms + 1) * length_ms - 1

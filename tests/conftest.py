@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,8 @@ def stack(
     finally:
         if not kept:
             stack.stop()
+            if not request.session.testsfailed:  # else its logs stay
+                shutil.rmtree(stack.root)
 
 
 @pytest.fixture(scope="session")

@@ -44,7 +44,7 @@ FIRST_ACTIVITY = len(SUMS)
 
 def weight(window_end: str, decay_days: float) -> str:
     """SQL: exp((e - T0) / tau)."""
-    return f"EXP(TIMESTAMPDIFF(SECOND, {T0}, {window_end}) / {decay_days * DAY_S!r})"
+    return f"EXP(TIMESTAMPDIFF(SECOND, {T0}, {window_end}) / {decay_days * DAY_S!r}E0)"
 
 
 def _count(letter: str) -> str:

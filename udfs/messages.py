@@ -17,7 +17,7 @@ from udfs.window import Refused
 
 SOURCE = "liveprofile/profile-job"
 ALERT_TYPE = "liveprofile.risk.flag"
-ALERT_SCHEMA = "risk-alert.schema.json"
+ALERT_SCHEMA = "https://liveprofile.example/schemas/risk-alert.schema.json#/$defs/data"
 _CONTROL = str.maketrans(dict.fromkeys((FIELD, EVENT, WINDOW), "_"))
 
 

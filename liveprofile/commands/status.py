@@ -12,7 +12,7 @@ from liveprofile.commands.common import (
     print_json,
     read_settings,
 )
-from liveprofile.config import Settings
+from liveprofile.config import Settings, project_path
 
 
 def status(config: ConfigOption = None, json: JsonOption = False) -> None:
@@ -48,7 +48,7 @@ def _look(settings: Settings) -> dict[str, Any]:
     answer: dict[str, Any] = job._asdict()
     answer["checkpoint"] = job.checkpoint and job.checkpoint._asdict()
     answer["lag_events"] = lag(settings)
-    answer["model_version"] = _model_version(settings.model.checkpoint)
+    answer["model_version"] = _model_version(project_path(settings.model.checkpoint))
     return answer
 
 

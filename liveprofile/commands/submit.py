@@ -17,6 +17,7 @@ from liveprofile.commands.common import (
     print_json,
     read_settings,
 )
+from liveprofile.config import project_path
 
 JOB = Path(__file__).resolve().parents[2] / "jobs" / "profile_job.py"
 PARALLELISM_VARIABLE = "LIVEPROFILE_JOB__PARALLELISM"
@@ -51,7 +52,7 @@ def submit(
     if parallelism is not None:
         os.environ[PARALLELISM_VARIABLE] = str(parallelism)  # the job reads its settings anew
     settings, file = read_settings(config), config_file(config)
-    embedding_dim = read_card(settings.model.checkpoint / CARD).shape["dim"]
+    embedding_dim = read_card(project_path(settings.model.checkpoint) / CARD).shape["dim"]
     created = create_topics(settings)
     if settings.job.store == "cassandra":
         create_schema(settings.cassandra, embedding_dim)

@@ -125,6 +125,6 @@ def _in_words(flag: StoredFlag) -> tuple[str, str]:
         usual = f"{known['mean']:.1f} ± {known['std']:.1f}"
         return f"bought {known['n']:.0f} products in a day", usual
     if "events" in known:
-        what = f"{known['events']:.0f} purchases unlike any before"
+        what = f"{known['events']:.0f} purchases unlike the past"
         return what, f"surprise < {flag.threshold:g}, now {flag.value:.1f}"
     return flag.message, f"below {flag.threshold:g}, now {flag.value:g}"

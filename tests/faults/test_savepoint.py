@@ -2,11 +2,8 @@
 
 Load: steady before and after; while the job is away, late events come, so that they lie right
 behind the offsets it goes on from.
-Holds: no event is lost or used twice, every profile is the reference's.
-
-The known flaw: a restored job's source starts its watermark anew, while its windows remember
-theirs. So an event right behind the restored offset can pass the late split and be dropped by its
-window without a trace. The audit finds it, and `audit --repair` brings it where it belongs.
+Holds: no event is lost or used twice, every profile is the reference's; what the windows drop of
+the late events is found by the audit (see Shop.check).
 """
 
 import itertools
@@ -27,7 +24,10 @@ LATE = 40
 
 def late_events(shop: Shop) -> list[Message]:
     stream = visits(99, USERS, STEP_MS, shop.clock_ms - LATE_BY_MS)
-    return [as_message(event) for event in itertools.islice(stream, LATE)]
+    return [
+        as_message(event | {"event_id": f"late-behind-{event['event_id']}"})
+        for event in itertools.islice(stream, LATE)
+    ]
 
 
 def test_another_parallelism_and_late_events_behind_the_restored_offset(
@@ -42,11 +42,4 @@ def test_another_parallelism_and_late_events_behind_the_restored_offset(
         job.send(late_events(shop))
         job.submit("--savepoint", savepoint, "--parallelism", "3")
         load.enter_context(shop.open())
-    shop.close()
-    account = job.audit()
-    assert not account["used_twice"] and not account["unknown"], account
-    assert account["unaccounted"] <= LATE
-    repaired = job.audit("--repair")
-    assert repaired["ok"] and repaired["repaired"] == account["unaccounted"], repaired
-    print(f"\nlate events that only the audit found: {account['unaccounted']} of {LATE}")
     shop.check()

@@ -236,12 +236,12 @@ def test_late_by_the_rules_takes_the_slowest_partition():
     topic = Topic()
     topic.add("a", 100_000, partition=0)
     topic.add("b", 0, partition=0)  # partition 1 has not begun: not late
-    topic.add("c", 50_000, partition=1)
-    topic.add("d", 49_500, partition=0)  # within the bound
-    topic.add("e", 40_000, partition=0)
+    topic.add("c", 61_500, partition=1)
+    topic.add("d", 60_000, partition=0)  # behind the watermark, its window open
+    topic.add("e", 59_999, partition=0)
     log = read_log(topic.records)
     found = dict(late_by_the_rules(log, log.position, positions([]), WINDOW))
-    assert found == {position(0, 3): 9_000}
+    assert found == {position(0, 3): 501}
 
 
 def test_a_rejected_record_makes_nothing_late():

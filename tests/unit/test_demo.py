@@ -110,7 +110,7 @@ def test_clearest_has_the_strongest_of_each_rule_and_of_different_users():
     [
         (AMOUNT, "spent 210.33 in a day", "22.10 ± 18.20"),
         (COUNT, "bought 31 products in a day", "5.0 ± 2.0"),
-        ({"events": 7.0}, "7 purchases unlike any before", "surprise < 4, now 9.0"),
+        ({"events": 7.0}, "7 purchases unlike the past", "surprise < 4, now 9.0"),
         ({}, "a message", "below 4, now 9"),
     ],
 )
@@ -187,7 +187,7 @@ def test_a_folder_that_cannot_be_written_is_one_line_too(tmp_path: Path):
     (tmp_path / "file").touch()
     steps = Steps(Console(width=view.WIDTH))
     with (
-        pytest.raises(ServiceError, match="^doing c: .*file.*; log: "),
+        pytest.raises(ServiceError, match=r"^doing c: .*file.*; log: "),
         steps.step("c", "doing c", None, tmp_path),
     ):
         (tmp_path / "file" / "folder").mkdir()
