@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jsonschema
@@ -17,6 +18,8 @@ from liveprofile.config import Topics
 from tests.broken import BREAKS
 from tests.reference_check import HEARTBEAT, REASONS, TYPES
 from tests.streams import RECORD_MS, START_MS, payload, valid_events
+from udfs.messages import cloud_event
+from udfs.store import Flag
 
 ROOT = Path(__file__).resolve().parents[2]
 EVENT = json.loads((ROOT / "schemas/behavior-event.schema.json").read_text("utf-8"))
@@ -108,12 +111,29 @@ def test_an_alert_needs_every_field(field: str) -> None:
     assert not ALERTS.is_valid(alert)
 
 
+def test_what_the_job_sends_is_an_alert() -> None:
+    flag = Flag(
+        "0" * 32, "purchase_amount", "PURCHASE_AMOUNT_CHANGE", "high", "limit_trading", 5.0, 4.0,
+        "40.00 spent", {"amount": 40.0, "mean": 10.0, "std": 1.5, "history": 7}, "1",
+    )  # fmt: skip
+    row = SimpleNamespace(
+        user_id="u1", window_start_ms=0, window_end_ms=300_000, model_version="complete-journey-1"
+    )
+    alert = json.loads(cloud_event(flag, row))
+    assert not list(ALERTS.iter_errors(alert))
+    assert alert["time"] == "1970-01-01T00:05:00.000Z"
+
+
 def test_the_asyncapi_document_names_the_topics_of_the_settings() -> None:
     addresses = {channel["address"] for channel in ASYNCAPI["channels"].values()}
     topics = Topics()
     assert addresses == {topics.events, topics.rejected, topics.late, topics.alerts}
     headers = ASYNCAPI["components"]["messages"]["rejectedEvent"]["headers"]
-    assert headers["properties"]["reason"]["enum"] == list(REASONS)
+    assert headers["properties"]["reason"]["enum"] == [
+        *REASONS,
+        "UNREADABLE",
+        "SCORING_FAILED",
+    ]
 
 
 def test_every_reference_of_the_asyncapi_document_leads_somewhere() -> None:
