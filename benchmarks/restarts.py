@@ -105,9 +105,14 @@ class Runner:
         self.wait()
 
     def attempts(self) -> int:
-        path = f"/jobs/{self.job_id}/metrics?get=numRestarts"
-        found = flink.request(self.stack.rest_url, path)
-        return int(found[0]["value"]) if found else 0
+        """The highest of any task: the metric numRestarts is as old as the question before."""
+        job = f"/jobs/{self.job_id}"
+        vertices = flink.request(self.stack.rest_url, job)["vertices"]
+        details = [
+            flink.request(self.stack.rest_url, f"{job}/vertices/{vertex['id']}")
+            for vertex in vertices
+        ]
+        return max(task["attempt"] for detail in details for task in detail["subtasks"])
 
     def _workers(self) -> Iterator[psutil.Process]:
         for child in psutil.Process(self.stack.taskmanager.pid).children(recursive=True):

@@ -74,10 +74,10 @@ class Cassandra(Section):
     delta_ttl_s: int = Field(30 * 86_400, ge=0)
     flag_ttl_s: int = Field(365 * 86_400, ge=0)
     lookalike_distance: float = Field(
-        0.1, ge=0, le=2, description="write the look-alike vector when it moved this far (cosine)"
+        0.6, ge=0, le=2, description="write the look-alike vector when it moved this far (cosine)"
     )
     lookalike_refresh_windows: int = Field(
-        32, ge=1, description="and each so many windows, for what moved little by little"
+        16, ge=1, description="and each so many windows, for what moved little by little"
     )
 
 

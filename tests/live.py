@@ -85,8 +85,13 @@ class Job:
         return flink.job_state(self.rest_url, self.id)
 
     def restarts(self) -> int:
-        found = flink.request(self.rest_url, f"/jobs/{self.id}/metrics?get=numRestarts")
-        return int(found[0]["value"])
+        """By the tasks' attempts: the metric numRestarts is as old as the question before."""
+        vertices = flink.request(self.rest_url, f"/jobs/{self.id}")["vertices"]
+        details = [
+            flink.request(self.rest_url, f"/jobs/{self.id}/vertices/{vertex['id']}")
+            for vertex in vertices
+        ]
+        return max(task["attempt"] for detail in details for task in detail["subtasks"])
 
     def failure(self) -> str:
         """The stack trace of the latest one; "" if there was none."""

@@ -31,6 +31,7 @@ FEATURES = (
     "purchase_amount_mean", "purchase_amount_std", "churn", "expected_spend",
 )  # fmt: skip
 _FROM_BASELINES = [name for name in FEATURES if name in Baselines.__dataclass_fields__]
+NEW_WINDOWS = 3
 _DECIMALS = 6
 _JSON = orjson.OPT_SERIALIZE_NUMPY
 
@@ -95,7 +96,7 @@ def segments(after: Side, coupon_user: np.ndarray) -> list[list[str]]:
         "coupon_user": coupon_user,
         "lapsing": (x["purchase_windows"] >= 3) & (recency > 30),
         "loyal": (x["purchase_windows"] >= 10) & (recency <= 30),
-        "new": x["windows"] <= 3,
+        "new": x["windows"] <= NEW_WINDOWS,
     }
     columns = [rule.tolist() for rule in rules.values()]
     return [list(compress(rules, true)) for true in zip(*columns, strict=True)]
@@ -159,12 +160,13 @@ def assemble(
     coupon_users = _coupon_users(rows)
     was_in, now_in = segments(before, coupon_users), segments(after, coupon_users)
     seen, cassandra = after.column("windows"), settings.cassandra
-    # The table that is searched, by vector and by segment, is dear to write.
-    lookalike = (
-        (distance >= cassandra.lookalike_distance)
-        | (seen <= 1)
+    # The table that is searched, by vector and by segment, costs ten times the others' rows: it
+    # holds no one who is still new, and is written for another segment (no longer new is the first
+    # of these), a large step, and now and then for what moved little by little.
+    lookalike = (seen > NEW_WINDOWS) & (
+        np.array([old != new for old, new in zip(was_in, now_in, strict=True)], bool)
+        | (distance >= cassandra.lookalike_distance)
         | (seen % cassandra.lookalike_refresh_windows == 0)
-        | np.array([old != new for old, new in zip(was_in, now_in, strict=True)], bool)
     )
     liked = affinity.affinity(
         rows.histories.tokens,
