@@ -16,7 +16,7 @@ from pyflink.table.udf import ScalarFunction, udf
 
 from jobs import profile_job, tables
 from liveprofile.config import Settings, load, project_path
-from udfs.operator import ProfileOperator
+from udfs.operator import Metrics, ProfileOperator
 from udfs.risk import load as load_rules
 from udfs.store import open_store
 
@@ -56,6 +56,7 @@ class FailingOperator(ProfileOperator):
             settings,
             load_rules(project_path(settings.rules)),
             lambda settings, dim: Struck(open_store(settings, dim), "begin", write),
+            Metrics,
         )
         self._fault = Fault(folder, "model")
 
@@ -88,7 +89,7 @@ def main() -> None:
     t_env.create_temporary_system_function(
         "failing", udf(FailingPayload(options.faults), result_type=DataTypes.STRING())
     )
-    statements = profile_job.build(
+    plan = profile_job.build(
         t_env,
         settings,
         source="""
@@ -101,7 +102,7 @@ def main() -> None:
             func_type="pandas",
         ),
     )
-    statements.execute()
+    plan.execute()
 
 
 if __name__ == "__main__":
