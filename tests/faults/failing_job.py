@@ -65,15 +65,18 @@ class FailingOperator(ProfileOperator):
         self._updater._model = Struck(self._updater._model, "score", self._fault)
 
 
-class FailingPayload(ScalarFunction):
-    """Right behind the source: what fails here must not be taken for a parse error."""
+class FailingOffset(ScalarFunction):
+    """Right behind the source: what fails here must not be taken for a parse error.
+
+    On the offset, since a payload may hold bytes that Python can't decode.
+    """
 
     def __init__(self, folder: str):
         self._fault = Fault(folder, "source")
 
-    def eval(self, payload: str) -> str:
+    def eval(self, offset: int) -> int:
         self._fault.strike()
-        return payload
+        return offset
 
 
 def main() -> None:
@@ -87,14 +90,15 @@ def main() -> None:
     )
     t_env.execute_sql(tables.kafka_source("records", settings))
     t_env.create_temporary_system_function(
-        "failing", udf(FailingPayload(options.faults), result_type=DataTypes.STRING())
+        "failing", udf(FailingOffset(options.faults), result_type=DataTypes.BIGINT())
     )
     plan = profile_job.build(
         t_env,
         settings,
         source="""
-            CREATE TEMPORARY VIEW source AS SELECT failing(payload) AS payload, record_topic,
-                record_partition, record_offset, record_time, event_clock, arrival FROM records""",
+            CREATE TEMPORARY VIEW source AS SELECT payload, record_topic, record_partition,
+                failing(record_offset) AS record_offset, record_time, event_clock, arrival
+            FROM records""",
         sink=tables.kafka_sink("sink", settings),
         update_profile=udf(
             FailingOperator(settings, options.faults),
