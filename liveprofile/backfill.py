@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -77,7 +76,6 @@ def backfill(
         (_run_on_cluster if cluster else _run_embedded)(settings, arguments)
         on_step("writing Parquet")
         rows = _to_parquet(work / "rows", out)
-        shutil.rmtree(work / "rows", ignore_errors=True)
     return Backfilled(events, rows, str(out))
 
 

@@ -124,11 +124,6 @@ def ranges(settings: Settings, topic: str) -> dict[int, PartitionRange]:
         return _ranges(consumer, settings.kafka, topic)
 
 
-def end_offsets(settings: Settings, topic: str) -> dict[int, int]:
-    """The offset that each partition's next record will get. Raises ServiceError."""
-    return {number: held.end for number, held in ranges(settings, topic).items()}
-
-
 def committed_offsets(settings: Settings, topic: str) -> dict[int, int]:
     """What the job's group committed, which is its last checkpoint; no entry if it never did."""
     with _consumer(settings.kafka, settings.kafka.group_id) as consumer:

@@ -46,20 +46,6 @@ class TokenColumns(NamedTuple):
         """(N,) the row of each token."""
         return np.repeat(np.arange(len(self.starts) - 1), self.sizes)
 
-    def tokens(self, row: int) -> list[Token]:
-        part = slice(self.starts[row], self.starts[row + 1])
-        return [
-            Token(*fields)
-            for fields in zip(
-                self.time_ms[part].tolist(),
-                self.type_index[part].tolist(),
-                self.item[part],
-                self.category[part],
-                self.amount[part].tolist(),
-                strict=True,
-            )
-        ]
-
 
 class Histories(NamedTuple):
     """The K windows before this one, of n rows."""

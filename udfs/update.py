@@ -114,8 +114,8 @@ class ProfileUpdater:
         self._store.begin(stored)
         self._store.wait()
         clock.append(time.perf_counter())
+        alerts = self._settings.topics.alerts
         for index, row in zip(kept, stored, strict=True):
-            alerts = self._settings.topics.alerts
             sent[index] += [messages.alert(alerts, flag, row) for flag in row.flags]
         spent = np.diff(clock) * 1000.0
         self._on_batch(Timing(len(kept), *spent.tolist(), scores.batches))
