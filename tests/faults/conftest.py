@@ -10,7 +10,7 @@ from tests.faults.shop import WINDOW, Shop
 from tests.live import Job
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shop(new_job: Callable[..., Job]) -> Iterator[Shop]:
     job = new_job("faults", window=WINDOW)
     job.submit()

@@ -57,7 +57,7 @@ class Shop(NamedTuple):
     replayed: dict[str, Any]  # what `liveprofile replay` said
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def shop(new_job: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     window = {"length_ms": HOUR_MS, "out_of_orderness_ms": OUT_OF_ORDERNESS_MS}
     job = new_job("shop", window=window)
