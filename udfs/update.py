@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -21,7 +22,9 @@ if TYPE_CHECKING:  # torch is for the workers, not for the client that submits
 # What a row of odd data raises. Anything else (no memory, a lost card) is no row's fault.
 DATA_ERRORS = (ValueError, TypeError, KeyError, IndexError, ArithmeticError)
 
-MOST_ROWS_BAD = 0.5
+# One after the other. Odd data comes mixed with good; where nothing succeeds any more, the fault is
+# ours, and it is better to stop than to reject everything.
+MOST_FAILED_ROWS = 100
 
 
 class Batch(NamedTuple):
@@ -68,6 +71,7 @@ class ProfileUpdater:
         self._settings, self._model, self._store = settings, model, store
         self._rules, self._raiser = rules, risk.Raiser(rules, store)
         self._on_batch = on_batch
+        self._failed_rows = 0  # since the last that succeeded
 
     def update(self, batch: Batch) -> list[list[str]]:
         """The messages of each row. When it returns, every row of the batch is stored.
@@ -77,23 +81,13 @@ class ProfileUpdater:
         too, and the rows are replayed.
         """
         try:
-            return self._update(batch)
+            sent = self._update(batch)
         except DATA_ERRORS as error:
             if len(batch.user_id) == 1:
                 return [self._reject_row(batch, error)]
-        return self._update_one_by_one(batch)
-
-    def _update_one_by_one(self, batch: Batch) -> list[list[str]]:
-        sent, failed = [], []
-        for index in range(len(batch.user_id)):
-            row = batch.row(index)
-            try:
-                sent += self._update(row)
-            except DATA_ERRORS as error:
-                failed.append(error)
-                sent.append(self._reject_row(row, error))
-        if len(failed) > max(1, MOST_ROWS_BAD * len(batch.user_id)):
-            raise failed[0]  # the fault is ours: better stop than reject everything
+            rows = map(batch.row, range(len(batch.user_id)))
+            return list(chain.from_iterable(map(self.update, rows)))
+        self._failed_rows = 0
         return sent
 
     def _update(self, batch: Batch) -> list[list[str]]:
@@ -170,6 +164,9 @@ class ProfileUpdater:
         return messages.rejected(topics.rejected, topics.events, user_id, event)
 
     def _reject_row(self, row: Batch, error: Exception) -> list[str]:
+        self._failed_rows += 1
+        if self._failed_rows > MOST_FAILED_ROWS:
+            raise error
         detail = f"{type(error).__name__}: {error}"[:200]
         refused = []
         for packed in row.events[0].split(EVENT):

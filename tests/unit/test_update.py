@@ -1,0 +1,80 @@
+"""What becomes of rows that the model can't take."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from liveprofile.config import load, project_path
+from udfs import baselines, risk
+from udfs.events import EVENT, FIELD, HEADER
+from udfs.store import MemoryStore
+from udfs.update import MOST_FAILED_ROWS, Batch, ProfileUpdater
+
+END_MS = 1_700_000_100_000
+
+
+def batch(*user_ids: str) -> Batch:
+    """One view of each user."""
+    events, histories = [], []
+    for user_id in user_ids:
+        payload = (
+            f'{{"event_id":"e-{user_id}","user_id":"{user_id}","event_type":"view",'
+            f'"event_time":{END_MS - 1}}}'
+        )
+        events.append(FIELD.join((str(END_MS - 1), "0", "7", payload)))
+        header = FIELD.join(("0", HEADER, "", "", "0"))
+        histories.append(header + EVENT + FIELD.join((str(END_MS - 1), "A", "", "", "0.0")))
+    ends = np.full(len(user_ids), END_MS)
+    sums = np.ones((len(user_ids), len(baselines.COLUMNS)))
+    return Batch(list(user_ids), ends - 300_000, ends, events, histories, sums, sums)
+
+
+class Refusing:
+    """A model that can't take the rows of some users; the others' it gives `real`."""
+
+    def __init__(self, real, refuses):
+        self._real, self._refuses = real, refuses
+
+    def __getattr__(self, name):
+        return getattr(self._real, name)
+
+    def score(self, before, window):
+        if self._refuses(window):
+            raise ValueError("odd")
+        return self._real.score(before, window)
+
+
+@pytest.fixture(scope="module")
+def model():
+    from models.runtime import ProfileModel
+
+    return ProfileModel.load(project_path(load().model.checkpoint), device="cpu")
+
+
+def updater(model, refuses) -> tuple[ProfileUpdater, MemoryStore]:
+    settings, store = load(), MemoryStore()
+    rules = risk.load(project_path(settings.rules))
+    return ProfileUpdater(settings, Refusing(model, refuses), store, rules), store
+
+
+@pytest.mark.parametrize("refused", [(), (1,), (0, 2), (0, 1, 2)])
+def test_a_row_the_model_cannot_take_is_rejected_alone(model, refused):
+    alone = [index in refused for index in range(3)]
+
+    def refuses(windows):
+        return bool(refused) if len(windows.starts) > 2 else alone.pop(0)
+
+    updates, store = updater(model, refuses)
+    sent = updates.update(batch("a", "b", "c"))
+    assert set(store.profiles) == {user for index, user in enumerate("abc") if index not in refused}
+    assert [len(messages) for messages in sent] == [int(index in refused) for index in range(3)]
+    assert all("SCORING_FAILED" in messages[0] for messages in sent if messages)
+
+
+def test_a_model_that_takes_nothing_fails_the_task(model):
+    updates, store = updater(model, lambda windows: True)
+    with pytest.raises(ValueError, match="odd"):
+        for _ in range(MOST_FAILED_ROWS + 1):
+            updates.update(batch("a"))
+    assert not store.profiles
