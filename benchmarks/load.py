@@ -83,7 +83,8 @@ class Sender:
 
     def __init__(self, settings: Settings, *, transaction: bool = False):
         self._topic, self._partitions = settings.topics.events, settings.topics.partitions
-        config = {"linger.ms": 5, "compression.type": "lz4"}
+        # Idempotent, since a batch that is sent again would come after later ones: all of it late.
+        config = {"linger.ms": 5, "compression.type": "lz4", "enable.idempotence": True}
         if transaction:
             config |= {
                 "transactional.id": f"benchmark-{self._topic}",
