@@ -9,6 +9,7 @@ Text for Flink SQL: a backslash is an ordinary character in its literals, a quot
 
 from __future__ import annotations
 
+from liveprofile.config import Window
 from udfs.events import EVENT_TYPES, TYPE_LETTERS
 
 EARLIEST_MS = 946_684_800_000  # 2000-01-01
@@ -24,19 +25,18 @@ LONE_SURROGATE = (
     rf"{_ESCAPE}[dD][89abAB][0-9a-fA-F]{{2}}(?!\\u[dD][c-fC-F])"
     rf"|(?<!\\u[dD][89abAB][0-9a-fA-F]{{2}}){_ESCAPE}[dD][c-fC-F][0-9a-fA-F]{{2}}"
 )
-# One event_time key, and digits behind it: how nearly every producer sends it.
-ONE_EPOCH_TIME = r'"event_time"\s*:\s*"?[0-9]{1,15}"?\s*[,}](?!(?s:.*)"event_time")'
+# Looking for what most payloads lack costs a tenth of a parse. Each pattern begins with a class of
+# characters, for which Java's engine scans fast; an escape (\u) may hide anything.
+# What every ISO 8601 time holds: without it event_time is digits or nothing.
+ISO_HINT = r"[-\\](?:(?<=\\)u|[0-9]{2}[T ][0-9]{2}:)"
+RARE_NUMBERS = r'["\\](?:(?<=\\)u|(?:quantity|amount|rating|place)")'
+# Nothing of an object is escaped, nested, undecodable or followed by anything: nearly every
+# producer's payloads, which need none of the checks for those.
+PLAIN = r"\A\{[^{}\\\x{FFFD}]*+\}\z"
 
 NUMBER_LIMIT = 1e9
 NO_SCALAR = "{}"
-NUMBER_PATHS = {
-    "price": "$.price",
-    "quantity": "$.quantity",
-    "amount": "$.amount",
-    "rating": "$.rating",
-    "place.lat": "$.place.lat",
-    "place.lon": "$.place.lon",
-}
+NUMBERS = ("price", "quantity", "amount", "rating", "place.lat", "place.lon")
 _RANGES = {
     "price": (0, NUMBER_LIMIT),
     "quantity": (0, NUMBER_LIMIT),
@@ -60,9 +60,9 @@ def json_value(path: str, payload: str = "payload") -> str:
     return f"JSON_VALUE({payload}, '{path}')"
 
 
-def column(path: str) -> str:
+def column(number: str) -> str:
     """The column that `extracted` gives a number field: place.lat -> place_lat_text."""
-    return path.replace(".", "_") + "_text"
+    return number.replace(".", "_") + "_text"
 
 
 def _iso_ms(text: str) -> str:
@@ -115,32 +115,44 @@ def event_clock(payload: str, record_time: str, future_ms: int) -> str:
     # LEAST, MOD and IFNULL evaluate their argument once, where a comparison and its result would
     # parse twice: a time past `latest` becomes `latest + 1`, and that modulo itself is 0.
     # (Functions that need the class loader, such as ARRAY_REMOVE, fail in a watermark generator.)
-    after = f"({latest} + 1)"
-    once = f"MOD(LEAST(IFNULL(TRY_CAST({text} AS BIGINT), 0), {after}), {after})"
+    after, digits = f"({latest} + 1)", f"CAST(REGEXP_EXTRACT({text}, '{DIGITS}') AS BIGINT)"
+    once = f"MOD(LEAST(IFNULL({digits}, 0), {after}), {after})"
     any_form = _event_ms(text)
     checked = f"CASE WHEN {any_form} <= {latest} THEN {any_form} ELSE 0 END"
     return (
-        f"TO_TIMESTAMP_LTZ(CASE WHEN REGEXP({payload}, {literal(ONE_EPOCH_TIME)})"
-        f" AND LOCATE('\\u', {payload}) = 0 THEN {once} ELSE {checked} END, 3)"
+        f"TO_TIMESTAMP_LTZ(CASE WHEN REGEXP({payload}, {literal(ISO_HINT)})"
+        f" THEN {checked} ELSE {once} END, 3)"
     )
 
 
-def number_text(path: str) -> str:
+def watermark(window: Window) -> str:
+    """Whole seconds less a millisecond, if windows end on those: no window closes earlier or later
+    for it, and one watermark a second of event time goes through the job instead of one an event.
+    """
+    behind = f"event_clock - {interval(window.out_of_orderness_ms)}"
+    if window.length_ms % 1000:
+        return behind
+    return f"FLOOR({behind} + {interval(1)} TO SECOND) - {interval(1)}"
+
+
+def number_text(number: str) -> str:
     """A number field as text: NULL if absent or null, NO_SCALAR if perhaps an object or a list."""
-    key = path.split(".")[-1]
-    # Most payloads lack most numbers: looking for the key costs a tenth of a parse. Strict, so that
-    # what is no scalar is told from what is null in the same parse.
+    key = rf'["\\](?:(?<=\\)u|{number.split(".")[0]}")'
+    guard = f"REGEXP(payload, {literal(key)})"
+    if number != "price":
+        guard = f"rare_numbers AND {guard}"
+    # Strict, so that what is no scalar is told from what is null in the same parse.
+    path = f"'strict $.{number}'"
     return (
-        f"CASE WHEN LOCATE('\"{key}\"', payload) = 0 AND LOCATE('\\u', payload) = 0"
-        f" THEN CAST(NULL AS STRING) ELSE"
-        f" JSON_VALUE(payload, 'strict {path}' NULL ON EMPTY DEFAULT '{NO_SCALAR}' ON ERROR) END"
+        f"CASE WHEN {guard}"
+        f" THEN JSON_VALUE(payload, {path} NULL ON EMPTY DEFAULT '{NO_SCALAR}' ON ERROR) END"
     )
 
 
-def bad_number(path: str) -> str:
+def bad_number(number: str) -> str:
     """True if the number is given and wrong."""
-    text = column(path)
-    low, high = _RANGES.get(path, (-NUMBER_LIMIT, NUMBER_LIMIT))
+    text, path = column(number), f"$.{number}"
+    low, high = _RANGES.get(number, (-NUMBER_LIMIT, NUMBER_LIMIT))
     value = f"TRY_CAST({text} AS DOUBLE)"
     return (
         f"({text} IS NOT NULL AND CASE WHEN {text} = '{NO_SCALAR}'"
@@ -153,7 +165,7 @@ def bad_number(path: str) -> str:
 
 def first_bad_number() -> str:
     """The name of the first wrong number field, NULL if there is none."""
-    cases = " ".join(f"WHEN {bad_number(f)} THEN '{f}'" for f in NUMBER_PATHS)
+    cases = " ".join(f"WHEN {bad_number(f)} THEN '{f}'" for f in NUMBERS)
     return f"CASE {cases} END"
 
 

@@ -33,6 +33,8 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
         "table.exec.source.idle-timeout": f"{settings.window.idle_timeout_ms} ms",
         # The steps are shared by several sinks: parsed once, not once a sink.
         "table.optimizer.reuse-optimize-block-with-digest-enabled": "true",
+        # Safe for what the planner makes: its operators copy what they keep.
+        "pipeline.object-reuse": "true",
         "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",
         "python.fn-execution.bundle.size": job.bundle_rows,
         "python.fn-execution.arrow.batch.size": job.bundle_rows,

@@ -68,9 +68,8 @@ def kafka_source(name: str, settings: Settings, *, bounded: bool = False) -> str
             "scan.watermark.emit.strategy": "on-event",
         },
     )
-    delay = sql.interval(window.out_of_orderness_ms)
     arrival = "record_offset" if bounded else "PROCTIME()"
-    watermark = "" if bounded else f", WATERMARK FOR event_clock AS event_clock - {delay}"
+    watermark = "" if bounded else f", WATERMARK FOR event_clock AS {sql.watermark(window)}"
     return f"""
         CREATE TEMPORARY TABLE {name} (
             payload STRING,
@@ -92,8 +91,7 @@ def file_source(name: str, path: Path | str, settings: Settings, *, stream: bool
     """
     never = "TO_TIMESTAMP_LTZ(253402300799000, 3)"
     clock = sql.event_clock("payload", never, settings.limits.future_ms)
-    delay = sql.interval(settings.window.out_of_orderness_ms)
-    watermark = f", WATERMARK FOR event_clock AS event_clock - {delay}" if stream else ""
+    watermark = f", WATERMARK FOR event_clock AS {sql.watermark(settings.window)}" if stream else ""
     options = _options(connector="filesystem", path=_uri(path), format="raw")
     return f"""
         CREATE TEMPORARY TABLE {name} (

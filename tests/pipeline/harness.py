@@ -50,14 +50,13 @@ def sendable(record: Record) -> bool:
 
 def source_table(path: Path, settings: Settings) -> str:
     clock = sql.event_clock("payload", "record_time", settings.limits.future_ms)
-    delay = sql.interval(settings.window.out_of_orderness_ms)
     return f"""
         CREATE TEMPORARY TABLE source (
             payload STRING, record_topic STRING, record_partition INT, record_offset BIGINT,
             record_ms BIGINT, record_time AS TO_TIMESTAMP_LTZ(record_ms, 3),
             event_clock AS {clock.replace("record_time", "TO_TIMESTAMP_LTZ(record_ms, 3)")},
             arrival AS PROCTIME(),
-            WATERMARK FOR event_clock AS event_clock - {delay}
+            WATERMARK FOR event_clock AS {sql.watermark(settings.window)}
         ) WITH ('connector' = 'filesystem', 'path' = '{path.as_uri()}', 'format' = 'json')"""
 
 
