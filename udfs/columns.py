@@ -92,28 +92,22 @@ def read_histories(texts: list[str]) -> Histories:
 
 
 def _by_time(tokens: TokenColumns, row_of: np.ndarray) -> TokenColumns:
-    """Equal times go by what the token says: which arrived first changes from run to run."""
+    """Sorts in place where needed. Equal times go by what the token says: which arrived first
+    changes from run to run."""
     unsure = (np.diff(tokens.time_ms) <= 0) & (np.diff(row_of) == 0)
-    if not unsure.any():
-        return tokens
-    keys = list(
-        zip(
-            tokens.time_ms.tolist(),
-            tokens.type_index.tolist(),
-            tokens.item,
-            tokens.category,
-            tokens.amount.tolist(),
-            strict=True,
-        )
-    )
-    places = list(range(len(keys)))
     for row in np.unique(row_of[1:][unsure]).tolist():
         part = slice(tokens.starts[row], tokens.starts[row + 1])
-        places[part] = sorted(places[part], key=keys.__getitem__)
-    return tokens._replace(
-        time_ms=tokens.time_ms[places],
-        type_index=tokens.type_index[places],
-        item=[tokens.item[i] for i in places],
-        category=[tokens.category[i] for i in places],
-        amount=tokens.amount[places],
-    )
+        ordered = sorted(
+            zip(
+                tokens.time_ms[part].tolist(),
+                tokens.type_index[part].tolist(),
+                tokens.item[part],
+                tokens.category[part],
+                tokens.amount[part].tolist(),
+                strict=True,
+            )
+        )
+        columns = zip(*ordered, strict=True)
+        for column, values in zip(tokens[1:], columns, strict=True):
+            column[part] = values
+    return tokens
