@@ -15,7 +15,7 @@ from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import client_config
 
-WARM_UP_SHARE = 0.25
+WARM_UP_SHARE = 0.5
 TRANSACTION_TIMEOUT_MS = 840_000  # the broker allows 900 s
 
 
