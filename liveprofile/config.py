@@ -63,7 +63,7 @@ class Cassandra(Section):
     ca_file: str = ""
     consistency: Literal["ONE", "LOCAL_ONE", "LOCAL_QUORUM", "QUORUM", "ALL"] = "LOCAL_QUORUM"
     batch_bytes: int = Field(
-        20_000, ge=256, le=40_000, description="of one unlogged batch; the server's limit caps it"
+        40_000, ge=256, le=40_000, description="of one unlogged batch; the server's limit caps it"
     )
     in_flight: int = Field(32, ge=1, le=1024, description="requests at once per worker")
     request_timeout_ms: int = Field(5_000, ge=100)

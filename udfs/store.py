@@ -28,6 +28,7 @@ from liveprofile.cassandra import check_embedding_dim, close, connect
 from liveprofile.config import Cassandra, Settings
 from udfs import store_encode as encode
 from udfs.store_batches import BatchLimits, ReplicaSets, pack, server_limits
+from udfs.store_past import Past, Pasts
 from udfs.store_requests import Requests
 
 
@@ -114,6 +115,9 @@ def write_time_us(row: ProfileRow) -> int:
     return row.window_end_ms * 1_000 + row.revision
 
 
+_Window = tuple[int, str]  # window end, user
+
+
 class CassandraStore:
     """The store of the job.
 
@@ -138,6 +142,7 @@ class CassandraStore:
         self._writes = Requests(self._session, settings, "write")
         self._reads = Requests(self._session, settings, "read")
         self._begun_users: set[str] = set()
+        self._pasts = Pasts()
 
     @property
     def limits(self) -> BatchLimits:
@@ -145,41 +150,54 @@ class CassandraStore:
         return self._limits
 
     def flag_past(self, queries: Sequence[FlagQuery]) -> list[FlagPast]:
-        if not queries:
-            return []
-        if not self._begun_users.isdisjoint(query.user_id for query in queries):
+        windows = sorted({(query.window_end_ms, query.user_id) for query in queries}, reverse=True)
+        active: dict[_Window, frozenset[str]] = {}
+        raised: dict[_Window, dict[str, int]] = {}
+        for window in windows:
+            self._find_past(window, active, raised)
+        self._reads.drain()
+        earliest = {user_id: (end_ms, user_id) for end_ms, user_id in windows}
+        for user_id, window in earliest.items():  # the writes that follow add the others
+            self._pasts.learn(user_id, Past(window[0] - 1, active[window], raised[window]))
+        return [
+            FlagPast(query.rule_id in active[window], raised[window].get(query.rule_id))
+            for query in queries
+            for window in [(query.window_end_ms, query.user_id)]
+        ]
+
+    def _find_past(
+        self,
+        window: _Window,
+        active: dict[_Window, frozenset[str]],
+        raised: dict[_Window, dict[str, int]],
+    ) -> None:
+        """Fills in from memory at once, from Cassandra when the reads are drained."""
+        end_ms, user_id = window
+        past = self._pasts.before(user_id, end_ms)
+        if past is not None:
+            active[window] = past.active
+            if past.raised_ms is not None:
+                raised[window] = past.raised_ms
+                return
+        if user_id in self._begun_users:
             self.wait()
-        asked = {(query.user_id, query.window_end_ms) for query in queries}
-        active: dict[tuple[str, int], frozenset[str]] = {}
-        raised: dict[tuple[str, int], dict[str, int]] = {}
-        for key in asked:
-            values = [key[0].encode(), encode.bigint(key[1])]
+        values = [user_id.encode(), encode.bigint(end_ms)]
+        if past is None:
             self._reads.submit(
                 self._bound(self._select_active, values),
-                lambda found, key=key: active.__setitem__(
-                    key, frozenset(found[0].active_rules or ()) if found else frozenset()
-                ),
+                lambda rows: active.__setitem__(window, frozenset((rows and rows[0][0]) or ())),
             )
-            self._reads.submit(
-                self._bound(self._select_flags, values),
-                # Newest first, so the newest of each rule is written last.
-                lambda found, key=key: raised.__setitem__(
-                    key, {flag.rule_id: flag.window_end_ms for flag in reversed(list(found))}
-                ),
-            )
-        self._reads.drain()
-        return [
-            FlagPast(
-                query.rule_id in active[query.user_id, query.window_end_ms],
-                raised[query.user_id, query.window_end_ms].get(query.rule_id),
-            )
-            for query in queries
-        ]
+        self._reads.submit(
+            self._bound(self._select_flags, values),
+            # Newest first, so the newest of each rule is written last.
+            lambda rows: raised.__setitem__(window, dict(reversed(list(rows)))),
+        )
 
     def begin(self, rows: Sequence[ProfileRow]) -> None:
         if not rows:
             return
         self._begun_users.update(row.user_id for row in rows)
+        self._pasts.write(rows)
         keys, partitions = self._partitions(rows)
         for indices in self._replica_sets.group(keys):
             sizes = [partitions[index].size for index in indices]

@@ -12,7 +12,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from cassandra import CoordinationFailure, OperationTimedOut, Timeout, Unavailable
-from cassandra.cluster import NoHostAvailable, Session
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, NoHostAvailable, Session
 from cassandra.connection import ConnectionException
 from cassandra.protocol import (
     IsBootstrappingErrorMessage,
@@ -20,7 +20,7 @@ from cassandra.protocol import (
     ServerError,
     TruncateError,
 )
-from cassandra.query import Statement
+from cassandra.query import Statement, tuple_factory
 
 from liveprofile.cassandra import describe
 from liveprofile.config import Cassandra
@@ -83,6 +83,10 @@ class Requests:
 
     def __init__(self, session: Session, settings: Cassandra, kind: str):
         self._session, self._kind = session, kind
+        # The driver's named tuples are a new class for every answer.
+        self._profile = session.execution_profile_clone_update(
+            EXEC_PROFILE_DEFAULT, row_factory=tuple_factory
+        )
         self._in_flight = settings.in_flight
         self._give_up_after_s = settings.give_up_after_ms / 1000
         # The driver answers every request within the time-out; silence beyond that is a fault.
@@ -98,7 +102,7 @@ class Requests:
     def submit(
         self, statement: Statement, on_rows: Callable[[Sequence[Any]], None] | None = None
     ) -> None:
-        """Sends; blocks while `in_flight` requests are open. `on_rows` gets a SELECT's rows.
+        """Sends; blocks while `in_flight` requests are open. `on_rows` gets a SELECT's tuples.
 
         Raises StoreError.
         """
@@ -131,7 +135,7 @@ class Requests:
                 self._failed(request, error)
 
     def _send(self, request: _Request) -> None:
-        future = self._session.execute_async(request.statement)
+        future = self._session.execute_async(request.statement, execution_profile=self._profile)
         put = self._answers.put
         future.add_callbacks(
             callback=lambda rows: put((request, rows, None)),

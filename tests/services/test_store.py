@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 import re
 import socket
 import threading
@@ -246,6 +247,25 @@ def test_flag_past_sees_the_newest_flag_and_what_was_only_begun(store: Cassandra
 
     (past,) = store.flag_past([FlagQuery("u", "rule", row(window=3).window_end_ms)])
     assert past == FlagPast(was_true=True, last_raised_ms=row(window=2).window_end_ms)
+
+
+def test_flag_past_is_the_same_from_memory_as_from_the_tables(
+    store: CassandraStore, settings: Cassandra, session: Session
+):
+    rng = random.Random(1)
+    for window in range(12):
+        query = [
+            FlagQuery(user_id, rule_id, row(window=window).window_end_ms)
+            for user_id in "uvw"
+            for rule_id in "ab"
+            if rng.random() < 0.6
+        ]
+        fresh = CassandraStore(settings, DIM, session)
+        assert store.flag_past(query) == fresh.flag_past(query)
+        for user_id in "uvw":
+            active = [rule_id for rule_id in "ab" if rng.random() < 0.5]
+            flags = [flag(rule_id) for rule_id in active if rng.random() < 0.5]
+            write(store, row(user_id, window, active_rules=active, flags=flags))
 
 
 def test_flags_are_read_by_user_and_over_all(store: CassandraStore, session: Session):

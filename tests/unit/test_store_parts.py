@@ -23,8 +23,10 @@ from liveprofile.cassandra import schema_statements
 from liveprofile.config import Cassandra
 from liveprofile.errors import StoreError
 from udfs import store_encode as encode
-from udfs.store import FlagPast, FlagQuery, MemoryStore, NoStore, ProfileRow
+from udfs import store_past
+from udfs.store import Flag, FlagPast, FlagQuery, MemoryStore, NoStore, ProfileRow
 from udfs.store_batches import BatchLimits, ReplicaSets, pack, parse_size, server_limits
+from udfs.store_past import Past, Pasts
 from udfs.store_requests import MAX_DELAY_S, Requests, delay_s, passing
 
 TIMED_OUT = OperationTimedOut({"node": "time-out"})
@@ -191,7 +193,10 @@ class FakeSession:
         self.open = self.most_open = 0
         self._lock = threading.Lock()
 
-    def execute_async(self, statement: str) -> FakeSession.Future:
+    def execution_profile_clone_update(self, name: object, **changes: object) -> None:
+        """No rows come back, so how they would be made is all the same."""
+
+    def execute_async(self, statement: str, execution_profile: None) -> FakeSession.Future:
         with self._lock:
             self.sent[statement] += 1
             self.open += 1
@@ -321,6 +326,33 @@ def test_memory_keeps_the_later_window_and_the_newer_model():
         ("u", 600_000): 0.6,
         ("u", 300_000): 0.3,
     }
+
+
+def test_pasts_know_what_was_written_since_they_learnt():
+    pasts = Pasts()
+    flag = Flag("id", "a", "REASON", "low", "none", 1.0, 0.5, "why", {}, "v1")
+    flagged = row("u", 600_000, active_rules=["a"], flags=[flag])
+    pasts.write([flagged])
+    assert pasts.before("u", 900_000) == Past(600_000, frozenset("a"), None)
+    assert pasts.before("u", 600_000) is None  # a replay asks the store
+    assert pasts.before("other", 900_000) is None
+
+    pasts = Pasts()
+    pasts.learn("u", Past(599_999, frozenset(), {"a": 1, "b": 2}))
+    pasts.write([flagged, row("u", 900_000, active_rules=[])])
+    newest = Past(900_000, frozenset(), {"a": 600_000, "b": 2})
+    assert pasts.before("u", 1_200_000) == newest
+    pasts.learn("u", Past(599_999, frozenset("a"), {}))
+    assert pasts.before("u", 1_200_000) == newest
+    pasts.write([flagged])
+    assert pasts.before("u", 1_200_000) is None
+
+
+def test_pasts_are_bounded(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(store_past, "MOST_USERS", 2)
+    pasts = Pasts()
+    pasts.write([row(user, 600_000) for user in "abc"])
+    assert [pasts.before(user, 900_000) is None for user in "abc"] == [True, True, False]
 
 
 def test_no_store_remembers_nothing():
