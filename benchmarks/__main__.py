@@ -134,6 +134,23 @@ def operator(
     report("operator", load, lambda: operator(root, load, batch_rows, store))
 
 
+@app.command()
+def restarts(
+    root: Root = ROOT,
+    count: Annotated[int, typer.Option(min=1)] = 100,
+    resubmit_every: Annotated[
+        int, typer.Option(min=0, help="Cancel and submit for each so many; 0: never.")
+    ] = 5,
+) -> None:
+    """Whether the TaskManager's memory grows with a job's restarts."""
+    from benchmarks.restarts import restarts
+
+    window = Load(n=200, users=100, hours=1 / 12)
+    report_on_stack(
+        "restarts", root, window, lambda stack: restarts(stack, window, count, resubmit_every)
+    )
+
+
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of everything that cleans up
     try:

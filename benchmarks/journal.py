@@ -12,12 +12,9 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-if TYPE_CHECKING:
-    from udfs.update import Timing
-
-STAGES = ("read", "model", "assemble", "store")
+from udfs.update import STAGES, Timing
 
 
 class Entry(NamedTuple):

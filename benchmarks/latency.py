@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import generate, runs
-from benchmarks.journal import STAGES
 from benchmarks.load import Load, Sender, partition_of
 from benchmarks.meter import Meter
 from liveprofile import cassandra
 from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from stack.local import Stack
+from udfs.update import STAGES
 
 POLL_S = 0.01
 LAST_SAMPLE_TIMEOUT_S = 60.0

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import runs
-from benchmarks.journal import STAGES
 from benchmarks.load import Load
 from benchmarks.rows import batches
 from liveprofile import cassandra
@@ -19,7 +18,7 @@ from stack import PROJECT
 from stack.local import Stack
 from udfs import risk
 from udfs.store import NoStore, ProfileStore, open_store
-from udfs.update import ProfileUpdater, Timing
+from udfs.update import STAGES, ProfileUpdater, Timing
 
 STORES = ("none", "cassandra")
 WARM_UP_SHARE = 0.1

@@ -1,37 +1,33 @@
 """Restarts of a job in one TaskManager: does its metaspace, or its memory, grow with them?
 
-    python -m benchmarks.restarts --restarts 100
-
 Every restart is a failure (a Python worker is killed and the tasks start anew), but for each
-`--resubmit-every`-th, for which the job is cancelled and submitted again.
+`resubmit_every`-th, for which the job is cancelled and submitted again. Windows close all the
+while: a dead worker is noticed when rows are handed to it.
 """
 
 from __future__ import annotations
 
-import json
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import psutil
-import typer
 
-from benchmarks import environment, runs
+from benchmarks import runs
+from benchmarks.load import Load, Sender
 from liveprofile.cassandra import create_schema
 from liveprofile.commands.submit import JOB
 from liveprofile.config import load
-from liveprofile.errors import LiveprofileError, ServiceError
+from liveprofile.errors import ServiceError
 from liveprofile.flink import wait_until_running
 from liveprofile.kafka import create_topics
 from models.checkpoint import CARD, read_card
-from stack import PROJECT, flink, java
+from stack import flink, java
 from stack.local import Stack
 
-ROOT = PROJECT / ".stack" / "restarts"
 WORKER = "pyflink.fn_execution"
 METRICS = {
     "metaspace_mb": "Status.JVM.Memory.Metaspace.Used",
@@ -70,11 +66,13 @@ def memory(stack: Stack) -> dict[str, float]:
 class Runner:
     """One job on a stack, and the ways to restart it."""
 
-    def __init__(self, stack: Stack):
+    def __init__(self, stack: Stack, window: Load):
         self.stack = stack
         settings = load(**stack.settings())
         create_topics(settings)
         create_schema(settings.cassandra, read_card(settings.model.checkpoint / CARD).shape["dim"])
+        self._settings, self._sender = settings, Sender(settings)
+        self._load = window
         self.submissions = 0
         self.submit()
 
@@ -82,6 +80,15 @@ class Runner:
         self.job_id = self.stack.submit(JOB, "--config", str(self.stack.config_file))
         self.submissions += 1
         self.wait()
+
+    def close_a_window(self) -> None:
+        """Sends one window's events, later than all before, and the heartbeats behind it."""
+        for message in self._load.messages():
+            self._sender.send(message)
+        window, end_ms = self._settings.window, self._load.end_ms
+        self._sender.close_windows(end_ms, window.out_of_orderness_ms)
+        self._sender.flush()
+        self._load = replace(self._load, seed=self._load.seed + 1, start_ms=end_ms)
 
     def wait(self) -> None:
         wait_until_running(self.stack.rest_url, self.job_id, TIMEOUT_S)
@@ -101,7 +108,8 @@ class Runner:
         while self.attempts() == before:
             if time.monotonic() > deadline_s:
                 raise ServiceError(f"job {self.job_id} did not restart in {TIMEOUT_S:.0f} s")
-            time.sleep(0.2)
+            self.close_a_window()
+            time.sleep(0.5)
         self.wait()
 
     def attempts(self) -> int:
@@ -126,22 +134,26 @@ def slope(samples: list[dict[str, float]], name: str) -> float:
     return float(np.polyfit(np.arange(len(values)), values, 1)[0]) if len(values) > 1 else 0.0
 
 
-def measure(stack: Stack, restarts: int, resubmit_every: int) -> dict[str, Any]:
-    runner = Runner(stack)
+def restarts(stack: Stack, window: Load, count: int, resubmit_every: int) -> dict[str, Any]:
+    """The TaskManager's memory after each of `count` restarts, and its growth.
+
+    window: the events of one window; its like are sent while a restart is awaited.
+    """
+    runner = Runner(stack, window)
     samples = [memory(stack)]
-    for number in range(1, restarts + 1):
+    for number in range(1, count + 1):
         started = time.monotonic()
         again = resubmit_every > 0 and number % resubmit_every == 0
         runner.resubmit() if again else runner.fail()
         seconds = time.monotonic() - started
         samples.append(memory(stack))
         runs.say(
-            f"restart {number} of {restarts} ({'submitted again' if again else 'worker killed'},"
+            f"restart {number} of {count} ({'submitted again' if again else 'worker killed'},"
             f" {seconds:.1f} s): metaspace {samples[-1]['metaspace_mb']} MB,"
             f" resident {samples[-1]['rss_mb']} MB"
         )
     return {
-        "restarts": restarts,
+        "restarts": count,
         "submissions": runner.submissions,
         "first": samples[0],
         "last": samples[-1],
@@ -149,25 +161,3 @@ def measure(stack: Stack, restarts: int, resubmit_every: int) -> dict[str, Any]:
         "metaspace_mb": [sample["metaspace_mb"] for sample in samples],
         "rss_mb": [sample["rss_mb"] for sample in samples],
     }
-
-
-def main(
-    restarts: Annotated[int, typer.Option(min=1)] = 100,
-    resubmit_every: Annotated[
-        int, typer.Option(min=0, help="Cancel and submit for each so many; 0: never.")
-    ] = 5,
-    root: Annotated[Path, typer.Option(help="Folder of its own stack; it is removed.")] = ROOT,
-) -> None:
-    """Restarts a job again and again and prints what became of the TaskManager's memory."""
-    about = environment.describe()
-    with runs.started(root) as stack:
-        found = measure(stack, restarts, resubmit_every)
-    typer.echo(json.dumps({"benchmark": "restarts", **about, **found}))
-
-
-if __name__ == "__main__":
-    try:
-        typer.run(main)
-    except LiveprofileError as error:
-        sys.stderr.write(f"restarts: {error}\n")
-        sys.exit(error.exit_code)

@@ -9,12 +9,13 @@ from typing import Any
 
 from benchmarks import runs
 from benchmarks.job import VARIANTS
-from benchmarks.journal import STAGES, Entry
+from benchmarks.journal import Entry
 from benchmarks.load import Load, hold_back
 from benchmarks.meter import Meter, Usage
 from liveprofile import cassandra, reads
 from liveprofile.errors import ServiceError
 from stack.local import Stack
+from udfs.update import STAGES
 
 RUN_TIMEOUT_S = 600.0
 

@@ -15,7 +15,7 @@ from liveprofile.config import Settings, project_path
 from udfs.risk import Rules
 from udfs.risk import load as load_rules
 from udfs.store import ProfileStore, open_store
-from udfs.update import Batch, ProfileUpdater, Timing
+from udfs.update import STAGES, Batch, ProfileUpdater, Timing
 
 OpenStore = Callable[[Settings, int], ProfileStore]
 OpenReport = Callable[[Any], Callable[[Timing], None]]
@@ -76,17 +76,19 @@ def _epoch_ms(times: pd.Series) -> np.ndarray:
 
 
 class Metrics:
-    """Flink metrics of the operator, named liveprofile.*; times in milliseconds."""
+    """Flink metrics of the operator, named liveprofile.*
+
+    Distributions say what one batch is like, but only to Flink itself; the counters of microseconds
+    also reach Prometheus, which takes plain numbers only.
+    """
 
     def __init__(self, group):
         group = group.add_group("liveprofile")
         self._rows = group.counter("rows")
         self._batches = group.counter("batches")
         self._batch_rows = group.distribution("batch_rows")
-        self._stage = {
-            stage: group.distribution(f"{stage}_ms")
-            for stage in ("read", "model", "assemble", "store")
-        }
+        self._stage_ms = {stage: group.distribution(f"{stage}_ms") for stage in STAGES}
+        self._stage_us = {stage: group.counter(f"{stage}_us") for stage in STAGES}
         self._pass_rows = group.distribution("model_pass_rows")
         self._pass_us_per_row = group.distribution("model_pass_us_per_row")
 
@@ -94,8 +96,10 @@ class Metrics:
         self._rows.inc(timing.rows)
         self._batches.inc()
         self._batch_rows.update(timing.rows)
-        for stage, distribution in self._stage.items():
-            distribution.update(round(getattr(timing, f"{stage}_ms")))
+        for stage in STAGES:
+            spent_ms = getattr(timing, f"{stage}_ms")
+            self._stage_ms[stage].update(round(spent_ms))
+            self._stage_us[stage].inc(round(spent_ms * 1000))
         for one in timing.passes:
             self._pass_rows.update(one.rows)
             self._pass_us_per_row.update(round(one.milliseconds * 1000 / max(one.rows, 1)))

@@ -27,6 +27,9 @@ DATA_ERRORS = (ValueError, TypeError, KeyError, IndexError, ArithmeticError)
 MOST_FAILED_ROWS = 100
 
 
+STAGES = ("read", "model", "assemble", "store")
+
+
 class Batch(NamedTuple):
     """n rows of `jobs.views.remembered`; a user's windows in time order."""
 
