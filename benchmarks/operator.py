@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ def operator(root: Path, workload: Load, batch_rows: int, stores: list[str]) -> 
     model = ProfileModel.load(PROJECT / settings.model.checkpoint)
     model.warm_up()
     rules = risk.load(PROJECT / settings.rules)
+    gc.freeze()  # as udfs.operator does
     found: dict[str, Any] = {}
     for name in stores:
         with _opened(name, root, model.dim) as store:

@@ -1,6 +1,6 @@
 """Restarts of a job in one TaskManager: does its metaspace, or its memory, grow with them?
 
-Every restart is a failure (a Python worker is killed and the tasks start anew), but for each
+Every restart is a failure (the Python workers are killed and the tasks start anew), but for each
 `resubmit_every`-th, for which the job is cancelled and submitted again. Windows close all the
 while: a dead worker is noticed when rows are handed to it.
 """
@@ -98,12 +98,13 @@ class Runner:
         self.submit()
 
     def fail(self) -> None:
-        """Kills a Python worker, and waits until the tasks have started anew."""
+        """Kills the Python workers, and waits until the tasks have started anew."""
         before = self.attempts()
         workers = list(self._workers())
         if not workers:
             raise ServiceError("the TaskManager has no Python worker to kill")
-        workers[0].kill()
+        for worker in workers:  # a cancelled job's may be among them
+            worker.kill()
         deadline_s = time.monotonic() + TIMEOUT_S
         while self.attempts() == before:
             if time.monotonic() > deadline_s:
@@ -148,7 +149,7 @@ def restarts(stack: Stack, window: Load, count: int, resubmit_every: int) -> dic
         seconds = time.monotonic() - started
         samples.append(memory(stack))
         runs.say(
-            f"restart {number} of {count} ({'submitted again' if again else 'worker killed'},"
+            f"restart {number} of {count} ({'submitted again' if again else 'workers killed'},"
             f" {seconds:.1f} s): metaspace {samples[-1]['metaspace_mb']} MB,"
             f" resident {samples[-1]['rss_mb']} MB"
         )

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from liveprofile import kafka, reads
 from liveprofile.cassandra import session_of
@@ -25,6 +26,15 @@ CHUNK = 300  # events that are mixed with faults of their own at a time
 LATE_BY_MS = 3_600_000
 RECOVERY_TIMEOUT_S = 240.0
 POLL_S = 0.1
+
+
+class Recovery(NamedTuple):
+    fault: str
+    seconds: float
+    repaired_after_s: float  # how much of them the fault itself lasted
+
+
+RECOVERIES: list[Recovery] = []
 
 
 class Shop:
@@ -72,15 +82,13 @@ class Shop:
 
     @contextmanager
     def recovery(self, fault: str) -> Iterator[None]:
-        """Prints the time from the block's start, a fault and its repair, to the first profile that
+        """Notes the time from the block's start, a fault and its repair, to the first profile that
         is newer than all that are stored when it ends."""
         started = time.monotonic()
         yield
         repaired_s = time.monotonic() - started
         self.wait_for_news(since_ms=self.newest_ms())
-        seconds = round(time.monotonic() - started, 1)
-        line = {"fault": fault, "seconds": seconds, "repaired_after_s": round(repaired_s, 1)}
-        print(f"\nrecovery: {json.dumps(line)}", flush=True)
+        RECOVERIES.append(Recovery(fault, time.monotonic() - started, repaired_s))
 
     def newest_ms(self) -> int:
         """The end of the last stored window of a user who is there in each; 0 if there is none."""
