@@ -21,8 +21,7 @@ from liveprofile.errors import ServiceError
 from stack.local import Stack
 from udfs.update import STAGES
 
-POLL_S = 0.01
-WINDOWS_AT_ONCE = 3
+POLL_S = 0.025
 LAST_SAMPLE_TIMEOUT_S = 60.0
 
 
@@ -71,9 +70,9 @@ def sample(workload: Load, window_ms: int, ends_ms: list[int], count: int) -> di
 class Watcher(threading.Thread):
     """Asks Cassandra for sampled rows from when their window closes until they are there.
 
-    It asks for one row of a window after the other, and only in the few oldest windows that still
-    lack some, so that watching costs little of what it watches. A row counts from when it is seen,
-    never from when it may have been there.
+    It asks for one row after the other, and only in the oldest window that still lacks some, so
+    that watching costs little of what it watches. A row counts from when it is seen, never from
+    when it may have been there.
     """
 
     def __init__(self, settings: Settings, plan: Schedule, wanted: dict[int, list[str]]):
@@ -96,10 +95,10 @@ class Watcher(threading.Thread):
     def run(self) -> None:
         while self._missing and not self.given_up.is_set():
             began_s = time.monotonic()
-            for end_ms in list(self._missing)[:WINDOWS_AT_ONCE]:
-                closed_s = self.start_s + self._plan.closes_s[end_ms]
-                if closed_s <= time.monotonic():
-                    self._look(end_ms, closed_s)
+            end_ms = next(iter(self._missing))
+            closed_s = self.start_s + self._plan.closes_s[end_ms]
+            if closed_s <= began_s:
+                self._look(end_ms, closed_s)
             time.sleep(max(0.0, POLL_S - (time.monotonic() - began_s)))
 
     def _look(self, end_ms: int, closed_s: float) -> None:

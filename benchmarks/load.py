@@ -84,7 +84,7 @@ class Sender:
     def __init__(self, settings: Settings, *, transaction: bool = False):
         self._topic, self._partitions = settings.topics.events, settings.topics.partitions
         # Idempotent, since a batch that is sent again would come after later ones: all of it late.
-        config = {"linger.ms": 5, "compression.type": "lz4", "enable.idempotence": True}
+        config = {"linger.ms": 20, "compression.type": "lz4", "enable.idempotence": True}
         if transaction:
             config |= {
                 "transactional.id": f"benchmark-{self._topic}",
