@@ -16,6 +16,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, NewTopic
+from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
 
 from liveprofile.config import Kafka, Settings, Topics
 from liveprofile.errors import ServiceError
@@ -23,6 +24,13 @@ from liveprofile.errors import ServiceError
 log = logging.getLogger(__name__)
 
 ANSWER_TIMEOUT_S = 15.0
+# A group that is new, or a broker that has just started, has no coordinator for a moment.
+FINDING_COORDINATOR = (
+    KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+    KafkaError.COORDINATOR_NOT_AVAILABLE,
+    KafkaError.NOT_COORDINATOR,
+)
+COORDINATOR_DELAY_S = 0.2
 # A broker that is there answers a fetch within a second even if the topic is empty.
 SILENCE_S = 60.0
 FETCH_RECORDS = 10_000
@@ -131,13 +139,27 @@ def committed_offsets(settings: Settings, topic: str) -> dict[int, int]:
             TopicPartition(topic, number) for number in partitions(consumer, settings.kafka, topic)
         ]
         try:
-            found = consumer.committed(wanted, timeout=ANSWER_TIMEOUT_S)
+            found = _committed(consumer, wanted)
         except KafkaException as error:
             raise ServiceError(
                 f"Kafka does not tell the offsets of group {settings.kafka.group_id}:"
                 f" {_text(error)}"
             ) from None
     return {place.partition: place.offset for place in found if place.offset != OFFSET_INVALID}
+
+
+def _is_finding_coordinator(error: BaseException) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() in FINDING_COORDINATOR
+
+
+@retry(
+    retry=retry_if_exception(_is_finding_coordinator),
+    stop=stop_after_delay(ANSWER_TIMEOUT_S),
+    wait=wait_fixed(COORDINATOR_DELAY_S),
+    reraise=True,
+)
+def _committed(consumer: Consumer, wanted: list[TopicPartition]) -> list[TopicPartition]:
+    return consumer.committed(wanted, timeout=ANSWER_TIMEOUT_S)
 
 
 def lag(settings: Settings) -> int:
