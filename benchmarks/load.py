@@ -83,6 +83,7 @@ class Sender:
 
     def __init__(self, settings: Settings, *, transaction: bool = False):
         self._topic, self._partitions = settings.topics.events, settings.topics.partitions
+        self._out_of_orderness_ms = settings.window.out_of_orderness_ms
         # Idempotent, since a batch that is sent again would come after later ones: all of it late.
         config = {"linger.ms": 20, "compression.type": "lz4", "enable.idempotence": True}
         if transaction:
@@ -99,11 +100,17 @@ class Sender:
     def send(self, message: generate.Message) -> None:
         self._produce(partition_of(message.key, self._partitions), message.key, message.value)
 
-    def close_windows(self, upto_ms: int, out_of_orderness_ms: int) -> None:
-        """A heartbeat to each partition, which moves the watermark to `upto_ms`."""
-        beat = f'{{"event_type":"heartbeat","event_time":{upto_ms + out_of_orderness_ms}}}'
+    def send_all(self, load: Load, upto_ms: int) -> None:
+        """The load, and to each partition a heartbeat that moves the watermark to `upto_ms`.
+
+        Returns when Kafka has it all.
+        """
+        for message in load.messages():
+            self.send(message)
+        beat = f'{{"event_type":"heartbeat","event_time":{upto_ms + self._out_of_orderness_ms}}}'
         for partition in range(self._partitions):
             self._produce(partition, None, beat.encode())
+        self.flush()
 
     def flush(self) -> None:
         self._producer.flush()
@@ -132,22 +139,13 @@ class Sender:
 
 
 def send_warm_up(settings: Settings, load: Load) -> None:
-    sender = Sender(settings)
-    for message in load.warm_up().messages():
-        sender.send(message)
-    sender.close_windows(load.start_ms, settings.window.out_of_orderness_ms)
-    sender.flush()
+    Sender(settings).send_all(load.warm_up(), load.start_ms)
 
 
 def hold_back(settings: Settings, load: Load) -> Callable[[], None]:
     """Sends the measured events and what closes their windows; the returned call reveals them."""
     sender = Sender(settings, transaction=True)
-    for message in load.messages():
-        sender.send(message)
-    sender.close_windows(
-        load.end_ms + settings.window.length_ms, settings.window.out_of_orderness_ms
-    )
-    sender.flush()
+    sender.send_all(load, load.end_ms + settings.window.length_ms)
     return sender.commit
 
 

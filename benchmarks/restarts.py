@@ -71,8 +71,7 @@ class Runner:
         settings = load(**stack.settings())
         create_topics(settings)
         create_schema(settings.cassandra, read_card(settings.model.checkpoint / CARD).shape["dim"])
-        self._settings, self._sender = settings, Sender(settings)
-        self._load = window
+        self._sender, self._window = Sender(settings), window
         self.submissions = 0
         self.submit()
 
@@ -83,12 +82,9 @@ class Runner:
 
     def close_a_window(self) -> None:
         """Sends one window's events, later than all before, and the heartbeats behind it."""
-        for message in self._load.messages():
-            self._sender.send(message)
-        window, end_ms = self._settings.window, self._load.end_ms
-        self._sender.close_windows(end_ms, window.out_of_orderness_ms)
-        self._sender.flush()
-        self._load = replace(self._load, seed=self._load.seed + 1, start_ms=end_ms)
+        window = self._window
+        self._sender.send_all(window, window.end_ms)
+        self._window = replace(window, seed=window.seed + 1, start_ms=window.end_ms)
 
     def wait(self) -> None:
         wait_until_running(self.stack.rest_url, self.job_id, TIMEOUT_S)

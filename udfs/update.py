@@ -27,9 +27,6 @@ DATA_ERRORS = (ValueError, TypeError, KeyError, IndexError, ArithmeticError)
 MOST_FAILED_ROWS = 100
 
 
-STAGES = ("read", "model", "assemble", "store")
-
-
 class Batch(NamedTuple):
     """n rows of `jobs.views.remembered`; a user's windows in time order."""
 
@@ -44,6 +41,9 @@ class Batch(NamedTuple):
     def row(self, index: int) -> Batch:
         one = slice(index, index + 1)
         return Batch(*(column[one] for column in self))
+
+
+STAGES = ("read", "model", "assemble", "store")
 
 
 class Timing(NamedTuple):

@@ -1,4 +1,4 @@
-"""One job that has seen everything: a mixed stream, poison, and a replayed file."""
+"""One job that has seen everything: a mixed stream, poison, and a replayed file. And a store."""
 
 from __future__ import annotations
 
@@ -8,10 +8,15 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
+from cassandra.cluster import Session
 
+from liveprofile.cassandra import connect, create_schema, session_of
+from liveprofile.config import Cassandra
 from tests.live import Job
+from tests.services.rows import DIM
 from tests.shop import HOUR_MS, START_MS, visits, with_iso_times
 from tests.streams_seeded import Message, mixed, poison
+from udfs.store import CassandraStore
 
 EVENTS = 3_000
 USERS = 40
@@ -72,3 +77,28 @@ def shop(new_job: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory) 
     job.wait_until_caught_up()
     yield Shop(job, count, replayed)
     job.cancel()
+
+
+@pytest.fixture(scope="module")
+def settings(cassandra_settings: Cassandra) -> Iterator[Cassandra]:
+    """A keyspace for the tests of the store, a new one for each file."""
+    own = cassandra_settings.model_copy(update={"keyspace": "store_test"})
+    create_schema(own, DIM)
+    yield own
+    session = connect(own)
+    session.execute("DROP KEYSPACE store_test", timeout=60)
+    session.cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def session(settings: Cassandra) -> Iterator[Session]:
+    with session_of(settings) as session:
+        yield session
+
+
+@pytest.fixture
+def store(settings: Cassandra, session: Session) -> Iterator[CassandraStore]:
+    for table in ("user_profile", "profile_delta", "risk_flag", "risk_flag_by_day"):
+        session.execute(f"TRUNCATE {table}", timeout=60)
+    session.execute("TRUNCATE user_lookalike", timeout=60)
+    yield CassandraStore(settings, DIM, session)
