@@ -27,6 +27,7 @@ from stack.local import Stack, to_toml
 JOB = Path(__file__).with_name("job.py")
 WARM_UP_TIMEOUT_S = 600.0
 SETTLE_S = 3.0
+SLOTS = 2  # the job's parallelism
 POLL_S = 0.02
 
 
@@ -47,7 +48,8 @@ def removed(root: Path) -> Iterator[None]:
 def started(root: Path) -> Iterator[Stack]:
     """A stack of the benchmark's own in `root`, which is gone at the end."""
     with removed(root):
-        stack = Stack(root)
+        # A slot that no job uses keeps its share of RocksDB's memory.
+        stack = Stack(root, slots=SLOTS)
         say(f"starting Kafka, Cassandra and Flink in {root}")
         try:
             stack.start()

@@ -228,11 +228,13 @@ def windows(settings: Settings) -> str:
 
     user_id, window_start, window_end, window_time (rowtime), events (packed), tokens, activity,
     n_events, n_purchases, amount, last_purchase_ms
+
+    ARRAY_AGG of what is long: LISTAGG copies all it has for each event more.
     """
     length = sql.interval(settings.window.length_ms)
     return f"""
         SELECT user_id, window_start, window_end, window_time,
-            LISTAGG(packed, '{EVENT}') AS events,
+            ARRAY_JOIN(ARRAY_AGG(packed), '{EVENT}') AS events,
             LISTAGG(token, '{EVENT}') AS tokens,
             COALESCE(LISTAGG(activity, ''), '') AS activity,
             CAST(COUNT(*) AS DOUBLE) AS n_events, COALESCE(SUM(purchase), 0) AS n_purchases,
@@ -278,18 +280,20 @@ def remembered(settings: Settings) -> str:
     """The window with everything that is known of its user: what the model is called with, and a
     row of training data.
 
+    LAG, since an OVER window of K rows keeps those rows whole, payloads included, for K windows.
+
     user_id STRING, window_start, window_end TIMESTAMP(3), events STRING, history STRING (this
     window and the K before it, each a header with the last purchase, then its tokens), added, sums
     ARRAY<DOUBLE>
     """
     last_purchase = "CAST(COALESCE(last_purchase_ms, CAST(0 AS BIGINT)) AS STRING)"
     header = f"CONCAT_WS('{FIELD}', {last_purchase}, '{HEADER}', '', '', '0')"
+    over = "OVER (PARTITION BY user_id ORDER BY window_time)"
+    earlier = ", ".join(f"LAG(known, {k}) {over}" for k in range(settings.window.history, 0, -1))
     return f"""
         SELECT user_id, window_start, window_end, events, added, sums,
-            LISTAGG(CONCAT({header}, '{EVENT}', tokens), '{WINDOW}') OVER (
-                PARTITION BY user_id ORDER BY window_time
-                ROWS BETWEEN {settings.window.history} PRECEDING AND CURRENT ROW) AS history
-        FROM baselined"""
+            CONCAT_WS('{WINDOW}', {earlier}, known) AS history
+        FROM (SELECT *, CONCAT({header}, '{EVENT}', tokens) AS known FROM baselined)"""
 
 
 def create(t_env, source: str, settings: Settings, *, streaming: bool) -> None:
