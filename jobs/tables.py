@@ -61,6 +61,10 @@ def kafka_source(name: str, settings: Settings, *, bounded: bool = False) -> str
             "properties.auto.offset.reset": "earliest",
             # As the command line reads: what a producer took back was never said.
             "properties.isolation.level": "read_committed",
+            # A steady stream would else be fetched a few records at a time, as fast as the broker
+            # answers.
+            "properties.fetch.min.bytes": 65_536,
+            "properties.fetch.max.wait.ms": 50,
             "scan.startup.mode": "earliest-offset" if bounded else _START[kafka.start],
             "scan.bounded.mode": "latest-offset" if bounded else "unbounded",
             "format": "raw",
