@@ -35,7 +35,7 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
         "table.optimizer.reuse-optimize-block-with-digest-enabled": "true",
         # Safe for what the planner makes: its operators copy what they keep.
         "pipeline.object-reuse": "true",
-        # Of a window's way to the store there are four exchanges, each of which may hold it this long.
+        # A window passes four exchanges, and each may hold it this long.
         "execution.buffer-timeout.interval": "20 ms",
         "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",
         "python.fn-execution.bundle.size": job.bundle_rows,
