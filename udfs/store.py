@@ -240,13 +240,21 @@ class CassandraStore:
         )
 
     def _partitions(self, rows: Sequence[ProfileRow]) -> tuple[list[bytes], list[_Partition]]:
-        """One partition a row: all that goes to tables keyed by the user is one mutation."""
+        """One partition a row: all that goes to tables keyed by the user is one mutation.
+
+        Of a user's windows only the newest writes the profile, which it would overwrite.
+        """
         encoded = encode.rows(rows, self._embedding_dim)
+        newest: dict[str, int] = {}
+        for row in rows:
+            newest[row.user_id] = max(newest.get(row.user_id, 0), write_time_us(row))
         partitions = []
         for row, key, profile, delta, lookalike in zip(
             rows, encoded.keys, encoded.profiles, encoded.deltas, encoded.lookalikes, strict=True
         ):
-            writes = [(self._insert_profile, profile), (self._insert_delta, delta)]
+            writes = [(self._insert_delta, delta)]
+            if write_time_us(row) == newest[row.user_id]:
+                writes.append((self._insert_profile, profile))
             if row.write_lookalike:
                 writes.append((self._insert_lookalike, lookalike))
             for flag in row.flags:

@@ -75,6 +75,17 @@ def test_the_later_window_wins_whatever_arrives_last(store: CassandraStore, sess
     assert windows == [row(window=5).window_end_ms, row(window=2).window_end_ms]
 
 
+def test_of_windows_written_together_the_latest_is_the_profile(
+    store: CassandraStore, session: Session
+):
+    windows = [row(window=window, churn=window / 10) for window in (2, 5, 3)]
+    write(store, *windows, row("other", window=1, churn=0.1))
+
+    assert reads.profile(session, "u").churn == 0.5
+    assert reads.profile(session, "other").churn == 0.1
+    assert len(list(reads.deltas(session, "u"))) == 3
+
+
 def test_the_same_row_twice_changes_nothing(store: CassandraStore, session: Session):
     twice = row(flags=[flag()], active_rules=["rule"], write_lookalike=True)
     write(store, twice)
