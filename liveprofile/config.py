@@ -92,7 +92,8 @@ class Window(Section):
     idle_timeout_ms: int = Field(
         0, ge=0, description="a partition silent this long stops holding back time; 0: never"
     )
-    history: int = Field(8, ge=1, le=256, description="windows before this one that the model sees")
+    # The state holds K (K + 3) / 2 windows of tokens a user (jobs.views.remembered).
+    history: int = Field(8, ge=1, le=32, description="windows before this one that the model sees")
 
 
 class State(Section):
