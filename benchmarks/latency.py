@@ -16,7 +16,7 @@ from benchmarks import generate, runs
 from benchmarks.load import Load, Sender, partition_of
 from benchmarks.meter import Meter
 from liveprofile import cassandra
-from liveprofile.config import Settings
+from liveprofile.config import Settings, load
 from liveprofile.errors import ConfigError, ServiceError
 from stack.local import Stack
 from udfs.update import STAGES
@@ -124,16 +124,18 @@ class Watcher(threading.Thread):
 def latency(stack: Stack, workload: Load, events_per_s: float, samples: int) -> dict[str, Any]:
     """Runs the whole job under the workload at `events_per_s` and watches `samples` profiles."""
     runs.say(f"latency: preparing {events_per_s:.0f} events/s")
+    # The windows and partitions that the job will have; its topics are of no matter here.
+    planned = load(**stack.settings())
+    plan = schedule(workload, planned, events_per_s)
+    ends_ms = [end for end, due_s in plan.closes_s.items() if due_s > PACED_WARM_UP_S]
+    if not ends_ms:
+        raise ConfigError(
+            f"{workload.n} events at {events_per_s:.0f} a second are over before"
+            f" {PACED_WARM_UP_S:.0f} s of warm-up: give more --events"
+        )
+    wanted = sample(workload, planned.window.length_ms, ends_ms, samples)
     with runs.job(stack, "whole", "latency", workload) as job:
         settings = job.settings
-        plan = schedule(workload, settings, events_per_s)
-        ends_ms = [end for end, due_s in plan.closes_s.items() if due_s > PACED_WARM_UP_S]
-        if not ends_ms:
-            raise ConfigError(
-                f"{workload.n} events at {events_per_s:.0f} a second are over before"
-                f" {PACED_WARM_UP_S:.0f} s of warm-up: give more --events"
-            )
-        wanted = sample(workload, settings.window.length_ms, ends_ms, samples)
         sender = Sender(settings)
         watcher = Watcher(settings, plan, wanted)
         try:

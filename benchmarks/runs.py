@@ -27,7 +27,7 @@ from stack.local import Stack, to_toml
 JOB = Path(__file__).with_name("job.py")
 WARM_UP_TIMEOUT_S = 600.0
 SETTLE_S = 3.0
-SLOTS = 2  # the job's parallelism
+PARALLELISM = 2
 POLL_S = 0.02
 
 
@@ -49,7 +49,7 @@ def started(root: Path) -> Iterator[Stack]:
     """A stack of the benchmark's own in `root`, which is gone at the end."""
     with removed(root):
         # A slot that no job uses keeps its share of RocksDB's memory.
-        stack = Stack(root, slots=SLOTS)
+        stack = Stack(root, slots=PARALLELISM, parallelism=PARALLELISM)
         say(f"starting Kafka, Cassandra and Flink in {root}")
         try:
             stack.start()

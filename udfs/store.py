@@ -245,15 +245,22 @@ class CassandraStore:
         Of a user's windows only the newest writes the profile, which it would overwrite.
         """
         encoded = encode.rows(rows, self._embedding_dim)
-        newest: dict[str, int] = {}
-        for row in rows:
-            newest[row.user_id] = max(newest.get(row.user_id, 0), write_time_us(row))
+        times_us = list(map(write_time_us, rows))
+        newest_us: dict[str, int] = {}
+        for row, time_us in zip(rows, times_us, strict=True):
+            newest_us[row.user_id] = max(newest_us.get(row.user_id, time_us), time_us)
         partitions = []
-        for row, key, profile, delta, lookalike in zip(
-            rows, encoded.keys, encoded.profiles, encoded.deltas, encoded.lookalikes, strict=True
+        for row, time_us, key, profile, delta, lookalike in zip(
+            rows,
+            times_us,
+            encoded.keys,
+            encoded.profiles,
+            encoded.deltas,
+            encoded.lookalikes,
+            strict=True,
         ):
             writes = [(self._insert_delta, delta)]
-            if write_time_us(row) == newest[row.user_id]:
+            if time_us == newest_us[row.user_id]:
                 writes.append((self._insert_profile, profile))
             if row.write_lookalike:
                 writes.append((self._insert_lookalike, lookalike))

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.cassandra import connect, create_schema, session_of
+from liveprofile.cassandra import create_schema, session_of
 from liveprofile.config import Cassandra
 from tests.live import Job
-from tests.services.rows import DIM
+from tests.services.rows import DIM, TABLES
 from tests.shop import HOUR_MS, START_MS, visits, with_iso_times
 from tests.streams_seeded import Message, mixed, poison
 from udfs.store import CassandraStore
@@ -85,9 +85,8 @@ def settings(cassandra_settings: Cassandra) -> Iterator[Cassandra]:
     own = cassandra_settings.model_copy(update={"keyspace": "store_test"})
     create_schema(own, DIM)
     yield own
-    session = connect(own)
-    session.execute("DROP KEYSPACE store_test", timeout=60)
-    session.cluster.shutdown()
+    with session_of(own) as session:
+        session.execute(f"DROP KEYSPACE {own.keyspace}", timeout=60)
 
 
 @pytest.fixture(scope="module")
@@ -98,7 +97,6 @@ def session(settings: Cassandra) -> Iterator[Session]:
 
 @pytest.fixture
 def store(settings: Cassandra, session: Session) -> Iterator[CassandraStore]:
-    for table in ("user_profile", "profile_delta", "risk_flag", "risk_flag_by_day"):
+    for table in TABLES:
         session.execute(f"TRUNCATE {table}", timeout=60)
-    session.execute("TRUNCATE user_lookalike", timeout=60)
     yield CassandraStore(settings, DIM, session)

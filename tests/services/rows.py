@@ -7,6 +7,7 @@ import numpy as np
 from udfs.store import Flag, ProfileRow, ProfileStore
 
 DIM = 4
+TABLES = ("user_profile", "profile_delta", "risk_flag", "risk_flag_by_day", "user_lookalike")
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
 START_MS = 1_511_658_000_000  # 2017-11-26 01:00:00 UTC

@@ -14,7 +14,7 @@ from cassandra.cluster import Session
 
 from liveprofile import reads
 from liveprofile.config import Cassandra
-from tests.services.rows import DAY_MS, DIM, MINUTE_MS, flag, row, write
+from tests.services.rows import DAY_MS, DIM, MINUTE_MS, TABLES, flag, row, write
 from udfs.store import CassandraStore, FlagPast, FlagQuery, MemoryStore, write_time_us
 
 pytestmark = pytest.mark.services
@@ -89,11 +89,10 @@ def test_of_windows_written_together_the_latest_is_the_profile(
 def test_the_same_row_twice_changes_nothing(store: CassandraStore, session: Session):
     twice = row(flags=[flag()], active_rules=["rule"], write_lookalike=True)
     write(store, twice)
-    tables = ("user_profile", "profile_delta", "risk_flag", "risk_flag_by_day", "user_lookalike")
-    before = [session.execute(f"SELECT * FROM {table}").all() for table in tables]
+    before = [session.execute(f"SELECT * FROM {table}").all() for table in TABLES]
     write(store, twice)
 
-    assert [session.execute(f"SELECT * FROM {table}").all() for table in tables] == before
+    assert [session.execute(f"SELECT * FROM {table}").all() for table in TABLES] == before
     assert all(len(found) == 1 for found in before)
 
 
