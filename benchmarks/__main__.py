@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -28,6 +28,10 @@ Root = Annotated[Path, typer.Option(help="Folder of the benchmark's own stack; i
 Events = Annotated[int, typer.Option(min=1_000, help="Generated events of a run.")]
 Users = Annotated[int, typer.Option(min=1)]
 Repetitions = Annotated[int, typer.Option(min=1, help="Of each variant, in turn.")]
+CommitLog = Annotated[
+    Literal["periodic", "batch"],
+    typer.Option(help="Cassandra's: periodic as it comes, or batch as a node alone needs it."),
+]
 Samples = Annotated[int, typer.Option(min=10, help="Profiles whose latency is measured.")]
 
 ROOT = PROJECT / ".stack" / "bench"
@@ -41,17 +45,22 @@ def report(name: str, workload: Load, measure: Callable[[], dict[str, Any]]) -> 
 
 
 def report_on_stack(
-    name: str, root: Path, workload: Load, measure: Callable[[Stack], dict[str, Any]]
+    name: str,
+    root: Path,
+    commit_log: str,
+    workload: Load,
+    measure: Callable[[Stack], dict[str, Any]],
 ) -> None:
     def with_stack() -> dict[str, Any]:
-        with runs.started(root) as stack:
-            return {"configuration": runs.configuration(stack), **measure(stack)}
+        with runs.started(root, commit_log) as stack:
+            about = {"commit_log": commit_log, **runs.configuration(stack)}
+            return {"configuration": about, **measure(stack)}
 
     report(name, workload, with_stack)
 
 
 @app.callback(invoke_without_command=True)
-def everything(context: typer.Context) -> None:
+def everything(context: typer.Context, commit_log: CommitLog = "periodic") -> None:
     """Throughput, then latency at 70 % of it. Subcommands run one benchmark each."""
     if context.invoked_subcommand:
         return
@@ -64,7 +73,7 @@ def everything(context: typer.Context) -> None:
         rate = SHARE * found["events_per_s"]["whole"]
         return {"throughput": found, "latency": latency(stack, load, rate, SAMPLES)}
 
-    report_on_stack("all", ROOT, load, measure)
+    report_on_stack("all", ROOT, commit_log, load, measure)
 
 
 @app.command()
@@ -73,11 +82,16 @@ def throughput(
     events: Events = EVENTS,
     users: Users = USERS,
     repetitions: Repetitions = REPETITIONS,
+    commit_log: CommitLog = "periodic",
 ) -> None:
     """Events a second of the whole job, without the writes, and without model and writes."""
     load = Load.of(events, users)
     report_on_stack(
-        "throughput", root, load, lambda stack: throughput_.throughput(stack, load, repetitions)
+        "throughput",
+        root,
+        commit_log,
+        load,
+        lambda stack: throughput_.throughput(stack, load, repetitions),
     )
 
 
@@ -86,11 +100,14 @@ def users(
     root: Root = ROOT,
     events: Events = EVENTS,
     counts: Annotated[str, typer.Option(help="Numbers of users.")] = "2000,20000,200000",
+    commit_log: CommitLog = "periodic",
 ) -> None:
     """What an event costs as the number of users grows."""
     load = Load.of(events, USERS)
     numbers = [int(count) for count in counts.split(",")]
-    report_on_stack("users", root, load, lambda stack: throughput_.users(stack, load, numbers))
+    report_on_stack(
+        "users", root, commit_log, load, lambda stack: throughput_.users(stack, load, numbers)
+    )
 
 
 @app.command()
@@ -103,6 +120,7 @@ def latency(
         typer.Option(help="Events a second. Default: 70 % of what a run before it reaches."),
     ] = None,
     samples: Samples = SAMPLES,
+    commit_log: CommitLog = "periodic",
 ) -> None:
     """From the event that closes a window until its profiles can be read."""
     from benchmarks.latency import latency
@@ -116,7 +134,7 @@ def latency(
         found = latency(stack, load, SHARE * fastest["events_per_s"], samples)
         return {"share": SHARE, "fastest_events_per_s": fastest["events_per_s"], **found}
 
-    report_on_stack("latency", root, load, measure)
+    report_on_stack("latency", root, commit_log, load, measure)
 
 
 @app.command()
@@ -141,13 +159,18 @@ def restarts(
     resubmit_every: Annotated[
         int, typer.Option(min=0, help="Cancel and submit for each so many; 0: never.")
     ] = 5,
+    commit_log: CommitLog = "periodic",
 ) -> None:
     """Whether the TaskManager's memory grows with a job's restarts."""
     from benchmarks.restarts import restarts
 
     window = Load(n=200, users=100, hours=1 / 12)
     report_on_stack(
-        "restarts", root, window, lambda stack: restarts(stack, window, count, resubmit_every)
+        "restarts",
+        root,
+        commit_log,
+        window,
+        lambda stack: restarts(stack, window, count, resubmit_every),
     )
 
 

@@ -16,7 +16,15 @@ import numpy as np
 from benchmarks.generate import Message
 from liveprofile.config import Settings
 from udfs import baselines
-from udfs.events import EVENT, FIELD, HEADER, TYPE_INDEX, TYPE_LETTERS, WINDOW
+from udfs.events import (
+    EVENT,
+    FIELD,
+    HEADER,
+    TOKEN_CHARS_PER_WINDOW,
+    TYPE_INDEX,
+    TYPE_LETTERS,
+    WINDOW,
+)
 from udfs.update import Batch
 
 HOUR_MS = 3_600_000
@@ -78,8 +86,8 @@ class _User:
         if bought:
             self._last_purchase_ms = bought[-1]["event_time"]
         header = FIELD.join((str(self._last_purchase_ms), HEADER, "", "", "0"))
-        tokens = EVENT.join((header, *(_token(event) for event, _ in events)))
-        self._history.append(tokens)
+        tokens = _newest(EVENT.join(_token(event) for event, _ in events))
+        self._history.append(header + EVENT + tokens)
         packed = EVENT.join(
             FIELD.join((str(event["event_time"]), "0", "0", payload)) for event, payload in events
         )
@@ -120,6 +128,13 @@ def _token(event: dict[str, Any]) -> str:
     letter = TYPE_LETTERS[TYPE_INDEX[event["event_type"]]]
     item, category = event["item_id"], event["category_id"]
     return FIELD.join((str(event["event_time"]), letter, item, category, str(_amount(event))))
+
+
+def _newest(tokens: str) -> str:
+    """The whole ones among a window's last characters that are kept."""
+    if len(tokens) < TOKEN_CHARS_PER_WINDOW:
+        return tokens
+    return tokens[-TOKEN_CHARS_PER_WINDOW:].partition(EVENT)[2]
 
 
 def _amount(event: dict[str, Any]) -> float:

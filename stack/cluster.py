@@ -22,7 +22,6 @@ from stack import JARS, PROJECT, java
 from stack.process import Service
 from stack.state import LOOPBACK, State
 
-CONF = Path(__file__).with_name("conf")
 DEFAULT_SLOTS = 4
 ENTRY = "org.apache.flink.runtime"
 SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
@@ -30,6 +29,8 @@ SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 FOLDERS_OF_THE_CLUSTER = ("execution.checkpointing.dir", "execution.checkpointing.savepoint-dir")
 CPU_CONFIG = PROJECT / "flink-conf" / "config.yaml"
 GPU_CONFIG = PROJECT / "flink-conf" / "config.gpu.yaml"
+LOGGING = PROJECT / "flink-conf" / "log4j-console.properties"
+CLIENT_LOGGING = Path(__file__).with_name("conf") / "log4j-cli.properties"
 
 
 def pyflink_home() -> Path:
@@ -80,8 +81,8 @@ def write_configuration(folder: Path, overrides: dict[str, Any], client: bool = 
         for key in FOLDERS_OF_THE_CLUSTER:
             del configuration[key]
     (folder / "config.yaml").write_text(yaml.safe_dump(configuration | overrides, width=10_000))
-    for name in ("log4j-console.properties", "log4j-cli.properties"):
-        shutil.copyfile(CONF / name, folder / name)
+    for source in (LOGGING, CLIENT_LOGGING):
+        shutil.copyfile(source, folder / source.name)
 
 
 def environment(folder: Path) -> dict[str, str]:

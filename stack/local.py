@@ -24,6 +24,7 @@ class Stack:
     """The four services of `root`, running or not.
 
     `slots` of the TaskManager: None takes what the root was last started with, at first 4.
+    `commit_log` of Cassandra: see stack.cassandra.
 
     A second object of the same root, in any process, sees and controls the same services.
     """
@@ -35,12 +36,13 @@ class Stack:
         slots: int | None = None,
         parallelism: int = 2,
         cassandra_heap_mb: int = 1024,
+        commit_log: str = "batch",
     ):
         self.root = Path(root).resolve()
         self.parallelism = parallelism
         state = State(self.root)
         self.kafka = Kafka(self.root, state)
-        self.cassandra = Cassandra(self.root, state, heap_mb=cassandra_heap_mb)
+        self.cassandra = Cassandra(self.root, state, cassandra_heap_mb, commit_log)
         self.jobmanager = JobManager(self.root, state, slots)
         self.taskmanager = TaskManager(self.root, state, slots)
         self._state = state

@@ -16,6 +16,7 @@ from tests.live import Job
 
 SLOTS = 4
 CASSANDRA_HEAP_MB = 512
+ERRORS_SHOWN = 5
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -42,10 +43,29 @@ def stack(
         stack.start()
         yield stack
     finally:
+        for service in stack.services.values():
+            if not service.alive():
+                _lost[service.name] = _errors(service.log)
         if not kept:
             stack.stop()
             if not request.session.testsfailed:  # else its logs stay
                 shutil.rmtree(stack.root)
+
+
+_lost: dict[str, list[str]] = {}
+
+
+def _errors(log: Path) -> list[str]:
+    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
+    return [line for line in lines if " ERROR " in line][-ERRORS_SHOWN:]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Where nothing but the output is left, it must say why a service was not there."""
+    for name, errors in _lost.items():
+        terminalreporter.write_line(f"{name} does not run at the end; its last errors:")
+        for line in errors:
+            terminalreporter.write_line(f"  {line}")
 
 
 @pytest.fixture(scope="session")
@@ -60,7 +80,8 @@ _numbers = itertools.count(1)
 def new_job(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Job]]:
     """Makes jobs: `new_job("name", window={...})`, each with topics and a keyspace of its own.
 
-    They exist when it returns; a job that still runs at the end is cancelled.
+    They exist when it returns; a job that still runs at the end is cancelled. A service that an
+    earlier test has lost is started again, so that it costs that test alone.
     """
     jobs: list[Job] = []
     # So that a stack kept from an earlier run has none of these names.
@@ -68,6 +89,7 @@ def new_job(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     def make(name: str, **sections: dict[str, Any]) -> Job:
         unique = f"{name}_{session}_{next(_numbers)}"
+        stack.start()
         job = Job(stack, tmp_path_factory.mktemp(name), unique, sections)
         jobs.append(job)
         job.prepare()

@@ -93,6 +93,19 @@ class Job:
         ]
         return max(task["attempt"] for detail in details for task in detail["subtasks"])
 
+    def wait_for_checkpoint(self, timeout_s: float) -> None:
+        """Returns when one that began after the call is complete."""
+        deadline_s = time.monotonic() + timeout_s
+        done = self._checkpoints()
+        while self._checkpoints() < done + 2:  # the next one may be on its way
+            if time.monotonic() > deadline_s:
+                raise AssertionError(f"no checkpoint after {timeout_s:.0f} s, job {self.state()}")
+            time.sleep(0.2)
+
+    def _checkpoints(self) -> int:
+        answer = flink.request(self.rest_url, f"/jobs/{self.id}/checkpoints")
+        return answer["counts"]["completed"]
+
     def failure(self) -> str:
         """The stack trace of the latest one; "" if there was none."""
         return flink.root_exception(self.rest_url, self.id)

@@ -25,6 +25,7 @@ USERS = 10
 CHUNK = 300  # events that are mixed with faults of their own at a time
 LATE_BY_MS = 3_600_000
 RECOVERY_TIMEOUT_S = 240.0
+NOTICED_WITHIN_S = 60.0
 POLL_S = 0.1
 
 
@@ -47,12 +48,17 @@ class Shop:
 
     @contextmanager
     def open(self) -> Iterator[None]:
-        """Visitors come all the time: runs the block under load, which flows when it starts."""
+        """Visitors come all the time: runs the block under load, which flows when it starts.
+
+        A checkpoint knows that by then. Without one the job would start from nothing, and what it
+        sent to the late topic before may well be in time after.
+        """
         stop, failed = threading.Event(), []
         thread = threading.Thread(target=self._send_until, args=(stop, failed))
         thread.start()
         try:
             self.wait_for_news(since_ms=self.newest_ms())
+            self.job.wait_for_checkpoint(RECOVERY_TIMEOUT_S)
             yield
         finally:
             stop.set()
@@ -104,6 +110,14 @@ class Shop:
                     f"no new profile after {RECOVERY_TIMEOUT_S:.0f} s, job {self.job.state()}:"
                     f" {self.job.failure()[-3_000:]}"
                 )
+            time.sleep(POLL_S)
+
+    def wait_for_restart(self, since: int) -> None:
+        """Returns when the job has restarted more often than `since`: what another worker stores
+        before the fault takes hold would pass for a recovery."""
+        deadline_s = time.monotonic() + NOTICED_WITHIN_S
+        while self.job.restarts() <= since:
+            assert time.monotonic() < deadline_s, "the job did not notice the fault"
             time.sleep(POLL_S)
 
     def close(self) -> None:

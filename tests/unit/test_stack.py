@@ -76,3 +76,10 @@ def test_configurations_are_flat_options() -> None:
     deployment = yaml.safe_load((PROJECT / "flink-conf" / "flinkdeployment.yaml").read_text())
     values = deployment["spec"]["flinkConfiguration"].values()
     assert all(isinstance(value, str) for value in values), "the operator takes strings only"
+
+
+def test_kubernetes_logs_as_the_template_does() -> None:
+    deployment = yaml.safe_load((PROJECT / "flink-conf" / "flinkdeployment.yaml").read_text())
+    template = cluster.LOGGING.read_text().splitlines()
+    logging = deployment["spec"]["logConfiguration"][cluster.LOGGING.name].splitlines()
+    assert logging == [line for line in template if not line.startswith("#")]
