@@ -55,8 +55,9 @@ def start(
         logging.getLogger(client).setLevel(logging.CRITICAL)
 
 
-for command in (demo, submit, status, replay, show, deltas, flags, alerts, audit, backfill, train):
+for command in (demo, submit, status, replay, show, deltas, flags, alerts, audit, backfill):
     app.command()(command)
+app.add_typer(train)
 
 
 def main() -> None:

@@ -1,50 +1,34 @@
-"""`liveprofile train`: a checkpoint from a backfill's rows."""
+"""`liveprofile train RECIPE`: one subcommand a recipe; the last line is JSON where --json asks."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from liveprofile.commands.common import JsonOption, print_fields, print_json
+from models.recipes import RECIPES, recipe
+
+OnProgress = Callable[[str, int, int], None]
+
+train = typer.Typer(
+    name="train",
+    no_args_is_help=True,
+    help="Train a model; each command is a recipe. A run is repeatable: the same data, recipe,"
+    " versions and processor give the same result.",
+)
 
 
-def train(
-    recipe: Annotated[
-        str, typer.Argument(help="Named recipe, such as complete-journey, general, general-7-days.")
-    ],
-    rows: Annotated[
-        Path,
-        typer.Option(
-            "--rows", metavar="PATH", help="Parquet file or folder that the backfill wrote."
-        ),
-    ],
-    out: Annotated[
-        Path, typer.Option("--out", metavar="FOLDER", help="Folder to write the checkpoint to.")
-    ],
-    epochs: Annotated[
-        int | None,
-        typer.Option("--epochs", min=1, help="At most so many, instead of the recipe's."),
-    ] = None,
-    as_json: JsonOption = False,
-) -> None:
-    """Train the model on the rows of a backfill; the last line printed is its metrics.
-
-    A run is repeatable: the same rows, recipe, versions and processor give the same weights. Point
-    the setting model.checkpoint at the folder to serve it.
-    """
-    import dataclasses
-
+@contextmanager
+def progress() -> Iterator[OnProgress]:
+    """A bar on stderr for each stage."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from models.recipes import recipe as named
-    from models.train import train as run
-
-    chosen = named(recipe)
-    if epochs is not None:
-        chosen = dataclasses.replace(chosen, epochs=epochs)
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -58,11 +42,49 @@ def train(
                 stages[stage] = bar.add_task(stage, total=total)
             bar.update(stages[stage], completed=done, total=total)
 
-        card = run(chosen, rows, out, on_progress)
-    if not as_json:
-        print_fields({"version": card["version"], "folder": out, **_summary(card["metrics"])})
-    else:
-        print_json({"version": card["version"], "folder": str(out), **card["metrics"]})
+        yield on_progress
+
+
+def _profile(name: str) -> Callable[..., None]:
+    def command(
+        rows: Annotated[
+            Path,
+            typer.Option(
+                "--rows", metavar="PATH", help="Parquet file or folder that the backfill wrote."
+            ),
+        ],
+        out: Annotated[
+            Path, typer.Option("--out", metavar="FOLDER", help="Folder to write the checkpoint to.")
+        ],
+        epochs: Annotated[
+            int | None,
+            typer.Option("--epochs", min=1, help="At most so many, instead of the recipe's."),
+        ] = None,
+        as_json: JsonOption = False,
+    ) -> None:
+        import dataclasses
+
+        from models.train import train as run
+
+        chosen = recipe(name)
+        if epochs is not None:
+            chosen = dataclasses.replace(chosen, epochs=epochs)
+        with progress() as on_progress:
+            card = run(chosen, rows, out, on_progress)
+        if not as_json:
+            print_fields({"version": card["version"], "folder": out, **_summary(card["metrics"])})
+        else:
+            print_json({"version": card["version"], "folder": str(out), **card["metrics"]})
+
+    return command
+
+
+for _recipe in RECIPES.values():
+    train.command(
+        _recipe.name,
+        help=f"The profile's model, on the rows of a backfill; horizon {_recipe.horizon_days}"
+        " days. Point the setting model.checkpoint at the folder to serve it.",
+    )(_profile(_recipe.name))
 
 
 def _summary(metrics: dict) -> dict:
@@ -77,3 +99,40 @@ def _summary(metrics: dict) -> dict:
         "churn AUC": churn.get("auc"),
         "spend MAE": spend.get("mae"),
     }
+
+
+def _day(flag: str, meaning: str) -> Any:
+    return typer.Option(flag, formats=["%Y-%m-%d"], metavar="DAY", help=meaning)
+
+
+@train.command()
+def fraud(
+    data: Annotated[
+        Path,
+        typer.Option("--data", metavar="FILE", help="Parquet with the Fraud Handbook's columns."),
+    ],
+    train_start: Annotated[datetime, _day("--train-start", "First day to train on.")],
+    train_end: Annotated[datetime, _day("--train-end", "Last day to train on, inclusive.")],
+    test_start: Annotated[datetime, _day("--test-start", "First day to test on.")],
+    test_end: Annotated[datetime, _day("--test-end", "Last day to test on, inclusive.")],
+    delay_days: Annotated[
+        int, typer.Option("--delay-days", min=0, help="Until a transaction's label is known.")
+    ] = 7,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="Where to write the model.")
+    ] = None,
+) -> None:
+    """Frauds among card transactions, by what is known of the card and the terminal.
+
+    Hyperparameters are chosen on an earlier period of the same shape. Cards that are known to be
+    compromised are not tested. The last line is JSON.
+    """
+    from models.fraud.data import Period, read
+    from models.fraud.train import train as run
+
+    period = Period.of(
+        train_start.date(), train_end.date(), delay_days, test_start.date(), test_end.date()
+    )
+    with progress() as on_progress:
+        report = run(read(data), period, out, on_progress)
+    print_json({"recipe": "fraud", **report})

@@ -1,0 +1,155 @@
+"""Trains what finds frauds, and the baselines beside it.
+
+Hyperparameters are chosen by average precision on an earlier period of the same shape, whose labels
+are all known by the end of the training; the test period is scored once, by what was chosen. The
+baselines are those of the handbook's chapter 3 on its own features (see models.fraud.data), chosen
+in the same way. Gradient boosting: Chen and Guestrin 2016, arXiv:1603.02754.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from sklearn.ensemble import RandomForestClassifier
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from xgboost import XGBClassifier
+
+from liveprofile.errors import InputError
+from models.fraud.data import Period, Transactions, measure, split
+from models.fraud.features import HANDBOOK, Features, features
+
+Progress = Callable[[str, int, int], None]  # stage, done, in all
+SEED = 20180801
+FOREST_ROWS = 200_000  # a tree sees at most so many: a year's rows would take hours
+
+
+class Classifier(Protocol):
+    def fit(self, x: np.ndarray, y: np.ndarray) -> Any: ...
+    def predict_proba(self, x: np.ndarray) -> np.ndarray: ...
+
+
+class Kind(NamedTuple):
+    """A kind of model: what it sees, and the settings to choose from."""
+
+    features: list[str] | None  # None: all
+    settings: list[dict[str, Any]]
+    make: Callable[[dict[str, Any], int], Classifier]  # settings, training rows
+
+
+def _boosting(settings: dict[str, Any], _rows: int) -> Classifier:
+    return XGBClassifier(
+        subsample=0.8, min_child_weight=3, tree_method="hist", random_state=SEED, **settings
+    )
+
+
+def _forest(settings: dict[str, Any], rows: int) -> Classifier:
+    share = min(1.0, FOREST_ROWS / rows)
+    return RandomForestClassifier(
+        n_estimators=100, max_samples=share, n_jobs=-1, random_state=SEED, **settings
+    )
+
+
+def _logistic(settings: dict[str, Any], _rows: int) -> Classifier:
+    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, **settings))
+
+
+_BOOSTING = [
+    {"max_depth": depth, "n_estimators": rounds, "learning_rate": rate, "colsample_bytree": share}
+    for depth, (rounds, rate), share in product((3, 5, 7), ((150, 0.1), (300, 0.04)), (0.5, 0.8))
+]
+MODEL = Kind(None, _BOOSTING, _boosting)
+BASELINES = {
+    "logistic_regression": Kind(HANDBOOK, [{"C": c} for c in (0.01, 0.1, 1.0, 10.0)], _logistic),
+    "random_forest": Kind(
+        HANDBOOK,
+        [{"max_depth": d, "min_samples_leaf": n} for d, n in product((10, 20), (1, 5))],
+        _forest,
+    ),
+    "xgboost": Kind(HANDBOOK, _BOOSTING, _boosting),
+}
+
+
+def train(
+    data: Transactions,
+    period: Period,
+    out: Path | None = None,
+    on_progress: Progress = lambda stage, done, total: None,
+) -> dict[str, Any]:
+    """The report: `test` and `validation` scores of the model, and the same of each baseline.
+
+    `out`: where to write the model, in XGBoost's JSON. Raises InputError for a period without
+    frauds.
+    """
+    known = features(data, period.delay_days)
+    train_rows, test_rows = split(data, period)
+    try:
+        validation = split(data, period.earlier())
+    except InputError:  # no earlier period in the data: the first settings have to do
+        validation = None
+    kinds = {"model": MODEL, **BASELINES}
+    fits = sum(len(kind.settings) if validation else 0 for kind in kinds.values()) + len(kinds)
+    done = _counter(lambda count: on_progress("fit", count, fits))
+    found = {}
+    for name, kind in kinds.items():
+        seen = known if kind.features is None else known.only(kind.features)
+        settings, report = _choose(data, kind, seen, validation, done)
+        fitted = _fit(data, kind, settings, seen, train_rows)
+        next(done)
+        scores = fitted.predict_proba(seen.values_NF[test_rows])[:, 1]
+        found[name] = report | {"test": measure(data, test_rows, scores)._asdict()}
+        if name == "model" and out is not None:
+            out.parent.mkdir(parents=True, exist_ok=True)
+            fitted.get_booster().feature_names = seen.names
+            fitted.save_model(out)
+    counts = {"train": train_rows, "test": test_rows}
+    return {
+        "transactions": {part: len(rows) for part, rows in counts.items()},
+        "frauds": {part: int(data.fraud_N[rows].sum()) for part, rows in counts.items()},
+        **found.pop("model"),
+        "baselines": found,
+    }
+
+
+def _choose(
+    data: Transactions,
+    kind: Kind,
+    seen: Features,
+    validation: tuple[np.ndarray, np.ndarray] | None,
+    done: Iterator[None],
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The best settings, and what to report of them."""
+    if validation is None:
+        return kind.settings[0], {"settings": kind.settings[0], "validation": None}
+    fit_rows, held_out = validation
+    best = None
+    for settings in kind.settings:
+        fitted = _fit(data, kind, settings, seen, fit_rows)
+        scores = fitted.predict_proba(seen.values_NF[held_out])[:, 1]
+        measured = measure(data, held_out, scores)
+        next(done)
+        if best is None or measured.average_precision > best[1].average_precision:
+            best = settings, measured
+    return best[0], {"settings": best[0], "validation": best[1]._asdict()}
+
+
+def _fit(
+    data: Transactions, kind: Kind, settings: dict[str, Any], seen: Features, rows: np.ndarray
+) -> Classifier:
+    fitted = kind.make(settings, len(rows))
+    fitted.fit(seen.values_NF[rows], data.fraud_N[rows].astype(np.int8))
+    return fitted
+
+
+def _counter(on_count: Callable[[int], None]) -> Iterator[None]:
+    """Calls back at each `next`."""
+    count = 0
+    while True:
+        count += 1
+        on_count(count)
+        yield
