@@ -51,9 +51,9 @@ class Shape(NamedTuple):
 class Block(nn.Module):
     """Attention, then a two-layer perceptron, each added to the stream x_PD."""
 
-    def __init__(self, dim: int, heads: int):
+    def __init__(self, dim: int, heads: int, dropout: float = 0.0):
         super().__init__()
-        self.heads = heads
+        self.heads, self.dropout = heads, dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.mix = nn.Linear(dim, dim, bias=False)
         self.up = nn.Linear(dim, 4 * dim, bias=False)
@@ -62,11 +62,14 @@ class Block(nn.Module):
     def attend(self, qkv_P3D: Tensor, groups: Groups) -> Tensor:
         """Each position sees itself and those before it, so padding on the right needs no mask."""
         dim = qkv_P3D.shape[1] // 3
+        dropout = self.dropout if self.training else 0.0
         parts = []
         for start, rows, length in groups:
             group = qkv_P3D[start : start + rows * length]
             qkv_3BHTE = group.view(rows, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
-            mixed_BHTE = F.scaled_dot_product_attention(*qkv_3BHTE.unbind(0), is_causal=True)
+            mixed_BHTE = F.scaled_dot_product_attention(
+                *qkv_3BHTE.unbind(0), dropout_p=dropout, is_causal=True
+            )
             parts.append(mixed_BHTE.transpose(1, 2).reshape(rows * length, dim))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
@@ -76,6 +79,11 @@ class Block(nn.Module):
         mixed_PD = self.attend(self.qkv(F.layer_norm(x_PD, width)), groups)
         if place_N is not None:
             x_PD, mixed_PD = x_PD[place_N], mixed_PD[place_N]
+        if self.dropout and self.training:
+            x_PD = x_PD + F.dropout(self.mix(mixed_PD), self.dropout)
+            hidden_PD = torch.relu(self.up(F.layer_norm(x_PD, width)))
+            down_PD = self.down(F.dropout(hidden_PD, self.dropout))
+            return x_PD + F.dropout(down_PD, self.dropout)
         x_PD = torch.addmm(x_PD, mixed_PD, self.mix.weight.t())
         hidden_PD = torch.relu_(self.up(F.layer_norm(x_PD, width)))
         return torch.addmm(x_PD, hidden_PD, self.down.weight.t())

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -103,6 +103,30 @@ def _summary(metrics: dict) -> dict:
 
 def _day(flag: str, meaning: str) -> Any:
     return typer.Option(flag, formats=["%Y-%m-%d"], metavar="DAY", help=meaning)
+
+
+@train.command("next-item")
+def next_item(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The users' sequences of items.")],
+    format_: Annotated[
+        Literal["s3rec"], typer.Option("--format", help="s3rec: a line is a user and its items.")
+    ] = "s3rec",
+    epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="At most so many.")] = None,
+) -> None:
+    """The item that a user takes next, among all that this user has not had.
+
+    The last item of each user is the test, the one before it validation. The last line is JSON.
+    """
+    import dataclasses
+
+    from models.nextitem.data import READERS
+    from models.nextitem.train import Recipe
+    from models.nextitem.train import train as run
+
+    chosen = Recipe() if epochs is None else dataclasses.replace(Recipe(), epochs=epochs)
+    with progress() as on_progress:
+        report = run(READERS[format_](file), chosen, on_progress)
+    print_json({"recipe": "next-item", **report})
 
 
 @train.command()

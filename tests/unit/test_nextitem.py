@@ -1,12 +1,21 @@
-"""Sequences, the protocol and the ranking measures of models.nextitem."""
+"""The protocol, the measures and the models of models.nextitem."""
 
+import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from typer.testing import CliRunner
 
+from liveprofile.cli import app
 from liveprofile.errors import InputError
 from models.nextitem import data as sequences
+from models.nextitem.items import BACKWARDS, PER_STEP, Neighbours, Settings
+from models.nextitem.network import NextItem, pack, sampled_softmax
+from models.nextitem.train import Recipe, train_network
+
+SMALL = {"dim": 16, "layers": 1, "heads": 2, "max_len": 8, "dropout": 0.2, "temperature": 0.1}
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -18,6 +27,18 @@ def written(tmp_path: Path, text: str) -> Path:
 @pytest.fixture
 def three(tmp_path: Path) -> sequences.Sequences:
     return sequences.read_s3rec(written(tmp_path, "u1 a b c d\nu2 b\n\nu3 c a b\n"))
+
+
+def cycles(users: int = 300, items: int = 40, length: int = 9) -> str:
+    """Each user goes on from some item to the next one, now and then to another."""
+    random = np.random.default_rng(3)
+    lines = []
+    for user in range(users):
+        walk = (random.integers(items) + np.arange(length)) % items
+        noise = random.random(length) < 0.1
+        walk[noise] = random.integers(0, items, noise.sum())
+        lines.append(" ".join([f"u{user}", *(f"i{item}" for item in dict.fromkeys(walk))]))
+    return "\n".join(lines)
 
 
 def test_the_last_is_the_test_and_the_one_before_it_validation(three) -> None:
@@ -59,3 +80,74 @@ def test_measures_are_those_of_the_protocol() -> None:
     assert found.hr_at_5 == 0.5 and found.hr_at_10 == 0.75
     assert found.ndcg_at_5 == pytest.approx((1 + 1 / np.log2(6)) / 4)
     assert found.ndcg_at_10 == pytest.approx((1 + 1 / np.log2(6) + 1 / np.log2(11)) / 4)
+
+
+def test_neighbours_are_what_a_loop_finds() -> None:
+    histories = [np.array([0, 1, 2]), np.array([2, 1]), np.array([3, 0])]
+    settings = Settings(discount=0.6, shrink=2.0, decay=0.5)
+    near = np.zeros((4, 4))
+    for history in histories:
+        for i, had in enumerate(history):
+            for j, other in enumerate(history):
+                if i != j:
+                    apart = PER_STEP ** (abs(i - j) - 1)
+                    near[had, other] += apart if j > i else BACKWARDS * apart
+    popular = np.array([2, 2, 2, 1]) + 2.0
+    near = near * popular[:, None] ** -0.6 * popular**-0.4
+    expected = [near[2] + 0.5 * near[0], near[3]]
+    found = Neighbours(histories, 4, settings).scores([np.array([0, 2]), np.array([3])])
+    assert found == pytest.approx(np.array(expected), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["transformer", "gru"])
+def test_packing_changes_no_state_and_nothing_later_enters(kind: str) -> None:
+    torch.manual_seed(1)
+    network = NextItem(kind, 20, **SMALL).eval()
+    lengths = (1, 5, 2, 8, 5)
+    random = np.random.default_rng(1)
+    histories = [random.integers(0, 20, length) for length in lengths]
+    packed = pack(histories)
+    states = network.states(packed)
+    for index, history in enumerate(histories):
+        alone = network.states(pack([history]))
+        first = packed.first_B[index]
+        assert torch.allclose(states[first : first + len(history)], alone, atol=1e-5)
+        begun = network.states(pack([history[:1]]))
+        assert torch.allclose(alone[:1], begun, atol=1e-5)
+
+
+def test_the_sampled_loss_is_the_whole_one_when_all_are_drawn() -> None:
+    torch.manual_seed(1)
+    network = NextItem("transformer", 20, **SMALL)
+    state_SD, target_S = torch.randn(6, 16), torch.arange(6)
+    whole = torch.nn.functional.cross_entropy(network.logits(state_SD), target_S)
+    sampled = sampled_softmax(network, state_SD, target_S, torch.arange(20))
+    assert sampled.item() == pytest.approx(whole.item(), rel=1e-5)
+
+
+def test_a_network_learns_the_order_and_repeats_itself(tmp_path: Path) -> None:
+    data = sequences.read_s3rec(written(tmp_path, cycles()))
+    recipe = Recipe(
+        **{"dim": 16, "layers": 1, "max_len": 8, "dropout": 0.1, "negatives": 32},
+        **{"batch_users": 32, "learning_rate": 0.01, "warm_up_steps": 5, "epochs": 6},
+    )
+    first = train_network("transformer", data, recipe, lambda epoch: None)
+    assert first.validation.hr_at_10 > 0.5
+    again = train_network("transformer", data, recipe, lambda epoch: None)
+    assert again.curve == first.curve
+
+
+def test_the_command_ends_with_its_figures(tmp_path: Path) -> None:
+    file = written(tmp_path, cycles(60))
+    result = CliRunner().invoke(
+        app, ["train", "next-item", "--format", "s3rec", str(file), "--epochs", "2"]
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout.splitlines()[-1])
+    names = {"hr_at_5", "ndcg_at_5", "hr_at_10", "ndcg_at_10"}
+    assert set(report["baselines"]) == {
+        "popularity", "item_neighbours", "gru4rec", "transformer_alone",
+    }  # fmt: skip
+    for one in (report, *report["baselines"].values()):
+        assert set(one["test"]) == set(one["validation"]) == names
+    assert report["test"]["hr_at_10"] > report["baselines"]["popularity"]["test"]["hr_at_10"]

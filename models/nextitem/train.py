@@ -1,0 +1,205 @@
+"""Trains what proposes the next item, and the baselines beside it.
+
+The model is a Transformer whose score is added to that of an item's neighbours: the one knows the
+order of a whole history, the other the rare pairs that no network of this size remembers. All that
+is chosen (the epoch, the neighbours' settings, the weight of their sum) is chosen by NDCG@10 on the
+validation items; the test items are ranked once.
+"""
+
+from __future__ import annotations
+
+import itertools
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+
+from models.nextitem.data import (
+    MAX_LEN,
+    Part,
+    Ranking,
+    Sequences,
+    held_out,
+    measure,
+    ranks,
+    training,
+)
+from models.nextitem.items import Neighbours, Popularity, Settings
+from models.nextitem.network import NextItem, pack, sampled_softmax
+
+Progress = Callable[[str, int, int], None]  # stage, done, in all
+NEIGHBOURS = [
+    Settings(discount, shrink, decay)
+    for discount, shrink, decay in itertools.product((0.5, 0.6, 0.7), (0.0, 3.0), (0.5, 0.7, 0.9))
+]
+WEIGHTS = (0.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)  # of the neighbours' score
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Chosen on Amazon Beauty's validation items; no data set has one of its own."""
+
+    dim: int = 128
+    layers: int = 2
+    heads: int = 2
+    max_len: int = MAX_LEN
+    dropout: float = 0.5
+    temperature: float = 0.06
+    negatives: int = 1_024
+    batch_users: int = 128
+    learning_rate: float = 1e-3
+    warm_up_steps: int = 200
+    clip_norm: float = 5.0
+    epochs: int = 60
+    validate_every: int = 2  # epochs
+    patience: int = 5  # validations without a better one
+    seed: int = 20200824
+
+
+class Scorer(Protocol):
+    def scores(self, histories: list[np.ndarray]) -> np.ndarray:
+        """(B, I) of the item after each history, the higher the likelier."""
+
+
+class Sum:
+    """Two scorers, the second one weighted."""
+
+    def __init__(self, first: Scorer, second: Scorer, weight: float):
+        self._first, self._second, self._weight = first, second, weight
+
+    def scores(self, histories: list[np.ndarray]) -> np.ndarray:
+        return self._first.scores(histories) + self._weight * self._second.scores(histories)
+
+
+class Trained(NamedTuple):
+    network: NextItem
+    validation: Ranking
+    curve: list[dict[str, float]]  # epoch, loss, validation's NDCG@10
+
+
+def train(
+    data: Sequences,
+    recipe: Recipe = Recipe(),
+    on_progress: Progress = lambda stage, done, total: None,
+) -> dict[str, Any]:
+    """The report: `test` and `validation` of the model, and the same of each baseline."""
+    torch.set_num_threads(os.cpu_count() or 1)
+    histories, items = training(data), len(data.items)
+    validation, test = held_out(data, "validation"), held_out(data, "test")
+
+    found: list[tuple[Ranking, Neighbours, Settings]] = []
+    for number, settings in enumerate(NEIGHBOURS, 1):
+        candidate = Neighbours(histories, items, settings)
+        found.append((_measured(candidate, validation), candidate, settings))
+        on_progress("neighbours", number, len(NEIGHBOURS))
+    _, neighbours, settings = max(found, key=lambda one: one[0].ndcg_at_10)
+
+    trained = {
+        kind: train_network(
+            kind, data, recipe, lambda epoch, kind=kind: on_progress(kind, epoch, recipe.epochs)
+        )
+        for kind in ("transformer", "gru")
+    }
+    network = trained["transformer"].network
+    weight = _best_weight(network, neighbours, validation)
+    report = {
+        name: {
+            "validation": _measured(scorer, validation)._asdict(),
+            "test": _measured(scorer, test)._asdict(),
+        }
+        for name, scorer in {
+            "model": Sum(network, neighbours, weight),
+            "popularity": Popularity(histories, items),
+            "item_neighbours": neighbours,
+            "gru4rec": trained["gru"].network,
+            "transformer_alone": network,
+        }.items()
+    }
+    return {
+        "users": len(test.target_B),
+        "items": items,
+        "events": len(data.item_N),
+        "settings": asdict(recipe) | {"neighbours": settings._asdict(), "weight": weight},
+        "curves": {kind: one.curve for kind, one in trained.items()},
+        **report.pop("model"),
+        "baselines": report,
+    }
+
+
+def train_network(
+    kind: str, data: Sequences, recipe: Recipe, on_epoch: Callable[[int], None]
+) -> Trained:
+    """Stops when validation no longer improves; the network is that of the best epoch."""
+    torch.manual_seed(recipe.seed)
+    random = np.random.default_rng(recipe.seed)
+    network = NextItem(
+        kind,
+        len(data.items),
+        dim=recipe.dim,
+        layers=recipe.layers,
+        heads=recipe.heads,
+        max_len=recipe.max_len,
+        dropout=recipe.dropout,
+        temperature=recipe.temperature,
+    )
+    optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate, betas=(0.9, 0.98))
+    warm_up = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min(1.0, (step + 1) / recipe.warm_up_steps)
+    )
+    histories = [history[-recipe.max_len - 1 :] for history in training(data)]
+    validation = held_out(data, "validation")
+    best, best_weights, best_epoch, curve = None, {}, 0, []
+    for epoch in range(1, recipe.epochs + 1):
+        network.train()
+        losses = []
+        order = random.permutation(len(histories))
+        for first in range(0, len(order), recipe.batch_users):
+            chosen = [histories[index] for index in order[first : first + recipe.batch_users]]
+            negatives = random.integers(0, len(data.items), recipe.negatives)
+            loss = _loss(network, chosen, torch.from_numpy(negatives))
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
+            optimizer.step()
+            warm_up.step()
+            losses.append(loss.item())
+        on_epoch(epoch)
+        if epoch % recipe.validate_every and epoch != recipe.epochs:
+            continue
+        network.eval()
+        found = _measured(network, validation)
+        curve.append(
+            {"epoch": epoch, "loss": float(np.mean(losses)), "ndcg_at_10": found.ndcg_at_10}
+        )
+        if best is None or found.ndcg_at_10 > best.ndcg_at_10:
+            best, best_epoch = found, epoch
+            best_weights = {name: value.clone() for name, value in network.state_dict().items()}
+        elif epoch - best_epoch >= recipe.patience * recipe.validate_every:
+            break
+    network.load_state_dict(best_weights)
+    return Trained(network.eval(), best, curve)
+
+
+def _loss(
+    network: NextItem, histories: list[np.ndarray], negatives_K: torch.Tensor
+) -> torch.Tensor:
+    """Every item but the first is predicted from those before it."""
+    packed = pack([history[:-1] for history in histories])
+    offset_S = np.concatenate([np.arange(length) for length in packed.length_B])
+    place_S = torch.from_numpy(np.repeat(packed.first_B, packed.length_B) + offset_S)
+    target_S = torch.from_numpy(np.concatenate([history[1:] for history in histories]).astype(int))
+    return sampled_softmax(network, network.states(packed)[place_S], target_S, negatives_K)
+
+
+def _best_weight(network: Scorer, neighbours: Scorer, validation: Part) -> float:
+    def value(weight: float) -> float:
+        return _measured(Sum(network, neighbours, weight), validation).ndcg_at_10
+
+    return max(WEIGHTS, key=value)
+
+
+def _measured(scorer: Scorer, part: Part) -> Ranking:
+    return measure(ranks(part, scorer.scores))
