@@ -100,7 +100,7 @@ class Scores(NamedTuple):
 def read(file: Path, columns: Columns = Columns()) -> Transactions:  # noqa: B008
     """A Parquet file. Raises InputError naming the column that is missing or can't be used."""
     try:
-        table = pq.read_table(file, columns=None)
+        table = pq.read_table(file)
     except (OSError, pa.ArrowInvalid) as error:
         raise InputError(f"transactions {file}: {str(error).splitlines()[0]}") from None
     missing = [name for name in columns if name not in table.column_names]
