@@ -230,7 +230,7 @@ class Encoder:
             all_history_B, window_end_B - window_first_B, self.max_len
         )
         tokens_B = history_B + window_B
-        groups, start_B = _layout_groups(1 + tokens_B, length_buckets)
+        groups, start_B = layout_groups(1 + tokens_B, length_buckets)
 
         first_B = np.cumsum(tokens_B) - tokens_B
         position_N = np.arange(1, int(tokens_B.sum()) + 1) - np.repeat(first_B, tokens_B)
@@ -253,7 +253,7 @@ class Encoder:
         span_ms_B[some_B] = (
             known.time_ms[history_end_B[some_B] - 1] - known.time_ms[history_first_B[some_B]]
         )
-        features_P7 = np.zeros((_positions(groups), len(FIELDS)), np.int32)
+        features_P7 = np.zeros((positions(groups), len(FIELDS)), np.int32)
         features_P7[start_B] = bos_rows(self.layout, all_history_B, span_ms_B)
         features_P7[place_N] = feature_rows(
             self.layout,
@@ -276,7 +276,7 @@ class Encoder:
         )
 
 
-def _layout_groups(
+def layout_groups(
     length_B: np.ndarray, length_buckets: Sequence[int]
 ) -> tuple[list[tuple[int, int, int]], np.ndarray]:
     """Groups of one padded length each, and every row's first position. Lengths ascend."""
@@ -291,6 +291,6 @@ def _layout_groups(
     return groups, start_B
 
 
-def _positions(groups: list[tuple[int, int, int]]) -> int:
+def positions(groups: list[tuple[int, int, int]]) -> int:
     start, rows, length = groups[-1]
     return start + rows * length

@@ -14,7 +14,6 @@ import dataclasses
 import math
 import platform
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -25,13 +24,12 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from liveprofile.errors import InputError
-from models import checkpoint, evaluate, rows
+from models import Progress, checkpoint, evaluate, rows
 from models.encode import Vocabulary
 from models.recipes import Recipe
 from models.segments import Corpus, Segments, build, cut, enrich, examples
 from models.transformer import BehaviourTransformer, Shape
 
-Progress = Callable[[str, int, int], None]  # stage, done, in all
 CURVES = "curves.csv"
 
 

@@ -11,9 +11,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from liveprofile.commands.common import JsonOption, print_fields, print_json
+from models import Progress
 from models.recipes import RECIPES, recipe
-
-OnProgress = Callable[[str, int, int], None]
 
 train = typer.Typer(
     name="train",
@@ -24,17 +23,18 @@ train = typer.Typer(
 
 
 @contextmanager
-def progress() -> Iterator[OnProgress]:
+def progress() -> Iterator[Progress]:
     """A bar on stderr for each stage."""
+    from rich import progress as bars
     from rich.console import Console
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total}"),
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.TextColumn("{task.completed}/{task.total}"),
+        bars.TimeRemainingColumn(),
     )
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+    with bars.Progress(*columns, console=Console(stderr=True)) as bar:
         stages = {}
 
         def on_progress(stage: str, done: int, total: int) -> None:

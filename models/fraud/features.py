@@ -84,12 +84,15 @@ class _Past:
         self._at_N = self._key_starts_N + since_ms_N
         self._sorted_N = self._at_N[self.order_N]
         self.first_N = np.searchsorted(self._sorted_N, self._key_starts_N)  # of the key
+        self._until: dict[int, np.ndarray] = {}
         self.now_N = self.until(0)
 
     def until(self, before_ms: int) -> np.ndarray:
         """(N,) the place behind the last of the same key at or before `before_ms` ago."""
-        wanted_N = np.maximum(self._at_N - before_ms, self._key_starts_N - 1)
-        return np.searchsorted(self._sorted_N, wanted_N, side="right")
+        if before_ms not in self._until:  # most are asked for by several features
+            wanted_N = np.maximum(self._at_N - before_ms, self._key_starts_N - 1)
+            self._until[before_ms] = np.searchsorted(self._sorted_N, wanted_N, side="right")
+        return self._until[before_ms]
 
     def sums(self, value_N: np.ndarray) -> np.ndarray:
         """(N + 1,): the sum over places a to b - 1 is sums[b] - sums[a]."""

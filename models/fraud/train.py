@@ -8,8 +8,8 @@ in the same way. Gradient boosting: Chen and Guestrin 2016, arXiv:1603.02754.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from itertools import product
+from collections.abc import Callable
+from itertools import count, product
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,10 +21,10 @@ from sklearn.preprocessing import StandardScaler
 from xgboost import XGBClassifier
 
 from liveprofile.errors import InputError
-from models.fraud.data import Period, Transactions, measure, split
+from models import Progress
+from models.fraud.data import Period, Scores, Transactions, measure, split
 from models.fraud.features import HANDBOOK, Features, features
 
-Progress = Callable[[str, int, int], None]  # stage, done, in all
 SEED = 20180801
 ROWS_FOR_THREADS = 20_000
 FOREST_ROWS = 200_000  # a tree sees at most so many: a year's rows would take hours
@@ -102,15 +102,33 @@ def train(
         validation = None
     kinds = {"model": MODEL, **BASELINES}
     fits = sum(len(kind.settings) if validation else 0 for kind in kinds.values()) + len(kinds)
-    done = _counter(lambda count: on_progress("fit", count, fits))
+    numbers = count(1)
+
+    def fit(
+        kind: Kind, settings: dict[str, Any], seen: Features, parts: tuple[np.ndarray, np.ndarray]
+    ) -> tuple[Classifier, Scores]:
+        """Learns from the first part's rows and is measured on the second's."""
+        learn, ask = parts
+        fitted = kind.make(settings, len(learn))
+        fitted.fit(seen.values_NF[learn], data.fraud_N[learn].astype(np.int8))
+        measured = measure(data, ask, fitted.predict_proba(seen.values_NF[ask])[:, 1])
+        on_progress("fit", next(numbers), fits)
+        return fitted, measured
+
     found = {}
     for name, kind in kinds.items():
         seen = known if kind.features is None else known.only(kind.features)
-        settings, report = _choose(data, kind, seen, validation, done)
-        fitted = _fit(data, kind, settings, seen, train_rows)
-        next(done)
-        scores = fitted.predict_proba(seen.values_NF[test_rows])[:, 1]
-        found[name] = report | {"test": measure(data, test_rows, scores)._asdict()}
+        settings, best = kind.settings[0], None
+        for candidate in kind.settings if validation else []:
+            _, measured = fit(kind, candidate, seen, validation)
+            if best is None or measured.average_precision > best.average_precision:
+                settings, best = candidate, measured
+        fitted, tested = fit(kind, settings, seen, (train_rows, test_rows))
+        found[name] = {
+            "settings": settings,
+            "validation": best and best._asdict(),
+            "test": tested._asdict(),
+        }
         if name == "model" and out is not None:
             out.parent.mkdir(parents=True, exist_ok=True)
             fitted.get_booster().feature_names = seen.names
@@ -122,42 +140,3 @@ def train(
         **found.pop("model"),
         "baselines": found,
     }
-
-
-def _choose(
-    data: Transactions,
-    kind: Kind,
-    seen: Features,
-    validation: tuple[np.ndarray, np.ndarray] | None,
-    done: Iterator[None],
-) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The best settings, and what to report of them."""
-    if validation is None:
-        return kind.settings[0], {"settings": kind.settings[0], "validation": None}
-    fit_rows, held_out = validation
-    best = None
-    for settings in kind.settings:
-        fitted = _fit(data, kind, settings, seen, fit_rows)
-        scores = fitted.predict_proba(seen.values_NF[held_out])[:, 1]
-        measured = measure(data, held_out, scores)
-        next(done)
-        if best is None or measured.average_precision > best[1].average_precision:
-            best = settings, measured
-    return best[0], {"settings": best[0], "validation": best[1]._asdict()}
-
-
-def _fit(
-    data: Transactions, kind: Kind, settings: dict[str, Any], seen: Features, rows: np.ndarray
-) -> Classifier:
-    fitted = kind.make(settings, len(rows))
-    fitted.fit(seen.values_NF[rows], data.fraud_N[rows].astype(np.int8))
-    return fitted
-
-
-def _counter(on_count: Callable[[int], None]) -> Iterator[None]:
-    """Calls back at each `next`."""
-    count = 0
-    while True:
-        count += 1
-        on_count(count)
-        yield

@@ -37,14 +37,24 @@ class Settings(NamedTuple):
     decay: float
 
 
+class Counts(NamedTuple):
+    """What all settings have in common."""
+
+    popular_I: np.ndarray  # how often each item was had
+    near_II: scipy.sparse.csr_matrix  # how often, weighted, a row's item was had near a column's
+
+    @classmethod
+    def of(cls, histories: list[np.ndarray], items: int) -> Counts:
+        return cls(np.bincount(np.concatenate(histories), minlength=items), _near(histories, items))
+
+
 class Neighbours:
-    def __init__(self, histories: list[np.ndarray], items: int, settings: Settings):
-        self._items, self._decay = items, settings.decay
-        count_I = np.bincount(np.concatenate(histories), minlength=items)
-        popular_I = np.maximum(count_I, 1) + settings.shrink
+    def __init__(self, counts: Counts, settings: Settings):
+        self._items, self._decay = len(counts.popular_I), settings.decay
+        popular_I = np.maximum(counts.popular_I, 1) + settings.shrink
         had = scipy.sparse.diags(popular_I**-settings.discount)
         next_ = scipy.sparse.diags(popular_I ** -(1 - settings.discount))
-        self._near_II = (had @ _near(histories, items) @ next_).tocsr().astype(np.float32)
+        self._near_II = (had @ counts.near_II @ next_).tocsr().astype(np.float32)
 
     def scores(self, histories: list[np.ndarray]) -> np.ndarray:
         """(B, I), 0 for what is no neighbour of anything in the history."""
@@ -61,7 +71,6 @@ class Neighbours:
 
 
 def _near(histories: list[np.ndarray], items: int) -> scipy.sparse.csr_matrix:
-    """(I, I): how often, weighted, a row's item was had near a column's."""
     starts = np.cumsum([0, *map(len, histories)])
     item_N = np.concatenate(histories)
     user_N = np.repeat(np.arange(len(histories)), np.diff(starts))

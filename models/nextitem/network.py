@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.encode import layout_groups, positions
 from models.transformer import Block, Groups
 
 # Sequences of about one length are padded to the longest of them.
@@ -30,33 +31,25 @@ class Packed(NamedTuple):
     """Sequences laid end to end, those of one group padded on the right to one length."""
 
     item_P: np.ndarray  # int64; padding is row 0 of the items' table, item i is row i + 1
-    position_P: np.ndarray  # int64, from 0 in each sequence
+    position_P: np.ndarray  # int64, from 0 in each sequence; 0 in padding
     groups: Groups
-    first_B: np.ndarray  # place of each sequence's first item
-    length_B: np.ndarray
+    place_N: np.ndarray  # of every item, sequence by sequence
+    last_B: np.ndarray  # of each sequence's last item
 
 
 def pack(sequences: list[np.ndarray]) -> Packed:
     """`sequences`: codes, at least one each."""
     length_B = np.fromiter(map(len, sequences), np.int64, len(sequences))
     order_B = np.argsort(length_B, kind="stable")
-    bucket_B = np.searchsorted(LENGTH_BUCKETS, length_B[order_B])
+    groups, start_B = layout_groups(length_B[order_B], LENGTH_BUCKETS)
     first_B = np.empty(len(sequences), np.int64)
-    groups, item_parts, position_parts, start = [], [], [], 0
-    for bucket in np.unique(bucket_B):
-        chosen = order_B[bucket_B == bucket]
-        width = int(length_B[chosen].max())
-        filled = np.arange(width) < length_B[chosen, None]
-        items = np.zeros(filled.shape, np.int64)
-        items[filled] = np.concatenate([sequences[index] for index in chosen]) + 1
-        groups.append((start, len(chosen), width))
-        first_B[chosen] = start + width * np.arange(len(chosen))
-        item_parts.append(items.ravel())
-        position_parts.append(np.tile(np.arange(width), len(chosen)))
-        start += filled.size
-    return Packed(
-        np.concatenate(item_parts), np.concatenate(position_parts), groups, first_B, length_B
-    )
+    first_B[order_B] = start_B
+    position_N = np.concatenate([np.arange(length) for length in length_B])
+    place_N = np.repeat(first_B, length_B) + position_N
+    item_P, position_P = np.zeros((2, positions(groups)), np.int64)
+    item_P[place_N] = np.concatenate(sequences) + 1
+    position_P[place_N] = position_N
+    return Packed(item_P, position_P, groups, place_N, first_B + length_B - 1)
 
 
 class NextItem(nn.Module):
@@ -91,12 +84,10 @@ class NextItem(nn.Module):
         x_PD = self.table[torch.from_numpy(packed.item_P)]
         if self.blocks is None:
             x_PD = F.dropout(x_PD, self.dropout, self.training)
-            parts = [
-                self.gru(x_PD[start : start + rows * length].view(rows, length, -1))[0].flatten(
-                    0, 1
-                )
-                for start, rows, length in packed.groups
-            ]
+            parts = []
+            for start, rows, length in packed.groups:
+                group_BTD = x_PD[start : start + rows * length].view(rows, length, -1)
+                parts.append(self.gru(group_BTD)[0].flatten(0, 1))
             return F.dropout(torch.cat(parts), self.dropout, self.training)
         x_PD = x_PD + self.position[torch.from_numpy(packed.position_P)]
         x_PD = F.dropout(x_PD, self.dropout, self.training)
@@ -113,9 +104,8 @@ class NextItem(nn.Module):
     def scores(self, histories: list[np.ndarray]) -> np.ndarray:
         """(B, I) of the item after each history."""
         packed = pack([history[-self.max_len :] for history in histories])
-        last_B = torch.from_numpy(packed.first_B + packed.length_B - 1)
         with torch.inference_mode():
-            return self.logits(self.states(packed)[last_B]).numpy()
+            return self.logits(self.states(packed)[torch.from_numpy(packed.last_B)]).numpy()
 
 
 def sampled_softmax(

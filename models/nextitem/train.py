@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import torch
 
+from models import Progress
 from models.nextitem.data import (
     MAX_LEN,
     Part,
@@ -27,10 +28,9 @@ from models.nextitem.data import (
     ranks,
     training,
 )
-from models.nextitem.items import Neighbours, Popularity, Settings
+from models.nextitem.items import Counts, Neighbours, Popularity, Settings
 from models.nextitem.network import NextItem, pack, sampled_softmax
 
-Progress = Callable[[str, int, int], None]  # stage, done, in all
 NEIGHBOURS = [
     Settings(discount, shrink, decay)
     for discount, shrink, decay in itertools.product((0.5, 0.6, 0.7), (0.0, 3.0), (0.5, 0.7, 0.9))
@@ -90,12 +90,13 @@ def train(
     histories, items = training(data), len(data.items)
     validation, test = held_out(data, "validation"), held_out(data, "test")
 
-    found: list[tuple[Ranking, Neighbours, Settings]] = []
-    for number, settings in enumerate(NEIGHBOURS, 1):
-        candidate = Neighbours(histories, items, settings)
-        found.append((_measured(candidate, validation), candidate, settings))
+    counts = Counts.of(histories, items)
+    found: dict[Settings, float] = {}
+    for number, candidate in enumerate(NEIGHBOURS, 1):
+        found[candidate] = _measured(Neighbours(counts, candidate), validation).ndcg_at_10
         on_progress("neighbours", number, len(NEIGHBOURS))
-    _, neighbours, settings = max(found, key=lambda one: one[0].ndcg_at_10)
+    settings = max(found, key=found.__getitem__)
+    neighbours = Neighbours(counts, settings)
 
     trained = {
         kind: train_network(
@@ -188,8 +189,7 @@ def _loss(
 ) -> torch.Tensor:
     """Every item but the first is predicted from those before it."""
     packed = pack([history[:-1] for history in histories])
-    offset_S = np.concatenate([np.arange(length) for length in packed.length_B])
-    place_S = torch.from_numpy(np.repeat(packed.first_B, packed.length_B) + offset_S)
+    place_S = torch.from_numpy(packed.place_N)
     target_S = torch.from_numpy(np.concatenate([history[1:] for history in histories]).astype(int))
     return sampled_softmax(network, network.states(packed)[place_S], target_S, negatives_K)
 

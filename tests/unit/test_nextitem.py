@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from liveprofile.cli import app
 from liveprofile.errors import InputError
 from models.nextitem import data as sequences
-from models.nextitem.items import BACKWARDS, PER_STEP, Neighbours, Settings
+from models.nextitem.items import BACKWARDS, PER_STEP, Counts, Neighbours, Settings
 from models.nextitem.network import NextItem, pack, sampled_softmax
 from models.nextitem.train import Recipe, train_network
 
@@ -95,7 +95,7 @@ def test_neighbours_are_what_a_loop_finds() -> None:
     popular = np.array([2, 2, 2, 1]) + 2.0
     near = near * popular[:, None] ** -0.6 * popular**-0.4
     expected = [near[2] + 0.5 * near[0], near[3]]
-    found = Neighbours(histories, 4, settings).scores([np.array([0, 2]), np.array([3])])
+    found = Neighbours(Counts.of(histories, 4), settings).scores([np.array([0, 2]), np.array([3])])
     assert found == pytest.approx(np.array(expected), rel=1e-5)
 
 
@@ -108,9 +108,9 @@ def test_packing_changes_no_state_and_nothing_later_enters(kind: str) -> None:
     histories = [random.integers(0, 20, length) for length in lengths]
     packed = pack(histories)
     states = network.states(packed)
-    for index, history in enumerate(histories):
+    for history, last in zip(histories, packed.last_B, strict=True):
         alone = network.states(pack([history]))
-        first = packed.first_B[index]
+        first = last - len(history) + 1
         assert torch.allclose(states[first : first + len(history)], alone, atol=1e-5)
         begun = network.states(pack([history[:1]]))
         assert torch.allclose(alone[:1], begun, atol=1e-5)
