@@ -174,6 +174,42 @@ def restarts(
     )
 
 
+@app.command("training-rows")
+def training_rows(
+    root: Root = ROOT,
+    windows: Annotated[str, typer.Option(help="Sizes to read.")] = "20000,200000",
+) -> None:
+    """Whether a training's memory grows with its rows."""
+    from benchmarks.training_rows import load_of, training_rows
+
+    sizes = [int(size) for size in windows.split(",")]
+    report("training-rows", load_of(sizes[0]), lambda: {"sizes": training_rows(root, sizes)})
+
+
+@app.command()
+def models(
+    checkpoint: Annotated[
+        list[Path], typer.Option(help="Folder of a model; several, the reference's first.")
+    ],
+    rows: Annotated[Path, typer.Option(help="Parquet file or folder of a backfill.")],
+    recipe: Annotated[str, typer.Option(help="How the rows are parted.")] = "complete-journey",
+    windows: Annotated[int, typer.Option(min=100, help="Of the validation part.")] = 3_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds of timing.")] = 5,
+) -> None:
+    """Checkpoints and cheaper forms of them: size, rows a second, and every head's quality."""
+    from benchmarks.models import models, table
+    from models.recipes import recipe as named
+
+    load, chosen = Load.of(100_000, USERS), named(recipe)
+
+    def measure() -> dict[str, Any]:
+        found = models(checkpoint, rows, chosen, load, windows, repeats)
+        typer.echo(table(found))
+        return found
+
+    report("models", load, measure)
+
+
 def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of everything that cleans up
     try:

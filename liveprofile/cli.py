@@ -13,11 +13,14 @@ from liveprofile.commands.alerts import alerts
 from liveprofile.commands.audit import audit
 from liveprofile.commands.backfill import backfill
 from liveprofile.commands.demo import demo
+from liveprofile.commands.evaluate import evaluate
 from liveprofile.commands.reads import deltas, flags, show
 from liveprofile.commands.replay import replay
 from liveprofile.commands.status import status
 from liveprofile.commands.submit import submit
 from liveprofile.commands.train import train
+from liveprofile.commands.tune import tune
+from liveprofile.commands.walk import walk_forward
 from liveprofile.errors import LiveprofileError
 
 app = typer.Typer(
@@ -55,7 +58,10 @@ def start(
         logging.getLogger(client).setLevel(logging.CRITICAL)
 
 
-for command in (demo, submit, status, replay, show, deltas, flags, alerts, audit, backfill):
+for command in (
+    demo, submit, status, replay, show, deltas, flags, alerts, audit, backfill, tune, evaluate,
+    walk_forward,
+):  # fmt: skip
     app.command()(command)
 app.add_typer(train)
 

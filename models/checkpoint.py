@@ -1,4 +1,5 @@
-"""A checkpoint folder: `model.safetensors` (float16), `vocabulary.json` and `card.json`.
+"""A checkpoint folder: `model.safetensors` (float16), `vocabulary.json` and `card.json`, and if the
+model knows items by their vectors `projections.safetensors` (models/sides.py).
 
 The card says what the model is, what it was trained on and how well it did; `Card` is its contract.
 """
@@ -15,12 +16,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
+from torch import Tensor
 
 from liveprofile.errors import InputError
 from models.transformer import BehaviourTransformer, Shape
 
-FORMAT = 1
+FORMAT = 2
 WEIGHTS, VOCABULARY, CARD = "model.safetensors", "vocabulary.json", "card.json"
+PROJECTIONS = "projections.safetensors"
 
 
 class Card(BaseModel):
@@ -33,7 +36,12 @@ class Card(BaseModel):
     version: str = Field(min_length=1, max_length=100)
     revision: int = Field(ge=0, le=999, description="breaks ties between writes of one window")
     horizon_days: int = Field(ge=1, description="of churn and expected spend")
+    decay_days: float = Field(gt=0, description="of what the baselines and the counts forget")
+    ranked_items: int = Field(ge=1, description="candidates for next items, beside what was had")
     shape: dict[str, int]
+    modalities: dict[str, dict[str, Any]] = Field(
+        {}, description="of items' vectors: width and encoder, by column of the catalogue"
+    )
     recipe: dict[str, Any]
     data: dict[str, Any]
     metrics: dict[str, Any]
@@ -50,19 +58,28 @@ def round_weights(model: BehaviourTransformer) -> None:
 
 
 def save(
-    folder: Path, model: BehaviourTransformer, items: list[str], categories: list[str], **card: Any
+    folder: Path,
+    model: BehaviourTransformer,
+    items: list[str],
+    categories: list[str],
+    projections: dict[str, Tensor] | None = None,
+    **card: Any,
 ) -> Card:
     """Writes the folder, the card last. `card`: the fields of Card but format, shape and sha256."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     (folder / WEIGHTS).write_bytes(to_bytes(weights))
+    if projections:
+        kept = {name: value.half().contiguous() for name, value in projections.items()}
+        (folder / PROJECTIONS).write_bytes(to_bytes(kept))
     vocabulary = {"items": items, "categories": categories}
     # ASCII, since an id may hold a lone surrogate, which UTF-8 can't.
     (folder / VOCABULARY).write_text(json.dumps(vocabulary, separators=(",", ":")) + "\n")
+    files = (WEIGHTS, VOCABULARY, *([PROJECTIONS] if projections else []))
     written = Card(
         format=FORMAT,
         shape=model.shape._asdict(),
-        sha256={name: _sha256(folder / name) for name in (WEIGHTS, VOCABULARY)},
+        sha256={name: _sha256(folder / name) for name in files},
         **card,
     )
     (folder / CARD).write_text(json.dumps(written.model_dump(), indent=1) + "\n")

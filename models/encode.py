@@ -17,6 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from models import past
+from models.past import Had
 from udfs.columns import TokenColumns
 from udfs.events import EVENT_TYPES
 
@@ -179,6 +181,9 @@ class Batch(NamedTuple):
     scored_counts_B: np.ndarray
     category_S: np.ndarray  # that event's category row ...
     type_S: np.ndarray  # ... and type
+    had_before_BC: np.ndarray  # how often the history has each category row, float32 ...
+    had_after_BC: np.ndarray  # ... and history and window together
+    had_items: Had  # history and window together, named items only: row 1 is the first name
 
 
 class Known(NamedTuple):
@@ -196,8 +201,9 @@ class Known(NamedTuple):
 class Encoder:
     """Tokens to `Batch`: two dict look-ups for each token, and the rest in numpy."""
 
-    def __init__(self, items: Vocabulary, categories: Vocabulary, max_len: int):
+    def __init__(self, items: Vocabulary, categories: Vocabulary, max_len: int, decay_days: float):
         self.items, self.categories, self.max_len = items, categories, max_len
+        self.decay_days = decay_days
         self.layout = Layout.of(items.rows, categories.rows, max_len)
 
     def lengths(self, history_sizes_B: np.ndarray, window_sizes_B: np.ndarray) -> np.ndarray:
@@ -273,7 +279,41 @@ class Encoder:
             window_B,
             category_N[scored_N],
             type_N[scored_N],
+            *self._had(known, rows_B),
         )
+
+    def _had(self, known: Known, rows_B: np.ndarray) -> tuple[np.ndarray, np.ndarray, Had]:
+        """What the rows' users had: categories before and after the window, items after it."""
+        rows, width = len(rows_B), self.categories.rows
+        first_B, end_B = known.history_starts[rows_B], known.history_starts[rows_B + 1]
+        window_first_B, window_end_B = known.window_starts[rows_B], known.window_starts[rows_B + 1]
+        history_N = spans(first_B, end_B)
+        window_N = spans(window_first_B, window_end_B)
+        history_row_N = np.repeat(np.arange(rows), end_B - first_B)
+        window_row_N = np.repeat(np.arange(rows), window_end_B - window_first_B)
+        token_N = np.concatenate([history_N, window_N])
+        row_N = np.concatenate([history_row_N, window_row_N])
+        # Ages count from the last event, so that what stands after a window stands before the next.
+        last_B = np.where(end_B > first_B, end_B, window_end_B) - 1
+        last_now_B = np.where(window_end_B > window_first_B, window_end_B, end_B) - 1
+        time_ms_N = known.time_ms[token_N]
+        now_N = past.weights(time_ms_N, known.time_ms[last_now_B][row_N], self.decay_days)
+        before_N = past.weights(
+            known.time_ms[history_N], known.time_ms[last_B][history_row_N], self.decay_days
+        )
+        category_N, item_N = known.category[token_N], known.item[token_N]
+        named_N = item_N <= len(self.items.names)
+        return (
+            past.had_dense(history_row_N, known.category[history_N], before_N, rows, width),
+            past.had_dense(row_N, category_N, now_N, rows, width),
+            past.had(row_N[named_N], item_N[named_N], now_N[named_N], self.items.rows),
+        )
+
+
+def spans(first_B: np.ndarray, end_B: np.ndarray) -> np.ndarray:
+    """first_B[0], .., end_B[0] - 1, then those of the next, laid end to end."""
+    sizes_B = end_B - first_B
+    return np.arange(sizes_B.sum()) + np.repeat(first_B - (np.cumsum(sizes_B) - sizes_B), sizes_B)
 
 
 def layout_groups(

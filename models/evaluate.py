@@ -1,236 +1,285 @@
-"""How well a model does on windows it was not trained on, beside simple baselines.
+"""How well a model does on windows it was not trained on, beside simple and established methods.
 
-Next events are scored inside each window, given what came before them. Baselines: popularity in
-training, and the user's own past counts (all events before, smoothed by popularity). The test part
-is read here and nowhere else, once per training run.
+Next events are scored inside each window, given what came before them; churn and spend at each
+window's end. Every difference comes with a bootstrap interval over users (models/baselines). The
+test part decides nothing: what a method chooses, it chooses on validation.
 """
 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 import torch
+from scipy.stats import spearmanr
+from sklearn.metrics import roc_auc_score
 
+from models import Progress, values
+from models.baselines import own
+from models.baselines.data import Predictions
+from models.baselines.intervals import Bootstrap, Interval
+from models.encode import spans
+from models.passes import passes
 from models.recipes import Recipe
-from models.segments import PURCHASE, Corpus, cut, examples
+from models.segments import Corpus
 from models.transformer import BehaviourTransformer, expected_spend
 
 if TYPE_CHECKING:
     from models.train import Split
 
+Part = Literal["validation", "test"]
 QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.5": 0.995, "p99.9": 0.999}
-SMOOTHING_EVENTS = 50.0
+NOT_RANKED = np.iinfo(np.int64).max
+
+
+class NextEvents(NamedTuple):
+    """What the model says of M events inside windows."""
+
+    source_M: np.ndarray  # the event's token in the corpus
+    category_rank_M: np.ndarray  # classes likelier than the true one
+    item_rank_M: np.ndarray  # NOT_RANKED for an item that is no candidate
+    category_nll_M: np.ndarray  # nats
+    type_nll_M: np.ndarray
+
+
+class Values(NamedTuple):
+    """What the model says at the ends of W windows."""
+
+    churn_W: np.ndarray  # probability
+    spend_W: np.ndarray  # currency
 
 
 def evaluate(
-    model: BehaviourTransformer, corpus: Corpus, parts: Split, recipe: Recipe
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Metrics of the test part, and quantiles of validation windows' surprise (nats an event)."""
-    surprise_W, events_W = surprises(model, corpus, parts.validation, recipe)
-    enough = surprise_W[events_W >= recipe.surprise_min_events]
+    model: BehaviourTransformer,
+    corpus: Corpus,
+    parts: Split,
+    recipe: Recipe,
+    part: Part,
+    baselines: dict[str, Predictions] | None = None,
+    on_progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Metrics of one part: next_event, churn and spend, each beside its baselines.
+
+    `baselines`: of churn and spend, as models.baselines.values gives them.
+    """
+    windows = getattr(parts, part)
+    if part == "validation":
+        with_labels = values.validation_windows(corpus, parts)
+    else:
+        with_labels = windows[corpus.known_labels(windows, parts.test_until_ms)]
+    return {
+        "next_event": _next_events(model, corpus, parts, recipe, part, on_progress),
+        **_values(model, corpus, recipe, part, with_labels, baselines or {}),
+    }
+
+
+def surprise_quantiles(
+    model: BehaviourTransformer, corpus: Corpus, windows: np.ndarray, recipe: Recipe
+) -> dict[str, float]:
+    """Of windows' mean nats an event, where there are events enough for the surprise rule."""
+    events = next_events(model, corpus, windows, recipe)
+    window_M = np.searchsorted(corpus.streams.last_W, events.source_M, side="right")
+    _, place_M, count_W = np.unique(window_M, return_inverse=True, return_counts=True)
+    surprise_W = np.bincount(place_M, events.category_nll_M + events.type_nll_M) / count_W
+    enough = surprise_W[count_W >= recipe.surprise_min_events]
     if not len(enough):
         enough = surprise_W
-    quantiles = {
-        name: round(float(np.quantile(enough, share)), 4) for name, share in QUANTILES.items()
-    }
-    test = {
-        "next_event": _next_events(model, corpus, parts, recipe),
-        **_values(model, corpus, parts, recipe),
-    }
-    return {"test": test}, quantiles
+    return {name: _round(np.quantile(enough, share)) for name, share in QUANTILES.items()}
 
 
-def surprises(
-    model: BehaviourTransformer, corpus: Corpus, windows: np.ndarray, recipe: Recipe
-) -> tuple[np.ndarray, np.ndarray]:
-    """(W,) mean surprise of each window's scored events, and how many those are."""
-    totals, counts = [], []
-    for part, segments, batch, h_PD in _passes(model, corpus, windows, recipe):
-        scored = segments.scored_N
-        h_ND = h_PD[torch.from_numpy(batch.place_N[scored] - 1)]
-        nats_N = _nll(model.category_logits(h_ND), batch.category_N[scored])
-        nats_N += _nll(model.type_logits(h_ND), batch.type_N[scored])
-        row_N = segments.row_N[scored]
-        totals.append(np.bincount(row_N, nats_N, len(part)))
-        counts.append(np.bincount(row_N, minlength=len(part)))
-    total_W, count_W = np.concatenate(totals), np.concatenate(counts)
-    return total_W / count_W, count_W
+def next_events(
+    model: BehaviourTransformer,
+    corpus: Corpus,
+    windows: np.ndarray,
+    recipe: Recipe,
+    on_progress: Progress = lambda *_: None,
+) -> NextEvents:
+    """Of the scored events of `windows`."""
+    found: list[NextEvents] = []
+    shape = model.shape
+    done = 0
+    for one in passes(model, corpus, windows, recipe):
+        target_N = np.flatnonzero(one.segments.scored_N)
+        h_ND = one.h_PD[torch.from_numpy(one.examples.place_N[target_N] - 1)]
+        row_N = torch.from_numpy(one.segments.row_N[target_N])
+        rows = len(one.windows)
+        had_BC = torch.from_numpy(one.examples.had_category_B.dense(rows, shape.category_rows))
+        category_NC = model.category_logits(h_ND, had_BC[row_N])
+        had_BI = torch.from_numpy(one.examples.had_item_B.dense(rows, 1 + shape.items)[:, 1:])
+        item_N = one.examples.item_N[target_N]
+        named = np.flatnonzero((item_N > 0) & (item_N <= shape.items))
+        h_MD, row_M = h_ND[named], row_N[named]
+        had_MI = had_BI[row_M]
+        item_MI = torch.addcmul(model.item_logits(h_MD), model.repeats(h_MD)[1], had_MI)
+        # As models.runtime chooses: the others it does not look at.
+        tail = slice(recipe.ranked_items, None)
+        item_MI[:, tail].masked_fill_(had_MI[:, tail] == 0, -math.inf)
+        rank_M = _rank(item_MI, item_N[named] - 1)
+        looked_at_M = item_MI.gather(1, torch.from_numpy(item_N[named] - 1).long()[:, None])
+        rank_M[looked_at_M.squeeze(1).isinf().numpy()] = NOT_RANKED
+        item_rank_N = np.full(len(target_N), NOT_RANKED)
+        item_rank_N[named] = rank_M
+        category_N = one.examples.category_N[target_N]
+        found.append(
+            NextEvents(
+                one.segments.source_N[target_N],
+                _rank(category_NC, category_N),
+                item_rank_N,
+                _nll(category_NC, category_N),
+                _nll(model.type_logits(h_ND), one.examples.type_N[target_N]),
+            )
+        )
+        done += rows
+        on_progress("evaluate", done, len(windows))
+    return NextEvents(*(np.concatenate(column) for column in zip(*found, strict=True)))
+
+
+def values_at(
+    model: BehaviourTransformer,
+    corpus: Corpus,
+    windows: np.ndarray,
+    recipe: Recipe,
+) -> Values:
+    """At the ends of `windows`, which ascend."""
+    seen = values.samples(model, corpus, recipe, windows, corpus.streams.end_ms_W[windows])
+    with torch.inference_mode():
+        churn_W, log_mean_W, log_std_W = model.values(seen.state_MD, seen.numbers_MX)
+        churn_W = churn_W.sigmoid()
+        spend_W = expected_spend(churn_W, log_mean_W, log_std_W)
+    return Values(churn_W.numpy(), spend_W.numpy())
 
 
 def _next_events(
-    model: BehaviourTransformer, corpus: Corpus, parts: Split, recipe: Recipe
+    model: BehaviourTransformer,
+    corpus: Corpus,
+    parts: Split,
+    recipe: Recipe,
+    part: Part,
+    on_progress: Progress,
 ) -> dict[str, Any]:
-    category_nll, category_rank, item_rank, type_nll, sources = [], [], [], [], []
-    for _, segments, batch, h_PD in _passes(model, corpus, parts.test, recipe):
-        scored = segments.scored_N
-        h_ND = h_PD[torch.from_numpy(batch.place_N[scored] - 1)]
-        logits_NC = model.category_logits(h_ND)
-        category_nll.append(_nll(logits_NC, batch.category_N[scored]))
-        category_rank.append(_rank(logits_NC, batch.category_N[scored]))
-        type_nll.append(_nll(model.type_logits(h_ND), batch.type_N[scored]))
-        item_N = batch.item_N[scored]
-        named = (item_N > 0) & (item_N <= model.shape.items)
-        item_rank.append(_rank(model.item_logits(h_ND[named]), item_N[named] - 1))
-        sources.append(segments.source_N[scored])
-    source_N = np.concatenate(sources)
-    trained_N = _in_windows(corpus, parts.train)
-    popularity_C = np.bincount(
-        corpus.category_N[trained_N], minlength=model.shape.category_rows
-    ).astype(float)
-    item_popularity_I = np.bincount(corpus.item_N[trained_N], minlength=corpus.item_N.max() + 1)
-    item_popularity_I = item_popularity_I[1 : 1 + model.shape.items].astype(float)
-    own_nll, own_rank = _own_frequency(corpus, source_N, popularity_C)
-    share_C = (popularity_C + 0.5) / (popularity_C + 0.5).sum()
-    target_N = corpus.category_N[source_N]
-    item_N = corpus.item_N[source_N]
-    item_N = item_N[(item_N > 0) & (item_N <= model.shape.items)] - 1
+    streams = corpus.streams
+    events = next_events(model, corpus, getattr(parts, part), recipe, on_progress)
+    report: dict[str, Any] = {"events": len(events.source_M)}
+    for name, names, class_N, rank_M in (
+        ("category", streams.categories, streams.category_N, events.category_rank_M),
+        ("item", streams.items, streams.item_N, events.item_rank_M),
+    ):
+        with_id = np.array([bool(one) for one in names])[class_N[events.source_M]]
+        report[name] = _ranked(
+            corpus, parts, part, class_N, len(names), events.source_M[with_id], rank_M[with_id],
+            lambda done, of, n=name: on_progress(f"own {n}", done, of),
+        )  # fmt: skip
+    report["category"]["model"]["nll"] = _round(events.category_nll_M.mean())
+    report["item"]["candidates"] = _round((events.item_rank_M != NOT_RANKED).mean())
+    report["type"] = {"model": {"nll": _round(events.type_nll_M.mean())}}
+    return report
+
+
+def _ranked(
+    corpus: Corpus,
+    parts: Split,
+    part: Part,
+    class_N: np.ndarray,
+    classes: int,
+    target_M: np.ndarray,
+    rank_M: np.ndarray,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """The model's ranks of these events beside the user's own frequencies and popularity."""
+    streams = corpus.streams
+    popularity_C = own.popularity(streams, class_N, classes, parts.train)
+    validation_M = spans(streams.first_W[parts.validation], streams.last_W[parts.validation])
+    chosen_on = target_M if part == "validation" else validation_M
+    settings, own_rank_M = own.choose(streams, class_N, popularity_C, chosen_on, on_progress)
+    if part == "test":
+        own_rank_M = own.ranks(streams, class_N, popularity_C, target_M, settings)
+    user_M = streams.user_W[np.searchsorted(streams.last_W, target_M, side="right")]
+    over = Bootstrap(user_M).mean(own.gains(rank_M), own.gains(own_rank_M))
     return {
-        "events": len(source_N),
-        "category": {
-            "model": _ranking(np.concatenate(category_rank), np.concatenate(category_nll)),
-            "user_frequency": _ranking(own_rank, own_nll),
-            "popularity": _ranking(_places(popularity_C)[target_N], -np.log(share_C[target_N])),
-        },
-        "type": {"model": {"nll": _round(np.concatenate(type_nll).mean())}},
-        "item": {
-            "events": len(item_N),
-            "model": _ranking(np.concatenate(item_rank)),
-            "popularity": _ranking(_places(item_popularity_I)[item_N]),
-        },
+        "model": _ranking(rank_M),
+        "user_frequency": {**_ranking(own_rank_M), **settings._asdict()},
+        "popularity": _ranking(own.popularity_ranks(popularity_C, class_N[target_M])),
+        "ndcg_at_10_over_user_frequency": _interval(over),
     }
 
 
 def _values(
-    model: BehaviourTransformer, corpus: Corpus, parts: Split, recipe: Recipe
+    model: BehaviourTransformer,
+    corpus: Corpus,
+    recipe: Recipe,
+    part: Part,
+    windows: np.ndarray,
+    baselines: dict[str, Predictions],
 ) -> dict[str, Any]:
-    """Churn and spend of test windows whose horizon lies inside the data."""
-    windows = parts.test[corpus.known_labels(parts.test, parts.test_until_ms)]
-    if not len(windows):
-        return {"churn": None, "spend": None}
-    churns, spends = [], []
-    for part, _, batch, h_PD in _passes(model, corpus, windows, recipe):
-        last_B = np.searchsorted(batch.place_N, batch.length * np.arange(1, len(part) + 1)) - 1
-        logit_B, log_mean_B, log_std_B = model.values(h_PD[torch.from_numpy(batch.place_N[last_B])])
-        churn_B = logit_B.sigmoid()
-        churns.append(churn_B.numpy())
-        spends.append(expected_spend(churn_B, log_mean_B, log_std_B).numpy())
-    churn_W, spend_W = np.concatenate(churns), np.concatenate(spends)
+    """Churn and spend of windows whose horizon lies inside the data."""
     left_W, truth_W = corpus.purchases_W[windows] == 0, corpus.spend_W[windows]
-    recent_windows_W, recent_spend_W = _last_horizon(corpus, windows)
-    return {
-        "churn": {
-            "windows": len(windows),
-            "share": _round(left_W.mean()),
-            "auc": auc(churn_W, left_W),
-            "auc_of_recent_windows": auc(-recent_windows_W, left_W),
-            "mean_predicted": _round(churn_W.mean()),
-        },
-        "spend": {
-            "mean": _round(truth_W.mean()),
-            "mean_predicted": _round(spend_W.mean()),
-            "mae": _round(np.abs(spend_W - truth_W).mean()),
-            "mae_of_last_horizon": _round(np.abs(recent_spend_W - truth_W).mean()),
-        },
+    if not len(windows) or left_W.all() or not left_W.any():
+        return {"churn": None, "spend": None}
+    found = values_at(model, corpus, windows, recipe)
+    others = {name: getattr(one, part) for name, one in baselines.items()}
+    drawn = Bootstrap(corpus.streams.user_W[windows])
+    churn = {
+        "windows": len(windows),
+        "share": _round(left_W.mean()),
+        "mean_predicted": _round(found.churn_W.mean()),
+        "model": {"auc": _auc(left_W, found.churn_W)},
     }
-
-
-def auc(score_N: np.ndarray, true_N: np.ndarray) -> float | None:
-    """Area under the ROC curve (Mann-Whitney, ties count half); None if one class is missing."""
-    positives = int(true_N.sum())
-    negatives = len(true_N) - positives
-    if not positives or not negatives:
-        return None
-    _, inverse_N, counts = np.unique(score_N, return_inverse=True, return_counts=True)
-    mean_rank = np.cumsum(counts) - (counts - 1) / 2
-    rank_sum = mean_rank[inverse_N][true_N].sum()
-    return _round((rank_sum - positives * (positives + 1) / 2) / (positives * negatives))
-
-
-def _passes(model: BehaviourTransformer, corpus: Corpus, windows: np.ndarray, recipe: Recipe):
-    """Yields each chunk of windows with its segments, examples and final states h_PD."""
-    with torch.inference_mode():
-        for part in np.array_split(windows, math.ceil(len(windows) / 500)):
-            history_B = np.full(len(part), recipe.history_windows)
-            segments = cut(corpus, part, history_B, recipe.max_len)
-            batch = examples(corpus, segments, model.shape.layout)
-            groups = [(0, segments.rows, batch.length)]
-            yield part, segments, batch, model.trunk(torch.from_numpy(batch.features_P7), groups)
-
-
-def _own_frequency(
-    corpus: Corpus, source_N: np.ndarray, popularity_C: np.ndarray
-) -> tuple[np.ndarray, np.ndarray]:
-    """NLL and rank of each event's category by its user's counts of all events before it."""
-    streams = corpus.streams
-    share_C = (popularity_C + 0.5) / (popularity_C + 0.5).sum()
-    user_of_token = np.repeat(streams.user_W, streams.last_W - streams.first_W)
-    user_N = user_of_token[source_N]
-    nll_N, rank_N = np.empty(len(source_N)), np.empty(len(source_N))
-    for user in np.unique(user_N):
-        mine = np.flatnonzero(user_N == user)
-        first, last = np.searchsorted(user_of_token, [user, user + 1])
-        seen_TC = np.zeros((last - first, len(share_C)), np.float32)
-        seen_TC[np.arange(last - first), corpus.category_N[first:last]] = 1
-        before_TC = np.cumsum(seen_TC, 0) - seen_TC
-        place = source_N[mine] - first
-        score_MC = before_TC[place] + SMOOTHING_EVENTS * share_C
-        truth_M = score_MC[np.arange(len(mine)), corpus.category_N[source_N[mine]]]
-        nll_N[mine] = np.log(score_MC.sum(1)) - np.log(truth_M)
-        rank_N[mine] = (score_MC > truth_M[:, None]).sum(1)
-    return nll_N, rank_N
-
-
-def _last_horizon(corpus: Corpus, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each window's user in the horizon up to its end: windows with a purchase, and spend."""
-    streams = corpus.streams
-    bought_N = streams.type_N == PURCHASE
-    totals_N = np.concatenate([[0.0], np.cumsum(np.where(bought_N, streams.amount_N, 0.0))])
-    amount_W = totals_N[streams.last_W] - totals_N[streams.first_W]
-    bought_W = np.add.reduceat(bought_N, streams.first_W) > 0
-    windows_before = np.concatenate([[0], np.cumsum(bought_W)])
-    spend_before = np.concatenate([[0.0], np.cumsum(amount_W)])
-    span_ms = int(np.ptp(streams.end_ms_W)) + corpus.horizon_ms + 1
-    key_W = streams.user_W * span_ms + streams.end_ms_W - streams.end_ms_W.min()
-    from_W = np.searchsorted(key_W, key_W[windows] - corpus.horizon_ms, side="right")
-    from_W = np.maximum(from_W, windows - corpus.position_W[windows])
-    return (
-        windows_before[windows + 1] - windows_before[from_W],
-        spend_before[windows + 1] - spend_before[from_W],
-    )
-
-
-def _in_windows(corpus: Corpus, windows: np.ndarray) -> np.ndarray:
-    """Which of the corpus's tokens lie in these windows, as booleans."""
-    chosen_W = np.zeros(len(corpus.streams.user_W), bool)
-    chosen_W[windows] = True
-    return np.repeat(chosen_W, corpus.streams.last_W - corpus.streams.first_W)
+    spend = {
+        "mean": _round(truth_W.mean()),
+        "mean_predicted": _round(found.spend_W.mean()),
+        "model": _errors(truth_W, found.spend_W),
+    }
+    for name, other in others.items():
+        if other.churn_W is not None:
+            over = drawn.auc(found.churn_W, other.churn_W, left_W)
+            churn[name] = {"auc": _auc(left_W, other.churn_W), "model_over": _interval(over)}
+        if other.spend_W is not None:
+            spend[name] = {
+                **_errors(truth_W, other.spend_W),
+                "model_over": {
+                    "mae": _interval(drawn.mae(found.spend_W, other.spend_W, truth_W)),
+                    "spearman": _interval(drawn.spearman(found.spend_W, other.spend_W, truth_W)),
+                },
+            }
+    return {"churn": churn, "spend": spend}
 
 
 def _nll(logits_NC: torch.Tensor, target_N: np.ndarray) -> np.ndarray:
     target_N1 = torch.from_numpy(target_N.astype(np.int64))[:, None]
-    return -logits_NC.log_softmax(1).gather(1, target_N1).squeeze(1).numpy()
+    return -logits_NC.float().log_softmax(1).gather(1, target_N1).squeeze(1).numpy()
 
 
 def _rank(logits_NC: torch.Tensor, target_N: np.ndarray) -> np.ndarray:
-    """How many classes are likelier than the true one."""
-    target_N1 = torch.from_numpy(target_N.astype(np.int64))[:, None]
-    return (logits_NC > logits_NC.gather(1, target_N1)).sum(1).numpy()
+    """How many classes are likelier than the true one; of ties, which bfloat16 has, half."""
+    truth_N1 = logits_NC.gather(1, torch.from_numpy(target_N.astype(np.int64))[:, None])
+    ties_N = (logits_NC == truth_N1).sum(1) - 1
+    return ((logits_NC > truth_N1).sum(1) + ties_N // 2).numpy()
 
 
-def _places(popularity_C: np.ndarray) -> np.ndarray:
-    """(C,) rank of each class by popularity, 0 the most popular."""
-    place_C = np.empty(len(popularity_C), int)
-    place_C[np.argsort(-popularity_C, kind="stable")] = np.arange(len(popularity_C))
-    return place_C
+def _ranking(rank_N: np.ndarray) -> dict[str, float]:
+    """Accuracy, and NDCG@10 with one relevant class."""
+    return {
+        "accuracy": _round((rank_N == 0).mean()),
+        "ndcg_at_10": _round(own.gains(rank_N).mean()),
+    }
 
 
-def _ranking(rank_N: np.ndarray, nll_N: np.ndarray | None = None) -> dict[str, float]:
-    """Accuracy, NDCG@10 with one relevant class (Jarvelin and Kekalainen 2002), and mean NLL."""
-    gain_N = np.where(rank_N < 10, 1 / np.log2(rank_N + 2), 0.0)
-    measured = {"accuracy": _round((rank_N == 0).mean()), "ndcg_at_10": _round(gain_N.mean())}
-    return measured if nll_N is None else {"nll": _round(nll_N.mean()), **measured}
+def _auc(true_W: np.ndarray, score_W: np.ndarray) -> float:
+    return _round(roc_auc_score(true_W, score_W))
+
+
+def _errors(truth_W: np.ndarray, predicted_W: np.ndarray) -> dict[str, float]:
+    return {
+        "mae": _round(np.abs(predicted_W - truth_W).mean()),
+        "spearman": _round(spearmanr(predicted_W, truth_W).statistic),
+    }
+
+
+def _interval(one: Interval) -> list[float]:
+    """Difference, and the 95 % interval's ends."""
+    return [_round(value) for value in one]
 
 
 def _round(value: float) -> float:

@@ -14,18 +14,19 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from liveprofile.errors import InputError
 from models import checkpoint
 from models.encode import Batch, Encoder, Vocabulary
+from models.past import NUMBERS, Had
 from models.transformer import BehaviourTransformer, expected_spend, top_k
 from udfs.columns import TokenColumns
 from udfs.events import TYPE_INDEX, Token
 
 TOP = 10
 SCRATCH_BYTES = 31 << 20
+POSITIONS = 1024  # of surprise at a time on a CPU: their logits then stay in a core's cache
 
 
 class ModelError(InputError):
@@ -58,6 +59,15 @@ class Scores(NamedTuple):
     batches: list[BatchTime]
 
 
+class Pass(NamedTuple):
+    """What one forward pass of B rows found, on the device."""
+
+    floats_2BX: Tensor
+    ints_BX: Tensor
+    surprise_S: Tensor  # of each event of the windows ...
+    row_S: np.ndarray  # ... and the row it belongs to
+
+
 class ProfileModel:
     """A checkpoint on a device. Not for use by several threads at once."""
 
@@ -75,16 +85,19 @@ class ProfileModel:
         self.card = card
         self.version: str = card["version"]
         self.revision: int = card["revision"]
+        self.decay_days: float = card["decay_days"]
         self.items, self.categories = items, categories
-        self.max_len, self.dim = model.shape.max_len, model.shape.dim
+        self.max_len, self.dim = model.shape.max_len, model.shape.embedding
         self._device = device
-        dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-        self._model = model.to(device, dtype)
+        self._model = model.to(device)
         self._batch_rows, self._length_buckets = batch_rows, tuple(length_buckets)
+        self._ranked_items = min(max(card["ranked_items"], TOP), len(items))
+        self._positions = POSITIONS if device.type == "cpu" else 1 << 30
         self._encoder = Encoder(
             Vocabulary(items, model.shape.item_buckets),
             Vocabulary(categories, model.shape.category_buckets),
             self.max_len,
+            self.decay_days,
         )
 
     @classmethod
@@ -110,7 +123,7 @@ class ProfileModel:
         torch.set_num_threads(threads)
         model, items, categories, card = checkpoint.load(Path(folder))
         return cls(
-            model,
+            model.bfloat16() if cuda else model,
             items,
             categories,
             card.model_dump(),
@@ -129,58 +142,111 @@ class ProfileModel:
             [Token(1_500_000_000_000 + i, TYPE_INDEX["view"], "", "", 0.0) for i in range(n - 1)]
             for n in lengths
         ]
+        numbers = np.zeros((len(rows), len(NUMBERS)), np.float32)
         self.score(
-            TokenColumns.of([row[:-1] for row in rows]), TokenColumns.of([row[-1:] for row in rows])
+            TokenColumns.of([row[:-1] for row in rows]),
+            TokenColumns.of([row[-1:] for row in rows]),
+            numbers,
+            numbers,
         )
 
-    def score(self, histories: TokenColumns, windows: TokenColumns) -> Scores:
-        """Profiles of B users: row i of `histories` came before row i of `windows`."""
+    def score(
+        self,
+        histories: TokenColumns,
+        windows: TokenColumns,
+        before_BX: np.ndarray,
+        after_BX: np.ndarray,
+    ) -> Scores:
+        """Profiles of B users: row i of `histories` came before row i of `windows`.
+
+        before_BX, after_BX: models.past.numbers at the windows' starts and ends.
+        """
         length_B = self._encoder.lengths(histories.sizes, windows.sizes)
         order_B = np.argsort(length_B, kind="stable")
         known = self._encoder.known(histories, windows)
-        pending, clocks = [], []
+        passes, clocks = [], []
         with torch.inference_mode():
             for first in range(0, len(order_B), self._batch_rows):
                 part_B = order_B[first : first + self._batch_rows]
                 clock = _Clock(self._device, len(part_B), int(length_B[part_B[-1]]))
                 batch = self._encoder.encode(known, part_B, self._length_buckets)
-                pending.append((self._forward(batch), batch.scored_counts_B))
+                numbers_2BX = np.concatenate([before_BX[part_B], after_BX[part_B]])
+                passes.append(self._forward(batch, numbers_2BX))
                 clock.stop()
                 clocks.append(clock)
-        return self._gather(pending, order_B, [clock.read() for clock in clocks])
+        return self._gather(passes, order_B, [clock.read() for clock in clocks])
 
-    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
-        """floats (B, 2d + 2k + 4), ints (B, 2k + k) and the surprise of each scored event (S,)."""
-        rows, scored = len(batch.before_B), len(batch.scored_S)
-        # A row's first scored place is its place before the window; without a window it is `after`.
-        counts_B = batch.scored_counts_B
-        first_B = np.where(counts_B > 0, np.cumsum(counts_B) - counts_B, scored + np.arange(rows))
-        places = np.concatenate(
-            [batch.scored_S, batch.after_B, first_B, batch.category_S, batch.type_S]
+    def _forward(self, batch: Batch, numbers_2BX: np.ndarray) -> Pass:
+        rows = len(batch.before_B)
+        # A window's first event follows where its row stands before the window; then the others.
+        row_S = np.repeat(np.arange(rows), batch.scored_counts_B)
+        is_first_S = np.diff(row_S, prepend=-1) > 0
+        order_S = np.argsort(~is_first_S, kind="stable")
+        row_S, scored, firsts = row_S[order_S], len(row_S), int(is_first_S.sum())
+        index = np.concatenate(
+            [
+                batch.before_B, batch.after_B, batch.scored_S[order_S[firsts:]],
+                row_S, batch.category_S[order_S], batch.type_S[order_S],
+            ]
+        )  # fmt: skip
+        had_2BC = np.concatenate([batch.had_before_BC, batch.had_after_BC])
+        features_P7, index, had_2BC, numbers_2BX = map(
+            self._to_device, (batch.features_P7, index, had_2BC, numbers_2BX)
         )
-        features_P7, places = self._to_device(batch.features_P7), self._to_device(places)
-        place_N, first_B, category_S, type_S = places.split([scored + rows, rows, scored, scored])
+        places = len(index) - 3 * scored
+        place_N, before_S, category_S, type_S = index.split([places, scored, scored, scored])
 
         model = self._model
         h_ND = model.trunk(features_P7, batch.groups, place_N)
-        category_NC = model.category_logits(h_ND).float().log_softmax(1)
-        type_SK = model.type_logits(h_ND[:scored]).float().log_softmax(1)
-        surprise_S = -(
-            category_NC[:scored].gather(1, category_S[:, None]) + type_SK.gather(1, type_S[:, None])
-        ).squeeze(1)
+        h_2BD = h_ND[: 2 * rows]
+        log_p_2BC = model.category_logits(h_2BD, had_2BC).float().log_softmax(1)
+        log_p = [log_p_2BC[before_S[:firsts], category_S[:firsts]]]
+        rest = [h_ND[2 * rows :], before_S[firsts:], category_S[firsts:]]
+        parts = [column.split(self._positions) for column in rest]
+        for h_MD, row_M, category_M in zip(*parts, strict=True):
+            log_p_MC = model.category_logits(h_MD, had_2BC.index_select(0, row_M)).float().log_softmax(1)
+            log_p.append(log_p_MC.gather(1, category_M[:, None]).squeeze(1))
+        rest_R = torch.arange(2 * rows, places, device=self._device)
+        state_S = torch.cat([before_S[:firsts], rest_R])
+        type_log_p_NK = model.type_logits(h_ND).float().log_softmax(1)
+        surprise_S = -(torch.cat(log_p) + type_log_p_NK[state_S, type_S])
 
-        both_2B = torch.cat([first_B, torch.arange(scored, scored + rows, device=self._device)])
-        h_2BD = h_ND[both_2B]
         named = slice(1, 1 + len(self.categories))  # neither the unknown nor the hash buckets
-        log_p_2BK, interest_2BK = top_k(category_NC[both_2B, named], TOP)
-        churn_logit_2B, log_mean_2B, log_std_2B = model.values(h_2BD)
+        log_p_2BK, interest_2BK = top_k(log_p_2BC[:, named], TOP)
+        churn_logit_2B, log_mean_2B, log_std_2B = model.values(h_2BD, numbers_2BX)
         churn_2B = churn_logit_2B.sigmoid()
         spend_2B = expected_spend(churn_2B, log_mean_2B, log_std_2B)
-        item_BK = top_k(model.item_logits(h_2BD[rows:]).float(), TOP)[1]
-        unit_2BD = F.normalize(h_2BD.float(), dim=1)
-        floats = torch.cat([unit_2BD, log_p_2BK.exp(), churn_2B[:, None], spend_2B[:, None]], 1)
+        item_BK = self._next_items(h_2BD[rows:], batch.had_items)
+        unit_2BE = model.embeddings(h_2BD)
+        floats = torch.cat([unit_2BE, log_p_2BK.exp(), churn_2B[:, None], spend_2B[:, None]], 1)
         ints = torch.cat([interest_2BK[:rows], interest_2BK[rows:], item_BK], 1).int()
-        return floats, ints, surprise_S
+        return Pass(floats, ints, surprise_S, row_S)
+
+    def _next_items(self, h_BD: Tensor, had: Had) -> Tensor:
+        """(B, k) of the frequent items and all that the users had, likeliest first."""
+        model, ranked, k = self._model, self._ranked_items, min(TOP, len(self.items))
+        item_M = had.code_M - 1
+        frequent_F, rare_R = np.flatnonzero(item_M < ranked), np.flatnonzero(item_M >= ranked)
+        place_F = had.row_M[frequent_F] * ranked + item_M[frequent_F]
+        # A row's first rare item, its second, ... come in columns of their own.
+        row_R, item_R = had.row_M[rare_R], item_M[rare_R]
+        rare_B = np.bincount(row_R, minlength=len(h_BD))
+        nth_R = np.arange(len(rare_R)) - np.repeat(np.cumsum(rare_B) - rare_B, rare_B)
+        columns = int(rare_B.max())
+        row_M, value_M, frequent_F, place_F, rare_R, row_R, item_R, nth_R = map(
+            self._to_device,
+            (had.row_M, had.value_M, frequent_F, place_F, rare_R, row_R, item_R, nth_R),
+        )
+        more_M = model.repeats(h_BD)[1].float().squeeze(1)[row_M] * value_M
+        logits_BI = model.item_logits(h_BD, slice(ranked)).float()
+        logits_BI.view(-1).index_add_(0, place_F, more_M[frequent_F])
+        logit_BK, item_BK = top_k(logits_BI, k)
+        rare_BE = h_BD.new_full((len(h_BD), columns), -torch.inf, dtype=torch.float32)
+        rare_BE[row_R, nth_R] = model.item_logit(h_BD, item_R, row_R).float() + more_M[rare_R]
+        item_BE = item_BK.new_zeros(len(h_BD), columns)
+        item_BE[row_R, nth_R] = item_R
+        best_BK = torch.cat([logit_BK, rare_BE], 1).topk(k).indices
+        return torch.cat([item_BK, item_BE], 1).gather(1, best_BK)
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -190,7 +256,7 @@ class ProfileModel:
 
     def _gather(
         self,
-        pending: list[tuple[tuple[Tensor, Tensor, Tensor], np.ndarray]],
+        passes: list[Pass],
         order_B: np.ndarray,
         batches: list[BatchTime],
     ) -> Scores:
@@ -201,14 +267,13 @@ class ProfileModel:
         ints_BX = np.empty((rows, 2 * known + items), np.int32)
         surprise_B = np.zeros(rows, np.float32)
         first = 0
-        for (floats, ints, surprise_S), counts_B in pending:
-            to = order_B[first : first + len(counts_B)]
-            first += len(counts_B)
-            floats_2BX[:, to] = floats.cpu().numpy().reshape(2, len(to), -1)
-            ints_BX[to] = ints.cpu().numpy()
-            row_S = np.repeat(np.arange(len(to)), counts_B)
-            total_B = np.bincount(row_S, surprise_S.cpu().numpy(), len(to))
-            surprise_B[to] = total_B / np.maximum(counts_B, 1)
+        for one in passes:
+            to = order_B[first : first + len(one.ints_BX)]
+            first += len(to)
+            floats_2BX[:, to] = one.floats_2BX.cpu().numpy().reshape(2, len(to), -1)
+            ints_BX[to] = one.ints_BX.cpu().numpy()
+            total_B = np.bincount(one.row_S, one.surprise_S.cpu().numpy(), len(to))
+            surprise_B[to] = total_B / np.bincount(one.row_S, minlength=len(to)).clip(min=1)
         embedding, p, churn, spend = np.split(
             floats_2BX, [dim, dim + known, dim + known + 1], axis=2
         )

@@ -10,8 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.encode import Layout, Vocabulary, bos_rows, feature_rows, hashed, kept_counts
+from models import past
+from models.encode import Layout, Vocabulary, bos_rows, feature_rows, hashed, kept_counts, spans
+from models.past import Had
 from models.rows import Streams
+from models.spool import mapped
 from udfs.events import TYPE_INDEX
 
 PURCHASE, VIEW = TYPE_INDEX["purchase"], TYPE_INDEX["view"]
@@ -55,7 +58,8 @@ class Segments(NamedTuple):
     time_ms_N: np.ndarray
     bare_N: np.ndarray  # has neither item nor category
     scored_N: np.ndarray  # belongs to the segment's own window, not to its history
-    window_N: np.ndarray  # the window whose labels hold after this token, else -1
+    from_B: np.ndarray  # the whole history's first token in the corpus ...
+    to_B: np.ndarray  # ... and one past its last
     history_B: np.ndarray  # events of the whole history
     span_ms_B: np.ndarray  # from its first to its last
 
@@ -70,22 +74,37 @@ class Segments(NamedTuple):
 
 
 def build(streams: Streams, items: Vocabulary, categories: Vocabulary, horizon_days: int) -> Corpus:
-    """Looks ids up and labels each window with what its user buys in the days after it."""
-    horizon_ms = horizon_days * DAY_MS
-    item_names, category_names = streams.items, streams.categories
-    purchases_W, spend_W = _purchases_after(streams, horizon_ms)
-    first_of_user_U = np.searchsorted(streams.user_W, np.arange(streams.users))
-    return Corpus(
+    """Looks ids up and labels each window with what its user buys in the days after it.
+
+    The arrays lie on disk, as those of the streams do.
+    """
+    tokens, windows = len(streams.item_N), len(streams.user_W)
+    corpus = Corpus(
         streams=streams,
-        item_N=items.indexes(item_names)[streams.item_N],
-        item_hash_N=_hash_rows(item_names, items)[streams.item_N],
-        category_N=categories.indexes(category_names)[streams.category_N],
-        category_hash_N=_hash_rows(category_names, categories)[streams.category_N],
-        position_W=np.arange(len(streams.user_W)) - first_of_user_U[streams.user_W],
-        purchases_W=purchases_W,
-        spend_W=spend_W,
-        horizon_ms=horizon_ms,
+        item_N=mapped(tokens, np.int32),
+        item_hash_N=mapped(tokens, np.int32),
+        category_N=mapped(tokens, np.int32),
+        category_hash_N=mapped(tokens, np.int32),
+        position_W=mapped(windows, np.int64),
+        purchases_W=mapped(windows, np.int64),
+        spend_W=mapped(windows, np.float64),
+        horizon_ms=horizon_days * DAY_MS,
     )
+    item_rows, category_rows = items.indexes(streams.items), categories.indexes(streams.categories)
+    item_hash_rows = _hash_rows(streams.items, items)
+    category_hash_rows = _hash_rows(streams.categories, categories)
+    for part_W, part_N in streams.parts():
+        item_N, category_N = streams.item_N[part_N], streams.category_N[part_N]
+        user_W, end_ms_W = streams.user_W[part_W], streams.end_ms_W[part_W]
+        corpus.item_N[part_N] = item_rows[item_N]
+        corpus.item_hash_N[part_N] = item_hash_rows[item_N]
+        corpus.category_N[part_N] = category_rows[category_N]
+        corpus.category_hash_N[part_N] = category_hash_rows[category_N]
+        corpus.position_W[part_W] = np.arange(len(user_W)) - np.searchsorted(user_W, user_W)
+        corpus.purchases_W[part_W], corpus.spend_W[part_W] = _bought(
+            streams, part_W, part_N, user_W, end_ms_W, corpus.horizon_ms
+        )
+    return corpus
 
 
 def cut(
@@ -104,10 +123,6 @@ def cut(
     from_history_N = (first_B - history_B)[row_N] + rank_N
     from_window_N = (last_B - counts_B)[row_N] + rank_N
     source_N = np.where(scored_N, from_window_N, from_history_N)
-    # Labels only where serving reads them: at the history's end and the window's. Elsewhere the
-    # first position would tell of what came later.
-    window_of_N = np.searchsorted(streams.last_W, source_N, side="right")
-    ends_N = (rank_N == history_B[row_N] - 1) | (rank_N == counts_B[row_N] - 1)
     history_start_B = streams.time_ms_N[first_B - all_history_B]
     history_end_B = streams.time_ms_N[np.maximum(first_B - 1, 0)]
     return Segments(
@@ -118,7 +133,8 @@ def cut(
         time_ms_N=streams.time_ms_N[source_N],
         bare_N=np.zeros(len(source_N), bool),
         scored_N=scored_N,
-        window_N=np.where(ends_N, window_of_N, -1),
+        from_B=first_B - all_history_B,
+        to_B=first_B,
         history_B=all_history_B,
         span_ms_B=np.where(all_history_B > 0, history_end_B - history_start_B, 0),
     )
@@ -156,7 +172,6 @@ def enrich(segments: Segments, share: float, max_len: int, random: np.random.Gen
         amount_N=np.where(added_M | not_bought_N[origin_M], 0.0, out.amount_N),
         time_ms_N=out.time_ms_N + elapsed_M,
         bare_N=added_M & np.isin(type_M, bare_types),
-        window_N=np.where(rank_M == copies_N[origin_M] - 1, out.window_N, -1),
     )
     counts_B = np.bincount(out.row_N, minlength=out.rows)
     growth_B = counts_B / np.bincount(segments.row_N, minlength=out.rows)
@@ -173,12 +188,15 @@ class Examples(NamedTuple):
     item_N: np.ndarray  # rows of the vocabulary
     category_N: np.ndarray
     type_N: np.ndarray
+    had_category_B: Had  # by row of the vocabulary, in the history of each segment
+    had_item_B: Had
 
 
 def examples(
     corpus: Corpus,
     segments: Segments,
     layout: Layout,
+    decay_days: float,
     forgotten_share: float = 0.0,
     random: np.random.Generator | None = None,
 ) -> Examples:
@@ -187,19 +205,16 @@ def examples(
     With `random`, a share of the ids is forgotten for this batch, alike for all its events: read as
     their hash bucket, as if they were new in the shop, or (a tenth of the share) as no id at all.
     """
-    item_N = corpus.item_N[segments.source_N]
-    category_N = corpus.category_N[segments.source_N]
-    bare_N = segments.bare_N
-    if random is not None:
-        forget = random.random(max(layout.category, layout.type - layout.category))
-        as_new, as_none = forget < forgotten_share, forget < 0.1 * forgotten_share
-        hash_N = corpus.item_hash_N[segments.source_N]
-        item_N = np.where(as_none[item_N], 0, np.where(as_new[item_N], hash_N, item_N))
-        hash_N = corpus.category_hash_N[segments.source_N]
-        category_N = np.where(
-            as_none[category_N], 0, np.where(as_new[category_N], hash_N, category_N)
-        )
-    item_N, category_N = np.where(bare_N, 0, item_N), np.where(bare_N, 0, category_N)
+    ids = _Ids(corpus, layout, forgotten_share, random)
+    item_N = np.where(segments.bare_N, 0, ids.items(segments.source_N))
+    category_N = np.where(segments.bare_N, 0, ids.categories(segments.source_N))
+
+    history_N = spans(segments.from_B, segments.to_B)
+    sizes_B = segments.to_B - segments.from_B
+    row_N = np.repeat(np.arange(segments.rows), sizes_B)
+    time_ms_N = corpus.streams.time_ms_N[history_N]
+    last_ms_B = corpus.streams.time_ms_N[np.maximum(segments.to_B - 1, 0)]
+    weight_N = past.weights(time_ms_N, last_ms_B[row_N], decay_days)
 
     counts_B = np.bincount(segments.row_N, minlength=segments.rows)
     position_N = 1 + _rank(counts_B)
@@ -211,23 +226,82 @@ def examples(
         layout, item_N, category_N, segments.type_N, segments.amount_N, segments.time_ms_N,
         position_N,
     )  # fmt: skip
-    return Examples(features_P7, length, place_N, item_N, category_N, segments.type_N)
+    return Examples(
+        features_P7,
+        length,
+        place_N,
+        item_N,
+        category_N,
+        segments.type_N,
+        past.had(row_N, ids.categories(history_N), weight_N, layout.type - layout.category),
+        past.had(row_N, ids.items(history_N), weight_N, layout.category),
+    )
 
 
-def _purchases_after(streams: Streams, horizon_ms: int) -> tuple[np.ndarray, np.ndarray]:
-    """Purchases of each window's user in (end, end + horizon], and what they sum to."""
-    user_N = np.repeat(streams.user_W, streams.last_W - streams.first_W)
-    bought_N = streams.type_N == PURCHASE
-    # One ascending key for (user, time); the span leaves room for a horizon past the last event.
-    start_ms = int(streams.time_ms_N.min())
-    last_ms = max(int(streams.time_ms_N.max()), int(streams.end_ms_W.max()))
-    span_ms = last_ms - start_ms + horizon_ms + 1
-    key_N = user_N[bought_N] * span_ms + streams.time_ms_N[bought_N] - start_ms
-    end_key_W = streams.user_W * span_ms + streams.end_ms_W - start_ms
-    from_W = np.searchsorted(key_N, end_key_W, side="right")
-    to_W = np.searchsorted(key_N, end_key_W + horizon_ms, side="right")
-    total_N = np.concatenate([[0.0], np.cumsum(streams.amount_N[bought_N])])
-    return to_W - from_W, np.maximum(total_N[to_W] - total_N[from_W], 0.0)
+class _Ids:
+    """Rows of the vocabulary as the model reads them in one batch."""
+
+    def __init__(
+        self, corpus: Corpus, layout: Layout, share: float, random: np.random.Generator | None
+    ):
+        self._corpus = corpus
+        self._as_new = self._as_none = None
+        if random is not None:
+            forget = random.random(max(layout.category, layout.type - layout.category))
+            self._as_new, self._as_none = forget < share, forget < 0.1 * share
+
+    def items(self, source_N: np.ndarray) -> np.ndarray:
+        return self._read(self._corpus.item_N, self._corpus.item_hash_N, source_N)
+
+    def categories(self, source_N: np.ndarray) -> np.ndarray:
+        return self._read(self._corpus.category_N, self._corpus.category_hash_N, source_N)
+
+    def _read(self, row_N: np.ndarray, hash_N: np.ndarray, source_N: np.ndarray) -> np.ndarray:
+        known_N = row_N[source_N]
+        if self._as_new is None:
+            return known_N
+        new_N = np.where(self._as_new[known_N], hash_N[source_N], known_N)
+        return np.where(self._as_none[known_N], 0, new_N)
+
+
+def purchases_after(
+    streams: Streams, windows: np.ndarray, at_ms: np.ndarray, horizon_ms: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Purchases of each window's user in (at, at + horizon], and what they sum to. `windows` must
+    ascend."""
+    purchases, spend = np.zeros(len(windows), np.int64), np.zeros(len(windows))
+    for part_W, part_N in streams.parts():
+        mine = slice(*np.searchsorted(windows, [part_W.start, part_W.stop]))
+        user = streams.user_W[windows[mine]]
+        found = _bought(streams, part_W, part_N, user, at_ms[mine], horizon_ms)
+        purchases[mine], spend[mine] = found
+    return purchases, spend
+
+
+def _bought(
+    streams: Streams,
+    part_W: slice,
+    part_N: slice,
+    user_M: np.ndarray,
+    at_ms_M: np.ndarray,
+    horizon_ms: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """The same of one part, which holds the users."""
+    counts_W = streams.last_W[part_W] - streams.first_W[part_W]
+    bought_N = streams.type_N[part_N] == PURCHASE
+    user_N = np.repeat(streams.user_W[part_W], counts_W)[bought_N]
+    time_ms_N, amount_N = streams.time_ms_N[part_N], streams.amount_N[part_N][bought_N]
+    # One ascending key for (user, time); the span leaves room for a horizon past the last.
+    start_ms, last_ms = int(time_ms_N.min()), int(time_ms_N.max())
+    span_ms = max(last_ms, int(at_ms_M.max(initial=0))) - start_ms + horizon_ms + 1
+    key_N = user_N * span_ms + time_ms_N[bought_N] - start_ms
+    at_key_M = user_M * span_ms + at_ms_M - start_ms
+    first_M = np.searchsorted(key_N, at_key_M, side="right")
+    last_M = np.searchsorted(key_N, at_key_M + horizon_ms, side="right")
+    # Each sum by itself: the last bits of a running total would tell of other users.
+    pairs = np.column_stack([first_M, last_M]).ravel()
+    spend_M = np.add.reduceat(np.append(amount_N, 0.0), pairs)[::2]
+    return last_M - first_M, np.where(last_M > first_M, spend_M, 0.0)
 
 
 def _hash_rows(names: list[str], vocabulary: Vocabulary) -> np.ndarray:

@@ -1,36 +1,44 @@
-"""Trains the Transformer on a backfill's rows and writes a checkpoint. One CPU thread, fixed seeds.
-
-The loss sums, each weighted by the recipe: next category and next type (cross-entropy), next item
-(sampled softmax with the logQ correction: Bengio and Senecal 2008, IEEE TNN 19(4); Yi et al. 2019,
-RecSys, doi:10.1145/3298689.3346996), churn (logistic) and spend if there is any (log-normal; Wang
-et al. 2019, arXiv:1912.07753). AdamW (arXiv:1711.05101) with a linear warm-up and a cosine decay
-(arXiv:1608.03983). The same rows, recipe, versions and processor give the same weights.
+"""Trains the Transformer on a backfill's rows and writes a checkpoint. Fixed seeds, and on the CPU
+one thread a process: the same rows, recipe, versions and processor give the same weights, also
+where a killed training goes on.
 """
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 import platform
-import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+from liveprofile import __version__
 from liveprofile.errors import InputError
-from models import Progress, checkpoint, evaluate, rows
-from models.encode import Vocabulary
+from models import (
+    Progress,
+    checkpoint,
+    curves,
+    embedding,
+    evaluate,
+    grow,
+    parallel,
+    resume,
+    rows,
+    values,
+)
+from models.catalogue import Catalogue
+from models.encode import Vocabulary, spans
+from models.parallel import Ranks
 from models.recipes import Recipe
-from models.segments import Corpus, Segments, build, cut, enrich, examples
+from models.rows import PART_WINDOWS, Streams
+from models.segments import Corpus, build
+from models.sides import Sides
+from models.trainer import Trainer
 from models.transformer import BehaviourTransformer, Shape
-
-CURVES = "curves.csv"
 
 
 class Split(NamedTuple):
@@ -61,67 +69,244 @@ def split(recipe: Recipe, end_ms_W: np.ndarray) -> Split:
     return Split(*parts, train_ms, validation_ms, int(end_ms_W.max()))
 
 
-def train(
-    recipe: Recipe, rows_path: Path, out: Path, on_progress: Progress = lambda *_: None
-) -> dict:
-    """Writes a checkpoint to the folder `out` and returns its card as a dict.
+def newer(
+    recipe: Recipe, end_ms_W: np.ndarray, since_ms: int, random: np.random.Generator
+) -> Split:
+    """What came after `since_ms`, its last windows as validation, and a sample of what was before,
+    lest it be forgotten. No test: that is what comes next. Raises InputError for nothing new."""
+    new_W = end_ms_W > since_ms
+    if not new_W.any():
+        raise InputError(f"nothing new in the rows: no window ends after {_iso(since_ms)}")
+    until_ms = int(np.quantile(end_ms_W[new_W], 1 - recipe.continue_validation_share))
+    train, old = np.flatnonzero(new_W & (end_ms_W <= until_ms)), np.flatnonzero(~new_W)
+    if not len(train):
+        raise InputError(f"all rows after {_iso(since_ms)} end at once: none left for validation")
+    again = int(len(train) * recipe.replay_share / (1 - recipe.replay_share))
+    replayed = random.permutation(old)[:again]
+    last_ms = int(end_ms_W.max())
+    return Split(
+        np.sort(np.concatenate([train, replayed])),
+        np.flatnonzero(end_ms_W > until_ms),
+        np.empty(0, np.int64),
+        until_ms,
+        last_ms,
+        last_ms,
+    )
 
-    Raises InputError for rows the recipe can't use.
-    """
-    torch.set_num_threads(1)
-    torch.manual_seed(recipe.seed)
-    random = np.random.default_rng(recipe.seed)
-    started_s = time.monotonic()
+
+class Prepared(NamedTuple):
+    """Rows as a recipe reads them. Nothing of it depends on how the model is then trained."""
+
+    corpus: Corpus
+    parts: Split
+    items: list[str]
+    item_counts: np.ndarray
+    categories: list[str]
+    category_counts: np.ndarray
+    teacher: Teacher | None
+
+
+class Teacher(NamedTuple):
+    """A checkpoint whose names, and as far as they fit its weights, another model begins with."""
+
+    model: BehaviourTransformer
+    items: list[str]
+    categories: list[str]
+    sha256: dict[str, str]
+    revision: int
+    trained_until_ms: int
+
+    @classmethod
+    def load(cls, folder: Path, recipe: Recipe) -> Teacher:
+        """Raises InputError for one that reads events otherwise than the recipe's models."""
+        model, items, categories, card = checkpoint.load(folder)
+        for name in ("item_buckets", "category_buckets", "max_len"):
+            theirs, ours = getattr(model.shape, name), getattr(recipe, name)
+            if theirs != ours:
+                raise InputError(
+                    f"teacher {folder}: {name} = {theirs}, but recipe {recipe.name} has {ours}"
+                )
+        until = datetime.fromisoformat(card.data["train_until"])
+        return cls(
+            model, items, categories, card.sha256, card.revision, int(until.timestamp() * 1000)
+        )
+
+    def with_new(self, names: list[str], counts: np.ndarray, recipe: Recipe) -> Teacher:
+        """With the items that it did not name and that came often enough; it answers as before."""
+        known = set(self.items)
+        often = zip(*_most_frequent(names, counts, recipe.item_names), strict=True)
+        new = [
+            name for name, count in often if name not in known and count >= recipe.new_item_events
+        ]
+        if not new:
+            return self
+        model = grow.with_items(self.model, *grow.as_read(self.model, self.items, new))
+        model.eval().requires_grad_(False)
+        return self._replace(model=model, items=[*self.items, *new])
+
+
+def prepare(
+    recipe: Recipe,
+    rows_path: Path,
+    on_progress: Progress = lambda *_: None,
+    teacher: Teacher | None = None,
+    goes_on: bool = False,
+) -> Prepared:
+    """Raises InputError for rows that the recipe can't use. `goes_on`: as for `arrange`."""
     streams = rows.read(rows_path, lambda done, total: on_progress("read", done, total))
-    parts = split(recipe, streams.end_ms_W)
-    trained_on = streams.last_W[parts.train] - streams.first_W[parts.train]
-    tokens = np.repeat(streams.first_W[parts.train], trained_on) + np.concatenate(
-        [np.arange(count) for count in trained_on]
-    )
-    items, item_counts = _most_frequent(streams.items, streams.item_N[tokens], recipe.item_names)
-    categories, category_counts = _most_frequent(
-        streams.categories, streams.category_N[tokens], recipe.category_names
-    )
-    if not items or not categories:
+    if goes_on:
+        random = np.random.default_rng(recipe.seed)
+        parts = newer(recipe, streams.end_ms_W, teacher.trained_until_ms, random)
+    else:
+        parts = split(recipe, streams.end_ms_W)
+    data = arrange(recipe, streams, parts, teacher, goes_on)
+    if not data.items or not data.categories:
         raise InputError(f"training rows {rows_path}: no event has an item and a category")
-    shape = Shape(
-        len(items), recipe.item_buckets, len(categories), recipe.category_buckets,
-        recipe.dim, recipe.layers, recipe.heads, recipe.max_len,
-    )  # fmt: skip
+    known = data.corpus.known_labels(parts.train, parts.train_until_ms)
+    if not goes_on and not known.any():
+        raise InputError(
+            f"training rows {rows_path}: shorter than the recipe's horizon of"
+            f" {recipe.horizon_days} days; take a recipe with a shorter one"
+        )
+    return data
+
+
+def arrange(
+    recipe: Recipe,
+    streams: Streams,
+    parts: Split,
+    teacher: Teacher | None = None,
+    goes_on: bool = False,
+) -> Prepared:
+    """Names are the teacher's, else the most frequent in training.
+
+    `goes_on`: items that are new to the teacher and frequent enough become names of it.
+    """
+    counts_I, counts_C = _counts(streams, parts.train)
+    if teacher:
+        if goes_on:
+            teacher = teacher.with_new(streams.items, counts_I, recipe)
+        items, item_counts = teacher.items, _counts_of(teacher.items, streams.items, counts_I)
+        categories = teacher.categories
+        category_counts = _counts_of(categories, streams.categories, counts_C)
+    else:
+        items, item_counts = _most_frequent(streams.items, counts_I, recipe.item_names)
+        categories, category_counts = _most_frequent(
+            streams.categories, counts_C, recipe.category_names
+        )
     corpus = build(
         streams,
         Vocabulary(items, recipe.item_buckets),
         Vocabulary(categories, recipe.category_buckets),
         recipe.horizon_days,
     )
-    if not corpus.known_labels(parts.train, parts.train_until_ms).any():
-        raise InputError(
-            f"training rows {rows_path}: shorter than the recipe's horizon of"
-            f" {recipe.horizon_days} days; take a recipe with a shorter one"
-        )
+    return Prepared(corpus, parts, items, item_counts, categories, category_counts, teacher)
+
+
+def fit(
+    recipe: Recipe,
+    data: Prepared,
+    ranks: Ranks = Ranks(),  # noqa: B008
+    state: resume.StateFile | None = None,
+    on_progress: Progress = lambda *_: None,
+    on_note: Callable[[str], None] = lambda _: None,
+    on_epoch: Callable[[int, float], None] = lambda *_: None,
+    catalogue: Catalogue | None = None,
+) -> Trainer:
+    """The trainer when it is done. `on_epoch` gets each epoch and its loss on validation.
+
+    With `state` it goes on where another process was. Raises InputError for a state of another run
+    and for a loss that is not finite.
+    """
+    torch.set_num_threads(1)
+    torch.manual_seed(recipe.seed)
+    shape = Shape(
+        len(data.items), recipe.item_buckets, len(data.categories), recipe.category_buckets,
+        recipe.dim, recipe.layers, recipe.heads, recipe.max_len,
+        min(recipe.embedding, recipe.dim),
+    )  # fmt: skip
     model = BehaviourTransformer(shape)
-    _start_from_frequencies(model, item_counts, category_counts)
-    _start_from_means(model, corpus, parts)
-    trainer = _Trainer(recipe, model, corpus, parts, item_counts, random)
-    curves = trainer.run(on_progress)
+    _start_from_frequencies(model, data.item_counts, data.category_counts)
+    teacher = data.teacher and data.teacher.model
+    if teacher:
+        _start_from(model, teacher)
+    sides = catalogue and Sides.attach(model, catalogue, data.items)
+    trainer = Trainer(recipe, model, data, ranks, teacher, sides)
+    trainer.run(state, on_progress, on_note, on_epoch)
+    return trainer
+
+
+def train(
+    recipe: Recipe,
+    rows_path: Path,
+    out: Path,
+    on_progress: Progress = lambda *_: None,
+    on_note: Callable[[str], None] = lambda _: None,
+    *,
+    fresh: bool = False,
+    device: str = "cpu",
+    teacher_folder: Path | None = None,
+    goes_on: bool = False,
+    catalogue_file: Path | None = None,
+) -> dict | None:
+    """Writes a checkpoint to the folder `out` and returns its card as a dict.
+
+    A training that was killed leaves its state in `out`, and the next one goes on there; `fresh`:
+    not so. `device`: auto, cpu or cuda. Under torchrun only rank 0 writes, and None is what the
+    others return. `teacher_folder`: a checkpoint to begin with and to learn the answers of; with
+    `goes_on` it is this one that learns what is new in the rows. `catalogue_file`: vectors of the
+    items, as models.catalogue reads them. Raises InputError for rows the recipe can't use and for a
+    state of another run.
+    """
+    with parallel.ranks(device) as ranks:
+        teacher = teacher_folder and Teacher.load(teacher_folder, recipe)
+        catalogue = catalogue_file and Catalogue.read(catalogue_file)
+        if goes_on:
+            recipe = recipe.going_on(teacher.model.shape, teacher.revision)
+        data = prepare(recipe, rows_path, on_progress, teacher, goes_on)
+        run = _run(recipe, data, catalogue)
+        if differ := resume.differences(ranks.from_first(lambda: run), run):
+            raise InputError(f"rank {ranks.rank}: another run than that of rank 0: {differ}")
+        state = resume.StateFile(out / resume.FILE, run)
+        if fresh and ranks.first:
+            state.remove()
+        trainer = fit(recipe, data, ranks, state, on_progress, on_note, catalogue=catalogue)
+    if not ranks.first:
+        return None
+    model, parts, streams = trainer.model, data.parts, data.corpus.streams
+    checkpoint.round_weights(model)  # the value head is fitted to the states that will be served
+    # A model that goes on keeps its directions: its embeddings stay comparable with those stored.
+    embedded = {} if goes_on else embedding.fit(model, data.corpus, parts.train, recipe)
+    fitted = values.fit(model, data.corpus, parts, recipe, on_progress)
     checkpoint.round_weights(model)
-    on_progress("evaluate", 0, 1)
-    measured, surprise = evaluate.evaluate(model, corpus, parts, recipe)
-    on_progress("evaluate", 1, 1)
+    measured = {
+        name: evaluate.evaluate(
+            one, data.corpus, parts, recipe, "validation", on_progress=on_progress
+        )
+        for name, one in (
+            ("validation", model),
+            *([("validation_before", data.teacher.model)] if goes_on else []),
+        )
+    }
+    surprise = evaluate.surprise_quantiles(model, data.corpus, parts.validation, recipe)
 
     card = checkpoint.save(
         out,
         model,
-        items,
-        categories,
+        data.items,
+        data.categories,
         name=recipe.name,
         version=f"{recipe.name}-{recipe.revision}",
         revision=recipe.revision,
         horizon_days=recipe.horizon_days,
-        recipe=dataclasses.asdict(recipe),
+        decay_days=recipe.decay_days,
+        ranked_items=recipe.ranked_items,
+        recipe=run["recipe"],
         data={
             "licence": recipe.data_licence,
-            "fingerprint": streams.fingerprint(),
+            "teacher": run["teacher"],
+            "fingerprint": run["rows"],
+            "catalogue": run["catalogue"],
             "users": streams.users,
             "windows": len(streams.end_ms_W),
             "events": len(streams.time_ms_N),
@@ -134,206 +319,73 @@ def train(
             },
         },
         metrics={
-            "epochs": len(curves),
+            "epochs": len(trainer.curves),
             "best_epoch": trainer.best_epoch,
-            "seconds": round(time.monotonic() - started_s, 1),
+            "embedding": embedded,
+            "values": fitted,
+            "seconds": round(sum(row["seconds"] for row in trainer.curves), 1),
             **measured,
         },
         surprise_quantiles=surprise,
-        libraries={
+        libraries=run["libraries"],
+        **(trainer.sides.kept() if trainer.sides else {}),
+    )
+    curves.write(out, trainer.curves, trainer.best_epoch)
+    state.remove()
+    return card.model_dump()
+
+
+def _run(recipe: Recipe, data: Prepared, catalogue: Catalogue | None) -> dict[str, Any]:
+    """All that decides the result of a run, but for the processor."""
+    return {
+        "recipe": dataclasses.asdict(recipe),
+        "teacher": data.teacher.sha256 if data.teacher else {},
+        "rows": data.corpus.streams.fingerprint(),
+        "catalogue": catalogue.fingerprint() if catalogue else None,
+        "libraries": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),
             "numpy": np.__version__,
         },
-    )
-    _write_curves(out / CURVES, curves)
-    return card.model_dump()
+        "liveprofile": __version__,
+    }
 
 
-class _Trainer:
-    def __init__(
-        self,
-        recipe: Recipe,
-        model: BehaviourTransformer,
-        corpus: Corpus,
-        parts: Split,
-        item_counts: np.ndarray,
-        random: np.random.Generator,
-    ):
-        self.recipe, self.model, self.corpus, self.parts = recipe, model, corpus, parts
-        self.random = random
-        self.item_share_I = item_counts / item_counts.sum()
-        self.log_q_I = torch.from_numpy(np.log(self.item_share_I)).float()
-        self.best_epoch = 0
-        per_epoch = min(recipe.windows_per_epoch, len(parts.train))
-        self.steps_per_epoch = math.ceil(per_epoch / recipe.batch_rows)
-        self.steps = self.steps_per_epoch * recipe.epochs
-        matrices = [p for p in model.parameters() if p.ndim == 2 and p is not model.table]
-        others = [p for p in model.parameters() if p.ndim != 2 or p is model.table]
-        self.optimizer = torch.optim.AdamW(
-            [
-                {"params": matrices, "weight_decay": recipe.weight_decay},
-                {"params": others, "weight_decay": 0.0},
-            ],
-            lr=recipe.learning_rate,
-            betas=(0.9, 0.98),
-        )
-
-    def run(self, on_progress: Progress) -> list[dict[str, float]]:
-        """Trains until no better for `patience` epochs; leaves the best weights in place."""
-        best_loss, best_weights, curves, step = math.inf, {}, [], 0
-        validation = self._sample(self.parts.validation, self.recipe.validation_windows)
-        for epoch in range(1, self.recipe.epochs + 1):
-            windows = self._sample(self.parts.train, self.recipe.windows_per_epoch)
-            totals: dict[str, float] = {}
-            for part in np.array_split(windows, self.steps_per_epoch):
-                for name, value in self._step(part, step).items():
-                    totals[name] = totals.get(name, 0.0) + value / self.steps_per_epoch
-                step += 1
-                on_progress("train", step, self.steps)
-            held_out = self._validate(validation)
-            curves.append({"epoch": epoch, **totals, **held_out})
-            if held_out["validation_loss"] < best_loss:
-                best_loss, self.best_epoch = held_out["validation_loss"], epoch
-                best_weights = {k: v.clone() for k, v in self.model.state_dict().items()}
-            elif epoch - self.best_epoch >= self.recipe.patience:
-                break
-        self.model.load_state_dict(best_weights)
-        self.model.eval().requires_grad_(False)
-        return curves
-
-    def _sample(self, windows: np.ndarray, size: int) -> np.ndarray:
-        return self.random.permutation(windows)[:size]
-
-    def _step(self, windows: np.ndarray, step: int) -> dict[str, float]:
-        recipe = self.recipe
-        for group in self.optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * schedule(step, self.steps, recipe.warm_up_share)
-        short_B = self.random.random(len(windows)) < recipe.short_history_share
-        history_B = np.where(
-            short_B,
-            self.random.integers(0, recipe.history_windows, len(windows)),
-            recipe.history_windows,
-        )
-        segments = cut(self.corpus, windows, history_B, recipe.max_len)
-        segments = enrich(segments, recipe.enriched_share, recipe.max_len, self.random)
-        negatives = self.random.choice(
-            len(self.item_share_I), recipe.item_negatives, p=self.item_share_I
-        )
-        terms = self._losses(segments, self.random, torch.from_numpy(negatives))
-        loss = weighted(recipe, terms)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), recipe.clip_norm)
-        self.optimizer.step()
-        return {"loss": loss.item(), **{name: term.item() for name, term in terms.items()}}
-
-    def _validate(self, windows: np.ndarray) -> dict[str, float]:
-        """Only next-event losses choose the epoch: the others' horizon reaches into the test."""
-        sums: dict[str, float] = {}
-        with torch.no_grad():
-            for part in np.array_split(windows, math.ceil(len(windows) / 500)):
-                history_B = np.full(len(part), self.recipe.history_windows)
-                segments = cut(self.corpus, part, history_B, self.recipe.max_len)
-                terms = self._losses(segments, None, None)
-                for name in ("category", "type", "item"):
-                    key = f"validation_{name}"
-                    sums[key] = sums.get(key, 0.0) + terms[name].item() * len(part) / len(windows)
-        recipe = self.recipe
-        sums["validation_loss"] = (
-            recipe.weight_category * sums["validation_category"]
-            + recipe.weight_type * sums["validation_type"]
-            + recipe.weight_item * sums["validation_item"]
-        )
-        return sums
-
-    def _losses(
-        self,
-        segments: Segments,
-        random: np.random.Generator | None,
-        negatives: Tensor | None,
-    ) -> dict[str, Tensor]:
-        model, corpus = self.model, self.corpus
-        batch = examples(corpus, segments, model.shape.layout, self.recipe.forgotten_share, random)
-        groups = [(0, segments.rows, batch.length)]
-        h_PD = model.trunk(torch.from_numpy(batch.features_P7), groups)
-        place_N = torch.from_numpy(batch.place_N)
-        h_ND = h_PD[place_N - 1]
-        named_N = np.flatnonzero((batch.item_N > 0) & (batch.item_N <= model.shape.items))
-        item_N = torch.from_numpy(batch.item_N[named_N].astype(np.int64) - 1)
-        ends_N = np.flatnonzero(segments.window_N >= 0)
-        windows = segments.window_N[ends_N]
-        known = corpus.known_labels(windows, self.parts.train_until_ms)
-        ends_N, windows = ends_N[known], windows[known]
-        churn, log_mean, log_std = model.values(h_PD[place_N[ends_N]])
-        bought = torch.from_numpy(corpus.purchases_W[windows] > 0)
-        spend = torch.from_numpy(corpus.spend_W[windows]).float()
-        paid = spend > 0
-        return {
-            "category": F.cross_entropy(
-                model.category_logits(h_ND), torch.from_numpy(batch.category_N.astype(np.int64))
-            ),
-            "type": F.cross_entropy(
-                model.type_logits(h_ND), torch.from_numpy(batch.type_N.astype(np.int64))
-            ),
-            "item": item_loss(model, h_ND[named_N], item_N, negatives, self.log_q_I),
-            "churn": _mean(
-                F.binary_cross_entropy_with_logits(churn, (~bought).float(), reduction="none")
-            ),
-            "spend": _mean(log_normal_loss(log_mean[paid], log_std[paid], spend[paid])),
-        }
+def _counts(streams: Streams, windows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How often each item and each category comes in these windows."""
+    counts_I = np.zeros(len(streams.items), np.int64)
+    counts_C = np.zeros(len(streams.categories), np.int64)
+    for part in np.array_split(windows, math.ceil(len(windows) / PART_WINDOWS)):
+        tokens = spans(streams.first_W[part], streams.last_W[part])
+        counts_I += np.bincount(streams.item_N[tokens], minlength=len(counts_I))
+        counts_C += np.bincount(streams.category_N[tokens], minlength=len(counts_C))
+    return counts_I, counts_C
 
 
-def schedule(step: int, steps: int, warm_up_share: float) -> float:
-    """Share of the learning rate: up in a line, down along a cosine to a twentieth."""
-    warm_up = max(1, round(warm_up_share * steps))
-    if step < warm_up:
-        return (step + 1) / warm_up
-    done = (step - warm_up) / max(1, steps - warm_up)
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * done))
-
-
-def weighted(recipe: Recipe, terms: dict[str, Tensor]) -> Tensor:
-    return sum(getattr(recipe, f"weight_{name}") * term for name, term in terms.items())
-
-
-def item_loss(
-    model: BehaviourTransformer,
-    h_ND: Tensor,
-    item_N: Tensor,
-    negatives_K: Tensor | None,
-    log_q_I: Tensor,
-) -> Tensor:
-    """Cross-entropy of the next item (0-based): over all items, or against drawn negatives."""
-    if negatives_K is None:
-        return _mean(F.cross_entropy(model.item_logits(h_ND), item_N, reduction="none"))
-    # Each logit is lowered by the log of how often its item is drawn, which makes the sample's
-    # partition function an estimate of the full one.
-    correction_I = log_q_I + math.log(len(negatives_K))
-    drawn_NK = model.item_logits(h_ND, negatives_K) - correction_I[negatives_K]
-    drawn_NK = drawn_NK.masked_fill(negatives_K[None, :] == item_N[:, None], float("-inf"))
-    rows_ND = model.table[model.shape.layout.item + 1 + item_N]
-    true_N = (model.item_query(h_ND) * rows_ND).sum(1) + model.item_bias[item_N]
-    true_N = true_N - correction_I[item_N]
-    return _mean(torch.logsumexp(torch.cat([true_N[:, None], drawn_NK], 1), 1) - true_N)
-
-
-def log_normal_loss(log_mean_N: Tensor, log_std_N: Tensor, value_N: Tensor) -> Tensor:
-    """Negative log-likelihood of the values' logarithms, (N,), without constants."""
-    return log_std_N.log() + 0.5 * ((value_N.log() - log_mean_N) / log_std_N).square()
-
-
-def _mean(loss_N: Tensor) -> Tensor:
-    """0 for a batch without targets, where torch's mean is nan."""
-    return loss_N.sum() / max(1, loss_N.numel())
-
-
-def _most_frequent(names: list[str], codes: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:
+def _most_frequent(
+    names: list[str], counts: np.ndarray, limit: int
+) -> tuple[list[str], np.ndarray]:
     """The names seen most, and how often; ties by name. "" never."""
-    counts = np.bincount(codes, minlength=len(names))
     counts[[code for code, name in enumerate(names) if not name]] = 0
     chosen = [code for code in np.argsort(-counts, kind="stable")[:limit] if counts[code] > 0]
     return [names[code] for code in chosen], counts[chosen]
+
+
+def _counts_of(names: list[str], seen: list[str], counts: np.ndarray) -> np.ndarray:
+    """How often each name was seen; at least once, since what may come must be drawable."""
+    found = dict(zip(seen, counts.tolist(), strict=True))
+    return np.array([max(1, found.get(name, 0)) for name in names])
+
+
+def _start_from(model: BehaviourTransformer, other: BehaviourTransformer) -> None:
+    """Takes over every weight that has the same name and shape there."""
+    theirs = other.state_dict()
+    fitting = {
+        name: theirs[name]
+        for name, weight in model.state_dict().items()
+        if name in theirs and theirs[name].shape == weight.shape
+    }
+    model.load_state_dict(fitting, strict=False)
 
 
 def _start_from_frequencies(
@@ -346,25 +398,6 @@ def _start_from_frequencies(
         model.category_bias.fill_(math.log(0.5 / category_counts.sum()))
         share = category_counts / category_counts.sum()
         model.category_bias[named] = torch.from_numpy(np.log(share)).float()
-
-
-def _start_from_means(model: BehaviourTransformer, corpus: Corpus, parts: Split) -> None:
-    """Churn and spend begin at what holds on average."""
-    windows = parts.train[corpus.known_labels(parts.train, parts.train_until_ms)]
-    left = (corpus.purchases_W[windows] == 0).mean().clip(0.001, 0.999)
-    spend_W = corpus.spend_W[windows]
-    with torch.no_grad():
-        model.value_head.bias[0] = math.log(left / (1 - left))
-        if (spend_W > 0).any():
-            model.value_head.bias[1] = float(np.log(spend_W[spend_W > 0]).mean())
-
-
-def _write_curves(file: Path, curves: list[dict[str, float]]) -> None:
-    with file.open("w", newline="") as out:
-        writer = csv.DictWriter(out, fieldnames=list(curves[0]))
-        writer.writeheader()
-        for row in curves:
-            writer.writerow({k: v if k == "epoch" else f"{v:.5f}" for k, v in row.items()})
 
 
 def _day_ms(day: str) -> int:

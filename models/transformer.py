@@ -4,6 +4,7 @@ Shape suffixes
     B rows (one user and window each)      P flat positions: sequences laid end to end
     T positions of a padded sequence       N any number of positions picked out of P
     D model width   H heads   E width of a head   F fields of a token   C categories   I items
+    X numbers of a user's past (models/past.py)
 
 Sources
     causal self-attention      Vaswani et al. 2017, arXiv:1706.03762
@@ -11,6 +12,8 @@ Sources
     pre-norm residual blocks   Xiong et al. 2020, arXiv:2002.04745
     layer norm without affine  Xu et al. 2019, arXiv:1911.07013
     tied input/output rows     Press and Wolf 2017, arXiv:1608.05859
+    what was had, had again    Ren et al. 2019 (RepeatNet), arXiv:1812.02646, here as one term more
+                               in the logits, so that the trunk can speak against it
     churn and spend in one     Wang et al. 2019 (zero-inflated log-normal), arXiv:1912.07753
 """
 
@@ -23,8 +26,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.encode import BOS_TYPE, Layout
+from models.past import NUMBERS
 
 Groups = list[tuple[int, int, int]]  # first position, rows, length: see encode.Batch
+
+VALUE_WIDTH = 64
 
 
 class Shape(NamedTuple):
@@ -38,6 +44,7 @@ class Shape(NamedTuple):
     layers: int = 2
     heads: int = 2
     max_len: int = 32
+    embedding: int = 32  # numbers of a profile's embedding
 
     @property
     def category_rows(self) -> int:
@@ -78,7 +85,7 @@ class Block(nn.Module):
         width = x_PD.shape[1:]
         mixed_PD = self.attend(self.qkv(F.layer_norm(x_PD, width)), groups)
         if place_N is not None:
-            x_PD, mixed_PD = x_PD[place_N], mixed_PD[place_N]
+            x_PD, mixed_PD = (one.index_select(0, place_N) for one in (x_PD, mixed_PD))
         if self.dropout and self.training:
             x_PD = x_PD + F.dropout(self.mix(mixed_PD), self.dropout)
             hidden_PD = torch.relu(self.up(F.layer_norm(x_PD, width)))
@@ -103,8 +110,11 @@ class BehaviourTransformer(nn.Module):
         self.category_query = nn.Linear(dim, dim, bias=False)
         self.item_bias = nn.Parameter(torch.zeros(shape.items))
         self.category_bias = nn.Parameter(torch.zeros(shape.category_rows))
+        # What a user has had so often is worth in each category's and each item's logit.
+        self.repeat = nn.Linear(dim, 2)
         self.type_head = nn.Linear(dim, BOS_TYPE)
-        self.value_head = nn.Linear(dim, 3)
+        self.value_head = ValueHead(dim)
+        self.register_buffer("embed", torch.eye(dim, shape.embedding))
         self._item_rows = slice(layout.item + 1, layout.item + 1 + shape.items)
         self._category_rows = slice(layout.category, layout.category + shape.category_rows)
         self.reset()
@@ -115,8 +125,8 @@ class BehaviourTransformer(nn.Module):
         for block in self.blocks:
             nn.init.zeros_(block.mix.weight)
             nn.init.zeros_(block.down.weight)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        nn.init.zeros_(self.repeat.weight)
+        nn.init.ones_(self.repeat.bias)
 
     def trunk(self, features_PF: Tensor, groups: Groups, place_N: Tensor | None = None) -> Tensor:
         """features_PF: rows of the table. Returns h_PD, layer-normed; h_ND of `place_N` alone if
@@ -128,33 +138,87 @@ class BehaviourTransformer(nn.Module):
         x_PD = last(x_PD, groups, place_N)
         return F.layer_norm(x_PD, x_PD.shape[1:])
 
-    def category_logits(self, h_ND: Tensor) -> Tensor:
-        """(N, C) over row 0 (unknown), the named categories and the hash buckets."""
+    def repeats(self, h_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 1) each: how much having had a category and an item adds to its logit."""
+        return self.repeat(h_ND).split(1, 1)
+
+    def category_logits(self, h_ND: Tensor, had_NC: Tensor) -> Tensor:
+        """(N, C) over row 0 (unknown), the named categories and the hash buckets.
+
+        had_NC: how often the user has had each (models/past.py).
+        """
         rows_CD = self.table[self._category_rows]
-        return F.linear(self.category_query(h_ND), rows_CD, self.category_bias)
+        logits_NC = F.linear(self.category_query(h_ND), rows_CD, self.category_bias)
+        return torch.addcmul(logits_NC, self.repeats(h_ND)[0], had_NC)
 
     def type_logits(self, h_ND: Tensor) -> Tensor:
         """(N, types) in the order of udfs.events.EVENT_TYPES."""
         return self.type_head(h_ND)
 
-    def item_logits(self, h_ND: Tensor, items_I: Tensor | None = None) -> Tensor:
-        """(N, I) over the named items, or over `items_I` of them (0-based)."""
-        rows_ID, bias_I = self.table[self._item_rows], self.item_bias
-        if items_I is not None:
-            rows_ID, bias_I = rows_ID[items_I], bias_I[items_I]
+    def item_logits(self, h_ND: Tensor, items_I: Tensor | slice = slice(None)) -> Tensor:
+        """(N, I) over the named items, or over `items_I` of them (0-based); what the user has had
+        is not in them, since of all items those are few: `repeats` says what to add there."""
+        rows_ID, bias_I = self.table[self._item_rows][items_I], self.item_bias[items_I]
         return F.linear(self.item_query(h_ND), rows_ID, bias_I)
 
-    def values(self, h_ND: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def item_logit(self, h_ND: Tensor, item_M: Tensor, state_M: Tensor | None = None) -> Tensor:
+        """(M,) of one item each. `state_M`: in which of the N states, if not in each its own."""
+        query_MD = self.item_query(h_ND)
+        if state_M is not None:
+            query_MD = query_MD.index_select(0, state_M)
+        rows_MD = self.table[self._item_rows].index_select(0, item_M)
+        return torch.linalg.vecdot(query_MD, rows_MD) + self.item_bias[item_M]
+
+    def embeddings(self, h_ND: Tensor) -> Tensor:
+        """(N, embedding) of unit length: the states along the directions that `embed` keeps."""
+        return F.normalize(h_ND.float() @ self.embed.float(), dim=1)
+
+    def values(self, h_ND: Tensor, numbers_NX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As `ValueHead`."""
+        return self.value_head(h_ND, numbers_NX)
+
+
+class ValueHead(nn.Module):
+    """Churn and spend from the numbers of a user's past, and from the trunk's state where it helps.
+
+    A linear model and a deep one in a sum (Cheng et al. 2016, arXiv:1606.07792). Whether the state
+    helps is found in training (models/values.py); if not, its weights are zero.
+    """
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(len(NUMBERS)))
+        self.register_buffer("std", torch.ones(len(NUMBERS)))
+        self.numbers = nn.Linear(len(NUMBERS), VALUE_WIDTH)
+        self.state = nn.Linear(dim, VALUE_WIDTH, bias=False)
+        self.hidden = nn.Linear(VALUE_WIDTH, VALUE_WIDTH)
+        self.out = nn.Linear(VALUE_WIDTH, 3)
+        self.linear = nn.Linear(len(NUMBERS), 3, bias=False)
+        nn.init.zeros_(self.state.weight)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+        nn.init.zeros_(self.linear.weight)
+
+    def forward(self, h_ND: Tensor, numbers_NX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Churn logit, and mean and spread (> 0) of the log of what is spent if anything is."""
-        churn_N, log_mean_N, raw_N = self.value_head(h_ND).float().unbind(1)
+        scaled_NX = ((numbers_NX - self.mean) / self.std).to(h_ND.dtype)
+        hidden_NV = torch.relu(self.numbers(scaled_NX) + self.state(h_ND))
+        values_N3 = self.out(torch.relu(self.hidden(hidden_NV))) + self.linear(scaled_NX)
+        values_N3 = values_N3.float()
+        churn_N, log_mean_N, raw_N = values_N3.unbind(1)
         return churn_N, log_mean_N, F.softplus(raw_N + 0.5413) + 0.1  # 1.1 at the start
 
 
 def expected_spend(churn_N: Tensor, log_mean_N: Tensor, log_std_N: Tensor) -> Tensor:
-    """Mean of the zero-inflated log-normal: currency, >= 0. `churn_N` is a probability."""
+    """Median of the zero-inflated log-normal: currency, >= 0. `churn_N` is a probability.
+
+    As likely more as less: the value with the least absolute error. The mean hangs on the tail,
+    where few samples are.
+    """
+    rank_N = ((0.5 - churn_N) / (1 - churn_N)).clamp(min=1e-6)  # among those who buy
     # Bounded, since one exploding exponent would swamp every average built on it.
-    exponent_N = (log_mean_N + 0.5 * log_std_N.square()).clamp(max=20.0)
-    return (1 - churn_N) * exponent_N.exp()
+    exponent_N = (log_mean_N + log_std_N * torch.special.ndtri(rank_N)).clamp(max=20.0)
+    return torch.where(churn_N < 0.5, exponent_N.exp(), 0.0)
 
 
 def top_k(scores_NC: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -18,11 +18,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from cassandra.cluster import Session
 
 from liveprofile import kafka, reads
 from liveprofile.cassandra import session_of
 from liveprofile.config import Settings, load, project_path
+from models.past import NUMBERS
 from models.runtime import ProfileModel, Scores
 from tests.compare_windows import (
     Comparison,
@@ -54,8 +56,17 @@ class ModelScores:
         self.scores: list[Scores] = []
         self.long: list[bool] = []
 
-    def __call__(self, history: list[Token], window: list[Token], /) -> dict[str, float]:
-        one = self.model.score(*(_one_row(tokens) for tokens in (history, window)))
+    def __call__(
+        self,
+        history: list[Token],
+        window: list[Token],
+        known_before: dict[str, float],
+        known_after: dict[str, float],
+        /,
+    ) -> dict[str, float]:
+        tokens = (_one_row(tokens) for tokens in (history, window))
+        numbers = (_numbers(known) for known in (known_before, known_after))
+        one = self.model.score(*tokens, *numbers)
         self.scores.append(one)
         self.long.append(sum(len(token_text(token)) + 1 for token in window) > TOKEN_CHARS)
         return {
@@ -65,6 +76,10 @@ class ModelScores:
             "expected_spend_after": float(one.spend_after[0]),
             "surprise": float(one.surprise[0]),
         }
+
+
+def _numbers(known: dict[str, float]) -> np.ndarray:
+    return np.log1p(np.array([[known[name] for name in NUMBERS]])).astype(np.float32)
 
 
 def _one_row(tokens: Iterable[Token]) -> TokenColumns:

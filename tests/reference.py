@@ -37,9 +37,17 @@ class Record(NamedTuple):
 
 class Score(Protocol):
     """What a model says of one window: churn_before, churn_after, expected_spend_before,
-    expected_spend_after and surprise. History and window come whole, as tokens in their order."""
+    expected_spend_after and surprise. History and window come whole, as tokens in their order;
+    beside them what is known of the user before and after (Baselines.known)."""
 
-    def __call__(self, history: list[Token], window: list[Token], /) -> Mapping[str, float]: ...
+    def __call__(
+        self,
+        history: list[Token],
+        window: list[Token],
+        known_before: Mapping[str, float],
+        known_after: Mapping[str, float],
+        /,
+    ) -> Mapping[str, float]: ...
 
 
 class Flag(NamedTuple):
@@ -190,13 +198,15 @@ class _User:
         amount = sum((event.amount for event in purchases), 0.0)
 
         before = self.baselines.features(start_ms)
+        known_before = self.baselines.known(start_ms, history)
         activity_before = self.baselines.activity()
         self.baselines.add(end_ms, events)
         after = self.baselines.features(end_ms)
         activity_after = self.baselines.activity()
         surprise = None
         if self.score is not None:
-            scores = self.score(history, window)
+            known_after = self.baselines.known(end_ms, history + window)
+            scores = self.score(history, window, known_before, known_after)
             surprise = scores["surprise"]
             for name in ("churn", "expected_spend"):
                 before[name], after[name] = scores[f"{name}_before"], scores[f"{name}_after"]

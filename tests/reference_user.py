@@ -13,6 +13,7 @@ from tests.reference_check import EPOCH, TYPES, Valid
 
 DAY_MS = 86_400_000
 TOKEN_CHARS = 4_096
+NEVER_DAYS = 400  # since a purchase that never was
 TIES_WITHIN_DECIMALS = 9  # shares this close are equal, and their names decide
 
 
@@ -124,6 +125,21 @@ class Baselines:
             "purchase_count_std": count_std,
             "purchase_amount_mean": amount_mean,
             "purchase_amount_std": amount_std,
+        }
+
+    def known(self, at_ms: int, recent: Sequence[Token]) -> dict[str, float]:
+        """What the model is told beside the tokens; `recent`: those of the last windows."""
+        fade = 1.0 if self.at_ms is None else math.exp((self.at_ms - at_ms) / self.tau_ms)
+        numbers = self.features(at_ms)
+        if numbers["recency_days"] is None:
+            numbers["recency_days"] = NEVER_DAYS
+        first_ms = min((token.time_ms for token in recent), default=at_ms)
+        return {
+            **numbers,
+            "purchase_windows_decayed": self.w_p * fade,
+            "history_days": (at_ms - first_ms) / DAY_MS,
+            "history_events": len(recent),
+            "history_amount": sum(t.amount for t in recent if TYPES[t.type_index] == "purchase"),
         }
 
     def activity(self) -> tuple[list[float], list[float]]:

@@ -67,6 +67,7 @@ class Baselines:
     purchases: np.ndarray
     amount: np.ndarray
     purchase_windows: np.ndarray
+    purchase_windows_decayed: np.ndarray
     purchases_decayed: np.ndarray
     amount_decayed: np.ndarray
     purchase_count_mean: np.ndarray
@@ -80,7 +81,8 @@ class Baselines:
 def read(sums: np.ndarray, time_ms: np.ndarray, decay_days: float) -> Baselines:
     """Baselines as seen at a time.
 
-    sums: (n, len(COLUMNS)) float64 as accumulated by the SQL; time_ms: (n,).
+    sums: (n, len(COLUMNS)) float64 as accumulated by the SQL, or their first len(SUMS) columns,
+    without activity; time_ms: (n,).
     """
     at = {name: sums[:, i] for i, name in enumerate(SUMS)}
     scale = np.exp(-(time_ms - T0_MS) / (decay_days * DAY_MS))
@@ -100,6 +102,7 @@ def read(sums: np.ndarray, time_ms: np.ndarray, decay_days: float) -> Baselines:
         purchases=at["purchases"],
         amount=at["amount"],
         purchase_windows=at["purchase_windows"],
+        purchase_windows_decayed=at["w_windows"] * scale,
         purchases_decayed=at["w_purchases"] * scale,
         amount_decayed=at["w_amount"] * scale,
         purchase_count_mean=count_mean,

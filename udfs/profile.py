@@ -13,6 +13,7 @@ import numpy as np
 import orjson
 
 from liveprofile.config import Settings
+from models import past
 from udfs import affinity, baselines
 from udfs.baselines import DAY_MS, Baselines
 from udfs.columns import Histories
@@ -57,8 +58,23 @@ class Side(NamedTuple):
         return self.values[:, FEATURES.index(name)]
 
 
-def _recency_days(now_ms: np.ndarray, last_purchase_ms: np.ndarray) -> np.ndarray:
-    return np.where(last_purchase_ms > 0, (now_ms - last_purchase_ms) / DAY_MS, np.nan)
+def numbers(rows: Inputs) -> tuple[np.ndarray, np.ndarray]:
+    """What the model reads beside the tokens, before and after the window (models/past.py)."""
+    history = past.recent(rows.histories.tokens, rows.window_start_ms)
+    window = past.recent(rows.windows.tokens, rows.window_end_ms)
+    days = (rows.window_end_ms - rows.window_start_ms) / DAY_MS
+    return (
+        past.numbers(rows.before, _recency_before(rows), history),
+        past.numbers(rows.after, _recency_after(rows), past.with_window(history, window, days)),
+    )
+
+
+def _recency_before(rows: Inputs) -> np.ndarray:
+    return past.recency_days(rows.window_start_ms, rows.histories.last_purchase_ms)
+
+
+def _recency_after(rows: Inputs) -> np.ndarray:
+    return past.recency_days(rows.window_end_ms, rows.histories.last_purchase_ms_now)
 
 
 def _side(base: Baselines, recency: np.ndarray, churn: np.ndarray, spend: np.ndarray) -> Side:
@@ -72,13 +88,13 @@ def sides(rows: Inputs, scores: Scores) -> tuple[Side, Side]:
     """The features before and after the window."""
     before = _side(
         rows.before,
-        _recency_days(rows.window_start_ms, rows.histories.last_purchase_ms),
+        _recency_before(rows),
         scores.churn_before,
         scores.spend_before,
     )
     after = _side(
         rows.after,
-        _recency_days(rows.window_end_ms, rows.histories.last_purchase_ms_now),
+        _recency_after(rows),
         scores.churn_after,
         scores.spend_after,
     )

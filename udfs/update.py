@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from liveprofile.config import Settings
+from liveprofile.errors import InputError
 from udfs import messages, profile, risk
 from udfs.columns import read_histories
 from udfs.events import EVENT, FIELD, TYPE_INDEX
@@ -71,6 +72,11 @@ class ProfileUpdater:
         rules: risk.Rules,
         on_batch: Callable[[Timing], None] = lambda timing: None,
     ):
+        if model.decay_days != settings.state.decay_days:
+            raise InputError(
+                f"state.decay_days = {settings.state.decay_days:g}, but model {model.version} was"
+                f" trained with {model.decay_days:g}; set it so, or train a model for yours"
+            )
         self._settings, self._model, self._store = settings, model, store
         self._rules, self._raiser = rules, risk.Raiser(rules, store)
         self._on_batch = on_batch
@@ -104,7 +110,9 @@ class ProfileUpdater:
         clock.append(time.perf_counter())
         if not kept:
             return sent
-        scores = self._model.score(rows.histories.tokens, rows.windows.tokens)
+        scores = self._model.score(
+            rows.histories.tokens, rows.windows.tokens, *profile.numbers(rows)
+        )
         clock.append(time.perf_counter())
         stored = self._assemble(rows, scores)
         clock.append(time.perf_counter())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -11,14 +12,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from liveprofile.commands.common import JsonOption, print_fields, print_json
+from liveprofile.errors import InputError
 from models import Progress
-from models.recipes import RECIPES, recipe
+from models.recipes import RECIPES, recipe, with_params
 
 train = typer.Typer(
     name="train",
     no_args_is_help=True,
-    help="Train a model; each command is a recipe. A run is repeatable: the same data, recipe,"
-    " versions and processor give the same result.",
+    help="Train a model; each command is a recipe. On the CPU a run is repeatable: the same data,"
+    " recipe, versions and processor give the same result.",
 )
 
 
@@ -34,7 +36,9 @@ def progress() -> Iterator[Progress]:
         bars.TextColumn("{task.completed}/{task.total}"),
         bars.TimeRemainingColumn(),
     )
-    with bars.Progress(*columns, console=Console(stderr=True)) as bar:
+    # Of the processes that torchrun starts the first speaks for all.
+    console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+    with bars.Progress(*columns, console=console) as bar:
         stages = {}
 
         def on_progress(stage: str, done: int, total: int) -> None:
@@ -43,6 +47,11 @@ def progress() -> Iterator[Progress]:
             bar.update(stages[stage], completed=done, total=total)
 
         yield on_progress
+
+
+def note(line: str) -> None:
+    """A line on stderr, above the bars."""
+    typer.echo(line, err=True)
 
 
 def _profile(name: str) -> Callable[..., None]:
@@ -60,17 +69,59 @@ def _profile(name: str) -> Callable[..., None]:
             int | None,
             typer.Option("--epochs", min=1, help="At most so many, instead of the recipe's."),
         ] = None,
+        params: Annotated[
+            Path | None,
+            typer.Option(
+                "--params",
+                metavar="FILE",
+                help="TOML with values instead of the recipe's, as liveprofile tune writes it.",
+            ),
+        ] = None,
+        teacher: Annotated[
+            Path | None,
+            typer.Option(
+                "--teacher",
+                metavar="FOLDER",
+                help="A checkpoint to begin with and to learn the answers of.",
+            ),
+        ] = None,
+        goes_on: Annotated[
+            Path | None,
+            typer.Option(
+                "--continue",
+                metavar="FOLDER",
+                help="A checkpoint that learns what is new in the rows since its own training, and"
+                " the items that are, without forgetting what it knew.",
+            ),
+        ] = None,
+        fresh: Annotated[
+            bool, typer.Option("--fresh", help="Not to go on where a killed training was.")
+        ] = False,
+        device: Annotated[
+            Literal["auto", "cpu", "cuda"],
+            typer.Option("--device", help="auto: a card where there is one."),
+        ] = "auto",
         as_json: JsonOption = False,
     ) -> None:
         import dataclasses
 
         from models.train import train as run
 
+        if teacher is not None and goes_on is not None:
+            raise InputError("--continue has a teacher already: itself; leave --teacher out")
         chosen = recipe(name)
+        if params is not None:
+            chosen = with_params(chosen, params)
         if epochs is not None:
             chosen = dataclasses.replace(chosen, epochs=epochs)
         with progress() as on_progress:
-            card = run(chosen, rows, out, on_progress)
+            card = run(
+                chosen, rows, out, on_progress, note,
+                fresh=fresh, device=device, teacher_folder=goes_on or teacher,
+                goes_on=goes_on is not None,
+            )  # fmt: skip
+        if card is None:
+            return
         if not as_json:
             print_fields({"version": card["version"], "folder": out, **_summary(card["metrics"])})
         else:
@@ -83,21 +134,31 @@ for _recipe in RECIPES.values():
     train.command(
         _recipe.name,
         help=f"The profile's model, on the rows of a backfill; horizon {_recipe.horizon_days}"
-        " days. Point the setting model.checkpoint at the folder to serve it.",
+        " days. Point the setting model.checkpoint at the folder to serve it. The same command"
+        " goes on where a killed one was; torchrun --nproc-per-node N -m liveprofile trains on"
+        " several processes or cards.",
     )(_profile(_recipe.name))
 
 
 def _summary(metrics: dict) -> dict:
-    category = metrics["test"]["next_event"]["category"]
-    churn, spend = metrics["test"]["churn"] or {}, metrics["test"]["spend"] or {}
+    measured = metrics["validation"]
+    events, churn, spend = measured["next_event"], measured["churn"], measured["spend"]
     return {
         "epochs": f"{metrics['epochs']}, best {metrics['best_epoch']}",
         "seconds": metrics["seconds"],
-        "next category NDCG@10": category["model"]["ndcg_at_10"],
-        "  by popularity": category["popularity"]["ndcg_at_10"],
-        "  by the user's past": category["user_frequency"]["ndcg_at_10"],
-        "churn AUC": churn.get("auc"),
-        "spend MAE": spend.get("mae"),
+        **{
+            f"next {name}, NDCG@10 on validation": ", ".join(
+                f"{events[name][by]['ndcg_at_10']} {meaning}"
+                for by, meaning in (
+                    ("model", "model"),
+                    ("user_frequency", "the user's own frequencies"),
+                    ("popularity", "popularity"),
+                )
+            )
+            for name in ("category", "item")
+        },
+        "churn AUC": churn and churn["model"]["auc"],
+        "spend MAE": spend and spend["model"]["mae"],
     }
 
 

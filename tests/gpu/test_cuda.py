@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from models.past import NUMBERS
 from models.runtime import ProfileModel, Scores
 from udfs.columns import TokenColumns
 from udfs.events import EVENT_TYPES, Token
@@ -49,7 +50,9 @@ def both() -> tuple[Scores, Scores]:
     histories, windows = rows(models[0], (0, 40), 0, seed=1), rows(models[0], (1, 20), 60, seed=2)
     for model in models:
         model.warm_up()
-    cpu, card = (model.score(histories, windows) for model in models)
+    random = np.random.default_rng(3)
+    numbers = [random.uniform(0, 5, (ROWS, len(NUMBERS))).astype(np.float32) for _ in range(2)]
+    cpu, card = (model.score(histories, windows, *numbers) for model in models)
     return cpu, card
 
 

@@ -4,32 +4,61 @@ from __future__ import annotations
 
 import json
 from itertools import islice
+from operator import itemgetter
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow.dataset as ds
 import pytest
 
-from liveprofile.backfill import backfill
+from liveprofile.backfill import Backfilled, backfill
 from liveprofile.config import load
 from models import rows
 from tests.reference import Record, run
-from tests.shop import visits
+from tests.shop import HOUR_MS, START_MS, visits
+from udfs.columns import read_histories
+from udfs.events import EVENT
 
 pytestmark = pytest.mark.pipeline
 
 
-def test_the_rows_are_the_stream_s(tmp_path: Path) -> None:
-    events = list(islice(visits(3, 12, 60_000), 600))
-    archive = tmp_path / "events.jsonl"
-    archive.write_text("".join(json.dumps(event) + "\n" for event in events))
-    result = backfill(load(), tmp_path / "rows", config=None, source=archive, cluster=False)
+# Every user has a twin who does the same, but nothing any more from here on.
+TWIN = "-twin"
+UNTIL_MS = START_MS + 6 * HOUR_MS
 
+
+@pytest.fixture(scope="module")
+def events() -> list[dict[str, Any]]:
+    events = list(islice(visits(3, 12, 60_000), 600))
+    twins = [
+        event | {name: event[name] + TWIN for name in ("event_id", "user_id")}
+        for event in events
+        if event["event_time"] < UNTIL_MS
+    ]
+    return sorted(events + twins, key=itemgetter("event_time"))
+
+
+@pytest.fixture(scope="module")
+def backfilled(
+    events: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Backfilled, Path]:
+    work = tmp_path_factory.mktemp("backfill")
+    archive, folder = work / "events.jsonl", work / "rows"
+    archive.write_text("".join(json.dumps(event) + "\n" for event in events))
+    return backfill(load(), folder, config=None, source=archive, cluster=False), folder
+
+
+def test_the_rows_are_the_stream_s(
+    events: list[dict[str, Any]], backfilled: tuple[Backfilled, Path]
+) -> None:
+    result, folder = backfilled
     records = [
         Record(0, offset, 1_790_000_000_000, None, json.dumps(event).encode())
         for offset, event in enumerate(events)
     ]
     expected = run(records, load(), late=set()).profiles
-    table = ds.dataset(tmp_path / "rows", partitioning="hive").to_table()
+    table = ds.dataset(folder, partitioning="hive").to_table()
     assert (result.events, result.rows) == (len(events), len(expected))
     made = {(row["user_id"], row["window_end_ms"]): row for row in table.to_pylist()}
     assert made.keys() == expected.keys()
@@ -44,5 +73,28 @@ def test_the_rows_are_the_stream_s(tmp_path: Path) -> None:
         times = [int(one.split("\x1f", 1)[0]) for one in made[key]["events"].split("\x1e")]
         assert max(times) < key[1]
 
-    streams = rows.read(tmp_path / "rows")
+    streams = rows.read(folder)
     assert len(streams.time_ms_N) == len(expected and events)
+
+
+def test_a_row_is_the_same_whatever_its_user_does_later(
+    backfilled: tuple[Backfilled, Path],
+) -> None:
+    rows = ds.dataset(backfilled[1], partitioning="hive").to_table().to_pylist()
+    by_window = {(row["user_id"], row["window_end_ms"]): row for row in rows}
+    pairs = [
+        (by_window[user_id.removesuffix(TWIN), end_ms], row)
+        for (user_id, end_ms), row in by_window.items()
+        if user_id.endswith(TWIN)
+    ]
+    assert len(rows) > len(pairs) + 100 and len(pairs) > 100
+    for row, twin in pairs:
+        # The order in which a window collects its events is not the same in every run.
+        ours, theirs = row["events"], twin["events"].replace(TWIN, "")
+        assert sorted(ours.split(EVENT)) == sorted(theirs.split(EVENT))
+        for name in ("added", "sums"):
+            np.testing.assert_allclose(row[name], twin[name], rtol=1e-12)
+    ours, theirs = zip(*pairs, strict=True)
+    np.testing.assert_equal(
+        *(read_histories([row["history"] for row in side]) for side in (ours, theirs))
+    )

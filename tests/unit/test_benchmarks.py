@@ -6,13 +6,15 @@ import json
 from contextlib import closing
 
 import numpy as np
+import pytest
 
-from benchmarks import generate
+from benchmarks import generate, training_rows
 from benchmarks.journal import Journal, JournalReader
 from benchmarks.latency import sample, schedule
 from benchmarks.load import Load, partition_of
 from benchmarks.rows import batches
-from liveprofile.config import Settings
+from liveprofile.config import Settings, load
+from models import rows
 from udfs import baselines
 from udfs.columns import read_histories
 from udfs.window import read_windows
@@ -65,6 +67,14 @@ def test_rows_read_back_as_the_operator_reads_them():
     held = [history.count("\x1d") + 1 for history in last.history]
     assert held == [min(count, SETTINGS.window.history + 1) for count in known]
     assert len(read_histories(last.history).tokens.starts) == len(last.user_id) + 1
+
+
+@pytest.mark.parametrize("windows", [300, 900])
+def test_training_rows_are_as_many_as_asked_for(tmp_path, windows):
+    training_rows.write(training_rows.load_of(windows), load(window=training_rows.WINDOW), tmp_path)
+    streams = rows.read(tmp_path)
+    assert windows <= len(streams.user_W) < 1.2 * windows
+    assert len(streams.time_ms_N) == training_rows.EVENTS_PER_WINDOW * windows
 
 
 def test_a_window_closes_with_the_slowest_partition():

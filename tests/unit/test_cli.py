@@ -16,7 +16,7 @@ from liveprofile.errors import ConfigError
 from liveprofile.kafka import Record
 from liveprofile.privacy import hashed
 
-COMMANDS = [command.callback.__name__ for command in app.registered_commands]
+COMMANDS = [command.callback.__name__.replace("_", "-") for command in app.registered_commands]
 HEAVY = ("torch", "pyflink", "cassandra", "pyarrow", "numpy", "confluent_kafka")
 
 

@@ -32,7 +32,7 @@ def event(minute=0, item="i1", category="c1", kind=0, amount=0.0):
 
 
 def encoder(max_len=8):
-    return Encoder(Vocabulary(["i1", "i2"], 4), Vocabulary(["c1"], 2), max_len)
+    return Encoder(Vocabulary(["i1", "i2"], 4), Vocabulary(["c1"], 2), max_len, 30.0)
 
 
 def encode(histories, windows, length_buckets):

@@ -12,16 +12,23 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
+from benchmarks.generate import Message
+from benchmarks.rows import batches
+from liveprofile.config import load
 from liveprofile.errors import InputError
-from models import checkpoint, rows
+from models import checkpoint, past, rows, values
 from models.encode import Vocabulary
 from models.recipes import recipe
 from models.runtime import ModelError, ProfileModel
 from models.segments import build, cut, enrich, examples
-from models.train import schedule, split, train
+from models.spool import user_key
+from models.train import split, train
+from models.trainer import schedule
 from models.transformer import top_k
-from udfs.columns import TokenColumns
+from udfs import profile
+from udfs.columns import TokenColumns, read_histories
 from udfs.events import EVENT, FIELD, TYPE_INDEX, Token
+from udfs.window import read_windows
 
 DAY_MS = 86_400_000
 FIRST_DAY_MS = 1_483_228_800_000  # 2017-01-01
@@ -43,36 +50,43 @@ MINIATURE = dataclasses.replace(
 )
 
 
-def payload(user, day, rank):
+def purchase(user, day, rank):
     """Every user goes round their own two of six categories; users from 12 on leave on day 20."""
     category = (user + 2 * (rank % 2)) % 6
     return {
         "event_id": f"{user}-{day}-{rank}",
         "user_id": f"u{user}",
         "event_type": "purchase",
+        "event_time": FIRST_DAY_MS + day * DAY_MS + 600_000 * (rank + 1),
         "item_id": f"i{category}-{rank % 3}",
         "category_id": f"c{category}",
-        "amount": 10 + category,
+        "price": 10 + category,
     }
+
+
+def job_batches(users=16, days=40):
+    """As the job's operator gets the purchases."""
+    events = [
+        purchase(user, day, rank)
+        for day in range(0, days, 2)
+        for rank in range(4)
+        for user in range(users)
+        if user < 12 or day < 20
+    ]
+    messages = (Message(b"", orjson.dumps(event)) for event in events)
+    return batches(messages, load(window={"length_ms": DAY_MS}), batch_rows=1_000)
 
 
 def write_rows(folder, users=16, days=40):
     folder.mkdir()
-    table = {"user_id": [], "window_start_ms": [], "window_end_ms": [], "events": []}
-    for user in range(users):
-        for day in range(0, 20 if user >= 12 else days, 2):
-            start_ms = FIRST_DAY_MS + day * DAY_MS
-            events = [
-                (start_ms + 600_000 * (rank + 1), payload(user, day, rank)) for rank in range(4)
-            ]
-            packed = [
-                FIELD.join([str(time_ms), "0", "7", orjson.dumps(fields).decode()])
-                for time_ms, fields in reversed(events)
-            ]
-            table["user_id"].append(f"u{user}")
-            table["window_start_ms"].append(start_ms)
-            table["window_end_ms"].append(start_ms + DAY_MS)
-            table["events"].append(EVENT.join(packed))
+    table = {"user_id": [], "window_end_ms": [], "events": [], "added": [], "sums": []}
+    for batch in job_batches(users, days):
+        table["user_id"] += batch.user_id
+        table["window_end_ms"] += batch.window_end_ms.tolist()
+        # Newest first: the order in which the SQL packs them is not the order of time.
+        table["events"] += [EVENT.join(reversed(one.split(EVENT))) for one in batch.events]
+        table["added"] += batch.added.tolist()
+        table["sums"] += batch.sums.tolist()
     pq.write_table(pa.table(table), folder / "part-0.parquet")
     return folder
 
@@ -113,7 +127,13 @@ def people(count=40, seed=3):
 
 
 def score(model, histories, windows):
-    return model.score(TokenColumns.of(histories), TokenColumns.of(windows))
+    """As a job would call it, if the windows ended with their last events."""
+    tokens = TokenColumns.of(histories), TokenColumns.of(windows)
+    numbers = [
+        np.log1p(np.full((len(rows), len(past.NUMBERS)), [[len(row)] for row in rows] or 0))
+        for rows in (histories, [h + w for h, w in zip(histories, windows, strict=True)])
+    ]
+    return model.score(*tokens, *(side.astype(np.float32) for side in numbers))
 
 
 def assert_same(one, other, tolerance=1e-5):
@@ -130,8 +150,8 @@ def test_the_loss_falls_and_the_curves_say_so(trained):
     at = lines[0].split(",").index("validation_loss")
     first, last = float(lines[1].split(",")[at]), float(lines[-1].split(",")[at])
     assert last < first - 0.5
-    category = card["metrics"]["test"]["next_event"]["category"]
-    assert category["model"]["nll"] < category["popularity"]["nll"]
+    category = card["metrics"]["validation"]["next_event"]["category"]
+    assert category["model"]["ndcg_at_10"] > category["popularity"]["ndcg_at_10"]
 
 
 def test_the_card_tells_what_the_model_is(trained, model):
@@ -232,7 +252,7 @@ def test_serving_sees_what_training_saw(model, rows_folder, trained):
     window = int(np.flatnonzero(corpus.position_W == 12)[0])
     layout = checkpoint.load(trained[0])[0].shape.layout
     segments = cut(corpus, np.array([window]), np.array([8]), 32)
-    expected = examples(corpus, segments, layout).features_P7
+    expected = examples(corpus, segments, layout, 30.0)
 
     def tokens(first, last):
         return [
@@ -250,19 +270,52 @@ def test_serving_sees_what_training_saw(model, rows_folder, trained):
     encoder = model._encoder
     known = encoder.known(TokenColumns.of([history]), TokenColumns.of([now]))
     batch = encoder.encode(known, np.array([0]), (32,))
-    np.testing.assert_array_equal(batch.features_P7, expected)
+    np.testing.assert_array_equal(batch.features_P7, expected.features_P7)
+    np.testing.assert_allclose(
+        batch.had_before_BC, expected.had_category_B.dense(1, encoder.categories.rows), 1e-6
+    )
+    # What stands after this window stands before the next.
+    following = examples(corpus, cut(corpus, np.array([window + 1]), np.array([9]), 32), layout, 30)
+    np.testing.assert_allclose(
+        batch.had_after_BC, following.had_category_B.dense(1, encoder.categories.rows), 1e-6
+    )
+    for ours, theirs in zip(batch.had_items, following.had_item_B, strict=True):
+        np.testing.assert_allclose(ours, theirs, 1e-6)
+
+
+def test_serving_reads_the_numbers_that_training_read(rows_folder, trained):
+    streams = rows.read(rows_folder)
+    corpus = build(streams, Vocabulary([], 1), Vocabulary([], 1), 7)
+    windows = np.arange(len(streams.user_W))
+    trained_on = values.numbers_at(corpus, MINIATURE, windows, streams.end_ms_W)
+    served = []
+    for batch in job_batches():
+        kept = read_windows(batch.events)[0]
+        sides = profile.read_baselines(
+            batch.added, batch.sums, batch.window_start_ms, batch.window_end_ms, 30.0
+        )
+        histories = read_histories(batch.history)
+        inputs = (batch.user_id, batch.window_start_ms, batch.window_end_ms, kept, histories)
+        served.append(profile.numbers(profile.Inputs(*inputs, *sides))[1])
+    served = np.concatenate(served)
+    assert len(served) == len(trained_on)
+    one, other = (table[np.lexsort(table.round(4).T)] for table in (served, trained_on))
+    np.testing.assert_allclose(one, other, 1e-5, 1e-5)
 
 
 def test_labels_look_ahead_by_the_horizon(rows_folder):
     streams = rows.read(rows_folder)
     corpus = build(streams, Vocabulary([], 1), Vocabulary([], 1), 7)
-    users = sorted(f"u{user}" for user in range(16))
-    last = np.flatnonzero(streams.user_W == users.index("u12"))[-1]
+    users = sorted((f"u{user}" for user in range(16)), key=user_key)
+    first, last = (
+        np.flatnonzero(streams.user_W == users.index(user))[place]
+        for user, place in (("u0", 0), ("u12", -1))
+    )
     assert corpus.purchases_W[last] == 0 and corpus.spend_W[last] == 0
     assert corpus.purchases_W[last - 1] == 4
     # Days 2, 4 and 6 after a window that ends on day 1 lie inside its seven days.
-    assert corpus.purchases_W[0] == 12
-    assert corpus.spend_W[0] == pytest.approx(3 * (10 + 12 + 10 + 12))
+    assert corpus.purchases_W[first] == 12
+    assert corpus.spend_W[first] == pytest.approx(3 * (10 + 12 + 10 + 12))
 
 
 def test_enriched_segments_hold_every_type_in_order(rows_folder):
@@ -276,10 +329,7 @@ def test_enriched_segments_hold_every_type_in_order(rows_folder):
     assert (rich.history_B >= plain.history_B).all()
     same_row = np.diff(rich.row_N) == 0
     assert (np.diff(rich.time_ms_N)[same_row] > 0).all()
-    # Every window's end, and with it its label, is still there.
-    assert set(rich.window_N[rich.window_N >= 0]) <= set(plain.window_N)
-    ends = np.flatnonzero(np.diff(rich.row_N, append=len(windows)))
-    assert (rich.window_N[ends] == windows).all()
+    assert set(rich.row_N[rich.scored_N]) == set(windows)
     untouched = enrich(plain, 0.0, 32, np.random.default_rng(0))
     for one, other in zip(plain, untouched, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -332,12 +382,20 @@ def test_bad_rows_are_one_clear_line(rows_folder, tmp_path):
     with pytest.raises(InputError, match="no such file"):
         rows.read(tmp_path / "nothing")
     table = pq.read_table(rows_folder / "part-0.parquet")
-    pq.write_table(table.drop_columns(["events"]), tmp_path / "a.parquet")
-    with pytest.raises(InputError, match="column events is missing"):
-        rows.read(tmp_path / "a.parquet")
-    (tmp_path / "lines").write_text('{"user_id": "u", "window_end_ms": 5, "events": ""}\n{"a": 1}')
-    with pytest.raises(InputError, match="line 2: user_id is NoneType, must be str"):
-        rows.read(tmp_path / "lines")
+    for name in ("events", "added", "sums"):
+        pq.write_table(table.drop_columns([name]), tmp_path / "a.parquet")
+        with pytest.raises(InputError, match=f"column {name} is missing"):
+            rows.read(tmp_path / "a.parquet")
+    good = {"user_id": "u", "window_end_ms": 5, "events": "", "added": [0] * 10, "sums": [0] * 10}
+    for bad, message in (
+        ({"a": 1}, "user_id is NoneType, must be str"),
+        (good | {"sums": None}, "sums is NoneType, must be list"),
+        (good | {"sums": [0] * 9}, "sums must begin with 10 finite numbers"),
+        (good | {"added": [None] * 10}, "added must begin with 10 finite numbers"),
+    ):
+        (tmp_path / "lines").write_bytes(orjson.dumps(good) + b"\n" + orjson.dumps(bad))
+        with pytest.raises(InputError, match=f"line 2: {message}"):
+            rows.read(tmp_path / "lines")
     pq.write_table(pa.concat_tables([table, table.slice(0, 2)]), tmp_path / "b.parquet")
     with pytest.raises(InputError, match="2 windows come twice"):
         rows.read(tmp_path / "b.parquet")
@@ -357,7 +415,8 @@ def test_json_lines_are_the_same_rows(rows_folder, tmp_path):
 def test_unusable_events_are_counted_and_left_out(tmp_path):
     payloads = ("[1]", '{"event_type":"view","event_id":"a"}')
     packed = EVENT.join(FIELD.join(["5", "0", "0", text]) for text in payloads)
-    row = {"user_id": "u", "window_end_ms": 10, "events": packed}
+    baselines = {"added": [1.0] * 41, "sums": [1.0] * 41}
+    row = {"user_id": "u", "window_end_ms": 10, "events": packed, **baselines}
     (tmp_path / "rows").write_bytes(orjson.dumps(row))
     streams = rows.read(tmp_path / "rows")
     assert (len(streams.time_ms_N), streams.unusable_events) == (1, 1)

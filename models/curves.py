@@ -1,0 +1,63 @@
+"""How a training went, epoch by epoch: `curves.csv` and `curves.png` of a checkpoint."""
+
+from __future__ import annotations
+
+import csv
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TABLE, FIGURE = "curves.csv", "curves.png"
+HELD_OUT = "validation_"
+# What stands between the two curves of a panel beside overfitting.
+NOTE = "Training is on enriched windows and against sampled items, validation on neither."
+
+
+def write(folder: Path, curves: list[dict[str, float]], best_epoch: int) -> None:
+    """`curves`: a row an epoch, epoch and seconds first; validation_X is X on validation."""
+    with (folder / TABLE).open("w", newline="") as out:
+        writer = csv.writer(out)
+        writer.writerow(curves[0])
+        writer.writerows([f"{value:.6g}" for value in row.values()] for row in curves)
+    figure(curves, best_epoch).savefig(folder / FIGURE, dpi=100)
+
+
+def figure(curves: list[dict[str, float]], best_epoch: int) -> Figure:
+    """A panel for each loss and metric, training and validation in it where there are both."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    names = dict.fromkeys(name.removeprefix(HELD_OUT) for name in curves[0])
+    names = [name for name in names if name not in ("epoch", "seconds")] + ["seconds"]
+    columns = math.ceil(len(names) / 2)
+    drawn = Figure(figsize=(3.4 * columns, 6), layout="constrained")
+    FigureCanvasAgg(drawn)
+    axes = drawn.subplots(2, columns, squeeze=False)
+    epochs = [row["epoch"] for row in curves]
+    for panel, name in zip(axes.flat, names, strict=False):
+        for prefix, label, colour in (("", "training", "C0"), (HELD_OUT, "validation", "C1")):
+            if prefix + name in curves[0]:
+                values = [row[prefix + name] for row in curves]
+                panel.plot(epochs, values, color=colour, marker=".", label=label)
+        panel.axvline(best_epoch, color="0.5", linestyle="--", label=f"best epoch ({best_epoch})")
+        panel.set(title=name, xlabel="epoch", ylabel=_unit(name))
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
+        panel.grid(alpha=0.3)
+    for panel in axes.flat[len(names) :]:
+        panel.set_axis_off()
+    handles = {
+        label: handle
+        for panel in axes.flat
+        for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
+    }
+    drawn.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
+    drawn.supxlabel(NOTE, fontsize="small")
+    return drawn
+
+
+def _unit(name: str) -> str:
+    return {"seconds": "s", "category_ndcg_at_10": "NDCG@10"}.get(name, "nats")

@@ -1,0 +1,31 @@
+"""Adds items to a model, behind those that it names already."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.encode import hashed
+from models.transformer import BehaviourTransformer
+
+
+def with_items(
+    model: BehaviourTransformer, rows_ND: Tensor, bias_N: Tensor
+) -> BehaviourTransformer:
+    """A model of N items more with these rows and biases; for all others it says the same."""
+    shape, start = model.shape, model.shape.layout.item + 1 + model.shape.items
+    grown = BehaviourTransformer(shape._replace(items=shape.items + len(rows_ND)))
+    state = model.state_dict()
+    table = state["table"]
+    state["table"] = torch.cat([table[:start], rows_ND.to(table), table[start:]])
+    state["item_bias"] = torch.cat([state["item_bias"], bias_N.to(table)])
+    grown.load_state_dict(state)
+    return grown
+
+
+def as_read(model: BehaviourTransformer, items: list[str], new: list[str]) -> tuple[Tensor, Tensor]:
+    """Rows and biases that change nothing: each new item's hash bucket, and a rare item's bias."""
+    place = [hashed(name, len(items), model.shape.item_buckets) for name in new]
+    rows_ND = model.table.detach()[model.shape.layout.item + np.array(place, np.int64)]
+    return rows_ND, model.item_bias.detach().min().expand(len(new))

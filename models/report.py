@@ -1,0 +1,43 @@
+"""A checkpoint on rows it was not trained on, beside every baseline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from models import Progress, baselines, checkpoint, rows
+from models.encode import Vocabulary
+from models.evaluate import Part, evaluate
+from models.recipes import Recipe
+from models.segments import build
+from models.train import split
+
+
+def report(
+    recipe: Recipe,
+    rows_path: Path,
+    folder: Path,
+    part: Part,
+    on_progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """models.evaluate's metrics of the checkpoint in `folder`, and what each baseline chose.
+
+    The rows are parted as the recipe says, so they must be those that it was trained on, or have
+    its training's time before their validation part. Raises InputError.
+    """
+    model, items, categories, card = checkpoint.load(folder)
+    streams = rows.read(rows_path, lambda done, total: on_progress("read", done, total))
+    parts = split(recipe, streams.end_ms_W)
+    corpus = build(
+        streams,
+        Vocabulary(items, model.shape.item_buckets),
+        Vocabulary(categories, model.shape.category_buckets),
+        card.horizon_days,
+    )
+    others = baselines.values(corpus, parts, on_progress)
+    return {
+        "version": card.version,
+        "part": part,
+        **evaluate(model, corpus, parts, recipe, part, others, on_progress),
+        "chosen": {name: one.chosen for name, one in others.items()},
+    }
