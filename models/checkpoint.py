@@ -1,5 +1,4 @@
-"""A checkpoint folder: `model.safetensors` (float16), `vocabulary.json` and `card.json`, and if the
-model knows items by their vectors `projections.safetensors` (models/sides.py).
+"""A checkpoint folder: `model.safetensors` (float16), `vocabulary.json` and `card.json`.
 
 The card says what the model is, what it was trained on and how well it did; `Card` is its contract.
 """
@@ -16,14 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
-from torch import Tensor
 
 from liveprofile.errors import InputError
 from models.transformer import BehaviourTransformer, Shape
 
 FORMAT = 2
 WEIGHTS, VOCABULARY, CARD = "model.safetensors", "vocabulary.json", "card.json"
-PROJECTIONS = "projections.safetensors"
 
 
 class Card(BaseModel):
@@ -39,9 +36,6 @@ class Card(BaseModel):
     decay_days: float = Field(gt=0, description="of what the baselines and the counts forget")
     ranked_items: int = Field(ge=1, description="candidates for next items, beside what was had")
     shape: dict[str, int]
-    modalities: dict[str, dict[str, Any]] = Field(
-        {}, description="of items' vectors: width and encoder, by column of the catalogue"
-    )
     recipe: dict[str, Any]
     data: dict[str, Any]
     metrics: dict[str, Any]
@@ -58,28 +52,19 @@ def round_weights(model: BehaviourTransformer) -> None:
 
 
 def save(
-    folder: Path,
-    model: BehaviourTransformer,
-    items: list[str],
-    categories: list[str],
-    projections: dict[str, Tensor] | None = None,
-    **card: Any,
+    folder: Path, model: BehaviourTransformer, items: list[str], categories: list[str], **card: Any
 ) -> Card:
     """Writes the folder, the card last. `card`: the fields of Card but format, shape and sha256."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     (folder / WEIGHTS).write_bytes(to_bytes(weights))
-    if projections:
-        kept = {name: value.half().contiguous() for name, value in projections.items()}
-        (folder / PROJECTIONS).write_bytes(to_bytes(kept))
     vocabulary = {"items": items, "categories": categories}
     # ASCII, since an id may hold a lone surrogate, which UTF-8 can't.
     (folder / VOCABULARY).write_text(json.dumps(vocabulary, separators=(",", ":")) + "\n")
-    files = (WEIGHTS, VOCABULARY, *([PROJECTIONS] if projections else []))
     written = Card(
         format=FORMAT,
         shape=model.shape._asdict(),
-        sha256={name: _sha256(folder / name) for name in files},
+        sha256={name: _sha256(folder / name) for name in (WEIGHTS, VOCABULARY)},
         **card,
     )
     (folder / CARD).write_text(json.dumps(written.model_dump(), indent=1) + "\n")

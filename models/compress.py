@@ -43,7 +43,10 @@ def float16_file(model: BehaviourTransformer) -> Form:
 
 
 def bfloat16(model: BehaviourTransformer) -> Form:
-    return Form(copy.deepcopy(model).bfloat16(), 2 * _count(model))
+    """All but the value head, whose sums of money would suffer."""
+    form = copy.deepcopy(model).bfloat16()
+    form.value_head = copy.deepcopy(model.value_head)
+    return Form(form, 2 * _count(model) + 2 * _count(model.value_head))
 
 
 def bfloat16_outputs(model: BehaviourTransformer) -> Form:
@@ -153,5 +156,5 @@ def _rounded(table_RD: Tensor) -> Tensor:
     return (table_RD / step_R1).round() * step_R1
 
 
-def _count(model: BehaviourTransformer) -> int:
+def _count(model: nn.Module) -> int:
     return sum(weight.numel() for weight in model.state_dict().values())

@@ -63,7 +63,6 @@ class Recipe:
     enriched_share: float = 0.3
     short_history_share: float = 0.1
     forgotten_share: float = 0.03
-    item_dropout_share: float = 0.3  # of the items with vectors: see sides.py
     # For a model that goes on with newer rows.
     continue_epochs: int = 2
     continue_learning_rate: float = 5e-4

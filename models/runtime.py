@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from liveprofile.errors import InputError
-from models import checkpoint
+from models import checkpoint, compress
 from models.encode import Batch, Encoder, Vocabulary
 from models.past import NUMBERS, Had
 from models.transformer import BehaviourTransformer, expected_spend, top_k
@@ -123,7 +123,7 @@ class ProfileModel:
         torch.set_num_threads(threads)
         model, items, categories, card = checkpoint.load(Path(folder))
         return cls(
-            model.bfloat16() if cuda else model,
+            compress.bfloat16(model).model if cuda else model,
             items,
             categories,
             card.model_dump(),
@@ -204,7 +204,8 @@ class ProfileModel:
         rest = [h_ND[2 * rows :], before_S[firsts:], category_S[firsts:]]
         parts = [column.split(self._positions) for column in rest]
         for h_MD, row_M, category_M in zip(*parts, strict=True):
-            log_p_MC = model.category_logits(h_MD, had_2BC.index_select(0, row_M)).float().log_softmax(1)
+            had_MC = had_2BC.index_select(0, row_M)
+            log_p_MC = model.category_logits(h_MD, had_MC).float().log_softmax(1)
             log_p.append(log_p_MC.gather(1, category_M[:, None]).squeeze(1))
         rest_R = torch.arange(2 * rows, places, device=self._device)
         state_S = torch.cat([before_S[:firsts], rest_R])

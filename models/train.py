@@ -30,13 +30,11 @@ from models import (
     rows,
     values,
 )
-from models.catalogue import Catalogue
 from models.encode import Vocabulary, spans
 from models.parallel import Ranks
 from models.recipes import Recipe
 from models.rows import PART_WINDOWS, Streams
 from models.segments import Corpus, build
-from models.sides import Sides
 from models.trainer import Trainer
 from models.transformer import BehaviourTransformer, Shape
 
@@ -211,7 +209,6 @@ def fit(
     on_progress: Progress = lambda *_: None,
     on_note: Callable[[str], None] = lambda _: None,
     on_epoch: Callable[[int, float], None] = lambda *_: None,
-    catalogue: Catalogue | None = None,
 ) -> Trainer:
     """The trainer when it is done. `on_epoch` gets each epoch and its loss on validation.
 
@@ -230,8 +227,7 @@ def fit(
     teacher = data.teacher and data.teacher.model
     if teacher:
         _start_from(model, teacher)
-    sides = catalogue and Sides.attach(model, catalogue, data.items)
-    trainer = Trainer(recipe, model, data, ranks, teacher, sides)
+    trainer = Trainer(recipe, model, data, ranks, teacher)
     trainer.run(state, on_progress, on_note, on_epoch)
     return trainer
 
@@ -247,30 +243,27 @@ def train(
     device: str = "cpu",
     teacher_folder: Path | None = None,
     goes_on: bool = False,
-    catalogue_file: Path | None = None,
 ) -> dict | None:
     """Writes a checkpoint to the folder `out` and returns its card as a dict.
 
     A training that was killed leaves its state in `out`, and the next one goes on there; `fresh`:
     not so. `device`: auto, cpu or cuda. Under torchrun only rank 0 writes, and None is what the
     others return. `teacher_folder`: a checkpoint to begin with and to learn the answers of; with
-    `goes_on` it is this one that learns what is new in the rows. `catalogue_file`: vectors of the
-    items, as models.catalogue reads them. Raises InputError for rows the recipe can't use and for a
-    state of another run.
+    `goes_on` it is this one that learns what is new in the rows. Raises InputError for rows the
+    recipe can't use and for a state of another run.
     """
     with parallel.ranks(device) as ranks:
         teacher = teacher_folder and Teacher.load(teacher_folder, recipe)
-        catalogue = catalogue_file and Catalogue.read(catalogue_file)
         if goes_on:
             recipe = recipe.going_on(teacher.model.shape, teacher.revision)
         data = prepare(recipe, rows_path, on_progress, teacher, goes_on)
-        run = _run(recipe, data, catalogue)
+        run = _run(recipe, data)
         if differ := resume.differences(ranks.from_first(lambda: run), run):
             raise InputError(f"rank {ranks.rank}: another run than that of rank 0: {differ}")
         state = resume.StateFile(out / resume.FILE, run)
         if fresh and ranks.first:
             state.remove()
-        trainer = fit(recipe, data, ranks, state, on_progress, on_note, catalogue=catalogue)
+        trainer = fit(recipe, data, ranks, state, on_progress, on_note)
     if not ranks.first:
         return None
     model, parts, streams = trainer.model, data.parts, data.corpus.streams
@@ -306,7 +299,6 @@ def train(
             "licence": recipe.data_licence,
             "teacher": run["teacher"],
             "fingerprint": run["rows"],
-            "catalogue": run["catalogue"],
             "users": streams.users,
             "windows": len(streams.end_ms_W),
             "events": len(streams.time_ms_N),
@@ -328,20 +320,18 @@ def train(
         },
         surprise_quantiles=surprise,
         libraries=run["libraries"],
-        **(trainer.sides.kept() if trainer.sides else {}),
     )
     curves.write(out, trainer.curves, trainer.best_epoch)
     state.remove()
     return card.model_dump()
 
 
-def _run(recipe: Recipe, data: Prepared, catalogue: Catalogue | None) -> dict[str, Any]:
+def _run(recipe: Recipe, data: Prepared) -> dict[str, Any]:
     """All that decides the result of a run, but for the processor."""
     return {
         "recipe": dataclasses.asdict(recipe),
         "teacher": data.teacher.sha256 if data.teacher else {},
         "rows": data.corpus.streams.fingerprint(),
-        "catalogue": catalogue.fingerprint() if catalogue else None,
         "libraries": {
             "python": platform.python_version(),
             "torch": str(torch.__version__),

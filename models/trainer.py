@@ -21,7 +21,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from liveprofile.errors import InputError
 from models import Progress, resume
@@ -29,7 +28,6 @@ from models.parallel import Ranks
 from models.passes import ROWS
 from models.recipes import Recipe
 from models.segments import Segments, cut, enrich, examples
-from models.sides import Sides
 from models.transformer import BehaviourTransformer, Groups
 
 if TYPE_CHECKING:
@@ -50,9 +48,8 @@ class Trainer:
         data: Prepared,
         ranks: Ranks,
         teacher: BehaviourTransformer | None = None,
-        sides: Sides | None = None,
     ):
-        self.recipe, self.ranks, self.sides = recipe, ranks, sides
+        self.recipe, self.ranks = recipe, ranks
         self.teacher = teacher and teacher.to(ranks.device)
         self.corpus, self.parts = data.corpus, data.parts
         self.random = np.random.default_rng(recipe.seed)
@@ -69,9 +66,8 @@ class Trainer:
         self.model = model.to(ranks.device)
         model.value_head.requires_grad_(False)  # no loss here reaches it: see values.fit
         self.terms = ranks.wrap(_Terms(model, self._losses))
-        named = [("table" not in name, p) for name, p in model.named_parameters()]
-        matrices = [p for decays, p in named if p.ndim == 2 and decays]
-        others = [p for decays, p in named if p.ndim != 2 or not decays]
+        matrices = [p for p in model.parameters() if p.ndim == 2 and p is not model.table]
+        others = [p for p in model.parameters() if p.ndim != 2 or p is model.table]
         self.optimizer = torch.optim.AdamW(
             [
                 {"params": matrices, "weight_decay": recipe.weight_decay},
@@ -119,8 +115,6 @@ class Trainer:
             self._keep(state)
         self.model.load_state_dict(self.best_weights)
         self.model.cpu().eval().requires_grad_(False)
-        if self.sides:
-            self.sides.bake(self.model)
 
     def _waited_enough(self) -> bool:
         return len(self.curves) - self.best_epoch >= self.recipe.patience
@@ -255,8 +249,6 @@ class Trainer:
         """(N,) for each term of the loss and each of METRICS: that of each target."""
         model, corpus = self.model, self.corpus
         recipe = self.recipe
-        if self.sides:
-            self.sides.drop(recipe.item_dropout_share, random)
         batch = examples(
             corpus, segments, model.shape.layout, recipe.decay_days, recipe.forgotten_share, random
         )
@@ -308,9 +300,8 @@ class _Terms(nn.Module):
         self.model, self.losses = model, losses
 
     def forward(self, *batch: Any) -> dict[str, Tensor]:
-        device = self.model.item_bias.device.type
-        bfloat16 = torch.autocast(device, torch.bfloat16, enabled=device == "cuda")
-        with bfloat16, parametrize.cached():  # the sums of the table once a pass
+        device = self.model.table.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
             return self.losses(*batch)
 
 

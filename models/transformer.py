@@ -182,7 +182,8 @@ class ValueHead(nn.Module):
     """Churn and spend from the numbers of a user's past, and from the trunk's state where it helps.
 
     A linear model and a deep one in a sum (Cheng et al. 2016, arXiv:1606.07792). Whether the state
-    helps is found in training (models/values.py); if not, its weights are zero.
+    helps is found in training (models/values.py); if not, its weights are zero. It stays in float32
+    where the trunk is in bfloat16.
     """
 
     def __init__(self, dim: int):
@@ -201,10 +202,9 @@ class ValueHead(nn.Module):
 
     def forward(self, h_ND: Tensor, numbers_NX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Churn logit, and mean and spread (> 0) of the log of what is spent if anything is."""
-        scaled_NX = ((numbers_NX - self.mean) / self.std).to(h_ND.dtype)
-        hidden_NV = torch.relu(self.numbers(scaled_NX) + self.state(h_ND))
+        scaled_NX = (numbers_NX - self.mean) / self.std
+        hidden_NV = torch.relu(self.numbers(scaled_NX) + self.state(h_ND.float()))
         values_N3 = self.out(torch.relu(self.hidden(hidden_NV))) + self.linear(scaled_NX)
-        values_N3 = values_N3.float()
         churn_N, log_mean_N, raw_N = values_N3.unbind(1)
         return churn_N, log_mean_N, F.softplus(raw_N + 0.5413) + 0.1  # 1.1 at the start
 

@@ -371,10 +371,14 @@ def test_amount_z_has_three_floors() -> None:
 
 
 def test_the_model_gives_surprise_and_churn() -> None:
-    seen = []
+    seen, known = [], []
 
-    def score(history: list[Any], window: list[Any]) -> dict[str, float]:
+    def score(
+        history: list[Any], window: list[Any], before: dict[str, float], after: dict[str, float]
+    ) -> dict[str, float]:
         seen.append((len(history), [token.item for token in window]))
+        known.append([(side["purchases"], side["history_events"]) for side in (before, after)])
+        assert (before["recency_days"] == 400) == (before["purchases"] == 0)  # days for never
         return {
             "churn_before": 0.1, "churn_after": 0.6, "expected_spend_before": 1.0,
             "expected_spend_after": 2.0, "surprise": float(len(history)),
@@ -384,6 +388,7 @@ def test_the_model_gives_surprise_and_churn() -> None:
     stream = days([buy(item_id="a", ms=1), buy(item_id="b")], [buy()], [buy()])
     found = profiles(run(stream, DAILY, score=score, rules=[rule]))
     assert seen == [(0, ["b", "a"]), (2, [""]), (3, [""])]
+    assert known == [[(0, 0), (2, 2)], [(2, 2), (3, 3)], [(3, 3), (4, 4)]]
     assert [profile.surprise for profile in found] == [0, 2, 3]
     assert [len(profile.flags) for profile in found] == [0, 0, 1]  # min_history: windows before
     assert all("churn_risk" in profile.segments for profile in found)
