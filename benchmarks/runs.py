@@ -119,7 +119,7 @@ def job(
     settings = _settings(stack, variant, name, overrides)
     create_topics(settings)
     if settings.job.store == "cassandra":
-        dim = read_card(settings.model.checkpoint / CARD).shape["dim"]
+        dim = read_card(settings.model.checkpoint / CARD).shape["embedding"]
         cassandra.create_schema(settings.cassandra, dim)
     send_warm_up(settings, workload)
     with tempfile.TemporaryDirectory(prefix="liveprofile-bench-") as folder:

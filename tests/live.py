@@ -67,7 +67,7 @@ class Job:
         """Creates the topics, the keyspace and its tables."""
         kafka.create_topics(self.settings)
         card = read_card(self.settings.model.checkpoint / CARD)
-        create_schema(self.settings.cassandra, card.shape["dim"])
+        create_schema(self.settings.cassandra, card.shape["embedding"])
 
     # --- the job's life -----------------------------------------------------------------------
 

@@ -52,7 +52,7 @@ def submit(
     if parallelism is not None:
         os.environ[PARALLELISM_VARIABLE] = str(parallelism)  # the job reads its settings anew
     settings, file = read_settings(config), config_file(config)
-    embedding_dim = read_card(project_path(settings.model.checkpoint) / CARD).shape["dim"]
+    embedding_dim = read_card(project_path(settings.model.checkpoint) / CARD).shape["embedding"]
     created = create_topics(settings)
     if settings.job.store == "cassandra":
         create_schema(settings.cassandra, embedding_dim)
