@@ -70,7 +70,9 @@ class Runner:
         self.stack = stack
         settings = load(**stack.settings())
         create_topics(settings)
-        create_schema(settings.cassandra, read_card(settings.model.checkpoint / CARD).shape["embedding"])
+        create_schema(
+            settings.cassandra, read_card(settings.model.checkpoint / CARD).shape["embedding"]
+        )
         self._sender, self._window = Sender(settings), window
         self.submissions = 0
         self.submit()

@@ -12,6 +12,7 @@ from liveprofile import __version__
 from liveprofile.commands.alerts import alerts
 from liveprofile.commands.audit import audit
 from liveprofile.commands.backfill import backfill
+from liveprofile.commands.catalogue import catalogue
 from liveprofile.commands.demo import demo
 from liveprofile.commands.evaluate import evaluate
 from liveprofile.commands.reads import deltas, flags, show
@@ -64,6 +65,7 @@ for command in (
 ):  # fmt: skip
     app.command()(command)
 app.add_typer(train)
+app.add_typer(catalogue)
 
 
 def main() -> None:

@@ -67,6 +67,11 @@ class Catalogue(NamedTuple):
         vectors[found >= 0] = self.vectors_IW[found[found >= 0]]
         return vectors
 
+    def described(self) -> list[str]:
+        """The items that have any vector."""
+        some = self.vectors_IW.any(1)
+        return [item for item, has in zip(self.items, some, strict=True) if has]
+
     def fingerprint(self) -> str:
         """SHA-256 of all that a model may learn of it."""
         digest = hashlib.sha256(self.vectors_IW)

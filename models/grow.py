@@ -1,4 +1,4 @@
-"""Adds items to a model, behind those that it names already."""
+"""Adds items to a model."""
 
 from __future__ import annotations
 
@@ -11,15 +11,21 @@ from models.transformer import BehaviourTransformer
 
 
 def with_items(
-    model: BehaviourTransformer, rows_ND: Tensor, bias_N: Tensor
+    model: BehaviourTransformer, rows_ND: Tensor, bias_N: Tensor, place: int | None = None
 ) -> BehaviourTransformer:
-    """A model of N items more with these rows and biases; for all others it says the same."""
-    shape, start = model.shape, model.shape.layout.item + 1 + model.shape.items
+    """A model of N items more with these rows and biases; for all others it says the same.
+
+    They stand behind the first `place` items, or behind all.
+    """
+    shape = model.shape
+    place = shape.items if place is None else place
+    start = shape.layout.item + 1 + place
     grown = BehaviourTransformer(shape._replace(items=shape.items + len(rows_ND)))
     state = model.state_dict()
     table = state["table"]
     state["table"] = torch.cat([table[:start], rows_ND.to(table), table[start:]])
-    state["item_bias"] = torch.cat([state["item_bias"], bias_N.to(table)])
+    bias = state["item_bias"]
+    state["item_bias"] = torch.cat([bias[:place], bias_N.to(table), bias[place:]])
     grown.load_state_dict(state)
     return grown
 
