@@ -11,6 +11,7 @@ Shape suffixes: N cold items, M events to predict, J items to rank, D model widt
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -34,12 +35,15 @@ if TYPE_CHECKING:
     from models.evaluate import Part
 
 TOP = 10
-HITS, GAINS = np.ones(TOP), 1 / np.log2(np.arange(2, TOP + 2))
+# What a place among the first is worth: recall, and NDCG with one relevant item.
+WORTH = {"recall_at_10": np.ones(TOP), "ndcg_at_10": 1 / np.log2(np.arange(2, TOP + 2))}
+EVENTS_AT_ONCE = 500  # bounds the memory
 
 
 class Ranked(NamedTuple):
     """How the true items of M events do among others."""
 
+    token_M: np.ndarray  # the event's, in the corpus
     above_M: np.ndarray  # items that are likelier
     ties_M: np.ndarray  # others that are as likely
 
@@ -49,14 +53,19 @@ class Ranked(NamedTuple):
         first_M, last_M = self.above_M, self.above_M + self.ties_M + 1
         return (total[last_M.clip(max=TOP)] - total[first_M.clip(max=TOP)]) / (last_M - first_M)
 
+    @classmethod
+    def joined(cls, parts: Iterable[Ranked]) -> Ranked:
+        return cls(*map(np.concatenate, zip(*parts, strict=True)))
+
+    def pick(self, index_M: np.ndarray) -> Ranked:
+        return Ranked(*(column[index_M] for column in self))
+
 
 class Found(NamedTuple):
-    """The events of some windows."""
+    """First events with each cold item, and all events with a named one."""
 
-    cold_M: np.ndarray  # token of the corpus, of events with a cold item
     cold_among_all: Ranked
     cold_among_cold: Ranked
-    named_among_named: Ranked  # of events with an item that the model names
     named_among_all: Ranked
 
 
@@ -96,24 +105,15 @@ def report(
     windows = windows[np.add.reduceat(cold_N, streams.first_W)[windows] > 0]
     found = {}
     for way, added in ways.items():
-        grown = grow.with_items(model, *added).eval()
-        ranked, done = [], 0
+        grown, done = grow.with_items(model, *added).eval(), 0
+        few: list[Found] = []
         for one in passes(grown, corpus, windows, recipe):
-            ranked.append(_rank(grown, one, len(items)))
+            few += _rank(grown, one, len(items))
             done += len(one.windows)
             on_progress(f"rank by {way}", done, len(windows))
-        found[way] = _joined(ranked)
-    if not len(found["vectors"].cold_M):
-        raise InputError(
-            f"no user takes a new item of {file} for the first time in the {part} part"
-        )
-    return {
-        "version": card.version,
-        "part": part,
-        "cold_items": len(cold),
-        "events": len(found["vectors"].cold_M),
-        **_metrics(streams, found),
-    }
+        found[way] = Found(*map(Ranked.joined, zip(*few, strict=True)))
+    metrics = {scope: _metrics(streams, found, scope) for scope in Found._fields}
+    return {"version": card.version, "part": part, "cold_items": len(cold), **metrics}
 
 
 def _new(streams: Streams, train_W: np.ndarray, windows: np.ndarray) -> list[str]:
@@ -146,70 +146,45 @@ def _of_category(
     return sides.from_means(mean_NX[:, :-2], mean_NX[:, -2], mean_NX[:, -1], bias_J.min())
 
 
-def _rank(model: BehaviourTransformer, one: Pass, named: int) -> Found:
-    """Of the windows' own events. The first `named` items of the model are not cold."""
+def _rank(model: BehaviourTransformer, one: Pass, named: int) -> Iterator[Found]:
+    """Of the windows' own events, some at a time. The model's first `named` items are not cold."""
     batch, segments = one.examples, one.segments
     target_M = np.flatnonzero(segments.scored_N & (batch.item_N > 0))
     target_M = target_M[batch.item_N[target_M] <= model.shape.items]
-    h_MD = one.h_PD[torch.from_numpy(batch.place_N[target_M] - 1)]
-    had_BJ = batch.had_item_B.dense(segments.rows, 1 + model.shape.items)[:, 1:]
-    had_MJ = torch.from_numpy(had_BJ[segments.row_N[target_M]])
-    logits_MJ = torch.addcmul(model.item_logits(h_MD), model.repeats(h_MD)[1], had_MJ)
-    item_M1 = torch.from_numpy(batch.item_N[target_M] - 1).long()[:, None]
-    true_M1 = logits_MJ.gather(1, item_M1)
-    is_cold_M = item_M1.squeeze(1) >= named
-    first_M = had_MJ.gather(1, item_M1).squeeze(1) == 0
-
-    def ranked(events_M: Tensor, among: slice) -> Ranked:
-        logits, true = logits_MJ[events_M, among], true_M1[events_M]
-        above_M, ties_M = (logits > true).sum(1), (logits == true).sum(1) - 1
-        return Ranked(above_M.numpy(), ties_M.numpy())
-
-    cold_M = is_cold_M & first_M
-    return Found(
-        segments.source_N[target_M][cold_M.numpy()],
-        ranked(cold_M, slice(None)),
-        ranked(cold_M, slice(named, None)),
-        ranked(~is_cold_M, slice(named)),
-        ranked(~is_cold_M, slice(None)),
-    )
-
-
-def _joined(parts: list[Found]) -> Found:
-    tokens, *ranked = zip(*parts, strict=True)
-    columns = (Ranked(*map(np.concatenate, zip(*one, strict=True))) for one in ranked)
-    return Found(np.concatenate(tokens), *columns)
-
-
-def _metrics(streams: Streams, found: dict[str, Found]) -> dict[str, Any]:
-    cold_M = found["vectors"].cold_M
-    drawn = Bootstrap(streams.user_W[np.searchsorted(streams.last_W, cold_M, side="right")])
-    report: dict[str, Any] = {}
-    for scope in ("cold_among_all", "cold_among_cold"):
-        ranked = {way: getattr(one, scope) for way, one in found.items()}
-        report[scope] = {
-            way: {
-                "recall_at_10": _round(one.mean(HITS).mean()),
-                "ndcg_at_10": _round(one.mean(GAINS).mean()),
-                "median_rank": _round(np.median(one.above_M + one.ties_M / 2)),
-            }
-            for way, one in ranked.items()
-        }
-        for other in ("category", "hash_bucket"):
-            report[scope][f"vectors_over_{other}"] = {
-                name: [
-                    _round(x)
-                    for x in drawn.mean(*(ranked[w].mean(worth) for w in ("vectors", other)))
-                ]
-                for name, worth in (("recall_at_10", HITS), ("ndcg_at_10", GAINS))
-            }
-    report["named"] = {
-        f"ndcg_at_10_{scope}": _round(
-            getattr(found["vectors"], f"named_{scope}").mean(GAINS).mean()
+    had_BJ = torch.from_numpy(batch.had_item_B.dense(segments.rows, 1 + model.shape.items)[:, 1:])
+    for part_M in np.array_split(target_M, 1 + len(target_M) // EVENTS_AT_ONCE):
+        h_MD = one.h_PD[torch.from_numpy(batch.place_N[part_M] - 1)]
+        had_MJ = had_BJ[torch.from_numpy(segments.row_N[part_M])]
+        logits_MJ = torch.addcmul(model.item_logits(h_MD), model.repeats(h_MD)[1], had_MJ)
+        item_M1 = torch.from_numpy(batch.item_N[part_M] - 1).long()[:, None]
+        true_M1 = logits_MJ.gather(1, item_M1)
+        among_all, among_cold = (
+            Ranked(
+                segments.source_N[part_M],
+                (logits > true_M1).sum(1).numpy(),
+                (logits == true_M1).sum(1).numpy() - 1,
+            )
+            for logits in (logits_MJ, logits_MJ[:, named:])
         )
-        for scope in ("among_named", "among_all")
-    }
-    return report
+        named_M1, first_M1 = item_M1 < named, had_MJ.gather(1, item_M1) == 0
+        cold_M, named_M = (x.squeeze(1).numpy() for x in (first_M1 & ~named_M1, named_M1))
+        yield Found(among_all.pick(cold_M), among_cold.pick(cold_M), among_all.pick(named_M))
+
+
+def _metrics(streams: Streams, found: dict[str, Found], scope: str) -> dict[str, Any]:
+    ranked = {way: getattr(one, scope) for way, one in found.items()}
+    token_M = ranked["vectors"].token_M
+    drawn = Bootstrap(streams.user_W[np.searchsorted(streams.last_W, token_M, side="right")])
+    metrics: dict[str, Any] = {"events": len(token_M)}
+    for way, one in ranked.items():
+        means = {name: one.mean(worth) for name, worth in WORTH.items()}
+        metrics[way] = {name: _round(mean_M.mean()) for name, mean_M in means.items()}
+        if way != "vectors":
+            metrics[f"vectors_over_{way}"] = {
+                name: [_round(x) for x in drawn.mean(ranked["vectors"].mean(WORTH[name]), mean_M)]
+                for name, mean_M in means.items()
+            }
+    return metrics
 
 
 def _round(value: float) -> float:

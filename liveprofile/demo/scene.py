@@ -146,7 +146,7 @@ def submit(file: Path, settings: Settings, timeout_s: float) -> str:
     """
     _require_slots(settings)
     kafka.create_topics(settings)
-    cassandra.create_schema(settings.cassandra, model_card(settings)["shape"]["dim"])
+    cassandra.create_schema(settings.cassandra, model_card(settings)["shape"]["embedding"])
     rest_url = settings.flink.rest_url
     job_id = flink.flink_run(rest_url, JOB, ["--config", str(file)])
     flink.wait_until_running(rest_url, job_id, timeout_s)

@@ -1,4 +1,4 @@
-"""Items that a model never saw: texts as vectors, their rows, and how well they are ranked."""
+"""Items that a model never saw: the catalogue's files, their rows, and how they are measured."""
 
 import json
 
@@ -11,135 +11,209 @@ from typer.testing import CliRunner
 
 from liveprofile.cli import app
 from liveprofile.errors import InputError
-from models import checkpoint, recipes, sides
+from models import checkpoint, recipes, sides, texts
 from models.catalogue import Catalogue, encode_texts
-from models.cold import Ranked
+from models.cold import WORTH, Ranked
 from models.runtime import ProfileModel
 from models.train import train
-from tests.unit.test_model_training import MINIATURE, assert_same, people, score, write_rows
+from models.transformer import BehaviourTransformer, Shape
+from tests.unit.test_model_training import MINIATURE, bought, people, score, write_rows
 
-ITEMS = [f"i{category}-{rank}" for category in range(6) for rank in range(3)]
-
-
-def vector(category, rank=0):
-    """Items of one category are alike."""
-    return np.eye(8)[category] + 0.05 * rank * np.eye(8)[6]
+CATEGORIES, OLD_RANKS, NEW_RANKS = 6, 3, 12
 
 
-def write_catalogue(file, new=(), items=ITEMS):
-    names, categories = [*items, *(name for name, _ in new)], [int(name[1]) for name in items]
-    vectors = [vector(c, n % 3) for n, c in enumerate([*categories, *(c for _, c in new)])]
-    table = {"item_id": names, "picture_embedding": [list(one) for one in vectors]}
+def write_catalogue(file, vectors, **others):
+    table = {"item_id": [*vectors], "image_embedding": [*vectors.values()], **others}
     pq.write_table(pa.table(table), file)
     return file
 
 
+def vectors_by_category(ranks, prefix, seed=0):
+    """Items of one category point one way, more or less."""
+    random = np.random.default_rng(seed)
+    return {
+        f"{prefix}{category}-{rank}": (
+            np.eye(CATEGORIES)[category] + 0.1 * random.standard_normal(CATEGORIES)
+        ).tolist()
+        for category in range(CATEGORIES)
+        for rank in range(ranks)
+    }
+
+
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sides")
+    """Rows, a checkpoint, and a catalogue of the items that it names and of others."""
+    folder = tmp_path_factory.mktemp("shop")
     write_rows(folder / "rows")
     train(MINIATURE, folder / "rows", folder / "model")
-    write_catalogue(folder / "catalogue.parquet", new=[("new-2", 2), ("new-5", 5)])
+    described = vectors_by_category(OLD_RANKS, "i") | vectors_by_category(NEW_RANKS, "n", 1)
+    write_catalogue(folder / "catalogue.parquet", described)
     return folder
 
 
-def test_a_new_item_is_as_the_items_like_it(shop):
-    model, items, _, _ = checkpoint.load(shop / "model")
-    catalogue = Catalogue.read(shop / "catalogue.parquet")
-    rows_ND, bias_N = sides.like(model, items, catalogue, ["new-2", "new-5"])
-    start = model.shape.layout.item + 1
-    row_ID = model.table[start : start + len(items)]
-    for row_D, category in zip(rows_ND, (2, 5), strict=True):
-        alike = [place for place, name in enumerate(items) if name.startswith(f"i{category}-")]
-        assert torch.cosine_similarity(row_D, row_ID[alike].mean(0), dim=0) > 0.99
-        assert row_D.norm() == pytest.approx(row_ID[alike].norm(dim=1).mean().item(), rel=0.02)
-    assert (bias_N >= model.item_bias.min()).all() and (bias_N <= model.item_bias.max()).all()
-    with pytest.raises(InputError, match="describes none of the items"):
-        sides.like(model, ["x"] * len(items), catalogue, ["new-2"])
-
-
-def test_added_items_change_nothing_else_and_come_up(shop, tmp_path):
-    card = sides.add(shop / "model", shop / "catalogue.parquet", tmp_path)
-    old = checkpoint.load(shop / "model")
-    assert card.revision == old[3].revision + 1 and card.version.startswith("miniature-1+")
-    assert card.ranked_items == old[3].ranked_items + 2
-    assert card.data["catalogue"]["items_added"] == 2
-    one, other = (ProfileModel.load(folder, device="cpu") for folder in (shop / "model", tmp_path))
-    assert set(other.items) == {*one.items, "new-2", "new-5"}
-    histories, windows = people()
-    scores = [score(model, histories, windows) for model in (one, other)]
-    ranked = [
-        [[model.items[i] for i in row] for row in found.next_items.tolist()]
-        for model, found in zip((one, other), scores, strict=True)
-    ]
-    kept = [[name for name in row if not name.startswith("new-")] for row in ranked[1]]
-    assert all(new == old[: len(new)] for old, new in zip(ranked[0], kept, strict=True))
-    assert any(len(row) < 10 for row in kept)
-    assert_same(*(found._replace(next_items=found.next_items * 0) for found in scores))
-    write_catalogue(tmp_path / "known.parquet")
-    with pytest.raises(InputError, match="names all items that it describes"):
-        sides.add(shop / "model", tmp_path / "known.parquet", tmp_path / "none")
-
-
-def test_texts_of_like_meaning_are_near(tmp_path):
-    rows = [("a", "fresh whole milk", "1 gal"), ("b", "milk, low fat", None), ("c", "dog food", "")]
-    (tmp_path / "items.csv").write_text(
-        "id,name,size\n" + "".join(f'{i},"{n}",{s or ""}\n' for i, n, s in rows)
-    )
-    out = tmp_path / "catalogue.parquet"
-    assert encode_texts(tmp_path / "items.csv", "id", ["name", "size"], out) == 3
-    catalogue = Catalogue.read(out)
-    assert catalogue.modalities["text_embedding"].width == 384
-    a, b, c, unknown = catalogue.vectors(["a", "b", "c", "?"])
-    assert a @ b > 0.5 > 0.3 > a @ c
-    np.testing.assert_allclose([a @ a, b @ b, unknown @ unknown], [1, 1, 0], atol=1e-5)
-    with pytest.raises(InputError, match="column weight is missing"):
-        encode_texts(tmp_path / "items.csv", "id", ["weight"], out)
+def test_a_catalogue_holds_unit_vectors_of_several_modalities(tmp_path):
+    voice = pa.array([[0.0, 2.0], None, [1.0, 0.0]], pa.list_(pa.float32(), 2))
+    vectors = {"a": [3.0, 0.0, 4.0], "b": None, "c": None}
+    read = Catalogue.read(write_catalogue(tmp_path / "c.parquet", vectors, voice_embedding=voice))
+    assert {name: one.width for name, one in read.modalities.items()} == {
+        "image_embedding": 3,
+        "voice_embedding": 2,
+    }
+    expected = np.array([[0, 0, 0, 1, 0], [0, 0, 0, 0, 0], [0.6, 0, 0.8, 0, 1], [0] * 5])
+    np.testing.assert_allclose(read.vectors(["c", "b", "a", "unknown"]), expected, 1e-6)
+    assert read.described() == ["a", "c"]
 
 
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ({"item_id": ["a"]}, r"column \*_embedding is missing"),
-        ({"x_embedding": [[1.0]]}, "column item_id is missing"),
-        ({"item_id": ["a", "a"], "x_embedding": [[1.0], [2.0]]}, "each item once"),
-        ({"item_id": ["a", "b"], "x_embedding": [[1.0], [2.0, 3.0]]}, "must have one length"),
-        ({"item_id": ["a"], "x_embedding": [[float("nan")]]}, "not finite"),
+        ({"id": ["a"], "x_embedding": [[1.0]]}, "column item_id is missing"),
+        ({"item_id": ["a"], "x": [[1.0]]}, r"column \*_embedding is missing"),
+        ({"item_id": ["a", "a"], "x_embedding": [[1.0], [1.0]]}, "each item once"),
+        ({"item_id": ["a", None], "x_embedding": [[1.0], [1.0]]}, "item_id must name each row's"),
+        ({"item_id": ["a", "b"], "x_embedding": [[1.0], [1.0, 2.0]]}, r"one length, not \[1, 2\]"),
+        ({"item_id": ["a"], "x_embedding": [[float("nan")]]}, "x_embedding has a number that"),
+        ({"item_id": ["a"], "x_embedding": [[None]]}, "x_embedding has a number that"),
         ({"item_id": ["a"], "x_embedding": ["text"]}, "must be lists of numbers"),
+        ({"item_id": ["a"], "x_embedding": [["text"]]}, "must be lists of numbers"),
     ],
 )
 def test_a_bad_catalogue_is_one_clear_line(tmp_path, table, message):
-    pq.write_table(pa.table(table), tmp_path / "bad.parquet")
+    pq.write_table(pa.table(table), tmp_path / "c.parquet")
     with pytest.raises(InputError, match=message):
-        Catalogue.read(tmp_path / "bad.parquet")
+        Catalogue.read(tmp_path / "c.parquet")
+
+
+def test_no_catalogue_is_one_clear_line(tmp_path):
+    with pytest.raises(InputError, match="catalogue .*none"):
+        Catalogue.read(tmp_path / "none.parquet")
+    (tmp_path / "c.parquet").write_text("no Parquet")
+    with pytest.raises(InputError, match="catalogue"):
+        Catalogue.read(tmp_path / "c.parquet")
+
+
+def test_texts_become_a_catalogue(tmp_path, monkeypatch):
+    def encode(found, on_progress):
+        lengths = np.array([len(text) for text in found], np.float32)
+        return np.repeat(lengths[:, None], texts.WIDTH, 1)
+
+    monkeypatch.setattr(texts, "encode", encode)
+    (tmp_path / "c.csv").write_text("sku,kind,size\n007,milk,\n12,,\n13,milk,1 l\n")
+    columns = ["kind", "size"]
+    assert encode_texts(tmp_path / "c.csv", "sku", columns, tmp_path / "c.parquet") == 3
+    written = pq.read_table(tmp_path / "c.parquet").to_pydict()
+    found = dict(zip(written["item_id"], (v[0] for v in written["text_embedding"]), strict=True))
+    assert found == {"007": len("milk"), "12": 0, "13": len("milk 1 l")}
+    read = Catalogue.read(tmp_path / "c.parquet")
+    assert read.modalities["text_embedding"] == (texts.WIDTH, texts.ENCODER)
+    assert read.described() == ["007", "13"]
+    with pytest.raises(InputError, match="column colour is missing"):
+        encode_texts(tmp_path / "c.csv", "sku", ["colour"], tmp_path / "c.parquet")
+
+
+def test_other_vectors_stay_beside_those_of_texts(tmp_path, monkeypatch):
+    monkeypatch.setattr(texts, "encode", lambda found, _: np.ones((len(found), texts.WIDTH)))
+    vectors = {"b": [1.0, 0.0], "a": [0.0, 1.0]}
+    file = write_catalogue(tmp_path / "c.parquet", vectors, text=["z", "a"])
+    encode_texts(file, "item_id", ["text"], file)
+    read = Catalogue.read(file)
+    assert [*read.modalities] == ["text_embedding", "image_embedding"]
+    assert read.vectors(["a"])[0, -2:].tolist() == [0, 1]
+
+
+def test_a_new_item_is_as_those_most_like_it(tmp_path):
+    torch.manual_seed(0)
+    names = [f"old{n}" for n in range(6)]
+    model = BehaviourTransformer(Shape(6, 2, 2, 1, dim=8, heads=1, max_len=4))
+    model.item_bias.data = torch.arange(6.0)
+    one, other = [1.0, 0.0], [0.0, 1.0]
+    described = dict(zip(names, [one, one, one, other, other, None], strict=True))
+    read = Catalogue.read(write_catalogue(tmp_path / "c.parquet", described | {"new": one}))
+    rows, bias = sides.like(model, names, read, ["new"])
+    alike = model.table.detach()[1:4]
+    torch.testing.assert_close(
+        torch.cosine_similarity(rows[0], alike.mean(0), 0), torch.tensor(1.0), atol=1e-3, rtol=0
+    )
+    torch.testing.assert_close(rows[0].norm(), alike.norm(dim=1).mean(), atol=1e-2, rtol=0)
+    # Half as frequent, on the log scale: its neighbours have 0, 1 and 2, and the rarest 0.
+    assert bias[0].item() == pytest.approx(0.5, abs=1e-2)
+    with pytest.raises(InputError, match="none of the items"):
+        sides.like(model, ["x"] * 6, read, ["new"])
+
+
+def test_added_items_are_read_and_chosen_as_those_like_them(shop, tmp_path):
+    before = checkpoint.load(shop / "model")
+    card = sides.add(shop / "model", shop / "catalogue.parquet", tmp_path / "grown")
+    assert card.version.startswith("miniature-1+") and card.revision == before[3].revision + 1
+    assert card.data["catalogue"]["items_added"] == CATEGORIES * NEW_RANKS
+    assert card.ranked_items == MINIATURE.ranked_items + CATEGORIES * NEW_RANKS
+    model = ProfileModel.load(tmp_path / "grown", device="cpu")
+    # Whoever has the new items of a category next wants what is of this category or the other.
+    history = [bought(n, 1 + 2 * (n % 2), n) for n in range(8)]
+    old = score(ProfileModel.load(shop / "model", device="cpu"), [[]], [history])
+    new = score(model, [[]], [[token._replace(item=f"n{token.item[1:]}") for token in history]])
+    likeness = old.embedding_after[0] @ new.embedding_after[0]
+    assert likeness > 0.9
+    chosen = {model.items[item] for item in new.next_items[0]}
+    assert {name[1] for name in chosen} <= {"1", "3"} and {name[0] for name in chosen} == {"i", "n"}
+    with pytest.raises(InputError, match="names all items"):
+        sides.add(tmp_path / "grown", shop / "catalogue.parquet", tmp_path / "again")
+
+
+def test_a_model_says_the_same_of_all_other_items(shop, tmp_path):
+    sides.add(shop / "model", shop / "catalogue.parquet", tmp_path / "grown", as_candidates=False)
+    histories, windows = people()
+    one, other = (
+        score(ProfileModel.load(folder, device="cpu"), histories, windows)
+        for folder in (shop / "model", tmp_path / "grown")
+    )
+    for name, value in one._asdict().items():
+        if name != "batches":
+            np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
 
 
 def test_ties_count_as_if_broken_at_random():
-    ranked = Ranked(above_M=np.array([0, 9, 8, 10]), ties_M=np.array([0, 1, 3, 0]))
-    hits = np.ones(10)
-    np.testing.assert_allclose(ranked.mean(hits), [1, 0.5, 0.5, 0])
+    ranked = Ranked(np.arange(4), np.array([0, 3, 9, 20]), np.array([0, 0, 4, 9]))
+    assert ranked.mean(WORTH["recall_at_10"]).tolist() == [1, 1, 0.2, 0]
+    gains = 1 / np.log2(np.arange(2, 22))
+    np.testing.assert_allclose(
+        ranked.mean(WORTH["ndcg_at_10"]), [1, gains[3], gains[9] / 5, 0], rtol=1e-12
+    )
 
 
-def test_the_catalogue_commands(tmp_path, monkeypatch):
+def with_new_items(rows, out, from_part):
+    """The rows, whose items are new ones in the last of them."""
+    table = pq.read_table(rows / "part-0.parquet")
+    ends = np.array(table["window_end_ms"])
+    random = np.random.default_rng(0)
+
+    def renamed(packed, end_ms):
+        if end_ms <= np.quantile(ends, from_part):
+            return packed
+        for category in range(CATEGORIES):
+            for rank in range(OLD_RANKS):
+                new = f"n{category}-{random.integers(NEW_RANKS)}"
+                packed = packed.replace(f'"i{category}-{rank}"', f'"{new}"')
+        return packed
+
+    events = [renamed(*row) for row in zip(table["events"].to_pylist(), ends, strict=True)]
+    place = table.column_names.index("events")
+    out.mkdir()
+    pq.write_table(table.set_column(place, "events", [events]), out / "part-0.parquet")
+    return out
+
+
+def test_the_command_measures_new_items_with_and_without_vectors(shop, tmp_path, monkeypatch):
     monkeypatch.setitem(recipes.RECIPES, "general", MINIATURE)
-    folder = write_rows(tmp_path / "rows")
-    # An item is cold if training does not have it: so its first days are taken out.
-    table = pq.read_table(folder / "part-0.parquet").to_pylist()
-    early = sorted({row["window_end_ms"] for row in table})[:17]
-    for row in table:
-        if row["window_end_ms"] in early:
-            row["events"] = row["events"].replace("i3-0", "i3-1")
-    pq.write_table(pa.Table.from_pylist(table), folder / "part-0.parquet")
-    train(MINIATURE, folder, tmp_path / "model")
-    write_catalogue(tmp_path / "catalogue.parquet")
-    arguments = ["--rows", str(folder), "--checkpoint", str(tmp_path / "model")]
-    arguments += ["--catalogue", str(tmp_path / "catalogue.parquet")]
-    result = CliRunner().invoke(app, ["catalogue", "evaluate", "general", *arguments])
+    rows = with_new_items(shop / "rows", tmp_path / "rows", 0.7)
+    arguments = ["catalogue", "evaluate", "general", "--rows", str(rows), "--part", "validation"]
+    arguments += ["--checkpoint", str(shop / "model")]
+    arguments += ["--catalogue", str(shop / "catalogue.parquet")]
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    report = json.loads(result.stdout.splitlines()[-1])
-    assert report["cold_items"] == 1 and report["events"] > 0
-    assert set(report["cold_among_all"]) >= {"vectors", "category", "hash_bucket"}
-    assert report["cold_among_cold"]["vectors"]["recall_at_10"] == 1
-    added = ["catalogue", "add", str(tmp_path / "model"), "--out", str(tmp_path / "more"), "--json"]
-    result = CliRunner().invoke(app, [*added, *arguments[-2:]])
-    assert json.loads(result.stdout.splitlines()[-1])["items_added"] == 1
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert found["cold_items"] == CATEGORIES * NEW_RANKS
+    among = found["cold_among_cold"]
+    assert among["vectors"]["recall_at_10"] > among["hash_bucket"]["recall_at_10"] + 0.1
+    assert among["vectors_over_hash_bucket"]["recall_at_10"][1] > 0
+    assert among["events"] == found["cold_among_all"]["events"] > 0
