@@ -105,7 +105,7 @@ def encode_texts(
         pa.field(TEXT, vectors.type, metadata={ENCODER: texts.ENCODER}), vectors
     )
     for name in table.column_names:
-        if name.endswith(SUFFIX) and name not in text_columns:
+        if name.endswith(SUFFIX) and name != TEXT:
             encoded = encoded.append_column(table.field(name), table[name])
     # Equal texts lie together, so that their vectors pack well.
     order = sorted(range(len(found)), key=found.__getitem__)

@@ -174,6 +174,8 @@ def _rank(model: BehaviourTransformer, one: Pass, named: int) -> Iterator[Found]
 def _metrics(streams: Streams, found: dict[str, Found], scope: str) -> dict[str, Any]:
     ranked = {way: getattr(one, scope) for way, one in found.items()}
     token_M = ranked["vectors"].token_M
+    if not len(token_M):
+        return {"events": 0}
     drawn = Bootstrap(streams.user_W[np.searchsorted(streams.last_W, token_M, side="right")])
     metrics: dict[str, Any] = {"events": len(token_M)}
     for way, one in ranked.items():

@@ -89,7 +89,7 @@ def add(folder: Path, file: Path, out: Path, as_candidates: bool = True) -> Card
     fields = card.model_dump(exclude={"format", "shape", "sha256"})
     fields["version"] = f"{card.version.partition('+')[0]}+{catalogue.fingerprint()[:8]}"
     fields["revision"] = card.revision + 1
-    fields["ranked_items"] = card.ranked_items + (len(new) if as_candidates else 0)
+    fields["ranked_items"] = place + len(new) if as_candidates else min(place, card.ranked_items)
     fields["data"]["catalogue"] = {
         "fingerprint": catalogue.fingerprint(),
         "modalities": {name: one._asdict() for name, one in catalogue.modalities.items()},
