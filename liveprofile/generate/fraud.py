@@ -1,0 +1,152 @@
+"""The events of a planted fraud, drawn from the case's own stream."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from liveprofile.generate import rows as events
+from liveprofile.generate.people import People
+from liveprofile.generate.plan import CARD_TEST_MINUTES, TAKEOVER_HOURS, Case, Kind
+from liveprofile.generate.rows import APP, WEB
+from liveprofile.generate.world import NEW_CUSTOMER_DISCOUNT, World
+
+# Takeover: some thieves are careful: usual amounts (factor, sigma of the log), a place nearby.
+FACTOR, QUIET_FACTOR, FACTOR_SIGMA = 3.5, 1.2, 0.8
+QUIET, NEARBY, NEARBY_DEGREES = 0.2, 0.2, 0.2
+TAKEOVER_PURCHASES, TAKEOVER_VIEWS = 1.8, 2.0  # Poisson means; one purchase more
+TAKEOVER_LOGIN = 0.9
+# To the thief's address, to the user's own (digital goods, caught at the door), else to another's.
+TO_THIEF, TO_OWN = 0.55, 0.2
+MINUTES_TO_BUY = 2.0
+# Card test: how many purchases (median, sigma of the log, bounds), in how many minutes.
+TESTS, TESTS_SIGMA, TESTS_RANGE = 30.0, 0.5, (10, 120)
+TEST_MINUTES = (2.0, 10.0)
+ONE_SHOP, ONE_DEVICE, TEST_LOGIN = 0.8, 0.85, 0.7
+# Ring.
+RING_MOST_PURCHASES, RING_LOGIN, RING_NO_COUPON, RING_OTHER_DEVICE = 3, 0.5, 0.15, 0.1
+RING_PRICE, RING_PRICE_SIGMA = 30.0, 0.6
+RING_SHOPS = 2
+GPS = 0.0008  # degrees
+
+
+def draw(rng: np.random.Generator, case: Case, people: People, world: World) -> np.ndarray:
+    """The case's events, in no order."""
+    drawn = {Kind.TAKEOVER: _takeover, Kind.CARD_TEST: _card_test, Kind.COUPON_RING: _ring}
+    rows = drawn[case.kind](rng, case, people, world)
+    rows["case"] = case.number
+    return rows
+
+
+def _at(rng: np.random.Generator, rows: np.ndarray, place: np.ndarray) -> None:
+    noisy = place + GPS * rng.standard_normal((len(rows), 2))
+    rows["lat"], rows["lon"] = np.round(noisy, 5).T
+
+
+def _takeover(rng: np.random.Generator, case: Case, people: People, world: World) -> np.ndarray:
+    """A login, views, and purchases larger than the user's, within minutes to an hour or so."""
+    user = int(case.users[0])
+    quiet = rng.random() < QUIET
+    place = world.city[world.some_cities(rng, 1)[0]]
+    if rng.random() < NEARBY:
+        place = people.home[user] + NEARBY_DEGREES * rng.standard_normal(2)
+    purchases, views = 1 + rng.poisson(TAKEOVER_PURCHASES), rng.poisson(TAKEOVER_VIEWS)
+    count = purchases + views
+    factor = (QUIET_FACTOR if quiet else FACTOR) * np.exp(FACTOR_SIGMA * rng.standard_normal(count))
+    item = world.items_near(rng, people.typical_price[user] * factor)
+    longest = TAKEOVER_HOURS * 60 - 10
+    minutes = MINUTES_TO_BUY + rng.random(count) * rng.uniform(5, longest)
+    time_ms = case.start_ms + (60_000 * minutes).astype(np.int64)
+    shared = events.blank(1)
+    shared["user"], shared["device"] = user, case.devices
+    shared["channel"] = rng.choice((APP, WEB))
+    # Thieves look less than others do: the views go before the purchases.
+    looked = np.repeat(shared, count)
+    looked["shop"] = world.some_shops(rng, count)
+    looked = events.priced(looked, item, world.item_price[item])
+    looked = events.of_type(looked, "view", np.sort(time_ms))
+    bought = events.of_type(looked[views:], "purchase", looked["time_ms"][views:])
+    to = rng.random(purchases)
+    address = np.select(
+        [to < TO_THIEF, to < TO_THIEF + TO_OWN],
+        [case.addresses[0], people.head[user]],
+        rng.integers(0, people.count, purchases),
+    )
+    bought["address"] = np.where(world.is_delivered(bought["item"]), address, -1)
+    bought = events.bought(bought, 1, 0.0)
+    login = events.of_type(shared, "login", np.array([case.start_ms]))
+    rows = np.concatenate([login[: int(rng.random() < TAKEOVER_LOGIN)], looked[:views], bought])
+    _at(rng, rows, place)
+    return rows
+
+
+def _card_test(rng: np.random.Generator, case: Case, people: People, world: World) -> np.ndarray:
+    """A burst of cheap purchases, mostly on one device at one shop."""
+    size = TESTS * np.exp(TESTS_SIGMA * rng.standard_normal())
+    count = int(np.clip(size, *TESTS_RANGE))
+    minutes = min(rng.uniform(*TEST_MINUTES), CARD_TEST_MINUTES - 1)
+    time_ms = case.start_ms + 20_000 + (60_000 * minutes * rng.random(count)).astype(np.int64)
+    rows = events.blank(count)
+    rows["user"] = rng.choice(case.users, count)
+    rows["device"] = rng.choice(case.devices[: 1 if rng.random() < ONE_DEVICE else None], count)
+    rows["channel"] = WEB
+    rows["shop"] = rng.choice(world.some_shops(rng, 1 if rng.random() < ONE_SHOP else 3), count)
+    item = rng.choice(world.cheap_items, count)
+    rows = events.priced(rows, item, world.item_price[item])
+    rows = events.bought(events.of_type(rows, "purchase", time_ms), 1, 0.0)
+    # Any address will do where one is asked for.
+    somewhere = rng.integers(0, people.count, count)
+    rows["address"] = np.where(world.is_delivered(item), somewhere, -1)
+    users, firsts = np.unique(rows["user"], return_index=True)
+    known = rng.random(len(users)) < TEST_LOGIN
+    logins = events.blank(int(known.sum()))
+    for name in ("user", "device", "channel"):
+        logins[name] = rows[name][firsts[known]]
+    logins = events.of_type(logins, "login", np.full(len(logins), case.start_ms))
+    rows = np.concatenate([logins, rows])
+    _at(rng, rows, world.city[world.some_cities(rng, 1)[0]])
+    return rows
+
+
+def _ring(rng: np.random.Generator, case: Case, people: People, world: World) -> np.ndarray:
+    """The ring's purchases with the coupon uses before most and logins before some of them."""
+    bought = ring_purchases(rng, case, world)
+    other = rng.random(len(bought)) < RING_OTHER_DEVICE
+    bought["device"] = np.where(other, rng.choice(case.devices, len(bought)), bought["device"])
+    coupons = bought[bought["coupon"] >= 0]
+    coupons = events.of_type(coupons, "coupon", coupons["time_ms"] - 3_000)
+    logins = bought[rng.random(len(bought)) < RING_LOGIN]
+    logins = events.of_type(logins, "login", logins["time_ms"] - 40_000)
+    logins["shop"] = logins["coupon"] = -1
+    for rows in (coupons, logins):
+        rows["item"] = rows["address"] = rows["quantity"] = -1
+        rows["price"] = rows["amount"] = np.nan
+    return np.concatenate([bought, coupons, logins])
+
+
+def ring_purchases(rng: np.random.Generator, case: Case, world: World) -> np.ndarray:
+    """Each of the case's users buys one to three times within its span, with one of its coupons.
+
+    Users share the devices and the addresses in equal parts; the devices move no random number, so
+    the same stream with others gives the same purchases.
+    """
+    members = len(case.users)
+    member = np.repeat(np.arange(members), rng.integers(1, RING_MOST_PURCHASES + 1, members))
+    count = len(member)
+    rows = events.blank(count)
+    rows["user"] = case.users[member]
+    rows["device"] = case.devices[member * len(case.devices) // members]
+    rows["channel"] = WEB
+    rows["shop"] = rng.choice(world.some_shops(rng, RING_SHOPS), count)
+    price = RING_PRICE * np.exp(RING_PRICE_SIGMA * rng.standard_normal(count))
+    item = world.items_near(rng, price)
+    rows = events.priced(rows, item, world.item_price[item])
+    address = rng.choice(case.addresses, members)[member]
+    rows["address"] = np.where(world.is_delivered(item), address, -1)
+    # A minute at both ends for the logins before and the purchases' own coupons.
+    time_ms = case.start_ms + 60_000 + rng.random(count) * (case.span_ms - 120_000)
+    rows = events.of_type(rows, "purchase", time_ms.astype(np.int64))
+    plain = rng.random(count) < RING_NO_COUPON
+    rows["coupon"] = np.where(plain, -1, rng.choice(case.coupons, count))
+    rows = events.bought(rows, 1, np.where(plain, 0.0, NEW_CUSTOMER_DISCOUNT))
+    _at(rng, rows, world.city[world.some_cities(rng, 1)[0]])
+    return rows
