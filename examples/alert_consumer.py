@@ -1,0 +1,49 @@
+"""A shop that acts on risk alerts: a case, a webhook, a restriction of the account.
+
+    LIVEPROFILE_WEBHOOK_SECRET=whsec_... python examples/alert_consumer.py https://shop.example/risk
+
+The same from the command line:
+
+    liveprofile consume --open-case --webhook https://shop.example/risk \\
+        --restrict examples.alert_consumer:PrintingAccounts --min-severity high
+"""
+
+from __future__ import annotations
+
+import sys
+from datetime import datetime
+
+from liveprofile.cassandra import session_of
+from liveprofile.commands.common import read_settings
+from liveprofile.consumer import (
+    AlertConsumer,
+    OpenCase,
+    RestrictAccount,
+    Severity,
+    Webhook,
+    stop_on_signals,
+)
+
+
+class PrintingAccounts:
+    """Put the call of your account service here."""
+
+    def restrict(self, user_id: str, action: str, until: datetime, reason: str) -> None:
+        print(f"{action} for user {user_id} until {until:%Y-%m-%d %H:%M} UTC: {reason}")
+
+
+def main(url: str) -> None:
+    settings = read_settings(None)
+    with session_of(settings.cassandra) as session:
+        handlers = [
+            OpenCase(session),
+            Webhook.from_environment(url),
+            RestrictAccount(PrintingAccounts()),
+        ]
+        consumer = AlertConsumer.connect(settings, handlers, session, min_severity=Severity.HIGH)
+        with stop_on_signals(consumer):
+            print(consumer.run())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

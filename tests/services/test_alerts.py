@@ -1,0 +1,348 @@
+"""What people and consumers do with alerts, on a real broker and node."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from cassandra.cluster import Session
+
+from liveprofile import kafka
+from liveprofile.cases import flags, service, snooze, states
+from liveprofile.cases.requests import from_ms, now_ms
+from liveprofile.cases.states import State, TransitionError
+from liveprofile.config import Cassandra, Settings, load
+from liveprofile.consumer import AlertConsumer, OpenCase, Refused, Retries
+from liveprofile.consumer.alert import Alert
+from liveprofile.consumer.dead_letters import dead_letter_topic
+from liveprofile.consumer.delivery import CassandraHandled
+from liveprofile.privacy import hashed
+from stack.local import Stack, to_toml
+from tests.live import COMMAND, command
+from tests.services.rows import flag, row, write
+from udfs.messages import cloud_event
+from udfs.store import CassandraStore
+
+pytestmark = pytest.mark.services
+
+FLAG_ID = "a" * 32
+
+
+@pytest.fixture(scope="module")
+def everything(
+    stack: Stack, settings: Cassandra, tmp_path_factory: pytest.TempPathFactory
+) -> SimpleNamespace:
+    """Settings with topics of their own, and the file that names them to a command."""
+    unique = f"alerts-{time.time_ns() // 1_000_000}"
+    sections = dict(stack.settings())
+    sections["topics"] = {
+        name: f"{unique}-{name}"
+        for name in ("events", "rejected", "late", "alerts", "rules", "feedback")
+    }
+    sections["cassandra"] = {**sections["cassandra"], "keyspace": settings.keyspace}
+    file = tmp_path_factory.mktemp("alerts") / "liveprofile.toml"
+    file.write_text(to_toml(sections), encoding="utf-8")
+    found: Settings = load(file)
+    kafka.create_topics(found)
+    return SimpleNamespace(settings=found, file=file)
+
+
+@pytest.fixture
+def raised(store: CassandraStore, session: Session) -> Iterator[Any]:
+    """A stored flag of an event; nobody has touched it."""
+    for table in ("flag_state", "risk_snooze", "risk_case", "alert_handled", "risk_score"):
+        session.execute(f"TRUNCATE {table}", timeout=60)
+    reasons = [{"code": "R", "value": 13.5, "usual": None, "sentence": "unlike the user"}]
+    of_event = flag(flag_id=FLAG_ID, event_id="e1", reasons=reasons)
+    write(store, row("42", flags=[of_event]), row("43", flags=[flag(flag_id="b" * 32)]))
+    return flags.find(session, FLAG_ID)
+
+
+def change(session: Session, found: Any, to: State, by: str) -> states.FlagState:
+    return states.transition(session, found, to, by, "why", ttl_s=3_600)
+
+
+def run(everything: SimpleNamespace, *arguments: str, ok: bool = True) -> Any:
+    done = command(*arguments, "--json", "--config", everything.file, ok=ok)
+    return json.loads(done.stdout) if done.returncode == 0 else done
+
+
+def labels(everything: SimpleNamespace) -> list[dict[str, Any]]:
+    topic = everything.settings.topics.feedback
+    return [json.loads(record.value) for record in kafka.read_topic(everything.settings, topic)]
+
+
+# --- states ---------------------------------------------------------------------------------------
+
+
+def test_a_state_and_its_history_are_kept(session: Session, raised: Any):
+    assert states.state_of(session, FLAG_ID).state is State.OPEN
+    first = change(session, raised, State.ACKNOWLEDGED, "anna")
+    second = change(session, raised, State.CONFIRMED, "ben")
+    assert states.state_of(session, FLAG_ID) == second
+    assert [entry[1:] for entry in states.history(session, FLAG_ID)] == [
+        ("ben", State.ACKNOWLEDGED, State.CONFIRMED, "why"),
+        ("anna", State.OPEN, State.ACKNOWLEDGED, "why"),
+    ]
+    assert abs(first.updated_at_ms - states.history(session, FLAG_ID)[1].at_ms) < 5_000
+
+
+def test_of_two_analysts_at_once_one_wins(session: Session, raised: Any):
+    analysts = [f"analyst-{number}" for number in range(8)]
+    start = threading.Barrier(len(analysts))
+
+    def ack(by: str) -> str | None:
+        start.wait()
+        try:
+            return change(session, raised, State.ACKNOWLEDGED, by).by
+        except TransitionError:
+            return None
+
+    with ThreadPoolExecutor(len(analysts)) as pool:
+        winners = [by for by in pool.map(ack, analysts) if by]
+    assert len(winners) == 1
+    assert states.state_of(session, FLAG_ID).by == winners[0]
+    assert len(states.history(session, FLAG_ID)) == 1  # the losers left no trace
+
+
+def test_flags_are_listed_with_their_states(session: Session, raised: Any):
+    change(session, raised, State.ACKNOWLEDGED, "anna")
+    everything = flags.listed(session)
+    assert {each.flag.user_id: each.state.state for each in everything} == {
+        "42": State.ACKNOWLEDGED,
+        "43": State.OPEN,
+    }
+    of_state = flags.listed(session, state=State.ACKNOWLEDGED, limit=1)
+    assert [each.flag.flag_id for each in of_state] == [FLAG_ID]
+    assert flags.listed(session, user_id="43", rule_id="other") == []
+
+
+# --- commands -------------------------------------------------------------------------------------
+
+
+def test_a_label_sends_its_record_and_again_the_same(
+    everything: SimpleNamespace, session: Session, raised: Any
+):
+    session.execute(
+        "INSERT INTO risk_score (user_id, event_time, event_id, device_id, shop_id)"
+        " VALUES (%s, %s, %s, %s, %s)",
+        ("42", from_ms(raised.window_end_ms), "e1", "d-1", ""),
+    )
+    before = labels(everything)
+    for _ in range(2):
+        answer = run(everything, "alerts", "label", FLAG_ID, "fraud", "--by", "anna")
+        assert (answer["state"], answer["labels_sent"]) == ("confirmed", 1)
+    first, second = labels(everything)[len(before) :]
+    assert first == second == {
+        "flag_id": FLAG_ID, "event_id": "e1", "user_id": "42", "label": "fraud",
+        "event_time": raised.window_end_ms, "analyst": "anna", "device_id": "d-1",
+        "time": states.state_of(session, FLAG_ID).updated_at_ms,
+    }  # fmt: skip
+    refused = run(everything, "alerts", "label", FLAG_ID, "fraud", "--by", "ben", ok=False)
+    assert refused.returncode == 1 and "is confirmed by anna" in refused.stderr
+
+
+def test_a_label_without_kafka_says_what_to_repeat(
+    everything: SimpleNamespace, session: Session, raised: Any, tmp_path: Path
+):
+    settings = everything.settings.model_dump(mode="json", include={"cassandra", "topics"})
+    away = tmp_path / "away.toml"
+    settings["cassandra"].pop("password")
+    away.write_text(to_toml(settings | {"kafka": {"bootstrap_servers": "127.0.0.1:1"}}))
+    arguments = ("alerts", "label", FLAG_ID, "legitimate", "--by", "anna")
+    done = command(*arguments, "--config", away, ok=False)
+    assert done.returncode == 3
+    assert f"repeat `liveprofile {' '.join(arguments)}`" in done.stderr
+    assert states.state_of(session, FLAG_ID).state is State.FALSE_POSITIVE
+    assert run(everything, *arguments)["labels_sent"] == 1
+
+
+def test_the_commands_of_an_analyst(everything: SimpleNamespace, session: Session, raised: Any):
+    assert run(everything, "alerts", "ack", FLAG_ID, "--by", "anna")["state"] == "acknowledged"
+    refused = run(everything, "alerts", "ack", FLAG_ID, "--by", "ben", ok=False)
+    assert refused.returncode == 1 and refused.stderr.count("\n") == 1
+    (listed,) = run(everything, "alerts", "list", "--state", "acknowledged", "--rule", "rule")
+    assert (listed["flag_id"], listed["by"]) == (FLAG_ID, "anna")
+    run(everything, "alerts", "snooze", "42", "--rule", "rule", "--for", "1h", "--by", "anna")
+    shown = run(everything, "alerts", "show", FLAG_ID)
+    assert shown["event_id"] == "e1" and shown["reasons"][0]["sentence"] == "unlike the user"
+    assert shown["history"][0]["by"] == shown["snoozes"][0]["by"] == "anna"
+    assert run(everything, "alerts", "close", FLAG_ID, "--by", "anna")["state"] == "closed"
+    text = command("alerts", "show", FLAG_ID, "--config", everything.file).stdout
+    assert "acknowledged -> closed, by anna" in text and "value 13.5, usual unknown" in text
+    unknown = run(everything, "alerts", "show", "c" * 32, ok=False)
+    assert unknown.returncode == 1 and "no flag" in unknown.stderr
+
+
+def test_labels_of_a_file_are_sent(everything: SimpleNamespace, tmp_path: Path):
+    row = {
+        "event_id": "e9", "user_id": "9", "label": "legitimate",
+        "event_time": "2017-11-26T01:00:00Z", "known_at": "2017-12-10T00:00:00Z",
+    }  # fmt: skip
+    file = tmp_path / "labels.jsonl"
+    file.write_text(json.dumps(row) + "\n" + json.dumps(row | {"label": "?"}) + "\n")
+    before = labels(everything)
+    arguments = ("feedback", "send", file, "--by", "bank", "--config", everything.file)
+    done = command(*arguments, ok=False)
+    answer = json.loads(done.stdout)
+    assert done.returncode == 1 and (answer["sent"], answer["rejected"]) == (1, 1)
+    assert f"{file} row 2: label: " in done.stderr
+    (sent,) = labels(everything)[len(before) :]
+    assert sent["analyst"] == "bank" and sent["time"] == row["known_at"]
+
+
+# --- snoozes --------------------------------------------------------------------------------------
+
+
+def test_a_snooze_ends_by_itself_or_when_it_is_ended(
+    session: Session, settings: Cassandra, raised: Any
+):
+    prepared = snooze.Snoozes(session, settings.keyspace)
+    until_ms = now_ms() + 1_500
+    snooze.snooze(session, "42", "rule", until_ms, "anna")
+    snooze.snooze(session, "42", snooze.ALL_RULES, until_ms + 60_000, "anna")
+    expected = {"rule": until_ms, "*": until_ms + 60_000}
+    assert snooze.snoozed(session, "42") == expected
+    assert prepared.of(["42", "43", "42"]) == {"42": expected, "43": {}}
+    snooze.wake(session, "42", snooze.ALL_RULES)
+    deadline_s = time.monotonic() + 10
+    while snooze.snoozed(session, "42"):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.2)
+    assert now_ms() >= until_ms
+
+
+# --- consumer -------------------------------------------------------------------------------------
+
+
+class Recorder:
+    name = "recorder"
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+        self.refuses = ""
+
+    def handle(self, alert: Alert) -> None:
+        if alert.id == self.refuses:
+            raise Refused("never")
+        self.seen.append(alert.id)
+
+
+def send_alerts(settings: Settings, *flag_ids: str) -> None:
+    values = [cloud_event(flag(flag_id=each, reasons=[]), row("42")) for each in flag_ids]
+    kafka.send_all(settings, settings.topics.alerts, [(b"42", value, {}) for value in values])
+
+
+def consume(
+    settings: Settings, session: Session, group: str, handlers: list[Any], records: int
+) -> AlertConsumer:
+    """Runs a consumer until it has received so many records; returns it, stopped."""
+    consumer = AlertConsumer.connect(
+        settings, handlers, session, group_id=group, retries=Retries(2, 0.05, 0.1)
+    )
+    thread = threading.Thread(target=consumer.run)
+    thread.start()
+    deadline_s = time.monotonic() + 60
+    while consumer.counts.received < records and time.monotonic() < deadline_s:
+        time.sleep(0.05)
+    consumer.stop()
+    thread.join(30)
+    assert not thread.is_alive() and consumer.counts.received == records
+    return consumer
+
+
+def test_a_restarted_consumer_handles_nothing_twice(
+    everything: SimpleNamespace, session: Session, raised: Any
+):
+    own = "-restart"
+    settings = with_alerts_topic(everything.settings, own)
+    first, second, third = (f"{number:032x}" for number in range(3))
+    send_alerts(settings, first, second, first)
+    recorder = Recorder()
+    assert consume(settings, session, "g", [recorder], 3).counts.known == 1
+    assert recorder.seen == [first, second]
+    # It goes on at what was committed; a copy that comes after the restart is known.
+    send_alerts(settings, third, second)
+    consume(settings, session, "g", [recorder], 2)
+    assert recorder.seen == [first, second, third]
+    # As after a crash before the commit: all is read again, and nothing handled again.
+    handled = CassandraHandled(session, "other")
+    for each in (first, second, third):
+        handled.add(each, recorder.name)
+    assert consume(settings, session, "other", [recorder], 5).counts.known == 5
+    assert recorder.seen == [first, second, third]
+
+
+def test_alerts_open_one_case_and_a_poison_one_is_put_aside(
+    everything: SimpleNamespace, session: Session, raised: Any
+):
+    settings = with_alerts_topic(everything.settings, "-case")
+    poison = "c" * 32
+    send_alerts(settings, FLAG_ID, poison, "d" * 32)
+    recorder = Recorder()
+    recorder.refuses = poison
+    counts = consume(settings, session, "g", [OpenCase(session), recorder], 3).counts
+    assert (counts.handled, counts.dead) == (5, 1)
+    (case,) = service.cases(session, "42")
+    assert case.is_open and case.number == 1
+    assert list(case.alerts) == [FLAG_ID, poison, "d" * 32]
+    (dead,) = kafka.read_topic(settings, dead_letter_topic(settings))
+    assert json.loads(dead.value)["id"] == poison and dead.key == b"42"
+    assert dead.headers["reason"] == b"REFUSED" and dead.headers["handler"] == b"recorder"
+    assert dead.headers["detail"] == b"Refused: never"
+
+
+def test_many_consumers_open_one_case_and_it_closes_with_its_last_flag(
+    everything: SimpleNamespace, session: Session, raised: Any
+):
+    def alert(number: int) -> service.NewAlert:
+        return service.NewAlert(f"{number:032x}", number, "42", "rule", "high", "a", "m")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda number: service.attach(session, alert(number % 6)), range(24)))
+    service.attach(session, service.NewAlert(FLAG_ID, 1, "42", "rule", "high", "a", "m"))
+    (case,) = service.cases(session, "42", "rule")
+    assert len(case.alerts) == 7
+    assert service.settle(session, "42", "rule", "anna").is_open
+    for alert_id in case.alerts:
+        change(session, raised._replace(flag_id=alert_id), State.CLOSED, "anna")
+    assert not service.settle(session, "42", "rule", "anna").is_open
+    assert service.attach(session, alert(3)).number == 1  # a copy of an old alert
+    assert service.attach(session, alert(7)).number == 2
+    assert [case.is_open for case in service.cases(session, "42")] == [True, False]
+
+
+def test_the_command_ends_on_sigterm_and_tells_what_it_did(
+    everything: SimpleNamespace, session: Session, raised: Any
+):
+    send_alerts(everything.settings, FLAG_ID)
+    arguments = ("consume", "--open-case", "--json", "--config", str(everything.file))
+    with subprocess.Popen(
+        [str(COMMAND), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        deadline_s = time.monotonic() + 60
+        while not service.cases(session, "42"):
+            assert time.monotonic() < deadline_s and process.poll() is None
+            time.sleep(0.1)
+        process.terminate()
+        out, err = process.communicate(timeout=30)
+    assert process.returncode == 0
+    counts = json.loads(out)
+    assert (counts["received"], counts["handled"], counts["dead"]) == (1, 1, 0)
+    assert f"alert {FLAG_ID} of {hashed('42')}: open_case took" in err
+
+
+def with_alerts_topic(settings: Settings, suffix: str) -> Settings:
+    """The same with a topic of alerts of its own, which exists."""
+    topics = settings.topics.model_copy(update={"alerts": settings.topics.alerts + suffix})
+    own = settings.model_copy(update={"topics": topics})
+    kafka.create_topics(own)
+    return own
