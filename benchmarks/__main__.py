@@ -23,6 +23,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 EVENTS, USERS, REPETITIONS, SAMPLES = 400_000, 20_000, 2, 1_000
 SHARE = 0.7  # of the throughput, for latency
+BACKGROUND = 4_700.0  # events a second: half of the throughput on two cores
 
 Root = Annotated[Path, typer.Option(help="Folder of the benchmark's own stack; it is removed.")]
 Events = Annotated[int, typer.Option(min=1_000, help="Generated events of a run.")]
@@ -138,6 +139,33 @@ def latency(
 
 
 @app.command()
+def alerts(
+    root: Root = ROOT,
+    rates: Annotated[str, typer.Option(help="Scored events a second.")] = "100,1000",
+    background: Annotated[
+        float, typer.Option(help="Events a second for the windows beside them.")
+    ] = BACKGROUND,
+    seconds: Annotated[float, typer.Option(min=60, help="Of each rate.")] = 120,
+    commit_log: CommitLog = "periodic",
+) -> None:
+    """From an event until its alert can be read by a consumer, its flag stored before."""
+    from benchmarks.alerts import alerts
+
+    load = Load.of(round(background * seconds), USERS)
+    report_on_stack(
+        "alerts",
+        root,
+        commit_log,
+        load,
+        lambda stack: {
+            "runs": [
+                alerts(stack, load, background, float(rate), seconds) for rate in rates.split(",")
+            ]
+        },
+    )
+
+
+@app.command()
 def operator(
     root: Root = ROOT,
     events: Events = 100_000,
@@ -197,7 +225,7 @@ def models(
     repeats: Annotated[int, typer.Option(min=1, help="Rounds of timing.")] = 5,
 ) -> None:
     """Checkpoints and cheaper forms of them: size, rows a second, and every head's quality."""
-    from benchmarks.models import models, table
+    from benchmarks.model_table import models, table
     from models.recipes import recipe as named
 
     load, chosen = Load.of(100_000, USERS), named(recipe)

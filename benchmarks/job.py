@@ -1,6 +1,7 @@
 """The profile job for the benchmarks: the same path, with a journal, whole or with parts left out.
 
-whole      jobs/profile_job.py
+lanes      jobs/profile_job.py
+whole      without the lane of single events
 unstored   keeps nothing: without the writes (job.store = "none")
 bare       neither model nor writes: each row reaches the Python worker, which does nothing with it
 """
@@ -20,7 +21,7 @@ from jobs import profile_job, tables
 from liveprofile.config import load
 from udfs.operator import profile_operator
 
-VARIANTS = ("whole", "unstored", "bare")
+VARIANTS = ("lanes", "whole", "unstored", "bare")
 
 
 class NothingOperator(ScalarFunction):
@@ -69,6 +70,7 @@ def main() -> None:
         source=tables.kafka_source("source", settings),
         sink=tables.kafka_sink("sink", settings),
         update_profile=update_profile,
+        event_lane=(profile_job.kafka_event_lane(settings) if options.variant == "lanes" else None),
     ).execute()
 
 

@@ -143,7 +143,8 @@ def latency(stack: Stack, workload: Load, events_per_s: float, samples: int) -> 
             began_s = time.time()
             watcher.start()
             with Meter(stack) as meter:
-                sent_late_ms = _send(sender, plan, start_s)
+                senders = [sender] * len(plan.messages)
+                sent_late_ms = send(senders, plan.messages, plan.due_s, start_s)
                 watcher.join(LAST_SAMPLE_TIMEOUT_S)
             job.check()
             if watcher.missing:
@@ -157,7 +158,7 @@ def latency(stack: Stack, workload: Load, events_per_s: float, samples: int) -> 
         job.journal.update()
         batches = [entry.stage_ms for entry in job.journal.entries if entry.at_s > began_s]
         stage_quantiles = {
-            stage: _quantiles([[batch[stage] for batch in batches]]) for stage in STAGES
+            stage: quantiles([[batch[stage] for batch in batches]]) for stage in STAGES
         }
     by_window = [values for _, values in sorted(watcher.latency_ms.items())]
     half = len(by_window) // 2
@@ -174,10 +175,10 @@ def latency(stack: Stack, workload: Load, events_per_s: float, samples: int) -> 
         "samples": sum(map(len, by_window)),
         "windows": len(by_window),
         "queries": watcher.queries,
-        "latency_ms": _quantiles(by_window),
-        "latency_ms_first_half": _quantiles(by_window[:half]),
-        "latency_ms_second_half": _quantiles(by_window[half:]),
-        "sent_late_ms": _quantiles([sent_late_ms]),
+        "latency_ms": quantiles(by_window),
+        "latency_ms_first_half": quantiles(by_window[:half]),
+        "latency_ms_second_half": quantiles(by_window[half:]),
+        "sent_late_ms": quantiles([sent_late_ms]),
         "checkpoints_ms": checkpoints_ms,
         "batch_stage_ms": stage_quantiles,
         **meter.report(),
@@ -186,25 +187,32 @@ def latency(stack: Stack, workload: Load, events_per_s: float, samples: int) -> 
     return result
 
 
-def _send(sender: Sender, plan: Schedule, start_s: float) -> list[float]:
-    """Sends every event when it is due; returns by how many ms the oldest of each go was late."""
+def send(
+    senders: list[Sender], messages: list[generate.Message], due_s: np.ndarray, start_s: float
+) -> list[float]:
+    """Sends every event by its sender when it is due, in seconds from `start_s` (monotonic);
+    returns by how many ms the oldest of each go was late."""
     late_ms = []
-    sent, count = 0, len(plan.messages)
+    used = set(senders)
+    sent, count = 0, len(messages)
     while sent < count:
         now_s = time.monotonic() - start_s
-        due = int(np.searchsorted(plan.due_s, now_s, side="right"))
+        due = int(np.searchsorted(due_s, now_s, side="right"))
         if due > sent:
-            late_ms.append((now_s - float(plan.due_s[sent])) * 1000)
-            for message in plan.messages[sent:due]:
+            late_ms.append((now_s - float(due_s[sent])) * 1000)
+            for sender, message in zip(senders[sent:due], messages[sent:due], strict=True):
                 sender.send(message)
             sent = due
-        sender.poll()
+        for sender in used:
+            sender.poll()
         time.sleep(0.002)
-    sender.flush()
+    for sender in used:
+        sender.flush()
     return late_ms
 
 
-def _quantiles(groups: list[list[float]]) -> dict[str, float]:
+def quantiles(groups: list[list[float]]) -> dict[str, float]:
+    """Of all groups together."""
     values = np.concatenate([np.array(group) for group in groups])
     p50, p99 = np.quantile(values, [0.5, 0.99]).tolist()
     return {"p50": round(p50, 1), "p99": round(p99, 1), "max": round(float(values.max()), 1)}

@@ -81,11 +81,11 @@ class Sender:
     transaction: readers see none of it before `commit`. Raises ServiceError.
     """
 
-    def __init__(self, settings: Settings, *, transaction: bool = False):
+    def __init__(self, settings: Settings, *, transaction: bool = False, linger_ms: int = 20):
         self._topic, self._partitions = settings.topics.events, settings.topics.partitions
         self._out_of_orderness_ms = settings.window.out_of_orderness_ms
         # Idempotent, since a batch that is sent again would come after later ones: all of it late.
-        config = {"linger.ms": 20, "compression.type": "lz4", "enable.idempotence": True}
+        config = {"linger.ms": linger_ms, "compression.type": "lz4", "enable.idempotence": True}
         if transaction:
             config |= {
                 "transactional.id": f"benchmark-{self._topic}",
@@ -151,7 +151,9 @@ def hold_back(settings: Settings, load: Load) -> Callable[[], None]:
 
 def delete_topics(settings: Settings) -> None:
     topics = settings.topics
-    names = [topics.events, topics.rejected, topics.late, topics.alerts]
+    names = [
+        topics.events, topics.rejected, topics.late, topics.alerts, topics.rules, topics.feedback,
+    ]  # fmt: skip
     admin = AdminClient(client_config(settings.kafka))
     for done in admin.delete_topics(names, operation_timeout=15).values():
         done.result()

@@ -21,7 +21,7 @@ from models.segments import Corpus, build
 from models.train import Split
 
 if TYPE_CHECKING:
-    from benchmarks.models import Variant
+    from benchmarks.model_table import Variant
 
 HEADS = ("category_ndcg_at_10", "item_ndcg_at_10", "churn_auc", "spend_mae", "spend_spearman")
 SEED = 20171001

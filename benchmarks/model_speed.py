@@ -175,7 +175,7 @@ def _work(
     connection: Connection, folders: list[Path], kinds: dict[str, Batch], threads: int
 ) -> None:
     """In a process of its own: scores what it is asked for."""
-    from benchmarks.models import variants
+    from benchmarks.model_table import variants
 
     torch.set_num_threads(threads)
     served = {name: variant.served for name, variant in variants(folders).items()}

@@ -17,7 +17,8 @@ from liveprofile.config import Settings, load
 from models.runtime import ProfileModel
 from stack import PROJECT
 from stack.local import Stack
-from udfs import risk
+from udfs.rules import read_rules
+from udfs.rules_feed import RulesFeed
 from udfs.store import NoStore, ProfileStore, open_store
 from udfs.update import STAGES, ProfileUpdater, Timing
 
@@ -32,7 +33,7 @@ def operator(root: Path, workload: Load, batch_rows: int, stores: list[str]) -> 
     prepared = list(batches(workload.messages(), settings, batch_rows))
     model = ProfileModel.load(PROJECT / settings.model.checkpoint)
     model.warm_up()
-    rules = risk.load(PROJECT / settings.rules)
+    rules = RulesFeed(read_rules(PROJECT / settings.rules))
     gc.freeze()  # as udfs.operator does
     found: dict[str, Any] = {}
     for name in stores:

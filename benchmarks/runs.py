@@ -28,6 +28,8 @@ JOB = Path(__file__).with_name("job.py")
 WARM_UP_TIMEOUT_S = 600.0
 SETTLE_S = 3.0
 PARALLELISM = 2
+TOPICS = ("events", "rejected", "late", "alerts", "rules", "feedback")
+STORING = ("whole", "lanes")  # the variants that write to Cassandra
 POLL_S = 0.02
 
 
@@ -114,9 +116,13 @@ def job(
     name: str,
     workload: Load,
     overrides: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    **single: Any,
 ) -> Iterator[Job]:
-    """`benchmarks/job.py`, warm; its topics and its keyspace are gone at the end."""
-    settings = _settings(stack, variant, name, overrides)
+    """`benchmarks/job.py`, warm; its topics and its keyspace are gone at the end.
+
+    overrides, single: settings in sections, and those that are in none
+    """
+    settings = _settings(stack, variant, name, overrides, single)
     create_topics(settings)
     if settings.job.store == "cassandra":
         dim = read_card(settings.model.checkpoint / CARD).shape["embedding"]
@@ -140,18 +146,23 @@ def job(
 
 
 def _settings(
-    stack: Stack, variant: str, name: str, overrides: Mapping[str, Mapping[str, Any]]
+    stack: Stack,
+    variant: str,
+    name: str,
+    overrides: Mapping[str, Mapping[str, Any]],
+    single: Mapping[str, Any],
 ) -> Settings:
     wanted = stack.settings()
     changes = {
-        "topics": {topic: f"{name}-{topic}" for topic in ("events", "rejected", "late", "alerts")},
+        "topics": {topic: f"{name}-{topic}" for topic in TOPICS},
         "cassandra": {"keyspace": f"bench_{name.replace('-', '_')}"},
         "kafka": {"group_id": f"bench-{name}"},
-        "job": {"name": f"bench-{name}", "store": "cassandra" if variant == "whole" else "none"},
+        "job": {"name": f"bench-{name}", "store": "cassandra" if variant in STORING else "none"},
     }
     for more in (changes, overrides):
         for section, values in more.items():
             wanted[section] = {**wanted.get(section, {}), **values}
+    wanted |= dict(single)
     file = _config_file(stack, name)
     file.write_text(to_toml(wanted))
     return load(file)

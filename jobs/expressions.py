@@ -85,7 +85,8 @@ def _iso_ms(text: str) -> str:
     )
 
 
-def _event_ms(text: str) -> str:
+def event_ms(text: str) -> str:
+    """Epoch ms of a time given as digits or as ISO 8601, NULL if it is neither."""
     return (
         f"CASE WHEN REGEXP({text}, '{DIGITS}') THEN CAST({text} AS BIGINT) ELSE {_iso_ms(text)} END"
     )
@@ -97,7 +98,7 @@ def _latest_ms(record_time: str, future_ms: int) -> str:
 
 def time_reason(future_ms: int) -> str:
     """Why the clock of a record with an event_time stands before the year 2000."""
-    ms = _event_ms(json_value("$.event_time"))
+    ms = event_ms(json_value("$.event_time"))
     return (
         f"CASE WHEN {ms} > {_latest_ms('record_time', future_ms)}"
         f" THEN 'FUTURE_TIME' ELSE 'BAD_TIME' END"
@@ -117,7 +118,7 @@ def event_clock(payload: str, record_time: str, future_ms: int) -> str:
     # (Functions that need the class loader, such as ARRAY_REMOVE, fail in a watermark generator.)
     after, digits = f"({latest} + 1)", f"CAST(REGEXP_EXTRACT({text}, '{DIGITS}') AS BIGINT)"
     once = f"MOD(LEAST(IFNULL({digits}, 0), {after}), {after})"
-    any_form = _event_ms(text)
+    any_form = event_ms(text)
     checked = f"CASE WHEN {any_form} <= {latest} THEN {any_form} ELSE 0 END"
     return (
         f"TO_TIMESTAMP_LTZ(CASE WHEN REGEXP({payload}, {literal(ISO_HINT)})"

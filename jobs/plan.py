@@ -7,18 +7,30 @@ import json
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from pyflink.table import TableEnvironment, TableResult
+
+
+class Override(NamedTuple):
+    """What a node of the plan has of its own."""
+
+    node_type: str  # such as "stream-exec-deduplicate"
+    names: str = ""  # what its description holds
+    ttl_ms: int | None = None  # how long its state is kept after it was last written
+    configuration: Mapping[str, str] = MappingProxyType({})  # no use for python.* options
 
 
 class Plan:
     """INSERT statements compiled together, so that what they share is computed once.
 
-    ttl_ms: node type, such as "stream-exec-deduplicate", to how long its state is kept after it was
-    last written.
+    Raises ValueError if an override fits no node.
     """
 
-    def __init__(self, t_env: TableEnvironment, inserts: Sequence[str], ttl_ms: Mapping[str, int]):
+    def __init__(
+        self, t_env: TableEnvironment, inserts: Sequence[str], overrides: Sequence[Override] = ()
+    ):
         self._t_env = t_env
         # The plan holds the tables' options and so perhaps a password: a folder only we can read.
         with tempfile.TemporaryDirectory(prefix="liveprofile-plan-") as folder:
@@ -28,20 +40,32 @@ class Plan:
                 f"COMPILE PLAN '{path.as_uri()}' FOR STATEMENT SET BEGIN {statements} END"
             )
             self._plan = json.loads(path.read_text(encoding="utf-8"))
-        for node in self._plan["nodes"]:
-            kind = node["type"].rpartition("_")[0]
+        for override in overrides:
+            self._apply(override)
+
+    def _apply(self, override: Override) -> None:
+        fitting = [
+            node
+            for node in self._plan["nodes"]
+            if _kind(node) == override.node_type and override.names in node["description"]
+        ]
+        if not fitting:
+            raise ValueError(f"no {override.node_type} with {override.names!r} in the plan")
+        for node in fitting:
             for state in node.get("state") or ():
-                if kind in ttl_ms:
-                    state["ttl"] = f"{ttl_ms[kind]} ms"
+                if override.ttl_ms is not None:
+                    state["ttl"] = f"{override.ttl_ms} ms"
+            if override.configuration:
+                node["configuration"] = node.get("configuration", {}) | dict(override.configuration)
 
     def node_types(self) -> list[str]:
         """Such as "stream-exec-python-calc", in the order of the path."""
-        return [node["type"].rpartition("_")[0] for node in self._plan["nodes"]]
+        return list(map(_kind, self._plan["nodes"]))
 
     def state_ttl(self) -> dict[str, str]:
         """Node type -> ttl, of the nodes that have one of their own."""
         return {
-            node["type"].rpartition("_")[0]: state["ttl"]
+            _kind(node): state["ttl"]
             for node in self._plan["nodes"]
             for state in node.get("state") or ()
         }
@@ -51,3 +75,7 @@ class Plan:
             path = Path(folder) / "plan.json"
             path.write_text(json.dumps(self._plan), encoding="utf-8")
             return self._t_env.execute_sql(f"EXECUTE PLAN '{path.as_uri()}'")
+
+
+def _kind(node: dict[str, Any]) -> str:
+    return node["type"].rpartition("_")[0]

@@ -1,8 +1,10 @@
-"""The job: behaviour events in, profiles, deltas, flags and alerts out.
+"""The job: behaviour events in, profiles, deltas, scores, flags and alerts out.
 
     flink run -d -py jobs/profile_job.py -pyexec PYTHON -pyclientexec PYTHON -- --config FILE
 
-`main` reads top to bottom as the event path; each step is a view in jobs/views.py.
+`build` reads top to bottom as the event path; each step is a view. Two lanes share the job and
+nothing else: windows become profiles (jobs/views.py), single events are scored as they come
+(jobs/event_views.py).
 """
 
 from __future__ import annotations
@@ -10,13 +12,15 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvironment
 
-from jobs import tables, views
-from jobs.plan import Plan
+from jobs import event_views, tables, views
+from jobs.plan import Override, Plan
 from liveprofile.config import Settings, load
 from liveprofile.errors import LiveprofileError
+from udfs.event_operator import event_operator
 from udfs.events import FIELD, WINDOW
 from udfs.operator import profile_operator
 
@@ -35,9 +39,10 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
         "table.optimizer.reuse-optimize-block-with-digest-enabled": "true",
         # Safe for what the planner makes: its operators copy what they keep.
         "pipeline.object-reuse": "true",
-        # A window passes four exchanges, and each may hold it this long.
-        "execution.buffer-timeout.interval": "20 ms",
+        # A window and an event pass four exchanges each, and each may hold them this long.
+        "execution.buffer-timeout.interval": f"{job.buffer_timeout_ms} ms",
         "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",
+        # Of both lanes: a node of the plan has no Python configuration of its own.
         "python.fn-execution.bundle.size": job.bundle_rows,
         "python.fn-execution.arrow.batch.size": job.bundle_rows,
         "python.fn-execution.bundle.time": job.bundle_time_ms,
@@ -63,11 +68,11 @@ def record_headers(**more: str) -> str:
     return "MAP[" + ", ".join(f"'{name}', {utf8(value)}" for name, value in fields.items()) + "]"
 
 
-def rejected_records(settings: Settings) -> str:
+def rejected_records(settings: Settings, source: str) -> str:
     return f"""
         SELECT CAST(NULL AS STRING), payload, '{settings.topics.rejected}',
             {record_headers(reason="reason", detail="detail")}
-        FROM rejected"""
+        FROM {source}"""
 
 
 def late_records(settings: Settings) -> str:
@@ -86,7 +91,12 @@ def profiles() -> str:
         FROM remembered"""
 
 
-def messages() -> str:
+def scores() -> str:
+    """The event lane's model, store and rules: one vectorised call."""
+    return "SELECT score_event(user_id, parts) AS messages FROM known"
+
+
+def messages(source: str) -> str:
     """Alerts, and events that only the model's reader could see to be bad (udfs/messages.py)."""
     head = f"SPLIT_INDEX(message, '{WINDOW}', 0)"
     field = [f"SPLIT_INDEX({head}, '{FIELD}', {i})" for i in range(7)]
@@ -99,13 +109,28 @@ def messages() -> str:
         SELECT {field[1]}, SUBSTRING(message, LOCATE('{WINDOW}', message) + 1), {field[0]},
             CASE WHEN {field[2]} = '' THEN MAP['content-type', {content_type}]
                 ELSE MAP[{headers}] END
-        FROM (SELECT message FROM profiles CROSS JOIN UNNEST(messages) AS m(message))"""
+        FROM (SELECT message FROM {source} CROSS JOIN UNNEST(messages) AS m(message))"""
+
+
+class EventLane(NamedTuple):
+    """DDL for tables named `event_source`, `feedback` and `event_sink`, and the function."""
+
+    source: str
+    feedback: str
+    sink: str
+    score_event: Any
 
 
 def build(
-    t_env: TableEnvironment, settings: Settings, *, source: str, sink: str, update_profile
+    t_env: TableEnvironment,
+    settings: Settings,
+    *,
+    source: str,
+    sink: str,
+    update_profile,
+    event_lane: EventLane | None = None,
 ) -> Plan:
-    """The whole path from a source table to a sink table, ready to execute.
+    """The whole path from source tables to sink tables, ready to execute.
 
     source, sink: DDL for tables named `source` and `sink` (jobs/tables.py), handed in so that a
     test runs the same path on its own.
@@ -116,12 +141,43 @@ def build(
     views.create(t_env, "source", settings, streaming=True)
     t_env.create_temporary_system_function("update_profile", update_profile)
     t_env.execute_sql(f"CREATE TEMPORARY VIEW profiles AS {profiles()}")
+    inserts = [
+        f"INSERT INTO sink {rejected_records(settings, 'rejected')}",
+        f"INSERT INTO sink {late_records(settings)}",
+        f"INSERT INTO sink {messages('profiles')}",
+    ]
+    overrides = [Override("stream-exec-deduplicate", ttl_ms=settings.state.dedup_ttl_ms)]
+    if event_lane is not None:
+        inserts += add_event_lane(t_env, settings, event_lane)
+        overrides.append(parts_override(settings))
+    return Plan(t_env, inserts, overrides)
 
-    records = (rejected_records(settings), late_records(settings), messages())
-    return Plan(
-        t_env,
-        [f"INSERT INTO sink {query}" for query in records],
-        {"stream-exec-deduplicate": settings.state.dedup_ttl_ms},
+
+def add_event_lane(t_env: TableEnvironment, settings: Settings, lane: EventLane) -> list[str]:
+    """Its own source and sink: what the windows hold up does not hold up the events."""
+    for table in (lane.source, lane.feedback, lane.sink):
+        t_env.execute_sql(table)
+    event_views.create(t_env, "event_source", "feedback", settings)
+    t_env.create_temporary_system_function("score_event", lane.score_event)
+    t_env.execute_sql(f"CREATE TEMPORARY VIEW scores AS {scores()}")
+    return [
+        f"INSERT INTO event_sink {rejected_records(settings, 'rejected_labels')}",
+        f"INSERT INTO event_sink {messages('scores')}",
+    ]
+
+
+def parts_override(settings: Settings) -> Override:
+    """The parts of an event are of no use once it is whole."""
+    ttl = {"table.exec.state.ttl": f"{settings.risk.parts_ttl_ms} ms"}
+    return Override("stream-exec-over-aggregate", names="event_key]", configuration=ttl)
+
+
+def kafka_event_lane(settings: Settings) -> EventLane:
+    return EventLane(
+        tables.kafka_event_source("event_source", settings, settings.topics.events),
+        tables.kafka_event_source("feedback", settings, settings.topics.feedback),
+        tables.kafka_sink("event_sink", settings, linger_ms=0),
+        event_operator(settings),
     )
 
 
@@ -140,6 +196,7 @@ def main(arguments: list[str] | None = None) -> int:
             source=tables.kafka_source("source", settings),
             sink=tables.kafka_sink("sink", settings),
             update_profile=profile_operator(settings),
+            event_lane=kafka_event_lane(settings) if settings.risk.lane else None,
         )
         plan.execute()
     except LiveprofileError as error:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from jobs import expressions as sql
 from liveprofile.config import Kafka, Settings
+from liveprofile.kafka import event_group
 
 
 def _options(**options: str | int) -> str:
@@ -40,6 +41,25 @@ def kafka_properties(kafka: Kafka) -> dict[str, str]:
     return properties
 
 
+def _kafka_options(settings: Settings, topic: str, group_id: str, **more: str | int) -> str:
+    """Of a source that reads the topic raw and without end, unless `more` says otherwise."""
+    return _options(
+        connector="kafka",
+        topic=topic,
+        **kafka_properties(settings.kafka),
+        **{
+            "properties.group.id": group_id,
+            "properties.auto.offset.reset": "earliest",
+            # As the command line reads: what a producer took back was never said.
+            "properties.isolation.level": "read_committed",
+            "scan.startup.mode": _START[settings.kafka.start],
+            "scan.bounded.mode": "unbounded",
+            "format": "raw",
+        }
+        | more,
+    )
+
+
 _START = {"earliest": "earliest-offset", "latest": "latest-offset", "group": "group-offsets"}
 
 
@@ -52,26 +72,17 @@ def kafka_source(name: str, settings: Settings, *, bounded: bool = False) -> str
     """
     kafka, window = settings.kafka, settings.window
     clock = sql.event_clock("payload", "record_time", settings.limits.future_ms)
-    options = _options(
-        connector="kafka",
-        topic=settings.topics.events,
-        **kafka_properties(kafka),
-        **{
-            "properties.group.id": kafka.group_id,
-            "properties.auto.offset.reset": "earliest",
-            # As the command line reads: what a producer took back was never said.
-            "properties.isolation.level": "read_committed",
-            # A steady stream would else be fetched a few records at a time, as fast as the broker
-            # answers.
-            "properties.fetch.min.bytes": 65_536,
-            "properties.fetch.max.wait.ms": 50,
-            "scan.startup.mode": "earliest-offset" if bounded else _START[kafka.start],
-            "scan.bounded.mode": "latest-offset" if bounded else "unbounded",
-            "format": "raw",
-            # By timer, which rows count as late would change from run to run.
-            "scan.watermark.emit.strategy": "on-event",
-        },
-    )
+    more: dict[str, str | int] = {
+        # A steady stream would else be fetched a few records at a time, as fast as the broker
+        # answers.
+        "properties.fetch.min.bytes": 65_536,
+        "properties.fetch.max.wait.ms": 50,
+        # By timer, which rows count as late would change from run to run.
+        "scan.watermark.emit.strategy": "on-event",
+    }
+    if bounded:
+        more |= {"scan.startup.mode": "earliest-offset", "scan.bounded.mode": "latest-offset"}
+    options = _kafka_options(settings, settings.topics.events, kafka.group_id, **more)
     arrival = "record_offset" if bounded else "PROCTIME()"
     watermark = "" if bounded else f", WATERMARK FOR event_clock AS {sql.watermark(window)}"
     return f"""
@@ -84,6 +95,29 @@ def kafka_source(name: str, settings: Settings, *, bounded: bool = False) -> str
             event_clock AS {clock},
             arrival AS {arrival}
             {watermark}
+        ) WITH ({options})"""
+
+
+def kafka_event_source(name: str, settings: Settings, topic: str) -> str:
+    """A topic as the event lane reads it: with its own place in the topic, as soon as records are
+    there, and without a watermark. The columns are those of `kafka_source`."""
+    clock = sql.event_clock("payload", "record_time", settings.limits.future_ms)
+    options = _kafka_options(
+        settings,
+        topic,
+        event_group(settings.kafka),
+        # Not a fetch for each record: that costs more than it gains.
+        **{"properties.fetch.min.bytes": 65_536, "properties.fetch.max.wait.ms": 10},
+    )
+    return f"""
+        CREATE TEMPORARY TABLE {name} (
+            payload STRING,
+            record_topic STRING METADATA FROM 'topic' VIRTUAL,
+            record_partition INT METADATA FROM 'partition' VIRTUAL,
+            record_offset BIGINT METADATA FROM 'offset' VIRTUAL,
+            record_time TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
+            event_clock AS {clock},
+            arrival AS PROCTIME()
         ) WITH ({options})"""
 
 
@@ -121,7 +155,7 @@ def _uri(path: Path | str) -> str:
     return text if "://" in text else Path(text).resolve().as_uri()
 
 
-def kafka_sink(name: str, settings: Settings) -> str:
+def kafka_sink(name: str, settings: Settings, linger_ms: int = 5) -> str:
     """The job's topics, chosen by `topic`; the value is the bytes given, beside key and headers.
 
     At least once: a record's partition and offset (or its alert id) tell a second copy.
@@ -137,7 +171,7 @@ def kafka_sink(name: str, settings: Settings) -> str:
             "value.format": "raw",
             "value.fields-include": "EXCEPT_KEY",
             "sink.delivery-guarantee": "at-least-once",
-            "properties.linger.ms": 5,
+            "properties.linger.ms": linger_ms,
             "properties.compression.type": "lz4",
         },
     )

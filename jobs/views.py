@@ -7,6 +7,9 @@ Each docstring gives the row that the step yields.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 from jobs import expressions as sql
 from liveprofile.config import Settings
 from udfs import baselines
@@ -17,11 +20,14 @@ RECORD = "record_topic, record_partition, record_offset"
 # into `checked`, the fields of `extracted` would be parsed up to seven times. It does not fold a
 # step with a random column that is mentioned twice. Always true.
 BARRIER = "barrier >= 0 AND POWER(barrier, 2) < 2"
+NOTHING_MORE: Mapping[str, str] = MappingProxyType({})
 EARLIEST = f"TO_TIMESTAMP_LTZ({sql.EARLIEST_MS}, 3)"
 
 
-def scanned(source: str) -> str:
+def scanned(source: str, only: str = "TRUE") -> str:
     """What a glance at the payload saves the steps behind it.
+
+    only: a condition on the records that go on
 
     payload, plain, rare_numbers BOOLEAN (see jobs/expressions.py), event_clock (rowtime), arrival,
     record_*
@@ -33,27 +39,32 @@ def scanned(source: str) -> str:
     return f"""
         SELECT payload, {holds(sql.PLAIN)} AS plain, {holds(sql.RARE_NUMBERS)} AS rare_numbers,
             event_clock, arrival, record_time, {RECORD}, RAND() AS barrier
-        FROM {source}"""
+        FROM {source} WHERE {only}"""
 
 
-def extracted() -> str:
+def extracted(source: str = "scanned", more: Mapping[str, str] = NOTHING_MORE) -> str:
     """Every field that the SQL reads, as text, NULL if missing; each parsed once.
 
+    more: further columns and their JSON paths
+
     payload, plain, event_clock, arrival, record_*, event_id, user_id, event_type, item_id,
-    category_id, price_text, quantity_text, amount_text, rating_text, place_*_text
+    category_id, price_text, quantity_text, amount_text, rating_text, place_*_text, those of `more`
     """
     ids = ", ".join(
         f"{sql.json_value(f'$.{f}')} AS {f}"
         for f in ("event_id", "user_id", "event_type", "item_id", "category_id")
     )
     numbers = ", ".join(f"{sql.number_text(f)} AS {sql.column(f)}" for f in sql.NUMBERS)
+    others = "".join(f", {sql.json_value(path)} AS {name}" for name, path in more.items())
     return f"""
-        SELECT payload, plain, event_clock, arrival, record_time, {RECORD}, {ids}, {numbers},
-            RAND() AS barrier
-        FROM scanned WHERE {BARRIER}"""
+        SELECT payload, plain, event_clock, arrival, record_time, {RECORD}, {ids},
+            {numbers}{others}, RAND() AS barrier
+        FROM {source} WHERE {BARRIER}"""
 
 
-def checked(settings: Settings) -> str:
+def checked(
+    settings: Settings, source: str = "extracted", more: Mapping[str, str] = NOTHING_MORE
+) -> str:
     """The row of `extracted` and `reason`: NULL, or why the record is rejected."""
     limits = settings.limits
     types = ", ".join(f"'{name}'" for name in EVENT_TYPES)
@@ -61,7 +72,7 @@ def checked(settings: Settings) -> str:
     not_ids = " OR ".join(_no_id_but_a_scalar(f) for f in ("event_id", "user_id"))
     bad_id = " OR ".join(_bad_id(f) for f in ("event_id", "user_id"))
     return f"""
-        SELECT {_columns()}, CASE
+        SELECT {", ".join((_columns(), *more))}, CASE
             WHEN CHAR_LENGTH(payload) > {limits.payload_chars} THEN 'TOO_LARGE'
             WHEN NOT plain AND (ENCODE(payload, 'UTF-8') <> CAST(payload AS BYTES)
               OR ((payload LIKE '%\\ud%' OR payload LIKE '%\\uD%')
@@ -78,7 +89,7 @@ def checked(settings: Settings) -> str:
             WHEN event_type <> 'heartbeat' AND {sql.first_bad_number()} IS NOT NULL
               THEN 'BAD_NUMBER'
             END AS reason
-        FROM extracted WHERE {BARRIER}"""
+        FROM {source} WHERE {BARRIER}"""
 
 
 def _columns() -> str:
@@ -146,17 +157,22 @@ def valid() -> str:
     payload, event_clock, arrival, record_*, event_id, user_id, event_type, item_id, category_id
     (as tokens have them, '' if unknown), amount DOUBLE
     """
-    price, quantity, amount = (
-        f"TRY_CAST({sql.column(f)} AS DOUBLE)" for f in ("price", "quantity", "amount")
-    )
-    ids = ", ".join(f"{_token_id(f)} AS {f}" for f in ("item_id", "category_id"))
+    ids = ", ".join(f"{token_id(f)} AS {f}" for f in ("item_id", "category_id"))
     return f"""
         SELECT payload, event_clock, arrival, {RECORD}, event_id, user_id, event_type, {ids},
-            COALESCE({amount}, {price} * COALESCE({quantity}, 1), 0) AS amount
+            {amount()} AS amount
         FROM checked WHERE reason IS NULL AND event_type <> 'heartbeat'"""
 
 
-def _token_id(field: str) -> str:
+def amount() -> str:
+    """Of a row of `checked`: as udfs.events.amount has it."""
+    given, price, quantity = (
+        f"TRY_CAST({sql.column(f)} AS DOUBLE)" for f in ("amount", "price", "quantity")
+    )
+    return f"COALESCE({given}, {price} * COALESCE({quantity}, 1), 0)"
+
+
+def token_id(field: str) -> str:
     """As udfs.events.token has it. Only an escape can hide a separator in an id."""
     separators = f"TRANSLATE({field}, '{FIELD}{EVENT}{WINDOW}', '___')"
     return (
@@ -175,15 +191,15 @@ def unique() -> str:
 
 def _is_late(settings: Settings) -> str:
     """Its window has closed: the watermark has reached the window's last millisecond."""
-    length, time = settings.window.length_ms, _epoch_ms("event_clock")
+    length, time = settings.window.length_ms, epoch_ms("event_clock")
     last_ms = f"({time} - MOD({time}, {length}) + {length - 1})"
     # NULL before the first watermark.
-    return f"{last_ms} <= COALESCE({_epoch_ms('CURRENT_WATERMARK(event_clock)')}, 0)"
+    return f"{last_ms} <= COALESCE({epoch_ms('CURRENT_WATERMARK(event_clock)')}, 0)"
 
 
 def late(settings: Settings) -> str:
     """For behavior-events-late: payload, user_id, lateness_ms, record_*"""
-    lateness = f"{_epoch_ms('CURRENT_WATERMARK(event_clock)')} - {_epoch_ms('event_clock')}"
+    lateness = f"{epoch_ms('CURRENT_WATERMARK(event_clock)')} - {epoch_ms('event_clock')}"
     return f"""
         SELECT payload, user_id, {lateness} AS lateness_ms, {RECORD}
         FROM unique_events WHERE {_is_late(settings)}"""
@@ -195,7 +211,7 @@ def on_time(settings: Settings) -> str:
     return f"SELECT * FROM unique_events WHERE NOT ({_is_late(settings)})"
 
 
-def _epoch_ms(time: str) -> str:
+def epoch_ms(time: str) -> str:
     return f"(EXTRACT(EPOCH FROM {time}) * 1000 + EXTRACT(MILLISECOND FROM {time}))"
 
 
@@ -206,7 +222,7 @@ def packed() -> str:
     activity (a letter for its hour, a digit for its weekday), purchase 0/1, purchase_amount,
     purchase_ms
     """
-    ms = f"CAST({_epoch_ms('event_clock')} AS STRING)"
+    ms = f"CAST({epoch_ms('event_clock')} AS STRING)"
     hour = f"SUBSTRING('{baselines.HOUR_LETTERS}', CAST(HOUR(event_clock) AS INT) + 1, 1)"
     weekday = "CAST(EXTRACT(ISODOW FROM event_clock) AS STRING)"
     is_purchase = "event_type = 'purchase'"
@@ -219,7 +235,7 @@ def packed() -> str:
             CONCAT({hour}, {weekday}) AS activity,
             CASE WHEN {is_purchase} THEN 1.0E0 ELSE 0.0E0 END AS purchase,
             CASE WHEN {is_purchase} THEN amount ELSE 0.0E0 END AS purchase_amount,
-            CASE WHEN {is_purchase} THEN {_epoch_ms("event_clock")} END AS purchase_ms
+            CASE WHEN {is_purchase} THEN {epoch_ms("event_clock")} END AS purchase_ms
         FROM on_time"""
 
 

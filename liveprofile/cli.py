@@ -13,10 +13,15 @@ from liveprofile.commands.alerts import alerts
 from liveprofile.commands.audit import audit
 from liveprofile.commands.backfill import backfill
 from liveprofile.commands.catalogue import catalogue
+from liveprofile.commands.consume import consume
 from liveprofile.commands.demo import demo
+from liveprofile.commands.drift import drift
 from liveprofile.commands.evaluate import evaluate
+from liveprofile.commands.feedback import feedback
+from liveprofile.commands.generate import generate
 from liveprofile.commands.reads import deltas, flags, show
 from liveprofile.commands.replay import replay
+from liveprofile.commands.rules import rules
 from liveprofile.commands.status import status
 from liveprofile.commands.submit import submit
 from liveprofile.commands.train import train
@@ -60,12 +65,17 @@ def start(
 
 
 for command in (
-    demo, submit, status, replay, show, deltas, flags, alerts, audit, backfill, tune, evaluate,
+    demo, submit, status, generate, replay, show, deltas, flags, consume, audit, backfill, tune,
     walk_forward,
 ):  # fmt: skip
     app.command()(command)
+app.add_typer(alerts)
+app.add_typer(feedback)
 app.add_typer(train)
+app.add_typer(evaluate)
 app.add_typer(catalogue)
+app.add_typer(rules)
+app.add_typer(drift)
 
 
 def main() -> None:

@@ -34,6 +34,8 @@ class Topics(Section):
     rejected: str = "behavior-events-rejected"
     late: str = "behavior-events-late"
     alerts: str = "risk-alerts"
+    rules: str = "risk-rules"
+    feedback: str = "risk-feedback"
     partitions: int = Field(4, ge=1, le=1000, description="of a topic that we create")
     replication: int = Field(1, ge=1, le=10)
     retention_ms: int = Field(7 * DAY_MS, ge=-1)
@@ -123,9 +125,28 @@ class Job(Section):
     checkpoint_interval_ms: int = Field(10_000, ge=100)
     checkpoint_dir: str = ""
     bundle_rows: int = Field(1_000, ge=1)
-    bundle_time_ms: int = Field(100, ge=1)
+    bundle_time_ms: int = Field(20, ge=1)
+    buffer_timeout_ms: int = Field(5, ge=0)
     store: Literal["cassandra", "none"] = Field(
         "cassandra", description="none: score and raise flags, keep nothing"
+    )
+
+
+class Risk(Section):
+    """The lane that scores single events."""
+
+    lane: bool = Field(True, description="score single events, beside the windows")
+    # The state holds K tokens of some 80 characters for each user and shared entity, twice.
+    history: int = Field(
+        128, ge=2, le=1_024, description="last events of a user or a shared entity that count"
+    )
+    checkpoint: Path = Path("models/checkpoints/event-risk")
+    score_ttl_s: int = Field(30 * 86_400, ge=0)
+    drift_after_days: float = Field(
+        30.0, ge=0, description="no drift is raised before so many days of events were counted"
+    )
+    parts_ttl_ms: int = Field(
+        2 * MINUTE_MS, ge=MINUTE_MS, description="the parts of an event come together within this"
     )
 
 
@@ -148,6 +169,7 @@ class Settings(BaseSettings):
     state: State = State()
     model: Model = Model()
     job: Job = Job()
+    risk: Risk = Risk()
     flink: Flink = Flink()
     rules: Path = Path("rules.toml")
 

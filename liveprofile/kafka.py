@@ -36,6 +36,10 @@ SILENCE_S = 60.0
 FETCH_RECORDS = 10_000
 
 
+class NoTopicError(ServiceError):
+    """Kafka answers, but has no such topic."""
+
+
 class Record(NamedTuple):
     """One Kafka record as read; `timestamp_ms` is the broker's or the producer's, as configured."""
 
@@ -87,8 +91,12 @@ def topic_configs(topics: Topics) -> dict[str, dict[str, str]]:
         "retention.ms": str(topics.retention_ms),
         "message.timestamp.type": "LogAppendTime",
     }
-    names = (topics.events, topics.rejected, topics.late, topics.alerts)
-    return {name: dict(config) for name in names}
+    names = (topics.events, topics.rejected, topics.late, topics.alerts, topics.feedback)
+    compacted = {
+        "cleanup.policy": "compact",
+        "message.timestamp.type": "LogAppendTime",
+    }
+    return {name: dict(config) for name in names} | {topics.rules: compacted}
 
 
 def create_topics(settings: Settings) -> list[str]:
@@ -97,7 +105,13 @@ def create_topics(settings: Settings) -> list[str]:
     admin = AdminClient(client_config(settings.kafka))
     existing = _metadata(admin, settings.kafka).topics
     wanted = [
-        NewTopic(name, topics.partitions, topics.replication, config=config)
+        # One partition for rules: few records, and one order of them for every reader.
+        NewTopic(
+            name,
+            1 if name == topics.rules else topics.partitions,
+            topics.replication,
+            config=config,
+        )
         for name, config in topic_configs(topics).items()
         if name not in existing
     ]
@@ -116,10 +130,10 @@ def create_topics(settings: Settings) -> list[str]:
 
 
 def partitions(client: Consumer | Producer | AdminClient, kafka: Kafka, topic: str) -> list[int]:
-    """Raises ServiceError if Kafka does not answer or has no such topic."""
+    """Raises ServiceError if Kafka does not answer, NoTopicError if it has no such topic."""
     found = _metadata(client, kafka, topic).topics.get(topic)
     if found is None or found.error is not None or not found.partitions:
-        raise ServiceError(
+        raise NoTopicError(
             f"Kafka at {kafka.bootstrap_servers} has no topic {topic};"
             " `liveprofile submit` creates the topics"
         )
@@ -132,9 +146,20 @@ def ranges(settings: Settings, topic: str) -> dict[int, PartitionRange]:
         return _ranges(consumer, settings.kafka, topic)
 
 
-def committed_offsets(settings: Settings, topic: str) -> dict[int, int]:
-    """What the job's group committed, which is its last checkpoint; no entry if it never did."""
-    with _consumer(settings.kafka, settings.kafka.group_id) as consumer:
+def event_group(kafka: Kafka) -> str:
+    """The consumer group of the event lane."""
+    return f"{kafka.group_id}-events"
+
+
+def committed_offsets(
+    settings: Settings, topic: str, group_id: str | None = None
+) -> dict[int, int]:
+    """What the group committed, which is its lane's last checkpoint; no entry if it never did.
+
+    group_id: None: of the profile lane
+    """
+    group_id = group_id or settings.kafka.group_id
+    with _consumer(settings.kafka, group_id) as consumer:
         wanted = [
             TopicPartition(topic, number) for number in partitions(consumer, settings.kafka, topic)
         ]
@@ -142,8 +167,7 @@ def committed_offsets(settings: Settings, topic: str) -> dict[int, int]:
             found = _committed(consumer, wanted)
         except KafkaException as error:
             raise ServiceError(
-                f"Kafka does not tell the offsets of group {settings.kafka.group_id}:"
-                f" {_text(error)}"
+                f"Kafka does not tell the offsets of group {group_id}: {_text(error)}"
             ) from None
     return {place.partition: place.offset for place in found if place.offset != OFFSET_INVALID}
 
@@ -162,10 +186,13 @@ def _committed(consumer: Consumer, wanted: list[TopicPartition]) -> list[TopicPa
     return consumer.committed(wanted, timeout=ANSWER_TIMEOUT_S)
 
 
-def lag(settings: Settings) -> int:
-    """How many input records lie behind the job's last checkpoint. Raises ServiceError."""
+def lag(settings: Settings, group_id: str | None = None) -> int:
+    """How many input records the lane's last checkpoint does not cover. Raises ServiceError.
+
+    group_id: None: of the profile lane
+    """
     topic = settings.topics.events
-    committed = committed_offsets(settings, topic)
+    committed = committed_offsets(settings, topic, group_id)
     return sum(
         held.end - max(held.first, committed.get(partition, 0))
         for partition, held in ranges(settings, topic).items()

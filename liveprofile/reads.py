@@ -73,6 +73,11 @@ class StoredFlag(NamedTuple):
     evidence: dict[str, Any]
     model_version: str
     rules_version: str
+    # What flags of earlier versions of Liveprofile lack.
+    event_id: str = ""  # "": a window raised it
+    rule_version: int | None = None
+    rule_state: str = "ACTIVE"  # SHADOW: no alert was sent
+    reasons: Sequence[dict[str, Any]] = ()  # code, value, usual (or None), sentence
 
 
 class SimilarUser(NamedTuple):
@@ -117,9 +122,9 @@ def flags(
     since_ms: int | None = None,
     limit: int = 100,
 ) -> list[StoredFlag]:
-    """Risk flags, newest window first, of one user or of all.
+    """Risk flags, newest first, of one user or of all.
 
-    since_ms: only of windows that end then or later.
+    since_ms: only of windows that end, or events that are, then or later.
     """
     since = _from_ms(since_ms or 0)
     if user_id is not None:
@@ -190,7 +195,12 @@ def _days_with_flags(session: Session, since: date) -> list[date]:
 
 
 def _flag(row: Any) -> StoredFlag:
-    return StoredFlag(*row)._replace(evidence=orjson.loads(row.evidence))
+    return StoredFlag(*row)._replace(
+        evidence=orjson.loads(row.evidence),
+        event_id=row.event_id or "",
+        rule_state=row.rule_state or "ACTIVE",
+        reasons=orjson.loads(row.reasons) if row.reasons else [],
+    )
 
 
 def _columns(kind: type[NamedTuple]) -> str:

@@ -1,4 +1,4 @@
-"""Cheaper forms of a trained model, to weigh against it (benchmarks/models.py).
+"""Cheaper forms of a trained model, to weigh against it (benchmarks/model_table.py).
 
 None of them is trained any further; a smaller model that learns from a bigger one is what a
 `teacher` makes (models/trainer.py).

@@ -99,6 +99,7 @@ class Stack:
                 "parallelism": self.parallelism,
             },
             "model": {"checkpoint": str(PROJECT / "models" / "checkpoints" / "default")},
+            "risk": {"checkpoint": str(PROJECT / "models" / "checkpoints" / "event-risk")},
             "rules": str(PROJECT / "rules.toml"),
         }
 

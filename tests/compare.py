@@ -95,7 +95,8 @@ def compare(settings: Settings) -> Comparison:
     rejected = _origins(settings, topics.rejected)
     late = _origins(settings, topics.late)
     scores = ModelScores(settings)
-    rules = tomllib.loads(project_path(settings.rules).read_text(encoding="utf-8"))["rules"]
+    tables = tomllib.loads(project_path(settings.rules).read_text(encoding="utf-8"))["rules"]
+    rules = [table for table in tables if table["scope"] == "window"]
     expected = run(records, settings, late=set(late), score=scores, rules=rules)
     _compare_rejected(found, rejected, expected, values)
     _compare_late(found, late, expected, values, settings)
@@ -228,6 +229,8 @@ def _compare_flags(
     stored = {flag.flag_id: flag for flag in scan(session, "risk_flag", reads.StoredFlag)}
     by_day = {flag.flag_id: flag for flag in scan(session, "risk_flag_by_day", reads.StoredFlag)}
     found.equal("risk_flag_by_day", "all", by_day, stored)
+    of_windows = {rule["id"] for rule in rules}
+    stored = {key: flag for key, flag in stored.items() if flag.rule_id in of_windows}
     wanted = {
         flag.flag_id: (flag, key) for key, one in expected.items() for flag in one.profile.flags
     }
@@ -242,7 +245,7 @@ def _compare_flags(
             found.near("flag value", key, job.value, flag.value, tolerance)
         elif (job or key).user_id not in undecided:
             found.differs("flag", flag_id, job, flag)
-    _compare_alerts(found, stored, settings)
+    _compare_alerts(found, stored, rules, settings)
     return len(stored)
 
 
@@ -253,7 +256,7 @@ def _undecided(one: Expected, rules: Sequence[dict[str, Any]]) -> bool:
         if value is None:
             continue
         tolerance = RULE_TOLERANCE * max(1.0, abs(value))
-        if one.cut and rule["feature"] == "surprise":
+        if one.cut and rule["value"] == "surprise":
             tolerance = CUT_SURPRISE_TOLERANCE
         if abs(value - rule["threshold"]) < tolerance:
             return True
@@ -261,14 +264,21 @@ def _undecided(one: Expected, rules: Sequence[dict[str, Any]]) -> bool:
 
 
 def _compare_alerts(
-    found: Comparison, stored: Mapping[str, reads.StoredFlag], settings: Settings
+    found: Comparison,
+    stored: Mapping[str, reads.StoredFlag],
+    rules: Sequence[dict[str, Any]],
+    settings: Settings,
 ) -> None:
+    state = {rule["id"]: rule.get("state", "ACTIVE") for rule in rules}
+    loud = {key for key, flag in stored.items() if state[flag.rule_id] == "ACTIVE"}
     alerts = {}
     for record in kafka.read_topic(settings, settings.topics.alerts):
         alert = json.loads(record.value or b"")
+        if alert["data"]["rule_id"] not in state:
+            continue
         alerts[alert["id"]] = alert
         found.equal("alert key", alert["id"], record.key, alert["subject"].encode())
-    found.equal("alerts", "ids", set(alerts) ^ set(stored), set())
+    found.equal("alerts", "ids", set(alerts) ^ loud, set())
     for flag_id in alerts.keys() & stored.keys():
         flag, data = stored[flag_id], alerts[flag_id]["data"]
         for name in ("user_id", "rule_id", "reason", "severity", "action", "value", "message"):

@@ -9,10 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings as hypothesis_settings
 
 from liveprofile.config import Cassandra, load
 from stack.local import Stack
 from tests.live import Job
+
+# How long an example takes says more of the machine than of the code.
+hypothesis_settings.register_profile("liveprofile", deadline=None)
+hypothesis_settings.load_profile("liveprofile")
 
 SLOTS = 4
 CASSANDRA_HEAP_MB = 512

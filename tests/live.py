@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,8 @@ class Job:
         self.config_file = folder / "liveprofile.toml"
         own: dict[str, Any] = {
             "topics": {
-                topic: f"{name}-{topic}" for topic in ("events", "rejected", "late", "alerts")
+                topic: f"{name}-{topic}"
+                for topic in ("events", "rejected", "late", "alerts", "rules", "feedback")
             },
             "kafka": {"group_id": name},
             "cassandra": {"keyspace": name},
@@ -161,8 +162,23 @@ class Job:
         If the last record of every partition closed all windows, they are stored by then: a
         checkpoint follows what the records before it have set going, the writes included.
         """
+        self._wait_while(lambda: kafka.lag(self.settings), timeout_s)
+
+    def wait_until_scored(self, timeout_s: float = 90.0) -> None:
+        """The same of the event lane, which reads events and labels by a group of its own."""
+        settings, topics = self.settings, self.settings.topics
+        group = settings.kafka.model_copy(update={"group_id": f"{settings.kafka.group_id}-events"})
+        sources = [
+            settings.model_copy(
+                update={"kafka": group, "topics": topics.model_copy(update={"events": topic})}
+            )
+            for topic in (topics.events, topics.feedback)
+        ]
+        self._wait_while(lambda: sum(map(kafka.lag, sources)), timeout_s)
+
+    def _wait_while(self, lag: Callable[[], int], timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
-        while behind := kafka.lag(self.settings):
+        while behind := lag():
             if time.monotonic() > deadline_s:
                 raise AssertionError(
                     f"{behind} records behind after {timeout_s:.0f} s, job {self.state()}:"

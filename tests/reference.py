@@ -119,7 +119,7 @@ def run(
     `late`: what the job put in its late topic, since which event is late depends on how partitions
     interleave; None computes it as if `records` were the one global order and each event moved its
     partition's watermark (partitions without an event so far don't hold it back).
-    `rules`: the tables of rules.toml.
+    `rules`: the tables of rules.toml; those of single events are left out.
     """
     result = Result()
     used = _classify(records, settings, late, result)
@@ -181,7 +181,11 @@ class _User:
         self.user_id = user_id
         self.settings = settings
         self.score = score
-        self.rules = rules
+        self.rules = [
+            rule
+            for rule in rules
+            if rule["scope"] == "window" and rule.get("state", "ACTIVE") != "PAUSED"
+        ]
         self.tau_ms = settings.state.decay_days * DAY_MS
         self.history: list[list[Token]] = []  # of the last K windows
         self.baselines = Baselines(self.tau_ms)
@@ -250,29 +254,23 @@ class _User:
         """The value of every rule that has one, and the ids of the rules that are true."""
         count_mean, count_std = before["purchase_count_mean"], before["purchase_count_std"]
         amount_mean, amount_std = before["purchase_amount_mean"], before["purchase_amount_std"]
-        # value, windows that must have been before, count that must be in this one
-        features = {
-            "purchase_count_z": (
-                (purchases - count_mean) / max(count_std, 1.0),
-                before["purchase_windows"],
-                purchases,
-            ),
-            "purchase_amount_z": (
-                (amount - amount_mean) / max(amount_std, 0.1 * amount_mean, 1.0),
-                before["purchase_windows"],
-                purchases,
-            ),
+        features = {name: math.nan if x is None else x for name, x in before.items()}
+        features |= {f"{name}_before": before[name] for name in ("events", "purchases", "amount")}
+        features |= {
+            "events": events,
+            "purchases": purchases,
+            "amount": amount,
+            "purchase_count_z": (purchases - count_mean) / max(count_std, 1.0),
+            "purchase_amount_z": (amount - amount_mean) / max(amount_std, 0.1 * amount_mean, 1.0),
         }
         if surprise is not None:
-            features["surprise"] = (surprise, before["windows"], events)
+            features["surprise"] = surprise
         values, active = {}, set()
         for rule in self.rules:
-            if rule["feature"] not in features:
+            if rule["value"] not in features:
                 continue
-            value, past, count = features[rule["feature"]]
-            values[rule["id"]] = value
-            enough = past >= rule["min_history"] and count >= rule["min_count"]
-            if value >= rule["threshold"] and enough:
+            values[rule["id"]] = features[rule["value"]]
+            if _holds(rule, features):
                 active.add(rule["id"])
         return values, frozenset(active)
 
@@ -297,6 +295,12 @@ class _User:
                 )
         self.was_active = active
         return flags
+
+
+def _holds(rule: Mapping[str, Any], features: Mapping[str, float]) -> bool:
+    """A condition is a Python expression, so Python itself judges what the job makes of it."""
+    names = {**features, "threshold": rule["threshold"], "abs": abs, "min": min, "max": max}
+    return bool(eval(f"({rule['when']}\n)", {"__builtins__": {}}, names))
 
 
 def flag_id(user_id: str, rule_id: str, window_end_ms: int) -> str:

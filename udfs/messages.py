@@ -7,12 +7,15 @@ WINDOW, then the value.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import orjson
 
+from liveprofile.cases.snooze import covers
 from udfs.events import EVENT, FIELD, WINDOW
-from udfs.store import Flag, ProfileRow
+from udfs.flags import Flag, Flagged
 from udfs.window import Refused
 
 SOURCE = "liveprofile/profile-job"
@@ -27,7 +30,7 @@ def iso(time_ms: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def cloud_event(flag: Flag, row: ProfileRow) -> bytes:
+def cloud_event(flag: Flag, row: Flagged) -> bytes:
     """The alert as CloudEvents 1.0 structured JSON (schemas/risk-alert.schema.json)."""
     return orjson.dumps(
         {
@@ -53,6 +56,10 @@ def cloud_event(flag: Flag, row: ProfileRow) -> bytes:
                 "window_end": iso(row.window_end_ms),
                 "model_version": row.model_version,
                 "rules_version": flag.rules_version,
+                "rule_version": flag.rule_version,
+                "rule_state": flag.rule_state,
+                "event_id": flag.event_id or None,
+                "reasons": list(flag.reasons),
             },
         }
     )
@@ -62,8 +69,22 @@ def _message(head: tuple[str, ...], value: str) -> str:
     return FIELD.join(part.translate(_CONTROL) for part in head) + WINDOW + value
 
 
-def alert(topic: str, flag: Flag, row: ProfileRow) -> str:
-    return _message((topic, row.user_id, "", "", "", "", ""), cloud_event(flag, row).decode())
+def plain(topic: str, key: str, value: str) -> str:
+    """A record of a key and a value only."""
+    return _message((topic, key, "", "", "", "", ""), value)
+
+
+def alerts(topic: str, row: Flagged, snoozed: Mapping[str, int]) -> list[str]:
+    """One for each flag of the row, but for those of a rule in SHADOW or snoozed.
+
+    snoozed: until when (ms, by the clock) which rules of the user are
+    """
+    now_ms = round(time.time() * 1000)
+    return [
+        plain(topic, row.user_id, cloud_event(flag, row).decode())
+        for flag in row.flags
+        if flag.rule_state == "ACTIVE" and not covers(snoozed, flag.rule_id, now_ms)
+    ]
 
 
 def rejected(topic: str, events_topic: str, user_id: str, event: Refused) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +14,16 @@ from pyflink.table import DataTypes
 from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 
 from liveprofile.config import Settings, project_path
-from udfs.risk import Rules
-from udfs.risk import load as load_rules
+from udfs.rules import Rules, read_rules
+from udfs.rules_feed import RulesFeed, open_feed
 from udfs.store import ProfileStore, open_store
 from udfs.update import STAGES, Batch, ProfileUpdater, Timing
 
 OpenStore = Callable[[Settings, int], ProfileStore]
 OpenReport = Callable[[Any], Callable[[Timing], None]]
+OpenFeed = Callable[[Settings, Rules], RulesFeed]
+
+YIELDING = 5  # niceness of a worker of windows
 
 log = logging.getLogger(__name__)
 
@@ -28,12 +32,20 @@ class ProfileOperator(ScalarFunction):
     """Columns of `jobs.views.remembered` in, the row's messages out (udfs/messages.py)."""
 
     def __init__(
-        self, settings: Settings, rules: Rules, open_store: OpenStore, open_report: OpenReport
+        self,
+        settings: Settings,
+        rules: Rules,
+        open_store: OpenStore,
+        open_report: OpenReport,
+        open_feed: OpenFeed = open_feed,
     ):
         self._settings, self._rules = settings, rules
         self._open_store, self._open_report = open_store, open_report
+        self._open_feed = open_feed
 
     def open(self, function_context: FunctionContext) -> None:
+        # Where cores are scarce, a window can wait and an event that is scored as it comes can't.
+        os.nice(YIELDING)
         # Here and not above: the client that submits the job needs no torch.
         from models.runtime import ProfileModel
 
@@ -47,11 +59,12 @@ class ProfileOperator(ScalarFunction):
         )
         loaded.warm_up()
         self._store = self._open_store(self._settings, loaded.dim)
+        self._feed = self._open_feed(self._settings, self._rules)
         self._updater = ProfileUpdater(
             self._settings,
             loaded,
             self._store,
-            self._rules,
+            self._feed,
             self._open_report(function_context.get_metric_group()),
         )
         # Torch, pandas and Beam brought 300,000 objects that stay. To walk them again and again was
@@ -61,6 +74,7 @@ class ProfileOperator(ScalarFunction):
         log.info("model %s is warm", loaded.version)
 
     def close(self) -> None:
+        self._feed.close()
         self._store.close()
 
     def eval(self, user_id, window_start, window_end, events, history, added, sums) -> pd.Series:
@@ -111,17 +125,21 @@ class Metrics:
 
 
 def profile_operator(
-    settings: Settings, open_store: OpenStore = open_store, open_report: OpenReport = Metrics
+    settings: Settings,
+    open_store: OpenStore = open_store,
+    open_report: OpenReport = Metrics,
+    open_feed: OpenFeed = open_feed,
 ):
-    """The function that `jobs.profile_job` registers. Reads the rules, so that wrong ones are
+    """The function that `jobs.profile_job` registers. Reads the rules' file, so that a wrong one is
     refused where the job is submitted.
 
     open_store: called with settings and embedding size in each Python worker.
     open_report: called with Flink's metric group there; what it returns hears of each batch.
+    open_feed: called with settings and the file's rules there.
     """
     return udf(
         ProfileOperator(
-            settings, load_rules(project_path(settings.rules)), open_store, open_report
+            settings, read_rules(project_path(settings.rules)), open_store, open_report, open_feed
         ),
         result_type=DataTypes.ARRAY(DataTypes.STRING()),
         func_type="pandas",

@@ -18,8 +18,9 @@ from udfs import affinity, baselines
 from udfs.baselines import DAY_MS, Baselines
 from udfs.columns import Histories
 from udfs.events import EVENT_TYPES, TYPE_INDEX
+from udfs.flags import Flag
 from udfs.risk import Finding
-from udfs.store import Flag, ProfileRow
+from udfs.store import ProfileRow
 from udfs.window import Window, Windows
 
 if TYPE_CHECKING:  # torch is for the workers, not for the client that submits

@@ -1,150 +1,136 @@
-"""Risk rules: what they look at, when they are true, and which of them raise a flag.
+"""Which rules are true of windows and events, and which of those raise a flag.
 
-docs/data-contract.md, section 6. Rules come from a TOML file; every flag stores the file's version.
+docs/data-contract.md, section 6. Both lanes use it: windows, and single events with their event_id.
 """
 
 from __future__ import annotations
 
 import hashlib
-import tomllib
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from liveprofile.errors import InputError
 from udfs.events import FIELD
-from udfs.store import Flag, FlagPast, FlagQuery, ProfileStore
+from udfs.flags import Flag, FlagPast, FlagQuery
+from udfs.rules import Rule
 
 HOUR_MS = 3_600_000
 
-Feature = Literal["purchase_count_z", "purchase_amount_z", "surprise"]
-
-
-class Rule(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    id: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
-    reason: str = Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")
-    feature: Feature
-    threshold: float
-    min_history: int = Field(ge=0)
-    min_count: int = Field(ge=0)
-    severity: Literal["low", "medium", "high", "critical"]
-    action: Literal[
-        "notify_customer_service", "step_up_verification", "limit_trading", "restrict_trading"
-    ]
-    cool_down_hours: float = Field(ge=0)
-    message: str = Field(description="a sentence with the evidence's names in braces")
-
-
-class Rules(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    version: str = Field(min_length=1, max_length=64)
-    rules: tuple[Rule, ...]
-
-
-def load(path: Path) -> Rules:
-    """Raises InputError: one line with the file, the key and what is wrong."""
-    try:
-        rules = Rules.model_validate(tomllib.loads(path.read_text(encoding="utf-8")))
-        for rule in rules.rules:
-            rule.message.format_map(dict.fromkeys(EVIDENCE[rule.feature], 0.0))
-    except OSError as error:
-        raise InputError(f"rules file {path}: {error.strerror}") from None
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"rules file {path}: {error}") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"rules file {path}: {key}: {first['msg']}") from None
-    except (KeyError, ValueError, IndexError) as error:
-        raise InputError(
-            f"rules file {path}: message of {rule.id}: {error}; it may name "
-            f"{', '.join(EVIDENCE[rule.feature])}"
-        ) from None
-    if len({rule.id for rule in rules.rules}) != len(rules.rules):
-        raise InputError(f"rules file {path}: two rules have the same id")
-    return rules
-
-
-# What a rule's message and a flag's evidence hold, by the feature it looks at.
-EVIDENCE: dict[str, tuple[str, ...]] = {
-    "purchase_count_z": ("value", "threshold", "history", "n", "mean", "std"),
-    "purchase_amount_z": ("value", "threshold", "history", "amount", "mean", "std"),
-    "surprise": ("value", "threshold", "history", "events"),
-}
+Evidence = dict[str, float | int | str]
 
 
 class Finding(NamedTuple):
-    """A rule that is true in a window."""
+    """A rule that is true of a window or an event."""
 
     rule: Rule
     value: float
-    evidence: dict[str, float]
+    usual: float | None  # None where the rule names none, or it isn't known
+    evidence: Evidence
 
 
 def evaluate(
-    rules: Rules, before: Mapping[str, np.ndarray], now: Mapping[str, np.ndarray]
+    rules: Sequence[Rule], columns: Mapping[str, np.ndarray], rows: int
 ) -> list[list[Finding]]:
-    """The rules that are true of each of n windows.
+    """The rules that are true of each of n windows or events.
 
-    before: windows, purchase_windows, purchase_count_mean/_std, purchase_amount_mean/_std as known
-    before the window; now: events, purchases, amount, surprise of the window. All (n,).
+    rules: of one scope; columns: its features, (n,) each (udfs.rules.names). A rule whose value is
+    not a finite number is not true.
     """
-    found: list[list[Finding]] = [[] for _ in range(len(now["events"]))]
-    for rule in rules.rules:
-        if rule.feature == "surprise":
-            value, history, count = now["surprise"], before["windows"], now["events"]
-            seen = {"events": now["events"]}
-        else:
-            kind, x = (
-                ("count", now["purchases"])
-                if rule.feature == "purchase_count_z"
-                else ("amount", now["amount"])
-            )
-            mean, std = before[f"purchase_{kind}_mean"], before[f"purchase_{kind}_std"]
-            floor = 1.0 if kind == "count" else np.maximum(0.1 * mean, 1.0)
-            value = (x - mean) / np.maximum(std, floor)
-            history, count = before["purchase_windows"], now["purchases"]
-            seen = {"n" if kind == "count" else "amount": x, "mean": mean, "std": std}
-        true = (value >= rule.threshold) & (history >= rule.min_history) & (count >= rule.min_count)
+    found: list[list[Finding]] = [[] for _ in range(rows)]
+    for rule in rules:
+        value = columns[rule.value]
+        true = rule.condition(columns, rows) & np.isfinite(value)
+        if rule.types:
+            true &= _one_of(columns["event_type"], rule.types)
         for row in np.flatnonzero(true).tolist():
-            columns = {"value": value, "history": history} | seen
-            evidence = {name: _plain(column[row]) for name, column in columns.items()}
-            evidence["threshold"] = rule.threshold
-            found[row].append(Finding(rule, float(value[row]), evidence))
+            found[row].append(_finding(rule, columns, row))
     return found
 
 
-def _plain(value: np.floating | np.integer) -> float | int:
+def _one_of(event_type: np.ndarray, types: Sequence[str]) -> np.ndarray:
+    true = event_type == types[0]
+    for other in types[1:]:
+        true |= event_type == other
+    return true
+
+
+def _finding(rule: Rule, columns: Mapping[str, np.ndarray], row: int) -> Finding:
+    evidence: Evidence = {"value": _plain(columns[rule.value][row])}
+    evidence |= {name: _plain(columns[feature][row]) for name, feature in rule.shown.items()}
+    evidence["threshold"] = rule.threshold
+    usual = None
+    if rule.usual is not None:
+        evidence["usual"] = _plain(columns[rule.usual][row])
+        usual = float(columns[rule.usual][row])
+    return Finding(
+        rule,
+        float(columns[rule.value][row]),
+        usual if usual is not None and np.isfinite(usual) else None,
+        evidence,
+    )
+
+
+def _plain(value: np.generic) -> float | int | str:
     """Whole numbers without a fraction, as a message shows counts."""
+    if isinstance(value, np.str_):
+        return str(value)
     number = float(value)
     return int(number) if number.is_integer() else number
 
 
-def flag_id(user_id: str, rule_id: str, window_end_ms: int) -> str:
-    text = FIELD.join((user_id, rule_id, str(window_end_ms)))
+def flag_id(user_id: str, rule_id: str, of: int | str) -> str:
+    """The same for every copy of a flag. of: the window's end in ms, or the event's id."""
+    text = FIELD.join((user_id, rule_id, str(of)))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def to_flag(finding: Finding, user_id: str, window_end_ms: int, version: str) -> Flag:
-    rule = finding.rule
+def reason_of(finding: Finding) -> dict[str, Any]:
+    """The finding as an entry of a flag's `reasons`; a model's reasons have the same keys."""
+    return {
+        "code": finding.rule.reason,
+        "value": finding.value,
+        "usual": finding.usual,
+        "sentence": finding.rule.message.format_map(finding.evidence),
+    }
+
+
+def to_flag(
+    finding: Finding, user_id: str, time_ms: int, rules_version: str, event_id: str = ""
+) -> Flag:
+    """time_ms: the window's end, or the event's time. event_id: "" for a window."""
+    rule, reason = finding.rule, reason_of(finding)
     return Flag(
-        flag_id=flag_id(user_id, rule.id, window_end_ms),
+        flag_id=flag_id(user_id, rule.id, event_id or time_ms),
         rule_id=rule.id,
         reason=rule.reason,
         severity=rule.severity,
         action=rule.action,
         value=finding.value,
         threshold=rule.threshold,
-        message=rule.message.format_map(finding.evidence),
+        message=reason["sentence"],
         evidence=finding.evidence,
-        rules_version=version,
+        rules_version=rules_version,
+        event_id=event_id,
+        rule_version=rule.version,
+        rule_state="SHADOW" if rule.state == "SHADOW" else "ACTIVE",
+        reasons=[reason],
     )
+
+
+class Judged(NamedTuple):
+    """A window or an event with the rules that are true of it."""
+
+    user_id: str
+    time_ms: int  # the window's end, or the event's time
+    findings: list[Finding]
+    event_id: str = ""
+
+
+class FlagPasts(Protocol):
+    """What a Raiser asks: a store of either lane."""
+
+    def flag_past(self, queries: Sequence[FlagQuery]) -> list[FlagPast]: ...
 
 
 class _Seen(NamedTuple):
@@ -155,33 +141,33 @@ class _Seen(NamedTuple):
 class Raiser:
     """Decides which findings raise a flag: on false -> true, outside the cool-down.
 
-    What a rule did in a user's earlier windows is read from the store, but only for the few rows
-    with a finding; windows of the same batch are remembered here. A replay decides the same, since
-    only earlier windows are looked at and they are stored before.
+    What a rule did at a user's earlier times is read from the store, but only for the few rows with
+    a finding; rows of the same batch are remembered here. A replay decides the same, since only
+    earlier rows are looked at and they are stored before.
     """
 
-    def __init__(self, rules: Rules, store: ProfileStore):
-        self._rules, self._store = rules, store
+    def __init__(self, store: FlagPasts):
+        self._store = store
 
-    def raise_flags(self, rows: list[tuple[str, int, list[Finding]]]) -> list[list[Flag]]:
-        """rows: (user_id, window_end_ms, findings), a user's windows in time order."""
+    def raise_flags(self, rows: Sequence[Judged], rules_version: str) -> list[list[Flag]]:
+        """The flags of each row. A user's rows come in order of time."""
         queries = [
-            FlagQuery(user_id, finding.rule.id, window_end_ms)
-            for user_id, window_end_ms, findings in rows
-            for finding in findings
+            FlagQuery(row.user_id, finding.rule.id, row.time_ms)
+            for row in rows
+            for finding in row.findings
         ]
         pasts = iter(self._store.flag_past(queries) if queries else ())
         in_batch: dict[str, _Seen] = {}
         flags: list[list[Flag]] = []
-        for user_id, window_end_ms, findings in rows:
+        for user_id, time_ms, findings, event_id in rows:
             earlier = in_batch.get(user_id)
             raised_ms = dict(earlier.raised_ms) if earlier else {}
             raised = []
             for finding in findings:
                 past = _merge(next(pasts), earlier, finding.rule.id)
-                if _raises(finding.rule, past, window_end_ms):
-                    raised.append(to_flag(finding, user_id, window_end_ms, self._rules.version))
-                    raised_ms[finding.rule.id] = window_end_ms
+                if _raises(finding.rule, past, time_ms):
+                    raised.append(to_flag(finding, user_id, time_ms, rules_version, event_id))
+                    raised_ms[finding.rule.id] = time_ms
             in_batch[user_id] = _Seen(frozenset(f.rule.id for f in findings), raised_ms)
             flags.append(raised)
         return flags
@@ -195,8 +181,8 @@ def _merge(stored: FlagPast, in_batch: _Seen | None, rule_id: str) -> FlagPast:
     )
 
 
-def _raises(rule: Rule, past: FlagPast, window_end_ms: int) -> bool:
+def _raises(rule: Rule, past: FlagPast, time_ms: int) -> bool:
     if past.was_true:
         return False
-    last: Any = past.last_raised_ms
-    return last is None or window_end_ms - last >= rule.cool_down_hours * HOUR_MS
+    last_ms = past.last_raised_ms
+    return last_ms is None or time_ms - last_ms >= rule.cool_down_hours * HOUR_MS

@@ -16,35 +16,17 @@ The contract of a store, which the job's checkpoint rests on:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from cassandra.cluster import Session
-from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
 
-from liveprofile.cassandra import check_embedding_dim, close, connect
+from liveprofile.cassandra import check_embedding_dim
 from liveprofile.config import Cassandra, Settings
 from udfs import store_encode as encode
-from udfs.store_batches import BatchLimits, ReplicaSets, pack, server_limits
-from udfs.store_past import Past, Pasts
-from udfs.store_requests import Requests
-
-
-class Flag(NamedTuple):
-    """A risk flag raised by one rule in one window."""
-
-    flag_id: str
-    rule_id: str
-    reason: str
-    severity: str
-    action: str
-    value: float
-    threshold: float
-    message: str
-    evidence: dict[str, Any]
-    rules_version: str
+from udfs.flags import Flag, FlagPast, FlagQuery
+from udfs.store_flagged import FlaggedStore, Partition
 
 
 class ProfileRow(NamedTuple):
@@ -76,22 +58,14 @@ class ProfileRow(NamedTuple):
     flags: list[Flag]
 
 
-class FlagQuery(NamedTuple):
-    user_id: str
-    rule_id: str
-    window_end_ms: int
-
-
-class FlagPast(NamedTuple):
-    was_true: bool  # the rule was true in the user's latest window before this one
-    last_raised_ms: int | None  # window end of the rule's newest flag before this one
-
-
 class ProfileStore(Protocol):
     """See the module's docstring for the contract."""
 
     def flag_past(self, queries: Sequence[FlagQuery]) -> list[FlagPast]:
         """What is known of each (user, rule) before its window, rows begun here included."""
+
+    def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
+        """For each user, until when (ms, by the clock) which rules shall send no alert."""
 
     def begin(self, rows: Sequence[ProfileRow]) -> None:
         """Starts to write rows. Raises StoreError if an earlier write failed for good."""
@@ -111,15 +85,12 @@ def open_store(settings: Settings, embedding_dim: int) -> ProfileStore:
 
 
 def write_time_us(row: ProfileRow) -> int:
-    """The USING TIMESTAMP of all that a row writes (docs/data-contract.md section 7)."""
+    """The USING TIMESTAMP of all that a row writes (docs/data-contract.md section 8)."""
     return row.window_end_ms * 1_000 + row.revision
 
 
-_Window = tuple[int, str]  # window end, user
-
-
-class CassandraStore:
-    """The store of the job.
+class CassandraStore(FlaggedStore[ProfileRow]):
+    """The store of the profile lane.
 
     session: one that somebody else closes; without it the store opens its own.
     Raises ServiceError if Cassandra doesn't answer or lacks the tables, ConfigError if they hold
@@ -127,119 +98,30 @@ class CassandraStore:
     """
 
     def __init__(self, settings: Cassandra, embedding_dim: int, session: Session | None = None):
-        self._owns_session = session is None
-        self._session = connect(settings) if session is None else session
-        try:
-            check_embedding_dim(self._session, settings.keyspace, embedding_dim)
-            self._prepare(settings)
-            self._limits = server_limits(self._session, settings.batch_bytes)
-        except BaseException:
-            self.close()
-            raise
         self._embedding_dim = embedding_dim
-        self._replica_sets = ReplicaSets(self._session.cluster.metadata, settings.keyspace)
-        self._keyspace = settings.keyspace
-        self._writes = Requests(self._session, settings, "write")
-        self._reads = Requests(self._session, settings, "read")
-        self._begun_users: set[str] = set()
-        self._pasts = Pasts()
+        super().__init__(settings, session)
 
-    @property
-    def limits(self) -> BatchLimits:
-        """What a batch may hold: the settings', or less if the server would warn."""
-        return self._limits
-
-    def flag_past(self, queries: Sequence[FlagQuery]) -> list[FlagPast]:
-        windows = sorted({(query.window_end_ms, query.user_id) for query in queries}, reverse=True)
-        active: dict[_Window, frozenset[str]] = {}
-        raised: dict[_Window, dict[str, int]] = {}
-        for window in windows:
-            self._find_past(window, active, raised)
-        self._reads.drain()
-        earliest = {user_id: (end_ms, user_id) for end_ms, user_id in windows}
-        for user_id, window in earliest.items():  # the writes that follow add the others
-            self._pasts.learn(user_id, Past(window[0] - 1, active[window], raised[window]))
-        return [
-            FlagPast(query.rule_id in active[window], raised[window].get(query.rule_id))
-            for query in queries
-            for window in [(query.window_end_ms, query.user_id)]
-        ]
-
-    def _find_past(
-        self,
-        window: _Window,
-        active: dict[_Window, frozenset[str]],
-        raised: dict[_Window, dict[str, int]],
-    ) -> None:
-        """Fills in from memory at once, from Cassandra when the reads are drained."""
-        end_ms, user_id = window
-        past = self._pasts.before(user_id, end_ms)
-        if past is not None:
-            active[window] = past.active
-            if past.raised_ms is not None:
-                raised[window] = past.raised_ms
-                return
-        if user_id in self._begun_users:
-            self.wait()
-        values = [user_id.encode(), encode.bigint(end_ms)]
-        if past is None:
-            self._reads.submit(
-                self._bound(self._select_active, values),
-                lambda rows: active.__setitem__(window, frozenset((rows and rows[0][0]) or ())),
-            )
-        self._reads.submit(
-            self._bound(self._select_flags, values),
-            # Newest first, so the newest of each rule is written last.
-            lambda rows: raised.__setitem__(window, dict(reversed(list(rows)))),
-        )
-
-    def begin(self, rows: Sequence[ProfileRow]) -> None:
-        if not rows:
-            return
-        self._begun_users.update(row.user_id for row in rows)
-        self._pasts.write(rows)
-        keys, partitions = self._partitions(rows)
-        for indices in self._replica_sets.group(keys):
-            sizes = [partitions[index].size for index in indices]
-            for batch in pack(sizes, self._limits):
-                self._send([partitions[indices[position]] for position in batch])
-        for same_day in self._flags_by_day(rows):
-            for batch in pack([part.size for part in same_day], self._limits):
-                self._send([same_day[position] for position in batch])
-
-    def wait(self) -> None:
-        self._writes.drain()
-        self._begun_users.clear()
-
-    def close(self) -> None:
-        if self._owns_session:
-            close(self._session)
-
-    def _prepare(self, settings: Cassandra) -> None:
-        def insert(table: str, columns: Sequence[str], ttl_s: int) -> PreparedStatement:
-            return self._session.prepare(encode.insert(settings.keyspace, table, columns, ttl_s))
-
-        self._insert_profile = insert(
-            "user_profile", encode.PROFILE_COLUMNS, settings.profile_ttl_s
-        )
-        self._insert_delta = insert("profile_delta", encode.DELTA_COLUMNS, settings.delta_ttl_s)
-        self._insert_lookalike = insert(
-            "user_lookalike", encode.LOOKALIKE_COLUMNS, settings.profile_ttl_s
-        )
-        self._insert_flag = insert("risk_flag", encode.FLAG_COLUMNS, settings.flag_ttl_s)
-        self._insert_flag_by_day = insert(
-            "risk_flag_by_day", encode.FLAG_BY_DAY_COLUMNS, settings.flag_ttl_s
-        )
-        self._select_active = self._session.prepare(
-            f"SELECT active_rules FROM {settings.keyspace}.profile_delta"
+    @staticmethod
+    def _active_before(keyspace: str) -> str:
+        return (
+            f"SELECT active_rules FROM {keyspace}.profile_delta"
             " WHERE user_id = ? AND window_end < ? LIMIT 1"
         )
-        self._select_flags = self._session.prepare(
-            "SELECT rule_id, to_unix_timestamp(window_end) AS window_end_ms"
-            f" FROM {settings.keyspace}.risk_flag WHERE user_id = ? AND window_end < ?"
+
+    def _prepare(self, settings: Cassandra) -> None:
+        check_embedding_dim(self._session, settings.keyspace, self._embedding_dim)
+        super()._prepare(settings)
+        self._insert_profile = self._insert(
+            settings.keyspace, "user_profile", encode.PROFILE_COLUMNS, settings.profile_ttl_s
+        )
+        self._insert_delta = self._insert(
+            settings.keyspace, "profile_delta", encode.DELTA_COLUMNS, settings.delta_ttl_s
+        )
+        self._insert_lookalike = self._insert(
+            settings.keyspace, "user_lookalike", encode.LOOKALIKE_COLUMNS, settings.profile_ttl_s
         )
 
-    def _partitions(self, rows: Sequence[ProfileRow]) -> tuple[list[bytes], list[_Partition]]:
+    def _partitions(self, rows: Sequence[ProfileRow]) -> tuple[list[bytes], list[Partition]]:
         """One partition a row: all that goes to tables keyed by the user is one mutation.
 
         Of a user's windows only the newest writes the profile, which it would overwrite.
@@ -264,46 +146,9 @@ class CassandraStore:
                 writes.append((self._insert_profile, profile))
             if row.write_lookalike:
                 writes.append((self._insert_lookalike, lookalike))
-            for flag in row.flags:
-                writes.append((self._insert_flag, encode.flag(row, flag)))
-            partitions.append(_Partition(key, writes, encode.size(writes)))
+            writes += self._flag_writes(row)
+            partitions.append(Partition(key, writes, encode.size(writes)))
         return encoded.keys, partitions
-
-    def _flags_by_day(self, rows: Sequence[ProfileRow]) -> Iterator[list[_Partition]]:
-        """The flags again for the table by day, those of one partition together."""
-        flags = sorted(
-            (encode.flag_by_day(row, flag) for row in rows for flag in row.flags),
-            key=encode.flag_day_and_bucket,
-        )
-        for _, same in groupby(flags, key=encode.flag_day_and_bucket):
-            parts = []
-            for values in same:
-                writes = [(self._insert_flag_by_day, values)]
-                parts.append(_Partition(None, writes, encode.size(writes)))
-            yield parts
-
-    def _send(self, partitions: list[_Partition]) -> None:
-        batch = BatchStatement(BatchType.UNLOGGED)
-        batch.is_idempotent = True
-        batch.routing_key = partitions[0].key
-        batch.keyspace = self._keyspace
-        for partition in partitions:
-            for prepared, values in partition.writes:
-                batch.add(self._bound(prepared, values))
-        self._writes.submit(batch)
-
-    @staticmethod
-    def _bound(prepared: PreparedStatement, values: list[bytes | None]) -> BoundStatement:
-        """A bound statement from values serialised already: bind() would do it one by one."""
-        bound = BoundStatement(prepared)
-        bound.values = values
-        return bound
-
-
-class _Partition(NamedTuple):
-    key: bytes | None  # None: the driver works it out
-    writes: list[tuple[PreparedStatement, list[bytes | None]]]
-    size: int  # bytes as the server counts them, or a little more
 
 
 class MemoryStore:
@@ -314,6 +159,7 @@ class MemoryStore:
         self.deltas: dict[tuple[str, int], ProfileRow] = {}
         self.lookalikes: dict[str, ProfileRow] = {}
         self.flags: dict[tuple[str, int, str], Flag] = {}
+        self.snoozes: dict[str, dict[str, int]] = {}
         self.closed = False
 
     def flag_past(self, queries: Sequence[FlagQuery]) -> list[FlagPast]:
@@ -346,6 +192,9 @@ class MemoryStore:
             for flag in row.flags:
                 self.flags[row.user_id, row.window_end_ms, flag.rule_id] = flag
 
+    def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
+        return {user_id: self.snoozes.get(user_id, {}) for user_id in user_ids}
+
     @staticmethod
     def _keep_newer(table: dict[Any, ProfileRow], key: Any, row: ProfileRow) -> None:
         if key not in table or write_time_us(table[key]) <= write_time_us(row):
@@ -363,6 +212,9 @@ class NoStore:
 
     def flag_past(self, queries: Sequence[FlagQuery]) -> list[FlagPast]:
         return [FlagPast(was_true=False, last_raised_ms=None)] * len(queries)
+
+    def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
+        return {user_id: {} for user_id in user_ids}
 
     def begin(self, rows: Sequence[ProfileRow]) -> None:
         """Nothing to do."""

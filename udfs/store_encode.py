@@ -19,7 +19,8 @@ import orjson
 if TYPE_CHECKING:
     from cassandra.query import PreparedStatement
 
-    from udfs.store import Flag, ProfileRow
+    from udfs.flags import Flag, Flagged
+    from udfs.store import ProfileRow
 
 Values = list[bytes | None]
 
@@ -40,7 +41,8 @@ DELTA_COLUMNS = (
 LOOKALIKE_COLUMNS = ("user_id", "window_end", "segments", "embedding")
 FLAG_COLUMNS = (
     "user_id", "window_end", "rule_id", "flag_id", "window_start", "reason", "severity", "action",
-    "value", "threshold", "message", "evidence", "model_version", "rules_version",
+    "value", "threshold", "message", "evidence", "model_version", "rules_version", "event_id",
+    "rule_version", "rule_state", "reasons",
 )  # fmt: skip
 FLAG_BY_DAY_COLUMNS = ("day", "bucket", *FLAG_COLUMNS)
 
@@ -121,7 +123,7 @@ def rows(batch: Sequence[ProfileRow], embedding_dim: int) -> Encoded:
     )
 
 
-def flag(row: ProfileRow, raised: Flag) -> Values:
+def flag(row: Flagged, raised: Flag) -> Values:
     """The values of FLAG_COLUMNS and the write time."""
     return [
         row.user_id.encode(),
@@ -138,11 +140,15 @@ def flag(row: ProfileRow, raised: Flag) -> Values:
         orjson.dumps(raised.evidence, option=orjson.OPT_SERIALIZE_NUMPY),
         row.model_version.encode(),
         raised.rules_version.encode(),
+        raised.event_id.encode(),
+        struct.pack(">i", raised.rule_version),
+        raised.rule_state.encode(),
+        orjson.dumps(list(raised.reasons), option=orjson.OPT_SERIALIZE_NUMPY),
         bigint(row.window_end_ms * 1_000 + row.revision),
     ]
 
 
-def flag_by_day(row: ProfileRow, raised: Flag) -> Values:
+def flag_by_day(row: Flagged, raised: Flag) -> Values:
     """The values of FLAG_BY_DAY_COLUMNS and the write time."""
     # A date counts days from 2^31, the epoch.
     day = struct.pack(">I", row.window_end_ms // DAY_MS + (1 << 31))

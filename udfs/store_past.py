@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from udfs.store import ProfileRow
+    from udfs.flags import Flagged
 
 MOST_USERS = 100_000  # some 300 bytes each
 
@@ -41,7 +41,7 @@ class Pasts:
         if known is None or known.until_ms < past.until_ms:
             self._keep(user_id, past)
 
-    def write(self, rows: Iterable[ProfileRow]) -> None:
+    def write(self, rows: Iterable[Flagged]) -> None:
         """Rows as they are stored. One that comes after a later one of its user is a riddle, so
         the user is forgotten."""
         for row in rows:

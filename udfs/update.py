@@ -11,9 +11,10 @@ import numpy as np
 
 from liveprofile.config import Settings
 from liveprofile.errors import InputError
-from udfs import messages, profile, risk
+from udfs import messages, profile, risk, window_features
 from udfs.columns import read_histories
 from udfs.events import EVENT, FIELD, TYPE_INDEX
+from udfs.rules_feed import RulesFeed
 from udfs.store import ProfileRow, ProfileStore
 from udfs.window import Refused, Windows, read_windows
 
@@ -69,7 +70,7 @@ class ProfileUpdater:
         settings: Settings,
         model: ProfileModel,
         store: ProfileStore,
-        rules: risk.Rules,
+        rules: RulesFeed,
         on_batch: Callable[[Timing], None] = lambda timing: None,
     ):
         if model.decay_days != settings.state.decay_days:
@@ -78,7 +79,7 @@ class ProfileUpdater:
                 f" trained with {model.decay_days:g}; set it so, or train a model for yours"
             )
         self._settings, self._model, self._store = settings, model, store
-        self._rules, self._raiser = rules, risk.Raiser(rules, store)
+        self._rules, self._raiser = rules, risk.Raiser(store)
         self._on_batch = on_batch
         self._failed_rows = 0  # since the last that succeeded
 
@@ -119,9 +120,11 @@ class ProfileUpdater:
         self._store.begin(stored)
         self._store.wait()
         clock.append(time.perf_counter())
-        alerts = self._settings.topics.alerts
+        snoozed = self._store.snoozed(row.user_id for row in stored if row.flags)
         for index, row in zip(kept, stored, strict=True):
-            sent[index] += [messages.alert(alerts, flag, row) for flag in row.flags]
+            if row.flags:
+                alerts = self._settings.topics.alerts
+                sent[index] += messages.alerts(alerts, row, snoozed[row.user_id])
         spent = np.diff(clock) * 1000.0
         self._on_batch(Timing(len(kept), *spent.tolist(), scores.batches))
         return sent
@@ -146,8 +149,8 @@ class ProfileUpdater:
 
     def _assemble(self, rows: profile.Inputs, scores: Scores) -> list[ProfileRow]:
         before, after = profile.sides(rows, scores)
-        found = risk.evaluate(
-            self._rules,
+        rules = self._rules.current()
+        columns = window_features.compute(
             {name: before.column(name) for name in profile.FEATURES},
             {
                 "events": rows.windows.tokens.sizes,
@@ -156,9 +159,9 @@ class ProfileUpdater:
                 "surprise": scores.surprise,
             },
         )
-        flags = self._raiser.raise_flags(
-            list(zip(rows.user_id, rows.window_end_ms.tolist(), found, strict=True))
-        )
+        found = risk.evaluate(rules.of("window"), columns, len(rows.user_id))
+        judged = map(risk.Judged, rows.user_id, rows.window_end_ms.tolist(), found)
+        flags = self._raiser.raise_flags(list(judged), rules.version)
         return profile.assemble(
             rows,
             scores,

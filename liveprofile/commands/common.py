@@ -6,11 +6,14 @@ import os
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from liveprofile.config import CONFIG_VARIABLE, Settings, load
+
+if TYPE_CHECKING:
+    from liveprofile.reads import StoredFlag
 
 # Written by `make up`, so that every command finds the local stack without a flag.
 LOCAL_STACK_CONFIG = Path(".stack/run/liveprofile.toml")
@@ -60,3 +63,8 @@ def print_fields(fields: Mapping[str, Any]) -> None:
 def utc(time_ms: int) -> str:
     """Epoch milliseconds for a person: 2017-11-26 01:05:00."""
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def with_state(name: str, flag: StoredFlag) -> str:
+    """The name, and the state of the flag's rule if that kept the alert back."""
+    return name if flag.rule_state == "ACTIVE" else f"{name} ({flag.rule_state})"

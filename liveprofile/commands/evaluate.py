@@ -1,38 +1,85 @@
-"""`liveprofile evaluate RECIPE`: a checkpoint beside its baselines; the last line is JSON."""
+"""`liveprofile evaluate RECIPE`: a model beside its baselines; the last line is JSON."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
 
 from liveprofile.commands.common import print_json
-from liveprofile.commands.train import progress
-from models.recipes import recipe
+from liveprofile.commands.train import DaysOption, UsersOption, progress
+from liveprofile.config import Risk, Settings, project_path
+from models.recipes import RECIPES, recipe
+
+evaluate = typer.Typer(
+    name="evaluate",
+    no_args_is_help=True,
+    help="Measure a model on data that it was not trained on, beside what it must beat; each"
+    " command is a recipe of `liveprofile train`.",
+)
 
 
-def evaluate(
-    name: Annotated[str, typer.Argument(metavar="RECIPE", help="How the rows are parted.")],
-    rows: Annotated[
-        Path,
-        typer.Option("--rows", metavar="PATH", help="Parquet file or folder of a backfill."),
-    ],
+def _profile(name: str) -> Callable[..., None]:
+    def command(
+        rows: Annotated[
+            Path,
+            typer.Option("--rows", metavar="PATH", help="Parquet file or folder of a backfill."),
+        ],
+        folder: Annotated[
+            Path,
+            typer.Option("--checkpoint", metavar="FOLDER", help="What liveprofile train wrote."),
+        ],
+        part: Annotated[
+            Literal["validation", "test"],
+            typer.Option("--part", help="Choose by validation; look at the test once."),
+        ] = "test",
+    ) -> None:
+        from models.report import report
+
+        with progress() as on_progress:
+            found = report(recipe(name), rows, folder, part, on_progress)
+        print_json({"recipe": name, **found})
+
+    return command
+
+
+for _recipe in RECIPES.values():
+    evaluate.command(
+        _recipe.name,
+        help="A profile's model beside every baseline: next category and next item, churn and"
+        " spend, each difference with a bootstrap interval over users.",
+    )(_profile(_recipe.name))
+
+
+@evaluate.command("event-risk")
+def event_risk(
     folder: Annotated[
         Path, typer.Option("--checkpoint", metavar="FOLDER", help="What liveprofile train wrote.")
-    ],
-    part: Annotated[
-        Literal["validation", "test"],
-        typer.Option("--part", help="Choose by validation; look at the test once."),
-    ] = "test",
+    ] = Risk.model_fields["checkpoint"].default,
+    rules: Annotated[
+        Path, typer.Option("--rules", metavar="FILE", help="The rules to set beside it.")
+    ] = Settings.model_fields["rules"].default,
+    seed: Annotated[
+        list[int] | None,
+        typer.Option("--seed", min=0, help="A shop that the model has not seen; repeat it."),
+    ] = None,
+    users: UsersOption = 2_500,
+    days: DaysOption = 45,
+    warm_up_days: Annotated[
+        int, typer.Option("--warm-up-days", min=0, help="Of these, how many only fill the lists.")
+    ] = 14,
 ) -> None:
-    """Measure a checkpoint on rows that it was not trained on, beside every baseline.
+    """The event lane's rules, its model and both, on generated shops: what so many alerts a day
+    find of each kind of fraud, and which honest changes of habit they take for one."""
+    from models.fraud.event_evaluate import SEEDS, compare
+    from models.fraud.event_model import EventModel
+    from udfs.rules import read_rules
 
-    Next category and next item, churn and spend; each difference with a bootstrap interval over
-    users. The last line is JSON.
-    """
-    from models.report import report
-
+    model, judged_by = EventModel.load(project_path(folder)), read_rules(project_path(rules))
     with progress() as on_progress:
-        found = report(recipe(name), rows, folder, part, on_progress)
-    print_json({"recipe": name, **found})
+        found = compare(
+            model, judged_by, seed or SEEDS, users, days, warm_up_days, on_progress=on_progress
+        )
+    print_json({"recipe": "event-risk", **found})

@@ -15,6 +15,7 @@ from liveprofile.commands.common import (
     print_json,
     read_settings,
     utc,
+    with_state,
 )
 from liveprofile.errors import InputError
 
@@ -83,8 +84,8 @@ def flags(
         typer.Option(
             "--since",
             metavar="TIME",
-            help="Of windows that end at this time (UTC) or later: 2017-11-26, 2017-11-26T01:00"
-            " or epoch milliseconds.",
+            help="Of windows that end, or events that are, at this time (UTC) or later:"
+            " 2017-11-26, 2017-11-26T01:00 or epoch milliseconds.",
         ),
     ] = None,
     limit: LimitOption = 20,
@@ -178,11 +179,11 @@ def delta_table(user_id: str, deltas: Sequence[Delta]) -> Table:
 
 def flag_table(flags: Sequence[StoredFlag]) -> Table:
     table = _table("Risk flags")
-    _columns(table, "window end", "user", "severity", "reason", "message", "action")
+    _columns(table, "time", "user", "severity", "reason", "message", "action", "event")
     for flag in flags:
         table.add_row(
-            utc(flag.window_end_ms), flag.user_id, flag.severity, flag.reason, flag.message,
-            flag.action,
+            utc(flag.window_end_ms), flag.user_id, flag.severity, with_state(flag.reason, flag),
+            flag.message, flag.action, flag.event_id,
         )  # fmt: skip
     return table
 
@@ -202,7 +203,7 @@ def _columns(table: Table, *names: str) -> None:
             name.lstrip(">"),
             justify="right" if right else "left",
             overflow="fold",
-            no_wrap=right or name in ("window end", "as of", "churn"),
+            no_wrap=right or name in ("time", "window end", "as of", "churn"),
         )
 
 

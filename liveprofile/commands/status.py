@@ -22,7 +22,7 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
     if json:
         print_json(answer)
         return
-    checkpoint = answer["checkpoint"]
+    checkpoint, behind = answer["checkpoint"], answer["lag_event_lane"]
     print_fields(
         {
             "job": f"{settings.job.name} {answer['job_id']}",
@@ -31,6 +31,7 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
             "restarts": answer["restarts"],
             "events": f"{answer['events_per_second']:.0f} per second,"
             f" {answer['lag_events']} behind at the last checkpoint",
+            "single events": None if behind is None else f"{behind} behind at the last checkpoint",
             "last checkpoint": checkpoint
             and f"{checkpoint['age_s']:.0f} s ago, took {checkpoint['duration_ms']} ms,"
             f" {checkpoint['size_bytes'] / 1e6:.1f} MB of state",
@@ -42,12 +43,14 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 def _look(settings: Settings) -> dict[str, Any]:
     from liveprofile.flink import report
-    from liveprofile.kafka import lag
+    from liveprofile.kafka import event_group, lag
 
     job = report(settings.flink.rest_url, settings.job.name)
     answer: dict[str, Any] = job._asdict()
     answer["checkpoint"] = job.checkpoint and job.checkpoint._asdict()
     answer["lag_events"] = lag(settings)
+    lane = settings.risk.lane
+    answer["lag_event_lane"] = lag(settings, event_group(settings.kafka)) if lane else None
     answer["model_version"] = _model_version(project_path(settings.model.checkpoint))
     return answer
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -15,6 +15,9 @@ from liveprofile.commands.common import JsonOption, print_fields, print_json
 from liveprofile.errors import InputError
 from models import Progress
 from models.recipes import RECIPES, recipe, with_params
+
+if TYPE_CHECKING:
+    from models.fraud.data import Columns
 
 train = typer.Typer(
     name="train",
@@ -190,19 +193,52 @@ def next_item(
     print_json({"recipe": "next-item", **report})
 
 
+DataOption = Annotated[
+    Path,
+    typer.Option("--data", metavar="FILE", help="Parquet with the Fraud Handbook's columns."),
+]
+TrainStartOption = Annotated[datetime, _day("--train-start", "First day to train on.")]
+TrainEndOption = Annotated[datetime, _day("--train-end", "Last day to train on, inclusive.")]
+TestStartOption = Annotated[datetime, _day("--test-start", "First day to test on.")]
+TestEndOption = Annotated[datetime, _day("--test-end", "Last day to test on, inclusive.")]
+DelayOption = Annotated[
+    int, typer.Option("--delay-days", min=0, help="Until a transaction's label is known.")
+]
+ColumnOption = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--column",
+        metavar="FIELD=NAME",
+        help="The file's name for id, time, card, terminal, amount or fraud, where it is another"
+        " than the Handbook's. Repeat it for more.",
+    ),
+]
+UsersOption = Annotated[int, typer.Option("--users", min=1, help="Of each generated shop.")]
+DaysOption = Annotated[int, typer.Option("--days", min=1, help="Of each generated shop.")]
+
+
+def columns_of(named: list[str] | None) -> Columns:
+    """Raises InputError for what is no FIELD=NAME."""
+    from models.fraud.data import Columns
+
+    pairs = [text.partition("=") for text in named or ()]
+    for field, _, name in pairs:
+        if field not in Columns._fields or not name:
+            raise InputError(
+                f"--column {field}={name}: FIELD=NAME with one of {', '.join(Columns._fields)}"
+            )
+    return Columns()._replace(**{field: name for field, _, name in pairs})
+
+
 @train.command()
 def fraud(
-    data: Annotated[
-        Path,
-        typer.Option("--data", metavar="FILE", help="Parquet with the Fraud Handbook's columns."),
-    ],
-    train_start: Annotated[datetime, _day("--train-start", "First day to train on.")],
-    train_end: Annotated[datetime, _day("--train-end", "Last day to train on, inclusive.")],
-    test_start: Annotated[datetime, _day("--test-start", "First day to test on.")],
-    test_end: Annotated[datetime, _day("--test-end", "Last day to test on, inclusive.")],
-    delay_days: Annotated[
-        int, typer.Option("--delay-days", min=0, help="Until a transaction's label is known.")
-    ] = 7,
+    data: DataOption,
+    train_start: TrainStartOption,
+    train_end: TrainEndOption,
+    test_start: TestStartOption,
+    test_end: TestEndOption,
+    delay_days: DelayOption = 7,
+    column: ColumnOption = None,
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Where to write the model.")
     ] = None,
@@ -219,5 +255,75 @@ def fraud(
         train_start.date(), train_end.date(), delay_days, test_start.date(), test_end.date()
     )
     with progress() as on_progress:
-        report = run(read(data), period, out, on_progress)
+        report = run(read(data, columns_of(column)), period, out, on_progress)
     print_json({"recipe": "fraud", **report})
+
+
+@train.command("event-risk")
+def event_risk(
+    out: Annotated[
+        Path, typer.Option("--out", metavar="FOLDER", help="Folder to write the model to.")
+    ],
+    users: UsersOption = 2_500,
+    days: DaysOption = 45,
+    train_seed: Annotated[
+        list[int] | None,
+        typer.Option("--train-seed", min=0, help="A shop to train on; repeat it for more."),
+    ] = None,
+    validation_seed: Annotated[
+        list[int] | None,
+        typer.Option("--validation-seed", min=0, help="A shop to choose and calibrate by."),
+    ] = None,
+    test_seed: Annotated[
+        list[int] | None, typer.Option("--test-seed", min=0, help="A shop to measure on.")
+    ] = None,
+) -> None:
+    """The event lane's model, on generated shops whose frauds are known.
+
+    Without seeds those of the shipped model (models/fraud/event_train.py). Point the setting
+    risk.checkpoint at the folder to serve it. The last line is JSON.
+    """
+    import dataclasses
+
+    from models.fraud.event_train import Recipe, train_generated
+
+    named = {
+        "train_seeds": train_seed, "validation_seeds": validation_seed, "test_seeds": test_seed
+    }  # fmt: skip
+    chosen = dataclasses.replace(
+        Recipe().sized(users, days),
+        **{name: tuple(seeds) for name, seeds in named.items() if seeds},
+    )
+    with progress() as on_progress:
+        model = train_generated(chosen, out, on_progress)
+    about = {name: model.about[name] for name in ("setting", "thresholds", "validation", "test")}
+    print_json({"recipe": "event-risk", "version": model.version, "folder": str(out), **about})
+
+
+@train.command("event-risk-handbook")
+def event_risk_handbook(
+    data: DataOption,
+    train_start: TrainStartOption,
+    train_end: TrainEndOption,
+    test_start: TestStartOption,
+    test_end: TestEndOption,
+    delay_days: DelayOption = 7,
+    column: ColumnOption = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Folder to write the model to.")
+    ] = None,
+) -> None:
+    """The event lane's model on card transactions: a card is a user, a terminal a shop.
+
+    The protocol is that of `train fraud`, the features are those of the job. The last line is
+    JSON.
+    """
+    from models.fraud.data import Period, read
+    from models.fraud.handbook import train as run
+
+    period = Period.of(
+        train_start.date(), train_end.date(), delay_days, test_start.date(), test_end.date()
+    )
+    with progress() as on_progress:
+        report = run(read(data, columns_of(column)), period, out, on_progress)
+    print_json({"recipe": "event-risk-handbook", **report})

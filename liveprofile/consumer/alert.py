@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+TYPE = "liveprofile.risk.flag"
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
@@ -55,13 +56,17 @@ class AlertData(_Part):
     reasons: tuple[Reason, ...] = ()
 
 
+class _Typed(_Part):
+    type: str
+
+
 class Alert(_Part):
-    """A CloudEvents 1.0 event of type `liveprofile.risk.flag`."""
+    """A CloudEvents 1.0 event of type TYPE."""
 
     specversion: Literal["1.0"]
     id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]  # the flag's id: copies have the same
     source: str
-    type: Literal["liveprofile.risk.flag"]
+    type: Literal["liveprofile.risk.flag"]  # TYPE
     subject: Id  # the user
     time: AwareDatetime  # end of the window, or of the event
     data: AlertData
@@ -79,10 +84,11 @@ class NotAnAlert(ValueError):
     """A record that is no alert; one line that names the field."""
 
 
-def read_alert(value: bytes | None) -> Alert:
-    """Raises NotAnAlert."""
+def read_alert(value: bytes | None) -> Alert | None:
+    """None for an event of another type, such as drift. Raises NotAnAlert."""
     try:
-        return Alert.model_validate_json(value or b"")
+        given = _Typed.model_validate_json(value or b"").type
+        return None if given != TYPE else Alert.model_validate_json(value or b"")
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))

@@ -67,6 +67,7 @@ class Counts:
     handled: int = 0  # a handler has dealt with an alert
     known: int = 0  # it had before
     below: int = 0  # alerts of less than the least severity
+    other: int = 0  # events of another type, such as drift
     retried: int = 0  # attempts beyond the first
     dead: int = 0  # records put aside
 
@@ -209,6 +210,9 @@ class AlertConsumer:
             alert = read_alert(record.value())
         except NotAnAlert as error:
             self._put(record, Failure("", "NOT_AN_ALERT", str(error)[:300]))
+            return
+        if alert is None:
+            self._count(other=1)
             return
         if alert.data.severity.rank < self._min_rank:
             self._count(below=1)

@@ -21,7 +21,7 @@ from liveprofile.cassandra import session_of
 from liveprofile.commands import audit
 from liveprofile.commands.common import config_file
 from liveprofile.config import CONFIG_VARIABLE, Settings
-from liveprofile.demo import scene, tour, view
+from liveprofile.demo import ring, scene, tour, view
 from liveprofile.demo.scene import Purchases
 from liveprofile.demo.steps import Steps
 from liveprofile.demo.tour import Tour
@@ -70,6 +70,11 @@ def run(stack: Stack, console: Console, *, stays: bool) -> dict[str, Any]:
             account, _, _ = audit.take(settings)
         found = _collect(session, settings, account)
     console.print(view.tour(found))
+    about = f"{ring.USERS} made-up accounts on {ring.DEVICES} devices start to buy, one by one"
+    console.print(view.heading(about))
+    with steps.step("ring", "sending the ring's purchases", None, stack.taskmanager.log):
+        alerts = ring.play(settings, last.closed_ms)
+    console.print(view.ring(alerts))
     if stays:
         user = found.changes[0].profile.user_id if found.changes else "USER"
         console.print(view.commands(_next(stack, file, user)))
@@ -80,6 +85,7 @@ def run(stack: Stack, console: Console, *, stays: bool) -> dict[str, Any]:
         "profiles": last.profiles,
         "flags": found.flags,
         "shown": [one.profile.user_id for one in found.changes],
+        "ring": {"users_flagged": alerts.users_flagged, "first_alert_ms": round(alerts.first_ms)},
         "audit": {name: getattr(account, name) for name in audit.COUNTS},
         "config": str(file),
         "flink": stack.rest_url,

@@ -32,6 +32,7 @@ EVERY_NTH_HOUSEHOLD = 16
 MAPPING = PROJECT / "mappings" / "complete_journey.toml"
 JOB = PROJECT / "jobs" / "profile_job.py"
 NAME = "liveprofile-demo"
+OF_PAYMENTS = ("card_testing", "fraud_score")
 RELEASE_TIMEOUT_S = 30.0
 
 
@@ -43,7 +44,7 @@ class Purchases(NamedTuple):
 
 def settings_of(stack: Stack) -> dict[str, dict[str, Any] | Any]:
     """The stack's settings with the demo's over them: baskets of a year need windows of a day."""
-    topics = ("events", "rejected", "late", "alerts")
+    topics = ("events", "rejected", "late", "alerts", "rules", "feedback")
     demo: dict[str, dict[str, Any]] = {
         "kafka": {"group_id": NAME},
         "topics": {topic: f"demo-{topic}" for topic in topics},
@@ -52,7 +53,19 @@ def settings_of(stack: Stack) -> dict[str, dict[str, Any] | Any]:
         "job": {"name": NAME, "checkpoint_interval_ms": 5_000},
     }
     base = stack.settings()
+    base["rules"] = str(_rules(stack))
     return base | {name: base.get(name, {}) | section for name, section in demo.items()}
+
+
+def _rules(stack: Stack) -> Path:
+    """The shipped rules without those for payments: in the real data, each product of a basket is
+    an event of its own."""
+    text = (PROJECT / "rules.toml").read_text(encoding="utf-8")
+    for rule in OF_PAYMENTS:
+        text = text.replace(f'id = "{rule}"\n', f'id = "{rule}"\nstate = "PAUSED"\n')
+    file = stack.root / "demo-rules.toml"
+    file.write_text(text, encoding="utf-8")
+    return file
 
 
 def write_settings(stack: Stack) -> tuple[Path, Settings]:

@@ -15,7 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from liveprofile.audit import Account
-from liveprofile.demo.tour import Change, Explained, Tour
+from liveprofile.demo.ring import RingAlerts
+from liveprofile.demo.tour import ACTIONS, Change, Explained, Tour
 from liveprofile.demo.watch import SHOWN, Snapshot
 from liveprofile.reads import Delta
 
@@ -198,6 +199,16 @@ def accounting(account: Account) -> RenderableType:
         else Text("Not every record is accounted for: liveprofile audit --json", style="red")
     )
     return Group(table, verdict)
+
+
+def ring(found: RingAlerts) -> RenderableType:
+    data = found.first["data"]
+    return Text.assemble(
+        f"The first alert came after purchase {found.first_after} of {found.purchases},",
+        f" {found.first_ms:.0f} ms after it was sent: ",
+        (data["message"], "bold"),
+        f" → {ACTIONS[data['action']]}. {found.users_flagged} accounts were flagged.",
+    )
 
 
 def commands(entries: Sequence[tuple[str, str]]) -> RenderableType:

@@ -17,7 +17,7 @@ from pyflink.table.udf import ScalarFunction, udf
 from jobs import profile_job, tables
 from liveprofile.config import Settings, load, project_path
 from udfs.operator import Metrics, ProfileOperator
-from udfs.risk import load as load_rules
+from udfs.rules import read_rules
 from udfs.store import open_store
 
 
@@ -54,7 +54,7 @@ class FailingOperator(ProfileOperator):
         write = Fault(folder, "write")
         super().__init__(
             settings,
-            load_rules(project_path(settings.rules)),
+            read_rules(project_path(settings.rules)),
             lambda settings, dim: Struck(open_store(settings, dim), "begin", write),
             Metrics,
         )

@@ -14,9 +14,10 @@ from liveprofile import kafka, reads
 from liveprofile.cassandra import session_of
 from liveprofile.replay import closing_time_ms
 from tests.compare import compare
+from tests.compare_lane import assert_lane
 from tests.live import Job
-from tests.shop import HOT_USER, START_MS, visits
-from tests.streams_seeded import mixed
+from tests.shop import HOT_USER, START_MS, as_message, visits
+from tests.streams_seeded import Message, mixed
 
 WINDOW = {"length_ms": 120_000, "out_of_orderness_ms": 10_000}
 EVENTS_PER_SECOND = 150
@@ -24,6 +25,9 @@ STEP_MS = 400  # in event time: at this pace a window closes every two seconds
 USERS = 10
 CHUNK = 300  # events that are mixed with faults of their own at a time
 LATE_BY_MS = 3_600_000
+# One in each chunk, who tries a stolen card: the last purchase makes the rule true. Nothing is
+# known of them and their device but their own events, so their flags are the same in every try.
+TESTER, TESTS, TESTERS_RULE = "tester-", 5, "card_testing"
 RECOVERY_TIMEOUT_S = 240.0
 NOTICED_WITHIN_S = 60.0
 POLL_S = 0.1
@@ -39,10 +43,11 @@ RECOVERIES: list[Recovery] = []
 
 
 class Shop:
-    """The job and the clock of its stream, which only moves on."""
+    """The job and the clock of its stream, which only moves on. lane: it scores single events."""
 
-    def __init__(self, job: Job):
+    def __init__(self, job: Job, lane: bool = True):
         self.job = job
+        self.lane = lane
         self.clock_ms = START_MS
         self._seeds = itertools.count(1)
 
@@ -74,7 +79,8 @@ class Shop:
         while not stop.is_set():
             chunk = list(itertools.islice(stream, CHUNK))
             self.clock_ms = chunk[-1]["event_time"]
-            for message in mixed(chunk, next(self._seeds), late_by_ms=LATE_BY_MS).messages:
+            messages = mixed(chunk, next(self._seeds), late_by_ms=LATE_BY_MS).messages
+            for message in messages + self._card_test():
                 producer.produce(
                     topic,
                     message.value,
@@ -85,6 +91,22 @@ class Shop:
                 producer.poll(max(0.0, started + count / EVENTS_PER_SECOND - time.monotonic()))
         if producer.flush(RECOVERY_TIMEOUT_S):
             failed.append("Kafka did not take the last records")
+
+    def _card_test(self) -> list[Message]:
+        user_id = f"{TESTER}{next(self._seeds)}"
+        return [
+            as_message(
+                {
+                    "event_id": f"{user_id}-{number}",
+                    "user_id": user_id,
+                    "event_type": "purchase",
+                    "event_time": self.clock_ms - TESTS + number,
+                    "amount": 1.0,
+                    "device_id": f"device-{user_id}",
+                }
+            )
+            for number in range(TESTS)
+        ]
 
     @contextmanager
     def recovery(self, fault: str) -> Iterator[None]:
@@ -147,6 +169,9 @@ class Shop:
         found = compare(self.job.settings)
         assert found.ok, found.as_json()
         assert found.job == found.reference
+        if self.lane:
+            self.job.wait_until_scored(RECOVERY_TIMEOUT_S)
+            assert_lane(self.job.settings, TESTER, TESTERS_RULE)
 
     def _repaired(self) -> Iterator[str]:
         settings = self.job.settings

@@ -34,7 +34,7 @@ def shop(new_job: Callable[..., Job], faults: Path) -> Iterator[Shop]:
     arguments = ("--config", str(job.config_file), "--faults", str(faults))
     job.id = job.stack.submit(JOB, *arguments)
     wait_until_running(job.rest_url, job.id, timeout_s=180)
-    yield Shop(job)
+    yield Shop(job, lane=False)
     job.cancel()
 
 

@@ -10,12 +10,16 @@ from typing import NamedTuple
 
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
+from jobs import event_views, profile_job, tables
 from jobs import expressions as sql
-from jobs import profile_job, tables
+from jobs.plan import Plan
 from liveprofile.config import Settings
 from tests.pipeline import stores
 from tests.reference import Record
+from udfs.event_operator import event_operator
+from udfs.event_store import MemoryEventStore
 from udfs.operator import profile_operator
+from udfs.rules_feed import fixed_rules
 from udfs.store import MemoryStore
 
 SINK = "record_key STRING, payload STRING, topic STRING, headers MAP<STRING, BYTES>"
@@ -48,15 +52,28 @@ def sendable(record: Record) -> bool:
         return False
 
 
-def source_table(path: Path, settings: Settings) -> str:
-    clock = sql.event_clock("payload", "record_time", settings.limits.future_ms)
+def event_clock(settings: Settings) -> str:
+    """A computed column knows no other."""
+    record_time = "TO_TIMESTAMP_LTZ(record_ms, 3)"
+    return sql.event_clock("payload", record_time, settings.limits.future_ms)
+
+
+def source_table(
+    path: Path,
+    settings: Settings,
+    *,
+    name: str = "source",
+    watermark: bool = True,
+    arrival: str = "PROCTIME()",
+) -> str:
+    mark = f", WATERMARK FOR event_clock AS {sql.watermark(settings.window)}" if watermark else ""
     return f"""
-        CREATE TEMPORARY TABLE source (
+        CREATE TEMPORARY TABLE {name} (
             payload STRING, record_topic STRING, record_partition INT, record_offset BIGINT,
             record_ms BIGINT, record_time AS TO_TIMESTAMP_LTZ(record_ms, 3),
-            event_clock AS {clock.replace("record_time", "TO_TIMESTAMP_LTZ(record_ms, 3)")},
-            arrival AS PROCTIME(),
-            WATERMARK FOR event_clock AS {sql.watermark(settings.window)}
+            event_clock AS {event_clock(settings)},
+            arrival AS {arrival}
+            {mark}
         ) WITH ('connector' = 'filesystem', 'path' = '{path.as_uri()}', 'format' = 'json')"""
 
 
@@ -94,7 +111,74 @@ def run_job(records: list[Record], settings: Settings, folder: Path) -> Output:
         settings,
         source=source_table(events, settings),
         sink=tables.file_sink("sink", sent, SINK),
-        update_profile=profile_operator(settings, stores.open_shared),
+        update_profile=profile_operator(settings, stores.open_shared, open_feed=fixed_rules),
     )
     plan.execute().wait()
     return Output(store, list(read_sent(sent)))
+
+
+class EventOutput(NamedTuple):
+    store: MemoryEventStore
+    sent: list[Sent]
+
+
+def event_lane(settings: Settings, events: Path, labels: Path, sent: Path) -> profile_job.EventLane:
+    return profile_job.EventLane(
+        source_table(events, settings, name="event_source", watermark=False),
+        source_table(labels, settings, name="feedback", watermark=False),
+        tables.file_sink("event_sink", sent, SINK),
+        event_operator(settings, stores.open_shared_events, open_feed=fixed_rules),
+    )
+
+
+def run_event_lane(
+    records: list[Record], labels: list[Record], settings: Settings, folder: Path
+) -> EventOutput:
+    """Runs the event lane alone over events and labels, read side by side in no fixed order."""
+    store = stores.renew_events()
+    paths = {name: folder / f"{name}.json" for name in ("events", "labels")}
+    write_records(paths["events"], records, settings.topics.events)
+    write_records(paths["labels"], labels, settings.topics.feedback)
+    t_env = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
+    profile_job.configure(t_env, settings)
+    lane = event_lane(settings, paths["events"], paths["labels"], folder / "sent")
+    inserts = profile_job.add_event_lane(t_env, settings, lane)
+    Plan(t_env, inserts, [profile_job.parts_override(settings)]).execute().wait()
+    return EventOutput(store, list(read_sent(folder / "sent")))
+
+
+class Known(NamedTuple):
+    """A row that the lane's function is called with."""
+
+    user_id: str
+    parts: str
+
+
+def run_event_views(
+    records: list[Record], labels: list[Record], settings: Settings, folder: Path, *, batch: bool
+) -> list[Known]:
+    """The rows of jobs.event_views.known: of a stream in the files' order, or of a batch, whose
+    events and labels arrive at their own times."""
+    folder.mkdir()
+    paths = {name: folder / f"{name}.json" for name in ("events", "labels")}
+    write_records(paths["events"], records, settings.topics.events)
+    write_records(paths["labels"], labels, settings.topics.feedback)
+    mode = EnvironmentSettings.in_batch_mode if batch else EnvironmentSettings.in_streaming_mode
+    t_env = TableEnvironment.create(mode())
+    profile_job.configure(t_env, settings)
+    labelled = f"TO_TIMESTAMP_LTZ({sql.event_ms(sql.json_value('$.time'))}, 3)"
+    clocks = {"events": event_clock(settings), "labels": labelled}
+    for name, file in ("event_source", "events"), ("feedback", "labels"):
+        arrival = {"arrival": clocks[file]} if batch else {}
+        t_env.execute_sql(
+            source_table(paths[file], settings, name=name, watermark=False, **arrival)
+        )
+    event_views.create(t_env, "event_source", "feedback", settings)
+    t_env.execute_sql(tables.file_sink("sink", folder / "rows", "user_id STRING, parts STRING"))
+    t_env.execute_sql("INSERT INTO sink SELECT user_id, parts FROM known").wait()
+    lines = [
+        line
+        for file in sorted((folder / "rows").rglob("part-*"))
+        for line in file.read_text(encoding="utf-8").splitlines()
+    ]
+    return [Known(**json.loads(line)) for line in lines]

@@ -1,4 +1,4 @@
-"""What the planner makes of the path: each step once, one Python operator, each state's TTL."""
+"""What the planner makes of the path: steps once, one Python operator a lane, each state's TTL."""
 
 from __future__ import annotations
 
@@ -8,36 +8,83 @@ import pytest
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs import profile_job, tables
-from jobs.plan import Plan
+from jobs.plan import Override, Plan
 from liveprofile.config import load
 from tests.pipeline import harness, stores
 from udfs.operator import profile_operator
 
 pytestmark = pytest.mark.pipeline
 
+PYTHON = "stream-exec-python-calc"
 
-@pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    settings = load(state={"dedup_ttl_ms": 7_200_000, "user_ttl_ms": 86_400_000})
-    folder: Path = tmp_path_factory.mktemp("plan")
+
+def build(folder: Path, event_lane: bool) -> Plan:
+    settings = load(
+        state={"dedup_ttl_ms": 7_200_000, "user_ttl_ms": 86_400_000},
+        risk={"parts_ttl_ms": 120_000},
+    )
+    events, labels, sent = (folder / name for name in ("events.json", "labels.json", "sent"))
     return profile_job.build(
         TableEnvironment.create(EnvironmentSettings.in_streaming_mode()),
         settings,
-        source=harness.source_table(folder / "events.json", settings),
-        sink=tables.file_sink("sink", folder / "sent", harness.SINK),
+        source=harness.source_table(events, settings),
+        sink=tables.file_sink("sink", sent, harness.SINK),
         update_profile=profile_operator(settings, stores.open_shared),
+        event_lane=harness.event_lane(settings, events, labels, sent) if event_lane else None,
     )
 
 
-def test_one_python_operator(plan: Plan) -> None:
-    assert [kind for kind in plan.node_types() if "python" in kind] == ["stream-exec-python-calc"]
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    """The windows alone."""
+    return build(tmp_path_factory.mktemp("plan"), event_lane=False)
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Plan:
+    return build(tmp_path_factory.mktemp("plan"), event_lane=True)
+
+
+def count(plan: Plan, kind: str) -> int:
+    return plan.node_types().count(f"stream-exec-{kind}")
+
+
+def test_one_python_operator_a_lane(plan: Plan, both: Plan) -> None:
+    for built, operators in ((plan, 1), (both, 2)):
+        assert [kind for kind in built.node_types() if "python" in kind] == [PYTHON] * operators
 
 
 def test_what_the_sinks_share_is_computed_once(plan: Plan) -> None:
     for kind in ("table-source-scan", "deduplicate", "global-window-aggregate", "correlate"):
-        assert plan.node_types().count(f"stream-exec-{kind}") == 1, kind
-    assert plan.node_types().count("stream-exec-over-aggregate") == 2
+        assert count(plan, kind) == 1, kind
+    assert count(plan, "over-aggregate") == 2
 
 
-def test_event_ids_are_forgotten_before_users(plan: Plan) -> None:
-    assert plan.state_ttl() == {"stream-exec-deduplicate": "7200000 ms"}
+def test_the_event_lane_shares_nothing_and_computes_once(plan: Plan, both: Plan) -> None:
+    more = {
+        kind: count(both, kind) - count(plan, kind)
+        for kind in ("table-source-scan", "deduplicate", "over-aggregate", "correlate", "sink")
+    }
+    # Events and labels in; lists of users and of entities, parts together, users together.
+    assert more == {
+        "table-source-scan": 2, "deduplicate": 0, "over-aggregate": 4, "correlate": 2, "sink": 2,
+    }  # fmt: skip
+
+
+def test_event_ids_are_forgotten_before_users(plan: Plan, both: Plan) -> None:
+    assert plan.state_ttl() == both.state_ttl() == {"stream-exec-deduplicate": "7200000 ms"}
+
+
+def test_only_the_parts_of_events_are_forgotten_early(both: Plan) -> None:
+    early = {
+        node["description"]: node["configuration"]["table.exec.state.ttl"]
+        for node in both._plan["nodes"]
+        if "table.exec.state.ttl" in node.get("configuration", {})
+    }
+    assert list(early.values()) == ["120000 ms"]
+    assert "partitionBy=[event_key]" in next(iter(early))
+
+
+def test_an_override_that_fits_nothing_is_told(plan: Plan) -> None:
+    with pytest.raises(ValueError, match="no stream-exec-over-aggregate with 'nobody'"):
+        plan._apply(Override("stream-exec-over-aggregate", names="nobody"))

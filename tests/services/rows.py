@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from udfs.store import Flag, ProfileRow, ProfileStore
+from udfs.flags import Flag
+from udfs.store import ProfileRow, ProfileStore
 
 DIM = 4
 TABLES = ("user_profile", "profile_delta", "risk_flag", "risk_flag_by_day", "user_lookalike")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import time
@@ -13,6 +14,7 @@ from cassandra import ConsistencyLevel
 from cassandra.cluster import Session
 
 from liveprofile import reads
+from liveprofile.cassandra import create_schema, schema_statements, session_of
 from liveprofile.config import Cassandra
 from tests.services.rows import DAY_MS, DIM, MINUTE_MS, TABLES, flag, row, write
 from udfs.store import CassandraStore, FlagPast, FlagQuery, MemoryStore, write_time_us
@@ -203,6 +205,34 @@ def test_flags_are_read_by_user_and_over_all(store: CassandraStore, session: Ses
     assert reads.flags(session, "u7") == of_user
     assert reads.flags(session, "u7", since_ms=of_user[1].window_end_ms) == of_user[:2]
     assert reads.flags(session, "nobody") == []
+
+
+def test_an_events_flag_is_stored_in_both_tables(store: CassandraStore, session: Session):
+    reason = {"code": "FRAUD_SCORE", "value": 0.9, "usual": None, "sentence": "likely"}
+    of_event = flag(event_id="e1", rule_version=3, rule_state="SHADOW", reasons=[reason])
+    write(store, row(flags=[of_event]))
+
+    for table in ("risk_flag", "risk_flag_by_day"):
+        [found] = session.execute(
+            f"SELECT event_id, rule_version, rule_state, reasons FROM {table}"
+        ).all()
+        assert found[:3] == ("e1", 3, "SHADOW")
+        assert json.loads(found[3]) == [reason]
+
+
+def test_a_keyspace_of_an_earlier_version_gets_what_it_lacks(settings: Cassandra, session: Session):
+    older = settings.model_copy(update={"keyspace": f"{settings.keyspace}_older"})
+    new = r"(event_id text|rule_version int|rule_state text|reasons text),\s*"
+    for statement in schema_statements(older, DIM):
+        if statement.startswith("CREATE"):
+            without = re.sub(new, "", statement) if ".risk_flag" in statement else statement
+            session.execute(without, timeout=60)
+    create_schema(older, DIM)
+    with session_of(older) as own:
+        write(CassandraStore(older, DIM, own), row(flags=[flag(rule_version=2)]))
+        for table in ("risk_flag", "risk_flag_by_day"):
+            assert own.execute(f"SELECT rule_version FROM {table}").one() == (2,)
+    session.execute(f"DROP KEYSPACE {older.keyspace}", timeout=60)
 
 
 def test_similar_users_within_a_segment_too(store: CassandraStore, session: Session):

@@ -8,15 +8,17 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from benchmarks import generate, training_rows
+from benchmarks import alerts, generate, training_rows
 from benchmarks.journal import Journal, JournalReader
 from benchmarks.latency import sample, schedule
 from benchmarks.load import Load, partition_of
 from benchmarks.rows import batches
 from liveprofile.config import Settings, load
 from models import rows
+from stack import PROJECT
 from udfs import baselines
 from udfs.columns import read_histories
+from udfs.rules import read_rules
 from udfs.window import read_windows
 
 SMALL = Load(4_000, 300, hours=1)
@@ -116,3 +118,30 @@ def test_a_journal_is_read_while_it_is_written(tmp_path):
         assert reader.update() == 7
     assert [entry.rows for entry in reader.entries] == [3, 4]
     assert reader.entries[0].stage_ms == {"read": 1.5}
+
+
+def test_scored_events_come_at_a_steady_rate_and_flagged_users_once():
+    planned: dict[str, float] = {}
+    workload = Load.of(2_000, 500)
+    due = list(alerts.scored(workload, 50.0, 10.0, 4.0, planned))
+    assert [one.at_s for one in due] == pytest.approx(np.arange(200) / 50)
+    events = [json.loads(one.message.value) for one in due]
+    assert (
+        events[50]["event_time"] - events[0]["event_time"] == 10_000
+    )  # a second, ten times as fast
+    flagged = [event for event in events if event["amount"] == alerts.FLAGGED_AMOUNT]
+    assert [event["event_id"] for event in flagged] == list(planned)
+    assert len({event["user_id"] for event in flagged}) == len(flagged) == 20
+
+
+def test_the_windows_load_ends_with_the_run():
+    due = list(alerts.background(Load.of(2_000, 500), 100.0, 5.0))
+    assert 0 < due[-1].at_s <= 5.0
+    assert len(due) == pytest.approx(500, rel=0.2)
+    assert not any(one.scored for one in due)
+
+
+def test_the_rule_of_the_alerts_is_a_rule(tmp_path):
+    file = tmp_path / "rules.toml"
+    file.write_text((PROJECT / "rules.toml").read_text() + alerts.RULE)
+    assert alerts.RULE_ID in [rule.id for rule in read_rules(file).of("event")]

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from typer.main import get_command
 from typer.testing import CliRunner
 
 from liveprofile import __version__
@@ -16,7 +19,15 @@ from liveprofile.errors import ConfigError
 from liveprofile.kafka import Record
 from liveprofile.privacy import hashed
 
-COMMANDS = [command.callback.__name__.replace("_", "-") for command in app.registered_commands]
+
+def names(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    """Of the command and of all below it, as they are typed."""
+    yield path
+    for name, below in getattr(command, "commands", {}).items():
+        yield from names(below, *path, name)
+
+
+COMMANDS = list(names(get_command(app)))[1:]
 HEAVY = ("torch", "pyflink", "cassandra", "pyarrow", "numpy", "confluent_kafka")
 
 
@@ -33,11 +44,11 @@ def test_version():
     assert (result.exit_code, result.stdout) == (0, f"liveprofile {__version__}\n")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_has_help(command):
-    result = CliRunner().invoke(app, [command, "--help"])
+    result = CliRunner().invoke(app, [*command, "--help"])
     assert result.exit_code == 0
-    assert "Usage" in result.stdout
+    assert f"Usage: liveprofile {' '.join(command)}" in " ".join(result.stdout.split())
 
 
 @pytest.mark.parametrize("arguments", [["audit"], ["status"], ["alerts"], ["show", "42"]])

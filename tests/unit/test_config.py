@@ -121,7 +121,10 @@ def test_topics_are_kept_by_arrival_time():
     configs = topic_configs(load(topics={"retention_ms": 1_000}).topics)
     assert set(configs) == {
         "behavior-events", "behavior-events-rejected", "behavior-events-late", "risk-alerts",
+        "risk-rules", "risk-feedback",
     }  # fmt: skip
+    rules = configs.pop("risk-rules")
+    assert (rules["cleanup.policy"], "retention.ms" in rules) == ("compact", False)
     for config in configs.values():
         assert config["message.timestamp.type"] == "LogAppendTime"
         assert config["retention.ms"] == "1000"

@@ -485,3 +485,7 @@ def test_a_consumer_needs_something_to_do():
 
     result = CliRunner().invoke(app, ["consume"])
     assert isinstance(result.exception, InputError) and result.exception.exit_code == 2
+
+
+def test_an_event_of_another_type_is_no_alert_and_no_failure():
+    assert read_alert(json.dumps(EXAMPLE | {"type": "liveprofile.risk.drift"}).encode()) is None

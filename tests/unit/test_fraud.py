@@ -138,8 +138,8 @@ def test_periods_that_make_no_sense(days: tuple[int, ...], message: str) -> None
         Period.of(train_start, train_end, 7, test_start, test_end)
 
 
-def as_file(data: Transactions, file: Path) -> Path:
-    names = fraud.Columns()
+def as_file(data: Transactions, file: Path, **names: str) -> Path:
+    names = fraud.Columns()._replace(**names)
     table = pa.table(
         {
             names.id: np.arange(len(data.time_ms_N)),

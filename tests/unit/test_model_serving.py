@@ -11,7 +11,7 @@ import torch
 from benchmarks import model_speed, training_rows
 from benchmarks.load import Load
 from benchmarks.model_speed import Took
-from benchmarks.models import Plain
+from benchmarks.model_table import Plain
 from liveprofile.config import load
 from liveprofile.errors import InputError
 from models import compress, past

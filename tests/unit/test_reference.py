@@ -32,10 +32,10 @@ MIDNIGHT_MS = 1_700_006_400_000  # Wednesday 2023-11-15 00:00 UTC
 FREQUENCY = {
     "id": "purchase_frequency",
     "reason": "PURCHASE_FREQUENCY_CHANGE",
-    "feature": "purchase_count_z",
+    "scope": "window",
+    "when": "purchase_count_z >= threshold and purchase_windows >= 2 and purchases >= 3",
+    "value": "purchase_count_z",
     "threshold": 4.0,
-    "min_history": 2,
-    "min_count": 3,
     "cool_down_hours": 72,
 }
 
@@ -353,12 +353,12 @@ def test_a_flag_needs_a_change_and_waits_for_its_cool_down() -> None:
 def test_rules_need_history_and_count() -> None:
     one, many = [buy()], [buy()] * 9
     assert not profiles(run(days(one, many), DAILY, rules=[FREQUENCY]))[1].active_rules
-    strict = FREQUENCY | {"min_count": 10}
+    strict = FREQUENCY | {"when": FREQUENCY["when"].replace("purchases >= 3", "purchases >= 10")}
     assert not profiles(run(days(one, one, many), DAILY, rules=[strict]))[2].active_rules
 
 
 def test_amount_z_has_three_floors() -> None:
-    rule = FREQUENCY | {"feature": "purchase_amount_z", "min_count": 1}
+    rule = FREQUENCY | {"value": "purchase_amount_z"}
     for usual, now, value in ((100, 150, 50 / 10), (2, 5, 3 / 1)):
         stream = days([buy(usual)], [buy(usual)], [buy(now)])
         found = profiles(run(stream, DAILY, rules=[rule]))[2]
@@ -384,7 +384,10 @@ def test_the_model_gives_surprise_and_churn() -> None:
             "expected_spend_after": 2.0, "surprise": float(len(history)),
         }  # fmt: skip
 
-    rule = FREQUENCY | {"id": "odd", "feature": "surprise", "threshold": 2.0, "min_count": 1}
+    rule = FREQUENCY | {
+        "id": "odd", "value": "surprise", "when": "surprise >= threshold and windows >= 2",
+        "threshold": 2.0,
+    }  # fmt: skip
     stream = days([buy(item_id="a", ms=1), buy(item_id="b")], [buy()], [buy()])
     found = profiles(run(stream, DAILY, score=score, rules=[rule]))
     assert seen == [(0, ["b", "a"]), (2, [""]), (3, [""])]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,17 +14,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liveprofile.config import Topics
+from liveprofile.kafka import topic_configs
 from tests.broken import BREAKS
 from tests.reference_check import HEARTBEAT, REASONS, TYPES
 from tests.streams import RECORD_MS, START_MS, payload, valid_events
-from udfs.messages import cloud_event
+from udfs.messages import alerts, cloud_event
+from udfs.rules import Rule, read_rules
 from udfs.store import Flag
 
 ROOT = Path(__file__).resolve().parents[2]
 EVENT = json.loads((ROOT / "schemas/behavior-event.schema.json").read_text("utf-8"))
 ALERT = json.loads((ROOT / "schemas/risk-alert.schema.json").read_text("utf-8"))
+RULE = json.loads((ROOT / "schemas/risk-rule.schema.json").read_text("utf-8"))
 ASYNCAPI = yaml.safe_load((ROOT / "schemas/asyncapi.yaml").read_text("utf-8"))
-RULES = tomllib.loads((ROOT / "rules.toml").read_text("utf-8"))
 EVENTS = jsonschema.Draft202012Validator(EVENT)
 ALERTS = jsonschema.Draft202012Validator(ALERT)
 PURCHASE = {
@@ -41,7 +42,7 @@ NOT_OF_A_SCHEMA = {"FUTURE_TIME", "TOO_LARGE", "BAD_ENCODING"}
 NOT_OF_A_SCHEMA_NAMES = {"February 30", "an amount beyond doubles"}
 
 
-@pytest.mark.parametrize("schema", [EVENT, ALERT], ids=["event", "alert"])
+@pytest.mark.parametrize("schema", [EVENT, ALERT, RULE], ids=["event", "alert", "rule"])
 def test_a_schema_is_one_and_its_examples_hold(schema: dict[str, Any]) -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["examples"]
@@ -115,6 +116,7 @@ def test_what_the_job_sends_is_an_alert() -> None:
     flag = Flag(
         "0" * 32, "purchase_amount", "PURCHASE_AMOUNT_CHANGE", "high", "limit_trading", 5.0, 4.0,
         "40.00 spent", {"amount": 40.0, "mean": 10.0, "std": 1.5, "history": 7}, "1",
+        reasons=[{"code": "PURCHASE_AMOUNT_CHANGE", "value": 5.0, "usual": None, "sentence": "x"}],
     )  # fmt: skip
     row = SimpleNamespace(
         user_id="u1", window_start_ms=0, window_end_ms=300_000, model_version="complete-journey-1"
@@ -122,17 +124,30 @@ def test_what_the_job_sends_is_an_alert() -> None:
     alert = json.loads(cloud_event(flag, row))
     assert not list(ALERTS.iter_errors(alert))
     assert alert["time"] == "1970-01-01T00:05:00.000Z"
+    assert alert["data"]["event_id"] is None
+    at_event = json.loads(cloud_event(flag._replace(event_id="e1", rule_version=3), row))["data"]
+    assert (at_event["event_id"], at_event["rule_version"]) == ("e1", 3)
+
+
+def test_a_rule_in_shadow_sends_no_alert() -> None:
+    flag = Flag("0" * 32, "r", "R", "low", "limit_trading", 5.0, 4.0, "why", {}, "1")
+    row = SimpleNamespace(
+        user_id="u1", window_start_ms=0, window_end_ms=0, model_version="m",
+        flags=[flag, flag._replace(rule_state="SHADOW")],
+    )  # fmt: skip
+    assert len(alerts("risk-alerts", row, {})) == 1
 
 
 def test_the_asyncapi_document_names_the_topics_of_the_settings() -> None:
     addresses = {channel["address"] for channel in ASYNCAPI["channels"].values()}
     topics = Topics()
-    assert addresses == {topics.events, topics.rejected, topics.late, topics.alerts}
+    assert addresses == set(topic_configs(topics))
     headers = ASYNCAPI["components"]["messages"]["rejectedEvent"]["headers"]
     assert headers["properties"]["reason"]["enum"] == [
         *REASONS,
         "UNREADABLE",
         "SCORING_FAILED",
+        "BAD_FEEDBACK",
     ]
 
 
@@ -155,16 +170,20 @@ def _references(node: Any) -> Any:
         yield from _references(child)
 
 
-def test_the_shipped_rules_fit_the_contract_and_the_alert_schema() -> None:
+def test_the_shipped_rules_fit_the_schemas() -> None:
     data = ALERT["$defs"]["data"]["properties"]
-    assert len({rule["id"] for rule in RULES["rules"]}) == len(RULES["rules"]) == 3
-    for rule in RULES["rules"]:
-        assert rule["feature"] in {"purchase_count_z", "purchase_amount_z", "surprise"}
-        assert rule["threshold"] > 0 and rule["min_history"] >= 0 and rule["min_count"] >= 1
-        jsonschema.validate(rule["id"], data["rule_id"])
+    shipped = read_rules(ROOT / "rules.toml").rules
+    assert [rule.id for rule in shipped if rule.scope == "window"] == [
+        "purchase_frequency", "purchase_amount", "behaviour_surprise"
+    ]  # fmt: skip
+    for rule in shipped:
+        jsonschema.validate(rule.model_dump(mode="json"), RULE)
         for name in ("reason", "severity", "action"):
-            jsonschema.validate(rule[name], data[name])
-        message = rule["message"].format(
-            n=9, amount=120.5, events=12, mean=1.2, std=0.4, value=7.8, threshold=rule["threshold"]
-        )
-        assert "{" not in message
+            jsonschema.validate(getattr(rule, name), data[name])
+
+
+def test_the_schema_of_a_rule_names_its_fields() -> None:
+    of_records = {"applied_by", "applied_at"}
+    assert RULE["properties"].keys() - of_records == Rule.model_fields.keys()
+    required = {name for name, field in Rule.model_fields.items() if field.is_required()}
+    assert set(RULE["required"]) == required

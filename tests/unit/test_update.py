@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 
 from liveprofile.config import load, project_path
-from udfs import baselines, risk
+from udfs import baselines
 from udfs.events import EVENT, FIELD, HEADER
+from udfs.rules import read_rules
+from udfs.rules_feed import RulesFeed
 from udfs.store import MemoryStore
 from udfs.update import MOST_FAILED_ROWS, Batch, ProfileUpdater
 
@@ -54,7 +56,7 @@ def model():
 
 def updater(model, refuses) -> tuple[ProfileUpdater, MemoryStore]:
     settings, store = load(), MemoryStore()
-    rules = risk.load(project_path(settings.rules))
+    rules = RulesFeed(read_rules(project_path(settings.rules)))
     return ProfileUpdater(settings, Refusing(model, refuses), store, rules), store
 
 

@@ -1,0 +1,124 @@
+"""Drift alerts over generated weeks: none without a change, one soon after a planted one.
+
+    python -m benchmarks.drift [--users N] [SEED ...]
+
+The monitor of one worker is driven in order of event time, as fast as it goes, with its clock at
+the time of the events. Prints a line of JSON for each seed and change.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from liveprofile.config import Settings, project_path
+from models.fraud.drift_reference import of_seen
+from models.fraud.event_model import EventModel, probability
+from models.fraud.event_seen import joined, see
+from models.fraud.event_train import Recipe
+from models.fraud.generated import Generated, generated
+from models.fraud.history import Events, History
+from udfs.drift.histograms import DAY_MS, HOUR_MS
+from udfs.drift.monitor import CHECK_EVERY_S, DriftMonitor
+from udfs.drift.store import MemoryDriftStore
+
+SEEDS = tuple(range(421, 429))  # 401 to 408 served to choose the rules of udfs.drift
+FIRST_DAY = 35  # of the shop: 30 days fill the longest spans
+QUIET_DAYS = 7
+SHIFT_FROM_MS, SHIFT_MS = (FIRST_DAY + 1) * DAY_MS + 10 * HOUR_MS, 6 * HOUR_MS
+SHIFTED_DAYS = 4
+
+
+def amounts_tripled(events: Events, shifted_N: np.ndarray) -> Events:
+    return events._replace(amount=np.where(shifted_N, 3 * events.amount, events.amount))
+
+
+def devices_missing(events: Events, shifted_N: np.ndarray) -> Events:
+    device_N = np.where(shifted_N, 0, events.entities["device"]).astype(np.int32)
+    return events._replace(entities=events.entities | {"device": device_N})
+
+
+CHANGES: dict[str, Callable[[Events, np.ndarray], Events] | None] = {
+    "none": None, "amounts tripled": amounts_tripled, "devices missing": devices_missing,
+}  # fmt: skip
+
+
+def watched_week(
+    model: EventModel, shop: Generated, start_ms: int, change: str
+) -> tuple[list[dict[str, Any]], MemoryDriftStore]:
+    """The alerts' data, and the store with every decision. start_ms: the shop's first midnight."""
+    history, since_ms = shop.history, shop.time_ms_N - start_ms
+    days = QUIET_DAYS
+    if CHANGES[change] is not None:
+        days = SHIFTED_DAYS
+        shifted_N = (since_ms >= SHIFT_FROM_MS) & (since_ms < SHIFT_FROM_MS + SHIFT_MS)
+        history = History(CHANGES[change](history.events, shifted_N), history.labels)
+    rows = np.flatnonzero(
+        (since_ms >= FIRST_DAY * DAY_MS) & (since_ms < (FIRST_DAY + days) * DAY_MS)
+    )
+    x_RF = history.features(rows, model.names, model.delay_days)
+    score_R, event_ms_R = probability(model.log_odds(x_RF)), shop.time_ms_N[rows]
+    store, now_s = MemoryDriftStore(), [event_ms_R[0] / 1_000]
+    monitor = DriftMonitor(
+        model.reference, model.version, model.names, store, after_days=0, clock=lambda: now_s[0]
+    )
+    alerts = []
+    for part in _minutes(event_ms_R):
+        now_s[0] = event_ms_R[part[-1]] / 1_000
+        told = monitor.observe(x_RF[part], score_R[part], event_ms_R[part], range(len(part)))
+        alerts += [json.loads(one)["data"] for one in told]
+    return alerts, store
+
+
+def _minutes(event_ms_R: np.ndarray) -> Iterator[np.ndarray]:
+    minute_R = event_ms_R // round(CHECK_EVERY_S * 1_000)
+    yield from np.split(np.arange(len(minute_R)), np.flatnonzero(np.diff(minute_R)) + 1)
+
+
+def of_size(model: EventModel, recipe: Recipe) -> EventModel:
+    """The model with the reference that it would have if its shops had been of the recipe's."""
+    parts = [
+        see(recipe.config(seed), model.names, model.delay_days, recipe.days // 2, None)
+        for seed in recipe.validation_seeds
+    ]
+    reference = of_seen(model, joined(parts), model.reference.alert_score)
+    return replace(model, reference=reference)
+
+
+def main(seeds: list[int], users: int | None) -> None:
+    model = EventModel.load(project_path(Settings().risk.checkpoint))
+    recipe = Recipe()
+    if users is not None:
+        recipe = recipe.sized(users, recipe.days)
+        model = of_size(model, recipe)
+    for seed in seeds:
+        config = recipe.config(seed)
+        shop = generated(config)
+        for change in CHANGES:
+            alerts, store = watched_week(model, shop, config.start_ms, change)
+            print(json.dumps({"seed": seed, "change": change} | _told(alerts, store)), flush=True)
+
+
+def _told(alerts: list[dict[str, Any]], store: MemoryDriftStore) -> dict[str, Any]:
+    decided = {scope.split("/")[1]: len(store.decisions(scope, 1_000)) for scope in store.states}
+    return {
+        "decided": decided,
+        "alerts": [
+            {name: one[name] for name in ("period", "state", "period_start", "period_end")}
+            | {"drifted": [reason["name"] for reason in one["reasons"]]}
+            for one in alerts
+        ],
+    }
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(prog="python -m benchmarks.drift")
+    arguments.add_argument("seeds", type=int, nargs="*", default=SEEDS)
+    arguments.add_argument("--users", type=int, help="other than the model's shops have")
+    chosen = arguments.parse_args()
+    main(chosen.seeds, chosen.users)

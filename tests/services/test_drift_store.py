@@ -1,0 +1,71 @@
+"""The drift store on Cassandra does what the one in memory does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from cassandra.cluster import Session
+
+from liveprofile.config import Cassandra
+from udfs.drift.histograms import DAY_MS, HOUR_MS
+from udfs.drift.store import (
+    CassandraDriftStore,
+    Decision,
+    DriftStore,
+    HourCounts,
+    MemoryDriftStore,
+    State,
+)
+
+START_MS = 19_700 * DAY_MS
+DECISION = Decision(START_MS, 900, True, '{"amount":[0.5,0.25],"alert_rate":[1.2,null]}')
+
+
+@pytest.fixture(params=["memory", "cassandra"])
+def store(
+    request: pytest.FixtureRequest, settings: Cassandra, session: Session
+) -> Iterator[DriftStore]:
+    if request.param == "memory":
+        yield MemoryDriftStore()
+    else:
+        yield CassandraDriftStore(session, settings, histogram_ttl_s=3_600)
+
+
+def test_workers_totals_of_an_hour_and_a_day_add_up(store: DriftStore):
+    counts_SW = np.arange(6).reshape(2, 3)
+    store.write([HourCounts("r-1", START_MS, "w1", counts_SW + 7)])
+    store.write([HourCounts("r-1", START_MS, "w1", counts_SW)])
+    store.write([HourCounts("r-1", START_MS, "w2", counts_SW)])
+    store.write([HourCounts("r-1", START_MS + 23 * HOUR_MS, "w1", counts_SW)])
+    store.write([HourCounts("r-2", START_MS, "w1", counts_SW)])
+    hour = store.totals("r-1", START_MS, START_MS + HOUR_MS)
+    day = store.totals("r-1", START_MS, START_MS + DAY_MS)
+    assert hour.tolist() == (2 * counts_SW).ravel().tolist()
+    assert day.tolist() == (3 * counts_SW).ravel().tolist()
+    assert store.totals("r-1", START_MS + HOUR_MS, START_MS + 2 * HOUR_MS) is None
+
+
+def test_the_first_hour_of_all_stays(store: DriftStore):
+    assert store.first_hour(START_MS + HOUR_MS) == START_MS + HOUR_MS
+    assert store.first_hour(START_MS + 2 * HOUR_MS) == START_MS + HOUR_MS
+    assert store.first_hour(START_MS) == START_MS
+
+
+def test_one_decides_and_the_state_stays(store: DriftStore):
+    before = store.state("r-3/hour")
+    assert before == State()
+    after = State(START_MS + HOUR_MS, START_MS, 0, "w1", START_MS, '{"id": 1}', sent=False)
+    assert store.decide("r-3/hour", before, after, DECISION)
+    assert not store.decide("r-3/hour", before, after._replace(by="w2"), DECISION)
+    assert store.state("r-3/hour") == after
+    later = after._replace(decided_until_ms=START_MS + 2 * HOUR_MS, since_ms=None)
+    second = DECISION._replace(start_ms=START_MS + HOUR_MS, drifting=False)
+    assert store.decide("r-3/hour", after, later, second)
+    store.confirm("r-3/hour", after)  # of a state that is no more
+    assert store.state("r-3/hour") == later
+    store.confirm("r-3/hour", later)
+    assert store.state("r-3/hour") == later._replace(sent=True)
+    assert store.decisions("r-3/hour", 5) == [second, DECISION]
+    assert store.decisions("r-3/hour", 1)[0].above == {"amount"}

@@ -1,0 +1,42 @@
+"""The rows that the event lane hands over (jobs/event_views.py), and how they are read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from udfs.event_features import EventBatch
+from udfs.events import FIELD, WINDOW
+
+# What users share: the column of its id, and the letter of its list. As in
+# udfs.event_features.lists.ENTITIES.
+ENTITIES = {"device_id": "d", "place": "p", "shop_id": "s", "coupon_id": "c", "address_id": "a"}
+HEAD, OF_USER = "h", "u"
+HEAD_FIELDS = (
+    "event_id", "event_type", "event_ms", "amount", "item_id", "category_id", *ENTITIES,
+)  # fmt: skip
+
+
+def read_rows(user_id: Sequence[str], parts: Sequence[str]) -> EventBatch:
+    """n rows of `jobs.event_views.known`. Raises ValueError or KeyError for what is none."""
+    heads, lists = [], []
+    for text in parts:
+        part = {one[:1]: one[1:] for one in text.split(WINDOW)}
+        heads.append(part[HEAD].split(FIELD))
+        lists.append([part[OF_USER], *(part.get(letter, "") for letter in ENTITIES.values())])
+    columns = dict(zip(HEAD_FIELDS, map(list, zip(*heads, strict=True)), strict=True))
+    of_user, *of_entities = map(list, zip(*lists, strict=True))
+    return EventBatch(
+        user_id=list(user_id),
+        event_id=columns["event_id"],
+        event_type=columns["event_type"],
+        event_ms=np.array(columns["event_ms"], np.int64),
+        amount=np.array(columns["amount"], np.float64),
+        **{name: columns[name] for name in (*ENTITIES, "item_id", "category_id")},
+        of_user=of_user,
+        **{
+            f"of_{name.removesuffix('_id')}": texts
+            for name, texts in zip(ENTITIES, of_entities, strict=True)
+        },
+    )
