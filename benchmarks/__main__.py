@@ -7,6 +7,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
+from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -38,18 +39,20 @@ Samples = Annotated[int, typer.Option(min=10, help="Profiles whose latency is me
 ROOT = PROJECT / ".stack" / "bench"
 
 
-def report(name: str, workload: Load, measure: Callable[[], dict[str, Any]]) -> None:
+def report(name: str, workload: Load | None, measure: Callable[[], dict[str, Any]]) -> None:
     """Runs a benchmark and prints its line, with all that must stand beside a figure."""
     about = environment.describe()
     found = measure()
-    typer.echo(json.dumps({"benchmark": name, **about, "load": asdict(workload), **found}))
+    typer.echo(
+        json.dumps({"benchmark": name, **about, "load": workload and asdict(workload), **found})
+    )
 
 
 def report_on_stack(
     name: str,
     root: Path,
     commit_log: str,
-    workload: Load,
+    workload: Load | None,
     measure: Callable[[Stack], dict[str, Any]],
 ) -> None:
     def with_stack() -> dict[str, Any]:
@@ -162,6 +165,29 @@ def alerts(
                 alerts(stack, load, background, float(rate), seconds) for rate in rates.split(",")
             ]
         },
+    )
+
+
+@app.command("card-frauds")
+def card_frauds(
+    file: Annotated[Path, typer.Argument(help="Transactions of the Fraud Handbook (Parquet).")],
+    root: Root = ROOT,
+    first: Annotated[
+        datetime, typer.Option(formats=["%Y-%m-%d"], help="Replayed and trained on from here on.")
+    ] = datetime(2018, 6, 20),
+    commit_log: CommitLog = "periodic",
+) -> None:
+    """The handbook's test week through Kafka and the job: stored scores against offline ones."""
+    from benchmarks.card_frauds import card_frauds
+    from models.fraud.data import Period
+
+    period = Period.of(date(2018, 7, 25), date(2018, 7, 31), 7, date(2018, 8, 8), date(2018, 8, 14))
+    report_on_stack(
+        "card-frauds",
+        root,
+        commit_log,
+        None,
+        lambda stack: card_frauds(stack, file, first.date(), period),
     )
 
 

@@ -39,6 +39,9 @@ class Topics(Section):
     partitions: int = Field(4, ge=1, le=1000, description="of a topic that we create")
     replication: int = Field(1, ge=1, le=10)
     retention_ms: int = Field(7 * DAY_MS, ge=-1)
+    feedback_retention_ms: int = Field(
+        400 * DAY_MS, ge=-1, description="labels: what later trainings learn from"
+    )
 
 
 class Kafka(Section):

@@ -91,12 +91,14 @@ def topic_configs(topics: Topics) -> dict[str, dict[str, str]]:
         "retention.ms": str(topics.retention_ms),
         "message.timestamp.type": "LogAppendTime",
     }
-    names = (topics.events, topics.rejected, topics.late, topics.alerts, topics.feedback)
+    names = (topics.events, topics.rejected, topics.late, topics.alerts)
+    labels = config | {"retention.ms": str(topics.feedback_retention_ms)}
     compacted = {
         "cleanup.policy": "compact",
         "message.timestamp.type": "LogAppendTime",
     }
-    return {name: dict(config) for name in names} | {topics.rules: compacted}
+    own = {topics.rules: compacted, topics.feedback: labels}
+    return {name: dict(config) for name in names} | own
 
 
 def create_topics(settings: Settings) -> list[str]:

@@ -125,6 +125,8 @@ def test_topics_are_kept_by_arrival_time():
     }  # fmt: skip
     rules = configs.pop("risk-rules")
     assert (rules["cleanup.policy"], "retention.ms" in rules) == ("compact", False)
+    labels = configs.pop("risk-feedback")
+    assert labels["retention.ms"] == str(400 * 86_400_000)
     for config in configs.values():
         assert config["message.timestamp.type"] == "LogAppendTime"
         assert config["retention.ms"] == "1000"
