@@ -1,7 +1,8 @@
 """The lists of a user and of shared entities as text of the job's SQL, and as flat columns.
 
 A list holds the last K tokens of a key in order of arrival. Its text is tokens joined by U+001E, of
-fields joined by U+001F; ids in it are hashes of 31 bits (Flink's HASH_CODE), so an empty id and hash 0 are one.
+fields joined by U+001F; ids in it are hashes of 31 bits (Flink's HASH_CODE), so an empty id and
+hash 0 are one.
 """
 
 from __future__ import annotations
