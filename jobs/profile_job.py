@@ -174,8 +174,9 @@ def parts_override(settings: Settings) -> Override:
 
 def kafka_event_lane(settings: Settings) -> EventLane:
     return EventLane(
-        tables.kafka_event_source("event_source", settings, settings.topics.events),
-        tables.kafka_event_source("feedback", settings, settings.topics.feedback),
+        tables.kafka_event_source("event_source", settings, settings.topics.events, 10),
+        # A label is of no use to anyone within milliseconds.
+        tables.kafka_event_source("feedback", settings, settings.topics.feedback, 500),
         tables.kafka_sink("event_sink", settings, linger_ms=0),
         event_operator(settings),
     )

@@ -60,6 +60,11 @@ def _kafka_options(settings: Settings, topic: str, group_id: str, **more: str | 
     )
 
 
+_RECORD = """payload STRING,
+            record_topic STRING METADATA FROM 'topic' VIRTUAL,
+            record_partition INT METADATA FROM 'partition' VIRTUAL,
+            record_offset BIGINT METADATA FROM 'offset' VIRTUAL,
+            record_time TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL"""
 _START = {"earliest": "earliest-offset", "latest": "latest-offset", "group": "group-offsets"}
 
 
@@ -87,35 +92,30 @@ def kafka_source(name: str, settings: Settings, *, bounded: bool = False) -> str
     watermark = "" if bounded else f", WATERMARK FOR event_clock AS {sql.watermark(window)}"
     return f"""
         CREATE TEMPORARY TABLE {name} (
-            payload STRING,
-            record_topic STRING METADATA FROM 'topic' VIRTUAL,
-            record_partition INT METADATA FROM 'partition' VIRTUAL,
-            record_offset BIGINT METADATA FROM 'offset' VIRTUAL,
-            record_time TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
+            {_RECORD},
             event_clock AS {clock},
             arrival AS {arrival}
             {watermark}
         ) WITH ({options})"""
 
 
-def kafka_event_source(name: str, settings: Settings, topic: str) -> str:
-    """A topic as the event lane reads it: with its own place in the topic, as soon as records are
-    there, and without a watermark. The columns are those of `kafka_source`."""
+def kafka_event_source(name: str, settings: Settings, topic: str, max_wait_ms: int) -> str:
+    """A topic as the event lane reads it: with its own place in the topic and without a watermark.
+    The columns are those of `kafka_source`.
+
+    max_wait_ms: how long the broker may gather records
+    """
     clock = sql.event_clock("payload", "record_time", settings.limits.future_ms)
     options = _kafka_options(
         settings,
         topic,
         event_group(settings.kafka),
         # Not a fetch for each record: that costs more than it gains.
-        **{"properties.fetch.min.bytes": 65_536, "properties.fetch.max.wait.ms": 10},
+        **{"properties.fetch.min.bytes": 65_536, "properties.fetch.max.wait.ms": max_wait_ms},
     )
     return f"""
         CREATE TEMPORARY TABLE {name} (
-            payload STRING,
-            record_topic STRING METADATA FROM 'topic' VIRTUAL,
-            record_partition INT METADATA FROM 'partition' VIRTUAL,
-            record_offset BIGINT METADATA FROM 'offset' VIRTUAL,
-            record_time TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL,
+            {_RECORD},
             event_clock AS {clock},
             arrival AS PROCTIME()
         ) WITH ({options})"""
