@@ -18,18 +18,15 @@ import orjson
 
 from benchmarks import runs
 from liveprofile import cassandra, feedback, kafka
-from liveprofile.config import DAY_MS, MINUTE_MS, Settings, load
+from liveprofile.config import DAY_MS, MINUTE_MS, Settings
 from liveprofile.errors import ServiceError
-from models.checkpoint import CARD, read_card
 from models.fraud import handbook
 from models.fraud.data import Period, Transactions, measure, read, split
-from stack import PROJECT, flink
-from stack.local import Stack, to_toml
+from stack.local import Stack
 
-NAME = "bench-cards"
+NAME = "card-frauds"
 SENT_PER_S = 1_500  # a first guess of what the job takes; it may fall behind
 SCORED_TIMEOUT_S = 900.0
-START_TIMEOUT_S = 120.0
 
 
 def since(data: Transactions, first: date) -> Transactions:
@@ -44,23 +41,19 @@ def card_frauds(stack: Stack, file: Path, first: date, period: Period) -> dict[s
     with tempfile.TemporaryDirectory(prefix="liveprofile-cards-") as folder:
         runs.say("card frauds: training")
         offline = handbook.train(data, period, Path(folder))
-        settings, config = _settings(stack, Path(folder))
-        kafka.create_topics(settings)
-        card = read_card(settings.model.checkpoint / CARD)
-        cassandra.create_schema(settings.cassandra, card.shape["embedding"])
-        job_id = flink.flink_run(
-            stack.rest_url, PROJECT / "jobs" / "profile_job.py", ["--config", str(config)]
-        )
-        flink.wait_until_running(stack.rest_url, job_id, START_TIMEOUT_S)
-        try:
+        overrides = {
+            "window": {"length_ms": DAY_MS, "out_of_orderness_ms": MINUTE_MS},
+            "job": {"checkpoint_interval_ms": 5_000},
+            "risk": {"checkpoint": folder},
+        }
+        with runs.job(stack, "lanes", NAME, None, overrides) as job:
             began_s = time.monotonic()
-            sent = _send(settings, data, period)
-            _wait_until_scored(settings)
+            sent = _send(job.settings, data, period)
+            kafka.wait_for_event_lane(job.settings, SCORED_TIMEOUT_S)
             seconds = time.monotonic() - began_s
-        finally:
-            flink.cancel(stack.rest_url, job_id)
+            job.check()
+            stored = _stored(job.settings)
     _, test_rows = split(data, period)
-    stored = _stored(settings)
     scores = np.array([stored.get(f"t{row}", np.nan) for row in test_rows])
     missing = int(np.isnan(scores).sum())
     if missing:
@@ -73,23 +66,6 @@ def card_frauds(stack: Stack, file: Path, first: date, period: Period) -> dict[s
         "offline": offline["test"],
         "stored": measure(data, test_rows, scores)._asdict(),
     }
-
-
-def _settings(stack: Stack, model: Path) -> tuple[Settings, Path]:
-    wanted: dict[str, Any] = stack.settings()
-    changes: dict[str, dict[str, Any]] = {
-        "topics": {topic: f"cards-{topic}" for topic in runs.TOPICS},
-        "cassandra": {"keyspace": "bench_cards"},
-        "kafka": {"group_id": NAME},
-        "job": {"name": NAME, "checkpoint_interval_ms": 5_000},
-        "window": {"length_ms": DAY_MS, "out_of_orderness_ms": MINUTE_MS},
-        "risk": {"checkpoint": str(model)},
-    }
-    for section, values in changes.items():
-        wanted[section] = {**wanted.get(section, {}), **values}
-    file = stack.root / "cards.toml"
-    file.write_text(to_toml(wanted))
-    return load(file), file
 
 
 def _send(settings: Settings, data: Transactions, period: Period) -> int:
@@ -138,14 +114,6 @@ def _label(data: Transactions, row: int, period: Period) -> dict[str, Any]:
 
 def _shop(data: Transactions, row: int) -> str:
     return f"terminal{data.terminal_N[row]}"
-
-
-def _wait_until_scored(settings: Settings) -> None:
-    deadline_s = time.monotonic() + SCORED_TIMEOUT_S
-    while (behind := kafka.lag(settings, kafka.event_group(settings.kafka))) > 0:
-        if time.monotonic() > deadline_s:
-            raise ServiceError(f"the event lane is {behind} events behind")
-        time.sleep(2.0)
 
 
 def _stored(settings: Settings) -> dict[str, float]:

@@ -13,7 +13,7 @@ from confluent_kafka.admin import AdminClient
 from benchmarks import generate
 from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
-from liveprofile.kafka import client_config
+from liveprofile.kafka import client_config, topic_configs
 
 WARM_UP_SHARE = 0.5
 TRANSACTION_TIMEOUT_MS = 840_000  # the broker allows 900 s
@@ -150,10 +150,7 @@ def hold_back(settings: Settings, load: Load) -> Callable[[], None]:
 
 
 def delete_topics(settings: Settings) -> None:
-    topics = settings.topics
-    names = [
-        topics.events, topics.rejected, topics.late, topics.alerts, topics.rules, topics.feedback,
-    ]  # fmt: skip
+    names = list(topic_configs(settings.topics))
     admin = AdminClient(client_config(settings.kafka))
     for done in admin.delete_topics(names, operation_timeout=15).values():
         done.result()

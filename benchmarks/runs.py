@@ -17,7 +17,7 @@ import typer
 from benchmarks.journal import JournalReader
 from benchmarks.load import Load, delete_topics, send_warm_up
 from liveprofile import cassandra
-from liveprofile.config import Settings, load
+from liveprofile.config import Settings, Topics, load
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import create_topics
 from models.checkpoint import CARD, read_card
@@ -28,7 +28,6 @@ JOB = Path(__file__).with_name("job.py")
 WARM_UP_TIMEOUT_S = 600.0
 SETTLE_S = 3.0
 PARALLELISM = 2
-TOPICS = ("events", "rejected", "late", "alerts", "rules", "feedback")
 STORING = ("whole", "lanes")  # the variants that write to Cassandra
 POLL_S = 0.02
 
@@ -114,12 +113,13 @@ def job(
     stack: Stack,
     variant: str,
     name: str,
-    workload: Load,
+    workload: Load | None,
     overrides: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
     **single: Any,
 ) -> Iterator[Job]:
     """`benchmarks/job.py`, warm; its topics and its keyspace are gone at the end.
 
+    workload: what warms it up; None: nothing does
     overrides, single: settings in sections, and those that are in none
     """
     settings = _settings(stack, variant, name, overrides, single)
@@ -127,15 +127,18 @@ def job(
     if settings.job.store == "cassandra":
         dim = read_card(settings.model.checkpoint / CARD).shape["embedding"]
         cassandra.create_schema(settings.cassandra, dim)
-    send_warm_up(settings, workload)
+    if workload is not None:
+        send_warm_up(settings, workload)
     with tempfile.TemporaryDirectory(prefix="liveprofile-bench-") as folder:
         job_id = _submit(stack, variant, name, Path(folder))
         running = Job(stack, settings, job_id, JournalReader(Path(folder)))
         try:
-            running.wait_for_rows(
-                workload.warm_up().profiles(settings.window.length_ms), WARM_UP_TIMEOUT_S
-            )
-            time.sleep(SETTLE_S)
+            if workload is None:
+                flink.wait_until_running(stack.rest_url, job_id, WARM_UP_TIMEOUT_S)
+            else:
+                rows = workload.warm_up().profiles(settings.window.length_ms)
+                running.wait_for_rows(rows, WARM_UP_TIMEOUT_S)
+                time.sleep(SETTLE_S)
             yield running
         finally:
             flink.cancel(stack.rest_url, job_id)
@@ -154,7 +157,7 @@ def _settings(
 ) -> Settings:
     wanted = stack.settings()
     changes = {
-        "topics": {topic: f"{name}-{topic}" for topic in TOPICS},
+        "topics": Topics.prefixed(name),
         "cassandra": {"keyspace": f"bench_{name.replace('-', '_')}"},
         "kafka": {"group_id": f"bench-{name}"},
         "job": {"name": f"bench-{name}", "store": "cassandra" if variant in STORING else "none"},

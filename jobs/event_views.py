@@ -14,7 +14,7 @@ from jobs import views
 from liveprofile.config import Settings
 from udfs.event_features import SCORED_TYPES
 from udfs.event_features.lists import FRAUD, LEGITIMATE
-from udfs.event_rows import ENTITIES, HEAD, HEAD_FIELDS, OF_USER
+from udfs.event_rows import CELLS_PER_DEGREE, ENTITIES, HEAD, HEAD_FIELDS, OF_USER
 from udfs.events import EVENT, FIELD, WINDOW
 
 # What is read beyond the fields of the profile lane: column -> path.
@@ -26,7 +26,6 @@ MORE = {
 }
 # A glance that lets every scored type pass, and little else; an escape (\u) may hide anything.
 _HINT = r'["\\](?:(?<=\\)u|event_type"\s*:\s*"(?:' + "|".join(SCORED_TYPES) + "))"
-CELLS_PER_DEGREE = 100  # a cell of places is about a kilometre wide
 
 
 def scanned(source: str) -> str:

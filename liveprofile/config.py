@@ -43,6 +43,12 @@ class Topics(Section):
         400 * DAY_MS, ge=-1, description="labels: what later trainings learn from"
     )
 
+    @classmethod
+    def prefixed(cls, prefix: str) -> dict[str, str]:
+        """A name of its own for every topic, for a job beside another one."""
+        names = (name for name, field in cls.model_fields.items() if field.annotation is str)
+        return {name: f"{prefix}-{name}" for name in names}
+
 
 class Kafka(Section):
     bootstrap_servers: str = "localhost:9092"

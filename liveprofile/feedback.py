@@ -24,9 +24,9 @@ from liveprofile.cases.states import FlagState, State
 from liveprofile.config import Settings
 from liveprofile.errors import InputError
 from liveprofile.reads import StoredFlag
+from udfs.event_rows import ENTITIES
 
 SCHEMA_FILE = Path(__file__).resolve().parent.parent / "schemas" / "risk-feedback.schema.json"
-ENTITIES = ("device_id", "place", "shop_id", "coupon_id", "address_id")
 IDS = ("flag_id", "event_id", "user_id", "analyst", *ENTITIES)
 FIELDS = (*IDS, "event_type", "event_time", "label", "time")
 BATCH_ROWS = 10_000

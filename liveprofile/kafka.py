@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -34,6 +35,7 @@ COORDINATOR_DELAY_S = 0.2
 # A broker that is there answers a fetch within a second even if the topic is empty.
 SILENCE_S = 60.0
 FETCH_RECORDS = 10_000
+LOOK_EVERY_S = 1.0
 
 
 class NoTopicError(ServiceError):
@@ -188,17 +190,32 @@ def _committed(consumer: Consumer, wanted: list[TopicPartition]) -> list[TopicPa
     return consumer.committed(wanted, timeout=ANSWER_TIMEOUT_S)
 
 
-def lag(settings: Settings, group_id: str | None = None) -> int:
-    """How many input records the lane's last checkpoint does not cover. Raises ServiceError.
+def lag(settings: Settings, group_id: str | None = None, topic: str | None = None) -> int:
+    """How many records of a topic the lane's last checkpoint does not cover. Raises ServiceError.
 
-    group_id: None: of the profile lane
+    group_id: None: of the profile lane; topic: None: the input
     """
-    topic = settings.topics.events
+    topic = topic or settings.topics.events
     committed = committed_offsets(settings, topic, group_id)
     return sum(
         held.end - max(held.first, committed.get(partition, 0))
         for partition, held in ranges(settings, topic).items()
     )
+
+
+def event_lag(settings: Settings) -> int:
+    """How many events and labels the event lane's last checkpoint does not cover."""
+    topics = (settings.topics.events, settings.topics.feedback)
+    return sum(lag(settings, event_group(settings.kafka), topic) for topic in topics)
+
+
+def wait_for_event_lane(settings: Settings, timeout_s: float) -> None:
+    """Returns when it has scored all that was sent before. Raises ServiceError."""
+    deadline_s = time.monotonic() + timeout_s
+    while behind := event_lag(settings):
+        if time.monotonic() > deadline_s:
+            raise ServiceError(f"the event lane is {behind} records behind")
+        time.sleep(LOOK_EVERY_S)
 
 
 def read_topic(

@@ -14,7 +14,7 @@ from confluent_kafka import KafkaError, Producer
 
 from liveprofile import kafka
 from liveprofile.cassandra import create_schema
-from liveprofile.config import Settings, load
+from liveprofile.config import Settings, Topics, load
 from liveprofile.replay import Sender
 from models.checkpoint import CARD, read_card
 from stack import flink
@@ -47,10 +47,7 @@ class Job:
         self.stack = stack
         self.config_file = folder / "liveprofile.toml"
         own: dict[str, Any] = {
-            "topics": {
-                topic: f"{name}-{topic}"
-                for topic in ("events", "rejected", "late", "alerts", "rules", "feedback")
-            },
+            "topics": Topics.prefixed(name),
             "kafka": {"group_id": name},
             "cassandra": {"keyspace": name},
             # Short, since a test waits for the checkpoint that covers what it sent.
@@ -166,15 +163,7 @@ class Job:
 
     def wait_until_scored(self, timeout_s: float = 90.0) -> None:
         """The same of the event lane, which reads events and labels by a group of its own."""
-        settings, topics = self.settings, self.settings.topics
-        group = settings.kafka.model_copy(update={"group_id": f"{settings.kafka.group_id}-events"})
-        sources = [
-            settings.model_copy(
-                update={"kafka": group, "topics": topics.model_copy(update={"events": topic})}
-            )
-            for topic in (topics.events, topics.feedback)
-        ]
-        self._wait_while(lambda: sum(map(kafka.lag, sources)), timeout_s)
+        self._wait_while(lambda: kafka.event_lag(self.settings), timeout_s)
 
     def _wait_while(self, lag: Callable[[], int], timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s

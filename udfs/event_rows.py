@@ -12,6 +12,7 @@ from udfs.events import FIELD, WINDOW
 # What users share: the column of its id, and the letter of its list. As in
 # udfs.event_features.lists.ENTITIES.
 ENTITIES = {"device_id": "d", "place": "p", "shop_id": "s", "coupon_id": "c", "address_id": "a"}
+CELLS_PER_DEGREE = 100  # a cell of places is about a kilometre wide
 HEAD, OF_USER = "h", "u"
 HEAD_FIELDS = (
     "event_id", "event_type", "event_ms", "amount", "item_id", "category_id", *ENTITIES,

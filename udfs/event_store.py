@@ -92,8 +92,7 @@ class CassandraEventStore(FlaggedStore[ScoredEvent]):
 
     def __init__(self, settings: Cassandra, score_ttl_s: int, session: Session | None = None):
         self._score_ttl_s = score_ttl_s
-        super().__init__(settings, session)
-        self._pasts = _NoPasts()
+        super().__init__(settings, session, _NoPasts())
         self.drift = CassandraDriftStore(self._session, settings, score_ttl_s)
 
     @staticmethod

@@ -56,7 +56,6 @@ class EventScorer:
     ):
         self._settings, self._model, self._store, self._rules = settings, model, store, rules
         self._raiser = risk.Raiser(store)
-        self._model_version = model.version
         self._drift = self._drift_monitor()
         self._on_batch = on_batch
         self._failed_rows = 0  # since the last that succeeded
@@ -65,10 +64,10 @@ class EventScorer:
         reference, store = self._model.reference, self._store.drift
         if reference is None or store is None:
             missing = "store" if store is None else "reference.json"
-            log.info("no drift is watched: model %s has no %s", self._model_version, missing)
+            log.info("no drift is watched: model %s has no %s", self._model.version, missing)
             return None
         return DriftMonitor(
-            reference, self._model_version, self._model.names, store,
+            reference, self._model.version, self._model.names, store,
             self._settings.risk.drift_after_days,
         )  # fmt: skip
 
@@ -106,7 +105,8 @@ class EventScorer:
         clock.append(time.perf_counter())
         # In order of time, as rules look back; a copy of an event was judged before.
         kept = [row for row in np.argsort(batch.event_ms, kind="stable") if not rows.duplicate[row]]
-        scored = self._judge(batch, features | {SCORE: score_n}, kept)
+        columns = features | {SCORE: score_n, "event_type": np.array(batch.event_type)}
+        scored = self._judge(batch, columns, kept)
         scored = self._explain(scored, rows, x_nF, kept)
         clock.append(time.perf_counter())
         self._store.begin(scored)
@@ -121,7 +121,7 @@ class EventScorer:
         if self._drift is not None and kept:
             told = self._drift.observe(x_nF, score_n, batch.event_ms, kept)
             topic = self._settings.topics.alerts
-            sent[kept[-1]] += [messages.plain(topic, self._model_version, one) for one in told]
+            sent[kept[-1]] += [messages.plain(topic, self._model.version, one) for one in told]
         spent = np.diff(clock) * 1000.0
         self._on_batch(Timing(len(kept), len(sent) - len(kept), 0, *spent.tolist()))
         return sent
@@ -130,12 +130,13 @@ class EventScorer:
         self, batch: EventBatch, columns: dict[str, np.ndarray], kept: list[int]
     ) -> list[ScoredEvent]:
         rules = self._rules.current()
-        columns["event_type"] = np.array(batch.event_type)
-        chosen = {name: column[kept] for name, column in columns.items()}
-        found = risk.evaluate(rules.of("event"), chosen, len(kept))
+        # Of all rows: to pick those that are kept out of 400 columns would cost more.
+        found = risk.evaluate(rules.of("event"), columns, len(batch.user_id))
         judged = [
-            risk.Judged(batch.user_id[row], int(batch.event_ms[row]), findings, batch.event_id[row])
-            for row, findings in zip(kept, found, strict=True)
+            risk.Judged(
+                batch.user_id[row], int(batch.event_ms[row]), found[row], batch.event_id[row]
+            )
+            for row in kept
         ]
         flags = self._raiser.raise_flags(judged, rules.version)
         return [
@@ -146,7 +147,7 @@ class EventScorer:
                 event_type=batch.event_type[row],
                 amount=float(batch.amount[row]),
                 score=float(columns[SCORE][row]),
-                model_version=self._model_version,
+                model_version=self._model.version,
                 rules_version=rules.version,
                 active_rules=[finding.rule.id for finding in one.findings],
                 entities=tuple(getattr(batch, name)[row] for name in ENTITIES),

@@ -27,6 +27,7 @@ from liveprofile.config import Cassandra, Settings
 from udfs import store_encode as encode
 from udfs.flags import Flag, FlagPast, FlagQuery
 from udfs.store_flagged import FlaggedStore, Partition
+from udfs.store_past import Pasts
 
 
 class ProfileRow(NamedTuple):
@@ -99,7 +100,7 @@ class CassandraStore(FlaggedStore[ProfileRow]):
 
     def __init__(self, settings: Cassandra, embedding_dim: int, session: Session | None = None):
         self._embedding_dim = embedding_dim
-        super().__init__(settings, session)
+        super().__init__(settings, session, Pasts())
 
     @staticmethod
     def _active_before(keyspace: str) -> str:

@@ -21,8 +21,6 @@ from udfs.store_requests import Requests
 
 Row = TypeVar("Row", bound=Flagged)
 _Time = tuple[int, str]  # window end or event time, user
-
-
 Write = tuple[PreparedStatement, list[bytes | None]]
 
 
@@ -35,11 +33,12 @@ class Partition(NamedTuple):
 class FlaggedStore(ABC, Generic[Row]):
     """Writes rows of users, each with its flags, by the contract of udfs/store.py.
 
-    session: one that somebody else closes; without it the store opens its own.
+    session: one that somebody else closes; without it the store opens its own. pasts: what it
+    remembers of the rows that pass by.
     Raises ServiceError if Cassandra doesn't answer or lacks the tables.
     """
 
-    def __init__(self, settings: Cassandra, session: Session | None):
+    def __init__(self, settings: Cassandra, session: Session | None, pasts: Pasts):
         self._owns_session = session is None
         self._session = connect(settings) if session is None else session
         try:
@@ -53,7 +52,7 @@ class FlaggedStore(ABC, Generic[Row]):
         self._writes = Requests(self._session, settings, "write")
         self._reads = Requests(self._session, settings, "read")
         self._begun_users: set[str] = set()
-        self._pasts = Pasts()
+        self._pasts = pasts
 
     @staticmethod
     @abstractmethod

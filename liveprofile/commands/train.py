@@ -230,6 +230,26 @@ def columns_of(named: list[str] | None) -> Columns:
     return Columns()._replace(**{field: name for field, _, name in pairs})
 
 
+def _on_transactions(
+    recipe: str,
+    run: Callable[..., dict[str, Any]],
+    data: Path,
+    column: list[str] | None,
+    days: tuple[datetime, datetime, int, datetime, datetime],
+    out: Path | None,
+) -> None:
+    """days: the arguments of Period.of, in its order."""
+    from models.fraud.data import Period, read
+
+    train_start, train_end, delay_days, test_start, test_end = days
+    period = Period.of(
+        train_start.date(), train_end.date(), delay_days, test_start.date(), test_end.date()
+    )
+    with progress() as on_progress:
+        report = run(read(data, columns_of(column)), period, out, on_progress)
+    print_json({"recipe": recipe, **report})
+
+
 @train.command()
 def fraud(
     data: DataOption,
@@ -248,15 +268,10 @@ def fraud(
     Hyperparameters are chosen on an earlier period of the same shape. Cards that are known to be
     compromised are not tested. The last line is JSON.
     """
-    from models.fraud.data import Period, read
     from models.fraud.train import train as run
 
-    period = Period.of(
-        train_start.date(), train_end.date(), delay_days, test_start.date(), test_end.date()
-    )
-    with progress() as on_progress:
-        report = run(read(data, columns_of(column)), period, out, on_progress)
-    print_json({"recipe": "fraud", **report})
+    days = (train_start, train_end, delay_days, test_start, test_end)
+    _on_transactions("fraud", run, data, column, days, out)
 
 
 @train.command("event-risk")
@@ -318,12 +333,7 @@ def event_risk_handbook(
     The protocol is that of `train fraud`, the features are those of the job. The last line is
     JSON.
     """
-    from models.fraud.data import Period, read
     from models.fraud.handbook import train as run
 
-    period = Period.of(
-        train_start.date(), train_end.date(), delay_days, test_start.date(), test_end.date()
-    )
-    with progress() as on_progress:
-        report = run(read(data, columns_of(column)), period, out, on_progress)
-    print_json({"recipe": "event-risk-handbook", **report})
+    days = (train_start, train_end, delay_days, test_start, test_end)
+    _on_transactions("event-risk-handbook", run, data, column, days, out)

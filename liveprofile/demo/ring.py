@@ -37,7 +37,8 @@ def play(settings: Settings, last_ms: int) -> RingAlerts:
 
     Raises ServiceError if none comes.
     """
-    _wait_for_lane(settings)
+    # So that the ring doesn't queue behind a year.
+    kafka.wait_for_event_lane(settings, CATCH_UP_S)
     start = datetime.fromtimestamp(last_ms / 1000, UTC).date() + timedelta(days=1)
     events = list(ring(USERS, DEVICES, seed=SEED, hours=12.0, start=start).records())
     sent_s: dict[str, float] = {}
@@ -61,15 +62,6 @@ def play(settings: Settings, last_ms: int) -> RingAlerts:
     first, first_after, first_ms = next(iter(alerts.values()))
     users = {alert["subject"] for alert, _, _ in alerts.values()}
     return RingAlerts(len(events), len(users), first, first_after, first_ms)
-
-
-def _wait_for_lane(settings: Settings) -> None:
-    """All that was sent before is scored, so the ring doesn't queue behind a year."""
-    deadline_s = time.monotonic() + CATCH_UP_S
-    while (behind := kafka.lag(settings, kafka.event_group(settings.kafka))) > 0:
-        if time.monotonic() > deadline_s:
-            raise ServiceError(f"the event lane is {behind} events behind")
-        time.sleep(1.0)
 
 
 def _listener(settings: Settings) -> Consumer:

@@ -22,7 +22,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from liveprofile import cassandra, kafka
-from liveprofile.config import DAY_MS, MINUTE_MS, Settings, load
+from liveprofile.config import DAY_MS, MINUTE_MS, Settings, Topics, load
 from liveprofile.errors import InputError, ServiceError
 from stack import PROJECT, flink
 from stack.local import Stack, to_toml
@@ -44,10 +44,9 @@ class Purchases(NamedTuple):
 
 def settings_of(stack: Stack) -> dict[str, dict[str, Any] | Any]:
     """The stack's settings with the demo's over them: baskets of a year need windows of a day."""
-    topics = ("events", "rejected", "late", "alerts", "rules", "feedback")
     demo: dict[str, dict[str, Any]] = {
         "kafka": {"group_id": NAME},
-        "topics": {topic: f"demo-{topic}" for topic in topics},
+        "topics": Topics.prefixed("demo"),
         "cassandra": {"keyspace": "liveprofile_demo"},
         "window": {"length_ms": DAY_MS, "out_of_orderness_ms": 60 * MINUTE_MS},
         "job": {"name": NAME, "checkpoint_interval_ms": 5_000},

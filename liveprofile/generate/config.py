@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
+from liveprofile.config import DAY_MS
 from liveprofile.errors import InputError
 
-DAY_MS = 86_400_000
 START = date(2024, 1, 1)
 # Planted per 10,000 users and day where no count is given.
 TAKEOVERS, CARD_TESTS, RINGS, HONEST_CHANGES = 2.0, 0.5, 0.2, 5.0

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from udfs.events import EVENT_TYPES, TYPE_INDEX
+from udfs.events import TYPE_INDEX
 
 CHANNELS = ("app", "web", "shop")
 APP, WEB, KIOSK = range(3)
-TYPES = {name: TYPE_INDEX[name] for name in EVENT_TYPES}
 
 ROW = np.dtype(
     [
@@ -42,7 +41,7 @@ def blank(count: int) -> np.ndarray:
 
 def of_type(rows: np.ndarray, event_type: str, time_ms: np.ndarray) -> np.ndarray:
     """The rows as events of that type at these times; changes them in place."""
-    rows["type"] = TYPES[event_type]
+    rows["type"] = TYPE_INDEX[event_type]
     rows["time_ms"] = time_ms
     return rows
 

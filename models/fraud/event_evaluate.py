@@ -23,8 +23,7 @@ from liveprofile.generate import Config
 from models import Progress
 from models.fraud.event_fit import measured
 from models.fraud.event_model import EventModel
-from models.fraud.event_seen import Seen, alerted, joined, see
-from models.fraud.thresholds import by_budget
+from models.fraud.event_seen import Seen, alerted, joined, least_score, see
 from udfs.event_store import NoEventStore
 from udfs.event_update import SCORE
 from udfs.events import EVENT_TYPES
@@ -160,11 +159,9 @@ def _at_budgets(seen: Seen, judgement: Judgement, budgets: Sequence[float]) -> d
     }
     found: dict[str, Any] = {}
     for budget in budgets:
-        alerts = budget * seen.user_days / 10_000
         found[f"budget_{budget:g}"] = {}
         for name, of_M in suspicion.items():
-            # All days at once: the budget holds on the mean day, not on each.
-            least = by_budget(of_M, seen.day_M, seen.user_M, 1, alerts)
+            least = least_score(seen, of_M, budget)
             found[f"budget_{budget:g}"][name] = alerted(seen, (of_M >= least) & (of_M > 0))
     return found
 

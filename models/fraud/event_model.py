@@ -11,6 +11,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -48,7 +49,7 @@ class EventModel:
     about: dict[str, Any]  # recipe, seeds, metrics, reliability, versions: for the card
     reference: Reference | None = None  # what drift is measured against; None: it isn't
 
-    @property
+    @cached_property
     def version(self) -> str:
         """Changes with the trees and the calibration."""
         content = bytes(self.booster.save_raw("ubj")) + repr(tuple(self.calibration)).encode()

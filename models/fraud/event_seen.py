@@ -10,6 +10,7 @@ from liveprofile.generate import Config
 from liveprofile.generate.config import DAY_MS
 from models.fraud.event_fit import Part, sampled
 from models.fraud.generated import generated
+from models.fraud.thresholds import by_budget
 
 
 class Seen(NamedTuple):
@@ -79,6 +80,12 @@ def joined(parts: list[Seen]) -> Seen:
         all_of("kind_M"),
         sum(one.user_days for one in parts),
     )
+
+
+def least_score(seen: Seen, score_M: np.ndarray, budget: float) -> float:
+    """From which score on there are `budget` alerts for 10,000 users a day."""
+    # All days at once: the budget holds on the mean day, not on each.
+    return by_budget(score_M, seen.day_M, seen.user_M, 1, budget * seen.user_days / 10_000)
 
 
 def alerted(seen: Seen, alert_M: np.ndarray) -> dict[str, Any]:

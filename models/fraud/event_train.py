@@ -20,9 +20,9 @@ from liveprofile.generate import Config
 from models import Progress
 from models.fraud import drift_reference, event_fit
 from models.fraud.event_model import EventModel, probability
-from models.fraud.event_seen import Seen, alerted, joined, see
+from models.fraud.event_seen import Seen, alerted, joined, least_score, see
 from models.fraud.reasons import faithfulness
-from models.fraud.thresholds import by_budget, by_cost
+from models.fraud.thresholds import by_cost
 from udfs.drift.reference import Reference
 from udfs.event_features import NAMES
 from udfs.events import EVENT_TYPES
@@ -157,11 +157,7 @@ def renew_reference(
 def _thresholds(recipe: Recipe, model: EventModel, seen: Seen) -> dict[str, float]:
     """By each of the budgets, and by cost."""
     score_M = probability(model.log_odds(seen.part.x_NF))
-    found = {}
-    for budget in recipe.budgets:
-        alerts = budget * seen.user_days / 10_000
-        # All days at once: the budget holds on the mean day, not on each.
-        found[f"budget_{budget:g}"] = by_budget(score_M, seen.day_M, seen.user_M, 1, alerts)
+    found = {f"budget_{budget:g}": least_score(seen, score_M, budget) for budget in recipe.budgets}
     cost = by_cost(
         score_M, seen.part.fraud_N, seen.amount_M, recipe.false_alarm_cost, recipe.missed_share
     )

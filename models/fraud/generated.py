@@ -11,12 +11,12 @@ import pyarrow.compute as pc
 from liveprofile.generate import Config, Shop
 from models.fraud.history import Events, History, Labels
 from udfs.event_features import SCORED_TYPES
+from udfs.event_rows import CELLS_PER_DEGREE
 from udfs.events import TYPE_INDEX, TYPE_LETTERS
 
 _ENTITY_COLUMNS = {
     "device": "device_id", "shop": "shop_id", "coupon": "coupon_id", "address": "address_id"
 }  # fmt: skip
-CELLS_PER_DEGREE = 100
 
 
 class Generated(NamedTuple):

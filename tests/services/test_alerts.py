@@ -19,7 +19,7 @@ from liveprofile import kafka
 from liveprofile.cases import flags, service, snooze, states
 from liveprofile.cases.requests import from_ms, now_ms
 from liveprofile.cases.states import State, TransitionError
-from liveprofile.config import Cassandra, Settings, load
+from liveprofile.config import Cassandra, Settings, Topics, load
 from liveprofile.consumer import AlertConsumer, OpenCase, Refused, Retries
 from liveprofile.consumer.alert import Alert
 from liveprofile.consumer.dead_letters import dead_letter_topic
@@ -43,10 +43,7 @@ def everything(
     """Settings with topics of their own, and the file that names them to a command."""
     unique = f"alerts-{time.time_ns() // 1_000_000}"
     sections = dict(stack.settings())
-    sections["topics"] = {
-        name: f"{unique}-{name}"
-        for name in ("events", "rejected", "late", "alerts", "rules", "feedback")
-    }
+    sections["topics"] = Topics.prefixed(unique)
     sections["cassandra"] = {**sections["cassandra"], "keyspace": settings.keyspace}
     file = tmp_path_factory.mktemp("alerts") / "liveprofile.toml"
     file.write_text(to_toml(sections), encoding="utf-8")
