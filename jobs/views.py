@@ -29,16 +29,13 @@ def scanned(source: str, only: str = "TRUE") -> str:
 
     only: a condition on the records that go on
 
-    payload, plain, rare_numbers BOOLEAN (see jobs/expressions.py), event_clock (rowtime), arrival,
-    record_*
+    payload, plain, escaped, rare_numbers BOOLEAN (see jobs/expressions.py), event_clock (rowtime),
+    arrival, record_*
     """
-
-    def holds(pattern: str) -> str:
-        return f"CASE WHEN REGEXP(payload, {sql.literal(pattern)}) THEN TRUE ELSE FALSE END"
-
     return f"""
-        SELECT payload, {holds(sql.PLAIN)} AS plain, {holds(sql.RARE_NUMBERS)} AS rare_numbers,
-            event_clock, arrival, record_time, {RECORD}, RAND() AS barrier
+        SELECT payload, {sql.plain()} AS plain, {sql.escaped()} AS escaped,
+            {sql.rare_numbers()} AS rare_numbers, event_clock, arrival, record_time, {RECORD},
+            RAND() AS barrier
         FROM {source} WHERE {only}"""
 
 
@@ -51,7 +48,7 @@ def extracted(source: str = "scanned", more: Mapping[str, str] = NOTHING_MORE) -
     category_id, price_text, quantity_text, amount_text, rating_text, place_*_text, those of `more`
     """
     ids = ", ".join(
-        f"{sql.json_value(f'$.{f}')} AS {f}"
+        f"{sql.field_text(f)} AS {f}"
         for f in ("event_id", "user_id", "event_type", "item_id", "category_id")
     )
     numbers = ", ".join(f"{sql.number_text(f)} AS {sql.column(f)}" for f in sql.NUMBERS)
