@@ -45,7 +45,8 @@ def scorable() -> str:
     amount STRING, letter, item_id, category_id, device_id, place, shop_id, coupon_id, address_id
     ('' if missing)
     """
-    ids = ", ".join(f"{views.token_id(f)} AS {f}" for f in ("item_id", "category_id", *MORE))
+    paths = {"item_id": "", "category_id": ""} | MORE
+    ids = ", ".join(f"{views.token_id(f, path)} AS {f}" for f, path in paths.items())
     place = f"COALESCE({_cell('place.lat')} || ':' || {_cell('place.lon')}, '')"
     types = ", ".join(f"'{name}'" for name in SCORED_TYPES)
     return f"""

@@ -106,15 +106,18 @@ def _text_behind() -> str:
     return f"NOT COALESCE({in_list} AND {in_object}, FALSE)"
 
 
-def _no_id_but_a_scalar(field: str) -> str:
-    """True of a JSON boolean or fraction, which JSON_VALUE gives as text like any string."""
-    quoted = sql.literal(rf'"{field}"\s*:\s*"')
+def _no_id_but_a_scalar(field: str, path: str = "") -> str:
+    """True of a JSON boolean or fraction, which JSON_VALUE gives as text like any string.
+
+    path: where the field was read, if not at the top
+    """
+    in_a_list = f"JSON_QUERY(payload, '{path or f'$.{field}'}' WITH UNCONDITIONAL ARRAY WRAPPER)"
     exponent = "[eE][+-]?[0-9]+"
     scalar = f"^(true|false|-?[0-9]+(\\.[0-9]+({exponent})?|{exponent}))$"
     # The first character of most ids says enough.
     return (
         f"(({field} < ':' OR {field} LIKE 't%' OR {field} LIKE 'f%')"
-        f" AND REGEXP({field}, '{scalar}') AND NOT REGEXP(payload, {quoted}))"
+        f" AND REGEXP({field}, '{scalar}') AND {in_a_list} NOT LIKE '[\"%')"
     )
 
 
@@ -169,11 +172,14 @@ def amount() -> str:
     return f"COALESCE({given}, {price} * COALESCE({quantity}, 1), 0)"
 
 
-def token_id(field: str) -> str:
-    """As udfs.events.token has it. Only an escape can hide a separator in an id."""
+def token_id(field: str, path: str = "") -> str:
+    """As udfs.events.token has it. Only an escape can hide a separator in an id.
+
+    path: where the field was read, if not at the top
+    """
     separators = f"TRANSLATE({field}, '{FIELD}{EVENT}{WINDOW}', '___')"
     return (
-        f"CASE WHEN {field} IS NULL OR {_no_id_but_a_scalar(field)} THEN ''"
+        f"CASE WHEN {field} IS NULL OR {_no_id_but_a_scalar(field, path)} THEN ''"
         f" ELSE LEFT(CASE WHEN plain THEN {field} ELSE {separators} END, {ID_CHARS}) END"
     )
 
