@@ -35,6 +35,7 @@ RARE_NUMBERS = r'["\\](?:(?<=\\)u|(?:quantity|amount|rating|place)")'
 PLAIN = r"\A\{[^{}\\\x{FFFD}]*+\}\z"
 
 NUMBER_LIMIT = 1e9
+_PLACES = 1 << 19
 NO_SCALAR = "{}"
 NUMBERS = ("price", "quantity", "amount", "rating", "place.lat", "place.lon")
 _RANGES = {
@@ -124,6 +125,18 @@ def event_clock(payload: str, record_time: str, future_ms: int) -> str:
         f"TO_TIMESTAMP_LTZ(CASE WHEN REGEXP({payload}, {literal(ISO_HINT)})"
         f" THEN {checked} ELSE {once} END, 3)"
     )
+
+
+def turn(ms: str, offset: str, *, label: bool = False) -> str:
+    """Where an event or a label stands among all of a batch: a BIGINT of the time, then labels
+    before events (what is known at a time is known to its events), then the place in the file or
+    partition.
+
+    A window's order has one key, so all are in one number: of the offset 19 bits, which tell
+    neighbours apart, and times up to the year 2248.
+    """
+    place = f"MOD({offset}, {_PLACES})"
+    return f"({ms}) * {2 * _PLACES} + {place if label else f'{_PLACES} + {place}'}"
 
 
 def watermark(window: Window) -> str:
