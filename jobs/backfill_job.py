@@ -3,7 +3,7 @@
     flink run -py jobs/backfill_job.py ... -- --config FILE --events ARCHIVE --rows FOLDER
 
 Each row it writes is what a lane's model would have been called with in the stream; they are the
-training rows (models/rows.py; of the event lane models/fraud/event_rows.py). A batch has no
+training rows (models/rows.py; of the event lane models/fraud/own_rows.py). A batch has no
 watermark, so nothing is late.
 """
 
