@@ -2,8 +2,9 @@
 
     flink run -py jobs/backfill_job.py ... -- --config FILE --events ARCHIVE --rows FOLDER
 
-Each row it writes is what the model would have been called with in the stream; they are the
-training rows (models/rows.py). A batch has no watermark, so nothing is late.
+Each row it writes is what a lane's model would have been called with in the stream; they are the
+training rows (models/rows.py; of the event lane models/fraud/own_rows.py). A batch has no
+watermark, so nothing is late.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
-from jobs import tables, views
+from jobs import event_views, tables, views
 from liveprofile.config import Settings, load
 from liveprofile.errors import LiveprofileError
 
@@ -22,6 +23,8 @@ ROW = (
     "user_id STRING, window_start_ms BIGINT, window_end_ms BIGINT, events STRING, history STRING,"
     " added ARRAY<DOUBLE>, sums ARRAY<DOUBLE>"
 )
+
+EVENT_ROW = "user_id STRING, parts STRING"
 
 
 def training_rows() -> str:
@@ -34,14 +37,31 @@ def training_rows() -> str:
 
 def run(t_env: TableEnvironment, settings: Settings, *, source: str, rows: Path) -> None:
     """Blocks until all rows are written. source: DDL of a bounded table named `source`."""
-    config = t_env.get_config()
-    config.set("pipeline.name", f"{settings.job.name}-backfill")
-    config.set("parallelism.default", str(settings.job.parallelism))
-    config.set("table.local-time-zone", "UTC")
+    _configure(t_env, settings)
     t_env.execute_sql(source)
     t_env.execute_sql(tables.file_sink("sink", rows, ROW))
     views.create(t_env, "source", settings, streaming=False)
     t_env.execute_sql(f"INSERT INTO sink {training_rows()}").wait()
+
+
+def run_events(
+    t_env: TableEnvironment, settings: Settings, *, source: str, labels: str, rows: Path
+) -> None:
+    """The same of the event lane. source, labels: DDL of bounded tables named `source` and
+    `labels_given`, whose `arrival` is in the order of time (jobs.expressions.turn)."""
+    _configure(t_env, settings)
+    t_env.execute_sql(source)
+    t_env.execute_sql(labels)
+    t_env.execute_sql(tables.file_sink("sink", rows, EVENT_ROW))
+    event_views.create(t_env, "source", "labels_given", settings)
+    t_env.execute_sql("INSERT INTO sink SELECT user_id, parts FROM known").wait()
+
+
+def _configure(t_env: TableEnvironment, settings: Settings) -> None:
+    config = t_env.get_config()
+    config.set("pipeline.name", f"{settings.job.name}-backfill")
+    config.set("parallelism.default", str(settings.job.parallelism))
+    config.set("table.local-time-zone", "UTC")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,16 +71,30 @@ def main(arguments: list[str] | None = None) -> int:
     origin = parser.add_mutually_exclusive_group(required=True)
     origin.add_argument("--events", help="file or folder of JSON lines, one event a line")
     origin.add_argument("--topic", action="store_true", help="the input topic as it is now")
+    parser.add_argument(
+        "--labels",
+        help="file of labels: rows of single events, not of windows. It and --events have lines of"
+        " a number, a tab and a payload",
+    )
     options = parser.parse_args(arguments)
     try:
         settings = load(options.config)
-        source = (
-            tables.kafka_source("source", settings, bounded=True)
-            if options.topic
-            else tables.file_source("source", options.events, settings)
-        )
         t_env = TableEnvironment.create(EnvironmentSettings.in_batch_mode())
-        run(t_env, settings, source=source, rows=options.rows)
+        if options.labels is None:
+            source = (
+                tables.kafka_source("source", settings, bounded=True)
+                if options.topic
+                else tables.file_source("source", options.events, settings)
+            )
+            run(t_env, settings, source=source, rows=options.rows)
+        else:
+            source = (
+                tables.bounded_event_source("source", settings)
+                if options.topic
+                else tables.numbered_file("source", options.events, settings)
+            )
+            labels = tables.numbered_file("labels_given", options.labels, settings, labels=True)
+            run_events(t_env, settings, source=source, labels=labels, rows=options.rows)
     except LiveprofileError as error:
         print(f"backfill_job: {error}", file=sys.stderr)
         return error.exit_code

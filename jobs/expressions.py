@@ -36,6 +36,7 @@ _BACKSLASH, _UNDECODABLE = "\\", "\ufffd"
 _FLAT = f"plain AND event_clock >= TO_TIMESTAMP_LTZ({EARLIEST_MS}, 3)"
 
 NUMBER_LIMIT = 1e9
+_PLACES = 1 << 19
 NO_SCALAR = "{}"
 NUMBERS = ("price", "quantity", "amount", "rating", "place.lat", "place.lon")
 _RANGES = {
@@ -172,6 +173,18 @@ def event_clock(payload: str, record_time: str, future_ms: int) -> str:
         f"TO_TIMESTAMP_LTZ(CASE WHEN ({may_be_iso}) AND REGEXP({payload}, {literal(_ISO_HINT)})"
         f" THEN {checked} ELSE {once} END, 3)"
     )
+
+
+def turn(ms: str, offset: str, *, label: bool = False) -> str:
+    """Where an event or a label stands among all of a batch: a BIGINT of the time, then labels
+    before events (what is known at a time is known to its events), then the place in the file or
+    partition.
+
+    A window's order has one key, so all are in one number: of the offset 19 bits, which tell
+    neighbours apart, and times up to the year 2248.
+    """
+    place = f"MOD({offset}, {_PLACES})"
+    return f"({ms}) * {2 * _PLACES} + {place if label else f'{_PLACES} + {place}'}"
 
 
 def watermark(window: Window) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs import expressions as sql
+from jobs import views
 from liveprofile.config import Kafka, Settings
 from liveprofile.kafka import event_group
 
@@ -121,6 +122,26 @@ def kafka_event_source(name: str, settings: Settings, topic: str, max_wait_ms: i
         ) WITH ({options})"""
 
 
+def bounded_event_source(name: str, settings: Settings) -> str:
+    """The input topic as it is now, as the event lane's batch reads it: an event arrives at its
+    event_time, of equal times in the order of its partition.
+
+    Not at its record time: a topic that was filled by a replay would have all events arrive at
+    once, and long after their labels.
+    """
+    clock = sql.event_clock("payload", "record_time", settings.limits.future_ms)
+    bounds = {"scan.startup.mode": "earliest-offset", "scan.bounded.mode": "latest-offset"}
+    options = _kafka_options(
+        settings, settings.topics.events, event_group(settings.kafka), **bounds
+    )
+    return f"""
+        CREATE TEMPORARY TABLE {name} (
+            {_RECORD},
+            event_clock AS {clock},
+            arrival AS {sql.turn(views.epoch_ms(clock), "record_offset")}
+        ) WITH ({options})"""
+
+
 def file_source(name: str, path: Path | str, settings: Settings, *, stream: bool = False) -> str:
     """Files of JSON lines, each line a payload as the topic would have it.
 
@@ -141,6 +162,33 @@ def file_source(name: str, path: Path | str, settings: Settings, *, stream: bool
             event_clock AS {clock},
             arrival AS {"PROCTIME()" if stream else clock}
             {watermark}
+        ) WITH ({options})"""
+
+
+def numbered_file(name: str, path: Path | str, settings: Settings, *, labels: bool = False) -> str:
+    """A file of lines with a number, a tab and a payload, as liveprofile.backfill spools them for
+    the event lane; the columns are those of `file_source`, the number is the offset.
+
+    Each arrives at its own time: event_time, or of labels `time`, when they were given; of equal
+    times in the file's order.
+    """
+    never = "TO_TIMESTAMP_LTZ(253402300799000, 3)"
+    tab = "LOCATE('\t', line)"
+    payload = f"SUBSTRING(line, {tab} + 1)"
+    offset = f"CAST(LEFT(line, {tab} - 1) AS BIGINT)"
+    clock = sql.event_clock(payload, never, settings.limits.future_ms)
+    at_ms = sql.event_ms(sql.json_value("$.time", payload)) if labels else views.epoch_ms(clock)
+    options = _options(connector="filesystem", path=_uri(path), format="raw")
+    return f"""
+        CREATE TEMPORARY TABLE {name} (
+            line STRING,
+            record_topic STRING METADATA FROM 'file.path' VIRTUAL,
+            payload AS {payload},
+            record_partition AS 0,
+            record_offset AS {offset},
+            record_time AS {never},
+            event_clock AS {clock},
+            arrival AS {sql.turn(at_ms, offset, label=labels)}
         ) WITH ({options})"""
 
 

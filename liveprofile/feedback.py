@@ -108,7 +108,22 @@ def read_labels(file: Path, analyst: str) -> Iterator[Record | Rejected]:
     """
     if not file.is_file():
         raise InputError(f"no file at {file}")
-    rows = _parquet(file) if file.suffix == ".parquet" else _lines(file)
+    yield from _checked(_parquet(file) if file.suffix == ".parquet" else _lines(file), analyst)
+
+
+def read_given(settings: Settings, file: Path | None, analyst: str) -> Iterator[Record | Rejected]:
+    """As `read_labels`; without a file, the labels that the topic holds now.
+
+    Raises also ServiceError.
+    """
+    if file is not None:
+        yield from read_labels(file, analyst)
+    else:
+        records = kafka.read_topic(settings, settings.topics.feedback)
+        yield from _checked((_parsed(record.value or b"") for record in records), analyst)
+
+
+def _checked(rows: Iterable[Any], analyst: str) -> Iterator[Record | Rejected]:
     for number, row in enumerate(rows, 1):
         if isinstance(row, dict):
             record = _normal(row, analyst)
@@ -168,11 +183,15 @@ def _normal(row: Record, analyst: str) -> Record:
 
 def _lines(file: Path) -> Iterator[Any]:
     with file.open("rb") as lines:
-        for line in lines:
-            try:
-                yield orjson.loads(line)
-            except orjson.JSONDecodeError:
-                yield None
+        yield from map(_parsed, lines)
+
+
+def _parsed(text: bytes) -> Any:
+    """None for what is no JSON."""
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _parquet(file: Path) -> Iterator[Record]:

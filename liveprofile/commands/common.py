@@ -13,6 +13,7 @@ import typer
 from liveprofile.config import CONFIG_VARIABLE, Settings, load
 
 if TYPE_CHECKING:
+    from liveprofile.feedback import Rejected
     from liveprofile.reads import StoredFlag
 
 # Written by `make up`, so that every command finds the local stack without a flag.
@@ -58,6 +59,21 @@ def print_fields(fields: Mapping[str, Any]) -> None:
     width = max(map(len, fields), default=0)
     for name, value in fields.items():
         typer.echo(f"{name:<{width}}  {'-' if value is None else value}")
+
+
+class RejectedLabels:
+    """To be told of each label that can't be used: counts all, names the first on stderr."""
+
+    SHOWN = 10
+
+    def __init__(self, source: Path | str):
+        self._source = source
+        self.count = 0
+
+    def __call__(self, row: Rejected) -> None:
+        self.count += 1
+        if self.count <= self.SHOWN:
+            typer.echo(f"{self._source} row {row.row}: {row.reason}", err=True)
 
 
 def utc(time_ms: int) -> str:

@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from liveprofile.commands.alerts import ByOption
-from liveprofile.commands.common import ConfigOption, print_json, read_settings
-
-if TYPE_CHECKING:
-    from liveprofile.feedback import Rejected
+from liveprofile.commands.common import (
+    ConfigOption,
+    RejectedLabels,
+    print_json,
+    read_settings,
+)
 
 feedback = typer.Typer(
     name="feedback",
     no_args_is_help=True,
     help="Labels of events, fraud or legitimate, that come from elsewhere.",
 )
-REJECTED_SHOWN = 10
 
 
 @feedback.callback()
@@ -47,14 +48,7 @@ def send(
     from liveprofile import feedback as labels
 
     settings = read_settings(config)
-    rejected = 0
-
-    def on_rejected(row: Rejected) -> None:
-        nonlocal rejected
-        rejected += 1
-        if rejected <= REJECTED_SHOWN:
-            typer.echo(f"{file} row {row.row}: {row.reason}", err=True)
-
+    rejected = RejectedLabels(file)
     console = Console(stderr=True)
     columns = (
         bars.TextColumn("{task.description}"),
@@ -68,15 +62,13 @@ def send(
     ) as bar:
         task = bar.add_task(f"sending {file.name}", total=labels.rows_estimate(file))
         rows = labels.read_labels(file, by)
-        sent = labels.send(
-            settings, labels.valid(rows, on_rejected, on_row=lambda: bar.advance(task))
-        )
+        sent = labels.send(settings, labels.valid(rows, rejected, on_row=lambda: bar.advance(task)))
     print_json(
         {
             "sent": sent,
-            "rejected": rejected,
+            "rejected": rejected.count,
             "seconds": round(time.monotonic() - started_s, 3),
         }
     )
-    if rejected:
+    if rejected.count:
         raise typer.Exit(1)

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from liveprofile.commands.common import JsonOption, print_fields, print_json
+from liveprofile.commands import train_own as own
+from liveprofile.commands.common import ConfigOption, JsonOption, print_fields, print_json
 from liveprofile.errors import InputError
 from models import Progress
 from models.recipes import RECIPES, recipe, with_params
@@ -292,16 +293,36 @@ def event_risk(
     test_seed: Annotated[
         list[int] | None, typer.Option("--test-seed", min=0, help="A shop to measure on.")
     ] = None,
+    rows: own.RowsOption = None,
+    labels: own.LabelsOption = None,
+    train_start: own.TrainStartOption = None,
+    validation_start: own.ValidationStartOption = None,
+    test_start: own.TestStartOption = None,
+    test_end: own.TestEndOption = None,
+    delay_days: own.DelayOption = 7.0,
+    false_alarm_cost: own.FalseAlarmOption = 5.0,
+    config: ConfigOption = None,
 ) -> None:
-    """The event lane's model, on generated shops whose frauds are known.
+    """The event lane's model, on generated shops whose frauds are known; with --rows, on a shop's
+    own events and labels.
 
-    Without seeds those of the shipped model (models/fraud/event_train.py). Point the setting
+    Without seeds the shops of the shipped model (models/fraud/event_train.py). Point the setting
     risk.checkpoint at the folder to serve it. The last line is JSON.
     """
     import dataclasses
 
     from models.fraud.event_train import Recipe, train_generated
 
+    split = own.Days(train_start, validation_start, test_start, test_end)
+    if rows is None and (labels is not None or any(split)):
+        raise InputError("--labels and days are of own events: they go with --rows")
+    if rows is not None:
+        with progress() as on_progress:
+            report = own.train_own(
+                rows, labels, split, delay_days, false_alarm_cost, out, config, on_progress
+            )
+        print_json({"recipe": "event-risk", **report})
+        return
     named = {
         "train_seeds": train_seed, "validation_seeds": validation_seed, "test_seeds": test_seed
     }  # fmt: skip

@@ -14,11 +14,13 @@ from liveprofile.generate.plan import Case, Kind, Sizes
 from liveprofile.generate.rows import CHANNELS
 from liveprofile.generate.streams import Stream, generator
 from liveprofile.generate.world import ITEMS_PER_CATEGORY, SHOPS, World
+from udfs.event_rows import CELLS_PER_DEGREE
 from udfs.events import EVENT_TYPES
 
 # Columns of the events' table that stand in an object of the JSON event.
 PLACE = ("lat", "lon")
 ATTRIBUTES = ("shop_id", "address_id")
+SHARED = ("device_id", "coupon_id", *ATTRIBUTES)  # columns that a label has of its event
 FRAUD, LEGITIMATE = "fraud", "legitimate"
 _PREFIXES = ("u", "d", "a", "c", "i", "k", "s")  # a stream each: append only
 
@@ -56,7 +58,8 @@ class Day(NamedTuple):
         return json_lines(self.records())
 
     def label_lines(self) -> bytes:
-        return json_lines(self.labels.to_pylist())
+        """As `liveprofile feedback send` takes them; what is missing is left out."""
+        return json_lines(_present(self.labels))
 
 
 def json_lines(values: Any) -> bytes:
@@ -88,11 +91,13 @@ def day_of(rows: np.ndarray, first: int, seed: int, names: Names, cases: list[Ca
         "shop_id": names.of("s", rows["shop"]),
         "address_id": names.of("a", rows["address"]),
     }
-    return Day(pa.table(columns), _labels(rows, event_id, user_id, cases))
+    events = pa.table(columns)
+    return Day(events, _labels(rows, events, cases))
 
 
-def _labels(rows: np.ndarray, event_id: pa.Array, user_id: pa.Array, cases: list[Case]) -> pa.Table:
+def _labels(rows: np.ndarray, events: pa.Table, cases: list[Case]) -> pa.Table:
     at = np.flatnonzero(rows["case"] >= 0)
+    labelled = events.take(pa.array(at))
     number = rows["case"][at]
     kind = np.array([case.kind for case in cases], np.int64)[number]
     delay_ms = np.array([case.delay_ms for case in cases], np.int64)[number]
@@ -100,14 +105,33 @@ def _labels(rows: np.ndarray, event_id: pa.Array, user_id: pa.Array, cases: list
     label = _choice((LEGITIMATE, FRAUD), fraud.astype(np.int64))
     return pa.table(
         {
-            "event_id": event_id.take(pa.array(at)),
-            "user_id": user_id.take(pa.array(at)),
+            "event_id": labelled["event_id"],
+            "user_id": labelled["user_id"],
+            "event_time": labelled["event_time"],
             "label": label,
             "kind": _choice([each.label for each in Kind], kind),
             "case": pa.array(number),
             "known_at": pa.array(rows["time_ms"][at] + delay_ms),
+            **{name: labelled[name] for name in SHARED},
+            "place": _cells(rows["lat"][at], rows["lon"][at]),
         }
     )
+
+
+def _cells(lat_N: np.ndarray, lon_N: np.ndarray) -> pa.Array:
+    """Grid cells as a label names them, null where there is no place."""
+    unknown_N = np.isnan(lat_N)
+    lat, lon = (
+        pa.array(np.floor(np.where(unknown_N, 0.0, degrees_N) * CELLS_PER_DEGREE).astype(np.int64))
+        for degrees_N in (lat_N, lon_N)
+    )
+    cells = pc.binary_join_element_wise(lat.cast(pa.string()), lon.cast(pa.string()), ":")
+    return pc.if_else(pa.array(unknown_N), None, cells)
+
+
+def _present(table: pa.Table) -> Iterator[dict[str, Any]]:
+    for row in table.to_pylist():
+        yield {name: value for name, value in row.items() if value is not None}
 
 
 def _choice(names: Any, index: np.ndarray) -> pa.Array:

@@ -67,12 +67,12 @@ def compare(
     if days <= warm_up_days:
         raise InputError(f"days = {days}: must be more than the {warm_up_days} that fill the lists")
     looked_at = rules.of("event")
-    names = list(dict.fromkeys([*model.names, *_features(looked_at)]))
+    names = list(dict.fromkeys([*model.names, *asked_features(looked_at)]))
     parts, judged = [], []
     for done, seed in enumerate(seeds, 1):
         config = Config(users, days, seed=seed)
         seen = see(config, names, model.delay_days, warm_up_days, None)
-        judged.append(_judge(model, rules, names, seen))
+        judged.append(judge(model, rules, names, seen))
         parts.append(seen._replace(part=seen.part._replace(x_NF=seen.part.x_NF[:, :0].copy())))
         on_progress("shops", done, len(seeds))
     seen = joined(parts)
@@ -81,6 +81,15 @@ def compare(
         "model": model.version,
         "rules": rules.version,
         "shops": {"seeds": list(seeds), "users": users, "days": days - warm_up_days},
+        **what_they_find(seen, judgement, looked_at, budgets),
+    }
+
+
+def what_they_find(
+    seen: Seen, judgement: Judgement, looked_at: Sequence[Rule], budgets: Sequence[float]
+) -> dict[str, Any]:
+    """`score`, `at` and `of_rules`, as `compare` tells them."""
+    return {
         "score": measured(judgement.score_M, seen.part.fraud_N),
         "at": {
             **_at_budgets(seen, judgement, budgets),
@@ -99,7 +108,7 @@ def _seen_seeds(model: EventModel) -> set[int]:
     return {seed for name, seeds in recipe.items() if name.endswith("_seeds") for seed in seeds}
 
 
-def _features(rules: Sequence[Rule]) -> list[str]:
+def asked_features(rules: Sequence[Rule]) -> list[str]:
     """Those that the rules look at and that are features of an event."""
     asked = (
         name
@@ -109,7 +118,8 @@ def _features(rules: Sequence[Rule]) -> list[str]:
     return [name for name in dict.fromkeys(asked) if name and name not in OF_THE_EVENT]
 
 
-def _judge(model: EventModel, rules: Rules, names: list[str], seen: Seen) -> Judgement:
+def judge(model: EventModel, rules: Rules, names: list[str], seen: Seen) -> Judgement:
+    """names: of the columns of seen.part.x_NF, all that the model and the rules ask for."""
     count = len(seen.time_ms_M)
     columns = dict(zip(names, seen.part.x_NF.T, strict=True))
     score_M = model.score(columns)

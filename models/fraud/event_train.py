@@ -9,6 +9,7 @@ has just begun each device is new, and that must not look like fraud.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -120,14 +121,16 @@ def train_generated(
         recipe.name, choice.booster, calibration, learnt.part, FEATURES, recipe.delay_days,
         {"recipe": asdict(recipe), "setting": choice.setting},
     )  # fmt: skip
-    thresholds = _thresholds(recipe, model, validated)
+    thresholds = thresholds_of(
+        model, validated, recipe.budgets, recipe.false_alarm_cost, recipe.missed_share
+    )
     model.about["thresholds"] = thresholds
     for name, part in (
         ("validation", validated),
         ("test", seen(test, recipe.warm_up_days)),
         ("young_test", seen(young, 0)),
     ):
-        model.about[name] = _measured(model, part, thresholds)
+        model.about[name] = measured_of(model, part, thresholds)
     reference = drift_reference.of_seen(model, validated, thresholds["cost"])
     model = replace(model, reference=reference)
     if out is not None:
@@ -140,9 +143,14 @@ def renew_reference(
 ) -> Reference:
     """Makes the reference of drift of a saved model again, and nothing else of it.
 
-    Raises InputError as EventModel.load.
+    Raises InputError as EventModel.load, and for a model of other events.
     """
     model = EventModel.load(folder)
+    if "recipe" not in model.about:
+        raise InputError(
+            f"event model {folder}: it is not of generated shops; its reference is made when it is"
+            " trained"
+        )
     recipe = Recipe(**model.about["recipe"])
     parts = []
     for done, seed in enumerate(recipe.validation_seeds, 1):
@@ -154,17 +162,21 @@ def renew_reference(
     return reference
 
 
-def _thresholds(recipe: Recipe, model: EventModel, seen: Seen) -> dict[str, float]:
+def thresholds_of(
+    model: EventModel,
+    seen: Seen,
+    budgets: Sequence[float],
+    false_alarm_cost: float,
+    missed_share: float,
+) -> dict[str, float]:
     """By each of the budgets, and by cost."""
     score_M = probability(model.log_odds(seen.part.x_NF))
-    found = {f"budget_{budget:g}": least_score(seen, score_M, budget) for budget in recipe.budgets}
-    cost = by_cost(
-        score_M, seen.part.fraud_N, seen.amount_M, recipe.false_alarm_cost, recipe.missed_share
-    )
+    found = {f"budget_{budget:g}": least_score(seen, score_M, budget) for budget in budgets}
+    cost = by_cost(score_M, seen.part.fraud_N, seen.amount_M, false_alarm_cost, missed_share)
     return {name: round(score, 6) for name, score in {**found, "cost": cost.score}.items()}
 
 
-def _measured(model: EventModel, seen: Seen, thresholds: dict[str, float]) -> dict[str, Any]:
+def measured_of(model: EventModel, seen: Seen, thresholds: dict[str, float]) -> dict[str, Any]:
     """Of scores of events that may not have been seen in training."""
     fraud_M = seen.part.fraud_N
     score_M = probability(model.log_odds(seen.part.x_NF))

@@ -72,7 +72,10 @@ def faithfulness(
     model: EventModel, x_nF: np.ndarray, types: list[str], seed: int = 0
 ) -> dict[str, float]:
     """Mean fall of the log-odds of flagged events if the top reason is as usual, and if another
-    group of features is that was drawn by chance: a reason that means something falls far more."""
+    group of features is that was drawn by chance: a reason that means something falls far more.
+    Of no events there is no mean."""
+    if not types:
+        return {"events": 0}
     random = np.random.default_rng(seed)
     parts = [group.features for group in groups(model.names)]
     top, drawn = [], []

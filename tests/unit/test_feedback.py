@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,8 +13,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from liveprofile import feedback
+from liveprofile.config import Settings, load
 from liveprofile.errors import InputError
-from liveprofile.feedback import problem, read_labels, valid
+from liveprofile.feedback import problem, read_given, read_labels, valid
+from liveprofile.kafka import Record
 
 SCHEMA = json.loads(feedback.SCHEMA_FILE.read_text("utf-8"))
 LABEL = {
@@ -77,6 +80,23 @@ def test_parquet_becomes_the_same_records(tmp_path: Path):
     pq.write_table(pa.Table.from_pylist([row]), file)
     assert list(read_labels(file, "bank")) == [LABEL | {"shop_id": "s"}]
     assert feedback.rows_estimate(file) == 1
+
+
+def test_without_a_file_labels_are_the_topics(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+
+    def read_topic(settings: Settings, topic: str) -> Iterator[Record]:
+        asked.append(topic)
+        values = [json.dumps(LABEL).encode(), None, b"nonsense", json.dumps({"label": 1}).encode()]
+        for offset, value in enumerate(values):
+            yield Record(topic, 0, offset, 0, b"42", value, {})
+
+    monkeypatch.setattr(feedback.kafka, "read_topic", read_topic)
+    settings = load(topics={"feedback": "labels"})
+    found = list(read_given(settings, None, "bank"))
+    assert asked == ["labels"]
+    assert found[0] == LABEL
+    assert [row.row for row in found[1:]] == [2, 3, 4]
 
 
 def test_a_file_that_is_none_is_one_line(tmp_path: Path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 from liveprofile.cli import app
 from liveprofile.errors import InputError
+from liveprofile.feedback import Rejected, read_labels
 from liveprofile.generate import Config, Shop, ring, spread
 from liveprofile.generate.plan import CHANGES, Kind
 from liveprofile.generate.write import write
@@ -180,9 +182,23 @@ def test_both_files_are_replayed_as_the_same_events(tmp_path):
         if present:
             event["attributes"] = present
     assert mapped == sent(tmp_path / "events.jsonl", None)
-    assert pq.read_table(tmp_path / "labels.parquet").to_pylist() == [
+    tables = pq.read_table(tmp_path / "labels.parquet").to_pylist()
+    assert [{k: v for k, v in row.items() if v is not None} for row in tables] == [
         json.loads(line) for line in (tmp_path / "labels.jsonl").read_text().splitlines()
     ]
+
+
+def test_labels_can_be_sent_and_name_what_their_events_share(tmp_path, events):
+    generated(tmp_path, ".jsonl")
+    found = list(read_labels(tmp_path / "labels.jsonl", "generator"))
+    assert len(found) > 100 and not [row for row in found if isinstance(row, Rejected)]
+    by_id = {row["event_id"]: row for row in events.to_pylist()}
+    for row in found:
+        event = by_id[row["event_id"]]
+        for name in ("user_id", "event_time", "device_id", "coupon_id", "shop_id", "address_id"):
+            assert row.get(name) == event[name]
+        cell = [math.floor(event[name] * 100) for name in ("lat", "lon") if event[name] is not None]
+        assert row.get("place", "") == ":".join(map(str, cell))
 
 
 @pytest.mark.parametrize(
