@@ -53,7 +53,7 @@ def scorable() -> str:
         SELECT CONCAT_WS('{FIELD}', CAST(record_partition AS STRING),
                 CAST(record_offset AS STRING), event_id) AS event_key,
             event_id, user_id, arrival, event_type,
-            CAST({views.epoch_ms("event_clock")} AS STRING) AS event_ms,
+            CAST({sql.epoch_ms("event_clock")} AS STRING) AS event_ms,
             CAST({views.amount()} AS STRING) AS amount, {sql.type_letter()} AS letter,
             {ids}, {place} AS place
         FROM event_checked WHERE reason IS NULL AND event_type IN ({types})"""

@@ -112,6 +112,10 @@ def column(number: str) -> str:
     return number.replace(".", "_") + "_text"
 
 
+def epoch_ms(time: str) -> str:
+    return f"(EXTRACT(EPOCH FROM {time}) * 1000 + EXTRACT(MILLISECOND FROM {time}))"
+
+
 def _iso_ms(text: str) -> str:
     """Epoch ms of ISO 8601 text, NULL if it is none. Evaluates `text` often: the rare path."""
     part = [f"REGEXP_EXTRACT({text}, {literal(ISO_8601)}, {group})" for group in range(6)]

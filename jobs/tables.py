@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs import expressions as sql
-from jobs import views
 from liveprofile.config import Kafka, Settings
 from liveprofile.kafka import event_group
 
@@ -138,7 +137,7 @@ def bounded_event_source(name: str, settings: Settings) -> str:
         CREATE TEMPORARY TABLE {name} (
             {_RECORD},
             event_clock AS {clock},
-            arrival AS {sql.turn(views.epoch_ms(clock), "record_offset")}
+            arrival AS {sql.turn(sql.epoch_ms(clock), "record_offset")}
         ) WITH ({options})"""
 
 
@@ -177,7 +176,7 @@ def numbered_file(name: str, path: Path | str, settings: Settings, *, labels: bo
     payload = f"SUBSTRING(line, {tab} + 1)"
     offset = f"CAST(LEFT(line, {tab} - 1) AS BIGINT)"
     clock = sql.event_clock(payload, never, settings.limits.future_ms)
-    at_ms = sql.event_ms(sql.json_value("$.time", payload)) if labels else views.epoch_ms(clock)
+    at_ms = sql.event_ms(sql.json_value("$.time", payload)) if labels else sql.epoch_ms(clock)
     options = _options(connector="filesystem", path=_uri(path), format="raw")
     return f"""
         CREATE TEMPORARY TABLE {name} (

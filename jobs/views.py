@@ -194,15 +194,15 @@ def unique() -> str:
 
 def _is_late(settings: Settings) -> str:
     """Its window has closed: the watermark has reached the window's last millisecond."""
-    length, time = settings.window.length_ms, epoch_ms("event_clock")
+    length, time = settings.window.length_ms, sql.epoch_ms("event_clock")
     last_ms = f"({time} - MOD({time}, {length}) + {length - 1})"
     # NULL before the first watermark.
-    return f"{last_ms} <= COALESCE({epoch_ms('CURRENT_WATERMARK(event_clock)')}, 0)"
+    return f"{last_ms} <= COALESCE({sql.epoch_ms('CURRENT_WATERMARK(event_clock)')}, 0)"
 
 
 def late(settings: Settings) -> str:
     """For behavior-events-late: payload, user_id, lateness_ms, record_*"""
-    lateness = f"{epoch_ms('CURRENT_WATERMARK(event_clock)')} - {epoch_ms('event_clock')}"
+    lateness = f"{sql.epoch_ms('CURRENT_WATERMARK(event_clock)')} - {sql.epoch_ms('event_clock')}"
     return f"""
         SELECT payload, user_id, {lateness} AS lateness_ms, {RECORD}
         FROM unique_events WHERE {_is_late(settings)}"""
@@ -214,10 +214,6 @@ def on_time(settings: Settings) -> str:
     return f"SELECT * FROM unique_events WHERE NOT ({_is_late(settings)})"
 
 
-def epoch_ms(time: str) -> str:
-    return f"(EXTRACT(EPOCH FROM {time}) * 1000 + EXTRACT(MILLISECOND FROM {time}))"
-
-
 def packed() -> str:
     """What a window collects of an event.
 
@@ -225,7 +221,7 @@ def packed() -> str:
     activity (a letter for its hour, a digit for its weekday), purchase 0/1, purchase_amount,
     purchase_ms
     """
-    ms = f"CAST({epoch_ms('event_clock')} AS STRING)"
+    ms = f"CAST({sql.epoch_ms('event_clock')} AS STRING)"
     hour = f"SUBSTRING('{baselines.HOUR_LETTERS}', CAST(HOUR(event_clock) AS INT) + 1, 1)"
     weekday = "CAST(EXTRACT(ISODOW FROM event_clock) AS STRING)"
     is_purchase = "event_type = 'purchase'"
@@ -238,7 +234,7 @@ def packed() -> str:
             CONCAT({hour}, {weekday}) AS activity,
             CASE WHEN {is_purchase} THEN 1.0E0 ELSE 0.0E0 END AS purchase,
             CASE WHEN {is_purchase} THEN amount ELSE 0.0E0 END AS purchase_amount,
-            CASE WHEN {is_purchase} THEN {epoch_ms("event_clock")} END AS purchase_ms
+            CASE WHEN {is_purchase} THEN {sql.epoch_ms("event_clock")} END AS purchase_ms
         FROM on_time"""
 
 
