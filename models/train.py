@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -332,11 +331,7 @@ def _run(recipe: Recipe, data: Prepared) -> dict[str, Any]:
         "recipe": dataclasses.asdict(recipe),
         "teacher": data.teacher.sha256 if data.teacher else {},
         "rows": data.corpus.streams.fingerprint(),
-        "libraries": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-        },
+        "libraries": checkpoint.versions(),
         "liveprofile": __version__,
     }
 

@@ -169,13 +169,22 @@ def _day(flag: str, meaning: str) -> Any:
     return typer.Option(flag, formats=["%Y-%m-%d"], metavar="DAY", help=meaning)
 
 
+SequencesArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="The users' sequences of items.")
+]
+SequencesOption = Annotated[
+    Literal["s3rec"], typer.Option("--format", help="s3rec: a line is a user and its items.")
+]
+
+
 @train.command("next-item")
 def next_item(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The users' sequences of items.")],
-    format_: Annotated[
-        Literal["s3rec"], typer.Option("--format", help="s3rec: a line is a user and its items.")
-    ] = "s3rec",
+    file: SequencesArgument,
+    format_: SequencesOption = "s3rec",
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="At most so many.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Folder to write the model to.")
+    ] = None,
 ) -> None:
     """The item that a user takes next, among all that this user has not had.
 
@@ -189,7 +198,7 @@ def next_item(
 
     chosen = Recipe() if epochs is None else dataclasses.replace(Recipe(), epochs=epochs)
     with progress() as on_progress:
-        report = run(READERS[format_](file), chosen, on_progress)
+        report = run(READERS[format_](file), chosen, out, on_progress)
     print_json({"recipe": "next-item", **report})
 
 
