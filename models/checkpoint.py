@@ -20,6 +20,7 @@ from safetensors.torch import save as to_bytes
 
 from liveprofile.errors import InputError
 from models.transformer import BehaviourTransformer, Shape
+from udfs.media import Modality
 
 WEIGHTS, VOCABULARY, CARD = "model.safetensors", "vocabulary.json", "card.json"
 
@@ -54,6 +55,17 @@ class AnyCard(BaseModel):
         return card
 
 
+class TriedModality(BaseModel):
+    """What windows bring beside tokens, as models/fuse.py tried it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(description="of the encoder, or @place")
+    numbers: int = Field(ge=1, description="of a vector")
+    kept: bool = Field(description="the model has weights for it")
+    metrics: dict[str, Any]
+
+
 class Card(AnyCard):
     """What every reader of a checkpoint may rely on."""
 
@@ -70,6 +82,7 @@ class Card(AnyCard):
     data: dict[str, Any]
     metrics: dict[str, Any]
     surprise_quantiles: dict[str, float]
+    modalities: list[TriedModality] = []
 
 
 def round_weights(model: BehaviourTransformer) -> None:
@@ -108,7 +121,8 @@ def load(folder: Path) -> tuple[BehaviourTransformer, list[str], list[str], Card
     check_files(folder, card.sha256, VOCABULARY, WEIGHTS)
     try:
         shape = Shape(**card.shape)
-        model = BehaviourTransformer(shape)
+        kept = [Modality(one.name, one.numbers) for one in card.modalities if one.kept]
+        model = BehaviourTransformer(shape, kept)
         weights = load_file(folder / WEIGHTS)
         model.load_state_dict({name: value.float() for name, value in weights.items()})
         vocabulary = json.loads((folder / VOCABULARY).read_text())

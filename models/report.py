@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from models import Progress, baselines, checkpoint, rows
+from models import Progress, baselines, checkpoint, fuse, rows
 from models.encode import Vocabulary
 from models.evaluate import Part, evaluate
 from models.recipes import Recipe
@@ -39,5 +39,6 @@ def report(
         "version": card.version,
         "part": part,
         **evaluate(model, corpus, parts, recipe, part, others, on_progress),
+        "modalities": fuse.measure(model, corpus, getattr(parts, part), recipe),
         "chosen": {name: one.chosen for name, one in others.items()},
     }

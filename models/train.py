@@ -23,6 +23,7 @@ from models import (
     curves,
     embedding,
     evaluate,
+    fuse,
     grow,
     parallel,
     resume,
@@ -270,6 +271,7 @@ def train(
     # A model that goes on keeps its directions: its embeddings stay comparable with those stored.
     embedded = {} if goes_on else embedding.fit(model, data.corpus, parts.train, recipe)
     fitted = values.fit(model, data.corpus, parts, recipe, on_progress)
+    modalities = fuse.fit(model, data.corpus, parts, recipe, on_progress)
     checkpoint.round_weights(model)
     measured = {
         name: evaluate.evaluate(
@@ -318,6 +320,7 @@ def train(
             **measured,
         },
         surprise_quantiles=surprise,
+        modalities=modalities,
         libraries=run["libraries"],
     )
     curves.write(out, trainer.curves, trainer.best_epoch)

@@ -108,6 +108,8 @@ class Metrics:
         self._batch_rows = group.distribution("batch_rows")
         self._stage_ms = {stage: group.distribution(f"{stage}_ms") for stage in STAGES}
         self._stage_us = {stage: group.counter(f"{stage}_us") for stage in STAGES}
+        self._media_used = group.counter("media_used")
+        self._media_ignored = group.counter("media_ignored")
         self._pass_rows = group.distribution("model_pass_rows")
         self._pass_us_per_row = group.distribution("model_pass_us_per_row")
 
@@ -115,6 +117,8 @@ class Metrics:
         self._rows.inc(timing.rows)
         self._batches.inc()
         self._batch_rows.update(timing.rows)
+        self._media_used.inc(timing.media_used)
+        self._media_ignored.inc(timing.media_ignored)
         for stage in STAGES:
             spent_ms = getattr(timing, f"{stage}_ms")
             self._stage_ms[stage].update(round(spent_ms))

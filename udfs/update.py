@@ -14,6 +14,7 @@ from liveprofile.errors import InputError
 from udfs import messages, profile, risk, window_features
 from udfs.columns import read_histories
 from udfs.events import EVENT, FIELD, TYPE_INDEX
+from udfs.media import PLACE
 from udfs.rules_feed import RulesFeed
 from udfs.store import ProfileRow, ProfileStore
 from udfs.window import Refused, Windows, read_windows
@@ -57,6 +58,8 @@ class Timing(NamedTuple):
     assemble_ms: float
     store_ms: float
     passes: list[BatchTime]
+    media_used: int  # vectors, at most one an encoder and window
+    media_ignored: int  # events whose vector the model can't read
 
 
 class ProfileUpdater:
@@ -102,7 +105,7 @@ class ProfileUpdater:
 
     def _update(self, batch: Batch) -> list[list[str]]:
         clock = [time.perf_counter()]
-        windows, kept, refused = read_windows(batch.events)
+        windows, kept, refused = read_windows(batch.events, self._model.modalities)
         sent = [
             [self._rejected(user_id, event) for event in events]
             for user_id, events in zip(batch.user_id, refused, strict=True)
@@ -112,7 +115,10 @@ class ProfileUpdater:
         if not kept:
             return sent
         scores = self._model.score(
-            rows.histories.tokens, rows.windows.tokens, *profile.numbers(rows)
+            rows.histories.tokens,
+            rows.windows.tokens,
+            *profile.numbers(rows),
+            [window.beside.vectors for window in windows.rows],
         )
         clock.append(time.perf_counter())
         stored = self._assemble(rows, scores)
@@ -126,7 +132,12 @@ class ProfileUpdater:
                 alerts = self._settings.topics.alerts
                 sent[index] += messages.alerts(alerts, row, snoozed[row.user_id])
         spent = np.diff(clock) * 1000.0
-        self._on_batch(Timing(len(kept), *spent.tolist(), scores.batches))
+        beside = [window.beside for window in windows.rows]
+        media_used = sum(len(one.vectors.keys() - {PLACE}) for one in beside if one.vectors)
+        media_ignored = sum(one.ignored for one in beside)
+        self._on_batch(
+            Timing(len(kept), *spent.tolist(), scores.batches, media_used, media_ignored)
+        )
         return sent
 
     def _read(self, batch: Batch, windows: Windows, kept: list[int]) -> profile.Inputs:
