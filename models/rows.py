@@ -25,9 +25,10 @@ import pyarrow.parquet as pq
 from liveprofile.errors import InputError
 from models.beside import Brought, Vectors
 from models.spool import NO_VECTORS, TOKEN, WINDOW, Spool, mapped, user_key
+from models.texts import Encode
 from udfs.baselines import SUMS
 from udfs.events import TYPE_INDEX
-from udfs.media import NOTHING_BESIDE, Modality
+from udfs.media import NOTHING_BESIDE, Modality, with_texts
 from udfs.window import TrainingWindow, read_training
 
 COLUMNS = {"user_id": str, "window_end_ms": int, "events": str, "added": list, "sums": list}
@@ -36,7 +37,7 @@ PARQUET_MAGIC = b"PAR1"
 BATCH_ROWS = 512
 BUFFER_BYTES = 1 << 20
 PART_WINDOWS = 20_000
-NO_EVENTS = TrainingWindow([], 0, NOTHING_BESIDE)
+NO_EVENTS = TrainingWindow([], 0, NOTHING_BESIDE, "")
 
 
 class Streams(NamedTuple):
@@ -98,8 +99,13 @@ class _Batch(NamedTuple):
     sums: np.ndarray
 
 
-def read(path: Path, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Streams:
-    """Reads a file or a folder of them; `on_progress` gets bytes done and in all.
+def read(
+    path: Path,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    encode_texts: Encode | None = None,
+) -> Streams:
+    """Reads a file or a folder of them; `on_progress` gets bytes done and in all. `encode_texts`:
+    for the newest text of each window; None: texts are left out.
 
     The arrays of the result lie in temporary files (models/spool.py). Raises InputError naming the
     file and the column, line or window that is wrong.
@@ -111,7 +117,11 @@ def read(path: Path, on_progress: Callable[[int, int], None] = lambda done, tota
         for batch in _batches(path, on_progress):
             found = [read_training(packed) if packed else NO_EVENTS for packed in batch.events]
             unusable += sum(window.refused for window in found)
-            spool.add(*_records(batch, found, vectors, items, categories))
+            beside = [window.beside.vectors for window in found]
+            if encode_texts:
+                beside = with_texts(beside, [window.text for window in found], encode_texts)
+            numbers = [vectors.add(one) for one in beside]
+            spool.add(*_records(batch, found, numbers, items, categories))
         if not spool.windows:
             raise InputError(f"training rows {path}: no events in them")
         streams, twice_ms = _filled(spool, vectors, items, categories)
@@ -139,18 +149,19 @@ def _no_garbage_collection() -> Iterator[None]:
 def _records(
     batch: _Batch,
     read: list[TrainingWindow],
-    vectors: Vectors,
+    numbers: list[int],
     items: dict[str, int],
     categories: dict[str, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As the spool takes them; windows without a token are left out."""
+    """As the spool takes them; windows without a token are left out. numbers: what Vectors.add
+    gave each window."""
     used = [row for row, window in enumerate(read) if window.tokens]
     tokens = [read[row].tokens for row in used]
     windows = np.empty(len(used), WINDOW)
     windows["user"] = [user_key(batch.user_id[row]) for row in used]
     windows["end_ms"] = [batch.window_end_ms[row] for row in used]
     windows["count"] = [len(one) for one in tokens]
-    windows["beside"] = [vectors.add(read[row].beside.vectors) for row in used]
+    windows["beside"] = [numbers[row] for row in used]
     windows["added"], windows["sums"] = batch.added[used], batch.sums[used]
     records = np.empty(windows["count"].sum(), TOKEN)
     if used:

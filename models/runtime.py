@@ -171,7 +171,7 @@ class ProfileModel:
         known = self._encoder.known(histories, windows)
         passes, clocks = [], []
         with torch.inference_mode():
-            fused_BD = self._fused(vectors) if any(vectors) else None
+            fused_BD = self._fused(vectors) if self.modalities and any(vectors) else None
             for first in range(0, len(order_B), self._batch_rows):
                 part_B = order_B[first : first + self._batch_rows]
                 clock = _Clock(self._device, len(part_B), int(length_B[part_B[-1]]))

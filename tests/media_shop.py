@@ -1,7 +1,7 @@
 """A made-up shop in which what comes with an event foretells the next one, and nothing else does.
 
 Each user has one window a day. What is bought is drawn anew each day; the picture that comes with a
-day's purchase, or the place of it, tells the category of the day after.
+day's purchase, the place of it, or what is searched for, tells the category of the day after.
 """
 
 from __future__ import annotations
@@ -18,6 +18,11 @@ DAY_MS = 86_400_000
 FIRST_DAY_MS = 1_483_228_800_000  # 2017-01-01
 CATEGORIES, NUMBERS = 24, 12
 ENCODER = "clip-tiny"
+NOUNS = (
+    "bread", "shoes", "guitars", "tents", "cameras", "roses", "bicycles", "lamps", "novels",
+    "cheese", "laptops", "perfume", "tyres", "sofas", "whisky", "dolls", "sunglasses", "paint",
+    "coffee", "aquariums", "candles", "skis", "jeans", "knives",
+)  # fmt: skip
 NOISE = 0.3  # of each number of a vector; its centre has length 1
 
 
@@ -47,8 +52,8 @@ def events(
     shuffled: bool = False,
     common: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
-    """brings: "media", "place" or "nothing"; shuffled: it tells of some other day instead; common:
-    how much all vectors have in common."""
+    """brings: "media", "place", "text" or "nothing"; shuffled: it tells of some other day instead;
+    common: how much all vectors have in common."""
     random = np.random.default_rng(seed)
     category = random.integers(0, CATEGORIES, (days + 1, users))
     told = random.permuted(category) if shuffled else category
@@ -69,6 +74,8 @@ def events(
                 event["media_embedding"] = given
             elif brings == "place":
                 event["place"] = place(about, random)
+            elif brings == "text":
+                event["query"] = f"where do I find good {NOUNS[about]}?"
             yield event
 
 

@@ -6,7 +6,7 @@ Pictures, voices, texts: whatever a shop encodes. Rules: docs/data-contract.md, 
 from __future__ import annotations
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -26,7 +26,10 @@ class Modality(NamedTuple):
     numbers: int
 
 
-PLACE = Modality("@place", 2)  # latitude and longitude; no encoder has such a name
+# No encoder has such a name.
+PLACE = Modality("@place", 2)  # latitude and longitude
+TEXT = Modality("@text", 384)  # of the packaged sentence encoder: models/texts.py
+TEXT_CHARS = 1_000  # of what it is given; it reads the first 256 word pieces
 
 Vectors = Mapping[Modality, np.ndarray]  # of one window: (numbers,) float32 each
 NOTHING: Vectors = MappingProxyType({})
@@ -70,6 +73,29 @@ def beside(
     if place is not None and (known is None or PLACE in known):
         vectors[PLACE] = np.array(place, np.float32)
     return Beside(vectors, ignored)
+
+
+def newest_text(events: Sequence[Mapping[str, Any]]) -> str:
+    """Of the last event that has one: what was written, else what was searched for."""
+    for event in reversed(events):
+        for field in ("text", "query"):
+            text = event.get(field)
+            if isinstance(text, str) and (text := text.strip()):
+                return text[:TEXT_CHARS]
+    return ""
+
+
+def with_texts(
+    vectors: Sequence[Vectors], texts: Sequence[str], encode: Callable[[list[str]], np.ndarray]
+) -> list[Vectors]:
+    """What n windows bring, with their texts; encode: n texts to (n, numbers) float32."""
+    found = list(vectors)
+    some = [row for row, text in enumerate(texts) if text]
+    if some:
+        encoded = encode([texts[row] for row in some])
+        for row, vector in zip(some, encoded, strict=True):
+            found[row] = {**found[row], TEXT: vector}
+    return found
 
 
 def _modality(given: Any) -> Modality | None:

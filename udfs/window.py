@@ -41,6 +41,7 @@ class Window(NamedTuple):
     tags: tuple[str, ...]
     used_coupon: bool
     beside: Beside
+    text: str  # the newest, if texts are read
 
 
 class Windows(NamedTuple):
@@ -68,6 +69,7 @@ class TrainingWindow(NamedTuple):
     tokens: list[Token]
     refused: int  # events that can't be used
     beside: Beside
+    text: str
 
 
 def read_windows(
@@ -100,7 +102,8 @@ def read_training(packed: str) -> TrainingWindow:
         if media.FIELD in event:
             given.append(event[media.FIELD])
     beside = media.beside(given, place, None) if given or place else media.NOTHING_BESIDE
-    return TrainingWindow([event.token for event in events], len(refused), beside)
+    text = media.newest_text([event.event for event in events])
+    return TrainingWindow([event.token for event in events], len(refused), beside, text)
 
 
 def _read_events(text: str) -> tuple[list[_Read], list[Refused]]:
@@ -169,6 +172,7 @@ def _window(read: list[_Read], known: Container[Modality]) -> Window:
         tags=tuple(tags),
         used_coupon=used_coupon,
         beside=media.beside(given, place, known) if given or place else media.NOTHING_BESIDE,
+        text=media.newest_text([one.event for one in read]) if media.TEXT in known else "",
     )
 
 

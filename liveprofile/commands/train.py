@@ -97,6 +97,14 @@ def _profile(name: str) -> Callable[..., None]:
                 " the items that are, without forgetting what it knew.",
             ),
         ] = None,
+        texts: Annotated[
+            bool,
+            typer.Option(
+                "--texts",
+                help="Try what people wrote or searched for too: some milliseconds a text without"
+                " a card. Serve it with the setting model.texts.",
+            ),
+        ] = False,
         fresh: Annotated[
             bool, typer.Option("--fresh", help="Not to go on where a killed training was.")
         ] = False,
@@ -108,6 +116,7 @@ def _profile(name: str) -> Callable[..., None]:
     ) -> None:
         import dataclasses
 
+        from models.texts import encode
         from models.train import train as run
 
         if teacher is not None and goes_on is not None:
@@ -121,7 +130,7 @@ def _profile(name: str) -> Callable[..., None]:
             card = run(
                 chosen, rows, out, on_progress, note,
                 fresh=fresh, device=device, teacher_folder=goes_on or teacher,
-                goes_on=goes_on is not None,
+                goes_on=goes_on is not None, encode_texts=encode if texts else None,
             )  # fmt: skip
         if card is None:
             return

@@ -13,7 +13,7 @@ from benchmarks.rows import batches
 from benchmarks.training_rows import as_table
 from liveprofile.config import load
 from liveprofile.errors import InputError
-from models import checkpoint, fuse, grow, rows, spool
+from models import checkpoint, fuse, grow, rows, spool, texts
 from models.beside import Vectors
 from models.recipes import recipe
 from models.report import report
@@ -25,7 +25,7 @@ from tests import media_shop
 from tests.media_shop import CATEGORIES, DAY_MS, ENCODER, NUMBERS
 from udfs import profile
 from udfs.columns import read_histories
-from udfs.media import PLACE, Modality
+from udfs.media import PLACE, TEXT, Modality
 from udfs.window import read_training, read_windows
 
 SETTINGS = load(window={"length_ms": DAY_MS})
@@ -57,7 +57,8 @@ def trained(tmp_path_factory):
             messages = media_shop.messages(USERS, DAYS, brings, shuffled=shuffled)
             tables = map(as_table, batches(messages, SETTINGS, 1_000))
             pq.write_table(pa.concat_tables(tables), root / f"{name}.parquet")
-            train(TINY, root / f"{name}.parquet", root / name)
+            encode_texts = texts.encode if brings == "text" else None
+            train(TINY, root / f"{name}.parquet", root / name, encode_texts=encode_texts)
             done[name] = root / name
         return done[name]
 
@@ -65,7 +66,8 @@ def trained(tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ("brings", "modality"), [("media", Modality(ENCODER, NUMBERS)), ("place", PLACE)]
+    ("brings", "modality"),
+    [("media", Modality(ENCODER, NUMBERS)), ("place", PLACE), ("text", TEXT)],
 )
 def test_what_foretells_the_next_category_is_kept(trained, brings, modality):
     (entry,) = checkpoint.load(trained(brings))[3].modalities
@@ -128,11 +130,12 @@ def test_what_only_mends_the_trunk_is_not_kept(tmp_path):
     assert not entry.kept and not model.fusion.modalities
 
 
-def test_evaluation_says_what_a_modality_is_worth(trained):
-    folder = trained("media")
+@pytest.mark.parametrize(("brings", "name"), [("media", ENCODER), ("text", TEXT.name)])
+def test_evaluation_says_what_a_modality_is_worth(trained, brings, name):
+    folder = trained(brings)
     found = report(TINY, folder.with_suffix(".parquet"), folder, "test")["modalities"]
     (about,) = found.values()
-    assert found.keys() == {ENCODER} and about["windows"] > 100
+    assert found.keys() == {name} and about["windows"] > 100
     assert about["category_ndcg_at_10_difference_without"][1] > 0.2
 
 
@@ -165,6 +168,13 @@ def test_vectors_stay_with_their_windows_however_rows_lie(trained, tmp_path, mon
     np.testing.assert_array_equal(vector_KW, [expected[window] for window in asked])
     without = rows.read(trained("nothing").with_suffix(".parquet"))
     assert without.beside == {} and without.fingerprint() != whole.fingerprint()
+
+
+def test_texts_are_read_where_they_are_asked_for(trained):
+    file = trained("text").with_suffix(".parquet")
+    assert rows.read(file).beside == {}
+    (brought,) = rows.read(file, encode_texts=texts.encode).beside.values()
+    np.testing.assert_allclose(np.linalg.norm(brought.vector_KW, axis=1), 1, 1e-5)
 
 
 def test_a_name_for_each_event_is_no_encoder():

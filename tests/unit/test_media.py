@@ -14,7 +14,7 @@ from liveprofile.config import load
 from tests import reference_user
 from tests.reference_check import Valid, check
 from udfs.events import EVENT, FIELD
-from udfs.media import MOST_NUMBERS, PLACE, Modality
+from udfs.media import MOST_NUMBERS, PLACE, TEXT, TEXT_CHARS, Modality, with_texts
 from udfs.window import read_training, read_windows
 
 TIME_MS = 1_700_000_000_000
@@ -106,6 +106,35 @@ def test_the_place_is_the_last_known_one() -> None:
     assert_same(found, {PLACE: [48.5, 11.25]})
     assert ignored == 0 and read(some)[0] == {}
     assert_same(read_training(packed(some)).beside.vectors, {PLACE: [48.5, 11.25]})
+
+
+def test_the_newest_text_is_read_if_texts_are() -> None:
+    some = events([None] * 5)
+    some[0]["text"] = "older"
+    some[1] |= {"text": " lovely shoes ", "query": "not this"}
+    some[2] |= {"text": None, "query": 7}
+    some[3] |= {"text": " ", "query": ""}
+    assert read_training(packed(some)).text == "lovely shoes"
+    windows = [read_windows([packed(some)], known)[0].rows[0] for known in ({TEXT}, {CLIP2})]
+    assert [window.text for window in windows] == ["lovely shoes", ""]
+    some[4] |= {"text": [], "query": "x" * 2_000}
+    assert read_training(packed(some)).text == "x" * TEXT_CHARS
+    assert read_training(packed(events([None]))).text == ""
+
+
+def test_windows_without_a_text_are_not_encoded() -> None:
+    asked = []
+
+    def encode(texts: list[str]) -> np.ndarray:
+        asked.append(texts)
+        return np.arange(2 * len(texts), dtype=np.float32).reshape(-1, 2)
+
+    clip = {CLIP2: np.ones(2, np.float32)}
+    none, both, text = with_texts([clip, clip, {}], ["", "a", "b"], encode)
+    assert none is clip and clip.keys() == {CLIP2}
+    assert both.keys() == {CLIP2, TEXT} and text[TEXT].tolist() == [2, 3]
+    assert with_texts([clip], [""], encode) == [clip]
+    assert asked == [["a", "b"]]
 
 
 @given(

@@ -11,7 +11,7 @@ import pytest
 from liveprofile.config import load, project_path
 from udfs import baselines
 from udfs.events import EVENT, FIELD, HEADER
-from udfs.media import PLACE, Modality
+from udfs.media import PLACE, TEXT, Modality
 from udfs.rules import read_rules
 from udfs.rules_feed import RulesFeed
 from udfs.store import MemoryStore
@@ -84,6 +84,27 @@ def test_a_model_that_takes_nothing_fails_the_task(model):
         for _ in range(MOST_FAILED_ROWS + 1):
             updates.update(batch("a"))
     assert not store.profiles
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_texts_reach_the_model_where_they_are_wanted(model, on):
+    settings, told = load(), []
+    rules = RulesFeed(read_rules(project_path(settings.rules)))
+    reads = copy.copy(model)
+    reads.modalities = frozenset({TEXT})
+    reads.score = lambda *args: told.extend(args[-1]) or model.score(*args)
+
+    def encode(texts):
+        return np.array([[float(len(text))] for text in texts], np.float32)
+
+    updates = ProfileUpdater(
+        settings, reads, MemoryStore(), rules, encode_texts=encode if on else None
+    )
+    updates.update(batch("a", more=',"query":"shoes"'))
+    updates.update(batch("b"))
+    assert [{name: vector.tolist() for name, vector in one.items()} for one in told] == [
+        {TEXT: [5.0]} if on else {}, {}
+    ]  # fmt: skip
 
 
 def test_the_delta_says_whose_vectors_were_read_and_the_metrics_how_many(model):
