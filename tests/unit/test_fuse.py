@@ -77,7 +77,7 @@ def test_what_foretells_the_next_category_is_kept(trained, brings, modality):
         assert entry.metrics[f"category_ndcg_at_10_difference_{other}"][1] > 0.2
 
 
-@pytest.mark.parametrize("brings", ["media", "place"])
+@pytest.mark.parametrize("brings", ["media", "place", "text"])
 def test_what_tells_nothing_is_not_kept_and_the_rest_is_as_without(trained, brings):
     folder = trained(brings, shuffled=True)
     (entry,) = checkpoint.load(folder)[3].modalities
