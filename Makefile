@@ -33,8 +33,9 @@ status: ## what runs, where, with how much memory
 demo: venv ## real shop data through the whole path, with a tour of the result
 	@$(BIN)/liveprofile demo $(ARGS)
 
+# Two processes: one has the stack, which mostly waits, and one all that needs none.
 test: venv ## every test level
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
 
 bench: venv ## the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)

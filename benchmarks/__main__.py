@@ -148,13 +148,14 @@ def alerts(
     background: Annotated[
         float, typer.Option(help="Events a second for the windows beside them.")
     ] = BACKGROUND,
-    seconds: Annotated[float, typer.Option(min=60, help="Of each rate.")] = 120,
+    warm_up: Annotated[float, typer.Option(help="Seconds of each rate that don't count.")] = 180,
+    seconds: Annotated[float, typer.Option(min=10, help="Of each rate that count.")] = 60,
     commit_log: CommitLog = "periodic",
 ) -> None:
     """From an event until its alert can be read by a consumer, its flag stored before."""
     from benchmarks.alerts import alerts
 
-    load = Load.of(round(background * seconds), USERS)
+    load = Load.of(round(background * (warm_up + seconds)), USERS)
     report_on_stack(
         "alerts",
         root,
@@ -162,7 +163,8 @@ def alerts(
         load,
         lambda stack: {
             "runs": [
-                alerts(stack, load, background, float(rate), seconds) for rate in rates.split(",")
+                alerts(stack, load, background, float(rate), warm_up, seconds)
+                for rate in rates.split(",")
             ]
         },
     )

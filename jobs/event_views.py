@@ -24,13 +24,13 @@ MORE = {
     "shop_id": "$.attributes.shop_id",
     "address_id": "$.attributes.address_id",
 }
-# A glance that lets every scored type pass, and little else; an escape (\u) may hide anything.
-_HINT = r'["\\](?:(?<=\\)u|event_type"\s*:\s*"(?:' + "|".join(SCORED_TYPES) + "))"
+# A glance that lets every scored type pass, and little else.
+_HINT = r'"event_type"\s*:\s*"(?:' + "|".join(SCORED_TYPES) + ')"'
 
 
 def scanned(source: str) -> str:
     """As views.scanned, without most of the records that are not scored."""
-    return views.scanned(source, f"REGEXP(payload, {sql.literal(_HINT)})")
+    return views.scanned(source, f"{sql.escaped()} OR REGEXP(payload, {sql.literal(_HINT)})")
 
 
 def _cell(number: str) -> str:
@@ -45,7 +45,8 @@ def scorable() -> str:
     amount STRING, letter, item_id, category_id, device_id, place, shop_id, coupon_id, address_id
     ('' if missing)
     """
-    ids = ", ".join(f"{views.token_id(f)} AS {f}" for f in ("item_id", "category_id", *MORE))
+    paths = {"item_id": "", "category_id": ""} | MORE
+    ids = ", ".join(f"{views.token_id(f, path)} AS {f}" for f, path in paths.items())
     place = f"COALESCE({_cell('place.lat')} || ':' || {_cell('place.lon')}, '')"
     types = ", ".join(f"'{name}'" for name in SCORED_TYPES)
     return f"""

@@ -29,16 +29,13 @@ def scanned(source: str, only: str = "TRUE") -> str:
 
     only: a condition on the records that go on
 
-    payload, plain, rare_numbers BOOLEAN (see jobs/expressions.py), event_clock (rowtime), arrival,
-    record_*
+    payload, plain, escaped, rare_numbers BOOLEAN (see jobs/expressions.py), event_clock (rowtime),
+    arrival, record_*
     """
-
-    def holds(pattern: str) -> str:
-        return f"CASE WHEN REGEXP(payload, {sql.literal(pattern)}) THEN TRUE ELSE FALSE END"
-
     return f"""
-        SELECT payload, {holds(sql.PLAIN)} AS plain, {holds(sql.RARE_NUMBERS)} AS rare_numbers,
-            event_clock, arrival, record_time, {RECORD}, RAND() AS barrier
+        SELECT payload, {sql.plain()} AS plain, {sql.escaped()} AS escaped,
+            {sql.rare_numbers()} AS rare_numbers, event_clock, arrival, record_time, {RECORD},
+            RAND() AS barrier
         FROM {source} WHERE {only}"""
 
 
@@ -51,7 +48,7 @@ def extracted(source: str = "scanned", more: Mapping[str, str] = NOTHING_MORE) -
     category_id, price_text, quantity_text, amount_text, rating_text, place_*_text, those of `more`
     """
     ids = ", ".join(
-        f"{sql.json_value(f'$.{f}')} AS {f}"
+        f"{sql.field_text(f)} AS {f}"
         for f in ("event_id", "user_id", "event_type", "item_id", "category_id")
     )
     numbers = ", ".join(f"{sql.number_text(f)} AS {sql.column(f)}" for f in sql.NUMBERS)
@@ -109,15 +106,18 @@ def _text_behind() -> str:
     return f"NOT COALESCE({in_list} AND {in_object}, FALSE)"
 
 
-def _no_id_but_a_scalar(field: str) -> str:
-    """True of a JSON boolean or fraction, which JSON_VALUE gives as text like any string."""
-    quoted = sql.literal(rf'"{field}"\s*:\s*"')
+def _no_id_but_a_scalar(field: str, path: str = "") -> str:
+    """True of a JSON boolean or fraction, which JSON_VALUE gives as text like any string.
+
+    path: where the field was read, if not at the top
+    """
+    in_a_list = f"JSON_QUERY(payload, '{path or f'$.{field}'}' WITH UNCONDITIONAL ARRAY WRAPPER)"
     exponent = "[eE][+-]?[0-9]+"
     scalar = f"^(true|false|-?[0-9]+(\\.[0-9]+({exponent})?|{exponent}))$"
     # The first character of most ids says enough.
     return (
         f"(({field} < ':' OR {field} LIKE 't%' OR {field} LIKE 'f%')"
-        f" AND REGEXP({field}, '{scalar}') AND NOT REGEXP(payload, {quoted}))"
+        f" AND REGEXP({field}, '{scalar}') AND {in_a_list} NOT LIKE '[\"%')"
     )
 
 
@@ -172,11 +172,14 @@ def amount() -> str:
     return f"COALESCE({given}, {price} * COALESCE({quantity}, 1), 0)"
 
 
-def token_id(field: str) -> str:
-    """As udfs.events.token has it. Only an escape can hide a separator in an id."""
+def token_id(field: str, path: str = "") -> str:
+    """As udfs.events.token has it. Only an escape can hide a separator in an id.
+
+    path: where the field was read, if not at the top
+    """
     separators = f"TRANSLATE({field}, '{FIELD}{EVENT}{WINDOW}', '___')"
     return (
-        f"CASE WHEN {field} IS NULL OR {_no_id_but_a_scalar(field)} THEN ''"
+        f"CASE WHEN {field} IS NULL OR {_no_id_but_a_scalar(field, path)} THEN ''"
         f" ELSE LEFT(CASE WHEN plain THEN {field} ELSE {separators} END, {ID_CHARS}) END"
     )
 

@@ -1,8 +1,10 @@
-"""The one local stack that the services and the fault tests share, started when first needed."""
+"""The one local stack that the services and the fault tests share, started when first needed; and
+how the levels share a machine when several processes run them (pytest -n 2)."""
 
 from __future__ import annotations
 
 import itertools
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from hypothesis import settings as hypothesis_settings
 
 from liveprofile.config import Cassandra, load
 from stack.local import Stack
+from tests import summary
 from tests.live import Job
 
 # How long an example takes says more of the machine than of the code.
@@ -22,6 +25,8 @@ hypothesis_settings.load_profile("liveprofile")
 SLOTS = 4
 CASSANDRA_HEAP_MB = 512
 ERRORS_SHOWN = 5
+# What runs beside the stack may wait, but recoveries and alerts are timed.
+BESIDE_THE_STACK_NICE = 5
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +36,36 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="FOLDER",
         help="use the stack of this folder and leave it running (default: a new one, stopped)",
     )
+
+
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One process has the stack, and one at a time an embedded Flink."""
+    for item in items:
+        for level, group in (("services", "stack"), ("faults", "stack"), ("pipeline", "flink")):
+            if item.get_closest_marker(level):
+                item.add_marker(pytest.mark.xdist_group(group))
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    shares_the_machine = "PYTEST_XDIST_WORKER" in os.environ
+    if shares_the_machine and not {"services", "faults"} & {m.name for m in item.iter_markers()}:
+        os.nice(max(0, BESIDE_THE_STACK_NICE - os.nice(0)))
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if hasattr(session.config, "workeroutput"):  # this process is one of xdist's
+        session.config.workeroutput["summary"] = summary.LINES
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    summary.LINES.extend(getattr(node, "workeroutput", {}).get("summary", []))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    for line in summary.LINES:
+        terminalreporter.write_line(line)
 
 
 @pytest.fixture(scope="session")
@@ -50,27 +85,18 @@ def stack(
     finally:
         for service in stack.services.values():
             if not service.alive():
-                _lost[service.name] = _errors(service.log)
+                # Where nothing but the output is left, it must say why a service was not there.
+                summary.LINES.append(f"{service.name} does not run at the end; its last errors:")
+                summary.LINES.extend(f"  {line}" for line in _errors(service.log))
         if not kept:
             stack.stop()
             if not request.session.testsfailed:  # else its logs stay
                 shutil.rmtree(stack.root)
 
 
-_lost: dict[str, list[str]] = {}
-
-
 def _errors(log: Path) -> list[str]:
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
     return [line for line in lines if " ERROR " in line][-ERRORS_SHOWN:]
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Where nothing but the output is left, it must say why a service was not there."""
-    for name, errors in _lost.items():
-        terminalreporter.write_line(f"{name} does not run at the end; its last errors:")
-        for line in errors:
-            terminalreporter.write_line(f"  {line}")
 
 
 @pytest.fixture(scope="session")

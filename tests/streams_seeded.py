@@ -224,3 +224,48 @@ def poison(n: int, seed: int) -> list[Message]:
     order = [kinds[index % len(kinds)] for index in range(n)]
     rng.shuffle(order)
     return [Message(rng.choice((None, b"poisoned-1", b"\xff\x00")), kind(rng)) for kind in order]
+
+
+# --- the same fields, written in many ways ------------------------------------------------------
+
+_WRITTEN = {
+    "event_id": ('"{id}"', "12", "true", "null", "{}", r'"\u0069{id}"', '"{id}}"'),
+    "user_id": ('"{user}"', '"{user}"', "7", '""', '["{user}"]', '"event_time"'),
+    "event_type": ('"view"', '"purchase"', '"purchase"', '"login"', '"heartbeat"', '"odd"'),
+    "event_time": (
+        "{time}", "{time}", '"{time}"', '"2023-11-14T22:20:00Z"', '"2023-11-14 22:20"', "-5",
+        '"+{time}"', '" {time}"', '"{time}.0"', "{time}.5", "17000064000491234567", "5.0", '""',
+    ),
+    "item_id": ('"i-1"', '"user_id"', '"T"', "31", '"a}"', '"\ufffd"', r'"\""'),
+    "category_id": ('"c"', '""', "null", "1.5", '"price"'),
+    "price": ("31.54", "0", "31.50", "-1", "007", "1e3", "1234567890", '"5"', "null", "{}"),
+    "quantity": ("2", "0.1234567", "1e400", "[]"),
+    "place": ('{"lat":1.5,"lon":2}', '{"lat":"x","lon":2}', "null"),
+    "attributes": ('{"user_id":"n","event_time":5,"price":"x"}', '{"a":{"b":1}}'),
+    "tags": ('["user_id","b"]', '[{"event_id":"z"}]', "[1]"),
+}  # fmt: skip
+_BETWEEN = ((",", ":"), (",", ":"), (", ", ": "), ("\t,", " :"))
+
+
+def written_anyhow(n: int, seed: int) -> list[Message]:
+    """`n` payloads with few or many fields, in any order, some of them twice, some damaged."""
+    rng = random.Random(seed)
+    required, optional = list(_WRITTEN)[:4], list(_WRITTEN)[4:]
+    messages = []
+    for number in range(n):
+        names = required + rng.sample(optional, rng.randrange(5))
+        if rng.random() < 0.2:
+            names.append(rng.choice(names))
+        rng.shuffle(names)
+        comma, colon = rng.choice(_BETWEEN)
+        # The first way of each field is the usual one: else hardly any payload would be valid.
+        values = [_WRITTEN[name][rng.random() < 0.2 and rng.randrange(1, len(_WRITTEN[name]))]
+                  for name in names]  # fmt: skip
+        fields = zip(names, values, strict=True)
+        text = "{" + comma.join(f'"{name}"{colon}{value}' for name, value in fields) + "}"
+        text = text.replace("{time}", str(1_700_000_000_000 + number * 4_000))
+        if rng.random() < 0.1:
+            at = rng.randrange(len(text))
+            text = text[:at] + rng.choice(("", '"', "}", "{", ",", " ", "\x02")) + text[at + 1 :]
+        messages.append(Message(None, _filled(rng, text)))
+    return messages

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.faults.shop import RECOVERIES, WINDOW, Shop
+from tests.faults.shop import WINDOW, Shop
 from tests.live import Job
 
 
@@ -16,10 +16,3 @@ def shop(new_job: Callable[..., Job]) -> Iterator[Shop]:
     job.submit()
     yield Shop(job)
     job.cancel()
-
-
-def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    for fault, seconds, repaired_after_s in RECOVERIES:
-        terminalreporter.write_line(
-            f"recovered in {seconds:.0f} s: {fault} (repaired after {repaired_after_s:.0f} s)"
-        )

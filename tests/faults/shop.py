@@ -8,11 +8,11 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from liveprofile import kafka, reads
 from liveprofile.cassandra import session_of
 from liveprofile.replay import closing_time_ms
+from tests import summary
 from tests.compare import compare
 from tests.compare_lane import assert_lane
 from tests.live import Job
@@ -31,15 +31,6 @@ TESTER, TESTS, TESTERS_RULE = "tester-", 5, "card_testing"
 RECOVERY_TIMEOUT_S = 240.0
 NOTICED_WITHIN_S = 60.0
 POLL_S = 0.1
-
-
-class Recovery(NamedTuple):
-    fault: str
-    seconds: float
-    repaired_after_s: float  # how much of them the fault itself lasted
-
-
-RECOVERIES: list[Recovery] = []
 
 
 class Shop:
@@ -116,7 +107,10 @@ class Shop:
         yield
         repaired_s = time.monotonic() - started
         self.wait_for_news(since_ms=self.newest_ms())
-        RECOVERIES.append(Recovery(fault, time.monotonic() - started, repaired_s))
+        seconds = time.monotonic() - started
+        summary.LINES.append(
+            f"recovered in {seconds:.0f} s: {fault} (repaired after {repaired_s:.0f} s)"
+        )
 
     def newest_ms(self) -> int:
         """The end of the last stored window of a user who is there in each; 0 if there is none."""

@@ -161,6 +161,13 @@ def test_what_events_bring_beside_tokens_reaches_the_model(tmp_path: Path) -> No
     assert ["clip", "voice.v2"] in read and None in read
 
 
+def test_payloads_written_anyhow_equal_the_reference(tmp_path: Path) -> None:
+    settings = settings_of()
+    records = in_one_partition(streams_seeded.written_anyhow(3_000, seed=3))
+    output = run_job(records, settings, tmp_path)
+    assert_equals_reference(records, output, settings)
+
+
 def test_poison_does_not_stop_the_job(tmp_path: Path) -> None:
     settings = settings_of()
     good = list(islice(visits(1, 5, 20_000), 200))
