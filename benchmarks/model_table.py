@@ -41,7 +41,9 @@ class Plain(ProfileModel):
     """The model as one would write it down: all positions of a batch, padded to the longest, go
     through every layer, and torch.topk ranks all items."""
 
-    def _forward(self, batch: Batch, numbers_2BX: np.ndarray) -> Pass:
+    def _forward(
+        self, batch: Batch, numbers_2BX: np.ndarray, fused_BD: torch.Tensor | None
+    ) -> Pass:
         model, rows = self._model, len(batch.before_B)
         row_S = np.repeat(np.arange(rows), batch.scored_counts_B)
         h_PD = model.trunk(torch.from_numpy(batch.features_P7), batch.groups)
@@ -54,7 +56,10 @@ class Plain(ProfileModel):
 
         h_2BD = h_PD[np.concatenate([batch.before_B, batch.after_B])]
         had_2BC = torch.cat([had_BC, torch.from_numpy(batch.had_after_BC)])
-        log_p_2BC = model.category_logits(h_2BD, had_2BC).log_softmax(1)
+        told_2BD = h_2BD.clone()
+        if fused_BD is not None:
+            told_2BD[rows:] += fused_BD
+        log_p_2BC = model.category_logits(told_2BD, had_2BC).log_softmax(1)
         log_p_2BK, interest_2BK = log_p_2BC[:, 1 : 1 + len(self.categories)].topk(
             min(TOP, len(self.categories))
         )
@@ -62,7 +67,7 @@ class Plain(ProfileModel):
         churn_2B = churn_2B.sigmoid()
         spend_2B = expected_spend(churn_2B, log_mean_2B, log_std_2B)
 
-        h_BD, had = h_2BD[rows:], batch.had_items
+        h_BD, had = told_2BD[rows:], batch.had_items
         logits_BI = model.item_logits(h_BD)
         more_M = model.repeats(h_BD)[1].squeeze(1)[had.row_M] * torch.from_numpy(had.value_M)
         logits_BI[had.row_M, had.code_M - 1] += more_M

@@ -24,7 +24,7 @@ from liveprofile.config import load
 from liveprofile.errors import ServiceError
 from liveprofile.flink import wait_until_running
 from liveprofile.kafka import create_topics
-from models.checkpoint import CARD, read_card
+from models.checkpoint import Card
 from stack import flink, java
 from stack.local import Stack
 
@@ -70,9 +70,7 @@ class Runner:
         self.stack = stack
         settings = load(**stack.settings())
         create_topics(settings)
-        create_schema(
-            settings.cassandra, read_card(settings.model.checkpoint / CARD).shape["embedding"]
-        )
+        create_schema(settings.cassandra, Card.read(settings.model.checkpoint).shape["embedding"])
         self._sender, self._window = Sender(settings), window
         self.submissions = 0
         self.submit()

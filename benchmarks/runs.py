@@ -20,7 +20,7 @@ from liveprofile import cassandra
 from liveprofile.config import Settings, Topics, load
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import create_topics
-from models.checkpoint import CARD, read_card
+from models.checkpoint import Card
 from stack import PROJECT, flink
 from stack.local import Stack, to_toml
 
@@ -125,7 +125,7 @@ def job(
     settings = _settings(stack, variant, name, overrides, single)
     create_topics(settings)
     if settings.job.store == "cassandra":
-        dim = read_card(settings.model.checkpoint / CARD).shape["embedding"]
+        dim = Card.read(settings.model.checkpoint).shape["embedding"]
         cassandra.create_schema(settings.cassandra, dim)
     if workload is not None:
         send_warm_up(settings, workload)

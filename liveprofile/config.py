@@ -119,6 +119,7 @@ class Model(Section):
     threads: int = Field(1, ge=1, le=64, description="CPU threads of one worker")
     batch_rows: int = Field(512, ge=1, le=65_536)
     length_buckets: tuple[int, ...] = (6, 8, 10, 12, 16, 20, 24, 32)
+    texts: bool = Field(False, description="tell a model that was trained with texts of them")
 
     @field_validator("length_buckets")
     @classmethod

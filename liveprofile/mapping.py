@@ -23,7 +23,7 @@ TEXT_FIELDS = (
     "session_id", "device_id", "channel", "coupon_id", "campaign_id",
 )  # fmt: skip
 NUMBER_FIELDS = ("price", "quantity", "amount", "rating", "place.lat", "place.lon")
-OPEN_FIELDS = ("tags", "attributes")
+OPEN_FIELDS = ("tags", "attributes", "media_embedding")
 EVENT_FIELDS = TEXT_FIELDS + NUMBER_FIELDS + OPEN_FIELDS
 REQUIRED_FIELDS = ("event_id", "user_id", "event_type")
 ROW_NUMBER = "row"

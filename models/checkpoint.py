@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
+import numpy as np
 import torch
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
@@ -18,17 +20,57 @@ from safetensors.torch import save as to_bytes
 
 from liveprofile.errors import InputError
 from models.transformer import BehaviourTransformer, Shape
+from udfs.media import Modality
 
-FORMAT = 2
 WEIGHTS, VOCABULARY, CARD = "model.safetensors", "vocabulary.json", "card.json"
 
 
-class Card(BaseModel):
-    """What every reader of a checkpoint may rely on."""
+class AnyCard(BaseModel):
+    """What the card of every kind of model has."""
+
+    model_config = ConfigDict(extra="forbid")
+    FORMAT: ClassVar[int]
+
+    format: int
+    libraries: dict[str, str]
+    sha256: dict[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Raises InputError naming the first field that is wrong."""
+        file = folder / CARD
+        try:
+            card = cls.model_validate_json(file.read_bytes())
+        except OSError:
+            raise InputError(f"model checkpoint {folder}: {CARD} is missing") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise InputError(f"model card {file}: {key}: {first['msg']}") from None
+        if card.format != cls.FORMAT:
+            raise InputError(
+                f"model card {file}: format = {card.format}, but this version reads {cls.FORMAT};"
+                " train the model anew"
+            )
+        return card
+
+
+class TriedModality(BaseModel):
+    """What windows bring beside tokens, as models/fuse.py tried it."""
 
     model_config = ConfigDict(extra="forbid")
 
-    format: int
+    name: str = Field(description="of the encoder, or @place")
+    numbers: int = Field(ge=1, description="of a vector")
+    kept: bool = Field(description="the model has weights for it")
+    metrics: dict[str, Any]
+
+
+class Card(AnyCard):
+    """What every reader of a checkpoint may rely on."""
+
+    FORMAT: ClassVar[int] = 2
+
     name: str
     version: str = Field(min_length=1, max_length=100)
     revision: int = Field(ge=0, le=999, description="breaks ties between writes of one window")
@@ -40,8 +82,7 @@ class Card(BaseModel):
     data: dict[str, Any]
     metrics: dict[str, Any]
     surprise_quantiles: dict[str, float]
-    libraries: dict[str, str]
-    sha256: dict[str, str]
+    modalities: list[TriedModality] = []
 
 
 def round_weights(model: BehaviourTransformer) -> None:
@@ -62,9 +103,9 @@ def save(
     # ASCII, since an id may hold a lone surrogate, which UTF-8 can't.
     (folder / VOCABULARY).write_text(json.dumps(vocabulary, separators=(",", ":")) + "\n")
     written = Card(
-        format=FORMAT,
+        format=Card.FORMAT,
         shape=model.shape._asdict(),
-        sha256={name: _sha256(folder / name) for name in (WEIGHTS, VOCABULARY)},
+        sha256={name: sha256(folder / name) for name in (WEIGHTS, VOCABULARY)},
         **card,
     )
     (folder / CARD).write_text(json.dumps(written.model_dump(), indent=1) + "\n")
@@ -76,19 +117,12 @@ def load(folder: Path) -> tuple[BehaviourTransformer, list[str], list[str], Card
 
     Raises InputError: one line with the file and what is wrong with it.
     """
-    for name in (CARD, VOCABULARY, WEIGHTS):
-        if not (folder / name).is_file():
-            raise InputError(f"model checkpoint {folder}: {name} is missing")
-    card = read_card(folder / CARD)
-    for name in (VOCABULARY, WEIGHTS):
-        if _sha256(folder / name) != card.sha256.get(name):
-            raise InputError(
-                f"model checkpoint {folder / name}: not the file that {CARD} describes;"
-                " restore both from one checkpoint"
-            )
+    card = Card.read(folder)
+    check_files(folder, card.sha256, VOCABULARY, WEIGHTS)
     try:
         shape = Shape(**card.shape)
-        model = BehaviourTransformer(shape)
+        kept = [Modality(one.name, one.numbers) for one in card.modalities if one.kept]
+        model = BehaviourTransformer(shape, kept)
         weights = load_file(folder / WEIGHTS)
         model.load_state_dict({name: value.float() for name, value in weights.items()})
         vocabulary = json.loads((folder / VOCABULARY).read_text())
@@ -104,21 +138,26 @@ def load(folder: Path) -> tuple[BehaviourTransformer, list[str], list[str], Card
     return model.eval().requires_grad_(False), items, categories, card
 
 
-def read_card(file: Path) -> Card:
-    """Raises InputError naming the first field that is wrong."""
-    try:
-        card = Card.model_validate_json(file.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "the file"
-        raise InputError(f"model card {file}: {key}: {first['msg']}") from None
-    if card.format != FORMAT:
-        raise InputError(
-            f"model card {file}: format = {card.format}, but this version reads {FORMAT};"
-            " train the model anew"
-        )
-    return card
+def check_files(folder: Path, described: dict[str, str], *names: str) -> None:
+    """Raises InputError for a file that is missing or has another SHA-256 than its card says."""
+    for name in names:
+        if not (folder / name).is_file():
+            raise InputError(f"model checkpoint {folder}: {name} is missing")
+        if sha256(folder / name) != described.get(name):
+            raise InputError(
+                f"model checkpoint {folder / name}: not the file that {CARD} describes;"
+                " restore both from one checkpoint"
+            )
 
 
-def _sha256(file: Path) -> str:
+def versions() -> dict[str, str]:
+    """Of what a model's weights depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }
+
+
+def sha256(file: Path) -> str:
     return hashlib.sha256(file.read_bytes()).hexdigest()

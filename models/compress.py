@@ -103,7 +103,7 @@ class _OtherOutputs(BehaviourTransformer):
     """The same model, but for the layers that yield the logits of items and categories."""
 
     def __init__(self, model: BehaviourTransformer, layer: Callable[[Tensor, Tensor], Layer]):
-        super().__init__(model.shape)
+        super().__init__(model.shape, model.fusion.modalities)
         self.load_state_dict(model.state_dict())
         self.eval().requires_grad_(False)
         self._layer = layer

@@ -20,7 +20,8 @@ def with_items(
     shape = model.shape
     place = shape.items if place is None else place
     start = shape.layout.item + 1 + place
-    grown = BehaviourTransformer(shape._replace(items=shape.items + len(rows_ND)))
+    wider = shape._replace(items=shape.items + len(rows_ND))
+    grown = BehaviourTransformer(wider, model.fusion.modalities)
     state = model.state_dict()
     table = state["table"]
     state["table"] = torch.cat([table[:start], rows_ND.to(table), table[start:]])

@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from models import Progress, baselines, checkpoint, rows
+from models import Progress, baselines, checkpoint, fuse, rows, texts
 from models.encode import Vocabulary
 from models.evaluate import Part, evaluate
 from models.recipes import Recipe
 from models.segments import build
 from models.train import split
+from udfs.media import TEXT
 
 
 def report(
@@ -26,7 +27,10 @@ def report(
     its training's time before their validation part. Raises InputError.
     """
     model, items, categories, card = checkpoint.load(folder)
-    streams = rows.read(rows_path, lambda done, total: on_progress("read", done, total))
+    encode_texts = texts.encode if TEXT in model.fusion.modalities else None
+    streams = rows.read(
+        rows_path, lambda done, total: on_progress("read", done, total), encode_texts
+    )
     parts = split(recipe, streams.end_ms_W)
     corpus = build(
         streams,
@@ -39,5 +43,6 @@ def report(
         "version": card.version,
         "part": part,
         **evaluate(model, corpus, parts, recipe, part, others, on_progress),
+        "modalities": fuse.measure(model, corpus, getattr(parts, part), recipe),
         "chosen": {name: one.chosen for name, one in others.items()},
     }

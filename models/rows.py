@@ -23,10 +23,13 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from liveprofile.errors import InputError
-from models.spool import TOKEN, WINDOW, Spool, mapped, user_key
+from models.beside import Brought, Vectors
+from models.spool import NO_VECTORS, TOKEN, WINDOW, Spool, mapped, user_key
+from models.texts import Encode
 from udfs.baselines import SUMS
-from udfs.events import TYPE_INDEX, Token
-from udfs.window import read_tokens
+from udfs.events import TYPE_INDEX
+from udfs.media import NOTHING_BESIDE, Modality, with_texts
+from udfs.window import TrainingWindow, read_training
 
 COLUMNS = {"user_id": str, "window_end_ms": int, "events": str, "added": list, "sums": list}
 PURCHASE = TYPE_INDEX["purchase"]
@@ -34,6 +37,7 @@ PARQUET_MAGIC = b"PAR1"
 BATCH_ROWS = 512
 BUFFER_BYTES = 1 << 20
 PART_WINDOWS = 20_000
+NO_EVENTS = TrainingWindow([], 0, NOTHING_BESIDE, "")
 
 
 class Streams(NamedTuple):
@@ -59,6 +63,7 @@ class Streams(NamedTuple):
     sums_WS: np.ndarray  # ... and what it then comes to
     last_purchase_ms_W: np.ndarray  # of the user, the window included; 0: none
     unusable_events: int  # left out: the job rejects them too
+    beside: dict[Modality, Brought]
 
     def fingerprint(self) -> str:
         """SHA-256 of the streams, the same however the rows lie in files. No user id enters."""
@@ -67,6 +72,11 @@ class Streams(NamedTuple):
             if isinstance(column, np.ndarray):
                 digest.update(column)
         digest.update("\x00".join([*self.items, *self.categories]).encode("utf-8", "replace"))
+        for modality, brought in self.beside.items():
+            digest.update(repr(tuple(modality)).encode())
+            digest.update(brought.window_K)
+            for first in range(0, len(brought.row_K), BATCH_ROWS):
+                digest.update(brought.vector_KW[brought.row_K[first : first + BATCH_ROWS]])
         return digest.hexdigest()
 
     def parts(self) -> Iterator[tuple[slice, slice]]:
@@ -89,8 +99,13 @@ class _Batch(NamedTuple):
     sums: np.ndarray
 
 
-def read(path: Path, on_progress: Callable[[int, int], None] = lambda done, total: None) -> Streams:
-    """Reads a file or a folder of them; `on_progress` gets bytes done and in all.
+def read(
+    path: Path,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+    encode_texts: Encode | None = None,
+) -> Streams:
+    """Reads a file or a folder of them; `on_progress` gets bytes done and in all. `encode_texts`:
+    for the newest text of each window; None: texts are left out.
 
     The arrays of the result lie in temporary files (models/spool.py). Raises InputError naming the
     file and the column, line or window that is wrong.
@@ -98,14 +113,18 @@ def read(path: Path, on_progress: Callable[[int, int], None] = lambda done, tota
     # A name's code is its place by first sight, until all names are known.
     items, categories = (defaultdict(count().__next__) for _ in range(2))
     unusable = 0
-    with Spool() as spool, _no_garbage_collection():
+    with Spool() as spool, Vectors() as vectors, _no_garbage_collection():
         for batch in _batches(path, on_progress):
-            found = [read_tokens(packed) if packed else ([], 0) for packed in batch.events]
-            unusable += sum(refused for _, refused in found)
-            spool.add(*_records(batch, [tokens for tokens, _ in found], items, categories))
+            found = [read_training(packed) if packed else NO_EVENTS for packed in batch.events]
+            unusable += sum(window.refused for window in found)
+            beside = [window.beside.vectors for window in found]
+            if encode_texts:
+                beside = with_texts(beside, [window.text for window in found], encode_texts)
+            numbers = [vectors.add(one) for one in beside]
+            spool.add(*_records(batch, found, numbers, items, categories))
         if not spool.windows:
             raise InputError(f"training rows {path}: no events in them")
-        streams, twice_ms = _filled(spool, items, categories)
+        streams, twice_ms = _filled(spool, vectors, items, categories)
     if twice_ms:
         raise InputError(
             f"training rows {path}: {len(twice_ms)} windows come twice for their user, one ends at"
@@ -128,14 +147,21 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _records(
-    batch: _Batch, tokens: list[list[Token]], items: dict[str, int], categories: dict[str, int]
+    batch: _Batch,
+    read: list[TrainingWindow],
+    numbers: list[int],
+    items: dict[str, int],
+    categories: dict[str, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As the spool takes them; windows without a token are left out."""
-    used = [row for row, window in enumerate(tokens) if window]
+    """As the spool takes them; windows without a token are left out. numbers: what Vectors.add
+    gave each window."""
+    used = [row for row, window in enumerate(read) if window.tokens]
+    tokens = [read[row].tokens for row in used]
     windows = np.empty(len(used), WINDOW)
     windows["user"] = [user_key(batch.user_id[row]) for row in used]
     windows["end_ms"] = [batch.window_end_ms[row] for row in used]
-    windows["count"] = [len(tokens[row]) for row in used]
+    windows["count"] = [len(one) for one in tokens]
+    windows["beside"] = [numbers[row] for row in used]
     windows["added"], windows["sums"] = batch.added[used], batch.sums[used]
     records = np.empty(windows["count"].sum(), TOKEN)
     if used:
@@ -147,7 +173,7 @@ def _records(
 
 
 def _filled(
-    spool: Spool, items: dict[str, int], categories: dict[str, int]
+    spool: Spool, vectors: Vectors, items: dict[str, int], categories: dict[str, int]
 ) -> tuple[Streams, list[int]]:
     """The streams, and the ends of windows that come twice for their user."""
     items, item_code = _sorted_codes(items)
@@ -170,7 +196,9 @@ def _filled(
         sums_WS=mapped((windows, len(SUMS)), np.float64),
         last_purchase_ms_W=mapped(windows, np.int64),
         unusable_events=0,
+        beside={},
     )
+    window_of = np.empty(vectors.windows, np.int64)
     users = first_window = first_token = 0
     twice_ms = []
     for windows, tokens in spool.in_order():
@@ -193,9 +221,11 @@ def _filled(
         streams.added_WS[part_W] = windows["added"]
         streams.sums_WS[part_W] = windows["sums"]
         streams.last_purchase_ms_W[part_W] = _last_purchase(tokens, first, new_user)
+        with_vectors = np.flatnonzero(windows["beside"] != NO_VECTORS)
+        window_of[windows["beside"][with_vectors]] = first_window + with_vectors
         users += int(new_user.sum())
         first_window, first_token = part_W.stop, part_N.stop
-    return streams._replace(users=users), twice_ms
+    return streams._replace(users=users, beside=vectors.in_order(window_of)), twice_ms
 
 
 def _last_purchase(tokens: np.ndarray, first_W: np.ndarray, new_user_W: np.ndarray) -> np.ndarray:

@@ -19,10 +19,12 @@ from torch import Tensor
 from liveprofile.errors import InputError
 from models import checkpoint, compress
 from models.encode import Batch, Encoder, Vocabulary
+from models.fusion import gather
 from models.past import NUMBERS, Had
 from models.transformer import BehaviourTransformer, expected_spend, top_k
 from udfs.columns import TokenColumns
 from udfs.events import TYPE_INDEX, Token
+from udfs.media import Vectors
 
 TOP = 10
 SCRATCH_BYTES = 31 << 20
@@ -88,6 +90,7 @@ class ProfileModel:
         self.decay_days: float = card["decay_days"]
         self.items, self.categories = items, categories
         self.max_len, self.dim = model.shape.max_len, model.shape.embedding
+        self.modalities = frozenset(model.fusion.modalities)
         self._device = device
         self._model = model.to(device)
         self._batch_rows, self._length_buckets = batch_rows, tuple(length_buckets)
@@ -156,27 +159,35 @@ class ProfileModel:
         windows: TokenColumns,
         before_BX: np.ndarray,
         after_BX: np.ndarray,
+        vectors: Sequence[Vectors] = (),
     ) -> Scores:
         """Profiles of B users: row i of `histories` came before row i of `windows`.
 
-        before_BX, after_BX: models.past.numbers at the windows' starts and ends.
+        before_BX, after_BX: models.past.numbers at the windows' starts and ends. vectors: what the
+        windows bring beside their tokens, of one of `modalities` each; none: nothing.
         """
         length_B = self._encoder.lengths(histories.sizes, windows.sizes)
         order_B = np.argsort(length_B, kind="stable")
         known = self._encoder.known(histories, windows)
         passes, clocks = [], []
         with torch.inference_mode():
+            fused_BD = self._fused(vectors) if self.modalities and any(vectors) else None
             for first in range(0, len(order_B), self._batch_rows):
                 part_B = order_B[first : first + self._batch_rows]
                 clock = _Clock(self._device, len(part_B), int(length_B[part_B[-1]]))
                 batch = self._encoder.encode(known, part_B, self._length_buckets)
                 numbers_2BX = np.concatenate([before_BX[part_B], after_BX[part_B]])
-                passes.append(self._forward(batch, numbers_2BX))
+                some_BD = None if fused_BD is None else fused_BD[torch.from_numpy(part_B)]
+                passes.append(self._forward(batch, numbers_2BX, some_BD))
                 clock.stop()
                 clocks.append(clock)
         return self._gather(passes, order_B, [clock.read() for clock in clocks])
 
-    def _forward(self, batch: Batch, numbers_2BX: np.ndarray) -> Pass:
+    def _fused(self, vectors: Sequence[Vectors]) -> Tensor:
+        """(B, D) of what the windows bring."""
+        return self._model.fusion(gather(vectors), len(vectors))
+
+    def _forward(self, batch: Batch, numbers_2BX: np.ndarray, fused_BD: Tensor | None) -> Pass:
         rows = len(batch.before_B)
         # A window's first event follows where its row stands before the window; then the others.
         row_S = np.repeat(np.arange(rows), batch.scored_counts_B)
@@ -198,8 +209,10 @@ class ProfileModel:
 
         model = self._model
         h_ND = model.trunk(features_P7, batch.groups, place_N)
-        h_2BD = h_ND[: 2 * rows]
-        log_p_2BC = model.category_logits(h_2BD, had_2BC).float().log_softmax(1)
+        h_2BD = told_2BD = h_ND[: 2 * rows]
+        if fused_BD is not None:
+            told_2BD = torch.cat([h_2BD[:rows], h_2BD[rows:] + fused_BD])
+        log_p_2BC = model.category_logits(told_2BD, had_2BC).float().log_softmax(1)
         log_p = [log_p_2BC[before_S[:firsts], category_S[:firsts]]]
         rest = [h_ND[2 * rows :], before_S[firsts:], category_S[firsts:]]
         parts = [column.split(self._positions) for column in rest]
@@ -217,7 +230,7 @@ class ProfileModel:
         churn_logit_2B, log_mean_2B, log_std_2B = model.values(h_2BD, numbers_2BX)
         churn_2B = churn_logit_2B.sigmoid()
         spend_2B = expected_spend(churn_2B, log_mean_2B, log_std_2B)
-        item_BK = self._next_items(h_2BD[rows:], batch.had_items)
+        item_BK = self._next_items(told_2BD[rows:], batch.had_items)
         unit_2BE = model.embeddings(h_2BD)
         floats = torch.cat([unit_2BE, log_p_2BK.exp(), churn_2B[:, None], spend_2B[:, None]], 1)
         ints = torch.cat([interest_2BK[:rows], interest_2BK[rows:], item_BK], 1).int()

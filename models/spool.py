@@ -25,6 +25,7 @@ from udfs.baselines import SUMS
 
 RUN_BYTES = PART_BYTES = 8 << 20
 USER_BYTES = 16
+NO_VECTORS = -1
 WINDOW = np.dtype(
     [
         ("user", f"S{USER_BYTES}"),
@@ -33,6 +34,7 @@ WINDOW = np.dtype(
         ("count", np.int64),
         ("added", np.float64, len(SUMS)),
         ("sums", np.float64, len(SUMS)),
+        ("beside", np.int64),  # its number in models.beside.Vectors, or NO_VECTORS
     ]
 )
 TOKEN = np.dtype(
@@ -54,7 +56,7 @@ def mapped(shape: int | tuple[int, ...], dtype: type) -> np.ndarray:
             # A full disk is an error here; when a page is written, it would kill the process.
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            raise _no_room(error) from None
+            raise no_room(error) from None
         return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
 
 
@@ -108,7 +110,7 @@ class Spool:
                 file.write(records.tobytes())
                 file.flush()
         except OSError as error:
-            raise _no_room(error) from None
+            raise no_room(error) from None
         self._run_ends.append(self.windows)
 
     def in_order(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -136,7 +138,8 @@ class Spool:
             starts = cuts
 
 
-def _no_room(error: OSError) -> InputError:
+def no_room(error: OSError) -> InputError:
+    """Of a temporary file."""
     return InputError(
         f"temporary folder {tempfile.gettempdir()}: {error.strerror};"
         " set TMPDIR to one with more room"

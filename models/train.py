@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import platform
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -24,6 +23,7 @@ from models import (
     curves,
     embedding,
     evaluate,
+    fuse,
     grow,
     parallel,
     resume,
@@ -35,6 +35,7 @@ from models.parallel import Ranks
 from models.recipes import Recipe
 from models.rows import PART_WINDOWS, Streams
 from models.segments import Corpus, build
+from models.texts import Encode
 from models.trainer import Trainer
 from models.transformer import BehaviourTransformer, Shape
 
@@ -149,9 +150,11 @@ def prepare(
     on_progress: Progress = lambda *_: None,
     teacher: Teacher | None = None,
     goes_on: bool = False,
+    encode_texts: Encode | None = None,
 ) -> Prepared:
-    """Raises InputError for rows that the recipe can't use. `goes_on`: as for `arrange`."""
-    streams = rows.read(rows_path, lambda done, total: on_progress("read", done, total))
+    """Raises InputError for rows that the recipe can't use. `goes_on`: as for `arrange`;
+    `encode_texts`: as for `rows.read`."""
+    streams = rows.read(rows_path, lambda done, of: on_progress("read", done, of), encode_texts)
     if goes_on:
         random = np.random.default_rng(recipe.seed)
         parts = newer(recipe, streams.end_ms_W, teacher.trained_until_ms, random)
@@ -243,20 +246,21 @@ def train(
     device: str = "cpu",
     teacher_folder: Path | None = None,
     goes_on: bool = False,
+    encode_texts: Encode | None = None,
 ) -> dict | None:
     """Writes a checkpoint to the folder `out` and returns its card as a dict.
 
     A training that was killed leaves its state in `out`, and the next one goes on there; `fresh`:
     not so. `device`: auto, cpu or cuda. Under torchrun only rank 0 writes, and None is what the
     others return. `teacher_folder`: a checkpoint to begin with and to learn the answers of; with
-    `goes_on` it is this one that learns what is new in the rows. Raises InputError for rows the
-    recipe can't use and for a state of another run.
+    `goes_on` it is this one that learns what is new in the rows. `encode_texts`: as `rows.read`'s.
+    Raises InputError for rows the recipe can't use and for a state of another run.
     """
     with parallel.ranks(device) as ranks:
         teacher = teacher_folder and Teacher.load(teacher_folder, recipe)
         if goes_on:
             recipe = recipe.going_on(teacher.model.shape, teacher.revision)
-        data = prepare(recipe, rows_path, on_progress, teacher, goes_on)
+        data = prepare(recipe, rows_path, on_progress, teacher, goes_on, encode_texts)
         run = _run(recipe, data)
         if differ := resume.differences(ranks.from_first(lambda: run), run):
             raise InputError(f"rank {ranks.rank}: another run than that of rank 0: {differ}")
@@ -271,6 +275,7 @@ def train(
     # A model that goes on keeps its directions: its embeddings stay comparable with those stored.
     embedded = {} if goes_on else embedding.fit(model, data.corpus, parts.train, recipe)
     fitted = values.fit(model, data.corpus, parts, recipe, on_progress)
+    modalities = fuse.fit(model, data.corpus, parts, recipe, on_progress)
     checkpoint.round_weights(model)
     measured = {
         name: evaluate.evaluate(
@@ -319,6 +324,7 @@ def train(
             **measured,
         },
         surprise_quantiles=surprise,
+        modalities=modalities,
         libraries=run["libraries"],
     )
     curves.write(out, trainer.curves, trainer.best_epoch)
@@ -332,11 +338,7 @@ def _run(recipe: Recipe, data: Prepared) -> dict[str, Any]:
         "recipe": dataclasses.asdict(recipe),
         "teacher": data.teacher.sha256 if data.teacher else {},
         "rows": data.corpus.streams.fingerprint(),
-        "libraries": {
-            "python": platform.python_version(),
-            "torch": str(torch.__version__),
-            "numpy": np.__version__,
-        },
+        "libraries": checkpoint.versions(),
         "liveprofile": __version__,
     }
 

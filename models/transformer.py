@@ -19,6 +19,7 @@ Sources
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -26,7 +27,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.encode import BOS_TYPE, Layout
+from models.fusion import Fusion
 from models.past import NUMBERS
+from udfs.media import Modality
 
 Groups = list[tuple[int, int, int]]  # first position, rows, length: see encode.Batch
 
@@ -99,7 +102,7 @@ class Block(nn.Module):
 class BehaviourTransformer(nn.Module):
     """Trunk and heads. Parameters are float32 unless cast; nothing here knows of devices."""
 
-    def __init__(self, shape: Shape):
+    def __init__(self, shape: Shape, modalities: Sequence[Modality] = ()):
         super().__init__()
         self.shape = shape
         layout, dim = shape.layout, shape.dim
@@ -114,6 +117,7 @@ class BehaviourTransformer(nn.Module):
         self.repeat = nn.Linear(dim, 2)
         self.type_head = nn.Linear(dim, BOS_TYPE)
         self.value_head = ValueHead(dim)
+        self.fusion = Fusion(dim, modalities)
         self.register_buffer("embed", torch.eye(dim, shape.embedding))
         self._item_rows = slice(layout.item + 1, layout.item + 1 + shape.items)
         self._category_rows = slice(layout.category, layout.category + shape.category_rows)

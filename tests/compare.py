@@ -39,6 +39,7 @@ from tests.reference_check import REASONS_WITH_DETAIL, clock_ms
 from tests.reference_user import TOKEN_CHARS, Token, token_text
 from udfs import events
 from udfs.columns import TokenColumns
+from udfs.media import Modality
 
 RULE_TOLERANCE = 1e-4
 CUT_SURPRISE_TOLERANCE = 3.0  # nats: how much a history cut elsewhere may change it
@@ -62,11 +63,17 @@ class ModelScores:
         window: list[Token],
         known_before: dict[str, float],
         known_after: dict[str, float],
+        brought: dict[tuple[str, int], list[float]],
         /,
     ) -> dict[str, float]:
         tokens = (_one_row(tokens) for tokens in (history, window))
         numbers = (_numbers(known) for known in (known_before, known_after))
-        one = self.model.score(*tokens, *numbers)
+        vectors = {
+            Modality(*modality): np.array(vector, np.float32)
+            for modality, vector in brought.items()
+            if modality in self.model.modalities
+        }
+        one = self.model.score(*tokens, *numbers, [vectors])
         self.scores.append(one)
         self.long.append(sum(len(token_text(token)) + 1 for token in window) > TOKEN_CHARS)
         return {

@@ -16,7 +16,7 @@ from liveprofile import kafka
 from liveprofile.cassandra import create_schema
 from liveprofile.config import Settings, Topics, load
 from liveprofile.replay import Sender
-from models.checkpoint import CARD, read_card
+from models.checkpoint import Card
 from stack import flink
 from stack.local import Stack, to_toml
 from tests.streams_seeded import Message
@@ -64,7 +64,7 @@ class Job:
     def prepare(self) -> None:
         """Creates the topics, the keyspace and its tables."""
         kafka.create_topics(self.settings)
-        card = read_card(self.settings.model.checkpoint / CARD)
+        card = Card.read(self.settings.model.checkpoint)
         create_schema(self.settings.cassandra, card.shape["embedding"])
 
     # --- the job's life -----------------------------------------------------------------------

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 from tests.reference_check import TYPES, Heartbeat, Rejected, Valid, check, clock_ms
-from tests.reference_user import Baselines, Token, affinity, kept, largest
+from tests.reference_user import Baselines, Token, affinity, beside, kept, largest
 
 HOUR_MS = 3_600_000
 DAY_MS = 86_400_000
@@ -38,7 +38,8 @@ class Record(NamedTuple):
 class Score(Protocol):
     """What a model says of one window: churn_before, churn_after, expected_spend_before,
     expected_spend_after and surprise. History and window come whole, as tokens in their order;
-    beside them what is known of the user before and after (Baselines.known)."""
+    beside them what is known of the user before and after (Baselines.known), and what the window
+    brings (reference_user.beside)."""
 
     def __call__(
         self,
@@ -46,6 +47,7 @@ class Score(Protocol):
         window: list[Token],
         known_before: Mapping[str, float],
         known_after: Mapping[str, float],
+        brought: Mapping[tuple[str, int], Sequence[float]],
         /,
     ) -> Mapping[str, float]: ...
 
@@ -210,7 +212,8 @@ class _User:
         surprise = None
         if self.score is not None:
             known_after = self.baselines.known(end_ms, history + window)
-            scores = self.score(history, window, known_before, known_after)
+            brought = beside(events)
+            scores = self.score(history, window, known_before, known_after, brought)
             surprise = scores["surprise"]
             for name in ("churn", "expected_spend"):
                 before[name], after[name] = scores[f"{name}_before"], scores[f"{name}_after"]

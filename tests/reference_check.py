@@ -25,6 +25,7 @@ REASONS_WITH_DETAIL = ("MISSING_FIELD", "BAD_NUMBER")  # the page says what `det
 
 ID_CHARS = 256
 LARGEST_NUMBER = 1e9
+VECTOR_NUMBERS = 1_024
 FIRST_TIME_MS = 946_684_800_000  # 2000-01-01
 # A JSON text beyond these bounds is none (RFC 8259, section 9, lets a parser set them).
 NESTING_LEVELS = 999
@@ -38,6 +39,7 @@ _ISO_8601 = re.compile(
     r"(?:Z|([+-])([0-9]{2}):?([0-9]{2}))?"
 )
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_ENCODER = re.compile(r"[a-z0-9._-]{1,64}")
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _SEPARATORS = re.compile(r"[\x1d\x1e\x1f]")
 _ESCAPE = re.compile(r"\\(?:u([0-9a-fA-F]{4})|.)", re.DOTALL)
@@ -62,6 +64,8 @@ class Valid(NamedTuple):
     session: str
     device: str
     coupon: str
+    place: tuple[float, float] | None
+    media: tuple[str, list[float]] | None  # the encoder and its vector
 
 
 class Heartbeat(NamedTuple):
@@ -105,6 +109,8 @@ def check(
         as_text(event.get("session_id")),
         as_text(event.get("device_id")),
         as_text(event.get("coupon_id")),
+        _place(numbers),
+        _media(event.get("media_embedding")),
     )
 
 
@@ -313,3 +319,26 @@ def _amount(numbers: dict[str, float | None]) -> float:
     if numbers["price"] is None:
         return 0.0
     return numbers["price"] * (1.0 if numbers["quantity"] is None else numbers["quantity"])
+
+
+def _place(numbers: dict[str, float | None]) -> tuple[float, float] | None:
+    lat, lon = numbers["place.lat"], numbers["place.lon"]
+    return None if lat is None or lon is None else (lat, lon)
+
+
+def _media(value: Any) -> tuple[str, list[float]] | None:
+    """None for what is missing, and for what is not as the page says it must be."""
+    if not isinstance(value, dict):
+        return None
+    encoder, vector = value.get("encoder"), value.get("vector")
+    if not isinstance(encoder, str) or not _ENCODER.fullmatch(encoder):
+        return None
+    if not isinstance(vector, list) or not 1 <= len(vector) <= VECTOR_NUMBERS:
+        return None
+    for number in vector:
+        if isinstance(number, bool) or not isinstance(number, (int, float)):
+            return None
+        if not -LARGEST_NUMBER <= number <= LARGEST_NUMBER:
+            return None
+    numbers = [float(number) for number in vector]
+    return (encoder, numbers) if sum(number**2 for number in numbers) > 0 else None

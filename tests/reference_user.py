@@ -13,6 +13,7 @@ from tests.reference_check import EPOCH, TYPES, Valid
 
 DAY_MS = 86_400_000
 TOKEN_CHARS = 4_096
+VECTORS_PER_ENCODER = 3
 NEVER_DAYS = 400  # since a purchase that never was
 TIES_WITHIN_DECIMALS = 9  # shares this close are equal, and their names decide
 
@@ -64,6 +65,25 @@ def kept(arrived: Sequence[Valid]) -> list[Token]:
             room -= lengths[first] + 1
         tokens = tokens[first:]
     return sorted(tokens)
+
+
+def beside(events: Sequence[Valid]) -> dict[tuple[str, int], list[float]]:
+    """What a window's events, in their order, bring beside tokens: for each encoder and length of
+    its vectors their mean; and the last place, as ("@place", 2)."""
+    found: dict[tuple[str, int], list[list[float]]] = defaultdict(list)
+    for event in events:
+        if event.media is not None:
+            encoder, vector = event.media
+            length = math.sqrt(sum(number**2 for number in vector))
+            found[encoder, len(vector)].append([number / length for number in vector])
+    means = {}
+    for key, vectors in found.items():
+        newest = vectors[-VECTORS_PER_ENCODER:]
+        means[key] = [sum(numbers) / len(newest) for numbers in zip(*newest, strict=True)]
+    places = [event.place for event in events if event.place is not None]
+    if places:
+        means["@place", 2] = list(places[-1])
+    return means
 
 
 class Baselines:

@@ -62,6 +62,9 @@ _OPTIONAL = {
     "text": _SHORT_TEXT,
     "query": _SHORT_TEXT,
     "tags": st.lists(_SHORT_TEXT, max_size=2),
+    "media_embedding": st.sampled_from(
+        [None, {"encoder": "clip", "vector": [0.5, -1]}, {"encoder": "clip", "vector": [1, 2, 3]}]
+    ),
     "friend_id": st.just("f1"),
     "attributes": st.sampled_from([{}, {"a": [1, {"b": None}]}]),
     "not_of_the_contract": st.sampled_from([None, 1, {"event_id": "x", "price": -1}]),
@@ -74,6 +77,9 @@ _WRONG_TYPES = {
     "place": st.sampled_from(["Munich", [48.1, 11.6], 7]),
     "text": st.just(5),
     "tags": st.just("one"),
+    "media_embedding": st.sampled_from(
+        ["clip", [1.0], {"encoder": "CLIP", "vector": [1]}, {"encoder": "clip", "vector": [True]}]
+    ),
     "attributes": st.just("none"),
 }
 

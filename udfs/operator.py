@@ -6,7 +6,7 @@ import gc
 import logging
 import os
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -14,10 +14,15 @@ from pyflink.table import DataTypes
 from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 
 from liveprofile.config import Settings, project_path
+from udfs.media import TEXT
 from udfs.rules import Rules, read_rules
 from udfs.rules_feed import RulesFeed, open_feed
 from udfs.store import ProfileStore, open_store
 from udfs.update import STAGES, Batch, ProfileUpdater, Timing
+
+if TYPE_CHECKING:  # torch is for the workers, not for the client that submits
+    from models.runtime import ProfileModel
+    from models.texts import Encode
 
 OpenStore = Callable[[Settings, int], ProfileStore]
 OpenReport = Callable[[Any], Callable[[Timing], None]]
@@ -66,12 +71,25 @@ class ProfileOperator(ScalarFunction):
             self._store,
             self._feed,
             self._open_report(function_context.get_metric_group()),
+            self._text_encoder(loaded),
         )
         # Torch, pandas and Beam brought 300,000 objects that stay. To walk them again and again was
         # a quarter of a batch's time: the collector leaves them alone from now on.
         gc.collect()
         gc.freeze()
         log.info("model %s is warm", loaded.version)
+
+    def _text_encoder(self, model: ProfileModel) -> Encode | None:
+        """Warm; None where the setting or the model wants no texts."""
+        if not self._settings.model.texts:
+            return None
+        if TEXT not in model.modalities:
+            log.warning("model.texts is on, but model %s was not trained with texts", model.version)
+            return None
+        from models.texts import encode
+
+        encode(["warm"])
+        return encode
 
     def close(self) -> None:
         self._feed.close()
@@ -108,6 +126,8 @@ class Metrics:
         self._batch_rows = group.distribution("batch_rows")
         self._stage_ms = {stage: group.distribution(f"{stage}_ms") for stage in STAGES}
         self._stage_us = {stage: group.counter(f"{stage}_us") for stage in STAGES}
+        self._media_used = group.counter("media_used")
+        self._media_ignored = group.counter("media_ignored")
         self._pass_rows = group.distribution("model_pass_rows")
         self._pass_us_per_row = group.distribution("model_pass_us_per_row")
 
@@ -115,6 +135,8 @@ class Metrics:
         self._rows.inc(timing.rows)
         self._batches.inc()
         self._batch_rows.update(timing.rows)
+        self._media_used.inc(timing.media_used)
+        self._media_ignored.inc(timing.media_ignored)
         for stage in STAGES:
             spent_ms = getattr(timing, f"{stage}_ms")
             self._stage_ms[stage].update(round(spent_ms))

@@ -19,6 +19,7 @@ from udfs.baselines import DAY_MS, Baselines
 from udfs.columns import Histories
 from udfs.events import EVENT_TYPES, TYPE_INDEX
 from udfs.flags import Flag
+from udfs.media import PLACE
 from udfs.risk import Finding
 from udfs.store import ProfileRow
 from udfs.window import Window, Windows
@@ -250,6 +251,7 @@ def _stored(row: _Row, model: ProfileModel) -> ProfileRow:
             "categories": window.categories,
             "devices": window.devices,
             "sessions": window.sessions,
+            **_media(window),
         },
     }
     recency = current["recency_days"]
@@ -279,6 +281,12 @@ def _stored(row: _Row, model: ProfileModel) -> ProfileRow:
         write_lookalike=row.lookalike,
         flags=row.flags,
     )
+
+
+def _media(window: Window) -> dict[str, list[str]]:
+    """The encoders whose vectors the model read, if there are any."""
+    names = sorted(modality.name for modality in window.beside.vectors if modality != PLACE)
+    return {"media": names} if names else {}
 
 
 def read_baselines(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -14,12 +14,14 @@ from liveprofile.errors import InputError
 from udfs import messages, profile, risk, window_features
 from udfs.columns import read_histories
 from udfs.events import EVENT, FIELD, TYPE_INDEX
+from udfs.media import PLACE, TEXT, Vectors, with_texts
 from udfs.rules_feed import RulesFeed
 from udfs.store import ProfileRow, ProfileStore
 from udfs.window import Refused, Windows, read_windows
 
 if TYPE_CHECKING:  # torch is for the workers, not for the client that submits
     from models.runtime import BatchTime, ProfileModel, Scores
+    from models.texts import Encode
 
 # What a row of odd data raises. Anything else (no memory, a lost card) is no row's fault.
 DATA_ERRORS = (ValueError, TypeError, KeyError, IndexError, ArithmeticError)
@@ -57,12 +59,15 @@ class Timing(NamedTuple):
     assemble_ms: float
     store_ms: float
     passes: list[BatchTime]
+    media_used: int  # vectors, at most one an encoder and window
+    media_ignored: int  # events whose vector the model can't read
 
 
 class ProfileUpdater:
     """Scores rows, stores what comes of them, and says what to send after that.
 
-    on_batch is called once for each batch that went through.
+    on_batch is called once for each batch that went through. encode_texts: where the model is told
+    of texts; None: it isn't.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class ProfileUpdater:
         store: ProfileStore,
         rules: RulesFeed,
         on_batch: Callable[[Timing], None] = lambda timing: None,
+        encode_texts: Encode | None = None,
     ):
         if model.decay_days != settings.state.decay_days:
             raise InputError(
@@ -80,7 +86,8 @@ class ProfileUpdater:
             )
         self._settings, self._model, self._store = settings, model, store
         self._rules, self._raiser = rules, risk.Raiser(store)
-        self._on_batch = on_batch
+        self._on_batch, self._encode_texts = on_batch, encode_texts
+        self._known = model.modalities if encode_texts else model.modalities - {TEXT}
         self._failed_rows = 0  # since the last that succeeded
 
     def update(self, batch: Batch) -> list[list[str]]:
@@ -102,7 +109,7 @@ class ProfileUpdater:
 
     def _update(self, batch: Batch) -> list[list[str]]:
         clock = [time.perf_counter()]
-        windows, kept, refused = read_windows(batch.events)
+        windows, kept, refused = read_windows(batch.events, self._known)
         sent = [
             [self._rejected(user_id, event) for event in events]
             for user_id, events in zip(batch.user_id, refused, strict=True)
@@ -112,7 +119,10 @@ class ProfileUpdater:
         if not kept:
             return sent
         scores = self._model.score(
-            rows.histories.tokens, rows.windows.tokens, *profile.numbers(rows)
+            rows.histories.tokens,
+            rows.windows.tokens,
+            *profile.numbers(rows),
+            self._vectors(windows),
         )
         clock.append(time.perf_counter())
         stored = self._assemble(rows, scores)
@@ -126,7 +136,12 @@ class ProfileUpdater:
                 alerts = self._settings.topics.alerts
                 sent[index] += messages.alerts(alerts, row, snoozed[row.user_id])
         spent = np.diff(clock) * 1000.0
-        self._on_batch(Timing(len(kept), *spent.tolist(), scores.batches))
+        beside = [window.beside for window in windows.rows]
+        media_used = sum(len(one.vectors.keys() - {PLACE}) for one in beside if one.vectors)
+        media_ignored = sum(one.ignored for one in beside)
+        self._on_batch(
+            Timing(len(kept), *spent.tolist(), scores.batches, media_used, media_ignored)
+        )
         return sent
 
     def _read(self, batch: Batch, windows: Windows, kept: list[int]) -> profile.Inputs:
@@ -146,6 +161,12 @@ class ProfileUpdater:
             before,
             after,
         )
+
+    def _vectors(self, windows: Windows) -> Sequence[Vectors]:
+        vectors = [window.beside.vectors for window in windows.rows]
+        if TEXT not in self._known:
+            return vectors
+        return with_texts(vectors, [window.text for window in windows.rows], self._encode_texts)
 
     def _assemble(self, rows: profile.Inputs, scores: Scores) -> list[ProfileRow]:
         before, after = profile.sides(rows, scores)

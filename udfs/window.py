@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from operator import itemgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from udfs import events as ev
+from udfs import media
 from udfs.columns import TokenColumns
 from udfs.events import EVENT, EVENT_TYPES, FIELD, TYPE_INDEX, BadEvent, Token
+from udfs.media import Beside, Modality
 
 _PURCHASE, _RETURN, _COUPON = (TYPE_INDEX[name] for name in ("purchase", "return", "coupon"))
 
@@ -37,6 +40,8 @@ class Window(NamedTuple):
     last_place: tuple[float, float] | None
     tags: tuple[str, ...]
     used_coupon: bool
+    beside: Beside
+    text: str  # the newest, if texts are read
 
 
 class Windows(NamedTuple):
@@ -58,24 +63,47 @@ class _Read(NamedTuple):
     event: dict[str, Any]
 
 
-def read_windows(packed: list[str]) -> tuple[Windows, list[int], list[list[Refused]]]:
+class TrainingWindow(NamedTuple):
+    """What a training row needs of a window."""
+
+    tokens: list[Token]
+    refused: int  # events that can't be used
+    beside: Beside
+    text: str
+
+
+def read_windows(
+    packed: list[str], known: Container[Modality] = ()
+) -> tuple[Windows, list[int], list[list[Refused]]]:
     """The windows as `jobs.views.packed` packs them; those that have an event left, and which those
-    are; and of every row the events that can't be used."""
+    are; and of every row the events that can't be used.
+
+    known: which modalities are read
+    """
     rows, tokens, kept, refused = [], [], [], []
     for index, text in enumerate(packed):
         events, bad = _read_events(text)
         refused.append(bad)
         if events:
             kept.append(index)
-            rows.append(_window(events))
+            rows.append(_window(events, known))
             tokens.append([event.token for event in events])
     return _count(rows, TokenColumns.of(tokens)), kept, refused
 
 
-def read_tokens(packed: str) -> tuple[list[Token], int]:
-    """One window's tokens alone, and how many events can't be used: for training rows."""
+def read_training(packed: str) -> TrainingWindow:
+    """One window, with the vectors of all encoders."""
     events, refused = _read_events(packed)
-    return [event.token for event in events], len(refused)
+    place = None
+    given = []
+    for _, _, _, event in events:
+        if "place" in event:
+            place = event["place"] or place
+        if media.FIELD in event:
+            given.append(event[media.FIELD])
+    beside = media.beside(given, place, None) if given or place else media.NOTHING_BESIDE
+    text = media.newest_text([event.event for event in events])
+    return TrainingWindow([event.token for event in events], len(refused), beside, text)
 
 
 def _read_events(text: str) -> tuple[list[_Read], list[Refused]]:
@@ -105,13 +133,14 @@ def _read_events(text: str) -> tuple[list[_Read], list[Refused]]:
 _READ_ORDER = itemgetter(0, 1)
 
 
-def _window(read: list[_Read]) -> Window:
+def _window(read: list[_Read], known: Container[Modality]) -> Window:
     """Most events lack most fields, so each field is looked for once and handled if it is there."""
     items, categories, devices, sessions = set(), set(), set(), set()
     tags: dict[str, None] = {}
     device = channel = ""
     place = None
     used_coupon = False
+    given: list[Any] = []
     for _, _, token, event in read:
         items.add(token.item)
         categories.add(token.category)
@@ -125,6 +154,8 @@ def _window(read: list[_Read]) -> Window:
             place = event["place"] or place
         if "tags" in event and isinstance(event["tags"], list):
             tags.update((tag, None) for tag in event["tags"] if isinstance(tag, str))
+        if media.FIELD in event:
+            given.append(event[media.FIELD])
         if token.type_index == _COUPON or (
             token.type_index == _PURCHASE and ev.as_id(event.get("coupon_id")) != ""
         ):
@@ -140,6 +171,8 @@ def _window(read: list[_Read]) -> Window:
         last_place=place,
         tags=tuple(tags),
         used_coupon=used_coupon,
+        beside=media.beside(given, place, known) if given or place else media.NOTHING_BESIDE,
+        text=media.newest_text([one.event for one in read]) if media.TEXT in known else "",
     )
 
 

@@ -9,7 +9,13 @@ from typing import Annotated, Literal
 import typer
 
 from liveprofile.commands.common import print_json
-from liveprofile.commands.train import DaysOption, UsersOption, progress
+from liveprofile.commands.train import (
+    DaysOption,
+    SequencesArgument,
+    SequencesOption,
+    UsersOption,
+    progress,
+)
 from liveprofile.config import Risk, Settings, project_path
 from models.recipes import RECIPES, recipe
 
@@ -51,6 +57,25 @@ for _recipe in RECIPES.values():
         help="A profile's model beside every baseline: next category and next item, churn and"
         " spend, each difference with a bootstrap interval over users.",
     )(_profile(_recipe.name))
+
+
+@evaluate.command("next-item")
+def next_item(
+    file: SequencesArgument,
+    folder: Annotated[
+        Path,
+        typer.Option("--checkpoint", metavar="FOLDER", help="What train next-item --out wrote."),
+    ],
+    format_: SequencesOption = "s3rec",
+) -> None:
+    """A saved next-item model on each user's last item (test) and the one before it (validation).
+
+    All items of FILE must be the model's. `same_data` tells whether it is what it was trained on.
+    """
+    from models.nextitem.data import READERS
+    from models.nextitem.train import evaluate as run
+
+    print_json({"recipe": "next-item", **run(folder, READERS[format_](file))})
 
 
 @evaluate.command("event-risk")

@@ -46,13 +46,13 @@ def submit(
     from liveprofile.cassandra import create_schema
     from liveprofile.flink import wait_until_running
     from liveprofile.kafka import create_topics
-    from models.checkpoint import CARD, read_card
+    from models.checkpoint import Card
     from stack.flink import flink_run
 
     if parallelism is not None:
         os.environ[PARALLELISM_VARIABLE] = str(parallelism)  # the job reads its settings anew
     settings, file = read_settings(config), config_file(config)
-    embedding_dim = read_card(project_path(settings.model.checkpoint) / CARD).shape["embedding"]
+    embedding_dim = Card.read(project_path(settings.model.checkpoint)).shape["embedding"]
     created = create_topics(settings)
     if settings.job.store == "cassandra":
         create_schema(settings.cassandra, embedding_dim)

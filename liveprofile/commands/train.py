@@ -98,6 +98,14 @@ def _profile(name: str) -> Callable[..., None]:
                 " the items that are, without forgetting what it knew.",
             ),
         ] = None,
+        texts: Annotated[
+            bool,
+            typer.Option(
+                "--texts",
+                help="Try what people wrote or searched for too: some milliseconds a text without"
+                " a card. Serve it with the setting model.texts.",
+            ),
+        ] = False,
         fresh: Annotated[
             bool, typer.Option("--fresh", help="Not to go on where a killed training was.")
         ] = False,
@@ -109,6 +117,7 @@ def _profile(name: str) -> Callable[..., None]:
     ) -> None:
         import dataclasses
 
+        from models.texts import encode
         from models.train import train as run
 
         if teacher is not None and goes_on is not None:
@@ -122,7 +131,7 @@ def _profile(name: str) -> Callable[..., None]:
             card = run(
                 chosen, rows, out, on_progress, note,
                 fresh=fresh, device=device, teacher_folder=goes_on or teacher,
-                goes_on=goes_on is not None,
+                goes_on=goes_on is not None, encode_texts=encode if texts else None,
             )  # fmt: skip
         if card is None:
             return
@@ -170,13 +179,22 @@ def _day(flag: str, meaning: str) -> Any:
     return typer.Option(flag, formats=["%Y-%m-%d"], metavar="DAY", help=meaning)
 
 
+SequencesArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="The users' sequences of items.")
+]
+SequencesOption = Annotated[
+    Literal["s3rec"], typer.Option("--format", help="s3rec: a line is a user and its items.")
+]
+
+
 @train.command("next-item")
 def next_item(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The users' sequences of items.")],
-    format_: Annotated[
-        Literal["s3rec"], typer.Option("--format", help="s3rec: a line is a user and its items.")
-    ] = "s3rec",
+    file: SequencesArgument,
+    format_: SequencesOption = "s3rec",
     epochs: Annotated[int | None, typer.Option("--epochs", min=1, help="At most so many.")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FOLDER", help="Folder to write the model to.")
+    ] = None,
 ) -> None:
     """The item that a user takes next, among all that this user has not had.
 
@@ -190,7 +208,7 @@ def next_item(
 
     chosen = Recipe() if epochs is None else dataclasses.replace(Recipe(), epochs=epochs)
     with progress() as on_progress:
-        report = run(READERS[format_](file), chosen, on_progress)
+        report = run(READERS[format_](file), chosen, out, on_progress)
     print_json({"recipe": "next-item", **report})
 
 

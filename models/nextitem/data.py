@@ -9,6 +9,7 @@ Shape suffixes: U users, N all items of all sequences, B a batch of users, I ite
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -34,6 +35,24 @@ class Sequences(NamedTuple):
     def histories(self, left_out: int) -> list[np.ndarray]:
         """Every user's items but the last `left_out`."""
         return [self.item_N[a : max(a, b - left_out)] for a, b in pairwise(self.starts_U.tolist())]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the sequences, in their order. No user's name enters."""
+        digest = hashlib.sha256(self.starts_U.astype(np.int64))
+        digest.update(self.item_N)
+        digest.update("\x00".join(self.items).encode())
+        return digest.hexdigest()
+
+    def as_codes_of(self, items: list[str]) -> Sequences:
+        """With the codes that the items have in this list. Raises InputError for one not in it."""
+        code = {name: place for place, name in enumerate(items)}
+        new = [name for name in self.items if name not in code]
+        if new:
+            raise InputError(
+                f"{len(new)} items are not the model's, {new[0]} among them; train it anew"
+            )
+        code_I = np.array([code[name] for name in self.items], np.int32)
+        return self._replace(items=items, item_N=code_I[self.item_N])
 
 
 class Part(NamedTuple):

@@ -49,12 +49,17 @@ class Counts(NamedTuple):
 
 
 class Neighbours:
-    def __init__(self, counts: Counts, settings: Settings):
-        self._items, self._decay = len(counts.popular_I), settings.decay
+    """near_II: how near a column's item is to a row's."""
+
+    def __init__(self, near_II: scipy.sparse.csr_matrix, decay: float):
+        self.near_II, self.decay = near_II, decay
+
+    @classmethod
+    def of(cls, counts: Counts, settings: Settings) -> Neighbours:
         popular_I = np.maximum(counts.popular_I, 1) + settings.shrink
         had = scipy.sparse.diags(popular_I**-settings.discount)
         next_ = scipy.sparse.diags(popular_I ** -(1 - settings.discount))
-        self._near_II = (had @ counts.near_II @ next_).tocsr().astype(np.float32)
+        return cls((had @ counts.near_II @ next_).tocsr().astype(np.float32), settings.decay)
 
     def scores(self, histories: list[np.ndarray]) -> np.ndarray:
         """(B, I), 0 for what is no neighbour of anything in the history."""
@@ -63,11 +68,11 @@ class Neighbours:
         back = np.repeat(ends, sizes) - 1 - np.arange(ends[-1])
         rows = np.repeat(np.arange(len(histories)), sizes)
         had = scipy.sparse.csr_matrix(
-            (self._decay**back, (rows, np.concatenate(histories))),
-            (len(histories), self._items),
+            (self.decay**back, (rows, np.concatenate(histories))),
+            (len(histories), len(self.near_II.indptr) - 1),
             np.float32,
         )
-        return (had @ self._near_II).toarray()
+        return (had @ self.near_II).toarray()
 
 
 def _near(histories: list[np.ndarray], items: int) -> scipy.sparse.csr_matrix:

@@ -12,6 +12,7 @@ import itertools
 import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -29,6 +30,7 @@ from models.nextitem.data import (
     training,
 )
 from models.nextitem.items import Counts, Neighbours, Popularity, Settings
+from models.nextitem.model import Model, load, network_of, save
 from models.nextitem.network import NextItem, pack, sampled_softmax
 
 NEIGHBOURS = [
@@ -64,16 +66,6 @@ class Scorer(Protocol):
         """(B, I) of the item after each history, the higher the likelier."""
 
 
-class Sum:
-    """Two scorers, the second one weighted."""
-
-    def __init__(self, first: Scorer, second: Scorer, weight: float):
-        self._first, self._second, self._weight = first, second, weight
-
-    def scores(self, histories: list[np.ndarray]) -> np.ndarray:
-        return self._first.scores(histories) + self._weight * self._second.scores(histories)
-
-
 class Trained(NamedTuple):
     network: NextItem
     validation: Ranking
@@ -83,20 +75,24 @@ class Trained(NamedTuple):
 def train(
     data: Sequences,
     recipe: Recipe = Recipe(),
+    out: Path | None = None,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> dict[str, Any]:
-    """The report: `test` and `validation` of the model, and the same of each baseline."""
+    """The report: `test` and `validation` of the model, and the same of each baseline.
+
+    out: the folder to write the model to
+    """
     torch.set_num_threads(os.cpu_count() or 1)
     histories, items = training(data), len(data.items)
-    validation, test = held_out(data, "validation"), held_out(data, "test")
+    validation = held_out(data, "validation")
 
     counts = Counts.of(histories, items)
     found: dict[Settings, float] = {}
     for number, candidate in enumerate(NEIGHBOURS, 1):
-        found[candidate] = _measured(Neighbours(counts, candidate), validation).ndcg_at_10
+        found[candidate] = _measured(Neighbours.of(counts, candidate), validation).ndcg_at_10
         on_progress("neighbours", number, len(NEIGHBOURS))
     settings = max(found, key=found.__getitem__)
-    neighbours = Neighbours(counts, settings)
+    neighbours = Neighbours.of(counts, settings)
 
     trained = {
         kind: train_network(
@@ -106,27 +102,47 @@ def train(
     }
     network = trained["transformer"].network
     weight = _best_weight(network, neighbours, validation)
+    model = Model(data.items, network, neighbours, weight)
     report = {
-        name: {
-            "validation": _measured(scorer, validation)._asdict(),
-            "test": _measured(scorer, test)._asdict(),
-        }
+        name: measures(scorer, data)
         for name, scorer in {
-            "model": Sum(network, neighbours, weight),
+            "model": model,
             "popularity": Popularity(histories, items),
             "item_neighbours": neighbours,
             "gru4rec": trained["gru"].network,
             "transformer_alone": network,
         }.items()
     }
+    found = report.pop("model")
+    about = {"users": len(held_out(data, "test").target_B), "items": items}
+    about["events"] = len(data.item_N)
+    if out is not None:
+        about_data = about | {"fingerprint": data.fingerprint()}
+        save(out, model, recipe=asdict(recipe), data=about_data, metrics=found)
     return {
-        "users": len(test.target_B),
-        "items": items,
-        "events": len(data.item_N),
+        **about,
         "settings": asdict(recipe) | {"neighbours": settings._asdict(), "weight": weight},
         "curves": {kind: one.curve for kind, one in trained.items()},
-        **report.pop("model"),
+        **found,
         "baselines": report,
+    }
+
+
+def measures(scorer: Scorer, data: Sequences) -> dict[str, dict[str, float]]:
+    """Of both held-out items of each user."""
+    return {
+        part: _measured(scorer, held_out(data, part))._asdict() for part in ("validation", "test")
+    }
+
+
+def evaluate(folder: Path, data: Sequences) -> dict[str, Any]:
+    """The measures of a saved model. Raises InputError for items that it does not know."""
+    model, card = load(folder)
+    known = data.as_codes_of(model.items)
+    return {
+        "version": card.version,
+        "same_data": known.fingerprint() == card.data["fingerprint"],
+        **measures(model, known),
     }
 
 
@@ -136,16 +152,7 @@ def train_network(
     """Stops when validation no longer improves; the network is that of the best epoch."""
     torch.manual_seed(recipe.seed)
     random = np.random.default_rng(recipe.seed)
-    network = NextItem(
-        kind,
-        len(data.items),
-        dim=recipe.dim,
-        layers=recipe.layers,
-        heads=recipe.heads,
-        max_len=recipe.max_len,
-        dropout=recipe.dropout,
-        temperature=recipe.temperature,
-    )
+    network = network_of(kind, len(data.items), asdict(recipe))
     optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate, betas=(0.9, 0.98))
     warm_up = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / recipe.warm_up_steps)
@@ -194,9 +201,9 @@ def _loss(
     return sampled_softmax(network, network.states(packed)[place_S], target_S, negatives_K)
 
 
-def _best_weight(network: Scorer, neighbours: Scorer, validation: Part) -> float:
+def _best_weight(network: NextItem, neighbours: Neighbours, validation: Part) -> float:
     def value(weight: float) -> float:
-        return _measured(Sum(network, neighbours, weight), validation).ndcg_at_10
+        return _measured(Model([], network, neighbours, weight), validation).ndcg_at_10
 
     return max(WEIGHTS, key=value)
 

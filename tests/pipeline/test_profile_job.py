@@ -11,12 +11,18 @@ from collections import Counter
 from itertools import islice
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
+import orjson
 import pytest
+import torch
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 
 from liveprofile.config import Settings, load, project_path
+from models import checkpoint
+from models.fusion import Fusion
 from tests import streams, streams_seeded
 from tests.compare import ModelScores
 from tests.compare_windows import Comparison, Expected, Key, compare_window
@@ -24,6 +30,8 @@ from tests.pipeline.harness import Output, run_job, sendable
 from tests.reference import Record, run
 from tests.reference_check import REASONS_WITH_DETAIL
 from tests.shop import visits
+from tests.streams_seeded import Message
+from udfs.media import PLACE, Modality
 from udfs.store import ProfileRow
 
 pytestmark = pytest.mark.pipeline
@@ -89,6 +97,68 @@ def test_a_mixed_stream_equals_the_reference(tmp_path: Path) -> None:
     )
     output = run_job(records, settings, tmp_path)
     assert_equals_reference(records, output, settings)
+
+
+def reads_media(folder: Path) -> Path:
+    """The shipped checkpoint with random weights for two encoders and the place."""
+    network, items, categories, card = checkpoint.load(project_path(Settings().model.checkpoint))
+    kept = [Modality("clip", 3), PLACE, Modality("voice.v2", 2)]
+    network.fusion = Fusion(network.shape.dim, kept)
+    torch.manual_seed(2)
+    for weight in network.fusion.weights:
+        torch.nn.init.normal_(weight, std=0.5)
+    fields = card.model_dump(exclude={"format", "shape", "sha256", "modalities"})
+    tried = [
+        checkpoint.TriedModality(name=one.name, numbers=one.numbers, kept=True, metrics={})
+        for one in kept
+    ]
+    checkpoint.save(folder, network, items, categories, **fields, modalities=tried)
+    return folder
+
+
+def with_media(event: dict[str, Any], number: int) -> dict[str, Any]:
+    """Every kind of vector in turn: good ones, unknown ones, broken ones, none."""
+    x = number % 7 - 3
+    kinds = (
+        {"encoder": "clip", "vector": [x, 2.5, -1]},
+        {"encoder": "voice.v2", "vector": [x, 0.25]},
+        {"encoder": "clip", "vector": [1, x + 0.5]},
+        {"encoder": "other", "vector": [1]},
+        {"encoder": "clip", "vector": ["1", 2, 3]},
+        None,
+    )
+    return event | {"media_embedding": kinds[number % len(kinds)]}
+
+
+def test_what_events_bring_beside_tokens_reaches_the_model(tmp_path: Path) -> None:
+    checkpoint_folder = reads_media(tmp_path / "model")
+    settings = load(
+        job={"parallelism": 1, "name": "pipeline"}, model={"checkpoint": str(checkpoint_folder)}
+    )
+    events = [with_media(e, n) for n, e in enumerate(islice(visits(3, 6, 20_000), 300))]
+    records = in_one_partition(
+        [Message(e["user_id"].encode(), json.dumps(e).encode()) for e in events]
+    )
+    output = run_job(records, settings, tmp_path)
+    assert_equals_reference(records, output, settings)
+
+    scores = ModelScores(settings)
+    expected = run(records, settings, late=set(), score=scores)
+    said = dict(zip(expected.profiles, scores.scores, strict=True))
+    without = ModelScores(settings)
+    without.model.modalities = frozenset()
+    run(records, settings, late=set(), score=without)
+    plain = dict(zip(expected.profiles, without.scores, strict=True))
+    moved = 0
+    for key, row in output.store.deltas.items():
+        interests = list(orjson.loads(row.profile_json)["interests"].values())
+        np.testing.assert_allclose(interests, said[key].interests_after_p[0], atol=2e-4)
+        moved += abs(said[key].interests_after_p - plain[key].interests_after_p).max() > 0.01
+    assert moved > 0.5 * len(said)
+    read = [
+        orjson.loads(row.delta_json)["window"].get("media") for row in output.store.deltas.values()
+    ]
+    assert ["clip", "voice.v2"] in read and None in read
 
 
 def test_payloads_written_anyhow_equal_the_reference(tmp_path: Path) -> None:

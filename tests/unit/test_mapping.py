@@ -274,3 +274,17 @@ def test_a_broken_file_is_one_line(written, tmp_path, name, text, message):
     source = written(name, text) if text is not None else tmp_path / name
     with pytest.raises(InputError, match=message):
         events_of(source, written("m.toml", CSV))
+
+
+def test_a_vector_comes_as_it_is(tmp_path):
+    media = {"encoder": "clip", "vector": [0.25, -1.0]}
+    table = {
+        "id": ["a", "b"], "when": ["2024-01-01T00:00:00Z"] * 2, "who": ["u", "u"],
+        "what": ["view", "view"], "price": [1.0, 2.0], "lat": [1.0, 1.0], "lon": [2.0, 2.0],
+        "picture": [media, None],
+    }  # fmt: skip
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    mapping = tmp_path / "a.toml"
+    mapping.write_text(CSV.replace('"csv"', '"parquet"') + 'media_embedding = "picture"\n')
+    first, second = events_of(tmp_path / "a.parquet", mapping)
+    assert first["media_embedding"] == media and second.get("media_embedding") is None

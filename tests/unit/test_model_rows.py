@@ -22,7 +22,7 @@ from models.segments import build
 from models.spool import user_key
 from udfs.baselines import SUMS
 from udfs.columns import read_histories
-from udfs.window import read_tokens
+from udfs.window import read_training
 
 DAY_MS = 86_400_000
 SETTINGS = load(window={"length_ms": DAY_MS})
@@ -61,7 +61,7 @@ def in_order(table):
 def test_the_streams_are_what_sorting_in_memory_gives(table, tmp_path, small_runs):
     streams = rows.read(written(table, tmp_path / "rows.parquet"))
     expected = in_order(table)
-    tokens = [token for row in expected for token in read_tokens(row["events"])[0]]
+    tokens = [token for row in expected for token in read_training(row["events"]).tokens]
     assert [
         (time_ms, kind, streams.items[item], streams.categories[category], amount)
         for time_ms, kind, item, category, amount in zip(

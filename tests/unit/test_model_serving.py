@@ -1,5 +1,6 @@
 """What serving makes of a model's weights, against the same said plainly; cheaper forms of it."""
 
+import copy
 import dataclasses
 import math
 
@@ -16,13 +17,16 @@ from liveprofile.config import load
 from liveprofile.errors import InputError
 from models import compress, past
 from models.encode import Vocabulary
+from models.fusion import CELL_ROWS, Fusion, cells
 from models.runtime import ProfileModel
 from models.transformer import BehaviourTransformer, Shape
 from udfs.columns import TokenColumns
 from udfs.events import Token
+from udfs.media import PLACE, Modality
 
 DAY_MS = 86_400_000
 START_MS = 1_500_000_000_000
+MODALITIES = (Modality("clip", 5), PLACE, Modality("voice", 2))
 ITEMS, CATEGORIES, RANKED, DECAY_DAYS = 60, 14, 12, 30.0
 
 
@@ -59,10 +63,10 @@ def people(count=50):
     return histories, windows
 
 
-def score(model, histories, windows):
+def score(model, histories, windows, vectors=()):
     random = np.random.default_rng(9)
     numbers = random.uniform(0, 5, (2, len(histories), len(past.NUMBERS))).astype(np.float32)
-    return model.score(TokenColumns.of(histories), TokenColumns.of(windows), *numbers)
+    return model.score(TokenColumns.of(histories), TokenColumns.of(windows), *numbers, vectors)
 
 
 def assert_near(one, other, tolerance):
@@ -128,6 +132,64 @@ def test_serving_says_what_the_plain_model_says(network):
         score(plain, histories, windows),
         1e-4,
     )
+
+
+def brought(count, seed=10):
+    """A third of the rows bring nothing."""
+    random = np.random.default_rng(seed)
+    return [
+        {
+            modality: random.normal(size=modality.numbers).astype(np.float32)
+            for modality in MODALITIES
+            if random.random() < 0.5
+        }
+        for _ in range(count)
+    ]
+
+
+@pytest.fixture(scope="module")
+def fused(network):
+    model = copy.deepcopy(network)
+    model.fusion = Fusion(model.shape.dim, MODALITIES)
+    torch.manual_seed(5)
+    for weight in model.fusion.weights:
+        torch.nn.init.normal_(weight, std=0.5)
+    return model.eval().requires_grad_(False)
+
+
+def test_what_a_window_brings_is_told_to_what_comes_next_and_to_nothing_else(network, fused):
+    histories, windows = people()
+    vectors = brought(len(histories))
+    without = score(served(network, batch_rows=16), histories, windows)
+    found = score(served(fused, batch_rows=16), histories, windows, vectors)
+    moved = np.array([bool(one) for one in vectors])
+    assert 10 < moved.sum() < 50
+    for name, value in found._asdict().items():
+        if name in ("interests_after", "interests_after_p", "next_items"):
+            changed = (value != getattr(without, name)).any(1)
+            assert (changed == moved).all() if name == "interests_after_p" else changed.any()
+            assert not (changed & ~moved).any()
+        elif name != "batches":
+            np.testing.assert_array_equal(value, getattr(without, name), name)
+    plain = served(fused, Plain, ranked=ITEMS, batch_rows=16)
+    whole = score(served(fused, ranked=ITEMS), histories, windows, vectors)
+    assert_near(whole, score(plain, histories, windows, vectors), 1e-4)
+
+
+def test_a_model_that_reads_nothing_beside_tokens_says_the_same_with_it(network, fused):
+    histories, windows = people()
+    without = score(served(network), histories, windows)
+    vectors = brought(len(histories))
+    for model, given in ((network, vectors), (fused, [{}] * len(vectors)), (fused, ())):
+        assert_near(score(served(model), histories, windows, given), without, 0)
+
+
+def test_cells_are_those_of_two_grids():
+    near = np.array([[48.137, 11.575], [48.138, 11.574], [48.6, 11.575], [-48.137, -11.575]])
+    fine_N, coarse_N = cells(near.astype(np.float32)).T
+    assert fine_N[0] == fine_N[1] != fine_N[2]
+    assert coarse_N[0] == coarse_N[1] == coarse_N[2] != coarse_N[3]
+    assert fine_N.max() < CELL_ROWS <= coarse_N.min() < coarse_N.max() < 2 * CELL_ROWS
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "bfloat16 outputs", "int8"])

@@ -1,6 +1,7 @@
 """The protocol, the measures and the models of models.nextitem."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from liveprofile.cli import app
 from liveprofile.errors import InputError
 from models.nextitem import data as sequences
 from models.nextitem.items import BACKWARDS, PER_STEP, Counts, Neighbours, Settings
+from models.nextitem.model import Model, load, network_of, save
 from models.nextitem.network import NextItem, pack, sampled_softmax
-from models.nextitem.train import Recipe, train_network
+from models.nextitem.train import Recipe, evaluate, train_network
 
 SMALL = {"dim": 16, "layers": 1, "heads": 2, "max_len": 8, "dropout": 0.2, "temperature": 0.1}
 
@@ -95,7 +97,9 @@ def test_neighbours_are_what_a_loop_finds() -> None:
     popular = np.array([2, 2, 2, 1]) + 2.0
     near = near * popular[:, None] ** -0.6 * popular**-0.4
     expected = [near[2] + 0.5 * near[0], near[3]]
-    found = Neighbours(Counts.of(histories, 4), settings).scores([np.array([0, 2]), np.array([3])])
+    found = Neighbours.of(Counts.of(histories, 4), settings).scores(
+        [np.array([0, 2]), np.array([3])]
+    )
     assert found == pytest.approx(np.array(expected), rel=1e-5)
 
 
@@ -137,13 +141,24 @@ def test_a_network_learns_the_order_and_repeats_itself(tmp_path: Path) -> None:
     assert again.curve == first.curve
 
 
-def test_the_command_ends_with_its_figures(tmp_path: Path) -> None:
-    file = written(tmp_path, cycles(60))
-    result = CliRunner().invoke(
-        app, ["train", "next-item", "--format", "s3rec", str(file), "--epochs", "2"]
-    )
+def command(*args: str) -> dict:
+    result = CliRunner().invoke(app, args)
     assert result.exit_code == 0, result.output
-    report = json.loads(result.stdout.splitlines()[-1])
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict]:
+    """The sequences, the model's folder and the report."""
+    folder = tmp_path_factory.mktemp("nextitem")
+    file = written(folder, cycles(60))
+    out = folder / "model"
+    options = ("--format", "s3rec", "--epochs", "2", "--out", str(out))
+    return file, out, command("train", "next-item", *options, str(file))
+
+
+def test_the_command_ends_with_its_figures(trained) -> None:
+    report = trained[2]
     names = {"hr_at_5", "ndcg_at_5", "hr_at_10", "ndcg_at_10"}
     assert set(report["baselines"]) == {
         "popularity", "item_neighbours", "gru4rec", "transformer_alone",
@@ -151,3 +166,44 @@ def test_the_command_ends_with_its_figures(tmp_path: Path) -> None:
     for one in (report, *report["baselines"].values()):
         assert set(one["test"]) == set(one["validation"]) == names
     assert report["test"]["hr_at_10"] > report["baselines"]["popularity"]["test"]["hr_at_10"]
+
+
+def test_a_loaded_model_is_the_saved_one(tmp_path: Path) -> None:
+    data = sequences.read_s3rec(written(tmp_path, cycles(60)))
+    histories, recipe = sequences.training(data), SMALL | {"seed": 1}
+    torch.manual_seed(1)
+    network = network_of("transformer", len(data.items), recipe).eval()
+    neighbours = Neighbours.of(Counts.of(histories, len(data.items)), Settings(0.5, 3.0, 0.7))
+    model = Model(data.items, network, neighbours, 8.0)
+    card = save(tmp_path, model, recipe=recipe, data={}, metrics={})
+    loaded, read = load(tmp_path)
+    assert read == card and loaded.items == data.items
+    assert np.array_equal(loaded.scores(histories), model.scores(histories))
+
+
+def test_a_saved_model_ranks_as_it_did(trained) -> None:
+    file, folder, report = trained
+    measured = {part: report[part] for part in ("validation", "test")}
+    again = command("evaluate", "next-item", "--checkpoint", str(folder), str(file))
+    assert again["same_data"] and {part: again[part] for part in measured} == measured
+    card = load(folder)[1]
+    assert card.metrics == measured and card.version == again["version"]
+
+    # The same sequences in another order: other codes of the items, the same ranks.
+    turned = file.with_name("turned.txt")
+    turned.write_text("\n".join(reversed(file.read_text().splitlines())))
+    again = command("evaluate", "next-item", "--checkpoint", str(folder), str(turned))
+    assert not again["same_data"]
+    assert again["test"] == pytest.approx(report["test"])
+
+
+def test_a_folder_that_can_not_be_used_is_one_line(trained, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"card\.json is missing"):
+        load(tmp_path)
+    new = sequences.read_s3rec(written(tmp_path, "u1 i1 i2 other\n"))
+    with pytest.raises(InputError, match="1 items are not the model's, other among them"):
+        evaluate(trained[1], new)
+    folder = shutil.copytree(trained[1], tmp_path / "model")
+    (folder / "items.json").write_text("[]")
+    with pytest.raises(InputError, match=r"items\.json: not the file that card\.json describes"):
+        load(folder)

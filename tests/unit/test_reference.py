@@ -374,7 +374,11 @@ def test_the_model_gives_surprise_and_churn() -> None:
     seen, known = [], []
 
     def score(
-        history: list[Any], window: list[Any], before: dict[str, float], after: dict[str, float]
+        history: list[Any],
+        window: list[Any],
+        before: dict[str, float],
+        after: dict[str, float],
+        brought: dict[tuple[str, int], list[float]],
     ) -> dict[str, float]:
         seen.append((len(history), [token.item for token in window]))
         known.append([(side["purchases"], side["history_events"]) for side in (before, after)])

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+
 import numpy as np
+import orjson
 import pytest
 
 from liveprofile.config import load, project_path
 from udfs import baselines
 from udfs.events import EVENT, FIELD, HEADER
+from udfs.media import PLACE, TEXT, Modality
 from udfs.rules import read_rules
 from udfs.rules_feed import RulesFeed
 from udfs.store import MemoryStore
@@ -16,13 +20,13 @@ from udfs.update import MOST_FAILED_ROWS, Batch, ProfileUpdater
 END_MS = 1_700_000_100_000
 
 
-def batch(*user_ids: str) -> Batch:
-    """One view of each user."""
+def batch(*user_ids: str, more: str = "") -> Batch:
+    """One view of each user; more: fields of its event."""
     events, histories = [], []
     for user_id in user_ids:
         payload = (
             f'{{"event_id":"e-{user_id}","user_id":"{user_id}","event_type":"view",'
-            f'"event_time":{END_MS - 1}}}'
+            f'"event_time":{END_MS - 1}{more}}}'
         )
         events.append(FIELD.join((str(END_MS - 1), "0", "7", payload)))
         header = FIELD.join(("0", HEADER, "", "", "0"))
@@ -80,3 +84,40 @@ def test_a_model_that_takes_nothing_fails_the_task(model):
         for _ in range(MOST_FAILED_ROWS + 1):
             updates.update(batch("a"))
     assert not store.profiles
+
+
+@pytest.mark.parametrize("on", [True, False])
+def test_texts_reach_the_model_where_they_are_wanted(model, on):
+    settings, told = load(), []
+    rules = RulesFeed(read_rules(project_path(settings.rules)))
+    reads = copy.copy(model)
+    reads.modalities = frozenset({TEXT})
+    reads.score = lambda *args: told.extend(args[-1]) or model.score(*args)
+
+    def encode(texts):
+        return np.array([[float(len(text))] for text in texts], np.float32)
+
+    updates = ProfileUpdater(
+        settings, reads, MemoryStore(), rules, encode_texts=encode if on else None
+    )
+    updates.update(batch("a", more=',"query":"shoes"'))
+    updates.update(batch("b"))
+    assert [{name: vector.tolist() for name, vector in one.items()} for one in told] == [
+        {TEXT: [5.0]} if on else {}, {}
+    ]  # fmt: skip
+
+
+def test_the_delta_says_whose_vectors_were_read_and_the_metrics_how_many(model):
+    settings, store, timings = load(), MemoryStore(), []
+    rules = RulesFeed(read_rules(project_path(settings.rules)))
+    reads = copy.copy(model)
+    reads.modalities = frozenset({Modality("clip", 2), PLACE})
+    updates = ProfileUpdater(settings, reads, store, rules, timings.append)
+    media = ',"place":{"lat":1,"lon":2},"media_embedding":{"encoder":"%s","vector":[1,2]}'
+    updates.update(batch("a", "b", more=media % "clip"))
+    updates.update(batch("c", more=media % "other"))
+    updates.update(batch("d"))
+    told = {user: orjson.loads(row.delta_json)["window"] for (user, _), row in store.deltas.items()}
+    assert told["a"]["media"] == told["b"]["media"] == ["clip"]
+    assert "media" not in told["c"] | told["d"]
+    assert [(one.media_used, one.media_ignored) for one in timings] == [(2, 0), (0, 1), (0, 0)]
