@@ -54,7 +54,7 @@ def generated(config: Config) -> Generated:
         Events(
             time_ms_N,
             np.frombuffer(TYPE_LETTERS.encode(), np.uint8)[type_N],
-            events["amount"].fill_null(0.0).to_numpy(),
+            _amounts(events),
             np.arange(1, count + 1, dtype=np.int32),
             user_N,
             entities,
@@ -62,6 +62,13 @@ def generated(config: Config) -> Generated:
         Labels(row_L, fraud_L, labels["known_at"].to_numpy()),
     )
     return Generated(history, time_ms_N, user_N, type_N, fraud_N, case_N, kind_N)
+
+
+def _amounts(events: pa.Table) -> np.ndarray:
+    """As the job has them (jobs.views.amount)."""
+    quantity = pc.fill_null(events["quantity"], 1)
+    worth = pc.multiply(events["price"], quantity.cast(pa.float64()))
+    return pc.coalesce(events["amount"], worth, 0.0).to_numpy()
 
 
 def _codes(column: pa.ChunkedArray) -> np.ndarray:

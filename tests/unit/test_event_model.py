@@ -310,7 +310,8 @@ def test_a_generated_shops_columns(made: EventModel) -> None:
         label = labels.get(events[row]["event_id"])
         assert shop.fraud_N[row] == (label is not None and label["label"] == "fraud")
         assert shop.kind_N[row] == ("" if label is None else label["kind"])
-        assert seen.amount[row] == events[row].get("amount", 0.0)
+        worth = events[row].get("price", 0.0) * events[row].get("quantity", 1)
+        assert seen.amount[row] == events[row].get("amount", worth)
 
 
 def test_the_shipped_model_is_ready() -> None:
