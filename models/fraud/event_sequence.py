@@ -97,7 +97,7 @@ class EventSequence:
     def of_tokens(self, tokens: Tokens) -> np.ndarray:
         """The same of sequences."""
         full_n = tokens.starts[1:] > tokens.starts[:-1]
-        if not full_n.all():
+        if not (len(full_n) and full_n.all()):
             log_odds_n = np.full(len(full_n), np.nan, np.float32)
             if full_n.any():
                 log_odds_n[full_n] = self.of_tokens(tokens.take(np.flatnonzero(full_n)))

@@ -39,7 +39,7 @@ _FIELDS = {
     **{name: _RELATIONS for name in ENTITIES},  # to the scored event's
     "user": _RELATIONS,
 }
-_FIRST_ROW = dict(zip(_FIELDS, accumulate(_FIELDS.values(), initial=0), strict=False))
+FIRST_ROW = dict(zip(_FIELDS, accumulate(_FIELDS.values(), initial=0), strict=False))
 TABLE_ROWS = sum(_FIELDS.values())
 assert TABLE_ROWS <= 256  # so that a field is a byte
 
@@ -64,7 +64,7 @@ class Tokens(NamedTuple):
         return Tokens(starts, np.concatenate([part.row_PF for part in parts]))
 
 
-ANY = Tokens(np.array([0, 1]), np.array([list(_FIRST_ROW.values())], np.uint8))  # one, of no event
+ANY = Tokens(np.array([0, 1]), np.array([list(FIRST_ROW.values())], np.uint8))  # one, of no event
 
 
 def tokens_of(rows: Rows, sources: tuple[str, ...] = ("user",), keep: int = KEEP) -> Tokens:
@@ -99,7 +99,7 @@ def _of_source(rows: Rows, source: str, keep: int) -> Tokens:
     names = ENTITIES if source == "user" else ("user",)
     fields |= {name: _relation(past, ids, own_T) for name, ids in zip(names, past.ids, strict=True)}
     row_TF = np.empty((len(past.list_T), len(_FIELDS)), np.uint8)
-    for f, (name, first) in enumerate(_FIRST_ROW.items()):
+    for f, (name, first) in enumerate(FIRST_ROW.items()):
         row_TF[:, f] = first + fields.get(name, 0)
     row_TF[:, 0] = SOURCES.index(source)
     return Tokens(np.append(past.start_S, len(past.list_T)), row_TF)
