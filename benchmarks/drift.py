@@ -61,7 +61,7 @@ def watched_week(
     rows = np.flatnonzero(
         (since_ms >= FIRST_DAY * DAY_MS) & (since_ms < (FIRST_DAY + days) * DAY_MS)
     )
-    x_RF = history.features(rows, model.names, model.delay_days)
+    x_RF = history.features(rows, model.names, model.delay_days, sequence=model.sequence)
     score_R, event_ms_R = probability(model.log_odds(x_RF)), shop.time_ms_N[rows]
     store, now_s = MemoryDriftStore(), [event_ms_R[0] / 1_000]
     monitor = DriftMonitor(
@@ -83,8 +83,8 @@ def _minutes(event_ms_R: np.ndarray) -> Iterator[np.ndarray]:
 def of_size(model: EventModel, recipe: Recipe) -> EventModel:
     """The model with the reference that it would have if its shops had been of the recipe's."""
     parts = [
-        see(recipe.config(seed), model.names, model.delay_days, recipe.days // 2, None)
-        for seed in recipe.validation_seeds
+        see(config, model.names, model.delay_days, recipe.days // 2, None, sequence=model.sequence)
+        for config in map(recipe.config, recipe.validation_seeds)
     ]
     reference = of_seen(model, joined(parts), model.reference.alert_score)
     return replace(model, reference=reference)

@@ -10,14 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from liveprofile.errors import InputError
 from models import checkpoint, compress
+from models.device import Device, device_of
 from models.encode import Batch, Encoder, Vocabulary
 from models.fusion import gather
 from models.past import NUMBERS, Had
@@ -29,10 +29,6 @@ from udfs.media import Vectors
 TOP = 10
 SCRATCH_BYTES = 31 << 20
 POSITIONS = 1024  # of surprise at a time on a CPU: their logits then stay in a core's cache
-
-
-class ModelError(InputError):
-    """The device or the model's settings can't be used."""
 
 
 class BatchTime(NamedTuple):
@@ -108,7 +104,7 @@ class ProfileModel:
         cls,
         folder: Path | str,
         *,
-        device: Literal["auto", "cpu", "cuda"] = "auto",
+        device: Device = "auto",
         threads: int = 1,
         batch_rows: int = 512,
         length_buckets: Sequence[int] = (8, 16, 32),
@@ -118,19 +114,15 @@ class ProfileModel:
         `threads` is torch's, so it holds for the whole process. Raises InputError for a bad folder,
         ModelError for a device that is not there.
         """
-        cuda = device != "cpu" and torch.cuda.is_available()
-        if device == "cuda" and not cuda:
-            raise ModelError(
-                "model.device = cuda, but torch finds no CUDA card; set it to auto or cpu"
-            )
+        chosen = device_of(device)
         torch.set_num_threads(threads)
         model, items, categories, card = checkpoint.load(Path(folder))
         return cls(
-            compress.bfloat16(model).model if cuda else model,
+            compress.bfloat16(model).model if chosen.type == "cuda" else model,
             items,
             categories,
             card.model_dump(),
-            device=torch.device("cuda" if cuda else "cpu"),
+            device=chosen,
             batch_rows=batch_rows,
             length_buckets=length_buckets,
         )

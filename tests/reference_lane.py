@@ -1,6 +1,7 @@
 """What the event lane must say of every event, in plain Python: scored or not, rules true, flags.
 
-Features are those of tests/reference_events.py, a rule's condition is judged by Python itself, and
+Features are those of tests/reference_events.py, a sequence model's tokens those of
+tests/reference_sequence.py, a rule's condition is judged by Python itself, and
 the score is the model's own answer to those features. A user's events must come in order of time,
 no two at the same: else which is judged by which depends on how they come together in a batch.
 """
@@ -16,10 +17,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.fraud.event_model import EventModel
+from models.fraud.event_model import SEQUENCE, EventModel
 from tests.reference import HOUR_MS, Record, flag_id
 from tests.reference_check import Valid, as_text, check
 from tests.reference_events import ENTITIES, LETTERS, Arrival, Event, Label, entries, features, text
+from tests.reference_sequence import sequence, tokens
 
 Key = tuple[str, int, str]  # user, time in ms, event
 Rules = Sequence[Mapping[str, Any]]
@@ -121,6 +123,10 @@ def decide(
     known = [features(arrivals, row, keep, model.delay_days) for row in rows]
     names = known[0] if known else {}
     columns = {name: np.array([one[name] for one in known]) for name in names}
+    if model.sequence is not None and rows:
+        columns[SEQUENCE] = model.sequence.of_tokens(
+            tokens([sequence(arrivals, row, model.sequence.shape, keep) for row in rows])
+        )
     scores = model.score(columns).tolist() if known else []
     of_user: dict[str, list[Decision]] = defaultdict(list)
     for row, about, score in zip(rows, known, scores, strict=True):

@@ -45,7 +45,11 @@ class EventOperator(ScalarFunction):
         from models.fraud.event_model import EventModel
         from udfs.event_update import EventScorer
 
-        model = EventModel.load(project_path(self._settings.risk.checkpoint))
+        model = EventModel.load(
+            project_path(self._settings.risk.checkpoint),
+            self._settings.model.device,
+            self._settings.model.threads,
+        )
         self._store = self._open_store(self._settings)
         self._feed = self._open_feed(self._settings, self._rules)
         self._scorer = EventScorer(

@@ -16,7 +16,7 @@ from models.fraud.event_model import EventModel, probability
 from models.fraud.reasons import explain
 from udfs import messages, risk
 from udfs.drift.monitor import DriftMonitor
-from udfs.event_features import EventBatch, Rows, from_rows, read
+from udfs.event_features import EventBatch, Rows, read
 from udfs.event_rows import ENTITIES, read_rows
 from udfs.event_store import EventStore, ScoredEvent
 from udfs.rules_feed import RulesFeed
@@ -99,7 +99,7 @@ class EventScorer:
         batch = read_rows(user_id, parts)
         rows = read(batch)
         clock.append(time.perf_counter())
-        features = from_rows(rows, self._model.delay_days)
+        features = self._model.columns(rows)
         x_nF = self._model.matrix(features)
         score_n = probability(self._model.log_odds(x_nF))
         clock.append(time.perf_counter())

@@ -350,7 +350,10 @@ def event_risk(
     )
     with progress() as on_progress:
         model = train_generated(chosen, out, on_progress)
-    about = {name: model.about[name] for name in ("setting", "thresholds", "validation", "test")}
+    about = {
+        name: model.about[name]
+        for name in ("setting", "chosen_by", "thresholds", "validation", "test")
+    }
     print_json({"recipe": "event-risk", "version": model.version, "folder": str(out), **about})
 
 

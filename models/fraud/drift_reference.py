@@ -8,7 +8,7 @@ import numpy as np
 import xgboost as xgb
 
 from models.fraud.event_model import EventModel, probability
-from models.fraud.event_seen import Seen
+from models.fraud.event_seen import SHOP_BITS, Seen
 from udfs.drift.histograms import HOUR_MS
 from udfs.drift.judge import LEAST_EVENTS, bound, psi
 from udfs.drift.reference import ALERT_RATE, SCORE, Reference, Series
@@ -41,7 +41,7 @@ def of_seen(model: EventModel, seen: Seen, alert_score: float) -> Reference:
     x_NF = seen.part.x_NF[settled_M]
     names = watched(model.booster, model.names)
     columns = [model.names.index(name) for name in names]
-    shop_N = seen.user_M[settled_M] >> 32
+    shop_N = seen.user_M[settled_M] >> SHOP_BITS
     hour_N = seen.time_ms_M[settled_M] // HOUR_MS + shop_N * HOUR_MS
     return of(x_NF[:, columns], names, probability(model.log_odds(x_NF)), hour_N, alert_score)
 

@@ -71,7 +71,7 @@ def compare(
     parts, judged = [], []
     for done, seed in enumerate(seeds, 1):
         config = Config(users, days, seed=seed)
-        seen = see(config, names, model.delay_days, warm_up_days, None)
+        seen = see(config, names, model.delay_days, warm_up_days, None, sequence=model.sequence)
         judged.append(judge(model, rules, names, seen))
         parts.append(seen._replace(part=seen.part._replace(x_NF=seen.part.x_NF[:, :0].copy())))
         on_progress("shops", done, len(seeds))

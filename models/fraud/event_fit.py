@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from itertools import product
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xgboost as xgb
@@ -14,6 +14,9 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from models import Progress
 from models.fraud.event_model import ANY_TYPE, Calibration, EventModel, margins
 from udfs.event_features import SCORED_TYPES
+
+if TYPE_CHECKING:
+    from models.fraud.event_sequence import EventSequence
 
 SEED = 20180801
 # Frauds are rare: of the other rows as many as tell what is usual, with weights that make up for
@@ -156,6 +159,7 @@ def model_of(
     names: list[str],
     delay_days: float,
     about: dict[str, Any],
+    sequence: EventSequence | None = None,
 ) -> EventModel:
     booster.set_param({"nthread": 1})
     versions = {
@@ -163,5 +167,6 @@ def model_of(
     }  # fmt: skip
     usual = usual_values(seen, names)
     return EventModel(
-        name, names, delay_days, booster, calibration, usual, {**about, "versions": versions}
-    )
+        name, names, delay_days, booster, calibration, usual, {**about, "versions": versions},
+        sequence=sequence,
+    )  # fmt: skip

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from liveprofile.generate import Config
 from liveprofile.generate.config import DAY_MS
 from models.fraud.event_fit import Part, sampled
+from models.fraud.event_tokens import Tokens
 from models.fraud.generated import generated
 from models.fraud.thresholds import by_budget
+
+if TYPE_CHECKING:
+    from models.fraud.event_sequence import EventSequence
+
+SHOP_BITS = 32  # above them stands the shop
 
 
 class Seen(NamedTuple):
@@ -21,10 +27,11 @@ class Seen(NamedTuple):
     amount_M: np.ndarray  # money
     type_M: np.ndarray  # place in EVENT_TYPES
     time_ms_M: np.ndarray
-    user_M: np.ndarray  # this and the case: numbers of different shops differ
+    user_M: np.ndarray  # this and the case: numbers of different shops differ (SHOP_BITS)
     case_M: np.ndarray  # -1: none
     kind_M: np.ndarray  # of the case, "" if none
     user_days: int  # how many users were there, times days
+    tokens: Tokens | None = None  # if they were asked for
 
     @property
     def day_M(self) -> np.ndarray:
@@ -32,11 +39,18 @@ class Seen(NamedTuple):
 
 
 def see(
-    config: Config, names: list[str], delay_days: float, from_day: int, legitimate: int | None
+    config: Config,
+    names: list[str],
+    delay_days: float,
+    from_day: int,
+    legitimate: int | None,
+    sources: tuple[str, ...] = (),
+    sequence: EventSequence | None = None,
 ) -> Seen:
     """A shop's events from a day on: features by all events before, too.
 
-    legitimate: of the events that are no fraud so many, drawn by chance; None: all.
+    legitimate: of the events that are no fraud so many, drawn by chance; None: all. sources: lists
+    to give tokens of. sequence: of a model that has one.
     """
     shop = generated(config)
     rows = np.flatnonzero(shop.time_ms_N >= config.start_ms + from_day * DAY_MS)
@@ -45,7 +59,7 @@ def see(
         chosen, weight = sampled(shop.fraud_N[rows], legitimate)
         rows = rows[chosen]
     return Seen(
-        Part(shop.history.features(rows, names, delay_days), shop.fraud_N[rows]),
+        Part(shop.history.features(rows, names, delay_days, sequence=sequence), shop.fraud_N[rows]),
         weight,
         shop.history.events.amount[rows],
         shop.type_N[rows],
@@ -54,6 +68,7 @@ def see(
         shop.case_N[rows],
         shop.kind_N[rows],
         config.users * (config.days - from_day),
+        shop.history.tokens(rows, sources) if sources else None,
     )
 
 
@@ -67,7 +82,7 @@ def joined(parts: list[Seen]) -> Seen:
     fraud_M = np.concatenate([one.part.fraud_N for one in parts])
     legitimate = [(~one.part.fraud_N).sum() for one in parts]
     shop_M = np.repeat(np.arange(len(parts)), [len(one.case_M) for one in parts])
-    apart_M = shop_M * (1 << 32)
+    apart_M = shop_M << SHOP_BITS
     case_M = all_of("case_M")
     return Seen(
         Part(x_MF, fraud_M),
@@ -79,6 +94,7 @@ def joined(parts: list[Seen]) -> Seen:
         np.where(case_M < 0, -1, case_M + apart_M),
         all_of("kind_M"),
         sum(one.user_days for one in parts),
+        Tokens.joined([one.tokens for one in parts]) if parts[0].tokens else None,
     )
 
 

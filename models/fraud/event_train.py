@@ -21,7 +21,10 @@ from liveprofile.generate import Config
 from models import Progress
 from models.fraud import drift_reference, event_fit
 from models.fraud.event_model import EventModel, probability
-from models.fraud.event_seen import Seen, alerted, joined, least_score, see
+from models.fraud.event_seen import SHOP_BITS, Seen, alerted, joined, least_score, see
+from models.fraud.event_sequence import Shape
+from models.fraud.event_sequence_fit import SequenceRecipe
+from models.fraud.event_stack import Examples, stack
 from models.fraud.reasons import faithfulness
 from models.fraud.thresholds import by_cost
 from udfs.drift.reference import Reference
@@ -58,6 +61,7 @@ class Recipe:
     false_alarm_cost: float = 5.0  # money, as the amounts are
     missed_share: float = 1.0  # of a missed fraud's amount
     settings: tuple[tuple[int, int, float], ...] = ((3, 300, 0.07), (5, 200, 0.07))
+    sequence_epochs: int = 8
 
     def __post_init__(self) -> None:
         if self.days <= self.warm_up_days:
@@ -101,25 +105,33 @@ def train_generated(
     total = len(training + validation + test + young)
     done = iter(range(1, total + 1))
 
-    def seen(configs: list[Config], from_day: int, legitimate: int | None = None) -> Seen:
+    def seen(
+        configs: list[Config], names: list[str], from_day: int, legitimate: int | None = None,
+        **of_sequence: Any,
+    ) -> Seen:  # fmt: skip
         parts = []
         for config in configs:
-            parts.append(see(config, FEATURES, recipe.delay_days, from_day, legitimate))
+            parts.append(see(config, names, recipe.delay_days, from_day, legitimate, **of_sequence))
             on_progress("shops", next(done), total)
         return joined(parts)
 
-    learnt = seen(training, 0, recipe.legitimate_rows)
-    validated = seen(validation, recipe.warm_up_days)
+    shape = Shape()
+    learnt = seen(training, FEATURES, 0, recipe.legitimate_rows, sources=shape.sources)
+    validated = seen(validation, FEATURES, recipe.warm_up_days, sources=shape.sources)
     settings = [
         dict(zip(("max_depth", "rounds", "eta"), one, strict=True)) for one in recipe.settings
     ]
-    choice = event_fit.choose(
-        learnt.part, learnt.weight, validated.part, FEATURES, settings, on_progress
-    )
-    calibration = event_fit.calibrated(choice.margin_N, validated.part.fraud_N)
+    better, chosen_by = stack(
+        _examples(learnt), learnt.weight, _examples(validated), FEATURES,
+        SequenceRecipe(shape, recipe.sequence_epochs), settings, on_progress,
+    )  # fmt: skip
+    validated = validated._replace(part=better.validation)
+    calibration = event_fit.calibrated(better.choice.margin_N, validated.part.fraud_N)
+    setting = better.choice.setting
+    about = {"recipe": asdict(recipe), "setting": setting, "chosen_by": chosen_by}
     model = event_fit.model_of(
-        recipe.name, choice.booster, calibration, learnt.part, FEATURES, recipe.delay_days,
-        {"recipe": asdict(recipe), "setting": choice.setting},
+        recipe.name, better.choice.booster, calibration, better.train, better.names,
+        recipe.delay_days, about, better.sequence,
     )  # fmt: skip
     thresholds = thresholds_of(
         model, validated, recipe.budgets, recipe.false_alarm_cost, recipe.missed_share
@@ -127,8 +139,8 @@ def train_generated(
     model.about["thresholds"] = thresholds
     for name, part in (
         ("validation", validated),
-        ("test", seen(test, recipe.warm_up_days)),
-        ("young_test", seen(young, 0)),
+        ("test", seen(test, model.names, recipe.warm_up_days, sequence=model.sequence)),
+        ("young_test", seen(young, model.names, 0, sequence=model.sequence)),
     ):
         model.about[name] = measured_of(model, part, thresholds)
     reference = drift_reference.of_seen(model, validated, thresholds["cost"])
@@ -155,11 +167,21 @@ def renew_reference(
     parts = []
     for done, seed in enumerate(recipe.validation_seeds, 1):
         config = recipe.config(seed)
-        parts.append(see(config, model.names, model.delay_days, recipe.warm_up_days, None))
+        parts.append(
+            see(
+                config, model.names, model.delay_days, recipe.warm_up_days, None,
+                sequence=model.sequence,
+            )
+        )  # fmt: skip
         on_progress("shops", done, len(recipe.validation_seeds))
     reference = drift_reference.of_seen(model, joined(parts), model.about["thresholds"]["cost"])
     reference.save(folder)
     return reference
+
+
+def _examples(seen: Seen) -> Examples:
+    """A case lies in one shop, so that no net sees one half of it and is asked for the other."""
+    return Examples(seen.part, seen.tokens, seen.user_M, seen.user_M >> SHOP_BITS)
 
 
 def thresholds_of(

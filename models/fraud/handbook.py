@@ -13,12 +13,16 @@ import numpy as np
 
 from models import Progress
 from models.fraud.data import DAY_MS, Period, Transactions, measure, split
-from models.fraud.event_fit import Part, calibrated, choose, fit, model_of, reliability, sampled
+from models.fraud.event_fit import Part, calibrated, fit, model_of, reliability, sampled
 from models.fraud.event_model import probability
+from models.fraud.event_sequence import Shape
+from models.fraud.event_sequence_fit import SequenceRecipe
+from models.fraud.event_stack import Examples, applied, learn, stack
 from models.fraud.history import KEEP, Events, History, Labels
 from udfs.event_features import NAMES
 from udfs.event_features.columns import letter
 
+SEQUENCE = SequenceRecipe(Shape(sources=("shop", "user")))
 # The other columns of an event are missing here, and so are all features of these owners.
 FEATURES = ["amount", "hour", "weekend", "night"]
 FEATURES += [name for name in NAMES if name.split("_")[0] in ("user", "shop")]
@@ -54,27 +58,41 @@ def train(
     earlier_train, validation_rows = split(data, period.earlier())
     train_rows, test_rows = split(data, period)
 
-    def part(rows: np.ndarray) -> Part:
+    def examples(rows: np.ndarray) -> Examples:
         x_NF = lists.features(rows, FEATURES, period.delay_days, on_progress)
-        return Part(x_NF, data.fraud_N[rows])
+        tokens = lists.tokens(rows, SEQUENCE.shape.sources)
+        card_N = data.card_N[rows]
+        return Examples(Part(x_NF, data.fraud_N[rows]), tokens, card_N, card_N)
 
-    def learnt(rows: np.ndarray) -> tuple[Part, float]:
+    def learnt(rows: np.ndarray) -> tuple[Examples, float]:
         drawn, weight = sampled(data.fraud_N[rows])
-        return part(rows[drawn]), weight
+        return examples(rows[drawn]), weight
 
-    validation = part(validation_rows)
-    choice = choose(*learnt(earlier_train), validation, FEATURES, on_progress=on_progress)
-    calibration = calibrated(choice.margin_N, validation.fraud_N)
+    better, chosen_by = stack(
+        *learnt(earlier_train),
+        examples(validation_rows),
+        FEATURES,
+        SEQUENCE,
+        on_progress=on_progress,
+    )
+    choice, sequence = better.choice, better.sequence
+    calibration = calibrated(choice.margin_N, better.validation.fraud_N)
     seen, weight = learnt(train_rows)
-    booster = fit(seen, weight, FEATURES, choice.setting)
+    part, test = seen.part, examples(test_rows)
+    if sequence is not None:
+        part, sequence = learn(seen, SEQUENCE, on_progress)
+        test = test._replace(part=applied(test, sequence))
+    booster = fit(part, weight, better.names, choice.setting)
     report = {
         "settings": choice.setting,
+        "chosen_by": chosen_by,
         "validation": measure(data, validation_rows, choice.margin_N)._asdict(),
     }
     model = model_of(
-        "fraud-handbook", booster, calibration, seen, FEATURES, float(period.delay_days), report
-    )
-    test = part(test_rows)
+        "fraud-handbook", booster, calibration, part, better.names, float(period.delay_days),
+        report, sequence,
+    )  # fmt: skip
+    test = test.part
     log_odds_N = model.log_odds(test.x_NF)
     report["test"] = measure(data, test_rows, log_odds_N)._asdict()
     report["reliability"] = reliability(probability(log_odds_N), test.fraud_N)

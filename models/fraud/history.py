@@ -7,13 +7,18 @@ that the clock is the latest time so far.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
 from models import Progress
-from udfs.event_features import Rows, TokenLists, from_rows
+from models.fraud.event_model import columns_of
+from models.fraud.event_tokens import Tokens, tokens_of
+from udfs.event_features import Rows, TokenLists
 from udfs.event_features.lists import ENTITIES, FRAUD, LEGITIMATE, MISSING
+
+if TYPE_CHECKING:
+    from models.fraud.event_sequence import EventSequence
 
 KEEP = 128
 _ROWS_AT_ONCE = 400  # their lists fit a processor's cache
@@ -79,16 +84,24 @@ class History:
         names: list[str],
         delay_days: float,
         on_progress: Progress = lambda stage, done, total: None,
+        sequence: EventSequence | None = None,
     ) -> np.ndarray:
-        """(W, F) float32 of the wanted events."""
+        """(W, F) float32 of the wanted events. sequence: of a model that has one, for the log-odds
+        that its trees ask for."""
         found_WF = np.empty((len(wanted_W), len(names)), np.float32)
         for start in range(0, len(wanted_W), _ROWS_AT_ONCE):
             part = slice(start, start + _ROWS_AT_ONCE)
-            columns = from_rows(self.rows(wanted_W[part]), delay_days)
+            columns = columns_of(self.rows(wanted_W[part]), delay_days, sequence)
             for f, name in enumerate(names):
                 found_WF[part, f] = columns[name]
             on_progress("features", min(part.stop, len(wanted_W)), len(wanted_W))
         return found_WF
+
+    def tokens(self, wanted_W: np.ndarray, sources: tuple[str, ...]) -> Tokens:
+        """Of the wanted events, by their lists of `sources`: what a sequence model learns from."""
+        starts = range(0, len(wanted_W), _ROWS_AT_ONCE)
+        parts = (self.rows(wanted_W[start : start + _ROWS_AT_ONCE]) for start in starts)
+        return Tokens.joined([tokens_of(rows, sources) for rows in parts])
 
     def _arrived(self, events: Events, labels: Labels) -> None:
         """All M tokens, events and labels, in order of arrival."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from models.fraud.event_model import SEQUENCE
 from udfs.event_features.lists import ENTITIES
 from udfs.event_features.past import SPANS_MS
 
@@ -58,7 +59,10 @@ _OF_ENTITY = (
     _Kind("{}_FRAUDS", "frauds known at this {}", _FRAUDS, _FRAUDS_TOO),
     _Kind("{}_AGE", "how long this {} is known", _HISTORY, ("settled",)),
 )  # fmt: skip
-_OF_EVENT = (_Kind("TIME", "time of day", ("hour",), ("night", "weekend")),)
+_OF_EVENT = (
+    _Kind("TIME", "time of day", ("hour",), ("night", "weekend")),
+    _Kind("SEQUENCE", "order and timing of this user's events", (SEQUENCE,)),
+)
 
 
 def groups(names: Sequence[str]) -> list[Group]:

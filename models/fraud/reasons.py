@@ -2,8 +2,9 @@
 
 Occlusion: the features of a group that mean one thing to a person take their usual values (medians
 of legitimate events), the event is scored again, and by as much as its log-odds fall the group is a
-reason. So are earlier events of the user, by the score without them. For flagged events only: one
-costs about as much as scoring fifty.
+reason. So are earlier events of the user, by the score without them. Of the sequence model's
+log-odds the reason names the event without which they would fall the most. For flagged events only:
+one costs about as much as scoring fifty.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.fraud.event_model import ANY_TYPE, EventModel, probability
+from models.fraud.event_model import ANY_TYPE, SEQUENCE, EventModel, probability
 from models.fraud.reason_groups import Group, groups
-from udfs.event_features import NAMES, SCORED_TYPES, Rows, TokenLists, from_rows
+from udfs.event_features import NAMES, SCORED_TYPES, Rows, TokenLists
 from udfs.event_features.lists import is_event
 from udfs.events import EVENT_TYPES, TYPE_LETTERS
 
@@ -24,6 +25,22 @@ EVENTS = 2
 NEWEST = 16  # so many of the user's events are tried
 LEAST_DROP = 0.1  # log-odds: what matters less is no reason
 EARLIER_EVENT = "EARLIER_EVENT"
+
+
+class Tried(NamedTuple):
+    """C earlier events of flagged rows, and what the score would be without each."""
+
+    row_C: np.ndarray  # place of the flagged event
+    token_C: np.ndarray  # place in its user's list
+    log_odds_C: np.ndarray
+    drop_C: np.ndarray  # of log-odds
+    sequence_drop_C: np.ndarray  # of the sequence model's log-odds; 0 without one
+
+    def strongest(self, row: int, drop_C: np.ndarray, count: int) -> list[int]:
+        """Places of the row's events whose drop is the largest, and large enough to tell."""
+        own = np.flatnonzero(self.row_C == row)
+        own = own[np.argsort(-drop_C[own], kind="stable")[:count]]
+        return [c for c in own.tolist() if drop_C[c] >= LEAST_DROP]
 
 
 class Reason(NamedTuple):
@@ -47,9 +64,11 @@ def explain(
     """
     known = groups(model.names)
     flagged = np.asarray(flagged, np.int64)
+    tried = _tried(model, rows, x_nF, flagged)
     return [
-        _reasons(model, known, x_nF[i], _type(rows, i), limit) + events
-        for i, events in zip(flagged, _events(model, rows, x_nF, flagged), strict=True)
+        _reasons(model, known, x_nF[i], _type(rows, i), limit, _order(rows, tried, i))
+        + _events(rows, tried, i)
+        for i in flagged.tolist()
     ]
 
 
@@ -87,8 +106,14 @@ def faithfulness(
 
 
 def _reasons(
-    model: EventModel, known: list[Group], x_F: np.ndarray, event_type: str, limit: int
+    model: EventModel,
+    known: list[Group],
+    x_F: np.ndarray,
+    event_type: str,
+    limit: int,
+    order: str,
 ) -> list[Reason]:
+    """order: what is told of the sequence model."""
     usual_F = model.usual_of(event_type)
     drop_G = drops(model, x_F, [group.features for group in known], usual_F)
     strongest = [g for g in np.argsort(-drop_G, kind="stable")[:limit] if drop_G[g] >= LEAST_DROP]
@@ -100,18 +125,20 @@ def _reasons(
         own = [(drop, f) for (of, f), drop in zip(told, alone, strict=True) if of == g]
         place = max(own, key=lambda one: one[0])[1] if own else known[g].told[0]
         value, usual = _known(x_F[place]), _known(usual_F[place])
-        sentence = _sentence(known[g], model.names[place], value, usual)
+        name = model.names[place]
+        about = order if name == SEQUENCE else _words(name, value, usual)
+        sentence = f"{known[g].title}: {about}"
         found.append(Reason(known[g].code, value, usual, sentence, float(drop_G[g])))
     return found
 
 
-def _sentence(group: Group, name: str, value: float | None, usual: float | None) -> str:
+def _words(name: str, value: float | None, usual: float | None) -> str:
     unit, words = NAMES[name]
     words = words.split(": ", 1)[-1]
     if unit == "0/1" and value:
-        return f"{group.title}: {words}"
+        return words
     usually = "" if usual is None else f", usually {_told(usual, unit)}"
-    return f"{group.title}: {words}: {_told(value, unit)}{usually}"
+    return f"{words}: {_told(value, unit)}{usually}"
 
 
 def _told(value: float | None, unit: str) -> str:
@@ -137,30 +164,44 @@ def _type(rows: Rows, i: int) -> str:
     return name if name in SCORED_TYPES else ANY_TYPE
 
 
-def _events(
-    model: EventModel, rows: Rows, x_nF: np.ndarray, flagged: np.ndarray
-) -> list[list[Reason]]:
-    """For each of the flagged rows the user's earlier events without which the score is lowest."""
+def _tried(model: EventModel, rows: Rows, x_nF: np.ndarray, flagged: np.ndarray) -> Tried:
+    """The score without each of the newest earlier events of each user."""
     tokens = [_earlier(rows, i) for i in flagged]
     token_C = np.concatenate([np.empty(0, np.int64), *tokens])
-    if not len(token_C):
-        return [[] for _ in flagged]
     row_C = np.repeat(flagged, [len(one) for one in tokens])
-    tried = rows.without(row_C, rows.of_user.event[token_C])
-    log_odds_C = model.log_odds(model.matrix(from_rows(tried, model.delay_days)))
+    if not len(token_C):
+        return Tried(row_C, token_C, *np.empty((3, 0)))
+    columns = model.columns(rows.without(row_C, rows.of_user.event[token_C]))
+    log_odds_C = model.log_odds(model.matrix(columns))
+    sequence_drop_C = np.zeros(len(token_C))
+    if model.sequence is not None:
+        sequence_drop_C = x_nF[row_C, model.names.index(SEQUENCE)] - columns[SEQUENCE]
     drop_C = model.log_odds(x_nF)[row_C] - log_odds_C
+    return Tried(row_C, token_C, log_odds_C, drop_C, sequence_drop_C)
+
+
+def _events(rows: Rows, tried: Tried, i: int) -> list[Reason]:
+    """The user's earlier events without which the score is lowest."""
     found = []
-    for i in flagged:
-        own = np.flatnonzero(row_C == i)
-        strongest = own[np.argsort(-drop_C[own], kind="stable")[:EVENTS]]
-        found.append(
-            [
-                _event(rows.of_user, token_C[c], float(drop_C[c]), probability(log_odds_C[c]))
-                for c in strongest
-                if drop_C[c] >= LEAST_DROP
-            ]
-        )
+    for c in tried.strongest(i, tried.drop_C, EVENTS):
+        amount = float(rows.of_user.amount[tried.token_C[c]])
+        what = _told_event(rows.of_user, tried.token_C[c])
+        score = probability(tried.log_odds_C[c])
+        sentence = f"without {what} the score would be {score:.2f}"
+        found.append(Reason(EARLIER_EVENT, amount, None, sentence, float(tried.drop_C[c])))
     return found
+
+
+def _order(rows: Rows, tried: Tried, i: int) -> str:
+    """What a person is told of the sequence model's log-odds."""
+    count = int((tried.row_C == i).sum())
+    if not count:
+        return "no earlier event of this user is known"
+    unlike = f"the last {count + 1} events are unlike those of honest users"
+    strongest = tried.strongest(i, tried.sequence_drop_C, 1)
+    if not strongest:
+        return f"{unlike}, all of them together"
+    return f"{unlike}, most of all {_told_event(rows.of_user, tried.token_C[strongest[0]])}"
 
 
 def _earlier(rows: Rows, i: int) -> np.ndarray:
@@ -171,9 +212,8 @@ def _earlier(rows: Rows, i: int) -> np.ndarray:
     return places[earlier & (lists.event[places] != lists.event[places[-1:]])][-NEWEST:]
 
 
-def _event(lists: TokenLists, place: int, drop: float, score: float) -> Reason:
+def _told_event(lists: TokenLists, place: int) -> str:
     what = EVENT_TYPES[TYPE_LETTERS.index(chr(lists.letter[place]))]
     when = f"{datetime.fromtimestamp(lists.time_ms[place] / 1_000, UTC):%Y-%m-%d %H:%M:%S} UTC"
     amount = f" of {lists.amount[place]:,.2f}" if lists.amount[place] else ""
-    sentence = f"without the {what}{amount} at {when} the score would be {score:.2f}"
-    return Reason(EARLIER_EVENT, float(lists.amount[place]), None, sentence, drop)
+    return f"the {what}{amount} at {when}"

@@ -22,7 +22,7 @@ from models.fraud.reason_groups import groups
 from models.fraud.reasons import EARLIER_EVENT, Reason, drops, explain, faithfulness
 from models.fraud.thresholds import NEVER, by_budget, by_cost
 from tests.unit.test_fraud import DELAY, transactions
-from udfs.event_features import NAMES, SCORED_TYPES, from_rows
+from udfs.event_features import NAMES, SCORED_TYPES
 
 DATA = transactions(4_000)
 PERIOD = Period.of(date(2018, 4, 25), date(2018, 5, 2), DELAY, date(2018, 5, 6), date(2018, 5, 20))
@@ -36,11 +36,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[EventModel, dict,
 
 
 @pytest.fixture(scope="module")
-def tested() -> tuple[np.ndarray, dict, object]:
-    """Rows of the test period, their features and their lists."""
+def tested(trained) -> tuple[np.ndarray, dict, object]:
+    """Rows of the test period, what the model asks of them and their lists."""
     wanted = np.flatnonzero(DATA.day_N >= PERIOD.test_start)
     rows = handbook.history(DATA, DELAY).rows(wanted)
-    return wanted, from_rows(rows, DELAY), rows
+    return wanted, trained[0].columns(rows), rows
 
 
 def test_it_finds_what_was_planted(trained, tested) -> None:
@@ -72,7 +72,7 @@ def test_a_score_does_not_depend_on_its_batch(trained, tested) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": 9}, "format 9, this version reads 1"),
+        ({"format": 9}, "format 9, this version reads 1 and 2"),
         ({"names": ["moon_phase"]}, "feature moon_phase"),
     ],
 )
@@ -82,6 +82,14 @@ def test_a_card_that_does_not_fit(trained, tmp_path: Path, change: dict, message
     (tmp_path / CARD).write_text(json.dumps({**card, **change}))
     with pytest.raises(InputError, match=message):
         EventModel.load(tmp_path)
+
+
+def test_a_model_of_the_format_before_is_read(tested, tmp_path: Path) -> None:
+    model = by_one("user_purchases_7d", 3)
+    model.save(tmp_path)
+    card = json.loads((tmp_path / CARD).read_text())
+    (tmp_path / CARD).write_text(json.dumps({**card, "format": 1}))
+    assert np.array_equal(EventModel.load(tmp_path).score(tested[1]), model.score(tested[1]))
 
 
 def test_a_model_that_is_not_there(trained, tmp_path: Path) -> None:
@@ -213,7 +221,7 @@ def test_an_earlier_event_is_a_reason_by_the_score_without_it(trained) -> None:
     lists = handbook.history(DATA, DELAY)
     wanted = np.flatnonzero(DATA.day_N >= PERIOD.test_start)
     rows = lists.rows(wanted)
-    x = model.matrix(from_rows(rows, DELAY))
+    x = model.matrix(model.columns(rows))
     found = None
     for row in np.argsort(-model.log_odds(x))[:60]:
         reasons = explain(model, rows, x, np.array([row]))[0]
@@ -226,7 +234,7 @@ def test_an_earlier_event_is_a_reason_by_the_score_without_it(trained) -> None:
     dropped = [event for event in before if DATA.amount_N[event] == found.value][-1]
     kept = np.delete(np.arange(len(DATA.time_ms_N)), dropped)
     without = type(DATA)(*(column_N[kept] for column_N in DATA))
-    features = from_rows(handbook.history(without, DELAY).rows(np.array([own - 1])), DELAY)
+    features = model.columns(handbook.history(without, DELAY).rows(np.array([own - 1])))
     fall = model.log_odds(x[row : row + 1]) - model.log_odds(model.matrix(features))
     assert found.drop == pytest.approx(float(fall[0]), abs=1e-5)
     assert f"of {found.value:,.2f}" in found.sentence
@@ -281,6 +289,9 @@ def test_a_model_of_generated_shops_finds_frauds_in_others(made: EventModel) -> 
     assert {kind for kind, found in kinds.items() if found["cases"]} == set(kinds)
     assert made.about["validation"]["at"]["budget_30"]["alerts_per_10000"] <= 30
     assert made.about["recipe"]["train_seeds"] == [1]
+    found = made.about["chosen_by"]
+    assert set(found) == {"trees", "sequence", "both", "gain_95"}
+    assert (made.sequence is not None) == (found["gain_95"][0] > 0)
 
 
 def test_training_is_repeatable(made: EventModel) -> None:
@@ -318,7 +329,7 @@ def test_the_shipped_model_is_ready() -> None:
     folder = project_path(Path("models/checkpoints/event-risk"))
     model = EventModel.load(folder)
     assert set(model.about["thresholds"]) == set(model.about["test"]["at"])
-    quiet = {name: np.zeros(1) for name in NAMES}
+    quiet = {name: np.zeros(1) for name in model.names}
     assert 0 < model.score(quiet)[0] < 1
     size = sum(file.stat().st_size for file in folder.iterdir())
     assert size < 2_000_000

@@ -17,9 +17,10 @@ from benchmarks.rows import batches
 from liveprofile.config import load
 from liveprofile.errors import InputError
 from models import checkpoint, past, rows, values
+from models.device import ModelError
 from models.encode import Vocabulary
 from models.recipes import recipe
-from models.runtime import ModelError, ProfileModel
+from models.runtime import ProfileModel
 from models.segments import build, cut, enrich, examples
 from models.spool import user_key
 from models.train import split, train

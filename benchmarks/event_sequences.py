@@ -1,0 +1,96 @@
+"""The sequence model of single events beside an LSTM of its size, each alone, on validation parts.
+
+    python -m benchmarks.event_sequences [FILE]
+
+Of generated shops as `liveprofile train event-risk` has them; with FILE of the Fraud Handbook's
+week, as `liveprofile train event-risk-handbook` has it in docs/risk.md. One line of JSON each.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import torch
+from sklearn.metrics import average_precision_score
+from torch import Tensor, nn
+
+from models.fraud import handbook
+from models.fraud.data import Period, read, split
+from models.fraud.event_fit import sampled
+from models.fraud.event_seen import joined, see
+from models.fraud.event_sequence import Net, Shape
+from models.fraud.event_sequence_fit import SequenceRecipe, fit, in_parts
+from models.fraud.event_tokens import Tokens
+from models.fraud.event_train import Recipe
+
+WEEK = Period.of(date(2018, 7, 25), date(2018, 7, 31), 7, date(2018, 8, 8), date(2018, 8, 14))
+HIDDEN = 40  # gives about as many parameters as a block of width 32
+
+Labelled = tuple[Tokens, np.ndarray]  # n sequences, (n,) bool
+
+
+class Lstm(nn.Module):
+    """In the place of the Transformer's trunk (Hochreiter and Schmidhuber 1997)."""
+
+    def __init__(self, shape: Shape, dropout: float):
+        super().__init__()
+        self.table = nn.Parameter(Net(shape).table.detach().clone())
+        self.lstm = nn.LSTM(shape.dim, HIDDEN, batch_first=True)
+        self.drop, self.head = nn.Dropout(dropout), nn.Linear(HIDDEN, 1)
+
+    def forward(self, row_PF: Tensor, place_n: Tensor, length: int) -> Tensor:
+        """As Net."""
+        x_PD = nn.functional.embedding_bag(row_PF, self.table, mode="sum")
+        states_nLH, _ = self.lstm(x_PD.view(len(place_n), length, -1))
+        return self.head(self.drop(states_nLH.flatten(0, 1)[place_n])).squeeze(1)
+
+
+def of_generated(recipe: Recipe, shape: Shape) -> Iterator[Labelled]:
+    """The training's, then the validation's."""
+    training = [recipe.training_config(seed, recipe.days) for seed in recipe.train_seeds]
+    training += [recipe.training_config(one, recipe.young_days) for one in recipe.young_train_seeds]
+    validation = [recipe.config(seed) for seed in recipe.validation_seeds]
+    for configs, first_day, legitimate in (
+        (training, 0, recipe.legitimate_rows), (validation, recipe.warm_up_days, None),
+    ):  # fmt: skip
+        seen = joined(
+            [
+                see(config, [], recipe.delay_days, first_day, legitimate, sources=shape.sources)
+                for config in configs
+            ]
+        )
+        yield seen.tokens, seen.part.fraud_N
+
+
+def of_handbook(file: Path, shape: Shape) -> Iterator[Labelled]:
+    """The training's, then the validation's."""
+    data = read(file)
+    lists = handbook.history(data, WEEK.delay_days)
+    learnt, validation = split(data, WEEK.earlier())
+    for rows in (learnt[sampled(data.fraud_N[learnt])[0]], validation):
+        yield lists.tokens(rows, shape.sources), data.fraud_N[rows]
+
+
+def main(file: Path | None) -> None:
+    torch.set_num_threads(1)
+    recipe = handbook.SEQUENCE if file else SequenceRecipe(Shape(), Recipe().sequence_epochs)
+    parts = of_handbook(file, recipe.shape) if file else of_generated(Recipe(), recipe.shape)
+    (learnt, learnt_fraud), (held, held_fraud) = parts
+    for name, make in (("transformer", Net), ("lstm", Lstm)):
+        net = fit(learnt, learnt_fraud, recipe, make)
+        found = {
+            "net": name,
+            "parameters": sum(one.numel() for one in net.net.parameters()),
+            "sequences": {"training": len(learnt_fraud), "validation": len(held_fraud)},
+            "average_precision": float(average_precision_score(held_fraud, in_parts(net, held))),
+        }
+        print(json.dumps(found), flush=True)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
