@@ -35,7 +35,7 @@ demo: venv ## real shop data through the whole path, with a tour of the result
 
 # Two processes: one has the stack, which mostly waits, and one all that needs none.
 test: venv ## every test level
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup $(ARGS)
+	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 bench: venv ## the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
+from xdist.scheduler import LoadScopeScheduling
 
 from liveprofile.config import Cassandra, load
 from stack.local import Stack
@@ -25,6 +26,7 @@ hypothesis_settings.load_profile("liveprofile")
 SLOTS = 4
 CASSANDRA_HEAP_MB = 512
 ERRORS_SHOWN = 5
+GROUPS = {"services": "stack", "faults": "stack", "pipeline": "flink"}
 # What runs beside the stack may wait, but recoveries and alerts are timed.
 BESIDE_THE_STACK_NICE = 5
 
@@ -38,13 +40,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process has the stack, and one at a time an embedded Flink."""
-    for item in items:
-        for level, group in (("services", "stack"), ("faults", "stack"), ("pipeline", "flink")):
-            if item.get_closest_marker(level):
-                item.add_marker(pytest.mark.xdist_group(group))
+class ByLevel(LoadScopeScheduling):
+    """One process has the stack, and one at a time an embedded Flink; other files go anywhere."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return GROUPS.get(Path(file).parent.name, file)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByLevel:
+    return ByLevel(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
