@@ -86,7 +86,8 @@ class ModelScores:
 
 
 def _numbers(known: dict[str, float]) -> np.ndarray:
-    return np.log1p(np.array([[known[name] for name in NUMBERS]])).astype(np.float32)
+    values = [max(known[name], 0.0) for name in NUMBERS]  # more may have been paid back than paid
+    return np.log1p(np.array([values])).astype(np.float32)
 
 
 def _one_row(tokens: Iterable[Token]) -> TokenColumns:

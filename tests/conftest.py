@@ -80,6 +80,8 @@ def stack(
 ) -> Iterator[Stack]:
     """Kafka, Cassandra and Flink with one TaskManager; the jobs of the tests run on it in turn."""
     kept = request.config.getoption("--stack")
+    # Jobs of a minute: what the optimising compiler costs would never come back.
+    os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1"
     stack = Stack(
         kept or tmp_path_factory.mktemp("stack"),
         slots=SLOTS,

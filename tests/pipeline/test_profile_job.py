@@ -163,7 +163,7 @@ def test_what_events_bring_beside_tokens_reaches_the_model(tmp_path: Path) -> No
 
 def test_payloads_written_anyhow_equal_the_reference(tmp_path: Path) -> None:
     settings = settings_of()
-    records = in_one_partition(streams_seeded.written_anyhow(3_000, seed=3))
+    records = in_one_partition(streams_seeded.written_anyhow(1_500, seed=3))
     output = run_job(records, settings, tmp_path)
     assert_equals_reference(records, output, settings)
 
