@@ -16,6 +16,7 @@ from pathlib import Path
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs import event_views, tables, views
+from jobs import expressions as sql
 from liveprofile.config import Settings, load
 from liveprofile.errors import LiveprofileError
 
@@ -28,10 +29,7 @@ EVENT_ROW = "user_id STRING, parts STRING"
 
 
 def training_rows() -> str:
-    start, end = (
-        f"EXTRACT(EPOCH FROM {time}) * 1000 + EXTRACT(MILLISECOND FROM {time})"
-        for time in ("window_start", "window_end")
-    )
+    start, end = sql.epoch_ms("window_start"), sql.epoch_ms("window_end")
     return f"SELECT user_id, {start}, {end}, events, history, added, sums FROM remembered"
 
 

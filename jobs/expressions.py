@@ -15,7 +15,7 @@ from __future__ import annotations
 from liveprofile.config import Window
 from udfs.events import EVENT_TYPES, TYPE_LETTERS
 
-EARLIEST_MS = 946_684_800_000  # 2000-01-01
+EARLIEST = "TO_TIMESTAMP_LTZ(946684800000, 3)"  # 2000-01-01
 DIGITS = "^[0-9]{1,15}$"
 ISO_8601 = (
     r"^([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2})(?:(:[0-9]{2})(\.[0-9]+)?)?"
@@ -33,7 +33,7 @@ _ISO_HINT = r"[-\\](?:(?<=\\)u|[0-9]{2}[T ][0-9]{2}:)"
 _BACKSLASH, _UNDECODABLE = "\\", "\ufffd"
 # Of a row of `jobs.views.scanned`: valid JSON, since its time could be read, and so plain that a
 # name in quotes before a colon is a field, and that a text ends at the next quote.
-_FLAT = f"plain AND event_clock >= TO_TIMESTAMP_LTZ({EARLIEST_MS}, 3)"
+_FLAT = f"plain AND event_clock >= {EARLIEST}"
 
 NUMBER_LIMIT = 1e9
 _PLACES = 1 << 19
@@ -80,11 +80,6 @@ def plain() -> str:
 def escaped() -> str:
     """A backslash is somewhere: any name or value may be written in another way."""
     return holds(_BACKSLASH)
-
-
-def rare_numbers() -> str:
-    names = {number.split(".")[0] for number in NUMBERS} - {"price"}
-    return " OR ".join((escaped(), *(holds(f'"{name}"') for name in sorted(names))))
 
 
 def field_text(field: str) -> str:
@@ -211,7 +206,7 @@ def number_text(number: str) -> str:
         f"JSON_VALUE(payload, 'strict $.{number}' NULL ON EMPTY DEFAULT '{NO_SCALAR}' ON ERROR)"
     )
     if number != "price":
-        return f"CASE WHEN rare_numbers AND ({_may_have(name)}) THEN {parsed} END"
+        return f"CASE WHEN {_may_have(name)} THEN {parsed} END"
     usual = literal(f"{begin}[0-9]{{1,9}}(?:\\.[0-9]{{1,6}})?[,}}]")
     digits = literal(f"{begin}[0-9.]+")
     return (

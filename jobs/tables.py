@@ -60,6 +60,7 @@ def _kafka_options(settings: Settings, topic: str, group_id: str, **more: str | 
     )
 
 
+_NEVER = "TO_TIMESTAMP_LTZ(253402300799000, 3)"  # a file has no record time: nothing is too late
 _RECORD = """payload STRING,
             record_topic STRING METADATA FROM 'topic' VIRTUAL,
             record_partition INT METADATA FROM 'partition' VIRTUAL,
@@ -147,8 +148,7 @@ def file_source(name: str, path: Path | str, settings: Settings, *, stream: bool
     A line knows no record time, so none is in the future, and no offset, so of two copies of an
     event the one with the earlier event_time is the first. stream: with a watermark, for tests.
     """
-    never = "TO_TIMESTAMP_LTZ(253402300799000, 3)"
-    clock = sql.event_clock("payload", never, settings.limits.future_ms)
+    clock = sql.event_clock("payload", _NEVER, settings.limits.future_ms)
     watermark = f", WATERMARK FOR event_clock AS {sql.watermark(settings.window)}" if stream else ""
     options = _options(connector="filesystem", path=_uri(path), format="raw")
     return f"""
@@ -157,7 +157,7 @@ def file_source(name: str, path: Path | str, settings: Settings, *, stream: bool
             record_topic STRING METADATA FROM 'file.path' VIRTUAL,
             record_partition AS 0,
             record_offset AS CAST(0 AS BIGINT),
-            record_time AS {never},
+            record_time AS {_NEVER},
             event_clock AS {clock},
             arrival AS {"PROCTIME()" if stream else clock}
             {watermark}
@@ -171,11 +171,10 @@ def numbered_file(name: str, path: Path | str, settings: Settings, *, labels: bo
     Each arrives at its own time: event_time, or of labels `time`, when they were given; of equal
     times in the file's order.
     """
-    never = "TO_TIMESTAMP_LTZ(253402300799000, 3)"
     tab = "LOCATE('\t', line)"
     payload = f"SUBSTRING(line, {tab} + 1)"
     offset = f"CAST(LEFT(line, {tab} - 1) AS BIGINT)"
-    clock = sql.event_clock(payload, never, settings.limits.future_ms)
+    clock = sql.event_clock(payload, _NEVER, settings.limits.future_ms)
     at_ms = sql.event_ms(sql.json_value("$.time", payload)) if labels else sql.epoch_ms(clock)
     options = _options(connector="filesystem", path=_uri(path), format="raw")
     return f"""
@@ -185,7 +184,7 @@ def numbered_file(name: str, path: Path | str, settings: Settings, *, labels: bo
             payload AS {payload},
             record_partition AS 0,
             record_offset AS {offset},
-            record_time AS {never},
+            record_time AS {_NEVER},
             event_clock AS {clock},
             arrival AS {sql.turn(at_ms, offset, label=labels)}
         ) WITH ({options})"""

@@ -21,7 +21,6 @@ RECORD = "record_topic, record_partition, record_offset"
 # step with a random column that is mentioned twice. Always true.
 BARRIER = "barrier >= 0 AND POWER(barrier, 2) < 2"
 NOTHING_MORE: Mapping[str, str] = MappingProxyType({})
-EARLIEST = f"TO_TIMESTAMP_LTZ({sql.EARLIEST_MS}, 3)"
 
 
 def scanned(source: str, only: str = "TRUE") -> str:
@@ -29,13 +28,12 @@ def scanned(source: str, only: str = "TRUE") -> str:
 
     only: a condition on the records that go on
 
-    payload, plain, escaped, rare_numbers BOOLEAN (see jobs/expressions.py), event_clock (rowtime),
-    arrival, record_*
+    payload, plain, escaped BOOLEAN (see jobs/expressions.py), event_clock (rowtime), arrival,
+    record_*
     """
     return f"""
         SELECT payload, {sql.plain()} AS plain, {sql.escaped()} AS escaped,
-            {sql.rare_numbers()} AS rare_numbers, event_clock, arrival, record_time, {RECORD},
-            RAND() AS barrier
+            event_clock, arrival, record_time, {RECORD}, RAND() AS barrier
         FROM {source} WHERE {only}"""
 
 
@@ -79,10 +77,10 @@ def checked(
               OR (NOT plain AND {_text_behind()}) THEN 'NOT_JSON'
             WHEN event_type IS NULL OR event_type = ''
               OR (event_type <> 'heartbeat' AND ({no_id} OR {not_ids}))
-              OR (event_clock < {EARLIEST} AND {_no_time()}) THEN 'MISSING_FIELD'
+              OR (event_clock < {sql.EARLIEST} AND {_no_time()}) THEN 'MISSING_FIELD'
             WHEN event_type <> 'heartbeat' AND ({bad_id}) THEN 'BAD_ID'
             WHEN event_type NOT IN ({types}, 'heartbeat') THEN 'UNKNOWN_TYPE'
-            WHEN event_clock < {EARLIEST} THEN {sql.time_reason(limits.future_ms)}
+            WHEN event_clock < {sql.EARLIEST} THEN {sql.time_reason(limits.future_ms)}
             WHEN event_type <> 'heartbeat' AND {sql.first_bad_number()} IS NOT NULL
               THEN 'BAD_NUMBER'
             END AS reason

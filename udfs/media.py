@@ -53,6 +53,8 @@ def beside(
     given: the events' `media_embedding`, in their order. known: which modalities are read; None:
     all.
     """
+    if not given and place is None:  # as nearly all windows are
+        return NOTHING_BESIDE
     newest: dict[Modality, list[np.ndarray]] = {}
     ignored = 0
     for one in reversed(given):

@@ -101,9 +101,9 @@ def read_training(packed: str) -> TrainingWindow:
             place = event["place"] or place
         if media.FIELD in event:
             given.append(event[media.FIELD])
-    beside = media.beside(given, place, None) if given or place else media.NOTHING_BESIDE
     text = media.newest_text([event.event for event in events])
-    return TrainingWindow([event.token for event in events], len(refused), beside, text)
+    tokens = [event.token for event in events]
+    return TrainingWindow(tokens, len(refused), media.beside(given, place, None), text)
 
 
 def _read_events(text: str) -> tuple[list[_Read], list[Refused]]:
@@ -171,7 +171,7 @@ def _window(read: list[_Read], known: Container[Modality]) -> Window:
         last_place=place,
         tags=tuple(tags),
         used_coupon=used_coupon,
-        beside=media.beside(given, place, known) if given or place else media.NOTHING_BESIDE,
+        beside=media.beside(given, place, known),
         text=media.newest_text([one.event for one in read]) if media.TEXT in known else "",
     )
 

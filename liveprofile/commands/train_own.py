@@ -100,6 +100,7 @@ def train_own(
     from liveprofile.backfill import ANALYST
     from liveprofile.feedback import read_given, valid
     from models.fraud import event_own
+    from models.fraud.event_train import Costs
     from models.fraud.own_rows import Labels, read_events
     from udfs.rules import read_rules
 
@@ -115,7 +116,7 @@ def train_own(
         split,
         read_rules(project_path(settings.rules)),
         out,
-        event_own.Costs(false_alarm_cost=false_alarm_cost),
+        Costs(false_alarm_cost=false_alarm_cost),
         on_progress=on_progress,
     )
     told = ("split", "labels", "train", "setting", "thresholds", "validation", "test", "baselines")

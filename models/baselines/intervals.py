@@ -52,6 +52,14 @@ class Bootstrap:
         """Area under the ROC curve; draws with one class alone are left out."""
         return self._difference(_auc(one_N, true_N), _auc(other_N, true_N))
 
+    def average_precision(
+        self, one_N: np.ndarray, other_N: np.ndarray, true_N: np.ndarray
+    ) -> Interval:
+        """Draws without a true one are left out."""
+        return self._difference(
+            _average_precision(one_N, true_N), _average_precision(other_N, true_N)
+        )
+
     def spearman(self, one_N: np.ndarray, other_N: np.ndarray, truth_N: np.ndarray) -> Interval:
         """Rank correlation with the truth."""
         return self._difference(_spearman(one_N, truth_N), _spearman(other_N, truth_N))
@@ -79,6 +87,19 @@ def _auc(score_N: np.ndarray, true_N: np.ndarray) -> Measure:
         negative_N = weight_N - positive_N
         pairs = positive_N.sum() * negative_N.sum()
         return positive_N @ _midranks(group_N, negative_N) / pairs if pairs else np.nan
+
+    return measure
+
+
+def _average_precision(score_N: np.ndarray, true_N: np.ndarray) -> Measure:
+    group_N = np.unique(-score_N, return_inverse=True)[1]
+
+    def measure(weight_N: np.ndarray) -> float:
+        true_G = np.bincount(group_N, np.where(true_N, weight_N, 0.0))
+        found_G, asked_G = true_G.cumsum(), np.bincount(group_N, weight_N).cumsum()
+        drawn_G = true_G > 0
+        precision_G = found_G[drawn_G] / asked_G[drawn_G]
+        return true_G[drawn_G] @ precision_G / true_G.sum() if drawn_G.any() else np.nan
 
     return measure
 

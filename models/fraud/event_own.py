@@ -13,7 +13,7 @@ legitimate: whoever was robbed had the time to say so. The test's labels are all
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,13 +23,13 @@ from sklearn.metrics import average_precision_score
 
 from liveprofile.errors import InputError
 from models import Progress
-from models.fraud import drift_reference, event_fit, logistic
+from models.fraud import event_fit, logistic
 from models.fraud.data import DAY_MS
 from models.fraud.event_evaluate import asked_features, judge, what_they_find
 from models.fraud.event_fit import Part, sampled
 from models.fraud.event_model import EventModel
 from models.fraud.event_seen import Seen
-from models.fraud.event_train import FEATURES, measured_of, thresholds_of
+from models.fraud.event_train import COSTS, FEATURES, Costs, finished, measured_of, thresholds_of
 from models.fraud.own_rows import OwnEvents
 from models.spool import mapped
 from udfs.rules import Rules
@@ -89,19 +89,12 @@ class Split:
             )
 
 
-@dataclass(frozen=True)
-class Costs:
-    budgets: tuple[float, ...] = (10.0, 20.0, 30.0)  # alerts for 10,000 users a day
-    false_alarm_cost: float = 5.0  # money, as the amounts are
-    missed_share: float = 1.0  # of a missed fraud's amount
-
-
 def train_own(
     events: OwnEvents,
     split: Split,
     rules: Rules,
     out: Path | None = None,
-    costs: Costs = Costs(),
+    costs: Costs = COSTS,
     settings: Sequence[dict] = tuple(event_fit.SETTINGS),
     on_progress: Progress = lambda stage, done, total: None,
 ) -> EventModel:
@@ -119,9 +112,7 @@ def train_own(
     )
     tested = _of_model(of_all)
     model = _fitted(learnt, validated, split, settings, on_progress)
-    thresholds = thresholds_of(
-        model, validated, costs.budgets, costs.false_alarm_cost, costs.missed_share
-    )
+    thresholds = thresholds_of(model, validated, costs)
     of_train = rows_of["train"].fraud_M
     model.about.update(
         split=_told(split),
@@ -135,11 +126,7 @@ def train_own(
             "logistic_regression": _of_regression(learnt, validated, tested),
         },
     )
-    reference = drift_reference.of_seen(model, validated, thresholds["cost"])
-    model = replace(model, reference=reference)
-    if out is not None:
-        model.save(out)
-    return model
+    return finished(model, validated, out)
 
 
 def _fitted(

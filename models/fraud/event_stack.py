@@ -3,7 +3,7 @@
 Stacking (Wolpert 1992, "Stacked generalization"): the log-odds of the sequence model are one more
 input of the trees. Of the training's events they are those of nets that had not seen them. The net
 costs a worker memory and each event time, so it has to be better beyond what chance brings: over
-the users, by the bootstrap (Efron 1979).
+the users (models/baselines/intervals.py).
 """
 
 from __future__ import annotations
@@ -15,13 +15,12 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from models import Progress
-from models.fraud.event_fit import SEED, SETTINGS, Choice, Part, choose
+from models.baselines.intervals import Bootstrap
+from models.fraud.event_fit import SETTINGS, Choice, Part, choose
 from models.fraud.event_model import SEQUENCE
 from models.fraud.event_sequence import EventSequence
 from models.fraud.event_sequence_fit import SequenceRecipe, fit, in_parts, out_of_fold
 from models.fraud.event_tokens import Tokens
-
-BOOTSTRAP_ROUNDS = 200
 
 
 class Examples(NamedTuple):
@@ -88,34 +87,19 @@ def stack(
     both = candidate(sequence, learnt, applied(validation, sequence))
     alone = average_precision_score(validation.part.fraud_N, both.validation.x_NF[:, -1])
     fraud_N = validation.part.fraud_N
-    gain = gain_95(fraud_N, validation.user_N, trees.choice.margin_N, both.choice.margin_N)
+    gain = Bootstrap(validation.user_N).average_precision(
+        both.choice.margin_N, trees.choice.margin_N, fraud_N
+    )
     found = {
         "trees": trees.choice.average_precision,
         "sequence": float(alone),
         "both": both.choice.average_precision,
     }
     return Stack(
-        both if gain[0] > 0 else trees,
+        both if gain.low > 0 else trees,
         {name: round(value, 5) for name, value in found.items()}
-        | {"gain_95": [round(value, 5) for value in gain]},
+        | {"gain_95": [round(value, 5) for value in (gain.low, gain.high)]},
     )
-
-
-def gain_95(
-    fraud_N: np.ndarray, user_N: np.ndarray, margin_N: np.ndarray, other_N: np.ndarray
-) -> list[float]:
-    """Of what the other log-odds' average precision has over the first's, 95 % over users."""
-    users, index_N = np.unique(user_N, return_inverse=True)
-    rng = np.random.default_rng(SEED)
-    gains = []
-    for _ in range(BOOTSTRAP_ROUNDS):
-        weight_N = rng.multinomial(len(users), np.full(len(users), 1 / len(users)))[index_N]
-        ours, others = (
-            average_precision_score(fraud_N, one_N, sample_weight=weight_N)
-            for one_N in (margin_N, other_N)
-        )
-        gains.append(others - ours)
-    return np.quantile(gains, (0.025, 0.975)).tolist()
 
 
 def _with(part: Part, log_odds_N: np.ndarray) -> Part:

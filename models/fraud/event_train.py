@@ -9,7 +9,6 @@ has just begun each device is new, and that must not look like fraud.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -38,6 +37,18 @@ FEATURES = [name for name in NAMES if not name.endswith(_NOT_ASKED)]
 
 
 @dataclass(frozen=True)
+class Costs:
+    """What thresholds are chosen by."""
+
+    budgets: tuple[float, ...] = (10.0, 20.0, 30.0)  # alerts for 10,000 users a day
+    false_alarm_cost: float = 5.0  # money, as the amounts are
+    missed_share: float = 1.0  # of a missed fraud's amount
+
+
+COSTS = Costs()
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Counts are of frauds in a training shop; validation and test have the usual rates."""
 
@@ -57,9 +68,9 @@ class Recipe:
     rings: int = 8
     honest_changes: int = 200
     legitimate_rows: int = 15_000  # of a training shop
-    budgets: tuple[float, ...] = (10.0, 20.0, 30.0)  # alerts for 10,000 users a day
-    false_alarm_cost: float = 5.0  # money, as the amounts are
-    missed_share: float = 1.0  # of a missed fraud's amount
+    budgets: tuple[float, ...] = Costs.budgets
+    false_alarm_cost: float = Costs.false_alarm_cost
+    missed_share: float = Costs.missed_share
     settings: tuple[tuple[int, int, float], ...] = ((3, 300, 0.07), (5, 200, 0.07))
     sequence_epochs: int = 8
 
@@ -133,9 +144,8 @@ def train_generated(
         recipe.name, better.choice.booster, calibration, better.train, better.names,
         recipe.delay_days, about, better.sequence,
     )  # fmt: skip
-    thresholds = thresholds_of(
-        model, validated, recipe.budgets, recipe.false_alarm_cost, recipe.missed_share
-    )
+    costs = Costs(recipe.budgets, recipe.false_alarm_cost, recipe.missed_share)
+    thresholds = thresholds_of(model, validated, costs)
     model.about["thresholds"] = thresholds
     for name, part in (
         ("validation", validated),
@@ -143,11 +153,7 @@ def train_generated(
         ("young_test", seen(young, model.names, 0, sequence=model.sequence)),
     ):
         model.about[name] = measured_of(model, part, thresholds)
-    reference = drift_reference.of_seen(model, validated, thresholds["cost"])
-    model = replace(model, reference=reference)
-    if out is not None:
-        model.save(out)
-    return model
+    return finished(model, validated, out)
 
 
 def renew_reference(
@@ -184,17 +190,22 @@ def _examples(seen: Seen) -> Examples:
     return Examples(seen.part, seen.tokens, seen.user_M, seen.user_M >> SHOP_BITS)
 
 
-def thresholds_of(
-    model: EventModel,
-    seen: Seen,
-    budgets: Sequence[float],
-    false_alarm_cost: float,
-    missed_share: float,
-) -> dict[str, float]:
+def finished(model: EventModel, validated: Seen, out: Path | None) -> EventModel:
+    """With what drift is measured against; written to the folder `out` if one is given."""
+    reference = drift_reference.of_seen(model, validated, model.about["thresholds"]["cost"])
+    model = replace(model, reference=reference)
+    if out is not None:
+        model.save(out)
+    return model
+
+
+def thresholds_of(model: EventModel, seen: Seen, costs: Costs) -> dict[str, float]:
     """By each of the budgets, and by cost."""
     score_M = probability(model.log_odds(seen.part.x_NF))
-    found = {f"budget_{budget:g}": least_score(seen, score_M, budget) for budget in budgets}
-    cost = by_cost(score_M, seen.part.fraud_N, seen.amount_M, false_alarm_cost, missed_share)
+    found = {f"budget_{budget:g}": least_score(seen, score_M, budget) for budget in costs.budgets}
+    cost = by_cost(
+        score_M, seen.part.fraud_N, seen.amount_M, costs.false_alarm_cost, costs.missed_share
+    )
     return {name: round(score, 6) for name, score in {**found, "cost": cost.score}.items()}
 
 

@@ -45,12 +45,7 @@ def _flattened(x_NF: np.ndarray) -> np.ndarray:
     return np.sign(x_NF) * np.log1p(np.abs(x_NF))
 
 
-def chosen(
-    train: Part,
-    legitimate_weight: float,
-    validation: Part,
-    strengths: tuple[float, ...] = STRENGTHS,
-) -> Logistic:
+def chosen(train: Part, legitimate_weight: float, validation: Part) -> Logistic:
     """The one with the best average precision on the validation part."""
     found = [Logistic(train, legitimate_weight, strength) for strength in STRENGTHS]
     return max(

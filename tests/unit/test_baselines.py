@@ -8,7 +8,7 @@ import torch
 from lifetimes import BetaGeoFitter
 from scipy.stats import spearmanr
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
-from sklearn.metrics import roc_auc_score
+from sklearn.metrics import average_precision_score, roc_auc_score
 
 from models import baselines
 from models.baselines import bgnbd, boosting, gradient, lstm, own
@@ -367,9 +367,11 @@ def test_intervals_are_those_of_samples_written_out(judged):
         "mean": lambda score, at: score[at].mean(),
         "mae": lambda score, at: np.abs(score[at] - truth[at]).mean(),
         "auc": lambda score, at: roc_auc_score(true[at], score[at]),
+        "average_precision": lambda score, at: average_precision_score(true[at], score[at]),
         "spearman": lambda score, at: spearmanr(score[at], truth[at])[0],
     }
-    given = {"mean": (), "mae": (truth,), "auc": (true,), "spearman": (truth,)}
+    given = {"mean": (), "mae": (truth,), "auc": (true,), "average_precision": (true,),
+             "spearman": (truth,)}  # fmt: skip
     for name, measure in measures.items():
         differences = []
         for drawn in bootstrap._drawn_RU:

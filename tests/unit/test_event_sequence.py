@@ -10,11 +10,12 @@ import torch
 import xgboost as xgb
 
 from liveprofile.errors import InputError
+from models.baselines.intervals import Bootstrap
 from models.fraud.event_fit import Part
 from models.fraud.event_model import CARD, SEQUENCE, Calibration, EventModel
 from models.fraud.event_sequence import WEIGHTS, EventSequence, Net, Shape
 from models.fraud.event_sequence_fit import SequenceRecipe, fit, in_parts, out_of_fold
-from models.fraud.event_stack import Examples, gain_95, learn, stack
+from models.fraud.event_stack import Examples, learn, stack
 from models.fraud.event_tokens import FIRST_ROW, KEEP, SOURCES, Tokens, tokens_of
 from models.fraud.reasons import EARLIER_EVENT, explain
 from tests.reference_events import Arrival, Event, Label
@@ -205,9 +206,9 @@ def test_a_gain_of_one_user_is_no_gain() -> None:
     trees = np.where(fraud, 1.0, 0.0)
     trees[:10] = -1.0
     both = np.where(fraud, 1.0, 0.0)
-    least, most = gain_95(fraud, user, trees, both)
+    _, least, most = Bootstrap(user).average_precision(both, trees, fraud)
     assert least == 0.0 < 0.3 < most
-    least, _ = gain_95(fraud, np.arange(200), trees, both)
+    _, least, _ = Bootstrap(np.arange(200)).average_precision(both, trees, fraud)
     assert least > 0.1
 
 
