@@ -1,6 +1,6 @@
 """Drift alerts over generated weeks: none without a change, one soon after a planted one.
 
-    python -m benchmarks.drift [--users N] [SEED ...]
+    python -m benchmarks.drift [--users N] [--change NAME] [SEED ...]
 
 The monitor of one worker is driven in order of event time, as fast as it goes, with its clock at
 the time of the events. Prints a line of JSON for each seed and change.
@@ -34,18 +34,50 @@ SHIFT_FROM_MS, SHIFT_MS = (FIRST_DAY + 1) * DAY_MS + 10 * HOUR_MS, 6 * HOUR_MS
 SHIFTED_DAYS = 4
 
 
-def amounts_tripled(events: Events, shifted_N: np.ndarray) -> Events:
-    return events._replace(amount=np.where(shifted_N, 3 * events.amount, events.amount))
+Change = Callable[[Events, np.ndarray], Events]
 
 
-def devices_missing(events: Events, shifted_N: np.ndarray) -> Events:
-    device_N = np.where(shifted_N, 0, events.entities["device"]).astype(np.int32)
-    return events._replace(entities=events.entities | {"device": device_N})
+def amounts_times(factor: float) -> Change:
+    def changed(events: Events, shifted_N: np.ndarray) -> Events:
+        return events._replace(amount=np.where(shifted_N, factor * events.amount, events.amount))
+
+    return changed
 
 
-CHANGES: dict[str, Callable[[Events, np.ndarray], Events] | None] = {
-    "none": None, "amounts tripled": amounts_tripled, "devices missing": devices_missing,
-}  # fmt: skip
+def missing(entity: str) -> Change:
+    """No event names it."""
+
+    def changed(events: Events, shifted_N: np.ndarray) -> Events:
+        return _with_codes(events, entity, np.where(shifted_N, 0, events.entities[entity]))
+
+    return changed
+
+
+def new(entity: str) -> Change:
+    """All that are named are others than before."""
+
+    def changed(events: Events, shifted_N: np.ndarray) -> Events:
+        codes_N = events.entities[entity]
+        new_N = shifted_N & (codes_N > 0)
+        return _with_codes(events, entity, np.where(new_N, codes_N + codes_N.max(), codes_N))
+
+    return changed
+
+
+def _with_codes(events: Events, entity: str, codes_N: np.ndarray) -> Events:
+    return events._replace(entities=events.entities | {entity: codes_N.astype(np.int32)})
+
+
+CHANGES: dict[str, Change | None] = {
+    "none": None,
+    "amounts x 3": amounts_times(3.0),
+    "amounts x 2": amounts_times(2.0),
+    "amounts x 1/2": amounts_times(0.5),
+    "devices missing": missing("device"),
+    "places missing": missing("place"),
+    "addresses missing": missing("address"),
+    "shops new": new("shop"),
+}
 
 
 def watched_week(
@@ -53,16 +85,17 @@ def watched_week(
 ) -> tuple[list[dict[str, Any]], MemoryDriftStore]:
     """The alerts' data, and the store with every decision. start_ms: the shop's first midnight."""
     history, since_ms = shop.history, shop.time_ms_N - start_ms
-    days = QUIET_DAYS
-    if CHANGES[change] is not None:
+    days, changed = QUIET_DAYS, CHANGES[change]
+    if changed is not None:
         days = SHIFTED_DAYS
         shifted_N = (since_ms >= SHIFT_FROM_MS) & (since_ms < SHIFT_FROM_MS + SHIFT_MS)
-        history = History(CHANGES[change](history.events, shifted_N), history.labels)
+        history = History(changed(history.events, shifted_N), history.labels)
     rows = np.flatnonzero(
         (since_ms >= FIRST_DAY * DAY_MS) & (since_ms < (FIRST_DAY + days) * DAY_MS)
     )
     x_RF = history.features(rows, model.names, model.delay_days, sequence=model.sequence)
     score_R, event_ms_R = probability(model.log_odds(x_RF)), shop.time_ms_N[rows]
+    user_R = shop.user_N[rows]
     store, now_s = MemoryDriftStore(), [event_ms_R[0] / 1_000]
     monitor = DriftMonitor(
         model.reference, model.version, model.names, store, after_days=0, clock=lambda: now_s[0]
@@ -70,7 +103,9 @@ def watched_week(
     alerts = []
     for part in _minutes(event_ms_R):
         now_s[0] = event_ms_R[part[-1]] / 1_000
-        told = monitor.observe(x_RF[part], score_R[part], event_ms_R[part], range(len(part)))
+        told = monitor.observe(
+            x_RF[part], score_R[part], event_ms_R[part], user_R[part], range(len(part))
+        )
         alerts += [json.loads(one)["data"] for one in told]
     return alerts, store
 
@@ -90,7 +125,7 @@ def of_size(model: EventModel, recipe: Recipe) -> EventModel:
     return replace(model, reference=reference)
 
 
-def main(seeds: list[int], users: int | None) -> None:
+def main(seeds: list[int], users: int | None, changes: list[str]) -> None:
     model = EventModel.load(project_path(Settings().risk.checkpoint))
     recipe = Recipe()
     if users is not None:
@@ -99,7 +134,7 @@ def main(seeds: list[int], users: int | None) -> None:
     for seed in seeds:
         config = recipe.config(seed)
         shop = generated(config)
-        for change in CHANGES:
+        for change in changes:
             alerts, store = watched_week(model, shop, config.start_ms, change)
             print(json.dumps({"seed": seed, "change": change} | _told(alerts, store)), flush=True)
 
@@ -120,5 +155,8 @@ if __name__ == "__main__":
     arguments = argparse.ArgumentParser(prog="python -m benchmarks.drift")
     arguments.add_argument("seeds", type=int, nargs="*", default=SEEDS)
     arguments.add_argument("--users", type=int, help="other than the model's shops have")
+    arguments.add_argument(
+        "--change", choices=CHANGES, action="append", help="one of these, or more; else all"
+    )
     chosen = arguments.parse_args()
-    main(chosen.seeds, chosen.users)
+    main(chosen.seeds, chosen.users, chosen.change or list(CHANGES))

@@ -119,7 +119,7 @@ class EventScorer:
                 topic = self._settings.topics.alerts
                 sent[row] = messages.alerts(topic, event, snoozed[event.user_id])
         if self._drift is not None and kept:
-            told = self._drift.observe(x_nF, score_n, batch.event_ms, kept)
+            told = self._drift.observe(x_nF, score_n, batch.event_ms, batch.user_id, kept)
             topic = self._settings.topics.alerts
             sent[kept[-1]] += [messages.plain(topic, self._model.version, one) for one in told]
         spent = np.diff(clock) * 1000.0

@@ -48,7 +48,9 @@ def show(
     folder = project_path(settings.risk.checkpoint)
     reference = Reference.load(folder)
     if reference is None:
-        raise InputError(f"event model {folder} has no reference.json: its drift isn't watched")
+        raise InputError(
+            f"event model {folder} has no reference.json to go by: its drift isn't watched"
+        )
     with session_of(settings.cassandra) as session:
         store = CassandraDriftStore(session, settings.cassandra, settings.risk.score_ttl_s)
         found = {
@@ -120,7 +122,7 @@ def _print_table(decisions: list[Decision]) -> None:
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("start", "events", "drift", "furthest from usual (PSI or ratio, limit)"):
+    for name in ("start", "events", "drift", "furthest from usual (distance, limit)"):
         table.add_column(name, overflow="fold", no_wrap=name == "start")
     for decision in decisions:
         distances = _period(decision)["distances"]

@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import xgboost as xgb
+from scipy.special import chdtri, ndtr
 
 from models.fraud.event_model import EventModel, probability
 from models.fraud.event_seen import SHOP_BITS, Seen
-from udfs.drift.histograms import HOUR_MS
-from udfs.drift.judge import LEAST_EVENTS, bound, psi
+from udfs.drift.histograms import HOUR_MS, UsersOfHour
+from udfs.drift.judge import (
+    CHANCE,
+    LEAST_EVENTS,
+    OWN,
+    psi_bound,
+    psi_of,
+    shift,
+    shift_bound,
+    tells_shift,
+)
 from udfs.drift.reference import ALERT_RATE, SCORE, Reference, Series
 
 WATCHED = 30
-BINS = 10
+# Shares of the values below the edges: normal scores of equal distance, finer in the tails.
+_EDGE_SHARES = ndtr(np.arange(-3.5, 4.0, 0.5))
 # They follow the calendar or how long the job has run, not what people do.
 _NOT_WATCHED = ("hour", "night", "weekend")
 _NOT_WATCHED_ENDS = ("_list_days", "_list_events", "_earlier_purchases")
-# Of the event itself: what a broken source changes first, however little the trees use it.
-_ALWAYS = ("amount",)
 
 
 def watched(booster: xgb.Booster, names: Sequence[str], count: int = WATCHED) -> list[str]:
-    """The features of the highest total gain in the trees, the first the most, and `amount`."""
+    """The features of the highest total gain in the trees, the first the most, and what the
+    events themselves bring, however little the trees use it."""
     gains = booster.get_score(importance_type="total_gain")
     by_gain = sorted(gains, key=lambda name: -gains[name])
     chosen = [
@@ -31,7 +42,7 @@ def watched(booster: xgb.Booster, names: Sequence[str], count: int = WATCHED) ->
         for name in by_gain
         if name not in _NOT_WATCHED and not name.endswith(_NOT_WATCHED_ENDS)
     ][:count]
-    return chosen + [name for name in _ALWAYS if name in names and name not in chosen]
+    return chosen + [name for name in names if name in OWN and name not in chosen]
 
 
 def of_seen(model: EventModel, seen: Seen, alert_score: float) -> Reference:
@@ -43,72 +54,114 @@ def of_seen(model: EventModel, seen: Seen, alert_score: float) -> Reference:
     columns = [model.names.index(name) for name in names]
     shop_N = seen.user_M[settled_M] >> SHOP_BITS
     hour_N = seen.time_ms_M[settled_M] // HOUR_MS + shop_N * HOUR_MS
-    return of(x_NF[:, columns], names, probability(model.log_odds(x_NF)), hour_N, alert_score)
+    score_N = probability(model.log_odds(x_NF))
+    return of(x_NF[:, columns], names, score_N, hour_N, seen.user_M[settled_M], alert_score)
 
 
 def of(
     x_NF: np.ndarray, names: Sequence[str], score_N: np.ndarray, hour_N: np.ndarray,
-    alert_score: float,
+    user_N: np.ndarray, alert_score: float,
 ) -> Reference:  # fmt: skip
     """The reference of N events of a settled shop.
 
     x_NF: float32 columns of `names`, all of which are watched. hour_N: any number that events of
-    the same hour of the same shop, and no others, share. alert_score: from where on a score counts
-    as an alert.
+    the same hour of the same shop, and no others, share. user_N: numbers of users; the events of
+    each in order of time. alert_score: from where on a score counts as an alert.
     """
-    scores_N = score_N.astype(np.float32)
+    counted_N = _first_few(hour_N, user_N)
+    x_NF, hour_N, scores_N = x_NF[counted_N], hour_N[counted_N], score_N[counted_N]
+    scores_N = scores_N.astype(np.float32)
     alert_N = scores_N >= np.float32(alert_score)
     quiet, all_hours = _groups(hour_N[~alert_N]), _groups(hour_N)
     series = [
         _series(name, values_N, _edges(values_N), quiet)
         for name, values_N in zip(names, x_NF[~alert_N].T, strict=True)
     ]
-    series.append(_series(SCORE, scores_N, _edges(scores_N), all_hours))
+    quiet_N = scores_N[~alert_N]
+    series.append(_series(SCORE, quiet_N, _edges(quiet_N), quiet))
     # A bin holds what is above its lower edge: the score itself counts.
     below = float(np.nextafter(np.float32(alert_score), np.float32(-np.inf)))
     series.append(_series(ALERT_RATE, scores_N, [below], all_hours))
-    return Reference(len(score_N), alert_score, tuple(series))
+    return Reference(len(scores_N), alert_score, tuple(series))
+
+
+def _first_few(hour_N: np.ndarray, user_N: np.ndarray) -> np.ndarray:
+    """(N,) which events count, as in the job."""
+    counted_N = np.zeros(len(hour_N), bool)
+    for rows in _by_hour(hour_N):
+        counted_N[rows] = UsersOfHour().first_few(user_N[rows])
+    return counted_N
 
 
 def _edges(values_N: np.ndarray) -> list[float]:
-    """Deciles; a value that many events share has a bin of its own."""
+    """Of bins that are finer in the tails; a value that many events share has a bin of its own,
+    and where that is 0 and the least, the bins above are of the other values alone."""
     known = np.sort(values_N[~np.isnan(values_N)])
     if not len(known):
         return [0.0]
-    places = np.arange(1, BINS) * len(known) // BINS
-    deciles, times = np.unique(known[places], return_counts=True)
-    often = deciles[times > 1]
-    first = np.searchsorted(known, often)
-    below = known[first[first > 0] - 1]
-    edges = np.unique(np.concatenate([deciles, below]))
+    edges = _quantiles(known)
+    if edges[0] == 0 and known[0] == 0:
+        edges = np.append(0.0, _quantiles(known[known > 0]))
     # An edge that nothing is above parts nothing, but for values that are new.
     return [float(edge) for edge in edges if edge < known[-1]] or [float(known[-1])]
+
+
+def _quantiles(known: np.ndarray) -> np.ndarray:
+    """known: sorted; may be empty."""
+    if not len(known):
+        return known
+    places = (_EDGE_SHARES * len(known)).astype(int)
+    found, times = np.unique(known[places], return_counts=True)
+    often = found[times > 1]
+    first = np.searchsorted(known, often)
+    below = known[first[first > 0] - 1]
+    return np.unique(np.concatenate([found, below]))
 
 
 def _series(
     name: str, values_N: np.ndarray, edges: Sequence[float], groups: list[np.ndarray]
 ) -> Series:
-    series = Series(name, tuple(edges), (0,) * (len(edges) + 2))
-    bin_N = series.bins(values_N)
-    counts_B = np.bincount(bin_N, minlength=len(edges) + 2)
-    whole = Series(name, series.edges, tuple(counts_B.tolist()))
-    spread = _rate_spread if name == ALERT_RATE else _spread
-    return Series(name, whole.edges, whole.counts, round(max(1.0, spread(whole, bin_N, groups)), 3))
+    size = len(edges) + 2
+    bin_N = Series(name, tuple(edges), (0,) * size).bins(values_N)
+    whole = Series(name, tuple(edges), tuple(np.bincount(bin_N, minlength=size).tolist()))
+    if name == ALERT_RATE:
+        return replace(whole, spread=_rounded(_rate_spread(whole, bin_N, groups)))
+    counts_HB = [np.bincount(bin_N[rows], minlength=size) for rows in groups]
+    return replace(
+        whole,
+        spread=_rounded(_spread(whole, counts_HB)),
+        shift_spread=_shift_spread(whole, counts_HB),
+    )
 
 
-def _spread(series: Series, bin_N: np.ndarray, groups: list[np.ndarray]) -> float:
+def _rounded(spread: float) -> float:
+    return round(max(1.0, float(spread)), 3)
+
+
+def _spread(series: Series, counts_HB: list[np.ndarray]) -> float:
     """Mean PSI of the hours over what independent events would have; more if the bound, too, would
     be too low for one of them."""
-    freedom = sum(count > 0 for count in series.counts) - 1
-    if not freedom or not groups:
+    freedom = np.count_nonzero(series.runs(np.array(series.counts))) - 1
+    if not freedom or not counts_HB:
         return 1.0
-    size = len(series.counts)
-    psi_H = np.array(
-        [psi(np.bincount(bin_N[rows], minlength=size), series.share_B).sum() for rows in groups]
-    )
-    chance_H = np.array([bound(series, len(rows), len(bin_N)) for rows in groups])
-    mean_H = np.array([freedom * (1 / len(rows) + 1 / len(bin_N)) for rows in groups])
+    psi_H = np.array([psi_of(series, counts_B) for counts_B in counts_HB])
+    events_H = np.array([counts_B.sum() for counts_B in counts_HB])
+    chance_H = np.array([psi_bound(series, events) for events in events_H.tolist()])
+    mean_H = freedom * (1 / events_H + 1 / sum(series.counts))
     return float(max(np.mean(psi_H / mean_H), np.max(psi_H / chance_H)))
+
+
+def _shift_spread(series: Series, counts_HB: list[np.ndarray]) -> float | None:
+    """The same of the square of the shift; None if no hour tells."""
+    some = [counts_B for counts_B in counts_HB if tells_shift(series, counts_B)]
+    if not some:
+        return None
+    square_H = np.array([shift(counts_B, series) ** 2 for counts_B in some])
+    chance_H = np.array(
+        [shift_bound(series, counts_B[series.ordered].sum(), CHANCE) for counts_B in some]
+    )
+    of_chance_H = square_H / chance_H
+    return _rounded(max(of_chance_H.mean() * chdtri(1, CHANCE), of_chance_H.max()))
 
 
 def _rate_spread(series: Series, bin_N: np.ndarray, groups: list[np.ndarray]) -> float:
@@ -123,6 +176,10 @@ def _rate_spread(series: Series, bin_N: np.ndarray, groups: list[np.ndarray]) ->
 
 def _groups(hour_N: np.ndarray) -> list[np.ndarray]:
     """The rows of each hour that has enough to be judged."""
+    return [rows for rows in _by_hour(hour_N) if len(rows) >= LEAST_EVENTS]
+
+
+def _by_hour(hour_N: np.ndarray) -> list[np.ndarray]:
+    """The rows of each hour, in their order."""
     order = np.argsort(hour_N, kind="stable")
-    starts = np.flatnonzero(np.diff(hour_N[order])) + 1
-    return [rows for rows in np.split(order, starts) if len(rows) >= LEAST_EVENTS]
+    return np.split(order, np.flatnonzero(np.diff(hour_N[order])) + 1)

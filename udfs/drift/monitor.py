@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -72,13 +72,18 @@ class DriftMonitor:
         self._handed_over: dict[str, State] = {}  # alerts of the check before, by scope
 
     def observe(
-        self, x_nF: np.ndarray, score_n: np.ndarray, event_ms_n: np.ndarray, rows: Sequence[int]
+        self,
+        x_nF: np.ndarray,
+        score_n: np.ndarray,
+        event_ms_n: np.ndarray,
+        user_n: Sequence[Hashable],
+        rows: Sequence[int],
     ) -> list[str]:
         """Counts rows of a batch; returns CloudEvents to send, whose decisions are stored.
 
         Raises StoreError or ServiceError: the batch must be replayed.
         """
-        self._histograms.add(x_nF, score_n, event_ms_n, rows)
+        self._histograms.add(x_nF, score_n, event_ms_n, user_n, rows)
         now_s = self._clock()
         if now_s - self._written_s < WRITE_EVERY_S:
             return []
