@@ -31,6 +31,8 @@ class Service(ABC):
         self.folder = root / self.name
         self.log = self.folder / f"{self.name}.log"
         self.state = state
+        # Of one that this process started and that ended by itself; -N: by signal N.
+        self.exit_code: int | None = None
 
     @abstractmethod
     def prepare(self) -> tuple[list[str], dict[str, str]]:
@@ -146,7 +148,8 @@ class Service(ABC):
                 return None
             if process.status() != psutil.STATUS_ZOMBIE:
                 return process
-            os.waitpid(process.pid, os.WNOHANG)
+            _, status = os.waitpid(process.pid, os.WNOHANG)
+            self.exit_code = os.waitstatus_to_exitcode(status)
         except (psutil.NoSuchProcess, ChildProcessError):
             pass  # gone, or a zombie that another process must reap
         return None

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ hypothesis_settings.load_profile("liveprofile")
 SLOTS = 4
 CASSANDRA_HEAP_MB = 512
 ERRORS_SHOWN = 5
+ERROR = re.compile(r" ERROR | FATAL |OutOfMemory|SIGSEGV|SIGBUS")
 GROUPS = {"services": "stack", "faults": "stack", "pipeline": "flink"}
 # What runs beside the stack may wait, but recoveries and alerts are timed.
 BESIDE_THE_STACK_NICE = 5
@@ -80,8 +82,9 @@ def stack(
 ) -> Iterator[Stack]:
     """Kafka, Cassandra and Flink with one TaskManager; the jobs of the tests run on it in turn."""
     kept = request.config.getoption("--stack")
-    # Jobs of a minute: what the optimising compiler costs would never come back.
-    os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1"
+    # Jobs of a minute: what the optimising compiler costs would never come back. Without it the
+    # room for code is a fifth of what it is by default, and some ten jobs would fill it.
+    os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
     stack = Stack(
         kept or tmp_path_factory.mktemp("stack"),
         slots=SLOTS,
@@ -91,20 +94,33 @@ def stack(
         stack.start()
         yield stack
     finally:
-        for service in stack.services.values():
-            if not service.alive():
-                # Where nothing but the output is left, it must say why a service was not there.
-                summary.LINES.append(f"{service.name} does not run at the end; its last errors:")
-                summary.LINES.extend(f"  {line}" for line in _errors(service.log))
         if not kept:
             stack.stop()
             if not request.session.testsfailed:  # else its logs stay
                 shutil.rmtree(stack.root)
 
 
+@pytest.fixture(autouse=True)
+def _lost_services(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A service that a test has lost costs that test alone: it is started again.
+
+    Where nothing but the output is left, that must say why it was not there.
+    """
+    yield
+    if "stack" not in request.fixturenames:
+        return
+    stack = request.getfixturevalue("stack")
+    for service in stack.services.values():
+        if not service.alive():
+            said = f"exit code {service.exit_code}; its last errors:"
+            summary.LINES.append(f"{service.name} ended in {request.node.name}, {said}")
+            summary.LINES.extend(f"  {line}" for line in _errors(service.log))
+    stack.start()
+
+
 def _errors(log: Path) -> list[str]:
     lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    return [line for line in lines if " ERROR " in line][-ERRORS_SHOWN:]
+    return [line for line in lines if ERROR.search(line)][-ERRORS_SHOWN:]
 
 
 @pytest.fixture(scope="session")
@@ -119,8 +135,7 @@ _numbers = itertools.count(1)
 def new_job(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Job]]:
     """Makes jobs: `new_job("name", window={...})`, each with topics and a keyspace of its own.
 
-    They exist when it returns; a job that still runs at the end is cancelled. A service that an
-    earlier test has lost is started again, so that it costs that test alone.
+    They exist when it returns; a job that still runs at the end is cancelled.
     """
     jobs: list[Job] = []
     # So that a stack kept from an earlier run has none of these names.
@@ -128,7 +143,6 @@ def new_job(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
     def make(name: str, **sections: dict[str, Any]) -> Job:
         unique = f"{name}_{session}_{next(_numbers)}"
-        stack.start()
         job = Job(stack, tmp_path_factory.mktemp(name), unique, sections)
         jobs.append(job)
         job.prepare()
