@@ -162,8 +162,7 @@ def _run_embedded(settings: Settings, arguments: list[str]) -> None:
     command = [sys.executable, "-m", "jobs.backfill_job", *arguments]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        raise ServiceError(f"the backfill failed: {lines[-1] if lines else 'without a word'}")
+        raise ServiceError(f"the backfill failed: {flink.reason(done.stderr) or 'without a word'}")
 
 
 def _to_parquet(work: Path, out: Path, lane: Lane) -> tuple[int, int]:

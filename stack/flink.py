@@ -87,7 +87,7 @@ def flink_run(
             raise ServiceError(f"{job} was not submitted in {SUBMIT_TIMEOUT_S} s") from None
     found = re.search(r"JobID ([0-9a-f]{32})", done.stdout)
     if done.returncode or not found:
-        raise ServiceError(f"{job} was not submitted: {_reason(done.stdout + done.stderr)}")
+        raise ServiceError(f"{job} was not submitted: {reason(done.stdout + done.stderr)}")
     return found.group(1)
 
 
@@ -105,7 +105,7 @@ def _client_options(rest_url: str) -> dict[str, Any]:
     }
 
 
-def _reason(output: str) -> str:
+def reason(output: str) -> str:
     """The job's Python error if there is one, else the innermost Java cause, else the end."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     causes = [line for line in lines if line.startswith("Caused by: ")]
@@ -179,7 +179,7 @@ def wait_for(rest_url: str, job_id: str, states: set[str], timeout_s: float) -> 
     deadline_s = time.monotonic() + timeout_s
     while (state := job_state(rest_url, job_id)) not in states:
         if state in ENDED:
-            why = _reason(root_exception(rest_url, job_id)) or "no exception"
+            why = reason(root_exception(rest_url, job_id)) or "no exception"
             raise ServiceError(f"job {job_id} is {state}, not {'/'.join(sorted(states))}: {why}")
         if time.monotonic() > deadline_s:
             raise ServiceError(
@@ -230,7 +230,7 @@ def stop_with_savepoint(
             failure = answer["operation"].get("failure-cause")
             if failure:
                 raise ServiceError(
-                    f"no savepoint of job {job_id}: {_reason(failure['stack-trace'])}"
+                    f"no savepoint of job {job_id}: {reason(failure['stack-trace'])}"
                 )
             wait_for(rest_url, job_id, {"FINISHED"}, timeout_s=60)
             return answer["operation"]["location"]

@@ -52,9 +52,11 @@ def test_a_reused_pid_is_not_ours(tmp_path: Path) -> None:
 def test_reason_is_the_jobs_own_error() -> None:
     python = "Traceback (most recent call last):\n  File x\nValueError: no column foo\n"
     java = "Caused by: java.lang.RuntimeException: Python process exits with code: 1\n"
-    assert flink._reason(python + java) == "ValueError: no column foo"
+    assert flink.reason(python + java) == "ValueError: no column foo"
     planner = "Caused by: a.B: outer\nCaused by: a.C: no table\n" + java
-    assert flink._reason(planner) == "a.C: no table"
+    assert flink.reason(planner) == "a.C: no table"
+    client = "Traceback (most recent call last):\npy4j.protocol.Py4JJavaError: An error occurred.\n"
+    assert flink.reason(f"{client}{planner}\t... 31 more\n") == "a.C: no table"
 
 
 def test_no_jobmanager_is_one_line() -> None:
