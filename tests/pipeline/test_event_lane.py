@@ -144,9 +144,7 @@ def test_a_ring_is_flagged_by_what_it_shares(run: Run) -> None:
     # The first few are not known to be many yet.
     assert len(flagged["ring-", "device_many_users"]) >= 25
     assert len(flagged["ring-", "coupon_ring"]) >= 25
-    assert not flagged["devices-", "device_many_users"]
-    assert len(flagged["devices-", "coupon_ring"]) >= 25  # by its four addresses
-    assert not flagged["nothing-", "device_many_users"] | flagged["nothing-", "coupon_ring"]
+    assert not any(users for (prefix, _), users in flagged.items() if prefix != "ring-")
 
 
 # --- stream and batch -----------------------------------------------------------------------------
