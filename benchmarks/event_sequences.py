@@ -12,6 +12,7 @@ import json
 import sys
 from collections.abc import Iterator
 from datetime import date
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -55,15 +56,19 @@ def of_generated(recipe: Recipe, shape: Shape) -> Iterator[Labelled]:
     training = [recipe.training_config(seed, recipe.days) for seed in recipe.train_seeds]
     training += [recipe.training_config(one, recipe.young_days) for one in recipe.young_train_seeds]
     validation = [recipe.config(seed) for seed in recipe.validation_seeds]
-    for configs, first_day, legitimate in (
-        (training, 0, recipe.legitimate_rows), (validation, recipe.warm_up_days, None),
-    ):  # fmt: skip
+    for configs, first_day, legitimate, looks in (
+        (training, 0, recipe.legitimate_rows, (False, True)),
+        (validation, recipe.warm_up_days, None, (False,)),
+    ):
         seen = joined(
             [
-                see(config, [], recipe.delay_days, first_day, legitimate, sources=shape.sources)
-                for config in configs
+                see(
+                    config, [], recipe.delay_days, first_day, legitimate, shape.sources,
+                    hidden=hidden,
+                )
+                for hidden, config in product(looks, configs)
             ]
-        )
+        )  # fmt: skip
         yield seen.tokens, seen.part.fraud_N
 
 

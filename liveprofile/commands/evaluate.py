@@ -97,7 +97,7 @@ def event_risk(
     ] = 14,
 ) -> None:
     """The event lane's rules, its model and both, on generated shops: what so many alerts a day
-    find of each kind of fraud, and which honest changes of habit they take for one."""
+    find of each kind of fraud, and which honest changes of habit and crowds they take for one."""
     from models.fraud.event_evaluate import SEEDS, compare
     from models.fraud.event_model import EventModel
     from udfs.rules import read_rules

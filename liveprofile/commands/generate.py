@@ -43,6 +43,9 @@ def generate(
     honest_changes: Annotated[
         int | None, typer.Option(min=0, help="Default: 5 per 10,000 users and day.")
     ] = None,
+    campaigns: Annotated[
+        int | None, typer.Option(min=0, help="Default: 0.2 per 10,000 users and day.")
+    ] = None,
     ring_users: Annotated[int, typer.Option(min=1, help="Users of a ring.")] = 50,
     ring_devices: Annotated[int, typer.Option(min=1, help="Devices of a ring.")] = 3,
 ) -> None:
@@ -69,6 +72,7 @@ def generate(
             card_tests=card_tests,
             rings=rings,
             honest_changes=honest_changes,
+            campaigns=campaigns,
             ring_users=ring_users,
             ring_devices=ring_devices,
         )

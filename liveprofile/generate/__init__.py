@@ -1,4 +1,4 @@
-"""A seeded shop: users with habits, planted fraud, honest changes of habit, and their labels.
+"""A seeded shop: users with habits, planted fraud, honest changes and crowds, and labels.
 
     for day in Shop(Config(users=1_000, days=30, seed=7)):
         day.events, day.labels  # Arrow tables; day.records() and day.lines() for JSON

@@ -6,7 +6,7 @@ import numpy as np
 
 from liveprofile.generate.config import DAY_MS, Config
 from liveprofile.generate.people import HOME_SPREAD, People
-from liveprofile.generate.plan import CHANGE_DAYS, Case, Kind
+from liveprofile.generate.plan import CHANGE_DAYS, CHANGES, Case, Kind
 from liveprofile.generate.streams import Stream, generator
 from liveprofile.generate.world import World
 
@@ -27,7 +27,7 @@ class Changes:
         self.replaced = people.replaced.copy()  # (U, 2) the day from which a device is another
         self.head = np.arange(people.count)  # whose device and address a new family shares
         for case in cases:
-            if case.kind.fraud:
+            if case.kind not in CHANGES:
                 continue
             day = (case.start_ms - config.start_ms) // DAY_MS
             self._kind[case.users] = case.kind

@@ -10,11 +10,11 @@ from liveprofile.errors import InputError
 
 START = date(2024, 1, 1)
 # Planted per 10,000 users and day where no count is given.
-TAKEOVERS, CARD_TESTS, RINGS, HONEST_CHANGES = 2.0, 0.5, 0.2, 5.0
+TAKEOVERS, CARD_TESTS, RINGS, HONEST_CHANGES, CAMPAIGNS = 2.0, 0.5, 0.2, 5.0, 0.2
 # A user is in one case at most: no more than one case to so many users by default.
-USERS_PER_CASE = {"takeovers": 20, "card_tests": 20, "rings": 150, "honest_changes": 8}
-# The part of a ring's users that were ordinary users before: accounts bought or lent.
-RING_HONEST_SHARE = 0.3
+USERS_PER_CASE = {
+    "takeovers": 20, "card_tests": 20, "rings": 150, "honest_changes": 8, "campaigns": 150
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,14 @@ class Config:
     card_tests: int | None = None
     rings: int | None = None
     honest_changes: int | None = None
+    campaigns: int | None = None
     ring_users: int = 50
     ring_devices: int = 3
 
     def __post_init__(self) -> None:
         lowest = {
             "users": 1, "days": 1, "seed": 0, "takeovers": 0, "card_tests": 0, "rings": 0,
-            "honest_changes": 0, "ring_users": 1, "ring_devices": 1,
+            "honest_changes": 0, "campaigns": 0, "ring_users": 1, "ring_devices": 1,
         }  # fmt: skip
         for name, least in lowest.items():
             value = getattr(self, name)
@@ -53,7 +54,7 @@ class Config:
             )
         rates = {
             "takeovers": TAKEOVERS, "card_tests": CARD_TESTS, "rings": RINGS,
-            "honest_changes": HONEST_CHANGES,
+            "honest_changes": HONEST_CHANGES, "campaigns": CAMPAIGNS,
         }  # fmt: skip
         for name, rate in rates.items():
             if getattr(self, name) is None:
@@ -72,7 +73,6 @@ class Config:
         """No event is this late."""
         return self.start_ms + self.days * DAY_MS
 
-    @property
-    def ring_honest_users(self) -> int:
-        """Ordinary users in each ring; a tenth of all users at most."""
-        return min(int(self.ring_users * RING_HONEST_SHARE), self.users // 10)
+    def ordinary_of(self, users: int, share: float) -> int:
+        """How many of a crowd of so many are ordinary users; a tenth of all those at most."""
+        return min(int(users * share), self.users // 10)

@@ -1,4 +1,4 @@
-"""The events of a planted fraud, drawn from the case's own stream."""
+"""Takeovers and card tests, drawn from the case's own stream: events in no order."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import numpy as np
 
 from liveprofile.generate import rows as events
 from liveprofile.generate.people import People
-from liveprofile.generate.plan import CARD_TEST_MINUTES, TAKEOVER_HOURS, Case, Kind
+from liveprofile.generate.plan import CARD_TEST_MINUTES, TAKEOVER_HOURS, Case
 from liveprofile.generate.rows import APP, WEB
-from liveprofile.generate.world import NEW_CUSTOMER_DISCOUNT, World
+from liveprofile.generate.world import World
 
 # Takeover: some thieves are careful: usual amounts (factor, sigma of the log), a place nearby.
 FACTOR, QUIET_FACTOR, FACTOR_SIGMA = 3.5, 1.2, 0.8
@@ -22,27 +22,9 @@ MINUTES_TO_BUY = 2.0
 TESTS, TESTS_SIGMA, TESTS_RANGE = 30.0, 0.5, (10, 120)
 TEST_MINUTES = (2.0, 10.0)
 ONE_SHOP, ONE_DEVICE, TEST_LOGIN = 0.8, 0.85, 0.7
-# Ring.
-RING_MOST_PURCHASES, RING_LOGIN, RING_NO_COUPON, RING_OTHER_DEVICE = 3, 0.5, 0.15, 0.1
-RING_PRICE, RING_PRICE_SIGMA = 30.0, 0.6
-RING_SHOPS = 2
-GPS = 0.0008  # degrees
 
 
-def draw(rng: np.random.Generator, case: Case, people: People, world: World) -> np.ndarray:
-    """The case's events, in no order."""
-    drawn = {Kind.TAKEOVER: _takeover, Kind.CARD_TEST: _card_test, Kind.COUPON_RING: _ring}
-    rows = drawn[case.kind](rng, case, people, world)
-    rows["case"] = case.number
-    return rows
-
-
-def _at(rng: np.random.Generator, rows: np.ndarray, place: np.ndarray) -> None:
-    noisy = place + GPS * rng.standard_normal((len(rows), 2))
-    rows["lat"], rows["lon"] = np.round(noisy, 5).T
-
-
-def _takeover(rng: np.random.Generator, case: Case, people: People, world: World) -> np.ndarray:
+def takeover(rng: np.random.Generator, case: Case, people: People, world: World) -> np.ndarray:
     """A login, views, and purchases larger than the user's, within minutes to an hour or so."""
     user = int(case.users[0])
     quiet = rng.random() < QUIET
@@ -75,11 +57,10 @@ def _takeover(rng: np.random.Generator, case: Case, people: People, world: World
     bought = events.bought(bought, 1, 0.0)
     login = events.of_type(shared, "login", np.array([case.start_ms]))
     rows = np.concatenate([login[: int(rng.random() < TAKEOVER_LOGIN)], looked[:views], bought])
-    _at(rng, rows, place)
-    return rows
+    return events.at(rng, rows, place)
 
 
-def _card_test(rng: np.random.Generator, case: Case, people: People, world: World) -> np.ndarray:
+def card_test(rng: np.random.Generator, case: Case, people: People, world: World) -> np.ndarray:
     """A burst of cheap purchases, mostly on one device at one shop."""
     size = TESTS * np.exp(TESTS_SIGMA * rng.standard_normal())
     count = int(np.clip(size, *TESTS_RANGE))
@@ -103,50 +84,4 @@ def _card_test(rng: np.random.Generator, case: Case, people: People, world: Worl
         logins[name] = rows[name][firsts[known]]
     logins = events.of_type(logins, "login", np.full(len(logins), case.start_ms))
     rows = np.concatenate([logins, rows])
-    _at(rng, rows, world.city[world.some_cities(rng, 1)[0]])
-    return rows
-
-
-def _ring(rng: np.random.Generator, case: Case, people: People, world: World) -> np.ndarray:
-    """The ring's purchases with the coupon uses before most and logins before some of them."""
-    bought = ring_purchases(rng, case, world)
-    other = rng.random(len(bought)) < RING_OTHER_DEVICE
-    bought["device"] = np.where(other, rng.choice(case.devices, len(bought)), bought["device"])
-    coupons = bought[bought["coupon"] >= 0]
-    coupons = events.of_type(coupons, "coupon", coupons["time_ms"] - 3_000)
-    logins = bought[rng.random(len(bought)) < RING_LOGIN]
-    logins = events.of_type(logins, "login", logins["time_ms"] - 40_000)
-    logins["shop"] = logins["coupon"] = -1
-    for rows in (coupons, logins):
-        rows["item"] = rows["address"] = rows["quantity"] = -1
-        rows["price"] = rows["amount"] = np.nan
-    return np.concatenate([bought, coupons, logins])
-
-
-def ring_purchases(rng: np.random.Generator, case: Case, world: World) -> np.ndarray:
-    """Each of the case's users buys one to three times within its span, with one of its coupons.
-
-    Users share the devices and the addresses in equal parts; the devices move no random number, so
-    the same stream with others gives the same purchases.
-    """
-    members = len(case.users)
-    member = np.repeat(np.arange(members), rng.integers(1, RING_MOST_PURCHASES + 1, members))
-    count = len(member)
-    rows = events.blank(count)
-    rows["user"] = case.users[member]
-    rows["device"] = case.devices[member * len(case.devices) // members]
-    rows["channel"] = WEB
-    rows["shop"] = rng.choice(world.some_shops(rng, RING_SHOPS), count)
-    price = RING_PRICE * np.exp(RING_PRICE_SIGMA * rng.standard_normal(count))
-    item = world.items_near(rng, price)
-    rows = events.priced(rows, item, world.item_price[item])
-    address = rng.choice(case.addresses, members)[member]
-    rows["address"] = np.where(world.is_delivered(item), address, -1)
-    # A minute at both ends for the logins before and the purchases' own coupons.
-    time_ms = case.start_ms + 60_000 + rng.random(count) * (case.span_ms - 120_000)
-    rows = events.of_type(rows, "purchase", time_ms.astype(np.int64))
-    plain = rng.random(count) < RING_NO_COUPON
-    rows["coupon"] = np.where(plain, -1, rng.choice(case.coupons, count))
-    rows = events.bought(rows, 1, np.where(plain, 0.0, NEW_CUSTOMER_DISCOUNT))
-    _at(rng, rows, world.city[world.some_cities(rng, 1)[0]])
-    return rows
+    return events.at(rng, rows, world.city[world.some_cities(rng, 1)[0]])

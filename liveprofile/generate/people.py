@@ -84,6 +84,10 @@ class People:
         head[members] = members[:, :1]
         return head
 
+    def phones(self, users: np.ndarray, day: int) -> np.ndarray:
+        """The code of each user's first device on that day."""
+        return DEVICES_A_USER * users + (self.replaced[users, 0] <= day)
+
     @property
     def terminals(self) -> int:
         """The code of the first public terminal."""

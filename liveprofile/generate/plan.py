@@ -22,6 +22,7 @@ class Kind(IntEnum):
     HONEST_GIFTS = 4
     HONEST_RAISE = 5
     HONEST_FAMILY = 6
+    HONEST_CAMPAIGN = 7
 
     @property
     def label(self) -> str:
@@ -33,9 +34,12 @@ class Kind(IntEnum):
         return self <= Kind.COUPON_RING
 
 
-CHANGES = tuple(kind for kind in Kind if not kind.fraud)
+# Changes of habit; the other kinds have events of their own.
+CHANGES = (Kind.HONEST_MOVE, Kind.HONEST_GIFTS, Kind.HONEST_RAISE, Kind.HONEST_FAMILY)
 # Days from an event to its label: median; the log of the delay has the deviation DELAY_SIGMA.
-DELAY_DAYS = {Kind.TAKEOVER: 3, Kind.CARD_TEST: 2, Kind.COUPON_RING: 14} | dict.fromkeys(CHANGES, 2)
+DELAY_DAYS = {Kind.TAKEOVER: 3, Kind.CARD_TEST: 2, Kind.COUPON_RING: 14} | dict.fromkeys(
+    (*CHANGES, Kind.HONEST_CAMPAIGN), 2
+)
 DELAY_SIGMA = 0.7
 # How long a change of habit counts as one, in days.
 CHANGE_DAYS = {
@@ -50,6 +54,12 @@ CARD_TEST_ACCOUNTS, CARD_TEST_DEVICES = 10, 3
 CARD_TEST_STOLEN_ACCOUNT = 0.3
 RING_USERS_PER_ADDRESS = 12
 RING_COUPONS = 3
+# The part of a ring's users that were ordinary users before: accounts bought or lent.
+RING_ORDINARY = 0.3
+CAMPAIGN_USERS, CAMPAIGN_ORDINARY, CAMPAIGN_COUPONS = (20, 120), (0.1, 0.5), 3
+CAMPAIGN_HOURS = (12, 120)
+# Of campaigns whose users live together so many to an address; the others have one each.
+CAMPAIGN_TOGETHER, CAMPAIGN_USERS_PER_ADDRESS = 0.5, (4, 25)
 FAMILY = (2, 4)
 
 
@@ -104,6 +114,7 @@ class Plan:
         self._plan_card_tests()
         self._plan_rings()
         self._plan_changes()
+        self._plan_campaigns()
         if self._needed > len(self._pool):
             raise InputError(
                 f"users = {config.users}: the planted cases need {self._needed} users who are there"
@@ -161,6 +172,10 @@ class Plan:
         first_ms = self._config.start_ms + self._first_day * DAY_MS
         return first_ms + int(self._rng.random() * (self._config.end_ms - first_ms - span_ms))
 
+    def _span_ms(self, hours: tuple[int, int]) -> int:
+        room_ms = (self._config.days - self._first_day) * DAY_MS // 2
+        return min(int(self._rng.uniform(*hours) * 3_600_000), room_ms)
+
     def _plan_takeovers(self) -> None:
         count = self._config.takeovers or 0
         devices = self._devices.take(-(-count * TAKEOVER_DEVICES // 10))
@@ -185,10 +200,9 @@ class Plan:
     def _plan_rings(self) -> None:
         config = self._config
         for _ in range(config.rings or 0):
-            honest = self._ordinary(config.ring_honest_users)
+            honest = self._ordinary(config.ordinary_of(config.ring_users, RING_ORDINARY))
             fresh = self._users.take(config.ring_users - len(honest))
-            room_ms = (config.days - self._first_day) * DAY_MS // 2
-            span_ms = min(int(self._rng.uniform(*RING_HOURS) * 3_600_000), room_ms)
+            span_ms = self._span_ms(RING_HOURS)
             start_ms = self._start_ms(span_ms)
             # One coupon is one that anybody may use that week.
             day = (start_ms - config.start_ms) // DAY_MS
@@ -215,4 +229,23 @@ class Plan:
                 CHANGE_DAYS[kind] * DAY_MS,
                 users,
                 start_ms=self._config.start_ms + day * DAY_MS,
+            )
+
+    def _plan_campaigns(self) -> None:
+        rng = self._rng
+        for _ in range(self._config.campaigns or 0):
+            count = int(rng.integers(*CAMPAIGN_USERS, endpoint=True))
+            ordinary = self._ordinary(
+                self._config.ordinary_of(count, rng.uniform(*CAMPAIGN_ORDINARY))
+            )
+            fresh = self._users.take(count - len(ordinary))
+            together = rng.random() < CAMPAIGN_TOGETHER
+            to_an_address = rng.integers(*CAMPAIGN_USERS_PER_ADDRESS) if together else 1
+            self._add(
+                Kind.HONEST_CAMPAIGN,
+                self._span_ms(CAMPAIGN_HOURS),
+                rng.permutation(np.concatenate([ordinary, fresh])),
+                self._devices.take(count),
+                self._addresses.take(-(-count // int(to_an_address))),
+                self._coupons.take(int(rng.integers(1, CAMPAIGN_COUPONS, endpoint=True))),
             )

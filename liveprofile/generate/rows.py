@@ -7,6 +7,7 @@ import numpy as np
 from udfs.events import TYPE_INDEX
 
 CHANNELS = ("app", "web", "shop")
+GPS = 0.0008  # degrees, the deviation of its noise
 APP, WEB, KIOSK = range(3)
 
 ROW = np.dtype(
@@ -49,6 +50,13 @@ def of_type(rows: np.ndarray, event_type: str, time_ms: np.ndarray) -> np.ndarra
 def priced(rows: np.ndarray, item: np.ndarray, price: np.ndarray) -> np.ndarray:
     """The rows with item and price; changes them in place."""
     rows["item"], rows["price"] = item, price
+    return rows
+
+
+def at(rng: np.random.Generator, rows: np.ndarray, place: np.ndarray) -> np.ndarray:
+    """The rows at a place, (2,) or (N, 2) degrees, as a GPS reads it; changes them in place."""
+    noisy = place + GPS * rng.standard_normal((len(rows), 2))
+    rows["lat"], rows["lon"] = np.round(noisy, 5).T
     return rows
 
 

@@ -7,7 +7,7 @@ from datetime import date
 import numpy as np
 
 from liveprofile.generate.config import START, Config
-from liveprofile.generate.fraud import ring_purchases
+from liveprofile.generate.crowds import ring_purchases
 from liveprofile.generate.plan import Case, Kind, Sizes
 from liveprofile.generate.streams import Stream, generator
 from liveprofile.generate.tables import Day, Names, day_of

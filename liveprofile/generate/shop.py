@@ -6,11 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from liveprofile.generate import fraud
+from liveprofile.generate import crowds, fraud
 from liveprofile.generate.changes import Changes
 from liveprofile.generate.config import DAY_MS, Config
 from liveprofile.generate.people import People
-from liveprofile.generate.plan import Case, Plan
+from liveprofile.generate.plan import CHANGES, Case, Kind, Plan
 from liveprofile.generate.streams import Stream, generator
 from liveprofile.generate.tables import Day, Names, day_of
 from liveprofile.generate.visits import Ordinary, events_per_visit
@@ -35,18 +35,17 @@ class Shop:
         self._ordinary = Ordinary(config, self.people, changes, self._world)
         self._names = Names(config.seed, plan.sizes, self._world)
         self.users = plan.sizes.users  # the accounts made for fraud included
-        self._frauds: dict[int, list[Case]] = {}
+        self._drawn: dict[int, list[Case]] = {}  # by the day on which they begin
         for case in plan.cases:
-            if case.kind.fraud:
-                self._frauds.setdefault((case.start_ms - config.start_ms) // DAY_MS, []).append(
-                    case
-                )
+            if case.kind not in CHANGES:
+                day = (case.start_ms - config.start_ms) // DAY_MS
+                self._drawn.setdefault(day, []).append(case)
 
     def __iter__(self) -> Iterator[Day]:
         pending = np.empty(0)
         done = 0
         for day in range(self.config.days):
-            drawn = [self._ordinary.day(day), *map(self._fraud, self._frauds.get(day, ()))]
+            drawn = [self._ordinary.day(day), *map(self._draw, self._drawn.get(day, ()))]
             rows = np.concatenate([pending, *drawn] if len(pending) else drawn)
             now = rows["time_ms"] < self.config.start_ms + (day + 1) * DAY_MS
             pending, rows = rows[~now], rows[now]
@@ -54,6 +53,17 @@ class Shop:
             yield day_of(rows, done, self.config.seed, self._names, self.cases)
             done += len(rows)
 
-    def _fraud(self, case: Case) -> np.ndarray:
+    def _draw(self, case: Case) -> np.ndarray:
+        """The case's events, in no order."""
         rng = generator(self.config.seed, Stream.CASE, case.number)
-        return fraud.draw(rng, case, self.people, self._world)
+        people, world = self.people, self._world
+        if case.kind is Kind.TAKEOVER:
+            rows = fraud.takeover(rng, case, people, world)
+        elif case.kind is Kind.CARD_TEST:
+            rows = fraud.card_test(rng, case, people, world)
+        elif case.kind is Kind.COUPON_RING:
+            rows = crowds.ring(rng, case, world)
+        else:
+            rows = crowds.campaign(rng, case, self.config, people, world)
+        rows["case"] = case.number
+        return rows

@@ -40,7 +40,7 @@ MORE_THAN_ONE, BULK_MORE = 0.12, 0.35
 DEAR = 100.0  # of what costs more nobody takes two
 # Where: at home, at work, else about home.
 PLACE_SHARES = np.array([0.7, 0.2, 0.1])
-WANDER, GPS = 0.08, 0.0008  # degrees
+WANDER = 0.08  # degrees
 TRAVEL, TERMINAL = 0.03, 0.015  # share of weeks; of visits
 TO_PICKUP, TO_FRIEND, GIFT_TO_FRIEND = 0.5, 0.06, 0.6
 GIFT_VISITS = 2.5
@@ -163,8 +163,7 @@ class Ordinary:
         away = travels[user] & ~at_terminal
         place = np.where(away[:, None], self._world.city[city[user]], place)
         place = np.where(at_terminal[:, None], self._world.city[people.city[user]], place)
-        place = place + GPS * rng.standard_normal((count, 2))
-        rows["lat"], rows["lon"] = np.round(place, 5).T
+        events.at(rng, rows, place)
         return away
 
     def _addresses(

@@ -10,7 +10,7 @@ from liveprofile.generate import Config
 from liveprofile.generate.config import DAY_MS
 from models.fraud.event_fit import Part, sampled
 from models.fraud.event_tokens import Tokens
-from models.fraud.generated import generated
+from models.fraud.generated import generated, partly_hidden
 from models.fraud.thresholds import by_budget
 
 if TYPE_CHECKING:
@@ -46,13 +46,17 @@ def see(
     legitimate: int | None,
     sources: tuple[str, ...] = (),
     sequence: EventSequence | None = None,
+    hidden: bool = False,
 ) -> Seen:
     """A shop's events from a day on: features by all events before, too.
 
     legitimate: of the events that are no fraud so many, drawn by chance; None: all. sources: lists
-    to give tokens of. sequence: of a model that has one.
+    to give tokens of. sequence: of a model that has one. hidden: whether users hide some of what
+    they share (models.fraud.generated.partly_hidden).
     """
     shop = generated(config)
+    if hidden:
+        shop = partly_hidden(shop, config.seed)
     rows = np.flatnonzero(shop.time_ms_N >= config.start_ms + from_day * DAY_MS)
     weight = 1.0
     if legitimate is not None:

@@ -1,15 +1,18 @@
 """The shipped model of single events: trained on generated shops (liveprofile.generate).
 
-Each seed is a shop of its own, with other people, other frauds and other honest changes of habit.
-Trees learn on some seeds, with more frauds than usual so that they see many; on others, with the
-usual rates, the setting, the calibration and the thresholds are chosen; and on others again, that
-none of this has seen, the result is measured. Some shops of the training are young: to a job that
-has just begun each device is new, and that must not look like fraud.
+Each seed is a shop of its own, with other people, other frauds, other honest changes of habit and
+crowds. Trees learn on some seeds, with more frauds than usual so that they see many; on others,
+with the usual rates, the setting, the calibration and the thresholds are chosen; and on others
+again, that none of this has seen, the result is measured. Some shops of the training are young: to
+a job that has just begun each device is new, and that must not look like fraud. All of the training
+are looked at twice, once with some of what users share missing: nor must a missing device.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -67,6 +70,7 @@ class Recipe:
     card_tests: int = 60
     rings: int = 8
     honest_changes: int = 200
+    campaigns: int = 16
     legitimate_rows: int = 15_000  # of a training shop
     budgets: tuple[float, ...] = Costs.budgets
     false_alarm_cost: float = Costs.false_alarm_cost
@@ -84,7 +88,7 @@ class Recipe:
         """Shops of another size, as many frauds to a user. Raises InputError for too few days."""
         counts = {
             name: max(1, round(getattr(self, name) * users / self.users))
-            for name in ("takeovers", "card_tests", "rings", "honest_changes")
+            for name in ("takeovers", "card_tests", "rings", "honest_changes", "campaigns")
         }
         return replace(self, users=users, days=days, **counts)
 
@@ -94,7 +98,7 @@ class Recipe:
     def training_config(self, seed: int, days: int) -> Config:
         return Config(
             self.users, days, seed=seed, takeovers=self.takeovers, card_tests=self.card_tests,
-            rings=self.rings, honest_changes=self.honest_changes,
+            rings=self.rings, honest_changes=self.honest_changes, campaigns=self.campaigns,
         )  # fmt: skip
 
 
@@ -113,27 +117,35 @@ def train_generated(
     validation = [recipe.config(seed) for seed in recipe.validation_seeds]
     test = [recipe.config(seed) for seed in recipe.test_seeds]
     young = [recipe.training_config(seed, recipe.young_days) for seed in recipe.young_test_seeds]
-    total = len(training + validation + test + young)
+    total = len(2 * training + validation + 2 * test + young)
     done = iter(range(1, total + 1))
 
     def seen(
         configs: list[Config], names: list[str], from_day: int, legitimate: int | None = None,
-        **of_sequence: Any,
+        hidden: Sequence[bool] = (False,), **of_sequence: Any,
     ) -> Seen:  # fmt: skip
         parts = []
-        for config in configs:
-            parts.append(see(config, names, recipe.delay_days, from_day, legitimate, **of_sequence))
+        for hides, config in product(hidden, configs):
+            parts.append(
+                see(
+                    config, names, recipe.delay_days, from_day, legitimate, hidden=hides,
+                    **of_sequence,
+                )
+            )  # fmt: skip
             on_progress("shops", next(done), total)
         return joined(parts)
 
     shape = Shape()
-    learnt = seen(training, FEATURES, 0, recipe.legitimate_rows, sources=shape.sources)
+    learnt = seen(
+        training, FEATURES, 0, recipe.legitimate_rows, (False, True), sources=shape.sources
+    )
     validated = seen(validation, FEATURES, recipe.warm_up_days, sources=shape.sources)
     settings = [
         dict(zip(("max_depth", "rounds", "eta"), one, strict=True)) for one in recipe.settings
     ]
     better, chosen_by = stack(
-        _examples(learnt), learnt.weight, _examples(validated), FEATURES,
+        _examples(learnt, len(training)), learnt.weight,
+        _examples(validated, len(validation)), FEATURES,
         SequenceRecipe(shape, recipe.sequence_epochs), settings, on_progress,
     )  # fmt: skip
     validated = validated._replace(part=better.validation)
@@ -150,6 +162,10 @@ def train_generated(
     for name, part in (
         ("validation", validated),
         ("test", seen(test, model.names, recipe.warm_up_days, sequence=model.sequence)),
+        (
+            "hidden_test",
+            seen(test, model.names, recipe.warm_up_days, hidden=(True,), sequence=model.sequence),
+        ),
         ("young_test", seen(young, model.names, 0, sequence=model.sequence)),
     ):
         model.about[name] = measured_of(model, part, thresholds)
@@ -185,9 +201,10 @@ def renew_reference(
     return reference
 
 
-def _examples(seen: Seen) -> Examples:
-    """A case lies in one shop, so that no net sees one half of it and is asked for the other."""
-    return Examples(seen.part, seen.tokens, seen.user_M, seen.user_M >> SHOP_BITS)
+def _examples(seen: Seen, shops: int) -> Examples:
+    """A case lies in one shop, so that no net sees one half of it and is asked for the other; what
+    has been looked at twice is one shop."""
+    return Examples(seen.part, seen.tokens, seen.user_M, (seen.user_M >> SHOP_BITS) % shops)
 
 
 def finished(model: EventModel, validated: Seen, out: Path | None) -> EventModel:

@@ -64,6 +64,19 @@ def generated(config: Config) -> Generated:
     return Generated(history, time_ms_N, user_N, type_N, fraud_N, case_N, kind_N)
 
 
+def partly_hidden(shop: Generated, seed: int) -> Generated:
+    """The shop as one that is told less: each user's events lack each kind of entity, device, place
+    and so on, with a chance of a half. So any combination is missing somewhere."""
+    events = shop.history.events
+    rng = np.random.default_rng(seed)
+    entities = {
+        name: np.where(rng.random(shop.user_N.max() + 1)[shop.user_N] < 0.5, 0, codes_N)
+        for name, codes_N in events.entities.items()
+    }
+    history = History(events._replace(entities=entities), shop.history.labels)
+    return shop._replace(history=history)
+
+
 def _amounts(events: pa.Table) -> np.ndarray:
     """As the job has them (jobs.views.amount)."""
     quantity = pc.fill_null(events["quantity"], 1)

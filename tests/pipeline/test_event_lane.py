@@ -139,11 +139,12 @@ def test_a_ring_is_flagged_by_what_it_shares(run: Run) -> None:
             if user_id.startswith(prefix) and rule_id == rule
         }
         for prefix in ("ring-", "devices-", "nothing-")
-        for rule in ("device_many_users", "coupon_ring")
+        for rule in ("device_many_users", "coupon_ring", "fraud_score")
     }
     # The first few are not known to be many yet.
     assert len(flagged["ring-", "device_many_users"]) >= 25
     assert len(flagged["ring-", "coupon_ring"]) >= 25
+    assert len(flagged["ring-", "fraud_score"]) >= 40
     assert not any(users for (prefix, _), users in flagged.items() if prefix != "ring-")
 
 

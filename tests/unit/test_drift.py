@@ -245,6 +245,25 @@ def test_a_shift_is_seen_and_told(reference: Reference, shift, code: str, name: 
     assert f"{first['value']:.1%}" in first["sentence"]
 
 
+def test_days_have_a_spread_of_their_own() -> None:
+    """Every other day all values are twice the usual: no hour tells that it isn't by chance what
+    its day is, and each day does."""
+    rng = np.random.default_rng(6)
+    x_NF, score_N = events(rng, 48_000)
+    hour_N = np.arange(48_000) // 100
+    plain = drift_reference.of(x_NF, NAMES, score_N, hour_N, np.arange(48_000), ALERT_SCORE)
+    x_NF[:, NAMES.index("amount")] *= 1 + (hour_N // 24 % 2)
+    waves = drift_reference.of(x_NF, NAMES, score_N, hour_N, np.arange(48_000), ALERT_SCORE)
+    of_hours, of_days = (series(one, "amount") for one in (waves, waves.of_days))
+    assert of_days.spread == of_hours.day_spread > 5 * of_hours.spread
+    assert of_days.shift_spread == of_hours.day_shift_spread > 5 * of_hours.shift_spread
+    assert series(plain, "amount").day_spread < 1.5
+    # A day like the others is no drift by days; by what an hour is judged it would be.
+    day = x_NF[24 * 100 : 48 * 100], score_N[24 * 100 : 48 * 100]
+    assert "amount" in judge(waves, counts(waves, *day)).drifted
+    assert "amount" not in judge(waves.of_days, counts(waves, *day)).drifted
+
+
 def test_hours_that_resemble_themselves_widen_the_bound() -> None:
     """Each hour's events are four times the same: a shift is believed four times later."""
     rng = np.random.default_rng(5)

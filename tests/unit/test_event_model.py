@@ -9,20 +9,22 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
-from liveprofile.config import project_path
+from liveprofile.config import DAY_MS, project_path
 from liveprofile.errors import InputError
-from liveprofile.generate import Shop
+from liveprofile.generate import Config, Shop
 from models.fraud import handbook
 from models.fraud.data import Period
 from models.fraud.event_fit import calibrated, reliability, sampled
 from models.fraud.event_model import BOOSTER, CARD, Calibration, EventModel, probability
 from models.fraud.event_train import Recipe, train_generated
-from models.fraud.generated import generated
+from models.fraud.generated import Generated, generated, partly_hidden
+from models.fraud.history import History
 from models.fraud.reason_groups import groups
 from models.fraud.reasons import EARLIER_EVENT, Reason, drops, explain, faithfulness
 from models.fraud.thresholds import NEVER, by_budget, by_cost
 from tests.unit.test_fraud import DELAY, transactions
 from udfs.event_features import NAMES, SCORED_TYPES
+from udfs.event_features.lists import ENTITIES
 
 DATA = transactions(4_000)
 PERIOD = Period.of(date(2018, 4, 25), date(2018, 5, 2), DELAY, date(2018, 5, 6), date(2018, 5, 20))
@@ -268,7 +270,8 @@ def test_a_reason_as_a_flag_stores_it() -> None:
 SMALL = Recipe(
     users=300, days=16, warm_up_days=6, young_days=6, train_seeds=(1,), young_train_seeds=(2,),
     validation_seeds=(3,), test_seeds=(4,), young_test_seeds=(5,), takeovers=15, card_tests=10,
-    rings=2, honest_changes=20, legitimate_rows=2_000, budgets=(30.0,), settings=((3, 30, 0.3),),
+    rings=2, honest_changes=20, campaigns=1, legitimate_rows=2_000, budgets=(30.0,),
+    settings=((3, 30, 0.3),),
 )  # fmt: skip
 
 
@@ -333,3 +336,43 @@ def test_the_shipped_model_is_ready() -> None:
     assert 0 < model.score(quiet)[0] < 1
     size = sum(file.stat().st_size for file in folder.iterdir())
     assert size < 2_000_000
+
+
+@pytest.fixture(scope="module")
+def honest() -> Generated:
+    """A shop after its first week, which hasn't a fraud in it."""
+    none = {"takeovers": 0, "card_tests": 0, "rings": 0}
+    return generated(Config(200, 14, seed=77, campaigns=1, **none))
+
+
+@pytest.mark.parametrize(
+    "missing",
+    [(), ("device",), ("place",), ("device", "place"), ENTITIES],
+    ids=lambda missing: " and ".join(missing) or "nothing",
+)
+def test_what_an_honest_shop_does_not_tell_is_no_fraud(
+    honest: Generated, missing: tuple[str, ...]
+) -> None:
+    events = honest.history.events
+    hidden = {name: np.zeros_like(events.entities[name]) for name in missing}
+    history = History(events._replace(entities=events.entities | hidden), honest.history.labels)
+    rows = np.flatnonzero(honest.time_ms_N > honest.time_ms_N[0] + 7 * DAY_MS)
+    model = EventModel.load(project_path(Path("models/checkpoints/event-risk")))
+    score_N = probability(model.log_odds(history.features(rows, model.names, model.delay_days)))
+    assert len(rows) > 1_000
+    assert (score_N >= 0.9).mean() < 0.002
+
+
+def test_hidden_shops_lack_each_kind_of_entity_for_half_of_the_users(honest: Generated) -> None:
+    hidden = partly_hidden(honest, seed=1)
+    users = np.unique(honest.user_N)
+    told = []
+    for name, codes_N in hidden.history.events.entities.items():
+        before_N = honest.history.events.entities[name]
+        assert ((codes_N == before_N) | (codes_N == 0)).all()
+        lacking = {u for u in users if not codes_N[honest.user_N == u].any()}
+        having = {u for u in users if (codes_N == before_N)[honest.user_N == u].all()}
+        assert lacking | having == set(users)
+        told.append(len(lacking - having) / len(users))
+    # Not all have a coupon or an address to hide.
+    assert 0.35 < max(told) < 0.65

@@ -26,7 +26,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SCHEMA = json.loads((ROOT / "schemas/behavior-event.schema.json").read_text("utf-8"))
 SMALL = {
     "users": 400, "days": 12, "takeovers": 6, "card_tests": 3, "rings": 2, "honest_changes": 12,
-    "ring_users": 20, "ring_devices": 2,
+    "campaigns": 2, "ring_users": 20, "ring_devices": 2,
 }  # fmt: skip
 
 
@@ -99,7 +99,14 @@ def test_events_come_in_order_of_time_each_day_its_own(days):
 
 def test_the_rate_is_the_one_asked_for():
     config = Config(
-        3_000, 20, events_per_user_day=4, takeovers=0, card_tests=0, rings=0, honest_changes=0
+        3_000,
+        20,
+        events_per_user_day=4,
+        takeovers=0,
+        card_tests=0,
+        rings=0,
+        honest_changes=0,
+        campaigns=0,
     )
     shop = Shop(config)
     present = sum((shop.people.joined <= day).sum() for day in range(20))
@@ -125,6 +132,7 @@ def test_what_is_planted_is_what_was_asked_for(labels):
     assert cases["takeover"] == SMALL["takeovers"]
     assert cases["card_test"] == SMALL["card_tests"]
     assert cases["coupon_ring"] == SMALL["rings"]
+    assert cases["honest_campaign"] == SMALL["campaigns"]
     # A change in the last days may see no event of its user.
     assert all(2 <= cases[kind.label] <= 3 for kind in CHANGES)
 
@@ -139,6 +147,22 @@ def test_a_ring_has_its_users_and_devices(events, labels):
     others = {event["user_id"] for event in events.to_pylist() if event["event_id"] not in same}
     shared = {event["user_id"] for event in of_ring} & others
     assert 0 < len(shared) < SMALL["ring_users"]
+
+
+def test_a_campaign_is_a_crowd_with_a_coupon_and_devices_of_its_own(events, labels):
+    rows = [row for row in labels.to_pylist() if row["kind"] == "honest_campaign"]
+    sizes = []
+    for case in {row["case"] for row in rows}:
+        same = {row["event_id"] for row in rows if row["case"] == case}
+        crowd = [event for event in events.to_pylist() if event["event_id"] in same]
+        users = {event["user_id"] for event in crowd}
+        sizes.append(len(users))
+        assert len({event["device_id"] for event in crowd}) >= 0.8 * len(users)
+        assert 1 <= len({event["coupon_id"] for event in crowd} - {None}) <= 3
+        assert {event["event_type"] for event in crowd} >= {"view", "coupon", "purchase", "login"}
+        others = {event["user_id"] for event in events.to_pylist() if event["event_id"] not in same}
+        assert 0 < len(users & others) < len(users)
+    assert all(20 <= size <= 120 for size in sizes)
 
 
 def test_fraud_and_honest_changes_overlap(days, events, labels):

@@ -16,8 +16,8 @@ Of a distribution there are two tests, as one sees what the other doesn't:
   Its square compares with a PSI, which is d squared for two normal distributions d apart; without
   any shift it is (1/n + 1/N) times the scores' variance times chi-squared with one degree.
 
-Both hold for independent events; those of an hour are not, so the bound is multiplied by how much
-more the reference's own hours vary (the first order correction of Rao and Scott 1984, "On
+Both hold for independent events; those of a period are not, so the bound is multiplied by how much
+more the reference's own hours or days vary (the first order correction of Rao and Scott 1984, "On
 chi-squared tests for multiway contingency tables", Annals of Statistics 12(1)).
 
 Of the alert rate, which is so small that its PSI is too: the ratio to the usual, and the number of

@@ -134,7 +134,8 @@ class DriftMonitor:
         counts = self._store.totals(self._reference.version, period.start_ms, period.end_ms)
         if counts is None:
             return []
-        verdict = judge(self._reference, counts.reshape(len(self._reference.series), -1))
+        usual = self._reference.of_days if period.kind == "day" else self._reference
+        verdict = judge(usual, counts.reshape(len(usual.series), -1))
         if verdict is None:
             return []
         after, alert = self._after(of, before, period, verdict)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -32,7 +32,8 @@ class Series:
     """One histogram. B bins: bin b holds edges[b - 1] < value <= edges[b], the last is `missing`.
 
     Spreads: how many times further from the whole one hour of the training data was than equally
-    many events drawn one by one would be (1: no further); events of an hour resemble each other.
+    many events drawn one by one would be (1: no further); events of an hour resemble each other,
+    and those of a day may do so far more: a week's coupons are the same ones every hour.
     """
 
     name: str  # a feature, SCORE, or ALERT_RATE: the score in two bins
@@ -41,6 +42,8 @@ class Series:
     spread: float = 1.0  # of the PSI; of the alert rate's variance
     # Of the square of the shift (udfs.drift.judge); None: not known, it isn't judged.
     shift_spread: float | None = None
+    day_spread: float = 1.0
+    day_shift_spread: float | None = None
 
     @cached_property
     def share_B(self) -> np.ndarray:
@@ -108,6 +111,15 @@ class Reference:
         """Counts of different references can't be added up: their bins differ."""
         return hashlib.sha256(json.dumps(asdict(self)).encode()).hexdigest()[:12]
 
+    @cached_property
+    def of_days(self) -> Reference:
+        """What the counts of a day are judged by: the spreads are those of days."""
+        series = tuple(
+            replace(one, spread=one.day_spread, shift_spread=one.day_shift_spread)
+            for one in self.series
+        )
+        return replace(self, series=series)
+
     @property
     def features(self) -> list[str]:
         return [one.name for one in self.series if one.name not in (SCORE, ALERT_RATE)]
@@ -141,7 +153,8 @@ class Reference:
             series = tuple(
                 Series(
                     one["name"], tuple(one["edges"]), tuple(one["counts"]), one["spread"],
-                    one["shift_spread"],
+                    one["shift_spread"], one.get("day_spread", one["spread"]),
+                    one.get("day_shift_spread", one["shift_spread"]),
                 )
                 for one in card["series"]
             )  # fmt: skip
