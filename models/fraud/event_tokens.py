@@ -180,7 +180,7 @@ def _relation(past: Past, id_T: np.ndarray, own_T: np.ndarray) -> np.ndarray:
 def _some(lists: TokenLists, first: int, end: int) -> TokenLists:
     """The lists from `first` to before `end`."""
     starts = lists.starts[first : end + 1]
-    return _cut(lists, slice(starts[0], starts[-1]), starts - starts[0])
+    return lists.taken(slice(starts[0], starts[-1]), starts - starts[0])
 
 
 def _newest(lists: TokenLists, keep: int) -> TokenLists:
@@ -188,13 +188,4 @@ def _newest(lists: TokenLists, keep: int) -> TokenLists:
     size_S = np.diff(lists.starts)
     if (size_S <= keep).all():
         return lists
-    size_S = np.minimum(size_S, keep)
-    starts = np.concatenate([[0], np.cumsum(size_S)])
-    index_T = np.arange(starts[-1]) + np.repeat(lists.starts[1:] - starts[1:], size_S)
-    return _cut(lists, index_T, starts)
-
-
-def _cut(lists: TokenLists, index_T: np.ndarray | slice, starts: np.ndarray) -> TokenLists:
-    columns = (lists.letter, lists.time_ms, lists.event, lists.amount)
-    ids = tuple(ids_T[index_T] for ids_T in lists.ids)
-    return TokenLists(starts, *(column_T[index_T] for column_T in columns), ids)
+    return lists.until(lists.starts[1:], np.minimum(size_S, keep))

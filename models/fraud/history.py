@@ -144,18 +144,15 @@ class _Lists:
         self.place_M[order] = np.arange(len(order))
         self.first_M = np.searchsorted(key_M[order], key_M)
         self.missing_M = key_M == MISSING
-        self.tokens = (letter_M[order], time_M[order], event_M[order], amount_M[order])
-        self.ids = tuple(values_M[order] for values_M in ids)
+        one = np.array([0, len(order)])
+        self._tokens = TokenLists(one, letter_M, time_M, event_M, amount_M, ids).taken(order, one)
 
     def until(self, at_W: np.ndarray, keep: int) -> TokenLists:
         """The last `keep` tokens of each place's key, the place itself included."""
         end_W = self.place_M[at_W] + 1
         size_W = np.minimum(end_W - self.first_M[at_W], keep)
         size_W[self.missing_M[at_W]] = 0
-        starts = np.concatenate([[0], np.cumsum(size_W)])
-        index_T = np.arange(starts[-1]) + np.repeat(end_W - starts[1:], size_W)
-        columns = (values[index_T] for values in self.tokens)
-        return TokenLists(starts, *columns, tuple(values[index_T] for values in self.ids))
+        return self._tokens.until(end_W, size_W)
 
 
 def _none(count: int) -> TokenLists:

@@ -59,6 +59,23 @@ class TokenLists(NamedTuple):
     amount: np.ndarray  # (T,) float64
     ids: tuple[np.ndarray, ...]  # each (T,) int32: a user list's ENTITIES, an entity list's user
 
+    def taken(self, index_T: np.ndarray | slice, starts: np.ndarray) -> TokenLists:
+        """The tokens at these places, in lists that start where `starts` says."""
+        return TokenLists(
+            starts,
+            self.letter[index_T],
+            self.time_ms[index_T],
+            self.event[index_T],
+            self.amount[index_T],
+            tuple(ids_T[index_T] for ids_T in self.ids),
+        )
+
+    def until(self, end_P: np.ndarray, size_P: np.ndarray) -> TokenLists:
+        """P lists: so many tokens before each of these places."""
+        starts = np.concatenate([[0], np.cumsum(size_P)])
+        index_T = np.arange(starts[-1]) + np.repeat(end_P - starts[1:], size_P)
+        return self.taken(index_T, starts)
+
     def without(self, list_P: np.ndarray, event_P: np.ndarray) -> TokenLists:
         """P of these lists, one of them as often as it is named, each without the tokens of an
         event and its labels."""
@@ -68,14 +85,7 @@ class TokenLists(NamedTuple):
         of_T = np.repeat(np.arange(len(list_P)), sizes_P)
         kept_T = self.event[index_T] != event_P[of_T]
         index_T, sizes_P = index_T[kept_T], np.bincount(of_T[kept_T], minlength=len(list_P))
-        return TokenLists(
-            np.concatenate([[0], np.cumsum(sizes_P)]),
-            self.letter[index_T],
-            self.time_ms[index_T],
-            self.event[index_T],
-            self.amount[index_T],
-            tuple(ids_T[index_T] for ids_T in self.ids),
-        )
+        return self.taken(index_T, np.concatenate([[0], np.cumsum(sizes_P)]))
 
 
 class Rows(NamedTuple):
