@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -18,7 +19,11 @@ from models import Progress
 from models.recipes import RECIPES, recipe, with_params
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from models.fraud.data import Columns
+
+LINE_EVERY_S = 30.0
 
 train = typer.Typer(
     name="train",
@@ -30,7 +35,7 @@ train = typer.Typer(
 
 @contextmanager
 def progress() -> Iterator[Progress]:
-    """A bar on stderr for each stage."""
+    """A bar on stderr for each stage; where that is no terminal, a line now and then."""
     from rich import progress as bars
     from rich.console import Console
 
@@ -42,6 +47,9 @@ def progress() -> Iterator[Progress]:
     )
     # Of the processes that torchrun starts the first speaks for all.
     console = Console(stderr=True, quiet=os.environ.get("RANK", "0") != "0")
+    if not console.is_terminal:
+        yield _in_lines(console)
+        return
     with bars.Progress(*columns, console=console) as bar:
         stages = {}
 
@@ -51,6 +59,22 @@ def progress() -> Iterator[Progress]:
             bar.update(stages[stage], completed=done, total=total)
 
         yield on_progress
+
+
+def _in_lines(console: Console) -> Progress:
+    done_with: set[str] = set()
+    said_s = -LINE_EVERY_S
+
+    def on_progress(stage: str, done: int, total: int) -> None:
+        nonlocal said_s
+        now_s = time.monotonic()
+        ends = done == total and stage not in done_with
+        if ends or now_s - said_s >= LINE_EVERY_S:
+            said_s = now_s
+            done_with.update({stage} if ends else ())
+            console.print(f"{stage} {done}/{total}", highlight=False)
+
+    return on_progress
 
 
 def note(line: str) -> None:

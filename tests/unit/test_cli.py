@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from liveprofile import __version__
 from liveprofile.cli import app, main
 from liveprofile.commands import alerts, common
+from liveprofile.commands.train import progress
 from liveprofile.errors import ConfigError
 from liveprofile.kafka import Record
 from liveprofile.privacy import hashed
@@ -119,3 +120,14 @@ def test_an_alert_reads_as_a_sentence():
 def test_user_ids_are_hashed_for_logs():
     assert hashed("42") == hashed("42") != hashed("43")
     assert "42" not in hashed("user 42") and hashed("\ud800").startswith("user:")
+
+
+def test_long_work_tells_a_log_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    """At once, then not again for a while, and once when a stage is through."""
+    with progress() as on_progress:
+        for done in (1, 2, 3, 3):
+            on_progress("epochs", done, 3)
+        on_progress("scores", 1, 2)
+    told = capsys.readouterr()
+    assert told.err.splitlines() == ["epochs 1/3", "epochs 3/3"]
+    assert not told.out
