@@ -53,8 +53,7 @@ class Lstm(nn.Module):
 
 def of_generated(recipe: Recipe, shape: Shape) -> Iterator[Labelled]:
     """The training's, then the validation's."""
-    training = [recipe.training_config(seed, recipe.days) for seed in recipe.train_seeds]
-    training += [recipe.training_config(one, recipe.young_days) for one in recipe.young_train_seeds]
+    training = recipe.training_configs()
     validation = [recipe.config(seed) for seed in recipe.validation_seeds]
     for configs, first_day, legitimate, looks in (
         (training, 0, recipe.legitimate_rows, (False, True)),

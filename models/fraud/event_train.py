@@ -95,6 +95,12 @@ class Recipe:
     def config(self, seed: int) -> Config:
         return Config(self.users, self.days, seed=seed)
 
+    def training_configs(self) -> list[Config]:
+        """Of the shops that are learnt from; the young ones last."""
+        settled = [self.training_config(seed, self.days) for seed in self.train_seeds]
+        young = [self.training_config(seed, self.young_days) for seed in self.young_train_seeds]
+        return settled + young
+
     def training_config(self, seed: int, days: int) -> Config:
         return Config(
             self.users, days, seed=seed, takeovers=self.takeovers, card_tests=self.card_tests,
@@ -110,10 +116,7 @@ def train_generated(
     """The trained model, written to the folder `out` if one is given. Its `about` tells what it was
     trained on and how it does on unseen seeds."""
     recipe = recipe or Recipe()
-    training = [recipe.training_config(seed, recipe.days) for seed in recipe.train_seeds]
-    training += [
-        recipe.training_config(seed, recipe.young_days) for seed in recipe.young_train_seeds
-    ]
+    training = recipe.training_configs()
     validation = [recipe.config(seed) for seed in recipe.validation_seeds]
     test = [recipe.config(seed) for seed in recipe.test_seeds]
     young = [recipe.training_config(seed, recipe.young_days) for seed in recipe.young_test_seeds]
