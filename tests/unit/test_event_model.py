@@ -271,7 +271,7 @@ SMALL = Recipe(
     users=300, days=16, warm_up_days=6, young_days=6, train_seeds=(1,), young_train_seeds=(2,),
     validation_seeds=(3,), test_seeds=(4,), young_test_seeds=(5,), takeovers=15, card_tests=10,
     rings=2, honest_changes=20, campaigns=1, legitimate_rows=2_000, budgets=(30.0,),
-    settings=((3, 30, 0.3),),
+    settings=((3, 30, 0.3),), sequence_epochs=2,
 )  # fmt: skip
 
 
