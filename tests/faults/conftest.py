@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.faults.shop import WINDOW, Shop
+from tests.faults.shop import WINDOW, Shop, opened
 from tests.live import Job
 
 
@@ -14,5 +14,5 @@ from tests.live import Job
 def shop(new_job: Callable[..., Job]) -> Iterator[Shop]:
     job = new_job("faults", window=WINDOW)
     job.submit()
-    yield Shop(job)
-    job.cancel()
+    with opened(job) as shop:
+        yield shop

@@ -9,8 +9,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from cassandra.cluster import Session
+
 from liveprofile import kafka, reads
 from liveprofile.cassandra import session_of
+from liveprofile.errors import ServiceError
 from liveprofile.replay import closing_time_ms
 from tests import summary
 from tests.compare import compare
@@ -33,11 +36,20 @@ NOTICED_WITHIN_S = 60.0
 POLL_S = 0.1
 
 
-class Shop:
-    """The job and the clock of its stream, which only moves on. lane: it scores single events."""
+@contextmanager
+def opened(job: Job, lane: bool = True) -> Iterator[Shop]:
+    """A shop on a running job, which is cancelled at the end. lane: it scores single events."""
+    with session_of(job.settings.cassandra) as session:
+        yield Shop(job, session, lane)
+    job.cancel()
 
-    def __init__(self, job: Job, lane: bool = True):
+
+class Shop:
+    """The job and the clock of its stream, which only moves on."""
+
+    def __init__(self, job: Job, session: Session, lane: bool):
         self.job = job
+        self.session = session
         self.lane = lane
         self.clock_ms = START_MS
         self._seeds = itertools.count(1)
@@ -114,19 +126,35 @@ class Shop:
 
     def newest_ms(self) -> int:
         """The end of the last stored window of a user who is there in each; 0 if there is none."""
-        with session_of(self.job.settings.cassandra) as session:
-            found = reads.deltas(session, HOT_USER, 1)
-        return found[0].window_end_ms if found else 0
+        deadline_s = time.monotonic() + RECOVERY_TIMEOUT_S
+        while True:
+            try:
+                found = reads.deltas(self.session, HOT_USER, 1)
+            except ServiceError:  # not yet back, or without a core to answer in time
+                if time.monotonic() > deadline_s:
+                    raise
+                time.sleep(POLL_S)
+            else:
+                return found[0].window_end_ms if found else 0
 
     def wait_for_news(self, since_ms: int) -> None:
         deadline_s = time.monotonic() + RECOVERY_TIMEOUT_S
         while self.newest_ms() <= since_ms:
+            self._supervise()
             if time.monotonic() > deadline_s:
                 raise AssertionError(
                     f"no new profile after {RECOVERY_TIMEOUT_S:.0f} s, job {self.job.state()}:"
                     f" {self.job.failure()[-3_000:]}"
                 )
             time.sleep(POLL_S)
+
+    def _supervise(self) -> None:
+        """Starts a TaskManager that has ended again, as a cluster's supervisor does: Flink ends it
+        when Python functions are cancelled while they open (docs/architecture.md, known limits)."""
+        taskmanager = self.job.stack.taskmanager
+        if not taskmanager.alive():
+            summary.LINES.append(f"TaskManager ended by itself, exit code {taskmanager.exit_code}")
+            taskmanager.start()
 
     def wait_for_restart(self, since: int) -> None:
         """Returns when the job has restarted more often than `since`: what another worker stores

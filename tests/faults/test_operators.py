@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from liveprofile.flink import wait_until_running
-from tests.faults.shop import WINDOW, Shop
+from tests.faults.shop import WINDOW, Shop, opened
 from tests.live import Job
 
 pytestmark = pytest.mark.faults
@@ -34,8 +34,8 @@ def shop(new_job: Callable[..., Job], faults: Path) -> Iterator[Shop]:
     arguments = ("--config", str(job.config_file), "--faults", str(faults))
     job.id = job.stack.submit(JOB, *arguments)
     wait_until_running(job.rest_url, job.id, timeout_s=180)
-    yield Shop(job, lane=False)
-    job.cancel()
+    with opened(job, lane=False) as shop:
+        yield shop
 
 
 @pytest.mark.parametrize("fault", ["source", "model", "write"])
