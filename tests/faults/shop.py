@@ -149,8 +149,11 @@ class Shop:
             time.sleep(POLL_S)
 
     def _supervise(self) -> None:
-        """Starts a TaskManager that has ended again, as a cluster's supervisor does: Flink ends it
-        when Python functions are cancelled while they open (docs/architecture.md, known limits)."""
+        """Starts a TaskManager that has ended again, as a cluster's supervisor does.
+
+        Flink may end one when Python functions are cancelled while they open
+        (docs/architecture.md, known limits).
+        """
         taskmanager = self.job.stack.taskmanager
         if not taskmanager.alive():
             summary.LINES.append(f"TaskManager ended by itself, exit code {taskmanager.exit_code}")
