@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import itertools
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from liveprofile.config import Cassandra, load
 from stack.local import Stack
-from tests import summary
+from tests import lost, summary
 from tests.live import Job
 
 # How long an example takes says more of the machine than of the code.
@@ -26,8 +25,6 @@ hypothesis_settings.load_profile("liveprofile")
 
 SLOTS = 4
 CASSANDRA_HEAP_MB = 512
-ERRORS_SHOWN = 5
-ERROR = re.compile(r" ERROR | FATAL |OutOfMemory|SIGSEGV|SIGBUS")
 GROUPS = {"services": "stack", "faults": "stack", "pipeline": "flink"}
 # What runs beside the stack may wait, but recoveries and alerts are timed.
 BESIDE_THE_STACK_NICE = 5
@@ -102,25 +99,10 @@ def stack(
 
 @pytest.fixture(autouse=True)
 def _lost_services(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A service that a test has lost costs that test alone: it is started again.
-
-    Where nothing but the output is left, that must say why it was not there.
-    """
+    """A service that a test has lost costs that test alone."""
     yield
-    if "stack" not in request.fixturenames:
-        return
-    stack = request.getfixturevalue("stack")
-    for service in stack.services.values():
-        if not service.alive():
-            said = f"exit code {service.exit_code}; its last errors:"
-            summary.LINES.append(f"{service.name} ended in {request.node.name}, {said}")
-            summary.LINES.extend(f"  {line}" for line in _errors(service.log))
-    stack.start()
-
-
-def _errors(log: Path) -> list[str]:
-    lines = log.read_text(errors="replace").splitlines() if log.is_file() else []
-    return [line for line in lines if ERROR.search(line)][-ERRORS_SHOWN:]
+    if "stack" in request.fixturenames:
+        lost.start_again(request.getfixturevalue("stack"), request.node.name)
 
 
 @pytest.fixture(scope="session")

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cassandra.cluster import Session
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from liveprofile import kafka, reads
 from liveprofile.cassandra import session_of
 from liveprofile.errors import ServiceError
 from liveprofile.replay import closing_time_ms
-from tests import summary
+from tests import lost, summary
 from tests.compare import compare
 from tests.compare_lane import assert_lane
 from tests.live import Job
@@ -39,9 +40,11 @@ POLL_S = 0.1
 @contextmanager
 def opened(job: Job, lane: bool = True) -> Iterator[Shop]:
     """A shop on a running job, which is cancelled at the end. lane: it scores single events."""
-    with session_of(job.settings.cassandra) as session:
-        yield Shop(job, session, lane)
-    job.cancel()
+    try:
+        with session_of(job.settings.cassandra) as session:
+            yield Shop(job, session, lane)
+    finally:
+        job.cancel()
 
 
 class Shop:
@@ -124,40 +127,30 @@ class Shop:
             f"recovered in {seconds:.0f} s: {fault} (repaired after {repaired_s:.0f} s)"
         )
 
+    # A node may not be back yet, or lack a core to answer in time.
+    @retry(
+        retry=retry_if_exception_type(ServiceError),
+        stop=stop_after_delay(RECOVERY_TIMEOUT_S),
+        wait=wait_fixed(POLL_S),
+        reraise=True,
+    )
     def newest_ms(self) -> int:
         """The end of the last stored window of a user who is there in each; 0 if there is none."""
-        deadline_s = time.monotonic() + RECOVERY_TIMEOUT_S
-        while True:
-            try:
-                found = reads.deltas(self.session, HOT_USER, 1)
-            except ServiceError:  # not yet back, or without a core to answer in time
-                if time.monotonic() > deadline_s:
-                    raise
-                time.sleep(POLL_S)
-            else:
-                return found[0].window_end_ms if found else 0
+        found = reads.deltas(self.session, HOT_USER, 1)
+        return found[0].window_end_ms if found else 0
 
     def wait_for_news(self, since_ms: int) -> None:
         deadline_s = time.monotonic() + RECOVERY_TIMEOUT_S
         while self.newest_ms() <= since_ms:
-            self._supervise()
+            # As a cluster's supervisor does: Flink may end a TaskManager when Python functions are
+            # cancelled while they open (docs/architecture.md, known limits).
+            lost.start_again(self.job.stack, "a recovery")
             if time.monotonic() > deadline_s:
                 raise AssertionError(
                     f"no new profile after {RECOVERY_TIMEOUT_S:.0f} s, job {self.job.state()}:"
                     f" {self.job.failure()[-3_000:]}"
                 )
             time.sleep(POLL_S)
-
-    def _supervise(self) -> None:
-        """Starts a TaskManager that has ended again, as a cluster's supervisor does.
-
-        Flink may end one when Python functions are cancelled while they open
-        (docs/architecture.md, known limits).
-        """
-        taskmanager = self.job.stack.taskmanager
-        if not taskmanager.alive():
-            summary.LINES.append(f"TaskManager ended by itself, exit code {taskmanager.exit_code}")
-            taskmanager.start()
 
     def wait_for_restart(self, since: int) -> None:
         """Returns when the job has restarted more often than `since`: what another worker stores
