@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 POLL_S = 0.5
 RETRY_S = 5.0
 FIRST_READ_S = 20.0  # how long a worker waits for the topic before it goes on with the file's rules
+CLOSE_S = 10.0  # a thread that hangs in Kafka's client is left to end with the process
 FETCH_RECORDS = 1_000
 
 
@@ -195,7 +196,7 @@ class RulesFeed:
         """Ends the thread; `current` goes on answering."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(self._poll_s + self._retry_s)
+            self._thread.join(CLOSE_S)
 
     def _run(self) -> None:
         try:
