@@ -54,9 +54,10 @@ def report_on_stack(
     commit_log: str,
     workload: Load | None,
     measure: Callable[[Stack], dict[str, Any]],
+    parallelism: int = runs.PARALLELISM,
 ) -> None:
     def with_stack() -> dict[str, Any]:
-        with runs.started(root, commit_log) as stack:
+        with runs.started(root, commit_log, parallelism) as stack:
             about = {"commit_log": commit_log, **runs.configuration(stack)}
             return {"configuration": about, **measure(stack)}
 
@@ -150,6 +151,8 @@ def alerts(
     ] = BACKGROUND,
     warm_up: Annotated[float, typer.Option(help="Seconds of each rate that don't count.")] = 180,
     seconds: Annotated[float, typer.Option(min=10, help="Of each rate that count.")] = 60,
+    parallelism: Annotated[int, typer.Option(min=1, help="Of the job.")] = runs.PARALLELISM,
+    changelog: Annotated[bool, typer.Option(help="The job's setting of that name.")] = False,
     commit_log: CommitLog = "periodic",
 ) -> None:
     """From an event until its alert can be read by a consumer, its flag stored before."""
@@ -163,10 +166,11 @@ def alerts(
         load,
         lambda stack: {
             "runs": [
-                alerts(stack, load, background, float(rate), warm_up, seconds)
+                alerts(stack, load, background, float(rate), warm_up, seconds, changelog)
                 for rate in rates.split(",")
             ]
         },
+        parallelism,
     )
 
 

@@ -155,6 +155,7 @@ def alerts(
     scored_per_s: float,
     warm_up_s: float,
     seconds: float,
+    changelog: bool,
 ) -> dict[str, Any]:
     """Runs the job with both lanes under `background_per_s` and `scored_per_s`.
 
@@ -173,7 +174,8 @@ def alerts(
     )
     due = list(plan)
     name = f"alerts-{scored_per_s:.0f}"
-    with runs.job(stack, "lanes", name, workload, rules=str(rules)) as job:
+    overrides = {"job": {"changelog": changelog}}
+    with runs.job(stack, "lanes", name, workload, overrides, rules=str(rules)) as job:
         listener = Listener(job.settings, planned)
         try:
             listener.start_s = start_s = time.monotonic()
@@ -207,6 +209,8 @@ def alerts(
     return {
         "scored_per_s": scored_per_s,
         "background_per_s": round(background_per_s),
+        "parallelism": job.settings.job.parallelism,
+        "changelog": changelog,
         "seconds": seconds,
         "warm_up_s": warm_up_s,
         "alerts": len(measured),

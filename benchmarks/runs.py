@@ -46,11 +46,11 @@ def removed(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def started(root: Path, commit_log: str) -> Iterator[Stack]:
+def started(root: Path, commit_log: str, parallelism: int = PARALLELISM) -> Iterator[Stack]:
     """A stack of the benchmark's own in `root`, which is gone at the end."""
     with removed(root):
         # A slot that no job uses keeps its share of RocksDB's memory.
-        stack = Stack(root, slots=PARALLELISM, parallelism=PARALLELISM, commit_log=commit_log)
+        stack = Stack(root, slots=parallelism, parallelism=parallelism, commit_log=commit_log)
         say(f"starting Kafka, Cassandra and Flink in {root}")
         try:
             stack.start()

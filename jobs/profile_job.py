@@ -50,6 +50,10 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
     }
     if job.checkpoint_dir:
         config["execution.checkpointing.dir"] = job.checkpoint_dir
+    if job.changelog:
+        config["state.changelog.enabled"] = "true"
+        # The only way it can go on from a savepoint.
+        config["execution.state-recovery.claim-mode"] = "CLAIM"
     for key, value in config.items():
         t_env.get_config().set(key, str(value))
 

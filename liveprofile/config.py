@@ -134,6 +134,9 @@ class Job(Section):
     parallelism: int = Field(2, ge=1, le=4096)
     checkpoint_interval_ms: int = Field(10_000, ge=100)
     checkpoint_dir: str = ""
+    changelog: bool = Field(
+        False, description="log each change of state: checkpoints no longer hold up single events"
+    )
     bundle_rows: int = Field(1_000, ge=1)
     bundle_time_ms: int = Field(20, ge=1)
     buffer_timeout_ms: int = Field(5, ge=0)

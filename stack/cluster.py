@@ -26,7 +26,11 @@ DEFAULT_SLOTS = 4
 ENTRY = "org.apache.flink.runtime"
 SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 # A client sends its whole configuration along with a job, where it beats the cluster's.
-FOLDERS_OF_THE_CLUSTER = ("execution.checkpointing.dir", "execution.checkpointing.savepoint-dir")
+FOLDERS_OF_THE_CLUSTER = (
+    "execution.checkpointing.dir",
+    "execution.checkpointing.savepoint-dir",
+    "state.changelog.dstl.dfs.base-path",
+)
 CPU_CONFIG = PROJECT / "flink-conf" / "config.yaml"
 GPU_CONFIG = PROJECT / "flink-conf" / "config.gpu.yaml"
 LOGGING = PROJECT / "flink-conf" / "log4j-console.properties"
@@ -181,6 +185,7 @@ class _FlinkService(Service):
                 "taskmanager.numberOfTaskSlots": slots,
                 "execution.checkpointing.dir": (self._durable / "checkpoints").as_uri(),
                 "execution.checkpointing.savepoint-dir": (self._durable / "savepoints").as_uri(),
+                "state.changelog.dstl.dfs.base-path": (self._durable / "changelog").as_uri(),
                 "io.tmp.dirs": str(self._temporary),
                 "web.log.path": str(self.log),
                 "taskmanager.log.path": str(self.log),
