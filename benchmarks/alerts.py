@@ -30,7 +30,7 @@ from stack.local import Stack
 
 LAST_ALERT_TIMEOUT_S = 30.0
 SCORED_USERS, SHOPS, PLACES = 5_000, 500, 200
-ALERT_EVERY = 10  # so many scored events to one that raises a flag
+ALERTS_PER_S = 10
 FLAGGED_AMOUNT = 5_000.0
 RULE_ID = "benchmark_amount"
 RULE = f"""
@@ -70,9 +70,10 @@ def scored(
 ) -> Iterator[Due]:
     """Purchases at a steady rate. Fills `planned`: the id of each event to be flagged -> due."""
     rng = np.random.default_rng(workload.seed)
+    each = max(1, round(events_per_s / ALERTS_PER_S))
     for number in range(int(events_per_s * seconds)):
         at_s = number / events_per_s
-        flagged = number % ALERT_EVERY == 0
+        flagged = number % each == 0
         # A user who is flagged comes once: a rule that stays true raises nothing.
         user = f"flagged{number}" if flagged else f"scored{rng.integers(SCORED_USERS)}"
         event_id = f"scored-{number:08d}"
