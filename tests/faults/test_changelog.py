@@ -20,9 +20,7 @@ from tests.live import Job
 pytestmark = pytest.mark.faults
 
 
-def test_a_job_with_a_changelog(
-    new_job: Callable[..., Job], stack: Stack, tmp_path: Path
-) -> None:
+def test_a_job_with_a_changelog(new_job: Callable[..., Job], stack: Stack, tmp_path: Path) -> None:
     job = new_job("changelog", window=WINDOW, job={"changelog": True, "parallelism": 1})
     others = set(workers(stack))
     job.submit()
