@@ -33,9 +33,9 @@ status: ## what runs, where, with how much memory
 demo: venv ## real shop data through the whole path, with a tour of the result
 	@$(BIN)/liveprofile demo $(ARGS)
 
-# Two processes: one has the stack, which mostly waits, and one all that needs none.
+# Three processes: one has the stack, which mostly waits, one the embedded Flinks, one the units.
 test: venv ## every test level
-	@$(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
+	@$(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
 bench: venv ## the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)

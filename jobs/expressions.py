@@ -31,14 +31,15 @@ LONE_SURROGATE = (
 # What every ISO 8601 time holds: without it event_time is digits or nothing. An escape may hide it.
 _ISO_HINT = r"[-\\](?:(?<=\\)u|[0-9]{2}[T ][0-9]{2}:)"
 _BACKSLASH, _UNDECODABLE = "\\", "\ufffd"
-# Of a row of `jobs.views.scanned`: valid JSON, since its time could be read, and so plain that a
-# name in quotes before a colon is a field, and that a text ends at the next quote.
-_FLAT = f"plain AND event_clock >= {EARLIEST}"
+# Of a row of `jobs.views.scanned`: valid JSON, since its time could be read, with nothing escaped.
+# There a name in quotes before a colon is a field, and a text ends at the next quote.
+_VERBATIM = f"head IS NOT NULL AND event_clock >= {EARLIEST}"
 
 NUMBER_LIMIT = 1e9
 _PLACES = 1 << 19
 NO_SCALAR = "{}"
 NUMBERS = ("price", "quantity", "amount", "rating", "place.lat", "place.lon")
+_USUAL = ("price", "amount")  # nearly every event has one of them
 _RANGES = {
     "price": (0, NUMBER_LIMIT),
     "quantity": (0, NUMBER_LIMIT),
@@ -77,6 +78,13 @@ def plain() -> str:
     return f"CASE WHEN {' AND '.join(conditions)} THEN TRUE ELSE FALSE END"
 
 
+def head() -> str:
+    """What stands before the second brace of an object in which nothing is escaped or undecodable,
+    else NULL. A name in there is a field of the object itself and of none inside it."""
+    odd = " OR ".join(holds(text) for text in (_BACKSLASH, _UNDECODABLE))
+    return f"CASE WHEN payload LIKE '{{%' AND NOT ({odd}) THEN SPLIT_INDEX(payload, '{{', 1) END"
+
+
 def escaped() -> str:
     """A backslash is somewhere: any name or value may be written in another way."""
     return holds(_BACKSLASH)
@@ -84,14 +92,25 @@ def escaped() -> str:
 
 def field_text(field: str) -> str:
     """A field of a row of `jobs.views.scanned` as text: NULL if it is missing or no scalar."""
-    name, begin = f'"{field}"', f'"{field}":"'
-    until_quote = literal(f'{begin}[^"]*')
+    name = f'"{field}"'
+    begins = " OR ".join(holds(f'{name}:{space}"', "head") for space in ("", " "))
+    until_quote = literal(f'{name}: ?"[^"]*')
     return (
         f"CASE WHEN NOT ({_may_have(name)}) THEN CAST(NULL AS STRING)"
-        f" WHEN {_FLAT} AND {_at_most_once(name)} AND {holds(begin)}"
-        f" THEN SUBSTRING(REGEXP_SUBSTR(payload, {until_quote}), {len(begin) + 1})"
+        f" WHEN {_VERBATIM} AND {_at_most_once(name)} AND ({begins})"
+        # Of "name": "text the piece behind the third quote.
+        f" THEN SPLIT_INDEX(REGEXP_SUBSTR(payload, {until_quote}), '\"', 3)"
         f" ELSE {json_value(f'$.{field}')} END"
     )
+
+
+def path_text(path: str) -> str:
+    """As `field_text`, of what lies at a JSON path."""
+    *objects, field = path.removeprefix("$.").split(".")
+    if not objects:
+        return field_text(field)
+    name = f'"{field}"'
+    return f"CASE WHEN {_may_have(name)} THEN {json_value(path)} END"
 
 
 def _may_have(name: str) -> str:
@@ -200,19 +219,19 @@ def number_text(number: str) -> str:
     """A number field of a row of `jobs.views.scanned` as text: NULL if absent or null, NO_SCALAR if
     perhaps an object or a list."""
     field = number.split(".")[0]
-    name, begin = f'"{field}"', f'"{field}":'
+    name = f'"{field}"'
     # Strict, so that what is no scalar is told from what is null in the same parse.
     parsed = (
         f"JSON_VALUE(payload, 'strict $.{number}' NULL ON EMPTY DEFAULT '{NO_SCALAR}' ON ERROR)"
     )
-    if number != "price":
+    if number not in _USUAL:
         return f"CASE WHEN {_may_have(name)} THEN {parsed} END"
-    usual = literal(f"{begin}[0-9]{{1,9}}(?:\\.[0-9]{{1,6}})?[,}}]")
-    digits = literal(f"{begin}[0-9.]+")
+    usual = literal(f"{name}: ?[0-9]{{1,9}}(?:\\.[0-9]{{1,6}})?[,}}]")
+    digits = literal(f"{name}: ?[0-9.]+")
     return (
         f"CASE WHEN NOT ({_may_have(name)}) THEN CAST(NULL AS STRING)"
-        f" WHEN {_FLAT} AND {_at_most_once(name)} AND REGEXP(payload, {usual})"
-        f" THEN SUBSTRING(REGEXP_SUBSTR(payload, {digits}), {len(begin) + 1})"
+        f" WHEN {_VERBATIM} AND {_at_most_once(name)} AND REGEXP(head, {usual})"
+        f" THEN TRIM(SPLIT_INDEX(REGEXP_SUBSTR(head, {digits}), ':', 1))"
         f" ELSE {parsed} END"
     )
 

@@ -1,5 +1,5 @@
 """The one local stack that the services and the fault tests share, started when first needed; and
-how the levels share a machine when several processes run them (pytest -n 2)."""
+how the levels share a machine when several processes run them (pytest -n 3)."""
 
 from __future__ import annotations
 

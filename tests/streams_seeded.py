@@ -239,10 +239,11 @@ _WRITTEN = {
     "item_id": ('"i-1"', '"user_id"', '"T"', "31", '"a}"', '"\ufffd"', r'"\""'),
     "category_id": ('"c"', '""', "null", "1.5", '"price"'),
     "price": ("31.54", "0", "31.50", "-1", "007", "1e3", "1234567890", '"5"', "null", "{}"),
+    "amount": ("12.5", "-3", '"4"', "1e2", "{}"),
     "quantity": ("2", "0.1234567", "1e400", "[]"),
     "rating": ("4.5", "-1e9", '"1000000000"', "1000000001", "-1.1e9", "true"),
     "place": ('{"lat":1.5,"lon":2}', '{"lat":"x","lon":2}', "null"),
-    "attributes": ('{"user_id":"n","event_time":5,"price":"x"}', '{"a":{"b":1}}'),
+    "attributes": ('{"user_id":"n","event_time":5,"price":"x"}', '{"a":{"b":1},"amount":1}'),
     "tags": ('["user_id","b"]', '[{"event_id":"z"}]', "[1]"),
 }  # fmt: skip
 _BETWEEN = ((",", ":"), (",", ":"), (", ", ": "), ("\t,", " :"))
