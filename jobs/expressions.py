@@ -67,22 +67,19 @@ def _at_most_once(text: str) -> str:
     return f"SPLIT_INDEX(payload, {literal(text)}, 2) IS NULL"
 
 
-def plain() -> str:
-    """Nothing of an object is escaped, nested, undecodable or followed by anything: nearly every
-    producer's payloads, which need none of the checks for those. FALSE of a null."""
-    conditions = (
-        "payload LIKE '{%' AND payload LIKE '%}'",
-        *(_at_most_once(brace) for brace in "{}"),
-        *(f"NOT ({holds(text)})" for text in (_BACKSLASH, _UNDECODABLE)),
-    )
-    return f"CASE WHEN {' AND '.join(conditions)} THEN TRUE ELSE FALSE END"
-
-
 def head() -> str:
     """What stands before the second brace of an object in which nothing is escaped or undecodable,
     else NULL. A name in there is a field of the object itself and of none inside it."""
     odd = " OR ".join(holds(text) for text in (_BACKSLASH, _UNDECODABLE))
     return f"CASE WHEN payload LIKE '{{%' AND NOT ({odd}) THEN SPLIT_INDEX(payload, '{{', 1) END"
+
+
+def plain() -> str:
+    """Of a row of `jobs.views.scanned`: nothing of an object is escaped, nested, undecodable or
+    followed by anything: nearly every producer's payloads, which need none of the checks for those.
+    FALSE of a null."""
+    flat = " AND ".join(_at_most_once(brace) for brace in "{}")
+    return f"CASE WHEN head IS NOT NULL AND payload LIKE '%}}' AND {flat} THEN TRUE ELSE FALSE END"
 
 
 def escaped() -> str:
@@ -95,13 +92,9 @@ def field_text(field: str) -> str:
     name = f'"{field}"'
     begins = " OR ".join(holds(f'{name}:{space}"', "head") for space in ("", " "))
     until_quote = literal(f'{name}: ?"[^"]*')
-    return (
-        f"CASE WHEN NOT ({_may_have(name)}) THEN CAST(NULL AS STRING)"
-        f" WHEN {_VERBATIM} AND {_at_most_once(name)} AND ({begins})"
-        # Of "name": "text the piece behind the third quote.
-        f" THEN SPLIT_INDEX(REGEXP_SUBSTR(payload, {until_quote}), '\"', 3)"
-        f" ELSE {json_value(f'$.{field}')} END"
-    )
+    # Of "name": "text the piece behind the third quote.
+    text = f"SPLIT_INDEX(REGEXP_SUBSTR(payload, {until_quote}), '\"', 3)"
+    return _cut_out(name, begins, text, json_value(f"$.{field}"))
 
 
 def path_text(path: str) -> str:
@@ -111,6 +104,14 @@ def path_text(path: str) -> str:
         return field_text(field)
     name = f'"{field}"'
     return f"CASE WHEN {_may_have(name)} THEN {json_value(path)} END"
+
+
+def _cut_out(name: str, usual: str, text: str, parsed: str) -> str:
+    """Without the name NULL, `text` where the field is written as `usual` says, else `parsed`."""
+    return (
+        f"CASE WHEN NOT ({_may_have(name)}) THEN CAST(NULL AS STRING)"
+        f" WHEN {_VERBATIM} AND {_at_most_once(name)} AND ({usual}) THEN {text} ELSE {parsed} END"
+    )
 
 
 def _may_have(name: str) -> str:
@@ -228,12 +229,8 @@ def number_text(number: str) -> str:
         return f"CASE WHEN {_may_have(name)} THEN {parsed} END"
     usual = literal(f"{name}: ?[0-9]{{1,9}}(?:\\.[0-9]{{1,6}})?[,}}]")
     digits = literal(f"{name}: ?[0-9.]+")
-    return (
-        f"CASE WHEN NOT ({_may_have(name)}) THEN CAST(NULL AS STRING)"
-        f" WHEN {_VERBATIM} AND {_at_most_once(name)} AND REGEXP(head, {usual})"
-        f" THEN TRIM(SPLIT_INDEX(REGEXP_SUBSTR(head, {digits}), ':', 1))"
-        f" ELSE {parsed} END"
-    )
+    text = f"TRIM(SPLIT_INDEX(REGEXP_SUBSTR(head, {digits}), ':', 1))"
+    return _cut_out(name, f"REGEXP(head, {usual})", text, parsed)
 
 
 def bad_number(number: str) -> str:

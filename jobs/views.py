@@ -28,11 +28,11 @@ def scanned(source: str, only: str = "TRUE") -> str:
 
     only: a condition on the records that go on
 
-    payload, plain, escaped BOOLEAN, head (see jobs/expressions.py), event_clock (rowtime),
-    arrival, record_*
+    payload, escaped BOOLEAN, head (see jobs/expressions.py), event_clock (rowtime), arrival,
+    record_*
     """
     return f"""
-        SELECT payload, {sql.plain()} AS plain, {sql.escaped()} AS escaped, {sql.head()} AS head,
+        SELECT payload, {sql.escaped()} AS escaped, {sql.head()} AS head,
             event_clock, arrival, record_time, {RECORD}, RAND() AS barrier
         FROM {source} WHERE {only}"""
 
@@ -42,7 +42,7 @@ def extracted(source: str = "scanned", more: Mapping[str, str] = NOTHING_MORE) -
 
     more: further columns and their JSON paths
 
-    payload, plain, event_clock, arrival, record_*, event_id, user_id, event_type, item_id,
+    payload, plain BOOLEAN, event_clock, arrival, record_*, event_id, user_id, event_type, item_id,
     category_id, price_text, quantity_text, amount_text, rating_text, place_*_text, those of `more`
     """
     ids = ", ".join(
@@ -52,7 +52,7 @@ def extracted(source: str = "scanned", more: Mapping[str, str] = NOTHING_MORE) -
     numbers = ", ".join(f"{sql.number_text(f)} AS {sql.column(f)}" for f in sql.NUMBERS)
     others = "".join(f", {sql.path_text(path)} AS {name}" for name, path in more.items())
     return f"""
-        SELECT payload, plain, event_clock, arrival, record_time, {RECORD}, {ids},
+        SELECT payload, {sql.plain()} AS plain, event_clock, arrival, record_time, {RECORD}, {ids},
             {numbers}{others}, RAND() AS barrier
         FROM {source} WHERE {BARRIER}"""
 
