@@ -22,12 +22,7 @@ class Usage(NamedTuple):
 def processes(stack: Stack) -> dict[str, psutil.Process]:
     """The services, their Python workers (python_1, python_2, ...) and this benchmark."""
     found = {name: psutil.Process(service.pid) for name, service in stack.services.items()}
-    workers = [
-        child
-        for child in found["taskmanager"].children(recursive=True)
-        if child.name().startswith("python")
-    ]
-    for number, worker in enumerate(workers, 1):
+    for number, worker in enumerate(stack.taskmanager.workers(), 1):
         found[f"python_{number}"] = worker
     return found | {"benchmark": psutil.Process()}
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -28,7 +27,6 @@ from models.checkpoint import Card
 from stack import flink, java
 from stack.local import Stack
 
-WORKER = "pyflink.fn_execution"
 METRICS = {
     "metaspace_mb": "Status.JVM.Memory.Metaspace.Used",
     "heap_mb": "Status.JVM.Memory.Heap.Used",
@@ -96,7 +94,7 @@ class Runner:
     def fail(self) -> None:
         """Kills the Python workers, and waits until the tasks have started anew."""
         before = self.attempts()
-        workers = list(self._workers())
+        workers = self.stack.taskmanager.workers()
         if not workers:
             raise ServiceError("the TaskManager has no Python worker to kill")
         for worker in workers:  # a cancelled job's may be among them
@@ -118,11 +116,6 @@ class Runner:
             for vertex in vertices
         ]
         return max(task["attempt"] for detail in details for task in detail["subtasks"])
-
-    def _workers(self) -> Iterator[psutil.Process]:
-        for child in psutil.Process(self.stack.taskmanager.pid).children(recursive=True):
-            if "python" in child.name() and WORKER in " ".join(child.cmdline()):
-                yield child
 
 
 def slope(samples: list[dict[str, float]], name: str) -> float:

@@ -15,6 +15,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import psutil
 import yaml
 
 from liveprofile.errors import ServiceError
@@ -24,13 +25,14 @@ from stack.state import LOOPBACK, State
 
 DEFAULT_SLOTS = 4
 ENTRY = "org.apache.flink.runtime"
+WORKER = "pyflink.fn_execution"
 SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
 # A client sends its whole configuration along with a job, where it beats the cluster's.
-FOLDERS_OF_THE_CLUSTER = (
-    "execution.checkpointing.dir",
-    "execution.checkpointing.savepoint-dir",
-    "state.changelog.dstl.dfs.base-path",
-)
+FOLDERS_OF_THE_CLUSTER = {
+    "execution.checkpointing.dir": "checkpoints",
+    "execution.checkpointing.savepoint-dir": "savepoints",
+    "state.changelog.dstl.dfs.base-path": "changelog",
+}
 CPU_CONFIG = PROJECT / "flink-conf" / "config.yaml"
 GPU_CONFIG = PROJECT / "flink-conf" / "config.gpu.yaml"
 LOGGING = PROJECT / "flink-conf" / "log4j-console.properties"
@@ -183,9 +185,10 @@ class _FlinkService(Service):
                 "taskmanager.host": LOOPBACK,
                 "taskmanager.bind-host": LOOPBACK,
                 "taskmanager.numberOfTaskSlots": slots,
-                "execution.checkpointing.dir": (self._durable / "checkpoints").as_uri(),
-                "execution.checkpointing.savepoint-dir": (self._durable / "savepoints").as_uri(),
-                "state.changelog.dstl.dfs.base-path": (self._durable / "changelog").as_uri(),
+                **{
+                    option: (self._durable / name).as_uri()
+                    for option, name in FOLDERS_OF_THE_CLUSTER.items()
+                },
                 "io.tmp.dirs": str(self._temporary),
                 "web.log.path": str(self.log),
                 "taskmanager.log.path": str(self.log),
@@ -237,3 +240,10 @@ class TaskManager(_FlinkService):
     def ready(self) -> bool:
         known = self._get("/taskmanagers") or {"taskmanagers": []}
         return any(each["id"] == self._resource_id for each in known["taskmanagers"])
+
+    def workers(self) -> list[psutil.Process]:
+        """The Python processes that the models run in, those of every job."""
+        children = self._required().children(recursive=True)
+        return [
+            each for each in children if "python" in each.name() and WORKER in str(each.cmdline())
+        ]

@@ -14,7 +14,6 @@ import pytest
 from stack import flink
 from stack.local import Stack
 from tests.faults.shop import WINDOW, opened
-from tests.faults.test_python_worker import workers
 from tests.live import Job
 
 pytestmark = pytest.mark.faults
@@ -22,7 +21,7 @@ pytestmark = pytest.mark.faults
 
 def test_a_job_with_a_changelog(new_job: Callable[..., Job], stack: Stack, tmp_path: Path) -> None:
     job = new_job("changelog", window=WINDOW, job={"changelog": True, "parallelism": 1})
-    others = set(workers(stack))
+    others = set(stack.taskmanager.workers())
     job.submit()
     with opened(job) as shop:
         # Flink refuses the first checkpoint after one, unless the job claims it.
@@ -30,7 +29,8 @@ def test_a_job_with_a_changelog(new_job: Callable[..., Job], stack: Stack, tmp_p
         job.submit("--savepoint", savepoint)
         restarts = job.restarts()
         with shop.open(), shop.recovery("Python worker killed, state with a changelog"):
-            next(each for each in workers(stack) if each not in others).kill()
+            own = set(stack.taskmanager.workers()) - others
+            own.pop().kill()
             shop.wait_for_restart(since=restarts)
         shop.check()
         settings = flink.request(job.rest_url, f"/jobs/{job.id}/checkpoints/config")

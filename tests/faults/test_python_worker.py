@@ -5,7 +5,6 @@ Holds: no event is lost or used twice, every profile is the reference's.
 Recovers: by itself; the tasks restart and bring a new worker.
 """
 
-import psutil
 import pytest
 
 from stack.local import Stack
@@ -13,17 +12,10 @@ from tests.faults.shop import Shop
 
 pytestmark = pytest.mark.faults
 
-WORKER = "pyflink.fn_execution"
-
-
-def workers(stack: Stack) -> list[psutil.Process]:
-    children = psutil.Process(stack.taskmanager.pid).children(recursive=True)
-    return [each for each in children if "python" in each.name() and WORKER in str(each.cmdline())]
-
 
 def test_a_killed_python_worker(shop: Shop, stack: Stack) -> None:
     restarts = shop.job.restarts()
     with shop.open(), shop.recovery("Python worker killed"):
-        workers(stack)[0].kill()
+        stack.taskmanager.workers()[0].kill()
         shop.wait_for_restart(since=restarts)
     shop.check()
