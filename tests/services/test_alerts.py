@@ -73,8 +73,9 @@ def run(everything: SimpleNamespace, *arguments: str, ok: bool = True) -> Any:
 
 
 def labels(everything: SimpleNamespace) -> list[dict[str, Any]]:
-    topic = everything.settings.topics.feedback
-    return [json.loads(record.value) for record in kafka.read_topic(everything.settings, topic)]
+    """In the order in which they were sent: the partitions of a topic are read in any."""
+    records = kafka.read_topic(everything.settings, everything.settings.topics.feedback)
+    return [json.loads(one.value) for one in sorted(records, key=lambda one: one.timestamp_ms)]
 
 
 # --- states ---------------------------------------------------------------------------------------
