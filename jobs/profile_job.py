@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvironment
 
-from jobs import event_views, tables, views
+from jobs import event_views, restored, tables, views
 from jobs.plan import Override, Plan
 from liveprofile.config import Settings, load
 from liveprofile.errors import LiveprofileError
@@ -52,8 +52,8 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
         config["execution.checkpointing.dir"] = job.checkpoint_dir
     if job.changelog:
         config["state.changelog.enabled"] = "true"
-        # The only way it can go on from a savepoint.
-        config["execution.state-recovery.claim-mode"] = "CLAIM"
+        # Flink refuses NO_CLAIM here, and CLAIM would delete the savepoint.
+        config["execution.state-recovery.claim-mode"] = "LEGACY"
     for key, value in config.items():
         t_env.get_config().set(key, str(value))
 
@@ -195,6 +195,7 @@ def main(arguments: list[str] | None = None) -> int:
         t_env = StreamTableEnvironment.create(
             environment_settings=EnvironmentSettings.in_streaming_mode()
         )
+        restored.check(t_env, settings)
         plan = build(
             t_env,
             settings,

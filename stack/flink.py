@@ -106,8 +106,12 @@ def _client_options(rest_url: str) -> dict[str, Any]:
 
 
 def reason(output: str) -> str:
-    """The job's Python error if there is one, else the innermost Java cause, else the end."""
+    """What the job said of itself or its Python error if there is one, else the innermost Java
+    cause, else the end."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
+    said = [line for line in lines if re.match(r"\w+_job: ", line)]
+    if said:
+        return said[-1].partition(": ")[2]
     causes = [line for line in lines if line.startswith("Caused by: ")]
     causes = [line for line in causes if "Python process exits with code" not in line]
     if "Traceback (most recent call last):" in output:

@@ -57,6 +57,7 @@ def test_reason_is_the_jobs_own_error() -> None:
     assert flink.reason(planner) == "a.C: no table"
     client = "Traceback (most recent call last):\npy4j.protocol.Py4JJavaError: An error occurred.\n"
     assert flink.reason(f"{client}{planner}\t... 31 more\n") == "a.C: no table"
+    assert flink.reason(f"profile_job: no column: foo\n{java}") == "no column: foo"
 
 
 def test_no_jobmanager_is_one_line() -> None:

@@ -1,0 +1,44 @@
+"""What a job goes on from: a savepoint or a retained checkpoint."""
+
+from __future__ import annotations
+
+from pyflink.java_gateway import get_gateway
+from pyflink.table import TableEnvironment
+
+from liveprofile.config import Settings
+from liveprofile.errors import ConfigError
+
+_PATH = "execution.state-recovery.path"  # `flink run -s`
+
+
+def check(t_env: TableEnvironment, settings: Settings) -> None:
+    """Raises ConfigError for a savepoint of another parallelism in a job with a changelog.
+
+    Such a job would run, and not recover from its next failure: until RocksDB has written a
+    checkpoint of its own, the job's checkpoints refer to the savepoint's files, and Flink 2.2
+    deletes one as soon as the first of the two tasks that share it no longer needs it.
+    """
+    path = t_env.get_config().get(_PATH, "")
+    if not path or not settings.job.changelog:
+        return
+    found = _parallelism(path)
+    if found != settings.job.parallelism:
+        raise ConfigError(
+            f"job.changelog: {path} has parallelism {found}, the job {settings.job.parallelism};"
+            f" go on at {found}, or first without the changelog"
+        )
+
+
+def _parallelism(path: str) -> int:
+    """The highest of its operators'."""
+    jvm = get_gateway().jvm
+    runtime = jvm.org.apache.flink.runtime
+    storage = runtime.state.filesystem.AbstractFsCheckpointStorageAccess
+    handle = storage.resolveCheckpointPointer(path).getMetadataHandle()
+    stream = jvm.java.io.DataInputStream(handle.openInputStream())
+    try:
+        loader = jvm.Thread.currentThread().getContextClassLoader()
+        metadata = runtime.checkpoint.Checkpoints.loadCheckpointMetadata(stream, loader, path)
+    finally:
+        stream.close()
+    return max(state.getParallelism() for state in metadata.getOperatorStates())
