@@ -101,6 +101,23 @@ def throughput(
 
 
 @app.command()
+def bytewax(
+    root: Root = ROOT,
+    events: Events = EVENTS,
+    users: Users = USERS,
+    repetitions: Repetitions = REPETITIONS,
+    commit_log: CommitLog = "periodic",
+) -> None:
+    """The whole job beside the same work in a Bytewax dataflow, which must be installed."""
+    from benchmarks.against_bytewax import against_bytewax
+
+    load = Load.of(events, users)
+    report_on_stack(
+        "bytewax", root, commit_log, load, lambda stack: against_bytewax(stack, load, repetitions)
+    )
+
+
+@app.command()
 def users(
     root: Root = ROOT,
     events: Events = EVENTS,

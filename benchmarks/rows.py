@@ -32,7 +32,7 @@ HOUR_MS = 3_600_000
 
 def batches(messages: Iterator[Message], settings: Settings, batch_rows: int) -> Iterator[Batch]:
     """Messages in order of time; a batch ends with its window, or earlier at `batch_rows`."""
-    users: dict[str, _User] = defaultdict(lambda: _User(settings))
+    users: dict[str, User] = defaultdict(lambda: User(settings))
     for start_ms, window in _windows(messages, settings.window.length_ms):
         end_ms = start_ms + settings.window.length_ms
         rows = [(user, *users[user].close(events, end_ms)) for user, events in window.items()]
@@ -69,7 +69,7 @@ def _windows(
         yield current_ms, window
 
 
-class _User:
+class User:
     """What the job's state holds of a user."""
 
     def __init__(self, settings: Settings):

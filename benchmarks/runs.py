@@ -122,14 +122,12 @@ def job(
     workload: what warms it up; None: nothing does
     overrides, single: settings in sections, and those that are in none
     """
-    settings = _settings(stack, variant, name, overrides, single)
-    create_topics(settings)
-    if settings.job.store == "cassandra":
-        dim = Card.read(settings.model.checkpoint).shape["embedding"]
-        cassandra.create_schema(settings.cassandra, dim)
-    if workload is not None:
-        send_warm_up(settings, workload)
-    with tempfile.TemporaryDirectory(prefix="liveprofile-bench-") as folder:
+    with (
+        place(stack, variant, name, overrides, **single) as settings,
+        tempfile.TemporaryDirectory(prefix="liveprofile-bench-") as folder,
+    ):
+        if workload is not None:
+            send_warm_up(settings, workload)
         job_id = _submit(stack, variant, name, Path(folder))
         running = Job(stack, settings, job_id, JournalReader(Path(folder)))
         try:
@@ -142,6 +140,26 @@ def job(
             yield running
         finally:
             flink.cancel(stack.rest_url, job_id)
+
+
+@contextmanager
+def place(
+    stack: Stack,
+    variant: str,
+    name: str,
+    overrides: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    **single: Any,
+) -> Iterator[Settings]:
+    """Settings with topics and a keyspace of their own, which are gone at the end.
+
+    overrides, single: as of `job`
+    """
+    settings = _settings(stack, variant, name, overrides, single)
+    create_topics(settings)
+    if settings.job.store == "cassandra":
+        dim = Card.read(settings.model.checkpoint).shape["embedding"]
+        cassandra.create_schema(settings.cassandra, dim)
+    yield settings
     delete_topics(settings)
     if settings.job.store == "cassandra":
         with cassandra.session_of(settings.cassandra) as session:
@@ -166,12 +184,13 @@ def _settings(
         for section, values in more.items():
             wanted[section] = {**wanted.get(section, {}), **values}
     wanted |= dict(single)
-    file = _config_file(stack, name)
+    file = config_file(stack, name)
     file.write_text(to_toml(wanted))
     return load(file)
 
 
-def _config_file(stack: Stack, name: str) -> Path:
+def config_file(stack: Stack, name: str) -> Path:
+    """Of `place`."""
     return stack.root / f"{name}.toml"
 
 
@@ -181,7 +200,7 @@ def _submit(stack: Stack, variant: str, name: str, journal: Path) -> str:
         with zipfile.ZipFile(code, "a") as archive:
             for source in (PROJECT / "benchmarks").glob("*.py"):
                 archive.write(source, source.relative_to(PROJECT))
-        arguments = ["--config", str(_config_file(stack, name)), "--variant", variant]
+        arguments = ["--config", str(config_file(stack, name)), "--variant", variant]
         return flink.flink_run(
             stack.rest_url, JOB, [*arguments, "--journal", str(journal)], pyfs=[code]
         )

@@ -13,6 +13,7 @@ from benchmarks.journal import Entry
 from benchmarks.load import Load, hold_back
 from benchmarks.meter import Meter, Usage
 from liveprofile import cassandra, reads
+from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from stack.local import Stack
 from udfs.update import STAGES
@@ -64,7 +65,7 @@ def run(stack: Stack, variant: str, name: str, workload: Load) -> dict[str, Any]
         seconds = max(entry.at_s for entry in measured) - start_s
         checkpoints = runs.checkpoints_ms(job, start_s)
         if variant == "whole":
-            _require_stored(job, earlier + profiles)
+            require_stored(job.settings, earlier + profiles)
     result = {
         "variant": variant,
         "events": workload.n,
@@ -104,8 +105,9 @@ def _stages(entries: list[Entry]) -> dict[str, float]:
     }
 
 
-def _require_stored(job: runs.Job, profiles: int) -> None:
-    with cassandra.session_of(job.settings.cassandra) as session:
+def require_stored(settings: Settings, profiles: int) -> None:
+    """Raises ServiceError unless Cassandra holds so many deltas."""
+    with cassandra.session_of(settings.cassandra) as session:
         stored = sum(1 for _ in reads.all_deltas(session))
     if stored != profiles:
         raise ServiceError(f"Cassandra holds {stored} deltas where the job stored {profiles}")

@@ -1,0 +1,103 @@
+"""The job beside a Bytewax dataflow that does the same work (benchmarks/bytewax_flow.py)."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.util import find_spec
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from benchmarks import runs, throughput
+from benchmarks.journal import JournalReader
+from benchmarks.load import Load, hold_back
+from liveprofile.errors import ConfigError, ServiceError
+from stack import PROJECT
+from stack.local import Stack
+from stack.state import LOOPBACK, free_ports
+
+PACKAGE = "bytewax==0.21.1"
+PROCESSES = 2
+RECOVERY = "recovery"  # folder of the snapshots
+TIMEOUT_S = 600.0
+VARIANTS = ("whole", "bytewax", "bytewax_unsafe")
+
+
+def against_bytewax(stack: Stack, workload: Load, repetitions: int) -> dict[str, Any]:
+    """The job, the dataflow, and the dataflow without checks and snapshots, in turn."""
+    if find_spec("bytewax") is None:
+        raise ConfigError(f"bytewax is not installed: pip install {PACKAGE}")
+    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
+    for number in range(1, throughput.REHEARSALS + 1):
+        throughput.run(stack, "whole", f"rehearsal-{number}", workload)
+    for repetition in range(1, repetitions + 1):
+        for variant in VARIANTS:
+            name = f"{variant.replace('_', '-')}-{repetition}"
+            one = (
+                throughput.run(stack, variant, name, workload)
+                if variant == "whole"
+                else _run(stack, name, workload, unsafe=variant == "bytewax_unsafe")
+            )
+            found[variant].append(one)
+    seconds = {variant: median(one["seconds"] for one in found[variant]) for variant in VARIANTS}
+    return {
+        "bytewax_to_job": round(seconds["bytewax"] / seconds["whole"], 2),
+        "seconds": seconds,
+        "runs": [one for variant in VARIANTS for one in found[variant]],
+    }
+
+
+def _run(stack: Stack, name: str, workload: Load, unsafe: bool) -> dict[str, Any]:
+    """From when both processes are warm until the last profile is stored."""
+    with runs.place(stack, "whole", name) as settings, tempfile.TemporaryDirectory() as folder:
+        hold_back(settings, workload)()
+        time.sleep(runs.SETTLE_S)
+        profiles = workload.profiles(settings.window.length_ms)
+        runs.say(f"{name}: running")
+        _wait(_processes(runs.config_file(stack, name), Path(folder), unsafe))
+        start_s = max(json.loads(one.read_text()) for one in Path(folder).glob("ready-*"))
+        journal = JournalReader(Path(folder))
+        if (done := journal.update()) != profiles:
+            raise ServiceError(f"{name}: {done} profiles where the load makes {profiles}")
+        throughput.require_stored(settings, profiles)
+    seconds = max(entry.at_s for entry in journal.entries) - start_s
+    runs.say(f"{name}: {seconds:.1f} s, {workload.n / seconds:.0f} events/s")
+    return {
+        "variant": name,
+        "events": workload.n,
+        "profiles": profiles,
+        "seconds": round(seconds, 2),
+        "events_per_s": round(workload.n / seconds),
+        "batches": len(journal.entries),
+    }
+
+
+def _processes(config: Path, folder: Path, unsafe: bool) -> list[subprocess.Popen[bytes]]:
+    from bytewax._bytewax import init_db_dir  # not installed by default
+
+    if not unsafe:
+        (folder / RECOVERY).mkdir()
+        init_db_dir(folder / RECOVERY, PROCESSES)
+    addresses = ";".join(f"{LOOPBACK}:{port}" for port in free_ports(PROCESSES))
+    command = [sys.executable, "-m", "benchmarks.bytewax_flow", str(config)]
+    more = ["--unsafe"] if unsafe else []
+    return [
+        subprocess.Popen([*command, str(number), addresses, str(folder), *more], cwd=PROJECT)
+        for number in range(PROCESSES)
+    ]
+
+
+def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    try:
+        for process in processes:
+            if process.wait(deadline_s - time.monotonic()):
+                raise ServiceError(f"a process of the dataflow ended with {process.returncode}")
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
