@@ -27,7 +27,7 @@ SLOTS = 4
 CASSANDRA_HEAP_MB = 512
 GROUPS = {"services": "stack", "faults": "stack", "pipeline": "flink"}
 # What runs beside the stack may wait, but recoveries and alerts are timed.
-BESIDE_THE_STACK_NICE = 5
+BESIDE_THE_STACK_NICE = 10
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
