@@ -109,8 +109,9 @@ def bytewax(
     commit_log: CommitLog = "periodic",
 ) -> None:
     """The whole job beside the same work in a Bytewax dataflow, which must be installed."""
-    from benchmarks.against_bytewax import against_bytewax
+    from benchmarks.against_bytewax import against_bytewax, require_bytewax
 
+    require_bytewax()
     load = Load.of(events, users)
     report_on_stack(
         "bytewax", root, commit_log, load, lambda stack: against_bytewax(stack, load, repetitions)

@@ -27,10 +27,14 @@ TIMEOUT_S = 600.0
 VARIANTS = ("whole", "bytewax", "bytewax_unsafe")
 
 
-def against_bytewax(stack: Stack, workload: Load, repetitions: int) -> dict[str, Any]:
-    """The job, the dataflow, and the dataflow without checks and snapshots, in turn."""
+def require_bytewax() -> None:
+    """Raises ConfigError if it is not installed."""
     if find_spec("bytewax") is None:
         raise ConfigError(f"bytewax is not installed: pip install {PACKAGE}")
+
+
+def against_bytewax(stack: Stack, workload: Load, repetitions: int) -> dict[str, Any]:
+    """The job, the dataflow, and the dataflow without checks and snapshots, in turn."""
     found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
     for number in range(1, throughput.REHEARSALS + 1):
         throughput.run(stack, "whole", f"rehearsal-{number}", workload)
