@@ -24,7 +24,7 @@ PACKAGE = "bytewax==0.21.1"
 PROCESSES = 2
 RECOVERY = "recovery"  # folder of the snapshots
 TIMEOUT_S = 600.0
-VARIANTS = ("whole", "bytewax", "bytewax_unsafe")
+SAFE, UNSAFE = "bytewax", "bytewax_unsafe"
 
 
 def require_bytewax() -> None:
@@ -35,34 +35,28 @@ def require_bytewax() -> None:
 
 def against_bytewax(stack: Stack, workload: Load, repetitions: int) -> dict[str, Any]:
     """The job, the dataflow, and the dataflow without checks and snapshots, in turn."""
-    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
-    for number in range(1, throughput.REHEARSALS + 1):
-        throughput.run(stack, "whole", f"rehearsal-{number}", workload)
-    for repetition in range(1, repetitions + 1):
-        for variant in VARIANTS:
-            name = f"{variant.replace('_', '-')}-{repetition}"
-            one = (
-                throughput.run(stack, variant, name, workload)
-                if variant == "whole"
-                else _run(stack, name, workload, unsafe=variant == "bytewax_unsafe")
-            )
-            found[variant].append(one)
-    seconds = {variant: median(one["seconds"] for one in found[variant]) for variant in VARIANTS}
+    found = throughput.in_turn(
+        stack,
+        workload,
+        repetitions,
+        {"whole": throughput.run, SAFE: _run, UNSAFE: _run},
+    )
+    seconds = {variant: median(one["seconds"] for one in each) for variant, each in found.items()}
     return {
-        "bytewax_to_job": round(seconds["bytewax"] / seconds["whole"], 2),
+        "bytewax_to_job": round(seconds[SAFE] / seconds["whole"], 2),
         "seconds": seconds,
-        "runs": [one for variant in VARIANTS for one in found[variant]],
+        "runs": [one for each in found.values() for one in each],
     }
 
 
-def _run(stack: Stack, name: str, workload: Load, unsafe: bool) -> dict[str, Any]:
+def _run(stack: Stack, variant: str, name: str, workload: Load) -> dict[str, Any]:
     """From when both processes are warm until the last profile is stored."""
     with runs.place(stack, "whole", name) as settings, tempfile.TemporaryDirectory() as folder:
         hold_back(settings, workload)()
         time.sleep(runs.SETTLE_S)
         profiles = workload.profiles(settings.window.length_ms)
         runs.say(f"{name}: running")
-        _wait(_processes(runs.config_file(stack, name), Path(folder), unsafe))
+        _wait(_processes(runs.config_file(stack, name), Path(folder), variant == UNSAFE))
         start_s = max(json.loads(one.read_text()) for one in Path(folder).glob("ready-*"))
         journal = JournalReader(Path(folder))
         if (done := journal.update()) != profiles:
@@ -71,7 +65,7 @@ def _run(stack: Stack, name: str, workload: Load, unsafe: bool) -> dict[str, Any
     seconds = max(entry.at_s for entry in journal.entries) - start_s
     runs.say(f"{name}: {seconds:.1f} s, {workload.n / seconds:.0f} events/s")
     return {
-        "variant": name,
+        "variant": variant,
         "events": workload.n,
         "profiles": profiles,
         "seconds": round(seconds, 2),

@@ -65,7 +65,6 @@ class Reader:
 
     def __init__(self, settings: Settings, checks: bool):
         self._limits, self._checks = settings.limits, checks
-        self.rejected: list[tuple[bytes, str]] = []
 
     def __call__(self, messages: list[KafkaSourceMessage]) -> list[tuple[str, Seen]]:
         found = []
@@ -73,11 +72,10 @@ class Reader:
             try:
                 event = orjson.loads(message.value)
             except orjson.JSONDecodeError:
-                self.rejected.append((message.value, "NOT_JSON"))
                 continue
-            if self._checks and (reason := self._reason(message.value, event)):
-                self.rejected.append((message.value, reason))
-            elif event["event_type"] != "heartbeat":
+            if self._checks and self._reason(message.value, event):
+                continue
+            if event["event_type"] != "heartbeat":
                 seen = Seen(event["event_time"], event["event_id"], event, message.value.decode())
                 found.append((event["user_id"], seen))
         return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from statistics import median
 from typing import Any
@@ -18,19 +19,16 @@ from liveprofile.errors import ServiceError
 from stack.local import Stack
 from udfs.update import STAGES
 
+# stack, variant, name, workload -> the figures of one measured run
+Run = Callable[[Stack, str, str, Load], dict[str, Any]]
+
 RUN_TIMEOUT_S = 600.0
 REHEARSALS = 2
 
 
 def throughput(stack: Stack, workload: Load, repetitions: int) -> dict[str, Any]:
     """Each variant `repetitions` times, in turn."""
-    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in VARIANTS}
-    # The first runs pay for what the JVMs compile; Cassandra's isn't through after one.
-    for number in range(1, REHEARSALS + 1):
-        run(stack, "whole", f"rehearsal-{number}", workload)
-    for repetition in range(1, repetitions + 1):
-        for variant in VARIANTS:
-            found[variant].append(run(stack, variant, f"{variant}-{repetition}", workload))
+    found = in_turn(stack, workload, repetitions, dict.fromkeys(VARIANTS, run))
     medians = {
         figure: {variant: median(one[figure] for one in found[variant]) for variant in VARIANTS}
         for figure in ("seconds", "events_per_s", "profiles_per_s", "cpu_us_per_event")
@@ -42,6 +40,20 @@ def throughput(stack: Stack, workload: Load, repetitions: int) -> dict[str, Any]
         **medians,
         "runs": [one for variant in VARIANTS for one in found[variant]],
     }
+
+
+def in_turn(
+    stack: Stack, workload: Load, repetitions: int, variants: Mapping[str, Run]
+) -> dict[str, list[dict[str, Any]]]:
+    """What came of each variant's runs, after whole runs of the job that don't count."""
+    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in variants}
+    # The first runs pay for what the JVMs compile; Cassandra's isn't through after one.
+    for number in range(1, REHEARSALS + 1):
+        run(stack, "whole", f"rehearsal-{number}", workload)
+    for repetition in range(1, repetitions + 1):
+        for variant, measure in variants.items():
+            found[variant].append(measure(stack, variant, f"{variant}-{repetition}", workload))
+    return found
 
 
 def run(stack: Stack, variant: str, name: str, workload: Load) -> dict[str, Any]:
