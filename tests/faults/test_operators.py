@@ -30,7 +30,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def shop(new_job: Callable[..., Job], faults: Path) -> Iterator[Shop]:
-    job = new_job("operators", window=WINDOW, job={"parallelism": 1})
+    job = new_job("operators", window=WINDOW)
     arguments = ("--config", str(job.config_file), "--faults", str(faults))
     job.id = job.stack.submit(JOB, *arguments)
     wait_until_running(job.rest_url, job.id, timeout_s=180)

@@ -1,5 +1,6 @@
 """The job is stopped with a savepoint and goes on from it with other settings: at another
-parallelism, then with a log of each change of its state (`job.changelog`). There a worker dies.
+parallelism, then with a log of each change of its state (`job.changelog`), and again from a
+savepoint with that. There a worker dies.
 
 Load: steady before and after; while the job is away the first time, late events come, so that they
 lie right behind the offsets it goes on from. The last fault is a kill -9.
@@ -60,8 +61,10 @@ def test_a_log_of_changes_and_a_killed_python_worker(
     assert refused.returncode != 0
     assert "has parallelism 3, the job 2; go on at 3" in refused.stderr
     job.submit("--savepoint", savepoint, "--parallelism", "3")
+    savepoint = flink.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
+    job.submit("--savepoint", savepoint, "--parallelism", "3")
     restarts = job.restarts()
-    # Its first checkpoint is one that Flink refuses behind a savepoint which was not claimed.
+    # Waits for a checkpoint: in claim mode NO_CLAIM Flink would refuse the first one.
     with shop.open(), shop.recovery("Python worker killed, state with a changelog"):
         stack.taskmanager.workers()[0].kill()
         shop.wait_for_restart(since=restarts)
