@@ -16,7 +16,7 @@ def check(t_env: TableEnvironment, settings: Settings) -> None:
 
     Such a job would run, and not recover from its next failure: until RocksDB has written a
     checkpoint of its own, the job's checkpoints refer to the savepoint's files, and Flink 2.2
-    deletes one as soon as the first of the two tasks that share it no longer needs it.
+    deletes one that two tasks share while one of them still needs it.
     """
     path = t_env.get_config().get(_PATH, "")
     if not path or not settings.job.changelog:
