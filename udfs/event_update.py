@@ -110,10 +110,10 @@ class EventScorer:
         scored = self._explain(scored, rows, x_nF, kept)
         clock.append(time.perf_counter())
         self._store.begin(scored)
+        snoozed = self._store.snoozed(event.user_id for event in scored if event.flags)
         self._store.wait()
         clock.append(time.perf_counter())
         sent: list[list[str]] = [[] for _ in user_id]
-        snoozed = self._store.snoozed(event.user_id for event in scored if event.flags)
         for row, event in zip(kept, scored, strict=True):
             if event.flags:
                 topic = self._settings.topics.alerts

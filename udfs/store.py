@@ -66,7 +66,10 @@ class ProfileStore(Protocol):
         """What is known of each (user, rule) before its window, rows begun here included."""
 
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
-        """For each user, until when (ms, by the clock) which rules shall send no alert."""
+        """For each user, until when (ms, by the clock) which rules shall send no alert.
+
+        Rows begun before may be on their way meanwhile. Raises StoreError.
+        """
 
     def begin(self, rows: Sequence[ProfileRow]) -> None:
         """Starts to write rows. Raises StoreError if an earlier write failed for good."""

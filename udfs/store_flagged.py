@@ -10,7 +10,6 @@ from typing import Generic, NamedTuple, TypeVar
 from cassandra.cluster import Session
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
 
-from liveprofile.cases.snooze import Snoozes
 from liveprofile.cassandra import close, connect
 from liveprofile.config import Cassandra
 from udfs import store_encode as encode
@@ -131,7 +130,13 @@ class FlaggedStore(ABC, Generic[Row]):
         self._begun_users.clear()
 
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
-        return self._snoozes.of(user_ids)
+        found: dict[str, dict[str, int]] = {user_id: {} for user_id in user_ids}
+        for user_id, snoozes in found.items():
+            self._reads.submit(
+                self._bound(self._select_snoozes, [user_id.encode()]), snoozes.update
+            )
+        self._reads.drain()
+        return found
 
     def close(self) -> None:
         if self._owns_session:
@@ -149,7 +154,10 @@ class FlaggedStore(ABC, Generic[Row]):
             "SELECT rule_id, to_unix_timestamp(window_end) AS window_end_ms"
             f" FROM {settings.keyspace}.risk_flag WHERE user_id = ? AND window_end < ?"
         )
-        self._snoozes = Snoozes(self._session, settings.keyspace)
+        self._select_snoozes = self._session.prepare(
+            "SELECT rule_id, to_unix_timestamp(until)"
+            f" FROM {settings.keyspace}.risk_snooze WHERE user_id = ?"
+        )
 
     def _insert(
         self, keyspace: str, table: str, columns: Sequence[str], ttl_s: int

@@ -128,9 +128,9 @@ class ProfileUpdater:
         stored = self._assemble(rows, scores)
         clock.append(time.perf_counter())
         self._store.begin(stored)
+        snoozed = self._store.snoozed(row.user_id for row in stored if row.flags)
         self._store.wait()
         clock.append(time.perf_counter())
-        snoozed = self._store.snoozed(row.user_id for row in stored if row.flags)
         for index, row in zip(kept, stored, strict=True):
             if row.flags:
                 alerts = self._settings.topics.alerts

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from cassandra.cluster import Session
 
-from liveprofile.cases.requests import execute, execute_each, from_ms, now_ms, to_ms
+from liveprofile.cases.requests import execute, from_ms, now_ms, to_ms
 from liveprofile.errors import InputError
 
 ALL_RULES = "*"
@@ -68,24 +68,3 @@ def snoozed(session: Session, user_id: str) -> dict[str, int]:
 def covers(snoozed: Mapping[str, int], rule_id: str, at_ms: int) -> bool:
     """Whether a rule is silent at a time of the clock (not of events)."""
     return any(snoozed.get(each, 0) > at_ms for each in (rule_id, ALL_RULES))
-
-
-class Snoozes:
-    """The same read, prepared and for many users at once: for the job.
-
-    Asked only of users that have a flag to send, so hardly ever.
-    """
-
-    def __init__(self, session: Session, keyspace: str):
-        self._session = session
-        self._select = session.prepare(
-            f"SELECT rule_id, until FROM {keyspace}.risk_snooze WHERE user_id = ?"
-        )
-
-    def of(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
-        """{user_id: as `snoozed`} with an entry for each user. Raises ServiceError."""
-        found = execute_each(self._session, self._select, user_ids)
-        return {
-            user_id: {row.rule_id: to_ms(row.until) for row in rows}
-            for user_id, rows in found.items()
-        }

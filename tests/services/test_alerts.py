@@ -200,16 +200,12 @@ def test_labels_of_a_file_are_sent(everything: SimpleNamespace, tmp_path: Path):
 # --- snoozes --------------------------------------------------------------------------------------
 
 
-def test_a_snooze_ends_by_itself_or_when_it_is_ended(
-    session: Session, settings: Cassandra, raised: Any
-):
-    prepared = snooze.Snoozes(session, settings.keyspace)
+def test_a_snooze_ends_by_itself_or_when_it_is_ended(session: Session, raised: Any):
     until_ms = now_ms() + 1_500
     snooze.snooze(session, "42", "rule", until_ms, "anna")
     snooze.snooze(session, "42", snooze.ALL_RULES, until_ms + 60_000, "anna")
     expected = {"rule": until_ms, "*": until_ms + 60_000}
     assert snooze.snoozed(session, "42") == expected
-    assert prepared.of(["42", "43", "42"]) == {"42": expected, "43": {}}
     snooze.wake(session, "42", snooze.ALL_RULES)
     deadline_s = time.monotonic() + 10
     while snooze.snoozed(session, "42"):

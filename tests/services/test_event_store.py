@@ -142,4 +142,6 @@ def test_the_stores_remember_the_same(
 def test_snoozes_are_those_of_the_table(cassandra: CassandraEventStore, session: Session):
     until_ms = now_ms() + HOUR_MS
     snooze.snooze(session, "u", "a", until_ms, "anna", "why")
-    assert cassandra.snoozed(["u", "v"]) == {"u": {"a": until_ms}, "v": {}}
+    snooze.snooze(session, "u", snooze.ALL_RULES, until_ms + 1, "anna")
+    expected = {"u": {"a": until_ms, "*": until_ms + 1}, "v": {}}
+    assert cassandra.snoozed(["u", "v", "u"]) == expected

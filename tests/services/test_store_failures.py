@@ -17,6 +17,7 @@ from liveprofile.cassandra import create_schema, session_of
 from liveprofile.config import Cassandra
 from liveprofile.errors import ConfigError, ServiceError, StoreError
 from tests.services.rows import DIM, row, write
+from udfs.flags import FlagPast, FlagQuery
 from udfs.store import CassandraStore, ProfileStore
 
 pytestmark = pytest.mark.services
@@ -140,6 +141,25 @@ def test_nothing_is_lost_while_the_node_is_away(
     store.close()
     for timer in timers:
         timer.join()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda store: store.snoozed(["u"]) == {"u": {}},
+        lambda store: store.flag_past([FlagQuery("u", "rule", 1)]) == [FlagPast(False, None)],
+    ],
+    ids=["snoozed", "flag_past"],
+)
+def test_what_is_read_waits_for_the_node_too(
+    read: Callable[[ProfileStore], bool], settings: Cassandra, relay: Relay
+):
+    store = CassandraStore(relayed(settings, relay), DIM)
+    relay.refuse()
+    back = later(2, relay.listen_again)
+    assert read(store)
+    store.close()
+    back.join()
 
 
 @pytest.mark.parametrize("fault", ["hang", "refuse"])
