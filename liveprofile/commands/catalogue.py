@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from liveprofile.commands.common import JsonOption, print_fields, print_json
-from liveprofile.commands.train import progress
+from liveprofile.commands.progress import progress
 from models.recipes import recipe
 
 catalogue = typer.Typer(

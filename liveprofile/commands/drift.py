@@ -84,7 +84,7 @@ def reference(
 
     The model itself stays as it is.
     """
-    from liveprofile.commands.train import progress
+    from liveprofile.commands.progress import progress
     from models.fraud.event_train import renew_reference
 
     with progress() as on_progress:

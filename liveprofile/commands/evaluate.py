@@ -9,13 +9,8 @@ from typing import Annotated, Literal
 import typer
 
 from liveprofile.commands.common import print_json
-from liveprofile.commands.train import (
-    DaysOption,
-    SequencesArgument,
-    SequencesOption,
-    UsersOption,
-    progress,
-)
+from liveprofile.commands.progress import progress
+from liveprofile.commands.train import DaysOption, SequencesArgument, SequencesOption, UsersOption
 from liveprofile.config import Risk, Settings, project_path
 from models.recipes import RECIPES, recipe
 

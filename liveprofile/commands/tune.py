@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from liveprofile.commands.common import JsonOption, print_fields, print_json
-from liveprofile.commands.train import note, progress
+from liveprofile.commands.progress import note, progress
 from models.recipes import recipe
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from liveprofile.commands.common import print_json
-from liveprofile.commands.train import progress
+from liveprofile.commands.progress import progress
 from models.recipes import recipe
 
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from liveprofile import __version__
 from liveprofile.cli import app, main
 from liveprofile.commands import alerts, common
-from liveprofile.commands.train import progress
+from liveprofile.commands.progress import progress
 from liveprofile.errors import ConfigError
 from liveprofile.kafka import Record
 from liveprofile.privacy import hashed
