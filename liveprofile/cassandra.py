@@ -60,7 +60,8 @@ def connect(settings: Cassandra, *, use_keyspace: bool = True) -> Session:
         idle_heartbeat_interval=HEARTBEAT_S,
         idle_heartbeat_timeout=HEARTBEAT_S,
         compression=False,
-        # A row's last bytes would wait for the acknowledgement of those before, up to 40 ms.
+        # Nagle's algorithm would keep the last bytes of a batch until what was sent before them is
+        # acknowledged, which takes up to 40 ms.
         sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         monitor_reporting_enabled=False,
         application_name="liveprofile",

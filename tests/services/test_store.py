@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import socket
 import time
 from pathlib import Path
 
@@ -282,6 +283,16 @@ def test_the_queries_of_the_documentation_run(store: CassandraStore, session: Se
         prepared = session.prepare(statement)
         prepared.consistency_level = ConsistencyLevel.LOCAL_ONE
         session.execute(prepared, [0] * len(prepared.column_metadata))
+
+
+def test_nothing_waits_for_an_acknowledgement_to_be_sent(session: Session):
+    sockets = [
+        connection._socket
+        for holder in session.cluster.get_connection_holders()
+        for connection in holder.get_connections()
+    ]
+    assert sockets
+    assert all(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for one in sockets)
 
 
 def test_a_row_larger_than_a_batch_goes_alone(settings: Cassandra, session: Session):
