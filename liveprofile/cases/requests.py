@@ -10,7 +10,7 @@ from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable, ResultSet, Session
 from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.protocol import ErrorMessage
-from cassandra.query import PreparedStatement, Statement
+from cassandra.query import Statement
 
 from liveprofile.cassandra import describe
 from liveprofile.errors import ServiceError
@@ -24,9 +24,7 @@ def execute(session: Session, query: str | Statement, values: Sequence[Any] = ()
         raise ServiceError(f"Cassandra, keyspace {session.keyspace}: {describe(error)}") from None
 
 
-def execute_each(
-    session: Session, query: str | PreparedStatement, keys: Iterable[str]
-) -> dict[str, ResultSet]:
+def execute_each(session: Session, query: str, keys: Iterable[str]) -> dict[str, ResultSet]:
     """The answer for each key, asked for at once. query: with one value to bind, `?`.
 
     Raises ServiceError.
@@ -35,7 +33,7 @@ def execute_each(
     if not wanted:
         return {}
     try:
-        prepared = session.prepare(query) if isinstance(query, str) else query
+        prepared = session.prepare(query)
         results = execute_concurrent_with_args(session, prepared, [(key,) for key in wanted])
     except (NoHostAvailable, DriverException, ErrorMessage) as error:
         raise ServiceError(f"Cassandra, keyspace {session.keyspace}: {describe(error)}") from None
