@@ -61,6 +61,11 @@ class Kafka(Section):
     username: str = ""
     password: SecretStr = SecretStr("")
     ca_file: str = Field("", description="PEM file with the certificates to trust")
+    answer_timeout_ms: int = Field(15_000, ge=100, description="of what commands ask the brokers")
+
+    @property
+    def answer_timeout_s(self) -> float:
+        return self.answer_timeout_ms / 1_000
 
 
 class Cassandra(Section):

@@ -17,14 +17,13 @@ from confluent_kafka import (
     TopicPartition,
 )
 from confluent_kafka.admin import AdminClient, NewTopic
-from tenacity import retry, retry_if_exception, stop_after_delay, wait_fixed
+from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from liveprofile.config import Kafka, Settings, Topics
 from liveprofile.errors import ServiceError
 
 log = logging.getLogger(__name__)
 
-ANSWER_TIMEOUT_S = 15.0
 # A group that is new, or a broker that has just started, has no coordinator for a moment.
 FINDING_COORDINATOR = (
     KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
@@ -122,7 +121,8 @@ def create_topics(settings: Settings) -> list[str]:
     if not wanted:
         return []
     created = []
-    for name, future in admin.create_topics(wanted, operation_timeout=ANSWER_TIMEOUT_S).items():
+    futures = admin.create_topics(wanted, operation_timeout=settings.kafka.answer_timeout_s)
+    for name, future in futures.items():
         try:
             future.result()
             created.append(name)
@@ -168,7 +168,7 @@ def committed_offsets(
             TopicPartition(topic, number) for number in partitions(consumer, settings.kafka, topic)
         ]
         try:
-            found = _committed(consumer, wanted)
+            found = _committed(consumer, wanted, settings.kafka.answer_timeout_s)
         except KafkaException as error:
             raise ServiceError(
                 f"Kafka does not tell the offsets of group {group_id}: {_text(error)}"
@@ -180,14 +180,17 @@ def _is_finding_coordinator(error: BaseException) -> bool:
     return isinstance(error, KafkaException) and error.args[0].code() in FINDING_COORDINATOR
 
 
-@retry(
-    retry=retry_if_exception(_is_finding_coordinator),
-    stop=stop_after_delay(ANSWER_TIMEOUT_S),
-    wait=wait_fixed(COORDINATOR_DELAY_S),
-    reraise=True,
-)
-def _committed(consumer: Consumer, wanted: list[TopicPartition]) -> list[TopicPartition]:
-    return consumer.committed(wanted, timeout=ANSWER_TIMEOUT_S)
+def _committed(
+    consumer: Consumer, wanted: list[TopicPartition], timeout_s: float
+) -> list[TopicPartition]:
+    """Asks again while the group's coordinator is being found."""
+    asking = Retrying(
+        retry=retry_if_exception(_is_finding_coordinator),
+        stop=stop_after_delay(timeout_s),
+        wait=wait_fixed(COORDINATOR_DELAY_S),
+        reraise=True,
+    )
+    return asking(consumer.committed, wanted, timeout=timeout_s)
 
 
 def lag(settings: Settings, group_id: str | None = None, topic: str | None = None) -> int:
@@ -341,7 +344,7 @@ def _ranges(consumer: Consumer, kafka: Kafka, topic: str) -> dict[int, Partition
     for number in partitions(consumer, kafka, topic):
         try:
             first, end = consumer.get_watermark_offsets(
-                TopicPartition(topic, number), timeout=ANSWER_TIMEOUT_S
+                TopicPartition(topic, number), timeout=kafka.answer_timeout_s
             )
         except KafkaException as error:
             raise ServiceError(
@@ -353,7 +356,7 @@ def _ranges(consumer: Consumer, kafka: Kafka, topic: str) -> dict[int, Partition
 
 def _metadata(client: Any, kafka: Kafka, topic: str | None = None) -> Any:
     try:
-        return client.list_topics(topic, timeout=ANSWER_TIMEOUT_S)
+        return client.list_topics(topic, timeout=kafka.answer_timeout_s)
     except KafkaException as error:
         raise ServiceError(
             f"Kafka at {kafka.bootstrap_servers} does not answer ({_text(error)});"

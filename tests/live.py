@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from confluent_kafka import KafkaError, Producer
 
@@ -23,6 +25,7 @@ from tests.streams_seeded import Message
 
 COMMAND = Path(sys.executable).with_name("liveprofile")
 COMMAND_TIMEOUT_S = 300
+POSITION = re.compile(r"KafkaSourceReader\.topic\.(.+)\.partition\.(\d+)\.currentOffset$")
 
 
 def command(*arguments: str | Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
@@ -93,16 +96,16 @@ class Job:
 
     def wait_for_checkpoint(self, timeout_s: float) -> None:
         """Returns when one that began after the call is complete."""
-        deadline_s = time.monotonic() + timeout_s
-        done = self._checkpoints()
-        while self._checkpoints() < done + 2:  # the next one may be on its way
+        called_ms, deadline_s = time.time() * 1_000, time.monotonic() + timeout_s
+        while self._last_checkpoint_ms() <= called_ms:
             if time.monotonic() > deadline_s:
                 raise AssertionError(f"no checkpoint after {timeout_s:.0f} s, job {self.state()}")
             time.sleep(0.2)
 
-    def _checkpoints(self) -> int:
-        answer = flink.request(self.rest_url, f"/jobs/{self.id}/checkpoints")
-        return answer["counts"]["completed"]
+    def _last_checkpoint_ms(self) -> int:
+        """When the last complete one began; 0: there is none."""
+        latest = flink.request(self.rest_url, f"/jobs/{self.id}/checkpoints")["latest"]
+        return latest["completed"]["trigger_timestamp"] if latest["completed"] else 0
 
     def failure(self) -> str:
         """The stack trace of the latest one; "" if there was none."""
@@ -154,23 +157,62 @@ class Job:
         sender.finish()
 
     def wait_until_caught_up(self, timeout_s: float = 90.0) -> None:
-        """Returns when a checkpoint covers all that is in the topic.
+        """Returns when a checkpoint covers all that is in the topics the job reads.
 
         If the last record of every partition closed all windows, they are stored by then: a
         checkpoint follows what the records before it have set going, the writes included.
+
+        By the sources' positions, which start anew with the job. What they have committed trails by
+        up to 10 s on a quiet topic (docs/operations.md).
         """
+        self._wait_while(self._unread, timeout_s)
+        self.wait_for_checkpoint(timeout_s)
+
+    def wait_until_committed(self, timeout_s: float = 90.0) -> None:
+        """Returns when the profile lane's group has committed all that is in its topic."""
         self._wait_while(lambda: kafka.lag(self.settings), timeout_s)
 
-    def wait_until_scored(self, timeout_s: float = 90.0) -> None:
-        """The same of the event lane, which reads events and labels by a group of its own."""
-        self._wait_while(lambda: kafka.event_lag(self.settings), timeout_s)
+    def _unread(self) -> int:
+        """Records that the job's sources have yet to read, each source for itself."""
+        topics = self.settings.topics
+        ends = {
+            (topic, partition): held.end
+            for topic in (topics.events, topics.feedback)
+            for partition, held in kafka.ranges(self.settings, topic).items()
+            if held.end > held.first
+        }
+        vertices = flink.request(self.rest_url, f"/jobs/{self.id}")["vertices"]
+        sources = [vertex["id"] for vertex in vertices if vertex["name"].startswith("Source: ")]
+        found = [self._positions(source) for source in sources]
+        if not all(found):
+            return sum(ends.values())  # one has yet to tell
+        return sum(
+            max(0, ends[place] - 1 - position)
+            for positions in found
+            for place, position in positions.items()
+            if place in ends
+        )
 
-    def _wait_while(self, lag: Callable[[], int], timeout_s: float) -> None:
+    def _positions(self, source: str) -> dict[tuple[str, int], int]:
+        """By topic and partition the offset of the last record read; -1: none."""
+        path = f"/jobs/{self.id}/vertices/{source}/subtasks/metrics"
+        names = [one["id"] for one in flink.request(self.rest_url, path)]
+        wanted = quote(",".join(filter(POSITION.search, names)), safe=",")
+        if not wanted:
+            return {}
+        found = flink.request(self.rest_url, f"{path}?get={wanted}&agg=max")
+        return {
+            (match[1], int(match[2])): int(one["max"])
+            for one in found
+            if (match := POSITION.search(one["id"]))
+        }
+
+    def _wait_while(self, behind: Callable[[], int], timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
-        while behind := lag():
+        while records := behind():
             if time.monotonic() > deadline_s:
                 raise AssertionError(
-                    f"{behind} records behind after {timeout_s:.0f} s, job {self.state()}:"
+                    f"{records} records behind after {timeout_s:.0f} s, job {self.state()}:"
                     f" {self.failure()[-2_000:]}"
                 )
             time.sleep(0.2)

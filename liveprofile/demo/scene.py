@@ -117,14 +117,15 @@ def clear(settings: Settings) -> bool:
 def _drop_topics(settings: Settings) -> bool:
     admin = AdminClient(kafka.client_config(settings.kafka))
     names = kafka.topic_configs(settings.topics).keys()
+    timeout_s = settings.kafka.answer_timeout_s
     try:
-        present = sorted(names & admin.list_topics(timeout=kafka.ANSWER_TIMEOUT_S).topics.keys())
+        present = sorted(names & admin.list_topics(timeout=timeout_s).topics.keys())
         if not present:
             return False
         for deleted in admin.delete_topics(present, operation_timeout=RELEASE_TIMEOUT_S).values():
             deleted.result()
         deadline_s = time.monotonic() + RELEASE_TIMEOUT_S
-        while names & admin.list_topics(timeout=kafka.ANSWER_TIMEOUT_S).topics.keys():
+        while names & admin.list_topics(timeout=timeout_s).topics.keys():
             if time.monotonic() > deadline_s:
                 raise ServiceError(f"Kafka still lists {', '.join(present)} after deleting them")
             time.sleep(0.2)

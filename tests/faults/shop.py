@@ -181,6 +181,7 @@ class Shop:
         assert not any(account[name] for name in wrong), account
         if lost := account["unaccounted"]:
             print(f"\nlate events that only the audit found: {lost}", flush=True)
+            self.job.wait_until_committed(RECOVERY_TIMEOUT_S)
             account = self.job.audit("--repair")
             assert account["ok"] and account["repaired"] == lost, account
         assert all(event_id.startswith("late-") for event_id in self._repaired())
@@ -188,7 +189,6 @@ class Shop:
         assert found.ok, found.as_json()
         assert found.job == found.reference
         if self.lane:
-            self.job.wait_until_scored(RECOVERY_TIMEOUT_S)
             assert_lane(self.job.settings, TESTER, TESTERS_RULE)
 
     def _repaired(self) -> Iterator[str]:

@@ -154,7 +154,8 @@ def test_a_label_without_kafka_says_what_to_repeat(
     settings = everything.settings.model_dump(mode="json", include={"cassandra", "topics"})
     away = tmp_path / "away.toml"
     settings["cassandra"].pop("password")
-    away.write_text(to_toml(settings | {"kafka": {"bootstrap_servers": "127.0.0.1:1"}}))
+    nobody = {"bootstrap_servers": "127.0.0.1:1", "answer_timeout_ms": 1_000}
+    away.write_text(to_toml(settings | {"kafka": nobody}))
     arguments = ("alerts", "label", FLAG_ID, "legitimate", "--by", "anna")
     done = command(*arguments, "--config", away, ok=False)
     assert done.returncode == 3

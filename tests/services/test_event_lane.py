@@ -95,7 +95,7 @@ def test_a_generated_stream_is_judged_as_by_the_reference(job: Job, session: Ses
     )
     values = list(generated.with_oddities(events, seed=11))
     job.send(Message(None, value) for value in values)
-    job.wait_until_scored()
+    job.wait_until_caught_up()
     found, sent = find(job.settings, session), sent_events(job.settings)
     assert len(found.scores) > 150
     assert_sound(found, sent)
@@ -139,7 +139,7 @@ def test_new_rules_are_in_force_within_seconds_and_no_event_is_lost(
         stop.set()
         thread.join()
         assert producer.flush(60) == 0
-    job.wait_until_scored()
+    job.wait_until_caught_up()
 
     found = find(job.settings, session)
     version = {event_id: row.rules_version for (_, _, event_id), row in found.scores.items()}
@@ -171,7 +171,7 @@ def test_a_broken_rules_file_changes_nothing(
     assert "rule every_purchase: when, column 1: unknown name amuont; amount?" in done.stderr
     event = purchase("after-broken", "careful", last_ms(job) + 1_000, "d-careful")
     job.send([as_message(event)])
-    job.wait_until_scored()
+    job.wait_until_caught_up()
     found = find(job.settings, session)
     assert len({row.rules_version for row in found.scores.values()}) == 2  # the file's, the topic's
     assert ("careful", "every_purchase", "after-broken") in found.flags.values()
@@ -180,7 +180,7 @@ def test_a_broken_rules_file_changes_nothing(
 def test_a_label_is_known_to_later_events_of_the_device(job: Job, session: Session) -> None:
     now = now_ms()
     job.send([as_message(purchase("stolen", "victim", now - 60_000, "d-thief"))])
-    job.wait_until_scored()
+    job.wait_until_caught_up()
     [flag_id] = [
         flag_id
         for flag_id, of in find(job.settings, session).flags.items()
@@ -188,9 +188,9 @@ def test_a_label_is_known_to_later_events_of_the_device(job: Job, session: Sessi
     ]
     said = job.run("alerts", "label", flag_id, "fraud", "--by", "anna")
     assert said["labels_sent"] == 1
-    job.wait_until_scored()
+    job.wait_until_caught_up()
     job.send([as_message(purchase("next", "other victim", now_ms(), "d-thief"))])
-    job.wait_until_scored()
+    job.wait_until_caught_up()
     flags = find(job.settings, session).flags.values()
     assert ("other victim", "device_known_fraud", "next") in flags
     assert ("victim", "device_known_fraud", "stolen") not in flags

@@ -24,11 +24,11 @@ class FakeConsumer:
 
 def test_a_group_without_coordinator_is_asked_again():
     consumer = FakeConsumer(*kafka.FINDING_COORDINATOR)
-    assert kafka._committed(consumer, PLACES) == PLACES
+    assert kafka._committed(consumer, PLACES, timeout_s=15.0) == PLACES
 
 
 def test_what_is_no_such_fault_is_told_at_once():
     consumer = FakeConsumer(KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.NOT_COORDINATOR)
     with pytest.raises(KafkaException):
-        kafka._committed(consumer, PLACES)
+        kafka._committed(consumer, PLACES, timeout_s=15.0)
     assert consumer.codes == [KafkaError.NOT_COORDINATOR]
