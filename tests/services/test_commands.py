@@ -58,6 +58,7 @@ def test_flags_and_alerts_tell_the_same(job: Job) -> None:
 
 
 def test_status(job: Job) -> None:
+    job.wait_until_committed()
     status = job.run("status")
     assert status["state"] == "RUNNING" and status["restarts"] == 0
     assert status["tasks_running"] == status["tasks"] > 0
