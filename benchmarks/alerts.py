@@ -123,8 +123,8 @@ class Listener(threading.Thread):
                     self._take(orjson.loads(record.value()), now_s)
 
     def _take(self, alert: dict[str, Any], now_s: float) -> None:
-        event_id = alert["data"]["event_id"]
-        if alert["data"]["rule_id"] != RULE_ID or event_id not in self._planned:
+        event_id = alert["data"].get("event_id")  # drift has none
+        if event_id not in self._planned or alert["data"]["rule_id"] != RULE_ID:
             return
         if event_id in self.latency_ms:
             self.copies += 1

@@ -41,7 +41,7 @@ def find(settings: Settings, session: Session) -> Found:
     alerts = [
         alert
         for record in kafka.read_topic(settings, settings.topics.alerts)
-        if (alert := json.loads(record.value or b""))["data"]["event_id"]
+        if (alert := json.loads(record.value or b""))["data"].get("event_id")
     ]
     return Found(scores, flags, alerts)
 
