@@ -270,9 +270,12 @@ def unique(records: Iterable[Record], seen: set[str]) -> Iterator[dict[str, Any]
 
 def sentence(alert: dict[str, Any]) -> str:
     """2017-11-26 01:05:00  high  user 42  UNUSUAL_BEHAVIOUR: ... -> limit_trading"""
+    from udfs.drift.alert import TYPE as DRIFT
+
     data = alert.get("data") or {}
+    of = "model" if alert.get("type") == DRIFT else "user"
     return (
-        f"{utc(_time_ms(alert))}  {data.get('severity', '?'):<8}  user {alert.get('subject', '?')}"
+        f"{utc(_time_ms(alert))}  {data.get('severity', '?'):<8}  {of} {alert.get('subject', '?')}"
         f"  {data.get('reason', '?')}: {data.get('message', '')}  -> {data.get('action', '?')}"
     )
 

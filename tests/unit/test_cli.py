@@ -19,6 +19,7 @@ from liveprofile.commands.progress import progress
 from liveprofile.errors import ConfigError
 from liveprofile.kafka import Record
 from liveprofile.privacy import hashed
+from udfs.drift.alert import DriftAlert
 
 
 def names(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
@@ -115,6 +116,11 @@ def test_an_alert_reads_as_a_sentence():
         "2017-11-26 01:05:00  high      user 42  PURCHASE_AMOUNT_CHANGE:"
         " spent 900.0, usually 20.0  -> limit_trading"
     )
+
+
+def test_an_alert_of_drift_is_of_a_model():
+    drift = DriftAlert("started", "hour", 0, 3_600_000, 0, "d74a174b", "reference", 90, [])
+    assert "  model d74a174b  MODEL_DRIFT: " in alerts.sentence(json.loads(drift.cloud_event()))
 
 
 def test_user_ids_are_hashed_for_logs():
