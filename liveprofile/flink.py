@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
 from urllib.parse import quote
 
 from liveprofile.errors import ServiceError
@@ -116,13 +117,28 @@ def _job_metric(rest_url: str, job_id: str, name: str) -> float:
 
 def _source_rate(rest_url: str, job_id: str, vertex_id: str) -> float:
     """A source's operator metric starts with its name; other vertices have none of that kind."""
+    found = vertex_metrics(
+        rest_url,
+        job_id,
+        vertex_id,
+        lambda name: name.startswith("Source") and name.endswith(f".{_SOURCE_RATE}"),
+        "sum",
+    )
+    return sum(found.values())
+
+
+def vertex_metrics(
+    rest_url: str,
+    job_id: str,
+    vertex_id: str,
+    wanted: Callable[[str], object],
+    over_subtasks: Literal["sum", "max"],
+) -> dict[str, float]:
+    """The vertex's metrics whose names are wanted; those that it doesn't tell yet are missing."""
     path = f"/jobs/{job_id}/vertices/{vertex_id}/subtasks/metrics"
-    names = [
-        metric["id"]
-        for metric in request(rest_url, path)
-        if metric["id"].startswith("Source") and metric["id"].endswith(f".{_SOURCE_RATE}")
-    ]
+    names = [one["id"] for one in request(rest_url, path) if wanted(one["id"])]
     if not names:
-        return 0.0
-    wanted = quote(",".join(names), safe=",")
-    return sum(metric["sum"] for metric in request(rest_url, f"{path}?get={wanted}&agg=sum"))
+        return {}
+    asked = quote(",".join(names), safe=",")
+    found = request(rest_url, f"{path}?get={asked}&agg={over_subtasks}")
+    return {one["id"]: one[over_subtasks] for one in found}

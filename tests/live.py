@@ -10,13 +10,13 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from confluent_kafka import KafkaError, Producer
 
 from liveprofile import kafka
 from liveprofile.cassandra import create_schema
 from liveprofile.config import Settings, Topics, load
+from liveprofile.flink import vertex_metrics
 from liveprofile.replay import Sender
 from models.checkpoint import Card
 from stack import flink
@@ -187,24 +187,19 @@ class Job:
         if not all(found):
             return sum(ends.values())  # one has yet to tell
         return sum(
-            max(0, ends[place] - 1 - position)
+            max(0, end - 1 - positions.get((topic, partition), -1))
             for positions in found
-            for place, position in positions.items()
-            if place in ends
+            for (topic, partition), end in ends.items()
+            if topic in {read for read, _ in positions}
         )
 
     def _positions(self, source: str) -> dict[tuple[str, int], int]:
         """By topic and partition the offset of the last record read; -1: none."""
-        path = f"/jobs/{self.id}/vertices/{source}/subtasks/metrics"
-        names = [one["id"] for one in flink.request(self.rest_url, path)]
-        wanted = quote(",".join(filter(POSITION.search, names)), safe=",")
-        if not wanted:
-            return {}
-        found = flink.request(self.rest_url, f"{path}?get={wanted}&agg=max")
+        found = vertex_metrics(self.rest_url, self.id, source, POSITION.search, "max")
         return {
-            (match[1], int(match[2])): int(one["max"])
-            for one in found
-            if (match := POSITION.search(one["id"]))
+            (match[1], int(match[2])): int(offset)
+            for name, offset in found.items()
+            if (match := POSITION.search(name))
         }
 
     def _wait_while(self, behind: Callable[[], int], timeout_s: float) -> None:
