@@ -29,7 +29,9 @@ from liveprofile.kafka import client_config
 from stack.local import Stack
 
 LAST_ALERT_TIMEOUT_S = 30.0
-SCORED_USERS, SHOPS, PLACES = 5_000, 500, 200
+# A shop with more to score has more of all: so many for each scored event a second.
+USERS, SHOPS, PLACES = 50, 5, 2
+SHOPS_OF_A_USER = 3
 ALERTS_PER_S = 10
 FLAGGED_AMOUNT = 5_000.0
 RULE_ID = "benchmark_amount"
@@ -68,14 +70,20 @@ def background(workload: Load, events_per_s: float, seconds: float) -> Iterator[
 def scored(
     workload: Load, events_per_s: float, speed_up: float, seconds: float, planned: dict[str, float]
 ) -> Iterator[Due]:
-    """Purchases at a steady rate. Fills `planned`: the id of each event to be flagged -> due."""
+    """Purchases at a steady rate, of users who stay where they are and buy as they always do: what
+    looks like fraud is explained, which takes longer than to score it. Fills `planned`: the id of
+    each event to be flagged -> due.
+    """
     rng = np.random.default_rng(workload.seed)
     each = max(1, round(events_per_s / ALERTS_PER_S))
+    users, shops, places = (max(1, int(n * events_per_s)) for n in (USERS, SHOPS, PLACES))
     for number in range(int(events_per_s * seconds)):
         at_s = number / events_per_s
         flagged = number % each == 0
         # A user who is flagged comes once: a rule that stays true raises nothing.
-        user = f"flagged{number}" if flagged else f"scored{rng.integers(SCORED_USERS)}"
+        who = int(rng.integers(users))
+        user = f"flagged{number}" if flagged else f"scored{who}"
+        shop = (who * SHOPS_OF_A_USER + int(rng.integers(SHOPS_OF_A_USER))) % shops
         event_id = f"scored-{number:08d}"
         if flagged:
             planned[event_id] = at_s
@@ -87,8 +95,8 @@ def scored(
             "item_id": f"i{rng.integers(generate.ITEMS):06d}",
             "amount": FLAGGED_AMOUNT if flagged else round(float(rng.lognormal(3, 0.8)), 2),
             "device_id": f"{user}-device",
-            "place": {"lat": 45 + int(rng.integers(PLACES)) / 100, "lon": -73.5},
-            "attributes": {"shop_id": f"shop{rng.integers(SHOPS)}", "address_id": f"{user}-home"},
+            "place": {"lat": 45 + who % places / 100, "lon": -73.5},
+            "attributes": {"shop_id": f"shop{shop}", "address_id": f"{user}-home"},
         }
         message = generate.Message(user.encode(), json.dumps(event).encode())
         yield Due(at_s, message, scored=True)
@@ -112,7 +120,7 @@ class Listener(threading.Thread):
         )
         self.start_s = 0.0  # monotonic; set before start()
         self.latency_ms: dict[str, float] = {}
-        self.copies, self.unreadable = 0, 0
+        self.copies, self.unreadable, self.others = 0, 0, 0
         self._stop_it = threading.Event()
 
     def run(self) -> None:
@@ -125,6 +133,7 @@ class Listener(threading.Thread):
     def _take(self, alert: dict[str, Any], now_s: float) -> None:
         event_id = alert["data"].get("event_id")  # drift has none
         if event_id not in self._planned or alert["data"]["rule_id"] != RULE_ID:
+            self.others += 1
             return
         if event_id in self.latency_ms:
             self.copies += 1
@@ -216,6 +225,7 @@ def alerts(
         "warm_up_s": warm_up_s,
         "alerts": len(measured),
         "copies": listener.copies,
+        "other_alerts": listener.others,  # of the other rules, warm-up included
         "flags_not_readable": listener.unreadable,
         "latency_ms": quantiles([measured]),
         "sent_late_ms": quantiles([sent_late_ms]),

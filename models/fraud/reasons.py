@@ -62,7 +62,7 @@ def explain(
 
     `x_nF`: the model's matrix of the rows' features.
     """
-    known = groups(model.names)
+    known = groups(tuple(model.names))
     flagged = np.asarray(flagged, np.int64)
     tried = _tried(model, rows, x_nF, flagged)
     return [
@@ -96,7 +96,7 @@ def faithfulness(
     if not types:
         return {"events": 0}
     random = np.random.default_rng(seed)
-    parts = [group.features for group in groups(model.names)]
+    parts = [group.features for group in groups(tuple(model.names))]
     top, drawn = [], []
     for x_F, event_type in zip(x_nF, types, strict=True):
         drop_P = drops(model, x_F, parts, model.usual_of(event_type))
@@ -107,7 +107,7 @@ def faithfulness(
 
 def _reasons(
     model: EventModel,
-    known: list[Group],
+    known: tuple[Group, ...],
     x_F: np.ndarray,
     event_type: str,
     limit: int,

@@ -175,7 +175,7 @@ def test_thresholds_of_nothing() -> None:
 
 
 def test_each_feature_of_the_user_and_of_shared_things_belongs_to_one_reason() -> None:
-    names = list(NAMES)
+    names = tuple(NAMES)
     grouped = [names[place] for group in groups(names) for place in group.features]
     assert len(grouped) == len(set(grouped))
     assert {name for name in names if not name.startswith("is_")} == set(grouped)
