@@ -171,6 +171,7 @@ def alerts(
     seconds: Annotated[float, typer.Option(min=10, help="Of each rate that count.")] = 60,
     parallelism: Annotated[int, typer.Option(min=1, help="Of the job.")] = runs.PARALLELISM,
     changelog: Annotated[bool, typer.Option(help="The job's setting of that name.")] = False,
+    stagger_ms: Annotated[int, typer.Option(min=0, help="The windows' setting of that name.")] = 0,
     commit_log: CommitLog = "periodic",
 ) -> None:
     """From an event until its alert can be read by a consumer, its flag stored before."""
@@ -184,7 +185,9 @@ def alerts(
         load,
         lambda stack: {
             "runs": [
-                alerts(stack, load, background, float(rate), warm_up, seconds, changelog)
+                alerts(
+                    stack, load, background, float(rate), warm_up, seconds, changelog, stagger_ms
+                )
                 for rate in rates.split(",")
             ]
         },

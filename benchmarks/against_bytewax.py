@@ -54,7 +54,7 @@ def _run(stack: Stack, variant: str, name: str, workload: Load) -> dict[str, Any
     with runs.place(stack, "whole", name) as settings, tempfile.TemporaryDirectory() as folder:
         hold_back(settings, workload)()
         time.sleep(runs.SETTLE_S)
-        profiles = workload.profiles(settings.window.length_ms)
+        profiles = workload.profiles(settings.window)
         runs.say(f"{name}: running")
         _wait(_processes(runs.config_file(stack, name), Path(folder), variant == UNSAFE))
         start_s = max(json.loads(one.read_text()) for one in Path(folder).glob("ready-*"))

@@ -166,6 +166,7 @@ def alerts(
     warm_up_s: float,
     seconds: float,
     changelog: bool,
+    stagger_ms: int,
 ) -> dict[str, Any]:
     """Runs the job with both lanes under `background_per_s` and `scored_per_s`.
 
@@ -184,7 +185,7 @@ def alerts(
     )
     due = list(plan)
     name = f"alerts-{scored_per_s:.0f}"
-    overrides = {"job": {"changelog": changelog}}
+    overrides = {"job": {"changelog": changelog}, "window": {"stagger_ms": stagger_ms}}
     with runs.job(stack, "lanes", name, workload, overrides, rules=str(rules)) as job:
         listener = Listener(job.settings, planned)
         try:
@@ -221,6 +222,7 @@ def alerts(
         "background_per_s": round(background_per_s),
         "parallelism": job.settings.job.parallelism,
         "changelog": changelog,
+        "stagger_ms": stagger_ms,
         "seconds": seconds,
         "warm_up_s": warm_up_s,
         "alerts": len(measured),

@@ -13,12 +13,16 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import typer
 
+from liveprofile import windows
+from liveprofile.config import Window
+
 START_MS = 1_700_006_400_000  # 2023-11-15 00:00 UTC
 HOUR_MS = 3_600_000
 ITEMS, CATEGORIES = 5_000, 100
 TYPES = ("view", "cart", "favorite", "search", "purchase")
 TYPE_SHARES = (0.80, 0.08, 0.04, 0.04, 0.04)
 CHANNELS = ("app", "web", "shop")
+WINDOW = Window()
 
 
 class Message(NamedTuple):
@@ -61,7 +65,7 @@ def events(
     )  # fmt: skip
     for number, row in enumerate(columns):
         at_ms, who, type_index, what, category, price, count, hour, other_device = row
-        user_id = f"u{who:07d}"
+        user_id = _user_id(who)
         bought = f',"quantity":{count}' if TYPES[type_index] in ("purchase", "cart") else ""
         text = (
             f'{{"event_id":"e{seed}-{number:09d}","user_id":"{user_id}"'
@@ -73,6 +77,10 @@ def events(
         yield Message(user_id.encode(), text.encode())
 
 
+def _user_id(number: int) -> str:
+    return f"u{number:07d}"
+
+
 def user_windows(
     n: int,
     users: int,
@@ -80,11 +88,18 @@ def user_windows(
     hours: float,
     seed: int,
     start_ms: int = START_MS,
-    window_ms: int = 300_000,
+    window: Window = WINDOW,
+    until_ms: int | None = None,
 ) -> int:
-    """How many profiles `events` with these arguments make: distinct pairs of user and window."""
+    """How many profiles `events` with these arguments make: distinct pairs of user and window.
+
+    until_ms: of windows that end by then; None: of all
+    """
     _rng, time_ms, user = times_and_users(n, users, zipf, hours, seed, start_ms)
-    return len(np.unique(time_ms // window_ms * users + user))
+    shift_ms = np.array([windows.shift_ms(_user_id(who), window) for who in range(users)])
+    end_ms = windows.end_ms(time_ms, shift_ms[user], window)
+    closed = slice(None) if until_ms is None else end_ms <= until_ms
+    return len(np.unique((end_ms * users + user)[closed]))
 
 
 def times_and_users(
@@ -110,10 +125,8 @@ def main(
         for message in events(n, users, zipf, hours, seed):
             size += file.write(message.value + b"\n")
     profiles = user_windows(n, users, zipf, hours, seed)
-    windows = math.ceil(hours * HOUR_MS / 300_000)
-    typer.echo(
-        f"{n} events of {size / n:.0f} bytes in {windows} windows, {profiles} profiles: {out}"
-    )
+    count = math.ceil(hours * HOUR_MS / WINDOW.length_ms)
+    typer.echo(f"{n} events of {size / n:.0f} bytes in {count} windows, {profiles} profiles: {out}")
 
 
 if __name__ == "__main__":

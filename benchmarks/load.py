@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, Message, Producer
 from confluent_kafka.admin import AdminClient
 
 from benchmarks import generate
-from liveprofile.config import Settings
+from liveprofile.config import Settings, Window
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import client_config, topic_configs
 
@@ -43,9 +43,9 @@ class Load:
         _, time_ms, user = generate.times_and_users(*self._arguments)
         return time_ms, user
 
-    def profiles(self, window_ms: int) -> int:
-        """How many the events make: distinct pairs of user and window."""
-        return generate.user_windows(*self._arguments, window_ms=window_ms)
+    def profiles(self, window: Window, until_ms: int | None = None) -> int:
+        """As generate.user_windows."""
+        return generate.user_windows(*self._arguments, window, until_ms)
 
     @property
     def end_ms(self) -> int:

@@ -134,7 +134,7 @@ def job(
             if workload is None:
                 flink.wait_until_running(stack.rest_url, job_id, WARM_UP_TIMEOUT_S)
             else:
-                rows = workload.warm_up().profiles(settings.window.length_ms)
+                rows = workload.warm_up().profiles(settings.window, workload.start_ms)
                 running.wait_for_rows(rows, WARM_UP_TIMEOUT_S)
                 time.sleep(SETTLE_S)
             yield running

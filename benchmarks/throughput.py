@@ -66,7 +66,7 @@ def run(stack: Stack, variant: str, name: str, workload: Load) -> dict[str, Any]
     with runs.job(stack, variant, name, workload) as job:
         reveal = hold_back(job.settings, workload)
         time.sleep(runs.SETTLE_S)
-        profiles = workload.profiles(job.settings.window.length_ms)
+        profiles = workload.profiles(job.settings.window)
         earlier = job.journal.update()
         with Meter(stack) as meter:
             start_s = time.time()

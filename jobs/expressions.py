@@ -13,6 +13,7 @@ Text for Flink SQL: a backslash is an ordinary character in its literals, a quot
 from __future__ import annotations
 
 from liveprofile.config import Window
+from liveprofile.windows import HASH_DIGITS
 from udfs.events import EVENT_TYPES, TYPE_LETTERS
 
 EARLIEST = "TO_TIMESTAMP_LTZ(946684800000, 3)"  # 2000-01-01
@@ -204,6 +205,17 @@ def turn(ms: str, offset: str, *, label: bool = False) -> str:
     """
     place = f"MOD({offset}, {_PLACES})"
     return f"({ms}) * {2 * _PLACES} + {place if label else f'{_PLACES} + {place}'}"
+
+
+def shift_ms(user_id: str, window: Window) -> str:
+    """As liveprofile.windows has it."""
+    places = range(1, HASH_DIGITS + 1)
+    number = " + ".join(
+        f"(LOCATE(SUBSTRING(MD5({user_id}), {place}, 1), '0123456789abcdef') - 1)"
+        f" * {16 ** (HASH_DIGITS - place)}"
+        for place in places
+    )
+    return f"MOD({number}, {window.steps}) * {window.stagger_ms}"
 
 
 def watermark(window: Window) -> str:

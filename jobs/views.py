@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from jobs import expressions as sql
-from liveprofile.config import Settings
+from liveprofile.config import Settings, Window
 from udfs import baselines
 from udfs.events import EVENT, EVENT_TYPES, FIELD, HEADER, ID_CHARS, TOKEN_CHARS_PER_WINDOW, WINDOW
 
@@ -149,17 +149,26 @@ def rejected() -> str:
         FROM checked WHERE reason IS NOT NULL"""
 
 
-def valid() -> str:
+def valid(settings: Settings) -> str:
     """A behaviour that passed the checks, typed.
 
     payload, event_clock, arrival, record_*, event_id, user_id, event_type, item_id, category_id
-    (as tokens have them, '' if unknown), amount DOUBLE
+    (as tokens have them, '' if unknown), amount DOUBLE, and if windows are staggered ends
+    TIMESTAMP(3)
     """
     ids = ", ".join(f"{token_id(f)} AS {f}" for f in ("item_id", "category_id"))
+    staggered = f", {ends(settings.window)} AS ends" if settings.window.stagger_ms else ""
     return f"""
         SELECT payload, event_clock, arrival, {RECORD}, event_id, user_id, event_type, {ids},
-            {amount()} AS amount
+            {amount()} AS amount{staggered}
         FROM checked WHERE reason IS NULL AND event_type <> 'heartbeat'"""
+
+
+def ends(window: Window) -> str:
+    """When the window of a row of `checked` ends, as liveprofile.windows has it."""
+    time = sql.epoch_ms("event_clock")
+    into = f"MOD({time} - {sql.shift_ms('user_id', window)}, {window.length_ms})"
+    return f"CAST(TO_TIMESTAMP_LTZ({time} - {into} + {window.length_ms}, 3) AS TIMESTAMP(3))"
 
 
 def amount() -> str:
@@ -192,8 +201,11 @@ def unique() -> str:
 
 def _is_late(settings: Settings) -> str:
     """Its window has closed: the watermark has reached the window's last millisecond."""
-    length, time = settings.window.length_ms, sql.epoch_ms("event_clock")
-    last_ms = f"({time} - MOD({time}, {length}) + {length - 1})"
+    if settings.window.stagger_ms:
+        last_ms = f"({sql.epoch_ms('ends')} - 1)"
+    else:
+        length, time = settings.window.length_ms, sql.epoch_ms("event_clock")
+        last_ms = f"({time} - MOD({time}, {length}) + {length - 1})"
     # NULL before the first watermark.
     return f"{last_ms} <= COALESCE({sql.epoch_ms('CURRENT_WATERMARK(event_clock)')}, 0)"
 
@@ -212,17 +224,18 @@ def on_time(settings: Settings) -> str:
     return f"SELECT * FROM unique_events WHERE NOT ({_is_late(settings)})"
 
 
-def packed() -> str:
+def packed(settings: Settings) -> str:
     """What a window collects of an event.
 
     event_clock, user_id, packed (time, partition, offset, payload), token (see udfs.events.Token),
     activity (a letter for its hour, a digit for its weekday), purchase 0/1, purchase_amount,
-    purchase_ms
+    purchase_ms, and if windows are staggered ends
     """
     ms = f"CAST({sql.epoch_ms('event_clock')} AS STRING)"
     hour = f"SUBSTRING('{baselines.HOUR_LETTERS}', CAST(HOUR(event_clock) AS INT) + 1, 1)"
     weekday = "CAST(EXTRACT(ISODOW FROM event_clock) AS STRING)"
     is_purchase = "event_type = 'purchase'"
+    staggered = ", ends" if settings.window.stagger_ms else ""
     return f"""
         SELECT event_clock, user_id,
             CONCAT_WS('{FIELD}', {ms}, CAST(record_partition AS STRING),
@@ -232,7 +245,7 @@ def packed() -> str:
             CONCAT({hour}, {weekday}) AS activity,
             CASE WHEN {is_purchase} THEN 1.0E0 ELSE 0.0E0 END AS purchase,
             CASE WHEN {is_purchase} THEN amount ELSE 0.0E0 END AS purchase_amount,
-            CASE WHEN {is_purchase} THEN {sql.epoch_ms("event_clock")} END AS purchase_ms
+            CASE WHEN {is_purchase} THEN {sql.epoch_ms("event_clock")} END AS purchase_ms{staggered}
         FROM on_time"""
 
 
@@ -244,7 +257,6 @@ def windows(settings: Settings) -> str:
 
     ARRAY_AGG of what is long: LISTAGG copies all it has for each event more.
     """
-    length = sql.interval(settings.window.length_ms)
     return f"""
         SELECT user_id, window_start, window_end, window_time,
             ARRAY_JOIN(ARRAY_AGG(packed), '{EVENT}') AS events,
@@ -252,8 +264,18 @@ def windows(settings: Settings) -> str:
             COALESCE(LISTAGG(activity, ''), '') AS activity,
             CAST(COUNT(*) AS DOUBLE) AS n_events, COALESCE(SUM(purchase), 0) AS n_purchases,
             COALESCE(SUM(purchase_amount), 0) AS amount, MAX(purchase_ms) AS last_purchase_ms
-        FROM TABLE(TUMBLE(TABLE packed, DESCRIPTOR(event_clock), {length}))
+        FROM {_in_windows(settings.window)}
         GROUP BY user_id, window_start, window_end, window_time"""
+
+
+def _in_windows(window: Window) -> str:
+    """Rows of `packed` with the user's window. Staggered, the windows of all users overlap: an
+    event gets each that it lies in, and keeps the one that is its user's."""
+    length, step = sql.interval(window.length_ms), sql.interval(window.stagger_ms)
+    if not window.stagger_ms:
+        return f"TABLE(TUMBLE(TABLE packed, DESCRIPTOR(event_clock), {length}))"
+    windows = f"TABLE(HOP(TABLE packed, DESCRIPTOR(event_clock), {step}, {length}))"
+    return f"(SELECT * FROM {windows} WHERE window_end = ends)"
 
 
 def contributed(settings: Settings) -> str:
@@ -316,10 +338,10 @@ def create(t_env, source: str, settings: Settings, *, streaming: bool) -> None:
         "extracted": extracted(),
         "checked": checked(settings),
         "rejected": rejected(),
-        "valid": valid(),
+        "valid": valid(settings),
         "unique_events": unique(),
         "on_time": on_time(settings) if streaming else "SELECT * FROM unique_events",
-        "packed": packed(),
+        "packed": packed(settings),
         "user_windows": windows(settings),
         "contributed": contributed(settings),
         "baselined": baselined(),

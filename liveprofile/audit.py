@@ -17,6 +17,7 @@ import numpy as np
 
 from liveprofile.config import Window
 from liveprofile.translation import time_ms_of
+from liveprofile.windows import end_ms, shift_ms
 from udfs.events import BadEvent, as_id, digest, load
 
 # How many records of a kind an answer names.
@@ -63,6 +64,7 @@ class Log:
     kind: np.ndarray  # (N,) uint8: EVENT, HEARTBEAT or UNREADABLE
     event: np.ndarray  # (N,) uint64, digest of the event_id
     user: np.ndarray  # (N,) uint64, hash of the user_id
+    end_ms: np.ndarray  # (N,) int64, of the user's window at time_ms; NO_TIME without it
 
     @property
     def claim(self) -> np.ndarray:
@@ -133,18 +135,20 @@ def used_claims(deltas: Iterable[StoredDelta]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
 
-def read_log(records: Iterable[InputRecord]) -> Log:
-    """Reads what the account needs of each record: 41 bytes stay of it."""
-    places, stamps, times = array("q"), array("q"), array("q")
+def read_log(records: Iterable[InputRecord], window: Window) -> Log:
+    """Reads what the account needs of each record: 49 bytes stay of it."""
+    places, stamps, times, ends = array("q"), array("q"), array("q"), array("q")
     kinds, events, users = array("B"), array("Q"), array("Q")
     for record in records:
-        kind, time_ms, event, user = _understand(record.value)
+        kind, time_ms, event, user_id = _understand(record.value)
+        timed = time_ms != NO_TIME
+        ends.append(end_ms(time_ms, shift_ms(user_id, window), window) if timed else NO_TIME)
         places.append(position(record.partition, record.offset))
         stamps.append(record.timestamp_ms)
         times.append(time_ms)
         kinds.append(kind)
         events.append(event)
-        users.append(user)
+        users.append(user_hash(user_id) if kind == EVENT else 0)
     order = np.argsort(np.frombuffer(places, np.int64), kind="stable") if places else []
     columns = (
         np.frombuffer(column, kind)[order] if len(column) else np.empty(0, kind)
@@ -155,25 +159,26 @@ def read_log(records: Iterable[InputRecord]) -> Log:
             (kinds, np.uint8),
             (events, np.uint64),
             (users, np.uint64),
+            (ends, np.int64),
         )
     )
     return Log(*columns)
 
 
-def _understand(value: bytes | None) -> tuple[int, int, int, int]:
-    """(kind, time_ms, event, user)"""
+def _understand(value: bytes | None) -> tuple[int, int, int, str]:
+    """(kind, time_ms, event, user_id); of what is no event the last two are 0 and empty."""
     try:
         event = load(value or b"")
     except BadEvent:
-        return UNREADABLE, NO_TIME, 0, 0
+        return UNREADABLE, NO_TIME, 0, ""
     time_ms = time_ms_of(event.get("event_time"))
     time_ms = NO_TIME if time_ms is None else time_ms
     if event.get("event_type") == "heartbeat":
-        return HEARTBEAT, time_ms, 0, 0
+        return HEARTBEAT, time_ms, 0, ""
     event_id, user_id = as_id(event.get("event_id")), as_id(event.get("user_id"))
     if not event_id or not user_id:
-        return UNREADABLE, time_ms, 0, 0
-    return EVENT, time_ms, int.from_bytes(digest(event_id), "big"), user_hash(user_id)
+        return UNREADABLE, time_ms, 0, ""
+    return EVENT, time_ms, int.from_bytes(digest(event_id), "big"), user_id
 
 
 def positions(places: Iterable[tuple[int, int]]) -> np.ndarray:
@@ -278,8 +283,7 @@ def _in_open_windows(
     if not lasts:
         return 0
     watermark_ms = min(int(times.max()) for times in lasts) - window.out_of_orderness_ms
-    ends_ms = (log.time_ms[is_lost & timed] // window.length_ms + 1) * window.length_ms
-    return int((ends_ms > watermark_ms + 1).sum())
+    return int((log.end_ms[is_lost & timed] > watermark_ms + 1).sum())
 
 
 def late_by_the_rules(
@@ -302,8 +306,7 @@ def late_by_the_rules(
     begun = watermark != NO_TIME
     timed = begun & (times != NO_TIME) & np.isin(place_in_order, lost)
     reached_ms = watermark[timed] - window.out_of_orderness_ms
-    last_ms = (times[timed] // window.length_ms + 1) * window.length_ms - 1
-    late = last_ms <= reached_ms
+    late = log.end_ms[order][timed] - 1 <= reached_ms
     lateness_ms = reached_ms - times[timed]
     for where, behind_ms in zip(place_in_order[timed][late], lateness_ms[late], strict=True):
         yield int(where), int(behind_ms)

@@ -10,7 +10,15 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -23,6 +31,7 @@ from liveprofile.errors import ConfigError
 CONFIG_VARIABLE = "LIVEPROFILE_CONFIG"
 MINUTE_MS = 60_000
 DAY_MS = 86_400_000
+MOST_STEPS = 300
 
 
 class Section(BaseModel):
@@ -108,8 +117,28 @@ class Window(Section):
     idle_timeout_ms: int = Field(
         0, ge=0, description="a partition silent this long stops holding back time; 0: never"
     )
+    stagger_ms: int = Field(
+        0, ge=0, description="users' windows end at times of their own, so far apart; 0: all at one"
+    )
     # The state holds K (K + 3) / 2 windows of tokens a user (jobs.views.remembered).
     history: int = Field(8, ge=1, le=32, description="windows before this one that the model sees")
+
+    @model_validator(mode="after")
+    def _whole_steps(self) -> Window:
+        if not self.stagger_ms:
+            return self
+        if self.stagger_ms % 1_000:
+            raise ValueError("stagger_ms must be whole seconds")
+        if self.length_ms % self.stagger_ms:
+            raise ValueError("length_ms must be a multiple of stagger_ms")
+        if self.steps > MOST_STEPS:
+            raise ValueError(f"stagger_ms must be at least {self.length_ms // MOST_STEPS} here")
+        return self
+
+    @property
+    def steps(self) -> int:
+        """At how many times within their length windows end."""
+        return self.length_ms // self.stagger_ms if self.stagger_ms else 1
 
 
 class State(Section):

@@ -18,6 +18,7 @@ from liveprofile.errors import InputError, ServiceError
 from liveprofile.kafka import client_config, partitions
 from liveprofile.mapping import Mapping, check_columns, read_mapping
 from liveprofile.translation import AsWritten, Events, Mapped, Translator
+from liveprofile.windows import end_ms
 
 DELIVERY_TIMEOUT_S = 120
 # Between our clock and the broker's, by which the check for future events goes.
@@ -118,8 +119,10 @@ def _rows(source: Path, mapping: Mapping, name: str) -> Iterator[pa.RecordBatch]
 
 
 def _needed_ms(last_event_ms: int, window: Window) -> int:
-    window_end_ms = (last_event_ms // window.length_ms + 1) * window.length_ms
-    return window_end_ms + window.out_of_orderness_ms
+    """What closes the window of the last event, whoever's it is."""
+    staggered = last_event_ms + window.length_ms
+    last_end_ms = staggered if window.stagger_ms else end_ms(last_event_ms, 0, window)
+    return last_end_ms + window.out_of_orderness_ms
 
 
 def closing_time_ms(last_event_ms: int, window: Window) -> int:

@@ -38,7 +38,7 @@ def say(text: str) -> None:
 
 
 def accept(
-    source: Path, mapping: Path, limit: int | None, window_ms: int, seed: int, root: Path
+    source: Path, mapping: Path, limit: int | None, window: dict[str, int], seed: int, root: Path
 ) -> dict[str, Any]:
     originals = list(events(source, mapping, limit))
     stream = mixed(originals, seed)
@@ -46,7 +46,7 @@ def accept(
     stack = Stack(root / "stack")
     try:
         stack.start()
-        job = Job(stack, root, "acceptance", {"window": {"length_ms": window_ms}})
+        job = Job(stack, root, "acceptance", {"window": window})
         job.prepare()
         job.submit()
         say("sending")
@@ -77,11 +77,13 @@ def main(
     mapping: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     limit: Annotated[int | None, typer.Option(help="The first so many events.", min=1)] = None,
     window_ms: Annotated[int, typer.Option(help="Length of the windows.", min=1_000)] = 300_000,
+    stagger_ms: Annotated[int, typer.Option(help="How far their ends are apart.", min=0)] = 0,
     seed: int = 1,
 ) -> None:
     """Real data with faults mixed in, through the whole stack; one line of JSON at the end."""
     with tempfile.TemporaryDirectory(prefix="liveprofile-acceptance-") as root:
-        found = accept(source, mapping, limit, window_ms, seed, Path(root))
+        window = {"length_ms": window_ms, "stagger_ms": stagger_ms}
+        found = accept(source, mapping, limit, window, seed, Path(root))
     typer.echo(json.dumps(found))
     raise typer.Exit(0 if found["ok"] else 1)
 

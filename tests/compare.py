@@ -34,7 +34,7 @@ from tests.compare_windows import (
     compare_windows,
     scan,
 )
-from tests.reference import Position, Record, Result, run
+from tests.reference import Position, Record, Result, run, window_end_ms
 from tests.reference_check import REASONS_WITH_DETAIL, clock_ms
 from tests.reference_user import TOKEN_CHARS, Token, token_text
 from udfs import events
@@ -203,14 +203,13 @@ def _compare_late(
 ) -> None:
     """The reference was told which are late; here: that they can be, and came whole."""
     found.equal("late", "positions", set(late) - expected.late, set())
-    length_ms = settings.window.length_ms
     for position, record in late.items():
         found.equal("late payload", position, record.value, values[position])
         if "repaired" in record.headers:  # its lateness is the audit's estimate
             continue
         lateness_ms = int(record.headers["lateness_ms"])
         time_ms = clock_ms(record.value, NEVER_FUTURE_MS, settings.limits) or 0
-        last_ms = (time_ms // length_ms + 1) * length_ms - 1
+        last_ms = window_end_ms((record.key or b"").decode(), time_ms, settings.window) - 1
         if not last_ms <= time_ms + lateness_ms <= (expected.watermark_ms or 0):
             found.differs("lateness_ms", position, lateness_ms, expected.watermark_ms)
 

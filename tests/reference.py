@@ -125,10 +125,10 @@ def run(
     """
     result = Result()
     used = _classify(records, settings, late, result)
-    length_ms = settings.window.length_ms
     windows: dict[str, dict[int, list[Valid]]] = defaultdict(lambda: defaultdict(list))
     for event in used:
-        windows[event.user_id][(event.time_ms // length_ms + 1) * length_ms].append(event)
+        end_ms = window_end_ms(event.user_id, event.time_ms, settings.window)
+        windows[event.user_id][end_ms].append(event)
     for user_id, of_user in windows.items():
         user = _User(user_id, settings, score, rules)
         for end_ms in sorted(of_user):
@@ -136,11 +136,19 @@ def run(
     return result
 
 
+def window_end_ms(user_id: str, time_ms: int, window: Any) -> int:
+    """Of the user's window that the time lies in: the contract's section 3."""
+    shift_ms = 0
+    if window.stagger_ms:
+        number = int.from_bytes(hashlib.md5(user_id.encode("utf-8")).digest()[:2], "big") // 16
+        shift_ms = number % (window.length_ms // window.stagger_ms) * window.stagger_ms
+    return ((time_ms - shift_ms) // window.length_ms + 1) * window.length_ms + shift_ms
+
+
 def _classify(
     records: Iterable[Record], settings: Any, late: Set[Position] | None, result: Result
 ) -> list[Valid]:
     """Fills everything of `result` but the profiles; returns the used events as they arrived."""
-    length_ms = settings.window.length_ms
     used: list[Valid] = []
     seen: set[str] = set()
     largest_ms: dict[int, int] = {}  # by partition
@@ -159,7 +167,7 @@ def _classify(
         elif isinstance(event, Valid):
             seen.add(event.event_id)
             if late is None:
-                last_ms = (time_ms // length_ms + 1) * length_ms - 1
+                last_ms = window_end_ms(event.user_id, time_ms, settings.window) - 1
                 is_late = result.watermark_ms is not None and last_ms <= result.watermark_ms
             else:
                 is_late = position in late

@@ -85,7 +85,9 @@ def take(settings: Settings) -> tuple[Account, Log, np.ndarray]:
     rejected = positions(_places(settings, topics.rejected))
     late = positions(_places(settings, topics.late))
     held = kafka.ranges(settings, topics.events)
-    log = read_log(_with_bar(kafka.read_topic(settings, topics.events, held), held))
+    log = read_log(
+        _with_bar(kafka.read_topic(settings, topics.events, held), held), settings.window
+    )
     result = account(
         log,
         rejected,

@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from liveprofile.backfill import Backfilled, backfill
-from liveprofile.config import load
+from liveprofile.config import Settings, load
 from models import rows
 from tests.reference import Record, run
 from tests.shop import HOUR_MS, START_MS, visits
@@ -43,21 +43,42 @@ def events() -> list[dict[str, Any]]:
 def backfilled(
     events: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[Backfilled, Path]:
-    work = tmp_path_factory.mktemp("backfill")
+    return backfill_of(events, load(), tmp_path_factory.mktemp("backfill"), config=None)
+
+
+def backfill_of(
+    events: list[dict[str, Any]], settings: Settings, work: Path, config: Path | None
+) -> tuple[Backfilled, Path]:
     archive, folder = work / "events.jsonl", work / "rows"
     archive.write_text("".join(json.dumps(event) + "\n" for event in events))
-    return backfill(load(), folder, config=None, source=archive, cluster=False), folder
+    return backfill(settings, folder, config=config, source=archive, cluster=False), folder
 
 
 def test_the_rows_are_the_stream_s(
     events: list[dict[str, Any]], backfilled: tuple[Backfilled, Path]
 ) -> None:
     result, folder = backfilled
+    assert_rows_are_the_references(events, load(), result, folder)
+    streams = rows.read(folder)
+    assert len(streams.time_ms_N) == len(events)
+
+
+def test_staggered_rows_are_the_stream_s(events: list[dict[str, Any]], tmp_path: Path) -> None:
+    config = tmp_path / "config.toml"
+    config.write_text("[window]\nstagger_ms = 10_000\n")
+    settings = load(config)
+    made = backfill_of(events, settings, tmp_path, config)
+    assert_rows_are_the_references(events, settings, *made)
+
+
+def assert_rows_are_the_references(
+    events: list[dict[str, Any]], settings: Settings, result: Backfilled, folder: Path
+) -> None:
     records = [
         Record(0, offset, 1_790_000_000_000, None, json.dumps(event).encode())
         for offset, event in enumerate(events)
     ]
-    expected = run(records, load(), late=set()).profiles
+    expected = run(records, settings, late=set()).profiles
     table = ds.dataset(folder, partitioning="hive").to_table()
     assert (result.events, result.rows) == (len(events), len(expected))
     made = {(row["user_id"], row["window_end_ms"]): row for row in table.to_pylist()}
@@ -72,9 +93,6 @@ def test_the_rows_are_the_stream_s(
         # Point in time: no row has seen an event of its own future.
         times = [int(one.split("\x1f", 1)[0]) for one in made[key]["events"].split("\x1e")]
         assert max(times) < key[1]
-
-    streams = rows.read(folder)
-    assert len(streams.time_ms_N) == len(expected and events)
 
 
 def test_a_row_is_the_same_whatever_its_user_does_later(

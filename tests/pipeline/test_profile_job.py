@@ -90,8 +90,9 @@ def as_stored(row: ProfileRow) -> SimpleNamespace:
     return SimpleNamespace(**row._asdict() | {"delta": row.delta_json})
 
 
-def test_a_mixed_stream_equals_the_reference(tmp_path: Path) -> None:
-    settings = settings_of()
+@pytest.mark.parametrize("stagger_ms", [0, 10_000])
+def test_a_mixed_stream_equals_the_reference(stagger_ms: int, tmp_path: Path) -> None:
+    settings = settings_of(stagger_ms=stagger_ms)
     records = in_one_partition(
         streams_seeded.mixed(islice(visits(7, 25, 20_000), 2_000), seed=7).messages
     )

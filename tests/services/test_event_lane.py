@@ -39,7 +39,7 @@ IN_FORCE_S = 5.0
 EVENTS_PER_SECOND = 100
 DAY_MS = 86_400_000
 # Short, since the last windows close by a heartbeat that must not lie far in the future.
-WINDOW = {"length_ms": 60_000}
+WINDOW = {"length_ms": 60_000, "stagger_ms": 10_000}
 EVERY_PURCHASE = """
 [[rules]]
 id = "every_purchase"

@@ -22,6 +22,7 @@ from liveprofile.audit import (
     used_claims,
 )
 from liveprofile.config import Window
+from tests.reference import window_end_ms
 from udfs.events import digest
 
 WINDOW = Window(length_ms=60_000, out_of_orderness_ms=1_000)
@@ -71,7 +72,7 @@ def stored(*event_ids: str, user_id: str = "u") -> Delta:
 
 def take(topic: Topic, *deltas: Delta, rejected=(), late=(), **more: int) -> Account:
     return account(
-        read_log(topic.records),
+        read_log(topic.records, WINDOW),
         positions(rejected),
         positions(late),
         used_claims(deltas),
@@ -134,7 +135,7 @@ def test_a_lost_event_is_found_and_named():
     topic.add("a")
     topic.add("b", 7)
     topic.heartbeat(3 * MINUTE_MS)
-    log = read_log(topic.records)
+    log = read_log(topic.records, WINDOW)
     found = take(topic, stored("a"))
     assert not found.ok
     assert (found.unaccounted, found.open_windows) == (1, 0)
@@ -239,7 +240,7 @@ def test_late_by_the_rules_takes_the_slowest_partition():
     topic.add("c", 61_500, partition=1)
     topic.add("d", 60_000, partition=0)  # behind the watermark, its window open
     topic.add("e", 59_999, partition=0)
-    log = read_log(topic.records)
+    log = read_log(topic.records, WINDOW)
     found = dict(late_by_the_rules(log, log.position, positions([]), WINDOW))
     assert found == {position(0, 3): 501}
 
@@ -248,11 +249,28 @@ def test_a_rejected_record_makes_nothing_late():
     topic = Topic()
     topic.add("a", 100_000)
     topic.add("b", 0)
-    log = read_log(topic.records)
+    log = read_log(topic.records, WINDOW)
     assert dict(late_by_the_rules(log, log.position, positions([]), WINDOW)) == {
         position(0, 1): 99_000
     }
     assert not list(late_by_the_rules(log, log.position, positions([(0, 0)]), WINDOW))
+
+
+def test_a_staggered_window_closes_at_its_users_time():
+    window = Window(length_ms=60_000, out_of_orderness_ms=1_000, stagger_ms=10_000)
+    ends = {user: window_end_ms(user, START_MS, window) for user in map(str, range(20))}
+    topic = Topic()
+    reached_ms = START_MS + 30_000
+    topic.add("first", 31_000)
+    for user in ends:
+        topic.add(f"of {user}", 0, user)
+    log = read_log(topic.records, window)
+    late = dict(late_by_the_rules(log, log.position, positions([]), window))
+    closed = [number for number, end in enumerate(ends.values(), 1) if end - 1 <= reached_ms]
+    assert 0 < len(closed) < 20
+    assert late == {position(0, offset): 30_000 for offset in closed}
+    found = account(log, positions([]), positions([]), used_claims([]), window)
+    assert found.open_windows == 21 - len(closed)
 
 
 @given(st.integers(0, 1_000), st.integers(0, 2**47))
@@ -289,7 +307,7 @@ def test_any_mixture_adds_up(data):
             expected["late" if kind == "late" else "used"] += 1
     shuffled = data.draw(st.permutations(topic.records))
     found = account(
-        read_log(shuffled),
+        read_log(shuffled, WINDOW),
         positions(rejected),
         positions(late),
         used_claims([stored(*used)]),

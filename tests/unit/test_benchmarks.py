@@ -51,12 +51,12 @@ def test_the_number_of_profiles_is_that_of_users_and_windows():
         (event["user_id"], event["event_time"] // WINDOW_MS)
         for event in (json.loads(message.value) for message in SMALL.messages())
     }
-    assert SMALL.profiles(WINDOW_MS) == len(pairs)
+    assert SMALL.profiles(SETTINGS.window) == len(pairs)
 
 
 def test_rows_read_back_as_the_operator_reads_them():
     made = list(batches(SMALL.messages(), SETTINGS, batch_rows=100))
-    assert sum(len(batch.user_id) for batch in made) == SMALL.profiles(WINDOW_MS)
+    assert sum(len(batch.user_id) for batch in made) == SMALL.profiles(SETTINGS.window)
     assert max(len(batch.user_id) for batch in made) <= 100
     last = made[-1]
     windows, _, refused = read_windows(last.events)

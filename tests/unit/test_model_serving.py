@@ -13,7 +13,7 @@ from benchmarks import model_speed, training_rows
 from benchmarks.load import Load
 from benchmarks.model_speed import Took
 from benchmarks.model_table import Plain
-from liveprofile.config import load
+from liveprofile.config import Window, load
 from liveprofile.errors import InputError
 from models import compress, past
 from models.encode import Vocabulary
@@ -259,5 +259,5 @@ def test_recorded_rows_are_those_of_a_time(tmp_path):
 def test_generated_rows_are_the_last_of_the_load():
     small = dataclasses.replace(Load.of(4_000, 300), hours=1)
     batch = model_speed.generated(small)
-    assert len(batch.user_id) == min(model_speed.ROWS, small.profiles(300_000))
+    assert len(batch.user_id) == min(model_speed.ROWS, small.profiles(Window()))
     assert batch.window_end_ms.max() == small.end_ms

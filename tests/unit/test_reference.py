@@ -20,12 +20,14 @@ LIMITS = SimpleNamespace(payload_chars=65_536, future_ms=600_000)
 WINDOW_MS = 300_000
 SETTINGS = SimpleNamespace(
     limits=LIMITS,
-    window=SimpleNamespace(length_ms=WINDOW_MS, out_of_orderness_ms=30_000, history=8),
+    window=SimpleNamespace(
+        length_ms=WINDOW_MS, out_of_orderness_ms=30_000, stagger_ms=0, history=8
+    ),
     state=SimpleNamespace(decay_days=30.0),
 )
 DAILY = SimpleNamespace(
     limits=LIMITS,
-    window=SimpleNamespace(length_ms=DAY_MS, out_of_orderness_ms=30_000, history=2),
+    window=SimpleNamespace(length_ms=DAY_MS, out_of_orderness_ms=30_000, stagger_ms=0, history=2),
     state=SimpleNamespace(decay_days=30.0),
 )
 MIDNIGHT_MS = 1_700_006_400_000  # Wednesday 2023-11-15 00:00 UTC

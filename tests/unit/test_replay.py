@@ -10,6 +10,7 @@ from liveprofile.config import Settings, Window
 from liveprofile.errors import InputError
 from liveprofile.replay import Pace, closing_time_ms, replay
 from liveprofile.translation import Events
+from tests.reference import window_end_ms
 
 
 def events(*times_ms: int | None) -> Events:
@@ -38,6 +39,14 @@ def test_the_heartbeat_passes_the_last_window(last_ms, length_ms, out_of_orderne
     watermark_ms = closing_time_ms(last_ms, window) - out_of_orderness_ms
     window_end_ms = last_ms - last_ms % length_ms + length_ms
     assert window_end_ms <= watermark_ms <= window_end_ms + length_ms
+
+
+@given(st.integers(0, 10**13), st.text(min_size=1))
+def test_the_heartbeat_passes_the_last_staggered_window(last_ms, user_id):
+    window = Window(length_ms=300_000, stagger_ms=10_000)
+    watermark_ms = closing_time_ms(last_ms, window) - window.out_of_orderness_ms
+    end_ms = window_end_ms(user_id, last_ms, window)
+    assert end_ms <= watermark_ms <= end_ms + 2 * window.length_ms
 
 
 @pytest.mark.parametrize(
