@@ -1,5 +1,5 @@
-"""Runs a statement set as a compiled plan, in which each operator keeps its state as long as it
-should: table.exec.state.ttl is one value for all."""
+"""Runs a statement set as a compiled plan. In it each operator keeps its state as long as it should
+(table.exec.state.ttl is one value for all), and one may follow another without an exchange."""
 
 from __future__ import annotations
 
@@ -20,6 +20,11 @@ class Override(NamedTuple):
     names: str = ""  # what its description holds
     ttl_ms: int | None = None  # how long its state is kept after it was last written
     configuration: Mapping[str, str] = MappingProxyType({})  # no use for python.* options
+    # Chained to the node before it, in whose thread it runs then: its exchange is taken out. Only
+    # where that node has all rows of a key at one place, for a node that keeps no rows (with
+    # object reuse it is given the same one again and again) and doesn't go by event time (the
+    # runtime reads those times as an exchange hands them on).
+    chained: bool = False
 
 
 class Plan:
@@ -57,6 +62,17 @@ class Plan:
                     state["ttl"] = f"{override.ttl_ms} ms"
             if override.configuration:
                 node["configuration"] = node.get("configuration", {}) | dict(override.configuration)
+            if override.chained:
+                self._chain(node["id"])
+
+    def _chain(self, node: int) -> None:
+        edges = self._plan["edges"]
+        (behind,) = (edge for edge in edges if edge["target"] == node)
+        exchange = behind["source"]
+        (before,) = (edge for edge in edges if edge["target"] == exchange)
+        edges.remove(before)
+        behind["source"] = before["source"]
+        self._plan["nodes"] = [one for one in self._plan["nodes"] if one["id"] != exchange]
 
     def node_types(self) -> list[str]:
         """Such as "stream-exec-python-calc", in the order of the path."""

@@ -153,7 +153,7 @@ def build(
     overrides = [Override("stream-exec-deduplicate", ttl_ms=settings.state.dedup_ttl_ms)]
     if event_lane is not None:
         inserts += add_event_lane(t_env, settings, event_lane)
-        overrides.append(parts_override(settings))
+        overrides += event_lane_overrides(settings)
     return Plan(t_env, inserts, overrides)
 
 
@@ -170,10 +170,16 @@ def add_event_lane(t_env: TableEnvironment, settings: Settings, lane: EventLane)
     ]
 
 
-def parts_override(settings: Settings) -> Override:
-    """The parts of an event are of no use once it is whole."""
+def event_lane_overrides(settings: Settings) -> list[Override]:
+    """The parts of an event are of no use once it is whole. And at parallelism 1 the last step, a
+    count that only brings the events of a user to one place, has them there already."""
     ttl = {"table.exec.state.ttl": f"{settings.risk.parts_ttl_ms} ms"}
-    return Override("stream-exec-over-aggregate", names="event_key]", configuration=ttl)
+    over = "stream-exec-over-aggregate"
+    overrides = [Override(over, names="event_key]", configuration=ttl)]
+    if settings.job.parallelism == 1:
+        count = "partitionBy=[user_id], orderBy=[arrival ASC], window=[ ROWS BETWEEN UNBOUNDED"
+        overrides.append(Override(over, names=count, chained=True))
+    return overrides
 
 
 def kafka_event_lane(settings: Settings) -> EventLane:

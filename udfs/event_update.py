@@ -104,7 +104,8 @@ class EventScorer:
         score_n = probability(self._model.log_odds(x_nF))
         clock.append(time.perf_counter())
         # In order of time, as rules look back; a copy of an event was judged before.
-        kept = [row for row in np.argsort(batch.event_ms, kind="stable") if not rows.duplicate[row]]
+        order = np.argsort(batch.event_ms, kind="stable")
+        kept = order[~rows.duplicate[order]].tolist()
         columns = features | {SCORE: score_n, "event_type": np.array(batch.event_type)}
         scored = self._judge(batch, columns, kept)
         scored = self._explain(scored, rows, x_nF, kept)

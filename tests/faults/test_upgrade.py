@@ -1,6 +1,6 @@
 """The job is stopped with a savepoint and goes on from it with other settings: at another
 parallelism, then with a log of each change of its state (`job.changelog`), and again from a
-savepoint with that. There a worker dies.
+savepoint with that. There a worker dies. At last it goes on without the log and at parallelism 1.
 
 Load: steady before and after; while the job is away the first time, late events come, so that they
 lie right behind the offsets it goes on from. The last fault is a kill -9.
@@ -71,3 +71,13 @@ def test_a_log_of_changes_and_a_killed_python_worker(
     shop.check()
     settings = flink.request(job.rest_url, f"/jobs/{job.id}/checkpoints/config")
     assert settings["state_changelog_enabled"]
+
+
+def test_all_at_one_place(shop: Shop, tmp_path: Path) -> None:
+    """The event lane's last step is chained then to the one before, and its state stays its own."""
+    job = shop.job
+    with ExitStack() as load, shop.recovery("stopped with a savepoint, resumed at parallelism 1"):
+        savepoint = flink.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
+        job.submit("--savepoint", savepoint, "--parallelism", "1")
+        load.enter_context(shop.open())
+    shop.check()

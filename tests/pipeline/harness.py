@@ -143,7 +143,7 @@ def run_event_lane(
     profile_job.configure(t_env, settings)
     lane = event_lane(settings, paths["events"], paths["labels"], folder / "sent")
     inserts = profile_job.add_event_lane(t_env, settings, lane)
-    Plan(t_env, inserts, [profile_job.parts_override(settings)]).execute().wait()
+    Plan(t_env, inserts, profile_job.event_lane_overrides(settings)).execute().wait()
     return EventOutput(store, list(read_sent(folder / "sent")))
 
 

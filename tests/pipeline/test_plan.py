@@ -18,8 +18,9 @@ pytestmark = pytest.mark.pipeline
 PYTHON = "stream-exec-python-calc"
 
 
-def build(folder: Path, event_lane: bool) -> Plan:
+def build(folder: Path, event_lane: bool, parallelism: int = 2) -> Plan:
     settings = load(
+        job={"parallelism": parallelism},
         state={"dedup_ttl_ms": 7_200_000, "user_ttl_ms": 86_400_000},
         risk={"parts_ttl_ms": 120_000},
     )
@@ -83,6 +84,19 @@ def test_only_the_parts_of_events_are_forgotten_early(both: Plan) -> None:
     }
     assert list(early.values()) == ["120000 ms"]
     assert "partitionBy=[event_key]" in next(iter(early))
+
+
+def test_at_one_place_the_events_of_a_user_need_no_exchange(both: Plan, tmp_path: Path) -> None:
+    def step_before_the_last_count(plan: Plan) -> str:
+        nodes = {node["id"]: node for node in plan._plan["nodes"]}
+        before = {edge["target"]: nodes[edge["source"]] for edge in plan._plan["edges"]}
+        counts = [node for node in nodes.values() if "OverAggregate" in node["description"]]
+        return before[counts[-1]["id"]]["description"]
+
+    one_place = build(tmp_path, event_lane=True, parallelism=1)
+    assert step_before_the_last_count(both).startswith("Exchange(distribution=[hash[user_id]])")
+    assert step_before_the_last_count(one_place).startswith("Calc(select=[user_id, arrival, parts")
+    assert count(both, "exchange") - count(one_place, "exchange") == 1
 
 
 def test_an_override_that_fits_nothing_is_told(plan: Plan) -> None:
