@@ -17,6 +17,7 @@ from liveprofile.commands.alerts import unique
 from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.reads import Delta
+from udfs.messages import ALERT_TYPE
 
 SHOWN = 5
 RATE_OVER_S = 6.0
@@ -111,7 +112,8 @@ class Watcher:
             for partition, held in kafka.ranges(self._settings, topic).items()
         }
         new = unique(kafka.read_topic(self._settings, topic, spans), self._seen)
-        self._alerts += sorted(new, key=lambda alert: alert["time"])
+        flags = (alert for alert in new if alert["type"] == ALERT_TYPE)  # drift is no user's
+        self._alerts += sorted(flags, key=lambda alert: alert["time"])
         self._places = {partition: span.end for partition, span in spans.items()}
 
     def _rate(self, profiles: int) -> float:
