@@ -217,7 +217,7 @@ def _event_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
         _month(pa.array(events.event_ms)),
     ]  # fmt: skip
     rows = pa.RecordBatch.from_arrays(columns, schema=EVENTS.kept)
-    return rows.filter(pa.array(~read_lists(events).duplicate))
+    return rows.filter(pa.array(~read_lists(events).duplicates()))
 
 
 _MONTH = pa.field("month", pa.string())

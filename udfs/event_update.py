@@ -105,7 +105,7 @@ class EventScorer:
         clock.append(time.perf_counter())
         # In order of time, as rules look back; a copy of an event was judged before.
         order = np.argsort(batch.event_ms, kind="stable")
-        kept = order[~rows.duplicate[order]].tolist()
+        kept = order[~rows.duplicates()[order]].tolist()
         columns = features | {SCORE: score_n, "event_type": np.array(batch.event_type)}
         scored = self._judge(batch, columns, kept)
         scored = self._explain(scored, rows, x_nF, kept)

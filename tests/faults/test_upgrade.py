@@ -3,7 +3,7 @@ parallelism, then with a log of each change of its state (`job.changelog`), and 
 savepoint with that. There a worker dies. At last it goes on without the log and at parallelism 1.
 
 Load: steady before and after; while the job is away the first time, late events come, so that they
-lie right behind the offsets it goes on from. The last fault is a kill -9.
+lie right behind the offsets it goes on from. The worker's end is a kill -9.
 Holds: no event is lost or used twice, every profile is the reference's; what the windows drop of
 the late events is found by the audit (see Shop.check).
 Recovers: by itself from the kill; the tasks read the savepoint and the log behind it.

@@ -196,7 +196,7 @@ def test_what_is_no_list_is_told(text: str) -> None:
 def test_a_copy_is_known_as_such() -> None:
     arrivals = a_day()
     rows = read_lists(batch([*arrivals, arrivals[-1]], [0, 5, 6]))
-    assert rows.duplicate.tolist() == [False, False, True]
+    assert rows.duplicates().tolist() == [False, False, True]
 
 
 def test_every_name_has_a_unit_and_words() -> None:

@@ -108,8 +108,7 @@ class Rows(NamedTuple):
             self.of_entities.without(entities.ravel(), np.tile(event_P, len(ENTITIES))),
         )
 
-    @property
-    def duplicate(self) -> np.ndarray:
+    def duplicates(self) -> np.ndarray:
         """(n,) bool: an earlier token of the user's list is the same event."""
         lists = self.of_user
         list_T = np.repeat(np.arange(len(self.event_ms)), np.diff(lists.starts))
