@@ -66,13 +66,15 @@ class Plan:
                 self._chain(node["id"])
 
     def _chain(self, node: int) -> None:
-        edges = self._plan["edges"]
+        nodes, edges = self._plan["nodes"], self._plan["edges"]
         (behind,) = (edge for edge in edges if edge["target"] == node)
-        exchange = behind["source"]
-        (before,) = (edge for edge in edges if edge["target"] == exchange)
-        edges.remove(before)
+        (exchange,) = (one for one in nodes if one["id"] == behind["source"])
+        if _kind(exchange) != "stream-exec-exchange":
+            raise ValueError(f"{exchange['type']} is before node {node}, not an exchange")
+        (before,) = (edge for edge in edges if edge["target"] == exchange["id"])
         behind["source"] = before["source"]
-        self._plan["nodes"] = [one for one in self._plan["nodes"] if one["id"] != exchange]
+        edges.remove(before)
+        nodes.remove(exchange)
 
     def node_types(self) -> list[str]:
         """Such as "stream-exec-python-calc", in the order of the path."""

@@ -102,3 +102,5 @@ def test_at_one_place_the_events_of_a_user_need_no_exchange(both: Plan, tmp_path
 def test_an_override_that_fits_nothing_is_told(plan: Plan) -> None:
     with pytest.raises(ValueError, match="no stream-exec-over-aggregate with 'nobody'"):
         plan._apply(Override("stream-exec-over-aggregate", names="nobody"))
+    with pytest.raises(ValueError, match="not an exchange"):
+        plan._apply(Override(PYTHON, chained=True))
