@@ -59,8 +59,8 @@ clean: stop ## remove all that make made
 		| cut -c 1-120
 	@touch $@
 
-.stack/lib/.complete: stack/pom.xml | .stack/prerequisites
+.stack/lib/.complete: liveprofile/flink/pom.xml | .stack/prerequisites
 	@echo "jars: .stack/lib/ (Kafka, Cassandra, Flink's Kafka connector; 120 MB)"
-	@$(PYTHON) -m stack.jars
+	@$(PYTHON) -m liveprofile.flink.jars
 	@touch $@
 	@echo "jars: done"

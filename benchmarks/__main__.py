@@ -13,11 +13,11 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from benchmarks import environment, runs
 from benchmarks import throughput as throughput_
-from benchmarks.load import Load
+from benchmarks.load.load import Load
+from benchmarks.support import environment, runs
 from liveprofile.errors import LiveprofileError
-from stack import PROJECT
+from liveprofile.resources import STACK_FOLDER
 from stack.local import Stack
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -36,7 +36,7 @@ CommitLog = Annotated[
 ]
 Samples = Annotated[int, typer.Option(min=10, help="Profiles whose latency is measured.")]
 
-ROOT = PROJECT / ".stack" / "bench"
+BENCH_ROOT = STACK_FOLDER / "bench"
 
 
 def report(name: str, workload: Load | None, measure: Callable[[], dict[str, Any]]) -> None:
@@ -78,12 +78,12 @@ def everything(context: typer.Context, commit_log: CommitLog = "periodic") -> No
         rate = SHARE * found["events_per_s"]["whole"]
         return {"throughput": found, "latency": latency(stack, load, rate, SAMPLES)}
 
-    report_on_stack("all", ROOT, commit_log, load, measure)
+    report_on_stack("all", BENCH_ROOT, commit_log, load, measure)
 
 
 @app.command()
 def throughput(
-    root: Root = ROOT,
+    root: Root = BENCH_ROOT,
     events: Events = EVENTS,
     users: Users = USERS,
     repetitions: Repetitions = REPETITIONS,
@@ -102,7 +102,7 @@ def throughput(
 
 @app.command()
 def bytewax(
-    root: Root = ROOT,
+    root: Root = BENCH_ROOT,
     events: Events = EVENTS,
     users: Users = USERS,
     repetitions: Repetitions = REPETITIONS,
@@ -120,7 +120,7 @@ def bytewax(
 
 @app.command()
 def users(
-    root: Root = ROOT,
+    root: Root = BENCH_ROOT,
     events: Events = EVENTS,
     counts: Annotated[str, typer.Option(help="Numbers of users.")] = "2000,20000,200000",
     commit_log: CommitLog = "periodic",
@@ -135,7 +135,7 @@ def users(
 
 @app.command()
 def latency(
-    root: Root = ROOT,
+    root: Root = BENCH_ROOT,
     events: Events = EVENTS,
     users: Users = USERS,
     rate: Annotated[
@@ -162,7 +162,7 @@ def latency(
 
 @app.command()
 def alerts(
-    root: Root = ROOT,
+    root: Root = BENCH_ROOT,
     rates: Annotated[str, typer.Option(help="Scored events a second.")] = "100,1000",
     background: Annotated[
         float, typer.Option(help="Events a second for the windows beside them.")
@@ -198,15 +198,15 @@ def alerts(
 @app.command("card-frauds")
 def card_frauds(
     file: Annotated[Path, typer.Argument(help="Transactions of the Fraud Handbook (Parquet).")],
-    root: Root = ROOT,
+    root: Root = BENCH_ROOT,
     first: Annotated[
         datetime, typer.Option(formats=["%Y-%m-%d"], help="Replayed and trained on from here on.")
     ] = datetime(2018, 6, 20),
     commit_log: CommitLog = "periodic",
 ) -> None:
     """The handbook's test week through Kafka and the job: stored scores against offline ones."""
-    from benchmarks.card_frauds import card_frauds
-    from models.fraud.data import Period
+    from benchmarks.models.card_frauds import card_frauds
+    from models.fraud.card_transactions.data import Period
 
     period = Period.of(date(2018, 7, 25), date(2018, 7, 31), 7, date(2018, 8, 8), date(2018, 8, 14))
     report_on_stack(
@@ -220,14 +220,14 @@ def card_frauds(
 
 @app.command()
 def operator(
-    root: Root = ROOT,
+    root: Root = BENCH_ROOT,
     events: Events = 100_000,
     users: Users = USERS,
     batch_rows: Annotated[int, typer.Option(min=1)] = 500,
     store: Annotated[list[str], typer.Option(help="none, cassandra; several in turn.")] = ["none"],  # noqa: B006
 ) -> None:
     """The operator's work alone, without Flink: us a profile by stage."""
-    from benchmarks.operator import operator
+    from benchmarks.models.operator import operator
 
     load = Load.of(events, users)
     report("operator", load, lambda: operator(root, load, batch_rows, store))
@@ -235,7 +235,7 @@ def operator(
 
 @app.command()
 def restarts(
-    root: Root = ROOT,
+    root: Root = BENCH_ROOT,
     count: Annotated[int, typer.Option(min=1)] = 100,
     resubmit_every: Annotated[
         int, typer.Option(min=0, help="Cancel and submit for each so many; 0: never.")
@@ -257,11 +257,11 @@ def restarts(
 
 @app.command("training-rows")
 def training_rows(
-    root: Root = ROOT,
+    root: Root = BENCH_ROOT,
     windows: Annotated[str, typer.Option(help="Sizes to read.")] = "20000,200000",
 ) -> None:
     """Whether a training's memory grows with its rows."""
-    from benchmarks.training_rows import load_of, training_rows
+    from benchmarks.models.training_rows import load_of, training_rows
 
     sizes = [int(size) for size in windows.split(",")]
     report("training-rows", load_of(sizes[0]), lambda: {"sizes": training_rows(root, sizes)})
@@ -278,8 +278,8 @@ def models(
     repeats: Annotated[int, typer.Option(min=1, help="Rounds of timing.")] = 5,
 ) -> None:
     """Checkpoints and cheaper forms of them: size, rows a second, and every head's quality."""
-    from benchmarks.model_table import models, table
-    from models.recipes import recipe as named
+    from benchmarks.models.model_table import models, table
+    from models.profile.recipes import recipe as named
 
     load, chosen = Load.of(100_000, USERS), named(recipe)
 

@@ -12,11 +12,12 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import runs, throughput
-from benchmarks.journal import JournalReader
-from benchmarks.load import Load, hold_back
+from benchmarks import throughput
+from benchmarks.load.load import Load, hold_back
+from benchmarks.support import runs
+from benchmarks.support.journal import JournalReader
 from liveprofile.errors import ConfigError, ServiceError
-from stack import PROJECT
+from liveprofile.resources import ROOT
 from stack.local import Stack
 from stack.state import LOOPBACK, free_ports
 
@@ -84,7 +85,7 @@ def _processes(config: Path, folder: Path, unsafe: bool) -> list[subprocess.Pope
     command = [sys.executable, "-m", "benchmarks.bytewax_flow", str(config)]
     more = ["--unsafe"] if unsafe else []
     return [
-        subprocess.Popen([*command, str(number), addresses, str(folder), *more], cwd=PROJECT)
+        subprocess.Popen([*command, str(number), addresses, str(folder), *more], cwd=ROOT)
         for number in range(PROCESSES)
     ]
 

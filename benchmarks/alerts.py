@@ -18,14 +18,16 @@ import numpy as np
 import orjson
 from confluent_kafka import Consumer
 
-from benchmarks import generate, runs
 from benchmarks.latency import quantiles, send
-from benchmarks.load import Load, Sender
-from benchmarks.meter import Meter
-from liveprofile import cassandra
-from liveprofile.config import Settings, project_path
+from benchmarks.load import events
+from benchmarks.load.load import Load, Sender
+from benchmarks.support import runs
+from benchmarks.support.meter import Meter
+from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
-from liveprofile.kafka import client_config
+from liveprofile.kafka.connection import client_config
+from liveprofile.resources import product_path
+from liveprofile.storage import connection
 from stack.local import Stack
 
 LAST_ALERT_TIMEOUT_S = 30.0
@@ -53,7 +55,7 @@ message = "{{value:.2f}} spent"
 
 class Due(NamedTuple):
     at_s: float  # from the start
-    message: generate.Message
+    message: events.Message
     scored: bool
 
 
@@ -92,13 +94,13 @@ def scored(
             "user_id": user,
             "event_type": "purchase",
             "event_time": workload.start_ms + int(at_s * speed_up * 1000),
-            "item_id": f"i{rng.integers(generate.ITEMS):06d}",
+            "item_id": f"i{rng.integers(events.ITEMS):06d}",
             "amount": FLAGGED_AMOUNT if flagged else round(float(rng.lognormal(3, 0.8)), 2),
             "device_id": f"{user}-device",
             "place": {"lat": 45 + who % places / 100, "lon": -73.5},
             "attributes": {"shop_id": f"shop{shop}", "address_id": f"{user}-home"},
         }
-        message = generate.Message(user.encode(), json.dumps(event).encode())
+        message = events.Message(user.encode(), json.dumps(event).encode())
         yield Due(at_s, message, scored=True)
 
 
@@ -114,7 +116,7 @@ class Listener(threading.Thread):
             | {"enable.auto.commit": False, "fetch.wait.max.ms": 10, "fetch.min.bytes": 1}
         )
         self._consumer.subscribe([settings.topics.alerts])
-        self._session = cassandra.connect(settings.cassandra)
+        self._session = connection.connect(settings.cassandra)
         self._select = self._session.prepare(
             f"SELECT flag_id FROM {settings.cassandra.keyspace}.risk_flag WHERE user_id = ?"
         )
@@ -155,7 +157,7 @@ class Listener(threading.Thread):
         self._stop_it.set()
         self.join()
         self._consumer.close()
-        cassandra.close(self._session)
+        connection.close(self._session)
 
 
 def alerts(
@@ -175,7 +177,7 @@ def alerts(
     """
     runs.say(f"alerts: {scored_per_s:.0f} scored events/s beside {background_per_s:.0f} events/s")
     rules = stack.root / "alerts-rules.toml"
-    rules.write_text(project_path(Settings().rules).read_text() + RULE)
+    rules.write_text(product_path(Settings().rules).read_text() + RULE)
     speed_up = workload.speed_up(background_per_s)
     planned: dict[str, float] = {}
     plan = heapq.merge(

@@ -3,7 +3,7 @@
     python -m benchmarks.bytewax_flow CONFIG NUMBER ADDRESSES FOLDER [--unsafe]
 
 It reads the topic to its end, checks and de-duplicates, collects windows by Bytewax's own operator,
-keeps a user's history and sums in memory (benchmarks/rows.py) and hands rows to the same
+keeps a user's history and sums in memory (benchmarks/load/rows.py) and hands rows to the same
 `ProfileUpdater` and `CassandraStore`. A snapshot each ten seconds lets it recover, with events used
 twice. Not done: rejected and late events go nowhere, and a clock of its own for each user closes a
 window only when that user's next event comes, or the stream ends. --unsafe leaves out checks,
@@ -35,15 +35,16 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig
 
 from benchmarks.against_bytewax import PROCESSES, RECOVERY
-from benchmarks.journal import Journal
-from benchmarks.rows import User
-from liveprofile.config import Settings, load, project_path
-from models.runtime import ProfileModel
-from udfs.events import EVENT_TYPES, ID_CHARS
-from udfs.rules import read_rules
+from benchmarks.load.rows import User
+from benchmarks.support.journal import Journal
+from liveprofile.config import Settings, load
+from liveprofile.resources import product_path
+from liveprofile.rules.rules import read_rules
+from liveprofile.wire.tokens import EVENT_TYPES, ID_CHARS
+from models.profile.inference import ProfileModel
+from udfs.profile.batch import Batch, ProfileUpdater
+from udfs.profile.sink import open_profile_sink
 from udfs.rules_feed import RulesFeed
-from udfs.store import open_store
-from udfs.update import Batch, ProfileUpdater
 
 SOURCE_ROWS = 4_000  # of a read; it makes batches for the model as large as the job's
 SNAPSHOT_EACH = timedelta(seconds=10)
@@ -166,17 +167,19 @@ class Update:
 
     def __init__(self, settings: Settings, journal: Journal):
         model = ProfileModel.load(
-            project_path(settings.model.checkpoint),
+            product_path(settings.model.checkpoint),
             threads=settings.model.threads,
             batch_rows=settings.model.batch_rows,
             length_buckets=settings.model.length_buckets,
         )
         model.warm_up()
-        rules = RulesFeed(read_rules(project_path(settings.rules)))
-        self._updater = ProfileUpdater(settings, model, open_store(settings, model.dim), rules)
+        rules = RulesFeed(read_rules(product_path(settings.rules)))
+        self._updater = ProfileUpdater(
+            settings, model, open_profile_sink(settings, model.dim), rules
+        )
         self._journal = journal
         gc.collect()
-        gc.freeze()  # as udfs.operator does
+        gc.freeze()  # as udfs.profile.udf does
 
     def __call__(self, rows: list[tuple[str, tuple[Any, ...]]]) -> list[str]:
         if not rows:

@@ -16,18 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from liveprofile.config import Settings, project_path
-from models.fraud.drift_reference import of_seen
-from models.fraud.event_model import EventModel, probability
-from models.fraud.event_seen import joined, see
-from models.fraud.event_train import Recipe
-from models.fraud.generated import Generated, generated
-from models.fraud.history import Events, History
-from udfs.drift.histograms import DAY_MS, HOUR_MS
-from udfs.drift.monitor import CHECK_EVERY_S, DriftMonitor
-from udfs.drift.store import MemoryDriftStore
+from benchmarks.support.memory_drift_store import MemoryDriftStore
+from liveprofile.config import Settings
+from liveprofile.drift.histograms import DAY_MS, HOUR_MS
+from liveprofile.resources import product_path
+from models.fraud.datasets.entity_history import Events, History
+from models.fraud.datasets.simulated import joined, see
+from models.fraud.datasets.simulated_rows import Generated, generated
+from models.fraud.model import EventModel, probability
+from models.fraud.training.drift_reference import of_seen
+from models.fraud.training.train_simulated import Recipe
+from udfs.scoring.drift_monitor import CHECK_EVERY_S, DriftMonitor
 
-SEEDS = tuple(range(421, 429))  # 401 to 408 served to choose the rules of udfs.drift
+SEEDS = tuple(range(421, 429))  # 401 to 408 served to choose the rules of liveprofile.drift
 FIRST_DAY = 35  # of the shop: 30 days fill the longest spans
 QUIET_DAYS = 7
 SHIFT_FROM_MS, SHIFT_MS = (FIRST_DAY + 1) * DAY_MS + 10 * HOUR_MS, 6 * HOUR_MS
@@ -126,7 +127,7 @@ def of_size(model: EventModel, recipe: Recipe) -> EventModel:
 
 
 def main(seeds: list[int], users: int | None, changes: list[str]) -> None:
-    model = EventModel.load(project_path(Settings().risk.checkpoint))
+    model = EventModel.load(product_path(Settings().risk.checkpoint))
     recipe = Recipe()
     if users is not None:
         recipe = recipe.sized(users, recipe.days)

@@ -12,14 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from benchmarks import generate, runs
-from benchmarks.load import Load, Sender, partition_of
-from benchmarks.meter import Meter
-from liveprofile import cassandra
+from benchmarks.load import events
+from benchmarks.load.load import Load, Sender, partition_of
+from benchmarks.support import runs
+from benchmarks.support.meter import Meter
 from liveprofile.config import Settings, load
 from liveprofile.errors import ConfigError, ServiceError
+from liveprofile.storage import connection
 from stack.local import Stack
-from udfs.update import STAGES
+from udfs.profile.batch import STAGES
 
 POLL_S = 0.025
 # Under a steady load the services compile other paths than in bulk: this long nothing is measured.
@@ -30,7 +31,7 @@ LAST_SAMPLE_TIMEOUT_S = 60.0
 class Schedule(NamedTuple):
     """When each of n events is due, in seconds from the start, and when each window closes."""
 
-    messages: list[generate.Message]
+    messages: list[events.Message]
     due_s: np.ndarray  # (n,) ascending
     closes_s: dict[int, float]  # window end in ms -> its closing event is due; only if there is one
 
@@ -79,7 +80,7 @@ class Watcher(threading.Thread):
 
     def __init__(self, settings: Settings, plan: Schedule, wanted: dict[int, list[str]]):
         super().__init__(daemon=True)
-        self._session = cassandra.connect(settings.cassandra)
+        self._session = connection.connect(settings.cassandra)
         self._select = self._session.prepare(
             "SELECT window_end FROM profile_delta WHERE user_id = ? AND window_end = ?"
         )
@@ -118,7 +119,7 @@ class Watcher(threading.Thread):
     def close(self) -> None:
         self.given_up.set()
         self.join()
-        cassandra.close(self._session)
+        connection.close(self._session)
 
 
 def latency(stack: Stack, workload: Load, events_per_s: float, samples: int) -> dict[str, Any]:
@@ -188,7 +189,7 @@ def latency(stack: Stack, workload: Load, events_per_s: float, samples: int) -> 
 
 
 def send(
-    senders: list[Sender], messages: list[generate.Message], due_s: np.ndarray, start_s: float
+    senders: list[Sender], messages: list[events.Message], due_s: np.ndarray, start_s: float
 ) -> list[float]:
     """Sends every event by its sender when it is due, in seconds from `start_s` (monotonic);
     returns by how many ms the oldest of each go was late."""

@@ -15,16 +15,16 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks import runs
-from benchmarks.load import Load, Sender
-from liveprofile.cassandra import create_schema
-from liveprofile.commands.submit import JOB
+from benchmarks.load.load import Load, Sender
+from benchmarks.support import runs
+from cli.pipeline.submit import JOB
 from liveprofile.config import load
 from liveprofile.errors import ServiceError
-from liveprofile.flink import wait_until_running
-from liveprofile.kafka import create_topics
-from models.checkpoint import Card
-from stack import flink, java
+from liveprofile.flink import java, rest
+from liveprofile.flink.rest import wait_until_running
+from liveprofile.kafka.topics import create_topics
+from liveprofile.storage.schema import create_schema
+from models.profile.checkpoint import Card
 from stack.local import Stack
 
 METRICS = {
@@ -47,9 +47,9 @@ def memory(stack: Stack) -> dict[str, float]:
     collect = [str(java.home() / "bin" / "jcmd"), str(pid), "GC.run"]
     subprocess.run(collect, capture_output=True, check=True)
     time.sleep(METRICS_AGE_S)
-    manager = flink.request(stack.rest_url, "/taskmanagers")["taskmanagers"][0]["id"]
+    manager = rest.request(stack.rest_url, "/taskmanagers")["taskmanagers"][0]["id"]
     names = ",".join(METRICS.values())
-    answer = flink.request(stack.rest_url, f"/taskmanagers/{manager}/metrics?get={names}")
+    answer = rest.request(stack.rest_url, f"/taskmanagers/{manager}/metrics?get={names}")
     values = {metric["id"]: float(metric["value"]) for metric in answer}
     found = {
         name: values[metric] / MEGABYTE if name.endswith("_mb") else values[metric]
@@ -88,7 +88,7 @@ class Runner:
         wait_until_running(self.stack.rest_url, self.job_id, TIMEOUT_S)
 
     def resubmit(self) -> None:
-        flink.cancel(self.stack.rest_url, self.job_id)
+        rest.cancel(self.stack.rest_url, self.job_id)
         self.submit()
 
     def fail(self) -> None:
@@ -110,9 +110,9 @@ class Runner:
     def attempts(self) -> int:
         """The highest of any task: the metric numRestarts is as old as the question before."""
         job = f"/jobs/{self.job_id}"
-        vertices = flink.request(self.stack.rest_url, job)["vertices"]
+        vertices = rest.request(self.stack.rest_url, job)["vertices"]
         details = [
-            flink.request(self.stack.rest_url, f"{job}/vertices/{vertex['id']}")
+            rest.request(self.stack.rest_url, f"{job}/vertices/{vertex['id']}")
             for vertex in vertices
         ]
         return max(task["attempt"] for detail in details for task in detail["subtasks"])

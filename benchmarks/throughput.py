@@ -8,16 +8,16 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from benchmarks import runs
-from benchmarks.job import VARIANTS
-from benchmarks.journal import Entry
-from benchmarks.load import Load, hold_back
-from benchmarks.meter import Meter, Usage
-from liveprofile import cassandra, reads
+from benchmarks.load.load import Load, hold_back
+from benchmarks.support import runs
+from benchmarks.support.job import VARIANTS
+from benchmarks.support.journal import Entry
+from benchmarks.support.meter import Meter, Usage
 from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
+from liveprofile.storage import connection, queries
 from stack.local import Stack
-from udfs.update import STAGES
+from udfs.profile.batch import STAGES
 
 # stack, variant, name, workload -> the figures of one measured run
 Run = Callable[[Stack, str, str, Load], dict[str, Any]]
@@ -119,8 +119,8 @@ def _stages(entries: list[Entry]) -> dict[str, float]:
 
 def require_stored(settings: Settings, profiles: int) -> None:
     """Raises ServiceError unless Cassandra holds so many deltas."""
-    with cassandra.session_of(settings.cassandra) as session:
-        stored = sum(1 for _ in reads.all_deltas(session))
+    with connection.session_of(settings.cassandra) as session:
+        stored = sum(1 for _ in queries.all_deltas(session))
     if stored != profiles:
         raise ServiceError(f"Cassandra holds {stored} deltas where the job stored {profiles}")
 

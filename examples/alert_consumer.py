@@ -13,9 +13,8 @@ from __future__ import annotations
 import sys
 from datetime import datetime
 
-from liveprofile.cassandra import session_of
-from liveprofile.commands.common import read_settings
-from liveprofile.consumer import (
+from cli.common import read_settings
+from liveprofile.alerts.consumer import (
     AlertConsumer,
     OpenCase,
     RestrictAccount,
@@ -23,6 +22,7 @@ from liveprofile.consumer import (
     Webhook,
     stop_on_signals,
 )
+from liveprofile.storage.connection import session_of
 
 
 class PrintingAccounts:

@@ -3,7 +3,7 @@
     flink run -py jobs/backfill_job.py ... -- --config FILE --events ARCHIVE --rows FOLDER
 
 Each row it writes is what a lane's model would have been called with in the stream; they are the
-training rows (models/rows.py; of the event lane models/fraud/own_rows.py). A batch has no
+training rows (models/profile/data/training_rows.py; of the event lane models/fraud/datasets/labelled_rows.py). A batch has no
 watermark, so nothing is late.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
-from jobs import event_views, tables, views
-from jobs import expressions as sql
+from jobs.sql import expressions as sql
+from jobs.sql import profile_views, scoring_views, tables
 from liveprofile.config import Settings, load
 from liveprofile.errors import LiveprofileError
 
@@ -38,7 +38,7 @@ def run(t_env: TableEnvironment, settings: Settings, *, source: str, rows: Path)
     _configure(t_env, settings)
     t_env.execute_sql(source)
     t_env.execute_sql(tables.file_sink("sink", rows, ROW))
-    views.create(t_env, "source", settings, streaming=False)
+    profile_views.create(t_env, "source", settings, streaming=False)
     t_env.execute_sql(f"INSERT INTO sink {training_rows()}").wait()
 
 
@@ -46,12 +46,12 @@ def run_events(
     t_env: TableEnvironment, settings: Settings, *, source: str, labels: str, rows: Path
 ) -> None:
     """The same of the event lane. source, labels: DDL of bounded tables named `source` and
-    `labels_given`, whose `arrival` is in the order of time (jobs.expressions.turn)."""
+    `labels_given`, whose `arrival` is in the order of time (jobs.sql.expressions.turn)."""
     _configure(t_env, settings)
     t_env.execute_sql(source)
     t_env.execute_sql(labels)
     t_env.execute_sql(tables.file_sink("sink", rows, EVENT_ROW))
-    event_views.create(t_env, "source", "labels_given", settings)
+    scoring_views.create(t_env, "source", "labels_given", settings)
     t_env.execute_sql("INSERT INTO sink SELECT user_id, parts FROM known").wait()
 
 

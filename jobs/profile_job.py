@@ -3,8 +3,8 @@
     flink run -d -py jobs/profile_job.py -pyexec PYTHON -pyclientexec PYTHON -- --config FILE
 
 `build` reads top to bottom as the event path; each step is a view. Two lanes share the job and
-nothing else: windows become profiles (jobs/views.py), single events are scored as they come
-(jobs/event_views.py).
+nothing else: windows become profiles (jobs/sql/profile_views.py), single events are scored as they come
+(jobs/sql/scoring_views.py).
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any, NamedTuple
 
 from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvironment
 
-from jobs import event_views, restored, tables, views
-from jobs.plan import Override, Plan
+from jobs import savepoint_check
+from jobs.compiled_plan import Override, Plan
+from jobs.sql import profile_views, scoring_views, tables
 from liveprofile.config import Settings, load
 from liveprofile.errors import LiveprofileError
-from udfs.event_operator import event_operator
-from udfs.events import FIELD, WINDOW
-from udfs.operator import profile_operator
+from liveprofile.wire.tokens import FIELD, WINDOW
+from udfs.profile.udf import profile_operator
+from udfs.scoring.udf import event_operator
 
 
 def configure(t_env: TableEnvironment, settings: Settings) -> None:
@@ -101,7 +102,7 @@ def scores() -> str:
 
 
 def messages(source: str) -> str:
-    """Alerts, and events that only the model's reader could see to be bad (udfs/messages.py)."""
+    """Alerts, and events that only the model's reader could see to be bad (liveprofile/wire/output_records.py)."""
     head = f"SPLIT_INDEX(message, '{WINDOW}', 0)"
     field = [f"SPLIT_INDEX({head}, '{FIELD}', {i})" for i in range(7)]
     names = ("reason", "detail", "topic", "partition", "offset")
@@ -136,13 +137,13 @@ def build(
 ) -> Plan:
     """The whole path from source tables to sink tables, ready to execute.
 
-    source, sink: DDL for tables named `source` and `sink` (jobs/tables.py), handed in so that a
+    source, sink: DDL for tables named `source` and `sink` (jobs/sql/tables.py), handed in so that a
     test runs the same path on its own.
     """
     configure(t_env, settings)
     t_env.execute_sql(source)
     t_env.execute_sql(sink)
-    views.create(t_env, "source", settings, streaming=True)
+    profile_views.create(t_env, "source", settings, streaming=True)
     t_env.create_temporary_system_function("update_profile", update_profile)
     t_env.execute_sql(f"CREATE TEMPORARY VIEW profiles AS {profiles()}")
     inserts = [
@@ -161,7 +162,7 @@ def add_event_lane(t_env: TableEnvironment, settings: Settings, lane: EventLane)
     """Its own source and sink: what the windows hold up does not hold up the events."""
     for table in (lane.source, lane.feedback, lane.sink):
         t_env.execute_sql(table)
-    event_views.create(t_env, "event_source", "feedback", settings)
+    scoring_views.create(t_env, "event_source", "feedback", settings)
     t_env.create_temporary_system_function("score_event", lane.score_event)
     t_env.execute_sql(f"CREATE TEMPORARY VIEW scores AS {scores()}")
     return [
@@ -201,7 +202,7 @@ def main(arguments: list[str] | None = None) -> int:
         t_env = StreamTableEnvironment.create(
             environment_settings=EnvironmentSettings.in_streaming_mode()
         )
-        restored.check(t_env, settings)
+        savepoint_check.check(t_env, settings)
         plan = build(
             t_env,
             settings,

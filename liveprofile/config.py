@@ -120,7 +120,7 @@ class Window(Section):
     stagger_ms: int = Field(
         0, ge=0, description="users' windows end at times of their own, so far apart; 0: all at one"
     )
-    # The state holds K (K + 3) / 2 windows of tokens a user (jobs.views.remembered).
+    # The state holds K (K + 3) / 2 windows of tokens a user (jobs.sql.profile_views.remembered).
     history: int = Field(8, ge=1, le=32, description="windows before this one that the model sees")
 
     @model_validator(mode="after")
@@ -232,16 +232,6 @@ class Settings(BaseSettings):
         file = os.environ.get(CONFIG_VARIABLE, "")
         sources = (init_settings, env_settings)
         return sources + ((TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ())
-
-
-def project_path(path: Path) -> Path:
-    """A relative path of the settings: from the working folder, else from where the code lies.
-
-    A Python worker runs in a folder of its own, with the code shipped beside it or installed.
-    """
-    if path.is_absolute() or path.exists():
-        return path
-    return Path(__file__).resolve().parent.parent / path
 
 
 def load(file: Path | str | None = None, **overrides: Any) -> Settings:

@@ -1,5 +1,1 @@
-"""What learns. Each training reports to a `Progress`: the stage, how much is done, of how much."""
-
-from collections.abc import Callable
-
-Progress = Callable[[str, int, int], None]
+"""What learns: the user model, the fraud model, next-item models."""

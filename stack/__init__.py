@@ -1,7 +1,5 @@
 """The local stack: Kafka, Cassandra and a Flink cluster as plain processes on loopback."""
 
-from pathlib import Path
+from liveprofile.resources import STACK_FOLDER
 
-PROJECT = Path(__file__).resolve().parents[1]
-JARS = PROJECT / ".stack" / "lib"
-DEFAULT_ROOT = PROJECT / ".stack" / "run"
+DEFAULT_ROOT = STACK_FOLDER / "run"

@@ -14,8 +14,8 @@ from rich.console import Console
 from rich.table import Table
 
 from liveprofile.errors import LiveprofileError
+from liveprofile.flink.launcher import flink_options
 from stack import DEFAULT_ROOT
-from stack.cluster import flink_options
 from stack.local import Stack
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)

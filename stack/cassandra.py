@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from string import Template
 
-from stack import JARS, java
+from liveprofile.flink import java
+from liveprofile.flink.jars import JARS
 from stack.process import Service, listens
 from stack.state import LOOPBACK, State
 

@@ -10,7 +10,8 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from liveprofile.errors import ServiceError
-from stack import JARS, java
+from liveprofile.flink import java
+from liveprofile.flink.jars import JARS
 from stack.process import Service, listens
 from stack.state import LOOPBACK, State
 

@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from liveprofile.errors import ServiceError
-from stack import DEFAULT_ROOT, PROJECT, flink, jars
+from liveprofile.flink import jars, submission
+from liveprofile.resources import ROOT
+from stack import DEFAULT_ROOT
 from stack.cassandra import Cassandra
 from stack.cluster import JobManager, TaskManager
 from stack.kafka import Kafka
@@ -98,9 +100,9 @@ class Stack:
                 "checkpoint_dir": (self.root / "flink" / "checkpoints").as_uri(),
                 "parallelism": self.parallelism,
             },
-            "model": {"checkpoint": str(PROJECT / "models" / "checkpoints" / "default")},
-            "risk": {"checkpoint": str(PROJECT / "models" / "checkpoints" / "event-risk")},
-            "rules": str(PROJECT / "rules.toml"),
+            "model": {"checkpoint": str(ROOT / "models" / "checkpoints" / "default")},
+            "risk": {"checkpoint": str(ROOT / "models" / "checkpoints" / "event-risk")},
+            "rules": str(ROOT / "rules.toml"),
         }
 
     def write_config(self) -> Path:
@@ -121,7 +123,7 @@ class Stack:
         Raises ServiceError.
         """
         options = {"parallelism.default": parallelism or self.parallelism} | dict(conf or {})
-        return flink.flink_run(self.rest_url, job, args, savepoint=savepoint, conf=options)
+        return submission.flink_run(self.rest_url, job, args, savepoint=savepoint, conf=options)
 
     def service(self, name: str) -> Service:
         """Raises ServiceError for a name that is no service."""

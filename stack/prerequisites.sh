@@ -10,7 +10,7 @@ missing() {
         2>/dev/null; then
         echo python3.11-venv
     # Python looks for Java; without Python that has to wait for the second look.
-    elif ! "$python" -c 'from stack import java; java.home()' 2>/dev/null; then
+    elif ! "$python" -c 'from liveprofile.flink import java; java.home()' 2>/dev/null; then
         echo openjdk-17-jdk-headless
     fi
     command -v mvn >/dev/null || echo maven

@@ -18,11 +18,11 @@ from typing import Annotated, Any
 import orjson
 import typer
 
-from liveprofile.replay import closing_time_ms, open_source
+from liveprofile.ingest.replay import closing_time_ms, open_source
 from stack.local import Stack
-from tests.compare import compare
-from tests.live import Job
-from tests.streams_seeded import mixed
+from tests.support.compare import compare
+from tests.support.live_job import Job
+from tests.support.seeded_streams import mixed
 
 CAUGHT_UP_S = 1_200.0
 

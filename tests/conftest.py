@@ -16,8 +16,8 @@ from xdist.scheduler import LoadScopeScheduling
 
 from liveprofile.config import Cassandra, load
 from stack.local import Stack
-from tests import lost, summary
-from tests.live import Job
+from tests.support import lost_services, summary
+from tests.support.live_job import Job
 
 # How long an example takes says more of the machine than of the code.
 hypothesis_settings.register_profile("liveprofile", deadline=None)
@@ -102,7 +102,7 @@ def _lost_services(request: pytest.FixtureRequest) -> Iterator[None]:
     """A service that a test has lost costs that test alone."""
     yield
     if "stack" in request.fixturenames:
-        lost.start_again(request.getfixturevalue("stack"), request.node.name)
+        lost_services.start_again(request.getfixturevalue("stack"), request.node.name)
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,10 @@ from confluent_kafka import (
 
 from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
-from liveprofile.kafka import NoTopicError, Record, client_config, partitions
-from udfs.rules import Problem, Rule, Rules, RulesError, read_rule
+from liveprofile.kafka.connection import client_config
+from liveprofile.kafka.records import Record
+from liveprofile.kafka.topics import NoTopicError, partitions
+from liveprofile.rules.rules import Problem, Rule, Rules, RulesError, read_rule
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@ import numpy as np
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-from models.fraud.event_fit import Part
+from models.fraud.datasets.part import Part
 
 STRENGTHS = (0.01, 1.0)  # inverse of the penalty on large weights, chosen on the validation part
 _ROWS_AT_ONCE = 10_000

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from tests.faults.shop import WINDOW, Shop, opened
-from tests.live import Job
+from tests.support.live_job import Job
 
 
 @pytest.fixture(scope="package")

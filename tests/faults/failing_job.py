@@ -14,11 +14,13 @@ from typing import Any
 from pyflink.table import DataTypes, EnvironmentSettings, StreamTableEnvironment
 from pyflink.table.udf import ScalarFunction, udf
 
-from jobs import profile_job, tables
-from liveprofile.config import Settings, load, project_path
-from udfs.operator import Metrics, ProfileOperator
-from udfs.rules import read_rules
-from udfs.store import open_store
+from jobs import profile_job
+from jobs.sql import tables
+from liveprofile.config import Settings, load
+from liveprofile.resources import product_path
+from liveprofile.rules.rules import read_rules
+from udfs.profile.sink import open_profile_sink
+from udfs.profile.udf import Metrics, ProfileOperator
 
 
 class Fault:
@@ -54,8 +56,8 @@ class FailingOperator(ProfileOperator):
         write = Fault(folder, "write")
         super().__init__(
             settings,
-            read_rules(project_path(settings.rules)),
-            lambda settings, dim: Struck(open_store(settings, dim), "begin", write),
+            read_rules(product_path(settings.rules)),
+            lambda settings, dim: Struck(open_profile_sink(settings, dim), "begin", write),
             Metrics,
         )
         self._fault = Fault(folder, "model")

@@ -12,16 +12,17 @@ from contextlib import contextmanager
 from cassandra.cluster import Session
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
-from liveprofile import kafka, reads
-from liveprofile.cassandra import session_of
 from liveprofile.errors import ServiceError
-from liveprofile.replay import closing_time_ms
-from tests import lost, summary
-from tests.compare import compare
-from tests.compare_lane import assert_lane
-from tests.live import Job
-from tests.shop import HOT_USER, START_MS, as_message, visits
-from tests.streams_seeded import Message, mixed
+from liveprofile.ingest.replay import closing_time_ms
+from liveprofile.kafka.records import read_topic
+from liveprofile.storage import queries
+from liveprofile.storage.connection import session_of
+from tests.support import lost_services, summary
+from tests.support.compare import compare
+from tests.support.compare_scoring import assert_lane
+from tests.support.live_job import Job
+from tests.support.seeded_streams import Message, mixed
+from tests.support.shop import HOT_USER, START_MS, as_message, visits
 
 WINDOW = {"length_ms": 120_000, "out_of_orderness_ms": 10_000}
 EVENTS_PER_SECOND = 150
@@ -136,7 +137,7 @@ class Shop:
     )
     def newest_ms(self) -> int:
         """The end of the last stored window of a user who is there in each; 0 if there is none."""
-        found = reads.deltas(self.session, HOT_USER, 1)
+        found = queries.deltas(self.session, HOT_USER, 1)
         return found[0].window_end_ms if found else 0
 
     def wait_for_news(self, since_ms: int) -> None:
@@ -144,7 +145,7 @@ class Shop:
         while self.newest_ms() <= since_ms:
             # As a cluster's supervisor does: Flink may end a TaskManager when Python functions are
             # cancelled while they open (docs/architecture.md, known limits).
-            lost.start_again(self.job.stack, "a recovery")
+            lost_services.start_again(self.job.stack, "a recovery")
             if time.monotonic() > deadline_s:
                 raise AssertionError(
                     f"no new profile after {RECOVERY_TIMEOUT_S:.0f} s, job {self.job.state()}:"
@@ -193,6 +194,6 @@ class Shop:
 
     def _repaired(self) -> Iterator[str]:
         settings = self.job.settings
-        for record in kafka.read_topic(settings, settings.topics.late):
+        for record in read_topic(settings, settings.topics.late):
             if "repaired" in record.headers:
                 yield json.loads(record.value)["event_id"]

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import pytest
 
-from liveprofile.flink import wait_until_running
+from liveprofile.flink.rest import wait_until_running
 from tests.faults.shop import WINDOW, Shop, opened
-from tests.live import Job
+from tests.support.live_job import Job
 
 pytestmark = pytest.mark.faults
 

@@ -15,12 +15,12 @@ from pathlib import Path
 
 import pytest
 
-from stack import flink
+from liveprofile.flink import rest
 from stack.local import Stack
 from tests.faults.shop import LATE_BY_MS, STEP_MS, USERS, Shop
-from tests.live import command
-from tests.shop import as_message, visits
-from tests.streams_seeded import Message
+from tests.support.live_job import command
+from tests.support.seeded_streams import Message
+from tests.support.shop import as_message, visits
 
 pytestmark = pytest.mark.faults
 
@@ -43,7 +43,7 @@ def test_another_parallelism_and_late_events_behind_the_restored_offset(
         pass  # windows are open when the job stops
     # The load goes on when the job does, and past its recovery.
     with ExitStack() as load, shop.recovery("stopped with a savepoint, resumed at parallelism 3"):
-        savepoint = flink.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
+        savepoint = rest.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
         job.send(late_events(shop))
         job.submit("--savepoint", savepoint, "--parallelism", "3")
         load.enter_context(shop.open())
@@ -54,14 +54,14 @@ def test_a_log_of_changes_and_a_killed_python_worker(
     shop: Shop, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = shop.job
-    savepoint = flink.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
+    savepoint = rest.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
     monkeypatch.setenv("LIVEPROFILE_JOB__CHANGELOG", "true")
     given = ("--config", job.config_file, "--savepoint", savepoint)
     refused = command("submit", "--parallelism", "2", *given, ok=False)
     assert refused.returncode != 0
     assert "has parallelism 3, the job 2; go on at 3" in refused.stderr
     job.submit("--savepoint", savepoint, "--parallelism", "3")
-    savepoint = flink.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
+    savepoint = rest.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
     job.submit("--savepoint", savepoint, "--parallelism", "3")
     restarts = job.restarts()
     # Waits for a checkpoint: in claim mode NO_CLAIM Flink would refuse the first one.
@@ -69,7 +69,7 @@ def test_a_log_of_changes_and_a_killed_python_worker(
         stack.taskmanager.workers()[0].kill()
         shop.wait_for_restart(since=restarts)
     shop.check()
-    settings = flink.request(job.rest_url, f"/jobs/{job.id}/checkpoints/config")
+    settings = rest.request(job.rest_url, f"/jobs/{job.id}/checkpoints/config")
     assert settings["state_changelog_enabled"]
 
 
@@ -77,7 +77,7 @@ def test_all_at_one_place(shop: Shop, tmp_path: Path) -> None:
     """The event lane's last step is chained then to the one before, and its state stays its own."""
     job = shop.job
     with ExitStack() as load, shop.recovery("stopped with a savepoint, resumed at parallelism 1"):
-        savepoint = flink.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
+        savepoint = rest.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
         job.submit("--savepoint", savepoint, "--parallelism", "1")
         load.enter_context(shop.open())
     shop.check()

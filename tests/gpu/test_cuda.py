@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 import torch
 
-from models.past import NUMBERS
-from models.runtime import ProfileModel, Scores
-from udfs.columns import TokenColumns
-from udfs.events import EVENT_TYPES, Token
+from liveprofile.wire.token_columns import TokenColumns
+from liveprofile.wire.tokens import EVENT_TYPES, Token
+from models.profile.inference import ProfileModel, Scores
+from models.profile.user_features import NUMBERS
+from tests.support.paths import ROOT
 
 pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA card"),
 ]
 
-CHECKPOINT = Path(__file__).parents[2] / "models" / "checkpoints" / "default"
+CHECKPOINT = ROOT / "models" / "checkpoints" / "default"
 ROWS = 1_500  # three passes of 512
 START_MS = 1_510_000_000_000
 

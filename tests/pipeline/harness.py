@@ -10,17 +10,17 @@ from typing import NamedTuple
 
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
-from jobs import event_views, profile_job, tables
-from jobs import expressions as sql
-from jobs.plan import Plan
+from jobs import profile_job
+from jobs.compiled_plan import Plan
+from jobs.sql import expressions as sql
+from jobs.sql import scoring_views, tables
 from liveprofile.config import Settings
 from tests.pipeline import stores
-from tests.reference import Record
-from udfs.event_operator import event_operator
-from udfs.event_store import MemoryEventStore
-from udfs.operator import profile_operator
+from tests.reference.profile import Record
+from tests.support.memory_sinks import MemoryProfileSink, MemoryScoringSink
+from udfs.profile.udf import profile_operator
 from udfs.rules_feed import fixed_rules
-from udfs.store import MemoryStore
+from udfs.scoring.udf import event_operator
 
 SINK = "record_key STRING, payload STRING, topic STRING, headers MAP<STRING, BYTES>"
 
@@ -37,7 +37,7 @@ class Sent(NamedTuple):
 
 
 class Output(NamedTuple):
-    store: MemoryStore
+    store: MemoryProfileSink
     sent: list[Sent]
 
     def to(self, topic: str) -> list[Sent]:
@@ -118,7 +118,7 @@ def run_job(records: list[Record], settings: Settings, folder: Path) -> Output:
 
 
 class EventOutput(NamedTuple):
-    store: MemoryEventStore
+    store: MemoryScoringSink
     sent: list[Sent]
 
 
@@ -157,7 +157,7 @@ class Known(NamedTuple):
 def run_event_views(
     records: list[Record], labels: list[Record], settings: Settings, folder: Path, *, batch: bool
 ) -> list[Known]:
-    """The rows of jobs.event_views.known: of a stream in the files' order, or of a batch, whose
+    """The rows of jobs.sql.scoring_views.known: of a stream in the files' order, or of a batch, whose
     events and labels arrive at their own times."""
     folder.mkdir()
     paths = {name: folder / f"{name}.json" for name in ("events", "labels")}
@@ -173,7 +173,7 @@ def run_event_views(
         t_env.execute_sql(
             source_table(paths[file], settings, name=name, watermark=False, **arrival)
         )
-    event_views.create(t_env, "event_source", "feedback", settings)
+    scoring_views.create(t_env, "event_source", "feedback", settings)
     t_env.execute_sql(tables.file_sink("sink", folder / "rows", "user_id STRING, parts STRING"))
     t_env.execute_sql("INSERT INTO sink SELECT user_id, parts FROM known").wait()
     lines = [

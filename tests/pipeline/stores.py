@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from liveprofile.config import Settings
-from udfs.event_store import EventStore, MemoryEventStore
-from udfs.store import MemoryStore, ProfileStore
+from tests.support.memory_sinks import MemoryProfileSink, MemoryScoringSink
+from udfs.profile.sink import ProfileSink
+from udfs.scoring.sink import ScoringSink
 
-_current: list[MemoryStore] = []
-_current_events: list[MemoryEventStore] = []
+_current: list[MemoryProfileSink] = []
+_current_events: list[MemoryScoringSink] = []
 
 
-def renew() -> MemoryStore:
-    _current[:] = [MemoryStore()]
+def renew() -> MemoryProfileSink:
+    _current[:] = [MemoryProfileSink()]
     return _current[0]
 
 
-def open_shared(settings: Settings, embedding_dim: int) -> ProfileStore:
+def open_shared(settings: Settings, embedding_dim: int) -> ProfileSink:
     """Given to the operator by name, so that its unpickled copy finds the same store."""
     return _current[0]
 
 
-def renew_events() -> MemoryEventStore:
-    _current_events[:] = [MemoryEventStore()]
+def renew_events() -> MemoryScoringSink:
+    _current_events[:] = [MemoryScoringSink()]
     return _current_events[0]
 
 
-def open_shared_events(settings: Settings) -> EventStore:
+def open_shared_events(settings: Settings) -> ScoringSink:
     """As open_shared, for the event lane."""
     return _current_events[0]

@@ -12,13 +12,13 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 
-from liveprofile.backfill import Backfilled, backfill
+from cli.pipeline.backfill_run import Backfilled, backfill
 from liveprofile.config import Settings, load
-from models import rows
-from tests.reference import Record, run
-from tests.shop import HOUR_MS, START_MS, visits
-from udfs.columns import read_histories
-from udfs.events import EVENT
+from liveprofile.wire.token_columns import read_histories
+from liveprofile.wire.tokens import EVENT
+from models.profile.data import training_rows
+from tests.reference.profile import Record, run
+from tests.support.shop import HOUR_MS, START_MS, visits
 
 pytestmark = pytest.mark.pipeline
 
@@ -59,7 +59,7 @@ def test_the_rows_are_the_stream_s(
 ) -> None:
     result, folder = backfilled
     assert_rows_are_the_references(events, load(), result, folder)
-    streams = rows.read(folder)
+    streams = training_rows.read(folder)
     assert len(streams.time_ms_N) == len(events)
 
 

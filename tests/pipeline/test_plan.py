@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
-from jobs import profile_job, tables
-from jobs.plan import Override, Plan
+from jobs import profile_job
+from jobs.compiled_plan import Override, Plan
+from jobs.sql import tables
 from liveprofile.config import load
 from tests.pipeline import harness, stores
-from udfs.operator import profile_operator
+from udfs.profile.udf import profile_operator
 
 pytestmark = pytest.mark.pipeline
 

@@ -20,19 +20,20 @@ import torch
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 
-from liveprofile.config import Settings, load, project_path
-from models import checkpoint
-from models.fusion import Fusion
-from tests import streams, streams_seeded
-from tests.compare import ModelScores
-from tests.compare_windows import Comparison, Expected, Key, compare_window
+from liveprofile.config import Settings, load
+from liveprofile.events.modalities import PLACE, Modality
+from liveprofile.resources import product_path
+from models.profile import checkpoint
+from models.profile.modality_layers import Fusion
 from tests.pipeline.harness import Output, run_job, sendable
-from tests.reference import Record, run
-from tests.reference_check import REASONS_WITH_DETAIL
-from tests.shop import visits
-from tests.streams_seeded import Message
-from udfs.media import PLACE, Modality
-from udfs.store import ProfileRow
+from tests.reference.profile import Record, run
+from tests.reference.validation import REASONS_WITH_DETAIL
+from tests.support import seeded_streams, streams
+from tests.support.compare import ModelScores
+from tests.support.compare_profiles import Comparison, Expected, Key, compare_window
+from tests.support.seeded_streams import Message
+from tests.support.shop import visits
+from udfs.profile.profile_row import ProfileRow
 
 pytestmark = pytest.mark.pipeline
 
@@ -43,7 +44,7 @@ def settings_of(**window: int) -> Settings:
     return load(job={"parallelism": 1, "name": "pipeline"}, window=window)
 
 
-def in_one_partition(messages: list[streams_seeded.Message]) -> list[Record]:
+def in_one_partition(messages: list[seeded_streams.Message]) -> list[Record]:
     records = [
         Record(0, offset, RECORD_MS, message.key, message.value)
         for offset, message in enumerate(messages)
@@ -55,7 +56,7 @@ def assert_equals_reference(records: list[Record], output: Output, settings: Set
     """Where each record went, and every window, whatever the interleaving made late."""
     late = {sent.position for sent in output.to(settings.topics.late)}
     scores = ModelScores(settings)
-    rules = tomllib.loads(project_path(settings.rules).read_text(encoding="utf-8"))["rules"]
+    rules = tomllib.loads(product_path(settings.rules).read_text(encoding="utf-8"))["rules"]
     expected = run(records, settings, late=late, score=scores, rules=rules)
     assert expected.late == late
 
@@ -86,7 +87,7 @@ def assert_equals_reference(records: list[Record], output: Output, settings: Set
 
 
 def as_stored(row: ProfileRow) -> SimpleNamespace:
-    """The row as liveprofile.reads.Delta has it."""
+    """The row as liveprofile.storage.queries.Delta has it."""
     return SimpleNamespace(**row._asdict() | {"delta": row.delta_json})
 
 
@@ -94,7 +95,7 @@ def as_stored(row: ProfileRow) -> SimpleNamespace:
 def test_a_mixed_stream_equals_the_reference(stagger_ms: int, tmp_path: Path) -> None:
     settings = settings_of(stagger_ms=stagger_ms)
     records = in_one_partition(
-        streams_seeded.mixed(islice(visits(7, 25, 20_000), 2_000), seed=7).messages
+        seeded_streams.mixed(islice(visits(7, 25, 20_000), 2_000), seed=7).messages
     )
     output = run_job(records, settings, tmp_path)
     assert_equals_reference(records, output, settings)
@@ -102,7 +103,7 @@ def test_a_mixed_stream_equals_the_reference(stagger_ms: int, tmp_path: Path) ->
 
 def reads_media(folder: Path) -> Path:
     """The shipped checkpoint with random weights for two encoders and the place."""
-    network, items, categories, card = checkpoint.load(project_path(Settings().model.checkpoint))
+    network, items, categories, card = checkpoint.load(product_path(Settings().model.checkpoint))
     kept = [Modality("clip", 3), PLACE, Modality("voice.v2", 2)]
     network.fusion = Fusion(network.shape.dim, kept)
     torch.manual_seed(2)
@@ -164,7 +165,7 @@ def test_what_events_bring_beside_tokens_reaches_the_model(tmp_path: Path) -> No
 
 def test_payloads_written_anyhow_equal_the_reference(tmp_path: Path) -> None:
     settings = settings_of()
-    records = in_one_partition(streams_seeded.written_anyhow(1_500, seed=3))
+    records = in_one_partition(seeded_streams.written_anyhow(1_500, seed=3))
     output = run_job(records, settings, tmp_path)
     assert_equals_reference(records, output, settings)
 
@@ -172,7 +173,7 @@ def test_payloads_written_anyhow_equal_the_reference(tmp_path: Path) -> None:
 def test_poison_does_not_stop_the_job(tmp_path: Path) -> None:
     settings = settings_of()
     good = list(islice(visits(1, 5, 20_000), 200))
-    messages = streams_seeded.mixed(good, seed=1).messages + streams_seeded.poison(300, seed=2)
+    messages = seeded_streams.mixed(good, seed=1).messages + seeded_streams.poison(300, seed=2)
     records = in_one_partition(messages)
     output = run_job(records, settings, tmp_path)
     used = b"".join(row.digests for row in output.store.deltas.values())

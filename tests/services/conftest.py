@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.cassandra import create_schema, session_of
 from liveprofile.config import Cassandra
-from tests.live import Job
-from tests.services.rows import DIM, TABLES
-from tests.shop import HOUR_MS, START_MS, visits, with_iso_times
-from tests.streams_seeded import Message, mixed, poison
-from udfs.store import CassandraStore
+from liveprofile.storage.connection import session_of
+from liveprofile.storage.schema import create_schema
+from tests.support.live_job import Job
+from tests.support.profile_rows import DIM, TABLES
+from tests.support.seeded_streams import Message, mixed, poison
+from tests.support.shop import HOUR_MS, START_MS, visits, with_iso_times
+from udfs.profile.sink import CassandraProfileSink
 
 EVENTS = 3_000
 USERS = 40
@@ -96,7 +97,7 @@ def session(settings: Cassandra) -> Iterator[Session]:
 
 
 @pytest.fixture
-def store(settings: Cassandra, session: Session) -> Iterator[CassandraStore]:
+def store(settings: Cassandra, session: Session) -> Iterator[CassandraProfileSink]:
     for table in TABLES:
         session.execute(f"TRUNCATE {table}", timeout=60)
-    yield CassandraStore(settings, DIM, session)
+    yield CassandraProfileSink(settings, DIM, session)

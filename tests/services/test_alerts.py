@@ -15,21 +15,22 @@ from typing import Any
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile import kafka
-from liveprofile.cases import flags, service, snooze, states
-from liveprofile.cases.requests import from_ms, now_ms
-from liveprofile.cases.states import State, TransitionError
+from liveprofile.alerts.cases import flags, service, snooze, states
+from liveprofile.alerts.cases.states import State, TransitionError
+from liveprofile.alerts.cloud_events import cloud_event
+from liveprofile.alerts.consumer import AlertConsumer, OpenCase, Refused, Retries
+from liveprofile.alerts.consumer.alert import Alert
+from liveprofile.alerts.consumer.dead_letters import dead_letter_topic
+from liveprofile.alerts.consumer.delivery import CassandraHandled
 from liveprofile.config import Cassandra, Settings, Topics, load
-from liveprofile.consumer import AlertConsumer, OpenCase, Refused, Retries
-from liveprofile.consumer.alert import Alert
-from liveprofile.consumer.dead_letters import dead_letter_topic
-from liveprofile.consumer.delivery import CassandraHandled
-from liveprofile.privacy import hashed
+from liveprofile.kafka.records import read_topic, send_all
+from liveprofile.kafka.topics import create_topics
+from liveprofile.pseudonym import hashed
+from liveprofile.storage.cql import from_ms, now_ms
 from stack.local import Stack, to_toml
-from tests.live import COMMAND, command
-from tests.services.rows import flag, row, write
-from udfs.messages import cloud_event
-from udfs.store import CassandraStore
+from tests.support.live_job import COMMAND, command
+from tests.support.profile_rows import flag, row, write
+from udfs.profile.sink import CassandraProfileSink
 
 pytestmark = pytest.mark.services
 
@@ -48,12 +49,12 @@ def everything(
     file = tmp_path_factory.mktemp("alerts") / "liveprofile.toml"
     file.write_text(to_toml(sections), encoding="utf-8")
     found: Settings = load(file)
-    kafka.create_topics(found)
+    create_topics(found)
     return SimpleNamespace(settings=found, file=file)
 
 
 @pytest.fixture
-def raised(store: CassandraStore, session: Session) -> Iterator[Any]:
+def raised(store: CassandraProfileSink, session: Session) -> Iterator[Any]:
     """A stored flag of an event; nobody has touched it."""
     for table in ("flag_state", "risk_snooze", "risk_case", "alert_handled", "risk_score"):
         session.execute(f"TRUNCATE {table}", timeout=60)
@@ -74,7 +75,7 @@ def run(everything: SimpleNamespace, *arguments: str, ok: bool = True) -> Any:
 
 def labels(everything: SimpleNamespace) -> list[dict[str, Any]]:
     """In the order in which they were sent: the partitions of a topic are read in any."""
-    records = kafka.read_topic(everything.settings, everything.settings.topics.feedback)
+    records = read_topic(everything.settings, everything.settings.topics.feedback)
     return [json.loads(one.value) for one in sorted(records, key=lambda one: one.timestamp_ms)]
 
 
@@ -233,7 +234,7 @@ class Recorder:
 
 def send_alerts(settings: Settings, *flag_ids: str) -> None:
     values = [cloud_event(flag(flag_id=each, reasons=[]), row("42")) for each in flag_ids]
-    kafka.send_all(settings, settings.topics.alerts, [(b"42", value, {}) for value in values])
+    send_all(settings, settings.topics.alerts, [(b"42", value, {}) for value in values])
 
 
 def consume(
@@ -289,7 +290,7 @@ def test_alerts_open_one_case_and_a_poison_one_is_put_aside(
     (case,) = service.cases(session, "42")
     assert case.is_open and case.number == 1
     assert list(case.alerts) == [FLAG_ID, poison, "d" * 32]
-    (dead,) = kafka.read_topic(settings, dead_letter_topic(settings))
+    (dead,) = read_topic(settings, dead_letter_topic(settings))
     assert json.loads(dead.value)["id"] == poison and dead.key == b"42"
     assert dead.headers["reason"] == b"REFUSED" and dead.headers["handler"] == b"recorder"
     assert dead.headers["detail"] == b"Refused: never"
@@ -339,5 +340,5 @@ def with_alerts_topic(settings: Settings, suffix: str) -> Settings:
     """The same with a topic of alerts of its own, which exists."""
     topics = settings.topics.model_copy(update={"alerts": settings.topics.alerts + suffix})
     own = settings.model_copy(update={"topics": topics})
-    kafka.create_topics(own)
+    create_topics(own)
     return own

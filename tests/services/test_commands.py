@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tests.live import Job, command
-from tests.shop import HOT_USER, REGULAR_USER
+from tests.support.live_job import Job, command
+from tests.support.shop import HOT_USER, REGULAR_USER
 
 pytestmark = pytest.mark.services
 

@@ -8,16 +8,10 @@ import numpy as np
 import pytest
 from cassandra.cluster import Session
 
+from benchmarks.support.memory_drift_store import MemoryDriftStore
 from liveprofile.config import Cassandra
-from udfs.drift.histograms import DAY_MS, HOUR_MS
-from udfs.drift.store import (
-    CassandraDriftStore,
-    Decision,
-    DriftStore,
-    HourCounts,
-    MemoryDriftStore,
-    State,
-)
+from liveprofile.drift.histograms import DAY_MS, HOUR_MS
+from udfs.scoring.drift_store import CassandraDriftStore, Decision, DriftStore, HourCounts, State
 
 START_MS = 19_700 * DAY_MS
 DECISION = Decision(START_MS, 900, True, '{"amount":[0.5,0.25],"alert_rate":[1.2,null]}')

@@ -9,9 +9,9 @@ from collections import Counter
 
 import pytest
 
-from liveprofile import kafka
-from tests.compare import compare
-from tests.reference_check import REASONS
+from liveprofile.kafka.records import read_topic
+from tests.reference.validation import REASONS
+from tests.support.compare import compare
 
 pytestmark = pytest.mark.services
 
@@ -31,7 +31,7 @@ def test_the_job_never_stopped(shop) -> None:
 def test_every_reason_was_given(shop) -> None:
     topic = shop.job.settings.topics.rejected
     reasons = Counter(
-        record.headers["reason"].decode() for record in kafka.read_topic(shop.job.settings, topic)
+        record.headers["reason"].decode() for record in read_topic(shop.job.settings, topic)
     )
     assert set(reasons) >= set(REASONS)
     assert not reasons["SCORING_FAILED"] and not reasons["UNREADABLE"], reasons

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
-from liveprofile.config import project_path
-from liveprofile.kafka import client_config, send_all
-from tests.live import Job, command
-from udfs.rules import Rules, read_rules
+from liveprofile.kafka.connection import client_config
+from liveprofile.kafka.records import send_all
+from liveprofile.resources import product_path
+from liveprofile.rules.rules import Rules, read_rules
+from tests.support.live_job import Job, command
 from udfs.rules_feed import RulesFeed, open_feed
 
 pytestmark = pytest.mark.services
@@ -29,7 +30,7 @@ def job(new_job: Callable[..., Job]) -> Job:
 
 @pytest.fixture(scope="module")
 def shipped(job: Job) -> Rules:
-    return read_rules(project_path(job.settings.rules))
+    return read_rules(product_path(job.settings.rules))
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +66,7 @@ def test_rules_come_into_force_while_a_worker_runs(
 ) -> None:
     assert feed.current() is shipped
     file = tmp_path / "rules.toml"
-    text = project_path(job.settings.rules).read_text(encoding="utf-8")
+    text = product_path(job.settings.rules).read_text(encoding="utf-8")
     file.write_text(text.replace("threshold = 7.5", "threshold = 6.5"), encoding="utf-8")
     assert {change["what"] for change in apply(job, file, "--dry-run").values()} == {"added"}
     assert feed.current() is shipped
@@ -73,7 +74,7 @@ def test_rules_come_into_force_while_a_worker_runs(
     until(lambda: feed.current() is not shipped and len(feed.current().rules) == len(shipped.rules))
     assert {rule.id: rule.threshold for rule in feed.current().rules}["behaviour_surprise"] == 6.5
 
-    changed = apply(job, project_path(job.settings.rules))
+    changed = apply(job, product_path(job.settings.rules))
     assert changed.pop("behaviour_surprise") == {
         "rule_id": "behaviour_surprise", "what": "changed", "version": 2,
     }  # fmt: skip
@@ -101,7 +102,7 @@ def test_a_broken_record_leaves_the_rules_in_force(job: Job, feed: RulesFeed) ->
 def test_a_file_with_an_error_is_refused_whole(job: Job, feed: RulesFeed, tmp_path: Path) -> None:
     before = feed.current()
     file = tmp_path / "rules.toml"
-    text = project_path(job.settings.rules).read_text(encoding="utf-8")
+    text = product_path(job.settings.rules).read_text(encoding="utf-8")
     file.write_text(text.replace("surprise >= threshold", "suprise >= threshold"), encoding="utf-8")
     done = command("rules", "apply", file, "--config", job.config_file, ok=False)
     assert (done.returncode, done.stdout) == (2, "")

@@ -1,0 +1,1 @@
+"""The load of the benchmarks: generated events, their messages and rows."""

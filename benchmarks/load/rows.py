@@ -1,0 +1,141 @@
+"""Rows as the job's SQL hands them to the operator (jobs/sql/profile_views.py: `remembered`), made in Python.
+
+For timing the operator's work without Flink. What the job computes is tested elsewhere.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import defaultdict, deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from benchmarks.load.events import Message
+from liveprofile.config import Settings
+from liveprofile.features import baselines
+from liveprofile.wire.tokens import (
+    EVENT,
+    FIELD,
+    HEADER,
+    TOKEN_CHARS_PER_WINDOW,
+    TYPE_INDEX,
+    TYPE_LETTERS,
+    WINDOW,
+)
+from udfs.profile.batch import Batch
+
+HOUR_MS = 3_600_000
+
+
+def batches(messages: Iterator[Message], settings: Settings, batch_rows: int) -> Iterator[Batch]:
+    """Messages in order of time; a batch ends with its window, or earlier at `batch_rows`."""
+    users: dict[str, User] = defaultdict(lambda: User(settings))
+    for start_ms, window in _windows(messages, settings.window.length_ms):
+        end_ms = start_ms + settings.window.length_ms
+        rows = [(user, *users[user].close(events, end_ms)) for user, events in window.items()]
+        for first in range(0, len(rows), batch_rows):
+            user_id, events, history, added, sums = zip(
+                *rows[first : first + batch_rows], strict=True
+            )
+            count = len(user_id)
+            yield Batch(
+                list(user_id),
+                np.full(count, start_ms),
+                np.full(count, end_ms),
+                list(events),
+                list(history),
+                np.array(added),
+                np.array(sums),
+            )
+
+
+def _windows(
+    messages: Iterator[Message], length_ms: int
+) -> Iterator[tuple[int, dict[str, list[tuple[dict[str, Any], str]]]]]:
+    """(window start, user -> (event, payload) in order of time)."""
+    current_ms, window = 0, defaultdict(list)
+    for message in messages:
+        event = json.loads(message.value)
+        start_ms = event["event_time"] // length_ms * length_ms
+        if start_ms != current_ms and window:
+            yield current_ms, window
+            window = defaultdict(list)
+        current_ms = start_ms
+        window[event["user_id"]].append((event, message.value.decode()))
+    if window:
+        yield current_ms, window
+
+
+class User:
+    """What the job's state holds of a user."""
+
+    def __init__(self, settings: Settings):
+        self._history: deque[str] = deque(maxlen=settings.window.history + 1)
+        self._sums = np.zeros(len(baselines.COLUMNS))
+        self._last_purchase_ms = 0
+        self._tau_ms = settings.state.decay_days * baselines.DAY_MS
+
+    def close(
+        self, events: list[tuple[dict[str, Any], str]], end_ms: int
+    ) -> tuple[str, str, np.ndarray, np.ndarray]:
+        """events, history, added, sums of the window's row."""
+        bought = [event for event, _ in events if event["event_type"] == "purchase"]
+        if bought:
+            self._last_purchase_ms = bought[-1]["event_time"]
+        header = FIELD.join((str(self._last_purchase_ms), HEADER, "", "", "0"))
+        tokens = _newest(EVENT.join(_token(event) for event, _ in events))
+        self._history.append(header + EVENT + tokens)
+        packed = EVENT.join(
+            FIELD.join((str(event["event_time"]), "0", "0", payload)) for event, payload in events
+        )
+        amount = sum(_amount(event) for event in bought)
+        weight = math.exp((end_ms - baselines.T0_MS) / self._tau_ms)
+        added = _added([event for event, _ in events], len(bought), amount, weight)
+        self._sums = self._sums + added
+        return packed, WINDOW.join(self._history), added, self._sums
+
+
+def _added(
+    events: list[dict[str, Any]], purchases: int, amount: float, weight: float
+) -> np.ndarray:
+    """What a window adds, in the order of `baselines.COLUMNS`."""
+    has_purchase = float(purchases > 0)
+    values = {
+        "windows": 1.0,
+        "events": float(len(events)),
+        "purchases": float(purchases),
+        "amount": amount,
+        "purchase_windows": has_purchase,
+        "w_windows": has_purchase * weight,
+        "w_purchases": purchases * weight,
+        "w_purchases_squared": purchases * purchases * weight,
+        "w_amount": amount * weight,
+        "w_amount_squared": amount * amount * weight,
+    }
+    for event in events:
+        hours = event["event_time"] // HOUR_MS
+        weekday = (hours // 24 + 3) % 7  # 1970-01-01 was a Thursday
+        for letter in (baselines.HOUR_LETTERS[hours % 24], baselines.WEEKDAY_DIGITS[weekday]):
+            name = f"activity_{letter}"
+            values[name] = values.get(name, 0.0) + weight
+    return np.array([values.get(name, 0.0) for name in baselines.COLUMNS])
+
+
+def _token(event: dict[str, Any]) -> str:
+    letter = TYPE_LETTERS[TYPE_INDEX[event["event_type"]]]
+    item, category = event["item_id"], event["category_id"]
+    return FIELD.join((str(event["event_time"]), letter, item, category, str(_amount(event))))
+
+
+def _newest(tokens: str) -> str:
+    """The whole ones among a window's last characters that are kept."""
+    if len(tokens) < TOKEN_CHARS_PER_WINDOW:
+        return tokens
+    return tokens[-TOKEN_CHARS_PER_WINDOW:].partition(EVENT)[2]
+
+
+def _amount(event: dict[str, Any]) -> float:
+    return float(event["price"] * event.get("quantity", 1))

@@ -1,0 +1,1 @@
+"""Benchmarks of the models alone, without Kafka or Flink."""

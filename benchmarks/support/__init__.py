@@ -1,0 +1,1 @@
+"""What the benchmarks share: runs, meters, the journal, the environment report."""

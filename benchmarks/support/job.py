@@ -1,0 +1,79 @@
+"""The profile job for the benchmarks: the same path, with a journal, whole or with parts left out.
+
+lanes      jobs/profile_job.py
+whole      without the lane of single events
+unstored   keeps nothing: without the writes (job.store = "none")
+bare       neither model nor writes: each row reaches the Python worker, which does nothing with it
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+import pandas as pd
+from pyflink.table import DataTypes, EnvironmentSettings, StreamTableEnvironment
+from pyflink.table.udf import FunctionContext, ScalarFunction, udf
+
+from benchmarks.support.journal import Journal, OpenReport
+from jobs import profile_job
+from jobs.sql import tables
+from liveprofile.config import load
+from udfs.profile.udf import profile_operator
+
+VARIANTS = ("lanes", "whole", "unstored", "bare")
+
+
+class NothingOperator(ScalarFunction):
+    """Takes and returns what the profile operator does, and does no work."""
+
+    def __init__(self, journal: str):
+        self._folder = journal
+
+    def open(self, function_context: FunctionContext) -> None:
+        self._journal = Journal(self._folder)
+
+    def close(self) -> None:
+        self._journal.close()
+
+    def eval(self, user_id, window_start, window_end, events, history, added, sums) -> pd.Series:
+        self._journal.write(len(user_id), {})
+        return pd.Series([[] for _ in range(len(user_id))], dtype=object)
+
+
+def nothing_operator(journal: str):
+    return udf(
+        NothingOperator(journal),
+        result_type=DataTypes.ARRAY(DataTypes.STRING()),
+        func_type="pandas",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--config", type=Path, required=True)
+    parser.add_argument("--variant", choices=VARIANTS, required=True)
+    parser.add_argument("--journal", required=True, help="folder for the workers' journals")
+    options = parser.parse_args()
+    settings = load(options.config)
+    t_env = StreamTableEnvironment.create(
+        environment_settings=EnvironmentSettings.in_streaming_mode()
+    )
+    update_profile = (
+        nothing_operator(options.journal)
+        if options.variant == "bare"
+        else profile_operator(settings, open_report=OpenReport(options.journal))
+    )
+    profile_job.build(
+        t_env,
+        settings,
+        source=tables.kafka_source("source", settings),
+        sink=tables.kafka_sink("sink", settings),
+        update_profile=update_profile,
+        event_lane=(profile_job.kafka_event_lane(settings) if options.variant == "lanes" else None),
+    ).execute()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

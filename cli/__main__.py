@@ -1,0 +1,5 @@
+"""`python -m cli`, and what `torchrun -m` runs."""
+
+from cli.main import main
+
+main()

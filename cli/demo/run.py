@@ -1,0 +1,232 @@
+"""The demo from start to end: stack, job, replay with a live view, tour."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cassandra.cluster import Session
+from rich.console import Console, RenderableType
+from rich.live import Live
+
+from cli.common import config_file
+from cli.demo import ring, scene, tour, view
+from cli.demo.scene import Purchases
+from cli.demo.steps import Steps
+from cli.demo.tour import Tour
+from cli.demo.watch import Snapshot, Watcher
+from cli.pipeline import audit
+from liveprofile.audit.account import Account
+from liveprofile.config import CONFIG_VARIABLE, Settings
+from liveprofile.errors import ServiceError
+from liveprofile.flink import rest
+from liveprofile.ingest.replay import Sent, replay
+from liveprofile.storage import queries
+from liveprofile.storage.connection import session_of
+from stack import DEFAULT_ROOT
+from stack.local import Stack
+
+JOB_START_TIMEOUT_S = 180.0
+# On a busy machine a profile takes its time; if nothing was read or stored for so long, none comes.
+STALL_S = 90.0
+LOOK_EVERY_S = 0.7
+PLAIN_LINE_EVERY_S = 5.0
+
+
+def run(stack: Stack, console: Console, *, stays: bool) -> dict[str, Any]:
+    """Runs the demo and returns its summary; `ok` is the verdict.
+
+    `stays`: the stack goes on running, so what to look at next is told too.
+    Raises LiveprofileError: one line with the step and its log.
+    """
+    started_s = time.monotonic()
+    steps = Steps(console)
+    up = "Kafka, Cassandra and Flink are up"
+    with (
+        ThreadPoolExecutor(1) as pool,
+        steps.step("stack", "starting Kafka, Cassandra and Flink", up, stack.root),
+    ):
+        preparing = pool.submit(scene.purchases, stack.root / "demo")
+        stack.start()
+        purchases = preparing.result()
+    file, settings = scene.write_settings(stack)
+    cleared = "the job, topics and tables of an earlier demo are gone"
+    with steps.step("clear", "clearing up", cleared, stack.jobmanager.log) as step:
+        if not scene.clear(settings):
+            step.done = None
+    running = "the job runs, its model is warm"
+    with steps.step("submit", "submitting the job", running, stack.jobmanager.log):
+        job_id = scene.submit(file, settings, JOB_START_TIMEOUT_S)
+    with session_of(settings.cassandra) as session:
+        console.print(view.heading(_about(purchases)))
+        with steps.step("replay", "replaying", None, stack.taskmanager.log, spinner=False):
+            last = _Replay(session, settings, purchases, job_id).shown_on(console)
+        with steps.step("audit", "accounting", None, stack.kafka.log, spinner=False):
+            account, _, _ = audit.take(settings)
+        found = _collect(session, settings, account)
+    console.print(view.tour(found))
+    about = f"{ring.USERS} made-up accounts on {ring.DEVICES} devices start to buy, one by one"
+    console.print(view.heading(about))
+    with steps.step("ring", "sending the ring's purchases", None, stack.taskmanager.log):
+        alerts = ring.play(settings, last.closed_ms)
+    console.print(view.ring(alerts))
+    if stays:
+        user = found.changes[0].profile.user_id if found.changes else "USER"
+        console.print(view.commands(_next(stack, file, user)))
+    return {
+        "ok": account.ok and last.profiles > 0 and bool(found.explained),
+        "households": purchases.households,
+        "purchases": purchases.rows,
+        "profiles": last.profiles,
+        "flags": found.flags,
+        "shown": [one.profile.user_id for one in found.changes],
+        "ring": {"users_flagged": alerts.users_flagged, "first_alert_ms": round(alerts.first_ms)},
+        "audit": {name: getattr(account, name) for name in audit.COUNTS},
+        "config": str(file),
+        "flink": stack.rest_url,
+        "seconds": steps.seconds | {"total": round(time.monotonic() - started_s, 1)},
+    }
+
+
+def _collect(session: Session, settings: Settings, account: Account) -> Tour:
+    users = sorted(row.user_id for row in session.execute("SELECT user_id FROM user_profile"))
+    flags = [flag for user in users for flag in queries.flags(session, user)]
+    return Tour(
+        changes=tour.choose_changes(_latest(session, users)),
+        explained=tour.clearest(flags),
+        flags=len(flags),
+        account=account,
+        horizon_days=scene.model_card(settings)["horizon_days"],
+    )
+
+
+class _Replay:
+    """Sends in a thread of its own while it watches what the job makes of it."""
+
+    def __init__(self, session: Session, settings: Settings, purchases: Purchases, job_id: str):
+        self._settings, self._purchases, self._job_id = settings, purchases, job_id
+        self._watcher = Watcher(session, settings)
+        self._snapshot = self._watcher.look()
+        self._horizon_days = scene.model_card(settings)["horizon_days"]
+        self._sent = 0
+
+    def shown_on(self, console: Console) -> Snapshot:
+        """Returns when every event is in a stored profile, or has nothing left to wait for."""
+        started_s = time.monotonic()
+        with ThreadPoolExecutor(1) as pool:
+            sending = pool.submit(
+                replay,
+                self._purchases.file,
+                scene.MAPPING,
+                self._settings,
+                close_windows=True,
+                progress=self._count,
+            )
+            if console.is_terminal:
+                # The sender's bar moves between looks, so Live asks for the picture itself.
+                with Live(console=console, get_renderable=self._picture, refresh_per_second=5):
+                    for snapshot in self._looks(sending):
+                        self._snapshot = snapshot
+                    self._average(started_s)
+            else:
+                self._print_lines(console, sending)
+        return self._snapshot
+
+    def _average(self, started_s: float) -> None:
+        """What the view shows in the end is the pace of the whole replay."""
+        pace = self._snapshot.profiles / (time.monotonic() - started_s)
+        self._snapshot = self._snapshot._replace(profiles_per_s=pace)
+
+    def _count(self, events: int) -> None:
+        self._sent += events
+
+    def _picture(self) -> RenderableType:
+        return view.live(self._snapshot, self._sent, self._purchases.rows, self._horizon_days)
+
+    def _print_lines(self, console: Console, sending: Future[Sent]) -> None:
+        started_s = time.monotonic()
+        printed_s = -PLAIN_LINE_EVERY_S
+        for snapshot in self._looks(sending):
+            self._snapshot = snapshot
+            now_s = time.monotonic() - started_s
+            if now_s - printed_s >= PLAIN_LINE_EVERY_S:
+                console.print(view.plain_line(self._snapshot, self._sent, now_s), soft_wrap=True)
+                printed_s = now_s
+        self._average(started_s)
+        now_s = time.monotonic() - started_s
+        console.print(view.plain_line(self._snapshot, self._sent, now_s), soft_wrap=True)
+
+    def _looks(self, sending: Future[Sent]) -> Iterator[Snapshot]:
+        moved_s, before = time.monotonic(), self._snapshot
+        while True:
+            snapshot = self._watcher.look()
+            yield snapshot
+            if sending.done():
+                everything = self._sent + sending.result().heartbeats
+                if snapshot.used >= self._sent and snapshot.read >= everything:
+                    return
+            now_s = time.monotonic()
+            if (snapshot.read, snapshot.used) != (before.read, before.used):
+                moved_s, before = now_s, snapshot
+            self._check(now_s - moved_s, snapshot)
+            time.sleep(LOOK_EVERY_S)
+
+    def _check(self, still_s: float, snapshot: Snapshot) -> None:
+        rest_url = self._settings.flink.rest_url
+        state = rest.job_state(rest_url, self._job_id)
+        if state in rest.ENDED or still_s > STALL_S:
+            failure = rest.root_exception(rest_url, self._job_id).splitlines()
+            why = failure[0] if failure else "it tells no failure"
+            raise ServiceError(
+                f"{self._sent - snapshot.used} of {self._sent} purchases are in no profile,"
+                f" nothing moved for {still_s:.0f} s, and the job is {state}: {why}"
+            )
+
+
+def _about(purchases: Purchases) -> str:
+    return (
+        f"A year of groceries: {purchases.rows:,} purchases of {purchases.households} households"
+        " through Kafka, at full speed"
+    )
+
+
+def _latest(session: Session, users: list[str]) -> Iterator[tuple[queries.Profile, queries.Delta]]:
+    for user in users:
+        profile = queries.profile(session, user)
+        deltas = queries.deltas(session, user, 1)
+        if profile and deltas:
+            yield profile, deltas[0]
+
+
+def _next(stack: Stack, file: Path, user: str) -> list[tuple[str, str]]:
+    program = _program()
+    found = config_file(None)
+    finds_it = found is not None and found.resolve() == stack.config_file
+    export = (f"export {CONFIG_VARIABLE}={file}", "so that these find the demo's stack")
+    is_default = stack.root == DEFAULT_ROOT.resolve()
+    stop = "make stop" if is_default else f"python -m stack stop --root {stack.root}"
+    return [
+        *([] if finds_it else [export]),
+        (f"{program} show {user} --similar 5", "a household's profile, and who is like it"),
+        (f"{program} deltas {user}", "what its latest days changed"),
+        (f"{program} flags", "the latest risk flags"),
+        (f"{program} alerts --follow", "alerts as they come"),
+        (f"{program} status", "how the job is doing"),
+        (stack.rest_url, "Flink's own page"),
+        (stop, "end it; `make demo` starts over"),
+    ]
+
+
+def _program() -> str:
+    """How the user reaches this command: by name if the virtual environment is active."""
+    own = Path(sys.prefix) / "bin" / "liveprofile"
+    named = shutil.which("liveprofile")
+    if named and Path(named).resolve() == own.resolve():
+        return "liveprofile"
+    return os.path.relpath(own) if own.is_relative_to(Path.cwd()) else str(own)

@@ -1,0 +1,96 @@
+"""The `liveprofile` command."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Annotated
+
+import typer
+
+from cli.demo.command import demo
+from cli.learning.catalogue import catalogue
+from cli.learning.evaluate import evaluate
+from cli.learning.train import train
+from cli.learning.tune import tune
+from cli.learning.walk_forward import walk_forward
+from cli.pipeline.audit import audit
+from cli.pipeline.backfill import backfill
+from cli.pipeline.generate import generate
+from cli.pipeline.replay import replay
+from cli.pipeline.status import status
+from cli.pipeline.submit import submit
+from cli.profiles import deltas, flags, show
+from cli.risk.alerts import alerts
+from cli.risk.consume import consume
+from cli.risk.drift import drift
+from cli.risk.feedback import feedback
+from cli.risk.rules import rules
+from liveprofile import __version__
+from liveprofile.errors import LiveprofileError
+
+app = typer.Typer(
+    name="liveprofile",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"liveprofile {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def start(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """Real-time user profiles on Flink, Kafka and Cassandra.
+
+    Exit codes: 0 done; 1 the answer is no (an unknown user, an audit that fails); 2 a setting,
+    an argument or a file is wrong; 3 Kafka, Cassandra or Flink does not answer or refuses.
+    """
+    # Clients repeat each failed connection as a warning; what matters ends in our one line.
+    logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
+    for client in ("cassandra", "liveprofile.kafka"):
+        logging.getLogger(client).setLevel(logging.CRITICAL)
+
+
+for command in (
+    demo, submit, status, generate, replay, show, deltas, flags, consume, audit, backfill, tune,
+    walk_forward,
+):  # fmt: skip
+    app.command()(command)
+app.add_typer(alerts)
+app.add_typer(feedback)
+app.add_typer(train)
+app.add_typer(evaluate)
+app.add_typer(catalogue)
+app.add_typer(rules)
+app.add_typer(drift)
+
+
+def main() -> None:
+    """Runs the command line; an error that Liveprofile knows is one line, not a traceback."""
+    try:
+        app()
+    except LiveprofileError as error:
+        sys.stderr.write(f"liveprofile: {error}\n")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        sys.stderr.close()
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()

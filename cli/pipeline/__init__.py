@@ -1,0 +1,1 @@
+"""Commands that feed, submit, watch and audit the job."""

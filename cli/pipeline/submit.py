@@ -1,0 +1,68 @@
+"""`liveprofile submit`: sends the profile job to a Flink cluster."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    config_file,
+    print_fields,
+    print_json,
+    read_settings,
+)
+from liveprofile.resources import ROOT, product_path
+
+JOB = ROOT / "jobs" / "profile_job.py"
+PARALLELISM_VARIABLE = "LIVEPROFILE_JOB__PARALLELISM"
+WAIT_S = 180.0
+
+
+def submit(
+    parallelism: Annotated[
+        int | None, typer.Option(min=1, help="Default: job.parallelism.", show_default=False)
+    ] = None,
+    savepoint: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FOLDER",
+            show_default=False,
+            help="Go on from this savepoint or retained checkpoint.",
+        ),
+    ] = None,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Return when every task of the job runs.")
+    ] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Create missing topics and tables, then submit the profile job."""
+    from liveprofile.flink.rest import wait_until_running
+    from liveprofile.flink.submission import flink_run
+    from liveprofile.kafka.topics import create_topics
+    from liveprofile.storage.schema import create_schema
+    from models.profile.checkpoint import Card
+
+    if parallelism is not None:
+        os.environ[PARALLELISM_VARIABLE] = str(parallelism)  # the job reads its settings anew
+    settings, file = read_settings(config), config_file(config)
+    embedding_dim = Card.read(product_path(settings.model.checkpoint)).shape["embedding"]
+    created = create_topics(settings)
+    if settings.job.store == "cassandra":
+        create_schema(settings.cassandra, embedding_dim)
+    job_id = flink_run(
+        settings.flink.rest_url,
+        JOB,
+        ["--config", str(file.resolve())] if file else [],
+        python=sys.executable,
+        savepoint=savepoint,
+    )
+    if wait:
+        wait_until_running(settings.flink.rest_url, job_id, WAIT_S)
+    answer = {"job_id": job_id, "name": settings.job.name, "topics_created": created}
+    print_json(answer) if json else print_fields(answer | {"topics_created": ", ".join(created)})

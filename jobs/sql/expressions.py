@@ -1,0 +1,274 @@
+r"""SQL expressions that read and check a payload (docs/data-contract.md, sections 1 and 2).
+
+JSON_VALUE parses the whole payload each time it is evaluated (about 1.3 us for 250 bytes), and the
+planner repeats an expression wherever it is mentioned. So each field is mentioned once, in
+`jobs.sql.profile_views.extracted`, and the functions here are chosen so that their argument is evaluated once.
+Where a payload allows it, no parser is asked at all: SPLIT_INDEX looks for a fixed text in 50 ns. A
+regular expression that begins with a class of characters takes a microsecond and more for the same,
+one that begins with a fixed text 0.2 us.
+
+Text for Flink SQL: a backslash is an ordinary character in its literals, a quote is doubled.
+"""
+
+from __future__ import annotations
+
+from liveprofile.config import Window
+from liveprofile.events.window_times import HASH_DIGITS
+from liveprofile.wire.tokens import EVENT_TYPES, TYPE_LETTERS
+
+EARLIEST = "TO_TIMESTAMP_LTZ(946684800000, 3)"  # 2000-01-01
+DIGITS = "^[0-9]{1,15}$"
+ISO_8601 = (
+    r"^([0-9]{4}-[0-9]{2}-[0-9]{2})[T ]([0-9]{2}:[0-9]{2})(?:(:[0-9]{2})(\.[0-9]+)?)?"
+    r"(Z|[+-](?:(?:0[0-9]|1[0-7]):?[0-5][0-9]|18:?00))?$"
+)
+NUMBER = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
+# A backslash counts as an escape only after an even number of others.
+_ESCAPE = r"(?<!\\)(?:\\\\)*\\u"
+LONE_SURROGATE = (
+    rf"{_ESCAPE}[dD][89abAB][0-9a-fA-F]{{2}}(?!\\u[dD][c-fC-F])"
+    rf"|(?<!\\u[dD][89abAB][0-9a-fA-F]{{2}}){_ESCAPE}[dD][c-fC-F][0-9a-fA-F]{{2}}"
+)
+# What every ISO 8601 time holds: without it event_time is digits or nothing. An escape may hide it.
+_ISO_HINT = r"[-\\](?:(?<=\\)u|[0-9]{2}[T ][0-9]{2}:)"
+_BACKSLASH, _UNDECODABLE = "\\", "\ufffd"
+# Of a row of `jobs.sql.profile_views.scanned`: valid JSON, since its time could be read, with nothing escaped.
+# There a name in quotes before a colon is a field, and a text ends at the next quote.
+_VERBATIM = f"head IS NOT NULL AND event_clock >= {EARLIEST}"
+
+NUMBER_LIMIT = 1e9
+_PLACES = 1 << 19
+NO_SCALAR = "{}"
+NUMBERS = ("price", "quantity", "amount", "rating", "place.lat", "place.lon")
+_USUAL = ("price", "amount")  # nearly every event has one of them
+_RANGES = {
+    "price": (0, NUMBER_LIMIT),
+    "quantity": (0, NUMBER_LIMIT),
+    "place.lat": (-90, 90),
+    "place.lon": (-180, 180),
+}
+
+
+def literal(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"
+
+
+def interval(ms: int) -> str:
+    seconds, milli = divmod(ms, 1000)
+    days, seconds = divmod(seconds, 86_400)
+    clock = f"{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}.{milli:03}"
+    return f"INTERVAL '{days} {clock}' DAY TO SECOND(3)"
+
+
+def holds(text: str, payload: str = "payload") -> str:
+    return f"SPLIT_INDEX({payload}, {literal(text)}, 1) IS NOT NULL"
+
+
+def _at_most_once(text: str) -> str:
+    return f"SPLIT_INDEX(payload, {literal(text)}, 2) IS NULL"
+
+
+def head() -> str:
+    """What stands before the second brace of an object in which nothing is escaped or undecodable,
+    else NULL. A name in there is a field of the object itself and of none inside it."""
+    odd = " OR ".join(holds(text) for text in (_BACKSLASH, _UNDECODABLE))
+    return f"CASE WHEN payload LIKE '{{%' AND NOT ({odd}) THEN SPLIT_INDEX(payload, '{{', 1) END"
+
+
+def plain() -> str:
+    """Of a row of `jobs.sql.profile_views.scanned`: nothing of an object is escaped, nested, undecodable or
+    followed by anything: nearly every producer's payloads, which need none of the checks for those.
+    FALSE of a null."""
+    flat = " AND ".join(_at_most_once(brace) for brace in "{}")
+    return f"CASE WHEN head IS NOT NULL AND payload LIKE '%}}' AND {flat} THEN TRUE ELSE FALSE END"
+
+
+def escaped() -> str:
+    """A backslash is somewhere: any name or value may be written in another way."""
+    return holds(_BACKSLASH)
+
+
+def field_text(field: str) -> str:
+    """A field of a row of `jobs.sql.profile_views.scanned` as text: NULL if it is missing or no scalar."""
+    name = f'"{field}"'
+    begins = " OR ".join(holds(f'{name}:{space}"', "head") for space in ("", " "))
+    until_quote = literal(f'{name}: ?"[^"]*')
+    # Of "name": "text the piece behind the third quote.
+    text = f"SPLIT_INDEX(REGEXP_SUBSTR(payload, {until_quote}), '\"', 3)"
+    return _cut_out(name, begins, text, json_value(f"$.{field}"))
+
+
+def path_text(path: str) -> str:
+    """As `field_text`, of what lies at a JSON path."""
+    *objects, field = path.removeprefix("$.").split(".")
+    if not objects:
+        return field_text(field)
+    name = f'"{field}"'
+    return f"CASE WHEN {_may_have(name)} THEN {json_value(path)} END"
+
+
+def _cut_out(name: str, usual: str, text: str, parsed: str) -> str:
+    """Without the name NULL, `text` where the field is written as `usual` says, else `parsed`."""
+    return (
+        f"CASE WHEN NOT ({_may_have(name)}) THEN CAST(NULL AS STRING)"
+        f" WHEN {_VERBATIM} AND {_at_most_once(name)} AND ({usual}) THEN {text} ELSE {parsed} END"
+    )
+
+
+def _may_have(name: str) -> str:
+    return f"escaped OR {holds(name)}"
+
+
+def json_value(path: str, payload: str = "payload") -> str:
+    return f"JSON_VALUE({payload}, '{path}')"
+
+
+def column(number: str) -> str:
+    """The column that `extracted` gives a number field: place.lat -> place_lat_text."""
+    return number.replace(".", "_") + "_text"
+
+
+def epoch_ms(time: str) -> str:
+    return f"(EXTRACT(EPOCH FROM {time}) * 1000 + EXTRACT(MILLISECOND FROM {time}))"
+
+
+def _iso_ms(text: str) -> str:
+    """Epoch ms of ISO 8601 text, NULL if it is none. Evaluates `text` often: the rare path."""
+    part = [f"REGEXP_EXTRACT({text}, {literal(ISO_8601)}, {group})" for group in range(6)]
+    clock = (
+        f"TRY_CAST(CONCAT({part[1]}, ' ', {part[2]}, COALESCE({part[3]}, ':00')) AS TIMESTAMP(3))"
+    )
+    fraction = f"COALESCE(CAST(RPAD(SUBSTRING({part[4]}, 2, 3), 3, '0') AS BIGINT), 0)"
+    zone = f"REPLACE({part[5]}, ':', '')"
+    minutes = (
+        f"CASE WHEN {part[5]} IS NULL OR {part[5]} = 'Z' THEN 0 ELSE "
+        f"(CAST(SUBSTRING({zone}, 2, 2) AS INT) * 60 + CAST(SUBSTRING({zone}, 4, 2) AS INT))"
+        f" * CASE WHEN LEFT({part[5]}, 1) = '-' THEN -1 ELSE 1 END END"
+    )
+    # The cast turns 30 February into the 28th: only a date that prints as it was given is real.
+    return (
+        f"CASE WHEN {part[0]} IS NOT NULL AND LEFT(CAST({clock} AS STRING), 10) = {part[1]} THEN "
+        f"EXTRACT(EPOCH FROM {clock}) * 1000 + {fraction} - {minutes} * CAST(60000 AS BIGINT) END"
+    )
+
+
+def event_ms(text: str) -> str:
+    """Epoch ms of a time given as digits or as ISO 8601, NULL if it is neither."""
+    return (
+        f"CASE WHEN REGEXP({text}, '{DIGITS}') THEN CAST({text} AS BIGINT) ELSE {_iso_ms(text)} END"
+    )
+
+
+def _latest_ms(record_time: str, future_ms: int) -> str:
+    return f"(EXTRACT(EPOCH FROM {record_time}) * 1000 + {future_ms})"
+
+
+def time_reason(future_ms: int) -> str:
+    """Why the clock of a record with an event_time stands before the year 2000."""
+    ms = event_ms(json_value("$.event_time"))
+    return (
+        f"CASE WHEN {ms} > {_latest_ms('record_time', future_ms)}"
+        f" THEN 'FUTURE_TIME' ELSE 'BAD_TIME' END"
+    )
+
+
+def event_clock(payload: str, record_time: str, future_ms: int) -> str:
+    """The rowtime: event_time if it is readable and not in the future, else epoch 0.
+
+    Epoch 0 because a null crashes the watermark assigner, and the record's own time would push
+    the watermark of replayed history to today.
+    """
+    text = json_value("$.event_time", payload)
+    latest = _latest_ms(record_time, future_ms)
+    # LEAST, MOD and IFNULL evaluate their argument once, where a comparison and its result would
+    # parse twice: a time past `latest` becomes `latest + 1`, and that modulo itself is 0. So does
+    # this cast, and it takes nothing but digits: no sign, blank or fraction fits in there.
+    # (Functions that need the class loader, such as ARRAY_REMOVE, fail in a watermark generator.)
+    after, digits = f"({latest} + 1)", f"TRY_CAST(CONCAT('0', {text}, '.0') AS BIGINT)"
+    once = f"MOD(LEAST(IFNULL({digits}, 0), {after}), {after})"
+    any_form = event_ms(text)
+    checked = f"CASE WHEN {any_form} <= {latest} THEN {any_form} ELSE 0 END"
+    may_be_iso = " OR ".join(holds(text, payload) for text in ("T", " ", _BACKSLASH))
+    return (
+        f"TO_TIMESTAMP_LTZ(CASE WHEN ({may_be_iso}) AND REGEXP({payload}, {literal(_ISO_HINT)})"
+        f" THEN {checked} ELSE {once} END, 3)"
+    )
+
+
+def turn(ms: str, offset: str, *, label: bool = False) -> str:
+    """Where an event or a label stands among all of a batch: a BIGINT of the time, then labels
+    before events (what is known at a time is known to its events), then the place in the file or
+    partition.
+
+    A window's order has one key, so all are in one number: of the offset 19 bits, which tell
+    neighbours apart, and times up to the year 2248.
+    """
+    place = f"MOD({offset}, {_PLACES})"
+    return f"({ms}) * {2 * _PLACES} + {place if label else f'{_PLACES} + {place}'}"
+
+
+def shift_ms(user_id: str, window: Window) -> str:
+    """As liveprofile.events.window_times has it."""
+    places = range(1, HASH_DIGITS + 1)
+    number = " + ".join(
+        f"(LOCATE(SUBSTRING(MD5({user_id}), {place}, 1), '0123456789abcdef') - 1)"
+        f" * {16 ** (HASH_DIGITS - place)}"
+        for place in places
+    )
+    return f"MOD({number}, {window.steps}) * {window.stagger_ms}"
+
+
+def watermark(window: Window) -> str:
+    """Whole seconds less a millisecond, if windows end on those: no window closes earlier or later
+    for it, and one watermark a second of event time goes through the job instead of one an event.
+    """
+    behind = f"event_clock - {interval(window.out_of_orderness_ms)}"
+    if window.length_ms % 1000:
+        return behind
+    return f"FLOOR({behind} + {interval(1)} TO SECOND) - {interval(1)}"
+
+
+def number_text(number: str) -> str:
+    """A number field of a row of `jobs.sql.profile_views.scanned` as text: NULL if absent or null, NO_SCALAR if
+    perhaps an object or a list."""
+    field = number.split(".")[0]
+    name = f'"{field}"'
+    # Strict, so that what is no scalar is told from what is null in the same parse.
+    parsed = (
+        f"JSON_VALUE(payload, 'strict $.{number}' NULL ON EMPTY DEFAULT '{NO_SCALAR}' ON ERROR)"
+    )
+    if number not in _USUAL:
+        return f"CASE WHEN {_may_have(name)} THEN {parsed} END"
+    usual = literal(f"{name}: ?[0-9]{{1,9}}(?:\\.[0-9]{{1,6}})?[,}}]")
+    digits = literal(f"{name}: ?[0-9.]+")
+    text = f"TRIM(SPLIT_INDEX(REGEXP_SUBSTR(head, {digits}), ':', 1))"
+    return _cut_out(name, f"REGEXP(head, {usual})", text, parsed)
+
+
+def bad_number(number: str) -> str:
+    """True if the number is given and wrong."""
+    text, path = column(number), f"$.{number}"
+    low, high = _RANGES.get(number, (-NUMBER_LIMIT, NUMBER_LIMIT))
+    value = f"TRY_CAST({text} AS DOUBLE)"
+    return (
+        f"({text} IS NOT NULL AND CASE WHEN {text} = '{NO_SCALAR}'"
+        # Strict also fails where the key stands only deeper inside: then it is absent.
+        f" THEN JSON_QUERY(payload, '{path}') IS NOT NULL OR {json_value(path)} IS NOT NULL"
+        f" ELSE NOT REGEXP({text}, {literal(NUMBER)})"
+        f" OR COALESCE({value} < {low:g} OR {value} > {high:g}, TRUE) END)"
+    )
+
+
+def first_bad_number() -> str:
+    """The name of the first wrong number field, NULL if there is none."""
+    cases = " ".join(f"WHEN {bad_number(f)} THEN '{f}'" for f in NUMBERS)
+    return f"CASE {cases} END"
+
+
+def type_letter() -> str:
+    """One letter for each event type, as the tokens of the history have it."""
+    cases = " ".join(
+        f"WHEN '{name}' THEN '{letter}'"
+        for name, letter in zip(EVENT_TYPES, TYPE_LETTERS, strict=True)
+    )
+    return f"CASE event_type {cases} END"

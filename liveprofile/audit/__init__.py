@@ -1,0 +1,1 @@
+"""The audit: what became of every record of the input topic."""

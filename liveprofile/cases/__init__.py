@@ -1,5 +1,0 @@
-"""What people do with risk flags: states, snoozes and cases, kept in Cassandra (docs/alerts.md).
-
-Each function takes a session of `liveprofile.cassandra.connect`. Times are UTC epoch milliseconds.
-Raises ServiceError if Cassandra doesn't answer.
-"""

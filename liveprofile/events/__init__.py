@@ -1,0 +1,1 @@
+"""Behaviour events: types, windows and modalities."""

@@ -1,0 +1,1 @@
+"""Features of windows and of scored events."""

@@ -1,0 +1,1 @@
+"""Flink clusters: REST interface, jars, and job submission."""

@@ -1,0 +1,74 @@
+"""Brings the jars that liveprofile/flink/pom.xml names. Standard library only: it runs before the venv exists.
+
+Run as `python3.11 -m liveprofile.flink.jars`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from liveprofile.errors import ServiceError
+from liveprofile.resources import STACK_FOLDER
+
+JARS = STACK_FOLDER / "lib"
+POM = Path(__file__).with_name("pom.xml")
+PROFILES = ("kafka", "cassandra", "flink")
+
+
+def _fingerprint() -> str:
+    return hashlib.sha256(POM.read_bytes()).hexdigest()
+
+
+def present(folder: Path = JARS) -> bool:
+    """True if `folder` holds what the present pom.xml names."""
+    mark = folder / ".complete"
+    return mark.is_file() and mark.read_text() == _fingerprint()
+
+
+def fetch(folder: Path = JARS) -> None:
+    """Fills `folder`/kafka, /cassandra and /flink; does nothing if they are complete.
+
+    Raises ServiceError with Maven's own words if it fails.
+    """
+    if present(folder):
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    for profile in PROFILES:
+        command = [
+            "mvn", "--quiet", "--batch-mode", "--file", str(POM), "--activate-profiles", profile,
+            "dependency:copy-dependencies", "-DincludeScope=runtime",
+            f"-DoutputDirectory={folder / profile}",
+        ]  # fmt: skip
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except FileNotFoundError:
+            raise ServiceError("mvn is not on the PATH: install Maven (`make venv` can)") from None
+        if done.returncode:
+            tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-10:])
+            raise ServiceError(f"Maven could not bring the {profile} jars:\n{tail}")
+    (folder / ".complete").write_text(_fingerprint())
+
+
+def require(folder: Path = JARS) -> None:
+    """Raises ServiceError if the jars are missing or another pom.xml's."""
+    if not present(folder):
+        raise ServiceError(
+            f"the jars of liveprofile/flink/pom.xml are not in {folder}: run `make jars`"
+        )
+
+
+def main() -> int:
+    try:
+        fetch()
+    except ServiceError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""Flink's REST interface: job states, failures, savepoints, metrics."""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from typing import Any, Literal
+from urllib.parse import quote
+
+from liveprofile.errors import ServiceError
+
+ENDED = {"FINISHED", "CANCELED", "FAILED"}
+
+
+def request(rest_url: str, path: str, method: str = "GET", body: Any = None) -> dict[str, Any]:
+    """One call of Flink's REST interface. Raises ServiceError naming the address and the answer."""
+    data = None if body is None else json.dumps(body).encode()
+    call = urllib.request.Request(
+        rest_url.rstrip("/") + path,
+        data=data,
+        method=method,
+        headers={"Content-Type": "application/json"},
+    )
+    try:
+        with urllib.request.urlopen(call, timeout=30) as answer:
+            text = answer.read()
+    except urllib.error.HTTPError as error:
+        with error:
+            detail = _first_error(error.read())
+        raise ServiceError(f"Flink at {rest_url} refuses {method} {path}: {detail}") from None
+    except OSError as error:  # URLError and timeouts are OSErrors
+        reason = getattr(error, "reason", error)
+        raise ServiceError(f"no Flink JobManager answers at {rest_url}: {reason}") from None
+    return json.loads(text) if text else {}
+
+
+def _first_error(body: bytes) -> str:
+    """The innermost cause, else the exception, else the first line of Flink's error answer."""
+    try:
+        errors = json.loads(body).get("errors", [])
+    except ValueError:
+        return body[:200].decode(errors="replace")
+    lines = [line.strip() for error in errors for line in error.splitlines() if line.strip()]
+    causes = [line.removeprefix("Caused by: ") for line in lines if line.startswith("Caused by: ")]
+    exceptions = [line for line in lines if re.match(r"[\w.]+Exception: ", line)]
+    return (causes[-1:] or exceptions[:1] or lines[:1] or ["no reason given"])[0]
+
+
+def overview(rest_url: str) -> dict[str, Any]:
+    """Slots, TaskManagers and job counts of the cluster. Raises ServiceError if it is not there."""
+    return request(rest_url, "/overview")
+
+
+def job_state(rest_url: str, job_id: str) -> str:
+    """RUNNING, RESTARTING, FINISHED, CANCELED, FAILED, ... Raises ServiceError if unknown."""
+    return request(rest_url, f"/jobs/{job_id}/status")["status"]
+
+
+def root_exception(rest_url: str, job_id: str) -> str:
+    """The latest failure of the job as Flink keeps it; "" if there was none."""
+    history = request(rest_url, f"/jobs/{job_id}/exceptions").get("exceptionHistory", {})
+    entries = history.get("entries", [])
+    return entries[0]["stacktrace"] if entries else ""
+
+
+def wait_for(rest_url: str, job_id: str, states: set[str], timeout_s: float) -> str:
+    """Waits until the job is in one of `states` and returns it.
+
+    Raises ServiceError if it ends in another one or `timeout_s` passes.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while (state := job_state(rest_url, job_id)) not in states:
+        if state in ENDED:
+            why = failure_reason(root_exception(rest_url, job_id)) or "no exception"
+            raise ServiceError(f"job {job_id} is {state}, not {'/'.join(sorted(states))}: {why}")
+        if time.monotonic() > deadline_s:
+            raise ServiceError(
+                f"job {job_id} is {state} after {timeout_s:.0f} s, not {'/'.join(sorted(states))}"
+            )
+        time.sleep(0.2)
+    return state
+
+
+def wait_until_running(rest_url: str, job_id: str, timeout_s: float) -> None:
+    """Waits until every task of the job runs.
+
+    Raises ServiceError if it ends or `timeout_s` passes before.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        job = request(rest_url, f"/jobs/{job_id}")
+        running, tasks = running_tasks(job)
+        if running == tasks > 0:
+            return
+        if job["state"] in ENDED or time.monotonic() > deadline_s:
+            raise ServiceError(
+                f"job {job_id} is {job['state']} with {running} of {tasks} tasks running:"
+                f" {_last_failure(rest_url, job_id)}"
+            )
+        time.sleep(0.2)
+
+
+def running_tasks(job: dict[str, Any]) -> tuple[int, int]:
+    running = sum(vertex["tasks"].get("RUNNING", 0) for vertex in job["vertices"])
+    return running, sum(vertex["parallelism"] for vertex in job["vertices"])
+
+
+def _last_failure(rest_url: str, job_id: str) -> str:
+    lines = [line.strip() for line in root_exception(rest_url, job_id).splitlines()]
+    causes = [line for line in lines if line.startswith("Caused by: ")] or lines[:1]
+    return causes[-1] if causes else f"no failure yet; are there free slots at {rest_url}?"
+
+
+def cancel(rest_url: str, job_id: str, timeout_s: float = 60) -> None:
+    """Ends the job without a savepoint and waits for it. Raises ServiceError."""
+    request(rest_url, f"/jobs/{job_id}?mode=cancel", "PATCH")
+    wait_for(rest_url, job_id, {"CANCELED"}, timeout_s)
+
+
+def stop_with_savepoint(
+    rest_url: str, job_id: str, folder: str, drain: bool = False, timeout_s: float = 600
+) -> str:
+    """Ends the job gracefully with a savepoint under `folder`, a URI of the cluster's file system.
+
+    Returns the savepoint's path.
+    `drain`: first close every open window, for a job that will not go on. Raises ServiceError.
+    """
+    wait_until_running(rest_url, job_id, timeout_s)
+    body = {"targetDirectory": folder, "drain": drain}
+    trigger = request(rest_url, f"/jobs/{job_id}/stop", "POST", body)["request-id"]
+    deadline_s = time.monotonic() + timeout_s
+    while time.monotonic() < deadline_s:
+        answer = request(rest_url, f"/jobs/{job_id}/savepoints/{trigger}")
+        if answer["status"]["id"] == "COMPLETED":
+            failure = answer["operation"].get("failure-cause")
+            if failure:
+                raise ServiceError(
+                    f"no savepoint of job {job_id}: {failure_reason(failure['stack-trace'])}"
+                )
+            wait_for(rest_url, job_id, {"FINISHED"}, timeout_s=60)
+            return answer["operation"]["location"]
+        time.sleep(0.2)
+    raise ServiceError(f"no savepoint of job {job_id} in {timeout_s:.0f} s")
+
+
+def vertex_metrics(
+    rest_url: str,
+    job_id: str,
+    vertex_id: str,
+    wanted: Callable[[str], object],
+    over_subtasks: Literal["sum", "max"],
+) -> dict[str, float]:
+    """The vertex's metrics whose names are wanted; those that it doesn't tell yet are missing."""
+    path = f"/jobs/{job_id}/vertices/{vertex_id}/subtasks/metrics"
+    names = [one["id"] for one in request(rest_url, path) if wanted(one["id"])]
+    if not names:
+        return {}
+    asked = quote(",".join(names), safe=",")
+    found = request(rest_url, f"{path}?get={asked}&agg={over_subtasks}")
+    return {one["id"]: one[over_subtasks] for one in found}
+
+
+def failure_reason(output: str) -> str:
+    """What the job said of itself or its Python error if there is one, else the innermost Java
+    cause, else the end."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    said = [line for line in lines if re.match(r"\w+_job: ", line)]
+    if said:
+        return said[-1].partition(": ")[2]
+    causes = [line for line in lines if line.startswith("Caused by: ")]
+    causes = [line for line in causes if "Python process exits with code" not in line]
+    if "Traceback (most recent call last):" in output:
+        raised = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception): ", line)]
+        ours = [line for line in raised if not line.startswith(("org.apache.", "java.", "py4j."))]
+        if ours:
+            return ours[-1]
+    if causes:
+        return causes[-1].removeprefix("Caused by: ")
+    return "\n".join(lines[-10:])

@@ -1,0 +1,1 @@
+"""Files to events: mapping, translation and replay."""

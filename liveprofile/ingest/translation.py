@@ -1,0 +1,290 @@
+"""From a file's rows to behaviour events as they go onto the topic: key, JSON, event time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+from zoneinfo import ZoneInfo
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from liveprofile.errors import InputError
+from liveprofile.ingest.mapping import (
+    NUMBER_FIELDS,
+    ROW_NUMBER,
+    TEXT_FIELDS,
+    Lookup,
+    Mapping,
+    template_columns,
+)
+from liveprofile.ingest.sources import LINE, ROW, lookup_table
+
+_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
+
+
+class Events(NamedTuple):
+    """N events in order; a time is None where the row has none that can be read."""
+
+    keys: list[bytes | None]
+    values: list[bytes]
+    times_ms: list[int | None]
+
+
+class Translator(Protocol):
+    def times_ms(self, batch: pa.RecordBatch) -> pa.Int64Array:
+        """Event times, null where there is none that can be read."""
+
+    def events(self, batch: pa.RecordBatch) -> Events: ...
+
+
+class AsWritten:
+    """JSON lines that hold events of the data contract already: sent byte for byte."""
+
+    def times_ms(self, batch: pa.RecordBatch) -> pa.Int64Array:
+        return pa.array(self.events(batch).times_ms, pa.int64())
+
+    def events(self, batch: pa.RecordBatch) -> Events:
+        lines = batch[LINE].to_pylist()
+        parsed = [_json_object(line) for line in lines]
+        keys = [
+            None if (user := event.get("user_id")) is None else str(user).encode()
+            for event in parsed
+        ]
+        return Events(keys, lines, [time_ms_of(event.get("event_time")) for event in parsed])
+
+
+class Mapped:
+    """Rows translated by a mapping. What can't be converted is sent as it is, for the job's
+    checks to reject by name: a replay loses no row."""
+
+    def __init__(self, mapping: Mapping, name: str, source: Path):
+        """`source`: lookup files lie beside it. Raises InputError."""
+        self._mapping, self._name = mapping, name
+        self._zone = ZoneInfo(mapping.time.zone)
+        self._lookups = [
+            (lookup, lookup_table(source.parent / lookup.file, lookup.key, lookup.columns, name))
+            for lookup in mapping.lookups
+        ]
+        self._fixed = {k: v for k, v in mapping.fixed.items() if v is not None}
+
+    def times_ms(self, batch: pa.RecordBatch) -> pa.Int64Array:
+        return self._times(self._columns(batch, [self._mapping.time.column]))
+
+    def _times(self, columns: dict[str, pa.Array]) -> pa.Int64Array:
+        array = columns[self._mapping.time.column]
+        try:
+            return epoch_ms(array, self._mapping.time.unit, self._zone)
+        except InputError as error:
+            raise InputError(f"mapping {self._name}: time.column {error}") from None
+
+    def events(self, batch: pa.RecordBatch) -> Events:
+        columns = self._columns(batch, list(self._mapping.file_columns()))
+        columns[ROW_NUMBER if ROW_NUMBER not in columns else ROW] = batch[ROW]
+        for lookup, table in self._lookups:
+            _join(columns, lookup, table)
+        times_ms = self._times(columns).to_pylist()
+        fields: dict[str, list[Any]] = {
+            name: self._field(name, source, columns, batch[ROW])
+            for name, source in self._mapping.fields.items()
+        }
+        fields["event_time"] = times_ms
+        if None in times_ms:
+            raw = columns[self._mapping.time.column].to_pylist()
+            fields["event_time"] = [
+                value if value is not None else _json_value(given)
+                for value, given in zip(times_ms, raw, strict=True)
+            ]
+        users = fields.get("user_id") or [self._fixed.get("user_id")] * len(times_ms)
+        keys = [None if user is None else str(user).encode() for user in users]
+        return Events(keys, _dump(fields, self._fixed), times_ms)
+
+    def _field(
+        self, name: str, source: str, columns: dict[str, pa.Array], rows: pa.Array
+    ) -> list[Any]:
+        if "{" in source:
+            names = template_columns(source)
+            parts = [_texts(columns[column]) for column in names]
+            filled = source
+            for column in names:  # by position: str.format reads `{a.b}` as an attribute
+                filled = filled.replace("{" + column + "}", "{}", 1)
+            return [
+                None if None in part else filled.format(*part) for part in zip(*parts, strict=True)
+            ]
+        if name in NUMBER_FIELDS:
+            return _numbers(columns[source])
+        if name not in TEXT_FIELDS:
+            return columns[source].to_pylist()
+        texts = _texts(columns[source])
+        return self._typed(texts, source, rows) if name == "event_type" else texts
+
+    def _typed(self, texts: list[Any], source: str, rows: pa.Array) -> list[Any]:
+        if not (types := self._mapping.types):
+            return texts
+        try:
+            return [None if text is None else types[text] for text in texts]
+        except KeyError as error:
+            at = rows[texts.index(error.args[0])].as_py()
+            raise InputError(
+                f"mapping {self._name}: types has no {error.args[0]!r}, which {source} holds in row"
+                f" {at}; it has {', '.join(types)} (map it to itself to have the job reject it)"
+            ) from None
+
+    def _columns(self, batch: pa.RecordBatch, names: list[str]) -> dict[str, pa.Array]:
+        if self._mapping.format != "jsonl":
+            return {name: batch[name] for name in names}
+        parsed = [_json_object(line) for line in batch[LINE].to_pylist()]
+        return {name: _array([row.get(name) for row in parsed]) for name in names}
+
+
+def epoch_ms(array: pa.Array, unit: str, zone: ZoneInfo) -> pa.Int64Array:
+    """Times as epoch milliseconds, rounded down; null for what is no time. Raises InputError."""
+    kind = array.type
+    if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
+        array = array.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False)
+        if array.type.tz is None and zone.key != "UTC":
+            array = pc.assume_timezone(
+                array, zone.key, ambiguous="earliest", nonexistent="earliest"
+            )
+        return _floor_div(array.cast(pa.int64()), 1_000)
+    if unit == "iso":
+        if not _is_text(kind):
+            raise InputError(f"holds {kind}, no ISO 8601 text: set time.unit to s, ms, us or ns")
+        return pa.array([_iso_ms(text, zone) for text in array.to_pylist()], pa.int64())
+    per_second = _PER_SECOND[unit]
+    if _is_text(kind):
+        try:
+            array = array.cast(pa.int64())
+        except pa.ArrowInvalid:
+            array = pa.array([_float(text) for text in array.to_pylist()], pa.float64())
+    if pa.types.is_integer(array.type):
+        array = array.cast(pa.int64())
+        if per_second > 1_000:
+            return _floor_div(array, per_second // 1_000)
+        return pc.multiply(array, 1_000 // per_second)
+    if pa.types.is_floating(array.type):
+        scaled = pc.floor(pc.multiply(array.cast(pa.float64()), 1_000 / per_second))
+        inside = pc.less(pc.abs(scaled), 1e15)  # false for infinities, null for NaN below
+        return pc.if_else(inside, scaled, None).cast(pa.int64())
+    raise InputError(f"holds {kind}, which is no time")
+
+
+def _floor_div(array: pa.Int64Array, divisor: int) -> pa.Int64Array:
+    values = np.floor_divide(array.fill_null(0).to_numpy(zero_copy_only=False), divisor)
+    return pa.array(values, pa.int64(), mask=array.is_null().to_numpy(zero_copy_only=False))
+
+
+def time_ms_of(value: Any) -> int | None:
+    """An event_time of the data contract as epoch milliseconds; None if it is none."""
+    if type(value) is int:
+        return value if 0 <= value < 10**15 else None
+    if not isinstance(value, str):
+        return None
+    if value.isascii() and value.isdigit():
+        return int(value) if len(value) <= 15 else None
+    return _iso_ms(value, UTC)
+
+
+def _iso_ms(text: str | None, zone: Any) -> int | None:
+    if text is None or len(text) < len("2017-01-01T00:00"):
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=zone)
+    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
+    return (delta.days * 86_400 + delta.seconds) * 1_000 + delta.microseconds // 1_000
+
+
+def _join(columns: dict[str, pa.Array], lookup: Lookup, table: pa.Table) -> None:
+    own = pc.cast(columns[lookup.own_key], pa.string())
+    at = pc.index_in(own, value_set=table[lookup.key])
+    for column in lookup.columns:
+        taken = table[column].take(at)
+        columns[column] = taken.combine_chunks() if isinstance(taken, pa.ChunkedArray) else taken
+
+
+def _texts(array: pa.Array) -> list[str | None]:
+    kind = array.type
+    if pa.types.is_floating(kind):
+        # A whole number that became a double because others in its column are missing.
+        whole = pc.equal(array, pc.floor(array))
+        if pc.all(whole, skip_nulls=True).as_py() is not False:
+            array = array.cast(pa.int64(), safe=False)
+    if not _is_text(kind):
+        try:
+            array = pc.cast(array, pa.string())
+        except pa.ArrowNotImplementedError:
+            return [None if value is None else str(value) for value in array.to_pylist()]
+    return array.to_numpy(zero_copy_only=False).tolist()
+
+
+def _numbers(array: pa.Array) -> list[Any]:
+    if _is_text(array.type):
+        return [
+            text if text is None or (number := _float(text)) is None else number
+            for text in array.to_pylist()
+        ]
+    if pa.types.is_decimal(array.type):
+        array = array.cast(pa.float64())
+    values = array.to_pylist()
+    if pa.types.is_floating(array.type):
+        return [None if value is None or value != value else value for value in values]
+    return values
+
+
+def _float(text: str | None) -> float | None:
+    try:
+        value = float(text) if text is not None else None
+    except ValueError:
+        return None
+    return value if value is not None and abs(value) < float("inf") else None
+
+
+def _dump(fields: dict[str, list[Any]], fixed: dict[str, Any]) -> list[bytes]:
+    names = tuple(fields)
+    rows = zip(*fields.values(), strict=True)
+    events: list[dict[str, Any]]
+    if any(None in column for column in fields.values()):
+        events = [
+            {name: value for name, value in zip(names, row, strict=True) if value is not None}
+            for row in rows
+        ]
+    else:
+        events = [dict(zip(names, row, strict=True)) for row in rows]
+    for event in events if fixed else ():
+        event.update(fixed)
+    for event in events if "place.lat" in fields or "place.lon" in fields else ():
+        place = {k: event.pop(f"place.{k}") for k in ("lat", "lon") if f"place.{k}" in event}
+        if place:
+            event["place"] = place
+    return [orjson.dumps(event) for event in events]
+
+
+def _array(values: list[Any]) -> pa.Array:
+    """JSON values of one field; of several types, all become text."""
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        return pa.array([None if value is None else str(value) for value in values])
+
+
+def _json_object(line: bytes) -> dict[str, Any]:
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _json_value(value: Any) -> Any:
+    return value if value is None or isinstance(value, (str, int, float)) else str(value)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind)

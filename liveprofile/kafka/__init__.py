@@ -1,0 +1,1 @@
+"""Kafka producers, consumers and topics."""

@@ -1,0 +1,1 @@
+"""Analyst labels: files, schema and topic."""

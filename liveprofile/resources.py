@@ -1,0 +1,24 @@
+"""Where the product's files lie: schemas, mappings, rules, checkpoints, job files.
+
+In a checkout they lie next to the package `liveprofile`; a wheel installs them in the folder
+`liveprofile_app` next to it (pyproject.toml).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+_PARENT = Path(__file__).resolve().parents[1]
+_INSTALLED = _PARENT / "liveprofile_app"
+ROOT = _INSTALLED if _INSTALLED.is_dir() else _PARENT
+# Jars, and the local stack's data: in a checkout below it, else below the working folder.
+STACK_FOLDER = (Path.cwd() if _INSTALLED.is_dir() else ROOT) / ".stack"
+
+
+def product_path(path: Path | str) -> Path:
+    """The path itself if it is absolute or exists from the working folder, else under ROOT.
+
+    A Python worker of Flink runs in a folder of its own, with the code shipped or installed.
+    """
+    path = Path(path)
+    return path if path.is_absolute() or path.exists() else ROOT / path

@@ -1,0 +1,1 @@
+"""Cassandra: session, schema, typed queries."""

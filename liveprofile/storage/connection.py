@@ -1,0 +1,128 @@
+"""The one way to reach Cassandra, shared by the job's store, the readers and the command line."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cassandra import ConsistencyLevel, DriverException, ProtocolVersion
+from cassandra.auth import PlainTextAuthProvider
+from cassandra.cluster import (
+    EXEC_PROFILE_DEFAULT,
+    Cluster,
+    ExecutionProfile,
+    NoHostAvailable,
+    Session,
+)
+from cassandra.policies import (
+    ConstantReconnectionPolicy,
+    DCAwareRoundRobinPolicy,
+    TokenAwarePolicy,
+)
+from cassandra.protocol import ErrorMessage
+
+from liveprofile.config import Cassandra
+from liveprofile.errors import ConfigError, ServiceError
+
+RECONNECT_DELAY_S = 1.0
+CONNECT_TIMEOUT_S = 5.0
+HEARTBEAT_S = 10.0
+
+
+def connect(settings: Cassandra, *, use_keyspace: bool = True) -> Session:
+    """A session of a new cluster object, with the keyspace in use; `close` ends both.
+
+    Every statement gets the settings' consistency and request timeout.
+    Raises ServiceError if no node answers or the keyspace is missing, ConfigError for a bad CA
+    file.
+    """
+    profile = ExecutionProfile(
+        load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(settings.local_dc)),
+        consistency_level=ConsistencyLevel.name_to_value[settings.consistency],
+        request_timeout=settings.request_timeout_ms / 1000,
+    )
+    cluster = Cluster(
+        list(settings.contact_points),
+        port=settings.port,
+        # Vectors need Cassandra 5, which speaks version 5: nothing to negotiate.
+        protocol_version=ProtocolVersion.V5,
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+        auth_provider=_credentials(settings),
+        ssl_context=_tls(settings),
+        # Constant: an exponential delay would go on waiting long after a node is back.
+        reconnection_policy=ConstantReconnectionPolicy(RECONNECT_DELAY_S, max_attempts=None),
+        connect_timeout=CONNECT_TIMEOUT_S,
+        control_connection_timeout=CONNECT_TIMEOUT_S,
+        idle_heartbeat_interval=HEARTBEAT_S,
+        idle_heartbeat_timeout=HEARTBEAT_S,
+        compression=False,
+        # Nagle's algorithm would keep the last bytes of a batch until what was sent before them is
+        # acknowledged, which takes up to 40 ms.
+        sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
+        monitor_reporting_enabled=False,
+        application_name="liveprofile",
+    )
+    try:
+        session = cluster.connect()
+        if use_keyspace:
+            if settings.keyspace not in cluster.metadata.keyspaces:
+                raise ServiceError(
+                    f"Cassandra at {address(settings)} has no keyspace {settings.keyspace}:"
+                    " `liveprofile submit` creates it"
+                )
+            session.set_keyspace(settings.keyspace)
+    except (NoHostAvailable, DriverException, ErrorMessage, OSError) as error:
+        cluster.shutdown()
+        raise ServiceError(
+            f"Cassandra at {address(settings)} (data centre {settings.local_dc}): {describe(error)}"
+        ) from None
+    except ServiceError:
+        cluster.shutdown()
+        raise
+    return session
+
+
+def close(session: Session) -> None:
+    """Ends the session and its cluster object."""
+    session.cluster.shutdown()
+
+
+@contextmanager
+def session_of(settings: Cassandra) -> Iterator[Session]:
+    """`connect` for the length of a with block. Raises as `connect`."""
+    session = connect(settings)
+    try:
+        yield session
+    finally:
+        close(session)
+
+
+def describe(error: BaseException) -> str:
+    """A driver's error as one line that names the cause."""
+    if isinstance(error, NoHostAvailable):
+        # A query has no errors of its own once every node is known to be down.
+        causes = error.errors.items() if isinstance(error.errors, dict) else ()
+        named = "; ".join(f"{host}: {' '.join(str(cause).split())}" for host, cause in causes)
+        return f"no node answers ({named or 'all are down'})"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def address(settings: Cassandra) -> str:
+    return f"{','.join(settings.contact_points)}:{settings.port}"
+
+
+def _credentials(settings: Cassandra) -> PlainTextAuthProvider | None:
+    if not settings.username:
+        return None
+    return PlainTextAuthProvider(settings.username, settings.password.get_secret_value())
+
+
+def _tls(settings: Cassandra) -> ssl.SSLContext | None:
+    if not settings.ca_file:
+        return None
+    try:
+        return ssl.create_default_context(cafile=settings.ca_file)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigError(f"setting cassandra.ca_file = {settings.ca_file!r}: {error}") from None

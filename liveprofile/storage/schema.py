@@ -1,0 +1,72 @@
+"""The tables: creation from schemas/cassandra.cql, and checks against them."""
+
+from __future__ import annotations
+
+from cassandra import DriverException
+from cassandra.cluster import (
+    NoHostAvailable,
+    Session,
+)
+from cassandra.protocol import ErrorMessage
+
+from liveprofile.config import Cassandra
+from liveprofile.errors import ConfigError, ServiceError
+from liveprofile.resources import ROOT
+from liveprofile.storage.connection import address, close, connect, describe
+
+SCHEMA_FILE = ROOT / "schemas" / "cassandra.cql"
+
+
+def create_schema(settings: Cassandra, embedding_dim: int) -> None:
+    """Creates the keyspace, its tables and indexes where they are missing.
+
+    Raises ServiceError if Cassandra refuses, ConfigError if the tables exist with embeddings of
+    another size.
+    """
+    session = connect(settings, use_keyspace=False)
+    try:
+        for statement in schema_statements(settings, embedding_dim):
+            session.execute(statement, timeout=60)
+        check_embedding_dim(session, settings.keyspace, embedding_dim)
+    except (NoHostAvailable, DriverException, ErrorMessage) as error:
+        raise ServiceError(
+            f"Cassandra at {address(settings)}: keyspace {settings.keyspace} can't be created:"
+            f" {describe(error)}"
+        ) from None
+    finally:
+        close(session)
+
+
+def schema_statements(settings: Cassandra, embedding_dim: int) -> list[str]:
+    """schemas/cassandra.cql filled in, one statement each."""
+    text = SCHEMA_FILE.read_text(encoding="utf-8")
+    replication = (
+        f"{{'class': 'NetworkTopologyStrategy', '{settings.local_dc}': {settings.replication}}}"
+    )
+    for name, value in (
+        ("keyspace", settings.keyspace),
+        ("replication", replication),
+        ("dim", str(embedding_dim)),
+    ):
+        text = text.replace("{" + name + "}", value)
+    code = "\n".join(line.split("--")[0] for line in text.splitlines())
+    return [statement.strip() for statement in code.split(";") if statement.strip()]
+
+
+def check_embedding_dim(session: Session, keyspace: str, embedding_dim: int) -> None:
+    """Raises ConfigError unless user_profile holds embeddings of this size."""
+    row = session.execute(
+        "SELECT type FROM system_schema.columns WHERE keyspace_name = %s"
+        " AND table_name = 'user_profile' AND column_name = 'embedding'",
+        (keyspace,),
+    ).one()
+    expected = f"vector<float, {embedding_dim}>"
+    if row is None:
+        raise ServiceError(
+            f"keyspace {keyspace} has no table user_profile: `liveprofile submit` creates it"
+        )
+    if row.type != expected:
+        raise ConfigError(
+            f"keyspace {keyspace} holds embeddings of type {row.type} and the model makes"
+            f" {expected}: name another keyspace in cassandra.keyspace"
+        )

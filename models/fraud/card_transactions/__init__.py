@@ -1,0 +1,1 @@
+"""The Fraud Detection Handbook's task on card transactions."""

@@ -1,0 +1,1 @@
+"""Labelled events for the fraud model: simulated shops, the handbook, own labels."""

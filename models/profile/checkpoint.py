@@ -1,0 +1,163 @@
+"""A checkpoint folder: `model.safetensors` (float16), `vocabulary.json` and `card.json`.
+
+The card says what the model is, what it was trained on and how well it did; `Card` is its contract.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import platform
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as to_bytes
+
+from liveprofile.errors import InputError
+from liveprofile.events.modalities import Modality
+from models.profile.network import BehaviourTransformer, Shape
+
+WEIGHTS, VOCABULARY, CARD = "model.safetensors", "vocabulary.json", "card.json"
+
+
+class AnyCard(BaseModel):
+    """What the card of every kind of model has."""
+
+    model_config = ConfigDict(extra="forbid")
+    FORMAT: ClassVar[int]
+
+    format: int
+    libraries: dict[str, str]
+    sha256: dict[str, str]
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Raises InputError naming the first field that is wrong."""
+        file = folder / CARD
+        try:
+            card = cls.model_validate_json(file.read_bytes())
+        except OSError:
+            raise InputError(f"model checkpoint {folder}: {CARD} is missing") from None
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise InputError(f"model card {file}: {key}: {first['msg']}") from None
+        if card.format != cls.FORMAT:
+            raise InputError(
+                f"model card {file}: format = {card.format}, but this version reads {cls.FORMAT};"
+                " train the model anew"
+            )
+        return card
+
+
+class TriedModality(BaseModel):
+    """What windows bring beside tokens, as models/profile/training/fit_modalities.py tried it."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    name: str = Field(description="of the encoder, or @place")
+    numbers: int = Field(ge=1, description="of a vector")
+    kept: bool = Field(description="the model has weights for it")
+    metrics: dict[str, Any]
+
+
+class Card(AnyCard):
+    """What every reader of a checkpoint may rely on."""
+
+    FORMAT: ClassVar[int] = 2
+
+    name: str
+    version: str = Field(min_length=1, max_length=100)
+    revision: int = Field(ge=0, le=999, description="breaks ties between writes of one window")
+    horizon_days: int = Field(ge=1, description="of churn and expected spend")
+    decay_days: float = Field(gt=0, description="of what the baselines and the counts forget")
+    ranked_items: int = Field(ge=1, description="candidates for next items, beside what was had")
+    shape: dict[str, int]
+    recipe: dict[str, Any]
+    data: dict[str, Any]
+    metrics: dict[str, Any]
+    surprise_quantiles: dict[str, float]
+    modalities: list[TriedModality] = []
+
+
+def round_weights(model: BehaviourTransformer) -> None:
+    """Rounds to what a checkpoint keeps, so that what is measured is what is stored."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(parameter.half().float())
+
+
+def save(
+    folder: Path, model: BehaviourTransformer, items: list[str], categories: list[str], **card: Any
+) -> Card:
+    """Writes the folder, the card last. `card`: the fields of Card but format, shape and sha256."""
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    (folder / WEIGHTS).write_bytes(to_bytes(weights))
+    vocabulary = {"items": items, "categories": categories}
+    # ASCII, since an id may hold a lone surrogate, which UTF-8 can't.
+    (folder / VOCABULARY).write_text(json.dumps(vocabulary, separators=(",", ":")) + "\n")
+    written = Card(
+        format=Card.FORMAT,
+        shape=model.shape._asdict(),
+        sha256={name: sha256(folder / name) for name in (WEIGHTS, VOCABULARY)},
+        **card,
+    )
+    (folder / CARD).write_text(json.dumps(written.model_dump(), indent=1) + "\n")
+    return written
+
+
+def load(folder: Path) -> tuple[BehaviourTransformer, list[str], list[str], Card]:
+    """The model in float32 and eval mode, its item and category names, and its card.
+
+    Raises InputError: one line with the file and what is wrong with it.
+    """
+    card = Card.read(folder)
+    check_files(folder, card.sha256, VOCABULARY, WEIGHTS)
+    try:
+        shape = Shape(**card.shape)
+        kept = [Modality(one.name, one.numbers) for one in card.modalities if one.kept]
+        model = BehaviourTransformer(shape, kept)
+        weights = load_file(folder / WEIGHTS)
+        model.load_state_dict({name: value.float() for name, value in weights.items()})
+        vocabulary = json.loads((folder / VOCABULARY).read_text())
+        items, categories = vocabulary["items"], vocabulary["categories"]
+    except (TypeError, RuntimeError, SafetensorError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise InputError(f"model checkpoint {folder}: {reason}") from None
+    if (len(items), len(categories)) != (shape.items, shape.categories):
+        raise InputError(
+            f"model checkpoint {folder / VOCABULARY}: {len(items)} items and {len(categories)}"
+            f" categories, but the card's shape has {shape.items} and {shape.categories}"
+        )
+    return model.eval().requires_grad_(False), items, categories, card
+
+
+def check_files(folder: Path, described: dict[str, str], *names: str) -> None:
+    """Raises InputError for a file that is missing or has another SHA-256 than its card says."""
+    for name in names:
+        if not (folder / name).is_file():
+            raise InputError(f"model checkpoint {folder}: {name} is missing")
+        if sha256(folder / name) != described.get(name):
+            raise InputError(
+                f"model checkpoint {folder / name}: not the file that {CARD} describes;"
+                " restore both from one checkpoint"
+            )
+
+
+def versions() -> dict[str, str]:
+    """Of what a model's weights depend on."""
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "numpy": np.__version__,
+    }
+
+
+def sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""Training rows, examples and item side information of the user model."""

@@ -1,0 +1,1 @@
+"""Quality of the user model against baselines."""

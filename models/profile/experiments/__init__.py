@@ -1,0 +1,1 @@
+"""Experiments that train and evaluate: reports, walk-forward, cold start."""

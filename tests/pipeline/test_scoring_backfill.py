@@ -1,0 +1,137 @@
+"""A shop's own events and labels become training rows and a model, by the commands.
+
+State left: ended jobs; a folder of rows and a model for each.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow.dataset as ds
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from liveprofile.features.entity import NAMES, SCORED_TYPES, from_rows, read
+from liveprofile.simulator import Config, Shop
+from liveprofile.wire.scored_events import read_rows
+from models.fraud.datasets.simulated_rows import generated
+from models.fraud.model import EventModel
+
+pytestmark = pytest.mark.pipeline
+
+CONFIG = Config(users=150, days=40, seed=12, takeovers=20, card_tests=30, rings=1)
+DAY_MS = 86_400_000
+DELAY_DAYS = 5
+NOW_MS = CONFIG.start_ms + 20 * DAY_MS
+DAYS = [
+    "--train-start", "2024-01-04", "--validation-start", "2024-01-22", "--test-start", "2024-02-01",
+    "--test-end", "2024-02-08",
+]  # fmt: skip
+
+
+class Made(NamedTuple):
+    folder: Path
+    report: dict
+
+    @property
+    def rows(self) -> list[dict]:
+        return ds.dataset(self.folder / "rows", partitioning="hive").to_table().to_pylist()
+
+
+def backfilled(folder: Path, events: list[dict], labels: list[dict]) -> Made:
+    for name, records in ("events", events), ("labels", labels):
+        text = "".join(json.dumps(record) + "\n" for record in records)
+        (folder / f"{name}.jsonl").write_text(text)
+    arguments = [
+        "backfill", str(folder / "events.jsonl"), "--labels", str(folder / "labels.jsonl"),
+        "--lane", "events", "--rows", str(folder / "rows"), "--embedded", "--json",
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    return Made(folder, json.loads(result.stdout))
+
+
+@pytest.fixture(scope="module")
+def shop() -> tuple[list[dict], list[dict]]:
+    """Events, and labels as `liveprofile generate` writes them, of scored events."""
+    days = list(Shop(CONFIG))
+    events = [event for day in days for event in day.records()]
+    scored = {event["event_id"] for event in events if event["event_type"] in SCORED_TYPES}
+    labels = [json.loads(line) for day in days for line in day.label_lines().splitlines()]
+    return events, [label for label in labels if label["event_id"] in scored]
+
+
+@pytest.fixture(scope="module")
+def made(shop: tuple[list[dict], list[dict]], tmp_path_factory: pytest.TempPathFactory) -> Made:
+    return backfilled(tmp_path_factory.mktemp("shop"), *shop)
+
+
+def test_features_are_those_of_the_history(made: Made, shop: tuple[list[dict], list[dict]]) -> None:
+    """models.fraud.datasets.entity_history keeps lists by numpy, without Flink."""
+    scored = [event["event_id"] for event in shop[0] if event["event_type"] in SCORED_TYPES]
+    rows = {row["event_id"]: row for row in made.rows}
+    assert rows.keys() == set(scored) and len(rows) == len(made.rows) == made.report["rows"]
+    in_order = [rows[event_id] for event_id in scored]
+    history = generated(CONFIG).history
+    expected = history.features(np.arange(len(scored)), list(NAMES), DELAY_DAYS)
+    for start in range(0, len(scored), 400):
+        part = in_order[start : start + 400]
+        batch = read_rows([row["user_id"] for row in part], [row["parts"] for row in part])
+        found = from_rows(read(batch), DELAY_DAYS)
+        for f, name in enumerate(NAMES):
+            np.testing.assert_array_equal(
+                found[name].astype(np.float32), expected[start : start + 400, f], name
+            )
+    assert expected[:, list(NAMES).index("device_frauds_30d")].any()
+
+
+def test_no_row_sees_its_future(
+    made: Made, shop: tuple[list[dict], list[dict]], tmp_path: Path
+) -> None:
+    """From a moment on other events come and other labels are given, also of events before it: the
+    rows until then stay, byte for byte."""
+    events, labels = shop
+    future = [event | {"user_id": "u-another"} for event in events if _time(event) >= NOW_MS]
+    events = [event for event in events if _time(event) < NOW_MS] + future[::2]
+    turned = {"fraud": "legitimate", "legitimate": "fraud"}
+    labels = [
+        label if label["known_at"] < NOW_MS else label | {"label": turned[label["label"]]}
+        for label in labels
+    ]
+    changed = backfilled(tmp_path, events, labels)
+    ours, theirs = (
+        {row["event_id"]: _parts(row) for row in one.rows if row["event_ms"] < NOW_MS}
+        for one in (made, changed)
+    )
+    assert len(ours) > 1_000
+    assert ours == theirs
+    assert any("+" in part for parts in ours.values() for part in parts)
+
+
+def _time(event: dict) -> int:
+    return event["event_time"]
+
+
+def _parts(row: dict) -> list[str]:
+    """The parts of an event meet in no fixed order."""
+    return sorted(row["parts"].split("\x1d"))
+
+
+def test_a_model_of_the_rows_finds_the_frauds(made: Made) -> None:
+    out = made.folder / "model"
+    rows, labels = str(made.folder / "rows"), str(made.folder / "labels.jsonl")
+    arguments = [
+        "train", "event-risk", "--rows", rows, "--labels", labels, *DAYS, "--delay-days",
+        str(DELAY_DAYS), "--out", str(out),
+    ]  # fmt: skip
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    report = json.loads(result.stdout.splitlines()[-1])
+    model = EventModel.load(out)
+    assert model.version == report["version"]
+    assert report["test"]["average_precision"] > 0.5
+    assert report["test"]["average_precision"] > report["baselines"]["rules"]["average_precision"]

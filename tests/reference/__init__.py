@@ -1,0 +1,1 @@
+"""The data contract in plain Python, written independently of the product."""

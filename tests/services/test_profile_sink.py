@@ -1,0 +1,306 @@
+"""The Cassandra store and its readers against a real node."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import socket
+import time
+
+import numpy as np
+import pytest
+from cassandra import ConsistencyLevel
+from cassandra.cluster import Session
+
+from liveprofile.config import Cassandra
+from liveprofile.storage import queries
+from liveprofile.storage.connection import session_of
+from liveprofile.storage.schema import create_schema, schema_statements
+from tests.support.memory_sinks import MemoryProfileSink
+from tests.support.paths import ROOT
+from tests.support.profile_rows import DAY_MS, DIM, MINUTE_MS, TABLES, flag, row, write
+from udfs.profile.profile_row import write_time_us
+from udfs.profile.sink import CassandraProfileSink, FlagHistory, FlagQuery
+
+pytestmark = pytest.mark.services
+
+
+def test_every_field_comes_back_as_it_was_written(store: CassandraProfileSink, session: Session):
+    written = row(user_id="ü \U0001f600", recency_days=1.5, active_rules=["b", "a"])
+    write(store, written)
+
+    profile = queries.profile(session, written.user_id)
+    assert profile == queries.Profile(
+        user_id=written.user_id,
+        window_start_ms=written.window_start_ms,
+        window_end_ms=written.window_end_ms,
+        model_version="test-1",
+        feature_version=1,
+        churn=0.25,
+        expected_spend=12.5,
+        recency_days=1.5,
+        purchases_decayed=1.5,
+        amount_decayed=20.25,
+        events_total=7,
+        segments=["loyal", "new"],
+        profile={"interests": {"café": 0.5}},
+        embedding=[1.0, 0.0, 0.0, 0.0],
+    )
+    assert queries.deltas(session, written.user_id) == [
+        queries.Delta(
+            user_id=written.user_id,
+            window_start_ms=written.window_start_ms,
+            window_end_ms=written.window_end_ms,
+            model_version="test-1",
+            events=2,
+            amount=20.25,
+            embedding_distance=0.125,
+            surprise=3.5,
+            active_rules=["a", "b"],
+            delta={"before": {"churn": 0.5}, "after": {"churn": 0.25}},
+            digests=bytes(range(16)),
+        )
+    ]
+
+
+def test_no_purchase_reads_as_none(store: CassandraProfileSink, session: Session):
+    write(store, row(recency_days=2.0))
+    write(store, row(window=1, recency_days=None))
+
+    assert queries.profile(session, "u").recency_days is None
+
+
+def test_the_later_window_wins_whatever_arrives_last(store: CassandraProfileSink, session: Session):
+    write(store, row(window=5, churn=0.5, segments=["lapsing"], recency_days=3.0))
+    write(store, row(window=2, churn=0.2))
+
+    profile = queries.profile(session, "u")
+    assert (profile.churn, profile.segments, profile.recency_days) == (0.5, ["lapsing"], 3.0)
+    windows = [delta.window_end_ms for delta in queries.deltas(session, "u")]
+    assert windows == [row(window=5).window_end_ms, row(window=2).window_end_ms]
+
+
+def test_of_windows_written_together_the_latest_is_the_profile(
+    store: CassandraProfileSink, session: Session
+):
+    windows = [row(window=window, churn=window / 10) for window in (2, 5, 3)]
+    write(store, *windows, row("other", window=1, churn=0.1))
+
+    assert queries.profile(session, "u").churn == 0.5
+    assert queries.profile(session, "other").churn == 0.1
+    assert len(list(queries.deltas(session, "u"))) == 3
+
+
+def test_the_same_row_twice_changes_nothing(store: CassandraProfileSink, session: Session):
+    twice = row(flags=[flag()], active_rules=["rule"], write_lookalike=True)
+    write(store, twice)
+    before = [session.execute(f"SELECT * FROM {table}").all() for table in TABLES]
+    write(store, twice)
+
+    assert [session.execute(f"SELECT * FROM {table}").all() for table in TABLES] == before
+    assert all(len(found) == 1 for found in before)
+
+
+def test_of_one_window_the_newer_model_wins(store: CassandraProfileSink, session: Session):
+    write(store, row(revision=2, churn=0.75, recency_days=1.0))
+    write(store, row(revision=1, churn=0.25))
+
+    assert queries.profile(session, "u").churn == 0.75
+    assert queries.profile(session, "u").recency_days == 1.0
+
+
+def test_write_time_is_event_time_and_expiry_counts_from_now(
+    store: CassandraProfileSink, session: Session, settings: Cassandra
+):
+    written = row(write_lookalike=True, flags=[flag()])
+    write(store, written)
+
+    for table, column, ttl_s in (
+        ("user_profile", "churn", settings.profile_ttl_s),
+        ("profile_delta", "events", settings.delta_ttl_s),
+        ("risk_flag", "reason", settings.flag_ttl_s),
+        ("risk_flag_by_day", "reason", settings.flag_ttl_s),
+        ("user_lookalike", "embedding", settings.profile_ttl_s),
+    ):
+        query = f"SELECT WRITETIME({column}) AS time, TTL({column}) AS ttl FROM {table}"
+        found = session.execute(query).one()
+        assert found.time == written.window_end_ms * 1_000 + 1 == write_time_us(written)
+        assert ttl_s - 60 <= found.ttl <= ttl_s
+
+
+def test_expired_rows_are_gone(settings: Cassandra, session: Session, store: CassandraProfileSink):
+    short = settings.model_copy(update={"profile_ttl_s": 1, "delta_ttl_s": 1})
+    write(CassandraProfileSink(short, DIM, session), row())
+
+    deadline_s = time.monotonic() + 10
+    while queries.profile(session, "u") or queries.deltas(session, "u"):
+        assert time.monotonic() < deadline_s
+        time.sleep(0.2)
+
+
+@pytest.mark.parametrize("kind", ["cassandra", "memory"])
+def test_flag_past(kind: str, request: pytest.FixtureRequest):
+    store = MemoryProfileSink() if kind == "memory" else request.getfixturevalue("store")
+    write(store, row(window=0, active_rules=["a"], flags=[flag("a")]))
+    write(store, row(window=1, active_rules=["a", "b"], flags=[flag("b")]))
+    write(store, row(window=2, active_rules=["b"]))
+    write(store, row("other", window=2, active_rules=["a"], flags=[flag("a")]))
+    ends_ms = [row(window=window).window_end_ms for window in range(4)]
+
+    def past(rule_id: str, window: int) -> FlagHistory:
+        (found,) = store.flag_history([FlagQuery("u", rule_id, ends_ms[window])])
+        return found
+
+    assert past("a", 0) == FlagHistory(was_true=False, last_raised_ms=None)
+    assert past("a", 1) == FlagHistory(was_true=True, last_raised_ms=ends_ms[0])
+    assert past("a", 3) == FlagHistory(was_true=False, last_raised_ms=ends_ms[0])
+    assert past("b", 1) == FlagHistory(was_true=False, last_raised_ms=None)
+    assert past("b", 2) == FlagHistory(was_true=True, last_raised_ms=ends_ms[1])
+    assert past("b", 3) == FlagHistory(was_true=True, last_raised_ms=ends_ms[1])
+    several = [FlagQuery("u", "b", ends_ms[3]), FlagQuery("nobody", "b", ends_ms[3])]
+    assert store.flag_history(several) == [past("b", 3), FlagHistory(False, None)]
+
+
+def test_flag_past_sees_the_newest_flag_and_what_was_only_begun(store: CassandraProfileSink):
+    store.begin([row(window=n, flags=[flag()], active_rules=["rule"]) for n in range(3)])
+
+    (past,) = store.flag_history([FlagQuery("u", "rule", row(window=3).window_end_ms)])
+    assert past == FlagHistory(was_true=True, last_raised_ms=row(window=2).window_end_ms)
+
+
+def test_flag_past_is_the_same_from_memory_as_from_the_tables(
+    store: CassandraProfileSink, settings: Cassandra, session: Session
+):
+    rng = random.Random(1)
+    for window in range(12):
+        query = [
+            FlagQuery(user_id, rule_id, row(window=window).window_end_ms)
+            for user_id in "uvw"
+            for rule_id in "ab"
+            if rng.random() < 0.6
+        ]
+        fresh = CassandraProfileSink(settings, DIM, session)
+        assert store.flag_history(query) == fresh.flag_history(query)
+        for user_id in "uvw":
+            active = [rule_id for rule_id in "ab" if rng.random() < 0.5]
+            flags = [flag(rule_id) for rule_id in active if rng.random() < 0.5]
+            write(store, row(user_id, window, active_rules=active, flags=flags))
+
+
+def test_flags_are_read_by_user_and_over_all(store: CassandraProfileSink, session: Session):
+    days = 3
+    for day in range(days):
+        write(
+            store,
+            *(
+                row(f"u{n}", window=n + day * DAY_MS // (5 * MINUTE_MS), flags=[flag()])
+                for n in range(20)
+            ),
+        )
+    everything = queries.flags(session, limit=1_000)
+    ends_ms = [found.window_end_ms for found in everything]
+    assert len(everything) == 60 and ends_ms == sorted(ends_ms, reverse=True)
+    assert everything[0].evidence == {"events": 2}
+    assert queries.flags(session, limit=25) == everything[:25]
+    since_ms = everything[30].window_end_ms
+    assert queries.flags(session, since_ms=since_ms, limit=1_000) == everything[:31]
+    of_user = [found for found in everything if found.user_id == "u7"]
+    assert queries.flags(session, "u7") == of_user
+    assert queries.flags(session, "u7", since_ms=of_user[1].window_end_ms) == of_user[:2]
+    assert queries.flags(session, "nobody") == []
+
+
+def test_an_events_flag_is_stored_in_both_tables(store: CassandraProfileSink, session: Session):
+    reason = {"code": "FRAUD_SCORE", "value": 0.9, "usual": None, "sentence": "likely"}
+    of_event = flag(event_id="e1", rule_version=3, rule_state="SHADOW", reasons=[reason])
+    write(store, row(flags=[of_event]))
+
+    for table in ("risk_flag", "risk_flag_by_day"):
+        [found] = session.execute(
+            f"SELECT event_id, rule_version, rule_state, reasons FROM {table}"
+        ).all()
+        assert found[:3] == ("e1", 3, "SHADOW")
+        assert json.loads(found[3]) == [reason]
+
+
+def test_a_keyspace_of_an_earlier_version_gets_what_it_lacks(settings: Cassandra, session: Session):
+    older = settings.model_copy(update={"keyspace": f"{settings.keyspace}_older"})
+    new = r"(event_id text|rule_version int|rule_state text|reasons text),\s*"
+    for statement in schema_statements(older, DIM):
+        if statement.startswith("CREATE"):
+            without = re.sub(new, "", statement) if ".risk_flag" in statement else statement
+            session.execute(without, timeout=60)
+    create_schema(older, DIM)
+    with session_of(older) as own:
+        write(CassandraProfileSink(older, DIM, own), row(flags=[flag(rule_version=2)]))
+        for table in ("risk_flag", "risk_flag_by_day"):
+            assert own.execute(f"SELECT rule_version FROM {table}").one() == (2,)
+    session.execute(f"DROP KEYSPACE {older.keyspace}", timeout=60)
+
+
+def test_similar_users_within_a_segment_too(store: CassandraProfileSink, session: Session):
+    directions = {"u": (1, 0), "near": (1, 0.1), "far": (1, 3), "opposite": (-1, 0)}
+    write(
+        store,
+        *(
+            row(
+                name,
+                embedding=np.array([x, y, 0, 0], np.float32) / np.float32(np.hypot(x, y)),
+                segments=["loyal"] if name == "far" else ["new"],
+                write_lookalike=True,
+            )
+            for name, (x, y) in directions.items()
+        ),
+        row("never written to the table"),
+    )
+    alike = queries.similar_users(session, "u", 3)
+    assert [user.user_id for user in alike] == ["near", "far", "opposite"]
+    assert alike[0].cosine > 0.99 and alike[2].cosine < 0.01
+    assert [user.user_id for user in queries.similar_users(session, "u", 3, "loyal")] == ["far"]
+    assert queries.similar_users(session, "nobody", 3) == []
+
+
+def test_all_deltas_are_read_once(store: CassandraProfileSink, session: Session):
+    rows = [row(f"u{n}", window) for n in range(300) for window in range(3)]
+    write(store, *rows)
+
+    found = list(queries.all_deltas(session))
+    assert sorted(found) == sorted(
+        queries.UsedEvents(r.user_id, r.window_start_ms, r.window_end_ms, r.events, r.digests)
+        for r in rows
+    )
+
+
+def test_the_queries_of_the_documentation_run(store: CassandraProfileSink, session: Session):
+    text = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
+    statements = [
+        statement.replace("[0.1, ...]", "[1, 0, 0, 0]")
+        for block in re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+        for statement in block.split(";")
+        if statement.strip()
+    ]
+    assert len(statements) >= 8
+    write(store, row("42", segments=["loyal"], write_lookalike=True))
+    for statement in statements:
+        prepared = session.prepare(statement)
+        prepared.consistency_level = ConsistencyLevel.LOCAL_ONE
+        session.execute(prepared, [0] * len(prepared.column_metadata))
+
+
+def test_nothing_waits_for_an_acknowledgement_to_be_sent(session: Session):
+    sockets = [
+        connection._socket
+        for holder in session.cluster.get_connection_holders()
+        for connection in holder.get_connections()
+    ]
+    assert sockets
+    assert all(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for one in sockets)
+
+
+def test_a_row_larger_than_a_batch_goes_alone(settings: Cassandra, session: Session):
+    store = CassandraProfileSink(settings.model_copy(update={"batch_bytes": 256}), DIM, session)
+    large = b'{"x":"' + b"y" * 200_000 + b'"}'
+    write(store, *(row(f"large{n}", delta_json=large) for n in range(3)))
+
+    assert all(len(queries.deltas(session, f"large{n}")[0].delta["x"]) == 200_000 for n in range(3))

@@ -1,0 +1,197 @@
+"""The Cassandra store when the node is slow, away, or not what the store expects."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from cassandra.cluster import Session
+
+from liveprofile.config import Cassandra
+from liveprofile.errors import ConfigError, ServiceError, StoreError
+from liveprofile.rules.flags import FlagHistory, FlagQuery
+from liveprofile.storage import queries
+from liveprofile.storage.connection import session_of
+from liveprofile.storage.schema import create_schema
+from tests.support.profile_rows import DIM, row, write
+from udfs.profile.sink import CassandraProfileSink, ProfileSink
+
+pytestmark = pytest.mark.services
+
+
+def test_a_write_that_is_refused_raises_at_once_and_for_good(settings: Cassandra):
+    own = settings.model_copy(update={"keyspace": "store_refused", "give_up_after_ms": 60_000})
+    create_schema(own, DIM)
+    with session_of(own) as session:
+        store = CassandraProfileSink(own, DIM, session)
+        session.execute("DROP TABLE profile_delta", timeout=60)
+        started_s = time.monotonic()
+        try:
+            with pytest.raises(StoreError, match=r"refused: InvalidRequest.*profile_delta"):
+                write(store, row())
+            assert time.monotonic() - started_s < 30
+            with pytest.raises(StoreError, match="refused"):
+                store.wait()
+            with pytest.raises(StoreError, match="refused"):
+                store.begin([row("another")])
+        finally:
+            session.execute("DROP KEYSPACE store_refused", timeout=60)
+
+
+class Relay:
+    """A port in front of Cassandra that can hang, as a stopped node does, or refuse."""
+
+    def __init__(self, node: tuple[str, int]):
+        self._node = node
+        self._open = threading.Event()
+        self._open.set()
+        self._sockets: list[socket.socket] = []
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self._listener.getsockname()[1]
+        self._start(self._accept, self._listener)
+
+    @staticmethod
+    def _start(target: Callable[..., None], *args: object) -> None:
+        threading.Thread(target=target, args=args, daemon=True).start()
+
+    def _accept(self, listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # closed
+            while True:
+                client, _ = listener.accept()
+                server = socket.create_connection(self._node)
+                self._sockets += [client, server]
+                self._start(self._copy, client, server)
+                self._start(self._copy, server, client)
+
+    def _copy(self, source: socket.socket, target: socket.socket) -> None:
+        with contextlib.suppress(OSError):  # either end closed
+            while data := source.recv(65_536):
+                self._open.wait()
+                target.sendall(data)
+        target.close()
+
+    def hang(self) -> None:
+        self._open.clear()
+
+    def go_on(self) -> None:
+        self._open.set()
+
+    def refuse(self) -> None:
+        # A blocked accept() keeps a listener alive unless it is shut down too.
+        for each in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):  # not connected any more
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+        self._sockets.clear()
+
+    def listen_again(self) -> None:
+        self._listener = socket.create_server(("127.0.0.1", self.port))
+        self._start(self._accept, self._listener)
+
+
+@pytest.fixture
+def relay(settings: Cassandra) -> Iterator[Relay]:
+    relay = Relay((settings.contact_points[0], settings.port))
+    yield relay
+    relay.go_on()
+    relay.refuse()
+
+
+def relayed(settings: Cassandra, relay: Relay, **changes: object) -> Cassandra:
+    return settings.model_copy(
+        update={"contact_points": ("127.0.0.1",), "port": relay.port, "request_timeout_ms": 1_000}
+        | changes
+    )
+
+
+def later(seconds: float, action: Callable[[], None]) -> threading.Timer:
+    timer = threading.Timer(seconds, action)
+    timer.start()
+    return timer
+
+
+def write_slowly(store: ProfileSink, user_prefix: str, batches: int) -> set[str]:
+    """Begins and waits ten rows at a time; the users whose rows are acknowledged."""
+    written = set()
+    for batch in range(batches):
+        rows = [row(f"{user_prefix}{batch}-{n}") for n in range(10)]
+        write(store, *rows)
+        written |= {one.user_id for one in rows}
+        time.sleep(0.05)
+    return written
+
+
+@pytest.mark.parametrize(
+    ("fault", "repair", "seconds"), [("hang", "go_on", 10), ("refuse", "listen_again", 5)]
+)
+def test_nothing_is_lost_while_the_node_is_away(
+    fault: str, repair: str, seconds: float, settings: Cassandra, session: Session, relay: Relay
+):
+    store = CassandraProfileSink(relayed(settings, relay), DIM)
+    started_s = time.monotonic()
+    timers = [later(0.5, getattr(relay, fault)), later(0.5 + seconds, getattr(relay, repair))]
+    written = write_slowly(store, fault, 40)
+
+    assert time.monotonic() - started_s > seconds, "the fault came too late"
+    assert all(queries.profile(session, user_id) for user_id in written)
+    store.close()
+    for timer in timers:
+        timer.join()
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda store: store.snoozed(["u"]) == {"u": {}},
+        lambda store: store.flag_history([FlagQuery("u", "rule", 1)]) == [FlagHistory(False, None)],
+    ],
+    ids=["snoozed", "flag_past"],
+)
+def test_what_is_read_waits_for_the_node_too(
+    read: Callable[[ProfileSink], bool], settings: Cassandra, relay: Relay
+):
+    store = CassandraProfileSink(relayed(settings, relay), DIM)
+    relay.refuse()
+    back = later(2, relay.listen_again)
+    assert read(store)
+    store.close()
+    back.join()
+
+
+@pytest.mark.parametrize("fault", ["hang", "refuse"])
+def test_a_node_away_for_too_long_raises(fault: str, settings: Cassandra, relay: Relay):
+    store = CassandraProfileSink(relayed(settings, relay, give_up_after_ms=2_000), DIM)
+    getattr(relay, fault)()
+    started_s = time.monotonic()
+    with pytest.raises(StoreError, match=r"write kept failing for \d+\.\d s .*= 2000\): "):
+        write(store, row())
+    assert time.monotonic() - started_s < 8
+    relay.go_on()
+    store.close()
+
+
+def test_nobody_answers(settings: Cassandra):
+    with pytest.raises(ServiceError, match=r"Cassandra at 127\.0\.0\.1:1 .*refused"):
+        CassandraProfileSink(settings.model_copy(update={"port": 1}), DIM)
+
+
+def test_no_keyspace(settings: Cassandra):
+    with pytest.raises(ServiceError, match="no keyspace absent: `liveprofile submit` creates it"):
+        CassandraProfileSink(settings.model_copy(update={"keyspace": "absent"}), DIM)
+
+
+def test_tables_for_another_size_of_embedding_are_named(settings: Cassandra, session: Session):
+    for attempt in (
+        lambda: CassandraProfileSink(settings, DIM + 1, session),
+        lambda: create_schema(settings, DIM + 1),
+    ):
+        with pytest.raises(ConfigError, match=r"vector<float, 4> .* vector<float, 5>"):
+            attempt()
+    store = CassandraProfileSink(settings, DIM, session)
+    with pytest.raises(ValueError, match=r"shape \(5,\), the store expects \(4,\)"):
+        store.begin([row(embedding=np.zeros(DIM + 1, np.float32))])

@@ -1,0 +1,230 @@
+"""Both lanes of one job on the real stack: scores and flags of single events, rules and labels that
+change while it runs.
+
+One partition and one task, so that entities' events come in one order too. State left: a job that
+ran without a restart, every event scored, every window closed.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cassandra.cluster import Session
+
+from liveprofile.ingest.replay import closing_time_ms
+from liveprofile.kafka.records import read_topic
+from liveprofile.resources import product_path
+from liveprofile.simulator import ring
+from liveprofile.storage.connection import session_of
+from liveprofile.storage.cql import now_ms
+from tests.reference.entity_features import Event
+from tests.reference.profile import Record
+from tests.reference.scoring import Rules, key_of, read_label
+from tests.support import simulated_streams
+from tests.support.compare_scoring import (
+    assert_decided,
+    assert_sound,
+    expect,
+    file_rules,
+    find,
+    sent_events,
+)
+from tests.support.live_job import Job, command
+from tests.support.seeded_streams import Message
+from tests.support.shop import as_message
+
+pytestmark = pytest.mark.services
+
+IN_FORCE_S = 5.0
+EVENTS_PER_SECOND = 100
+DAY_MS = 86_400_000
+# Short, since the last windows close by a heartbeat that must not lie far in the future.
+WINDOW = {"length_ms": 60_000, "stagger_ms": 10_000}
+EVERY_PURCHASE = """
+[[rules]]
+id = "every_purchase"
+scope = "event"
+types = ["purchase"]
+when = "amount >= threshold and user_purchases_30d >= 1"
+value = "amount"
+threshold = 7.0
+reason = "EVERY_PURCHASE"
+severity = "low"
+action = "notify_customer_service"
+cool_down_hours = 0
+message = "{value:.2f} spent"
+"""
+
+
+def purchase(event_id: str, user_id: str, time_ms: int, device: str) -> dict[str, Any]:
+    return {
+        "event_id": event_id, "user_id": user_id, "event_type": "purchase", "event_time": time_ms,
+        "amount": 20.0, "device_id": device,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def job(new_job: Callable[..., Job]) -> Iterator[Job]:
+    job = new_job("lane", topics={"partitions": 1}, job={"parallelism": 1}, window=WINDOW)
+    job.submit()
+    yield job
+    job.cancel()
+
+
+@pytest.fixture(scope="module")
+def new_rules(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("rules") / "rules.toml"
+    shipped = product_path(job.settings.rules).read_text(encoding="utf-8")
+    file.write_text(shipped + EVERY_PURCHASE, encoding="utf-8")
+    return file
+
+
+@pytest.fixture(scope="module")
+def session(job: Job) -> Iterator[Session]:
+    with session_of(job.settings.cassandra) as session:
+        yield session
+
+
+def last_ms(job: Job) -> int:
+    return max(one.time_ms for one in sent_events(job.settings))
+
+
+def test_a_generated_stream_is_judged_as_by_the_reference(job: Job, session: Session) -> None:
+    events = simulated_streams.in_turn(
+        [*simulated_streams.shop(seed=11, users=40), *simulated_streams.apart(ring(30, 2), "ring-")]
+    )
+    values = list(simulated_streams.with_oddities(events, seed=11))
+    job.send(Message(None, value) for value in values)
+    job.wait_until_caught_up()
+    found, sent = find(job.settings, session), sent_events(job.settings)
+    assert len(found.scores) > 150
+    assert_sound(found, sent)
+    rules = file_rules(job.settings)
+    flags = assert_decided(found, expect(job.settings, sent, rules), rules)
+    assert set(Counter(alert["id"] for alert in found.alerts).values()) == {1}
+    assert {rule for _, rule, _ in flags} >= {
+        "card_testing",
+        "device_many_users",
+        "coupon_ring",
+        "fraud_score",
+    }
+
+
+def test_new_rules_are_in_force_within_seconds_and_no_event_is_lost(
+    job: Job, session: Session, new_rules: Path
+) -> None:
+    """While events flow."""
+    sent_at: dict[str, float] = {}
+    stop, producer, start_ms = threading.Event(), job.producer(), last_ms(job) + DAY_MS
+
+    def flow() -> None:
+        for number in count():
+            event_id, user_id = f"flow-{number}", f"flow-user-{number % 50}"
+            event = purchase(event_id, user_id, start_ms + number * 1_000, f"d-{user_id}")
+            sent_at[event_id] = time.monotonic()
+            producer.produce(job.settings.topics.events, simulated_streams.payload(event))
+            producer.poll(1 / EVENTS_PER_SECOND)
+            if stop.is_set():
+                break
+
+    thread = threading.Thread(target=flow)
+    thread.start()
+    try:
+        while len(sent_at) < EVENTS_PER_SECOND:
+            time.sleep(0.05)
+        command("rules", "apply", new_rules, "--config", job.config_file)
+        applied_s = time.monotonic()
+        time.sleep(IN_FORCE_S)
+    finally:
+        stop.set()
+        thread.join()
+        assert producer.flush(60) == 0
+    job.wait_until_caught_up()
+
+    found = find(job.settings, session)
+    version = {event_id: row.rules_version for (_, _, event_id), row in found.scores.items()}
+    assert sent_at.keys() <= version.keys()
+    [before, after] = dict.fromkeys(version[event_id] for event_id in sent_at)  # once, and for good
+    by_old = [at_s for event_id, at_s in sent_at.items() if version[event_id] == before]
+    by_new = [at_s for event_id, at_s in sent_at.items() if version[event_id] == after]
+    assert max(by_old) < min(by_new)
+    took_s = max(by_old) - applied_s
+    print(f"\nnew rules in force {took_s:.1f} s after `rules apply` ended", flush=True)
+    assert took_s < IN_FORCE_S
+    told = Counter(alert["id"] for alert in found.alerts)
+    assert set(told.values()) == {1}
+    flagged = [of for of in found.flags.values() if of[1] == "every_purchase"]
+    # Then it is true of every purchase of a user, and of what was true before is no flag again.
+    users = {of[0] for of in flagged}
+    assert len(flagged) == len(users) == 50
+    assert job.restarts() == 0
+
+
+def test_a_broken_rules_file_changes_nothing(
+    job: Job, session: Session, new_rules: Path, tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken.toml"
+    text = new_rules.read_text(encoding="utf-8")
+    broken.write_text(text.replace("amount >= threshold and", "amuont >= threshold and"))
+    done = command("rules", "apply", broken, "--config", job.config_file, ok=False)
+    assert done.returncode == 2
+    assert "rule every_purchase: when, column 1: unknown name amuont; amount?" in done.stderr
+    event = purchase("after-broken", "careful", last_ms(job) + 1_000, "d-careful")
+    job.send([as_message(event)])
+    job.wait_until_caught_up()
+    found = find(job.settings, session)
+    assert len({row.rules_version for row in found.scores.values()}) == 2  # the file's, the topic's
+    assert ("careful", "every_purchase", "after-broken") in found.flags.values()
+
+
+def test_a_label_is_known_to_later_events_of_the_device(job: Job, session: Session) -> None:
+    now = now_ms()
+    job.send([as_message(purchase("stolen", "victim", now - 60_000, "d-thief"))])
+    job.wait_until_caught_up()
+    [flag_id] = [
+        flag_id
+        for flag_id, of in find(job.settings, session).flags.items()
+        if of == ("victim", "every_purchase", "stolen")
+    ]
+    said = job.run("alerts", "label", flag_id, "fraud", "--by", "anna")
+    assert said["labels_sent"] == 1
+    job.wait_until_caught_up()
+    job.send([as_message(purchase("next", "other victim", now_ms(), "d-thief"))])
+    job.wait_until_caught_up()
+    flags = find(job.settings, session).flags.values()
+    assert ("other victim", "device_known_fraud", "next") in flags
+    assert ("victim", "device_known_fraud", "stolen") not in flags
+
+
+def test_everything_since_equals_the_reference(job: Job, session: Session, new_rules: Path) -> None:
+    """The new rules from the event on that was the first to be judged by them, and the label."""
+    found, sent = find(job.settings, session), sent_events(job.settings)
+    [record] = read_topic(job.settings, job.settings.topics.feedback)
+    label = read_label(Record(0, 0, 0, None, record.value))
+    assert label is not None
+    arrivals = [*sent[:-1], label, sent[-1]]
+    shipped = file_rules(job.settings)
+    applied = file_rules(job.settings.model_copy(update={"rules": new_rules}))
+    old = found.scores[key_of(sent[0])].rules_version
+
+    def in_force(event: Event) -> Rules:
+        return shipped if found.scores[key_of(event)].rules_version == old else applied
+
+    assert_sound(found, sent)
+    assert_decided(found, expect(job.settings, arrivals, in_force), applied)
+
+
+def test_the_audit_is_clean(job: Job) -> None:
+    """The lane for events leaves that for windows alone."""
+    job.heartbeats(closing_time_ms(now_ms(), job.settings.window))
+    job.wait_until_caught_up()
+    account = job.audit()
+    assert account["ok"], account
+    assert (job.state(), job.restarts(), job.failure()) == ("RUNNING", 0, "")

@@ -1,0 +1,111 @@
+"""The sinks in dicts, with the semantics of the Cassandra sinks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from benchmarks.support.memory_drift_store import MemoryDriftStore
+from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery
+from udfs.profile.profile_row import ProfileRow, write_time_us
+from udfs.scoring.sink import ScoredEvent
+
+
+class MemoryProfileSink:
+    """A dict-backed store with the same semantics, for tests below the services' level."""
+
+    def __init__(self) -> None:
+        self.profiles: dict[str, ProfileRow] = {}
+        self.deltas: dict[tuple[str, int], ProfileRow] = {}
+        self.lookalikes: dict[str, ProfileRow] = {}
+        self.flags: dict[tuple[str, int, str], Flag] = {}
+        self.snoozes: dict[str, dict[str, int]] = {}
+        self.closed = False
+
+    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
+        return [self._flag_history(query) for query in queries]
+
+    def _flag_history(self, query: FlagQuery) -> FlagHistory:
+        earlier = [
+            row
+            for (user_id, window_end_ms), row in self.deltas.items()
+            if user_id == query.user_id and window_end_ms < query.window_end_ms
+        ]
+        latest = max(earlier, key=lambda row: row.window_end_ms, default=None)
+        raised = [
+            window_end_ms
+            for (user_id, window_end_ms, rule_id) in self.flags
+            if (user_id, rule_id) == (query.user_id, query.rule_id)
+            and window_end_ms < query.window_end_ms
+        ]
+        return FlagHistory(
+            latest is not None and query.rule_id in latest.active_rules,
+            max(raised, default=None),
+        )
+
+    def begin(self, rows: Sequence[ProfileRow]) -> None:
+        for row in rows:
+            self._keep_newer(self.profiles, row.user_id, row)
+            self._keep_newer(self.deltas, (row.user_id, row.window_end_ms), row)
+            if row.write_lookalike:
+                self._keep_newer(self.lookalikes, row.user_id, row)
+            for flag in row.flags:
+                self.flags[row.user_id, row.window_end_ms, flag.rule_id] = flag
+
+    def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
+        return {user_id: self.snoozes.get(user_id, {}) for user_id in user_ids}
+
+    @staticmethod
+    def _keep_newer(table: dict[Any, ProfileRow], key: Any, row: ProfileRow) -> None:
+        if key not in table or write_time_us(table[key]) <= write_time_us(row):
+            table[key] = row
+
+    def wait(self) -> None:
+        """Nothing is ever on its way."""
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class MemoryScoringSink:
+    """A dict-backed store with the same semantics, for tests below the services' level."""
+
+    def __init__(self) -> None:
+        self.scores: dict[tuple[str, int, str], ScoredEvent] = {}
+        self.flags: dict[tuple[str, int, str], Flag] = {}
+        self.snoozes: dict[str, dict[str, int]] = {}
+        self.drift = MemoryDriftStore()
+
+    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
+        return [self._flag_history(*query) for query in queries]
+
+    def _flag_history(self, user_id: str, rule_id: str, before_ms: int) -> FlagHistory:
+        earlier = [
+            row
+            for row in self.scores.values()
+            if row.user_id == user_id and row.event_ms < before_ms
+        ]
+        latest = max(earlier, key=lambda row: row.event_ms, default=None)
+        raised = [
+            at_ms
+            for user, at_ms, rule in self.flags
+            if (user, rule) == (user_id, rule_id) and at_ms < before_ms
+        ]
+        return FlagHistory(
+            latest is not None and rule_id in latest.active_rules, max(raised, default=None)
+        )
+
+    def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
+        return {user_id: self.snoozes.get(user_id, {}) for user_id in user_ids}
+
+    def begin(self, rows: Sequence[ScoredEvent]) -> None:
+        for row in rows:
+            self.scores[row.user_id, row.event_ms, row.event_id] = row
+            for flag in row.flags:
+                self.flags[row.user_id, row.event_ms, flag.rule_id] = flag
+
+    def wait(self) -> None:
+        """Nothing is ever on its way."""
+
+    def close(self) -> None:
+        """Nothing to close."""

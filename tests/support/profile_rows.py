@@ -1,0 +1,67 @@
+"""Rows for a store under test."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from liveprofile.rules.flags import Flag
+from udfs.profile.profile_row import ProfileRow
+from udfs.profile.sink import ProfileSink
+
+DIM = 4
+TABLES = ("user_profile", "profile_delta", "risk_flag", "risk_flag_by_day", "user_lookalike")
+MINUTE_MS = 60_000
+DAY_MS = 86_400_000
+START_MS = 1_511_658_000_000  # 2017-11-26 01:00:00 UTC
+
+
+def row(user_id: str = "u", window: int = 0, **changes: object) -> ProfileRow:
+    """One window's row; `changes` overrides fields."""
+    end_ms = START_MS + (window + 1) * 5 * MINUTE_MS
+    direction = np.array([1, window, 0, 0], np.float32)
+    return ProfileRow(
+        user_id=user_id,
+        window_start_ms=end_ms - 5 * MINUTE_MS,
+        window_end_ms=end_ms,
+        model_version="test-1",
+        feature_version=1,
+        revision=1,
+        churn=0.25,
+        expected_spend=12.5,
+        surprise=3.5,
+        recency_days=None,
+        purchases_decayed=1.5,
+        amount_decayed=20.25,
+        segments=["new", "loyal"],
+        profile_json=b'{"interests":{"caf\xc3\xa9":0.5}}',
+        embedding=direction / np.linalg.norm(direction),
+        events=2,
+        amount=20.25,
+        embedding_distance=0.125,
+        active_rules=[],
+        delta_json=b'{"before":{"churn":0.5},"after":{"churn":0.25}}',
+        digests=bytes(range(16)),
+        events_total=7,
+        write_lookalike=False,
+        flags=[],
+    )._replace(**changes)
+
+
+def flag(rule_id: str = "rule", **changes: object) -> Flag:
+    return Flag(
+        flag_id="0" * 32,
+        rule_id=rule_id,
+        reason="UNUSUAL_BEHAVIOUR",
+        severity="high",
+        action="step_up_verification",
+        value=13.5,
+        threshold=12.0,
+        message="unlike the user",
+        evidence={"events": 2},
+        rules_version="v1",
+    )._replace(**changes)
+
+
+def write(store: ProfileSink, *rows: ProfileRow) -> None:
+    store.begin(rows)
+    store.wait()

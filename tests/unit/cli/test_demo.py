@@ -1,0 +1,218 @@
+"""What the demo shows, from recorded rows: no stack needed."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from rich.console import Console, RenderableType
+
+from cli.demo import scene, tour, view
+from cli.demo.steps import Steps, one_line
+from cli.demo.watch import Snapshot
+from liveprofile.audit.account import Account
+from liveprofile.config import load
+from liveprofile.errors import ConfigError, ServiceError
+from liveprofile.storage.queries import Delta, Profile, StoredFlag
+from stack.local import Stack
+from udfs.profile.assemble import FEATURES
+
+DAY_MS = 86_400_000
+END_MS = 1_512_000_000_000 // DAY_MS * DAY_MS  # 2017-11-30
+
+
+def text_of(shown: RenderableType) -> str:
+    console = Console(width=view.WIDTH, markup=False, emoji=False, highlight=False)
+    with console.capture() as capture:
+        console.print(shown)
+    return capture.get()
+
+
+def features(**known: float | None) -> dict[str, float | None]:
+    return dict.fromkeys(FEATURES, 0.0) | {"windows": 20.0, "purchase_windows": 20.0} | known
+
+
+def pair(
+    user: str, before: dict[str, Any], after: dict[str, Any], moved: list[Any] | None = None
+) -> tuple[Profile, Delta]:
+    change = {
+        "before": features(**before),
+        "after": features(**after),
+        "moved_categories": moved or [],
+        "window": {"counts": {"purchase": 3}},
+    }
+    profile = Profile(
+        user, END_MS - DAY_MS, END_MS, "m", 1, 0.1, 2.0, 0.5, 1.0, 2.0, 9, ["loyal"],
+        {"interests": {"SOFT DRINKS": 0.25, "CHEESE": 0.002}}, [0.0],
+    )  # fmt: skip
+    delta = Delta(user, END_MS - DAY_MS, END_MS, "m", 3, 1234.5, 0.1, 2.0, [], change, b"\0" * 24)
+    return profile, delta
+
+
+def flag(user: str, rule: str, severity: str, value: float, evidence: dict[str, float]):
+    return StoredFlag(
+        user, END_MS - DAY_MS, END_MS, rule, user + rule, "REASON", severity, "limit_trading",
+        value, 4.0, "a message", evidence, "m", "1",
+    )  # fmt: skip
+
+
+AMOUNT = {"amount": 210.333, "mean": 22.1, "std": 18.2, "value": 9.0}
+COUNT = {"n": 31.0, "mean": 5.04, "std": 2.0, "value": 12.0}
+
+
+def account(**counts: int) -> Account:
+    names = (
+        "in_topic", "heartbeats", "used", "duplicate", "late", "rejected", "unaccounted",
+        "open_windows", "used_twice", "unknown", "late_and_used",
+    )  # fmt: skip
+    return Account(**(dict.fromkeys(names, 0) | counts))
+
+
+def test_choose_changes_takes_each_kind_once_and_different_users():
+    away = {"recency_days": 60.0, "churn": 0.6}
+    found = [
+        pair("calm", {"recency_days": 2.0}, {}),
+        pair("back", away, {"churn": 0.2, "expected_spend": 500.0}),
+        pair("rich", {"expected_spend": 10.0}, {"expected_spend": 90.0}),
+        pair("new taste", {}, {}, [["CHEESE", 0.0, 0.5], ["PEARS", 0.5, 0.0]]),
+    ]
+    chosen = tour.choose_changes(found)
+    assert [one.profile.user_id for one in chosen] == ["back", "rich", "new taste"]
+    assert chosen[0].segments_before == ["lapsing"]
+
+
+def test_choose_changes_prefers_users_with_a_past_and_takes_what_there_is():
+    first = pair("first", {"windows": 0.0}, {"windows": 1.0, "expected_spend": 900.0})
+    old = pair("old", {}, {})
+    assert [c.profile.user_id for c in tour.choose_changes([first, old])] == ["old"]
+    [only] = tour.choose_changes([first])
+    assert only.segments_before == []
+    assert tour.choose_changes([]) == []
+
+
+def test_clearest_has_the_strongest_of_each_rule_and_of_different_users():
+    flags = [
+        flag("1", "count", "medium", 9.0, COUNT),
+        flag("1", "amount", "high", 5.0, AMOUNT),
+        flag("1", "amount", "high", 8.0, AMOUNT),
+        flag("2", "amount", "high", 7.0, AMOUNT),
+        flag("3", "amount", "high", 6.0, AMOUNT),
+    ]
+    shown = [(e.flag.rule_id, e.flag.user_id, e.flag.value) for e in tour.clearest(flags)]
+    assert shown == [("amount", "1", 8.0), ("amount", "2", 7.0), ("count", "1", 9.0)]
+
+
+@pytest.mark.parametrize(
+    ("evidence", "what", "usual"),
+    [
+        (AMOUNT, "spent 210.33 in a day", "22.10 ± 18.20"),
+        (COUNT, "bought 31 products in a day", "5.0 ± 2.0"),
+        ({"events": 7.0}, "7 purchases unlike the past", "surprise < 4, now 9.0"),
+        ({}, "a message", "below 4, now 9"),
+    ],
+)
+def test_explain_says_what_happened_and_what_is_usual(evidence, what, usual):
+    explained = tour.explain(flag("1", "r", "high", 9.0, evidence))
+    assert (explained.what, explained.usual, explained.action) == (what, usual, "limit purchases")
+
+
+def test_the_tour_fits_100_columns_and_names_before_and_after():
+    moved = [["A CATEGORY WITH A NAME THAT DOES NOT FIT ITS COLUMN", 0.001, 0.31]]
+    found = pair("77", {"churn": 0.384, "recency_days": None}, {"churn": 0.121}, moved)
+    flags = [flag("77", "amount", "high", 9.0, AMOUNT), flag("8" * 9, "n", "medium", 9.0, COUNT)]
+    shown = text_of(
+        view.tour(
+            tour.Tour(tour.choose_changes([found]), tour.clearest(flags), 12, account(used=5), 30)
+        )
+    )
+    assert all(len(line) <= view.WIDTH for line in shown.splitlines())
+    assert re.search(r"won't buy in 30 days +38% +→ +12%", shown)
+    assert re.search(r"days since last purchase +- +→ +0\.0", shown)
+    assert re.search(r"a category with a.*<1% +↑ +31%", shown)
+    assert "on 2017-11-29 it bought 3 products for 1,234.50" in shown
+    assert "soft drinks 25%, cheese <1%" in shown
+    assert "12 risk flags" in shown
+    assert re.search(r"spent 210\.33 in a day +22\.10 ± 18\.20 +limit purchases", shown)
+    assert "Every record is accounted for." in shown
+
+
+def test_the_accounting_says_so_when_something_is_missing():
+    shown = text_of(view.accounting(account(in_topic=3, used=2, unaccounted=1)))
+    assert "Not every record is accounted for" in shown
+
+
+def test_the_live_view_keeps_its_height():
+    alert = {
+        "time": "2017-11-30T00:00:00Z",
+        "subject": "77",
+        "data": {"severity": "high", "message": "210.33 spent in this window; " * 9},
+    }
+    _, delta = pair("77", {"churn": 0.5}, {"churn": 0.25}, [["CHEESE", 0.5, 0.1]])
+    empty = view.live(Snapshot(0, 0, 0, 0.0, None, [], 0, []), 0, 10, 30)
+    full = view.live(Snapshot(10, 9, 3, 2.0, END_MS, [delta] * 5, 7, [alert] * 5), 10, 10, 30)
+    before, after = text_of(empty), text_of(full)
+    assert len(before.splitlines()) == len(after.splitlines())
+    assert all(len(line) <= view.WIDTH for line in after.splitlines())
+    assert "9, 1 behind" in after
+    assert "days closed up to 2017-11-29" in after
+    assert "50% → 25%" in after
+    assert "↓ cheese" in after
+
+
+def test_the_plain_line_has_no_control_codes():
+    line = view.plain_line(Snapshot(9_500, 9_000, 3, 2.0, END_MS, [], 7, []), 10_000, 12.3)
+    assert line == (
+        "    12 s  10,000 sent, 9,500 read, 9,000 in profiles; 3 written, 2 per second, 7 flags,"
+        " days closed up to 2017-11-29"
+    )
+
+
+def test_a_step_ends_in_one_line_with_its_log(tmp_path: Path, capsys):
+    steps = Steps(Console(width=view.WIDTH))
+    with steps.step("a", "doing a", "a is done", tmp_path):
+        pass
+    assert re.fullmatch(r"✓ a is done \(\d+\.\d s\)\n", capsys.readouterr().out)
+    assert list(steps.seconds) == ["a"]
+    with (
+        pytest.raises(ConfigError, match=r"^doing b: wrong; log: /x/b\.txt$"),
+        steps.step("b", "doing b", "b is done", Path("/x/b.txt")),
+    ):
+        raise ConfigError("wrong\nand much more")
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_too(tmp_path: Path):
+    (tmp_path / "file").touch()
+    steps = Steps(Console(width=view.WIDTH))
+    with (
+        pytest.raises(ServiceError, match=r"^doing c: .*file.*; log: "),
+        steps.step("c", "doing c", None, tmp_path),
+    ):
+        (tmp_path / "file" / "folder").mkdir()
+
+
+def test_a_log_that_the_error_names_is_not_named_twice():
+    error = ServiceError("kafka ended; the end of /x/kafka.log:\nline\nline")
+    assert one_line(error, "up", Path("/y")) == "up: kafka ended; the end of /x/kafka.log"
+
+
+def test_purchases_are_every_sixteenth_household_of_the_year(tmp_path: Path):
+    found = scene.purchases(tmp_path)
+    table = pq.read_table(found.file, columns=["household_id"])
+    households = set(table["household_id"].to_pylist())
+    assert (found.rows, found.households) == (table.num_rows, len(households)) == (83_925, 153)
+    assert all(household % scene.EVERY_NTH_HOUSEHOLD == 0 for household in households)
+    assert (tmp_path / "products.parquet").is_file()
+
+
+def test_both_settings_files_name_the_demos_own_topics_tables_and_job(tmp_path: Path):
+    stack = Stack(tmp_path)
+    file, settings = scene.write_settings(stack)
+    assert load(file) == load(stack.config_file) == settings
+    assert settings.cassandra.keyspace == "liveprofile_demo"
+    assert settings.topics.events == "demo-events"
+    assert settings.job.name == scene.NAME
+    assert settings.window.length_ms == DAY_MS
+    assert settings.kafka.bootstrap_servers == stack.kafka.bootstrap_servers

@@ -1,0 +1,176 @@
+"""What windows bring beside tokens: the job's reading against the contract's, said plainly."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from liveprofile.config import load
+from liveprofile.events.modalities import (
+    MOST_NUMBERS,
+    PLACE,
+    TEXT,
+    TEXT_CHARS,
+    Modality,
+    with_texts,
+)
+from liveprofile.events.window import read_training, read_windows
+from liveprofile.wire.tokens import EVENT, FIELD
+from tests.reference import user_history
+from tests.reference.validation import Valid, check
+
+TIME_MS = 1_700_000_000_000
+CLIP2, CLIP3, VOICE = Modality("clip", 2), Modality("clip", 3), Modality("voice.v2", 1)
+GOOD = {"encoder": "clip", "vector": [3.0, -4]}
+
+
+def events(given: list[Any], **more: Any) -> list[dict[str, Any]]:
+    """One after the other, each with its media_embedding."""
+    return [
+        {
+            "event_id": f"e{number}",
+            "user_id": "u",
+            "event_type": "view",
+            "event_time": TIME_MS + number,
+            "media_embedding": one,
+            **more,
+        }
+        for number, one in enumerate(given)
+    ]
+
+
+def packed(some: list[dict[str, Any]]) -> str:
+    """As the SQL packs a window, newest first."""
+    return EVENT.join(
+        FIELD.join((str(event["event_time"]), "0", str(number), json.dumps(event)))
+        for number, event in reversed(list(enumerate(some)))
+    )
+
+
+def read(some: list[dict[str, Any]], *known: Modality) -> tuple[dict[Modality, np.ndarray], int]:
+    window = read_windows([packed(some)], frozenset(known))[0].rows[0]
+    return dict(window.beside.vectors), window.beside.ignored
+
+
+def assert_same(found: Any, expected: dict[Any, Any]) -> None:
+    assert found.keys() == expected.keys()
+    for name, vector in found.items():
+        assert vector.dtype == np.float32
+        np.testing.assert_allclose(vector, expected[name], 1e-6, 1e-7)
+
+
+def test_each_vector_counts_with_length_1_and_the_newest_three_of_an_encoder() -> None:
+    given = [[9, 9], [1, 0], [0, 5], [0, 0.001], [2, 2, 1]]
+    some = events([{"encoder": "clip", "vector": vector} for vector in given])
+    found, ignored = read(some, CLIP2, CLIP3)
+    assert_same(found, {CLIP2: [1 / 3, 2 / 3], CLIP3: [2 / 3, 2 / 3, 1 / 3]})
+    assert ignored == 0
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        "clip", 7, [], {}, {"encoder": "clip"}, {"vector": [1, 2]}, GOOD | {"encoder": None},
+        GOOD | {"encoder": "Clip"}, GOOD | {"encoder": "x" * 65}, GOOD | {"encoder": ""},
+        GOOD | {"encoder": "clip\n"}, GOOD | {"vector": []}, GOOD | {"vector": "1, 2"},
+        GOOD | {"vector": [1, True]}, GOOD | {"vector": ["1", 2]}, GOOD | {"vector": [1, None]},
+        GOOD | {"vector": [0, 0.0]}, GOOD | {"vector": [1e-200, 0]}, GOOD | {"vector": [2e9, 1]},
+        GOOD | {"vector": [10**400, 1]}, GOOD | {"vector": [[1], [2]]},
+        GOOD | {"vector": [1] * (MOST_NUMBERS + 1)},
+    ],
+)  # fmt: skip
+def test_a_broken_one_never_costs_the_event_and_is_counted(broken: Any) -> None:
+    some = events([GOOD, broken])
+    found, ignored = read(some, CLIP2, Modality("clip", 1_025))
+    assert_same(found, {CLIP2: [0.6, -0.8]})
+    assert ignored == 1
+    assert_same(read_training(packed(some)).beside.vectors, {CLIP2: [0.6, -0.8]})
+    event = check(json.dumps(some[1]).encode(), TIME_MS, load().limits)
+    assert isinstance(event, Valid) and event.media is None
+
+
+def test_what_the_model_does_not_know_is_ignored_and_counted() -> None:
+    longer = {"encoder": "clip", "vector": [1.0, 2.0, 2.0]}
+    found, ignored = read(events([None, GOOD, longer, {"encoder": "other", "vector": [1]}]), CLIP2)
+    assert found.keys() == {CLIP2} and ignored == 2
+    assert read(events([None])) == ({}, 0)
+    # Every encoder's, each length by itself, goes into training.
+    trained = read_training(packed(events([GOOD, longer]))).beside.vectors
+    assert_same(trained, {CLIP2: [0.6, -0.8], CLIP3: [1 / 3, 2 / 3, 2 / 3]})
+
+
+def test_the_place_is_the_last_known_one() -> None:
+    some = events([None] * 4)
+    places = [{"lat": 1, "lon": 2}, {"lat": 48.5, "lon": "11.25"}, None, {"lat": 3}]
+    for event, place in zip(some, places, strict=True):
+        event["place"] = place
+    found, ignored = read(some, PLACE)
+    assert_same(found, {PLACE: [48.5, 11.25]})
+    assert ignored == 0 and read(some)[0] == {}
+    assert_same(read_training(packed(some)).beside.vectors, {PLACE: [48.5, 11.25]})
+
+
+def test_the_newest_text_is_read_if_texts_are() -> None:
+    some = events([None] * 5)
+    some[0]["text"] = "older"
+    some[1] |= {"text": " lovely shoes ", "query": "not this"}
+    some[2] |= {"text": None, "query": 7}
+    some[3] |= {"text": " ", "query": ""}
+    assert read_training(packed(some)).text == "lovely shoes"
+    windows = [read_windows([packed(some)], known)[0].rows[0] for known in ({TEXT}, {CLIP2})]
+    assert [window.text for window in windows] == ["lovely shoes", ""]
+    some[4] |= {"text": [], "query": "x" * 2_000}
+    assert read_training(packed(some)).text == "x" * TEXT_CHARS
+    assert read_training(packed(events([None]))).text == ""
+
+
+def test_windows_without_a_text_are_not_encoded() -> None:
+    asked = []
+
+    def encode(texts: list[str]) -> np.ndarray:
+        asked.append(texts)
+        return np.arange(2 * len(texts), dtype=np.float32).reshape(-1, 2)
+
+    clip = {CLIP2: np.ones(2, np.float32)}
+    none, both, text = with_texts([clip, clip, {}], ["", "a", "b"], encode)
+    assert none is clip and clip.keys() == {CLIP2}
+    assert both.keys() == {CLIP2, TEXT} and text[TEXT].tolist() == [2, 3]
+    assert with_texts([clip], [""], encode) == [clip]
+    assert asked == [["a", "b"]]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.none(),
+            st.fixed_dictionaries(
+                {
+                    "encoder": st.sampled_from(["clip", "voice.v2", "Odd"]),
+                    "vector": st.lists(
+                        st.one_of(st.integers(-3, 3), st.floats(-2e9, 2e9)), max_size=3
+                    ),
+                }
+            ),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_any_window_reads_as_the_contract_says(given: list[Any]) -> None:
+    some = events(given, place={"lat": 10.5, "lon": -20})
+    limits = load().limits
+    checked = [check(json.dumps(event).encode(), TIME_MS, limits) for event in some]
+    expected = user_history.beside(checked)
+    every = read_training(packed(some)).beside.vectors
+    assert_same({tuple(modality): vector for modality, vector in every.items()}, expected)
+    known = (CLIP2, VOICE, PLACE)
+    found, ignored = read(some, *known)
+    assert_same(found, {modality: every[modality] for modality in known if modality in every})
+    assert ignored >= sum(
+        one is not None and event.media is None for one, event in zip(given, checked, strict=True)
+    ) - sum(one is not None for one in given[:-3])

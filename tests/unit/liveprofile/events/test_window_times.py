@@ -1,0 +1,62 @@
+"""Where windows end, with and without a shift for each user."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from liveprofile.config import Window
+from liveprofile.events.window_times import end_ms, shift_ms
+from tests.reference.profile import window_end_ms
+
+STAGGERED = Window(length_ms=300_000, stagger_ms=10_000)
+
+
+@given(time_ms=st.integers(946_684_800_000, 4_102_444_800_000), user_id=st.text(min_size=1))
+@pytest.mark.parametrize("window", [Window(), STAGGERED])
+def test_a_window_holds_its_events_and_is_the_references(
+    window: Window, time_ms: int, user_id: str
+) -> None:
+    shift = shift_ms(user_id, window)
+    end = end_ms(time_ms, shift, window)
+    assert end - window.length_ms <= time_ms < end
+    assert (end - shift) % window.length_ms == 0
+    assert end == window_end_ms(user_id, time_ms, window)
+
+
+def test_without_a_stagger_all_windows_end_at_once() -> None:
+    assert {shift_ms(f"u{number}", Window()) for number in range(100)} == {0}
+
+
+def test_shifts_are_spread_evenly_and_by_the_hash() -> None:
+    users = [f"u{number}" for number in range(30_000)]
+    counts = Counter(shift_ms(user, STAGGERED) for user in users)
+    assert sorted(counts) == list(range(0, 300_000, 10_000))
+    assert max(counts.values()) < 1.25 * min(counts.values())
+    digits = hashlib.md5(b"u7").hexdigest()[:3]
+    assert shift_ms("u7", STAGGERED) == int(digits, 16) % 30 * 10_000
+
+
+def test_times_may_be_arrays() -> None:
+    times = np.array([0, 9_999, 10_000, 309_999])
+    assert end_ms(times, 10_000, STAGGERED).tolist() == [10_000, 10_000, 310_000, 310_000]
+
+
+@pytest.mark.parametrize(
+    ("stagger_ms", "reason"),
+    [(1_500, "whole seconds"), (7_000, "multiple"), (-1_000, "greater than or equal to 0")],
+)
+def test_steps_that_do_not_fit_are_refused(stagger_ms: int, reason: str) -> None:
+    with pytest.raises(ValidationError, match=reason):
+        Window(length_ms=300_000, stagger_ms=stagger_ms)
+
+
+def test_too_many_steps_are_refused() -> None:
+    with pytest.raises(ValidationError, match="at least 12000"):
+        Window(length_ms=3_600_000, stagger_ms=1_000)

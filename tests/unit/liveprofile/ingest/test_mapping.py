@@ -1,0 +1,291 @@
+"""Files become events: the shipped mappings, all kinds of columns, one clear line for a mistake."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from liveprofile.errors import InputError
+from liveprofile.ingest.mapping import read_mapping
+from liveprofile.ingest.replay import open_source
+from liveprofile.ingest.sources import in_order_of_time
+from liveprofile.ingest.translation import epoch_ms, time_ms_of
+from tests.support.paths import ROOT, SHARED_DATA
+
+MAPPINGS = ROOT / "mappings"
+TAOBAO = SHARED_DATA / "taobao/slice_20171126_110300.csv"
+UTC = ZoneInfo("UTC")
+
+CSV = """
+format = "csv"
+[time]
+column = "when"
+[fields]
+event_id = "id"
+user_id = "who"
+event_type = "what"
+price = "price"
+"place.lat" = "lat"
+"place.lon" = "lon"
+"""
+
+
+def events_of(source: Path, mapping: Path | None, limit: int | None = None) -> list[dict[str, Any]]:
+    batches, translator = open_source(source, mapping, limit)
+    return [json.loads(value) for batch in batches for value in translator.events(batch).values]
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(name: str, text: str) -> Path:
+        path = tmp_path / name
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("path", sorted(MAPPINGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_mappings_are_valid(path):
+    assert read_mapping(path).needed_columns()
+
+
+def test_user_behaviour_is_sorted_and_translated(written):
+    source = written("ub.csv", "1,10,7,buy,1511658002\n2,11,8,pv,1511658001\n")
+    assert events_of(source, MAPPINGS / "user_behavior.toml") == [
+        {
+            "event_id": "2-1", "user_id": "2", "item_id": "11", "category_id": "8",
+            "event_type": "view", "event_time": 1511658001000,
+        },
+        {
+            "event_id": "1-0", "user_id": "1", "item_id": "10", "category_id": "7",
+            "event_type": "purchase", "event_time": 1511658002000,
+        },
+    ]  # fmt: skip
+
+
+def test_the_whole_taobao_slice_is_translated():
+    if not TAOBAO.is_file():
+        pytest.skip("the Taobao slice is not on this machine")
+    batches, translator = open_source(TAOBAO, MAPPINGS / "user_behavior.toml")
+    ids, last_ms = set(), 0
+    for batch in batches:
+        events = translator.events(batch)
+        assert events.times_ms == sorted(events.times_ms)
+        assert last_ms <= events.times_ms[0]
+        last_ms = events.times_ms[-1]
+        ids.update(json.loads(value)["event_id"] for value in events.values)
+    assert len(ids) == 110_300
+
+
+def test_complete_journey_joins_the_products(tmp_path):
+    at = [datetime(2017, 1, 1, 11, 53, 26), datetime(2017, 1, 1, 12, 10, 28, 500_000)]
+    pq.write_table(
+        pa.table({
+            "household_id": [900, 1228], "basket_id": [31, 32], "product_id": [5, 6],
+            "quantity": [1, 2], "sales_value": [0.5, 2.75],
+            "transaction_timestamp": pa.array(at, pa.timestamp("ns")),
+        }),
+        tmp_path / "transactions.parquet",
+    )  # fmt: skip
+    products = pa.table({"product_id": [7, 5], "product_category": ["BREAD", "MILK"]})
+    pq.write_table(products, tmp_path / "products.parquet")
+    source = tmp_path / "transactions.parquet"
+    assert events_of(source, MAPPINGS / "complete_journey.toml") == [
+        {
+            "event_id": "31-5-0", "user_id": "900", "item_id": "5", "category_id": "MILK",
+            "amount": 0.5, "quantity": 1, "session_id": "31", "event_type": "purchase",
+            "event_time": 1483271606000,
+        },
+        {
+            "event_id": "32-6-1", "user_id": "1228", "item_id": "6",
+            "amount": 2.75, "quantity": 2, "session_id": "32", "event_type": "purchase",
+            "event_time": 1483272628500,
+        },
+    ]  # fmt: skip
+
+
+def test_what_cannot_be_converted_is_sent_as_it_is(written):
+    source = written(
+        "a.csv",
+        "id,who,what,when,price,lat,lon\n"
+        'e1,u1,view,2017-01-01T00:00:00+01:00,"1.50",1,2\n'
+        "e2,,view,yesterday,cheap,,\n",
+    )
+    assert events_of(source, written("m.toml", CSV)) == [
+        {
+            "event_id": "e1", "user_id": "u1", "event_type": "view", "event_time": 1483225200000,
+            "price": 1.5, "place": {"lat": 1.0, "lon": 2.0},
+        },
+        {"event_id": "e2", "event_type": "view", "event_time": "yesterday", "price": "cheap"},
+    ]  # fmt: skip
+
+
+def test_keys_are_the_users(written):
+    source = written("a.csv", "id,who,what,when,price,lat,lon\ne1,ü1,view,,,,\ne2,,view,,,,\n")
+    batches, translator = open_source(source, written("m.toml", CSV))
+    assert translator.events(next(batches)).keys == ["ü1".encode(), None]
+
+
+def test_json_lines_with_a_mapping(written):
+    mapping = 'format = "jsonl"\n' + CSV.split("\n", 2)[2].replace('"id"', '"{id}:{row}"')
+    mapping = mapping.replace('column = "when"', 'column = "when"\nunit = "s"')
+    source = written(
+        "a.jsonl",
+        '{"id": 1, "who": 5, "what": "view", "when": 1500000000, "price": 2}\n\n'
+        '{"id": "x", "who": "u", "what": "cart", "when": 1500000000.25, "more": [1]}\n',
+    )
+    assert events_of(source, written("m.toml", mapping)) == [
+        {
+            "event_id": "1:0", "user_id": "5", "event_type": "view", "price": 2,
+            "event_time": 1500000000000,
+        },
+        {"event_id": "x:2", "user_id": "u", "event_type": "cart", "event_time": 1500000000250},
+    ]  # fmt: skip
+
+
+def test_json_lines_without_a_mapping_go_byte_for_byte(written):
+    lines = ['{"user_id":"u", "event_time": "2017-01-01T00:00:00Z"}', "broken", '{"user_id":7}']
+    batches, translator = open_source(written("a.jsonl", "\n".join(lines)), None)
+    events = translator.events(next(batches))
+    assert events.values == [line.encode() for line in lines]
+    assert events.keys == [b"u", None, b"7"]
+    assert events.times_ms == [1483228800000, None, None]
+
+
+def test_limit(written):
+    source = written("a.jsonl", '{"a":1}\n' * 5)
+    assert len(events_of(source, None, limit=3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("array", "unit", "zone", "expected"),
+    [
+        (pa.array([1, None]), "s", "UTC", [1_000, None]),
+        (pa.array([1_999_999, -1]), "us", "UTC", [1_999, -1]),
+        (pa.array(["1500000000123456789"]), "ns", "UTC", [1_500_000_000_123]),
+        (pa.array(["1.5", "x", None]), "s", "UTC", [1_500, None, None]),
+        (pa.array([float("nan"), float("inf"), 2.5]), "ms", "UTC", [None, None, 2]),
+        (pa.array(["2017-07-01 12:00:00"]), "iso", "Europe/Berlin", [1_498_903_200_000]),
+        (pa.array([datetime(2017, 7, 1, 12)]), "iso", "Europe/Berlin", [1_498_903_200_000]),
+        (pa.array([datetime(2017, 7, 1).date()]), "iso", "UTC", [1_498_867_200_000]),
+    ],
+)
+def test_epoch_ms(array, unit, zone, expected):
+    assert epoch_ms(array, unit, ZoneInfo(zone)).to_pylist() == expected
+
+
+@given(st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))
+def test_a_time_is_the_same_as_text_and_as_a_number(moment):
+    expected = (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000 // 1
+    assert abs(time_ms_of(moment.isoformat()) - expected) <= 1
+    assert time_ms_of(str(time_ms_of(moment.isoformat()))) == time_ms_of(moment.isoformat())
+
+
+@given(
+    st.lists(st.one_of(st.none(), st.integers(-5, 60)), max_size=60),
+    st.integers(1, 9),
+    st.integers(1, 20),
+)
+def test_sorting_by_time_on_disk_is_sorting_in_memory(times, batch_rows, run_rows):
+    batches = [
+        pa.record_batch({
+            "t": pa.array(times[start : start + batch_rows], pa.int64()),
+            "__row": pa.array(range(len(times))[start : start + batch_rows], pa.int64()),
+        })
+        for start in range(0, len(times), batch_rows)
+    ]  # fmt: skip
+    merged = in_order_of_time(batches, lambda batch: batch["t"], run_rows)
+    rows = [row for batch in merged for row in batch["__row"].to_pylist()]
+    found = [(times[row] is not None, times[row]) for row in rows]
+    assert sorted(rows) == list(range(len(times)))
+    assert found == sorted(found, key=lambda pair: (pair[0], pair[1] or 0))
+
+
+MISTAKES = {
+    "no TOML": ("format = ", "is not TOML"),
+    "unknown key": (CSV + "[colour]\n", r"colour is no key; there are format, columns,"),
+    "unknown key of time": (
+        CSV.replace('"when"', '"when"\ntimezone = "UTC"'),
+        r"time\.timezone is no key; there are column, unit, zone",
+    ),
+    "unknown format": (CSV.replace('"csv"', '"xml"'), r"format: .*'csv', 'parquet' or 'jsonl'"),
+    "unknown field": (CSV.replace("price =", "prize ="), r"fields\.prize is no event field; there"),
+    "missing field": (CSV.replace("user_id =", "item_id ="), "user_id is in neither"),
+    "time as a field": (CSV + 'event_time = "when"\n', r"fields\.event_time: .* \[time\]"),
+    "twice": (CSV + "[fixed]\nprice = 1\n", "price is in both"),
+    "bad type": (CSV + '[types]\npv = "look"\n', r"types\.pv = 'look' is no event type; there are"),
+    "bad zone": (CSV.replace('"when"', '"when"\nzone = "Mars"'), r"time\.zone: is no time zone"),
+    "bad template": (CSV.replace('"id"', '"{id"'), r"fields\.event_id = '\{id'"),
+    "template with a format": (CSV.replace('"id"', '"{id:>3}"'), r"a placeholder is \{column\}"),
+    "unknown column": (
+        CSV.replace('"who"', '"whom"'),
+        r"user_id: a\.csv has no column 'whom'; it has id, who",
+    ),
+    "unknown time column": (
+        CSV.replace('"when"', '"time"'),
+        r"time\.column: a\.csv has no column 'time'",
+    ),
+    "unmapped type": (
+        CSV + '[types]\npv = "view"\n',
+        r"types has no 'view', which what holds in row 0; it has pv",
+    ),
+    "no lookup file": (
+        CSV + '[[lookups]]\nfile = "b.csv"\nkey = "id"\ncolumns = ["c"]\n',
+        r"no file at .*b\.csv",
+    ),
+    "count without a unit": (
+        CSV.replace('"csv"', '"parquet"'),
+        r"time\.column holds int64.* set time\.unit to s, ms",
+    ),
+}
+
+
+@pytest.mark.parametrize(("mapping", "message"), MISTAKES.values(), ids=MISTAKES)
+def test_a_mistake_is_one_line_with_the_key(written, tmp_path, mapping, message):
+    source = written("a.csv", "id,who,what,when,price,lat,lon\ne1,u1,view,1,1,1,1\n")
+    if 'format = "parquet"' in mapping:
+        source = tmp_path / "a.parquet"
+        names = ("id", "who", "what", "when", "price", "lat", "lon")
+        pq.write_table(pa.table({name: [1] for name in names}), source)
+    with pytest.raises(InputError, match=message) as raised:
+        events_of(source, written("m.toml", mapping))
+    assert "\n" not in str(raised.value)
+    if "no file" not in message:
+        assert "m.toml" in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("a.csv", "id,who,what,when,price,lat,lon\n1,2\n", r"a\.csv: .*Expected 7 columns, got 2"),
+        ("none.csv", None, "no file at"),
+    ],
+)
+def test_a_broken_file_is_one_line(written, tmp_path, name, text, message):
+    source = written(name, text) if text is not None else tmp_path / name
+    with pytest.raises(InputError, match=message):
+        events_of(source, written("m.toml", CSV))
+
+
+def test_a_vector_comes_as_it_is(tmp_path):
+    media = {"encoder": "clip", "vector": [0.25, -1.0]}
+    table = {
+        "id": ["a", "b"], "when": ["2024-01-01T00:00:00Z"] * 2, "who": ["u", "u"],
+        "what": ["view", "view"], "price": [1.0, 2.0], "lat": [1.0, 1.0], "lon": [2.0, 2.0],
+        "picture": [media, None],
+    }  # fmt: skip
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    mapping = tmp_path / "a.toml"
+    mapping.write_text(CSV.replace('"csv"', '"parquet"') + 'media_embedding = "picture"\n')
+    first, second = events_of(tmp_path / "a.parquet", mapping)
+    assert first["media_embedding"] == media and second.get("media_embedding") is None

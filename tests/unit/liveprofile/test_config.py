@@ -1,0 +1,133 @@
+"""Settings: file, variables and overrides in that order; a wrong value is one clear line."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from liveprofile.config import CONFIG_VARIABLE, load
+from liveprofile.errors import ConfigError
+from liveprofile.kafka.connection import client_config
+from liveprofile.kafka.topics import topic_configs
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch):
+    import os
+
+    for name in os.environ:
+        if name.startswith("LIVEPROFILE_"):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(text: str):
+        path = tmp_path / "liveprofile.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+def test_defaults_need_no_file():
+    settings = load()
+    assert settings.window.length_ms == 300_000
+    assert settings.topics.events == "behavior-events"
+
+
+def test_overrides_win_over_variables_and_variables_over_the_file(written, monkeypatch):
+    file = written('[kafka]\nbootstrap_servers = "file:1"\ngroup_id = "file"\nusername = "file"\n')
+    monkeypatch.setenv("LIVEPROFILE_KAFKA__GROUP_ID", "variable")
+    monkeypatch.setenv("LIVEPROFILE_KAFKA__USERNAME", "variable")
+    kafka = load(file, kafka={"username": "override"}).kafka
+    assert (kafka.bootstrap_servers, kafka.group_id, kafka.username) == (
+        "file:1", "variable", "override",
+    )  # fmt: skip
+
+
+def test_the_variable_names_the_file(written, monkeypatch):
+    monkeypatch.setenv(CONFIG_VARIABLE, str(written("[window]\nlength_ms = 60000\n")))
+    assert load().window.length_ms == 60_000
+
+
+def test_a_named_file_does_not_stay_in_the_environment(written):
+    load(written("[window]\nlength_ms = 60000\n"))
+    assert load().window.length_ms == 300_000
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[window]\nlength_ms = 5\n", r"setting window\.length_ms = 5: .*1000"),
+        ("[window]\nlength = 5\n", r"setting window\.length = 5: .*not permitted"),
+        ("[windows]\nlength_ms = 5\n", r"setting windows"),
+        ('[kafka]\nstart = "soon"\n', r"setting kafka\.start = 'soon': .*earliest"),
+        ('[cassandra]\nkeyspace = "Live"\n', r"setting cassandra\.keyspace = 'Live'"),
+        ("[model]\nlength_buckets = [32, 8]\n", r"setting model\.length_buckets.*ascending"),
+    ],
+)
+def test_a_wrong_setting_is_one_line_with_key_and_value(written, text, message):
+    with pytest.raises(ConfigError, match=message) as raised:
+        load(written(text))
+    assert "\n" not in str(raised.value)
+
+
+def test_a_file_that_is_no_toml_is_one_line(written):
+    file = written("[window\n")
+    with pytest.raises(ConfigError, match=f"configuration file {file}") as raised:
+        load(file)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_missing_file_is_named():
+    with pytest.raises(ConfigError, match=r"no configuration file at /nowhere\.toml"):
+        load("/nowhere.toml")
+
+
+def test_a_password_is_never_printed(written):
+    file = written('[kafka]\npassword = "hunter2"\nstart = "soon"\n')
+    with pytest.raises(ConfigError) as raised:
+        load(file)
+    assert "hunter2" not in str(raised.value)
+    with pytest.raises(ConfigError) as raised:
+        load(kafka={"password": ["hunter2"]})
+    assert "hunter2" not in str(raised.value)
+    assert "hunter2" not in repr(load(kafka={"password": "hunter2"}))
+
+
+def test_settings_do_not_change():
+    with pytest.raises(ValidationError, match="frozen"):
+        load().window.length_ms = 1
+
+
+def test_security_reaches_the_kafka_client():
+    plain = client_config(load().kafka)
+    assert plain["security.protocol"] == "PLAINTEXT"
+    assert "sasl.password" not in plain
+    secured = client_config(
+        load(
+            kafka={
+                "security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN", "username": "me",
+                "password": "secret", "ca_file": "/ca.pem",
+            }
+        ).kafka
+    )  # fmt: skip
+    assert secured["sasl.mechanism"] == "PLAIN"
+    assert (secured["sasl.username"], secured["sasl.password"]) == ("me", "secret")
+    assert secured["ssl.ca.location"] == "/ca.pem"
+
+
+def test_topics_are_kept_by_arrival_time():
+    configs = topic_configs(load(topics={"retention_ms": 1_000}).topics)
+    assert set(configs) == {
+        "behavior-events", "behavior-events-rejected", "behavior-events-late", "risk-alerts",
+        "risk-rules", "risk-feedback",
+    }  # fmt: skip
+    rules = configs.pop("risk-rules")
+    assert (rules["cleanup.policy"], "retention.ms" in rules) == ("compact", False)
+    labels = configs.pop("risk-feedback")
+    assert labels["retention.ms"] == str(400 * 86_400_000)
+    for config in configs.values():
+        assert config["message.timestamp.type"] == "LogAppendTime"
+        assert config["retention.ms"] == "1000"

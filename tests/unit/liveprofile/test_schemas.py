@@ -1,0 +1,188 @@
+"""The shipped schemas say what the data contract says, and the examples in them hold."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import jsonschema
+import pytest
+import yaml
+from hypothesis import given
+from hypothesis import strategies as st
+
+from liveprofile.alerts.cloud_events import alerts, cloud_event
+from liveprofile.config import Topics
+from liveprofile.kafka.topics import topic_configs
+from liveprofile.rules.flags import Flag
+from liveprofile.rules.rules import Rule, read_rules
+from tests.reference.validation import HEARTBEAT, REASONS, TYPES
+from tests.support.broken_events import BREAKS
+from tests.support.paths import ROOT
+from tests.support.streams import RECORD_MS, START_MS, payload, valid_events
+
+EVENT = json.loads((ROOT / "schemas/behavior-event.schema.json").read_text("utf-8"))
+ALERT = json.loads((ROOT / "schemas/risk-alert.schema.json").read_text("utf-8"))
+RULE = json.loads((ROOT / "schemas/risk-rule.schema.json").read_text("utf-8"))
+ASYNCAPI = yaml.safe_load((ROOT / "schemas/asyncapi.yaml").read_text("utf-8"))
+EVENTS = jsonschema.Draft202012Validator(EVENT)
+ALERTS = jsonschema.Draft202012Validator(ALERT)
+PURCHASE = {
+    "event_id": "e1",
+    "user_id": "u1",
+    "event_type": "purchase",
+    "event_time": START_MS,
+    "price": 3,
+    "quantity": 2,
+}
+# No schema sees these: they are about bytes, the clock, or the calendar.
+NOT_OF_A_SCHEMA = {"FUTURE_TIME", "TOO_LARGE", "BAD_ENCODING"}
+NOT_OF_A_SCHEMA_NAMES = {"February 30", "an amount beyond doubles"}
+
+
+@pytest.mark.parametrize("schema", [EVENT, ALERT, RULE], ids=["event", "alert", "rule"])
+def test_a_schema_is_one_and_its_examples_hold(schema: dict[str, Any]) -> None:
+    jsonschema.Draft202012Validator.check_schema(schema)
+    assert schema["examples"]
+    for example in schema["examples"]:
+        jsonschema.Draft202012Validator(schema).validate(example)
+
+
+def test_the_event_schema_names_the_types_of_the_contract() -> None:
+    assert EVENT["properties"]["event_type"]["enum"] == [*TYPES, HEARTBEAT]
+
+
+@given(st.data())
+def test_a_valid_event_passes(data: st.DataObject) -> None:
+    time_ms = data.draw(st.integers(START_MS, RECORD_MS))
+    user_id = data.draw(st.sampled_from(["u", 7, "ü", "x" * 256]))
+    event = data.draw(valid_events("e1", user_id, time_ms))
+    EVENTS.validate(json.loads(payload(event)))
+
+
+def test_unknown_fields_and_heartbeats_pass() -> None:
+    EVENTS.validate(PURCHASE | {"loyalty": {"level": 3}})
+    EVENTS.validate({"event_type": "heartbeat", "event_time": START_MS})
+
+
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        pytest.param(name, broken, id=f"{reason}: {name}")
+        for reason in BREAKS
+        if reason not in NOT_OF_A_SCHEMA
+        for name, broken in BREAKS[reason]
+        if name not in NOT_OF_A_SCHEMA_NAMES
+    ],
+)
+def test_a_broken_event_fails(name: str, broken: Any) -> None:
+    try:
+        event = json.loads(broken(PURCHASE) or b"", parse_constant=_refuse)
+    except ValueError:
+        return  # no JSON, so nothing that a schema could pass
+    assert not EVENTS.is_valid(event)
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"specversion": "0.3"},
+        {"id": "6F5F"},
+        {"type": "other"},
+        {"time": "2017-11-26T01:05:00+01:00"},
+        {"data": {}},
+        {"data": ALERT["examples"][0]["data"] | {"severity": "fatal"}},
+        {"data": ALERT["examples"][0]["data"] | {"value": "7.8"}},
+        {"data": ALERT["examples"][0]["data"] | {"message": ""}},
+    ],
+)
+def test_a_wrong_alert_fails(change: dict[str, Any]) -> None:
+    assert not ALERTS.is_valid(ALERT["examples"][0] | change)
+
+
+@pytest.mark.parametrize("field", ALERT["required"])
+def test_an_alert_needs_every_field(field: str) -> None:
+    alert = {name: value for name, value in ALERT["examples"][0].items() if name != field}
+    assert not ALERTS.is_valid(alert)
+
+
+def test_what_the_job_sends_is_an_alert() -> None:
+    flag = Flag(
+        "0" * 32, "purchase_amount", "PURCHASE_AMOUNT_CHANGE", "high", "limit_trading", 5.0, 4.0,
+        "40.00 spent", {"amount": 40.0, "mean": 10.0, "std": 1.5, "history": 7}, "1",
+        reasons=[{"code": "PURCHASE_AMOUNT_CHANGE", "value": 5.0, "usual": None, "sentence": "x"}],
+    )  # fmt: skip
+    row = SimpleNamespace(
+        user_id="u1", window_start_ms=0, window_end_ms=300_000, model_version="complete-journey-1"
+    )
+    alert = json.loads(cloud_event(flag, row))
+    assert not list(ALERTS.iter_errors(alert))
+    assert alert["time"] == "1970-01-01T00:05:00.000Z"
+    assert alert["data"]["event_id"] is None
+    at_event = json.loads(cloud_event(flag._replace(event_id="e1", rule_version=3), row))["data"]
+    assert (at_event["event_id"], at_event["rule_version"]) == ("e1", 3)
+
+
+def test_a_rule_in_shadow_sends_no_alert() -> None:
+    flag = Flag("0" * 32, "r", "R", "low", "limit_trading", 5.0, 4.0, "why", {}, "1")
+    row = SimpleNamespace(
+        user_id="u1", window_start_ms=0, window_end_ms=0, model_version="m",
+        flags=[flag, flag._replace(rule_state="SHADOW")],
+    )  # fmt: skip
+    assert len(alerts("risk-alerts", row, {})) == 1
+
+
+def test_the_asyncapi_document_names_the_topics_of_the_settings() -> None:
+    addresses = {channel["address"] for channel in ASYNCAPI["channels"].values()}
+    topics = Topics()
+    assert addresses == set(topic_configs(topics))
+    headers = ASYNCAPI["components"]["messages"]["rejectedEvent"]["headers"]
+    assert headers["properties"]["reason"]["enum"] == [
+        *REASONS,
+        "UNREADABLE",
+        "SCORING_FAILED",
+        "BAD_FEEDBACK",
+    ]
+
+
+def test_every_reference_of_the_asyncapi_document_leads_somewhere() -> None:
+    references = list(_references(ASYNCAPI))
+    assert len(references) > 10
+    for reference in references:
+        file, _, pointer = reference.partition("#")
+        target = json.loads((ROOT / "schemas" / file).read_text("utf-8")) if file else ASYNCAPI
+        for step in filter(None, pointer.split("/")):
+            target = target[step]
+
+
+def _references(node: Any) -> Any:
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        node = list(node.values())
+    for child in node if isinstance(node, list) else ():
+        yield from _references(child)
+
+
+def test_the_shipped_rules_fit_the_schemas() -> None:
+    data = ALERT["$defs"]["data"]["properties"]
+    shipped = read_rules(ROOT / "rules.toml").rules
+    assert [rule.id for rule in shipped if rule.scope == "window"] == [
+        "purchase_frequency", "purchase_amount", "behaviour_surprise"
+    ]  # fmt: skip
+    for rule in shipped:
+        jsonschema.validate(rule.model_dump(mode="json"), RULE)
+        for name in ("reason", "severity", "action"):
+            jsonschema.validate(getattr(rule, name), data[name])
+
+
+def test_the_schema_of_a_rule_names_its_fields() -> None:
+    of_records = {"applied_by", "applied_at"}
+    assert RULE["properties"].keys() - of_records == Rule.model_fields.keys()
+    required = {name for name, field in Rule.model_fields.items() if field.is_required()}
+    assert set(RULE["required"]) == required

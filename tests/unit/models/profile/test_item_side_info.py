@@ -1,0 +1,256 @@
+"""Items that a model never saw: the catalogue's files, their rows, and how they are measured."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cli.main import app
+from liveprofile.errors import InputError
+from models.profile import checkpoint, recipes, text_encoder
+from models.profile.data import item_side_info
+from models.profile.data.catalogue import Catalogue, encode_texts
+from models.profile.experiments.cold_start import WORTH, Ranked
+from models.profile.inference import ProfileModel
+from models.profile.network import BehaviourTransformer, Shape
+from models.profile.training.train import train
+from tests.unit.models.profile.test_training import MINIATURE, bought, people, score, write_rows
+
+CATEGORIES, OLD_RANKS, NEW_RANKS = 6, 3, 12
+
+
+def write_catalogue(file, vectors, **others):
+    table = {"item_id": [*vectors], "image_embedding": [*vectors.values()], **others}
+    pq.write_table(pa.table(table), file)
+    return file
+
+
+def vectors_by_category(ranks, prefix, seed=0):
+    """Items of one category point one way, more or less."""
+    random = np.random.default_rng(seed)
+    return {
+        f"{prefix}{category}-{rank}": (
+            np.eye(CATEGORIES)[category] + 0.1 * random.standard_normal(CATEGORIES)
+        ).tolist()
+        for category in range(CATEGORIES)
+        for rank in range(ranks)
+    }
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory):
+    """Rows, a checkpoint, and a catalogue of the items that it names and of others."""
+    folder = tmp_path_factory.mktemp("shop")
+    write_rows(folder / "rows")
+    train(MINIATURE, folder / "rows", folder / "model")
+    described = vectors_by_category(OLD_RANKS, "i") | vectors_by_category(NEW_RANKS, "n", 1)
+    write_catalogue(folder / "catalogue.parquet", described)
+    return folder
+
+
+def test_a_catalogue_holds_unit_vectors_of_several_modalities(tmp_path):
+    voice = pa.array([[0.0, 2.0], None, [1.0, 0.0]], pa.list_(pa.float32()))
+    vectors = {"a": [3.0, 0.0, 4.0], "b": None, "c": None}
+    read = Catalogue.read(write_catalogue(tmp_path / "c.parquet", vectors, voice_embedding=voice))
+    assert {name: one.width for name, one in read.modalities.items()} == {
+        "image_embedding": 3,
+        "voice_embedding": 2,
+    }
+    expected = np.array([[0, 0, 0, 1, 0], [0, 0, 0, 0, 0], [0.6, 0, 0.8, 0, 1], [0] * 5])
+    np.testing.assert_allclose(read.vectors(["c", "b", "a", "unknown"]), expected, 1e-6)
+    assert read.described() == ["a", "c"]
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ({"id": ["a"], "x_embedding": [[1.0]]}, "column item_id is missing"),
+        ({"item_id": ["a"], "x": [[1.0]]}, r"column \*_embedding is missing"),
+        ({"item_id": ["a", "a"], "x_embedding": [[1.0], [1.0]]}, "each item once"),
+        ({"item_id": ["a", None], "x_embedding": [[1.0], [1.0]]}, "item_id must name each row's"),
+        ({"item_id": ["a", "b"], "x_embedding": [[1.0], [1.0, 2.0]]}, r"one length, not \[1, 2\]"),
+        ({"item_id": ["a"], "x_embedding": [[float("nan")]]}, "x_embedding has a number that"),
+        ({"item_id": ["a"], "x_embedding": [[None]]}, "x_embedding has a number that"),
+        ({"item_id": ["a"], "x_embedding": ["text"]}, "must be lists of numbers"),
+        ({"item_id": ["a"], "x_embedding": [["text"]]}, "must be lists of numbers"),
+    ],
+)
+def test_a_bad_catalogue_is_one_clear_line(tmp_path, table, message):
+    pq.write_table(pa.table(table), tmp_path / "c.parquet")
+    with pytest.raises(InputError, match=message):
+        Catalogue.read(tmp_path / "c.parquet")
+
+
+def test_no_catalogue_is_one_clear_line(tmp_path):
+    with pytest.raises(InputError, match=r"catalogue .*none"):
+        Catalogue.read(tmp_path / "none.parquet")
+    (tmp_path / "c.parquet").write_text("no Parquet")
+    with pytest.raises(InputError, match="catalogue"):
+        Catalogue.read(tmp_path / "c.parquet")
+
+
+def test_texts_become_a_catalogue(tmp_path, monkeypatch):
+    def encode(found, on_progress):
+        lengths = np.array([len(text) for text in found], np.float32)
+        return np.repeat(lengths[:, None], text_encoder.WIDTH, 1)
+
+    monkeypatch.setattr(text_encoder, "encode", encode)
+    (tmp_path / "c.csv").write_text("sku,kind,size\n007,milk,\n12,,\n13,milk,1 l\n")
+    columns = ["kind", "size"]
+    assert encode_texts(tmp_path / "c.csv", "sku", columns, tmp_path / "c.parquet") == 3
+    written = pq.read_table(tmp_path / "c.parquet").to_pydict()
+    found = dict(zip(written["item_id"], (v[0] for v in written["text_embedding"]), strict=True))
+    assert found == {"007": len("milk"), "12": 0, "13": len("milk 1 l")}
+    read = Catalogue.read(tmp_path / "c.parquet")
+    assert read.modalities["text_embedding"] == (text_encoder.WIDTH, text_encoder.ENCODER)
+    assert read.described() == ["007", "13"]
+    with pytest.raises(InputError, match="column colour is missing"):
+        encode_texts(tmp_path / "c.csv", "sku", ["colour"], tmp_path / "c.parquet")
+
+
+def test_other_vectors_stay_beside_those_of_texts(tmp_path, monkeypatch):
+    monkeypatch.setattr(
+        text_encoder, "encode", lambda found, _: np.ones((len(found), text_encoder.WIDTH))
+    )
+    vectors = {"b": [1.0, 0.0], "a": [0.0, 1.0]}
+    file = write_catalogue(tmp_path / "c.parquet", vectors, text=["z", "a"])
+    for _ in range(2):
+        encode_texts(file, "item_id", ["text"], file)
+        table = pq.read_table(file)
+        pq.write_table(table.append_column("text", pa.array(["a", "z"])), file)
+    read = Catalogue.read(file)
+    assert [*read.modalities] == ["text_embedding", "image_embedding"]
+    assert read.vectors(["a"])[0, -2:].tolist() == [0, 1]
+
+
+def test_a_new_item_is_as_those_most_like_it(tmp_path):
+    torch.manual_seed(0)
+    names = [f"old{n}" for n in range(6)]
+    model = BehaviourTransformer(Shape(6, 2, 2, 1, dim=8, heads=1, max_len=4))
+    model.item_bias.data = torch.arange(6.0)
+    one, other = [1.0, 0.0], [0.0, 1.0]
+    described = dict(zip(names, [one, one, one, other, other, None], strict=True))
+    read = Catalogue.read(write_catalogue(tmp_path / "c.parquet", described | {"new": one}))
+    rows, bias = item_side_info.like(model, names, read, ["new"])
+    alike = model.table.detach()[1:4]
+    torch.testing.assert_close(
+        torch.cosine_similarity(rows[0], alike.mean(0), 0), torch.tensor(1.0), atol=1e-3, rtol=0
+    )
+    torch.testing.assert_close(rows[0].norm(), alike.norm(dim=1).mean(), atol=1e-2, rtol=0)
+    # Half as frequent, on the log scale: its neighbours have 0, 1 and 2, and the rarest 0.
+    assert bias[0].item() == pytest.approx(0.5, abs=1e-2)
+    with pytest.raises(InputError, match="none of the items"):
+        item_side_info.like(model, ["x"] * 6, read, ["new"])
+
+
+def test_added_items_are_read_and_chosen_as_those_like_them(shop, tmp_path):
+    before = checkpoint.load(shop / "model")
+    card = item_side_info.add(shop / "model", shop / "catalogue.parquet", tmp_path / "grown")
+    assert card.version.startswith("miniature-1+") and card.revision == before[3].revision + 1
+    assert card.data["catalogue"]["items_added"] == CATEGORIES * NEW_RANKS
+    assert card.ranked_items == CATEGORIES * (OLD_RANKS + NEW_RANKS)
+    model = ProfileModel.load(tmp_path / "grown", device="cpu")
+    # Users go round two categories of the same parity.
+    history = [bought(n, 1 + 2 * (n % 2), n) for n in range(8)]
+    old = score(ProfileModel.load(shop / "model", device="cpu"), [[]], [history])
+    new = score(model, [[]], [[token._replace(item=f"n{token.item[1:]}") for token in history]])
+    likeness = old.embedding_after[0] @ new.embedding_after[0]
+    assert likeness > 0.9
+    chosen = {model.items[item] for item in new.next_items[0]}
+    assert {name[1] for name in chosen} <= {"1", "3", "5"}
+    assert {name[0] for name in chosen} == {"i", "n"}
+    with pytest.raises(InputError, match="names all items"):
+        item_side_info.add(tmp_path / "grown", shop / "catalogue.parquet", tmp_path / "again")
+
+
+def test_candidates_stand_before_the_items_that_are_none(shop, tmp_path):
+    shutil.copytree(shop / "model", tmp_path / "few")
+    card = json.loads((tmp_path / "few" / "card.json").read_text())
+    (tmp_path / "few" / "card.json").write_text(json.dumps({**card, "ranked_items": 12}))
+    items = checkpoint.load(tmp_path / "few")[1]
+    new = [*vectors_by_category(NEW_RANKS, "n")]
+    for as_candidates, ranked, expected in (
+        (True, 12 + len(new), [*items[:12], *new, *items[12:]]),
+        (False, 12, [*items, *new]),
+    ):
+        out = tmp_path / str(as_candidates)
+        card = item_side_info.add(tmp_path / "few", shop / "catalogue.parquet", out, as_candidates)
+        assert card.ranked_items == ranked and checkpoint.load(out)[1] == expected
+
+
+def test_a_model_says_the_same_of_all_other_items(shop, tmp_path):
+    item_side_info.add(
+        shop / "model", shop / "catalogue.parquet", tmp_path / "grown", as_candidates=False
+    )
+    histories, windows = people()
+    one, other = (
+        score(ProfileModel.load(folder, device="cpu"), histories, windows)
+        for folder in (shop / "model", tmp_path / "grown")
+    )
+    for name, value in one._asdict().items():
+        if name != "batches":
+            np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
+
+
+def test_ties_count_as_if_broken_at_random():
+    ranked = Ranked(np.arange(4), np.array([0, 3, 9, 20]), np.array([0, 0, 4, 9]))
+    assert ranked.mean(WORTH["recall_at_10"]).tolist() == [1, 1, 0.2, 0]
+    gains = 1 / np.log2(np.arange(2, 22))
+    np.testing.assert_allclose(
+        ranked.mean(WORTH["ndcg_at_10"]), [1, gains[3], gains[9] / 5, 0], rtol=1e-12
+    )
+
+
+def with_new_items(rows, out):
+    """The rows, half of whose items are new ones after those that the recipe trains on."""
+    table = pq.read_table(rows / "part-0.parquet")
+    ends = np.array(table["window_end_ms"])
+    random = np.random.default_rng(0)
+
+    def renamed(packed, end_ms):
+        if end_ms <= np.quantile(ends, 0.7):
+            return packed
+        for category in range(CATEGORIES):
+            for rank in range(OLD_RANKS):
+                if random.random() < 0.5:
+                    new = f"n{category}-{random.integers(NEW_RANKS)}"
+                    packed = packed.replace(f'"i{category}-{rank}"', f'"{new}"')
+        return packed
+
+    events = [renamed(*row) for row in zip(table["events"].to_pylist(), ends, strict=True)]
+    place = table.column_names.index("events")
+    out.mkdir()
+    pq.write_table(table.set_column(place, "events", [events]), out / "part-0.parquet")
+    return out
+
+
+def test_the_command_measures_new_items_with_and_without_vectors(shop, tmp_path, monkeypatch):
+    monkeypatch.setitem(recipes.RECIPES, "general", MINIATURE)
+    rows = with_new_items(shop / "rows", tmp_path / "rows")
+    arguments = ["catalogue", "evaluate", "general", "--rows", str(rows), "--part", "validation"]
+    arguments += ["--checkpoint", str(shop / "model")]
+    arguments += ["--catalogue", str(shop / "catalogue.parquet")]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert 30 < found["cold_items"] <= CATEGORIES * NEW_RANKS
+    among = found["cold_among_cold"]
+    assert among["vectors"]["recall_at_10"] > among["hash_bucket"]["recall_at_10"] + 0.1
+    assert among["vectors_over_hash_bucket"]["recall_at_10"][1] > 0
+    assert among["events"] == found["cold_among_all"]["events"] > 0
+    assert found["named_among_all"]["events"] > 0
+
+
+def test_the_encoder_puts_like_texts_together():
+    found = text_encoder.encode(
+        ["yogurt with fruit", "", "motor oil", "fruit yoghurt", "motor oil"]
+    )
+    assert found.shape == (5, text_encoder.WIDTH) and found.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(found, axis=1), [1, 0, 1, 1, 1], atol=1e-5)
+    assert found[2].tolist() == found[4].tolist()
+    assert found[0] @ found[3] > found[0] @ found[2] + 0.3

@@ -1,0 +1,184 @@
+"""Training rows: the same streams however they lie in files, in memory that does not grow."""
+
+import errno
+import os
+import tempfile
+import tracemalloc
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from benchmarks.load.load import Load
+from benchmarks.load.rows import batches
+from benchmarks.models.training_rows import as_table
+from liveprofile.config import load
+from liveprofile.errors import InputError
+from liveprofile.events.window import read_training
+from liveprofile.features.baselines import SUMS
+from liveprofile.wire.token_columns import read_histories
+from models.profile.data import external_sort, training_rows
+from models.profile.data.examples import build
+from models.profile.data.external_sort import user_key
+from models.profile.encoding import Vocabulary
+
+DAY_MS = 86_400_000
+SETTINGS = load(window={"length_ms": DAY_MS})
+
+
+def made(events=3_000, users=40, days=12):
+    workload = Load(events, users, 1.05, days * 24)
+    return pa.concat_tables(map(as_table, batches(workload.messages(), SETTINGS, 1_000)))
+
+
+@pytest.fixture(scope="module")
+def table():
+    return made()
+
+
+@pytest.fixture
+def small_runs(monkeypatch):
+    """Many runs and many parts of few windows."""
+    monkeypatch.setattr(external_sort, "RUN_BYTES", 20_000)
+    monkeypatch.setattr(external_sort, "PART_BYTES", 7_000)
+    monkeypatch.setattr(training_rows, "BATCH_ROWS", 17)
+    monkeypatch.setattr(training_rows, "PART_WINDOWS", 5)
+
+
+def written(table, file):
+    pq.write_table(table, file)
+    return file
+
+
+def in_order(table):
+    return sorted(
+        table.to_pylist(), key=lambda row: (user_key(row["user_id"]), row["window_end_ms"])
+    )
+
+
+def test_the_streams_are_what_sorting_in_memory_gives(table, tmp_path, small_runs):
+    streams = training_rows.read(written(table, tmp_path / "rows.parquet"))
+    expected = in_order(table)
+    tokens = [token for row in expected for token in read_training(row["events"]).tokens]
+    assert [
+        (time_ms, kind, streams.items[item], streams.categories[category], amount)
+        for time_ms, kind, item, category, amount in zip(
+            streams.time_ms_N.tolist(),
+            streams.type_N.tolist(),
+            streams.item_N,
+            streams.category_N,
+            streams.amount_N.tolist(),
+            strict=True,
+        )
+    ] == tokens
+    assert streams.items == sorted({token.item for token in tokens})
+    users = list(dict.fromkeys(row["user_id"] for row in expected))
+    assert (streams.users, len(streams.user_W)) == (len(users), len(expected))
+    assert [users[user] for user in streams.user_W] == [row["user_id"] for row in expected]
+    assert streams.end_ms_W.tolist() == [row["window_end_ms"] for row in expected]
+    assert (streams.first_W[1:] == streams.last_W[:-1]).all()
+    for name, column in (("added", streams.added_WS), ("sums", streams.sums_WS)):
+        assert column.tolist() == [row[name][: len(SUMS)] for row in expected]
+
+
+def test_the_last_purchase_is_the_history_header_s(table, tmp_path, small_runs):
+    streams = training_rows.read(written(table, tmp_path / "rows.parquet"))
+    histories = read_histories([row["history"] for row in in_order(table)])
+    assert 0 < np.count_nonzero(histories.last_purchase_ms_now) < len(table)
+    np.testing.assert_array_equal(streams.last_purchase_ms_W, histories.last_purchase_ms_now)
+
+
+def test_the_streams_do_not_depend_on_the_files(table, tmp_path, monkeypatch, request):
+    whole = training_rows.read(written(table, tmp_path / "rows.parquet"))
+    request.getfixturevalue("small_runs")
+    mixed = table.take(np.random.default_rng(0).permutation(len(table)))
+    folder = tmp_path / "rows"
+    folder.mkdir()
+    written(mixed.slice(0, 100), folder / "a.parquet")
+    written(mixed.slice(100, 90), folder / "b.parquet")
+    lines = b"".join(orjson.dumps(row) + b"\n" for row in mixed.slice(190).to_pylist())
+    (folder / "c.jsonl").write_bytes(lines)
+    other = training_rows.read(folder)
+    assert other.fingerprint() == whole.fingerprint()
+    changed = table.set_column(
+        table.schema.get_field_index("sums"), "sums", table["added"].combine_chunks()
+    )
+    assert (
+        training_rows.read(written(changed, tmp_path / "c.parquet")).fingerprint()
+        != whole.fingerprint()
+    )
+
+    vocabularies = (Vocabulary(whole.items[:50], 8), Vocabulary(whole.categories[:9], 4))
+    corpora = [build(streams, *vocabularies, 3) for streams in (whole, other)]
+    for name in corpora[0]._fields[1:]:
+        np.testing.assert_array_equal(*(getattr(corpus, name) for corpus in corpora), name)
+
+
+def test_windows_that_come_twice_are_counted_over_all_files(table, tmp_path, small_runs):
+    written(table, tmp_path / "a.parquet")
+    written(table.slice(20, 30), tmp_path / "b.parquet")
+    with pytest.raises(InputError, match="30 windows come twice for their user, one ends at 1"):
+        training_rows.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "message"),
+    [
+        ("user_id", 7, "user_id is int, must be str"),
+        ("window_end_ms", None, "window_end_ms is NoneType, must be int"),
+        ("sums", None, "sums is NoneType, must be list"),
+        ("sums", [1.0] * 9, "sums must begin with 10 finite numbers"),
+        ("added", [None] * 10, "added must begin with 10 finite numbers"),
+        ("added", [float("nan")] * 10, "added must begin with 10 finite numbers"),
+        ("added", 1.0, "added is float, must be list"),
+    ],
+)
+def test_a_wrong_value_in_parquet_is_found(table, tmp_path, name, wrong, message):
+    values = table[name].to_pylist()
+    values[300:] = [wrong] * (len(table) - 300)
+    if name == "user_id" or wrong == 1.0:
+        values = [wrong] * len(table)
+    place = table.schema.get_field_index(name)
+    file = written(table.set_column(place, name, pa.array(values)), tmp_path / "rows.parquet")
+    row = 1 if values[0] == wrong else 301
+    with pytest.raises(InputError, match=rf"rows\.parquet: row {row}: {message}"):
+        training_rows.read(file)
+
+
+def test_no_file_stays_behind(table, tmp_path, monkeypatch):
+    work = tmp_path / "work"
+    work.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(work))
+    streams = training_rows.read(written(table, tmp_path / "rows.parquet"))
+    assert list(work.iterdir()) == []
+    assert streams.time_ms_N.min() > 0
+
+
+def test_a_full_disk_is_one_clear_line(table, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(InputError, match="No space left on device; set TMPDIR"):
+        training_rows.read(written(table, tmp_path / "rows.parquet"))
+
+
+def test_memory_does_not_grow_with_the_rows(tmp_path, small_runs):
+    table = made(events=1_000, users=15)
+
+    def peak_bytes(copies):
+        user_id = table.schema.get_field_index("user_id")
+        users = [[f"{user}-{copy}" for user in table["user_id"].to_pylist()] for copy in copies]
+        tables = [table.set_column(user_id, "user_id", [names]) for names in users]
+        file = written(pa.concat_tables(tables), tmp_path / "rows.parquet")
+        tracemalloc.start()
+        streams = training_rows.read(file)
+        build(streams, Vocabulary(["i000001"], 8), Vocabulary(["c001"], 4), 3)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert len(streams.user_W) == len(copies) * len(table)
+        return peak
+
+    assert peak_bytes(range(10)) < 1.4 * peak_bytes(range(1))

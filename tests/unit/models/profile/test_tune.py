@@ -1,0 +1,113 @@
+"""A study of hyperparameters: what it reads, how it goes on, and the file that training takes."""
+
+import dataclasses
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from liveprofile.errors import InputError
+from models.profile.evaluation import evaluate
+from models.profile.recipes import RECIPES, SEARCH_SPACE, Range, recipe, with_params
+from models.profile.training.tune import tune
+from tests.unit.models.profile.test_training import MINIATURE, write_rows
+
+TINY = dataclasses.replace(
+    MINIATURE, epochs=2, windows_per_epoch=64, validation_windows=40, item_negatives=64
+)
+
+
+@pytest.fixture(scope="module")
+def rows_folder(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("tuning") / "rows")
+
+
+def test_a_killed_study_goes_on_and_never_reads_the_test(rows_folder, tmp_path, monkeypatch):
+    class Killed(Exception):
+        pass
+
+    def refuse(*_):
+        raise AssertionError("a trial read the test part")
+
+    def stop(stage, done, total):
+        if stage == "train" and len(study_notes) == finished:
+            raise Killed  # in the middle of the next trial
+
+    monkeypatch.setattr(evaluate, "evaluate", refuse)
+    study_notes = []
+    for finished in (0, 1):
+        with pytest.raises(Killed):
+            tune(TINY, rows_folder, tmp_path / "killed.db", 3, stop, study_notes.append)
+        assert len(study_notes) == finished
+    killed = tune(TINY, rows_folder, tmp_path / "killed.db", 3, on_note=study_notes.append)
+    whole_notes = []
+    whole = tune(TINY, rows_folder, tmp_path / "whole.db", 3, on_note=whole_notes.append)
+    assert killed.complete + killed.pruned == len(study_notes) == 3
+    assert "learning_rate 0.01," in study_notes[0]  # the recipe's own
+    outcomes = [[note.partition(":")[2] for note in notes] for notes in (study_notes, whole_notes)]
+    assert outcomes[0] == outcomes[1]
+    assert len(set(outcomes[0])) == 3
+    assert (killed.params, killed.validation_loss) == (whole.params, whole.validation_loss)
+    assert tune(TINY, rows_folder, tmp_path / "whole.db", 3) == whole
+    with pytest.raises(InputError, match=r"recipe\.epochs was 2, is 1; name another file"):
+        tune(dataclasses.replace(TINY, epochs=1), rows_folder, tmp_path / "whole.db", 3)
+
+
+def test_train_takes_what_tune_writes(rows_folder, tmp_path, monkeypatch):
+    monkeypatch.setitem(RECIPES, "general", TINY)
+    runner, study = CliRunner(), tmp_path / "study.db"
+    arguments = ["general", "--rows", str(rows_folder)]
+    result = runner.invoke(
+        app, ["tune", *arguments, "--study", str(study), "--trials", "1", "--epochs", "1", "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    best = json.loads(result.stdout.splitlines()[-1])
+    assert best["params"] == {name: getattr(TINY, name) for name in SEARCH_SPACE}
+    (tmp_path / "study.toml").write_text((tmp_path / "study.toml").read_text() + "epochs = 1\n")
+    out = tmp_path / "out"
+    result = runner.invoke(
+        app, ["train", *arguments, "--out", str(out), "--params", best["file"], "--json"]
+    )
+    assert result.exit_code == 0, result.output
+    assert json.loads((out / "card.json").read_text())["recipe"] == {
+        **dataclasses.asdict(TINY),
+        "epochs": 1,
+    }
+
+
+def test_a_file_that_is_no_study_is_one_clear_line(rows_folder, tmp_path):
+    (tmp_path / "study.db").write_text("no database, but long enough to be taken for one" * 100)
+    with pytest.raises(InputError, match=r"study\.db: .*not a database"):
+        tune(TINY, rows_folder, tmp_path / "study.db", 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rte = 0.1", "no 'learning_rte'; there are horizon_days, history_windows"),
+        ('name = "mine"', "no 'name'"),
+        ("dim = 32.0", r"dim = 32\.0 must be a whole number above 0"),
+        ("layers = 0", "layers = 0 must be"),
+        ("learning_rate = true", "learning_rate = True must be a number from 0 on"),
+        ("learning_rate = nan", "must be a number from 0 on"),
+        ("forgotten_share = 3", "must be a number from 0 to 1"),
+        ("heads = 3", "dim = 32 must be a multiple of heads = 3"),
+        ("dim =", "params.toml: "),
+    ],
+)
+def test_wrong_params_are_one_clear_line(tmp_path, text, message):
+    file = tmp_path / "params.toml"
+    file.write_text(text)
+    with pytest.raises(InputError, match=message):
+        with_params(recipe("general"), file)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_lies_in_the_search_space(name):
+    for field, bounds in SEARCH_SPACE.items():
+        value = getattr(recipe(name), field)
+        if isinstance(bounds, Range):
+            assert bounds.low <= value <= bounds.high, field
+        else:
+            assert value in bounds, field

@@ -1,0 +1,175 @@
+"""What the reference says of one record, against the table of checks in docs/data-contract.md."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from tests.reference.validation import (
+    REASONS,
+    REASONS_WITH_DETAIL,
+    Heartbeat,
+    Rejected,
+    Valid,
+    check,
+    clock_ms,
+)
+from tests.support.broken_events import BREAKS
+from tests.support.seeded_streams import poison
+from tests.support.streams import RECORD_MS, START_MS
+
+LIMITS = SimpleNamespace(payload_chars=65_536, future_ms=600_000)
+
+
+def event(**fields: Any) -> dict[str, Any]:
+    return {"event_id": "e", "user_id": "u", "event_type": "view", "event_time": START_MS} | fields
+
+
+def checked(**fields: Any) -> Valid | Heartbeat | Rejected:
+    return check(json.dumps(event(**fields)).encode(), RECORD_MS, LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("reason", "name", "broken"),
+    [
+        pytest.param(reason, name, broken, id=f"{reason}: {name}")
+        for reason in REASONS
+        for name, broken in BREAKS[reason]
+    ],
+)
+def test_each_break_is_rejected_for_its_reason(reason: str, name: str, broken: Any) -> None:
+    found = check(broken(event(price=1)), RECORD_MS, LIMITS)
+    assert isinstance(found, Rejected) and found.reason == reason
+    assert bool(found.detail) == (reason in REASONS_WITH_DETAIL)
+
+
+@pytest.mark.parametrize(
+    ("fields", "found"),
+    [
+        ({"event_id": None, "user_id": None}, ("MISSING_FIELD", "event_id")),
+        ({"event_type": "", "event_time": []}, ("MISSING_FIELD", "event_type")),
+        ({"user_id": "u\n", "event_type": "buy"}, ("BAD_ID", "")),
+        ({"event_type": "buy", "event_time": "x"}, ("UNKNOWN_TYPE", "")),
+        ({"event_time": 4_070_908_800_000, "price": -1}, ("FUTURE_TIME", "")),
+        ({"quantity": -1, "price": "x"}, ("BAD_NUMBER", "price")),
+        ({"place": {"lon": 200, "lat": -91}}, ("BAD_NUMBER", "place.lat")),
+        ({"event_type": "heartbeat", "event_time": "x", "price": -1}, ("BAD_TIME", "")),
+    ],
+)
+def test_the_first_check_that_fails_counts(fields: dict[str, Any], found: tuple[str, str]) -> None:
+    assert checked(**fields) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "time_ms"),
+    [
+        (1_700_000_100_000, 1_700_000_100_000),
+        ("1700000100000", 1_700_000_100_000),
+        ("2023-11-14T22:15Z", 1_700_000_100_000),
+        ("2023-11-14 22:15:00", 1_700_000_100_000),
+        ("2023-11-14T23:15:00.1+01:00", 1_700_000_100_100),
+        ("2023-11-14T16:45:00.00999-0530", 1_700_000_100_009),
+        ("2000-01-01T00:00:00", 946_684_800_000),
+        ("2024-02-29T12:00:00Z", 1_709_208_000_000),
+    ],
+)
+def test_times(text: Any, time_ms: int) -> None:
+    assert checked(event_time=text).time_ms == time_ms
+
+
+def test_the_future_begins_ten_minutes_after_the_record() -> None:
+    assert checked(event_time=RECORD_MS + 600_000).time_ms == RECORD_MS + 600_000
+    assert checked(event_time=RECORD_MS + 600_001) == ("FUTURE_TIME", "")
+
+
+@pytest.mark.parametrize(
+    ("fields", "amount"),
+    [
+        ({}, 0.0),
+        ({"quantity": 3}, 0.0),
+        ({"price": 2.5}, 2.5),
+        ({"price": "2.5", "quantity": "4"}, 10.0),
+        ({"price": 2.5, "quantity": 0}, 0.0),
+        ({"price": 2.5, "quantity": 4, "amount": -1}, -1.0),
+        ({"price": None, "amount": "1e2"}, 100.0),
+    ],
+)
+def test_amounts(fields: dict[str, Any], amount: float) -> None:
+    assert checked(**fields).amount == amount
+
+
+def test_optional_fields_of_a_wrong_type_never_cost_the_event() -> None:
+    found = checked(item_id=[1], category_id={}, session_id=True, device_id=1.5, place="x", tags=1)
+    assert (found.item, found.category, found.session, found.device) == ("", "", "", "")
+    assert checked(item_id=7, category_id="a\x1fb").item == "7"
+    assert checked(item_id=7, category_id="a\x1fb").category == "a_b"
+
+
+@pytest.mark.parametrize("value", [True, False, 1.5, 1e3, None, [], {}])
+def test_an_item_is_a_string_or_an_integer(value: Any) -> None:
+    found = checked(item_id=value, category_id=value)
+    assert (found.item, found.category) == ("", "")
+
+
+def test_long_items_are_cut() -> None:
+    found = checked(item_id="\x1f" + "ü" * 299, category_id=10**299)
+    assert found.item == "_" + "ü" * 255
+    assert found.category == "1" + "0" * 255
+
+
+@pytest.mark.parametrize("value", [True, 1.5, 1e3])
+def test_an_id_of_another_type_is_missing(value: Any) -> None:
+    assert checked(event_id=value) == ("MISSING_FIELD", "event_id")
+    assert checked(user_id=value) == ("MISSING_FIELD", "user_id")
+
+
+@pytest.mark.parametrize("separator", ["\x1d", "\x1e", "\x1f"])
+def test_no_raw_separator_anywhere(separator: str) -> None:
+    plain = json.dumps(event())
+    for payload in (plain + separator, separator + plain, plain.replace('"u"', f'"u{separator}"')):
+        assert check(payload.encode(), RECORD_MS, LIMITS) == ("NOT_JSON", "")
+    # Escaped in an id it is JSON, and the id is what is bad.
+    assert checked(user_id=separator) == ("BAD_ID", "")
+
+
+def test_limits_of_the_payload() -> None:
+    plain = json.dumps(event())
+    assert isinstance(check(plain.ljust(65_536).encode(), RECORD_MS, LIMITS), Valid)
+    deep = {levels: f'{plain[:-1]}, "x": {"[" * levels}{"]" * levels}}}' for levels in (998, 999)}
+    assert isinstance(check(deep[998].encode(), RECORD_MS, LIMITS), Valid)
+    assert check(deep[999].encode(), RECORD_MS, LIMITS) == ("NOT_JSON", "")
+
+
+def test_surrogates() -> None:
+    for text in (r'"\ud83d\ude00"', r'"\\ud800"', '"😀"'):
+        payload = f'{json.dumps(event())[:-1]}, "text": {text}}}'
+        assert isinstance(check(payload.encode(), RECORD_MS, LIMITS), Valid)
+
+
+def test_poison_is_only_ever_valid_or_rejected() -> None:
+    kinds = {type(check(value, RECORD_MS, LIMITS)) for _key, value in poison(600, seed=5)}
+    assert kinds == {Valid, Heartbeat, Rejected}
+
+
+def test_of_a_heartbeat_only_the_time_counts() -> None:
+    fields = {"event_type": "heartbeat", "event_id": "\n", "user_id": [], "price": "free"}
+    assert checked(**fields) == Heartbeat(START_MS)
+
+
+@pytest.mark.parametrize(
+    ("payload", "time_ms"),
+    [
+        (None, None),
+        (b'{"event_time": 1700000000000', None),
+        (b'[{"event_time": 1700000000000}]', None),
+        (b'{"event_time": 1700000000000}', 1_700_000_000_000),
+        (b'{"event_time": "2023-11-14T22:13:20Z", "x": "\xff"}', 1_700_000_000_000),
+        (b'{"event_time": 4070908800000}', None),
+        (b'{"event_time": "soon"}', None),
+    ],
+)
+def test_the_clock_of_a_rejected_record(payload: bytes | None, time_ms: int | None) -> None:
+    assert clock_ms(payload, RECORD_MS, LIMITS) == time_ms

@@ -1,0 +1,90 @@
+"""The parts of the local stack that need no service."""
+
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+
+from liveprofile import config
+from liveprofile.errors import ServiceError
+from liveprofile.flink import launcher, rest
+from liveprofile.resources import ROOT
+from stack import state
+from stack.local import Stack, to_toml
+from stack.state import State
+
+
+def test_ports_are_chosen_once_and_kept(tmp_path: Path) -> None:
+    first = State(tmp_path).ports("kafka", "cassandra")
+    assert State(tmp_path).ports("cassandra", "kafka") == first
+    assert len(set(first.values())) == 2
+    assert all(port in state.PORTS for port in first.values())
+
+
+def test_settings_are_what_liveprofile_reads(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    settings = config.load(stack.write_config())
+    assert settings.kafka.bootstrap_servers == stack.kafka.bootstrap_servers
+    assert settings.cassandra.port == stack.cassandra.port
+    assert settings.flink.rest_url == stack.rest_url
+
+
+def test_to_toml_reads_back() -> None:
+    settings = {"rules": 'a "b".toml', "kafka": {"port": 1, "hosts": ["x", "y"]}}
+    assert tomllib.loads(to_toml(settings)) == settings
+
+
+def test_a_service_that_does_not_run_cannot_be_paused(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    assert stack.kafka.pid is None
+    with pytest.raises(ServiceError, match="kafka is not running"):
+        stack.kafka.pause()
+    with pytest.raises(ServiceError, match="one of kafka, cassandra"):
+        stack.service("zookeeper")
+
+
+def test_a_reused_pid_is_not_ours(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    with State(tmp_path).change() as content:
+        content["processes"]["kafka"] = {"pid": 1, "started_s": 0.0}
+    assert not stack.kafka.alive()
+
+
+def test_reason_is_the_jobs_own_error() -> None:
+    python = "Traceback (most recent call last):\n  File x\nValueError: no column foo\n"
+    java = "Caused by: java.lang.RuntimeException: Python process exits with code: 1\n"
+    assert rest.failure_reason(python + java) == "ValueError: no column foo"
+    planner = "Caused by: a.B: outer\nCaused by: a.C: no table\n" + java
+    assert rest.failure_reason(planner) == "a.C: no table"
+    client = "Traceback (most recent call last):\npy4j.protocol.Py4JJavaError: An error occurred.\n"
+    assert rest.failure_reason(f"{client}{planner}\t... 31 more\n") == "a.C: no table"
+    assert rest.failure_reason(f"profile_job: no column: foo\n{java}") == "no column: foo"
+
+
+def test_no_jobmanager_is_one_line() -> None:
+    with pytest.raises(ServiceError, match="no Flink JobManager answers at") as caught:
+        rest.overview("http://127.0.0.1:1")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_client_leaves_the_cluster_its_folders(tmp_path: Path) -> None:
+    launcher.write_configuration(tmp_path, {"rest.port": 1}, client=True)
+    written = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    assert not set(launcher.FOLDERS_OF_THE_CLUSTER) & set(written)
+    assert written["rest.port"] == 1
+
+
+def test_configurations_are_flat_options() -> None:
+    for options in (launcher.flink_options(), launcher.flink_options(gpu=True)):
+        assert all(not isinstance(value, dict | list) for value in options.values())
+    deployment = yaml.safe_load((ROOT / "flink-conf" / "flinkdeployment.yaml").read_text())
+    values = deployment["spec"]["flinkConfiguration"].values()
+    assert all(isinstance(value, str) for value in values), "the operator takes strings only"
+
+
+def test_kubernetes_logs_as_the_template_does() -> None:
+    deployment = yaml.safe_load((ROOT / "flink-conf" / "flinkdeployment.yaml").read_text())
+    template = launcher.LOGGING.read_text().splitlines()
+    logging = deployment["spec"]["logConfiguration"][launcher.LOGGING.name].splitlines()
+    assert logging == [line for line in template if not line.startswith("#")]

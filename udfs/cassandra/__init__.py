@@ -1,0 +1,1 @@
+"""Cassandra writes of the Python workers: batches, requests, flag state."""

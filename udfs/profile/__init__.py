@@ -1,0 +1,1 @@
+"""The profile pipeline in a Python worker."""

@@ -1,0 +1,1 @@
+"""The scoring pipeline in a Python worker."""
