@@ -102,7 +102,7 @@ class Reader:
             return "UNKNOWN_TYPE"
         if not isinstance(time_ms, int):
             return "BAD_TIME"
-        if time_ms > time.time() * 1_000 + self._limits.future_ms:
+        if time_ms > time.time() * 1_000 + self._limits.max_clock_skew_ms:
             return "FUTURE_TIME"
         try:
             numbers = [float(event[field]) for field in _NUMBERS if event.get(field) is not None]

@@ -18,8 +18,8 @@ import numpy as np
 
 from benchmarks.support.memory_drift_store import MemoryDriftStore
 from liveprofile.config import Settings
-from liveprofile.drift.histograms import DAY_MS, HOUR_MS
 from liveprofile.resources import product_path
+from liveprofile.units import DAY_MS, HOUR_MS
 from models.fraud.datasets.entity_history import Events, History
 from models.fraud.datasets.simulated import joined, see
 from models.fraud.datasets.simulated_rows import Generated, generated
@@ -127,7 +127,7 @@ def of_size(model: EventModel, recipe: Recipe) -> EventModel:
 
 
 def main(seeds: list[int], users: int | None, changes: list[str]) -> None:
-    model = EventModel.load(product_path(Settings().risk.checkpoint))
+    model = EventModel.load(product_path(Settings().scoring.checkpoint))
     recipe = Recipe()
     if users is not None:
         recipe = recipe.sized(users, recipe.days)

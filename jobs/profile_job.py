@@ -117,7 +117,7 @@ def messages(source: str) -> str:
         FROM (SELECT message FROM {source} CROSS JOIN UNNEST(messages) AS m(message))"""
 
 
-class EventLane(NamedTuple):
+class ScoringTables(NamedTuple):
     """DDL for tables named `event_source`, `feedback` and `event_sink`, and the function."""
 
     source: str
@@ -133,7 +133,7 @@ def build(
     source: str,
     sink: str,
     update_profile,
-    event_lane: EventLane | None = None,
+    scoring_tables: ScoringTables | None = None,
 ) -> Plan:
     """The whole path from source tables to sink tables, ready to execute.
 
@@ -152,13 +152,15 @@ def build(
         f"INSERT INTO sink {messages('profiles')}",
     ]
     overrides = [Override("stream-exec-deduplicate", ttl_ms=settings.state.dedup_ttl_ms)]
-    if event_lane is not None:
-        inserts += add_event_lane(t_env, settings, event_lane)
-        overrides += event_lane_overrides(settings)
+    if scoring_tables is not None:
+        inserts += add_scoring_pipeline(t_env, settings, scoring_tables)
+        overrides += scoring_overrides(settings)
     return Plan(t_env, inserts, overrides)
 
 
-def add_event_lane(t_env: TableEnvironment, settings: Settings, lane: EventLane) -> list[str]:
+def add_scoring_pipeline(
+    t_env: TableEnvironment, settings: Settings, lane: ScoringTables
+) -> list[str]:
     """Its own source and sink: what the windows hold up does not hold up the events."""
     for table in (lane.source, lane.feedback, lane.sink):
         t_env.execute_sql(table)
@@ -171,10 +173,10 @@ def add_event_lane(t_env: TableEnvironment, settings: Settings, lane: EventLane)
     ]
 
 
-def event_lane_overrides(settings: Settings) -> list[Override]:
+def scoring_overrides(settings: Settings) -> list[Override]:
     """The parts of an event are of no use once it is whole. And at parallelism 1 the last step, a
     count that only brings the events of a user to one place, has them there already."""
-    ttl = {"table.exec.state.ttl": f"{settings.risk.parts_ttl_ms} ms"}
+    ttl = {"table.exec.state.ttl": f"{settings.scoring.rejoin_ttl_ms} ms"}
     over = "stream-exec-over-aggregate"
     overrides = [Override(over, names="event_key]", configuration=ttl)]
     if settings.job.parallelism == 1:
@@ -183,8 +185,8 @@ def event_lane_overrides(settings: Settings) -> list[Override]:
     return overrides
 
 
-def kafka_event_lane(settings: Settings) -> EventLane:
-    return EventLane(
+def kafka_scoring_tables(settings: Settings) -> ScoringTables:
+    return ScoringTables(
         tables.kafka_event_source("event_source", settings, settings.topics.events, 10),
         # A label is of no use to anyone within milliseconds.
         tables.kafka_event_source("feedback", settings, settings.topics.feedback, 500),
@@ -209,7 +211,7 @@ def main(arguments: list[str] | None = None) -> int:
             source=tables.kafka_source("source", settings),
             sink=tables.kafka_sink("sink", settings),
             update_profile=profile_operator(settings),
-            event_lane=kafka_event_lane(settings) if settings.risk.lane else None,
+            scoring_tables=kafka_scoring_tables(settings) if settings.scoring.enabled else None,
         )
         plan.execute()
     except LiveprofileError as error:

@@ -27,18 +27,32 @@ from pydantic_settings import (
 )
 
 from liveprofile.errors import ConfigError
+from liveprofile.units import DAY_MS, MINUTE_MS
 
 CONFIG_VARIABLE = "LIVEPROFILE_CONFIG"
-MINUTE_MS = 60_000
-DAY_MS = 86_400_000
+ENV_PREFIX = "LIVEPROFILE_"
 MOST_STEPS = 300
+# Settings of earlier versions, and what they are called now.
+RENAMED = {
+    "limits.future_ms": "limits.max_clock_skew_ms",
+    "kafka.start": "kafka.startup_mode",
+    "kafka.answer_timeout_ms": "kafka.request_timeout_ms",
+    "cassandra.give_up_after_ms": "cassandra.retry_timeout_ms",
+    "risk.lane": "scoring.enabled",
+    "risk.parts_ttl_ms": "scoring.rejoin_ttl_ms",
+    "risk.history": "scoring.history",
+    "risk.checkpoint": "scoring.checkpoint",
+    "risk.score_ttl_s": "scoring.score_ttl_s",
+    "risk.drift_after_days": "scoring.drift_after_days",
+    "risk": "scoring",
+}
 
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Topics(Section):
+class TopicSettings(Section):
     events: str = "behavior-events"
     rejected: str = "behavior-events-rejected"
     late: str = "behavior-events-late"
@@ -59,10 +73,10 @@ class Topics(Section):
         return {name: f"{prefix}-{name}" for name in names}
 
 
-class Kafka(Section):
+class KafkaSettings(Section):
     bootstrap_servers: str = "localhost:9092"
     group_id: str = "liveprofile"
-    start: Literal["earliest", "latest", "group"] = Field(
+    startup_mode: Literal["earliest", "latest", "group"] = Field(
         "earliest", description="where a job without a savepoint starts to read"
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
@@ -70,14 +84,14 @@ class Kafka(Section):
     username: str = ""
     password: SecretStr = SecretStr("")
     ca_file: str = Field("", description="PEM file with the certificates to trust")
-    answer_timeout_ms: int = Field(15_000, ge=100, description="of what commands ask the brokers")
+    request_timeout_ms: int = Field(15_000, ge=100, description="of what commands ask the brokers")
 
     @property
-    def answer_timeout_s(self) -> float:
-        return self.answer_timeout_ms / 1_000
+    def request_timeout_s(self) -> float:
+        return self.request_timeout_ms / 1_000
 
 
-class Cassandra(Section):
+class CassandraSettings(Section):
     contact_points: tuple[str, ...] = ("127.0.0.1",)
     port: int = Field(9042, ge=1, le=65535)
     local_dc: str = "datacenter1"
@@ -92,7 +106,7 @@ class Cassandra(Section):
     )
     in_flight: int = Field(32, ge=1, le=1024, description="requests at once per worker")
     request_timeout_ms: int = Field(5_000, ge=100)
-    give_up_after_ms: int = Field(
+    retry_timeout_ms: int = Field(
         60_000, ge=0, description="retry a failing write this long, then fail the checkpoint"
     )
     profile_ttl_s: int = Field(180 * 86_400, ge=0)
@@ -106,12 +120,12 @@ class Cassandra(Section):
     )
 
 
-class Limits(Section):
+class LimitSettings(Section):
     payload_chars: int = Field(65_536, ge=1_024)
-    future_ms: int = Field(10 * MINUTE_MS, ge=0)
+    max_clock_skew_ms: int = Field(10 * MINUTE_MS, ge=0)
 
 
-class Window(Section):
+class WindowSettings(Section):
     length_ms: int = Field(5 * MINUTE_MS, ge=1_000, le=99 * DAY_MS)
     out_of_orderness_ms: int = Field(30_000, ge=1, le=99 * DAY_MS)
     idle_timeout_ms: int = Field(
@@ -124,7 +138,7 @@ class Window(Section):
     history: int = Field(8, ge=1, le=32, description="windows before this one that the model sees")
 
     @model_validator(mode="after")
-    def _whole_steps(self) -> Window:
+    def _whole_steps(self) -> WindowSettings:
         if not self.stagger_ms:
             return self
         if self.stagger_ms % 1_000:
@@ -141,13 +155,13 @@ class Window(Section):
         return self.length_ms // self.stagger_ms if self.stagger_ms else 1
 
 
-class State(Section):
+class StateSettings(Section):
     decay_days: float = Field(30.0, gt=0)
     dedup_ttl_ms: int = Field(DAY_MS, ge=MINUTE_MS)
     user_ttl_ms: int = Field(90 * DAY_MS, ge=MINUTE_MS)
 
 
-class Model(Section):
+class ModelSettings(Section):
     checkpoint: Path = Path("models/checkpoints/default")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     threads: int = Field(1, ge=1, le=64, description="CPU threads of one worker")
@@ -163,7 +177,7 @@ class Model(Section):
         return value
 
 
-class Job(Section):
+class JobSettings(Section):
     name: str = "liveprofile"
     parallelism: int = Field(2, ge=1, le=4096)
     checkpoint_interval_ms: int = Field(10_000, ge=100)
@@ -179,10 +193,10 @@ class Job(Section):
     )
 
 
-class Risk(Section):
-    """The lane that scores single events."""
+class ScoringSettings(Section):
+    """The scoring pipeline: fraud scores and rules for single events."""
 
-    lane: bool = Field(True, description="score single events, beside the windows")
+    enabled: bool = Field(True, description="score single events as they arrive")
     # The state holds K tokens of some 80 characters for each user and shared entity, twice.
     history: int = Field(
         128, ge=2, le=1_024, description="last events of a user or a shared entity that count"
@@ -192,12 +206,12 @@ class Risk(Section):
     drift_after_days: float = Field(
         30.0, ge=0, description="no drift is raised before so many days of events were counted"
     )
-    parts_ttl_ms: int = Field(
+    rejoin_ttl_ms: int = Field(
         2 * MINUTE_MS, ge=MINUTE_MS, description="the parts of an event come together within this"
     )
 
 
-class Flink(Section):
+class FlinkSettings(Section):
     rest_url: str = "http://localhost:8081"
 
 
@@ -205,19 +219,19 @@ class Settings(BaseSettings):
     """Every setting, validated. Raises ValidationError, which `load` turns into one line."""
 
     model_config = SettingsConfigDict(
-        env_prefix="LIVEPROFILE_", env_nested_delimiter="__", extra="forbid", frozen=True
+        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
     )
 
-    kafka: Kafka = Kafka()
-    topics: Topics = Topics()
-    cassandra: Cassandra = Cassandra()
-    limits: Limits = Limits()
-    window: Window = Window()
-    state: State = State()
-    model: Model = Model()
-    job: Job = Job()
-    risk: Risk = Risk()
-    flink: Flink = Flink()
+    kafka: KafkaSettings = KafkaSettings()
+    topics: TopicSettings = TopicSettings()
+    cassandra: CassandraSettings = CassandraSettings()
+    limits: LimitSettings = LimitSettings()
+    window: WindowSettings = WindowSettings()
+    state: StateSettings = StateSettings()
+    model: ModelSettings = ModelSettings()
+    job: JobSettings = JobSettings()
+    scoring: ScoringSettings = ScoringSettings()
+    flink: FlinkSettings = FlinkSettings()
     rules: Path = Path("rules.toml")
 
     @classmethod
@@ -244,6 +258,7 @@ def load(file: Path | str | None = None, **overrides: Any) -> Settings:
     file = file or os.environ.get(CONFIG_VARIABLE) or None
     if file is not None and not Path(file).is_file():
         raise ConfigError(f"no configuration file at {file}")
+    _refuse_renamed_variables()
     before = os.environ.get(CONFIG_VARIABLE)
     if file is not None:
         os.environ[CONFIG_VARIABLE] = str(file)
@@ -252,6 +267,9 @@ def load(file: Path | str | None = None, **overrides: Any) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
+        if first["type"] == "extra_forbidden" and key in RENAMED:
+            new = _renamed(key, first["input"])
+            raise ConfigError(f"setting {new[0]} is now called {new[1]}") from None
         secret = key.endswith("password")
         value = "" if secret else f" = {first['input']!r}"
         raise ConfigError(f"setting {key}{value}: {first['msg']}") from None
@@ -262,3 +280,18 @@ def load(file: Path | str | None = None, **overrides: Any) -> Settings:
             os.environ.pop(CONFIG_VARIABLE, None)
         else:
             os.environ[CONFIG_VARIABLE] = before
+
+
+def _refuse_renamed_variables() -> None:
+    """pydantic ignores a variable that names no setting, so an old name would have no effect."""
+    for old, new in RENAMED.items():
+        names = (f"{ENV_PREFIX}{key.upper().replace('.', '__')}" for key in (old, new))
+        variable, present = names
+        if variable in os.environ:
+            raise ConfigError(f"variable {variable} is now called {present}")
+
+
+def _renamed(key: str, value: Any) -> tuple[str, str]:
+    """The setting at fault and its present name; of a whole section its first key."""
+    keys = (f"{key}.{name}" for name in value) if isinstance(value, dict) else ()
+    return next(((one, RENAMED[one]) for one in keys if one in RENAMED), (key, RENAMED[key]))

@@ -101,7 +101,7 @@ class Stack:
                 "parallelism": self.parallelism,
             },
             "model": {"checkpoint": str(ROOT / "models" / "checkpoints" / "default")},
-            "risk": {"checkpoint": str(ROOT / "models" / "checkpoints" / "event-risk")},
+            "scoring": {"checkpoint": str(ROOT / "models" / "checkpoints" / "event-risk")},
             "rules": str(ROOT / "rules.toml"),
         }
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from xdist.scheduler import LoadScopeScheduling
 
-from liveprofile.config import Cassandra, load
+from liveprofile.config import CassandraSettings, load
 from stack.local import Stack
 from tests.support import lost_services, summary
 from tests.support.live_job import Job
@@ -106,7 +106,7 @@ def _lost_services(request: pytest.FixtureRequest) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def cassandra_settings(stack: Stack) -> Cassandra:
+def cassandra_settings(stack: Stack) -> CassandraSettings:
     return load(**stack.settings()).cassandra
 
 

@@ -13,16 +13,16 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import typer
 
-from liveprofile.config import Window
+from liveprofile.config import WindowSettings
 from liveprofile.events import window_times
+from liveprofile.units import HOUR_MS
 
 START_MS = 1_700_006_400_000  # 2023-11-15 00:00 UTC
-HOUR_MS = 3_600_000
 ITEMS, CATEGORIES = 5_000, 100
 TYPES = ("view", "cart", "favorite", "search", "purchase")
 TYPE_SHARES = (0.80, 0.08, 0.04, 0.04, 0.04)
 CHANNELS = ("app", "web", "shop")
-WINDOW = Window()
+WINDOW = WindowSettings()
 
 
 class Message(NamedTuple):
@@ -88,7 +88,7 @@ def user_windows(
     hours: float,
     seed: int,
     start_ms: int = START_MS,
-    window: Window = WINDOW,
+    window: WindowSettings = WINDOW,
     until_ms: int | None = None,
 ) -> int:
     """How many profiles `events` with these arguments make: distinct pairs of user and window.

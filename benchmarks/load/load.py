@@ -11,7 +11,7 @@ from confluent_kafka import KafkaError, Message, Producer
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.load import events
-from liveprofile.config import Settings, Window
+from liveprofile.config import Settings, WindowSettings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import topic_configs
@@ -44,7 +44,7 @@ class Load:
         _, time_ms, user = events.times_and_users(*self._arguments)
         return time_ms, user
 
-    def profiles(self, window: Window, until_ms: int | None = None) -> int:
+    def profiles(self, window: WindowSettings, until_ms: int | None = None) -> int:
         """As generate.user_windows."""
         return events.user_windows(*self._arguments, window, until_ms)
 

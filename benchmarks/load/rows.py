@@ -16,6 +16,7 @@ import numpy as np
 from benchmarks.load.events import Message
 from liveprofile.config import Settings
 from liveprofile.features import baselines
+from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire.tokens import (
     EVENT,
     FIELD,
@@ -26,8 +27,6 @@ from liveprofile.wire.tokens import (
     WINDOW,
 )
 from udfs.profile.batch import Batch
-
-HOUR_MS = 3_600_000
 
 
 def batches(messages: Iterator[Message], settings: Settings, batch_rows: int) -> Iterator[Batch]:
@@ -76,7 +75,7 @@ class User:
         self._history: deque[str] = deque(maxlen=settings.window.history + 1)
         self._sums = np.zeros(len(baselines.COLUMNS))
         self._last_purchase_ms = 0
-        self._tau_ms = settings.state.decay_days * baselines.DAY_MS
+        self._tau_ms = settings.state.decay_days * DAY_MS
 
     def close(
         self, events: list[tuple[dict[str, Any], str]], end_ms: int

@@ -17,12 +17,13 @@ import numpy as np
 import orjson
 
 from benchmarks.support import runs
-from liveprofile.config import DAY_MS, MINUTE_MS, Settings
+from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import send_all
 from liveprofile.labels import feedback
 from liveprofile.storage import connection
+from liveprofile.units import DAY_MS, MINUTE_MS
 from models.fraud.card_transactions.data import Period, Transactions, measure, read, split
 from models.fraud.training import train_handbook
 from stack.local import Stack
@@ -47,12 +48,12 @@ def card_frauds(stack: Stack, file: Path, first: date, period: Period) -> dict[s
         overrides = {
             "window": {"length_ms": DAY_MS, "out_of_orderness_ms": MINUTE_MS},
             "job": {"checkpoint_interval_ms": 5_000},
-            "risk": {"checkpoint": folder},
+            "scoring": {"checkpoint": folder},
         }
         with runs.job(stack, "lanes", NAME, None, overrides) as job:
             began_s = time.monotonic()
             sent = _send(job.settings, data, period)
-            offsets.wait_for_event_lane(job.settings, SCORED_TIMEOUT_S)
+            offsets.wait_for_scoring(job.settings, SCORED_TIMEOUT_S)
             seconds = time.monotonic() - began_s
             job.check()
             stored = _stored(job.settings)

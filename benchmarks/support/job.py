@@ -71,7 +71,9 @@ def main() -> None:
         source=tables.kafka_source("source", settings),
         sink=tables.kafka_sink("sink", settings),
         update_profile=update_profile,
-        event_lane=(profile_job.kafka_event_lane(settings) if options.variant == "lanes" else None),
+        scoring_tables=(
+            profile_job.kafka_scoring_tables(settings) if options.variant == "lanes" else None
+        ),
     ).execute()
 
 

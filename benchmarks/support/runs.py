@@ -16,7 +16,7 @@ import typer
 
 from benchmarks.load.load import Load, delete_topics, send_warm_up
 from benchmarks.support.journal import JournalReader
-from liveprofile.config import Settings, Topics, load
+from liveprofile.config import Settings, TopicSettings, load
 from liveprofile.errors import ServiceError
 from liveprofile.flink import rest, submission
 from liveprofile.kafka.topics import create_topics
@@ -177,7 +177,7 @@ def _settings(
 ) -> Settings:
     wanted = stack.settings()
     changes = {
-        "topics": Topics.prefixed(name),
+        "topics": TopicSettings.prefixed(name),
         "cassandra": {"keyspace": f"bench_{name.replace('-', '_')}"},
         "kafka": {"group_id": f"bench-{name}"},
         "job": {"name": f"bench-{name}", "store": "cassandra" if variant in STORING else "none"},

@@ -39,7 +39,7 @@ def play(settings: Settings, last_ms: int) -> RingAlerts:
     Raises ServiceError if none comes.
     """
     # So that the ring doesn't queue behind a year.
-    offsets.wait_for_event_lane(settings, CATCH_UP_S)
+    offsets.wait_for_scoring(settings, CATCH_UP_S)
     start = datetime.fromtimestamp(last_ms / 1000, UTC).date() + timedelta(days=1)
     events = list(ring(USERS, DEVICES, seed=SEED, hours=12.0, start=start).records())
     sent_s: dict[str, float] = {}

@@ -21,7 +21,7 @@ from cassandra.protocol import ErrorMessage
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from liveprofile.config import DAY_MS, MINUTE_MS, Settings, Topics, load
+from liveprofile.config import Settings, TopicSettings, load
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.flink import rest, submission
 from liveprofile.kafka.connection import client_config
@@ -29,6 +29,7 @@ from liveprofile.kafka.topics import create_topics, topic_configs
 from liveprofile.resources import ROOT
 from liveprofile.storage import connection
 from liveprofile.storage.schema import create_schema
+from liveprofile.units import DAY_MS, MINUTE_MS
 from stack.local import Stack, to_toml
 
 # Few households with their whole year, rather than many with a few days: rules compare with a past.
@@ -50,7 +51,7 @@ def settings_of(stack: Stack) -> dict[str, dict[str, Any] | Any]:
     """The stack's settings with the demo's over them: baskets of a year need windows of a day."""
     demo: dict[str, dict[str, Any]] = {
         "kafka": {"group_id": NAME},
-        "topics": Topics.prefixed("demo"),
+        "topics": TopicSettings.prefixed("demo"),
         "cassandra": {"keyspace": "liveprofile_demo"},
         "window": {"length_ms": DAY_MS, "out_of_orderness_ms": 60 * MINUTE_MS},
         "job": {"name": NAME, "checkpoint_interval_ms": 5_000},
@@ -121,7 +122,7 @@ def clear(settings: Settings) -> bool:
 def _drop_topics(settings: Settings) -> bool:
     admin = AdminClient(client_config(settings.kafka))
     names = topic_configs(settings.topics).keys()
-    timeout_s = settings.kafka.answer_timeout_s
+    timeout_s = settings.kafka.request_timeout_s
     try:
         present = sorted(names & admin.list_topics(timeout=timeout_s).topics.keys())
         if not present:

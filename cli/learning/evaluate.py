@@ -11,7 +11,7 @@ import typer
 from cli.common import print_json
 from cli.learning.train import DaysOption, SequencesArgument, SequencesOption, UsersOption
 from cli.progress import progress
-from liveprofile.config import Risk, Settings
+from liveprofile.config import ScoringSettings, Settings
 from liveprofile.resources import product_path
 from models.profile.recipes import RECIPES, recipe
 
@@ -78,7 +78,7 @@ def next_item(
 def event_risk(
     folder: Annotated[
         Path, typer.Option("--checkpoint", metavar="FOLDER", help="What liveprofile train wrote.")
-    ] = Risk.model_fields["checkpoint"].default,
+    ] = ScoringSettings.model_fields["checkpoint"].default,
     rules: Annotated[
         Path, typer.Option("--rules", metavar="FILE", help="The rules to set beside it.")
     ] = Settings.model_fields["rules"].default,

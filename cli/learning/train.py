@@ -293,7 +293,7 @@ def event_risk(
     own events and labels.
 
     Without seeds the shops of the shipped model (models/fraud/training/train_simulated.py). Point the setting
-    risk.checkpoint at the folder to serve it. The last line is JSON.
+    scoring.checkpoint at the folder to serve it. The last line is JSON.
     """
     import dataclasses
 

@@ -32,7 +32,7 @@ RowsOption = Annotated[
         "--rows",
         metavar="PATH",
         show_default=False,
-        help="Train on own events: what `backfill --lane events` wrote. Needs the four days below.",
+        help="Train on own events: what `backfill --pipeline scoring` wrote. Needs the four days below.",
     ),
 ]
 LabelsOption = Annotated[

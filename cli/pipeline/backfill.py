@@ -35,19 +35,19 @@ def backfill(
             metavar="FILE", show_default=False, help="How its rows become events, as for replay."
         ),
     ] = None,
-    lane: Annotated[
-        Literal["windows", "events"],
+    pipeline: Annotated[
+        Literal["profile", "scoring"],
         typer.Option(
-            help="windows: rows of users' windows, for the profile's model. events: rows of single"
-            " events with what was known of each, for `train event-risk`."
+            help="profile: one row per user and window, for the user model. scoring: one row per"
+            " scored event, for `train event-risk`."
         ),
-    ] = "windows",
+    ] = "profile",
     labels: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             show_default=False,
-            help="With --lane events: labels, as for feedback send; without, the topic"
+            help="With --pipeline scoring: labels, as for feedback send; without, the topic"
             " risk-feedback as it is now.",
         ),
     ] = None,
@@ -60,8 +60,8 @@ def backfill(
     """Make training rows of past events, by the same views as the stream's."""
     from cli.pipeline import backfill_run as rows_of
 
-    if labels is not None and lane != "events":
-        raise InputError("--labels goes with --lane events: windows know no labels")
+    if labels is not None and pipeline != "scoring":
+        raise InputError("--labels goes with --pipeline scoring: windows have no labels")
     settings = read_settings(config)
     common = {
         "config": config_file(config),
@@ -70,7 +70,7 @@ def backfill(
         "cluster": not embedded,
         "on_step": lambda step: typer.echo(step, err=True),
     }
-    if lane == "windows":
+    if pipeline == "profile":
         result = rows_of.backfill(settings, rows, **common)
     else:
         rejected = RejectedLabels(labels or settings.topics.feedback)

@@ -82,7 +82,7 @@ def replay(
         )
     if close_windows and not result.closed:
         typer.echo(
-            "the last windows stay open: their end lies further ahead than limits.future_ms"
+            "the last windows stay open: their end lies further ahead than limits.max_clock_skew_ms"
             " lets a heartbeat go",
             err=True,
         )

@@ -17,7 +17,7 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
     if json:
         print_json(answer)
         return
-    checkpoint, behind = answer["checkpoint"], answer["lag_event_lane"]
+    checkpoint, behind = answer["checkpoint"], answer["lag_scoring"]
     print_fields(
         {
             "job": f"{settings.job.name} {answer['job_id']}",
@@ -38,14 +38,14 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 def _look(settings: Settings) -> dict[str, Any]:
     from liveprofile.flink.job_report import report
-    from liveprofile.kafka.offsets import event_group, lag
+    from liveprofile.kafka.offsets import lag, scoring_group
 
     job = report(settings.flink.rest_url, settings.job.name)
     answer: dict[str, Any] = job._asdict()
     answer["checkpoint"] = job.checkpoint and job.checkpoint._asdict()
     answer["lag_events"] = lag(settings)
-    lane = settings.risk.lane
-    answer["lag_event_lane"] = lag(settings, event_group(settings.kafka)) if lane else None
+    lane = settings.scoring.enabled
+    answer["lag_scoring"] = lag(settings, scoring_group(settings.kafka)) if lane else None
     answer["model_version"] = _model_version(product_path(settings.model.checkpoint))
     return answer
 

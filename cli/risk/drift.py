@@ -39,14 +39,14 @@ def show(
     from udfs.scoring.drift_store import CassandraDriftStore
 
     settings = read_settings(config)
-    folder = product_path(settings.risk.checkpoint)
+    folder = product_path(settings.scoring.checkpoint)
     reference = Reference.load(folder)
     if reference is None:
         raise InputError(
             f"event model {folder} has no reference.json to go by: its drift isn't watched"
         )
     with session_of(settings.cassandra) as session:
-        store = CassandraDriftStore(session, settings.cassandra, settings.risk.score_ttl_s)
+        store = CassandraDriftStore(session, settings.cassandra, settings.scoring.score_ttl_s)
         found = {
             kind: (store.state(of), store.decisions(of, periods))
             for kind in LENGTH_MS

@@ -12,7 +12,7 @@ Text for Flink SQL: a backslash is an ordinary character in its literals, a quot
 
 from __future__ import annotations
 
-from liveprofile.config import Window
+from liveprofile.config import WindowSettings
 from liveprofile.events.window_times import HASH_DIGITS
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_LETTERS
 
@@ -159,27 +159,27 @@ def event_ms(text: str) -> str:
     )
 
 
-def _latest_ms(record_time: str, future_ms: int) -> str:
-    return f"(EXTRACT(EPOCH FROM {record_time}) * 1000 + {future_ms})"
+def _latest_ms(record_time: str, max_clock_skew_ms: int) -> str:
+    return f"(EXTRACT(EPOCH FROM {record_time}) * 1000 + {max_clock_skew_ms})"
 
 
-def time_reason(future_ms: int) -> str:
+def time_reason(max_clock_skew_ms: int) -> str:
     """Why the clock of a record with an event_time stands before the year 2000."""
     ms = event_ms(json_value("$.event_time"))
     return (
-        f"CASE WHEN {ms} > {_latest_ms('record_time', future_ms)}"
+        f"CASE WHEN {ms} > {_latest_ms('record_time', max_clock_skew_ms)}"
         f" THEN 'FUTURE_TIME' ELSE 'BAD_TIME' END"
     )
 
 
-def event_clock(payload: str, record_time: str, future_ms: int) -> str:
+def event_clock(payload: str, record_time: str, max_clock_skew_ms: int) -> str:
     """The rowtime: event_time if it is readable and not in the future, else epoch 0.
 
     Epoch 0 because a null crashes the watermark assigner, and the record's own time would push
     the watermark of replayed history to today.
     """
     text = json_value("$.event_time", payload)
-    latest = _latest_ms(record_time, future_ms)
+    latest = _latest_ms(record_time, max_clock_skew_ms)
     # LEAST, MOD and IFNULL evaluate their argument once, where a comparison and its result would
     # parse twice: a time past `latest` becomes `latest + 1`, and that modulo itself is 0. So does
     # this cast, and it takes nothing but digits: no sign, blank or fraction fits in there.
@@ -207,7 +207,7 @@ def turn(ms: str, offset: str, *, label: bool = False) -> str:
     return f"({ms}) * {2 * _PLACES} + {place if label else f'{_PLACES} + {place}'}"
 
 
-def shift_ms(user_id: str, window: Window) -> str:
+def shift_ms(user_id: str, window: WindowSettings) -> str:
     """As liveprofile.events.window_times has it."""
     places = range(1, HASH_DIGITS + 1)
     number = " + ".join(
@@ -218,7 +218,7 @@ def shift_ms(user_id: str, window: Window) -> str:
     return f"MOD({number}, {window.steps}) * {window.stagger_ms}"
 
 
-def watermark(window: Window) -> str:
+def watermark(window: WindowSettings) -> str:
     """Whole seconds less a millisecond, if windows end on those: no window closes earlier or later
     for it, and one watermark a second of event time goes through the job instead of one an event.
     """

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from jobs.sql import expressions as sql
-from liveprofile.config import Settings, Window
+from liveprofile.config import Settings, WindowSettings
 from liveprofile.features import baselines
 from liveprofile.wire.tokens import (
     EVENT,
@@ -88,7 +88,7 @@ def checked(
               OR (event_clock < {sql.EARLIEST} AND {_no_time()}) THEN 'MISSING_FIELD'
             WHEN event_type <> 'heartbeat' AND ({bad_id}) THEN 'BAD_ID'
             WHEN event_type NOT IN ({types}, 'heartbeat') THEN 'UNKNOWN_TYPE'
-            WHEN event_clock < {sql.EARLIEST} THEN {sql.time_reason(limits.future_ms)}
+            WHEN event_clock < {sql.EARLIEST} THEN {sql.time_reason(limits.max_clock_skew_ms)}
             WHEN event_type <> 'heartbeat' AND {sql.first_bad_number()} IS NOT NULL
               THEN 'BAD_NUMBER'
             END AS reason
@@ -172,7 +172,7 @@ def valid(settings: Settings) -> str:
         FROM checked WHERE reason IS NULL AND event_type <> 'heartbeat'"""
 
 
-def ends(window: Window) -> str:
+def ends(window: WindowSettings) -> str:
     """When the window of a row of `checked` ends, as liveprofile.events.window_times has it."""
     time = sql.epoch_ms("event_clock")
     into = f"MOD({time} - {sql.shift_ms('user_id', window)}, {window.length_ms})"
@@ -276,7 +276,7 @@ def windows(settings: Settings) -> str:
         GROUP BY user_id, window_start, window_end, window_time"""
 
 
-def _in_windows(window: Window) -> str:
+def _in_windows(window: WindowSettings) -> str:
     """Rows of `packed` with the user's window. Staggered, the windows of all users overlap: an
     event gets each that it lies in, and keeps the one that is its user's."""
     length, step = sql.interval(window.length_ms), sql.interval(window.stagger_ms)

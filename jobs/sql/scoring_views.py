@@ -133,7 +133,7 @@ def user_listed(settings: Settings) -> str:
     """The row of `events` and `of_user`: the user's last K tokens, its own last."""
     return f"""
         SELECT user_id, arrival, event_key, head, entity_token, {", ".join(ENTITIES)},
-            {_last("user_token", "user_id", settings.risk.history)} AS of_user
+            {_last("user_token", "user_id", settings.scoring.history)} AS of_user
         FROM (SELECT * FROM events UNION ALL SELECT * FROM labels)"""
 
 
@@ -159,7 +159,7 @@ def apart(settings: Settings) -> str:
     arrival, user_id, event_key, parts INT, part: a letter (liveprofile.wire.scored_events) and a list, or the
     head and of_user
     """
-    of_entity = _last("entity_token", "entity", settings.risk.history)
+    of_entity = _last("entity_token", "entity", settings.scoring.history)
     return f"""
         SELECT arrival, user_id, event_key, {_parts()} AS parts,
             CONCAT('{HEAD}', head, '{WINDOW}', '{OF_USER}', of_user) AS part

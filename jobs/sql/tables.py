@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from jobs.sql import expressions as sql
-from liveprofile.config import Kafka, Settings
-from liveprofile.kafka.offsets import event_group
+from liveprofile.config import KafkaSettings, Settings
+from liveprofile.kafka.offsets import scoring_group
 
 
 def _options(**options: str | int) -> str:
@@ -15,7 +15,7 @@ def _options(**options: str | int) -> str:
     )
 
 
-def kafka_properties(kafka: Kafka) -> dict[str, str]:
+def kafka_properties(kafka: KafkaSettings) -> dict[str, str]:
     """The Java client's settings; the security ones only where they are used."""
     properties = {
         "properties.bootstrap.servers": kafka.bootstrap_servers,
@@ -52,7 +52,7 @@ def _kafka_options(settings: Settings, topic: str, group_id: str, **more: str | 
             "properties.auto.offset.reset": "earliest",
             # As the command line reads: what a producer took back was never said.
             "properties.isolation.level": "read_committed",
-            "scan.startup.mode": _START[settings.kafka.start],
+            "scan.startup.mode": _START[settings.kafka.startup_mode],
             "scan.bounded.mode": "unbounded",
             "format": "raw",
         }
@@ -77,7 +77,7 @@ def kafka_source(name: str, settings: Settings, *, bounded: bool = False) -> str
     errors: whatever a chained operator raised would be lost with its row.
     """
     kafka, window = settings.kafka, settings.window
-    clock = sql.event_clock("payload", "record_time", settings.limits.future_ms)
+    clock = sql.event_clock("payload", "record_time", settings.limits.max_clock_skew_ms)
     more: dict[str, str | int] = {
         # A steady stream would else be fetched a few records at a time, as fast as the broker
         # answers.
@@ -106,11 +106,11 @@ def kafka_event_source(name: str, settings: Settings, topic: str, max_wait_ms: i
 
     max_wait_ms: how long the broker may gather records
     """
-    clock = sql.event_clock("payload", "record_time", settings.limits.future_ms)
+    clock = sql.event_clock("payload", "record_time", settings.limits.max_clock_skew_ms)
     options = _kafka_options(
         settings,
         topic,
-        event_group(settings.kafka),
+        scoring_group(settings.kafka),
         # Not a fetch for each record: that costs more than it gains.
         **{"properties.fetch.min.bytes": 65_536, "properties.fetch.max.wait.ms": max_wait_ms},
     )
@@ -129,10 +129,10 @@ def bounded_event_source(name: str, settings: Settings) -> str:
     Not at its record time: a topic that was filled by a replay would have all events arrive at
     once, and long after their labels.
     """
-    clock = sql.event_clock("payload", "record_time", settings.limits.future_ms)
+    clock = sql.event_clock("payload", "record_time", settings.limits.max_clock_skew_ms)
     bounds = {"scan.startup.mode": "earliest-offset", "scan.bounded.mode": "latest-offset"}
     options = _kafka_options(
-        settings, settings.topics.events, event_group(settings.kafka), **bounds
+        settings, settings.topics.events, scoring_group(settings.kafka), **bounds
     )
     return f"""
         CREATE TEMPORARY TABLE {name} (
@@ -148,7 +148,7 @@ def file_source(name: str, path: Path | str, settings: Settings, *, stream: bool
     A line knows no record time, so none is in the future, and no offset, so of two copies of an
     event the one with the earlier event_time is the first. stream: with a watermark, for tests.
     """
-    clock = sql.event_clock("payload", _NEVER, settings.limits.future_ms)
+    clock = sql.event_clock("payload", _NEVER, settings.limits.max_clock_skew_ms)
     watermark = f", WATERMARK FOR event_clock AS {sql.watermark(settings.window)}" if stream else ""
     options = _options(connector="filesystem", path=_uri(path), format="raw")
     return f"""
@@ -174,7 +174,7 @@ def numbered_file(name: str, path: Path | str, settings: Settings, *, labels: bo
     tab = "LOCATE('\t', line)"
     payload = f"SUBSTRING(line, {tab} + 1)"
     offset = f"CAST(LEFT(line, {tab} - 1) AS BIGINT)"
-    clock = sql.event_clock(payload, _NEVER, settings.limits.future_ms)
+    clock = sql.event_clock(payload, _NEVER, settings.limits.max_clock_skew_ms)
     at_ms = sql.event_ms(sql.json_value("$.time", payload)) if labels else sql.epoch_ms(clock)
     options = _options(connector="filesystem", path=_uri(path), format="raw")
     return f"""

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from liveprofile.config import Window
+from liveprofile.config import WindowSettings
 from liveprofile.events.window_times import end_ms, shift_ms
 from liveprofile.ingest.translation import time_ms_of
 from liveprofile.wire.tokens import BadEvent, as_id, digest, load
@@ -135,7 +135,7 @@ def used_claims(deltas: Iterable[StoredDelta]) -> np.ndarray:
     return np.concatenate(parts) if parts else np.empty(0, np.uint64)
 
 
-def read_log(records: Iterable[InputRecord], window: Window) -> Log:
+def read_log(records: Iterable[InputRecord], window: WindowSettings) -> Log:
     """Reads what the account needs of each record: 49 bytes stay of it."""
     places, stamps, times, ends = array("q"), array("q"), array("q"), array("q")
     kinds, events, users = array("B"), array("Q"), array("Q")
@@ -192,7 +192,7 @@ def account(
     rejected: np.ndarray,
     late: np.ndarray,
     used: np.ndarray,
-    window: Window,
+    window: WindowSettings,
     *,
     empty_partitions: int = 0,
     expired: int = 0,
@@ -271,7 +271,11 @@ def _late_and_used(log: Log, is_late: np.ndarray, is_used: np.ndarray, stored: n
 
 
 def _in_open_windows(
-    log: Log, is_lost: np.ndarray, is_valid: np.ndarray, window: Window, empty_partitions: int
+    log: Log,
+    is_lost: np.ndarray,
+    is_valid: np.ndarray,
+    window: WindowSettings,
+    empty_partitions: int,
 ) -> int:
     """How many of the lost lie in a window that the topic's last watermark has not passed."""
     timed = is_valid & (log.time_ms != NO_TIME)
@@ -287,7 +291,7 @@ def _in_open_windows(
 
 
 def late_by_the_rules(
-    log: Log, lost: np.ndarray, rejected: np.ndarray, window: Window
+    log: Log, lost: np.ndarray, rejected: np.ndarray, window: WindowSettings
 ) -> Iterator[tuple[int, int]]:
     """(position, lateness_ms) of those lost records whose window had closed when they came.
 

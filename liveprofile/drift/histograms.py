@@ -7,8 +7,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 from liveprofile.drift.reference import Reference
+from liveprofile.units import HOUR_MS
 
-HOUR_MS, DAY_MS = 3_600_000, 86_400_000
 # An hour or a day is over for an event this much later: what comes still later isn't judged.
 GRACE_MS = 600_000
 OPEN_HOURS = 3  # behind the latest event; memory holds no more

@@ -7,14 +7,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from liveprofile.config import Window
+from liveprofile.config import WindowSettings
 
 Times = TypeVar("Times", int, np.ndarray)
 
 HASH_DIGITS = 3  # hexadecimal, of the MD5 of the user_id: SQL has no hash that Python has, but this
 
 
-def shift_ms(user_id: str, window: Window) -> int:
+def shift_ms(user_id: str, window: WindowSettings) -> int:
     """By how much the user's windows lie behind multiples of their length."""
     if not window.stagger_ms:
         return 0
@@ -22,6 +22,6 @@ def shift_ms(user_id: str, window: Window) -> int:
     return int(text[:HASH_DIGITS], 16) % window.steps * window.stagger_ms
 
 
-def end_ms(time_ms: Times, shift_ms: Times | int, window: Window) -> Times:
+def end_ms(time_ms: Times, shift_ms: Times | int, window: WindowSettings) -> Times:
     """Of the window that an event of this time lies in."""
     return time_ms - (time_ms - shift_ms) % window.length_ms + window.length_ms

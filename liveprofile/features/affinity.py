@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from liveprofile.features.baselines import DAY_MS
+from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import TokenColumns
 
 KEPT = 10

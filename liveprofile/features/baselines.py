@@ -12,10 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from liveprofile.units import DAY_MS
+
 T0 = "TIMESTAMP '2020-01-01 00:00:00'"
 T0_MS = 1_577_836_800_000
 DAY_S = 86_400.0
-DAY_MS = 86_400_000.0
 
 HOUR_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWX"
 WEEKDAY_DIGITS = "1234567"  # Monday first

@@ -12,7 +12,7 @@ import orjson
 import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from liveprofile.config import Settings, Window
+from liveprofile.config import Settings, WindowSettings
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.events.window_times import end_ms
 from liveprofile.ingest import sources
@@ -69,11 +69,11 @@ def replay(
     for batch in batches:
         events = translator.events(batch)
         sender.send(events, pace.due_s(events))
-        last_ms = _latest(events, last_ms, settings.limits.future_ms)
+        last_ms = _latest(events, last_ms, settings.limits.max_clock_skew_ms)
     heartbeat_ms = None
     if close_windows and last_ms is not None:
         heartbeat_ms = closing_time_ms(last_ms, settings.window)
-        allowed_ms = _now_ms() + settings.limits.future_ms - CLOCK_MARGIN_MS
+        allowed_ms = _now_ms() + settings.limits.max_clock_skew_ms - CLOCK_MARGIN_MS
         heartbeat_ms = min(heartbeat_ms, allowed_ms)
         sender.heartbeats(heartbeat_ms)
     sender.finish()
@@ -119,21 +119,21 @@ def _rows(source: Path, mapping: Mapping, name: str) -> Iterator[pa.RecordBatch]
     return sources.read_table(source, mapping, list(needed))
 
 
-def _needed_ms(last_event_ms: int, window: Window) -> int:
+def _needed_ms(last_event_ms: int, window: WindowSettings) -> int:
     """What closes the window of the last event, whoever's it is."""
     staggered = last_event_ms + window.length_ms
     last_end_ms = staggered if window.stagger_ms else end_ms(last_event_ms, 0, window)
     return last_end_ms + window.out_of_orderness_ms
 
 
-def closing_time_ms(last_event_ms: int, window: Window) -> int:
+def closing_time_ms(last_event_ms: int, window: WindowSettings) -> int:
     """The event time of a heartbeat that closes the last event's window, and one window more."""
     return _needed_ms(last_event_ms, window) + window.length_ms
 
 
-def _latest(events: Events, so_far: int | None, future_ms: int) -> int | None:
+def _latest(events: Events, so_far: int | None, max_clock_skew_ms: int) -> int | None:
     # A time further ahead is rejected by the job and closes nothing.
-    allowed_ms = _now_ms() + future_ms
+    allowed_ms = _now_ms() + max_clock_skew_ms
     times = [ms for ms in events.times_ms if ms is not None and ms <= allowed_ms]
     if so_far is not None:
         times.append(so_far)

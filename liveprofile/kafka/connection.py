@@ -9,12 +9,12 @@ from confluent_kafka import (
     KafkaException,
 )
 
-from liveprofile.config import Kafka
+from liveprofile.config import KafkaSettings
 
 log = logging.getLogger(__name__)
 
 
-def client_config(kafka: Kafka) -> dict[str, Any]:
+def client_config(kafka: KafkaSettings) -> dict[str, Any]:
     """What every confluent-kafka client of ours starts from: servers and security."""
     config: dict[str, Any] = {
         "bootstrap.servers": kafka.bootstrap_servers,

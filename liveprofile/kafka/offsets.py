@@ -14,7 +14,7 @@ from confluent_kafka import (
 )
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
-from liveprofile.config import Kafka, Settings
+from liveprofile.config import KafkaSettings, Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import error_text
 from liveprofile.kafka.records import LOOK_EVERY_S, open_consumer
@@ -37,7 +37,7 @@ def ranges(settings: Settings, topic: str) -> dict[int, PartitionRange]:
         return assigned_ranges(consumer, settings.kafka, topic)
 
 
-def event_group(kafka: Kafka) -> str:
+def scoring_group(kafka: KafkaSettings) -> str:
     """The consumer group of the event lane."""
     return f"{kafka.group_id}-events"
 
@@ -55,7 +55,7 @@ def committed_offsets(
             TopicPartition(topic, number) for number in partitions(consumer, settings.kafka, topic)
         ]
         try:
-            found = _committed(consumer, wanted, settings.kafka.answer_timeout_s)
+            found = _committed(consumer, wanted, settings.kafka.request_timeout_s)
         except KafkaException as error:
             raise ServiceError(
                 f"Kafka does not tell the offsets of group {group_id}: {error_text(error)}"
@@ -93,16 +93,16 @@ def lag(settings: Settings, group_id: str | None = None, topic: str | None = Non
     )
 
 
-def event_lag(settings: Settings) -> int:
+def scoring_lag(settings: Settings) -> int:
     """How many events and labels the event lane's last checkpoint does not cover."""
     topics = (settings.topics.events, settings.topics.feedback)
-    return sum(lag(settings, event_group(settings.kafka), topic) for topic in topics)
+    return sum(lag(settings, scoring_group(settings.kafka), topic) for topic in topics)
 
 
-def wait_for_event_lane(settings: Settings, timeout_s: float) -> None:
+def wait_for_scoring(settings: Settings, timeout_s: float) -> None:
     """Returns when it has scored all that was sent before. Raises ServiceError."""
     deadline_s = time.monotonic() + timeout_s
-    while behind := event_lag(settings):
+    while behind := scoring_lag(settings):
         if time.monotonic() > deadline_s:
             raise ServiceError(f"the event lane is {behind} records behind")
         time.sleep(LOOK_EVERY_S)

@@ -13,7 +13,7 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from liveprofile.config import Kafka, Settings
+from liveprofile.config import KafkaSettings, Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import PartitionRange, assigned_ranges
@@ -94,7 +94,7 @@ def send_all(
 
 
 def _read(
-    consumer: Consumer, kafka: Kafka, topic: str, held: dict[int, PartitionRange]
+    consumer: Consumer, kafka: KafkaSettings, topic: str, held: dict[int, PartitionRange]
 ) -> Iterator[Record]:
     open_partitions = {number for number, part in held.items() if part.end > part.first}
     if not open_partitions:
@@ -137,7 +137,7 @@ def _record(message: Any) -> Record:
 
 
 @contextmanager
-def open_consumer(kafka: Kafka, group_id: str = "liveprofile-cli") -> Iterator[Consumer]:
+def open_consumer(kafka: KafkaSettings, group_id: str = "liveprofile-cli") -> Iterator[Consumer]:
     """A Consumer that joins no group and commits nothing, closed at the end."""
     consumer = Consumer(
         client_config(kafka)

@@ -13,7 +13,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from liveprofile.config import Kafka, Settings, Topics
+from liveprofile.config import KafkaSettings, Settings, TopicSettings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config, error_text
 
@@ -29,7 +29,7 @@ class PartitionRange(NamedTuple):
     end: int
 
 
-def topic_configs(topics: Topics) -> dict[str, dict[str, str]]:
+def topic_configs(topics: TopicSettings) -> dict[str, dict[str, str]]:
     """The topics and the configuration each is created with.
 
     Every topic stamps records on arrival (LogAppendTime): retention and the check for future
@@ -70,7 +70,7 @@ def create_topics(settings: Settings) -> list[str]:
     if not wanted:
         return []
     created = []
-    futures = admin.create_topics(wanted, operation_timeout=settings.kafka.answer_timeout_s)
+    futures = admin.create_topics(wanted, operation_timeout=settings.kafka.request_timeout_s)
     for name, future in futures.items():
         try:
             future.result()
@@ -84,7 +84,9 @@ def create_topics(settings: Settings) -> list[str]:
     return created
 
 
-def partitions(client: Consumer | Producer | AdminClient, kafka: Kafka, topic: str) -> list[int]:
+def partitions(
+    client: Consumer | Producer | AdminClient, kafka: KafkaSettings, topic: str
+) -> list[int]:
     """Raises ServiceError if Kafka does not answer, NoTopicError if it has no such topic."""
     found = metadata(client, kafka, topic).topics.get(topic)
     if found is None or found.error is not None or not found.partitions:
@@ -95,12 +97,14 @@ def partitions(client: Consumer | Producer | AdminClient, kafka: Kafka, topic: s
     return sorted(found.partitions)
 
 
-def assigned_ranges(consumer: Consumer, kafka: Kafka, topic: str) -> dict[int, PartitionRange]:
+def assigned_ranges(
+    consumer: Consumer, kafka: KafkaSettings, topic: str
+) -> dict[int, PartitionRange]:
     held = {}
     for number in partitions(consumer, kafka, topic):
         try:
             first, end = consumer.get_watermark_offsets(
-                TopicPartition(topic, number), timeout=kafka.answer_timeout_s
+                TopicPartition(topic, number), timeout=kafka.request_timeout_s
             )
         except KafkaException as error:
             raise ServiceError(
@@ -110,9 +114,9 @@ def assigned_ranges(consumer: Consumer, kafka: Kafka, topic: str) -> dict[int, P
     return held
 
 
-def metadata(client: Any, kafka: Kafka, topic: str | None = None) -> Any:
+def metadata(client: Any, kafka: KafkaSettings, topic: str | None = None) -> Any:
     try:
-        return client.list_topics(topic, timeout=kafka.answer_timeout_s)
+        return client.list_topics(topic, timeout=kafka.request_timeout_s)
     except KafkaException as error:
         raise ServiceError(
             f"Kafka at {kafka.bootstrap_servers} does not answer ({error_text(error)});"

@@ -13,9 +13,8 @@ import numpy as np
 
 from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery
 from liveprofile.rules.rules import Rule
+from liveprofile.units import HOUR_MS
 from liveprofile.wire.tokens import FIELD
-
-HOUR_MS = 3_600_000
 
 Evidence = dict[str, float | int | str]
 

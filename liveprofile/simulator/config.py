@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 
-from liveprofile.config import DAY_MS
 from liveprofile.errors import InputError
+from liveprofile.units import DAY_MS
 
 START = date(2024, 1, 1)
 # Planted per 10,000 users and day where no count is given.

@@ -23,7 +23,7 @@ from cassandra.policies import (
 )
 from cassandra.protocol import ErrorMessage
 
-from liveprofile.config import Cassandra
+from liveprofile.config import CassandraSettings
 from liveprofile.errors import ConfigError, ServiceError
 
 RECONNECT_DELAY_S = 1.0
@@ -31,7 +31,7 @@ CONNECT_TIMEOUT_S = 5.0
 HEARTBEAT_S = 10.0
 
 
-def connect(settings: Cassandra, *, use_keyspace: bool = True) -> Session:
+def connect(settings: CassandraSettings, *, use_keyspace: bool = True) -> Session:
     """A session of a new cluster object, with the keyspace in use; `close` ends both.
 
     Every statement gets the settings' consistency and request timeout.
@@ -90,7 +90,7 @@ def close(session: Session) -> None:
 
 
 @contextmanager
-def session_of(settings: Cassandra) -> Iterator[Session]:
+def session_of(settings: CassandraSettings) -> Iterator[Session]:
     """`connect` for the length of a with block. Raises as `connect`."""
     session = connect(settings)
     try:
@@ -109,17 +109,17 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
-def address(settings: Cassandra) -> str:
+def address(settings: CassandraSettings) -> str:
     return f"{','.join(settings.contact_points)}:{settings.port}"
 
 
-def _credentials(settings: Cassandra) -> PlainTextAuthProvider | None:
+def _credentials(settings: CassandraSettings) -> PlainTextAuthProvider | None:
     if not settings.username:
         return None
     return PlainTextAuthProvider(settings.username, settings.password.get_secret_value())
 
 
-def _tls(settings: Cassandra) -> ssl.SSLContext | None:
+def _tls(settings: CassandraSettings) -> ssl.SSLContext | None:
     if not settings.ca_file:
         return None
     try:

@@ -9,7 +9,7 @@ from cassandra.cluster import (
 )
 from cassandra.protocol import ErrorMessage
 
-from liveprofile.config import Cassandra
+from liveprofile.config import CassandraSettings
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.resources import ROOT
 from liveprofile.storage.connection import address, close, connect, describe
@@ -17,7 +17,7 @@ from liveprofile.storage.connection import address, close, connect, describe
 SCHEMA_FILE = ROOT / "schemas" / "cassandra.cql"
 
 
-def create_schema(settings: Cassandra, embedding_dim: int) -> None:
+def create_schema(settings: CassandraSettings, embedding_dim: int) -> None:
     """Creates the keyspace, its tables and indexes where they are missing.
 
     Raises ServiceError if Cassandra refuses, ConfigError if the tables exist with embeddings of
@@ -37,7 +37,7 @@ def create_schema(settings: Cassandra, embedding_dim: int) -> None:
         close(session)
 
 
-def schema_statements(settings: Cassandra, embedding_dim: int) -> list[str]:
+def schema_statements(settings: CassandraSettings, embedding_dim: int) -> list[str]:
     """schemas/cassandra.cql filled in, one statement each."""
     text = SCHEMA_FILE.read_text(encoding="utf-8")
     replication = (

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from liveprofile.units import HOUR_MS
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import EVENT_TYPES
 from models.profile import user_features
@@ -30,7 +31,6 @@ COUNT_BUCKETS = 48
 SPAN_BUCKETS = 108
 HOURS_OF_WEEK = 168
 NO_HOUR = HOURS_OF_WEEK
-HOUR_MS = 3_600_000
 # 1970-01-01 was a Thursday: three days into a week that begins on Monday.
 EPOCH_HOUR_OF_WEEK = 72
 MEMO_IDS = 200_000

@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from liveprofile.features.baselines import DAY_MS, Baselines
+from liveprofile.features.baselines import Baselines
+from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import TYPE_INDEX
 

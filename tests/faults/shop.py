@@ -19,7 +19,7 @@ from liveprofile.storage import queries
 from liveprofile.storage.connection import session_of
 from tests.support import lost_services, summary
 from tests.support.compare import compare
-from tests.support.compare_scoring import assert_lane
+from tests.support.compare_scoring import assert_scoring
 from tests.support.live_job import Job
 from tests.support.seeded_streams import Message, mixed
 from tests.support.shop import HOT_USER, START_MS, as_message, visits
@@ -190,7 +190,7 @@ class Shop:
         assert found.ok, found.as_json()
         assert found.job == found.reference
         if self.lane:
-            assert_lane(self.job.settings, TESTER, TESTERS_RULE)
+            assert_scoring(self.job.settings, TESTER, TESTERS_RULE)
 
     def _repaired(self) -> Iterator[str]:
         settings = self.job.settings

@@ -55,7 +55,7 @@ def sendable(record: Record) -> bool:
 def event_clock(settings: Settings) -> str:
     """A computed column knows no other."""
     record_time = "TO_TIMESTAMP_LTZ(record_ms, 3)"
-    return sql.event_clock("payload", record_time, settings.limits.future_ms)
+    return sql.event_clock("payload", record_time, settings.limits.max_clock_skew_ms)
 
 
 def source_table(
@@ -122,8 +122,10 @@ class EventOutput(NamedTuple):
     sent: list[Sent]
 
 
-def event_lane(settings: Settings, events: Path, labels: Path, sent: Path) -> profile_job.EventLane:
-    return profile_job.EventLane(
+def scoring_tables(
+    settings: Settings, events: Path, labels: Path, sent: Path
+) -> profile_job.ScoringTables:
+    return profile_job.ScoringTables(
         source_table(events, settings, name="event_source", watermark=False),
         source_table(labels, settings, name="feedback", watermark=False),
         tables.file_sink("event_sink", sent, SINK),
@@ -131,7 +133,7 @@ def event_lane(settings: Settings, events: Path, labels: Path, sent: Path) -> pr
     )
 
 
-def run_event_lane(
+def run_scoring_pipeline(
     records: list[Record], labels: list[Record], settings: Settings, folder: Path
 ) -> EventOutput:
     """Runs the event lane alone over events and labels, read side by side in no fixed order."""
@@ -141,9 +143,9 @@ def run_event_lane(
     write_records(paths["labels"], labels, settings.topics.feedback)
     t_env = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
     profile_job.configure(t_env, settings)
-    lane = event_lane(settings, paths["events"], paths["labels"], folder / "sent")
-    inserts = profile_job.add_event_lane(t_env, settings, lane)
-    Plan(t_env, inserts, profile_job.event_lane_overrides(settings)).execute().wait()
+    lane = scoring_tables(settings, paths["events"], paths["labels"], folder / "sent")
+    inserts = profile_job.add_scoring_pipeline(t_env, settings, lane)
+    Plan(t_env, inserts, profile_job.scoring_overrides(settings)).execute().wait()
     return EventOutput(store, list(read_sent(folder / "sent")))
 
 

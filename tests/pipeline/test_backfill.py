@@ -14,11 +14,12 @@ import pytest
 
 from cli.pipeline.backfill_run import Backfilled, backfill
 from liveprofile.config import Settings, load
+from liveprofile.units import HOUR_MS
 from liveprofile.wire.token_columns import read_histories
 from liveprofile.wire.tokens import EVENT
 from models.profile.data import training_rows
 from tests.reference.profile import Record, run
-from tests.support.shop import HOUR_MS, START_MS, visits
+from tests.support.shop import START_MS, visits
 
 pytestmark = pytest.mark.pipeline
 

@@ -19,11 +19,11 @@ pytestmark = pytest.mark.pipeline
 PYTHON = "stream-exec-python-calc"
 
 
-def build(folder: Path, event_lane: bool, parallelism: int = 2) -> Plan:
+def build(folder: Path, scoring_tables: bool, parallelism: int = 2) -> Plan:
     settings = load(
         job={"parallelism": parallelism},
         state={"dedup_ttl_ms": 7_200_000, "user_ttl_ms": 86_400_000},
-        risk={"parts_ttl_ms": 120_000},
+        scoring={"rejoin_ttl_ms": 120_000},
     )
     events, labels, sent = (folder / name for name in ("events.json", "labels.json", "sent"))
     return profile_job.build(
@@ -32,19 +32,21 @@ def build(folder: Path, event_lane: bool, parallelism: int = 2) -> Plan:
         source=harness.source_table(events, settings),
         sink=tables.file_sink("sink", sent, harness.SINK),
         update_profile=profile_operator(settings, stores.open_shared),
-        event_lane=harness.event_lane(settings, events, labels, sent) if event_lane else None,
+        scoring_tables=harness.scoring_tables(settings, events, labels, sent)
+        if scoring_tables
+        else None,
     )
 
 
 @pytest.fixture(scope="module")
 def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
     """The windows alone."""
-    return build(tmp_path_factory.mktemp("plan"), event_lane=False)
+    return build(tmp_path_factory.mktemp("plan"), scoring_tables=False)
 
 
 @pytest.fixture(scope="module")
 def both(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    return build(tmp_path_factory.mktemp("plan"), event_lane=True)
+    return build(tmp_path_factory.mktemp("plan"), scoring_tables=True)
 
 
 def count(plan: Plan, kind: str) -> int:
@@ -94,7 +96,7 @@ def test_at_one_place_the_events_of_a_user_need_no_exchange(both: Plan, tmp_path
         counts = [node for node in nodes.values() if "OverAggregate" in node["description"]]
         return before[counts[-1]["id"]]["description"]
 
-    one_place = build(tmp_path, event_lane=True, parallelism=1)
+    one_place = build(tmp_path, scoring_tables=True, parallelism=1)
     assert step_before_the_last_count(both).startswith("Exchange(distribution=[hash[user_id]])")
     assert step_before_the_last_count(one_place).startswith("Calc(select=[user_id, arrival, parts")
     assert count(both, "exchange") - count(one_place, "exchange") == 1

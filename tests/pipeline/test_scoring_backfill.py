@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from liveprofile.features.entity import NAMES, SCORED_TYPES, from_rows, read
 from liveprofile.simulator import Config, Shop
+from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import read_rows
 from models.fraud.datasets.simulated_rows import generated
 from models.fraud.model import EventModel
@@ -24,7 +25,6 @@ from models.fraud.model import EventModel
 pytestmark = pytest.mark.pipeline
 
 CONFIG = Config(users=150, days=40, seed=12, takeovers=20, card_tests=30, rings=1)
-DAY_MS = 86_400_000
 DELAY_DAYS = 5
 NOW_MS = CONFIG.start_ms + 20 * DAY_MS
 DAYS = [
@@ -48,7 +48,7 @@ def backfilled(folder: Path, events: list[dict], labels: list[dict]) -> Made:
         (folder / f"{name}.jsonl").write_text(text)
     arguments = [
         "backfill", str(folder / "events.jsonl"), "--labels", str(folder / "labels.jsonl"),
-        "--lane", "events", "--rows", str(folder / "rows"), "--embedded", "--json",
+        "--pipeline", "scoring", "--rows", str(folder / "rows"), "--embedded", "--json",
     ]  # fmt: skip
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output

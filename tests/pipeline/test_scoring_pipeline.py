@@ -16,8 +16,9 @@ import pytest
 from liveprofile.config import Settings, load
 from liveprofile.resources import product_path
 from liveprofile.simulator import ring, spread
+from liveprofile.units import DAY_MS
 from models.fraud.model import EventModel
-from tests.pipeline.harness import EventOutput, Known, run_event_lane, run_event_views
+from tests.pipeline.harness import EventOutput, Known, run_event_views, run_scoring_pipeline
 from tests.reference.entity_features import HOUR as HOUR_MS
 from tests.reference.entity_features import LETTERS, Arrival
 from tests.reference.entity_features import Event as Scored
@@ -36,7 +37,6 @@ from tests.support.simulated_streams import Event, payload, records
 
 pytestmark = pytest.mark.pipeline
 
-DAY_MS = 86_400_000
 BROKEN_LABELS = {
     b"{": "not a JSON object",
     b'["fraud"]': "not a JSON object",
@@ -52,7 +52,7 @@ BROKEN_LABELS = {
 def settings_of() -> Settings:
     # A label takes a place in its lists, and when it comes among the events of another file is
     # open: lists long enough to lose nothing.
-    return load(job={"parallelism": 1, "name": "pipeline"}, risk={"history": 1_024})
+    return load(job={"parallelism": 1, "name": "pipeline"}, scoring={"history": 1_024})
 
 
 class Run(NamedTuple):
@@ -85,15 +85,15 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         f'"time": {after_ms}'.encode(), b'"time": "2030-01-01T01:00:00+01:00"'
     ))  # fmt: skip
     found = records(values), records([*labels, None])
-    output = run_event_lane(*found, settings, tmp_path_factory.mktemp("lane"))
+    output = run_scoring_pipeline(*found, settings, tmp_path_factory.mktemp("lane"))
     return Run(*found, output, settings)
 
 
 def test_scores_rules_and_flags_equal_the_reference(run: Run) -> None:
-    model = EventModel.load(product_path(run.settings.risk.checkpoint))
+    model = EventModel.load(product_path(run.settings.scoring.checkpoint))
     rules = tomllib.loads(product_path(run.settings.rules).read_text(encoding="utf-8"))["rules"]
     arrivals = read_events(run.records, run.settings.limits)
-    expected = decide(arrivals, rules, model, run.settings.risk.history)
+    expected = decide(arrivals, rules, model, run.settings.scoring.history)
     store = run.output.store
     assert len(arrivals) > len(expected) + 20  # copies
     assert store.scores.keys() == expected.keys()
@@ -180,17 +180,17 @@ def reference_rows(arrivals: list[Arrival], keep: int) -> Counter:
 
 
 def test_a_streams_rows_are_the_references(tmp_path: Path) -> None:
-    settings = load(job={"parallelism": 1}, risk={"history": 8})
+    settings = load(job={"parallelism": 1}, scoring={"history": 8})
     sent = records(simulated_streams.with_oddities(some_events(), seed=3))
     rows = run_event_views(sent, [], settings, tmp_path / "stream", batch=False)
     arrivals = read_events(sent, settings.limits)
-    assert Counter(map(told, rows)) == reference_rows(arrivals, settings.risk.history)
+    assert Counter(map(told, rows)) == reference_rows(arrivals, settings.scoring.history)
     assert len(arrivals) > len(first_rows(arrivals)) > 100
 
 
 def test_a_batchs_rows_are_the_references_with_labels_in_their_places(tmp_path: Path) -> None:
     """There everything arrives at its own time."""
-    settings = load(job={"parallelism": 1}, risk={"history": 8})
+    settings = load(job={"parallelism": 1}, scoring={"history": 8})
     events = some_events()
     scored = [event for event in events if event["event_type"] in LETTERS]
     times = {event["event_time"] for event in events}
@@ -208,5 +208,5 @@ def test_a_batchs_rows_are_the_references_with_labels_in_their_places(tmp_path: 
     known = [label for one in given if (label := read_label(one))]
     assert len(known) == len(given)
     arrivals = sorted([*read_events(sent, settings.limits), *known], key=lambda one: one.time_ms)
-    assert Counter(map(told, rows)) == reference_rows(arrivals, settings.risk.history)
+    assert Counter(map(told, rows)) == reference_rows(arrivals, settings.scoring.history)
     assert any("+" in row.parts for row in rows)

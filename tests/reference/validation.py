@@ -48,7 +48,7 @@ _STRING_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 
 class Limits(Protocol):
     payload_chars: int
-    future_ms: int
+    max_clock_skew_ms: int
 
 
 class Valid(NamedTuple):
@@ -90,11 +90,11 @@ def check(
         heartbeat = event.get("event_type") == HEARTBEAT
         _check_presence(event, heartbeat)
         if heartbeat:  # of which nothing else is read
-            return Heartbeat(_time_ms(event, record_timestamp_ms + limits.future_ms))
+            return Heartbeat(_time_ms(event, record_timestamp_ms + limits.max_clock_skew_ms))
         event_id, user_id = _checked_id(event, "event_id"), _checked_id(event, "user_id")
         if event["event_type"] not in TYPES:
             raise _Fails("UNKNOWN_TYPE", "")
-        time_ms = _time_ms(event, record_timestamp_ms + limits.future_ms)
+        time_ms = _time_ms(event, record_timestamp_ms + limits.max_clock_skew_ms)
         numbers = _checked_numbers(event)
     except _Fails as failed:
         return Rejected(*failed.args)
@@ -118,7 +118,7 @@ def clock_ms(value: bytes | None, record_timestamp_ms: int, limits: Limits) -> i
     """The event_time by which a rejected record still moves its partition's watermark, if any."""
     try:
         event, _ = _loads((value or b"").decode("utf-8", "replace"))
-        return _time_ms(event, record_timestamp_ms + limits.future_ms)
+        return _time_ms(event, record_timestamp_ms + limits.max_clock_skew_ms)
     except (ValueError, _Fails):
         return None
 

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.config import Cassandra
+from liveprofile.config import CassandraSettings
 from liveprofile.storage.connection import session_of
 from liveprofile.storage.schema import create_schema
+from liveprofile.units import HOUR_MS
 from tests.support.live_job import Job
 from tests.support.profile_rows import DIM, TABLES
 from tests.support.seeded_streams import Message, mixed, poison
-from tests.support.shop import HOUR_MS, START_MS, visits, with_iso_times
+from tests.support.shop import START_MS, visits, with_iso_times
 from udfs.profile.sink import CassandraProfileSink
 
 EVENTS = 3_000
@@ -81,7 +82,7 @@ def shop(new_job: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="module")
-def settings(cassandra_settings: Cassandra) -> Iterator[Cassandra]:
+def settings(cassandra_settings: CassandraSettings) -> Iterator[CassandraSettings]:
     """A keyspace for the tests of the store, a new one for each file."""
     own = cassandra_settings.model_copy(update={"keyspace": "store_test"})
     create_schema(own, DIM)
@@ -91,13 +92,13 @@ def settings(cassandra_settings: Cassandra) -> Iterator[Cassandra]:
 
 
 @pytest.fixture(scope="module")
-def session(settings: Cassandra) -> Iterator[Session]:
+def session(settings: CassandraSettings) -> Iterator[Session]:
     with session_of(settings) as session:
         yield session
 
 
 @pytest.fixture
-def store(settings: Cassandra, session: Session) -> Iterator[CassandraProfileSink]:
+def store(settings: CassandraSettings, session: Session) -> Iterator[CassandraProfileSink]:
     for table in TABLES:
         session.execute(f"TRUNCATE {table}", timeout=60)
     yield CassandraProfileSink(settings, DIM, session)

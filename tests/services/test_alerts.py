@@ -22,7 +22,7 @@ from liveprofile.alerts.consumer import AlertConsumer, OpenCase, Refused, Retrie
 from liveprofile.alerts.consumer.alert import Alert
 from liveprofile.alerts.consumer.dead_letters import dead_letter_topic
 from liveprofile.alerts.consumer.delivery import CassandraHandled
-from liveprofile.config import Cassandra, Settings, Topics, load
+from liveprofile.config import CassandraSettings, Settings, TopicSettings, load
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import create_topics
 from liveprofile.pseudonym import hashed
@@ -39,12 +39,12 @@ FLAG_ID = "a" * 32
 
 @pytest.fixture(scope="module")
 def everything(
-    stack: Stack, settings: Cassandra, tmp_path_factory: pytest.TempPathFactory
+    stack: Stack, settings: CassandraSettings, tmp_path_factory: pytest.TempPathFactory
 ) -> SimpleNamespace:
     """Settings with topics of their own, and the file that names them to a command."""
     unique = f"alerts-{time.time_ns() // 1_000_000}"
     sections = dict(stack.settings())
-    sections["topics"] = Topics.prefixed(unique)
+    sections["topics"] = TopicSettings.prefixed(unique)
     sections["cassandra"] = {**sections["cassandra"], "keyspace": settings.keyspace}
     file = tmp_path_factory.mktemp("alerts") / "liveprofile.toml"
     file.write_text(to_toml(sections), encoding="utf-8")
@@ -155,7 +155,7 @@ def test_a_label_without_kafka_says_what_to_repeat(
     settings = everything.settings.model_dump(mode="json", include={"cassandra", "topics"})
     away = tmp_path / "away.toml"
     settings["cassandra"].pop("password")
-    nobody = {"bootstrap_servers": "127.0.0.1:1", "answer_timeout_ms": 1_000}
+    nobody = {"bootstrap_servers": "127.0.0.1:1", "request_timeout_ms": 1_000}
     away.write_text(to_toml(settings | {"kafka": nobody}))
     arguments = ("alerts", "label", FLAG_ID, "legitimate", "--by", "anna")
     done = command(*arguments, "--config", away, ok=False)

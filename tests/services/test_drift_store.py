@@ -9,8 +9,8 @@ import pytest
 from cassandra.cluster import Session
 
 from benchmarks.support.memory_drift_store import MemoryDriftStore
-from liveprofile.config import Cassandra
-from liveprofile.drift.histograms import DAY_MS, HOUR_MS
+from liveprofile.config import CassandraSettings
+from liveprofile.units import DAY_MS, HOUR_MS
 from udfs.scoring.drift_store import CassandraDriftStore, Decision, DriftStore, HourCounts, State
 
 START_MS = 19_700 * DAY_MS
@@ -19,7 +19,7 @@ DECISION = Decision(START_MS, 900, True, '{"amount":[0.5,0.25],"alert_rate":[1.2
 
 @pytest.fixture(params=["memory", "cassandra"])
 def store(
-    request: pytest.FixtureRequest, settings: Cassandra, session: Session
+    request: pytest.FixtureRequest, settings: CassandraSettings, session: Session
 ) -> Iterator[DriftStore]:
     if request.param == "memory":
         yield MemoryDriftStore()

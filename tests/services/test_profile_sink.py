@@ -13,13 +13,14 @@ import pytest
 from cassandra import ConsistencyLevel
 from cassandra.cluster import Session
 
-from liveprofile.config import Cassandra
+from liveprofile.config import CassandraSettings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import session_of
 from liveprofile.storage.schema import create_schema, schema_statements
+from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.support.memory_sinks import MemoryProfileSink
 from tests.support.paths import ROOT
-from tests.support.profile_rows import DAY_MS, DIM, MINUTE_MS, TABLES, flag, row, write
+from tests.support.profile_rows import DIM, TABLES, flag, row, write
 from udfs.profile.profile_row import write_time_us
 from udfs.profile.sink import CassandraProfileSink, FlagHistory, FlagQuery
 
@@ -111,7 +112,7 @@ def test_of_one_window_the_newer_model_wins(store: CassandraProfileSink, session
 
 
 def test_write_time_is_event_time_and_expiry_counts_from_now(
-    store: CassandraProfileSink, session: Session, settings: Cassandra
+    store: CassandraProfileSink, session: Session, settings: CassandraSettings
 ):
     written = row(write_lookalike=True, flags=[flag()])
     write(store, written)
@@ -129,7 +130,9 @@ def test_write_time_is_event_time_and_expiry_counts_from_now(
         assert ttl_s - 60 <= found.ttl <= ttl_s
 
 
-def test_expired_rows_are_gone(settings: Cassandra, session: Session, store: CassandraProfileSink):
+def test_expired_rows_are_gone(
+    settings: CassandraSettings, session: Session, store: CassandraProfileSink
+):
     short = settings.model_copy(update={"profile_ttl_s": 1, "delta_ttl_s": 1})
     write(CassandraProfileSink(short, DIM, session), row())
 
@@ -170,7 +173,7 @@ def test_flag_past_sees_the_newest_flag_and_what_was_only_begun(store: Cassandra
 
 
 def test_flag_past_is_the_same_from_memory_as_from_the_tables(
-    store: CassandraProfileSink, settings: Cassandra, session: Session
+    store: CassandraProfileSink, settings: CassandraSettings, session: Session
 ):
     rng = random.Random(1)
     for window in range(12):
@@ -224,7 +227,9 @@ def test_an_events_flag_is_stored_in_both_tables(store: CassandraProfileSink, se
         assert json.loads(found[3]) == [reason]
 
 
-def test_a_keyspace_of_an_earlier_version_gets_what_it_lacks(settings: Cassandra, session: Session):
+def test_a_keyspace_of_an_earlier_version_gets_what_it_lacks(
+    settings: CassandraSettings, session: Session
+):
     older = settings.model_copy(update={"keyspace": f"{settings.keyspace}_older"})
     new = r"(event_id text|rule_version int|rule_state text|reasons text),\s*"
     for statement in schema_statements(older, DIM):
@@ -298,7 +303,7 @@ def test_nothing_waits_for_an_acknowledgement_to_be_sent(session: Session):
     assert all(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for one in sockets)
 
 
-def test_a_row_larger_than_a_batch_goes_alone(settings: Cassandra, session: Session):
+def test_a_row_larger_than_a_batch_goes_alone(settings: CassandraSettings, session: Session):
     store = CassandraProfileSink(settings.model_copy(update={"batch_bytes": 256}), DIM, session)
     large = b'{"x":"' + b"y" * 200_000 + b'"}'
     write(store, *(row(f"large{n}", delta_json=large) for n in range(3)))

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.config import Cassandra
+from liveprofile.config import CassandraSettings
 from liveprofile.errors import ConfigError, ServiceError, StoreError
 from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.storage import queries
@@ -24,8 +24,8 @@ from udfs.profile.sink import CassandraProfileSink, ProfileSink
 pytestmark = pytest.mark.services
 
 
-def test_a_write_that_is_refused_raises_at_once_and_for_good(settings: Cassandra):
-    own = settings.model_copy(update={"keyspace": "store_refused", "give_up_after_ms": 60_000})
+def test_a_write_that_is_refused_raises_at_once_and_for_good(settings: CassandraSettings):
+    own = settings.model_copy(update={"keyspace": "store_refused", "retry_timeout_ms": 60_000})
     create_schema(own, DIM)
     with session_of(own) as session:
         store = CassandraProfileSink(own, DIM, session)
@@ -95,14 +95,14 @@ class Relay:
 
 
 @pytest.fixture
-def relay(settings: Cassandra) -> Iterator[Relay]:
+def relay(settings: CassandraSettings) -> Iterator[Relay]:
     relay = Relay((settings.contact_points[0], settings.port))
     yield relay
     relay.go_on()
     relay.refuse()
 
 
-def relayed(settings: Cassandra, relay: Relay, **changes: object) -> Cassandra:
+def relayed(settings: CassandraSettings, relay: Relay, **changes: object) -> CassandraSettings:
     return settings.model_copy(
         update={"contact_points": ("127.0.0.1",), "port": relay.port, "request_timeout_ms": 1_000}
         | changes
@@ -130,7 +130,12 @@ def write_slowly(store: ProfileSink, user_prefix: str, batches: int) -> set[str]
     ("fault", "repair", "seconds"), [("hang", "go_on", 10), ("refuse", "listen_again", 5)]
 )
 def test_nothing_is_lost_while_the_node_is_away(
-    fault: str, repair: str, seconds: float, settings: Cassandra, session: Session, relay: Relay
+    fault: str,
+    repair: str,
+    seconds: float,
+    settings: CassandraSettings,
+    session: Session,
+    relay: Relay,
 ):
     store = CassandraProfileSink(relayed(settings, relay), DIM)
     started_s = time.monotonic()
@@ -153,7 +158,7 @@ def test_nothing_is_lost_while_the_node_is_away(
     ids=["snoozed", "flag_past"],
 )
 def test_what_is_read_waits_for_the_node_too(
-    read: Callable[[ProfileSink], bool], settings: Cassandra, relay: Relay
+    read: Callable[[ProfileSink], bool], settings: CassandraSettings, relay: Relay
 ):
     store = CassandraProfileSink(relayed(settings, relay), DIM)
     relay.refuse()
@@ -164,8 +169,8 @@ def test_what_is_read_waits_for_the_node_too(
 
 
 @pytest.mark.parametrize("fault", ["hang", "refuse"])
-def test_a_node_away_for_too_long_raises(fault: str, settings: Cassandra, relay: Relay):
-    store = CassandraProfileSink(relayed(settings, relay, give_up_after_ms=2_000), DIM)
+def test_a_node_away_for_too_long_raises(fault: str, settings: CassandraSettings, relay: Relay):
+    store = CassandraProfileSink(relayed(settings, relay, retry_timeout_ms=2_000), DIM)
     getattr(relay, fault)()
     started_s = time.monotonic()
     with pytest.raises(StoreError, match=r"write kept failing for \d+\.\d s .*= 2000\): "):
@@ -175,17 +180,19 @@ def test_a_node_away_for_too_long_raises(fault: str, settings: Cassandra, relay:
     store.close()
 
 
-def test_nobody_answers(settings: Cassandra):
+def test_nobody_answers(settings: CassandraSettings):
     with pytest.raises(ServiceError, match=r"Cassandra at 127\.0\.0\.1:1 .*refused"):
         CassandraProfileSink(settings.model_copy(update={"port": 1}), DIM)
 
 
-def test_no_keyspace(settings: Cassandra):
+def test_no_keyspace(settings: CassandraSettings):
     with pytest.raises(ServiceError, match="no keyspace absent: `liveprofile submit` creates it"):
         CassandraProfileSink(settings.model_copy(update={"keyspace": "absent"}), DIM)
 
 
-def test_tables_for_another_size_of_embedding_are_named(settings: Cassandra, session: Session):
+def test_tables_for_another_size_of_embedding_are_named(
+    settings: CassandraSettings, session: Session
+):
     for attempt in (
         lambda: CassandraProfileSink(settings, DIM + 1, session),
         lambda: create_schema(settings, DIM + 1),

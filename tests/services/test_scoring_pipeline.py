@@ -24,6 +24,7 @@ from liveprofile.resources import product_path
 from liveprofile.simulator import ring
 from liveprofile.storage.connection import session_of
 from liveprofile.storage.cql import now_ms
+from liveprofile.units import DAY_MS
 from tests.reference.entity_features import Event
 from tests.reference.profile import Record
 from tests.reference.scoring import Rules, key_of, read_label
@@ -44,7 +45,6 @@ pytestmark = pytest.mark.services
 
 IN_FORCE_S = 5.0
 EVENTS_PER_SECOND = 100
-DAY_MS = 86_400_000
 # Short, since the last windows close by a heartbeat that must not lie far in the future.
 WINDOW = {"length_ms": 60_000, "stagger_ms": 10_000}
 EVERY_PURCHASE = """

@@ -9,11 +9,12 @@ import pytest
 from cassandra.cluster import Session
 
 from liveprofile.alerts.cases import snooze
-from liveprofile.config import Cassandra
+from liveprofile.config import CassandraSettings
 from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.storage.cql import now_ms
+from liveprofile.units import HOUR_MS
 from tests.support.memory_sinks import MemoryScoringSink
-from tests.support.score_rows import HOUR_MS, START_MS, flag, scored, write
+from tests.support.score_rows import START_MS, flag, scored, write
 from udfs.scoring.sink import CassandraScoringSink, ScoringSink
 
 pytestmark = pytest.mark.services
@@ -23,7 +24,7 @@ SCORE_TTL_S = 86_400
 
 
 @pytest.fixture
-def cassandra(settings: Cassandra, session: Session) -> Iterator[CassandraScoringSink]:
+def cassandra(settings: CassandraSettings, session: Session) -> Iterator[CassandraScoringSink]:
     for table in TABLES:
         session.execute(f"TRUNCATE {table}", timeout=60)
     yield CassandraScoringSink(settings, SCORE_TTL_S, session)
@@ -121,7 +122,7 @@ def test_an_event_that_comes_late_is_asked_for_its_own_time(store: ScoringSink):
 
 
 def test_the_stores_remember_the_same(
-    cassandra: CassandraScoringSink, settings: Cassandra, session: Session
+    cassandra: CassandraScoringSink, settings: CassandraSettings, session: Session
 ):
     """And the tables alone say the same to a worker that begins anew."""
     rng, memory = random.Random(3), MemoryScoringSink()

@@ -102,11 +102,11 @@ def assert_decided(found: Found, expected: dict[Key, Decision], rules: Rules) ->
 def expect(
     settings: Settings, arrivals: list[Arrival], rules: Rules | Callable[..., Rules]
 ) -> dict[Key, Decision]:
-    model = EventModel.load(product_path(settings.risk.checkpoint))
-    return decide(arrivals, rules, model, settings.risk.history)
+    model = EventModel.load(product_path(settings.scoring.checkpoint))
+    return decide(arrivals, rules, model, settings.scoring.history)
 
 
-def assert_lane(settings: Settings, of_users: str, rule_id: str) -> None:
+def assert_scoring(settings: Settings, of_users: str, rule_id: str) -> None:
     """That everything is sound, and that the rule judged the users of this prefix, who share
     nothing with others, exactly as the reference does."""
     with session_of(settings.cassandra) as session:

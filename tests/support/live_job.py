@@ -13,7 +13,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, Producer
 
-from liveprofile.config import Settings, Topics, load
+from liveprofile.config import Settings, TopicSettings, load
 from liveprofile.flink import rest
 from liveprofile.flink.rest import vertex_metrics
 from liveprofile.ingest.replay import Sender
@@ -52,7 +52,7 @@ class Job:
         self.stack = stack
         self.config_file = folder / "liveprofile.toml"
         own: dict[str, Any] = {
-            "topics": Topics.prefixed(name),
+            "topics": TopicSettings.prefixed(name),
             "kafka": {"group_id": name},
             "cassandra": {"keyspace": name},
             # Short, since a test waits for the checkpoint that covers what it sent.

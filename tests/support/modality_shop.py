@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.load.events import Message
+from liveprofile.units import DAY_MS
 
-DAY_MS = 86_400_000
 FIRST_DAY_MS = 1_483_228_800_000  # 2017-01-01
 CATEGORIES, NUMBERS = 24, 12
 ENCODER = "clip-tiny"

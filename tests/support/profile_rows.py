@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from liveprofile.rules.flags import Flag
+from liveprofile.units import MINUTE_MS
 from udfs.profile.profile_row import ProfileRow
 from udfs.profile.sink import ProfileSink
 
 DIM = 4
 TABLES = ("user_profile", "profile_delta", "risk_flag", "risk_flag_by_day", "user_lookalike")
-MINUTE_MS = 60_000
-DAY_MS = 86_400_000
 START_MS = 1_511_658_000_000  # 2017-11-26 01:00:00 UTC
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from liveprofile.rules.flags import Flag
+from liveprofile.units import HOUR_MS
 from tests.support.profile_rows import flag as any_flag
 from udfs.scoring.sink import ScoredEvent, ScoringSink
 
-HOUR_MS = 3_600_000
 START_MS = 1_700_000_000_000
 
 

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from liveprofile.units import DAY_MS
 from tests.support.broken_events import BREAKS
-
-DAY_MS = 86_400_000
 
 # What `mixed` breaks: every reason, and NOT_JSON in two ways.
 BROKEN_KINDS = (

@@ -7,6 +7,7 @@ import random
 from collections.abc import Iterator
 from typing import Any
 
+from liveprofile.units import HOUR_MS
 from tests.reference.validation import EPOCH, TYPES
 from tests.support.seeded_streams import Message
 
@@ -17,7 +18,6 @@ HOT_SHARE = 0.15
 # Buys one thing in every hour, and in each 30th hour many dear ones.
 REGULAR_USER = "regular"
 BURST_EVERY_HOURS = 30
-HOUR_MS = 3_600_000
 
 ITEMS, CATEGORIES = 60, 12
 CHANNELS = ("app", "web", "shop")

@@ -12,11 +12,11 @@ from typing import Any
 
 from hypothesis import strategies as st
 
+from liveprofile.units import MINUTE_MS
 from tests.reference.profile import Record
 from tests.reference.validation import EPOCH, REASONS, TYPES
 from tests.support.broken_events import BREAKS
 
-MINUTE_MS = 60_000
 START_MS = 1_700_000_100_000  # 2023-11-14 22:15 UTC, the start of a 5-minute window
 LATEST_MS = START_MS + 400 * 86_400_000
 RECORD_MS = 1_750_000_000_000  # the Kafka timestamp of all records: after LATEST_MS

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import orjson
 
+from liveprofile.units import DAY_MS
+
 if TYPE_CHECKING:
     from cassandra.query import PreparedStatement
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
 
 Values = list[bytes | None]
 
-DAY_MS = 86_400_000
 FLAG_BUCKETS = 8
 # A mutation counts more than its values: write time, TTL and expiry of each cell and each row.
 CELL_BYTES, ROW_BYTES = 16, 48

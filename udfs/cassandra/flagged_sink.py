@@ -10,7 +10,7 @@ from typing import Generic, NamedTuple, TypeVar
 from cassandra.cluster import Session
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
 
-from liveprofile.config import Cassandra
+from liveprofile.config import CassandraSettings
 from liveprofile.rules.flags import Flagged, FlagHistory, FlagQuery
 from liveprofile.storage.connection import close, connect
 from udfs.cassandra import encoding
@@ -37,7 +37,7 @@ class FlaggedSink(ABC, Generic[Row]):
     Raises ServiceError if Cassandra doesn't answer or lacks the tables.
     """
 
-    def __init__(self, settings: Cassandra, session: Session | None, pasts: FlagStateCache):
+    def __init__(self, settings: CassandraSettings, session: Session | None, pasts: FlagStateCache):
         self._owns_session = session is None
         self._session = connect(settings) if session is None else session
         try:
@@ -142,7 +142,7 @@ class FlaggedSink(ABC, Generic[Row]):
         if self._owns_session:
             close(self._session)
 
-    def _prepare(self, settings: Cassandra) -> None:
+    def _prepare(self, settings: CassandraSettings) -> None:
         self._insert_flag = self._insert(
             settings.keyspace, "risk_flag", encoding.FLAG_COLUMNS, settings.flag_ttl_s
         )

@@ -22,7 +22,7 @@ from cassandra.protocol import (
 )
 from cassandra.query import Statement, tuple_factory
 
-from liveprofile.config import Cassandra
+from liveprofile.config import CassandraSettings
 from liveprofile.errors import StoreError
 from liveprofile.storage.connection import describe
 
@@ -81,14 +81,14 @@ class Requests:
     After a StoreError every call raises the same one again.
     """
 
-    def __init__(self, session: Session, settings: Cassandra, kind: str):
+    def __init__(self, session: Session, settings: CassandraSettings, kind: str):
         self._session, self._kind = session, kind
         # The driver's named tuples are a new class for every answer.
         self._profile = session.execution_profile_clone_update(
             EXEC_PROFILE_DEFAULT, row_factory=tuple_factory
         )
         self._in_flight = settings.in_flight
-        self._give_up_after_s = settings.give_up_after_ms / 1000
+        self._give_up_after_s = settings.retry_timeout_ms / 1000
         # The driver answers every request within the time-out; silence beyond that is a fault.
         self._silence_s = self._give_up_after_s + 4 * settings.request_timeout_ms / 1000
         self._answers: SimpleQueue[tuple[_Request, Any, BaseException | None]] = SimpleQueue()
@@ -153,7 +153,7 @@ class Requests:
         if failing_s >= self._give_up_after_s:
             self._fail(
                 f"kept failing for {failing_s:.1f} s in {request.attempts} attempts"
-                f" (cassandra.give_up_after_ms = {self._give_up_after_s * 1000:.0f}):"
+                f" (cassandra.retry_timeout_ms = {self._give_up_after_s * 1000:.0f}):"
                 f" {describe(error)}"
             )
         if not self._retries:  # one line for an outage, not one for each request

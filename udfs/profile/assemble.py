@@ -16,9 +16,10 @@ from liveprofile.config import Settings
 from liveprofile.events.modalities import PLACE
 from liveprofile.events.window import Window, Windows
 from liveprofile.features import affinity, baselines
-from liveprofile.features.baselines import DAY_MS, Baselines
+from liveprofile.features.baselines import Baselines
 from liveprofile.rules.flag_policy import Finding
 from liveprofile.rules.flags import Flag
+from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import Histories
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX
 from models.profile import user_features

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from cassandra.cluster import Session
 
-from liveprofile.config import Cassandra, Settings
+from liveprofile.config import CassandraSettings, Settings
 from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.storage.schema import check_embedding_dim
 from udfs.cassandra import encoding
@@ -69,7 +69,9 @@ class CassandraProfileSink(FlaggedSink[ProfileRow]):
     embeddings of another size.
     """
 
-    def __init__(self, settings: Cassandra, embedding_dim: int, session: Session | None = None):
+    def __init__(
+        self, settings: CassandraSettings, embedding_dim: int, session: Session | None = None
+    ):
         self._embedding_dim = embedding_dim
         super().__init__(settings, session, FlagStateCache())
 
@@ -80,7 +82,7 @@ class CassandraProfileSink(FlaggedSink[ProfileRow]):
             " WHERE user_id = ? AND window_end < ? LIMIT 1"
         )
 
-    def _prepare(self, settings: Cassandra) -> None:
+    def _prepare(self, settings: CassandraSettings) -> None:
         check_embedding_dim(self._session, settings.keyspace, self._embedding_dim)
         super()._prepare(settings)
         self._insert_profile = self._insert(

@@ -70,7 +70,7 @@ class EventScorer:
             return None
         return DriftMonitor(
             reference, self._model.version, self._model.names, store,
-            self._settings.risk.drift_after_days,
+            self._settings.scoring.drift_after_days,
         )  # fmt: skip
 
     def score(self, user_id: Sequence[str], parts: Sequence[str]) -> list[list[str]]:

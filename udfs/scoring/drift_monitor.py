@@ -14,8 +14,9 @@ import orjson
 
 from liveprofile.drift.alert import DriftAlert
 from liveprofile.drift.comparison import Verdict, judge
-from liveprofile.drift.histograms import DAY_MS, GRACE_MS, HOUR_MS, Histograms
+from liveprofile.drift.histograms import GRACE_MS, Histograms
 from liveprofile.drift.reference import Reference
+from liveprofile.units import DAY_MS, HOUR_MS
 from udfs.scoring.drift_store import Decision, DriftStore, HourCounts, State
 
 log = logging.getLogger(__name__)

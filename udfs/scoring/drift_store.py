@@ -19,7 +19,7 @@ import orjson
 from cassandra.cluster import ResultSet, Session
 from cassandra.query import BatchStatement, BoundStatement
 
-from liveprofile.config import Cassandra
+from liveprofile.config import CassandraSettings
 from liveprofile.storage.cql import execute, from_ms, to_ms
 from udfs.cassandra.requests import Requests
 
@@ -89,7 +89,7 @@ class DriftStore(Protocol):
 class CassandraDriftStore:
     """Tables risk_histogram and drift_state. session: of the event store, which closes it."""
 
-    def __init__(self, session: Session, settings: Cassandra, histogram_ttl_s: int):
+    def __init__(self, session: Session, settings: CassandraSettings, histogram_ttl_s: int):
         self._session = session
         self._writes = Requests(session, settings, "write")
         prepare, keyspace, ttl_s = session.prepare, settings.keyspace, settings.flag_ttl_s

@@ -8,7 +8,7 @@ from typing import NamedTuple, Protocol
 
 from cassandra.cluster import Session
 
-from liveprofile.config import Cassandra, Settings
+from liveprofile.config import CassandraSettings, Settings
 from liveprofile.rules.flags import Flag, Flagged, FlagHistory, FlagQuery
 from liveprofile.wire.scored_events import ENTITIES
 from udfs.cassandra import encoding
@@ -74,7 +74,7 @@ def open_scoring_sink(settings: Settings) -> ScoringSink:
     """The store that `job.store` names. Raises as CassandraEventStore."""
     if settings.job.store == "none":
         return NullSink()
-    return CassandraScoringSink(settings.cassandra, settings.risk.score_ttl_s)
+    return CassandraScoringSink(settings.cassandra, settings.scoring.score_ttl_s)
 
 
 class _NoFlagStateCache(FlagStateCache):
@@ -91,7 +91,9 @@ class _NoFlagStateCache(FlagStateCache):
 class CassandraScoringSink(FlaggedSink[ScoredEvent]):
     """The store of the event lane; for the rest see FlaggedStore."""
 
-    def __init__(self, settings: Cassandra, score_ttl_s: int, session: Session | None = None):
+    def __init__(
+        self, settings: CassandraSettings, score_ttl_s: int, session: Session | None = None
+    ):
         self._score_ttl_s = score_ttl_s
         super().__init__(settings, session, _NoFlagStateCache())
         self.drift = CassandraDriftStore(self._session, settings, score_ttl_s)
@@ -103,7 +105,7 @@ class CassandraScoringSink(FlaggedSink[ScoredEvent]):
             " WHERE user_id = ? AND event_time < ? LIMIT 1"
         )
 
-    def _prepare(self, settings: Cassandra) -> None:
+    def _prepare(self, settings: CassandraSettings) -> None:
         super()._prepare(settings)
         self._insert_score = self._insert(
             settings.keyspace, "risk_score", SCORE_COLUMNS, self._score_ttl_s

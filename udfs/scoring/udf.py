@@ -47,7 +47,7 @@ class EventOperator(ScalarFunction):
         from udfs.scoring.batch import EventScorer
 
         model = EventModel.load(
-            product_path(self._settings.risk.checkpoint),
+            product_path(self._settings.scoring.checkpoint),
             self._settings.model.device,
             self._settings.model.threads,
         )

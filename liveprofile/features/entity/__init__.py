@@ -12,7 +12,7 @@ import numpy as np
 from liveprofile.features.entity.columns import letter, of_entities, of_user
 from liveprofile.features.entity.lists import ENTITIES, BadLists, Rows, TokenLists, read
 from liveprofile.features.entity.names import NAMES, SCORED_TYPES, Name
-from liveprofile.features.entity.past import DAY_MS, HOUR_MS
+from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire.scored_events import EventBatch
 
 __all__ = [

@@ -6,7 +6,8 @@ import numpy as np
 
 from liveprofile.features.entity.labels import known_frauds
 from liveprofile.features.entity.lists import ENTITIES, MISSING, Rows
-from liveprofile.features.entity.past import DAY_MS, Past, totals
+from liveprofile.features.entity.past import Past, totals
+from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import TYPE_INDEX, TYPE_LETTERS
 
 SPANS = ("1m", "10m", "1h", "1d", "7d", "30d")

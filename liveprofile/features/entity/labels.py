@@ -5,14 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from liveprofile.features.entity.lists import FRAUD, is_event
-from liveprofile.features.entity.past import (
-    DAY_MS,
-    SPANS_MS,
-    Past,
-    between,
-    in_order_of_time,
-    totals,
-)
+from liveprofile.features.entity.past import SPANS_MS, Past, between, in_order_of_time, totals
+from liveprofile.units import DAY_MS
 
 LABEL_SPANS = ("1d", "7d", "30d")
 SPREE = "28d"  # how long frauds at one place are looked back for

@@ -10,10 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from liveprofile.features.entity.lists import MISSING, TokenLists, is_event
+from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
 
-SECOND_MS = 1_000
-HOUR_MS = 3_600_000
-DAY_MS = 86_400_000
 SPANS_MS = {
     "1m": 60_000, "10m": 600_000, "1h": HOUR_MS,
     "1d": DAY_MS, "3d": 3 * DAY_MS, "7d": 7 * DAY_MS, "14d": 14 * DAY_MS, "28d": 28 * DAY_MS,

@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 from sklearn.metrics import average_precision_score, roc_auc_score
 
 from liveprofile.errors import InputError
+from liveprofile.units import DAY_MS
 
-DAY_MS = 86_400_000
 EPOCH = date(1970, 1, 1)
 # How far back known frauds reach when the test begins. In the published split it is the whole
 # training week; a longer training period doesn't make cards of months ago unusable.

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.fraud.card_transactions.data import DAY_MS, Transactions
+from liveprofile.units import DAY_MS, HOUR_MS
+from models.fraud.card_transactions.data import Transactions
 
-HOUR_MS = 3_600_000
 WINDOWS_DAYS = (1, 7, 30)
 LARGE = 3.0  # times the card's usual amount
 LARGE_DAYS = (1, 3, 7, 14)

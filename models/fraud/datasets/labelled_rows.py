@@ -1,4 +1,4 @@
-"""Rows of a shop's own events, as `liveprofile backfill --lane events` writes them, and its labels.
+"""Rows of a shop's own events, as `liveprofile backfill --pipeline scoring` writes them, and its labels.
 
 They are read twice, some at a time: first what is known without the lists (when, who, what the
 labels say), then the features of those events that a training asks for, by the functions that the
@@ -149,7 +149,7 @@ class _RowGroup(NamedTuple):
         if missing:
             raise InputError(
                 f"training rows {self.file}: column {missing[0]} is missing; are they of"
-                " `liveprofile backfill --lane events`?"
+                " `liveprofile backfill --pipeline scoring`?"
             )
         return self.opened.read_row_group(self.number, list(names), use_threads=False)
 

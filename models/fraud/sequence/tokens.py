@@ -18,7 +18,8 @@ import numpy as np
 from liveprofile.features.entity import Rows, TokenLists
 from liveprofile.features.entity.columns import letter
 from liveprofile.features.entity.lists import ENTITIES, FRAUD, MISSING, is_event
-from liveprofile.features.entity.past import DAY_MS, HOUR_MS, SECOND_MS, Past
+from liveprofile.features.entity.past import Past
+from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_LETTERS
 
 KEEP = 32  # newest entries of a list that are read

@@ -21,8 +21,9 @@ from liveprofile.drift.comparison import (
     shift_bound,
     tells_shift,
 )
-from liveprofile.drift.histograms import HOUR_MS, UsersOfHour
+from liveprofile.drift.histograms import UsersOfHour
 from liveprofile.drift.reference import ALERT_RATE, SCORE, Reference, Series
+from liveprofile.units import HOUR_MS
 from models.fraud.datasets.simulated import SHOP_BITS, Seen
 from models.fraud.model import EventModel, probability
 

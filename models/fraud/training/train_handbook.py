@@ -14,7 +14,8 @@ import numpy as np
 from liveprofile.features.entity import NAMES
 from liveprofile.features.entity.columns import letter
 from liveprofile.progress import Progress
-from models.fraud.card_transactions.data import DAY_MS, Period, Transactions, measure, split
+from liveprofile.units import DAY_MS
+from models.fraud.card_transactions.data import Period, Transactions, measure, split
 from models.fraud.datasets.entity_history import KEEP, Events, History, Labels
 from models.fraud.datasets.part import Part, sampled
 from models.fraud.model import probability

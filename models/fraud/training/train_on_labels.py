@@ -24,8 +24,8 @@ from sklearn.metrics import average_precision_score
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
 from liveprofile.rules.rules import Rules
+from liveprofile.units import DAY_MS
 from models.fraud import logistic
-from models.fraud.card_transactions.data import DAY_MS
 from models.fraud.datasets.labelled_rows import OwnEvents
 from models.fraud.datasets.part import Part, sampled
 from models.fraud.datasets.simulated import Seen

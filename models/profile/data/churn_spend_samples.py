@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from liveprofile.features import baselines
-from liveprofile.features.baselines import DAY_MS, SUMS
+from liveprofile.features.baselines import SUMS
+from liveprofile.units import DAY_MS
 from models.profile import user_features
 from models.profile.data.batched_inference import passes
 from models.profile.data.examples import Corpus, purchases_after

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import TYPE_INDEX
 from models.profile import user_features
 from models.profile.data.external_sort import mapped
@@ -26,7 +27,6 @@ from models.profile.encoding import (
 from models.profile.user_features import Had
 
 PURCHASE, VIEW = TYPE_INDEX["purchase"], TYPE_INDEX["view"]
-DAY_MS = 86_400_000
 
 # What `enrich` puts around a purchase: an assumption about shops, not a finding.
 BEFORE_PURCHASE = {"view": 0.55, "cart": 0.2, "favorite": 0.08, "search": 0.08, "login": 0.04,

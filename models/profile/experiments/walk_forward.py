@@ -13,8 +13,9 @@ import numpy as np
 
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
+from liveprofile.units import DAY_MS
 from models.profile.data import training_rows
-from models.profile.data.examples import DAY_MS, build
+from models.profile.data.examples import build
 from models.profile.data.prepared import Split, Teacher
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary

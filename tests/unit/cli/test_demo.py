@@ -17,10 +17,10 @@ from liveprofile.audit.account import Account
 from liveprofile.config import load
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.storage.queries import Delta, Profile, StoredFlag
+from liveprofile.units import DAY_MS
 from stack.local import Stack
 from udfs.profile.assemble import FEATURES
 
-DAY_MS = 86_400_000
 END_MS = 1_512_000_000_000 // DAY_MS * DAY_MS  # 2017-11-30
 
 

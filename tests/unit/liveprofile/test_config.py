@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from liveprofile.config import CONFIG_VARIABLE, load
+from liveprofile.config import CONFIG_VARIABLE, RENAMED, load
 from liveprofile.errors import ConfigError
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import topic_configs
@@ -131,3 +131,15 @@ def test_topics_are_kept_by_arrival_time():
     for config in configs.values():
         assert config["message.timestamp.type"] == "LogAppendTime"
         assert config["retention.ms"] == "1000"
+
+
+@pytest.mark.parametrize("old", ["limits.future_ms", "risk.lane", "kafka.start"])
+def test_an_old_name_gives_an_error_with_the_new_one(tmp_path, monkeypatch, old):
+    section, key = old.split(".")
+    file = tmp_path / "liveprofile.toml"
+    file.write_text(f"[{section}]\n{key} = 1\n")
+    with pytest.raises(ConfigError, match=f"setting {old} is now called {RENAMED[old]}"):
+        load(file)
+    monkeypatch.setenv(f"LIVEPROFILE_{section.upper()}__{key.upper()}", "1")
+    with pytest.raises(ConfigError, match="is now called LIVEPROFILE_"):
+        load()

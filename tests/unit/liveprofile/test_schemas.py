@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liveprofile.alerts.cloud_events import alerts, cloud_event
-from liveprofile.config import Topics
+from liveprofile.config import TopicSettings
 from liveprofile.kafka.topics import topic_configs
 from liveprofile.rules.flags import Flag
 from liveprofile.rules.rules import Rule, read_rules
@@ -139,7 +139,7 @@ def test_a_rule_in_shadow_sends_no_alert() -> None:
 
 def test_the_asyncapi_document_names_the_topics_of_the_settings() -> None:
     addresses = {channel["address"] for channel in ASYNCAPI["channels"].values()}
-    topics = Topics()
+    topics = TopicSettings()
     assert addresses == set(topic_configs(topics))
     headers = ASYNCAPI["components"]["messages"]["rejectedEvent"]["headers"]
     assert headers["properties"]["reason"]["enum"] == [

@@ -16,7 +16,7 @@ from tests.reference.validation import REASONS, Valid, check
 from tests.support.seeded_streams import mixed
 from tests.support.streams import RECORD_MS, START_MS, behaviour_stream
 
-LIMITS = SimpleNamespace(payload_chars=65_536, future_ms=600_000)
+LIMITS = SimpleNamespace(payload_chars=65_536, max_clock_skew_ms=600_000)
 WINDOW_MS = 300_000
 SETTINGS = SimpleNamespace(
     limits=LIMITS,

@@ -21,7 +21,7 @@ from tests.support.broken_events import BREAKS
 from tests.support.seeded_streams import poison
 from tests.support.streams import RECORD_MS, START_MS
 
-LIMITS = SimpleNamespace(payload_chars=65_536, future_ms=600_000)
+LIMITS = SimpleNamespace(payload_chars=65_536, max_clock_skew_ms=600_000)
 
 
 def event(**fields: Any) -> dict[str, Any]:

@@ -20,7 +20,7 @@ import numpy as np
 from lifetimes import BetaGeoFitter, GammaGammaFitter
 from scipy.special import hyp2f1
 
-from models.profile.data.examples import DAY_MS
+from liveprofile.units import DAY_MS
 from models.profile.evaluation.baselines.data import (
     Data,
     Predict,

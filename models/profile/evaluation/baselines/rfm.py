@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.profile.data.examples import DAY_MS, PURCHASE
+from liveprofile.units import DAY_MS
+from models.profile.data.examples import PURCHASE
 from models.profile.data.training_rows import Streams
 
 LATELY_DAYS = (7, 30, 90)

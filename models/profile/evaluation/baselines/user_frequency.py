@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from models.profile.data.examples import DAY_MS
+from liveprofile.units import DAY_MS
 from models.profile.data.training_rows import Streams
 
 HALF_LIVES_DAYS = (14.0, 30.0, 60.0, 90.0, np.inf)

@@ -21,12 +21,12 @@ from liveprofile.audit.account import (
     read_log,
     used_claims,
 )
-from liveprofile.config import Window
+from liveprofile.config import WindowSettings
+from liveprofile.units import MINUTE_MS
 from liveprofile.wire.tokens import digest
 from tests.reference.profile import window_end_ms
 
-WINDOW = Window(length_ms=60_000, out_of_orderness_ms=1_000)
-MINUTE_MS = 60_000
+WINDOW = WindowSettings(length_ms=60_000, out_of_orderness_ms=1_000)
 START_MS = 1_500_000_000_000 // MINUTE_MS * MINUTE_MS
 
 
@@ -257,7 +257,7 @@ def test_a_rejected_record_makes_nothing_late():
 
 
 def test_a_staggered_window_closes_at_its_users_time():
-    window = Window(length_ms=60_000, out_of_orderness_ms=1_000, stagger_ms=10_000)
+    window = WindowSettings(length_ms=60_000, out_of_orderness_ms=1_000, stagger_ms=10_000)
     ends = {user: window_end_ms(user, START_MS, window) for user in map(str, range(20))}
     topic = Topic()
     reached_ms = START_MS + 30_000

@@ -26,17 +26,11 @@ from liveprofile.drift.comparison import (
     shift,
     shift_bound,
 )
-from liveprofile.drift.histograms import (
-    DAY_MS,
-    GRACE_MS,
-    HOUR_MS,
-    MOST_OF_USER,
-    OPEN_HOURS,
-    Histograms,
-)
+from liveprofile.drift.histograms import GRACE_MS, MOST_OF_USER, OPEN_HOURS, Histograms
 from liveprofile.drift.reference import ALERT_RATE, FILE, SCORE, Reference, Series
 from liveprofile.errors import InputError
 from liveprofile.resources import product_path
+from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire.tokens import FIELD, WINDOW
 from models.fraud.model import EventModel
 from models.fraud.training import drift_reference
@@ -464,7 +458,7 @@ class Telling:
 
 
 def test_the_event_lane_hands_over_what_the_monitor_says() -> None:
-    model = EventModel.load(product_path(load().risk.checkpoint))
+    model = EventModel.load(product_path(load().scoring.checkpoint))
     lane = Lane(model)
     lane._scorer._drift = told = Telling()
     arrivals = purchases(3)
@@ -477,7 +471,7 @@ def test_the_event_lane_hands_over_what_the_monitor_says() -> None:
 
 
 def test_a_model_without_a_reference_is_not_watched(caplog: pytest.LogCaptureFixture) -> None:
-    model = replace(EventModel.load(product_path(load().risk.checkpoint)), reference=None)
+    model = replace(EventModel.load(product_path(load().scoring.checkpoint)), reference=None)
     with caplog.at_level(logging.INFO):
         lane = Lane(model)
     assert f"no drift is watched: model {model.version} has no reference.json" in caplog.text
@@ -485,7 +479,7 @@ def test_a_model_without_a_reference_is_not_watched(caplog: pytest.LogCaptureFix
 
 
 def test_a_reference_of_another_model_is_refused(reference: Reference, tmp_path: Path) -> None:
-    model = EventModel.load(product_path(load().risk.checkpoint))
+    model = EventModel.load(product_path(load().scoring.checkpoint))
     replace(model, reference=reference).save(tmp_path)
     with pytest.raises(InputError, match="its reference watches new_device"):
         EventModel.load(tmp_path)

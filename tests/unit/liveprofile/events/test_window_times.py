@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from liveprofile.config import Window
+from liveprofile.config import WindowSettings
 from liveprofile.events.window_times import end_ms, shift_ms
 from tests.reference.profile import window_end_ms
 
-STAGGERED = Window(length_ms=300_000, stagger_ms=10_000)
+STAGGERED = WindowSettings(length_ms=300_000, stagger_ms=10_000)
 
 
 @given(time_ms=st.integers(946_684_800_000, 4_102_444_800_000), user_id=st.text(min_size=1))
-@pytest.mark.parametrize("window", [Window(), STAGGERED])
+@pytest.mark.parametrize("window", [WindowSettings(), STAGGERED])
 def test_a_window_holds_its_events_and_is_the_references(
-    window: Window, time_ms: int, user_id: str
+    window: WindowSettings, time_ms: int, user_id: str
 ) -> None:
     shift = shift_ms(user_id, window)
     end = end_ms(time_ms, shift, window)
@@ -31,7 +31,7 @@ def test_a_window_holds_its_events_and_is_the_references(
 
 
 def test_without_a_stagger_all_windows_end_at_once() -> None:
-    assert {shift_ms(f"u{number}", Window()) for number in range(100)} == {0}
+    assert {shift_ms(f"u{number}", WindowSettings()) for number in range(100)} == {0}
 
 
 def test_shifts_are_spread_evenly_and_by_the_hash() -> None:
@@ -54,9 +54,9 @@ def test_times_may_be_arrays() -> None:
 )
 def test_steps_that_do_not_fit_are_refused(stagger_ms: int, reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
-        Window(length_ms=300_000, stagger_ms=stagger_ms)
+        WindowSettings(length_ms=300_000, stagger_ms=stagger_ms)
 
 
 def test_too_many_steps_are_refused() -> None:
     with pytest.raises(ValidationError, match="at least 12000"):
-        Window(length_ms=3_600_000, stagger_ms=1_000)
+        WindowSettings(length_ms=3_600_000, stagger_ms=1_000)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liveprofile.config import Settings, Window
+from liveprofile.config import Settings, WindowSettings
 from liveprofile.errors import InputError
 from liveprofile.ingest.replay import Pace, closing_time_ms, replay
 from liveprofile.ingest.translation import Events
@@ -35,7 +35,7 @@ def test_a_speed_follows_the_event_times_and_never_goes_back():
 
 @given(st.integers(0, 10**13), st.integers(1_000, 10**8), st.integers(1, 10**6))
 def test_the_heartbeat_passes_the_last_window(last_ms, length_ms, out_of_orderness_ms):
-    window = Window(length_ms=length_ms, out_of_orderness_ms=out_of_orderness_ms)
+    window = WindowSettings(length_ms=length_ms, out_of_orderness_ms=out_of_orderness_ms)
     watermark_ms = closing_time_ms(last_ms, window) - out_of_orderness_ms
     window_end_ms = last_ms - last_ms % length_ms + length_ms
     assert window_end_ms <= watermark_ms <= window_end_ms + length_ms
@@ -43,7 +43,7 @@ def test_the_heartbeat_passes_the_last_window(last_ms, length_ms, out_of_orderne
 
 @given(st.integers(0, 10**13), st.text(min_size=1))
 def test_the_heartbeat_passes_the_last_staggered_window(last_ms, user_id):
-    window = Window(length_ms=300_000, stagger_ms=10_000)
+    window = WindowSettings(length_ms=300_000, stagger_ms=10_000)
     watermark_ms = closing_time_ms(last_ms, window) - window.out_of_orderness_ms
     end_ms = window_end_ms(user_id, last_ms, window)
     assert end_ms <= watermark_ms <= end_ms + 2 * window.length_ms

@@ -25,6 +25,7 @@ from liveprofile.rules.rules import (
     read_rule,
     read_rules,
 )
+from liveprofile.units import HOUR_MS
 from tests.support.memory_sinks import MemoryProfileSink
 from tests.support.paths import ROOT
 from udfs.profile.assemble import FEATURES
@@ -33,7 +34,6 @@ from udfs.profile.sink import FlagHistory
 SHIPPED = read_rules(ROOT / "rules.toml")
 WINDOWS = {rule.id: rule for rule in SHIPPED.of("window")}
 EVENTS = {rule.id: rule for rule in SHIPPED.of("event")}
-HOUR_MS = 3_600_000
 
 TEXT = """\
 version = "1"

@@ -12,8 +12,9 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from liveprofile.errors import InputError
+from liveprofile.units import DAY_MS
 from models.fraud.card_transactions import data as fraud
-from models.fraud.card_transactions.data import DAY_MS, Period, Transactions
+from models.fraud.card_transactions.data import Period, Transactions
 from models.fraud.card_transactions.features import HANDBOOK, NEVER_DAYS, features
 
 START = (date(2018, 4, 1) - date(1970, 1, 1)).days

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import xgboost as xgb
 
-from liveprofile.config import DAY_MS
 from liveprofile.errors import InputError
 from liveprofile.features.entity import NAMES, SCORED_TYPES
 from liveprofile.features.entity.lists import ENTITIES
 from liveprofile.resources import product_path
 from liveprofile.simulator import Config, Shop
+from liveprofile.units import DAY_MS
 from models.fraud.card_transactions.data import Period
 from models.fraud.datasets.entity_history import History
 from models.fraud.datasets.part import sampled

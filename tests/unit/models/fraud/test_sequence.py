@@ -11,6 +11,7 @@ import xgboost as xgb
 
 from liveprofile.errors import InputError
 from liveprofile.features.entity import NAMES, Rows, read
+from liveprofile.units import MINUTE_MS
 from liveprofile.wire.scored_events import read_rows
 from models.fraud.datasets.part import Part
 from models.fraud.explain.reasons import EARLIER_EVENT, explain
@@ -26,7 +27,6 @@ from tests.reference.sequence import sequence, tokens
 from tests.unit.udfs.scoring.test_batch import LIKELY, Lane, assert_decided, stream, user
 
 START_MS = 1_700_000_000_000
-MINUTE_MS = 60_000
 EVERYTHING = tuple(reversed(SOURCES))
 
 

@@ -20,6 +20,7 @@ from liveprofile.features.entity import from_rows, read
 from liveprofile.labels.feedback import Record
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
+from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import read_rows
 from models.fraud.datasets.labelled_rows import Labels, OwnEvents, read_events
 from models.fraud.model import EventModel
@@ -28,7 +29,6 @@ from models.fraud.training.train_on_labels import Split
 from tests.reference.entity_features import Arrival, Event, Label
 from tests.reference.scoring import parts
 
-DAY_MS = 86_400_000
 START = date(2024, 1, 1)
 START_MS = (START - date(1970, 1, 1)).days * DAY_MS
 DELAY = 2.0
@@ -244,7 +244,7 @@ def test_rows_that_can_not_be_used(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="there are no labels"):
         Labels.of([])
     pq.write_table(pa.table({"user_id": ["u"], "history": [""]}), tmp_path / "windows.parquet")
-    with pytest.raises(InputError, match=r"column event_id is missing; .* --lane events"):
+    with pytest.raises(InputError, match=r"column event_id is missing; .* --pipeline scoring"):
         read_events(tmp_path, labels)
     (tmp_path / "windows.parquet").write_bytes(b"no Parquet")
     with pytest.raises(InputError, match=r"windows\.parquet"):

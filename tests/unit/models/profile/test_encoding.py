@@ -24,7 +24,6 @@ from models.profile.encoding import (
 )
 
 MONDAY_MS = 1_483_315_200_000  # 2017-01-02 00:00 UTC
-HOUR_MS = 3_600_000
 
 
 def event(minute=0, item="i1", category="c1", kind=0, amount=0.0):

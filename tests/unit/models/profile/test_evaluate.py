@@ -9,6 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from cli.main import app
+from liveprofile.units import DAY_MS
 from models.profile import checkpoint, recipes, user_embedding
 from models.profile.data import training_rows
 from models.profile.data.churn_spend_samples import validation_windows
@@ -18,7 +19,7 @@ from models.profile.encoding import Vocabulary
 from models.profile.evaluation import evaluate
 from models.profile.network import expected_spend
 from models.profile.training.train import train
-from tests.unit.models.profile.test_training import DAY_MS, MINIATURE, write_rows
+from tests.unit.models.profile.test_training import MINIATURE, write_rows
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,8 @@ from scipy.stats import spearmanr
 from sklearn.linear_model import LinearRegression, LogisticRegression, Ridge
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from models.profile.data.examples import DAY_MS, PURCHASE, VIEW, build
+from liveprofile.units import DAY_MS
+from models.profile.data.examples import PURCHASE, VIEW, build
 from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary

@@ -15,6 +15,7 @@ from liveprofile.config import load
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality
 from liveprofile.events.window import read_training, read_windows
+from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import read_histories
 from models.profile import checkpoint, text_encoder, vocabulary_expansion
 from models.profile.data import external_sort, training_rows
@@ -27,7 +28,7 @@ from models.profile.training import fit_modalities
 from models.profile.training.train import fit as fit_trunk
 from models.profile.training.train import prepare, train
 from tests.support import modality_shop
-from tests.support.modality_shop import CATEGORIES, DAY_MS, ENCODER, NUMBERS
+from tests.support.modality_shop import CATEGORIES, ENCODER, NUMBERS
 from udfs.profile import assemble
 
 SETTINGS = load(window={"length_ms": DAY_MS})

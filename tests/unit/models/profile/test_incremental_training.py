@@ -10,12 +10,12 @@ from typer.testing import CliRunner
 
 from cli.main import app
 from liveprofile.errors import InputError
+from liveprofile.units import DAY_MS
 from models.profile import checkpoint, recipes, vocabulary_expansion
 from models.profile.experiments.walk_forward import walk_forward
 from models.profile.inference import ProfileModel
 from models.profile.training.train import newer, train
 from tests.unit.models.profile.test_training import (
-    DAY_MS,
     FIRST_DAY_MS,
     MINIATURE,
     assert_same,

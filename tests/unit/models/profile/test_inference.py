@@ -13,9 +13,10 @@ from benchmarks.load.load import Load
 from benchmarks.models import compression, model_speed, training_rows
 from benchmarks.models.model_speed import Took
 from benchmarks.models.variant import Plain
-from liveprofile.config import Window, load
+from liveprofile.config import WindowSettings, load
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, Modality
+from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import Token
 from models.profile import user_features
@@ -24,7 +25,6 @@ from models.profile.inference import ProfileModel
 from models.profile.modality_layers import CELL_ROWS, Fusion, cells
 from models.profile.network import BehaviourTransformer, Shape
 
-DAY_MS = 86_400_000
 START_MS = 1_500_000_000_000
 MODALITIES = (Modality("clip", 5), PLACE, Modality("voice", 2))
 ITEMS, CATEGORIES, RANKED, DECAY_DAYS = 60, 14, 12, 30.0
@@ -263,5 +263,5 @@ def test_recorded_rows_are_those_of_a_time(tmp_path):
 def test_generated_rows_are_the_last_of_the_load():
     small = dataclasses.replace(Load.of(4_000, 300), hours=1)
     batch = model_speed.generated(small)
-    assert len(batch.user_id) == min(model_speed.ROWS, small.profiles(Window()))
+    assert len(batch.user_id) == min(model_speed.ROWS, small.profiles(WindowSettings()))
     assert batch.window_end_ms.max() == small.end_ms

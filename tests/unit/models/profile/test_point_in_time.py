@@ -16,6 +16,7 @@ from benchmarks.load.load import Load
 from benchmarks.load.rows import batches
 from benchmarks.models.training_rows import as_table
 from liveprofile.config import load
+from liveprofile.units import DAY_MS
 from models.profile.data import training_rows
 from models.profile.data.churn_spend_samples import numbers_at
 from models.profile.data.examples import PURCHASE, build, cut, enrich, examples
@@ -23,7 +24,6 @@ from models.profile.encoding import Layout, Vocabulary
 from models.profile.recipes import recipe
 from models.profile.training.train import prepare
 
-DAY_MS = 86_400_000
 HORIZON_DAYS, DECAY_DAYS, MAX_LEN = 3, 30.0, 32
 NOW_MS = START_MS + 8 * DAY_MS
 RECIPE = dataclasses.replace(

@@ -17,6 +17,7 @@ from benchmarks.load.rows import batches
 from liveprofile.config import load
 from liveprofile.errors import InputError
 from liveprofile.events.window import read_windows
+from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import TokenColumns, read_histories
 from liveprofile.wire.tokens import EVENT, FIELD, TYPE_INDEX, Token
 from models.profile import checkpoint, user_features
@@ -34,7 +35,6 @@ from models.profile.training.train import train
 from models.profile.training.trainer import schedule
 from udfs.profile import assemble
 
-DAY_MS = 86_400_000
 FIRST_DAY_MS = 1_483_228_800_000  # 2017-01-01
 PURCHASE = TYPE_INDEX["purchase"]
 MINIATURE = dataclasses.replace(

@@ -18,13 +18,13 @@ from liveprofile.config import load
 from liveprofile.errors import InputError
 from liveprofile.events.window import read_training
 from liveprofile.features.baselines import SUMS
+from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import read_histories
 from models.profile.data import external_sort, training_rows
 from models.profile.data.examples import build
 from models.profile.data.external_sort import user_key
 from models.profile.encoding import Vocabulary
 
-DAY_MS = 86_400_000
 SETTINGS = load(window={"length_ms": DAY_MS})
 
 

@@ -19,7 +19,7 @@ from cassandra.protocol import OverloadedErrorMessage
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liveprofile.config import Cassandra
+from liveprofile.config import CassandraSettings
 from liveprofile.errors import StoreError
 from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery
 from liveprofile.storage.schema import schema_statements
@@ -225,7 +225,7 @@ class FakeSession:
 
 
 def requests(session: FakeSession, **changes: int) -> Requests:
-    return Requests(session, Cassandra(**({"in_flight": 4} | changes)), "write")
+    return Requests(session, CassandraSettings(**({"in_flight": 4} | changes)), "write")
 
 
 def test_no_more_than_in_flight_are_open_and_all_succeed():
@@ -252,7 +252,7 @@ def test_what_passes_is_sent_again_until_it_succeeds():
 
 
 def test_what_keeps_failing_is_given_up_and_never_forgotten():
-    sender = requests(FakeSession({"bad": itertools.repeat(TIMED_OUT)}), give_up_after_ms=200)
+    sender = requests(FakeSession({"bad": itertools.repeat(TIMED_OUT)}), retry_timeout_ms=200)
     sender.submit("bad")
     with pytest.raises(
         StoreError, match=r"write kept failing for 0\.\d s .*give_up_after_ms = 200"
@@ -295,7 +295,9 @@ def test_delays_grow_to_a_limit():
 
 
 def test_the_schema_is_filled_in():
-    statements = schema_statements(Cassandra(keyspace="shop", replication=3, local_dc="eu"), 7)
+    statements = schema_statements(
+        CassandraSettings(keyspace="shop", replication=3, local_dc="eu"), 7
+    )
     assert statements[0] == (
         "CREATE KEYSPACE IF NOT EXISTS shop"
         " WITH replication = {'class': 'NetworkTopologyStrategy', 'eu': 3}"
@@ -306,7 +308,7 @@ def test_the_schema_is_filled_in():
 
 
 def test_the_stores_columns_are_the_schemas():
-    statements = schema_statements(Cassandra(), 2)
+    statements = schema_statements(CassandraSettings(), 2)
     for table, columns in (
         ("user_profile", row_encoding.PROFILE_COLUMNS),
         ("profile_delta", row_encoding.DELTA_COLUMNS),

@@ -15,6 +15,7 @@ from liveprofile.config import load
 from liveprofile.pseudonym import hashed
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import Rules, read_rules
+from liveprofile.units import MINUTE_MS
 from models.fraud.model import EventModel
 from tests.reference.entity_features import DAY, Arrival, Event, Label
 from tests.reference.scoring import Decision, Key, decide, first_rows, key_of, loud, parts
@@ -24,7 +25,6 @@ from udfs.rules_feed import RulesFeed
 from udfs.scoring.batch import EventScorer, Timing
 
 START_MS = 1_700_000_000_000
-MINUTE_MS = 60_000
 SETTINGS = load()
 SHIPPED = tomllib.loads(product_path(SETTINGS.rules).read_text(encoding="utf-8"))["rules"]
 ANY_PURCHASE = {
@@ -40,7 +40,7 @@ LIKELY = {
 
 @pytest.fixture(scope="module")
 def model() -> EventModel:
-    return EventModel.load(product_path(SETTINGS.risk.checkpoint))
+    return EventModel.load(product_path(SETTINGS.scoring.checkpoint))
 
 
 def rules_of(*tables: dict[str, Any]) -> Rules:

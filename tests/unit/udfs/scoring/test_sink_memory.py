@@ -4,8 +4,9 @@ tests/services/test_scoring_sink.py."""
 from __future__ import annotations
 
 from liveprofile.rules.flags import FlagHistory, FlagQuery
+from liveprofile.units import HOUR_MS
 from tests.support.memory_sinks import MemoryScoringSink
-from tests.support.score_rows import HOUR_MS, START_MS, flag, scored
+from tests.support.score_rows import START_MS, flag, scored
 from udfs.null_sink import NullSink
 
 
