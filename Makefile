@@ -1,4 +1,4 @@
-# `make help` lists what there is. All that make makes lies in .venv/ and .stack/.
+# `make help` lists the targets. Everything that make creates lies in .venv/ and .stack/.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -7,19 +7,20 @@ MAKEFLAGS += --no-print-directory --no-builtin-rules
 PYTHON ?= python3.11
 ARGS ?=
 BIN := .venv/bin
+SETUP_LOG := .stack/setup.log
 
-.PHONY: help venv jars up stop status demo test bench lint clean
+.PHONY: help venv jars up stop status demo check test bench lint clean
 
-help: ## show this
+help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
 		printf '  make %-8s %s\n' "$$target" "$$text"; done
-	@echo "  ARGS='...' is passed on to up, demo, test and bench; PYTHON=... picks another 3.11."
+	@echo "  ARGS='...' is passed to up, demo, check, test and bench; PYTHON=... selects another 3.11."
 
 # Both at once: pip and Maven wait for the network most of the time.
-venv: ## the virtual environment in .venv/ and the jars in .stack/lib/
+venv: ## install the virtual environment in .venv/ and the jars in .stack/lib/
 	@$(MAKE) -j2 .venv/.ready .stack/lib/.complete
 
-jars: .stack/lib/.complete ## the jars of Kafka, Cassandra and Flink's connector alone
+jars: .stack/lib/.complete ## install only the jars of Kafka, Cassandra and Flink's connector
 
 up: venv ## start Kafka, Cassandra and Flink on free loopback ports
 	@$(BIN)/python -m stack up $(ARGS)
@@ -27,40 +28,39 @@ up: venv ## start Kafka, Cassandra and Flink on free loopback ports
 stop: ## stop them; the data stays in .stack/run/
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m stack stop; fi
 
-status: ## what runs, where, with how much memory
+status: ## print which services run, where, and how much memory they use
 	@$(BIN)/python -m stack status
 
-demo: venv ## real shop data through the whole path, with a tour of the result
+demo: venv ## send real shop data through the whole path and show the result
 	@$(BIN)/liveprofile demo $(ARGS)
 
+check: lint ## lint, layers and the fast unit tests: about a minute
+	@$(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit $(ARGS)
+
 # Three processes: one has the stack, which mostly waits, one the embedded Flinks, one the units.
-test: venv ## every test level
+test: lint ## lint, layers and every test level
 	@$(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
-bench: venv ## the benchmarks
+bench: venv ## run the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)
 
-lint: venv ## ruff
-	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+lint: venv ## check style with ruff and layers with import-linter
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check .
+	@$(BIN)/lint-imports --no-logo > .stack/layers.log || { cat .stack/layers.log; exit 1; }
 
-clean: stop ## remove all that make made
-	@rm -rf .venv .stack *.egg-info .pytest_cache .ruff_cache .hypothesis
+clean: stop ## remove everything that make created
+	@rm -rf .venv .stack *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .stack/prerequisites: stack/prerequisites.sh
 	@stack/prerequisites.sh $(PYTHON)
 	@mkdir -p $(@D) && touch $@
 
-.venv/.ready: requirements.txt pyproject.toml | .stack/prerequisites
-	@echo "python: .venv/ (6 GB with torch's CUDA libraries; the first time takes minutes)"
-	@$(PYTHON) -m venv .venv
-	@$(BIN)/python -m pip install --disable-pip-version-check -r requirements.txt -e . \
-		| { grep --line-buffered -E '^(Collecting|Building|Installing|Successfully)' || true; } \
-		| cut -c 1-120
+.venv/.ready: requirements.txt requirements-dev.txt requirements-no-deps.txt pyproject.toml | .stack/prerequisites
+	@stack/step.sh "python packages" .venv $(SETUP_LOG) stack/install_venv.sh $(PYTHON)
 	@touch $@
 
 .stack/lib/.complete: liveprofile/flink/pom.xml | .stack/prerequisites
-	@echo "jars: .stack/lib/ (Kafka, Cassandra, Flink's Kafka connector; 120 MB)"
-	@$(PYTHON) -m liveprofile.flink.jars
+	@stack/step.sh "java packages" .stack/lib $(SETUP_LOG).maven $(PYTHON) -m liveprofile.flink.jars
 	@touch $@
-	@echo "jars: done"

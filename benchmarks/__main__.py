@@ -1,4 +1,4 @@
-"""python -m benchmarks: the benchmarks of docs/benchmarks.md; one line of JSON at the end."""
+"""python -m benchmarks: runs the benchmarks of docs/benchmarks.md; prints one line of JSON."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from benchmarks import throughput as throughput_
-from benchmarks.load.load import Load
+from benchmarks import throughput as throughput_benchmark
+from benchmarks.load.workload import Workload
 from benchmarks.support import environment, runs
 from liveprofile.errors import LiveprofileError
 from liveprofile.resources import STACK_FOLDER
@@ -23,28 +23,42 @@ from stack.local import Stack
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 
 EVENTS, USERS, REPETITIONS, SAMPLES = 400_000, 20_000, 2, 1_000
-SHARE = 0.7  # of the throughput, for latency
-BACKGROUND = 4_700.0  # events a second: half of the throughput on two cores
+LATENCY_LOAD_SHARE = 0.7  # latency is measured at this share of the throughput
+BACKGROUND_PER_S = 4_700.0  # events per second: half of the throughput on two cores
 
-Root = Annotated[Path, typer.Option(help="Folder of the benchmark's own stack; it is removed.")]
-Events = Annotated[int, typer.Option(min=1_000, help="Generated events of a run.")]
-Users = Annotated[int, typer.Option(min=1)]
-Repetitions = Annotated[int, typer.Option(min=1, help="Of each variant, in turn.")]
+Root = Annotated[
+    Path, typer.Option(help="Folder for the benchmark's own stack; removed at the end.")
+]
+Events = Annotated[int, typer.Option(min=1_000, help="Number of generated events per run.")]
+Users = Annotated[int, typer.Option(min=1, help="Number of users.")]
+Repetitions = Annotated[
+    int, typer.Option(min=1, help="Measured runs per variant; the variants alternate.")
+]
 CommitLog = Annotated[
     Literal["periodic", "batch"],
-    typer.Option(help="Cassandra's: periodic as it comes, or batch as a node alone needs it."),
+    typer.Option(
+        help="Cassandra's commitlog_sync: periodic (its default), or batch, which a single node"
+        " needs to lose no acknowledged write."
+    ),
 ]
-Samples = Annotated[int, typer.Option(min=10, help="Profiles whose latency is measured.")]
+Samples = Annotated[int, typer.Option(min=10, help="Number of profiles to measure latency on.")]
 
 BENCH_ROOT = STACK_FOLDER / "bench"
 
 
-def report(name: str, workload: Load | None, measure: Callable[[], dict[str, Any]]) -> None:
-    """Runs a benchmark and prints its line, with all that must stand beside a figure."""
-    about = environment.describe()
-    found = measure()
+def report(name: str, workload: Workload | None, measure: Callable[[], dict[str, Any]]) -> None:
+    """Runs a benchmark and prints its JSON line: environment, workload and results."""
+    environment_fields = environment.describe()
+    result = measure()
     typer.echo(
-        json.dumps({"benchmark": name, **about, "load": workload and asdict(workload), **found})
+        json.dumps(
+            {
+                "benchmark": name,
+                **environment_fields,
+                "load": workload and asdict(workload),
+                **result,
+            }
+        )
     )
 
 
@@ -52,33 +66,35 @@ def report_on_stack(
     name: str,
     root: Path,
     commit_log: str,
-    workload: Load | None,
+    workload: Workload | None,
     measure: Callable[[Stack], dict[str, Any]],
     parallelism: int = runs.PARALLELISM,
 ) -> None:
+    """Runs a benchmark that needs Kafka, Cassandra and Flink, on a stack of its own."""
+
     def with_stack() -> dict[str, Any]:
-        with runs.started(root, commit_log, parallelism) as stack:
-            about = {"commit_log": commit_log, **runs.configuration(stack)}
-            return {"configuration": about, **measure(stack)}
+        with runs.started_stack(root, commit_log, parallelism) as stack:
+            configuration = {"commit_log": commit_log, **runs.configuration(stack)}
+            return {"configuration": configuration, **measure(stack)}
 
     report(name, workload, with_stack)
 
 
 @app.callback(invoke_without_command=True)
-def everything(context: typer.Context, commit_log: CommitLog = "periodic") -> None:
-    """Throughput, then latency at 70 % of it. Subcommands run one benchmark each."""
+def default_benchmarks(context: typer.Context, commit_log: CommitLog = "periodic") -> None:
+    """Measure throughput, then latency at 70 % of it. Each subcommand runs one benchmark."""
     if context.invoked_subcommand:
         return
     from benchmarks.latency import latency
 
-    load = Load.of(EVENTS, USERS)
+    workload = Workload.of(EVENTS, USERS)
 
     def measure(stack: Stack) -> dict[str, Any]:
-        found = throughput_.throughput(stack, load, REPETITIONS)
-        rate = SHARE * found["events_per_s"]["whole"]
-        return {"throughput": found, "latency": latency(stack, load, rate, SAMPLES)}
+        result = throughput_benchmark.throughput(stack, workload, REPETITIONS)
+        rate = LATENCY_LOAD_SHARE * result["events_per_s"]["whole"]
+        return {"throughput": result, "latency": latency(stack, workload, rate, SAMPLES)}
 
-    report_on_stack("all", BENCH_ROOT, commit_log, load, measure)
+    report_on_stack("all", BENCH_ROOT, commit_log, workload, measure)
 
 
 @app.command()
@@ -89,14 +105,14 @@ def throughput(
     repetitions: Repetitions = REPETITIONS,
     commit_log: CommitLog = "periodic",
 ) -> None:
-    """Events a second of the whole job, without the writes, and without model and writes."""
-    load = Load.of(events, users)
+    """Measure events per second of the job's variants (benchmarks/support/job.py)."""
+    workload = Workload.of(events, users)
     report_on_stack(
         "throughput",
         root,
         commit_log,
-        load,
-        lambda stack: throughput_.throughput(stack, load, repetitions),
+        workload,
+        lambda stack: throughput_benchmark.throughput(stack, workload, repetitions),
     )
 
 
@@ -108,13 +124,17 @@ def bytewax(
     repetitions: Repetitions = REPETITIONS,
     commit_log: CommitLog = "periodic",
 ) -> None:
-    """The whole job beside the same work in a Bytewax dataflow, which must be installed."""
+    """Compare the profile pipeline with the same work in Bytewax, which must be installed."""
     from benchmarks.against_bytewax import against_bytewax, require_bytewax
 
     require_bytewax()
-    load = Load.of(events, users)
+    workload = Workload.of(events, users)
     report_on_stack(
-        "bytewax", root, commit_log, load, lambda stack: against_bytewax(stack, load, repetitions)
+        "bytewax",
+        root,
+        commit_log,
+        workload,
+        lambda stack: against_bytewax(stack, workload, repetitions),
     )
 
 
@@ -122,14 +142,20 @@ def bytewax(
 def users(
     root: Root = BENCH_ROOT,
     events: Events = EVENTS,
-    counts: Annotated[str, typer.Option(help="Numbers of users.")] = "2000,20000,200000",
+    counts: Annotated[
+        str, typer.Option(help="Numbers of users, separated by commas.")
+    ] = "2000,20000,200000",
     commit_log: CommitLog = "periodic",
 ) -> None:
-    """What an event costs as the number of users grows."""
-    load = Load.of(events, USERS)
+    """Measure the time per event for different numbers of users."""
+    workload = Workload.of(events, USERS)
     numbers = [int(count) for count in counts.split(",")]
     report_on_stack(
-        "users", root, commit_log, load, lambda stack: throughput_.users(stack, load, numbers)
+        "users",
+        root,
+        commit_log,
+        workload,
+        lambda stack: throughput_benchmark.users(stack, workload, numbers),
     )
 
 
@@ -140,53 +166,65 @@ def latency(
     users: Users = USERS,
     rate: Annotated[
         float | None,
-        typer.Option(help="Events a second. Default: 70 % of what a run before it reaches."),
+        typer.Option(help="Events per second. Default: 70 % of the throughput of a run before."),
     ] = None,
     samples: Samples = SAMPLES,
     commit_log: CommitLog = "periodic",
 ) -> None:
-    """From the event that closes a window until its profiles can be read."""
+    """Measure the time from the event that closes a window until its profiles can be read."""
     from benchmarks.latency import latency
 
-    load = Load.of(events, users)
+    workload = Workload.of(events, users)
 
     def measure(stack: Stack) -> dict[str, Any]:
         if rate is not None:
-            return latency(stack, load, rate, samples)
-        fastest = throughput_.run(stack, "whole", "fastest", load)
-        found = latency(stack, load, SHARE * fastest["events_per_s"], samples)
-        return {"share": SHARE, "fastest_events_per_s": fastest["events_per_s"], **found}
+            return latency(stack, workload, rate, samples)
+        fastest = throughput_benchmark.measure_run(stack, "whole", "fastest", workload)
+        fastest_per_s = fastest["events_per_s"]
+        result = latency(stack, workload, LATENCY_LOAD_SHARE * fastest_per_s, samples)
+        return {"share": LATENCY_LOAD_SHARE, "fastest_events_per_s": fastest_per_s, **result}
 
-    report_on_stack("latency", root, commit_log, load, measure)
+    report_on_stack("latency", root, commit_log, workload, measure)
 
 
 @app.command()
 def alerts(
     root: Root = BENCH_ROOT,
-    rates: Annotated[str, typer.Option(help="Scored events a second.")] = "100,1000",
+    rates: Annotated[
+        str, typer.Option(help="Scored events per second, separated by commas.")
+    ] = "100,1000",
     background: Annotated[
-        float, typer.Option(help="Events a second for the windows beside them.")
-    ] = BACKGROUND,
-    warm_up: Annotated[float, typer.Option(help="Seconds of each rate that don't count.")] = 180,
-    seconds: Annotated[float, typer.Option(min=10, help="Of each rate that count.")] = 60,
-    parallelism: Annotated[int, typer.Option(min=1, help="Of the job.")] = runs.PARALLELISM,
-    changelog: Annotated[bool, typer.Option(help="The job's setting of that name.")] = False,
-    stagger_ms: Annotated[int, typer.Option(min=0, help="The windows' setting of that name.")] = 0,
+        float, typer.Option(help="Events per second for the profile pipeline.")
+    ] = BACKGROUND_PER_S,
+    warm_up: Annotated[float, typer.Option(help="Unmeasured seconds per rate.")] = 180,
+    seconds: Annotated[float, typer.Option(min=10, help="Measured seconds per rate.")] = 60,
+    parallelism: Annotated[
+        int, typer.Option(min=1, help="Parallelism of the job.")
+    ] = runs.PARALLELISM,
+    changelog: Annotated[bool, typer.Option(help="Setting job.changelog.")] = False,
+    stagger_ms: Annotated[int, typer.Option(min=0, help="Setting window.stagger_ms.")] = 0,
     commit_log: CommitLog = "periodic",
 ) -> None:
-    """From an event until its alert can be read by a consumer, its flag stored before."""
+    """Measure the time from an event until a consumer has its alert, whose flag is then stored."""
     from benchmarks.alerts import alerts
 
-    load = Load.of(round(background * (warm_up + seconds)), USERS)
+    workload = Workload.of(round(background * (warm_up + seconds)), USERS)
     report_on_stack(
         "alerts",
         root,
         commit_log,
-        load,
+        workload,
         lambda stack: {
             "runs": [
                 alerts(
-                    stack, load, background, float(rate), warm_up, seconds, changelog, stagger_ms
+                    stack,
+                    workload,
+                    background,
+                    float(rate),
+                    warm_up,
+                    seconds,
+                    changelog,
+                    stagger_ms,
                 )
                 for rate in rates.split(",")
             ]
@@ -197,18 +235,23 @@ def alerts(
 
 @app.command("card-frauds")
 def card_frauds(
-    file: Annotated[Path, typer.Argument(help="Transactions of the Fraud Handbook (Parquet).")],
+    file: Annotated[
+        Path, typer.Argument(help="Transactions of the Fraud Detection Handbook (Parquet).")
+    ],
     root: Root = BENCH_ROOT,
     first: Annotated[
-        datetime, typer.Option(formats=["%Y-%m-%d"], help="Replayed and trained on from here on.")
+        datetime,
+        typer.Option(formats=["%Y-%m-%d"], help="First day of the training and of the replay."),
     ] = datetime(2018, 6, 20),
     commit_log: CommitLog = "periodic",
 ) -> None:
-    """The handbook's test week through Kafka and the job: stored scores against offline ones."""
+    """Compare the job's stored scores for the Handbook's test week with the offline scores."""
     from benchmarks.models.card_frauds import card_frauds
-    from models.fraud.card_transactions.data import Period
+    from models.fraud.card_transactions.data import TrainTestPeriod
 
-    period = Period.of(date(2018, 7, 25), date(2018, 7, 31), 7, date(2018, 8, 8), date(2018, 8, 14))
+    period = TrainTestPeriod.from_dates(
+        date(2018, 7, 25), date(2018, 7, 31), 7, date(2018, 8, 8), date(2018, 8, 14)
+    )
     report_on_stack(
         "card-frauds",
         root,
@@ -223,29 +266,32 @@ def operator(
     root: Root = BENCH_ROOT,
     events: Events = 100_000,
     users: Users = USERS,
-    batch_rows: Annotated[int, typer.Option(min=1)] = 500,
-    store: Annotated[list[str], typer.Option(help="none, cassandra; several in turn.")] = ["none"],  # noqa: B006
+    batch_rows: Annotated[int, typer.Option(min=1, help="Maximum rows per batch.")] = 500,
+    store: Annotated[list[str], typer.Option(help="none or cassandra; repeatable.")] = ["none"],  # noqa: B006
 ) -> None:
-    """The operator's work alone, without Flink: us a profile by stage."""
+    """Measure the operator alone, without Flink: us per profile by stage."""
     from benchmarks.models.operator import operator
 
-    load = Load.of(events, users)
-    report("operator", load, lambda: operator(root, load, batch_rows, store))
+    workload = Workload.of(events, users)
+    report("operator", workload, lambda: operator(root, workload, batch_rows, store))
 
 
 @app.command()
 def restarts(
     root: Root = BENCH_ROOT,
-    count: Annotated[int, typer.Option(min=1)] = 100,
+    count: Annotated[int, typer.Option(min=1, help="Number of restarts.")] = 100,
     resubmit_every: Annotated[
-        int, typer.Option(min=0, help="Cancel and submit for each so many; 0: never.")
+        int,
+        typer.Option(
+            min=0, help="Every N-th restart cancels and submits the job instead; 0: never."
+        ),
     ] = 5,
     commit_log: CommitLog = "periodic",
 ) -> None:
-    """Whether the TaskManager's memory grows with a job's restarts."""
+    """Measure whether the TaskManager's memory grows with the restarts of a job."""
     from benchmarks.restarts import restarts
 
-    window = Load(n=200, users=100, hours=1 / 12)
+    window = Workload(n=200, users=100, hours=1 / 12)
     report_on_stack(
         "restarts",
         root,
@@ -258,41 +304,52 @@ def restarts(
 @app.command("training-rows")
 def training_rows(
     root: Root = BENCH_ROOT,
-    windows: Annotated[str, typer.Option(help="Sizes to read.")] = "20000,200000",
+    windows: Annotated[
+        str, typer.Option(help="Numbers of training rows (windows), separated by commas.")
+    ] = "20000,200000",
 ) -> None:
-    """Whether a training's memory grows with its rows."""
-    from benchmarks.models.training_rows import load_of, training_rows
+    """Measure whether the memory of a training grows with the number of its rows."""
+    from benchmarks.models.training_rows import training_rows, workload_of_windows
 
     sizes = [int(size) for size in windows.split(",")]
-    report("training-rows", load_of(sizes[0]), lambda: {"sizes": training_rows(root, sizes)})
+    report(
+        "training-rows",
+        workload_of_windows(sizes[0]),
+        lambda: {"sizes": training_rows(root, sizes)},
+    )
 
 
 @app.command()
 def models(
     checkpoint: Annotated[
-        list[Path], typer.Option(help="Folder of a model; several, the reference's first.")
+        list[Path],
+        typer.Option(help="Model checkpoint folder; repeatable, the first is the reference."),
     ],
     rows: Annotated[Path, typer.Option(help="Parquet file or folder of a backfill.")],
-    recipe: Annotated[str, typer.Option(help="How the rows are parted.")] = "complete-journey",
-    windows: Annotated[int, typer.Option(min=100, help="Of the validation part.")] = 3_000,
+    recipe: Annotated[
+        str, typer.Option(help="Recipe that defines the data split.")
+    ] = "complete-journey",
+    windows: Annotated[
+        int, typer.Option(min=100, help="Number of validation windows to sample.")
+    ] = 3_000,
     repeats: Annotated[int, typer.Option(min=1, help="Rounds of timing.")] = 5,
 ) -> None:
-    """Checkpoints and cheaper forms of them: size, rows a second, and every head's quality."""
+    """Compare model checkpoints and compressed forms of them: size, speed and quality by head."""
     from benchmarks.models.model_table import models, table
-    from models.profile.recipes import recipe as named
+    from models.profile.recipes import recipe as recipe_of_name
 
-    load, chosen = Load.of(100_000, USERS), named(recipe)
+    workload, chosen = Workload.of(100_000, USERS), recipe_of_name(recipe)
 
     def measure() -> dict[str, Any]:
-        found = models(checkpoint, rows, chosen, load, windows, repeats)
-        typer.echo(table(found))
-        return found
+        result = models(checkpoint, rows, chosen, workload, windows, repeats)
+        typer.echo(table(result))
+        return result
 
-    report("models", load, measure)
+    report("models", workload, measure)
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # by way of everything that cleans up
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # SystemExit runs the clean-up
     try:
         app()
     except LiveprofileError as error:

@@ -1,4 +1,4 @@
-"""The job beside a Bytewax dataflow that does the same work (benchmarks/bytewax_flow.py)."""
+"""Compares the job with a Bytewax dataflow that does the same work (benchmarks/bytewax_flow.py)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import throughput
-from benchmarks.load.load import Load, hold_back
+from benchmarks.load.workload import Workload, send_hidden
 from benchmarks.support import runs
 from benchmarks.support.journal import JournalReader
 from liveprofile.errors import ConfigError, ServiceError
@@ -25,46 +25,54 @@ PACKAGE = "bytewax==0.21.1"
 PROCESSES = 2
 RECOVERY = "recovery"  # folder of the snapshots
 TIMEOUT_S = 600.0
-SAFE, UNSAFE = "bytewax", "bytewax_unsafe"
+BYTEWAX, BYTEWAX_UNSAFE = "bytewax", "bytewax_unsafe"
 
 
 def require_bytewax() -> None:
-    """Raises ConfigError if it is not installed."""
+    """Raises ConfigError if Bytewax is not installed."""
     if find_spec("bytewax") is None:
         raise ConfigError(f"bytewax is not installed: pip install {PACKAGE}")
 
 
-def against_bytewax(stack: Stack, workload: Load, repetitions: int) -> dict[str, Any]:
-    """The job, the dataflow, and the dataflow without checks and snapshots, in turn."""
-    found = throughput.in_turn(
+def against_bytewax(stack: Stack, workload: Workload, repetitions: int) -> dict[str, Any]:
+    """Alternates the job, the dataflow, and the dataflow without validation and snapshots."""
+    results = throughput.run_variants(
         stack,
         workload,
         repetitions,
-        {"whole": throughput.run, SAFE: _run, UNSAFE: _run},
+        {"whole": throughput.measure_run, BYTEWAX: _run, BYTEWAX_UNSAFE: _run},
     )
-    seconds = {variant: median(one["seconds"] for one in each) for variant, each in found.items()}
+    seconds = {
+        variant: median(result["seconds"] for result in variant_results)
+        for variant, variant_results in results.items()
+    }
     return {
-        "bytewax_to_job": round(seconds[SAFE] / seconds["whole"], 2),
+        "bytewax_to_job": round(seconds[BYTEWAX] / seconds["whole"], 2),
         "seconds": seconds,
-        "runs": [one for each in found.values() for one in each],
+        "runs": [result for variant_results in results.values() for result in variant_results],
     }
 
 
-def _run(stack: Stack, variant: str, name: str, workload: Load) -> dict[str, Any]:
-    """From when both processes are warm until the last profile is stored."""
-    with runs.place(stack, "whole", name) as settings, tempfile.TemporaryDirectory() as folder:
-        hold_back(settings, workload)()
+def _run(stack: Stack, variant: str, name: str, workload: Workload) -> dict[str, Any]:
+    """Measures the dataflow from when both processes are warm until the last profile is stored."""
+    with (
+        runs.own_topics_and_keyspace(stack, "whole", name) as settings,
+        tempfile.TemporaryDirectory() as folder,
+    ):
+        send_hidden(settings, workload)()
         time.sleep(runs.SETTLE_S)
         profiles = workload.profiles(settings.window)
-        runs.say(f"{name}: running")
-        _wait(_processes(runs.config_file(stack, name), Path(folder), variant == UNSAFE))
-        start_s = max(json.loads(one.read_text()) for one in Path(folder).glob("ready-*"))
+        runs.log_progress(f"{name}: running")
+        _wait_for(
+            _start_processes(runs.config_file(stack, name), Path(folder), variant == BYTEWAX_UNSAFE)
+        )
+        start_s = max(json.loads(file.read_text()) for file in Path(folder).glob("ready-*"))
         journal = JournalReader(Path(folder))
         if (done := journal.update()) != profiles:
-            raise ServiceError(f"{name}: {done} profiles where the load makes {profiles}")
+            raise ServiceError(f"{name}: made {done} profiles, the workload has {profiles}")
         throughput.require_stored(settings, profiles)
     seconds = max(entry.at_s for entry in journal.entries) - start_s
-    runs.say(f"{name}: {seconds:.1f} s, {workload.n / seconds:.0f} events/s")
+    runs.log_progress(f"{name}: {seconds:.1f} s, {workload.n / seconds:.0f} events/s")
     return {
         "variant": variant,
         "events": workload.n,
@@ -75,7 +83,7 @@ def _run(stack: Stack, variant: str, name: str, workload: Load) -> dict[str, Any
     }
 
 
-def _processes(config: Path, folder: Path, unsafe: bool) -> list[subprocess.Popen[bytes]]:
+def _start_processes(config: Path, folder: Path, unsafe: bool) -> list[subprocess.Popen[bytes]]:
     from bytewax._bytewax import init_db_dir  # not installed by default
 
     if not unsafe:
@@ -83,19 +91,19 @@ def _processes(config: Path, folder: Path, unsafe: bool) -> list[subprocess.Pope
         init_db_dir(folder / RECOVERY, PROCESSES)
     addresses = ";".join(f"{LOOPBACK}:{port}" for port in free_ports(PROCESSES))
     command = [sys.executable, "-m", "benchmarks.bytewax_flow", str(config)]
-    more = ["--unsafe"] if unsafe else []
+    options = ["--unsafe"] if unsafe else []
     return [
-        subprocess.Popen([*command, str(number), addresses, str(folder), *more], cwd=ROOT)
+        subprocess.Popen([*command, str(number), addresses, str(folder), *options], cwd=ROOT)
         for number in range(PROCESSES)
     ]
 
 
-def _wait(processes: list[subprocess.Popen[bytes]]) -> None:
+def _wait_for(processes: list[subprocess.Popen[bytes]]) -> None:
     deadline_s = time.monotonic() + TIMEOUT_S
     try:
         for process in processes:
             if process.wait(deadline_s - time.monotonic()):
-                raise ServiceError(f"a process of the dataflow ended with {process.returncode}")
+                raise ServiceError(f"a dataflow process ended with code {process.returncode}")
     finally:
         for process in processes:
             process.kill()

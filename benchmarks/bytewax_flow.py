@@ -1,15 +1,17 @@
-"""One process of a Bytewax dataflow that does what the job does for windows.
+"""One process of a Bytewax dataflow that does the work of the profile pipeline.
 
     python -m benchmarks.bytewax_flow CONFIG NUMBER ADDRESSES FOLDER [--unsafe]
 
-It reads the topic to its end, checks and de-duplicates, collects windows by Bytewax's own operator,
-keeps a user's history and sums in memory (benchmarks/load/rows.py) and hands rows to the same
-`ProfileUpdater` and `CassandraStore`. A snapshot each ten seconds lets it recover, with events used
-twice. Not done: rejected and late events go nowhere, and a clock of its own for each user closes a
-window only when that user's next event comes, or the stream ends. --unsafe leaves out checks,
-de-duplication and snapshots as well.
+It reads the topic to its end, validates and deduplicates events, collects windows with Bytewax's
+own operator, keeps a user's history and baseline sums in memory (benchmarks/load/rows.py) and
+passes rows to the same `ProfileUpdater` and Cassandra sink as the job. It snapshots its state every
+ten seconds; after a recovery some events are used twice.
 
-Needs `pip install bytewax==0.21.1`, which is no dependency of the project.
+It does less than the job: rejected and late events are dropped, and each user has its own clock,
+so a window closes only with the user's next event or at the end of the stream. --unsafe also leaves
+out validation, deduplication and snapshots.
+
+It needs `pip install bytewax==0.21.1`, which is not a dependency of the project.
 """
 
 from __future__ import annotations
@@ -35,25 +37,25 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig
 
 from benchmarks.against_bytewax import PROCESSES, RECOVERY
-from benchmarks.load.rows import User
+from benchmarks.load.rows import UserState
 from benchmarks.support.journal import Journal
 from liveprofile.config import Settings, load
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.wire.tokens import EVENT_TYPES, ID_CHARS
 from models.profile.inference import ProfileModel
-from udfs.profile.batch import Batch, ProfileUpdater
+from udfs.profile.batch import ProfileBatch, ProfileUpdater
 from udfs.profile.sink import open_profile_sink
 from udfs.rules_feed import RulesFeed
 
-SOURCE_ROWS = 4_000  # of a read; it makes batches for the model as large as the job's
-SNAPSHOT_EACH = timedelta(seconds=10)
+SOURCE_ROWS = 4_000  # per read: makes the model's batches as large as the job's
+SNAPSHOT_INTERVAL = timedelta(seconds=10)
 ALIGNED_TO = datetime(2020, 1, 1, tzinfo=UTC)
 _NUMBERS = ("price", "quantity", "amount", "rating")
 
 
-class Seen(NamedTuple):
-    """An event on its way to its window; sorts by time and id."""
+class ParsedEvent(NamedTuple):
+    """A valid event; the tuples sort by time and id."""
 
     time_ms: int
     event_id: str
@@ -61,28 +63,30 @@ class Seen(NamedTuple):
     payload: str
 
 
-class Reader:
-    """Messages of the topic in, (user, event) out."""
+class ParseAndValidate:
+    """Turns messages of the topic into pairs of user id and event; drops invalid messages."""
 
     def __init__(self, settings: Settings, checks: bool):
         self._limits, self._checks = settings.limits, checks
 
-    def __call__(self, messages: list[KafkaSourceMessage]) -> list[tuple[str, Seen]]:
-        found = []
+    def __call__(self, messages: list[KafkaSourceMessage]) -> list[tuple[str, ParsedEvent]]:
+        parsed = []
         for message in messages:
             try:
                 event = orjson.loads(message.value)
             except orjson.JSONDecodeError:
                 continue
-            if self._checks and self._reason(message.value, event):
+            if self._checks and self._rejection_reason(message.value, event):
                 continue
             if event["event_type"] != "heartbeat":
-                seen = Seen(event["event_time"], event["event_id"], event, message.value.decode())
-                found.append((event["user_id"], seen))
-        return found
+                parsed_event = ParsedEvent(
+                    event["event_time"], event["event_id"], event, message.value.decode()
+                )
+                parsed.append((event["user_id"], parsed_event))
+        return parsed
 
-    def _reason(self, payload: bytes, event: Any) -> str | None:
-        """The main ones of docs/data-contract.md, section 2."""
+    def _rejection_reason(self, payload: bytes, event: Any) -> str | None:
+        """Checks the main rejection reasons of docs/data-contract.md, section 2."""
         if len(payload) > self._limits.payload_chars:
             return "TOO_LARGE"
         if not isinstance(event, dict):
@@ -111,8 +115,8 @@ class Reader:
         return None if all(map(np.isfinite, numbers)) else "BAD_NUMBER"
 
 
-class PerUser(StatefulBatchLogic):
-    """What needs no clock."""
+class UserLogic(StatefulBatchLogic):
+    """Base class for operators per user without timers."""
 
     def on_notify(self) -> tuple[list[Any], bool]:
         return [], StatefulBatchLogic.RETAIN
@@ -124,46 +128,49 @@ class PerUser(StatefulBatchLogic):
         return None
 
 
-class Unique(PerUser):
-    """Drops the events of a user that were here before."""
+class Deduplicate(UserLogic):
+    """Drops events of a user whose event_id has occurred before."""
 
-    def __init__(self, resumed: set[str] | None):
-        self._ids = resumed or set()
+    def __init__(self, resumed_state: set[str] | None):
+        self._ids = resumed_state or set()
 
-    def on_batch(self, values: list[Seen]) -> tuple[list[Seen], bool]:
-        new = []
+    def on_batch(self, values: list[ParsedEvent]) -> tuple[list[ParsedEvent], bool]:
+        unseen = []
         for value in values:
             if value.event_id not in self._ids:
                 self._ids.add(value.event_id)
-                new.append(value)
-        return new, StatefulBatchLogic.RETAIN
+                unseen.append(value)
+        return unseen, StatefulBatchLogic.RETAIN
 
     def snapshot(self) -> set[str]:
         return set(self._ids)
 
 
-class History(PerUser):
-    """A user's windows in, rows for the operator out."""
+class BuildRows(UserLogic):
+    """Turns the windows of a user into rows for the profile operator."""
 
-    def __init__(self, settings: Settings, resumed: User | None):
+    def __init__(self, settings: Settings, resumed_state: UserState | None):
         self._length_ms = settings.window.length_ms
-        self._user = resumed or User(settings)
+        self._user = resumed_state or UserState(settings)
 
-    def on_batch(self, values: list[tuple[int, list[Seen]]]) -> tuple[list[Any], bool]:
+    def on_batch(self, values: list[tuple[int, list[ParsedEvent]]]) -> tuple[list[Any], bool]:
         rows = []
         for number, events in values:
             start_ms = round(ALIGNED_TO.timestamp() * 1_000) + number * self._length_ms
             end_ms = start_ms + self._length_ms
-            events = [(seen.event, seen.payload) for seen in sorted(events, key=lambda x: x[:2])]
-            rows.append((start_ms, end_ms, *self._user.close(events, end_ms)))
+            events = [
+                (parsed_event.event, parsed_event.payload)
+                for parsed_event in sorted(events, key=lambda x: x[:2])
+            ]
+            rows.append((start_ms, end_ms, *self._user.add_window(events, end_ms)))
         return rows, StatefulBatchLogic.RETAIN
 
-    def snapshot(self) -> User:
+    def snapshot(self) -> UserState:
         return copy.deepcopy(self._user)
 
 
-class Update:
-    """Rows in; when it returns, they are stored. Messages out."""
+class UpdateProfiles:
+    """Updates profiles from rows, stores them and returns the alert messages."""
 
     def __init__(self, settings: Settings, journal: Journal):
         model = ProfileModel.load(
@@ -186,18 +193,23 @@ class Update:
             return []
         users, columns = zip(*rows, strict=True)
         starts_ms, ends_ms, events, histories, added, sums = zip(*columns, strict=True)
-        sent = self._updater.update(
-            Batch(
-                list(users), np.array(starts_ms), np.array(ends_ms), list(events),
-                list(histories), np.stack(added), np.stack(sums),
+        messages_by_row = self._updater.update(
+            ProfileBatch(
+                list(users),
+                np.array(starts_ms),
+                np.array(ends_ms),
+                list(events),
+                list(histories),
+                np.stack(added),
+                np.stack(sums),
             )
-        )  # fmt: skip
+        )
         self._journal.write(len(rows), {})
-        return [message for messages in sent for message in messages]
+        return [message for messages in messages_by_row for message in messages]
 
 
-class Nowhere(DynamicSink):
-    """A handful of alerts: sending them would cost nothing."""
+class DiscardSink(DynamicSink):
+    """Discards the alerts: there are only a few, so sending them would take no measurable time."""
 
     class Partition(StatelessSinkPartition):
         def write_batch(self, items: list[str]) -> None:
@@ -207,7 +219,7 @@ class Nowhere(DynamicSink):
         return self.Partition()
 
 
-def dataflow(settings: Settings, update: Update, unsafe: bool) -> Dataflow:
+def dataflow(settings: Settings, update: UpdateProfiles, unsafe: bool) -> Dataflow:
     flow = Dataflow("profiles")
     source = KafkaSource(
         [settings.kafka.bootstrap_servers],
@@ -217,22 +229,22 @@ def dataflow(settings: Settings, update: Update, unsafe: bool) -> Dataflow:
         add_config={"isolation.level": "read_committed", "group.id": settings.kafka.group_id},
     )
     messages = op.input("topic", flow, source)
-    events = op.flat_map_batch("read", messages, Reader(settings, checks=not unsafe))
+    events = op.flat_map_batch("read", messages, ParseAndValidate(settings, checks=not unsafe))
     if not unsafe:
-        events = op.stateful_batch("unique", events, Unique)
+        events = op.stateful_batch("unique", events, Deduplicate)
     windows = collect_window(
         "windows",
         events,
         EventClock(
-            lambda seen: datetime.fromtimestamp(seen.time_ms / 1_000, UTC),
+            lambda parsed_event: datetime.fromtimestamp(parsed_event.time_ms / 1_000, UTC),
             timedelta(milliseconds=settings.window.out_of_orderness_ms),
         ),
         TumblingWindower(
             align_to=ALIGNED_TO, length=timedelta(milliseconds=settings.window.length_ms)
         ),
     )
-    rows = op.stateful_batch("history", windows.down, lambda state: History(settings, state))
-    op.output("out", op.flat_map_batch("update", rows, update), Nowhere())
+    rows = op.stateful_batch("history", windows.down, lambda state: BuildRows(settings, state))
+    op.output("out", op.flat_map_batch("update", rows, update), DiscardSink())
     return flow
 
 
@@ -240,17 +252,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("config", type=Path)
     parser.add_argument("number", type=int)
-    parser.add_argument("addresses", help="of all processes, with ; between them")
-    parser.add_argument("folder", type=Path, help="for journals, and for who is ready")
-    parser.add_argument("--unsafe", action="store_true")
+    parser.add_argument("addresses", help="addresses of all processes, separated by ;")
+    parser.add_argument("folder", type=Path, help="folder for journals and ready files")
+    parser.add_argument(
+        "--unsafe", action="store_true", help="no validation, deduplication and snapshots"
+    )
     options = parser.parse_args()
     settings = load(options.config)
-    update = Update(settings, Journal(str(options.folder)))
+    update = UpdateProfiles(settings, Journal(str(options.folder)))
     flow = dataflow(settings, update, options.unsafe)
-    recovery = {} if options.unsafe else {
-        "epoch_interval": SNAPSHOT_EACH,
-        "recovery_config": RecoveryConfig(str(options.folder / RECOVERY)),
-    }  # fmt: skip
+    recovery = {}
+    if not options.unsafe:
+        recovery = {
+            "epoch_interval": SNAPSHOT_INTERVAL,
+            "recovery_config": RecoveryConfig(str(options.folder / RECOVERY)),
+        }
     (options.folder / f"ready-{options.number}").write_text(json.dumps(time.time()))
     while len(list(options.folder.glob("ready-*"))) < PROCESSES:
         time.sleep(0.01)

@@ -1,7 +1,7 @@
-"""How long after a window closes its profiles can be read, under a steady load.
+"""Profile latency benchmark: from a window's closing event until its profiles can be read.
 
-Open loop: when each event is due is fixed beforehand, and latency counts from there, so an event
-that the benchmark itself sends late makes the figure worse, not better.
+It is open-loop: send times are planned in advance and latency counts from the planned time, so an
+event that the benchmark sends late increases the latency.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks.load import events
-from benchmarks.load.load import Load, Sender, partition_of
+from benchmarks.load.workload import EventSender, Workload, partition_of
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
 from liveprofile.config import Settings, load
@@ -23,21 +23,24 @@ from stack.local import Stack
 from udfs.profile.batch import STAGES
 
 POLL_S = 0.025
-# Under a steady load the services compile other paths than in bulk: this long nothing is measured.
+# Unmeasured at first: under a paced load the JVMs compile other code than in a bulk warm-up.
 PACED_WARM_UP_S = 30.0
 LAST_SAMPLE_TIMEOUT_S = 60.0
 
 
 class Schedule(NamedTuple):
-    """When each of n events is due, in seconds from the start, and when each window closes."""
+    """The planned send times of n events and of the windows' closing events, from the start."""
 
-    messages: list[events.Message]
+    messages: list[events.EventMessage]
     due_s: np.ndarray  # (n,) ascending
-    closes_s: dict[int, float]  # window end in ms -> its closing event is due; only if there is one
+    closes_s: dict[int, float]  # window end in ms -> send time of the event that closes it
 
 
-def schedule(workload: Load, settings: Settings, events_per_s: float) -> Schedule:
-    """The workload sped up to `events_per_s` on average, as uneven as it is."""
+def schedule(workload: Workload, settings: Settings, events_per_s: float) -> Schedule:
+    """Plans the workload at `events_per_s` on average, with the relative gaps of its event times.
+
+    Windows that no event closes are left out of `closes_s`.
+    """
     messages = list(workload.messages())
     time_ms, _ = workload.times_and_users()
     speed_up = workload.speed_up(events_per_s)
@@ -47,121 +50,127 @@ def schedule(workload: Load, settings: Settings, events_per_s: float) -> Schedul
     window = settings.window
     closes_s = {}
     for end_ms in range(workload.start_ms + window.length_ms, workload.end_ms, window.length_ms):
-        # The slowest partition holds the watermark back.
+        # The watermark is that of the slowest partition.
         closing = []
         for number in range(partitions):
-            mine = np.flatnonzero(partition == number)
-            first = np.searchsorted(time_ms[mine], end_ms - 1 + window.out_of_orderness_ms)
-            closing.append(float(due_s[mine[first]]) if first < len(mine) else None)
+            rows = np.flatnonzero(partition == number)
+            first = np.searchsorted(time_ms[rows], end_ms - 1 + window.out_of_orderness_ms)
+            closing.append(float(due_s[rows[first]]) if first < len(rows) else None)
         if None not in closing:
             closes_s[end_ms] = max(closing)
     return Schedule(messages, due_s, closes_s)
 
 
-def sample(workload: Load, window_ms: int, ends_ms: list[int], count: int) -> dict[int, list[str]]:
-    """`count` profiles drawn from all of these windows: window end -> user ids in no order."""
+def sample_profiles(
+    workload: Workload, window_ms: int, ends_ms: list[int], count: int
+) -> dict[int, list[str]]:
+    """Draws `count` profiles of these windows: window end -> user ids in random order.
+
+    Shapes: pairs_2P has the window end and the user number of P profiles.
+    """
     time_ms, user = workload.times_and_users()
-    pairs = np.unique(np.stack([time_ms // window_ms * window_ms + window_ms, user]), axis=1)
-    pairs = pairs[:, np.isin(pairs[0], ends_ms)]
-    drawn = np.random.default_rng(workload.seed).permutation(pairs.shape[1])[:count]
-    found: dict[int, list[str]] = {}
-    for end_ms, who in pairs[:, drawn].T.tolist():
-        found.setdefault(end_ms, []).append(f"u{who:07d}")
-    return found
+    pairs_2P = np.unique(np.stack([time_ms // window_ms * window_ms + window_ms, user]), axis=1)
+    pairs_2P = pairs_2P[:, np.isin(pairs_2P[0], ends_ms)]
+    drawn = np.random.default_rng(workload.seed).permutation(pairs_2P.shape[1])[:count]
+    users_by_window: dict[int, list[str]] = {}
+    for end_ms, user_number in pairs_2P[:, drawn].T.tolist():
+        users_by_window.setdefault(end_ms, []).append(f"u{user_number:07d}")
+    return users_by_window
 
 
-class Watcher(threading.Thread):
-    """Asks Cassandra for sampled rows from when their window closes until they are there.
+class ProfilePoller(threading.Thread):
+    """Polls Cassandra for the sampled rows from the close of their window until they are stored.
 
-    It asks for one row after the other, and only in the oldest window that still lacks some, so
-    that watching costs little of what it watches. A row counts from when it is seen, never from
-    when it may have been there.
+    It polls one row at a time, in the oldest window with missing rows, to add little load. Latency
+    ends when the row is seen, so it includes the polling delay.
     """
 
-    def __init__(self, settings: Settings, plan: Schedule, wanted: dict[int, list[str]]):
+    def __init__(self, settings: Settings, send_plan: Schedule, sampled: dict[int, list[str]]):
         super().__init__(daemon=True)
         self._session = connection.connect(settings.cassandra)
         self._select = self._session.prepare(
             "SELECT window_end FROM profile_delta WHERE user_id = ? AND window_end = ?"
         )
-        self._plan = plan
-        self._missing = {end_ms: list(users) for end_ms, users in sorted(wanted.items())}
-        self.latency_ms: dict[int, list[float]] = {end_ms: [] for end_ms in wanted}
+        self._plan = send_plan
+        self._missing = {end_ms: list(users) for end_ms, users in sorted(sampled.items())}
+        self.latency_ms: dict[int, list[float]] = {end_ms: [] for end_ms in sampled}
         self.queries = 0
         self.start_s = 0.0  # monotonic; set before start()
-        self.given_up = threading.Event()
+        self.stopping = threading.Event()
 
     @property
     def missing(self) -> int:
         return sum(map(len, self._missing.values()))
 
     def run(self) -> None:
-        while self._missing and not self.given_up.is_set():
-            began_s = time.monotonic()
+        while self._missing and not self.stopping.is_set():
+            poll_start_s = time.monotonic()
             end_ms = next(iter(self._missing))
             closed_s = self.start_s + self._plan.closes_s[end_ms]
-            if closed_s <= began_s:
-                self._look(end_ms, closed_s)
-            time.sleep(max(0.0, POLL_S - (time.monotonic() - began_s)))
+            if closed_s <= poll_start_s:
+                self._poll_window(end_ms, closed_s)
+            time.sleep(max(0.0, POLL_S - (time.monotonic() - poll_start_s)))
 
-    def _look(self, end_ms: int, closed_s: float) -> None:
+    def _poll_window(self, end_ms: int, closed_s: float) -> None:
         waiting = self._missing[end_ms]
-        while waiting and self._is_there(waiting[-1], end_ms):
+        while waiting and self._is_stored(waiting[-1], end_ms):
             self.latency_ms[end_ms].append((time.monotonic() - closed_s) * 1000)
             waiting.pop()
         if not waiting:
             del self._missing[end_ms]
 
-    def _is_there(self, user_id: str, end_ms: int) -> bool:
+    def _is_stored(self, user_id: str, end_ms: int) -> bool:
         self.queries += 1
         return self._session.execute(self._select, (user_id, end_ms)).one() is not None
 
     def close(self) -> None:
-        self.given_up.set()
+        self.stopping.set()
         self.join()
         connection.close(self._session)
 
 
-def latency(stack: Stack, workload: Load, events_per_s: float, samples: int) -> dict[str, Any]:
-    """Runs the whole job under the workload at `events_per_s` and watches `samples` profiles."""
-    runs.say(f"latency: preparing {events_per_s:.0f} events/s")
-    # The windows and partitions that the job will have; its topics are of no matter here.
-    planned = load(**stack.settings())
-    plan = schedule(workload, planned, events_per_s)
-    ends_ms = [end for end, due_s in plan.closes_s.items() if due_s > PACED_WARM_UP_S]
+def latency(stack: Stack, workload: Workload, events_per_s: float, samples: int) -> dict[str, Any]:
+    """Runs the variant `whole` at `events_per_s` and measures the latency of `samples` profiles."""
+    runs.log_progress(f"latency: preparing {events_per_s:.0f} events/s")
+    # The stack's settings have the job's windows and partitions; only topic names differ.
+    stack_settings = load(**stack.settings())
+    send_plan = schedule(workload, stack_settings, events_per_s)
+    ends_ms = [end for end, due_s in send_plan.closes_s.items() if due_s > PACED_WARM_UP_S]
     if not ends_ms:
         raise ConfigError(
-            f"{workload.n} events at {events_per_s:.0f} a second are over before"
-            f" {PACED_WARM_UP_S:.0f} s of warm-up: give more --events"
+            f"{workload.n} events at {events_per_s:.0f} per second end before the warm-up of"
+            f" {PACED_WARM_UP_S:.0f} s: give more --events"
         )
-    wanted = sample(workload, planned.window.length_ms, ends_ms, samples)
-    with runs.job(stack, "whole", "latency", workload) as job:
+    sampled = sample_profiles(workload, stack_settings.window.length_ms, ends_ms, samples)
+    with runs.running_job(stack, "whole", "latency", workload) as job:
         settings = job.settings
-        sender = Sender(settings)
-        watcher = Watcher(settings, plan, wanted)
+        sender = EventSender(settings)
+        poller = ProfilePoller(settings, send_plan, sampled)
         try:
-            watcher.start_s = start_s = time.monotonic()
-            began_s = time.time()
-            watcher.start()
+            poller.start_s = start_s = time.monotonic()
+            measured_from_s = time.time()
+            poller.start()
             with Meter(stack) as meter:
-                senders = [sender] * len(plan.messages)
-                sent_late_ms = send(senders, plan.messages, plan.due_s, start_s)
-                watcher.join(LAST_SAMPLE_TIMEOUT_S)
+                senders = [sender] * len(send_plan.messages)
+                sent_late_ms = send_on_schedule(
+                    senders, send_plan.messages, send_plan.due_s, start_s
+                )
+                poller.join(LAST_SAMPLE_TIMEOUT_S)
             job.check()
-            if watcher.missing:
+            if poller.missing:
                 raise ServiceError(
-                    f"{watcher.missing} of {samples} sampled profiles are not in Cassandra"
+                    f"{poller.missing} of {samples} sampled profiles are not in Cassandra"
                     f" {LAST_SAMPLE_TIMEOUT_S:.0f} s after the last event"
                 )
         finally:
-            watcher.close()
-        checkpoints_ms = runs.checkpoints_ms(job, began_s)
+            poller.close()
+        checkpoints_ms = runs.checkpoint_durations_ms(job, measured_from_s)
         job.journal.update()
-        batches = [entry.stage_ms for entry in job.journal.entries if entry.at_s > began_s]
+        batches = [entry.stage_ms for entry in job.journal.entries if entry.at_s > measured_from_s]
         stage_quantiles = {
             stage: quantiles([[batch[stage] for batch in batches]]) for stage in STAGES
         }
-    by_window = [values for _, values in sorted(watcher.latency_ms.items())]
+    by_window = [values for _, values in sorted(poller.latency_ms.items())]
     half = len(by_window) // 2
     result = {
         "events_per_s": round(events_per_s),
@@ -175,7 +184,7 @@ def latency(stack: Stack, workload: Load, events_per_s: float, samples: int) -> 
         "paced_warm_up_s": PACED_WARM_UP_S,
         "samples": sum(map(len, by_window)),
         "windows": len(by_window),
-        "queries": watcher.queries,
+        "queries": poller.queries,
         "latency_ms": quantiles(by_window),
         "latency_ms_first_half": quantiles(by_window[:half]),
         "latency_ms_second_half": quantiles(by_window[half:]),
@@ -184,36 +193,41 @@ def latency(stack: Stack, workload: Load, events_per_s: float, samples: int) -> 
         "batch_stage_ms": stage_quantiles,
         **meter.report(),
     }
-    runs.say(f"latency: {result['latency_ms']} of {result['samples']} profiles")
+    runs.log_progress(f"latency: {result['latency_ms']} of {result['samples']} profiles")
     return result
 
 
-def send(
-    senders: list[Sender], messages: list[events.Message], due_s: np.ndarray, start_s: float
+def send_on_schedule(
+    senders: list[EventSender],
+    messages: list[events.EventMessage],
+    due_s: np.ndarray,
+    start_s: float,
 ) -> list[float]:
-    """Sends every event by its sender when it is due, in seconds from `start_s` (monotonic);
-    returns by how many ms the oldest of each go was late."""
-    late_ms = []
-    used = set(senders)
+    """Sends each event with its sender when it is due, in seconds from `start_s` (monotonic).
+
+    Returns, for each group of events sent together, the delay of the oldest in ms.
+    """
+    delays_ms = []
+    distinct_senders = set(senders)
     sent, count = 0, len(messages)
     while sent < count:
         now_s = time.monotonic() - start_s
         due = int(np.searchsorted(due_s, now_s, side="right"))
         if due > sent:
-            late_ms.append((now_s - float(due_s[sent])) * 1000)
+            delays_ms.append((now_s - float(due_s[sent])) * 1000)
             for sender, message in zip(senders[sent:due], messages[sent:due], strict=True):
                 sender.send(message)
             sent = due
-        for sender in used:
+        for sender in distinct_senders:
             sender.poll()
         time.sleep(0.002)
-    for sender in used:
+    for sender in distinct_senders:
         sender.flush()
-    return late_ms
+    return delays_ms
 
 
 def quantiles(groups: list[list[float]]) -> dict[str, float]:
-    """Of all groups together."""
+    """p50, p99 and maximum of the values of all groups."""
     values = np.concatenate([np.array(group) for group in groups])
     p50, p99 = np.quantile(values, [0.5, 0.99]).tolist()
     return {"p50": round(p50, 1), "p99": round(p99, 1), "max": round(float(values.max()), 1)}

@@ -1,8 +1,8 @@
-"""Restarts of a job in one TaskManager: does its metaspace, or its memory, grow with them?
+"""Measures whether the metaspace and the memory of a TaskManager grow with restarts of its job.
 
-Every restart is a failure (the Python workers are killed and the tasks start anew), but for each
-`resubmit_every`-th, for which the job is cancelled and submitted again. Windows close all the
-while: a dead worker is noticed when rows are handed to it.
+A restart is a failure: the Python workers are killed and Flink restarts the tasks. Every
+`resubmit_every`-th restart cancels and submits the job instead. Windows keep closing meanwhile,
+because Flink notices a dead worker only when it sends rows to it.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from benchmarks.load.load import Load, Sender
+from benchmarks.load.workload import EventSender, Workload
 from benchmarks.support import runs
 from cli.pipeline.submit import JOB
 from liveprofile.config import load
@@ -24,7 +24,7 @@ from liveprofile.flink import java, rest
 from liveprofile.flink.rest import wait_until_running
 from liveprofile.kafka.topics import create_topics
 from liveprofile.storage.schema import create_schema
-from models.profile.checkpoint import Card
+from models.profile.checkpoint import ModelCard
 from stack.local import Stack
 
 METRICS = {
@@ -37,39 +37,41 @@ METRICS = {
 }
 MEGABYTE = 1e6
 TIMEOUT_S = 180.0
-# The metrics may be as old as metrics.fetcher.update-interval, and a bit.
+# More than Flink's metrics.fetcher.update-interval: older metrics predate the collection.
 METRICS_AGE_S = 2.0
 
 
 def memory(stack: Stack) -> dict[str, float]:
-    """Of the TaskManager after a full garbage collection, so that only what is held counts."""
+    """Memory of the TaskManager after a full garbage collection: live objects only."""
     pid = stack.taskmanager.pid
-    collect = [str(java.home() / "bin" / "jcmd"), str(pid), "GC.run"]
-    subprocess.run(collect, capture_output=True, check=True)
+    command = [str(java.home() / "bin" / "jcmd"), str(pid), "GC.run"]
+    subprocess.run(command, capture_output=True, check=True)
     time.sleep(METRICS_AGE_S)
-    manager = rest.request(stack.rest_url, "/taskmanagers")["taskmanagers"][0]["id"]
+    manager_id = rest.request(stack.rest_url, "/taskmanagers")["taskmanagers"][0]["id"]
     names = ",".join(METRICS.values())
-    answer = rest.request(stack.rest_url, f"/taskmanagers/{manager}/metrics?get={names}")
+    answer = rest.request(stack.rest_url, f"/taskmanagers/{manager_id}/metrics?get={names}")
     values = {metric["id"]: float(metric["value"]) for metric in answer}
-    found = {
+    values_by_name = {
         name: values[metric] / MEGABYTE if name.endswith("_mb") else values[metric]
         for name, metric in METRICS.items()
     }
     process = psutil.Process(pid)
-    found["rss_mb"] = process.memory_info().rss / MEGABYTE
-    found["processes"] = float(len(process.children(recursive=True)))
-    return {name: round(value, 1) for name, value in found.items()}
+    values_by_name["rss_mb"] = process.memory_info().rss / MEGABYTE
+    values_by_name["processes"] = float(len(process.children(recursive=True)))
+    return {name: round(value, 1) for name, value in values_by_name.items()}
 
 
-class Runner:
+class RestartableJob:
     """One job on a stack, and the ways to restart it."""
 
-    def __init__(self, stack: Stack, window: Load):
+    def __init__(self, stack: Stack, window: Workload):
         self.stack = stack
         settings = load(**stack.settings())
         create_topics(settings)
-        create_schema(settings.cassandra, Card.read(settings.model.checkpoint).shape["embedding"])
-        self._sender, self._window = Sender(settings), window
+        create_schema(
+            settings.cassandra, ModelCard.read(settings.model.checkpoint).shape["embedding"]
+        )
+        self._sender, self._window = EventSender(settings), window
         self.submissions = 0
         self.submit()
 
@@ -79,7 +81,7 @@ class Runner:
         self.wait()
 
     def close_a_window(self) -> None:
-        """Sends one window's events, later than all before, and the heartbeats behind it."""
+        """Sends the events of the next window and the heartbeats that close it."""
         window = self._window
         self._sender.send_all(window, window.end_ms)
         self._window = replace(window, seed=window.seed + 1, start_ms=window.end_ms)
@@ -92,12 +94,12 @@ class Runner:
         self.submit()
 
     def fail(self) -> None:
-        """Kills the Python workers, and waits until the tasks have started anew."""
+        """Kills the Python workers and waits until the tasks run again. Raises ServiceError."""
         before = self.attempts()
         workers = self.stack.taskmanager.workers()
         if not workers:
             raise ServiceError("the TaskManager has no Python worker to kill")
-        for worker in workers:  # a cancelled job's may be among them
+        for worker in workers:  # may include workers of a cancelled job
             worker.kill()
         deadline_s = time.monotonic() + TIMEOUT_S
         while self.attempts() == before:
@@ -108,7 +110,7 @@ class Runner:
         self.wait()
 
     def attempts(self) -> int:
-        """The highest of any task: the metric numRestarts is as old as the question before."""
+        """The highest attempt number of any task. The metric numRestarts would lag by a request."""
         job = f"/jobs/{self.job_id}"
         vertices = rest.request(self.stack.rest_url, job)["vertices"]
         details = [
@@ -119,26 +121,26 @@ class Runner:
 
 
 def slope(samples: list[dict[str, float]], name: str) -> float:
-    """Growth a restart, by least squares over the second half: the first one warms up."""
+    """Growth per restart, by least squares over the second half; the first half is warm-up."""
     values = [sample[name] for sample in samples[len(samples) // 2 :]]
     return float(np.polyfit(np.arange(len(values)), values, 1)[0]) if len(values) > 1 else 0.0
 
 
-def restarts(stack: Stack, window: Load, count: int, resubmit_every: int) -> dict[str, Any]:
-    """The TaskManager's memory after each of `count` restarts, and its growth.
+def restarts(stack: Stack, window: Workload, count: int, resubmit_every: int) -> dict[str, Any]:
+    """Measures the TaskManager's memory after each of `count` restarts, and its growth.
 
-    window: the events of one window; its like are sent while a restart is awaited.
+    window: the events of one window; more windows like it are sent during restarts.
     """
-    runner = Runner(stack, window)
+    runner = RestartableJob(stack, window)
     samples = [memory(stack)]
     for number in range(1, count + 1):
         started = time.monotonic()
-        again = resubmit_every > 0 and number % resubmit_every == 0
-        runner.resubmit() if again else runner.fail()
+        resubmits = resubmit_every > 0 and number % resubmit_every == 0
+        runner.resubmit() if resubmits else runner.fail()
         seconds = time.monotonic() - started
         samples.append(memory(stack))
-        runs.say(
-            f"restart {number} of {count} ({'submitted again' if again else 'workers killed'},"
+        runs.log_progress(
+            f"restart {number} of {count} ({'resubmitted' if resubmits else 'workers killed'},"
             f" {seconds:.1f} s): metaspace {samples[-1]['metaspace_mb']} MB,"
             f" resident {samples[-1]['rss_mb']} MB"
         )

@@ -1,4 +1,4 @@
-"""How many events a second the job takes, what each part of it costs, and on which process."""
+"""Throughput benchmark: events per second of the job and CPU time per process, by variant."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import replace
 from statistics import median
 from typing import Any
 
-from benchmarks.load.load import Load, hold_back
+from benchmarks.load.workload import Workload, send_hidden
 from benchmarks.support import runs
 from benchmarks.support.job import VARIANTS
-from benchmarks.support.journal import Entry
+from benchmarks.support.journal import BatchEntry
 from benchmarks.support.meter import Meter, Usage
 from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
@@ -19,18 +19,20 @@ from liveprofile.storage import connection, queries
 from stack.local import Stack
 from udfs.profile.batch import STAGES
 
-# stack, variant, name, workload -> the figures of one measured run
-Run = Callable[[Stack, str, str, Load], dict[str, Any]]
+# (stack, variant, name, workload) -> the results of one measured run
+RunVariant = Callable[[Stack, str, str, Workload], dict[str, Any]]
 
 RUN_TIMEOUT_S = 600.0
 REHEARSALS = 2
 
 
-def throughput(stack: Stack, workload: Load, repetitions: int) -> dict[str, Any]:
-    """Each variant `repetitions` times, in turn."""
-    found = in_turn(stack, workload, repetitions, dict.fromkeys(VARIANTS, run))
+def throughput(stack: Stack, workload: Workload, repetitions: int) -> dict[str, Any]:
+    """Measures each variant `repetitions` times, alternating; returns medians and all runs."""
+    results = run_variants(stack, workload, repetitions, dict.fromkeys(VARIANTS, measure_run))
     medians = {
-        figure: {variant: median(one[figure] for one in found[variant]) for variant in VARIANTS}
+        figure: {
+            variant: median(result[figure] for result in results[variant]) for variant in VARIANTS
+        }
         for figure in ("seconds", "events_per_s", "profiles_per_s", "cpu_us_per_event")
     }
     seconds, cpu = medians["seconds"], medians["cpu_us_per_event"]
@@ -38,44 +40,44 @@ def throughput(stack: Stack, workload: Load, repetitions: int) -> dict[str, Any]
         "whole_to_bare": round(seconds["whole"] / seconds["bare"], 2),
         "whole_to_bare_by_cpu": round(cpu["whole"] / cpu["bare"], 2),
         **medians,
-        "runs": [one for variant in VARIANTS for one in found[variant]],
+        "runs": [result for variant in VARIANTS for result in results[variant]],
     }
 
 
-def in_turn(
-    stack: Stack, workload: Load, repetitions: int, variants: Mapping[str, Run]
+def run_variants(
+    stack: Stack, workload: Workload, repetitions: int, variants: Mapping[str, RunVariant]
 ) -> dict[str, list[dict[str, Any]]]:
-    """What came of each variant's runs, after whole runs of the job that don't count."""
-    found: dict[str, list[dict[str, Any]]] = {variant: [] for variant in variants}
-    # The first runs pay for what the JVMs compile; Cassandra's isn't through after one.
+    """Runs the variants alternately, after unmeasured runs; returns the results by variant."""
+    results: dict[str, list[dict[str, Any]]] = {variant: [] for variant in variants}
+    # The JVMs compile during the first runs; Cassandra's needs more than one run.
     for number in range(1, REHEARSALS + 1):
-        run(stack, "whole", f"rehearsal-{number}", workload)
+        measure_run(stack, "whole", f"rehearsal-{number}", workload)
     for repetition in range(1, repetitions + 1):
         for variant, measure in variants.items():
-            found[variant].append(measure(stack, variant, f"{variant}-{repetition}", workload))
-    return found
+            results[variant].append(measure(stack, variant, f"{variant}-{repetition}", workload))
+    return results
 
 
-def run(stack: Stack, variant: str, name: str, workload: Load) -> dict[str, Any]:
-    """One measured run of a warm job.
+def measure_run(stack: Stack, variant: str, name: str, workload: Workload) -> dict[str, Any]:
+    """Measures one run of a warm job.
 
-    The clock starts when the held-back events become visible to the job, all at once, and stops
-    when the operator is through with the last profile: in `whole`, when Cassandra has it.
+    The clock starts when the events become visible to the job, all at once. It stops when the
+    operator has processed the last profile; with `whole`, Cassandra has then stored it.
     """
-    runs.say(f"{name}: preparing")
-    with runs.job(stack, variant, name, workload) as job:
-        reveal = hold_back(job.settings, workload)
+    runs.log_progress(f"{name}: preparing")
+    with runs.running_job(stack, variant, name, workload) as job:
+        make_visible = send_hidden(job.settings, workload)
         time.sleep(runs.SETTLE_S)
         profiles = workload.profiles(job.settings.window)
         earlier = job.journal.update()
         with Meter(stack) as meter:
             start_s = time.time()
-            reveal()
+            make_visible()
             job.wait_for_rows(earlier + profiles, RUN_TIMEOUT_S)
         job.check()
         measured = [entry for entry in job.journal.entries if entry.at_s > start_s]
         seconds = max(entry.at_s for entry in measured) - start_s
-        checkpoints = runs.checkpoints_ms(job, start_s)
+        checkpoints = runs.checkpoint_durations_ms(job, start_s)
         if variant == "whole":
             require_stored(job.settings, earlier + profiles)
     result = {
@@ -93,7 +95,7 @@ def run(stack: Stack, variant: str, name: str, workload: Load) -> dict[str, Any]
         **meter.report(),
         "checkpoints_ms": checkpoints,
     }
-    runs.say(
+    runs.log_progress(
         f"{name}: {seconds:.1f} s, {result['events_per_s']} events/s,"
         f" {result['profiles_per_s']} profiles/s; CPU s {result['cpu_s']},"
         f" others {meter.others_cpu_s}; us a profile {result['stage_us_per_profile']}"
@@ -102,35 +104,39 @@ def run(stack: Stack, variant: str, name: str, workload: Load) -> dict[str, Any]
 
 
 def _cpu_us_per_event(usage: dict[str, Usage], events: int) -> float:
-    """Of the stack, without the benchmark. Holds on a busy machine too, where rates do not."""
-    spent_s = sum(used.cpu_s for process, used in usage.items() if process != "benchmark")
-    return round(spent_s / events * 1e6, 1)
+    """CPU time of the stack per event, without the benchmark's own process.
+
+    Unlike rates it hardly depends on other load of the machine.
+    """
+    cpu_s = sum(used.cpu_s for process, used in usage.items() if process != "benchmark")
+    return round(cpu_s / events * 1e6, 1)
 
 
-def _stages(entries: list[Entry]) -> dict[str, float]:
-    """Of the worker's wall-clock time, by stage; empty for `bare`."""
-    rows = sum(entry.rows for entry in entries)
+def _stages(entries: list[BatchEntry]) -> dict[str, float]:
+    """Wall-clock us per profile in the worker, by stage; empty for `bare`."""
+    row_count = sum(entry.rows for entry in entries)
     return {
-        stage: round(sum(entry.stage_ms[stage] for entry in entries) / rows * 1000, 1)
+        stage: round(sum(entry.stage_ms[stage] for entry in entries) / row_count * 1000, 1)
         for stage in STAGES
         if stage in entries[0].stage_ms
     }
 
 
 def require_stored(settings: Settings, profiles: int) -> None:
-    """Raises ServiceError unless Cassandra holds so many deltas."""
-    with connection.session_of(settings.cassandra) as session:
-        stored = sum(1 for _ in queries.all_deltas(session))
+    """Raises ServiceError unless Cassandra holds `profiles` deltas."""
+    with connection.open_session(settings.cassandra) as session:
+        stored = sum(1 for _ in queries.scan_digests(session))
     if stored != profiles:
         raise ServiceError(f"Cassandra holds {stored} deltas where the job stored {profiles}")
 
 
-def users(stack: Stack, workload: Load, counts: list[int]) -> dict[str, Any]:
-    """The whole job with the same number of events from ever more users."""
-    found = [
-        run(stack, "whole", f"users-{count}", replace(workload, users=count)) for count in counts
+def users(stack: Stack, workload: Workload, counts: list[int]) -> dict[str, Any]:
+    """Measures the variant `whole` with the same number of events from different user counts."""
+    results = [
+        measure_run(stack, "whole", f"users-{count}", replace(workload, users=count))
+        for count in counts
     ]
     return {
-        "us_per_event": {str(one["users"]): one["us_per_event"] for one in found},
-        "runs": found,
+        "us_per_event": {str(result["users"]): result["us_per_event"] for result in results},
+        "runs": results,
     }

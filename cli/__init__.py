@@ -1,1 +1,1 @@
-"""The command line's subcommands, one module each."""
+"""The `liveprofile` command line: one module per subcommand."""

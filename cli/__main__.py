@@ -1,4 +1,4 @@
-"""`python -m cli`, and what `torchrun -m` runs."""
+"""Entry point of `python -m cli` and `torchrun -m cli`."""
 
 from cli.main import main
 

@@ -1,4 +1,4 @@
-"""What the subcommands share: the --config and --json options, and how they print."""
+"""Options and output helpers that the subcommands share."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import typer
 from liveprofile.config import CONFIG_VARIABLE, Settings, load
 
 if TYPE_CHECKING:
-    from liveprofile.labels.feedback import Rejected
+    from liveprofile.labels.feedback import RejectedLabel
     from liveprofile.storage.queries import StoredFlag
 
-# Written by `make up`, so that every command finds the local stack without a flag.
+# `make up` writes this file, so that commands find the local stack without an option.
 LOCAL_STACK_CONFIG = Path(".stack/run/liveprofile.toml")
 
 ConfigOption = Annotated[
@@ -25,15 +25,15 @@ ConfigOption = Annotated[
         "--config",
         metavar="FILE",
         show_default=False,
-        help=f"Settings (TOML). Default: ${CONFIG_VARIABLE}, else {LOCAL_STACK_CONFIG} if it"
-        " exists, else the built-in defaults.",
+        help=f"Settings file (TOML). Default: the file that ${CONFIG_VARIABLE} names, else"
+        f" {LOCAL_STACK_CONFIG} if it exists, else the built-in defaults.",
     ),
 ]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for a program to read.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 
 def config_file(config: Path | None) -> Path | None:
-    """The settings file of a command, as `ConfigOption` says; None: there is none."""
+    """Returns the settings file of a command, resolved as `ConfigOption` describes, or None."""
     if config is not None:
         return config
     if named := os.environ.get(CONFIG_VARIABLE):
@@ -42,12 +42,12 @@ def config_file(config: Path | None) -> Path | None:
 
 
 def read_settings(config: Path | None) -> Settings:
-    """The settings of a command. Raises ConfigError."""
+    """Reads the settings of a command. Raises ConfigError."""
     return load(config_file(config))
 
 
 def print_json(value: Any) -> None:
-    """One line on stdout; numpy scalars and arrays are fine."""
+    """Prints one line of JSON on stdout. Accepts numpy scalars and arrays."""
     import orjson
 
     options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
@@ -55,32 +55,32 @@ def print_json(value: Any) -> None:
 
 
 def print_fields(fields: Mapping[str, Any]) -> None:
-    """Name and value, aligned, for a person; a value of None prints as a dash."""
+    """Prints a line per field: the name, aligned, and the value. None prints as a dash."""
     width = max(map(len, fields), default=0)
     for name, value in fields.items():
         typer.echo(f"{name:<{width}}  {'-' if value is None else value}")
 
 
-class RejectedLabels:
-    """To be told of each label that can't be used: counts all, names the first on stderr."""
+class RejectedLabelReporter:
+    """Callback for invalid labels: counts all and prints the first ten on stderr."""
 
-    SHOWN = 10
+    MAX_PRINTED = 10
 
     def __init__(self, source: Path | str):
         self._source = source
         self.count = 0
 
-    def __call__(self, row: Rejected) -> None:
+    def __call__(self, rejected: RejectedLabel) -> None:
         self.count += 1
-        if self.count <= self.SHOWN:
-            typer.echo(f"{self._source} row {row.row}: {row.reason}", err=True)
+        if self.count <= self.MAX_PRINTED:
+            typer.echo(f"{self._source} row {rejected.row}: {rejected.reason}", err=True)
 
 
-def utc(time_ms: int) -> str:
-    """Epoch milliseconds for a person: 2017-11-26 01:05:00."""
+def format_utc(time_ms: int) -> str:
+    """Formats epoch milliseconds as 2017-11-26 01:05:00 (UTC)."""
     return datetime.fromtimestamp(time_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
-def with_state(name: str, flag: StoredFlag) -> str:
-    """The name, and the state of the flag's rule if that kept the alert back."""
+def name_with_rule_state(name: str, flag: StoredFlag) -> str:
+    """Appends the rule's state to `name` unless it is ACTIVE: other states send no alert."""
     return name if flag.rule_state == "ACTIVE" else f"{name} ({flag.rule_state})"

@@ -29,6 +29,23 @@ from cli.risk.rules import rules
 from liveprofile import __version__
 from liveprofile.errors import LiveprofileError
 
+COMMANDS = (
+    demo,
+    submit,
+    status,
+    generate,
+    replay,
+    show,
+    deltas,
+    flags,
+    consume,
+    audit,
+    backfill,
+    tune,
+    walk_forward,
+)
+COMMAND_GROUPS = (alerts, feedback, train, evaluate, catalogue, rules, drift)
+
 app = typer.Typer(
     name="liveprofile",
     no_args_is_help=True,
@@ -38,8 +55,8 @@ app = typer.Typer(
 )
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"liveprofile {__version__}")
         raise typer.Exit
 
@@ -53,33 +70,25 @@ def start(
         ),
     ] = False,
 ) -> None:
-    """Real-time user profiles on Flink, Kafka and Cassandra.
+    """Real-time user profiles and fraud scores on Flink, Kafka and Cassandra.
 
-    Exit codes: 0 done; 1 the answer is no (an unknown user, an audit that fails); 2 a setting,
-    an argument or a file is wrong; 3 Kafka, Cassandra or Flink does not answer or refuses.
+    Exit codes: 0 success; 1 negative result (unknown user, failed audit); 2 invalid setting,
+    argument or file; 3 Kafka, Cassandra or Flink does not answer or refuses.
     """
-    # Clients repeat each failed connection as a warning; what matters ends in our one line.
+    # Clients log a warning per failed connection attempt; the final error is printed once.
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
     for client in ("cassandra", "liveprofile.kafka"):
         logging.getLogger(client).setLevel(logging.CRITICAL)
 
 
-for command in (
-    demo, submit, status, generate, replay, show, deltas, flags, consume, audit, backfill, tune,
-    walk_forward,
-):  # fmt: skip
+for command in COMMANDS:
     app.command()(command)
-app.add_typer(alerts)
-app.add_typer(feedback)
-app.add_typer(train)
-app.add_typer(evaluate)
-app.add_typer(catalogue)
-app.add_typer(rules)
-app.add_typer(drift)
+for group in COMMAND_GROUPS:
+    app.add_typer(group)
 
 
 def main() -> None:
-    """Runs the command line; an error that Liveprofile knows is one line, not a traceback."""
+    """Runs the command line. A LiveprofileError is printed as one line, without a traceback."""
     try:
         app()
     except LiveprofileError as error:
@@ -87,7 +96,7 @@ def main() -> None:
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         sys.exit(130)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+    except BrokenPipeError:  # the reading process, such as `head`, has ended
         sys.stderr.close()
         sys.exit(0)
 

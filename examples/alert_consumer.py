@@ -1,8 +1,8 @@
-"""A shop that acts on risk alerts: a case, a webhook, a restriction of the account.
+"""Example of a shop's alert consumer: opens a case, calls a webhook and restricts the account.
 
     LIVEPROFILE_WEBHOOK_SECRET=whsec_... python examples/alert_consumer.py https://shop.example/risk
 
-The same from the command line:
+The command line does the same:
 
     liveprofile consume --open-case --webhook https://shop.example/risk \\
         --restrict examples.alert_consumer:PrintingAccounts --min-severity high
@@ -22,22 +22,23 @@ from liveprofile.alerts.consumer import (
     Webhook,
     stop_on_signals,
 )
-from liveprofile.storage.connection import session_of
+from liveprofile.storage.connection import open_session
 
 
 class PrintingAccounts:
-    """Put the call of your account service here."""
+    """Prints restrictions. Call your account service here instead."""
 
     def restrict(self, user_id: str, action: str, until: datetime, reason: str) -> None:
         print(f"{action} for user {user_id} until {until:%Y-%m-%d %H:%M} UTC: {reason}")
 
 
-def main(url: str) -> None:
+def main(webhook_url: str) -> None:
+    """Handles alerts until SIGINT or SIGTERM, then prints the counts."""
     settings = read_settings(None)
-    with session_of(settings.cassandra) as session:
+    with open_session(settings.cassandra) as session:
         handlers = [
             OpenCase(session),
-            Webhook.from_environment(url),
+            Webhook.from_environment(webhook_url),
             RestrictAccount(PrintingAccounts()),
         ]
         consumer = AlertConsumer.connect(settings, handlers, session, min_severity=Severity.HIGH)

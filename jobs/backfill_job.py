@@ -1,10 +1,9 @@
-"""The backfill: the same views over an archive or a bounded topic, in batch mode.
+"""The backfill: the views of the job over an archive or a bounded topic, in batch mode.
 
     flink run -py jobs/backfill_job.py ... -- --config FILE --events ARCHIVE --rows FOLDER
 
-Each row it writes is what a lane's model would have been called with in the stream; they are the
-training rows (models/profile/data/training_rows.py; of the event lane models/fraud/datasets/labelled_rows.py). A batch has no
-watermark, so nothing is late.
+Each row is the input that a pipeline's model would have received in the stream. Trainings read
+these rows (liveprofile/wire/training_rows.py). A batch has no watermark, so no event is late.
 """
 
 from __future__ import annotations
@@ -19,40 +18,54 @@ from jobs.sql import expressions as sql
 from jobs.sql import profile_views, scoring_views, tables
 from liveprofile.config import Settings, load
 from liveprofile.errors import LiveprofileError
-
-ROW = (
-    "user_id STRING, window_start_ms BIGINT, window_end_ms BIGINT, events STRING, history STRING,"
-    " added ARRAY<DOUBLE>, sums ARRAY<DOUBLE>"
-)
-
-EVENT_ROW = "user_id STRING, parts STRING"
+from liveprofile.wire import training_rows
 
 
-def training_rows() -> str:
-    start, end = sql.epoch_ms("window_start"), sql.epoch_ms("window_end")
-    return f"SELECT user_id, {start}, {end}, events, history, added, sums FROM remembered"
+def profile_rows() -> str:
+    columns = {
+        "window_start_ms": sql.epoch_ms("window_start"),
+        "window_end_ms": sql.epoch_ms("window_end"),
+    }
+    selected = (columns.get(name, name) for name in training_rows.PROFILE.names)
+    return f"SELECT {', '.join(selected)} FROM model_input"
 
 
-def run(t_env: TableEnvironment, settings: Settings, *, source: str, rows: Path) -> None:
-    """Blocks until all rows are written. source: DDL of a bounded table named `source`."""
+def scoring_rows() -> str:
+    return f"SELECT {', '.join(training_rows.SCORING.names)} FROM scoring_input"
+
+
+def run_profile_pipeline(
+    t_env: TableEnvironment, settings: Settings, *, source: str, rows: Path
+) -> None:
+    """Writes the rows of the profile pipeline and waits until all are written.
+
+    `source`: DDL of a bounded table named `source`.
+    """
     _configure(t_env, settings)
     t_env.execute_sql(source)
-    t_env.execute_sql(tables.file_sink("sink", rows, ROW))
     profile_views.create(t_env, "source", settings, streaming=False)
-    t_env.execute_sql(f"INSERT INTO sink {training_rows()}").wait()
+    t_env.execute_sql(
+        tables.file_sink("sink", rows, training_rows.columns_sql(training_rows.PROFILE))
+    )
+    t_env.execute_sql(f"INSERT INTO sink {profile_rows()}").wait()
 
 
-def run_events(
+def run_scoring_pipeline(
     t_env: TableEnvironment, settings: Settings, *, source: str, labels: str, rows: Path
 ) -> None:
-    """The same of the event lane. source, labels: DDL of bounded tables named `source` and
-    `labels_given`, whose `arrival` is in the order of time (jobs.sql.expressions.turn)."""
+    """Writes the rows of the scoring pipeline and waits until all are written.
+
+    `source`, `labels`: DDL of bounded tables named `source` and `label_source`, whose `arrival` is
+    in the order of time (jobs.sql.expressions.arrival_order).
+    """
     _configure(t_env, settings)
     t_env.execute_sql(source)
     t_env.execute_sql(labels)
-    t_env.execute_sql(tables.file_sink("sink", rows, EVENT_ROW))
-    scoring_views.create(t_env, "source", "labels_given", settings)
-    t_env.execute_sql("INSERT INTO sink SELECT user_id, parts FROM known").wait()
+    scoring_views.create(t_env, "source", "label_source", settings)
+    t_env.execute_sql(
+        tables.file_sink("sink", rows, training_rows.columns_sql(training_rows.SCORING))
+    )
+    t_env.execute_sql(f"INSERT INTO sink {scoring_rows()}").wait()
 
 
 def _configure(t_env: TableEnvironment, settings: Settings) -> None:
@@ -64,15 +77,15 @@ def _configure(t_env: TableEnvironment, settings: Settings) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--config", type=Path, help="TOML file; else LIVEPROFILE_CONFIG")
+    parser.add_argument("--config", type=Path, help="TOML file; default: LIVEPROFILE_CONFIG")
     parser.add_argument("--rows", type=Path, required=True, help="folder for the rows (JSON lines)")
     origin = parser.add_mutually_exclusive_group(required=True)
     origin.add_argument("--events", help="file or folder of JSON lines, one event a line")
-    origin.add_argument("--topic", action="store_true", help="the input topic as it is now")
+    origin.add_argument("--topic", action="store_true", help="the present content of the topic")
     parser.add_argument(
         "--labels",
-        help="file of labels: rows of single events, not of windows. It and --events have lines of"
-        " a number, a tab and a payload",
+        help="file of labels: write rows of the scoring pipeline. Each line of it and of --events"
+        " is a number, a tab and a payload",
     )
     options = parser.parse_args(arguments)
     try:
@@ -84,15 +97,15 @@ def main(arguments: list[str] | None = None) -> int:
                 if options.topic
                 else tables.file_source("source", options.events, settings)
             )
-            run(t_env, settings, source=source, rows=options.rows)
+            run_profile_pipeline(t_env, settings, source=source, rows=options.rows)
         else:
             source = (
-                tables.bounded_event_source("source", settings)
+                tables.bounded_scoring_source("source", settings)
                 if options.topic
                 else tables.numbered_file("source", options.events, settings)
             )
-            labels = tables.numbered_file("labels_given", options.labels, settings, labels=True)
-            run_events(t_env, settings, source=source, labels=labels, rows=options.rows)
+            labels = tables.numbered_file("label_source", options.labels, settings, labels=True)
+            run_scoring_pipeline(t_env, settings, source=source, labels=labels, rows=options.rows)
     except LiveprofileError as error:
         print(f"backfill_job: {error}", file=sys.stderr)
         return error.exit_code

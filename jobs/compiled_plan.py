@@ -1,5 +1,8 @@
-"""Runs a statement set as a compiled plan. In it each operator keeps its state as long as it should
-(table.exec.state.ttl is one value for all), and one may follow another without an exchange."""
+"""Runs INSERT statements as one compiled plan whose nodes can be edited.
+
+A compiled plan has a state TTL for each operator, where table.exec.state.ttl is one value for all,
+and an exchange can be removed from it.
+"""
 
 from __future__ import annotations
 
@@ -14,30 +17,30 @@ from pyflink.table import TableEnvironment, TableResult
 
 
 class Override(NamedTuple):
-    """What a node of the plan has of its own."""
+    """An edit of the nodes that match type and description."""
 
     node_type: str  # such as "stream-exec-deduplicate"
-    names: str = ""  # what its description holds
-    ttl_ms: int | None = None  # how long its state is kept after it was last written
-    configuration: Mapping[str, str] = MappingProxyType({})  # no use for python.* options
-    # Chained to the node before it, in whose thread it runs then: its exchange is taken out. Only
-    # where that node has all rows of a key at one place, for a node that keeps no rows (with
-    # object reuse it is given the same one again and again) and doesn't go by event time (the
-    # runtime reads those times as an exchange hands them on).
+    description: str = ""  # a part of the node's description
+    ttl_ms: int | None = None  # of the node's state, counted from the last write
+    configuration: Mapping[str, str] = MappingProxyType({})  # python.* options have no effect here
+    # Removes the exchange before the node, so that Flink chains it to the previous node. Only
+    # valid where that node already has all rows of a key in one task, for a node that keeps no
+    # rows (with object reuse it receives the same row object each time) and does not use event
+    # time (the runtime expects timestamps as an exchange forwards them).
     chained: bool = False
 
 
-class Plan:
-    """INSERT statements compiled together, so that what they share is computed once.
+class CompiledPlan:
+    """INSERT statements compiled together, so that shared views are computed once.
 
-    Raises ValueError if an override fits no node.
+    Raises ValueError if an override matches no node.
     """
 
     def __init__(
         self, t_env: TableEnvironment, inserts: Sequence[str], overrides: Sequence[Override] = ()
     ):
         self._t_env = t_env
-        # The plan holds the tables' options and so perhaps a password: a folder only we can read.
+        # The plan contains the tables' options, perhaps a password: this folder is private.
         with tempfile.TemporaryDirectory(prefix="liveprofile-plan-") as folder:
             path = Path(folder) / "plan.json"
             statements = " ".join(f"{insert};" for insert in inserts)
@@ -49,41 +52,41 @@ class Plan:
             self._apply(override)
 
     def _apply(self, override: Override) -> None:
-        fitting = [
+        matching = [
             node
             for node in self._plan["nodes"]
-            if _kind(node) == override.node_type and override.names in node["description"]
+            if _type(node) == override.node_type and override.description in node["description"]
         ]
-        if not fitting:
-            raise ValueError(f"no {override.node_type} with {override.names!r} in the plan")
-        for node in fitting:
+        if not matching:
+            raise ValueError(f"no {override.node_type} with {override.description!r} in the plan")
+        for node in matching:
             for state in node.get("state") or ():
                 if override.ttl_ms is not None:
                     state["ttl"] = f"{override.ttl_ms} ms"
             if override.configuration:
                 node["configuration"] = node.get("configuration", {}) | dict(override.configuration)
             if override.chained:
-                self._chain(node["id"])
+                self._remove_exchange_before(node["id"])
 
-    def _chain(self, node: int) -> None:
+    def _remove_exchange_before(self, node: int) -> None:
         nodes, edges = self._plan["nodes"], self._plan["edges"]
-        (behind,) = (edge for edge in edges if edge["target"] == node)
-        (exchange,) = (one for one in nodes if one["id"] == behind["source"])
-        if _kind(exchange) != "stream-exec-exchange":
+        (after_exchange,) = (edge for edge in edges if edge["target"] == node)
+        (exchange,) = (one for one in nodes if one["id"] == after_exchange["source"])
+        if _type(exchange) != "stream-exec-exchange":
             raise ValueError(f"{exchange['type']} is before node {node}, not an exchange")
-        (before,) = (edge for edge in edges if edge["target"] == exchange["id"])
-        behind["source"] = before["source"]
-        edges.remove(before)
+        (before_exchange,) = (edge for edge in edges if edge["target"] == exchange["id"])
+        after_exchange["source"] = before_exchange["source"]
+        edges.remove(before_exchange)
         nodes.remove(exchange)
 
     def node_types(self) -> list[str]:
-        """Such as "stream-exec-python-calc", in the order of the path."""
-        return list(map(_kind, self._plan["nodes"]))
+        """The type of each node, such as "stream-exec-python-calc", in the order of the path."""
+        return list(map(_type, self._plan["nodes"]))
 
     def state_ttl(self) -> dict[str, str]:
-        """Node type -> ttl, of the nodes that have one of their own."""
+        """Node type -> state TTL, for nodes that have a TTL of their own."""
         return {
-            _kind(node): state["ttl"]
+            _type(node): state["ttl"]
             for node in self._plan["nodes"]
             for state in node.get("state") or ()
         }
@@ -95,5 +98,5 @@ class Plan:
             return self._t_env.execute_sql(f"EXECUTE PLAN '{path.as_uri()}'")
 
 
-def _kind(node: dict[str, Any]) -> str:
+def _type(node: dict[str, Any]) -> str:
     return node["type"].rpartition("_")[0]

@@ -1,9 +1,10 @@
-"""The job: behaviour events in, profiles, deltas, scores, flags and alerts out.
+"""The Flink job: behaviour events in, profiles, deltas, scores, flags and alerts out.
 
     flink run -d -py jobs/profile_job.py -pyexec PYTHON -pyclientexec PYTHON -- --config FILE
 
-`build` reads top to bottom as the event path; each step is a view. Two lanes share the job and
-nothing else: windows become profiles (jobs/sql/profile_views.py), single events are scored as they come
+`build` reads from top to bottom as the path of an event; each step is a view. Two pipelines share
+the job and nothing else: the profile pipeline turns windows into profiles
+(jobs/sql/profile_views.py), the scoring pipeline scores single events as they arrive
 (jobs/sql/scoring_views.py).
 """
 
@@ -17,18 +18,20 @@ from typing import Any, NamedTuple
 from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvironment
 
 from jobs import savepoint_check
-from jobs.compiled_plan import Override, Plan
+from jobs.compiled_plan import CompiledPlan, Override
 from jobs.sql import profile_views, scoring_views, tables
 from liveprofile.config import Settings, load
 from liveprofile.errors import LiveprofileError
-from liveprofile.wire.tokens import FIELD, WINDOW
-from udfs.profile.udf import profile_operator
-from udfs.scoring.udf import event_operator
+from liveprofile.wire import output_records
+from udfs.profile.udf import profile_udf
+from udfs.scoring.udf import scoring_udf
 
 
 def configure(t_env: TableEnvironment, settings: Settings) -> None:
-    """What the results depend on is set here; memory, state backend and restarts are the
-    cluster's (flink-conf/config.yaml)."""
+    """Sets the options that results depend on.
+
+    Memory, state backend and restarts belong to the cluster (flink-conf/config.yaml).
+    """
     job = settings.job
     config = {
         "pipeline.name": job.name,
@@ -36,14 +39,14 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
         "table.local-time-zone": "UTC",
         "table.exec.state.ttl": f"{settings.state.user_ttl_ms} ms",
         "table.exec.source.idle-timeout": f"{settings.window.idle_timeout_ms} ms",
-        # The steps are shared by several sinks: parsed once, not once a sink.
+        # Several sinks share the views: each view is computed once, not once for each sink.
         "table.optimizer.reuse-optimize-block-with-digest-enabled": "true",
-        # Safe for what the planner makes: its operators copy what they keep.
+        # Safe for the planner's operators, which copy what they keep.
         "pipeline.object-reuse": "true",
-        # A window and an event pass four exchanges each, and each may hold them this long.
+        # A window or an event passes four exchanges, and each may buffer it this long.
         "execution.buffer-timeout.interval": f"{job.buffer_timeout_ms} ms",
         "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",
-        # Of both lanes: a node of the plan has no Python configuration of its own.
+        # For both pipelines: a node of the plan has no Python configuration of its own.
         "python.fn-execution.bundle.size": job.bundle_rows,
         "python.fn-execution.arrow.batch.size": job.bundle_rows,
         "python.fn-execution.bundle.time": job.bundle_time_ms,
@@ -64,7 +67,7 @@ def utf8(expression: str) -> str:
 
 
 def record_headers(**more: str) -> str:
-    """SQL: the headers that say where a record came from, and why it is here."""
+    """SQL: headers with the position of the input record, and `more`."""
     fields = more | {
         "topic": "record_topic",
         "partition": "CAST(record_partition AS STRING)",
@@ -88,40 +91,47 @@ def late_records(settings: Settings) -> str:
 
 
 def profiles() -> str:
-    """The model, the store and the rules: one vectorised call. `messages` are what it has to tell
-    other systems, after everything of the row is stored."""
+    """Runs model, rules and sink in one vectorised call.
+
+    `messages` are the output records of the row. They leave the operator after the row is stored.
+    """
     return """
         SELECT update_profile(user_id, window_start, window_end, events, history, added, sums)
             AS messages
-        FROM remembered"""
+        FROM model_input"""
 
 
 def scores() -> str:
-    """The event lane's model, store and rules: one vectorised call."""
-    return "SELECT score_event(user_id, parts) AS messages FROM known"
+    """Runs the scoring pipeline's model, rules and sink in one vectorised call."""
+    return "SELECT score_event(user_id, parts) AS messages FROM scoring_input"
 
 
-def messages(source: str) -> str:
-    """Alerts, and events that only the model's reader could see to be bad (liveprofile/wire/output_records.py)."""
-    head = f"SPLIT_INDEX(message, '{WINDOW}', 0)"
-    field = [f"SPLIT_INDEX({head}, '{FIELD}', {i})" for i in range(7)]
-    names = ("reason", "detail", "topic", "partition", "offset")
+def output_messages(source: str) -> str:
+    """Alerts, and events that only Python could reject (liveprofile/wire/output_records.py)."""
+    column = output_records.columns_sql()
     headers = ", ".join(
-        f"'{name}', {utf8(value)}" for name, value in zip(names, field[2:], strict=True)
+        f"'{name}', {utf8(column[of])}"
+        for name, of in (
+            ("reason", "reason"),
+            ("detail", "detail"),
+            ("topic", "record_topic"),
+            ("partition", "partition"),
+            ("offset", "offset"),
+        )
     )
     content_type = utf8("'application/cloudevents+json'")
     return f"""
-        SELECT {field[1]}, SUBSTRING(message, LOCATE('{WINDOW}', message) + 1), {field[0]},
-            CASE WHEN {field[2]} = '' THEN MAP['content-type', {content_type}]
+        SELECT {column["key"]}, {column["value"]}, {column["topic"]},
+            CASE WHEN {column["reason"]} = '' THEN MAP['content-type', {content_type}]
                 ELSE MAP[{headers}] END
         FROM (SELECT message FROM {source} CROSS JOIN UNNEST(messages) AS m(message))"""
 
 
 class ScoringTables(NamedTuple):
-    """DDL for tables named `event_source`, `feedback` and `event_sink`, and the function."""
+    """DDL of the tables `scoring_source`, `label_source` and `scoring_sink`, and the function."""
 
     source: str
-    feedback: str
+    labels: str
     sink: str
     score_event: Any
 
@@ -134,11 +144,11 @@ def build(
     sink: str,
     update_profile,
     scoring_tables: ScoringTables | None = None,
-) -> Plan:
-    """The whole path from source tables to sink tables, ready to execute.
+) -> CompiledPlan:
+    """Builds the whole path from source tables to sink tables, ready to execute.
 
-    source, sink: DDL for tables named `source` and `sink` (jobs/sql/tables.py), handed in so that a
-    test runs the same path on its own.
+    `source`, `sink`: DDL of tables named `source` and `sink` (jobs/sql/tables.py). A test passes
+    its own tables and so runs the same path.
     """
     configure(t_env, settings)
     t_env.execute_sql(source)
@@ -149,55 +159,59 @@ def build(
     inserts = [
         f"INSERT INTO sink {rejected_records(settings, 'rejected')}",
         f"INSERT INTO sink {late_records(settings)}",
-        f"INSERT INTO sink {messages('profiles')}",
+        f"INSERT INTO sink {output_messages('profiles')}",
     ]
     overrides = [Override("stream-exec-deduplicate", ttl_ms=settings.state.dedup_ttl_ms)]
     if scoring_tables is not None:
         inserts += add_scoring_pipeline(t_env, settings, scoring_tables)
         overrides += scoring_overrides(settings)
-    return Plan(t_env, inserts, overrides)
+    return CompiledPlan(t_env, inserts, overrides)
 
 
 def add_scoring_pipeline(
-    t_env: TableEnvironment, settings: Settings, lane: ScoringTables
+    t_env: TableEnvironment, settings: Settings, scoring_tables: ScoringTables
 ) -> list[str]:
-    """Its own source and sink: what the windows hold up does not hold up the events."""
-    for table in (lane.source, lane.feedback, lane.sink):
+    """Adds the scoring pipeline with its own source and sink, so that windows never delay it."""
+    for table in (scoring_tables.source, scoring_tables.labels, scoring_tables.sink):
         t_env.execute_sql(table)
-    scoring_views.create(t_env, "event_source", "feedback", settings)
-    t_env.create_temporary_system_function("score_event", lane.score_event)
+    scoring_views.create(t_env, "scoring_source", "label_source", settings)
+    t_env.create_temporary_system_function("score_event", scoring_tables.score_event)
     t_env.execute_sql(f"CREATE TEMPORARY VIEW scores AS {scores()}")
     return [
-        f"INSERT INTO event_sink {rejected_records(settings, 'rejected_labels')}",
-        f"INSERT INTO event_sink {messages('scores')}",
+        f"INSERT INTO scoring_sink {rejected_records(settings, 'rejected_labels')}",
+        f"INSERT INTO scoring_sink {output_messages('scores')}",
     ]
 
 
 def scoring_overrides(settings: Settings) -> list[Override]:
-    """The parts of an event are of no use once it is whole. And at parallelism 1 the last step, a
-    count that only brings the events of a user to one place, has them there already."""
+    """Expires the parts of an event soon, since they are useless once the event is complete.
+
+    At parallelism 1 the last step, a count that brings a user's events to one task, needs no
+    exchange.
+    """
     ttl = {"table.exec.state.ttl": f"{settings.scoring.rejoin_ttl_ms} ms"}
     over = "stream-exec-over-aggregate"
-    overrides = [Override(over, names="event_key]", configuration=ttl)]
+    overrides = [Override(over, description="event_key]", configuration=ttl)]
     if settings.job.parallelism == 1:
         count = "partitionBy=[user_id], orderBy=[arrival ASC], window=[ ROWS BETWEEN UNBOUNDED"
-        overrides.append(Override(over, names=count, chained=True))
+        overrides.append(Override(over, description=count, chained=True))
     return overrides
 
 
 def kafka_scoring_tables(settings: Settings) -> ScoringTables:
+    topics = settings.topics
     return ScoringTables(
-        tables.kafka_event_source("event_source", settings, settings.topics.events, 10),
-        # A label is of no use to anyone within milliseconds.
-        tables.kafka_event_source("feedback", settings, settings.topics.feedback, 500),
-        tables.kafka_sink("event_sink", settings, linger_ms=0),
-        event_operator(settings),
+        tables.kafka_scoring_source("scoring_source", settings, topics.events, max_wait_ms=10),
+        # Nobody needs a label within milliseconds.
+        tables.kafka_scoring_source("label_source", settings, topics.feedback, max_wait_ms=500),
+        tables.kafka_sink("scoring_sink", settings, linger_ms=0),
+        scoring_udf(settings),
     )
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--config", type=Path, help="TOML file; else LIVEPROFILE_CONFIG")
+    parser.add_argument("--config", type=Path, help="TOML file; default: LIVEPROFILE_CONFIG")
     options = parser.parse_args(arguments)
     try:
         settings = load(options.config)
@@ -210,7 +224,7 @@ def main(arguments: list[str] | None = None) -> int:
             settings,
             source=tables.kafka_source("source", settings),
             sink=tables.kafka_sink("sink", settings),
-            update_profile=profile_operator(settings),
+            update_profile=profile_udf(settings),
             scoring_tables=kafka_scoring_tables(settings) if settings.scoring.enabled else None,
         )
         plan.execute()

@@ -1,4 +1,4 @@
-"""What a job goes on from: a savepoint or a retained checkpoint."""
+"""Checks the savepoint or retained checkpoint that a job starts from."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ _PATH = "execution.state-recovery.path"  # `flink run -s`
 
 
 def check(t_env: TableEnvironment, settings: Settings) -> None:
-    """Raises ConfigError for a savepoint of another parallelism in a job with a changelog.
+    """Raises ConfigError if a job with a changelog starts from another parallelism.
 
-    Such a job would run, and not recover from its next failure: until RocksDB has written a
-    checkpoint of its own, the job's checkpoints refer to the savepoint's files, and Flink 2.2
-    deletes one that two tasks share while one of them still needs it.
+    Such a job would run but not recover from its next failure. Until RocksDB has written a
+    checkpoint of its own, the job's checkpoints refer to the files of the savepoint, and Flink 2.2
+    deletes a file that two tasks share while one of them still needs it.
     """
     path = t_env.get_config().get(_PATH, "")
     if not path or not settings.job.changelog:
         return
-    found = _parallelism(path)
-    if found != settings.job.parallelism:
+    saved = _parallelism(path)
+    if saved != settings.job.parallelism:
         raise ConfigError(
-            f"job.changelog: {path} has parallelism {found}, the job {settings.job.parallelism};"
-            f" go on at {found}, or first without the changelog"
+            f"job.changelog: {path} has parallelism {saved}, the job {settings.job.parallelism};"
+            f" start at parallelism {saved}, or start once without the changelog"
         )
 
 
 def _parallelism(path: str) -> int:
-    """The highest of its operators'."""
+    """The highest parallelism of its operators."""
     jvm = get_gateway().jvm
     runtime = jvm.org.apache.flink.runtime
     storage = runtime.state.filesystem.AbstractFsCheckpointStorageAccess

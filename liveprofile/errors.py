@@ -1,8 +1,8 @@
-"""Every error that Liveprofile raises on purpose: each names the thing, its value, the way out."""
+"""The exceptions that Liveprofile raises: each message names the object, its value and a remedy."""
 
 
 class LiveprofileError(Exception):
-    """The root: the command line prints it as one line and exits with `exit_code`."""
+    """Base class. The command line prints the message and exits with `exit_code`."""
 
     exit_code = 1
 
@@ -20,10 +20,13 @@ class InputError(LiveprofileError):
 
 
 class ServiceError(LiveprofileError):
-    """Kafka, Cassandra or Flink does not answer or refuses."""
+    """Kafka, Cassandra or Flink does not answer or refuses a request."""
 
     exit_code = 3
 
 
 class StoreError(ServiceError):
-    """A write kept failing. In the job it fails the checkpoint, and the rows are replayed."""
+    """A write still fails after all retries.
+
+    In the job it fails the Flink checkpoint, and Flink replays the rows.
+    """

@@ -1,15 +1,15 @@
-"""User ids never reach a log or an error in the clear."""
+"""Pseudonyms of user ids for logs and error messages."""
 
 from __future__ import annotations
 
 import hashlib
 
 
-def hashed(user_id: str) -> str:
-    """A short stable pseudonym of a user id for logs, such as `user:3f9a0c21b7d4`.
+def user_pseudonym(user_id: str) -> str:
+    """A short stable pseudonym of a user id, such as `user:3f9a0c21b7d4`.
 
     BLAKE2b (RFC 7693), 6 bytes: enough to follow one user through the logs. Ids that can be
-    guessed (a running number) can be found again by trying them: treat logs as personal data.
+    guessed, such as running numbers, can be recovered by trial: treat logs as personal data.
     """
     text = user_id.encode("utf-8", "surrogatepass")
     return "user:" + hashlib.blake2b(text, digest_size=6, person=b"liveprofile-log").hexdigest()

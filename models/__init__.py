@@ -1,1 +1,1 @@
-"""What learns: the user model, the fraud model, next-item models."""
+"""Machine learning: the user model, the fraud model and the next-item models."""

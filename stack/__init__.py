@@ -1,4 +1,4 @@
-"""The local stack: Kafka, Cassandra and a Flink cluster as plain processes on loopback."""
+"""The local stack: Kafka, Cassandra and a Flink cluster as processes on the loopback interface."""
 
 from liveprofile.resources import STACK_FOLDER
 

@@ -1,4 +1,4 @@
-"""python -m stack: the local stack from a shell."""
+"""Starts, stops and inspects the local stack: python -m stack."""
 
 from __future__ import annotations
 
@@ -19,11 +19,14 @@ from stack import DEFAULT_ROOT
 from stack.local import Stack
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, pretty_exceptions_enable=False)
-Root = Annotated[Path, typer.Option(help="Folder of the stack: data, logs, ports.")]
+Root = Annotated[Path, typer.Option(help="Folder of the stack with data, logs and ports.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Slots = Annotated[
     int | None,
-    typer.Option(min=1, help="Task slots, one Python worker each; as last time, at first 4."),
+    typer.Option(
+        min=1,
+        help="Task slots, one Python worker each. Default: the last value, initially 4.",
+    ),
 ]
 
 
@@ -52,7 +55,7 @@ def _report(stack: Stack, as_json: bool, seconds: float | None = None) -> None:
 
 @app.command()
 def up(root: Root = DEFAULT_ROOT, slots: Slots = None, json_: Json = False) -> None:
-    """Start what does not run yet, and wait until it answers."""
+    """Start the services that do not run, and wait until they answer."""
     stack = Stack(root, slots=slots)
     started_s = time.monotonic()
     with Console(stderr=True).status("starting Kafka, Cassandra and Flink"):
@@ -62,7 +65,7 @@ def up(root: Root = DEFAULT_ROOT, slots: Slots = None, json_: Json = False) -> N
 
 @app.command()
 def stop(root: Root = DEFAULT_ROOT, json_: Json = False) -> None:
-    """Stop everything; the data stays."""
+    """Stop all services and keep the data."""
     stack = Stack(root)
     started_s = time.monotonic()
     with Console(stderr=True).status("stopping"):
@@ -72,7 +75,7 @@ def stop(root: Root = DEFAULT_ROOT, json_: Json = False) -> None:
 
 @app.command()
 def status(root: Root = DEFAULT_ROOT, json_: Json = False) -> None:
-    """Show pids, ports and memory; exit code 3 unless everything runs."""
+    """Show pids, ports and memory. Exit code 3 unless all services run."""
     stack = Stack(root)
     _report(stack, json_)
     if not all(service.alive() for service in stack.services.values()):
@@ -86,20 +89,20 @@ def restart(
     slots: Slots = None,
     json_: Json = False,
 ) -> None:
-    """Stop and start one service; it keeps its port and data."""
+    """Stop and start one service. It keeps its port and data."""
     stack = Stack(root, slots=slots)
-    one = stack.service(service)
+    restarted = stack.service(service)
     started_s = time.monotonic()
-    one.stop()
-    one.start()
+    restarted.stop()
+    restarted.start()
     _report(stack, json_, time.monotonic() - started_s)
 
 
 @app.command()
 def config(
-    gpu: Annotated[bool, typer.Option("--gpu", help="For a cluster that scores on GPUs.")] = False,
+    gpu: Annotated[bool, typer.Option("--gpu", help="For a cluster with GPUs.")] = False,
 ) -> None:
-    """Print the Flink configuration for a cluster of your own (its config.yaml)."""
+    """Print the Flink configuration (config.yaml) for another cluster."""
     print(yaml.safe_dump(flink_options(gpu), width=10_000), end="")
 
 

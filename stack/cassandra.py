@@ -1,4 +1,4 @@
-"""One Cassandra node."""
+"""A single Cassandra node."""
 
 from __future__ import annotations
 
@@ -7,26 +7,30 @@ from string import Template
 
 from liveprofile.flink import java
 from liveprofile.flink.jars import JARS
-from stack.process import Service, listens
-from stack.state import LOOPBACK, State
+from stack.process import Service, is_listening
+from stack.state import LOOPBACK, StackState
 
 CONF = Path(__file__).with_name("conf")
-
-
+# Commit log modes as lines of cassandra.yaml.
 COMMIT_LOGS = {
     "batch": "commitlog_sync: batch",
     "periodic": "commitlog_sync: periodic\ncommitlog_sync_period: 10s",
 }
 
 
-class Cassandra(Service):
-    """`commit_log`: "batch" acknowledges what is on disk. "periodic" is Cassandra's default, which
-    leaves what a kill -9 takes (up to 100 ms of writes) to the replicas; a node alone has none.
+class CassandraNode(Service):
+    """A single Cassandra node on loopback. `heap_mb`: JVM heap.
+
+    `commit_log`: "batch" acknowledges a write after it is on disk. "periodic" is Cassandra's
+    default: a kill -9 can lose up to 100 ms of acknowledged writes, which only replicas could
+    restore, and a single node has none.
     """
 
     name = "cassandra"
 
-    def __init__(self, root: Path, state: State, heap_mb: int = 1024, commit_log: str = "batch"):
+    def __init__(
+        self, root: Path, state: StackState, heap_mb: int = 1024, commit_log: str = "batch"
+    ):
         super().__init__(root, state)
         self._heap_mb, self._commit_log = heap_mb, commit_log
 
@@ -52,7 +56,7 @@ class Cassandra(Service):
             "cassandra.storagedir": self.folder / "data",
             "cassandra.logdir": self.folder,
             "logback.configurationFile": CONF / "cassandra-logback.xml",
-            # One node has nobody to wait for.
+            # A single node has no peers to wait for.
             "cassandra.skip_wait_for_gossip_to_settle": 0,
             "cassandra.ring_delay_ms": 0,
             "java.awt.headless": "true",
@@ -71,4 +75,4 @@ class Cassandra(Service):
         return command, {}
 
     def ready(self) -> bool:
-        return listens(self.port)
+        return is_listening(self.port)

@@ -1,4 +1,4 @@
-"""A Flink standalone cluster: one JobManager, one TaskManager, from the pip package's jars."""
+"""A Flink standalone cluster from the pip package's jars: one JobManager, one TaskManager."""
 
 from __future__ import annotations
 
@@ -15,48 +15,54 @@ import psutil
 
 from liveprofile.errors import ServiceError
 from liveprofile.flink.launcher import (
-    FOLDERS_OF_THE_CLUSTER,
-    SHORT_LIVED,
+    CLUSTER_FOLDER_OPTIONS,
+    SHORT_LIVED_JVM_OPTIONS,
     environment,
     java_command,
-    library,
+    link_jars,
     pyflink_home,
     write_configuration,
 )
 from stack.process import Service
-from stack.state import LOOPBACK, State
+from stack.state import LOOPBACK, StackState
 
 DEFAULT_SLOTS = 4
-ENTRY = "org.apache.flink.runtime"
-WORKER = "pyflink.fn_execution"
+JOBMANAGER_CLASS = "org.apache.flink.runtime.entrypoint.StandaloneSessionClusterEntrypoint"
+TASKMANAGER_CLASS = "org.apache.flink.runtime.taskexecutor.TaskManagerRunner"
+PYTHON_WORKER_MODULE = "pyflink.fn_execution"
 
 
 def _memory_options(folder: Path, process: str, dynamic: list[str]) -> tuple[list[str], list[str]]:
-    """JVM options and Flink options that split the process size; `process`: "JM" or "TM"."""
+    """JVM options and Flink options that divide the configured process memory.
+
+    `process`: "JM" or "TM". `dynamic`: Flink options of the command line. Raises ServiceError if
+    Flink refuses the configuration.
+    """
     utilities = pyflink_home() / "bin" / "bash-java-utils.jar"
     main_class = "org.apache.flink.runtime.util.bash.BashJavaUtils"
-    command = java_command(folder, main_class, *SHORT_LIVED, extra_jar=utilities)
+    command = java_command(folder, main_class, *SHORT_LIVED_JVM_OPTIONS, extra_jar=utilities)
     command += [f"GET_{process}_RESOURCE_PARAMS", "--configDir", str(folder / "conf"), *dynamic]
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment(folder), check=False
     )
-    marked = "BASH_JAVA_UTILS_EXEC_RESULT:"
+    prefix = "BASH_JAVA_UTILS_EXEC_RESULT:"
     results = [
-        line.removeprefix(marked).split()
+        line.removeprefix(prefix).split()
         for line in done.stdout.splitlines()
-        if line.startswith(marked)
+        if line.startswith(prefix)
     ]
     if done.returncode or len(results) != 2:
         raise ServiceError(
-            f"Flink refuses {folder / 'conf'}: {(done.stdout + done.stderr)[-2000:]}"
+            f"Flink refuses the configuration in {folder / 'conf'}:"
+            f" {(done.stdout + done.stderr)[-2000:]}"
         )
     return results[0], results[1]
 
 
 class _FlinkService(Service):
-    """`slots`: None takes what the root was last started with."""
+    """`slots`: task slots; None means the number of the last start, initially DEFAULT_SLOTS."""
 
-    def __init__(self, root: Path, state: State, slots: int | None):
+    def __init__(self, root: Path, state: StackState, slots: int | None):
         super().__init__(root, state)
         self._slots = slots
         self._durable = root / "flink"
@@ -67,7 +73,7 @@ class _FlinkService(Service):
         return f"http://{LOOPBACK}:{self.state.ports('flink_rest')['flink_rest']}"
 
     def _configure(self) -> None:
-        with self.state.change() as content:
+        with self.state.update() as content:
             slots = content["slots"] = self._slots or content.get("slots", DEFAULT_SLOTS)
         ports = self.state.ports("flink_rest", "flink_rpc", "flink_blob")
         write_configuration(
@@ -85,15 +91,15 @@ class _FlinkService(Service):
                 "taskmanager.numberOfTaskSlots": slots,
                 **{
                     option: (self._durable / name).as_uri()
-                    for option, name in FOLDERS_OF_THE_CLUSTER.items()
+                    for option, name in CLUSTER_FOLDER_OPTIONS.items()
                 },
                 "io.tmp.dirs": str(self._temporary),
                 "web.log.path": str(self.log),
                 "taskmanager.log.path": str(self.log),
             },
         )
-        library(self.folder / "lib")
-        shutil.rmtree(self._temporary, ignore_errors=True)  # what a killed process left
+        link_jars(self.folder / "lib")
+        shutil.rmtree(self._temporary, ignore_errors=True)  # left by a killed process
         self._temporary.mkdir()
 
     def _command(self, process: str, main_class: str, *dynamic: str) -> list[str]:
@@ -102,19 +108,22 @@ class _FlinkService(Service):
         return [*java_command(self.folder, main_class, *jvm), *arguments]
 
     def _get(self, path: str) -> dict[str, Any] | None:
+        """The answer of the REST interface; None if it does not answer yet."""
         try:
             with urllib.request.urlopen(self.rest_url + path, timeout=2) as answer:
                 return json.load(answer)
         except (urllib.error.URLError, TimeoutError, ConnectionError):
-            return None  # not up yet
+            return None
 
 
 class JobManager(_FlinkService):
+    """Ready when its REST interface answers."""
+
     name = "jobmanager"
 
     def prepare(self) -> tuple[list[str], dict[str, str]]:
         self._configure()
-        command = self._command("JM", f"{ENTRY}.entrypoint.StandaloneSessionClusterEntrypoint")
+        command = self._command("JM", JOBMANAGER_CLASS)
         return command, environment(self.folder)
 
     def ready(self) -> bool:
@@ -122,26 +131,28 @@ class JobManager(_FlinkService):
 
 
 class TaskManager(_FlinkService):
-    """Ready once the JobManager knows it."""
+    """Ready when it is registered at the JobManager."""
 
     name = "taskmanager"
     _resource_id = ""
 
     def prepare(self) -> tuple[list[str], dict[str, str]]:
         self._configure()
-        # Named anew at each start: the JobManager remembers a killed one for a while.
+        # A new id at each start, because the JobManager keeps a killed TaskManager for a while.
         self._resource_id = f"taskmanager-{uuid.uuid4().hex[:8]}"
         identity = f"-Dtaskmanager.resource-id={self._resource_id}"
-        command = self._command("TM", f"{ENTRY}.taskexecutor.TaskManagerRunner", identity)
+        command = self._command("TM", TASKMANAGER_CLASS, identity)
         return command, environment(self.folder)
 
     def ready(self) -> bool:
-        known = self._get("/taskmanagers") or {"taskmanagers": []}
-        return any(each["id"] == self._resource_id for each in known["taskmanagers"])
+        answer = self._get("/taskmanagers") or {"taskmanagers": []}
+        return any(each["id"] == self._resource_id for each in answer["taskmanagers"])
 
     def workers(self) -> list[psutil.Process]:
-        """The Python processes that the models run in, those of every job."""
-        children = self._required().children(recursive=True)
+        """The Python workers of all jobs, in which the UDFs and the models run."""
+        children = self._running_process().children(recursive=True)
         return [
-            each for each in children if "python" in each.name() and WORKER in str(each.cmdline())
+            child
+            for child in children
+            if "python" in child.name() and PYTHON_WORKER_MODULE in str(child.cmdline())
         ]

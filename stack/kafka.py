@@ -1,4 +1,4 @@
-"""One Kafka process, broker and controller at once (KRaft)."""
+"""A Kafka process that is both broker and controller (KRaft)."""
 
 from __future__ import annotations
 
@@ -12,17 +12,19 @@ from confluent_kafka.admin import AdminClient
 from liveprofile.errors import ServiceError
 from liveprofile.flink import java
 from liveprofile.flink.jars import JARS
-from stack.process import Service, listens
-from stack.state import LOOPBACK, State
+from stack.process import Service, is_listening
+from stack.state import LOOPBACK, StackState
 
 CONF = Path(__file__).with_name("conf")
 CLUSTER_ID = "bGl2ZXByb2ZpbGUtbG9jYQ"  # any 22 characters of URL-safe base64
 
 
-class Kafka(Service):
+class KafkaBroker(Service):
+    """A single Kafka node on loopback. `heap_mb`: JVM heap."""
+
     name = "kafka"
 
-    def __init__(self, root: Path, state: State, heap_mb: int = 512):
+    def __init__(self, root: Path, state: StackState, heap_mb: int = 512):
         super().__init__(root, state)
         self._heap_mb = heap_mb
 
@@ -67,7 +69,7 @@ class Kafka(Service):
             raise ServiceError(f"Kafka could not format {self.folder}: {done.stderr.strip()}")
 
     def ready(self) -> bool:
-        if not listens(self.port):
+        if not is_listening(self.port):
             return False
         client = AdminClient(
             {"bootstrap.servers": self.bootstrap_servers, "log_level": 0, "socket.timeout.ms": 2000}

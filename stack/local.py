@@ -1,4 +1,4 @@
-"""Kafka, Cassandra and Flink together in one folder; as many independent stacks as folders.
+"""Kafka, Cassandra and Flink in one folder; each folder is an independent stack.
 
 Example: `with Stack(folder) as stack: stack.submit(job, "--config", str(stack.config_file))`.
 """
@@ -6,7 +6,7 @@ Example: `with Stack(folder) as stack: stack.submit(job, "--config", str(stack.c
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,20 +15,20 @@ from liveprofile.errors import ServiceError
 from liveprofile.flink import jars, submission
 from liveprofile.resources import ROOT
 from stack import DEFAULT_ROOT
-from stack.cassandra import Cassandra
+from stack.cassandra import CassandraNode
 from stack.cluster import JobManager, TaskManager
-from stack.kafka import Kafka
+from stack.kafka import KafkaBroker
 from stack.process import Service
-from stack.state import LOOPBACK, State
+from stack.state import LOOPBACK, StackState
 
 
 class Stack:
-    """The four services of `root`, running or not.
+    """The four services of the folder `root`, running or not.
 
-    `slots` of the TaskManager: None takes what the root was last started with, at first 4.
-    `commit_log` of Cassandra: see stack.cassandra.
+    `slots`: task slots; None means the number of the last start, initially 4.
+    `commit_log`: see stack.cassandra.
 
-    A second object of the same root, in any process, sees and controls the same services.
+    A second object with the same root, in any process, controls the same services.
     """
 
     def __init__(
@@ -42,9 +42,9 @@ class Stack:
     ):
         self.root = Path(root).resolve()
         self.parallelism = parallelism
-        state = State(self.root)
-        self.kafka = Kafka(self.root, state)
-        self.cassandra = Cassandra(self.root, state, cassandra_heap_mb, commit_log)
+        state = StackState(self.root)
+        self.kafka = KafkaBroker(self.root, state)
+        self.cassandra = CassandraNode(self.root, state, cassandra_heap_mb, commit_log)
         self.jobmanager = JobManager(self.root, state, slots)
         self.taskmanager = TaskManager(self.root, state, slots)
         self._state = state
@@ -56,7 +56,7 @@ class Stack:
 
     @property
     def config_file(self) -> Path:
-        """The liveprofile.toml that `liveprofile.config.load` reads."""
+        """The liveprofile.toml of this stack, for `liveprofile.config.load`."""
         return self.root / "liveprofile.toml"
 
     @property
@@ -71,24 +71,26 @@ class Stack:
         self.stop()
 
     def start(self) -> None:
-        """Starts what does not run, all at once, and writes `config_file`.
+        """Starts the services that do not run, concurrently, and writes `config_file`.
 
-        Raises ServiceError with the log's end of the first service that fails; the others stay.
+        Raises ServiceError with the end of the log of the first service that fails; the other
+        services keep running.
         """
         jars.require()
         self.write_config()
-        self._all("start", self.services.values())
+        self._run_on("start", self.services.values())
 
     def stop(self) -> None:
-        """Stops everything; data, ports and logs stay for the next start."""
-        self._all("stop", (self.taskmanager, self.cassandra))  # before what they report to
-        self._all("stop", (self.jobmanager, self.kafka))
+        """Stops all services; data, ports and logs stay for the next start."""
+        # The TaskManager stops before the JobManager that it reports to.
+        self._run_on("stop", (self.taskmanager, self.cassandra))
+        self._run_on("stop", (self.jobmanager, self.kafka))
 
-    def _all(self, action: str, services: Any) -> None:
+    def _run_on(self, action: str, services: Iterable[Service]) -> None:
         with ThreadPoolExecutor(max_workers=4) as pool:
-            running = [pool.submit(getattr(service, action)) for service in services]
-        for each in running:
-            each.result()
+            futures = [pool.submit(getattr(service, action)) for service in services]
+        for future in futures:
+            future.result()
 
     def settings(self) -> dict[str, Any]:
         """Overrides for `liveprofile.config.load(**settings)` that point at this stack."""
@@ -106,6 +108,7 @@ class Stack:
         }
 
     def write_config(self) -> Path:
+        """Writes `settings` to `config_file` and returns its path."""
         self.root.mkdir(parents=True, exist_ok=True)
         self.config_file.write_text(to_toml(self.settings()))
         return self.config_file
@@ -118,17 +121,14 @@ class Stack:
         savepoint: str | None = None,
         conf: Mapping[str, Any] | None = None,
     ) -> str:
-        """`flink run` of a PyFlink file on this cluster; returns the job id.
-
-        Raises ServiceError.
-        """
+        """Submits a PyFlink file to this cluster and returns the job id. Raises ServiceError."""
         options = {"parallelism.default": parallelism or self.parallelism} | dict(conf or {})
         return submission.flink_run(self.rest_url, job, args, savepoint=savepoint, conf=options)
 
     def service(self, name: str) -> Service:
-        """Raises ServiceError for a name that is no service."""
+        """The service with this name. Raises ServiceError for an unknown name."""
         if name not in self.services:
-            raise ServiceError(f"no service {name!r}: it is one of {', '.join(self.services)}")
+            raise ServiceError(f"unknown service {name!r}: use one of {', '.join(self.services)}")
         return self.services[name]
 
     def status(self) -> dict[str, Any]:
@@ -151,7 +151,10 @@ class Stack:
 
 
 def to_toml(settings: Mapping[str, Any]) -> str:
-    """Plain values and one level of tables; JSON's strings, numbers and lists are TOML's too."""
+    """TOML of plain values and one level of tables.
+
+    JSON strings, numbers and lists are valid TOML.
+    """
     plain = {key: value for key, value in settings.items() if not isinstance(value, Mapping)}
     lines = [f"{key} = {json.dumps(value)}" for key, value in plain.items()]
     for name, table in settings.items():

@@ -1,4 +1,4 @@
-"""One service of the stack: a process group of its own, found again by pid and start time."""
+"""A service of the stack: one process group, identified by pid and start time."""
 
 from __future__ import annotations
 
@@ -14,37 +14,38 @@ from pathlib import Path
 import psutil
 
 from liveprofile.errors import ServiceError
-from stack.state import LOOPBACK, State
+from stack.state import LOOPBACK, StackState
 
-MARK = "LIVEPROFILE_SERVICE"  # inherited by all that a service starts, so nothing of it is lost
+# Environment variable that the child processes of a service inherit; it identifies orphans.
+SERVICE_VARIABLE = "LIVEPROFILE_SERVICE"
 LOG_TAIL_LINES = 20
 
 
 class Service(ABC):
-    """Starts, stops, kills and pauses one process. Data, log and port outlive a restart."""
+    """Starts, stops, kills and pauses one process. A restart keeps data, log and port."""
 
     name: str
     start_timeout_s = 120.0
     stop_timeout_s = 20.0
 
-    def __init__(self, root: Path, state: State):
+    def __init__(self, root: Path, state: StackState):
         self.folder = root / self.name
         self.log = self.folder / f"{self.name}.log"
         self.state = state
-        # Of one that this process started and that ended by itself; -N: by signal N.
+        # Set if the service was started by this process and ended by itself; -N means signal N.
         self.exit_code: int | None = None
 
     @abstractmethod
     def prepare(self) -> tuple[list[str], dict[str, str]]:
-        """Writes the configuration; returns the command and what to add to its environment."""
+        """Writes the configuration; returns the command and additional environment variables."""
 
     @abstractmethod
     def ready(self) -> bool:
-        """True once the service answers. Called again and again, so it must be quick."""
+        """True if the service answers. `start` polls it, so it must be quick."""
 
     @property
     def pid(self) -> int | None:
-        """The process id while the service is alive (paused counts), else None."""
+        """The process id if the service is alive, running or paused, else None."""
         process = self._process()
         return process.pid if process else None
 
@@ -52,17 +53,18 @@ class Service(ABC):
         return self._process() is not None
 
     def start(self) -> None:
-        """Returns when the service answers; does nothing if it runs already.
+        """Starts the service unless it is alive, and waits until it answers.
 
-        Raises ServiceError with the log's last lines if it ends or stays silent.
+        Raises ServiceError with the last lines of the log if it ends or does not answer within
+        `start_timeout_s`.
         """
         if self.alive():
             return
-        self._end_strays()
+        self._kill_orphans()
         self.folder.mkdir(parents=True, exist_ok=True)
         command, environment = self.prepare()
         process = psutil.Process(self._spawn(command, environment))
-        with self.state.change() as content:
+        with self.state.update() as content:
             content["processes"][self.name] = {
                 "pid": process.pid,
                 "started_s": process.create_time(),
@@ -78,34 +80,34 @@ class Service(ABC):
             time.sleep(0.1)
 
     def stop(self) -> None:
-        """Asks it to end, insists after `stop_timeout_s`; its children end too."""
+        """Terminates the service and its children; kills them after `stop_timeout_s`."""
         process = self._process()
         if process:
             process.terminate()
-            process.resume()  # a paused one would never see the request
-            with suppress(psutil.TimeoutExpired):  # kill() insists
+            process.resume()  # a paused process does not handle SIGTERM
+            with suppress(psutil.TimeoutExpired):  # kill() follows
                 process.wait(self.stop_timeout_s)
         self.kill()
 
     def kill(self) -> None:
-        """Ends it and its children at once, as a crash would (SIGKILL)."""
+        """Ends the service and its children at once with SIGKILL, like a crash."""
         process = self._process()
         if process:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait(self.stop_timeout_s)
-        self._end_strays()
-        with self.state.change() as content:
+        self._kill_orphans()
+        with self.state.update() as content:
             content["processes"].pop(self.name, None)
 
     def pause(self) -> None:
-        """Stops its clock (SIGSTOP): connections stay open and nothing answers."""
-        self._required().suspend()
+        """Suspends the process with SIGSTOP: connections stay open and receive no answer."""
+        self._running_process().suspend()
 
     def resume(self) -> None:
-        self._required().resume()
+        self._running_process().resume()
 
     def memory_mb(self) -> float:
-        """Resident memory of the process and its children; 0 if it isn't alive."""
+        """Resident memory of the process and its children; 0 if the service is not alive."""
         process = self._process()
         if not process:
             return 0.0
@@ -118,12 +120,12 @@ class Service(ABC):
         return used_bytes / 1e6
 
     def _spawn(self, command: list[str], environment: dict[str, str]) -> int:
-        # Not subprocess.Popen: it warns of every child that outlives it, as these are meant to.
+        # Not subprocess.Popen, which warns about children that outlive it; a service does.
         new_file = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         return os.posix_spawnp(
             "env",
             ["env", f"--chdir={self.folder}", *command],
-            os.environ | environment | {MARK: str(self.folder)},
+            os.environ | environment | {SERVICE_VARIABLE: str(self.folder)},
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
                 (os.POSIX_SPAWN_OPEN, 1, str(self.log), new_file, 0o644),
@@ -132,53 +134,54 @@ class Service(ABC):
             setsid=True,
         )
 
-    def _required(self) -> psutil.Process:
+    def _running_process(self) -> psutil.Process:
         process = self._process()
         if process is None:
             raise ServiceError(f"{self.name} is not running: start it first")
         return process
 
     def _process(self) -> psutil.Process | None:
-        known = self.state.read()["processes"].get(self.name)
-        if not known:
+        recorded = self.state.read()["processes"].get(self.name)
+        if not recorded:
             return None
         try:
-            process = psutil.Process(known["pid"])
-            if process.create_time() != known["started_s"]:
+            process = psutil.Process(recorded["pid"])
+            if process.create_time() != recorded["started_s"]:
                 return None
             if process.status() != psutil.STATUS_ZOMBIE:
                 return process
             _, status = os.waitpid(process.pid, os.WNOHANG)
             self.exit_code = os.waitstatus_to_exitcode(status)
         except (psutil.NoSuchProcess, ChildProcessError):
-            pass  # gone, or a zombie that another process must reap
+            pass  # ended, or a zombie that another process must reap
         return None
 
-    def _strays(self) -> Iterator[psutil.Process]:
+    def _orphans(self) -> Iterator[psutil.Process]:
+        """Processes with this service's environment variable."""
         for process in psutil.process_iter():
             try:
-                if process.environ().get(MARK) == str(self.folder):
+                if process.environ().get(SERVICE_VARIABLE) == str(self.folder):
                     yield process
             except (psutil.AccessDenied, psutil.NoSuchProcess, psutil.ZombieProcess):
-                continue  # another user's or gone: not ours
+                continue  # another user's process, or ended
 
-    def _end_strays(self) -> None:
-        """Python workers outlive a killed TaskManager; the mark in their environment tells them."""
-        strays = list(self._strays())
-        for process in strays:
+    def _kill_orphans(self) -> None:
+        """Kills child processes of an earlier run: Python workers outlive a killed TaskManager."""
+        orphans = list(self._orphans())
+        for process in orphans:
             try:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
-        psutil.wait_procs(strays, timeout=self.stop_timeout_s)
+        psutil.wait_procs(orphans, timeout=self.stop_timeout_s)
 
     def _log_tail(self) -> str:
         lines = self.log.read_text(errors="replace").splitlines() if self.log.is_file() else []
         return "\n".join([f"the end of {self.log}:", *lines[-LOG_TAIL_LINES:]])
 
 
-def listens(port: int) -> bool:
-    """True if something accepts connections on loopback at `port`."""
+def is_listening(port: int) -> bool:
+    """True if a process accepts connections on loopback at `port`."""
     try:
         with socket.create_connection((LOOPBACK, port), timeout=1):
             return True

@@ -1,4 +1,4 @@
-"""What another process must know of a running stack: ports and processes, in <root>/state.json."""
+"""Ports and processes of a stack in <root>/state.json, shared between processes."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 
 from liveprofile.errors import ServiceError
 
-# Below Linux's range for outgoing connections (32768 and up), so that none takes the port
-# of a service while it is down.
+# Below Linux's range for outgoing connections (32768 and up), so that no connection takes the
+# port of a service that is down.
 PORTS = range(20_000, 32_000)
 LOOPBACK = "127.0.0.1"
 
@@ -30,25 +30,28 @@ def _is_free(port: int) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """`count` different ports that nothing on loopback listens on. Raises ServiceError."""
-    found: list[int] = []
+    """`count` different ports without a listener on loopback. Raises ServiceError."""
+    ports: list[int] = []
     for port in random.SystemRandom().sample(PORTS, len(PORTS)):
-        if len(found) == count:
-            return found
+        if len(ports) == count:
+            return ports
         if _is_free(port):
-            found.append(port)
+            ports.append(port)
     raise ServiceError(f"no {count} free ports in {PORTS.start} to {PORTS.stop} on {LOOPBACK}")
 
 
-class State:
-    """The JSON file of one root, changed only under a lock between threads and processes."""
+class StackState:
+    """The JSON file of one stack; a lock serialises changes by threads and processes."""
 
     def __init__(self, root: Path):
         self.file = root / "state.json"
         self._lock = root / "state.lock"
 
     def read(self) -> dict[str, Any]:
-        """{"ports": {name: port}, "processes": {service: {"pid", "started_s"}}}."""
+        """{"ports": {name: port}, "processes": {service: {"pid", "started_s"}}}.
+
+        Raises ServiceError if the file is not JSON.
+        """
         if not self.file.is_file():
             return {"ports": {}, "processes": {}}
         try:
@@ -57,8 +60,8 @@ class State:
             raise ServiceError(f"{self.file} is not JSON ({error}): delete it") from None
 
     @contextmanager
-    def change(self) -> Iterator[dict[str, Any]]:
-        """Yields the content; what the block makes of it is written when it ends."""
+    def update(self) -> Iterator[dict[str, Any]]:
+        """Yields the content and writes it back, with the changes of the with block, at its end."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self._lock.open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -69,8 +72,8 @@ class State:
             written.replace(self.file)
 
     def ports(self, *names: str) -> dict[str, int]:
-        """The ports of these names, chosen at the first call and kept for good."""
-        with self.change() as content:
+        """The ports of these names; the first call chooses them and later calls return the same."""
+        with self.update() as content:
             missing = [name for name in names if name not in content["ports"]]
             content["ports"].update(zip(missing, free_ports(len(missing)), strict=True))
             return {name: content["ports"][name] for name in names}

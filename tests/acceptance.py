@@ -30,7 +30,7 @@ CAUGHT_UP_S = 1_200.0
 def events(source: Path, mapping: Path, limit: int | None) -> Iterator[dict[str, Any]]:
     batches, translator = open_source(source, mapping, limit)
     for batch in batches:
-        yield from map(orjson.loads, translator.events(batch).values)
+        yield from map(orjson.loads, translator.translate(batch).values)
 
 
 def say(text: str) -> None:
@@ -51,7 +51,7 @@ def accept(
         job.submit()
         say("sending")
         job.send(stream.messages)
-        job.heartbeats(closing_time_ms(originals[-1]["event_time"], job.settings.window))
+        job.send_heartbeats(closing_time_ms(originals[-1]["event_time"], job.settings.window))
         say("waiting for the job")
         job.wait_until_caught_up(CAUGHT_UP_S)
         say("audit")

@@ -9,17 +9,17 @@ from liveprofile.rules.flag_history import NoFlagHistory
 
 
 class NullSink(NoFlagHistory):
-    """Stores nothing, for both pipelines. Follows the contract of udfs/profile/sink.py."""
+    """Stores nothing. Serves both pipelines: implements ProfileSink and ScoringSink."""
 
-    drift = None
+    drift_store = None
 
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
         return {user_id: {} for user_id in user_ids}
 
-    def begin(self, rows: Sequence[Any]) -> None:
+    def write(self, rows: Sequence[Any]) -> None:
         """Drops the rows."""
 
-    def wait(self) -> None:
+    def flush(self) -> None:
         """Returns at once."""
 
     def close(self) -> None:

@@ -1,7 +1,7 @@
-"""The rules in force: those of the file, or of the topic risk-rules once it has a record.
+"""The rules in force: those of the rules file, or of the topic risk-rules once it has a record.
 
-A record of the topic is one rule (key: its id; value: schemas/risk-rule.schema.json), a tombstone
-removes it. The topic is compacted, so it holds the newest version of each.
+A record of the topic is one rule (key: its id; value: schemas/risk-rule.schema.json). A tombstone
+removes the rule. The topic is compacted, so it keeps the newest version of each rule.
 """
 
 from __future__ import annotations
@@ -26,71 +26,76 @@ from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import NoTopicError, partitions
-from liveprofile.rules.rules import Problem, Rule, Rules, RulesError, read_rule
+from liveprofile.rules.rules import Rule, RuleProblem, RulesError, RuleSet, read_rule
 
 log = logging.getLogger(__name__)
 
-POLL_S = 0.5
+POLL_TIMEOUT_S = 0.5
 RETRY_S = 5.0
-FIRST_READ_S = 20.0  # how long a worker waits for the topic before it goes on with the file's rules
-CLOSE_S = 10.0  # a thread that hangs in Kafka's client is left to end with the process
+FIRST_READ_TIMEOUT_S = 20.0  # then a worker starts with the rules of the file
+JOIN_TIMEOUT_S = 10.0  # a thread that hangs in the Kafka client ends with the process
 FETCH_RECORDS = 1_000
 
 
 class TopicRules:
-    """The rules that a topic's records add up to."""
+    """The rules that result from the records of the topic."""
 
     def __init__(self) -> None:
         self._rules: dict[str, Rule] = {}
-        self.unreadable: set[str] = set()  # ids whose newest record is no rule
-        self.any_record = False
-        self.broken = 0
+        self.invalid_ids: set[str] = set()  # ids whose newest record is invalid
+        self.has_records = False
+        self.invalid_records = 0
 
-    def take(self, records: Iterable[Record]) -> None:
-        """A record that is no rule is counted and logged; the rule before it stays."""
+    def apply(self, records: Iterable[Record]) -> None:
+        """Applies records in order. An invalid record is counted, logged and skipped: the rule's
+        version before it stays."""
         for record in records:
-            self.any_record = True
+            self.has_records = True
             rule_id = (record.key or b"").decode("utf-8", "replace")
             try:
-                self._take(record, rule_id)
-                self.unreadable.discard(rule_id)
+                self._apply(record, rule_id)
+                self.invalid_ids.discard(rule_id)
             except RulesError as error:
-                self.broken += 1
-                self.unreadable.add(rule_id)
+                self.invalid_records += 1
+                self.invalid_ids.add(rule_id)
                 log.warning("%s; the record is ignored", error)
 
-    def _take(self, record: Record, rule_id: str) -> None:
+    def _apply(self, record: Record, rule_id: str) -> None:
         if record.value is None:
             self._rules.pop(rule_id, None)
             return
-        place = f"{record.topic}/{record.partition} offset {record.offset}"
-        rule = read_rule(record.value, place)
+        position = f"{record.topic}/{record.partition} offset {record.offset}"
+        rule = read_rule(record.value, position)
         if rule.id != rule_id:
-            raise RulesError(place, [Problem(rule.id, "id", f"the record's key is {rule_id!r}")])
+            problem = RuleProblem(rule.id, "id", f"the record's key is {rule_id!r}")
+            raise RulesError(position, [problem])
         self._rules[rule_id] = rule
 
-    def rules(self) -> Rules:
-        """In order of id; their version is a digest, the same wherever they are read."""
+    def rules(self) -> RuleSet:
+        """Returns the rules in order of their ids. The version is a digest of the rules."""
         rules = tuple(self._rules[rule_id] for rule_id in sorted(self._rules))
         text = "\n".join(rule.model_dump_json() for rule in rules)
-        return Rules(version=hashlib.sha256(text.encode()).hexdigest()[:12], rules=rules)
+        return RuleSet(version=hashlib.sha256(text.encode()).hexdigest()[:12], rules=rules)
 
 
-class RuleRecords(Protocol):
-    """Where the records come from. Belongs to one thread."""
+class RulesSource(Protocol):
+    """Where the records come from. Used by one thread only."""
 
-    caught_up: bool  # everything has been handed out that was there when it was opened
+    caught_up: bool  # all records that existed when the source was opened have been returned
 
     def poll(self, timeout_s: float) -> list[Record]:
-        """New records, after at most this long. Raises ServiceError or KafkaException."""
+        """Returns new records, waiting at most `timeout_s`.
+
+        Raises ServiceError or KafkaException.
+        """
 
     def close(self) -> None: ...
 
 
-class TopicRecords:
-    """The topic from its beginning, then as it grows. Joins no group, commits nothing.
+class RulesTopicSource:
+    """Reads the topic from its beginning and follows it, without a consumer group or commits.
 
-    Raises ServiceError if Kafka doesn't answer, NoTopicError if it has no such topic.
+    Raises ServiceError if Kafka does not answer, NoTopicError if the topic does not exist.
     """
 
     def __init__(self, settings: Settings):
@@ -136,69 +141,75 @@ class TopicRecords:
 
 
 def _record(message: Any) -> Record:
-    place = (message.topic(), message.partition(), message.offset())
-    return Record(*place, message.timestamp()[1], message.key(), message.value(), {})
+    position = (message.topic(), message.partition(), message.offset())
+    return Record(*position, message.timestamp()[1], message.key(), message.value(), {})
 
 
 def read_topic_rules(settings: Settings) -> TopicRules:
-    """What the topic says now; nothing if there is no such topic. Raises ServiceError."""
-    found = TopicRules()
+    """Reads the topic once to its end. Returns no rules if it does not exist.
+
+    Raises ServiceError.
+    """
+    topic_rules = TopicRules()
     try:
-        with closing(TopicRecords(settings)) as source:
+        with closing(RulesTopicSource(settings)) as source:
             while not source.caught_up:
-                found.take(source.poll(POLL_S))
+                topic_rules.apply(source.poll(POLL_TIMEOUT_S))
     except NoTopicError:
         pass
     except KafkaException as error:
         raise ServiceError(f"reading topic {settings.topics.rules}: {error}") from None
-    return found
+    return topic_rules
 
 
 class RulesFeed:
-    """The rules in force, as an immutable value that is asked for before each batch.
+    """Keeps the rules in force up to date in a thread of its own.
 
-    file_rules: hold until the topic has a record, and where there is no topic or no source.
-    open_source: called in a thread of its own, again after each failure; None: the file's rules
-    hold for good. With a source the constructor returns once the topic has been read to its end, or
-    after `first_read_s`. No failure of the source reaches the caller: it is logged, and the last
-    rules stay in force.
+    file_rules: in force until the topic has a record, and if it does not exist or is not read.
+    open_source: called in the feed's thread, again after each failure. None: `file_rules` stay in
+    force.
+
+    With a source, the constructor returns when the topic has been read to its end, or after
+    `first_read_timeout_s`. Failures of the source are logged, never raised: the last rules stay in
+    force.
     """
 
     def __init__(
         self,
-        file_rules: Rules,
-        open_source: Callable[[], RuleRecords] | None = None,
+        file_rules: RuleSet,
+        open_source: Callable[[], RulesSource] | None = None,
         *,
-        poll_s: float = POLL_S,
+        poll_timeout_s: float = POLL_TIMEOUT_S,
         retry_s: float = RETRY_S,
-        first_read_s: float = FIRST_READ_S,
+        first_read_timeout_s: float = FIRST_READ_TIMEOUT_S,
     ):
         self._current = file_rules
         self._open_source = open_source
-        self._poll_s, self._retry_s = poll_s, retry_s
-        self._broken = 0
-        self._complaint = ""
+        self._poll_timeout_s, self._retry_s = poll_timeout_s, retry_s
+        self._invalid_records = 0
+        self._last_warning = ""
         self._first_read, self._stop = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
         if open_source is not None:
             self._thread = threading.Thread(target=self._run, name="risk-rules", daemon=True)
             self._thread.start()
-            if not self._first_read.wait(first_read_s):
-                log.warning("the rules' topic is not read yet: going on with the file's rules")
+            if not self._first_read.wait(first_read_timeout_s):
+                log.warning("the rules topic is not read yet: starting with the rules of the file")
 
-    def current(self) -> Rules:
+    def current(self) -> RuleSet:
+        """Returns the rules in force, an immutable value."""
         return self._current
 
     @property
-    def broken(self) -> int:
-        """Records of the topic that are no rules, since it was last read from its beginning."""
-        return self._broken
+    def invalid_records(self) -> int:
+        """Invalid records of the topic since it was last read from its beginning."""
+        return self._invalid_records
 
     def close(self) -> None:
-        """Ends the thread; `current` goes on answering."""
+        """Ends the thread. `current` still works afterwards."""
         self._stop.set()
         if self._thread is not None:
-            self._thread.join(CLOSE_S)
+            self._thread.join(JOIN_TIMEOUT_S)
 
     def _run(self) -> None:
         try:
@@ -207,43 +218,47 @@ class RulesFeed:
                     with closing(self._open_source()) as source:
                         self._follow(source)
                 except (ServiceError, KafkaException) as error:
-                    self._complain(str(error))
+                    self._warn_once(str(error))
                 self._first_read.set()
                 self._stop.wait(self._retry_s)
         finally:
             self._first_read.set()
             if not self._stop.is_set():
-                log.error("rules %s stay in force: nobody reads their topic", self._current.version)
+                log.error(
+                    "the thread that reads the rules topic has failed; rules %s stay in force",
+                    self._current.version,
+                )
 
-    def _follow(self, source: RuleRecords) -> None:
-        found, changed = TopicRules(), True
+    def _follow(self, source: RulesSource) -> None:
+        topic_rules, changed = TopicRules(), True
         while not self._stop.is_set():
-            records = source.poll(self._poll_s)
-            found.take(records)
-            self._broken = found.broken
+            records = source.poll(self._poll_timeout_s)
+            topic_rules.apply(records)
+            self._invalid_records = topic_rules.invalid_records
             changed |= bool(records)
             if changed and source.caught_up:
-                if found.any_record:
-                    self._put_in_force(found.rules())
-                self._complaint, changed = "", False
+                if topic_rules.has_records:
+                    self._set_current(topic_rules.rules())
+                self._last_warning, changed = "", False
                 self._first_read.set()
 
-    def _put_in_force(self, rules: Rules) -> None:
+    def _set_current(self, rules: RuleSet) -> None:
         if rules.version != self._current.version:
             log.info("rules %s in force: %s", rules.version, [rule.id for rule in rules.rules])
             self._current = rules
 
-    def _complain(self, text: str) -> None:
-        if text != self._complaint:  # once, not again at each try
+    def _warn_once(self, text: str) -> None:
+        """Logs a failure, but not again at each retry."""
+        if text != self._last_warning:
             log.warning("%s; rules %s stay in force", text, self._current.version)
-            self._complaint = text
+            self._last_warning = text
 
 
-def open_feed(settings: Settings, file_rules: Rules) -> RulesFeed:
-    """The feed of a job: the file's rules, then the topic's."""
-    return RulesFeed(file_rules, lambda: TopicRecords(settings))
+def open_rules_feed(settings: Settings, file_rules: RuleSet) -> RulesFeed:
+    """Opens the feed of a job: the rules of the file, then those of the topic."""
+    return RulesFeed(file_rules, lambda: RulesTopicSource(settings))
 
 
-def fixed_rules(settings: Settings, file_rules: Rules) -> RulesFeed:
-    """In the place of `open_feed` where there is no Kafka."""
+def open_fixed_rules_feed(settings: Settings, file_rules: RuleSet) -> RulesFeed:
+    """Replaces `open_rules_feed` where there is no Kafka: the rules of the file only."""
     return RulesFeed(file_rules)

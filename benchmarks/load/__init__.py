@@ -1,1 +1,1 @@
-"""The load of the benchmarks: generated events, their messages and rows."""
+"""Benchmark workloads: generated events, their Kafka messages and their operator rows."""

@@ -1,4 +1,4 @@
-"""The load of the benchmarks: seeded behaviour events, a few users making most of them.
+"""Generates the benchmark workload: seeded behaviour events, most of them from few users.
 
 python -m benchmarks.load.events --events 400000 --out events.jsonl
 """
@@ -25,13 +25,13 @@ CHANNELS = ("app", "web", "shop")
 WINDOW = WindowSettings()
 
 
-class Message(NamedTuple):
+class EventMessage(NamedTuple):
     key: bytes  # user_id
     value: bytes  # JSON, 200 to 300 bytes
 
 
 def zipf_shares(ranks: int, exponent: float) -> np.ndarray:
-    """(ranks,) probabilities proportional to rank^-exponent: a Zipf law that ends."""
+    """(ranks,) probabilities proportional to rank^-exponent: a bounded Zipf law."""
     shares = np.arange(1, ranks + 1, dtype=np.float64) ** -exponent
     return shares / shares.sum()
 
@@ -43,12 +43,12 @@ def events(
     hours: float = 6,
     seed: int = 1,
     start_ms: int = START_MS,
-) -> Iterator[Message]:
-    """`n` events in order of time over `hours` from `start_ms` on.
+) -> Iterator[EventMessage]:
+    """Yields `n` events in order of time, over `hours` hours from `start_ms` (epoch).
 
-    The user is `rank % users` with rank of an unbounded Zipf law (exponent > 1), so that the far
-    tail spreads evenly over all users; items and categories follow bounded Zipf laws. Two seeds
-    share no event_id.
+    The user is `rank % users`, with a rank drawn from an unbounded Zipf law (exponent > 1), so the
+    tail spreads evenly over all users. Items and categories follow bounded Zipf laws. Different
+    seeds share no event_id.
     """
     rng, time_ms, user = times_and_users(n, users, zipf, hours, seed, start_ms)
     kind = rng.choice(len(TYPES), n, p=TYPE_SHARES)
@@ -56,25 +56,35 @@ def events(
     category_of = rng.choice(CATEGORIES, ITEMS, p=zipf_shares(CATEGORIES, 1.0))
     price_of = np.round(np.exp(rng.normal(3.0, 0.9, ITEMS)) + 0.5, 2)
     quantity = rng.geometric(0.8, n)
-    # One session an hour, one or two devices, and one preferred channel for each user.
+    # A user has a session per hour, one or two devices and one channel.
     session = time_ms // HOUR_MS
     device = rng.random(n) < 0.2
     columns = zip(
-        time_ms.tolist(), user.tolist(), kind.tolist(), item.tolist(), category_of[item].tolist(),
-        price_of[item].tolist(), quantity.tolist(), session.tolist(), device.tolist(), strict=True,
-    )  # fmt: skip
+        time_ms.tolist(),
+        user.tolist(),
+        kind.tolist(),
+        item.tolist(),
+        category_of[item].tolist(),
+        price_of[item].tolist(),
+        quantity.tolist(),
+        session.tolist(),
+        device.tolist(),
+        strict=True,
+    )
     for number, row in enumerate(columns):
-        at_ms, who, type_index, what, category, price, count, hour, other_device = row
-        user_id = _user_id(who)
-        bought = f',"quantity":{count}' if TYPES[type_index] in ("purchase", "cart") else ""
+        at_ms, user_no, type_no, item_no, category_no, price, count, session_no, second = row
+        user_id = _user_id(user_no)
+        quantity_field = f',"quantity":{count}' if TYPES[type_no] in ("purchase", "cart") else ""
         text = (
             f'{{"event_id":"e{seed}-{number:09d}","user_id":"{user_id}"'
-            f',"event_type":"{TYPES[type_index]}","event_time":{at_ms}'
-            f',"item_id":"i{what:06d}","category_id":"c{category:03d}","price":{price}{bought}'
-            f',"session_id":"s{who:07d}-{hour}","device_id":"d{who:07d}-{int(other_device)}"'
-            f',"channel":"{CHANNELS[who % len(CHANNELS)]}"}}'
+            f',"event_type":"{TYPES[type_no]}","event_time":{at_ms}'
+            f',"item_id":"i{item_no:06d}","category_id":"c{category_no:03d}"'
+            f',"price":{price}{quantity_field}'
+            f',"session_id":"s{user_no:07d}-{session_no}"'
+            f',"device_id":"d{user_no:07d}-{int(second)}"'
+            f',"channel":"{CHANNELS[user_no % len(CHANNELS)]}"}}'
         )
-        yield Message(user_id.encode(), text.encode())
+        yield EventMessage(user_id.encode(), text.encode())
 
 
 def _user_id(number: int) -> str:
@@ -91,12 +101,14 @@ def user_windows(
     window: WindowSettings = WINDOW,
     until_ms: int | None = None,
 ) -> int:
-    """How many profiles `events` with these arguments make: distinct pairs of user and window.
+    """Counts the profiles that `events` with these arguments makes: pairs of user and window.
 
-    until_ms: of windows that end by then; None: of all
+    until_ms: counts only windows that end by this time; None counts all.
     """
     _rng, time_ms, user = times_and_users(n, users, zipf, hours, seed, start_ms)
-    shift_ms = np.array([window_times.shift_ms(_user_id(who), window) for who in range(users)])
+    shift_ms = np.array(
+        [window_times.stagger_offset_ms(_user_id(who), window) for who in range(users)]
+    )
     end_ms = window_times.end_ms(time_ms, shift_ms[user], window)
     closed = slice(None) if until_ms is None else end_ms <= until_ms
     return len(np.unique((end_ms * users + user)[closed]))
@@ -105,21 +117,22 @@ def user_windows(
 def times_and_users(
     n: int, users: int, zipf: float, hours: float, seed: int, start_ms: int = START_MS
 ) -> tuple[np.random.Generator, np.ndarray, np.ndarray]:
-    """The generator after its first draws, (n,) ascending times in ms and (n,) user numbers."""
+    """Returns the random generator after its first draws, (n,) ascending times in ms and (n,) user
+    numbers."""
     rng = np.random.default_rng(seed)
     time_ms = start_ms + np.sort(rng.integers(0, int(hours * HOUR_MS), n))
     return rng, time_ms, rng.zipf(zipf, n) % users
 
 
 def main(
-    out: Annotated[Path, typer.Option(help="JSON lines; each line is one record's value.")],
-    n: Annotated[int, typer.Option("--events", min=1)] = 400_000,
-    users: Annotated[int, typer.Option(min=1)] = 20_000,
+    out: Annotated[Path, typer.Option(help="File for JSON lines, one per Kafka record value.")],
+    n: Annotated[int, typer.Option("--events", min=1, help="Number of events.")] = 400_000,
+    users: Annotated[int, typer.Option(min=1, help="Number of users.")] = 20_000,
     zipf: Annotated[float, typer.Option(help="Exponent of the users' Zipf law.", min=1.01)] = 1.3,
-    hours: Annotated[float, typer.Option(help="Event time that the load spans.", min=0.01)] = 6,
-    seed: int = 1,
+    hours: Annotated[float, typer.Option(help="Event time span in hours.", min=0.01)] = 6,
+    seed: Annotated[int, typer.Option(help="Random seed.")] = 1,
 ) -> None:
-    """Writes the benchmark load, and says how many profiles it makes with 5-minute windows."""
+    """Writes the benchmark workload and prints how many profiles it makes with 5-minute windows."""
     size = 0
     with out.open("wb") as file:
         for message in events(n, users, zipf, hours, seed):

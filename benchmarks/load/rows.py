@@ -1,6 +1,7 @@
-"""Rows as the job's SQL hands them to the operator (jobs/sql/profile_views.py: `remembered`), made in Python.
+"""Makes the rows that the job's SQL passes to the profile operator, in Python.
 
-For timing the operator's work without Flink. What the job computes is tested elsewhere.
+They have the columns of the view `model_input` (jobs/sql/profile_views.py) and serve to time the
+operator without Flink. Other tests check what the job computes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.load.events import Message
+from benchmarks.load.events import EventMessage
 from liveprofile.config import Settings
 from liveprofile.features import baselines
 from liveprofile.units import DAY_MS, HOUR_MS
@@ -26,35 +27,40 @@ from liveprofile.wire.tokens import (
     TYPE_LETTERS,
     WINDOW,
 )
-from udfs.profile.batch import Batch
+from udfs.profile.batch import ProfileBatch
 
 
-def batches(messages: Iterator[Message], settings: Settings, batch_rows: int) -> Iterator[Batch]:
-    """Messages in order of time; a batch ends with its window, or earlier at `batch_rows`."""
-    users: dict[str, User] = defaultdict(lambda: User(settings))
-    for start_ms, window in _windows(messages, settings.window.length_ms):
+def batches(
+    messages: Iterator[EventMessage], settings: Settings, batch_rows: int
+) -> Iterator[ProfileBatch]:
+    """Yields the operator's batches for messages in order of time.
+
+    A batch has rows of one window and at most `batch_rows` of them.
+    """
+    states: dict[str, UserState] = defaultdict(lambda: UserState(settings))
+    for start_ms, window in _group_by_window(messages, settings.window.length_ms):
         end_ms = start_ms + settings.window.length_ms
-        rows = [(user, *users[user].close(events, end_ms)) for user, events in window.items()]
+        rows = [(user, *states[user].add_window(events, end_ms)) for user, events in window.items()]
         for first in range(0, len(rows), batch_rows):
-            user_id, events, history, added, sums = zip(
+            user_id, events, history, window_sums, sums = zip(
                 *rows[first : first + batch_rows], strict=True
             )
             count = len(user_id)
-            yield Batch(
+            yield ProfileBatch(
                 list(user_id),
                 np.full(count, start_ms),
                 np.full(count, end_ms),
                 list(events),
                 list(history),
-                np.array(added),
+                np.array(window_sums),
                 np.array(sums),
             )
 
 
-def _windows(
-    messages: Iterator[Message], length_ms: int
+def _group_by_window(
+    messages: Iterator[EventMessage], length_ms: int
 ) -> Iterator[tuple[int, dict[str, list[tuple[dict[str, Any], str]]]]]:
-    """(window start, user -> (event, payload) in order of time)."""
+    """Yields, per window, its start and user -> [(event, payload), ...] in order of time."""
     current_ms, window = 0, defaultdict(list)
     for message in messages:
         event = json.loads(message.value)
@@ -68,8 +74,8 @@ def _windows(
         yield current_ms, window
 
 
-class User:
-    """What the job's state holds of a user."""
+class UserState:
+    """The state that the job keeps of a user: history, baseline sums and the last purchase."""
 
     def __init__(self, settings: Settings):
         self._history: deque[str] = deque(maxlen=settings.window.history + 1)
@@ -77,30 +83,30 @@ class User:
         self._last_purchase_ms = 0
         self._tau_ms = settings.state.decay_days * DAY_MS
 
-    def close(
+    def add_window(
         self, events: list[tuple[dict[str, Any], str]], end_ms: int
     ) -> tuple[str, str, np.ndarray, np.ndarray]:
-        """events, history, added, sums of the window's row."""
-        bought = [event for event, _ in events if event["event_type"] == "purchase"]
-        if bought:
-            self._last_purchase_ms = bought[-1]["event_time"]
+        """Adds a window; returns the columns events, history, added and sums of its row."""
+        purchases = [event for event, _ in events if event["event_type"] == "purchase"]
+        if purchases:
+            self._last_purchase_ms = purchases[-1]["event_time"]
         header = FIELD.join((str(self._last_purchase_ms), HEADER, "", "", "0"))
-        tokens = _newest(EVENT.join(_token(event) for event, _ in events))
+        tokens = _last_tokens(EVENT.join(_token(event) for event, _ in events))
         self._history.append(header + EVENT + tokens)
-        packed = EVENT.join(
+        encoded = EVENT.join(
             FIELD.join((str(event["event_time"]), "0", "0", payload)) for event, payload in events
         )
-        amount = sum(_amount(event) for event in bought)
+        amount = sum(_amount(event) for event in purchases)
         weight = math.exp((end_ms - baselines.T0_MS) / self._tau_ms)
-        added = _added([event for event, _ in events], len(bought), amount, weight)
-        self._sums = self._sums + added
-        return packed, WINDOW.join(self._history), added, self._sums
+        window_sums = _window_sums([event for event, _ in events], len(purchases), amount, weight)
+        self._sums = self._sums + window_sums
+        return encoded, WINDOW.join(self._history), window_sums, self._sums
 
 
-def _added(
+def _window_sums(
     events: list[dict[str, Any]], purchases: int, amount: float, weight: float
 ) -> np.ndarray:
-    """What a window adds, in the order of `baselines.COLUMNS`."""
+    """The window's contribution to the baseline sums, in the order of `baselines.COLUMNS`."""
     has_purchase = float(purchases > 0)
     values = {
         "windows": 1.0,
@@ -129,8 +135,8 @@ def _token(event: dict[str, Any]) -> str:
     return FIELD.join((str(event["event_time"]), letter, item, category, str(_amount(event))))
 
 
-def _newest(tokens: str) -> str:
-    """The whole ones among a window's last characters that are kept."""
+def _last_tokens(tokens: str) -> str:
+    """The complete tokens among the last TOKEN_CHARS_PER_WINDOW characters of a window."""
     if len(tokens) < TOKEN_CHARS_PER_WINDOW:
         return tokens
     return tokens[-TOKEN_CHARS_PER_WINDOW:].partition(EVENT)[2]

@@ -1,1 +1,1 @@
-"""Benchmarks of the models alone, without Kafka or Flink."""
+"""Benchmarks of the models."""

@@ -1,9 +1,9 @@
-"""Rows a second of `ProfileModel.score` on batches that were read beforehand, variants in turn.
+"""Measures rows per second of `ProfileModel.score` on prepared batches, for several variants.
 
-With one thread, with two, and in two processes of one thread each, which is how the job runs. In
-each round every variant scores the same rows, one after the other, so that what else the machine
-does strikes all of them; `ratio` is the median over the rounds of how many times as fast as the
-first variant one was in the same round. CPU time is what a variant's processes used.
+The modes are one thread, two threads, and two processes with one thread each, as in the job. In
+each round all variants score the same rows one after the other, so other load of the machine
+affects all of them. `ratio` is the median over the rounds of a variant's speed divided by the first
+variant's speed in the same round. CPU time is that of the variant's processes.
 """
 
 from __future__ import annotations
@@ -23,26 +23,28 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import torch
 
-from benchmarks.load.load import Load
 from benchmarks.load.rows import batches
+from benchmarks.load.workload import Workload
 from benchmarks.support import runs
 from liveprofile.config import load
 from liveprofile.errors import InputError, ServiceError
-from liveprofile.events.window import read_windows
+from liveprofile.events.window import parse_windows
 from liveprofile.wire.token_columns import TokenColumns, read_histories
 from udfs.profile import assemble
-from udfs.profile.batch import Batch
+from udfs.profile.batch import ProfileBatch
 
-SIZES = (64, 256, 512, 1_000)  # rows of a batch
-ROWS = 2_048  # scored for a figure, or as many whole batches as they make
-MODES = {"1 thread": (1, 1), "2 threads": (1, 2), "2 processes": (2, 1)}  # processes, threads each
+SIZES = (64, 256, 512, 1_000)  # rows per batch
+ROWS = 2_048  # scored per measurement, rounded down to whole batches
+# mode -> (processes, threads per process)
+MODES = {"1 thread": (1, 1), "2 threads": (1, 2), "2 processes": (2, 1)}
 SEED = 20171001
 
-Inputs = tuple[TokenColumns, TokenColumns, np.ndarray, np.ndarray]  # of ProfileModel.score
+# The arguments of ProfileModel.score.
+ModelInputs = tuple[TokenColumns, TokenColumns, np.ndarray, np.ndarray]
 
 
-class Took(NamedTuple):
-    """What one process took for its rows."""
+class ScoreTiming(NamedTuple):
+    """The time that one process needed for its rows."""
 
     rows: int
     wall_s: float
@@ -50,39 +52,60 @@ class Took(NamedTuple):
 
 
 def speed(
-    folders: list[Path], names: list[str], kinds: dict[str, Batch], repeats: int
+    folders: list[Path], names: list[str], kinds: dict[str, ProfileBatch], repeats: int
 ) -> dict[str, dict[str, Any]]:
-    """By variant, way (mode and kind of rows) and rows of a batch; the first name is the
-    reference."""
-    took: dict[str, dict[str, dict[int, list[list[Took]]]]] = {name: {} for name in names}
+    """Returns the summary by variant, "mode, kind of rows" and rows per batch.
+
+    The first name is the reference.
+    """
+    timings: dict[str, dict[str, dict[int, list[list[ScoreTiming]]]]] = {name: {} for name in names}
     with _workers(folders, kinds) as workers:
         for repeat in range(repeats):
-            runs.say(f"timing, round {repeat + 1} of {repeats}")
+            runs.log_progress(f"timing, round {repeat + 1} of {repeats}")
             first = repeat % len(names)
             for mode, kind, size in (
                 (mode, kind, size) for mode in MODES for kind in kinds for size in SIZES
             ):
-                # Another one begins each round: the rows before have left nothing in the caches.
+                # Each round starts with another variant: the first finds cold caches.
                 for name in [*names[first:], *names[:first]]:
-                    of_way = took[name].setdefault(f"{mode}, {kind}", {})
-                    of_way.setdefault(size, []).append(_ask(workers[mode], (name, kind, size)))
+                    timings_by_size = timings[name].setdefault(f"{mode}, {kind}", {})
+                    timings_by_size.setdefault(size, []).append(
+                        _request_timings(workers[mode], (name, kind, size))
+                    )
     return {
         name: {
-            way: {size: summary(them, took[names[0]][way][size]) for size, them in sizes.items()}
-            for way, sizes in ways.items()
+            mode_and_kind: {
+                size: summary(process_timings, timings[names[0]][mode_and_kind][size])
+                for size, process_timings in sizes.items()
+            }
+            for mode_and_kind, sizes in timings_by_mode.items()
         }
-        for name, ways in took.items()
+        for name, timings_by_mode in timings.items()
     }
 
 
-def summary(rounds: list[list[Took]], reference: list[list[Took]]) -> dict[str, float]:
-    """Medians over the rounds; all processes of one take part at once."""
-    rows = sum(one.rows for one in rounds[0])
+def summary(
+    rounds: list[list[ScoreTiming]], reference: list[list[ScoreTiming]]
+) -> dict[str, float]:
+    """Medians over the rounds. A round has one timing per process; they run at the same time."""
+    rows = sum(timing.rows for timing in rounds[0])
     wall_s, reference_s = (
-        np.array([max(one.wall_s for one in them) for them in part]) for part in (rounds, reference)
+        np.array(
+            [
+                max(timing.wall_s for timing in process_timings)
+                for process_timings in timings_by_round
+            ]
+        )
+        for timings_by_round in (rounds, reference)
     )
     cpu_s, reference_cpu_s = (
-        np.array([sum(one.cpu_s for one in them) for them in part]) for part in (rounds, reference)
+        np.array(
+            [
+                sum(timing.cpu_s for timing in process_timings)
+                for process_timings in timings_by_round
+            ]
+        )
+        for timings_by_round in (rounds, reference)
     )
     return {
         "rows_per_s": round(rows / float(np.median(wall_s))),
@@ -92,65 +115,69 @@ def summary(rounds: list[list[Took]], reference: list[list[Took]]) -> dict[str, 
     }
 
 
-def generated(workload: Load) -> Batch:
-    """The last rows of a load."""
-    every = zip(*batches(workload.messages(), load(), ROWS), strict=True)
-    return _batch([list(chain.from_iterable(column))[-ROWS:] for column in every])
+def generated_rows(workload: Workload) -> ProfileBatch:
+    """The last ROWS rows of a workload."""
+    batch_columns = zip(*batches(workload.messages(), load(), ROWS), strict=True)
+    return _batch([list(chain.from_iterable(column))[-ROWS:] for column in batch_columns])
 
 
-def recorded(rows_path: Path, after_ms: int, until_ms: int) -> Batch:
-    """Rows of a backfill whose windows end in (after, until], drawn evenly, in order of time.
+def recorded_rows(rows_path: Path, after_ms: int, until_ms: int) -> ProfileBatch:
+    """Draws ROWS rows of a backfill whose windows end in (after_ms, until_ms], in order of time.
 
-    Raises InputError for files without histories and for none that end then.
+    Raises InputError for files without the columns of a backfill.
     """
     end_ms = ds.field("window_end_ms")
     try:
-        found = ds.dataset(rows_path, format="parquet").to_table(
-            list(Batch._fields), (end_ms > after_ms) & (end_ms <= until_ms)
+        table = ds.dataset(rows_path, format="parquet").to_table(
+            list(ProfileBatch._fields), (end_ms > after_ms) & (end_ms <= until_ms)
         )
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"rows {rows_path}: {str(error).splitlines()[0]}") from None
-    drawn = np.random.default_rng(SEED).permutation(len(found))[:ROWS]
-    ordered = found.take(drawn).sort_by("window_end_ms")
+    drawn = np.random.default_rng(SEED).permutation(len(table))[:ROWS]
+    ordered = table.take(drawn).sort_by("window_end_ms")
     return _batch([column.to_pylist() for column in ordered.columns])
 
 
-def _batch(columns: list[list[Any]]) -> Batch:
+def _batch(columns: list[list[Any]]) -> ProfileBatch:
     user_id, start_ms, end_ms, events, history, added, sums = columns
     start_ms, end_ms, added, sums = map(np.array, (start_ms, end_ms, added, sums))
-    return Batch(user_id, start_ms, end_ms, events, history, added, sums)
+    return ProfileBatch(user_id, start_ms, end_ms, events, history, added, sums)
 
 
-def inputs(batch: Batch, decay_days: float) -> Inputs:
-    """What the operator hands to the model; rows without a usable event are left out."""
-    windows, kept, _ = read_windows(batch.events)
+def model_inputs(batch: ProfileBatch, decay_days: float) -> ModelInputs:
+    """The inputs that the operator passes to the model; rows without a valid event are left out."""
+    windows, kept, _ = parse_windows(batch.events)
     start_ms, end_ms = batch.window_start_ms[kept], batch.window_end_ms[kept]
-    sides = assemble.read_baselines(
+    baselines = assemble.read_baselines(
         batch.added[kept], batch.sums[kept], start_ms, end_ms, decay_days
     )
     histories = read_histories([batch.history[row] for row in kept])
     users = [batch.user_id[row] for row in kept]
-    rows = assemble.Inputs(users, start_ms, end_ms, windows, histories, *sides)
-    return histories.tokens, windows.tokens, *assemble.numbers(rows)
+    rows = assemble.ProfileInputs(users, start_ms, end_ms, windows, histories, *baselines)
+    return histories.tokens, windows.tokens, *assemble.numeric_inputs(rows)
 
 
 @contextmanager
-def _workers(folders: list[Path], kinds: dict[str, Batch]) -> Iterator[dict[str, list[Connection]]]:
-    """Processes for each mode, warm."""
+def _workers(
+    folders: list[Path], kinds: dict[str, ProfileBatch]
+) -> Iterator[dict[str, list[Connection]]]:
+    """Starts warmed-up worker processes; yields the connections by mode."""
     context = multiprocessing.get_context("spawn")
     processes, workers = [], {}
     try:
         for mode, (count, threads) in MODES.items():
             workers[mode] = []
             for _ in range(count):
-                ours, theirs = context.Pipe()
-                arguments = (theirs, folders, kinds, threads)
-                processes.append(context.Process(target=_work, args=arguments, daemon=True))
+                own_end, worker_end = context.Pipe()
+                arguments = (worker_end, folders, kinds, threads)
+                processes.append(
+                    context.Process(target=_serve_timings, args=arguments, daemon=True)
+                )
                 processes[-1].start()
-                theirs.close()
-                workers[mode].append(ours)
+                worker_end.close()
+                workers[mode].append(own_end)
         for connections in workers.values():
-            _received(connections)
+            _receive_all(connections)
         yield workers
     finally:
         for process in processes:
@@ -158,23 +185,23 @@ def _workers(folders: list[Path], kinds: dict[str, Batch]) -> Iterator[dict[str,
             process.join()
 
 
-def _ask(workers: list[Connection], what: tuple[str, str, int]) -> list[Took]:
+def _request_timings(workers: list[Connection], request: tuple[str, str, int]) -> list[ScoreTiming]:
     for worker in workers:
-        worker.send(what)
-    return _received(workers)
+        worker.send(request)
+    return _receive_all(workers)
 
 
-def _received(workers: list[Connection]) -> list[Any]:
+def _receive_all(workers: list[Connection]) -> list[Any]:
     try:
         return [worker.recv() for worker in workers]
     except EOFError:
-        raise ServiceError("a process of the benchmark has died; its error stands above") from None
+        raise ServiceError("a benchmark process has died; see its error above") from None
 
 
-def _work(
-    connection: Connection, folders: list[Path], kinds: dict[str, Batch], threads: int
+def _serve_timings(
+    connection: Connection, folders: list[Path], kinds: dict[str, ProfileBatch], threads: int
 ) -> None:
-    """In a process of its own: scores what it is asked for."""
+    """Main function of a worker process: scores the requested rows and sends the timing."""
     from benchmarks.models.variant import variants
 
     torch.set_num_threads(threads)
@@ -182,7 +209,9 @@ def _work(
     decay_days = next(iter(served.values())).decay_days
     read = {
         (kind, size): [
-            inputs(Batch(*(column[first : first + size] for column in rows)), decay_days)
+            model_inputs(
+                ProfileBatch(*(column[first : first + size] for column in rows)), decay_days
+            )
             for first in range(0, ROWS - size + 1, size)
         ]
         for kind, rows in kinds.items()
@@ -197,9 +226,11 @@ def _work(
     connection.send("ready")
     while True:
         name, kind, size = connection.recv()
-        model, part, scored = served[name], read[kind, size], 0
+        model, timings_by_round, scored = served[name], read[kind, size], 0
         start_s, start_cpu_s = time.perf_counter(), time.process_time()
-        for batch in part:
+        for batch in timings_by_round:
             scored += len(model.score(*batch).surprise)
-        took = Took(scored, time.perf_counter() - start_s, time.process_time() - start_cpu_s)
-        connection.send(took)
+        timings = ScoreTiming(
+            scored, time.perf_counter() - start_s, time.process_time() - start_cpu_s
+        )
+        connection.send(timings)

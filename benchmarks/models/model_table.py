@@ -1,8 +1,8 @@
-"""What models cost and what they are worth: checkpoints, and cheaper forms of them, side by side.
+"""Compares the cost and the quality of model checkpoints and of compressed forms of them.
 
-Each variant's size, speed (benchmarks/models/model_speed.py) and quality (benchmarks/models/model_quality.py)
-stand beside the reference's: the first checkpoint, written down plainly in float32 with every item
-ranked.
+A variant has a size, a speed (benchmarks/models/model_speed.py) and a quality
+(benchmarks/models/model_quality.py), each compared with the reference: the first checkpoint, served
+by the plain implementation in float32 with every item ranked.
 """
 
 from __future__ import annotations
@@ -10,66 +10,75 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load.load import Load
+from benchmarks.load.workload import Workload
 from benchmarks.models import model_quality, model_speed
 from benchmarks.models.variant import variants
 from benchmarks.support import runs
-from models.profile.data.prepared import split
+from models.profile.data.prepared import split_by_time
 from models.profile.data.training_rows import read
 from models.profile.recipes import Recipe
 
 
 def models(
-    folders: list[Path], rows_path: Path, recipe: Recipe, workload: Load, windows: int, repeats: int
+    folders: list[Path],
+    rows_path: Path,
+    recipe: Recipe,
+    workload: Workload,
+    windows: int,
+    repeats: int,
 ) -> dict[str, Any]:
-    """Every figure of every variant. Raises InputError for rows that hold no history."""
-    every = variants(folders)
-    runs.say(f"reading {rows_path}")
+    """Measures all variants. Raises InputError for rows without the columns of a backfill."""
+    all_variants = variants(folders)
+    runs.log_progress(f"reading {rows_path}")
     streams = read(rows_path)
-    parts = split(recipe, streams.end_ms_W)
+    parts = split_by_time(recipe, streams.end_ms_W)
     kinds = {
-        "generated rows": model_speed.generated(workload),
-        "recorded rows": model_speed.recorded(
+        "generated rows": model_speed.generated_rows(workload),
+        "recorded rows": model_speed.recorded_rows(
             rows_path, parts.train_until_ms, parts.validation_until_ms
         ),
     }
-    speed = model_speed.speed(folders, list(every), kinds, repeats)
-    quality = model_quality.quality(every, streams, parts, recipe, windows)
+    speed = model_speed.speed(folders, list(all_variants), kinds, repeats)
+    quality = model_quality.quality(all_variants, streams, parts, recipe, windows)
     return {
         "configuration": {
             "recipe": recipe.name,
             "validation_windows": windows,
-            "rows_of_a_figure": model_speed.ROWS,
+            "rows_per_measurement": model_speed.ROWS,
             "repeats": repeats,
             "processes_and_threads": model_speed.MODES,
         },
         "variants": {
-            name: {"size_bytes": one.size_bytes, "quality": quality[name], "speed": speed[name]}
-            for name, one in every.items()
+            name: {"size_bytes": variant.size_bytes, "quality": quality[name], "speed": speed[name]}
+            for name, variant in all_variants.items()
         },
     }
 
 
-def table(found: dict[str, Any]) -> str:
-    """The result for a person. Behind an x stands how many times the reference's a figure is; of
-    speed, by the clock and by CPU time."""
-    variants = found["variants"]
+def table(result: dict[str, Any]) -> str:
+    """Formats the result as a table.
+
+    The number after an x is the ratio to the reference; for speed, by wall-clock and by CPU time.
+    """
+    variants = result["variants"]
     width = max(map(len, variants))
 
     def line(name: str, cells: list[str]) -> str:
         return f"{name:{width}}" + "".join(f"{cell:>22}" for cell in cells)
 
     lines = [line("", ["MB", *model_quality.HEADS])]
-    for name, one in variants.items():
-        heads = [f"{head['value']:.4f} x {head['ratio']:.4f}" for head in one["quality"].values()]
-        lines.append(line(name, [f"{one['size_bytes'] / 1e6:.2f}", *heads]))
-    for way in next(iter(variants.values()))["speed"]:
-        lines += ["", f"rows a second, {way}"]
-        lines.append(line("rows of a batch", [f"{size}" for size in model_speed.SIZES]))
-        for name, one in variants.items():
-            figures = [
-                f"{took['rows_per_s']:,} x {took['ratio']:.2f} {took['cpu_ratio']:.2f}"
-                for took in one["speed"][way].values()
+    for name, variant in variants.items():
+        heads = [
+            f"{head['value']:.4f} x {head['ratio']:.4f}" for head in variant["quality"].values()
+        ]
+        lines.append(line(name, [f"{variant['size_bytes'] / 1e6:.2f}", *heads]))
+    for mode_and_kind in next(iter(variants.values()))["speed"]:
+        lines += ["", f"rows per second, {mode_and_kind}"]
+        lines.append(line("rows per batch", [f"{size}" for size in model_speed.SIZES]))
+        for name, variant in variants.items():
+            cells = [
+                f"{timing['rows_per_s']:,} x {timing['ratio']:.2f} {timing['cpu_ratio']:.2f}"
+                for timing in variant["speed"][mode_and_kind].values()
             ]
-            lines.append(line(name, figures))
+            lines.append(line(name, cells))
     return "\n".join(lines)

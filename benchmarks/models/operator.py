@@ -1,4 +1,4 @@
-"""The operator's work alone, in one process without Flink: the quick loop for making it faster."""
+"""Times the profile operator alone, in one process without Flink."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load.load import Load
 from benchmarks.load.rows import batches
+from benchmarks.load.workload import Workload
 from benchmarks.support import runs
 from liveprofile.config import Settings, load
 from liveprofile.resources import ROOT
@@ -19,7 +19,7 @@ from liveprofile.storage.schema import create_schema
 from models.profile.inference import ProfileModel
 from stack.local import Stack
 from udfs.null_sink import NullSink
-from udfs.profile.batch import STAGES, ProfileUpdater, Timing
+from udfs.profile.batch import STAGES, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.sink import ProfileSink, open_profile_sink
 from udfs.rules_feed import RulesFeed
 
@@ -27,19 +27,19 @@ STORES = ("none", "cassandra")
 WARM_UP_SHARE = 0.1
 
 
-def operator(root: Path, workload: Load, batch_rows: int, stores: list[str]) -> dict[str, Any]:
-    """us a profile by stage for each of `stores`; the first tenth of the batches is not counted."""
+def operator(root: Path, workload: Workload, batch_rows: int, stores: list[str]) -> dict[str, Any]:
+    """us per profile by stage, for each of `stores`. The first tenth of the batches is warm-up."""
     settings = load()
-    runs.say(f"packing {workload.n} events")
+    runs.log_progress(f"preparing rows of {workload.n} events")
     prepared = list(batches(workload.messages(), settings, batch_rows))
     model = ProfileModel.load(ROOT / settings.model.checkpoint)
     model.warm_up()
     rules = RulesFeed(read_rules(ROOT / settings.rules))
     gc.freeze()  # as udfs.profile.udf does
-    found: dict[str, Any] = {}
+    us_per_profile: dict[str, Any] = {}
     for name in stores:
-        with _opened(name, root, model.dim) as store:
-            timings: list[Timing] = []
+        with _open_sink(name, root, model.dim) as store:
+            timings: list[ProfileBatchTiming] = []
             updater = ProfileUpdater(settings, model, store, rules, timings.append)
             warm_up = int(len(prepared) * WARM_UP_SHARE)
             for batch in prepared[:warm_up]:
@@ -49,13 +49,13 @@ def operator(root: Path, workload: Load, batch_rows: int, stores: list[str]) -> 
             for batch in prepared[warm_up:]:
                 updater.update(batch)
             cpu_s = time.process_time() - start_cpu_s
-        found[name] = _summary(timings, cpu_s)
-        runs.say(f"store {name}: us a profile {found[name]}")
-    return {"batch_rows": batch_rows, "us_per_profile": found}
+        us_per_profile[name] = _summary(timings, cpu_s)
+        runs.log_progress(f"store {name}: us per profile {us_per_profile[name]}")
+    return {"batch_rows": batch_rows, "us_per_profile": us_per_profile}
 
 
-def _summary(timings: list[Timing], cpu_s: float) -> dict[str, float]:
-    """Stages and their sum by the clock; `cpu` is what the process used, whoever else runs."""
+def _summary(timings: list[ProfileBatchTiming], cpu_s: float) -> dict[str, float]:
+    """Wall-clock us per profile by stage and in total (`all`), and CPU time (`cpu`)."""
     rows = sum(timing.rows for timing in timings)
     stages = {
         stage: sum(getattr(timing, f"{stage}_ms") for timing in timings) / rows * 1000
@@ -66,7 +66,7 @@ def _summary(timings: list[Timing], cpu_s: float) -> dict[str, float]:
 
 
 @contextmanager
-def _opened(name: str, root: Path, dim: int) -> Iterator[ProfileSink]:
+def _open_sink(name: str, root: Path, dim: int) -> Iterator[ProfileSink]:
     if name == "none":
         yield NullSink()
         return
@@ -81,8 +81,8 @@ def _opened(name: str, root: Path, dim: int) -> Iterator[ProfileSink]:
 
 @contextmanager
 def _cassandra(root: Path) -> Iterator[Settings]:
-    """Settings of a Cassandra that runs alone, for the length of the block."""
-    with runs.removed(root):
+    """Starts Cassandra without the other services for the block; yields its settings."""
+    with runs.temporary_folder(root):
         stack = Stack(root)
         stack.cassandra.start()
         try:

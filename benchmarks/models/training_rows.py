@@ -1,7 +1,7 @@
-"""Whether a training's memory grows with its rows: each size is read in a process of its own.
+"""Measures whether the memory of a training grows with its rows. Each size has its own process.
 
-What a training reads lies in mapped files, so resident memory holds pages that the system drops
-when others need them. Anonymous memory is what the process itself takes.
+A training reads memory-mapped files, so resident memory includes pages that the system can drop.
+Anonymous memory is what the process itself allocates.
 """
 
 from __future__ import annotations
@@ -17,51 +17,55 @@ import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from benchmarks.load.load import Load
 from benchmarks.load.rows import batches
+from benchmarks.load.workload import Workload
 from benchmarks.support import runs
 from liveprofile.config import Settings, load
 from liveprofile.errors import ServiceError
 from liveprofile.resources import ROOT
-from udfs.profile.batch import Batch
+from liveprofile.units import DAY_MS
+from udfs.profile.batch import ProfileBatch
 
 DAYS, EVENTS_PER_WINDOW = 30, 5
 BATCH_ROWS = 2_000
-WINDOW = {"length_ms": 86_400_000}
+WINDOW = {"length_ms": DAY_MS}
 SAMPLE_S = 0.02
 MEGABYTE = 1e6
 
 
-def load_of(windows: int) -> Load:
-    """That many windows of a day and some more. The busiest user has 1 % of the events: ten times
-    the rows are ten times the users, not longer histories."""
-    return Load(windows * EVENTS_PER_WINDOW, 1 + windows // (DAYS - 2), 1.01, DAYS * 24)
+def workload_of_windows(windows: int) -> Workload:
+    """A workload with at least `windows` windows of a day.
+
+    The number of users grows with it and the busiest user has 1 % of the events, so more rows do
+    not mean longer histories.
+    """
+    return Workload(windows * EVENTS_PER_WINDOW, 1 + windows // (DAYS - 2), 1.01, DAYS * 24)
 
 
 def training_rows(root: Path, sizes: list[int]) -> list[dict[str, Any]]:
-    """Windows, events, seconds and MB of each size."""
-    found = []
+    """Measures windows, events, seconds and MB for each size."""
+    results = []
     for windows in sizes:
-        with runs.removed(root):
+        with runs.temporary_folder(root):
             root.mkdir(parents=True)
-            runs.say(f"writing {windows} windows")
-            write(load_of(windows), load(window=WINDOW), root)
-            found.append(_read_alone(root))
-        runs.say(str(found[-1]))
-    return found
+            runs.log_progress(f"writing {windows} windows")
+            write(workload_of_windows(windows), load(window=WINDOW), root)
+            results.append(_measure_read(root))
+        runs.log_progress(str(results[-1]))
+    return results
 
 
-def write(workload: Load, settings: Settings, folder: Path) -> None:
-    """Training rows in the columns of a backfill, as many files as there are batches."""
+def write(workload: Workload, settings: Settings, folder: Path) -> None:
+    """Writes training rows with the columns of a backfill, one file per batch."""
     for number, batch in enumerate(batches(workload.messages(), settings, BATCH_ROWS)):
         pq.write_table(as_table(batch), folder / f"part-{number:05}.parquet")
 
 
-def as_table(batch: Batch) -> pa.Table:
+def as_table(batch: ProfileBatch) -> pa.Table:
     return pa.table({**batch._asdict(), "added": list(batch.added), "sums": list(batch.sums)})
 
 
-def _read_alone(folder: Path) -> dict[str, Any]:
+def _measure_read(folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.models.training_rows", str(folder)]
     child = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     process, anonymous_mb, resident_mb = psutil.Process(child.pid), 0.0, 0.0
@@ -80,10 +84,10 @@ def _read_alone(folder: Path) -> dict[str, Any]:
     }
 
 
-def _read(folder: Path) -> dict[str, Any]:
-    """All that a training does before its first step."""
+def _read_and_report(folder: Path) -> dict[str, Any]:
+    """Does everything that a training does before its first step."""
     from models.profile.recipes import recipe
-    from models.profile.training.train import prepare
+    from models.profile.training.preparation import prepare
 
     memory = psutil.Process().memory_info()
     start_s = time.monotonic()
@@ -97,4 +101,4 @@ def _read(folder: Path) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(_read(Path(sys.argv[1]))))
+    print(json.dumps(_read_and_report(Path(sys.argv[1]))))

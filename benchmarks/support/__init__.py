@@ -1,1 +1,1 @@
-"""What the benchmarks share: runs, meters, the journal, the environment report."""
+"""Helpers that the benchmarks share: job runs, CPU and memory meter, journal, environment."""

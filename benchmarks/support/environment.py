@@ -1,4 +1,4 @@
-"""What a figure must have beside it: hardware, versions, date and commit."""
+"""Describes the environment of a measurement: hardware, versions, date and commit."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def _jar_version(service: str, artifact: str) -> str:
 
 
 def _commit() -> str:
-    """The commit, and "+" if files differ from it; "unknown" outside git."""
+    """The commit, with "+" if tracked files have changed; "unknown" outside a git repository."""
     try:
         head = _git("rev-parse", "--short=12", "HEAD")
         return head + ("+" if _git("status", "--porcelain", "--untracked-files=no") else "")

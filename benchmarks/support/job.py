@@ -1,9 +1,9 @@
-"""The profile job for the benchmarks: the same path, with a journal, whole or with parts left out.
+"""The profile job for the benchmarks: with a journal, complete or with parts left out.
 
-lanes      jobs/profile_job.py
-whole      without the lane of single events
-unstored   keeps nothing: without the writes (job.store = "none")
-bare       neither model nor writes: each row reaches the Python worker, which does nothing with it
+both-pipelines   the complete job (jobs/profile_job.py)
+whole            the complete profile pipeline, without the scoring pipeline
+unstored         like whole, without writes to Cassandra (job.store = "none")
+bare             like unstored, without the model: the Python worker receives each row and drops it
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import pandas as pd
 from pyflink.table import DataTypes, EnvironmentSettings, StreamTableEnvironment
 from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 
-from benchmarks.support.journal import Journal, OpenReport
+from benchmarks.support.journal import Journal, OpenJournalMetrics
 from jobs import profile_job
 from jobs.sql import tables
 from liveprofile.config import load
-from udfs.profile.udf import profile_operator
+from udfs.profile.udf import profile_udf
 
-VARIANTS = ("lanes", "whole", "unstored", "bare")
+VARIANTS = ("both-pipelines", "whole", "unstored", "bare")
 
 
-class NothingOperator(ScalarFunction):
-    """Takes and returns what the profile operator does, and does no work."""
+class NoOpProfileFunction(ScalarFunction):
+    """Has the signature of the profile UDF, writes the journal and drops the rows."""
 
     def __init__(self, journal: str):
         self._folder = journal
@@ -42,9 +42,9 @@ class NothingOperator(ScalarFunction):
         return pd.Series([[] for _ in range(len(user_id))], dtype=object)
 
 
-def nothing_operator(journal: str):
+def no_op_profile_udf(journal: str):
     return udf(
-        NothingOperator(journal),
+        NoOpProfileFunction(journal),
         result_type=DataTypes.ARRAY(DataTypes.STRING()),
         func_type="pandas",
     )
@@ -61,9 +61,9 @@ def main() -> None:
         environment_settings=EnvironmentSettings.in_streaming_mode()
     )
     update_profile = (
-        nothing_operator(options.journal)
+        no_op_profile_udf(options.journal)
         if options.variant == "bare"
-        else profile_operator(settings, open_report=OpenReport(options.journal))
+        else profile_udf(settings, open_metrics=OpenJournalMetrics(options.journal))
     )
     profile_job.build(
         t_env,
@@ -72,7 +72,9 @@ def main() -> None:
         sink=tables.kafka_sink("sink", settings),
         update_profile=update_profile,
         scoring_tables=(
-            profile_job.kafka_scoring_tables(settings) if options.variant == "lanes" else None
+            profile_job.kafka_scoring_tables(settings)
+            if options.variant == "both-pipelines"
+            else None
         ),
     ).execute()
 

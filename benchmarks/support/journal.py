@@ -1,6 +1,7 @@
-"""What the operator did, written down where it runs: one line a batch, at the moment it ended.
+"""Journal of the profile operator: its worker writes a line per batch when the batch ends.
 
-Flink's metrics come at most once a second and without the moment; a benchmark needs both.
+Flink's metrics have no time of their own and a resolution of a second; a benchmark needs the exact
+end time of each batch.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from udfs.profile.batch import STAGES, Timing
+from udfs.profile.batch import STAGES, ProfileBatchTiming
 
 
-class Entry(NamedTuple):
-    """A batch that is through: its rows are stored, as far as the job stores."""
+class BatchEntry(NamedTuple):
+    """A processed batch; its rows are stored if the job's variant stores."""
 
-    at_s: float  # epoch
+    at_s: float  # end of the batch, epoch seconds
     rows: int
-    stage_ms: dict[str, float]
+    stage_ms: dict[str, float]  # stage -> duration
 
 
 class Journal:
-    """The worker's side: appends to a file of its own in `folder`."""
+    """Writes the journal of one worker to a new file in `folder`."""
 
     def __init__(self, folder: str):
         name = f"{os.getpid()}-{uuid.uuid4().hex[:8]}.jsonl"
@@ -40,17 +41,17 @@ class Journal:
 
 
 @dataclass(frozen=True)
-class OpenReport:
-    """For `udfs.profile.udf.profile_operator`: the operator's own metrics, and a journal."""
+class OpenJournalMetrics:
+    """Argument `open_metrics` of `udfs.profile.udf.profile_udf`: Flink metrics plus the journal."""
 
     folder: str
 
-    def __call__(self, group: Any) -> Callable[[Timing], None]:
-        from udfs.profile.udf import Metrics
+    def __call__(self, group: Any) -> Callable[[ProfileBatchTiming], None]:
+        from udfs.profile.udf import ProfileMetrics
 
-        metrics, journal = Metrics(group), Journal(self.folder)
+        metrics, journal = ProfileMetrics(group), Journal(self.folder)
 
-        def report(timing: Timing) -> None:
+        def report(timing: ProfileBatchTiming) -> None:
             metrics(timing)
             stage_ms = {stage: round(getattr(timing, f"{stage}_ms"), 3) for stage in STAGES}
             journal.write(timing.rows, stage_ms)
@@ -59,16 +60,16 @@ class OpenReport:
 
 
 class JournalReader:
-    """The benchmark's side: all entries so far of all workers."""
+    """Reads the journals of all workers, while they are being written."""
 
     def __init__(self, folder: Path):
         self._folder = folder
         self._read: dict[Path, int] = {}
-        self.entries: list[Entry] = []
+        self.entries: list[BatchEntry] = []
         self.rows = 0
 
     def update(self) -> int:
-        """Reads what is new; returns the rows so far."""
+        """Reads new lines; returns the total number of rows so far."""
         for path in self._folder.glob("*.jsonl"):
             with path.open("rb") as file:
                 file.seek(self._read.get(path, 0))
@@ -76,6 +77,6 @@ class JournalReader:
                     if not line.endswith(b"\n"):
                         break
                     self._read[path] = self._read.get(path, 0) + len(line)
-                    self.entries.append(Entry(*json.loads(line)))
+                    self.entries.append(BatchEntry(*json.loads(line)))
                     self.rows += self.entries[-1].rows
         return self.rows

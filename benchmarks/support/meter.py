@@ -1,4 +1,4 @@
-"""CPU and memory of each process of the stack over a run."""
+"""Measures CPU time and memory of each process of the stack during a run."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ SAMPLE_S = 0.5
 
 
 class Usage(NamedTuple):
-    cpu_s: float  # user and system
-    rss_mb_max: float
+    cpu_s: float  # user and system time
+    rss_mb_max: float  # resident memory
 
 
 def processes(stack: Stack) -> dict[str, psutil.Process]:
@@ -28,7 +28,10 @@ def processes(stack: Stack) -> dict[str, psutil.Process]:
 
 
 class Meter:
-    """Measures from __enter__ to __exit__; then `usage`, and what others used of the machine."""
+    """Measures from __enter__ to __exit__ and then holds the results.
+
+    usage: by process. others_cpu_s: CPU time of all other processes of the machine.
+    """
 
     def __init__(self, stack: Stack):
         self._processes = processes(stack)
@@ -57,7 +60,7 @@ class Meter:
         self.others_cpu_s = round(max(0.0, _machine_s() - self._machine_s - ours_s), 2)
 
     def report(self) -> dict[str, Any]:
-        """For the line of JSON."""
+        """The results for a benchmark's JSON line."""
         return {
             "cpu_s": {process: usage.cpu_s for process, usage in self.usage.items()},
             "others_cpu_s": self.others_cpu_s,
@@ -66,12 +69,12 @@ class Meter:
 
     def _cpu(self) -> dict[str, float]:
         times = {name: process.cpu_times() for name, process in self._processes.items()}
-        return {name: spent.user + spent.system for name, spent in times.items()}
+        return {name: cpu_times.user + cpu_times.system for name, cpu_times in times.items()}
 
     def _sample(self) -> None:
         while True:
             for name, process in self._processes.items():
-                with suppress(psutil.NoSuchProcess):  # a run that fails says so itself
+                with suppress(psutil.NoSuchProcess):  # the run itself reports a process that ended
                     rss_mb = process.memory_info().rss / 1e6
                     self._rss[name] = max(rss_mb, self._rss.get(name, 0.0))
             if self._over.wait(SAMPLE_S):
@@ -79,6 +82,6 @@ class Meter:
 
 
 def _machine_s() -> float:
-    """CPU seconds of the whole machine so far."""
+    """CPU seconds that the whole machine has used since boot."""
     times = psutil.cpu_times()
     return times.user + times.nice + times.system + times.irq + times.softirq

@@ -1,4 +1,4 @@
-"""One job of a benchmark: from its topics and tables to a warm job, and away again."""
+"""Runs one job for a benchmark: creates topics and tables, warms the job up, removes everything."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import typer
 
-from benchmarks.load.load import Load, delete_topics, send_warm_up
+from benchmarks.load.workload import Workload, delete_topics, send_warm_up
 from benchmarks.support.journal import JournalReader
 from liveprofile.config import Settings, TopicSettings, load
 from liveprofile.errors import ServiceError
@@ -23,37 +23,37 @@ from liveprofile.kafka.topics import create_topics
 from liveprofile.resources import ROOT
 from liveprofile.storage import connection
 from liveprofile.storage.schema import create_schema
-from models.profile.checkpoint import Card
+from models.profile.checkpoint import ModelCard
 from stack.local import Stack, to_toml
 
 JOB = Path(__file__).with_name("job.py")
 WARM_UP_TIMEOUT_S = 600.0
 SETTLE_S = 3.0
 PARALLELISM = 2
-STORING = ("whole", "lanes")  # the variants that write to Cassandra
+STORING_VARIANTS = ("whole", "both-pipelines")  # variants that write to Cassandra
 POLL_S = 0.02
 
 
-def say(text: str) -> None:
-    """Progress, for a person."""
+def log_progress(text: str) -> None:
+    """Prints a progress line on stderr."""
     typer.echo(f"bench: {text}", err=True)
 
 
 @contextmanager
-def removed(root: Path) -> Iterator[None]:
-    """No such folder before and after; what fails leaves it, with its logs."""
+def temporary_folder(root: Path) -> Iterator[None]:
+    """Removes the folder before and after the block; after an error it stays, with its logs."""
     shutil.rmtree(root, ignore_errors=True)
     yield
     shutil.rmtree(root)
 
 
 @contextmanager
-def started(root: Path, commit_log: str, parallelism: int = PARALLELISM) -> Iterator[Stack]:
-    """A stack of the benchmark's own in `root`, which is gone at the end."""
-    with removed(root):
-        # A slot that no job uses keeps its share of RocksDB's memory.
+def started_stack(root: Path, commit_log: str, parallelism: int = PARALLELISM) -> Iterator[Stack]:
+    """Starts a stack in the folder `root`; stops it and removes the folder at the end."""
+    with temporary_folder(root):
+        # RocksDB reserves memory per slot: an unused slot would take memory from the job.
         stack = Stack(root, slots=parallelism, parallelism=parallelism, commit_log=commit_log)
-        say(f"starting Kafka, Cassandra and Flink in {root}")
+        log_progress(f"starting Kafka, Cassandra and Flink in {root}")
         try:
             stack.start()
             yield stack
@@ -62,7 +62,7 @@ def started(root: Path, commit_log: str, parallelism: int = PARALLELISM) -> Iter
 
 
 def configuration(stack: Stack) -> dict[str, Any]:
-    """The settings behind a figure, without addresses."""
+    """The settings that a benchmark's result depends on, without addresses."""
     settings = load(**stack.settings())
     return {
         "slots": rest.overview(stack.rest_url)["slots-total"],
@@ -76,8 +76,8 @@ def configuration(stack: Stack) -> dict[str, Any]:
     }
 
 
-class Job(NamedTuple):
-    """A running job that has gone through `Load.warm_up`."""
+class RunningJob(NamedTuple):
+    """A job that runs and has processed `Workload.warm_up`."""
 
     stack: Stack
     settings: Settings
@@ -89,12 +89,12 @@ class Job(NamedTuple):
         state = rest.job_state(self.stack.rest_url, self.job_id)
         failure = rest.root_exception(self.stack.rest_url, self.job_id)
         if state != "RUNNING" or failure:
-            raise ServiceError(f"the job is {state}; it failed with: {failure[:2000] or 'nothing'}")
+            raise ServiceError(f"the job is {state}; last failure: {failure[:2000] or 'none'}")
 
     def wait_for_rows(self, rows: int, timeout_s: float) -> None:
-        """Returns when the operator is through with `rows` rows since the job's start.
+        """Waits until the operator has processed `rows` rows since the job's start.
 
-        Raises ServiceError if the job fails, or makes more of them, or fewer in `timeout_s`.
+        Raises ServiceError if the job fails, if it processes more rows, or after `timeout_s`.
         """
         deadline_s = checked_s = time.monotonic() + timeout_s
         while (done := self.journal.update()) < rows:
@@ -107,31 +107,31 @@ class Job(NamedTuple):
                 checked_s = now_s
             time.sleep(POLL_S)
         if done > rows:
-            raise ServiceError(f"{done} profiles where the load makes {rows}")
+            raise ServiceError(f"the job made {done} profiles, the workload has {rows}")
 
 
 @contextmanager
-def job(
+def running_job(
     stack: Stack,
     variant: str,
     name: str,
-    workload: Load | None,
+    workload: Workload | None,
     overrides: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    **single: Any,
-) -> Iterator[Job]:
-    """`benchmarks/support/job.py`, warm; its topics and its keyspace are gone at the end.
+    **top_level: Any,
+) -> Iterator[RunningJob]:
+    """Runs `benchmarks/support/job.py`, warmed up; removes its topics and keyspace at the end.
 
-    workload: what warms it up; None: nothing does
-    overrides, single: settings in sections, and those that are in none
+    workload: its warm-up part is sent to the job; None: no warm-up.
+    overrides: settings by section. top_level: settings outside of sections.
     """
     with (
-        place(stack, variant, name, overrides, **single) as settings,
+        own_topics_and_keyspace(stack, variant, name, overrides, **top_level) as settings,
         tempfile.TemporaryDirectory(prefix="liveprofile-bench-") as folder,
     ):
         if workload is not None:
             send_warm_up(settings, workload)
         job_id = _submit(stack, variant, name, Path(folder))
-        running = Job(stack, settings, job_id, JournalReader(Path(folder)))
+        running = RunningJob(stack, settings, job_id, JournalReader(Path(folder)))
         try:
             if workload is None:
                 rest.wait_until_running(stack.rest_url, job_id, WARM_UP_TIMEOUT_S)
@@ -145,26 +145,26 @@ def job(
 
 
 @contextmanager
-def place(
+def own_topics_and_keyspace(
     stack: Stack,
     variant: str,
     name: str,
     overrides: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
-    **single: Any,
+    **top_level: Any,
 ) -> Iterator[Settings]:
-    """Settings with topics and a keyspace of their own, which are gone at the end.
+    """Creates topics and a keyspace, yields settings that name them, and removes them at the end.
 
-    overrides, single: as of `job`
+    overrides, top_level: as in `running_job`.
     """
-    settings = _settings(stack, variant, name, overrides, single)
+    settings = _settings(stack, variant, name, overrides, top_level)
     create_topics(settings)
     if settings.job.store == "cassandra":
-        dim = Card.read(settings.model.checkpoint).shape["embedding"]
+        dim = ModelCard.read(settings.model.checkpoint).shape["embedding"]
         create_schema(settings.cassandra, dim)
     yield settings
     delete_topics(settings)
     if settings.job.store == "cassandra":
-        with connection.session_of(settings.cassandra) as session:
+        with connection.open_session(settings.cassandra) as session:
             session.execute(f"DROP KEYSPACE {settings.cassandra.keyspace}", timeout=60)
 
 
@@ -173,26 +173,29 @@ def _settings(
     variant: str,
     name: str,
     overrides: Mapping[str, Mapping[str, Any]],
-    single: Mapping[str, Any],
+    top_level: Mapping[str, Any],
 ) -> Settings:
-    wanted = stack.settings()
+    sections = stack.settings()
     changes = {
         "topics": TopicSettings.prefixed(name),
         "cassandra": {"keyspace": f"bench_{name.replace('-', '_')}"},
         "kafka": {"group_id": f"bench-{name}"},
-        "job": {"name": f"bench-{name}", "store": "cassandra" if variant in STORING else "none"},
+        "job": {
+            "name": f"bench-{name}",
+            "store": "cassandra" if variant in STORING_VARIANTS else "none",
+        },
     }
-    for more in (changes, overrides):
-        for section, values in more.items():
-            wanted[section] = {**wanted.get(section, {}), **values}
-    wanted |= dict(single)
+    for update in (changes, overrides):
+        for section, values in update.items():
+            sections[section] = {**sections.get(section, {}), **values}
+    sections |= dict(top_level)
     file = config_file(stack, name)
-    file.write_text(to_toml(wanted))
+    file.write_text(to_toml(sections))
     return load(file)
 
 
 def config_file(stack: Stack, name: str) -> Path:
-    """Of `place`."""
+    """The settings file that `own_topics_and_keyspace` writes."""
     return stack.root / f"{name}.toml"
 
 
@@ -208,11 +211,11 @@ def _submit(stack: Stack, variant: str, name: str, journal: Path) -> str:
         )
 
 
-def checkpoints_ms(running: Job, since_s: float) -> list[int]:
-    """How long each checkpoint triggered since then (epoch) took, end to end."""
+def checkpoint_durations_ms(running: RunningJob, since_s: float) -> list[int]:
+    """End-to-end durations (ms) of the completed checkpoints triggered after `since_s` (epoch)."""
     path = f"/jobs/{running.job_id}/checkpoints"
     return [
-        one["end_to_end_duration"]
-        for one in reversed(rest.request(running.stack.rest_url, path)["history"])
-        if one["status"] == "COMPLETED" and one["trigger_timestamp"] >= since_s * 1000
+        checkpoint["end_to_end_duration"]
+        for checkpoint in reversed(rest.request(running.stack.rest_url, path)["history"])
+        if checkpoint["status"] == "COMPLETED" and checkpoint["trigger_timestamp"] >= since_s * 1000
     ]

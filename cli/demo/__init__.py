@@ -1,1 +1,1 @@
-"""What `make demo` runs and shows."""
+"""The demo that `make demo` runs."""

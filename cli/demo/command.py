@@ -1,4 +1,4 @@
-"""`liveprofile demo`: real purchases through the whole path, with a tour of the result."""
+"""`liveprofile demo`: replays real purchases through the whole pipeline and shows the result."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from cli.common import JsonOption, print_json
 
 
 def demo(
-    leave: Annotated[
-        bool, typer.Option("--exit", help="Stop everything after the tour (for scripts).")
+    exit_at_end: Annotated[
+        bool, typer.Option("--exit", help="Stop the stack at the end (for scripts).")
     ] = False,
     root: Annotated[
         Path | None,
@@ -22,11 +22,11 @@ def demo(
     ] = None,
     json: JsonOption = False,
 ) -> None:
-    """Show it work: start the stack, replay real purchases, tour the profiles and flags.
+    """Start the local stack, replay a year of real purchases, and show profiles and risk flags.
 
-    Has topics, tables and a job of its own and starts them over each time. Leaves all of it
-    running, for the other commands to look at. With --json the last line is a summary. Exit code 1
-    if there is no profile or no flag, or if a record is not accounted for.
+    The demo uses its own topics, tables and job and recreates them on each run. Everything keeps
+    running, so that other commands can read it. With --json the last line is a summary. Exit code
+    1 if there is no profile or no flag, or if a record is not accounted for.
     """
     from rich.console import Console
 
@@ -35,14 +35,14 @@ def demo(
     from stack import DEFAULT_ROOT
     from stack.local import Stack
 
-    # What it prints is data or ours: nothing in it is mark-up, an emoji code or a number to colour.
+    # The printed data is not mark-up: Rich must not interpret mark-up or emoji codes in it.
     console = Console(markup=False, emoji=False, highlight=False)
     console.width = min(console.width, WIDTH) if console.is_terminal else WIDTH
     stack = Stack(root or DEFAULT_ROOT)
     try:
-        summary = run(stack, console, stays=not leave)
+        summary = run(stack, console, stays=not exit_at_end)
     finally:
-        if leave:
+        if exit_at_end:
             stack.stop()
     if json:
         print_json(summary)

@@ -22,13 +22,13 @@ from cli.demo.steps import Steps
 from cli.demo.tour import Tour
 from cli.demo.watch import Snapshot, Watcher
 from cli.pipeline import audit
-from liveprofile.audit.account import Account
+from liveprofile.audit.reconciliation import Reconciliation
 from liveprofile.config import CONFIG_VARIABLE, Settings
 from liveprofile.errors import ServiceError
 from liveprofile.flink import rest
-from liveprofile.ingest.replay import Sent, replay
+from liveprofile.ingest.replay import ReplayResult, replay
 from liveprofile.storage import queries
-from liveprofile.storage.connection import session_of
+from liveprofile.storage.connection import open_session
 from stack import DEFAULT_ROOT
 from stack.local import Stack
 
@@ -63,18 +63,18 @@ def run(stack: Stack, console: Console, *, stays: bool) -> dict[str, Any]:
     running = "the job runs, its model is warm"
     with steps.step("submit", "submitting the job", running, stack.jobmanager.log):
         job_id = scene.submit(file, settings, JOB_START_TIMEOUT_S)
-    with session_of(settings.cassandra) as session:
+    with open_session(settings.cassandra) as session:
         console.print(view.heading(_about(purchases)))
         with steps.step("replay", "replaying", None, stack.taskmanager.log, spinner=False):
             last = _Replay(session, settings, purchases, job_id).shown_on(console)
         with steps.step("audit", "accounting", None, stack.kafka.log, spinner=False):
-            account, _, _ = audit.take(settings)
+            account, _, _ = audit.run_audit(settings)
         found = _collect(session, settings, account)
     console.print(view.tour(found))
     about = f"{ring.USERS} made-up accounts on {ring.DEVICES} devices start to buy, one by one"
     console.print(view.heading(about))
     with steps.step("ring", "sending the ring's purchases", None, stack.taskmanager.log):
-        alerts = ring.play(settings, last.closed_ms)
+        alerts = ring.send_ring(settings, last.closed_ms)
     console.print(view.ring(alerts))
     if stays:
         user = found.changes[0].profile.user_id if found.changes else "USER"
@@ -86,7 +86,10 @@ def run(stack: Stack, console: Console, *, stays: bool) -> dict[str, Any]:
         "profiles": last.profiles,
         "flags": found.flags,
         "shown": [one.profile.user_id for one in found.changes],
-        "ring": {"users_flagged": alerts.users_flagged, "first_alert_ms": round(alerts.first_ms)},
+        "ring": {
+            "users_flagged": alerts.users_flagged,
+            "first_alert_ms": round(alerts.first_alert_ms),
+        },
         "audit": {name: getattr(account, name) for name in audit.COUNTS},
         "config": str(file),
         "flink": stack.rest_url,
@@ -94,12 +97,12 @@ def run(stack: Stack, console: Console, *, stays: bool) -> dict[str, Any]:
     }
 
 
-def _collect(session: Session, settings: Settings, account: Account) -> Tour:
+def _collect(session: Session, settings: Settings, account: Reconciliation) -> Tour:
     users = sorted(row.user_id for row in session.execute("SELECT user_id FROM user_profile"))
     flags = [flag for user in users for flag in queries.flags(session, user)]
     return Tour(
-        changes=tour.choose_changes(_latest(session, users)),
-        explained=tour.clearest(flags),
+        changes=tour.largest_changes(_latest(session, users)),
+        explained=tour.strongest_flags(flags),
         flags=len(flags),
         account=account,
         horizon_days=scene.model_card(settings)["horizon_days"],
@@ -149,7 +152,7 @@ class _Replay:
     def _picture(self) -> RenderableType:
         return view.live(self._snapshot, self._sent, self._purchases.rows, self._horizon_days)
 
-    def _print_lines(self, console: Console, sending: Future[Sent]) -> None:
+    def _print_lines(self, console: Console, sending: Future[ReplayResult]) -> None:
         started_s = time.monotonic()
         printed_s = -PLAIN_LINE_EVERY_S
         for snapshot in self._looks(sending):
@@ -162,7 +165,7 @@ class _Replay:
         now_s = time.monotonic() - started_s
         console.print(view.plain_line(self._snapshot, self._sent, now_s), soft_wrap=True)
 
-    def _looks(self, sending: Future[Sent]) -> Iterator[Snapshot]:
+    def _looks(self, sending: Future[ReplayResult]) -> Iterator[Snapshot]:
         moved_s, before = time.monotonic(), self._snapshot
         while True:
             snapshot = self._watcher.look()
@@ -180,7 +183,7 @@ class _Replay:
     def _check(self, still_s: float, snapshot: Snapshot) -> None:
         rest_url = self._settings.flink.rest_url
         state = rest.job_state(rest_url, self._job_id)
-        if state in rest.ENDED or still_s > STALL_S:
+        if state in rest.TERMINAL_STATES or still_s > STALL_S:
             failure = rest.root_exception(rest_url, self._job_id).splitlines()
             why = failure[0] if failure else "it tells no failure"
             raise ServiceError(
@@ -196,7 +199,9 @@ def _about(purchases: Purchases) -> str:
     )
 
 
-def _latest(session: Session, users: list[str]) -> Iterator[tuple[queries.Profile, queries.Delta]]:
+def _latest(
+    session: Session, users: list[str]
+) -> Iterator[tuple[queries.StoredProfile, queries.StoredDelta]]:
     for user in users:
         profile = queries.profile(session, user)
         deltas = queries.deltas(session, user, 1)

@@ -111,7 +111,9 @@ def clear(settings: Settings) -> bool:
     """
     rest_url = settings.flink.rest_url
     jobs = rest.request(rest_url, "/jobs/overview")["jobs"]
-    running = [job for job in jobs if job["name"] == NAME and job["state"] not in rest.ENDED]
+    running = [
+        job for job in jobs if job["name"] == NAME and job["state"] not in rest.TERMINAL_STATES
+    ]
     for job in running:
         rest.cancel(rest_url, job["jid"])
     topics_dropped = _drop_topics(settings)
@@ -150,7 +152,7 @@ def _drop_keyspace(settings: Settings) -> bool:
         session.execute(f"DROP KEYSPACE {keyspace}", timeout=60)
     except (NoHostAvailable, DriverException, ErrorMessage) as error:
         raise ServiceError(
-            f"Cassandra did not drop {keyspace}: {connection.describe(error)}"
+            f"Cassandra did not drop {keyspace}: {connection.describe_error(error)}"
         ) from None
     finally:
         connection.close(session)

@@ -1,4 +1,4 @@
-"""The demo's steps: a line when each is done, one clear line if it fails."""
+"""Prints a line when a step of the demo is done and turns its errors into one-line messages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from liveprofile.errors import LiveprofileError, ServiceError
 
 
 class Step:
-    """What is said when the step is done; None: nothing."""
+    """A running step. done: the line to print when it is done; None prints nothing."""
 
     def __init__(self, done: str | None):
         self.done = done
 
 
 class Steps:
-    """`seconds` holds how long each step took, by name."""
+    """Runs steps one after the other. seconds: the duration of each step, by name."""
 
     def __init__(self, console: Console):
         self._console = console
@@ -30,8 +30,12 @@ class Steps:
     def step(
         self, name: str, doing: str, done: str | None, log: Path, spinner: bool = True
     ) -> Iterator[Step]:
-        """One step. What goes wrong with services or files leaves it as one line that names the
-        step and the log: a LiveprofileError of the same kind."""
+        """Runs the body of the `with` statement as one step.
+
+        doing: shown while the step runs. log: named in the error message.
+        Raises errors of services and files as a LiveprofileError of the same class whose message is
+        one line with the step and the log.
+        """
         step, started_s = Step(done), time.monotonic()
         try:
             with self._console.status(doing) if spinner else nullcontext():
@@ -40,12 +44,12 @@ class Steps:
             raise type(error)(one_line(error, doing, log)) from None
         except OSError as error:
             raise ServiceError(one_line(error, doing, log)) from None
-        took_s = self.seconds[name] = round(time.monotonic() - started_s, 1)
+        duration_s = self.seconds[name] = round(time.monotonic() - started_s, 1)
         if step.done:
-            self._console.print(f"✓ {step.done} ({took_s:.1f} s)", soft_wrap=True)
+            self._console.print(f"✓ {step.done} ({duration_s:.1f} s)", soft_wrap=True)
 
 
 def one_line(error: Exception, doing: str, log: Path) -> str:
-    """The error's first line, with the step before it and the log behind it."""
+    """Formats an error as `<step>: <first line>; log: <path>`, unless the line names a log."""
     line = str(error).splitlines()[0].rstrip(":") if str(error) else type(error).__name__
     return f"{doing}: {line}" + ("" if ".log" in line else f"; log: {log}")

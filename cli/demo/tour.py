@@ -1,4 +1,4 @@
-"""Which users the tour looks at, and what it says of them: plain data in, plain data out."""
+"""Selects the users and flags that the demo's tour shows. Pure functions on stored rows."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from liveprofile.audit.account import Account
-from liveprofile.storage.queries import Delta, Profile, StoredFlag
-from udfs.profile.assemble import FEATURES, Side, segments
+from liveprofile.audit.reconciliation import Reconciliation
+from liveprofile.rules.severity import Severity
+from liveprofile.storage.queries import StoredDelta, StoredFlag, StoredProfile
+from udfs.profile.assemble import FEATURES, FeatureColumns, segments
 
-FLAGS_OF_A_RULE = 2
-SEVERITIES = ("critical", "high", "medium", "low")
-# A first window moves everything: a change says more of a user with a past.
+FLAGS_PER_RULE = 2
+# The first windows of a user change every feature, so users with a longer history are preferred.
 MIN_WINDOWS = 10
 LONG_BREAK_DAYS = 21
 ACTIONS = {
@@ -24,107 +24,114 @@ ACTIONS = {
 }
 
 
-class Change(NamedTuple):
-    """A user's latest window and why it is worth a look."""
+class UserChange(NamedTuple):
+    """The change by a user's latest window."""
 
-    why: str
-    profile: Profile
-    delta: Delta
+    reason: str  # why the tour shows this user
+    profile: StoredProfile
+    delta: StoredDelta
     segments_before: list[str]
 
 
-class Explained(NamedTuple):
-    """A flag in words."""
+class ExplainedFlag(NamedTuple):
+    """A flag described for a person."""
 
     flag: StoredFlag
-    what: str
+    observed: str
     usual: str
     action: str
 
 
 class Tour(NamedTuple):
-    """All that the tour shows."""
+    """The data that the tour shows."""
 
-    changes: list[Change]
-    explained: list[Explained]
-    flags: int  # raised in all
-    account: Account
-    horizon_days: int  # of the model's forecasts
+    changes: list[UserChange]
+    explained: list[ExplainedFlag]
+    flags: int  # number of all flags
+    account: Reconciliation
+    horizon_days: int  # forecast horizon of the model
 
 
-def choose_changes(found: Iterable[tuple[Profile, Delta]]) -> list[Change]:
-    """Up to three different users, each the one for whom a kind of change is largest."""
+def largest_changes(rows: Iterable[tuple[StoredProfile, StoredDelta]]) -> list[UserChange]:
+    """Returns up to three users: for each kind of change, the user with the largest change."""
     changes = [
-        Change("", profile, delta, segments_before(profile, delta)) for profile, delta in found
+        UserChange("", profile, delta, segments_before(profile, delta)) for profile, delta in rows
     ]
-    settled = [
+    with_history = [
         change for change in changes if change.delta.delta["after"]["windows"] >= MIN_WINDOWS
     ]
-    chosen: list[Change] = []
-    for why, size in (
-        ("came back after a long break", _regained),
-        ("is likely to spend more", _spend_gained),
-        ("changed taste most", _taste_moved),
+    chosen: list[UserChange] = []
+    for reason, size in (
+        ("came back after a long break", _reactivation),
+        ("is likely to spend more", _spend_increase),
+        ("changed taste most", _taste_change),
     ):
-        taken = {change.profile.user_id for change in chosen}
-        left = [c for c in settled or changes if c.profile.user_id not in taken]
-        if left:
-            chosen.append(max(left, key=size)._replace(why=why))
+        chosen_users = {change.profile.user_id for change in chosen}
+        candidates = [
+            change
+            for change in with_history or changes
+            if change.profile.user_id not in chosen_users
+        ]
+        if candidates:
+            chosen.append(max(candidates, key=size)._replace(reason=reason))
     return chosen
 
 
-def segments_before(profile: Profile, delta: Delta) -> list[str]:
-    """As the job names them, of the features before the window."""
+def segments_before(profile: StoredProfile, delta: StoredDelta) -> list[str]:
+    """The user's segments before the window, computed from the features as the job does."""
     before = delta.delta["before"]
     if not before["windows"]:
         return []
     features = np.array([[np.nan if before[name] is None else before[name] for name in FEATURES]])
-    return segments(Side(features), np.array(["coupon_user" in profile.segments]))[0]
+    return segments(FeatureColumns(features), np.array(["coupon_user" in profile.segments]))[0]
 
 
-def _regained(change: Change) -> float:
+def _reactivation(change: UserChange) -> float:
     before, after = change.delta.delta["before"], change.delta.delta["after"]
-    away = (before["recency_days"] or 0.0) >= LONG_BREAK_DAYS
-    return (before["churn"] - after["churn"]) + away
+    had_long_break = (before["recency_days"] or 0.0) >= LONG_BREAK_DAYS
+    return (before["churn"] - after["churn"]) + had_long_break
 
 
-def _spend_gained(change: Change) -> float:
+def _spend_increase(change: UserChange) -> float:
     before, after = change.delta.delta["before"], change.delta.delta["after"]
     return after["expected_spend"] - before["expected_spend"]
 
 
-def _taste_moved(change: Change) -> float:
+def _taste_change(change: UserChange) -> float:
     return sum(abs(after - before) for _, before, after in change.delta.delta["moved_categories"])
 
 
-def clearest(flags: Sequence[StoredFlag]) -> list[Explained]:
-    """Of each rule its strongest flags, each of another user; the most severe rules first."""
+def strongest_flags(flags: Sequence[StoredFlag]) -> list[ExplainedFlag]:
+    """Returns the flags with the highest values of each rule, each of another user.
+
+    The most severe rules come first.
+    """
     by_rule: dict[str, dict[str, StoredFlag]] = {}
     for flag in sorted(flags, key=lambda flag: -flag.value):
         by_rule.setdefault(flag.rule_id, {}).setdefault(flag.user_id, flag)
-    rules = sorted(
-        (list(users.values()) for users in by_rule.values()),
-        key=lambda found: SEVERITIES.index(found[0].severity),
+    flags_by_rule = sorted(
+        (list(by_user.values()) for by_user in by_rule.values()),
+        key=lambda rule_flags: -Severity(rule_flags[0].severity).rank,
     )
-    return [explain(flag) for found in rules for flag in found[:FLAGS_OF_A_RULE]]
+    return [explain(flag) for rule_flags in flags_by_rule for flag in rule_flags[:FLAGS_PER_RULE]]
 
 
-def explain(flag: StoredFlag) -> Explained:
-    """The evidence as a sentence with what is usual beside it."""
-    return Explained(
-        flag, *_in_words(flag), ACTIONS.get(flag.action, flag.action.replace("_", " "))
-    )
+def explain(flag: StoredFlag) -> ExplainedFlag:
+    """Describes a flag's evidence and the user's usual value."""
+    observed, usual = _observed_and_usual(flag)
+    action = ACTIONS.get(flag.action, flag.action.replace("_", " "))
+    return ExplainedFlag(flag, observed, usual, action)
 
 
-def _in_words(flag: StoredFlag) -> tuple[str, str]:
-    known: Mapping[str, Any] = flag.evidence
-    if "amount" in known:
-        usual = f"{known['mean']:,.2f} ± {known['std']:,.2f}"
-        return f"spent {known['amount']:,.2f} in a day", usual
-    if "n" in known:
-        usual = f"{known['mean']:.1f} ± {known['std']:.1f}"
-        return f"bought {known['n']:.0f} products in a day", usual
-    if "events" in known:
-        what = f"{known['events']:.0f} purchases unlike the past"
-        return what, f"surprise < {flag.threshold:g}, now {flag.value:.1f}"
+def _observed_and_usual(flag: StoredFlag) -> tuple[str, str]:
+    evidence: Mapping[str, Any] = flag.evidence
+    if "amount" in evidence:
+        usual = f"{evidence['mean']:,.2f} ± {evidence['std']:,.2f}"
+        return f"spent {evidence['amount']:,.2f} in a day", usual
+    if "n" in evidence:
+        usual = f"{evidence['mean']:.1f} ± {evidence['std']:.1f}"
+        return f"bought {evidence['n']:.0f} products in a day", usual
+    if "events" in evidence:
+        observed = f"{evidence['events']:.0f} purchases unlike the past"
+        return observed, f"surprise < {flag.threshold:g}, now {flag.value:.1f}"
     return flag.message, f"below {flag.threshold:g}, now {flag.value:g}"

@@ -11,7 +11,7 @@ from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable, Session
 from cassandra.protocol import ErrorMessage
 
-from cli.risk.alerts import unique
+from cli.risk.alert_output import deduplicate
 from liveprofile.alerts.cloud_events import ALERT_TYPE
 from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
@@ -19,8 +19,8 @@ from liveprofile.kafka import offsets
 from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.storage import queries
-from liveprofile.storage.connection import describe
-from liveprofile.storage.queries import Delta
+from liveprofile.storage.connection import describe_error
+from liveprofile.storage.queries import StoredDelta
 
 SHOWN = 5
 RATE_OVER_S = 6.0
@@ -33,7 +33,7 @@ class Snapshot(NamedTuple):
     profiles: int  # written, one for each user and window
     profiles_per_s: float
     closed_ms: int | None  # the latest window end that a profile was stored for
-    latest: list[Delta]  # newest first
+    latest: list[StoredDelta]  # newest first
     flags: int
     latest_flags: list[dict[str, Any]]  # alerts, newest first
 
@@ -50,7 +50,7 @@ class Watcher:
     def __init__(self, session: Session, settings: Settings):
         self._session, self._settings = session, settings
         self._rows: dict[str, _Row] = {}
-        self._latest: list[Delta] = []
+        self._latest: list[StoredDelta] = []
         self._places: dict[int, int] = {}
         self._seen: set[str] = set()
         self._alerts: list[dict[str, Any]] = []
@@ -97,7 +97,9 @@ class Watcher:
                 for row in self._session.execute(query)
             }
         except (NoHostAvailable, DriverException, ErrorMessage) as error:
-            raise ServiceError(f"Cassandra, reading user_profile: {describe(error)}") from None
+            raise ServiceError(
+                f"Cassandra, reading user_profile: {describe_error(error)}"
+            ) from None
 
     def _records_read(self) -> int:
         """Asked for less often: it moves with checkpoints only."""
@@ -112,9 +114,9 @@ class Watcher:
         topic = self._settings.topics.alerts
         spans = {
             partition: PartitionRange(self._places.get(partition, held.first), held.end)
-            for partition, held in offsets.ranges(self._settings, topic).items()
+            for partition, held in offsets.partition_ranges(self._settings, topic).items()
         }
-        new = unique(read_topic(self._settings, topic, spans), self._seen)
+        new = deduplicate(read_topic(self._settings, topic, spans), self._seen)
         flags = (alert for alert in new if alert["type"] == ALERT_TYPE)  # drift is no user's
         self._alerts += sorted(flags, key=lambda alert: alert["time"])
         self._places = {partition: span.end for partition, span in spans.items()}

@@ -1,15 +1,23 @@
-"""`liveprofile evaluate RECIPE`: a model beside its baselines; the last line is JSON."""
+"""`liveprofile evaluate RECIPE`: compares a model with baseline models; the last line is JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from cli.common import print_json
-from cli.learning.train import DaysOption, SequencesArgument, SequencesOption, UsersOption
+from cli.learning.options import (
+    CheckpointOption,
+    PartOption,
+    RowsOption,
+    SequencesArgument,
+    SequencesFormatOption,
+    ShopDaysOption,
+    ShopUsersOption,
+)
 from cli.progress import progress
 from liveprofile.config import ScoringSettings, Settings
 from liveprofile.resources import product_path
@@ -18,31 +26,18 @@ from models.profile.recipes import RECIPES, recipe
 evaluate = typer.Typer(
     name="evaluate",
     no_args_is_help=True,
-    help="Measure a model on data that it was not trained on, beside what it must beat; each"
-    " command is a recipe of `liveprofile train`.",
+    help="Measure a model on data that it was not trained on and compare it with baseline models;"
+    " each command is a recipe of `liveprofile train`.",
 )
 
 
-def _profile(name: str) -> Callable[..., None]:
-    def command(
-        rows: Annotated[
-            Path,
-            typer.Option("--rows", metavar="PATH", help="Parquet file or folder of a backfill."),
-        ],
-        folder: Annotated[
-            Path,
-            typer.Option("--checkpoint", metavar="FOLDER", help="What liveprofile train wrote."),
-        ],
-        part: Annotated[
-            Literal["validation", "test"],
-            typer.Option("--part", help="Choose by validation; look at the test once."),
-        ] = "test",
-    ) -> None:
-        from models.profile.experiments.report import report
+def _profile_command(name: str) -> Callable[..., None]:
+    def command(rows: RowsOption, folder: CheckpointOption, part: PartOption = "test") -> None:
+        from models.profile.experiments.checkpoint_report import checkpoint_report
 
         with progress() as on_progress:
-            found = report(recipe(name), rows, folder, part, on_progress)
-        print_json({"recipe": name, **found})
+            report = checkpoint_report(recipe(name), rows, folder, part, on_progress)
+        print_json({"recipe": name, **report})
 
     return command
 
@@ -50,9 +45,9 @@ def _profile(name: str) -> Callable[..., None]:
 for _recipe in RECIPES.values():
     evaluate.command(
         _recipe.name,
-        help="A profile's model beside every baseline: next category and next item, churn and"
-        " spend, each difference with a bootstrap interval over users.",
-    )(_profile(_recipe.name))
+        help="Compare a user model with every baseline model: next category and item, churn and"
+        " spend. Each difference has a bootstrap interval over users.",
+    )(_profile_command(_recipe.name))
 
 
 @evaluate.command("next-item")
@@ -60,47 +55,60 @@ def next_item(
     file: SequencesArgument,
     folder: Annotated[
         Path,
-        typer.Option("--checkpoint", metavar="FOLDER", help="What train next-item --out wrote."),
+        typer.Option(
+            "--checkpoint",
+            metavar="FOLDER",
+            help="Model checkpoint that `train next-item --out` wrote.",
+        ),
     ],
-    format_: SequencesOption = "s3rec",
+    format_: SequencesFormatOption = "s3rec",
 ) -> None:
-    """A saved next-item model on each user's last item (test) and the one before it (validation).
+    """Measure a saved next-item model on each user's last item (test) and the one before it.
 
-    All items of FILE must be the model's. `same_data` tells whether it is what it was trained on.
+    The item before the last is the validation part. The model must know all items of FILE.
+    `same_data` in the result is true if the model was trained on FILE. The last line is JSON.
     """
     from models.next_item.data import READERS
-    from models.next_item.train import evaluate as run
+    from models.next_item.train import evaluate as evaluate_model
 
-    print_json({"recipe": "next-item", **run(folder, READERS[format_](file))})
+    print_json({"recipe": "next-item", **evaluate_model(folder, READERS[format_](file))})
 
 
 @evaluate.command("event-risk")
 def event_risk(
-    folder: Annotated[
-        Path, typer.Option("--checkpoint", metavar="FOLDER", help="What liveprofile train wrote.")
-    ] = ScoringSettings.model_fields["checkpoint"].default,
+    folder: CheckpointOption = ScoringSettings.model_fields["checkpoint"].default,
     rules: Annotated[
-        Path, typer.Option("--rules", metavar="FILE", help="The rules to set beside it.")
+        Path, typer.Option("--rules", metavar="FILE", help="Rules file to compare with (TOML).")
     ] = Settings.model_fields["rules"].default,
     seed: Annotated[
         list[int] | None,
-        typer.Option("--seed", min=0, help="A shop that the model has not seen; repeat it."),
+        typer.Option(
+            "--seed",
+            min=0,
+            help="Seed of a simulated shop that the model has not seen; repeatable.",
+        ),
     ] = None,
-    users: UsersOption = 2_500,
-    days: DaysOption = 45,
+    users: ShopUsersOption = 2_500,
+    days: ShopDaysOption = 45,
     warm_up_days: Annotated[
-        int, typer.Option("--warm-up-days", min=0, help="Of these, how many only fill the lists.")
+        int,
+        typer.Option(
+            "--warm-up-days", min=0, help="First days of a shop, which only fill the entity lists."
+        ),
     ] = 14,
 ) -> None:
-    """The event lane's rules, its model and both, on generated shops: what so many alerts a day
-    find of each kind of fraud, and which honest changes of habit and crowds they take for one."""
-    from liveprofile.rules.rules import read_rules
-    from models.fraud.model import EventModel
-    from models.fraud.training.evaluate import SEEDS, compare
+    """Compare the rules, the fraud model and both together on simulated shops.
 
-    model, judged_by = EventModel.load(product_path(folder)), read_rules(product_path(rules))
+    The result has, for several numbers of alerts per day, the recall per kind of fraud and the
+    false alarms per kind of legitimate change (changed habits, crowds). The last line is JSON.
+    """
+    from liveprofile.rules.rules import read_rules
+    from models.fraud.model import FraudModel
+    from models.fraud.training.evaluate import SEEDS, compare_rules_and_model
+
+    model, rule_set = FraudModel.load(product_path(folder)), read_rules(product_path(rules))
     with progress() as on_progress:
-        found = compare(
-            model, judged_by, seed or SEEDS, users, days, warm_up_days, on_progress=on_progress
+        report = compare_rules_and_model(
+            model, rule_set, seed or SEEDS, users, days, warm_up_days, on_progress=on_progress
         )
-    print_json({"recipe": "event-risk", **found})
+    print_json({"recipe": "event-risk", **report})

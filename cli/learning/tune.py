@@ -1,53 +1,54 @@
-"""`liveprofile tune RECIPE`: hyperparameters for a profile's model, chosen on validation."""
+"""`liveprofile tune RECIPE`: searches the hyperparameters of a user model on validation data."""
 
 from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import typer
 
 from cli.common import JsonOption, print_fields, print_json
-from cli.progress import note, progress
+from cli.learning.options import DeviceOption, RowsOption
+from cli.progress import print_line, progress
 from models.profile.recipes import recipe
 
 
 def tune(
-    name: Annotated[str, typer.Argument(metavar="RECIPE", help="As of liveprofile train.")],
-    rows: Annotated[
-        Path,
-        typer.Option(metavar="PATH", help="Parquet file or folder that the backfill wrote."),
+    name: Annotated[
+        str, typer.Argument(metavar="RECIPE", help="Recipe of `liveprofile train` to tune.")
     ],
+    rows: RowsOption,
     study: Annotated[
         Path,
         typer.Option(
-            metavar="FILE.db", help="SQLite file; one that is there goes on where it was."
+            metavar="FILE.db",
+            help="SQLite file of the Optuna study; an existing study is continued.",
         ),
     ],
     trials: Annotated[
-        int, typer.Option(min=1, help="How many the study then has, those before included.")
+        int,
+        typer.Option(min=1, help="Total number of trials in the study, earlier ones included."),
     ],
     epochs: Annotated[
-        int | None, typer.Option(min=1, help="At most so many a trial, instead of the recipe's.")
+        int | None,
+        typer.Option(min=1, help="Maximum number of epochs per trial. Default: the recipe's."),
     ] = None,
     params: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
             show_default=False,
-            help="Where the best values go, for liveprofile train RECIPE --params. Default: beside"
-            " the study, .toml.",
+            help="File for the best values (TOML), for `liveprofile train RECIPE --params`."
+            " Default: the study's path with the suffix .toml.",
         ),
     ] = None,
-    device: Annotated[
-        Literal["auto", "cpu", "cuda"], typer.Option(help="auto: a card where there is one.")
-    ] = "auto",
+    device: DeviceOption = "auto",
     json: JsonOption = False,
 ) -> None:
-    """Search a recipe's hyperparameters: trials by Optuna, each judged on validation.
+    """Search a recipe's hyperparameters with Optuna; each trial is measured on validation data.
 
-    The first trial has the recipe's own values. Run one process a study at a time.
+    The first trial uses the recipe's own values. Run one process per study at a time.
     """
     chosen = recipe(name)
     if epochs is not None:
@@ -56,7 +57,7 @@ def tune(
     from models.profile.training.tune import write_params
 
     with progress() as on_progress:
-        best = run(chosen, rows, study, trials, on_progress, note, device=device)
+        best = run(chosen, rows, study, trials, on_progress, print_line, device=device)
     params = params or study.with_suffix(".toml")
     write_params(params, chosen, best)
     result = {**best._asdict(), "file": str(params)}

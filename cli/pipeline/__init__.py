@@ -1,1 +1,1 @@
-"""Commands that feed, submit, watch and audit the job."""
+"""Commands that feed, submit, monitor and audit the job."""

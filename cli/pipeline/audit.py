@@ -1,4 +1,4 @@
-"""`liveprofile audit`: proves that every record of the input topic is accounted for."""
+"""`liveprofile audit`: checks that every record of the input topic is accounted for."""
 
 from __future__ import annotations
 
@@ -12,15 +12,25 @@ from cli.common import ConfigOption, JsonOption, print_fields, print_json, read_
 if TYPE_CHECKING:
     import numpy as np
 
-    from liveprofile.audit.account import Account, Log
+    from liveprofile.audit.reconciliation import InputLog, Reconciliation
     from liveprofile.config import Settings
     from liveprofile.kafka.records import Record
     from liveprofile.kafka.topics import PartitionRange
 
 COUNTS = (
-    "in_topic", "heartbeats", "used", "duplicate", "late", "rejected", "unaccounted",
-    "open_windows", "used_twice", "unknown", "late_and_used", "expired",
-)  # fmt: skip
+    "in_topic",
+    "heartbeats",
+    "used",
+    "duplicate",
+    "late",
+    "rejected",
+    "unaccounted",
+    "open_windows",
+    "used_twice",
+    "unknown",
+    "late_and_used",
+    "expired",
+)
 
 
 def audit(
@@ -30,93 +40,106 @@ def audit(
         bool,
         typer.Option(
             "--repair",
-            help="Send unaccounted records that were late by the rules to the late topic.",
+            help="Send unaccounted records that were late by the lateness rules to the late topic.",
         ),
     ] = False,
 ) -> None:
     """Account for every record of the input topic: used, duplicate, late, rejected or heartbeat.
 
-    Exit code 0 if each is exactly one of them and no event was used twice or out of nowhere.
-    Run it when the job has caught up: what it has not yet stored counts as unaccounted.
+    Exit code 0 if each record has exactly one of these outcomes, no event was used twice, and
+    every used event has a record. Run it when the job has caught up: a record that the job has
+    not stored yet counts as unaccounted.
     """
     settings = read_settings(config)
     if repair:
         _require_caught_up(settings)
-    account, log, rejected = take(settings)
-    repaired = _repair(settings, log, account.lost, rejected) if repair else 0
+    counts, log, rejected = run_audit(settings)
+    repaired = _repair(settings, log, counts.lost, rejected) if repair else 0
     if json:
-        print_json(_as_json(account, log, repaired))
+        print_json(_as_json(counts, log, repaired))
     else:
-        print_fields({name: getattr(account, name) for name in COUNTS})
-        for line in _remarks(account, repaired, settings):
+        print_fields({name: getattr(counts, name) for name in COUNTS})
+        for line in _summary_lines(counts, repaired, settings):
             typer.echo(line)
-    if not account.ok and not (repaired and _ok_once_repaired(account, repaired)):
+    if not counts.ok and not (repaired and _ok_after_repair(counts, repaired)):
         raise typer.Exit(1)
 
 
 def _require_caught_up(settings: Settings) -> None:
-    """A late record that the job has yet to read would get to the late topic twice."""
+    """The job would send a late record that it has not read yet to the late topic again."""
     from liveprofile.errors import ServiceError
     from liveprofile.kafka.offsets import lag
 
-    if behind := lag(settings):
+    if records_behind := lag(settings):
         raise ServiceError(
-            f"the job's last checkpoint is {behind} records behind the end of"
-            f" {settings.topics.events}: repair when it has caught up"
+            f"the job's last checkpoint is {records_behind} records behind the end of"
+            f" {settings.topics.events}: run --repair when the job has caught up"
         )
 
 
-def take(settings: Settings) -> tuple[Account, Log, np.ndarray]:
-    """The account, the input topic's records, and which of them were rejected."""
-    from liveprofile.audit.account import account, positions, read_log, used_claims
+def run_audit(settings: Settings) -> tuple[Reconciliation, InputLog, np.ndarray]:
+    """Returns the counts, the input topic's records and the positions of rejected records.
+
+    Raises ServiceError.
+    """
+    from liveprofile.audit.reconciliation import (
+        positions,
+        read_input_log,
+        reconcile,
+        used_event_keys,
+    )
     from liveprofile.kafka import offsets
     from liveprofile.kafka.records import read_topic
-    from liveprofile.storage.connection import session_of
-    from liveprofile.storage.queries import all_deltas
+    from liveprofile.storage.connection import open_session
+    from liveprofile.storage.queries import scan_digests
 
     topics = settings.topics
-    # The input last: of what is still coming in, no output can then lack its record.
-    with session_of(settings.cassandra) as session:
-        used = used_claims(all_deltas(session))
-    rejected = positions(_places(settings, topics.rejected))
-    late = positions(_places(settings, topics.late))
-    held = offsets.ranges(settings, topics.events)
-    log = read_log(_with_bar(read_topic(settings, topics.events, held), held), settings.window)
-    result = account(
+    # The input topic is read last, so it contains the record of every output read before.
+    with open_session(settings.cassandra) as session:
+        used = used_event_keys(scan_digests(session))
+    rejected = positions(_source_offsets(settings, topics.rejected))
+    late = positions(_source_offsets(settings, topics.late))
+    ranges = offsets.partition_ranges(settings, topics.events)
+    records = _with_progress_bar(read_topic(settings, topics.events, ranges), ranges)
+    log = read_input_log(records, settings.window)
+    counts = reconcile(
         log,
         rejected,
         late,
         used,
         settings.window,
-        empty_partitions=sum(part.end == 0 for part in held.values()),
-        expired=sum(part.first for part in held.values()),
+        empty_partitions=sum(part.end == 0 for part in ranges.values()),
+        expired=sum(part.first for part in ranges.values()),
     )
-    return result, log, rejected
+    return counts, log, rejected
 
 
-def _places(settings: Settings, topic: str) -> Iterator[tuple[int, int]]:
-    """Where in the input topic the records of the rejected or late topic came from."""
+def _source_offsets(settings: Settings, topic: str) -> Iterator[tuple[int, int]]:
+    """Partition and offset in the input topic of each record of the rejected or late topic."""
     from liveprofile.errors import ServiceError
     from liveprofile.kafka.records import read_topic
 
     for record in read_topic(settings, topic):
         try:
-            origin = record.headers["topic"].decode()
+            source_topic = record.headers["topic"].decode()
             partition, offset = int(record.headers["partition"]), int(record.headers["offset"])
         except (KeyError, ValueError):
             raise ServiceError(
-                f"{topic}/{record.partition} offset {record.offset} does not say where it came"
-                f" from; its headers are {sorted(record.headers)}: who wrote it?"
+                f"{topic}/{record.partition} offset {record.offset} has no valid source headers"
+                f" (topic, partition, offset), only {sorted(record.headers)}: did another program"
+                " write it?"
             ) from None
-        if origin == settings.topics.events:
+        if source_topic == settings.topics.events:
             yield partition, offset
 
 
-def _with_bar(records: Iterable[Record], held: dict[int, PartitionRange]) -> Iterator[Record]:
+def _with_progress_bar(
+    records: Iterable[Record], ranges: dict[int, PartitionRange]
+) -> Iterator[Record]:
     from rich.console import Console
     from rich.progress import track
 
-    total = sum(part.end - part.first for part in held.values())
+    total = sum(part.end - part.first for part in ranges.values())
     console = Console(stderr=True)
     return iter(
         track(
@@ -131,24 +154,27 @@ def _with_bar(records: Iterable[Record], held: dict[int, PartitionRange]) -> Ite
     )
 
 
-def _repair(settings: Settings, log: Log, lost: np.ndarray, rejected: np.ndarray) -> int:
-    """A restored job starts its watermark anew while its windows remember theirs, so a late row
-    can pass the split and be dropped by the window. Such rows go where they belong, marked."""
-    from liveprofile.audit.account import late_by_the_rules, place
+def _repair(settings: Settings, log: InputLog, lost: np.ndarray, rejected: np.ndarray) -> int:
+    """Sends lost late records to the late topic, with the header `repaired`; returns the count.
+
+    After a restore the job's watermark starts at its minimum, but the windows keep theirs. A late
+    row can then pass the lateness check and be dropped by the window operator.
+    """
+    from liveprofile.audit.reconciliation import expected_late_records, split_position
     from liveprofile.kafka.records import read_topic, send_all
     from liveprofile.kafka.topics import PartitionRange
 
-    lateness = {
-        place(position): ms
-        for position, ms in late_by_the_rules(log, lost, rejected, settings.window)
+    lateness_ms = {
+        split_position(position): ms
+        for position, ms in expected_late_records(log, lost, rejected, settings.window)
     }
-    if not lateness:
+    if not lateness_ms:
         return 0
-    spans: dict[int, PartitionRange] = {}
-    for partition, offset in lateness:
-        span = spans.get(partition, PartitionRange(offset, offset + 1))
-        spans[partition] = PartitionRange(min(span.first, offset), max(span.end, offset + 1))
-    events = read_topic(settings, settings.topics.events, spans)
+    ranges: dict[int, PartitionRange] = {}
+    for partition, offset in lateness_ms:
+        known = ranges.get(partition, PartitionRange(offset, offset + 1))
+        ranges[partition] = PartitionRange(min(known.first, offset), max(known.end, offset + 1))
+    events = read_topic(settings, settings.topics.events, ranges)
     return send_all(
         settings,
         settings.topics.late,
@@ -157,7 +183,7 @@ def _repair(settings: Settings, log: Log, lost: np.ndarray, rejected: np.ndarray
                 record.key,
                 record.value,
                 {
-                    "lateness_ms": str(lateness[place_of]),
+                    "lateness_ms": str(lateness_ms[source]),
                     "topic": record.topic,
                     "partition": str(record.partition),
                     "offset": str(record.offset),
@@ -165,41 +191,44 @@ def _repair(settings: Settings, log: Log, lost: np.ndarray, rejected: np.ndarray
                 },
             )
             for record in events
-            if (place_of := (record.partition, record.offset)) in lateness
+            if (source := (record.partition, record.offset)) in lateness_ms
         ),
     )
 
 
-def _ok_once_repaired(account: Account, repaired: int) -> bool:
+def _ok_after_repair(counts: Reconciliation, repaired: int) -> bool:
     from dataclasses import replace
 
-    return replace(account, unaccounted=account.unaccounted - repaired).ok
+    return replace(counts, unaccounted=counts.unaccounted - repaired).ok
 
 
-def _as_json(account: Account, log: Log, repaired: int) -> dict[str, Any]:
-    from liveprofile.audit.account import examples
+def _as_json(counts: Reconciliation, log: InputLog, repaired: int) -> dict[str, Any]:
+    from liveprofile.audit.reconciliation import example_records
 
-    answer: dict[str, Any] = {name: getattr(account, name) for name in COUNTS}
-    answer["repaired"] = repaired
-    answer["ok"] = account.ok or (repaired > 0 and _ok_once_repaired(account, repaired))
-    answer["examples"] = examples(log, account.lost)
-    return answer
+    result: dict[str, Any] = {name: getattr(counts, name) for name in COUNTS}
+    result["repaired"] = repaired
+    result["ok"] = counts.ok or (repaired > 0 and _ok_after_repair(counts, repaired))
+    result["examples"] = example_records(log, counts.lost)
+    return result
 
 
-def _remarks(account: Account, repaired: int, settings: Settings) -> Iterator[str]:
-    if account.ok:
+def _summary_lines(counts: Reconciliation, repaired: int, settings: Settings) -> Iterator[str]:
+    if counts.ok:
         yield "Every record is accounted for."
-    if account.open_windows:
+    if counts.open_windows:
         yield (
-            f"{account.open_windows} lie in windows that are still open;"
-            " `liveprofile replay --close-windows` moves event time on."
+            f"{counts.open_windows} records are in windows that are still open;"
+            " `liveprofile replay --close-windows` sends heartbeats that close them."
         )
-    if account.expired:
+    if counts.expired:
         yield (
-            f"{account.expired} records have expired from {settings.topics.events}:"
-            " stored events without a record are then no sign of an error."
+            f"{counts.expired} records have expired from {settings.topics.events}, so stored"
+            " events without a record do not indicate an error."
         )
     if repaired:
         yield f"{repaired} late records sent to {settings.topics.late}."
-    if account.unaccounted > repaired + account.open_windows:
-        yield "Is the job still catching up? `liveprofile status` tells; --json names examples."
+    if counts.unaccounted > repaired + counts.open_windows:
+        yield (
+            "The job may still be catching up: see `liveprofile status`. --json lists examples of"
+            " unaccounted records."
+        )

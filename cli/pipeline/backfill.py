@@ -1,4 +1,4 @@
-"""`liveprofile backfill`: training rows by the job's own views."""
+"""`liveprofile backfill`: makes training rows with the job's own SQL views."""
 
 from __future__ import annotations
 
@@ -10,35 +10,40 @@ import typer
 from cli.common import (
     ConfigOption,
     JsonOption,
-    RejectedLabels,
+    RejectedLabelReporter,
     config_file,
     print_json,
     read_settings,
 )
+from cli.progress import print_line
 from liveprofile.errors import InputError
 
 
 def backfill(
     rows: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where the Parquet goes, a folder a month.")
+        Path,
+        typer.Option(metavar="FOLDER", help="Folder for the Parquet files, a subfolder per month."),
     ],
     file: Annotated[
         Path | None,
         typer.Argument(
-            help="CSV, Parquet or JSON lines; without one, the input topic as it is now.",
+            help="Events: CSV, Parquet or JSON lines. Default: the current content of the input"
+            " topic.",
             show_default=False,
         ),
     ] = None,
     mapping: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", show_default=False, help="How its rows become events, as for replay."
+            metavar="FILE",
+            show_default=False,
+            help="Mapping of the file's columns to event fields (TOML), as for replay.",
         ),
     ] = None,
     pipeline: Annotated[
         Literal["profile", "scoring"],
         typer.Option(
-            help="profile: one row per user and window, for the user model. scoring: one row per"
+            help="profile: one row per user and window, for `train RECIPE`. scoring: one row per"
             " scored event, for `train event-risk`."
         ),
     ] = "profile",
@@ -47,34 +52,37 @@ def backfill(
         typer.Option(
             metavar="FILE",
             show_default=False,
-            help="With --pipeline scoring: labels, as for feedback send; without, the topic"
-            " risk-feedback as it is now.",
+            help="With --pipeline scoring: file of labels, as for `feedback send`. Default: the"
+            " current content of the topic risk-feedback.",
         ),
     ] = None,
     embedded: Annotated[
-        bool, typer.Option("--embedded", help="In a Flink of its own, not on flink.rest_url.")
+        bool,
+        typer.Option(
+            "--embedded", help="Run in an embedded Flink instead of the cluster at flink.rest_url."
+        ),
     ] = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make training rows of past events, by the same views as the stream's."""
-    from cli.pipeline import backfill_run as rows_of
+    """Make training rows from past events, with the same SQL views as the streaming job."""
+    from cli.pipeline import backfill_job_runner
 
     if labels is not None and pipeline != "scoring":
-        raise InputError("--labels goes with --pipeline scoring: windows have no labels")
+        raise InputError("--labels needs --pipeline scoring: the profile pipeline has no labels")
     settings = read_settings(config)
     common = {
         "config": config_file(config),
         "source": file,
         "mapping": mapping,
         "cluster": not embedded,
-        "on_step": lambda step: typer.echo(step, err=True),
+        "on_step": print_line,
     }
     if pipeline == "profile":
-        result = rows_of.backfill(settings, rows, **common)
+        result = backfill_job_runner.backfill_profile_rows(settings, rows, **common)
     else:
-        rejected = RejectedLabels(labels or settings.topics.feedback)
-        result = rows_of.backfill_events(
+        rejected = RejectedLabelReporter(labels or settings.topics.feedback)
+        result = backfill_job_runner.backfill_scoring_rows(
             settings, rows, **common, labels=labels, on_rejected=rejected
         )
     if json:

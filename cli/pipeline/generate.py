@@ -1,4 +1,4 @@
-"""`liveprofile generate`: seeded, labelled behaviour of a shop's users, into files."""
+"""`liveprofile generate`: simulates a shop and writes its events and fraud labels to files."""
 
 from __future__ import annotations
 
@@ -9,60 +9,60 @@ from typing import Annotated
 import typer
 
 
+def _count_option(kind: str, per_10_000: str) -> typer.models.OptionInfo:
+    return typer.Option(
+        min=0, help=f"Number of {kind}. Default: {per_10_000} per 10,000 users and day."
+    )
+
+
 def generate(
     out: Annotated[
         Path,
         typer.Option(
-            metavar="FILE", help="Events: .jsonl, .parquet, or - for JSON lines on stdout."
+            metavar="FILE",
+            help="Events file: .jsonl, .parquet, or - for JSON lines on stdout.",
         ),
     ],
     labels: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", show_default=False, help="Labels: .jsonl or .parquet. Default: none."
+            metavar="FILE",
+            show_default=False,
+            help="Labels file: .jsonl or .parquet. Default: no labels are written.",
         ),
     ] = None,
-    users: Annotated[int, typer.Option(min=1, help="Ordinary users.")] = 1_000,
-    days: Annotated[int, typer.Option(min=1)] = 30,
+    users: Annotated[int, typer.Option(min=1, help="Number of legitimate users.")] = 1_000,
+    days: Annotated[int, typer.Option(min=1, help="Number of days.")] = 30,
     start: Annotated[
-        datetime, typer.Option(formats=["%Y-%m-%d"], help="The first day, UTC.")
+        datetime, typer.Option(formats=["%Y-%m-%d"], help="First day (UTC).")
     ] = datetime(2024, 1, 1),
-    seed: Annotated[int, typer.Option(min=0, help="The same seed gives the same bytes.")] = 0,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed; the same seed gives the same bytes.")
+    ] = 0,
     events_per_user_day: Annotated[
-        float, typer.Option(help="Mean over users, while they are there.")
+        float, typer.Option(help="Mean number of events per active user and day.")
     ] = 5.0,
-    takeovers: Annotated[
-        int | None, typer.Option(min=0, help="Default: 2 per 10,000 users and day.")
-    ] = None,
-    card_tests: Annotated[
-        int | None, typer.Option(min=0, help="Default: 0.5 per 10,000 users and day.")
-    ] = None,
-    rings: Annotated[
-        int | None, typer.Option(min=0, help="Default: 0.2 per 10,000 users and day.")
-    ] = None,
-    honest_changes: Annotated[
-        int | None, typer.Option(min=0, help="Default: 5 per 10,000 users and day.")
-    ] = None,
-    campaigns: Annotated[
-        int | None, typer.Option(min=0, help="Default: 0.2 per 10,000 users and day.")
-    ] = None,
-    ring_users: Annotated[int, typer.Option(min=1, help="Users of a ring.")] = 50,
-    ring_devices: Annotated[int, typer.Option(min=1, help="Devices of a ring.")] = 3,
+    takeovers: Annotated[int | None, _count_option("account takeovers", "2")] = None,
+    card_tests: Annotated[int | None, _count_option("card-testing attacks", "0.5")] = None,
+    rings: Annotated[int | None, _count_option("fraud rings", "0.2")] = None,
+    honest_changes: Annotated[int | None, _count_option("legitimate changes of habit", "5")] = None,
+    campaigns: Annotated[int | None, _count_option("sales campaigns", "0.2")] = None,
+    ring_users: Annotated[int, typer.Option(min=1, help="Users per fraud ring.")] = 50,
+    ring_devices: Annotated[int, typer.Option(min=1, help="Devices per fraud ring.")] = 3,
 ) -> None:
-    """Make a shop's events with planted fraud, and a file of labels.
+    """Simulate a shop with known frauds and write its events and labels to files.
 
-    The last line, on stderr if the events go to stdout, is JSON: what was written. See
-    docs/generator.md for what is drawn and why.
+    The last line is JSON with the counts of what was written; it goes to stderr if the events go
+    to stdout. docs/generator.md describes the simulation.
     """
     import orjson
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-    from liveprofile.simulator import Config, Shop
-    from liveprofile.simulator.write import STDOUT, write
+    from cli.progress import count_bar
+    from liveprofile.simulator import Shop, ShopConfig
+    from liveprofile.simulator.output import STDOUT, write_shop
 
     shop = Shop(
-        Config(
+        ShopConfig(
             users=users,
             days=days,
             start=start.date(),
@@ -77,17 +77,6 @@ def generate(
             ring_devices=ring_devices,
         )
     )
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("days"),
-        TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task("generating", total=days)
-        written = write(shop, out, labels, lambda count: progress.advance(task))
+    with count_bar("generating", days, "days") as advance:
+        written = write_shop(shop, out, labels, lambda _: advance(1))
     typer.echo(orjson.dumps(written._asdict()), err=out == STDOUT)

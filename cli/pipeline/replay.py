@@ -1,4 +1,4 @@
-"""`liveprofile replay`: sends a file of behaviour onto the topic."""
+"""`liveprofile replay`: sends a file of events to the input topic."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_json, read_settings
+from cli.progress import count_bar, print_line
 
 
 def replay(
@@ -17,58 +18,38 @@ def replay(
         typer.Option(
             metavar="FILE",
             show_default=False,
-            help="How its rows become events (TOML, see mappings/). Without one, FILE holds"
-            " events as JSON lines.",
+            help="Mapping of the file's columns to event fields (TOML, see mappings/). Default:"
+            " FILE holds events as JSON lines.",
         ),
     ] = None,
     topic: Annotated[
-        str | None, typer.Option(help="Default: topics.events.", show_default=False)
+        str | None, typer.Option(help="Topic. Default: topics.events.", show_default=False)
     ] = None,
     rate: Annotated[
-        float | None, typer.Option(help="Events per second; else as fast as Kafka takes them.")
+        float | None, typer.Option(help="Events per second. Default: as fast as Kafka accepts.")
     ] = None,
     speed: Annotated[
-        float | None, typer.Option(help="So many times as fast as the event times tell.")
+        float | None, typer.Option(help="Speed relative to the event times; 1 is real time.")
     ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="The first N events only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of events.")] = None,
     close_windows: Annotated[
         bool,
         typer.Option(
             "--close-windows",
-            help="End with heartbeats that close the last windows. Earlier events sent later"
-            " are then late.",
+            help="Send heartbeats after the last event to close the open windows. Events for these"
+            " windows that are sent later are late.",
         ),
     ] = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Send a file of behaviour onto the input topic, keyed by user."""
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        MofNCompleteColumn,
-        Progress,
-        TextColumn,
-        TimeElapsedColumn,
-    )
-
+    """Send a file of events to the input topic, keyed by user."""
     from liveprofile.ingest.replay import replay as send
     from liveprofile.ingest.replay import rows_estimate
 
     settings = read_settings(config)
     expected = rows_estimate(file, mapping)
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("events"),
-        TimeElapsedColumn(),
-    )
-    console = Console(stderr=True)
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as progress:
-        task = progress.add_task(f"sending {file.name}", total=min(expected, limit or expected))
+    with count_bar(f"sending {file.name}", min(expected, limit or expected), "events") as advance:
         result = send(
             file,
             mapping,
@@ -78,16 +59,15 @@ def replay(
             speed=speed,
             limit=limit,
             close_windows=close_windows,
-            progress=lambda count: progress.advance(task, count),
+            progress=advance,
         )
     if close_windows and not result.closed:
-        typer.echo(
-            "the last windows stay open: their end lies further ahead than limits.max_clock_skew_ms"
-            " lets a heartbeat go",
-            err=True,
+        print_line(
+            "the last windows stay open: they end further in the future than"
+            " limits.max_clock_skew_ms allows for a heartbeat"
         )
     if json:
         print_json(result._asdict())
     else:
-        pace = result.sent / result.seconds if result.seconds else 0
-        typer.echo(f"{result.sent} events sent in {result.seconds:.1f} s ({pace:,.0f}/s)")
+        events_per_s = result.sent / result.seconds if result.seconds else 0
+        typer.echo(f"{result.sent} events sent in {result.seconds:.1f} s ({events_per_s:,.0f}/s)")

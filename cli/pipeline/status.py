@@ -1,4 +1,4 @@
-"""`liveprofile status`: how the job is doing."""
+"""`liveprofile status`: shows the state of the running job."""
 
 from __future__ import annotations
 
@@ -11,47 +11,50 @@ from liveprofile.resources import product_path
 
 
 def status(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Show the job's state, how far it is behind, its last checkpoint and its model."""
+    """Show the job's state, consumer lag, last checkpoint and model version."""
     settings = read_settings(config)
-    answer = _look(settings)
+    result = _collect_status(settings)
     if json:
-        print_json(answer)
+        print_json(result)
         return
-    checkpoint, behind = answer["checkpoint"], answer["lag_scoring"]
+    checkpoint, lag_scoring = result["checkpoint"], result["lag_scoring"]
     print_fields(
         {
-            "job": f"{settings.job.name} {answer['job_id']}",
-            "state": f"{answer['state']} for {answer['uptime_s']:.0f} s,"
-            f" {answer['tasks_running']} of {answer['tasks']} tasks running",
-            "restarts": answer["restarts"],
-            "events": f"{answer['events_per_second']:.0f} per second,"
-            f" {answer['lag_events']} behind at the last checkpoint",
-            "single events": None if behind is None else f"{behind} behind at the last checkpoint",
+            "job": f"{settings.job.name} {result['job_id']}",
+            "state": f"{result['state']} for {result['uptime_s']:.0f} s,"
+            f" {result['tasks_running']} of {result['tasks']} tasks running",
+            "restarts": result["restarts"],
+            "profile pipeline": f"{result['events_per_second']:.0f} events per second,"
+            f" {result['lag_events']} records behind at the last checkpoint",
+            "scoring pipeline": None
+            if lag_scoring is None
+            else f"{lag_scoring} records behind at the last checkpoint",
             "last checkpoint": checkpoint
             and f"{checkpoint['age_s']:.0f} s ago, took {checkpoint['duration_ms']} ms,"
             f" {checkpoint['size_bytes'] / 1e6:.1f} MB of state",
-            "failed checkpoints": answer["checkpoints_failed"],
-            "model": answer["model_version"],
+            "failed checkpoints": result["checkpoints_failed"],
+            "model": result["model_version"],
         }
     )
 
 
-def _look(settings: Settings) -> dict[str, Any]:
+def _collect_status(settings: Settings) -> dict[str, Any]:
     from liveprofile.flink.job_report import report
     from liveprofile.kafka.offsets import lag, scoring_group
 
     job = report(settings.flink.rest_url, settings.job.name)
-    answer: dict[str, Any] = job._asdict()
-    answer["checkpoint"] = job.checkpoint and job.checkpoint._asdict()
-    answer["lag_events"] = lag(settings)
-    lane = settings.scoring.enabled
-    answer["lag_scoring"] = lag(settings, scoring_group(settings.kafka)) if lane else None
-    answer["model_version"] = _model_version(product_path(settings.model.checkpoint))
-    return answer
+    result: dict[str, Any] = job._asdict()
+    result["checkpoint"] = job.checkpoint and job.checkpoint._asdict()
+    result["lag_events"] = lag(settings)
+    result["lag_scoring"] = (
+        lag(settings, scoring_group(settings.kafka)) if settings.scoring.enabled else None
+    )
+    result["model_version"] = _model_version(product_path(settings.model.checkpoint))
+    return result
 
 
 def _model_version(checkpoint: Path) -> str | None:
-    """Of the configured model; None if its card is not on this machine."""
+    """Version of the configured model; None if its model card is not on this machine."""
     import orjson
 
     card = checkpoint / "card.json"

@@ -1,4 +1,4 @@
-"""`liveprofile submit`: sends the profile job to a Flink cluster."""
+"""`liveprofile submit`: submits the profile job to a Flink cluster."""
 
 from __future__ import annotations
 
@@ -20,38 +20,43 @@ from liveprofile.resources import ROOT, product_path
 
 JOB = ROOT / "jobs" / "profile_job.py"
 PARALLELISM_VARIABLE = "LIVEPROFILE_JOB__PARALLELISM"
-WAIT_S = 180.0
+WAIT_TIMEOUT_S = 180.0
 
 
 def submit(
     parallelism: Annotated[
-        int | None, typer.Option(min=1, help="Default: job.parallelism.", show_default=False)
+        int | None,
+        typer.Option(
+            min=1, help="Parallelism of the job. Default: job.parallelism.", show_default=False
+        ),
     ] = None,
     savepoint: Annotated[
         str | None,
         typer.Option(
             metavar="FOLDER",
             show_default=False,
-            help="Go on from this savepoint or retained checkpoint.",
+            help="Savepoint or retained checkpoint to restore the job's state from.",
         ),
     ] = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Return when every task of the job runs.")
+        bool,
+        typer.Option("--wait", help="Wait until all tasks of the job run (at most 180 s)."),
     ] = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Create missing topics and tables, then submit the profile job."""
+    """Create missing topics and tables, then submit the profile job to Flink."""
     from liveprofile.flink.rest import wait_until_running
     from liveprofile.flink.submission import flink_run
     from liveprofile.kafka.topics import create_topics
     from liveprofile.storage.schema import create_schema
-    from models.profile.checkpoint import Card
+    from models.profile.checkpoint import ModelCard
 
     if parallelism is not None:
-        os.environ[PARALLELISM_VARIABLE] = str(parallelism)  # the job reads its settings anew
+        # The job is another process: it reads its settings from the file and the environment.
+        os.environ[PARALLELISM_VARIABLE] = str(parallelism)
     settings, file = read_settings(config), config_file(config)
-    embedding_dim = Card.read(product_path(settings.model.checkpoint)).shape["embedding"]
+    embedding_dim = ModelCard.read(product_path(settings.model.checkpoint)).shape["embedding"]
     created = create_topics(settings)
     if settings.job.store == "cassandra":
         create_schema(settings.cassandra, embedding_dim)
@@ -63,6 +68,6 @@ def submit(
         savepoint=savepoint,
     )
     if wait:
-        wait_until_running(settings.flink.rest_url, job_id, WAIT_S)
-    answer = {"job_id": job_id, "name": settings.job.name, "topics_created": created}
-    print_json(answer) if json else print_fields(answer | {"topics_created": ", ".join(created)})
+        wait_until_running(settings.flink.rest_url, job_id, WAIT_TIMEOUT_S)
+    result = {"job_id": job_id, "name": settings.job.name, "topics_created": created}
+    print_json(result) if json else print_fields(result | {"topics_created": ", ".join(created)})

@@ -1,11 +1,9 @@
-"""`liveprofile alerts`: the risk alerts, for a person to read and to say what came of them."""
+"""`liveprofile alerts`: prints risk alerts and records what analysts decide about their flags."""
 
 from __future__ import annotations
 
 import getpass
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -13,383 +11,314 @@ import typer
 from cli.common import (
     ConfigOption,
     JsonOption,
+    format_utc,
     print_fields,
     print_json,
     read_settings,
-    utc,
-    with_state,
+)
+from cli.risk.alert_output import (
+    alert_line,
+    alert_time_ms,
+    deduplicate,
+    flag_fields,
+    print_flag_table,
 )
 from liveprofile.errors import InputError, ServiceError
+from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
 
-    from liveprofile.alerts.cases.flags import Found
-    from liveprofile.alerts.cases.states import FlagState, State
+    from liveprofile.alerts.cases.states import AlertState, StoredAlertState
     from liveprofile.config import Settings
-    from liveprofile.kafka.records import Record
     from liveprofile.storage.queries import StoredFlag
 
 alerts = typer.Typer(
     name="alerts",
     invoke_without_command=True,
-    help="Print the risk alerts, each once: when, who, why, and what to do. With a command: work on"
-    " the flags behind them (docs/alerts.md).",
+    help="Print risk alerts, or with a command, review the flags behind them (docs/alerts.md).",
 )
 
-FlagArgument = Annotated[str, typer.Argument(metavar="FLAG", help="Its id, which is the alert's.")]
-ByOption = Annotated[
+FlagArgument = Annotated[
+    str, typer.Argument(metavar="FLAG", help="Flag id; the alert's id is the same.")
+]
+AnalystOption = Annotated[
     str,
     typer.Option(
         "--by",
         metavar="NAME",
         default_factory=getpass.getuser,
         show_default="the login name",
-        help="Who says so.",
+        help="Name of the analyst.",
     ),
 ]
-NoteOption = Annotated[str, typer.Option("--note", metavar="TEXT", help="Kept in the history.")]
-RuleOption = Annotated[str | None, typer.Option("--rule", metavar="RULE", help="Of this rule.")]
-UNITS_MS = {"m": 60_000, "h": 3_600_000, "d": 86_400_000}
+NoteOption = Annotated[
+    str, typer.Option("--note", metavar="TEXT", help="Note stored in the flag's history.")
+]
+UNITS_MS = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 
 
 @alerts.callback()
-def stream(
+def print_alerts(
     context: typer.Context,
     follow: Annotated[
-        bool, typer.Option("--follow", "-f", help="Then wait for new ones; end with Ctrl-C.")
+        bool,
+        typer.Option("--follow", "-f", help="Wait for new alerts after that, until Ctrl-C."),
     ] = False,
     limit: Annotated[
-        int, typer.Option(min=0, help="The last N that are there; 0: all.", metavar="N")
+        int, typer.Option(min=0, help="Number of latest alerts to print; 0: all.", metavar="N")
     ] = 20,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Without a command: the alerts of the topic."""
+    """Without a command: print the alerts in the topic, each once."""
     if context.invoked_subcommand is not None:
         return
-    from liveprofile.kafka.offsets import ranges
+    from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.kafka.records import follow_topic, read_topic
 
     settings = read_settings(config)
     topic = settings.topics.alerts
-    held = ranges(settings, topic)
+    ranges = partition_ranges(settings, topic)
     seen: set[str] = set()
-    present = sorted(unique(read_topic(settings, topic, held), seen), key=_time_ms)
+    present = sorted(deduplicate(read_topic(settings, topic, ranges), seen), key=alert_time_ms)
     for alert in present[-limit:] if limit else present:
-        _print(alert, json)
+        _print_alert(alert, json)
     if not follow:
         if not present and not json:
             typer.echo("no alerts", err=True)
         return
-    starts = {partition: part.end for partition, part in held.items()}
-    for alert in unique(follow_topic(settings, topic, starts), seen):
-        _print(alert, json)
+    starts = {partition: part.end for partition, part in ranges.items()}
+    for alert in deduplicate(follow_topic(settings, topic, starts), seen):
+        _print_alert(alert, json)
 
 
 @alerts.command("list")
-def list_(
+def list_flags(
     user: Annotated[
-        str | None, typer.Option("--user", metavar="USER", help="Of this user only.")
+        str | None, typer.Option("--user", metavar="USER", help="Only flags of this user.")
     ] = None,
     state: Annotated[
         Literal["open", "acknowledged", "confirmed", "false_positive", "closed"] | None,
-        typer.Option("--state", help="In this state only."),
+        typer.Option("--state", help="Only flags in this state."),
     ] = None,
     since: Annotated[
         str | None,
         typer.Option(
-            "--since", metavar="TIME", help="At this time (UTC) or later, as liveprofile flags."
+            "--since",
+            metavar="TIME",
+            help="Only flags of this time (UTC) or later: 2017-11-26, 2017-11-26T01:00 or epoch"
+            " milliseconds.",
         ),
     ] = None,
-    rule: RuleOption = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most N.")] = 20,
+    rule: Annotated[
+        str | None, typer.Option("--rule", metavar="RULE", help="Only flags of this rule.")
+    ] = None,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=10_000, help="Maximum number of flags.")
+    ] = 20,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """List stored flags with their states, newest first."""
     from cli.profiles import parse_time_ms
     from liveprofile.alerts.cases import flags
-    from liveprofile.alerts.cases.states import State
-    from liveprofile.storage.connection import session_of
+    from liveprofile.alerts.cases.states import AlertState
+    from liveprofile.storage.connection import open_session
 
     since_ms = None if since is None else parse_time_ms(since)
     settings = read_settings(config)
-    with session_of(settings.cassandra) as session:
-        found = flags.listed(
+    with open_session(settings.cassandra) as session:
+        rows = flags.list_flags(
             session,
             user_id=user,
-            state=None if state is None else State(state),
+            state=None if state is None else AlertState(state),
             since_ms=since_ms,
             rule_id=rule,
             limit=limit,
         )
     if json:
-        print_json([each.flag._asdict() | each.state._asdict() for each in found])
-    elif found:
-        _print_table(found)
+        print_json([row.flag._asdict() | row.state._asdict() for row in rows])
+    elif rows:
+        print_flag_table(rows)
     else:
         typer.echo("no flags", err=True)
 
 
 @alerts.command()
 def show(flag: FlagArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Show all of a flag: reasons, state and its history, snoozes, case. Exit code 1: no such."""
-    from liveprofile.alerts.cases import flags, service, snooze, states
-    from liveprofile.storage.connection import session_of
+    """Show a flag's reasons, state, history, snoozes and cases. Exit code 1 if it is unknown."""
+    from liveprofile.alerts.cases import case_store, flags, snooze, states
+    from liveprofile.storage.connection import open_session
 
     settings = read_settings(config)
-    with session_of(settings.cassandra) as session:
-        found = flags.find(session, flag)
-        more = {
-            "state": states.state_of(session, flag)._asdict(),
-            "history": [each._asdict() for each in states.history(session, flag)],
+    with open_session(settings.cassandra) as session:
+        stored = flags.find_flag(session, flag)
+        details = {
+            "state": states.read_state(session, flag)._asdict(),
+            "history": [each._asdict() for each in states.read_state_changes(session, flag)],
             "snoozes": [
                 each._asdict()
-                for each in snooze.snoozes(session, found.user_id)
-                if each.rule_id in (found.rule_id, snooze.ALL_RULES)
+                for each in snooze.read_snoozes(session, stored.user_id)
+                if each.rule_id in (stored.rule_id, snooze.ALL_RULES)
             ],
             "cases": [
                 case._asdict()
-                for case in service.cases(session, found.user_id, found.rule_id)
+                for case in case_store.read_cases(session, stored.user_id, stored.rule_id)
                 if flag in case.alerts
             ],
         }
     if json:
-        print_json(found._asdict() | more)
+        print_json(stored._asdict() | details)
     else:
-        print_fields(_fields(found, more))
+        print_fields(flag_fields(stored, details))
 
 
 @alerts.command()
 def ack(
     flag: FlagArgument,
-    by: ByOption,
+    by: AnalystOption,
     note: NoteOption = "",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say that you look after a flag. Exit code 1 if somebody else was first."""
-    from liveprofile.alerts.cases.states import State
+    """Acknowledge a flag. Exit code 1 if another analyst has acknowledged it."""
+    from liveprofile.alerts.cases.states import AlertState
 
-    _change(flag, State.ACKNOWLEDGED, by, note, config, json)
+    _set_state(flag, AlertState.ACKNOWLEDGED, by, note, config, json)
 
 
 @alerts.command()
 def close(
     flag: FlagArgument,
-    by: ByOption,
+    by: AnalystOption,
     note: NoteOption = "",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Put a flag away; its case closes with the last of its flags. Exit code 1: it is closed."""
-    from liveprofile.alerts.cases.states import State
+    """Close a flag. Exit code 1 if it is closed already.
 
-    _change(flag, State.CLOSED, by, note, config, json)
+    A case closes when all its flags are labelled or closed.
+    """
+    from liveprofile.alerts.cases.states import AlertState
+
+    _set_state(flag, AlertState.CLOSED, by, note, config, json)
 
 
 @alerts.command()
 def label(
     flag: FlagArgument,
     verdict: Annotated[Literal["fraud", "legitimate"], typer.Argument(metavar="fraud|legitimate")],
-    by: ByOption,
+    by: AnalystOption,
     note: NoteOption = "",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Say what a flag turned out to be, for good and for the scoring to learn.
+    """Label a flag as fraud or legitimate; the scoring pipeline uses the label.
 
-    The state becomes confirmed or false_positive; then the label goes to the topic risk-feedback,
-    if the flag is of an event. If Kafka is away the exit code is 3: repeat the command.
+    The state becomes confirmed or false_positive. If the flag is of an event, the label is then
+    sent to the topic risk-feedback. Exit code 3 if Kafka does not answer: repeat the command.
     """
-    from liveprofile.labels.feedback import STATE_OF
+    from liveprofile.labels.feedback import STATE_OF_LABEL
 
-    _change(flag, STATE_OF[verdict], by, note, config, json, sends_label=True)
+    _set_state(flag, STATE_OF_LABEL[verdict], by, note, config, json, send_label=True)
 
 
 @alerts.command()
 def snooze(
-    user: Annotated[str, typer.Argument(metavar="USER", help="Whose flags send no alert.")],
-    by: ByOption,
-    rule: Annotated[str, typer.Option("--rule", metavar="RULE", help="*: every rule.")] = "*",
-    span: Annotated[
-        str, typer.Option("--for", metavar="TIME", help="So long from now: 30m, 8h, 3d.")
+    user: Annotated[str, typer.Argument(metavar="USER", help="User id.")],
+    by: AnalystOption,
+    rule: Annotated[
+        str, typer.Option("--rule", metavar="RULE", help="Rule to snooze; *: every rule.")
+    ] = "*",
+    duration: Annotated[
+        str,
+        typer.Option(
+            "--for",
+            metavar="TIME",
+            help="Duration from now in minutes, hours or days: 30m, 8h, 3d.",
+        ),
     ] = "24h",
-    end: Annotated[bool, typer.Option("--end", help="End the snooze now instead.")] = False,
+    end: Annotated[bool, typer.Option("--end", help="End the snooze now.")] = False,
     note: NoteOption = "",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Store a user's flags without sending alerts, for a while; it ends by itself."""
+    """Suppress a user's alerts for a limited time; flags are still stored."""
     from liveprofile.alerts.cases import snooze as snoozes
-    from liveprofile.storage.connection import session_of
+    from liveprofile.storage.connection import open_session
     from liveprofile.storage.cql import now_ms
 
-    until_ms = now_ms() + span_ms(span)
+    until_ms = now_ms() + parse_duration_ms(duration)
     settings = read_settings(config)
-    with session_of(settings.cassandra) as session:
+    with open_session(settings.cassandra) as session:
         if end:
-            snoozes.wake(session, user, rule)
+            snoozes.end_snooze(session, user, rule)
         else:
             snoozes.snooze(session, user, rule, until_ms, by, note)
     until = None if end else until_ms
     if json:
         print_json({"user_id": user, "rule_id": rule, "until_ms": until, "by": by})
     else:
-        typer.echo(
-            f"user {user}, rule {rule}: {f'silent until {utc(until)}' if until else 'awake'}"
-        )
+        state = f"snoozed until {format_utc(until)}" if until else "snooze ended"
+        typer.echo(f"user {user}, rule {rule}: {state}")
 
 
-def span_ms(text: str) -> int:
-    """30m, 8h or 3d in milliseconds. Raises InputError."""
-    found = re.fullmatch(r"(\d{1,5})([mhd])", text)
-    if not found:
-        raise InputError(f"--for {text!r}: a number with m, h or d, such as 8h")
-    return int(found[1]) * UNITS_MS[found[2]]
+def parse_duration_ms(text: str) -> int:
+    """Parses a duration such as 30m, 8h or 3d. Raises InputError."""
+    match = re.fullmatch(r"(\d{1,5})([mhd])", text)
+    if not match:
+        raise InputError(f"--for {text!r}: not a number with m, h or d, such as 8h")
+    return int(match[1]) * UNITS_MS[match[2]]
 
 
-def unique(records: Iterable[Record], seen: set[str]) -> Iterator[dict[str, Any]]:
-    """The alerts among the records, each id once: delivery is at least once. Grows `seen`."""
-    import orjson
-
-    for record in records:
-        try:
-            alert = orjson.loads(record.value or b"")
-            alert_id = alert["id"]
-            _time_ms(alert)
-        except (orjson.JSONDecodeError, KeyError, TypeError, ValueError):
-            typer.echo(
-                f"{record.topic}/{record.partition} offset {record.offset} is no alert", err=True
-            )
-            continue
-        if alert_id not in seen:
-            seen.add(alert_id)
-            yield alert
-
-
-def sentence(alert: dict[str, Any]) -> str:
-    """2017-11-26 01:05:00  high  user 42  UNUSUAL_BEHAVIOUR: ... -> limit_trading"""
-    from liveprofile.drift.alert import TYPE as DRIFT
-
-    data = alert.get("data") or {}
-    of = "model" if alert.get("type") == DRIFT else "user"
-    return (
-        f"{utc(_time_ms(alert))}  {data.get('severity', '?'):<8}  {of} {alert.get('subject', '?')}"
-        f"  {data.get('reason', '?')}: {data.get('message', '')}  -> {data.get('action', '?')}"
-    )
-
-
-def _change(
+def _set_state(
     flag_id: str,
-    to: State,
+    to: AlertState,
     by: str,
     note: str,
     config: Any,
     json: bool,
-    sends_label: bool = False,
+    send_label: bool = False,
 ) -> None:
-    """Stores the state; then, if asked, sends the label; then settles the flag's case."""
-    from liveprofile.alerts.cases import flags, service, states
-    from liveprofile.storage.connection import session_of
+    """Stores the state, sends the label if `send_label`, then closes the case if possible."""
+    from liveprofile.alerts.cases import case_store, flags, states
+    from liveprofile.storage.connection import open_session
 
     settings = read_settings(config)
-    with session_of(settings.cassandra) as session:
-        flag = flags.find(session, flag_id)
+    with open_session(settings.cassandra) as session:
+        flag = flags.find_flag(session, flag_id)
         ttl_s = settings.cassandra.flag_ttl_s
         state = states.transition(session, flag, to, by, note, ttl_s=ttl_s)
-        sent = _send_label(settings, session, flag, state) if sends_label else 0
-        if to in service.SETTLED:
-            service.settle(session, flag.user_id, flag.rule_id, by)
+        sent = _send_label(settings, session, flag, state) if send_label else 0
+        if to in case_store.RESOLVED_STATES:
+            case_store.close_if_resolved(session, flag.user_id, flag.rule_id, by)
     if json:
         print_json({"flag_id": flag_id, **state._asdict(), "labels_sent": sent})
         return
-    typer.echo(f"flag {flag_id} is {state.state}, by {state.by} at {utc(state.updated_at_ms)}")
-    if sends_label and not sent:
-        typer.echo("it is of a window, so there is no event to label", err=True)
+    typer.echo(
+        f"flag {flag_id} is {state.state}, by {state.by} at {format_utc(state.updated_at_ms)}"
+    )
+    if send_label and not sent:
+        typer.echo("no label sent: the flag is of a window, not of an event", err=True)
 
 
-def _send_label(settings: Settings, session: Session, flag: StoredFlag, state: FlagState) -> int:
+def _send_label(
+    settings: Settings, session: Session, flag: StoredFlag, state: StoredAlertState
+) -> int:
     from liveprofile.labels import feedback
 
     if not flag.event_id:
         return 0
     try:
-        return feedback.send(settings, [feedback.of_flag(session, flag, state)])
+        return feedback.send_labels(settings, [feedback.label_of_flag(session, flag, state)])
     except ServiceError as error:
         raise ServiceError(
-            f"flag {flag.flag_id} is {state.state} now, but its label is not sent: {error}; repeat"
-            f" `liveprofile alerts label {flag.flag_id} {feedback.LABEL_OF[state.state]}"
+            f"flag {flag.flag_id} is {state.state}, but its label was not sent: {error}; repeat"
+            f" `liveprofile alerts label {flag.flag_id} {feedback.LABEL_OF_STATE[state.state]}"
             f" --by {state.by}`"
         ) from None
 
 
-def _print_table(found: Sequence[Found]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("flag", "time", "user", "severity", "state", "by", "rule", "message"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("flag", "time", "severity"))
-    for flag, state in found:
-        table.add_row(
-            flag.flag_id, utc(flag.window_end_ms), flag.user_id, flag.severity, state.state,
-            state.by, with_state(flag.rule_id, flag), flag.message,
-        )  # fmt: skip
-    # Ids and messages are data: nothing in them is mark-up. Piped, a line is as wide as it is.
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.print(table, soft_wrap=not console.is_terminal)
-
-
-def _fields(flag: StoredFlag, more: dict[str, Any]) -> dict[str, Any]:
-    """`show` for a person: a name and a line each."""
-    state = more["state"]
-    at = (
-        {"event": f"{flag.event_id}, {utc(flag.window_end_ms)}"}
-        if flag.event_id
-        else {"window": f"{utc(flag.window_start_ms)} to {utc(flag.window_end_ms)}"}
-    )
-    fields: dict[str, Any] = {
-        "flag": flag.flag_id,
-        "user": flag.user_id,
-        **at,
-        "rule": f"{flag.rule_id}, version {flag.rule_version or '?'}, {flag.rule_state}",
-        "severity": flag.severity,
-        "action": flag.action,
-        "message": flag.message,
-        "value": f"{flag.value:g}, flagged from {flag.threshold:g}",
-        "model": flag.model_version,
-    }
-    for number, reason in enumerate(flag.reasons, 1):
-        fields[f"reason {number}"] = (
-            f"{reason['code']}: {reason['sentence']} (value {_number(reason['value'])},"
-            f" usual {_number(reason['usual'])})"
-        )
-    fields["state"] = f"{state['state']}, by {state['by']}" if state["by"] else state["state"]
-    for change in more["history"]:
-        note = f": {change['note']}" if change["note"] else ""
-        fields[f"  {utc(change['at_ms'])}"] = (
-            f"{change['from_state']} -> {change['to_state']}, by {change['by']}{note}"
-        )
-    for each in more["snoozes"]:
-        fields[f"snoozed, rule {each['rule_id']}"] = (
-            f"until {utc(each['until_ms'])}, by {each['by']}"
-        )
-    for case in more["cases"]:
-        status = "open" if case["is_open"] else "closed"
-        fields[f"case {case['number']}"] = f"{status}, {len(case['alerts'])} alerts"
-    return fields
-
-
-def _number(value: float | None) -> str:
-    return "unknown" if value is None else f"{value:g}"
-
-
-def _time_ms(alert: dict[str, Any]) -> int:
-    return round(datetime.fromisoformat(alert["time"]).timestamp() * 1_000)
-
-
-def _print(alert: dict[str, Any], json: bool) -> None:
-    print_json(alert) if json else typer.echo(sentence(alert))
+def _print_alert(alert: dict[str, Any], json: bool) -> None:
+    print_json(alert) if json else typer.echo(alert_line(alert))

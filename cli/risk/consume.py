@@ -1,4 +1,4 @@
-"""`liveprofile consume`: acts on risk alerts until it is stopped."""
+"""`liveprofile consume`: handles risk alerts until it is stopped."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ if TYPE_CHECKING:
 
 def consume(
     open_case: Annotated[
-        bool, typer.Option("--open-case", help="Open a case for customer service in Cassandra.")
+        bool,
+        typer.Option("--open-case", help="Open a customer-service case per alert in Cassandra."),
     ] = False,
     webhook: Annotated[
         str | None,
         typer.Option(
             "--webhook",
             metavar="URL",
-            help="POST each alert there, signed with the secret in LIVEPROFILE_WEBHOOK_SECRET.",
+            help="POST each alert to this URL, signed with the secret in"
+            " LIVEPROFILE_WEBHOOK_SECRET.",
         ),
     ] = None,
     restrict: Annotated[
@@ -34,39 +36,45 @@ def consume(
         typer.Option(
             "--restrict",
             metavar="MODULE:NAME",
-            help="Restrict accounts by this object of yours; it has restrict(user_id, action,"
-            " until, reason).",
+            help="Restrict accounts with this Python object; it has the method restrict(user_id,"
+            " action, until, reason).",
         ),
     ] = None,
     min_severity: Annotated[
         Literal["low", "medium", "high", "critical"],
-        typer.Option("--min-severity", help="Pass over alerts below."),
+        typer.Option("--min-severity", help="Ignore alerts below this severity."),
     ] = "low",
     group: Annotated[
         str,
-        typer.Option("--group", metavar="NAME", help="Consumer group; those of one share alerts."),
+        typer.Option(
+            "--group",
+            metavar="NAME",
+            help="Kafka consumer group; the consumers of a group share the alerts.",
+        ),
     ] = "liveprofile-alerts",
-    workers: Annotated[int, typer.Option("--workers", min=1, max=64, help="Threads.")] = 4,
+    workers: Annotated[
+        int, typer.Option("--workers", min=1, max=64, help="Number of threads.")
+    ] = 4,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Act on risk alerts until Ctrl-C or SIGTERM; each alert at least once, none lost.
+    """Handle risk alerts until Ctrl-C or SIGTERM, each alert at least once.
 
-    An alert that can't be dealt with goes to the topic risk-alerts-dead with the reason. The last
-    line tells what was done. docs/alerts.md says what is guaranteed.
+    An alert that cannot be handled goes to the dead-letter topic risk-alerts-dead with the
+    reason. At the end the counts are printed. docs/alerts.md describes the guarantees.
     """
     from liveprofile.alerts.consumer import AlertConsumer, Severity, stop_on_signals
-    from liveprofile.storage.connection import session_of
+    from liveprofile.storage.connection import open_session
 
     settings = read_settings(config)
     if not (open_case or webhook or restrict):
-        raise InputError("nothing to do: give --open-case, --webhook or --restrict")
-    # Its lines tell what became of each alert; user ids in them are hashed.
+        raise InputError("no handler: give --open-case, --webhook or --restrict")
+    # The consumer logs the outcome of each alert; user ids in these lines are hashed.
     logging.getLogger("liveprofile.alerts.consumer").setLevel(logging.INFO)
-    with session_of(settings.cassandra) as session:
+    with open_session(settings.cassandra) as session:
         consumer = AlertConsumer.connect(
             settings,
-            handlers(session, open_case, webhook, restrict),
+            create_handlers(session, open_case, webhook, restrict),
             session,
             group_id=group,
             min_severity=Severity(min_severity),
@@ -77,18 +85,18 @@ def consume(
     print_json(counts) if json else print_fields(counts)
 
 
-def handlers(
+def create_handlers(
     session: Session, open_case: bool, webhook: str | None, restrict: str | None
 ) -> list[Handler]:
-    """Those asked for. Raises ConfigError and InputError."""
+    """Creates the handlers that the options request. Raises ConfigError and InputError."""
     from liveprofile.alerts.consumer import OpenCase, RestrictAccount, Webhook
     from liveprofile.alerts.consumer.handlers import load_accounts
 
-    found: list[Handler] = []
+    handlers: list[Handler] = []
     if open_case:
-        found.append(OpenCase(session))
+        handlers.append(OpenCase(session))
     if webhook:
-        found.append(Webhook.from_environment(webhook))
+        handlers.append(Webhook.from_environment(webhook))
     if restrict:
-        found.append(RestrictAccount(load_accounts(restrict)))
-    return found
+        handlers.append(RestrictAccount(load_accounts(restrict)))
+    return handlers

@@ -1,4 +1,4 @@
-"""`liveprofile drift`: whether what the fraud model sees still looks like its training data."""
+"""`liveprofile drift`: shows whether the fraud model's input has drifted from its training data."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.common import ConfigOption, JsonOption, print_json, read_settings, utc
+from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
 from liveprofile.errors import InputError
 
 if TYPE_CHECKING:
-    from udfs.scoring.drift_store import Decision, State
+    from udfs.scoring.drift_store import DriftDecision, DriftState
 
 drift = typer.Typer(
     name="drift",
     invoke_without_command=True,
-    help="Whether what the fraud model sees still looks like its training data (docs/drift.md).",
+    help="Show whether the fraud model's input has drifted from its training data (docs/drift.md).",
 )
 
 
@@ -24,72 +24,81 @@ drift = typer.Typer(
 def show(
     context: typer.Context,
     periods: Annotated[
-        int, typer.Option("--periods", min=1, max=1_000, metavar="N", help="The last N of each.")
+        int,
+        typer.Option("--periods", min=1, max=1_000, metavar="N", help="Last N hours and N days."),
     ] = 12,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Without a command: the state by hour and by day, and the distances of the last periods."""
+    """Without a command: show the hourly and the daily drift state and the last periods."""
     if context.invoked_subcommand is not None:
         return
-    from liveprofile.drift.reference import Reference
+    from liveprofile.drift.reference import DriftReference
     from liveprofile.resources import product_path
-    from liveprofile.storage.connection import session_of
-    from udfs.scoring.drift_monitor import LENGTH_MS, scope
+    from liveprofile.storage.connection import open_session
+    from udfs.scoring.drift_monitor import PERIOD_MS, decision_scope
     from udfs.scoring.drift_store import CassandraDriftStore
 
     settings = read_settings(config)
     folder = product_path(settings.scoring.checkpoint)
-    reference = Reference.load(folder)
+    reference = DriftReference.load(folder)
     if reference is None:
-        raise InputError(
-            f"event model {folder} has no reference.json to go by: its drift isn't watched"
-        )
-    with session_of(settings.cassandra) as session:
+        raise InputError(f"event model {folder} has no reference.json: its drift is not monitored")
+    with open_session(settings.cassandra) as session:
         store = CassandraDriftStore(session, settings.cassandra, settings.scoring.score_ttl_s)
-        found = {
-            kind: (store.state(of), store.decisions(of, periods))
-            for kind in LENGTH_MS
-            for of in [scope(reference, kind)]
+        by_period_kind = {
+            kind: (store.state(scope), store.decisions(scope, periods))
+            for kind in PERIOD_MS
+            for scope in [decision_scope(reference, kind)]
         }
     if json:
         print_json(
             {
                 "reference": reference.version,
                 **{
-                    kind: {"state": _state(state), "periods": [_period(one) for one in decisions]}
-                    for kind, (state, decisions) in found.items()
+                    kind: {
+                        "state": _state_json(state),
+                        "periods": [_decision_json(decision) for decision in decisions],
+                    }
+                    for kind, (state, decisions) in by_period_kind.items()
                 },
             }
         )
         return
-    for kind, (state, decisions) in found.items():
-        typer.echo(f"by {kind}: {_sentence(state)}")
+    for kind, (state, decisions) in by_period_kind.items():
+        typer.echo(f"by {kind}: {_describe_state(state)}")
         if decisions:
-            _print_table(decisions)
+            _print_decisions(decisions)
 
 
 @drift.command()
 def reference(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Of an event-risk model.")],
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Model checkpoint of an event-risk model.")
+    ],
     json: JsonOption = False,
 ) -> None:
-    """Make a model's reference.json again, by the generated shops that its card names.
+    """Rebuild a model's reference.json from the simulated shops that its model card names.
 
-    The model itself stays as it is.
+    The model itself does not change.
     """
     from cli.progress import progress
-    from models.fraud.training.train_simulated import renew_reference
+    from models.fraud.training.train_simulated import rebuild_reference
 
     with progress() as on_progress:
-        made = renew_reference(folder, on_progress)
+        rebuilt = rebuild_reference(folder, on_progress)
     if json:
-        print_json({"reference": made.version, "events": made.events, "watched": made.features})
+        print_json(
+            {"reference": rebuilt.version, "events": rebuilt.events, "watched": rebuilt.features}
+        )
     else:
-        typer.echo(f"reference {made.version}: {made.events} events, {len(made.features)} features")
+        typer.echo(
+            f"reference {rebuilt.version}: {rebuilt.events} events,"
+            f" {len(rebuilt.features)} features"
+        )
 
 
-def _state(state: State) -> dict[str, Any]:
+def _state_json(state: DriftState) -> dict[str, Any]:
     return {
         "drifting": state.since_ms is not None,
         "since_ms": state.since_ms,
@@ -97,45 +106,49 @@ def _state(state: State) -> dict[str, Any]:
     }
 
 
-def _period(decision: Decision) -> dict[str, Any]:
+def _decision_json(decision: DriftDecision) -> dict[str, Any]:
     import orjson
 
     return decision._asdict() | {"distances": orjson.loads(decision.distances)}
 
 
-def _sentence(state: State) -> str:
+def _describe_state(state: DriftState) -> str:
     if state.decided_until_ms is None:
-        return "nothing is decided yet"
-    what = "no drift" if state.since_ms is None else f"drifting since {utc(state.since_ms)}"
-    return f"{what}, decided until {utc(state.decided_until_ms)}"
+        return "no period is evaluated yet"
+    if state.since_ms is None:
+        verdict = "no drift"
+    else:
+        verdict = f"drifting since {format_utc(state.since_ms)}"
+    return f"{verdict}, evaluated until {format_utc(state.decided_until_ms)}"
 
 
-def _print_table(decisions: list[Decision]) -> None:
+def _print_decisions(decisions: list[DriftDecision]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("start", "events", "drift", "furthest from usual (distance, limit)"):
+    for name in ("start", "events", "drift", "largest distances (distance, limit)"):
         table.add_column(name, overflow="fold", no_wrap=name == "start")
     for decision in decisions:
-        distances = _period(decision)["distances"]
-        furthest = sorted(distances, key=lambda name: -_of_limit(distances[name]))[:3]
+        distances = _decision_json(decision)["distances"]
+        largest = sorted(distances, key=lambda name: -_relative_distance(*distances[name]))[:3]
         table.add_row(
-            utc(decision.start_ms), str(decision.events), "yes" if decision.drifting else "no",
+            format_utc(decision.start_ms),
+            str(decision.events),
+            "yes" if decision.drifting else "no",
             ", ".join(
-                f"{name} {distances[name][0]:.2f} ({_number(distances[name][1])})"
-                for name in furthest
+                f"{name} {distances[name][0]:.2f} ({_format_limit(distances[name][1])})"
+                for name in largest
             ),
-        )  # fmt: skip
+        )
     console = Console(markup=False, emoji=False, highlight=False)
     console.print(table, soft_wrap=not console.is_terminal)
 
 
-def _of_limit(distance: list[float | None]) -> float:
-    value, limit = distance
-    return 0.0 if limit is None else value / limit
+def _relative_distance(distance: float, limit: float | None) -> float:
+    return 0.0 if limit is None else distance / limit
 
 
-def _number(limit: float | None) -> str:
+def _format_limit(limit: float | None) -> str:
     return "none" if limit is None else f"{limit:.2f}"

@@ -1,4 +1,4 @@
-"""`liveprofile feedback`: labels from elsewhere, such as chargebacks, for the scoring to learn."""
+"""`liveprofile feedback`: sends labels from other sources, such as chargebacks, to the job."""
 
 from __future__ import annotations
 
@@ -8,56 +8,47 @@ from typing import Annotated
 
 import typer
 
-from cli.common import ConfigOption, RejectedLabels, print_json, read_settings
-from cli.risk.alerts import ByOption
+from cli.common import ConfigOption, RejectedLabelReporter, print_json, read_settings
+from cli.progress import count_bar
+from cli.risk.alerts import AnalystOption
 
 feedback = typer.Typer(
     name="feedback",
     no_args_is_help=True,
-    help="Labels of events, fraud or legitimate, that come from elsewhere.",
+    help="Send labels (fraud or legitimate) of events to the scoring pipeline.",
 )
 
 
 @feedback.callback()
 def group() -> None:
-    """With one command only, typer would leave its name out."""
+    """Makes `send` a subcommand: without a callback typer merges a single command."""
 
 
 @feedback.command()
 def send(
     file: Annotated[
-        Path, typer.Argument(metavar="FILE", help="JSON lines, or Parquet (.parquet).")
+        Path,
+        typer.Argument(metavar="FILE", help="Labels: JSON lines, or Parquet (.parquet)."),
     ],
-    by: ByOption,
+    by: AnalystOption,
     config: ConfigOption = None,
 ) -> None:
-    """Send the labels of a file to the topic risk-feedback; sending again is harmless.
+    """Send the labels of a file to the topic risk-feedback; sending a label twice has no effect.
 
-    A row: event_id, user_id, label (fraud or legitimate), event_time, time or known_at; maybe
-    analyst (else --by), event_type, device_id, place, shop_id, coupon_id, address_id. The last line
-    is JSON: sent, rejected, seconds. Exit code 1 if a row was rejected; the others are sent.
+    Required columns: event_id, user_id, label (fraud or legitimate), event_time, and time or
+    known_at. Optional: analyst (default --by), event_type, device_id, place, shop_id, coupon_id,
+    address_id. The last line is JSON: sent, rejected, seconds. Exit code 1 if a row was rejected;
+    the other rows are sent.
     """
-    from rich import progress as bars
-    from rich.console import Console
-
     from liveprofile.labels import feedback as labels
 
     settings = read_settings(config)
-    rejected = RejectedLabels(file)
-    console = Console(stderr=True)
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TimeElapsedColumn(),
-    )
+    rejected = RejectedLabelReporter(file)
     started_s = time.monotonic()
-    with bars.Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as bar:
-        task = bar.add_task(f"sending {file.name}", total=labels.rows_estimate(file))
+    with count_bar(f"sending {file.name}", labels.estimate_rows(file)) as advance:
         rows = labels.read_labels(file, by)
-        sent = labels.send(settings, labels.valid(rows, rejected, on_row=lambda: bar.advance(task)))
+        valid_rows = labels.keep_valid(rows, rejected, on_row=lambda: advance(1))
+        sent = labels.send_labels(settings, valid_rows)
     print_json(
         {
             "sent": sent,

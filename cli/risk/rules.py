@@ -1,10 +1,10 @@
-"""`liveprofile rules`: check risk rules, put them in force while the job runs, list them."""
+"""`liveprofile rules`: checks, applies and lists risk rules."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 
@@ -13,29 +13,30 @@ from liveprofile.config import Settings
 from liveprofile.resources import product_path
 
 if TYPE_CHECKING:
-    from liveprofile.rules.rules import Rule, Rules
+    from liveprofile.rules.rules import Rule, RuleSet
     from udfs.rules_feed import TopicRules
 
 rules = typer.Typer(
     name="rules",
     no_args_is_help=True,
-    help="Check risk rules, put them in force while the job runs, list those in force."
-    " docs/data-contract.md, section 6, has their format.",
+    help="Check risk rules, apply them to running jobs, list the current ones."
+    " docs/data-contract.md, section 6, describes the format.",
 )
 
-FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Rules (TOML).")]
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Rules file (TOML).")]
 
 
 @rules.command()
 def check(file: FileArgument, json: JsonOption = False) -> None:
-    """Check a file of rules, without Kafka. Every error is one line; then the exit code is 2.
+    """Check a rules file without connecting to Kafka. Exit code 2 if it has errors.
 
-    With --json a program gets them: file, line, rule, key, column (in a condition), reason.
+    Each error is one line. With --json an error has file, line, rule, key, column (in a
+    condition) and reason.
     """
     from liveprofile.rules.rules import RulesError, read_rules
 
     try:
-        found = read_rules(file)
+        rule_set = read_rules(file)
     except RulesError as error:
         if json:
             problems = [{"file": str(file)} | problem._asdict() for problem in error.problems]
@@ -45,82 +46,89 @@ def check(file: FileArgument, json: JsonOption = False) -> None:
                 typer.echo(f"liveprofile: {line}", err=True)
         raise typer.Exit(error.exit_code) from None
     if json:
-        print_json({"ok": True, "version": found.version, "rules": len(found.rules)})
+        print_json({"ok": True, "version": rule_set.version, "rules": len(rule_set.rules)})
     else:
-        typer.echo(f"{file}: version {found.version}, {len(found.rules)} rules, nothing wrong")
+        typer.echo(f"{file}: version {rule_set.version}, {len(rule_set.rules)} rules, no errors")
 
 
 @rules.command()
 def apply(
     file: FileArgument,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would change.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the changes without applying them.")
+    ] = False,
     by: Annotated[
-        str, typer.Option("--by", metavar="NAME", envvar="USER", help="Who applies the rules.")
+        str,
+        typer.Option(
+            "--by", metavar="NAME", envvar="USER", help="Name that is stored with the change."
+        ),
     ] = "unknown",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Put a file of rules in force: running jobs follow within seconds.
+    """Apply a rules file: running jobs use it within seconds.
 
-    A changed rule is written to the topic risk-rules with the next version, one that the file lacks
-    is removed there. If anything is wrong with the file, nothing is written. From then on jobs go
-    by the topic, no longer by the file of their settings.
+    A changed rule is written to the topic risk-rules with the next version; a rule that the file
+    lacks is removed from the topic. If the file has an error, nothing is written. From then on
+    jobs use the rules of the topic instead of the file in their settings.
     """
     from liveprofile.kafka.records import send_all
     from liveprofile.kafka.topics import create_topics
     from liveprofile.rules.rules import read_rules
     from udfs.rules_feed import read_topic_rules
 
-    wanted = read_rules(file)
+    rule_set = read_rules(file)
     settings = read_settings(config)
-    changes = compare(read_topic_rules(settings), wanted)
-    if not dry_run and any(change.what != "unchanged" for change in changes):
+    changes = plan_changes(read_topic_rules(settings), rule_set)
+    to_write = [change for change in changes if change.kind != "unchanged"]
+    if to_write and not dry_run:
         create_topics(settings)
         applied_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         send_all(
             settings,
             settings.topics.rules,
-            [
-                (change.rule_id.encode(), change.record(by, applied_at), {})
-                for change in changes
-                if change.what != "unchanged"
-            ],
+            [(change.rule_id.encode(), change.record(by, applied_at), {}) for change in to_write],
         )
     if json:
-        shown = [change.shown() for change in changes]
-        print_json({"file": str(file), "dry_run": dry_run, "changes": shown})
+        print_json(
+            {
+                "file": str(file),
+                "dry_run": dry_run,
+                "changes": [change.as_json() for change in changes],
+            }
+        )
         return
     for change in changes:
         version = "" if change.rule is None else f"  version {change.rule.version}"
-        typer.echo(f"{change.what:<9}  {change.rule_id}{version}")
+        typer.echo(f"{change.kind:<9}  {change.rule_id}{version}")
 
 
 @rules.command(name="list")
 def list_rules(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """List the rules in force: the topic's, or the file's while the topic has none."""
+    """List the current rules: those of the topic, or of the file while the topic has none."""
     settings = read_settings(config)
-    source, found = in_force(settings)
+    source, rule_set = current_rules(settings)
     if json:
-        listed = [rule.model_dump(mode="json") for rule in found.rules]
-        print_json({"source": source, "version": found.version, "rules": listed})
+        listed = [rule.model_dump(mode="json") for rule in rule_set.rules]
+        print_json({"source": source, "version": rule_set.version, "rules": listed})
         return
-    typer.echo(f"version {found.version}, from {source}")
-    width = max((len(rule.id) for rule in found.rules), default=0)
-    for rule in found.rules:
+    typer.echo(f"version {rule_set.version}, from {source}")
+    width = max((len(rule.id) for rule in rule_set.rules), default=0)
+    for rule in rule_set.rules:
         typer.echo(
             f"{rule.id:<{width}}  {rule.version:>3}  {rule.scope:<6}  {rule.state:<6}  {rule.when}"
         )
 
 
-class Change(NamedTuple):
-    """What becomes of one rule. rule: as it will be; None: removed."""
+class RuleChange(NamedTuple):
+    """The change of one rule in the topic."""
 
-    what: str  # added, changed, unchanged or removed
+    kind: Literal["added", "changed", "unchanged", "removed"]
     rule_id: str
-    rule: Rule | None
+    rule: Rule | None  # the new rule; None if it is removed
 
     def record(self, by: str, applied_at: str) -> bytes | None:
-        """The value of its record in the topic; None, a tombstone, removes it."""
+        """The value of the rule's record in the topic; None (a tombstone) removes the rule."""
         import orjson
 
         if self.rule is None:
@@ -128,45 +136,49 @@ class Change(NamedTuple):
         applied = {"applied_by": by, "applied_at": applied_at}
         return orjson.dumps(self.rule.model_dump(mode="json") | applied)
 
-    def shown(self) -> dict[str, object]:
+    def as_json(self) -> dict[str, object]:
         return {
             "rule_id": self.rule_id,
-            "what": self.what,
+            "what": self.kind,
             "version": None if self.rule is None else self.rule.version,
         }
 
 
-def compare(topic: TopicRules, file: Rules) -> list[Change]:
-    """What the file changes in the topic; a changed rule gets at least the next version.
+def plan_changes(topic: TopicRules, file: RuleSet) -> list[RuleChange]:
+    """Compares the file with the topic. A changed rule gets at least the next version.
 
-    A rule whose newest record can't be read is written anew: compaction may have left nothing else.
+    A rule whose newest record is invalid is written again: after compaction the topic may hold no
+    other record of it.
     """
-    old = {rule.id: rule for rule in topic.rules().rules}
+    in_topic = {rule.id: rule for rule in topic.rules().rules}
     changes = []
     for rule in file.rules:
-        known = old.pop(rule.id, None)
+        known = in_topic.pop(rule.id, None)
         if known is None:
-            changes.append(Change("added", rule.id, rule))
+            changes.append(RuleChange("added", rule.id, rule))
         elif (
             rule.model_copy(update={"version": known.version}) == known
-            and rule.id not in topic.unreadable
+            and rule.id not in topic.invalid_ids
         ):
-            changes.append(Change("unchanged", rule.id, known))
+            changes.append(RuleChange("unchanged", rule.id, known))
         else:
             version = max(known.version + 1, rule.version)
             new = rule.model_copy(update={"version": version})
-            changes.append(Change("changed", rule.id, new))
-    gone = old.keys() | (topic.unreadable - {rule.id for rule in file.rules})
-    return changes + [Change("removed", rule_id, None) for rule_id in sorted(gone)]
+            changes.append(RuleChange("changed", rule.id, new))
+    removed = in_topic.keys() | (topic.invalid_ids - {rule.id for rule in file.rules})
+    return changes + [RuleChange("removed", rule_id, None) for rule_id in sorted(removed)]
 
 
-def in_force(settings: Settings) -> tuple[str, Rules]:
-    """Where the rules in force come from, and the rules. Raises ServiceError, RulesError."""
+def current_rules(settings: Settings) -> tuple[str, RuleSet]:
+    """Returns the source of the rules that jobs use, and the rules.
+
+    Raises ServiceError and RulesError.
+    """
     from liveprofile.rules.rules import read_rules
     from udfs.rules_feed import read_topic_rules
 
-    found = read_topic_rules(settings)
-    if found.any_record:
-        return f"topic {settings.topics.rules}", found.rules()
+    topic_rules = read_topic_rules(settings)
+    if topic_rules.has_records:
+        return f"topic {settings.topics.rules}", topic_rules.rules()
     file = product_path(settings.rules)
     return f"file {file}", read_rules(file)

@@ -1,20 +1,18 @@
-r"""SQL expressions that read and check a payload (docs/data-contract.md, sections 1 and 2).
+r"""SQL expressions that parse and validate a payload (docs/data-contract.md, sections 1 and 2).
 
 JSON_VALUE parses the whole payload each time it is evaluated (about 1.3 us for 250 bytes), and the
-planner repeats an expression wherever it is mentioned. So each field is mentioned once, in
-`jobs.sql.profile_views.extracted`, and the functions here are chosen so that their argument is evaluated once.
-Where a payload allows it, no parser is asked at all: SPLIT_INDEX looks for a fixed text in 50 ns. A
-regular expression that begins with a class of characters takes a microsecond and more for the same,
-one that begins with a fixed text 0.2 us.
+planner repeats an expression wherever it is mentioned. So `jobs.sql.profile_views.parsed` mentions
+each field once, and the functions here evaluate their argument once. Where the payload is simple
+enough, no parser runs: SPLIT_INDEX finds a fixed text in 50 ns. A regular expression that begins
+with a fixed text takes 0.2 us, one that begins with a character class a microsecond or more.
 
-Text for Flink SQL: a backslash is an ordinary character in its literals, a quote is doubled.
+In Flink SQL literals a backslash is an ordinary character, and a quote is doubled.
 """
 
 from __future__ import annotations
 
 from liveprofile.config import WindowSettings
 from liveprofile.events.window_times import HASH_DIGITS
-from liveprofile.wire.tokens import EVENT_TYPES, TYPE_LETTERS
 
 EARLIEST = "TO_TIMESTAMP_LTZ(946684800000, 3)"  # 2000-01-01
 DIGITS = "^[0-9]{1,15}$"
@@ -29,18 +27,19 @@ LONE_SURROGATE = (
     rf"{_ESCAPE}[dD][89abAB][0-9a-fA-F]{{2}}(?!\\u[dD][c-fC-F])"
     rf"|(?<!\\u[dD][89abAB][0-9a-fA-F]{{2}}){_ESCAPE}[dD][c-fC-F][0-9a-fA-F]{{2}}"
 )
-# What every ISO 8601 time holds: without it event_time is digits or nothing. An escape may hide it.
+# Every ISO 8601 time matches. Without a match event_time is digits or missing. An escape in the
+# time matches too.
 _ISO_HINT = r"[-\\](?:(?<=\\)u|[0-9]{2}[T ][0-9]{2}:)"
 _BACKSLASH, _UNDECODABLE = "\\", "\ufffd"
-# Of a row of `jobs.sql.profile_views.scanned`: valid JSON, since its time could be read, with nothing escaped.
-# There a name in quotes before a colon is a field, and a text ends at the next quote.
+# TRUE for a row of `prefiltered` that is valid JSON, because its time could be parsed, without
+# escapes. There a quoted name before a colon is a field, and a text ends at the next quote.
 _VERBATIM = f"head IS NOT NULL AND event_clock >= {EARLIEST}"
 
 NUMBER_LIMIT = 1e9
 _PLACES = 1 << 19
 NO_SCALAR = "{}"
 NUMBERS = ("price", "quantity", "amount", "rating", "place.lat", "place.lon")
-_USUAL = ("price", "amount")  # nearly every event has one of them
+_COMMON = ("price", "amount")  # nearly every event has one of them
 _RANGES = {
     "price": (0, NUMBER_LIMIT),
     "quantity": (0, NUMBER_LIMIT),
@@ -69,37 +68,41 @@ def _at_most_once(text: str) -> str:
 
 
 def head() -> str:
-    """What stands before the second brace of an object in which nothing is escaped or undecodable,
-    else NULL. A name in there is a field of the object itself and of none inside it."""
+    """The text before the second brace, if the payload is an object without escapes, else NULL.
+
+    A name in this text is a field of the object itself, not of a nested one. Undecodable bytes
+    give NULL too.
+    """
     odd = " OR ".join(holds(text) for text in (_BACKSLASH, _UNDECODABLE))
     return f"CASE WHEN payload LIKE '{{%' AND NOT ({odd}) THEN SPLIT_INDEX(payload, '{{', 1) END"
 
 
 def plain() -> str:
-    """Of a row of `jobs.sql.profile_views.scanned`: nothing of an object is escaped, nested, undecodable or
-    followed by anything: nearly every producer's payloads, which need none of the checks for those.
-    FALSE of a null."""
+    """TRUE if a row of `prefiltered` is one flat object without escapes or undecodable bytes.
+
+    Nearly all payloads are; they skip the checks for the rest. FALSE for NULL.
+    """
     flat = " AND ".join(_at_most_once(brace) for brace in "{}")
     return f"CASE WHEN head IS NOT NULL AND payload LIKE '%}}' AND {flat} THEN TRUE ELSE FALSE END"
 
 
 def escaped() -> str:
-    """A backslash is somewhere: any name or value may be written in another way."""
+    """TRUE if the payload contains a backslash: any name or value may be written differently."""
     return holds(_BACKSLASH)
 
 
 def field_text(field: str) -> str:
-    """A field of a row of `jobs.sql.profile_views.scanned` as text: NULL if it is missing or no scalar."""
+    """A field of a row of `prefiltered` as text; NULL if it is missing or no scalar."""
     name = f'"{field}"'
     begins = " OR ".join(holds(f'{name}:{space}"', "head") for space in ("", " "))
     until_quote = literal(f'{name}: ?"[^"]*')
-    # Of "name": "text the piece behind the third quote.
+    # The piece after the third quote of `"name": "text`.
     text = f"SPLIT_INDEX(REGEXP_SUBSTR(payload, {until_quote}), '\"', 3)"
     return _cut_out(name, begins, text, json_value(f"$.{field}"))
 
 
 def path_text(path: str) -> str:
-    """As `field_text`, of what lies at a JSON path."""
+    """As `field_text`, for a JSON path."""
     *objects, field = path.removeprefix("$.").split(".")
     if not objects:
         return field_text(field)
@@ -107,11 +110,11 @@ def path_text(path: str) -> str:
     return f"CASE WHEN {_may_have(name)} THEN {json_value(path)} END"
 
 
-def _cut_out(name: str, usual: str, text: str, parsed: str) -> str:
-    """Without the name NULL, `text` where the field is written as `usual` says, else `parsed`."""
+def _cut_out(name: str, is_common: str, text: str, parsed: str) -> str:
+    """NULL if the name is absent, `text` where `is_common` holds, else `parsed`."""
     return (
         f"CASE WHEN NOT ({_may_have(name)}) THEN CAST(NULL AS STRING)"
-        f" WHEN {_VERBATIM} AND {_at_most_once(name)} AND ({usual}) THEN {text} ELSE {parsed} END"
+        f" WHEN {_VERBATIM} AND {_at_most_once(name)} AND ({is_common}) THEN {text} ELSE {parsed} END"
     )
 
 
@@ -124,7 +127,7 @@ def json_value(path: str, payload: str = "payload") -> str:
 
 
 def column(number: str) -> str:
-    """The column that `extracted` gives a number field: place.lat -> place_lat_text."""
+    """The column of a number field in `parsed`: place.lat -> place_lat_text."""
     return number.replace(".", "_") + "_text"
 
 
@@ -133,7 +136,7 @@ def epoch_ms(time: str) -> str:
 
 
 def _iso_ms(text: str) -> str:
-    """Epoch ms of ISO 8601 text, NULL if it is none. Evaluates `text` often: the rare path."""
+    """Epoch ms of ISO 8601 text, NULL for other text. Evaluates `text` often: the rare case."""
     part = [f"REGEXP_EXTRACT({text}, {literal(ISO_8601)}, {group})" for group in range(6)]
     clock = (
         f"TRY_CAST(CONCAT({part[1]}, ' ', {part[2]}, COALESCE({part[3]}, ':00')) AS TIMESTAMP(3))"
@@ -145,7 +148,7 @@ def _iso_ms(text: str) -> str:
         f"(CAST(SUBSTRING({zone}, 2, 2) AS INT) * 60 + CAST(SUBSTRING({zone}, 4, 2) AS INT))"
         f" * CASE WHEN LEFT({part[5]}, 1) = '-' THEN -1 ELSE 1 END END"
     )
-    # The cast turns 30 February into the 28th: only a date that prints as it was given is real.
+    # The cast turns 30 February into the 28th, so the date must print as it was given.
     return (
         f"CASE WHEN {part[0]} IS NOT NULL AND LEFT(CAST({clock} AS STRING), 10) = {part[1]} THEN "
         f"EXTRACT(EPOCH FROM {clock}) * 1000 + {fraction} - {minutes} * CAST(60000 AS BIGINT) END"
@@ -153,7 +156,7 @@ def _iso_ms(text: str) -> str:
 
 
 def event_ms(text: str) -> str:
-    """Epoch ms of a time given as digits or as ISO 8601, NULL if it is neither."""
+    """Epoch ms of a time given as digits or as ISO 8601, NULL for other text."""
     return (
         f"CASE WHEN REGEXP({text}, '{DIGITS}') THEN CAST({text} AS BIGINT) ELSE {_iso_ms(text)} END"
     )
@@ -164,7 +167,7 @@ def _latest_ms(record_time: str, max_clock_skew_ms: int) -> str:
 
 
 def time_reason(max_clock_skew_ms: int) -> str:
-    """Why the clock of a record with an event_time stands before the year 2000."""
+    """The reason to reject a record that has an event_time but no usable event_clock."""
     ms = event_ms(json_value("$.event_time"))
     return (
         f"CASE WHEN {ms} > {_latest_ms('record_time', max_clock_skew_ms)}"
@@ -173,17 +176,17 @@ def time_reason(max_clock_skew_ms: int) -> str:
 
 
 def event_clock(payload: str, record_time: str, max_clock_skew_ms: int) -> str:
-    """The rowtime: event_time if it is readable and not in the future, else epoch 0.
+    """The rowtime: event_time if it is valid and not too far in the future, else epoch 0.
 
-    Epoch 0 because a null crashes the watermark assigner, and the record's own time would push
-    the watermark of replayed history to today.
+    A NULL would crash the watermark assigner. The record's own time would push the watermark of
+    replayed history to today.
     """
     text = json_value("$.event_time", payload)
     latest = _latest_ms(record_time, max_clock_skew_ms)
-    # LEAST, MOD and IFNULL evaluate their argument once, where a comparison and its result would
-    # parse twice: a time past `latest` becomes `latest + 1`, and that modulo itself is 0. So does
-    # this cast, and it takes nothing but digits: no sign, blank or fraction fits in there.
-    # (Functions that need the class loader, such as ARRAY_REMOVE, fail in a watermark generator.)
+    # LEAST, MOD and IFNULL evaluate their argument once; CASE would parse it twice. A time past
+    # `latest` becomes `latest + 1`, and that modulo itself is 0. The cast accepts digits only: no
+    # sign, blank or fraction fits between '0' and '.0'. (Functions that need the class loader,
+    # such as ARRAY_REMOVE, fail in a watermark generator.)
     after, digits = f"({latest} + 1)", f"TRY_CAST(CONCAT('0', {text}, '.0') AS BIGINT)"
     once = f"MOD(LEAST(IFNULL({digits}, 0), {after}), {after})"
     any_form = event_ms(text)
@@ -195,13 +198,12 @@ def event_clock(payload: str, record_time: str, max_clock_skew_ms: int) -> str:
     )
 
 
-def turn(ms: str, offset: str, *, label: bool = False) -> str:
-    """Where an event or a label stands among all of a batch: a BIGINT of the time, then labels
-    before events (what is known at a time is known to its events), then the place in the file or
-    partition.
+def arrival_order(ms: str, offset: str, *, label: bool = False) -> str:
+    """The position of an event or label in a batch, as a BIGINT.
 
-    A window's order has one key, so all are in one number: of the offset 19 bits, which tell
-    neighbours apart, and times up to the year 2248.
+    It orders by time, then labels before events (an event knows the labels of its own
+    millisecond), then by place in the file or partition. OVER orders by one column, so all three
+    share one number: 19 bits of the offset, and times up to the year 2248.
     """
     place = f"MOD({offset}, {_PLACES})"
     return f"({ms}) * {2 * _PLACES} + {place if label else f'{_PLACES} + {place}'}"
@@ -219,8 +221,10 @@ def shift_ms(user_id: str, window: WindowSettings) -> str:
 
 
 def watermark(window: WindowSettings) -> str:
-    """Whole seconds less a millisecond, if windows end on those: no window closes earlier or later
-    for it, and one watermark a second of event time goes through the job instead of one an event.
+    """The watermark, rounded down to whole seconds less a millisecond if windows end on seconds.
+
+    No window closes earlier or later, and the job forwards one watermark for each second of event
+    time instead of one for each event.
     """
     behind = f"event_clock - {interval(window.out_of_orderness_ms)}"
     if window.length_ms % 1000:
@@ -229,30 +233,32 @@ def watermark(window: WindowSettings) -> str:
 
 
 def number_text(number: str) -> str:
-    """A number field of a row of `jobs.sql.profile_views.scanned` as text: NULL if absent or null, NO_SCALAR if
-    perhaps an object or a list."""
+    """A number field of a row of `prefiltered` as text.
+
+    NULL if it is absent or null, NO_SCALAR if it may be an object or a list.
+    """
     field = number.split(".")[0]
     name = f'"{field}"'
-    # Strict, so that what is no scalar is told from what is null in the same parse.
+    # Strict mode distinguishes a value that is no scalar from null in the same parse.
     parsed = (
         f"JSON_VALUE(payload, 'strict $.{number}' NULL ON EMPTY DEFAULT '{NO_SCALAR}' ON ERROR)"
     )
-    if number not in _USUAL:
+    if number not in _COMMON:
         return f"CASE WHEN {_may_have(name)} THEN {parsed} END"
-    usual = literal(f"{name}: ?[0-9]{{1,9}}(?:\\.[0-9]{{1,6}})?[,}}]")
+    common = literal(f"{name}: ?[0-9]{{1,9}}(?:\\.[0-9]{{1,6}})?[,}}]")
     digits = literal(f"{name}: ?[0-9.]+")
     text = f"TRIM(SPLIT_INDEX(REGEXP_SUBSTR(head, {digits}), ':', 1))"
-    return _cut_out(name, f"REGEXP(head, {usual})", text, parsed)
+    return _cut_out(name, f"REGEXP(head, {common})", text, parsed)
 
 
 def bad_number(number: str) -> str:
-    """True if the number is given and wrong."""
+    """TRUE if the number is given and invalid."""
     text, path = column(number), f"$.{number}"
     low, high = _RANGES.get(number, (-NUMBER_LIMIT, NUMBER_LIMIT))
     value = f"TRY_CAST({text} AS DOUBLE)"
     return (
         f"({text} IS NOT NULL AND CASE WHEN {text} = '{NO_SCALAR}'"
-        # Strict also fails where the key stands only deeper inside: then it is absent.
+        # Strict mode also fails where the key occurs only deeper inside: then it is absent.
         f" THEN JSON_QUERY(payload, '{path}') IS NOT NULL OR {json_value(path)} IS NOT NULL"
         f" ELSE NOT REGEXP({text}, {literal(NUMBER)})"
         f" OR COALESCE({value} < {low:g} OR {value} > {high:g}, TRUE) END)"
@@ -260,15 +266,6 @@ def bad_number(number: str) -> str:
 
 
 def first_bad_number() -> str:
-    """The name of the first wrong number field, NULL if there is none."""
+    """The name of the first invalid number field, NULL if there is none."""
     cases = " ".join(f"WHEN {bad_number(f)} THEN '{f}'" for f in NUMBERS)
     return f"CASE {cases} END"
-
-
-def type_letter() -> str:
-    """One letter for each event type, as the tokens of the history have it."""
-    cases = " ".join(
-        f"WHEN '{name}' THEN '{letter}'"
-        for name, letter in zip(EVENT_TYPES, TYPE_LETTERS, strict=True)
-    )
-    return f"CASE event_type {cases} END"

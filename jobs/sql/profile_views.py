@@ -1,8 +1,12 @@
-"""The event path as SQL views, one function a step, top to bottom.
+"""The SQL views of the profile pipeline, one function for each view, from top to bottom.
 
-The stream (jobs/profile_job.py), the backfill and with it the training rows (jobs/backfill_job.py)
-are made of these same views; only the late split needs a stream, since a batch has no watermark.
-Each docstring gives the row that the step yields.
+    prefiltered -> parsed -> validated -> behaviour_events -> deduplicated -> on_time -> encoded
+    -> user_windows -> window_contributions -> with_baselines -> model_input
+    validated -> rejected, deduplicated -> late
+
+The stream (jobs/profile_job.py) and the backfill (jobs/backfill_job.py) use the same views. Only
+the split of late events needs a stream: a batch has no watermark. Each docstring ends with the
+columns of the view.
 """
 
 from __future__ import annotations
@@ -13,90 +17,86 @@ from types import MappingProxyType
 from jobs.sql import expressions as sql
 from liveprofile.config import Settings, WindowSettings
 from liveprofile.features import baselines
-from liveprofile.wire.tokens import (
-    EVENT,
-    EVENT_TYPES,
-    FIELD,
-    HEADER,
-    ID_CHARS,
-    TOKEN_CHARS_PER_WINDOW,
-    WINDOW,
-)
+from liveprofile.wire import token_columns, window_events
+from liveprofile.wire.tokens import EVENT_TYPES, id_sql, token_sql, type_letter_sql
 
 RECORD = "record_topic, record_partition, record_offset"
-# The planner folds a step into the next and writes an expression wherever it is mentioned: folded
-# into `checked`, the fields of `extracted` would be parsed up to seven times. It does not fold a
-# step with a random column that is mentioned twice. Always true.
-BARRIER = "barrier >= 0 AND POWER(barrier, 2) < 2"
-NOTHING_MORE: Mapping[str, str] = MappingProxyType({})
+# The planner merges a view into the next one and repeats an expression wherever it is mentioned:
+# merged into `validated`, the fields of `parsed` would be parsed up to seven times. It does not
+# merge a view with a random column that is mentioned twice. The condition is always true.
+OPTIMIZER_FENCE = "fence >= 0 AND POWER(fence, 2) < 2"
+NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 
 
-def scanned(source: str, only: str = "TRUE") -> str:
-    """What a glance at the payload saves the steps behind it.
+def prefiltered(source: str, condition: str = "TRUE") -> str:
+    """Computes once what later views need of a payload.
 
-    only: a condition on the records that go on
+    `condition`: which records pass.
 
     payload, escaped BOOLEAN, head (see jobs/sql/expressions.py), event_clock (rowtime), arrival,
     record_*
     """
     return f"""
         SELECT payload, {sql.escaped()} AS escaped, {sql.head()} AS head,
-            event_clock, arrival, record_time, {RECORD}, RAND() AS barrier
-        FROM {source} WHERE {only}"""
+            event_clock, arrival, record_time, {RECORD}, RAND() AS fence
+        FROM {source} WHERE {condition}"""
 
 
-def extracted(source: str = "scanned", more: Mapping[str, str] = NOTHING_MORE) -> str:
-    """Every field that the SQL reads, as text, NULL if missing; each parsed once.
+def parsed(source: str = "prefiltered", more_fields: Mapping[str, str] = NO_FIELDS) -> str:
+    """Parses every field that the SQL reads, each once, as text; NULL if missing.
 
-    more: further columns and their JSON paths
+    `more_fields`: further columns and their JSON paths.
 
     payload, plain BOOLEAN, event_clock, arrival, record_*, event_id, user_id, event_type, item_id,
-    category_id, price_text, quantity_text, amount_text, rating_text, place_*_text, those of `more`
+    category_id, price_text, quantity_text, amount_text, rating_text, place_*_text, `more_fields`
     """
     ids = ", ".join(
         f"{sql.field_text(f)} AS {f}"
         for f in ("event_id", "user_id", "event_type", "item_id", "category_id")
     )
     numbers = ", ".join(f"{sql.number_text(f)} AS {sql.column(f)}" for f in sql.NUMBERS)
-    others = "".join(f", {sql.path_text(path)} AS {name}" for name, path in more.items())
+    others = "".join(f", {sql.path_text(path)} AS {name}" for name, path in more_fields.items())
     return f"""
         SELECT payload, {sql.plain()} AS plain, event_clock, arrival, record_time, {RECORD}, {ids},
-            {numbers}{others}, RAND() AS barrier
-        FROM {source} WHERE {BARRIER}"""
+            {numbers}{others}, RAND() AS fence
+        FROM {source} WHERE {OPTIMIZER_FENCE}"""
 
 
-def checked(
-    settings: Settings, source: str = "extracted", more: Mapping[str, str] = NOTHING_MORE
+def validated(
+    settings: Settings, source: str = "parsed", more_fields: Mapping[str, str] = NO_FIELDS
 ) -> str:
-    """The row of `extracted` and `reason`: NULL, or why the record is rejected."""
+    """Validates a record by sections 1 and 2 of docs/data-contract.md.
+
+    The columns of `parsed`, and `reason`: why the record is rejected, or NULL.
+    """
     limits = settings.limits
     types = ", ".join(f"'{name}'" for name in EVENT_TYPES)
     no_id = " OR ".join(f"{f} IS NULL OR {f} = ''" for f in ("event_id", "user_id"))
-    not_ids = " OR ".join(_no_id_but_a_scalar(f) for f in ("event_id", "user_id"))
-    bad_id = " OR ".join(_bad_id(f) for f in ("event_id", "user_id"))
+    not_ids = " OR ".join(_is_boolean_or_fraction(f) for f in ("event_id", "user_id"))
+    bad_id = " OR ".join(_is_bad_id(f) for f in ("event_id", "user_id"))
     return f"""
-        SELECT {", ".join((_columns(), *more))}, CASE
+        SELECT {", ".join((_parsed_columns(), *more_fields))}, CASE
             WHEN CHAR_LENGTH(payload) > {limits.payload_chars} THEN 'TOO_LARGE'
             WHEN NOT plain AND (ENCODE(payload, 'UTF-8') <> CAST(payload AS BYTES)
               OR ((payload LIKE '%\\ud%' OR payload LIKE '%\\uD%')
                   AND REGEXP(payload, {sql.literal(sql.LONE_SURROGATE)}))) THEN 'BAD_ENCODING'
             WHEN ((event_type IS NULL OR event_id IS NULL)
                   AND COALESCE(payload IS NOT JSON OBJECT, TRUE))
-              OR (NOT plain AND {_text_behind()}) THEN 'NOT_JSON'
+              OR (NOT plain AND {_has_text_after_object()}) THEN 'NOT_JSON'
             WHEN event_type IS NULL OR event_type = ''
               OR (event_type <> 'heartbeat' AND ({no_id} OR {not_ids}))
-              OR (event_clock < {sql.EARLIEST} AND {_no_time()}) THEN 'MISSING_FIELD'
+              OR (event_clock < {sql.EARLIEST} AND {_has_no_time()}) THEN 'MISSING_FIELD'
             WHEN event_type <> 'heartbeat' AND ({bad_id}) THEN 'BAD_ID'
             WHEN event_type NOT IN ({types}, 'heartbeat') THEN 'UNKNOWN_TYPE'
             WHEN event_clock < {sql.EARLIEST} THEN {sql.time_reason(limits.max_clock_skew_ms)}
             WHEN event_type <> 'heartbeat' AND {sql.first_bad_number()} IS NOT NULL
               THEN 'BAD_NUMBER'
             END AS reason
-        FROM {source} WHERE {BARRIER}"""
+        FROM {source} WHERE {OPTIMIZER_FENCE}"""
 
 
-def _columns() -> str:
-    """Those of `extracted`, but for its barrier."""
+def _parsed_columns() -> str:
+    """The columns of `parsed` without its fence."""
     numbers = ", ".join(sql.column(field) for field in sql.NUMBERS)
     return (
         f"payload, plain, event_clock, arrival, record_time, {RECORD}, event_id, user_id,"
@@ -104,83 +104,92 @@ def _columns() -> str:
     )
 
 
-def _text_behind() -> str:
-    """Java's parser does not look behind the object. What stands there breaks the list or the
-    object that the payload is wrapped in here: nothing but white space fits both."""
+def _has_text_after_object() -> str:
+    """Java's parser ignores what follows the object.
+
+    Wrapped in a list and in an object, such text breaks at least one of the two. Only white space
+    fits in both.
+    """
     in_list = "CONCAT('[', payload, ']') IS JSON ARRAY"
     in_object = """CONCAT('{"":', payload, '}') IS JSON OBJECT"""
     return f"NOT COALESCE({in_list} AND {in_object}, FALSE)"
 
 
-def _no_id_but_a_scalar(field: str, path: str = "") -> str:
-    """True of a JSON boolean or fraction, which JSON_VALUE gives as text like any string.
+def _is_boolean_or_fraction(field: str, path: str = "") -> str:
+    """TRUE if an id is a JSON boolean or fraction, which JSON_VALUE returns as text.
 
-    path: where the field was read, if not at the top
+    `path`: where the field was read, if not at the top level.
     """
     in_a_list = f"JSON_QUERY(payload, '{path or f'$.{field}'}' WITH UNCONDITIONAL ARRAY WRAPPER)"
     exponent = "[eE][+-]?[0-9]+"
     scalar = f"^(true|false|-?[0-9]+(\\.[0-9]+({exponent})?|{exponent}))$"
-    # The first character of most ids says enough.
+    # The first character of most ids decides.
     return (
         f"(({field} < ':' OR {field} LIKE 't%' OR {field} LIKE 'f%')"
         f" AND REGEXP({field}, '{scalar}') AND {in_a_list} NOT LIKE '[\"%')"
     )
 
 
-def _bad_id(field: str) -> str:
+def _is_bad_id(field: str) -> str:
     return f"CHAR_LENGTH({field}) > 256 OR (NOT plain AND REGEXP({field}, '[\\x00-\\x1f]'))"
 
 
-def _no_time() -> str:
+def _has_no_time() -> str:
     return f"COALESCE({sql.json_value('$.event_time')}, '') = ''"
 
 
 def rejected() -> str:
-    """For behavior-events-rejected: payload, reason, detail, record_*"""
+    """Rejected records for behavior-events-rejected.
+
+    payload, reason, detail, record_*
+    """
     return f"""
         SELECT payload, reason, CASE reason
             WHEN 'MISSING_FIELD' THEN CASE
                 WHEN event_type IS DISTINCT FROM 'heartbeat'
-                  AND (COALESCE(event_id, '') = '' OR {_no_id_but_a_scalar("event_id")})
+                  AND (COALESCE(event_id, '') = '' OR {_is_boolean_or_fraction("event_id")})
                   THEN 'event_id'
                 WHEN event_type IS DISTINCT FROM 'heartbeat'
-                  AND (COALESCE(user_id, '') = '' OR {_no_id_but_a_scalar("user_id")})
+                  AND (COALESCE(user_id, '') = '' OR {_is_boolean_or_fraction("user_id")})
                   THEN 'user_id'
                 WHEN COALESCE(event_type, '') = '' THEN 'event_type'
                 ELSE 'event_time' END
-            WHEN 'BAD_ID' THEN CASE WHEN {_bad_id("event_id")} THEN 'event_id' ELSE 'user_id' END
+            WHEN 'BAD_ID' THEN
+                CASE WHEN {_is_bad_id("event_id")} THEN 'event_id' ELSE 'user_id' END
             WHEN 'UNKNOWN_TYPE' THEN LEFT(event_type, 64)
             WHEN 'BAD_TIME' THEN LEFT({sql.json_value("$.event_time")}, 64)
             WHEN 'FUTURE_TIME' THEN LEFT({sql.json_value("$.event_time")}, 64)
             WHEN 'BAD_NUMBER' THEN {sql.first_bad_number()}
             ELSE '' END AS detail, {RECORD}
-        FROM checked WHERE reason IS NOT NULL"""
+        FROM validated WHERE reason IS NOT NULL"""
 
 
-def valid(settings: Settings) -> str:
-    """A behaviour that passed the checks, typed.
+def behaviour_events(settings: Settings) -> str:
+    """Valid events with typed columns, without heartbeats.
 
     payload, event_clock, arrival, record_*, event_id, user_id, event_type, item_id, category_id
-    (as tokens have them, '' if unknown), amount DOUBLE, and if windows are staggered ends
-    TIMESTAMP(3)
+    (as tokens contain them, '' if unknown), amount DOUBLE, and with staggered windows also
+    user_window_end TIMESTAMP(3)
     """
     ids = ", ".join(f"{token_id(f)} AS {f}" for f in ("item_id", "category_id"))
-    staggered = f", {ends(settings.window)} AS ends" if settings.window.stagger_ms else ""
+    staggered = (
+        f", {window_end(settings.window)} AS user_window_end" if settings.window.stagger_ms else ""
+    )
     return f"""
         SELECT payload, event_clock, arrival, {RECORD}, event_id, user_id, event_type, {ids},
             {amount()} AS amount{staggered}
-        FROM checked WHERE reason IS NULL AND event_type <> 'heartbeat'"""
+        FROM validated WHERE reason IS NULL AND event_type <> 'heartbeat'"""
 
 
-def ends(window: WindowSettings) -> str:
-    """When the window of a row of `checked` ends, as liveprofile.events.window_times has it."""
+def window_end(window: WindowSettings) -> str:
+    """The end of the window of a row of `validated`, as liveprofile.events.window_times does."""
     time = sql.epoch_ms("event_clock")
     into = f"MOD({time} - {sql.shift_ms('user_id', window)}, {window.length_ms})"
     return f"CAST(TO_TIMESTAMP_LTZ({time} - {into} + {window.length_ms}, 3) AS TIMESTAMP(3))"
 
 
 def amount() -> str:
-    """Of a row of `checked`: as liveprofile.wire.tokens.amount has it."""
+    """The amount of a row of `validated`, as liveprofile.wire.payload.amount does."""
     given, price, quantity = (
         f"TRY_CAST({sql.column(f)} AS DOUBLE)" for f in ("amount", "price", "quantity")
     )
@@ -188,68 +197,70 @@ def amount() -> str:
 
 
 def token_id(field: str, path: str = "") -> str:
-    """As liveprofile.wire.tokens.token has it. Only an escape can hide a separator in an id.
+    """An id as tokens contain it.
 
-    path: where the field was read, if not at the top
+    `path`: where the field was read, if not at the top level.
     """
-    separators = f"TRANSLATE({field}, '{FIELD}{EVENT}{WINDOW}', '___')"
-    return (
-        f"CASE WHEN {field} IS NULL OR {_no_id_but_a_scalar(field, path)} THEN ''"
-        f" ELSE LEFT(CASE WHEN plain THEN {field} ELSE {separators} END, {ID_CHARS}) END"
-    )
+    return id_sql(field, is_not_id=_is_boolean_or_fraction(field, path))
 
 
-def unique() -> str:
-    """The row of `valid`, the first of each event_id to arrive."""
+def deduplicated() -> str:
+    """The first record of each event_id. The columns of `behaviour_events`."""
     return """
         SELECT * FROM (
-            SELECT *, ROW_NUMBER() OVER (PARTITION BY event_id ORDER BY arrival) AS copy FROM valid)
+            SELECT *, ROW_NUMBER() OVER (PARTITION BY event_id ORDER BY arrival) AS copy
+            FROM behaviour_events)
         WHERE copy = 1"""
 
 
 def _is_late(settings: Settings) -> str:
-    """Its window has closed: the watermark has reached the window's last millisecond."""
+    """TRUE if the watermark has reached the last millisecond of the event's window."""
     if settings.window.stagger_ms:
-        last_ms = f"({sql.epoch_ms('ends')} - 1)"
+        last_ms = f"({sql.epoch_ms('user_window_end')} - 1)"
     else:
         length, time = settings.window.length_ms, sql.epoch_ms("event_clock")
         last_ms = f"({time} - MOD({time}, {length}) + {length - 1})"
-    # NULL before the first watermark.
+    # CURRENT_WATERMARK is NULL before the first watermark.
     return f"{last_ms} <= COALESCE({sql.epoch_ms('CURRENT_WATERMARK(event_clock)')}, 0)"
 
 
 def late(settings: Settings) -> str:
-    """For behavior-events-late: payload, user_id, lateness_ms, record_*"""
+    """Late events for behavior-events-late.
+
+    payload, user_id, lateness_ms, record_*
+    """
     lateness = f"{sql.epoch_ms('CURRENT_WATERMARK(event_clock)')} - {sql.epoch_ms('event_clock')}"
     return f"""
         SELECT payload, user_id, {lateness} AS lateness_ms, {RECORD}
-        FROM unique_events WHERE {_is_late(settings)}"""
+        FROM deduplicated WHERE {_is_late(settings)}"""
 
 
 def on_time(settings: Settings) -> str:
-    """The row of `unique`. Its subtask's watermark is never behind the window's, so no row that
-    passes is dropped by the window."""
-    return f"SELECT * FROM unique_events WHERE NOT ({_is_late(settings)})"
+    """Events that are not late. The columns of `deduplicated`.
+
+    The watermark of this task is never behind that of the window, so the window drops none.
+    """
+    return f"SELECT * FROM deduplicated WHERE NOT ({_is_late(settings)})"
 
 
-def packed(settings: Settings) -> str:
-    """What a window collects of an event.
+def encoded(settings: Settings) -> str:
+    """What a window collects of each event.
 
-    event_clock, user_id, packed (time, partition, offset, payload), token (see liveprofile.wire.tokens.Token),
-    activity (a letter for its hour, a digit for its weekday), purchase 0/1, purchase_amount,
-    purchase_ms, and if windows are staggered ends
+    event_clock, user_id, event (liveprofile.wire.window_events), token (liveprofile.wire.tokens),
+    activity (a letter for the hour and a digit for the weekday), purchase 0/1, purchase_amount,
+    purchase_ms, and with staggered windows user_window_end
     """
     ms = f"CAST({sql.epoch_ms('event_clock')} AS STRING)"
+    event = window_events.event_sql(
+        ms, "CAST(record_partition AS STRING)", "CAST(record_offset AS STRING)", "payload"
+    )
+    token = token_sql(ms, type_letter_sql(), "item_id", "category_id", "CAST(amount AS STRING)")
     hour = f"SUBSTRING('{baselines.HOUR_LETTERS}', CAST(HOUR(event_clock) AS INT) + 1, 1)"
     weekday = "CAST(EXTRACT(ISODOW FROM event_clock) AS STRING)"
     is_purchase = "event_type = 'purchase'"
-    staggered = ", ends" if settings.window.stagger_ms else ""
+    staggered = ", user_window_end" if settings.window.stagger_ms else ""
     return f"""
-        SELECT event_clock, user_id,
-            CONCAT_WS('{FIELD}', {ms}, CAST(record_partition AS STRING),
-                CAST(record_offset AS STRING), payload) AS packed,
-            CONCAT_WS('{FIELD}', {ms}, {sql.type_letter()}, item_id, category_id,
-                CAST(amount AS STRING)) AS token,
+        SELECT event_clock, user_id, {event} AS event, {token} AS token,
             CONCAT({hour}, {weekday}) AS activity,
             CASE WHEN {is_purchase} THEN 1.0E0 ELSE 0.0E0 END AS purchase,
             CASE WHEN {is_purchase} THEN amount ELSE 0.0E0 END AS purchase_amount,
@@ -257,55 +268,57 @@ def packed(settings: Settings) -> str:
         FROM on_time"""
 
 
-def windows(settings: Settings) -> str:
-    """One user's window.
+def user_windows(settings: Settings) -> str:
+    """One row for each user and window.
 
-    user_id, window_start, window_end, window_time (rowtime), events (packed), tokens, activity,
-    n_events, n_purchases, amount, last_purchase_ms
-
-    ARRAY_AGG of what is long: LISTAGG copies all it has for each event more.
+    user_id, window_start, window_end, window_time (rowtime), events, tokens, activity, n_events,
+    n_purchases, amount, last_purchase_ms
     """
     return f"""
         SELECT user_id, window_start, window_end, window_time,
-            ARRAY_JOIN(ARRAY_AGG(packed), '{EVENT}') AS events,
-            LISTAGG(token, '{EVENT}') AS tokens,
+            {window_events.events_sql("event")} AS events,
+            {token_columns.tokens_sql("token")} AS tokens,
             COALESCE(LISTAGG(activity, ''), '') AS activity,
             CAST(COUNT(*) AS DOUBLE) AS n_events, COALESCE(SUM(purchase), 0) AS n_purchases,
             COALESCE(SUM(purchase_amount), 0) AS amount, MAX(purchase_ms) AS last_purchase_ms
-        FROM {_in_windows(settings.window)}
+        FROM {_window_table(settings.window)}
         GROUP BY user_id, window_start, window_end, window_time"""
 
 
-def _in_windows(window: WindowSettings) -> str:
-    """Rows of `packed` with the user's window. Staggered, the windows of all users overlap: an
-    event gets each that it lies in, and keeps the one that is its user's."""
+def _window_table(window: WindowSettings) -> str:
+    """The rows of `encoded` with the user's window.
+
+    With staggered windows HOP assigns each event to all windows that contain it, and the condition
+    keeps the user's own.
+    """
     length, step = sql.interval(window.length_ms), sql.interval(window.stagger_ms)
     if not window.stagger_ms:
-        return f"TABLE(TUMBLE(TABLE packed, DESCRIPTOR(event_clock), {length}))"
-    windows = f"TABLE(HOP(TABLE packed, DESCRIPTOR(event_clock), {step}, {length}))"
-    return f"(SELECT * FROM {windows} WHERE window_end = ends)"
+        return f"TABLE(TUMBLE(TABLE encoded, DESCRIPTOR(event_clock), {length}))"
+    windows = f"TABLE(HOP(TABLE encoded, DESCRIPTOR(event_clock), {step}, {length}))"
+    return f"(SELECT * FROM {windows} WHERE window_end = user_window_end)"
 
 
-def contributed(settings: Settings) -> str:
-    """The window and what it adds to each baseline: columns of `windows`, c_<baseline>."""
-    adds = ", ".join(f"{add} AS c_{name}" for name, add in baselines.contributions())
-    tail = f"RIGHT(tokens, {TOKEN_CHARS_PER_WINDOW})"
-    weight = baselines.weight("window_end", settings.state.decay_days)
+def window_contributions(settings: Settings) -> str:
+    """The window and what it adds to each baseline.
+
+    user_id, window_*, events, last_purchase_ms, tokens, c_<baseline> for each baseline
+    """
+    adds = ", ".join(f"{add} AS c_{name}" for name, add in baselines.contributions_sql())
+    weight = baselines.decay_weight_sql("window_end", settings.state.decay_days)
     return f"""
         SELECT user_id, window_start, window_end, window_time, events, last_purchase_ms,
-            CASE WHEN CHAR_LENGTH(tokens) < {TOKEN_CHARS_PER_WINDOW} THEN tokens
-                ELSE SUBSTRING({tail}, LOCATE('{EVENT}', {tail}) + 1) END AS tokens,
+            {token_columns.last_tokens_sql("tokens")} AS tokens,
             {adds}
         FROM (SELECT *, {weight} AS weight,
                 CASE WHEN n_purchases > 0 THEN 1.0E0 ELSE 0.0E0 END AS has_purchase
               FROM user_windows)"""
 
 
-def baselined() -> str:
+def with_baselines() -> str:
     """The window with the user's baselines up to and including it.
 
-    user_id, window_*, events, tokens, last_purchase_ms, added, sums (ARRAY<DOUBLE>, the layout of
-    liveprofile.features.baselines.COLUMNS)
+    user_id, window_*, events, tokens, last_purchase_ms, added, sums (both ARRAY<DOUBLE> with the
+    layout of liveprofile.features.baselines.COLUMNS)
     """
     over = "OVER (PARTITION BY user_id ORDER BY window_time RANGE UNBOUNDED PRECEDING)"
     sums = ", ".join(f"SUM(c_{name}) {over} AS s_{name}" for name in baselines.COLUMNS)
@@ -316,46 +329,44 @@ def baselined() -> str:
             ARRAY[{added}] AS added, ARRAY[{totals}] AS sums
         FROM (SELECT user_id, window_start, window_end, window_time, events, tokens, {added},
                 MAX(last_purchase_ms) {over} AS last_purchase_ms, {sums}
-              FROM contributed)"""
+              FROM window_contributions)"""
 
 
-def remembered(settings: Settings) -> str:
-    """The window with everything that is known of its user: what the model is called with, and a
-    row of training data.
+def model_input(settings: Settings) -> str:
+    """The window with all that is known of its user: the input of the model and a training row.
 
-    LAG, since an OVER window of K rows keeps those rows whole, payloads included, for K windows.
+    LAG, because an OVER window of K rows would keep those rows whole, payloads included.
 
-    user_id STRING, window_start, window_end TIMESTAMP(3), events STRING, history STRING (this
-    window and the K before it, each a header with the last purchase, then its tokens), added, sums
+    user_id STRING, window_start, window_end TIMESTAMP(3), events STRING
+    (liveprofile.wire.window_events), history STRING (liveprofile.wire.token_columns), added, sums
     ARRAY<DOUBLE>
     """
-    last_purchase = "CAST(COALESCE(last_purchase_ms, CAST(0 AS BIGINT)) AS STRING)"
-    header = f"CONCAT_WS('{FIELD}', {last_purchase}, '{HEADER}', '', '', '0')"
+    window = token_columns.window_sql("last_purchase_ms", "tokens")
     over = "OVER (PARTITION BY user_id ORDER BY window_time)"
-    earlier = ", ".join(f"LAG(known, {k}) {over}" for k in range(settings.window.history, 0, -1))
+    earlier = (f"LAG(this_window, {k}) {over}" for k in range(settings.window.history, 0, -1))
     return f"""
         SELECT user_id, window_start, window_end, events, added, sums,
-            CONCAT_WS('{WINDOW}', {earlier}, known) AS history
-        FROM (SELECT *, CONCAT({header}, '{EVENT}', tokens) AS known FROM baselined)"""
+            {token_columns.history_sql(*earlier, "this_window")} AS history
+        FROM (SELECT *, {window} AS this_window FROM with_baselines)"""
 
 
 def create(t_env, source: str, settings: Settings, *, streaming: bool) -> None:
     """Registers the views over a source table (jobs/sql/tables.py), in the order of the path."""
-    steps = {
-        "scanned": scanned(source),
-        "extracted": extracted(),
-        "checked": checked(settings),
+    views = {
+        "prefiltered": prefiltered(source),
+        "parsed": parsed(),
+        "validated": validated(settings),
         "rejected": rejected(),
-        "valid": valid(settings),
-        "unique_events": unique(),
-        "on_time": on_time(settings) if streaming else "SELECT * FROM unique_events",
-        "packed": packed(settings),
-        "user_windows": windows(settings),
-        "contributed": contributed(settings),
-        "baselined": baselined(),
-        "remembered": remembered(settings),
+        "behaviour_events": behaviour_events(settings),
+        "deduplicated": deduplicated(),
+        "on_time": on_time(settings) if streaming else "SELECT * FROM deduplicated",
+        "encoded": encoded(settings),
+        "user_windows": user_windows(settings),
+        "window_contributions": window_contributions(settings),
+        "with_baselines": with_baselines(),
+        "model_input": model_input(settings),
     }
     if streaming:
-        steps["late"] = late(settings)
-    for name, query in steps.items():
+        views["late"] = late(settings)
+    for name, query in views.items():
         t_env.execute_sql(f"CREATE TEMPORARY VIEW {name} AS {query}")

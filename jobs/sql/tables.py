@@ -1,4 +1,4 @@
-"""Where the path begins and ends: the Kafka tables, and files for the batch job and tests."""
+"""Source and sink tables: Kafka topics, and files for the backfill and for tests."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def _options(**options: str | int) -> str:
 
 
 def kafka_properties(kafka: KafkaSettings) -> dict[str, str]:
-    """The Java client's settings; the security ones only where they are used."""
+    """Options of the Java client. Security options appear only where they are used."""
     properties = {
         "properties.bootstrap.servers": kafka.bootstrap_servers,
         "properties.security.protocol": kafka.security_protocol,
@@ -42,7 +42,7 @@ def kafka_properties(kafka: KafkaSettings) -> dict[str, str]:
 
 
 def _kafka_options(settings: Settings, topic: str, group_id: str, **more: str | int) -> str:
-    """Of a source that reads the topic raw and without end, unless `more` says otherwise."""
+    """Options of an unbounded source of raw records. `more` overrides them."""
     return _options(
         connector="kafka",
         topic=topic,
@@ -50,7 +50,7 @@ def _kafka_options(settings: Settings, topic: str, group_id: str, **more: str | 
         **{
             "properties.group.id": group_id,
             "properties.auto.offset.reset": "earliest",
-            # As the command line reads: what a producer took back was never said.
+            # Records of an aborted transaction are not read, as in the command line.
             "properties.isolation.level": "read_committed",
             "scan.startup.mode": _START[settings.kafka.startup_mode],
             "scan.bounded.mode": "unbounded",
@@ -60,7 +60,8 @@ def _kafka_options(settings: Settings, topic: str, group_id: str, **more: str | 
     )
 
 
-_NEVER = "TO_TIMESTAMP_LTZ(253402300799000, 3)"  # a file has no record time: nothing is too late
+# The record time of files, which have none: no event is in the future of the year 9999.
+_END_OF_TIME = "TO_TIMESTAMP_LTZ(253402300799000, 3)"
 _RECORD = """payload STRING,
             record_topic STRING METADATA FROM 'topic' VIRTUAL,
             record_partition INT METADATA FROM 'partition' VIRTUAL,
@@ -70,20 +71,20 @@ _START = {"earliest": "earliest-offset", "latest": "latest-offset", "group": "gr
 
 
 def kafka_source(name: str, settings: Settings, *, bounded: bool = False) -> str:
-    """The input topic, raw: each field is read by `jobs.sql.profile_views.extracted`. A STRING holds the bytes
-    as they came, valid UTF-8 or not, until a check has looked at them.
+    """The input topic for the profile pipeline, as raw payloads.
 
-    Raw, since the json format calls the next operators inside the try block that swallows parse
-    errors: whatever a chained operator raised would be lost with its row.
+    `profile_views.parsed` parses the fields. The STRING keeps the bytes of the payload, valid UTF-8
+    or not, until `profile_views.validated`. The json format is no option: it calls the next
+    operators inside the try block that ignores parse errors, so a row whose operator fails would
+    be lost without an error.
     """
     kafka, window = settings.kafka, settings.window
     clock = sql.event_clock("payload", "record_time", settings.limits.max_clock_skew_ms)
     more: dict[str, str | int] = {
-        # A steady stream would else be fetched a few records at a time, as fast as the broker
-        # answers.
+        # Without a minimum, a steady stream is fetched a few records at a time.
         "properties.fetch.min.bytes": 65_536,
         "properties.fetch.max.wait.ms": 50,
-        # By timer, which rows count as late would change from run to run.
+        # With a timer, which events are late would change from run to run.
         "scan.watermark.emit.strategy": "on-event",
     }
     if bounded:
@@ -100,18 +101,17 @@ def kafka_source(name: str, settings: Settings, *, bounded: bool = False) -> str
         ) WITH ({options})"""
 
 
-def kafka_event_source(name: str, settings: Settings, topic: str, max_wait_ms: int) -> str:
-    """A topic as the event lane reads it: with its own place in the topic and without a watermark.
-    The columns are those of `kafka_source`.
+def kafka_scoring_source(name: str, settings: Settings, topic: str, max_wait_ms: int) -> str:
+    """A topic for the scoring pipeline: with a consumer group of its own and no watermark.
 
-    max_wait_ms: how long the broker may gather records
+    The columns are those of `kafka_source`. `max_wait_ms`: how long the broker may gather records.
     """
     clock = sql.event_clock("payload", "record_time", settings.limits.max_clock_skew_ms)
     options = _kafka_options(
         settings,
         topic,
         scoring_group(settings.kafka),
-        # Not a fetch for each record: that costs more than it gains.
+        # One fetch for each record would cost more than it gains.
         **{"properties.fetch.min.bytes": 65_536, "properties.fetch.max.wait.ms": max_wait_ms},
     )
     return f"""
@@ -122,12 +122,12 @@ def kafka_event_source(name: str, settings: Settings, topic: str, max_wait_ms: i
         ) WITH ({options})"""
 
 
-def bounded_event_source(name: str, settings: Settings) -> str:
-    """The input topic as it is now, as the event lane's batch reads it: an event arrives at its
-    event_time, of equal times in the order of its partition.
+def bounded_scoring_source(name: str, settings: Settings) -> str:
+    """The present content of the input topic, for the backfill of the scoring pipeline.
 
-    Not at its record time: a topic that was filled by a replay would have all events arrive at
-    once, and long after their labels.
+    Events arrive at their event_time, and in the order of their partition if times are equal. The
+    record time is no substitute: in a topic filled by a replay all events would arrive at once,
+    long after their labels.
     """
     clock = sql.event_clock("payload", "record_time", settings.limits.max_clock_skew_ms)
     bounds = {"scan.startup.mode": "earliest-offset", "scan.bounded.mode": "latest-offset"}
@@ -138,17 +138,17 @@ def bounded_event_source(name: str, settings: Settings) -> str:
         CREATE TEMPORARY TABLE {name} (
             {_RECORD},
             event_clock AS {clock},
-            arrival AS {sql.turn(sql.epoch_ms(clock), "record_offset")}
+            arrival AS {sql.arrival_order(sql.epoch_ms(clock), "record_offset")}
         ) WITH ({options})"""
 
 
 def file_source(name: str, path: Path | str, settings: Settings, *, stream: bool = False) -> str:
-    """Files of JSON lines, each line a payload as the topic would have it.
+    """Files of JSON lines; each line is a payload.
 
-    A line knows no record time, so none is in the future, and no offset, so of two copies of an
-    event the one with the earlier event_time is the first. stream: with a watermark, for tests.
+    A line has no record time, so no event is in the future. It has no offset, so the copy of an
+    event with the earlier event_time is the first one. `stream`: with a watermark, for tests.
     """
-    clock = sql.event_clock("payload", _NEVER, settings.limits.max_clock_skew_ms)
+    clock = sql.event_clock("payload", _END_OF_TIME, settings.limits.max_clock_skew_ms)
     watermark = f", WATERMARK FOR event_clock AS {sql.watermark(settings.window)}" if stream else ""
     options = _options(connector="filesystem", path=_uri(path), format="raw")
     return f"""
@@ -157,7 +157,7 @@ def file_source(name: str, path: Path | str, settings: Settings, *, stream: bool
             record_topic STRING METADATA FROM 'file.path' VIRTUAL,
             record_partition AS 0,
             record_offset AS CAST(0 AS BIGINT),
-            record_time AS {_NEVER},
+            record_time AS {_END_OF_TIME},
             event_clock AS {clock},
             arrival AS {"PROCTIME()" if stream else clock}
             {watermark}
@@ -165,7 +165,7 @@ def file_source(name: str, path: Path | str, settings: Settings, *, stream: bool
 
 
 def numbered_file(name: str, path: Path | str, settings: Settings, *, labels: bool = False) -> str:
-    """A file of lines with a number, a tab and a payload, as cli.pipeline.backfill_run spools them for
+    """A file of lines with a number, a tab and a payload, as cli.pipeline.backfill_job_runner spools them for
     the event lane; the columns are those of `file_source`, the number is the offset.
 
     Each arrives at its own time: event_time, or of labels `time`, when they were given; of equal
@@ -174,7 +174,7 @@ def numbered_file(name: str, path: Path | str, settings: Settings, *, labels: bo
     tab = "LOCATE('\t', line)"
     payload = f"SUBSTRING(line, {tab} + 1)"
     offset = f"CAST(LEFT(line, {tab} - 1) AS BIGINT)"
-    clock = sql.event_clock(payload, _NEVER, settings.limits.max_clock_skew_ms)
+    clock = sql.event_clock(payload, _END_OF_TIME, settings.limits.max_clock_skew_ms)
     at_ms = sql.event_ms(sql.json_value("$.time", payload)) if labels else sql.epoch_ms(clock)
     options = _options(connector="filesystem", path=_uri(path), format="raw")
     return f"""
@@ -184,9 +184,9 @@ def numbered_file(name: str, path: Path | str, settings: Settings, *, labels: bo
             payload AS {payload},
             record_partition AS 0,
             record_offset AS {offset},
-            record_time AS {_NEVER},
+            record_time AS {_END_OF_TIME},
             event_clock AS {clock},
-            arrival AS {sql.turn(at_ms, offset, label=labels)}
+            arrival AS {sql.arrival_order(at_ms, offset, label=labels)}
         ) WITH ({options})"""
 
 
@@ -202,9 +202,10 @@ def _uri(path: Path | str) -> str:
 
 
 def kafka_sink(name: str, settings: Settings, linger_ms: int = 5) -> str:
-    """The job's topics, chosen by `topic`; the value is the bytes given, beside key and headers.
+    """The output topics. Column `topic` selects the topic, and the value is written as given.
 
-    At least once: a record's partition and offset (or its alert id) tell a second copy.
+    Delivery is at least once: consumers recognise a copy by its source partition and offset, or by
+    its alert id.
     """
     topics = settings.topics
     options = _options(

@@ -8,27 +8,24 @@ from datetime import UTC, datetime
 
 import orjson
 
-from liveprofile.alerts.cases.snooze import covers
-from liveprofile.rules.flags import Flag, Flagged
+from liveprofile.alerts.cases.snooze import is_snoozed
+from liveprofile.rules.flags import Flag, FlaggedRow
+from liveprofile.units import SECOND_MS
 from liveprofile.wire import output_records
 
 SOURCE = "liveprofile/profile-job"
-
-
 ALERT_TYPE = "liveprofile.risk.flag"
-
-
 ALERT_SCHEMA = "https://liveprofile.example/schemas/risk-alert.schema.json#/$defs/data"
 
 
-def iso(time_ms: int) -> str:
-    """RFC 3339 in UTC, to the millisecond."""
-    moment = datetime.fromtimestamp(time_ms / 1000, UTC)
+def to_rfc3339(time_ms: int) -> str:
+    """Returns the time as RFC 3339 in UTC, with milliseconds."""
+    moment = datetime.fromtimestamp(time_ms / SECOND_MS, UTC)
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def cloud_event(flag: Flag, row: Flagged) -> bytes:
-    """The alert as CloudEvents 1.0 structured JSON (schemas/risk-alert.schema.json)."""
+def cloud_event(flag: Flag, row: FlaggedRow) -> bytes:
+    """Returns the alert as CloudEvents 1.0 structured JSON (schemas/risk-alert.schema.json)."""
     return orjson.dumps(
         {
             "specversion": "1.0",
@@ -36,7 +33,7 @@ def cloud_event(flag: Flag, row: Flagged) -> bytes:
             "source": SOURCE,
             "type": ALERT_TYPE,
             "subject": row.user_id,
-            "time": iso(row.window_end_ms),
+            "time": to_rfc3339(row.window_end_ms),
             "datacontenttype": "application/json",
             "dataschema": ALERT_SCHEMA,
             "data": {
@@ -49,8 +46,8 @@ def cloud_event(flag: Flag, row: Flagged) -> bytes:
                 "threshold": flag.threshold,
                 "message": flag.message,
                 "evidence": flag.evidence,
-                "window_start": iso(row.window_start_ms),
-                "window_end": iso(row.window_end_ms),
+                "window_start": to_rfc3339(row.window_start_ms),
+                "window_end": to_rfc3339(row.window_end_ms),
                 "model_version": row.model_version,
                 "rules_version": flag.rules_version,
                 "rule_version": flag.rule_version,
@@ -62,14 +59,14 @@ def cloud_event(flag: Flag, row: Flagged) -> bytes:
     )
 
 
-def alerts(topic: str, row: Flagged, snoozed: Mapping[str, int]) -> list[str]:
-    """One for each flag of the row, but for those of a rule in SHADOW or snoozed.
+def alert_records(topic: str, row: FlaggedRow, snoozed_until_ms: Mapping[str, int]) -> list[str]:
+    """Returns one output record for each flag whose rule is ACTIVE and not snoozed.
 
-    snoozed: until when (ms, by the clock) which rules of the user are
+    snoozed_until_ms: the user's snoozes, {rule_id or ALL_RULES: end in ms of the wall clock}.
     """
-    now_ms = round(time.time() * 1000)
+    now_ms = round(time.time() * SECOND_MS)
     return [
-        output_records.plain(topic, row.user_id, cloud_event(flag, row).decode())
+        output_records.record(topic, row.user_id, cloud_event(flag, row).decode())
         for flag in row.flags
-        if flag.rule_state == "ACTIVE" and not covers(snoozed, flag.rule_id, now_ms)
+        if flag.rule_state == "ACTIVE" and not is_snoozed(snoozed_until_ms, flag.rule_id, now_ms)
     ]

@@ -1,1 +1,1 @@
-"""The audit: what became of every record of the input topic."""
+"""The audit: accounts for every record of the input topic."""

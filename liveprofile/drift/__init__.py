@@ -1,5 +1,6 @@
-"""Drift of what the fraud model sees: does it still look like the data that it was trained on?
+"""Drift of the fraud model's inputs and scores from its training data (docs/drift.md).
 
-docs/drift.md. `reference` is what is usual, `histograms` count what comes, `judge` compares the
-two, `store` keeps what all workers counted and decided, `monitor` drives them from the event lane.
+`reference` holds the distributions of the training data and `histograms` counts each hour's events.
+`comparison` compares the two, and `alert` writes the alert. udfs/scoring/drift_store.py stores the
+workers' counts and decisions; udfs/scoring/drift_monitor.py checks them in the scoring pipeline.
 """

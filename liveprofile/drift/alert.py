@@ -1,4 +1,4 @@
-"""The alert that drift began or is over: schemas/drift-alert.schema.json."""
+"""The alert that drift has started or ended, after schemas/drift-alert.schema.json."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from liveprofile.alerts.cloud_events import SOURCE, iso
+from liveprofile.alerts.cloud_events import SOURCE, to_rfc3339
 from liveprofile.wire.tokens import FIELD
 
-TYPE = "liveprofile.risk.drift"
-SCHEMA = "https://liveprofile.example/schemas/drift-alert.schema.json#/$defs/data"
+DRIFT_ALERT_TYPE = "liveprofile.risk.drift"
+DRIFT_ALERT_SCHEMA = "https://liveprofile.example/schemas/drift-alert.schema.json#/$defs/data"
 
 
 class DriftAlert(NamedTuple):
     state: Literal["started", "ended"]
     period: Literal["hour", "day"]
-    start_ms: int  # of the period that decided it
+    start_ms: int  # start of the period that decided it
     end_ms: int
-    since_ms: int  # start of the first period that drifted
+    since_ms: int  # start of the first drifted period
     model_version: str
-    reference: str
+    reference: str  # version of the drift reference
     events: int
-    reasons: Sequence[dict[str, Any]]  # none if ended
+    reasons: Sequence[dict[str, Any]]  # empty if ended
 
     def cloud_event(self) -> bytes:
-        """CloudEvents 1.0, structured JSON; the same id for every copy."""
-        told = FIELD.join((self.reference, self.period, str(self.start_ms), self.state))
+        """Returns CloudEvents 1.0 structured JSON. Copies of an alert have the same id."""
+        identity = FIELD.join((self.reference, self.period, str(self.start_ms), self.state))
         started = self.state == "started"
         return orjson.dumps(
             {
                 "specversion": "1.0",
-                "id": hashlib.sha256(told.encode()).hexdigest()[:32],
+                "id": hashlib.sha256(identity.encode()).hexdigest()[:32],
                 "source": SOURCE,
-                "type": TYPE,
+                "type": DRIFT_ALERT_TYPE,
                 "subject": self.model_version,
-                "time": iso(self.end_ms),
+                "time": to_rfc3339(self.end_ms),
                 "datacontenttype": "application/json",
-                "dataschema": SCHEMA,
+                "dataschema": DRIFT_ALERT_SCHEMA,
                 "data": {
                     "state": self.state,
                     "period": self.period,
@@ -47,9 +47,9 @@ class DriftAlert(NamedTuple):
                     "severity": "medium" if started else "low",
                     "action": "review_model" if started else "none",
                     "message": self.sentence(),
-                    "period_start": iso(self.start_ms),
-                    "period_end": iso(self.end_ms),
-                    "since": iso(self.since_ms),
+                    "period_start": to_rfc3339(self.start_ms),
+                    "period_end": to_rfc3339(self.end_ms),
+                    "since": to_rfc3339(self.since_ms),
                     "model_version": self.model_version,
                     "reference": self.reference,
                     "events": self.events,
@@ -60,6 +60,9 @@ class DriftAlert(NamedTuple):
 
     def sentence(self) -> str:
         if self.state == "ended":
-            return f"what the model sees is as usual again; it was not since {iso(self.since_ms)}"
+            return (
+                "events resemble the training data again; they differed since"
+                f" {to_rfc3339(self.since_ms)}"
+            )
         names = ", ".join(reason["name"] for reason in self.reasons)
         return f"{self.events} events of one {self.period} are unlike the training data: {names}"

@@ -1,27 +1,31 @@
-"""Whether counts of a period differ from the reference by more than chance and usual variation.
+"""Tests whether the counts of a period differ from the drift reference by more than chance.
 
-Of a distribution there are two tests, as one sees what the other doesn't:
+Two complementary tests compare each distribution:
 
-- The population stability index (PSI; Siddiqi 2006, "Credit Risk Scorecards", chapter 10), the sum
-  over bins of (p - q) ln(p / q) for shares p of the period and q of the reference; above 0.25 is
-  taken for a shift, below 0.1 for none. It sees any change, and needs many events to. Without any
-  the PSI of n against N events in B bins is about (1/n + 1/N) times chi-squared with B - 1 degrees
-  of freedom, so that its mean is (B - 1)(1/n + 1/N) (Yurdakul and Naranjo 2020, "Statistical
-  properties of the population stability index", Journal of Risk Model Validation 14(4)).
-- The shift: how far the values that are there (Series.ordered) lie above or below the usual ones,
-  as the mean of their normal scores (van der Waerden 1952, "Order tests for the two-sample problem
-  and their power", Indagationes Mathematicae 14), in standard deviations. Among tests by rank it
-  has the most power if a transformation makes the values normal and all move alike (Chernoff and
-  Savage 1958, Annals of Mathematical Statistics 29(4)), as amounts do that are k times as high.
-  Its square compares with a PSI, which is d squared for two normal distributions d apart; without
-  any shift it is (1/n + 1/N) times the scores' variance times chi-squared with one degree.
+- The population stability index (PSI; Siddiqi 2006, "Credit Risk Scorecards", chapter 10) is the
+  sum over bins of (p - q) ln(p / q) for shares p of the period and q of the reference. A PSI above
+  0.25 counts as a shift, one below 0.1 as none. The PSI detects any change but needs many events.
+  Without a change, the PSI of n against N events in B bins is about (1/n + 1/N) times chi-squared
+  with B - 1 degrees of freedom, with mean (B - 1)(1/n + 1/N) (Yurdakul and Naranjo 2020,
+  "Statistical properties of the population stability index", Journal of Risk Model Validation
+  14(4)).
+- The mean shift is the mean normal score of the values (van der Waerden 1952, "Order tests for the
+  two-sample problem and their power", Indagationes Mathematicae 14): how many standard deviations
+  they lie above or below the reference. It has the most power among rank tests if a transformation
+  makes the values normal and all values move alike (Chernoff and Savage 1958, Annals of
+  Mathematical Statistics 29(4)), as amounts do that are all k times as high. Its square is
+  comparable to a PSI, which is d squared for two normal distributions d apart. Without a shift the
+  square is (1/n + 1/N) times the variance of the scores times chi-squared with one degree.
 
-Both hold for independent events; those of a period are not, so the bound is multiplied by how much
-more the reference's own hours or days vary (the first order correction of Rao and Scott 1984, "On
-chi-squared tests for multiway contingency tables", Annals of Statistics 12(1)).
+Both assume independent events. The events of a period are not independent, so the bounds are
+multiplied by how much more the reference's own hours or days vary (the first-order correction of
+Rao and Scott 1984, "On chi-squared tests for multiway contingency tables", Annals of Statistics
+12(1)).
 
-Of the alert rate, which is so small that its PSI is too: the ratio to the usual, and the number of
-standard errors, with the same correction.
+The PSI of the alert rate is tiny because the rate is. Its test uses the ratio to the reference and
+the number of standard errors, with the same correction.
+
+Array suffixes: S series, W bins of the widest series, B bins of a series, K value bins of a series.
 """
 
 from __future__ import annotations
@@ -32,191 +36,203 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy.special import chdtri
 
-from liveprofile.drift.reference import ALERT_RATE, SCORE, Reference, Series
+from liveprofile.drift.reference import ALERT_RATE, SCORE, DriftReference, Series
 
-# The PSI from where on a change matters, and up to where there is none; of the shift its square.
+# (drift above, calm up to): of the PSI, and of the squared mean shift.
 PSI_LIMITS, SHIFT_LIMITS = (0.25, 0.1), (0.1, 0.05)
-# Of one distribution in one period. A month has 24,000 of these, so that one period alone doesn't
-# start drift unless it is far above the limit (udfs.scoring.drift_monitor).
+# False-alarm probability of one distribution in one period. A month has 24,000 such tests, so one
+# period alone starts drift only far above the limit (udfs.scoring.drift_monitor).
 CHANCE = 1e-4
-# Of the shift of what the events themselves bring: what a broken source changes first is believed
-# sooner than each of many features that follow from it (a weighted procedure; Genovese, Roeder and
-# Wasserman 2006, "False discovery control with p-value weighting", Biometrika 93(3)).
-OWN_CHANCE = 7e-3
-OWN = frozenset({"amount"})
+# The higher false-alarm probability for shifts of EVENT_FIELDS, which events carry directly. A
+# broken source changes these first, and many features follow from them (a weighted procedure;
+# Genovese, Roeder and Wasserman 2006, "False discovery control with p-value weighting",
+# Biometrika 93(3)).
+EVENT_FIELD_CHANCE = 7e-3
+EVENT_FIELDS = frozenset({"amount"})
 RATE_RATIO, RATE_ERRORS = 2.0, 6.0
-LEAST_EVENTS = 50  # of a period that is judged
-# Of a distribution whose shift is judged; and so many of them expected outside its largest bin, as
-# chi-squared says nothing of fewer (Cochran 1954, Biometrics 10(4)).
-LEAST_VALUES, LEAST_ELSEWHERE = 30, 5.0
-# Expected, each as independent as the spread says: a ring of frauds makes more than 100 in a day.
-LEAST_ALERTS = 20.0
-MOST_ALERTS = 0.5  # share of the events that is no wave of frauds, however few are expected
-MOST_REASONS = 10
+MIN_EVENTS = 50  # in a period, to test it
+# Minimum values to test a mean shift, in all and expected outside the largest bin: the chi-squared
+# approximation fails for fewer (Cochran 1954, Biometrics 10(4)).
+MIN_VALUES, MIN_OUTSIDE_LARGEST_BIN = 30, 5.0
+# Minimum expected alerts, times the spread: one fraud ring makes more than 100 alerts in a day.
+MIN_EXPECTED_ALERTS = 20.0
+# A larger share of events with alerts is drift even where few alerts are expected.
+ALERT_SHARE_LIMIT = 0.5
+MAX_REASONS = 10
 
 
 class Distance(NamedTuple):
-    """How far one series is from usual: drifted above `limit`, calm up to `calm`."""
+    """The distance of one series from the reference: drifted above `limit`."""
 
     name: str
-    value: float  # PSI, or shift squared; of the alert rate its ratio to the usual or the inverse
+    # PSI or squared mean shift; for the alert rate the ratio to the reference, inverted below 1.
+    value: float
     limit: float
-    calm: float
+    calm_limit: float  # the series is calm up to this value
 
     @property
     def drifted(self) -> bool:
         return self.value > self.limit
 
     @property
-    def of_limit(self) -> float:
+    def limit_ratio(self) -> float:
         return self.value / self.limit
 
 
-class Verdict(NamedTuple):
+class DriftVerdict(NamedTuple):
     events: int
-    distances: tuple[Distance, ...]  # of each series, by the test that it is furthest in
-    reasons: tuple[dict[str, Any], ...]  # of what drifted, furthest first
-    calm: bool  # in every test
+    distances: tuple[Distance, ...]  # one per series, from the test with the largest limit_ratio
+    reasons: tuple[dict[str, Any], ...]  # of the drifted series, largest limit_ratio first
+    calm: bool  # whether every test is at or below its calm_limit
 
     @property
     def drifted(self) -> set[str]:
-        """Names of what is above its limit."""
-        return {one.name for one in self.distances if one.drifted}
+        """Names of the series above their limits."""
+        return {distance.name for distance in self.distances if distance.drifted}
 
-    def above(self, times: float) -> bool:
-        """Whether anything is above so many times its limit."""
-        return any(one.of_limit > times for one in self.distances)
+    def exceeds(self, factor: float) -> bool:
+        """Whether any series is above `factor` times its limit."""
+        return any(distance.limit_ratio > factor for distance in self.distances)
 
 
-def psi(counts_B: np.ndarray, share_B: np.ndarray) -> np.ndarray:
-    """(B,) what each bin adds to the PSI of counts against the shares of a reference.
+def psi_per_bin(counts_B: np.ndarray, share_B: np.ndarray) -> np.ndarray:
+    """(B,) the contribution of each bin to the PSI of counts against reference shares.
 
-    Half an event a bin, shared out as in the reference, is added: no share is 0, and bins that are
-    all but empty in the reference add nothing by themselves.
+    Half an event per bin is added, distributed as in the reference: no share is 0, and bins that
+    are almost empty in the reference contribute nothing by themselves.
     """
-    more = 0.5 * len(share_B)
-    found_B = (counts_B + more * share_B) / (counts_B.sum() + more)
-    return (found_B - share_B) * np.log(found_B / share_B)
+    prior = 0.5 * len(share_B)
+    period_share_B = (counts_B + prior * share_B) / (counts_B.sum() + prior)
+    return (period_share_B - share_B) * np.log(period_share_B / share_B)
 
 
-def psi_of(series: Series, counts_B: np.ndarray) -> float:
-    return float(psi(series.runs(counts_B), series.runs(series.share_B)).sum())
+def psi(series: Series, counts_B: np.ndarray) -> float:
+    return float(psi_per_bin(series.merge_bins(counts_B), series.merge_bins(series.share_B)).sum())
 
 
-def shift(counts_B: np.ndarray, series: Series) -> float:
-    """Mean normal score of the values that are there: 0 if they are as usual, 1 if they lie one
-    standard deviation higher. At least one is there."""
-    counts_K = counts_B[series.ordered]
-    return float(counts_K @ series.score_K / counts_K.sum())
+def mean_shift(counts_B: np.ndarray, series: Series) -> float:
+    """The mean normal score of the values: 0 if they match the reference, 1 if they lie one
+    standard deviation higher. Needs at least one value."""
+    counts_K = counts_B[series.value_bins]
+    return float(counts_K @ series.normal_score_K / counts_K.sum())
 
 
-def tells_shift(series: Series, counts_B: np.ndarray) -> bool:
-    """Whether there are enough values for their shift to say something."""
-    values, usual_K = counts_B[series.ordered].sum(), series.counts[series.ordered]
-    elsewhere = values * (1 - max(usual_K) / max(sum(usual_K), 1))
-    return bool(values >= LEAST_VALUES and elsewhere >= LEAST_ELSEWHERE)
+def has_enough_for_shift(series: Series, counts_B: np.ndarray) -> bool:
+    """Whether there are enough values to test their mean shift."""
+    values, reference_K = counts_B[series.value_bins].sum(), series.counts[series.value_bins]
+    outside = values * (1 - max(reference_K) / max(sum(reference_K), 1))
+    return bool(values >= MIN_VALUES and outside >= MIN_OUTSIDE_LARGEST_BIN)
 
 
 def psi_bound(series: Series, events: int) -> float:
-    """The PSI that chance exceeds once in 1 / CHANCE periods of so many events."""
-    bins = np.count_nonzero(series.runs(np.array(series.counts)))
-    pairs = 1 / events + 1 / sum(series.counts)
-    return series.spread * _quantile(max(bins - 1, 1), CHANCE) * pairs
+    """The PSI that chance exceeds once in 1 / CHANCE periods of this many events."""
+    bins = np.count_nonzero(series.merge_bins(np.array(series.counts)))
+    inverse_counts = 1 / events + 1 / sum(series.counts)
+    return series.spread * _chi2_quantile(max(bins - 1, 1), CHANCE) * inverse_counts
 
 
 def shift_bound(series: Series, values: int, chance: float) -> float:
-    """The square of the shift that chance exceeds once in 1 / chance periods of so many values."""
-    counts_K = np.array(series.counts[series.ordered])
-    usual = counts_K.sum()
-    variance = counts_K @ series.score_K**2 / usual
+    """The squared mean shift that chance exceeds once in 1 / chance periods of this many values."""
+    counts_K = np.array(series.counts[series.value_bins])
+    total = counts_K.sum()
+    variance = counts_K @ series.normal_score_K**2 / total
     spread = series.shift_spread or 1.0
-    return float(spread * _quantile(1, chance) * variance * (1 / values + 1 / usual))
+    return float(spread * _chi2_quantile(1, chance) * variance * (1 / values + 1 / total))
 
 
-def judge(reference: Reference, counts_SW: np.ndarray) -> Verdict | None:
-    """counts_SW: (S, W) events by series and bin (liveprofile.drift.histograms). None: too few."""
+def assess_drift(reference: DriftReference, counts_SW: np.ndarray) -> DriftVerdict | None:
+    """Compares a period with the reference. Returns None for fewer than MIN_EVENTS events.
+
+    counts_SW: events by series and bin (liveprofile.drift.histograms).
+    """
     events = int(counts_SW[-1].sum())
-    if events < LEAST_EVENTS:
+    if events < MIN_EVENTS:
         return None
-    distances, found, calm = [], [], True
+    distances, ranked_reasons, calm = [], [], True
     for series, counts_W in zip(reference.series, counts_SW, strict=True):
         counts_B = counts_W[: len(series.counts)]
-        rate = series.name == ALERT_RATE
-        tests = [_rate(reference, counts_B)] if rate else _distribution(series, counts_B)
-        one = max(tests, key=lambda test: test.of_limit)
-        calm = calm and all(test.value <= test.calm for test in tests)
-        distances.append(one)
-        if one.drifted:
-            found.append((one.of_limit, _reason(reference, series, counts_B)))
-    found.sort(key=lambda pair: -pair[0])
-    reasons = tuple(reason for _, reason in found[:MOST_REASONS])
-    return Verdict(events, tuple(distances), reasons, calm)
+        if series.name == ALERT_RATE:
+            tests = [_test_alert_rate(reference, counts_B)]
+        else:
+            tests = _test_distribution(series, counts_B)
+        largest = max(tests, key=lambda test: test.limit_ratio)
+        calm = calm and all(test.value <= test.calm_limit for test in tests)
+        distances.append(largest)
+        if largest.drifted:
+            ranked_reasons.append((largest.limit_ratio, _reason(reference, series, counts_B)))
+    ranked_reasons.sort(key=lambda pair: -pair[0])
+    reasons = tuple(reason for _, reason in ranked_reasons[:MAX_REASONS])
+    return DriftVerdict(events, tuple(distances), reasons, calm)
 
 
-def _distribution(series: Series, counts_B: np.ndarray) -> list[Distance]:
+def _test_distribution(series: Series, counts_B: np.ndarray) -> list[Distance]:
     events = int(counts_B.sum())
-    if events < LEAST_EVENTS:  # the others are alerts, as their rate tells
+    if events < MIN_EVENTS:  # the other events are alerts, which the alert rate tests
         return [Distance(series.name, 0.0, *PSI_LIMITS)]
-    chance = psi_bound(series, events)
-    found = psi_of(series, counts_B)
-    tests = [Distance(series.name, found, *(max(limit, chance) for limit in PSI_LIMITS))]
-    if tells_shift(series, counts_B) and series.shift_spread is not None:
-        values = int(counts_B[series.ordered].sum())
-        chance = shift_bound(series, values, OWN_CHANCE if series.name in OWN else CHANCE)
-        found = shift(counts_B, series) ** 2
-        tests.append(Distance(series.name, found, *(max(limit, chance) for limit in SHIFT_LIMITS)))
+    bound = psi_bound(series, events)
+    value = psi(series, counts_B)
+    tests = [Distance(series.name, value, *(max(limit, bound) for limit in PSI_LIMITS))]
+    if has_enough_for_shift(series, counts_B) and series.shift_spread is not None:
+        values = int(counts_B[series.value_bins].sum())
+        chance = EVENT_FIELD_CHANCE if series.name in EVENT_FIELDS else CHANCE
+        bound = shift_bound(series, values, chance)
+        value = mean_shift(counts_B, series) ** 2
+        tests.append(Distance(series.name, value, *(max(limit, bound) for limit in SHIFT_LIMITS)))
     return tests
 
 
-def _rate(reference: Reference, counts_B: np.ndarray) -> Distance:
+def _test_alert_rate(reference: DriftReference, counts_B: np.ndarray) -> Distance:
     series = reference.series[-1]
     events, alerts = counts_B.sum(), counts_B[1]
     usual = series.share_B[1]
     expected = events * usual
     ratio = (alerts + 0.5) / (expected + 0.5)
-    errors = abs(alerts - expected) / np.sqrt(
+    standard_errors = abs(alerts - expected) / np.sqrt(
         series.spread * expected * (1 - usual) * (1 + events / reference.events)
     )
-    enough = expected >= LEAST_ALERTS * series.spread or alerts > MOST_ALERTS * events
-    known = enough and errors > RATE_ERRORS
-    limit = RATE_RATIO if known else np.inf
+    enough = expected >= MIN_EXPECTED_ALERTS * series.spread or alerts > ALERT_SHARE_LIMIT * events
+    significant = enough and standard_errors > RATE_ERRORS
+    limit = RATE_RATIO if significant else np.inf
     return Distance(ALERT_RATE, float(max(ratio, 1 / ratio)), limit, limit)
 
 
-def _reason(reference: Reference, series: Series, counts_B: np.ndarray) -> dict[str, Any]:
-    """By the bin that moved most: its share now and usually."""
-    distance, moved = None, None
+def _reason(reference: DriftReference, series: Series, counts_B: np.ndarray) -> dict[str, Any]:
+    """Describes the drift by the bin that changed most: its share now and in the reference."""
+    distance, shift = None, None
     if series.name == ALERT_RATE:
-        place, code, what = 1, "DRIFT_ALERT_RATE", f"score at least {reference.alert_score:.3g}"
+        bin_index, code = 1, "DRIFT_ALERT_RATE"
+        description = f"score at least {reference.alert_score:.3g}"
     else:
-        distance = psi_of(series, counts_B)
-        place = int(np.argmax(psi(counts_B, series.share_B)))
-        moved = shift(counts_B, series) if tells_shift(series, counts_B) else None
-        code, what = _bin(series, place)
-    value, usual = float(counts_B[place] / counts_B.sum()), float(series.share_B[place])
+        distance = psi(series, counts_B)
+        bin_index = int(np.argmax(psi_per_bin(counts_B, series.share_B)))
+        shift = mean_shift(counts_B, series) if has_enough_for_shift(series, counts_B) else None
+        code, description = _describe_bin(series, bin_index)
+    value = float(counts_B[bin_index] / counts_B.sum())
+    usual = float(series.share_B[bin_index])
     return {
         "code": code,
         "name": series.name,
         "value": value,
         "usual": usual,
         "psi": distance,
-        "shift": moved,
-        "sentence": f"{value:.1%} of events have {what}; usually {usual:.1%}",
+        "shift": shift,
+        "sentence": f"{value:.1%} of events have {description}; usually {usual:.1%}",
     }
 
 
-def _bin(series: Series, place: int) -> tuple[str, str]:
+def _describe_bin(series: Series, bin_index: int) -> tuple[str, str]:
+    """Returns (reason code, description) of a bin."""
     name, edges = series.name, series.edges
     code = "DRIFT_SCORE" if name == SCORE else "DRIFT_FEATURE"
-    if place == len(edges) + 1:
+    if bin_index == len(edges) + 1:
         return "DRIFT_MISSING", f"no {name}"
-    if place == 0:
+    if bin_index == 0:
         return code, f"{name} up to {edges[0]:.4g}"
-    if place == len(edges):
+    if bin_index == len(edges):
         return code, f"{name} above {edges[-1]:.4g}"
-    return code, f"{name} above {edges[place - 1]:.4g}, up to {edges[place]:.4g}"
+    return code, f"{name} above {edges[bin_index - 1]:.4g}, up to {edges[bin_index]:.4g}"
 
 
 @lru_cache
-def _quantile(degrees: int, chance: float) -> float:
+def _chi2_quantile(degrees: int, chance: float) -> float:
     return float(chdtri(degrees, chance))

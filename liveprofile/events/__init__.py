@@ -1,1 +1,1 @@
-"""Behaviour events: types, windows and modalities."""
+"""The events of windows: parsing, modalities and window times."""

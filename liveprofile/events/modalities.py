@@ -1,6 +1,7 @@
-"""What windows bring beside tokens: vectors that came with events, and the place.
+"""Modalities of windows: embedding vectors of images, voices and texts, and the place.
 
-Pictures, voices, texts: whatever a shop encodes. Rules: docs/data-contract.md, section 1.
+A shop sends the vectors of its own encoders with its events. The rules are in
+docs/data-contract.md, section 1.
 """
 
 from __future__ import annotations
@@ -12,57 +13,57 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-FIELD = "media_embedding"
-PER_ENCODER = 3  # the newest of a window: more would say little more
-MOST_NUMBERS = 1_024
-LARGEST_NUMBER = 1e9
+EMBEDDING_FIELD = "media_embedding"
+MAX_VECTORS_PER_MODALITY = 3  # the newest of a window; more add little information
+MAX_DIMENSIONS = 1_024
+MAX_ABS_VALUE = 1e9
 _NAME = re.compile(r"[a-z0-9._-]{1,64}")
 
 
 class Modality(NamedTuple):
-    """Vectors that can be compared: those of one encoder and one length."""
+    """A kind of comparable vectors: those of one encoder and one length."""
 
-    name: str  # the encoder's
-    numbers: int
+    name: str  # of the encoder
+    numbers: int  # length of the vectors; model cards store both fields by these names
 
 
-# No encoder has such a name.
+# Names of encoders cannot start with @.
 PLACE = Modality("@place", 2)  # latitude and longitude
 TEXT = Modality("@text", 384)  # of the packaged sentence encoder: models/profile/text_encoder.py
-TEXT_CHARS = 1_000  # of what it is given; it reads the first 256 word pieces
+TEXT_CHARS = 1_000  # a longer text is cut; the encoder reads the first 256 word pieces
 
-Vectors = Mapping[Modality, np.ndarray]  # of one window: (numbers,) float32 each
-NOTHING: Vectors = MappingProxyType({})
-
-
-class Beside(NamedTuple):
-    """Of one window."""
-
-    vectors: Vectors = NOTHING
-    ignored: int = 0  # events whose vector is broken or of no known modality
+Vectors = Mapping[Modality, np.ndarray]  # of one window: a (numbers,) float32 array per modality
+NO_VECTORS: Vectors = MappingProxyType({})
 
 
-NOTHING_BESIDE = Beside()
+class WindowModalities(NamedTuple):
+    """The modality vectors of one window."""
+
+    vectors: Vectors = NO_VECTORS
+    ignored: int = 0  # events whose vector is invalid or of an unknown modality
 
 
-def beside(
-    given: list[Any], place: tuple[float, float] | None, known: Container[Modality] | None
-) -> Beside:
-    """Of each modality the mean of the newest vectors, each scaled to length 1; and the last place.
+NO_MODALITIES = WindowModalities()
 
-    given: the events' `media_embedding`, in their order. known: which modalities are read; None:
-    all.
+
+def combine_modalities(
+    embeddings: list[Any], place: tuple[float, float] | None, known: Container[Modality] | None
+) -> WindowModalities:
+    """Averages each modality's newest vectors, scaled to length 1, and adds the last place.
+
+    embeddings: `media_embedding` of the window's events in their order. known: the modalities to
+    read; None reads all.
     """
-    if not given and place is None:  # as nearly all windows are
-        return NOTHING_BESIDE
+    if not embeddings and place is None:  # true for nearly all windows
+        return NO_MODALITIES
     newest: dict[Modality, list[np.ndarray]] = {}
     ignored = 0
-    for one in reversed(given):
-        modality = _modality(one)
+    for embedding in reversed(embeddings):
+        modality = _modality(embedding)
         if modality is None or (known is not None and modality not in known):
-            ignored += one is not None
-        elif len(units := newest.setdefault(modality, [])) < PER_ENCODER:
-            unit = _unit(one["vector"])
+            ignored += embedding is not None
+        elif len(units := newest.setdefault(modality, [])) < MAX_VECTORS_PER_MODALITY:
+            unit = _unit_vector(embedding["vector"])
             if unit is None:
                 ignored += 1
             else:
@@ -74,11 +75,11 @@ def beside(
     }
     if place is not None and (known is None or PLACE in known):
         vectors[PLACE] = np.array(place, np.float32)
-    return Beside(vectors, ignored)
+    return WindowModalities(vectors, ignored)
 
 
 def newest_text(events: Sequence[Mapping[str, Any]]) -> str:
-    """Of the last event that has one: what was written, else what was searched for."""
+    """Returns the field `text`, else `query`, of the last event that has either; else ""."""
     for event in reversed(events):
         for field in ("text", "query"):
             text = event.get(field)
@@ -87,35 +88,40 @@ def newest_text(events: Sequence[Mapping[str, Any]]) -> str:
     return ""
 
 
-def with_texts(
+def add_text_vectors(
     vectors: Sequence[Vectors], texts: Sequence[str], encode: Callable[[list[str]], np.ndarray]
 ) -> list[Vectors]:
-    """What n windows bring, with their texts; encode: n texts to (n, numbers) float32."""
-    found = list(vectors)
-    some = [row for row, text in enumerate(texts) if text]
-    if some:
-        encoded = encode([texts[row] for row in some])
-        for row, vector in zip(some, encoded, strict=True):
-            found[row] = {**found[row], TEXT: vector}
-    return found
+    """Returns the vectors of n windows with their text vectors added.
+
+    encode: maps n texts to (n, numbers) float32. It does not get empty texts.
+    """
+    with_texts = list(vectors)
+    rows = [row for row, text in enumerate(texts) if text]
+    if rows:
+        encoded = encode([texts[row] for row in rows])
+        for row, vector in zip(rows, encoded, strict=True):
+            with_texts[row] = {**with_texts[row], TEXT: vector}
+    return with_texts
 
 
-def _modality(given: Any) -> Modality | None:
-    """None for what is broken at first sight; the numbers are not looked at."""
-    if not isinstance(given, dict):
+def _modality(embedding: Any) -> Modality | None:
+    """Returns None for an invalid embedding. Does not check the vector's numbers."""
+    if not isinstance(embedding, dict):
         return None
-    name, vector = given.get("encoder"), given.get("vector")
+    name, vector = embedding.get("encoder"), embedding.get("vector")
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         return None
-    if not isinstance(vector, list) or not 0 < len(vector) <= MOST_NUMBERS:
+    if not isinstance(vector, list) or not 0 < len(vector) <= MAX_DIMENSIONS:
         return None
     return Modality(name, len(vector))
 
 
-def _unit(vector: list[Any]) -> np.ndarray | None:
-    """(numbers,) float64 of length 1; None for what is no direction."""
+def _unit_vector(vector: list[Any]) -> np.ndarray | None:
+    """(numbers,) float64 of length 1; None for a vector without a direction."""
     if not {*map(type, vector)} <= {float, int}:
         return None
-    numbers = np.array([float(one) if abs(one) <= LARGEST_NUMBER else np.nan for one in vector])
+    numbers = np.array(
+        [float(number) if abs(number) <= MAX_ABS_VALUE else np.nan for number in vector]
+    )
     length = np.linalg.norm(numbers)
     return numbers / length if length > 0 else None  # NaN compares false

@@ -1,4 +1,4 @@
-"""The events of windows, read from the payloads that the SQL packed."""
+"""Parses the events of windows from the text that the SQL encodes (wire/window_events.py)."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from liveprofile.events import modalities
-from liveprofile.events.modalities import Beside, Modality
-from liveprofile.wire import tokens as ev
+from liveprofile.events.modalities import Modality, WindowModalities
+from liveprofile.wire import window_events
 from liveprofile.wire.output_records import Refused
+from liveprofile.wire.payload import BadEvent, as_id, digest, load, number
 from liveprofile.wire.token_columns import TokenColumns
-from liveprofile.wire.tokens import EVENT, EVENT_TYPES, FIELD, TYPE_INDEX, BadEvent, Token
+from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX, Token, token
 
 _PURCHASE, _RETURN, _COUPON = (TYPE_INDEX[name] for name in ("purchase", "return", "coupon"))
 
 
 class Window(NamedTuple):
-    """What one user did in one window, but for what is counted over many windows at once."""
+    """What one user did in one window. WindowBatch has the counts and amounts by event type."""
 
-    digests: bytes  # 8 an event
-    items: int  # distinct, as the next three
+    digests: bytes  # 8 bytes per event
+    items: int  # distinct, like the next three
     categories: int
     devices: int
     sessions: int
@@ -31,128 +32,129 @@ class Window(NamedTuple):
     last_place: tuple[float, float] | None
     tags: tuple[str, ...]
     used_coupon: bool
-    beside: Beside
-    text: str  # the newest, if texts are read
+    modalities: WindowModalities
+    text: str  # the newest text, if texts are read
 
 
-class Windows(NamedTuple):
-    """n rows' windows, each row's events in (event_time, event_id) order."""
+class WindowBatch(NamedTuple):
+    """n windows, each with its events in (event_time, event_id) order."""
 
     rows: list[Window]
     tokens: TokenColumns
     counts: np.ndarray  # (n, types) events by type
-    amount: np.ndarray  # (n,) of purchases
-    return_amount: np.ndarray
+    amount: np.ndarray  # (n,) total of purchases
+    return_amount: np.ndarray  # (n,) total of returns
 
 
-class _Read(NamedTuple):
-    """One event; sorts by time and id, which no other event of a user shares."""
+class _ParsedEvent(NamedTuple):
+    """One event. Sorts by time and id, a pair that no two events of a user share."""
 
     time_ms: int
     event_id: str
     token: Token
-    event: dict[str, Any]
+    payload: dict[str, Any]
 
 
 class TrainingWindow(NamedTuple):
-    """What a training row needs of a window."""
+    """The parts of a window that a training row needs."""
 
     tokens: list[Token]
-    refused: int  # events that can't be used
-    beside: Beside
+    rejected: int  # events that cannot be used
+    modalities: WindowModalities
     text: str
 
 
-def read_windows(
-    packed: list[str], known: Container[Modality] = ()
-) -> tuple[Windows, list[int], list[list[Refused]]]:
-    """The windows as `jobs.sql.profile_views.packed` packs them; those that have an event left, and which those
-    are; and of every row the events that can't be used.
+def parse_windows(
+    texts: list[str], known: Container[Modality] = ()
+) -> tuple[WindowBatch, list[int], list[list[Refused]]]:
+    """Parses windows (liveprofile.wire.window_events).
 
-    known: which modalities are read
+    Returns the windows that have at least one usable event, the indices of these windows, and the
+    rejected events of every window. known: the modalities to read.
     """
-    rows, tokens, kept, refused = [], [], [], []
-    for index, text in enumerate(packed):
-        events, bad = _read_events(text)
-        refused.append(bad)
+    rows, tokens, kept, rejected = [], [], [], []
+    for index, text in enumerate(texts):
+        events, rejected_events = _parse_events(text)
+        rejected.append(rejected_events)
         if events:
             kept.append(index)
             rows.append(_window(events, known))
             tokens.append([event.token for event in events])
-    return _count(rows, TokenColumns.of(tokens)), kept, refused
+    return _window_batch(rows, TokenColumns.of(tokens)), kept, rejected
 
 
-def read_training(packed: str) -> TrainingWindow:
-    """One window, with the vectors of all encoders."""
-    events, refused = _read_events(packed)
+def parse_training_window(text: str) -> TrainingWindow:
+    """Parses one window, with the vectors of all encoders."""
+    events, rejected = _parse_events(text)
     place = None
-    given = []
+    embeddings = []
     for _, _, _, event in events:
         if "place" in event:
             place = event["place"] or place
-        if modalities.FIELD in event:
-            given.append(event[modalities.FIELD])
-    text = modalities.newest_text([event.event for event in events])
-    tokens = [event.token for event in events]
-    return TrainingWindow(tokens, len(refused), modalities.beside(given, place, None), text)
+        if modalities.EMBEDDING_FIELD in event:
+            embeddings.append(event[modalities.EMBEDDING_FIELD])
+    return TrainingWindow(
+        tokens=[event.token for event in events],
+        rejected=len(rejected),
+        modalities=modalities.combine_modalities(embeddings, place, None),
+        text=modalities.newest_text([event.payload for event in events]),
+    )
 
 
-def _read_events(text: str) -> tuple[list[_Read], list[Refused]]:
-    read: list[_Read] = []
-    refused: list[Refused] = []
-    for one in text.split(EVENT):
-        time, partition, offset, payload = one.split(FIELD, 3)
+def _parse_events(text: str) -> tuple[list[_ParsedEvent], list[Refused]]:
+    parsed: list[_ParsedEvent] = []
+    rejected: list[Refused] = []
+    for time_ms, partition, offset, payload in window_events.parse(text):
         try:
-            event = ev.load(payload)
+            event = load(payload)
             if "place" in event:
                 event["place"] = _place(event["place"])
-            time_ms = int(time)
-            read.append(
-                _Read(time_ms, ev.as_id(event["event_id"]), ev.token(event, time_ms), event)
+            parsed.append(
+                _ParsedEvent(time_ms, as_id(event["event_id"]), token(event, time_ms), event)
             )
-        except BadEvent as bad:
-            refused.append(Refused(bad.reason, bad.detail, partition, offset, payload))
+        except BadEvent as error:
+            rejected.append(Refused(error.reason, error.detail, partition, offset, payload))
         except (KeyError, TypeError, ValueError) as error:
-            # Where Java's JSON and ours read a payload differently.
+            # Java's JSON parser accepts a few payloads that Python's reads differently.
             detail = f"{type(error).__name__}: {error}"[:200]
-            refused.append(Refused("UNREADABLE", detail, partition, offset, payload))
-    if len(read) > 1:
-        read.sort(key=_READ_ORDER)
-    return read, refused
+            rejected.append(Refused("UNREADABLE", detail, partition, offset, payload))
+    if len(parsed) > 1:
+        parsed.sort(key=_BY_TIME_AND_ID)
+    return parsed, rejected
 
 
-_READ_ORDER = itemgetter(0, 1)
+_BY_TIME_AND_ID = itemgetter(0, 1)
 
 
-def _window(read: list[_Read], known: Container[Modality]) -> Window:
-    """Most events lack most fields, so each field is looked for once and handled if it is there."""
+def _window(events: list[_ParsedEvent], known: Container[Modality]) -> Window:
+    # Most events lack most fields: looking for a key is cheaper than reading every field.
     items, categories, devices, sessions = set(), set(), set(), set()
     tags: dict[str, None] = {}
     device = channel = ""
     place = None
     used_coupon = False
-    given: list[Any] = []
-    for _, _, token, event in read:
-        items.add(token.item)
-        categories.add(token.category)
-        if "device_id" in event and (text := ev.as_id(event["device_id"])):
+    embeddings: list[Any] = []
+    for _, _, event_token, event in events:
+        items.add(event_token.item)
+        categories.add(event_token.category)
+        if "device_id" in event and (text := as_id(event["device_id"])):
             devices.add(device := text)
-        if "session_id" in event and (text := ev.as_id(event["session_id"])):
+        if "session_id" in event and (text := as_id(event["session_id"])):
             sessions.add(text)
         if "channel" in event:
-            channel = ev.as_id(event["channel"]) or channel
+            channel = as_id(event["channel"]) or channel
         if "place" in event:
             place = event["place"] or place
         if "tags" in event and isinstance(event["tags"], list):
             tags.update((tag, None) for tag in event["tags"] if isinstance(tag, str))
-        if modalities.FIELD in event:
-            given.append(event[modalities.FIELD])
-        if token.type_index == _COUPON or (
-            token.type_index == _PURCHASE and ev.as_id(event.get("coupon_id")) != ""
+        if modalities.EMBEDDING_FIELD in event:
+            embeddings.append(event[modalities.EMBEDDING_FIELD])
+        if event_token.type_index == _COUPON or (
+            event_token.type_index == _PURCHASE and as_id(event.get("coupon_id")) != ""
         ):
             used_coupon = True
     return Window(
-        digests=b"".join([ev.digest(event.event_id) for event in read]),
+        digests=b"".join([digest(event.event_id) for event in events]),
         items=len(items - {""}),
         categories=len(categories - {""}),
         devices=len(devices),
@@ -162,8 +164,8 @@ def _window(read: list[_Read], known: Container[Modality]) -> Window:
         last_place=place,
         tags=tuple(tags),
         used_coupon=used_coupon,
-        beside=modalities.beside(given, place, known),
-        text=modalities.newest_text([one.event for one in read])
+        modalities=modalities.combine_modalities(embeddings, place, known),
+        text=modalities.newest_text([event.payload for event in events])
         if modalities.TEXT in known
         else "",
     )
@@ -172,16 +174,16 @@ def _window(read: list[_Read], known: Container[Modality]) -> Window:
 def _place(place: Any) -> tuple[float, float] | None:
     if not isinstance(place, dict):
         return None
-    lat, lon = ev.number(place, "lat"), ev.number(place, "lon")
+    lat, lon = number(place, "lat"), number(place, "lon")
     return None if lat is None or lon is None else (float(lat), float(lon))
 
 
-def _count(rows: list[Window], tokens: TokenColumns) -> Windows:
+def _window_batch(rows: list[Window], tokens: TokenColumns) -> WindowBatch:
     types, row_of = len(EVENT_TYPES), tokens.row_of
     counts = np.bincount(row_of * types + tokens.type_index, minlength=len(rows) * types)
 
-    def spent(kind: int) -> np.ndarray:
-        amount = np.where(tokens.type_index == kind, tokens.amount, 0.0)
+    def total(type_index: int) -> np.ndarray:
+        amount = np.where(tokens.type_index == type_index, tokens.amount, 0.0)
         return np.bincount(row_of, amount, len(rows))
 
-    return Windows(rows, tokens, counts.reshape(-1, types), spent(_PURCHASE), spent(_RETURN))
+    return WindowBatch(rows, tokens, counts.reshape(-1, types), total(_PURCHASE), total(_RETURN))

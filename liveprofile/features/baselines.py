@@ -1,9 +1,9 @@
-"""Long-term baselines of a user: accumulated by the SQL in O(1) state, read here.
+"""A user's baselines: long-term decayed sums that the SQL accumulates in O(1) state.
 
 A decayed total at time t is sum(x_i * exp(-(t - e_i) / tau)). The SQL accumulates
-sum(x_i * exp((e_i - T0) / tau)) without looking at t, and the reader scales it back
-(forward decay: Cormode and others, ICDE 2009). At tau = 30 days a double lasts 58 years from T0.
-Formulas: docs/data-contract.md, section 4.
+sum(x_i * exp((e_i - T0) / tau)), which does not depend on t, and `read_baselines` rescales it to t
+(forward decay: Cormode et al., ICDE 2009). At tau = 30 days a double overflows 58 years after T0.
+The formulas are in docs/data-contract.md, section 4.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from liveprofile.units import DAY_MS
+from liveprofile.units import DAY_MS, SECOND_MS
 
 T0 = "TIMESTAMP '2020-01-01 00:00:00'"
 T0_MS = 1_577_836_800_000
-DAY_S = 86_400.0
+DAY_S = DAY_MS / SECOND_MS
 
 HOUR_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWX"
 WEEKDAY_DIGITS = "1234567"  # Monday first
 
-# name -> what the window adds; `weight` is the window's forward-decay weight.
+# name -> SQL of what a window adds. The decayed sums multiply it by the window's decay weight.
 _TOTALS = {
     "windows": "1.0",
     "events": "n_events",
@@ -38,30 +38,30 @@ _DECAYED = {
 }
 SUMS = (*_TOTALS, *_DECAYED)
 _ACTIVITY = tuple(HOUR_LETTERS + WEEKDAY_DIGITS)
-# The layout of one baseline array, after and before; `contribution` has the same length.
+# The layout of a row of sums and of a window's contributions to them.
 COLUMNS = (*SUMS, *(f"activity_{c}" for c in _ACTIVITY))
 FIRST_ACTIVITY = len(SUMS)
 
 
-def weight(window_end: str, decay_days: float) -> str:
-    """SQL: exp((e - T0) / tau)."""
+def decay_weight_sql(window_end: str, decay_days: float) -> str:
+    """SQL: a window's forward-decay weight exp((e - T0) / tau)."""
     return f"EXP(TIMESTAMPDIFF(SECOND, {T0}, {window_end}) / {decay_days * DAY_S!r}E0)"
 
 
-def _count(letter: str) -> str:
+def _activity_count_sql(letter: str) -> str:
     return f"(CHAR_LENGTH(activity) - CHAR_LENGTH(REPLACE(activity, '{letter}', '')))"
 
 
-def contributions() -> list[tuple[str, str]]:
-    """SQL: (column, what this window adds to it), in the order of COLUMNS."""
+def contributions_sql() -> list[tuple[str, str]]:
+    """SQL: (column, the window's contribution to it) for each of COLUMNS."""
     sums = {**_TOTALS, **{k: f"({v}) * weight" for k, v in _DECAYED.items()}}
-    sums |= {f"activity_{c}": f"{_count(c)} * weight" for c in _ACTIVITY}
+    sums |= {f"activity_{c}": f"{_activity_count_sql(c)} * weight" for c in _ACTIVITY}
     return [(name, sums[name]) for name in COLUMNS]
 
 
 @dataclass(frozen=True)
 class Baselines:
-    """Of n users, each array of shape (n,) but for the activity ones."""
+    """The baselines of n users. Arrays are (n,) unless noted."""
 
     windows: np.ndarray
     events: np.ndarray
@@ -79,33 +79,33 @@ class Baselines:
     activity_weekday: np.ndarray  # (n, 7), shares
 
 
-def read(sums: np.ndarray, time_ms: np.ndarray, decay_days: float) -> Baselines:
-    """Baselines as seen at a time.
+def read_baselines(sums: np.ndarray, time_ms: np.ndarray, decay_days: float) -> Baselines:
+    """Computes the baselines as of `time_ms`.
 
-    sums: (n, len(COLUMNS)) float64 as accumulated by the SQL, or their first len(SUMS) columns,
-    without activity; time_ms: (n,).
+    sums: (n, len(COLUMNS)) float64 as the SQL accumulates them, or only the first len(SUMS)
+    columns, without activity. time_ms: (n,).
     """
-    at = {name: sums[:, i] for i, name in enumerate(SUMS)}
+    sum_of = {name: sums[:, i] for i, name in enumerate(SUMS)}
     scale = np.exp(-(time_ms - T0_MS) / (decay_days * DAY_MS))
-    # Both sides of a ratio carry the same scale, so means need none.
-    weighed = np.where(at["w_windows"] > 0, at["w_windows"], 1.0)
+    # Numerator and denominator of a mean have the same scale, which cancels out.
+    weight = np.where(sum_of["w_windows"] > 0, sum_of["w_windows"], 1.0)
 
     def mean_and_std(total: str, squared: str) -> tuple[np.ndarray, np.ndarray]:
-        mean = at[total] / weighed
-        return mean, np.sqrt(np.maximum(at[squared] / weighed - mean * mean, 0.0))
+        mean = sum_of[total] / weight
+        return mean, np.sqrt(np.maximum(sum_of[squared] / weight - mean * mean, 0.0))
 
     count_mean, count_std = mean_and_std("w_purchases", "w_purchases_squared")
     amount_mean, amount_std = mean_and_std("w_amount", "w_amount_squared")
     activity = sums[:, FIRST_ACTIVITY:]
     return Baselines(
-        windows=at["windows"],
-        events=at["events"],
-        purchases=at["purchases"],
-        amount=at["amount"],
-        purchase_windows=at["purchase_windows"],
-        purchase_windows_decayed=at["w_windows"] * scale,
-        purchases_decayed=at["w_purchases"] * scale,
-        amount_decayed=at["w_amount"] * scale,
+        windows=sum_of["windows"],
+        events=sum_of["events"],
+        purchases=sum_of["purchases"],
+        amount=sum_of["amount"],
+        purchase_windows=sum_of["purchase_windows"],
+        purchase_windows_decayed=sum_of["w_windows"] * scale,
+        purchases_decayed=sum_of["w_purchases"] * scale,
+        amount_decayed=sum_of["w_amount"] * scale,
         purchase_count_mean=count_mean,
         purchase_count_std=count_std,
         purchase_amount_mean=amount_mean,

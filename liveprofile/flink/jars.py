@@ -1,6 +1,7 @@
-"""Brings the jars that liveprofile/flink/pom.xml names. Standard library only: it runs before the venv exists.
+"""Downloads the jars of liveprofile/flink/pom.xml with Maven.
 
-Run as `python3.11 -m liveprofile.flink.jars`.
+Run as `python3.11 -m liveprofile.flink.jars`. Uses only the standard library, because it runs
+before the virtual environment exists.
 """
 
 from __future__ import annotations
@@ -24,37 +25,46 @@ def _fingerprint() -> str:
 
 
 def present(folder: Path = JARS) -> bool:
-    """True if `folder` holds what the present pom.xml names."""
-    mark = folder / ".complete"
-    return mark.is_file() and mark.read_text() == _fingerprint()
+    """True if `folder` contains the jars of the present pom.xml."""
+    marker = folder / ".complete"
+    return marker.is_file() and marker.read_text() == _fingerprint()
 
 
 def fetch(folder: Path = JARS) -> None:
-    """Fills `folder`/kafka, /cassandra and /flink; does nothing if they are complete.
+    """Downloads the jars into `folder`/kafka, /cassandra and /flink unless they are complete.
 
-    Raises ServiceError with Maven's own words if it fails.
+    Raises ServiceError with Maven's output if the download fails.
     """
     if present(folder):
         return
     shutil.rmtree(folder, ignore_errors=True)
     for profile in PROFILES:
         command = [
-            "mvn", "--quiet", "--batch-mode", "--file", str(POM), "--activate-profiles", profile,
-            "dependency:copy-dependencies", "-DincludeScope=runtime",
+            "mvn",
+            "--quiet",
+            "--batch-mode",
+            "--file",
+            str(POM),
+            "--activate-profiles",
+            profile,
+            "dependency:copy-dependencies",
+            "-DincludeScope=runtime",
             f"-DoutputDirectory={folder / profile}",
-        ]  # fmt: skip
+        ]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except FileNotFoundError:
-            raise ServiceError("mvn is not on the PATH: install Maven (`make venv` can)") from None
+            raise ServiceError(
+                "mvn is not on the PATH: install Maven, or run `make venv` as root on Debian"
+            ) from None
         if done.returncode:
             tail = "\n".join((done.stdout + done.stderr).strip().splitlines()[-10:])
-            raise ServiceError(f"Maven could not bring the {profile} jars:\n{tail}")
+            raise ServiceError(f"Maven could not download the {profile} jars:\n{tail}")
     (folder / ".complete").write_text(_fingerprint())
 
 
 def require(folder: Path = JARS) -> None:
-    """Raises ServiceError if the jars are missing or another pom.xml's."""
+    """Raises ServiceError if the jars are missing or belong to another version of pom.xml."""
     if not present(folder):
         raise ServiceError(
             f"the jars of liveprofile/flink/pom.xml are not in {folder}: run `make jars`"

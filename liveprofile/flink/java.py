@@ -1,4 +1,4 @@
-"""Finds a Java that all three services run on."""
+"""Finds a Java installation that Kafka, Cassandra and Flink run on."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ VERSION = 17  # Cassandra 5.0 runs on 11 and 17, Flink 2.2 on 17 and 21
 
 def _version(home: Path) -> int | None:
     release = home / "release"
-    found = release.is_file() and re.search(r'JAVA_VERSION="(\d+)', release.read_text())
-    return int(found.group(1)) if found else None
+    match = release.is_file() and re.search(r'JAVA_VERSION="(\d+)', release.read_text())
+    return int(match.group(1)) if match else None
 
 
 def home() -> Path:
-    """The folder of a Java 17: JAVA_HOME, the PATH's, else one under /usr/lib/jvm.
+    """The folder of a Java 17: JAVA_HOME, else the one on the PATH, else one in /usr/lib/jvm.
 
-    Raises ServiceError naming what was found instead.
+    Raises ServiceError that lists the other versions found.
     """
     candidates = []
     if os.environ.get("JAVA_HOME"):
@@ -34,5 +34,7 @@ def home() -> Path:
     for candidate, version in versions.items():
         if version == VERSION and (candidate / "bin" / "java").is_file():
             return candidate
-    seen = ", ".join(f"{path} is {version}" for path, version in versions.items() if version)
-    raise ServiceError(f"no Java {VERSION} ({seen or 'no Java at all'}): install it, set JAVA_HOME")
+    others = ", ".join(f"{path} is {version}" for path, version in versions.items() if version)
+    raise ServiceError(
+        f"no Java {VERSION} ({others or 'no Java at all'}): install it or set JAVA_HOME"
+    )

@@ -1,4 +1,4 @@
-"""The state of a job as Flink's REST interface reports it."""
+"""State, throughput and checkpoints of a job from Flink's REST interface."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import time
 from typing import Any, NamedTuple
 
 from liveprofile.errors import ServiceError
-from liveprofile.flink.rest import ENDED, request, running_tasks, vertex_metrics
+from liveprofile.flink.rest import TERMINAL_STATES, request, running_tasks, vertex_metrics
 
 _SOURCE_RATE = "numRecordsInPerSecond"
 
 
-class Checkpoint(NamedTuple):
-    """The last completed one."""
+class CheckpointReport(NamedTuple):
+    """The last completed checkpoint of a job."""
 
     age_s: float
     duration_ms: int
-    size_bytes: int  # of the whole state, not of the increment
+    size_bytes: int  # of the full state, not of the increment
 
 
 class JobReport(NamedTuple):
@@ -27,14 +27,14 @@ class JobReport(NamedTuple):
     tasks_running: int
     tasks: int
     events_per_second: float  # read from the input topic
-    checkpoint: Checkpoint | None
+    checkpoint: CheckpointReport | None
     checkpoints_failed: int
 
 
 def find_job(rest_url: str, name: str) -> dict[str, Any]:
-    """The running job of this name, else the one started last.
+    """The running job with this name, else the job with this name that started last.
 
-    Raises ServiceError if the cluster does not answer or knows no such job.
+    Raises ServiceError if the cluster does not answer or has no job with this name.
     """
     jobs = request(rest_url, "/jobs/overview")["jobs"]
     named = [job for job in jobs if job["name"] == name]
@@ -44,11 +44,11 @@ def find_job(rest_url: str, name: str) -> dict[str, Any]:
             f"Flink at {rest_url} has no job named {name} (its jobs: {others});"
             " `liveprofile submit` starts it"
         )
-    return max(named, key=lambda job: (job["state"] not in ENDED, job["start-time"]))
+    return max(named, key=lambda job: (job["state"] not in TERMINAL_STATES, job["start-time"]))
 
 
 def report(rest_url: str, name: str) -> JobReport:
-    """State, rates and last checkpoint of the job of this name. Raises ServiceError."""
+    """State, throughput and last checkpoint of the job with this name. Raises ServiceError."""
     job_id = find_job(rest_url, name)["jid"]
     job = request(rest_url, f"/jobs/{job_id}")
     checkpoints = request(rest_url, f"/jobs/{job_id}/checkpoints")
@@ -68,10 +68,10 @@ def report(rest_url: str, name: str) -> JobReport:
     )
 
 
-def _checkpoint(completed: dict[str, Any] | None) -> Checkpoint | None:
+def _checkpoint(completed: dict[str, Any] | None) -> CheckpointReport | None:
     if not completed:
         return None
-    return Checkpoint(
+    return CheckpointReport(
         age_s=max(0.0, time.time() - completed["latest_ack_timestamp"] / 1_000),
         duration_ms=completed["end_to_end_duration"],
         size_bytes=completed["state_size"],
@@ -79,17 +79,21 @@ def _checkpoint(completed: dict[str, Any] | None) -> Checkpoint | None:
 
 
 def _job_metric(rest_url: str, job_id: str, name: str) -> float:
-    found = request(rest_url, f"/jobs/{job_id}/metrics?get={name}")
-    return float(found[0]["value"]) if found else 0.0  # none yet, shortly after the start
+    metrics = request(rest_url, f"/jobs/{job_id}/metrics?get={name}")
+    # Shortly after the start there are no metrics.
+    return float(metrics[0]["value"]) if metrics else 0.0
 
 
 def _source_rate(rest_url: str, job_id: str, vertex_id: str) -> float:
-    """A source's operator metric starts with its name; other vertices have none of that kind."""
-    found = vertex_metrics(
+    """Records per second that the vertex's sources read; 0 for a vertex without a source.
+
+    The name of a source's operator metric starts with the name of the source.
+    """
+    rates = vertex_metrics(
         rest_url,
         job_id,
         vertex_id,
         lambda name: name.startswith("Source") and name.endswith(f".{_SOURCE_RATE}"),
         "sum",
     )
-    return sum(found.values())
+    return sum(rates.values())

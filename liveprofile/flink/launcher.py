@@ -1,6 +1,7 @@
-"""Starts Flink's JVMs without Flink's scripts, which run four more JVMs each before the real one.
+"""Configuration and commands that start Flink's JVMs without Flink's scripts.
 
-The jars are those of the pip package and the Kafka connector.
+Each of Flink's scripts runs four short JVMs before the actual one. The jars come from the pip
+package apache-flink and from the Kafka connector.
 """
 
 from __future__ import annotations
@@ -17,9 +18,10 @@ from liveprofile.flink import java
 from liveprofile.flink.jars import JARS
 from liveprofile.resources import ROOT
 
-SHORT_LIVED = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
-# A client sends its whole configuration along with a job, where it beats the cluster's.
-FOLDERS_OF_THE_CLUSTER = {
+SHORT_LIVED_JVM_OPTIONS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+# A client submits its whole configuration with the job, and it overrides the cluster's. A client's
+# configuration must therefore not contain the options below.
+CLUSTER_FOLDER_OPTIONS = {
     "execution.checkpointing.dir": "checkpoints",
     "execution.checkpointing.savepoint-dir": "savepoints",
     "state.changelog.dstl.dfs.base-path": "changelog",
@@ -31,29 +33,29 @@ CLIENT_LOGGING = ROOT / "flink-conf" / "log4j-cli.properties"
 
 
 def pyflink_home() -> Path:
-    """The folder of the pip package, which holds bin/, lib/, opt/ and plugins/."""
-    spec = find_spec("pyflink")  # finds it without the seconds that an import takes
+    """The folder of the pip package with bin/, lib/, opt/ and plugins/. Raises ServiceError."""
+    spec = find_spec("pyflink")  # an import would take seconds
     if spec is None or spec.origin is None:
         raise ServiceError("apache-flink is not installed in this Python: run `make venv`")
     return Path(spec.origin).parent
 
 
-def library(folder: Path) -> Path:
+def link_jars(folder: Path) -> Path:
     """Fills `folder` with links to Flink's jars, flink-python and the Kafka connector.
 
-    Both belong into the cluster's lib: given per job, their classes are loaded anew at each
-    submission and leak until the TaskManager's metaspace is full.
+    The last two belong into the cluster's lib. As jars of a job, their classes are loaded again at
+    each submission and leak until the TaskManager's metaspace is full.
     """
     home = pyflink_home()
-    wanted = [
+    jars = [
         *(home / "lib").glob("*.jar"),
         *(home / "opt").glob("flink-python-*.jar"),
         *(JARS / "flink").glob("*.jar"),
     ]
     folder.mkdir(parents=True, exist_ok=True)
-    for stale in set(folder.iterdir()) - {folder / jar.name for jar in wanted}:
+    for stale in set(folder.iterdir()) - {folder / jar.name for jar in jars}:
         stale.unlink()
-    for jar in wanted:
+    for jar in jars:
         link = folder / jar.name
         if link.resolve() != jar.resolve():
             link.unlink(missing_ok=True)
@@ -62,20 +64,20 @@ def library(folder: Path) -> Path:
 
 
 def flink_options(gpu: bool = False) -> dict[str, Any]:
-    """flink-conf/config.yaml, for `gpu` with config.gpu.yaml over it."""
+    """The options of flink-conf/config.yaml, overridden by config.gpu.yaml if `gpu`."""
     options = yaml.safe_load(CPU_CONFIG.read_text())
     return options | yaml.safe_load(GPU_CONFIG.read_text()) if gpu else options
 
 
 def write_configuration(folder: Path, overrides: dict[str, Any], client: bool = False) -> None:
-    """config.yaml (flink-conf/config.yaml with `overrides`) and the log4j files into `folder`.
+    """Writes config.yaml (flink-conf/config.yaml with `overrides`) and the log4j files to `folder`.
 
-    `client`: for `flink run`, which leaves the cluster its own folders.
+    `client`: omits the folder options, so that `flink run` keeps the cluster's folders.
     """
     folder.mkdir(parents=True, exist_ok=True)
     configuration = flink_options()
     if client:
-        for key in FOLDERS_OF_THE_CLUSTER:
+        for key in CLUSTER_FOLDER_OPTIONS:
             del configuration[key]
     (folder / "config.yaml").write_text(yaml.safe_dump(configuration | overrides, width=10_000))
     for source in (LOGGING, CLIENT_LOGGING):
@@ -83,7 +85,7 @@ def write_configuration(folder: Path, overrides: dict[str, Any], client: bool = 
 
 
 def environment(folder: Path) -> dict[str, str]:
-    """What Flink's JVMs and Python workers read; `folder` holds conf/, lib/ and tmp/."""
+    """Environment of Flink's JVMs and Python workers; `folder` contains conf/, lib/ and tmp/."""
     home = pyflink_home()
     return {
         "JAVA_HOME": str(java.home()),
@@ -102,7 +104,7 @@ def java_command(
     folder: Path, main_class: str, *jvm: str, log4j: str = "console", extra_jar: Path | None = None
 ) -> list[str]:
     """`java` with Flink's class path and options from `folder`; `log4j`: "console" or "cli"."""
-    # flink-dist last, as Flink's scripts do: what others bring must win over what it holds.
+    # flink-dist comes last, as in Flink's scripts: the classes of the other jars take precedence.
     jars = sorted((folder / "lib").glob("*.jar"), key=lambda jar: ("flink-dist" in jar.name, jar))
     options = yaml.safe_load((folder / "conf" / "config.yaml").read_text())["env.java.opts.all"]
     return [
@@ -118,7 +120,7 @@ def java_command(
 
 
 def client_command(folder: Path) -> list[str]:
-    """The command behind `flink`, tuned for a JVM that lives for seconds."""
+    """The command of Flink's script `flink`, with options for a JVM that runs for seconds."""
     return java_command(
-        folder, "org.apache.flink.client.cli.CliFrontend", *SHORT_LIVED, log4j="cli"
+        folder, "org.apache.flink.client.cli.CliFrontend", *SHORT_LIVED_JVM_OPTIONS, log4j="cli"
     )

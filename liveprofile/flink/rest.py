@@ -13,11 +13,14 @@ from urllib.parse import quote
 
 from liveprofile.errors import ServiceError
 
-ENDED = {"FINISHED", "CANCELED", "FAILED"}
+TERMINAL_STATES = {"FINISHED", "CANCELED", "FAILED"}
 
 
 def request(rest_url: str, path: str, method: str = "GET", body: Any = None) -> dict[str, Any]:
-    """One call of Flink's REST interface. Raises ServiceError naming the address and the answer."""
+    """One call of Flink's REST interface; returns the parsed answer.
+
+    Raises ServiceError with the address and Flink's reason if Flink refuses or does not answer.
+    """
     data = None if body is None else json.dumps(body).encode()
     call = urllib.request.Request(
         rest_url.rstrip("/") + path,
@@ -39,7 +42,7 @@ def request(rest_url: str, path: str, method: str = "GET", body: Any = None) -> 
 
 
 def _first_error(body: bytes) -> str:
-    """The innermost cause, else the exception, else the first line of Flink's error answer."""
+    """The innermost cause in Flink's error answer, else its exception, else its first line."""
     try:
         errors = json.loads(body).get("errors", [])
     except ValueError:
@@ -51,32 +54,35 @@ def _first_error(body: bytes) -> str:
 
 
 def overview(rest_url: str) -> dict[str, Any]:
-    """Slots, TaskManagers and job counts of the cluster. Raises ServiceError if it is not there."""
+    """Slots, TaskManagers and job counts of the cluster. Raises ServiceError."""
     return request(rest_url, "/overview")
 
 
 def job_state(rest_url: str, job_id: str) -> str:
-    """RUNNING, RESTARTING, FINISHED, CANCELED, FAILED, ... Raises ServiceError if unknown."""
+    """RUNNING, RESTARTING, FINISHED, CANCELED, FAILED and so on.
+
+    Raises ServiceError for an unknown job.
+    """
     return request(rest_url, f"/jobs/{job_id}/status")["status"]
 
 
 def root_exception(rest_url: str, job_id: str) -> str:
-    """The latest failure of the job as Flink keeps it; "" if there was none."""
+    """Stack trace of the job's latest failure in Flink's history; "" if there is none."""
     history = request(rest_url, f"/jobs/{job_id}/exceptions").get("exceptionHistory", {})
     entries = history.get("entries", [])
     return entries[0]["stacktrace"] if entries else ""
 
 
-def wait_for(rest_url: str, job_id: str, states: set[str], timeout_s: float) -> str:
-    """Waits until the job is in one of `states` and returns it.
+def wait_for_state(rest_url: str, job_id: str, states: set[str], timeout_s: float) -> str:
+    """Waits until the job is in one of `states` and returns that state.
 
-    Raises ServiceError if it ends in another one or `timeout_s` passes.
+    Raises ServiceError if the job ends in another state or after `timeout_s`.
     """
     deadline_s = time.monotonic() + timeout_s
     while (state := job_state(rest_url, job_id)) not in states:
-        if state in ENDED:
-            why = failure_reason(root_exception(rest_url, job_id)) or "no exception"
-            raise ServiceError(f"job {job_id} is {state}, not {'/'.join(sorted(states))}: {why}")
+        if state in TERMINAL_STATES:
+            reason = failure_reason(root_exception(rest_url, job_id)) or "no exception"
+            raise ServiceError(f"job {job_id} is {state}, not {'/'.join(sorted(states))}: {reason}")
         if time.monotonic() > deadline_s:
             raise ServiceError(
                 f"job {job_id} is {state} after {timeout_s:.0f} s, not {'/'.join(sorted(states))}"
@@ -88,7 +94,7 @@ def wait_for(rest_url: str, job_id: str, states: set[str], timeout_s: float) -> 
 def wait_until_running(rest_url: str, job_id: str, timeout_s: float) -> None:
     """Waits until every task of the job runs.
 
-    Raises ServiceError if it ends or `timeout_s` passes before.
+    Raises ServiceError if the job ends before, or after `timeout_s`.
     """
     deadline_s = time.monotonic() + timeout_s
     while True:
@@ -96,7 +102,7 @@ def wait_until_running(rest_url: str, job_id: str, timeout_s: float) -> None:
         running, tasks = running_tasks(job)
         if running == tasks > 0:
             return
-        if job["state"] in ENDED or time.monotonic() > deadline_s:
+        if job["state"] in TERMINAL_STATES or time.monotonic() > deadline_s:
             raise ServiceError(
                 f"job {job_id} is {job['state']} with {running} of {tasks} tasks running:"
                 f" {_last_failure(rest_url, job_id)}"
@@ -105,6 +111,7 @@ def wait_until_running(rest_url: str, job_id: str, timeout_s: float) -> None:
 
 
 def running_tasks(job: dict[str, Any]) -> tuple[int, int]:
+    """Running tasks and all tasks of a job, from the answer of /jobs/<id>."""
     running = sum(vertex["tasks"].get("RUNNING", 0) for vertex in job["vertices"])
     return running, sum(vertex["parallelism"] for vertex in job["vertices"])
 
@@ -116,18 +123,19 @@ def _last_failure(rest_url: str, job_id: str) -> str:
 
 
 def cancel(rest_url: str, job_id: str, timeout_s: float = 60) -> None:
-    """Ends the job without a savepoint and waits for it. Raises ServiceError."""
+    """Cancels the job without a savepoint and waits for its end. Raises ServiceError."""
     request(rest_url, f"/jobs/{job_id}?mode=cancel", "PATCH")
-    wait_for(rest_url, job_id, {"CANCELED"}, timeout_s)
+    wait_for_state(rest_url, job_id, {"CANCELED"}, timeout_s)
 
 
 def stop_with_savepoint(
     rest_url: str, job_id: str, folder: str, drain: bool = False, timeout_s: float = 600
 ) -> str:
-    """Ends the job gracefully with a savepoint under `folder`, a URI of the cluster's file system.
+    """Stops the job with a savepoint and returns the path of the savepoint.
 
-    Returns the savepoint's path.
-    `drain`: first close every open window, for a job that will not go on. Raises ServiceError.
+    `folder`: a URI of the cluster's file system.
+    `drain`: first closes every open window, for a job that is not started again.
+    Raises ServiceError.
     """
     wait_until_running(rest_url, job_id, timeout_s)
     body = {"targetDirectory": folder, "drain": drain}
@@ -141,7 +149,7 @@ def stop_with_savepoint(
                 raise ServiceError(
                     f"no savepoint of job {job_id}: {failure_reason(failure['stack-trace'])}"
                 )
-            wait_for(rest_url, job_id, {"FINISHED"}, timeout_s=60)
+            wait_for_state(rest_url, job_id, {"FINISHED"}, timeout_s=60)
             return answer["operation"]["location"]
         time.sleep(0.2)
     raise ServiceError(f"no savepoint of job {job_id} in {timeout_s:.0f} s")
@@ -151,33 +159,36 @@ def vertex_metrics(
     rest_url: str,
     job_id: str,
     vertex_id: str,
-    wanted: Callable[[str], object],
+    is_selected: Callable[[str], object],
     over_subtasks: Literal["sum", "max"],
 ) -> dict[str, float]:
-    """The vertex's metrics whose names are wanted; those that it doesn't tell yet are missing."""
+    """Selected metrics of a vertex by name, without those that have no value yet."""
     path = f"/jobs/{job_id}/vertices/{vertex_id}/subtasks/metrics"
-    names = [one["id"] for one in request(rest_url, path) if wanted(one["id"])]
+    names = [metric["id"] for metric in request(rest_url, path) if is_selected(metric["id"])]
     if not names:
         return {}
-    asked = quote(",".join(names), safe=",")
-    found = request(rest_url, f"{path}?get={asked}&agg={over_subtasks}")
-    return {one["id"]: one[over_subtasks] for one in found}
+    query = quote(",".join(names), safe=",")
+    metrics = request(rest_url, f"{path}?get={query}&agg={over_subtasks}")
+    return {metric["id"]: metric[over_subtasks] for metric in metrics}
 
 
 def failure_reason(output: str) -> str:
-    """What the job said of itself or its Python error if there is one, else the innermost Java
-    cause, else the end."""
+    """The cause of a failure in the output of a job or a client.
+
+    In this order: the message that the job prints (`profile_job: ...`), its Python error, the
+    innermost Java cause, the last 10 lines.
+    """
     lines = [line.strip() for line in output.splitlines() if line.strip()]
-    said = [line for line in lines if re.match(r"\w+_job: ", line)]
-    if said:
-        return said[-1].partition(": ")[2]
+    messages = [line for line in lines if re.match(r"\w+_job: ", line)]
+    if messages:
+        return messages[-1].partition(": ")[2]
     causes = [line for line in lines if line.startswith("Caused by: ")]
     causes = [line for line in causes if "Python process exits with code" not in line]
     if "Traceback (most recent call last):" in output:
         raised = [line for line in lines if re.match(r"[A-Za-z_][\w.]*(Error|Exception): ", line)]
-        ours = [line for line in raised if not line.startswith(("org.apache.", "java.", "py4j."))]
-        if ours:
-            return ours[-1]
+        python = [line for line in raised if not line.startswith(("org.apache.", "java.", "py4j."))]
+        if python:
+            return python[-1]
     if causes:
         return causes[-1].removeprefix("Caused by: ")
     return "\n".join(lines[-10:])

@@ -1,4 +1,4 @@
-"""Submits jobs to any Flink cluster, with the code that they run."""
+"""Submits jobs with their code to any Flink cluster."""
 
 from __future__ import annotations
 
@@ -23,9 +23,10 @@ SUBMIT_TIMEOUT_S = 300
 
 
 def code_archive(target: Path) -> Path:
-    """Zips the Python files of the product's packages to `target`, for `pyfs` of flink_run.
+    """Zips the Python files of PACKAGES to `target`, for `pyfs` of flink_run.
 
-    The workers of a cluster then run the code that the job was submitted with.
+    The workers of a cluster then run the code that was submitted with the job. Raises
+    ServiceError if a package is not installed.
     """
     with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
         for package in PACKAGES:
@@ -53,22 +54,23 @@ def flink_run(
 ) -> str:
     """Submits the PyFlink file `job` detached and returns its job id (32 hex digits).
 
-    `args`: the job's own arguments. `python`: the interpreter of client and workers; the workers'
-    machines must have it at the same path; None: this project's virtual environment.
-    `pyfs`: zips or folders for the workers' path; none: a fresh `code_archive`.
+    `args`: the job's own arguments.
+    `python`: the interpreter of client and workers, at the same path on all machines; None means
+    this project's virtual environment.
+    `pyfs`: zips or folders for the workers' Python path; empty means a new `code_archive`.
     `savepoint`: folder of a savepoint or retained checkpoint to start from.
     `conf`: Flink options such as {"parallelism.default": 2}.
-    Raises ServiceError with the reason if the cluster or the job refuses.
+    Raises ServiceError with the reason if the submission fails.
     """
     jars.require()
     if not Path(job).is_file():
         raise ServiceError(f"no job file at {job}")
-    overview(rest_url)  # one clear line if nothing answers, instead of the client's stack trace
+    overview(rest_url)  # raises one clear line if no cluster answers, before the client does
     python = str(python or ROOT / ".venv" / "bin" / "python")
     with tempfile.TemporaryDirectory(prefix="liveprofile-submit-") as name:
         folder = Path(name)
         launcher.write_configuration(folder / "conf", _client_options(rest_url), client=True)
-        launcher.library(folder / "lib")
+        launcher.link_jars(folder / "lib")
         (folder / "tmp").mkdir()
         files = [str(path) for path in pyfs] or [str(code_archive(folder / "liveprofile.zip"))]
         command = [*launcher.client_command(folder), "run", "--detached"]
@@ -76,10 +78,8 @@ def flink_run(
             command.append(f"-D{key}={value}")
         if savepoint:
             command += ["--fromSavepoint", savepoint]
-        command += [
-            "--python", str(Path(job).resolve()), "--pyFiles", ",".join(files),
-            "--pyExecutable", python, "--pyClientExecutable", python, *args,
-        ]  # fmt: skip
+        command += ["--python", str(Path(job).resolve()), "--pyFiles", ",".join(files)]
+        command += ["--pyExecutable", python, "--pyClientExecutable", python, *args]
         try:
             done = subprocess.run(
                 command,
@@ -91,10 +91,10 @@ def flink_run(
             )
         except subprocess.TimeoutExpired:
             raise ServiceError(f"{job} was not submitted in {SUBMIT_TIMEOUT_S} s") from None
-    found = re.search(r"JobID ([0-9a-f]{32})", done.stdout)
-    if done.returncode or not found:
+    job_id = re.search(r"JobID ([0-9a-f]{32})", done.stdout)
+    if done.returncode or not job_id:
         raise ServiceError(f"{job} was not submitted: {failure_reason(done.stdout + done.stderr)}")
-    return found.group(1)
+    return job_id.group(1)
 
 
 def _client_options(rest_url: str) -> dict[str, Any]:

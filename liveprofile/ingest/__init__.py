@@ -1,1 +1,1 @@
-"""Files to events: mapping, translation and replay."""
+"""Replay of files as behaviour events: mapping, translation, and sending to Kafka."""

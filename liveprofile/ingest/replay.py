@@ -1,4 +1,4 @@
-"""Sending a file of behaviour onto the topic, as fast as Kafka takes it or at a given pace."""
+"""Replay: sends the rows of a file to the events topic, at full speed or at a given pace."""
 
 from __future__ import annotations
 
@@ -16,23 +16,30 @@ from liveprofile.config import Settings, WindowSettings
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.events.window_times import end_ms
 from liveprofile.ingest import sources
-from liveprofile.ingest.mapping import Mapping, check_columns, read_mapping
-from liveprofile.ingest.translation import AsWritten, Events, Mapped, Translator
+from liveprofile.ingest.mapping import FileMapping, check_columns, read_mapping
+from liveprofile.ingest.translation import (
+    EventRecords,
+    MappingTranslator,
+    PassthroughTranslator,
+    Translator,
+)
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import partitions
 
 DELIVERY_TIMEOUT_S = 120
-# Between our clock and the broker's, by which the check for future events goes.
+# Allowed difference to the broker's clock, which decides whether an event lies in the future.
 CLOCK_MARGIN_MS = 5_000
 POLL_S = 0.1
 
 
-class Sent(NamedTuple):
-    sent: int  # events, heartbeats not counted
+class ReplayResult(NamedTuple):
+    """Summary of a replay; `liveprofile replay` prints it as JSON."""
+
+    sent: int  # events, without heartbeats
     seconds: float
-    last_event_time_ms: int | None  # None if no event had a time
+    last_event_time_ms: int | None  # None if no event has a time
     heartbeats: int
-    closed: bool  # heartbeats went out and move event time past the last event's window
+    closed: bool  # True if heartbeats moved the watermark past the last event's window
 
 
 def replay(
@@ -46,71 +53,72 @@ def replay(
     limit: int | None = None,
     close_windows: bool = False,
     progress: Callable[[int], None] | None = None,
-) -> Sent:
-    """Sends each row of `source` as one event keyed by its user, and waits for the last receipt.
+) -> ReplayResult:
+    """Sends each row of `source` as one event keyed by its user; waits for all acknowledgements.
 
-    `mapping`: a mapping file; None if `source` holds events of the data contract as JSON lines.
-    `rate`: events per second; `speed`: so many times as fast as the event times tell.
-    `close_windows`: ends with a heartbeat to each partition, which closes the last windows.
-    `progress` is told how many were handed to Kafka since its last call.
-    Raises InputError for the file or the mapping, ServiceError if Kafka refuses or is away.
+    `mapping`: a mapping file; None if `source` contains events of the data contract as JSON lines.
+    `rate`: events per second. `speed`: factor on the pace of the event times.
+    `close_windows`: sends a final heartbeat to each partition, which closes the last windows.
+    `progress`: receives the number of events sent since its last call.
+    Raises InputError for the file or the mapping, ServiceError if Kafka refuses an event or does
+    not answer.
     """
     if rate is not None and speed is not None:
-        raise InputError("rate and speed exclude each other")
+        raise InputError("set rate or speed, not both")
     for name, value in (("rate", rate), ("speed", speed)):
         if value is not None and not value > 0:
             raise InputError(f"{name} = {value}: must be above 0")
     topic = topic or settings.topics.events
     batches, translator = open_source(Path(source), mapping, limit)
-    sender = Sender(settings, topic, progress or (lambda count: None))
+    producer = ReplayProducer(settings, topic, progress or (lambda count: None))
     pace = Pace(rate, speed)
     last_ms: int | None = None
     started = time.monotonic()
     for batch in batches:
-        events = translator.events(batch)
-        sender.send(events, pace.due_s(events))
-        last_ms = _latest(events, last_ms, settings.limits.max_clock_skew_ms)
+        events = translator.translate(batch)
+        producer.send(events, pace.due_s(events))
+        last_ms = _latest_ms(events, last_ms, settings.limits.max_clock_skew_ms)
     heartbeat_ms = None
     if close_windows and last_ms is not None:
         heartbeat_ms = closing_time_ms(last_ms, settings.window)
         allowed_ms = _now_ms() + settings.limits.max_clock_skew_ms - CLOCK_MARGIN_MS
         heartbeat_ms = min(heartbeat_ms, allowed_ms)
-        sender.heartbeats(heartbeat_ms)
-    sender.finish()
-    return Sent(
-        sender.sent,
+        producer.send_heartbeats(heartbeat_ms)
+    producer.flush()
+    return ReplayResult(
+        producer.sent,
         time.monotonic() - started,
         last_ms,
-        0 if heartbeat_ms is None else len(sender.partitions),
-        heartbeat_ms is not None and heartbeat_ms >= _needed_ms(last_ms, settings.window),
+        0 if heartbeat_ms is None else len(producer.partitions),
+        heartbeat_ms is not None and heartbeat_ms >= _last_close_ms(last_ms, settings.window),
     )
 
 
 def open_source(
     source: Path, mapping: Path | str | None, limit: int | None = None
 ) -> tuple[Iterator[pa.RecordBatch], Translator]:
-    """The rows, in the order they are to be sent, and what makes events of them.
+    """The rows in sending order, and the translator that converts them into events.
 
     Raises InputError for a mapping that does not fit the file.
     """
     translator: Translator
     if mapping is None:
-        batches, translator = sources.read_lines(source), AsWritten()
+        batches, translator = sources.read_lines(source), PassthroughTranslator()
     else:
-        rules = read_mapping(mapping)
-        translator = Mapped(rules, str(mapping), source)
-        batches = _rows(source, rules, str(mapping))
-        if rules.sort_by_time:
-            batches = sources.in_order_of_time(batches, translator.times_ms)
-    return (batches if limit is None else sources.limited(batches, limit)), translator
+        file_mapping = read_mapping(mapping)
+        translator = MappingTranslator(file_mapping, str(mapping), source)
+        batches = _read_rows(source, file_mapping, str(mapping))
+        if file_mapping.sort_by_time:
+            batches = sources.sort_by_time(batches, translator.times_ms)
+    return (batches if limit is None else sources.limit_rows(batches, limit)), translator
 
 
 def rows_estimate(source: Path, mapping: Path | str | None) -> int:
-    """How many rows a progress bar may expect. Raises InputError."""
+    """Approximate number of rows, for a progress bar. Raises InputError."""
     return sources.rows_estimate(source, read_mapping(mapping).format if mapping else "jsonl")
 
 
-def _rows(source: Path, mapping: Mapping, name: str) -> Iterator[pa.RecordBatch]:
+def _read_rows(source: Path, mapping: FileMapping, name: str) -> Iterator[pa.RecordBatch]:
     names = sources.column_names(source, mapping)
     if names is None:
         return sources.read_lines(source)
@@ -119,25 +127,25 @@ def _rows(source: Path, mapping: Mapping, name: str) -> Iterator[pa.RecordBatch]
     return sources.read_table(source, mapping, list(needed))
 
 
-def _needed_ms(last_event_ms: int, window: WindowSettings) -> int:
-    """What closes the window of the last event, whoever's it is."""
+def _last_close_ms(last_event_ms: int, window: WindowSettings) -> int:
+    """Event time that closes the window of the last event for every user."""
     staggered = last_event_ms + window.length_ms
     last_end_ms = staggered if window.stagger_ms else end_ms(last_event_ms, 0, window)
     return last_end_ms + window.out_of_orderness_ms
 
 
 def closing_time_ms(last_event_ms: int, window: WindowSettings) -> int:
-    """The event time of a heartbeat that closes the last event's window, and one window more."""
-    return _needed_ms(last_event_ms, window) + window.length_ms
+    """Event time of a heartbeat that closes the last event's window, plus one window length."""
+    return _last_close_ms(last_event_ms, window) + window.length_ms
 
 
-def _latest(events: Events, so_far: int | None, max_clock_skew_ms: int) -> int | None:
-    # A time further ahead is rejected by the job and closes nothing.
+def _latest_ms(events: EventRecords, before_ms: int | None, max_clock_skew_ms: int) -> int | None:
+    # The job rejects events with later times, so they close no window.
     allowed_ms = _now_ms() + max_clock_skew_ms
-    times = [ms for ms in events.times_ms if ms is not None and ms <= allowed_ms]
-    if so_far is not None:
-        times.append(so_far)
-    return max(times, default=None)
+    times_ms = [ms for ms in events.times_ms if ms is not None and ms <= allowed_ms]
+    if before_ms is not None:
+        times_ms.append(before_ms)
+    return max(times_ms, default=None)
 
 
 def _now_ms() -> int:
@@ -145,7 +153,7 @@ def _now_ms() -> int:
 
 
 class Pace:
-    """When each event is due, in seconds since the first was sent."""
+    """Due time of each event, in seconds since the first event was sent."""
 
     def __init__(self, rate: float | None, speed: float | None):
         self._rate, self._speed = rate, speed
@@ -153,38 +161,39 @@ class Pace:
         self._first_ms: int | None = None
         self._due_s = 0.0
 
-    def due_s(self, events: Events) -> np.ndarray | None:
-        """(N,) ascending, or None: at once."""
+    def due_s(self, events: EventRecords) -> np.ndarray | None:
+        """(N,) ascending due times; None if the events are due at once."""
         count = len(events.values)
         if self._rate is not None:
             self._count += count
             return np.arange(self._count - count, self._count) / self._rate
         if self._speed is None:
             return None
-        times = np.array([np.nan if ms is None else ms for ms in events.times_ms], float)
-        known = times[~np.isnan(times)]
-        if self._first_ms is None and known.size:
-            self._first_ms = int(known[0])
-        # An event out of order, or without a time, goes with the one before it.
-        wait_s = (np.nan_to_num(times, nan=-np.inf) - (self._first_ms or 0)) / 1_000 / self._speed
+        times_ms = np.array([np.nan if ms is None else ms for ms in events.times_ms], float)
+        present_ms = times_ms[~np.isnan(times_ms)]
+        if self._first_ms is None and present_ms.size:
+            self._first_ms = int(present_ms[0])
+        # An out-of-order event or one without a time is due together with the event before it.
+        elapsed_ms = np.nan_to_num(times_ms, nan=-np.inf) - (self._first_ms or 0)
+        wait_s = elapsed_ms / 1_000 / self._speed
         due_s = np.maximum.accumulate(np.maximum(wait_s, self._due_s))
         self._due_s = float(due_s[-1])
         return due_s
 
 
-class Sender:
-    """A producer whose delivery errors end the replay with one line."""
+class ReplayProducer:
+    """Kafka producer of a replay. Its methods raise ServiceError for a failed delivery."""
 
     def __init__(self, settings: Settings, topic: str, progress: Callable[[int], None]):
         self._topic, self._progress = topic, progress
-        self._errors: list[str] = []
+        self._first_error = ""
         self._failed = 0
         self._started: float | None = None
         self.sent = 0
         self._producer = Producer(
             client_config(settings.kafka)
             | {
-                # The Java clients' choice, so that a user stays in one partition whoever writes.
+                # The Java clients' partitioner: a user stays in one partition for every producer.
                 "partitioner": "murmur2_random",
                 "enable.idempotence": True,
                 "compression.type": "lz4",
@@ -198,28 +207,28 @@ class Sender:
         )
         self.partitions = partitions(self._producer, settings.kafka, topic)
 
-    def send(self, events: Events, due_s: np.ndarray | None) -> None:
-        """Hands the events to the producer, each not before it is due."""
+    def send(self, events: EventRecords, due_s: np.ndarray | None) -> None:
+        """Produces the events, each at its due time at the earliest."""
         if self._started is None:
             self._started = time.monotonic()
-        count, at = len(events.values), 0
-        while at < count:
-            upto = count
+        count, first = len(events.values), 0
+        while first < count:
+            end = count
             if due_s is not None:
                 now_s = time.monotonic() - self._started
-                upto = int(np.searchsorted(due_s, now_s, side="right"))
-                if upto <= at:
-                    self._poll(min(float(due_s[at]) - now_s, POLL_S))
+                end = int(np.searchsorted(due_s, now_s, side="right"))
+                if end <= first:
+                    self._poll(min(float(due_s[first]) - now_s, POLL_S))
                     continue
-            for key, value in zip(events.keys[at:upto], events.values[at:upto], strict=True):
+            for key, value in zip(events.keys[first:end], events.values[first:end], strict=True):
                 self._produce(value, key)
-            self.sent += upto - at
-            self._progress(upto - at)
+            self.sent += end - first
+            self._progress(end - first)
             self._poll(0)
-            at = upto
+            first = end
 
-    def heartbeats(self, time_ms: int) -> None:
-        """One to each partition, behind everything sent before."""
+    def send_heartbeats(self, time_ms: int) -> None:
+        """Produces one heartbeat to each partition, after all events sent before."""
         for partition in self.partitions:
             event = {
                 "event_id": f"heartbeat-{time_ms}-{partition}",
@@ -228,20 +237,20 @@ class Sender:
             }
             self._produce(orjson.dumps(event), None, partition)
 
-    def finish(self) -> None:
-        """Waits for every receipt."""
+    def flush(self) -> None:
+        """Waits for the acknowledgement of every event."""
         while self._producer.flush(1.0):
-            self._check()
-        self._check()
+            self._raise_failure()
+        self._raise_failure()
 
     def _produce(self, value: bytes, key: bytes | None, partition: int = -1) -> None:
         while True:
             try:
                 self._producer.produce(
-                    self._topic, value, key, partition, on_delivery=self._delivered
+                    self._topic, value, key, partition, on_delivery=self._on_delivery
                 )
                 return
-            except BufferError:  # full: the broker is slower than the file
+            except BufferError:  # the producer's queue is full
                 self._poll(POLL_S)
             except KafkaException as error:
                 raise ServiceError(
@@ -251,16 +260,16 @@ class Sender:
 
     def _poll(self, timeout_s: float) -> None:
         self._producer.poll(timeout_s)
-        self._check()
+        self._raise_failure()
 
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+    def _on_delivery(self, error: KafkaError | None, message: Message) -> None:
         if error is not None:
             self._failed += 1
-            self._errors.append(error.str()) if not self._errors else None
+            self._first_error = self._first_error or error.str()
 
-    def _check(self) -> None:
-        if self._errors:
+    def _raise_failure(self) -> None:
+        if self._failed:
             raise ServiceError(
-                f"Kafka did not take {self._failed} of {self.sent} events for {self._topic}:"
-                f" {self._errors[0]}"
+                f"Kafka did not accept {self._failed} of {self.sent} events for {self._topic}:"
+                f" {self._first_error}"
             )

@@ -1,6 +1,7 @@
-"""Reading a file of any size in batches, in its own order or in order of time.
+"""Reads files of any size in batches, in file order or sorted by time.
 
-Batches are Arrow record batches with one more column, ROW: the row's place in the file, from 0.
+Batches are Arrow record batches with the additional column ROW: the row's number in the file,
+from 0.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
 from liveprofile.errors import InputError
-from liveprofile.ingest.mapping import Mapping
+from liveprofile.ingest.mapping import FileMapping
 
 ROW = "__row"
 LINE = "__line"
@@ -26,16 +27,16 @@ _TIME = "__time"
 
 BATCH_ROWS = 20_000
 BLOCK_BYTES = 2 << 20
-# One sorted run on disk; merging holds MERGE_ROWS of each run in memory.
+# Rows of one sorted run on disk. Merging keeps MERGE_ROWS rows of each run in memory.
 RUN_ROWS = 1_000_000
 MERGE_ROWS = 16_384
 
-Times = Callable[[pa.RecordBatch], pa.Int64Array]
+TimesOfBatch = Callable[[pa.RecordBatch], pa.Int64Array]
 
 
-def column_names(path: Path, mapping: Mapping) -> list[str] | None:
-    """The file's columns; None for JSON lines, which may have others on each line."""
-    with _named(path):
+def column_names(path: Path, mapping: FileMapping) -> list[str] | None:
+    """The file's columns; None for JSON lines, whose lines may have different fields."""
+    with _file_errors(path):
         if mapping.format == "parquet":
             return pq.read_schema(path).names
         if mapping.format == "csv":
@@ -44,8 +45,8 @@ def column_names(path: Path, mapping: Mapping) -> list[str] | None:
 
 
 def rows_estimate(path: Path, format: str) -> int:
-    """For a progress bar: exact for Parquet, else from the file's beginning."""
-    with _named(path):
+    """Number of rows: exact for Parquet, else extrapolated from the beginning of the file."""
+    with _file_errors(path):
         if format == "parquet":
             return pq.read_metadata(path).num_rows
         with path.open("rb") as file:
@@ -55,24 +56,24 @@ def rows_estimate(path: Path, format: str) -> int:
 
 
 def read_lines(path: Path) -> Iterator[pa.RecordBatch]:
-    """JSON lines as they are, in the column LINE; empty lines are left out."""
+    """Unparsed JSON lines in the column LINE, without empty lines. Raises InputError."""
     row = 0
-    with _named(path), path.open("rb") as file:
+    with _file_errors(path), path.open("rb") as file:
         while block := file.readlines(BLOCK_BYTES):
             lines = [line.strip() for line in block]
-            full = [(row + at, line) for at, line in enumerate(lines) if line]
+            numbered = [(row + index, line) for index, line in enumerate(lines) if line]
             row += len(lines)
-            if full:
-                rows, texts = zip(*full, strict=True)
+            if numbered:
+                rows, texts = zip(*numbered, strict=True)
                 yield pa.record_batch(
                     {LINE: pa.array(texts, pa.binary()), ROW: pa.array(rows, pa.int64())}
                 )
 
 
-def read_table(path: Path, mapping: Mapping, columns: list[str]) -> Iterator[pa.RecordBatch]:
-    """Only the named columns of a CSV (all as text) or Parquet file. Raises InputError."""
+def read_table(path: Path, mapping: FileMapping, columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The given columns of a CSV file (all as text) or a Parquet file. Raises InputError."""
     row = 0
-    with _named(path):
+    with _file_errors(path):
         if mapping.format == "csv":
             batches: Iterable[pa.RecordBatch] = csv.open_csv(path, *_csv_options(mapping, columns))
         else:
@@ -87,7 +88,7 @@ def read_table(path: Path, mapping: Mapping, columns: list[str]) -> Iterator[pa.
 
 
 def _csv_options(
-    mapping: Mapping, columns: list[str] | None = None
+    mapping: FileMapping, columns: list[str] | None = None
 ) -> tuple[csv.ReadOptions, csv.ParseOptions, csv.ConvertOptions]:
     read = csv.ReadOptions(
         block_size=BLOCK_BYTES, column_names=list(mapping.columns) or None, use_threads=False
@@ -103,8 +104,8 @@ def _csv_options(
     return read, parse, convert
 
 
-class _named:
-    """Turns what Arrow and the system say about a file into one line that names it."""
+class _file_errors:
+    """Context manager that turns Arrow and system errors into an InputError naming the file."""
 
     def __init__(self, path: Path):
         self._path = path
@@ -119,13 +120,13 @@ class _named:
             raise InputError(f"{self._path}: {text}") from None
 
 
-def in_order_of_time(
-    batches: Iterable[pa.RecordBatch], times: Times, run_rows: int = RUN_ROWS
+def sort_by_time(
+    batches: Iterable[pa.RecordBatch], times: TimesOfBatch, run_rows: int = RUN_ROWS
 ) -> Iterator[pa.RecordBatch]:
-    """The same rows sorted by time, then by row; rows without a time first.
+    """The same rows sorted by time, then by row number; rows without a time come first.
 
-    An external merge sort: sorted runs of `run_rows` rows go to a temporary folder, so memory
-    stays flat; a file of one run never touches the disk.
+    External merge sort: sorted runs of `run_rows` rows go to a temporary folder, so memory does
+    not grow with the file. A file of one run is sorted in memory.
     """
     with tempfile.TemporaryDirectory(prefix="liveprofile-sort-") as folder:
         runs: list[Path] = []
@@ -145,17 +146,19 @@ def in_order_of_time(
             yield from merged.drop_columns([_TIME]).combine_chunks().to_batches(BATCH_ROWS)
 
 
-def _sorted_run(batches: Iterator[pa.RecordBatch], times: Times, run_rows: int) -> pa.Table | None:
-    taken, rows = [], 0
+def _sorted_run(
+    batches: Iterator[pa.RecordBatch], times: TimesOfBatch, run_rows: int
+) -> pa.Table | None:
+    read, rows = [], 0
     for batch in batches:
         time_ms = times(batch).fill_null(-(2**63))
-        taken.append(batch.append_column(_TIME, time_ms))
+        read.append(batch.append_column(_TIME, time_ms))
         rows += batch.num_rows
         if rows >= run_rows:
             break
-    if not taken:
+    if not read:
         return None
-    return _sort(pa.Table.from_batches(taken))
+    return _sort(pa.Table.from_batches(read))
 
 
 def _sort(table: pa.Table) -> pa.Table:
@@ -170,25 +173,29 @@ def _read_run(path: Path) -> Iterator[pa.Table]:
 
 
 def _merge(runs: list[Iterator[pa.Table]]) -> Iterator[pa.Table]:
-    """Of each run's next batch all rows up to the earliest batch end are ready to go out."""
-    heads = {run: table for run, it in enumerate(runs) if (table := next(it, None)) is not None}
+    """Merges sorted runs.
+
+    Each step outputs the rows up to the earliest end among the current batches of all runs.
+    """
+    heads = {
+        index: table for index, run in enumerate(runs) if (table := next(run, None)) is not None
+    }
     while heads:
-        ends = {run: head[_TIME][-1].as_py() for run, head in heads.items()}
-        bound = min(ends.values())
+        bound = min(head[_TIME][-1].as_py() for head in heads.values())
         ready = []
-        for run, head in list(heads.items()):
+        for index, head in list(heads.items()):
             count = int(np.searchsorted(head[_TIME].to_numpy(), bound, side="right"))
             ready.append(head.slice(0, count))
             rest = head.slice(count)
-            following = rest if rest.num_rows else next(runs[run], None)
+            following = rest if rest.num_rows else next(runs[index], None)
             if following is None:
-                del heads[run]
+                del heads[index]
             else:
-                heads[run] = following
+                heads[index] = following
         yield _sort(pa.concat_tables(ready))
 
 
-def limited(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
+def limit_rows(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:
     """The first `rows` rows."""
     for batch in batches:
         if rows <= 0:
@@ -198,8 +205,11 @@ def limited(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordB
 
 
 def lookup_table(path: Path, key: str, columns: tuple[str, ...], mapping: str) -> pa.Table:
-    """The key (as text) and the columns of a lookup file, CSV with a header or Parquet."""
-    with _named(path):
+    """The key (as text) and the columns of a lookup file: CSV with a header, or Parquet.
+
+    Raises InputError if a column is missing.
+    """
+    with _file_errors(path):
         if path.suffix == ".parquet":
             names = pq.read_schema(path).names
         else:
@@ -210,13 +220,13 @@ def lookup_table(path: Path, key: str, columns: tuple[str, ...], mapping: str) -
                     f"mapping {mapping}: lookups: {path.name} has no column {column!r};"
                     f" it has {', '.join(names)}"
                 )
-        wanted = [key, *columns]
+        selected = [key, *columns]
         if path.suffix == ".parquet":
-            table = pq.read_table(path, columns=wanted)
+            table = pq.read_table(path, columns=selected)
         else:
             convert = csv.ConvertOptions(
-                include_columns=wanted,
-                column_types={name: pa.string() for name in wanted},
+                include_columns=selected,
+                column_types={name: pa.string() for name in selected},
                 strings_can_be_null=True,
             )
             table = csv.read_csv(path, convert_options=convert)

@@ -1,4 +1,4 @@
-"""From a file's rows to behaviour events as they go onto the topic: key, JSON, event time."""
+"""Translates the rows of a file into Kafka records of behaviour events: key, JSON, event time."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from liveprofile.ingest.mapping import (
     NUMBER_FIELDS,
     ROW_NUMBER,
     TEXT_FIELDS,
+    FileMapping,
     Lookup,
-    Mapping,
     template_columns,
 )
 from liveprofile.ingest.sources import LINE, ROW, lookup_table
@@ -26,8 +26,8 @@ from liveprofile.ingest.sources import LINE, ROW, lookup_table
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
-class Events(NamedTuple):
-    """N events in order; a time is None where the row has none that can be read."""
+class EventRecords(NamedTuple):
+    """N events in order; a time is None if the row has no readable time."""
 
     keys: list[bytes | None]
     values: list[bytes]
@@ -36,33 +36,39 @@ class Events(NamedTuple):
 
 class Translator(Protocol):
     def times_ms(self, batch: pa.RecordBatch) -> pa.Int64Array:
-        """Event times, null where there is none that can be read."""
+        """(N,) event times in epoch milliseconds, null if a row has no readable time."""
 
-    def events(self, batch: pa.RecordBatch) -> Events: ...
+    def translate(self, batch: pa.RecordBatch) -> EventRecords:
+        """The batch's rows as events. Raises InputError."""
 
 
-class AsWritten:
-    """JSON lines that hold events of the data contract already: sent byte for byte."""
+class PassthroughTranslator:
+    """Sends JSON lines that contain events of the data contract, byte for byte."""
 
     def times_ms(self, batch: pa.RecordBatch) -> pa.Int64Array:
-        return pa.array(self.events(batch).times_ms, pa.int64())
+        return pa.array(self.translate(batch).times_ms, pa.int64())
 
-    def events(self, batch: pa.RecordBatch) -> Events:
+    def translate(self, batch: pa.RecordBatch) -> EventRecords:
         lines = batch[LINE].to_pylist()
         parsed = [_json_object(line) for line in lines]
         keys = [
             None if (user := event.get("user_id")) is None else str(user).encode()
             for event in parsed
         ]
-        return Events(keys, lines, [time_ms_of(event.get("event_time")) for event in parsed])
+        return EventRecords(
+            keys, lines, [parse_time_ms(event.get("event_time")) for event in parsed]
+        )
 
 
-class Mapped:
-    """Rows translated by a mapping. What can't be converted is sent as it is, for the job's
-    checks to reject by name: a replay loses no row."""
+class MappingTranslator:
+    """Translates rows by a mapping.
 
-    def __init__(self, mapping: Mapping, name: str, source: Path):
-        """`source`: lookup files lie beside it. Raises InputError."""
+    A value that cannot be converted is sent unchanged, so that the job rejects the event with a
+    reason and the replay loses no row.
+    """
+
+    def __init__(self, mapping: FileMapping, name: str, source: Path):
+        """`source`: lookup files are in its folder. Raises InputError."""
         self._mapping, self._name = mapping, name
         self._zone = ZoneInfo(mapping.time.zone)
         self._lookups = [
@@ -72,21 +78,22 @@ class Mapped:
         self._fixed = {k: v for k, v in mapping.fixed.items() if v is not None}
 
     def times_ms(self, batch: pa.RecordBatch) -> pa.Int64Array:
-        return self._times(self._columns(batch, [self._mapping.time.column]))
+        return self._time_column_ms(self._columns(batch, [self._mapping.time.column]))
 
-    def _times(self, columns: dict[str, pa.Array]) -> pa.Int64Array:
+    def _time_column_ms(self, columns: dict[str, pa.Array]) -> pa.Int64Array:
         array = columns[self._mapping.time.column]
         try:
             return epoch_ms(array, self._mapping.time.unit, self._zone)
         except InputError as error:
             raise InputError(f"mapping {self._name}: time.column {error}") from None
 
-    def events(self, batch: pa.RecordBatch) -> Events:
+    def translate(self, batch: pa.RecordBatch) -> EventRecords:
         columns = self._columns(batch, list(self._mapping.file_columns()))
+        # A column of the file named like the placeholder {row} takes precedence.
         columns[ROW_NUMBER if ROW_NUMBER not in columns else ROW] = batch[ROW]
         for lookup, table in self._lookups:
             _join(columns, lookup, table)
-        times_ms = self._times(columns).to_pylist()
+        times_ms = self._time_column_ms(columns).to_pylist()
         fields: dict[str, list[Any]] = {
             name: self._field(name, source, columns, batch[ROW])
             for name, source in self._mapping.fields.items()
@@ -95,12 +102,12 @@ class Mapped:
         if None in times_ms:
             raw = columns[self._mapping.time.column].to_pylist()
             fields["event_time"] = [
-                value if value is not None else _json_value(given)
-                for value, given in zip(times_ms, raw, strict=True)
+                time_ms if time_ms is not None else _json_value(value)
+                for time_ms, value in zip(times_ms, raw, strict=True)
             ]
         users = fields.get("user_id") or [self._fixed.get("user_id")] * len(times_ms)
         keys = [None if user is None else str(user).encode() for user in users]
-        return Events(keys, _dump(fields, self._fixed), times_ms)
+        return EventRecords(keys, _dump(fields, self._fixed), times_ms)
 
     def _field(
         self, name: str, source: str, columns: dict[str, pa.Array], rows: pa.Array
@@ -109,7 +116,8 @@ class Mapped:
             names = template_columns(source)
             parts = [_texts(columns[column]) for column in names]
             filled = source
-            for column in names:  # by position: str.format reads `{a.b}` as an attribute
+            # Positional placeholders, because str.format reads `{a.b}` as an attribute.
+            for column in names:
                 filled = filled.replace("{" + column + "}", "{}", 1)
             return [
                 None if None in part else filled.format(*part) for part in zip(*parts, strict=True)
@@ -119,18 +127,19 @@ class Mapped:
         if name not in TEXT_FIELDS:
             return columns[source].to_pylist()
         texts = _texts(columns[source])
-        return self._typed(texts, source, rows) if name == "event_type" else texts
+        return self._map_event_types(texts, source, rows) if name == "event_type" else texts
 
-    def _typed(self, texts: list[Any], source: str, rows: pa.Array) -> list[Any]:
+    def _map_event_types(self, texts: list[Any], source: str, rows: pa.Array) -> list[Any]:
         if not (types := self._mapping.types):
             return texts
         try:
             return [None if text is None else types[text] for text in texts]
         except KeyError as error:
-            at = rows[texts.index(error.args[0])].as_py()
+            row = rows[texts.index(error.args[0])].as_py()
             raise InputError(
-                f"mapping {self._name}: types has no {error.args[0]!r}, which {source} holds in row"
-                f" {at}; it has {', '.join(types)} (map it to itself to have the job reject it)"
+                f"mapping {self._name}: types has no {error.args[0]!r}, the value of column"
+                f" {source} in row {row}; it has {', '.join(types)} (map the value to itself to"
+                " have the job reject the event)"
             ) from None
 
     def _columns(self, batch: pa.RecordBatch, names: list[str]) -> dict[str, pa.Array]:
@@ -141,7 +150,11 @@ class Mapped:
 
 
 def epoch_ms(array: pa.Array, unit: str, zone: ZoneInfo) -> pa.Int64Array:
-    """Times as epoch milliseconds, rounded down; null for what is no time. Raises InputError."""
+    """(N,) times in epoch milliseconds, rounded down; null for a value that is not a time.
+
+    `zone` applies to times without a time zone. Raises InputError for a column type that does not
+    fit the unit.
+    """
     kind = array.type
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
         array = array.cast(pa.timestamp("us", getattr(kind, "tz", None)), safe=False)
@@ -152,7 +165,7 @@ def epoch_ms(array: pa.Array, unit: str, zone: ZoneInfo) -> pa.Int64Array:
         return _floor_div(array.cast(pa.int64()), 1_000)
     if unit == "iso":
         if not _is_text(kind):
-            raise InputError(f"holds {kind}, no ISO 8601 text: set time.unit to s, ms, us or ns")
+            raise InputError(f"is {kind}, not ISO 8601 text: set time.unit to s, ms, us or ns")
         return pa.array([_iso_ms(text, zone) for text in array.to_pylist()], pa.int64())
     per_second = _PER_SECOND[unit]
     if _is_text(kind):
@@ -167,9 +180,9 @@ def epoch_ms(array: pa.Array, unit: str, zone: ZoneInfo) -> pa.Int64Array:
         return pc.multiply(array, 1_000 // per_second)
     if pa.types.is_floating(array.type):
         scaled = pc.floor(pc.multiply(array.cast(pa.float64()), 1_000 / per_second))
-        inside = pc.less(pc.abs(scaled), 1e15)  # false for infinities, null for NaN below
+        inside = pc.less(pc.abs(scaled), 1e15)  # infinities and NaN become null
         return pc.if_else(inside, scaled, None).cast(pa.int64())
-    raise InputError(f"holds {kind}, which is no time")
+    raise InputError(f"is {kind}, not a time")
 
 
 def _floor_div(array: pa.Int64Array, divisor: int) -> pa.Int64Array:
@@ -177,8 +190,8 @@ def _floor_div(array: pa.Int64Array, divisor: int) -> pa.Int64Array:
     return pa.array(values, pa.int64(), mask=array.is_null().to_numpy(zero_copy_only=False))
 
 
-def time_ms_of(value: Any) -> int | None:
-    """An event_time of the data contract as epoch milliseconds; None if it is none."""
+def parse_time_ms(value: Any) -> int | None:
+    """An event_time of the data contract in epoch milliseconds; None if it is invalid."""
     if type(value) is int:
         return value if 0 <= value < 10**15 else None
     if not isinstance(value, str):
@@ -202,17 +215,17 @@ def _iso_ms(text: str | None, zone: Any) -> int | None:
 
 
 def _join(columns: dict[str, pa.Array], lookup: Lookup, table: pa.Table) -> None:
-    own = pc.cast(columns[lookup.own_key], pa.string())
-    at = pc.index_in(own, value_set=table[lookup.key])
+    keys = pc.cast(columns[lookup.source_key], pa.string())
+    index = pc.index_in(keys, value_set=table[lookup.key])
     for column in lookup.columns:
-        taken = table[column].take(at)
+        taken = table[column].take(index)
         columns[column] = taken.combine_chunks() if isinstance(taken, pa.ChunkedArray) else taken
 
 
 def _texts(array: pa.Array) -> list[str | None]:
     kind = array.type
     if pa.types.is_floating(kind):
-        # A whole number that became a double because others in its column are missing.
+        # Whole numbers become doubles if other values of the column are missing.
         whole = pc.equal(array, pc.floor(array))
         if pc.all(whole, skip_nulls=True).as_py() is not False:
             array = array.cast(pa.int64(), safe=False)
@@ -267,7 +280,7 @@ def _dump(fields: dict[str, list[Any]], fixed: dict[str, Any]) -> list[bytes]:
 
 
 def _array(values: list[Any]) -> pa.Array:
-    """JSON values of one field; of several types, all become text."""
+    """The JSON values of one field; values of mixed types become text."""
     try:
         return pa.array(values)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):

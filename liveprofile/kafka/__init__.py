@@ -1,1 +1,1 @@
-"""Kafka producers, consumers and topics."""
+"""Kafka clients: configuration, topics, offsets, reading and sending records."""

@@ -1,13 +1,11 @@
-"""Client settings for Kafka, and its errors as text."""
+"""Configuration of Kafka clients, and the text of Kafka errors."""
 
 from __future__ import annotations
 
 import logging
 from typing import Any
 
-from confluent_kafka import (
-    KafkaException,
-)
+from confluent_kafka import KafkaException
 
 from liveprofile.config import KafkaSettings
 
@@ -15,12 +13,12 @@ log = logging.getLogger(__name__)
 
 
 def client_config(kafka: KafkaSettings) -> dict[str, Any]:
-    """What every confluent-kafka client of ours starts from: servers and security."""
+    """Base configuration of every confluent-kafka client: servers and security."""
     config: dict[str, Any] = {
         "bootstrap.servers": kafka.bootstrap_servers,
         "security.protocol": kafka.security_protocol,
         "client.id": "liveprofile-cli",
-        # Otherwise librdkafka prints a line of its own for each failed connection.
+        # Without a logger librdkafka prints a line for each failed connection.
         "logger": log,
     }
     if kafka.security_protocol.startswith("SASL"):
@@ -35,4 +33,5 @@ def client_config(kafka: KafkaSettings) -> dict[str, Any]:
 
 
 def error_text(error: KafkaException) -> str:
+    """The error as one line."""
     return error.args[0].str() if error.args else str(error)

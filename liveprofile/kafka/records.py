@@ -1,4 +1,4 @@
-"""Reads topics up to their present end, and sends records."""
+"""Reads topics up to their present end or continuously, and sends records."""
 
 from __future__ import annotations
 
@@ -6,26 +6,21 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from confluent_kafka import (
-    Consumer,
-    KafkaError,
-    Producer,
-    TopicPartition,
-)
+from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
 
 from liveprofile.config import KafkaSettings, Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config
-from liveprofile.kafka.topics import PartitionRange, assigned_ranges
+from liveprofile.kafka.topics import PartitionRange, query_ranges
 
-# A broker that is there answers a fetch within a second even if the topic is empty.
-SILENCE_S = 60.0
+# A reachable broker answers a fetch within a second, even for an empty topic.
+READ_TIMEOUT_S = 60.0
 FETCH_RECORDS = 10_000
-LOOK_EVERY_S = 1.0
+POLL_INTERVAL_S = 1.0
 
 
 class Record(NamedTuple):
-    """One Kafka record as read; `timestamp_ms` is the broker's or the producer's, as configured."""
+    """One Kafka record; the topic's configuration decides whose clock sets `timestamp_ms`."""
 
     topic: str
     partition: int
@@ -37,19 +32,24 @@ class Record(NamedTuple):
 
 
 def read_topic(
-    settings: Settings, topic: str, upto: dict[int, PartitionRange] | None = None
+    settings: Settings, topic: str, ranges: dict[int, PartitionRange] | None = None
 ) -> Iterator[Record]:
-    """Every record from the beginning to the end offsets at call time, or those of `upto`.
+    """The records of `ranges`; None means all records up to the end offsets at call time.
 
-    Order holds within a partition only. Committed transactions only. Raises ServiceError.
+    Records are in order within a partition only. Yields committed transactions only. Raises
+    ServiceError.
     """
     with open_consumer(settings.kafka) as consumer:
-        held = upto if upto is not None else assigned_ranges(consumer, settings.kafka, topic)
-        yield from _read(consumer, settings.kafka, topic, held)
+        if ranges is None:
+            ranges = query_ranges(consumer, settings.kafka, topic)
+        yield from _read_ranges(consumer, settings.kafka, topic, ranges)
 
 
 def follow_topic(settings: Settings, topic: str, starts: dict[int, int]) -> Iterator[Record]:
-    """Records for ever, each partition from its offset in `starts`. Raises ServiceError."""
+    """Yields records without end, each partition from its offset in `starts`.
+
+    Raises ServiceError.
+    """
     with open_consumer(settings.kafka) as consumer:
         consumer.assign([TopicPartition(topic, *start) for start in starts.items()])
         while True:
@@ -64,9 +64,9 @@ def send_all(
     topic: str,
     records: Iterable[tuple[bytes | None, bytes | None, dict[str, str]]],
 ) -> int:
-    """Sends (key, value, headers) and waits for every receipt; returns how many.
+    """Sends (key, value, headers) records, waits for all acknowledgements, returns the count.
 
-    Raises ServiceError if one was not taken.
+    Raises ServiceError if Kafka does not accept a record.
     """
     producer = Producer(
         client_config(settings.kafka)
@@ -88,39 +88,39 @@ def send_all(
     producer.flush()
     if errors:
         raise ServiceError(
-            f"Kafka did not take {len(errors)} of {count} records for {topic}: {errors[0].str()}"
+            f"Kafka did not accept {len(errors)} of {count} records for {topic}: {errors[0].str()}"
         )
     return count
 
 
-def _read(
-    consumer: Consumer, kafka: KafkaSettings, topic: str, held: dict[int, PartitionRange]
+def _read_ranges(
+    consumer: Consumer, kafka: KafkaSettings, topic: str, ranges: dict[int, PartitionRange]
 ) -> Iterator[Record]:
-    open_partitions = {number for number, part in held.items() if part.end > part.first}
+    open_partitions = {number for number, span in ranges.items() if span.end > span.first}
     if not open_partitions:
         return
     consumer.assign(
-        [TopicPartition(topic, number, held[number].first) for number in sorted(open_partitions)]
+        [TopicPartition(topic, number, ranges[number].first) for number in sorted(open_partitions)]
     )
     silent_s = 0.0
     while open_partitions:
         messages = consumer.consume(FETCH_RECORDS, timeout=0.5)
         silent_s = 0.0 if messages else silent_s + 0.5
-        if silent_s >= SILENCE_S:
+        if silent_s >= READ_TIMEOUT_S:
             raise ServiceError(
                 f"reading topic {topic}: Kafka at {kafka.bootstrap_servers} sent nothing for"
-                f" {SILENCE_S:.0f} s, partitions {sorted(open_partitions)} are not at their end"
+                f" {READ_TIMEOUT_S:.0f} s before the end of partitions {sorted(open_partitions)}"
             )
         for message in messages:
             if message.error() is not None:
                 raise ServiceError(f"reading topic {topic}: {message.error()}")
-            if message.offset() < held[message.partition()].end:
+            if message.offset() < ranges[message.partition()].end:
                 yield _record(message)
-        # By position, not by the last record: a transaction's markers take offsets too.
-        places = [TopicPartition(topic, number) for number in open_partitions]
-        for place in consumer.position(places):
-            if place.offset >= held[place.partition].end:
-                open_partitions.discard(place.partition)
+        # Compare positions, not the last record's offset: transaction markers take offsets too.
+        requested = [TopicPartition(topic, number) for number in open_partitions]
+        for position in consumer.position(requested):
+            if position.offset >= ranges[position.partition].end:
+                open_partitions.discard(position.partition)
 
 
 def _record(message: Any) -> Record:
@@ -138,7 +138,7 @@ def _record(message: Any) -> Record:
 
 @contextmanager
 def open_consumer(kafka: KafkaSettings, group_id: str = "liveprofile-cli") -> Iterator[Consumer]:
-    """A Consumer that joins no group and commits nothing, closed at the end."""
+    """A Consumer that joins no group and commits nothing; the with block closes it."""
     consumer = Consumer(
         client_config(kafka)
         | {

@@ -1,16 +1,10 @@
-"""The topics: creation, partitions, offset ranges."""
+"""Topics: creation, partitions, and offset ranges."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from confluent_kafka import (
-    Consumer,
-    KafkaError,
-    KafkaException,
-    Producer,
-    TopicPartition,
-)
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
 from liveprofile.config import KafkaSettings, Settings, TopicSettings
@@ -19,45 +13,43 @@ from liveprofile.kafka.connection import client_config, error_text
 
 
 class NoTopicError(ServiceError):
-    """Kafka answers, but has no such topic."""
+    """Kafka answers but does not have the topic."""
 
 
 class PartitionRange(NamedTuple):
-    """Offsets [first, end) that a partition holds; first > 0 means that older ones expired."""
+    """Offsets [first, end) in a partition; first > 0 means that older records have expired."""
 
     first: int
     end: int
 
 
 def topic_configs(topics: TopicSettings) -> dict[str, dict[str, str]]:
-    """The topics and the configuration each is created with.
+    """Topic names with the configuration to create each topic with.
 
-    Every topic stamps records on arrival (LogAppendTime): retention and the check for future
-    events go by record time, and the job's sinks would stamp event time, which for replayed
-    history is already past any retention.
+    Every topic stamps records on arrival (LogAppendTime). Retention and the check for future
+    events use the record time, and the job's sinks would stamp event time, which for replayed
+    history is already older than any retention.
     """
-    config = {
+    arrival_time = {"message.timestamp.type": "LogAppendTime"}
+    compacted = arrival_time | {"cleanup.policy": "compact"}
+    deleted = arrival_time | {
         "cleanup.policy": "delete",
         "retention.ms": str(topics.retention_ms),
-        "message.timestamp.type": "LogAppendTime",
     }
     names = (topics.events, topics.rejected, topics.late, topics.alerts)
-    labels = config | {"retention.ms": str(topics.feedback_retention_ms)}
-    compacted = {
-        "cleanup.policy": "compact",
-        "message.timestamp.type": "LogAppendTime",
+    return {name: dict(deleted) for name in names} | {
+        topics.rules: compacted,
+        topics.feedback: deleted | {"retention.ms": str(topics.feedback_retention_ms)},
     }
-    own = {topics.rules: compacted, topics.feedback: labels}
-    return {name: dict(config) for name in names} | own
 
 
 def create_topics(settings: Settings) -> list[str]:
-    """Creates the topics that are missing and returns their names. Raises ServiceError."""
+    """Creates the missing topics and returns their names. Raises ServiceError."""
     topics = settings.topics
     admin = AdminClient(client_config(settings.kafka))
     existing = metadata(admin, settings.kafka).topics
-    wanted = [
-        # One partition for rules: few records, and one order of them for every reader.
+    missing = [
+        # One partition for rules: the records are few, and every reader sees the same order.
         NewTopic(
             name,
             1 if name == topics.rules else topics.partitions,
@@ -67,16 +59,16 @@ def create_topics(settings: Settings) -> list[str]:
         for name, config in topic_configs(topics).items()
         if name not in existing
     ]
-    if not wanted:
+    if not missing:
         return []
     created = []
-    futures = admin.create_topics(wanted, operation_timeout=settings.kafka.request_timeout_s)
+    futures = admin.create_topics(missing, operation_timeout=settings.kafka.request_timeout_s)
     for name, future in futures.items():
         try:
             future.result()
             created.append(name)
         except KafkaException as error:
-            # Someone else created it between our look and our request.
+            # Another client may have created the topic since the metadata request.
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:
                 raise ServiceError(
                     f"Kafka did not create topic {name}: {error_text(error)}"
@@ -87,20 +79,22 @@ def create_topics(settings: Settings) -> list[str]:
 def partitions(
     client: Consumer | Producer | AdminClient, kafka: KafkaSettings, topic: str
 ) -> list[int]:
-    """Raises ServiceError if Kafka does not answer, NoTopicError if it has no such topic."""
-    found = metadata(client, kafka, topic).topics.get(topic)
-    if found is None or found.error is not None or not found.partitions:
+    """The partition numbers of a topic, ascending.
+
+    Raises ServiceError if Kafka does not answer, NoTopicError if it does not have the topic.
+    """
+    topic_metadata = metadata(client, kafka, topic).topics.get(topic)
+    if topic_metadata is None or topic_metadata.error is not None or not topic_metadata.partitions:
         raise NoTopicError(
             f"Kafka at {kafka.bootstrap_servers} has no topic {topic};"
             " `liveprofile submit` creates the topics"
         )
-    return sorted(found.partitions)
+    return sorted(topic_metadata.partitions)
 
 
-def assigned_ranges(
-    consumer: Consumer, kafka: KafkaSettings, topic: str
-) -> dict[int, PartitionRange]:
-    held = {}
+def query_ranges(consumer: Consumer, kafka: KafkaSettings, topic: str) -> dict[int, PartitionRange]:
+    """The present offset range of each partition of the topic. Raises ServiceError."""
+    ranges = {}
     for number in partitions(consumer, kafka, topic):
         try:
             first, end = consumer.get_watermark_offsets(
@@ -108,13 +102,14 @@ def assigned_ranges(
             )
         except KafkaException as error:
             raise ServiceError(
-                f"Kafka does not tell the offsets of {topic}/{number}: {error_text(error)}"
+                f"Kafka does not report the offsets of {topic}/{number}: {error_text(error)}"
             ) from None
-        held[number] = PartitionRange(first, end)
-    return held
+        ranges[number] = PartitionRange(first, end)
+    return ranges
 
 
 def metadata(client: Any, kafka: KafkaSettings, topic: str | None = None) -> Any:
+    """Cluster metadata, of one topic or of all. Raises ServiceError if Kafka does not answer."""
     try:
         return client.list_topics(topic, timeout=kafka.request_timeout_s)
     except KafkaException as error:

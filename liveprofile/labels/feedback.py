@@ -1,12 +1,14 @@
-"""Labels of events, fraud or legitimate, onto the topic that the scoring job learns from.
+"""Analyst labels (fraud or legitimate): files, validation, and the topic risk-feedback.
 
-A record is a JSON object as schemas/risk-feedback.schema.json has it, keyed by user_id.
+A label record is a JSON object after schemas/risk-feedback.schema.json, keyed by user_id. The
+scoring job reads the topic.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -18,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from cassandra.cluster import Session
 
-from liveprofile.alerts.cases.states import FlagState, State
+from liveprofile.alerts.cases.states import AlertState, StoredAlertState
 from liveprofile.config import Settings
 from liveprofile.errors import InputError
 from liveprofile.kafka import offsets
@@ -29,33 +31,37 @@ from liveprofile.storage.queries import StoredFlag
 from liveprofile.wire.scored_events import ENTITIES
 
 SCHEMA_FILE = ROOT / "schemas" / "risk-feedback.schema.json"
-IDS = ("flag_id", "event_id", "user_id", "analyst", *ENTITIES)
-FIELDS = (*IDS, "event_type", "event_time", "label", "time")
+ID_FIELDS = ("flag_id", "event_id", "user_id", "analyst", *ENTITIES)
+FIELDS = (*ID_FIELDS, "event_type", "event_time", "label", "time")
 BATCH_ROWS = 10_000
 
 Label = Literal["fraud", "legitimate"]
-STATE_OF: dict[Label, State] = {"fraud": State.CONFIRMED, "legitimate": State.FALSE_POSITIVE}
-LABEL_OF = {state: label for label, state in STATE_OF.items()}
+STATE_OF_LABEL: dict[Label, AlertState] = {
+    "fraud": AlertState.CONFIRMED,
+    "legitimate": AlertState.FALSE_POSITIVE,
+}
+LABEL_OF_STATE = {state: label for label, state in STATE_OF_LABEL.items()}
 
-Record = dict[str, Any]
+LabelRecord = dict[str, Any]
 
 
-class Rejected(NamedTuple):
+class RejectedLabel(NamedTuple):
     row: int  # from 1
     reason: str
 
 
-def of_flag(session: Session, flag: StoredFlag, state: FlagState) -> Record:
-    """The label of a flag's event. `state`: confirmed or false_positive, as it is stored.
+def label_of_flag(session: Session, flag: StoredFlag, state: StoredAlertState) -> LabelRecord:
+    """Builds the label record of a flag's event. `state`: the stored state, confirmed or
+    false_positive.
 
-    All of it comes from what is stored, so sending it again sends the same record.
+    Every field comes from stored data, so a repeated call returns the same record.
     """
     return {
         "flag_id": flag.flag_id,
         "event_id": flag.event_id,
         "user_id": flag.user_id,
         "event_time": flag.window_end_ms,
-        "label": LABEL_OF[state.state],
+        "label": LABEL_OF_STATE[state.state],
         "analyst": state.by,
         "time": state.updated_at_ms,
         **stored_entities(session, flag.user_id, flag.window_end_ms, flag.event_id),
@@ -65,7 +71,7 @@ def of_flag(session: Session, flag: StoredFlag, state: FlagState) -> Record:
 def stored_entities(
     session: Session, user_id: str, event_time_ms: int, event_id: str
 ) -> dict[str, str]:
-    """What the scored event was about, by its stored row: type and shared entities; {} without."""
+    """Returns event type and shared entities of a stored scored event; {} if it is not stored."""
     names = ("event_type", *ENTITIES)
     row = execute(
         session,
@@ -76,23 +82,23 @@ def stored_entities(
     return {} if row is None else {name: value for name in names if (value := getattr(row, name))}
 
 
-def problem(record: Any) -> str | None:
-    """What is wrong with a record by the schema, in a line that names the field; None: nothing."""
+def schema_error(record: Any) -> str | None:
+    """Validates a record. Returns one line that names the invalid field, or None if it is valid."""
     error = jsonschema.exceptions.best_match(_validator().iter_errors(record))
     if error is None:
         return None
-    where = ".".join(map(str, error.absolute_path))
-    return f"{where}: {error.message}" if where else error.message
+    field = ".".join(map(str, error.absolute_path))
+    return f"{field}: {error.message}" if field else error.message
 
 
-def send(settings: Settings, records: Iterable[Record]) -> int:
-    """Sends records and waits for every receipt; returns how many. They must be valid.
+def send_labels(settings: Settings, records: Iterable[LabelRecord]) -> int:
+    """Sends valid records, waits for every acknowledgement, and returns their number.
 
-    Raises ServiceError if Kafka doesn't answer, lacks the topic, or didn't take one. What had been
-    sent by then stays sent: sending all again is harmless.
+    Raises ServiceError if Kafka does not answer, lacks the topic, or rejects a record. Records
+    sent before the error stay in the topic; it is safe to send all of them again.
     """
     topic = settings.topics.feedback
-    offsets.ranges(settings, topic)  # says at once and clearly that Kafka or the topic isn't there
+    offsets.partition_ranges(settings, topic)  # fails early if Kafka or the topic is missing
     return send_all(
         settings,
         topic,
@@ -100,61 +106,65 @@ def send(settings: Settings, records: Iterable[Record]) -> int:
     )
 
 
-def read_labels(file: Path, analyst: str) -> Iterator[Record | Rejected]:
-    """The labels of a file: records, and what is none with the reason, in the file's order.
+def read_labels(file: Path, analyst: str) -> Iterator[LabelRecord | RejectedLabel]:
+    """Reads labels from a file: valid records and rejected rows, in the order of the file.
 
-    file: JSON lines, or Parquet (.parquet). A row has event_id, user_id, label, event_time, when
-    the label became known as `time` or `known_at`, and maybe analyst, event_type and entities;
-    other columns are left out. analyst: for rows that name none.
-    Raises InputError if it can't be read.
+    file: JSON lines, or Parquet (.parquet). A row has event_id, user_id, label, event_time, and
+    the time when the label became known as `time` or `known_at`. It may have analyst, event_type
+    and entities; other columns are ignored. analyst: the default for rows without one.
+    Raises InputError if the file cannot be read.
     """
     if not file.is_file():
         raise InputError(f"no file at {file}")
-    yield from _checked(_parquet(file) if file.suffix == ".parquet" else _lines(file), analyst)
+    yield from _validated(
+        _parquet_rows(file) if file.suffix == ".parquet" else _json_lines(file), analyst
+    )
 
 
-def read_given(settings: Settings, file: Path | None, analyst: str) -> Iterator[Record | Rejected]:
-    """As `read_labels`; without a file, the labels that the topic holds now.
+def read_file_or_topic(
+    settings: Settings, file: Path | None, analyst: str
+) -> Iterator[LabelRecord | RejectedLabel]:
+    """Reads labels from a file, or from the topic's current records if `file` is None.
 
-    Raises also ServiceError.
+    Raises InputError and ServiceError.
     """
     if file is not None:
         yield from read_labels(file, analyst)
     else:
         records = read_topic(settings, settings.topics.feedback)
-        yield from _checked((_parsed(record.value or b"") for record in records), analyst)
+        yield from _validated((_parse_json(record.value or b"") for record in records), analyst)
 
 
-def _checked(rows: Iterable[Any], analyst: str) -> Iterator[Record | Rejected]:
+def _validated(rows: Iterable[Any], analyst: str) -> Iterator[LabelRecord | RejectedLabel]:
     for number, row in enumerate(rows, 1):
         if isinstance(row, dict):
-            record = _normal(row, analyst)
-            reason = problem(record)
-            yield record if reason is None else Rejected(number, reason)
+            record = _normalise(row, analyst)
+            reason = schema_error(record)
+            yield record if reason is None else RejectedLabel(number, reason)
         else:
-            yield Rejected(number, "is no JSON object")
+            yield RejectedLabel(number, "is not a JSON object")
 
 
-def rows_estimate(file: Path) -> int:
-    """How many rows a progress bar may expect; 0: unknown."""
+def estimate_rows(file: Path) -> int:
+    """Returns the number of rows for a progress bar; 0 if unknown."""
     if not file.is_file():
         return 0
     if file.suffix == ".parquet":
-        with _named(file):
+        with _arrow_errors(file):
             return pq.read_metadata(file).num_rows
     with file.open("rb") as lines:
         return sum(1 for _ in lines)
 
 
-def valid(
-    rows: Iterable[Record | Rejected],
-    on_rejected: Callable[[Rejected], None],
+def keep_valid(
+    rows: Iterable[LabelRecord | RejectedLabel],
+    on_rejected: Callable[[RejectedLabel], None],
     on_row: Callable[[], None] = lambda: None,
-) -> Iterator[Record]:
-    """The records among the rows; the others go to on_rejected, and on_row counts both."""
+) -> Iterator[LabelRecord]:
+    """Yields the valid records. Passes the others to on_rejected; calls on_row for every row."""
     for row in rows:
         on_row()
-        if isinstance(row, Rejected):
+        if isinstance(row, RejectedLabel):
             on_rejected(row)
         else:
             yield row
@@ -165,15 +175,15 @@ def _validator() -> jsonschema.Draft202012Validator:
     return jsonschema.Draft202012Validator(json.loads(SCHEMA_FILE.read_text("utf-8")))
 
 
-def _normal(row: Record, analyst: str) -> Record:
-    """Known fields only, numbers that are ids as text, Parquet times as milliseconds."""
-    given = dict(row)
-    if given.get("time") is None:
-        given["time"] = given.get("known_at")
-    if given.get("analyst") in (None, ""):
-        given["analyst"] = analyst
-    record = {name: given[name] for name in FIELDS if given.get(name) not in (None, "")}
-    for name in IDS:
+def _normalise(row: LabelRecord, analyst: str) -> LabelRecord:
+    """Keeps the known fields; converts integer ids to text and Parquet times to milliseconds."""
+    row = dict(row)
+    if row.get("time") is None:
+        row["time"] = row.get("known_at")
+    if row.get("analyst") in (None, ""):
+        row["analyst"] = analyst
+    record = {name: row[name] for name in FIELDS if row.get(name) not in (None, "")}
+    for name in ID_FIELDS:
         value = record.get(name)
         if isinstance(value, int) and not isinstance(value, bool):
             record[name] = str(value)
@@ -183,36 +193,31 @@ def _normal(row: Record, analyst: str) -> Record:
     return record
 
 
-def _lines(file: Path) -> Iterator[Any]:
+def _json_lines(file: Path) -> Iterator[Any]:
     with file.open("rb") as lines:
-        yield from map(_parsed, lines)
+        yield from map(_parse_json, lines)
 
 
-def _parsed(text: bytes) -> Any:
-    """None for what is no JSON."""
+def _parse_json(text: bytes) -> Any:
+    """Returns None for invalid JSON."""
     try:
         return orjson.loads(text)
     except orjson.JSONDecodeError:
         return None
 
 
-def _parquet(file: Path) -> Iterator[Record]:
-    with _named(file), pq.ParquetFile(file) as source:
-        known = [name for name in source.schema_arrow.names if name in (*FIELDS, "known_at")]
-        for batch in source.iter_batches(BATCH_ROWS, columns=known):
+def _parquet_rows(file: Path) -> Iterator[LabelRecord]:
+    with _arrow_errors(file), pq.ParquetFile(file) as source:
+        columns = [name for name in source.schema_arrow.names if name in (*FIELDS, "known_at")]
+        for batch in source.iter_batches(BATCH_ROWS, columns=columns):
             yield from batch.to_pylist()
 
 
-class _named:
-    """Turns what Arrow says about a file into one line that names it."""
-
-    def __init__(self, file: Path):
-        self._file = file
-
-    def __enter__(self) -> None:
-        """Nothing to open."""
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (pa.ArrowException, OSError)):
-            text = " ".join(str(error).split())[:300]
-            raise InputError(f"{self._file}: {text}") from None
+@contextmanager
+def _arrow_errors(file: Path) -> Iterator[None]:
+    """Turns Arrow's errors into an InputError: one line that names the file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        text = " ".join(str(error).split())[:300]
+        raise InputError(f"{file}: {text}") from None

@@ -1,4 +1,4 @@
-"""What a rule's cool-down needs to know of earlier flags."""
+"""A flag history without flags, for evaluations that read no store."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from liveprofile.rules.flags import FlagHistory, FlagQuery
 
 
 class NoFlagHistory:
-    """No flag was ever raised: every rule that is true raises one."""
+    """Reports no earlier flag and no rule as true before, so every rule that is true raises one."""
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
         return [FlagHistory(was_true=False, last_raised_ms=None)] * len(queries)

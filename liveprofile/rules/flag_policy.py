@@ -1,6 +1,7 @@
-"""Which rules are true of windows and events, and which of those raise a flag.
+"""Evaluates rules and decides which of the true ones raise a flag.
 
-docs/data-contract.md, section 6. Both lanes use it: windows, and single events with their event_id.
+The profile pipeline uses it for windows, the scoring pipeline for events with their event_id. The
+rules are in docs/data-contract.md, section 6.
 """
 
 from __future__ import annotations
@@ -19,32 +20,32 @@ from liveprofile.wire.tokens import FIELD
 Evidence = dict[str, float | int | str]
 
 
-class Finding(NamedTuple):
-    """A rule that is true of a window or an event."""
+class RuleMatch(NamedTuple):
+    """A rule that is true for a window or an event."""
 
     rule: Rule
     value: float
-    usual: float | None  # None where the rule names none, or it isn't known
+    usual: float | None  # None if the rule names none or it is unknown
     evidence: Evidence
 
 
-def evaluate(
+def evaluate_rules(
     rules: Sequence[Rule], columns: Mapping[str, np.ndarray], rows: int
-) -> list[list[Finding]]:
-    """The rules that are true of each of n windows or events.
+) -> list[list[RuleMatch]]:
+    """Evaluates rules for n windows or events; returns the true rules of each.
 
-    rules: of one scope; columns: its features, (n,) each (liveprofile.rules.rules.names). A rule whose value is
-    not a finite number is not true.
+    rules: all of one scope; columns: (n,) for each feature of the scope
+    (liveprofile.rules.rules.feature_kinds). A rule whose value is not finite is false.
     """
-    found: list[list[Finding]] = [[] for _ in range(rows)]
+    matches: list[list[RuleMatch]] = [[] for _ in range(rows)]
     for rule in rules:
         value = columns[rule.value]
         true = rule.condition(columns, rows) & np.isfinite(value)
         if rule.types:
             true &= _one_of(columns["event_type"], rule.types)
         for row in np.flatnonzero(true).tolist():
-            found[row].append(_finding(rule, columns, row))
-    return found
+            matches[row].append(_rule_match(rule, columns, row))
+    return matches
 
 
 def _one_of(event_type: np.ndarray, types: Sequence[str]) -> np.ndarray:
@@ -54,15 +55,17 @@ def _one_of(event_type: np.ndarray, types: Sequence[str]) -> np.ndarray:
     return true
 
 
-def _finding(rule: Rule, columns: Mapping[str, np.ndarray], row: int) -> Finding:
+def _rule_match(rule: Rule, columns: Mapping[str, np.ndarray], row: int) -> RuleMatch:
     evidence: Evidence = {"value": _plain(columns[rule.value][row])}
-    evidence |= {name: _plain(columns[feature][row]) for name, feature in rule.shown.items()}
+    evidence |= {
+        name: _plain(columns[feature][row]) for name, feature in rule.message_features.items()
+    }
     evidence["threshold"] = rule.threshold
     usual = None
     if rule.usual is not None:
         evidence["usual"] = _plain(columns[rule.usual][row])
         usual = float(columns[rule.usual][row])
-    return Finding(
+    return RuleMatch(
         rule,
         float(columns[rule.value][row]),
         usual if usual is not None and np.isfinite(usual) else None,
@@ -71,44 +74,50 @@ def _finding(rule: Rule, columns: Mapping[str, np.ndarray], row: int) -> Finding
 
 
 def _plain(value: np.generic) -> float | int | str:
-    """Whole numbers without a fraction, as a message shows counts."""
+    """Converts to a Python value; whole numbers become int, as messages show counts."""
     if isinstance(value, np.str_):
         return str(value)
     number = float(value)
     return int(number) if number.is_integer() else number
 
 
-def flag_id(user_id: str, rule_id: str, of: int | str) -> str:
-    """The same for every copy of a flag. of: the window's end in ms, or the event's id."""
-    text = FIELD.join((user_id, rule_id, str(of)))
+def flag_id(user_id: str, rule_id: str, subject: int | str) -> str:
+    """Returns a deterministic id, the same for every copy of a flag.
+
+    subject: the window's end in ms, or the event's id.
+    """
+    text = FIELD.join((user_id, rule_id, str(subject)))
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
-def reason_of(finding: Finding) -> dict[str, Any]:
-    """The finding as an entry of a flag's `reasons`; a model's reasons have the same keys."""
+def reason_entry(match: RuleMatch) -> dict[str, Any]:
+    """Returns the entry of a flag's `reasons`. A model's reasons have the same keys."""
     return {
-        "code": finding.rule.reason,
-        "value": finding.value,
-        "usual": finding.usual,
-        "sentence": finding.rule.message.format_map(finding.evidence),
+        "code": match.rule.reason,
+        "value": match.value,
+        "usual": match.usual,
+        "sentence": match.rule.message.format_map(match.evidence),
     }
 
 
-def to_flag(
-    finding: Finding, user_id: str, time_ms: int, rules_version: str, event_id: str = ""
+def build_flag(
+    match: RuleMatch, user_id: str, time_ms: int, rules_version: str, event_id: str = ""
 ) -> Flag:
-    """time_ms: the window's end, or the event's time. event_id: "" for a window."""
-    rule, reason = finding.rule, reason_of(finding)
+    """Builds the flag of a match.
+
+    time_ms: the window's end, or the event's time. event_id: "" for a window.
+    """
+    rule, reason = match.rule, reason_entry(match)
     return Flag(
         flag_id=flag_id(user_id, rule.id, event_id or time_ms),
         rule_id=rule.id,
         reason=rule.reason,
         severity=rule.severity,
         action=rule.action,
-        value=finding.value,
+        value=match.value,
         threshold=rule.threshold,
         message=reason["sentence"],
-        evidence=finding.evidence,
+        evidence=match.evidence,
         rules_version=rules_version,
         event_id=event_id,
         rule_version=rule.version,
@@ -118,73 +127,74 @@ def to_flag(
 
 
 class RuleEvaluation(NamedTuple):
-    """A window or an event with the rules that are true of it."""
+    """A window or an event with its true rules."""
 
     user_id: str
     time_ms: int  # the window's end, or the event's time
-    findings: list[Finding]
+    matches: list[RuleMatch]
     event_id: str = ""
 
 
 class FlagHistoryReader(Protocol):
-    """What a Raiser asks: a store of either lane."""
+    """Reads a rule's earlier evaluations and flags. The sinks of both pipelines implement it."""
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]: ...
 
 
-class _Seen(NamedTuple):
-    active: frozenset[str]
-    raised_ms: dict[str, int]
+class _BatchHistory(NamedTuple):
+    """What earlier rows of the batch decided for a user."""
+
+    true_rules: frozenset[str]  # at the user's latest row
+    raised_ms: dict[str, int]  # rule id: time of its latest flag
 
 
 class FlagPolicy:
-    """Decides which findings raise a flag: on false -> true, outside the cool-down.
+    """Raises a flag when a rule changes from false to true outside its cool-down.
 
-    What a rule did at a user's earlier times is read from the store, but only for the few rows with
-    a finding; rows of the same batch are remembered here. A replay decides the same, since only
-    earlier rows are looked at and they are stored before.
+    The store is read only for the few rows with a match; earlier rows of the same batch are kept
+    in memory. A replay makes the same decisions, because they depend only on earlier rows, which
+    are already stored.
     """
 
     def __init__(self, store: FlagHistoryReader):
         self._store = store
 
     def raise_flags(self, rows: Sequence[RuleEvaluation], rules_version: str) -> list[list[Flag]]:
-        """The flags of each row. A user's rows come in order of time."""
+        """Returns the flags of each row. A user's rows must be in order of time."""
         queries = [
-            FlagQuery(row.user_id, finding.rule.id, row.time_ms)
+            FlagQuery(row.user_id, match.rule.id, row.time_ms)
             for row in rows
-            for finding in row.findings
+            for match in row.matches
         ]
-        pasts = iter(self._store.flag_history(queries) if queries else ())
-        in_batch: dict[str, _Seen] = {}
+        histories = iter(self._store.flag_history(queries) if queries else ())
+        in_batch: dict[str, _BatchHistory] = {}
         flags: list[list[Flag]] = []
-        for user_id, time_ms, findings, event_id in rows:
+        for user_id, time_ms, matches, event_id in rows:
             earlier = in_batch.get(user_id)
             raised_ms = dict(earlier.raised_ms) if earlier else {}
             raised = []
-            for finding in findings:
-                past = _merge(next(pasts), earlier, finding.rule.id)
-                if _raises(finding.rule, past, time_ms):
-                    raised.append(to_flag(finding, user_id, time_ms, rules_version, event_id))
-                    raised_ms[finding.rule.id] = time_ms
-            in_batch[user_id] = _Seen(frozenset(f.rule.id for f in findings), raised_ms)
+            for match in matches:
+                history = _merge(next(histories), earlier, match.rule.id)
+                if _raises(match.rule, history, time_ms):
+                    raised.append(build_flag(match, user_id, time_ms, rules_version, event_id))
+                    raised_ms[match.rule.id] = time_ms
+            in_batch[user_id] = _BatchHistory(
+                frozenset(match.rule.id for match in matches), raised_ms
+            )
             flags.append(raised)
         return flags
 
 
-def _merge(stored: FlagHistory, in_batch: _Seen | None, rule_id: str) -> FlagHistory:
+def _merge(stored: FlagHistory, in_batch: _BatchHistory | None, rule_id: str) -> FlagHistory:
     if in_batch is None:
         return stored
     return FlagHistory(
-        rule_id in in_batch.active, in_batch.raised_ms.get(rule_id, stored.last_raised_ms)
+        rule_id in in_batch.true_rules, in_batch.raised_ms.get(rule_id, stored.last_raised_ms)
     )
 
 
-def _raises(rule: Rule, past: FlagHistory, time_ms: int) -> bool:
-    if past.was_true:
+def _raises(rule: Rule, history: FlagHistory, time_ms: int) -> bool:
+    if history.was_true:
         return False
-    last_ms = past.last_raised_ms
+    last_ms = history.last_raised_ms
     return last_ms is None or time_ms - last_ms >= rule.cool_down_hours * HOUR_MS
-
-
-SCORE = "score"  # what rules call the model's probability

@@ -1,4 +1,4 @@
-"""Risk flags, and what is asked of the flags before them."""
+"""Risk flags, and the queries for a rule's earlier flags."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Flag(NamedTuple):
     event_id: str = ""
     rule_version: int = 1
     rule_state: Literal["ACTIVE", "SHADOW"] = "ACTIVE"  # SHADOW: stored, no alert
-    reasons: Sequence[dict[str, Any]] = ()  # code, value, usual (or None), sentence
+    reasons: Sequence[dict[str, Any]] = ()  # each: code, value, usual (or None), sentence
 
 
 class FlagQuery(NamedTuple):
@@ -36,8 +36,8 @@ class FlagHistory(NamedTuple):
     last_raised_ms: int | None  # window end of the rule's newest flag before this one
 
 
-class Flagged(Protocol):
-    """What flags are of: the row of a window, or of an event, whose start and end are its time."""
+class FlaggedRow(Protocol):
+    """The row that has flags: a window, or an event, whose time is both its start and its end."""
 
     user_id: str
     window_start_ms: int

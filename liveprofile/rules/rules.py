@@ -1,7 +1,7 @@
-"""Risk rules as values: their format, and everything that can be wrong with them.
+"""The format of risk rules, and their validation (docs/data-contract.md, section 6).
 
-docs/data-contract.md, section 6. Rules come from a TOML file or, one a record, from the topic
-risk-rules (udfs/rules_feed.py); both are checked here before they are used.
+Rules come from a TOML file or, one per record, from the topic risk-rules (udfs/rules_feed.py). Both
+are validated here before use.
 """
 
 from __future__ import annotations
@@ -18,36 +18,43 @@ import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from liveprofile.errors import InputError
-from liveprofile.features import entity, window
-from liveprofile.rules.conditions import Condition, ConditionError, Kind, read_condition
+from liveprofile.features import entity, window_features
+from liveprofile.rules.conditions import Condition, ConditionError, ValueKind, parse_condition
+from liveprofile.rules.severity import Severity
 
 Scope = Literal["window", "event"]
 EventType = Literal["purchase", "return", "login", "coupon", "follow", "share"]
-State = Literal["ACTIVE", "SHADOW", "PAUSED"]
+RuleState = Literal["ACTIVE", "SHADOW", "PAUSED"]
 
-# What the lane of single events knows beside liveprofile.features.entity.NAMES.
-OF_THE_EVENT: dict[str, str] = {
-    "score": "the fraud model's calibrated probability, 0 to 1",
+SCORE_FEATURE = "score"
+# Features of rules of scope "event" besides liveprofile.features.entity.EVENT_FEATURES.
+SCORING_ONLY_FEATURES: dict[str, str] = {
+    SCORE_FEATURE: "the fraud model's calibrated probability, 0 to 1",
     "event_type": "a text: purchase, return, login, coupon, follow or share",
 }
-TEXTS = frozenset({"event_type"})
-# How a message may show a number, whole or not: nothing that fails for one of them, and no width,
-# which could fill the memory.
+TEXT_FEATURES = frozenset({"event_type"})
+# The allowed format specifications of numbers in messages. They work for int and float, and have no
+# width, which could exhaust memory.
 _FORMAT = re.compile(r"\+?,?((\.\d{1,2})?[fg%])?")
 _RULE_HEADER = re.compile(r"\s*\[\[\s*rules\s*\]\]")
 
 
 @cache
-def names(scope: Scope) -> Mapping[str, Kind]:
-    """What a rule of this scope may look at."""
-    known = window.NAMES if scope == "window" else {**entity.NAMES, **OF_THE_EVENT}
-    return {name: "text" if name in TEXTS else "number" for name in known}
+def feature_kinds(scope: Scope) -> Mapping[str, ValueKind]:
+    """Returns the features that a rule of this scope may read, with their kinds."""
+    features = (
+        window_features.WINDOW_FEATURES
+        if scope == "window"
+        else {**entity.EVENT_FEATURES, **SCORING_ONLY_FEATURES}
+    )
+    return {name: "text" if name in TEXT_FEATURES else "number" for name in features}
 
 
 class Rule(BaseModel):
-    """One rule. Its texts are checked by `read_rules` and `read_rule`, not by the constructor."""
+    """One rule. `read_rules` and `read_rule` validate its texts; the constructor does not."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # use_enum_values: the fields hold plain str, which Cassandra's driver and orjson take.
+    model_config = ConfigDict(extra="forbid", frozen=True, use_enum_values=True)
 
     id: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
     version: int = Field(1, ge=1)
@@ -56,49 +63,49 @@ class Rule(BaseModel):
     when: str = Field(min_length=1)
     value: str
     usual: str | None = None
-    evidence: dict[str, str] = Field({}, description="a name in the message and what it stands for")
+    evidence: dict[str, str] = Field({}, description="a name in the message and its feature")
     threshold: float = Field(allow_inf_nan=False)
     reason: str = Field(pattern=r"^[A-Z][A-Z0-9_]{0,63}$")
-    severity: Literal["low", "medium", "high", "critical"]
+    severity: Severity
     action: Literal[
         "notify_customer_service", "step_up_verification", "limit_trading", "restrict_trading"
     ]
     cool_down_hours: float = Field(ge=0, allow_inf_nan=False)
-    state: State = "ACTIVE"
+    state: RuleState = "ACTIVE"
     message: str = Field(min_length=1, max_length=1_000)
 
     @property
     def condition(self) -> Condition:
-        """Raises ConditionError for a `when` that is wrong."""
+        """The compiled `when`. Raises ConditionError if it is invalid."""
         return _condition(self.when, self.scope, self.threshold)
 
     @property
-    def shown(self) -> dict[str, str]:
-        """What the message may name and the flag's evidence holds: name -> feature.
+    def message_features(self) -> dict[str, str]:
+        """The names in the message and the flag's evidence: name -> feature.
 
-        Without a table of its own, what the condition reads. `value`, `usual`, `threshold` come on
-        top.
+        Defaults to the features that the condition reads. `value`, `usual` and `threshold` are
+        available in addition.
         """
         return self.evidence or {name: name for name in self.condition.names}
 
 
-class Rules(BaseModel):
-    """All rules in force; never changed, only replaced."""
+class RuleSet(BaseModel):
+    """All rules in force. Immutable: an update replaces the whole set."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     version: str = Field(min_length=1, max_length=64)
     rules: tuple[Rule, ...]
 
-    def of(self, scope: Scope) -> list[Rule]:
-        """The scope's rules that are to be evaluated."""
+    def evaluated(self, scope: Scope) -> list[Rule]:
+        """Returns the scope's rules that are not PAUSED."""
         return [rule for rule in self.rules if rule.scope == scope and rule.state != "PAUSED"]
 
 
-class Problem(NamedTuple):
-    """One thing that is wrong with a rule."""
+class RuleProblem(NamedTuple):
+    """One fault of a rule."""
 
-    rule: str  # its id, or its place in the file
+    rule: str  # its id, or its number in the file
     key: str
     reason: str
     column: str = ""  # in a condition
@@ -110,64 +117,66 @@ class Problem(NamedTuple):
 
 
 class RulesError(InputError):
-    """Rules that can't be used: `problems` has everything that is wrong with them."""
+    """The rules are invalid. `problems` lists every fault."""
 
-    def __init__(self, source: str, problems: Sequence[Problem]):
+    def __init__(self, source: str, problems: Sequence[RuleProblem]):
         self.source, self.problems = source, tuple(problems)
         rest = len(problems) - 1
         more = f" (and {rest} more: `liveprofile rules check`)" if rest else ""
         super().__init__(self.lines()[0] + more)
 
     def lines(self) -> list[str]:
-        """A line for each problem: rules.toml:12: rule card_testing: when, column 9: ..."""
+        """Returns a line per problem: rules.toml:12: rule card_testing: when, column 9: ..."""
         return [
             f"{self.source}{'' if problem.line is None else f':{problem.line}'}: {problem}"
             for problem in self.problems
         ]
 
 
-def read_rules(path: Path) -> Rules:
-    """The rules of a TOML file. Raises RulesError with everything that is wrong."""
+def read_rules(path: Path) -> RuleSet:
+    """Reads the rules of a TOML file. Raises RulesError with every fault."""
     source = f"rules file {path}"
     try:
         text = path.read_text(encoding="utf-8")
         tables = tomllib.loads(text)
     except OSError as error:
-        raise RulesError(source, [Problem("", "file", error.strerror or "unreadable")]) from None
+        raise RulesError(
+            source, [RuleProblem("", "file", error.strerror or "unreadable")]
+        ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RulesError(source, [Problem("", "TOML", str(error))]) from None
-    found = tables.pop("rules", None)
-    if not isinstance(found, list) or not all(isinstance(table, dict) for table in found):
-        raise RulesError(source, [Problem("", "rules", "must be tables [[rules]]")])
-    places = _Places(text)
-    problems: list[Problem] = []
+        raise RulesError(source, [RuleProblem("", "TOML", str(error))]) from None
+    rule_tables = tables.pop("rules", None)
+    if not isinstance(rule_tables, list) or not all(isinstance(x, dict) for x in rule_tables):
+        raise RulesError(source, [RuleProblem("", "rules", "must be tables [[rules]]")])
+    key_lines = _KeyLines(text)
+    problems: list[RuleProblem] = []
     rules: list[Rule] = []
     seen: set[str] = set()
-    for index, table in enumerate(found):
-        rule, wrong = _read(table, f"number {index + 1}")
+    for index, table in enumerate(rule_tables):
+        rule, faults = _read(table, f"number {index + 1}")
         if rule is not None:
             if rule.id in seen:
-                wrong.append(Problem(rule.id, "id", "another rule has it already"))
+                faults.append(RuleProblem(rule.id, "id", "another rule has the same id"))
             seen.add(rule.id)
             rules.append(rule)
-        problems += [one._replace(line=places.line(index, one.key)) for one in wrong]
+        problems += [fault._replace(line=key_lines.line(index, fault.key)) for fault in faults]
     try:
-        whole = Rules.model_validate({**tables, "rules": rules})
+        rule_set = RuleSet.model_validate({**tables, "rules": rules})
     except ValidationError as error:
-        problems += _of_pydantic("", error)
+        problems += _validation_problems("", error)
     if problems:
         raise RulesError(source, problems)
-    return whole
+    return rule_set
 
 
 def read_rule(value: bytes, source: str) -> Rule:
-    """The rule of a record of the topic risk-rules. Raises RulesError, which names `source`."""
+    """Reads the rule of a record of risk-rules. Raises RulesError, which names `source`."""
     try:
         table = orjson.loads(value)
     except orjson.JSONDecodeError as error:
-        raise RulesError(source, [Problem("", "JSON", str(error))]) from None
+        raise RulesError(source, [RuleProblem("", "JSON", str(error))]) from None
     if not isinstance(table, dict):
-        raise RulesError(source, [Problem("", "JSON", "must be an object")])
+        raise RulesError(source, [RuleProblem("", "JSON", "must be an object")])
     rule, problems = _read(
         {key: value for key, value in table.items() if key not in ("applied_by", "applied_at")}, "?"
     )
@@ -178,56 +187,62 @@ def read_rule(value: bytes, source: str) -> Rule:
 
 @lru_cache(maxsize=1_024)
 def _condition(when: str, scope: Scope, threshold: float) -> Condition:
-    return read_condition(when, names(scope), {"threshold": threshold})
+    return parse_condition(when, feature_kinds(scope), {"threshold": threshold})
 
 
-def _read(table: Mapping[str, Any], unnamed: str) -> tuple[Rule | None, list[Problem]]:
-    named = table.get("id")
+def _read(table: Mapping[str, Any], default_name: str) -> tuple[Rule | None, list[RuleProblem]]:
+    rule_id = table.get("id")
     try:
         rule = Rule.model_validate(table)
     except ValidationError as error:
-        problems = _of_pydantic(named if isinstance(named, str) else unnamed, error)
+        problems = _validation_problems(
+            rule_id if isinstance(rule_id, str) else default_name, error
+        )
         if not {"scope", "when"} & {problem.key for problem in problems}:
             problems += _condition_problems(problems[0].rule, table["when"], table["scope"], 0.0)
         return None, problems
     return rule, list(_problems(rule))
 
 
-def _of_pydantic(rule: str, error: ValidationError) -> list[Problem]:
+def _validation_problems(rule: str, error: ValidationError) -> list[RuleProblem]:
     return [
-        Problem(rule, ".".join(str(part) for part in one["loc"]), one["msg"])
-        for one in error.errors()
+        RuleProblem(rule, ".".join(str(part) for part in detail["loc"]), detail["msg"])
+        for detail in error.errors()
     ]
 
 
-def _problems(rule: Rule) -> Iterator[Problem]:
-    wrong = _condition_problems(rule.id, rule.when, rule.scope, rule.threshold)
-    yield from wrong
+def _problems(rule: Rule) -> Iterator[RuleProblem]:
+    condition_problems = _condition_problems(rule.id, rule.when, rule.scope, rule.threshold)
+    yield from condition_problems
     if rule.types and rule.scope == "window":
-        yield Problem(rule.id, "types", "are of scope event; a window has events of all types")
-    wanted = {"value": rule.value} | {f"evidence.{name}": of for name, of in rule.evidence.items()}
+        yield RuleProblem(rule.id, "types", "is for scope event; a window has events of all types")
+    features = {"value": rule.value}
+    features |= {f"evidence.{name}": feature for name, feature in rule.evidence.items()}
     if rule.usual is not None:
-        wanted["usual"] = rule.usual
-    kinds = names(rule.scope)
-    for key, name in wanted.items():
+        features["usual"] = rule.usual
+    kinds = feature_kinds(rule.scope)
+    for key, name in features.items():
         if name not in kinds:
-            yield Problem(rule.id, key, f"unknown name {name}")
+            yield RuleProblem(rule.id, key, f"unknown name {name}")
         elif key in ("value", "usual") and kinds[name] != "number":
-            yield Problem(rule.id, key, f"{name} is a {kinds[name]}, not a number")
+            yield RuleProblem(rule.id, key, f"{name} is a {kinds[name]}, not a number")
     for name in sorted(set(rule.evidence) & {"value", "threshold", "usual"}):
-        yield Problem(rule.id, f"evidence.{name}", "is there in any case")
-    if rule.evidence or not wrong:  # else nobody knows what the message may name
-        known = {"value", "threshold", *rule.shown} | ({"usual"} if rule.usual else set())
-        texts = {name for name, of in rule.shown.items() if of in TEXTS}
+        yield RuleProblem(rule.id, f"evidence.{name}", "is always available; remove it")
+    # The message's names come from the evidence, else from a valid condition.
+    if rule.evidence or not condition_problems:
+        known = {"value", "threshold", *rule.message_features} | (
+            {"usual"} if rule.usual else set()
+        )
+        texts = {name for name, key in rule.message_features.items() if key in TEXT_FEATURES}
         for reason in _message_problems(rule.message, known, texts):
-            yield Problem(rule.id, "message", reason)
+            yield RuleProblem(rule.id, "message", reason)
 
 
-def _condition_problems(rule: str, when: str, scope: Scope, threshold: float) -> list[Problem]:
+def _condition_problems(rule: str, when: str, scope: Scope, threshold: float) -> list[RuleProblem]:
     try:
         _condition(when, scope, threshold)
     except ConditionError as error:
-        return [Problem(rule, "when", error.reason, _column(when, error.position))]
+        return [RuleProblem(rule, "when", error.reason, _column(when, error.position))]
     return []
 
 
@@ -241,20 +256,20 @@ def _message_problems(message: str, known: set[str], texts: set[str]) -> Iterato
         if name is None:
             continue
         if name not in known:
-            yield f"unknown name {{{name}}}; it may name {', '.join(sorted(known))}"
+            yield f"unknown name {{{name}}}; it may use {', '.join(sorted(known))}"
         elif conversion or not _FORMAT.fullmatch(spec or "") or (spec and name in texts):
-            yield f"{{{name}}} can be shown as {{{name}:.2f}}, with , and % too, and no other way"
+            yield f"{{{name}}} has an invalid format; use {{{name}:.2f}}, with , or % if needed"
 
 
 def _column(text: str, position: int) -> str:
-    """For a person; both count from 1."""
+    """Describes a position for people; line and column count from 1."""
     before = text[:position]
     column = f"column {position - (before.rfind(chr(10)) + 1) + 1}"
     return f"line {before.count(chr(10)) + 1}, {column}" if "\n" in text.strip() else column
 
 
-class _Places:
-    """Where the keys of each rule stand: tomllib doesn't tell."""
+class _KeyLines:
+    """The lines of each rule's keys, which tomllib does not report."""
 
     def __init__(self, text: str):
         self._lines = text.splitlines()
@@ -263,7 +278,7 @@ class _Places:
         ]
 
     def line(self, rule: int, key: str) -> int | None:
-        """Of the key, else of the rule's header; None where the file has another layout."""
+        """Returns the line of the key, else of the rule's header; None for another file layout."""
         if rule >= len(self._headers):
             return None
         start, *rest = self._headers[rule:]

@@ -1,14 +1,15 @@
-"""A seeded shop: users with habits, planted fraud, honest changes and crowds, and labels.
+"""Simulator of a shop: users with habits, planted fraud, honest changes, crowds, and labels.
 
-    for day in Shop(Config(users=1_000, days=30, seed=7)):
+    for day in Shop(ShopConfig(users=1_000, days=30, seed=7)):
         day.events, day.labels  # Arrow tables; day.records() and day.lines() for JSON
 
-What is drawn, from which distribution and why: docs/generator.md.
+The same configuration and seed give the same bytes. docs/generator.md lists the distributions
+and the reasons for them.
 """
 
-from liveprofile.simulator.config import Config
-from liveprofile.simulator.scenarios import ring, spread
+from liveprofile.simulator.config import ShopConfig
+from liveprofile.simulator.scenarios import separate_device_purchases, shared_device_ring
 from liveprofile.simulator.shop import Shop
-from liveprofile.simulator.tables import Day
+from liveprofile.simulator.tables import ShopDay
 
-__all__ = ["Config", "Day", "Shop", "ring", "spread"]
+__all__ = ["Shop", "ShopConfig", "ShopDay", "separate_device_purchases", "shared_device_ring"]

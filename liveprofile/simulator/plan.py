@@ -1,4 +1,4 @@
-"""Which cases are planted, when, and on which users, devices, addresses and coupons."""
+"""The plan of planted cases: which, when, and on which users, devices, addresses and coupons."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import NamedTuple
 import numpy as np
 
 from liveprofile.errors import InputError
-from liveprofile.simulator.config import DAY_MS, Config
+from liveprofile.simulator.config import ShopConfig
 from liveprofile.simulator.people import People
-from liveprofile.simulator.streams import Stream, generator
-from liveprofile.simulator.world import PUBLIC_COUPONS_A_WEEK, public_coupon
+from liveprofile.simulator.random_streams import RandomStream, random_generator
+from liveprofile.simulator.world import PUBLIC_COUPONS_PER_WEEK, public_coupon
+from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 
 
-class Kind(IntEnum):
+class CaseKind(IntEnum):
+    """Kind of a planted case: three of fraud, then the honest ones."""
+
     TAKEOVER = 0
     CARD_TEST = 1
     COUPON_RING = 2
@@ -25,60 +28,70 @@ class Kind(IntEnum):
     HONEST_CAMPAIGN = 7
 
     @property
-    def label(self) -> str:
-        """As in the labels: takeover, honest_move ..."""
+    def text(self) -> str:
+        """The value of the labels' column `kind`, such as takeover or honest_move."""
         return self.name.lower()
 
     @property
-    def fraud(self) -> bool:
-        return self <= Kind.COUPON_RING
+    def is_fraud(self) -> bool:
+        return self <= CaseKind.COUPON_RING
 
 
-# Changes of habit; the other kinds have events of their own.
-CHANGES = (Kind.HONEST_MOVE, Kind.HONEST_GIFTS, Kind.HONEST_RAISE, Kind.HONEST_FAMILY)
-# Days from an event to its label: median; the log of the delay has the deviation DELAY_SIGMA.
-DELAY_DAYS = {Kind.TAKEOVER: 3, Kind.CARD_TEST: 2, Kind.COUPON_RING: 14} | dict.fromkeys(
-    (*CHANGES, Kind.HONEST_CAMPAIGN), 2
+# Kinds that change how ordinary events are drawn. The other kinds add events of their own.
+HABIT_CHANGES = (
+    CaseKind.HONEST_MOVE,
+    CaseKind.HONEST_GIFTS,
+    CaseKind.HONEST_RAISE,
+    CaseKind.HONEST_FAMILY,
 )
-DELAY_SIGMA = 0.7
-# How long a change of habit counts as one, in days.
+# Median days from an event to its label. The log of the delay has sigma LABEL_DELAY_SIGMA.
+LABEL_DELAY_DAYS = {
+    CaseKind.TAKEOVER: 3,
+    CaseKind.CARD_TEST: 2,
+    CaseKind.COUPON_RING: 14,
+} | dict.fromkeys((*HABIT_CHANGES, CaseKind.HONEST_CAMPAIGN), 2)
+LABEL_DELAY_SIGMA = 0.7
+# Days for which the events after a change of habit are labelled.
 CHANGE_DAYS = {
-    Kind.HONEST_MOVE: 14, Kind.HONEST_GIFTS: 8, Kind.HONEST_RAISE: 30, Kind.HONEST_FAMILY: 30,
-}  # fmt: skip
-# No case begins in the first days (a third of the run at most): there must be habits first.
+    CaseKind.HONEST_MOVE: 14,
+    CaseKind.HONEST_GIFTS: 8,
+    CaseKind.HONEST_RAISE: 30,
+    CaseKind.HONEST_FAMILY: 30,
+}
+# No case begins in the first days (at most a third of the run): users need habits first.
 QUIET_DAYS = 7
 TAKEOVER_HOURS, CARD_TEST_MINUTES, RING_HOURS = 1.5, 15, (24, 120)
-# Devices and addresses of thieves are used again: for ten takeovers so many.
+# Thieves reuse devices and addresses: numbers of each for ten takeovers.
 TAKEOVER_DEVICES, TAKEOVER_ADDRESSES = 8, 6
 CARD_TEST_ACCOUNTS, CARD_TEST_DEVICES = 10, 3
 CARD_TEST_STOLEN_ACCOUNT = 0.3
 RING_USERS_PER_ADDRESS = 12
 RING_COUPONS = 3
-# The part of a ring's users that were ordinary users before: accounts bought or lent.
+# Share of a ring's users who were ordinary users before: accounts bought or lent.
 RING_ORDINARY = 0.3
 CAMPAIGN_USERS, CAMPAIGN_ORDINARY, CAMPAIGN_COUPONS = (20, 120), (0.1, 0.5), 3
 CAMPAIGN_HOURS = (12, 120)
-# Of campaigns whose users live together so many to an address; the others have one each.
-CAMPAIGN_TOGETHER, CAMPAIGN_USERS_PER_ADDRESS = 0.5, (4, 25)
-FAMILY = (2, 4)
+# Share of campaigns whose users share addresses, and the users per address in those.
+CAMPAIGN_SHARED_ADDRESS, CAMPAIGN_USERS_PER_ADDRESS = 0.5, (4, 25)
+FAMILY_USERS = (2, 4)
 
 
-class Case(NamedTuple):
-    """Codes of what a case uses; a change of habit has users only."""
+class PlantedCase(NamedTuple):
+    """A planted case and the codes it uses; a change of habit uses users only."""
 
     number: int
-    kind: Kind
+    kind: CaseKind
     start_ms: int
-    span_ms: int
-    delay_ms: int
+    duration_ms: int
+    label_delay_ms: int
     users: np.ndarray
     devices: np.ndarray
     addresses: np.ndarray
     coupons: np.ndarray
 
 
-class Sizes(NamedTuple):
-    """How many codes of each kind there are, the planted ones included."""
+class IdCounts(NamedTuple):
+    """Number of codes of each type of id, planted ones included."""
 
     users: int
     devices: int
@@ -86,8 +99,8 @@ class Sizes(NamedTuple):
     coupons: int
 
 
-class _Codes:
-    """Hands out codes that nobody has yet."""
+class _CodeAllocator:
+    """Hands out unused codes in ascending order."""
 
     def __init__(self, first: int):
         self.next = first
@@ -97,50 +110,55 @@ class _Codes:
         return np.arange(self.next - count, self.next)
 
 
-class Plan:
-    """Raises InputError if there are too few users for so many cases."""
+class CasePlan:
+    """Plans all cases of a run.
 
-    def __init__(self, config: Config, people: People):
+    Raises InputError if the cases need more users than are present from the start.
+    """
+
+    def __init__(self, config: ShopConfig, people: People):
         self._config = config
-        self._rng = generator(config.seed, Stream.PLAN)
-        self._pool = self._candidates(people)
-        self._needed = 0
-        self._users = _Codes(people.count)
-        self._devices = _Codes(people.devices)
-        self._addresses = _Codes(people.addresses)
-        self._coupons = _Codes(((config.days - 1) // 7 + 1) * PUBLIC_COUPONS_A_WEEK)
-        self.cases: list[Case] = []
+        self._rng = random_generator(config.seed, RandomStream.PLAN)
+        self._candidates = self._draw_candidates(people)
+        self._used_candidates = 0
+        self._users = _CodeAllocator(people.count)
+        self._devices = _CodeAllocator(people.device_count)
+        self._addresses = _CodeAllocator(people.address_count)
+        self._coupons = _CodeAllocator(((config.days - 1) // 7 + 1) * PUBLIC_COUPONS_PER_WEEK)
+        self.cases: list[PlantedCase] = []
         self._plan_takeovers()
         self._plan_card_tests()
         self._plan_rings()
-        self._plan_changes()
+        self._plan_habit_changes()
         self._plan_campaigns()
-        if self._needed > len(self._pool):
+        if self._used_candidates > len(self._candidates):
             raise InputError(
-                f"users = {config.users}: the planted cases need {self._needed} users who are there"
-                f" from the start, and there are {len(self._pool)}: take more users or fewer cases"
+                f"users = {config.users}: the planted cases need {self._used_candidates} users who"
+                f" are present from the start, and there are {len(self._candidates)}: take more"
+                " users or fewer cases"
             )
-        self.sizes = Sizes(
+        self.id_counts = IdCounts(
             self._users.next, self._devices.next, self._addresses.next, self._coupons.next
         )
 
-    def _candidates(self, people: People) -> np.ndarray:
-        """Users there from the start in random order, busy ones sooner.
+    def _draw_candidates(self, people: People) -> np.ndarray:
+        """Users present from the start in random order, busy ones sooner.
 
         Weighted sampling without replacement by Efraimidis and Spirakis (2006).
         """
         keys = self._rng.standard_exponential(people.count) / people.visits_per_day
         order = np.argsort(keys, kind="stable")
-        return order[people.joined[order] < 0]
+        return order[people.join_day[order] < 0]
 
-    def _ordinary(self, count: int) -> np.ndarray:
-        self._needed += count
-        return self._pool[self._needed - count : self._needed]
+    def _take_ordinary(self, count: int) -> np.ndarray:
+        """The next `count` candidates; fewer if too few are left, which __init__ reports."""
+        self._used_candidates += count
+        return self._candidates[self._used_candidates - count : self._used_candidates]
 
     def _add(
         self,
-        kind: Kind,
-        span_ms: int,
+        kind: CaseKind,
+        duration_ms: int,
         users: np.ndarray,
         devices: np.ndarray | None = None,
         addresses: np.ndarray | None = None,
@@ -148,13 +166,14 @@ class Plan:
         start_ms: int | None = None,
     ) -> None:
         none = np.empty(0, np.int64)
-        delay_days = DELAY_DAYS[kind] * np.exp(DELAY_SIGMA * self._rng.standard_normal())
+        delay_sigmas = LABEL_DELAY_SIGMA * self._rng.standard_normal()
+        delay_days = LABEL_DELAY_DAYS[kind] * np.exp(delay_sigmas)
         self.cases.append(
-            Case(
+            PlantedCase(
                 len(self.cases),
                 kind,
-                self._start_ms(span_ms) if start_ms is None else start_ms,
-                span_ms,
+                self._draw_start_ms(duration_ms) if start_ms is None else start_ms,
+                duration_ms,
                 int(delay_days * DAY_MS),
                 users,
                 none if devices is None else devices,
@@ -167,14 +186,15 @@ class Plan:
     def _first_day(self) -> int:
         return min(QUIET_DAYS, self._config.days // 3)
 
-    def _start_ms(self, span_ms: int) -> int:
-        """Early enough for the whole case to lie in the run."""
+    def _draw_start_ms(self, duration_ms: int) -> int:
+        """A start that lets the whole case lie within the run."""
         first_ms = self._config.start_ms + self._first_day * DAY_MS
-        return first_ms + int(self._rng.random() * (self._config.end_ms - first_ms - span_ms))
+        return first_ms + int(self._rng.random() * (self._config.end_ms - first_ms - duration_ms))
 
-    def _span_ms(self, hours: tuple[int, int]) -> int:
-        room_ms = (self._config.days - self._first_day) * DAY_MS // 2
-        return min(int(self._rng.uniform(*hours) * 3_600_000), room_ms)
+    def _draw_duration_ms(self, hours: tuple[int, int]) -> int:
+        """A duration within these hours, at most half of the days that cases may use."""
+        longest_ms = (self._config.days - self._first_day) * DAY_MS // 2
+        return min(int(self._rng.uniform(*hours) * HOUR_MS), longest_ms)
 
     def _plan_takeovers(self) -> None:
         count = self._config.takeovers or 0
@@ -182,9 +202,9 @@ class Plan:
         addresses = self._addresses.take(-(-count * TAKEOVER_ADDRESSES // 10))
         for _ in range(count):
             self._add(
-                Kind.TAKEOVER,
-                int(TAKEOVER_HOURS * 3_600_000),
-                self._ordinary(1),
+                CaseKind.TAKEOVER,
+                int(TAKEOVER_HOURS * HOUR_MS),
+                self._take_ordinary(1),
                 self._rng.choice(devices, 1),
                 self._rng.choice(addresses, 1),
             )
@@ -193,36 +213,38 @@ class Plan:
         for _ in range(self._config.card_tests or 0):
             stolen = self._rng.random() < CARD_TEST_STOLEN_ACCOUNT
             accounts = min(int(self._rng.geometric(0.35)), CARD_TEST_ACCOUNTS)
-            users = self._ordinary(1) if stolen else self._users.take(accounts)
+            users = self._take_ordinary(1) if stolen else self._users.take(accounts)
             devices = self._devices.take(CARD_TEST_DEVICES)
-            self._add(Kind.CARD_TEST, CARD_TEST_MINUTES * 60_000, users, devices)
+            self._add(CaseKind.CARD_TEST, CARD_TEST_MINUTES * MINUTE_MS, users, devices)
 
     def _plan_rings(self) -> None:
         config = self._config
         for _ in range(config.rings or 0):
-            honest = self._ordinary(config.ordinary_of(config.ring_users, RING_ORDINARY))
-            fresh = self._users.take(config.ring_users - len(honest))
-            span_ms = self._span_ms(RING_HOURS)
-            start_ms = self._start_ms(span_ms)
-            # One coupon is one that anybody may use that week.
+            ordinary = self._take_ordinary(
+                config.ordinary_members(config.ring_users, RING_ORDINARY)
+            )
+            fresh = self._users.take(config.ring_users - len(ordinary))
+            duration_ms = self._draw_duration_ms(RING_HOURS)
+            start_ms = self._draw_start_ms(duration_ms)
+            # One of the ring's coupons is a public coupon of that week.
             day = (start_ms - config.start_ms) // DAY_MS
-            public = public_coupon(day, self._rng.integers(PUBLIC_COUPONS_A_WEEK))
+            public = public_coupon(day, self._rng.integers(PUBLIC_COUPONS_PER_WEEK))
             self._add(
-                Kind.COUPON_RING,
-                span_ms,
-                self._rng.permutation(np.concatenate([honest, fresh])),
+                CaseKind.COUPON_RING,
+                duration_ms,
+                self._rng.permutation(np.concatenate([ordinary, fresh])),
                 self._devices.take(config.ring_devices),
                 self._addresses.take(-(-config.ring_users // RING_USERS_PER_ADDRESS)),
                 np.append(public, self._coupons.take(RING_COUPONS - 1)),
                 start_ms,
             )
 
-    def _plan_changes(self) -> None:
-        """As many of each kind as of the others; at midnight, for days."""
-        for at in range(self._config.honest_changes or 0):
-            kind = CHANGES[at % len(CHANGES)]
-            first, last = FAMILY if kind is Kind.HONEST_FAMILY else (1, 1)
-            users = self._ordinary(int(self._rng.integers(first, last + 1)))
+    def _plan_habit_changes(self) -> None:
+        """Equally many changes of each kind, each from midnight on."""
+        for index in range(self._config.honest_changes or 0):
+            kind = HABIT_CHANGES[index % len(HABIT_CHANGES)]
+            least, most = FAMILY_USERS if kind is CaseKind.HONEST_FAMILY else (1, 1)
+            users = self._take_ordinary(int(self._rng.integers(least, most + 1)))
             day = int(self._rng.integers(self._first_day, self._config.days))
             self._add(
                 kind,
@@ -235,17 +257,17 @@ class Plan:
         rng = self._rng
         for _ in range(self._config.campaigns or 0):
             count = int(rng.integers(*CAMPAIGN_USERS, endpoint=True))
-            ordinary = self._ordinary(
-                self._config.ordinary_of(count, rng.uniform(*CAMPAIGN_ORDINARY))
+            ordinary = self._take_ordinary(
+                self._config.ordinary_members(count, rng.uniform(*CAMPAIGN_ORDINARY))
             )
             fresh = self._users.take(count - len(ordinary))
-            together = rng.random() < CAMPAIGN_TOGETHER
-            to_an_address = rng.integers(*CAMPAIGN_USERS_PER_ADDRESS) if together else 1
+            shared = rng.random() < CAMPAIGN_SHARED_ADDRESS
+            users_per_address = rng.integers(*CAMPAIGN_USERS_PER_ADDRESS) if shared else 1
             self._add(
-                Kind.HONEST_CAMPAIGN,
-                self._span_ms(CAMPAIGN_HOURS),
+                CaseKind.HONEST_CAMPAIGN,
+                self._draw_duration_ms(CAMPAIGN_HOURS),
                 rng.permutation(np.concatenate([ordinary, fresh])),
                 self._devices.take(count),
-                self._addresses.take(-(-count // int(to_an_address))),
+                self._addresses.take(-(-count // int(users_per_address))),
                 self._coupons.take(int(rng.integers(1, CAMPAIGN_COUPONS, endpoint=True))),
             )

@@ -1,4 +1,4 @@
-"""Two ready scenarios: a ring on few devices, and its purchases once more on a device each."""
+"""Two ready scenarios: a ring on few devices, and the same purchases on one device per user."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ from datetime import date
 
 import numpy as np
 
-from liveprofile.simulator.config import START, Config
+from liveprofile.simulator.config import START, ShopConfig
 from liveprofile.simulator.crowds import ring_purchases
-from liveprofile.simulator.plan import Case, Kind, Sizes
-from liveprofile.simulator.streams import Stream, generator
-from liveprofile.simulator.tables import Day, Names, day_of
+from liveprofile.simulator.plan import CaseKind, IdCounts, PlantedCase
+from liveprofile.simulator.random_streams import RandomStream, random_generator
+from liveprofile.simulator.tables import IdMapper, ShopDay, build_day
 from liveprofile.simulator.world import World
+from liveprofile.units import HOUR_MS
 
 
-def ring(
+def shared_device_ring(
     users: int = 50,
     devices: int = 3,
     *,
@@ -23,17 +24,17 @@ def ring(
     coupons: int = 3,
     hours: float = 48.0,
     start: date = START,
-) -> Day:
-    """The purchases of a ring whose users share devices, addresses and coupons; all are fraud.
+) -> ShopDay:
+    """Purchases of a ring whose users share devices, addresses and coupons, labelled as fraud.
 
     Raises InputError if there are more devices than users, or none.
     """
-    config = Config(users, 1, start, seed, ring_users=users, ring_devices=devices)
-    case = _case(config, devices, addresses, coupons, hours)
-    return _purchases(config, case, labelled=True)
+    config = ShopConfig(users, 1, start, seed, ring_users=users, ring_devices=devices)
+    case = _ring_case(config, devices, addresses, coupons, hours)
+    return _draw_purchases(config, case, labelled=True)
 
 
-def spread(
+def separate_device_purchases(
     users: int = 50,
     *,
     seed: int = 0,
@@ -41,28 +42,33 @@ def spread(
     coupons: int = 3,
     hours: float = 48.0,
     start: date = START,
-) -> Day:
-    """The purchases of `ring`, field by field, but each user on a device of their own; no label.
+) -> ShopDay:
+    """The purchases of `shared_device_ring` with one device per user and without labels.
 
-    Raises InputError if there are no users.
+    All other fields are equal. Raises InputError if there are no users.
     """
-    config = Config(users, 1, start, seed)
-    return _purchases(config, _case(config, users, addresses, coupons, hours), labelled=False)
+    config = ShopConfig(users, 1, start, seed)
+    case = _ring_case(config, users, addresses, coupons, hours)
+    return _draw_purchases(config, case, labelled=False)
 
 
-def _case(config: Config, devices: int, addresses: int, coupons: int, hours: float) -> Case:
-    span_ms, delay_ms = int(hours * 3_600_000), 0
+def _ring_case(
+    config: ShopConfig, devices: int, addresses: int, coupons: int, hours: float
+) -> PlantedCase:
+    duration_ms, label_delay_ms = int(hours * HOUR_MS), 0
     codes = map(np.arange, (config.users, devices, addresses, coupons))
-    return Case(0, Kind.COUPON_RING, config.start_ms, span_ms, delay_ms, *codes)
+    return PlantedCase(
+        0, CaseKind.COUPON_RING, config.start_ms, duration_ms, label_delay_ms, *codes
+    )
 
 
-def _purchases(config: Config, case: Case, labelled: bool) -> Day:
+def _draw_purchases(config: ShopConfig, case: PlantedCase, labelled: bool) -> ShopDay:
     world = World(config.seed)
-    rows = ring_purchases(generator(config.seed, Stream.SCENARIO), case, world)
+    rows = ring_purchases(random_generator(config.seed, RandomStream.SCENARIO), case, world)
     if labelled:
         rows["case"] = case.number
     rows = rows[np.argsort(rows["time_ms"], kind="stable")]
-    # Names for a device a user in both scenarios.
+    # Both scenarios reserve one device per user, so that their ids agree.
     users = len(case.users)
-    sizes = Sizes(users, users, len(case.addresses), len(case.coupons))
-    return day_of(rows, 0, config.seed, Names(config.seed, sizes, world), [case])
+    counts = IdCounts(users, users, len(case.addresses), len(case.coupons))
+    return build_day(rows, 0, config.seed, IdMapper(config.seed, counts, world), [case])

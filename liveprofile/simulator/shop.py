@@ -1,4 +1,4 @@
-"""A generated shop: its days in order, each in memory at once."""
+"""The simulated shop: an iterator over its days."""
 
 from __future__ import annotations
 
@@ -7,63 +7,65 @@ from collections.abc import Iterator
 import numpy as np
 
 from liveprofile.simulator import crowds, fraud
-from liveprofile.simulator.changes import Changes
-from liveprofile.simulator.config import DAY_MS, Config
+from liveprofile.simulator.changes import HabitChanges
+from liveprofile.simulator.config import ShopConfig
 from liveprofile.simulator.people import People
-from liveprofile.simulator.plan import CHANGES, Case, Kind, Plan
-from liveprofile.simulator.streams import Stream, generator
-from liveprofile.simulator.tables import Day, Names, day_of
-from liveprofile.simulator.visits import Ordinary, events_per_visit
+from liveprofile.simulator.plan import HABIT_CHANGES, CaseKind, CasePlan, PlantedCase
+from liveprofile.simulator.random_streams import RandomStream, random_generator
+from liveprofile.simulator.tables import IdMapper, ShopDay, build_day
+from liveprofile.simulator.visits import OrdinaryTraffic, events_per_visit
 from liveprofile.simulator.world import World
+from liveprofile.units import DAY_MS
 
 
 class Shop:
-    """Iterating yields one Day a day of the run; again from the start each time.
+    """Yields one ShopDay per day of the run; each iteration starts again from the first day.
 
-    Memory holds the habits of all users, one day's events, and of earlier days what has not
-    happened yet (returns of goods, the rest of a ring). Raises InputError if the cases planted
-    need more users than there are.
+    Memory holds the habits of all users, the events of one day, and the events of earlier days
+    that lie in the future (returns of goods, the rest of a ring). Raises InputError if the planted
+    cases need more users than there are.
     """
 
-    def __init__(self, config: Config):
+    def __init__(self, config: ShopConfig):
         self.config = config
         self._world = World(config.seed)
         self.people = People(config, self._world, events_per_visit())
-        plan = Plan(config, self.people)
-        self.cases: list[Case] = plan.cases
-        changes = Changes(config, plan.cases, self.people, self._world)
-        self._ordinary = Ordinary(config, self.people, changes, self._world)
-        self._names = Names(config.seed, plan.sizes, self._world)
-        self.users = plan.sizes.users  # the accounts made for fraud included
-        self._drawn: dict[int, list[Case]] = {}  # by the day on which they begin
+        plan = CasePlan(config, self.people)
+        self.cases: list[PlantedCase] = plan.cases
+        changes = HabitChanges(config, plan.cases, self.people, self._world)
+        self._traffic = OrdinaryTraffic(config, self.people, changes, self._world)
+        self._ids = IdMapper(config.seed, plan.id_counts, self._world)
+        # Cases with events of their own, by the day on which they begin.
+        self._cases_by_day: dict[int, list[PlantedCase]] = {}
         for case in plan.cases:
-            if case.kind not in CHANGES:
+            if case.kind not in HABIT_CHANGES:
                 day = (case.start_ms - config.start_ms) // DAY_MS
-                self._drawn.setdefault(day, []).append(case)
+                self._cases_by_day.setdefault(day, []).append(case)
 
-    def __iter__(self) -> Iterator[Day]:
+    def __iter__(self) -> Iterator[ShopDay]:
         pending = np.empty(0)
-        done = 0
+        first_number = 0
         for day in range(self.config.days):
-            drawn = [self._ordinary.day(day), *map(self._draw, self._drawn.get(day, ()))]
+            cases = self._cases_by_day.get(day, ())
+            drawn = [self._traffic.draw_day(day), *map(self._draw_case, cases)]
             rows = np.concatenate([pending, *drawn] if len(pending) else drawn)
-            now = rows["time_ms"] < self.config.start_ms + (day + 1) * DAY_MS
-            pending, rows = rows[~now], rows[now]
+            due = rows["time_ms"] < self.config.start_ms + (day + 1) * DAY_MS
+            pending, rows = rows[~due], rows[due]
             rows = rows[np.argsort(rows["time_ms"], kind="stable")]
-            yield day_of(rows, done, self.config.seed, self._names, self.cases)
-            done += len(rows)
+            yield build_day(rows, first_number, self.config.seed, self._ids, self.cases)
+            first_number += len(rows)
 
-    def _draw(self, case: Case) -> np.ndarray:
-        """The case's events, in no order."""
-        rng = generator(self.config.seed, Stream.CASE, case.number)
+    def _draw_case(self, case: PlantedCase) -> np.ndarray:
+        """The event rows of the case, in no particular order."""
+        rng = random_generator(self.config.seed, RandomStream.CASE, case.number)
         people, world = self.people, self._world
-        if case.kind is Kind.TAKEOVER:
-            rows = fraud.takeover(rng, case, people, world)
-        elif case.kind is Kind.CARD_TEST:
-            rows = fraud.card_test(rng, case, people, world)
-        elif case.kind is Kind.COUPON_RING:
-            rows = crowds.ring(rng, case, world)
+        if case.kind is CaseKind.TAKEOVER:
+            rows = fraud.takeover_events(rng, case, people, world)
+        elif case.kind is CaseKind.CARD_TEST:
+            rows = fraud.card_test_events(rng, case, people, world)
+        elif case.kind is CaseKind.COUPON_RING:
+            rows = crowds.ring_events(rng, case, world)
         else:
-            rows = crowds.campaign(rng, case, self.config, people, world)
+            rows = crowds.campaign_events(rng, case, self.config, people, world)
         rows["case"] = case.number
         return rows

@@ -1,1 +1,1 @@
-"""Cassandra: session, schema, typed queries."""
+"""Cassandra: sessions, schema, and typed queries."""

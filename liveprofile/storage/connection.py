@@ -1,4 +1,4 @@
-"""The one way to reach Cassandra, shared by the job's store, the readers and the command line."""
+"""Connections to Cassandra for the job's sinks, the readers and the command line."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ HEARTBEAT_S = 10.0
 
 
 def connect(settings: CassandraSettings, *, use_keyspace: bool = True) -> Session:
-    """A session of a new cluster object, with the keyspace in use; `close` ends both.
+    """A session of a new cluster object that uses the keyspace; `close` ends both.
 
-    Every statement gets the settings' consistency and request timeout.
+    Statements run with the consistency and the request timeout of the settings.
     Raises ServiceError if no node answers or the keyspace is missing, ConfigError for a bad CA
     file.
     """
@@ -46,19 +46,19 @@ def connect(settings: CassandraSettings, *, use_keyspace: bool = True) -> Sessio
     cluster = Cluster(
         list(settings.contact_points),
         port=settings.port,
-        # Vectors need Cassandra 5, which speaks version 5: nothing to negotiate.
+        # Vectors need Cassandra 5, which supports version 5, so the driver need not negotiate.
         protocol_version=ProtocolVersion.V5,
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         auth_provider=_credentials(settings),
         ssl_context=_tls(settings),
-        # Constant: an exponential delay would go on waiting long after a node is back.
+        # Constant, because an exponential delay can last long after a node is back.
         reconnection_policy=ConstantReconnectionPolicy(RECONNECT_DELAY_S, max_attempts=None),
         connect_timeout=CONNECT_TIMEOUT_S,
         control_connection_timeout=CONNECT_TIMEOUT_S,
         idle_heartbeat_interval=HEARTBEAT_S,
         idle_heartbeat_timeout=HEARTBEAT_S,
         compression=False,
-        # Nagle's algorithm would keep the last bytes of a batch until what was sent before them is
+        # Nagle's algorithm delays the last bytes of a batch until the bytes before them are
         # acknowledged, which takes up to 40 ms.
         sockopts=[(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)],
         monitor_reporting_enabled=False,
@@ -76,7 +76,8 @@ def connect(settings: CassandraSettings, *, use_keyspace: bool = True) -> Sessio
     except (NoHostAvailable, DriverException, ErrorMessage, OSError) as error:
         cluster.shutdown()
         raise ServiceError(
-            f"Cassandra at {address(settings)} (data centre {settings.local_dc}): {describe(error)}"
+            f"Cassandra at {address(settings)} (data centre {settings.local_dc}):"
+            f" {describe_error(error)}"
         ) from None
     except ServiceError:
         cluster.shutdown()
@@ -90,8 +91,8 @@ def close(session: Session) -> None:
 
 
 @contextmanager
-def session_of(settings: CassandraSettings) -> Iterator[Session]:
-    """`connect` for the length of a with block. Raises as `connect`."""
+def open_session(settings: CassandraSettings) -> Iterator[Session]:
+    """Context manager around `connect` and `close`. Raises what `connect` raises."""
     session = connect(settings)
     try:
         yield session
@@ -99,17 +100,18 @@ def session_of(settings: CassandraSettings) -> Iterator[Session]:
         close(session)
 
 
-def describe(error: BaseException) -> str:
-    """A driver's error as one line that names the cause."""
+def describe_error(error: BaseException) -> str:
+    """A driver error as one line that names the cause."""
     if isinstance(error, NoHostAvailable):
-        # A query has no errors of its own once every node is known to be down.
-        causes = error.errors.items() if isinstance(error.errors, dict) else ()
-        named = "; ".join(f"{host}: {' '.join(str(cause).split())}" for host, cause in causes)
-        return f"no node answers ({named or 'all are down'})"
+        # The driver gives no error per node once it knows that every node is down.
+        errors = error.errors.items() if isinstance(error.errors, dict) else ()
+        causes = "; ".join(f"{host}: {' '.join(str(cause).split())}" for host, cause in errors)
+        return f"no node answers ({causes or 'all are down'})"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"
 
 
 def address(settings: CassandraSettings) -> str:
+    """Contact points and port, for messages."""
     return f"{','.join(settings.contact_points)}:{settings.port}"
 
 

@@ -1,27 +1,24 @@
-"""The tables: creation from schemas/cassandra.cql, and checks against them."""
+"""Creates the tables of schemas/cassandra.cql and checks existing ones."""
 
 from __future__ import annotations
 
 from cassandra import DriverException
-from cassandra.cluster import (
-    NoHostAvailable,
-    Session,
-)
+from cassandra.cluster import NoHostAvailable, Session
 from cassandra.protocol import ErrorMessage
 
 from liveprofile.config import CassandraSettings
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.resources import ROOT
-from liveprofile.storage.connection import address, close, connect, describe
+from liveprofile.storage.connection import address, close, connect, describe_error
 
 SCHEMA_FILE = ROOT / "schemas" / "cassandra.cql"
 
 
 def create_schema(settings: CassandraSettings, embedding_dim: int) -> None:
-    """Creates the keyspace, its tables and indexes where they are missing.
+    """Creates the keyspace, its tables and its indexes if they are missing.
 
-    Raises ServiceError if Cassandra refuses, ConfigError if the tables exist with embeddings of
-    another size.
+    Raises ServiceError if Cassandra refuses a statement, ConfigError if existing tables have
+    embeddings of another dimension.
     """
     session = connect(settings, use_keyspace=False)
     try:
@@ -30,15 +27,15 @@ def create_schema(settings: CassandraSettings, embedding_dim: int) -> None:
         check_embedding_dim(session, settings.keyspace, embedding_dim)
     except (NoHostAvailable, DriverException, ErrorMessage) as error:
         raise ServiceError(
-            f"Cassandra at {address(settings)}: keyspace {settings.keyspace} can't be created:"
-            f" {describe(error)}"
+            f"Cassandra at {address(settings)}: keyspace {settings.keyspace} cannot be created:"
+            f" {describe_error(error)}"
         ) from None
     finally:
         close(session)
 
 
 def schema_statements(settings: CassandraSettings, embedding_dim: int) -> list[str]:
-    """schemas/cassandra.cql filled in, one statement each."""
+    """The statements of schemas/cassandra.cql for these settings and this embedding dimension."""
     text = SCHEMA_FILE.read_text(encoding="utf-8")
     replication = (
         f"{{'class': 'NetworkTopologyStrategy', '{settings.local_dc}': {settings.replication}}}"
@@ -54,7 +51,10 @@ def schema_statements(settings: CassandraSettings, embedding_dim: int) -> list[s
 
 
 def check_embedding_dim(session: Session, keyspace: str, embedding_dim: int) -> None:
-    """Raises ConfigError unless user_profile holds embeddings of this size."""
+    """Checks the embedding dimension of user_profile.
+
+    Raises ConfigError if it differs, ServiceError if the table is missing.
+    """
     row = session.execute(
         "SELECT type FROM system_schema.columns WHERE keyspace_name = %s"
         " AND table_name = 'user_profile' AND column_name = 'embedding'",
@@ -67,6 +67,6 @@ def check_embedding_dim(session: Session, keyspace: str, embedding_dim: int) -> 
         )
     if row.type != expected:
         raise ConfigError(
-            f"keyspace {keyspace} holds embeddings of type {row.type} and the model makes"
-            f" {expected}: name another keyspace in cassandra.keyspace"
+            f"keyspace {keyspace} holds embeddings of type {row.type} and the model outputs"
+            f" {expected}: set another keyspace in cassandra.keyspace"
         )

@@ -1,4 +1,10 @@
-"""The rows that the event lane hands over (jobs/sql/scoring_views.py), and how they are read."""
+"""A scored event with the history of its user and entities: what `score_event` receives.
+
+Flink SQL joins the parts of an event with WINDOW. Each part starts with a letter: HEAD for the
+fields of the event, USER_LIST for the user's last events, and the letter of ENTITIES for the last
+events of each entity. `head_part_sql` and `entity_part_sql` write the parts, `read_rows` parses
+them. The lists themselves are described in `liveprofile.wire.entity_lists`.
+"""
 
 from __future__ import annotations
 
@@ -7,20 +13,20 @@ from typing import NamedTuple
 
 import numpy as np
 
-from liveprofile.wire.tokens import FIELD, WINDOW
+from liveprofile.wire.tokens import FIELD, WINDOW, join_sql
 
-# What users share: the column of its id, and the letter of its list. As in
-# liveprofile.features.entity.lists.ENTITIES.
+# What users share: the column of its id, and the letter of its list.
 ENTITIES = {"device_id": "d", "place": "p", "shop_id": "s", "coupon_id": "c", "address_id": "a"}
-CELLS_PER_DEGREE = 100  # a cell of places is about a kilometre wide
-HEAD, OF_USER = "h", "u"
+ENTITY_NAMES = tuple(name.removesuffix("_id") for name in ENTITIES)
+CELLS_PER_DEGREE = 100  # a place is a grid cell about a kilometre wide
+HEAD, USER_LIST = "h", "u"
 HEAD_FIELDS = (
     "event_id", "event_type", "event_ms", "amount", "item_id", "category_id", *ENTITIES,
 )  # fmt: skip
 
 
 class EventBatch(NamedTuple):
-    """n rows of the lane: each an event and the lists it came with, its own token last in each."""
+    """n scored events, each with the lists that it arrived with; its own token is their last."""
 
     user_id: list[str]
     event_id: list[str]
@@ -42,13 +48,41 @@ class EventBatch(NamedTuple):
     of_address: list[str]
 
 
+def head_sql() -> str:
+    """SQL: the fields of the event, from the columns HEAD_FIELDS."""
+    return join_sql(*HEAD_FIELDS)
+
+
+def head_part_sql(head: str, user_list: str) -> str:
+    """SQL: the parts that every event has."""
+    return f"CONCAT('{HEAD}', {head}, '{WINDOW}', '{USER_LIST}', {user_list})"
+
+
+def entity_part_sql(entity: str, entity_list: str) -> str:
+    """SQL: the part of one entity. `entity`: a column of `entity_key_sql`."""
+    return f"CONCAT(LEFT({entity}, 1), {entity_list})"
+
+
+def entity_key_sql(name: str) -> str:
+    """SQL: the key of an entity across all kinds of entities; '' if the event has none."""
+    return f"CASE WHEN {name} = '' THEN '' ELSE '{ENTITIES[name]}' || {name} END"
+
+
+def part_count_sql() -> str:
+    """SQL: how many rows an event is split into: one for each entity, one for all else."""
+    return " + ".join(("1", *(f"CASE WHEN {name} = '' THEN 0 ELSE 1 END" for name in ENTITIES)))
+
+
 def read_rows(user_id: Sequence[str], parts: Sequence[str]) -> EventBatch:
-    """n rows of `jobs.sql.scoring_views.known`. Raises ValueError or KeyError for what is none."""
+    """Parses n rows of `scoring_input`. Raises ValueError or KeyError for a text in another format.
+
+    The order of the parts does not matter.
+    """
     heads, lists = [], []
     for text in parts:
         part = {one[:1]: one[1:] for one in text.split(WINDOW)}
         heads.append(part[HEAD].split(FIELD))
-        lists.append([part[OF_USER], *(part.get(letter, "") for letter in ENTITIES.values())])
+        lists.append([part[USER_LIST], *(part.get(letter, "") for letter in ENTITIES.values())])
     columns = dict(zip(HEAD_FIELDS, map(list, zip(*heads, strict=True)), strict=True))
     of_user, *of_entities = map(list, zip(*lists, strict=True))
     return EventBatch(
@@ -59,8 +93,5 @@ def read_rows(user_id: Sequence[str], parts: Sequence[str]) -> EventBatch:
         amount=np.array(columns["amount"], np.float64),
         **{name: columns[name] for name in (*ENTITIES, "item_id", "category_id")},
         of_user=of_user,
-        **{
-            f"of_{name.removesuffix('_id')}": texts
-            for name, texts in zip(ENTITIES, of_entities, strict=True)
-        },
+        **{f"of_{name}": texts for name, texts in zip(ENTITY_NAMES, of_entities, strict=True)},
     )

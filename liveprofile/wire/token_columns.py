@@ -1,4 +1,12 @@
-"""Tokens of many rows as columns: what the operator computes with, thousands in a batch."""
+"""The history of a user as one text, and tokens of many rows as columns.
+
+A history is the user's last windows, this one last, joined by WINDOW. Each window is a header and
+its tokens, joined by EVENT. A header has the layout of a token: the time of the user's last
+purchase so far, then HEADER in place of the type letter. `window_sql` and `history_sql` write a
+history in Flink SQL, `read_histories` parses the histories of a batch.
+
+Shapes: n rows, N tokens of all rows.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +15,25 @@ from typing import NamedTuple
 
 import numpy as np
 
-from liveprofile.wire.tokens import EVENT, FIELD, HEADER, TYPE_LETTERS, WINDOW, Token
+from liveprofile.wire.tokens import (
+    EVENT,
+    FIELD,
+    HEADER,
+    TOKEN_CHARS_PER_WINDOW,
+    TYPE_LETTERS,
+    WINDOW,
+    Token,
+    join_sql,
+)
 
 _FIELDS = 5
 _FIRST_LETTER = ord(TYPE_LETTERS[0])
 
 
 class TokenColumns(NamedTuple):
-    """The tokens of n rows laid end to end, N in all; a row's in order of time."""
+    """The tokens of n rows end to end, each row's tokens in order of time."""
 
-    starts: np.ndarray  # (n + 1,) int64: row i's are starts[i] to starts[i + 1]
+    starts: np.ndarray  # (n + 1,) int64: row i has the tokens starts[i] to starts[i + 1]
     time_ms: np.ndarray  # (N,) int64
     type_index: np.ndarray  # (N,) int32
     item: list[str]
@@ -43,30 +60,55 @@ class TokenColumns(NamedTuple):
 
     @property
     def row_of(self) -> np.ndarray:
-        """(N,) the row of each token."""
+        """(N,) the row that each token belongs to."""
         return np.repeat(np.arange(len(self.starts) - 1), self.sizes)
 
 
 class Histories(NamedTuple):
-    """The K windows before this one, of n rows."""
+    """The windows before this one, for n rows."""
 
     tokens: TokenColumns
-    last_purchase_ms: np.ndarray  # (n,) int64 of all windows before this one; 0: none
-    last_purchase_ms_now: np.ndarray  # (n,) this window included
+    last_purchase_ms: np.ndarray  # (n,) int64, before this window; 0: none
+    last_purchase_ms_now: np.ndarray  # (n,) int64, this window included
+
+
+def tokens_sql(token: str) -> str:
+    """SQL aggregate: the tokens of a window, in any order."""
+    return f"LISTAGG({token}, '{EVENT}')"
+
+
+def last_tokens_sql(tokens: str) -> str:
+    """SQL: the tokens of a window, without the first ones if they are too long for the state."""
+    tail = f"RIGHT({tokens}, {TOKEN_CHARS_PER_WINDOW})"
+    return (
+        f"CASE WHEN CHAR_LENGTH({tokens}) < {TOKEN_CHARS_PER_WINDOW} THEN {tokens}"
+        f" ELSE SUBSTRING({tail}, LOCATE('{EVENT}', {tail}) + 1) END"
+    )
+
+
+def window_sql(last_purchase_ms: str, tokens: str) -> str:
+    """SQL: a window of a history. `last_purchase_ms`: a BIGINT column, NULL without a purchase."""
+    last_purchase = f"CAST(COALESCE({last_purchase_ms}, CAST(0 AS BIGINT)) AS STRING)"
+    header = join_sql(last_purchase, f"'{HEADER}'", "''", "''", "'0'")
+    return f"CONCAT({header}, '{EVENT}', {tokens})"
+
+
+def history_sql(*windows: str) -> str:
+    """SQL: a history of windows from the earliest to this one; NULL windows are left out."""
+    return f"CONCAT_WS('{WINDOW}', {', '.join(windows)})"
 
 
 def read_histories(texts: list[str]) -> Histories:
-    """As `jobs.sql.profile_views.remembered` lists them: windows, this one last, each a header and its tokens.
+    """Parses n histories.
 
-    A header is laid out like a token: the last purchase so far, then the type HEADER. So the text
-    of the whole batch is split once, and every fifth field is a column.
+    Tokens and headers have five fields each, so one split of all texts yields columns.
     """
     before, now = [], []
     for text in texts:
         earlier, _, this = text.rpartition(WINDOW)
         before.append(earlier)
         now.append(int(this[: this.index(FIELD)]))
-    # Records of each row: tokens and headers.
+    # Tokens and headers of each row.
     counts = np.array([t.count(EVENT) + t.count(WINDOW) + 1 if t else 0 for t in before], np.int64)
     joined = FIELD.join(filter(None, before)).replace(EVENT, FIELD).replace(WINDOW, FIELD)
     fields = joined.split(FIELD) if joined else []
@@ -92,10 +134,12 @@ def read_histories(texts: list[str]) -> Histories:
 
 
 def _by_time(tokens: TokenColumns, row_of: np.ndarray) -> TokenColumns:
-    """Sorts in place where needed. Equal times go by what the token says: which arrived first
-    changes from run to run."""
-    unsure = (np.diff(tokens.time_ms) <= 0) & (np.diff(row_of) == 0)
-    for row in np.unique(row_of[1:][unsure]).tolist():
+    """Sorts each row in place, by time and then by the other fields.
+
+    The order of arrival is no criterion: it changes from run to run.
+    """
+    unsorted = (np.diff(tokens.time_ms) <= 0) & (np.diff(row_of) == 0)
+    for row in np.unique(row_of[1:][unsorted]).tolist():
         part = slice(tokens.starts[row], tokens.starts[row + 1])
         ordered = sorted(
             zip(

@@ -1,9 +1,11 @@
-"""The model of single events: the probability that an event is a fraud.
+"""The fraud model: the probability that a single event is a fraud.
 
-Gradient boosted trees (Chen and Guestrin 2016, arXiv:1603.02754) on the event's features and, if
-the model has a sequence model (event_sequence.py), on its log-odds; those of the trees are turned
-into probabilities by a logistic curve (Platt 1999, "Probabilistic outputs for support vector
-machines"), which keeps their order.
+Gradient boosted trees (Chen and Guestrin 2016, arXiv:1603.02754) read the event's features and, if
+there is a sequence model (models/fraud/sequence), its log-odds. A logistic curve (Platt 1999,
+"Probabilistic outputs for support vector machines") turns the log-odds of the trees into
+probabilities. The curve is monotonic, so it keeps the order of events.
+
+Shape suffixes: n events, F inputs of the trees.
 """
 
 from __future__ import annotations
@@ -19,132 +21,134 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import xgboost as xgb
 
-from liveprofile.drift.reference import Reference
+from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import InputError
-from liveprofile.features.entity import NAMES, Rows, from_rows
+from liveprofile.features.entity import EVENT_FEATURES, EventLists, features_from_lists
 
 if TYPE_CHECKING:  # a model without a sequence model needs no torch
-    from models.fraud.sequence.network import EventSequence
+    from models.fraud.sequence.network import SequenceModel
     from models.profile.device import Device
 
 FORMAT = 2
-_READ = (1, FORMAT)  # 1: no sequence model
-CARD, BOOSTER = "card.json", "model.ubj"
-SEQUENCE = "sequence_log_odds"  # what the trees call the sequence model's log-odds
+_READABLE_FORMATS = (1, FORMAT)  # format 1 has no sequence model
+CARD_FILE, TREES_FILE = "card.json", "model.ubj"
+SEQUENCE_LOG_ODDS = "sequence_log_odds"  # the trees' input from the sequence model
 ANY_TYPE = "any"
-_SURE = 30.0  # log-odds
+_MAX_LOG_ODDS = 30.0  # log-odds
 
 
 class Calibration(NamedTuple):
-    """calibrated log-odds = slope * log-odds of the trees + intercept."""
+    """Platt scaling: calibrated log-odds = slope * log-odds of the trees + intercept."""
 
     slope: float
     intercept: float
 
 
 @dataclass(frozen=True)
-class EventModel:
-    """`usual`: by event type, and ANY_TYPE for all, the median of each feature over legitimate
-    events of the training, in the order of `names`; NaN where none is known."""
+class FraudModel:
+    """Trees with their calibration and, if any, the sequence model."""
 
     name: str
-    names: list[str]  # the inputs of its trees, F: features, and SEQUENCE if it has a `sequence`
-    delay_days: float  # until most labels are known: asked of the features
+    names: list[str]  # F inputs of the trees: features, and SEQUENCE_LOG_ODDS if `sequence` is set
+    delay_days: float  # after which most labels are known; features need it
     booster: xgb.Booster
     calibration: Calibration
+    # Medians of the inputs over legitimate training events, by event type and for ANY_TYPE. NaN:
+    # unknown for all of them.
     usual: dict[str, list[float]]
-    about: dict[str, Any]  # recipe, seeds, metrics, reliability, versions: for the card
-    reference: Reference | None = None  # what drift is measured against; None: it isn't
-    sequence: EventSequence | None = None
+    metadata: dict[str, Any]  # the card's other fields: recipe, metrics, reliability, versions
+    reference: DriftReference | None = None  # None: no drift monitoring
+    sequence: SequenceModel | None = None
 
     @cached_property
     def version(self) -> str:
-        """Changes with the trees, the calibration and the sequence model."""
+        """Name and a hash of the trees, the calibration and the sequence model."""
         content = bytes(self.booster.save_raw("ubj")) + repr(tuple(self.calibration)).encode()
         content += self.sequence.weights if self.sequence else b""
         return f"{self.name}-{hashlib.sha256(content).hexdigest()[:8]}"
 
-    def columns(self, rows: Rows) -> dict[str, np.ndarray]:
-        """(n,) for each of liveprofile.features.entity.NAMES, and SEQUENCE if the model asks for it."""
-        return columns_of(rows, self.delay_days, self.sequence)
+    def columns(self, rows: EventLists) -> dict[str, np.ndarray]:
+        """Returns (n,) columns by name: all EVENT_FEATURES, and SEQUENCE_LOG_ODDS if needed."""
+        return model_inputs(rows, self.delay_days, self.sequence)
 
     def matrix(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(n, F) float32 of named columns (n,)."""
+        """Returns (n, F) float32 inputs of the trees from (n,) columns by name."""
         return np.array([features[name] for name in self.names], np.float32).T
 
     def log_odds(self, x_nF: np.ndarray) -> np.ndarray:
-        """(n,) calibrated."""
-        return self.calibration.slope * margins(self.booster, x_nF) + self.calibration.intercept
+        """Returns (n,) calibrated log-odds."""
+        return (
+            self.calibration.slope * trees_log_odds(self.booster, x_nF) + self.calibration.intercept
+        )
 
     def score(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        """(n,) calibrated probability of fraud of named columns (n,)."""
+        """Returns (n,) calibrated probabilities of fraud from (n,) columns by name."""
         return probability(self.log_odds(self.matrix(features)))
 
-    def usual_of(self, event_type: str) -> np.ndarray:
-        """(F,) usual values of an event of the type."""
+    def usual_for(self, event_type: str) -> np.ndarray:
+        """Returns (F,) usual inputs for events of a type."""
         return np.array(self.usual.get(event_type, self.usual[ANY_TYPE]))
 
     def save(self, folder: Path) -> None:
+        """Writes trees, card, and, if set, sequence model and drift reference."""
         folder.mkdir(parents=True, exist_ok=True)
-        self.booster.save_model(folder / BOOSTER)
+        self.booster.save_model(folder / TREES_FILE)
         card = {
             "format": FORMAT,
             "name": self.name,
             "version": self.version,
             "delay_days": self.delay_days,
             "calibration": self.calibration._asdict(),
-            **self.about,
+            **self.metadata,
             "names": self.names,
             **({"sequence": self.sequence.save(folder)} if self.sequence else {}),
             "usual": {
-                event_type: [None if np.isnan(one) else float(f"{one:.6g}") for one in values]
+                event_type: [None if np.isnan(value) else float(f"{value:.6g}") for value in values]
                 for event_type, values in self.usual.items()
             },
         }
-        (folder / CARD).write_text(json.dumps(card, indent=1) + "\n")
+        (folder / CARD_FILE).write_text(json.dumps(card, indent=1) + "\n")
         if self.reference is not None:
             self.reference.save(folder)
 
     @classmethod
-    def load(cls, folder: Path, device: Device = "auto", threads: int = 1) -> EventModel:
-        """`device` and `threads` are of a sequence model, and the latter holds for the whole
-        process; trees compute in one thread of the CPU.
+    def load(cls, folder: Path, device: Device = "auto", threads: int = 1) -> FraudModel:
+        """Loads a model that `save` wrote.
 
-        Raises InputError naming the file or feature that can't be used, ModelError for a device
-        that is not there.
+        `device` and `threads` are for the sequence model; `threads` applies to the whole process.
+        The trees use one CPU thread. Raises InputError naming an unusable file or feature, and
+        ModelError for a missing device.
         """
         try:
-            card = json.loads((folder / CARD).read_text())
-            booster = xgb.Booster(model_file=folder / BOOSTER)
+            card = json.loads((folder / CARD_FILE).read_text())
+            booster = xgb.Booster(model_file=folder / TREES_FILE)
         except OSError as error:
-            raise InputError(f"event model {folder}: {error.strerror or error}") from None
+            raise InputError(f"fraud model {folder}: {error.strerror or error}") from None
         except (ValueError, xgb.core.XGBoostError) as error:
-            raise InputError(f"event model {folder}: {str(error).splitlines()[0]}") from None
-        if card.get("format") not in _READ:
+            raise InputError(f"fraud model {folder}: {str(error).splitlines()[0]}") from None
+        if card.get("format") not in _READABLE_FORMATS:
             raise InputError(
-                f"event model {folder}: format {card.get('format')}, this version reads"
-                f" {' and '.join(map(str, _READ))}"
+                f"fraud model {folder}: format {card.get('format')}, this version reads"
+                f" {' and '.join(map(str, _READABLE_FORMATS))}"
             )
-        sequence = _sequence(folder, card.get("sequence"), device, threads)
-        known = {*NAMES, SEQUENCE} if sequence else NAMES
+        sequence = _load_sequence(folder, card.get("sequence"), device, threads)
+        known = {*EVENT_FEATURES, SEQUENCE_LOG_ODDS} if sequence else EVENT_FEATURES
         unknown = [name for name in card["names"] if name not in known]
         if unknown:
-            raise InputError(
-                f"event model {folder}: wants feature {unknown[0]}, which is not known"
-            )
-        reference = Reference.load(folder)
+            raise InputError(f"fraud model {folder}: needs the unknown feature {unknown[0]}")
+        reference = DriftReference.load(folder)
         unknown = set(reference.features if reference else ()) - set(card["names"])
         if unknown:
             raise InputError(
-                f"event model {folder}: its reference watches {min(unknown)}, which it doesn't"
-                " ask for"
+                f"fraud model {folder}: its drift reference has {min(unknown)}, which is no input"
+                " of the model"
             )
-        booster.set_param(
-            {"nthread": 1}
-        )  # a batch is small: threads would only wait for each other
-        fields = (
-            "format", "name", "version", "delay_days", "calibration", "names", "usual", "sequence",
-        )  # fmt: skip
+        # Batches are small: several threads would only wait for each other.
+        booster.set_param({"nthread": 1})
+        fields = {
+            *("format", "name", "version", "delay_days"),
+            *("calibration", "names", "usual", "sequence"),
+        }
         return cls(
             card["name"],
             card["names"],
@@ -152,7 +156,7 @@ class EventModel:
             booster,
             Calibration(**card["calibration"]),
             {
-                event_type: [np.nan if one is None else one for one in values]
+                event_type: [np.nan if value is None else value for value in values]
                 for event_type, values in card["usual"].items()
             },
             {name: value for name, value in card.items() if name not in fields},
@@ -161,36 +165,36 @@ class EventModel:
         )
 
 
-def _sequence(
-    folder: Path, about: dict[str, Any] | None, device: Device, threads: int
-) -> EventSequence | None:
-    if about is None:
+def _load_sequence(
+    folder: Path, card: dict[str, Any] | None, device: Device, threads: int
+) -> SequenceModel | None:
+    if card is None:
         return None
     import torch
 
-    from models.fraud.sequence.network import EventSequence
-    from models.profile.device import device_of
+    from models.fraud.sequence.network import SequenceModel
+    from models.profile.device import select_device
 
     torch.set_num_threads(threads)
-    return EventSequence.load(folder, about, device_of(device))
+    return SequenceModel.load(folder, card, select_device(device))
 
 
-def columns_of(
-    rows: Rows, delay_days: float, sequence: EventSequence | None
+def model_inputs(
+    rows: EventLists, delay_days: float, sequence: SequenceModel | None
 ) -> dict[str, np.ndarray]:
-    """(n,) for each of liveprofile.features.entity.NAMES, and SEQUENCE if there is a sequence model."""
-    columns = from_rows(rows, delay_days)
+    """Returns (n,) columns by name: EVENT_FEATURES, and SEQUENCE_LOG_ODDS if `sequence` is set."""
+    columns = features_from_lists(rows, delay_days)
     if sequence is not None:
-        columns[SEQUENCE] = sequence.log_odds(rows)
+        columns[SEQUENCE_LOG_ODDS] = sequence.log_odds(rows)
     return columns
 
 
-def margins(booster: xgb.Booster, x_nF: np.ndarray) -> np.ndarray:
-    """(n,) log-odds of the trees."""
-    # Columns come in the booster's order: to compare 400 names takes longer than to score.
+def trees_log_odds(booster: xgb.Booster, x_nF: np.ndarray) -> np.ndarray:
+    """Returns (n,) uncalibrated log-odds of the trees."""
+    # The columns are in the booster's order. To compare 400 names takes longer than to score.
     return booster.inplace_predict(x_nF, predict_type="margin", validate_features=False)
 
 
 def probability(log_odds_n: np.ndarray) -> np.ndarray:
-    """Above 0 and below 1, however sure the trees are."""
-    return 1 / (1 + np.exp(-np.clip(log_odds_n.astype(np.float64), -_SURE, _SURE)))
+    """Converts log-odds to probabilities, strictly between 0 and 1."""
+    return 1 / (1 + np.exp(-np.clip(log_odds_n.astype(np.float64), -_MAX_LOG_ODDS, _MAX_LOG_ODDS)))

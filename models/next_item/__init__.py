@@ -1,0 +1,1 @@
+"""Next-item models on item sequences: data, models, training and evaluation."""

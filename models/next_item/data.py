@@ -1,8 +1,8 @@
-"""Sequences of items, one a user: reading them, leaving the last two out, and full ranking.
+"""Item sequences, one per user: reading, the leave-one-out split and ranking metrics.
 
-The protocol is S3-Rec's (Zhou et al. 2020, arXiv:2008.07873): a user's last item is the test, the
-one before it validation, all before that training; a model sees at most the last 50 items and ranks
-all of them, those that the user has had left out.
+Protocol: S3-Rec (Zhou et al. 2020, arXiv:2008.07873). A user's last item is the test target, the
+one before it the validation target, and all earlier items are training data. A model sees at most
+the last 50 items and ranks all items except those in the user's history.
 
 Shape suffixes: U users, N all items of all sequences, B a batch of users, I items.
 """
@@ -20,49 +20,53 @@ import numpy as np
 from liveprofile.errors import InputError
 
 MAX_LEN = 50
-HELD_OUT = 2  # the last for the test, the one before it for validation
-CUTS = (5, 10)
+HELD_OUT_ITEMS = 2  # the last item for the test, the one before it for validation
+CUTOFFS = (5, 10)
 BATCH_USERS = 1_024
 
 
-class Sequences(NamedTuple):
-    """Items as codes 0..I-1, a user's in the order of time."""
+class SequenceDataset(NamedTuple):
+    """Item codes 0..I-1 of each user, in order of time."""
 
     items: list[str]  # the name of each code
     item_N: np.ndarray  # int32
-    starts_U: np.ndarray  # (U + 1,) int64: user u's are starts_U[u] to starts_U[u + 1]
+    starts_U: np.ndarray  # (U + 1,) int64: user u has item_N[starts_U[u] : starts_U[u + 1]]
 
-    def histories(self, left_out: int) -> list[np.ndarray]:
-        """Every user's items but the last `left_out`."""
-        return [self.item_N[a : max(a, b - left_out)] for a, b in pairwise(self.starts_U.tolist())]
+    def histories(self, omit_last: int) -> list[np.ndarray]:
+        """Every user's items except the last `omit_last`."""
+        return [
+            self.item_N[start : max(start, end - omit_last)]
+            for start, end in pairwise(self.starts_U.tolist())
+        ]
 
     def fingerprint(self) -> str:
-        """SHA-256 of the sequences, in their order. No user's name enters."""
+        """SHA-256 of the sequences in their order. User names are not part of it."""
         digest = hashlib.sha256(self.starts_U.astype(np.int64))
         digest.update(self.item_N)
         digest.update("\x00".join(self.items).encode())
         return digest.hexdigest()
 
-    def as_codes_of(self, items: list[str]) -> Sequences:
-        """With the codes that the items have in this list. Raises InputError for one not in it."""
-        code = {name: place for place, name in enumerate(items)}
-        new = [name for name in self.items if name not in code]
-        if new:
+    def recode(self, items: list[str]) -> SequenceDataset:
+        """The same sequences with the codes of `items`. Raises InputError for an unknown item."""
+        code = {name: index for index, name in enumerate(items)}
+        unknown = [name for name in self.items if name not in code]
+        if unknown:
             raise InputError(
-                f"{len(new)} items are not the model's, {new[0]} among them; train it anew"
+                f"{len(unknown)} items are unknown to the model, for example {unknown[0]};"
+                " train a new model"
             )
         code_I = np.array([code[name] for name in self.items], np.int32)
         return self._replace(items=items, item_N=code_I[self.item_N])
 
 
-class Part(NamedTuple):
-    """What is asked of B users: their items so far, and the next one."""
+class HeldOutItems(NamedTuple):
+    """One prediction task per user: the history and the item that follows it."""
 
     histories: list[np.ndarray]
     target_B: np.ndarray
 
 
-class Ranking(NamedTuple):
+class NextItemMetrics(NamedTuple):
     """Hit rate and normalised discounted cumulative gain among all items."""
 
     hr_at_5: float
@@ -71,14 +75,14 @@ class Ranking(NamedTuple):
     ndcg_at_10: float
 
 
-def read_s3rec(file: Path) -> Sequences:
-    """Text: a line is a user and then that user's items, separated by spaces.
+def read_s3rec(file: Path) -> SequenceDataset:
+    """Reads text lines of a user followed by the user's items, separated by spaces.
 
-    Raises InputError naming the line that has no item or a user who was there before.
+    Raises InputError for an unreadable file and for a line without items or with a repeated user.
     """
     codes: dict[str, int] = {}
     users: set[str] = set()
-    found, starts = [], [0]
+    item_codes, starts = [], [0]
     try:
         lines = file.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -88,64 +92,69 @@ def read_s3rec(file: Path) -> Sequences:
         if not user:
             continue
         if not names:
-            raise InputError(f"sequences {file}: line {number}: a user without items")
+            raise InputError(f"sequences {file}: line {number}: user {user} has no items")
         if user in users:
-            raise InputError(f"sequences {file}: line {number}: user {user} comes twice")
+            raise InputError(f"sequences {file}: line {number}: user {user} is repeated")
         users.add(user)
-        found += [codes.setdefault(name, len(codes)) for name in names]
-        starts.append(len(found))
+        item_codes += [codes.setdefault(name, len(codes)) for name in names]
+        starts.append(len(item_codes))
     if not users:
-        raise InputError(f"sequences {file}: no users in it")
-    return Sequences(list(codes), np.array(found, np.int32), np.array(starts))
+        raise InputError(f"sequences {file}: the file has no users")
+    return SequenceDataset(list(codes), np.array(item_codes, np.int32), np.array(starts))
 
 
-READERS: dict[str, Callable[[Path], Sequences]] = {"s3rec": read_s3rec}
+READERS: dict[str, Callable[[Path], SequenceDataset]] = {"s3rec": read_s3rec}
 
 
-def training(data: Sequences) -> list[np.ndarray]:
-    """The part of each sequence that models learn from; users who have too little are left out."""
-    return [history for history in data.histories(HELD_OUT) if len(history) > 1]
+def training_histories(data: SequenceDataset) -> list[np.ndarray]:
+    """The training items of each user who has at least two."""
+    return [history for history in data.histories(HELD_OUT_ITEMS) if len(history) > 1]
 
 
-def held_out(data: Sequences, part: str) -> Part:
-    """`part`: "validation" or "test". Users with at least one item left in training."""
-    last = 1 if part == "test" else HELD_OUT
-    asked = np.flatnonzero(np.diff(data.starts_U) > HELD_OUT)
-    histories = data.histories(last)
+def held_out_items(data: SequenceDataset, split: str) -> HeldOutItems:
+    """The targets of `split` ("validation" or "test"), for users with a training item."""
+    target_from_end = 1 if split == "test" else HELD_OUT_ITEMS
+    users = np.flatnonzero(np.diff(data.starts_U) > HELD_OUT_ITEMS)
+    histories = data.histories(target_from_end)
     ends = data.starts_U[1:]
-    return Part([histories[user] for user in asked], data.item_N[ends[asked] - last])
+    return HeldOutItems(
+        [histories[user] for user in users], data.item_N[ends[users] - target_from_end]
+    )
 
 
-def batches(part: Part) -> Iterator[Part]:
-    """`part` in pieces of BATCH_USERS, whose scores fit into memory."""
-    for first in range(0, len(part.target_B), BATCH_USERS):
-        some = slice(first, first + BATCH_USERS)
-        yield Part(part.histories[some], part.target_B[some])
+def _batches(held_out: HeldOutItems) -> Iterator[HeldOutItems]:
+    """Batches of BATCH_USERS, whose scores fit into memory."""
+    for first in range(0, len(held_out.target_B), BATCH_USERS):
+        rows = slice(first, first + BATCH_USERS)
+        yield HeldOutItems(held_out.histories[rows], held_out.target_B[rows])
 
 
-def ranks(part: Part, score: Callable[[list[np.ndarray]], np.ndarray]) -> np.ndarray:
-    """(B,) how many items come before the target. Ties count as before it.
+def target_ranks(
+    held_out: HeldOutItems, score: Callable[[list[np.ndarray]], np.ndarray]
+) -> np.ndarray:
+    """(B,) number of items ranked above each target. Ties count as above.
 
-    `score`: (b, I) float of the next item after each history, the higher the likelier; it may be
-    changed here. A target that the user has had is never found.
+    `score` returns (b, I) floats for b histories, higher for likelier next items; the array is
+    modified here. A target that is already in the history gets rank I.
     """
-    found = []
-    for piece in batches(part):
-        score_BI = score(piece.histories)
-        rows = np.arange(len(piece.target_B))
-        had = np.repeat(rows, [len(history) for history in piece.histories])
-        score_BI[had, np.concatenate(piece.histories)] = -np.inf
-        target_B = score_BI[rows, piece.target_B]
-        before_B = (score_BI >= target_B[:, None]).sum(1) - 1
-        found.append(np.where(np.isneginf(target_B), score_BI.shape[1], before_B))
-    return np.concatenate(found)
+    ranks = []
+    for batch in _batches(held_out):
+        score_BI = score(batch.histories)
+        rows = np.arange(len(batch.target_B))
+        history_row = np.repeat(rows, [len(history) for history in batch.histories])
+        score_BI[history_row, np.concatenate(batch.histories)] = -np.inf
+        target_score_B = score_BI[rows, batch.target_B]
+        above_B = (score_BI >= target_score_B[:, None]).sum(1) - 1
+        ranks.append(np.where(np.isneginf(target_score_B), score_BI.shape[1], above_B))
+    return np.concatenate(ranks)
 
 
-def measure(ranks_B: np.ndarray) -> Ranking:
-    gain_B = 1.0 / np.log2(ranks_B + 2.0)
+def ranking_metrics(rank_B: np.ndarray) -> NextItemMetrics:
+    """Means over users of the metrics at CUTOFFS; rank 0 is the top of the list."""
+    gain_B = 1.0 / np.log2(rank_B + 2.0)
     values = {}
-    for cut in CUTS:
-        hit_B = ranks_B < cut
-        values[f"hr_at_{cut}"] = float(hit_B.mean())
-        values[f"ndcg_at_{cut}"] = float(np.where(hit_B, gain_B, 0.0).mean())
-    return Ranking(**values)
+    for cutoff in CUTOFFS:
+        hit_B = rank_B < cutoff
+        values[f"hr_at_{cutoff}"] = float(hit_B.mean())
+        values[f"ndcg_at_{cutoff}"] = float(np.where(hit_B, gain_B, 0.0).mean())
+    return NextItemMetrics(**values)

@@ -1,7 +1,7 @@
-"""The next-item model: a network's scores and those of an item's neighbours, and its files.
+"""The next-item model (a network plus item neighbours) and its model checkpoint.
 
-A folder: `model.safetensors` (float32, so that what is loaded ranks as what was measured),
-`items.json` (the names, in the order of their codes) and `card.json`.
+A model checkpoint is a folder with `model.safetensors` (float32, so that the loaded model ranks
+exactly as the evaluated one), `items.json` (item names in code order) and `card.json`.
 """
 
 from __future__ import annotations
@@ -17,50 +17,60 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from liveprofile.errors import InputError
-from models.next_item.items import Neighbours
-from models.next_item.network import NextItem
-from models.profile.checkpoint import CARD, WEIGHTS, AnyCard, check_files, sha256, versions
+from models.next_item.count_models import ItemNeighbours
+from models.next_item.network import NextItemNetwork
+from models.profile.checkpoint import (
+    CARD,
+    WEIGHTS,
+    BaseCard,
+    library_versions,
+    sha256,
+    verify_files,
+)
 
 ITEMS = "items.json"
+# Prefixes of the tensor names in model.safetensors.
 _NETWORK, _NEAR = "network.", "near."
+# Fields of a recipe that NextItemNetwork takes.
+NETWORK_SETTINGS = ("dim", "layers", "heads", "max_len", "dropout", "temperature")
 
 
-SHAPE = ("dim", "layers", "heads", "max_len", "dropout", "temperature")  # of a recipe
-
-
-class Card(AnyCard):
-    """What every reader of a folder may rely on."""
+class NextItemCard(BaseCard):
+    """The model card of a next-item model checkpoint."""
 
     FORMAT: ClassVar[int] = 1
 
     version: str
     recipe: dict[str, Any]
-    decay: float  # of the neighbours of an item further back
+    decay: float  # NeighbourSettings.decay
     weight: float  # of the neighbours' scores
     data: dict[str, Any]
     metrics: dict[str, Any]
 
 
-def network_of(kind: str, items: int, recipe: dict[str, Any]) -> NextItem:
-    return NextItem(kind, items, **{name: recipe[name] for name in SHAPE})
+def build_network(kind: str, items: int, recipe: dict[str, Any]) -> NextItemNetwork:
+    """An untrained network of `kind` "transformer" or "gru"."""
+    return NextItemNetwork(kind, items, **{name: recipe[name] for name in NETWORK_SETTINGS})
 
 
-class Model(NamedTuple):
-    """A Transformer's score of an item, and `weight` times that of its neighbours."""
+class NextItemModel(NamedTuple):
+    """Scores an item by the network's score plus `weight` times the neighbours' score."""
 
     items: list[str]  # the name of each code
-    network: NextItem
-    neighbours: Neighbours
+    network: NextItemNetwork
+    neighbours: ItemNeighbours
     weight: float
 
     def scores(self, histories: list[np.ndarray]) -> np.ndarray:
-        """(B, I) of the item after each history, the higher the likelier."""
-        near_BI = self.neighbours.scores(histories)
-        return self.network.scores(histories) + self.weight * near_BI
+        """(B, I) scores of the item after each of B histories, higher for likelier items."""
+        neighbour_score_BI = self.neighbours.scores(histories)
+        return self.network.scores(histories) + self.weight * neighbour_score_BI
 
 
-def save(folder: Path, model: Model, *, recipe: dict, data: dict, metrics: dict) -> Card:
-    """Writes the folder, the card last."""
+def save(
+    folder: Path, model: NextItemModel, *, recipe: dict, data: dict, metrics: dict
+) -> NextItemCard:
+    """Writes the model checkpoint, the card last."""
     folder.mkdir(parents=True, exist_ok=True)
     near_II = model.neighbours.near_II
     network = {_NETWORK + name: value for name, value in model.network.state_dict().items()}
@@ -70,41 +80,43 @@ def save(folder: Path, model: Model, *, recipe: dict, data: dict, metrics: dict)
     }
     save_file(network | near, folder / WEIGHTS)
     (folder / ITEMS).write_text(json.dumps(model.items) + "\n")
-    written = {name: sha256(folder / name) for name in (WEIGHTS, ITEMS)}
-    card = Card(
-        format=Card.FORMAT,
-        version=f"next-item-{written[WEIGHTS][:8]}",
+    hashes = {name: sha256(folder / name) for name in (WEIGHTS, ITEMS)}
+    card = NextItemCard(
+        format=NextItemCard.FORMAT,
+        version=f"next-item-{hashes[WEIGHTS][:8]}",
         recipe=recipe,
         decay=model.neighbours.decay,
         weight=model.weight,
         data=data,
         metrics=metrics,
-        libraries=versions(),
-        sha256=written,
+        libraries=library_versions(),
+        sha256=hashes,
     )
     (folder / CARD).write_text(json.dumps(card.model_dump(), indent=1) + "\n")
     return card
 
 
-def load(folder: Path) -> tuple[Model, Card]:
-    """Raises InputError: one line with the file and what is wrong with it."""
-    card = Card.read(folder)
-    check_files(folder, card.sha256, WEIGHTS, ITEMS)
+def load(folder: Path) -> tuple[NextItemModel, NextItemCard]:
+    """Raises InputError naming the file and what is wrong with it."""
+    card = NextItemCard.read(folder)
+    verify_files(folder, card.sha256, WEIGHTS, ITEMS)
     try:
         items = json.loads((folder / ITEMS).read_text())
-        network = network_of("transformer", len(items), card.recipe)
+        network = build_network("transformer", len(items), card.recipe)
         weights = load_file(folder / WEIGHTS)
-        network.load_state_dict(_part(weights, _NETWORK))
-        near = {name: value.numpy() for name, value in _part(weights, _NEAR).items()}
+        network.load_state_dict(_with_prefix(weights, _NETWORK))
+        near = {name: value.numpy() for name, value in _with_prefix(weights, _NEAR).items()}
         matrix = (near["data"], near["indices"], near["indptr"])
         near_II = scipy.sparse.csr_matrix(matrix, (len(items), len(items)))
     except (TypeError, RuntimeError, SafetensorError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"model checkpoint {folder}: {reason}") from None
-    return Model(items, network.eval(), Neighbours(near_II, card.decay), card.weight), card
+    neighbours = ItemNeighbours(near_II, card.decay)
+    return NextItemModel(items, network.eval(), neighbours, card.weight), card
 
 
-def _part(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+def _with_prefix(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
+    """The weights whose names have the prefix, without it."""
     return {
         name.removeprefix(prefix): value
         for name, value in weights.items()

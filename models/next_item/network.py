@@ -1,13 +1,16 @@
-"""A network over a sequence of items that scores the next one: a causal Transformer, or a GRU.
+"""A network that scores the next item of a sequence: a causal Transformer or a GRU.
 
-The score of an item is the cosine between the sequence's state and the item's vector, over a
-temperature. Shape suffixes as in models.next_item.data, and: P flat positions, padding included;
-D width; S positions that predict.
+An item's score is the cosine of the sequence's state and the item's vector, divided by a
+temperature.
+
+Shape suffixes: B sequences, N all items of all sequences, I items, P flat positions including
+padding, T positions of a padded group, D width, S predicting positions, K sampled negatives,
+J = 1 + K.
 
 Sources
-    the Transformer        Kang and McAuley 2018 (SASRec), arXiv:1808.09781; its blocks are those of
-                           the profile's model (models.profile.network)
-    the GRU                Hidasi et al. 2016 (GRU4Rec), arXiv:1511.06939
+    Transformer            Kang and McAuley 2018 (SASRec), arXiv:1808.09781, with the blocks of
+                           the user model (models.profile.network)
+    GRU                    Hidasi et al. 2016 (GRU4Rec), arXiv:1511.06939
     cosine, temperature    Wang et al. 2017 (NormFace), arXiv:1704.06369
 """
 
@@ -20,40 +23,40 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.profile.encoding import layout_groups, positions
-from models.profile.network import Block, Groups
+from models.profile.encoding import Groups, group_by_length, position_count
+from models.profile.network import Block
 
-# Sequences of about one length are padded to the longest of them.
+# A sequence is padded to the longest one of its length bucket.
 LENGTH_BUCKETS = (2, 3, 4, 6, 8, 12, 20, 32)
 
 
-class Packed(NamedTuple):
-    """Sequences laid end to end, those of one group padded on the right to one length."""
+class PackedSequences(NamedTuple):
+    """Concatenated sequences; those of one group are padded on the right to the same length."""
 
-    item_P: np.ndarray  # int64; padding is row 0 of the items' table, item i is row i + 1
+    item_P: np.ndarray  # int64 rows of the item table: 0 is padding, item i is row i + 1
     position_P: np.ndarray  # int64, from 0 in each sequence; 0 in padding
     groups: Groups
-    place_N: np.ndarray  # of every item, sequence by sequence
-    last_B: np.ndarray  # of each sequence's last item
+    index_N: np.ndarray  # flat position of every item, sequence by sequence
+    last_B: np.ndarray  # flat position of each sequence's last item
 
 
-def pack(sequences: list[np.ndarray]) -> Packed:
-    """`sequences`: codes, at least one each."""
+def pack(sequences: list[np.ndarray]) -> PackedSequences:
+    """Packs item codes; every sequence must have at least one item."""
     length_B = np.fromiter(map(len, sequences), np.int64, len(sequences))
     order_B = np.argsort(length_B, kind="stable")
-    groups, start_B = layout_groups(length_B[order_B], LENGTH_BUCKETS)
+    groups, start_B = group_by_length(length_B[order_B], LENGTH_BUCKETS)
     first_B = np.empty(len(sequences), np.int64)
     first_B[order_B] = start_B
     position_N = np.concatenate([np.arange(length) for length in length_B])
-    place_N = np.repeat(first_B, length_B) + position_N
-    item_P, position_P = np.zeros((2, positions(groups)), np.int64)
-    item_P[place_N] = np.concatenate(sequences) + 1
-    position_P[place_N] = position_N
-    return Packed(item_P, position_P, groups, place_N, first_B + length_B - 1)
+    index_N = np.repeat(first_B, length_B) + position_N
+    item_P, position_P = np.zeros((2, position_count(groups)), np.int64)
+    item_P[index_N] = np.concatenate(sequences) + 1
+    position_P[index_N] = position_N
+    return PackedSequences(item_P, position_P, groups, index_N, first_B + length_B - 1)
 
 
-class NextItem(nn.Module):
-    """`kind`: "transformer" or "gru"."""
+class NextItemNetwork(nn.Module):
+    """Scores items by a Transformer or a GRU; `kind`: "transformer" or "gru"."""
 
     def __init__(
         self,
@@ -79,8 +82,8 @@ class NextItem(nn.Module):
             nn.init.normal_(self.position, std=0.02)
         nn.init.normal_(self.table, std=0.02)
 
-    def states(self, packed: Packed) -> Tensor:
-        """(P, D) of every position."""
+    def states(self, packed: PackedSequences) -> Tensor:
+        """(P, D) state after each position."""
         x_PD = self.table[torch.from_numpy(packed.item_P)]
         if self.blocks is None:
             x_PD = F.dropout(x_PD, self.dropout, self.training)
@@ -96,26 +99,31 @@ class NextItem(nn.Module):
         return x_PD
 
     def logits(self, state_SD: Tensor, items_I: Tensor | None = None) -> Tensor:
-        """(S, I) of all items, or of `items_I`."""
+        """(S, I) logits of all items, or of `items_I` (0-based codes)."""
         vectors_ID = self.table[1:] if items_I is None else self.table[1 + items_I]
         unit_SD = F.normalize(state_SD, dim=1)
         return F.linear(unit_SD, F.normalize(vectors_ID, dim=1)) / self.temperature
 
     def scores(self, histories: list[np.ndarray]) -> np.ndarray:
-        """(B, I) of the item after each history."""
+        """(B, I) scores of the item after each of B histories."""
         packed = pack([history[-self.max_len :] for history in histories])
         with torch.inference_mode():
             return self.logits(self.states(packed)[torch.from_numpy(packed.last_B)]).numpy()
 
 
-def sampled_softmax(
-    network: NextItem, state_SD: Tensor, target_S: Tensor, negatives_K: Tensor
+def sampled_softmax_loss(
+    network: NextItemNetwork, state_SD: Tensor, target_S: Tensor, negatives_K: Tensor
 ) -> Tensor:
-    """Cross-entropy of each target among itself and K items drawn for all (uniformly, so that no
-    correction is needed: Bengio and Senecal 2008, IEEE TNN 19(4)); drawn targets don't count."""
+    """Mean cross-entropy of each target against K negatives shared by all positions.
+
+    Negatives that equal the target are masked. They are drawn uniformly, so the loss needs no logQ
+    correction (Bengio and Senecal 2008, IEEE TNN 19(4)).
+    """
     unit_SD = F.normalize(state_SD, dim=1)
     vector_SD = F.normalize(network.table[1 + target_S], dim=1)
-    true_S = (unit_SD * vector_SD).sum(1) / network.temperature
-    drawn_SK = network.logits(state_SD, negatives_K)
-    drawn_SK = drawn_SK.masked_fill(negatives_K == target_S[:, None], float("-inf"))
-    return (torch.logsumexp(torch.cat([true_S[:, None], drawn_SK], 1), 1) - true_S).mean()
+    target_logit_S = (unit_SD * vector_SD).sum(1) / network.temperature
+    negative_logit_SK = network.logits(state_SD, negatives_K).masked_fill(
+        negatives_K == target_S[:, None], float("-inf")
+    )
+    logits_SJ = torch.cat([target_logit_S[:, None], negative_logit_SK], 1)
+    return (torch.logsumexp(logits_SJ, 1) - target_logit_S).mean()

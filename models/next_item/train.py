@@ -1,9 +1,9 @@
-"""Trains what proposes the next item, and the baselines beside it.
+"""Trains the next-item model and its baseline models.
 
-The model is a Transformer whose score is added to that of an item's neighbours: the one knows the
-order of a whole history, the other the rare pairs that no network of this size remembers. All that
-is chosen (the epoch, the neighbours' settings, the weight of their sum) is chosen by NDCG@10 on the
-validation items; the test items are ranked once.
+The model adds the score of a Transformer to that of item neighbours. The Transformer uses the order
+of a whole history; the neighbours cover rare item pairs that a network of this size does not learn.
+NDCG@10 on the validation items selects the epoch, the neighbour settings and the weight of the
+neighbours' score. The test items are ranked once, at the end.
 """
 
 from __future__ import annotations
@@ -19,30 +19,35 @@ import numpy as np
 import torch
 
 from liveprofile.progress import Progress
+from models.next_item.count_models import (
+    CoOccurrenceCounts,
+    ItemNeighbours,
+    NeighbourSettings,
+    Popularity,
+)
 from models.next_item.data import (
     MAX_LEN,
-    Part,
-    Ranking,
-    Sequences,
-    held_out,
-    measure,
-    ranks,
-    training,
+    HeldOutItems,
+    NextItemMetrics,
+    SequenceDataset,
+    held_out_items,
+    ranking_metrics,
+    target_ranks,
+    training_histories,
 )
-from models.next_item.items import Counts, Neighbours, Popularity, Settings
-from models.next_item.model import Model, load, network_of, save
-from models.next_item.network import NextItem, pack, sampled_softmax
+from models.next_item.model import NextItemModel, build_network, load, save
+from models.next_item.network import NextItemNetwork, pack, sampled_softmax_loss
 
-NEIGHBOURS = [
-    Settings(discount, shrink, decay)
+NEIGHBOUR_GRID = [
+    NeighbourSettings(discount, shrink, decay)
     for discount, shrink, decay in itertools.product((0.5, 0.6, 0.7), (0.0, 3.0), (0.5, 0.7, 0.9))
 ]
-WEIGHTS = (0.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)  # of the neighbours' score
+NEIGHBOUR_WEIGHTS = (0.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)  # of the neighbours' score
 
 
 @dataclass(frozen=True)
-class Recipe:
-    """Chosen on Amazon Beauty's validation items; no data set has one of its own."""
+class NextItemRecipe:
+    """Hyperparameters, tuned on the validation items of Amazon Beauty and used for all data."""
 
     dim: int = 128
     layers: int = 2
@@ -57,43 +62,39 @@ class Recipe:
     clip_norm: float = 5.0
     epochs: int = 60
     validate_every: int = 2  # epochs
-    patience: int = 5  # validations without a better one
+    patience: int = 5  # validations without improvement
     seed: int = 20200824
 
 
 class Scorer(Protocol):
+    """A model that scores every item as the next one of a history."""
+
     def scores(self, histories: list[np.ndarray]) -> np.ndarray:
-        """(B, I) of the item after each history, the higher the likelier."""
+        """(B, I) scores of the item after each of B histories, higher for likelier items."""
 
 
-class Trained(NamedTuple):
-    network: NextItem
-    validation: Ranking
-    curve: list[dict[str, float]]  # epoch, loss, validation's NDCG@10
+class TrainedNetwork(NamedTuple):
+    network: NextItemNetwork  # with the weights of the best epoch
+    validation: NextItemMetrics
+    curve: list[dict[str, float]]  # epoch, training loss, validation NDCG@10
 
 
 def train(
-    data: Sequences,
-    recipe: Recipe = Recipe(),
+    data: SequenceDataset,
+    recipe: NextItemRecipe = NextItemRecipe(),
     out: Path | None = None,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> dict[str, Any]:
-    """The report: `test` and `validation` of the model, and the same of each baseline.
+    """Trains the model and its baseline models, and returns the report.
 
-    out: the folder to write the model to
+    The report has the `validation` and `test` metrics of the model and of each baseline model. The
+    model checkpoint is written to the folder `out` if there is one.
     """
     torch.set_num_threads(os.cpu_count() or 1)
-    histories, items = training(data), len(data.items)
-    validation = held_out(data, "validation")
+    histories, items = training_histories(data), len(data.items)
+    validation = held_out_items(data, "validation")
 
-    counts = Counts.of(histories, items)
-    found: dict[Settings, float] = {}
-    for number, candidate in enumerate(NEIGHBOURS, 1):
-        found[candidate] = _measured(Neighbours.of(counts, candidate), validation).ndcg_at_10
-        on_progress("neighbours", number, len(NEIGHBOURS))
-    settings = max(found, key=found.__getitem__)
-    neighbours = Neighbours.of(counts, settings)
-
+    settings, neighbours = _tune_neighbours(histories, items, validation, on_progress)
     trained = {
         kind: train_network(
             kind, data, recipe, lambda epoch, kind=kind: on_progress(kind, epoch, recipe.epochs)
@@ -101,73 +102,76 @@ def train(
         for kind in ("transformer", "gru")
     }
     network = trained["transformer"].network
-    weight = _best_weight(network, neighbours, validation)
-    model = Model(data.items, network, neighbours, weight)
-    report = {
-        name: measures(scorer, data)
+    weight = _best_neighbour_weight(network, neighbours, validation)
+    model = NextItemModel(data.items, network, neighbours, weight)
+    metrics = evaluate_scorer(model, data)
+    baseline_metrics = {
+        name: evaluate_scorer(scorer, data)
         for name, scorer in {
-            "model": model,
             "popularity": Popularity(histories, items),
             "item_neighbours": neighbours,
             "gru4rec": trained["gru"].network,
             "transformer_alone": network,
         }.items()
     }
-    found = report.pop("model")
-    about = {"users": len(held_out(data, "test").target_B), "items": items}
-    about["events"] = len(data.item_N)
+    sizes = {
+        "users": len(held_out_items(data, "test").target_B),
+        "items": items,
+        "events": len(data.item_N),
+    }
     if out is not None:
-        about_data = about | {"fingerprint": data.fingerprint()}
-        save(out, model, recipe=asdict(recipe), data=about_data, metrics=found)
+        card_data = sizes | {"fingerprint": data.fingerprint()}
+        save(out, model, recipe=asdict(recipe), data=card_data, metrics=metrics)
     return {
-        **about,
+        **sizes,
         "settings": asdict(recipe) | {"neighbours": settings._asdict(), "weight": weight},
-        "curves": {kind: one.curve for kind, one in trained.items()},
-        **found,
-        "baselines": report,
+        "curves": {kind: result.curve for kind, result in trained.items()},
+        **metrics,
+        "baselines": baseline_metrics,
     }
 
 
-def measures(scorer: Scorer, data: Sequences) -> dict[str, dict[str, float]]:
-    """Of both held-out items of each user."""
+def evaluate_scorer(scorer: Scorer, data: SequenceDataset) -> dict[str, dict[str, float]]:
+    """The metrics on the validation and on the test items."""
     return {
-        part: _measured(scorer, held_out(data, part))._asdict() for part in ("validation", "test")
+        split: _evaluate(scorer, held_out_items(data, split))._asdict()
+        for split in ("validation", "test")
     }
 
 
-def evaluate(folder: Path, data: Sequences) -> dict[str, Any]:
-    """The measures of a saved model. Raises InputError for items that it does not know."""
+def evaluate(folder: Path, data: SequenceDataset) -> dict[str, Any]:
+    """The metrics of a saved model. Raises InputError for items that the model does not know."""
     model, card = load(folder)
-    known = data.as_codes_of(model.items)
+    recoded = data.recode(model.items)
     return {
         "version": card.version,
-        "same_data": known.fingerprint() == card.data["fingerprint"],
-        **measures(model, known),
+        "same_data": recoded.fingerprint() == card.data["fingerprint"],
+        **evaluate_scorer(model, recoded),
     }
 
 
 def train_network(
-    kind: str, data: Sequences, recipe: Recipe, on_epoch: Callable[[int], None]
-) -> Trained:
-    """Stops when validation no longer improves; the network is that of the best epoch."""
+    kind: str, data: SequenceDataset, recipe: NextItemRecipe, on_epoch: Callable[[int], None]
+) -> TrainedNetwork:
+    """Trains until the validation NDCG@10 stops improving, and returns the best epoch's network."""
     torch.manual_seed(recipe.seed)
     random = np.random.default_rng(recipe.seed)
-    network = network_of(kind, len(data.items), asdict(recipe))
+    network = build_network(kind, len(data.items), asdict(recipe))
     optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate, betas=(0.9, 0.98))
     warm_up = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / recipe.warm_up_steps)
     )
-    histories = [history[-recipe.max_len - 1 :] for history in training(data)]
-    validation = held_out(data, "validation")
+    histories = [history[-recipe.max_len - 1 :] for history in training_histories(data)]
+    validation = held_out_items(data, "validation")
     best, best_weights, best_epoch, curve = None, {}, 0, []
     for epoch in range(1, recipe.epochs + 1):
         network.train()
         losses = []
         order = random.permutation(len(histories))
         for first in range(0, len(order), recipe.batch_users):
-            chosen = [histories[index] for index in order[first : first + recipe.batch_users]]
+            batch = [histories[index] for index in order[first : first + recipe.batch_users]]
             negatives = random.integers(0, len(data.items), recipe.negatives)
-            loss = _loss(network, chosen, torch.from_numpy(negatives))
+            loss = _loss(network, batch, torch.from_numpy(negatives))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
@@ -178,35 +182,51 @@ def train_network(
         if epoch % recipe.validate_every and epoch != recipe.epochs:
             continue
         network.eval()
-        found = _measured(network, validation)
+        metrics = _evaluate(network, validation)
         curve.append(
-            {"epoch": epoch, "loss": float(np.mean(losses)), "ndcg_at_10": found.ndcg_at_10}
+            {"epoch": epoch, "loss": float(np.mean(losses)), "ndcg_at_10": metrics.ndcg_at_10}
         )
-        if best is None or found.ndcg_at_10 > best.ndcg_at_10:
-            best, best_epoch = found, epoch
+        if best is None or metrics.ndcg_at_10 > best.ndcg_at_10:
+            best, best_epoch = metrics, epoch
             best_weights = {name: value.clone() for name, value in network.state_dict().items()}
         elif epoch - best_epoch >= recipe.patience * recipe.validate_every:
             break
     network.load_state_dict(best_weights)
-    return Trained(network.eval(), best, curve)
+    return TrainedNetwork(network.eval(), best, curve)
 
 
 def _loss(
-    network: NextItem, histories: list[np.ndarray], negatives_K: torch.Tensor
+    network: NextItemNetwork, histories: list[np.ndarray], negatives_K: torch.Tensor
 ) -> torch.Tensor:
-    """Every item but the first is predicted from those before it."""
+    """Predicts every item of each history except the first from the items before it."""
     packed = pack([history[:-1] for history in histories])
-    place_S = torch.from_numpy(packed.place_N)
+    index_S = torch.from_numpy(packed.index_N)
     target_S = torch.from_numpy(np.concatenate([history[1:] for history in histories]).astype(int))
-    return sampled_softmax(network, network.states(packed)[place_S], target_S, negatives_K)
+    return sampled_softmax_loss(network, network.states(packed)[index_S], target_S, negatives_K)
 
 
-def _best_weight(network: NextItem, neighbours: Neighbours, validation: Part) -> float:
-    def value(weight: float) -> float:
-        return _measured(Model([], network, neighbours, weight), validation).ndcg_at_10
+def _tune_neighbours(
+    histories: list[np.ndarray], items: int, validation: HeldOutItems, on_progress: Progress
+) -> tuple[NeighbourSettings, ItemNeighbours]:
+    """The settings of NEIGHBOUR_GRID with the best validation NDCG@10, and their model."""
+    counts = CoOccurrenceCounts.from_histories(histories, items)
+    ndcg: dict[NeighbourSettings, float] = {}
+    for number, candidate in enumerate(NEIGHBOUR_GRID, 1):
+        neighbours = ItemNeighbours.from_counts(counts, candidate)
+        ndcg[candidate] = _evaluate(neighbours, validation).ndcg_at_10
+        on_progress("neighbours", number, len(NEIGHBOUR_GRID))
+    settings = max(ndcg, key=ndcg.__getitem__)
+    return settings, ItemNeighbours.from_counts(counts, settings)
 
-    return max(WEIGHTS, key=value)
+
+def _best_neighbour_weight(
+    network: NextItemNetwork, neighbours: ItemNeighbours, validation: HeldOutItems
+) -> float:
+    def ndcg(weight: float) -> float:
+        return _evaluate(NextItemModel([], network, neighbours, weight), validation).ndcg_at_10
+
+    return max(NEIGHBOUR_WEIGHTS, key=ndcg)
 
 
-def _measured(scorer: Scorer, part: Part) -> Ranking:
-    return measure(ranks(part, scorer.scores))
+def _evaluate(scorer: Scorer, held_out: HeldOutItems) -> NextItemMetrics:
+    return ranking_metrics(target_ranks(held_out, scorer.scores))

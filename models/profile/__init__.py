@@ -1,1 +1,1 @@
-"""The user model as it is served."""
+"""The user model: network, encoding of its inputs, inference, and model checkpoints."""

@@ -1,6 +1,6 @@
-"""A checkpoint folder: `model.safetensors` (float16), `vocabulary.json` and `card.json`.
+"""Reads and writes model checkpoints: model.safetensors (float16), vocabulary.json and card.json.
 
-The card says what the model is, what it was trained on and how well it did; `Card` is its contract.
+The model card describes the model, its training data and its metrics; `ModelCard` is its schema.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from models.profile.network import BehaviourTransformer, Shape
 WEIGHTS, VOCABULARY, CARD = "model.safetensors", "vocabulary.json", "card.json"
 
 
-class AnyCard(BaseModel):
-    """What the card of every kind of model has."""
+class BaseCard(BaseModel):
+    """The fields that the model cards of all kinds of models share."""
 
     model_config = ConfigDict(extra="forbid")
     FORMAT: ClassVar[int]
@@ -37,7 +37,7 @@ class AnyCard(BaseModel):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """Raises InputError naming the first field that is wrong."""
+        """Reads the card of a checkpoint folder. Raises InputError naming the first bad field."""
         file = folder / CARD
         try:
             card = cls.model_validate_json(file.read_bytes())
@@ -50,43 +50,45 @@ class AnyCard(BaseModel):
         if card.format != cls.FORMAT:
             raise InputError(
                 f"model card {file}: format = {card.format}, but this version reads {cls.FORMAT};"
-                " train the model anew"
+                " train the model again"
             )
         return card
 
 
-class TriedModality(BaseModel):
-    """What windows bring beside tokens, as models/profile/training/fit_modalities.py tried it."""
+class ModalityTrial(BaseModel):
+    """The result of models/profile/training/fit_modalities.py for one modality."""
 
     model_config = ConfigDict(extra="forbid")
 
-    name: str = Field(description="of the encoder, or @place")
-    numbers: int = Field(ge=1, description="of a vector")
-    kept: bool = Field(description="the model has weights for it")
+    name: str = Field(description="the encoder's name, or @place")
+    numbers: int = Field(ge=1, description="the length of a vector")
+    kept: bool = Field(description="whether the model has weights for the modality")
     metrics: dict[str, Any]
 
 
-class Card(AnyCard):
-    """What every reader of a checkpoint may rely on."""
+class ModelCard(BaseCard):
+    """The card of a user model."""
 
     FORMAT: ClassVar[int] = 2
 
     name: str
     version: str = Field(min_length=1, max_length=100)
     revision: int = Field(ge=0, le=999, description="breaks ties between writes of one window")
-    horizon_days: int = Field(ge=1, description="of churn and expected spend")
-    decay_days: float = Field(gt=0, description="of what the baselines and the counts forget")
-    ranked_items: int = Field(ge=1, description="candidates for next items, beside what was had")
+    horizon_days: int = Field(ge=1, description="horizon of churn and expected spend")
+    decay_days: float = Field(gt=0, description="decay of the baselines and the repeat counts")
+    ranked_items: int = Field(
+        ge=1, description="candidates for next items, besides the user's previous items"
+    )
     shape: dict[str, int]
     recipe: dict[str, Any]
     data: dict[str, Any]
     metrics: dict[str, Any]
     surprise_quantiles: dict[str, float]
-    modalities: list[TriedModality] = []
+    modalities: list[ModalityTrial] = []
 
 
 def round_weights(model: BehaviourTransformer) -> None:
-    """Rounds to what a checkpoint keeps, so that what is measured is what is stored."""
+    """Rounds the weights to float16 in place, so that the measured model is the stored one."""
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(parameter.half().float())
@@ -94,16 +96,19 @@ def round_weights(model: BehaviourTransformer) -> None:
 
 def save(
     folder: Path, model: BehaviourTransformer, items: list[str], categories: list[str], **card: Any
-) -> Card:
-    """Writes the folder, the card last. `card`: the fields of Card but format, shape and sha256."""
+) -> ModelCard:
+    """Writes a checkpoint folder, the card last.
+
+    `card`: the fields of ModelCard except format, shape and sha256.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
     (folder / WEIGHTS).write_bytes(to_bytes(weights))
     vocabulary = {"items": items, "categories": categories}
-    # ASCII, since an id may hold a lone surrogate, which UTF-8 can't.
+    # ASCII, since an id may hold a lone surrogate, which UTF-8 cannot encode.
     (folder / VOCABULARY).write_text(json.dumps(vocabulary, separators=(",", ":")) + "\n")
-    written = Card(
-        format=Card.FORMAT,
+    written = ModelCard(
+        format=ModelCard.FORMAT,
         shape=model.shape._asdict(),
         sha256={name: sha256(folder / name) for name in (WEIGHTS, VOCABULARY)},
         **card,
@@ -112,17 +117,19 @@ def save(
     return written
 
 
-def load(folder: Path) -> tuple[BehaviourTransformer, list[str], list[str], Card]:
-    """The model in float32 and eval mode, its item and category names, and its card.
+def load(folder: Path) -> tuple[BehaviourTransformer, list[str], list[str], ModelCard]:
+    """Returns the model in float32 and eval mode, its item and category names, and its card.
 
-    Raises InputError: one line with the file and what is wrong with it.
+    Raises InputError with one line that names the file and the problem.
     """
-    card = Card.read(folder)
-    check_files(folder, card.sha256, VOCABULARY, WEIGHTS)
+    card = ModelCard.read(folder)
+    verify_files(folder, card.sha256, VOCABULARY, WEIGHTS)
     try:
         shape = Shape(**card.shape)
-        kept = [Modality(one.name, one.numbers) for one in card.modalities if one.kept]
-        model = BehaviourTransformer(shape, kept)
+        modalities = [
+            Modality(trial.name, trial.numbers) for trial in card.modalities if trial.kept
+        ]
+        model = BehaviourTransformer(shape, modalities)
         weights = load_file(folder / WEIGHTS)
         model.load_state_dict({name: value.float() for name, value in weights.items()})
         vocabulary = json.loads((folder / VOCABULARY).read_text())
@@ -138,20 +145,20 @@ def load(folder: Path) -> tuple[BehaviourTransformer, list[str], list[str], Card
     return model.eval().requires_grad_(False), items, categories, card
 
 
-def check_files(folder: Path, described: dict[str, str], *names: str) -> None:
-    """Raises InputError for a file that is missing or has another SHA-256 than its card says."""
+def verify_files(folder: Path, sha256_by_name: dict[str, str], *names: str) -> None:
+    """Raises InputError for a file that is missing or whose SHA-256 differs from the card's."""
     for name in names:
         if not (folder / name).is_file():
             raise InputError(f"model checkpoint {folder}: {name} is missing")
-        if sha256(folder / name) != described.get(name):
+        if sha256(folder / name) != sha256_by_name.get(name):
             raise InputError(
                 f"model checkpoint {folder / name}: not the file that {CARD} describes;"
                 " restore both from one checkpoint"
             )
 
 
-def versions() -> dict[str, str]:
-    """Of what a model's weights depend on."""
+def library_versions() -> dict[str, str]:
+    """Versions of Python and of the libraries that a model's weights depend on."""
     return {
         "python": platform.python_version(),
         "torch": str(torch.__version__),
@@ -160,4 +167,5 @@ def versions() -> dict[str, str]:
 
 
 def sha256(file: Path) -> str:
+    """Hex digest of the file's bytes."""
     return hashlib.sha256(file.read_bytes()).hexdigest()

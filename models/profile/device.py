@@ -1,4 +1,4 @@
-"""Where a model computes: a card if there is one, the CPU if not."""
+"""Selects the device of a model: a GPU if there is one, else the CPU."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ Device = Literal["auto", "cpu", "cuda"]  # the setting model.device
 
 
 class ModelError(InputError):
-    """The device or the model's settings can't be used."""
+    """The device or the model's settings cannot be used."""
 
 
-def device_of(wanted: Device) -> torch.device:
-    """Raises ModelError for a card that is not there."""
-    cuda = wanted != "cpu" and torch.cuda.is_available()
-    if wanted == "cuda" and not cuda:
-        raise ModelError("model.device = cuda, but torch finds no CUDA card; set it to auto or cpu")
+def select_device(setting: Device) -> torch.device:
+    """Raises ModelError if the setting is cuda and there is no GPU."""
+    cuda = setting != "cpu" and torch.cuda.is_available()
+    if setting == "cuda" and not cuda:
+        raise ModelError("model.device = cuda, but torch finds no CUDA GPU; set it to auto or cpu")
     return torch.device("cuda" if cuda else "cpu")

@@ -1,8 +1,15 @@
-"""The model as the job calls it: tokens in, profiles before and after out, batched and timed.
+"""Inference for the job: scores histories and windows of tokens in batches and times each batch.
 
-One pass of the causal trunk yields both sides: what stands at the last event before the window
-knows nothing of the window. Rows are sorted by length and padded only to the longest of their
-group, and heads run only at the positions that need them.
+One forward pass of the causal trunk gives the profile before and the profile after the window: the
+state at the last event before the window does not depend on the window. Rows are sorted by length
+and padded only to the longest of their group. Heads run only at the positions that need them.
+
+Shape suffixes
+    B rows (one user and window each)   2B rows before, then rows after their window
+    P flat positions (models/profile/encoding.py)   N positions whose state is read
+    S events of the windows   M a chunk of them, or items of repeat counts   F, R a subset of M
+    D model width   C categories   I items   K best of them   X user features   O output columns
+    7 fields of a token (models/profile/encoding.py)
 """
 
 from __future__ import annotations
@@ -21,26 +28,27 @@ from liveprofile.events.modalities import Vectors
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import TYPE_INDEX, Token
 from models.profile import checkpoint
-from models.profile.device import Device, device_of
-from models.profile.encoding import Batch, Encoder, Vocabulary
-from models.profile.modality_layers import gather
+from models.profile.device import Device, select_device
+from models.profile.encoding import EncodedBatch, Encoder, Vocabulary
+from models.profile.modality_layers import collate
 from models.profile.network import BehaviourTransformer, expected_spend, top_k
-from models.profile.user_features import NUMBERS, Had
+from models.profile.user_features import FEATURE_NAMES, RepeatCounts
 
-TOP = 10
+TOP_K = 10
 SCRATCH_BYTES = 31 << 20
-POSITIONS = 1024  # of surprise at a time on a CPU: their logits then stay in a core's cache
+# Positions whose surprise is computed at a time on a CPU: their logits fit in a core's cache.
+SURPRISE_CHUNK_POSITIONS = 1024
 
 
 def in_bfloat16(model: BehaviourTransformer) -> BehaviourTransformer:
-    """A copy of the model in bfloat16, except the value head: sums of money need float32."""
+    """A bfloat16 copy of the model. The value head stays float32, since amounts need it."""
     converted = copy.deepcopy(model).bfloat16()
     converted.value_head = copy.deepcopy(model.value_head)
     return converted
 
 
 class BatchTime(NamedTuple):
-    """One forward pass, for metrics. `length`: its longest padded sequence."""
+    """Duration of one forward pass, for metrics. `length`: of its longest padded sequence."""
 
     rows: int
     length: int
@@ -48,11 +56,14 @@ class BatchTime(NamedTuple):
 
 
 class Scores(NamedTuple):
-    """B rows in the order given; float32 and int32 arrays. k = min(10, names the model knows)."""
+    """Scores of B rows in input order; float32 and int32 arrays.
+
+    k = min(TOP_K, number of the model's names).
+    """
 
     embedding_before: np.ndarray  # (B, d), unit length
     embedding_after: np.ndarray
-    interests_before: np.ndarray  # (B, k) indexes into ProfileModel.categories, likeliest first
+    interests_before: np.ndarray  # (B, k) indexes into ProfileModel.categories, best first
     interests_before_p: np.ndarray  # (B, k) their probabilities
     interests_after: np.ndarray
     interests_after_p: np.ndarray
@@ -61,21 +72,21 @@ class Scores(NamedTuple):
     churn_after: np.ndarray
     spend_before: np.ndarray  # (B,) expected, in currency, >= 0
     spend_after: np.ndarray
-    surprise: np.ndarray  # (B,) nats an event; 0 for an empty window
+    surprise: np.ndarray  # (B,) mean negative log-likelihood in nats per event; 0 if no events
     batches: list[BatchTime]
 
 
-class Pass(NamedTuple):
-    """What one forward pass of B rows found, on the device."""
+class InferenceBatchResult(NamedTuple):
+    """The outputs of one forward pass of B rows, on the device."""
 
-    floats_2BX: Tensor
-    ints_BX: Tensor
-    surprise_S: Tensor  # of each event of the windows ...
-    row_S: np.ndarray  # ... and the row it belongs to
+    floats_2BO: Tensor  # embedding, probabilities of interests, churn, spend
+    ints_BO: Tensor  # interests before, interests after, next items
+    surprise_S: Tensor
+    row_S: np.ndarray  # the row that each event belongs to
 
 
 class ProfileModel:
-    """A checkpoint on a device. Not for use by several threads at once."""
+    """A model checkpoint on a device. Not thread-safe."""
 
     def __init__(
         self,
@@ -98,8 +109,8 @@ class ProfileModel:
         self._device = device
         self._model = model.to(device)
         self._batch_rows, self._length_buckets = batch_rows, tuple(length_buckets)
-        self._ranked_items = min(max(card["ranked_items"], TOP), len(items))
-        self._positions = POSITIONS if device.type == "cpu" else 1 << 30
+        self._ranked_items = min(max(card["ranked_items"], TOP_K), len(items))
+        self._surprise_chunk = SURPRISE_CHUNK_POSITIONS if device.type == "cpu" else 1 << 30
         self._encoder = Encoder(
             Vocabulary(items, model.shape.item_buckets),
             Vocabulary(categories, model.shape.category_buckets),
@@ -117,12 +128,12 @@ class ProfileModel:
         batch_rows: int = 512,
         length_buckets: Sequence[int] = (8, 16, 32),
     ) -> ProfileModel:
-        """Loads a checkpoint; on a card it computes in bfloat16, on the CPU in float32.
+        """Loads a model checkpoint. It computes in bfloat16 on a GPU and in float32 on the CPU.
 
-        `threads` is torch's, so it holds for the whole process. Raises InputError for a bad folder,
-        ModelError for a device that is not there.
+        `threads` sets torch's number of threads for the whole process. Raises InputError for an
+        invalid checkpoint, ModelError for a missing device.
         """
-        chosen = device_of(device)
+        chosen = select_device(device)
         torch.set_num_threads(threads)
         model, items, categories, card = checkpoint.load(Path(folder))
         return cls(
@@ -136,131 +147,162 @@ class ProfileModel:
         )
 
     def warm_up(self) -> None:
-        """Runs every length once, so that the first real batch costs no more than the others."""
-        # glibc returns big blocks to the kernel at once until it has seen a bigger one freed. With
-        # this one (32 MiB is its limit) the passes' scratch stays mapped: no page faults in them.
+        """Scores one row of every length, so that the first real batch is as fast as later ones."""
+        # glibc returns large blocks to the kernel at once until a larger block has been freed.
+        # After this block (glibc's limit is 32 MiB) the scratch memory of forward passes stays
+        # mapped and causes no page faults.
         torch.empty(SCRATCH_BYTES, dtype=torch.uint8)
         lengths = sorted({2, self.max_len, *(n for n in self._length_buckets if n < self.max_len)})
         rows = [
             [Token(1_500_000_000_000 + i, TYPE_INDEX["view"], "", "", 0.0) for i in range(n - 1)]
             for n in lengths
         ]
-        numbers = np.zeros((len(rows), len(NUMBERS)), np.float32)
+        user_features_BX = np.zeros((len(rows), len(FEATURE_NAMES)), np.float32)
         self.score(
             TokenColumns.of([row[:-1] for row in rows]),
             TokenColumns.of([row[-1:] for row in rows]),
-            numbers,
-            numbers,
+            user_features_BX,
+            user_features_BX,
         )
 
     def score(
         self,
         histories: TokenColumns,
         windows: TokenColumns,
-        before_BX: np.ndarray,
-        after_BX: np.ndarray,
+        user_features_before_BX: np.ndarray,
+        user_features_after_BX: np.ndarray,
         vectors: Sequence[Vectors] = (),
     ) -> Scores:
-        """Profiles of B users: row i of `histories` came before row i of `windows`.
+        """Scores B rows. Row i of `histories` precedes row i of `windows`.
 
-        before_BX, after_BX: models.profile.user_features.numbers at the windows' starts and ends. vectors: what the
-        windows bring beside their tokens, of one of `modalities` each; none: nothing.
+        user_features_before_BX, user_features_after_BX: user_features.feature_matrix at the
+        windows' starts and ends. vectors: the modality vectors of each window, all of
+        `modalities`; (): no window has any.
         """
         length_B = self._encoder.lengths(histories.sizes, windows.sizes)
         order_B = np.argsort(length_B, kind="stable")
-        known = self._encoder.known(histories, windows)
-        passes, clocks = [], []
+        tokens = self._encoder.index_tokens(histories, windows)
+        results, timers = [], []
         with torch.inference_mode():
             fused_BD = self._fused(vectors) if self.modalities and any(vectors) else None
             for first in range(0, len(order_B), self._batch_rows):
                 part_B = order_B[first : first + self._batch_rows]
-                clock = _Clock(self._device, len(part_B), int(length_B[part_B[-1]]))
-                batch = self._encoder.encode(known, part_B, self._length_buckets)
-                numbers_2BX = np.concatenate([before_BX[part_B], after_BX[part_B]])
-                some_BD = None if fused_BD is None else fused_BD[torch.from_numpy(part_B)]
-                passes.append(self._forward(batch, numbers_2BX, some_BD))
-                clock.stop()
-                clocks.append(clock)
-        return self._gather(passes, order_B, [clock.read() for clock in clocks])
+                timer = _BatchTimer(self._device, len(part_B), int(length_B[part_B[-1]]))
+                batch = self._encoder.encode(tokens, part_B, self._length_buckets)
+                user_features_2BX = np.concatenate(
+                    [user_features_before_BX[part_B], user_features_after_BX[part_B]]
+                )
+                batch_fused_BD = None if fused_BD is None else fused_BD[torch.from_numpy(part_B)]
+                results.append(self._forward(batch, user_features_2BX, batch_fused_BD))
+                timer.stop()
+                timers.append(timer)
+        return self._collect(results, order_B, [timer.read() for timer in timers])
 
     def _fused(self, vectors: Sequence[Vectors]) -> Tensor:
-        """(B, D) of what the windows bring."""
-        return self._model.fusion(gather(vectors), len(vectors))
+        """(B, D) states of the windows' vectors."""
+        return self._model.fusion(collate(vectors), len(vectors))
 
-    def _forward(self, batch: Batch, numbers_2BX: np.ndarray, fused_BD: Tensor | None) -> Pass:
+    def _forward(
+        self, batch: EncodedBatch, user_features_2BX: np.ndarray, fused_BD: Tensor | None
+    ) -> InferenceBatchResult:
         rows = len(batch.before_B)
-        # A window's first event follows where its row stands before the window; then the others.
+        # The state before the window predicts a window's first event, so the first events of all
+        # windows come first in S and need no states of their own.
         row_S = np.repeat(np.arange(rows), batch.scored_counts_B)
         is_first_S = np.diff(row_S, prepend=-1) > 0
         order_S = np.argsort(~is_first_S, kind="stable")
         row_S, scored, firsts = row_S[order_S], len(row_S), int(is_first_S.sum())
         index = np.concatenate(
             [
-                batch.before_B, batch.after_B, batch.scored_S[order_S[firsts:]],
-                row_S, batch.category_S[order_S], batch.type_S[order_S],
+                batch.before_B,
+                batch.after_B,
+                batch.scored_S[order_S[firsts:]],
+                row_S,
+                batch.category_S[order_S],
+                batch.type_S[order_S],
             ]
-        )  # fmt: skip
-        had_2BC = np.concatenate([batch.had_before_BC, batch.had_after_BC])
-        features_P7, index, had_2BC, numbers_2BX = map(
-            self._to_device, (batch.features_P7, index, had_2BC, numbers_2BX)
         )
-        places = len(index) - 3 * scored
-        place_N, before_S, category_S, type_S = index.split([places, scored, scored, scored])
+        repeat_counts_2BC = np.concatenate(
+            [batch.repeat_counts_before_BC, batch.repeat_counts_after_BC]
+        )
+        embedding_rows_P7, index, repeat_counts_2BC, user_features_2BX = map(
+            self._to_device, (batch.embedding_rows_P7, index, repeat_counts_2BC, user_features_2BX)
+        )
+        states = len(index) - 3 * scored
+        flat_position_N, before_S, category_S, type_S = index.split(
+            [states, scored, scored, scored]
+        )
 
         model = self._model
-        h_ND = model.trunk(features_P7, batch.groups, place_N)
-        h_2BD = told_2BD = h_ND[: 2 * rows]
+        h_ND = model.trunk(embedding_rows_P7, batch.groups, flat_position_N)
+        h_2BD = fused_2BD = h_ND[: 2 * rows]
         if fused_BD is not None:
-            told_2BD = torch.cat([h_2BD[:rows], h_2BD[rows:] + fused_BD])
-        log_p_2BC = model.category_logits(told_2BD, had_2BC).float().log_softmax(1)
+            fused_2BD = torch.cat([h_2BD[:rows], h_2BD[rows:] + fused_BD])
+        log_p_2BC = model.category_logits(fused_2BD, repeat_counts_2BC).float().log_softmax(1)
         log_p = [log_p_2BC[before_S[:firsts], category_S[:firsts]]]
         rest = [h_ND[2 * rows :], before_S[firsts:], category_S[firsts:]]
-        parts = [column.split(self._positions) for column in rest]
+        parts = [column.split(self._surprise_chunk) for column in rest]
         for h_MD, row_M, category_M in zip(*parts, strict=True):
-            had_MC = had_2BC.index_select(0, row_M)
-            log_p_MC = model.category_logits(h_MD, had_MC).float().log_softmax(1)
+            repeat_counts_MC = repeat_counts_2BC.index_select(0, row_M)
+            log_p_MC = model.category_logits(h_MD, repeat_counts_MC).float().log_softmax(1)
             log_p.append(log_p_MC.gather(1, category_M[:, None]).squeeze(1))
-        rest_R = torch.arange(2 * rows, places, device=self._device)
+        rest_R = torch.arange(2 * rows, states, device=self._device)
         state_S = torch.cat([before_S[:firsts], rest_R])
-        type_log_p_NK = model.type_logits(h_ND).float().log_softmax(1)
-        surprise_S = -(torch.cat(log_p) + type_log_p_NK[state_S, type_S])
+        type_log_p = model.type_logits(h_ND).float().log_softmax(1)
+        surprise_S = -(torch.cat(log_p) + type_log_p[state_S, type_S])
 
         named = slice(1, 1 + len(self.categories))  # neither the unknown nor the hash buckets
-        log_p_2BK, interest_2BK = top_k(log_p_2BC[:, named], TOP)
-        churn_logit_2B, log_mean_2B, log_std_2B = model.values(h_2BD, numbers_2BX)
+        log_p_2BK, interest_2BK = top_k(log_p_2BC[:, named], TOP_K)
+        churn_logit_2B, log_mean_2B, log_std_2B = model.values(h_2BD, user_features_2BX)
         churn_2B = churn_logit_2B.sigmoid()
         spend_2B = expected_spend(churn_2B, log_mean_2B, log_std_2B)
-        item_BK = self._next_items(told_2BD[rows:], batch.had_items)
-        unit_2BE = model.embeddings(h_2BD)
-        floats = torch.cat([unit_2BE, log_p_2BK.exp(), churn_2B[:, None], spend_2B[:, None]], 1)
+        item_BK = self._next_items(fused_2BD[rows:], batch.item_repeat_counts)
+        embeddings = model.embeddings(h_2BD)
+        floats = torch.cat([embeddings, log_p_2BK.exp(), churn_2B[:, None], spend_2B[:, None]], 1)
         ints = torch.cat([interest_2BK[:rows], interest_2BK[rows:], item_BK], 1).int()
-        return Pass(floats, ints, surprise_S, row_S)
+        return InferenceBatchResult(floats, ints, surprise_S, row_S)
 
-    def _next_items(self, h_BD: Tensor, had: Had) -> Tensor:
-        """(B, k) of the frequent items and all that the users had, likeliest first."""
-        model, ranked, k = self._model, self._ranked_items, min(TOP, len(self.items))
-        item_M = had.code_M - 1
-        frequent_F, rare_R = np.flatnonzero(item_M < ranked), np.flatnonzero(item_M >= ranked)
-        place_F = had.row_M[frequent_F] * ranked + item_M[frequent_F]
-        # A row's first rare item, its second, ... come in columns of their own.
-        row_R, item_R = had.row_M[rare_R], item_M[rare_R]
+    def _next_items(self, h_BD: Tensor, counts: RepeatCounts) -> Tensor:
+        """(B, K) best items, best first, among the ranked items and all items of the user's past.
+
+        `counts` adds the repeat term to the logits. Items past the ranked ones are candidates only
+        for users who already had them.
+        """
+        model, ranked, k = self._model, self._ranked_items, min(TOP_K, len(self.items))
+        item_M = counts.code_M - 1
+        ranked_F, rare_R = np.flatnonzero(item_M < ranked), np.flatnonzero(item_M >= ranked)
+        logit_index_F = counts.row_M[ranked_F] * ranked + item_M[ranked_F]
+        # The n-th rare item of each row goes to column n.
+        row_R, item_R = counts.row_M[rare_R], item_M[rare_R]
         rare_B = np.bincount(row_R, minlength=len(h_BD))
-        nth_R = np.arange(len(rare_R)) - np.repeat(np.cumsum(rare_B) - rare_B, rare_B)
+        column_R = np.arange(len(rare_R)) - np.repeat(np.cumsum(rare_B) - rare_B, rare_B)
         columns = int(rare_B.max())
-        row_M, value_M, frequent_F, place_F, rare_R, row_R, item_R, nth_R = map(
+        row_M, value_M, ranked_F, logit_index_F, rare_R, row_R, item_R, column_R = map(
             self._to_device,
-            (had.row_M, had.value_M, frequent_F, place_F, rare_R, row_R, item_R, nth_R),
+            (
+                counts.row_M,
+                counts.value_M,
+                ranked_F,
+                logit_index_F,
+                rare_R,
+                row_R,
+                item_R,
+                column_R,
+            ),
         )
-        more_M = model.repeats(h_BD)[1].float().squeeze(1)[row_M] * value_M
+        repeat_term_M = model.repeat_weights(h_BD)[1].float().squeeze(1)[row_M] * value_M
         logits_BI = model.item_logits(h_BD, slice(ranked)).float()
-        logits_BI.view(-1).index_add_(0, place_F, more_M[frequent_F])
+        logits_BI.view(-1).index_add_(0, logit_index_F, repeat_term_M[ranked_F])
         logit_BK, item_BK = top_k(logits_BI, k)
-        rare_BE = h_BD.new_full((len(h_BD), columns), -torch.inf, dtype=torch.float32)
-        rare_BE[row_R, nth_R] = model.item_logit(h_BD, item_R, row_R).float() + more_M[rare_R]
-        item_BE = item_BK.new_zeros(len(h_BD), columns)
-        item_BE[row_R, nth_R] = item_R
-        best_BK = torch.cat([logit_BK, rare_BE], 1).topk(k).indices
-        return torch.cat([item_BK, item_BE], 1).gather(1, best_BK)
+        shape = (len(h_BD), columns)
+        rare_logits = h_BD.new_full(shape, -torch.inf, dtype=torch.float32)
+        rare_logits[row_R, column_R] = (
+            model.paired_item_logits(h_BD, item_R, row_R).float() + repeat_term_M[rare_R]
+        )
+        rare_items = item_BK.new_zeros(shape)
+        rare_items[row_R, column_R] = item_R
+        best_BK = torch.cat([logit_BK, rare_logits], 1).topk(k).indices
+        return torch.cat([item_BK, rare_items], 1).gather(1, best_BK)
 
     def _to_device(self, array: np.ndarray) -> Tensor:
         tensor = torch.from_numpy(array)
@@ -268,37 +310,37 @@ class ProfileModel:
             return tensor
         return tensor.pin_memory().to(self._device, non_blocking=True)
 
-    def _gather(
+    def _collect(
         self,
-        passes: list[Pass],
+        results: list[InferenceBatchResult],
         order_B: np.ndarray,
         batches: list[BatchTime],
     ) -> Scores:
-        """Brings the passes' results together, in the caller's order."""
+        """Joins the results of all batches, in input order."""
         rows, dim = len(order_B), self.dim
-        known, items = min(TOP, len(self.categories)), min(TOP, len(self.items))
-        floats_2BX = np.empty((2, rows, dim + known + 2), np.float32)
-        ints_BX = np.empty((rows, 2 * known + items), np.int32)
+        categories, items = min(TOP_K, len(self.categories)), min(TOP_K, len(self.items))
+        floats = np.empty((2, rows, dim + categories + 2), np.float32)
+        ints_BO = np.empty((rows, 2 * categories + items), np.int32)
         surprise_B = np.zeros(rows, np.float32)
         first = 0
-        for one in passes:
-            to = order_B[first : first + len(one.ints_BX)]
+        for result in results:
+            to = order_B[first : first + len(result.ints_BO)]
             first += len(to)
-            floats_2BX[:, to] = one.floats_2BX.cpu().numpy().reshape(2, len(to), -1)
-            ints_BX[to] = one.ints_BX.cpu().numpy()
-            total_B = np.bincount(one.row_S, one.surprise_S.cpu().numpy(), len(to))
-            surprise_B[to] = total_B / np.bincount(one.row_S, minlength=len(to)).clip(min=1)
+            floats[:, to] = result.floats_2BO.cpu().numpy().reshape(2, len(to), -1)
+            ints_BO[to] = result.ints_BO.cpu().numpy()
+            total_B = np.bincount(result.row_S, result.surprise_S.cpu().numpy(), len(to))
+            surprise_B[to] = total_B / np.bincount(result.row_S, minlength=len(to)).clip(min=1)
         embedding, p, churn, spend = np.split(
-            floats_2BX, [dim, dim + known, dim + known + 1], axis=2
+            floats, [dim, dim + categories, dim + categories + 1], axis=2
         )
         return Scores(
             embedding_before=embedding[0].copy(),
             embedding_after=embedding[1].copy(),
-            interests_before=ints_BX[:, :known],
+            interests_before=ints_BO[:, :categories],
             interests_before_p=p[0],
-            interests_after=ints_BX[:, known : 2 * known],
+            interests_after=ints_BO[:, categories : 2 * categories],
             interests_after_p=p[1],
-            next_items=ints_BX[:, 2 * known :],
+            next_items=ints_BO[:, 2 * categories :],
             churn_before=churn[0, :, 0],
             churn_after=churn[1, :, 0],
             spend_before=spend[0, :, 0],
@@ -308,8 +350,8 @@ class ProfileModel:
         )
 
 
-class _Clock:
-    """Times one pass; on a card between two events of its stream, so that nothing waits."""
+class _BatchTimer:
+    """Times one forward pass. On a GPU it records CUDA events, which do not block the stream."""
 
     def __init__(self, device: torch.device, rows: int, length: int):
         self._rows, self._length = rows, length

@@ -1,10 +1,11 @@
-"""The behaviour Transformer: a causal trunk over one user's events, and its heads.
+"""The behaviour Transformer: a causal trunk over the events of one user, and its heads.
 
 Shape suffixes
-    B rows (one user and window each)      P flat positions: sequences laid end to end
-    T positions of a padded sequence       N any number of positions picked out of P
-    D model width   H heads   E width of a head   F fields of a token   C categories   I items
-    X numbers of a user's past (models/profile/user_features.py)
+    B rows (one user and window each)      P flat positions: padded sequences laid end to end
+    T positions of a padded sequence       N positions selected from P   M items, one state each
+    D model width   H heads   E width of a head   V width of the value head
+    7 fields of a token (models/profile/encoding.py)   C categories   I items   K best of them
+    X user features (models/profile/user_features.py)
 
 Sources
     causal self-attention      Vaswani et al. 2017, arXiv:1706.03762
@@ -12,9 +13,9 @@ Sources
     pre-norm residual blocks   Xiong et al. 2020, arXiv:2002.04745
     layer norm without affine  Xu et al. 2019, arXiv:1911.07013
     tied input/output rows     Press and Wolf 2017, arXiv:1608.05859
-    what was had, had again    Ren et al. 2019 (RepeatNet), arXiv:1812.02646, here as one term more
-                               in the logits, so that the trunk can speak against it
-    churn and spend in one     Wang et al. 2019 (zero-inflated log-normal), arXiv:1912.07753
+    repeat consumption         Ren et al. 2019 (RepeatNet), arXiv:1812.02646; here an additive term
+                               in the logits, which the trunk can outweigh
+    joint churn and spend      Wang et al. 2019 (zero-inflated log-normal), arXiv:1912.07753
 """
 
 from __future__ import annotations
@@ -27,19 +28,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from liveprofile.events.modalities import Modality
-from models.profile.encoding import BOS_TYPE, Layout
+from models.profile.encoding import BOS_TYPE, Groups, Layout
 from models.profile.modality_layers import Fusion
-from models.profile.user_features import NUMBERS
-
-Groups = list[tuple[int, int, int]]  # first position, rows, length: see encode.Batch
+from models.profile.user_features import FEATURE_NAMES
 
 VALUE_WIDTH = 64
 
 
 class Shape(NamedTuple):
-    """All that decides the sizes of the parameters."""
+    """The hyperparameters that set the sizes of the parameters."""
 
-    items: int  # named ones; row 0 and the hash buckets come on top
+    items: int  # named items; row 0 and the hash buckets are extra
     item_buckets: int
     categories: int
     category_buckets: int
@@ -47,7 +46,7 @@ class Shape(NamedTuple):
     layers: int = 2
     heads: int = 2
     max_len: int = 32
-    embedding: int = 32  # numbers of a profile's embedding
+    embedding: int = 32  # width of a profile's embedding
 
     @property
     def category_rows(self) -> int:
@@ -55,11 +54,13 @@ class Shape(NamedTuple):
 
     @property
     def layout(self) -> Layout:
-        return Layout.of(1 + self.items + self.item_buckets, self.category_rows, self.max_len)
+        return Layout.from_sizes(
+            1 + self.items + self.item_buckets, self.category_rows, self.max_len
+        )
 
 
 class Block(nn.Module):
-    """Attention, then a two-layer perceptron, each added to the stream x_PD."""
+    """Pre-norm residual block: self-attention, then a two-layer perceptron."""
 
     def __init__(self, dim: int, heads: int, dropout: float = 0.0):
         super().__init__()
@@ -70,7 +71,10 @@ class Block(nn.Module):
         self.down = nn.Linear(4 * dim, dim, bias=False)
 
     def attend(self, qkv_P3D: Tensor, groups: Groups) -> Tensor:
-        """Each position sees itself and those before it, so padding on the right needs no mask."""
+        """Causal attention within each sequence; (P, D).
+
+        A position attends to itself and earlier positions, so padding on the right needs no mask.
+        """
         dim = qkv_P3D.shape[1] // 3
         dropout = self.dropout if self.training else 0.0
         parts = []
@@ -83,12 +87,18 @@ class Block(nn.Module):
             parts.append(mixed_BHTE.transpose(1, 2).reshape(rows * length, dim))
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def forward(self, x_PD: Tensor, groups: Groups, place_N: Tensor | None = None) -> Tensor:
-        """(P, D), or (N, D) at `place_N`: behind the attention the positions go their own ways."""
+    def forward(
+        self, x_PD: Tensor, groups: Groups, flat_position_N: Tensor | None = None
+    ) -> Tensor:
+        """(P, D), or (N, D) at `flat_position_N` only.
+
+        After attention, positions are independent, so the perceptron skips the others.
+        """
         width = x_PD.shape[1:]
         mixed_PD = self.attend(self.qkv(F.layer_norm(x_PD, width)), groups)
-        if place_N is not None:
-            x_PD, mixed_PD = (one.index_select(0, place_N) for one in (x_PD, mixed_PD))
+        if flat_position_N is not None:
+            x_PD = x_PD.index_select(0, flat_position_N)
+            mixed_PD = mixed_PD.index_select(0, flat_position_N)
         if self.dropout and self.training:
             x_PD = x_PD + F.dropout(self.mix(mixed_PD), self.dropout)
             hidden_PD = torch.relu(self.up(F.layer_norm(x_PD, width)))
@@ -100,7 +110,10 @@ class Block(nn.Module):
 
 
 class BehaviourTransformer(nn.Module):
-    """Trunk and heads. Parameters are float32 unless cast; nothing here knows of devices."""
+    """Trunk and heads. Parameters are float32 unless cast; the code is device-agnostic.
+
+    Attribute names of parameters and submodules are keys of the stored weights.
+    """
 
     def __init__(self, shape: Shape, modalities: Sequence[Modality] = ()):
         super().__init__()
@@ -108,12 +121,12 @@ class BehaviourTransformer(nn.Module):
         layout, dim = shape.layout, shape.dim
         self.table = nn.Parameter(torch.empty(layout.rows, dim))
         self.blocks = nn.ModuleList(Block(dim, shape.heads) for _ in range(shape.layers))
-        # One query each, so that the tied rows need not serve three tasks from one direction.
+        # Separate queries, so that the tied rows need not serve three tasks in one direction.
         self.item_query = nn.Linear(dim, dim, bias=False)
         self.category_query = nn.Linear(dim, dim, bias=False)
         self.item_bias = nn.Parameter(torch.zeros(shape.items))
         self.category_bias = nn.Parameter(torch.zeros(shape.category_rows))
-        # What a user has had so often is worth in each category's and each item's logit.
+        # Weights of the repeat counts in category and item logits: see `repeat_weights`.
         self.repeat = nn.Linear(dim, 2)
         self.type_head = nn.Linear(dim, BOS_TYPE)
         self.value_head = ValueHead(dim)
@@ -124,7 +137,7 @@ class BehaviourTransformer(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Initialises: residual branches start at zero, as in GPT-2's descendants."""
+        """Initializes the parameters. Residual branches start at zero, as in GPT-2's successors."""
         nn.init.normal_(self.table, std=0.05)
         for block in self.blocks:
             nn.init.zeros_(block.mix.weight)
@@ -132,41 +145,56 @@ class BehaviourTransformer(nn.Module):
         nn.init.zeros_(self.repeat.weight)
         nn.init.ones_(self.repeat.bias)
 
-    def trunk(self, features_PF: Tensor, groups: Groups, place_N: Tensor | None = None) -> Tensor:
-        """features_PF: rows of the table. Returns h_PD, layer-normed; h_ND of `place_N` alone if
-        that is all that is read of it."""
-        x_PD = F.embedding_bag(features_PF, self.table, mode="sum")
+    def trunk(
+        self, embedding_rows_P7: Tensor, groups: Groups, flat_position_N: Tensor | None = None
+    ) -> Tensor:
+        """States h_PD, layer-normed; with `flat_position_N` only the states h_ND there.
+
+        embedding_rows_P7: rows of `table`.
+        """
+        x_PD = F.embedding_bag(embedding_rows_P7, self.table, mode="sum")
         *blocks, last = self.blocks
         for block in blocks:
             x_PD = block(x_PD, groups)
-        x_PD = last(x_PD, groups, place_N)
+        x_PD = last(x_PD, groups, flat_position_N)
         return F.layer_norm(x_PD, x_PD.shape[1:])
 
-    def repeats(self, h_ND: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 1) each: how much having had a category and an item adds to its logit."""
+    def repeat_weights(self, h_ND: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 1) weight of category repeat counts and (N, 1) weight of item repeat counts.
+
+        A logit grows by its weight times its repeat count.
+        """
         return self.repeat(h_ND).split(1, 1)
 
-    def category_logits(self, h_ND: Tensor, had_NC: Tensor) -> Tensor:
-        """(N, C) over row 0 (unknown), the named categories and the hash buckets.
+    def category_logits(self, h_ND: Tensor, repeat_counts_NC: Tensor) -> Tensor:
+        """(N, C) over row 0 (no category), the named categories and the hash buckets.
 
-        had_NC: how often the user has had each (models/profile/user_features.py).
+        repeat_counts_NC: of the user, as models/profile/user_features.py computes them.
         """
         rows_CD = self.table[self._category_rows]
         logits_NC = F.linear(self.category_query(h_ND), rows_CD, self.category_bias)
-        return torch.addcmul(logits_NC, self.repeats(h_ND)[0], had_NC)
+        return torch.addcmul(logits_NC, self.repeat_weights(h_ND)[0], repeat_counts_NC)
 
     def type_logits(self, h_ND: Tensor) -> Tensor:
         """(N, types) in the order of liveprofile.wire.tokens.EVENT_TYPES."""
         return self.type_head(h_ND)
 
     def item_logits(self, h_ND: Tensor, items_I: Tensor | slice = slice(None)) -> Tensor:
-        """(N, I) over the named items, or over `items_I` of them (0-based); what the user has had
-        is not in them, since of all items those are few: `repeats` says what to add there."""
+        """(N, I) over the named items, or over `items_I` of them (0-based).
+
+        Excludes the repeat term, which is zero for most items: the caller adds the item weight of
+        `repeat_weights` times the repeat counts.
+        """
         rows_ID, bias_I = self.table[self._item_rows][items_I], self.item_bias[items_I]
         return F.linear(self.item_query(h_ND), rows_ID, bias_I)
 
-    def item_logit(self, h_ND: Tensor, item_M: Tensor, state_M: Tensor | None = None) -> Tensor:
-        """(M,) of one item each. `state_M`: in which of the N states, if not in each its own."""
+    def paired_item_logits(
+        self, h_ND: Tensor, item_M: Tensor, state_M: Tensor | None = None
+    ) -> Tensor:
+        """(M,) logits of one item each, without the repeat term.
+
+        state_M: index of each item's state among the N; None: item i belongs to state i.
+        """
         query_MD = self.item_query(h_ND)
         if state_M is not None:
             query_MD = query_MD.index_select(0, state_M)
@@ -174,39 +202,39 @@ class BehaviourTransformer(nn.Module):
         return torch.linalg.vecdot(query_MD, rows_MD) + self.item_bias[item_M]
 
     def embeddings(self, h_ND: Tensor) -> Tensor:
-        """(N, embedding) of unit length: the states along the directions that `embed` keeps."""
+        """(N, embedding) unit vectors: the states projected on the directions in `embed`."""
         return F.normalize(h_ND.float() @ self.embed.float(), dim=1)
 
-    def values(self, h_ND: Tensor, numbers_NX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As `ValueHead`."""
-        return self.value_head(h_ND, numbers_NX)
+    def values(self, h_ND: Tensor, user_features_NX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Runs `ValueHead.forward`."""
+        return self.value_head(h_ND, user_features_NX)
 
 
 class ValueHead(nn.Module):
-    """Churn and spend from the numbers of a user's past, and from the trunk's state where it helps.
+    """Predicts churn and spend from user features and, if it helps, from the trunk's state.
 
-    A linear model and a deep one in a sum (Cheng et al. 2016, arXiv:1606.07792). Whether the state
-    helps is found in training (models/profile/training/churn_spend_head.py); if not, its weights are zero. It stays in float32
-    where the trunk is in bfloat16.
+    The sum of a linear and a deep model (Wide & Deep; Cheng et al. 2016, arXiv:1606.07792).
+    Training (models/profile/training/churn_spend_head.py) decides whether the state helps; if not,
+    the state's weights are zero. The head stays in float32 when the trunk is in bfloat16.
     """
 
     def __init__(self, dim: int):
         super().__init__()
-        self.register_buffer("mean", torch.zeros(len(NUMBERS)))
-        self.register_buffer("std", torch.ones(len(NUMBERS)))
-        self.numbers = nn.Linear(len(NUMBERS), VALUE_WIDTH)
+        self.register_buffer("mean", torch.zeros(len(FEATURE_NAMES)))
+        self.register_buffer("std", torch.ones(len(FEATURE_NAMES)))
+        self.numbers = nn.Linear(len(FEATURE_NAMES), VALUE_WIDTH)
         self.state = nn.Linear(dim, VALUE_WIDTH, bias=False)
         self.hidden = nn.Linear(VALUE_WIDTH, VALUE_WIDTH)
         self.out = nn.Linear(VALUE_WIDTH, 3)
-        self.linear = nn.Linear(len(NUMBERS), 3, bias=False)
+        self.linear = nn.Linear(len(FEATURE_NAMES), 3, bias=False)
         nn.init.zeros_(self.state.weight)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
         nn.init.zeros_(self.linear.weight)
 
-    def forward(self, h_ND: Tensor, numbers_NX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Churn logit, and mean and spread (> 0) of the log of what is spent if anything is."""
-        scaled_NX = (numbers_NX - self.mean) / self.std
+    def forward(self, h_ND: Tensor, user_features_NX: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N,) each: churn logit, mean and standard deviation (> 0) of the log spend of buyers."""
+        scaled_NX = (user_features_NX - self.mean) / self.std
         hidden_NV = torch.relu(self.numbers(scaled_NX) + self.state(h_ND.float()))
         values_N3 = self.out(torch.relu(self.hidden(hidden_NV))) + self.linear(scaled_NX)
         churn_N, log_mean_N, raw_N = values_N3.unbind(1)
@@ -214,33 +242,33 @@ class ValueHead(nn.Module):
 
 
 def expected_spend(churn_N: Tensor, log_mean_N: Tensor, log_std_N: Tensor) -> Tensor:
-    """Median of the zero-inflated log-normal: currency, >= 0. `churn_N` is a probability.
+    """(N,) median of the zero-inflated log-normal in currency, >= 0. churn_N: probabilities.
 
-    As likely more as less: the value with the least absolute error. The mean hangs on the tail,
-    where few samples are.
+    The median minimizes the absolute error. The mean would depend on the tail, which has few
+    samples.
     """
-    rank_N = ((0.5 - churn_N) / (1 - churn_N)).clamp(min=1e-6)  # among those who buy
-    # Bounded, since one exploding exponent would swamp every average built on it.
+    rank_N = ((0.5 - churn_N) / (1 - churn_N)).clamp(min=1e-6)  # quantile among buyers
+    # The bound keeps one extreme prediction from dominating averages.
     exponent_N = (log_mean_N + log_std_N * torch.special.ndtri(rank_N)).clamp(max=20.0)
     return torch.where(churn_N < 0.5, exponent_N.exp(), 0.0)
 
 
 def top_k(scores_NC: Tensor, k: int) -> tuple[Tensor, Tensor]:
-    """Exactly torch.topk(scores_NC, k), at less cost for wide rows.
+    """The values and indexes of torch.topk(scores_NC, k), faster for wide rows.
 
-    A row's k best lie in the k columns with the best maxima of the row folded into `folds` lines,
-    so only those are sorted. Ties may come in another order.
+    Reshapes each row into `folds` lines. The k best values lie in the k columns with the largest
+    maxima, so only those columns are sorted. The order of ties may differ from torch.topk.
     """
     width = scores_NC.shape[1]
     folds = 64 if width >= 2048 else 8
     if width < 4 * folds or width // folds < k:
         return tuple(scores_NC.topk(min(k, width)))
     columns = width // folds
-    folded_NFC = scores_NC[:, : folds * columns].unflatten(1, (folds, columns))
-    best_NK = folded_NFC.amax(1).topk(k, sorted=False).indices
-    picked = folded_NFC.gather(2, best_NK[:, None, :].expand(-1, folds, -1)).flatten(1)
-    rest = scores_NC[:, folds * columns :]  # fewer than `folds`
-    value_NK, place_NK = torch.cat([picked, rest], 1).topk(k)
-    from_fold_NK = (place_NK // k) * columns + best_NK.gather(1, place_NK % k)
-    from_rest_NK = place_NK - k * folds + folds * columns
-    return value_NK, torch.where(place_NK < k * folds, from_fold_NK, from_rest_NK)
+    folded = scores_NC[:, : folds * columns].unflatten(1, (folds, columns))
+    column_NK = folded.amax(1).topk(k, sorted=False).indices
+    selected = folded.gather(2, column_NK[:, None, :].expand(-1, folds, -1)).flatten(1)
+    rest = scores_NC[:, folds * columns :]  # fewer than `folds` columns
+    value_NK, index_NK = torch.cat([selected, rest], 1).topk(k)
+    from_fold_NK = (index_NK // k) * columns + column_NK.gather(1, index_NK % k)
+    from_rest_NK = index_NK - k * folds + folds * columns
+    return value_NK, torch.where(index_NK < k * folds, from_fold_NK, from_rest_NK)

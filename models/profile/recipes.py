@@ -1,4 +1,4 @@
-"""Named recipes: everything that decides a training run, beside the rows and the code."""
+"""Named recipes: all settings of a training run. Only the rows and the code come on top."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ if TYPE_CHECKING:  # torch is slow to import
 
 @dataclass(frozen=True)
 class Recipe:
-    """Dates are UTC days; a window belongs to the part in which it ends."""
+    """Settings of a training run. Dates are UTC days; a window's end decides its split.
+
+    Field names are stored in model cards and are keys of the TOML files of `override_from_toml`.
+    """
 
     name: str
-    revision: int  # of the models it makes, 0..999
+    revision: int  # revision of the trained model, 0..999
     data_licence: str
     horizon_days: int = 30
-    history_windows: int = 8  # as window.history when serving
-    decay_days: float = 30.0  # as state.decay_days when serving
-    validation_from: str | None = None  # None: the last 30 % of windows ...
-    test_from: str | None = None  # ... and the last 15 %
+    history_windows: int = 8  # must equal window.history when serving
+    decay_days: float = 30.0  # must equal state.decay_days when serving
+    validation_from: str | None = None  # None: validation begins at the last 30 % of windows
+    test_from: str | None = None  # None: test is the last 15 % of windows
     item_names: int = 4096
-    # Next items are chosen among so many of the most frequent, and all that the user has had.
+    # Candidates for next items: this many most frequent ones, and the user's previous items.
     ranked_items: int = 4096
     item_buckets: int = 1024
     category_names: int = 1024
@@ -51,29 +54,29 @@ class Recipe:
     weight_category: float = 1.0
     weight_type: float = 1.0
     weight_item: float = 0.5
-    taught_share: float = 0.5  # of the loss, where there is a teacher
-    # The value head's: see values.py.
+    taught_share: float = 0.5  # weight of the distillation loss if there is a teacher
+    # Value head: see models/profile/training/churn_spend_head.py.
     weight_churn: float = 1.0
     weight_spend: float = 0.5
     between_share: float = 0.25
     value_epochs: int = 8
     value_batch_rows: int = 1024
     value_learning_rate: float = 3e-3
-    # Robustness: see segments.enrich and segments.forget.
+    # Data augmentation: see `augment` and `build_batch` in models/profile/data/examples.py.
     enriched_share: float = 0.3
     short_history_share: float = 0.1
     forgotten_share: float = 0.03
-    # For a model that goes on with newer rows.
+    # Continued training on newer rows.
     continue_epochs: int = 2
     continue_learning_rate: float = 5e-4
-    continue_validation_share: float = 0.15  # of the new windows, the last ones
-    replay_share: float = 0.5  # of the windows that are trained on, from before
-    new_item_events: int = 20  # of an item before it gets a name
-    surprise_min_events: int = 3  # as min_count of the surprise rule
+    continue_validation_share: float = 0.15  # share of the new windows, the latest ones
+    replay_share: float = 0.5  # share of older windows among the training windows
+    new_item_events: int = 20  # events of a new item before it gets a name
+    surprise_min_events: int = 3  # equals min_count of the surprise rule
     seed: int = 20170930
 
-    def going_on(self, shape: Shape, revision: int) -> Recipe:
-        """For the next revision of a model of this shape."""
+    def for_continued_training(self, shape: Shape, revision: int) -> Recipe:
+        """The recipe for the next revision of a model of this shape."""
         return replace(
             self,
             revision=revision + 1,
@@ -120,40 +123,40 @@ RECIPES = {
 }
 
 
-class Range(NamedTuple):
-    """Both ends included; whole numbers where the recipe's value is one."""
+class SearchRange(NamedTuple):
+    """Interval with both ends included; integers if the recipe's value is an integer."""
 
     low: float
     high: float
     log: bool = False
 
 
-# What `liveprofile tune` searches. Not the weights of the losses, which scale what is compared, nor
-# enriched_share, which prepares for shops that validation knows nothing of; and forgetting never
-# ends, since ids that are new in the shop hardly come up in validation.
-SEARCH_SPACE: dict[str, Range | tuple[int, ...]] = {
-    "learning_rate": Range(5e-4, 2e-2, log=True),
-    "weight_decay": Range(1e-3, 0.3, log=True),
-    "warm_up_share": Range(0.01, 0.2),
-    "batch_rows": Range(32, 512, log=True),
+# Search space of `liveprofile tune`. It leaves out the loss weights, which scale the compared
+# metric, and enriched_share, which prepares for shops that validation does not contain.
+# forgotten_share stays above 0, since validation hardly contains ids that are new in the shop.
+SEARCH_SPACE: dict[str, SearchRange | tuple[int, ...]] = {
+    "learning_rate": SearchRange(5e-4, 2e-2, log=True),
+    "weight_decay": SearchRange(1e-3, 0.3, log=True),
+    "warm_up_share": SearchRange(0.01, 0.2),
+    "batch_rows": SearchRange(32, 512, log=True),
     "dim": (16, 32, 64),
-    "layers": Range(1, 4),
+    "layers": SearchRange(1, 4),
     "heads": (1, 2, 4),
-    "item_negatives": Range(64, 2048, log=True),
-    "short_history_share": Range(0.05, 0.3),
-    "forgotten_share": Range(0.01, 0.1),
+    "item_negatives": SearchRange(64, 2048, log=True),
+    "short_history_share": SearchRange(0.05, 0.3),
+    "forgotten_share": SearchRange(0.01, 0.1),
 }
 
 
 def recipe(name: str) -> Recipe:
-    """Raises InputError naming the recipes there are."""
+    """The recipe of this name. Raises InputError that lists the known recipes."""
     if name not in RECIPES:
         raise InputError(f"no recipe {name!r}; there are {', '.join(RECIPES)}")
     return RECIPES[name]
 
 
-def with_params(base: Recipe, file: Path) -> Recipe:
-    """The recipe with the numbers of a TOML file in its place. Raises InputError naming the key."""
+def override_from_toml(base: Recipe, file: Path) -> Recipe:
+    """A copy of the recipe with the numbers of a TOML file. Raises InputError naming the key."""
     try:
         values = tomllib.loads(file.read_text())
     except (OSError, ValueError) as error:
@@ -166,8 +169,8 @@ def with_params(base: Recipe, file: Path) -> Recipe:
     for name, value in values.items():
         if name not in allowed:
             raise InputError(f"params {file}: no {name!r}; there are {', '.join(allowed)}")
-        if problem := _problem(name, value, type(allowed[name])):
-            raise InputError(f"params {file}: {name} = {value!r} must be {problem}")
+        if requirement := _violated_requirement(name, value, type(allowed[name])):
+            raise InputError(f"params {file}: {name} = {value!r} must be {requirement}")
     changed = dataclasses.replace(base, **values)
     if changed.dim % changed.heads:
         raise InputError(
@@ -176,10 +179,10 @@ def with_params(base: Recipe, file: Path) -> Recipe:
     return changed
 
 
-def _problem(name: str, value: Any, kind: type) -> str | None:
+def _violated_requirement(name: str, value: Any, kind: type) -> str | None:
     if kind is int:
         return None if type(value) is int and value > 0 else "a whole number above 0"
-    most = 1 if name.endswith("_share") else math.inf
-    if type(value) in (int, float) and 0 <= value <= most and math.isfinite(value):
+    maximum = 1 if name.endswith("_share") else math.inf
+    if type(value) in (int, float) and 0 <= value <= maximum and math.isfinite(value):
         return None
-    return "a number from 0 to 1" if most == 1 else "a number from 0 on"
+    return "a number from 0 to 1" if maximum == 1 else "a number from 0 on"

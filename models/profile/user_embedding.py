@@ -1,8 +1,10 @@
-"""Which directions of the trunk's states make a profile's embedding.
+"""Fits the projection of the trunk's states to the embedding of a profile.
 
-The store and its vector index pay for each number of it, so it keeps those directions along which
-states are largest (Eckart and Young 1936, doi:10.1007/BF02288367): the dot products of what is
-left come closest to the states' own.
+Storage and vector index cost grow with the width of the embedding. The projection keeps the
+directions with the largest singular values (Eckart and Young 1936, doi:10.1007/BF02288367), so that
+dot products of embeddings are closest to those of the states.
+
+Shape suffixes: M sampled windows; D model width; E width of the embedding.
 """
 
 from __future__ import annotations
@@ -10,23 +12,28 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from models.profile.data.batched_inference import passes
+from models.profile.data.batched_inference import run_trunk
 from models.profile.data.examples import Corpus
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
 
-WINDOWS = 5_000
+SAMPLE_WINDOWS = 5_000
 
 
 def fit(
     model: BehaviourTransformer, corpus: Corpus, windows: np.ndarray, recipe: Recipe
 ) -> dict[str, float]:
-    """Sets `model.embed` from the states after some of `windows`; says how much it keeps."""
-    some = windows[np.linspace(0, len(windows) - 1, min(WINDOWS, len(windows))).astype(int)]
-    state_MD = torch.cat([one.ends() for one in passes(model, corpus, some, recipe)]).double()
+    """Sets `model.embed` from the states after a sample of `windows`.
+
+    Returns the share of the states' squared norm that the embedding keeps.
+    """
+    samples = min(SAMPLE_WINDOWS, len(windows))
+    sample = windows[np.linspace(0, len(windows) - 1, samples).astype(int)]
+    outputs = run_trunk(model, corpus, sample, recipe)
+    state_MD = torch.cat([output.last_states() for output in outputs]).double()
     _, size_D, direction_DD = torch.linalg.svd(state_MD, full_matrices=False)
     kept_ED = direction_DD[: model.shape.embedding]
-    # A direction has two signs; the same one each time.
+    # The sign of a direction is arbitrary: make its largest component positive.
     largest_E1 = kept_ED.gather(1, kept_ED.abs().argmax(1, keepdim=True))
     with torch.no_grad():
         model.embed.copy_((kept_ED * largest_E1.sign()).T)

@@ -1,9 +1,12 @@
-"""What the model is told of a user's past beside the tokens that fit into a sequence.
+"""User-level model inputs that cover more of a user's past than the tokens of one sequence.
 
-`numbers`: a row of magnitudes for the heads that look a month ahead. `had`: how often the user had
-what, old times counting less, for the heads that rank what comes next: much of what people take
-they take again (Anderson and others 2014, "The dynamics of repeat consumption",
-doi:10.1145/2566486.2568018).
+`feature_matrix` gives magnitudes for the churn and spend heads, which predict a month ahead.
+`repeat_counts` gives, for the heads that rank the next item or category, how often a user already
+had each one, with decay: people consume much of what they consumed before (Anderson and others
+2014, "The dynamics of repeat consumption", doi:10.1145/2566486.2568018).
+
+Shape suffixes
+    N events of all rows   M pairs of a row and an item or category code
 """
 
 from __future__ import annotations
@@ -17,36 +20,53 @@ from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import TYPE_INDEX
 
-_FROM_BASELINES = (
-    "windows", "events", "purchases", "amount", "purchase_windows", "purchase_windows_decayed",
-    "purchases_decayed", "amount_decayed", "purchase_count_mean", "purchase_count_std",
-    "purchase_amount_mean", "purchase_amount_std",
-)  # fmt: skip
-NUMBERS = (*_FROM_BASELINES, "recency_days", "history_days", "history_events", "history_amount")
-NEVER_DAYS = 400.0  # since a purchase that never was
+_BASELINE_FEATURES = (
+    "windows",
+    "events",
+    "purchases",
+    "amount",
+    "purchase_windows",
+    "purchase_windows_decayed",
+    "purchases_decayed",
+    "amount_decayed",
+    "purchase_count_mean",
+    "purchase_count_std",
+    "purchase_amount_mean",
+    "purchase_amount_std",
+)
+FEATURE_NAMES = (
+    *_BASELINE_FEATURES,
+    "recency_days",
+    "history_days",
+    "history_events",
+    "history_amount",
+)
+NEVER_DAYS = 400.0  # recency of a user without a purchase
 
 
-class Recent(NamedTuple):
-    """The last K windows of n users as seen at a time, each (n,) float64."""
+class ActivitySummary(NamedTuple):
+    """Totals over the last K windows of n users at a given time, each (n,) float64."""
 
-    days: np.ndarray  # since their first event; 0 for none
+    days: np.ndarray  # since the first event; 0 without events
     events: np.ndarray
     amount: np.ndarray  # of purchases
 
 
-def recent(tokens: TokenColumns, time_ms: np.ndarray) -> Recent:
-    """Of the tokens of n rows. time_ms: (n,) when they are looked at."""
-    rows, row_of, some = len(tokens.sizes), tokens.row_of, tokens.sizes > 0
+def summarize_activity(tokens: TokenColumns, time_ms: np.ndarray) -> ActivitySummary:
+    """Summarizes the tokens of n rows. time_ms: (n,) the reference time of each row."""
+    rows, row_of, nonempty = len(tokens.sizes), tokens.row_of, tokens.sizes > 0
     days = np.zeros(rows)
-    first_ms = tokens.time_ms[tokens.starts[:-1][some]]
-    days[some] = np.maximum(time_ms[some] - first_ms, 0) / DAY_MS
+    first_ms = tokens.time_ms[tokens.starts[:-1][nonempty]]
+    days[nonempty] = np.maximum(time_ms[nonempty] - first_ms, 0) / DAY_MS
     bought = np.where(tokens.type_index == TYPE_INDEX["purchase"], tokens.amount, 0.0)
-    return Recent(days, tokens.sizes.astype(np.float64), np.bincount(row_of, bought, rows))
+    return ActivitySummary(days, tokens.sizes.astype(np.float64), np.bincount(row_of, bought, rows))
 
 
-def with_window(before: Recent, window: Recent, days: np.ndarray) -> Recent:
-    """The history and the window after it. days: (n,) from the window's start to its end."""
-    return Recent(
+def add_window(
+    before: ActivitySummary, window: ActivitySummary, days: np.ndarray
+) -> ActivitySummary:
+    """Adds a window to the history before it. days: (n,) the length of the window."""
+    return ActivitySummary(
         np.where(before.events > 0, before.days + days, window.days),
         before.events + window.events,
         before.amount + window.amount,
@@ -54,57 +74,59 @@ def with_window(before: Recent, window: Recent, days: np.ndarray) -> Recent:
 
 
 def recency_days(time_ms: np.ndarray, last_purchase_ms: np.ndarray) -> np.ndarray:
-    """(n,) days since the last purchase, NaN for none (0 ms)."""
+    """(n,) days since the last purchase, NaN where last_purchase_ms is 0 (no purchase)."""
     return np.where(last_purchase_ms > 0, (time_ms - last_purchase_ms) / DAY_MS, np.nan)
 
 
-def numbers(base: Baselines, recency: np.ndarray, history: Recent) -> np.ndarray:
-    """(n, len(NUMBERS)) float32 logarithms. recency: (n,) days, NaN for never."""
-    columns = [getattr(base, name) for name in _FROM_BASELINES]
+def feature_matrix(base: Baselines, recency: np.ndarray, history: ActivitySummary) -> np.ndarray:
+    """(n, len(FEATURE_NAMES)) float32, log1p-scaled. recency: (n,) days, NaN for no purchase."""
+    columns = [getattr(base, name) for name in _BASELINE_FEATURES]
     columns += [np.where(np.isnan(recency), NEVER_DAYS, recency), *history]
     return np.log1p(np.maximum(np.column_stack(columns), 0.0)).astype(np.float32)
 
 
-class Had(NamedTuple):
-    """How often each row had what: log(1 + count), an event of `decay` ago counting 1/e.
+class RepeatCounts(NamedTuple):
+    """Sparse decayed counts: how often the user of each row already had an item or category.
 
-    M pairs, ordered by row and code; code 0, no id, is never had.
+    M pairs, ordered by row and code. Code 0 (no id) is never counted.
     """
 
     row_M: np.ndarray
-    code_M: np.ndarray
-    value_M: np.ndarray  # float32
+    code_M: np.ndarray  # row of the vocabulary
+    value_M: np.ndarray  # float32 log(1 + sum of `decay_weights`)
 
     def dense(self, rows: int, width: int) -> np.ndarray:
-        """(rows, width) float32; codes from `width` on are left out."""
+        """(rows, width) float32; drops codes from `width` on."""
         table = np.zeros((rows, width), np.float32)
         inside_M = self.code_M < width
         table[self.row_M[inside_M], self.code_M[inside_M]] = self.value_M[inside_M]
         return table
 
 
-def weights(time_ms_N: np.ndarray, now_ms_N: np.ndarray, decay_days: float) -> np.ndarray:
-    """(N,) what an event counts at a time."""
+def decay_weights(time_ms_N: np.ndarray, now_ms_N: np.ndarray, decay_days: float) -> np.ndarray:
+    """(N,) exponential decay weights: an event `decay_days` before `now` weighs 1/e."""
     return np.exp((time_ms_N - now_ms_N) / (decay_days * DAY_MS))
 
 
-def had(row_N: np.ndarray, code_N: np.ndarray, weight_N: np.ndarray, width: int) -> Had:
-    """Codes lie in 0..width-1."""
-    some_N = code_N > 0
-    pairs_N = row_N[some_N] * width + code_N[some_N]
-    # As numpy.unique, but stable, since that merges the rows' runs instead of sorting anew.
+def repeat_counts(
+    row_N: np.ndarray, code_N: np.ndarray, weight_N: np.ndarray, width: int
+) -> RepeatCounts:
+    """Sums the weights of each pair of row and code. Codes lie in 0..width-1."""
+    has_id_N = code_N > 0
+    pairs_N = row_N[has_id_N] * width + code_N[has_id_N]
+    # As numpy.unique, but stable: a stable sort merges the presorted runs of the rows.
     order_N = np.argsort(pairs_N, kind="stable")
-    pairs_N, weight_N = pairs_N[order_N], weight_N[some_N][order_N]
+    pairs_N, weight_N = pairs_N[order_N], weight_N[has_id_N][order_N]
     first_M = np.flatnonzero(np.diff(pairs_N, prepend=-1))
     count_M = np.add.reduceat(weight_N, first_M)
     row_M, code_M = np.divmod(pairs_N[first_M], width)
-    return Had(row_M, code_M, np.log1p(count_M).astype(np.float32))
+    return RepeatCounts(row_M, code_M, np.log1p(count_M).astype(np.float32))
 
 
-def had_dense(
+def dense_repeat_counts(
     row_N: np.ndarray, code_N: np.ndarray, weight_N: np.ndarray, rows: int, width: int
 ) -> np.ndarray:
-    """The same as (rows, width) float32, for a small `width`; code 0, no id, is never had."""
+    """As `repeat_counts(...).dense(rows, width)`, faster for a small `width`."""
     count = np.bincount(row_N * width + code_N, weight_N, rows * width).reshape(rows, width)
     count[:, 0] = 0
     return np.log1p(count, dtype=np.float32)

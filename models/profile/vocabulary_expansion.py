@@ -1,4 +1,7 @@
-"""Adds items to a model."""
+"""Adds items to the vocabulary of a model.
+
+Shape suffixes: N new items; D model width.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +9,39 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.profile.encoding import hashed
+from models.profile.encoding import hash_row
 from models.profile.network import BehaviourTransformer
 
 
-def with_items(
-    model: BehaviourTransformer, rows_ND: Tensor, bias_N: Tensor, place: int | None = None
+def add_items(
+    model: BehaviourTransformer, rows_ND: Tensor, bias_N: Tensor, position: int | None = None
 ) -> BehaviourTransformer:
-    """A model of N items more with these rows and biases; for all others it says the same.
+    """A copy of the model with N more items, whose embedding rows and biases are given.
 
-    They stand behind the first `place` items, or behind all.
+    The new items follow the first `position` items (None: all items). Outputs for the other items
+    do not change.
     """
     shape = model.shape
-    place = shape.items if place is None else place
-    start = shape.layout.item + 1 + place
+    position = shape.items if position is None else position
+    start = shape.layout.item + 1 + position
     wider = shape._replace(items=shape.items + len(rows_ND))
     grown = BehaviourTransformer(wider, model.fusion.modalities)
     state = model.state_dict()
     table = state["table"]
     state["table"] = torch.cat([table[:start], rows_ND.to(table), table[start:]])
     bias = state["item_bias"]
-    state["item_bias"] = torch.cat([bias[:place], bias_N.to(table), bias[place:]])
+    state["item_bias"] = torch.cat([bias[:position], bias_N.to(table), bias[position:]])
     grown.load_state_dict(state)
     return grown
 
 
-def as_read(model: BehaviourTransformer, items: list[str], new: list[str]) -> tuple[Tensor, Tensor]:
-    """Rows and biases that change nothing: each new item's hash bucket, and a rare item's bias."""
-    place = [hashed(name, len(items), model.shape.item_buckets) for name in new]
-    rows_ND = model.table.detach()[model.shape.layout.item + np.array(place, np.int64)]
+def hash_bucket_rows(
+    model: BehaviourTransformer, items: list[str], new: list[str]
+) -> tuple[Tensor, Tensor]:
+    """Rows (N, D) and biases (N,) of new items: those of their hash buckets and the lowest bias.
+
+    A model with these reads the new items as before.
+    """
+    row_N = [hash_row(name, len(items), model.shape.item_buckets) for name in new]
+    rows_ND = model.table.detach()[model.shape.layout.item + np.array(row_N, np.int64)]
     return rows_ND, model.item_bias.detach().min().expand(len(new))

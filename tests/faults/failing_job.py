@@ -20,7 +20,7 @@ from liveprofile.config import Settings, load
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from udfs.profile.sink import open_profile_sink
-from udfs.profile.udf import Metrics, ProfileOperator
+from udfs.profile.udf import ProfileMetrics, ProfileUdf
 
 
 class Fault:
@@ -49,7 +49,7 @@ class Struck:
         return getattr(self._real, name)
 
 
-class FailingOperator(ProfileOperator):
+class FailingOperator(ProfileUdf):
     """The model call and the Cassandra write fail."""
 
     def __init__(self, settings: Settings, folder: str):
@@ -57,8 +57,8 @@ class FailingOperator(ProfileOperator):
         super().__init__(
             settings,
             read_rules(product_path(settings.rules)),
-            lambda settings, dim: Struck(open_profile_sink(settings, dim), "begin", write),
-            Metrics,
+            lambda settings, dim: Struck(open_profile_sink(settings, dim), "write", write),
+            ProfileMetrics,
         )
         self._fault = Fault(folder, "model")
 

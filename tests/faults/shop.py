@@ -16,7 +16,7 @@ from liveprofile.errors import ServiceError
 from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.kafka.records import read_topic
 from liveprofile.storage import queries
-from liveprofile.storage.connection import session_of
+from liveprofile.storage.connection import open_session
 from tests.support import lost_services, summary
 from tests.support.compare import compare
 from tests.support.compare_scoring import assert_scoring
@@ -42,7 +42,7 @@ POLL_S = 0.1
 def opened(job: Job, lane: bool = True) -> Iterator[Shop]:
     """A shop on a running job, which is cancelled at the end. lane: it scores single events."""
     try:
-        with session_of(job.settings.cassandra) as session:
+        with open_session(job.settings.cassandra) as session:
             yield Shop(job, session, lane)
     finally:
         job.cancel()
@@ -164,7 +164,7 @@ class Shop:
     def close(self) -> None:
         """Closes all windows, and waits until they are stored."""
         self.clock_ms = closing_time_ms(self.clock_ms, self.job.settings.window)
-        self.job.heartbeats(self.clock_ms)
+        self.job.send_heartbeats(self.clock_ms)
         self.clock_ms += self.job.settings.window.length_ms
         self.job.wait_until_caught_up(RECOVERY_TIMEOUT_S)
 

@@ -59,7 +59,7 @@ def test_a_log_of_changes_and_a_killed_python_worker(
     given = ("--config", job.config_file, "--savepoint", savepoint)
     refused = command("submit", "--parallelism", "2", *given, ok=False)
     assert refused.returncode != 0
-    assert "has parallelism 3, the job 2; go on at 3" in refused.stderr
+    assert "has parallelism 3, the job 2; start at parallelism 3" in refused.stderr
     job.submit("--savepoint", savepoint, "--parallelism", "3")
     savepoint = rest.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
     job.submit("--savepoint", savepoint, "--parallelism", "3")

@@ -9,12 +9,12 @@ import torch
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import EVENT_TYPES, Token
 from models.profile.inference import ProfileModel, Scores
-from models.profile.user_features import NUMBERS
+from models.profile.user_features import FEATURE_NAMES
 from tests.support.paths import ROOT
 
 pytestmark = [
     pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA card"),
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="torch finds no CUDA GPU"),
 ]
 
 CHECKPOINT = ROOT / "models" / "checkpoints" / "default"
@@ -50,7 +50,9 @@ def both() -> tuple[Scores, Scores]:
     for model in models:
         model.warm_up()
     random = np.random.default_rng(3)
-    numbers = [random.uniform(0, 5, (ROWS, len(NUMBERS))).astype(np.float32) for _ in range(2)]
+    numbers = [
+        random.uniform(0, 5, (ROWS, len(FEATURE_NAMES))).astype(np.float32) for _ in range(2)
+    ]
     cpu, card = (model.score(histories, windows, *numbers) for model in models)
     return cpu, card
 

@@ -11,16 +11,16 @@ from typing import NamedTuple
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs import profile_job
-from jobs.compiled_plan import Plan
+from jobs.compiled_plan import CompiledPlan
 from jobs.sql import expressions as sql
 from jobs.sql import scoring_views, tables
 from liveprofile.config import Settings
 from tests.pipeline import stores
 from tests.reference.profile import Record
 from tests.support.memory_sinks import MemoryProfileSink, MemoryScoringSink
-from udfs.profile.udf import profile_operator
-from udfs.rules_feed import fixed_rules
-from udfs.scoring.udf import event_operator
+from udfs.profile.udf import profile_udf
+from udfs.rules_feed import open_fixed_rules_feed
+from udfs.scoring.udf import scoring_udf
 
 SINK = "record_key STRING, payload STRING, topic STRING, headers MAP<STRING, BYTES>"
 
@@ -111,7 +111,9 @@ def run_job(records: list[Record], settings: Settings, folder: Path) -> Output:
         settings,
         source=source_table(events, settings),
         sink=tables.file_sink("sink", sent, SINK),
-        update_profile=profile_operator(settings, stores.open_shared, open_feed=fixed_rules),
+        update_profile=profile_udf(
+            settings, stores.open_shared, open_rules_feed=open_fixed_rules_feed
+        ),
     )
     plan.execute().wait()
     return Output(store, list(read_sent(sent)))
@@ -126,10 +128,10 @@ def scoring_tables(
     settings: Settings, events: Path, labels: Path, sent: Path
 ) -> profile_job.ScoringTables:
     return profile_job.ScoringTables(
-        source_table(events, settings, name="event_source", watermark=False),
-        source_table(labels, settings, name="feedback", watermark=False),
-        tables.file_sink("event_sink", sent, SINK),
-        event_operator(settings, stores.open_shared_events, open_feed=fixed_rules),
+        source_table(events, settings, name="scoring_source", watermark=False),
+        source_table(labels, settings, name="label_source", watermark=False),
+        tables.file_sink("scoring_sink", sent, SINK),
+        scoring_udf(settings, stores.open_shared_events, open_rules_feed=open_fixed_rules_feed),
     )
 
 
@@ -145,7 +147,7 @@ def run_scoring_pipeline(
     profile_job.configure(t_env, settings)
     lane = scoring_tables(settings, paths["events"], paths["labels"], folder / "sent")
     inserts = profile_job.add_scoring_pipeline(t_env, settings, lane)
-    Plan(t_env, inserts, profile_job.scoring_overrides(settings)).execute().wait()
+    CompiledPlan(t_env, inserts, profile_job.scoring_overrides(settings)).execute().wait()
     return EventOutput(store, list(read_sent(folder / "sent")))
 
 
@@ -159,7 +161,7 @@ class Known(NamedTuple):
 def run_event_views(
     records: list[Record], labels: list[Record], settings: Settings, folder: Path, *, batch: bool
 ) -> list[Known]:
-    """The rows of jobs.sql.scoring_views.known: of a stream in the files' order, or of a batch, whose
+    """The rows of jobs.sql.scoring_views.scoring_input: of a stream in the files' order, or of a batch, whose
     events and labels arrive at their own times."""
     folder.mkdir()
     paths = {name: folder / f"{name}.json" for name in ("events", "labels")}
@@ -170,14 +172,14 @@ def run_event_views(
     profile_job.configure(t_env, settings)
     labelled = f"TO_TIMESTAMP_LTZ({sql.event_ms(sql.json_value('$.time'))}, 3)"
     clocks = {"events": event_clock(settings), "labels": labelled}
-    for name, file in ("event_source", "events"), ("feedback", "labels"):
+    for name, file in ("scoring_source", "events"), ("label_source", "labels"):
         arrival = {"arrival": clocks[file]} if batch else {}
         t_env.execute_sql(
             source_table(paths[file], settings, name=name, watermark=False, **arrival)
         )
-    scoring_views.create(t_env, "event_source", "feedback", settings)
+    scoring_views.create(t_env, "scoring_source", "label_source", settings)
     t_env.execute_sql(tables.file_sink("sink", folder / "rows", "user_id STRING, parts STRING"))
-    t_env.execute_sql("INSERT INTO sink SELECT user_id, parts FROM known").wait()
+    t_env.execute_sql("INSERT INTO sink SELECT user_id, parts FROM scoring_input").wait()
     lines = [
         line
         for file in sorted((folder / "rows").rglob("part-*"))

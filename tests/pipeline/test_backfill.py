@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 
-from cli.pipeline.backfill_run import Backfilled, backfill
+from cli.pipeline.backfill_job_runner import BackfillResult, backfill_profile_rows
 from liveprofile.config import Settings, load
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.token_columns import read_histories
@@ -43,20 +43,22 @@ def events() -> list[dict[str, Any]]:
 @pytest.fixture(scope="module")
 def backfilled(
     events: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Backfilled, Path]:
+) -> tuple[BackfillResult, Path]:
     return backfill_of(events, load(), tmp_path_factory.mktemp("backfill"), config=None)
 
 
 def backfill_of(
     events: list[dict[str, Any]], settings: Settings, work: Path, config: Path | None
-) -> tuple[Backfilled, Path]:
+) -> tuple[BackfillResult, Path]:
     archive, folder = work / "events.jsonl", work / "rows"
     archive.write_text("".join(json.dumps(event) + "\n" for event in events))
-    return backfill(settings, folder, config=config, source=archive, cluster=False), folder
+    return backfill_profile_rows(
+        settings, folder, config=config, source=archive, cluster=False
+    ), folder
 
 
 def test_the_rows_are_the_stream_s(
-    events: list[dict[str, Any]], backfilled: tuple[Backfilled, Path]
+    events: list[dict[str, Any]], backfilled: tuple[BackfillResult, Path]
 ) -> None:
     result, folder = backfilled
     assert_rows_are_the_references(events, load(), result, folder)
@@ -73,7 +75,7 @@ def test_staggered_rows_are_the_stream_s(events: list[dict[str, Any]], tmp_path:
 
 
 def assert_rows_are_the_references(
-    events: list[dict[str, Any]], settings: Settings, result: Backfilled, folder: Path
+    events: list[dict[str, Any]], settings: Settings, result: BackfillResult, folder: Path
 ) -> None:
     records = [
         Record(0, offset, 1_790_000_000_000, None, json.dumps(event).encode())
@@ -97,7 +99,7 @@ def assert_rows_are_the_references(
 
 
 def test_a_row_is_the_same_whatever_its_user_does_later(
-    backfilled: tuple[Backfilled, Path],
+    backfilled: tuple[BackfillResult, Path],
 ) -> None:
     rows = ds.dataset(backfilled[1], partitioning="hive").to_table().to_pylist()
     by_window = {(row["user_id"], row["window_end_ms"]): row for row in rows}

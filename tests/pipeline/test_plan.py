@@ -1,25 +1,31 @@
-"""What the planner makes of the path: steps once, one Python operator a lane, each state's TTL."""
+"""The compiled plan: shared views run once, each state has its TTL, node ids fit old savepoints."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pyflink.table import EnvironmentSettings, TableEnvironment
+from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvironment
 
 from jobs import profile_job
-from jobs.compiled_plan import Override, Plan
+from jobs.compiled_plan import CompiledPlan, Override
 from jobs.sql import tables
 from liveprofile.config import load
+from liveprofile.flink.jars import JARS
 from tests.pipeline import harness, stores
-from udfs.profile.udf import profile_operator
+from udfs.profile.udf import profile_udf
 
 pytestmark = pytest.mark.pipeline
 
 PYTHON = "stream-exec-python-calc"
+# Nodes with state, sources and sinks of version 0.1.0. Flink finds the state of an operator by the
+# id and the type of its node.
+RELEASED_NODES = Path(__file__).with_name("plan_nodes.json")
 
 
-def build(folder: Path, scoring_tables: bool, parallelism: int = 2) -> Plan:
+def build(folder: Path, with_scoring: bool, parallelism: int = 2) -> CompiledPlan:
     settings = load(
         job={"parallelism": parallelism},
         state={"dedup_ttl_ms": 7_200_000, "user_ttl_ms": 86_400_000},
@@ -31,79 +37,118 @@ def build(folder: Path, scoring_tables: bool, parallelism: int = 2) -> Plan:
         settings,
         source=harness.source_table(events, settings),
         sink=tables.file_sink("sink", sent, harness.SINK),
-        update_profile=profile_operator(settings, stores.open_shared),
-        scoring_tables=harness.scoring_tables(settings, events, labels, sent)
-        if scoring_tables
-        else None,
+        update_profile=profile_udf(settings, stores.open_shared),
+        scoring_tables=(
+            harness.scoring_tables(settings, events, labels, sent) if with_scoring else None
+        ),
     )
 
 
 @pytest.fixture(scope="module")
-def plan(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    """The windows alone."""
-    return build(tmp_path_factory.mktemp("plan"), scoring_tables=False)
+def profile_plan(tmp_path_factory: pytest.TempPathFactory) -> CompiledPlan:
+    """The profile pipeline alone."""
+    return build(tmp_path_factory.mktemp("plan"), with_scoring=False)
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory: pytest.TempPathFactory) -> Plan:
-    return build(tmp_path_factory.mktemp("plan"), scoring_tables=True)
+def full_plan(tmp_path_factory: pytest.TempPathFactory) -> CompiledPlan:
+    """Both pipelines."""
+    return build(tmp_path_factory.mktemp("plan"), with_scoring=True)
 
 
-def count(plan: Plan, kind: str) -> int:
+def count(plan: CompiledPlan, kind: str) -> int:
     return plan.node_types().count(f"stream-exec-{kind}")
 
 
-def test_one_python_operator_a_lane(plan: Plan, both: Plan) -> None:
-    for built, operators in ((plan, 1), (both, 2)):
-        assert [kind for kind in built.node_types() if "python" in kind] == [PYTHON] * operators
+def test_each_pipeline_has_one_python_operator(
+    profile_plan: CompiledPlan, full_plan: CompiledPlan
+) -> None:
+    for plan, operators in ((profile_plan, 1), (full_plan, 2)):
+        assert [kind for kind in plan.node_types() if "python" in kind] == [PYTHON] * operators
 
 
-def test_what_the_sinks_share_is_computed_once(plan: Plan) -> None:
+def test_views_shared_by_sinks_are_computed_once(profile_plan: CompiledPlan) -> None:
     for kind in ("table-source-scan", "deduplicate", "global-window-aggregate", "correlate"):
-        assert count(plan, kind) == 1, kind
-    assert count(plan, "over-aggregate") == 2
+        assert count(profile_plan, kind) == 1, kind
+    assert count(profile_plan, "over-aggregate") == 2
 
 
-def test_the_event_lane_shares_nothing_and_computes_once(plan: Plan, both: Plan) -> None:
+def test_scoring_pipeline_shares_no_operator(
+    profile_plan: CompiledPlan, full_plan: CompiledPlan
+) -> None:
     more = {
-        kind: count(both, kind) - count(plan, kind)
+        kind: count(full_plan, kind) - count(profile_plan, kind)
         for kind in ("table-source-scan", "deduplicate", "over-aggregate", "correlate", "sink")
     }
-    # Events and labels in; lists of users and of entities, parts together, users together.
+    # Sources: events and labels. OVER: user lists, entity lists, rejoin, count by user.
     assert more == {
-        "table-source-scan": 2, "deduplicate": 0, "over-aggregate": 4, "correlate": 2, "sink": 2,
-    }  # fmt: skip
+        "table-source-scan": 2,
+        "deduplicate": 0,
+        "over-aggregate": 4,
+        "correlate": 2,
+        "sink": 2,
+    }
 
 
-def test_event_ids_are_forgotten_before_users(plan: Plan, both: Plan) -> None:
-    assert plan.state_ttl() == both.state_ttl() == {"stream-exec-deduplicate": "7200000 ms"}
+def test_event_ids_expire_before_users(profile_plan: CompiledPlan, full_plan: CompiledPlan) -> None:
+    expected = {"stream-exec-deduplicate": "7200000 ms"}
+    assert profile_plan.state_ttl() == full_plan.state_ttl() == expected
 
 
-def test_only_the_parts_of_events_are_forgotten_early(both: Plan) -> None:
+def test_only_event_parts_expire_early(full_plan: CompiledPlan) -> None:
     early = {
         node["description"]: node["configuration"]["table.exec.state.ttl"]
-        for node in both._plan["nodes"]
+        for node in full_plan._plan["nodes"]
         if "table.exec.state.ttl" in node.get("configuration", {})
     }
     assert list(early.values()) == ["120000 ms"]
     assert "partitionBy=[event_key]" in next(iter(early))
 
 
-def test_at_one_place_the_events_of_a_user_need_no_exchange(both: Plan, tmp_path: Path) -> None:
-    def step_before_the_last_count(plan: Plan) -> str:
+def test_parallelism_1_needs_no_exchange_before_the_last_count(
+    full_plan: CompiledPlan, tmp_path: Path
+) -> None:
+    def node_before_last_count(plan: CompiledPlan) -> str:
         nodes = {node["id"]: node for node in plan._plan["nodes"]}
-        before = {edge["target"]: nodes[edge["source"]] for edge in plan._plan["edges"]}
+        previous = {edge["target"]: nodes[edge["source"]] for edge in plan._plan["edges"]}
         counts = [node for node in nodes.values() if "OverAggregate" in node["description"]]
-        return before[counts[-1]["id"]]["description"]
+        return previous[counts[-1]["id"]]["description"]
 
-    one_place = build(tmp_path, scoring_tables=True, parallelism=1)
-    assert step_before_the_last_count(both).startswith("Exchange(distribution=[hash[user_id]])")
-    assert step_before_the_last_count(one_place).startswith("Calc(select=[user_id, arrival, parts")
-    assert count(both, "exchange") - count(one_place, "exchange") == 1
+    at_1 = build(tmp_path, with_scoring=True, parallelism=1)
+    assert node_before_last_count(full_plan).startswith("Exchange(distribution=[hash[user_id]])")
+    assert node_before_last_count(at_1).startswith("Calc(select=[user_id, arrival, part")
+    assert count(full_plan, "exchange") - count(at_1, "exchange") == 1
 
 
-def test_an_override_that_fits_nothing_is_told(plan: Plan) -> None:
+def test_override_without_match_is_an_error(profile_plan: CompiledPlan) -> None:
     with pytest.raises(ValueError, match="no stream-exec-over-aggregate with 'nobody'"):
-        plan._apply(Override("stream-exec-over-aggregate", names="nobody"))
+        profile_plan._apply(Override("stream-exec-over-aggregate", description="nobody"))
     with pytest.raises(ValueError, match="not an exchange"):
-        plan._apply(Override(PYTHON, chained=True))
+        profile_plan._apply(Override(PYTHON, chained=True))
+
+
+def test_nodes_with_state_are_those_of_the_last_release() -> None:
+    """A savepoint of the last release restores."""
+    settings = load()
+    t_env = StreamTableEnvironment.create(
+        environment_settings=EnvironmentSettings.in_streaming_mode()
+    )
+    jars = [jar.resolve().as_uri() for jar in (JARS / "flink").glob("*.jar")]
+    t_env.get_config().set("pipeline.jars", ";".join(jars))
+    plan = profile_job.build(
+        t_env,
+        settings,
+        source=tables.kafka_source("source", settings),
+        sink=tables.kafka_sink("sink", settings),
+        update_profile=profile_udf(settings),
+        scoring_tables=profile_job.kafka_scoring_tables(settings),
+    )
+    nodes = plan._plan["nodes"]
+    first = min(node["id"] for node in nodes)  # plans compiled earlier used up the ids before
+    found = {node["id"] - first + 1: _identity(node) for node in nodes}
+    for released in json.loads(RELEASED_NODES.read_text(encoding="utf-8")):
+        assert found.get(released["id"]) == (released["type"], released.get("state", []))
+
+
+def _identity(node: dict[str, Any]) -> tuple[str, list[str]]:
+    return node["type"], [state["name"] for state in node.get("state") or ()]

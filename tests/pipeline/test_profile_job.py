@@ -87,7 +87,7 @@ def assert_equals_reference(records: list[Record], output: Output, settings: Set
 
 
 def as_stored(row: ProfileRow) -> SimpleNamespace:
-    """The row as liveprofile.storage.queries.Delta has it."""
+    """The row as liveprofile.storage.queries.StoredDelta has it."""
     return SimpleNamespace(**row._asdict() | {"delta": row.delta_json})
 
 
@@ -111,7 +111,7 @@ def reads_media(folder: Path) -> Path:
         torch.nn.init.normal_(weight, std=0.5)
     fields = card.model_dump(exclude={"format", "shape", "sha256", "modalities"})
     tried = [
-        checkpoint.TriedModality(name=one.name, numbers=one.numbers, kept=True, metrics={})
+        checkpoint.ModalityTrial(name=one.name, numbers=one.numbers, kept=True, metrics={})
         for one in kept
     ]
     checkpoint.save(folder, network, items, categories, **fields, modalities=tried)

@@ -15,16 +15,21 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from liveprofile.features.entity import NAMES, SCORED_TYPES, from_rows, read
-from liveprofile.simulator import Config, Shop
+from liveprofile.features.entity import (
+    EVENT_FEATURES,
+    SCORED_TYPES,
+    features_from_lists,
+    parse_lists,
+)
+from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import read_rows
-from models.fraud.datasets.simulated_rows import generated
-from models.fraud.model import EventModel
+from models.fraud.datasets.simulated_shop import simulate_shop
+from models.fraud.model import FraudModel
 
 pytestmark = pytest.mark.pipeline
 
-CONFIG = Config(users=150, days=40, seed=12, takeovers=20, card_tests=30, rings=1)
+CONFIG = ShopConfig(users=150, days=40, seed=12, takeovers=20, card_tests=30, rings=1)
 DELAY_DAYS = 5
 NOW_MS = CONFIG.start_ms + 20 * DAY_MS
 DAYS = [
@@ -76,17 +81,17 @@ def test_features_are_those_of_the_history(made: Made, shop: tuple[list[dict], l
     rows = {row["event_id"]: row for row in made.rows}
     assert rows.keys() == set(scored) and len(rows) == len(made.rows) == made.report["rows"]
     in_order = [rows[event_id] for event_id in scored]
-    history = generated(CONFIG).history
-    expected = history.features(np.arange(len(scored)), list(NAMES), DELAY_DAYS)
+    history = simulate_shop(CONFIG).history
+    expected = history.features(np.arange(len(scored)), list(EVENT_FEATURES), DELAY_DAYS)
     for start in range(0, len(scored), 400):
         part = in_order[start : start + 400]
         batch = read_rows([row["user_id"] for row in part], [row["parts"] for row in part])
-        found = from_rows(read(batch), DELAY_DAYS)
-        for f, name in enumerate(NAMES):
+        found = features_from_lists(parse_lists(batch), DELAY_DAYS)
+        for f, name in enumerate(EVENT_FEATURES):
             np.testing.assert_array_equal(
                 found[name].astype(np.float32), expected[start : start + 400, f], name
             )
-    assert expected[:, list(NAMES).index("device_frauds_30d")].any()
+    assert expected[:, list(EVENT_FEATURES).index("device_frauds_30d")].any()
 
 
 def test_no_row_sees_its_future(
@@ -131,7 +136,7 @@ def test_a_model_of_the_rows_finds_the_frauds(made: Made) -> None:
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout.splitlines()[-1])
-    model = EventModel.load(out)
+    model = FraudModel.load(out)
     assert model.version == report["version"]
     assert report["test"]["average_precision"] > 0.5
     assert report["test"]["average_precision"] > report["baselines"]["rules"]["average_precision"]

@@ -15,9 +15,9 @@ import pytest
 
 from liveprofile.config import Settings, load
 from liveprofile.resources import product_path
-from liveprofile.simulator import ring, spread
+from liveprofile.simulator import separate_device_purchases, shared_device_ring
 from liveprofile.units import DAY_MS
-from models.fraud.model import EventModel
+from models.fraud.model import FraudModel
 from tests.pipeline.harness import EventOutput, Known, run_event_views, run_scoring_pipeline
 from tests.reference.entity_features import HOUR as HOUR_MS
 from tests.reference.entity_features import LETTERS, Arrival
@@ -69,9 +69,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     settings = settings_of()
     events = sorted(
         simulated_streams.shop(seed=7)
-        + simulated_streams.apart(ring(50, 3), "ring-")
-        + simulated_streams.apart(spread(50), "devices-")
-        + simulated_streams.apart(spread(50, addresses=10_000), "nothing-"),
+        + simulated_streams.apart(shared_device_ring(50, 3), "ring-")
+        + simulated_streams.apart(separate_device_purchases(50), "devices-")
+        + simulated_streams.apart(separate_device_purchases(50, addresses=10_000), "nothing-"),
         key=lambda event: event["event_time"],
     )
     values = list(simulated_streams.with_oddities(events, seed=7))
@@ -90,7 +90,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_scores_rules_and_flags_equal_the_reference(run: Run) -> None:
-    model = EventModel.load(product_path(run.settings.scoring.checkpoint))
+    model = FraudModel.load(product_path(run.settings.scoring.checkpoint))
     rules = tomllib.loads(product_path(run.settings.rules).read_text(encoding="utf-8"))["rules"]
     arrivals = read_events(run.records, run.settings.limits)
     expected = decide(arrivals, rules, model, run.settings.scoring.history)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.fraud.model import SEQUENCE, EventModel
+from models.fraud.model import SEQUENCE_LOG_ODDS, FraudModel
 from tests.reference.entity_features import (
     ENTITIES,
     LETTERS,
@@ -123,7 +123,7 @@ def first_rows(arrivals: Sequence[Arrival]) -> list[int]:
 def decide(
     arrivals: list[Arrival],
     rules: Rules | Callable[[Event], Rules],
-    model: EventModel,
+    model: FraudModel,
     keep: int,
 ) -> dict[Key, Decision]:
     """Of every event in the order of arrival. rules: tables of rules.toml, or those in force at an
@@ -133,7 +133,7 @@ def decide(
     names = known[0] if known else {}
     columns = {name: np.array([one[name] for one in known]) for name in names}
     if model.sequence is not None and rows:
-        columns[SEQUENCE] = model.sequence.of_tokens(
+        columns[SEQUENCE_LOG_ODDS] = model.sequence.log_odds_of_sequences(
             tokens([sequence(arrivals, row, model.sequence.shape, keep) for row in rows])
         )
     scores = model.score(columns).tolist() if known else []

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from models.fraud.sequence.network import Shape
-from models.fraud.sequence.tokens import FIRST_ROW, SOURCES, Tokens
+from models.fraud.sequence.network import SequenceShape
+from models.fraud.sequence.tokens import FIELD_OFFSETS, SOURCES, TokenSequences
 from tests.reference.entity_features import (
     DAY,
     ENTITIES,
@@ -24,7 +24,9 @@ from tests.reference.entity_features import (
 Fields = dict[str, int]
 
 
-def sequence(arrivals: list[Arrival], upto: int, shape: Shape, keep: int = 128) -> list[Fields]:
+def sequence(
+    arrivals: list[Arrival], upto: int, shape: SequenceShape, keep: int = 128
+) -> list[Fields]:
     """The tokens of the event at `upto`. keep: how many entries a list of the job holds."""
     return [
         token
@@ -34,15 +36,15 @@ def sequence(arrivals: list[Arrival], upto: int, shape: Shape, keep: int = 128) 
     ]  # fmt: skip
 
 
-def tokens(sequences: Sequence[list[Fields]]) -> Tokens:
+def tokens(sequences: Sequence[list[Fields]]) -> TokenSequences:
     """As the model reads them."""
     rows = [
-        [first + token[name] for name, first in FIRST_ROW.items()]
+        [first + token[name] for name, first in FIELD_OFFSETS.items()]
         for one in sequences
         for token in one
     ]
     starts = np.cumsum([0, *map(len, sequences)])
-    return Tokens(starts, np.array(rows, np.uint8).reshape(-1, len(FIRST_ROW)))
+    return TokenSequences(starts, np.array(rows, np.uint8).reshape(-1, len(FIELD_OFFSETS)))
 
 
 def _of_source(held: list[Arrival], source: str, now_ms: int) -> list[Fields]:
@@ -61,7 +63,7 @@ def _of_source(held: list[Arrival], source: str, now_ms: int) -> list[Fields]:
         weekend = (one.time_ms // DAY + 3) % 7 >= 5
         fields = {
             "source": SOURCES.index(source),
-            "what": 3 * "abcdefghijkl".index(LETTERS[one.type]) + verdicts.get(one.id, 0),
+            "type_and_label": 3 * "abcdefghijkl".index(LETTERS[one.type]) + verdicts.get(one.id, 0),
             "amount": min(int(2 * math.log1p(one.amount)), 15),
             "ratio": 13,
             "gap": 24 if place == 0 else _octave(one.time_ms - past[place - 1].time_ms),

@@ -11,7 +11,7 @@ import pytest
 from cassandra.cluster import Session
 
 from liveprofile.config import CassandraSettings
-from liveprofile.storage.connection import session_of
+from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema
 from liveprofile.units import HOUR_MS
 from tests.support.live_job import Job
@@ -87,13 +87,13 @@ def settings(cassandra_settings: CassandraSettings) -> Iterator[CassandraSetting
     own = cassandra_settings.model_copy(update={"keyspace": "store_test"})
     create_schema(own, DIM)
     yield own
-    with session_of(own) as session:
+    with open_session(own) as session:
         session.execute(f"DROP KEYSPACE {own.keyspace}", timeout=60)
 
 
 @pytest.fixture(scope="module")
 def session(settings: CassandraSettings) -> Iterator[Session]:
-    with session_of(settings) as session:
+    with open_session(settings) as session:
         yield session
 
 

@@ -15,21 +15,21 @@ from typing import Any
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.alerts.cases import flags, service, snooze, states
-from liveprofile.alerts.cases.states import State, TransitionError
+from liveprofile.alerts.cases import case_store, flags, snooze, states
+from liveprofile.alerts.cases.states import AlertState, TransitionError
 from liveprofile.alerts.cloud_events import cloud_event
-from liveprofile.alerts.consumer import AlertConsumer, OpenCase, Refused, Retries
+from liveprofile.alerts.consumer import AlertConsumer, AlertRefused, OpenCase, RetryPolicy
 from liveprofile.alerts.consumer.alert import Alert
 from liveprofile.alerts.consumer.dead_letters import dead_letter_topic
-from liveprofile.alerts.consumer.delivery import CassandraHandled
+from liveprofile.alerts.consumer.delivery import CassandraHandledStore
 from liveprofile.config import CassandraSettings, Settings, TopicSettings, load
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import create_topics
-from liveprofile.pseudonym import hashed
+from liveprofile.pseudonym import user_pseudonym
 from liveprofile.storage.cql import from_ms, now_ms
 from stack.local import Stack, to_toml
 from tests.support.live_job import COMMAND, command
-from tests.support.profile_rows import flag, row, write
+from tests.support.profile_rows import flag, profile_row, write_and_flush
 from udfs.profile.sink import CassandraProfileSink
 
 pytestmark = pytest.mark.services
@@ -60,11 +60,15 @@ def raised(store: CassandraProfileSink, session: Session) -> Iterator[Any]:
         session.execute(f"TRUNCATE {table}", timeout=60)
     reasons = [{"code": "R", "value": 13.5, "usual": None, "sentence": "unlike the user"}]
     of_event = flag(flag_id=FLAG_ID, event_id="e1", reasons=reasons)
-    write(store, row("42", flags=[of_event]), row("43", flags=[flag(flag_id="b" * 32)]))
-    return flags.find(session, FLAG_ID)
+    write_and_flush(
+        store,
+        profile_row("42", flags=[of_event]),
+        profile_row("43", flags=[flag(flag_id="b" * 32)]),
+    )
+    return flags.find_flag(session, FLAG_ID)
 
 
-def change(session: Session, found: Any, to: State, by: str) -> states.FlagState:
+def change(session: Session, found: Any, to: AlertState, by: str) -> states.StoredAlertState:
     return states.transition(session, found, to, by, "why", ttl_s=3_600)
 
 
@@ -83,15 +87,15 @@ def labels(everything: SimpleNamespace) -> list[dict[str, Any]]:
 
 
 def test_a_state_and_its_history_are_kept(session: Session, raised: Any):
-    assert states.state_of(session, FLAG_ID).state is State.OPEN
-    first = change(session, raised, State.ACKNOWLEDGED, "anna")
-    second = change(session, raised, State.CONFIRMED, "ben")
-    assert states.state_of(session, FLAG_ID) == second
-    assert [entry[1:] for entry in states.history(session, FLAG_ID)] == [
-        ("ben", State.ACKNOWLEDGED, State.CONFIRMED, "why"),
-        ("anna", State.OPEN, State.ACKNOWLEDGED, "why"),
+    assert states.read_state(session, FLAG_ID).state is AlertState.OPEN
+    first = change(session, raised, AlertState.ACKNOWLEDGED, "anna")
+    second = change(session, raised, AlertState.CONFIRMED, "ben")
+    assert states.read_state(session, FLAG_ID) == second
+    assert [entry[1:] for entry in states.read_state_changes(session, FLAG_ID)] == [
+        ("ben", AlertState.ACKNOWLEDGED, AlertState.CONFIRMED, "why"),
+        ("anna", AlertState.OPEN, AlertState.ACKNOWLEDGED, "why"),
     ]
-    assert abs(first.updated_at_ms - states.history(session, FLAG_ID)[1].at_ms) < 5_000
+    assert abs(first.updated_at_ms - states.read_state_changes(session, FLAG_ID)[1].at_ms) < 5_000
 
 
 def test_of_two_analysts_at_once_one_wins(session: Session, raised: Any):
@@ -101,27 +105,27 @@ def test_of_two_analysts_at_once_one_wins(session: Session, raised: Any):
     def ack(by: str) -> str | None:
         start.wait()
         try:
-            return change(session, raised, State.ACKNOWLEDGED, by).by
+            return change(session, raised, AlertState.ACKNOWLEDGED, by).by
         except TransitionError:
             return None
 
     with ThreadPoolExecutor(len(analysts)) as pool:
         winners = [by for by in pool.map(ack, analysts) if by]
     assert len(winners) == 1
-    assert states.state_of(session, FLAG_ID).by == winners[0]
-    assert len(states.history(session, FLAG_ID)) == 1  # the losers left no trace
+    assert states.read_state(session, FLAG_ID).by == winners[0]
+    assert len(states.read_state_changes(session, FLAG_ID)) == 1  # the losers left no trace
 
 
 def test_flags_are_listed_with_their_states(session: Session, raised: Any):
-    change(session, raised, State.ACKNOWLEDGED, "anna")
-    everything = flags.listed(session)
+    change(session, raised, AlertState.ACKNOWLEDGED, "anna")
+    everything = flags.list_flags(session)
     assert {each.flag.user_id: each.state.state for each in everything} == {
-        "42": State.ACKNOWLEDGED,
-        "43": State.OPEN,
+        "42": AlertState.ACKNOWLEDGED,
+        "43": AlertState.OPEN,
     }
-    of_state = flags.listed(session, state=State.ACKNOWLEDGED, limit=1)
+    of_state = flags.list_flags(session, state=AlertState.ACKNOWLEDGED, limit=1)
     assert [each.flag.flag_id for each in of_state] == [FLAG_ID]
-    assert flags.listed(session, user_id="43", rule_id="other") == []
+    assert flags.list_flags(session, user_id="43", rule_id="other") == []
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -143,7 +147,7 @@ def test_a_label_sends_its_record_and_again_the_same(
     assert first == second == {
         "flag_id": FLAG_ID, "event_id": "e1", "user_id": "42", "label": "fraud",
         "event_time": raised.window_end_ms, "analyst": "anna", "device_id": "d-1",
-        "time": states.state_of(session, FLAG_ID).updated_at_ms,
+        "time": states.read_state(session, FLAG_ID).updated_at_ms,
     }  # fmt: skip
     refused = run(everything, "alerts", "label", FLAG_ID, "fraud", "--by", "ben", ok=False)
     assert refused.returncode == 1 and "is confirmed by anna" in refused.stderr
@@ -161,7 +165,7 @@ def test_a_label_without_kafka_says_what_to_repeat(
     done = command(*arguments, "--config", away, ok=False)
     assert done.returncode == 3
     assert f"repeat `liveprofile {' '.join(arguments)}`" in done.stderr
-    assert states.state_of(session, FLAG_ID).state is State.FALSE_POSITIVE
+    assert states.read_state(session, FLAG_ID).state is AlertState.FALSE_POSITIVE
     assert run(everything, *arguments)["labels_sent"] == 1
 
 
@@ -207,10 +211,10 @@ def test_a_snooze_ends_by_itself_or_when_it_is_ended(session: Session, raised: A
     snooze.snooze(session, "42", "rule", until_ms, "anna")
     snooze.snooze(session, "42", snooze.ALL_RULES, until_ms + 60_000, "anna")
     expected = {"rule": until_ms, "*": until_ms + 60_000}
-    assert snooze.snoozed(session, "42") == expected
-    snooze.wake(session, "42", snooze.ALL_RULES)
+    assert snooze.read_snoozed_until_ms(session, "42") == expected
+    snooze.end_snooze(session, "42", snooze.ALL_RULES)
     deadline_s = time.monotonic() + 10
-    while snooze.snoozed(session, "42"):
+    while snooze.read_snoozed_until_ms(session, "42"):
         assert time.monotonic() < deadline_s
         time.sleep(0.2)
     assert now_ms() >= until_ms
@@ -228,12 +232,12 @@ class Recorder:
 
     def handle(self, alert: Alert) -> None:
         if alert.id == self.refuses:
-            raise Refused("never")
+            raise AlertRefused("never")
         self.seen.append(alert.id)
 
 
 def send_alerts(settings: Settings, *flag_ids: str) -> None:
-    values = [cloud_event(flag(flag_id=each, reasons=[]), row("42")) for each in flag_ids]
+    values = [cloud_event(flag(flag_id=each, reasons=[]), profile_row("42")) for each in flag_ids]
     send_all(settings, settings.topics.alerts, [(b"42", value, {}) for value in values])
 
 
@@ -242,7 +246,7 @@ def consume(
 ) -> AlertConsumer:
     """Runs a consumer until it has received so many records; returns it, stopped."""
     consumer = AlertConsumer.connect(
-        settings, handlers, session, group_id=group, retries=Retries(2, 0.05, 0.1)
+        settings, handlers, session, group_id=group, retries=RetryPolicy(2, 0.05, 0.1)
     )
     thread = threading.Thread(target=consumer.run)
     thread.start()
@@ -270,7 +274,7 @@ def test_a_restarted_consumer_handles_nothing_twice(
     consume(settings, session, "g", [recorder], 2)
     assert recorder.seen == [first, second, third]
     # As after a crash before the commit: all is read again, and nothing handled again.
-    handled = CassandraHandled(session, "other")
+    handled = CassandraHandledStore(session, "other")
     for each in (first, second, third):
         handled.add(each, recorder.name)
     assert consume(settings, session, "other", [recorder], 5).counts.known == 5
@@ -287,33 +291,33 @@ def test_alerts_open_one_case_and_a_poison_one_is_put_aside(
     recorder.refuses = poison
     counts = consume(settings, session, "g", [OpenCase(session), recorder], 3).counts
     assert (counts.handled, counts.dead) == (5, 1)
-    (case,) = service.cases(session, "42")
+    (case,) = case_store.read_cases(session, "42")
     assert case.is_open and case.number == 1
     assert list(case.alerts) == [FLAG_ID, poison, "d" * 32]
     (dead,) = read_topic(settings, dead_letter_topic(settings))
     assert json.loads(dead.value)["id"] == poison and dead.key == b"42"
     assert dead.headers["reason"] == b"REFUSED" and dead.headers["handler"] == b"recorder"
-    assert dead.headers["detail"] == b"Refused: never"
+    assert dead.headers["detail"] == b"AlertRefused: never"
 
 
 def test_many_consumers_open_one_case_and_it_closes_with_its_last_flag(
     everything: SimpleNamespace, session: Session, raised: Any
 ):
-    def alert(number: int) -> service.NewAlert:
-        return service.NewAlert(f"{number:032x}", number, "42", "rule", "high", "a", "m")
+    def alert(number: int) -> case_store.NewAlert:
+        return case_store.NewAlert(f"{number:032x}", number, "42", "rule", "high", "a", "m")
 
     with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: service.attach(session, alert(number % 6)), range(24)))
-    service.attach(session, service.NewAlert(FLAG_ID, 1, "42", "rule", "high", "a", "m"))
-    (case,) = service.cases(session, "42", "rule")
+        list(pool.map(lambda number: case_store.add_alert(session, alert(number % 6)), range(24)))
+    case_store.add_alert(session, case_store.NewAlert(FLAG_ID, 1, "42", "rule", "high", "a", "m"))
+    (case,) = case_store.read_cases(session, "42", "rule")
     assert len(case.alerts) == 7
-    assert service.settle(session, "42", "rule", "anna").is_open
+    assert case_store.close_if_resolved(session, "42", "rule", "anna").is_open
     for alert_id in case.alerts:
-        change(session, raised._replace(flag_id=alert_id), State.CLOSED, "anna")
-    assert not service.settle(session, "42", "rule", "anna").is_open
-    assert service.attach(session, alert(3)).number == 1  # a copy of an old alert
-    assert service.attach(session, alert(7)).number == 2
-    assert [case.is_open for case in service.cases(session, "42")] == [True, False]
+        change(session, raised._replace(flag_id=alert_id), AlertState.CLOSED, "anna")
+    assert not case_store.close_if_resolved(session, "42", "rule", "anna").is_open
+    assert case_store.add_alert(session, alert(3)).number == 1  # a copy of an old alert
+    assert case_store.add_alert(session, alert(7)).number == 2
+    assert [case.is_open for case in case_store.read_cases(session, "42")] == [True, False]
 
 
 def test_the_command_ends_on_sigterm_and_tells_what_it_did(
@@ -325,7 +329,7 @@ def test_the_command_ends_on_sigterm_and_tells_what_it_did(
         [str(COMMAND), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         deadline_s = time.monotonic() + 60
-        while not service.cases(session, "42"):
+        while not case_store.read_cases(session, "42"):
             assert time.monotonic() < deadline_s and process.poll() is None
             time.sleep(0.1)
         process.terminate()
@@ -333,7 +337,7 @@ def test_the_command_ends_on_sigterm_and_tells_what_it_did(
     assert process.returncode == 0
     counts = json.loads(out)
     assert (counts["received"], counts["handled"], counts["dead"]) == (1, 1, 0)
-    assert f"alert {FLAG_ID} of {hashed('42')}: open_case took" in err
+    assert f"alert {FLAG_ID} of {user_pseudonym('42')}: open_case took" in err
 
 
 def with_alerts_topic(settings: Settings, suffix: str) -> Settings:

@@ -11,10 +11,16 @@ from cassandra.cluster import Session
 from benchmarks.support.memory_drift_store import MemoryDriftStore
 from liveprofile.config import CassandraSettings
 from liveprofile.units import DAY_MS, HOUR_MS
-from udfs.scoring.drift_store import CassandraDriftStore, Decision, DriftStore, HourCounts, State
+from udfs.scoring.drift_store import (
+    CassandraDriftStore,
+    DriftDecision,
+    DriftState,
+    DriftStore,
+    HourCounts,
+)
 
 START_MS = 19_700 * DAY_MS
-DECISION = Decision(START_MS, 900, True, '{"amount":[0.5,0.25],"alert_rate":[1.2,null]}')
+DECISION = DriftDecision(START_MS, 900, True, '{"amount":[0.5,0.25],"alert_rate":[1.2,null]}')
 
 
 @pytest.fixture(params=["memory", "cassandra"])
@@ -49,17 +55,17 @@ def test_the_first_hour_of_all_stays(store: DriftStore):
 
 def test_one_decides_and_the_state_stays(store: DriftStore):
     before = store.state("r-3/hour")
-    assert before == State()
-    after = State(START_MS + HOUR_MS, START_MS, 0, "w1", START_MS, '{"id": 1}', sent=False)
+    assert before == DriftState()
+    after = DriftState(START_MS + HOUR_MS, START_MS, 0, "w1", START_MS, '{"id": 1}', sent=False)
     assert store.decide("r-3/hour", before, after, DECISION)
-    assert not store.decide("r-3/hour", before, after._replace(by="w2"), DECISION)
+    assert not store.decide("r-3/hour", before, after._replace(decided_by="w2"), DECISION)
     assert store.state("r-3/hour") == after
     later = after._replace(decided_until_ms=START_MS + 2 * HOUR_MS, since_ms=None)
     second = DECISION._replace(start_ms=START_MS + HOUR_MS, drifting=False)
     assert store.decide("r-3/hour", after, later, second)
-    store.confirm("r-3/hour", after)  # of a state that is no more
+    store.mark_sent("r-3/hour", after)  # of a state that is no more
     assert store.state("r-3/hour") == later
-    store.confirm("r-3/hour", later)
+    store.mark_sent("r-3/hour", later)
     assert store.state("r-3/hour") == later._replace(sent=True)
     assert store.decisions("r-3/hour", 5) == [second, DECISION]
-    assert store.decisions("r-3/hour", 1)[0].above == {"amount"}
+    assert store.decisions("r-3/hour", 1)[0].exceeded == {"amount"}

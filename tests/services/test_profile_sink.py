@@ -15,12 +15,12 @@ from cassandra.cluster import Session
 
 from liveprofile.config import CassandraSettings
 from liveprofile.storage import queries
-from liveprofile.storage.connection import session_of
+from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema, schema_statements
 from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.support.memory_sinks import MemoryProfileSink
 from tests.support.paths import ROOT
-from tests.support.profile_rows import DIM, TABLES, flag, row, write
+from tests.support.profile_rows import DIM, TABLES, flag, profile_row, write_and_flush
 from udfs.profile.profile_row import write_time_us
 from udfs.profile.sink import CassandraProfileSink, FlagHistory, FlagQuery
 
@@ -28,11 +28,11 @@ pytestmark = pytest.mark.services
 
 
 def test_every_field_comes_back_as_it_was_written(store: CassandraProfileSink, session: Session):
-    written = row(user_id="ü \U0001f600", recency_days=1.5, active_rules=["b", "a"])
-    write(store, written)
+    written = profile_row(user_id="ü \U0001f600", recency_days=1.5, active_rules=["b", "a"])
+    write_and_flush(store, written)
 
     profile = queries.profile(session, written.user_id)
-    assert profile == queries.Profile(
+    assert profile == queries.StoredProfile(
         user_id=written.user_id,
         window_start_ms=written.window_start_ms,
         window_end_ms=written.window_end_ms,
@@ -49,7 +49,7 @@ def test_every_field_comes_back_as_it_was_written(store: CassandraProfileSink, s
         embedding=[1.0, 0.0, 0.0, 0.0],
     )
     assert queries.deltas(session, written.user_id) == [
-        queries.Delta(
+        queries.StoredDelta(
             user_id=written.user_id,
             window_start_ms=written.window_start_ms,
             window_end_ms=written.window_end_ms,
@@ -66,27 +66,27 @@ def test_every_field_comes_back_as_it_was_written(store: CassandraProfileSink, s
 
 
 def test_no_purchase_reads_as_none(store: CassandraProfileSink, session: Session):
-    write(store, row(recency_days=2.0))
-    write(store, row(window=1, recency_days=None))
+    write_and_flush(store, profile_row(recency_days=2.0))
+    write_and_flush(store, profile_row(window=1, recency_days=None))
 
     assert queries.profile(session, "u").recency_days is None
 
 
 def test_the_later_window_wins_whatever_arrives_last(store: CassandraProfileSink, session: Session):
-    write(store, row(window=5, churn=0.5, segments=["lapsing"], recency_days=3.0))
-    write(store, row(window=2, churn=0.2))
+    write_and_flush(store, profile_row(window=5, churn=0.5, segments=["lapsing"], recency_days=3.0))
+    write_and_flush(store, profile_row(window=2, churn=0.2))
 
     profile = queries.profile(session, "u")
     assert (profile.churn, profile.segments, profile.recency_days) == (0.5, ["lapsing"], 3.0)
     windows = [delta.window_end_ms for delta in queries.deltas(session, "u")]
-    assert windows == [row(window=5).window_end_ms, row(window=2).window_end_ms]
+    assert windows == [profile_row(window=5).window_end_ms, profile_row(window=2).window_end_ms]
 
 
 def test_of_windows_written_together_the_latest_is_the_profile(
     store: CassandraProfileSink, session: Session
 ):
-    windows = [row(window=window, churn=window / 10) for window in (2, 5, 3)]
-    write(store, *windows, row("other", window=1, churn=0.1))
+    windows = [profile_row(window=window, churn=window / 10) for window in (2, 5, 3)]
+    write_and_flush(store, *windows, profile_row("other", window=1, churn=0.1))
 
     assert queries.profile(session, "u").churn == 0.5
     assert queries.profile(session, "other").churn == 0.1
@@ -94,18 +94,18 @@ def test_of_windows_written_together_the_latest_is_the_profile(
 
 
 def test_the_same_row_twice_changes_nothing(store: CassandraProfileSink, session: Session):
-    twice = row(flags=[flag()], active_rules=["rule"], write_lookalike=True)
-    write(store, twice)
+    twice = profile_row(flags=[flag()], active_rules=["rule"], write_lookalike=True)
+    write_and_flush(store, twice)
     before = [session.execute(f"SELECT * FROM {table}").all() for table in TABLES]
-    write(store, twice)
+    write_and_flush(store, twice)
 
     assert [session.execute(f"SELECT * FROM {table}").all() for table in TABLES] == before
     assert all(len(found) == 1 for found in before)
 
 
 def test_of_one_window_the_newer_model_wins(store: CassandraProfileSink, session: Session):
-    write(store, row(revision=2, churn=0.75, recency_days=1.0))
-    write(store, row(revision=1, churn=0.25))
+    write_and_flush(store, profile_row(revision=2, churn=0.75, recency_days=1.0))
+    write_and_flush(store, profile_row(revision=1, churn=0.25))
 
     assert queries.profile(session, "u").churn == 0.75
     assert queries.profile(session, "u").recency_days == 1.0
@@ -114,8 +114,8 @@ def test_of_one_window_the_newer_model_wins(store: CassandraProfileSink, session
 def test_write_time_is_event_time_and_expiry_counts_from_now(
     store: CassandraProfileSink, session: Session, settings: CassandraSettings
 ):
-    written = row(write_lookalike=True, flags=[flag()])
-    write(store, written)
+    written = profile_row(write_lookalike=True, flags=[flag()])
+    write_and_flush(store, written)
 
     for table, column, ttl_s in (
         ("user_profile", "churn", settings.profile_ttl_s),
@@ -134,7 +134,7 @@ def test_expired_rows_are_gone(
     settings: CassandraSettings, session: Session, store: CassandraProfileSink
 ):
     short = settings.model_copy(update={"profile_ttl_s": 1, "delta_ttl_s": 1})
-    write(CassandraProfileSink(short, DIM, session), row())
+    write_and_flush(CassandraProfileSink(short, DIM, session), profile_row())
 
     deadline_s = time.monotonic() + 10
     while queries.profile(session, "u") or queries.deltas(session, "u"):
@@ -145,11 +145,11 @@ def test_expired_rows_are_gone(
 @pytest.mark.parametrize("kind", ["cassandra", "memory"])
 def test_flag_past(kind: str, request: pytest.FixtureRequest):
     store = MemoryProfileSink() if kind == "memory" else request.getfixturevalue("store")
-    write(store, row(window=0, active_rules=["a"], flags=[flag("a")]))
-    write(store, row(window=1, active_rules=["a", "b"], flags=[flag("b")]))
-    write(store, row(window=2, active_rules=["b"]))
-    write(store, row("other", window=2, active_rules=["a"], flags=[flag("a")]))
-    ends_ms = [row(window=window).window_end_ms for window in range(4)]
+    write_and_flush(store, profile_row(window=0, active_rules=["a"], flags=[flag("a")]))
+    write_and_flush(store, profile_row(window=1, active_rules=["a", "b"], flags=[flag("b")]))
+    write_and_flush(store, profile_row(window=2, active_rules=["b"]))
+    write_and_flush(store, profile_row("other", window=2, active_rules=["a"], flags=[flag("a")]))
+    ends_ms = [profile_row(window=window).window_end_ms for window in range(4)]
 
     def past(rule_id: str, window: int) -> FlagHistory:
         (found,) = store.flag_history([FlagQuery("u", rule_id, ends_ms[window])])
@@ -166,10 +166,10 @@ def test_flag_past(kind: str, request: pytest.FixtureRequest):
 
 
 def test_flag_past_sees_the_newest_flag_and_what_was_only_begun(store: CassandraProfileSink):
-    store.begin([row(window=n, flags=[flag()], active_rules=["rule"]) for n in range(3)])
+    store.write([profile_row(window=n, flags=[flag()], active_rules=["rule"]) for n in range(3)])
 
-    (past,) = store.flag_history([FlagQuery("u", "rule", row(window=3).window_end_ms)])
-    assert past == FlagHistory(was_true=True, last_raised_ms=row(window=2).window_end_ms)
+    (past,) = store.flag_history([FlagQuery("u", "rule", profile_row(window=3).window_end_ms)])
+    assert past == FlagHistory(was_true=True, last_raised_ms=profile_row(window=2).window_end_ms)
 
 
 def test_flag_past_is_the_same_from_memory_as_from_the_tables(
@@ -178,7 +178,7 @@ def test_flag_past_is_the_same_from_memory_as_from_the_tables(
     rng = random.Random(1)
     for window in range(12):
         query = [
-            FlagQuery(user_id, rule_id, row(window=window).window_end_ms)
+            FlagQuery(user_id, rule_id, profile_row(window=window).window_end_ms)
             for user_id in "uvw"
             for rule_id in "ab"
             if rng.random() < 0.6
@@ -188,16 +188,16 @@ def test_flag_past_is_the_same_from_memory_as_from_the_tables(
         for user_id in "uvw":
             active = [rule_id for rule_id in "ab" if rng.random() < 0.5]
             flags = [flag(rule_id) for rule_id in active if rng.random() < 0.5]
-            write(store, row(user_id, window, active_rules=active, flags=flags))
+            write_and_flush(store, profile_row(user_id, window, active_rules=active, flags=flags))
 
 
 def test_flags_are_read_by_user_and_over_all(store: CassandraProfileSink, session: Session):
     days = 3
     for day in range(days):
-        write(
+        write_and_flush(
             store,
             *(
-                row(f"u{n}", window=n + day * DAY_MS // (5 * MINUTE_MS), flags=[flag()])
+                profile_row(f"u{n}", window=n + day * DAY_MS // (5 * MINUTE_MS), flags=[flag()])
                 for n in range(20)
             ),
         )
@@ -217,7 +217,7 @@ def test_flags_are_read_by_user_and_over_all(store: CassandraProfileSink, sessio
 def test_an_events_flag_is_stored_in_both_tables(store: CassandraProfileSink, session: Session):
     reason = {"code": "FRAUD_SCORE", "value": 0.9, "usual": None, "sentence": "likely"}
     of_event = flag(event_id="e1", rule_version=3, rule_state="SHADOW", reasons=[reason])
-    write(store, row(flags=[of_event]))
+    write_and_flush(store, profile_row(flags=[of_event]))
 
     for table in ("risk_flag", "risk_flag_by_day"):
         [found] = session.execute(
@@ -237,8 +237,10 @@ def test_a_keyspace_of_an_earlier_version_gets_what_it_lacks(
             without = re.sub(new, "", statement) if ".risk_flag" in statement else statement
             session.execute(without, timeout=60)
     create_schema(older, DIM)
-    with session_of(older) as own:
-        write(CassandraProfileSink(older, DIM, own), row(flags=[flag(rule_version=2)]))
+    with open_session(older) as own:
+        write_and_flush(
+            CassandraProfileSink(older, DIM, own), profile_row(flags=[flag(rule_version=2)])
+        )
         for table in ("risk_flag", "risk_flag_by_day"):
             assert own.execute(f"SELECT rule_version FROM {table}").one() == (2,)
     session.execute(f"DROP KEYSPACE {older.keyspace}", timeout=60)
@@ -246,10 +248,10 @@ def test_a_keyspace_of_an_earlier_version_gets_what_it_lacks(
 
 def test_similar_users_within_a_segment_too(store: CassandraProfileSink, session: Session):
     directions = {"u": (1, 0), "near": (1, 0.1), "far": (1, 3), "opposite": (-1, 0)}
-    write(
+    write_and_flush(
         store,
         *(
-            row(
+            profile_row(
                 name,
                 embedding=np.array([x, y, 0, 0], np.float32) / np.float32(np.hypot(x, y)),
                 segments=["loyal"] if name == "far" else ["new"],
@@ -257,7 +259,7 @@ def test_similar_users_within_a_segment_too(store: CassandraProfileSink, session
             )
             for name, (x, y) in directions.items()
         ),
-        row("never written to the table"),
+        profile_row("never written to the table"),
     )
     alike = queries.similar_users(session, "u", 3)
     assert [user.user_id for user in alike] == ["near", "far", "opposite"]
@@ -267,12 +269,12 @@ def test_similar_users_within_a_segment_too(store: CassandraProfileSink, session
 
 
 def test_all_deltas_are_read_once(store: CassandraProfileSink, session: Session):
-    rows = [row(f"u{n}", window) for n in range(300) for window in range(3)]
-    write(store, *rows)
+    rows = [profile_row(f"u{n}", window) for n in range(300) for window in range(3)]
+    write_and_flush(store, *rows)
 
-    found = list(queries.all_deltas(session))
+    found = list(queries.scan_digests(session))
     assert sorted(found) == sorted(
-        queries.UsedEvents(r.user_id, r.window_start_ms, r.window_end_ms, r.events, r.digests)
+        queries.WindowDigests(r.user_id, r.window_start_ms, r.window_end_ms, r.events, r.digests)
         for r in rows
     )
 
@@ -286,7 +288,7 @@ def test_the_queries_of_the_documentation_run(store: CassandraProfileSink, sessi
         if statement.strip()
     ]
     assert len(statements) >= 8
-    write(store, row("42", segments=["loyal"], write_lookalike=True))
+    write_and_flush(store, profile_row("42", segments=["loyal"], write_lookalike=True))
     for statement in statements:
         prepared = session.prepare(statement)
         prepared.consistency_level = ConsistencyLevel.LOCAL_ONE
@@ -306,6 +308,6 @@ def test_nothing_waits_for_an_acknowledgement_to_be_sent(session: Session):
 def test_a_row_larger_than_a_batch_goes_alone(settings: CassandraSettings, session: Session):
     store = CassandraProfileSink(settings.model_copy(update={"batch_bytes": 256}), DIM, session)
     large = b'{"x":"' + b"y" * 200_000 + b'"}'
-    write(store, *(row(f"large{n}", delta_json=large) for n in range(3)))
+    write_and_flush(store, *(profile_row(f"large{n}", delta_json=large) for n in range(3)))
 
     assert all(len(queries.deltas(session, f"large{n}")[0].delta["x"]) == 200_000 for n in range(3))

@@ -16,9 +16,9 @@ from liveprofile.config import CassandraSettings
 from liveprofile.errors import ConfigError, ServiceError, StoreError
 from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.storage import queries
-from liveprofile.storage.connection import session_of
+from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema
-from tests.support.profile_rows import DIM, row, write
+from tests.support.profile_rows import DIM, profile_row, write_and_flush
 from udfs.profile.sink import CassandraProfileSink, ProfileSink
 
 pytestmark = pytest.mark.services
@@ -27,18 +27,18 @@ pytestmark = pytest.mark.services
 def test_a_write_that_is_refused_raises_at_once_and_for_good(settings: CassandraSettings):
     own = settings.model_copy(update={"keyspace": "store_refused", "retry_timeout_ms": 60_000})
     create_schema(own, DIM)
-    with session_of(own) as session:
+    with open_session(own) as session:
         store = CassandraProfileSink(own, DIM, session)
         session.execute("DROP TABLE profile_delta", timeout=60)
         started_s = time.monotonic()
         try:
             with pytest.raises(StoreError, match=r"refused: InvalidRequest.*profile_delta"):
-                write(store, row())
+                write_and_flush(store, profile_row())
             assert time.monotonic() - started_s < 30
             with pytest.raises(StoreError, match="refused"):
-                store.wait()
+                store.flush()
             with pytest.raises(StoreError, match="refused"):
-                store.begin([row("another")])
+                store.write([profile_row("another")])
         finally:
             session.execute("DROP KEYSPACE store_refused", timeout=60)
 
@@ -119,8 +119,8 @@ def write_slowly(store: ProfileSink, user_prefix: str, batches: int) -> set[str]
     """Begins and waits ten rows at a time; the users whose rows are acknowledged."""
     written = set()
     for batch in range(batches):
-        rows = [row(f"{user_prefix}{batch}-{n}") for n in range(10)]
-        write(store, *rows)
+        rows = [profile_row(f"{user_prefix}{batch}-{n}") for n in range(10)]
+        write_and_flush(store, *rows)
         written |= {one.user_id for one in rows}
         time.sleep(0.05)
     return written
@@ -174,7 +174,7 @@ def test_a_node_away_for_too_long_raises(fault: str, settings: CassandraSettings
     getattr(relay, fault)()
     started_s = time.monotonic()
     with pytest.raises(StoreError, match=r"write kept failing for \d+\.\d s .*= 2000\): "):
-        write(store, row())
+        write_and_flush(store, profile_row())
     assert time.monotonic() - started_s < 8
     relay.go_on()
     store.close()
@@ -200,5 +200,5 @@ def test_tables_for_another_size_of_embedding_are_named(
         with pytest.raises(ConfigError, match=r"vector<float, 4> .* vector<float, 5>"):
             attempt()
     store = CassandraProfileSink(settings, DIM, session)
-    with pytest.raises(ValueError, match=r"shape \(5,\), the store expects \(4,\)"):
-        store.begin([row(embedding=np.zeros(DIM + 1, np.float32))])
+    with pytest.raises(ValueError, match=r"shape \(5,\): the tables need \(4,\)"):
+        store.write([profile_row(embedding=np.zeros(DIM + 1, np.float32))])

@@ -13,9 +13,9 @@ from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import send_all
 from liveprofile.resources import product_path
-from liveprofile.rules.rules import Rules, read_rules
+from liveprofile.rules.rules import RuleSet, read_rules
 from tests.support.live_job import Job, command
-from udfs.rules_feed import RulesFeed, open_feed
+from udfs.rules_feed import RulesFeed, open_rules_feed
 
 pytestmark = pytest.mark.services
 
@@ -29,14 +29,14 @@ def job(new_job: Callable[..., Job]) -> Job:
 
 
 @pytest.fixture(scope="module")
-def shipped(job: Job) -> Rules:
+def shipped(job: Job) -> RuleSet:
     return read_rules(product_path(job.settings.rules))
 
 
 @pytest.fixture(scope="module")
-def feed(job: Job, shipped: Rules) -> Iterator[RulesFeed]:
+def feed(job: Job, shipped: RuleSet) -> Iterator[RulesFeed]:
     """A worker's, opened before the topic has a record."""
-    feed = open_feed(job.settings, shipped)
+    feed = open_rules_feed(job.settings, shipped)
     yield feed
     feed.close()
 
@@ -62,7 +62,7 @@ def test_the_topic_is_compacted_and_has_one_partition(job: Job) -> None:
 
 
 def test_rules_come_into_force_while_a_worker_runs(
-    job: Job, feed: RulesFeed, shipped: Rules, tmp_path: Path
+    job: Job, feed: RulesFeed, shipped: RuleSet, tmp_path: Path
 ) -> None:
     assert feed.current() is shipped
     file = tmp_path / "rules.toml"
@@ -82,9 +82,9 @@ def test_rules_come_into_force_while_a_worker_runs(
     file.write_text(text.partition("# Single events")[0], encoding="utf-8")
     apply(job, file)
     until(lambda: len(feed.current().rules) == 3)
-    assert feed.current().of("event") == []
+    assert feed.current().evaluated("event") == []
 
-    late = open_feed(job.settings, shipped)  # a worker that begins now knows them at once
+    late = open_rules_feed(job.settings, shipped)  # a worker that begins now knows them at once
     assert late.current() == feed.current()
     late.close()
     listed = json.loads(command("rules", "list", "--json", "--config", job.config_file).stdout)
@@ -95,7 +95,7 @@ def test_rules_come_into_force_while_a_worker_runs(
 def test_a_broken_record_leaves_the_rules_in_force(job: Job, feed: RulesFeed) -> None:
     before = feed.current()
     send_all(job.settings, job.settings.topics.rules, [(b"purchase_amount", b"{", {})])
-    until(lambda: feed.broken == 1)
+    until(lambda: feed.invalid_records == 1)
     assert feed.current() == before
 
 

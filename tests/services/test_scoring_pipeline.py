@@ -21,8 +21,8 @@ from cassandra.cluster import Session
 from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.kafka.records import read_topic
 from liveprofile.resources import product_path
-from liveprofile.simulator import ring
-from liveprofile.storage.connection import session_of
+from liveprofile.simulator import shared_device_ring
+from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS
 from tests.reference.entity_features import Event
@@ -88,7 +88,7 @@ def new_rules(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def session(job: Job) -> Iterator[Session]:
-    with session_of(job.settings.cassandra) as session:
+    with open_session(job.settings.cassandra) as session:
         yield session
 
 
@@ -98,7 +98,10 @@ def last_ms(job: Job) -> int:
 
 def test_a_generated_stream_is_judged_as_by_the_reference(job: Job, session: Session) -> None:
     events = simulated_streams.in_turn(
-        [*simulated_streams.shop(seed=11, users=40), *simulated_streams.apart(ring(30, 2), "ring-")]
+        [
+            *simulated_streams.shop(seed=11, users=40),
+            *simulated_streams.apart(shared_device_ring(30, 2), "ring-"),
+        ]
     )
     values = list(simulated_streams.with_oddities(events, seed=11))
     job.send(Message(None, value) for value in values)
@@ -223,7 +226,7 @@ def test_everything_since_equals_the_reference(job: Job, session: Session, new_r
 
 def test_the_audit_is_clean(job: Job) -> None:
     """The lane for events leaves that for windows alone."""
-    job.heartbeats(closing_time_ms(now_ms(), job.settings.window))
+    job.send_heartbeats(closing_time_ms(now_ms(), job.settings.window))
     job.wait_until_caught_up()
     account = job.audit()
     assert account["ok"], account

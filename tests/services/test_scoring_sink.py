@@ -14,7 +14,7 @@ from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import HOUR_MS
 from tests.support.memory_sinks import MemoryScoringSink
-from tests.support.score_rows import START_MS, flag, scored, write
+from tests.support.scored_events import START_MS, flag, scored_event, write_and_flush
 from udfs.scoring.sink import CassandraScoringSink, ScoringSink
 
 pytestmark = pytest.mark.services
@@ -43,8 +43,8 @@ def past(store: ScoringSink, rule_id: str, at_ms: int, user_id: str = "u") -> Fl
 
 
 def test_a_scored_event_is_one_row(cassandra: CassandraScoringSink, session: Session):
-    event = scored(active_rules=["a", "b"], flags=[flag("a")])
-    write(cassandra, event)
+    event = scored_event(active_rules=["a", "b"], flags=[flag("a")])
+    write_and_flush(cassandra, event)
     [row] = session.execute(
         "SELECT user_id, event_id, to_unix_timestamp(event_time) AS event_ms, event_type, amount,"
         " score, model_version, rules_version, active_rules, TTL(score) AS ttl, device_id, place,"
@@ -63,10 +63,10 @@ def test_a_scored_event_is_one_row(cassandra: CassandraScoringSink, session: Ses
 
 
 def test_the_same_event_again_changes_nothing(cassandra: CassandraScoringSink, session: Session):
-    event = scored(active_rules=["a"], flags=[flag("a")])
-    write(cassandra, event)
+    event = scored_event(active_rules=["a"], flags=[flag("a")])
+    write_and_flush(cassandra, event)
     before = [session.execute(f"SELECT * FROM {table}").all() for table in TABLES]
-    write(cassandra, event)
+    write_and_flush(cassandra, event)
     assert [session.execute(f"SELECT * FROM {table}").all() for table in TABLES] == before
     assert [len(found) for found in before] == [1, 1, 1, 0]
 
@@ -74,7 +74,7 @@ def test_the_same_event_again_changes_nothing(cassandra: CassandraScoringSink, s
 def test_events_of_one_moment_are_rows_of_their_own(
     cassandra: CassandraScoringSink, session: Session
 ):
-    write(cassandra, scored(), scored(event_id="other"))
+    write_and_flush(cassandra, scored_event(), scored_event(event_id="other"))
     rows = session.execute("SELECT event_id FROM risk_score").all()
     assert sorted(row.event_id for row in rows) == ["e0", "other"]
 
@@ -86,7 +86,9 @@ def test_of_one_event_the_newest_row_stays_whole(
     """A replay may find other events before it, and judge it otherwise."""
     scores = {"a": 0.25, "b": 0.75}
     for rule in order:
-        write(cassandra, scored(score=scores[rule], active_rules=[rule], rules_version=rule))
+        write_and_flush(
+            cassandra, scored_event(score=scores[rule], active_rules=[rule], rules_version=rule)
+        )
     [row] = session.execute("SELECT score, active_rules, rules_version FROM risk_score").all()
     newest = order[1]
     assert (row.score, set(row.active_rules), row.rules_version) == (
@@ -95,11 +97,11 @@ def test_of_one_event_the_newest_row_stays_whole(
 
 
 def test_flag_past(store: ScoringSink):
-    write(store, scored(at=0, active_rules=["a"], flags=[flag("a")]))
-    write(store, scored(at=1, active_rules=["a", "b"], flags=[flag("b")]))
-    write(store, scored(at=2, active_rules=["b"]))
-    write(store, scored("other", at=2, active_rules=["a"], flags=[flag("a")]))
-    times_ms = [START_MS + at * HOUR_MS for at in range(4)]
+    write_and_flush(store, scored_event(hour=0, active_rules=["a"], flags=[flag("a")]))
+    write_and_flush(store, scored_event(hour=1, active_rules=["a", "b"], flags=[flag("b")]))
+    write_and_flush(store, scored_event(hour=2, active_rules=["b"]))
+    write_and_flush(store, scored_event("other", hour=2, active_rules=["a"], flags=[flag("a")]))
+    times_ms = [START_MS + hour * HOUR_MS for hour in range(4)]
 
     assert past(store, "a", times_ms[0]) == FlagHistory(False, None)
     assert past(store, "a", times_ms[1]) == FlagHistory(True, times_ms[0])
@@ -112,10 +114,12 @@ def test_flag_past(store: ScoringSink):
 
 
 def test_an_event_that_comes_late_is_asked_for_its_own_time(store: ScoringSink):
-    write(store, scored(at=0), scored(at=5, active_rules=["a"], flags=[flag("a")]))
+    write_and_flush(
+        store, scored_event(hour=0), scored_event(hour=5, active_rules=["a"], flags=[flag("a")])
+    )
     late_ms = START_MS + 3 * HOUR_MS
     assert past(store, "a", late_ms) == FlagHistory(False, None)
-    write(store, scored(at=3, active_rules=["b"], flags=[flag("b")]))
+    write_and_flush(store, scored_event(hour=3, active_rules=["b"], flags=[flag("b")]))
     newest_ms = START_MS + 6 * HOUR_MS
     assert past(store, "a", newest_ms) == FlagHistory(True, newest_ms - HOUR_MS)
     assert past(store, "b", newest_ms) == FlagHistory(False, late_ms)
@@ -127,18 +131,20 @@ def test_the_stores_remember_the_same(
     """And the tables alone say the same to a worker that begins anew."""
     rng, memory = random.Random(3), MemoryScoringSink()
     for _ in range(25):
-        at, user_id = rng.randrange(40), rng.choice("uv")
-        queries = [FlagQuery(user, rule, START_MS + at * HOUR_MS) for user in "uv" for rule in "ab"]
+        hour, user_id = rng.randrange(40), rng.choice("uv")
+        queries = [
+            FlagQuery(user, rule, START_MS + hour * HOUR_MS) for user in "uv" for rule in "ab"
+        ]
         fresh = CassandraScoringSink(settings, SCORE_TTL_S, session)
         expected = memory.flag_history(queries)
         assert fresh.flag_history(queries) == expected
         assert cassandra.flag_history(queries) == expected
-        if (user_id, START_MS + at * HOUR_MS, f"e{at}") in memory.scores:
+        if (user_id, START_MS + hour * HOUR_MS, f"e{hour}") in memory.scores:
             continue
         active = [rule for rule in "ab" if rng.random() < 0.5]
         flags = [flag(rule) for rule in active if rng.random() < 0.5]
         for each in (memory, cassandra):
-            write(each, scored(user_id, at, active_rules=active, flags=flags))
+            write_and_flush(each, scored_event(user_id, hour, active_rules=active, flags=flags))
 
 
 def test_snoozes_are_those_of_the_table(cassandra: CassandraScoringSink, session: Session):

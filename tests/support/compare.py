@@ -26,11 +26,11 @@ from liveprofile.events.modalities import Modality
 from liveprofile.kafka import records as kafka_records
 from liveprofile.resources import product_path
 from liveprofile.storage import queries
-from liveprofile.storage.connection import session_of
+from liveprofile.storage.connection import open_session
 from liveprofile.wire import tokens as events
 from liveprofile.wire.token_columns import TokenColumns
 from models.profile.inference import ProfileModel, Scores
-from models.profile.user_features import NUMBERS
+from models.profile.user_features import FEATURE_NAMES
 from tests.reference.profile import Position, Record, Result, run, window_end_ms
 from tests.reference.user_history import TOKEN_CHARS, Token, token_text
 from tests.reference.validation import REASONS_WITH_DETAIL, clock_ms
@@ -88,7 +88,9 @@ class ModelScores:
 
 
 def _numbers(known: dict[str, float]) -> np.ndarray:
-    values = [max(known[name], 0.0) for name in NUMBERS]  # more may have been paid back than paid
+    values = [
+        max(known[name], 0.0) for name in FEATURE_NAMES
+    ]  # more may have been paid back than paid
     return np.log1p(np.array([values])).astype(np.float32)
 
 
@@ -111,7 +113,7 @@ def compare(settings: Settings) -> Comparison:
     _compare_rejected(found, rejected, expected, values)
     _compare_late(found, late, expected, values, settings)
     closed = _closed(expected, scores, settings.window.history)
-    with session_of(settings.cassandra) as session:
+    with open_session(settings.cassandra) as session:
         active = compare_windows(found, session, closed)
         users = compare_profiles(found, session, closed, scores.model)
         flags = _compare_flags(found, session, closed, active, rules, settings)

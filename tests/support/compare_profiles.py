@@ -87,7 +87,7 @@ def compare_windows(
 ) -> dict[Key, frozenset[str]]:
     """Every profile_delta; returns the rules it says were true."""
     active: dict[Key, frozenset[str]] = {}
-    for delta in scan(session, "profile_delta", queries.Delta):
+    for delta in scan(session, "profile_delta", queries.StoredDelta):
         key = Key(delta.user_id, delta.window_end_ms)
         active[key] = frozenset(delta.active_rules or ())
         if key in expected:
@@ -99,7 +99,9 @@ def compare_windows(
     return active
 
 
-def compare_window(found: Comparison, key: Key, delta: queries.Delta, expected: Expected) -> None:
+def compare_window(
+    found: Comparison, key: Key, delta: queries.StoredDelta, expected: Expected
+) -> None:
     profile, scores, cut = expected
     content = json.loads(delta.delta)
     found.equal("window start", key, delta.window_start_ms, profile.window_start_ms)
@@ -172,7 +174,7 @@ def compare_profiles(
     """Every user_profile, which is the user's last window; returns how many there are."""
     last = {key.user_id: key for key in expected}  # of a user in order of time
     users = set()
-    for stored in scan(session, "user_profile", queries.Profile):
+    for stored in scan(session, "user_profile", queries.StoredProfile):
         users.add(stored.user_id)
         key = last.get(stored.user_id)
         if key is None:
@@ -194,7 +196,11 @@ def compare_profiles(
 
 
 def _compare_profile(
-    found: Comparison, key: Key, stored: queries.Profile, content: dict[str, Any], profile: Profile
+    found: Comparison,
+    key: Key,
+    stored: queries.StoredProfile,
+    content: dict[str, Any],
+    profile: Profile,
 ) -> None:
     for name in ("churn", "expected_spend", "recency_days", "purchases_decayed", "amount_decayed"):
         found.equal(f"column {name}", key, getattr(stored, name), content["features"][name])
@@ -208,7 +214,7 @@ def _compare_profile(
 def _compare_with_history(
     found: Comparison,
     key: Key,
-    stored: queries.Profile,
+    stored: queries.StoredProfile,
     content: dict[str, Any],
     expected: Expected,
     model: ProfileModel,

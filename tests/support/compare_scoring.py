@@ -13,9 +13,9 @@ from cassandra.cluster import Session
 from liveprofile.config import Settings
 from liveprofile.kafka.records import read_topic
 from liveprofile.resources import product_path
-from liveprofile.storage.connection import session_of
+from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import execute
-from models.fraud.model import EventModel
+from models.fraud.model import FraudModel
 from tests.reference.entity_features import Arrival
 from tests.reference.profile import Record
 from tests.reference.scoring import Decision, Key, Rules, decide, key_of, loud, read_events
@@ -102,14 +102,14 @@ def assert_decided(found: Found, expected: dict[Key, Decision], rules: Rules) ->
 def expect(
     settings: Settings, arrivals: list[Arrival], rules: Rules | Callable[..., Rules]
 ) -> dict[Key, Decision]:
-    model = EventModel.load(product_path(settings.scoring.checkpoint))
+    model = FraudModel.load(product_path(settings.scoring.checkpoint))
     return decide(arrivals, rules, model, settings.scoring.history)
 
 
 def assert_scoring(settings: Settings, of_users: str, rule_id: str) -> None:
     """That everything is sound, and that the rule judged the users of this prefix, who share
     nothing with others, exactly as the reference does."""
-    with session_of(settings.cassandra) as session:
+    with open_session(settings.cassandra) as session:
         found = find(settings, session)
     events = sent_events(settings)
     assert_sound(found, events)

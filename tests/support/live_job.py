@@ -16,12 +16,12 @@ from confluent_kafka import KafkaError, Producer
 from liveprofile.config import Settings, TopicSettings, load
 from liveprofile.flink import rest
 from liveprofile.flink.rest import vertex_metrics
-from liveprofile.ingest.replay import Sender
+from liveprofile.ingest.replay import ReplayProducer
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import create_topics
 from liveprofile.storage.schema import create_schema
-from models.profile.checkpoint import Card
+from models.profile.checkpoint import ModelCard
 from stack.local import Stack, to_toml
 from tests.support.seeded_streams import Message
 
@@ -69,7 +69,7 @@ class Job:
     def prepare(self) -> None:
         """Creates the topics, the keyspace and its tables."""
         create_topics(self.settings)
-        card = Card.read(self.settings.model.checkpoint)
+        card = ModelCard.read(self.settings.model.checkpoint)
         create_schema(self.settings.cassandra, card.shape["embedding"])
 
     # --- the job's life -----------------------------------------------------------------------
@@ -115,7 +115,7 @@ class Job:
 
     def cancel(self) -> None:
         """Does nothing if it doesn't run."""
-        if self.id is not None and self.state() not in rest.ENDED:
+        if self.id is not None and self.state() not in rest.TERMINAL_STATES:
             rest.cancel(self.rest_url, self.id)
 
     # --- records ------------------------------------------------------------------------------
@@ -152,11 +152,11 @@ class Job:
         assert not errors, errors[0]
         return count
 
-    def heartbeats(self, time_ms: int) -> None:
+    def send_heartbeats(self, time_ms: int) -> None:
         """Moves every partition's event time there."""
-        sender = Sender(self.settings, self.settings.topics.events, lambda count: None)
-        sender.heartbeats(time_ms)
-        sender.finish()
+        sender = ReplayProducer(self.settings, self.settings.topics.events, lambda count: None)
+        sender.send_heartbeats(time_ms)
+        sender.flush()
 
     def wait_until_caught_up(self, timeout_s: float = 90.0) -> None:
         """Returns when a checkpoint covers all that is in the topics the job reads.
@@ -180,7 +180,7 @@ class Job:
         ends = {
             (topic, partition): held.end
             for topic in (topics.events, topics.feedback)
-            for partition, held in offsets.ranges(self.settings, topic).items()
+            for partition, held in offsets.partition_ranges(self.settings, topic).items()
             if held.end > held.first
         }
         vertices = rest.request(self.rest_url, f"/jobs/{self.id}")["vertices"]

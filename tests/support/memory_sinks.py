@@ -1,4 +1,4 @@
-"""The sinks in dicts, with the semantics of the Cassandra sinks."""
+"""In-memory sinks with the semantics of the Cassandra sinks, for tests without services."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from udfs.scoring.sink import ScoredEvent
 
 
 class MemoryProfileSink:
-    """A dict-backed store with the same semantics, for tests below the services' level."""
+    """A ProfileSink whose tables are dicts by primary key."""
 
     def __init__(self) -> None:
         self.profiles: dict[str, ProfileRow] = {}
@@ -32,7 +32,7 @@ class MemoryProfileSink:
             if user_id == query.user_id and window_end_ms < query.window_end_ms
         ]
         latest = max(earlier, key=lambda row: row.window_end_ms, default=None)
-        raised = [
+        raised_ms = [
             window_end_ms
             for (user_id, window_end_ms, rule_id) in self.flags
             if (user_id, rule_id) == (query.user_id, query.rule_id)
@@ -40,15 +40,15 @@ class MemoryProfileSink:
         ]
         return FlagHistory(
             latest is not None and query.rule_id in latest.active_rules,
-            max(raised, default=None),
+            max(raised_ms, default=None),
         )
 
-    def begin(self, rows: Sequence[ProfileRow]) -> None:
+    def write(self, rows: Sequence[ProfileRow]) -> None:
         for row in rows:
-            self._keep_newer(self.profiles, row.user_id, row)
-            self._keep_newer(self.deltas, (row.user_id, row.window_end_ms), row)
+            self._upsert(self.profiles, row.user_id, row)
+            self._upsert(self.deltas, (row.user_id, row.window_end_ms), row)
             if row.write_lookalike:
-                self._keep_newer(self.lookalikes, row.user_id, row)
+                self._upsert(self.lookalikes, row.user_id, row)
             for flag in row.flags:
                 self.flags[row.user_id, row.window_end_ms, flag.rule_id] = flag
 
@@ -56,25 +56,25 @@ class MemoryProfileSink:
         return {user_id: self.snoozes.get(user_id, {}) for user_id in user_ids}
 
     @staticmethod
-    def _keep_newer(table: dict[Any, ProfileRow], key: Any, row: ProfileRow) -> None:
+    def _upsert(table: dict[Any, ProfileRow], key: Any, row: ProfileRow) -> None:
         if key not in table or write_time_us(table[key]) <= write_time_us(row):
             table[key] = row
 
-    def wait(self) -> None:
-        """Nothing is ever on its way."""
+    def flush(self) -> None:
+        """Does nothing: `write` stores at once."""
 
     def close(self) -> None:
         self.closed = True
 
 
 class MemoryScoringSink:
-    """A dict-backed store with the same semantics, for tests below the services' level."""
+    """A ScoringSink whose tables are dicts by primary key."""
 
     def __init__(self) -> None:
         self.scores: dict[tuple[str, int, str], ScoredEvent] = {}
         self.flags: dict[tuple[str, int, str], Flag] = {}
         self.snoozes: dict[str, dict[str, int]] = {}
-        self.drift = MemoryDriftStore()
+        self.drift_store = MemoryDriftStore()
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
         return [self._flag_history(*query) for query in queries]
@@ -86,26 +86,26 @@ class MemoryScoringSink:
             if row.user_id == user_id and row.event_ms < before_ms
         ]
         latest = max(earlier, key=lambda row: row.event_ms, default=None)
-        raised = [
-            at_ms
-            for user, at_ms, rule in self.flags
-            if (user, rule) == (user_id, rule_id) and at_ms < before_ms
+        raised_ms = [
+            event_ms
+            for user, event_ms, rule in self.flags
+            if (user, rule) == (user_id, rule_id) and event_ms < before_ms
         ]
         return FlagHistory(
-            latest is not None and rule_id in latest.active_rules, max(raised, default=None)
+            latest is not None and rule_id in latest.active_rules, max(raised_ms, default=None)
         )
 
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
         return {user_id: self.snoozes.get(user_id, {}) for user_id in user_ids}
 
-    def begin(self, rows: Sequence[ScoredEvent]) -> None:
+    def write(self, rows: Sequence[ScoredEvent]) -> None:
         for row in rows:
             self.scores[row.user_id, row.event_ms, row.event_id] = row
             for flag in row.flags:
                 self.flags[row.user_id, row.event_ms, flag.rule_id] = flag
 
-    def wait(self) -> None:
-        """Nothing is ever on its way."""
+    def flush(self) -> None:
+        """Does nothing: `write` stores at once."""
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Does nothing."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.load.events import Message
+from benchmarks.load.events import EventMessage
 from liveprofile.units import DAY_MS
 
 FIRST_DAY_MS = 1_483_228_800_000  # 2017-01-01
@@ -79,6 +79,6 @@ def events(
             yield event
 
 
-def messages(*args: Any, **more: Any) -> Iterator[Message]:
+def messages(*args: Any, **more: Any) -> Iterator[EventMessage]:
     for event in events(*args, **more):
-        yield Message(event["user_id"].encode(), json.dumps(event).encode())
+        yield EventMessage(event["user_id"].encode(), json.dumps(event).encode())

@@ -1,4 +1,4 @@
-"""Rows for a store under test."""
+"""Profile rows for tests of profile sinks."""
 
 from __future__ import annotations
 
@@ -12,16 +12,17 @@ from udfs.profile.sink import ProfileSink
 DIM = 4
 TABLES = ("user_profile", "profile_delta", "risk_flag", "risk_flag_by_day", "user_lookalike")
 START_MS = 1_511_658_000_000  # 2017-11-26 01:00:00 UTC
+WINDOW_MS = 5 * MINUTE_MS
 
 
-def row(user_id: str = "u", window: int = 0, **changes: object) -> ProfileRow:
-    """One window's row; `changes` overrides fields."""
-    end_ms = START_MS + (window + 1) * 5 * MINUTE_MS
+def profile_row(user_id: str = "u", window: int = 0, **changes: object) -> ProfileRow:
+    """The row of the window number `window` after START_MS; `changes` overrides fields."""
+    start_ms = START_MS + window * WINDOW_MS
     direction = np.array([1, window, 0, 0], np.float32)
     return ProfileRow(
         user_id=user_id,
-        window_start_ms=end_ms - 5 * MINUTE_MS,
-        window_end_ms=end_ms,
+        window_start_ms=start_ms,
+        window_end_ms=start_ms + WINDOW_MS,
         model_version="test-1",
         feature_version=1,
         revision=1,
@@ -47,6 +48,7 @@ def row(user_id: str = "u", window: int = 0, **changes: object) -> ProfileRow:
 
 
 def flag(rule_id: str = "rule", **changes: object) -> Flag:
+    """A flag of a window; `changes` overrides fields."""
     return Flag(
         flag_id="0" * 32,
         rule_id=rule_id,
@@ -61,6 +63,6 @@ def flag(rule_id: str = "rule", **changes: object) -> Flag:
     )._replace(**changes)
 
 
-def write(store: ProfileSink, *rows: ProfileRow) -> None:
-    store.begin(rows)
-    store.wait()
+def write_and_flush(sink: ProfileSink, *rows: ProfileRow) -> None:
+    sink.write(rows)
+    sink.flush()

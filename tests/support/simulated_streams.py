@@ -7,7 +7,7 @@ import random
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from liveprofile.simulator import Config, Day, Shop
+from liveprofile.simulator import Shop, ShopConfig, ShopDay
 from tests.reference.entity_features import LETTERS
 from tests.reference.profile import Record
 
@@ -21,11 +21,11 @@ Event = dict[str, Any]
 
 def shop(seed: int, users: int = 60, days: int = 3) -> list[Event]:
     """Ordinary users, takeovers and card tests; more than the lane scores."""
-    config = Config(users=users, days=days, seed=seed, takeovers=2, card_tests=2, rings=0)
+    config = ShopConfig(users=users, days=days, seed=seed, takeovers=2, card_tests=2, rings=0)
     return in_turn(event for day in Shop(config) for event in day.records())
 
 
-def apart(day: Day, prefix: str) -> list[Event]:
+def apart(day: ShopDay, prefix: str) -> list[Event]:
     """The day's events among users and entities of their own."""
     found = []
     for event in day.records():

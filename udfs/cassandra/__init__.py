@@ -1,1 +1,1 @@
-"""Cassandra writes of the Python workers: batches, requests, flag state."""
+"""Cassandra writes of the Python workers: encoding, batching, retries and the flag cache."""

@@ -1,4 +1,4 @@
-"""Which rows share a batch: those of one replica set, as many as the server takes gladly."""
+"""Groups rows into unlogged batches: same replica set, within the server's limits."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cassandra import InvalidRequest, Unauthorized
 from cassandra.cluster import Session
 from cassandra.metadata import Metadata, Murmur3Token
 
-# Cassandra's own defaults of batch_size_warn_threshold and
+# Cassandra's defaults of batch_size_warn_threshold and
 # unlogged_batch_across_partitions_warn_threshold.
 SERVER_WARN_BYTES, SERVER_WARN_PARTITIONS = 5 * 1_024, 10
 _UNITS = {"B": 1, "KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30}
@@ -23,12 +23,13 @@ class BatchLimits(NamedTuple):
 
 
 def server_limits(session: Session, batch_bytes: int) -> BatchLimits:
-    """`batch_bytes`, or what the server takes without a warning where that is less.
+    """Returns `batch_bytes` and the server's limits, whichever are lower.
 
-    A batch beyond the server's threshold costs a line in its log and a warning in its answer.
+    A batch above the server's warning thresholds adds a line to its log and a warning to its
+    answer.
     """
     try:
-        found = {
+        thresholds = {
             row.name: row.value
             for row in session.execute(
                 "SELECT name, value FROM system_views.settings WHERE name IN"
@@ -36,22 +37,25 @@ def server_limits(session: Session, batch_bytes: int) -> BatchLimits:
             )
         }
     except (InvalidRequest, Unauthorized):
-        found = {}  # hidden from this user: assume the defaults
-    warn_bytes = parse_size(found.get("batch_size_warn_threshold"), SERVER_WARN_BYTES)
+        thresholds = {}  # the user may not read them: use the defaults
+    warn_bytes = parse_size(thresholds.get("batch_size_warn_threshold"), SERVER_WARN_BYTES)
     warn_partitions = parse_size(
-        found.get("unlogged_batch_across_partitions_warn_threshold"), SERVER_WARN_PARTITIONS
+        thresholds.get("unlogged_batch_across_partitions_warn_threshold"), SERVER_WARN_PARTITIONS
     )
     return BatchLimits(min(batch_bytes, warn_bytes), max(1, warn_partitions))
 
 
 def parse_size(text: str | None, default: int) -> int:
-    """'5KiB' -> 5120, '10' -> 10; `default` for what is neither."""
+    """Parses '5KiB' to 5120 and '10' to 10; returns `default` for anything else."""
     match = re.fullmatch(r"(\d+)\s*(B|KiB|MiB|GiB)?", text or "")
     return int(match[1]) * _UNITS[match[2] or "B"] if match else default
 
 
 def pack(sizes: Sequence[int], limits: BatchLimits) -> Iterator[range]:
-    """Cuts a sequence into runs within the limits; one that is larger goes alone."""
+    """Yields consecutive ranges of positions within the limits.
+
+    sizes: bytes of each partition. A partition above limits.bytes gets a range of its own.
+    """
     start, total = 0, 0
     for position, size in enumerate(sizes):
         full = total + size > limits.bytes or position - start >= limits.partitions
@@ -66,35 +70,35 @@ def pack(sizes: Sequence[int], limits: BatchLimits) -> Iterator[range]:
 class ReplicaSets:
     """Groups partition keys by the set of nodes that hold them.
 
-    A batch whose rows live on the same nodes is forwarded to nobody else by its coordinator.
+    If all rows of a batch live on the same nodes, its coordinator forwards it to no other node.
     """
 
     def __init__(self, metadata: Metadata, keyspace: str):
         self._metadata, self._keyspace = metadata, keyspace
-        self._known: object = None
+        self._token_map: object = None  # the map that the next two were read from
         self._ring = np.empty(0, np.int64)
         self._set_of_range = np.empty(0, np.int64)
 
     def group(self, keys: Sequence[bytes]) -> list[Sequence[int]]:
-        """Positions of `keys`, one list a replica set."""
-        if self._metadata.token_map is not self._known:  # the ring has changed
-            self._learn()
+        """Returns the positions of `keys`, one sequence per replica set."""
+        if self._metadata.token_map is not self._token_map:  # the ring has changed
+            self._read_ring()
         if len(set(self._set_of_range.tolist())) <= 1:
             return [range(len(keys))]
         tokens = np.array([Murmur3Token.hash_fn(key) for key in keys], np.int64)
-        # A range belongs to the token at its end, and the last wraps around to the first.
+        # A range belongs to the token at its end; tokens above the last one wrap to the first.
         ranges = np.searchsorted(self._ring, tokens, side="left") % len(self._ring)
         sets = self._set_of_range[ranges]
         order = np.argsort(sets, kind="stable")
         cuts = np.flatnonzero(np.diff(sets[order])) + 1
         return [part.tolist() for part in np.split(order, cuts)]
 
-    def _learn(self) -> None:
+    def _read_ring(self) -> None:
         token_map = self._metadata.token_map
-        self._known = token_map
+        self._token_map = token_map
         self._ring = self._set_of_range = np.empty(0, np.int64)
         if token_map is None or token_map.token_class is not Murmur3Token:
-            return  # no ring to group by: one group, which costs forwarding and nothing else
+            return  # unknown ring: one group, whose coordinator may forward rows
         numbers: dict[frozenset[object], int] = {}
         sets = [
             numbers.setdefault(

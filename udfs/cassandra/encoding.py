@@ -1,14 +1,14 @@
-"""Rows as the bytes of Cassandra's native protocol, whole columns at once.
+"""Encodes rows as values of Cassandra's native protocol.
 
-The driver's bind() serialises value by value in Python and costs more than everything else on
-the client; numpy turns a column of numbers into big-endian bytes in one go. Wire formats: Apache
-Cassandra, native protocol specification v5, section 6.
+The values are the bytes that a bound statement sends, so the driver's `bind` is not needed: it
+serialises value by value in Python, which costs more than all other work of the client. numpy turns
+a column of numbers into big-endian bytes at once. Formats: Apache Cassandra, native protocol
+specification v5, section 6.
 """
 
 from __future__ import annotations
 
 import struct
-import zlib
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -16,29 +16,48 @@ from typing import TYPE_CHECKING
 import numpy as np
 import orjson
 
+from liveprofile.storage.flag_buckets import flag_bucket
 from liveprofile.units import DAY_MS
 
 if TYPE_CHECKING:
     from cassandra.query import PreparedStatement
 
-    from liveprofile.rules.flags import Flag, Flagged
+    from liveprofile.rules.flags import Flag, FlaggedRow
 
-Values = list[bytes | None]
+Values = list[bytes | None]  # encoded values of one statement in the order of its marks
 
-FLAG_BUCKETS = 8
-# A mutation counts more than its values: write time, TTL and expiry of each cell and each row.
+# Cassandra adds to the values of a mutation the write time, TTL and expiry of each cell and row.
 CELL_BYTES, ROW_BYTES = 16, 48
+EPOCH_DAY = 1 << 31  # the protocol's `date` of 1970-01-01
 
 FLAG_COLUMNS = (
-    "user_id", "window_end", "rule_id", "flag_id", "window_start", "reason", "severity", "action",
-    "value", "threshold", "message", "evidence", "model_version", "rules_version", "event_id",
-    "rule_version", "rule_state", "reasons",
-)  # fmt: skip
+    "user_id",
+    "window_end",
+    "rule_id",
+    "flag_id",
+    "window_start",
+    "reason",
+    "severity",
+    "action",
+    "value",
+    "threshold",
+    "message",
+    "evidence",
+    "model_version",
+    "rules_version",
+    "event_id",
+    "rule_version",
+    "rule_state",
+    "reasons",
+)
 FLAG_BY_DAY_COLUMNS = ("day", "bucket", *FLAG_COLUMNS)
 
 
-def insert(keyspace: str, table: str, columns: Sequence[str], ttl_s: int) -> str:
-    """The INSERT that the value lists of this module fit. ttl_s = 0: kept for ever."""
+def insert_cql(keyspace: str, table: str, columns: Sequence[str], ttl_s: int) -> str:
+    """Returns an INSERT for the values of `columns`, then the write time in microseconds.
+
+    ttl_s = 0 keeps the rows for ever.
+    """
     marks = ", ".join("?" * len(columns))
     return (
         f"INSERT INTO {keyspace}.{table} ({', '.join(columns)}) VALUES ({marks})"
@@ -46,50 +65,44 @@ def insert(keyspace: str, table: str, columns: Sequence[str], ttl_s: int) -> str
     )
 
 
-def flag(row: Flagged, raised: Flag) -> Values:
-    """The values of FLAG_COLUMNS and the write time."""
+def encode_flag(row: FlaggedRow, flag: Flag) -> Values:
+    """Returns the values of FLAG_COLUMNS and the write time."""
     return [
         row.user_id.encode(),
         bigint(row.window_end_ms),
-        raised.rule_id.encode(),
-        raised.flag_id.encode(),
+        flag.rule_id.encode(),
+        flag.flag_id.encode(),
         bigint(row.window_start_ms),
-        raised.reason.encode(),
-        raised.severity.encode(),
-        raised.action.encode(),
-        double(raised.value),
-        double(raised.threshold),
-        raised.message.encode(),
-        orjson.dumps(raised.evidence, option=orjson.OPT_SERIALIZE_NUMPY),
+        flag.reason.encode(),
+        flag.severity.encode(),
+        flag.action.encode(),
+        double(flag.value),
+        double(flag.threshold),
+        flag.message.encode(),
+        orjson.dumps(flag.evidence, option=orjson.OPT_SERIALIZE_NUMPY),
         row.model_version.encode(),
-        raised.rules_version.encode(),
-        raised.event_id.encode(),
-        struct.pack(">i", raised.rule_version),
-        raised.rule_state.encode(),
-        orjson.dumps(list(raised.reasons), option=orjson.OPT_SERIALIZE_NUMPY),
+        flag.rules_version.encode(),
+        flag.event_id.encode(),
+        struct.pack(">i", flag.rule_version),
+        flag.rule_state.encode(),
+        orjson.dumps(list(flag.reasons), option=orjson.OPT_SERIALIZE_NUMPY),
         bigint(row.window_end_ms * 1_000 + row.revision),
     ]
 
 
-def flag_by_day(row: Flagged, raised: Flag) -> Values:
-    """The values of FLAG_BY_DAY_COLUMNS and the write time."""
-    # A date counts days from 2^31, the epoch.
-    day = struct.pack(">I", row.window_end_ms // DAY_MS + (1 << 31))
-    return [day, struct.pack(">b", flag_bucket(row.user_id)), *flag(row, raised)]
+def encode_flag_by_day(row: FlaggedRow, flag: Flag) -> Values:
+    """Returns the values of FLAG_BY_DAY_COLUMNS and the write time."""
+    day = struct.pack(">I", row.window_end_ms // DAY_MS + EPOCH_DAY)
+    return [day, struct.pack(">b", flag_bucket(row.user_id)), *encode_flag(row, flag)]
 
 
-def flag_day_and_bucket(values: Values) -> tuple[bytes | None, ...]:
-    """The partition of a `flag_by_day`."""
+def flag_by_day_partition(values: Values) -> tuple[bytes | None, ...]:
+    """Returns the partition key (day, bucket) of what `encode_flag_by_day` returns."""
     return tuple(values[:2])
 
 
-def flag_bucket(user_id: str) -> int:
-    """Which of a day's partitions holds a user's flags."""
-    return zlib.crc32(user_id.encode()) % FLAG_BUCKETS
-
-
-def size(writes: Iterable[tuple[PreparedStatement, Values]]) -> int:
-    """Bytes of a mutation about as the server counts them, never fewer."""
+def mutation_bytes(writes: Iterable[tuple[PreparedStatement, Values]]) -> int:
+    """Estimates the bytes of a mutation as the server counts them; never too few."""
     total = 0
     for _, values in writes:
         total += sum(map(len, filter(None, values))) + CELL_BYTES * len(values) + ROW_BYTES
@@ -97,6 +110,7 @@ def size(writes: Iterable[tuple[PreparedStatement, Values]]) -> int:
 
 
 def bigint(value: int) -> bytes:
+    """Encodes a bigint or a timestamp in milliseconds."""
     return struct.pack(">q", value)
 
 
@@ -106,17 +120,19 @@ def double(value: float) -> bytes:
 
 @lru_cache(maxsize=4_096)
 def text_set(names: tuple[str, ...]) -> bytes:
-    """A set<text>; few distinct ones exist."""
+    """Encodes a set<text>. Cached, because few distinct sets occur."""
     items = [name.encode() for name in sorted(set(names))]
     return struct.pack(">i", len(items)) + b"".join(
         struct.pack(">i", len(item)) + item for item in items
     )
 
 
-def cells(values: Sequence[float] | np.ndarray, dtype: str) -> list[bytes]:
+def encode_column(values: Sequence[float] | np.ndarray, dtype: str) -> list[bytes]:
+    """Encodes a column of numbers; dtype: big-endian, e.g. ">f8"."""
     column = np.array(values, dtype)
-    return split(column.tobytes(), column.itemsize)
+    return split_fixed_width(column.tobytes(), column.itemsize)
 
 
-def split(data: bytes, width: int) -> list[bytes]:
+def split_fixed_width(data: bytes, width: int) -> list[bytes]:
+    """Cuts `data` into values of `width` bytes."""
     return [data[start : start + width] for start in range(0, len(data), width)]

@@ -1,8 +1,8 @@
-"""What rules did in users' earlier windows, kept where it passes by.
+"""Caches the flag state of users: which rules were true last and when each raised its last flag.
 
-A SELECT costs Cassandra and its client as much as two windows' writes. Flink sends all windows of
-a user through one worker, in order of time, so what a worker has written or read of a user holds
-until the user's next window. A worker begins with nothing, after a failure too.
+A SELECT costs Cassandra and its client as much as the writes of two windows. Flink sends all
+windows of a user to one worker in time order, so what a worker wrote or read about a user stays
+true until the user's next window. A worker starts with an empty cache, after a failure too.
 """
 
 from __future__ import annotations
@@ -11,51 +11,54 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from liveprofile.rules.flags import Flagged
+    from liveprofile.rules.flags import FlaggedRow
 
-MOST_USERS = 100_000  # some 300 bytes each
+MAX_USERS = 100_000  # about 300 bytes each
 
 
-class FlagState(NamedTuple):
-    """One user's windows that ended by `until_ms`."""
+class CachedFlagState(NamedTuple):
+    """A user's flag state after all windows that ended by `until_ms`."""
 
     until_ms: int
-    active: frozenset[str]  # the rules true in the latest of them
-    raised_ms: dict[str, int] | None  # by rule, the window end of its newest flag; None: not known
+    active_rules: frozenset[str]  # true in the latest of these windows
+    last_raised_ms: dict[str, int] | None  # rule id -> window end of its last flag; None: unknown
 
 
 class FlagStateCache:
-    """Beyond MOST_USERS it forgets them all and learns anew."""
+    """Flag states by user. A full cache (MAX_USERS) is cleared."""
 
     def __init__(self) -> None:
-        self._users: dict[str, FlagState] = {}
+        self._users: dict[str, CachedFlagState] = {}
 
-    def before(self, user_id: str, window_end_ms: int) -> FlagState | None:
-        """None if not known; so too where a later window of the user was here already."""
-        past = self._users.get(user_id)
-        return past if past is not None and past.until_ms < window_end_ms else None
+    def get(self, user_id: str, window_end_ms: int) -> CachedFlagState | None:
+        """Returns the state before a window, or None if it is unknown.
 
-    def learn(self, user_id: str, past: FlagState) -> None:
-        """What was read; does not replace what is known of later windows."""
-        known = self._users.get(user_id)
-        if known is None or known.until_ms < past.until_ms:
-            self._keep(user_id, past)
+        It is unknown too if the cache has seen this window or a later one of the user.
+        """
+        state = self._users.get(user_id)
+        return state if state is not None and state.until_ms < window_end_ms else None
 
-    def write(self, rows: Iterable[Flagged]) -> None:
-        """Rows as they are stored. One that comes after a later one of its user is a riddle, so
-        the user is forgotten."""
+    def put(self, user_id: str, state: CachedFlagState) -> None:
+        """Caches a state that was read, unless a later one is cached."""
+        cached = self._users.get(user_id)
+        if cached is None or cached.until_ms < state.until_ms:
+            self._store(user_id, state)
+
+    def update(self, rows: Iterable[FlaggedRow]) -> None:
+        """Applies rows that are being written. An out-of-order row evicts its user's state."""
         for row in rows:
-            earlier = self.before(row.user_id, row.window_end_ms)
+            earlier = self.get(row.user_id, row.window_end_ms)
             if earlier is None and self._users.pop(row.user_id, None) is not None:
                 continue
-            raised_ms = earlier.raised_ms if earlier else None
-            if raised_ms is not None and row.flags:
-                raised_ms = raised_ms | {flag.rule_id: row.window_end_ms for flag in row.flags}
-            self._keep(
-                row.user_id, FlagState(row.window_end_ms, frozenset(row.active_rules), raised_ms)
-            )
+            last_raised_ms = earlier.last_raised_ms if earlier else None
+            if last_raised_ms is not None and row.flags:
+                last_raised_ms = last_raised_ms | {
+                    flag.rule_id: row.window_end_ms for flag in row.flags
+                }
+            state = CachedFlagState(row.window_end_ms, frozenset(row.active_rules), last_raised_ms)
+            self._store(row.user_id, state)
 
-    def _keep(self, user_id: str, past: FlagState) -> None:
-        if len(self._users) >= MOST_USERS:
+    def _store(self, user_id: str, state: CachedFlagState) -> None:
+        if len(self._users) >= MAX_USERS:
             self._users.clear()
-        self._users[user_id] = past
+        self._users[user_id] = state

@@ -1,1 +1,1 @@
-"""The profile pipeline in a Python worker."""
+"""The profile pipeline in a Python worker: windows in, profiles, flags and alerts out."""

@@ -1,4 +1,4 @@
-"""The operator's work without the operator: a batch of rows in, everything stored, messages out."""
+"""Scores, stores and answers one batch of the profile pipeline. Knows nothing of Flink."""
 
 from __future__ import annotations
 
@@ -9,54 +9,50 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from liveprofile.alerts.cloud_events import alert_records
 from liveprofile.config import Settings
 from liveprofile.errors import InputError
-from liveprofile.events.modalities import PLACE, TEXT, Vectors, with_texts
-from liveprofile.events.window import Windows, read_windows
-from liveprofile.features import window as window_features
+from liveprofile.events.modalities import PLACE, TEXT, Vectors, add_text_vectors
+from liveprofile.events.window import WindowBatch, parse_windows
+from liveprofile.features import window_features
 from liveprofile.rules import flag_policy
-from liveprofile.wire import output_records
+from liveprofile.wire import output_records, window_events
 from liveprofile.wire.output_records import Refused
 from liveprofile.wire.token_columns import read_histories
-from liveprofile.wire.tokens import EVENT, FIELD, TYPE_INDEX
+from liveprofile.wire.tokens import TYPE_INDEX
+from udfs.failed_rows import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.profile import assemble
 from udfs.profile.profile_row import ProfileRow
 from udfs.profile.sink import ProfileSink
 from udfs.rules_feed import RulesFeed
 
-if TYPE_CHECKING:  # torch is for the workers, not for the client that submits
+if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
     from models.profile.inference import BatchTime, ProfileModel, Scores
-    from models.profile.text_encoder import Encode
-
-# What a row of odd data raises. Anything else (no memory, a lost card) is no row's fault.
-DATA_ERRORS = (ValueError, TypeError, KeyError, IndexError, ArithmeticError)
-
-# One after the other. Odd data comes mixed with good; where nothing succeeds any more, the fault is
-# ours, and it is better to stop than to reject everything.
-MOST_FAILED_ROWS = 100
+    from models.profile.text_encoder import TextEncoder
 
 
-class Batch(NamedTuple):
-    """n rows of `jobs.sql.profile_views.remembered`; a user's windows in time order."""
+class ProfileBatch(NamedTuple):
+    """n rows of `jobs.sql.profile_views.model_input`; the windows of a user in time order."""
 
     user_id: list[str]
     window_start_ms: np.ndarray  # (n,) int64
-    window_end_ms: np.ndarray
-    events: list[str]
-    history: list[str]
-    added: np.ndarray  # (n, len(baselines.COLUMNS)) float64
-    sums: np.ndarray
+    window_end_ms: np.ndarray  # (n,) int64
+    events: list[str]  # the window's events: liveprofile.wire.window_events
+    history: list[str]  # the user's last windows: liveprofile.wire.token_columns
+    added: np.ndarray  # (n, len(baselines.COLUMNS)) float64, the window's part of `sums`
+    sums: np.ndarray  # (n, len(baselines.COLUMNS)) float64, the user's sums with the window
 
-    def row(self, index: int) -> Batch:
-        one = slice(index, index + 1)
-        return Batch(*(column[one] for column in self))
+    def row(self, index: int) -> ProfileBatch:
+        """Returns a batch of one row."""
+        rows = slice(index, index + 1)
+        return ProfileBatch(*(column[rows] for column in self))
 
 
 STAGES = ("read", "model", "assemble", "store")
 
 
-class Timing(NamedTuple):
-    """Of one batch, in milliseconds."""
+class ProfileBatchTiming(NamedTuple):
+    """Size of one batch and milliseconds spent in each of STAGES."""
 
     rows: int
     read_ms: float
@@ -64,43 +60,46 @@ class Timing(NamedTuple):
     assemble_ms: float
     store_ms: float
     passes: list[BatchTime]
-    media_used: int  # vectors, at most one an encoder and window
-    media_ignored: int  # events whose vector the model can't read
+    media_used: int  # vectors that the model read, at most one per encoder and window
+    media_ignored: int  # events with a vector that the model cannot read
 
 
 class ProfileUpdater:
-    """Scores rows, stores what comes of them, and says what to send after that.
+    """Scores windows, writes the profiles to the sink and returns the records to send.
 
-    on_batch is called once for each batch that went through. encode_texts: where the model is told
-    of texts; None: it isn't.
+    on_batch: called with the timing of each batch that succeeds.
+    encode_texts: the sentence encoder; None: the model gets no texts.
     """
 
     def __init__(
         self,
         settings: Settings,
         model: ProfileModel,
-        store: ProfileSink,
+        sink: ProfileSink,
         rules: RulesFeed,
-        on_batch: Callable[[Timing], None] = lambda timing: None,
-        encode_texts: Encode | None = None,
+        on_batch: Callable[[ProfileBatchTiming], None] = lambda timing: None,
+        encode_texts: TextEncoder | None = None,
     ):
+        """Raises InputError if the model was trained with another `state.decay_days`."""
         if model.decay_days != settings.state.decay_days:
             raise InputError(
                 f"state.decay_days = {settings.state.decay_days:g}, but model {model.version} was"
-                f" trained with {model.decay_days:g}; set it so, or train a model for yours"
+                f" trained with {model.decay_days:g}: set state.decay_days = {model.decay_days:g}"
+                " or train a model with your value"
             )
-        self._settings, self._model, self._store = settings, model, store
-        self._rules, self._raiser = rules, flag_policy.FlagPolicy(store)
+        self._settings, self._model, self._sink = settings, model, sink
+        self._rules, self._flag_policy = rules, flag_policy.FlagPolicy(sink)
         self._on_batch, self._encode_texts = on_batch, encode_texts
-        self._known = model.modalities if encode_texts else model.modalities - {TEXT}
-        self._failed_rows = 0  # since the last that succeeded
+        self._modalities = model.modalities if encode_texts else model.modalities - {TEXT}
+        self._failed_rows = 0  # since the last successful batch
 
-    def update(self, batch: Batch) -> list[list[str]]:
-        """The messages of each row. When it returns, every row of the batch is stored.
+    def update(self, batch: ProfileBatch) -> list[list[str]]:
+        """Returns the output records of each row, after every row is stored.
 
-        A row that the model can't take has its events rejected (SCORING_FAILED) while the others
-        go on. Raises StoreError when writing kept failing; whatever else it raises fails the task
-        too, and the rows are replayed.
+        If the batch raises one of DATA_ERRORS, its rows are processed one by one, and the events of
+        each failing row are rejected with reason SCORING_FAILED. Raises the error after
+        MAX_CONSECUTIVE_FAILED_ROWS such rows, and StoreError if a write keeps failing. Any
+        exception fails the task, and Flink replays the rows from its checkpoint.
         """
         try:
             sent = self._update(batch)
@@ -112,44 +111,50 @@ class ProfileUpdater:
         self._failed_rows = 0
         return sent
 
-    def _update(self, batch: Batch) -> list[list[str]]:
+    def _update(self, batch: ProfileBatch) -> list[list[str]]:
         clock = [time.perf_counter()]
-        windows, kept, refused = read_windows(batch.events, self._known)
+        windows, kept, refused = parse_windows(batch.events, self._modalities)
         sent = [
             [self._rejected(user_id, event) for event in events]
             for user_id, events in zip(batch.user_id, refused, strict=True)
         ]
-        rows = self._read(batch, windows, kept)
+        inputs = self._read(batch, windows, kept)
         clock.append(time.perf_counter())
         if not kept:
             return sent
         scores = self._model.score(
-            rows.histories.tokens,
-            rows.windows.tokens,
-            *assemble.numbers(rows),
+            inputs.histories.tokens,
+            inputs.windows.tokens,
+            *assemble.numeric_inputs(inputs),
             self._vectors(windows),
         )
         clock.append(time.perf_counter())
-        stored = self._assemble(rows, scores)
+        profiles = self._assemble(inputs, scores)
         clock.append(time.perf_counter())
-        self._store.begin(stored)
-        snoozed = self._store.snoozed(row.user_id for row in stored if row.flags)
-        self._store.wait()
+        self._sink.write(profiles)
+        snoozed = self._sink.snoozed(profile.user_id for profile in profiles if profile.flags)
+        self._sink.flush()
         clock.append(time.perf_counter())
-        for index, row in zip(kept, stored, strict=True):
-            if row.flags:
-                alerts = self._settings.topics.alerts
-                sent[index] += alerts(alerts, row, snoozed[row.user_id])
-        spent = np.diff(clock) * 1000.0
-        beside = [window.beside for window in windows.rows]
-        media_used = sum(len(one.vectors.keys() - {PLACE}) for one in beside if one.vectors)
-        media_ignored = sum(one.ignored for one in beside)
+        for row, profile in zip(kept, profiles, strict=True):
+            if profile.flags:
+                topic = self._settings.topics.alerts
+                sent[row] += alert_records(topic, profile, snoozed[profile.user_id])
+        spent_ms = np.diff(clock) * 1000.0
+        media = [window.modalities for window in windows.rows]
         self._on_batch(
-            Timing(len(kept), *spent.tolist(), scores.batches, media_used, media_ignored)
+            ProfileBatchTiming(
+                len(kept),
+                *spent_ms.tolist(),
+                scores.batches,
+                media_used=sum(len(one.vectors.keys() - {PLACE}) for one in media if one.vectors),
+                media_ignored=sum(one.ignored for one in media),
+            )
         )
         return sent
 
-    def _read(self, batch: Batch, windows: Windows, kept: list[int]) -> assemble.Inputs:
+    def _read(
+        self, batch: ProfileBatch, windows: WindowBatch, kept: list[int]
+    ) -> assemble.ProfileInputs:
         before, after = assemble.read_baselines(
             batch.added[kept],
             batch.sums[kept],
@@ -157,59 +162,59 @@ class ProfileUpdater:
             batch.window_end_ms[kept],
             self._settings.state.decay_days,
         )
-        return assemble.Inputs(
-            [batch.user_id[i] for i in kept],
+        return assemble.ProfileInputs(
+            [batch.user_id[row] for row in kept],
             batch.window_start_ms[kept],
             batch.window_end_ms[kept],
             windows,
-            read_histories([batch.history[i] for i in kept]),
+            read_histories([batch.history[row] for row in kept]),
             before,
             after,
         )
 
-    def _vectors(self, windows: Windows) -> Sequence[Vectors]:
-        vectors = [window.beside.vectors for window in windows.rows]
-        if TEXT not in self._known:
+    def _vectors(self, windows: WindowBatch) -> Sequence[Vectors]:
+        vectors = [window.modalities.vectors for window in windows.rows]
+        if TEXT not in self._modalities:
             return vectors
-        return with_texts(vectors, [window.text for window in windows.rows], self._encode_texts)
+        texts = [window.text for window in windows.rows]
+        return add_text_vectors(vectors, texts, self._encode_texts)
 
-    def _assemble(self, rows: assemble.Inputs, scores: Scores) -> list[ProfileRow]:
-        before, after = assemble.sides(rows, scores)
+    def _assemble(self, inputs: assemble.ProfileInputs, scores: Scores) -> list[ProfileRow]:
+        before, after = assemble.features_before_and_after(inputs, scores)
         rules = self._rules.current()
-        columns = window_features.compute(
+        columns = window_features.window_features(
             {name: before.column(name) for name in assemble.FEATURES},
             {
-                "events": rows.windows.tokens.sizes,
-                "purchases": rows.windows.counts[:, TYPE_INDEX["purchase"]],
-                "amount": rows.windows.amount,
+                "events": inputs.windows.tokens.sizes,
+                "purchases": inputs.windows.counts[:, TYPE_INDEX["purchase"]],
+                "amount": inputs.windows.amount,
                 "surprise": scores.surprise,
             },
         )
-        found = flag_policy.evaluate(rules.of("window"), columns, len(rows.user_id))
-        judged = map(flag_policy.RuleEvaluation, rows.user_id, rows.window_end_ms.tolist(), found)
-        flags = self._raiser.raise_flags(list(judged), rules.version)
+        findings = flag_policy.evaluate_rules(
+            rules.evaluated("window"), columns, len(inputs.user_id)
+        )
+        evaluations = map(
+            flag_policy.RuleEvaluation, inputs.user_id, inputs.window_end_ms.tolist(), findings
+        )
+        flags = self._flag_policy.raise_flags(list(evaluations), rules.version)
         return assemble.assemble(
-            rows,
-            scores,
-            self._model,
-            before,
-            after,
-            found,
-            flags,
-            self._settings,
+            inputs, scores, self._model, before, after, findings, flags, self._settings
         )
 
     def _rejected(self, user_id: str, event: Refused) -> str:
         topics = self._settings.topics
         return output_records.rejected(topics.rejected, topics.events, user_id, event)
 
-    def _reject_row(self, row: Batch, error: Exception) -> list[str]:
+    def _reject_row(self, row: ProfileBatch, error: Exception) -> list[str]:
         self._failed_rows += 1
-        if self._failed_rows > MOST_FAILED_ROWS:
+        if self._failed_rows > MAX_CONSECUTIVE_FAILED_ROWS:
             raise error
         detail = f"{type(error).__name__}: {error}"[:200]
-        refused = []
-        for packed in row.events[0].split(EVENT):
-            _, partition, offset, payload = packed.split(FIELD, 3)
-            refused.append(Refused("SCORING_FAILED", detail, partition, offset, payload))
-        return [self._rejected(row.user_id[0], event) for event in refused]
+        return [
+            self._rejected(
+                row.user_id[0],
+                Refused("SCORING_FAILED", detail, event.partition, event.offset, event.payload),
+            )
+            for event in window_events.parse(row.events[0])
+        ]

@@ -1,4 +1,4 @@
-"""What the profile pipeline stores for one window of one user."""
+"""The row that the profile pipeline stores for one window of one user."""
 
 from __future__ import annotations
 
@@ -10,34 +10,37 @@ from liveprofile.rules.flags import Flag
 
 
 class ProfileRow(NamedTuple):
-    """What one window of one user leaves behind. JSON is UTF-8 bytes, money in shop currency."""
+    """One window of one user: the new profile, its change and the flags that were raised.
+
+    JSON is UTF-8 bytes. Money is in the shop's currency.
+    """
 
     user_id: str
     window_start_ms: int
     window_end_ms: int
     model_version: str
     feature_version: int
-    revision: int  # of the model, 0 to 999: breaks ties between two writes of one window
-    churn: float
+    revision: int  # of the model, 0 to 999: breaks ties between two writes of the same window
+    churn: float  # probability of no purchase within the model's horizon
     expected_spend: float
-    surprise: float
-    recency_days: float | None
+    surprise: float  # nats per event
+    recency_days: float | None  # None: the user never bought
     purchases_decayed: float
     amount_decayed: float
     segments: list[str]
     profile_json: bytes
     embedding: np.ndarray  # (dim,) float32
-    events: int
-    amount: float
-    embedding_distance: float
-    active_rules: list[str]
+    events: int  # in the window
+    amount: float  # spent in the window
+    embedding_distance: float  # cosine distance between the embeddings before and after
+    active_rules: list[str]  # ids of the rules that are true of the window
     delta_json: bytes
-    digests: bytes  # 8 bytes an event
+    digests: bytes  # 8 bytes per event
     events_total: int
-    write_lookalike: bool  # embedding moved enough, or segments changed
+    write_lookalike: bool  # whether user_lookalike gets a row too
     flags: list[Flag]
 
 
 def write_time_us(row: ProfileRow) -> int:
-    """The USING TIMESTAMP of all that a row writes (docs/data-contract.md section 8)."""
+    """Returns the USING TIMESTAMP of every write of a row (docs/data-contract.md, section 8)."""
     return row.window_end_ms * 1_000 + row.revision

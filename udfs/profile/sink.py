@@ -1,17 +1,17 @@
-"""Where profiles, deltas and flags are kept: the contract, Cassandra, and an in-memory fake.
+"""The sink of the profile pipeline: writes profiles, deltas and flags to Cassandra.
 
-The contract of a store, which the job's checkpoint rests on:
+Contract of a sink, which Flink's checkpoints rely on:
 
-- `begin` hands rows over and returns before they are written; it blocks while too many requests
-  are open.
-- `wait` returns once every row begun is acknowledged by Cassandra at the settings' consistency.
-  Only then may the operator pass the rows on, and Flink count them in a checkpoint.
-- A write that fails for a passing reason is sent again; one that goes on failing, or never can
-  succeed, raises StoreError from `begin` or `wait`. From then on the store refuses everything, so
-  no failed write is ever taken for a success: the task fails and the rows are replayed.
-- Every write is idempotent (deterministic keys, write time = window end + model revision), so a
-  replay, a resent batch or an answer that got lost changes nothing.
-- A store belongs to one thread.
+- `write` hands rows over and returns before they are stored. It blocks while too many requests are
+  in flight.
+- `flush` returns when Cassandra has acknowledged every row at the configured consistency. Only then
+  may the UDF return its rows, so that a checkpoint covers stored rows only.
+- A write that fails with a retryable error is retried. If it keeps failing, or cannot succeed,
+  `write` or `flush` raises StoreError. After that every call raises it again, so no failed write
+  counts as stored: the task fails and Flink replays the rows.
+- Every write is idempotent (deterministic keys, write time = window end + model revision). A
+  replay, a retried batch or a lost acknowledgement changes nothing.
+- A sink is used by one thread only.
 """
 
 from __future__ import annotations
@@ -26,47 +26,47 @@ from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.storage.schema import check_embedding_dim
 from udfs.cassandra import encoding
 from udfs.cassandra.flag_state_cache import FlagStateCache
-from udfs.cassandra.flagged_sink import FlaggedSink, Partition
+from udfs.cassandra.sink import CassandraSink, Partition
 from udfs.null_sink import NullSink
 from udfs.profile import row_encoding
 from udfs.profile.profile_row import ProfileRow, write_time_us
 
 
 class ProfileSink(Protocol):
-    """See the module's docstring for the contract."""
+    """The module's docstring gives the contract."""
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
-        """What is known of each (user, rule) before its window, rows begun here included."""
+        """Returns each query's flag history before its window, including rows not yet flushed."""
 
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
-        """For each user, until when (ms, by the clock) which rules shall send no alert.
+        """Returns for each user the snoozed rules: rule id -> end of the snooze, epoch ms.
 
-        Rows begun before may be on their way meanwhile. Raises StoreError.
+        Does not wait for rows that are being written. Raises StoreError.
         """
 
-    def begin(self, rows: Sequence[ProfileRow]) -> None:
-        """Starts to write rows. Raises StoreError if an earlier write failed for good."""
+    def write(self, rows: Sequence[ProfileRow]) -> None:
+        """Starts to write rows. Raises StoreError if an earlier write has failed for good."""
 
-    def wait(self) -> None:
-        """Returns when every row begun is acknowledged. Raises StoreError, naming the cause."""
+    def flush(self) -> None:
+        """Returns when every row is acknowledged. Raises StoreError with the cause."""
 
     def close(self) -> None:
-        """Lets go of connections; doesn't wait for what was begun."""
+        """Closes connections. Does not flush."""
 
 
 def open_profile_sink(settings: Settings, embedding_dim: int) -> ProfileSink:
-    """The store that `job.store` names. Raises as CassandraStore."""
+    """Opens the sink that `job.store` names. Raises like CassandraProfileSink."""
     if settings.job.store == "none":
         return NullSink()
     return CassandraProfileSink(settings.cassandra, embedding_dim)
 
 
-class CassandraProfileSink(FlaggedSink[ProfileRow]):
-    """The store of the profile lane.
+class CassandraProfileSink(CassandraSink[ProfileRow]):
+    """Writes the tables user_profile, profile_delta, user_lookalike and those of flags.
 
-    session: one that somebody else closes; without it the store opens its own.
-    Raises ServiceError if Cassandra doesn't answer or lacks the tables, ConfigError if they hold
-    embeddings of another size.
+    session: closed by its owner; None: the sink opens and closes its own.
+    Raises ServiceError if Cassandra does not answer or lacks the tables, ConfigError if the tables
+    hold embeddings of another size.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class CassandraProfileSink(FlaggedSink[ProfileRow]):
         super().__init__(settings, session, FlagStateCache())
 
     @staticmethod
-    def _active_before(keyspace: str) -> str:
+    def _active_rules_cql(keyspace: str) -> str:
         return (
             f"SELECT active_rules FROM {keyspace}.profile_delta"
             " WHERE user_id = ? AND window_end < ? LIMIT 1"
@@ -85,13 +85,13 @@ class CassandraProfileSink(FlaggedSink[ProfileRow]):
     def _prepare(self, settings: CassandraSettings) -> None:
         check_embedding_dim(self._session, settings.keyspace, self._embedding_dim)
         super()._prepare(settings)
-        self._insert_profile = self._insert(
+        self._insert_profile = self._prepare_insert(
             settings.keyspace, "user_profile", row_encoding.PROFILE_COLUMNS, settings.profile_ttl_s
         )
-        self._insert_delta = self._insert(
+        self._insert_delta = self._prepare_insert(
             settings.keyspace, "profile_delta", row_encoding.DELTA_COLUMNS, settings.delta_ttl_s
         )
-        self._insert_lookalike = self._insert(
+        self._insert_lookalike = self._prepare_insert(
             settings.keyspace,
             "user_lookalike",
             row_encoding.LOOKALIKE_COLUMNS,
@@ -99,11 +99,12 @@ class CassandraProfileSink(FlaggedSink[ProfileRow]):
         )
 
     def _partitions(self, rows: Sequence[ProfileRow]) -> tuple[list[bytes], list[Partition]]:
-        """One partition a row: all that goes to tables keyed by the user is one mutation.
+        """Makes one partition per row: its writes to tables keyed by the user are one mutation.
 
-        Of a user's windows only the newest writes the profile, which it would overwrite.
+        Of a user's windows in `rows` only the newest writes the profile, because it would
+        overwrite the others.
         """
-        encoded = row_encoding.rows(rows, self._embedding_dim)
+        encoded = row_encoding.encode_rows(rows, self._embedding_dim)
         times_us = list(map(write_time_us, rows))
         newest_us: dict[str, int] = {}
         for row, time_us in zip(rows, times_us, strict=True):
@@ -124,5 +125,5 @@ class CassandraProfileSink(FlaggedSink[ProfileRow]):
             if row.write_lookalike:
                 writes.append((self._insert_lookalike, lookalike))
             writes += self._flag_writes(row)
-            partitions.append(Partition(key, writes, encoding.size(writes)))
+            partitions.append(Partition(key, writes, encoding.mutation_bytes(writes)))
         return encoded.keys, partitions

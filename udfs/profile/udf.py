@@ -1,4 +1,4 @@
-"""The vectorised operator: opens the model and the store in the Python worker, and reports."""
+"""The Flink UDF of the profile pipeline: `update_profile`, a vectorized (pandas) function."""
 
 from __future__ import annotations
 
@@ -16,76 +16,83 @@ from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 from liveprofile.config import Settings
 from liveprofile.events.modalities import TEXT
 from liveprofile.resources import product_path
-from liveprofile.rules.rules import Rules, read_rules
-from udfs.profile.batch import STAGES, Batch, ProfileUpdater, Timing
+from liveprofile.rules.rules import RuleSet, read_rules
+from udfs.profile.batch import STAGES, ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.sink import ProfileSink, open_profile_sink
-from udfs.rules_feed import RulesFeed, open_feed
+from udfs.rules_feed import RulesFeed, open_rules_feed
 
-if TYPE_CHECKING:  # torch is for the workers, not for the client that submits
+if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
     from models.profile.inference import ProfileModel
-    from models.profile.text_encoder import Encode
+    from models.profile.text_encoder import TextEncoder
 
-OpenStore = Callable[[Settings, int], ProfileSink]
-OpenReport = Callable[[Any], Callable[[Timing], None]]
-OpenFeed = Callable[[Settings, Rules], RulesFeed]
+OpenSink = Callable[[Settings, int], ProfileSink]
+OpenMetrics = Callable[[Any], Callable[[ProfileBatchTiming], None]]
+OpenRulesFeed = Callable[[Settings, RuleSet], RulesFeed]
 
-YIELDING = 5  # niceness of a worker of windows
+WORKER_NICENESS = 5
 
 log = logging.getLogger(__name__)
 
 
-class ProfileOperator(ScalarFunction):
-    """Columns of `jobs.sql.profile_views.remembered` in, the row's messages out (liveprofile/wire/output_records.py)."""
+class ProfileUdf(ScalarFunction):
+    """Maps the columns of `jobs.sql.profile_views.model_input` to each row's output records.
+
+    liveprofile/wire/output_records.py describes the records.
+    """
 
     def __init__(
         self,
         settings: Settings,
-        rules: Rules,
-        open_store: OpenStore,
-        open_report: OpenReport,
-        open_feed: OpenFeed = open_feed,
+        rules: RuleSet,
+        open_sink: OpenSink,
+        open_metrics: OpenMetrics,
+        open_rules_feed: OpenRulesFeed = open_rules_feed,
     ):
+        """For the arguments see `profile_udf`; rules: of the rules file."""
         self._settings, self._rules = settings, rules
-        self._open_store, self._open_report = open_store, open_report
-        self._open_feed = open_feed
+        self._open_sink, self._open_metrics = open_sink, open_metrics
+        self._open_rules_feed = open_rules_feed
 
     def open(self, function_context: FunctionContext) -> None:
-        # Where cores are scarce, a window can wait and an event that is scored as it comes can't.
-        os.nice(YIELDING)
-        # Here and not above: the client that submits the job needs no torch.
+        """Loads the model and connects the sink and the rules feed."""
+        # Where CPU cores are scarce, the scoring pipeline gets them first: fraud scores are needed
+        # while the customer waits, profiles are not.
+        os.nice(WORKER_NICENESS)
+        # Imported here because the client that submits the job needs no torch.
         from models.profile.inference import ProfileModel
 
-        model = self._settings.model
-        loaded = ProfileModel.load(
-            product_path(model.checkpoint),
-            device=model.device,
-            threads=model.threads,
-            batch_rows=model.batch_rows,
-            length_buckets=model.length_buckets,
+        options = self._settings.model
+        model = ProfileModel.load(
+            product_path(options.checkpoint),
+            device=options.device,
+            threads=options.threads,
+            batch_rows=options.batch_rows,
+            length_buckets=options.length_buckets,
         )
-        loaded.warm_up()
-        self._store = self._open_store(self._settings, loaded.dim)
-        self._feed = self._open_feed(self._settings, self._rules)
+        model.warm_up()
+        self._sink = self._open_sink(self._settings, model.dim)
+        self._rules_feed = self._open_rules_feed(self._settings, self._rules)
         self._updater = ProfileUpdater(
             self._settings,
-            loaded,
-            self._store,
-            self._feed,
-            self._open_report(function_context.get_metric_group()),
-            self._text_encoder(loaded),
+            model,
+            self._sink,
+            self._rules_feed,
+            self._open_metrics(function_context.get_metric_group()),
+            self._text_encoder(model),
         )
-        # Torch, pandas and Beam brought 300,000 objects that stay. To walk them again and again was
-        # a quarter of a batch's time: the collector leaves them alone from now on.
+        # Torch, pandas and Beam leave 300,000 permanent objects. Scanning them again and again took
+        # a quarter of a batch's time, so they are frozen: the collector skips them from now on.
         gc.collect()
         gc.freeze()
-        log.info("model %s is warm", loaded.version)
+        log.info("model %s is loaded and warmed up", model.version)
 
-    def _text_encoder(self, model: ProfileModel) -> Encode | None:
-        """Warm; None where the setting or the model wants no texts."""
+    def _text_encoder(self, model: ProfileModel) -> TextEncoder | None:
+        """Returns the warmed-up encoder, or None if `model.texts` is off or the model has no text
+        modality."""
         if not self._settings.model.texts:
             return None
         if TEXT not in model.modalities:
-            log.warning("model.texts is on, but model %s was not trained with texts", model.version)
+            log.warning("model.texts is on, but model %s was trained without texts", model.version)
             return None
         from models.profile.text_encoder import encode
 
@@ -93,11 +100,12 @@ class ProfileOperator(ScalarFunction):
         return encode
 
     def close(self) -> None:
-        self._feed.close()
-        self._store.close()
+        self._rules_feed.close()
+        self._sink.close()
 
     def eval(self, user_id, window_start, window_end, events, history, added, sums) -> pd.Series:
-        batch = Batch(
+        """Returns a list of output records for each row."""
+        batch = ProfileBatch(
             user_id.tolist(),
             _epoch_ms(window_start),
             _epoch_ms(window_end),
@@ -113,11 +121,11 @@ def _epoch_ms(times: pd.Series) -> np.ndarray:
     return times.to_numpy().astype("datetime64[ms]").astype(np.int64)
 
 
-class Metrics:
-    """Flink metrics of the operator, named liveprofile.*
+class ProfileMetrics:
+    """Reports batch timings as Flink metrics `liveprofile.*`.
 
-    Distributions say what one batch is like, but only to Flink itself; the counters of microseconds
-    also reach Prometheus, which takes plain numbers only.
+    Distributions describe single batches, but only Flink shows them. Prometheus accepts plain
+    numbers only, so each stage also has a counter of microseconds.
     """
 
     def __init__(self, group):
@@ -132,7 +140,7 @@ class Metrics:
         self._pass_rows = group.distribution("model_pass_rows")
         self._pass_us_per_row = group.distribution("model_pass_us_per_row")
 
-    def __call__(self, timing: Timing) -> None:
+    def __call__(self, timing: ProfileBatchTiming) -> None:
         self._rows.inc(timing.rows)
         self._batches.inc()
         self._batch_rows.update(timing.rows)
@@ -142,28 +150,30 @@ class Metrics:
             spent_ms = getattr(timing, f"{stage}_ms")
             self._stage_ms[stage].update(round(spent_ms))
             self._stage_us[stage].inc(round(spent_ms * 1000))
-        for one in timing.passes:
-            self._pass_rows.update(one.rows)
-            self._pass_us_per_row.update(round(one.milliseconds * 1000 / max(one.rows, 1)))
+        for forward_pass in timing.passes:
+            rows = forward_pass.rows
+            self._pass_rows.update(rows)
+            self._pass_us_per_row.update(round(forward_pass.milliseconds * 1000 / max(rows, 1)))
 
 
-def profile_operator(
+def profile_udf(
     settings: Settings,
-    open_store: OpenStore = open_profile_sink,
-    open_report: OpenReport = Metrics,
-    open_feed: OpenFeed = open_feed,
+    open_sink: OpenSink = open_profile_sink,
+    open_metrics: OpenMetrics = ProfileMetrics,
+    open_rules_feed: OpenRulesFeed = open_rules_feed,
 ):
-    """The function that `jobs.profile_job` registers. Reads the rules' file, so that a wrong one is
-    refused where the job is submitted.
+    """Returns the function that the job registers as `update_profile`.
 
-    open_store: called with settings and embedding size in each Python worker.
-    open_report: called with Flink's metric group there; what it returns hears of each batch.
-    open_feed: called with settings and the file's rules there.
+    Reads the rules file at once, so that submitting a job with wrong rules fails (RulesError).
+    Each Python worker opens its own resources:
+
+    open_sink: called with the settings and the embedding size.
+    open_metrics: called with Flink's metric group; the result is called with each batch's timing.
+    open_rules_feed: called with the settings and the rules of the file.
     """
+    rules = read_rules(product_path(settings.rules))
     return udf(
-        ProfileOperator(
-            settings, read_rules(product_path(settings.rules)), open_store, open_report, open_feed
-        ),
+        ProfileUdf(settings, rules, open_sink, open_metrics, open_rules_feed),
         result_type=DataTypes.ARRAY(DataTypes.STRING()),
         func_type="pandas",
     )

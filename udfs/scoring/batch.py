@@ -1,4 +1,7 @@
-"""The event lane's work without the operator: a batch of events in, all stored, messages out."""
+"""Scores, stores and answers one batch of the scoring pipeline. Knows nothing of Flink.
+
+Shapes: n rows of a batch, F columns of the fraud model's feature matrix.
+"""
 
 from __future__ import annotations
 
@@ -10,17 +13,17 @@ from typing import NamedTuple
 
 import numpy as np
 
-from liveprofile.alerts.cloud_events import alerts
+from liveprofile.alerts.cloud_events import alert_records
 from liveprofile.config import Settings
-from liveprofile.features.entity import EventBatch, Rows, read
-from liveprofile.pseudonym import hashed
+from liveprofile.features.entity import EventBatch, EventLists, parse_lists
+from liveprofile.pseudonym import user_pseudonym
 from liveprofile.rules import flag_policy
-from liveprofile.rules.flag_policy import SCORE
+from liveprofile.rules.rules import SCORE_FEATURE
 from liveprofile.wire import output_records
 from liveprofile.wire.scored_events import ENTITIES, read_rows
 from models.fraud.explain.reasons import explain
-from models.fraud.model import EventModel, probability
-from udfs.profile.batch import DATA_ERRORS, MOST_FAILED_ROWS
+from models.fraud.model import FraudModel, probability
+from udfs.failed_rows import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.rules_feed import RulesFeed
 from udfs.scoring.drift_monitor import DriftMonitor
 from udfs.scoring.sink import ScoredEvent, ScoringSink
@@ -30,12 +33,12 @@ log = logging.getLogger(__name__)
 STAGES = ("read", "score", "rules", "store")
 
 
-class Timing(NamedTuple):
-    """Of one batch, in milliseconds."""
+class ScoringBatchTiming(NamedTuple):
+    """Row counts of one batch and milliseconds spent in each of STAGES."""
 
-    rows: int
+    rows: int  # without duplicates
     duplicates: int
-    unscored: int  # rows that could not be read
+    unscored: int  # of `rows`: could not be parsed or scored
     read_ms: float
     score_ms: float
     rules_ms: float
@@ -43,55 +46,61 @@ class Timing(NamedTuple):
 
 
 class EventScorer:
-    """Scores events, stores what comes of them, and says what to send after that.
+    """Scores events, writes the scores to the sink and returns the records to send.
 
-    on_batch is called once for each batch.
+    on_batch: called with the timing of each batch.
     """
 
     def __init__(
         self,
         settings: Settings,
-        model: EventModel,
-        store: ScoringSink,
+        model: FraudModel,
+        sink: ScoringSink,
         rules: RulesFeed,
-        on_batch: Callable[[Timing], None] = lambda timing: None,
+        on_batch: Callable[[ScoringBatchTiming], None] = lambda timing: None,
     ):
-        self._settings, self._model, self._store, self._rules = settings, model, store, rules
-        self._raiser = flag_policy.FlagPolicy(store)
-        self._drift = self._drift_monitor()
+        self._settings, self._model, self._sink, self._rules = settings, model, sink, rules
+        self._flag_policy = flag_policy.FlagPolicy(sink)
+        self._monitor = self._drift_monitor()
         self._on_batch = on_batch
-        self._failed_rows = 0  # since the last that succeeded
+        self._failed_rows = 0  # since the last successful batch
 
     def _drift_monitor(self) -> DriftMonitor | None:
-        reference, store = self._model.reference, self._store.drift
+        reference, store = self._model.reference, self._sink.drift_store
         if reference is None or store is None:
             missing = "store" if store is None else "reference.json"
-            log.info("no drift is watched: model %s has no %s", self._model.version, missing)
+            log.info("drift monitoring is off: model %s has no %s", self._model.version, missing)
             return None
         return DriftMonitor(
-            reference, self._model.version, self._model.names, store,
+            reference,
+            self._model.version,
+            self._model.names,
+            store,
             self._settings.scoring.drift_after_days,
-        )  # fmt: skip
+        )
 
     def score(self, user_id: Sequence[str], parts: Sequence[str]) -> list[list[str]]:
-        """The messages of each row of `jobs.sql.scoring_views.known`; a duplicate has none. When it
-        returns, every event is stored.
+        """Returns the output records of each row, after every event is stored.
 
-        A row that can't be read is left out, with a line in the log: its event has its account in
-        the profile lane. Raises StoreError when writing kept failing; whatever else it raises fails
-        the task too, and the rows are replayed.
+        user_id, parts: the columns of `jobs.sql.scoring_views.scoring_input`. A duplicate event
+        gets no record.
+
+        If the batch raises one of DATA_ERRORS, its rows are processed one by one, and each failing
+        row is logged and skipped: the profile pipeline accounts for its event. Raises the error
+        after MAX_CONSECUTIVE_FAILED_ROWS such rows, and StoreError if a write keeps failing. Any
+        exception fails the task, and Flink replays the rows from its checkpoint.
         """
         try:
             sent = self._score(user_id, parts)
         except DATA_ERRORS as error:
             if len(user_id) > 1:
                 rows = zip(user_id, parts, strict=True)
-                return list(chain.from_iterable(self.score([who], [one]) for who, one in rows))
+                return list(chain.from_iterable(self.score([user], [part]) for user, part in rows))
             self._failed_rows += 1
-            if self._failed_rows > MOST_FAILED_ROWS:
+            if self._failed_rows > MAX_CONSECUTIVE_FAILED_ROWS:
                 raise
-            log.warning("an event of user %s is not scored: %s", hashed(user_id[0]), error)
-            self._on_batch(Timing(1, 0, 1, 0.0, 0.0, 0.0, 0.0))
+            log.warning("an event of user %s is not scored: %s", user_pseudonym(user_id[0]), error)
+            self._on_batch(ScoringBatchTiming(1, 0, 1, 0.0, 0.0, 0.0, 0.0))
             return [[]]
         self._failed_rows = 0
         return sent
@@ -99,86 +108,87 @@ class EventScorer:
     def _score(self, user_id: Sequence[str], parts: Sequence[str]) -> list[list[str]]:
         clock = [time.perf_counter()]
         batch = read_rows(user_id, parts)
-        rows = read(batch)
+        lists = parse_lists(batch)
         clock.append(time.perf_counter())
-        features = self._model.columns(rows)
+        features = self._model.columns(lists)
         x_nF = self._model.matrix(features)
         score_n = probability(self._model.log_odds(x_nF))
         clock.append(time.perf_counter())
-        # In order of time, as rules look back; a copy of an event was judged before.
+        # Rules look back, so events are evaluated in time order. Duplicates were evaluated before.
         order = np.argsort(batch.event_ms, kind="stable")
-        kept = order[~rows.duplicates()[order]].tolist()
-        columns = features | {SCORE: score_n, "event_type": np.array(batch.event_type)}
-        scored = self._judge(batch, columns, kept)
-        scored = self._explain(scored, rows, x_nF, kept)
+        kept = order[~lists.duplicates()[order]].tolist()
+        columns = features | {SCORE_FEATURE: score_n, "event_type": np.array(batch.event_type)}
+        scored = self._evaluate_rules(batch, columns, kept)
+        scored = self._explain(scored, lists, x_nF, kept)
         clock.append(time.perf_counter())
-        self._store.begin(scored)
-        snoozed = self._store.snoozed(event.user_id for event in scored if event.flags)
-        self._store.wait()
+        self._sink.write(scored)
+        snoozed = self._sink.snoozed(event.user_id for event in scored if event.flags)
+        self._sink.flush()
         clock.append(time.perf_counter())
+        topic = self._settings.topics.alerts
         sent: list[list[str]] = [[] for _ in user_id]
         for row, event in zip(kept, scored, strict=True):
             if event.flags:
-                topic = self._settings.topics.alerts
-                sent[row] = alerts(topic, event, snoozed[event.user_id])
-        if self._drift is not None and kept:
-            told = self._drift.observe(x_nF, score_n, batch.event_ms, batch.user_id, kept)
-            topic = self._settings.topics.alerts
+                sent[row] = alert_records(topic, event, snoozed[event.user_id])
+        if self._monitor is not None and kept:
+            alerts = self._monitor.observe(x_nF, score_n, batch.event_ms, batch.user_id, kept)
             sent[kept[-1]] += [
-                output_records.plain(topic, self._model.version, one) for one in told
+                output_records.record(topic, self._model.version, alert) for alert in alerts
             ]
-        spent = np.diff(clock) * 1000.0
-        self._on_batch(Timing(len(kept), len(sent) - len(kept), 0, *spent.tolist()))
+        spent_ms = np.diff(clock) * 1000.0
+        duplicates = len(sent) - len(kept)
+        self._on_batch(ScoringBatchTiming(len(kept), duplicates, 0, *spent_ms.tolist()))
         return sent
 
-    def _judge(
+    def _evaluate_rules(
         self, batch: EventBatch, columns: dict[str, np.ndarray], kept: list[int]
     ) -> list[ScoredEvent]:
+        """Returns the events of the rows `kept` with their flags."""
         rules = self._rules.current()
-        # Of all rows: to pick those that are kept out of 400 columns would cost more.
-        found = flag_policy.evaluate(rules.of("event"), columns, len(batch.user_id))
-        judged = [
+        # For all rows: selecting the kept rows of 400 columns would cost more.
+        matches = flag_policy.evaluate_rules(rules.evaluated("event"), columns, len(batch.user_id))
+        evaluations = [
             flag_policy.RuleEvaluation(
-                batch.user_id[row], int(batch.event_ms[row]), found[row], batch.event_id[row]
+                batch.user_id[row], int(batch.event_ms[row]), matches[row], batch.event_id[row]
             )
             for row in kept
         ]
-        flags = self._raiser.raise_flags(judged, rules.version)
+        flags = self._flag_policy.raise_flags(evaluations, rules.version)
         return [
             ScoredEvent(
-                user_id=one.user_id,
-                event_id=one.event_id,
-                event_ms=one.time_ms,
+                user_id=evaluation.user_id,
+                event_id=evaluation.event_id,
+                event_ms=evaluation.time_ms,
                 event_type=batch.event_type[row],
                 amount=float(batch.amount[row]),
-                score=float(columns[SCORE][row]),
+                score=float(columns[SCORE_FEATURE][row]),
                 model_version=self._model.version,
                 rules_version=rules.version,
-                active_rules=[finding.rule.id for finding in one.findings],
+                active_rules=[match.rule.id for match in evaluation.matches],
                 entities=tuple(getattr(batch, name)[row] for name in ENTITIES),
-                flags=raised,
+                flags=event_flags,
             )
-            for row, one, raised in zip(kept, judged, flags, strict=True)
+            for row, evaluation, event_flags in zip(kept, evaluations, flags, strict=True)
         ]
 
     def _explain(
-        self, scored: list[ScoredEvent], rows: Rows, x_nF: np.ndarray, kept: list[int]
+        self, scored: list[ScoredEvent], lists: EventLists, x_nF: np.ndarray, kept: list[int]
     ) -> list[ScoredEvent]:
-        """Flags that go by the model's score are told by the model's reasons, too."""
+        """Adds the model's reasons to the flags whose rules use the model's score."""
         by_model = [
             index
             for index, event in enumerate(scored)
-            if any(flag.evidence.get(SCORE) is not None for flag in event.flags)
+            if any(flag.evidence.get(SCORE_FEATURE) is not None for flag in event.flags)
         ]
         if not by_model:
             return scored
-        reasons = explain(self._model, rows, x_nF, np.array([kept[index] for index in by_model]))
-        for index, found in zip(by_model, reasons, strict=True):
-            told = [reason.as_dict() for reason in found]
+        rows = np.array([kept[index] for index in by_model])
+        for index, reasons in zip(by_model, explain(self._model, lists, x_nF, rows), strict=True):
+            added = [reason.as_dict() for reason in reasons]
             scored[index] = scored[index]._replace(
                 flags=[
-                    flag._replace(reasons=[*flag.reasons, *told])
-                    if SCORE in flag.evidence
+                    flag._replace(reasons=[*flag.reasons, *added])
+                    if SCORE_FEATURE in flag.evidence
                     else flag
                     for flag in scored[index].flags
                 ]

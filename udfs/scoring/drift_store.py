@@ -1,11 +1,11 @@
-"""What the workers counted, and what was decided by it: in Cassandra, or in memory for tests.
+"""Stores the workers' drift counts and the decisions based on them in Cassandra.
 
-Counts are a worker's running totals of an hour under the worker's own name, so that writing them
-again changes nothing. A worker that starts anew has a new name; what it replays since the last
-checkpoint is counted twice, a few seconds of an hour, which its shares hardly show.
+Counts are one worker's running totals of an hour, stored under the worker's own name, so writing
+them again changes nothing. A restarted worker has a new name. The events that it replays since the
+last checkpoint are counted twice: a few seconds of an hour, which hardly change its shares.
 
-A decision is taken by one worker: its row names the period up to which all is decided, and is
-written on the condition that it is still the one that was read (a lightweight transaction).
+One worker takes a decision: its row names the end of the latest decided period and is written only
+if the row still is the one that was read (a lightweight transaction).
 """
 
 from __future__ import annotations
@@ -21,77 +21,82 @@ from cassandra.query import BatchStatement, BoundStatement
 
 from liveprofile.config import CassandraSettings
 from liveprofile.storage.cql import execute, from_ms, to_ms
-from udfs.cassandra.requests import Requests
+from udfs.cassandra.executor import StatementExecutor
 
-_START = "start"  # the scope whose one entry is the first hour of all
+_START = "start"  # a scope of drift_state with one entry: the first hour ever counted
 
 
 class HourCounts(NamedTuple):
-    """One worker's totals of an hour. counts_SW: liveprofile.drift.histograms."""
+    """One worker's totals of an hour."""
 
-    reference: str  # its version
+    reference: str  # version of the drift reference
     hour_ms: int
     worker: str
-    counts_SW: np.ndarray
+    counts_SW: np.ndarray  # (S, W) events by series and bin: liveprofile.drift.histograms
 
 
-class State(NamedTuple):
-    """Where a scope stands after its latest decision."""
+class DriftState(NamedTuple):
+    """State of a scope after its latest decision."""
 
-    decided_until_ms: int | None = None  # end of the latest period; None: no decision yet
-    since_ms: int | None = None  # start of the first period that drifted; None: none does
-    calm_periods: int = 0  # in a row, while drifting
-    by: str = ""  # the worker
-    decided_at_ms: int = 0  # of the clock
-    alert: str = ""  # the last message
-    sent: bool = True  # it surely was
+    decided_until_ms: int | None = None  # end of the latest decided period; None: no decision yet
+    since_ms: int | None = None  # start of the first drifted period; None: no drift
+    calm_periods: int = 0  # consecutive ones, while drifting
+    decided_by: str = ""  # the worker
+    decided_at_ms: int = 0  # by the clock
+    alert: str = ""  # the latest CloudEvent
+    sent: bool = True  # whether a checkpoint has covered the alert
 
 
-class Decision(NamedTuple):
+class DriftDecision(NamedTuple):
     """One entry of a scope's history."""
 
-    start_ms: int
+    start_ms: int  # of the period
     events: int
     drifting: bool
-    distances: str  # JSON: {series: [value, limit]}, the limit null if there is none
+    distances: str  # JSON: {series: [value, limit]}; limit null if there is none
 
     @property
-    def above(self) -> set[str]:
-        """Names of what was above its limit."""
-        found = orjson.loads(self.distances).items()
-        return {name for name, (value, limit) in found if limit is not None and value > limit}
+    def exceeded(self) -> set[str]:
+        """The names of the series whose distance exceeds its limit."""
+        distances = orjson.loads(self.distances).items()
+        return {name for name, (value, limit) in distances if limit is not None and value > limit}
 
 
 class DriftStore(Protocol):
-    """Every method raises StoreError or ServiceError if Cassandra doesn't answer."""
+    """Every method raises StoreError or ServiceError if Cassandra does not answer."""
 
     def write(self, rows: Sequence[HourCounts]) -> None:
-        """Begins to write; done for sure when the next call of any method returns."""
+        """Starts to write; the next call of any method returns after the rows are stored."""
 
     def totals(self, reference: str, start_ms: int, end_ms: int) -> np.ndarray | None:
-        """(S * W,) counts of all workers over hours of one day, None if there are none."""
+        """Returns the (S * W,) counts of all workers over hours of one day; None for no counts."""
 
     def first_hour(self, hour_ms: int) -> int:
-        """The first hour that was ever counted, by any reference; hour_ms if that is earlier."""
+        """Returns the first hour ever counted, with any reference.
 
-    def state(self, scope: str) -> State: ...
+        If hour_ms is earlier, stores it as the first hour and returns it.
+        """
 
-    def decide(self, scope: str, before: State, after: State, decision: Decision) -> bool:
-        """Stores both, if the state still is `before`; else returns False."""
+    def state(self, scope: str) -> DriftState: ...
 
-    def decisions(self, scope: str, count: int) -> list[Decision]:
-        """The latest, newest first."""
+    def decide(
+        self, scope: str, before: DriftState, after: DriftState, decision: DriftDecision
+    ) -> bool:
+        """Stores `after` and `decision` and returns True if the state still is `before`."""
 
-    def confirm(self, scope: str, state: State) -> None:
-        """Notes that the state's alert was sent, unless there is a newer state."""
+    def decisions(self, scope: str, count: int) -> list[DriftDecision]:
+        """Returns the latest decisions, newest first."""
+
+    def mark_sent(self, scope: str, state: DriftState) -> None:
+        """Marks the alert of `state` as sent, unless there is a newer state."""
 
 
 class CassandraDriftStore:
-    """Tables risk_histogram and drift_state. session: of the event store, which closes it."""
+    """A DriftStore in the tables risk_histogram and drift_state. session: closed by its owner."""
 
     def __init__(self, session: Session, settings: CassandraSettings, histogram_ttl_s: int):
         self._session = session
-        self._writes = Requests(session, settings, "write")
+        self._writes = StatementExecutor(session, settings, "write")
         prepare, keyspace, ttl_s = session.prepare, settings.keyspace, settings.flag_ttl_s
         self._insert_counts = prepare(
             f"INSERT INTO {keyspace}.risk_histogram (day, reference, hour, worker, counts)"
@@ -126,7 +131,7 @@ class CassandraDriftStore:
             f"SELECT start, events, drifting, distances FROM {keyspace}.drift_state"
             " WHERE scope = ? LIMIT ?"
         )
-        self._confirm = prepare(
+        self._mark_sent = prepare(
             f"UPDATE {keyspace}.drift_state USING TTL {ttl_s} SET sent = true WHERE scope = ?"
             " IF decided_until = ?"
         )
@@ -134,23 +139,23 @@ class CassandraDriftStore:
     def write(self, rows: Sequence[HourCounts]) -> None:
         self._writes.drain()
         for row in rows:
-            self._writes.submit(
-                self._insert_counts.bind(
-                    (
-                        _day(row.hour_ms), row.reference, from_ms(row.hour_ms), row.worker,
-                        row.counts_SW.astype(">u4").tobytes(),
-                    )
-                )
-            )  # fmt: skip
+            values = (
+                _day(row.hour_ms),
+                row.reference,
+                from_ms(row.hour_ms),
+                row.worker,
+                row.counts_SW.astype(">u4").tobytes(),
+            )
+            self._writes.submit(self._insert_counts.bind(values))
 
     def totals(self, reference: str, start_ms: int, end_ms: int) -> np.ndarray | None:
         self._writes.drain()
         values = (_day(start_ms), reference, from_ms(start_ms), from_ms(end_ms))
-        found = [
+        counts = [
             np.frombuffer(row.counts, ">u4").astype(np.int64)
             for row in self._execute(self._select_counts.bind(values))
         ]
-        return np.sum(found, axis=0) if found else None
+        return np.sum(counts, axis=0) if counts else None
 
     def first_hour(self, hour_ms: int) -> int:
         row = self._execute(self._select_first.bind(())).one()
@@ -159,45 +164,54 @@ class CassandraDriftStore:
         self._execute(self._insert_first.bind((from_ms(hour_ms),)))
         return hour_ms
 
-    def state(self, scope: str) -> State:
+    def state(self, scope: str) -> DriftState:
         row = self._execute(self._select_state.bind((scope,))).one()
         if row is None or row.decided_until is None:
-            return State()
-        return State(
+            return DriftState()
+        return DriftState(
             to_ms(row.decided_until),
             None if row.since is None else to_ms(row.since),
-            row.calm_periods, row.decided_by, to_ms(row.decided_at), row.alert, row.sent,
-        )  # fmt: skip
+            row.calm_periods,
+            row.decided_by,
+            to_ms(row.decided_at),
+            row.alert,
+            row.sent,
+        )
 
-    def decide(self, scope: str, before: State, after: State, decision: Decision) -> bool:
+    def decide(
+        self, scope: str, before: DriftState, after: DriftState, decision: DriftDecision
+    ) -> bool:
         batch = BatchStatement()
-        batch.add(
-            self._update_state.bind(
-                (
-                    from_ms(after.decided_until_ms), _moment(after.since_ms), after.calm_periods,
-                    after.by, from_ms(after.decided_at_ms), after.alert, after.sent, scope,
-                    _moment(before.decided_until_ms),
-                )
-            )
-        )  # fmt: skip
-        batch.add(
-            self._insert_decision.bind(
-                (
-                    scope, from_ms(decision.start_ms), decision.events, decision.drifting,
-                    decision.distances,
-                )
-            )
-        )  # fmt: skip
+        update = (
+            from_ms(after.decided_until_ms),
+            _timestamp(after.since_ms),
+            after.calm_periods,
+            after.decided_by,
+            from_ms(after.decided_at_ms),
+            after.alert,
+            after.sent,
+            scope,
+            _timestamp(before.decided_until_ms),
+        )
+        batch.add(self._update_state.bind(update))
+        insert = (
+            scope,
+            from_ms(decision.start_ms),
+            decision.events,
+            decision.drifting,
+            decision.distances,
+        )
+        batch.add(self._insert_decision.bind(insert))
         return self._execute(batch).was_applied
 
-    def decisions(self, scope: str, count: int) -> list[Decision]:
+    def decisions(self, scope: str, count: int) -> list[DriftDecision]:
         return [
-            Decision(to_ms(row.start), row.events, row.drifting, row.distances)
+            DriftDecision(to_ms(row.start), row.events, row.drifting, row.distances)
             for row in self._execute(self._select_decisions.bind((scope, count)))
         ]
 
-    def confirm(self, scope: str, state: State) -> None:
-        self._execute(self._confirm.bind((scope, from_ms(state.decided_until_ms))))
+    def mark_sent(self, scope: str, state: DriftState) -> None:
+        self._execute(self._mark_sent.bind((scope, from_ms(state.decided_until_ms))))
 
     def _execute(self, statement: BoundStatement | BatchStatement) -> ResultSet:
         return execute(self._session, statement)
@@ -207,5 +221,5 @@ def _day(time_ms: int) -> date:
     return from_ms(time_ms).date()
 
 
-def _moment(time_ms: int | None) -> datetime | None:
+def _timestamp(time_ms: int | None) -> datetime | None:
     return None if time_ms is None else from_ms(time_ms)

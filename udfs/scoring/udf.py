@@ -1,4 +1,4 @@
-"""The event lane's vectorised operator: opens model, rules and store in the Python worker."""
+"""The Flink UDF of the scoring pipeline: `score_event`, a vectorized (pandas) function."""
 
 from __future__ import annotations
 
@@ -13,67 +13,74 @@ from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 
 from liveprofile.config import Settings
 from liveprofile.resources import product_path
-from liveprofile.rules.rules import Rules, read_rules
-from udfs.rules_feed import RulesFeed, open_feed
+from liveprofile.rules.rules import RuleSet, read_rules
+from udfs.rules_feed import RulesFeed, open_rules_feed
 from udfs.scoring.sink import ScoringSink, open_scoring_sink
 
-if TYPE_CHECKING:  # the model's libraries are for the workers, not for the client that submits
-    from udfs.scoring.batch import Timing
+if TYPE_CHECKING:  # only the workers need the model's libraries, not the client
+    from udfs.scoring.batch import ScoringBatchTiming
 
-OpenStore = Callable[[Settings], ScoringSink]
-OpenReport = Callable[[Any], "Callable[[Timing], None]"]
-OpenFeed = Callable[[Settings, Rules], RulesFeed]
+OpenSink = Callable[[Settings], ScoringSink]
+OpenMetrics = Callable[[Any], Callable[["ScoringBatchTiming"], None]]
+OpenRulesFeed = Callable[[Settings, RuleSet], RulesFeed]
 
 log = logging.getLogger(__name__)
 
 
-class EventOperator(ScalarFunction):
-    """Columns of `jobs.sql.scoring_views.known` in, the row's messages out (liveprofile/wire/output_records.py)."""
+class ScoringUdf(ScalarFunction):
+    """Maps the columns of `jobs.sql.scoring_views.scoring_input` to each row's output records.
+
+    liveprofile/wire/output_records.py describes the records.
+    """
 
     def __init__(
         self,
         settings: Settings,
-        rules: Rules,
-        open_store: OpenStore,
-        open_report: OpenReport,
-        open_feed: OpenFeed,
+        rules: RuleSet,
+        open_sink: OpenSink,
+        open_metrics: OpenMetrics,
+        open_rules_feed: OpenRulesFeed,
     ):
+        """For the arguments see `scoring_udf`; rules: of the rules file."""
         self._settings, self._rules = settings, rules
-        self._open_store, self._open_report = open_store, open_report
-        self._open_feed = open_feed
+        self._open_sink, self._open_metrics = open_sink, open_metrics
+        self._open_rules_feed = open_rules_feed
 
     def open(self, function_context: FunctionContext) -> None:
-        from models.fraud.model import EventModel
+        """Loads the model and connects the sink and the rules feed."""
+        # Imported here because the client that submits the job needs no model libraries.
+        from models.fraud.model import FraudModel
         from udfs.scoring.batch import EventScorer
 
-        model = EventModel.load(
+        model = FraudModel.load(
             product_path(self._settings.scoring.checkpoint),
             self._settings.model.device,
             self._settings.model.threads,
         )
-        self._store = self._open_store(self._settings)
-        self._feed = self._open_feed(self._settings, self._rules)
+        self._sink = self._open_sink(self._settings)
+        self._rules_feed = self._open_rules_feed(self._settings, self._rules)
         self._scorer = EventScorer(
             self._settings,
             model,
-            self._store,
-            self._feed,
-            self._open_report(function_context.get_metric_group()),
+            self._sink,
+            self._rules_feed,
+            self._open_metrics(function_context.get_metric_group()),
         )
         gc.collect()
-        gc.freeze()  # as udfs.profile.udf does
-        log.info("event model %s is loaded", model.version)
+        gc.freeze()  # see udfs.profile.udf
+        log.info("fraud model %s is loaded", model.version)
 
     def close(self) -> None:
-        self._feed.close()
-        self._store.close()
+        self._rules_feed.close()
+        self._sink.close()
 
     def eval(self, user_id: pd.Series, parts: pd.Series) -> pd.Series:
+        """Returns a list of output records for each row."""
         return pd.Series(self._scorer.score(user_id.tolist(), parts.tolist()), dtype=object)
 
 
-class EventMetrics:
-    """Flink metrics of the operator, named liveprofile.events.*: plain counters."""
+class ScoringMetrics:
+    """Reports batch timings as Flink counters `liveprofile.events.*`."""
 
     def __init__(self, group):
         from udfs.scoring.batch import STAGES
@@ -85,7 +92,7 @@ class EventMetrics:
         self._unscored = group.counter("unscored")
         self._stage_us = {stage: group.counter(f"{stage}_us") for stage in STAGES}
 
-    def __call__(self, timing: Timing) -> None:
+    def __call__(self, timing: ScoringBatchTiming) -> None:
         self._rows.inc(timing.rows)
         self._batches.inc()
         self._duplicates.inc(timing.duplicates)
@@ -94,18 +101,19 @@ class EventMetrics:
             counter.inc(round(getattr(timing, f"{stage}_ms") * 1000))
 
 
-def event_operator(
+def scoring_udf(
     settings: Settings,
-    open_store: OpenStore = open_scoring_sink,
-    open_report: OpenReport = EventMetrics,
-    open_feed: OpenFeed = open_feed,
+    open_sink: OpenSink = open_scoring_sink,
+    open_metrics: OpenMetrics = ScoringMetrics,
+    open_rules_feed: OpenRulesFeed = open_rules_feed,
 ):
-    """The function that `jobs.profile_job` registers as score_event; for its arguments see
-    udfs.profile.udf.profile_operator."""
+    """Returns the function that the job registers as `score_event`.
+
+    The arguments are those of udfs.profile.udf.profile_udf; open_sink gets only the settings.
+    """
+    rules = read_rules(product_path(settings.rules))
     return udf(
-        EventOperator(
-            settings, read_rules(product_path(settings.rules)), open_store, open_report, open_feed
-        ),
+        ScoringUdf(settings, rules, open_sink, open_metrics, open_rules_feed),
         result_type=DataTypes.ARRAY(DataTypes.STRING()),
         func_type="pandas",
     )

@@ -1,5 +1,5 @@
-"""What people do with risk flags: states, snoozes and cases, kept in Cassandra (docs/alerts.md).
+"""Analysts' work on risk flags: alert states, snoozes and cases, stored in Cassandra.
 
-Each function takes a session of `liveprofile.storage.connection.connect`. Times are UTC epoch milliseconds.
-Raises ServiceError if Cassandra doesn't answer.
+docs/alerts.md. Every function takes a session of `liveprofile.storage.connection.connect`. Times
+are UTC epoch milliseconds. Every function raises ServiceError if Cassandra does not answer.
 """

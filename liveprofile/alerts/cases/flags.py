@@ -1,4 +1,4 @@
-"""Flags with their states: one by its id, or the newest that fit."""
+"""Reads flags together with their alert states."""
 
 from __future__ import annotations
 
@@ -6,57 +6,60 @@ from typing import NamedTuple
 
 from cassandra.cluster import Session
 
-from liveprofile.alerts.cases.states import FlagState, State, states_of
+from liveprofile.alerts.cases.states import AlertState, StoredAlertState, read_states
 from liveprofile.errors import LiveprofileError
 from liveprofile.storage import queries
 from liveprofile.storage.cql import execute, to_ms
 from liveprofile.storage.queries import StoredFlag
 
-# A user's flags are few, because of cool-downs.
-FLAGS_OF_A_USER = 10_000
-# A filter looks at so many flags at most: beyond, a person should narrow the time.
-MOST_SCANNED = 20_000
+# Cool-downs keep a user's flags few.
+MAX_FLAGS_PER_USER = 10_000
+# A filtered query reads at most this many flags. Callers can narrow the time range instead.
+MAX_FLAGS_SCANNED = 20_000
 
 
 class UnknownFlag(LiveprofileError):
-    """No flag of this id. Exit code 1."""
+    """No flag has this id. Exit code 1."""
 
 
-class Found(NamedTuple):
+class FlagWithState(NamedTuple):
     flag: StoredFlag
-    state: FlagState
+    state: StoredAlertState
 
 
-def find(session: Session, flag_id: str) -> StoredFlag:
-    """The flag of this id, which is its alert's id too. Raises UnknownFlag."""
+def find_flag(session: Session, flag_id: str) -> StoredFlag:
+    """Returns the flag with this id, which is also its alert's id. Raises UnknownFlag."""
     query = "SELECT user_id, window_end FROM risk_flag WHERE flag_id = %s"
     for row in execute(session, query, (flag_id,)):
-        for flag in queries.flags(session, row.user_id, to_ms(row.window_end), FLAGS_OF_A_USER):
+        for flag in queries.flags(session, row.user_id, to_ms(row.window_end), MAX_FLAGS_PER_USER):
             if flag.flag_id == flag_id:
                 return flag
-    raise UnknownFlag(f"no flag {flag_id!r}; `liveprofile alerts list` shows those there are")
+    raise UnknownFlag(f"no flag {flag_id!r}; `liveprofile alerts list` lists the stored flags")
 
 
-def listed(
+def list_flags(
     session: Session,
     *,
     user_id: str | None = None,
-    state: State | None = None,
+    state: AlertState | None = None,
     since_ms: int | None = None,
     rule_id: str | None = None,
     limit: int = 20,
-) -> list[Found]:
-    """The newest flags that fit, with their states; of the newest MOST_SCANNED flags."""
+) -> list[FlagWithState]:
+    """Returns the newest flags that match, with their states.
+
+    Searches only the newest MAX_FLAGS_SCANNED flags.
+    """
     count = limit
     while True:
         flags = queries.flags(session, user_id, since_ms, count)
-        of_rule = [flag for flag in flags if rule_id is None or flag.rule_id == rule_id]
-        states = states_of(session, [flag.flag_id for flag in of_rule])
-        found = [
-            Found(flag, states[flag.flag_id])
-            for flag in of_rule
+        candidates = [flag for flag in flags if rule_id is None or flag.rule_id == rule_id]
+        states = read_states(session, [flag.flag_id for flag in candidates])
+        matches = [
+            FlagWithState(flag, states[flag.flag_id])
+            for flag in candidates
             if state is None or states[flag.flag_id].state is state
         ]
-        if len(found) >= limit or len(flags) < count or count >= MOST_SCANNED:
-            return found[:limit]
-        count = min(4 * count, MOST_SCANNED)
+        if len(matches) >= limit or len(flags) < count or count >= MAX_FLAGS_SCANNED:
+            return matches[:limit]
+        count = min(4 * count, MAX_FLAGS_SCANNED)

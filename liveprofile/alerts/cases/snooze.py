@@ -1,4 +1,4 @@
-"""Snoozes: flags of a user and rule are stored, but send no alert, until a time."""
+"""Snoozes: until a given time, a user's flags of a rule are stored but send no alert."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from cassandra.cluster import Session
 
 from liveprofile.errors import InputError
 from liveprofile.storage.cql import execute, from_ms, now_ms, to_ms
+from liveprofile.units import DAY_MS, SECOND_MS
 
 ALL_RULES = "*"
-LONGEST_MS = 365 * 86_400_000
+MAX_SNOOZE_MS = 365 * DAY_MS
 
 
 class Snooze(NamedTuple):
@@ -24,18 +25,18 @@ class Snooze(NamedTuple):
 def snooze(
     session: Session, user_id: str, rule_id: str, until_ms: int, by: str, note: str = ""
 ) -> Snooze:
-    """Silences a rule, or ALL_RULES, of a user; replaces the snooze there is.
+    """Snoozes a rule, or ALL_RULES, for a user. Replaces an existing snooze.
 
-    Raises InputError if the time is past or more than LONGEST_MS ahead.
+    Raises InputError if the time is in the past or more than MAX_SNOOZE_MS ahead.
     """
-    left_ms = until_ms - now_ms()
-    if not 0 < left_ms <= LONGEST_MS:
+    remaining_ms = until_ms - now_ms()
+    if not 0 < remaining_ms <= MAX_SNOOZE_MS:
         raise InputError(
-            f"snooze until {from_ms(until_ms):%Y-%m-%d %H:%M:%S}: must lie ahead, by at most"
-            f" {LONGEST_MS // 86_400_000} days"
+            f"snooze until {from_ms(until_ms):%Y-%m-%d %H:%M:%S}: must be in the future, at most"
+            f" {MAX_SNOOZE_MS // DAY_MS} days ahead"
         )
-    # Cassandra counts whole seconds; `until` is exact.
-    ttl_s = left_ms // 1_000 + 2
+    # The TTL counts whole seconds and must not end before `until`, which is exact.
+    ttl_s = remaining_ms // SECOND_MS + 2
     execute(
         session,
         "INSERT INTO risk_snooze (user_id, rule_id, until, analyst, note)"
@@ -45,14 +46,14 @@ def snooze(
     return Snooze(rule_id, until_ms, by, note)
 
 
-def wake(session: Session, user_id: str, rule_id: str) -> None:
-    """Ends a snooze now; does nothing if there is none."""
+def end_snooze(session: Session, user_id: str, rule_id: str) -> None:
+    """Deletes a snooze; does nothing if there is none."""
     query = "DELETE FROM risk_snooze WHERE user_id = %s AND rule_id = %s"
     execute(session, query, (user_id, rule_id))
 
 
-def snoozes(session: Session, user_id: str) -> list[Snooze]:
-    """What is snoozed of a user, with by whom and why."""
+def read_snoozes(session: Session, user_id: str) -> list[Snooze]:
+    """Returns the user's snoozes, with who set them and the note."""
     query = "SELECT rule_id, until, analyst, note FROM risk_snooze WHERE user_id = %s"
     return [
         Snooze(row.rule_id, to_ms(row.until), row.analyst or "", row.note or "")
@@ -60,11 +61,11 @@ def snoozes(session: Session, user_id: str) -> list[Snooze]:
     ]
 
 
-def snoozed(session: Session, user_id: str) -> dict[str, int]:
-    """{rule_id or ALL_RULES: until when, in ms} of a user."""
-    return {found.rule_id: found.until_ms for found in snoozes(session, user_id)}
+def read_snoozed_until_ms(session: Session, user_id: str) -> dict[str, int]:
+    """Returns {rule_id or ALL_RULES: end of the snooze in ms} of a user."""
+    return {snooze.rule_id: snooze.until_ms for snooze in read_snoozes(session, user_id)}
 
 
-def covers(snoozed: Mapping[str, int], rule_id: str, at_ms: int) -> bool:
-    """Whether a rule is silent at a time of the clock (not of events)."""
-    return any(snoozed.get(each, 0) > at_ms for each in (rule_id, ALL_RULES))
+def is_snoozed(snoozed_until_ms: Mapping[str, int], rule_id: str, at_ms: int) -> bool:
+    """Whether a rule is snoozed at `at_ms` of the wall clock (not event time)."""
+    return any(snoozed_until_ms.get(key, 0) > at_ms for key in (rule_id, ALL_RULES))

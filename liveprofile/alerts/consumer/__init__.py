@@ -1,27 +1,28 @@
-"""Acting on risk alerts: a Kafka consumer that hands each alert to handlers (docs/alerts.md).
+"""A Kafka consumer that passes each risk alert to handlers (docs/alerts.md).
 
 consumer = AlertConsumer.connect(settings, [OpenCase(session)], session)
 with stop_on_signals(consumer):
     consumer.run()
 """
 
-from liveprofile.alerts.consumer.alert import Alert, AlertData, Severity
-from liveprofile.alerts.consumer.delivery import Handler, Refused, Retries
+from liveprofile.alerts.consumer.alert import Alert, AlertData
+from liveprofile.alerts.consumer.delivery import AlertRefused, Handler, RetryPolicy
 from liveprofile.alerts.consumer.handlers import Accounts, OpenCase, RestrictAccount
-from liveprofile.alerts.consumer.loop import AlertConsumer, Counts, stop_on_signals
+from liveprofile.alerts.consumer.loop import AlertConsumer, AlertCounts, stop_on_signals
 from liveprofile.alerts.consumer.webhook import Webhook
+from liveprofile.rules.severity import Severity
 
 __all__ = [
     "Accounts",
     "Alert",
     "AlertConsumer",
+    "AlertCounts",
     "AlertData",
-    "Counts",
+    "AlertRefused",
     "Handler",
     "OpenCase",
-    "Refused",
     "RestrictAccount",
-    "Retries",
+    "RetryPolicy",
     "Severity",
     "Webhook",
     "stop_on_signals",

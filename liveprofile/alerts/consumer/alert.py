@@ -1,41 +1,30 @@
-"""A risk alert as a typed object: schemas/risk-alert.schema.json in Python."""
+"""A risk alert as a typed object, after schemas/risk-alert.schema.json."""
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated, Any, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-TYPE = "liveprofile.risk.flag"
+from liveprofile.alerts.cloud_events import ALERT_TYPE
+from liveprofile.rules.severity import Severity
+
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 
 
-class Severity(StrEnum):
-    LOW = "low"
-    MEDIUM = "medium"
-    HIGH = "high"
-    CRITICAL = "critical"
-
-    @property
-    def rank(self) -> int:
-        """0 for low, 3 for critical."""
-        return list(Severity).index(self)
-
-
-class _Part(BaseModel):
-    # Later versions may add fields: they are kept and passed on.
+class _AlertModel(BaseModel):
+    # Later versions may add fields. The consumer keeps them and passes them on.
     model_config = ConfigDict(extra="allow", frozen=True)
 
 
-class Reason(_Part):
+class AlertReason(_AlertModel):
     code: str
-    value: float | None  # None: not known
+    value: float | None  # None: unknown
     usual: float | None
     sentence: str
 
 
-class AlertData(_Part):
+class AlertData(_AlertModel):
     user_id: Id
     rule_id: Id
     reason: str
@@ -53,21 +42,21 @@ class AlertData(_Part):
     event_id: str | None = None  # None: a window raised the flag
     rule_version: int | None = None
     rule_state: str = "ACTIVE"
-    reasons: tuple[Reason, ...] = ()
+    reasons: tuple[AlertReason, ...] = ()
 
 
-class _Typed(_Part):
+class _CloudEventType(_AlertModel):
     type: str
 
 
-class Alert(_Part):
-    """A CloudEvents 1.0 event of type TYPE."""
+class Alert(_AlertModel):
+    """A CloudEvents 1.0 event of type ALERT_TYPE."""
 
     specversion: Literal["1.0"]
-    id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]  # the flag's id: copies have the same
+    id: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]  # the flag's id; duplicates share it
     source: str
-    type: Literal["liveprofile.risk.flag"]  # TYPE
-    subject: Id  # the user
+    type: Literal["liveprofile.risk.flag"]  # ALERT_TYPE
+    subject: Id  # the user_id
     time: AwareDatetime  # end of the window, or of the event
     data: AlertData
 
@@ -76,20 +65,20 @@ class Alert(_Part):
         return self.subject
 
     def to_json(self) -> bytes:
-        """The event in CloudEvents' structured JSON, with every field that came."""
+        """Returns the event as CloudEvents structured JSON, with every field that was received."""
         return self.model_dump_json(exclude_unset=True).encode()
 
 
-class NotAnAlert(ValueError):
-    """A record that is no alert; one line that names the field."""
+class InvalidAlert(ValueError):
+    """The record is not a valid alert. The message is one line that names the field."""
 
 
 def read_alert(value: bytes | None) -> Alert | None:
-    """None for an event of another type, such as drift. Raises NotAnAlert."""
+    """Parses a record. Returns None for another event type, such as drift. Raises InvalidAlert."""
     try:
-        given = _Typed.model_validate_json(value or b"").type
-        return None if given != TYPE else Alert.model_validate_json(value or b"")
+        event_type = _CloudEventType.model_validate_json(value or b"").type
+        return None if event_type != ALERT_TYPE else Alert.model_validate_json(value or b"")
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(map(str, first["loc"]))
-        raise NotAnAlert(f"{where}: {first['msg']}" if where else first["msg"]) from None
+        field = ".".join(map(str, first["loc"]))
+        raise InvalidAlert(f"{field}: {first['msg']}" if field else first["msg"]) from None

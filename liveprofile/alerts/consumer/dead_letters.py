@@ -1,4 +1,4 @@
-"""The topic of alerts that could not be dealt with: each whole, with the reason in its headers."""
+"""The dead-letter topic of the alert consumer: unchanged records with the reason in headers."""
 
 from __future__ import annotations
 
@@ -6,32 +6,34 @@ from collections.abc import Callable
 
 from confluent_kafka import Message
 
-from liveprofile.alerts.consumer.delivery import Failure
+from liveprofile.alerts.consumer.delivery import DeliveryFailure
 from liveprofile.config import Settings
 from liveprofile.kafka.records import send_all
 from liveprofile.kafka.topics import create_topics
 
-# Puts a record aside for good: returns once Kafka has it, raises ServiceError.
-PutAside = Callable[[Message, Failure], None]
+# Sends a record to the dead-letter topic. Returns once Kafka has acknowledged it; raises
+# ServiceError.
+SendDeadLetter = Callable[[Message, DeliveryFailure], None]
 
 
 def dead_letter_topic(settings: Settings) -> str:
-    """risk-alerts-dead, if the topic of alerts is risk-alerts."""
+    """Returns the alert topic's name plus "-dead": risk-alerts-dead for risk-alerts."""
     return f"{settings.topics.alerts}-dead"
 
 
-def dead_letters(settings: Settings) -> PutAside:
-    """Sends a record to the dead-letter topic, byte for byte, with the reason in its headers.
+def dead_letter_sender(settings: Settings) -> SendDeadLetter:
+    """Returns a function that copies a record to the dead-letter topic.
 
+    The copy has the same key and value; its headers give the reason and the original position.
     Creates the topic if it is missing. Raises ServiceError.
     """
     topic = dead_letter_topic(settings)
-    # The same configuration as of the topic of alerts.
+    # The topic gets the same configuration as the alert topic.
     create_topics(
         settings.model_copy(update={"topics": settings.topics.model_copy(update={"alerts": topic})})
     )
 
-    def put_aside(record: Message, failure: Failure) -> None:
+    def send_dead_letter(record: Message, failure: DeliveryFailure) -> None:
         headers = {
             "reason": failure.reason,
             "handler": failure.handler,
@@ -42,4 +44,4 @@ def dead_letters(settings: Settings) -> PutAside:
         }
         send_all(settings, topic, [(record.key(), record.value(), headers)])
 
-    return put_aside
+    return send_dead_letter

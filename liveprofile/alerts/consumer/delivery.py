@@ -1,4 +1,4 @@
-"""One alert to its handlers: once each, again if that fails, and what is to be done in the end."""
+"""Delivers an alert to each handler once, retries failures, and reports what finally failed."""
 
 from __future__ import annotations
 
@@ -22,24 +22,24 @@ from tenacity import (
 
 from liveprofile.alerts.consumer.alert import Alert
 from liveprofile.errors import ServiceError
-from liveprofile.pseudonym import hashed
+from liveprofile.pseudonym import user_pseudonym
 from liveprofile.storage.cql import execute, from_ms, now_ms
 
 log = logging.getLogger(__name__)
 
-# A copy of an alert comes within a restart or a replay of the job's last minutes; a month also
-# covers a topic that is read again from its beginning (topics.retention_ms is a week).
-REMEMBER_S = 30 * 86_400
+# Duplicates of an alert arrive after a restart of the job, which replays its last minutes. A month
+# also covers a topic that is read again from its beginning (topics.retention_ms is a week).
+HANDLED_TTL_S = 30 * 86_400
 
 
 class Handler(Protocol):
-    """What acts on alerts.
+    """Acts on alerts.
 
-    `name` tells handlers of one consumer apart and must stay the same over restarts. `handle`
-    returns when the alert is dealt with. It raises Refused if trying again can't help; whatever
-    else it raises is tried again. It may see an alert twice (a crash between its success and the
-    note of it), so it must be harmless to repeat: go by `alert.id`. Several threads call it, but
-    for one user one at a time, in the order of the topic.
+    `name` identifies the handler within a consumer and must stay the same over restarts. `handle`
+    returns when the alert is handled. It raises AlertRefused if a retry cannot help; any other
+    exception is retried. It must be idempotent by `alert.id`: after a crash between its success
+    and the record of that success it gets the same alert again. Several threads call it, but the
+    alerts of one user come one at a time and in topic order.
     """
 
     @property
@@ -48,36 +48,36 @@ class Handler(Protocol):
     def handle(self, alert: Alert) -> None: ...
 
 
-class Refused(Exception):
-    """Raised by a handler: this alert will never be taken. It goes to the dead-letter topic."""
+class AlertRefused(Exception):
+    """Raised by a handler that will never accept this alert. It goes to the dead-letter topic."""
 
 
-class Stopped(Exception):
-    """The consumer stops while an alert waits to be tried again: it stays uncommitted."""
+class ConsumerStopped(Exception):
+    """The consumer stops while an alert waits for a retry. Its offset stays uncommitted."""
 
 
 @dataclass(frozen=True)
-class Retries:
-    """Exponential back-off with jitter: about first_s, 2 x first_s, 4 x ..., at most longest_s."""
+class RetryPolicy:
+    """Exponential back-off with jitter: initial_wait_s, doubled each time up to max_wait_s."""
 
     attempts: int = 8
-    first_s: float = 0.5
-    longest_s: float = 30.0
+    initial_wait_s: float = 0.5
+    max_wait_s: float = 30.0
 
 
-class Handled(Protocol):
-    """Which handler has dealt with which alert; shared by threads."""
+class HandledStore(Protocol):
+    """Records which handler has handled which alert. Thread-safe."""
 
     def has(self, alert_id: str, handler: str) -> bool: ...
 
     def add(self, alert_id: str, handler: str) -> None: ...
 
 
-class CassandraHandled:
-    """Survives restarts, and is shared by the members of a consumer group."""
+class CassandraHandledStore:
+    """Keeps the records in Cassandra: they survive restarts, and a consumer group shares them."""
 
-    def __init__(self, session: Session, group_id: str, remember_s: int = REMEMBER_S):
-        self._session, self._group_id, self._remember_s = session, group_id, remember_s
+    def __init__(self, session: Session, group_id: str, ttl_s: int = HANDLED_TTL_S):
+        self._session, self._group_id, self._ttl_s = session, group_id, ttl_s
 
     def has(self, alert_id: str, handler: str) -> bool:
         query = (
@@ -90,31 +90,31 @@ class CassandraHandled:
         execute(
             self._session,
             "INSERT INTO alert_handled (alert_id, consumer, handler, handled_at)"
-            f" VALUES (%s, %s, %s, %s) USING TTL {self._remember_s:d}",
+            f" VALUES (%s, %s, %s, %s) USING TTL {self._ttl_s:d}",
             (alert_id, self._group_id, handler, from_ms(now_ms())),
         )
 
 
-class MemoryHandled:
-    """Forgets all at a restart, and the oldest beyond `capacity`: for use without Cassandra."""
+class MemoryHandledStore:
+    """Keeps the newest `capacity` records in memory, until a restart; for use without Cassandra."""
 
     def __init__(self, capacity: int = 100_000):
         self._capacity = capacity
-        self._known: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._handled: OrderedDict[tuple[str, str], None] = OrderedDict()
         self._lock = threading.Lock()
 
     def has(self, alert_id: str, handler: str) -> bool:
         with self._lock:
-            return (alert_id, handler) in self._known
+            return (alert_id, handler) in self._handled
 
     def add(self, alert_id: str, handler: str) -> None:
         with self._lock:
-            self._known[alert_id, handler] = None
-            if len(self._known) > self._capacity:
-                self._known.popitem(last=False)
+            self._handled[alert_id, handler] = None
+            if len(self._handled) > self._capacity:
+                self._handled.popitem(last=False)
 
 
-class Failure(NamedTuple):
+class DeliveryFailure(NamedTuple):
     """Why an alert goes to the dead-letter topic."""
 
     handler: str
@@ -122,32 +122,32 @@ class Failure(NamedTuple):
     detail: str
 
 
-class Outcome(NamedTuple):
-    handled: int  # handlers that have dealt with it now
-    known: int  # and those that had before
+class DeliveryResult(NamedTuple):
+    handled: int  # handlers that handled the alert now
+    known: int  # handlers that had handled it before
     retried: int  # attempts beyond the first
-    failures: list[Failure]
+    failures: list[DeliveryFailure]
 
 
 class Delivery:
-    """Hands alerts to handlers. `stop`: ends waits between attempts."""
+    """Passes alerts to handlers. Setting `stop` ends the waits between attempts."""
 
     def __init__(
         self,
         handlers: Sequence[Handler],
-        handled: Handled,
-        retries: Retries,
+        handled: HandledStore,
+        retries: RetryPolicy,
         stop: threading.Event,
     ):
         self._handlers, self._handled = handlers, handled
         self._retries, self._stop = retries, stop
 
-    def deliver(self, alert: Alert) -> Outcome:
-        """Hands the alert to each handler that hasn't dealt with it.
+    def deliver(self, alert: Alert) -> DeliveryResult:
+        """Passes the alert to each handler that has not handled it yet.
 
-        One handler's failure keeps no other from its turn. Raises Stopped if the consumer stops
-        first, and ServiceError if what is down is our Kafka or Cassandra: no alert's fault, so
-        none is put aside for it.
+        A failed handler does not keep the others from their turn. Raises ConsumerStopped if the
+        consumer stops first. Raises ServiceError if the project's own Kafka or Cassandra is down:
+        the alert is not at fault, so it does not become a dead letter.
         """
         handled = known = retried = 0
         failures = []
@@ -158,47 +158,50 @@ class Delivery:
             started_s = time.monotonic()
             try:
                 attempts, _ = self._retry(handler.handle, alert)
-            except Refused as error:
-                failures.append(Failure(handler.name, "REFUSED", _line(error)))
+            except AlertRefused as error:
+                failures.append(DeliveryFailure(handler.name, "REFUSED", _one_line(error)))
                 continue
             except RetryError as error:
                 cause = error.last_attempt.exception()
                 retried += error.last_attempt.attempt_number - 1
-                failures.append(Failure(handler.name, "HANDLER_FAILED", _line(cause)))
+                failures.append(DeliveryFailure(handler.name, "HANDLER_FAILED", _one_line(cause)))
                 continue
             self._retry(self._handled.add, alert.id, handler.name)
             handled += 1
             retried += attempts - 1
             log.info(
                 "alert %s of %s: %s took %.0f ms, attempt %d",
-                alert.id, hashed(alert.user_id), handler.name,
-                1_000 * (time.monotonic() - started_s), attempts,
-            )  # fmt: skip
-        return Outcome(handled, known, retried, failures)
+                alert.id,
+                user_pseudonym(alert.user_id),
+                handler.name,
+                1_000 * (time.monotonic() - started_s),
+                attempts,
+            )
+        return DeliveryResult(handled, known, retried, failures)
 
     def _retry(self, call, *arguments) -> tuple[int, object]:
-        """(the attempt that succeeded, its result). Raises what can't be tried again."""
+        """Returns (number of the successful attempt, its result). Raises what is not retried."""
         retrying = Retrying(
-            retry=retry_if_not_exception_type((Refused, Stopped)),
+            retry=retry_if_not_exception_type((AlertRefused, ConsumerStopped)),
             stop=stop_after_attempt(self._retries.attempts),
             wait=wait_exponential_jitter(
-                multiplier=self._retries.first_s,
-                max=self._retries.longest_s,
-                jitter=self._retries.first_s,
+                multiplier=self._retries.initial_wait_s,
+                max=self._retries.max_wait_s,
+                jitter=self._retries.initial_wait_s,
             ),
             sleep=self._sleep,
             before_sleep=_log_retry,
-            retry_error_callback=_give_up,
+            retry_error_callback=_raise_last_error,
         )
         result = retrying(call, *arguments)
         return retrying.statistics["attempt_number"], result
 
     def _sleep(self, seconds: float) -> None:
         if self._stop.wait(seconds):
-            raise Stopped
+            raise ConsumerStopped
 
 
-def _give_up(state: RetryCallState) -> None:
+def _raise_last_error(state: RetryCallState) -> None:
     error = state.outcome.exception()
     if isinstance(error, ServiceError):
         raise error
@@ -206,12 +209,14 @@ def _give_up(state: RetryCallState) -> None:
 
 
 def _log_retry(state: RetryCallState) -> None:
-    # The kind only: the text of a shop's own error may name the user.
+    # Logs only the exception's class: the text of a shop's own error may contain the user id.
     log.warning(
-        "attempt %d failed (%s), the next in %.1f s",
-        state.attempt_number, type(state.outcome.exception()).__name__, state.next_action.sleep,
-    )  # fmt: skip
+        "attempt %d failed (%s), next attempt in %.1f s",
+        state.attempt_number,
+        type(state.outcome.exception()).__name__,
+        state.next_action.sleep,
+    )
 
 
-def _line(error: BaseException) -> str:
+def _one_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:300]

@@ -1,4 +1,4 @@
-"""Handlers of the shop's side: a case for customer service, a restriction of the account."""
+"""Alert handlers that open customer-service cases and restrict accounts."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from typing import Protocol
 
 from cassandra.cluster import Session
 
-from liveprofile.alerts.cases import service
+from liveprofile.alerts.cases import case_store
 from liveprofile.alerts.consumer.alert import Alert
 from liveprofile.errors import InputError
 from liveprofile.storage.cql import to_ms
 
-# Actions of rules that ask for a restriction; the others are for people.
-RESTRICTIONS = frozenset({"step_up_verification", "limit_trading", "restrict_trading"})
-RESTRICTED_FOR = timedelta(hours=24)
+# Rule actions that restrict an account. The other actions are for people.
+RESTRICTING_ACTIONS = frozenset({"step_up_verification", "limit_trading", "restrict_trading"})
+RESTRICTION_DURATION = timedelta(hours=24)
 
 
 class OpenCase:
-    """Opens a case of the alert's user and rule for customer service, or adds to the open one."""
+    """Adds the alert to the open case of its user and rule, or opens a case."""
 
     name = "open_case"
 
@@ -30,10 +30,10 @@ class OpenCase:
         self._session = session
 
     def handle(self, alert: Alert) -> None:
-        """Harmless to repeat. Raises ServiceError."""
-        service.attach(
+        """Idempotent. Raises ServiceError."""
+        case_store.add_alert(
             self._session,
-            service.NewAlert(
+            case_store.NewAlert(
                 alert.id,
                 to_ms(alert.time),
                 alert.user_id,
@@ -46,22 +46,22 @@ class OpenCase:
 
 
 class Accounts(Protocol):
-    """What the shop implements to restrict accounts."""
+    """The interface that a shop implements to restrict accounts."""
 
     def restrict(self, user_id: str, action: str, until: datetime, reason: str) -> None:
-        """Restricts an account by what `action` says (of the rule, such as limit_trading).
+        """Restricts an account by the rule's action, such as limit_trading.
 
-        May be called again with the same arguments, and must then change nothing.
-        until: UTC. reason: a stable code and a sentence. Raises Refused if the account can't be
-        restricted, such as one that is gone; whatever else it raises is tried again.
+        Must be idempotent: a second call with the same arguments changes nothing.
+        until: UTC. reason: a stable code and a sentence. Raises AlertRefused if the account cannot
+        be restricted, for example because it no longer exists; any other exception is retried.
         """
 
 
 class RestrictAccount:
-    """Restricts the account for a while from the alert's time on.
+    """Restricts the account for `duration` from the alert's time on.
 
-    By the alert's time and not the clock's, so that a copy asks for the same and an alert of last
-    year restricts nobody. actions: the rules' actions that ask for a restriction.
+    The alert's time counts, not the wall clock: a duplicate asks for the same restriction, and an
+    alert of last year restricts nobody. actions: the rule actions that restrict an account.
     """
 
     name = "restrict_account"
@@ -69,13 +69,13 @@ class RestrictAccount:
     def __init__(
         self,
         accounts: Accounts,
-        duration: timedelta = RESTRICTED_FOR,
-        actions: Collection[str] = RESTRICTIONS,
+        duration: timedelta = RESTRICTION_DURATION,
+        actions: Collection[str] = RESTRICTING_ACTIONS,
     ):
         self._accounts, self._duration, self._actions = accounts, duration, actions
 
     def handle(self, alert: Alert) -> None:
-        """Raises what the shop's `restrict` raises."""
+        """Raises whatever the shop's `restrict` raises."""
         until = alert.time.astimezone(UTC) + self._duration
         if alert.data.action in self._actions and until > datetime.now(UTC):
             reason = f"{alert.data.reason}: {alert.data.message}"
@@ -83,9 +83,9 @@ class RestrictAccount:
 
 
 def load_accounts(path: str) -> Accounts:
-    """The object that `package.module:name` names; of a class, one made without arguments.
+    """Imports the object `package.module:name`; instantiates it without arguments if it is a class.
 
-    Modules of the working folder are found too. Raises InputError.
+    Searches the working directory too. Raises InputError.
     """
     module, colon, name = path.partition(":")
     if not (module and colon and name):
@@ -94,10 +94,10 @@ def load_accounts(path: str) -> Accounts:
     if folder not in sys.path:
         sys.path.insert(0, folder)
     try:
-        found = getattr(importlib.import_module(module), name)
+        target = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise InputError(f"{path!r}: {error}") from None
-    accounts = found() if isinstance(found, type) else found
+    accounts = target() if isinstance(target, type) else target
     if not callable(getattr(accounts, "restrict", None)):
         raise InputError(f"{path!r} has no method restrict(user_id, action, until, reason)")
     return accounts

@@ -1,13 +1,11 @@
-"""The consumer of the topic risk-alerts: at least once, in order for each user, never stuck.
+"""The consumer of the topic risk-alerts: at-least-once delivery, in order for each user.
 
-What it rests on:
-
-- A record's offset is committed only after every handler has dealt with its alert, or the alert is
-  in the dead-letter topic. So nothing is lost, and after a crash some alerts come again.
-- What a handler has dealt with is noted after it succeeded (delivery.Handled), so an alert that
-  comes again is skipped; only a crash between the two lets a handler see it twice.
-- While records are worked on, their partitions are paused and the consumer goes on polling: slow
-  handlers hold back reading, and don't cost the membership in the group.
+- The consumer commits a record's offset only after every handler has handled its alert or the
+  alert is in the dead-letter topic. No alert is lost, and after a crash some alerts come again.
+- A handler's success is recorded after it returns (delivery.HandledStore), and an alert that comes
+  again is skipped. Only a crash between the two makes a handler get the alert twice.
+- While handlers work on records, their partitions are paused and the consumer keeps polling: slow
+  handlers hold back reading, but the consumer stays a member of its group.
 """
 
 from __future__ import annotations
@@ -26,32 +24,34 @@ from typing import Any, NamedTuple
 from cassandra.cluster import Session
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from liveprofile.alerts.consumer.alert import Alert, NotAnAlert, Severity, read_alert
-from liveprofile.alerts.consumer.dead_letters import PutAside, dead_letters
+from liveprofile.alerts.consumer.alert import Alert, InvalidAlert, read_alert
+from liveprofile.alerts.consumer.dead_letters import SendDeadLetter, dead_letter_sender
 from liveprofile.alerts.consumer.delivery import (
-    CassandraHandled,
+    CassandraHandledStore,
+    ConsumerStopped,
     Delivery,
-    Failure,
-    Handled,
+    DeliveryFailure,
+    HandledStore,
     Handler,
-    MemoryHandled,
-    Retries,
-    Stopped,
+    MemoryHandledStore,
+    RetryPolicy,
 )
 from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
-from liveprofile.pseudonym import hashed
+from liveprofile.pseudonym import user_pseudonym
+from liveprofile.rules.severity import Severity
 
 log = logging.getLogger(__name__)
 
 GROUP_ID = "liveprofile-alerts"
 BATCH_RECORDS = 100
 POLL_S = 0.1
-REPORT_EVERY_S = 60.0
-# The partition went to another member of the group, which will read the record again.
-LOST = (
+LOG_INTERVAL_S = 60.0
+# Commit errors that mean: another member of the group owns the partition now and reads the record
+# again.
+PARTITION_LOST_ERRORS = (
     KafkaError.ILLEGAL_GENERATION,
     KafkaError.UNKNOWN_MEMBER_ID,
     KafkaError.REBALANCE_IN_PROGRESS,
@@ -61,25 +61,25 @@ LOST = (
 
 
 @dataclass
-class Counts:
-    """Since the start, over all threads."""
+class AlertCounts:
+    """Counts since the start, over all threads."""
 
     received: int = 0  # records
-    handled: int = 0  # a handler has dealt with an alert
-    known: int = 0  # it had before
-    below: int = 0  # alerts of less than the least severity
+    handled: int = 0  # pairs of alert and handler
+    known: int = 0  # pairs that had been handled before
+    below: int = 0  # alerts below the minimum severity
     other: int = 0  # events of another type, such as drift
     retried: int = 0  # attempts beyond the first
-    dead: int = 0  # records put aside
+    dead: int = 0  # dead letters
 
 
-class _Work(NamedTuple):
+class _PartitionWork(NamedTuple):
     future: Future[None]
-    place: _Place
+    progress: _PartitionProgress
 
 
-class _Place:
-    """Up to where a partition's records are dealt with: written by its thread, then read."""
+class _PartitionProgress:
+    """The next offset to commit; written by the partition's thread, read when it is done."""
 
     def __init__(self, topic: str, partition: int):
         self.topic, self.partition = topic, partition
@@ -87,10 +87,10 @@ class _Place:
 
 
 class AlertConsumer:
-    """See the module. `connect` makes one for the real Kafka.
+    """Reads alerts and passes them to handlers. `connect` builds one for the configured Kafka.
 
-    consumer: subscribed by `run` and closed at its end; it must not commit on its own.
-    workers: threads; the records of one partition are dealt with one after the other.
+    consumer: `run` subscribes it and closes it at the end; auto-commit must be off.
+    workers: threads; each partition's records are handled one after the other.
     """
 
     def __init__(
@@ -98,26 +98,27 @@ class AlertConsumer:
         consumer: Consumer,
         topic: str,
         handlers: Sequence[Handler],
-        handled: Handled,
-        put_aside: PutAside,
+        handled: HandledStore,
+        send_dead_letter: SendDeadLetter,
         *,
         min_severity: Severity = Severity.LOW,
-        retries: Retries | None = None,
+        retries: RetryPolicy | None = None,
         workers: int = 4,
     ):
         names = [handler.name for handler in handlers]
         if not names or len(set(names)) < len(names):
-            raise ValueError(f"handlers {names}: at least one, each with a name of its own")
+            raise ValueError(f"handlers {names}: needs at least one, each with a unique name")
         self._consumer, self._topic = consumer, topic
-        self._put_aside, self._min_rank = put_aside, min_severity.rank
-        self._stop = threading.Event()  # asked to stop
-        self._release = threading.Event()  # work in progress must come to an end
-        self._delivery = Delivery(handlers, handled, retries or Retries(), self._release)
+        self._send_dead_letter, self._min_rank = send_dead_letter, min_severity.rank
+        self._stop = threading.Event()  # `run` must return
+        self._interrupt = threading.Event()  # work in progress must end
+        self._delivery = Delivery(handlers, handled, retries or RetryPolicy(), self._interrupt)
         self._workers = workers
-        self._work: list[_Work] = []
-        self._early: list[Message] = []  # came while work was in progress, after a rebalance
+        self._work: list[_PartitionWork] = []
+        # Records of partitions that a rebalance assigned while work was in progress.
+        self._early_records: list[Message] = []
         self._lock = threading.Lock()
-        self.counts = Counts()
+        self.counts = AlertCounts()
 
     @classmethod
     def connect(
@@ -129,15 +130,16 @@ class AlertConsumer:
         group_id: str = GROUP_ID,
         **options: Any,
     ) -> AlertConsumer:
-        """A consumer of settings.topics.alerts that begins where its group is, else at the oldest.
+        """Builds a consumer of settings.topics.alerts.
 
-        session: where to note what was handled; None: in memory, until a restart.
-        Creates the dead-letter topic if it is missing. options: as the constructor's.
-        Raises ServiceError if Kafka doesn't answer or lacks the topic of alerts.
+        It starts at the group's committed offsets, else at the oldest record. session: stores
+        which alerts were handled; None keeps that in memory until a restart. options: of the
+        constructor. Creates the dead-letter topic if it is missing.
+        Raises ServiceError if Kafka does not answer or lacks the alert topic.
         """
         topic = settings.topics.alerts
-        offsets.ranges(settings, topic)
-        aside = dead_letters(settings)
+        offsets.partition_ranges(settings, topic)
+        send_dead_letter = dead_letter_sender(settings)
         consumer = Consumer(
             client_config(settings.kafka)
             | {
@@ -146,71 +148,77 @@ class AlertConsumer:
                 "auto.offset.reset": "earliest",
             }
         )
-        handled = MemoryHandled() if session is None else CassandraHandled(session, group_id)
-        return cls(consumer, topic, handlers, handled, aside, **options)
+        handled = (
+            MemoryHandledStore() if session is None else CassandraHandledStore(session, group_id)
+        )
+        return cls(consumer, topic, handlers, handled, send_dead_letter, **options)
 
     def stop(self) -> None:
-        """Makes `run` return: after the handlers' present attempts, not before. Of any thread."""
+        """Makes `run` return after the handlers' current attempts. Any thread may call it."""
         self._stop.set()
-        self._release.set()
+        self._interrupt.set()
 
-    def run(self) -> Counts:
-        """Works until `stop`; waits for a Kafka that is away for a while.
+    def run(self) -> AlertCounts:
+        """Consumes until `stop`. Waits through outages of Kafka.
 
-        Raises ServiceError if Kafka refuses, or Cassandra stays away: start it again, and it goes
-        on with what was not committed.
+        Raises ServiceError if Kafka rejects a request or Cassandra stays unreachable. A restarted
+        consumer continues with the uncommitted records.
         """
         pool = ThreadPoolExecutor(self._workers, thread_name_prefix="alerts")
-        self._consumer.subscribe([self._topic], on_revoke=self._revoked, on_lost=self._revoked)
-        reported_s = time.monotonic()
+        self._consumer.subscribe(
+            [self._topic], on_revoke=self._on_revoked, on_lost=self._on_revoked
+        )
+        logged_s = time.monotonic()
         try:
             while not self._stop.is_set():
-                records, self._early = self._early, []
+                records, self._early_records = self._early_records, []
                 if records := records or self._poll(BATCH_RECORDS):
-                    self._deal_with(records, pool)
-                if time.monotonic() - reported_s >= REPORT_EVERY_S:
-                    reported_s = time.monotonic()
-                    self._report()
+                    self._handle_batch(records, pool)
+                if time.monotonic() - logged_s >= LOG_INTERVAL_S:
+                    logged_s = time.monotonic()
+                    self._log_counts()
         except KafkaException as error:
             raise ServiceError(f"reading topic {self._topic}: {error.args[0].str()}") from None
         finally:
-            self._release.set()
+            self._interrupt.set()
             pool.shutdown()
             self._consumer.close()
-            self._report()
+            self._log_counts()
         return self.counts
 
-    def _deal_with(self, records: list[Message], pool: ThreadPoolExecutor) -> None:
-        """Returns when all are dealt with and committed, or the work was broken off."""
+    def _handle_batch(self, records: list[Message], pool: ThreadPoolExecutor) -> None:
+        """Returns when all records are handled and committed, or the work was interrupted."""
         by_partition: dict[int, list[Message]] = defaultdict(list)
         for record in records:
             by_partition[record.partition()].append(record)
-        for partition, its_records in by_partition.items():
-            place = _Place(self._topic, partition)
-            self._work.append(_Work(pool.submit(self._work_off, its_records, place), place))
-        # All partitions, so that polling below only serves the group and brings no records.
+        for partition, partition_records in by_partition.items():
+            progress = _PartitionProgress(self._topic, partition)
+            future = pool.submit(self._handle_partition, partition_records, progress)
+            self._work.append(_PartitionWork(future, progress))
+        # Pauses every assigned partition, so that polling below only keeps the group membership.
         self._consumer.pause(self._consumer.assignment())
         while self._work and not all(work.future.done() for work in self._work):
-            self._early += self._poll(1)  # only of partitions that came in the meantime
+            # Returns records only of partitions that were assigned in the meantime.
+            self._early_records += self._poll(1)
         self._finish()
         self._consumer.resume(self._consumer.assignment())
 
-    def _work_off(self, records: list[Message], place: _Place) -> None:
+    def _handle_partition(self, records: list[Message], progress: _PartitionProgress) -> None:
         for record in records:
-            if self._release.is_set():
+            if self._interrupt.is_set():
                 return
             try:
                 self._handle(record)
-            except Stopped:
+            except ConsumerStopped:
                 return
-            place.next_offset = record.offset() + 1
+            progress.next_offset = record.offset() + 1
 
     def _handle(self, record: Message) -> None:
         self._count(received=1)
         try:
             alert = read_alert(record.value())
-        except NotAnAlert as error:
-            self._put(record, Failure("", "NOT_AN_ALERT", str(error)[:300]))
+        except InvalidAlert as error:
+            self._reject(record, DeliveryFailure("", "NOT_AN_ALERT", str(error)[:300]))
             return
         if alert is None:
             self._count(other=1)
@@ -220,47 +228,52 @@ class AlertConsumer:
             return
         outcome = self._delivery.deliver(alert)
         for failure in outcome.failures:
-            self._put(record, failure, alert)
+            self._reject(record, failure, alert)
         self._count(handled=outcome.handled, known=outcome.known, retried=outcome.retried)
 
-    def _put(self, record: Message, failure: Failure, alert: Alert | None = None) -> None:
-        self._put_aside(record, failure)
+    def _reject(
+        self, record: Message, failure: DeliveryFailure, alert: Alert | None = None
+    ) -> None:
+        self._send_dead_letter(record, failure)
         self._count(dead=1)
         log.error(
             "%s/%d offset %d, %s: to the dead-letter topic: %s %s",
-            self._topic, record.partition(), record.offset(),
-            f"alert {alert.id} of {hashed(alert.user_id)}" if alert else "no alert",
-            failure.reason, failure.handler,
-        )  # fmt: skip
+            self._topic,
+            record.partition(),
+            record.offset(),
+            f"alert {alert.id} of {user_pseudonym(alert.user_id)}" if alert else "no alert",
+            failure.reason,
+            failure.handler,
+        )
 
-    def _revoked(self, consumer: Consumer, places: list[TopicPartition]) -> None:
-        """Called while polling: partitions go to another member of the group.
+    def _on_revoked(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        """The consumer calls this while it polls, when partitions go to another group member.
 
-        All work ends first: handlers finish their attempt, and what is done is committed.
+        All work ends first: handlers finish their attempt, and handled records are committed.
         """
-        self._early.clear()
+        self._early_records.clear()
         if self._work:
-            self._release.set()
+            self._interrupt.set()
             self._finish()
             if not self._stop.is_set():
-                self._release.clear()
+                self._interrupt.clear()
 
     def _finish(self) -> None:
-        """Waits for the work in progress and commits what it has done. Raises what it raised."""
+        """Waits for the work in progress and commits its progress. Raises what the work raised."""
         work, self._work = self._work, []
         wait([each.future for each in work])
         done = [
-            TopicPartition(each.place.topic, each.place.partition, each.place.next_offset)
+            TopicPartition(each.progress.topic, each.progress.partition, each.progress.next_offset)
             for each in work
-            if each.place.next_offset is not None
+            if each.progress.next_offset is not None
         ]
         if done:
             try:
                 self._consumer.commit(offsets=done, asynchronous=False)
             except KafkaException as error:
-                if error.args[0].code() not in LOST:
+                if error.args[0].code() not in PARTITION_LOST_ERRORS:
                     raise
-                log.warning("offsets not committed, the partitions have gone: %s", error.args[0])
+                log.warning("offsets not committed, partitions were reassigned: %s", error.args[0])
         for each in work:
             each.future.result()
 
@@ -271,18 +284,18 @@ class AlertConsumer:
                 raise ServiceError(f"reading topic {self._topic}: {message.error().str()}")
         return messages
 
-    def _count(self, **more: int) -> None:
+    def _count(self, **increments: int) -> None:
         with self._lock:
-            for name, count in more.items():
+            for name, count in increments.items():
                 setattr(self.counts, name, getattr(self.counts, name) + count)
 
-    def _report(self) -> None:
+    def _log_counts(self) -> None:
         log.info("%s", " ".join(f"{name}={value}" for name, value in asdict(self.counts).items()))
 
 
 @contextmanager
 def stop_on_signals(consumer: AlertConsumer) -> Iterator[None]:
-    """SIGTERM and SIGINT (Ctrl-C) stop the consumer gracefully. For the main thread."""
+    """Stops the consumer gracefully at SIGTERM and SIGINT (Ctrl-C). For the main thread."""
     signals = (signal.SIGTERM, signal.SIGINT)
     before = {each: signal.signal(each, lambda *_: consumer.stop()) for each in signals}
     try:

@@ -1,47 +1,68 @@
-"""What is known of an event when it comes: features by the lists of its user and shared entities.
+"""Features of a scored event, from the event lists of its user and its shared entities.
 
-One definition for stream, backfill and training: the job's lists as text (`compute`), or lists that
-were built from files (`from_rows`). A window is the time (t - span, t] of events, the own
-event included; nothing later enters, and no label before it is given. NaN: not known.
+Stream, backfill and training use the same definitions: `compute_features` takes the job's lists as
+text, `features_from_lists` takes lists that were built from files. A span covers the events in
+(t - span, t], the scored event included. Later events and labels that were given later do not
+count. NaN means unknown.
+
+Array suffixes: n events, S lists.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from liveprofile.features.entity.columns import letter, of_entities, of_user
-from liveprofile.features.entity.lists import ENTITIES, BadLists, Rows, TokenLists, read
-from liveprofile.features.entity.names import NAMES, SCORED_TYPES, Name
+from liveprofile.features.entity.catalogue import EVENT_FEATURES, SCORED_TYPES, Feature
+from liveprofile.features.entity.columns import entity_columns, type_letter, user_columns
+from liveprofile.features.entity.lists import EventLists, InvalidLists, TokenLists, parse_lists
 from liveprofile.units import DAY_MS, HOUR_MS
-from liveprofile.wire.scored_events import EventBatch
+from liveprofile.wire.scored_events import ENTITY_NAMES, EventBatch
 
 __all__ = [
-    "NAMES", "SCORED_TYPES", "BadLists", "EventBatch", "Name", "Rows", "TokenLists", "compute",
-    "from_rows", "read",
-]  # fmt: skip
+    "EVENT_FEATURES",
+    "SCORED_TYPES",
+    "EventBatch",
+    "EventLists",
+    "Feature",
+    "InvalidLists",
+    "TokenLists",
+    "compute_features",
+    "features_from_lists",
+    "parse_lists",
+]
 
-DELAY_DAYS = 7.0  # until most labels are known
+LABEL_DELAY_DAYS = 7.0  # most labels are known after this time
 NIGHT_UNTIL_HOUR = 6
 _MONDAY = 3  # 1970-01-01 was a Thursday
 
 
-def compute(batch: EventBatch, delay_days: float = DELAY_DAYS) -> dict[str, np.ndarray]:
-    """(n,) float64 for each of NAMES. Raises BadLists if a text is no list of tokens."""
-    return from_rows(read(batch), delay_days)
+def compute_features(
+    batch: EventBatch, delay_days: float = LABEL_DELAY_DAYS
+) -> dict[str, np.ndarray]:
+    """(n,) float64 for each of EVENT_FEATURES. Raises InvalidLists if a list is invalid."""
+    return features_from_lists(parse_lists(batch), delay_days)
 
 
-def from_rows(rows: Rows, delay_days: float = DELAY_DAYS) -> dict[str, np.ndarray]:
-    """The same of lists that are read: (n,) float64 for each of NAMES."""
+def features_from_lists(
+    rows: EventLists, delay_days: float = LABEL_DELAY_DAYS
+) -> dict[str, np.ndarray]:
+    """(n,) float64 for each of EVENT_FEATURES.
+
+    delay_days: the matured features leave out the events of this last time, whose labels may still
+    arrive.
+    """
     delay_ms = round(delay_days * DAY_MS)
-    columns = _of_event(rows)
-    columns |= {f"user_{what}": values_n for what, values_n in of_user(rows, delay_ms).items()}
-    for what, values_S in of_entities(rows, delay_ms).items():
-        for entity, values_n in zip(ENTITIES, values_S.reshape(len(ENTITIES), -1), strict=True):
-            columns[f"{entity}_{what}"] = values_n
-    return {name: columns[name].astype(np.float64, copy=False) for name in NAMES}
+    columns = _event_columns(rows)
+    columns |= {f"user_{name}": values_n for name, values_n in user_columns(rows, delay_ms).items()}
+    for name, values_S in entity_columns(rows, delay_ms).items():
+        for entity, values_n in zip(
+            ENTITY_NAMES, values_S.reshape(len(ENTITY_NAMES), -1), strict=True
+        ):
+            columns[f"{entity}_{name}"] = values_n
+    return {name: columns[name].astype(np.float64, copy=False) for name in EVENT_FEATURES}
 
 
-def _of_event(rows: Rows) -> dict[str, np.ndarray]:
+def _event_columns(rows: EventLists) -> dict[str, np.ndarray]:
     hour_n = rows.event_ms // HOUR_MS % 24
     columns = {
         "amount": rows.amount,
@@ -49,4 +70,6 @@ def _of_event(rows: Rows) -> dict[str, np.ndarray]:
         "weekend": (rows.event_ms // DAY_MS + _MONDAY) % 7 >= 5,
         "night": hour_n <= NIGHT_UNTIL_HOUR,
     }
-    return columns | {f"is_{one}": rows.letter == letter(one) for one in SCORED_TYPES}
+    return columns | {
+        f"is_{event_type}": rows.letter == type_letter(event_type) for event_type in SCORED_TYPES
+    }

@@ -1,8 +1,9 @@
-"""The lists of a user and of shared entities as text of the job's SQL, and as flat columns.
+"""The event lists of users and of shared entities, parsed into flat columns.
 
-A list holds the last K tokens of a key in order of arrival. Its text is tokens joined by U+001E, of
-fields joined by U+001F; ids in it are hashes of 31 bits (Flink's HASH_CODE), so an empty id and
-hash 0 are one.
+liveprofile.wire.entity_lists describes the text of a list: the last K tokens of a key in order of
+arrival. Ids in it are 31-bit hashes (Flink's HASH_CODE), so an empty id and hash 0 are the same.
+
+Array suffixes: n events, S lists, T tokens of all lists, P selected lists.
 """
 
 from __future__ import annotations
@@ -13,32 +14,31 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import csv
 
-from liveprofile.wire.scored_events import EventBatch
+from liveprofile.wire.scored_events import ENTITY_NAMES, EventBatch
 from liveprofile.wire.tokens import EVENT, FIELD, TYPE_INDEX, TYPE_LETTERS
 
-ENTITIES = ("device", "place", "shop", "coupon", "address")
-FRAUD, LEGITIMATE = "+", "-"  # in the place of the letter: not an event but an event's label
 MISSING = 0
-_LINES = bytes.maketrans(EVENT.encode(), b"\n")
+_TO_LINES = bytes.maketrans(EVENT.encode(), b"\n")
 _TOKEN = {"letter": pa.string(), "time_ms": pa.int64(), "event": pa.int32(), "amount": pa.float64()}
 
 
-class BadLists(ValueError):
-    """Text that is no list of tokens."""
+class InvalidLists(ValueError):
+    """The text is not a list of tokens."""
 
 
 class TokenLists(NamedTuple):
-    """S lists of T tokens in all, one list behind the other."""
+    """S lists with T tokens in all, concatenated."""
 
     starts: np.ndarray  # (S + 1,) int64: list s is starts[s] to starts[s + 1]
     letter: np.ndarray  # (T,) uint8, ASCII
     time_ms: np.ndarray  # (T,) int64
-    event: np.ndarray  # (T,) int32
+    event: np.ndarray  # (T,) int32, hash of the event id
     amount: np.ndarray  # (T,) float64
-    ids: tuple[np.ndarray, ...]  # each (T,) int32: a user list's ENTITIES, an entity list's user
+    # Each (T,) int32: the ENTITY_NAMES of a user list's tokens, or the user of an entity list's.
+    ids: tuple[np.ndarray, ...]
 
-    def taken(self, index_T: np.ndarray | slice, starts: np.ndarray) -> TokenLists:
-        """The tokens at these places, in lists that start where `starts` says."""
+    def take(self, index_T: np.ndarray | slice, starts: np.ndarray) -> TokenLists:
+        """Selects tokens by index, in lists with the given starts."""
         return TokenLists(
             starts,
             self.letter[index_T],
@@ -48,80 +48,80 @@ class TokenLists(NamedTuple):
             tuple(ids_T[index_T] for ids_T in self.ids),
         )
 
-    def until(self, end_P: np.ndarray, size_P: np.ndarray) -> TokenLists:
-        """P lists: so many tokens before each of these places."""
+    def ending_at(self, end_P: np.ndarray, size_P: np.ndarray) -> TokenLists:
+        """Builds P lists: list p has the size_P[p] tokens before index end_P[p]."""
         starts = np.concatenate([[0], np.cumsum(size_P)])
         index_T = np.arange(starts[-1]) + np.repeat(end_P - starts[1:], size_P)
-        return self.taken(index_T, starts)
+        return self.take(index_T, starts)
 
-    def without(self, list_P: np.ndarray, event_P: np.ndarray) -> TokenLists:
-        """P of these lists, one of them as often as it is named, each without the tokens of an
-        event and its labels."""
-        sizes_P = np.diff(self.starts)[list_P]
-        ends_P = np.cumsum(sizes_P)
-        index_T = np.arange(ends_P[-1]) + np.repeat(self.starts[list_P] - ends_P + sizes_P, sizes_P)
-        of_T = np.repeat(np.arange(len(list_P)), sizes_P)
-        kept_T = self.event[index_T] != event_P[of_T]
-        index_T, sizes_P = index_T[kept_T], np.bincount(of_T[kept_T], minlength=len(list_P))
-        return self.taken(index_T, np.concatenate([[0], np.cumsum(sizes_P)]))
+    def without_event(self, list_P: np.ndarray, event_P: np.ndarray) -> TokenLists:
+        """Copies the lists list_P, each without the tokens and labels of the event event_P[p]."""
+        size_P = np.diff(self.starts)[list_P]
+        end_P = np.cumsum(size_P)
+        index_T = np.arange(end_P[-1]) + np.repeat(self.starts[list_P] - end_P + size_P, size_P)
+        copy_T = np.repeat(np.arange(len(list_P)), size_P)
+        kept_T = self.event[index_T] != event_P[copy_T]
+        index_T, size_P = index_T[kept_T], np.bincount(copy_T[kept_T], minlength=len(list_P))
+        return self.take(index_T, np.concatenate([[0], np.cumsum(size_P)]))
 
 
-class Rows(NamedTuple):
-    """n events with their lists; what features are computed from."""
+class EventLists(NamedTuple):
+    """n events with the lists that their features are computed from."""
 
     event_ms: np.ndarray  # (n,) int64
     amount: np.ndarray  # (n,) float64
     letter: np.ndarray  # (n,) uint8
-    of_user: TokenLists  # n lists
-    of_entities: TokenLists  # 5n lists: those of all devices, then of all places, ... (ENTITIES)
+    user_lists: TokenLists  # n lists
+    entity_lists: TokenLists  # 5n lists in the order of ENTITY_NAMES: all devices, all places, ...
 
-    def without(self, row_P: np.ndarray, event_P: np.ndarray) -> Rows:
-        """P of these rows, each as if one event had not been."""
-        entities = np.arange(len(ENTITIES))[:, None] * len(self.event_ms) + row_P
-        return Rows(
+    def without_event(self, row_P: np.ndarray, event_P: np.ndarray) -> EventLists:
+        """Copies the rows row_P, each as if the event event_P[p] had not happened."""
+        entity_rows = np.arange(len(ENTITY_NAMES))[:, None] * len(self.event_ms) + row_P
+        return EventLists(
             self.event_ms[row_P],
             self.amount[row_P],
             self.letter[row_P],
-            self.of_user.without(row_P, event_P),
-            self.of_entities.without(entities.ravel(), np.tile(event_P, len(ENTITIES))),
+            self.user_lists.without_event(row_P, event_P),
+            self.entity_lists.without_event(
+                entity_rows.ravel(), np.tile(event_P, len(ENTITY_NAMES))
+            ),
         )
 
     def duplicates(self) -> np.ndarray:
         """(n,) bool: an earlier token of the user's list is the same event."""
-        lists = self.of_user
+        lists = self.user_lists
         list_T = np.repeat(np.arange(len(self.event_ms)), np.diff(lists.starts))
-        own_n = np.maximum(lists.starts[1:] - 1, 0)  # an empty list is asked for nothing
+        own_n = np.maximum(lists.starts[1:] - 1, 0)  # unused for empty lists
         same_T = is_event(lists.letter) & (lists.time_ms == lists.time_ms[own_n[list_T]])
         same_T &= lists.event == lists.event[own_n[list_T]]
         return np.bincount(list_T[same_T], minlength=len(self.event_ms)) > 1
 
 
 def is_event(letter_T: np.ndarray) -> np.ndarray:
-    """(T,) bool: not a label."""
+    """(T,) bool: the token is an event, not a label."""
     return letter_T >= ord(TYPE_LETTERS[0])
 
 
-def read(batch: EventBatch) -> Rows:
-    """Raises BadLists, for the whole batch, if one text is no list."""
-    texts = [text for entity in ENTITIES for text in getattr(batch, f"of_{entity}")]
-    return Rows(
+def parse_lists(batch: EventBatch) -> EventLists:
+    """Parses the lists of a batch. Raises InvalidLists for the whole batch if one is invalid."""
+    entity_texts = [text for entity in ENTITY_NAMES for text in getattr(batch, f"of_{entity}")]
+    return EventLists(
         batch.event_ms,
         batch.amount,
         np.array([ord(TYPE_LETTERS[TYPE_INDEX[name]]) for name in batch.event_type], np.uint8),
-        _parsed(batch.of_user, ENTITIES),
-        _parsed(texts, ("user",)),
+        _parse_texts(batch.of_user, ENTITY_NAMES),
+        _parse_texts(entity_texts, ("user",)),
     )
 
 
-def _parsed(texts: list[str], ids: tuple[str, ...]) -> TokenLists:
-    """A list of tokens is a table with fields between U+001F, so a reader of such tables reads all
-    lists at once."""
+def _parse_texts(texts: list[str], id_names: tuple[str, ...]) -> TokenLists:
+    # A list is a table whose lines are tokens, so one run of Arrow's CSV reader parses all lists.
     sizes = [text.count(EVENT) + 1 if text else 0 for text in texts]
     starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
-    types = {**_TOKEN, **dict.fromkeys(ids, pa.int32())}
-    lines = EVENT.join(filter(None, texts)).encode("utf-8", "replace").translate(_LINES)
+    types = {**_TOKEN, **dict.fromkeys(id_names, pa.int32())}
+    lines = EVENT.join(filter(None, texts)).encode("utf-8", "replace").translate(_TO_LINES)
     if not lines:
-        empty = (np.empty(0, kind.to_pandas_dtype()) for kind in list(types.values())[1:])
+        empty = (np.empty(0, dtype.to_pandas_dtype()) for dtype in list(types.values())[1:])
         time_ms, event, amount, *id_columns = empty
         return TokenLists(starts, np.empty(0, np.uint8), time_ms, event, amount, tuple(id_columns))
     try:
@@ -132,10 +132,10 @@ def _parsed(texts: list[str], ids: tuple[str, ...]) -> TokenLists:
             csv.ConvertOptions(column_types=types, null_values=[""]),
         )
     except pa.ArrowInvalid as error:
-        raise BadLists(str(error).splitlines()[0]) from None
+        raise InvalidLists(str(error).splitlines()[0]) from None
     letters = b"".join(chunk.buffers()[2] for chunk in table["letter"].chunks)
     if len(letters) != starts[-1] or table["time_ms"].null_count or table["event"].null_count:
-        raise BadLists("a token has no letter, time or event")
+        raise InvalidLists("a token has no letter, time or event")
     time_ms, event, amount, *id_columns = (
         (column.fill_null(0) if column.null_count else column).to_numpy()
         for column in table.columns[1:]

@@ -1,1 +1,1 @@
-"""The Fraud Detection Handbook's task on card transactions."""
+"""Card transactions of the Fraud Detection Handbook: protocol and baselines."""

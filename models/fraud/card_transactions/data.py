@@ -1,8 +1,10 @@
-"""Card transactions: reading them, the split by time with delayed labels, and what is measured.
+"""Card transactions: reading, train/test split by time with delayed labels, ranking metrics.
 
 The protocol is chapter 3 of Le Borgne et al., "Reproducible Machine Learning for Credit Card Fraud
-Detection - Practical Handbook" (2022): a label is known `delay_days` after its transaction, and a
-card that is known to be compromised no longer counts.
+Detection - Practical Handbook" (2022): a label is known `delay_days` after its transaction, and the
+test excludes cards that are known to be compromised.
+
+Shape suffixes: N transactions, M of them in a split.
 """
 
 from __future__ import annotations
@@ -20,14 +22,15 @@ from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 
 EPOCH = date(1970, 1, 1)
-# How far back known frauds reach when the test begins. In the published split it is the whole
-# training week; a longer training period doesn't make cards of months ago unusable.
+# At the start of the test, a fraud of so many days before the newest known label excludes its card.
+# In the published split that is the whole training week. A longer training period does not exclude
+# cards that were compromised months ago.
 COMPROMISED_DAYS = 7
-TOP_CARDS = 100  # as many as a day's investigators can look at
+TOP_CARDS = 100  # as many as investigators can check in a day
 
 
-class Columns(NamedTuple):
-    """What a file calls its columns; the defaults are the handbook's."""
+class ColumnNames(NamedTuple):
+    """Column names of a transactions file. The defaults are the handbook's."""
 
     id: str = "TRANSACTION_ID"
     time: str = "TX_DATETIME"
@@ -38,7 +41,7 @@ class Columns(NamedTuple):
 
 
 class Transactions(NamedTuple):
-    """N transactions in order of time, then id."""
+    """N transactions sorted by time, then id."""
 
     time_ms_N: np.ndarray  # int64, UTC
     card_N: np.ndarray  # int64 codes from 0
@@ -52,8 +55,8 @@ class Transactions(NamedTuple):
         return self.time_ms_N // DAY_MS
 
 
-class Period(NamedTuple):
-    """Whole days since 1970-01-01, both ends included."""
+class TrainTestPeriod(NamedTuple):
+    """Train and test periods in days since 1970-01-01. Both ends are inclusive."""
 
     train_start: int
     train_end: int
@@ -62,10 +65,10 @@ class Period(NamedTuple):
     test_end: int
 
     @classmethod
-    def of(
+    def from_dates(
         cls, train_start: date, train_end: date, delay_days: int, test_start: date, test_end: date
-    ) -> Period:
-        """Raises InputError if a period is empty, or a training label is not known in time."""
+    ) -> TrainTestPeriod:
+        """Raises InputError if a period is empty, or if a training label becomes known too late."""
         days = [(day - EPOCH).days for day in (train_start, train_end, test_start, test_end)]
         if days[0] > days[1] or days[2] > days[3]:
             raise InputError("a period ends before it starts")
@@ -76,11 +79,13 @@ class Period(NamedTuple):
             )
         return cls(days[0], days[1], delay_days, days[2], days[3])
 
-    def earlier(self) -> Period:
-        """The same, moved back until the test ends where this training ends: what hyperparameters
-        are chosen on."""
+    def validation_period(self) -> TrainTestPeriod:
+        """Returns the period to choose hyperparameters on.
+
+        It is this period moved back until its test ends where this training ends.
+        """
         back = self.test_end - self.train_end
-        return Period(
+        return TrainTestPeriod(
             self.train_start - back,
             self.train_end - back,
             self.delay_days,
@@ -89,16 +94,16 @@ class Period(NamedTuple):
         )
 
 
-class Scores(NamedTuple):
-    """How well a ranking finds frauds."""
+class RankingMetrics(NamedTuple):
+    """How well scores rank frauds above legitimate transactions."""
 
     roc_auc: float
     average_precision: float
     card_precision_at_100: float
 
 
-def read(file: Path, columns: Columns = Columns()) -> Transactions:  # noqa: B008
-    """A Parquet file. Raises InputError naming the column that is missing or can't be used."""
+def read_transactions(file: Path, columns: ColumnNames = ColumnNames()) -> Transactions:  # noqa: B008
+    """Reads a Parquet file. Raises InputError naming a missing or unusable column."""
     try:
         table = pq.read_table(file)
     except (OSError, pa.ArrowInvalid) as error:
@@ -129,20 +134,21 @@ def _codes(column: pa.ChunkedArray) -> np.ndarray:
     return np.unique(column.to_numpy(), return_inverse=True)[1].astype(np.int64)
 
 
-def split(data: Transactions, period: Period) -> tuple[np.ndarray, np.ndarray]:
-    """Rows to train on, and rows to test on without those of cards known to be compromised.
+def train_test_rows(data: Transactions, period: TrainTestPeriod) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the rows to train on and the rows to test on.
 
-    Raises InputError if one of them has no fraud, or nothing else.
+    The test excludes transactions of cards that are known to be compromised. Raises InputError if
+    one of both has no fraud, or no legitimate transaction.
     """
     day_N = data.day_N
     train = np.flatnonzero((day_N >= period.train_start) & (day_N <= period.train_end))
     first_known = period.test_start - period.delay_days - COMPROMISED_DAYS
-    parts = []
+    test_days = []
     for day in range(period.test_start, period.test_end + 1):
         known = (day_N >= first_known) & (day_N < day - period.delay_days) & data.fraud_N
         rows = np.flatnonzero(day_N == day)
-        parts.append(rows[~np.isin(data.card_N[rows], data.card_N[known])])
-    test = np.concatenate(parts)
+        test_days.append(rows[~np.isin(data.card_N[rows], data.card_N[known])])
+    test = np.concatenate(test_days)
     for name, rows in (("training", train), ("test", test)):
         if len(np.unique(data.fraud_N[rows])) < 2:
             raise InputError(
@@ -152,30 +158,33 @@ def split(data: Transactions, period: Period) -> tuple[np.ndarray, np.ndarray]:
     return train, test
 
 
-def measure(data: Transactions, rows_M: np.ndarray, score_M: np.ndarray) -> Scores:
-    """`score_M`: the higher, the likelier a fraud, of the rows of `split`."""
+def ranking_metrics(data: Transactions, rows_M: np.ndarray, score_M: np.ndarray) -> RankingMetrics:
+    """Measures scores of the test rows of `train_test_rows`. A higher score is a likelier fraud."""
     fraud_M = data.fraud_N[rows_M]
-    return Scores(
+    return RankingMetrics(
         float(roc_auc_score(fraud_M, score_M)),
         float(average_precision_score(fraud_M, score_M)),
-        card_precision(data, rows_M, score_M, TOP_CARDS),
+        card_precision_at_k(data, rows_M, score_M, TOP_CARDS),
     )
 
 
-def card_precision(data: Transactions, rows_M: np.ndarray, score_M: np.ndarray, k: int) -> float:
-    """Of the k cards with the highest score of a day the share that had a fraud, mean of the days.
+def card_precision_at_k(
+    data: Transactions, rows_M: np.ndarray, score_M: np.ndarray, k: int
+) -> float:
+    """Returns card precision@k: the mean over days of the share of frauds among the top k cards.
 
-    A card that was found is blocked, so it does not come again on a later day. Ties by card.
+    The score of a card is the highest of its transactions on that day. A compromised card in the
+    top k is blocked and excluded on later days. Ties are ordered by card.
     """
     day_M, card_M, fraud_M = data.day_N[rows_M], data.card_N[rows_M], data.fraud_N[rows_M]
     blocked = np.empty(0, np.int64)
     shares = []
     for day in np.unique(day_M):
         today = (day_M == day) & ~np.isin(card_M, blocked)
-        cards, place = np.unique(card_M[today], return_inverse=True)
+        cards, card_index = np.unique(card_M[today], return_inverse=True)
         highest = np.full(len(cards), -np.inf)
-        np.maximum.at(highest, place, score_M[today])
-        compromised = np.bincount(place, fraud_M[today], len(cards)) > 0
+        np.maximum.at(highest, card_index, score_M[today])
+        compromised = np.bincount(card_index, fraud_M[today], len(cards)) > 0
         top = np.argsort(-highest, kind="stable")[:k]
         found = cards[top[compromised[top]]]
         blocked = np.concatenate([blocked, found])

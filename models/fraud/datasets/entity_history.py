@@ -1,8 +1,10 @@
-"""Events and labels of a file as the lists that the job would have kept: features without Flink.
+"""Builds the user and entity lists that the job would keep, from arrays: features without Flink.
 
-A label enters the lists of its event's user and entities when it is given, between the events that
-had come by then; of events alone nothing tells when they came but their order and their times, so
-that the clock is the latest time so far.
+A label enters the lists of its event's user and entities at the time of the label. Events carry no
+arrival time, so the arrival clock is the latest event time so far.
+
+Shape suffixes: N events, L labels, M = N + L tokens in order of arrival, W requested events,
+F features.
 """
 
 from __future__ import annotations
@@ -11,124 +13,132 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from liveprofile.features.entity import Rows, TokenLists
-from liveprofile.features.entity.lists import ENTITIES, FRAUD, LEGITIMATE, MISSING
+from liveprofile.features.entity import EventLists, TokenLists
+from liveprofile.features.entity.lists import MISSING
 from liveprofile.progress import Progress
-from models.fraud.model import columns_of
-from models.fraud.sequence.tokens import Tokens, tokens_of
+from liveprofile.wire.entity_lists import FRAUD, LEGITIMATE
+from liveprofile.wire.scored_events import ENTITY_NAMES
+from models.fraud.model import model_inputs
+from models.fraud.sequence.tokens import TokenSequences, tokenize
 
 if TYPE_CHECKING:
-    from models.fraud.sequence.network import EventSequence
+    from models.fraud.sequence.network import SequenceModel
 
-KEEP = 128
-_ROWS_AT_ONCE = 400  # their lists fit a processor's cache
+LIST_LENGTH = 128
+_CHUNK_ROWS = 400  # their lists fit a processor's cache
 
 
-class Events(NamedTuple):
-    """N events in order of arrival; ids are numbers from 1, 0 where there is none."""
+class EventColumns(NamedTuple):
+    """N events in order of arrival. Ids are numbers from 1; 0 is a missing id."""
 
     time_ms: np.ndarray  # (N,) int64
-    letter: np.ndarray  # (N,) uint8, the type's letter
+    letter: np.ndarray  # (N,) uint8, the event type's letter
     amount: np.ndarray  # (N,) float64
-    event: np.ndarray  # (N,) int32: a copy has the number of the first
+    event: np.ndarray  # (N,) int32: a duplicate has the number of the first
     user: np.ndarray  # (N,) int32
-    entities: dict[str, np.ndarray]  # (N,) int32 each, of ENTITIES; one left out is missing
+    entities: dict[str, np.ndarray]  # (N,) int32 by name of ENTITY_NAMES; may lack some
 
 
-class Labels(NamedTuple):
+class LabelColumns(NamedTuple):
     """L labels, in any order."""
 
-    row: np.ndarray  # (L,) int64: the labelled event's
+    row: np.ndarray  # (L,) int64: row of the labelled event
     fraud: np.ndarray  # (L,) bool
-    time_ms: np.ndarray  # (L,) int64: when it was given
+    time_ms: np.ndarray  # (L,) int64: when the label was given
 
 
-class History:
-    """The lists of every event."""
+class EntityHistory:
+    """The user list and the entity lists of every event, each of at most `keep` tokens."""
 
-    def __init__(self, events: Events, labels: Labels, keep: int = KEEP):
+    def __init__(self, events: EventColumns, labels: LabelColumns, keep: int = LIST_LENGTH):
         self.events, self.labels, self.keep = events, labels, keep
-        self._arrived(events, labels)
+        self._merge_by_arrival(events, labels)
         user_M = events.user[self._row_M]
         entities_M = {
-            name: events.entities[name][self._row_M] for name in ENTITIES if name in events.entities
+            name: events.entities[name][self._row_M]
+            for name in ENTITY_NAMES
+            if name in events.entities
         }
-        nothing = np.zeros(len(self._row_M), np.int32)
+        missing_M = np.zeros(len(self._row_M), np.int32)
         of_user = [
-            np.where(self._label_M, 0, entities_M.get(name, nothing)).astype(np.int32)
-            for name in ENTITIES
+            np.where(self._is_label_M, 0, entities_M.get(name, missing_M)).astype(np.int32)
+            for name in ENTITY_NAMES
         ]
         self._of_user = self._lists(user_M, of_user)
         self._of_entities = {
             name: self._lists(key_M, [user_M]) for name, key_M in entities_M.items()
         }
 
-    def rows(self, wanted_W: np.ndarray) -> Rows:
-        """The wanted events, with their lists."""
-        at_W = self._place_N[wanted_W]
+    def rows(self, rows_W: np.ndarray) -> EventLists:
+        """Returns these events with their lists."""
+        arrival_W = self._arrival_N[rows_W]
         entities = []
-        for name in ENTITIES:
+        for name in ENTITY_NAMES:
             lists = self._of_entities.get(name)
-            entities.append(lists.until(at_W, self.keep) if lists else _none(len(at_W)))
-        return Rows(
-            self.events.time_ms[wanted_W],
-            self.events.amount[wanted_W],
-            self.events.letter[wanted_W],
-            self._of_user.until(at_W, self.keep),
-            _behind_each_other(entities),
+            entities.append(
+                lists.ending_at(arrival_W, self.keep) if lists else _empty_lists(len(arrival_W))
+            )
+        return EventLists(
+            self.events.time_ms[rows_W],
+            self.events.amount[rows_W],
+            self.events.letter[rows_W],
+            self._of_user.ending_at(arrival_W, self.keep),
+            _concatenate(entities),
         )
 
     def features(
         self,
-        wanted_W: np.ndarray,
+        rows_W: np.ndarray,
         names: list[str],
         delay_days: float,
         on_progress: Progress = lambda stage, done, total: None,
-        sequence: EventSequence | None = None,
+        sequence: SequenceModel | None = None,
     ) -> np.ndarray:
-        """(W, F) float32 of the wanted events. sequence: of a model that has one, for the log-odds
-        that its trees ask for."""
-        found_WF = np.empty((len(wanted_W), len(names)), np.float32)
-        for start in range(0, len(wanted_W), _ROWS_AT_ONCE):
-            part = slice(start, start + _ROWS_AT_ONCE)
-            columns = columns_of(self.rows(wanted_W[part]), delay_days, sequence)
+        """Returns (W, F) float32 features of these events.
+
+        sequence: the model's sequence model, needed if `names` has SEQUENCE_LOG_ODDS.
+        """
+        x_WF = np.empty((len(rows_W), len(names)), np.float32)
+        for start in range(0, len(rows_W), _CHUNK_ROWS):
+            chunk = slice(start, start + _CHUNK_ROWS)
+            columns = model_inputs(self.rows(rows_W[chunk]), delay_days, sequence)
             for f, name in enumerate(names):
-                found_WF[part, f] = columns[name]
-            on_progress("features", min(part.stop, len(wanted_W)), len(wanted_W))
-        return found_WF
+                x_WF[chunk, f] = columns[name]
+            on_progress("features", min(chunk.stop, len(rows_W)), len(rows_W))
+        return x_WF
 
-    def tokens(self, wanted_W: np.ndarray, sources: tuple[str, ...]) -> Tokens:
-        """Of the wanted events, by their lists of `sources`: what a sequence model learns from."""
-        starts = range(0, len(wanted_W), _ROWS_AT_ONCE)
-        parts = (self.rows(wanted_W[start : start + _ROWS_AT_ONCE]) for start in starts)
-        return Tokens.joined([tokens_of(rows, sources) for rows in parts])
+    def tokens(self, rows_W: np.ndarray, sources: tuple[str, ...]) -> TokenSequences:
+        """Returns the token sequences of these events, from their lists of `sources`."""
+        starts = range(0, len(rows_W), _CHUNK_ROWS)
+        chunks = (self.rows(rows_W[start : start + _CHUNK_ROWS]) for start in starts)
+        return TokenSequences.concatenate([tokenize(rows, sources) for rows in chunks])
 
-    def _arrived(self, events: Events, labels: Labels) -> None:
-        """All M tokens, events and labels, in order of arrival."""
+    def _merge_by_arrival(self, events: EventColumns, labels: LabelColumns) -> None:
+        """Merges events and labels into M tokens in order of arrival."""
         clock_N = np.maximum.accumulate(events.time_ms)
         by_time = np.argsort(labels.time_ms, kind="stable")
         row_L, time_L = labels.row[by_time], labels.time_ms[by_time]
         before_L = np.searchsorted(clock_N, time_L)
-        # Of equal places labels come first: what is known at a time is known to its events.
+        # At equal times labels come first: the events of that time already see them.
         order = np.argsort(np.concatenate([before_L, np.arange(len(clock_N))]), kind="stable")
         self._row_M = np.concatenate([row_L, np.arange(len(clock_N))])[order]
-        self._label_M = order < len(row_L)
-        self._place_N = np.flatnonzero(~self._label_M)
+        self._is_label_M = order < len(row_L)
+        self._arrival_N = np.flatnonzero(~self._is_label_M)
         letter_L = np.where(labels.fraud[by_time], ord(FRAUD), ord(LEGITIMATE)).astype(np.uint8)
         self._letter_M = np.concatenate([letter_L, events.letter])[order]
         self._time_M = np.concatenate([time_L, events.time_ms])[order]
         amount_M = events.amount[self._row_M]
-        self._amount_M = np.where(self._label_M, 0.0, amount_M)
+        self._amount_M = np.where(self._is_label_M, 0.0, amount_M)
         self._event_M = events.event[self._row_M]
 
-    def _lists(self, key_M: np.ndarray, ids: list[np.ndarray]) -> _Lists:
-        return _Lists(
+    def _lists(self, key_M: np.ndarray, ids: list[np.ndarray]) -> _ListsByKey:
+        return _ListsByKey(
             key_M, self._letter_M, self._time_M, self._event_M, self._amount_M, tuple(ids)
         )
 
 
-class _Lists:
-    """The tokens of all keys of a kind, key by key in order of arrival."""
+class _ListsByKey:
+    """The tokens of all keys of one kind (user, device, ...), sorted by key, then arrival."""
 
     def __init__(
         self,
@@ -140,30 +150,32 @@ class _Lists:
         ids: tuple[np.ndarray, ...],
     ):
         order = np.argsort(key_M, kind="stable")
-        self.place_M = np.empty(len(order), np.int64)
-        self.place_M[order] = np.arange(len(order))
-        self.first_M = np.searchsorted(key_M[order], key_M)
+        self.sorted_index_M = np.empty(len(order), np.int64)
+        self.sorted_index_M[order] = np.arange(len(order))
+        self.key_start_M = np.searchsorted(key_M[order], key_M)
         self.missing_M = key_M == MISSING
-        one = np.array([0, len(order)])
-        self._tokens = TokenLists(one, letter_M, time_M, event_M, amount_M, ids).taken(order, one)
+        one_list = np.array([0, len(order)])
+        self._tokens = TokenLists(one_list, letter_M, time_M, event_M, amount_M, ids).take(
+            order, one_list
+        )
 
-    def until(self, at_W: np.ndarray, keep: int) -> TokenLists:
-        """The last `keep` tokens of each place's key, the place itself included."""
-        end_W = self.place_M[at_W] + 1
-        size_W = np.minimum(end_W - self.first_M[at_W], keep)
-        size_W[self.missing_M[at_W]] = 0
-        return self._tokens.until(end_W, size_W)
+    def ending_at(self, arrival_W: np.ndarray, keep: int) -> TokenLists:
+        """Returns the last `keep` tokens of each token's key, up to and including the token."""
+        end_W = self.sorted_index_M[arrival_W] + 1
+        size_W = np.minimum(end_W - self.key_start_M[arrival_W], keep)
+        size_W[self.missing_M[arrival_W]] = 0
+        return self._tokens.ending_at(end_W, size_W)
 
 
-def _none(count: int) -> TokenLists:
+def _empty_lists(count: int) -> TokenLists:
     starts, ids = np.zeros(count + 1, np.int64), (np.empty(0, np.int32),)
     kinds = (np.uint8, np.int64, np.int32, np.float64)
     return TokenLists(starts, *(np.empty(0, kind) for kind in kinds), ids)
 
 
-def _behind_each_other(parts: list[TokenLists]) -> TokenLists:
-    ends = np.cumsum([0, *(part.starts[-1] for part in parts)])
-    starts = [part.starts[:-1] + end for part, end in zip(parts, ends, strict=False)]
-    columns = (np.concatenate(values) for values in list(zip(*parts, strict=True))[1:-1])
-    ids = (np.concatenate([part.ids[0] for part in parts]),)
+def _concatenate(chunks: list[TokenLists]) -> TokenLists:
+    ends = np.cumsum([0, *(chunk.starts[-1] for chunk in chunks)])
+    starts = [chunk.starts[:-1] + end for chunk, end in zip(chunks, ends, strict=False)]
+    columns = (np.concatenate(values) for values in list(zip(*chunks, strict=True))[1:-1])
+    ids = (np.concatenate([chunk.ids[0] for chunk in chunks]),)
     return TokenLists(np.concatenate([*starts, ends[-1:]]), *columns, ids)

@@ -1,1 +1,1 @@
-"""The sequence part of the fraud model: a Transformer over the user's last events."""
+"""The sequence part of the fraud model: a Transformer over the last events of the lists."""

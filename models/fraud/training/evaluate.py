@@ -1,14 +1,16 @@
-"""Rules, model and both, side by side, on generated shops that the model has not seen.
+"""Compares rules, model and both on simulated shops that are new to the model.
 
-An alert is a user on a day, however many of its events are flagged. Two questions: what a fixed
-number of alerts a day finds, if the most suspicious come first, and what the rules find with their
-thresholds as they are.
+One alert is a user on a day, whatever the number of that user's flagged events. The comparison
+answers two questions: what a fixed number of alerts per day finds, most suspicious first, and what
+the rules find with their current thresholds.
 
-How suspicious an event is:
-- rules: by the severity of the severest rule that is true of it; among equals by how far its value
-  lies beyond its threshold. Rules that ask for the model's score, or send no alerts, don't count.
-- model: by its score.
-- both: by the mean of the score and the rules' suspicion, each 0 to 1: first comes what both see.
+Events are ranked by suspicion, 0 to 1:
+- rules: the severity of the most severe matching rule, then the ratio of its value to its
+  threshold. Rules on the model's score and rules that send no alerts are ignored.
+- model: the score.
+- both: the mean of both.
+
+Shape suffixes: M events, R rules.
 """
 
 from __future__ import annotations
@@ -21,30 +23,37 @@ import numpy as np
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
 from liveprofile.rules.flag_history import NoFlagHistory
-from liveprofile.rules.flag_policy import SCORE, Finding, FlagPolicy, RuleEvaluation, evaluate
-from liveprofile.rules.rules import OF_THE_EVENT, Rule, Rules
-from liveprofile.simulator import Config
+from liveprofile.rules.flag_policy import (
+    FlagPolicy,
+    RuleEvaluation,
+    RuleMatch,
+    evaluate_rules,
+)
+from liveprofile.rules.rules import SCORE_FEATURE, SCORING_ONLY_FEATURES, Rule, RuleSet
+from liveprofile.rules.severity import Severity
+from liveprofile.simulator import ShopConfig
 from liveprofile.wire.tokens import EVENT_TYPES
-from models.fraud.datasets.simulated import Seen, alerted, joined, least_score, see
-from models.fraud.model import EventModel
-from models.fraud.training.fit import measured
+from models.fraud.datasets.event_dataset import EventDataset, concatenate
+from models.fraud.datasets.simulated import simulate_dataset
+from models.fraud.model import FraudModel
+from models.fraud.training.alert_metrics import alert_metrics, threshold_per_10000_users
+from models.fraud.training.fit import score_metrics
 
-SEVERITIES = ("low", "medium", "high", "critical")
-BUDGETS = (10.0, 20.0)  # alerts for 10,000 users a day
-SEEDS = (401, 402, 403, 404)  # of no recipe
+BUDGETS = (10.0, 20.0)  # alerts per 10,000 users and day
+SEEDS = (401, 402, 403, 404)  # no recipe uses these
 
 
-class Judgement(NamedTuple):
-    """Of M events."""
+class EventScores(NamedTuple):
+    """Model score and rule results of M events."""
 
-    score_M: np.ndarray  # the model's probability
-    suspicion_M: np.ndarray  # by rules alone, 0 (none is true) to 1
+    score_M: np.ndarray  # the model's probability of fraud
+    suspicion_M: np.ndarray  # of the rules, from 0 (no match) to 1
     alert_MR: np.ndarray  # bool: the rule sends an alert
 
 
-def compare(
-    model: EventModel,
-    rules: Rules,
+def compare_rules_and_model(
+    model: FraudModel,
+    rules: RuleSet,
     seeds: Sequence[int] = SEEDS,
     users: int = 2_500,
     days: int = 45,
@@ -52,133 +61,151 @@ def compare(
     budgets: Sequence[float] = BUDGETS,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> dict[str, Any]:
-    """What alerts find (models.fraud.datasets.simulated.alerted): `at` each budget and with the thresholds
-    as they are, of `rules`, `model` and `both`; and `of_rules`, of each rule as it is. `score`:
-    measures of the model's score.
+    """Returns the report of `detection_report` for the shops of these seeds.
 
-    The first `warm_up_days` of a shop fill the lists and don't count. Raises InputError for a seed
-    that the model has seen, or days that are not more than those.
+    The first `warm_up_days` of a shop fill the lists, and their events do not count. Raises
+    InputError for a seed of the model's recipe, and if `days` does not exceed `warm_up_days`.
     """
-    known = _seen_seeds(model)
+    used_seeds = _recipe_seeds(model)
     for seed in seeds:
-        if seed in known:
-            raise InputError(f"seed {seed}: the model has seen it in training, take another")
+        if seed in used_seeds:
+            raise InputError(f"seed {seed}: the model's training used it, choose another seed")
     if days <= warm_up_days:
         raise InputError(f"days = {days}: must be more than the {warm_up_days} that fill the lists")
-    looked_at = rules.of("event")
-    names = list(dict.fromkeys([*model.names, *asked_features(looked_at)]))
-    parts, judged = [], []
+    event_rules = rules.evaluated("event")
+    names = list(dict.fromkeys([*model.names, *features_used_by(event_rules)]))
+    datasets, scores = [], []
     for done, seed in enumerate(seeds, 1):
-        config = Config(users, days, seed=seed)
-        seen = see(config, names, model.delay_days, warm_up_days, None, sequence=model.sequence)
-        judged.append(judge(model, rules, names, seen))
-        parts.append(seen._replace(part=seen.part._replace(x_NF=seen.part.x_NF[:, :0].copy())))
+        config = ShopConfig(users, days, seed=seed)
+        dataset = simulate_dataset(
+            config, names, model.delay_days, warm_up_days, None, sequence=model.sequence
+        )
+        scores.append(score_events(model, rules, names, dataset))
+        no_features = dataset.labelled._replace(x_NF=dataset.labelled.x_NF[:, :0].copy())
+        datasets.append(dataset._replace(labelled=no_features))
         on_progress("shops", done, len(seeds))
-    seen = joined(parts)
-    judgement = Judgement(*map(np.concatenate, zip(*judged, strict=True)))
+    all_scores = EventScores(*map(np.concatenate, zip(*scores, strict=True)))
     return {
         "model": model.version,
         "rules": rules.version,
         "shops": {"seeds": list(seeds), "users": users, "days": days - warm_up_days},
-        **what_they_find(seen, judgement, looked_at, budgets),
+        **detection_report(concatenate(datasets), all_scores, event_rules, budgets),
     }
 
 
-def what_they_find(
-    seen: Seen, judgement: Judgement, looked_at: Sequence[Rule], budgets: Sequence[float]
+def detection_report(
+    dataset: EventDataset,
+    scores: EventScores,
+    event_rules: Sequence[Rule],
+    budgets: Sequence[float],
 ) -> dict[str, Any]:
-    """`score`, `at` and `of_rules`, as `compare` tells them."""
+    """Returns what the model and the rules find.
+
+    - `score`: metrics of the model's score.
+    - `at`: alert metrics of `rules`, `model` and `both`, for each budget (`budget_N`) and with the
+      current thresholds (`as_they_are`).
+    - `of_rules`: alert metrics of each rule with its current threshold.
+    """
     return {
-        "score": measured(judgement.score_M, seen.part.fraud_N),
+        "score": score_metrics(scores.score_M, dataset.labelled.fraud_N),
         "at": {
-            **_at_budgets(seen, judgement, budgets),
-            "as_they_are": _as_they_are(seen, judgement, looked_at),
+            **_metrics_at_budgets(dataset, scores, budgets),
+            "as_they_are": _metrics_as_configured(dataset, scores, event_rules),
         },
         "of_rules": {
-            rule.id: alerted(seen, alert_M)
-            for rule, alert_M in zip(looked_at, judgement.alert_MR.T, strict=True)
+            rule.id: alert_metrics(dataset, alert_M)
+            for rule, alert_M in zip(event_rules, scores.alert_MR.T, strict=True)
         },
     }
 
 
-def _seen_seeds(model: EventModel) -> set[int]:
-    """All that anything of the model was trained, chosen or measured on."""
-    recipe = model.about.get("recipe", {})
+def _recipe_seeds(model: FraudModel) -> set[int]:
+    """Returns the seeds that the model was trained, tuned or tested on."""
+    recipe = model.metadata.get("recipe", {})
     return {seed for name, seeds in recipe.items() if name.endswith("_seeds") for seed in seeds}
 
 
-def asked_features(rules: Sequence[Rule]) -> list[str]:
-    """Those that the rules look at and that are features of an event."""
-    asked = (
+def features_used_by(rules: Sequence[Rule]) -> list[str]:
+    """Returns the features of an event that the rules use."""
+    used = (
         name
         for rule in rules
-        for name in (*rule.condition.names, rule.value, rule.usual, *rule.shown.values())
+        for name in (*rule.condition.names, rule.value, rule.usual, *rule.message_features.values())
     )
-    return [name for name in dict.fromkeys(asked) if name and name not in OF_THE_EVENT]
+    return [name for name in dict.fromkeys(used) if name and name not in SCORING_ONLY_FEATURES]
 
 
-def judge(model: EventModel, rules: Rules, names: list[str], seen: Seen) -> Judgement:
-    """names: of the columns of seen.part.x_NF, all that the model and the rules ask for."""
-    count = len(seen.time_ms_M)
-    columns = dict(zip(names, seen.part.x_NF.T, strict=True))
+def score_events(
+    model: FraudModel, rules: RuleSet, names: list[str], dataset: EventDataset
+) -> EventScores:
+    """Applies the model and the rules to all events.
+
+    names: columns of the dataset's features. They must include all that model and rules use.
+    """
+    event_rules = rules.evaluated("event")
+    columns = dict(zip(names, dataset.labelled.x_NF.T, strict=True))
     score_M = model.score(columns)
-    columns[SCORE] = score_M
-    columns["event_type"] = np.array(EVENT_TYPES)[seen.type_M]
-    found = evaluate(rules.of("event"), columns, count)
-    # The flags that the job would raise: on turning true, outside of the cool-down.
+    columns[SCORE_FEATURE] = score_M
+    columns["event_type"] = np.array(EVENT_TYPES)[dataset.type_M]
+    matches_M = evaluate_rules(event_rules, columns, len(dataset.time_ms_M))
+    # As in the job, a rule raises a flag when it turns true and is not in its cool-down.
     flags = FlagPolicy(NoFlagHistory()).raise_flags(
         [
-            RuleEvaluation(str(user), int(time_ms), findings, str(place))
-            for place, (user, time_ms, findings) in enumerate(
-                zip(seen.user_M, seen.time_ms_M, found, strict=True)
+            RuleEvaluation(str(user), int(time_ms), matches, str(index))
+            for index, (user, time_ms, matches) in enumerate(
+                zip(dataset.user_M, dataset.time_ms_M, matches_M, strict=True)
             )
         ],
         rules.version,
     )
-    sent = [{flag.rule_id for flag in raised if flag.rule_state == "ACTIVE"} for raised in flags]
-    alert_MR = np.array([[rule.id in ids for rule in rules.of("event")] for ids in sent])
-    return Judgement(score_M, np.array([_suspicion(findings) for findings in found]), alert_MR)
+    alerts = [{flag.rule_id for flag in raised if flag.rule_state == "ACTIVE"} for raised in flags]
+    alert_MR = np.array([[rule.id in rule_ids for rule in event_rules] for rule_ids in alerts])
+    suspicion_M = np.array([_suspicion(matches) for matches in matches_M])
+    return EventScores(score_M, suspicion_M, alert_MR)
 
 
-def _by_score(rule: Rule) -> bool:
-    return SCORE in rule.condition.names
+def _uses_score(rule: Rule) -> bool:
+    return SCORE_FEATURE in rule.condition.names
 
 
-def _suspicion(findings: Sequence[Finding]) -> float:
+def _suspicion(matches: Sequence[RuleMatch]) -> float:
     alerting = (
-        finding
-        for finding in findings
-        if finding.rule.state == "ACTIVE" and not _by_score(finding.rule)
+        match for match in matches if match.rule.state == "ACTIVE" and not _uses_score(match.rule)
     )
     return max(map(_severity, alerting), default=0.0)
 
 
-def _severity(finding: Finding) -> float:
-    """Above 0, at most 1; a step of severity counts more than any value."""
-    rule = finding.rule
-    times = max(finding.value / rule.threshold, 0.0) if rule.threshold > 0 else 0.0
-    return (SEVERITIES.index(rule.severity) + 1 + times / (1 + times)) / (len(SEVERITIES) + 1)
+def _severity(match: RuleMatch) -> float:
+    """Returns a rank above 0, at most 1. A higher severity outranks any value."""
+    rule = match.rule
+    ratio = max(match.value / rule.threshold, 0.0) if rule.threshold > 0 else 0.0
+    return (Severity(rule.severity).rank + 1 + ratio / (1 + ratio)) / (len(Severity) + 1)
 
 
-def _at_budgets(seen: Seen, judgement: Judgement, budgets: Sequence[float]) -> dict[str, Any]:
-    suspicion = {
-        "rules": judgement.suspicion_M,
-        "model": judgement.score_M,
-        "both": (judgement.score_M + judgement.suspicion_M) / 2,
+def _metrics_at_budgets(
+    dataset: EventDataset, scores: EventScores, budgets: Sequence[float]
+) -> dict[str, Any]:
+    rankings = {
+        "rules": scores.suspicion_M,
+        "model": scores.score_M,
+        "both": (scores.score_M + scores.suspicion_M) / 2,
     }
-    found: dict[str, Any] = {}
+    report: dict[str, Any] = {}
     for budget in budgets:
-        found[f"budget_{budget:g}"] = {}
-        for name, of_M in suspicion.items():
-            least = least_score(seen, of_M, budget)
-            found[f"budget_{budget:g}"][name] = alerted(seen, (of_M >= least) & (of_M > 0))
-    return found
+        report[f"budget_{budget:g}"] = {}
+        for name, suspicion_M in rankings.items():
+            threshold = threshold_per_10000_users(dataset, suspicion_M, budget)
+            alert_M = (suspicion_M >= threshold) & (suspicion_M > 0)
+            report[f"budget_{budget:g}"][name] = alert_metrics(dataset, alert_M)
+    return report
 
 
-def _as_they_are(seen: Seen, judgement: Judgement, rules: Sequence[Rule]) -> dict[str, Any]:
-    by_score_R = np.array([_by_score(rule) for rule in rules])
+def _metrics_as_configured(
+    dataset: EventDataset, scores: EventScores, event_rules: Sequence[Rule]
+) -> dict[str, Any]:
+    uses_score_R = np.array([_uses_score(rule) for rule in event_rules])
     return {
-        "rules": alerted(seen, judgement.alert_MR[:, ~by_score_R].any(axis=1)),
-        "model": alerted(seen, judgement.alert_MR[:, by_score_R].any(axis=1)),
-        "both": alerted(seen, judgement.alert_MR.any(axis=1)),
+        "rules": alert_metrics(dataset, scores.alert_MR[:, ~uses_score_R].any(axis=1)),
+        "model": alert_metrics(dataset, scores.alert_MR[:, uses_score_R].any(axis=1)),
+        "both": alert_metrics(dataset, scores.alert_MR.any(axis=1)),
     }

@@ -1,4 +1,7 @@
-"""Trains the model of single events: settings and calibration by a validation part."""
+"""Trains the fraud model's trees, tunes and calibrates them on a validation split.
+
+Shape suffixes: N events, F features.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 
 from liveprofile.features.entity import SCORED_TYPES
 from liveprofile.progress import Progress
-from models.fraud.datasets.part import SEED, Part
-from models.fraud.model import ANY_TYPE, Calibration, EventModel, margins
+from models.fraud.datasets.labelled_features import SEED, LabelledFeatures
+from models.fraud.model import ANY_TYPE, Calibration, FraudModel, trees_log_odds
 
 if TYPE_CHECKING:
-    from models.fraud.sequence.network import EventSequence
+    from models.fraud.sequence.network import SequenceModel
 
 SETTINGS = [
     {"max_depth": depth, "rounds": rounds, "eta": eta}
@@ -26,10 +29,16 @@ SETTINGS = [
 RELIABILITY_EDGES = (0.0, 0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 1.0)
 
 
-def fit(part: Part, legitimate_weight: float, names: list[str], setting: dict) -> xgb.Booster:
-    weight_N = np.where(part.fraud_N, 1.0, legitimate_weight)
+def fit_trees(
+    dataset: LabelledFeatures, legitimate_weight: float, names: list[str], setting: dict
+) -> xgb.Booster:
+    weight_N = np.where(dataset.fraud_N, 1.0, legitimate_weight)
     data = xgb.QuantileDMatrix(
-        part.x_NF, part.fraud_N.astype(np.float32), weight=weight_N, feature_names=names, nthread=1
+        dataset.x_NF,
+        dataset.fraud_N.astype(np.float32),
+        weight=weight_N,
+        feature_names=names,
+        nthread=1,
     )
     settings = {key: value for key, value in setting.items() if key != "rounds"}
     return xgb.train(
@@ -40,8 +49,8 @@ def fit(part: Part, legitimate_weight: float, names: list[str], setting: dict) -
             "colsample_bytree": 0.5,
             "min_child_weight": 3,
             "seed": SEED,
-            # Several threads wait for each other in a loop: beside another process that takes a
-            # hundred times as long.
+            # Threads wait for each other in a busy loop: next to another process, several threads
+            # take a hundred times as long as one.
             "nthread": 1,
             **settings,
         },
@@ -50,67 +59,69 @@ def fit(part: Part, legitimate_weight: float, names: list[str], setting: dict) -
     )
 
 
-class Choice(NamedTuple):
+class TunedTrees(NamedTuple):
     setting: dict[str, Any]
-    booster: xgb.Booster  # of the training part
-    margin_N: np.ndarray  # of the validation part
+    booster: xgb.Booster  # trained on the train split
+    log_odds_N: np.ndarray  # uncalibrated, of the validation split
     average_precision: float
 
 
-def choose(
-    train: Part,
+def tune_trees(
+    train: LabelledFeatures,
     legitimate_weight: float,
-    validation: Part,
+    validation: LabelledFeatures,
     names: list[str],
     settings: list[dict] = SETTINGS,
     on_progress: Progress = lambda stage, done, total: None,
-) -> Choice:
-    """The setting with the best average precision on the validation part."""
+) -> TunedTrees:
+    """Returns the trees with the best average precision on validation."""
     best = None
     for done, setting in enumerate(settings, 1):
-        booster = fit(train, legitimate_weight, names, setting)
-        margin_N = margins(booster, validation.x_NF)
-        precision = float(average_precision_score(validation.fraud_N, margin_N))
+        booster = fit_trees(train, legitimate_weight, names, setting)
+        log_odds_N = trees_log_odds(booster, validation.x_NF)
+        precision = float(average_precision_score(validation.fraud_N, log_odds_N))
         if best is None or precision > best.average_precision:
-            best = Choice(setting, booster, margin_N, precision)
+            best = TunedTrees(setting, booster, log_odds_N, precision)
         on_progress("fit", done, len(settings))
     return best
 
 
-def calibrated(margin_N: np.ndarray, fraud_N: np.ndarray) -> Calibration:
-    """The logistic curve by which margins of a part that wasn't trained on are probabilities."""
-    curve = LogisticRegression(C=1e6, max_iter=1_000).fit(margin_N[:, None], fraud_N)
-    return Calibration(float(curve.coef_[0, 0]), float(curve.intercept_[0]))
+def fit_calibration(log_odds_N: np.ndarray, fraud_N: np.ndarray) -> Calibration:
+    """Fits Platt scaling (Platt 1999) to log-odds of a split that the trees were not trained on."""
+    regression = LogisticRegression(C=1e6, max_iter=1_000).fit(log_odds_N[:, None], fraud_N)
+    return Calibration(float(regression.coef_[0, 0]), float(regression.intercept_[0]))
 
 
 def reliability(score_N: np.ndarray, fraud_N: np.ndarray) -> list[dict[str, float]]:
-    """What came of scores: their mean and the share of frauds, by steps of the score."""
-    step_N = np.clip(
+    """Returns the reliability diagram: mean score and share of frauds by bin of the score."""
+    bin_N = np.clip(
         np.searchsorted(RELIABILITY_EDGES, score_N, side="right") - 1, 0, len(RELIABILITY_EDGES) - 2
     )
     rows = []
-    for step in np.unique(step_N):
-        of_step = step_N == step
+    for bin_index in np.unique(bin_N):
+        in_bin_N = bin_N == bin_index
         rows.append(
             {
-                "from": RELIABILITY_EDGES[step],
-                "events": int(of_step.sum()),
-                "mean_score": round(float(score_N[of_step].mean()), 5),
-                "frauds": round(float(fraud_N[of_step].mean()), 5),
+                "from": RELIABILITY_EDGES[bin_index],
+                "events": int(in_bin_N.sum()),
+                "mean_score": round(float(score_N[in_bin_N].mean()), 5),
+                "frauds": round(float(fraud_N[in_bin_N].mean()), 5),
             }
         )
     return rows
 
 
-def usual_values(part: Part, names: list[str]) -> dict[str, list[float]]:
-    """Medians over legitimate events: of all, and of each type."""
-    kinds = {ANY_TYPE: ~part.fraud_N}
+def usual_values(dataset: LabelledFeatures, names: list[str]) -> dict[str, list[float]]:
+    """Returns feature medians over legitimate events, for ANY_TYPE and each event type."""
+    rows_by_type = {ANY_TYPE: ~dataset.fraud_N}
     for event_type in SCORED_TYPES:
         if f"is_{event_type}" in names:
-            column_N = part.x_NF[:, names.index(f"is_{event_type}")]
-            kinds[event_type] = ~part.fraud_N & (column_N == 1)
+            column_N = dataset.x_NF[:, names.index(f"is_{event_type}")]
+            rows_by_type[event_type] = ~dataset.fraud_N & (column_N == 1)
     return {
-        kind: _medians(part.x_NF[chosen_N]) for kind, chosen_N in kinds.items() if chosen_N.any()
+        event_type: _medians(dataset.x_NF[chosen_N])
+        for event_type, chosen_N in rows_by_type.items()
+        if chosen_N.any()
     }
 
 
@@ -121,8 +132,8 @@ def _medians(x_NF: np.ndarray) -> list[float]:
     return medians_F.tolist()
 
 
-def measured(score_N: np.ndarray, fraud_N: np.ndarray) -> dict[str, Any]:
-    """Of calibrated scores of a part that neither trees nor calibration have seen."""
+def score_metrics(score_N: np.ndarray, fraud_N: np.ndarray) -> dict[str, Any]:
+    """Measures calibrated scores. The split must be new to trees and calibration."""
     return {
         "events": len(fraud_N),
         "frauds": int(fraud_N.sum()),
@@ -132,22 +143,25 @@ def measured(score_N: np.ndarray, fraud_N: np.ndarray) -> dict[str, Any]:
     }
 
 
-def model_of(
+def build_model(
     name: str,
     booster: xgb.Booster,
     calibration: Calibration,
-    seen: Part,
+    train: LabelledFeatures,
     names: list[str],
     delay_days: float,
-    about: dict[str, Any],
-    sequence: EventSequence | None = None,
-) -> EventModel:
+    metadata: dict[str, Any],
+    sequence: SequenceModel | None = None,
+) -> FraudModel:
+    """train: provides the model's usual values. metadata: fields for the model card."""
     booster.set_param({"nthread": 1})
     versions = {
-        "python": platform.python_version(), "numpy": np.__version__, "xgboost": xgb.__version__
-    }  # fmt: skip
-    usual = usual_values(seen, names)
-    return EventModel(
-        name, names, delay_days, booster, calibration, usual, {**about, "versions": versions},
-        sequence=sequence,
-    )  # fmt: skip
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "xgboost": xgb.__version__,
+    }
+    usual = usual_values(train, names)
+    metadata = {**metadata, "versions": versions}
+    return FraudModel(
+        name, names, delay_days, booster, calibration, usual, metadata, sequence=sequence
+    )

@@ -1,7 +1,8 @@
-"""The Fraud Handbook's transactions as events: a card is a user, a terminal a shop.
+"""Trains the fraud model on the Fraud Detection Handbook's transactions, with the job's features.
 
-Settings and calibration by an earlier period of the same shape (models.fraud.card_transactions.data), whose labels
-are all known by the end of the training; the test period is scored once, by what was chosen.
+A card is a user, a terminal a shop. Hyperparameters and calibration come from the validation
+period (models.fraud.card_transactions.data), whose labels are all known by the end of the training.
+The test period is scored once, with the chosen hyperparameters.
 """
 
 from __future__ import annotations
@@ -11,31 +12,46 @@ from typing import Any
 
 import numpy as np
 
-from liveprofile.features.entity import NAMES
-from liveprofile.features.entity.columns import letter
+from liveprofile.features.entity import EVENT_FEATURES
+from liveprofile.features.entity.columns import type_letter
 from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
-from models.fraud.card_transactions.data import Period, Transactions, measure, split
-from models.fraud.datasets.entity_history import KEEP, Events, History, Labels
-from models.fraud.datasets.part import Part, sampled
+from models.fraud.card_transactions.data import (
+    TrainTestPeriod,
+    Transactions,
+    ranking_metrics,
+    train_test_rows,
+)
+from models.fraud.datasets.entity_history import (
+    LIST_LENGTH,
+    EntityHistory,
+    EventColumns,
+    LabelColumns,
+)
+from models.fraud.datasets.labelled_features import LabelledFeatures, downsample_legitimate
 from models.fraud.model import probability
 from models.fraud.sequence.fit import SequenceRecipe
-from models.fraud.sequence.network import Shape
-from models.fraud.training.fit import calibrated, fit, model_of, reliability
-from models.fraud.training.stacking import Examples, applied, learn, stack
+from models.fraud.sequence.network import SequenceShape
+from models.fraud.training.fit import build_model, fit_calibration, fit_trees, reliability
+from models.fraud.training.stacking import (
+    SequenceExamples,
+    add_log_odds,
+    add_out_of_fold_log_odds,
+    choose_candidate,
+)
 
-SEQUENCE = SequenceRecipe(Shape(sources=("shop", "user")))
-# The other columns of an event are missing here, and so are all features of these owners.
+SEQUENCE_RECIPE = SequenceRecipe(SequenceShape(sources=("shop", "user")))
+# Transactions have no device, place, coupon or address, so features of these entities are left out.
 FEATURES = ["amount", "hour", "weekend", "night"]
-FEATURES += [name for name in NAMES if name.split("_")[0] in ("user", "shop")]
+FEATURES += [name for name in EVENT_FEATURES if name.split("_")[0] in ("user", "shop")]
 
 
-def history(data: Transactions, delay_days: float, keep: int = KEEP) -> History:
-    """Each fraud is labelled `delay_days` after it; at what is no fraud nobody looks."""
+def build_history(data: Transactions, delay_days: float, keep: int = LIST_LENGTH) -> EntityHistory:
+    """Builds the lists. A fraud has a label after `delay_days`; other transactions have none."""
     count = len(data.time_ms_N)
-    events = Events(
+    events = EventColumns(
         data.time_ms_N,
-        np.full(count, letter("purchase"), np.uint8),
+        np.full(count, type_letter("purchase"), np.uint8),
         data.amount_N,
         np.arange(1, count + 1, dtype=np.int32),
         (data.card_N + 1).astype(np.int32),
@@ -43,69 +59,77 @@ def history(data: Transactions, delay_days: float, keep: int = KEEP) -> History:
     )
     frauds = np.flatnonzero(data.fraud_N)
     known_ms = data.time_ms_N[frauds] + round(delay_days * DAY_MS)
-    return History(events, Labels(frauds, np.ones(len(frauds), bool), known_ms), keep)
+    return EntityHistory(events, LabelColumns(frauds, np.ones(len(frauds), bool), known_ms), keep)
 
 
-def train(
+def train_handbook(
     data: Transactions,
-    period: Period,
+    period: TrainTestPeriod,
     out: Path | None = None,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> dict[str, Any]:
-    """The report: what was chosen, and `validation` and `test` scores as of models.fraud.card_transactions.train.
+    """Returns a report: the chosen settings, and `validation` and `test` metrics.
 
-    `out`: the folder to write the model to. Raises InputError for a period without frauds.
+    The metrics are those of models.fraud.card_transactions.baselines. out: folder to write the
+    model to. Raises InputError if a period has no frauds, or nothing else.
     """
-    lists = history(data, period.delay_days)
-    earlier_train, validation_rows = split(data, period.earlier())
-    train_rows, test_rows = split(data, period)
+    history = build_history(data, period.delay_days)
+    tuning_rows, validation_rows = train_test_rows(data, period.validation_period())
+    train_rows, test_rows = train_test_rows(data, period)
 
-    def examples(rows: np.ndarray) -> Examples:
-        x_NF = lists.features(rows, FEATURES, period.delay_days, on_progress)
-        tokens = lists.tokens(rows, SEQUENCE.shape.sources)
+    def examples(rows: np.ndarray) -> SequenceExamples:
+        x_NF = history.features(rows, FEATURES, period.delay_days, on_progress)
+        tokens = history.tokens(rows, SEQUENCE_RECIPE.shape.sources)
         card_N = data.card_N[rows]
-        return Examples(Part(x_NF, data.fraud_N[rows]), tokens, card_N, card_N)
+        return SequenceExamples(LabelledFeatures(x_NF, data.fraud_N[rows]), tokens, card_N, card_N)
 
-    def learnt(rows: np.ndarray) -> tuple[Examples, float]:
-        drawn, weight = sampled(data.fraud_N[rows])
-        return examples(rows[drawn]), weight
+    def training_examples(rows: np.ndarray) -> tuple[SequenceExamples, float]:
+        kept, weight = downsample_legitimate(data.fraud_N[rows])
+        return examples(rows[kept]), weight
 
-    better, chosen_by = stack(
-        *learnt(earlier_train),
+    chosen, chosen_by = choose_candidate(
+        *training_examples(tuning_rows),
         examples(validation_rows),
         FEATURES,
-        SEQUENCE,
+        SEQUENCE_RECIPE,
         on_progress=on_progress,
     )
-    choice, sequence = better.choice, better.sequence
-    calibration = calibrated(choice.margin_N, better.validation.fraud_N)
-    seen, weight = learnt(train_rows)
-    part, test = seen.part, examples(test_rows)
+    tuned, sequence = chosen.tuned, chosen.sequence
+    calibration = fit_calibration(tuned.log_odds_N, chosen.validation.fraud_N)
+    train_examples, weight = training_examples(train_rows)
+    test_examples = examples(test_rows)
+    train, test = train_examples.labelled, test_examples.labelled
     if sequence is not None:
-        part, sequence = learn(seen, SEQUENCE, on_progress)
-        test = test._replace(part=applied(test, sequence))
-    booster = fit(part, weight, better.names, choice.setting)
+        train, sequence = add_out_of_fold_log_odds(train_examples, SEQUENCE_RECIPE, on_progress)
+        test = add_log_odds(test_examples, sequence)
+    booster = fit_trees(train, weight, chosen.names, tuned.setting)
     report = {
-        "settings": choice.setting,
+        "settings": tuned.setting,
         "chosen_by": chosen_by,
-        "validation": measure(data, validation_rows, choice.margin_N)._asdict(),
+        "validation": ranking_metrics(data, validation_rows, tuned.log_odds_N)._asdict(),
     }
-    model = model_of(
-        "fraud-handbook", booster, calibration, part, better.names, float(period.delay_days),
-        report, sequence,
-    )  # fmt: skip
-    test = test.part
+    model = build_model(
+        "fraud-handbook",
+        booster,
+        calibration,
+        train,
+        chosen.names,
+        float(period.delay_days),
+        report,
+        sequence,
+    )
     log_odds_N = model.log_odds(test.x_NF)
-    report["test"] = measure(data, test_rows, log_odds_N)._asdict()
+    report["test"] = ranking_metrics(data, test_rows, log_odds_N)._asdict()
     report["reliability"] = reliability(probability(log_odds_N), test.fraud_N)
-    model.about.update(report)
+    model.metadata.update(report)
     if out is not None:
         model.save(out)
     return {
         "version": model.version,
         "transactions": {"train": len(train_rows), "test": len(test_rows)},
         "frauds": {
-            "train": int(data.fraud_N[train_rows].sum()), "test": int(test.fraud_N.sum())
+            "train": int(data.fraud_N[train_rows].sum()),
+            "test": int(test.fraud_N.sum()),
         },
         **report,
-    }  # fmt: skip
+    }

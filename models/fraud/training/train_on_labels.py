@@ -1,13 +1,15 @@
-"""The model of single events, trained on a shop's own events and the labels given them.
+"""Trains the fraud model on a shop's own events and labels.
 
     train                      validation                 test
     |------------------|.......|------------------|.......|------------------|.......|
-    train_start        delay   validation_start   delay   test_start         delay   labels' end
+    train_start        delay   validation_start   delay   test_start         delay   last label
 
-Each part is looked at as it could have been looked at when the next one began: a label that was
-given later is not known, and the last `delay_days` before that moment are left out, since it was
-too early to tell which of their events are frauds. An event of the others that nobody labelled is
-legitimate: whoever was robbed had the time to say so. The test's labels are all that there are.
+Train and validation use only what was known when the next split began: they ignore later labels,
+and end `delay_days` earlier, since most labels of the last `delay_days` were missing. An event
+without a label is legitimate, since a victim had `delay_days` to report it. The test uses all
+labels.
+
+Shape suffix: M events of a split.
 """
 
 from __future__ import annotations
@@ -23,32 +25,31 @@ from sklearn.metrics import average_precision_score
 
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
-from liveprofile.rules.rules import Rules
+from liveprofile.rules.rules import RuleSet
 from liveprofile.units import DAY_MS
-from models.fraud import logistic
-from models.fraud.datasets.labelled_rows import OwnEvents
-from models.fraud.datasets.part import Part, sampled
-from models.fraud.datasets.simulated import Seen
-from models.fraud.model import EventModel
-from models.fraud.training import fit
-from models.fraud.training.evaluate import asked_features, judge, what_they_find
+from models.fraud.datasets.event_dataset import EventDataset
+from models.fraud.datasets.labelled_features import LabelledFeatures, downsample_legitimate
+from models.fraud.datasets.labelled_rows import LabelledEvents
+from models.fraud.model import FraudModel
+from models.fraud.training import fit, logistic_baseline
+from models.fraud.training.evaluate import detection_report, features_used_by, score_events
 from models.fraud.training.train_simulated import (
-    COSTS,
+    DEFAULT_COSTS,
     FEATURES,
-    Costs,
-    finished,
-    measured_of,
-    thresholds_of,
+    AlertCosts,
+    choose_thresholds,
+    evaluate_dataset,
+    with_reference,
 )
-from models.profile.data.external_sort import mapped
+from models.profile.data.external_sort import mapped_zeros
 
 NAME = "event-risk-own"
-LEAST_FRAUDS = 10  # of each part: fewer choose and measure nothing
+MIN_FRAUDS = 10  # in each split: with fewer, choices and metrics are meaningless
 
 
 @dataclass(frozen=True)
-class Split:
-    """Days are UTC; test_end is the last day of the test."""
+class DateSplit:
+    """Days in UTC. The test includes the day `test_end`."""
 
     train_start: date
     validation_start: date
@@ -65,8 +66,8 @@ class Split:
         ):
             if _ms(start) >= _ms(end) - self.delay_ms:
                 raise InputError(
-                    f"{flag} {end}: nothing is left between {start} and the"
-                    f" {self.delay_days:g} days before it, whose labels were not known by then"
+                    f"{flag} {end}: no days are left between {start} and the last"
+                    f" {self.delay_days:g} days, whose labels were still incomplete"
                 )
         if self.test_end < self.test_start:
             raise InputError(f"--test-end {self.test_end}: is before --test-start")
@@ -77,158 +78,186 @@ class Split:
 
     @property
     def spans_ms(self) -> dict[str, tuple[int, int]]:
-        """Of each part the first millisecond, and the one behind the last."""
+        """Returns start (inclusive) and end (exclusive) of each split."""
         return {
             "train": (_ms(self.train_start), _ms(self.validation_start) - self.delay_ms),
             "validation": (_ms(self.validation_start), _ms(self.test_start) - self.delay_ms),
             "test": (_ms(self.test_start), _ms(self.test_end) + DAY_MS),
         }
 
-    def check_end(self, told_until_ms: int) -> None:
-        """told_until_ms: of the newest event or label. Raises InputError if labels of the test may
-        still come."""
-        latest_ms = told_until_ms // DAY_MS * DAY_MS + DAY_MS - self.delay_ms
-        if self.spans_ms["test"][1] > latest_ms:
-            last = _day(latest_ms - DAY_MS)
+    def check_labels_complete(self, newest_ms: int) -> None:
+        """Raises InputError if labels of the test may still arrive.
+
+        newest_ms: time of the newest event or label.
+        """
+        latest_end_ms = newest_ms // DAY_MS * DAY_MS + DAY_MS - self.delay_ms
+        if self.spans_ms["test"][1] > latest_end_ms:
+            last = _day(latest_end_ms - DAY_MS)
             raise InputError(
-                f"--test-end {self.test_end}: events and labels end on {_day(told_until_ms)}, so"
-                f" labels may still come for what is later than {last}, {self.delay_days:g} days"
-                " before"
+                f"--test-end {self.test_end}: events and labels end on {_day(newest_ms)}, so labels"
+                f" of events later than {last}, {self.delay_days:g} days before, may still arrive"
             )
 
 
-def train_own(
-    events: OwnEvents,
-    split: Split,
-    rules: Rules,
+def train_on_labels(
+    events: LabelledEvents,
+    split: DateSplit,
+    rules: RuleSet,
     out: Path | None = None,
-    costs: Costs = COSTS,
+    costs: AlertCosts = DEFAULT_COSTS,
     settings: Sequence[dict] = tuple(fit.SETTINGS),
     on_progress: Progress = lambda stage, done, total: None,
-) -> EventModel:
-    """The trained model, written to the folder `out` if one is given. Its `about` tells what it was
-    trained on and how it does on the test, beside the rules and logistic regression.
+) -> FraudModel:
+    """Trains the model and writes it to the folder `out`, if given.
 
-    Raises InputError for a part with too few frauds, or a test whose labels may still come.
+    The model's metadata has the splits, and test metrics of the model, of the rules and of logistic
+    regression. Raises InputError for a split with too few frauds, and for a test whose labels may
+    still arrive.
     """
-    split.check_end(int(max(events.time_ms_N[-1], events.labels.time_ms_L[-1])))
-    rows_of = {part: _rows(events, split, part) for part in split.spans_ms}
-    names = list(dict.fromkeys([*FEATURES, *asked_features(rules.of("event"))]))
-    learnt, validated, of_all = (
-        _seen(events, split, part, rows_of[part], asked, on_progress)
-        for part, asked in (("train", FEATURES), ("validation", FEATURES), ("test", names))
+    split.check_labels_complete(int(max(events.time_ms_N[-1], events.labels.time_ms_L[-1])))
+    split_rows = {part: _select_rows(events, split, part) for part in split.spans_ms}
+    # The rules need more features than the model.
+    test_names = list(dict.fromkeys([*FEATURES, *features_used_by(rules.evaluated("event"))]))
+    train, validation, test_with_rule_features = (
+        _build_dataset(events, split, part, split_rows[part], names, on_progress)
+        for part, names in (("train", FEATURES), ("validation", FEATURES), ("test", test_names))
     )
-    tested = _of_model(of_all)
-    model = _fitted(learnt, validated, split, settings, on_progress)
-    thresholds = thresholds_of(model, validated, costs)
-    of_train = rows_of["train"].fraud_M
-    model.about.update(
-        split=_told(split),
-        labels=_counts(events),
-        train={"events": len(of_train), "frauds": int(of_train.sum())},
+    test = _keep_model_features(test_with_rule_features)
+    model = _fit_model(train, validation, split, settings, on_progress)
+    thresholds = choose_thresholds(model, validation, costs)
+    train_fraud_M = split_rows["train"].fraud_M
+    model.metadata.update(
+        split=_split_card(split),
+        labels=_label_counts(events),
+        train={"events": len(train_fraud_M), "frauds": int(train_fraud_M.sum())},
         thresholds=thresholds,
-        validation=measured_of(model, validated, thresholds),
-        test=measured_of(model, tested, thresholds),
+        validation=evaluate_dataset(model, validation, thresholds),
+        test=evaluate_dataset(model, test, thresholds),
         baselines={
-            "rules": _of_rules(model, rules, names, of_all, costs.budgets),
-            "logistic_regression": _of_regression(learnt, validated, tested),
+            "rules": _evaluate_rules(
+                model, rules, test_names, test_with_rule_features, costs.budgets
+            ),
+            "logistic_regression": _evaluate_logistic(train, validation, test),
         },
     )
-    return finished(model, validated, out)
+    return with_reference(model, validation, out)
 
 
-def _fitted(
-    learnt: Seen, validated: Seen, split: Split, settings: Sequence[dict], on_progress: Progress
-) -> EventModel:
-    choice = fit.choose(
-        learnt.part, learnt.weight, validated.part, FEATURES, list(settings), on_progress
+def _fit_model(
+    train: EventDataset,
+    validation: EventDataset,
+    split: DateSplit,
+    settings: Sequence[dict],
+    on_progress: Progress,
+) -> FraudModel:
+    tuned = fit.tune_trees(
+        train.labelled, train.weight, validation.labelled, FEATURES, list(settings), on_progress
     )
-    calibration = fit.calibrated(choice.margin_N, validated.part.fraud_N)
-    return fit.model_of(
-        NAME, choice.booster, calibration, learnt.part, FEATURES, split.delay_days,
-        {"setting": choice.setting},
-    )  # fmt: skip
+    calibration = fit.fit_calibration(tuned.log_odds_N, validation.labelled.fraud_N)
+    return fit.build_model(
+        NAME,
+        tuned.booster,
+        calibration,
+        train.labelled,
+        FEATURES,
+        split.delay_days,
+        {"setting": tuned.setting},
+    )
 
 
-class _Rows(NamedTuple):
+class _SplitRows(NamedTuple):
     rows_M: np.ndarray
     fraud_M: np.ndarray
     user_days: int
 
 
-def _rows(events: OwnEvents, split: Split, part: str) -> _Rows:
-    """Raises InputError if there are too few frauds, or nothing else."""
+def _select_rows(events: LabelledEvents, split: DateSplit, part: str) -> _SplitRows:
+    """Raises InputError if the split has too few frauds, or nothing else."""
     start_ms, end_ms = split.spans_ms[part]
     known_ms = np.iinfo(np.int64).max if part == "test" else end_ms + split.delay_ms
     rows_M = np.arange(*np.searchsorted(events.time_ms_N, (start_ms, end_ms)))
     fraud_M = events.fraud_N(known_ms)[rows_M]
-    if fraud_M.sum() < LEAST_FRAUDS or fraud_M.all():
+    if fraud_M.sum() < MIN_FRAUDS or fraud_M.all():
         raise InputError(
-            f"the {part} part, {_day(start_ms)} to {_day(end_ms - 1)}, has {len(rows_M)} events,"
-            f" {int(fraud_M.sum())} of them known to be frauds: it needs {LEAST_FRAUDS}, and others"
+            f"the {part} split, {_day(start_ms)} to {_day(end_ms - 1)}, has {len(rows_M)} events,"
+            f" {int(fraud_M.sum())} of them labelled as fraud: it needs {MIN_FRAUDS} frauds, and"
+            " legitimate events"
         )
     users = len(np.unique(events.user_N[rows_M]))
-    return _Rows(rows_M, fraud_M, round(users * (end_ms - start_ms) / DAY_MS))
+    return _SplitRows(rows_M, fraud_M, round(users * (end_ms - start_ms) / DAY_MS))
 
 
-def _seen(
-    events: OwnEvents, split: Split, part: str, of_part: _Rows, names: list[str], progress: Progress
-) -> Seen:
-    rows_M, fraud_M, user_days = of_part
+def _build_dataset(
+    events: LabelledEvents,
+    split: DateSplit,
+    part: str,
+    split_rows: _SplitRows,
+    names: list[str],
+    on_progress: Progress,
+) -> EventDataset:
+    rows_M, fraud_M, user_days = split_rows
     weight = 1.0
     if part == "train":
-        chosen, weight = sampled(fraud_M)
-        rows_M, fraud_M = rows_M[chosen], fraud_M[chosen]
+        kept, weight = downsample_legitimate(fraud_M)
+        rows_M, fraud_M = rows_M[kept], fraud_M[kept]
     x_MF = events.features(
-        rows_M, names, split.delay_days,
-        lambda stage, done, total: progress(f"{part} {stage}", done, total),
-    )  # fmt: skip
-    return Seen(
-        Part(x_MF, fraud_M),
+        rows_M,
+        names,
+        split.delay_days,
+        lambda stage, done, total: on_progress(f"{part} {stage}", done, total),
+    )
+    return EventDataset(
+        LabelledFeatures(x_MF, fraud_M),
         weight,
         events.amount_N[rows_M],
         events.type_N[rows_M],
         events.time_ms_N[rows_M],
         events.user_N[rows_M],
-        np.full(len(rows_M), -1),  # nobody tells which frauds belong together
+        np.full(len(rows_M), -1),  # labels do not say which frauds belong to one case
         np.full(len(rows_M), "", object),
         user_days,
     )
 
 
-def _of_model(seen: Seen) -> Seen:
-    """Without the columns that only rules ask for, which stand behind the model's."""
-    x_MF = mapped((len(seen.part.x_NF), len(FEATURES)), np.float32)
-    x_MF[:] = seen.part.x_NF[:, : len(FEATURES)]
-    return seen._replace(part=seen.part._replace(x_NF=x_MF))
+def _keep_model_features(dataset: EventDataset) -> EventDataset:
+    """Drops the columns that only rules need. They are behind the model's columns."""
+    x_MF = mapped_zeros((len(dataset.labelled.x_NF), len(FEATURES)), np.float32)
+    x_MF[:] = dataset.labelled.x_NF[:, : len(FEATURES)]
+    return dataset._replace(labelled=dataset.labelled._replace(x_NF=x_MF))
 
 
-def _of_rules(
-    model: EventModel, rules: Rules, names: list[str], seen: Seen, budgets: Sequence[float]
+def _evaluate_rules(
+    model: FraudModel,
+    rules: RuleSet,
+    names: list[str],
+    dataset: EventDataset,
+    budgets: Sequence[float],
 ) -> dict[str, Any]:
-    """What the rules as they are find: each, all, and beside the model with so many alerts."""
-    judgement = judge(model, rules, names, seen)
-    found = what_they_find(seen, judgement, rules.of("event"), budgets)
-    precision = average_precision_score(seen.part.fraud_N, judgement.suspicion_M)
+    """Measures each rule, all rules, and rules against the model with the same number of alerts."""
+    scores = score_events(model, rules, names, dataset)
+    report = detection_report(dataset, scores, rules.evaluated("event"), budgets)
+    precision = average_precision_score(dataset.labelled.fraud_N, scores.suspicion_M)
     return {
         "version": rules.version,
         "average_precision": round(float(precision), 4),
-        "at": found["at"],
-        "of_rules": found["of_rules"],
+        "at": report["at"],
+        "of_rules": report["of_rules"],
     }
 
 
-def _of_regression(learnt: Seen, validated: Seen, tested: Seen) -> dict[str, Any]:
-    regression = logistic.chosen(learnt.part, learnt.weight, validated.part)
-    return fit.measured(regression.score(tested.part.x_NF), tested.part.fraud_N)
+def _evaluate_logistic(
+    train: EventDataset, validation: EventDataset, test: EventDataset
+) -> dict[str, Any]:
+    regression = logistic_baseline.tune_logistic(train.labelled, train.weight, validation.labelled)
+    return fit.score_metrics(regression.score(test.labelled.x_NF), test.labelled.fraud_N)
 
 
-def _told(split: Split) -> dict[str, Any]:
+def _split_card(split: DateSplit) -> dict[str, Any]:
     days = ("train_start", "validation_start", "test_start", "test_end")
     return {name: str(getattr(split, name)) for name in days} | {"delay_days": split.delay_days}
 
 
-def _counts(events: OwnEvents) -> dict[str, int]:
+def _label_counts(events: LabelledEvents) -> dict[str, int]:
     labels = events.labels
     known = len(np.unique(events.label_N[events.label_N >= 0]))
     unknown = len(labels.event_id) - known

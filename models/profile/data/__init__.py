@@ -1,1 +1,1 @@
-"""Training rows, examples and item side information of the user model."""
+"""Training rows, training batches and item side information of the user model."""

@@ -1,4 +1,7 @@
-"""The trunk over windows of a corpus, as it would see them when serving, a few at a time."""
+"""Runs the trunk over windows of a corpus in small batches, with the inputs that serving uses.
+
+Shape suffixes: B windows of a batch; P flat positions; D model width.
+"""
 
 from __future__ import annotations
 
@@ -9,38 +12,46 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.profile.data.examples import Corpus, Examples, Segments, cut, examples
+from models.profile.data.examples import (
+    Corpus,
+    Sequences,
+    TrainingBatch,
+    build_batch,
+    slice_sequences,
+)
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
 
-ROWS = 100  # of one pass, which may rank all items for each of their events
+BATCH_ROWS = 100  # small, since callers may rank all items for each event of a batch
 
 
-class Pass(NamedTuple):
-    """Some windows, their examples and the trunk's states h_PD."""
+class TrunkOutput(NamedTuple):
+    """The windows of one batch, their inputs and the trunk's states."""
 
-    windows: np.ndarray
-    segments: Segments
-    examples: Examples
+    windows: np.ndarray  # (B,) indexes into the corpus
+    sequences: Sequences
+    batch: TrainingBatch
     h_PD: Tensor
 
-    def ends(self) -> Tensor:
-        """(B, D) states after each window."""
-        batch = self.examples
-        last_B = np.searchsorted(batch.place_N, batch.length * np.arange(1, len(self.windows) + 1))
-        return self.h_PD[torch.from_numpy(batch.place_N[last_B - 1])]
+    def last_states(self) -> Tensor:
+        """(B, D) states after the last event of each window."""
+        batch = self.batch
+        last_B = np.searchsorted(
+            batch.flat_position_N, batch.length * np.arange(1, len(self.windows) + 1)
+        )
+        return self.h_PD[torch.from_numpy(batch.flat_position_N[last_B - 1])]
 
 
-def passes(
+def run_trunk(
     model: BehaviourTransformer, corpus: Corpus, windows: np.ndarray, recipe: Recipe
-) -> Iterator[Pass]:
-    """In inference mode, on the CPU."""
+) -> Iterator[TrunkOutput]:
+    """Yields the trunk's output for `windows`, in inference mode on the CPU."""
     with torch.inference_mode():
-        for first in range(0, len(windows), ROWS):
-            part = windows[first : first + ROWS]
+        for first in range(0, len(windows), BATCH_ROWS):
+            part = windows[first : first + BATCH_ROWS]
             history_B = np.full(len(part), recipe.history_windows)
-            segments = cut(corpus, part, history_B, recipe.max_len)
-            batch = examples(corpus, segments, model.shape.layout, recipe.decay_days)
-            groups = [(0, segments.rows, batch.length)]
-            h_PD = model.trunk(torch.from_numpy(batch.features_P7), groups)
-            yield Pass(part, segments, batch, h_PD)
+            sequences = slice_sequences(corpus, part, history_B, recipe.max_len)
+            batch = build_batch(corpus, sequences, model.shape.layout, recipe.decay_days)
+            groups = [(0, sequences.rows, batch.length)]
+            h_PD = model.trunk(torch.from_numpy(batch.embedding_rows_P7), groups)
+            yield TrunkOutput(part, sequences, batch, h_PD)

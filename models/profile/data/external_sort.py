@@ -1,11 +1,13 @@
-"""Windows and their tokens put in order on disk, so that memory stays flat however many they are.
+"""Sorts windows and their tokens on disk, in memory that does not grow with their number.
 
-An external merge sort: runs in order of user are written as windows come, then merged one range of
-users after the other. A user is the 128-bit hash of the id (BLAKE2b, RFC 7693), which makes ranges
-alike in size and needs no dictionary of users.
+The external merge sort writes runs sorted by user as windows arrive, then merges them one range of
+users at a time. A user is the 128-bit hash of the id (BLAKE2b, RFC 7693): hashes make the ranges
+similar in size and need no dictionary of users.
 
-All files are temporary ones without a name, in TMPDIR: they are gone with what uses them, even if
-the process is killed.
+All files are unnamed temporary files in TMPDIR. The system removes them when the process ends, even
+if it is killed.
+
+Shape suffix: W windows of one run or part.
 """
 
 from __future__ import annotations
@@ -21,26 +23,23 @@ import numpy as np
 
 from liveprofile.errors import InputError
 from liveprofile.features.baselines import SUMS
-from models.profile.encoding import spans
+from models.profile.encoding import concatenated_ranges
 
 RUN_BYTES = PART_BYTES = 8 << 20
 USER_BYTES = 16
-NO_VECTORS = -1
-WINDOW = np.dtype(
+NO_VECTOR_INDEX = -1  # index of a window without vectors
+WINDOW_DTYPE = np.dtype(
     [
         ("user", f"S{USER_BYTES}"),
         ("end_ms", np.int64),
-        ("first", np.int64),  # place of the first token
+        ("first", np.int64),  # index of the first token
         ("count", np.int64),
         ("added", np.float64, len(SUMS)),
         ("sums", np.float64, len(SUMS)),
-        (
-            "beside",
-            np.int64,
-        ),  # its number in models.profile.data.modality_vectors.Vectors, or NO_VECTORS
+        ("vector_index", np.int64),  # as VectorSpool.add returned it
     ]
 )
-TOKEN = np.dtype(
+TOKEN_DTYPE = np.dtype(
     [
         ("item", np.int32),
         ("category", np.int32),
@@ -51,24 +50,28 @@ TOKEN = np.dtype(
 )
 
 
-def mapped(shape: int | tuple[int, ...], dtype: type) -> np.ndarray:
-    """Zeros in a file that goes with the array. Raises InputError if the disk is full."""
+def mapped_zeros(shape: int | tuple[int, ...], dtype: type) -> np.ndarray:
+    """Zeros in a memory-mapped temporary file, which lives as long as the array.
+
+    Raises InputError if the disk is full.
+    """
     size = math.prod(np.atleast_1d(shape).tolist()) * np.dtype(dtype).itemsize
     with tempfile.TemporaryFile() as file:
         try:
-            # A full disk is an error here; when a page is written, it would kill the process.
+            # Allocated now: a full disk at the first write to a page would kill the process.
             os.posix_fallocate(file.fileno(), 0, size)
         except OSError as error:
-            raise no_room(error) from None
+            raise disk_full_error(error) from None
         return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
 
 
 def user_key(user_id: str) -> bytes:
+    """USER_BYTES bytes by which users are sorted."""
     return blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=USER_BYTES).digest()
 
 
-class Spool:
-    """Takes windows as they come and gives them back in order; a context manager.
+class ExternalSorter:
+    """Collects windows and returns them sorted; a context manager.
 
     Raises InputError if the disk is full.
     """
@@ -83,7 +86,7 @@ class Spool:
         self._run_ends = [0]
         self.windows = self.tokens = 0
 
-    def __enter__(self) -> Spool:
+    def __enter__(self) -> ExternalSorter:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,7 +94,7 @@ class Spool:
         self._token_file.close()
 
     def add(self, windows: np.ndarray, tokens: np.ndarray) -> None:
-        """Windows (their `first` is not read) and the tokens of one after the other."""
+        """Adds windows (WINDOW_DTYPE, `first` is ignored) and their tokens, window by window."""
         self._waiting.append((windows, tokens))
         self._waiting_bytes += windows.nbytes + tokens.nbytes
         self.windows += len(windows)
@@ -104,7 +107,7 @@ class Spool:
         self._waiting, self._waiting_bytes = [], 0
         order_W = np.argsort(windows["user"])
         last_W = np.cumsum(windows["count"])
-        tokens = tokens[spans((last_W - windows["count"])[order_W], last_W[order_W])]
+        tokens = tokens[concatenated_ranges((last_W - windows["count"])[order_W], last_W[order_W])]
         windows = windows[order_W]
         last_W = self.tokens - len(tokens) + np.cumsum(windows["count"])
         windows["first"] = last_W - windows["count"]
@@ -113,15 +116,18 @@ class Spool:
                 file.write(records.tobytes())
                 file.flush()
         except OSError as error:
-            raise no_room(error) from None
+            raise disk_full_error(error) from None
         self._run_ends.append(self.windows)
 
-    def in_order(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """All windows by user and end, and their tokens: whole users, some PART_BYTES at a time."""
+    def sorted_parts(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """Yields windows sorted by user and end, and their tokens, about PART_BYTES at a time.
+
+        All windows of a user are in one part.
+        """
         if self._waiting:
             self._write_run()
-        windows = np.asarray(np.memmap(self._window_file, WINDOW, "r"))
-        tokens = np.asarray(np.memmap(self._token_file, TOKEN, "r"))
+        windows = np.asarray(np.memmap(self._window_file, WINDOW_DTYPE, "r"))
+        tokens = np.asarray(np.memmap(self._token_file, TOKEN_DTYPE, "r"))
         parts = 1 + (windows.nbytes + tokens.nbytes) // PART_BYTES
         user_W = windows["user"]
         starts, ends = self._run_ends[:-1], self._run_ends[1:]
@@ -131,19 +137,20 @@ class Spool:
                 bisect_right(user_W, last_user, start, end)
                 for start, end in zip(starts, ends, strict=True)
             ]
-            chosen = np.concatenate(
+            part_windows = np.concatenate(
                 [windows[start:cut] for start, cut in zip(starts, cuts, strict=True)]
             )
-            chosen = chosen[np.lexsort((chosen["end_ms"], chosen["user"]))]
-            if len(chosen):
-                last_W = chosen["first"] + chosen["count"]
-                yield chosen, tokens[spans(chosen["first"], last_W)]
+            part_windows = part_windows[np.lexsort((part_windows["end_ms"], part_windows["user"]))]
+            if len(part_windows):
+                first_W = part_windows["first"]
+                last_W = first_W + part_windows["count"]
+                yield part_windows, tokens[concatenated_ranges(first_W, last_W)]
             starts = cuts
 
 
-def no_room(error: OSError) -> InputError:
-    """Of a temporary file."""
+def disk_full_error(error: OSError) -> InputError:
+    """The InputError for a failed write to a temporary file."""
     return InputError(
         f"temporary folder {tempfile.gettempdir()}: {error.strerror};"
-        " set TMPDIR to one with more room"
+        " set TMPDIR to a folder with more space"
     )

@@ -1,13 +1,12 @@
-"""Rows for items that a model never saw, by what is known of them beside events: vectors of their
-texts, images, voices.
+"""Adds cold-start items to a model from side information: vectors of texts, images or voices.
 
-A new item's row is the mean of the rows of the items that are most like it, weighted by how like
-they are (Gantner et al. 2010, Learning Attribute-to-Feature Mappings for Cold-Start
-Recommendations, ICDM, doi:10.1109/ICDM.2010.129). The model itself stays as it is.
+The embedding row of a new item is the similarity-weighted mean of the rows of the most similar
+known items (Gantner et al. 2010, Learning Attribute-to-Feature Mappings for Cold-Start
+Recommendations, ICDM, doi:10.1109/ICDM.2010.129). The other weights of the model do not change.
 
 Shape suffixes
-    N new items   I items that the model names and the catalogue describes   K of these, a new one's
-    neighbours   W width of the vectors   D model width
+    N new items   I items that the model names and that have catalogue vectors
+    K nearest neighbours of a new item among the I   W width of the vectors   D model width
 """
 
 from __future__ import annotations
@@ -20,81 +19,90 @@ from torch import Tensor
 
 from liveprofile.errors import InputError
 from models.profile import checkpoint, vocabulary_expansion
-from models.profile.checkpoint import Card
+from models.profile.checkpoint import ModelCard
 from models.profile.data.catalogue import Catalogue
 from models.profile.network import BehaviourTransformer
 
-# Chosen on validation (docs/model.md).
+# Chosen on the validation split (docs/model.md).
 NEIGHBOURS = 50
-TEMPERATURE = 0.1  # of likenesses, from -1 to 1, as weights
-AS_FREQUENT = 0.5  # as its neighbours; 0: as the rarest item
-NEW_AT_ONCE = 1024
+TEMPERATURE = 0.1  # of the softmax over cosine similarities, -1..1
+NEIGHBOUR_BIAS_WEIGHT = 0.5  # 1: the neighbours' mean bias; 0: the bias of the rarest item
+CHUNK_ITEMS = 1024
 
 
-def like(
+def rows_from_neighbours(
     model: BehaviourTransformer, items: list[str], catalogue: Catalogue, new: list[str]
 ) -> tuple[Tensor, Tensor]:
-    """Rows (N, D) and biases (N,) of new items, each of which the catalogue describes."""
+    """Rows (N, D) and biases (N,) of new items, all of which must have catalogue vectors.
+
+    Raises InputError if the catalogue has vectors of none of the model's items.
+    """
     vectors_IW = torch.from_numpy(catalogue.vectors(items))
-    place_I = vectors_IW.any(1).nonzero().squeeze(1)
-    if not len(place_I):
-        raise InputError("the catalogue describes none of the items that the model names")
-    vectors_IW, bias = vectors_IW[place_I], model.item_bias.detach()
-    row_ID, bias_I = model.table.detach()[model.shape.layout.item + 1 + place_I], bias[place_I]
-    found = []
-    for new_NW in torch.from_numpy(catalogue.vectors(new)).split(NEW_AT_ONCE):
-        # Each vector has length 1, so this is the mean cosine over the vectors of the new item.
-        like_NI = new_NW @ vectors_IW.T / new_NW.square().sum(1, keepdim=True)
-        like_NK, near_NK = like_NI.topk(min(NEIGHBOURS, len(place_I)))
-        weight_NK = (like_NK / TEMPERATURE).softmax(1)
-        near_NKD, bias_NK = row_ID[near_NK], bias_I[near_NK]
-        found.append(
-            from_means(
-                torch.einsum("nk,nkd->nd", weight_NK, near_NKD),
-                (weight_NK * near_NKD.norm(dim=2)).sum(1),
+    item_I = vectors_IW.any(1).nonzero().squeeze(1)
+    if not len(item_I):
+        raise InputError("the catalogue has vectors of none of the items that the model names")
+    vectors_IW, bias = vectors_IW[item_I], model.item_bias.detach()
+    row_ID, bias_I = model.table.detach()[model.shape.layout.item + 1 + item_I], bias[item_I]
+    chunks = []
+    for new_NW in torch.from_numpy(catalogue.vectors(new)).split(CHUNK_ITEMS):
+        # Vectors are unit vectors, so this is the mean cosine over the vectors of the new item.
+        similarity_NI = new_NW @ vectors_IW.T / new_NW.square().sum(1, keepdim=True)
+        similarity_NK, neighbour_NK = similarity_NI.topk(min(NEIGHBOURS, len(item_I)))
+        weight_NK = (similarity_NK / TEMPERATURE).softmax(1)
+        row_NKD, bias_NK = row_ID[neighbour_NK], bias_I[neighbour_NK]
+        chunks.append(
+            rescale_means(
+                torch.einsum("nk,nkd->nd", weight_NK, row_NKD),
+                (weight_NK * row_NKD.norm(dim=2)).sum(1),
                 (weight_NK * bias_NK).sum(1),
                 bias.min(),
             )
         )
-    rows_ND, bias_N = map(torch.cat, zip(*found, strict=True))
+    rows_ND, bias_N = map(torch.cat, zip(*chunks, strict=True))
     return rows_ND, bias_N
 
 
-def from_means(
-    row_ND: Tensor, length_N: Tensor, bias_N: Tensor, rare: Tensor
+def rescale_means(
+    row_ND: Tensor, length_N: Tensor, bias_N: Tensor, rarest_bias: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """Rows and biases of new items from the means over items like them, and the rarest's bias."""
-    # A mean is shorter than what it is the mean of, and a short row says little.
+    """Rows and biases of new items from their neighbours' mean rows, lengths and biases."""
+    # The mean of rows is shorter than the rows, and a short row has little effect on the state.
     rows_ND = F.normalize(row_ND, dim=1) * length_N[:, None]
-    return rows_ND, torch.lerp(rare, bias_N, AS_FREQUENT)
+    return rows_ND, torch.lerp(rarest_bias, bias_N, NEIGHBOUR_BIAS_WEIGHT)
 
 
-def add(folder: Path, file: Path, out: Path, as_candidates: bool = True) -> Card:
-    """Writes the checkpoint in `folder` with all items that the catalogue in `file` describes.
+def add_catalogue_items(
+    folder: Path, file: Path, out: Path, as_candidates: bool = True
+) -> ModelCard:
+    """Writes a copy of the checkpoint in `folder` with all items of the catalogue in `file`.
 
-    `as_candidates`: next items are chosen among the new ones too, beside the frequent ones and what
-    a user has had. Raises InputError.
+    Items without vectors are left out. `as_candidates`: the new items become candidates for next
+    items, besides the frequent items and a user's previous items. Raises InputError.
     """
     model, items, categories, card = checkpoint.load(folder)
     catalogue = Catalogue.read(file)
     named = set(items)
-    new = [item for item in catalogue.described() if item not in named]
+    new = [item for item in catalogue.items_with_vectors() if item not in named]
     if not new:
         raise InputError(
-            f"catalogue {file}: model {card.version} names all items that it describes"
+            f"catalogue {file}: model {card.version} already names all items that have vectors"
         )
-    # Candidates come first.
-    place = min(card.ranked_items, len(items)) if as_candidates else len(items)
-    grown = vocabulary_expansion.with_items(model, *like(model, items, catalogue, new), place)
+    # The vocabulary starts with the candidates.
+    position = min(card.ranked_items, len(items)) if as_candidates else len(items)
+    grown = vocabulary_expansion.add_items(
+        model, *rows_from_neighbours(model, items, catalogue, new), position
+    )
     fields = card.model_dump(exclude={"format", "shape", "sha256"})
     fields["version"] = f"{card.version.partition('+')[0]}+{catalogue.fingerprint()[:8]}"
     fields["revision"] = card.revision + 1
-    fields["ranked_items"] = place + len(new) if as_candidates else min(place, card.ranked_items)
+    fields["ranked_items"] = (
+        position + len(new) if as_candidates else min(position, card.ranked_items)
+    )
     fields["data"]["catalogue"] = {
         "fingerprint": catalogue.fingerprint(),
-        "modalities": {name: one._asdict() for name, one in catalogue.modalities.items()},
+        "modalities": {name: column._asdict() for name, column in catalogue.columns.items()},
         "items_added": len(new),
         "added_to": card.sha256,
     }
-    names = [*items[:place], *new, *items[place:]]
+    names = [*items[:position], *new, *items[position:]]
     return checkpoint.save(out, grown, names, categories, **fields)

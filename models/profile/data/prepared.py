@@ -1,4 +1,7 @@
-"""Training data as a recipe reads it: the split by time, vocabularies, the teacher."""
+"""Prepares training data for a recipe: the split by time, the vocabularies and the teacher.
+
+Shape suffix: W windows of the corpus.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from models.profile.recipes import Recipe
 
 
 class Split(NamedTuple):
-    """Windows of each part, and the time in ms at which it ends."""
+    """Windows of the train, validation and test split, and the time at which each split ends."""
 
     train: np.ndarray
     validation: np.ndarray
@@ -26,11 +29,11 @@ class Split(NamedTuple):
     test_until_ms: int
 
 
-class Prepared(NamedTuple):
-    """Rows as a recipe reads them. Nothing of it depends on how the model is then trained."""
+class PreparedData(NamedTuple):
+    """Training data of a recipe, independent of the hyperparameters of training."""
 
     corpus: Corpus
-    parts: Split
+    split: Split
     items: list[str]
     item_counts: np.ndarray
     categories: list[str]
@@ -39,7 +42,10 @@ class Prepared(NamedTuple):
 
 
 class Teacher(NamedTuple):
-    """A checkpoint whose names, and as far as they fit its weights, another model begins with."""
+    """A model checkpoint from which training continues.
+
+    The new model starts with its vocabularies and with those of its weights whose shapes match.
+    """
 
     model: BehaviourTransformer
     items: list[str]
@@ -50,57 +56,65 @@ class Teacher(NamedTuple):
 
     @classmethod
     def load(cls, folder: Path, recipe: Recipe) -> Teacher:
-        """Raises InputError for one that reads events otherwise than the recipe's models."""
+        """Loads a teacher. Raises InputError if it encodes events differently than the recipe."""
         model, items, categories, card = checkpoint.load(folder)
         for name in ("item_buckets", "category_buckets", "max_len"):
-            theirs, ours = getattr(model.shape, name), getattr(recipe, name)
-            if theirs != ours:
+            actual, expected = getattr(model.shape, name), getattr(recipe, name)
+            if actual != expected:
                 raise InputError(
-                    f"teacher {folder}: {name} = {theirs}, but recipe {recipe.name} has {ours}"
+                    f"teacher {folder}: {name} = {actual}, but recipe {recipe.name} has {expected}"
                 )
         until = datetime.fromisoformat(card.data["train_until"])
         return cls(
             model, items, categories, card.sha256, card.revision, int(until.timestamp() * 1000)
         )
 
-    def with_new(self, names: list[str], counts: np.ndarray, recipe: Recipe) -> Teacher:
-        """With the items that it did not name and that came often enough; it answers as before."""
+    def with_new_items(self, names: list[str], counts: np.ndarray, recipe: Recipe) -> Teacher:
+        """Adds the frequent items that it does not name yet. Its outputs do not change.
+
+        An item needs at least recipe.new_item_events events. counts: events of each of `names`.
+        """
         known = set(self.items)
-        often = zip(*most_frequent(names, counts, recipe.item_names), strict=True)
+        frequent = zip(*most_frequent(names, counts, recipe.item_names), strict=True)
         new = [
-            name for name, count in often if name not in known and count >= recipe.new_item_events
+            name
+            for name, count in frequent
+            if name not in known and count >= recipe.new_item_events
         ]
         if not new:
             return self
-        model = vocabulary_expansion.with_items(
-            self.model, *vocabulary_expansion.as_read(self.model, self.items, new)
+        model = vocabulary_expansion.add_items(
+            self.model, *vocabulary_expansion.hash_bucket_rows(self.model, self.items, new)
         )
         model.eval().requires_grad_(False)
         return self._replace(model=model, items=[*self.items, *new])
 
 
 def most_frequent(names: list[str], counts: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:
-    """The names seen most, and how often; ties by name. "" never."""
+    """The most frequent names and their counts. Ties keep the order of `names`.
+
+    "" is left out: its entry in `counts` is set to 0 in place.
+    """
     counts[[code for code, name in enumerate(names) if not name]] = 0
     chosen = [code for code in np.argsort(-counts, kind="stable")[:limit] if counts[code] > 0]
     return [names[code] for code in chosen], counts[chosen]
 
 
-def split(recipe: Recipe, end_ms_W: np.ndarray) -> Split:
-    """By window end. Raises InputError if a part stays empty."""
+def split_by_time(recipe: Recipe, end_ms_W: np.ndarray) -> Split:
+    """Splits windows by their ends. Raises InputError if a split is empty."""
     if recipe.validation_from and recipe.test_from:
         train_ms, validation_ms = _day_ms(recipe.validation_from), _day_ms(recipe.test_from)
     else:
         train_ms, validation_ms = (int(ms) for ms in np.quantile(end_ms_W, [0.7, 0.85]))
-    parts = (
+    windows = (
         np.flatnonzero(end_ms_W <= train_ms),
         np.flatnonzero((end_ms_W > train_ms) & (end_ms_W <= validation_ms)),
         np.flatnonzero(end_ms_W > validation_ms),
     )
-    for name, part in zip(("training", "validation", "test"), parts, strict=True):
+    for name, part in zip(("training", "validation", "test"), windows, strict=True):
         if not len(part):
             raise InputError(f"recipe {recipe.name}: the rows have no window for {name}")
-    return Split(*parts, train_ms, validation_ms, int(end_ms_W.max()))
+    return Split(*windows, train_ms, validation_ms, int(end_ms_W.max()))
 
 
 def _day_ms(day: str) -> int:

@@ -1,8 +1,11 @@
-"""Training rows: what the backfill wrote, one row a user and window, read into flat arrays.
+"""Reads training rows, which the backfill writes one per user and window, into flat arrays.
 
-JSON lines as the job writes them, or the same columns in Parquet. A user's history is the
-concatenation of the windows before, so the windows alone rebuild every stream; the baselines are
-read as the job's SQL summed them.
+The rows are JSON lines as the job writes them, or the same columns in Parquet. A user's history is
+the concatenation of the previous windows, so the windows alone rebuild every stream. The baselines
+are the sums that the job's SQL computed.
+
+Shape suffixes: N tokens; W windows; R rows of a batch; S sums of
+liveprofile.features.baselines.SUMS.
 """
 
 from __future__ import annotations
@@ -23,13 +26,20 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from liveprofile.errors import InputError
-from liveprofile.events.modalities import NOTHING_BESIDE, Modality, with_texts
-from liveprofile.events.window import TrainingWindow, read_training
+from liveprofile.events.modalities import NO_MODALITIES, Modality, add_text_vectors
+from liveprofile.events.window import TrainingWindow, parse_training_window
 from liveprofile.features.baselines import SUMS
 from liveprofile.wire.tokens import TYPE_INDEX
-from models.profile.data.external_sort import NO_VECTORS, TOKEN, WINDOW, Spool, mapped, user_key
-from models.profile.data.modality_vectors import Brought, Vectors
-from models.profile.text_encoder import Encode
+from models.profile.data.external_sort import (
+    NO_VECTOR_INDEX,
+    TOKEN_DTYPE,
+    WINDOW_DTYPE,
+    ExternalSorter,
+    mapped_zeros,
+    user_key,
+)
+from models.profile.data.modality_vectors import VectorSpool, WindowVectors
+from models.profile.text_encoder import TextEncoder
 
 COLUMNS = {"user_id": str, "window_end_ms": int, "events": str, "added": list, "sums": list}
 PURCHASE = TYPE_INDEX["purchase"]
@@ -37,14 +47,14 @@ PARQUET_MAGIC = b"PAR1"
 BATCH_ROWS = 512
 BUFFER_BYTES = 1 << 20
 PART_WINDOWS = 20_000
-NO_EVENTS = TrainingWindow([], 0, NOTHING_BESIDE, "")
+EMPTY_WINDOW = TrainingWindow([], 0, NO_MODALITIES, "")
 
 
 class Streams(NamedTuple):
     """N tokens in W windows, ordered by user, window end, time and event id.
 
-    Item and category codes are places in the sorted name lists; "" is a name like any other. Users
-    are numbered in order of their ids' hash.
+    Item and category codes are indexes into the sorted name lists; "" is a name, too. Users are
+    numbered in the order of their ids' hashes.
     """
 
     users: int
@@ -57,30 +67,33 @@ class Streams(NamedTuple):
     time_ms_N: np.ndarray
     user_W: np.ndarray
     end_ms_W: np.ndarray  # window ends
-    first_W: np.ndarray  # first token of each window; tokens of window w: first_W[w]..last_W[w]
-    last_W: np.ndarray  # one past its last token
-    added_WS: np.ndarray  # what the window adds to each of liveprofile.features.baselines.SUMS, ...
-    sums_WS: np.ndarray  # ... and what it then comes to
-    last_purchase_ms_W: np.ndarray  # of the user, the window included; 0: none
-    unusable_events: int  # left out: the job rejects them too
-    beside: dict[Modality, Brought]
+    first_W: np.ndarray  # first token of each window
+    last_W: np.ndarray  # one past the last token of each window
+    added_WS: np.ndarray  # what the window adds to each sum
+    sums_WS: np.ndarray  # the sums, window included
+    last_purchase_ms_W: np.ndarray  # last purchase of the user, window included; 0: none
+    unusable_events: int  # events left out, which the job rejects as well
+    window_vectors: dict[Modality, WindowVectors]
 
     def fingerprint(self) -> str:
-        """SHA-256 of the streams, the same however the rows lie in files. No user id enters."""
+        """SHA-256 of the streams, independent of how rows are split into files and of user ids."""
         digest = hashlib.sha256()
         for column in self:
             if isinstance(column, np.ndarray):
                 digest.update(column)
         digest.update("\x00".join([*self.items, *self.categories]).encode("utf-8", "replace"))
-        for modality, brought in self.beside.items():
+        for modality, vectors in self.window_vectors.items():
             digest.update(repr(tuple(modality)).encode())
-            digest.update(brought.window_K)
-            for first in range(0, len(brought.row_K), BATCH_ROWS):
-                digest.update(brought.vector_KW[brought.row_K[first : first + BATCH_ROWS]])
+            digest.update(vectors.window_K)
+            for first in range(0, len(vectors.row_K), BATCH_ROWS):
+                digest.update(vectors.vector_KW[vectors.row_K[first : first + BATCH_ROWS]])
         return digest.hexdigest()
 
     def parts(self) -> Iterator[tuple[slice, slice]]:
-        """Windows and tokens of whole users, some PART_WINDOWS at a time."""
+        """Yields slices of windows and of their tokens, about PART_WINDOWS windows at a time.
+
+        All windows of a user are in one slice.
+        """
         first = 0
         while first < len(self.user_W):
             user = self.user_W[first : first + PART_WINDOWS][-1]
@@ -89,8 +102,8 @@ class Streams(NamedTuple):
             first = last
 
 
-class _Batch(NamedTuple):
-    """R rows, checked."""
+class _RowBatch(NamedTuple):
+    """R validated rows."""
 
     user_id: list[str]
     window_end_ms: list[int]
@@ -102,41 +115,46 @@ class _Batch(NamedTuple):
 def read(
     path: Path,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
-    encode_texts: Encode | None = None,
+    encode_texts: TextEncoder | None = None,
 ) -> Streams:
-    """Reads a file or a folder of them; `on_progress` gets bytes done and in all. `encode_texts`:
-    for the newest text of each window; None: texts are left out.
+    """Reads a file or a folder of files.
 
-    The arrays of the result lie in temporary files (models/profile/data/external_sort.py). Raises InputError naming the
-    file and the column, line or window that is wrong.
+    on_progress: called with the bytes read and the total bytes. encode_texts: encodes the newest
+    text of each window; None: texts are ignored. The arrays of the result are memory-mapped
+    temporary files (models/profile/data/external_sort.py). Raises InputError naming the file and
+    the invalid column, line or window.
     """
-    # A name's code is its place by first sight, until all names are known.
+    # Codes follow the order of first occurrence until all names are known.
     items, categories = (defaultdict(count().__next__) for _ in range(2))
     unusable = 0
-    with Spool() as spool, Vectors() as vectors, _no_garbage_collection():
-        for batch in _batches(path, on_progress):
-            found = [read_training(packed) if packed else NO_EVENTS for packed in batch.events]
-            unusable += sum(window.refused for window in found)
-            beside = [window.beside.vectors for window in found]
+    with ExternalSorter() as sorter, VectorSpool() as spool, _no_garbage_collection():
+        for batch in _read_batches(path, on_progress):
+            windows = [
+                parse_training_window(packed) if packed else EMPTY_WINDOW for packed in batch.events
+            ]
+            unusable += sum(window.rejected for window in windows)
+            vectors = [window.modalities.vectors for window in windows]
             if encode_texts:
-                beside = with_texts(beside, [window.text for window in found], encode_texts)
-            numbers = [vectors.add(one) for one in beside]
-            spool.add(*_records(batch, found, numbers, items, categories))
-        if not spool.windows:
+                texts = [window.text for window in windows]
+                vectors = add_text_vectors(vectors, texts, encode_texts)
+            vector_indexes = [spool.add(window_vectors) for window_vectors in vectors]
+            sorter.add(*_sort_records(batch, windows, vector_indexes, items, categories))
+        if not sorter.windows:
             raise InputError(f"training rows {path}: no events in them")
-        streams, twice_ms = _filled(spool, vectors, items, categories)
-    if twice_ms:
+        streams, duplicates_ms = _fill_streams(sorter, spool, items, categories)
+    if duplicates_ms:
         raise InputError(
-            f"training rows {path}: {len(twice_ms)} windows come twice for their user, one ends at"
-            f" {twice_ms[0]}; keep the rows of one backfill only"
+            f"training rows {path}: {len(duplicates_ms)} duplicate windows (same user and end), one"
+            f" ends at {duplicates_ms[0]}; keep the rows of one backfill only"
         )
     return streams._replace(unusable_events=unusable)
 
 
 @contextmanager
 def _no_garbage_collection() -> Iterator[None]:
-    """Nothing here is in a cycle, and to look through a batch's tokens for one, again and again,
-    takes a tenth of the time."""
+    """Disables garbage collection. Tokens form no cycles, and scanning them takes a tenth of the
+    time.
+    """
     was_enabled = gc.isenabled()
     gc.disable()
     try:
@@ -146,24 +164,23 @@ def _no_garbage_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _records(
-    batch: _Batch,
-    read: list[TrainingWindow],
-    numbers: list[int],
+def _sort_records(
+    batch: _RowBatch,
+    parsed: list[TrainingWindow],
+    vector_indexes: list[int],
     items: dict[str, int],
     categories: dict[str, int],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """As the spool takes them; windows without a token are left out. numbers: what Vectors.add
-    gave each window."""
-    used = [row for row, window in enumerate(read) if window.tokens]
-    tokens = [read[row].tokens for row in used]
-    windows = np.empty(len(used), WINDOW)
+    """Window and token records for ExternalSorter.add. Leaves out windows without tokens."""
+    used = [row for row, window in enumerate(parsed) if window.tokens]
+    tokens = [parsed[row].tokens for row in used]
+    windows = np.empty(len(used), WINDOW_DTYPE)
     windows["user"] = [user_key(batch.user_id[row]) for row in used]
     windows["end_ms"] = [batch.window_end_ms[row] for row in used]
-    windows["count"] = [len(one) for one in tokens]
-    windows["beside"] = [numbers[row] for row in used]
+    windows["count"] = [len(window_tokens) for window_tokens in tokens]
+    windows["vector_index"] = [vector_indexes[row] for row in used]
     windows["added"], windows["sums"] = batch.added[used], batch.sums[used]
-    records = np.empty(windows["count"].sum(), TOKEN)
+    records = np.empty(windows["count"].sum(), TOKEN_DTYPE)
     if used:
         columns = zip(*chain.from_iterable(tokens), strict=True)
         records["time_ms"], records["type"], item, category, records["amount"] = columns
@@ -172,41 +189,41 @@ def _records(
     return windows, records
 
 
-def _filled(
-    spool: Spool, vectors: Vectors, items: dict[str, int], categories: dict[str, int]
+def _fill_streams(
+    sorter: ExternalSorter, spool: VectorSpool, items: dict[str, int], categories: dict[str, int]
 ) -> tuple[Streams, list[int]]:
-    """The streams, and the ends of windows that come twice for their user."""
+    """The streams, and the ends of duplicate windows of a user."""
     items, item_code = _sorted_codes(items)
     categories, category_code = _sorted_codes(categories)
-    tokens, windows = spool.tokens, spool.windows
+    tokens, windows = sorter.tokens, sorter.windows
     streams = Streams(
         users=0,
         items=items,
         categories=categories,
-        item_N=mapped(tokens, np.int32),
-        category_N=mapped(tokens, np.int32),
-        type_N=mapped(tokens, np.int32),
-        amount_N=mapped(tokens, np.float64),
-        time_ms_N=mapped(tokens, np.int64),
-        user_W=mapped(windows, np.int64),
-        end_ms_W=mapped(windows, np.int64),
-        first_W=mapped(windows, np.int64),
-        last_W=mapped(windows, np.int64),
-        added_WS=mapped((windows, len(SUMS)), np.float64),
-        sums_WS=mapped((windows, len(SUMS)), np.float64),
-        last_purchase_ms_W=mapped(windows, np.int64),
+        item_N=mapped_zeros(tokens, np.int32),
+        category_N=mapped_zeros(tokens, np.int32),
+        type_N=mapped_zeros(tokens, np.int32),
+        amount_N=mapped_zeros(tokens, np.float64),
+        time_ms_N=mapped_zeros(tokens, np.int64),
+        user_W=mapped_zeros(windows, np.int64),
+        end_ms_W=mapped_zeros(windows, np.int64),
+        first_W=mapped_zeros(windows, np.int64),
+        last_W=mapped_zeros(windows, np.int64),
+        added_WS=mapped_zeros((windows, len(SUMS)), np.float64),
+        sums_WS=mapped_zeros((windows, len(SUMS)), np.float64),
+        last_purchase_ms_W=mapped_zeros(windows, np.int64),
         unusable_events=0,
-        beside={},
+        window_vectors={},
     )
-    window_of = np.empty(vectors.windows, np.int64)
+    window_of = np.empty(spool.windows, np.int64)
     users = first_window = first_token = 0
-    twice_ms = []
-    for windows, tokens in spool.in_order():
+    duplicates_ms = []
+    for windows, tokens in sorter.sorted_parts():
         part_W = slice(first_window, first_window + len(windows))
         part_N = slice(first_token, first_token + len(tokens))
         new_user = np.concatenate([[True], windows["user"][1:] != windows["user"][:-1]])
-        twice = ~new_user & (np.diff(windows["end_ms"], prepend=0) == 0)
-        twice_ms += windows["end_ms"][twice].tolist()
+        is_duplicate = ~new_user & (np.diff(windows["end_ms"], prepend=0) == 0)
+        duplicates_ms += windows["end_ms"][is_duplicate].tolist()
         last = np.cumsum(windows["count"])
         first = last - windows["count"]
         streams.item_N[part_N] = item_code[tokens["item"]]
@@ -221,26 +238,28 @@ def _filled(
         streams.added_WS[part_W] = windows["added"]
         streams.sums_WS[part_W] = windows["sums"]
         streams.last_purchase_ms_W[part_W] = _last_purchase(tokens, first, new_user)
-        with_vectors = np.flatnonzero(windows["beside"] != NO_VECTORS)
-        window_of[windows["beside"][with_vectors]] = first_window + with_vectors
+        with_vectors = np.flatnonzero(windows["vector_index"] != NO_VECTOR_INDEX)
+        window_of[windows["vector_index"][with_vectors]] = first_window + with_vectors
         users += int(new_user.sum())
         first_window, first_token = part_W.stop, part_N.stop
-    return streams._replace(users=users, beside=vectors.in_order(window_of)), twice_ms
+    return streams._replace(users=users, window_vectors=spool.by_window(window_of)), duplicates_ms
 
 
 def _last_purchase(tokens: np.ndarray, first_W: np.ndarray, new_user_W: np.ndarray) -> np.ndarray:
-    bought_ms_N = np.where(tokens["type"] == PURCHASE, tokens["time_ms"], 0)
-    newest_W = np.maximum.reduceat(bought_ms_N, first_W)
-    # The last window with a purchase, if it is the same user's: a later window's are all newer.
+    """(W,) time in ms of the user's last purchase up to each window; 0 for none."""
+    purchase_ms_N = np.where(tokens["type"] == PURCHASE, tokens["time_ms"], 0)
+    newest_W = np.maximum.reduceat(purchase_ms_N, first_W)
+    # The purchases of a later window are all newer, so the last window with a purchase counts, if
+    # it belongs to the same user.
     window_W = np.arange(len(first_W))
     first_of_user_W = np.maximum.accumulate(np.where(new_user_W, window_W, 0))
-    bought_W = np.maximum.accumulate(np.where(newest_W > 0, window_W, 0))
-    return np.where(bought_W >= first_of_user_W, newest_W[bought_W], 0)
+    last_with_purchase_W = np.maximum.accumulate(np.where(newest_W > 0, window_W, 0))
+    return np.where(last_with_purchase_W >= first_of_user_W, newest_W[last_with_purchase_W], 0)
 
 
-def _batches(path: Path, on_progress: Callable[[int, int], None]) -> Iterator[_Batch]:
+def _read_batches(path: Path, on_progress: Callable[[int, int], None]) -> Iterator[_RowBatch]:
     files = sorted(path.rglob("*")) if path.is_dir() else [path]
-    # As Flink and Arrow do: names with these first are not data.
+    # As Flink and Arrow, ignore files whose name begins with "." or "_".
     files = [file for file in files if file.is_file() and file.name[0] not in "._"]
     if not files or not path.exists():
         raise InputError(f"training rows {path}: no such file, or an empty folder")
@@ -249,14 +268,14 @@ def _batches(path: Path, on_progress: Callable[[int, int], None]) -> Iterator[_B
         with file.open("rb") as opened:
             parquet = opened.read(len(PARQUET_MAGIC)) == PARQUET_MAGIC
         first = 1
-        for columns in _parquet_columns(file) if parquet else _json_columns(file):
-            yield _checked(columns, file, "row" if parquet else "line", first)
+        for columns in _read_parquet(file) if parquet else _read_json_lines(file):
+            yield _validate(columns, file, "row" if parquet else "line", first)
             first += len(columns[0])
         done += file.stat().st_size
         on_progress(done, total)
 
 
-def _parquet_columns(file: Path) -> Iterator[list]:
+def _read_parquet(file: Path) -> Iterator[list]:
     try:
         with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as opened:
             missing = [name for name in COLUMNS if name not in opened.schema_arrow.names]
@@ -269,7 +288,10 @@ def _parquet_columns(file: Path) -> Iterator[list]:
 
 
 def _values(column: pa.Array) -> list | np.ndarray:
-    """Lists as the (R, S) numbers they begin with, if they do: one by one these would take long."""
+    """Values of a column; of lists that begin with S numbers, those as one (R, S) array.
+
+    Converting these numbers one by one would be slow.
+    """
     if pa.types.is_list(column.type):
         heads = pc.list_slice(column, 0, len(SUMS), return_fixed_size_list=True).values
         if not heads.null_count and heads.type == pa.float64():
@@ -277,7 +299,7 @@ def _values(column: pa.Array) -> list | np.ndarray:
     return column.to_pylist()
 
 
-def _json_columns(file: Path) -> Iterator[list]:
+def _read_json_lines(file: Path) -> Iterator[list]:
     number = 0
     with file.open("rb") as lines:
         while batch := list(islice(lines, BATCH_ROWS)):
@@ -292,28 +314,31 @@ def _json_columns(file: Path) -> Iterator[list]:
             yield [*zip(*rows, strict=True)]
 
 
-def _checked(columns: list, file: Path, place: str, first: int) -> _Batch:
-    """Raises InputError naming the file and the row or line, the first of which is `first`."""
+def _validate(columns: list, file: Path, unit: str, first: int) -> _RowBatch:
+    """Validates a batch. Raises InputError naming the file and the row or line.
 
-    def refuse(index: int, what: str) -> NoReturn:
-        raise InputError(f"training rows {file}: {place} {first + index}: {what}")
+    unit: "row" or "line". first: the number of the batch's first one.
+    """
 
-    for (name, wanted), values in zip(COLUMNS.items(), columns, strict=True):
-        kinds = () if isinstance(values, np.ndarray) else map(type, values)
-        for index, kind in enumerate(kinds):
-            if kind is not wanted:
-                refuse(index, f"{name} is {kind.__name__}, must be {wanted.__name__}")
-    heads = [_heads(values) for values in columns[3:]]
+    def fail(index: int, problem: str) -> NoReturn:
+        raise InputError(f"training rows {file}: {unit} {first + index}: {problem}")
+
+    for (name, expected), values in zip(COLUMNS.items(), columns, strict=True):
+        types = () if isinstance(values, np.ndarray) else map(type, values)
+        for index, actual in enumerate(types):
+            if actual is not expected:
+                fail(index, f"{name} is {actual.__name__}, must be {expected.__name__}")
+    heads = [_leading_numbers(values) for values in columns[3:]]
     for name, head_RS in zip(("added", "sums"), heads, strict=True):
         finite_R = np.isfinite(head_RS).all(1)
         if not finite_R.all():
-            what = f"{name} must begin with {len(SUMS)} finite numbers"
-            refuse(int(np.argmin(finite_R)), what)
-    return _Batch(*columns[:3], *heads)
+            problem = f"{name} must begin with {len(SUMS)} finite numbers"
+            fail(int(np.argmin(finite_R)), problem)
+    return _RowBatch(*columns[:3], *heads)
 
 
-def _heads(lists: Sequence[list] | np.ndarray) -> np.ndarray:
-    """(R, S) the numbers that each list begins with; nan for one that doesn't."""
+def _leading_numbers(lists: Sequence[list] | np.ndarray) -> np.ndarray:
+    """(R, S) the first S numbers of each list; NaN for a list that does not begin with them."""
     if isinstance(lists, np.ndarray):
         return lists
     heads_RS = np.full((len(lists), len(SUMS)), np.nan)
@@ -325,8 +350,8 @@ def _heads(lists: Sequence[list] | np.ndarray) -> np.ndarray:
 
 
 def _sorted_codes(codes: dict[str, int]) -> tuple[list[str], np.ndarray]:
-    """The names in order, and each old code's place there: it doesn't depend on the files."""
+    """The sorted names and, for each old code, its new one, which is independent of the files."""
     names = sorted(codes)
-    place = np.empty(len(names), np.int32)
-    place[[codes[name] for name in names]] = np.arange(len(names))
-    return names, place
+    new_code = np.empty(len(names), np.int32)
+    new_code[[codes[name] for name in names]] = np.arange(len(names))
+    return names, new_code

@@ -1,1 +1,1 @@
-"""Quality of the user model against baselines."""
+"""Evaluation of the user model: metrics, baseline models and bootstrap intervals."""

@@ -1,8 +1,12 @@
-"""How well a model does on windows it was not trained on, beside simple and established methods.
+"""Metrics of a user model on held-out windows, compared with baseline models.
 
-Next events are scored inside each window, given what came before them; churn and spend at each
-window's end. Every difference comes with a bootstrap interval over users (models/baselines). The
-test part decides nothing: what a method chooses, it chooses on validation.
+Next events are scored inside each window, given the events before them. Churn and spend are scored
+at each window's end. Every difference has a bootstrap interval over users
+(models/profile/evaluation/intervals.py). The test split selects nothing: baseline models are tuned
+on validation.
+
+Shape suffixes: N targets of a batch, M of them with a named item (in results: all events), W
+windows, B windows of a batch, C classes, I named items, D model width.
 """
 
 from __future__ import annotations
@@ -17,36 +21,36 @@ from scipy.stats import spearmanr
 from sklearn.metrics import roc_auc_score
 
 from liveprofile.progress import Progress
-from models.profile.data.batched_inference import passes
+from models.profile.data.batched_inference import run_trunk
 from models.profile.data.churn_spend_samples import samples, validation_windows
 from models.profile.data.examples import Corpus
-from models.profile.encoding import spans
-from models.profile.evaluation.baselines import user_frequency
-from models.profile.evaluation.baselines.data import Predictions
-from models.profile.evaluation.intervals import Bootstrap, Interval
+from models.profile.encoding import concatenated_ranges
+from models.profile.evaluation.baseline_models import user_frequency
+from models.profile.evaluation.baseline_models.data import BaselinePredictions
+from models.profile.evaluation.intervals import Interval, UserBootstrap
 from models.profile.network import BehaviourTransformer, expected_spend
 from models.profile.recipes import Recipe
 
 if TYPE_CHECKING:
     from models.profile.data.prepared import Split
 
-Part = Literal["validation", "test"]
-QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.5": 0.995, "p99.9": 0.999}
+SplitName = Literal["validation", "test"]
+SURPRISE_QUANTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p99.5": 0.995, "p99.9": 0.999}
 NOT_RANKED = np.iinfo(np.int64).max
 
 
-class NextEvents(NamedTuple):
-    """What the model says of M events inside windows."""
+class NextEventScores(NamedTuple):
+    """The model's predictions of M events inside windows."""
 
     source_M: np.ndarray  # the event's token in the corpus
-    category_rank_M: np.ndarray  # classes likelier than the true one
-    item_rank_M: np.ndarray  # NOT_RANKED for an item that is no candidate
+    category_rank_M: np.ndarray  # number of likelier classes
+    item_rank_M: np.ndarray  # NOT_RANKED for an item that is not a candidate
     category_nll_M: np.ndarray  # nats
     type_nll_M: np.ndarray
 
 
-class Values(NamedTuple):
-    """What the model says at the ends of W windows."""
+class ChurnSpendPredictions(NamedTuple):
+    """The model's predictions at the ends of W windows."""
 
     churn_W: np.ndarray  # probability
     spend_W: np.ndarray  # currency
@@ -55,196 +59,243 @@ class Values(NamedTuple):
 def evaluate(
     model: BehaviourTransformer,
     corpus: Corpus,
-    parts: Split,
+    split: Split,
     recipe: Recipe,
-    part: Part,
-    baselines: dict[str, Predictions] | None = None,
+    split_name: SplitName,
+    baselines: dict[str, BaselinePredictions] | None = None,
     on_progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
-    """Metrics of one part: next_event, churn and spend, each beside its baselines.
+    """The metrics next_event, churn and spend on one split, each with its baseline models.
 
-    `baselines`: of churn and spend, as models.profile.evaluation.baselines.values gives them.
+    `baselines`: churn and spend predictions of `models.profile.evaluation.baseline_models.fit_all`.
     """
-    windows = getattr(parts, part)
-    if part == "validation":
-        with_labels = validation_windows(corpus, parts)
+    windows = getattr(split, split_name)
+    if split_name == "validation":
+        labelled_windows = validation_windows(corpus, split)
     else:
-        with_labels = windows[corpus.known_labels(windows, parts.test_until_ms)]
+        labelled_windows = windows[corpus.has_known_labels(windows, split.test_until_ms)]
     return {
-        "next_event": _next_events(model, corpus, parts, recipe, part, on_progress),
-        **_values(model, corpus, recipe, part, with_labels, baselines or {}),
+        "next_event": _next_event_metrics(model, corpus, split, recipe, split_name, on_progress),
+        **_churn_spend_metrics(
+            model, corpus, recipe, split_name, labelled_windows, baselines or {}
+        ),
     }
 
 
 def surprise_quantiles(
     model: BehaviourTransformer, corpus: Corpus, windows: np.ndarray, recipe: Recipe
 ) -> dict[str, float]:
-    """Of windows' mean nats an event, where there are events enough for the surprise rule."""
-    events = next_events(model, corpus, windows, recipe)
+    """Quantiles of the windows' mean nats per event.
+
+    Uses the windows with enough events for the surprise rule, or all windows if there are none.
+    """
+    events = score_next_events(model, corpus, windows, recipe)
     window_M = np.searchsorted(corpus.streams.last_W, events.source_M, side="right")
-    _, place_M, count_W = np.unique(window_M, return_inverse=True, return_counts=True)
-    surprise_W = np.bincount(place_M, events.category_nll_M + events.type_nll_M) / count_W
-    enough = surprise_W[count_W >= recipe.surprise_min_events]
-    if not len(enough):
-        enough = surprise_W
-    return {name: _round(np.quantile(enough, share)) for name, share in QUANTILES.items()}
+    _, index_M, count_W = np.unique(window_M, return_inverse=True, return_counts=True)
+    surprise_W = np.bincount(index_M, events.category_nll_M + events.type_nll_M) / count_W
+    eligible = surprise_W[count_W >= recipe.surprise_min_events]
+    if not len(eligible):
+        eligible = surprise_W
+    return {
+        name: _round(np.quantile(eligible, share)) for name, share in SURPRISE_QUANTILES.items()
+    }
 
 
-def next_events(
+def score_next_events(
     model: BehaviourTransformer,
     corpus: Corpus,
     windows: np.ndarray,
     recipe: Recipe,
     on_progress: Progress = lambda *_: None,
-) -> NextEvents:
-    """Of the scored events of `windows`."""
-    found: list[NextEvents] = []
+) -> NextEventScores:
+    """Scores every event of `windows` that serving would see as part of the window."""
+    results: list[NextEventScores] = []
     shape = model.shape
     done = 0
-    for one in passes(model, corpus, windows, recipe):
-        target_N = np.flatnonzero(one.segments.scored_N)
-        h_ND = one.h_PD[torch.from_numpy(one.examples.place_N[target_N] - 1)]
-        row_N = torch.from_numpy(one.segments.row_N[target_N])
-        rows = len(one.windows)
-        had_BC = torch.from_numpy(one.examples.had_category_B.dense(rows, shape.category_rows))
-        category_NC = model.category_logits(h_ND, had_BC[row_N])
-        had_BI = torch.from_numpy(one.examples.had_item_B.dense(rows, 1 + shape.items)[:, 1:])
-        item_N = one.examples.item_N[target_N]
+    for output in run_trunk(model, corpus, windows, recipe):
+        sequences, batch = output.sequences, output.batch
+        target_N = np.flatnonzero(sequences.scored_N)
+        h_ND = output.h_PD[torch.from_numpy(batch.flat_position_N[target_N] - 1)]
+        row_N = torch.from_numpy(sequences.row_N[target_N])
+        rows = len(output.windows)
+        category_count_BC = torch.from_numpy(
+            batch.category_repeat_counts.dense(rows, shape.category_rows)
+        )
+        category_NC = model.category_logits(h_ND, category_count_BC[row_N])
+        item_count_BI = torch.from_numpy(
+            batch.item_repeat_counts.dense(rows, 1 + shape.items)[:, 1:]
+        )
+        item_N = batch.item_N[target_N]
         named = np.flatnonzero((item_N > 0) & (item_N <= shape.items))
-        h_MD, row_M = h_ND[named], row_N[named]
-        had_MI = had_BI[row_M]
-        item_MI = torch.addcmul(model.item_logits(h_MD), model.repeats(h_MD)[1], had_MI)
-        # As models.profile.inference chooses: the others it does not look at.
-        tail = slice(recipe.ranked_items, None)
-        item_MI[:, tail].masked_fill_(had_MI[:, tail] == 0, -math.inf)
-        rank_M = _rank(item_MI, item_N[named] - 1)
-        looked_at_M = item_MI.gather(1, torch.from_numpy(item_N[named] - 1).long()[:, None])
-        rank_M[looked_at_M.squeeze(1).isinf().numpy()] = NOT_RANKED
+        item_count_MI = item_count_BI[row_N[named]]
         item_rank_N = np.full(len(target_N), NOT_RANKED)
-        item_rank_N[named] = rank_M
-        category_N = one.examples.category_N[target_N]
-        found.append(
-            NextEvents(
-                one.segments.source_N[target_N],
+        item_rank_N[named] = _candidate_ranks(
+            model, h_ND[named], item_count_MI, item_N[named] - 1, recipe.ranked_items
+        )
+        category_N = batch.category_N[target_N]
+        results.append(
+            NextEventScores(
+                sequences.source_N[target_N],
                 _rank(category_NC, category_N),
                 item_rank_N,
                 _nll(category_NC, category_N),
-                _nll(model.type_logits(h_ND), one.examples.type_N[target_N]),
+                _nll(model.type_logits(h_ND), batch.type_N[target_N]),
             )
         )
         done += rows
         on_progress("evaluate", done, len(windows))
-    return NextEvents(*(np.concatenate(column) for column in zip(*found, strict=True)))
+    return NextEventScores(*(np.concatenate(column) for column in zip(*results, strict=True)))
 
 
-def values_at(
+def _candidate_ranks(
+    model: BehaviourTransformer,
+    h_MD: torch.Tensor,
+    item_count_MI: torch.Tensor,
+    item_M: np.ndarray,
+    ranked_items: int,
+) -> np.ndarray:
+    """(M,) rank of each item among the candidates; NOT_RANKED for items that are none.
+
+    The candidates are those of models.profile.inference: the first `ranked_items` items and the
+    items of the user's history.
+    """
+    logits_MI = torch.addcmul(model.item_logits(h_MD), model.repeat_weights(h_MD)[1], item_count_MI)
+    tail = slice(ranked_items, None)
+    logits_MI[:, tail].masked_fill_(item_count_MI[:, tail] == 0, -math.inf)
+    rank_M = _rank(logits_MI, item_M)
+    logit_M1 = logits_MI.gather(1, torch.from_numpy(item_M).long()[:, None])
+    rank_M[logit_M1.squeeze(1).isinf().numpy()] = NOT_RANKED
+    return rank_M
+
+
+def predict_churn_spend(
     model: BehaviourTransformer,
     corpus: Corpus,
     windows: np.ndarray,
     recipe: Recipe,
-) -> Values:
-    """At the ends of `windows`, which ascend."""
-    seen = samples(model, corpus, recipe, windows, corpus.streams.end_ms_W[windows])
+) -> ChurnSpendPredictions:
+    """Churn and spend at the ends of `windows`, which must ascend."""
+    inputs = samples(model, corpus, recipe, windows, corpus.streams.end_ms_W[windows])
     with torch.inference_mode():
-        churn_W, log_mean_W, log_std_W = model.values(seen.state_MD, seen.numbers_MX)
+        churn_W, log_mean_W, log_std_W = model.values(inputs.state_MD, inputs.user_features_MX)
         churn_W = churn_W.sigmoid()
         spend_W = expected_spend(churn_W, log_mean_W, log_std_W)
-    return Values(churn_W.numpy(), spend_W.numpy())
+    return ChurnSpendPredictions(churn_W.numpy(), spend_W.numpy())
 
 
-def _next_events(
+def _next_event_metrics(
     model: BehaviourTransformer,
     corpus: Corpus,
-    parts: Split,
+    split: Split,
     recipe: Recipe,
-    part: Part,
+    split_name: SplitName,
     on_progress: Progress,
 ) -> dict[str, Any]:
     streams = corpus.streams
-    events = next_events(model, corpus, getattr(parts, part), recipe, on_progress)
-    report: dict[str, Any] = {"events": len(events.source_M)}
-    for name, names, class_N, rank_M in (
+    events = score_next_events(model, corpus, getattr(split, split_name), recipe, on_progress)
+    metrics: dict[str, Any] = {"events": len(events.source_M)}
+    for target, names, class_N, rank_M in (
         ("category", streams.categories, streams.category_N, events.category_rank_M),
         ("item", streams.items, streams.item_N, events.item_rank_M),
     ):
-        with_id = np.array([bool(one) for one in names])[class_N[events.source_M]]
-        report[name] = _ranked(
-            corpus, parts, part, class_N, len(names), events.source_M[with_id], rank_M[with_id],
-            lambda done, of, n=name: on_progress(f"own {n}", done, of),
-        )  # fmt: skip
-    report["category"]["model"]["nll"] = _round(events.category_nll_M.mean())
-    report["item"]["candidates"] = _round((events.item_rank_M != NOT_RANKED).mean())
-    report["type"] = {"model": {"nll": _round(events.type_nll_M.mean())}}
-    return report
+        has_id_M = np.array([bool(name) for name in names])[class_N[events.source_M]]
+        metrics[target] = _compare_with_frequencies(
+            corpus,
+            split,
+            split_name,
+            class_N,
+            len(names),
+            events.source_M[has_id_M],
+            rank_M[has_id_M],
+            lambda done, total, target=target: on_progress(
+                f"user frequency, {target}", done, total
+            ),
+        )
+    metrics["category"]["model"]["nll"] = _round(events.category_nll_M.mean())
+    metrics["item"]["candidates"] = _round((events.item_rank_M != NOT_RANKED).mean())
+    metrics["type"] = {"model": {"nll": _round(events.type_nll_M.mean())}}
+    return metrics
 
 
-def _ranked(
+def _compare_with_frequencies(
     corpus: Corpus,
-    parts: Split,
-    part: Part,
+    split: Split,
+    split_name: SplitName,
     class_N: np.ndarray,
     classes: int,
     target_M: np.ndarray,
     rank_M: np.ndarray,
     on_progress: Callable[[int, int], None],
 ) -> dict[str, Any]:
-    """The model's ranks of these events beside the user's own frequencies and popularity."""
+    """Ranking metrics of the model, of the user's own frequencies and of popularity.
+
+    `class_N` is the class of each token, `target_M` the tokens and `rank_M` the model's ranks.
+    """
     streams = corpus.streams
-    popularity_C = user_frequency.popularity(streams, class_N, classes, parts.train)
-    validation_M = spans(streams.first_W[parts.validation], streams.last_W[parts.validation])
-    chosen_on = target_M if part == "validation" else validation_M
-    settings, own_rank_M = user_frequency.choose(
-        streams, class_N, popularity_C, chosen_on, on_progress
+    popularity_C = user_frequency.popularity(streams, class_N, classes, split.train)
+    validation_M = concatenated_ranges(
+        streams.first_W[split.validation], streams.last_W[split.validation]
     )
-    if part == "test":
-        own_rank_M = user_frequency.ranks(streams, class_N, popularity_C, target_M, settings)
+    tuning_M = target_M if split_name == "validation" else validation_M
+    settings, frequency_rank_M = user_frequency.choose_settings(
+        streams, class_N, popularity_C, tuning_M, on_progress
+    )
+    if split_name == "test":
+        frequency_rank_M = user_frequency.target_ranks(
+            streams, class_N, popularity_C, target_M, settings
+        )
+    popularity_rank_M = user_frequency.popularity_ranks(popularity_C, class_N[target_M])
     user_M = streams.user_W[np.searchsorted(streams.last_W, target_M, side="right")]
-    over = Bootstrap(user_M).mean(user_frequency.gains(rank_M), user_frequency.gains(own_rank_M))
+    difference = UserBootstrap(user_M).mean(
+        user_frequency.ndcg_at_10(rank_M), user_frequency.ndcg_at_10(frequency_rank_M)
+    )
     return {
-        "model": _ranking(rank_M),
-        "user_frequency": {**_ranking(own_rank_M), **settings._asdict()},
-        "popularity": _ranking(user_frequency.popularity_ranks(popularity_C, class_N[target_M])),
-        "ndcg_at_10_over_user_frequency": _interval(over),
+        "model": _ranking_metrics(rank_M),
+        "user_frequency": {**_ranking_metrics(frequency_rank_M), **settings._asdict()},
+        "popularity": _ranking_metrics(popularity_rank_M),
+        "ndcg_at_10_over_user_frequency": _rounded(difference),
     }
 
 
-def _values(
+def _churn_spend_metrics(
     model: BehaviourTransformer,
     corpus: Corpus,
     recipe: Recipe,
-    part: Part,
+    split_name: SplitName,
     windows: np.ndarray,
-    baselines: dict[str, Predictions],
+    baselines: dict[str, BaselinePredictions],
 ) -> dict[str, Any]:
-    """Churn and spend of windows whose horizon lies inside the data."""
-    left_W, truth_W = corpus.purchases_W[windows] == 0, corpus.spend_W[windows]
-    if not len(windows) or left_W.all() or not left_W.any():
+    """Churn and spend metrics of labelled windows; None for both if there is only one class."""
+    churned_W, truth_W = corpus.purchases_W[windows] == 0, corpus.spend_W[windows]
+    if not len(windows) or churned_W.all() or not churned_W.any():
         return {"churn": None, "spend": None}
-    found = values_at(model, corpus, windows, recipe)
-    others = {name: getattr(one, part) for name, one in baselines.items()}
-    drawn = Bootstrap(corpus.streams.user_W[windows])
+    ours = predict_churn_spend(model, corpus, windows, recipe)
+    bootstrap = UserBootstrap(corpus.streams.user_W[windows])
     churn = {
         "windows": len(windows),
-        "share": _round(left_W.mean()),
-        "mean_predicted": _round(found.churn_W.mean()),
-        "model": {"auc": _auc(left_W, found.churn_W)},
+        "share": _round(churned_W.mean()),
+        "mean_predicted": _round(ours.churn_W.mean()),
+        "model": {"auc": _auc(churned_W, ours.churn_W)},
     }
     spend = {
         "mean": _round(truth_W.mean()),
-        "mean_predicted": _round(found.spend_W.mean()),
-        "model": _errors(truth_W, found.spend_W),
+        "mean_predicted": _round(ours.spend_W.mean()),
+        "model": _error_metrics(truth_W, ours.spend_W),
     }
-    for name, other in others.items():
-        if other.churn_W is not None:
-            over = drawn.auc(found.churn_W, other.churn_W, left_W)
-            churn[name] = {"auc": _auc(left_W, other.churn_W), "model_over": _interval(over)}
-        if other.spend_W is not None:
+    for name, predictions in baselines.items():
+        baseline = getattr(predictions, split_name)
+        if baseline.churn_W is not None:
+            difference = bootstrap.auc(ours.churn_W, baseline.churn_W, churned_W)
+            churn[name] = {
+                "auc": _auc(churned_W, baseline.churn_W),
+                "model_over": _rounded(difference),
+            }
+        if baseline.spend_W is not None:
+            mae = bootstrap.mae(ours.spend_W, baseline.spend_W, truth_W)
+            spearman = bootstrap.spearman(ours.spend_W, baseline.spend_W, truth_W)
             spend[name] = {
-                **_errors(truth_W, other.spend_W),
-                "model_over": {
-                    "mae": _interval(drawn.mae(found.spend_W, other.spend_W, truth_W)),
-                    "spearman": _interval(drawn.spearman(found.spend_W, other.spend_W, truth_W)),
-                },
+                **_error_metrics(truth_W, baseline.spend_W),
+                "model_over": {"mae": _rounded(mae), "spearman": _rounded(spearman)},
             }
     return {"churn": churn, "spend": spend}
 
@@ -255,17 +306,17 @@ def _nll(logits_NC: torch.Tensor, target_N: np.ndarray) -> np.ndarray:
 
 
 def _rank(logits_NC: torch.Tensor, target_N: np.ndarray) -> np.ndarray:
-    """How many classes are likelier than the true one; of ties, which bfloat16 has, half."""
+    """(N,) number of classes above the true one, and half of those that tie (as in bfloat16)."""
     truth_N1 = logits_NC.gather(1, torch.from_numpy(target_N.astype(np.int64))[:, None])
     ties_N = (logits_NC == truth_N1).sum(1) - 1
     return ((logits_NC > truth_N1).sum(1) + ties_N // 2).numpy()
 
 
-def _ranking(rank_N: np.ndarray) -> dict[str, float]:
+def _ranking_metrics(rank_N: np.ndarray) -> dict[str, float]:
     """Accuracy, and NDCG@10 with one relevant class."""
     return {
         "accuracy": _round((rank_N == 0).mean()),
-        "ndcg_at_10": _round(user_frequency.gains(rank_N).mean()),
+        "ndcg_at_10": _round(user_frequency.ndcg_at_10(rank_N).mean()),
     }
 
 
@@ -273,16 +324,16 @@ def _auc(true_W: np.ndarray, score_W: np.ndarray) -> float:
     return _round(roc_auc_score(true_W, score_W))
 
 
-def _errors(truth_W: np.ndarray, predicted_W: np.ndarray) -> dict[str, float]:
+def _error_metrics(truth_W: np.ndarray, predicted_W: np.ndarray) -> dict[str, float]:
     return {
         "mae": _round(np.abs(predicted_W - truth_W).mean()),
         "spearman": _round(spearmanr(predicted_W, truth_W).statistic),
     }
 
 
-def _interval(one: Interval) -> list[float]:
-    """Difference, and the 95 % interval's ends."""
-    return [_round(value) for value in one]
+def _rounded(interval: Interval) -> list[float]:
+    """The difference and the ends of its 95 % interval."""
+    return [_round(value) for value in interval]
 
 
 def _round(value: float) -> float:

@@ -1,10 +1,10 @@
-"""How sure a difference between two models is: a paired bootstrap over users.
+"""Confidence intervals of the difference between two models, by a paired bootstrap over users.
 
-What is predicted of one user is alike, so whole users are drawn anew, with replacement, and both
-models are measured on the same draws (Efron and Tibshirani 1993, An Introduction to the Bootstrap,
-chapter 13: percentiles).
+Predictions of one user are correlated, so the bootstrap resamples whole users with replacement and
+measures both models on the same resamples (Efron and Tibshirani 1993, An Introduction to the
+Bootstrap, chapter 13: percentile intervals).
 
-Shape suffixes: N predictions, U users among them, G groups of equal scores.
+Shape suffixes: N predictions, U users among them, R resamples, G groups of equal scores.
 """
 
 from __future__ import annotations
@@ -18,59 +18,62 @@ RESAMPLES = 1_000
 CONFIDENCE = 0.95
 SEED = 20171101
 
-Measure = Callable[[np.ndarray], float]  # of how often each prediction was drawn, (N,)
+WeightedMetric = Callable[[np.ndarray], float]  # of the (N,) weights of the predictions
 
 
 class Interval(NamedTuple):
-    """Of the first model minus the second."""
+    """The first model's metric minus the second's, with its confidence interval."""
 
     difference: float
     low: float
     high: float
 
 
-class Bootstrap:
-    """The users of N predictions, drawn once for all measures."""
+class UserBootstrap:
+    """Resamples the users of N predictions once, for all metrics.
+
+    Each method compares the (N,) values or scores of a first and a second model.
+    """
 
     def __init__(self, user_N: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED):
         self._user_N, users = np.unique(user_N, return_inverse=True)[1], len(np.unique(user_N))
         random = np.random.default_rng(seed)
-        self._drawn_RU = random.multinomial(users, np.full(users, 1 / users), resamples)
+        self._counts_RU = random.multinomial(users, np.full(users, 1 / users), resamples)
 
-    def mean(self, one_N: np.ndarray, other_N: np.ndarray) -> Interval:
-        """As of NDCG@10, or of hits for an accuracy."""
-        sum_U = np.bincount(self._user_N, np.asarray(one_N, float) - other_N)
+    def mean(self, first_N: np.ndarray, second_N: np.ndarray) -> Interval:
+        """Difference of means, as of NDCG@10 or of hits (accuracy)."""
+        sum_U = np.bincount(self._user_N, np.asarray(first_N, float) - second_N)
         count_U = np.bincount(self._user_N)
-        differences = self._drawn_RU @ sum_U / (self._drawn_RU @ count_U)
-        return _interval(sum_U.sum() / count_U.sum(), differences)
+        differences_R = self._counts_RU @ sum_U / (self._counts_RU @ count_U)
+        return _interval(sum_U.sum() / count_U.sum(), differences_R)
 
-    def mae(self, one_N: np.ndarray, other_N: np.ndarray, truth_N: np.ndarray) -> Interval:
-        """Mean absolute error: below 0 where the first model is the better."""
-        return self.mean(np.abs(one_N - truth_N), np.abs(other_N - truth_N))
+    def mae(self, first_N: np.ndarray, second_N: np.ndarray, truth_N: np.ndarray) -> Interval:
+        """Mean absolute error: below 0 where the first model is better."""
+        return self.mean(np.abs(first_N - truth_N), np.abs(second_N - truth_N))
 
-    def auc(self, one_N: np.ndarray, other_N: np.ndarray, true_N: np.ndarray) -> Interval:
-        """Area under the ROC curve; draws with one class alone are left out."""
-        return self._difference(_auc(one_N, true_N), _auc(other_N, true_N))
+    def auc(self, first_N: np.ndarray, second_N: np.ndarray, true_N: np.ndarray) -> Interval:
+        """Area under the ROC curve; resamples with a single class are ignored."""
+        return self._difference(_auc(first_N, true_N), _auc(second_N, true_N))
 
     def average_precision(
-        self, one_N: np.ndarray, other_N: np.ndarray, true_N: np.ndarray
+        self, first_N: np.ndarray, second_N: np.ndarray, true_N: np.ndarray
     ) -> Interval:
-        """Draws without a true one are left out."""
+        """Average precision; resamples without a positive are ignored."""
         return self._difference(
-            _average_precision(one_N, true_N), _average_precision(other_N, true_N)
+            _average_precision(first_N, true_N), _average_precision(second_N, true_N)
         )
 
-    def spearman(self, one_N: np.ndarray, other_N: np.ndarray, truth_N: np.ndarray) -> Interval:
+    def spearman(self, first_N: np.ndarray, second_N: np.ndarray, truth_N: np.ndarray) -> Interval:
         """Rank correlation with the truth."""
-        return self._difference(_spearman(one_N, truth_N), _spearman(other_N, truth_N))
+        return self._difference(_spearman(first_N, truth_N), _spearman(second_N, truth_N))
 
-    def _difference(self, one: Measure, other: Measure) -> Interval:
-        def measured(drawn_U: np.ndarray) -> float:
-            weight_N = drawn_U[self._user_N].astype(float)
-            return one(weight_N) - other(weight_N)
+    def _difference(self, first: WeightedMetric, second: WeightedMetric) -> Interval:
+        def difference(count_U: np.ndarray) -> float:
+            weight_N = count_U[self._user_N].astype(float)
+            return first(weight_N) - second(weight_N)
 
-        everyone = measured(np.ones(self._drawn_RU.shape[1]))
-        return _interval(everyone, np.array([measured(drawn_U) for drawn_U in self._drawn_RU]))
+        all_users = difference(np.ones(self._counts_RU.shape[1]))
+        return _interval(all_users, np.array([difference(count_U) for count_U in self._counts_RU]))
 
 
 def _interval(difference: float, differences_R: np.ndarray) -> Interval:
@@ -79,44 +82,49 @@ def _interval(difference: float, differences_R: np.ndarray) -> Interval:
     return Interval(float(difference), float(low), float(high))
 
 
-def _auc(score_N: np.ndarray, true_N: np.ndarray) -> Measure:
+def _auc(score_N: np.ndarray, true_N: np.ndarray) -> WeightedMetric:
     group_N = np.unique(score_N, return_inverse=True)[1]
 
-    def measure(weight_N: np.ndarray) -> float:
+    def metric(weight_N: np.ndarray) -> float:
         positive_N = np.where(true_N, weight_N, 0.0)
         negative_N = weight_N - positive_N
         pairs = positive_N.sum() * negative_N.sum()
         return positive_N @ _midranks(group_N, negative_N) / pairs if pairs else np.nan
 
-    return measure
+    return metric
 
 
-def _average_precision(score_N: np.ndarray, true_N: np.ndarray) -> Measure:
+def _average_precision(score_N: np.ndarray, true_N: np.ndarray) -> WeightedMetric:
     group_N = np.unique(-score_N, return_inverse=True)[1]
 
-    def measure(weight_N: np.ndarray) -> float:
-        true_G = np.bincount(group_N, np.where(true_N, weight_N, 0.0))
-        found_G, asked_G = true_G.cumsum(), np.bincount(group_N, weight_N).cumsum()
-        drawn_G = true_G > 0
-        precision_G = found_G[drawn_G] / asked_G[drawn_G]
-        return true_G[drawn_G] @ precision_G / true_G.sum() if drawn_G.any() else np.nan
+    def metric(weight_N: np.ndarray) -> float:
+        positive_G = np.bincount(group_N, np.where(true_N, weight_N, 0.0))
+        true_positives_G = positive_G.cumsum()
+        predicted_G = np.bincount(group_N, weight_N).cumsum()
+        has_positive_G = positive_G > 0
+        precision_G = true_positives_G[has_positive_G] / predicted_G[has_positive_G]
+        if not has_positive_G.any():
+            return np.nan
+        return positive_G[has_positive_G] @ precision_G / positive_G.sum()
 
-    return measure
+    return metric
 
 
-def _spearman(score_N: np.ndarray, truth_N: np.ndarray) -> Measure:
+def _spearman(score_N: np.ndarray, truth_N: np.ndarray) -> WeightedMetric:
     groups = [np.unique(values_N, return_inverse=True)[1] for values_N in (score_N, truth_N)]
 
-    def measure(weight_N: np.ndarray) -> float:
-        # Each mean rank is half of all weight.
-        one_N, other_N = (_midranks(group_N, weight_N) - weight_N.sum() / 2 for group_N in groups)
-        spread = (weight_N @ one_N**2) * (weight_N @ other_N**2)
-        return weight_N @ (one_N * other_N) / np.sqrt(spread) if spread else np.nan
+    def metric(weight_N: np.ndarray) -> float:
+        # The mean of the midranks is half of the total weight.
+        score_rank_N, truth_rank_N = (
+            _midranks(group_N, weight_N) - weight_N.sum() / 2 for group_N in groups
+        )
+        spread = (weight_N @ score_rank_N**2) * (weight_N @ truth_rank_N**2)
+        return weight_N @ (score_rank_N * truth_rank_N) / np.sqrt(spread) if spread else np.nan
 
-    return measure
+    return metric
 
 
 def _midranks(group_N: np.ndarray, weight_N: np.ndarray) -> np.ndarray:
-    """(N,) weight of the lower groups and half of the same one; groups count up with the score."""
+    """(N,) weight of all lower groups plus half of the own; group numbers ascend with the score."""
     weight_G = np.bincount(group_N, weight_N)
     return (np.cumsum(weight_G) - weight_G / 2)[group_N]

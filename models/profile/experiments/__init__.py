@@ -1,1 +1,1 @@
-"""Experiments that train and evaluate: reports, walk-forward, cold start."""
+"""Experiments: evaluation reports, walk-forward and cold start."""

@@ -1,1 +1,1 @@
-"""Fitting the user model."""
+"""Training of the user model."""

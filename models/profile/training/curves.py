@@ -1,4 +1,4 @@
-"""How a training went, epoch by epoch: `curves.csv` and `curves.png` of a checkpoint."""
+"""Training curves: `curves.csv` and `curves.png` of a model checkpoint, one row per epoch."""
 
 from __future__ import annotations
 
@@ -11,13 +11,17 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TABLE, FIGURE = "curves.csv", "curves.png"
-HELD_OUT = "validation_"
-# What stands between the two curves of a panel beside overfitting.
-NOTE = "Training is on enriched windows and against sampled items, validation on neither."
+VALIDATION_PREFIX = "validation_"
+# Why the two curves of a panel differ even without overfitting.
+NOTE = "Training uses augmented windows and sampled items, validation uses neither."
 
 
 def write(folder: Path, curves: list[dict[str, float]], best_epoch: int) -> None:
-    """`curves`: a row an epoch, epoch and seconds first; validation_X is X on validation."""
+    """Writes the table and the figure.
+
+    `curves` has a row per epoch with the columns epoch, seconds and the training values; the
+    column validation_X is X on validation.
+    """
     with (folder / TABLE).open("w", newline="") as out:
         writer = csv.writer(out)
         writer.writerow(curves[0])
@@ -26,20 +30,23 @@ def write(folder: Path, curves: list[dict[str, float]], best_epoch: int) -> None
 
 
 def figure(curves: list[dict[str, float]], best_epoch: int) -> Figure:
-    """A panel for each loss and metric, training and validation in it where there are both."""
+    """One panel per loss and metric, with the training and validation curves that exist."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # slow to import
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    names = dict.fromkeys(name.removeprefix(HELD_OUT) for name in curves[0])
+    names = dict.fromkeys(name.removeprefix(VALIDATION_PREFIX) for name in curves[0])
     names = [name for name in names if name not in ("epoch", "seconds")] + ["seconds"]
     columns = math.ceil(len(names) / 2)
-    drawn = Figure(figsize=(3.4 * columns, 6), layout="constrained")
-    FigureCanvasAgg(drawn)
-    axes = drawn.subplots(2, columns, squeeze=False)
+    plot = Figure(figsize=(3.4 * columns, 6), layout="constrained")
+    FigureCanvasAgg(plot)
+    axes = plot.subplots(2, columns, squeeze=False)
     epochs = [row["epoch"] for row in curves]
     for panel, name in zip(axes.flat, names, strict=False):
-        for prefix, label, colour in (("", "training", "C0"), (HELD_OUT, "validation", "C1")):
+        for prefix, label, colour in (
+            ("", "training", "C0"),
+            (VALIDATION_PREFIX, "validation", "C1"),
+        ):
             if prefix + name in curves[0]:
                 values = [row[prefix + name] for row in curves]
                 panel.plot(epochs, values, color=colour, marker=".", label=label)
@@ -54,9 +61,9 @@ def figure(curves: list[dict[str, float]], best_epoch: int) -> Figure:
         for panel in axes.flat
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True)
     }
-    drawn.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
-    drawn.supxlabel(NOTE, fontsize="small")
-    return drawn
+    plot.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=len(handles))
+    plot.supxlabel(NOTE, fontsize="small")
+    return plot
 
 
 def _unit(name: str) -> str:

@@ -1,7 +1,8 @@
-"""One training on several processes, as torchrun starts them: each takes its share of every batch.
+"""Data-parallel training on several processes, as torchrun starts them.
 
-Every rank draws the same random numbers for the whole batch, and losses are normalised by the whole
-batch's targets, so the training is that of one process but for the order in which floats are added.
+Each process trains on its share of every batch. All ranks draw the same random numbers for the
+whole batch, and losses are normalised by the whole batch's targets. The result therefore equals
+that of one process, except for the order of floating-point additions.
 """
 
 from __future__ import annotations
@@ -17,31 +18,34 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from liveprofile.errors import InputError
-from models.profile.data.examples import Segments
+from models.profile.data.examples import Sequences
 
 
-class Ranks(NamedTuple):
-    """This process among those that train together, and where it computes."""
+class ProcessGroup(NamedTuple):
+    """This process among those that train together, and its device."""
 
     rank: int = 0
     size: int = 1
     device: torch.device = torch.device("cpu")
 
     @property
-    def first(self) -> bool:
-        """Whether this is the one that writes files and prints."""
+    def is_main(self) -> bool:
+        """Whether this process writes files and prints (rank 0)."""
         return self.rank == 0
 
-    def add(self, value: Tensor) -> Tensor:
-        """The sum over all ranks, in place; the same bits on each."""
+    def sum(self, value: Tensor) -> Tensor:
+        """Sums over all ranks in place; the result is bitwise equal on every rank."""
         if self.size > 1:
             dist.all_reduce(value)
         return value
 
-    def from_first(self, read: Callable[[], Any]) -> Any:
-        """What `read` returns on rank 0. If it raises InputError there, the others just exit."""
+    def broadcast(self, read: Callable[[], Any]) -> Any:
+        """Calls `read` on rank 0 and returns its result on every rank.
+
+        If `read` raises InputError, rank 0 raises it and the other ranks exit with its exit code.
+        """
         box = [None]
-        if self.first:
+        if self.is_main:
             try:
                 box = [read()]
             except InputError as error:
@@ -49,39 +53,46 @@ class Ranks(NamedTuple):
         if self.size > 1:
             dist.broadcast_object_list(box)
         if isinstance(box[0], InputError):
-            raise box[0] if self.first else SystemExit(box[0].exit_code)
+            raise box[0] if self.is_main else SystemExit(box[0].exit_code)
         return box[0]
 
-    def share(self, segments: Segments) -> Segments:
-        """Every size-th segment."""
-        mine = segments.pick(np.flatnonzero(segments.row_N % self.size == self.rank))
-        columns = mine._asdict().items()
-        of_rows = {name: x[self.rank :: self.size] for name, x in columns if name[-1] == "B"}
-        return mine._replace(row_N=mine.row_N // self.size, **of_rows)
+    def shard(self, sequences: Sequences) -> Sequences:
+        """This rank's sequences: every size-th one, beginning with the rank-th."""
+        tokens = sequences.take(np.flatnonzero(sequences.row_N % self.size == self.rank))
+        row_fields = {
+            name: column[self.rank :: self.size]
+            for name, column in tokens._asdict().items()
+            if name[-1] == "B"
+        }
+        return tokens._replace(row_N=tokens.row_N // self.size, **row_fields)
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module, whose backward passes now average the gradients over the ranks."""
+        """A module whose backward passes average the gradients over the ranks."""
         if self.size == 1:
             return module
-        # No buffers: ranks may pass different numbers of batches when they validate.
+        # Buffers are not broadcast: ranks may run different numbers of validation batches.
         return nn.parallel.DistributedDataParallel(module, broadcast_buffers=False)
 
 
 @contextmanager
-def ranks(device: str) -> Iterator[Ranks]:
-    """`device`: auto, cpu or cuda, there with one card a process. Raises InputError."""
+def process_group(device: str) -> Iterator[ProcessGroup]:
+    """Joins the processes that torchrun started, or yields a group of one.
+
+    `device`: "auto", "cpu" or "cuda" (one GPU per process). Raises InputError if the device is not
+    available.
+    """
     cuda = device != "cpu" and torch.cuda.is_available()
     if device == "cuda" and not cuda:
-        raise InputError("device cuda, but torch finds no CUDA card; take auto or cpu")
-    local = int(os.environ["LOCAL_RANK"]) if dist.is_torchelastic_launched() else 0
-    if cuda and local >= torch.cuda.device_count():
-        raise InputError(f"process {local} of this machine has no card; start one for each card")
+        raise InputError("device cuda: torch finds no CUDA GPU; use auto or cpu")
+    local_rank = int(os.environ["LOCAL_RANK"]) if dist.is_torchelastic_launched() else 0
+    if cuda and local_rank >= torch.cuda.device_count():
+        raise InputError(f"process {local_rank} has no GPU; start one process per GPU")
     if cuda:
-        torch.cuda.set_device(local)
-    computes = torch.device("cuda", local) if cuda else torch.device("cpu")
+        torch.cuda.set_device(local_rank)
+    torch_device = torch.device("cuda", local_rank) if cuda else torch.device("cpu")
     if not dist.is_torchelastic_launched():
-        yield Ranks(device=computes)
+        yield ProcessGroup(device=torch_device)
         return
     dist.init_process_group("nccl" if cuda else "gloo")
-    yield Ranks(dist.get_rank(), dist.get_world_size(), computes)
+    yield ProcessGroup(dist.get_rank(), dist.get_world_size(), torch_device)
     dist.destroy_process_group()

@@ -1,15 +1,17 @@
-"""Fits what windows bring beside tokens (models/profile/modality_layers.py) behind the finished trunk.
+"""Fits the modality layers (models/profile/modality_layers.py) after the trunk, and keeps those
+that help.
 
-What follows a window is the first event of the user's next one: the state before that event, plus
-what the window brought, should foretell it better than the state alone. Modalities are tried one
-after the other, each beside those kept before it. The best epoch is the one with the least loss on
-half of validation's users, and the other half decides: a modality is kept if their loss is lower
-than without it, and lower than with the same vectors dealt out anew among the windows. Those can
-mend what the trunk says of everyone, but know nothing of a window. Both differences must lie below
-0 with their whole 95 % intervals over users (models/profile/evaluation/intervals.py).
+A window's modality vectors are added to the state before the first event of the user's next window.
+They help if they improve the prediction of that event. Modalities are tried one after the other,
+each together with those kept before it. Half of the validation users select the best epoch, the
+other half (the holdout) decides. A modality is kept if its holdout loss is lower than without it,
+and lower than with the same vectors shuffled among the windows. The shuffled control rules out
+gains that carry no information about a window, such as a correction of the trunk's biases. The
+whole 95 % interval over users (models/profile/evaluation/intervals.py) of both differences must lie
+below 0.
 
-Shape suffixes: B samples of a batch; M of them with a named item; N samples of all batches; K
-windows that have a vector; D as in models/profile/network.py.
+Shape suffixes: B samples of a batch, M of them with a named item, N samples of all batches, K
+windows that have a vector, C categories, I items, D model width.
 """
 
 from __future__ import annotations
@@ -21,54 +23,60 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from liveprofile.events.modalities import Modality
 from liveprofile.progress import Progress
-from models.profile.checkpoint import TriedModality
-from models.profile.data.batched_inference import Pass, passes
+from models.profile.checkpoint import ModalityTrial
+from models.profile.data.batched_inference import TrunkOutput, run_trunk
 from models.profile.data.examples import Corpus
 from models.profile.data.training_rows import Streams
-from models.profile.evaluation.intervals import Bootstrap
-from models.profile.modality_layers import Beside, Fusion, Rows
+from models.profile.evaluation.intervals import UserBootstrap
+from models.profile.modality_layers import Fusion, ModalityInputs, ModalityRows
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
-from models.profile.training.trainer import Items, item_logits, ndcg_at_10, schedule
-from models.profile.user_features import Had
+from models.profile.training.losses import (
+    ItemTargets,
+    item_logits,
+    learning_rate_schedule,
+    ndcg_at_10,
+)
+from models.profile.user_features import RepeatCounts
 
 if TYPE_CHECKING:
     from models.profile.data.prepared import Split
 
-EPOCHS, LEAST_STEPS = 8, 1_000
+MIN_EPOCHS, MIN_STEPS = 8, 1_000
 LEARNING_RATE = 3e-2
-MOST_WINDOWS = 50_000  # to learn from, and a fifth of them to validate on
-LEAST_WINDOWS = 100  # to learn from, and in each half of validation; fewer prove nothing
+MAX_TRAIN_WINDOWS = 50_000  # and a fifth of them from validation
+MIN_WINDOWS = 100  # in each part of a FusionSplit; fewer cannot show a difference
 DECIMALS = 4
 
 
-class Batch(NamedTuple):
-    """Windows with the first event of the next one."""
+class FusionBatch(NamedTuple):
+    """Windows and the first event of the user's next window."""
 
     window_B: np.ndarray
     user_B: np.ndarray
     state_BD: np.ndarray  # before that event, float32
-    had_categories: Had
-    had_items: Had
-    category_B: np.ndarray  # rows of the vocabulary
+    category_repeat_counts: RepeatCounts
+    item_repeat_counts: RepeatCounts
+    category_B: np.ndarray  # vocabulary rows of that event
     item_B: np.ndarray
-    beside: Beside  # what the windows brought
+    modality_inputs: ModalityInputs  # of the windows
 
 
-class Parts(NamedTuple):
-    learns: list[Batch]
-    chooses: list[Batch]  # the epoch
-    decides: list[Batch]
+class FusionSplit(NamedTuple):
+    train: list[FusionBatch]
+    validation: list[FusionBatch]  # selects the epoch
+    holdout: list[FusionBatch]  # decides whether the modality is kept
 
 
-class Said(NamedTuple):
-    """Of each sample."""
+class HeldOutLosses(NamedTuple):
+    """Loss and category NDCG@10 of each sample."""
 
-    loss_N: torch.Tensor
-    ndcg_N: torch.Tensor  # at 10, of the category
+    loss_N: Tensor
+    ndcg_N: Tensor
 
 
 def fit(
@@ -77,54 +85,59 @@ def fit(
     split: Split,
     recipe: Recipe,
     on_progress: Progress = lambda *_: None,
-) -> list[TriedModality]:
-    """Sets `model.fusion` to what helps, and says what was tried."""
+) -> list[ModalityTrial]:
+    """Sets `model.fusion` to the modalities that help and returns the result of every trial."""
     random = np.random.default_rng(recipe.seed)
     model.fusion = Fusion(model.shape.dim)
-    brought, tried = corpus.streams.beside, []
-    for modality in sorted(brought, key=lambda one: (-len(brought[one].row_K), one)):
-        windows = _parts(corpus.streams, modality, split, random)
-        if min(map(len, windows)) < LEAST_WINDOWS:
+    vectors, trials = corpus.streams.window_vectors, []
+    for modality in sorted(vectors, key=lambda name: (-len(vectors[name].row_K), name)):
+        windows = _split_windows(corpus.streams, modality, split, random)
+        if min(map(len, windows)) < MIN_WINDOWS:
             continue
-        entry, fusion = _try(model, corpus, modality, windows, recipe, random, on_progress)
-        tried.append(entry)
-        if entry.kept:
+        trial, fusion = _try_modality(model, corpus, modality, windows, recipe, random, on_progress)
+        trials.append(trial)
+        if trial.kept:
             model.fusion = fusion
-    return tried
+    return trials
 
 
 def measure(
     model: BehaviourTransformer, corpus: Corpus, windows: np.ndarray, recipe: Recipe
 ) -> dict[str, Any]:
-    """What the model's modalities are worth in `windows`: for each the windows that have it, with
-    all modalities and with none."""
-    fusion, nothing, found = model.fusion, Fusion(model.shape.dim), {}
+    """For each modality of the model, compares all modalities with none.
+
+    Uses the windows with a vector of the modality whose next window is in `windows`.
+    """
+    fusion, no_fusion, metrics = model.fusion, Fusion(model.shape.dim), {}
     for modality in fusion.modalities:
-        some = _followed(corpus.streams, modality)
-        some = some[np.isin(some + 1, windows)]
-        if len(some):
-            of_it = _batches(model, corpus, some, recipe, fusion.modalities)
-            said = (_said_of_all(model, one, of_it, recipe) for one in (fusion, nothing))
-            found[modality.name] = _compared(*said, _over_users(of_it))
-    return found
+        with_vector = _windows_with_next(corpus.streams, modality)
+        with_vector = with_vector[np.isin(with_vector + 1, windows)]
+        if len(with_vector):
+            batches = _batches(model, corpus, with_vector, recipe, fusion.modalities)
+            metrics[modality.name] = _compare(
+                _held_out_losses(model, fusion, batches, recipe),
+                _held_out_losses(model, no_fusion, batches, recipe),
+                _user_bootstrap(batches),
+            )
+    return metrics
 
 
-def _followed(streams: Streams, modality: Modality) -> np.ndarray:
-    """Windows with such a vector after which their user has another window."""
-    window_K = streams.beside[modality].window_K
+def _windows_with_next(streams: Streams, modality: Modality) -> np.ndarray:
+    """Windows with a vector of the modality whose user has a later window."""
+    window_K = streams.window_vectors[modality].window_K
     window_K = window_K[window_K + 1 < len(streams.user_W)]
     return window_K[streams.user_W[window_K] == streams.user_W[window_K + 1]]
 
 
-def _parts(
+def _split_windows(
     streams: Streams, modality: Modality, split: Split, random: np.random.Generator
-) -> tuple[np.ndarray, ...]:
-    """Windows of each of Parts, by the part that the next one belongs to."""
-    windows = random.permutation(_followed(streams, modality))
-    learns = windows[np.isin(windows + 1, split.train)][:MOST_WINDOWS]
-    held_out = windows[np.isin(windows + 1, split.validation)][: MOST_WINDOWS // 5]
-    even = streams.user_W[held_out] % 2 == 0
-    return learns, held_out[even], held_out[~even]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The windows of FusionSplit, by the split of their next window."""
+    windows = random.permutation(_windows_with_next(streams, modality))
+    train = windows[np.isin(windows + 1, split.train)][:MAX_TRAIN_WINDOWS]
+    held_out = windows[np.isin(windows + 1, split.validation)][: MAX_TRAIN_WINDOWS // 5]
+    even_user = streams.user_W[held_out] % 2 == 0
+    return train, held_out[even_user], held_out[~even_user]
 
 
 def _batches(
@@ -133,31 +146,34 @@ def _batches(
     windows: np.ndarray,
     recipe: Recipe,
     modalities: tuple[Modality, ...],
-) -> list[Batch]:
+) -> list[FusionBatch]:
     return [
-        _batch(one, corpus.streams, modalities)
-        for one in passes(model, corpus, windows + 1, recipe)
+        _batch(output, corpus.streams, modalities)
+        for output in run_trunk(model, corpus, windows + 1, recipe)
     ]
 
 
-def _batch(one: Pass, streams: Streams, modalities: tuple[Modality, ...]) -> Batch:
-    scored_N = np.flatnonzero(one.segments.scored_N)
-    first_B = scored_N[np.diff(one.segments.row_N[scored_N], prepend=-1) > 0]
-    examples, window_B = one.examples, one.windows - 1
-    beside = {modality: Rows(*streams.beside[modality].of(window_B)) for modality in modalities}
-    return Batch(
+def _batch(output: TrunkOutput, streams: Streams, modalities: tuple[Modality, ...]) -> FusionBatch:
+    """`output`: of the trunk on the windows that follow those of the batch."""
+    scored_N = np.flatnonzero(output.sequences.scored_N)
+    first_B = scored_N[np.diff(output.sequences.row_N[scored_N], prepend=-1) > 0]
+    batch, window_B = output.batch, output.windows - 1
+    return FusionBatch(
         window_B,
         streams.user_W[window_B],
-        one.h_PD[torch.from_numpy(examples.place_N[first_B] - 1)].numpy(),
-        examples.had_category_B,
-        examples.had_item_B,
-        examples.category_N[first_B].astype(np.int64),
-        examples.item_N[first_B].astype(np.int64),
-        beside,
+        output.h_PD[torch.from_numpy(batch.flat_position_N[first_B] - 1)].numpy(),
+        batch.category_repeat_counts,
+        batch.item_repeat_counts,
+        batch.category_N[first_B].astype(np.int64),
+        batch.item_N[first_B].astype(np.int64),
+        {
+            modality: ModalityRows(*streams.window_vectors[modality].select(window_B))
+            for modality in modalities
+        },
     )
 
 
-def _try(
+def _try_modality(
     model: BehaviourTransformer,
     corpus: Corpus,
     modality: Modality,
@@ -165,117 +181,126 @@ def _try(
     recipe: Recipe,
     random: np.random.Generator,
     on_progress: Progress,
-) -> tuple[TriedModality, Fusion]:
-    """How it did, and the model's fusion with it."""
+) -> tuple[ModalityTrial, Fusion]:
+    """Returns the trial and the model's fusion with the modality added."""
     modalities = (*model.fusion.modalities, modality)
-    true = Parts(*(_batches(model, corpus, part, recipe, modalities) for part in windows))
-    dealt = corpus.streams.beside[modality].dealt_anew(random)
-    control = Parts(
-        *(
-            [
-                batch._replace(beside={**batch.beside, modality: Rows(*dealt.of(batch.window_B))})
-                for batch in part
-            ]
-            for part in true
+    data = FusionSplit(*(_batches(model, corpus, part, recipe, modalities) for part in windows))
+    shuffled = corpus.streams.window_vectors[modality].shuffled(random)
+
+    def with_shuffled_vectors(batch: FusionBatch) -> FusionBatch:
+        rows = ModalityRows(*shuffled.select(batch.window_B))
+        return batch._replace(modality_inputs={**batch.modality_inputs, modality: rows})
+
+    def fit_and_evaluate(data: FusionSplit, stage: str) -> tuple[Fusion, HeldOutLosses]:
+        fusion = _fit(
+            model, modality, data, recipe, lambda done, total: on_progress(stage, done, total)
         )
-    )
+        return fusion, _held_out_losses(model, fusion, data.holdout, recipe)
 
-    def fitted(parts: Parts, stage: str) -> tuple[Fusion, Said]:
-        fusion = _fit(model, modality, parts, recipe, lambda done, of: on_progress(stage, done, of))
-        return fusion, _said_of_all(model, fusion, parts.decides, recipe)
-
-    fusion, with_it = fitted(true, f"fuse {modality.name}")
-    without = _said_of_all(model, model.fusion, true.decides, recipe)
-    users = _over_users(true.decides)
-    metrics = {"train_windows": len(windows[0]), **_compared(with_it, without, users)}
+    fusion, losses = fit_and_evaluate(data, f"fuse {modality.name}")
+    losses_without = _held_out_losses(model, model.fusion, data.holdout, recipe)
+    bootstrap = _user_bootstrap(data.holdout)
+    metrics = {"train_windows": len(windows[0]), **_compare(losses, losses_without, bootstrap)}
     kept = metrics["loss_difference_without"][2] < 0
     if kept:
-        _, with_control = fitted(control, f"fuse {modality.name}, dealt anew")
-        metrics |= _compared(with_it, with_control, users, "dealt_anew")
+        control = FusionSplit(*([with_shuffled_vectors(batch) for batch in part] for part in data))
+        _, control_losses = fit_and_evaluate(control, f"fuse {modality.name}, shuffled")
+        metrics |= _compare(losses, control_losses, bootstrap, "dealt_anew")
         kept = metrics["loss_difference_dealt_anew"][2] < 0
-    return TriedModality(**modality._asdict(), kept=kept, metrics=metrics), fusion
+    return ModalityTrial(**modality._asdict(), kept=kept, metrics=metrics), fusion
 
 
 def _fit(
     model: BehaviourTransformer,
     modality: Modality,
-    parts: Parts,
+    data: FusionSplit,
     recipe: Recipe,
     on_progress: Callable[[int, int], None],
 ) -> Fusion:
-    """The model's fusion with one modality more. Its weights are those of the best epoch, zeros if
-    no epoch is better than they."""
+    """The model's fusion with one more modality, whose weights are those of the best epoch.
+
+    The weights are zeros if no epoch improves the validation loss.
+    """
     fusion = Fusion(model.shape.dim, [*model.fusion.modalities, modality])
     fusion.load_state_dict(model.fusion.state_dict(), strict=False)
     weight = fusion.requires_grad_(False).weights[-1].requires_grad_(True)
     optimizer = torch.optim.AdamW([weight], lr=LEARNING_RATE, weight_decay=recipe.weight_decay)
-    per_epoch = len(parts.learns)
-    epochs = max(EPOCHS, math.ceil(LEAST_STEPS / per_epoch))
+    steps_per_epoch = len(data.train)
+    epochs = max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps_per_epoch))
+    steps = epochs * steps_per_epoch
     random, step = np.random.default_rng(recipe.seed), 0
-    best_loss, best = math.inf, weight.detach().clone()
+    best_loss, best_weight = math.inf, weight.detach().clone()
     for epoch in range(epochs + 1):
-        held_out = _said_of_all(model, fusion, parts.chooses, recipe).loss_N.mean().item()
-        if held_out < best_loss:
-            best_loss, best = held_out, weight.detach().clone()
+        validation = _held_out_losses(model, fusion, data.validation, recipe)
+        validation_loss = validation.loss_N.mean().item()
+        if validation_loss < best_loss:
+            best_loss, best_weight = validation_loss, weight.detach().clone()
         on_progress(epoch, epochs)
         if epoch == epochs:
             break
-        for index in random.permutation(per_epoch):
-            rate = LEARNING_RATE * schedule(step, epochs * per_epoch, recipe.warm_up_share)
-            optimizer.param_groups[0]["lr"] = rate
-            loss = _said(model, fusion, parts.learns[index], recipe).loss_N.mean()
+        for index in random.permutation(steps_per_epoch):
+            factor = learning_rate_schedule(step, steps, recipe.warm_up_share)
+            optimizer.param_groups[0]["lr"] = LEARNING_RATE * factor
+            loss_B, _ = _losses(model, fusion, data.train[index], recipe)
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            loss_B.mean().backward()
             torch.nn.utils.clip_grad_norm_([weight], recipe.clip_norm)
             optimizer.step()
             step += 1
     with torch.no_grad():
-        weight.copy_(best)
+        weight.copy_(best_weight)
     return fusion.requires_grad_(False)
 
 
-def _over_users(batches: list[Batch]) -> Bootstrap:
-    return Bootstrap(np.concatenate([batch.user_B for batch in batches]))
+def _user_bootstrap(batches: list[FusionBatch]) -> UserBootstrap:
+    return UserBootstrap(np.concatenate([batch.user_B for batch in batches]))
 
 
-def _compared(
-    one: Said, other: Said, over_users: Bootstrap, name: str = "without"
+def _compare(
+    first: HeldOutLosses, second: HeldOutLosses, bootstrap: UserBootstrap, name: str = "without"
 ) -> dict[str, Any]:
-    """`difference`: of one minus the other, and its interval."""
-    found: dict[str, Any] = {"windows": len(one.loss_N)}
-    for what, ours, theirs in (
-        ("loss", one.loss_N, other.loss_N),
-        ("category_ndcg_at_10", one.ndcg_N, other.ndcg_N),
+    """Both means and the interval of first minus second; `name` is the second's in the keys."""
+    metrics: dict[str, Any] = {"windows": len(first.loss_N)}
+    for metric, first_N, second_N in (
+        ("loss", first.loss_N, second.loss_N),
+        ("category_ndcg_at_10", first.ndcg_N, second.ndcg_N),
     ):
-        found[what] = round(ours.mean().item(), DECIMALS)
-        found[f"{what}_{name}"] = round(theirs.mean().item(), DECIMALS)
-        interval = over_users.mean(ours.numpy(), theirs.numpy())
-        found[f"{what}_difference_{name}"] = [round(value, DECIMALS) for value in interval]
-    return found
+        metrics[metric] = round(first_N.mean().item(), DECIMALS)
+        metrics[f"{metric}_{name}"] = round(second_N.mean().item(), DECIMALS)
+        interval = bootstrap.mean(first_N.numpy(), second_N.numpy())
+        metrics[f"{metric}_difference_{name}"] = [round(value, DECIMALS) for value in interval]
+    return metrics
 
 
-def _said_of_all(
-    model: BehaviourTransformer, fusion: Fusion, batches: list[Batch], recipe: Recipe
-) -> Said:
+def _held_out_losses(
+    model: BehaviourTransformer, fusion: Fusion, batches: list[FusionBatch], recipe: Recipe
+) -> HeldOutLosses:
     with torch.no_grad():
-        said = [_said(model, fusion, batch, recipe) for batch in batches]
-    return Said(*map(torch.cat, zip(*said, strict=True)))
+        losses = [_losses(model, fusion, batch, recipe) for batch in batches]
+    return HeldOutLosses(*map(torch.cat, zip(*losses, strict=True)))
 
 
-def _said(model: BehaviourTransformer, fusion: Fusion, batch: Batch, recipe: Recipe) -> Said:
-    """The terms of the trainer's loss that read the state after a window: category and item."""
+def _losses(
+    model: BehaviourTransformer, fusion: Fusion, batch: FusionBatch, recipe: Recipe
+) -> tuple[Tensor, Tensor]:
+    """(B,) loss and (B,) category NDCG@10.
+
+    The loss has the trainer's terms that read the state after a window: category and item.
+    """
     rows, shape = len(batch.state_BD), model.shape
-    h_BD = torch.from_numpy(batch.state_BD) + fusion(batch.beside, rows)
-    had_BC = torch.from_numpy(batch.had_categories.dense(rows, shape.category_rows))
-    category_BC = model.category_logits(h_BD, had_BC)
+    h_BD = torch.from_numpy(batch.state_BD) + fusion(batch.modality_inputs, rows)
+    category_count_BC = torch.from_numpy(
+        batch.category_repeat_counts.dense(rows, shape.category_rows)
+    )
+    category_BC = model.category_logits(h_BD, category_count_BC)
     category_B = torch.from_numpy(batch.category_B)
     loss_B = recipe.weight_category * F.cross_entropy(category_BC, category_B, reduction="none")
 
     named_M = torch.from_numpy(np.flatnonzero((batch.item_B > 0) & (batch.item_B <= shape.items)))
     item_M = torch.from_numpy(batch.item_B)[named_M] - 1
-    had_BI = torch.from_numpy(batch.had_items.dense(rows, 1 + shape.items)[:, 1:])
-    items = Items(item_M, had_BI, named_M, None, torch.empty(0))
+    item_count_BI = torch.from_numpy(batch.item_repeat_counts.dense(rows, 1 + shape.items)[:, 1:])
+    items = ItemTargets(item_M, item_count_BI, named_M, None, torch.empty(0))
     item_MI = item_logits(model, h_BD[named_M], items)
     item_loss_M = F.cross_entropy(item_MI, item_M, reduction="none")
     loss_B = loss_B.index_add(0, named_M, recipe.weight_item * item_loss_M)
-    return Said(loss_B, ndcg_at_10(category_BC.detach(), category_B))
+    return loss_B, ndcg_at_10(category_BC.detach(), category_B)

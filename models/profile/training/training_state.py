@@ -1,6 +1,6 @@
-"""The state of a training under way, in one file, so that a killed training goes on where it was.
+"""The state of an unfinished training in one file, from which a killed training resumes.
 
-It is torch's own format and is read with `weights_only`, which runs no code of the file's.
+The file has torch's own format and is read with `weights_only`, which executes no code of the file.
 """
 
 from __future__ import annotations
@@ -15,36 +15,39 @@ import torch
 from liveprofile.errors import InputError
 
 FILE = "training-state.pt"
-# Beside the end of each epoch: what a kill may cost, against the time that a write of a big model
-# takes (twice its weights for the optimizer, and the best weights so far).
-EVERY_S = 60.0
-DIFFERENCES_SHOWN = 3
+# The state is also saved at the end of each epoch. The interval limits the work that a kill loses;
+# a save takes time for a large model (the optimizer has twice its weights, plus the best weights).
+SAVE_INTERVAL_S = 60.0
+MAX_DIFFERENCES_SHOWN = 3
 
 
 class StateFile:
-    """`run`: all that decides the result, nested dicts of plain values; kept beside the state."""
+    """Reads and writes the state together with `run`, which identifies the training.
+
+    `run` holds everything that determines the result, as nested dicts of plain values.
+    """
 
     def __init__(self, file: Path, run: dict[str, Any]):
         self.file, self.run = file, run
 
     def read(self) -> dict[str, Any] | None:
-        """The state, None if there is none. Raises InputError for one of another run."""
+        """The state, or None without a file. Raises InputError for the state of another run."""
         if not self.file.is_file():
             return None
         try:
-            kept = torch.load(self.file, map_location="cpu", weights_only=True)
-            differ = differences(kept["run"], self.run)
+            saved = torch.load(self.file, map_location="cpu", weights_only=True)
+            changes = differences(saved["run"], self.run)
         except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, LookupError) as error:
             reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
             raise InputError(f"training state {self.file}: {reason}; --fresh starts over") from None
-        if differ:
+        if changes:
             raise InputError(
-                f"training state {self.file}: of another run: {differ}; --fresh starts over"
+                f"training state {self.file}: of another run: {changes}; --fresh starts over"
             )
-        return kept["state"]
+        return saved["state"]
 
     def write(self, state: dict[str, Any]) -> None:
-        """Whatever ends the process or the machine, the file is the old state or this one."""
+        """Replaces the file atomically: after a crash it has the old state or the new one."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
         with self._partial.open("wb") as out:
             torch.save({"run": self.run, "state": state}, out)
@@ -66,20 +69,24 @@ class StateFile:
         return self.file.with_name(f"{self.file.name}.partial")
 
 
-def differences(was: dict[str, Any], now: dict[str, Any]) -> str:
-    """The first few values that differ, for a person; "" if all are the same."""
-    one, other = _flat(was), _flat(now)
-    names = [name for name in {**one, **other} if one.get(name) != other.get(name)]
-    shown = [f"{name} was {one.get(name)}, is {other.get(name)}" for name in names]
-    more = f" and {len(names) - DIFFERENCES_SHOWN} more" if len(names) > DIFFERENCES_SHOWN else ""
-    return ", ".join(shown[:DIFFERENCES_SHOWN]) + more
+def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The first values that differ, as text for an error message; "" if all are equal."""
+    flat_before, flat_now = _flatten(before), _flatten(now)
+    names = [
+        name for name in {**flat_before, **flat_now} if flat_before.get(name) != flat_now.get(name)
+    ]
+    texts = [f"{name} was {flat_before.get(name)}, is {flat_now.get(name)}" for name in names]
+    omitted = len(names) - MAX_DIFFERENCES_SHOWN
+    more = f" and {omitted} more" if omitted > 0 else ""
+    return ", ".join(texts[:MAX_DIFFERENCES_SHOWN]) + more
 
 
-def _flat(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+def _flatten(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined by dots."""
     flat = {}
     for name, value in nested.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
+            flat |= _flatten(value, f"{prefix}{name}.")
         else:
             flat[prefix + name] = value
     return flat

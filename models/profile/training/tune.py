@@ -1,9 +1,9 @@
-"""Hyperparameters by trial: an Optuna study (arXiv:1907.10902) in an SQLite file, which goes on.
+"""Hyperparameter search: a resumable Optuna study (arXiv:1907.10902) in an SQLite file.
 
-Tree-structured Parzen estimators propose (Bergstra et al. 2011, NeurIPS 24), and what is worse than
-the median of the trials before it ends early (Golovin et al. 2017, Google Vizier, KDD,
-doi:10.1145/3097983.3098043). A trial is worth its best loss on validation; no trial reads the test
-part.
+Tree-structured Parzen estimators propose trials (Bergstra et al. 2011, NeurIPS 24). Trials worse
+than the median of earlier ones are pruned (Golovin et al. 2017, Google Vizier, KDD,
+doi:10.1145/3097983.3098043). A trial's value is its best validation loss; no trial reads the test
+split.
 """
 
 from __future__ import annotations
@@ -28,18 +28,19 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
-from models.profile.data.prepared import Prepared
-from models.profile.recipes import SEARCH_SPACE, Range, Recipe
+from models.profile.data.prepared import PreparedData
+from models.profile.recipes import SEARCH_SPACE, Recipe, SearchRange
 from models.profile.training import distributed, training_state
-from models.profile.training.train import fit, prepare
+from models.profile.training.preparation import prepare
+from models.profile.training.train import fit
 
 Params = dict[str, int | float]
-FULL_TRIALS = 4  # before any is ended early,
-FULL_EPOCHS = 2  # and none before these, in which the learning rate still warms up
+PRUNER_STARTUP_TRIALS = 4  # trials that are never pruned
+PRUNER_WARMUP_EPOCHS = 2  # epochs without pruning, since the learning rate still warms up
 
 
-class Result(NamedTuple):
-    """The best trial so far, and all that came to an end."""
+class TuningResult(NamedTuple):
+    """The best trial so far and the number of finished trials."""
 
     params: Params
     validation_loss: float
@@ -57,42 +58,42 @@ def tune(
     on_note: Callable[[str], None] = lambda _: None,
     *,
     device: str = "cpu",
-) -> Result:
-    """Goes on until the study has so many trials, those of earlier processes included.
+) -> TuningResult:
+    """Runs trials until the study has `trials` of them, including those of earlier processes.
 
-    The first has the recipe's own values. One process at a time: a trial that is not finished when
-    it starts was killed, and is done again. Raises InputError, also for a study of another recipe,
-    other rows or another search space.
+    The first trial has the recipe's own values. Only one process may use a study at a time: a
+    trial that is unfinished at the start counts as killed and is repeated. Raises InputError, also
+    for a study of another recipe, other rows or another search space.
     """
     space = {name: _distribution(recipe, name) for name in SEARCH_SPACE}
-    with distributed.ranks(device) as ranks, _study(file, recipe) as study:
-        if ranks.size > 1:
+    with distributed.process_group(device) as processes, _open_study(file, recipe) as study:
+        if processes.size > 1:
             raise InputError("tune runs as one process, without torchrun")
         data = prepare(recipe, rows_path, on_progress)
-        _open(study, file, recipe, data)
-        while (done := len(_finished(study))) < trials:
+        _begin_or_resume(study, file, recipe, data)
+        while (done := len(_finished_trials(study))) < trials:
             if not done and not study.get_trials(states=(TrialState.WAITING,)):
                 study.enqueue_trial({name: getattr(recipe, name) for name in SEARCH_SPACE})
-            # Anew for each, so that a study that was killed proposes what it would have.
+            # A new sampler per trial makes a resumed study propose what it would have proposed.
             study.sampler = optuna.samplers.TPESampler(seed=recipe.seed + done)
             trial = study.ask(space)
-            chosen = dataclasses.replace(recipe, **trial.params)
+            trial_recipe = dataclasses.replace(recipe, **trial.params)
             try:
-                loss = _loss(chosen, data, ranks, trial, on_progress)
+                loss = _best_validation_loss(trial_recipe, data, processes, trial, on_progress)
             except optuna.TrialPruned:
                 study.tell(trial, state=TrialState.PRUNED)
-                outcome = "ended early"
+                outcome = "pruned"
             else:
                 study.tell(trial, loss)
                 outcome = f"validation loss {loss:.5f}"
             values = ", ".join(f"{name} {value:.3g}" for name, value in trial.params.items())
             on_note(f"trial {trial.number}: {outcome} ({values})")
             on_progress("trials", done + 1, trials)
-        states = [trial.state for trial in _finished(study)]
+        states = [trial.state for trial in _finished_trials(study)]
         if TrialState.COMPLETE not in states:
-            raise InputError(f"study {file}: no trial came to its end; ask for more --trials")
+            raise InputError(f"study {file}: every trial was pruned; increase --trials")
         best = study.best_trial
-        return Result(
+        return TuningResult(
             best.params,
             best.value,
             best.number,
@@ -101,8 +102,8 @@ def tune(
         )
 
 
-def write_params(file: Path, recipe: Recipe, best: Result) -> None:
-    """TOML that recipes.with_params reads."""
+def write_params(file: Path, recipe: Recipe, best: TuningResult) -> None:
+    """Writes the best parameters as TOML for `recipes.override_from_toml`."""
     lines = [
         f"# Trial {best.trial} of recipe {recipe.name}: validation loss {best.validation_loss}"
     ]
@@ -110,32 +111,36 @@ def write_params(file: Path, recipe: Recipe, best: Result) -> None:
     file.write_text("\n".join(lines) + "\n")
 
 
-def _loss(
+def _best_validation_loss(
     recipe: Recipe,
-    data: Prepared,
-    ranks: distributed.Ranks,
+    data: PreparedData,
+    processes: distributed.ProcessGroup,
     trial: optuna.Trial,
     on_progress: Progress,
 ) -> float:
+    """Trains with the trial's recipe. Raises TrialPruned, also for a loss that is not finite."""
+
     def on_epoch(epoch: int, loss: float) -> None:
         trial.report(loss, epoch)
         if trial.should_prune() or not math.isfinite(loss):
             raise optuna.TrialPruned
 
-    trainer = fit(recipe, data, ranks, on_progress=on_progress, on_epoch=on_epoch)
+    trainer = fit(recipe, data, processes, on_progress=on_progress, on_epoch=on_epoch)
     return min(row["validation_loss"] for row in trainer.curves)
 
 
 def _distribution(recipe: Recipe, name: str) -> BaseDistribution:
     bounds = SEARCH_SPACE[name]
-    if not isinstance(bounds, Range):
+    if not isinstance(bounds, SearchRange):
         return CategoricalDistribution(bounds)
-    whole = isinstance(getattr(recipe, name), int)
-    return (IntDistribution if whole else FloatDistribution)(bounds.low, bounds.high, bounds.log)
+    is_integer = isinstance(getattr(recipe, name), int)
+    return (IntDistribution if is_integer else FloatDistribution)(
+        bounds.low, bounds.high, bounds.log
+    )
 
 
 @contextmanager
-def _study(file: Path, recipe: Recipe) -> Iterator[optuna.Study]:
+def _open_study(file: Path, recipe: Recipe) -> Iterator[optuna.Study]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     try:
         storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
@@ -144,7 +149,7 @@ def _study(file: Path, recipe: Recipe) -> Iterator[optuna.Study]:
     try:
         yield optuna.create_study(
             storage=storage,
-            pruner=optuna.pruners.MedianPruner(FULL_TRIALS, FULL_EPOCHS),
+            pruner=optuna.pruners.MedianPruner(PRUNER_STARTUP_TRIALS, PRUNER_WARMUP_EPOCHS),
             study_name=recipe.name,
             load_if_exists=True,
         )
@@ -153,21 +158,21 @@ def _study(file: Path, recipe: Recipe) -> Iterator[optuna.Study]:
         storage.engine.dispose()
 
 
-def _open(study: optuna.Study, file: Path, recipe: Recipe, data: Prepared) -> None:
-    """Begins a new study, or readies one that a killed process left."""
+def _begin_or_resume(study: optuna.Study, file: Path, recipe: Recipe, data: PreparedData) -> None:
+    """Stores what identifies a new study, or compares it, and fails trials of a killed process."""
     run = {
         "recipe": dataclasses.asdict(recipe),
         "rows": data.corpus.streams.fingerprint(),
         "space": SEARCH_SPACE,
     }
-    run = json.loads(json.dumps(run))  # as the file gives it back
+    run = json.loads(json.dumps(run))  # the types that the stored value has
     if "run" not in study.user_attrs:
         study.set_user_attr("run", run)
-    elif differ := training_state.differences(study.user_attrs["run"], run):
-        raise InputError(f"study {file}: of another run: {differ}; name another file")
+    elif changes := training_state.differences(study.user_attrs["run"], run):
+        raise InputError(f"study {file}: of another run: {changes}; name another file")
     for trial in study.get_trials(states=(TrialState.RUNNING,)):
         study.tell(trial.number, state=TrialState.FAIL)
 
 
-def _finished(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
+def _finished_trials(study: optuna.Study) -> list[optuna.trial.FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))

@@ -1,4 +1,4 @@
-"""The benchmarks' own arithmetic: a wrong load or schedule would make every figure wrong."""
+"""Tests of the benchmarks' workload, schedule and journal: errors there falsify all results."""
 
 from __future__ import annotations
 
@@ -9,38 +9,38 @@ import numpy as np
 import pytest
 
 from benchmarks import alerts
-from benchmarks.latency import sample, schedule
-from benchmarks.load import events as generate
-from benchmarks.load.load import Load, partition_of
+from benchmarks.latency import sample_profiles, schedule
+from benchmarks.load import events as load_events
 from benchmarks.load.rows import batches
+from benchmarks.load.workload import Workload, partition_of
 from benchmarks.models import training_rows
 from benchmarks.support.journal import Journal, JournalReader
 from liveprofile.config import Settings, load
-from liveprofile.events.window import read_windows
+from liveprofile.events.window import parse_windows
 from liveprofile.features import baselines
 from liveprofile.resources import ROOT
 from liveprofile.rules.rules import read_rules
 from liveprofile.wire.token_columns import read_histories
 from models.profile.data import training_rows as rows
 
-SMALL = Load(4_000, 300, hours=1)
+SMALL = Workload(4_000, 300, hours=1)
 SETTINGS = Settings()
 WINDOW_MS = SETTINGS.window.length_ms
 
 
-def test_the_load_is_as_dense_at_any_size():
-    assert Load.of(Load.n, Load.users) == Load()
-    small = Load.of(4_000, 300)
-    assert small.n / small.hours == Load.n / Load.hours
+def test_workload_of_any_size_has_same_event_rate():
+    assert Workload.of(Workload.n, Workload.users) == Workload()
+    small = Workload.of(4_000, 300)
+    assert small.n / small.hours == Workload.n / Workload.hours
 
 
-def test_events_are_seeded_in_order_of_time_and_never_shared_by_two_seeds():
+def test_events_are_deterministic_ordered_and_disjoint_between_seeds():
     first, again = (list(SMALL.messages()) for _ in range(2))
     assert first == again
     events = [json.loads(message.value) for message in first]
     times = [event["event_time"] for event in events]
     assert times == sorted(times)
-    assert generate.START_MS <= times[0] <= times[-1] < SMALL.end_ms
+    assert load_events.START_MS <= times[0] <= times[-1] < SMALL.end_ms
     ids = {event["event_id"] for event in events}
     assert len(ids) == SMALL.n
     assert ids.isdisjoint(
@@ -48,7 +48,7 @@ def test_events_are_seeded_in_order_of_time_and_never_shared_by_two_seeds():
     )
 
 
-def test_the_number_of_profiles_is_that_of_users_and_windows():
+def test_number_of_profiles_equals_number_of_user_window_pairs():
     pairs = {
         (event["user_id"], event["event_time"] // WINDOW_MS)
         for event in (json.loads(message.value) for message in SMALL.messages())
@@ -56,32 +56,34 @@ def test_the_number_of_profiles_is_that_of_users_and_windows():
     assert SMALL.profiles(SETTINGS.window) == len(pairs)
 
 
-def test_rows_read_back_as_the_operator_reads_them():
-    made = list(batches(SMALL.messages(), SETTINGS, batch_rows=100))
-    assert sum(len(batch.user_id) for batch in made) == SMALL.profiles(SETTINGS.window)
-    assert max(len(batch.user_id) for batch in made) <= 100
-    last = made[-1]
-    windows, _, refused = read_windows(last.events)
-    assert not any(refused)
+def test_rows_are_parsed_by_operator_functions():
+    row_batches = list(batches(SMALL.messages(), SETTINGS, batch_rows=100))
+    assert sum(len(batch.user_id) for batch in row_batches) == SMALL.profiles(SETTINGS.window)
+    assert max(len(batch.user_id) for batch in row_batches) <= 100
+    last = row_batches[-1]
+    windows, _, invalid = parse_windows(last.events)
+    assert not any(invalid)
     assert (
         last.added[:, baselines.COLUMNS.index("events")].tolist() == windows.tokens.sizes.tolist()
     )
     # As many windows as the history can hold, this one included, or as the user has had.
-    known = last.sums[:, baselines.COLUMNS.index("windows")].astype(int).tolist()
-    held = [history.count("\x1d") + 1 for history in last.history]
-    assert held == [min(count, SETTINGS.window.history + 1) for count in known]
+    windows_seen = last.sums[:, baselines.COLUMNS.index("windows")].astype(int).tolist()
+    windows_in_history = [history.count("\x1d") + 1 for history in last.history]
+    assert windows_in_history == [min(count, SETTINGS.window.history + 1) for count in windows_seen]
     assert len(read_histories(last.history).tokens.starts) == len(last.user_id) + 1
 
 
 @pytest.mark.parametrize("windows", [300, 900])
-def test_training_rows_are_as_many_as_asked_for(tmp_path, windows):
-    training_rows.write(training_rows.load_of(windows), load(window=training_rows.WINDOW), tmp_path)
+def test_training_rows_have_at_least_requested_windows(tmp_path, windows):
+    training_rows.write(
+        training_rows.workload_of_windows(windows), load(window=training_rows.WINDOW), tmp_path
+    )
     streams = rows.read(tmp_path)
     assert windows <= len(streams.user_W) < 1.2 * windows
     assert len(streams.time_ms_N) == training_rows.EVENTS_PER_WINDOW * windows
 
 
-def test_a_window_closes_with_the_slowest_partition():
+def test_window_closes_when_slowest_partition_passes_its_end():
     plan = schedule(SMALL, SETTINGS, events_per_s=1_000)
     assert abs(plan.due_s[-1] - SMALL.n / 1_000) < 0.1
     events = [json.loads(message.value) for message in plan.messages]
@@ -97,19 +99,19 @@ def test_a_window_closes_with_the_slowest_partition():
         raise AssertionError("no event closes the window")
 
 
-def test_samples_are_profiles_of_windows_that_close():
+def test_sampled_profiles_belong_to_closed_windows():
     ends_ms = list(schedule(SMALL, SETTINGS, 1_000).closes_s)
-    drawn = sample(SMALL, WINDOW_MS, ends_ms, 50)
-    assert sum(map(len, drawn.values())) == 50
-    real = {
+    sampled = sample_profiles(SMALL, WINDOW_MS, ends_ms, 50)
+    assert sum(map(len, sampled.values())) == 50
+    existing = {
         (event["event_time"] // WINDOW_MS * WINDOW_MS + WINDOW_MS, event["user_id"])
         for event in (json.loads(message.value) for message in SMALL.messages())
     }
-    assert {(end_ms, user) for end_ms, users in drawn.items() for user in users} <= real
-    assert set(drawn) <= set(ends_ms)
+    assert {(end_ms, user) for end_ms, users in sampled.items() for user in users} <= existing
+    assert set(sampled) <= set(ends_ms)
 
 
-def test_a_journal_is_read_while_it_is_written(tmp_path):
+def test_journal_is_read_while_being_written(tmp_path):
     reader = JournalReader(tmp_path)
     with closing(Journal(str(tmp_path))) as first, closing(Journal(str(tmp_path))) as second:
         assert reader.update() == 0
@@ -122,12 +124,12 @@ def test_a_journal_is_read_while_it_is_written(tmp_path):
     assert reader.entries[0].stage_ms == {"read": 1.5}
 
 
-def test_scored_events_come_at_a_steady_rate_and_flagged_users_once():
+def test_scored_events_have_constant_rate_and_flagged_users_occur_once():
     planned: dict[str, float] = {}
-    workload = Load.of(2_000, 500)
-    due = list(alerts.scored(workload, 50.0, 10.0, 4.0, planned))
-    assert [one.at_s for one in due] == pytest.approx(np.arange(200) / 50)
-    events = [json.loads(one.message.value) for one in due]
+    workload = Workload.of(2_000, 500)
+    events_due = list(alerts.scored_events(workload, 50.0, 10.0, 4.0, planned))
+    assert [event.at_s for event in events_due] == pytest.approx(np.arange(200) / 50)
+    events = [json.loads(event.message.value) for event in events_due]
     assert (
         events[50]["event_time"] - events[0]["event_time"] == 10_000
     )  # a second, ten times as fast
@@ -136,14 +138,14 @@ def test_scored_events_come_at_a_steady_rate_and_flagged_users_once():
     assert len({event["user_id"] for event in flagged}) == len(flagged) == 40
 
 
-def test_the_windows_load_ends_with_the_run():
-    due = list(alerts.background(Load.of(2_000, 500), 100.0, 5.0))
-    assert 0 < due[-1].at_s <= 5.0
-    assert len(due) == pytest.approx(500, rel=0.2)
-    assert not any(one.scored for one in due)
+def test_background_events_end_with_run():
+    events_due = list(alerts.background_events(Workload.of(2_000, 500), 100.0, 5.0))
+    assert 0 < events_due[-1].at_s <= 5.0
+    assert len(events_due) == pytest.approx(500, rel=0.2)
+    assert not any(event.scored for event in events_due)
 
 
-def test_the_rule_of_the_alerts_is_a_rule(tmp_path):
+def test_benchmark_rule_is_valid(tmp_path):
     file = tmp_path / "rules.toml"
     file.write_text((ROOT / "rules.toml").read_text() + alerts.RULE)
-    assert alerts.RULE_ID in [rule.id for rule in read_rules(file).of("event")]
+    assert alerts.RULE_ID in [rule.id for rule in read_rules(file).evaluated("event")]

@@ -1,4 +1,4 @@
-"""The command line: help, exit codes, one line for an error, and a quick start."""
+"""Tests of the command line: help, exit codes, one-line errors, start time, alert output."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from typer.testing import CliRunner
 from cli import common
 from cli.main import app, main
 from cli.progress import progress
-from cli.risk import alerts
+from cli.risk.alert_output import alert_line, deduplicate
 from liveprofile import __version__
 from liveprofile.drift.alert import DriftAlert
 from liveprofile.errors import ConfigError
 from liveprofile.kafka.records import Record
-from liveprofile.pseudonym import hashed
+from liveprofile.pseudonym import user_pseudonym
 
 
-def names(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
-    """Of the command and of all below it, as they are typed."""
+def command_paths(command: Any, *path: str) -> Iterator[tuple[str, ...]]:
+    """The command and all its subcommands, as typed words."""
     yield path
-    for name, below in getattr(command, "commands", {}).items():
-        yield from names(below, *path, name)
+    for name, subcommand in getattr(command, "commands", {}).items():
+        yield from command_paths(subcommand, *path, name)
 
 
-COMMANDS = list(names(get_command(app)))[1:]
-HEAVY = ("torch", "pyflink", "cassandra", "pyarrow", "numpy", "confluent_kafka")
+COMMANDS = list(command_paths(get_command(app)))[1:]
+HEAVY_LIBRARIES = ("torch", "pyflink", "cassandra", "pyarrow", "numpy", "confluent_kafka")
 
 
 def run(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
@@ -42,7 +42,7 @@ def run(monkeypatch, capsys, *arguments: str) -> tuple[int, str, str]:
     return ended.value.code, out, err
 
 
-def test_version():
+def test_version_option_prints_version():
     result = CliRunner().invoke(app, ["--version"])
     assert (result.exit_code, result.stdout) == (0, f"liveprofile {__version__}\n")
 
@@ -55,7 +55,7 @@ def test_every_command_has_help(command):
 
 
 @pytest.mark.parametrize("arguments", [["audit"], ["status"], ["alerts"], ["show", "42"]])
-def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys, arguments):
+def test_invalid_setting_prints_one_line_and_exits_with_2(tmp_path, monkeypatch, capsys, arguments):
     config = tmp_path / "liveprofile.toml"
     config.write_text("[window]\nlength_ms = 5\n")
     code, out, err = run(monkeypatch, capsys, *arguments, "--config", str(config))
@@ -64,7 +64,7 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2(tmp_path, monkeypatch, caps
     assert err.count("\n") == 1
 
 
-def test_a_service_that_is_away_is_one_line_and_exit_code_3(tmp_path, monkeypatch, capsys):
+def test_unreachable_service_prints_one_line_and_exits_with_3(tmp_path, monkeypatch, capsys):
     config = tmp_path / "liveprofile.toml"
     config.write_text('[flink]\nrest_url = "http://127.0.0.1:1"\n')
     code, _, err = run(monkeypatch, capsys, "status", "--config", str(config))
@@ -73,13 +73,13 @@ def test_a_service_that_is_away_is_one_line_and_exit_code_3(tmp_path, monkeypatc
     assert err.count("\n") == 1
 
 
-def test_help_does_not_wait_for_heavy_libraries():
-    code = f"import cli.main, sys; print([m for m in {HEAVY} if m in sys.modules])"
+def test_importing_cli_does_not_import_heavy_libraries():
+    code = f"import cli.main, sys; print([m for m in {HEAVY_LIBRARIES} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_the_local_stack_is_found_without_a_flag(tmp_path, monkeypatch):
+def test_local_stack_settings_are_default_unless_variable_is_set(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(common.CONFIG_VARIABLE, raising=False)
     assert common.config_file(None) is None
@@ -93,48 +93,53 @@ def test_the_local_stack_is_found_without_a_flag(tmp_path, monkeypatch):
 
 def alert(alert_id: str = "1") -> dict:
     return {
-        "id": alert_id, "subject": "42", "time": "2017-11-26T01:05:00Z",
+        "id": alert_id,
+        "subject": "42",
+        "time": "2017-11-26T01:05:00Z",
         "data": {
-            "severity": "high", "reason": "PURCHASE_AMOUNT_CHANGE", "action": "limit_trading",
+            "severity": "high",
+            "reason": "PURCHASE_AMOUNT_CHANGE",
+            "action": "limit_trading",
             "message": "spent 900.0, usually 20.0",
         },
-    }  # fmt: skip
+    }
 
 
 def record(value: bytes) -> Record:
     return Record("risk-alerts", 0, 3, 0, b"42", value, {})
 
 
-def test_alerts_come_once_and_what_is_none_is_named(capsys):
+def test_duplicate_alerts_are_dropped_and_invalid_records_reported(capsys):
     records = [record(json.dumps(alert(each)).encode()) for each in ("1", "2", "1")]
-    found = list(alerts.unique([*records, record(b"{}"), record(b"[]"), record(b"x")], set()))
-    assert [each["id"] for each in found] == ["1", "2"]
-    assert capsys.readouterr().err.count("risk-alerts/0 offset 3 is no alert") == 3
+    unique_alerts = list(deduplicate([*records, record(b"{}"), record(b"[]"), record(b"x")], set()))
+    assert [each["id"] for each in unique_alerts] == ["1", "2"]
+    assert capsys.readouterr().err.count("risk-alerts/0 offset 3 is not an alert") == 3
 
 
-def test_an_alert_reads_as_a_sentence():
-    assert alerts.sentence(alert()) == (
+def test_alert_line_has_time_severity_user_reason_and_action():
+    assert alert_line(alert()) == (
         "2017-11-26 01:05:00  high      user 42  PURCHASE_AMOUNT_CHANGE:"
         " spent 900.0, usually 20.0  -> limit_trading"
     )
 
 
-def test_an_alert_of_drift_is_of_a_model():
+def test_drift_alert_line_names_model_instead_of_user():
     drift = DriftAlert("started", "hour", 0, 3_600_000, 0, "d74a174b", "reference", 90, [])
-    assert "  model d74a174b  MODEL_DRIFT: " in alerts.sentence(json.loads(drift.cloud_event()))
+    assert "  model d74a174b  MODEL_DRIFT: " in alert_line(json.loads(drift.cloud_event()))
 
 
-def test_user_ids_are_hashed_for_logs():
-    assert hashed("42") == hashed("42") != hashed("43")
-    assert "42" not in hashed("user 42") and hashed("\ud800").startswith("user:")
+def test_hashed_user_id_does_not_contain_id():
+    assert user_pseudonym("42") == user_pseudonym("42") != user_pseudonym("43")
+    assert "42" not in user_pseudonym("user 42") and user_pseudonym("\ud800").startswith("user:")
 
 
-def test_long_work_tells_a_log_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    """At once, then not again for a while, and once when a stage is through."""
+def test_progress_without_terminal_prints_first_and_last_step_of_stage(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with progress() as on_progress:
         for done in (1, 2, 3, 3):
             on_progress("epochs", done, 3)
         on_progress("scores", 1, 2)
-    told = capsys.readouterr()
-    assert told.err.splitlines() == ["epochs 1/3", "epochs 3/3"]
-    assert not told.out
+    captured = capsys.readouterr()
+    assert captured.err.splitlines() == ["epochs 1/3", "epochs 3/3"]
+    assert not captured.out

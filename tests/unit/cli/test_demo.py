@@ -1,4 +1,4 @@
-"""What the demo shows, from recorded rows: no stack needed."""
+"""Tests of the demo's output and settings, without a running stack."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from rich.console import Console, RenderableType
 from cli.demo import scene, tour, view
 from cli.demo.steps import Steps, one_line
 from cli.demo.watch import Snapshot
-from liveprofile.audit.account import Account
+from liveprofile.audit.reconciliation import Reconciliation
 from liveprofile.config import load
 from liveprofile.errors import ConfigError, ServiceError
-from liveprofile.storage.queries import Delta, Profile, StoredFlag
+from liveprofile.storage.queries import StoredDelta, StoredFlag, StoredProfile
 from liveprofile.units import DAY_MS
 from stack.local import Stack
 from udfs.profile.assemble import FEATURES
@@ -24,76 +24,111 @@ from udfs.profile.assemble import FEATURES
 END_MS = 1_512_000_000_000 // DAY_MS * DAY_MS  # 2017-11-30
 
 
-def text_of(shown: RenderableType) -> str:
+def rendered_text(renderable: RenderableType) -> str:
     console = Console(width=view.WIDTH, markup=False, emoji=False, highlight=False)
     with console.capture() as capture:
-        console.print(shown)
+        console.print(renderable)
     return capture.get()
 
 
-def features(**known: float | None) -> dict[str, float | None]:
-    return dict.fromkeys(FEATURES, 0.0) | {"windows": 20.0, "purchase_windows": 20.0} | known
+def features(**values: float | None) -> dict[str, float | None]:
+    return dict.fromkeys(FEATURES, 0.0) | {"windows": 20.0, "purchase_windows": 20.0} | values
 
 
-def pair(
+def profile_and_delta(
     user: str, before: dict[str, Any], after: dict[str, Any], moved: list[Any] | None = None
-) -> tuple[Profile, Delta]:
+) -> tuple[StoredProfile, StoredDelta]:
     change = {
         "before": features(**before),
         "after": features(**after),
         "moved_categories": moved or [],
         "window": {"counts": {"purchase": 3}},
     }
-    profile = Profile(
-        user, END_MS - DAY_MS, END_MS, "m", 1, 0.1, 2.0, 0.5, 1.0, 2.0, 9, ["loyal"],
-        {"interests": {"SOFT DRINKS": 0.25, "CHEESE": 0.002}}, [0.0],
-    )  # fmt: skip
-    delta = Delta(user, END_MS - DAY_MS, END_MS, "m", 3, 1234.5, 0.1, 2.0, [], change, b"\0" * 24)
+    profile = StoredProfile(
+        user,
+        END_MS - DAY_MS,
+        END_MS,
+        "m",
+        1,
+        0.1,
+        2.0,
+        0.5,
+        1.0,
+        2.0,
+        9,
+        ["loyal"],
+        {"interests": {"SOFT DRINKS": 0.25, "CHEESE": 0.002}},
+        [0.0],
+    )
+    delta = StoredDelta(
+        user, END_MS - DAY_MS, END_MS, "m", 3, 1234.5, 0.1, 2.0, [], change, b"\0" * 24
+    )
     return profile, delta
 
 
 def flag(user: str, rule: str, severity: str, value: float, evidence: dict[str, float]):
     return StoredFlag(
-        user, END_MS - DAY_MS, END_MS, rule, user + rule, "REASON", severity, "limit_trading",
-        value, 4.0, "a message", evidence, "m", "1",
-    )  # fmt: skip
+        user,
+        END_MS - DAY_MS,
+        END_MS,
+        rule,
+        user + rule,
+        "REASON",
+        severity,
+        "limit_trading",
+        value,
+        4.0,
+        "a message",
+        evidence,
+        "m",
+        "1",
+    )
 
 
 AMOUNT = {"amount": 210.333, "mean": 22.1, "std": 18.2, "value": 9.0}
 COUNT = {"n": 31.0, "mean": 5.04, "std": 2.0, "value": 12.0}
 
 
-def account(**counts: int) -> Account:
+def account(**counts: int) -> Reconciliation:
     names = (
-        "in_topic", "heartbeats", "used", "duplicate", "late", "rejected", "unaccounted",
-        "open_windows", "used_twice", "unknown", "late_and_used",
-    )  # fmt: skip
-    return Account(**(dict.fromkeys(names, 0) | counts))
+        "in_topic",
+        "heartbeats",
+        "used",
+        "duplicate",
+        "late",
+        "rejected",
+        "unaccounted",
+        "open_windows",
+        "used_twice",
+        "unknown",
+        "late_and_used",
+    )
+    return Reconciliation(**(dict.fromkeys(names, 0) | counts))
 
 
-def test_choose_changes_takes_each_kind_once_and_different_users():
+def test_largest_changes_picks_one_user_per_kind():
     away = {"recency_days": 60.0, "churn": 0.6}
     found = [
-        pair("calm", {"recency_days": 2.0}, {}),
-        pair("back", away, {"churn": 0.2, "expected_spend": 500.0}),
-        pair("rich", {"expected_spend": 10.0}, {"expected_spend": 90.0}),
-        pair("new taste", {}, {}, [["CHEESE", 0.0, 0.5], ["PEARS", 0.5, 0.0]]),
+        profile_and_delta("calm", {"recency_days": 2.0}, {}),
+        profile_and_delta("back", away, {"churn": 0.2, "expected_spend": 500.0}),
+        profile_and_delta("rich", {"expected_spend": 10.0}, {"expected_spend": 90.0}),
+        profile_and_delta("new taste", {}, {}, [["CHEESE", 0.0, 0.5], ["PEARS", 0.5, 0.0]]),
     ]
-    chosen = tour.choose_changes(found)
+    chosen = tour.largest_changes(found)
     assert [one.profile.user_id for one in chosen] == ["back", "rich", "new taste"]
     assert chosen[0].segments_before == ["lapsing"]
 
 
-def test_choose_changes_prefers_users_with_a_past_and_takes_what_there_is():
-    first = pair("first", {"windows": 0.0}, {"windows": 1.0, "expected_spend": 900.0})
-    old = pair("old", {}, {})
-    assert [c.profile.user_id for c in tour.choose_changes([first, old])] == ["old"]
-    [only] = tour.choose_changes([first])
+def test_largest_changes_prefers_users_with_many_windows():
+    first = profile_and_delta("first", {"windows": 0.0}, {"windows": 1.0, "expected_spend": 900.0})
+    old = profile_and_delta("old", {}, {})
+    assert [c.profile.user_id for c in tour.largest_changes([first, old])] == ["old"]
+    [only] = tour.largest_changes([first])
     assert only.segments_before == []
-    assert tour.choose_changes([]) == []
+    assert tour.largest_changes([]) == []
 
 
-def test_clearest_has_the_strongest_of_each_rule_and_of_different_users():
+def test_strongest_flags_has_highest_values_per_rule_of_different_users():
     flags = [
         flag("1", "count", "medium", 9.0, COUNT),
         flag("1", "amount", "high", 5.0, AMOUNT),
@@ -101,12 +136,12 @@ def test_clearest_has_the_strongest_of_each_rule_and_of_different_users():
         flag("2", "amount", "high", 7.0, AMOUNT),
         flag("3", "amount", "high", 6.0, AMOUNT),
     ]
-    shown = [(e.flag.rule_id, e.flag.user_id, e.flag.value) for e in tour.clearest(flags)]
+    shown = [(e.flag.rule_id, e.flag.user_id, e.flag.value) for e in tour.strongest_flags(flags)]
     assert shown == [("amount", "1", 8.0), ("amount", "2", 7.0), ("count", "1", 9.0)]
 
 
 @pytest.mark.parametrize(
-    ("evidence", "what", "usual"),
+    ("evidence", "observed", "usual"),
     [
         (AMOUNT, "spent 210.33 in a day", "22.10 ± 18.20"),
         (COUNT, "bought 31 products in a day", "5.0 ± 2.0"),
@@ -114,18 +149,21 @@ def test_clearest_has_the_strongest_of_each_rule_and_of_different_users():
         ({}, "a message", "below 4, now 9"),
     ],
 )
-def test_explain_says_what_happened_and_what_is_usual(evidence, what, usual):
+def test_explain_describes_evidence_and_usual_value(evidence, observed, usual):
     explained = tour.explain(flag("1", "r", "high", 9.0, evidence))
-    assert (explained.what, explained.usual, explained.action) == (what, usual, "limit purchases")
+    assert (explained.observed, explained.usual) == (observed, usual)
+    assert explained.action == "limit purchases"
 
 
-def test_the_tour_fits_100_columns_and_names_before_and_after():
+def test_tour_fits_100_columns_and_shows_values_before_and_after():
     moved = [["A CATEGORY WITH A NAME THAT DOES NOT FIT ITS COLUMN", 0.001, 0.31]]
-    found = pair("77", {"churn": 0.384, "recency_days": None}, {"churn": 0.121}, moved)
+    found = profile_and_delta("77", {"churn": 0.384, "recency_days": None}, {"churn": 0.121}, moved)
     flags = [flag("77", "amount", "high", 9.0, AMOUNT), flag("8" * 9, "n", "medium", 9.0, COUNT)]
-    shown = text_of(
+    shown = rendered_text(
         view.tour(
-            tour.Tour(tour.choose_changes([found]), tour.clearest(flags), 12, account(used=5), 30)
+            tour.Tour(
+                tour.largest_changes([found]), tour.strongest_flags(flags), 12, account(used=5), 30
+            )
         )
     )
     assert all(len(line) <= view.WIDTH for line in shown.splitlines())
@@ -139,21 +177,21 @@ def test_the_tour_fits_100_columns_and_names_before_and_after():
     assert "Every record is accounted for." in shown
 
 
-def test_the_accounting_says_so_when_something_is_missing():
-    shown = text_of(view.accounting(account(in_topic=3, used=2, unaccounted=1)))
+def test_accounting_with_unaccounted_record_reports_failure():
+    shown = rendered_text(view.accounting(account(in_topic=3, used=2, unaccounted=1)))
     assert "Not every record is accounted for" in shown
 
 
-def test_the_live_view_keeps_its_height():
+def test_live_view_has_constant_height():
     alert = {
         "time": "2017-11-30T00:00:00Z",
         "subject": "77",
         "data": {"severity": "high", "message": "210.33 spent in this window; " * 9},
     }
-    _, delta = pair("77", {"churn": 0.5}, {"churn": 0.25}, [["CHEESE", 0.5, 0.1]])
+    _, delta = profile_and_delta("77", {"churn": 0.5}, {"churn": 0.25}, [["CHEESE", 0.5, 0.1]])
     empty = view.live(Snapshot(0, 0, 0, 0.0, None, [], 0, []), 0, 10, 30)
     full = view.live(Snapshot(10, 9, 3, 2.0, END_MS, [delta] * 5, 7, [alert] * 5), 10, 10, 30)
-    before, after = text_of(empty), text_of(full)
+    before, after = rendered_text(empty), rendered_text(full)
     assert len(before.splitlines()) == len(after.splitlines())
     assert all(len(line) <= view.WIDTH for line in after.splitlines())
     assert "9, 1 behind" in after
@@ -162,7 +200,7 @@ def test_the_live_view_keeps_its_height():
     assert "↓ cheese" in after
 
 
-def test_the_plain_line_has_no_control_codes():
+def test_plain_line_shows_progress_as_text():
     line = view.plain_line(Snapshot(9_500, 9_000, 3, 2.0, END_MS, [], 7, []), 10_000, 12.3)
     assert line == (
         "    12 s  10,000 sent, 9,500 read, 9,000 in profiles; 3 written, 2 per second, 7 flags,"
@@ -170,7 +208,7 @@ def test_the_plain_line_has_no_control_codes():
     )
 
 
-def test_a_step_ends_in_one_line_with_its_log(tmp_path: Path, capsys):
+def test_finished_step_prints_one_line_and_failed_step_names_log(tmp_path: Path, capsys):
     steps = Steps(Console(width=view.WIDTH))
     with steps.step("a", "doing a", "a is done", tmp_path):
         pass
@@ -183,7 +221,7 @@ def test_a_step_ends_in_one_line_with_its_log(tmp_path: Path, capsys):
         raise ConfigError("wrong\nand much more")
 
 
-def test_a_folder_that_cannot_be_written_is_one_line_too(tmp_path: Path):
+def test_os_error_in_step_becomes_one_line_service_error(tmp_path: Path):
     (tmp_path / "file").touch()
     steps = Steps(Console(width=view.WIDTH))
     with (
@@ -193,12 +231,12 @@ def test_a_folder_that_cannot_be_written_is_one_line_too(tmp_path: Path):
         (tmp_path / "file" / "folder").mkdir()
 
 
-def test_a_log_that_the_error_names_is_not_named_twice():
+def test_error_that_names_a_log_gets_no_second_log():
     error = ServiceError("kafka ended; the end of /x/kafka.log:\nline\nline")
     assert one_line(error, "up", Path("/y")) == "up: kafka ended; the end of /x/kafka.log"
 
 
-def test_purchases_are_every_sixteenth_household_of_the_year(tmp_path: Path):
+def test_purchases_are_of_every_sixteenth_household(tmp_path: Path):
     found = scene.purchases(tmp_path)
     table = pq.read_table(found.file, columns=["household_id"])
     households = set(table["household_id"].to_pylist())
@@ -207,7 +245,7 @@ def test_purchases_are_every_sixteenth_household_of_the_year(tmp_path: Path):
     assert (tmp_path / "products.parquet").is_file()
 
 
-def test_both_settings_files_name_the_demos_own_topics_tables_and_job(tmp_path: Path):
+def test_both_settings_files_name_demo_topics_tables_and_job(tmp_path: Path):
     stack = Stack(tmp_path)
     file, settings = scene.write_settings(stack)
     assert load(file) == load(stack.config_file) == settings

@@ -61,7 +61,7 @@ def written(value: Any) -> str:
 
 def documented() -> Iterator[tuple[str, str]]:
     section = ""
-    tables = TEXT["operations.md"].split("<!-- settings table: begin -->")[1]
+    tables = TEXT["deployment.md"].split("<!-- settings table: begin -->")[1]
     for line in tables.split("<!-- settings table: end -->")[0].splitlines():
         if head := re.match(r"\| `\[(\w+)\]`", line):
             section = head[1]

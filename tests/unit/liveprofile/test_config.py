@@ -1,4 +1,4 @@
-"""Settings: file, variables and overrides in that order; a wrong value is one clear line."""
+"""Settings: precedence of file, variables and overrides; errors of one line."""
 
 from __future__ import annotations
 
@@ -30,28 +30,30 @@ def written(tmp_path):
     return write
 
 
-def test_defaults_need_no_file():
+def test_load_without_a_file_returns_the_defaults():
     settings = load()
     assert settings.window.length_ms == 300_000
     assert settings.topics.events == "behavior-events"
 
 
-def test_overrides_win_over_variables_and_variables_over_the_file(written, monkeypatch):
+def test_overrides_take_precedence_over_variables_and_variables_over_the_file(written, monkeypatch):
     file = written('[kafka]\nbootstrap_servers = "file:1"\ngroup_id = "file"\nusername = "file"\n')
     monkeypatch.setenv("LIVEPROFILE_KAFKA__GROUP_ID", "variable")
     monkeypatch.setenv("LIVEPROFILE_KAFKA__USERNAME", "variable")
     kafka = load(file, kafka={"username": "override"}).kafka
     assert (kafka.bootstrap_servers, kafka.group_id, kafka.username) == (
-        "file:1", "variable", "override",
-    )  # fmt: skip
+        "file:1",
+        "variable",
+        "override",
+    )
 
 
-def test_the_variable_names_the_file(written, monkeypatch):
+def test_file_is_read_from_the_path_in_the_variable(written, monkeypatch):
     monkeypatch.setenv(CONFIG_VARIABLE, str(written("[window]\nlength_ms = 60000\n")))
     assert load().window.length_ms == 60_000
 
 
-def test_a_named_file_does_not_stay_in_the_environment(written):
+def test_loading_a_file_does_not_change_the_environment(written):
     load(written("[window]\nlength_ms = 60000\n"))
     assert load().window.length_ms == 300_000
 
@@ -62,31 +64,31 @@ def test_a_named_file_does_not_stay_in_the_environment(written):
         ("[window]\nlength_ms = 5\n", r"setting window\.length_ms = 5: .*1000"),
         ("[window]\nlength = 5\n", r"setting window\.length = 5: .*not permitted"),
         ("[windows]\nlength_ms = 5\n", r"setting windows"),
-        ('[kafka]\nstart = "soon"\n', r"setting kafka\.start = 'soon': .*earliest"),
+        ('[kafka]\nstartup_mode = "soon"\n', r"setting kafka\.startup_mode = 'soon': .*earliest"),
         ('[cassandra]\nkeyspace = "Live"\n', r"setting cassandra\.keyspace = 'Live'"),
         ("[model]\nlength_buckets = [32, 8]\n", r"setting model\.length_buckets.*ascending"),
     ],
 )
-def test_a_wrong_setting_is_one_line_with_key_and_value(written, text, message):
+def test_invalid_setting_is_rejected_in_one_line_with_key_and_value(written, text, message):
     with pytest.raises(ConfigError, match=message) as raised:
         load(written(text))
     assert "\n" not in str(raised.value)
 
 
-def test_a_file_that_is_no_toml_is_one_line(written):
+def test_file_that_is_not_toml_is_rejected_in_one_line(written):
     file = written("[window\n")
     with pytest.raises(ConfigError, match=f"configuration file {file}") as raised:
         load(file)
     assert "\n" not in str(raised.value)
 
 
-def test_a_missing_file_is_named():
+def test_missing_file_is_rejected_by_name():
     with pytest.raises(ConfigError, match=r"no configuration file at /nowhere\.toml"):
         load("/nowhere.toml")
 
 
-def test_a_password_is_never_printed(written):
-    file = written('[kafka]\npassword = "hunter2"\nstart = "soon"\n')
+def test_password_does_not_appear_in_errors_or_repr(written):
+    file = written('[kafka]\npassword = "hunter2"\nstartup_mode = "soon"\n')
     with pytest.raises(ConfigError) as raised:
         load(file)
     assert "hunter2" not in str(raised.value)
@@ -96,34 +98,41 @@ def test_a_password_is_never_printed(written):
     assert "hunter2" not in repr(load(kafka={"password": "hunter2"}))
 
 
-def test_settings_do_not_change():
+def test_settings_are_immutable():
     with pytest.raises(ValidationError, match="frozen"):
         load().window.length_ms = 1
 
 
-def test_security_reaches_the_kafka_client():
+def test_security_settings_become_kafka_client_settings():
     plain = client_config(load().kafka)
     assert plain["security.protocol"] == "PLAINTEXT"
     assert "sasl.password" not in plain
     secured = client_config(
         load(
             kafka={
-                "security_protocol": "SASL_SSL", "sasl_mechanism": "PLAIN", "username": "me",
-                "password": "secret", "ca_file": "/ca.pem",
+                "security_protocol": "SASL_SSL",
+                "sasl_mechanism": "PLAIN",
+                "username": "me",
+                "password": "secret",
+                "ca_file": "/ca.pem",
             }
         ).kafka
-    )  # fmt: skip
+    )
     assert secured["sasl.mechanism"] == "PLAIN"
     assert (secured["sasl.username"], secured["sasl.password"]) == ("me", "secret")
     assert secured["ssl.ca.location"] == "/ca.pem"
 
 
-def test_topics_are_kept_by_arrival_time():
+def test_topics_use_arrival_time_and_their_retention():
     configs = topic_configs(load(topics={"retention_ms": 1_000}).topics)
     assert set(configs) == {
-        "behavior-events", "behavior-events-rejected", "behavior-events-late", "risk-alerts",
-        "risk-rules", "risk-feedback",
-    }  # fmt: skip
+        "behavior-events",
+        "behavior-events-rejected",
+        "behavior-events-late",
+        "risk-alerts",
+        "risk-rules",
+        "risk-feedback",
+    }
     rules = configs.pop("risk-rules")
     assert (rules["cleanup.policy"], "retention.ms" in rules) == ("compact", False)
     labels = configs.pop("risk-feedback")
@@ -134,7 +143,7 @@ def test_topics_are_kept_by_arrival_time():
 
 
 @pytest.mark.parametrize("old", ["limits.future_ms", "risk.lane", "kafka.start"])
-def test_an_old_name_gives_an_error_with_the_new_one(tmp_path, monkeypatch, old):
+def test_renamed_setting_is_rejected_with_its_new_name(tmp_path, monkeypatch, old):
     section, key = old.split(".")
     file = tmp_path / "liveprofile.toml"
     file.write_text(f"[{section}]\n{key} = 1\n")

@@ -1,4 +1,4 @@
-"""The shipped schemas say what the data contract says, and the examples in them hold."""
+"""The shipped schemas agree with the data contract, and their examples are valid."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liveprofile.alerts.cloud_events import alerts, cloud_event
+from liveprofile.alerts.cloud_events import alert_records, cloud_event
 from liveprofile.config import TopicSettings
 from liveprofile.kafka.topics import topic_configs
 from liveprofile.rules.flags import Flag
@@ -36,32 +36,32 @@ PURCHASE = {
     "price": 3,
     "quantity": 2,
 }
-# No schema sees these: they are about bytes, the clock, or the calendar.
-NOT_OF_A_SCHEMA = {"FUTURE_TIME", "TOO_LARGE", "BAD_ENCODING"}
-NOT_OF_A_SCHEMA_NAMES = {"February 30", "an amount beyond doubles"}
+# A JSON schema cannot check these: they depend on bytes, the clock or the calendar.
+UNCHECKED_REASONS = {"FUTURE_TIME", "TOO_LARGE", "BAD_ENCODING"}
+UNCHECKED_NAMES = {"February 30", "an amount beyond doubles"}
 
 
 @pytest.mark.parametrize("schema", [EVENT, ALERT, RULE], ids=["event", "alert", "rule"])
-def test_a_schema_is_one_and_its_examples_hold(schema: dict[str, Any]) -> None:
+def test_schema_is_valid_and_its_examples_satisfy_it(schema: dict[str, Any]) -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["examples"]
     for example in schema["examples"]:
         jsonschema.Draft202012Validator(schema).validate(example)
 
 
-def test_the_event_schema_names_the_types_of_the_contract() -> None:
+def test_event_schema_lists_the_event_types_of_the_contract() -> None:
     assert EVENT["properties"]["event_type"]["enum"] == [*TYPES, HEARTBEAT]
 
 
 @given(st.data())
-def test_a_valid_event_passes(data: st.DataObject) -> None:
+def test_valid_event_satisfies_the_schema(data: st.DataObject) -> None:
     time_ms = data.draw(st.integers(START_MS, RECORD_MS))
     user_id = data.draw(st.sampled_from(["u", 7, "ü", "x" * 256]))
     event = data.draw(valid_events("e1", user_id, time_ms))
     EVENTS.validate(json.loads(payload(event)))
 
 
-def test_unknown_fields_and_heartbeats_pass() -> None:
+def test_unknown_fields_and_heartbeats_satisfy_the_schema() -> None:
     EVENTS.validate(PURCHASE | {"loyalty": {"level": 3}})
     EVENTS.validate({"event_type": "heartbeat", "event_time": START_MS})
 
@@ -71,20 +71,20 @@ def test_unknown_fields_and_heartbeats_pass() -> None:
     [
         pytest.param(name, broken, id=f"{reason}: {name}")
         for reason in BREAKS
-        if reason not in NOT_OF_A_SCHEMA
+        if reason not in UNCHECKED_REASONS
         for name, broken in BREAKS[reason]
-        if name not in NOT_OF_A_SCHEMA_NAMES
+        if name not in UNCHECKED_NAMES
     ],
 )
-def test_a_broken_event_fails(name: str, broken: Any) -> None:
+def test_broken_event_violates_the_schema(name: str, broken: Any) -> None:
     try:
-        event = json.loads(broken(PURCHASE) or b"", parse_constant=_refuse)
+        event = json.loads(broken(PURCHASE) or b"", parse_constant=_reject_constant)
     except ValueError:
-        return  # no JSON, so nothing that a schema could pass
+        return  # not JSON, so there is nothing to validate
     assert not EVENTS.is_valid(event)
 
 
-def _refuse(constant: str) -> None:
+def _reject_constant(constant: str) -> None:
     raise ValueError(constant)
 
 
@@ -101,22 +101,30 @@ def _refuse(constant: str) -> None:
         {"data": ALERT["examples"][0]["data"] | {"message": ""}},
     ],
 )
-def test_a_wrong_alert_fails(change: dict[str, Any]) -> None:
+def test_invalid_alert_violates_the_schema(change: dict[str, Any]) -> None:
     assert not ALERTS.is_valid(ALERT["examples"][0] | change)
 
 
 @pytest.mark.parametrize("field", ALERT["required"])
-def test_an_alert_needs_every_field(field: str) -> None:
+def test_alert_without_a_required_field_violates_the_schema(field: str) -> None:
     alert = {name: value for name, value in ALERT["examples"][0].items() if name != field}
     assert not ALERTS.is_valid(alert)
 
 
-def test_what_the_job_sends_is_an_alert() -> None:
+def test_alert_of_the_job_satisfies_the_schema() -> None:
     flag = Flag(
-        "0" * 32, "purchase_amount", "PURCHASE_AMOUNT_CHANGE", "high", "limit_trading", 5.0, 4.0,
-        "40.00 spent", {"amount": 40.0, "mean": 10.0, "std": 1.5, "history": 7}, "1",
+        "0" * 32,
+        "purchase_amount",
+        "PURCHASE_AMOUNT_CHANGE",
+        "high",
+        "limit_trading",
+        5.0,
+        4.0,
+        "40.00 spent",
+        {"amount": 40.0, "mean": 10.0, "std": 1.5, "history": 7},
+        "1",
         reasons=[{"code": "PURCHASE_AMOUNT_CHANGE", "value": 5.0, "usual": None, "sentence": "x"}],
-    )  # fmt: skip
+    )
     row = SimpleNamespace(
         user_id="u1", window_start_ms=0, window_end_ms=300_000, model_version="complete-journey-1"
     )
@@ -128,16 +136,19 @@ def test_what_the_job_sends_is_an_alert() -> None:
     assert (at_event["event_id"], at_event["rule_version"]) == ("e1", 3)
 
 
-def test_a_rule_in_shadow_sends_no_alert() -> None:
+def test_flag_of_a_shadow_rule_sends_no_alert() -> None:
     flag = Flag("0" * 32, "r", "R", "low", "limit_trading", 5.0, 4.0, "why", {}, "1")
     row = SimpleNamespace(
-        user_id="u1", window_start_ms=0, window_end_ms=0, model_version="m",
+        user_id="u1",
+        window_start_ms=0,
+        window_end_ms=0,
+        model_version="m",
         flags=[flag, flag._replace(rule_state="SHADOW")],
-    )  # fmt: skip
-    assert len(alerts("risk-alerts", row, {})) == 1
+    )
+    assert len(alert_records("risk-alerts", row, {})) == 1
 
 
-def test_the_asyncapi_document_names_the_topics_of_the_settings() -> None:
+def test_asyncapi_document_lists_the_topics_of_the_settings() -> None:
     addresses = {channel["address"] for channel in ASYNCAPI["channels"].values()}
     topics = TopicSettings()
     assert addresses == set(topic_configs(topics))
@@ -150,7 +161,7 @@ def test_the_asyncapi_document_names_the_topics_of_the_settings() -> None:
     ]
 
 
-def test_every_reference_of_the_asyncapi_document_leads_somewhere() -> None:
+def test_references_of_the_asyncapi_document_resolve() -> None:
     references = list(_references(ASYNCAPI))
     assert len(references) > 10
     for reference in references:
@@ -169,20 +180,22 @@ def _references(node: Any) -> Any:
         yield from _references(child)
 
 
-def test_the_shipped_rules_fit_the_schemas() -> None:
+def test_shipped_rules_satisfy_the_schemas() -> None:
     data = ALERT["$defs"]["data"]["properties"]
     shipped = read_rules(ROOT / "rules.toml").rules
     assert [rule.id for rule in shipped if rule.scope == "window"] == [
-        "purchase_frequency", "purchase_amount", "behaviour_surprise"
-    ]  # fmt: skip
+        "purchase_frequency",
+        "purchase_amount",
+        "behaviour_surprise",
+    ]
     for rule in shipped:
         jsonschema.validate(rule.model_dump(mode="json"), RULE)
         for name in ("reason", "severity", "action"):
             jsonschema.validate(getattr(rule, name), data[name])
 
 
-def test_the_schema_of_a_rule_names_its_fields() -> None:
-    of_records = {"applied_by", "applied_at"}
-    assert RULE["properties"].keys() - of_records == Rule.model_fields.keys()
+def test_rule_schema_lists_the_fields_of_a_rule() -> None:
+    record_only = {"applied_by", "applied_at"}
+    assert RULE["properties"].keys() - record_only == Rule.model_fields.keys()
     required = {name for name, field in Rule.model_fields.items() if field.is_required()}
     assert set(RULE["required"]) == required

@@ -1,4 +1,4 @@
-"""The parts of the local stack that need no service."""
+"""Parts of the local stack that work without a running service."""
 
 import tomllib
 from pathlib import Path
@@ -12,17 +12,17 @@ from liveprofile.flink import launcher, rest
 from liveprofile.resources import ROOT
 from stack import state
 from stack.local import Stack, to_toml
-from stack.state import State
+from stack.state import StackState
 
 
-def test_ports_are_chosen_once_and_kept(tmp_path: Path) -> None:
-    first = State(tmp_path).ports("kafka", "cassandra")
-    assert State(tmp_path).ports("cassandra", "kafka") == first
+def test_second_call_returns_the_same_ports(tmp_path: Path) -> None:
+    first = StackState(tmp_path).ports("kafka", "cassandra")
+    assert StackState(tmp_path).ports("cassandra", "kafka") == first
     assert len(set(first.values())) == 2
     assert all(port in state.PORTS for port in first.values())
 
 
-def test_settings_are_what_liveprofile_reads(tmp_path: Path) -> None:
+def test_written_settings_point_at_the_stack(tmp_path: Path) -> None:
     stack = Stack(tmp_path)
     settings = config.load(stack.write_config())
     assert settings.kafka.bootstrap_servers == stack.kafka.bootstrap_servers
@@ -30,28 +30,28 @@ def test_settings_are_what_liveprofile_reads(tmp_path: Path) -> None:
     assert settings.flink.rest_url == stack.rest_url
 
 
-def test_to_toml_reads_back() -> None:
+def test_to_toml_round_trips() -> None:
     settings = {"rules": 'a "b".toml', "kafka": {"port": 1, "hosts": ["x", "y"]}}
     assert tomllib.loads(to_toml(settings)) == settings
 
 
-def test_a_service_that_does_not_run_cannot_be_paused(tmp_path: Path) -> None:
+def test_pausing_a_stopped_service_and_unknown_service_are_rejected(tmp_path: Path) -> None:
     stack = Stack(tmp_path)
     assert stack.kafka.pid is None
     with pytest.raises(ServiceError, match="kafka is not running"):
         stack.kafka.pause()
-    with pytest.raises(ServiceError, match="one of kafka, cassandra"):
+    with pytest.raises(ServiceError, match="use one of kafka, cassandra"):
         stack.service("zookeeper")
 
 
-def test_a_reused_pid_is_not_ours(tmp_path: Path) -> None:
+def test_reused_pid_of_another_process_is_not_the_service(tmp_path: Path) -> None:
     stack = Stack(tmp_path)
-    with State(tmp_path).change() as content:
+    with StackState(tmp_path).update() as content:
         content["processes"]["kafka"] = {"pid": 1, "started_s": 0.0}
     assert not stack.kafka.alive()
 
 
-def test_reason_is_the_jobs_own_error() -> None:
+def test_failure_reason_prefers_the_error_of_the_job() -> None:
     python = "Traceback (most recent call last):\n  File x\nValueError: no column foo\n"
     java = "Caused by: java.lang.RuntimeException: Python process exits with code: 1\n"
     assert rest.failure_reason(python + java) == "ValueError: no column foo"
@@ -62,28 +62,30 @@ def test_reason_is_the_jobs_own_error() -> None:
     assert rest.failure_reason(f"profile_job: no column: foo\n{java}") == "no column: foo"
 
 
-def test_no_jobmanager_is_one_line() -> None:
+def test_unreachable_jobmanager_gives_an_error_of_one_line() -> None:
     with pytest.raises(ServiceError, match="no Flink JobManager answers at") as caught:
         rest.overview("http://127.0.0.1:1")
     assert "\n" not in str(caught.value)
 
 
-def test_a_client_leaves_the_cluster_its_folders(tmp_path: Path) -> None:
+def test_client_configuration_omits_the_folders_of_the_cluster(tmp_path: Path) -> None:
     launcher.write_configuration(tmp_path, {"rest.port": 1}, client=True)
     written = yaml.safe_load((tmp_path / "config.yaml").read_text())
-    assert not set(launcher.FOLDERS_OF_THE_CLUSTER) & set(written)
+    assert not set(launcher.CLUSTER_FOLDER_OPTIONS) & set(written)
     assert written["rest.port"] == 1
 
 
-def test_configurations_are_flat_options() -> None:
+def test_flink_configurations_are_flat() -> None:
     for options in (launcher.flink_options(), launcher.flink_options(gpu=True)):
         assert all(not isinstance(value, dict | list) for value in options.values())
     deployment = yaml.safe_load((ROOT / "flink-conf" / "flinkdeployment.yaml").read_text())
     values = deployment["spec"]["flinkConfiguration"].values()
-    assert all(isinstance(value, str) for value in values), "the operator takes strings only"
+    assert all(isinstance(value, str) for value in values), (
+        "the Kubernetes operator accepts strings only"
+    )
 
 
-def test_kubernetes_logs_as_the_template_does() -> None:
+def test_kubernetes_log_configuration_equals_the_template() -> None:
     deployment = yaml.safe_load((ROOT / "flink-conf" / "flinkdeployment.yaml").read_text())
     template = launcher.LOGGING.read_text().splitlines()
     logging = deployment["spec"]["logConfiguration"][launcher.LOGGING.name].splitlines()

@@ -1,4 +1,4 @@
-"""Rules that change while the job runs: what a topic's records add up to, and who hears of it."""
+"""TopicRules and RulesFeed: which rules the records of the topic put in force."""
 
 from __future__ import annotations
 
@@ -14,21 +14,14 @@ import pytest
 
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
-from liveprofile.rules.rules import Rules
-from tests.unit.liveprofile.rules.test_rules import SHIPPED, rule
+from liveprofile.rules.rules import RuleSet
+from tests.support.rule_examples import SHIPPED_RULES, rule
+from tests.support.rule_records import raw_rule_record, rule_record
 from udfs.rules_feed import RulesFeed, TopicRules
 
 
-def record(rule_id: str, value: bytes | None, offset: int = 0) -> Record:
-    return Record("risk-rules", 0, offset, 0, rule_id.encode(), value, {})
-
-
-def put(rule_id: str, **changes: object) -> Record:
-    return record(rule_id, rule(id=rule_id, **changes).model_dump_json().encode())
-
-
 class FakeTopic:
-    """What is put before it is opened was there; what is put later comes as it comes."""
+    """A RulesSource: `records` exist when it is opened, `put` adds more later."""
 
     def __init__(self, *records: Record, pause_s: float = 0.0):
         self._queue: queue.Queue[Record | Exception] = queue.Queue()
@@ -36,22 +29,23 @@ class FakeTopic:
         self.caught_up = False
         self.closed = False
 
-    def put(self, *coming: Record | Exception) -> None:
-        for one in coming:
-            self._queue.put(one)
+    def put(self, *records: Record | Exception) -> None:
+        """Adds records; `poll` raises those that are exceptions."""
+        for record in records:
+            self._queue.put(record)
 
     def poll(self, timeout_s: float) -> list[Record]:
-        if not self.caught_up:  # one by one, and the news of the end comes last
+        if not self.caught_up:  # one record per poll; the poll after the last one catches up
             time.sleep(self._pause_s)
             self.caught_up = not self._first
             return [self._first.pop(0)] if self._first else []
         try:
-            found = self._queue.get(timeout=timeout_s)
+            record = self._queue.get(timeout=timeout_s)
         except queue.Empty:
             return []
-        if isinstance(found, Exception):
-            raise found
-        return [found]
+        if isinstance(record, Exception):
+            raise record
+        return [record]
 
     def close(self) -> None:
         self.closed = True
@@ -59,164 +53,179 @@ class FakeTopic:
 
 @contextmanager
 def feed_of(*topics: FakeTopic | Exception) -> Iterator[RulesFeed]:
-    """Each is what opening the topic gives in its turn; then it stays away."""
+    """A feed whose attempts to open the topic give `topics` in turn, then fail."""
     left = list(topics)
 
     def open_source() -> FakeTopic:
-        found = left.pop(0) if left else ServiceError("Kafka is away")
-        if isinstance(found, Exception):
-            raise found
-        return found
+        topic = left.pop(0) if left else ServiceError("Kafka is down")
+        if isinstance(topic, Exception):
+            raise topic
+        return topic
 
-    feed = RulesFeed(SHIPPED, open_source, poll_s=0.01, retry_s=0.01, first_read_s=5)
+    feed = RulesFeed(
+        SHIPPED_RULES, open_source, poll_timeout_s=0.01, retry_s=0.01, first_read_timeout_s=5
+    )
     try:
         yield feed
     finally:
         feed.close()
 
 
-def ids(rules: Rules) -> list[str]:
-    return [one.id for one in rules.rules]
+def ids(rules: RuleSet) -> list[str]:
+    return [rule.id for rule in rules.rules]
 
 
-def until(holds: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
     end_s = time.monotonic() + 5
-    while not holds():
+    while not condition():
         assert time.monotonic() < end_s
         time.sleep(0.005)
 
 
-# --- what records add up to ----------------------------------------------------------------------
+# --- TopicRules ----------------------------------------------------------------------------------
 
 
-def test_the_newest_record_of_a_rule_counts_and_a_tombstone_removes_it() -> None:
-    found = TopicRules()
-    found.take([put("b"), put("a"), put("b", version=2), put("c"), record("c", None)])
-    assert [(one.id, one.version) for one in found.rules().rules] == [("a", 1), ("b", 2)]
+def test_newest_record_of_a_rule_wins_and_tombstone_removes_the_rule() -> None:
+    topic = TopicRules()
+    topic.apply(
+        [
+            rule_record("b"),
+            rule_record("a"),
+            rule_record("b", version=2),
+            rule_record("c"),
+            raw_rule_record("c", None),
+        ]
+    )
+    assert [(rule.id, rule.version) for rule in topic.rules().rules] == [("a", 1), ("b", 2)]
 
 
-def test_the_version_of_the_set_is_of_what_is_in_it() -> None:
+def test_rule_set_version_depends_only_on_its_rules() -> None:
     one, other, changed = TopicRules(), TopicRules(), TopicRules()
-    one.take([put("a"), put("b")])
-    other.take([put("b", version=7), put("a"), put("b")])
-    changed.take([put("a"), put("b", threshold=4)])
+    one.apply([rule_record("a"), rule_record("b")])
+    other.apply([rule_record("b", version=7), rule_record("a"), rule_record("b")])
+    changed.apply([rule_record("a"), rule_record("b", threshold=4)])
     assert one.rules() == other.rules()
     assert one.rules().version != changed.rules().version
 
 
 @pytest.mark.parametrize("value", [b"{", b"{}", rule(id="other").model_dump_json().encode()])
-def test_a_broken_record_is_logged_counted_and_ignored(
+def test_invalid_record_is_logged_counted_and_ignored(
     value: bytes, caplog: pytest.LogCaptureFixture
 ) -> None:
-    found = TopicRules()
+    topic = TopicRules()
     with caplog.at_level(logging.WARNING):
-        found.take([put("a", version=3), record("a", value, offset=7), put("b")])
-    assert [(one.id, one.version) for one in found.rules().rules] == [("a", 3), ("b", 1)]
-    assert (found.broken, found.unreadable) == (1, {"a"})
+        topic.apply(
+            [rule_record("a", version=3), raw_rule_record("a", value, offset=7), rule_record("b")]
+        )
+    assert [(rule.id, rule.version) for rule in topic.rules().rules] == [("a", 3), ("b", 1)]
+    assert (topic.invalid_records, topic.invalid_ids) == (1, {"a"})
     [line] = caplog.messages
     assert line.startswith("risk-rules/0 offset 7: ")
-    found.take([put("a", version=4)])
-    assert (found.broken, found.unreadable) == (1, set())
+    topic.apply([rule_record("a", version=4)])
+    assert (topic.invalid_records, topic.invalid_ids) == (1, set())
 
 
-def test_who_applied_a_rule_is_no_part_of_it() -> None:
+def test_author_and_time_of_a_record_do_not_change_the_rule() -> None:
     applied = {"applied_by": "anna", "applied_at": "2026-01-05T09:30:00.000Z"}
     value = orjson.dumps(rule(id="a").model_dump(mode="json") | applied)
-    found, plain = TopicRules(), TopicRules()
-    found.take([record("a", value)])
-    plain.take([put("a")])
-    assert found.rules() == plain.rules()
+    with_author, without = TopicRules(), TopicRules()
+    with_author.apply([raw_rule_record("a", value)])
+    without.apply([rule_record("a")])
+    assert with_author.rules() == without.rules()
 
 
-# --- the feed ------------------------------------------------------------------------------------
+# --- RulesFeed -----------------------------------------------------------------------------------
 
 
-def test_without_a_topic_the_files_rules_hold() -> None:
-    feed = RulesFeed(SHIPPED)
-    assert feed.current() is SHIPPED
+def test_feed_without_a_source_keeps_the_file_rules() -> None:
+    feed = RulesFeed(SHIPPED_RULES)
+    assert feed.current() is SHIPPED_RULES
     feed.close()
 
 
-def test_a_topic_without_a_record_leaves_the_files_rules() -> None:
+def test_empty_topic_keeps_the_file_rules_until_its_first_record() -> None:
     topic = FakeTopic()
     with feed_of(topic) as feed:
-        assert feed.current() is SHIPPED
-        topic.put(put("a"))
+        assert feed.current() is SHIPPED_RULES
+        topic.put(rule_record("a"))
         until(lambda: ids(feed.current()) == ["a"])
 
 
-def test_the_topic_is_read_to_its_end_before_the_first_use() -> None:
-    topic = FakeTopic(put("a"), put("b"), record("a", None), pause_s=0.05)
+def test_constructor_reads_the_topic_to_its_end() -> None:
+    topic = FakeTopic(rule_record("a"), rule_record("b"), raw_rule_record("a", None), pause_s=0.05)
     with feed_of(topic) as feed:
         assert ids(feed.current()) == ["b"]
 
 
-def test_rules_change_while_the_job_runs() -> None:
-    topic = FakeTopic(put("a"), put("b"))
+def test_new_records_change_the_rules_but_not_the_set_returned_before() -> None:
+    topic = FakeTopic(rule_record("a"), rule_record("b"))
     with feed_of(topic) as feed:
-        held = feed.current()
-        topic.put(put("a", version=2, state="PAUSED"), record("b", None))
+        before = feed.current()
+        topic.put(rule_record("a", version=2, state="PAUSED"), raw_rule_record("b", None))
         until(lambda: ids(feed.current()) == ["a"])
-        assert feed.current().of("event") == []
-        assert ids(held) == ["a", "b"]  # a batch keeps what it began with
+        assert feed.current().evaluated("event") == []
+        assert ids(before) == ["a", "b"]
     assert topic.closed
 
 
-def test_a_topic_with_nothing_but_tombstones_means_no_rules() -> None:
-    with feed_of(FakeTopic(put("a"), record("a", None))) as feed:
+def test_topic_with_only_tombstones_puts_no_rules_in_force() -> None:
+    with feed_of(FakeTopic(rule_record("a"), raw_rule_record("a", None))) as feed:
         assert ids(feed.current()) == []
 
 
-def test_a_broken_record_changes_nothing_and_is_counted() -> None:
-    topic = FakeTopic(put("a"))
+def test_invalid_record_is_counted_and_leaves_the_rules_in_force() -> None:
+    topic = FakeTopic(rule_record("a"))
     with feed_of(topic) as feed:
         before = feed.current()
-        topic.put(record("a", b"{"))
-        until(lambda: feed.broken == 1)
+        topic.put(raw_rule_record("a", b"{"))
+        until(lambda: feed.invalid_records == 1)
         assert feed.current() is before
 
 
-def test_a_failing_topic_is_opened_again_and_the_last_rules_stay(
+def test_failing_topic_is_reopened_and_each_failure_is_logged_once(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    first, second = FakeTopic(put("a")), FakeTopic(put("a"), put("b"))
-    away = ServiceError("Kafka is away")
-    with caplog.at_level(logging.WARNING), feed_of(first, away, away, second) as feed:
+    first = FakeTopic(rule_record("a"))
+    second = FakeTopic(rule_record("a"), rule_record("b"))
+    down = ServiceError("Kafka is down")
+    with caplog.at_level(logging.WARNING), feed_of(first, down, down, second) as feed:
         assert ids(feed.current()) == ["a"]
         first.put(ServiceError("the broker ended"))
         until(lambda: ids(feed.current()) == ["a", "b"])
-    told = [line.partition(";")[0] for line in caplog.messages]
-    assert told == ["the broker ended", "Kafka is away"]  # once, not at each try
+    failures = [line.partition(";")[0] for line in caplog.messages]
+    assert failures == ["the broker ended", "Kafka is down"]
     assert first.closed and second.closed
 
 
-def test_a_topic_that_cannot_be_read_leaves_the_files_rules() -> None:
+def test_topic_that_cannot_be_opened_keeps_the_file_rules_without_waiting() -> None:
     start_s = time.monotonic()
     with feed_of(ServiceError("no topic risk-rules")) as feed:
-        assert feed.current() is SHIPPED
-        assert time.monotonic() - start_s < 2  # of the five that an answer may take
+        assert feed.current() is SHIPPED_RULES
+        assert time.monotonic() - start_s < 2  # first_read_timeout_s is 5
 
 
-def test_a_topic_that_does_not_answer_is_waited_for_a_while_only() -> None:
+def test_topic_that_does_not_answer_is_awaited_for_the_timeout_only() -> None:
     answer = threading.Event()
 
     def open_source() -> FakeTopic:
         answer.wait()
-        return FakeTopic(put("a"))
+        return FakeTopic(rule_record("a"))
 
-    feed = RulesFeed(SHIPPED, open_source, poll_s=0.01, retry_s=0.01, first_read_s=0.05)
-    assert feed.current() is SHIPPED
+    feed = RulesFeed(
+        SHIPPED_RULES, open_source, poll_timeout_s=0.01, retry_s=0.01, first_read_timeout_s=0.05
+    )
+    assert feed.current() is SHIPPED_RULES
     answer.set()
     until(lambda: ids(feed.current()) == ["a"])
     feed.close()
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-def test_the_end_of_the_thread_is_told_and_the_last_rules_stay(
+def test_unexpected_error_ends_the_thread_with_a_log_line_and_keeps_the_rules(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    topic = FakeTopic(put("a"))
+    topic = FakeTopic(rule_record("a"))
     with feed_of(topic) as feed:
-        topic.put(ZeroDivisionError("a fault of ours"))
-        until(lambda: "nobody reads their topic" in caplog.text)
+        topic.put(ZeroDivisionError("a bug"))
+        until(lambda: "the thread that reads the rules topic has failed" in caplog.text)
         assert ids(feed.current()) == ["a"]

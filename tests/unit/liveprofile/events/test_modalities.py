@@ -1,4 +1,4 @@
-"""What windows bring beside tokens: the job's reading against the contract's, said plainly."""
+"""Modality vectors, places and texts of windows, against the reference in plain Python."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 
 from liveprofile.config import load
 from liveprofile.events.modalities import (
-    MOST_NUMBERS,
+    MAX_DIMENSIONS,
     PLACE,
     TEXT,
     TEXT_CHARS,
     Modality,
-    with_texts,
+    add_text_vectors,
 )
-from liveprofile.events.window import read_training, read_windows
+from liveprofile.events.window import parse_training_window, parse_windows
 from liveprofile.wire.tokens import EVENT, FIELD
 from tests.reference import user_history
 from tests.reference.validation import Valid, check
@@ -30,7 +30,7 @@ GOOD = {"encoder": "clip", "vector": [3.0, -4]}
 
 
 def events(given: list[Any], **more: Any) -> list[dict[str, Any]]:
-    """One after the other, each with its media_embedding."""
+    """Returns one event per embedding, one millisecond apart."""
     return [
         {
             "event_id": f"e{number}",
@@ -44,8 +44,8 @@ def events(given: list[Any], **more: Any) -> list[dict[str, Any]]:
     ]
 
 
-def packed(some: list[dict[str, Any]]) -> str:
-    """As the SQL packs a window, newest first."""
+def encoded(some: list[dict[str, Any]]) -> str:
+    """Encodes a window as the SQL does, newest event first."""
     return EVENT.join(
         FIELD.join((str(event["event_time"]), "0", str(number), json.dumps(event)))
         for number, event in reversed(list(enumerate(some)))
@@ -53,8 +53,8 @@ def packed(some: list[dict[str, Any]]) -> str:
 
 
 def read(some: list[dict[str, Any]], *known: Modality) -> tuple[dict[Modality, np.ndarray], int]:
-    window = read_windows([packed(some)], frozenset(known))[0].rows[0]
-    return dict(window.beside.vectors), window.beside.ignored
+    window = parse_windows([encoded(some)], frozenset(known))[0].rows[0]
+    return dict(window.modalities.vectors), window.modalities.ignored
 
 
 def assert_same(found: Any, expected: dict[Any, Any]) -> None:
@@ -64,7 +64,7 @@ def assert_same(found: Any, expected: dict[Any, Any]) -> None:
         np.testing.assert_allclose(vector, expected[name], 1e-6, 1e-7)
 
 
-def test_each_vector_counts_with_length_1_and_the_newest_three_of_an_encoder() -> None:
+def test_newest_three_vectors_of_a_modality_are_scaled_to_length_1_and_averaged() -> None:
     given = [[9, 9], [1, 0], [0, 5], [0, 0.001], [2, 2, 1]]
     some = events([{"encoder": "clip", "vector": vector} for vector in given])
     found, ignored = read(some, CLIP2, CLIP3)
@@ -75,36 +75,51 @@ def test_each_vector_counts_with_length_1_and_the_newest_three_of_an_encoder() -
 @pytest.mark.parametrize(
     "broken",
     [
-        "clip", 7, [], {}, {"encoder": "clip"}, {"vector": [1, 2]}, GOOD | {"encoder": None},
-        GOOD | {"encoder": "Clip"}, GOOD | {"encoder": "x" * 65}, GOOD | {"encoder": ""},
-        GOOD | {"encoder": "clip\n"}, GOOD | {"vector": []}, GOOD | {"vector": "1, 2"},
-        GOOD | {"vector": [1, True]}, GOOD | {"vector": ["1", 2]}, GOOD | {"vector": [1, None]},
-        GOOD | {"vector": [0, 0.0]}, GOOD | {"vector": [1e-200, 0]}, GOOD | {"vector": [2e9, 1]},
-        GOOD | {"vector": [10**400, 1]}, GOOD | {"vector": [[1], [2]]},
-        GOOD | {"vector": [1] * (MOST_NUMBERS + 1)},
+        "clip",
+        7,
+        [],
+        {},
+        {"encoder": "clip"},
+        {"vector": [1, 2]},
+        GOOD | {"encoder": None},
+        GOOD | {"encoder": "Clip"},
+        GOOD | {"encoder": "x" * 65},
+        GOOD | {"encoder": ""},
+        GOOD | {"encoder": "clip\n"},
+        GOOD | {"vector": []},
+        GOOD | {"vector": "1, 2"},
+        GOOD | {"vector": [1, True]},
+        GOOD | {"vector": ["1", 2]},
+        GOOD | {"vector": [1, None]},
+        GOOD | {"vector": [0, 0.0]},
+        GOOD | {"vector": [1e-200, 0]},
+        GOOD | {"vector": [2e9, 1]},
+        GOOD | {"vector": [10**400, 1]},
+        GOOD | {"vector": [[1], [2]]},
+        GOOD | {"vector": [1] * (MAX_DIMENSIONS + 1)},
     ],
-)  # fmt: skip
-def test_a_broken_one_never_costs_the_event_and_is_counted(broken: Any) -> None:
+)
+def test_invalid_embedding_is_ignored_and_counted_and_event_is_kept(broken: Any) -> None:
     some = events([GOOD, broken])
     found, ignored = read(some, CLIP2, Modality("clip", 1_025))
     assert_same(found, {CLIP2: [0.6, -0.8]})
     assert ignored == 1
-    assert_same(read_training(packed(some)).beside.vectors, {CLIP2: [0.6, -0.8]})
+    assert_same(parse_training_window(encoded(some)).modalities.vectors, {CLIP2: [0.6, -0.8]})
     event = check(json.dumps(some[1]).encode(), TIME_MS, load().limits)
     assert isinstance(event, Valid) and event.media is None
 
 
-def test_what_the_model_does_not_know_is_ignored_and_counted() -> None:
+def test_vector_of_unknown_modality_is_ignored_and_counted() -> None:
     longer = {"encoder": "clip", "vector": [1.0, 2.0, 2.0]}
     found, ignored = read(events([None, GOOD, longer, {"encoder": "other", "vector": [1]}]), CLIP2)
     assert found.keys() == {CLIP2} and ignored == 2
     assert read(events([None])) == ({}, 0)
-    # Every encoder's, each length by itself, goes into training.
-    trained = read_training(packed(events([GOOD, longer]))).beside.vectors
+    # Training rows keep the vectors of every encoder and length.
+    trained = parse_training_window(encoded(events([GOOD, longer]))).modalities.vectors
     assert_same(trained, {CLIP2: [0.6, -0.8], CLIP3: [1 / 3, 2 / 3, 2 / 3]})
 
 
-def test_the_place_is_the_last_known_one() -> None:
+def test_place_is_the_last_valid_place() -> None:
     some = events([None] * 4)
     places = [{"lat": 1, "lon": 2}, {"lat": 48.5, "lon": "11.25"}, None, {"lat": 3}]
     for event, place in zip(some, places, strict=True):
@@ -112,24 +127,24 @@ def test_the_place_is_the_last_known_one() -> None:
     found, ignored = read(some, PLACE)
     assert_same(found, {PLACE: [48.5, 11.25]})
     assert ignored == 0 and read(some)[0] == {}
-    assert_same(read_training(packed(some)).beside.vectors, {PLACE: [48.5, 11.25]})
+    assert_same(parse_training_window(encoded(some)).modalities.vectors, {PLACE: [48.5, 11.25]})
 
 
-def test_the_newest_text_is_read_if_texts_are() -> None:
+def test_newest_text_is_returned_if_texts_are_read() -> None:
     some = events([None] * 5)
     some[0]["text"] = "older"
     some[1] |= {"text": " lovely shoes ", "query": "not this"}
     some[2] |= {"text": None, "query": 7}
     some[3] |= {"text": " ", "query": ""}
-    assert read_training(packed(some)).text == "lovely shoes"
-    windows = [read_windows([packed(some)], known)[0].rows[0] for known in ({TEXT}, {CLIP2})]
+    assert parse_training_window(encoded(some)).text == "lovely shoes"
+    windows = [parse_windows([encoded(some)], known)[0].rows[0] for known in ({TEXT}, {CLIP2})]
     assert [window.text for window in windows] == ["lovely shoes", ""]
     some[4] |= {"text": [], "query": "x" * 2_000}
-    assert read_training(packed(some)).text == "x" * TEXT_CHARS
-    assert read_training(packed(events([None]))).text == ""
+    assert parse_training_window(encoded(some)).text == "x" * TEXT_CHARS
+    assert parse_training_window(encoded(events([None]))).text == ""
 
 
-def test_windows_without_a_text_are_not_encoded() -> None:
+def test_windows_without_text_are_not_encoded() -> None:
     asked = []
 
     def encode(texts: list[str]) -> np.ndarray:
@@ -137,10 +152,10 @@ def test_windows_without_a_text_are_not_encoded() -> None:
         return np.arange(2 * len(texts), dtype=np.float32).reshape(-1, 2)
 
     clip = {CLIP2: np.ones(2, np.float32)}
-    none, both, text = with_texts([clip, clip, {}], ["", "a", "b"], encode)
+    none, both, text = add_text_vectors([clip, clip, {}], ["", "a", "b"], encode)
     assert none is clip and clip.keys() == {CLIP2}
     assert both.keys() == {CLIP2, TEXT} and text[TEXT].tolist() == [2, 3]
-    assert with_texts([clip], [""], encode) == [clip]
+    assert add_text_vectors([clip], [""], encode) == [clip]
     assert asked == [["a", "b"]]
 
 
@@ -161,12 +176,12 @@ def test_windows_without_a_text_are_not_encoded() -> None:
         max_size=12,
     )
 )
-def test_any_window_reads_as_the_contract_says(given: list[Any]) -> None:
+def test_random_window_matches_the_reference(given: list[Any]) -> None:
     some = events(given, place={"lat": 10.5, "lon": -20})
     limits = load().limits
     checked = [check(json.dumps(event).encode(), TIME_MS, limits) for event in some]
     expected = user_history.beside(checked)
-    every = read_training(packed(some)).beside.vectors
+    every = parse_training_window(encoded(some)).modalities.vectors
     assert_same({tuple(modality): vector for modality, vector in every.items()}, expected)
     known = (CLIP2, VOICE, PLACE)
     found, ignored = read(some, *known)

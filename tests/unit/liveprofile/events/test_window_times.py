@@ -1,4 +1,4 @@
-"""Where windows end, with and without a shift for each user."""
+"""Window ends, with and without an offset for each user."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from liveprofile.config import WindowSettings
-from liveprofile.events.window_times import end_ms, shift_ms
+from liveprofile.events.window_times import end_ms, stagger_offset_ms
 from tests.reference.profile import window_end_ms
 
 STAGGERED = WindowSettings(length_ms=300_000, stagger_ms=10_000)
@@ -20,30 +20,30 @@ STAGGERED = WindowSettings(length_ms=300_000, stagger_ms=10_000)
 
 @given(time_ms=st.integers(946_684_800_000, 4_102_444_800_000), user_id=st.text(min_size=1))
 @pytest.mark.parametrize("window", [WindowSettings(), STAGGERED])
-def test_a_window_holds_its_events_and_is_the_references(
+def test_window_end_holds_the_event_and_matches_the_reference(
     window: WindowSettings, time_ms: int, user_id: str
 ) -> None:
-    shift = shift_ms(user_id, window)
-    end = end_ms(time_ms, shift, window)
+    offset_ms = stagger_offset_ms(user_id, window)
+    end = end_ms(time_ms, offset_ms, window)
     assert end - window.length_ms <= time_ms < end
-    assert (end - shift) % window.length_ms == 0
+    assert (end - offset_ms) % window.length_ms == 0
     assert end == window_end_ms(user_id, time_ms, window)
 
 
-def test_without_a_stagger_all_windows_end_at_once() -> None:
-    assert {shift_ms(f"u{number}", WindowSettings()) for number in range(100)} == {0}
+def test_windows_without_stagger_have_no_offset() -> None:
+    assert {stagger_offset_ms(f"u{number}", WindowSettings()) for number in range(100)} == {0}
 
 
-def test_shifts_are_spread_evenly_and_by_the_hash() -> None:
+def test_offsets_are_spread_evenly_by_the_hash() -> None:
     users = [f"u{number}" for number in range(30_000)]
-    counts = Counter(shift_ms(user, STAGGERED) for user in users)
+    counts = Counter(stagger_offset_ms(user, STAGGERED) for user in users)
     assert sorted(counts) == list(range(0, 300_000, 10_000))
     assert max(counts.values()) < 1.25 * min(counts.values())
     digits = hashlib.md5(b"u7").hexdigest()[:3]
-    assert shift_ms("u7", STAGGERED) == int(digits, 16) % 30 * 10_000
+    assert stagger_offset_ms("u7", STAGGERED) == int(digits, 16) % 30 * 10_000
 
 
-def test_times_may_be_arrays() -> None:
+def test_end_ms_accepts_arrays() -> None:
     times = np.array([0, 9_999, 10_000, 309_999])
     assert end_ms(times, 10_000, STAGGERED).tolist() == [10_000, 10_000, 310_000, 310_000]
 
@@ -52,11 +52,11 @@ def test_times_may_be_arrays() -> None:
     ("stagger_ms", "reason"),
     [(1_500, "whole seconds"), (7_000, "multiple"), (-1_000, "greater than or equal to 0")],
 )
-def test_steps_that_do_not_fit_are_refused(stagger_ms: int, reason: str) -> None:
+def test_stagger_that_does_not_divide_the_window_is_rejected(stagger_ms: int, reason: str) -> None:
     with pytest.raises(ValidationError, match=reason):
         WindowSettings(length_ms=300_000, stagger_ms=stagger_ms)
 
 
-def test_too_many_steps_are_refused() -> None:
+def test_too_many_stagger_steps_are_rejected() -> None:
     with pytest.raises(ValidationError, match="at least 12000"):
         WindowSettings(length_ms=3_600_000, stagger_ms=1_000)

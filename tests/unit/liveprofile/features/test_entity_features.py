@@ -1,18 +1,23 @@
-"""What is known of an event when it comes, against plain Python (tests/reference/entity_features.py)."""
+"""Event features against plain Python (tests/reference/entity_features.py) and the handbook's."""
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liveprofile.features.entity import NAMES, BadLists, EventBatch, compute, from_rows
-from liveprofile.features.entity import read as read_lists
-from models.fraud.card_transactions.data import Transactions, read
-from models.fraud.card_transactions.features import HANDBOOK
-from models.fraud.card_transactions.features import features as handbook_features
-from models.fraud.datasets.entity_history import Events, History, Labels
-from models.fraud.training.train_handbook import history as handbook_history
-from tests.reference.entity_features import (  # fmt: skip
+from liveprofile.features.entity import (
+    EVENT_FEATURES,
+    EventBatch,
+    InvalidLists,
+    compute_features,
+    features_from_lists,
+    parse_lists,
+)
+from models.fraud.card_transactions.data import Transactions, read_transactions
+from models.fraud.card_transactions.features import FEATURE_NAMES, handbook_features
+from models.fraud.datasets.entity_history import EntityHistory, EventColumns, LabelColumns
+from models.fraud.training.train_handbook import build_history as handbook_history
+from tests.reference.entity_features import (
     DAY,
     ENTITIES,
     HOUR,
@@ -24,8 +29,8 @@ from tests.reference.entity_features import (  # fmt: skip
     features,
     text,
 )
+from tests.support.card_transactions import DELAY_DAYS, make_transactions
 from tests.support.paths import SHARED_DATA
-from tests.unit.models.fraud.test_card_transactions import DELAY, transactions
 
 START = 1_532_000_000_000
 OWNERS = ("user", *ENTITIES)
@@ -56,7 +61,7 @@ def batch(arrivals: list[Arrival], rows: list[int], keep: int = 128) -> EventBat
 
 
 def scored(arrivals: list[Arrival]) -> list[int]:
-    """Rows of events that are no copies of an earlier one."""
+    """Returns the rows of events that are not duplicates of an earlier one."""
     seen, rows = set(), []
     for row, one in enumerate(arrivals):
         if isinstance(one, Event) and one.id not in seen:
@@ -67,11 +72,11 @@ def scored(arrivals: list[Arrival]) -> list[int]:
 
 def assert_same(arrivals: list[Arrival], keep: int, delay_days: float) -> None:
     rows = scored(arrivals)
-    found = compute(batch(arrivals, rows, keep), delay_days)
-    assert list(found) == list(NAMES)
+    found = compute_features(batch(arrivals, rows, keep), delay_days)
+    assert list(found) == list(EVENT_FEATURES)
     for place, row in enumerate(rows):
         expected = features(arrivals, row, keep, delay_days)
-        assert set(expected) == set(NAMES)
+        assert set(expected) == set(EVENT_FEATURES)
         for name, value in expected.items():
             assert found[name][place] == pytest.approx(value, rel=1e-6, abs=1e-6, nan_ok=True), (
                 name,
@@ -81,7 +86,7 @@ def assert_same(arrivals: list[Arrival], keep: int, delay_days: float) -> None:
 
 @st.composite
 def arrival_lists(draw: st.DrawFn) -> list[Arrival]:
-    """Events mostly in order of time, with copies, late events, and labels before and after."""
+    """Events mostly in order of time, with duplicates, late events, and labels."""
     some = st.sampled_from
     now, arrivals, events = START, [], []
     for number in range(draw(st.integers(1, 25))):
@@ -104,22 +109,20 @@ def arrival_lists(draw: st.DrawFn) -> list[Arrival]:
             )
             events.append(event)
             arrivals.append(event)
-            if draw(st.integers(0, 9)) == 0:  # a label with a wrong clock: before its event
+            if draw(st.integers(0, 9)) == 0:  # a label with a wrong clock, before its event
                 arrivals.append(Label(event, True, event.time_ms - HOUR))
     return arrivals
 
 
 @given(arrival_lists(), st.sampled_from([1, 3, 128]), st.sampled_from([0, 1, 7]))
 @settings(max_examples=150, deadline=None)
-def test_features_are_what_plain_python_finds(
-    arrivals: list[Arrival], keep: int, delay_days: int
-) -> None:
+def test_features_match_the_reference(arrivals: list[Arrival], keep: int, delay_days: int) -> None:
     if scored(arrivals):
         assert_same(arrivals, keep, delay_days)
 
 
 def a_day() -> list[Arrival]:
-    """A user with two quiet purchases, then one on a device that three others use."""
+    """A user makes two usual purchases, then one on a device that three other users use."""
     quiet = [Event(f"q{n}", "u", "purchase", START + n * HOUR, 20.0, "own") for n in range(2)]
     others = [
         Event(f"o{n}", f"v{n}", "login", START + 3 * HOUR + 1 + n, device="d") for n in range(3)
@@ -128,22 +131,27 @@ def a_day() -> list[Arrival]:
 
 
 def one(arrivals: list[Arrival], name: str, **options: float) -> float:
-    return float(compute(batch(arrivals, [len(arrivals) - 1]), **options)[name][0])
+    return float(compute_features(batch(arrivals, [len(arrivals) - 1]), **options)[name][0])
 
 
-def test_what_an_unusual_purchase_looks_like() -> None:
+def test_unusual_purchase_has_expected_features() -> None:
     arrivals = a_day()
     expected = {
-        "user_amount_ratio": 10.0, "user_amount_1d": 240.0, "user_purchases_1h": 1.0,
-        "user_new_device": 1.0, "device_users_1h": 4.0, "device_events_1h": 4.0,
-        "user_seconds_since_purchase": 3 * 3600, "is_purchase": 1.0,
-    }  # fmt: skip
+        "user_amount_ratio": 10.0,
+        "user_amount_1d": 240.0,
+        "user_purchases_1h": 1.0,
+        "user_new_device": 1.0,
+        "device_users_1h": 4.0,
+        "device_events_1h": 4.0,
+        "user_seconds_since_purchase": 3 * 3600,
+        "is_purchase": 1.0,
+    }
     assert {name: one(arrivals, name) for name in expected} == pytest.approx(expected)
     assert np.isnan(one(arrivals, "shop_users_1h"))
     assert np.isnan(one(arrivals, "user_new_shop"))
 
 
-def test_a_label_counts_from_its_own_time_on_and_the_latest_holds() -> None:
+def test_label_counts_from_its_time_and_the_latest_label_wins() -> None:
     *before, last = a_day()
     fraud = before[2]
     known = Label(fraud, True, START + 3 * HOUR + 1_000)
@@ -153,75 +161,75 @@ def test_a_label_counts_from_its_own_time_on_and_the_latest_holds() -> None:
     assert one([*before, known, last], "device_risk_1d", delay_days=0.5 / 24) == 1 / 3
     assert one([*before, known._replace(time_ms=last.time_ms + 1), last], "device_frauds_1d") == 0
     revoked = Label(fraud, False, START + 3 * HOUR + 2_000)
-    for labels in ([known, revoked], [revoked, known]):  # in whatever order they arrive
+    for labels in ([known, revoked], [revoked, known]):  # in any order of arrival
         assert one([*before, *labels, last], "device_frauds_1d") == 0
 
 
-def test_a_row_does_not_depend_on_its_batch() -> None:
-    """Bit by bit, beside amounts that would swallow its own digits."""
+def test_row_does_not_depend_on_its_batch() -> None:
+    """Rows are equal bit by bit, even next to amounts that exceed a double's precision."""
     rich = [Event(f"r{n}", "rich", "purchase", START + n, 1e9 - n, "r") for n in range(120)]
     arrivals = [*rich, *a_day()]
     rows = scored(arrivals)
-    together = compute(batch(arrivals, rows))
+    together = compute_features(batch(arrivals, rows))
     for place in (0, 119, len(rows) - 1):
-        alone = compute(batch(arrivals, [rows[place]]))
-        for name in NAMES:
+        alone = compute_features(batch(arrivals, [rows[place]]))
+        for name in EVENT_FEATURES:
             assert np.array_equal(together[name][place], alone[name][0], equal_nan=True), name
 
 
-def test_empty_lists_are_no_error() -> None:
+def test_empty_lists_are_accepted() -> None:
     rows = batch(a_day(), [0])
-    found = compute(rows._replace(**{f"of_{owner}": [""] for owner in OWNERS}))
+    found = compute_features(rows._replace(**{f"of_{owner}": [""] for owner in OWNERS}))
     assert found["user_events_30d"][0] == 0
     assert np.isnan(found["user_amount_ratio"][0])
 
 
-def test_no_rows_are_no_error() -> None:
-    assert all(len(values) == 0 for values in compute(batch([], [])).values())
+def test_empty_batch_is_accepted() -> None:
+    assert all(len(values) == 0 for values in compute_features(batch([], [])).values())
 
 
 @pytest.mark.parametrize(
     "text", ["d\x1f1", "d\x1fnoon\x1f1\x1f1\x1f\x1f\x1f\x1f\x1f", "nonsense", "\x1e"]
 )
-def test_what_is_no_list_is_told(text: str) -> None:
-    with pytest.raises(BadLists):
-        compute(batch(a_day(), [0])._replace(of_user=[text]))
+def test_invalid_list_is_rejected(text: str) -> None:
+    with pytest.raises(InvalidLists):
+        compute_features(batch(a_day(), [0])._replace(of_user=[text]))
 
 
-def test_a_copy_is_known_as_such() -> None:
+def test_duplicate_event_is_detected() -> None:
     arrivals = a_day()
-    rows = read_lists(batch([*arrivals, arrivals[-1]], [0, 5, 6]))
+    rows = parse_lists(batch([*arrivals, arrivals[-1]], [0, 5, 6]))
     assert rows.duplicates().tolist() == [False, False, True]
 
 
-def test_every_name_has_a_unit_and_words() -> None:
+def test_every_feature_has_a_unit_and_a_description() -> None:
     units = {"count", "money", "share", "ratio", "seconds", "days", "hour", "0/1"}
-    assert {name.unit for name in NAMES.values()} == units
-    assert all(name.words for name in NAMES.values())
+    assert {name.unit for name in EVENT_FEATURES.values()} == units
+    assert all(feature.description for feature in EVENT_FEATURES.values())
 
 
 def codes(values: list[str]) -> np.ndarray:
-    """Numbers from 1; 0 for the empty text."""
+    """Encodes texts as numbers from 1; the empty text as 0."""
     found = {value: number for number, value in enumerate(sorted({*values} - {""}), 1)}
     return np.array([found.get(value, 0) for value in values], np.int32)
 
 
 @given(arrival_lists(), st.sampled_from([2, 128]))
 @settings(max_examples=40, deadline=None)
-def test_lists_from_a_file_are_the_jobs(arrivals: list[Arrival], keep: int) -> None:
-    """Flat lists that skip the text, against the text that the job would send."""
+def test_lists_built_from_files_equal_the_job_lists(arrivals: list[Arrival], keep: int) -> None:
+    """Compares lists that are built from arrays with lists parsed from the job's text."""
     events = [one for one in arrivals if isinstance(one, Event)]
     labels = [one for one in arrivals if isinstance(one, Label)]
     clock = np.maximum.accumulate([one.time_ms for one in events])
-    # From a file nothing else tells when a label came than its time.
+    # In a file, the time of a label is the only information on its arrival.
     arrived, waiting = [], sorted(labels, key=lambda label: label.time_ms)
     for event, now_ms in zip(events, clock, strict=True):
         while waiting and waiting[0].time_ms <= now_ms:
             arrived.append(waiting.pop(0))
         arrived.append(event)
     rows = scored(arrived)
-    flat = History(
-        Events(
+    flat = EntityHistory(
+        EventColumns(
             np.array([one.time_ms for one in events]),
             np.array([ord(LETTERS[one.type]) for one in events], np.uint8),
             np.array([one.amount for one in events]),
@@ -229,7 +237,7 @@ def test_lists_from_a_file_are_the_jobs(arrivals: list[Arrival], keep: int) -> N
             codes([one.user for one in events]),
             {name: codes([getattr(one, name) for one in events]) for name in ENTITIES},
         ),
-        Labels(
+        LabelColumns(
             np.array([events.index(label.event) for label in labels], np.int64),
             np.array([label.fraud for label in labels], bool),
             np.array([label.time_ms for label in labels], np.int64),
@@ -239,14 +247,14 @@ def test_lists_from_a_file_are_the_jobs(arrivals: list[Arrival], keep: int) -> N
     first = {arrived[row]: row for row in reversed(rows)}
     wanted = np.array([n for n, event in enumerate(events) if event in first])
     wanted = wanted[np.unique([rows.index(first[events[n]]) for n in wanted], return_index=True)[1]]
-    found = from_rows(flat.rows(wanted), delay_days=1)
-    expected = compute(batch(arrived, rows, keep), delay_days=1)
-    for name in NAMES:
+    found = features_from_lists(flat.rows(wanted), delay_days=1)
+    expected = compute_features(batch(arrived, rows, keep), delay_days=1)
+    for name in EVENT_FEATURES:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
 
 
 def assert_handbook(data: Transactions, delay_days: int, rows: np.ndarray) -> None:
-    known = handbook_features(data, delay_days)
+    expected_NF = handbook_features(data, delay_days)[rows]
     names = {"amount": "amount", "weekend": "weekend", "night": "night"}
     for days in (1, 7, 30):
         names |= {
@@ -255,31 +263,24 @@ def assert_handbook(data: Transactions, delay_days: int, rows: np.ndarray) -> No
             f"terminal_count_{days}d": f"shop_purchases_{days}d",
             f"terminal_risk_{days}d": f"shop_risk_{days}d",
         }
-    assert set(names) == set(HANDBOOK)
-    names |= {
-        "card_ratio": "user_amount_ratio",
-        "card_large_14d": "user_large_14d",
-        "terminal_risk_since_first_fraud": "shop_risk_since_first_fraud",
-    }
+    assert set(names) == set(FEATURE_NAMES)
     found = handbook_history(data, delay_days, keep=1_000).features(
         rows, list(names.values()), delay_days
     )
     for theirs, ours_N in zip(names, found.T, strict=True):
-        expected = known.values_NF[rows, known.names.index(theirs)]
-        if theirs == "card_ratio":  # of too few purchases nothing is usual: there 1, here unknown
-            ours_N = np.nan_to_num(ours_N, nan=1.0)
-        np.testing.assert_allclose(ours_N, expected, rtol=1e-5, atol=1e-5, err_msg=theirs)
+        expected_N = expected_NF[:, FEATURE_NAMES.index(theirs)]
+        np.testing.assert_allclose(ours_N, expected_N, rtol=1e-5, atol=1e-5, err_msg=theirs)
 
 
-def test_the_handbooks_features_come_out_of_the_lists() -> None:
-    data = transactions()
-    assert_handbook(data, DELAY, np.arange(0, len(data.time_ms_N), 3))
+def test_handbook_features_match_on_synthetic_transactions() -> None:
+    data = make_transactions()
+    assert_handbook(data, DELAY_DAYS, np.arange(0, len(data.time_ms_N), 3))
 
 
-def test_the_handbooks_features_on_its_data() -> None:
+def test_handbook_features_match_on_handbook_data() -> None:
     if not HANDBOOK_FILE.is_file():
         pytest.skip(f"needs {HANDBOOK_FILE}")
-    data = read(HANDBOOK_FILE)
+    data = read_transactions(HANDBOOK_FILE)
     few = np.flatnonzero(data.card_N % 20 == 0)
     few_cards = Transactions(*(column_N[few] for column_N in data))
     assert_handbook(few_cards, 7, np.arange(40_000, len(few), 41))

@@ -1,4 +1,4 @@
-"""Files become events: the shipped mappings, all kinds of columns, one clear line for a mistake."""
+"""Mappings: translation of the shipped formats, column types, and error messages."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from liveprofile.errors import InputError
 from liveprofile.ingest.mapping import read_mapping
 from liveprofile.ingest.replay import open_source
-from liveprofile.ingest.sources import in_order_of_time
-from liveprofile.ingest.translation import epoch_ms, time_ms_of
+from liveprofile.ingest.sources import sort_by_time
+from liveprofile.ingest.translation import epoch_ms, parse_time_ms
 from tests.support.paths import ROOT, SHARED_DATA
 
 MAPPINGS = ROOT / "mappings"
@@ -39,9 +39,11 @@ price = "price"
 """
 
 
-def events_of(source: Path, mapping: Path | None, limit: int | None = None) -> list[dict[str, Any]]:
+def replayed_events(
+    source: Path, mapping: Path | None, limit: int | None = None
+) -> list[dict[str, Any]]:
     batches, translator = open_source(source, mapping, limit)
-    return [json.loads(value) for batch in batches for value in translator.events(batch).values]
+    return [json.loads(value) for batch in batches for value in translator.translate(batch).values]
 
 
 @pytest.fixture
@@ -59,27 +61,35 @@ def test_shipped_mappings_are_valid(path):
     assert read_mapping(path).needed_columns()
 
 
-def test_user_behaviour_is_sorted_and_translated(written):
+def test_user_behaviour_csv_is_sorted_and_translated(written):
     source = written("ub.csv", "1,10,7,buy,1511658002\n2,11,8,pv,1511658001\n")
-    assert events_of(source, MAPPINGS / "user_behavior.toml") == [
+    assert replayed_events(source, MAPPINGS / "user_behavior.toml") == [
         {
-            "event_id": "2-1", "user_id": "2", "item_id": "11", "category_id": "8",
-            "event_type": "view", "event_time": 1511658001000,
+            "event_id": "2-1",
+            "user_id": "2",
+            "item_id": "11",
+            "category_id": "8",
+            "event_type": "view",
+            "event_time": 1511658001000,
         },
         {
-            "event_id": "1-0", "user_id": "1", "item_id": "10", "category_id": "7",
-            "event_type": "purchase", "event_time": 1511658002000,
+            "event_id": "1-0",
+            "user_id": "1",
+            "item_id": "10",
+            "category_id": "7",
+            "event_type": "purchase",
+            "event_time": 1511658002000,
         },
-    ]  # fmt: skip
+    ]
 
 
-def test_the_whole_taobao_slice_is_translated():
+def test_whole_taobao_slice_is_translated():
     if not TAOBAO.is_file():
-        pytest.skip("the Taobao slice is not on this machine")
+        pytest.skip("the Taobao slice is not available")
     batches, translator = open_source(TAOBAO, MAPPINGS / "user_behavior.toml")
     ids, last_ms = set(), 0
     for batch in batches:
-        events = translator.events(batch)
+        events = translator.translate(batch)
         assert events.times_ms == sorted(events.times_ms)
         assert last_ms <= events.times_ms[0]
         last_ms = events.times_ms[-1]
@@ -87,56 +97,76 @@ def test_the_whole_taobao_slice_is_translated():
     assert len(ids) == 110_300
 
 
-def test_complete_journey_joins_the_products(tmp_path):
+def test_complete_journey_purchases_join_the_products(tmp_path):
     at = [datetime(2017, 1, 1, 11, 53, 26), datetime(2017, 1, 1, 12, 10, 28, 500_000)]
     pq.write_table(
-        pa.table({
-            "household_id": [900, 1228], "basket_id": [31, 32], "product_id": [5, 6],
-            "quantity": [1, 2], "sales_value": [0.5, 2.75],
-            "transaction_timestamp": pa.array(at, pa.timestamp("ns")),
-        }),
+        pa.table(
+            {
+                "household_id": [900, 1228],
+                "basket_id": [31, 32],
+                "product_id": [5, 6],
+                "quantity": [1, 2],
+                "sales_value": [0.5, 2.75],
+                "transaction_timestamp": pa.array(at, pa.timestamp("ns")),
+            }
+        ),
         tmp_path / "transactions.parquet",
-    )  # fmt: skip
+    )
     products = pa.table({"product_id": [7, 5], "product_category": ["BREAD", "MILK"]})
     pq.write_table(products, tmp_path / "products.parquet")
     source = tmp_path / "transactions.parquet"
-    assert events_of(source, MAPPINGS / "complete_journey.toml") == [
+    assert replayed_events(source, MAPPINGS / "complete_journey.toml") == [
         {
-            "event_id": "31-5-0", "user_id": "900", "item_id": "5", "category_id": "MILK",
-            "amount": 0.5, "quantity": 1, "session_id": "31", "event_type": "purchase",
+            "event_id": "31-5-0",
+            "user_id": "900",
+            "item_id": "5",
+            "category_id": "MILK",
+            "amount": 0.5,
+            "quantity": 1,
+            "session_id": "31",
+            "event_type": "purchase",
             "event_time": 1483271606000,
         },
         {
-            "event_id": "32-6-1", "user_id": "1228", "item_id": "6",
-            "amount": 2.75, "quantity": 2, "session_id": "32", "event_type": "purchase",
+            "event_id": "32-6-1",
+            "user_id": "1228",
+            "item_id": "6",
+            "amount": 2.75,
+            "quantity": 2,
+            "session_id": "32",
+            "event_type": "purchase",
             "event_time": 1483272628500,
         },
-    ]  # fmt: skip
+    ]
 
 
-def test_what_cannot_be_converted_is_sent_as_it_is(written):
+def test_value_that_cannot_be_converted_is_sent_unchanged(written):
     source = written(
         "a.csv",
         "id,who,what,when,price,lat,lon\n"
         'e1,u1,view,2017-01-01T00:00:00+01:00,"1.50",1,2\n'
         "e2,,view,yesterday,cheap,,\n",
     )
-    assert events_of(source, written("m.toml", CSV)) == [
+    assert replayed_events(source, written("m.toml", CSV)) == [
         {
-            "event_id": "e1", "user_id": "u1", "event_type": "view", "event_time": 1483225200000,
-            "price": 1.5, "place": {"lat": 1.0, "lon": 2.0},
+            "event_id": "e1",
+            "user_id": "u1",
+            "event_type": "view",
+            "event_time": 1483225200000,
+            "price": 1.5,
+            "place": {"lat": 1.0, "lon": 2.0},
         },
         {"event_id": "e2", "event_type": "view", "event_time": "yesterday", "price": "cheap"},
-    ]  # fmt: skip
+    ]
 
 
-def test_keys_are_the_users(written):
+def test_record_key_is_the_user_id(written):
     source = written("a.csv", "id,who,what,when,price,lat,lon\ne1,ü1,view,,,,\ne2,,view,,,,\n")
     batches, translator = open_source(source, written("m.toml", CSV))
-    assert translator.events(next(batches)).keys == ["ü1".encode(), None]
+    assert translator.translate(next(batches)).keys == ["ü1".encode(), None]
 
 
-def test_json_lines_with_a_mapping(written):
+def test_json_lines_with_a_mapping_are_translated(written):
     mapping = 'format = "jsonl"\n' + CSV.split("\n", 2)[2].replace('"id"', '"{id}:{row}"')
     mapping = mapping.replace('column = "when"', 'column = "when"\nunit = "s"')
     source = written(
@@ -144,27 +174,30 @@ def test_json_lines_with_a_mapping(written):
         '{"id": 1, "who": 5, "what": "view", "when": 1500000000, "price": 2}\n\n'
         '{"id": "x", "who": "u", "what": "cart", "when": 1500000000.25, "more": [1]}\n',
     )
-    assert events_of(source, written("m.toml", mapping)) == [
+    assert replayed_events(source, written("m.toml", mapping)) == [
         {
-            "event_id": "1:0", "user_id": "5", "event_type": "view", "price": 2,
+            "event_id": "1:0",
+            "user_id": "5",
+            "event_type": "view",
+            "price": 2,
             "event_time": 1500000000000,
         },
         {"event_id": "x:2", "user_id": "u", "event_type": "cart", "event_time": 1500000000250},
-    ]  # fmt: skip
+    ]
 
 
-def test_json_lines_without_a_mapping_go_byte_for_byte(written):
+def test_json_lines_without_a_mapping_are_sent_byte_for_byte(written):
     lines = ['{"user_id":"u", "event_time": "2017-01-01T00:00:00Z"}', "broken", '{"user_id":7}']
     batches, translator = open_source(written("a.jsonl", "\n".join(lines)), None)
-    events = translator.events(next(batches))
+    events = translator.translate(next(batches))
     assert events.values == [line.encode() for line in lines]
     assert events.keys == [b"u", None, b"7"]
     assert events.times_ms == [1483228800000, None, None]
 
 
-def test_limit(written):
+def test_limit_keeps_the_first_rows(written):
     source = written("a.jsonl", '{"a":1}\n' * 5)
-    assert len(events_of(source, None, limit=3)) == 3
+    assert len(replayed_events(source, None, limit=3)) == 3
 
 
 @pytest.mark.parametrize(
@@ -180,15 +213,17 @@ def test_limit(written):
         (pa.array([datetime(2017, 7, 1).date()]), "iso", "UTC", [1_498_867_200_000]),
     ],
 )
-def test_epoch_ms(array, unit, zone, expected):
+def test_epoch_ms_converts_each_unit_and_type(array, unit, zone, expected):
     assert epoch_ms(array, unit, ZoneInfo(zone)).to_pylist() == expected
 
 
 @given(st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))
-def test_a_time_is_the_same_as_text_and_as_a_number(moment):
+def test_time_as_text_equals_the_same_time_as_a_number(moment):
     expected = (moment - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000 // 1
-    assert abs(time_ms_of(moment.isoformat()) - expected) <= 1
-    assert time_ms_of(str(time_ms_of(moment.isoformat()))) == time_ms_of(moment.isoformat())
+    assert abs(parse_time_ms(moment.isoformat()) - expected) <= 1
+    assert parse_time_ms(str(parse_time_ms(moment.isoformat()))) == parse_time_ms(
+        moment.isoformat()
+    )
 
 
 @given(
@@ -196,35 +231,46 @@ def test_a_time_is_the_same_as_text_and_as_a_number(moment):
     st.integers(1, 9),
     st.integers(1, 20),
 )
-def test_sorting_by_time_on_disk_is_sorting_in_memory(times, batch_rows, run_rows):
+def test_sort_on_disk_orders_rows_by_time_without_losing_rows(times, batch_rows, run_rows):
     batches = [
-        pa.record_batch({
-            "t": pa.array(times[start : start + batch_rows], pa.int64()),
-            "__row": pa.array(range(len(times))[start : start + batch_rows], pa.int64()),
-        })
+        pa.record_batch(
+            {
+                "t": pa.array(times[start : start + batch_rows], pa.int64()),
+                "__row": pa.array(range(len(times))[start : start + batch_rows], pa.int64()),
+            }
+        )
         for start in range(0, len(times), batch_rows)
-    ]  # fmt: skip
-    merged = in_order_of_time(batches, lambda batch: batch["t"], run_rows)
+    ]
+    merged = sort_by_time(batches, lambda batch: batch["t"], run_rows)
     rows = [row for batch in merged for row in batch["__row"].to_pylist()]
-    found = [(times[row] is not None, times[row]) for row in rows]
+    keys = [(times[row] is not None, times[row]) for row in rows]
     assert sorted(rows) == list(range(len(times)))
-    assert found == sorted(found, key=lambda pair: (pair[0], pair[1] or 0))
+    assert keys == sorted(keys, key=lambda pair: (pair[0], pair[1] or 0))
 
 
-MISTAKES = {
+INVALID_MAPPINGS = {
     "no TOML": ("format = ", "is not TOML"),
-    "unknown key": (CSV + "[colour]\n", r"colour is no key; there are format, columns,"),
+    "unknown key": (CSV + "[colour]\n", r"unknown key colour: use one of format, columns,"),
     "unknown key of time": (
         CSV.replace('"when"', '"when"\ntimezone = "UTC"'),
-        r"time\.timezone is no key; there are column, unit, zone",
+        r"unknown key time\.timezone: use one of column, unit, zone",
     ),
     "unknown format": (CSV.replace('"csv"', '"xml"'), r"format: .*'csv', 'parquet' or 'jsonl'"),
-    "unknown field": (CSV.replace("price =", "prize ="), r"fields\.prize is no event field; there"),
+    "unknown field": (
+        CSV.replace("price =", "prize ="),
+        r"fields\.prize is not an event field: use",
+    ),
     "missing field": (CSV.replace("user_id =", "item_id ="), "user_id is in neither"),
     "time as a field": (CSV + 'event_time = "when"\n', r"fields\.event_time: .* \[time\]"),
     "twice": (CSV + "[fixed]\nprice = 1\n", "price is in both"),
-    "bad type": (CSV + '[types]\npv = "look"\n', r"types\.pv = 'look' is no event type; there are"),
-    "bad zone": (CSV.replace('"when"', '"when"\nzone = "Mars"'), r"time\.zone: is no time zone"),
+    "bad type": (
+        CSV + '[types]\npv = "look"\n',
+        r"types\.pv = 'look' is not an event type: use one of",
+    ),
+    "bad zone": (
+        CSV.replace('"when"', '"when"\nzone = "Mars"'),
+        r"time\.zone: must be a time zone",
+    ),
     "bad template": (CSV.replace('"id"', '"{id"'), r"fields\.event_id = '\{id'"),
     "template with a format": (CSV.replace('"id"', '"{id:>3}"'), r"a placeholder is \{column\}"),
     "unknown column": (
@@ -237,7 +283,7 @@ MISTAKES = {
     ),
     "unmapped type": (
         CSV + '[types]\npv = "view"\n',
-        r"types has no 'view', which what holds in row 0; it has pv",
+        r"types has no 'view', the value of column what in row 0; it has pv",
     ),
     "no lookup file": (
         CSV + '[[lookups]]\nfile = "b.csv"\nkey = "id"\ncolumns = ["c"]\n',
@@ -245,20 +291,20 @@ MISTAKES = {
     ),
     "count without a unit": (
         CSV.replace('"csv"', '"parquet"'),
-        r"time\.column holds int64.* set time\.unit to s, ms",
+        r"time\.column is int64.* set time\.unit to s, ms",
     ),
 }
 
 
-@pytest.mark.parametrize(("mapping", "message"), MISTAKES.values(), ids=MISTAKES)
-def test_a_mistake_is_one_line_with_the_key(written, tmp_path, mapping, message):
+@pytest.mark.parametrize(("mapping", "message"), INVALID_MAPPINGS.values(), ids=INVALID_MAPPINGS)
+def test_invalid_mapping_is_rejected_in_one_line_with_the_key(written, tmp_path, mapping, message):
     source = written("a.csv", "id,who,what,when,price,lat,lon\ne1,u1,view,1,1,1,1\n")
     if 'format = "parquet"' in mapping:
         source = tmp_path / "a.parquet"
         names = ("id", "who", "what", "when", "price", "lat", "lon")
         pq.write_table(pa.table({name: [1] for name in names}), source)
     with pytest.raises(InputError, match=message) as raised:
-        events_of(source, written("m.toml", mapping))
+        replayed_events(source, written("m.toml", mapping))
     assert "\n" not in str(raised.value)
     if "no file" not in message:
         assert "m.toml" in str(raised.value)
@@ -271,21 +317,26 @@ def test_a_mistake_is_one_line_with_the_key(written, tmp_path, mapping, message)
         ("none.csv", None, "no file at"),
     ],
 )
-def test_a_broken_file_is_one_line(written, tmp_path, name, text, message):
+def test_unreadable_file_is_rejected_by_name(written, tmp_path, name, text, message):
     source = written(name, text) if text is not None else tmp_path / name
     with pytest.raises(InputError, match=message):
-        events_of(source, written("m.toml", CSV))
+        replayed_events(source, written("m.toml", CSV))
 
 
-def test_a_vector_comes_as_it_is(tmp_path):
+def test_embedding_column_is_sent_unchanged(tmp_path):
     media = {"encoder": "clip", "vector": [0.25, -1.0]}
     table = {
-        "id": ["a", "b"], "when": ["2024-01-01T00:00:00Z"] * 2, "who": ["u", "u"],
-        "what": ["view", "view"], "price": [1.0, 2.0], "lat": [1.0, 1.0], "lon": [2.0, 2.0],
+        "id": ["a", "b"],
+        "when": ["2024-01-01T00:00:00Z"] * 2,
+        "who": ["u", "u"],
+        "what": ["view", "view"],
+        "price": [1.0, 2.0],
+        "lat": [1.0, 1.0],
+        "lon": [2.0, 2.0],
         "picture": [media, None],
-    }  # fmt: skip
+    }
     pq.write_table(pa.table(table), tmp_path / "a.parquet")
     mapping = tmp_path / "a.toml"
     mapping.write_text(CSV.replace('"csv"', '"parquet"') + 'media_embedding = "picture"\n')
-    first, second = events_of(tmp_path / "a.parquet", mapping)
+    first, second = replayed_events(tmp_path / "a.parquet", mapping)
     assert first["media_embedding"] == media and second.get("media_embedding") is None

@@ -1,4 +1,4 @@
-"""What the command line does when Kafka has no answer yet."""
+"""Committed offsets while the consumer group has no coordinator."""
 
 from __future__ import annotations
 
@@ -7,28 +7,28 @@ from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
 from liveprofile.kafka import offsets
 
-PLACES = [TopicPartition("events", 0, 7)]
+COMMITTED = [TopicPartition("events", 0, 7)]
 
 
 class FakeConsumer:
-    """Raises an error of each of these codes in turn, then answers."""
+    """Raises one error for each of the codes in turn, then answers."""
 
     def __init__(self, *codes: int):
         self.codes = list(codes)
 
-    def committed(self, wanted: list[TopicPartition], timeout: float) -> list[TopicPartition]:
+    def committed(self, requested: list[TopicPartition], timeout: float) -> list[TopicPartition]:
         if self.codes:
             raise KafkaException(KafkaError(self.codes.pop(0)))
-        return PLACES
+        return COMMITTED
 
 
-def test_a_group_without_coordinator_is_asked_again():
-    consumer = FakeConsumer(*offsets.FINDING_COORDINATOR)
-    assert offsets._committed(consumer, PLACES, timeout_s=15.0) == PLACES
+def test_group_without_coordinator_is_retried():
+    consumer = FakeConsumer(*offsets.COORDINATOR_ERRORS)
+    assert offsets._fetch_committed(consumer, COMMITTED, timeout_s=15.0) == COMMITTED
 
 
-def test_what_is_no_such_fault_is_told_at_once():
+def test_other_error_is_raised_at_once():
     consumer = FakeConsumer(KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError.NOT_COORDINATOR)
     with pytest.raises(KafkaException):
-        offsets._committed(consumer, PLACES, timeout_s=15.0)
+        offsets._fetch_committed(consumer, COMMITTED, timeout_s=15.0)
     assert consumer.codes == [KafkaError.NOT_COORDINATOR]

@@ -1,4 +1,4 @@
-"""Conditions of rules: what is refused and where, and what they say of a row."""
+"""Conditions of rules: rejected texts with their positions, and evaluation against plain Python."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liveprofile.rules.conditions import MAX_CHARS, ConditionError, read_condition
+from liveprofile.rules.conditions import MAX_CHARS, ConditionError, parse_condition
 
 NAMES = {"a": "number", "b": "number", "kind": "text"}
 CONSTANTS = {"threshold": 4.0}
@@ -29,59 +29,61 @@ CONSTANTS = {"threshold": 4.0}
         ("a > x", 4, "unknown name x"),
         ("a > 1 and\n  treshold > b", 12, "unknown name treshold; threshold?"),
         ('kind == "é" and x > 1', 16, "unknown name x"),
-        ('a > "s"', 4, "`'s'` is a text where a number must stand"),
-        ("kind > 1", 0, "`kind` is a text where a number must stand"),
-        ("kind == 1", 8, "`1` is a number where a text must stand"),
-        ('a + kind > 1', 4, "`kind` is a text where a number must stand"),
-        ("a > 1 and b", 10, "`b` is a number where a condition must stand"),
-        ("not a", 4, "`a` is a number where a condition must stand"),
+        ('a > "s"', 4, "`'s'` is a text, expected a number"),
+        ("kind > 1", 0, "`kind` is a text, expected a number"),
+        ("kind == 1", 8, "`1` is a number, expected a text"),
+        ('a + kind > 1', 4, "`kind` is a text, expected a number"),
+        ("a > 1 and b", 10, "`b` is a number, expected a condition"),
+        ("not a", 4, "`a` is a number, expected a condition"),
         ("a + b", 0, "is a number, not a condition"),
         ("kind", 0, "is a text, not a condition"),
-        ("(a > 1) == (b > 1)", 1, "a condition can't be compared"),
-        ("1 < (a > 1)", 5, "`a > 1` is a condition where a number must stand"),
-        ("a is b", 0, "`is` is no part"),
-        ("a > True", 4, "True and False are no part"),
-        ("a > 1e999", 4, "a number too large"),
-        ("a > 1j", 4, "`1j` is no part"),
-        ("a ** 2 > 1", 0, "`a ** 2` is no part"),
-        ("a > 1 # b > 1", 6, "'#' is no part"),
-        ("a.real > 1", 0, "`a.real` is no part"),
-        ("a if b > 1 else b", 0, "is no part"),
-        ("[a for a in b]", 0, "is no part"),
+        ("(a > 1) == (b > 1)", 1, "a condition cannot be compared"),
+        ("1 < (a > 1)", 5, "`a > 1` is a condition, expected a number"),
+        ("a is b", 0, "`is` is not allowed"),
+        ("a > True", 4, "True and False are not allowed"),
+        ("a > 1e999", 4, "the number is too large"),
+        ("a > 1j", 4, "`1j` is not allowed"),
+        ("a ** 2 > 1", 0, "`a ** 2` is not allowed"),
+        ("a > 1 # b > 1", 6, "'#' is not allowed"),
+        ("a.real > 1", 0, "`a.real` is not allowed"),
+        ("a if b > 1 else b", 0, "is not allowed"),
+        ("[a for a in b]", 0, "is not allowed"),
         ("(lambda: 1)() > a", 0, "only abs, min, max can be called"),
         ('__import__("os").system("x") == 0', 0, "only abs, min, max can be called"),
         ("open(a) > 1", 0, "only abs, min, max can be called"),
         ("abs(a, b) > 1", 0, "abs takes one number, not 2"),
         ("max(a) > 1", 0, "max takes 2 numbers or more, not 1"),
-        ("max(a, *b) > 1", 7, "is no part"),
+        ("max(a, *b) > 1", 7, "is not allowed"),
         ("max(a, b, key=a) > 1", 0, "only abs, min, max can be called"),
-        ("a in b", 5, "behind `in` comes a list"),
-        ("a in []", 5, "behind `in` comes a list"),
-        ("a in [b]", 6, "a list holds constants only"),
-        ('a in ["x"]', 6, "is a text where a number must stand"),
-        ("a > 1 and b\0", 11, "is no part"),
+        ("a in b", 5, "after `in` must come a list"),
+        ("a in []", 5, "after `in` must come a list"),
+        ("a in [b]", 6, "a list may only have constants"),
+        ('a in ["x"]', 6, "is a text, expected a number"),
+        ("a > 1 and b\0", 11, "is not allowed"),
         ("(" * 300 + "a", 200, "too many nested"),
         ("-" * 900 + "a > 1", 0, "nested too deeply"),
         ("a" * (MAX_CHARS + 1), MAX_CHARS, f"longer than {MAX_CHARS} characters"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_refused_with_its_place(text: str, position: int, reason: str) -> None:
-    with pytest.raises(ConditionError) as refused:
-        read_condition(text, NAMES, CONSTANTS)
-    assert reason in refused.value.reason
-    assert refused.value.position == position
+def test_invalid_condition_is_rejected_with_its_position(
+    text: str, position: int, reason: str
+) -> None:
+    with pytest.raises(ConditionError) as error:
+        parse_condition(text, NAMES, CONSTANTS)
+    assert reason in error.value.reason
+    assert error.value.position == position
 
 
-def test_the_names_that_a_condition_reads() -> None:
+def test_condition_lists_the_names_it_reads() -> None:
     text = 'b > threshold and (a > b or kind in ["x", "y"])'
-    assert read_condition(text, NAMES, CONSTANTS).names == ("b", "a", "kind")
+    assert parse_condition(text, NAMES, CONSTANTS).names == ("b", "a", "kind")
 
 
-def test_a_condition_without_names_holds_for_every_row() -> None:
-    assert read_condition("1 < threshold", NAMES, CONSTANTS)({}, 3).tolist() == [True] * 3
+def test_condition_without_names_is_evaluated_for_every_row() -> None:
+    assert parse_condition("1 < threshold", NAMES, CONSTANTS)({}, 3).tolist() == [True] * 3
 
 
-def test_the_unknown_compares_false() -> None:
+def test_nan_compares_false() -> None:
     columns = {"a": np.array([math.nan, 1.0]), "b": np.array([1.0, 1.0])}
     for text, holds in (
         ("a > 0", [False, True]),
@@ -91,17 +93,17 @@ def test_the_unknown_compares_false() -> None:
         ("b / 0 > 5", [True, True]),
         ("(b - 1) / 0 > 5", [False, False]),
     ):
-        assert read_condition(text, NAMES, {})(columns, 2).tolist() == holds, text
+        assert parse_condition(text, NAMES, {})(columns, 2).tolist() == holds, text
 
 
-# --- a condition beside plain Python -----------------------------------------------------------
+# --- random conditions against plain Python ----------------------------------------------------
 
 Row = dict[str, Any]
-Pair = tuple[str, Callable[[Row], Any]]  # text, and what it is of a row
+Pair = tuple[str, Callable[[Row], Any]]  # the text, and a function that evaluates it for a row
 
 
 def _divided(x: float, y: float) -> float:
-    """IEEE 754, where Python would raise."""
+    """Divides by IEEE 754 rules, where Python raises."""
     if y != 0:
         return x / y
     return math.nan if x == 0 or math.isnan(x) else math.copysign(math.inf, x) * math.copysign(1, y)
@@ -177,7 +179,7 @@ numbers = st.recursive(
         st.builds(lambda x, y, z: _call("max", _greatest, x, y, z), inner, inner, inner),
     ),
     max_leaves=6,
-)  # fmt: skip
+)
 orders = st.sampled_from([*ORDER])
 comparisons = st.one_of(
     st.builds(lambda op, x, y: _both(op, ORDER[op], x, y), orders, numbers, numbers),
@@ -200,8 +202,10 @@ rows = st.fixed_dictionaries(
 
 
 @given(conditions.filter(lambda pair: len(pair[0]) <= MAX_CHARS), st.lists(rows, min_size=1))
-def test_columns_say_what_plain_python_says_of_each_row(pair: Pair, table: list[Row]) -> None:
+def test_condition_on_columns_matches_plain_python_on_each_row(
+    pair: Pair, table: list[Row]
+) -> None:
     text, holds = pair
     columns = {name: np.array([row[name] for row in table]) for name in NAMES}
-    found = read_condition(text, NAMES, CONSTANTS)(columns, len(table))
+    found = parse_condition(text, NAMES, CONSTANTS)(columns, len(table))
     assert found.tolist() == [holds(row) for row in table]

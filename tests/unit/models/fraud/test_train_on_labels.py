@@ -1,4 +1,4 @@
-"""The event model on a shop's own events: rows as of a backfill, labels, parts, errors."""
+"""Training on a shop's own events and labels: backfill rows, labels, splits, errors, command."""
 
 from __future__ import annotations
 
@@ -14,18 +14,17 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from cli.pipeline.backfill_run import EVENTS
+from cli.pipeline.backfill_job_runner import SCORING_ROWS
 from liveprofile.errors import InputError
-from liveprofile.features.entity import from_rows, read
-from liveprofile.labels.feedback import Record
+from liveprofile.features.entity import features_from_lists, parse_lists
+from liveprofile.labels.feedback import LabelRecord
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import read_rows
-from models.fraud.datasets.labelled_rows import Labels, OwnEvents, read_events
-from models.fraud.model import EventModel
-from models.fraud.training import train_on_labels
-from models.fraud.training.train_on_labels import Split
+from models.fraud.datasets.labelled_rows import LabelledEvents, LabelLog, read_labelled_events
+from models.fraud.model import FraudModel
+from models.fraud.training.train_on_labels import DateSplit, train_on_labels
 from tests.reference.entity_features import Arrival, Event, Label
 from tests.reference.scoring import parts
 
@@ -33,265 +32,314 @@ START = date(2024, 1, 1)
 START_MS = (START - date(1970, 1, 1)).days * DAY_MS
 DELAY = 2.0
 DAYS = 24
-SPLIT = Split(date(2024, 1, 3), date(2024, 1, 12), date(2024, 1, 18), date(2024, 1, 22), DELAY)
-FAST = ({"max_depth": 3, "rounds": 20, "eta": 0.3},)
+SPLIT = DateSplit(date(2024, 1, 3), date(2024, 1, 12), date(2024, 1, 18), date(2024, 1, 22), DELAY)
+FAST_SETTINGS = ({"max_depth": 3, "rounds": 20, "eta": 0.3},)
 RULES = read_rules(product_path(Path("rules.toml")))
 
 
-def shop() -> list[Event]:
-    """Users who buy with a device of their own; thieves who buy for much on one device."""
+def make_events() -> list[Event]:
+    """Users buy on a device of their own; frauds are large amounts on a shared stolen device."""
     random = np.random.default_rng(4)
     events = []
     for number in range(DAYS * 60):
         time_ms = START_MS + number * DAY_MS // 60
-        thief = number % 12 == 5
+        fraud = number % 12 == 5
         user = f"u{random.integers(40)}"
-        amount = float(np.round(random.lognormal(6 if thief else 3, 0.3), 2))
-        device = f"stolen{number // 120}" if thief else f"of-{user}"
+        amount = float(np.round(random.lognormal(6 if fraud else 3, 0.3), 2))
+        device = f"stolen{number // 120}" if fraud else f"of-{user}"
         events.append(Event(f"e{number}", user, "purchase", time_ms, amount, device))
     return events
 
 
-def verdicts(events: list[Event]) -> list[Record]:
-    """A day and a half after each fraud, but four days after every fourth, which is longer than the
-    delay; of every tenth other event that it was none."""
+def make_labels(events: list[Event]) -> list[LabelRecord]:
+    """Labels each fraud after 1.5 days, every fourth after 4 days, which exceeds the delay.
+
+    Labels every tenth other event as legitimate.
+    """
     labels = []
     for number, event in enumerate(events):
-        stolen = event.device.startswith("stolen")
-        if stolen or number % 10 == 0:
+        fraud = event.device.startswith("stolen")
+        if fraud or number % 10 == 0:
             delay_ms = 4 * DAY_MS if number % 48 == 5 else 3 * DAY_MS // 2
             labels.append(
                 {
-                    "event_id": event.id, "user_id": event.user, "device_id": event.device,
-                    "label": "fraud" if stolen else "legitimate", "analyst": "bank",
-                    "event_time": event.time_ms, "time": event.time_ms + delay_ms,
+                    "event_id": event.id,
+                    "user_id": event.user,
+                    "device_id": event.device,
+                    "label": "fraud" if fraud else "legitimate",
+                    "analyst": "bank",
+                    "event_time": event.time_ms,
+                    "time": event.time_ms + delay_ms,
                 }
-            )  # fmt: skip
+            )
     return labels
 
 
-def arrivals(events: list[Event], labels: list[Record]) -> list[Arrival]:
+def arrivals(events: list[Event], labels: list[LabelRecord]) -> list[Arrival]:
     by_id = {event.id: event for event in events}
-    given = [Label(by_id[one["event_id"]], one["label"] == "fraud", one["time"]) for one in labels]
-    return sorted([*events, *given], key=lambda one: (one.time_ms, isinstance(one, Event)))
+    label_tokens = [
+        Label(by_id[label["event_id"]], label["label"] == "fraud", label["time"])
+        for label in labels
+    ]
+    return sorted(
+        [*events, *label_tokens], key=lambda arrival: (arrival.time_ms, isinstance(arrival, Event))
+    )
 
 
-def write_rows(folder: Path, events: list[Event], labels: list[Record], files: int = 3) -> None:
-    """In no order of time, over several files."""
-    known = arrivals(events, labels)
+def write_rows(
+    folder: Path, events: list[Event], labels: list[LabelRecord], files: int = 3
+) -> None:
+    """Writes rows out of order, split over several files."""
+    arrived = arrivals(events, labels)
     rows = [
         {
-            "user_id": one.user, "event_id": one.id, "event_type": one.type,
-            "event_ms": one.time_ms, "amount": one.amount, "parts": parts(known, place),
+            "user_id": event.user,
+            "event_id": event.id,
+            "event_type": event.type,
+            "event_ms": event.time_ms,
+            "amount": event.amount,
+            "parts": parts(arrived, index),
         }
-        for place, one in enumerate(known)
-        if isinstance(one, Event)
-    ]  # fmt: skip
+        for index, event in enumerate(arrived)
+        if isinstance(event, Event)
+    ]
     for number in range(files):
         part = folder / f"month=2024-0{number}"
         part.mkdir(parents=True)
-        schema = EVENTS.kept.remove(EVENTS.kept.get_field_index("month"))
+        schema = SCORING_ROWS.parquet_schema.remove(
+            SCORING_ROWS.parquet_schema.get_field_index("month")
+        )
         table = pa.Table.from_pylist(rows[number::files][::-1], schema)
         pq.write_table(table, part / "part-0.parquet", row_group_size=300)
 
 
-SHOP = shop()
-LABELS = verdicts(SHOP)
+EVENTS = make_events()
+LABELS = make_labels(EVENTS)
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("rows")
-    write_rows(folder, SHOP, LABELS)
+    write_rows(folder, EVENTS, LABELS)
     return folder
 
 
 @pytest.fixture(scope="module")
-def own(folder: Path) -> OwnEvents:
-    return read_events(folder, Labels.of(LABELS))
+def labelled_events(folder: Path) -> LabelledEvents:
+    return read_labelled_events(folder, LabelLog.from_records(LABELS))
 
 
 @pytest.fixture(scope="module")
-def trained(own: OwnEvents, tmp_path_factory: pytest.TempPathFactory) -> EventModel:
+def trained(
+    labelled_events: LabelledEvents, tmp_path_factory: pytest.TempPathFactory
+) -> FraudModel:
     out = tmp_path_factory.mktemp("model")
-    train_on_labels.train_own(own, SPLIT, RULES, out, settings=FAST)
-    return EventModel.load(out)
+    train_on_labels(labelled_events, SPLIT, RULES, out, settings=FAST_SETTINGS)
+    return FraudModel.load(out)
 
 
-def test_events_are_in_order_of_time_whatever_their_files(own: OwnEvents) -> None:
-    assert own.time_ms_N.tolist() == [event.time_ms for event in SHOP]
-    assert own.amount_N.tolist() == [event.amount for event in SHOP]
-    users = set(zip((event.user for event in SHOP), own.user_N.tolist(), strict=True))
-    assert len(users) == len({event.user for event in SHOP}) == own.user_N.max() + 1
+def test_rows_of_several_files_are_sorted_by_time(labelled_events: LabelledEvents) -> None:
+    assert labelled_events.time_ms_N.tolist() == [event.time_ms for event in EVENTS]
+    assert labelled_events.amount_N.tolist() == [event.amount for event in EVENTS]
+    users = set(zip((event.user for event in EVENTS), labelled_events.user_N.tolist(), strict=True))
+    assert len(users) == len({event.user for event in EVENTS}) == labelled_events.user_N.max() + 1
 
 
-def test_a_backfill_keeps_the_first_of_copies_and_tells_the_month() -> None:
-    twice = [SHOP[0], SHOP[40], SHOP[0], SHOP[40]._replace(time_ms=SHOP[40].time_ms + 32 * DAY_MS)]
-    rows = [{"user_id": one.user, "parts": parts(twice, row)} for row, one in enumerate(twice)]
-    kept = EVENTS.keep(pa.RecordBatch.from_pylist(rows, EVENTS.columns))
+def test_backfill_drops_duplicates_and_adds_the_month() -> None:
+    duplicated = [
+        EVENTS[0],
+        EVENTS[40],
+        EVENTS[0],
+        EVENTS[40]._replace(time_ms=EVENTS[40].time_ms + 32 * DAY_MS),
+    ]
+    rows = [
+        {"user_id": event.user, "parts": parts(duplicated, row)}
+        for row, event in enumerate(duplicated)
+    ]
+    kept = SCORING_ROWS.convert(pa.RecordBatch.from_pylist(rows, SCORING_ROWS.job_schema))
     assert kept["event_id"].to_pylist() == ["e0", "e40", "e40"]
     assert kept["month"].to_pylist() == ["2024-01", "2024-01", "2024-02"]
-    assert kept["amount"].to_pylist() == [SHOP[0].amount, SHOP[40].amount, SHOP[40].amount]
+    assert kept["amount"].to_pylist() == [EVENTS[0].amount, EVENTS[40].amount, EVENTS[40].amount]
     assert kept["parts"].to_pylist() == [row["parts"] for row in (rows[0], rows[1], rows[3])]
 
 
-def test_features_are_those_of_the_lane(own: OwnEvents) -> None:
+def test_features_equal_those_of_the_scoring_pipeline(labelled_events: LabelledEvents) -> None:
     names = ["amount", "user_events_7d", "device_frauds_7d", "device_risk_1d", "user_new_device"]
-    wanted = np.array([1_200, 3, 713, 712])
-    known = arrivals(SHOP, LABELS)
-    rows = [known.index(SHOP[place]) for place in wanted]
-    batch = read_rows([SHOP[place].user for place in wanted], [parts(known, row) for row in rows])
-    expected = from_rows(read(batch), DELAY)
-    found = own.features(wanted, names, DELAY)
-    for column, name in zip(found.T, names, strict=True):
+    rows = np.array([1_200, 3, 713, 712])
+    arrived = arrivals(EVENTS, LABELS)
+    texts = [parts(arrived, arrived.index(EVENTS[row])) for row in rows]
+    batch = read_rows([EVENTS[row].user for row in rows], texts)
+    expected = features_from_lists(parse_lists(batch), DELAY)
+    x_WF = labelled_events.features(rows, names, DELAY)
+    for column, name in zip(x_WF.T, names, strict=True):
         np.testing.assert_array_equal(column, expected[name].astype(np.float32), name)
-    assert found[:, names.index("device_frauds_7d")].any()
+    assert x_WF[:, names.index("device_frauds_7d")].any()
 
 
-def test_it_finds_frauds_and_stands_beside_its_baselines(trained: EventModel) -> None:
-    about = trained.about
-    assert about["test"]["average_precision"] > 0.9
-    assert about["baselines"]["logistic_regression"]["events"] == about["test"]["events"]
-    assert 0 < about["baselines"]["rules"]["average_precision"] < 0.9
-    assert set(about["thresholds"]) == {"budget_10", "budget_20", "budget_30", "cost"}
+def test_model_finds_more_frauds_than_rules_and_reports_its_baselines(trained: FraudModel) -> None:
+    metadata = trained.metadata
+    assert metadata["test"]["average_precision"] > 0.9
+    assert metadata["baselines"]["logistic_regression"]["events"] == metadata["test"]["events"]
+    assert 0 < metadata["baselines"]["rules"]["average_precision"] < 0.9
+    assert set(metadata["thresholds"]) == {"budget_10", "budget_20", "budget_30", "cost"}
     assert trained.reference is not None and trained.delay_days == DELAY
-    assert about["labels"] == {"given": len(LABELS), "events": len(LABELS), "of_unknown_events": 0}
+    assert metadata["labels"] == {
+        "given": len(LABELS),
+        "events": len(LABELS),
+        "of_unknown_events": 0,
+    }
 
 
-def test_parts_end_the_delay_before_the_next_begins(trained: EventModel) -> None:
-    """60 events a day."""
-    found = trained.about["train"], trained.about["validation"], trained.about["test"]
-    assert [part["events"] for part in found] == [7 * 60, 4 * 60, 5 * 60]
+def test_train_and_validation_end_the_delay_before_the_next_split(trained: FraudModel) -> None:
+    """There are 60 events a day."""
+    splits = trained.metadata["train"], trained.metadata["validation"], trained.metadata["test"]
+    assert [split["events"] for split in splits] == [7 * 60, 4 * 60, 5 * 60]
 
 
-def test_a_label_counts_once_it_is_given_and_the_latest_of_an_event(folder: Path) -> None:
+def test_latest_label_before_the_given_time_counts(folder: Path) -> None:
     first = LABELS[0] | {"event_id": "e10", "label": "fraud", "time": 1_000}
     later = first | {"label": "legitimate", "time": "1970-01-01T00:00:02Z"}
-    events = read_events(folder, Labels.of([later, first]))
-    known = [events.fraud_N(before_ms)[10] for before_ms in (1_000, 1_001, 2_000, 2_001)]
-    assert known == [False, True, True, False]
+    events = read_labelled_events(folder, LabelLog.from_records([later, first]))
+    is_fraud = [events.fraud_N(before_ms)[10] for before_ms in (1_000, 1_001, 2_000, 2_001)]
+    assert is_fraud == [False, True, True, False]
     assert events.fraud_N(1_001).sum() == 1
 
 
-def another_future(after_ms: int) -> tuple[list[Event], list[Record]]:
+def change_after(after_ms: int) -> tuple[list[Event], list[LabelRecord]]:
     events = [
         event if event.time_ms < after_ms else event._replace(amount=7.0, device="another")
-        for event in SHOP
+        for event in EVENTS
     ]
-    turned = {"fraud": "legitimate", "legitimate": "fraud"}
+    flipped = {"fraud": "legitimate", "legitimate": "fraud"}
     labels = [
-        one if one["time"] < after_ms else one | {"label": turned[one["label"]]} for one in LABELS
+        label if label["time"] < after_ms else label | {"label": flipped[label["label"]]}
+        for label in LABELS
     ]
     return events, labels
 
 
 @pytest.mark.parametrize("part", ["validation", "test"])
-def test_no_part_sees_what_comes_after_it(own: OwnEvents, tmp_path: Path, part: str) -> None:
-    """All that happens once a part has begun is changed, labels of earlier events too: what the
-    parts before it yield stays, bit for bit."""
+def test_later_events_and_labels_do_not_change_earlier_splits(
+    labelled_events: LabelledEvents, tmp_path: Path, part: str
+) -> None:
+    """Changes all events and labels from the start of a split on, including later labels of earlier
+    events. The results of the earlier splits stay identical."""
     start_ms = SPLIT.spans_ms[part][0]
-    events, labels = another_future(start_ms)
-    moved = [one for one in labels if one["time"] >= start_ms > one["event_time"]]
-    assert len(moved) > 5
+    events, labels = change_after(start_ms)
+    late_labels = [label for label in labels if label["time"] >= start_ms > label["event_time"]]
+    assert len(late_labels) > 5
     write_rows(tmp_path, events, labels)
-    changed = read_events(tmp_path, Labels.of(labels))
-    one, other = (
-        train_on_labels.train_own(each, SPLIT, RULES, settings=FAST) for each in (own, changed)
+    changed = read_labelled_events(tmp_path, LabelLog.from_records(labels))
+    model, changed_model = (
+        train_on_labels(events, SPLIT, RULES, settings=FAST_SETTINGS)
+        for events in (labelled_events, changed)
     )
-    assert one.booster.save_raw() == other.booster.save_raw()
-    assert one.about["train"] == other.about["train"]
-    assert str(one.usual) == str(other.usual)
-    judged = [
-        (model.calibration, model.about["thresholds"], model.about["validation"], model.reference)
-        for model in (one, other)
-    ]
-    assert (judged[0] == judged[1]) == (part == "test")
-    assert one.about["test"] != other.about["test"]
+    assert model.booster.save_raw() == changed_model.booster.save_raw()
+    assert model.metadata["train"] == changed_model.metadata["train"]
+    assert str(model.usual) == str(changed_model.usual)
+    validation, changed_validation = (
+        (each.calibration, each.metadata["thresholds"], each.metadata["validation"], each.reference)
+        for each in (model, changed_model)
+    )
+    assert (validation == changed_validation) == (part == "test")
+    assert model.metadata["test"] != changed_model.metadata["test"]
 
 
 @pytest.mark.parametrize(
-    ("changed", "says"),
+    ("changed", "message"),
     [
-        ({"train_start": date(2024, 1, 10)}, "--validation-start 2024-01-12: nothing is left"),
-        ({"validation_start": date(2024, 1, 17)}, "--test-start 2024-01-18: nothing is left"),
+        ({"train_start": date(2024, 1, 10)}, "--validation-start 2024-01-12: no days are left"),
+        ({"validation_start": date(2024, 1, 17)}, "--test-start 2024-01-18: no days are left"),
         ({"test_end": date(2024, 1, 17)}, "is before --test-start"),
         ({"delay_days": -1.0}, "must not be negative"),
     ],
 )
-def test_days_that_leave_nothing(changed: dict, says: str) -> None:
-    with pytest.raises(InputError, match=says):
+def test_empty_split_or_negative_delay_is_rejected(changed: dict, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         replace(SPLIT, **changed)
 
 
-def test_a_test_whose_labels_may_still_come(own: OwnEvents) -> None:
+def test_test_period_with_incomplete_labels_is_rejected(labelled_events: LabelledEvents) -> None:
     split = replace(SPLIT, test_end=date(2024, 1, 27))
     with pytest.raises(InputError, match=r"2024-01-28, so labels .* later than 2024-01-26, 2 days"):
-        train_on_labels.train_own(own, split, RULES, settings=FAST)
+        train_on_labels(labelled_events, split, RULES, settings=FAST_SETTINGS)
 
 
-def test_too_few_frauds(own: OwnEvents) -> None:
+def test_split_with_too_few_frauds_is_rejected(labelled_events: LabelledEvents) -> None:
     split = replace(SPLIT, train_start=date(2024, 1, 9))
-    with pytest.raises(InputError, match=r"the train part, 2024-01-09 to .* 60 events, 3 of them"):
-        train_on_labels.train_own(own, split, RULES, settings=FAST)
+    with pytest.raises(InputError, match=r"the train split, 2024-01-09 to .* 60 events, 3 of them"):
+        train_on_labels(labelled_events, split, RULES, settings=FAST_SETTINGS)
 
 
-def test_rows_that_can_not_be_used(folder: Path, tmp_path: Path) -> None:
-    labels = Labels.of(LABELS)
+def test_unusable_rows_or_labels_are_rejected(folder: Path, tmp_path: Path) -> None:
+    labels = LabelLog.from_records(LABELS)
     with pytest.raises(InputError, match="no events in them"):
-        read_events(tmp_path, labels)
-    with pytest.raises(InputError, match="none of the 1 labelled events is there"):
-        read_events(folder, Labels.of([LABELS[0] | {"event_id": "unheard-of"}]))
+        read_labelled_events(tmp_path, labels)
+    with pytest.raises(InputError, match="none of the 1 labelled events is in them"):
+        read_labelled_events(
+            folder, LabelLog.from_records([LABELS[0] | {"event_id": "unheard-of"}])
+        )
     with pytest.raises(InputError, match="there are no labels"):
-        Labels.of([])
+        LabelLog.from_records([])
     pq.write_table(pa.table({"user_id": ["u"], "history": [""]}), tmp_path / "windows.parquet")
     with pytest.raises(InputError, match=r"column event_id is missing; .* --pipeline scoring"):
-        read_events(tmp_path, labels)
+        read_labelled_events(tmp_path, labels)
     (tmp_path / "windows.parquet").write_bytes(b"no Parquet")
     with pytest.raises(InputError, match=r"windows\.parquet"):
-        read_events(tmp_path, labels)
+        read_labelled_events(tmp_path, labels)
     (tmp_path / "windows.parquet").unlink()
     for copy in "a", "b":
-        write_rows(tmp_path / copy, SHOP[:50], [], files=1)
-    with pytest.raises(InputError, match="events come twice"):
-        read_events(tmp_path, labels)
+        write_rows(tmp_path / copy, EVENTS[:50], [], files=1)
+    with pytest.raises(InputError, match="duplicate events"):
+        read_labelled_events(tmp_path, labels)
 
 
-DAYS_OPTIONS = [
-    "--train-start", "2024-01-03", "--validation-start", "2024-01-12", "--test-start", "2024-01-18",
-    "--test-end", "2024-01-22", "--delay-days", "2",
-]  # fmt: skip
+SPLIT_OPTIONS = [
+    *("--train-start", "2024-01-03"),
+    *("--validation-start", "2024-01-12"),
+    *("--test-start", "2024-01-18"),
+    *("--test-end", "2024-01-22"),
+    *("--delay-days", "2"),
+]
 
 
 @pytest.fixture
 def labels_file(tmp_path: Path) -> Path:
     file = tmp_path / "labels.jsonl"
-    file.write_text("".join(json.dumps(one) + "\n" for one in [*LABELS, {"event_id": "e1"}]))
+    file.write_text("".join(json.dumps(label) + "\n" for label in [*LABELS, {"event_id": "e1"}]))
     return file
 
 
-def test_the_command(folder: Path, labels_file: Path, tmp_path: Path) -> None:
+def test_train_command_writes_the_model_and_reports_rejected_labels(
+    folder: Path, labels_file: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "model"
     result = CliRunner().invoke(
         app,
-        ["train", "event-risk", "--rows", str(folder), "--labels", str(labels_file), *DAYS_OPTIONS,
-         "--out", str(out)],
-    )  # fmt: skip
+        [
+            *("train", "event-risk", "--rows", str(folder), "--labels", str(labels_file)),
+            *SPLIT_OPTIONS,
+            *("--out", str(out)),
+        ],
+    )
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout.splitlines()[-1])
-    assert report["version"] == EventModel.load(out).version
+    assert report["version"] == FraudModel.load(out).version
     assert report["rejected_labels"] == 1
     assert "labels.jsonl row" in result.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"),
+    ("arguments", "message"),
     [
         (["--rows", "R", "--train-start", "2024-01-03"], "--rows needs --validation-start too"),
-        (["--labels", "L"], "they go with --rows"),
-        (["--test-end", "2024-01-03"], "they go with --rows"),
+        (["--labels", "L"], "need --rows"),
+        (["--test-end", "2024-01-03"], "need --rows"),
     ],
 )
-def test_options_that_do_not_go_together(arguments: list[str], says: str, tmp_path: Path) -> None:
+def test_incompatible_options_are_rejected(
+    arguments: list[str], message: str, tmp_path: Path
+) -> None:
     result = CliRunner().invoke(app, ["train", "event-risk", "--out", str(tmp_path), *arguments])
     assert isinstance(result.exception, InputError)
-    assert says in str(result.exception)
+    assert message in str(result.exception)

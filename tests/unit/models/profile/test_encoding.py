@@ -1,4 +1,4 @@
-"""Encoding: truncation, hashing, buckets, and one layout for training and serving."""
+"""Encoding of tokens: truncation, hashing, buckets, and the layout of padded batches."""
 
 import subprocess
 import sys
@@ -14,13 +14,13 @@ from models.profile.encoding import (
     BOS_TYPE,
     FIELDS,
     GAP_BUCKETS,
-    MEMO_IDS,
+    MAX_CACHED_IDS,
     Encoder,
     Vocabulary,
     amount_bucket,
     gap_bucket,
-    hashed,
-    kept_counts,
+    hash_row,
+    kept_token_counts,
 )
 
 MONDAY_MS = 1_483_315_200_000  # 2017-01-02 00:00 UTC
@@ -35,56 +35,57 @@ def encoder(max_len=8):
 
 
 def encode(histories, windows, length_buckets):
-    ours = encoder()
-    known = ours.known(TokenColumns.of(histories), TokenColumns.of(windows))
-    return ours.encode(known, np.arange(len(histories)), length_buckets)
+    tokens = encoder().index_tokens(TokenColumns.of(histories), TokenColumns.of(windows))
+    return encoder().encode(tokens, np.arange(len(histories)), length_buckets)
 
 
 @given(st.integers(0, 60), st.integers(0, 60), st.integers(2, 40))
-def test_the_window_leaves_history_a_quarter_of_the_room(histories, windows, max_len):
-    counts = kept_counts(np.array([histories]), np.array([windows]), max_len)
+def test_long_window_leaves_history_a_quarter_of_the_positions(histories, windows, max_len):
+    counts = kept_token_counts(np.array([histories]), np.array([windows]), max_len)
     history, window = (int(count[0]) for count in counts)
-    room = max_len - 1
-    assert history + window == min(histories + windows, room)
-    assert min(histories, room // 4) <= history <= histories
-    # The window has the first claim on the rest.
-    assert window == min(windows, room - min(histories, room // 4))
+    capacity = max_len - 1
+    assert history + window == min(histories + windows, capacity)
+    assert min(histories, capacity // 4) <= history <= histories
+    assert window == min(windows, capacity - min(histories, capacity // 4))
 
 
-def test_the_newest_tokens_are_kept():
+def test_too_many_tokens_keep_the_newest():
     history = [event(minute, amount=1.0 + minute) for minute in range(9)]
     window = [event(minute, amount=1.0 + minute) for minute in range(9, 20)]
     batch = encode([history], [window], (8,))
     assert batch.groups == [(0, 1, 8)]
-    amounts = (batch.features_P7 - encoder().layout.offsets)[1:, FIELDS.index("amount")]
+    amounts = (batch.embedding_rows_P7 - encoder().layout.offsets)[1:, FIELDS.index("amount")]
     kept = np.array([9.0, 15.0, 16.0, 17.0, 18.0, 19.0, 20.0])
     assert amounts.tolist() == amount_bucket(kept).tolist()
 
 
-def test_ids_are_named_hashed_or_unknown():
+def test_id_maps_to_its_name_row_a_hash_bucket_or_row_zero():
     vocabulary = Vocabulary(["a", "b"], 4)
     assert vocabulary.rows == 7
     assert vocabulary.indexes(["", "a", "b", "a"]).tolist() == [0, 1, 2, 1]
-    other = int(vocabulary.indexes(["never seen"])[0])
-    assert 3 <= other < 7
-    assert other == hashed("never seen", 2, 4)
-    assert 3 <= hashed("\ud800", 2, 4) < 7
+    unknown = int(vocabulary.indexes(["never seen"])[0])
+    assert 3 <= unknown < 7
+    assert unknown == hash_row("never seen", 2, 4)
+    assert 3 <= hash_row("\ud800", 2, 4) < 7
 
 
-def test_hashing_is_the_same_in_another_process():
-    code = "from models.profile.encoding import hashed; print([hashed(f'x{i}', 9, 1024) for i in range(9)])"
-    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert there.stdout.strip() == str([hashed(f"x{i}", 9, 1024) for i in range(9)])
+def test_another_process_hashes_ids_to_the_same_rows():
+    code = """
+from models.profile.encoding import hash_row
+print([hash_row(f"x{i}", 9, 1024) for i in range(9)])
+"""
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert other.stdout.strip() == str([hash_row(f"x{i}", 9, 1024) for i in range(9)])
 
 
-def test_the_memory_of_unknown_ids_is_bounded():
+def test_many_unknown_ids_leave_cache_bounded():
     vocabulary = Vocabulary(["a"], 8)
-    vocabulary.indexes([str(i) for i in range(MEMO_IDS + 10)])
-    assert len(vocabulary.index) <= MEMO_IDS + 2
+    vocabulary.indexes([str(i) for i in range(MAX_CACHED_IDS + 10)])
+    assert len(vocabulary.index) <= MAX_CACHED_IDS + 2
     assert vocabulary.indexes(["a", ""]).tolist() == [1, 0]
 
 
-def test_buckets_rise_and_stay_in_range():
+def test_larger_values_map_to_larger_buckets_within_range():
     amounts = amount_bucket(np.array([-5.0, 0.0, 0.01, 1.0, 20.0, 1e9]))
     assert amounts[:2].tolist() == [0, 0]
     assert (np.diff(amounts[1:]) > 0).all() and amounts[-1] == AMOUNT_BUCKETS - 1
@@ -93,12 +94,12 @@ def test_buckets_rise_and_stay_in_range():
     assert (np.diff(gaps[1:]) > 0).all() and gaps[-1] == GAP_BUCKETS - 1
 
 
-def test_a_batch_lays_rows_out_with_bos_and_padding():
+def test_rows_are_laid_out_with_bos_and_padding():
     history = [event(0), event(1, "i2", "new", 3, 9.5)]
     window = [event(90, "", "")]
     batch = encode([[], history], [[event(5)], window], (8,))
     assert batch.groups == [(0, 2, 4)]
-    columns = dict(zip(FIELDS, (batch.features_P7 - encoder().layout.offsets).T, strict=True))
+    columns = dict(zip(FIELDS, (batch.embedding_rows_P7 - encoder().layout.offsets).T, strict=True))
     assert columns["type"][[0, 4]].tolist() == [BOS_TYPE, BOS_TYPE]
     assert columns["amount"][[0, 4]].tolist() == [AMOUNT_BUCKETS, AMOUNT_BUCKETS + 6]
     assert columns["gap"][0] == GAP_BUCKETS and columns["gap"][4] == GAP_BUCKETS + 23
@@ -113,7 +114,7 @@ def test_a_batch_lays_rows_out_with_bos_and_padding():
     assert batch.category_S.tolist() == [1, 0] and batch.type_S.tolist() == [0, 0]
 
 
-def test_rows_are_grouped_by_length():
+def test_rows_of_different_lengths_are_grouped_by_length_bucket():
     histories = [[event(i) for i in range(size)] for size in (0, 1, 2, 6, 6)]
     windows = [[event(99)]] * 5
     batch = encode(histories, windows, (3, 5))

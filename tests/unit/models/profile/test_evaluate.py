@@ -1,4 +1,4 @@
-"""What a checkpoint is measured by, and the parts of it that are fitted behind the trunk."""
+"""Evaluation of a model checkpoint, and the layers that are fitted after the trunk."""
 
 import dataclasses
 import json
@@ -13,18 +13,19 @@ from liveprofile.units import DAY_MS
 from models.profile import checkpoint, recipes, user_embedding
 from models.profile.data import training_rows
 from models.profile.data.churn_spend_samples import validation_windows
-from models.profile.data.examples import build
-from models.profile.data.prepared import split
+from models.profile.data.examples import build_corpus
+from models.profile.data.prepared import split_by_time
 from models.profile.encoding import Vocabulary
 from models.profile.evaluation import evaluate
 from models.profile.network import expected_spend
 from models.profile.training.train import train
-from tests.unit.models.profile.test_training import MINIATURE, write_rows
+from tests.unit.models.profile.miniature import MINIATURE, write_rows
 
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("measured")
+    """A folder with training rows of 60 days and a model checkpoint trained on them."""
+    folder = tmp_path_factory.mktemp("evaluate")
     write_rows(folder / "rows", days=60)
     train(MINIATURE, folder / "rows", folder / "model")
     return folder
@@ -34,55 +35,58 @@ def shop(tmp_path_factory):
 def corpus(shop):
     _, items, categories, _ = checkpoint.load(shop / "model")
     streams = training_rows.read(shop / "rows")
-    named = Vocabulary(items, MINIATURE.item_buckets), Vocabulary(categories, 8)
-    return build(streams, *named, MINIATURE.horizon_days)
+    vocabularies = Vocabulary(items, MINIATURE.item_buckets), Vocabulary(categories, 8)
+    return build_corpus(streams, *vocabularies, MINIATURE.horizon_days)
 
 
-def test_expected_spend_is_the_median():
+def test_expected_spend_is_the_median_of_the_distribution():
     torch.manual_seed(1)
     churn, log_mean, log_std = torch.tensor([[0.0, 0.2, 0.45, 0.7], [3.0] * 4, [0.8] * 4])
-    stays = torch.rand(200_000, 4) >= churn
-    drawn = torch.where(stays, (log_mean + log_std * torch.randn(200_000, 4)).exp(), 0.0)
+    buys = torch.rand(200_000, 4) >= churn
+    sample = torch.where(buys, (log_mean + log_std * torch.randn(200_000, 4)).exp(), 0.0)
     median = expected_spend(churn, log_mean, log_std)
-    torch.testing.assert_close(median, drawn.quantile(0.5, dim=0), rtol=0.03, atol=1e-6)
+    torch.testing.assert_close(median, sample.quantile(0.5, dim=0), rtol=0.03, atol=1e-6)
     assert median[3] == 0
+
+
+def test_expected_spend_of_extreme_inputs_is_finite():
     extreme = expected_spend(torch.tensor([0.0]), torch.tensor([1e6]), torch.tensor([5.0]))
     assert extreme.isfinite().all()
 
 
-def test_labels_of_the_value_validation_are_known_only_later(shop, corpus):
-    parts = split(MINIATURE, corpus.streams.end_ms_W)
-    end_ms = corpus.streams.end_ms_W[validation_windows(corpus, parts)]
+def test_validation_labels_are_unknown_when_training_ends(corpus):
+    split = split_by_time(MINIATURE, corpus.streams.end_ms_W)
+    end_ms = corpus.streams.end_ms_W[validation_windows(corpus, split)]
     assert len(end_ms)
-    assert (end_ms + 7 * DAY_MS > parts.train_until_ms).all()
-    assert (end_ms + 7 * DAY_MS <= parts.validation_until_ms).all()
+    assert (end_ms + 7 * DAY_MS > split.train_until_ms).all()
+    assert (end_ms + 7 * DAY_MS <= split.validation_until_ms).all()
 
 
-def test_the_embedding_keeps_what_it_has_room_for(shop, corpus):
+def test_embedding_as_wide_as_the_state_keeps_all_of_it(shop, corpus):
     model = checkpoint.load(shop / "model")[0]
-    parts = split(MINIATURE, corpus.streams.end_ms_W)
-    assert user_embedding.fit(model, corpus, parts.train, MINIATURE) == {"kept": 1.0}
+    split = split_by_time(MINIATURE, corpus.streams.end_ms_W)
+    assert user_embedding.fit(model, corpus, split.train, MINIATURE) == {"kept": 1.0}
     state = torch.randn(9, MINIATURE.dim)
     cosines = torch.nn.functional.normalize(state, dim=1)
     kept = model.embeddings(state)
     torch.testing.assert_close(kept @ kept.T, cosines @ cosines.T, rtol=1e-4, atol=1e-4)
 
 
-def test_a_rare_item_that_was_never_had_is_no_candidate(shop, corpus):
+def test_rare_item_outside_the_history_is_not_a_candidate(shop, corpus):
     model = checkpoint.load(shop / "model")[0]
-    windows = np.flatnonzero(corpus.position_W <= 1)  # of a user's first, all are new
-    every = evaluate.next_events(model, corpus, windows, MINIATURE)
-    few = evaluate.next_events(
+    windows = np.flatnonzero(corpus.position_W <= 1)  # a user's first windows have new items only
+    all_ranked = evaluate.score_next_events(model, corpus, windows, MINIATURE)
+    few_ranked = evaluate.score_next_events(
         model, corpus, windows, dataclasses.replace(MINIATURE, ranked_items=2)
     )
-    left_out = few.item_rank_M == evaluate.NOT_RANKED
-    assert not (every.item_rank_M == evaluate.NOT_RANKED).any()
-    assert left_out.any() and not left_out.all()
-    assert (few.item_rank_M[~left_out] <= every.item_rank_M[~left_out]).all()
-    np.testing.assert_array_equal(few.category_rank_M, every.category_rank_M)
+    not_ranked = few_ranked.item_rank_M == evaluate.NOT_RANKED
+    assert not (all_ranked.item_rank_M == evaluate.NOT_RANKED).any()
+    assert not_ranked.any() and not not_ranked.all()
+    assert (few_ranked.item_rank_M[~not_ranked] <= all_ranked.item_rank_M[~not_ranked]).all()
+    np.testing.assert_array_equal(few_ranked.category_rank_M, all_ranked.category_rank_M)
 
 
-def test_the_evaluate_command(shop, monkeypatch):
+def test_evaluate_command_reports_model_and_baseline_metrics(shop, monkeypatch):
     monkeypatch.setitem(recipes.RECIPES, "general", MINIATURE)
     arguments = ["evaluate", "general", "--rows", str(shop / "rows")]
     result = CliRunner().invoke(app, [*arguments, "--checkpoint", str(shop / "model")])

@@ -1,4 +1,4 @@
-"""What windows bring beside tokens: learned where it helps, left out where it doesn't."""
+"""Modalities: kept where they help, dropped where they do not, and read with their windows."""
 
 import dataclasses
 import itertools
@@ -14,19 +14,20 @@ from benchmarks.models.training_rows import as_table
 from liveprofile.config import load
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality
-from liveprofile.events.window import read_training, read_windows
+from liveprofile.events.window import parse_training_window, parse_windows
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import read_histories
 from models.profile import checkpoint, text_encoder, vocabulary_expansion
 from models.profile.data import external_sort, training_rows
 from models.profile.data.external_sort import user_key
-from models.profile.data.modality_vectors import Vectors
-from models.profile.experiments.report import report
+from models.profile.data.modality_vectors import VectorSpool
+from models.profile.experiments.checkpoint_report import checkpoint_report
 from models.profile.inference import ProfileModel
 from models.profile.recipes import recipe
 from models.profile.training import fit_modalities
+from models.profile.training.preparation import prepare
 from models.profile.training.train import fit as fit_trunk
-from models.profile.training.train import prepare, train
+from models.profile.training.train import train
 from tests.support import modality_shop
 from tests.support.modality_shop import CATEGORIES, ENCODER, NUMBERS
 from udfs.profile import assemble
@@ -49,145 +50,166 @@ TINY = dataclasses.replace(
 )
 
 
+def write_rows(file, messages):
+    tables = map(as_table, batches(messages, SETTINGS, 1_000))
+    pq.write_table(pa.concat_tables(tables), file)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """The checkpoint folder for what events bring."""
+    """Trains once per kind of vectors and returns the folder of the model checkpoint.
+
+    The training rows are in the file of the same name with the suffix .parquet.
+    """
     root, done = tmp_path_factory.mktemp("fuse"), {}
 
-    def of(brings, shuffled=False):
-        name = f"{brings}-{shuffled}"
+    def train_with(kind, shuffled=False):
+        name = f"{kind}-{shuffled}"
         if name not in done:
-            messages = modality_shop.messages(USERS, DAYS, brings, shuffled=shuffled)
-            tables = map(as_table, batches(messages, SETTINGS, 1_000))
-            pq.write_table(pa.concat_tables(tables), root / f"{name}.parquet")
-            encode_texts = text_encoder.encode if brings == "text" else None
+            messages = modality_shop.messages(USERS, DAYS, kind, shuffled=shuffled)
+            write_rows(root / f"{name}.parquet", messages)
+            encode_texts = text_encoder.encode if kind == "text" else None
             train(TINY, root / f"{name}.parquet", root / name, encode_texts=encode_texts)
             done[name] = root / name
         return done[name]
 
-    return of
+    return train_with
 
 
 @pytest.mark.parametrize(
-    ("brings", "modality"),
+    ("kind", "modality"),
     [("media", Modality(ENCODER, NUMBERS)), ("place", PLACE), ("text", TEXT)],
 )
-def test_what_foretells_the_next_category_is_kept(trained, brings, modality):
-    (entry,) = checkpoint.load(trained(brings))[3].modalities
-    assert (entry.name, entry.numbers, entry.kept) == (*modality, True)
-    for other in ("without", "dealt_anew"):
-        assert entry.metrics["loss"] < 0.85 * entry.metrics[f"loss_{other}"]
-        assert entry.metrics[f"category_ndcg_at_10_difference_{other}"][1] > 0.2
+def test_modality_that_predicts_the_next_category_is_kept(trained, kind, modality):
+    (trial,) = checkpoint.load(trained(kind))[3].modalities
+    assert (trial.name, trial.numbers, trial.kept) == (*modality, True)
+    for control in ("without", "dealt_anew"):
+        assert trial.metrics["loss"] < 0.85 * trial.metrics[f"loss_{control}"]
+        assert trial.metrics[f"category_ndcg_at_10_difference_{control}"][1] > 0.2
 
 
-@pytest.mark.parametrize("brings", ["media", "place", "text"])
-def test_what_tells_nothing_is_not_kept_and_the_rest_is_as_without(trained, brings):
-    folder = trained(brings, shuffled=True)
-    (entry,) = checkpoint.load(folder)[3].modalities
-    assert not entry.kept
-    weights = [(one / checkpoint.WEIGHTS).read_bytes() for one in (folder, trained("nothing"))]
+@pytest.mark.parametrize("kind", ["media", "place", "text"])
+def test_uninformative_modality_is_dropped_and_leaves_the_weights_unchanged(trained, kind):
+    folder = trained(kind, shuffled=True)
+    (trial,) = checkpoint.load(folder)[3].modalities
+    assert not trial.kept
+    weights = [(path / checkpoint.WEIGHTS).read_bytes() for path in (folder, trained("nothing"))]
     assert weights[0] == weights[1]
 
 
-@pytest.mark.parametrize("brings", ["media", "place"])
-def test_users_that_training_never_saw_gain_from_it_too(trained, brings):
-    model = ProfileModel.load(trained(brings), device="cpu")
+@pytest.mark.parametrize("kind", ["media", "place"])
+def test_kept_modality_improves_the_ranking_of_unseen_users(trained, kind):
+    model = ProfileModel.load(trained(kind), device="cpu")
     gains = {True: [], False: []}
-    days = list(batches(modality_shop.messages(40, 6, brings, seed=9), SETTINGS, 1_000))
-    for day, following in itertools.pairwise(days):
-        windows = read_windows(day.events, model.modalities)[0]
-        inputs = assemble.Inputs(
-            day.user_id, day.window_start_ms, day.window_end_ms, windows,
+    days = list(batches(modality_shop.messages(40, 6, kind, seed=9), SETTINGS, 1_000))
+    for day, next_day in itertools.pairwise(days):
+        windows = parse_windows(day.events, model.modalities)[0]
+        baselines = assemble.read_baselines(
+            day.added, day.sums, day.window_start_ms, day.window_end_ms, 30.0
+        )
+        inputs = assemble.ProfileInputs(
+            day.user_id,
+            day.window_start_ms,
+            day.window_end_ms,
+            windows,
             read_histories(day.history),
-            *assemble.read_baselines(
-                day.added, day.sums, day.window_start_ms, day.window_end_ms, 30.0
-            ),
-        )  # fmt: skip
-        bought = read_windows(following.events)[0].tokens.category
-        come = dict(zip(following.user_id, bought, strict=True))
-        vectors = [window.beside.vectors for window in windows.rows]
+            *baselines,
+        )
+        next_categories = parse_windows(next_day.events)[0].tokens.category
+        next_category = dict(zip(next_day.user_id, next_categories, strict=True))
+        vectors = [window.modalities.vectors for window in windows.rows]
         tokens = (inputs.histories.tokens, windows.tokens)
-        for told in gains:
-            scores = model.score(*tokens, *assemble.numbers(inputs), vectors if told else ())
+        for with_vectors in gains:
+            scores = model.score(
+                *tokens, *assemble.numeric_inputs(inputs), vectors if with_vectors else ()
+            )
             for user, ranked in zip(day.user_id, scores.interests_after, strict=True):
                 names = [model.categories[index] for index in ranked]
-                rank = names.index(come[user]) if come[user] in names else None
-                gains[told].append(0.0 if rank is None else 1 / np.log2(rank + 2))
+                target = next_category[user]
+                rank = names.index(target) if target in names else None
+                gains[with_vectors].append(0.0 if rank is None else 1 / np.log2(rank + 2))
     assert len(gains[True]) == 200
     assert np.mean(gains[True]) > np.mean(gains[False]) + 0.2
 
 
-def test_what_only_mends_the_trunk_is_not_kept(tmp_path):
-    """Vectors with much in common can serve as one more bias of the categories."""
+def test_modality_that_only_corrects_biases_is_dropped(tmp_path):
+    """A component that all vectors share acts as an additional bias of the categories."""
     messages = modality_shop.messages(USERS, DAYS, "media", shuffled=True, common=4.0)
-    tables = map(as_table, batches(messages, SETTINGS, 1_000))
-    pq.write_table(pa.concat_tables(tables), tmp_path / "rows.parquet")
+    write_rows(tmp_path / "rows.parquet", messages)
     data = prepare(TINY, tmp_path / "rows.parquet")
     model = fit_trunk(TINY, data).model
     with torch.no_grad():
         model.category_bias[1 : 1 + CATEGORIES // 2] += 3
-    (entry,) = fit_modalities.fit(model, data.corpus, data.parts, TINY)
-    found = entry.metrics
-    assert found["loss"] < found["loss_without"] - 0.3
-    assert found["loss"] == pytest.approx(found["loss_dealt_anew"], abs=0.1)
-    assert not entry.kept and not model.fusion.modalities
+    (trial,) = fit_modalities.fit(model, data.corpus, data.split, TINY)
+    metrics = trial.metrics
+    assert metrics["loss"] < metrics["loss_without"] - 0.3
+    assert metrics["loss"] == pytest.approx(metrics["loss_dealt_anew"], abs=0.1)
+    assert not trial.kept and not model.fusion.modalities
 
 
-@pytest.mark.parametrize(("brings", "name"), [("media", ENCODER), ("text", TEXT.name)])
-def test_evaluation_says_what_a_modality_is_worth(trained, brings, name):
-    folder = trained(brings)
-    found = report(TINY, folder.with_suffix(".parquet"), folder, "test")["modalities"]
-    (about,) = found.values()
-    assert found.keys() == {name} and about["windows"] > 100
-    assert about["category_ndcg_at_10_difference_without"][1] > 0.2
+@pytest.mark.parametrize(("kind", "name"), [("media", ENCODER), ("text", TEXT.name)])
+def test_report_compares_the_model_with_and_without_a_modality(trained, kind, name):
+    folder = trained(kind)
+    report = checkpoint_report(TINY, folder.with_suffix(".parquet"), folder, "test")
+    (metrics,) = report["modalities"].values()
+    assert report["modalities"].keys() == {name} and metrics["windows"] > 100
+    assert metrics["category_ndcg_at_10_difference_without"][1] > 0.2
 
 
-def test_too_few_windows_are_not_tried(tmp_path):
-    tables = map(as_table, batches(modality_shop.messages(12, DAYS, "media"), SETTINGS, 1_000))
-    pq.write_table(pa.concat_tables(tables), tmp_path / "rows.parquet")
+def test_modality_with_too_few_windows_is_not_tried(tmp_path):
+    write_rows(tmp_path / "rows.parquet", modality_shop.messages(12, DAYS, "media"))
     card = train(TINY, tmp_path / "rows.parquet", tmp_path / "model")
     assert card["modalities"] == []
 
 
-def test_vectors_stay_with_their_windows_however_rows_lie(trained, tmp_path, monkeypatch):
-    whole = training_rows.read(trained("media").with_suffix(".parquet"))
-    table = pq.read_table(trained("media").with_suffix(".parquet"))
+def test_vectors_stay_with_their_windows_in_any_row_order(trained, tmp_path, monkeypatch):
+    file = trained("media").with_suffix(".parquet")
+    streams, table = training_rows.read(file), pq.read_table(file)
     monkeypatch.setattr(external_sort, "RUN_BYTES", 20_000)
     monkeypatch.setattr(external_sort, "PART_BYTES", 7_000)
-    mixed = table.take(np.random.default_rng(0).permutation(len(table)))
-    pq.write_table(mixed, tmp_path / "rows.parquet")
-    other = training_rows.read(tmp_path / "rows.parquet")
-    assert other.fingerprint() == whole.fingerprint()
-    (brought,) = other.beside.values()
-    asked = np.array([5, 0, len(other.user_W) - 1])
-    place, vector_KW = brought.of(asked)
+    shuffled = table.take(np.random.default_rng(0).permutation(len(table)))
+    pq.write_table(shuffled, tmp_path / "rows.parquet")
+    shuffled_streams = training_rows.read(tmp_path / "rows.parquet")
+    assert shuffled_streams.fingerprint() == streams.fingerprint()
+    (window_vectors,) = shuffled_streams.window_vectors.values()
+    windows = np.array([5, 0, len(shuffled_streams.user_W) - 1])
+    index, vector_KW = window_vectors.select(windows)
     expected = [
-        read_training(row["events"]).beside.vectors[Modality(ENCODER, NUMBERS)]
+        parse_training_window(row["events"]).modalities.vectors[Modality(ENCODER, NUMBERS)]
         for row in sorted(
             table.to_pylist(), key=lambda row: (user_key(row["user_id"]), row["window_end_ms"])
         )
     ]
-    assert place.tolist() == [0, 1, 2]
-    np.testing.assert_array_equal(vector_KW, [expected[window] for window in asked])
-    without = training_rows.read(trained("nothing").with_suffix(".parquet"))
-    assert without.beside == {} and without.fingerprint() != whole.fingerprint()
+    assert index.tolist() == [0, 1, 2]
+    np.testing.assert_array_equal(vector_KW, [expected[window] for window in windows])
 
 
-def test_texts_are_read_where_they_are_asked_for(trained):
+def test_fingerprint_depends_on_the_vectors(trained):
+    with_vectors, without = (
+        training_rows.read(trained(kind).with_suffix(".parquet")) for kind in ("media", "nothing")
+    )
+    assert without.window_vectors == {}
+    assert without.fingerprint() != with_vectors.fingerprint()
+
+
+def test_texts_are_encoded_only_with_an_encoder(trained):
     file = trained("text").with_suffix(".parquet")
-    assert training_rows.read(file).beside == {}
-    (brought,) = training_rows.read(file, encode_texts=text_encoder.encode).beside.values()
-    np.testing.assert_allclose(np.linalg.norm(brought.vector_KW, axis=1), 1, 1e-5)
+    assert training_rows.read(file).window_vectors == {}
+    streams = training_rows.read(file, encode_texts=text_encoder.encode)
+    (window_vectors,) = streams.window_vectors.values()
+    np.testing.assert_allclose(np.linalg.norm(window_vectors.vector_KW, axis=1), 1, 1e-5)
 
 
-def test_a_name_for_each_event_is_no_encoder():
-    with Vectors() as vectors, pytest.raises(InputError, match="more than 64 encoders"):
+def test_more_than_64_encoder_names_are_rejected():
+    with VectorSpool() as vectors, pytest.raises(InputError, match="more than 64 encoders"):
         for number in range(65):
             vectors.add({Modality(f"e-{number}", 1): np.ones(1, np.float32)})
 
 
-def test_more_items_leave_what_is_fused_as_it_is(trained):
+def test_adding_items_keeps_the_fusion_weights(trained):
     model = checkpoint.load(trained("media"))[0]
-    grown = vocabulary_expansion.with_items(model, torch.zeros(2, model.shape.dim), torch.zeros(2))
-    assert grown.fusion.modalities == model.fusion.modalities
-    assert torch.equal(grown.fusion.weights[0], model.fusion.weights[0])
+    expanded = vocabulary_expansion.add_items(
+        model, torch.zeros(2, model.shape.dim), torch.zeros(2)
+    )
+    assert expanded.fusion.modalities == model.fusion.modalities
+    assert torch.equal(expanded.fusion.weights[0], model.fusion.weights[0])

@@ -1,4 +1,4 @@
-"""What serving makes of a model's weights, against the same said plainly; cheaper forms of it."""
+"""Inference against a plain reference implementation; compressed variants; speed measurement."""
 
 import copy
 import dataclasses
@@ -9,10 +9,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks.load.load import Load
+from benchmarks.load.workload import Workload
 from benchmarks.models import compression, model_speed, training_rows
-from benchmarks.models.model_speed import Took
-from benchmarks.models.variant import Plain
+from benchmarks.models.model_speed import ScoreTiming
+from benchmarks.models.variant import PlainProfileModel
 from liveprofile.config import WindowSettings, load
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, Modality
@@ -22,7 +22,7 @@ from liveprofile.wire.tokens import Token
 from models.profile import user_features
 from models.profile.encoding import Vocabulary
 from models.profile.inference import ProfileModel
-from models.profile.modality_layers import CELL_ROWS, Fusion, cells
+from models.profile.modality_layers import CELL_ROWS, Fusion, grid_cells
 from models.profile.network import BehaviourTransformer, Shape
 
 START_MS = 1_500_000_000_000
@@ -40,16 +40,21 @@ def network():
     return model.eval().requires_grad_(False)
 
 
-def served(network, kind=ProfileModel, ranked=RANKED, batch_rows=512):
+def profile_model(network, kind=ProfileModel, ranked=RANKED, batch_rows=512):
     card = {"version": "x", "revision": 1, "decay_days": DECAY_DAYS, "ranked_items": ranked}
-    items, categories = ([f"{k}{n}" for n in range(of)] for k, of in (("i", ITEMS), ("c", 14)))
     return kind(
-        network, items, categories, card,
-        device=torch.device("cpu"), batch_rows=batch_rows, length_buckets=(4, 8),
-    )  # fmt: skip
+        network,
+        [f"i{n}" for n in range(ITEMS)],
+        [f"c{n}" for n in range(CATEGORIES)],
+        card,
+        device=torch.device("cpu"),
+        batch_rows=batch_rows,
+        length_buckets=(4, 8),
+    )
 
 
-def people(count=50):
+def random_users(count=50):
+    """Histories and windows of tokens; the first history and the second window are empty."""
     random = np.random.default_rng(8)
 
     def token(n):
@@ -65,31 +70,32 @@ def people(count=50):
 
 def score(model, histories, windows, vectors=()):
     random = np.random.default_rng(9)
-    numbers = random.uniform(0, 5, (2, len(histories), len(user_features.NUMBERS))).astype(
-        np.float32
+    shape = (2, len(histories), len(user_features.FEATURE_NAMES))
+    before_BX, after_BX = random.uniform(0, 5, shape).astype(np.float32)
+    return model.score(
+        TokenColumns.of(histories), TokenColumns.of(windows), before_BX, after_BX, vectors
     )
-    return model.score(TokenColumns.of(histories), TokenColumns.of(windows), *numbers, vectors)
 
 
-def assert_near(one, other, tolerance):
-    for name, value in one._asdict().items():
+def assert_near(actual, expected, tolerance):
+    for name, value in actual._asdict().items():
         if name != "batches":
             np.testing.assert_allclose(
-                value, getattr(other, name), tolerance, tolerance, err_msg=name
+                value, getattr(expected, name), tolerance, tolerance, err_msg=name
             )
 
 
-def test_next_items_are_the_best_of_the_frequent_and_those_had(network):
-    histories, windows = people()
-    model = served(network)
-    found = score(model, histories, windows).next_items
+def test_next_items_are_the_best_of_ranked_and_previous_items(network):
+    histories, windows = random_users()
+    model = profile_model(network)
+    next_items = score(model, histories, windows).next_items
     rows = Vocabulary(model.items, network.shape.item_buckets)
     rare = 0
-    for history, window, ours in zip(histories, windows, found, strict=True):
+    for history, window, actual in zip(histories, windows, next_items, strict=True):
         tokens = history + window
-        known = model._encoder.known(TokenColumns.of([history]), TokenColumns.of([window]))
-        batch = model._encoder.encode(known, np.array([0]), (16,))
-        h_PD = network.trunk(torch.from_numpy(batch.features_P7), batch.groups)
+        indexed = model._encoder.index_tokens(TokenColumns.of([history]), TokenColumns.of([window]))
+        batch = model._encoder.encode(indexed, np.array([0]), (16,))
+        h_PD = network.trunk(torch.from_numpy(batch.embedding_rows_P7), batch.groups)
         h_1D = h_PD[torch.from_numpy(batch.after_B)]
         count = {}
         for token in tokens:
@@ -97,47 +103,47 @@ def test_next_items_are_the_best_of_the_frequent_and_those_had(network):
             if 1 <= row <= ITEMS:
                 age = (tokens[-1].time_ms - token.time_ms) / DAY_MS
                 count[row - 1] = count.get(row - 1, 0.0) + math.exp(-age / DECAY_DAYS)
-        logits_I, repeat = network.item_logits(h_1D)[0], network.repeats(h_1D)[1].item()
-        said = {
+        logits_I, repeat = network.item_logits(h_1D)[0], network.repeat_weights(h_1D)[1].item()
+        logit = {
             item: logits_I[item].item() + repeat * math.log1p(count.get(item, 0.0))
             for item in {*range(RANKED), *count}
         }
-        assert ours.tolist() == sorted(said, key=lambda item: -said[item])[:10]
-        rare += sum(item >= RANKED for item in ours.tolist())
+        assert actual.tolist() == sorted(logit, key=lambda item: -logit[item])[:10]
+        rare += sum(item >= RANKED for item in actual.tolist())
     assert rare > 50
 
 
-def test_what_was_had_is_counted_by_row_and_code():
+def test_sparse_repeat_counts_equal_dense_repeat_counts():
     random = np.random.default_rng(1)
     for size in (0, 1, 500):
         row, code = random.integers(0, 9, size), random.integers(0, 7, size)
         weight = random.random(size)
-        found = user_features.had(row, code, weight, 7)
-        assert (np.diff(found.row_M * 7 + found.code_M) > 0).all()
-        expected = user_features.had_dense(row, code, weight, 9, 7)
-        np.testing.assert_allclose(found.dense(9, 7), expected, 1e-5)
+        sparse = user_features.repeat_counts(row, code, weight, 7)
+        assert (np.diff(sparse.row_M * 7 + sparse.code_M) > 0).all()
+        dense = user_features.dense_repeat_counts(row, code, weight, 9, 7)
+        np.testing.assert_allclose(sparse.dense(9, 7), dense, 1e-5)
 
 
-def test_surprise_is_the_same_in_parts(network):
-    histories, windows = people()
-    model = served(network)
+def test_small_surprise_chunks_give_the_same_surprise(network):
+    histories, windows = random_users()
+    model = profile_model(network)
     whole = score(model, histories, windows)
-    model._positions = 3
+    model._surprise_chunk = 3
     assert_near(score(model, histories, windows), whole, 1e-5)
 
 
-def test_serving_says_what_the_plain_model_says(network):
-    histories, windows = people()
-    plain = served(network, Plain, ranked=ITEMS, batch_rows=16)
+def test_scores_equal_those_of_plain_implementation(network):
+    histories, windows = random_users()
+    plain = profile_model(network, PlainProfileModel, ranked=ITEMS, batch_rows=16)
     assert_near(
-        score(served(network, ranked=ITEMS), histories, windows),
+        score(profile_model(network, ranked=ITEMS), histories, windows),
         score(plain, histories, windows),
         1e-4,
     )
 
 
-def brought(count, seed=10):
-    """A third of the rows bring nothing."""
+def random_vectors(count, seed=10):
+    """Vectors of `count` windows; each window has each modality with probability 1/2."""
     random = np.random.default_rng(seed)
     return [
         {
@@ -159,55 +165,55 @@ def fused(network):
     return model.eval().requires_grad_(False)
 
 
-def test_what_a_window_brings_is_told_to_what_comes_next_and_to_nothing_else(network, fused):
-    histories, windows = people()
-    vectors = brought(len(histories))
-    without = score(served(network, batch_rows=16), histories, windows)
-    found = score(served(fused, batch_rows=16), histories, windows, vectors)
-    moved = np.array([bool(one) for one in vectors])
-    assert 10 < moved.sum() < 50
-    for name, value in found._asdict().items():
+def test_modality_vectors_change_only_interests_after_and_next_items(network, fused):
+    histories, windows = random_users()
+    vectors = random_vectors(len(histories))
+    without = score(profile_model(network, batch_rows=16), histories, windows)
+    with_vectors = score(profile_model(fused, batch_rows=16), histories, windows, vectors)
+    has_vectors = np.array([bool(window_vectors) for window_vectors in vectors])
+    assert 10 < has_vectors.sum() < 50
+    for name, value in with_vectors._asdict().items():
         if name in ("interests_after", "interests_after_p", "next_items"):
             changed = (value != getattr(without, name)).any(1)
-            assert (changed == moved).all() if name == "interests_after_p" else changed.any()
-            assert not (changed & ~moved).any()
+            assert (changed == has_vectors).all() if name == "interests_after_p" else changed.any()
+            assert not (changed & ~has_vectors).any()
         elif name != "batches":
             np.testing.assert_array_equal(value, getattr(without, name), name)
-    plain = served(fused, Plain, ranked=ITEMS, batch_rows=16)
-    whole = score(served(fused, ranked=ITEMS), histories, windows, vectors)
+    plain = profile_model(fused, PlainProfileModel, ranked=ITEMS, batch_rows=16)
+    whole = score(profile_model(fused, ranked=ITEMS), histories, windows, vectors)
     assert_near(whole, score(plain, histories, windows, vectors), 1e-4)
 
 
-def test_a_model_that_reads_nothing_beside_tokens_says_the_same_with_it(network, fused):
-    histories, windows = people()
-    without = score(served(network), histories, windows)
-    vectors = brought(len(histories))
-    for model, given in ((network, vectors), (fused, [{}] * len(vectors)), (fused, ())):
-        assert_near(score(served(model), histories, windows, given), without, 0)
+def test_missing_vectors_or_modalities_leave_scores_unchanged(network, fused):
+    histories, windows = random_users()
+    without = score(profile_model(network), histories, windows)
+    vectors = random_vectors(len(histories))
+    for model, inputs in ((network, vectors), (fused, [{}] * len(vectors)), (fused, ())):
+        assert_near(score(profile_model(model), histories, windows, inputs), without, 0)
 
 
-def test_cells_are_those_of_two_grids():
+def test_nearby_places_share_cells_of_two_grids():
     near = np.array([[48.137, 11.575], [48.138, 11.574], [48.6, 11.575], [-48.137, -11.575]])
-    fine_N, coarse_N = cells(near.astype(np.float32)).T
+    fine_N, coarse_N = grid_cells(near.astype(np.float32)).T
     assert fine_N[0] == fine_N[1] != fine_N[2]
     assert coarse_N[0] == coarse_N[1] == coarse_N[2] != coarse_N[3]
     assert fine_N.max() < CELL_ROWS <= coarse_N.min() < coarse_N.max() < 2 * CELL_ROWS
 
 
 @pytest.mark.parametrize("name", ["bfloat16", "bfloat16 outputs", "int8"])
-def test_a_coarser_form_says_nearly_the_same(network, name):
-    histories, windows = people()
-    exact = score(served(network), histories, windows)
+def test_quantized_model_gives_similar_scores(network, name):
+    histories, windows = random_users()
+    exact = score(profile_model(network), histories, windows)
     form = compression.FORMS[name](network)
-    coarse = score(served(form.model), histories, windows)
-    cosine = (exact.embedding_after * coarse.embedding_after).sum(1)
+    quantized = score(profile_model(form.model), histories, windows)
+    cosine = (exact.embedding_after * quantized.embedding_after).sum(1)
     assert cosine.min() > 0.99
-    assert abs(exact.surprise - coarse.surprise).max() < 0.3
-    assert (exact.next_items == coarse.next_items).mean() > 0.7
-    np.testing.assert_allclose(coarse.churn_after, exact.churn_after, atol=0.1)
+    assert abs(exact.surprise - quantized.surprise).max() < 0.3
+    assert (exact.next_items == quantized.next_items).mean() > 0.7
+    np.testing.assert_allclose(quantized.churn_after, exact.churn_after, atol=0.1)
 
 
-def test_sizes_are_those_of_a_file(network):
+def test_compressed_sizes_equal_the_stored_bytes(network):
     sizes = {name: make(network).size_bytes for name, make in compression.FORMS.items()}
     weights = sum(value.numel() for value in network.state_dict().values())
     assert (
@@ -218,50 +224,66 @@ def test_sizes_are_those_of_a_file(network):
     assert sizes["float32"] - sizes["half the hidden units"] == 2 * 2 * 32 * 32
 
 
-def test_pruning_leaves_out_what_says_least(network):
-    histories, windows = people()
-    idle = compression.pruned(network, 1.0).model
-    for block in idle.blocks:
+def test_pruning_removes_hidden_units_without_effect(network):
+    histories, windows = random_users()
+    half_idle = compression.pruned(network, 1.0).model
+    for block in half_idle.blocks:
         block.down.weight[:, ::2] = 0
         block.up.weight[::2] *= 100
-    half = compression.pruned(idle, 0.5).model
-    assert [block.up.weight.shape[0] for block in half.blocks] == [32, 32]
+    pruned = compression.pruned(half_idle, 0.5).model
+    assert [block.up.weight.shape[0] for block in pruned.blocks] == [32, 32]
     assert_near(
-        score(served(half), histories, windows), score(served(idle), histories, windows), 1e-5
+        score(profile_model(pruned), histories, windows),
+        score(profile_model(half_idle), histories, windows),
+        1e-5,
     )
 
 
-def test_a_ratio_is_the_median_over_the_rounds():
-    reference = [[Took(100, 1.0, 2.0)], [Took(100, 4.0, 2.0)], [Took(100, 2.0, 2.0)]]
-    ours = [[Took(100, 0.5, 1.0)], [Took(100, 1.0, 0.5)], [Took(100, 2.0, 1.0)]]
+def test_speed_ratio_is_the_median_over_rounds():
+    reference = [
+        [ScoreTiming(100, 1.0, 2.0)],
+        [ScoreTiming(100, 4.0, 2.0)],
+        [ScoreTiming(100, 2.0, 2.0)],
+    ]
+    ours = [
+        [ScoreTiming(100, 0.5, 1.0)],
+        [ScoreTiming(100, 1.0, 0.5)],
+        [ScoreTiming(100, 2.0, 1.0)],
+    ]
     assert model_speed.summary(ours, reference) == {
-        "rows_per_s": 100, "ratio": 2.0, "cpu_us_per_row": 10_000.0, "cpu_ratio": 2.0,
-    }  # fmt: skip
-    both = [[Took(100, 0.5, 0.5), Took(100, 1.0, 0.5)]]
+        "rows_per_s": 100,
+        "ratio": 2.0,
+        "cpu_us_per_row": 10_000.0,
+        "cpu_ratio": 2.0,
+    }
+    both = [[ScoreTiming(100, 0.5, 0.5), ScoreTiming(100, 1.0, 0.5)]]
     assert model_speed.summary(both, both) == {
-        "rows_per_s": 200, "ratio": 1.0, "cpu_us_per_row": 5_000.0, "cpu_ratio": 1.0,
-    }  # fmt: skip
+        "rows_per_s": 200,
+        "ratio": 1.0,
+        "cpu_us_per_row": 5_000.0,
+        "cpu_ratio": 1.0,
+    }
 
 
-def test_recorded_rows_are_those_of_a_time(tmp_path):
+def test_recorded_rows_lie_in_the_requested_period(tmp_path):
     settings = load(window=training_rows.WINDOW)
-    training_rows.write(training_rows.load_of(300), settings, tmp_path)
-    until_ms = Load().start_ms + 20 * DAY_MS
-    batch = model_speed.recorded(tmp_path, until_ms - 9 * DAY_MS, until_ms)
+    training_rows.write(training_rows.workload_of_windows(300), settings, tmp_path)
+    until_ms = Workload().start_ms + 20 * DAY_MS
+    batch = model_speed.recorded_rows(tmp_path, until_ms - 9 * DAY_MS, until_ms)
     assert len(batch.user_id) > 50
     assert batch.window_end_ms.tolist() == sorted(batch.window_end_ms)
     assert until_ms - 9 * DAY_MS < batch.window_end_ms[0] and batch.window_end_ms[-1] <= until_ms
-    histories, windows, before_BX, after_BX = model_speed.inputs(batch, DECAY_DAYS)
+    histories, windows, before_BX, after_BX = model_speed.model_inputs(batch, DECAY_DAYS)
     assert len(windows.sizes) == len(histories.sizes) == len(before_BX) == len(batch.user_id)
     assert (before_BX != after_BX).any() and histories.sizes.sum() > 0
     table = pq.read_table(tmp_path).drop_columns(["history"])
     pq.write_table(table, tmp_path / "bare.parquet")
     with pytest.raises(InputError, match="history"):
-        model_speed.recorded(tmp_path / "bare.parquet", 0, until_ms)
+        model_speed.recorded_rows(tmp_path / "bare.parquet", 0, until_ms)
 
 
-def test_generated_rows_are_the_last_of_the_load():
-    small = dataclasses.replace(Load.of(4_000, 300), hours=1)
-    batch = model_speed.generated(small)
+def test_generated_rows_are_the_last_of_the_workload():
+    small = dataclasses.replace(Workload.of(4_000, 300), hours=1)
+    batch = model_speed.generated_rows(small)
     assert len(batch.user_id) == min(model_speed.ROWS, small.profiles(WindowSettings()))
     assert batch.window_end_ms.max() == small.end_ms

@@ -1,4 +1,4 @@
-"""Items that a model never saw: the catalogue's files, their rows, and how they are measured."""
+"""Cold-start items: catalogue files, embedding rows from side information, and their evaluation."""
 
 import json
 import shutil
@@ -15,11 +15,17 @@ from liveprofile.errors import InputError
 from models.profile import checkpoint, recipes, text_encoder
 from models.profile.data import item_side_info
 from models.profile.data.catalogue import Catalogue, encode_texts
-from models.profile.experiments.cold_start import WORTH, Ranked
+from models.profile.experiments.cold_start import POSITION_GAINS, TargetRanks
 from models.profile.inference import ProfileModel
 from models.profile.network import BehaviourTransformer, Shape
 from models.profile.training.train import train
-from tests.unit.models.profile.test_training import MINIATURE, bought, people, score, write_rows
+from tests.unit.models.profile.miniature import (
+    MINIATURE,
+    purchase_token,
+    random_tokens,
+    score,
+    write_rows,
+)
 
 CATEGORIES, OLD_RANKS, NEW_RANKS = 6, 3, 12
 
@@ -31,7 +37,7 @@ def write_catalogue(file, vectors, **others):
 
 
 def vectors_by_category(ranks, prefix, seed=0):
-    """Items of one category point one way, more or less."""
+    """Vectors of items: noisy copies of one unit vector per category."""
     random = np.random.default_rng(seed)
     return {
         f"{prefix}{category}-{rank}": (
@@ -44,26 +50,26 @@ def vectors_by_category(ranks, prefix, seed=0):
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """Rows, a checkpoint, and a catalogue of the items that it names and of others."""
+    """Rows, a model checkpoint, and a catalogue of its items and of new ones."""
     folder = tmp_path_factory.mktemp("shop")
     write_rows(folder / "rows")
     train(MINIATURE, folder / "rows", folder / "model")
-    described = vectors_by_category(OLD_RANKS, "i") | vectors_by_category(NEW_RANKS, "n", 1)
-    write_catalogue(folder / "catalogue.parquet", described)
+    vectors = vectors_by_category(OLD_RANKS, "i") | vectors_by_category(NEW_RANKS, "n", 1)
+    write_catalogue(folder / "catalogue.parquet", vectors)
     return folder
 
 
-def test_a_catalogue_holds_unit_vectors_of_several_modalities(tmp_path):
+def test_catalogue_holds_unit_vectors_of_all_columns(tmp_path):
     voice = pa.array([[0.0, 2.0], None, [1.0, 0.0]], pa.list_(pa.float32()))
     vectors = {"a": [3.0, 0.0, 4.0], "b": None, "c": None}
     read = Catalogue.read(write_catalogue(tmp_path / "c.parquet", vectors, voice_embedding=voice))
-    assert {name: one.width for name, one in read.modalities.items()} == {
+    assert {name: column.width for name, column in read.columns.items()} == {
         "image_embedding": 3,
         "voice_embedding": 2,
     }
     expected = np.array([[0, 0, 0, 1, 0], [0, 0, 0, 0, 0], [0.6, 0, 0.8, 0, 1], [0] * 5])
     np.testing.assert_allclose(read.vectors(["c", "b", "a", "unknown"]), expected, 1e-6)
-    assert read.described() == ["a", "c"]
+    assert read.items_with_vectors() == ["a", "c"]
 
 
 @pytest.mark.parametrize(
@@ -80,13 +86,13 @@ def test_a_catalogue_holds_unit_vectors_of_several_modalities(tmp_path):
         ({"item_id": ["a"], "x_embedding": [["text"]]}, "must be lists of numbers"),
     ],
 )
-def test_a_bad_catalogue_is_one_clear_line(tmp_path, table, message):
+def test_invalid_catalogue_is_rejected(tmp_path, table, message):
     pq.write_table(pa.table(table), tmp_path / "c.parquet")
     with pytest.raises(InputError, match=message):
         Catalogue.read(tmp_path / "c.parquet")
 
 
-def test_no_catalogue_is_one_clear_line(tmp_path):
+def test_missing_or_unreadable_catalogue_is_rejected(tmp_path):
     with pytest.raises(InputError, match=r"catalogue .*none"):
         Catalogue.read(tmp_path / "none.parquet")
     (tmp_path / "c.parquet").write_text("no Parquet")
@@ -94,9 +100,9 @@ def test_no_catalogue_is_one_clear_line(tmp_path):
         Catalogue.read(tmp_path / "c.parquet")
 
 
-def test_texts_become_a_catalogue(tmp_path, monkeypatch):
-    def encode(found, on_progress):
-        lengths = np.array([len(text) for text in found], np.float32)
+def test_csv_with_texts_becomes_catalogue(tmp_path, monkeypatch):
+    def encode(texts, on_progress):
+        lengths = np.array([len(text) for text in texts], np.float32)
         return np.repeat(lengths[:, None], text_encoder.WIDTH, 1)
 
     monkeypatch.setattr(text_encoder, "encode", encode)
@@ -104,18 +110,18 @@ def test_texts_become_a_catalogue(tmp_path, monkeypatch):
     columns = ["kind", "size"]
     assert encode_texts(tmp_path / "c.csv", "sku", columns, tmp_path / "c.parquet") == 3
     written = pq.read_table(tmp_path / "c.parquet").to_pydict()
-    found = dict(zip(written["item_id"], (v[0] for v in written["text_embedding"]), strict=True))
-    assert found == {"007": len("milk"), "12": 0, "13": len("milk 1 l")}
+    lengths = dict(zip(written["item_id"], (v[0] for v in written["text_embedding"]), strict=True))
+    assert lengths == {"007": len("milk"), "12": 0, "13": len("milk 1 l")}
     read = Catalogue.read(tmp_path / "c.parquet")
-    assert read.modalities["text_embedding"] == (text_encoder.WIDTH, text_encoder.ENCODER)
-    assert read.described() == ["007", "13"]
+    assert read.columns["text_embedding"] == (text_encoder.WIDTH, text_encoder.ENCODER)
+    assert read.items_with_vectors() == ["007", "13"]
     with pytest.raises(InputError, match="column colour is missing"):
         encode_texts(tmp_path / "c.csv", "sku", ["colour"], tmp_path / "c.parquet")
 
 
-def test_other_vectors_stay_beside_those_of_texts(tmp_path, monkeypatch):
+def test_encoding_texts_keeps_other_vectors(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        text_encoder, "encode", lambda found, _: np.ones((len(found), text_encoder.WIDTH))
+        text_encoder, "encode", lambda texts, _: np.ones((len(texts), text_encoder.WIDTH))
     )
     vectors = {"b": [1.0, 0.0], "a": [0.0, 1.0]}
     file = write_catalogue(tmp_path / "c.parquet", vectors, text=["z", "a"])
@@ -124,51 +130,54 @@ def test_other_vectors_stay_beside_those_of_texts(tmp_path, monkeypatch):
         table = pq.read_table(file)
         pq.write_table(table.append_column("text", pa.array(["a", "z"])), file)
     read = Catalogue.read(file)
-    assert [*read.modalities] == ["text_embedding", "image_embedding"]
+    assert [*read.columns] == ["text_embedding", "image_embedding"]
     assert read.vectors(["a"])[0, -2:].tolist() == [0, 1]
 
 
-def test_a_new_item_is_as_those_most_like_it(tmp_path):
+def test_new_item_gets_the_mean_row_of_its_neighbours(tmp_path):
     torch.manual_seed(0)
     names = [f"old{n}" for n in range(6)]
     model = BehaviourTransformer(Shape(6, 2, 2, 1, dim=8, heads=1, max_len=4))
     model.item_bias.data = torch.arange(6.0)
-    one, other = [1.0, 0.0], [0.0, 1.0]
-    described = dict(zip(names, [one, one, one, other, other, None], strict=True))
-    read = Catalogue.read(write_catalogue(tmp_path / "c.parquet", described | {"new": one}))
-    rows, bias = item_side_info.like(model, names, read, ["new"])
-    alike = model.table.detach()[1:4]
-    torch.testing.assert_close(
-        torch.cosine_similarity(rows[0], alike.mean(0), 0), torch.tensor(1.0), atol=1e-3, rtol=0
-    )
-    torch.testing.assert_close(rows[0].norm(), alike.norm(dim=1).mean(), atol=1e-2, rtol=0)
-    # Half as frequent, on the log scale: its neighbours have 0, 1 and 2, and the rarest 0.
+    x, y = [1.0, 0.0], [0.0, 1.0]
+    vectors = dict(zip(names, [x, x, x, y, y, None], strict=True))
+    read = Catalogue.read(write_catalogue(tmp_path / "c.parquet", vectors | {"new": x}))
+    rows, bias = item_side_info.rows_from_neighbours(model, names, read, ["new"])
+    neighbours = model.table.detach()[1:4]
+    cosine = torch.cosine_similarity(rows[0], neighbours.mean(0), 0)
+    torch.testing.assert_close(cosine, torch.tensor(1.0), atol=1e-3, rtol=0)
+    torch.testing.assert_close(rows[0].norm(), neighbours.norm(dim=1).mean(), atol=1e-2, rtol=0)
+    # Half the mean bias of its neighbours (0, 1 and 2), since the rarest item has bias 0.
     assert bias[0].item() == pytest.approx(0.5, abs=1e-2)
     with pytest.raises(InputError, match="none of the items"):
-        item_side_info.like(model, ["x"] * 6, read, ["new"])
+        item_side_info.rows_from_neighbours(model, ["x"] * 6, read, ["new"])
 
 
-def test_added_items_are_read_and_chosen_as_those_like_them(shop, tmp_path):
+def test_added_items_behave_like_similar_items(shop, tmp_path):
     before = checkpoint.load(shop / "model")
-    card = item_side_info.add(shop / "model", shop / "catalogue.parquet", tmp_path / "grown")
+    card = item_side_info.add_catalogue_items(
+        shop / "model", shop / "catalogue.parquet", tmp_path / "grown"
+    )
     assert card.version.startswith("miniature-1+") and card.revision == before[3].revision + 1
     assert card.data["catalogue"]["items_added"] == CATEGORIES * NEW_RANKS
     assert card.ranked_items == CATEGORIES * (OLD_RANKS + NEW_RANKS)
     model = ProfileModel.load(tmp_path / "grown", device="cpu")
-    # Users go round two categories of the same parity.
-    history = [bought(n, 1 + 2 * (n % 2), n) for n in range(8)]
+    # Users alternate between two categories of the same parity.
+    history = [purchase_token(n, 1 + 2 * (n % 2), n) for n in range(8)]
     old = score(ProfileModel.load(shop / "model", device="cpu"), [[]], [history])
     new = score(model, [[]], [[token._replace(item=f"n{token.item[1:]}") for token in history]])
-    likeness = old.embedding_after[0] @ new.embedding_after[0]
-    assert likeness > 0.9
-    chosen = {model.items[item] for item in new.next_items[0]}
-    assert {name[1] for name in chosen} <= {"1", "3", "5"}
-    assert {name[0] for name in chosen} == {"i", "n"}
-    with pytest.raises(InputError, match="names all items"):
-        item_side_info.add(tmp_path / "grown", shop / "catalogue.parquet", tmp_path / "again")
+    similarity = old.embedding_after[0] @ new.embedding_after[0]
+    assert similarity > 0.9
+    next_items = {model.items[item] for item in new.next_items[0]}
+    assert {name[1] for name in next_items} <= {"1", "3", "5"}
+    assert {name[0] for name in next_items} == {"i", "n"}
+    with pytest.raises(InputError, match="already names all items"):
+        item_side_info.add_catalogue_items(
+            tmp_path / "grown", shop / "catalogue.parquet", tmp_path / "again"
+        )
 
 
-def test_candidates_stand_before_the_items_that_are_none(shop, tmp_path):
+def test_new_candidates_precede_items_that_are_no_candidates(shop, tmp_path):
     shutil.copytree(shop / "model", tmp_path / "few")
     card = json.loads((tmp_path / "few" / "card.json").read_text())
     (tmp_path / "few" / "card.json").write_text(json.dumps({**card, "ranked_items": 12}))
@@ -179,35 +188,37 @@ def test_candidates_stand_before_the_items_that_are_none(shop, tmp_path):
         (False, 12, [*items, *new]),
     ):
         out = tmp_path / str(as_candidates)
-        card = item_side_info.add(tmp_path / "few", shop / "catalogue.parquet", out, as_candidates)
+        card = item_side_info.add_catalogue_items(
+            tmp_path / "few", shop / "catalogue.parquet", out, as_candidates
+        )
         assert card.ranked_items == ranked and checkpoint.load(out)[1] == expected
 
 
-def test_a_model_says_the_same_of_all_other_items(shop, tmp_path):
-    item_side_info.add(
+def test_added_items_leave_scores_of_other_items_unchanged(shop, tmp_path):
+    item_side_info.add_catalogue_items(
         shop / "model", shop / "catalogue.parquet", tmp_path / "grown", as_candidates=False
     )
-    histories, windows = people()
-    one, other = (
+    histories, windows = random_tokens()
+    before, after = (
         score(ProfileModel.load(folder, device="cpu"), histories, windows)
         for folder in (shop / "model", tmp_path / "grown")
     )
-    for name, value in one._asdict().items():
+    for name, value in before._asdict().items():
         if name != "batches":
-            np.testing.assert_array_equal(value, getattr(other, name), err_msg=name)
+            np.testing.assert_array_equal(value, getattr(after, name), err_msg=name)
 
 
-def test_ties_count_as_if_broken_at_random():
-    ranked = Ranked(np.arange(4), np.array([0, 3, 9, 20]), np.array([0, 0, 4, 9]))
-    assert ranked.mean(WORTH["recall_at_10"]).tolist() == [1, 1, 0.2, 0]
+def test_tied_ranks_score_the_mean_over_random_orders():
+    ranked = TargetRanks(np.arange(4), np.array([0, 3, 9, 20]), np.array([0, 0, 4, 9]))
+    assert ranked.mean_gain(POSITION_GAINS["recall_at_10"]).tolist() == [1, 1, 0.2, 0]
     gains = 1 / np.log2(np.arange(2, 22))
     np.testing.assert_allclose(
-        ranked.mean(WORTH["ndcg_at_10"]), [1, gains[3], gains[9] / 5, 0], rtol=1e-12
+        ranked.mean_gain(POSITION_GAINS["ndcg_at_10"]), [1, gains[3], gains[9] / 5, 0], rtol=1e-12
     )
 
 
 def with_new_items(rows, out):
-    """The rows, half of whose items are new ones after those that the recipe trains on."""
+    """Copies the rows; after the training split, half of the items are replaced by new ones."""
     table = pq.read_table(rows / "part-0.parquet")
     ends = np.array(table["window_end_ms"])
     random = np.random.default_rng(0)
@@ -229,7 +240,7 @@ def with_new_items(rows, out):
     return out
 
 
-def test_the_command_measures_new_items_with_and_without_vectors(shop, tmp_path, monkeypatch):
+def test_catalogue_evaluate_compares_vectors_with_hash_buckets(shop, tmp_path, monkeypatch):
     monkeypatch.setitem(recipes.RECIPES, "general", MINIATURE)
     rows = with_new_items(shop / "rows", tmp_path / "rows")
     arguments = ["catalogue", "evaluate", "general", "--rows", str(rows), "--part", "validation"]
@@ -237,20 +248,20 @@ def test_the_command_measures_new_items_with_and_without_vectors(shop, tmp_path,
     arguments += ["--catalogue", str(shop / "catalogue.parquet")]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    found = json.loads(result.stdout.splitlines()[-1])
-    assert 30 < found["cold_items"] <= CATEGORIES * NEW_RANKS
-    among = found["cold_among_cold"]
-    assert among["vectors"]["recall_at_10"] > among["hash_bucket"]["recall_at_10"] + 0.1
-    assert among["vectors_over_hash_bucket"]["recall_at_10"][1] > 0
-    assert among["events"] == found["cold_among_all"]["events"] > 0
-    assert found["named_among_all"]["events"] > 0
+    report = json.loads(result.stdout.splitlines()[-1])
+    assert 30 < report["cold_items"] <= CATEGORIES * NEW_RANKS
+    among_cold = report["cold_among_cold"]
+    assert among_cold["vectors"]["recall_at_10"] > among_cold["hash_bucket"]["recall_at_10"] + 0.1
+    assert among_cold["vectors_over_hash_bucket"]["recall_at_10"][1] > 0
+    assert among_cold["events"] == report["cold_among_all"]["events"] > 0
+    assert report["named_among_all"]["events"] > 0
 
 
-def test_the_encoder_puts_like_texts_together():
-    found = text_encoder.encode(
+def test_similar_texts_get_similar_vectors():
+    vectors = text_encoder.encode(
         ["yogurt with fruit", "", "motor oil", "fruit yoghurt", "motor oil"]
     )
-    assert found.shape == (5, text_encoder.WIDTH) and found.dtype == np.float32
-    np.testing.assert_allclose(np.linalg.norm(found, axis=1), [1, 0, 1, 1, 1], atol=1e-5)
-    assert found[2].tolist() == found[4].tolist()
-    assert found[0] @ found[3] > found[0] @ found[2] + 0.3
+    assert vectors.shape == (5, text_encoder.WIDTH) and vectors.dtype == np.float32
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), [1, 0, 1, 1, 1], atol=1e-5)
+    assert vectors[2].tolist() == vectors[4].tolist()
+    assert vectors[0] @ vectors[3] > vectors[0] @ vectors[2] + 0.3

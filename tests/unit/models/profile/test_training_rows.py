@@ -1,4 +1,4 @@
-"""Training rows: the same streams however they lie in files, in memory that does not grow."""
+"""Training rows: streams are independent of the files, and memory does not grow with the rows."""
 
 import errno
 import os
@@ -11,57 +11,57 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.load.load import Load
 from benchmarks.load.rows import batches
+from benchmarks.load.workload import Workload
 from benchmarks.models.training_rows import as_table
 from liveprofile.config import load
 from liveprofile.errors import InputError
-from liveprofile.events.window import read_training
+from liveprofile.events.window import parse_training_window
 from liveprofile.features.baselines import SUMS
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import read_histories
 from models.profile.data import external_sort, training_rows
-from models.profile.data.examples import build
+from models.profile.data.examples import build_corpus
 from models.profile.data.external_sort import user_key
 from models.profile.encoding import Vocabulary
 
 SETTINGS = load(window={"length_ms": DAY_MS})
 
 
-def made(events=3_000, users=40, days=12):
-    workload = Load(events, users, 1.05, days * 24)
+def make_rows(events=3_000, users=40, days=12):
+    workload = Workload(events, users, 1.05, days * 24)
     return pa.concat_tables(map(as_table, batches(workload.messages(), SETTINGS, 1_000)))
 
 
 @pytest.fixture(scope="module")
 def table():
-    return made()
+    return make_rows()
 
 
 @pytest.fixture
 def small_runs(monkeypatch):
-    """Many runs and many parts of few windows."""
+    """Makes the sorter use many runs and many parts of few windows."""
     monkeypatch.setattr(external_sort, "RUN_BYTES", 20_000)
     monkeypatch.setattr(external_sort, "PART_BYTES", 7_000)
     monkeypatch.setattr(training_rows, "BATCH_ROWS", 17)
     monkeypatch.setattr(training_rows, "PART_WINDOWS", 5)
 
 
-def written(table, file):
+def write_parquet(table, file):
     pq.write_table(table, file)
     return file
 
 
-def in_order(table):
+def sorted_rows(table):
     return sorted(
         table.to_pylist(), key=lambda row: (user_key(row["user_id"]), row["window_end_ms"])
     )
 
 
-def test_the_streams_are_what_sorting_in_memory_gives(table, tmp_path, small_runs):
-    streams = training_rows.read(written(table, tmp_path / "rows.parquet"))
-    expected = in_order(table)
-    tokens = [token for row in expected for token in read_training(row["events"]).tokens]
+def test_streams_equal_rows_sorted_in_memory(table, tmp_path, small_runs):
+    streams = training_rows.read(write_parquet(table, tmp_path / "rows.parquet"))
+    expected = sorted_rows(table)
+    tokens = [token for row in expected for token in parse_training_window(row["events"]).tokens]
     assert [
         (time_ms, kind, streams.items[item], streams.categories[category], amount)
         for time_ms, kind, item, category, amount in zip(
@@ -83,21 +83,23 @@ def test_the_streams_are_what_sorting_in_memory_gives(table, tmp_path, small_run
         assert column.tolist() == [row[name][: len(SUMS)] for row in expected]
 
 
-def test_the_last_purchase_is_the_history_header_s(table, tmp_path, small_runs):
-    streams = training_rows.read(written(table, tmp_path / "rows.parquet"))
-    histories = read_histories([row["history"] for row in in_order(table)])
+def test_last_purchase_equals_the_history_header(table, tmp_path, small_runs):
+    streams = training_rows.read(write_parquet(table, tmp_path / "rows.parquet"))
+    histories = read_histories([row["history"] for row in sorted_rows(table)])
     assert 0 < np.count_nonzero(histories.last_purchase_ms_now) < len(table)
     np.testing.assert_array_equal(streams.last_purchase_ms_W, histories.last_purchase_ms_now)
 
 
-def test_the_streams_do_not_depend_on_the_files(table, tmp_path, monkeypatch, request):
-    whole = training_rows.read(written(table, tmp_path / "rows.parquet"))
+def test_other_files_with_the_same_rows_give_the_same_streams(
+    table, tmp_path, monkeypatch, request
+):
+    whole = training_rows.read(write_parquet(table, tmp_path / "rows.parquet"))
     request.getfixturevalue("small_runs")
     mixed = table.take(np.random.default_rng(0).permutation(len(table)))
     folder = tmp_path / "rows"
     folder.mkdir()
-    written(mixed.slice(0, 100), folder / "a.parquet")
-    written(mixed.slice(100, 90), folder / "b.parquet")
+    write_parquet(mixed.slice(0, 100), folder / "a.parquet")
+    write_parquet(mixed.slice(100, 90), folder / "b.parquet")
     lines = b"".join(orjson.dumps(row) + b"\n" for row in mixed.slice(190).to_pylist())
     (folder / "c.jsonl").write_bytes(lines)
     other = training_rows.read(folder)
@@ -106,20 +108,21 @@ def test_the_streams_do_not_depend_on_the_files(table, tmp_path, monkeypatch, re
         table.schema.get_field_index("sums"), "sums", table["added"].combine_chunks()
     )
     assert (
-        training_rows.read(written(changed, tmp_path / "c.parquet")).fingerprint()
+        training_rows.read(write_parquet(changed, tmp_path / "c.parquet")).fingerprint()
         != whole.fingerprint()
     )
 
     vocabularies = (Vocabulary(whole.items[:50], 8), Vocabulary(whole.categories[:9], 4))
-    corpora = [build(streams, *vocabularies, 3) for streams in (whole, other)]
+    corpora = [build_corpus(streams, *vocabularies, 3) for streams in (whole, other)]
     for name in corpora[0]._fields[1:]:
         np.testing.assert_array_equal(*(getattr(corpus, name) for corpus in corpora), name)
 
 
-def test_windows_that_come_twice_are_counted_over_all_files(table, tmp_path, small_runs):
-    written(table, tmp_path / "a.parquet")
-    written(table.slice(20, 30), tmp_path / "b.parquet")
-    with pytest.raises(InputError, match="30 windows come twice for their user, one ends at 1"):
+def test_duplicate_windows_in_different_files_are_rejected(table, tmp_path, small_runs):
+    write_parquet(table, tmp_path / "a.parquet")
+    write_parquet(table.slice(20, 30), tmp_path / "b.parquet")
+    message = r"30 duplicate windows \(same user and end\), one ends at 1"
+    with pytest.raises(InputError, match=message):
         training_rows.read(tmp_path)
 
 
@@ -135,47 +138,47 @@ def test_windows_that_come_twice_are_counted_over_all_files(table, tmp_path, sma
         ("added", 1.0, "added is float, must be list"),
     ],
 )
-def test_a_wrong_value_in_parquet_is_found(table, tmp_path, name, wrong, message):
+def test_invalid_value_in_parquet_is_rejected_with_its_row(table, tmp_path, name, wrong, message):
     values = table[name].to_pylist()
     values[300:] = [wrong] * (len(table) - 300)
     if name == "user_id" or wrong == 1.0:
         values = [wrong] * len(table)
     place = table.schema.get_field_index(name)
-    file = written(table.set_column(place, name, pa.array(values)), tmp_path / "rows.parquet")
+    file = write_parquet(table.set_column(place, name, pa.array(values)), tmp_path / "rows.parquet")
     row = 1 if values[0] == wrong else 301
     with pytest.raises(InputError, match=rf"rows\.parquet: row {row}: {message}"):
         training_rows.read(file)
 
 
-def test_no_file_stays_behind(table, tmp_path, monkeypatch):
+def test_reading_leaves_no_temporary_file(table, tmp_path, monkeypatch):
     work = tmp_path / "work"
     work.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(work))
-    streams = training_rows.read(written(table, tmp_path / "rows.parquet"))
+    streams = training_rows.read(write_parquet(table, tmp_path / "rows.parquet"))
     assert list(work.iterdir()) == []
     assert streams.time_ms_N.min() > 0
 
 
-def test_a_full_disk_is_one_clear_line(table, tmp_path, monkeypatch):
+def test_full_disk_raises_input_error(table, tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "posix_fallocate", full)
     with pytest.raises(InputError, match="No space left on device; set TMPDIR"):
-        training_rows.read(written(table, tmp_path / "rows.parquet"))
+        training_rows.read(write_parquet(table, tmp_path / "rows.parquet"))
 
 
-def test_memory_does_not_grow_with_the_rows(tmp_path, small_runs):
-    table = made(events=1_000, users=15)
+def test_ten_times_the_rows_need_about_the_same_memory(tmp_path, small_runs):
+    table = make_rows(events=1_000, users=15)
 
     def peak_bytes(copies):
         user_id = table.schema.get_field_index("user_id")
         users = [[f"{user}-{copy}" for user in table["user_id"].to_pylist()] for copy in copies]
         tables = [table.set_column(user_id, "user_id", [names]) for names in users]
-        file = written(pa.concat_tables(tables), tmp_path / "rows.parquet")
+        file = write_parquet(pa.concat_tables(tables), tmp_path / "rows.parquet")
         tracemalloc.start()
         streams = training_rows.read(file)
-        build(streams, Vocabulary(["i000001"], 8), Vocabulary(["c001"], 4), 3)
+        build_corpus(streams, Vocabulary(["i000001"], 8), Vocabulary(["c001"], 4), 3)
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert len(streams.user_W) == len(copies) * len(table)

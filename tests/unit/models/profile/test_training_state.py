@@ -1,4 +1,4 @@
-"""A training that is killed, or runs on two processes, ends as if it had not."""
+"""Resumed training and training on two processes give the result of an undisturbed one."""
 
 import csv
 import dataclasses
@@ -12,11 +12,11 @@ import psutil
 import pytest
 
 from liveprofile.errors import InputError
-from models.profile.recipes import recipe, with_params
+from models.profile.recipes import override_from_toml, recipe
 from models.profile.training import curves, training_state
 from models.profile.training.train import train
 from models.profile.training.trainer import METRICS
-from tests.unit.models.profile.test_training import write_rows
+from tests.unit.models.profile.miniature import write_rows
 
 PROCESSES_S = 120
 STEPS_PER_EPOCH = 7
@@ -35,21 +35,21 @@ learning_rate = 1e-2
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):
-    """A folder with rows and the params of a recipe that trains on them in a second."""
+    """A folder with rows and the parameters of a recipe that trains on them in a second."""
     folder = tmp_path_factory.mktemp("shop")
     write_rows(folder / "rows")
     (folder / "params.toml").write_text(PARAMS)
     return folder
 
 
-def miniature(shop):
-    return with_params(recipe("general-7-days"), shop / "params.toml")
+def miniature_recipe(shop):
+    return override_from_toml(recipe("general-7-days"), shop / "params.toml")
 
 
 @pytest.fixture(scope="module")
 def expected(shop):
-    """What a training that nothing disturbs makes of them: its card and curves."""
-    card = train(miniature(shop), shop / "rows", shop / "expected")
+    """The model card and the curves of an undisturbed training."""
+    card = train(miniature_recipe(shop), shop / "rows", shop / "expected")
     return card, read_curves(shop / "expected")
 
 
@@ -59,7 +59,8 @@ def read_curves(folder):
 
 
 @contextmanager
-def started(shop, out, *launcher):
+def start_training(shop, out, *launcher):
+    """Runs the train command in a process that is killed at the end if it still runs."""
     command = [sys.executable, *launcher, "-m", "cli", "train", "general-7-days"]
     command += ["--rows", str(shop / "rows"), "--out", str(out), "--device", "cpu", "--json"]
     command += ["--params", str(shop / "params.toml")]
@@ -86,30 +87,30 @@ def without_seconds(values):
     return {name: value for name, value in values.items() if name != "seconds"}
 
 
-def test_a_killed_training_ends_as_if_it_had_not_been(shop, expected, tmp_path):
+def test_killed_training_resumes_and_ends_with_the_same_result(shop, expected, tmp_path):
     out = tmp_path / "out"
-    with started(shop, out) as training:
+    with start_training(shop, out) as training:
         wait_for_state(training, out)
         training.kill()
     assert not (out / "card.json").exists()
-    with started(shop, out) as training:
+    with start_training(shop, out) as training:
         _, notes = training.communicate(timeout=PROCESSES_S)
-    assert "going on after step" in notes
-    card, epochs = expected
-    again = json.loads((out / "card.json").read_text())
-    assert again["sha256"] == card["sha256"]
-    assert without_seconds(again["metrics"]) == without_seconds(card["metrics"])
-    assert [*map(without_seconds, read_curves(out))] == [*map(without_seconds, epochs)]
+    assert "resuming after step" in notes
+    expected_card, expected_curves = expected
+    card = json.loads((out / "card.json").read_text())
+    assert card["sha256"] == expected_card["sha256"]
+    assert without_seconds(card["metrics"]) == without_seconds(expected_card["metrics"])
+    assert [*map(without_seconds, read_curves(out))] == [*map(without_seconds, expected_curves)]
     assert not [*out.glob(f"{training_state.FILE}*")]
 
 
 class Killed(Exception):
-    """Ends a training in this process."""
+    """Stops a training in this process."""
 
 
-def test_it_goes_on_from_any_step(shop, expected, tmp_path, monkeypatch):
-    monkeypatch.setattr(training_state, "EVERY_S", 0.0)  # a state after each step
-    chosen, notes = miniature(shop), []
+def test_training_resumes_from_any_step_with_the_same_result(shop, expected, tmp_path, monkeypatch):
+    monkeypatch.setattr(training_state, "SAVE_INTERVAL_S", 0.0)  # saves after each step
+    short_recipe, notes = miniature_recipe(shop), []
     for last in (1, STEPS_PER_EPOCH, STEPS_PER_EPOCH + 1, 2 * STEPS_PER_EPOCH + 2, None):
 
         def on_progress(stage, done, total, last=last):
@@ -117,8 +118,8 @@ def test_it_goes_on_from_any_step(shop, expected, tmp_path, monkeypatch):
                 raise Killed
 
         with nullcontext() if last is None else pytest.raises(Killed):
-            card = train(chosen, shop / "rows", tmp_path, on_progress, notes.append)
-    assert [int(note.split()[4]) for note in notes] == [
+            card = train(short_recipe, shop / "rows", tmp_path, on_progress, notes.append)
+    assert [int(note.split()[3]) for note in notes] == [
         STEPS_PER_EPOCH - 1,
         STEPS_PER_EPOCH,
         2 * STEPS_PER_EPOCH + 1,
@@ -126,50 +127,50 @@ def test_it_goes_on_from_any_step(shop, expected, tmp_path, monkeypatch):
     assert card["sha256"] == expected[0]["sha256"]
 
 
-def test_a_state_of_another_run_is_refused_until_asked_to_start_over(shop, tmp_path):
-    chosen = dataclasses.replace(miniature(shop), epochs=1)
+def test_state_of_another_run_is_rejected_unless_fresh(shop, tmp_path):
+    one_epoch = dataclasses.replace(miniature_recipe(shop), epochs=1)
     state = training_state.StateFile(
         tmp_path / training_state.FILE, {"recipe": {"dim": 16}, "rows": "a"}
     )
     state.write({"step": 3})
     assert state.read() == {"step": 3}
     with pytest.raises(InputError, match=r"recipe\.name was None, is general.*more; --fresh start"):
-        train(chosen, shop / "rows", tmp_path)
+        train(one_epoch, shop / "rows", tmp_path)
     state.file.write_bytes(state.file.read_bytes()[:100])
     with pytest.raises(InputError, match=r"training-state\.pt: .*--fresh starts over"):
-        train(chosen, shop / "rows", tmp_path)
-    assert train(chosen, shop / "rows", tmp_path, fresh=True)["metrics"]["epochs"] == 1
+        train(one_epoch, shop / "rows", tmp_path)
+    assert train(one_epoch, shop / "rows", tmp_path, fresh=True)["metrics"]["epochs"] == 1
 
 
-def test_a_state_is_never_half_written(tmp_path, monkeypatch):
+def test_failed_write_keeps_the_old_state(tmp_path, monkeypatch):
     state = training_state.StateFile(tmp_path / training_state.FILE, {})
     state.write({"step": 1})
 
-    def fails(*_):
+    def fail(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(training_state.os, "fsync", fails)
+    monkeypatch.setattr(training_state.os, "fsync", fail)
     with pytest.raises(OSError, match="no space"):
         state.write({"step": 2})
     assert state.read() == {"step": 1}
 
 
-def test_two_processes_train_as_one_also_when_one_is_killed(shop, expected, tmp_path):
-    """The same batches, half to each process: only the order of additions differs."""
+def test_two_processes_resume_after_a_kill_and_train_as_one_process(shop, expected, tmp_path):
+    """Each process has half of the same batches: only the order of additions differs."""
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    with started(shop, tmp_path, *launcher) as training:
+    with start_training(shop, tmp_path, *launcher) as training:
         wait_for_state(training, tmp_path)
         psutil.Process(training.pid).children()[-1].kill()
         _, notes = training.communicate(timeout=PROCESSES_S)
     assert training.returncode == 1 and not (tmp_path / "card.json").exists(), notes
-    with started(shop, tmp_path, *launcher) as training:
+    with start_training(shop, tmp_path, *launcher) as training:
         printed, notes = training.communicate(timeout=PROCESSES_S)
     assert training.returncode == 0, notes
-    assert notes.count("going on after step") == printed.count("\n") == 1
-    card, epochs = expected
-    assert json.loads(printed)["best_epoch"] == card["metrics"]["best_epoch"]
-    for two, one in zip(read_curves(tmp_path), epochs, strict=True):
-        losses = [name for name in one if name != "seconds" and not name.endswith(METRICS)]
-        assert [two[name] for name in losses] == pytest.approx(
-            [one[name] for name in losses], rel=1e-4, abs=1e-6
+    assert notes.count("resuming after step") == printed.count("\n") == 1
+    expected_card, expected_curves = expected
+    assert json.loads(printed)["best_epoch"] == expected_card["metrics"]["best_epoch"]
+    for row, expected_row in zip(read_curves(tmp_path), expected_curves, strict=True):
+        losses = [name for name in row if name != "seconds" and not name.endswith(METRICS)]
+        assert [row[name] for name in losses] == pytest.approx(
+            [expected_row[name] for name in losses], rel=1e-4, abs=1e-6
         )

@@ -1,4 +1,4 @@
-"""A study of hyperparameters: what it reads, how it goes on, and the file that training takes."""
+"""Hyperparameter studies: resuming, the parameter file, and the search space."""
 
 import dataclasses
 import json
@@ -9,55 +9,52 @@ from typer.testing import CliRunner
 from cli.main import app
 from liveprofile.errors import InputError
 from models.profile.evaluation import evaluate
-from models.profile.recipes import RECIPES, SEARCH_SPACE, Range, recipe, with_params
+from models.profile.recipes import RECIPES, SEARCH_SPACE, SearchRange, override_from_toml, recipe
 from models.profile.training.tune import tune
-from tests.unit.models.profile.test_training import MINIATURE, write_rows
+from tests.unit.models.profile.miniature import MINIATURE
 
 TINY = dataclasses.replace(
     MINIATURE, epochs=2, windows_per_epoch=64, validation_windows=40, item_negatives=64
 )
 
 
-@pytest.fixture(scope="module")
-def rows_folder(tmp_path_factory):
-    return write_rows(tmp_path_factory.mktemp("tuning") / "rows")
-
-
-def test_a_killed_study_goes_on_and_never_reads_the_test(rows_folder, tmp_path, monkeypatch):
+def test_killed_study_resumes_with_the_same_trials_and_never_reads_the_test_split(
+    miniature_rows, tmp_path, monkeypatch
+):
     class Killed(Exception):
         pass
 
     def refuse(*_):
-        raise AssertionError("a trial read the test part")
+        raise AssertionError("a trial called evaluate")
 
     def stop(stage, done, total):
         if stage == "train" and len(study_notes) == finished:
-            raise Killed  # in the middle of the next trial
+            raise Killed  # during the next trial
 
     monkeypatch.setattr(evaluate, "evaluate", refuse)
     study_notes = []
     for finished in (0, 1):
         with pytest.raises(Killed):
-            tune(TINY, rows_folder, tmp_path / "killed.db", 3, stop, study_notes.append)
+            tune(TINY, miniature_rows, tmp_path / "killed.db", 3, stop, study_notes.append)
         assert len(study_notes) == finished
-    killed = tune(TINY, rows_folder, tmp_path / "killed.db", 3, on_note=study_notes.append)
+    killed = tune(TINY, miniature_rows, tmp_path / "killed.db", 3, on_note=study_notes.append)
     whole_notes = []
-    whole = tune(TINY, rows_folder, tmp_path / "whole.db", 3, on_note=whole_notes.append)
+    whole = tune(TINY, miniature_rows, tmp_path / "whole.db", 3, on_note=whole_notes.append)
     assert killed.complete + killed.pruned == len(study_notes) == 3
-    assert "learning_rate 0.01," in study_notes[0]  # the recipe's own
+    assert "learning_rate 0.01," in study_notes[0]  # the first trial has the recipe's own values
     outcomes = [[note.partition(":")[2] for note in notes] for notes in (study_notes, whole_notes)]
     assert outcomes[0] == outcomes[1]
     assert len(set(outcomes[0])) == 3
     assert (killed.params, killed.validation_loss) == (whole.params, whole.validation_loss)
-    assert tune(TINY, rows_folder, tmp_path / "whole.db", 3) == whole
+    assert tune(TINY, miniature_rows, tmp_path / "whole.db", 3) == whole
     with pytest.raises(InputError, match=r"recipe\.epochs was 2, is 1; name another file"):
-        tune(dataclasses.replace(TINY, epochs=1), rows_folder, tmp_path / "whole.db", 3)
+        tune(dataclasses.replace(TINY, epochs=1), miniature_rows, tmp_path / "whole.db", 3)
 
 
-def test_train_takes_what_tune_writes(rows_folder, tmp_path, monkeypatch):
+def test_train_accepts_the_parameters_that_tune_writes(miniature_rows, tmp_path, monkeypatch):
     monkeypatch.setitem(RECIPES, "general", TINY)
     runner, study = CliRunner(), tmp_path / "study.db"
-    arguments = ["general", "--rows", str(rows_folder)]
+    arguments = ["general", "--rows", str(miniature_rows)]
     result = runner.invoke(
         app, ["tune", *arguments, "--study", str(study), "--trials", "1", "--epochs", "1", "--json"]
     )
@@ -76,10 +73,10 @@ def test_train_takes_what_tune_writes(rows_folder, tmp_path, monkeypatch):
     }
 
 
-def test_a_file_that_is_no_study_is_one_clear_line(rows_folder, tmp_path):
+def test_file_that_is_not_a_study_is_rejected(miniature_rows, tmp_path):
     (tmp_path / "study.db").write_text("no database, but long enough to be taken for one" * 100)
     with pytest.raises(InputError, match=r"study\.db: .*not a database"):
-        tune(TINY, rows_folder, tmp_path / "study.db", 1)
+        tune(TINY, miniature_rows, tmp_path / "study.db", 1)
 
 
 @pytest.mark.parametrize(
@@ -96,18 +93,18 @@ def test_a_file_that_is_no_study_is_one_clear_line(rows_folder, tmp_path):
         ("dim =", "params.toml: "),
     ],
 )
-def test_wrong_params_are_one_clear_line(tmp_path, text, message):
+def test_invalid_parameter_file_is_rejected(tmp_path, text, message):
     file = tmp_path / "params.toml"
     file.write_text(text)
     with pytest.raises(InputError, match=message):
-        with_params(recipe("general"), file)
+        override_from_toml(recipe("general"), file)
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_lies_in_the_search_space(name):
+def test_every_recipe_is_within_the_search_space(name):
     for field, bounds in SEARCH_SPACE.items():
         value = getattr(recipe(name), field)
-        if isinstance(bounds, Range):
+        if isinstance(bounds, SearchRange):
             assert bounds.low <= value <= bounds.high, field
         else:
             assert value in bounds, field

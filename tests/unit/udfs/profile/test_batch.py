@@ -1,124 +1,190 @@
-"""What becomes of rows that the model can't take."""
+"""ProfileUpdater on batches: rejected rows, alerts, texts and other modalities."""
 
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import orjson
 import pytest
 
 from liveprofile.config import load
+from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality
 from liveprofile.features import baselines
 from liveprofile.resources import product_path
-from liveprofile.rules.rules import read_rules
-from liveprofile.wire.tokens import EVENT, FIELD, HEADER
+from liveprofile.rules.rules import RuleSet, read_rules
+from liveprofile.wire.tokens import EVENT, FIELD, HEADER, WINDOW
 from tests.support.memory_sinks import MemoryProfileSink
-from udfs.profile.batch import MOST_FAILED_ROWS, Batch, ProfileUpdater
+from udfs.failed_rows import MAX_CONSECUTIVE_FAILED_ROWS
+from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.rules_feed import RulesFeed
 
 END_MS = 1_700_000_100_000
+ANY_WINDOW = {
+    "id": "any_window",
+    "scope": "window",
+    "when": "events >= threshold",
+    "value": "events",
+    "threshold": 1.0,
+    "reason": "ANY_WINDOW",
+    "severity": "low",
+    "action": "notify_customer_service",
+    "cool_down_hours": 0,
+    "message": "{value}",
+}
 
 
-def batch(*user_ids: str, more: str = "") -> Batch:
-    """One view of each user; more: fields of its event."""
+def batch(*user_ids: str, fields: str = "") -> ProfileBatch:
+    """One window with one view for each user; fields: more JSON fields of the event."""
     events, histories = [], []
     for user_id in user_ids:
         payload = (
             f'{{"event_id":"e-{user_id}","user_id":"{user_id}","event_type":"view",'
-            f'"event_time":{END_MS - 1}{more}}}'
+            f'"event_time":{END_MS - 1}{fields}}}'
         )
         events.append(FIELD.join((str(END_MS - 1), "0", "7", payload)))
         header = FIELD.join(("0", HEADER, "", "", "0"))
         histories.append(header + EVENT + FIELD.join((str(END_MS - 1), "A", "", "", "0.0")))
     ends = np.full(len(user_ids), END_MS)
     sums = np.ones((len(user_ids), len(baselines.COLUMNS)))
-    return Batch(list(user_ids), ends - 300_000, ends, events, histories, sums, sums)
+    return ProfileBatch(list(user_ids), ends - 300_000, ends, events, histories, sums, sums)
 
 
-class Refusing:
-    """A model that can't take the rows of some users; the others' it gives `real`."""
+class FailingModel:
+    """A model that raises ValueError for the windows that `fails` picks."""
 
-    def __init__(self, real, refuses):
-        self._real, self._refuses = real, refuses
+    def __init__(self, model: Any, fails: Callable[[Any], bool]):
+        self._model, self._fails = model, fails
 
-    def __getattr__(self, name):
-        return getattr(self._real, name)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
 
-    def score(self, before, window, *numbers):
-        if self._refuses(window):
+    def score(self, history: Any, window: Any, *inputs: Any) -> Any:
+        if self._fails(window):
             raise ValueError("odd")
-        return self._real.score(before, window, *numbers)
+        return self._model.score(history, window, *inputs)
 
 
 @pytest.fixture(scope="module")
-def model():
+def model() -> Any:
     from models.profile.inference import ProfileModel
 
     return ProfileModel.load(product_path(load().model.checkpoint), device="cpu")
 
 
-def updater(model, refuses) -> tuple[ProfileUpdater, MemoryProfileSink]:
-    settings, store = load(), MemoryProfileSink()
-    rules = RulesFeed(read_rules(product_path(settings.rules)))
-    return ProfileUpdater(settings, Refusing(model, refuses), store, rules), store
+def shipped_rules() -> RulesFeed:
+    return RulesFeed(read_rules(product_path(load().rules)))
 
 
-@pytest.mark.parametrize("refused", [(), (1,), (0, 2), (0, 1, 2)])
-def test_a_row_the_model_cannot_take_is_rejected_alone(model, refused):
-    alone = [index in refused for index in range(3)]
+@pytest.mark.parametrize("failing", [(), (1,), (0, 2), (0, 1, 2)])
+def test_only_rows_that_the_model_cannot_score_are_rejected(model: Any, failing: tuple[int, ...]):
+    row_fails = [row in failing for row in range(3)]
 
-    def refuses(windows):
-        return bool(refused) if len(windows.starts) > 2 else alone.pop(0)
+    def fails(windows: Any) -> bool:
+        whole_batch = len(windows.starts) > 2
+        return bool(failing) if whole_batch else row_fails.pop(0)
 
-    updates, store = updater(model, refuses)
-    sent = updates.update(batch("a", "b", "c"))
-    assert set(store.profiles) == {user for index, user in enumerate("abc") if index not in refused}
-    assert [len(messages) for messages in sent] == [int(index in refused) for index in range(3)]
-    assert all("SCORING_FAILED" in messages[0] for messages in sent if messages)
+    sink = MemoryProfileSink()
+    updater = ProfileUpdater(load(), FailingModel(model, fails), sink, shipped_rules())
+    sent = updater.update(batch("a", "b", "c"))
+    assert set(sink.profiles) == {user for row, user in enumerate("abc") if row not in failing}
+    assert [len(records) for records in sent] == [int(row in failing) for row in range(3)]
+    assert all("SCORING_FAILED" in records[0] for records in sent if records)
 
 
-def test_a_model_that_takes_nothing_fails_the_task(model):
-    updates, store = updater(model, lambda windows: True)
+def test_rejected_event_names_its_record_and_keeps_its_payload(model: Any):
+    updater = ProfileUpdater(
+        load(), FailingModel(model, lambda _: True), MemoryProfileSink(), shipped_rules()
+    )
+    row = batch("a")
+    [[record]] = updater.update(row)
+    head, value = record.split(WINDOW, 1)
+    topics = load().topics
+    assert head.split(FIELD) == [
+        topics.rejected,
+        "a",
+        "SCORING_FAILED",
+        "ValueError: odd",
+        topics.events,
+        "0",
+        "7",
+    ]
+    assert value == row.events[0].split(FIELD, 3)[3]
+
+
+def test_too_many_consecutive_failing_rows_fail_the_task(model: Any):
+    sink = MemoryProfileSink()
+    updater = ProfileUpdater(load(), FailingModel(model, lambda _: True), sink, shipped_rules())
     with pytest.raises(ValueError, match="odd"):
-        for _ in range(MOST_FAILED_ROWS + 1):
-            updates.update(batch("a"))
-    assert not store.profiles
+        for _ in range(MAX_CONSECUTIVE_FAILED_ROWS + 1):
+            updater.update(batch("a"))
+    assert not sink.profiles
 
 
-@pytest.mark.parametrize("on", [True, False])
-def test_texts_reach_the_model_where_they_are_wanted(model, on):
-    settings, told = load(), []
-    rules = RulesFeed(read_rules(product_path(settings.rules)))
-    reads = copy.copy(model)
-    reads.modalities = frozenset({TEXT})
-    reads.score = lambda *args: told.extend(args[-1]) or model.score(*args)
+def test_flagged_window_sends_an_alert_unless_the_rule_is_snoozed(model: Any):
+    sink = MemoryProfileSink()
+    sink.snoozes["b"] = {"any_window": 1 << 60}
+    rules = RuleSet.model_validate({"version": "test", "rules": [ANY_WINDOW]})
+    updater = ProfileUpdater(load(), model, sink, RulesFeed(rules))
+    first, snoozed = updater.update(batch("a", "b"))
+    assert snoozed == []
+    [(topic, alert)] = [
+        (record.split(FIELD, 1)[0], json.loads(record.split(WINDOW, 1)[1])) for record in first
+    ]
+    assert topic == load().topics.alerts
+    assert (alert["subject"], alert["data"]["rule_id"]) == ("a", "any_window")
+    assert set(sink.flags) == {(user, END_MS, "any_window") for user in "ab"}
 
-    def encode(texts):
+
+def test_model_of_another_decay_is_rejected(model: Any):
+    other = copy.copy(model)
+    other.decay_days = model.decay_days + 1
+    with pytest.raises(InputError, match=r"state\.decay_days = .* was trained with"):
+        ProfileUpdater(load(), other, MemoryProfileSink(), shipped_rules())
+
+
+@pytest.mark.parametrize("texts", [True, False])
+def test_text_vectors_reach_the_model_only_with_an_encoder(model: Any, texts: bool):
+    vectors: list[Any] = []
+    recording = copy.copy(model)
+    recording.modalities = frozenset({TEXT})
+    recording.score = lambda *args: vectors.extend(args[-1]) or model.score(*args)
+
+    def encode(texts: list[str]) -> np.ndarray:
         return np.array([[float(len(text))] for text in texts], np.float32)
 
-    updates = ProfileUpdater(
-        settings, reads, MemoryProfileSink(), rules, encode_texts=encode if on else None
+    updater = ProfileUpdater(
+        load(),
+        recording,
+        MemoryProfileSink(),
+        shipped_rules(),
+        encode_texts=encode if texts else None,
     )
-    updates.update(batch("a", more=',"query":"shoes"'))
-    updates.update(batch("b"))
-    assert [{name: vector.tolist() for name, vector in one.items()} for one in told] == [
-        {TEXT: [5.0]} if on else {}, {}
-    ]  # fmt: skip
+    updater.update(batch("a", fields=',"query":"shoes"'))
+    updater.update(batch("b"))
+    with_query = {TEXT: [5.0]} if texts else {}
+    assert [
+        {name: vector.tolist() for name, vector in of_window.items()} for of_window in vectors
+    ] == [with_query, {}]
 
 
-def test_the_delta_says_whose_vectors_were_read_and_the_metrics_how_many(model):
-    settings, store, timings = load(), MemoryProfileSink(), []
-    rules = RulesFeed(read_rules(product_path(settings.rules)))
-    reads = copy.copy(model)
-    reads.modalities = frozenset({Modality("clip", 2), PLACE})
-    updates = ProfileUpdater(settings, reads, store, rules, timings.append)
+def test_delta_names_the_encoders_and_the_timing_counts_their_vectors(model: Any):
+    sink, timings = MemoryProfileSink(), list[ProfileBatchTiming]()
+    with_clip = copy.copy(model)
+    with_clip.modalities = frozenset({Modality("clip", 2), PLACE})
+    updater = ProfileUpdater(load(), with_clip, sink, shipped_rules(), timings.append)
     media = ',"place":{"lat":1,"lon":2},"media_embedding":{"encoder":"%s","vector":[1,2]}'
-    updates.update(batch("a", "b", more=media % "clip"))
-    updates.update(batch("c", more=media % "other"))
-    updates.update(batch("d"))
-    told = {user: orjson.loads(row.delta_json)["window"] for (user, _), row in store.deltas.items()}
-    assert told["a"]["media"] == told["b"]["media"] == ["clip"]
-    assert "media" not in told["c"] | told["d"]
-    assert [(one.media_used, one.media_ignored) for one in timings] == [(2, 0), (0, 1), (0, 0)]
+    updater.update(batch("a", "b", fields=media % "clip"))
+    updater.update(batch("c", fields=media % "other"))
+    updater.update(batch("d"))
+    window = {
+        user: orjson.loads(row.delta_json)["window"] for (user, _), row in sink.deltas.items()
+    }
+    assert window["a"]["media"] == window["b"]["media"] == ["clip"]
+    assert "media" not in window["c"] | window["d"]
+    counts = [(timing.media_used, timing.media_ignored) for timing in timings]
+    assert counts == [(2, 0), (0, 1), (0, 0)]

@@ -1,0 +1,62 @@
+"""Options that several learning commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+RowsOption = Annotated[
+    Path,
+    typer.Option(
+        "--rows",
+        metavar="PATH",
+        help="Training rows: Parquet file or folder that `liveprofile backfill` wrote.",
+    ),
+]
+CheckpointOption = Annotated[
+    Path,
+    typer.Option(
+        "--checkpoint",
+        metavar="FOLDER",
+        help="Model checkpoint that `liveprofile train` wrote.",
+    ),
+]
+OutFolderOption = Annotated[
+    Path,
+    typer.Option("--out", metavar="FOLDER", help="Folder for the model checkpoint."),
+]
+OptionalOutFolderOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        metavar="FOLDER",
+        help="Folder for the model checkpoint. Default: the model is not saved.",
+        show_default=False,
+    ),
+]
+PartOption = Annotated[
+    Literal["validation", "test"],
+    typer.Option(
+        "--part", help="Part of the rows: validation to compare choices, test for the final result."
+    ),
+]
+DeviceOption = Annotated[
+    Literal["auto", "cpu", "cuda"],
+    typer.Option("--device", help="Device; auto: a GPU if there is one."),
+]
+SequencesArgument = Annotated[
+    Path, typer.Argument(metavar="FILE", help="Item sequences of users, in the format --format.")
+]
+SequencesFormatOption = Annotated[
+    Literal["s3rec"],
+    typer.Option("--format", help="File format; s3rec: a line per user with the user's items."),
+]
+ShopUsersOption = Annotated[int, typer.Option("--users", min=1, help="Users per simulated shop.")]
+ShopDaysOption = Annotated[int, typer.Option("--days", min=1, help="Days per simulated shop.")]
+
+
+def day_option(name: str, help_text: str, **extra: Any) -> Any:
+    """A typer option for a day written as 2018-07-25."""
+    return typer.Option(name, formats=["%Y-%m-%d"], metavar="DAY", help=help_text, **extra)

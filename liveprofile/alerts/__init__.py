@@ -1,0 +1,1 @@
+"""Alerts: CloudEvents, states of flags, snoozes and cases, and the consumer."""

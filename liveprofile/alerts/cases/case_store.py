@@ -1,0 +1,186 @@
+"""Cases for customer service, in the table risk_case.
+
+A user and rule have at most one open case; it collects their alerts. Every write is a lightweight
+transaction (IF in CQL), so several consumers and analysts can work at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from cassandra.cluster import Session
+from tenacity import (
+    RetryCallState,
+    retry,
+    retry_if_result,
+    stop_after_attempt,
+    wait_random_exponential,
+)
+
+from liveprofile.alerts.cases.states import AlertState, read_states
+from liveprofile.errors import ServiceError
+from liveprofile.storage.cql import execute, from_ms, now_ms, to_ms
+
+# A write that loses a race is repeated. Each loss means that another writer succeeded.
+MAX_ATTEMPTS = 20
+# States in which a flag needs no more work.
+RESOLVED_STATES = frozenset({AlertState.CONFIRMED, AlertState.FALSE_POSITIVE, AlertState.CLOSED})
+
+
+class NewAlert(NamedTuple):
+    """The fields of an alert that a case stores."""
+
+    alert_id: str
+    time_ms: int
+    user_id: str
+    rule_id: str
+    severity: str
+    action: str
+    message: str
+
+
+class AlertCase(NamedTuple):
+    user_id: str
+    rule_id: str
+    number: int  # 1 for the first case of this user and rule
+    is_open: bool
+    opened_at_ms: int
+    severity: str  # severity, action and message are those of the first alert
+    action: str
+    message: str
+    alerts: dict[str, int]  # alert id: its time in ms
+
+
+def _raise_lost_races(state: RetryCallState) -> None:
+    raise ServiceError(
+        f"Cassandra, risk_case: {state.attempt_number} writes in a row lost to other writers"
+    )
+
+
+_retry_lost_races = retry(
+    retry=retry_if_result(lambda case: case is None),
+    stop=stop_after_attempt(MAX_ATTEMPTS),
+    wait=wait_random_exponential(0.01, max=0.5),
+    retry_error_callback=_raise_lost_races,
+)
+
+
+def read_cases(session: Session, user_id: str, rule_id: str | None = None) -> list[AlertCase]:
+    """Returns the cases of a user, or of a user and rule. The cases of a rule are newest first."""
+    query = (
+        "SELECT user_id, rule_id, number, state, opened_at, severity, action, message, alerts"
+        " FROM risk_case WHERE user_id = %s"
+    )
+    if rule_id is None:
+        rows = execute(session, query, (user_id,))
+    else:
+        rows = execute(session, f"{query} AND rule_id = %s", (user_id, rule_id))
+    return [_from_row(row) for row in rows]
+
+
+@_retry_lost_races
+def add_alert(session: Session, alert: NewAlert) -> AlertCase | None:
+    """Adds an alert to the open case of its user and rule, or opens a case. Returns the case.
+
+    Idempotent: an alert that a case of this user and rule already holds changes nothing.
+    """
+    cases = read_cases(session, alert.user_id, alert.rule_id)
+    for case in cases:
+        if alert.alert_id in case.alerts:
+            return case
+    if cases and cases[0].is_open:
+        return _append_alert(session, cases[0], alert)
+    return _open_case(session, cases[0].number + 1 if cases else 1, alert)
+
+
+def close_if_resolved(session: Session, user_id: str, rule_id: str, by: str) -> AlertCase | None:
+    """Closes the open case if all its flags are resolved.
+
+    Returns the case as it is afterwards, or None if no case is open.
+    """
+    cases = read_cases(session, user_id, rule_id)
+    if not cases or not cases[0].is_open:
+        return None
+    case = cases[0]
+    states = read_states(session, case.alerts).values()
+    if any(flag.state not in RESOLVED_STATES for flag in states):
+        return case
+    # The condition on the alerts keeps the case open if an alert arrived in the meantime.
+    closed = execute(
+        session,
+        "UPDATE risk_case SET state = 'closed', closed_by = %s, updated_at = %s"
+        " WHERE user_id = %s AND rule_id = %s AND number = %s IF state = 'open' AND alerts = %s",
+        (by, from_ms(now_ms()), user_id, rule_id, case.number, _to_timestamps(case.alerts)),
+    ).was_applied
+    return case._replace(is_open=not closed)
+
+
+def _append_alert(session: Session, case: AlertCase, alert: NewAlert) -> AlertCase | None:
+    """Returns None if the case has changed since it was read."""
+    alerts = case.alerts | {alert.alert_id: alert.time_ms}
+    added = execute(
+        session,
+        "UPDATE risk_case SET alerts = %s, updated_at = %s"
+        " WHERE user_id = %s AND rule_id = %s AND number = %s IF state = 'open' AND alerts = %s",
+        (
+            _to_timestamps(alerts),
+            from_ms(now_ms()),
+            case.user_id,
+            case.rule_id,
+            case.number,
+            _to_timestamps(case.alerts),
+        ),
+    ).was_applied
+    return case._replace(alerts=alerts) if added else None
+
+
+def _open_case(session: Session, number: int, alert: NewAlert) -> AlertCase | None:
+    """Returns None if another writer has opened the case with this number."""
+    case = AlertCase(
+        user_id=alert.user_id,
+        rule_id=alert.rule_id,
+        number=number,
+        is_open=True,
+        opened_at_ms=now_ms(),
+        severity=alert.severity,
+        action=alert.action,
+        message=alert.message,
+        alerts={alert.alert_id: alert.time_ms},
+    )
+    opened_at = from_ms(case.opened_at_ms)
+    opened = execute(
+        session,
+        "INSERT INTO risk_case (user_id, rule_id, number, state, opened_at, updated_at, severity,"
+        " action, message, alerts) VALUES (%s, %s, %s, 'open', %s, %s, %s, %s, %s, %s)"
+        " IF NOT EXISTS",
+        (
+            case.user_id,
+            case.rule_id,
+            case.number,
+            opened_at,
+            opened_at,
+            case.severity,
+            case.action,
+            case.message,
+            _to_timestamps(case.alerts),
+        ),
+    ).was_applied
+    return case if opened else None
+
+
+def _to_timestamps(alerts: dict[str, int]) -> dict[str, Any]:
+    return {alert_id: from_ms(time_ms) for alert_id, time_ms in alerts.items()}
+
+
+def _from_row(row: Any) -> AlertCase:
+    return AlertCase(
+        user_id=row.user_id,
+        rule_id=row.rule_id,
+        number=row.number,
+        is_open=row.state == "open",
+        opened_at_ms=to_ms(row.opened_at),
+        severity=row.severity,
+        action=row.action,
+        message=row.message,
+        alerts={alert_id: to_ms(time) for alert_id, time in (row.alerts or {}).items()},
+    )

@@ -1,0 +1,93 @@
+"""Next-item models from counts alone: popularity and item-to-item co-occurrence.
+
+An item's neighbours are the items that users had shortly after it or, at half the weight, shortly
+before it. Counts are divided by powers of both items' popularities, because popular items co-occur
+with every item (as in Deshpande and Karypis 2004, doi:10.1145/963770.963776). The order-dependent
+weights follow Ludewig and Jannach 2018, arXiv:1803.09587.
+
+Shape suffixes: B histories, N all items of all histories, I items.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+
+MAX_DISTANCE = 10  # positions between the two items of a pair, at most
+DISTANCE_DECAY = 0.9  # weight factor of each position beyond the first
+BACKWARD_WEIGHT = 0.5
+
+
+class Popularity:
+    """Scores an item by its number of occurrences, alike for every user."""
+
+    def __init__(self, histories: list[np.ndarray], items: int):
+        self._count_I = np.bincount(np.concatenate(histories), minlength=items)
+
+    def scores(self, histories: list[np.ndarray]) -> np.ndarray:
+        """(B, I) float32."""
+        return np.tile(self._count_I.astype(np.float32), (len(histories), 1))
+
+
+class NeighbourSettings(NamedTuple):
+    discount: float  # exponent of the history item's popularity; the neighbour's is 1 - discount
+    shrink: float  # added to each popularity, damps pairs that co-occur by chance
+    decay: float  # weight factor of each step back in the history
+
+
+class CoOccurrenceCounts(NamedTuple):
+    """Counts that do not depend on the settings."""
+
+    popularity_I: np.ndarray  # occurrences of each item
+    near_II: scipy.sparse.csr_matrix  # weighted count of column items near row items
+
+    @classmethod
+    def from_histories(cls, histories: list[np.ndarray], items: int) -> CoOccurrenceCounts:
+        return cls(
+            np.bincount(np.concatenate(histories), minlength=items),
+            _co_occurrences(histories, items),
+        )
+
+
+class ItemNeighbours:
+    """near_II: similarity of the column item to the row item. `decay`: see NeighbourSettings."""
+
+    def __init__(self, near_II: scipy.sparse.csr_matrix, decay: float):
+        self.near_II, self.decay = near_II, decay
+
+    @classmethod
+    def from_counts(cls, counts: CoOccurrenceCounts, settings: NeighbourSettings) -> ItemNeighbours:
+        popularity_I = np.maximum(counts.popularity_I, 1) + settings.shrink
+        row_scale = scipy.sparse.diags(popularity_I**-settings.discount)
+        column_scale = scipy.sparse.diags(popularity_I ** -(1 - settings.discount))
+        near_II = (row_scale @ counts.near_II @ column_scale).tocsr().astype(np.float32)
+        return cls(near_II, settings.decay)
+
+    def scores(self, histories: list[np.ndarray]) -> np.ndarray:
+        """(B, I), 0 for items that are no neighbour of any history item."""
+        sizes = np.fromiter(map(len, histories), np.int64, len(histories))
+        ends = np.cumsum(sizes)
+        steps_back = np.repeat(ends, sizes) - 1 - np.arange(ends[-1])
+        rows = np.repeat(np.arange(len(histories)), sizes)
+        history_BI = scipy.sparse.csr_matrix(
+            (self.decay**steps_back, (rows, np.concatenate(histories))),
+            (len(histories), len(self.near_II.indptr) - 1),
+            np.float32,
+        )
+        return (history_BI @ self.near_II).toarray()
+
+
+def _co_occurrences(histories: list[np.ndarray], items: int) -> scipy.sparse.csr_matrix:
+    starts = np.cumsum([0, *map(len, histories)])
+    item_N = np.concatenate(histories)
+    user_N = np.repeat(np.arange(len(histories)), np.diff(starts))
+    near_II = scipy.sparse.csr_matrix((items, items), dtype=np.float64)
+    for distance in range(1, MAX_DISTANCE + 1):
+        same_user = user_N[:-distance] == user_N[distance:]
+        pair = (item_N[:-distance][same_user], item_N[distance:][same_user])
+        weight = np.full(len(pair[0]), DISTANCE_DECAY ** (distance - 1))
+        forward_II = scipy.sparse.csr_matrix((weight, pair), (items, items))
+        near_II = near_II + forward_II + BACKWARD_WEIGHT * forward_II.T
+    return near_II.tocsr()

@@ -1,0 +1,169 @@
+"""BG/NBD and Gamma-Gamma: the number of purchase days to come, and the spend on each.
+
+Fader, Hardie and Lee 2005, Marketing Science 24(2), doi:10.1287/mksc.1040.0098, and Journal of
+Marketing Research 42(4), doi:10.1509/jmkr.2005.42.4.415. `lifetimes` fits both to one row per user
+as of the end of training. Times are in days; the fit does not depend on the unit, because lifetimes
+scales times to the longest age.
+
+Shape suffix: W windows, or users at the end of training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Callable
+from itertools import product
+from typing import Any, NamedTuple
+
+import numpy as np
+from lifetimes import BetaGeoFitter, GammaGammaFitter
+from scipy.special import hyp2f1
+
+from liveprofile.units import DAY_MS
+from models.profile.evaluation.baseline_models.data import (
+    BaselineData,
+    BaselinePredictions,
+    Predict,
+    absolute_error,
+    choose_settings,
+    ranking_loss,
+)
+
+PENALIZERS = (0.0, 1e-3, 1e-2, 0.1, 1.0)
+
+
+class PurchaseHistory(NamedTuple):
+    """The models' input for each user."""
+
+    repeats_W: np.ndarray  # purchase days after the first
+    recency_W: np.ndarray  # days from the first purchase day to the last
+    age_W: np.ndarray  # days from the first purchase day to the observation
+    monetary_W: np.ndarray  # spend per purchase day, including the first
+
+    @classmethod
+    def at_windows(cls, data: BaselineData, windows_W: np.ndarray) -> PurchaseHistory:
+        """Users at the ends of these windows."""
+        frequency_W, since_W, age_W, monetary_W = (
+            data.rfm.column(name)[windows_W] for name in ("frequency", "recency", "age", "monetary")
+        )
+        return cls(np.maximum(frequency_W - 1, 0), age_W - since_W, age_W, monetary_W)
+
+    @classmethod
+    def at_training_end(cls, data: BaselineData) -> PurchaseHistory:
+        """Users with a purchase by the end of training, one row each."""
+        streams, until_ms = data.corpus.streams, data.train_until_ms
+        seen = np.flatnonzero(streams.end_ms_W <= until_ms)
+        last_W = seen[np.diff(streams.user_W[seen], append=-1) != 0]
+        last_W = last_W[data.rfm.column("frequency")[last_W] > 0]
+        history = cls.at_windows(data, last_W)
+        elapsed_W = (until_ms - 1) // DAY_MS - (streams.end_ms_W[last_W] - 1) // DAY_MS
+        return history._replace(age_W=history.age_W + elapsed_W)
+
+
+def probability_no_purchase(
+    model: BetaGeoFitter, history: PurchaseHistory, days: float
+) -> np.ndarray:
+    """(W,) probability of no purchase within `days`.
+
+    The purchase rate of a user who is still alive is distributed as
+    Gamma(r + repeats, alpha + age), so the probability is
+    1 - P(alive) + P(alive) ((alpha + age) / (alpha + age + days)) ** (r + repeats).
+    """
+    alive_W = probability_alive(model, history)
+    rate_W = model.params_["alpha"] + history.age_W
+    shape_W = model.params_["r"] + history.repeats_W
+    return 1 - alive_W + alive_W * (rate_W / (rate_W + days)) ** shape_W
+
+
+def probability_alive(model: BetaGeoFitter, history: PurchaseHistory) -> np.ndarray:
+    """(W,) probability that the user will purchase again at any time."""
+    return model.conditional_probability_alive(*history[:3])
+
+
+def expected_purchases(model: BetaGeoFitter, history: PurchaseHistory, days: float) -> np.ndarray:
+    """(W,) expected purchase days within `days`."""
+    with np.errstate(all="ignore"):
+        expected_W = model.conditional_expected_number_of_purchases_up_to_time(days, *history[:3])
+    # For users without repeats and a + b < 1, lifetimes takes the logarithm of a hypergeometric
+    # function that is negative. This is the same equation (10) without the logarithm.
+    r, alpha, a, b = (model.params_[name] for name in ("r", "alpha", "a", "b"))
+    rate_W = alpha + history.age_W
+    hyper_W = hyp2f1(r, b, a + b - 1, days / (rate_W + days))
+    without_repeats_W = (a + b - 1) / (a - 1) * (1 - hyper_W * (rate_W / (rate_W + days)) ** r)
+    return np.where(history.repeats_W == 0, without_repeats_W, expected_W)
+
+
+CHURN_SCORES: dict[str, Callable[[BetaGeoFitter, PurchaseHistory, float], np.ndarray]] = {
+    "probability of no purchase": probability_no_purchase,
+    "probability of being gone": lambda model, history, _: 1 - probability_alive(model, history),
+    "expected purchases": lambda *inputs: -expected_purchases(*inputs),
+}
+
+
+def predictions(
+    data: BaselineData, on_fit: Callable[[int, int], None]
+) -> BaselinePredictions | None:
+    """Churn by the best of CHURN_SCORES, and spend of at least 0. None if no fit converges."""
+    users = PurchaseHistory.at_training_end(data)
+    days = data.corpus.horizon_ms / DAY_MS
+    purchase_models = _fit_each_penalizer(BetaGeoFitter, *users[:3])
+    paid_W = users.monetary_W > 0
+    amount_models = _fit_each_penalizer(
+        GammaGammaFitter, 1 + users.repeats_W[paid_W], users.monetary_W[paid_W]
+    )
+    if not purchase_models or not amount_models:
+        return None
+    churn_grid = [
+        {"penalizer": penalizer, "score": score}
+        for penalizer, score in product(purchase_models, CHURN_SCORES)
+    ]
+    spend_grid = [
+        {"penalizer": penalizer, "amount_penalizer": amount_penalizer}
+        for penalizer, amount_penalizer in product(purchase_models, amount_models)
+    ]
+    fits = len(churn_grid) + len(spend_grid)
+
+    def fit_churn(settings: dict[str, Any]) -> Predict:
+        model, score = purchase_models[settings["penalizer"]], CHURN_SCORES[settings["score"]]
+        return lambda windows_W: score(model, PurchaseHistory.at_windows(data, windows_W), days)
+
+    def fit_spend(settings: dict[str, Any]) -> Predict:
+        purchase_model = purchase_models[settings["penalizer"]]
+        amount_model = amount_models[settings["amount_penalizer"]]
+
+        def predict(windows_W: np.ndarray) -> np.ndarray:
+            history = PurchaseHistory.at_windows(data, windows_W)
+            amount_W = amount_model.conditional_expected_average_profit(
+                1 + history.repeats_W, history.monetary_W
+            )
+            return np.maximum(expected_purchases(purchase_model, history, days) * amount_W, 0.0)
+
+        return predict
+
+    churn_settings, churn = choose_settings(
+        data, churn_grid, fit_churn, ranking_loss, lambda done, _: on_fit(done, fits)
+    )
+    spend_settings, spend = choose_settings(
+        data,
+        spend_grid,
+        fit_spend,
+        absolute_error,
+        lambda done, _: on_fit(len(churn_grid) + done, fits),
+    )
+    chosen_settings = {"churn": churn_settings, "spend": spend_settings}
+    return BaselinePredictions.from_models(data, chosen_settings, churn, spend)
+
+
+def _fit_each_penalizer(fitter: type, *inputs: np.ndarray) -> dict[float, Any]:
+    """The fitted model of each of PENALIZERS; fits that do not converge are left out."""
+    models = {}
+    for penalizer in PENALIZERS:
+        # lifetimes prints the optimizer's result if a fit does not converge.
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            contextlib.suppress(ValueError),
+            np.errstate(all="ignore"),
+        ):
+            models[penalizer] = fitter(penalizer).fit(*inputs)
+    return models

@@ -1,0 +1,132 @@
+"""A fake Kafka consumer and helpers for the tests of the alert consumer."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from confluent_kafka import KafkaException, TopicPartition
+
+from liveprofile.alerts.consumer import Alert, AlertConsumer, RetryPolicy
+from liveprofile.alerts.consumer.alert import read_alert
+from liveprofile.alerts.consumer.delivery import MemoryHandledStore
+from tests.support.paths import ROOT
+
+SCHEMA = ROOT / "schemas/risk-alert.schema.json"
+EXAMPLE = json.loads(SCHEMA.read_text("utf-8"))["examples"][0]
+FAST = RetryPolicy(attempts=3, initial_wait_s=0.001, max_wait_s=0.002)
+TOPIC = "risk-alerts"
+
+
+def payload(number: int = 1, **data: Any) -> bytes:
+    return json.dumps(EXAMPLE | {"id": f"{number:032x}", "data": EXAMPLE["data"] | data}).encode()
+
+
+def an_alert(**data: Any) -> Alert:
+    return read_alert(payload(**data))
+
+
+class Message:
+    def __init__(self, partition: int, offset: int, value: bytes | None):
+        self._place, self._value = (partition, offset), value
+
+    def topic(self) -> str:
+        return TOPIC
+
+    def partition(self) -> int:
+        return self._place[0]
+
+    def offset(self) -> int:
+        return self._place[1]
+
+    def key(self) -> bytes:
+        return b"u-4711"
+
+    def value(self) -> bytes | None:
+        return self._value
+
+    def error(self) -> None:
+        return None
+
+
+class FakeKafka:
+    """Serves the values of each partition, then calls `on_empty`. Records the commits."""
+
+    def __init__(self, *partitions: list[bytes | None]):
+        self.messages = [
+            Message(number, offset, value)
+            for number, values in enumerate(partitions)
+            for offset, value in enumerate(values)
+        ]
+        self.places = [TopicPartition(TOPIC, number) for number in range(len(partitions))]
+        self.committed: dict[int, int] = {}
+        self.paused = self.closed = False
+        self.while_paused: Callable[[], None] = lambda: None
+        self.on_empty: Callable[[], None] = lambda: None
+        self.commit_error: KafkaException | None = None
+
+    def subscribe(self, topics: list[str], on_revoke: Any, on_lost: Any) -> None:
+        self.on_revoke = on_revoke
+
+    def consume(self, count: int, timeout: float) -> list[Message]:
+        if self.paused:
+            self.while_paused()
+            time.sleep(0.001)
+            return []
+        taken, self.messages = self.messages[:count], self.messages[count:]
+        if not taken:
+            self.on_empty()
+        return taken
+
+    def assignment(self) -> list[TopicPartition]:
+        return self.places
+
+    def pause(self, places: list[TopicPartition]) -> None:
+        self.paused = True
+
+    def resume(self, places: list[TopicPartition]) -> None:
+        self.paused = False
+
+    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
+        assert not asynchronous
+        if self.commit_error:
+            raise self.commit_error
+        self.committed |= {place.partition: place.offset for place in offsets}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class Recorder:
+    """A handler that raises each of `errors` in turn, then succeeds."""
+
+    def __init__(self, *errors: Exception, name: str = "recorder"):
+        self.name, self.errors = name, list(errors)
+        self.seen: list[str] = []
+
+    def handle(self, alert: Alert) -> None:
+        self.seen.append(alert.id)
+        if self.errors:
+            raise self.errors.pop(0)
+
+
+class Run:
+    """One run of the consumer over the records of a fake Kafka."""
+
+    def __init__(self, kafka: FakeKafka, *handlers: Any, handled: Any = None, **options: Any):
+        self.kafka, self.dead = kafka, []
+        self.consumer = AlertConsumer(
+            kafka,
+            TOPIC,
+            handlers,
+            handled or MemoryHandledStore(),
+            lambda record, failure: self.dead.append((record.offset(), failure)),
+            **{"retries": FAST, "workers": 2, **options},
+        )
+        kafka.on_empty = self.consumer.stop
+
+    def __call__(self) -> Run:
+        self.counts = self.consumer.run()
+        return self

@@ -1,0 +1,132 @@
+"""The webhook handler: signature, retries, URLs and secrets."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import json
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from liveprofile.alerts.consumer import Webhook
+from liveprofile.alerts.consumer.delivery import DeliveryFailure
+from liveprofile.alerts.consumer.webhook import WebhookFailed, decode_secret, sign
+from liveprofile.errors import ConfigError
+from tests.unit.liveprofile.alerts.fake_kafka import FakeKafka, Run, an_alert, payload
+
+KEY = bytes(range(32))
+SECRET = "whsec_" + base64.b64encode(KEY).decode()
+
+
+@pytest.fixture
+def receiver() -> Iterator[SimpleNamespace]:
+    """Answers with each status of `answers` in turn, repeating the last; None: a time-out."""
+    state = SimpleNamespace(answers=[200], requests=[])
+
+    class Receiver(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            state.requests.append((self.path, dict(self.headers), body))
+            answer = state.answers[0] if len(state.answers) == 1 else state.answers.pop(0)
+            if answer is None:
+                time.sleep(0.5)
+                return
+            self.send_response(answer)
+            self.send_header("content-length", "0")
+            self.send_header("location", "http://127.0.0.1:1/")
+            self.end_headers()
+
+        def log_message(self, *arguments: Any) -> None:
+            """Suppresses the log."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Receiver) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        state.url = f"http://127.0.0.1:{server.server_port}/risk?x=1"
+        yield state
+        server.shutdown()
+        thread.join()
+
+
+def test_webhook_request_is_signed_by_the_specification(receiver: SimpleNamespace):
+    alert = an_alert()
+    Webhook(receiver.url, SECRET).handle(alert)
+    ((path, headers, body),) = receiver.requests
+    headers = {name.lower(): value for name, value in headers.items()}
+    assert path == "/risk?x=1" and json.loads(body)["id"] == alert.id == headers["webhook-id"]
+    assert headers["content-type"] == "application/cloudevents+json"
+    assert abs(int(headers["webhook-timestamp"]) - time.time()) < 5
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + body
+    mac = base64.b64encode(hmac.new(KEY, signed, hashlib.sha256).digest()).decode()
+    assert headers["webhook-signature"] == f"v1,{mac}"
+
+
+def test_signature_matches_the_specification_example():
+    key = decode_secret("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
+    signature = sign(key, "msg_p5jXN8AQM9LWM0D4loKWxJek", 1_614_265_330, b'{"test": 2432232314}')
+    assert signature == "v1,g0hM9SsE+OTPJTGt/tmIKtSyZlE3uFJELVlNIOLJ1OE="
+
+
+@pytest.mark.parametrize("passing", [500, 503, 429, None])
+def test_transient_status_or_timeout_is_retried(receiver: SimpleNamespace, passing: int | None):
+    receiver.answers = [passing, 200]
+    run = Run(FakeKafka([payload(1)]), Webhook(receiver.url, SECRET, timeout_s=0.2))()
+    assert len(receiver.requests) == 2 and run.counts.handled == 1 and not run.dead
+    ids = {headers["webhook-id"] for _, headers, _ in receiver.requests}
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize("final", [400, 401, 404, 410, 301])
+def test_other_status_goes_to_dead_letters_without_retry(receiver: SimpleNamespace, final: int):
+    receiver.answers = [final]
+    run = Run(FakeKafka([payload(1)]), Webhook(receiver.url, SECRET))()
+    assert len(receiver.requests) == 1
+    assert run.dead == [(0, DeliveryFailure("webhook", "REFUSED", f"AlertRefused: status {final}"))]
+
+
+def test_unreachable_receiver_raises_retryable_error():
+    with pytest.raises(WebhookFailed):
+        Webhook("http://127.0.0.1:1/", SECRET).handle(an_alert())
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://shop.example/risk",
+        "http://10.0.0.1/",
+        "http://localhost.evil.example/",
+        "http://127.0.0.1@shop.example/",
+        "ftp://127.0.0.1/",
+        "https://",
+        "shop.example",
+        "https://[::1",
+    ],
+)
+def test_webhook_url_without_https_or_host_is_rejected(url: str):
+    with pytest.raises(ConfigError, match="webhook URL"):
+        Webhook(url, SECRET)
+
+
+@pytest.mark.parametrize("url", ["https://shop.example/", "http://[::1]:80/", "http://localhost/"])
+def test_https_and_loopback_urls_are_accepted(url: str):
+    Webhook(url, SECRET)
+
+
+@pytest.mark.parametrize("secret", ["", "whsec_", "whsec_!!!", "whsec_c2hvcnQ=", "ü"])
+def test_invalid_secret_is_rejected_and_absent_from_the_error(secret: str):
+    with pytest.raises(ConfigError) as refused:
+        decode_secret(secret)
+    assert not secret or secret not in str(refused.value)
+
+
+def test_missing_secret_variable_raises_config_error(monkeypatch):
+    monkeypatch.delenv("LIVEPROFILE_WEBHOOK_SECRET", raising=False)
+    with pytest.raises(ConfigError, match="LIVEPROFILE_WEBHOOK_SECRET is not set"):
+        Webhook.from_environment("https://shop.example/")

@@ -1,0 +1,318 @@
+"""The audit: every record is heartbeat, used, duplicate, late or rejected, else it is reported."""
+
+from __future__ import annotations
+
+import json
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from liveprofile.audit.reconciliation import (
+    Reconciliation,
+    example_records,
+    expected_late_records,
+    position,
+    positions,
+    read_input_log,
+    reconcile,
+    split_position,
+    used_event_keys,
+)
+from liveprofile.config import WindowSettings
+from liveprofile.units import MINUTE_MS
+from liveprofile.wire.payload import digest
+from tests.reference.profile import window_end_ms
+
+WINDOW = WindowSettings(length_ms=60_000, out_of_orderness_ms=1_000)
+START_MS = 1_500_000_000_000 // MINUTE_MS * MINUTE_MS
+
+
+class InputRecord(NamedTuple):
+    partition: int
+    offset: int
+    timestamp_ms: int
+    value: bytes | None
+
+
+class Delta(NamedTuple):
+    user_id: str
+    window_end_ms: int
+    events: int
+    digests: bytes
+
+
+class Topic:
+    """The input topic. `add` appends an event, `raw` appends bytes."""
+
+    def __init__(self) -> None:
+        self.records: list[InputRecord] = []
+
+    def add(
+        self, event_id: object, at_ms: int = 0, user_id: object = "u", partition: int = 0
+    ) -> None:
+        event = {"event_id": event_id, "user_id": user_id, "event_type": "view"}
+        self.raw(json.dumps(event | {"event_time": START_MS + at_ms}).encode(), partition)
+
+    def heartbeat(self, at_ms: int, partition: int = 0) -> None:
+        event = {"event_type": "heartbeat", "event_time": START_MS + at_ms}
+        self.raw(json.dumps(event).encode(), partition)
+
+    def raw(self, value: bytes | None, partition: int = 0) -> None:
+        offset = sum(record.partition == partition for record in self.records)
+        self.records.append(InputRecord(partition, offset, len(self.records), value))
+
+
+def stored(*event_ids: str, user_id: str = "u") -> Delta:
+    digests = b"".join(map(digest, event_ids))
+    return Delta(user_id, START_MS + MINUTE_MS, len(event_ids), digests)
+
+
+def reconciled(topic: Topic, *deltas: Delta, rejected=(), late=(), **more: int) -> Reconciliation:
+    return reconcile(
+        read_input_log(topic.records, WINDOW),
+        positions(rejected),
+        positions(late),
+        used_event_keys(deltas),
+        WINDOW,
+        **more,
+    )
+
+
+def test_each_class_of_record_is_counted():
+    topic = Topic()
+    topic.add("a")
+    topic.add("b")
+    topic.add("a")
+    topic.add("c")
+    topic.raw(b"{broken")
+    topic.heartbeat(0)
+    found = reconciled(topic, stored("a", "b"), rejected=[(0, 4)], late=[(0, 3)])
+    assert found.ok
+    counts = (found.used, found.duplicate, found.late, found.rejected, found.heartbeats)
+    assert counts == (2, 1, 1, 1, 1)
+    assert sum(counts) + found.unaccounted == found.in_topic == 6
+
+
+def test_copy_after_a_late_event_is_a_duplicate():
+    topic = Topic()
+    topic.add("a")
+    topic.add("a")
+    found = reconciled(topic, late=[(0, 0)])
+    assert found.ok
+    assert (found.late, found.duplicate) == (1, 1)
+
+
+def test_copy_before_a_late_event_is_lost():
+    topic = Topic()
+    topic.add("a")
+    topic.add("a")
+    found = reconciled(topic, late=[(0, 1)])
+    assert (found.unaccounted, found.lost.tolist()) == (1, [position(0, 0)])
+
+
+def test_copies_in_two_partitions_count_once_in_any_order():
+    topic = Topic()
+    topic.add("a", partition=0)
+    topic.add("a", partition=1)
+    found = reconciled(topic, late=[(1, 0)])
+    assert found.ok
+    assert (found.late, found.duplicate) == (1, 1)
+
+
+def test_copy_of_a_rejected_event_is_not_a_duplicate():
+    topic = Topic()
+    topic.add("a")
+    topic.add("a")
+    assert reconciled(topic, rejected=[(0, 0)]).unaccounted == 1
+    assert reconciled(topic, stored("a"), rejected=[(0, 0)]).ok
+
+
+def test_lost_event_is_counted_and_listed():
+    topic = Topic()
+    topic.add("a")
+    topic.add("b", 7)
+    topic.heartbeat(3 * MINUTE_MS)
+    log = read_input_log(topic.records, WINDOW)
+    found = reconciled(topic, stored("a"))
+    assert not found.ok
+    assert (found.unaccounted, found.open_windows) == (1, 0)
+    assert example_records(log, found.lost) == [
+        {"partition": 0, "offset": 1, "event_time_ms": START_MS + 7}
+    ]
+
+
+@pytest.mark.parametrize("deltas", [[stored("a", "a")], [stored("a"), stored("a")]])
+def test_event_stored_twice_is_counted(deltas):
+    topic = Topic()
+    topic.add("a")
+    found = reconciled(topic, *deltas)
+    assert (found.used, found.used_twice, found.ok) == (1, 1, False)
+
+
+def test_event_stored_for_another_user_is_unknown_and_unaccounted():
+    topic = Topic()
+    topic.add("a", user_id="u")
+    found = reconciled(topic, stored("a", user_id="v"))
+    assert (found.unaccounted, found.unknown, found.ok) == (1, 1, False)
+
+
+def test_unknown_event_is_accepted_after_records_expired():
+    topic = Topic()
+    topic.add("b")
+    assert not reconciled(topic, stored("a", "b")).ok
+    found = reconciled(topic, stored("a", "b"), expired=5)
+    assert (found.unknown, found.ok) == (1, True)
+
+
+def test_late_event_that_is_stored_as_used_is_counted():
+    topic = Topic()
+    topic.add("a")
+    found = reconciled(topic, stored("a"), late=[(0, 0)])
+    assert (found.late_and_used, found.unknown, found.ok) == (1, 0, False)
+
+
+def test_late_copy_of_a_used_event_is_accepted():
+    topic = Topic()
+    topic.add("a")
+    topic.add("a")
+    found = reconciled(topic, stored("a"), late=[(0, 1)])
+    assert found.ok
+    assert (found.used, found.late) == (1, 1)
+
+
+def test_rejected_heartbeat_counts_as_rejected():
+    topic = Topic()
+    topic.raw(b'{"event_type": "heartbeat"}')
+    found = reconciled(topic, rejected=[(0, 0)])
+    assert (found.rejected, found.heartbeats) == (1, 0)
+
+
+@pytest.mark.parametrize(
+    "value", [None, b"", b"\xff", b"[1]", b'"text"', b"{}", b'{"event_id": "a"}', b"[" * 2_000]
+)
+def test_unreadable_record_must_be_in_the_rejected_topic(value):
+    topic = Topic()
+    topic.raw(value)
+    assert reconciled(topic).unaccounted == 1
+    assert reconciled(topic, rejected=[(0, 0)]).ok
+
+
+@pytest.mark.parametrize(
+    ("literal", "text"),
+    [("7", "7"), ('"7"', "7"), (str(2**64 - 1), str(2**64 - 1)), ("9" * 40, "9" * 40)],
+)
+def test_integer_id_equals_its_text(literal, text):
+    topic = Topic()
+    topic.raw(f'{{"event_id":{literal},"user_id":"u","event_type":"view","event_time":1}}'.encode())
+    assert reconciled(topic, stored(text)).ok
+
+
+def test_lost_record_in_an_open_window_is_counted_separately():
+    topic = Topic()
+    topic.add("a", 10)
+    topic.add("b", MINUTE_MS + 10)
+    found = reconciled(topic, stored("a"))
+    assert (found.unaccounted, found.open_windows) == (1, 1)
+    topic.heartbeat(2 * MINUTE_MS + WINDOW.out_of_orderness_ms)
+    found = reconciled(topic, stored("a"))
+    assert (found.unaccounted, found.open_windows) == (1, 0)
+    assert reconciled(topic, stored("a"), empty_partitions=1).open_windows == 1
+
+
+def test_empty_topic_is_accounted_for():
+    found = reconciled(Topic())
+    assert found.ok
+    assert found.in_topic == 0
+
+
+def test_digests_of_wrong_length_are_rejected():
+    with pytest.raises(ValueError, match="7 bytes of digests for 1 events"):
+        used_event_keys([Delta("u", 1, 1, b"1234567")])
+
+
+def test_expected_late_records_use_the_slowest_partition():
+    topic = Topic()
+    topic.add("a", 100_000, partition=0)
+    topic.add("b", 0, partition=0)  # partition 1 has no record yet: not late
+    topic.add("c", 61_500, partition=1)
+    topic.add("d", 60_000, partition=0)  # behind the watermark, but its window is open
+    topic.add("e", 59_999, partition=0)
+    log = read_input_log(topic.records, WINDOW)
+    found = dict(expected_late_records(log, log.position, positions([]), WINDOW))
+    assert found == {position(0, 3): 501}
+
+
+def test_rejected_record_does_not_advance_the_watermark():
+    topic = Topic()
+    topic.add("a", 100_000)
+    topic.add("b", 0)
+    log = read_input_log(topic.records, WINDOW)
+    assert dict(expected_late_records(log, log.position, positions([]), WINDOW)) == {
+        position(0, 1): 99_000
+    }
+    assert not list(expected_late_records(log, log.position, positions([(0, 0)]), WINDOW))
+
+
+def test_staggered_window_closes_at_its_own_end():
+    window = WindowSettings(length_ms=60_000, out_of_orderness_ms=1_000, stagger_ms=10_000)
+    ends = {user: window_end_ms(user, START_MS, window) for user in map(str, range(20))}
+    topic = Topic()
+    reached_ms = START_MS + 30_000
+    topic.add("first", 31_000)
+    for user in ends:
+        topic.add(f"of {user}", 0, user)
+    log = read_input_log(topic.records, window)
+    late = dict(expected_late_records(log, log.position, positions([]), window))
+    closed = [number for number, end in enumerate(ends.values(), 1) if end - 1 <= reached_ms]
+    assert 0 < len(closed) < 20
+    assert late == {position(0, offset): 30_000 for offset in closed}
+    found = reconcile(log, positions([]), positions([]), used_event_keys([]), window)
+    assert found.open_windows == 21 - len(closed)
+
+
+@given(st.integers(0, 1_000), st.integers(0, 2**47))
+def test_split_position_inverts_position(partition, offset):
+    assert split_position(position(partition, offset)) == (partition, offset)
+
+
+@given(st.data())
+def test_random_topic_matches_a_plain_python_job(data):
+    """A plain Python job classifies the records; the audit must count the same from its output."""
+    topic = Topic()
+    rejected, late, used, seen = [], [], [], set()
+    expected = dict.fromkeys(("used", "duplicate", "late", "rejected", "heartbeats"), 0)
+    for partition in data.draw(st.lists(st.integers(0, 2), max_size=60)):
+        kind = data.draw(st.sampled_from(["event", "late", "broken", "heartbeat"]))
+        offset = sum(record.partition == partition for record in topic.records)
+        # Copies of an event have the same key and therefore the same partition.
+        event_id = f"{partition}-{data.draw(st.integers(0, 8))}"
+        if kind == "heartbeat":
+            topic.heartbeat(0, partition)
+            expected["heartbeats"] += 1
+            continue
+        topic.add(event_id, partition=partition)
+        if kind == "broken":
+            rejected.append((partition, offset))
+            expected["rejected"] += 1
+        elif event_id in seen:
+            expected["duplicate"] += 1
+        else:
+            seen.add(event_id)
+            (late if kind == "late" else used).append(
+                (partition, offset) if kind == "late" else event_id
+            )
+            expected["late" if kind == "late" else "used"] += 1
+    shuffled = data.draw(st.permutations(topic.records))
+    found = reconcile(
+        read_input_log(shuffled, WINDOW),
+        positions(rejected),
+        positions(late),
+        used_event_keys([stored(*used)]),
+        WINDOW,
+    )
+    assert found.ok
+    assert {name: getattr(found, name) for name in expected} == expected
+    assert isinstance(found.lost, np.ndarray)

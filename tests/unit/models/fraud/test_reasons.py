@@ -1,0 +1,90 @@
+"""Reasons of a score: feature groups, occlusion of features and of earlier events."""
+
+import numpy as np
+import pytest
+
+from liveprofile.features.entity import EVENT_FEATURES
+from models.fraud.explain.reason_groups import feature_groups
+from models.fraud.explain.reasons import (
+    EARLIER_EVENT,
+    ScoreReason,
+    explain,
+    faithfulness,
+    log_odds_drops,
+)
+from models.fraud.training.train_handbook import build_history
+from tests.support.card_transactions import DELAY_DAYS
+from tests.support.one_feature_model import one_feature_model
+from tests.unit.models.fraud.conftest import TrainedModel
+
+
+def test_each_feature_is_in_one_group_except_event_types() -> None:
+    names = tuple(EVENT_FEATURES)
+    grouped = [names[index] for group in feature_groups(names) for index in group.features]
+    assert len(grouped) == len(set(grouped))
+    assert {name for name in names if not name.startswith("is_")} == set(grouped)
+    codes = {group.code for group in feature_groups(names)}
+    assert len(codes) == len(feature_groups(names))
+
+
+def test_first_reason_is_the_only_feature_that_the_model_uses(trained: TrainedModel) -> None:
+    model = one_feature_model("user_purchases_7d", 3)
+    x = model.matrix(trained.columns)
+    flagged = np.flatnonzero(model.score(trained.columns) > 0.5)[:5]
+    assert len(flagged)
+    for row, reasons in zip(flagged, explain(model, trained.lists, x, flagged), strict=True):
+        count = trained.columns["user_purchases_7d"][row]
+        first = reasons[0]
+        assert (first.code, first.value, first.usual) == ("BURST", count, 0.0)
+        words = f"purchases in the last 7 days: {count:.0f}, usually 0"
+        assert first.sentence == f"pace of this user: {words}"
+        assert {reason.code for reason in reasons[1:]} <= {EARLIER_EVENT}
+        as_usual = x[row : row + 1].copy()
+        as_usual[0, model.names.index("user_purchases_7d")] = 0
+        drop = model.log_odds(x[row : row + 1]) - model.log_odds(as_usual)
+        assert first.drop == pytest.approx(float(drop[0]))
+
+
+def test_drop_of_an_earlier_event_equals_a_history_without_it(trained: TrainedModel) -> None:
+    model, data = trained.model, trained.data
+    x = model.matrix(trained.columns)
+    for row in np.argsort(-model.log_odds(x))[:60]:
+        reasons = explain(model, trained.lists, x, np.array([row]))[0]
+        earlier = [reason for reason in reasons if reason.code == EARLIER_EVENT]
+        if earlier:
+            break
+    reason = earlier[0]
+    flagged = trained.test_rows[row]
+    before = np.flatnonzero(data.card_N[:flagged] == data.card_N[flagged])
+    removed = [event for event in before if data.amount_N[event] == reason.value][-1]
+    kept = np.delete(np.arange(len(data.time_ms_N)), removed)
+    without = type(data)(*(column_N[kept] for column_N in data))
+    lists = build_history(without, DELAY_DAYS).rows(np.array([flagged - 1]))
+    drop = model.log_odds(x[row : row + 1]) - model.log_odds(model.matrix(model.columns(lists)))
+    assert reason.drop == pytest.approx(float(drop[0]), abs=1e-5)
+    assert f"of {reason.value:,.2f}" in reason.sentence
+
+
+def test_unknown_feature_is_no_reason() -> None:
+    model = one_feature_model("coupon_users_1d", 3)
+    x = np.zeros(len(model.names), np.float32)
+    index = model.names.index("coupon_users_1d")
+    x[index] = np.nan
+    for usual in np.full((2, len(model.names)), [[0.0], [6.0]]):
+        assert log_odds_drops(model, x, [[index]], usual)[0] == 0
+    x[index] = 0.0
+    assert log_odds_drops(model, x, [[index]], usual)[0] != 0
+
+
+def test_top_reasons_have_larger_drops_than_random_groups(trained: TrainedModel) -> None:
+    model = trained.model
+    x = model.matrix(trained.columns)
+    flagged = x[np.argsort(-model.log_odds(x))[:30]]
+    measured = faithfulness(model, flagged, ["purchase"] * len(flagged))
+    assert measured["events"] == 30
+    assert measured["top"] > 3 * abs(measured["random"])
+
+
+def test_stored_reason_has_no_drop() -> None:
+    stored = ScoreReason("AMOUNT", 3.0, None, "much", 1.5).as_dict()
+    assert stored == {"code": "AMOUNT", "value": 3.0, "usual": None, "sentence": "much"}

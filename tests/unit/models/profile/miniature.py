@@ -1,0 +1,121 @@
+"""A miniature shop, recipe and model inputs for the tests of the user model."""
+
+import dataclasses
+
+import numpy as np
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from benchmarks.load.events import EventMessage
+from benchmarks.load.rows import batches
+from liveprofile.config import load
+from liveprofile.units import DAY_MS
+from liveprofile.wire.token_columns import TokenColumns
+from liveprofile.wire.tokens import EVENT, TYPE_INDEX, Token
+from models.profile import user_features
+from models.profile.recipes import recipe
+
+FIRST_DAY_MS = 1_483_228_800_000  # 2017-01-01
+PURCHASE = TYPE_INDEX["purchase"]
+MINIATURE = dataclasses.replace(
+    recipe("general-7-days"),
+    name="miniature",
+    epochs=6,
+    windows_per_epoch=400,
+    validation_windows=60,
+    batch_rows=32,
+    learning_rate=1e-2,
+    item_negatives=16,
+    item_buckets=16,
+    category_buckets=8,
+    enriched_share=0.1,
+    short_history_share=0.1,
+    dim=16,
+)
+
+
+def purchase_event(user, day, rank):
+    """The rank-th purchase of a day. Users alternate between two of six categories each."""
+    category = (user + 2 * (rank % 2)) % 6
+    return {
+        "event_id": f"{user}-{day}-{rank}",
+        "user_id": f"u{user}",
+        "event_type": "purchase",
+        "event_time": FIRST_DAY_MS + day * DAY_MS + 600_000 * (rank + 1),
+        "item_id": f"i{category}-{rank % 3}",
+        "category_id": f"c{category}",
+        "price": 10 + category,
+    }
+
+
+def job_batches(users=16, days=40):
+    """The purchases as the job's operator receives them. Users from 12 on churn on day 20."""
+    events = [
+        purchase_event(user, day, rank)
+        for day in range(0, days, 2)
+        for rank in range(4)
+        for user in range(users)
+        if user < 12 or day < 20
+    ]
+    messages = (EventMessage(b"", orjson.dumps(event)) for event in events)
+    return batches(messages, load(window={"length_ms": DAY_MS}), batch_rows=1_000)
+
+
+def write_rows(folder, users=16, days=40):
+    """Writes the training rows of `job_batches` to a new folder and returns the folder."""
+    folder.mkdir()
+    table = {"user_id": [], "window_end_ms": [], "events": [], "added": [], "sums": []}
+    for batch in job_batches(users, days):
+        table["user_id"] += batch.user_id
+        table["window_end_ms"] += batch.window_end_ms.tolist()
+        # Newest first, because the SQL does not encode events in order of time.
+        table["events"] += [EVENT.join(reversed(text.split(EVENT))) for text in batch.events]
+        table["added"] += batch.added.tolist()
+        table["sums"] += batch.sums.tolist()
+    pq.write_table(pa.table(table), folder / "part-0.parquet")
+    return folder
+
+
+def purchase_token(step, category=1, rank=0, kind=PURCHASE):
+    """A purchase `step` times ten minutes after the start of day 30."""
+    time_ms = FIRST_DAY_MS + 30 * DAY_MS + 600_000 * step
+    return Token(time_ms, kind, f"i{category}-{rank % 3}", f"c{category}", 10.0 + category)
+
+
+def usual_tokens(user=1, events=8, start=0):
+    """Purchases in the order that the user's training data has."""
+    return [purchase_token(start + n, (user + 2 * (n % 2)) % 6, n) for n in range(events)]
+
+
+def random_tokens(count=40, seed=3):
+    """Histories and windows of `count` users, of random lengths."""
+    random = np.random.default_rng(seed)
+    histories = [usual_tokens(user % 6, int(random.integers(0, 50))) for user in range(count)]
+    windows = [
+        usual_tokens(user % 6, int(random.integers(1, 40)), len(history))
+        for user, history in enumerate(histories)
+    ]
+    return histories, windows
+
+
+def score(model, histories, windows):
+    """Scores as a job would, with every window ending at its last event."""
+    tokens = TokenColumns.of(histories), TokenColumns.of(windows)
+    features = [
+        np.log1p(
+            np.full(
+                (len(rows), len(user_features.FEATURE_NAMES)), [[len(row)] for row in rows] or 0
+            )
+        )
+        for rows in (histories, [h + w for h, w in zip(histories, windows, strict=True)])
+    ]
+    return model.score(*tokens, *(side.astype(np.float32) for side in features))
+
+
+def assert_scores_equal(actual, expected, tolerance=1e-5):
+    for name, value in actual._asdict().items():
+        if name != "batches":
+            np.testing.assert_allclose(
+                value, getattr(expected, name), tolerance, tolerance, err_msg=name
+            )

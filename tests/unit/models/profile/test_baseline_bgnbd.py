@@ -1,0 +1,82 @@
+"""BG/NBD and Gamma-Gamma against simulation and on synthetic customers."""
+
+import numpy as np
+import pytest
+from lifetimes import BetaGeoFitter
+
+from liveprofile.units import DAY_MS
+from models.profile.evaluation.baseline_models import bgnbd
+from models.profile.evaluation.baseline_models.data import (
+    BaselineData,
+    absolute_error,
+    ranking_loss,
+)
+from tests.unit.models.profile.synthetic_streams import (
+    churning_customers,
+    corpus_and_split,
+    ignore_progress,
+)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return BaselineData.from_corpus(*corpus_and_split(churning_customers()))
+
+
+@pytest.mark.parametrize(("a", "b"), [(0.8, 2.5), (0.2, 0.5)])
+def test_bg_nbd_equals_the_posterior_mean_over_draws_from_the_prior(a, b):
+    """The draws are weighted by the likelihood of the history (equation 3 of the paper)."""
+    model = BetaGeoFitter()
+    model.params_ = dict(zip(("r", "alpha", "a", "b"), (1.2, 10.0, a, b), strict=True))
+    random = np.random.default_rng(4)
+    rate, p = random.gamma(1.2, 1 / 10.0, 2_000_000), random.beta(a, b, 2_000_000)
+    history = bgnbd.PurchaseHistory(
+        *np.array([[0, 2, 2, 4], [0, 15, 40, 50], [50, 60, 40, 60], [1] * 4])
+    )
+    for user, (x, recency, age, _) in enumerate(zip(*history, strict=True)):
+        alive = (1 - p) ** x * rate**x * np.exp(-rate * age)
+        gone = p * (1 - p) ** (x - 1) * rate**x * np.exp(-rate * recency) if x else 0 * p
+        total = (alive + gone).sum()
+        expected = {
+            bgnbd.probability_alive: alive.sum() / total,
+            bgnbd.probability_no_purchase: (gone + alive * np.exp(-rate * 30)).sum() / total,
+            bgnbd.expected_purchases: (alive * -np.expm1(-rate * p * 30) / p)[p > 0].sum() / total,
+        }
+        for function, value in expected.items():
+            days = () if function is bgnbd.probability_alive else (30.0,)
+            assert function(model, history, *days)[user] == pytest.approx(value, rel=0.02)
+
+
+def test_bg_nbd_is_fitted_to_each_user_once_as_of_training_end(data):
+    users, streams = bgnbd.PurchaseHistory.at_training_end(data), data.corpus.streams
+    assert len(users.repeats_W) == streams.users
+    user_N = np.repeat(streams.user_W, streams.last_W - streams.first_W)
+    for user in range(streams.users):
+        before = (user_N == user) & (streams.time_ms_N < data.train_until_ms)
+        days = np.unique(streams.time_ms_N[before] // DAY_MS)
+        history = [column[user] for column in users[:3]]
+        last_day = data.train_until_ms // DAY_MS - 1
+        assert history == [len(days) - 1, days[-1] - days[0], last_day - days[0]]
+
+
+def test_bg_nbd_predicts_churn_and_spend_of_synthetic_customers(data):
+    predictions = bgnbd.predictions(data, ignore_progress)
+    assert predictions.chosen_settings["churn"]["score"] in bgnbd.CHURN_SCORES
+    assert ranking_loss(data.validation, predictions.validation.churn_W) < 0.4
+    average = np.full(len(data.validation.spend_W), data.train.spend_W.mean())
+    error = absolute_error(data.validation, predictions.validation.spend_W)
+    assert error < 0.8 * absolute_error(data.validation, average)
+
+
+def test_bg_nbd_returns_none_and_prints_nothing_if_no_fit_converges(data, monkeypatch, capsys):
+    class NeverConverges:
+        def __init__(self, penalizer):
+            pass
+
+        def fit(self, *inputs):
+            print("the optimizer's result")
+            raise ValueError("did not converge")
+
+    monkeypatch.setattr(bgnbd, "BetaGeoFitter", NeverConverges)
+    assert bgnbd.predictions(data, ignore_progress) is None
+    assert capsys.readouterr().out == ""

@@ -1,0 +1,125 @@
+"""Training examples: the same inputs as serving, labels, and augmentation."""
+
+import numpy as np
+import pytest
+
+from liveprofile.events.window import parse_windows
+from liveprofile.wire.token_columns import TokenColumns, read_histories
+from liveprofile.wire.tokens import Token
+from models.profile import checkpoint
+from models.profile.data import training_rows
+from models.profile.data.churn_spend_samples import user_features_at
+from models.profile.data.examples import augment, build_batch, build_corpus, slice_sequences
+from models.profile.data.external_sort import user_key
+from models.profile.encoding import Vocabulary
+from tests.unit.models.profile.miniature import MINIATURE, job_batches
+from udfs.profile import assemble
+
+
+def test_serving_encodes_a_window_as_training_did(
+    miniature_model, miniature_rows, miniature_checkpoint
+):
+    model = miniature_model
+    streams = training_rows.read(miniature_rows)
+    corpus = build_corpus(
+        streams,
+        Vocabulary(model.items, MINIATURE.item_buckets),
+        Vocabulary(model.categories, MINIATURE.category_buckets),
+        7,
+    )
+    window = int(np.flatnonzero(corpus.position_W == 12)[0])
+    layout = checkpoint.load(miniature_checkpoint[0])[0].shape.layout
+    sequences = slice_sequences(corpus, np.array([window]), np.array([8]), 32)
+    expected = build_batch(corpus, sequences, layout, 30.0)
+
+    def tokens(first, last):
+        return [
+            Token(
+                int(streams.time_ms_N[n]),
+                int(streams.type_N[n]),
+                streams.items[streams.item_N[n]],
+                streams.categories[streams.category_N[n]],
+                float(streams.amount_N[n]),
+            )
+            for n in range(streams.first_W[first], streams.last_W[last])
+        ]
+
+    history, window_tokens = tokens(window - 8, window - 1), tokens(window, window)
+    encoder = model._encoder
+    indexed = encoder.index_tokens(TokenColumns.of([history]), TokenColumns.of([window_tokens]))
+    batch = encoder.encode(indexed, np.array([0]), (32,))
+    np.testing.assert_array_equal(batch.embedding_rows_P7, expected.embedding_rows_P7)
+    np.testing.assert_allclose(
+        batch.repeat_counts_before_BC,
+        expected.category_repeat_counts.dense(1, encoder.categories.rows),
+        1e-6,
+    )
+    # The counts after this window are those before the next one.
+    next_sequences = slice_sequences(corpus, np.array([window + 1]), np.array([9]), 32)
+    following = build_batch(corpus, next_sequences, layout, 30)
+    np.testing.assert_allclose(
+        batch.repeat_counts_after_BC,
+        following.category_repeat_counts.dense(1, encoder.categories.rows),
+        1e-6,
+    )
+    for actual, wanted in zip(batch.item_repeat_counts, following.item_repeat_counts, strict=True):
+        np.testing.assert_allclose(actual, wanted, 1e-6)
+
+
+def test_serving_computes_the_user_features_of_training(miniature_rows):
+    streams = training_rows.read(miniature_rows)
+    corpus = build_corpus(streams, Vocabulary([], 1), Vocabulary([], 1), 7)
+    windows = np.arange(len(streams.user_W))
+    in_training = user_features_at(corpus, MINIATURE, windows, streams.end_ms_W)
+    served = []
+    for batch in job_batches():
+        parsed = parse_windows(batch.events)[0]
+        baselines = assemble.read_baselines(
+            batch.added, batch.sums, batch.window_start_ms, batch.window_end_ms, 30.0
+        )
+        histories = read_histories(batch.history)
+        inputs = (batch.user_id, batch.window_start_ms, batch.window_end_ms, parsed, histories)
+        served.append(assemble.numeric_inputs(assemble.ProfileInputs(*inputs, *baselines))[1])
+    served = np.concatenate(served)
+    assert len(served) == len(in_training)
+    actual, expected = (table[np.lexsort(table.round(4).T)] for table in (served, in_training))
+    np.testing.assert_allclose(actual, expected, 1e-5, 1e-5)
+
+
+def test_labels_cover_the_horizon_after_the_window(miniature_rows):
+    streams = training_rows.read(miniature_rows)
+    corpus = build_corpus(streams, Vocabulary([], 1), Vocabulary([], 1), 7)
+    users = sorted((f"u{user}" for user in range(16)), key=user_key)
+    first, last = (
+        np.flatnonzero(streams.user_W == users.index(user))[index]
+        for user, index in (("u0", 0), ("u12", -1))
+    )
+    assert corpus.purchases_W[last] == 0 and corpus.spend_W[last] == 0
+    assert corpus.purchases_W[last - 1] == 4
+    # Days 2, 4 and 6 after a window that ends on day 1 are within its seven days.
+    assert corpus.purchases_W[first] == 12
+    assert corpus.spend_W[first] == pytest.approx(3 * (10 + 12 + 10 + 12))
+
+
+def test_augmented_sequences_have_every_event_type_in_order_of_time(miniature_rows):
+    streams = training_rows.read(miniature_rows)
+    corpus = build_corpus(streams, Vocabulary(["i1-0"], 4), Vocabulary(["c1"], 2), 7)
+    windows = np.arange(len(streams.user_W))
+    plain = slice_sequences(corpus, windows, np.full(len(windows), 8), 32)
+    augmented = augment(plain, 1.0, 32, np.random.default_rng(0))
+    assert set(augmented.type_N.tolist()) == set(range(12))
+    assert np.bincount(augmented.row_N).max() == 31
+    assert (augmented.history_B >= plain.history_B).all()
+    same_row = np.diff(augmented.row_N) == 0
+    assert (np.diff(augmented.time_ms_N)[same_row] > 0).all()
+    assert set(augmented.row_N[augmented.scored_N]) == set(windows)
+
+
+def test_augmenting_no_share_changes_nothing(miniature_rows):
+    streams = training_rows.read(miniature_rows)
+    corpus = build_corpus(streams, Vocabulary(["i1-0"], 4), Vocabulary(["c1"], 2), 7)
+    windows = np.arange(len(streams.user_W))
+    plain = slice_sequences(corpus, windows, np.full(len(windows), 8), 32)
+    augmented = augment(plain, 0.0, 32, np.random.default_rng(0))
+    for expected, actual in zip(plain, augmented, strict=True):
+        np.testing.assert_array_equal(expected, actual)

@@ -1,0 +1,87 @@
+"""The wheel works in an empty environment, outside the checkout."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)]
+    subprocess.run(command, check=True, capture_output=True)
+    (built,) = folder.glob("*.whl")
+    return built
+
+
+@pytest.fixture(scope="module")
+def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The command in an environment of its own that reads the dependencies of this one.
+
+    Installing 6 GB of dependencies once more would test pip, not the wheel.
+    """
+    folder = tmp_path_factory.mktemp("environment")
+    venv.create(folder, with_pip=False)
+    packages = folder / "lib" / "python3.11" / "site-packages"
+    command = ["-m", "pip", "install", "--quiet", "--no-deps", "--prefix", str(folder), str(wheel)]
+    subprocess.run([sys.executable, *command], check=True, capture_output=True)
+    (packages / "dependencies.pth").write_text(f"{_dependencies(folder)}\n", encoding="utf-8")
+    script = folder / "bin" / "liveprofile"
+    _, _, body = script.read_text(encoding="utf-8").partition("\n")
+    script.write_text(f"#!{folder / 'bin' / 'python'}\n{body}", encoding="utf-8")
+    return script
+
+
+def _dependencies(folder: Path) -> Path:
+    """Links to all installed packages but for the checkout's own."""
+    links = folder / "dependencies"
+    links.mkdir()
+    for package in Path(pytest.__file__).parents[1].iterdir():
+        if "liveprofile" not in package.name and package.suffix != ".pth":
+            (links / package.name).symlink_to(package)
+    return links
+
+
+def run(program: Path, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(program), *arguments], cwd=folder, capture_output=True, text=True, check=False
+    )
+
+
+def test_wheel_installs_no_general_names(wheel: Path) -> None:
+    names = {name.partition("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
+    assert {name for name in names if not name.endswith(".dist-info")} == {
+        "liveprofile",
+        "liveprofile_app",
+    }
+
+
+def test_installed_command_prints_help(program: Path, tmp_path: Path) -> None:
+    done = run(program, tmp_path, "--help")
+    assert done.returncode == 0, done.stderr
+    assert "submit" in done.stdout
+
+
+def test_installed_command_checks_the_shipped_rules(program: Path, tmp_path: Path) -> None:
+    (tmp_path / "rules.toml").write_bytes((ROOT / "rules.toml").read_bytes())
+    done = run(program, tmp_path, "rules", "check", "rules.toml")
+    assert done.returncode == 0, done.stderr
+
+
+def test_installed_show_names_the_service_that_does_not_answer(
+    program: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "settings.toml").write_text("[cassandra]\nport = 1\n", encoding="utf-8")
+    done = run(program, tmp_path, "show", "42", "--config", "settings.toml")
+    assert done.returncode == 3
+    assert done.stderr.startswith("liveprofile: Cassandra at 127.0.0.1:1")

@@ -1,0 +1,97 @@
+"""Batches: the server's limits, packing and grouping by replica set."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+from cassandra import InvalidRequest, Unauthorized
+from cassandra.metadata import Murmur3Token
+from hypothesis import given
+from hypothesis import strategies as st
+
+from udfs.cassandra.batches import BatchLimits, ReplicaSets, pack, parse_size, server_limits
+
+
+@given(st.lists(st.integers(1, 300)), st.integers(1, 400), st.integers(1, 9))
+def test_pack_puts_every_position_in_one_batch_within_the_limits(
+    sizes, limit_bytes, limit_partitions
+):
+    batches = list(pack(sizes, BatchLimits(limit_bytes, limit_partitions)))
+
+    assert [position for batch in batches for position in batch] == list(range(len(sizes)))
+    for batch in batches:
+        assert 1 <= len(batch) <= limit_partitions
+        assert len(batch) == 1 or sum(sizes[position] for position in batch) <= limit_bytes
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("5KiB", 5_120), ("64 KiB", 65_536), ("1MiB", 1 << 20), ("10", 10), (None, 7), ("null", 7)],
+)
+def test_parse_size(text, expected):
+    assert parse_size(text, default=7) == expected
+
+
+TUNED = {
+    "batch_size_warn_threshold": "64KiB",
+    "unlogged_batch_across_partitions_warn_threshold": "200",
+}
+
+
+@pytest.mark.parametrize(
+    ("answer", "batch_bytes", "expected"),
+    [
+        (TUNED, 20_000, (20_000, 200)),
+        ({"batch_size_warn_threshold": "5KiB"}, 20_000, (5_120, 10)),
+        (Unauthorized("no"), 20_000, (5_120, 10)),
+        (InvalidRequest("no such table"), 4_096, (4_096, 10)),
+    ],
+    ids=["settings lower", "server lower", "server hides its limits", "server without the table"],
+)
+def test_server_limits_are_the_lower_of_settings_and_server(answer, batch_bytes, expected):
+    def execute(query):
+        if isinstance(answer, Exception):
+            raise answer
+        return [SimpleNamespace(name=name, value=value) for name, value in answer.items()]
+
+    assert server_limits(SimpleNamespace(execute=execute), batch_bytes) == expected
+
+
+def metadata(replicas: dict[int, set[str]]) -> SimpleNamespace:
+    """A cluster's metadata; replicas: token at the end of a range -> nodes that hold the range."""
+    ring = sorted(map(Murmur3Token, replicas))
+    token_map = SimpleNamespace(
+        token_class=Murmur3Token,
+        ring=ring,
+        get_replicas=lambda keyspace, token: [
+            SimpleNamespace(host_id=host) for host in sorted(replicas[token.value])
+        ],
+    )
+    return SimpleNamespace(token_map=token_map)
+
+
+def test_keys_are_grouped_by_the_nodes_that_hold_them():
+    quarter = 1 << 62
+    nodes = {-quarter: {"a", "b"}, 0: {"b", "c"}, quarter: {"a", "b"}}
+    keys = [str(n).encode() for n in range(500)]
+
+    def nodes_of(key: bytes) -> set[str]:
+        token = Murmur3Token.hash_fn(key)
+        return nodes[next((end for end in sorted(nodes) if token <= end), min(nodes))]
+
+    groups = ReplicaSets(metadata(nodes), "ks").group(keys)
+    assert sorted(position for group in groups for position in group) == list(range(500))
+    assert len(groups) == 2
+    for group in groups:
+        assert len({frozenset(nodes_of(keys[position])) for position in group}) == 1
+
+
+def test_grouping_follows_a_changed_ring():
+    cluster = metadata({-5: {"a"}, 5: {"a"}})
+    sets = ReplicaSets(cluster, "ks")
+    assert sets.group([b"1", b"2"]) == [range(2)]  # one replica set
+    cluster.token_map = metadata({-(1 << 62): {"a"}, 1 << 62: {"b"}}).token_map
+    assert len(sets.group([str(n).encode() for n in range(50)])) == 2
+    cluster.token_map = None
+    assert sets.group([b"1", b"2"]) == [range(2)]

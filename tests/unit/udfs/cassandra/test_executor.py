@@ -1,0 +1,140 @@
+"""StatementExecutor: concurrency, retries and errors."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterable
+
+import pytest
+from cassandra import InvalidRequest, OperationTimedOut, Unauthorized, WriteTimeout, WriteType
+from cassandra.cluster import NoHostAvailable
+from cassandra.protocol import OverloadedErrorMessage
+
+from liveprofile.config import CassandraSettings
+from liveprofile.errors import StoreError
+from udfs.cassandra.executor import MAX_BACKOFF_S, StatementExecutor, backoff_s, is_retryable
+
+TIMED_OUT = OperationTimedOut({"node": "time-out"})
+
+
+class FakeSession:
+    """Answers a statement from another thread: each of its `errors` in turn, then success."""
+
+    def __init__(self, errors: dict[str, Iterable[Exception]] | None = None):
+        self.errors = {statement: iter(each) for statement, each in (errors or {}).items()}
+        self.sent: Counter[str] = Counter()
+        self.open = self.most_open = 0
+        self._lock = threading.Lock()
+
+    def execution_profile_clone_update(self, name: object, **changes: object) -> None:
+        """Returns no profile: the fake makes its rows itself."""
+
+    def execute_async(self, statement: str, execution_profile: None) -> FakeSession.Future:
+        with self._lock:
+            self.sent[statement] += 1
+            self.open += 1
+            self.most_open = max(self.most_open, self.open)
+        return self.Future(self, statement)
+
+    class Future:
+        def __init__(self, session: FakeSession, statement: str):
+            self._session, self._statement = session, statement
+
+        def add_callbacks(self, callback, errback) -> None:
+            timer = threading.Timer(0.002, self._answer, (callback, errback))
+            timer.start()
+
+        def _answer(self, callback, errback) -> None:
+            with self._session._lock:
+                self._session.open -= 1
+            error = next(self._session.errors.get(self._statement, iter(())), None)
+            if error is None:
+                callback([self._statement])
+            else:
+                errback(error)
+
+
+def executor_of(session: FakeSession, **changes: int) -> StatementExecutor:
+    return StatementExecutor(session, CassandraSettings(**({"in_flight": 4} | changes)), "write")
+
+
+def test_all_statements_succeed_with_at_most_in_flight_open():
+    session, rows = FakeSession(), []
+    executor = executor_of(session)
+    for n in range(40):
+        executor.submit(f"s{n}", rows.extend)
+    executor.drain()
+
+    assert session.most_open <= 4
+    assert sorted(rows) == sorted(f"s{n}" for n in range(40))
+
+
+def test_retryable_errors_are_retried_until_success():
+    errors = [TIMED_OUT, NoHostAvailable("down", {}), OverloadedErrorMessage(0, "", None)]
+    session = FakeSession({"bad": errors})
+    executor = executor_of(session)
+    for statement in ("good1", "bad", "good2"):
+        executor.submit(statement)
+    executor.drain()
+
+    assert session.sent == {"good1": 1, "bad": 4, "good2": 1}
+    assert executor.retried == 3
+
+
+def test_statement_that_keeps_failing_raises_after_the_retry_timeout_and_on_every_later_call():
+    session = FakeSession({"bad": itertools.repeat(TIMED_OUT)})
+    executor = executor_of(session, retry_timeout_ms=200)
+    start_s = time.monotonic()
+    executor.submit("bad")
+    with pytest.raises(StoreError) as raised:
+        executor.drain()
+    elapsed_s = time.monotonic() - start_s
+
+    match = re.match(
+        r"Cassandra write kept failing for (\d+\.\d) s in (\d+) attempts"
+        r" \(cassandra\.retry_timeout_ms = 200\): ",
+        str(raised.value),
+    )
+    assert match
+    # The upper bound is measured: on a busy machine the pauses between attempts take longer.
+    assert 0.2 <= float(match[1]) <= elapsed_s + 0.05
+    assert int(match[2]) == session.sent["bad"] > 1
+    for call in (executor.drain, lambda: executor.submit("good")):
+        with pytest.raises(StoreError, match="kept failing"):
+            call()
+    assert session.sent["good"] == 0
+
+
+def test_error_that_is_not_retryable_raises_at_once():
+    session = FakeSession({"bad": [InvalidRequest("no such table")]})
+    executor = executor_of(session)
+    executor.submit("bad")
+    with pytest.raises(StoreError, match="write refused: InvalidRequest: no such table"):
+        executor.drain()
+    assert session.sent["bad"] == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (TIMED_OUT, True),
+        (WriteTimeout("slow", write_type=WriteType.UNLOGGED_BATCH), True),
+        (NoHostAvailable("none", {}), True),
+        (NoHostAvailable("none", {"a": InvalidRequest("x"), "b": TIMED_OUT}), True),
+        (NoHostAvailable("none", {"a": InvalidRequest("x")}), False),
+        (Unauthorized("x"), False),
+        (ValueError("x"), False),
+    ],
+)
+def test_is_retryable(error, expected):
+    assert is_retryable(error) is expected
+
+
+def test_backoff_grows_to_its_maximum():
+    longest = [backoff_s(attempts, 1.0) for attempts in range(1, 100)]
+    assert longest == sorted(longest) and longest[-1] == MAX_BACKOFF_S
+    assert backoff_s(1, 0.0) == pytest.approx(longest[0] / 2)

@@ -1,0 +1,230 @@
+"""The drift monitor of several workers: decisions, alerts, resending."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+
+import jsonschema
+import numpy as np
+import pytest
+
+from benchmarks.support.memory_drift_store import MemoryDriftStore
+from liveprofile.config import load
+from liveprofile.drift.alert import DRIFT_ALERT_TYPE
+from liveprofile.drift.histograms import (
+    LATENESS_MS,
+)
+from liveprofile.drift.reference import DriftReference
+from liveprofile.resources import product_path
+from liveprofile.units import DAY_MS, HOUR_MS
+from liveprofile.wire.tokens import FIELD, WINDOW
+from models.fraud.model import FraudModel
+from tests.reference.scoring import parts
+from tests.support.drift_data import (
+    NAMES,
+    START_MS,
+    events,
+    make_reference,
+)
+from tests.support.paths import ROOT
+from tests.support.scoring_harness import ScoringHarness, purchases
+from udfs.scoring.drift_monitor import RESEND_AFTER_MS, DriftMonitor, decision_scope
+
+SCHEMA = json.loads((ROOT / "schemas/drift-alert.schema.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def reference() -> DriftReference:
+    return make_reference()
+
+
+class Clock:
+    now_s = 1e9
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+class Workers:
+    """Workers that share a store. Each step adds an hour of events to each and checks all."""
+
+    def __init__(self, reference: DriftReference, count: int = 2, after_days: float = 0.0):
+        self.reference, self.store, self.clock = reference, MemoryDriftStore(), Clock()
+        self.after_days, self.hour = after_days, 0
+        self.monitors = [self.monitor() for _ in range(count)]
+        self._rng = np.random.default_rng(7)
+        self.step()  # the hour in which the job starts is not decided
+
+    def monitor(self) -> DriftMonitor:
+        return DriftMonitor(self.reference, "m-1", NAMES, self.store, self.after_days, self.clock)
+
+    def step(self, factor: float = 1.0, count: int = 1_000) -> list[dict]:
+        """Adds one hour of events and returns the alerts of the checks after it."""
+        start_ms, found = START_MS + self.hour * HOUR_MS, []
+        self.hour += 1
+        for at_ms, of_count in ((start_ms, count), (start_ms + HOUR_MS + LATENESS_MS, 1)):
+            for monitor in self.monitors:
+                x_NF, score_N = events(self._rng, of_count)
+                if at_ms == start_ms:
+                    x_NF[:, 0] *= factor
+                rows = range(of_count)
+                found += monitor.observe(x_NF, score_N, np.full(of_count, at_ms), rows, rows)
+                self.clock.now_s += 31
+        return [json.loads(alert) for alert in found]
+
+    def state(self, kind: str = "hour"):
+        return self.store.state(decision_scope(self.reference, kind))
+
+
+def test_week_without_shift_raises_no_alert(reference: DriftReference) -> None:
+    workers = Workers(reference)
+    assert [alert for _ in range(7 * 24) for alert in workers.step(count=45)] == []
+
+
+def test_doubled_amounts_in_an_hour_of_90_events_raise_an_alert(reference: DriftReference) -> None:
+    workers = Workers(reference)
+    (alert,) = workers.step(2.0, count=45)
+    assert alert["data"]["reasons"][0]["shift"] == pytest.approx(np.log(2), abs=0.3)
+    jsonschema.Draft202012Validator(SCHEMA).validate(alert)
+
+
+def test_drift_sends_one_alert_at_start_and_one_at_end(reference: DriftReference) -> None:
+    workers = Workers(reference)
+    sent = {hour: workers.step(5.0 if 4 <= hour < 7 else 1.0) for hour in range(12)}
+    by_hour = {
+        hour: [alert["data"]["state"] for alert in alerts if alert["data"]["period"] == "hour"]
+        for hour, alerts in sent.items()
+    }
+    assert {hour: states for hour, states in by_hour.items() if states} == {
+        4: ["started"],
+        8: ["ended"],
+    }
+    started, ended = (sent[hour][0] for hour in (4, 8))
+    for alert in (started, ended):
+        jsonschema.Draft202012Validator(SCHEMA).validate(alert)
+        assert (alert["type"], alert["subject"]) == (DRIFT_ALERT_TYPE, "m-1")
+    assert started["id"] != ended["id"]
+    assert started["data"]["events"] >= 2_000  # of both workers
+    assert started["data"]["reasons"][0]["name"] == "amount"
+    assert started["data"]["since"] == ended["data"]["since"] == started["data"]["period_start"]
+    assert ended["data"]["reasons"] == []
+
+
+def test_hours_with_too_few_events_change_no_state(reference: DriftReference) -> None:
+    workers = Workers(reference)
+    assert workers.step(5.0)
+    before = workers.state()
+    for _ in range(4):
+        assert workers.step(1.0, count=10) == []
+    assert workers.state()._replace(sent=before.sent) == before
+
+
+def test_day_is_decided_by_all_its_hours(reference: DriftReference) -> None:
+    workers = Workers(reference)
+    alerts = [alert for _ in range(48) for alert in workers.step(2.0, count=100)]
+    days = [alert["data"] for alert in alerts if alert["data"]["period"] == "day"]
+    assert [day["state"] for day in days] == ["started"]
+    assert days[0]["events"] >= 24 * 200
+
+
+def test_young_shop_gets_no_decision(reference: DriftReference) -> None:
+    workers = Workers(reference, after_days=0.25)
+    sent = [bool(workers.step(5.0)) for _ in range(9)]
+    assert sent == [False] * 6 + [True] + [False] * 2
+
+
+def test_moderate_shift_starts_drift_in_its_second_hour(
+    reference: DriftReference,
+) -> None:
+    workers = Workers(reference)
+    sent = [workers.step(factor, count=2_000) for factor in (1.45, 1, 1, 1.45, 1.45)]
+    hours = [[alert["data"] for alert in of if alert["data"]["period"] == "hour"] for of in sent]
+    assert [len(of) for of in hours] == [0, 0, 0, 0, 1]
+    assert hours[4][0]["since"] < hours[4][0]["period_start"]
+
+
+def test_restarted_worker_adds_to_its_earlier_counts(reference: DriftReference) -> None:
+    workers = Workers(reference, count=1)
+    rng, start_ms = np.random.default_rng(8), START_MS + DAY_MS
+    for _ in range(2):
+        x_NF, score_N = events(rng, 500)
+        workers.clock.now_s += 6
+        workers.monitors[0].observe(x_NF, score_N, np.full(500, start_ms), range(500), range(500))
+        workers.monitors = [workers.monitor()]
+    totals = workers.store.totals(reference.version, start_ms, start_ms + HOUR_MS)
+    assert totals.reshape(len(reference.series), -1)[-1].sum() == 1_000
+
+
+def test_unsent_alert_of_a_lost_worker_is_sent_by_another(reference: DriftReference) -> None:
+    workers = Workers(reference)
+    (alert,) = workers.step(5.0)
+    assert not workers.state().sent
+    workers.monitors = [workers.monitor()]
+    workers.clock.now_s += RESEND_AFTER_MS / 1_000
+    sent = [one for _ in range(4) for one in workers.step(5.0)]
+    assert sent == [alert]
+    assert workers.state().sent
+
+
+def test_sent_alert_is_not_sent_again(reference: DriftReference) -> None:
+    workers = Workers(reference)
+    assert workers.step(5.0)
+    assert [workers.step(5.0) for _ in range(10)] == [[]] * 10
+    assert workers.state().sent
+
+
+def test_of_two_concurrent_decisions_one_is_stored(reference: DriftReference) -> None:
+    store = MemoryDriftStore()
+    workers = Workers(reference)
+    workers.step(5.0)
+    (decision,) = workers.store.decisions(decision_scope(reference, "hour"), 5)
+    state = workers.state()
+    before = store.state("s")
+    assert store.decide("s", before, state, decision)
+    assert not store.decide("s", before, state, decision)
+
+
+class FakeMonitor:
+    """Replaces the drift monitor and returns one alert per batch."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[int, list[str], list[int]]] = []
+
+    def observe(self, x_nF, score_n, event_ms_n, user_n, rows) -> list[str]:
+        self.seen.append((x_nF.shape[1], list(user_n), list(rows)))
+        return ['{"drift": 1}']
+
+
+def test_scorer_sends_alerts_of_the_monitor_without_duplicates() -> None:
+    model = FraudModel.load(product_path(load().scoring.checkpoint))
+    scorer = ScoringHarness(model)
+    scorer._scorer._monitor = monitor = FakeMonitor()
+    arrivals = purchases(3)
+    texts = [parts(arrivals, row) for row in (0, 1, 1, 2)]
+    again = parts([*arrivals, arrivals[0]], 3)
+    sent = scorer._scorer.score(["u"] * 5, [*texts, again])
+    assert monitor.seen == [(len(model.names), ["u"] * 5, [0, 1, 2, 3])]
+    message = FIELD.join(("risk-alerts", model.version, *[""] * 5)) + WINDOW + '{"drift": 1}'
+    assert [message in of_row for of_row in sent] == [False] * 3 + [True, False]
+
+
+def test_model_without_reference_is_not_monitored(caplog: pytest.LogCaptureFixture) -> None:
+    model = replace(FraudModel.load(product_path(load().scoring.checkpoint)), reference=None)
+    with caplog.at_level(logging.INFO):
+        scorer = ScoringHarness(model)
+    assert f"drift monitoring is off: model {model.version} has no reference.json" in caplog.text
+    assert scorer.score(purchases(2), range(2)) is not None
+
+
+def test_schema_is_valid_and_distinguishes_started_from_ended() -> None:
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    (example,) = SCHEMA["examples"]
+    validator = jsonschema.Draft202012Validator(SCHEMA)
+    validator.validate(example)
+    nothing = example | {"data": example["data"] | {"reasons": []}}
+    assert not validator.is_valid(nothing)
+    ended = nothing["data"] | {"state": "ended", "reason": "MODEL_DRIFT_ENDED"}
+    assert validator.is_valid(nothing | {"data": ended})
+    assert not validator.is_valid(example | {"type": "liveprofile.risk.flag"})

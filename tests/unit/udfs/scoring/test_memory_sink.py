@@ -1,0 +1,43 @@
+"""MemoryScoringSink and NullSink; tests/services/test_scoring_sink.py compares with Cassandra."""
+
+from __future__ import annotations
+
+from liveprofile.rules.flags import FlagHistory, FlagQuery
+from liveprofile.units import HOUR_MS
+from tests.support.memory_sinks import MemoryScoringSink
+from tests.support.scored_events import START_MS, flag, scored_event
+from udfs.null_sink import NullSink
+
+
+def test_unknown_user_has_no_flag_history() -> None:
+    assert MemoryScoringSink().flag_history([FlagQuery("u", "a", START_MS)]) == [
+        FlagHistory(False, None)
+    ]
+
+
+def test_writing_an_event_twice_stores_one_row() -> None:
+    sink = MemoryScoringSink()
+    for _ in range(2):
+        sink.write([scored_event(active_rules=["a"], flags=[flag("a")])])
+    assert len(sink.scores) == len(sink.flags) == 1
+
+
+def test_flag_history_excludes_the_event_itself() -> None:
+    """So a replay raises the same flags."""
+    sink = MemoryScoringSink()
+    sink.write([scored_event(active_rules=["a"], flags=[flag("a")])])
+    assert sink.flag_history([FlagQuery("u", "a", START_MS)]) == [FlagHistory(False, None)]
+    assert sink.flag_history([FlagQuery("u", "a", START_MS + 1)]) == [FlagHistory(True, START_MS)]
+
+
+def test_snoozed_returns_the_rules_of_each_user() -> None:
+    sink = MemoryScoringSink()
+    sink.snoozes["u"] = {"a": START_MS + HOUR_MS}
+    assert sink.snoozed(["u", "v"]) == {"u": {"a": START_MS + HOUR_MS}, "v": {}}
+
+
+def test_null_sink_has_no_flag_history_and_no_snoozes() -> None:
+    sink = NullSink()
+    sink.write([scored_event(active_rules=["a"], flags=[flag("a")])])
+    assert sink.flag_history([FlagQuery("u", "a", START_MS + 1)]) == [FlagHistory(False, None)]
+    assert sink.snoozed(["u"]) == {"u": {}}

@@ -1,0 +1,185 @@
+"""Executes Cassandra statements concurrently and retries those that fail."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+import logging
+import random
+import time
+from collections.abc import Callable, Sequence
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from cassandra import CoordinationFailure, OperationTimedOut, Timeout, Unavailable
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, NoHostAvailable, Session
+from cassandra.connection import ConnectionException
+from cassandra.protocol import (
+    IsBootstrappingErrorMessage,
+    OverloadedErrorMessage,
+    ServerError,
+    TruncateError,
+)
+from cassandra.query import Statement, tuple_factory
+
+from liveprofile.config import CassandraSettings
+from liveprofile.errors import StoreError
+from liveprofile.storage.connection import describe_error
+
+log = logging.getLogger(__name__)
+
+# Temporary errors: a node is slow, down, overloaded or starting.
+RETRYABLE_ERRORS = (
+    OSError,
+    OperationTimedOut,
+    Timeout,
+    Unavailable,
+    CoordinationFailure,
+    ConnectionException,
+    OverloadedErrorMessage,
+    IsBootstrappingErrorMessage,
+    TruncateError,
+    ServerError,
+)
+FIRST_BACKOFF_S, MAX_BACKOFF_S = 0.05, 2.0
+
+
+def is_retryable(error: BaseException) -> bool:
+    """Returns whether the same request may succeed later."""
+    if isinstance(error, NoHostAvailable):
+        causes = list(error.errors.values()) if isinstance(error.errors, dict) else []
+        return not causes or any(is_retryable(cause) for cause in causes)
+    return isinstance(error, RETRYABLE_ERRORS)
+
+
+def backoff_s(attempts: int, jitter: float) -> float:
+    """Returns the pause before the next attempt after `attempts` failed; jitter in 0..1.
+
+    Exponential backoff with equal jitter (Brooker, "Exponential Backoff And Jitter", 2015).
+    """
+    longest = min(MAX_BACKOFF_S, FIRST_BACKOFF_S * 2 ** min(attempts - 1, 16))
+    return longest * (0.5 + 0.5 * jitter)
+
+
+class _Request:
+    __slots__ = ("attempts", "failing_since_s", "on_rows", "statement")
+
+    def __init__(self, statement: Statement, on_rows: Callable[[Sequence[Any]], None] | None):
+        self.statement = statement
+        self.on_rows = on_rows
+        self.attempts = 0
+        self.failing_since_s: float | None = None
+
+
+class StatementExecutor:
+    """Executes statements with at most `cassandra.in_flight` requests at once.
+
+    All bookkeeping happens in the owner's thread; the driver's thread only puts answers in a
+    queue. A failed request stays among the open ones until it succeeds, so failures slow the owner
+    down and no backlog builds up. `submit` and `drain` send the retries.
+
+    A request that fails for `cassandra.retry_timeout_ms`, or with an error that is not retryable,
+    raises StoreError; after that every call raises the same error.
+
+    kind: "read" or "write", for messages.
+    """
+
+    def __init__(self, session: Session, settings: CassandraSettings, kind: str):
+        self._session, self._kind = session, kind
+        # The driver's default, named tuples, makes a new class for every answer.
+        self._profile = session.execution_profile_clone_update(
+            EXEC_PROFILE_DEFAULT, row_factory=tuple_factory
+        )
+        self._in_flight = settings.in_flight
+        self._retry_timeout_s = settings.retry_timeout_ms / 1000
+        # The driver answers every request within its time-out, so longer silence is a fault.
+        self._max_silence_s = self._retry_timeout_s + 4 * settings.request_timeout_ms / 1000
+        self._answers: SimpleQueue[tuple[_Request, Any, BaseException | None]] = SimpleQueue()
+        self._retries: list[tuple[float, int, _Request]] = []
+        self._numbers = itertools.count()
+        self._open = 0
+        self._last_answer_s = time.monotonic()
+        self._failure: StoreError | None = None
+        self.retried = 0
+
+    def submit(
+        self, statement: Statement, on_rows: Callable[[Sequence[Any]], None] | None = None
+    ) -> None:
+        """Sends a statement; blocks while `in_flight` requests are open. Raises StoreError.
+
+        on_rows: called with the tuples that a SELECT returns.
+        """
+        self._wait_until_open_at_most(self._in_flight - 1)
+        if self._open == 0:
+            self._last_answer_s = time.monotonic()
+        self._open += 1
+        self._send(_Request(statement, on_rows))
+
+    def drain(self) -> None:
+        """Returns when every request has succeeded. Raises StoreError."""
+        self._wait_until_open_at_most(0)
+
+    def _wait_until_open_at_most(self, limit: int) -> None:
+        if self._failure is not None:
+            raise self._failure
+        while self._open > limit:
+            self._send_due_retries()
+            try:
+                request, rows, error = self._answers.get(timeout=self._poll_timeout_s())
+            except Empty:
+                self._check_silence()
+                continue
+            self._last_answer_s = time.monotonic()
+            if error is None:
+                self._open -= 1
+                if request.on_rows is not None:
+                    request.on_rows(rows or ())
+            else:
+                self._schedule_retry(request, error)
+
+    def _send(self, request: _Request) -> None:
+        future = self._session.execute_async(request.statement, execution_profile=self._profile)
+        put = self._answers.put
+        future.add_callbacks(
+            callback=lambda rows: put((request, rows, None)),
+            errback=lambda error: put((request, None, error)),
+        )
+
+    def _schedule_retry(self, request: _Request, error: BaseException) -> None:
+        now_s = time.monotonic()
+        request.attempts += 1
+        if request.failing_since_s is None:
+            request.failing_since_s = now_s
+        if not is_retryable(error):
+            self._fail(f"refused: {describe_error(error)}")
+        failing_s = now_s - request.failing_since_s
+        if failing_s >= self._retry_timeout_s:
+            self._fail(
+                f"kept failing for {failing_s:.1f} s in {request.attempts} attempts"
+                f" (cassandra.retry_timeout_ms = {self._retry_timeout_s * 1000:.0f}):"
+                f" {describe_error(error)}"
+            )
+        if not self._retries:  # one line per outage, not one per request
+            log.warning("Cassandra %s fails, retrying: %s", self._kind, describe_error(error))
+        due_s = now_s + backoff_s(request.attempts, random.random())
+        heapq.heappush(self._retries, (due_s, next(self._numbers), request))
+
+    def _send_due_retries(self) -> None:
+        while self._retries and self._retries[0][0] <= time.monotonic():
+            _, _, request = heapq.heappop(self._retries)
+            self.retried += 1
+            self._send(request)
+
+    def _poll_timeout_s(self) -> float:
+        if not self._retries:
+            return 1.0
+        return min(1.0, max(0.0, self._retries[0][0] - time.monotonic()))
+
+    def _check_silence(self) -> None:
+        silent_s = time.monotonic() - self._last_answer_s
+        if silent_s > self._max_silence_s:
+            self._fail(f"got no answer for {silent_s:.0f} s, not even a time-out")
+
+    def _fail(self, reason: str) -> None:
+        self._failure = StoreError(f"Cassandra {self._kind} {reason}")
+        raise self._failure
