@@ -24,7 +24,7 @@ from liveprofile.flink import java, rest
 from liveprofile.flink.rest import wait_until_running
 from liveprofile.kafka.topics import create_topics
 from liveprofile.storage.schema import create_schema
-from models.profile.checkpoint import ModelCard
+from models.profile.model_card import ModelCard
 from stack.local import Stack
 
 METRICS = {

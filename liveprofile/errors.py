@@ -25,6 +25,10 @@ class ServiceError(LiveprofileError):
     exit_code = 3
 
 
+class ServiceUnavailableError(ServiceError):
+    """A service does not answer in time. Reading again may help (liveprofile/retry.py)."""
+
+
 class StoreError(ServiceError):
     """A write still fails after all retries.
 

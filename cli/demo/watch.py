@@ -1,4 +1,8 @@
-"""How far the demo's job has come, read from where it writes: Cassandra and the alerts' topic."""
+"""Observes the progress of the demo's job in Cassandra and in the alert topic.
+
+The reads only feed the display. A service that does not answer in time is skipped until the next
+look.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,17 @@ from collections import deque
 from typing import Any, NamedTuple
 
 import orjson
-from cassandra import DriverException
-from cassandra.cluster import NoHostAvailable, Session
-from cassandra.protocol import ErrorMessage
+from cassandra.cluster import Session
 
 from cli.risk.alert_output import deduplicate
 from liveprofile.alerts.cloud_events import ALERT_TYPE
 from liveprofile.config import Settings
-from liveprofile.errors import ServiceError
+from liveprofile.errors import ServiceUnavailableError
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.storage import queries
-from liveprofile.storage.connection import describe_error
+from liveprofile.storage.cql import execute
 from liveprofile.storage.queries import StoredDelta
 
 SHOWN = 5
@@ -28,28 +30,30 @@ READ_EVERY_S = 2.0
 
 
 class Snapshot(NamedTuple):
-    read: int  # records that the job's last checkpoint covers, heartbeats too
-    used: int  # events that stored profiles have seen
-    profiles: int  # written, one for each user and window
+    read: int  # records covered by the job's last checkpoint, heartbeats included
+    used: int  # events in stored profiles
+    profiles: int  # stored, one for each user and window
     profiles_per_s: float
-    closed_ms: int | None  # the latest window end that a profile was stored for
+    closed_ms: int | None  # the latest window end with a stored profile
     latest: list[StoredDelta]  # newest first
     flags: int
     latest_flags: list[dict[str, Any]]  # alerts, newest first
 
 
-class _Row(NamedTuple):
+class _UserRow(NamedTuple):
     window_end_ms: int
     events: int
     windows: int
 
 
-class Watcher:
-    """Each `look` reads one row a user: the demo has few users and many windows."""
+class JobWatcher:
+    """Each `look` reads one row for each user: the demo has few users and many windows."""
 
     def __init__(self, session: Session, settings: Settings):
         self._session, self._settings = session, settings
-        self._rows: dict[str, _Row] = {}
+        self.skipped = 0  # looks during which a service did not answer
+        self._snapshot = Snapshot(0, 0, 0, 0.0, None, [], 0, [])
+        self._rows: dict[str, _UserRow] = {}
         self._latest: list[StoredDelta] = []
         self._places: dict[int, int] = {}
         self._seen: set[str] = set()
@@ -58,8 +62,15 @@ class Watcher:
         self._pace: deque[tuple[float, int]] = deque()
 
     def look(self) -> Snapshot:
-        """Raises ServiceError."""
-        # First: what a checkpoint covers is stored and sent, so the rest of this look has it.
+        """The present state; the last one if a service does not answer. Raises ServiceError."""
+        try:
+            self._snapshot = self._read_snapshot()
+        except ServiceUnavailableError:
+            self.skipped += 1
+        return self._snapshot
+
+    def _read_snapshot(self) -> Snapshot:
+        # Offsets first: what a checkpoint covers is stored and sent, so the later reads see it.
         read = self._records_read()
         rows = self._read_rows()
         self._read_alerts()
@@ -82,27 +93,22 @@ class Watcher:
             latest_flags=self._alerts[: -SHOWN - 1 : -1],
         )
 
-    def _read_rows(self) -> dict[str, _Row]:
+    def _read_rows(self) -> dict[str, _UserRow]:
         query = (
             "SELECT user_id, to_unix_timestamp(window_end) AS window_end_ms, events_total, profile"
             " FROM user_profile"
         )
-        try:
-            return {
-                row.user_id: _Row(
-                    row.window_end_ms,
-                    row.events_total,
-                    int(orjson.loads(row.profile)["features"]["windows"]),
-                )
-                for row in self._session.execute(query)
-            }
-        except (NoHostAvailable, DriverException, ErrorMessage) as error:
-            raise ServiceError(
-                f"Cassandra, reading user_profile: {describe_error(error)}"
-            ) from None
+        return {
+            row.user_id: _UserRow(
+                row.window_end_ms,
+                row.events_total,
+                int(orjson.loads(row.profile)["features"]["windows"]),
+            )
+            for row in execute(self._session, query)
+        }
 
     def _records_read(self) -> int:
-        """Asked for less often: it moves with checkpoints only."""
+        """Reads offsets less often, since they change with checkpoints only."""
         now_s = time.monotonic()
         if now_s - self._read_s >= READ_EVERY_S:
             topic = self._settings.topics.events
@@ -117,7 +123,7 @@ class Watcher:
             for partition, held in offsets.partition_ranges(self._settings, topic).items()
         }
         new = deduplicate(read_topic(self._settings, topic, spans), self._seen)
-        flags = (alert for alert in new if alert["type"] == ALERT_TYPE)  # drift is no user's
+        flags = (alert for alert in new if alert["type"] == ALERT_TYPE)  # a drift alert has no user
         self._alerts += sorted(flags, key=lambda alert: alert["time"])
         self._places = {partition: span.end for partition, span in spans.items()}
 

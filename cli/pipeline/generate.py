@@ -53,7 +53,7 @@ def generate(
     """Simulate a shop with known frauds and write its events and labels to files.
 
     The last line is JSON with the counts of what was written; it goes to stderr if the events go
-    to stdout. docs/generator.md describes the simulation.
+    to stdout. docs/simulator.md describes the simulation.
     """
     import orjson
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import sys
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ from cli.common import (
     print_json,
     read_settings,
 )
-from liveprofile.resources import ROOT, product_path
+from liveprofile.resources import ROOT
 
 JOB = ROOT / "jobs" / "profile_job.py"
 PARALLELISM_VARIABLE = "LIVEPROFILE_JOB__PARALLELISM"
@@ -46,27 +45,14 @@ def submit(
     json: JsonOption = False,
 ) -> None:
     """Create missing topics and tables, then submit the profile job to Flink."""
+    from cli.pipeline.job_submission import submit_job
     from liveprofile.flink.rest import wait_until_running
-    from liveprofile.flink.submission import flink_run
-    from liveprofile.kafka.topics import create_topics
-    from liveprofile.storage.schema import create_schema
-    from models.profile.checkpoint import ModelCard
 
     if parallelism is not None:
         # The job is another process: it reads its settings from the file and the environment.
         os.environ[PARALLELISM_VARIABLE] = str(parallelism)
     settings, file = read_settings(config), config_file(config)
-    embedding_dim = ModelCard.read(product_path(settings.model.checkpoint)).shape["embedding"]
-    created = create_topics(settings)
-    if settings.job.store == "cassandra":
-        create_schema(settings.cassandra, embedding_dim)
-    job_id = flink_run(
-        settings.flink.rest_url,
-        JOB,
-        ["--config", str(file.resolve())] if file else [],
-        python=sys.executable,
-        savepoint=savepoint,
-    )
+    job_id, created = submit_job(settings, file, savepoint)
     if wait:
         wait_until_running(settings.flink.rest_url, job_id, WAIT_TIMEOUT_S)
     result = {"job_id": job_id, "name": settings.job.name, "topics_created": created}

@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any, Literal
 from urllib.parse import quote
 
-from liveprofile.errors import ServiceError
+from liveprofile.errors import ServiceError, ServiceUnavailableError
+from liveprofile.retry import until_deadline
 
 TERMINAL_STATES = {"FINISHED", "CANCELED", "FAILED"}
 
@@ -19,8 +20,15 @@ TERMINAL_STATES = {"FINISHED", "CANCELED", "FAILED"}
 def request(rest_url: str, path: str, method: str = "GET", body: Any = None) -> dict[str, Any]:
     """One call of Flink's REST interface; returns the parsed answer.
 
+    A GET is sent again if Flink does not answer in time (liveprofile/retry.py).
     Raises ServiceError with the address and Flink's reason if Flink refuses or does not answer.
     """
+    if method == "GET":
+        return until_deadline(lambda: _request(rest_url, path, method, body))
+    return _request(rest_url, path, method, body)
+
+
+def _request(rest_url: str, path: str, method: str, body: Any) -> dict[str, Any]:
     data = None if body is None else json.dumps(body).encode()
     call = urllib.request.Request(
         rest_url.rstrip("/") + path,
@@ -37,7 +45,9 @@ def request(rest_url: str, path: str, method: str = "GET", body: Any = None) -> 
         raise ServiceError(f"Flink at {rest_url} refuses {method} {path}: {detail}") from None
     except OSError as error:  # URLError and timeouts are OSErrors
         reason = getattr(error, "reason", error)
-        raise ServiceError(f"no Flink JobManager answers at {rest_url}: {reason}") from None
+        timed_out = isinstance(reason, TimeoutError)
+        kind = ServiceUnavailableError if timed_out else ServiceError
+        raise kind(f"no Flink JobManager answers at {rest_url}: {reason}") from None
     return json.loads(text) if text else {}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
@@ -32,6 +33,13 @@ class EventRecords(NamedTuple):
     keys: list[bytes | None]
     values: list[bytes]
     times_ms: list[int | None]
+
+    def without(self, values: Container[bytes]) -> EventRecords:
+        """The events whose payload is not in `values`."""
+        kept = [event for event in zip(*self, strict=True) if event[1] not in values]
+        return (
+            EventRecords(*map(list, zip(*kept, strict=True))) if kept else EventRecords([], [], [])
+        )
 
 
 class Translator(Protocol):

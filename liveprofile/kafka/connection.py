@@ -5,9 +5,17 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from confluent_kafka import KafkaException
+from confluent_kafka import KafkaError, KafkaException
 
 from liveprofile.config import KafkaSettings
+from liveprofile.errors import ServiceError, ServiceUnavailableError
+
+_NO_ANSWER = (
+    KafkaError._TIMED_OUT,
+    KafkaError._TRANSPORT,
+    KafkaError._ALL_BROKERS_DOWN,
+    KafkaError.REQUEST_TIMED_OUT,
+)
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +38,12 @@ def client_config(kafka: KafkaSettings) -> dict[str, Any]:
     if kafka.ca_file:
         config["ssl.ca.location"] = kafka.ca_file
     return config
+
+
+def service_error(message: str, error: KafkaException) -> ServiceError:
+    """The error to raise: ServiceUnavailableError if the brokers did not answer in time."""
+    unavailable = bool(error.args) and error.args[0].code() in _NO_ANSWER
+    return (ServiceUnavailableError if unavailable else ServiceError)(message)
 
 
 def error_text(error: KafkaException) -> str:

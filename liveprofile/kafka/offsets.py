@@ -11,13 +11,13 @@ from confluent_kafka import (
     KafkaException,
     TopicPartition,
 )
-from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_fixed
 
 from liveprofile.config import KafkaSettings, Settings
 from liveprofile.errors import ServiceError
-from liveprofile.kafka.connection import error_text
+from liveprofile.kafka.connection import error_text, service_error
 from liveprofile.kafka.records import POLL_INTERVAL_S, open_consumer
 from liveprofile.kafka.topics import PartitionRange, partitions, query_ranges
+from liveprofile.retry import until_deadline
 
 # A new group or a broker that has just started has no coordinator for a moment.
 COORDINATOR_ERRORS = (
@@ -25,7 +25,6 @@ COORDINATOR_ERRORS = (
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.NOT_COORDINATOR,
 )
-COORDINATOR_RETRY_S = 0.2
 
 
 def partition_ranges(settings: Settings, topic: str) -> dict[int, PartitionRange]:
@@ -55,8 +54,8 @@ def committed_offsets(
         try:
             committed = _fetch_committed(consumer, requested, settings.kafka.request_timeout_s)
         except KafkaException as error:
-            raise ServiceError(
-                f"Kafka does not report the offsets of group {group_id}: {error_text(error)}"
+            raise service_error(
+                f"Kafka does not report the offsets of group {group_id}: {error_text(error)}", error
             ) from None
     return {
         position.partition: position.offset
@@ -73,13 +72,9 @@ def _fetch_committed(
     consumer: Consumer, requested: list[TopicPartition], timeout_s: float
 ) -> list[TopicPartition]:
     """Retries while the group has no coordinator, for at most `timeout_s`."""
-    retrying = Retrying(
-        retry=retry_if_exception(_lacks_coordinator),
-        stop=stop_after_delay(timeout_s),
-        wait=wait_fixed(COORDINATOR_RETRY_S),
-        reraise=True,
+    return until_deadline(
+        lambda: consumer.committed(requested, timeout=timeout_s), timeout_s, _lacks_coordinator
     )
-    return retrying(consumer.committed, requested, timeout=timeout_s)
 
 
 def lag(settings: Settings, group_id: str | None = None, topic: str | None = None) -> int:

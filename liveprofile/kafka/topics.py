@@ -9,7 +9,7 @@ from confluent_kafka.admin import AdminClient, NewTopic
 
 from liveprofile.config import KafkaSettings, Settings, TopicSettings
 from liveprofile.errors import ServiceError
-from liveprofile.kafka.connection import client_config, error_text
+from liveprofile.kafka.connection import client_config, error_text, service_error
 
 
 class NoTopicError(ServiceError):
@@ -101,8 +101,8 @@ def query_ranges(consumer: Consumer, kafka: KafkaSettings, topic: str) -> dict[i
                 TopicPartition(topic, number), timeout=kafka.request_timeout_s
             )
         except KafkaException as error:
-            raise ServiceError(
-                f"Kafka does not report the offsets of {topic}/{number}: {error_text(error)}"
+            raise service_error(
+                f"Kafka does not report the offsets of {topic}/{number}: {error_text(error)}", error
             ) from None
         ranges[number] = PartitionRange(first, end)
     return ranges
@@ -113,7 +113,8 @@ def metadata(client: Any, kafka: KafkaSettings, topic: str | None = None) -> Any
     try:
         return client.list_topics(topic, timeout=kafka.request_timeout_s)
     except KafkaException as error:
-        raise ServiceError(
+        raise service_error(
             f"Kafka at {kafka.bootstrap_servers} does not answer ({error_text(error)});"
-            " is it up, and is kafka.bootstrap_servers right?"
+            " is it up, and is kafka.bootstrap_servers right?",
+            error,
         ) from None

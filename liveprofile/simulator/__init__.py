@@ -3,7 +3,7 @@
     for day in Shop(ShopConfig(users=1_000, days=30, seed=7)):
         day.events, day.labels  # Arrow tables; day.records() and day.lines() for JSON
 
-The same configuration and seed give the same bytes. docs/generator.md lists the distributions
+The same configuration and seed give the same bytes. docs/simulator.md lists the distributions
 and the reasons for them.
 """
 

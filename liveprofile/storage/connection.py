@@ -7,7 +7,14 @@ import ssl
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from cassandra import ConsistencyLevel, DriverException, ProtocolVersion
+from cassandra import (
+    ConsistencyLevel,
+    DriverException,
+    OperationTimedOut,
+    ProtocolVersion,
+    Timeout,
+    Unavailable,
+)
 from cassandra.auth import PlainTextAuthProvider
 from cassandra.cluster import (
     EXEC_PROFILE_DEFAULT,
@@ -21,11 +28,20 @@ from cassandra.policies import (
     DCAwareRoundRobinPolicy,
     TokenAwarePolicy,
 )
-from cassandra.protocol import ErrorMessage
+from cassandra.protocol import ErrorMessage, IsBootstrappingErrorMessage, OverloadedErrorMessage
 
 from liveprofile.config import CassandraSettings
-from liveprofile.errors import ConfigError, ServiceError
+from liveprofile.errors import ConfigError, ServiceError, ServiceUnavailableError
+from liveprofile.retry import until_deadline
 
+_UNAVAILABLE = (
+    NoHostAvailable,
+    OperationTimedOut,
+    Timeout,
+    Unavailable,
+    IsBootstrappingErrorMessage,
+    OverloadedErrorMessage,
+)
 RECONNECT_DELAY_S = 1.0
 CONNECT_TIMEOUT_S = 5.0
 HEARTBEAT_S = 10.0
@@ -35,9 +51,15 @@ def connect(settings: CassandraSettings, *, use_keyspace: bool = True) -> Sessio
     """A session of a new cluster object that uses the keyspace; `close` ends both.
 
     Statements run with the consistency and the request timeout of the settings.
+    A node that does not answer in time is asked again until the deadline of liveprofile.retry; one
+    that refuses the connection is not.
     Raises ServiceError if no node answers or the keyspace is missing, ConfigError for a bad CA
     file.
     """
+    return until_deadline(lambda: _connect(settings, use_keyspace))
+
+
+def _connect(settings: CassandraSettings, use_keyspace: bool) -> Session:
     profile = ExecutionProfile(
         load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(settings.local_dc)),
         consistency_level=ConsistencyLevel.name_to_value[settings.consistency],
@@ -75,7 +97,8 @@ def connect(settings: CassandraSettings, *, use_keyspace: bool = True) -> Sessio
             session.set_keyspace(settings.keyspace)
     except (NoHostAvailable, DriverException, ErrorMessage, OSError) as error:
         cluster.shutdown()
-        raise ServiceError(
+        kind = ServiceUnavailableError if _timed_out(error) else ServiceError
+        raise kind(
             f"Cassandra at {address(settings)} (data centre {settings.local_dc}):"
             f" {describe_error(error)}"
         ) from None
@@ -98,6 +121,16 @@ def open_session(settings: CassandraSettings) -> Iterator[Session]:
         yield session
     finally:
         close(session)
+
+
+def is_unavailable(error: BaseException) -> bool:
+    """True if the statement may succeed when it is sent again."""
+    return isinstance(error, _UNAVAILABLE)
+
+
+def _timed_out(error: BaseException) -> bool:
+    causes = error.errors.values() if isinstance(error, NoHostAvailable) else [error]
+    return any(isinstance(cause, (OperationTimedOut, TimeoutError)) for cause in causes)
 
 
 def describe_error(error: BaseException) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -12,21 +12,54 @@ from cassandra.concurrent import execute_concurrent_with_args
 from cassandra.protocol import ErrorMessage
 from cassandra.query import Statement
 
-from liveprofile.errors import ServiceError
-from liveprofile.storage.connection import describe_error
+from liveprofile.errors import ServiceError, ServiceUnavailableError
+from liveprofile.retry import until_deadline
+from liveprofile.storage.connection import describe_error, is_unavailable
 
 
-def execute(session: Session, query: str | Statement, values: Sequence[Any] = ()) -> ResultSet:
-    """Executes one statement.
+def execute(
+    session: Session,
+    query: str | Statement,
+    values: Sequence[Any] = (),
+    paging_state: bytes | None = None,
+) -> ResultSet:
+    """Executes one statement, once.
 
     Raises ServiceError. A conditional write that timed out may have been applied.
     """
     try:
-        return session.execute(query, values or None)
+        return session.execute(query, values or None, paging_state=paging_state)
     except (NoHostAvailable, DriverException, ErrorMessage) as error:
-        raise ServiceError(
-            f"Cassandra, keyspace {session.keyspace}: {describe_error(error)}"
-        ) from None
+        raise _service_error(session, error) from None
+
+
+def read(
+    session: Session,
+    query: str | Statement,
+    values: Sequence[Any] = (),
+    paging_state: bytes | None = None,
+) -> ResultSet:
+    """Executes a SELECT, again if Cassandra does not answer in time (liveprofile/retry.py).
+
+    Raises ServiceError.
+    """
+    return until_deadline(lambda: execute(session, query, values, paging_state))
+
+
+def read_pages(session: Session, query: Statement, values: Sequence[Any] = ()) -> Iterator[Any]:
+    """Yields the rows of a SELECT page by page, each page read as by `read`."""
+    state: bytes | None = None
+    while True:
+        page = read(session, query, values, state)
+        yield from page.current_rows
+        state = page.paging_state
+        if state is None:
+            return
+
+
+def _service_error(session: Session, error: BaseException) -> ServiceError:
+    kind = ServiceUnavailableError if is_unavailable(error) else ServiceError
+    return kind(f"Cassandra, keyspace {session.keyspace}: {describe_error(error)}")
 
 
 def execute_per_key(session: Session, query: str, keys: Iterable[str]) -> dict[str, ResultSet]:
@@ -41,9 +74,7 @@ def execute_per_key(session: Session, query: str, keys: Iterable[str]) -> dict[s
         prepared = session.prepare(query)
         results = execute_concurrent_with_args(session, prepared, [(key,) for key in distinct])
     except (NoHostAvailable, DriverException, ErrorMessage) as error:
-        raise ServiceError(
-            f"Cassandra, keyspace {session.keyspace}: {describe_error(error)}"
-        ) from None
+        raise _service_error(session, error) from None
     return {key: result.result_or_exc for key, result in zip(distinct, results, strict=True)}
 
 

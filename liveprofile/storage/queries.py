@@ -13,14 +13,11 @@ from datetime import date
 from typing import Any, NamedTuple
 
 import orjson
-from cassandra import ConsistencyLevel, DriverException
-from cassandra.cluster import NoHostAvailable, Session
-from cassandra.protocol import ErrorMessage
+from cassandra import ConsistencyLevel
+from cassandra.cluster import Session
 from cassandra.query import SimpleStatement
 
-from liveprofile.errors import ServiceError
-from liveprofile.storage.connection import describe_error
-from liveprofile.storage.cql import execute, from_ms
+from liveprofile.storage.cql import from_ms, read, read_pages
 from liveprofile.storage.flag_buckets import FLAG_BUCKETS
 
 TOKEN_MIN, TOKEN_MAX = -(1 << 63), (1 << 63) - 1
@@ -108,7 +105,7 @@ class WindowDigests(NamedTuple):
 
 def profile(session: Session, user_id: str) -> StoredProfile | None:
     """The user's profile as of the last closed window; None for an unknown user."""
-    row = execute(session, _select("user_profile", StoredProfile, "user_id = %s"), (user_id,)).one()
+    row = read(session, _select("user_profile", StoredProfile, "user_id = %s"), (user_id,)).one()
     if row is None:
         return None
     return StoredProfile(*row)._replace(
@@ -125,7 +122,7 @@ def deltas(session: Session, user_id: str, limit: int = 20) -> list[StoredDelta]
         StoredDelta(*row)._replace(
             active_rules=_names(row.active_rules), delta=orjson.loads(row.delta)
         )
-        for row in execute(session, query, (user_id, limit))
+        for row in read(session, query, (user_id, limit))
     ]
 
 
@@ -142,14 +139,14 @@ def flags(
     since = from_ms(since_ms or 0)
     if user_id is not None:
         query = _select("risk_flag", StoredFlag, "user_id = %s AND window_end >= %s LIMIT %s")
-        return list(map(_stored_flag, execute(session, query, (user_id, since, limit))))
+        return list(map(_stored_flag, read(session, query, (user_id, since, limit))))
     query = _select(
         "risk_flag_by_day", StoredFlag, "day = %s AND bucket = %s AND window_end >= %s LIMIT %s"
     )
     merged: list[StoredFlag] = []
     for day in _days_with_flags(session, since.date()):
         buckets = [
-            map(_stored_flag, execute(session, query, (day, bucket, since, limit - len(merged))))
+            map(_stored_flag, read(session, query, (day, bucket, since, limit - len(merged))))
             for bucket in range(FLAG_BUCKETS)
         ]
         newest_first = heapq.merge(*buckets, key=lambda flag: -flag.window_end_ms)
@@ -178,7 +175,7 @@ def similar_users(
         # Cassandra answers ANN queries at no other level.
         consistency_level=ConsistencyLevel.LOCAL_ONE,
     )
-    rows = execute(session, query, (own.embedding, *segment_values, own.embedding, k + 1))
+    rows = read(session, query, (own.embedding, *segment_values, own.embedding, k + 1))
     users = [SimilarUser(*row)._replace(segments=_names(row.segments)) for row in rows]
     return [user for user in users if user.user_id != user_id][:k]
 
@@ -193,12 +190,9 @@ def scan_digests(session: Session) -> Iterator[WindowDigests]:
     edges = [
         TOKEN_MIN + (TOKEN_MAX - TOKEN_MIN) * part // SCAN_RANGES for part in range(SCAN_RANGES + 1)
     ]
-    try:
-        for start, end in itertools.pairwise(edges):
-            for row in session.execute(query, (start, end)):
-                yield WindowDigests(*row)
-    except (NoHostAvailable, DriverException, ErrorMessage) as error:
-        raise ServiceError(f"Cassandra, reading profile_delta: {describe_error(error)}") from None
+    for span in itertools.pairwise(edges):
+        for row in read_pages(session, query, span):
+            yield WindowDigests(*row)
 
 
 def _days_with_flags(session: Session, since: date) -> list[date]:
@@ -206,7 +200,7 @@ def _days_with_flags(session: Session, since: date) -> list[date]:
 
     Lists the partition keys, because the flags of a replay can lie far in the past. Days are few.
     """
-    rows = execute(session, "SELECT DISTINCT day, bucket FROM risk_flag_by_day", ())
+    rows = read(session, "SELECT DISTINCT day, bucket FROM risk_flag_by_day", ())
     days = {row.day.date() for row in rows}
     return sorted((day for day in days if day >= since), reverse=True)
 

@@ -24,7 +24,7 @@ def hash_sql(column: str) -> str:
 
 
 def user_token_sql(letter: str, time_ms: str, event_id: str, amount: str, *entities: str) -> str:
-    """SQL: a token of a user's list. `entities`: hashes, or '' for none, in the order of ENTITIES."""
+    """SQL: a token of a user's list. `entities`: hashes or '', in the order of ENTITIES."""
     if len(entities) != len(ENTITIES):
         raise ValueError(f"{len(entities)} entities, not {len(ENTITIES)}")
     return join_sql(letter, time_ms, hash_sql(event_id), amount, *entities)

@@ -55,8 +55,8 @@ def type_letter_sql(event_type: str = "event_type") -> str:
 def id_sql(field: str, is_not_id: str, is_plain: str = "plain") -> str:
     """SQL: an id as tokens contain it, at most ID_CHARS long and without separators.
 
-    `is_not_id`: a condition, TRUE for a JSON boolean or fraction. `is_plain`: a condition, TRUE where the
-    payload contains no escape; only an escape can produce a separator.
+    `is_not_id`: a condition, TRUE for a JSON boolean or fraction. `is_plain`: a condition, TRUE
+    where the payload contains no escape; only an escape can produce a separator.
     """
     without_separators = f"TRANSLATE({field}, '{FIELD}{EVENT}{WINDOW}', '___')"
     return (

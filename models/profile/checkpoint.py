@@ -9,82 +9,18 @@ import hashlib
 import json
 import platform
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any
 
 import numpy as np
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as to_bytes
 
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import Modality
+from models.profile.model_card import CARD, VOCABULARY, WEIGHTS, ModelCard
 from models.profile.network import BehaviourTransformer, Shape
-
-WEIGHTS, VOCABULARY, CARD = "model.safetensors", "vocabulary.json", "card.json"
-
-
-class BaseCard(BaseModel):
-    """The fields that the model cards of all kinds of models share."""
-
-    model_config = ConfigDict(extra="forbid")
-    FORMAT: ClassVar[int]
-
-    format: int
-    libraries: dict[str, str]
-    sha256: dict[str, str]
-
-    @classmethod
-    def read(cls, folder: Path) -> Self:
-        """Reads the card of a checkpoint folder. Raises InputError naming the first bad field."""
-        file = folder / CARD
-        try:
-            card = cls.model_validate_json(file.read_bytes())
-        except OSError:
-            raise InputError(f"model checkpoint {folder}: {CARD} is missing") from None
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise InputError(f"model card {file}: {key}: {first['msg']}") from None
-        if card.format != cls.FORMAT:
-            raise InputError(
-                f"model card {file}: format = {card.format}, but this version reads {cls.FORMAT};"
-                " train the model again"
-            )
-        return card
-
-
-class ModalityTrial(BaseModel):
-    """The result of models/profile/training/fit_modalities.py for one modality."""
-
-    model_config = ConfigDict(extra="forbid")
-
-    name: str = Field(description="the encoder's name, or @place")
-    numbers: int = Field(ge=1, description="the length of a vector")
-    kept: bool = Field(description="whether the model has weights for the modality")
-    metrics: dict[str, Any]
-
-
-class ModelCard(BaseCard):
-    """The card of a user model."""
-
-    FORMAT: ClassVar[int] = 2
-
-    name: str
-    version: str = Field(min_length=1, max_length=100)
-    revision: int = Field(ge=0, le=999, description="breaks ties between writes of one window")
-    horizon_days: int = Field(ge=1, description="horizon of churn and expected spend")
-    decay_days: float = Field(gt=0, description="decay of the baselines and the repeat counts")
-    ranked_items: int = Field(
-        ge=1, description="candidates for next items, besides the user's previous items"
-    )
-    shape: dict[str, int]
-    recipe: dict[str, Any]
-    data: dict[str, Any]
-    metrics: dict[str, Any]
-    surprise_quantiles: dict[str, float]
-    modalities: list[ModalityTrial] = []
 
 
 def round_weights(model: BehaviourTransformer) -> None:

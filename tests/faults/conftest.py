@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.faults.shop import WINDOW, Shop, opened
-from tests.support.live_job import Job
+from tests.faults.loaded_job import WINDOW, LoadedJob, open_loaded_job
+from tests.support.job_under_test import JobUnderTest
 
 
 @pytest.fixture(scope="package")
-def shop(new_job: Callable[..., Job]) -> Iterator[Shop]:
+def shop(new_job: Callable[..., JobUnderTest]) -> Iterator[LoadedJob]:
     job = new_job("faults", window=WINDOW)
     job.submit()
-    with opened(job) as shop:
+    with open_loaded_job(job) as shop:
         yield shop

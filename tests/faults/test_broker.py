@@ -11,14 +11,14 @@ import time
 import pytest
 
 from stack.local import Stack
-from tests.faults.shop import Shop
+from tests.faults.loaded_job import LoadedJob
 
 pytestmark = pytest.mark.faults
 
 AWAY_S = 20
 
 
-def test_a_broker_that_is_away(shop: Shop, stack: Stack) -> None:
+def test_a_broker_that_is_away(shop: LoadedJob, stack: Stack) -> None:
     with shop.open(), shop.recovery("broker away for 20 s"):
         stack.kafka.kill()
         time.sleep(AWAY_S)

@@ -10,7 +10,7 @@ import time
 import pytest
 
 from stack.local import Stack
-from tests.faults.shop import Shop
+from tests.faults.loaded_job import LoadedJob
 
 pytestmark = pytest.mark.faults
 
@@ -18,7 +18,7 @@ AWAY_S = 30
 SLOW_S, TURN_S = 10, 0.5
 
 
-def test_a_node_that_is_away(shop: Shop, stack: Stack) -> None:
+def test_a_node_that_is_away(shop: LoadedJob, stack: Stack) -> None:
     with shop.open(), shop.recovery("Cassandra away for 30 s"):
         stack.cassandra.kill()
         time.sleep(AWAY_S)
@@ -26,7 +26,7 @@ def test_a_node_that_is_away(shop: Shop, stack: Stack) -> None:
     shop.check()
 
 
-def test_a_node_that_is_slow(shop: Shop, stack: Stack) -> None:
+def test_a_node_that_is_slow(shop: LoadedJob, stack: Stack) -> None:
     restarts = shop.job.restarts()
     with shop.open(), shop.recovery("Cassandra slow for 10 s"):
         try:

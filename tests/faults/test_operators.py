@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from liveprofile.flink.rest import wait_until_running
-from tests.faults.shop import WINDOW, Shop, opened
-from tests.support.live_job import Job
+from tests.faults.loaded_job import WINDOW, LoadedJob, open_loaded_job
+from tests.support.job_under_test import JobUnderTest
 
 pytestmark = pytest.mark.faults
 
@@ -29,17 +29,17 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def shop(new_job: Callable[..., Job], faults: Path) -> Iterator[Shop]:
+def shop(new_job: Callable[..., JobUnderTest], faults: Path) -> Iterator[LoadedJob]:
     job = new_job("operators", window=WINDOW)
     arguments = ("--config", str(job.config_file), "--faults", str(faults))
     job.id = job.stack.submit(JOB, *arguments)
     wait_until_running(job.rest_url, job.id, timeout_s=180)
-    with opened(job, lane=False) as shop:
+    with open_loaded_job(job, lane=False) as shop:
         yield shop
 
 
 @pytest.mark.parametrize("fault", ["source", "model", "write"])
-def test_an_operator_that_fails(fault: str, shop: Shop, faults: Path) -> None:
+def test_an_operator_that_fails(fault: str, shop: LoadedJob, faults: Path) -> None:
     restarts = shop.job.restarts()
     with shop.open(), shop.recovery(f"{fault} fails"):
         (faults / fault).touch()
@@ -49,5 +49,5 @@ def test_an_operator_that_fails(fault: str, shop: Shop, faults: Path) -> None:
     assert f"injected: {fault} fails" in shop.job.failure()
 
 
-def test_nothing_is_lost(shop: Shop) -> None:
+def test_nothing_is_lost(shop: LoadedJob) -> None:
     shop.check()

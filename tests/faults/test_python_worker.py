@@ -8,12 +8,12 @@ Recovers: by itself; the tasks restart and bring a new worker.
 import pytest
 
 from stack.local import Stack
-from tests.faults.shop import Shop
+from tests.faults.loaded_job import LoadedJob
 
 pytestmark = pytest.mark.faults
 
 
-def test_a_killed_python_worker(shop: Shop, stack: Stack) -> None:
+def test_a_killed_python_worker(shop: LoadedJob, stack: Stack) -> None:
     restarts = shop.job.restarts()
     with shop.open(), shop.recovery("Python worker killed"):
         stack.taskmanager.workers()[0].kill()

@@ -8,12 +8,12 @@ Recovers: by itself once a TaskManager is there again, from the last checkpoint.
 import pytest
 
 from stack.local import Stack
-from tests.faults.shop import Shop
+from tests.faults.loaded_job import LoadedJob
 
 pytestmark = pytest.mark.faults
 
 
-def test_a_killed_taskmanager(shop: Shop, stack: Stack) -> None:
+def test_a_killed_taskmanager(shop: LoadedJob, stack: Stack) -> None:
     restarts = shop.job.restarts()
     with shop.open(), shop.recovery("TaskManager killed"):
         stack.taskmanager.kill()

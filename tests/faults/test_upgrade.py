@@ -17,26 +17,26 @@ import pytest
 
 from liveprofile.flink import rest
 from stack.local import Stack
-from tests.faults.shop import LATE_BY_MS, STEP_MS, USERS, Shop
-from tests.support.live_job import command
+from tests.faults.loaded_job import LATE_BY_MS, STEP_MS, USERS, LoadedJob
+from tests.support.job_under_test import run_cli
 from tests.support.seeded_streams import Message
-from tests.support.shop import as_message, visits
+from tests.support.shop import shop_events, to_message
 
 pytestmark = pytest.mark.faults
 
 LATE = 40
 
 
-def late_events(shop: Shop) -> list[Message]:
-    stream = visits(99, USERS, STEP_MS, shop.clock_ms - LATE_BY_MS)
+def late_events(shop: LoadedJob) -> list[Message]:
+    stream = shop_events(99, USERS, STEP_MS, shop.clock_ms - LATE_BY_MS)
     return [
-        as_message(event | {"event_id": f"late-behind-{event['event_id']}"})
+        to_message(event | {"event_id": f"late-behind-{event['event_id']}"})
         for event in itertools.islice(stream, LATE)
     ]
 
 
 def test_another_parallelism_and_late_events_behind_the_restored_offset(
-    shop: Shop, tmp_path: Path
+    shop: LoadedJob, tmp_path: Path
 ) -> None:
     job = shop.job
     with shop.open():
@@ -51,13 +51,13 @@ def test_another_parallelism_and_late_events_behind_the_restored_offset(
 
 
 def test_a_log_of_changes_and_a_killed_python_worker(
-    shop: Shop, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    shop: LoadedJob, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = shop.job
     savepoint = rest.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
     monkeypatch.setenv("LIVEPROFILE_JOB__CHANGELOG", "true")
     given = ("--config", job.config_file, "--savepoint", savepoint)
-    refused = command("submit", "--parallelism", "2", *given, ok=False)
+    refused = run_cli("submit", "--parallelism", "2", *given, ok=False)
     assert refused.returncode != 0
     assert "has parallelism 3, the job 2; start at parallelism 3" in refused.stderr
     job.submit("--savepoint", savepoint, "--parallelism", "3")
@@ -73,7 +73,7 @@ def test_a_log_of_changes_and_a_killed_python_worker(
     assert settings["state_changelog_enabled"]
 
 
-def test_all_at_one_place(shop: Shop, tmp_path: Path) -> None:
+def test_all_at_one_place(shop: LoadedJob, tmp_path: Path) -> None:
     """The event lane's last step is chained then to the one before, and its state stays its own."""
     job = shop.job
     with ExitStack() as load, shop.recovery("stopped with a savepoint, resumed at parallelism 1"):

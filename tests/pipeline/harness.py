@@ -1,4 +1,4 @@
-"""The real job on files: records in, what it stored and sent out, in an embedded Flink."""
+"""Runs the job's pipelines on files in an embedded Flink and returns what they store and send."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from jobs.compiled_plan import CompiledPlan
 from jobs.sql import expressions as sql
 from jobs.sql import scoring_views, tables
 from liveprofile.config import Settings
-from tests.pipeline import stores
-from tests.reference.profile import Record
+from tests.pipeline import shared_sinks
+from tests.reference.windows import Record
 from tests.support.memory_sinks import MemoryProfileSink, MemoryScoringSink
 from udfs.profile.udf import profile_udf
 from udfs.rules_feed import open_fixed_rules_feed
 from udfs.scoring.udf import scoring_udf
 
-SINK = "record_key STRING, payload STRING, topic STRING, headers MAP<STRING, BYTES>"
+SINK_COLUMNS = "record_key STRING, payload STRING, topic STRING, headers MAP<STRING, BYTES>"
 
 
-class Sent(NamedTuple):
+class SentRecord(NamedTuple):
     topic: str
     key: str | None
     value: str | None
@@ -36,16 +36,16 @@ class Sent(NamedTuple):
         return int(self.headers["partition"]), int(self.headers["offset"])
 
 
-class Output(NamedTuple):
-    store: MemoryProfileSink
-    sent: list[Sent]
+class ProfileOutput(NamedTuple):
+    sink: MemoryProfileSink
+    sent: list[SentRecord]
 
-    def to(self, topic: str) -> list[Sent]:
+    def sent_to(self, topic: str) -> list[SentRecord]:
         return [sent for sent in self.sent if sent.topic == topic]
 
 
-def sendable(record: Record) -> bool:
-    """A file of JSON text can't carry bytes that are no UTF-8; the services tests send those."""
+def is_utf8(record: Record) -> bool:
+    """JSON files cannot hold other payloads. The services tests send those."""
     try:
         return record.value is None or record.value.decode("utf-8") is not None
     except UnicodeDecodeError:
@@ -53,7 +53,7 @@ def sendable(record: Record) -> bool:
 
 
 def event_clock(settings: Settings) -> str:
-    """A computed column knows no other."""
+    """Returns the expression inline: a computed column cannot refer to another one."""
     record_time = "TO_TIMESTAMP_LTZ(record_ms, 3)"
     return sql.event_clock("payload", record_time, settings.limits.max_clock_skew_ms)
 
@@ -66,14 +66,16 @@ def source_table(
     watermark: bool = True,
     arrival: str = "PROCTIME()",
 ) -> str:
-    mark = f", WATERMARK FOR event_clock AS {sql.watermark(settings.window)}" if watermark else ""
+    watermark_clause = (
+        f", WATERMARK FOR event_clock AS {sql.watermark(settings.window)}" if watermark else ""
+    )
     return f"""
         CREATE TEMPORARY TABLE {name} (
             payload STRING, record_topic STRING, record_partition INT, record_offset BIGINT,
             record_ms BIGINT, record_time AS TO_TIMESTAMP_LTZ(record_ms, 3),
             event_clock AS {event_clock(settings)},
             arrival AS {arrival}
-            {mark}
+            {watermark_clause}
         ) WITH ('connector' = 'filesystem', 'path' = '{path.as_uri()}', 'format' = 'json')"""
 
 
@@ -90,19 +92,19 @@ def write_records(path: Path, records: Iterable[Record], topic: str) -> None:
             file.write(json.dumps(row) + "\n")
 
 
-def read_sent(folder: Path) -> Iterable[Sent]:
+def read_sent(folder: Path) -> Iterable[SentRecord]:
     for file in sorted(folder.rglob("part-*")):
         for line in file.read_text(encoding="utf-8").splitlines():
             row = json.loads(line)
             headers = {
                 name: base64.b64decode(value).decode() for name, value in row["headers"].items()
             }
-            yield Sent(row["topic"], row.get("record_key"), row.get("payload"), headers)
+            yield SentRecord(row["topic"], row.get("record_key"), row.get("payload"), headers)
 
 
-def run_job(records: list[Record], settings: Settings, folder: Path) -> Output:
-    """Runs jobs.profile_job's path over `records` to its end, which closes every window."""
-    store = stores.renew()
+def run_profile_pipeline(records: list[Record], settings: Settings, folder: Path) -> ProfileOutput:
+    """Runs the profile pipeline of jobs.profile_job. The end of the input closes every window."""
+    sink = shared_sinks.new_profile_sink()
     events, sent = folder / "events.json", folder / "sent"
     write_records(events, records, settings.topics.events)
     t_env = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
@@ -110,18 +112,18 @@ def run_job(records: list[Record], settings: Settings, folder: Path) -> Output:
         t_env,
         settings,
         source=source_table(events, settings),
-        sink=tables.file_sink("sink", sent, SINK),
+        sink=tables.file_sink("sink", sent, SINK_COLUMNS),
         update_profile=profile_udf(
-            settings, stores.open_shared, open_rules_feed=open_fixed_rules_feed
+            settings, shared_sinks.open_shared_profile_sink, open_rules_feed=open_fixed_rules_feed
         ),
     )
     plan.execute().wait()
-    return Output(store, list(read_sent(sent)))
+    return ProfileOutput(sink, list(read_sent(sent)))
 
 
-class EventOutput(NamedTuple):
-    store: MemoryScoringSink
-    sent: list[Sent]
+class ScoringOutput(NamedTuple):
+    sink: MemoryScoringSink
+    sent: list[SentRecord]
 
 
 def scoring_tables(
@@ -130,39 +132,44 @@ def scoring_tables(
     return profile_job.ScoringTables(
         source_table(events, settings, name="scoring_source", watermark=False),
         source_table(labels, settings, name="label_source", watermark=False),
-        tables.file_sink("scoring_sink", sent, SINK),
-        scoring_udf(settings, stores.open_shared_events, open_rules_feed=open_fixed_rules_feed),
+        tables.file_sink("scoring_sink", sent, SINK_COLUMNS),
+        scoring_udf(
+            settings, shared_sinks.open_shared_scoring_sink, open_rules_feed=open_fixed_rules_feed
+        ),
     )
 
 
 def run_scoring_pipeline(
     records: list[Record], labels: list[Record], settings: Settings, folder: Path
-) -> EventOutput:
-    """Runs the event lane alone over events and labels, read side by side in no fixed order."""
-    store = stores.renew_events()
+) -> ScoringOutput:
+    """Runs the scoring pipeline alone. Events and labels are read in parallel, in no fixed order."""
+    sink = shared_sinks.new_scoring_sink()
     paths = {name: folder / f"{name}.json" for name in ("events", "labels")}
     write_records(paths["events"], records, settings.topics.events)
     write_records(paths["labels"], labels, settings.topics.feedback)
     t_env = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
     profile_job.configure(t_env, settings)
-    lane = scoring_tables(settings, paths["events"], paths["labels"], folder / "sent")
-    inserts = profile_job.add_scoring_pipeline(t_env, settings, lane)
+    scoring = scoring_tables(settings, paths["events"], paths["labels"], folder / "sent")
+    inserts = profile_job.add_scoring_pipeline(t_env, settings, scoring)
     CompiledPlan(t_env, inserts, profile_job.scoring_overrides(settings)).execute().wait()
-    return EventOutput(store, list(read_sent(folder / "sent")))
+    return ScoringOutput(sink, list(read_sent(folder / "sent")))
 
 
-class Known(NamedTuple):
-    """A row that the lane's function is called with."""
+class ScoringInput(NamedTuple):
+    """A row of the view scoring_input, which the scoring UDF is called with."""
 
     user_id: str
     parts: str
 
 
-def run_event_views(
+def run_scoring_views(
     records: list[Record], labels: list[Record], settings: Settings, folder: Path, *, batch: bool
-) -> list[Known]:
-    """The rows of jobs.sql.scoring_views.scoring_input: of a stream in the files' order, or of a batch, whose
-    events and labels arrive at their own times."""
+) -> list[ScoringInput]:
+    """Returns the rows of the view scoring_input.
+
+    A stream reads records in the order of the files. In a batch, events and labels arrive at their
+    own times.
+    """
     folder.mkdir()
     paths = {name: folder / f"{name}.json" for name in ("events", "labels")}
     write_records(paths["events"], records, settings.topics.events)
@@ -170,8 +177,8 @@ def run_event_views(
     mode = EnvironmentSettings.in_batch_mode if batch else EnvironmentSettings.in_streaming_mode
     t_env = TableEnvironment.create(mode())
     profile_job.configure(t_env, settings)
-    labelled = f"TO_TIMESTAMP_LTZ({sql.event_ms(sql.json_value('$.time'))}, 3)"
-    clocks = {"events": event_clock(settings), "labels": labelled}
+    label_time = f"TO_TIMESTAMP_LTZ({sql.event_ms(sql.json_value('$.time'))}, 3)"
+    clocks = {"events": event_clock(settings), "labels": label_time}
     for name, file in ("scoring_source", "events"), ("label_source", "labels"):
         arrival = {"arrival": clocks[file]} if batch else {}
         t_env.execute_sql(
@@ -185,4 +192,4 @@ def run_event_views(
         for file in sorted((folder / "rows").rglob("part-*"))
         for line in file.read_text(encoding="utf-8").splitlines()
     ]
-    return [Known(**json.loads(line)) for line in lines]
+    return [ScoringInput(**json.loads(line)) for line in lines]

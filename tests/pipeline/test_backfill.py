@@ -18,8 +18,9 @@ from liveprofile.units import HOUR_MS
 from liveprofile.wire.token_columns import read_histories
 from liveprofile.wire.tokens import EVENT
 from models.profile.data import training_rows
-from tests.reference.profile import Record, run
-from tests.support.shop import START_MS, visits
+from tests.reference.profile import run_reference
+from tests.reference.windows import Record
+from tests.support.shop import START_MS, shop_events
 
 pytestmark = pytest.mark.pipeline
 
@@ -31,7 +32,7 @@ UNTIL_MS = START_MS + 6 * HOUR_MS
 
 @pytest.fixture(scope="module")
 def events() -> list[dict[str, Any]]:
-    events = list(islice(visits(3, 12, 60_000), 600))
+    events = list(islice(shop_events(3, 12, 60_000), 600))
     twins = [
         event | {name: event[name] + TWIN for name in ("event_id", "user_id")}
         for event in events
@@ -81,7 +82,7 @@ def assert_rows_are_the_references(
         Record(0, offset, 1_790_000_000_000, None, json.dumps(event).encode())
         for offset, event in enumerate(events)
     ]
-    expected = run(records, settings, late=set()).profiles
+    expected = run_reference(records, settings, late=set()).profiles
     table = ds.dataset(folder, partitioning="hive").to_table()
     assert (result.events, result.rows) == (len(events), len(expected))
     made = {(row["user_id"], row["window_end_ms"]): row for row in table.to_pylist()}

@@ -14,7 +14,7 @@ from jobs.compiled_plan import CompiledPlan, Override
 from jobs.sql import tables
 from liveprofile.config import load
 from liveprofile.flink.jars import JARS
-from tests.pipeline import harness, stores
+from tests.pipeline import harness, shared_sinks
 from udfs.profile.udf import profile_udf
 
 pytestmark = pytest.mark.pipeline
@@ -36,8 +36,8 @@ def build(folder: Path, with_scoring: bool, parallelism: int = 2) -> CompiledPla
         TableEnvironment.create(EnvironmentSettings.in_streaming_mode()),
         settings,
         source=harness.source_table(events, settings),
-        sink=tables.file_sink("sink", sent, harness.SINK),
-        update_profile=profile_udf(settings, stores.open_shared),
+        sink=tables.file_sink("sink", sent, harness.SINK_COLUMNS),
+        update_profile=profile_udf(settings, shared_sinks.open_shared_profile_sink),
         scoring_tables=(
             harness.scoring_tables(settings, events, labels, sent) if with_scoring else None
         ),

@@ -25,14 +25,16 @@ from liveprofile.events.modalities import PLACE, Modality
 from liveprofile.resources import product_path
 from models.profile import checkpoint
 from models.profile.modality_layers import Fusion
-from tests.pipeline.harness import Output, run_job, sendable
-from tests.reference.profile import Record, run
+from models.profile.model_card import ModalityTrial
+from tests.pipeline.harness import ProfileOutput, is_utf8, run_profile_pipeline
+from tests.reference.profile import run_reference
 from tests.reference.validation import REASONS_WITH_DETAIL
+from tests.reference.windows import Record
 from tests.support import seeded_streams, streams
-from tests.support.compare import ModelScores
+from tests.support.compare import RecordingModel
 from tests.support.compare_profiles import Comparison, Expected, Key, compare_window
 from tests.support.seeded_streams import Message
-from tests.support.shop import visits
+from tests.support.shop import shop_events
 from udfs.profile.profile_row import ProfileRow
 
 pytestmark = pytest.mark.pipeline
@@ -49,21 +51,23 @@ def in_one_partition(messages: list[seeded_streams.Message]) -> list[Record]:
         Record(0, offset, RECORD_MS, message.key, message.value)
         for offset, message in enumerate(messages)
     ]
-    return [record for record in records if sendable(record)]
+    return [record for record in records if is_utf8(record)]
 
 
-def assert_equals_reference(records: list[Record], output: Output, settings: Settings) -> None:
+def assert_equals_reference(
+    records: list[Record], output: ProfileOutput, settings: Settings
+) -> None:
     """Where each record went, and every window, whatever the interleaving made late."""
-    late = {sent.position for sent in output.to(settings.topics.late)}
-    scores = ModelScores(settings)
+    late = {sent.position for sent in output.sent_to(settings.topics.late)}
+    scores = RecordingModel(settings)
     rules = tomllib.loads(product_path(settings.rules).read_text(encoding="utf-8"))["rules"]
-    expected = run(records, settings, late=late, score=scores, rules=rules)
+    expected = run_reference(records, settings, late=late, score=scores, rules=rules)
     assert expected.late == late
 
-    rejected = {sent.position: sent.headers for sent in output.to(settings.topics.rejected)}
+    rejected = {sent.position: sent.headers for sent in output.sent_to(settings.topics.rejected)}
     assert rejected.keys() == expected.rejected.keys()
     values = {(record.partition, record.offset): record.value for record in records}
-    for sent in output.to(settings.topics.rejected):
+    for sent in output.sent_to(settings.topics.rejected):
         reason, detail = expected.rejected[sent.position]
         assert sent.headers["reason"] == reason, sent
         if reason in REASONS_WITH_DETAIL:
@@ -72,7 +76,7 @@ def assert_equals_reference(records: list[Record], output: Output, settings: Set
         assert sent.value == (None if value is None else value.decode())
 
     found = Comparison()
-    stored = {Key(*key): row for key, row in output.store.deltas.items()}
+    stored = {Key(*key): row for key, row in output.sink.deltas.items()}
     assert stored.keys() == expected.profiles.keys()
     for (key, profile), score in zip(expected.profiles.items(), scores.scores, strict=True):
         row = stored[Key(*key)]
@@ -81,7 +85,7 @@ def assert_equals_reference(records: list[Record], output: Output, settings: Set
         found.equal("flags", key, *({flag.flag_id for flag in x.flags} for x in (row, profile)))
     assert found.ok, json.dumps(found.as_json(), indent=2)
 
-    alerts = [json.loads(sent.value or "") for sent in output.to(settings.topics.alerts)]
+    alerts = [json.loads(sent.value or "") for sent in output.sent_to(settings.topics.alerts)]
     flags = [flag.flag_id for profile in expected.profiles.values() for flag in profile.flags]
     assert Counter(alert["id"] for alert in alerts) == Counter(flags)
 
@@ -95,9 +99,9 @@ def as_stored(row: ProfileRow) -> SimpleNamespace:
 def test_a_mixed_stream_equals_the_reference(stagger_ms: int, tmp_path: Path) -> None:
     settings = settings_of(stagger_ms=stagger_ms)
     records = in_one_partition(
-        seeded_streams.mixed(islice(visits(7, 25, 20_000), 2_000), seed=7).messages
+        seeded_streams.with_faults(islice(shop_events(7, 25, 20_000), 2_000), seed=7).messages
     )
-    output = run_job(records, settings, tmp_path)
+    output = run_profile_pipeline(records, settings, tmp_path)
     assert_equals_reference(records, output, settings)
 
 
@@ -111,8 +115,7 @@ def reads_media(folder: Path) -> Path:
         torch.nn.init.normal_(weight, std=0.5)
     fields = card.model_dump(exclude={"format", "shape", "sha256", "modalities"})
     tried = [
-        checkpoint.ModalityTrial(name=one.name, numbers=one.numbers, kept=True, metrics={})
-        for one in kept
+        ModalityTrial(name=one.name, numbers=one.numbers, kept=True, metrics={}) for one in kept
     ]
     checkpoint.save(folder, network, items, categories, **fields, modalities=tried)
     return folder
@@ -137,46 +140,48 @@ def test_what_events_bring_beside_tokens_reaches_the_model(tmp_path: Path) -> No
     settings = load(
         job={"parallelism": 1, "name": "pipeline"}, model={"checkpoint": str(checkpoint_folder)}
     )
-    events = [with_media(e, n) for n, e in enumerate(islice(visits(3, 6, 20_000), 300))]
+    events = [with_media(e, n) for n, e in enumerate(islice(shop_events(3, 6, 20_000), 300))]
     records = in_one_partition(
         [Message(e["user_id"].encode(), json.dumps(e).encode()) for e in events]
     )
-    output = run_job(records, settings, tmp_path)
+    output = run_profile_pipeline(records, settings, tmp_path)
     assert_equals_reference(records, output, settings)
 
-    scores = ModelScores(settings)
-    expected = run(records, settings, late=set(), score=scores)
+    scores = RecordingModel(settings)
+    expected = run_reference(records, settings, late=set(), score=scores)
     said = dict(zip(expected.profiles, scores.scores, strict=True))
-    without = ModelScores(settings)
+    without = RecordingModel(settings)
     without.model.modalities = frozenset()
-    run(records, settings, late=set(), score=without)
+    run_reference(records, settings, late=set(), score=without)
     plain = dict(zip(expected.profiles, without.scores, strict=True))
     moved = 0
-    for key, row in output.store.deltas.items():
+    for key, row in output.sink.deltas.items():
         interests = list(orjson.loads(row.profile_json)["interests"].values())
         np.testing.assert_allclose(interests, said[key].interests_after_p[0], atol=2e-4)
         moved += abs(said[key].interests_after_p - plain[key].interests_after_p).max() > 0.01
     assert moved > 0.5 * len(said)
     read = [
-        orjson.loads(row.delta_json)["window"].get("media") for row in output.store.deltas.values()
+        orjson.loads(row.delta_json)["window"].get("media") for row in output.sink.deltas.values()
     ]
     assert ["clip", "voice.v2"] in read and None in read
 
 
 def test_payloads_written_anyhow_equal_the_reference(tmp_path: Path) -> None:
     settings = settings_of()
-    records = in_one_partition(seeded_streams.written_anyhow(1_500, seed=3))
-    output = run_job(records, settings, tmp_path)
+    records = in_one_partition(seeded_streams.payload_variants(1_500, seed=3))
+    output = run_profile_pipeline(records, settings, tmp_path)
     assert_equals_reference(records, output, settings)
 
 
 def test_poison_does_not_stop_the_job(tmp_path: Path) -> None:
     settings = settings_of()
-    good = list(islice(visits(1, 5, 20_000), 200))
-    messages = seeded_streams.mixed(good, seed=1).messages + seeded_streams.poison(300, seed=2)
+    good = list(islice(shop_events(1, 5, 20_000), 200))
+    messages = seeded_streams.with_faults(good, seed=1).messages + seeded_streams.poison_messages(
+        300, seed=2
+    )
     records = in_one_partition(messages)
-    output = run_job(records, settings, tmp_path)
-    used = b"".join(row.digests for row in output.store.deltas.values())
+    output = run_profile_pipeline(records, settings, tmp_path)
+    used = b"".join(row.digests for row in output.sink.deltas.values())
     gone = {sent.position for sent in output.sent if "offset" in sent.headers}
     assert len(used) // 8 >= len(good)
     assert len(gone) == len([sent for sent in output.sent if "offset" in sent.headers])
@@ -194,6 +199,6 @@ def test_any_stream_equals_the_reference(
     records: list[Record], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     settings = settings_of()
-    sent = [record for record in records if sendable(record)]
-    output = run_job(sent, settings, tmp_path_factory.mktemp("any"))
+    sent = [record for record in records if is_utf8(record)]
+    output = run_profile_pipeline(sent, settings, tmp_path_factory.mktemp("any"))
     assert_equals_reference(sent, output, settings)

@@ -18,22 +18,26 @@ from liveprofile.resources import product_path
 from liveprofile.simulator import separate_device_purchases, shared_device_ring
 from liveprofile.units import DAY_MS
 from models.fraud.model import FraudModel
-from tests.pipeline.harness import EventOutput, Known, run_event_views, run_scoring_pipeline
-from tests.reference.entity_features import HOUR as HOUR_MS
-from tests.reference.entity_features import LETTERS, Arrival
+from tests.pipeline.harness import (
+    ScoringInput,
+    ScoringOutput,
+    run_scoring_pipeline,
+    run_scoring_views,
+)
+from tests.reference.entity_features import HOUR_MS, TYPE_LETTERS, Arrival
 from tests.reference.entity_features import Event as Scored
-from tests.reference.profile import Record
 from tests.reference.scoring import (
+    alerting_flag_ids,
     decide,
-    first_rows,
-    loud,
-    parts,
+    event_parts,
+    first_occurrences,
     read_event,
     read_events,
     read_label,
 )
+from tests.reference.windows import Record
 from tests.support import simulated_streams
-from tests.support.simulated_streams import Event, payload, records
+from tests.support.simulated_streams import Event, payload, to_records
 
 pytestmark = pytest.mark.pipeline
 
@@ -56,9 +60,9 @@ def settings_of() -> Settings:
 
 
 class Run(NamedTuple):
-    records: list[Record]
+    to_records: list[Record]
     labels: list[Record]
-    output: EventOutput
+    output: ScoringOutput
     settings: Settings
 
 
@@ -68,23 +72,27 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     labels that are given after the last event."""
     settings = settings_of()
     events = sorted(
-        simulated_streams.shop(seed=7)
-        + simulated_streams.apart(shared_device_ring(50, 3), "ring-")
-        + simulated_streams.apart(separate_device_purchases(50), "devices-")
-        + simulated_streams.apart(separate_device_purchases(50, addresses=10_000), "nothing-"),
+        simulated_streams.simulated_shop(seed=7)
+        + simulated_streams.with_own_ids(shared_device_ring(50, 3), "ring-")
+        + simulated_streams.with_own_ids(separate_device_purchases(50), "devices-")
+        + simulated_streams.with_own_ids(
+            separate_device_purchases(50, addresses=10_000), "nothing-"
+        ),
         key=lambda event: event["event_time"],
     )
-    values = list(simulated_streams.with_oddities(events, seed=7))
+    values = list(simulated_streams.irregular_payloads(events, seed=7))
     after_ms = events[-1]["event_time"] + DAY_MS
     labels = [
-        simulated_streams.label(event, ("fraud", "legitimate")[number % 2], after_ms + number)
+        simulated_streams.label_payload(
+            event, ("fraud", "legitimate")[number % 2], after_ms + number
+        )
         for number, event in enumerate(events[::20])
     ]
     labels[5:5] = BROKEN_LABELS
-    labels.append(simulated_streams.label(events[0], "fraud", after_ms).replace(
+    labels.append(simulated_streams.label_payload(events[0], "fraud", after_ms).replace(
         f'"time": {after_ms}'.encode(), b'"time": "2030-01-01T01:00:00+01:00"'
     ))  # fmt: skip
-    found = records(values), records([*labels, None])
+    found = to_records(values), to_records([*labels, None])
     output = run_scoring_pipeline(*found, settings, tmp_path_factory.mktemp("lane"))
     return Run(*found, output, settings)
 
@@ -94,7 +102,7 @@ def test_scores_rules_and_flags_equal_the_reference(run: Run) -> None:
     rules = tomllib.loads(product_path(run.settings.rules).read_text(encoding="utf-8"))["rules"]
     arrivals = read_events(run.records, run.settings.limits)
     expected = decide(arrivals, rules, model, run.settings.scoring.history)
-    store = run.output.store
+    store = run.output.sink
     assert len(arrivals) > len(expected) + 20  # copies
     assert store.scores.keys() == expected.keys()
     for key, decision in expected.items():
@@ -108,7 +116,7 @@ def test_scores_rules_and_flags_equal_the_reference(run: Run) -> None:
     alerts = [
         json.loads(sent.value or "") for sent in run.output.sent if "topic" not in sent.headers
     ]
-    flags = loud(expected, rules)
+    flags = alerting_flag_ids(expected, rules)
     assert Counter(alert["id"] for alert in alerts) == Counter(flags)
     assert {alert["data"]["rule_id"] for alert in alerts} >= {"card_testing", "device_many_users"}
     assert any(not any(row.entities) for row in store.scores.values())
@@ -118,9 +126,7 @@ def test_escaped_types_are_scored(run: Run) -> None:
     hidden = [one for one in run.records if b"\\u00" in (one.value or b"")]
     scored = [event for one in hidden if (event := read_event(one, run.settings.limits))]
     assert len(scored) > 20
-    assert {event.id for event in scored} <= {
-        event_id for _, _, event_id in run.output.store.scores
-    }
+    assert {event.id for event in scored} <= {event_id for _, _, event_id in run.output.sink.scores}
 
 
 def test_broken_labels_are_rejected(run: Run) -> None:
@@ -136,7 +142,7 @@ def test_a_ring_is_flagged_by_what_it_shares(run: Run) -> None:
     flagged = {
         (prefix, rule): {
             user_id
-            for user_id, _, rule_id in run.output.store.flags
+            for user_id, _, rule_id in run.output.sink.flags
             if user_id.startswith(prefix) and rule_id == rule
         }
         for prefix in ("ring-", "devices-", "nothing-")
@@ -152,7 +158,7 @@ def test_a_ring_is_flagged_by_what_it_shares(run: Run) -> None:
 # --- stream and batch -----------------------------------------------------------------------------
 
 
-def told(row: Known) -> tuple:
+def told(row: ScoringInput) -> tuple:
     """The row in a form of its own: parts in order, amounts as numbers, ids without a sign, which
     Flink's HASH_CODE drops."""
     lists = {one[0]: one[1:] for one in row.parts.split("\x1d")}
@@ -171,28 +177,30 @@ def told(row: Known) -> tuple:
 
 
 def some_events() -> list[Event]:
-    return simulated_streams.shop(seed=3, users=30, days=2)
+    return simulated_streams.simulated_shop(seed=3, users=30, days=2)
 
 
 def reference_rows(arrivals: list[Arrival], keep: int) -> Counter:
     rows = [(one, row) for row, one in enumerate(arrivals) if isinstance(one, Scored)]
-    return Counter(told(Known(one.user, parts(arrivals, row, keep))) for one, row in rows)
+    return Counter(
+        told(ScoringInput(one.user, event_parts(arrivals, row, keep))) for one, row in rows
+    )
 
 
 def test_a_streams_rows_are_the_references(tmp_path: Path) -> None:
     settings = load(job={"parallelism": 1}, scoring={"history": 8})
-    sent = records(simulated_streams.with_oddities(some_events(), seed=3))
-    rows = run_event_views(sent, [], settings, tmp_path / "stream", batch=False)
+    sent = to_records(simulated_streams.irregular_payloads(some_events(), seed=3))
+    rows = run_scoring_views(sent, [], settings, tmp_path / "stream", batch=False)
     arrivals = read_events(sent, settings.limits)
     assert Counter(map(told, rows)) == reference_rows(arrivals, settings.scoring.history)
-    assert len(arrivals) > len(first_rows(arrivals)) > 100
+    assert len(arrivals) > len(first_occurrences(arrivals)) > 100
 
 
 def test_a_batchs_rows_are_the_references_with_labels_in_their_places(tmp_path: Path) -> None:
     """There everything arrives at its own time."""
     settings = load(job={"parallelism": 1}, scoring={"history": 8})
     events = some_events()
-    scored = [event for event in events if event["event_type"] in LETTERS]
+    scored = [event for event in events if event["event_type"] in TYPE_LETTERS]
     times = {event["event_time"] for event in events}
     labels = []
     for number, event in enumerate(scored[::5]):
@@ -201,10 +209,12 @@ def test_a_batchs_rows_are_the_references_with_labels_in_their_places(tmp_path: 
             time_ms += 1
         times.add(time_ms)
         labels.append(
-            simulated_streams.label(event, ("fraud", "legitimate")[number % 3 == 0], time_ms)
+            simulated_streams.label_payload(
+                event, ("fraud", "legitimate")[number % 3 == 0], time_ms
+            )
         )
-    sent, given = records(map(payload, events)), records(labels)
-    rows = run_event_views(sent, given, settings, tmp_path / "batch", batch=True)
+    sent, given = to_records(map(payload, events)), to_records(labels)
+    rows = run_scoring_views(sent, given, settings, tmp_path / "batch", batch=True)
     known = [label for one in given if (label := read_label(one))]
     assert len(known) == len(given)
     arrivals = sorted([*read_events(sent, settings.limits), *known], key=lambda one: one.time_ms)

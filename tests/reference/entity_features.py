@@ -1,6 +1,7 @@
-"""The features of liveprofile.features.entity in plain Python, one event at a time, from the data contract.
+"""Section 7 of docs/data-contract.md in plain Python: entity lists and their features.
 
-Slow on purpose, and it shares no code with what it checks: written from the definitions alone.
+Computes one event at a time, from the definitions alone: it is slow and shares no code with
+liveprofile.features.entity, which it checks.
 """
 
 from __future__ import annotations
@@ -9,15 +10,35 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-SECOND, HOUR, DAY = 1_000, 3_600_000, 86_400_000
+from tests.reference.units import DAY_MS, HOUR_MS, SECOND_MS
+
 SPAN_MS = {
-    "1m": 60 * SECOND, "10m": 600 * SECOND, "1h": HOUR, "1d": DAY, "3d": 3 * DAY, "7d": 7 * DAY,
-    "14d": 14 * DAY, "28d": 28 * DAY, "30d": 30 * DAY,
-}  # fmt: skip
-LETTERS = {"purchase": "d", "return": "e", "share": "h", "follow": "i", "coupon": "j", "login": "l"}
+    "1m": 60 * SECOND_MS,
+    "10m": 600 * SECOND_MS,
+    "1h": HOUR_MS,
+    "1d": DAY_MS,
+    "3d": 3 * DAY_MS,
+    "7d": 7 * DAY_MS,
+    "14d": 14 * DAY_MS,
+    "28d": 28 * DAY_MS,
+    "30d": 30 * DAY_MS,
+}
+TYPE_LETTERS = {
+    "purchase": "d",
+    "return": "e",
+    "share": "h",
+    "follow": "i",
+    "coupon": "j",
+    "login": "l",
+}
 ENTITIES = ("device", "place", "shop", "coupon", "address")
-DISTINCT = {"device": "devices", "place": "places", "shop": "shops", "coupon": "coupon_ids",
-            "address": "addresses"}  # fmt: skip
+PLURALS = {
+    "device": "devices",
+    "place": "places",
+    "shop": "shops",
+    "coupon": "coupon_ids",
+    "address": "addresses",
+}
 
 
 class Event(NamedTuple):
@@ -50,147 +71,165 @@ def java_hash(text: str) -> int:
     return value - (1 << 32) if value >= 1 << 31 else value
 
 
-def entries(arrivals: list[Arrival], upto: int, owner: str, keep: int) -> list[Arrival]:
-    """The list of the owner ("user" or an entity) of the event at `upto`: what a job would hold."""
-    key = getattr(arrivals[upto], owner)
+def entity_list(
+    arrivals: list[Arrival], position: int, owner: str, max_entries: int
+) -> list[Arrival]:
+    """Returns the list that the job holds for the event at `position`.
+
+    owner: "user" or an entity. The result is empty if the event has no such entity.
+    """
+    key = getattr(arrivals[position], owner)
     if not key:
         return []
-    about = (a if isinstance(a, Event) else a.event for a in arrivals[: upto + 1])
-    held = [a for a, event in zip(arrivals, about, strict=False) if getattr(event, owner) == key]
-    return held[-keep:]
+    return [
+        arrival for arrival in arrivals[: position + 1] if getattr(_event_of(arrival), owner) == key
+    ][-max_entries:]
 
 
-def text(held: list[Arrival], owner: str) -> str:
-    """The list as the job's SQL writes it."""
-    return "\x1e".join("\x1f".join(_fields(one, owner)) for one in held)
+def list_text(entries: list[Arrival], owner: str) -> str:
+    """Encodes the list as the job's SQL does."""
+    return "\x1e".join("\x1f".join(_fields(entry, owner)) for entry in entries)
 
 
-def _fields(one: Arrival, owner: str) -> Iterator[str]:
-    event = one if isinstance(one, Event) else one.event
-    yield LETTERS[one.type] if isinstance(one, Event) else "-+"[one.fraud]
-    yield str(one.time_ms)
+def _event_of(arrival: Arrival) -> Event:
+    return arrival if isinstance(arrival, Event) else arrival.event
+
+
+def _fields(entry: Arrival, owner: str) -> Iterator[str]:
+    event = _event_of(entry)
+    yield TYPE_LETTERS[entry.type] if isinstance(entry, Event) else "-+"[entry.fraud]
+    yield str(entry.time_ms)
     yield str(java_hash(event.id))
-    yield repr(float(one.amount)) if isinstance(one, Event) else "0"
+    yield repr(float(entry.amount)) if isinstance(entry, Event) else "0"
     for name in ENTITIES if owner == "user" else ("user",):
         value = getattr(event, name)
-        known = isinstance(one, Event) or owner != "user"
-        yield str(java_hash(value)) if value and known else ""
+        # A label in a user's list names no entities.
+        has_field = isinstance(entry, Event) or owner != "user"
+        yield str(java_hash(value)) if value and has_field else ""
 
 
 def features(
-    arrivals: list[Arrival], upto: int, keep: int = 128, delay_days: float = 7
+    arrivals: list[Arrival], position: int, max_entries: int = 128, delay_days: float = 7
 ) -> dict[str, float]:
-    own = arrivals[upto]
-    hour = own.time_ms // HOUR % 24
-    found = {
+    """Returns all features of the event at `position`.
+
+    delay_days: the time until an event counts as settled, that is, until its fraud is labelled.
+    """
+    own = arrivals[position]
+    hour = own.time_ms // HOUR_MS % 24
+    values = {
         "amount": own.amount,
         "hour": hour,
-        "weekend": (own.time_ms // DAY + 3) % 7 in (5, 6),
+        "weekend": (own.time_ms // DAY_MS + 3) % 7 in (5, 6),
         "night": hour <= 6,
     }
-    for name in LETTERS:
-        found[f"is_{name}"] = own.type == name
+    for name in TYPE_LETTERS:
+        values[f"is_{name}"] = own.type == name
     for owner in ("user", *ENTITIES):
-        held = entries(arrivals, upto, owner, keep)
-        about = _OfOwner(held, own, round(delay_days * DAY))
-        columns = about.of_user() if owner == "user" else about.of_entity()
-        missing = owner != "user" and not held
-        found |= {f"{owner}_{name}": math.nan if missing else v for name, v in columns.items()}
-    return {name: float(value) for name, value in found.items()}
+        entries = entity_list(arrivals, position, owner, max_entries)
+        of_list = _ListFeatures(entries, own, round(delay_days * DAY_MS))
+        columns = of_list.for_user() if owner == "user" else of_list.for_entity()
+        missing = owner != "user" and not entries
+        values |= {f"{owner}_{name}": math.nan if missing else v for name, v in columns.items()}
+    return {name: float(value) for name, value in values.items()}
 
 
-class _OfOwner:
-    def __init__(self, held: list[Arrival], own: Event, delay_ms: int):
-        self.own, self.now, self.delay_ms = own, own.time_ms, delay_ms
+class _ListFeatures:
+    """The features of one list, for the event `own`, which is its last event."""
+
+    def __init__(self, entries: list[Arrival], own: Event, delay_ms: int):
+        self.own, self.now_ms, self.delay_ms = own, own.time_ms, delay_ms
+        in_time_order = sorted(
+            (entry for entry in entries if entry.time_ms <= self.now_ms),
+            key=lambda entry: entry.time_ms,
+        )
         seen, past = set(), []
-        for one in sorted(
-            (one for one in held if one.time_ms <= self.now), key=lambda one: one.time_ms
-        ):
-            if isinstance(one, Event) and (one.id, one.time_ms) not in seen:
-                seen.add((one.id, one.time_ms))
-                past.append(one)
+        for entry in in_time_order:
+            if isinstance(entry, Event) and (entry.id, entry.time_ms) not in seen:
+                seen.add((entry.id, entry.time_ms))
+                past.append(entry)
         self.past: list[Event] = past
         self.earlier = past[:-1]
-        self.verdicts: dict[str, Label] = {}
-        for label in sorted(
-            (one for one in held if isinstance(one, Label) and one.time_ms <= self.now),
-            key=lambda label: label.time_ms,
-        ):
-            self.verdicts[label.event.id] = label
+        # The latest label of an event replaces earlier ones.
+        self.labels = {label.event.id: label for label in in_time_order if isinstance(label, Label)}
 
-    def within(self, span: str, *types: str, ended_ms: int = 0) -> list[Event]:
-        until = self.now - ended_ms
+    def _within(self, span: str, *types: str, end_ms_ago: int = 0) -> list[Event]:
+        """The events of the types (default: all) in a span that ends `end_ms_ago` before now."""
+        until_ms = self.now_ms - end_ms_ago
         return [
-            one for one in self.past
-            if until - SPAN_MS[span] < one.time_ms <= until and (not types or one.type in types)
-        ]  # fmt: skip
+            event
+            for event in self.past
+            if until_ms - SPAN_MS[span] < event.time_ms <= until_ms
+            and (not types or event.type in types)
+        ]
 
-    def known_fraud(self, one: Event) -> bool:
-        return one.id in self.verdicts and self.verdicts[one.id].fraud
+    def _is_known_fraud(self, event: Event) -> bool:
+        return event.id in self.labels and self.labels[event.id].fraud
 
-    def any_owner(self, ratio_spans: tuple[str, ...]) -> dict[str, float]:
-        found: dict[str, float] = {}
+    def _for_any_owner(self, ratio_spans: tuple[str, ...]) -> dict[str, float]:
+        values: dict[str, float] = {}
         for span in ("1m", "10m", "1h", "1d", "7d", "30d"):
-            found[f"events_{span}"] = len(self.within(span))
+            values[f"events_{span}"] = len(self._within(span))
         for span in ("1d", "7d", "30d"):
-            amounts = [one.amount for one in self.within(span, "purchase")]
-            found[f"mean_amount_{span}"] = sum(amounts) / len(amounts) if amounts else math.nan
+            amounts = [event.amount for event in self._within(span, "purchase")]
+            values[f"mean_amount_{span}"] = sum(amounts) / len(amounts) if amounts else math.nan
         for span in ("1h", "1d", "7d"):
-            bought = self.within(span, "purchase")
-            tiny = sum(one.amount <= 2 for one in bought)
-            found[f"tiny_{span}"] = tiny
-            found[f"tiny_share_{span}"] = tiny / len(bought) if bought else 0
-        found |= self.own_amount() | self.ratios(ratio_spans) | self.frauds()
-        found["list_events"] = len(self.past)
-        found["list_days"] = (self.now - self.past[0].time_ms) / DAY if self.past else 0
-        found["seconds_since_event"] = self.since(*LETTERS)
-        return found
+            purchases = self._within(span, "purchase")
+            tiny = sum(event.amount <= 2 for event in purchases)
+            values[f"tiny_{span}"] = tiny
+            values[f"tiny_share_{span}"] = tiny / len(purchases) if purchases else 0
+        values |= self._own_amount() | self._ratios(ratio_spans) | self._frauds()
+        values["list_events"] = len(self.past)
+        values["list_days"] = (self.now_ms - self.past[0].time_ms) / DAY_MS if self.past else 0
+        values["seconds_since_event"] = self._seconds_since(*TYPE_LETTERS)
+        return values
 
-    def of_user(self) -> dict[str, float]:
-        found = self.any_owner(("1d", "3d", "7d", "14d"))
+    def for_user(self) -> dict[str, float]:
+        values = self._for_any_owner(("1d", "3d", "7d", "14d"))
         names = {"purchases": "purchase", "returns": "return", "logins": "login"}
         for span in ("1m", "10m", "1h", "1d", "7d", "30d"):
-            for what, name in (names | {"coupons": "coupon"}).items():
-                found[f"{what}_{span}"] = len(self.within(span, name))
-            found[f"amount_{span}"] = sum(one.amount for one in self.within(span, "purchase"))
+            for plural, name in (names | {"coupons": "coupon"}).items():
+                values[f"{plural}_{span}"] = len(self._within(span, name))
+            values[f"amount_{span}"] = sum(event.amount for event in self._within(span, "purchase"))
         for entity in ENTITIES:
             for span in ("1h", "1d", "7d"):
-                keys = {getattr(one, entity) for one in self.within(span)} - {""}
-                found[f"{DISTINCT[entity]}_{span}"] = len(keys)
+                keys = {getattr(event, entity) for event in self._within(span)} - {""}
+                values[f"{PLURALS[entity]}_{span}"] = len(keys)
             key = getattr(self.own, entity)
-            before = {getattr(one, entity) for one in self.earlier}
-            found[f"new_{entity}"] = key not in before if key else math.nan
-        found["seconds_since_purchase"] = self.since("purchase")
-        found["seconds_since_login"] = self.since("login")
-        return found
+            before = {getattr(event, entity) for event in self.earlier}
+            values[f"new_{entity}"] = key not in before if key else math.nan
+        values["seconds_since_purchase"] = self._seconds_since("purchase")
+        values["seconds_since_login"] = self._seconds_since("login")
+        return values
 
-    def of_entity(self) -> dict[str, float]:
-        found = self.any_owner(("1d", "7d", "28d"))
+    def for_entity(self) -> dict[str, float]:
+        values = self._for_any_owner(("1d", "7d", "28d"))
         for span in ("1d", "7d", "30d"):
-            bought = self.within(span, "purchase")
-            found[f"purchases_{span}"] = len(bought)
-            found[f"amount_{span}"] = sum(one.amount for one in bought)
+            purchases = self._within(span, "purchase")
+            values[f"purchases_{span}"] = len(purchases)
+            values[f"amount_{span}"] = sum(event.amount for event in purchases)
         for span in ("1h", "1d", "7d"):
-            found[f"users_{span}"] = len({one.user for one in self.within(span)})
+            values[f"users_{span}"] = len({event.user for event in self._within(span)})
         for span in ("1d", "7d"):
-            lately = self.within(span)
-            cut = len(self.past) - len(lately)
-            known = {one.user for one in self.past[:cut]}
-            new = len({one.user for one in lately} - known)
-            found[f"new_user_share_{span}"] = new / len(lately) if lately else 0
-        return found
+            recent = self._within(span)
+            cut = len(self.past) - len(recent)
+            earlier_users = {event.user for event in self.past[:cut]}
+            new = len({event.user for event in recent} - earlier_users)
+            values[f"new_user_share_{span}"] = new / len(recent) if recent else 0
+        return values
 
-    def since(self, *types: str) -> float:
-        times = [one.time_ms for one in self.earlier if one.type in types]
-        return (self.now - times[-1]) / SECOND if times else math.nan
+    def _seconds_since(self, *types: str) -> float:
+        times = [event.time_ms for event in self.earlier if event.type in types]
+        return (self.now_ms - times[-1]) / SECOND_MS if times else math.nan
 
-    def own_amount(self) -> dict[str, float]:
-        found = {"earlier_purchases": sum(one.type == "purchase" for one in self.earlier)}
-        for end, span_ms in (("", math.inf), ("_30d", 30 * DAY)):
+    def _own_amount(self) -> dict[str, float]:
+        values = {"earlier_purchases": sum(event.type == "purchase" for event in self.earlier)}
+        for suffix, span_ms in (("", math.inf), ("_30d", 30 * DAY_MS)):
             amounts = [
-                one.amount for one in self.earlier
-                if one.type == "purchase" and self.now - one.time_ms < span_ms
-            ]  # fmt: skip
+                event.amount
+                for event in self.earlier
+                if event.type == "purchase" and self.now_ms - event.time_ms < span_ms
+            ]
             mean = spread = ratio = z = math.nan
             if len(amounts) >= 2:
                 mean = math.fsum(amounts) / len(amounts)
@@ -198,45 +237,50 @@ class _OfOwner:
                 if self.own.type == "purchase":
                     ratio = self.own.amount / max(mean, 1)
                     z = (self.own.amount - mean) / max(spread, 1)
-            found |= {f"usual_amount{end}": mean, f"amount_spread{end}": spread}
-            found |= {f"amount_ratio{end}": ratio, f"amount_z{end}": z}
-        return found
+            values |= {f"usual_amount{suffix}": mean, f"amount_spread{suffix}": spread}
+            values |= {f"amount_ratio{suffix}": ratio, f"amount_z{suffix}": z}
+        return values
 
-    def ratios(self, spans: tuple[str, ...]) -> dict[str, float]:
-        ratio, bought = {}, []
-        for one in self.past:
-            if one.type == "purchase":
-                mean = sum(bought) / len(bought) if bought else 0
-                ratio[one] = one.amount / max(mean, 1) if len(bought) >= 2 else 1.0
-                bought.append(one.amount)
-        found = {}
+    def _ratios(self, spans: tuple[str, ...]) -> dict[str, float]:
+        """Each purchase's amount is compared with the mean of the purchases before it."""
+        ratios, amounts = {}, []
+        for event in self.past:
+            if event.type == "purchase":
+                mean = sum(amounts) / len(amounts) if amounts else 0
+                ratios[event] = event.amount / max(mean, 1) if len(amounts) >= 2 else 1.0
+                amounts.append(event.amount)
+        values = {}
         for span in spans:
-            lately = [ratio[one] for one in self.within(span, "purchase")]
-            found[f"large_{span}"] = sum(one > 3 for one in lately)
-            capped = [min(one, 20) for one in lately]
-            found[f"mean_ratio_{span}"] = sum(capped) / len(capped) if capped else math.nan
-        return found
+            recent = [ratios[event] for event in self._within(span, "purchase")]
+            values[f"large_{span}"] = sum(ratio > 3 for ratio in recent)
+            capped = [min(ratio, 20) for ratio in recent]
+            values[f"mean_ratio_{span}"] = sum(capped) / len(capped) if capped else math.nan
+        return values
 
-    def frauds(self) -> dict[str, float]:
-        found: dict[str, float] = {}
+    def _frauds(self) -> dict[str, float]:
+        values: dict[str, float] = {}
         for span in ("1d", "7d", "30d"):
-            lately, settled = self.within(span), self.within(span, ended_ms=self.delay_ms)
-            found[f"frauds_{span}"] = sum(map(self.known_fraud, lately))
-            found[f"fraud_rate_{span}"] = found[f"frauds_{span}"] / max(len(lately), 1)
-            found[f"settled_{span}"] = len(settled)
-            found[f"risk_{span}"] = sum(map(self.known_fraud, settled)) / max(len(settled), 1)
-            given = [one for one in self.verdicts.values() if one.fraud]
-            found[f"fraud_labels_{span}"] = sum(
-                self.now - one.time_ms < SPAN_MS[span] for one in given
+            recent, settled = self._within(span), self._within(span, end_ms_ago=self.delay_ms)
+            values[f"frauds_{span}"] = sum(map(self._is_known_fraud, recent))
+            values[f"fraud_rate_{span}"] = values[f"frauds_{span}"] / max(len(recent), 1)
+            values[f"settled_{span}"] = len(settled)
+            values[f"risk_{span}"] = sum(map(self._is_known_fraud, settled)) / max(len(settled), 1)
+            fraud_labels = [label for label in self.labels.values() if label.fraud]
+            values[f"fraud_labels_{span}"] = sum(
+                self.now_ms - label.time_ms < SPAN_MS[span] for label in fraud_labels
             )
-        known = [one for one in self.past if self.known_fraud(one)]
-        spree_from = self.now - self.delay_ms - SPAN_MS["28d"]
-        spree = [one for one in known if one.time_ms > spree_from]
-        found["days_since_last_fraud"] = (self.now - known[-1].time_ms) / DAY if known else math.nan
-        found["days_since_first_fraud"] = found["risk_since_first_fraud"] = math.nan
+        known_frauds = [event for event in self.past if self._is_known_fraud(event)]
+        spree_from_ms = self.now_ms - self.delay_ms - SPAN_MS["28d"]
+        spree = [event for event in known_frauds if event.time_ms > spree_from_ms]
+        values["days_since_last_fraud"] = (
+            (self.now_ms - known_frauds[-1].time_ms) / DAY_MS if known_frauds else math.nan
+        )
+        values["days_since_first_fraud"] = values["risk_since_first_fraud"] = math.nan
         if spree:
-            found["days_since_first_fraud"] = (self.now - spree[0].time_ms) / DAY
-        settled = [one for one in self.past if one.time_ms <= self.now - self.delay_ms]
+            values["days_since_first_fraud"] = (self.now_ms - spree[0].time_ms) / DAY_MS
+        settled = [event for event in self.past if event.time_ms <= self.now_ms - self.delay_ms]
         since = settled[self.past.index(spree[0]) :] if spree else []
-        found["risk_since_first_fraud"] = sum(map(self.known_fraud, since)) / max(len(since), 1)
-        return found
+        values["risk_since_first_fraud"] = sum(map(self._is_known_fraud, since)) / max(
+            len(since), 1
+        )
+        return values

@@ -1,9 +1,8 @@
-"""What the event lane must say of every event, in plain Python: scored or not, rules true, flags.
+"""Section 7 of docs/data-contract.md in plain Python: scores, true rules and flags of each event.
 
-Features are those of tests/reference/entity_features.py, a sequence model's tokens those of
-tests/reference/sequence.py, a rule's condition is judged by Python itself, and
-the score is the model's own answer to those features. A user's events must come in order of time,
-no two at the same: else which is judged by which depends on how they come together in a batch.
+The score is the fraud model's own answer to the features of entity_features.py and, if the model
+has a sequence part, to the tokens of sequence.py. A user's events must be in time order, no two at
+the same time: otherwise the result depends on how the events are batched.
 """
 
 from __future__ import annotations
@@ -20,22 +19,29 @@ import numpy as np
 from models.fraud.model import SEQUENCE_LOG_ODDS, FraudModel
 from tests.reference.entity_features import (
     ENTITIES,
-    LETTERS,
+    TYPE_LETTERS,
     Arrival,
     Event,
     Label,
-    entries,
+    entity_list,
     features,
-    text,
+    list_text,
 )
-from tests.reference.profile import HOUR_MS, Record, flag_id
-from tests.reference.sequence import sequence, tokens
-from tests.reference.validation import Valid, as_text, check
+from tests.reference.rules import flag_id, is_true
+from tests.reference.sequence import to_token_sequences, token_sequence
+from tests.reference.units import HOUR_MS
+from tests.reference.validation import ValidEvent, as_text, validate
+from tests.reference.windows import Record
 
 Key = tuple[str, int, str]  # user, time in ms, event
 Rules = Sequence[Mapping[str, Any]]
-KEYS = {"device": "device_id", "place": "place", "shop": "shop_id", "coupon": "coupon_id",
-        "address": "address_id"}  # fmt: skip
+LABEL_FIELDS = {
+    "device": "device_id",
+    "place": "place",
+    "shop": "shop_id",
+    "coupon": "coupon_id",
+    "address": "address_id",
+}
 _SEPARATORS = re.compile(r"[\x1d\x1e\x1f]")
 
 
@@ -50,9 +56,9 @@ class Decision(NamedTuple):
 
 
 def read_event(record: Record, limits: Any) -> Event | None:
-    """None for what the lane does not score: no event, a broken one, or of another type."""
-    valid = check(record.value, record.timestamp_ms, limits)
-    if not isinstance(valid, Valid) or valid.event_type not in LETTERS:
+    """Returns None for a record that is not scored: an invalid one, or one of another type."""
+    valid = validate(record.value, record.timestamp_ms, limits)
+    if not isinstance(valid, ValidEvent) or valid.event_type not in TYPE_LETTERS:
         return None
     payload = json.loads(record.value or b"")
     attributes = payload.get("attributes")
@@ -72,24 +78,24 @@ def read_event(record: Record, limits: Any) -> Event | None:
 
 
 def read_label(record: Record) -> Label | None:
-    """None for what is no label. Times are numbers here."""
+    """Returns None for an invalid label. Only reads labels whose time is a number."""
     try:
-        found = json.loads(record.value or b"")
-        ids = [found["event_id"], found["user_id"]]
-        if not all(isinstance(one, str) and one for one in ids):
+        label = json.loads(record.value or b"")
+        ids = [label["event_id"], label["user_id"]]
+        if not all(isinstance(value, str) and value for value in ids):
             return None
-        fraud, time_ms = ("legitimate", "fraud").index(found["label"]), found["time"]
+        fraud, time_ms = ("legitimate", "fraud").index(label["label"]), label["time"]
     except (ValueError, KeyError, TypeError):
         return None
     if not isinstance(time_ms, int):
         return None
-    about = {name: found.get(key) or "" for name, key in KEYS.items()}
-    return Label(Event(*ids, type="", time_ms=0, **about), bool(fraud), time_ms)
+    entities = {name: label.get(key) or "" for name, key in LABEL_FIELDS.items()}
+    return Label(Event(*ids, type="", time_ms=0, **entities), bool(fraud), time_ms)
 
 
 def read_events(records: Iterable[Record], limits: Any) -> list[Arrival]:
-    """The scored events, copies among them, in order of arrival."""
-    return [event for one in records if (event := read_event(one, limits)) is not None]
+    """Returns the events of the scored types, duplicates included, in arrival order."""
+    return [event for record in records if (event := read_event(record, limits)) is not None]
 
 
 def _id(value: Any) -> str:
@@ -105,81 +111,89 @@ def _cell(place: Any) -> str:
 # --- decisions ------------------------------------------------------------------------------------
 
 
-def key_of(event: Event) -> Key:
+def event_key(event: Event) -> Key:
     return event.user, event.time_ms, event.id
 
 
-def first_rows(arrivals: Sequence[Arrival]) -> list[int]:
-    """Places of the events that are no copies of earlier ones."""
+def first_occurrences(arrivals: Sequence[Arrival]) -> list[int]:
+    """Returns the positions of the events that are not duplicates of earlier ones."""
     seen: set[Key] = set()
-    rows = []
-    for row, one in enumerate(arrivals):
-        if isinstance(one, Event) and key_of(one) not in seen:
-            seen.add(key_of(one))
-            rows.append(row)
-    return rows
+    positions = []
+    for position, arrival in enumerate(arrivals):
+        if isinstance(arrival, Event) and event_key(arrival) not in seen:
+            seen.add(event_key(arrival))
+            positions.append(position)
+    return positions
 
 
 def decide(
     arrivals: list[Arrival],
     rules: Rules | Callable[[Event], Rules],
     model: FraudModel,
-    keep: int,
+    max_entries: int,
 ) -> dict[Key, Decision]:
-    """Of every event in the order of arrival. rules: tables of rules.toml, or those in force at an
-    event. keep: how many entries a list holds."""
-    rows = first_rows(arrivals)
-    known = [features(arrivals, row, keep, model.delay_days) for row in rows]
-    names = known[0] if known else {}
-    columns = {name: np.array([one[name] for one in known]) for name in names}
-    if model.sequence is not None and rows:
+    """Scores every event, in arrival order, and evaluates the rules on it.
+
+    rules: tables of rules.toml, or a function that returns those in force for an event.
+    max_entries: the length of an entity list.
+    """
+    positions = first_occurrences(arrivals)
+    rows = [features(arrivals, position, max_entries, model.delay_days) for position in positions]
+    names = rows[0] if rows else {}
+    columns = {name: np.array([row[name] for row in rows]) for name in names}
+    if model.sequence is not None and positions:
+        shape = model.sequence.shape
         columns[SEQUENCE_LOG_ODDS] = model.sequence.log_odds_of_sequences(
-            tokens([sequence(arrivals, row, model.sequence.shape, keep) for row in rows])
+            to_token_sequences(
+                [token_sequence(arrivals, position, shape, max_entries) for position in positions]
+            )
         )
-    scores = model.score(columns).tolist() if known else []
-    of_user: dict[str, list[Decision]] = defaultdict(list)
-    for row, about, score in zip(rows, known, scores, strict=True):
-        event = arrivals[row]
+    scores = model.score(columns).tolist() if rows else []
+    by_user: dict[str, list[Decision]] = defaultdict(list)
+    for position, row, score in zip(positions, rows, scores, strict=True):
+        event = arrivals[position]
         assert isinstance(event, Event)
         in_force = rules(event) if callable(rules) else rules
-        own = of_user[event.user]
-        assert not own or own[-1].event.time_ms < event.time_ms, "not in order of time"
-        own.append(_decide(event, in_force, {**about, "score": score}, own))
-    return {key_of(one.event): one for own in of_user.values() for one in own}
+        earlier = by_user[event.user]
+        assert not earlier or earlier[-1].event.time_ms < event.time_ms, "not in time order"
+        earlier.append(_decide(event, in_force, {**row, "score": score}, earlier))
+    return {
+        event_key(decision.event): decision
+        for decisions in by_user.values()
+        for decision in decisions
+    }
 
 
 def _decide(
-    event: Event, rules: Rules, about: Mapping[str, float], earlier: Sequence[Decision]
+    event: Event, rules: Rules, values: Mapping[str, float], earlier: Sequence[Decision]
 ) -> Decision:
-    chosen = [
+    evaluated = [
         rule
         for rule in rules
         if rule["scope"] == "event"
         and rule.get("state", "ACTIVE") != "PAUSED"
-        and event.type in (rule.get("types") or LETTERS)
+        and event.type in (rule.get("types") or TYPE_LETTERS)
     ]
-    names = {**about, "event_type": event.type}
-    active = frozenset(rule["id"] for rule in chosen if _holds(rule, names))
+    names = {**values, "event_type": event.type}
+    active = frozenset(
+        rule["id"]
+        for rule in evaluated
+        if math.isfinite(names[rule["value"]]) and is_true(rule, names)
+    )
     before = earlier[-1].active_rules if earlier else frozenset()
     flags = {}
-    for rule in chosen:
+    for rule in evaluated:
         rule_id = rule["id"]
-        raised = [one.event.time_ms for one in earlier if rule_id in one.flags]
-        cool = not raised or event.time_ms - raised[-1] >= rule["cool_down_hours"] * HOUR_MS
-        if rule_id in active - before and cool:
+        raised_ms = [decision.event.time_ms for decision in earlier if rule_id in decision.flags]
+        cool_down_ms = rule["cool_down_hours"] * HOUR_MS
+        cooling = bool(raised_ms) and event.time_ms - raised_ms[-1] < cool_down_ms
+        if rule_id in active - before and not cooling:
             flags[rule_id] = flag_id(event.user, rule_id, event.id)
-    return Decision(event, about["score"], active, flags)
+    return Decision(event, values["score"], active, flags)
 
 
-def _holds(rule: Mapping[str, Any], names: Mapping[str, Any]) -> bool:
-    if not math.isfinite(names[rule["value"]]):
-        return False
-    known = {**names, "threshold": rule["threshold"], "abs": abs, "min": min, "max": max}
-    return bool(eval(f"({rule['when']}\n)", {"__builtins__": {}}, known))
-
-
-def loud(expected: Mapping[Key, Decision], rules: Rules) -> list[str]:
-    """Ids of the flags that send an alert."""
+def alerting_flag_ids(expected: Mapping[Key, Decision], rules: Rules) -> list[str]:
+    """Returns the ids of the flags that send an alert: all but those of SHADOW rules."""
     silent = {rule["id"] for rule in rules if rule.get("state") == "SHADOW"}
     return [
         flag_id
@@ -189,17 +203,18 @@ def loud(expected: Mapping[Key, Decision], rules: Rules) -> list[str]:
     ]
 
 
-# --- rows -----------------------------------------------------------------------------------------
+# --- rows of the view scoring_input ---------------------------------------------------------------
 
 
-def parts(arrivals: list[Arrival], upto: int, keep: int = 128) -> str:
-    """The event at `upto` and its lists as the job's SQL hands them over."""
-    event = arrivals[upto]
+def event_parts(arrivals: list[Arrival], position: int, max_entries: int = 128) -> str:
+    """Encodes the event at `position` and its lists as the job's SQL does (column `parts`)."""
+    event = arrivals[position]
     assert isinstance(event, Event)
     entities = [getattr(event, name) for name in ENTITIES]
     head = (event.id, event.type, str(event.time_ms), repr(event.amount), "", "", *entities)
-    lists = [f"u{text(entries(arrivals, upto, 'user', keep), 'user')}"]
-    for name in ENTITIES:
-        if getattr(event, name):
-            lists.append(f"{name[0]}{text(entries(arrivals, upto, name, keep), name)}")
-    return "\x1d".join(["h" + "\x1f".join(head), *lists])
+
+    def encode(letter: str, owner: str) -> str:
+        return letter + list_text(entity_list(arrivals, position, owner, max_entries), owner)
+
+    lists = [encode(name[0], name) for name in ENTITIES if getattr(event, name)]
+    return "\x1d".join(["h" + "\x1f".join(head), encode("u", "user"), *lists])

@@ -11,75 +11,78 @@ import numpy as np
 from models.fraud.sequence.network import SequenceShape
 from models.fraud.sequence.tokens import FIELD_OFFSETS, SOURCES, TokenSequences
 from tests.reference.entity_features import (
-    DAY,
     ENTITIES,
-    HOUR,
-    LETTERS,
+    TYPE_LETTERS,
     Arrival,
     Event,
     Label,
-    entries,
+    entity_list,
 )
+from tests.reference.units import DAY_MS, HOUR_MS
 
 Fields = dict[str, int]
 
 
-def sequence(
-    arrivals: list[Arrival], upto: int, shape: SequenceShape, keep: int = 128
+def token_sequence(
+    arrivals: list[Arrival], position: int, shape: SequenceShape, max_entries: int = 128
 ) -> list[Fields]:
-    """The tokens of the event at `upto`. keep: how many entries a list of the job holds."""
-    return [
-        token
-        for source in shape.sources
-        for token in _of_source(entries(arrivals, upto, source, keep)[-shape.keep :], source,
-                                arrivals[upto].time_ms)
-    ]  # fmt: skip
+    """Returns the tokens of the event at `position`. max_entries: the length of a list."""
+    now_ms = arrivals[position].time_ms
+    tokens = []
+    for source in shape.sources:
+        entries = entity_list(arrivals, position, source, max_entries)[-shape.keep :]
+        tokens += _tokens_of_list(entries, source, now_ms)
+    return tokens
 
 
-def tokens(sequences: Sequence[list[Fields]]) -> TokenSequences:
-    """As the model reads them."""
+def to_token_sequences(sequences: Sequence[list[Fields]]) -> TokenSequences:
+    """Encodes sequences as the model reads them."""
     rows = [
         [first + token[name] for name, first in FIELD_OFFSETS.items()]
-        for one in sequences
-        for token in one
+        for sequence in sequences
+        for token in sequence
     ]
     starts = np.cumsum([0, *map(len, sequences)])
     return TokenSequences(starts, np.array(rows, np.uint8).reshape(-1, len(FIELD_OFFSETS)))
 
 
-def _of_source(held: list[Arrival], source: str, now_ms: int) -> list[Fields]:
-    known = sorted((one for one in held if one.time_ms <= now_ms), key=lambda one: one.time_ms)
-    verdicts = {one.event.id: 1 + one.fraud for one in known if isinstance(one, Label)}
+def _tokens_of_list(entries: list[Arrival], source: str, now_ms: int) -> list[Fields]:
+    in_time_order = sorted(
+        (entry for entry in entries if entry.time_ms <= now_ms), key=lambda entry: entry.time_ms
+    )
+    labels = {
+        label.event.id: 1 + label.fraud for label in in_time_order if isinstance(label, Label)
+    }
     past: list[Event] = []
-    for one in known:
-        if isinstance(one, Event) and (one.id, one.time_ms) not in {
-            (e.id, e.time_ms) for e in past
-        }:
-            past.append(one)
-    bought = [one.amount for one in past[:-1] if one.type == "purchase" and one.amount > 0]
-    usual = statistics.median_low(bought) if bought else None
-    found = []
-    for place, one in enumerate(past):
-        weekend = (one.time_ms // DAY + 3) % 7 >= 5
+    for entry in in_time_order:
+        known = {(event.id, event.time_ms) for event in past}
+        if isinstance(entry, Event) and (entry.id, entry.time_ms) not in known:
+            past.append(entry)
+    amounts = [event.amount for event in past[:-1] if event.type == "purchase" and event.amount > 0]
+    usual = statistics.median_low(amounts) if amounts else None
+    tokens = []
+    for index, event in enumerate(past):
+        weekend = (event.time_ms // DAY_MS + 3) % 7 >= 5
+        type_index = "abcdefghijkl".index(TYPE_LETTERS[event.type])
         fields = {
             "source": SOURCES.index(source),
-            "type_and_label": 3 * "abcdefghijkl".index(LETTERS[one.type]) + verdicts.get(one.id, 0),
-            "amount": min(int(2 * math.log1p(one.amount)), 15),
+            "type_and_label": 3 * type_index + labels.get(event.id, 0),
+            "amount": min(int(2 * math.log1p(event.amount)), 15),
             "ratio": 13,
-            "gap": 24 if place == 0 else _octave(one.time_ms - past[place - 1].time_ms),
-            "age": _octave(now_ms - one.time_ms),
-            "hour": one.time_ms // HOUR % 24 + 24 * weekend,
+            "gap": 24 if index == 0 else _octave(event.time_ms - past[index - 1].time_ms),
+            "age": _octave(now_ms - event.time_ms),
+            "hour": event.time_ms // HOUR_MS % 24 + 24 * weekend,
             **dict.fromkeys((*ENTITIES, "user"), 0),
         }
-        if usual and one.type == "purchase" and one.amount > 0:
-            fields["ratio"] = min(max(round(2 * math.log2(one.amount / usual)) + 6, 0), 12)
+        if usual and event.type == "purchase" and event.amount > 0:
+            fields["ratio"] = min(max(round(2 * math.log2(event.amount / usual)) + 6, 0), 12)
         for name in ENTITIES if source == "user" else ("user",):
-            value = getattr(one, name)
+            value = getattr(event, name)
             if value:
-                new = value not in {getattr(earlier, name) for earlier in past[:place]}
+                new = value not in {getattr(earlier, name) for earlier in past[:index]}
                 fields[name] = 1 + 2 * (value == getattr(past[-1], name)) + new
-        found.append(fields)
-    return found
+        tokens.append(fields)
+    return tokens
 
 
 def _octave(ms: int) -> int:

@@ -1,7 +1,6 @@
-"""Sections 1 and 2 of docs/data-contract.md in plain Python: what one Kafka record is.
+"""Sections 1 and 2 of docs/data-contract.md in plain Python: parses and validates one record.
 
-Written from that page alone, with the standard library alone; `tests/reference/profile.py` goes
-on from here.
+Uses the standard library only.
 """
 
 from __future__ import annotations
@@ -13,24 +12,41 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
 
 TYPES = (
-    "view", "cart", "favorite", "purchase", "return", "review", "search",
-    "share", "follow", "coupon", "campaign", "login",
-)  # fmt: skip
+    "view",
+    "cart",
+    "favorite",
+    "purchase",
+    "return",
+    "review",
+    "search",
+    "share",
+    "follow",
+    "coupon",
+    "campaign",
+    "login",
+)
 HEARTBEAT = "heartbeat"
 REASONS = (
-    "TOO_LARGE", "BAD_ENCODING", "NOT_JSON", "MISSING_FIELD", "BAD_ID",
-    "UNKNOWN_TYPE", "BAD_TIME", "FUTURE_TIME", "BAD_NUMBER",
-)  # fmt: skip
-REASONS_WITH_DETAIL = ("MISSING_FIELD", "BAD_NUMBER")  # the page says what `detail` is for these
+    "TOO_LARGE",
+    "BAD_ENCODING",
+    "NOT_JSON",
+    "MISSING_FIELD",
+    "BAD_ID",
+    "UNKNOWN_TYPE",
+    "BAD_TIME",
+    "FUTURE_TIME",
+    "BAD_NUMBER",
+)
+REASONS_WITH_DETAIL = ("MISSING_FIELD", "BAD_NUMBER")  # the contract defines `detail` for these
 
-ID_CHARS = 256
-LARGEST_NUMBER = 1e9
-VECTOR_NUMBERS = 1_024
-FIRST_TIME_MS = 946_684_800_000  # 2000-01-01
-# A JSON text beyond these bounds is none (RFC 8259, section 9, lets a parser set them).
-NESTING_LEVELS = 999
-NUMBER_CHARS = 1_000
-NAME_CHARS = 50_000
+MAX_ID_CHARS = 256
+MAX_NUMBER = 1e9
+MAX_VECTOR_LENGTH = 1_024
+MIN_TIME_MS = 946_684_800_000  # 2000-01-01
+# Limits of the JSON parser, which RFC 8259, section 9, allows.
+MAX_NESTING = 999
+MAX_NUMBER_CHARS = 1_000
+MAX_NAME_CHARS = 50_000
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DIGITS = re.compile(r"[0-9]{1,15}")
@@ -51,8 +67,8 @@ class Limits(Protocol):
     max_clock_skew_ms: int
 
 
-class Valid(NamedTuple):
-    """An event that passed every check. A text that is missing or of a wrong type is ""."""
+class ValidEvent(NamedTuple):
+    """An event that passed every check. A missing string, or one of a wrong type, is ""."""
 
     event_id: str
     user_id: str
@@ -74,37 +90,37 @@ class Heartbeat(NamedTuple):
 
 class Rejected(NamedTuple):
     reason: str
-    detail: str  # "" but for REASONS_WITH_DETAIL
+    detail: str  # "" for other reasons than REASONS_WITH_DETAIL
 
 
-class _Fails(Exception):
-    """A check failed: (reason, detail)."""
+class _Invalid(Exception):
+    """A check failed. Arguments: reason, detail."""
 
 
-def check(
+def validate(
     value: bytes | None, record_timestamp_ms: int, limits: Limits
-) -> Valid | Heartbeat | Rejected:
-    """Applies the checks in their order; the first that fails is the reason. Raises nothing."""
+) -> ValidEvent | Heartbeat | Rejected:
+    """Applies the checks in order; the first that fails is the reason. Raises nothing."""
     try:
         event = _parse(value, limits.payload_chars)
         heartbeat = event.get("event_type") == HEARTBEAT
         _check_presence(event, heartbeat)
-        if heartbeat:  # of which nothing else is read
+        if heartbeat:
             return Heartbeat(_time_ms(event, record_timestamp_ms + limits.max_clock_skew_ms))
         event_id, user_id = _checked_id(event, "event_id"), _checked_id(event, "user_id")
         if event["event_type"] not in TYPES:
-            raise _Fails("UNKNOWN_TYPE", "")
+            raise _Invalid("UNKNOWN_TYPE", "")
         time_ms = _time_ms(event, record_timestamp_ms + limits.max_clock_skew_ms)
         numbers = _checked_numbers(event)
-    except _Fails as failed:
-        return Rejected(*failed.args)
-    return Valid(
+    except _Invalid as error:
+        return Rejected(*error.args)
+    return ValidEvent(
         event_id,
         user_id,
         event["event_type"],
         time_ms,
-        _SEPARATORS.sub("_", as_text(event.get("item_id")))[:ID_CHARS],
-        _SEPARATORS.sub("_", as_text(event.get("category_id")))[:ID_CHARS],
+        _SEPARATORS.sub("_", as_text(event.get("item_id")))[:MAX_ID_CHARS],
+        _SEPARATORS.sub("_", as_text(event.get("category_id")))[:MAX_ID_CHARS],
         _amount(numbers),
         as_text(event.get("session_id")),
         as_text(event.get("device_id")),
@@ -114,17 +130,17 @@ def check(
     )
 
 
-def clock_ms(value: bytes | None, record_timestamp_ms: int, limits: Limits) -> int | None:
-    """The event_time by which a rejected record still moves its partition's watermark, if any."""
+def event_clock_ms(value: bytes | None, record_timestamp_ms: int, limits: Limits) -> int | None:
+    """Returns the event_time by which a rejected record advances the watermark, or None."""
     try:
         event, _ = _loads((value or b"").decode("utf-8", "replace"))
         return _time_ms(event, record_timestamp_ms + limits.max_clock_skew_ms)
-    except (ValueError, _Fails):
+    except (ValueError, _Invalid):
         return None
 
 
 def as_text(value: Any) -> str:
-    """A string or an integer as text; "" for anything else."""
+    """Returns a string or an integer as text, and "" for anything else."""
     if isinstance(value, str):
         return value
     return str(value) if isinstance(value, int) and not isinstance(value, bool) else ""
@@ -135,95 +151,95 @@ def as_text(value: Any) -> str:
 
 def _parse(value: bytes | None, payload_chars: int) -> dict[str, Any]:
     if value is None:
-        raise _Fails("NOT_JSON", "")
+        raise _Invalid("NOT_JSON", "")
     if len(value.decode("utf-8", "replace")) > payload_chars:
-        raise _Fails("TOO_LARGE", "")
+        raise _Invalid("TOO_LARGE", "")
     try:
         text = value.decode("utf-8")
     except UnicodeDecodeError:
-        raise _Fails("BAD_ENCODING", "") from None
+        raise _Invalid("BAD_ENCODING", "") from None
     if _SEPARATORS.search(text):
-        raise _Fails("NOT_JSON", "")
+        raise _Invalid("NOT_JSON", "")
     if _has_lone_surrogate(text):
-        raise _Fails("BAD_ENCODING", "")
+        raise _Invalid("BAD_ENCODING", "")
     try:
-        event, text_behind = _loads(text)
+        event, has_trailing_text = _loads(text)
     except ValueError:
-        raise _Fails("NOT_JSON", "") from None
-    if text_behind:
-        raise _Fails("NOT_JSON", "")
+        raise _Invalid("NOT_JSON", "") from None
+    if has_trailing_text:
+        raise _Invalid("NOT_JSON", "")
     return event
 
 
 def _has_lone_surrogate(text: str) -> bool:
-    """Reads from the left: in `\\\\ud800` the backslash is what is escaped."""
+    """Reads escapes from the left: `\\\\ud800` escapes the backslash."""
     if "\\u" not in text:
         return False
-    high_ends_at = None
+    high_end = None
     for escape in _ESCAPE.finditer(text):
         code = int(escape[1], 16) if escape[1] else 0
         if 0xDC00 <= code <= 0xDFFF:
-            if high_ends_at != escape.start():
+            if high_end != escape.start():
                 return True
-            high_ends_at = None
+            high_end = None
             continue
-        if high_ends_at is not None:
+        if high_end is not None:
             return True
         if 0xD800 <= code <= 0xDBFF:
-            high_ends_at = escape.end()
-    return high_ends_at is not None
+            high_end = escape.end()
+    return high_end is not None
 
 
 def _integer(text: str) -> int:
-    if len(text) > NUMBER_CHARS:
+    if len(text) > MAX_NUMBER_CHARS:
         raise ValueError("number too long")
     return int(text)
 
 
 def _real(text: str) -> float:
-    if len(text) > NUMBER_CHARS:
+    if len(text) > MAX_NUMBER_CHARS:
         raise ValueError("number too long")
     return float(text)
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON")
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
 
 
-def _with_short_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if any(len(name) > NAME_CHARS for name, _ in pairs):
+def _object_with_short_names(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if any(len(name) > MAX_NAME_CHARS for name, _ in pairs):
         raise ValueError("name too long")
     return dict(pairs)
 
 
 _JSON_SPACE = " \t\n\r"
-# Strict RFC 8259; of a name that comes twice the last value counts.
-_READS = {"parse_int": _integer, "parse_float": _real, "parse_constant": _no_constant}
-_DECODER = json.JSONDecoder(**_READS)
-_DECODER_OF_LONG = json.JSONDecoder(**_READS, object_pairs_hook=_with_short_names)
+# Strict RFC 8259. If a name occurs twice, the last value counts.
+_STRICT = {"parse_int": _integer, "parse_float": _real, "parse_constant": _reject_constant}
+_DECODER = json.JSONDecoder(**_STRICT)
+_LIMITING_DECODER = json.JSONDecoder(**_STRICT, object_pairs_hook=_object_with_short_names)
 
 
 def _loads(text: str) -> tuple[dict[str, Any], bool]:
-    """The object, and whether there is text behind it. Raises ValueError if there is no object."""
+    """Returns the object, and whether text follows it. Raises ValueError if there is no object."""
     text = text.strip(_JSON_SPACE)
     if not text.startswith("{"):
-        raise ValueError("no object")
+        raise ValueError("not a JSON object")
     event, end = _raw_decode(text)
     return event, end < len(text)
 
 
 def _raw_decode(text: str) -> tuple[dict[str, Any], int]:
-    if len(text) <= NAME_CHARS and text.count("[") + text.count("{") < 200:
+    if len(text) <= MAX_NAME_CHARS and text.count("[") + text.count("{") < 200:
         return _DECODER.raw_decode(text)
-    if _nesting(text) > NESTING_LEVELS:
-        raise ValueError("nested too deep")
-    # Python's own parser recurses: give it room for what the page allows.
-    before = sys.getrecursionlimit()
-    sys.setrecursionlimit(before + 4 * NESTING_LEVELS)
+    if _nesting(text) > MAX_NESTING:
+        raise ValueError("nested too deeply")
+    # Python's parser recurses: the limit must allow the contract's nesting.
+    default_limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(default_limit + 4 * MAX_NESTING)
     try:
-        return _DECODER_OF_LONG.raw_decode(text)
+        return _LIMITING_DECODER.raw_decode(text)
     finally:
-        sys.setrecursionlimit(before)
+        sys.setrecursionlimit(default_limit)
 
 
 def _nesting(text: str) -> int:
@@ -247,42 +263,42 @@ def _check_presence(event: dict[str, Any], heartbeat: bool) -> None:
             continue
         value = event.get(field)
         if value is None or value == "" or isinstance(value, (dict, list)):
-            raise _Fails("MISSING_FIELD", field)
-        # An id of another JSON type than string or integer is no id.
+            raise _Invalid("MISSING_FIELD", field)
+        # An id that is neither string nor integer is missing.
         if is_id and as_text(value) == "":
-            raise _Fails("MISSING_FIELD", field)
+            raise _Invalid("MISSING_FIELD", field)
 
 
 def _checked_id(event: dict[str, Any], field: str) -> str:
     text = as_text(event.get(field))
-    if len(text) > ID_CHARS or _CONTROL.search(text):
-        raise _Fails("BAD_ID", "")
+    if len(text) > MAX_ID_CHARS or _CONTROL.search(text):
+        raise _Invalid("BAD_ID", "")
     return text
 
 
 def _time_ms(event: dict[str, Any], latest_ms: int) -> int:
     text = as_text(event.get("event_time"))
     time_ms = int(text) if _DIGITS.fullmatch(text) else _iso_8601_ms(text)
-    if time_ms < FIRST_TIME_MS:
-        raise _Fails("BAD_TIME", "")
+    if time_ms < MIN_TIME_MS:
+        raise _Invalid("BAD_TIME", "")
     if time_ms > latest_ms:
-        raise _Fails("FUTURE_TIME", "")
+        raise _Invalid("FUTURE_TIME", "")
     return time_ms
 
 
 def _iso_8601_ms(text: str) -> int:
-    """The fraction of a second is cut, not rounded, to milliseconds."""
+    """Truncates the fraction of a second to milliseconds."""
     match = _ISO_8601.fullmatch(text)
     if not match:
-        raise _Fails("BAD_TIME", "")
+        raise _Invalid("BAD_TIME", "")
     *date_and_time, fraction, sign, zone_hours, zone_minutes = match.groups()
     zone = timedelta(hours=int(zone_hours or 0), minutes=int(zone_minutes or 0))
     if zone > timedelta(hours=18) or int(zone_minutes or 0) > 59:
-        raise _Fails("BAD_TIME", "")
+        raise _Invalid("BAD_TIME", "")
     try:
         local = datetime(*(int(part or 0) for part in date_and_time), tzinfo=UTC)
     except ValueError:
-        raise _Fails("BAD_TIME", "") from None
+        raise _Invalid("BAD_TIME", "") from None
     seconds = (local - EPOCH) // timedelta(seconds=1)
     seconds -= (-1 if sign == "-" else 1) * (zone // timedelta(seconds=1))
     return seconds * 1_000 + int((fraction or "")[:3].ljust(3, "0"))
@@ -293,10 +309,10 @@ def _checked_numbers(event: dict[str, Any]) -> dict[str, float | None]:
     place = place if isinstance(place, dict) else {}
     checked: dict[str, float | None] = {}
     for field, value, low, high in (
-        ("price", event.get("price"), 0.0, LARGEST_NUMBER),
-        ("quantity", event.get("quantity"), 0.0, LARGEST_NUMBER),
-        ("amount", event.get("amount"), -LARGEST_NUMBER, LARGEST_NUMBER),
-        ("rating", event.get("rating"), -LARGEST_NUMBER, LARGEST_NUMBER),
+        ("price", event.get("price"), 0.0, MAX_NUMBER),
+        ("quantity", event.get("quantity"), 0.0, MAX_NUMBER),
+        ("amount", event.get("amount"), -MAX_NUMBER, MAX_NUMBER),
+        ("rating", event.get("rating"), -MAX_NUMBER, MAX_NUMBER),
         ("place.lat", place.get("lat"), -90.0, 90.0),
         ("place.lon", place.get("lon"), -180.0, 180.0),
     ):
@@ -305,10 +321,10 @@ def _checked_numbers(event: dict[str, Any]) -> dict[str, float | None]:
             continue
         if isinstance(value, str) and _NUMBER.fullmatch(value):
             value = float(value)
-        # Compared before an integer becomes a double: it may be beyond every double.
+        # Compare first: an integer may be too large for a double.
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not low <= value <= high:
-            raise _Fails("BAD_NUMBER", field)
+            raise _Invalid("BAD_NUMBER", field)
         checked[field] = float(value)
     return checked
 
@@ -327,18 +343,18 @@ def _place(numbers: dict[str, float | None]) -> tuple[float, float] | None:
 
 
 def _media(value: Any) -> tuple[str, list[float]] | None:
-    """None for what is missing, and for what is not as the page says it must be."""
+    """Returns None for a missing or malformed embedding."""
     if not isinstance(value, dict):
         return None
     encoder, vector = value.get("encoder"), value.get("vector")
     if not isinstance(encoder, str) or not _ENCODER.fullmatch(encoder):
         return None
-    if not isinstance(vector, list) or not 1 <= len(vector) <= VECTOR_NUMBERS:
+    if not isinstance(vector, list) or not 1 <= len(vector) <= MAX_VECTOR_LENGTH:
         return None
     for number in vector:
         if isinstance(number, bool) or not isinstance(number, (int, float)):
             return None
-        if not -LARGEST_NUMBER <= number <= LARGEST_NUMBER:
+        if not -MAX_NUMBER <= number <= MAX_NUMBER:
             return None
     numbers = [float(number) for number in vector]
     return (encoder, numbers) if sum(number**2 for number in numbers) > 0 else None

@@ -14,10 +14,10 @@ from liveprofile.config import CassandraSettings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema
 from liveprofile.units import HOUR_MS
-from tests.support.live_job import Job
+from tests.support.job_under_test import JobUnderTest
 from tests.support.profile_rows import DIM, TABLES
-from tests.support.seeded_streams import Message, mixed, poison
-from tests.support.shop import START_MS, visits, with_iso_times
+from tests.support.seeded_streams import Message, poison_messages, with_faults
+from tests.support.shop import START_MS, shop_events, with_iso_times
 from udfs.profile.sink import CassandraProfileSink
 
 EVENTS = 3_000
@@ -32,7 +32,7 @@ REPLAY_MS = START_MS + SPAN_MS + 2 * OUT_OF_ORDERNESS_MS
 
 
 def shop_stream() -> list[Message]:
-    events = itertools.islice(visits(7, USERS, SPAN_MS // EVENTS), EVENTS)
+    events = itertools.islice(shop_events(7, USERS, SPAN_MS // EVENTS), EVENTS)
     # The hot user's rush: hundreds of events within one window.
     rush = [
         event
@@ -41,12 +41,12 @@ def shop_stream() -> list[Message]:
             "user_id": "hot",
             "event_time": START_MS + 9_000_000 + index,
         }
-        for index, event in enumerate(itertools.islice(visits(8, USERS, 1), 400))
+        for index, event in enumerate(itertools.islice(shop_events(8, USERS, 1), 400))
         if event["user_id"] != "regular"
     ]
     in_order = sorted([*events, *rush], key=lambda event: event["event_time"])
     return with_iso_times(
-        mixed(in_order, seed=7, broken=0.03, late_by_ms=10 * 24 * HOUR_MS).messages, every=7
+        with_faults(in_order, seed=7, broken=0.03, late_by_ms=10 * 24 * HOUR_MS).messages, every=7
     )
 
 
@@ -54,25 +54,27 @@ def poison_stream() -> list[Message]:
     """An event_id that comes again stays in one partition: there the first copy is the first."""
     return [
         Message(b"poisoned-1" if REPEATED_ID in (value or b"") else key, value)
-        for key, value in poison(POISON, seed=11)
+        for key, value in poison_messages(POISON, seed=11)
     ]
 
 
 class Shop(NamedTuple):
-    job: Job
+    job: JobUnderTest
     records: int  # in its topic; the last windows are closed and stored
     replayed: dict[str, Any]  # what `liveprofile replay` said
 
 
 @pytest.fixture(scope="package")
-def shop(new_job: Callable[..., Job], tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
+def shop(
+    new_job: Callable[..., JobUnderTest], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Shop]:
     window = {"length_ms": HOUR_MS, "out_of_orderness_ms": OUT_OF_ORDERNESS_MS}
     job = new_job("shop", window=window)
     job.submit()
     count = job.send(shop_stream())
     count += job.send(poison_stream())
     file = tmp_path_factory.mktemp("replay") / "events.jsonl"
-    events = itertools.islice(visits(9, USERS, 60_000, REPLAY_MS), REPLAYED)
+    events = itertools.islice(shop_events(9, USERS, 60_000, REPLAY_MS), REPLAYED)
     file.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
     replayed = job.run("replay", str(file), "--close-windows")
     count += replayed["sent"] + replayed["heartbeats"]

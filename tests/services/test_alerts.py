@@ -28,7 +28,7 @@ from liveprofile.kafka.topics import create_topics
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.storage.cql import from_ms, now_ms
 from stack.local import Stack, to_toml
-from tests.support.live_job import COMMAND, command
+from tests.support.job_under_test import CLI, run_cli
 from tests.support.profile_rows import flag, profile_row, write_and_flush
 from udfs.profile.sink import CassandraProfileSink
 
@@ -73,7 +73,7 @@ def change(session: Session, found: Any, to: AlertState, by: str) -> states.Stor
 
 
 def run(everything: SimpleNamespace, *arguments: str, ok: bool = True) -> Any:
-    done = command(*arguments, "--json", "--config", everything.file, ok=ok)
+    done = run_cli(*arguments, "--json", "--config", everything.file, ok=ok)
     return json.loads(done.stdout) if done.returncode == 0 else done
 
 
@@ -162,7 +162,7 @@ def test_a_label_without_kafka_says_what_to_repeat(
     nobody = {"bootstrap_servers": "127.0.0.1:1", "request_timeout_ms": 1_000}
     away.write_text(to_toml(settings | {"kafka": nobody}))
     arguments = ("alerts", "label", FLAG_ID, "legitimate", "--by", "anna")
-    done = command(*arguments, "--config", away, ok=False)
+    done = run_cli(*arguments, "--config", away, ok=False)
     assert done.returncode == 3
     assert f"repeat `liveprofile {' '.join(arguments)}`" in done.stderr
     assert states.read_state(session, FLAG_ID).state is AlertState.FALSE_POSITIVE
@@ -180,7 +180,7 @@ def test_the_commands_of_an_analyst(everything: SimpleNamespace, session: Sessio
     assert shown["event_id"] == "e1" and shown["reasons"][0]["sentence"] == "unlike the user"
     assert shown["history"][0]["by"] == shown["snoozes"][0]["by"] == "anna"
     assert run(everything, "alerts", "close", FLAG_ID, "--by", "anna")["state"] == "closed"
-    text = command("alerts", "show", FLAG_ID, "--config", everything.file).stdout
+    text = run_cli("alerts", "show", FLAG_ID, "--config", everything.file).stdout
     assert "acknowledged -> closed, by anna" in text and "value 13.5, usual unknown" in text
     unknown = run(everything, "alerts", "show", "c" * 32, ok=False)
     assert unknown.returncode == 1 and "no flag" in unknown.stderr
@@ -195,7 +195,7 @@ def test_labels_of_a_file_are_sent(everything: SimpleNamespace, tmp_path: Path):
     file.write_text(json.dumps(row) + "\n" + json.dumps(row | {"label": "?"}) + "\n")
     before = labels(everything)
     arguments = ("feedback", "send", file, "--by", "bank", "--config", everything.file)
-    done = command(*arguments, ok=False)
+    done = run_cli(*arguments, ok=False)
     answer = json.loads(done.stdout)
     assert done.returncode == 1 and (answer["sent"], answer["rejected"]) == (1, 1)
     assert f"{file} row 2: label: " in done.stderr
@@ -326,7 +326,7 @@ def test_the_command_ends_on_sigterm_and_tells_what_it_did(
     send_alerts(everything.settings, FLAG_ID)
     arguments = ("consume", "--open-case", "--json", "--config", str(everything.file))
     with subprocess.Popen(
-        [str(COMMAND), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [str(CLI), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
         deadline_s = time.monotonic() + 60
         while not case_store.read_cases(session, "42"):

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.support.live_job import Job, command
+from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.shop import HOT_USER, REGULAR_USER
 
 pytestmark = pytest.mark.services
@@ -16,12 +16,12 @@ WAYS = ("heartbeats", "used", "duplicate", "late", "rejected")
 
 
 @pytest.fixture(scope="module")
-def job(shop) -> Job:
+def job(shop) -> JobUnderTest:
     return shop.job
 
 
-def lines(job: Job, name: str, *arguments: str) -> list[dict[str, Any]]:
-    done = command(name, *arguments, "--json", "--config", job.config_file)
+def lines(job: JobUnderTest, name: str, *arguments: str) -> list[dict[str, Any]]:
+    done = run_cli(name, *arguments, "--json", "--config", job.config_file)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -37,7 +37,7 @@ def test_audit_accounts_for_every_record(shop) -> None:
     assert all(account[way] for way in WAYS)
 
 
-def test_show_and_deltas_tell_the_same(job: Job) -> None:
+def test_show_and_deltas_tell_the_same(job: JobUnderTest) -> None:
     profile = job.run("show", HOT_USER, "--similar", "3")
     newest, *older = job.run("deltas", HOT_USER, "--limit", "5")
     assert profile["user_id"] == newest["user_id"] == HOT_USER
@@ -48,7 +48,7 @@ def test_show_and_deltas_tell_the_same(job: Job) -> None:
     assert profile["similar"][0]["cosine"] >= profile["similar"][2]["cosine"]
 
 
-def test_flags_and_alerts_tell_the_same(job: Job) -> None:
+def test_flags_and_alerts_tell_the_same(job: JobUnderTest) -> None:
     flags = job.run("flags", "--limit", "1000")
     alerts = lines(job, "alerts", "--limit", "0")
     assert {flag["flag_id"] for flag in flags} == {alert["id"] for alert in alerts}
@@ -57,7 +57,7 @@ def test_flags_and_alerts_tell_the_same(job: Job) -> None:
     assert of_one == [flag for flag in flags if flag["user_id"] == REGULAR_USER]
 
 
-def test_status(job: Job) -> None:
+def test_status(job: JobUnderTest) -> None:
     job.wait_until_committed()
     status = job.run("status")
     assert status["state"] == "RUNNING" and status["restarts"] == 0
@@ -66,16 +66,16 @@ def test_status(job: Job) -> None:
     assert status["model_version"] == job.run("show", HOT_USER)["model_version"]
 
 
-def test_for_a_person_it_is_text(job: Job) -> None:
+def test_for_a_person_it_is_text(job: JobUnderTest) -> None:
     for name, *arguments in (
         ("audit",), ("show", HOT_USER), ("deltas", HOT_USER), ("flags",), ("alerts",), ("status",)
     ):  # fmt: skip
-        done = command(name, *arguments, "--config", job.config_file)
+        done = run_cli(name, *arguments, "--config", job.config_file)
         assert done.stdout and "{" not in done.stdout and "\x1b" not in done.stdout
 
 
-def test_an_unknown_user_is_one_clear_line(job: Job) -> None:
+def test_an_unknown_user_is_one_clear_line(job: JobUnderTest) -> None:
     for name in "show", "deltas":
-        done = command(name, "nobody", "--config", job.config_file, ok=False)
+        done = run_cli(name, "nobody", "--config", job.config_file, ok=False)
         assert done.returncode == 1 and not done.stdout
         assert done.stderr == "liveprofile: no profile of user 'nobody'\n"

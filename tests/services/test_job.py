@@ -11,13 +11,13 @@ import pytest
 
 from liveprofile.kafka.records import read_topic
 from tests.reference.validation import REASONS
-from tests.support.compare import compare
+from tests.support.compare import compare_with_reference
 
 pytestmark = pytest.mark.services
 
 
 def test_everything_equals_the_reference(shop) -> None:
-    found = compare(shop.job.settings)
+    found = compare_with_reference(shop.job.settings)
     assert found.ok, found.as_json()
     assert found.job == found.reference
     assert found.job["records"] == shop.records

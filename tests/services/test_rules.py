@@ -14,7 +14,7 @@ from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import send_all
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
-from tests.support.live_job import Job, command
+from tests.support.job_under_test import JobUnderTest, run_cli
 from udfs.rules_feed import RulesFeed, open_rules_feed
 
 pytestmark = pytest.mark.services
@@ -23,18 +23,18 @@ IN_FORCE_S = 5.0
 
 
 @pytest.fixture(scope="module")
-def job(new_job: Callable[..., Job]) -> Job:
+def job(new_job: Callable[..., JobUnderTest]) -> JobUnderTest:
     """Its topics only: no job is submitted."""
     return new_job("rules")
 
 
 @pytest.fixture(scope="module")
-def shipped(job: Job) -> RuleSet:
+def shipped(job: JobUnderTest) -> RuleSet:
     return read_rules(product_path(job.settings.rules))
 
 
 @pytest.fixture(scope="module")
-def feed(job: Job, shipped: RuleSet) -> Iterator[RulesFeed]:
+def feed(job: JobUnderTest, shipped: RuleSet) -> Iterator[RulesFeed]:
     """A worker's, opened before the topic has a record."""
     feed = open_rules_feed(job.settings, shipped)
     yield feed
@@ -48,12 +48,12 @@ def until(holds: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
-def apply(job: Job, file: Path, *arguments: str) -> dict[str, list]:
-    done = command("rules", "apply", file, *arguments, "--json", "--config", job.config_file)
+def apply(job: JobUnderTest, file: Path, *arguments: str) -> dict[str, list]:
+    done = run_cli("rules", "apply", file, *arguments, "--json", "--config", job.config_file)
     return {change["rule_id"]: change for change in json.loads(done.stdout)["changes"]}
 
 
-def test_the_topic_is_compacted_and_has_one_partition(job: Job) -> None:
+def test_the_topic_is_compacted_and_has_one_partition(job: JobUnderTest) -> None:
     topic = job.settings.topics.rules
     admin = AdminClient(client_config(job.settings.kafka))
     [future] = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic)]).values()
@@ -62,7 +62,7 @@ def test_the_topic_is_compacted_and_has_one_partition(job: Job) -> None:
 
 
 def test_rules_come_into_force_while_a_worker_runs(
-    job: Job, feed: RulesFeed, shipped: RuleSet, tmp_path: Path
+    job: JobUnderTest, feed: RulesFeed, shipped: RuleSet, tmp_path: Path
 ) -> None:
     assert feed.current() is shipped
     file = tmp_path / "rules.toml"
@@ -87,24 +87,26 @@ def test_rules_come_into_force_while_a_worker_runs(
     late = open_rules_feed(job.settings, shipped)  # a worker that begins now knows them at once
     assert late.current() == feed.current()
     late.close()
-    listed = json.loads(command("rules", "list", "--json", "--config", job.config_file).stdout)
+    listed = json.loads(run_cli("rules", "list", "--json", "--config", job.config_file).stdout)
     assert listed["version"] == feed.current().version
     assert listed["source"] == f"topic {job.settings.topics.rules}"
 
 
-def test_a_broken_record_leaves_the_rules_in_force(job: Job, feed: RulesFeed) -> None:
+def test_a_broken_record_leaves_the_rules_in_force(job: JobUnderTest, feed: RulesFeed) -> None:
     before = feed.current()
     send_all(job.settings, job.settings.topics.rules, [(b"purchase_amount", b"{", {})])
     until(lambda: feed.invalid_records == 1)
     assert feed.current() == before
 
 
-def test_a_file_with_an_error_is_refused_whole(job: Job, feed: RulesFeed, tmp_path: Path) -> None:
+def test_a_file_with_an_error_is_refused_whole(
+    job: JobUnderTest, feed: RulesFeed, tmp_path: Path
+) -> None:
     before = feed.current()
     file = tmp_path / "rules.toml"
     text = product_path(job.settings.rules).read_text(encoding="utf-8")
     file.write_text(text.replace("surprise >= threshold", "suprise >= threshold"), encoding="utf-8")
-    done = command("rules", "apply", file, "--config", job.config_file, ok=False)
+    done = run_cli("rules", "apply", file, "--config", job.config_file, ok=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "rule behaviour_surprise: when, column 1: unknown name suprise; surprise?" in done.stderr
     assert feed.current() == before

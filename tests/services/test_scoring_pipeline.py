@@ -26,20 +26,20 @@ from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS
 from tests.reference.entity_features import Event
-from tests.reference.profile import Record
-from tests.reference.scoring import Rules, key_of, read_label
+from tests.reference.scoring import Rules, event_key, read_label
+from tests.reference.windows import Record
 from tests.support import simulated_streams
 from tests.support.compare_scoring import (
-    assert_decided,
-    assert_sound,
-    expect,
+    assert_consistent,
+    assert_decisions_match,
+    expected_decisions,
     file_rules,
-    find,
+    read_stored_scoring,
     sent_events,
 )
-from tests.support.live_job import Job, command
+from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.seeded_streams import Message
-from tests.support.shop import as_message
+from tests.support.shop import to_message
 
 pytestmark = pytest.mark.services
 
@@ -71,7 +71,7 @@ def purchase(event_id: str, user_id: str, time_ms: int, device: str) -> dict[str
 
 
 @pytest.fixture(scope="module")
-def job(new_job: Callable[..., Job]) -> Iterator[Job]:
+def job(new_job: Callable[..., JobUnderTest]) -> Iterator[JobUnderTest]:
     job = new_job("lane", topics={"partitions": 1}, job={"parallelism": 1}, window=WINDOW)
     job.submit()
     yield job
@@ -79,7 +79,7 @@ def job(new_job: Callable[..., Job]) -> Iterator[Job]:
 
 
 @pytest.fixture(scope="module")
-def new_rules(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def new_rules(job: JobUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     file = tmp_path_factory.mktemp("rules") / "rules.toml"
     shipped = product_path(job.settings.rules).read_text(encoding="utf-8")
     file.write_text(shipped + EVERY_PURCHASE, encoding="utf-8")
@@ -87,30 +87,32 @@ def new_rules(job: Job, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def session(job: Job) -> Iterator[Session]:
+def session(job: JobUnderTest) -> Iterator[Session]:
     with open_session(job.settings.cassandra) as session:
         yield session
 
 
-def last_ms(job: Job) -> int:
+def last_ms(job: JobUnderTest) -> int:
     return max(one.time_ms for one in sent_events(job.settings))
 
 
-def test_a_generated_stream_is_judged_as_by_the_reference(job: Job, session: Session) -> None:
-    events = simulated_streams.in_turn(
+def test_a_generated_stream_is_judged_as_by_the_reference(
+    job: JobUnderTest, session: Session
+) -> None:
+    events = simulated_streams.one_event_per_time(
         [
-            *simulated_streams.shop(seed=11, users=40),
-            *simulated_streams.apart(shared_device_ring(30, 2), "ring-"),
+            *simulated_streams.simulated_shop(seed=11, users=40),
+            *simulated_streams.with_own_ids(shared_device_ring(30, 2), "ring-"),
         ]
     )
-    values = list(simulated_streams.with_oddities(events, seed=11))
+    values = list(simulated_streams.irregular_payloads(events, seed=11))
     job.send(Message(None, value) for value in values)
     job.wait_until_caught_up()
-    found, sent = find(job.settings, session), sent_events(job.settings)
+    found, sent = read_stored_scoring(job.settings, session), sent_events(job.settings)
     assert len(found.scores) > 150
-    assert_sound(found, sent)
+    assert_consistent(found, sent)
     rules = file_rules(job.settings)
-    flags = assert_decided(found, expect(job.settings, sent, rules), rules)
+    flags = assert_decisions_match(found, expected_decisions(job.settings, sent, rules), rules)
     assert set(Counter(alert["id"] for alert in found.alerts).values()) == {1}
     assert {rule for _, rule, _ in flags} >= {
         "card_testing",
@@ -121,7 +123,7 @@ def test_a_generated_stream_is_judged_as_by_the_reference(job: Job, session: Ses
 
 
 def test_new_rules_are_in_force_within_seconds_and_no_event_is_lost(
-    job: Job, session: Session, new_rules: Path
+    job: JobUnderTest, session: Session, new_rules: Path
 ) -> None:
     """While events flow."""
     sent_at: dict[str, float] = {}
@@ -142,7 +144,7 @@ def test_new_rules_are_in_force_within_seconds_and_no_event_is_lost(
     try:
         while len(sent_at) < EVENTS_PER_SECOND:
             time.sleep(0.05)
-        command("rules", "apply", new_rules, "--config", job.config_file)
+        run_cli("rules", "apply", new_rules, "--config", job.config_file)
         applied_s = time.monotonic()
         time.sleep(IN_FORCE_S)
     finally:
@@ -151,7 +153,7 @@ def test_new_rules_are_in_force_within_seconds_and_no_event_is_lost(
         assert producer.flush(60) == 0
     job.wait_until_caught_up()
 
-    found = find(job.settings, session)
+    found = read_stored_scoring(job.settings, session)
     version = {event_id: row.rules_version for (_, _, event_id), row in found.scores.items()}
     assert sent_at.keys() <= version.keys()
     [before, after] = dict.fromkeys(version[event_id] for event_id in sent_at)  # once, and for good
@@ -171,60 +173,64 @@ def test_new_rules_are_in_force_within_seconds_and_no_event_is_lost(
 
 
 def test_a_broken_rules_file_changes_nothing(
-    job: Job, session: Session, new_rules: Path, tmp_path: Path
+    job: JobUnderTest, session: Session, new_rules: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.toml"
     text = new_rules.read_text(encoding="utf-8")
     broken.write_text(text.replace("amount >= threshold and", "amuont >= threshold and"))
-    done = command("rules", "apply", broken, "--config", job.config_file, ok=False)
+    done = run_cli("rules", "apply", broken, "--config", job.config_file, ok=False)
     assert done.returncode == 2
     assert "rule every_purchase: when, column 1: unknown name amuont; amount?" in done.stderr
     event = purchase("after-broken", "careful", last_ms(job) + 1_000, "d-careful")
-    job.send([as_message(event)])
+    job.send([to_message(event)])
     job.wait_until_caught_up()
-    found = find(job.settings, session)
+    found = read_stored_scoring(job.settings, session)
     assert len({row.rules_version for row in found.scores.values()}) == 2  # the file's, the topic's
     assert ("careful", "every_purchase", "after-broken") in found.flags.values()
 
 
-def test_a_label_is_known_to_later_events_of_the_device(job: Job, session: Session) -> None:
+def test_a_label_is_known_to_later_events_of_the_device(
+    job: JobUnderTest, session: Session
+) -> None:
     now = now_ms()
-    job.send([as_message(purchase("stolen", "victim", now - 60_000, "d-thief"))])
+    job.send([to_message(purchase("stolen", "victim", now - 60_000, "d-thief"))])
     job.wait_until_caught_up()
     [flag_id] = [
         flag_id
-        for flag_id, of in find(job.settings, session).flags.items()
+        for flag_id, of in read_stored_scoring(job.settings, session).flags.items()
         if of == ("victim", "every_purchase", "stolen")
     ]
     said = job.run("alerts", "label", flag_id, "fraud", "--by", "anna")
     assert said["labels_sent"] == 1
     job.wait_until_caught_up()
-    job.send([as_message(purchase("next", "other victim", now_ms(), "d-thief"))])
+    job.send([to_message(purchase("next", "other victim", now_ms(), "d-thief"))])
     job.wait_until_caught_up()
-    flags = find(job.settings, session).flags.values()
+    flags = read_stored_scoring(job.settings, session).flags.values()
     assert ("other victim", "device_known_fraud", "next") in flags
     assert ("victim", "device_known_fraud", "stolen") not in flags
 
 
-def test_everything_since_equals_the_reference(job: Job, session: Session, new_rules: Path) -> None:
+def test_everything_since_equals_the_reference(
+    job: JobUnderTest, session: Session, new_rules: Path
+) -> None:
     """The new rules from the event on that was the first to be judged by them, and the label."""
-    found, sent = find(job.settings, session), sent_events(job.settings)
+    found, sent = read_stored_scoring(job.settings, session), sent_events(job.settings)
     [record] = read_topic(job.settings, job.settings.topics.feedback)
     label = read_label(Record(0, 0, 0, None, record.value))
     assert label is not None
     arrivals = [*sent[:-1], label, sent[-1]]
     shipped = file_rules(job.settings)
     applied = file_rules(job.settings.model_copy(update={"rules": new_rules}))
-    old = found.scores[key_of(sent[0])].rules_version
+    old = found.scores[event_key(sent[0])].rules_version
 
     def in_force(event: Event) -> Rules:
-        return shipped if found.scores[key_of(event)].rules_version == old else applied
+        return shipped if found.scores[event_key(event)].rules_version == old else applied
 
-    assert_sound(found, sent)
-    assert_decided(found, expect(job.settings, arrivals, in_force), applied)
+    assert_consistent(found, sent)
+    assert_decisions_match(found, expected_decisions(job.settings, arrivals, in_force), applied)
 
 
-def test_the_audit_is_clean(job: Job) -> None:
+def test_the_audit_is_clean(job: JobUnderTest) -> None:
     """The lane for events leaves that for windows alone."""
     job.send_heartbeats(closing_time_ms(now_ms(), job.settings.window))
     job.wait_until_caught_up()

@@ -1,4 +1,4 @@
-"""What a job's event lane stored and sent, against tests/reference/scoring.py over the same topics."""
+"""Compares what the scoring pipeline stored and sent with the reference over the same topics."""
 
 from __future__ import annotations
 
@@ -17,22 +17,30 @@ from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import execute
 from models.fraud.model import FraudModel
 from tests.reference.entity_features import Arrival
-from tests.reference.profile import Record
-from tests.reference.scoring import Decision, Key, Rules, decide, key_of, loud, read_events
+from tests.reference.scoring import (
+    Decision,
+    Key,
+    Rules,
+    alerting_flag_ids,
+    decide,
+    event_key,
+    read_events,
+)
+from tests.reference.windows import Record
 
 FlagKey = tuple[str, str, str]  # user, rule, event
 
 
-class Found(NamedTuple):
-    """All that a lane left behind."""
+class StoredScoring(NamedTuple):
+    """The output of the scoring pipeline."""
 
     scores: dict[Key, Any]  # rows of risk_score
-    flags: dict[str, FlagKey]  # by flag_id; only those of events
-    alerts: list[dict[str, Any]]  # of events, in order, copies among them
+    flags: dict[str, FlagKey]  # by flag_id; only flags of events
+    alerts: list[dict[str, Any]]  # of events, in topic order, duplicates included
 
 
-def find(settings: Settings, session: Session) -> Found:
-    """session: of the job's keyspace."""
+def read_stored_scoring(settings: Settings, session: Session) -> StoredScoring:
+    """Reads tables and topic. session: uses the job's keyspace."""
     scores = {(row.user_id, row.event_ms, row.event_id): row for row in _scores(session)}
     flags = {
         row.flag_id: (row.user_id, row.rule_id, row.event_id)
@@ -44,7 +52,7 @@ def find(settings: Settings, session: Session) -> Found:
         for record in read_topic(settings, settings.topics.alerts)
         if (alert := json.loads(record.value or b""))["data"].get("event_id")
     ]
-    return Found(scores, flags, alerts)
+    return StoredScoring(scores, flags, alerts)
 
 
 def _scores(session: Session) -> Any:
@@ -56,63 +64,73 @@ def _scores(session: Session) -> Any:
 
 
 def sent_events(settings: Settings) -> list[Arrival]:
-    """The topic's scored events, each partition in its order."""
+    """Returns the scored events of the topic, by partition and offset."""
     records = [
-        Record(one.partition, one.offset, one.timestamp_ms, one.key, one.value)
-        for one in read_topic(settings, settings.topics.events)
+        Record(record.partition, record.offset, record.timestamp_ms, record.key, record.value)
+        for record in read_topic(settings, settings.topics.events)
     ]
-    return read_events(sorted(records, key=lambda one: one[:2]), settings.limits)
+    return read_events(sorted(records, key=lambda record: record[:2]), settings.limits)
 
 
 def file_rules(settings: Settings) -> Rules:
     return tomllib.loads(product_path(settings.rules).read_text(encoding="utf-8"))["rules"]
 
 
-def assert_sound(found: Found, events: Sequence[Arrival]) -> None:
-    """What holds whatever was decided: each event is scored, no alert without its stored flag, and
-    all copies of one carry one id."""
-    assert found.scores.keys() == {key_of(one) for one in events}
-    told = {alert["id"]: _of(alert) for alert in found.alerts}
-    assert len(set(told.values())) == len(told)
-    assert told.items() <= found.flags.items()
+def assert_consistent(stored: StoredScoring, events: Sequence[Arrival]) -> None:
+    """Asserts what holds for any decision.
+
+    Every event is scored, every alert has a stored flag, and duplicates of an alert have one id.
+    """
+    assert stored.scores.keys() == {event_key(event) for event in events}
+    alerted = {alert["id"]: _flag_key(alert) for alert in stored.alerts}
+    assert len(set(alerted.values())) == len(alerted)
+    assert alerted.items() <= stored.flags.items()
 
 
-def _of(alert: dict[str, Any]) -> FlagKey:
+def _flag_key(alert: dict[str, Any]) -> FlagKey:
     data = alert["data"]
     return data["user_id"], data["rule_id"], data["event_id"]
 
 
-def assert_decided(found: Found, expected: dict[Key, Decision], rules: Rules) -> set[FlagKey]:
-    """What these rules made of these events; returns the flags. Those of
-    rules in force have an alert."""
+def assert_decisions_match(
+    stored: StoredScoring, expected: dict[Key, Decision], rules: Rules
+) -> set[FlagKey]:
+    """Asserts scores, active rules and flags of the expected events; returns the flags.
+
+    Other users and other rules are ignored. Every flag that sends an alert has one.
+    """
     ids = {rule["id"] for rule in rules}
     flags: dict[str, FlagKey] = {}
     for key, decision in expected.items():
-        row = found.scores[key]
+        row = stored.scores[key]
         assert row.score == pytest.approx(decision.score, abs=1e-6), key
         assert set(row.active_rules or ()) & ids == decision.active_rules, key
         flags |= {flag_id: (key[0], rule, key[2]) for rule, flag_id in decision.flags.items()}
     users = {user_id for user_id, _, _ in expected}
-    stored = {one: of for one, of in found.flags.items() if of[0] in users and of[1] in ids}
-    assert stored == flags
-    assert set(loud(expected, rules)) <= {alert["id"] for alert in found.alerts}
+    stored_flags = {
+        flag_id: key for flag_id, key in stored.flags.items() if key[0] in users and key[1] in ids
+    }
+    assert stored_flags == flags
+    assert set(alerting_flag_ids(expected, rules)) <= {alert["id"] for alert in stored.alerts}
     return set(flags.values())
 
 
-def expect(
+def expected_decisions(
     settings: Settings, arrivals: list[Arrival], rules: Rules | Callable[..., Rules]
 ) -> dict[Key, Decision]:
     model = FraudModel.load(product_path(settings.scoring.checkpoint))
     return decide(arrivals, rules, model, settings.scoring.history)
 
 
-def assert_scoring(settings: Settings, of_users: str, rule_id: str) -> None:
-    """That everything is sound, and that the rule judged the users of this prefix, who share
-    nothing with others, exactly as the reference does."""
+def assert_scoring(settings: Settings, user_prefix: str, rule_id: str) -> None:
+    """Asserts that the output is consistent and that one rule is decided as in the reference.
+
+    The rule is compared for the users with the prefix, who must share no entity with other users.
+    """
     with open_session(settings.cassandra) as session:
-        found = find(settings, session)
+        stored = read_stored_scoring(settings, session)
     events = sent_events(settings)
-    assert_sound(found, events)
-    own = [one for one in events if one.user.startswith(of_users)]
+    assert_consistent(stored, events)
+    own = [event for event in events if event.user.startswith(user_prefix)]
     rules = [rule for rule in file_rules(settings) if rule["id"] == rule_id]
-    assert assert_decided(found, expect(settings, own, rules), rules)
+    assert assert_decisions_match(stored, expected_decisions(settings, own, rules), rules)

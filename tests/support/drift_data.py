@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from liveprofile.drift.histograms import (
-    HourlyHistograms,
-)
+from liveprofile.drift.histograms import HourlyHistograms
 from liveprofile.drift.reference import DriftReference, Series
 from liveprofile.units import DAY_MS
 from models.fraud.training import drift_reference
@@ -35,7 +33,7 @@ def make_reference() -> DriftReference:
 
 
 def series(reference: DriftReference, name: str) -> Series:
-    return next(one for one in reference.series if one.name == name)
+    return next(series for series in reference.series if series.name == name)
 
 
 def counts(reference: DriftReference, x_NF: np.ndarray, score_N: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""A made-up shop in which what comes with an event foretells the next one, and nothing else does.
+"""A synthetic shop where only the vectors of an event predict the user's next purchase.
 
-Each user has one window a day. What is bought is drawn anew each day; the picture that comes with a
-day's purchase, the place of it, or what is searched for, tells the category of the day after.
+Each user has one window a day. The category bought is drawn anew each day. The media vector, place
+or query of a day's purchase tells the category of the next day.
 """
 
 from __future__ import annotations
@@ -16,30 +16,30 @@ from benchmarks.load.events import EventMessage
 from liveprofile.units import DAY_MS
 
 FIRST_DAY_MS = 1_483_228_800_000  # 2017-01-01
-CATEGORIES, NUMBERS = 24, 12
+CATEGORIES, VECTOR_LENGTH = 24, 12
 ENCODER = "clip-tiny"
 NOUNS = (
     "bread", "shoes", "guitars", "tents", "cameras", "roses", "bicycles", "lamps", "novels",
     "cheese", "laptops", "perfume", "tyres", "sofas", "whisky", "dolls", "sunglasses", "paint",
     "coffee", "aquariums", "candles", "skis", "jeans", "knives",
 )  # fmt: skip
-NOISE = 0.3  # of each number of a vector; its centre has length 1
+NOISE_STD = 0.3  # of each number of a vector, whose centre has length 1
 
 
-def centres() -> np.ndarray:
-    """(CATEGORIES, NUMBERS) of length 1."""
-    centre = np.random.default_rng(1).normal(size=(CATEGORIES, NUMBERS))
-    return centre / np.linalg.norm(centre, axis=1, keepdims=True)
+def category_centres() -> np.ndarray:
+    """Returns a unit vector per category, (CATEGORIES, VECTOR_LENGTH)."""
+    centres = np.random.default_rng(1).normal(size=(CATEGORIES, VECTOR_LENGTH))
+    return centres / np.linalg.norm(centres, axis=1, keepdims=True)
 
 
-def vector(category: int, random: np.random.Generator, common: float) -> list[float]:
-    one = centres()[category] + random.normal(0, NOISE, NUMBERS)
-    one[0] += common
-    return one.round(4).tolist()
+def media_vector(category: int, random: np.random.Generator, common: float) -> list[float]:
+    vector = category_centres()[category] + random.normal(0, NOISE_STD, VECTOR_LENGTH)
+    vector[0] += common
+    return vector.round(4).tolist()
 
 
 def place(category: int, random: np.random.Generator) -> dict[str, float]:
-    """Each category has a town, and towns lie degrees apart."""
+    """Returns a place in the category's town. Towns are at least a degree apart."""
     lat, lon = random.uniform(0, 0.02, 2)
     return {"lat": 40.01 + category + lat, "lon": 10.01 - 2 * category + lon}
 
@@ -47,16 +47,20 @@ def place(category: int, random: np.random.Generator) -> dict[str, float]:
 def events(
     users: int,
     days: int,
-    brings: str,
+    modality: str,
     seed: int = 5,
     shuffled: bool = False,
     common: float = 0.0,
 ) -> Iterator[dict[str, Any]]:
-    """brings: "media", "place", "text" or "nothing"; shuffled: it tells of some other day instead;
-    common: how much all vectors have in common."""
+    """Yields purchases of `users` users, one a day.
+
+    modality: "media", "place", "text" or "nothing".
+    shuffled: the vectors tell the category of an unrelated purchase instead.
+    common: added to the first number of every vector, so that all vectors are alike.
+    """
     random = np.random.default_rng(seed)
     category = random.integers(0, CATEGORIES, (days + 1, users))
-    told = random.permuted(category) if shuffled else category
+    predicted = random.permuted(category) if shuffled else category
     for day in range(days):
         for user in range(users):
             event: dict[str, Any] = {
@@ -68,17 +72,18 @@ def events(
                 "category_id": f"c{category[day, user]}",
                 "price": 10,
             }
-            about = told[day + 1, user]
-            if brings == "media":
-                given = {"encoder": ENCODER, "vector": vector(about, random, common)}
-                event["media_embedding"] = given
-            elif brings == "place":
-                event["place"] = place(about, random)
-            elif brings == "text":
-                event["query"] = f"where do I find good {NOUNS[about]}?"
+            next_category = predicted[day + 1, user]
+            if modality == "media":
+                vector = media_vector(next_category, random, common)
+                event["media_embedding"] = {"encoder": ENCODER, "vector": vector}
+            elif modality == "place":
+                event["place"] = place(next_category, random)
+            elif modality == "text":
+                event["query"] = f"where do I find good {NOUNS[next_category]}?"
             yield event
 
 
-def messages(*args: Any, **more: Any) -> Iterator[EventMessage]:
-    for event in events(*args, **more):
+def messages(*args: Any, **options: Any) -> Iterator[EventMessage]:
+    """Takes the arguments of `events`; yields keyed messages."""
+    for event in events(*args, **options):
         yield EventMessage(event["user_id"].encode(), json.dumps(event).encode())

@@ -16,7 +16,7 @@ from liveprofile.units import MINUTE_MS
 from liveprofile.wire.tokens import WINDOW
 from models.fraud.model import FraudModel
 from tests.reference.entity_features import Arrival, Event, Label
-from tests.reference.scoring import Decision, Key, parts
+from tests.reference.scoring import Decision, Key, event_parts
 from tests.support.memory_sinks import MemoryScoringSink
 from udfs.rules_feed import RulesFeed
 from udfs.scoring.batch import EventScorer, ScoringBatchTiming
@@ -68,7 +68,7 @@ class ScoringHarness:
     def score(self, arrivals: list[Arrival], rows: Sequence[int]) -> list[list[dict[str, Any]]]:
         """Scores the arrivals at the positions `rows` as one batch; returns each one's alerts."""
         return self.score_texts(
-            [user_of(arrivals, row) for row in rows], [parts(arrivals, row) for row in rows]
+            [user_of(arrivals, row) for row in rows], [event_parts(arrivals, row) for row in rows]
         )
 
     def score_texts(self, users: list[str], texts: list[str]) -> list[list[dict[str, Any]]]:

@@ -1,4 +1,4 @@
-"""Seeded streams: faults injected into real data, and poison that must not stop the job."""
+"""Seeded streams: events with injected faults, poison messages, and odd but readable payloads."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from liveprofile.units import DAY_MS
-from tests.support.broken_events import BREAKS
+from tests.support.corruptions import CORRUPTIONS
 
-# What `mixed` breaks: every reason, and NOT_JSON in two ways.
-BROKEN_KINDS = (
-    # reason, name in tests.support.broken_events.BREAKS
+# The corruptions that `with_faults` injects: every reason, and two for NOT_JSON.
+INJECTED_CORRUPTIONS = (
+    # reason, name in tests.support.corruptions.CORRUPTIONS
     ("TOO_LARGE", "65,537 characters"),
-    ("BAD_ENCODING", "a byte that UTF-8 has not"),
-    ("NOT_JSON", "cut short"),
+    ("BAD_ENCODING", "a byte that is invalid in UTF-8"),
+    ("NOT_JSON", "truncated JSON"),
     ("NOT_JSON", "a tombstone"),
     ("MISSING_FIELD", "no user_id"),
     ("BAD_ID", "NUL in event_id"),
-    ("UNKNOWN_TYPE", "another word"),
+    ("UNKNOWN_TYPE", "an unknown type"),
     ("BAD_TIME", "February 30"),
     ("FUTURE_TIME", "2099 in milliseconds"),
     ("BAD_NUMBER", "a negative price"),
 )
-# Duplicates follow their original within this many records, as a producer's retries do.
+# Duplicates follow their original within this many events, as a producer's retries do.
 DUPLICATE_WITHIN = 1_000
-# Late events come only after this share of the stream, when every partition's time has moved on.
+# Late events are injected after this share of the stream: by then every partition's watermark has
+# advanced.
 LATE_AFTER = 0.2
 
 
@@ -37,8 +38,8 @@ class Message(NamedTuple):
 
 
 @dataclass
-class Mixed:
-    """Messages in sending order, and the indexes of the injected ones by kind."""
+class StreamWithFaults:
+    """Messages in sending order, and the indexes of the injected ones."""
 
     messages: list[Message] = field(default_factory=list)
     duplicates: list[int] = field(default_factory=list)
@@ -50,50 +51,51 @@ class Mixed:
         return len(self.duplicates) + len(self.late) + sum(map(len, self.broken.values()))
 
 
-def mixed(
+def with_faults(
     events: Iterable[dict[str, Any]],
     seed: int,
     duplicates: float = 0.01,
     late: float = 0.01,
     broken: float = 0.01,
     late_by_ms: int = 10 * DAY_MS,
-) -> Mixed:
-    """Valid `events` (event_time in milliseconds, in order of time) and about the given shares of
-    exact copies, of events far behind the stream and of broken ones, all keyed by the event's user.
+) -> StreamWithFaults:
+    """Injects about the given shares of duplicates, late events and broken events.
 
-    Copies come after their original; late and broken ones have event_ids of their own.
+    `events` are valid, in time order, with event_time in milliseconds. A duplicate is an exact copy
+    that follows its original. A late event is `late_by_ms` behind the stream. Late and broken
+    events have event_ids of their own. Every message is keyed by its user.
     """
     rng = random.Random(seed)
     originals = list(events)
-    breakers = [(reason, _breaker(reason, name)) for reason, name in BROKEN_KINDS]
-    result = Mixed()
-    pending: dict[int, list[Message]] = {}  # copies by the index of the event they follow
+    corruptions = [(reason, _corruption(reason, name)) for reason, name in INJECTED_CORRUPTIONS]
+    result = StreamWithFaults()
+    pending: dict[int, list[Message]] = {}  # duplicates by the index of the event they follow
     for index, event in enumerate(originals):
         message = Message(_key(event), _json(event))
         result.messages.append(message)
         if rng.random() < duplicates:
             follows = min(index + rng.randrange(DUPLICATE_WITHIN), len(originals) - 1)
             pending.setdefault(follows, []).append(message)
-        for copy in pending.pop(index, ()):
+        for duplicate in pending.pop(index, ()):
             result.duplicates.append(len(result.messages))
-            result.messages.append(copy)
+            result.messages.append(duplicate)
         if rng.random() < late / (1 - LATE_AFTER) and index >= LATE_AFTER * len(originals):
-            behind = {
+            late_fields = {
                 "event_id": f"late-{seed}-{index}",
                 "event_time": event["event_time"] - late_by_ms,
             }
             result.late.append(len(result.messages))
-            result.messages.append(Message(_key(event), _json(event | behind)))
+            result.messages.append(Message(_key(event), _json(event | late_fields)))
         if rng.random() < broken:
-            reason, breaker = breakers[rng.randrange(len(breakers))]
-            value = breaker(event | {"event_id": f"broken-{seed}-{index}"})
+            reason, corrupt = corruptions[rng.randrange(len(corruptions))]
+            value = corrupt(event | {"event_id": f"broken-{seed}-{index}"})
             result.broken.setdefault(reason, []).append(len(result.messages))
             result.messages.append(Message(_key(event), value))
     return result
 
 
-def _breaker(reason: str, name: str) -> Callable[[dict[str, Any]], bytes | None]:
-    return dict(BREAKS[reason])[name]
+def _corruption(reason: str, name: str) -> Callable[[dict[str, Any]], bytes | None]:
+    return dict(CORRUPTIONS[reason])[name]
 
 
 def _key(event: dict[str, Any]) -> bytes:
@@ -104,11 +106,11 @@ def _json(event: dict[str, Any]) -> bytes:
     return json.dumps(event, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
-# --- poison -----------------------------------------------------------------------------------
+# --- poison messages ----------------------------------------------------------------------------
 
-# With {id}, {user} and {time} filled in. Some are valid, most must be rejected.
+# {id}, {user} and {time} are placeholders. Most of these payloads must be rejected.
 _POISON_TEXTS = (
-    # separators of packed state, escaped and raw, where text is kept
+    # separators of encoded state, escaped and raw, in fields that state keeps
     r'{"event_id":"{id}\u001d\u001e\u001f","user_id":"{user}","event_type":"view","event_time":{time}}',
     r'{"event_id":"{id}","user_id":"\u001f{user}","event_type":"view","event_time":{time}}',
     r'{"event_id":"{id}","user_id":"{user}","event_type":"view","event_time":{time},"item_id":"a\u001fb\u001ec","category_id":"\u001d"}',
@@ -121,7 +123,7 @@ _POISON_TEXTS = (
     r'{"event_id":"{id}","user_id":"{user}","event_type":"view","event_time":{time},"text":"\\ud800"}',
     r'{"event_id":"{id}","user_id":"{user}","event_type":"view","event_time":{time},"text":"\ud800"}',
     r'{"event_id":"{id}","user_id":"{user}","event_type":"view","event_time":{time},"\udfff":1}',
-    # keys that come twice, odd keys
+    # duplicate and odd names
     '{"event_id":"x","event_id":"{id}","user_id":"{user}","event_type":"view","event_time":{time}}',
     '{"event_id":"{id}","user_id":"{user}","event_type":"view","event_time":{time},"":1,"$.price":-1,"a.b[0]":2}',
     r'{"event\u005fid":"{id}","user_id":"{user}","event_type":"view","event_time":{time}}',
@@ -140,7 +142,7 @@ _POISON_TEXTS = (
     '{"event_id":"{id}","user_id":"{user}","event_type":"view","event_time":99999999999999999999}',
     '{"event_id":"{id}","user_id":"{user}","event_type":"view","event_time":"0000-00-00T00:00:00Z"}',
     '{"event_id":"{id}","user_id":"{user}","event_type":"view","event_time":"2023-11-14T10:00:00+99:99"}',
-    # shapes
+    # structure
     '\ufeff{"event_id":"{id}","user_id":"{user}","event_type":"view","event_time":{time}}',
     '{"event_id":"{id}","user_id":"{user}","event_type":"view","event_time":{time}} trailing',
     '{"event_id":"{id}","user_id":"{user}","event_type":"view","event_time":{time}}{"event_id":"y"}',
@@ -161,7 +163,7 @@ def _random_bytes(rng: random.Random) -> bytes:
     return rng.randbytes(rng.randrange(1, 300))
 
 
-def _flipped(rng: random.Random) -> bytes:
+def _flipped_bytes(rng: random.Random) -> bytes:
     value = bytearray(_event(rng, "text", '"abc"'))
     for _ in range(rng.randrange(1, 4)):
         value[rng.randrange(len(value))] = rng.randrange(256)
@@ -170,16 +172,16 @@ def _flipped(rng: random.Random) -> bytes:
 
 def _event(rng: random.Random, name: str, value: str) -> bytes:
     text = '{"event_id":"{id}","user_id":"{user}","event_type":"view","event_time":{time},"%s":%s}'
-    return _filled(rng, text % (name, value))
+    return _fill_placeholders(rng, text % (name, value))
 
 
-def _filled(rng: random.Random, text: str) -> bytes:
-    for place, value in (
+def _fill_placeholders(rng: random.Random, text: str) -> bytes:
+    for placeholder, value in (
         ("{id}", f"poison-{rng.getrandbits(64):016x}"),
         ("{user}", f"poisoned-{rng.randrange(5)}"),
         ("{time}", str(1_700_000_000_000 + rng.randrange(DAY_MS))),
     ):
-        text = text.replace(place, value)
+        text = text.replace(placeholder, value)
     return text.encode("utf-8")
 
 
@@ -209,15 +211,21 @@ def _many_fields(rng: random.Random) -> bytes:
 
 
 _POISON_MAKERS: tuple[Callable[[random.Random], bytes], ...] = (
-    _random_bytes, _flipped, _nested, _unclosed, _long_string, _long_number, _many_fields,
-)  # fmt: skip
+    _random_bytes,
+    _flipped_bytes,
+    _nested,
+    _unclosed,
+    _long_string,
+    _long_number,
+    _many_fields,
+)
 
 
-def poison(n: int, seed: int) -> list[Message]:
-    """`n` payloads of which none may stop the job; each kind comes about equally often."""
+def poison_messages(n: int, seed: int) -> list[Message]:
+    """Returns `n` messages that must not stop the job, about equally many of each kind."""
     rng = random.Random(seed)
     kinds: list[Callable[[random.Random], bytes]] = [
-        lambda rng, text=text: _filled(rng, text) for text in _POISON_TEXTS
+        lambda rng, text=text: _fill_placeholders(rng, text) for text in _POISON_TEXTS
     ]
     kinds += _POISON_MAKERS
     order = [kinds[index % len(kinds)] for index in range(n)]
@@ -225,9 +233,9 @@ def poison(n: int, seed: int) -> list[Message]:
     return [Message(rng.choice((None, b"poisoned-1", b"\xff\x00")), kind(rng)) for kind in order]
 
 
-# --- the same fields, written in many ways ------------------------------------------------------
+# --- payload variants ---------------------------------------------------------------------------
 
-_WRITTEN = {
+_VARIANTS = {
     "event_id": ('"{id}"', "12", "true", "null", "{}", r'"\u0069{id}"', '"{id}}"'),
     "user_id": ('"{user}"', '"{user}"', "7", '""', '["{user}"]', '"event_time"'),
     "event_type": ('"view"', '"purchase"', '"purchase"', '"login"', '"heartbeat"', '"odd"'),
@@ -245,28 +253,31 @@ _WRITTEN = {
     "attributes": ('{"user_id":"n","event_time":5,"price":"x"}', '{"a":{"b":1},"amount":1}'),
     "tags": ('["user_id","b"]', '[{"event_id":"z"}]', "[1]"),
 }  # fmt: skip
-_BETWEEN = ((",", ":"), (",", ":"), (", ", ": "), ("\t,", " :"))
+_SEPARATORS = ((",", ":"), (",", ":"), (", ", ": "), ("\t,", " :"))
 
 
-def written_anyhow(n: int, seed: int) -> list[Message]:
-    """`n` payloads with few or many fields, in any order, some of them twice, some damaged."""
+def payload_variants(n: int, seed: int) -> list[Message]:
+    """Returns `n` payloads with fields in any order and notation, some repeated, some damaged."""
     rng = random.Random(seed)
-    required, optional = list(_WRITTEN)[:4], list(_WRITTEN)[4:]
+    required, optional = list(_VARIANTS)[:4], list(_VARIANTS)[4:]
     messages = []
     for number in range(n):
         names = required + rng.sample(optional, rng.randrange(5))
         if rng.random() < 0.2:
             names.append(rng.choice(names))
         rng.shuffle(names)
-        comma, colon = rng.choice(_BETWEEN)
-        # The first way of each field is the usual one: else hardly any payload would be valid.
-        values = [_WRITTEN[name][rng.random() < 0.2 and rng.randrange(1, len(_WRITTEN[name]))]
-                  for name in names]  # fmt: skip
+        comma, colon = rng.choice(_SEPARATORS)
+        # Each field has its usual value, the first, in 80 %: otherwise few payloads would be valid.
+        values = [
+            _VARIANTS[name][rng.random() < 0.2 and rng.randrange(1, len(_VARIANTS[name]))]
+            for name in names
+        ]
         fields = zip(names, values, strict=True)
         text = "{" + comma.join(f'"{name}"{colon}{value}' for name, value in fields) + "}"
         text = text.replace("{time}", str(1_700_000_000_000 + number * 4_000))
         if rng.random() < 0.1:
-            at = rng.randrange(len(text))
-            text = text[:at] + rng.choice(("", '"', "}", "{", ",", " ", "\x02")) + text[at + 1 :]
-        messages.append(Message(None, _filled(rng, text)))
+            index = rng.randrange(len(text))
+            damage = rng.choice(("", '"', "}", "{", ",", " ", "\x02"))
+            text = text[:index] + damage + text[index + 1 :]
+        messages.append(Message(None, _fill_placeholders(rng, text)))
     return messages

@@ -1,4 +1,4 @@
-"""A small shop's behaviour, seeded: every type of event, one hot user, one that stands out."""
+"""Seeded events of a small shop: every event type, one hot user, one user with known flags."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ START_MS = 1_699_833_600_000  # Monday 2023-11-13 00:00 UTC
 
 HOT_USER = "hot"
 HOT_SHARE = 0.15
-# Buys one thing in every hour, and in each 30th hour many dear ones.
+# Buys one item in every hour. In every 30th hour, a burst of expensive items raises flags.
 REGULAR_USER = "regular"
 BURST_EVERY_HOURS = 30
 
@@ -23,17 +23,17 @@ ITEMS, CATEGORIES = 60, 12
 CHANNELS = ("app", "web", "shop")
 
 
-def visits(
+def shop_events(
     seed: int, users: int, step_ms: int, start_ms: int = START_MS
 ) -> Iterator[dict[str, Any]]:
-    """Events without end, in order of time, `step_ms` apart; event_time in milliseconds."""
+    """Yields events without end, in time order, `step_ms` apart; event_time in milliseconds."""
     rng = random.Random(seed)
-    number, bought_until_ms = 0, start_ms - start_ms % HOUR_MS
+    number, next_purchase_hour_ms = 0, start_ms - start_ms % HOUR_MS
     while True:
         time_ms = start_ms + number * step_ms
-        if time_ms >= bought_until_ms + HOUR_MS // 2:
-            hour = (bought_until_ms - START_MS) // HOUR_MS
-            bought_until_ms += HOUR_MS
+        if time_ms >= next_purchase_hour_ms + HOUR_MS // 2:
+            hour = (next_purchase_hour_ms - START_MS) // HOUR_MS
+            next_purchase_hour_ms += HOUR_MS
             burst = hour % BURST_EVERY_HOURS == BURST_EVERY_HOURS - 1
             for copy in range(8 if burst else 1):
                 yield {
@@ -45,11 +45,11 @@ def visits(
                     "category_id": "food",
                     "price": 250.0 if burst else 20.0 + hour % 3,
                 }
-        yield _visit(rng, f"{seed}-{number}", users, time_ms)
+        yield _random_event(rng, f"{seed}-{number}", users, time_ms)
         number += 1
 
 
-def _visit(rng: random.Random, event_id: str, users: int, time_ms: int) -> dict[str, Any]:
+def _random_event(rng: random.Random, event_id: str, users: int, time_ms: int) -> dict[str, Any]:
     user = HOT_USER if rng.random() < HOT_SHARE else f"user-{rng.randrange(users)}"
     item = rng.randrange(ITEMS)
     event: dict[str, Any] = {
@@ -80,20 +80,22 @@ def _visit(rng: random.Random, event_id: str, users: int, time_ms: int) -> dict[
     return event
 
 
-def as_message(event: dict[str, Any]) -> Message:
+def to_message(event: dict[str, Any]) -> Message:
     return Message(event["user_id"].encode("utf-8"), json.dumps(event).encode("utf-8"))
 
 
 def with_iso_times(messages: list[Message], every: int) -> list[Message]:
-    """Each `every`-th message, if it is an event with its time in milliseconds, says it in ISO 8601
-    with an offset instead."""
+    """Rewrites event_time to ISO 8601 with an offset in every `every`-th message.
+
+    Messages that are not events with a time in milliseconds stay as they are.
+    """
     return [
-        _iso(message, index) if index % every == 0 else message
+        _with_iso_time(message, index) if index % every == 0 else message
         for index, message in enumerate(messages)
     ]
 
 
-def _iso(message: Message, index: int) -> Message:
+def _with_iso_time(message: Message, index: int) -> Message:
     try:
         event = json.loads(message.value or b"")
         time_ms = event["event_time"]

@@ -1,6 +1,7 @@
-"""Hypothesis strategies for streams of behaviour events; tests/support/seeded_streams.py has seeded ones.
+"""Hypothesis strategies for streams of behaviour events.
 
-A generated stream is a list of `Record`s in arrival order; each user stays in one partition.
+A generated stream is a list of `Record`s in arrival order. All records of a user are in one
+partition.
 """
 
 from __future__ import annotations
@@ -12,14 +13,14 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from liveprofile.units import MINUTE_MS
-from tests.reference.profile import Record
+from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.reference.validation import EPOCH, REASONS, TYPES
-from tests.support.broken_events import BREAKS
+from tests.reference.windows import Record
+from tests.support.corruptions import CORRUPTIONS
 
 START_MS = 1_700_000_100_000  # 2023-11-14 22:15 UTC, the start of a 5-minute window
-LATEST_MS = START_MS + 400 * 86_400_000
-RECORD_MS = 1_750_000_000_000  # the Kafka timestamp of all records: after LATEST_MS
+LATEST_MS = START_MS + 400 * DAY_MS
+RECORD_MS = 1_750_000_000_000  # Kafka timestamp of all records, after LATEST_MS
 
 _TYPES = st.sampled_from(TYPES + ("purchase",) * 6 + ("view",) * 6)
 _ODD_IDS = st.one_of(
@@ -51,7 +52,7 @@ _OPTIONAL = {
     "category_id": _CATEGORIES,
     "price": _NUMBERS,
     "quantity": st.one_of(st.integers(0, 9), st.sampled_from(["3", 0.5, None])),
-    # No larger: a double would lose the digits of what is bought beside it, and of its square.
+    # Not larger: in a sum, or squared, a double would lose the digits of other amounts.
     "amount": st.one_of(_NUMBERS, st.sampled_from([-12.5, "-3", -1e6])),
     "rating": st.sampled_from([1, 4.5, "5", -1, None]),
     "place": st.sampled_from([None, {}, {"lat": 48.1, "lon": 11.6}, {"lat": "-90"}, {"lon": 180}]),
@@ -70,7 +71,7 @@ _OPTIONAL = {
     "attributes": st.sampled_from([{}, {"a": [1, {"b": None}]}]),
     "not_of_the_contract": st.sampled_from([None, 1, {"event_id": "x", "price": -1}]),
 }
-# Other JSON types than the contract names: as good as missing.
+# JSON types other than the contract's, which count as missing.
 _WRONG_TYPES = {
     name: st.sampled_from([True, 1.5, {}, [1]])
     for name in ("item_id", "category_id", "session_id", "device_id", "coupon_id")
@@ -91,30 +92,30 @@ def user_partition(user_id: str, partitions: int) -> int:
 
 @st.composite
 def time_texts(draw: st.DrawFn, time_ms: int) -> int | str:
-    """One of the ways to write this moment."""
+    """Draws a notation of this time."""
     form = draw(st.sampled_from(["ms"] * 3 + ["digits", "zulu", "plain", "offset", "fraction"]))
     if form == "ms":
         return time_ms
     if form == "digits":
         return str(time_ms)
-    moment = EPOCH + timedelta(milliseconds=time_ms)
+    time = EPOCH + timedelta(milliseconds=time_ms)
     separator = draw(st.sampled_from("T "))
     zone = "Z" if form == "zulu" else ""
     if form == "offset":
         minutes = draw(st.sampled_from([0, 60, -300, 330, 345, -210, 840, -720]))
-        moment = moment.astimezone(timezone(timedelta(minutes=minutes)))
-        zone = moment.strftime("%z")
+        time = time.astimezone(timezone(timedelta(minutes=minutes)))
+        zone = time.strftime("%z")
         if draw(st.booleans()):
             zone = f"{zone[:3]}:{zone[3:]}"
-    return _iso(moment, separator, beyond_ms="9999" if form == "fraction" else "") + zone
+    return _iso(time, separator, beyond_ms="9999" if form == "fraction" else "") + zone
 
 
-def _iso(moment: datetime, separator: str, beyond_ms: str) -> str:
-    text = moment.strftime(f"%Y-%m-%d{separator}%H:%M")
-    milliseconds = moment.microsecond // 1_000
+def _iso(time: datetime, separator: str, beyond_ms: str) -> str:
+    text = time.strftime(f"%Y-%m-%d{separator}%H:%M")
+    milliseconds = time.microsecond // 1_000
     if milliseconds or beyond_ms:
-        return f"{text}:{moment.second:02d}.{milliseconds:03d}{beyond_ms}"
-    return f"{text}:{moment.second:02d}" if moment.second else text
+        return f"{text}:{time.second:02d}.{milliseconds:03d}{beyond_ms}"
+    return f"{text}:{time.second:02d}" if time.second else text
 
 
 @st.composite
@@ -127,7 +128,7 @@ def valid_events(
 ) -> dict[str, Any]:
     """An event that passes every check.
 
-    `wrong_types`: optional fields may have another JSON type than the contract names.
+    wrong_types: optional fields may have a JSON type other than the contract's.
     """
     optional = dict(_OPTIONAL)
     if wrong_types and draw(st.booleans()):
@@ -141,13 +142,13 @@ def payload(event: dict[str, Any], ascii_only: bool = True) -> bytes:
 
 
 class _Topic:
-    """Writes records and remembers what a later step needs."""
+    """A topic that is written record by record."""
 
     def __init__(self, partitions: int) -> None:
         self.records: list[Record] = []
         self.next_offsets = [0] * partitions
         self.latest_ms = START_MS
-        self.sent: list[tuple[int, dict[str, Any]]] = []  # valid events with their partition
+        self.sent: list[tuple[int, dict[str, Any]]] = []  # partition, valid event
 
     def write(self, partition: int, key: str | None, value: bytes | None) -> None:
         offset = self.next_offsets[partition]
@@ -167,19 +168,21 @@ def behaviour_stream(
     wrong_types: bool = True,
     close: bool = True,
 ) -> list[Record]:
-    """Records of a few users, one of them hot: out of order within and beyond the bound,
-    duplicates, late ones, broken ones of every reason, heartbeats, odd ids and texts.
+    """Draws records of a few users, one of whom has most events.
 
-    `close`: ends with heartbeats to every partition that close the last window.
+    Events are out of order within and beyond the bound. Among them are duplicates, late events,
+    broken events of every reason, heartbeats, odd ids and odd texts.
+
+    close: the stream ends with a heartbeat in every partition, which closes the last window.
     """
     users = draw(st.lists(_IDS, min_size=1, max_size=4, unique_by=str))
     users += users[:1] * 3
     topic = _Topic(partitions)
-    steps = st.sampled_from(["event"] * 12 + ["copy", "late", "broken", "heartbeat", "edge"])
+    steps = st.sampled_from(["event"] * 12 + ["duplicate", "late", "broken", "heartbeat", "edge"])
     gaps_ms = st.one_of(
         st.sampled_from([0, 0, 1, 1_000]),
         st.integers(0, window_ms // 4),
-        st.sampled_from([window_ms, 2 * window_ms + 1, 3_600_000, 40 * 86_400_000]),
+        st.sampled_from([window_ms, 2 * window_ms + 1, HOUR_MS, 40 * DAY_MS]),
     )
     lags_ms = st.one_of(st.just(0), st.integers(0, out_of_orderness_ms))
     for number in range(draw(st.integers(1, max_events))):
@@ -191,15 +194,15 @@ def behaviour_stream(
             beat = {"event_type": "heartbeat", "event_time": draw(time_texts(now_ms))}
             topic.write(draw(st.integers(0, partitions - 1)), None, payload(beat))
             continue
-        if step == "copy" and topic.sent:
+        if step == "duplicate" and topic.sent:
             partition, event = draw(st.sampled_from(topic.sent))
             if draw(st.booleans()):
                 event = event | {"amount": 1, "event_time": now_ms}
             topic.write(partition, str(event["user_id"]), payload(event))
             continue
         if step == "late":
-            behind_ms = out_of_orderness_ms + draw(st.integers(1, 10 * window_ms))
-            time_ms = now_ms - behind_ms
+            lateness_ms = draw(st.integers(1, 10 * window_ms))
+            time_ms = now_ms - out_of_orderness_ms - lateness_ms
         elif step == "edge":
             time_ms = (now_ms // window_ms + draw(st.integers(0, 1))) * window_ms - draw(
                 st.integers(0, 1)
@@ -210,9 +213,9 @@ def behaviour_stream(
         event = draw(valid_events(event_id, user, time_ms, wrong_types))
         if step == "broken":
             reason = draw(st.sampled_from(REASONS))
-            _name, broken = draw(st.sampled_from(BREAKS[reason]))
-            topic.write(partition, str(user), broken(event))
-        # Also after a broken one, which must not have claimed the event_id.
+            _name, corrupt = draw(st.sampled_from(CORRUPTIONS[reason]))
+            topic.write(partition, str(user), corrupt(event))
+        # A broken event is followed by its valid form: it must not claim the event_id.
         topic.latest_ms = max(topic.latest_ms, time_ms)
         topic.sent.append((partition, event))
         topic.write(partition, str(user), payload(event, draw(st.booleans())))
@@ -227,7 +230,7 @@ def behaviour_stream(
 def closing_heartbeats(
     partitions: int, latest_ms: int, window_ms: int, out_of_orderness_ms: int
 ) -> list[tuple[int, bytes]]:
-    """(partition, payload) of heartbeats that let the window of `latest_ms` close."""
+    """Returns (partition, payload) of heartbeats that close the window of `latest_ms`."""
     time_ms = latest_ms + 2 * window_ms + out_of_orderness_ms
     return [
         (partition, payload({"event_type": "heartbeat", "event_time": time_ms}))

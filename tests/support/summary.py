@@ -1,4 +1,4 @@
-"""What the end of a test run tells beside the results, whichever process came to know it."""
+"""Lines that the end of a test run prints after the results. xdist workers send theirs."""
 
 from __future__ import annotations
 

@@ -33,7 +33,17 @@ def program(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("environment")
     venv.create(folder, with_pip=False)
     packages = folder / "lib" / "python3.11" / "site-packages"
-    command = ["-m", "pip", "install", "--quiet", "--no-deps", "--prefix", str(folder), str(wheel)]
+    command = [
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--ignore-installed",
+        "--prefix",
+        str(folder),
+        str(wheel),
+    ]
     subprocess.run([sys.executable, *command], check=True, capture_output=True)
     (packages / "dependencies.pth").write_text(f"{_dependencies(folder)}\n", encoding="utf-8")
     script = folder / "bin" / "liveprofile"

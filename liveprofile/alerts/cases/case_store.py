@@ -19,7 +19,7 @@ from tenacity import (
 
 from liveprofile.alerts.cases.states import AlertState, read_states
 from liveprofile.errors import ServiceError
-from liveprofile.storage.cql import execute, from_ms, now_ms, to_ms
+from liveprofile.storage.cql import execute, from_ms, now_ms, read, to_ms
 
 # A write that loses a race is repeated. Each loss means that another writer succeeded.
 MAX_ATTEMPTS = 20
@@ -72,9 +72,9 @@ def read_cases(session: Session, user_id: str, rule_id: str | None = None) -> li
         " FROM risk_case WHERE user_id = %s"
     )
     if rule_id is None:
-        rows = execute(session, query, (user_id,))
+        rows = read(session, query, (user_id,))
     else:
-        rows = execute(session, f"{query} AND rule_id = %s", (user_id, rule_id))
+        rows = read(session, f"{query} AND rule_id = %s", (user_id, rule_id))
     return [_from_row(row) for row in rows]
 
 

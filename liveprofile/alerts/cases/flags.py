@@ -9,7 +9,7 @@ from cassandra.cluster import Session
 from liveprofile.alerts.cases.states import AlertState, StoredAlertState, read_states
 from liveprofile.errors import LiveprofileError
 from liveprofile.storage import queries
-from liveprofile.storage.cql import execute, to_ms
+from liveprofile.storage.cql import read, to_ms
 from liveprofile.storage.queries import StoredFlag
 
 # Cool-downs keep a user's flags few.
@@ -30,7 +30,7 @@ class FlagWithState(NamedTuple):
 def find_flag(session: Session, flag_id: str) -> StoredFlag:
     """Returns the flag with this id, which is also its alert's id. Raises UnknownFlag."""
     query = "SELECT user_id, window_end FROM risk_flag WHERE flag_id = %s"
-    for row in execute(session, query, (flag_id,)):
+    for row in read(session, query, (flag_id,)):
         for flag in queries.flags(session, row.user_id, to_ms(row.window_end), MAX_FLAGS_PER_USER):
             if flag.flag_id == flag_id:
                 return flag

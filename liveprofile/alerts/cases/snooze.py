@@ -8,7 +8,7 @@ from typing import NamedTuple
 from cassandra.cluster import Session
 
 from liveprofile.errors import InputError
-from liveprofile.storage.cql import execute, from_ms, now_ms, to_ms
+from liveprofile.storage.cql import execute, from_ms, now_ms, read, to_ms
 from liveprofile.units import DAY_MS, SECOND_MS
 
 ALL_RULES = "*"
@@ -57,7 +57,7 @@ def read_snoozes(session: Session, user_id: str) -> list[Snooze]:
     query = "SELECT rule_id, until, analyst, note FROM risk_snooze WHERE user_id = %s"
     return [
         Snooze(row.rule_id, to_ms(row.until), row.analyst or "", row.note or "")
-        for row in execute(session, query, (user_id,))
+        for row in read(session, query, (user_id,))
     ]
 
 

@@ -13,7 +13,7 @@ from cassandra.query import BatchStatement, SimpleStatement
 from cassandra.util import datetime_from_uuid1
 
 from liveprofile.errors import LiveprofileError
-from liveprofile.storage.cql import execute, execute_per_key, from_ms, now_ms, to_ms
+from liveprofile.storage.cql import execute, execute_per_key, from_ms, now_ms, read, to_ms
 from liveprofile.storage.queries import StoredFlag
 
 
@@ -78,7 +78,7 @@ _SELECT = "SELECT state, analyst, updated_at, note FROM flag_state WHERE flag_id
 def read_state(session: Session, flag_id: str) -> StoredAlertState:
     """Returns the state of a flag: OPEN if the table has no row."""
     query = _SELECT.replace("?", "%s")
-    return _from_row(execute(session, query, (flag_id,)).one())
+    return _from_row(read(session, query, (flag_id,)).one())
 
 
 def read_states(session: Session, flag_ids: Iterable[str]) -> dict[str, StoredAlertState]:
@@ -101,7 +101,7 @@ def read_state_changes(session: Session, flag_id: str) -> list[StateChange]:
             AlertState(row.to_state),
             row.change_note,
         )
-        for row in execute(session, query, (flag_id,))
+        for row in read(session, query, (flag_id,))
     ]
 
 

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from liveprofile.errors import InputError
 from models.profile import checkpoint, vocabulary_expansion
-from models.profile.checkpoint import ModelCard
 from models.profile.data.catalogue import Catalogue
+from models.profile.model_card import ModelCard
 from models.profile.network import BehaviourTransformer
 
 # Chosen on the validation split (docs/model.md).

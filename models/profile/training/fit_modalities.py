@@ -27,12 +27,12 @@ from torch import Tensor
 
 from liveprofile.events.modalities import Modality
 from liveprofile.progress import Progress
-from models.profile.checkpoint import ModalityTrial
 from models.profile.data.batched_inference import TrunkOutput, run_trunk
 from models.profile.data.examples import Corpus
 from models.profile.data.training_rows import Streams
 from models.profile.evaluation.intervals import UserBootstrap
 from models.profile.modality_layers import Fusion, ModalityInputs, ModalityRows
+from models.profile.model_card import ModalityTrial
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
 from models.profile.training.losses import (

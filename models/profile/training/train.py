@@ -19,9 +19,9 @@ from liveprofile import __version__
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
 from models.profile import checkpoint, user_embedding
-from models.profile.checkpoint import ModalityTrial, ModelCard
 from models.profile.data.prepared import PreparedData, Teacher
 from models.profile.evaluation import evaluate
+from models.profile.model_card import ModalityTrial, ModelCard
 from models.profile.network import BehaviourTransformer, Shape
 from models.profile.recipes import Recipe
 from models.profile.text_encoder import TextEncoder

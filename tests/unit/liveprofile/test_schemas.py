@@ -18,7 +18,7 @@ from liveprofile.kafka.topics import topic_configs
 from liveprofile.rules.flags import Flag
 from liveprofile.rules.rules import Rule, read_rules
 from tests.reference.validation import HEARTBEAT, REASONS, TYPES
-from tests.support.broken_events import BREAKS
+from tests.support.corruptions import CORRUPTIONS
 from tests.support.paths import ROOT
 from tests.support.streams import RECORD_MS, START_MS, payload, valid_events
 
@@ -70,9 +70,9 @@ def test_unknown_fields_and_heartbeats_satisfy_the_schema() -> None:
     ("name", "broken"),
     [
         pytest.param(name, broken, id=f"{reason}: {name}")
-        for reason in BREAKS
+        for reason in CORRUPTIONS
         if reason not in UNCHECKED_REASONS
-        for name, broken in BREAKS[reason]
+        for name, broken in CORRUPTIONS[reason]
         if name not in UNCHECKED_NAMES
     ],
 )

@@ -10,10 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from tests.reference.profile import DAY_MS, HOUR_MS, Record, Result, digest, flag_id, run
-from tests.reference.user_history import TOKEN_CHARS, double_text, kept, token_text
-from tests.reference.validation import REASONS, Valid, check
-from tests.support.seeded_streams import mixed
+from tests.reference.history import TOKEN_CHARS, double_text, token_text, window_tokens
+from tests.reference.profile import Result, digest, run_reference
+from tests.reference.rules import flag_id
+from tests.reference.units import DAY_MS, HOUR_MS
+from tests.reference.validation import REASONS, ValidEvent, validate
+from tests.reference.windows import Record
+from tests.support.seeded_streams import with_faults
 from tests.support.streams import RECORD_MS, START_MS, behaviour_stream
 
 LIMITS = SimpleNamespace(payload_chars=65_536, max_clock_skew_ms=600_000)
@@ -46,8 +49,8 @@ def event(**fields: Any) -> dict[str, Any]:
     return {"event_id": "e", "user_id": "u", "event_type": "view", "event_time": START_MS} | fields
 
 
-def checked(**fields: Any) -> Valid:
-    return check(json.dumps(event(**fields)).encode(), RECORD_MS, LIMITS)
+def checked(**fields: Any) -> ValidEvent:
+    return validate(json.dumps(event(**fields)).encode(), RECORD_MS, LIMITS)
 
 
 def records(*events: dict[str, Any], partition: int = 0) -> list[Record]:
@@ -76,7 +79,7 @@ def buy(amount: float = 1.0, **fields: Any) -> dict[str, Any]:
 
 def test_late_is_what_belongs_to_a_closed_window() -> None:
     last_ms = START_MS + WINDOW_MS - 1
-    found = run(
+    found = run_reference(
         records(
             event(event_id="a", event_time=START_MS),
             event(event_id="b", event_time=last_ms + 29_999),
@@ -96,7 +99,7 @@ def test_late_is_what_belongs_to_a_closed_window() -> None:
 
 def test_copies_move_time_and_bad_times_do_not() -> None:
     last_ms = START_MS + WINDOW_MS - 1
-    found = run(
+    found = run_reference(
         records(
             event(event_id="a"),
             event(event_id="a", event_time=last_ms + 30_000),
@@ -115,8 +118,8 @@ def test_the_slowest_partition_holds_back_time() -> None:
     fast = records(event(event_id="a"), event(event_id="b", event_time=START_MS + HOUR_MS))
     slow = records(event(event_id="c", event_time=closing_ms), partition=1)
     behind = [fast[0]._replace(partition=2, value=json.dumps(event(event_id="d")).encode())]
-    assert run(fast[:1] + slow + fast[1:] + behind, SETTINGS).late == {(2, 0)}
-    assert run(fast[:1] + slow + behind + fast[1:], SETTINGS).late == set()
+    assert run_reference(fast[:1] + slow + fast[1:] + behind, SETTINGS).late == {(2, 0)}
+    assert run_reference(fast[:1] + slow + behind + fast[1:], SETTINGS).late == set()
 
 
 def test_a_rejected_record_moves_time_if_its_time_is_good() -> None:
@@ -129,7 +132,7 @@ def test_a_rejected_record_moves_time_if_its_time_is_good() -> None:
         ({"event_time": 4_070_908_800_000}, set()),
     ):
         bad = event(event_id="b", event_time=ahead_ms) | fault
-        found = run(records(event(event_id="a"), bad, event(event_id="c")), SETTINGS)
+        found = run_reference(records(event(event_id="a"), bad, event(event_id="c")), SETTINGS)
         assert set(found.rejected) == {(0, 1)} and found.late == late
 
 
@@ -137,15 +140,19 @@ def test_a_rejected_record_moves_time_if_its_time_is_good() -> None:
 def test_an_event_with_text_behind_it_claims_no_event_id(behind: str) -> None:
     stream = records(event(event_id="a"), event(event_id="a"), event(event_id="a"))
     stream[0] = stream[0]._replace(value=stream[0].value + b" " + behind.encode())
-    found = run(stream, SETTINGS)
+    found = run_reference(stream, SETTINGS)
     assert found.rejected == {(0, 0): ("NOT_JSON", "")}
     assert found.used == {(0, 1)} and found.duplicates == {(0, 2)}
     # Its time can be read, so it counts.
-    assert found.watermark_ms == run(stream[:1], SETTINGS).watermark_ms == START_MS - 30_000
+    assert (
+        found.watermark_ms == run_reference(stream[:1], SETTINGS).watermark_ms == START_MS - 30_000
+    )
 
 
 def test_lateness_may_be_given() -> None:
-    found = run(records(event(event_id="a"), event(event_id="b")), SETTINGS, late={(0, 1)})
+    found = run_reference(
+        records(event(event_id="a"), event(event_id="b")), SETTINGS, late={(0, 1)}
+    )
     assert (found.used, found.late) == ({(0, 0)}, {(0, 1)})
     assert next(iter(found.profiles.values())).events == 1
 
@@ -153,7 +160,7 @@ def test_lateness_may_be_given() -> None:
 @settings(max_examples=60, deadline=None)
 @given(behaviour_stream())
 def test_every_record_goes_exactly_one_way(stream: list[Record]) -> None:
-    found = run(stream, SETTINGS)
+    found = run_reference(stream, SETTINGS)
     ways = [set(found.rejected), found.heartbeats, found.duplicates, found.late, found.used]
     assert sum(map(len, ways)) == len(stream) == len(set().union(*ways))
     assert sum(profile.events for profile in found.profiles.values()) == len(found.used)
@@ -172,10 +179,10 @@ def test_injected_faults_are_found_for_what_they_are() -> None:
         event(event_id=f"e{number}", user_id=f"u{number % 7}", event_time=START_MS + number * 1_000)
         for number in range(5_000)
     ]
-    stream = mixed(originals, seed=3)
+    stream = with_faults(originals, seed=3)
     topic = [Record(0, index, RECORD_MS, *message) for index, message in enumerate(stream.messages)]
-    found = run(topic, SETTINGS)
-    assert stream == mixed(originals, seed=3) != mixed(originals, seed=4)
+    found = run_reference(topic, SETTINGS)
+    assert stream == with_faults(originals, seed=3) != with_faults(originals, seed=4)
     assert found.duplicates == {(0, index) for index in stream.duplicates}
     assert found.late == {(0, index) for index in stream.late}
     assert {(position[1], fault.reason) for position, fault in found.rejected.items()} == {
@@ -194,7 +201,7 @@ def profiles(found: Result) -> list[Any]:
 
 def test_decayed_baselines() -> None:
     stream = days([buy(10), buy(20)], [], [], [buy(60, ms=DAY_MS // 2)])
-    first, second = profiles(run(stream, DAILY))
+    first, second = profiles(run_reference(stream, DAILY))
     assert first.before["windows"] == 0 and first.before["recency_days"] is None
     assert first.before["purchase_count_mean"] == first.before["purchase_count_std"] == 0
     assert first.after["recency_days"] == 1.0
@@ -214,14 +221,14 @@ def test_decayed_baselines() -> None:
 
 
 def test_windows_without_purchases_do_not_pull_the_means_down() -> None:
-    last = profiles(run(days([buy(10), buy(20)], [{}], [{}]), DAILY))[-1]
+    last = profiles(run_reference(days([buy(10), buy(20)], [{}], [{}]), DAILY))[-1]
     assert last.after["purchase_count_mean"] == pytest.approx(2)
     assert last.after["purchase_amount_mean"] == pytest.approx(30)
     assert last.after["windows"] == 3 and last.after["purchase_windows"] == 1
 
 
 def test_activity_by_hour_and_weekday() -> None:
-    found = profiles(run(days([{}, {"ms": 13 * HOUR_MS}], [{}]), DAILY))
+    found = profiles(run_reference(days([{}, {"ms": 13 * HOUR_MS}], [{}]), DAILY))
     assert found[0].activity_before == ([0.0] * 24, [0.0] * 7)
     weight = math.exp(-1 / 30)
     hours, weekdays = found[1].activity_after
@@ -232,7 +239,7 @@ def test_activity_by_hour_and_weekday() -> None:
 
 def test_affinity_and_what_moved() -> None:
     found = profiles(
-        run(
+        run_reference(
             days(
                 [{"category_id": "a"}, {"category_id": "b"}, {"category_id": None}],
                 [{"category_id": "b"}],
@@ -256,7 +263,7 @@ def test_affinity_and_what_moved() -> None:
 
 def test_window_counts_and_order() -> None:
     profile, = profiles(
-        run(
+        run_reference(
             days(
                 [
                     {"event_id": "b", "item_id": 1, "session_id": "s", "ms": 5},
@@ -277,27 +284,27 @@ def test_window_counts_and_order() -> None:
 
 def test_segments() -> None:
     bought = [[buy(150)] for _ in range(10)]
-    assert profiles(run(days(*bought[:3]), DAILY))[-1].segments == {"new", "big_spender"}
-    assert profiles(run(days(*bought), DAILY))[-1].segments == {"loyal", "big_spender"}
+    assert profiles(run_reference(days(*bought[:3]), DAILY))[-1].segments == {"new", "big_spender"}
+    assert profiles(run_reference(days(*bought), DAILY))[-1].segments == {"loyal", "big_spender"}
     away = days(*bought[:3], *[[]] * 30, [{}])
-    assert profiles(run(away, DAILY))[-1].segments == {"lapsing", "big_spender"}
+    assert profiles(run_reference(away, DAILY))[-1].segments == {"lapsing", "big_spender"}
     browsing = days([{}] * 20)
-    assert profiles(run(browsing, DAILY))[-1].segments == {"new", "browser"}
+    assert profiles(run_reference(browsing, DAILY))[-1].segments == {"new", "browser"}
     given = {"event_type": "coupon"}
     coupon = days([buy(coupon_id="C")], [{"coupon_id": "C"}], [{}], [{}], [given])
-    assert ["coupon_user" in profile.segments for profile in profiles(run(coupon, DAILY))] == [
+    assert ["coupon_user" in profile.segments for profile in profiles(run_reference(coupon, DAILY))] == [
         True, False, False, False, True
     ]  # fmt: skip
 
 
 def test_history_keeps_the_last_characters_of_a_window() -> None:
     arrived = [checked(event_id=str(number), item_id="i" * 78) for number in range(60)]
-    size = len(token_text(kept(arrived[:1])[0])) + 1
+    size = len(token_text(window_tokens(arrived[:1])[0])) + 1
     assert size == 100
     # 40 tokens and their 39 separators fit whole; of 41 the first one is cut into.
-    assert len(kept(arrived[:40])) == 40
-    assert len(kept(arrived[:41])) == 40
-    assert kept(arrived) == kept(arrived[-40:])
+    assert len(window_tokens(arrived[:40])) == 40
+    assert len(window_tokens(arrived[:41])) == 40
+    assert window_tokens(arrived) == window_tokens(arrived[-40:])
 
 
 def test_history_of_the_longest_ids() -> None:
@@ -305,9 +312,9 @@ def test_history_of_the_longest_ids() -> None:
         checked(event_id=str(number), item_id="i" * 300, category_id="c" * 300)
         for number in range(10)
     ]
-    size = len(token_text(kept(longest[:1])[0])) + 1
+    size = len(token_text(window_tokens(longest[:1])[0])) + 1
     assert (longest[0].item, longest[0].category) == ("i" * 256, "c" * 256)
-    assert len(kept(longest)) == TOKEN_CHARS // size == 7
+    assert len(window_tokens(longest)) == TOKEN_CHARS // size == 7
 
 
 def test_history_is_cut_by_arrival_and_read_by_time() -> None:
@@ -315,14 +322,14 @@ def test_history_is_cut_by_arrival_and_read_by_time() -> None:
         checked(event_id=str(number), item_id="i" * 78, event_time=START_MS - number)
         for number in range(60)
     ]
-    times = [token.time_ms for token in kept(newest_first)]
+    times = [token.time_ms for token in window_tokens(newest_first)]
     assert times == [START_MS - number for number in range(59, 19, -1)]
 
 
 def test_arrival_does_not_order_history() -> None:
     basket = [checked(event_id=str(number), item_id=number % 3) for number in range(6)]
-    assert kept(basket) == kept(basket[::-1])
-    assert [token.item for token in kept(basket)] == ["0", "0", "1", "1", "2", "2"]
+    assert window_tokens(basket) == window_tokens(basket[::-1])
+    assert [token.item for token in window_tokens(basket)] == ["0", "0", "1", "1", "2", "2"]
 
 
 @pytest.mark.parametrize(
@@ -339,7 +346,7 @@ def test_amounts_in_tokens(value: float, text: str) -> None:
 
 def test_a_flag_needs_a_change_and_waits_for_its_cool_down() -> None:
     one, many = [buy()], [buy()] * 9
-    found = profiles(run(days(one, one, many, many, one, many), DAILY, rules=[FREQUENCY]))
+    found = profiles(run_reference(days(one, one, many, many, one, many), DAILY, rules=[FREQUENCY]))
     assert [sorted(profile.active_rules) for profile in found[:3]] == [[], [], [FREQUENCY["id"]]]
     assert found[2].rule_values[FREQUENCY["id"]] == pytest.approx(8)
     assert [len(profile.flags) for profile in found] == [0, 0, 1, 0, 0, 0]
@@ -348,25 +355,25 @@ def test_a_flag_needs_a_change_and_waits_for_its_cool_down() -> None:
     assert len(flag.flag_id) == 32 and (flag.value, flag.threshold) == (pytest.approx(8), 4.0)
     short = FREQUENCY | {"cool_down_hours": 24, "threshold": 0.1}
     # True again after a window where it was not, and the cool-down is over.
-    again = profiles(run(days(one, one, many, one, many), DAILY, rules=[short]))
+    again = profiles(run_reference(days(one, one, many, one, many), DAILY, rules=[short]))
     assert [len(profile.flags) for profile in again] == [0, 0, 1, 0, 1]
 
 
 def test_rules_need_history_and_count() -> None:
     one, many = [buy()], [buy()] * 9
-    assert not profiles(run(days(one, many), DAILY, rules=[FREQUENCY]))[1].active_rules
+    assert not profiles(run_reference(days(one, many), DAILY, rules=[FREQUENCY]))[1].active_rules
     strict = FREQUENCY | {"when": FREQUENCY["when"].replace("purchases >= 3", "purchases >= 10")}
-    assert not profiles(run(days(one, one, many), DAILY, rules=[strict]))[2].active_rules
+    assert not profiles(run_reference(days(one, one, many), DAILY, rules=[strict]))[2].active_rules
 
 
 def test_amount_z_has_three_floors() -> None:
     rule = FREQUENCY | {"value": "purchase_amount_z"}
     for usual, now, value in ((100, 150, 50 / 10), (2, 5, 3 / 1)):
         stream = days([buy(usual)], [buy(usual)], [buy(now)])
-        found = profiles(run(stream, DAILY, rules=[rule]))[2]
+        found = profiles(run_reference(stream, DAILY, rules=[rule]))[2]
         assert found.rule_values[rule["id"]] == pytest.approx(value)
     stream = days([buy(100)], [buy(300)], [buy(800)])
-    found = profiles(run(stream, DAILY, rules=[rule]))[2]
+    found = profiles(run_reference(stream, DAILY, rules=[rule]))[2]
     mean, std = (found.before[f"purchase_amount_{name}"] for name in ("mean", "std"))
     assert std == pytest.approx(100, rel=0.01)
     assert found.rule_values[rule["id"]] == pytest.approx((800 - mean) / std)
@@ -395,11 +402,11 @@ def test_the_model_gives_surprise_and_churn() -> None:
         "threshold": 2.0,
     }  # fmt: skip
     stream = days([buy(item_id="a", ms=1), buy(item_id="b")], [buy()], [buy()])
-    found = profiles(run(stream, DAILY, score=score, rules=[rule]))
+    found = profiles(run_reference(stream, DAILY, score=score, rules=[rule]))
     assert seen == [(0, ["b", "a"]), (2, [""]), (3, [""])]
     assert known == [[(0, 0), (2, 2)], [(2, 2), (3, 3)], [(3, 3), (4, 4)]]
     assert [profile.surprise for profile in found] == [0, 2, 3]
     assert [len(profile.flags) for profile in found] == [0, 0, 1]  # min_history: windows before
     assert all("churn_risk" in profile.segments for profile in found)
     assert (found[0].before["churn"], found[0].after["expected_spend"]) == (0.1, 2.0)
-    assert not profiles(run(stream, DAILY, rules=[rule]))[2].rule_values
+    assert not profiles(run_reference(stream, DAILY, rules=[rule]))[2].rule_values

@@ -13,12 +13,12 @@ from tests.reference.validation import (
     REASONS_WITH_DETAIL,
     Heartbeat,
     Rejected,
-    Valid,
-    check,
-    clock_ms,
+    ValidEvent,
+    validate,
+    event_clock_ms,
 )
-from tests.support.broken_events import BREAKS
-from tests.support.seeded_streams import poison
+from tests.support.corruptions import CORRUPTIONS
+from tests.support.seeded_streams import poison_messages
 from tests.support.streams import RECORD_MS, START_MS
 
 LIMITS = SimpleNamespace(payload_chars=65_536, max_clock_skew_ms=600_000)
@@ -28,8 +28,8 @@ def event(**fields: Any) -> dict[str, Any]:
     return {"event_id": "e", "user_id": "u", "event_type": "view", "event_time": START_MS} | fields
 
 
-def checked(**fields: Any) -> Valid | Heartbeat | Rejected:
-    return check(json.dumps(event(**fields)).encode(), RECORD_MS, LIMITS)
+def checked(**fields: Any) -> ValidEvent | Heartbeat | Rejected:
+    return validate(json.dumps(event(**fields)).encode(), RECORD_MS, LIMITS)
 
 
 @pytest.mark.parametrize(
@@ -37,11 +37,11 @@ def checked(**fields: Any) -> Valid | Heartbeat | Rejected:
     [
         pytest.param(reason, name, broken, id=f"{reason}: {name}")
         for reason in REASONS
-        for name, broken in BREAKS[reason]
+        for name, broken in CORRUPTIONS[reason]
     ],
 )
 def test_each_break_is_rejected_for_its_reason(reason: str, name: str, broken: Any) -> None:
-    found = check(broken(event(price=1)), RECORD_MS, LIMITS)
+    found = validate(broken(event(price=1)), RECORD_MS, LIMITS)
     assert isinstance(found, Rejected) and found.reason == reason
     assert bool(found.detail) == (reason in REASONS_WITH_DETAIL)
 
@@ -130,28 +130,28 @@ def test_an_id_of_another_type_is_missing(value: Any) -> None:
 def test_no_raw_separator_anywhere(separator: str) -> None:
     plain = json.dumps(event())
     for payload in (plain + separator, separator + plain, plain.replace('"u"', f'"u{separator}"')):
-        assert check(payload.encode(), RECORD_MS, LIMITS) == ("NOT_JSON", "")
+        assert validate(payload.encode(), RECORD_MS, LIMITS) == ("NOT_JSON", "")
     # Escaped in an id it is JSON, and the id is what is bad.
     assert checked(user_id=separator) == ("BAD_ID", "")
 
 
 def test_limits_of_the_payload() -> None:
     plain = json.dumps(event())
-    assert isinstance(check(plain.ljust(65_536).encode(), RECORD_MS, LIMITS), Valid)
+    assert isinstance(validate(plain.ljust(65_536).encode(), RECORD_MS, LIMITS), ValidEvent)
     deep = {levels: f'{plain[:-1]}, "x": {"[" * levels}{"]" * levels}}}' for levels in (998, 999)}
-    assert isinstance(check(deep[998].encode(), RECORD_MS, LIMITS), Valid)
-    assert check(deep[999].encode(), RECORD_MS, LIMITS) == ("NOT_JSON", "")
+    assert isinstance(validate(deep[998].encode(), RECORD_MS, LIMITS), ValidEvent)
+    assert validate(deep[999].encode(), RECORD_MS, LIMITS) == ("NOT_JSON", "")
 
 
 def test_surrogates() -> None:
     for text in (r'"\ud83d\ude00"', r'"\\ud800"', '"😀"'):
         payload = f'{json.dumps(event())[:-1]}, "text": {text}}}'
-        assert isinstance(check(payload.encode(), RECORD_MS, LIMITS), Valid)
+        assert isinstance(validate(payload.encode(), RECORD_MS, LIMITS), ValidEvent)
 
 
 def test_poison_is_only_ever_valid_or_rejected() -> None:
-    kinds = {type(check(value, RECORD_MS, LIMITS)) for _key, value in poison(600, seed=5)}
-    assert kinds == {Valid, Heartbeat, Rejected}
+    kinds = {type(validate(value, RECORD_MS, LIMITS)) for _key, value in poison_messages(600, seed=5)}
+    assert kinds == {ValidEvent, Heartbeat, Rejected}
 
 
 def test_of_a_heartbeat_only_the_time_counts() -> None:
@@ -172,4 +172,4 @@ def test_of_a_heartbeat_only_the_time_counts() -> None:
     ],
 )
 def test_the_clock_of_a_rejected_record(payload: bytes | None, time_ms: int | None) -> None:
-    assert clock_ms(payload, RECORD_MS, LIMITS) == time_ms
+    assert event_clock_ms(payload, RECORD_MS, LIMITS) == time_ms

@@ -24,7 +24,7 @@ from liveprofile.audit.reconciliation import (
 from liveprofile.config import WindowSettings
 from liveprofile.units import MINUTE_MS
 from liveprofile.wire.payload import digest
-from tests.reference.profile import window_end_ms
+from tests.reference.windows import window_end_ms
 
 WINDOW = WindowSettings(length_ms=60_000, out_of_orderness_ms=1_000)
 START_MS = 1_500_000_000_000 // MINUTE_MS * MINUTE_MS

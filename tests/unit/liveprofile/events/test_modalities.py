@@ -21,8 +21,8 @@ from liveprofile.events.modalities import (
 )
 from liveprofile.events.window import parse_training_window, parse_windows
 from liveprofile.wire.tokens import EVENT, FIELD
-from tests.reference import user_history
-from tests.reference.validation import Valid, check
+from tests.reference import history
+from tests.reference.validation import ValidEvent, validate
 
 TIME_MS = 1_700_000_000_000
 CLIP2, CLIP3, VOICE = Modality("clip", 2), Modality("clip", 3), Modality("voice.v2", 1)
@@ -105,8 +105,8 @@ def test_invalid_embedding_is_ignored_and_counted_and_event_is_kept(broken: Any)
     assert_same(found, {CLIP2: [0.6, -0.8]})
     assert ignored == 1
     assert_same(parse_training_window(encoded(some)).modalities.vectors, {CLIP2: [0.6, -0.8]})
-    event = check(json.dumps(some[1]).encode(), TIME_MS, load().limits)
-    assert isinstance(event, Valid) and event.media is None
+    event = validate(json.dumps(some[1]).encode(), TIME_MS, load().limits)
+    assert isinstance(event, ValidEvent) and event.media is None
 
 
 def test_vector_of_unknown_modality_is_ignored_and_counted() -> None:
@@ -179,8 +179,8 @@ def test_windows_without_text_are_not_encoded() -> None:
 def test_random_window_matches_the_reference(given: list[Any]) -> None:
     some = events(given, place={"lat": 10.5, "lon": -20})
     limits = load().limits
-    checked = [check(json.dumps(event).encode(), TIME_MS, limits) for event in some]
-    expected = user_history.beside(checked)
+    checked = [validate(json.dumps(event).encode(), TIME_MS, limits) for event in some]
+    expected = history.modality_inputs(checked)
     every = parse_training_window(encoded(some)).modalities.vectors
     assert_same({tuple(modality): vector for modality, vector in every.items()}, expected)
     known = (CLIP2, VOICE, PLACE)

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from liveprofile.config import WindowSettings
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
-from tests.reference.profile import window_end_ms
+from tests.reference.windows import window_end_ms
 
 STAGGERED = WindowSettings(length_ms=300_000, stagger_ms=10_000)
 

@@ -18,16 +18,16 @@ from models.fraud.card_transactions.features import FEATURE_NAMES, handbook_feat
 from models.fraud.datasets.entity_history import EntityHistory, EventColumns, LabelColumns
 from models.fraud.training.train_handbook import build_history as handbook_history
 from tests.reference.entity_features import (
-    DAY,
+    DAY_MS,
     ENTITIES,
-    HOUR,
-    LETTERS,
+    HOUR_MS,
+    TYPE_LETTERS,
     Arrival,
     Event,
     Label,
-    entries,
+    entity_list,
     features,
-    text,
+    list_text,
 )
 from tests.support.card_transactions import DELAY_DAYS, make_transactions
 from tests.support.paths import SHARED_DATA
@@ -40,7 +40,7 @@ HANDBOOK_FILE = SHARED_DATA.joinpath("fraud_handbook/transactions_2018-04-01_to_
 def batch(arrivals: list[Arrival], rows: list[int], keep: int = 128) -> EventBatch:
     events = [arrivals[row] for row in rows]
     lists = {
-        f"of_{owner}": [text(entries(arrivals, row, owner, keep), owner) for row in rows]
+        f"of_{owner}": [list_text(entity_list(arrivals, row, owner, keep), owner) for row in rows]
         for owner in OWNERS
     }
     return EventBatch(
@@ -90,7 +90,9 @@ def arrival_lists(draw: st.DrawFn) -> list[Arrival]:
     some = st.sampled_from
     now, arrivals, events = START, [], []
     for number in range(draw(st.integers(1, 25))):
-        now += draw(some([0, 1_000, 59_000, 20 * 60_000, 3 * HOUR, DAY, 5 * DAY, 16 * DAY]))
+        now += draw(
+            some([0, 1_000, 59_000, 20 * 60_000, 3 * HOUR_MS, DAY_MS, 5 * DAY_MS, 16 * DAY_MS])
+        )
         what = draw(some(["event"] * 6 + ["late", "copy", "clash", "label", "label"]))
         if events and what == "copy":
             arrivals.append(draw(some(events)))
@@ -102,15 +104,15 @@ def arrival_lists(draw: st.DrawFn) -> list[Arrival]:
             event = Event(
                 f"e{number}",
                 draw(some(["u1", "u2"])),
-                draw(some(["purchase"] * 4 + sorted(LETTERS))),
-                now - (draw(st.integers(1, 3)) * HOUR if what == "late" else 0),
+                draw(some(["purchase"] * 4 + sorted(TYPE_LETTERS))),
+                now - (draw(st.integers(1, 3)) * HOUR_MS if what == "late" else 0),
                 draw(some([0.0, 0.5, 2.0, 19.99, 20.0, 480.0, 1e9])),
                 *(draw(some(["", "a", "b"])) for _ in ENTITIES),
             )
             events.append(event)
             arrivals.append(event)
             if draw(st.integers(0, 9)) == 0:  # a label with a wrong clock, before its event
-                arrivals.append(Label(event, True, event.time_ms - HOUR))
+                arrivals.append(Label(event, True, event.time_ms - HOUR_MS))
     return arrivals
 
 
@@ -123,11 +125,11 @@ def test_features_match_the_reference(arrivals: list[Arrival], keep: int, delay_
 
 def a_day() -> list[Arrival]:
     """A user makes two usual purchases, then one on a device that three other users use."""
-    quiet = [Event(f"q{n}", "u", "purchase", START + n * HOUR, 20.0, "own") for n in range(2)]
+    quiet = [Event(f"q{n}", "u", "purchase", START + n * HOUR_MS, 20.0, "own") for n in range(2)]
     others = [
-        Event(f"o{n}", f"v{n}", "login", START + 3 * HOUR + 1 + n, device="d") for n in range(3)
+        Event(f"o{n}", f"v{n}", "login", START + 3 * HOUR_MS + 1 + n, device="d") for n in range(3)
     ]
-    return [*quiet, *others, Event("x", "u", "purchase", START + 4 * HOUR, 200.0, "d")]
+    return [*quiet, *others, Event("x", "u", "purchase", START + 4 * HOUR_MS, 200.0, "d")]
 
 
 def one(arrivals: list[Arrival], name: str, **options: float) -> float:
@@ -154,13 +156,13 @@ def test_unusual_purchase_has_expected_features() -> None:
 def test_label_counts_from_its_time_and_the_latest_label_wins() -> None:
     *before, last = a_day()
     fraud = before[2]
-    known = Label(fraud, True, START + 3 * HOUR + 1_000)
+    known = Label(fraud, True, START + 3 * HOUR_MS + 1_000)
     assert one([*before, last], "device_frauds_1d") == 0
     assert one([*before, known, last], "device_frauds_1d") == 1
     assert one([*before, known, last], "device_risk_1d", delay_days=7) == 0
     assert one([*before, known, last], "device_risk_1d", delay_days=0.5 / 24) == 1 / 3
     assert one([*before, known._replace(time_ms=last.time_ms + 1), last], "device_frauds_1d") == 0
-    revoked = Label(fraud, False, START + 3 * HOUR + 2_000)
+    revoked = Label(fraud, False, START + 3 * HOUR_MS + 2_000)
     for labels in ([known, revoked], [revoked, known]):  # in any order of arrival
         assert one([*before, *labels, last], "device_frauds_1d") == 0
 
@@ -231,7 +233,7 @@ def test_lists_built_from_files_equal_the_job_lists(arrivals: list[Arrival], kee
     flat = EntityHistory(
         EventColumns(
             np.array([one.time_ms for one in events]),
-            np.array([ord(LETTERS[one.type]) for one in events], np.uint8),
+            np.array([ord(TYPE_LETTERS[one.type]) for one in events], np.uint8),
             np.array([one.amount for one in events]),
             codes([one.id for one in events]),
             codes([one.user for one in events]),

@@ -10,7 +10,7 @@ from liveprofile.config import Settings, WindowSettings
 from liveprofile.errors import InputError
 from liveprofile.ingest.replay import Pace, closing_time_ms, replay
 from liveprofile.ingest.translation import EventRecords
-from tests.reference.profile import window_end_ms
+from tests.reference.windows import window_end_ms
 
 
 def events(*times_ms: int | None) -> EventRecords:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from liveprofile.wire.scored_events import ENTITIES, read_rows
-from tests.reference.entity_features import Event, entries, text
-from tests.reference.scoring import parts
+from tests.reference.entity_features import Event, entity_list, list_text
+from tests.reference.scoring import event_parts
 
 EVENTS = [
     Event("e1", "u", "login", 1_700_000_000_000, device="d1"),
@@ -16,39 +16,41 @@ EVENTS = [
 
 
 def test_an_event_with_everything() -> None:
-    batch = read_rows(["v"], [parts([*EVENTS], 1)])
+    batch = read_rows(["v"], [event_parts([*EVENTS], 1)])
     assert (batch.user_id, batch.event_id, batch.event_type) == (["v"], ["e2"], ["purchase"])
     assert (batch.event_ms.tolist(), batch.amount.tolist()) == ([1_700_000_001_000], [12.5])
     assert [getattr(batch, name) for name in ENTITIES] == [
         ["d1"], ["4813:1157"], ["s1"], ["c1"], ["a1"],
     ]  # fmt: skip
-    assert batch.of_user == [text(entries([*EVENTS], 1, "user", 128), "user")]
-    assert batch.of_device == [text(entries([*EVENTS], 1, "device", 128), "device")]
+    assert batch.of_user == [list_text(entity_list([*EVENTS], 1, "user", 128), "user")]
+    assert batch.of_device == [list_text(entity_list([*EVENTS], 1, "device", 128), "device")]
     assert batch.of_device[0].count("\x1e") == 1
     for name in ("place", "shop", "coupon", "address"):
         assert getattr(batch, f"of_{name}")[0].count("\x1f") == 4
 
 
 def test_what_an_event_lacks_is_empty() -> None:
-    batch = read_rows(["u"], [parts([*EVENTS], 2)])
+    batch = read_rows(["u"], [event_parts([*EVENTS], 2)])
     assert [getattr(batch, name) for name in ENTITIES] == [[""]] * 5
     assert [getattr(batch, f"of_{name.removesuffix('_id')}") for name in ENTITIES] == [[""]] * 5
     assert batch.of_user[0].count("\x1e") == 1
 
 
 def test_parts_come_in_any_order() -> None:
-    row = parts([*EVENTS], 1)
+    row = event_parts([*EVENTS], 1)
     turned = "\x1d".join(reversed(row.split("\x1d")))
     assert str(read_rows(["v"], [turned])) == str(read_rows(["v"], [row]))
 
 
 def test_rows_keep_their_order() -> None:
-    batch = read_rows(["u", "v", "u"], [parts([*EVENTS], row) for row in range(3)])
+    batch = read_rows(["u", "v", "u"], [event_parts([*EVENTS], row) for row in range(3)])
     assert batch.event_id == ["e1", "e2", "e3"]
     assert batch.of_device[2] == ""
 
 
-@pytest.mark.parametrize("row", ["", "h", "hx", parts([*EVENTS], 0).replace("1700", "soon", 1)])
+@pytest.mark.parametrize(
+    "row", ["", "h", "hx", event_parts([*EVENTS], 0).replace("1700", "soon", 1)]
+)
 def test_what_is_no_row_is_told(row: str) -> None:
     with pytest.raises((ValueError, KeyError)):
         read_rows(["u"], [row])

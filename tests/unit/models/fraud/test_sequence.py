@@ -37,8 +37,8 @@ from models.fraud.training.stacking import (
 )
 from models.profile.evaluation.intervals import UserBootstrap
 from tests.reference.entity_features import Arrival, Event, Label
-from tests.reference.scoring import decide, parts
-from tests.reference.sequence import sequence, tokens
+from tests.reference.scoring import decide, event_parts
+from tests.reference.sequence import to_token_sequences, token_sequence
 from tests.support.scoring_harness import (
     LIKELY,
     ScoringHarness,
@@ -52,7 +52,7 @@ ALL_SOURCES = tuple(reversed(SOURCES))
 
 
 def event_lists(arrivals: list[Arrival], rows_to_score: list[int]) -> EventLists:
-    texts = [parts(arrivals, row) for row in rows_to_score]
+    texts = [event_parts(arrivals, row) for row in rows_to_score]
     return parse_lists(read_rows([user_of(arrivals, row) for row in rows_to_score], texts))
 
 
@@ -81,7 +81,7 @@ def test_tokens_equal_the_plain_python_reference(keep: int, sources: tuple[str, 
     rows_to_score = [row for row, event in enumerate(arrivals) if isinstance(event, Event)]
     result = tokenize(event_lists(arrivals, rows_to_score), sources, keep)
     shape = SequenceShape(sources=sources, keep=keep)
-    expected = tokens([sequence(arrivals, row, shape) for row in rows_to_score])
+    expected = to_token_sequences([token_sequence(arrivals, row, shape) for row in rows_to_score])
     assert np.array_equal(result.starts, expected.starts)
     assert np.array_equal(result.token_PF, expected.token_PF)
     field_PF = result.token_PF - np.array(list(FIELD_OFFSETS.values()))
@@ -165,8 +165,8 @@ def order_dependent_sequences(count: int, seed: int = 6) -> tuple[TokenSequences
             Event(f"{number}b", "u", "login", steps[1], 0.0, other),
             Event(f"{number}c", "u", "purchase", steps[2], 20.0, "d1"),
         ]
-        rows.append(sequence(arrivals, 2, SequenceShape()))
-    return tokens(rows), fraud_n
+        rows.append(token_sequence(arrivals, 2, SequenceShape()))
+    return to_token_sequences(rows), fraud_n
 
 
 RECIPE = SequenceRecipe(SequenceShape(dim=16), epochs=6, batch=64, learning_rate=1e-2)
@@ -313,7 +313,7 @@ def test_scoring_pipeline_uses_the_sequence_model(model: FraudModel) -> None:
     rows = [row for row, event in enumerate(arrivals) if isinstance(event, Event)]
     for start in range(0, len(rows), 50):
         harness.score(arrivals, rows[start : start + 50])
-    expected = decide(arrivals, [LIKELY], model, keep=128)
+    expected = decide(arrivals, [LIKELY], model, max_entries=128)
     assert len({decision.score for decision in expected.values()}) > 5
     assert_matches_reference(harness.sink, expected)
 

@@ -26,7 +26,7 @@ from models.fraud.datasets.labelled_rows import LabelledEvents, LabelLog, read_l
 from models.fraud.model import FraudModel
 from models.fraud.training.train_on_labels import DateSplit, train_on_labels
 from tests.reference.entity_features import Arrival, Event, Label
-from tests.reference.scoring import parts
+from tests.reference.scoring import event_parts
 
 START = date(2024, 1, 1)
 START_MS = (START - date(1970, 1, 1)).days * DAY_MS
@@ -98,7 +98,7 @@ def write_rows(
             "event_type": event.type,
             "event_ms": event.time_ms,
             "amount": event.amount,
-            "parts": parts(arrived, index),
+            "parts": event_parts(arrived, index),
         }
         for index, event in enumerate(arrived)
         if isinstance(event, Event)
@@ -153,7 +153,7 @@ def test_backfill_drops_duplicates_and_adds_the_month() -> None:
         EVENTS[40]._replace(time_ms=EVENTS[40].time_ms + 32 * DAY_MS),
     ]
     rows = [
-        {"user_id": event.user, "parts": parts(duplicated, row)}
+        {"user_id": event.user, "parts": event_parts(duplicated, row)}
         for row, event in enumerate(duplicated)
     ]
     kept = SCORING_ROWS.convert(pa.RecordBatch.from_pylist(rows, SCORING_ROWS.job_schema))
@@ -167,7 +167,7 @@ def test_features_equal_those_of_the_scoring_pipeline(labelled_events: LabelledE
     names = ["amount", "user_events_7d", "device_frauds_7d", "device_risk_1d", "user_new_device"]
     rows = np.array([1_200, 3, 713, 712])
     arrived = arrivals(EVENTS, LABELS)
-    texts = [parts(arrived, arrived.index(EVENTS[row])) for row in rows]
+    texts = [event_parts(arrived, arrived.index(EVENTS[row])) for row in rows]
     batch = read_rows([EVENTS[row].user for row in rows], texts)
     expected = features_from_lists(parse_lists(batch), DELAY)
     x_WF = labelled_events.features(rows, names, DELAY)

@@ -23,13 +23,14 @@ from models.profile.data.external_sort import user_key
 from models.profile.data.modality_vectors import VectorSpool
 from models.profile.experiments.checkpoint_report import checkpoint_report
 from models.profile.inference import ProfileModel
+from models.profile.model_card import WEIGHTS
 from models.profile.recipes import recipe
 from models.profile.training import fit_modalities
 from models.profile.training.preparation import prepare
 from models.profile.training.train import fit as fit_trunk
 from models.profile.training.train import train
 from tests.support import modality_shop
-from tests.support.modality_shop import CATEGORIES, ENCODER, NUMBERS
+from tests.support.modality_shop import CATEGORIES, ENCODER, VECTOR_LENGTH
 from udfs.profile import assemble
 
 SETTINGS = load(window={"length_ms": DAY_MS})
@@ -78,7 +79,7 @@ def trained(tmp_path_factory):
 
 @pytest.mark.parametrize(
     ("kind", "modality"),
-    [("media", Modality(ENCODER, NUMBERS)), ("place", PLACE), ("text", TEXT)],
+    [("media", Modality(ENCODER, VECTOR_LENGTH)), ("place", PLACE), ("text", TEXT)],
 )
 def test_modality_that_predicts_the_next_category_is_kept(trained, kind, modality):
     (trial,) = checkpoint.load(trained(kind))[3].modalities
@@ -93,7 +94,7 @@ def test_uninformative_modality_is_dropped_and_leaves_the_weights_unchanged(trai
     folder = trained(kind, shuffled=True)
     (trial,) = checkpoint.load(folder)[3].modalities
     assert not trial.kept
-    weights = [(path / checkpoint.WEIGHTS).read_bytes() for path in (folder, trained("nothing"))]
+    weights = [(path / WEIGHTS).read_bytes() for path in (folder, trained("nothing"))]
     assert weights[0] == weights[1]
 
 
@@ -175,7 +176,7 @@ def test_vectors_stay_with_their_windows_in_any_row_order(trained, tmp_path, mon
     windows = np.array([5, 0, len(shuffled_streams.user_W) - 1])
     index, vector_KW = window_vectors.select(windows)
     expected = [
-        parse_training_window(row["events"]).modalities.vectors[Modality(ENCODER, NUMBERS)]
+        parse_training_window(row["events"]).modalities.vectors[Modality(ENCODER, VECTOR_LENGTH)]
         for row in sorted(
             table.to_pylist(), key=lambda row: (user_key(row["user_id"]), row["window_end_ms"])
         )

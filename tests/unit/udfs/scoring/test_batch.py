@@ -10,8 +10,14 @@ import pytest
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.resources import product_path
 from models.fraud.model import FraudModel
-from tests.reference.entity_features import DAY, Event
-from tests.reference.scoring import decide, first_rows, key_of, loud, parts
+from tests.reference.entity_features import DAY_MS, Event
+from tests.reference.scoring import (
+    alerting_flag_ids,
+    decide,
+    event_key,
+    event_parts,
+    first_occurrences,
+)
 from tests.support.scoring_harness import (
     ANY_PURCHASE,
     LIKELY,
@@ -40,9 +46,9 @@ def test_batches_of_any_size_match_the_reference(model: FraudModel, batch_rows: 
     sent = []
     for start in range(0, len(rows), batch_rows):
         sent += scorer.score(arrivals, rows[start : start + batch_rows])
-    expected = decide(arrivals, SHIPPED, model, keep=128)
+    expected = decide(arrivals, SHIPPED, model, max_entries=128)
     assert_matches_reference(scorer.sink, expected)
-    flag_ids = loud(expected, SHIPPED)
+    flag_ids = alerting_flag_ids(expected, SHIPPED)
     assert sorted(alert["id"] for alerts in sent for alert in alerts) == sorted(flag_ids)
     assert len({flag.rule_id for flag in scorer.sink.flags.values()}) >= 2
     assert sum(timing.duplicates for timing in scorer.timings) == len(rows) - len(expected) > 5
@@ -70,7 +76,7 @@ def test_rules_see_events_of_a_batch_in_time_order(model: FraudModel) -> None:
 
 def test_replay_returns_and_stores_the_same(model: FraudModel) -> None:
     arrivals, scorer = random_arrivals(5), ScoringHarness(model)
-    rows = first_rows(arrivals)
+    rows = first_occurrences(arrivals)
     first = scorer.score(arrivals, rows)
     stored = str(scorer.sink.scores)  # compared as text because NaN != NaN
     assert scorer.score(arrivals, rows) == first
@@ -82,7 +88,7 @@ def test_malformed_row_is_skipped_and_the_others_are_scored(
     model: FraudModel, bad: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     arrivals, scorer = purchases(3), ScoringHarness(model, ANY_PURCHASE)
-    texts = [parts(arrivals, row) for row in range(3)]
+    texts = [event_parts(arrivals, row) for row in range(3)]
     malformed = {
         "token": texts[1].replace("\x1dud\x1f", "\x1dud\x1fnoon\x1f"),
         "type": texts[1].replace("purchase", "unheard of"),
@@ -139,7 +145,7 @@ def test_expired_snooze_sends_an_alert(model: FraudModel) -> None:
 
 
 def test_flag_of_a_score_rule_has_the_models_reasons(model: FraudModel) -> None:
-    odd = Event("odd", "u", "purchase", START_MS + DAY, 900.0, "d-other", "1:1", "s", "", "a")
+    odd = Event("odd", "u", "purchase", START_MS + DAY_MS, 900.0, "d-other", "1:1", "s", "", "a")
     arrivals = [*purchases(6), odd]
     scorer = ScoringHarness(model, LIKELY, {**ANY_PURCHASE, "threshold": 800.0})
     alerts = scorer.score(arrivals, [6])[0]
@@ -163,7 +169,7 @@ def test_stored_event_has_its_type_amount_entities_and_versions(model: FraudMode
     event = Event("e", "u", "purchase", START_MS, 12.5, "d", "1:2", "", "c", "")
     scorer = ScoringHarness(model, ANY_PURCHASE)
     scorer.score([event], [0])
-    row = scorer.sink.scores[key_of(event)]
+    row = scorer.sink.scores[event_key(event)]
     assert (row.event_type, row.amount) == ("purchase", 12.5)
     assert row.entities == ("d", "1:2", "", "c", "")
     assert (row.model_version, row.rules_version) == (model.version, "test")

@@ -21,7 +21,7 @@ from liveprofile.resources import product_path
 from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire.tokens import FIELD, WINDOW
 from models.fraud.model import FraudModel
-from tests.reference.scoring import parts
+from tests.reference.scoring import event_parts
 from tests.support.drift_data import (
     NAMES,
     START_MS,
@@ -202,8 +202,8 @@ def test_scorer_sends_alerts_of_the_monitor_without_duplicates() -> None:
     scorer = ScoringHarness(model)
     scorer._scorer._monitor = monitor = FakeMonitor()
     arrivals = purchases(3)
-    texts = [parts(arrivals, row) for row in (0, 1, 1, 2)]
-    again = parts([*arrivals, arrivals[0]], 3)
+    texts = [event_parts(arrivals, row) for row in (0, 1, 1, 2)]
+    again = event_parts([*arrivals, arrivals[0]], 3)
     sent = scorer._scorer.score(["u"] * 5, [*texts, again])
     assert monitor.seen == [(len(model.names), ["u"] * 5, [0, 1, 2, 3])]
     message = FIELD.join(("risk-alerts", model.version, *[""] * 5)) + WINDOW + '{"drift": 1}'

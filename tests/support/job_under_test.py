@@ -1,4 +1,4 @@
-"""A job on the real stack, with topics and a keyspace of its own: sends, waits, looks."""
+"""A job on the local stack with topics and a keyspace of its own, which tests send events to."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import create_topics
 from liveprofile.storage.schema import create_schema
-from models.profile.checkpoint import ModelCard
+from models.profile.model_card import ModelCard
 from stack.local import Stack, to_toml
 from tests.support.seeded_streams import Message
 
-COMMAND = Path(sys.executable).with_name("liveprofile")
+CLI = Path(sys.executable).with_name("liveprofile")
 COMMAND_TIMEOUT_S = 300
-POSITION = re.compile(r"KafkaSourceReader\.topic\.(.+)\.partition\.(\d+)\.currentOffset$")
+SOURCE_OFFSET = re.compile(r"KafkaSourceReader\.topic\.(.+)\.partition\.(\d+)\.currentOffset$")
 
 
-def command(*arguments: str | Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
-    """Runs the installed `liveprofile`; with `ok`, anything but success fails the test."""
+def run_cli(*arguments: str | Path, ok: bool = True) -> subprocess.CompletedProcess[str]:
+    """Runs the installed `liveprofile`. With `ok`, a non-zero exit code fails the test."""
     done = subprocess.run(
-        [str(COMMAND), *map(str, arguments)],
+        [str(CLI), *map(str, arguments)],
         capture_output=True,
         text=True,
         timeout=COMMAND_TIMEOUT_S,
@@ -43,8 +43,12 @@ def command(*arguments: str | Path, ok: bool = True) -> subprocess.CompletedProc
     return done
 
 
-class Job:
-    """`sections`: settings that differ from those of the stack, as liveprofile.config has them."""
+class JobUnderTest:
+    """The profile job with its configuration, topics, keyspace and producer.
+
+    name: prefix of the topics, and name of the job, its consumer group and its keyspace.
+    sections: settings that override those of the stack.
+    """
 
     def __init__(
         self, stack: Stack, folder: Path, name: str, sections: Mapping[str, Mapping[str, Any]]
@@ -55,7 +59,7 @@ class Job:
             "topics": TopicSettings.prefixed(name),
             "kafka": {"group_id": name},
             "cassandra": {"keyspace": name},
-            # Short, since a test waits for the checkpoint that covers what it sent.
+            # Short, because tests wait for the checkpoint that covers the records they sent.
             "job": {"name": name, "checkpoint_interval_ms": 1_000},
         }
         merged: dict[str, Any] = dict(stack.settings())
@@ -72,11 +76,11 @@ class Job:
         card = ModelCard.read(self.settings.model.checkpoint)
         create_schema(self.settings.cassandra, card.shape["embedding"])
 
-    # --- the job's life -----------------------------------------------------------------------
+    # --- life cycle ---------------------------------------------------------------------------
 
     def submit(self, *arguments: str) -> str:
-        """Starts it with `liveprofile submit` and waits until every task runs."""
-        done = command("submit", "--wait", "--json", "--config", self.config_file, *arguments)
+        """Starts the job with `liveprofile submit`, waits until every task runs, returns its id."""
+        done = run_cli("submit", "--wait", "--json", "--config", self.config_file, *arguments)
         self.id = json.loads(done.stdout)["job_id"]
         return self.id
 
@@ -88,7 +92,7 @@ class Job:
         return rest.job_state(self.rest_url, self.id)
 
     def restarts(self) -> int:
-        """By the tasks' attempts: the metric numRestarts is as old as the question before."""
+        """Counts task attempts: the metric numRestarts has the value of the previous query."""
         vertices = rest.request(self.rest_url, f"/jobs/{self.id}")["vertices"]
         details = [
             rest.request(self.rest_url, f"/jobs/{self.id}/vertices/{vertex['id']}")
@@ -97,7 +101,7 @@ class Job:
         return max(task["attempt"] for detail in details for task in detail["subtasks"])
 
     def wait_for_checkpoint(self, timeout_s: float) -> None:
-        """Returns when one that began after the call is complete."""
+        """Returns when a checkpoint that began after the call is complete."""
         called_ms, deadline_s = time.time() * 1_000, time.monotonic() + timeout_s
         while self._last_checkpoint_ms() <= called_ms:
             if time.monotonic() > deadline_s:
@@ -105,23 +109,23 @@ class Job:
             time.sleep(0.2)
 
     def _last_checkpoint_ms(self) -> int:
-        """When the last complete one began; 0: there is none."""
+        """Returns when the last complete checkpoint began, 0 if there is none."""
         latest = rest.request(self.rest_url, f"/jobs/{self.id}/checkpoints")["latest"]
         return latest["completed"]["trigger_timestamp"] if latest["completed"] else 0
 
     def failure(self) -> str:
-        """The stack trace of the latest one; "" if there was none."""
+        """Returns the stack trace of the latest failure, "" if there was none."""
         return rest.root_exception(self.rest_url, self.id)
 
     def cancel(self) -> None:
-        """Does nothing if it doesn't run."""
+        """Cancels the job if it runs."""
         if self.id is not None and self.state() not in rest.TERMINAL_STATES:
             rest.cancel(self.rest_url, self.id)
 
     # --- records ------------------------------------------------------------------------------
 
     def producer(self) -> Producer:
-        """One that keeps the order, and waits for a broker that is away."""
+        """Returns a producer that keeps the order and waits for a broker that is down."""
         return Producer(
             client_config(self.settings.kafka)
             | {
@@ -134,16 +138,16 @@ class Job:
         )
 
     def send(self, messages: Iterable[Message]) -> int:
-        """Sends them in order and waits for the receipts; returns how many."""
+        """Sends messages in order and waits for the acknowledgements; returns their number."""
         producer, errors, count = self.producer(), [], 0
 
-        def delivered(error: KafkaError | None, _message: Any) -> None:
+        def on_delivery(error: KafkaError | None, _message: Any) -> None:
             if error is not None:
                 errors.append(error)
 
         for message in messages:
             producer.produce(
-                self.settings.topics.events, message.value, message.key, on_delivery=delivered
+                self.settings.topics.events, message.value, message.key, on_delivery=on_delivery
             )
             count += 1
             if count % 1_000 == 0:
@@ -153,60 +157,60 @@ class Job:
         return count
 
     def send_heartbeats(self, time_ms: int) -> None:
-        """Moves every partition's event time there."""
+        """Sends a heartbeat to every partition, which advances its event time to `time_ms`."""
         sender = ReplayProducer(self.settings, self.settings.topics.events, lambda count: None)
         sender.send_heartbeats(time_ms)
         sender.flush()
 
     def wait_until_caught_up(self, timeout_s: float = 90.0) -> None:
-        """Returns when a checkpoint covers all that is in the topics the job reads.
+        """Returns when a checkpoint covers all records in the topics that the job reads.
 
-        If the last record of every partition closed all windows, they are stored by then: a
-        checkpoint follows what the records before it have set going, the writes included.
+        If the last record of every partition closed all windows, they are stored by then, because a
+        checkpoint also covers the writes that earlier records caused.
 
-        By the sources' positions, which start anew with the job. What they have committed trails by
+        Uses the sources' current offsets, which start anew with the job. Committed offsets lag by
         up to 10 s on a quiet topic (docs/operations.md).
         """
         self._wait_while(self._unread, timeout_s)
         self.wait_for_checkpoint(timeout_s)
 
     def wait_until_committed(self, timeout_s: float = 90.0) -> None:
-        """Returns when the profile lane's group has committed all that is in its topic."""
+        """Returns when the profile pipeline's consumer group has committed all records."""
         self._wait_while(lambda: offsets.lag(self.settings), timeout_s)
 
     def _unread(self) -> int:
-        """Records that the job's sources have yet to read, each source for itself."""
+        """Counts the records that the job's sources have not read, per source."""
         topics = self.settings.topics
         ends = {
-            (topic, partition): held.end
+            (topic, partition): offset_range.end
             for topic in (topics.events, topics.feedback)
-            for partition, held in offsets.partition_ranges(self.settings, topic).items()
-            if held.end > held.first
+            for partition, offset_range in offsets.partition_ranges(self.settings, topic).items()
+            if offset_range.end > offset_range.first
         }
         vertices = rest.request(self.rest_url, f"/jobs/{self.id}")["vertices"]
         sources = [vertex["id"] for vertex in vertices if vertex["name"].startswith("Source: ")]
-        found = [self._positions(source) for source in sources]
-        if not all(found):
-            return sum(ends.values())  # one has yet to tell
+        offsets_read = [self._last_read(source) for source in sources]
+        if not all(offsets_read):
+            return sum(ends.values())  # a source has not reported yet
         return sum(
-            max(0, end - 1 - positions.get((topic, partition), -1))
-            for positions in found
+            max(0, end - 1 - of_source.get((topic, partition), -1))
+            for of_source in offsets_read
             for (topic, partition), end in ends.items()
-            if topic in {read for read, _ in positions}
+            if topic in {read_topic for read_topic, _ in of_source}
         )
 
-    def _positions(self, source: str) -> dict[tuple[str, int], int]:
-        """By topic and partition the offset of the last record read; -1: none."""
-        found = vertex_metrics(self.rest_url, self.id, source, POSITION.search, "max")
+    def _last_read(self, source: str) -> dict[tuple[str, int], int]:
+        """Returns by topic and partition the offset of the last record read, -1 if none."""
+        metrics = vertex_metrics(self.rest_url, self.id, source, SOURCE_OFFSET.search, "max")
         return {
             (match[1], int(match[2])): int(offset)
-            for name, offset in found.items()
-            if (match := POSITION.search(name))
+            for name, offset in metrics.items()
+            if (match := SOURCE_OFFSET.search(name))
         }
 
-    def _wait_while(self, behind: Callable[[], int], timeout_s: float) -> None:
+    def _wait_while(self, count_behind: Callable[[], int], timeout_s: float) -> None:
         deadline_s = time.monotonic() + timeout_s
-        while records := behind():
+        while records := count_behind():
             if time.monotonic() > deadline_s:
                 raise AssertionError(
                     f"{records} records behind after {timeout_s:.0f} s, job {self.state()}:"
@@ -214,11 +218,11 @@ class Job:
                 )
             time.sleep(0.2)
 
-    # --- what came of them --------------------------------------------------------------------
+    # --- results ------------------------------------------------------------------------------
 
     def run(self, name: str, *arguments: str, ok: bool = True) -> Any:
-        """A subcommand's --json answer."""
-        done = command(name, *arguments, "--json", "--config", self.config_file, ok=ok)
+        """Runs a subcommand of `liveprofile` with --json; returns its parsed output."""
+        done = run_cli(name, *arguments, "--json", "--config", self.config_file, ok=ok)
         return json.loads(done.stdout)
 
     def audit(self, *arguments: str) -> dict[str, Any]:

@@ -17,12 +17,12 @@ from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.kafka.records import read_topic
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
-from tests.support import lost_services, summary
-from tests.support.compare import compare
+from tests.support import service_restarts, summary
+from tests.support.compare import compare_with_reference
 from tests.support.compare_scoring import assert_scoring
-from tests.support.live_job import Job
-from tests.support.seeded_streams import Message, mixed
-from tests.support.shop import HOT_USER, START_MS, as_message, visits
+from tests.support.job_under_test import JobUnderTest
+from tests.support.seeded_streams import Message, with_faults
+from tests.support.shop import HOT_USER, START_MS, shop_events, to_message
 
 WINDOW = {"length_ms": 120_000, "out_of_orderness_ms": 10_000}
 EVENTS_PER_SECOND = 150
@@ -39,19 +39,19 @@ POLL_S = 0.1
 
 
 @contextmanager
-def opened(job: Job, lane: bool = True) -> Iterator[Shop]:
+def open_loaded_job(job: JobUnderTest, lane: bool = True) -> Iterator[LoadedJob]:
     """A shop on a running job, which is cancelled at the end. lane: it scores single events."""
     try:
         with open_session(job.settings.cassandra) as session:
-            yield Shop(job, session, lane)
+            yield LoadedJob(job, session, lane)
     finally:
         job.cancel()
 
 
-class Shop:
+class LoadedJob:
     """The job and the clock of its stream, which only moves on."""
 
-    def __init__(self, job: Job, session: Session, lane: bool):
+    def __init__(self, job: JobUnderTest, session: Session, lane: bool):
         self.job = job
         self.session = session
         self.lane = lane
@@ -81,12 +81,12 @@ class Shop:
         """Copies, late and broken events are among those sent, as in every stream."""
         producer = self.job.producer()
         topic = self.job.settings.topics.events
-        stream = visits(next(self._seeds), USERS, STEP_MS, self.clock_ms)
+        stream = shop_events(next(self._seeds), USERS, STEP_MS, self.clock_ms)
         started, count = time.monotonic(), 0
         while not stop.is_set():
             chunk = list(itertools.islice(stream, CHUNK))
             self.clock_ms = chunk[-1]["event_time"]
-            messages = mixed(chunk, next(self._seeds), late_by_ms=LATE_BY_MS).messages
+            messages = with_faults(chunk, next(self._seeds), late_by_ms=LATE_BY_MS).messages
             for message in messages + self._card_test():
                 producer.produce(
                     topic,
@@ -102,7 +102,7 @@ class Shop:
     def _card_test(self) -> list[Message]:
         user_id = f"{TESTER}{next(self._seeds)}"
         return [
-            as_message(
+            to_message(
                 {
                     "event_id": f"{user_id}-{number}",
                     "user_id": user_id,
@@ -145,7 +145,7 @@ class Shop:
         while self.newest_ms() <= since_ms:
             # As a cluster's supervisor does: Flink may end a TaskManager when Python functions are
             # cancelled while they open (docs/architecture.md, known limits).
-            lost_services.start_again(self.job.stack, "a recovery")
+            service_restarts.restart_stopped_services(self.job.stack, "a recovery")
             if time.monotonic() > deadline_s:
                 raise AssertionError(
                     f"no new profile after {RECOVERY_TIMEOUT_S:.0f} s, job {self.job.state()}:"
@@ -186,7 +186,7 @@ class Shop:
             account = self.job.audit("--repair")
             assert account["ok"] and account["repaired"] == lost, account
         assert all(event_id.startswith("late-") for event_id in self._repaired())
-        found = compare(self.job.settings)
+        found = compare_with_reference(self.job.settings)
         assert found.ok, found.as_json()
         assert found.job == found.reference
         if self.lane:

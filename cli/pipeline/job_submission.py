@@ -1,0 +1,49 @@
+"""Submits the profile job, and creates what it needs while Flink plans it."""
+
+from __future__ import annotations
+
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from liveprofile.config import Settings
+from liveprofile.flink import rest
+from liveprofile.flink.submission import flink_run
+from liveprofile.kafka.topics import create_topics
+from liveprofile.resources import ROOT, product_path
+from liveprofile.storage.schema import create_schema
+from models.profile.model_card import ModelCard
+
+JOB = ROOT / "jobs" / "profile_job.py"
+
+
+def submit_job(
+    settings: Settings, settings_file: Path | None, savepoint: str | None = None
+) -> tuple[str, list[str]]:
+    """Returns the job's id and the topics that were created.
+
+    Tables are created while Flink's client plans the job, which takes longer. If that fails, the
+    job is cancelled. Raises LiveprofileError.
+    """
+    card = ModelCard.read(product_path(settings.model.checkpoint))
+    topics = create_topics(settings)
+    with ThreadPoolExecutor(1) as pool:
+        tables = pool.submit(_create_tables, settings, card.shape["embedding"])
+        job_id = flink_run(
+            settings.flink.rest_url,
+            JOB,
+            ["--config", str(settings_file.resolve())] if settings_file else [],
+            python=sys.executable,
+            savepoint=savepoint,
+        )
+        try:
+            tables.result()
+        except BaseException:
+            rest.cancel(settings.flink.rest_url, job_id)
+            raise
+    return job_id, topics
+
+
+def _create_tables(settings: Settings, embedding_dim: int) -> None:
+    if settings.job.store == "cassandra":
+        create_schema(settings.cassandra, embedding_dim)

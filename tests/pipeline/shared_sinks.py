@@ -1,0 +1,31 @@
+"""In-memory sinks of the running pipeline test. The job runs in the test's process and uses them."""
+
+from __future__ import annotations
+
+from liveprofile.config import Settings
+from tests.support.memory_sinks import MemoryProfileSink, MemoryScoringSink
+from udfs.profile.sink import ProfileSink
+from udfs.scoring.sink import ScoringSink
+
+_profile_sinks: list[MemoryProfileSink] = []
+_scoring_sinks: list[MemoryScoringSink] = []
+
+
+def new_profile_sink() -> MemoryProfileSink:
+    _profile_sinks[:] = [MemoryProfileSink()]
+    return _profile_sinks[0]
+
+
+def open_shared_profile_sink(settings: Settings, embedding_dim: int) -> ProfileSink:
+    """Returns the current sink. The UDF is pickled with this function's name, not with the sink."""
+    return _profile_sinks[0]
+
+
+def new_scoring_sink() -> MemoryScoringSink:
+    _scoring_sinks[:] = [MemoryScoringSink()]
+    return _scoring_sinks[0]
+
+
+def open_shared_scoring_sink(settings: Settings) -> ScoringSink:
+    """Returns the current sink, as open_shared_profile_sink does."""
+    return _scoring_sinks[0]

@@ -1,0 +1,83 @@
+"""Section 3 of docs/data-contract.md in plain Python: duplicates, lateness and windows."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Set
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from tests.reference.validation import Heartbeat, Rejected, ValidEvent, event_clock_ms, validate
+
+Position = tuple[int, int]  # partition, offset
+
+
+class Record(NamedTuple):
+    """One record of the input topic."""
+
+    partition: int
+    offset: int
+    timestamp_ms: int
+    key: bytes | None
+    value: bytes | None
+
+
+@dataclass
+class Classification:
+    """The class of every record: each position is in exactly one of the five collections."""
+
+    rejected: dict[Position, Rejected] = field(default_factory=dict)
+    heartbeats: set[Position] = field(default_factory=set)
+    duplicates: set[Position] = field(default_factory=set)
+    late: set[Position] = field(default_factory=set)
+    used: set[Position] = field(default_factory=set)
+    watermark_ms: int | None = None
+
+
+def classify(
+    records: Iterable[Record], settings: Any, late: Set[Position] | None, result: Classification
+) -> list[ValidEvent]:
+    """Fills `result`; returns the used events in arrival order.
+
+    late: the positions of late records; None: computed from the watermark.
+    """
+    used: list[ValidEvent] = []
+    seen: set[str] = set()
+    largest_ms: dict[int, int] = {}  # largest event_time by partition
+    for partition, offset, timestamp_ms, _key, value in records:
+        position = (partition, offset)
+        event = validate(value, timestamp_ms, settings.limits)
+        if isinstance(event, Rejected):
+            result.rejected[position] = event
+            time_ms = event_clock_ms(value, timestamp_ms, settings.limits)
+        else:
+            time_ms = event.time_ms
+        if isinstance(event, Heartbeat):
+            result.heartbeats.add(position)
+        elif isinstance(event, ValidEvent) and event.event_id in seen:
+            result.duplicates.add(position)
+        elif isinstance(event, ValidEvent):
+            seen.add(event.event_id)
+            if late is None:
+                last_ms = window_end_ms(event.user_id, time_ms, settings.window) - 1
+                is_late = result.watermark_ms is not None and last_ms <= result.watermark_ms
+            else:
+                is_late = position in late
+            if is_late:
+                result.late.add(position)
+            else:
+                result.used.add(position)
+                used.append(event)
+        if time_ms is not None and time_ms > largest_ms.get(partition, -1):
+            largest_ms[partition] = time_ms
+            result.watermark_ms = min(largest_ms.values()) - settings.window.out_of_orderness_ms
+    return used
+
+
+def window_end_ms(user_id: str, time_ms: int, window: Any) -> int:
+    """Returns the end of the user's window that contains `time_ms`."""
+    shift_ms = 0
+    if window.stagger_ms:
+        number = int.from_bytes(hashlib.md5(user_id.encode("utf-8")).digest()[:2], "big") // 16
+        shift_ms = number % (window.length_ms // window.stagger_ms) * window.stagger_ms
+    return ((time_ms - shift_ms) // window.length_ms + 1) * window.length_ms + shift_ms
