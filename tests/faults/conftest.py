@@ -1,4 +1,4 @@
-"""One job for all faults, so that each starts where the last one left it."""
+"""One job for all faults: each test continues with the state that the last one left."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from tests.support.job_under_test import JobUnderTest
 
 
 @pytest.fixture(scope="package")
-def shop(new_job: Callable[..., JobUnderTest]) -> Iterator[LoadedJob]:
+def loaded_job(new_job: Callable[..., JobUnderTest]) -> Iterator[LoadedJob]:
     job = new_job("faults", window=WINDOW)
     job.submit()
-    with open_loaded_job(job) as shop:
-        yield shop
+    with open_loaded_job(job) as loaded_job:
+        yield loaded_job

@@ -1,8 +1,8 @@
-"""The profile job with faults built in: each strikes once when its file appears in FOLDER.
+"""The profile job with injected faults: each occurs once when its file appears in FOLDER.
 
     flink run -py tests/faults/failing_job.py ... --config FILE --faults FOLDER
 
-What is defined here travels to the Python workers with the job, since they know no tests.
+Flink pickles the classes of this module with the job, because the Python workers have no tests.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from udfs.profile.udf import ProfileMetrics, ProfileUdf
 
 
 class Fault:
-    """Raises once for each time that its file is made, in whichever worker comes first."""
+    """Raises once each time its file is created, in the first worker that calls it."""
 
     def __init__(self, folder: str, name: str):
         self.folder, self.name = folder, name
 
-    def strike(self) -> None:
+    def raise_if_due(self) -> None:
         try:
             (Path(self.folder) / self.name).unlink()
         except FileNotFoundError:
@@ -37,47 +37,48 @@ class Fault:
         raise RuntimeError(f"injected: {self.name} fails")
 
 
-class Struck:
-    """Hands everything on to `real`, but for one method that its fault strikes first."""
+class FailingProxy:
+    """Passes every attribute on to `target`; before `method` the fault may occur."""
 
-    def __init__(self, real: Any, method: str, fault: Fault):
-        self._real, self._method, self._fault = real, method, fault
+    def __init__(self, target: Any, method: str, fault: Fault):
+        self._target, self._method, self._fault = target, method, fault
 
     def __getattr__(self, name: str) -> Any:
         if name == self._method:
-            self._fault.strike()
-        return getattr(self._real, name)
+            self._fault.raise_if_due()
+        return getattr(self._target, name)
 
 
-class FailingOperator(ProfileUdf):
-    """The model call and the Cassandra write fail."""
+class FailingProfileUdf(ProfileUdf):
+    """A ProfileUdf whose model call and Cassandra write can fail."""
 
     def __init__(self, settings: Settings, folder: str):
         write = Fault(folder, "write")
         super().__init__(
             settings,
             read_rules(product_path(settings.rules)),
-            lambda settings, dim: Struck(open_profile_sink(settings, dim), "write", write),
+            lambda settings, dim: FailingProxy(open_profile_sink(settings, dim), "write", write),
             ProfileMetrics,
         )
         self._fault = Fault(folder, "model")
 
     def open(self, function_context: Any) -> None:
         super().open(function_context)
-        self._updater._model = Struck(self._updater._model, "score", self._fault)
+        self._updater._model = FailingProxy(self._updater._model, "score", self._fault)
 
 
-class FailingOffset(ScalarFunction):
-    """Right behind the source: what fails here must not be taken for a parse error.
+class FailingOffsetUdf(ScalarFunction):
+    """Returns the offset; can fail directly after the source.
 
-    On the offset, since a payload may hold bytes that Python can't decode.
+    The job must not treat the failure as a parse error. The function takes the offset because a
+    payload may contain bytes that Python cannot decode.
     """
 
     def __init__(self, folder: str):
         self._fault = Fault(folder, "source")
 
     def eval(self, offset: int) -> int:
-        self._fault.strike()
+        self._fault.raise_if_due()
         return offset
 
 
@@ -92,7 +93,7 @@ def main() -> None:
     )
     t_env.execute_sql(tables.kafka_source("records", settings))
     t_env.create_temporary_system_function(
-        "failing", udf(FailingOffset(options.faults), result_type=DataTypes.BIGINT())
+        "failing", udf(FailingOffsetUdf(options.faults), result_type=DataTypes.BIGINT())
     )
     plan = profile_job.build(
         t_env,
@@ -103,7 +104,7 @@ def main() -> None:
             FROM records""",
         sink=tables.kafka_sink("sink", settings),
         update_profile=udf(
-            FailingOperator(settings, options.faults),
+            FailingProfileUdf(settings, options.faults),
             result_type=DataTypes.ARRAY(DataTypes.STRING()),
             func_type="pandas",
         ),

@@ -1,4 +1,4 @@
-"""The shop that faults happen to: a job, a steady load, and what must hold afterwards."""
+"""A job under a steady load of events, and the checks that must pass after every fault."""
 
 from __future__ import annotations
 
@@ -26,63 +26,66 @@ from tests.support.shop import HOT_USER, START_MS, shop_events, to_message
 
 WINDOW = {"length_ms": 120_000, "out_of_orderness_ms": 10_000}
 EVENTS_PER_SECOND = 150
-STEP_MS = 400  # in event time: at this pace a window closes every two seconds
+STEP_MS = 400  # event time between two events: a window closes every two seconds
 USERS = 10
-CHUNK = 300  # events that are mixed with faults of their own at a time
+CHUNK = 300  # events that faults are injected into at a time
 LATE_BY_MS = 3_600_000
-# One in each chunk, who tries a stolen card: the last purchase makes the rule true. Nothing is
-# known of them and their device but their own events, so their flags are the same in every try.
-TESTER, TESTS, TESTERS_RULE = "tester-", 5, "card_testing"
+# Each chunk has one user who tests a stolen card: the last of the purchases makes the rule true.
+# These users and their devices have no other events, so a replay raises the same flags.
+TESTER_PREFIX, TESTER_PURCHASES, TESTER_RULE = "tester-", 5, "card_testing"
 RECOVERY_TIMEOUT_S = 240.0
-NOTICED_WITHIN_S = 60.0
+RESTART_TIMEOUT_S = 60.0
 POLL_S = 0.1
 
 
 @contextmanager
-def open_loaded_job(job: JobUnderTest, lane: bool = True) -> Iterator[LoadedJob]:
-    """A shop on a running job, which is cancelled at the end. lane: it scores single events."""
+def open_loaded_job(job: JobUnderTest, with_scoring: bool = True) -> Iterator[LoadedJob]:
+    """Yields a LoadedJob of a running job, which is cancelled at the end.
+
+    with_scoring: the job has a scoring pipeline, which `check` compares too.
+    """
     try:
         with open_session(job.settings.cassandra) as session:
-            yield LoadedJob(job, session, lane)
+            yield LoadedJob(job, session, with_scoring)
     finally:
         job.cancel()
 
 
 class LoadedJob:
-    """The job and the clock of its stream, which only moves on."""
+    """A job and the event time of its stream, `clock_ms`, which never goes back."""
 
-    def __init__(self, job: JobUnderTest, session: Session, lane: bool):
+    def __init__(self, job: JobUnderTest, session: Session, with_scoring: bool):
         self.job = job
         self.session = session
-        self.lane = lane
+        self.with_scoring = with_scoring
         self.clock_ms = START_MS
         self._seeds = itertools.count(1)
 
     @contextmanager
-    def open(self) -> Iterator[None]:
-        """Visitors come all the time: runs the block under load, which flows when it starts.
+    def load(self) -> Iterator[None]:
+        """Runs the block under load. The block starts when a checkpoint covers part of the load.
 
-        A checkpoint knows that by then. Without one the job would start from nothing, and what it
-        sent to the late topic before may well be in time after.
+        Without a checkpoint the job would restart from nothing. Events that it had sent to the late
+        topic could then be on time.
         """
-        stop, failed = threading.Event(), []
-        thread = threading.Thread(target=self._send_until, args=(stop, failed))
+        stop, errors = threading.Event(), []
+        thread = threading.Thread(target=self._send_until, args=(stop, errors))
         thread.start()
         try:
-            self.wait_for_news(since_ms=self.newest_ms())
+            self.wait_for_newer_profile(since_ms=self.newest_window_end_ms())
             self.job.wait_for_checkpoint(RECOVERY_TIMEOUT_S)
             yield
         finally:
             stop.set()
             thread.join()
-        assert not failed, failed[0]
+        assert not errors, errors[0]
 
-    def _send_until(self, stop: threading.Event, failed: list[object]) -> None:
-        """Copies, late and broken events are among those sent, as in every stream."""
+    def _send_until(self, stop: threading.Event, errors: list[object]) -> None:
+        """Sends events at a constant rate, with duplicates, late and broken events among them."""
         producer = self.job.producer()
         topic = self.job.settings.topics.events
         stream = shop_events(next(self._seeds), USERS, STEP_MS, self.clock_ms)
-        started, count = time.monotonic(), 0
+        started_s, count = time.monotonic(), 0
         while not stop.is_set():
             chunk = list(itertools.islice(stream, CHUNK))
             self.clock_ms = chunk[-1]["event_time"]
@@ -92,59 +95,62 @@ class LoadedJob:
                     topic,
                     message.value,
                     message.key,
-                    on_delivery=lambda error, _: failed.append(error) if error else None,
+                    on_delivery=lambda error, _: errors.append(error) if error else None,
                 )
                 count += 1
-                producer.poll(max(0.0, started + count / EVENTS_PER_SECOND - time.monotonic()))
+                producer.poll(max(0.0, started_s + count / EVENTS_PER_SECOND - time.monotonic()))
         if producer.flush(RECOVERY_TIMEOUT_S):
-            failed.append("Kafka did not take the last records")
+            errors.append("Kafka did not accept the last records")
 
     def _card_test(self) -> list[Message]:
-        user_id = f"{TESTER}{next(self._seeds)}"
+        user_id = f"{TESTER_PREFIX}{next(self._seeds)}"
         return [
             to_message(
                 {
                     "event_id": f"{user_id}-{number}",
                     "user_id": user_id,
                     "event_type": "purchase",
-                    "event_time": self.clock_ms - TESTS + number,
+                    "event_time": self.clock_ms - TESTER_PURCHASES + number,
                     "amount": 1.0,
                     "device_id": f"device-{user_id}",
                 }
             )
-            for number in range(TESTS)
+            for number in range(TESTER_PURCHASES)
         ]
 
     @contextmanager
     def recovery(self, fault: str) -> Iterator[None]:
-        """Notes the time from the block's start, a fault and its repair, to the first profile that
-        is newer than all that are stored when it ends."""
-        started = time.monotonic()
+        """Adds the recovery time to the summary. The block causes a fault and repairs it.
+
+        The time is from the start of the block to the first profile that is newer than all profiles
+        stored at its end.
+        """
+        started_s = time.monotonic()
         yield
-        repaired_s = time.monotonic() - started
-        self.wait_for_news(since_ms=self.newest_ms())
-        seconds = time.monotonic() - started
+        repaired_s = time.monotonic() - started_s
+        self.wait_for_newer_profile(since_ms=self.newest_window_end_ms())
+        seconds = time.monotonic() - started_s
         summary.LINES.append(
             f"recovered in {seconds:.0f} s: {fault} (repaired after {repaired_s:.0f} s)"
         )
 
-    # A node may not be back yet, or lack a core to answer in time.
+    # The node may still be down, or too slow to answer in time on a loaded machine.
     @retry(
         retry=retry_if_exception_type(ServiceError),
         stop=stop_after_delay(RECOVERY_TIMEOUT_S),
         wait=wait_fixed(POLL_S),
         reraise=True,
     )
-    def newest_ms(self) -> int:
-        """The end of the last stored window of a user who is there in each; 0 if there is none."""
-        found = queries.deltas(self.session, HOT_USER, 1)
-        return found[0].window_end_ms if found else 0
+    def newest_window_end_ms(self) -> int:
+        """Returns the last stored window end of the hot user, who has every window; 0 if none."""
+        deltas = queries.deltas(self.session, HOT_USER, 1)
+        return deltas[0].window_end_ms if deltas else 0
 
-    def wait_for_news(self, since_ms: int) -> None:
+    def wait_for_newer_profile(self, since_ms: int) -> None:
         deadline_s = time.monotonic() + RECOVERY_TIMEOUT_S
-        while self.newest_ms() <= since_ms:
-            # As a cluster's supervisor does: Flink may end a TaskManager when Python functions are
-            # cancelled while they open (docs/architecture.md, known limits).
+        while self.newest_window_end_ms() <= since_ms:
+            # A cluster's supervisor does this too: Flink may stop a TaskManager if Python functions
+            # are cancelled while they open (docs/architecture.md, known limits).
             service_restarts.restart_stopped_services(self.job.stack, "a recovery")
             if time.monotonic() > deadline_s:
                 raise AssertionError(
@@ -154,45 +160,47 @@ class LoadedJob:
             time.sleep(POLL_S)
 
     def wait_for_restart(self, since: int) -> None:
-        """Returns when the job has restarted more often than `since`: what another worker stores
-        before the fault takes hold would pass for a recovery."""
-        deadline_s = time.monotonic() + NOTICED_WITHIN_S
+        """Returns when the job has restarted more often than `since`.
+
+        Otherwise a profile that another worker stores before the restart would count as recovery.
+        """
+        deadline_s = time.monotonic() + RESTART_TIMEOUT_S
         while self.job.restarts() <= since:
-            assert time.monotonic() < deadline_s, "the job did not notice the fault"
+            assert time.monotonic() < deadline_s, "the job did not restart after the fault"
             time.sleep(POLL_S)
 
-    def close(self) -> None:
-        """Closes all windows, and waits until they are stored."""
+    def close_windows(self) -> None:
+        """Closes all windows and waits until they are stored."""
         self.clock_ms = closing_time_ms(self.clock_ms, self.job.settings.window)
         self.job.send_heartbeats(self.clock_ms)
         self.clock_ms += self.job.settings.window.length_ms
         self.job.wait_until_caught_up(RECOVERY_TIMEOUT_S)
 
     def check(self) -> None:
-        """What must hold after every fault: all is stored, once, as the reference has it.
+        """Asserts what must hold after every fault: all output equals the reference's, once each.
 
-        But for the known flaw: a restored job's source starts its watermark anew while its windows
-        remember theirs, so until every partition has spoken a late event can pass the late split
-        and be dropped by its window without a trace. The audit finds those, and `audit --repair`
-        sends them where they belong.
+        There is one known exception. The source of a restored job starts with a new watermark,
+        while its windows keep theirs. Until every partition has sent an event, a late event can
+        pass the late check and be dropped by its window without a record. The audit finds these
+        events, and `audit --repair` sends them to the late topic.
         """
-        self.close()
-        account = self.job.audit()
-        wrong = ("used_twice", "unknown", "late_and_used", "open_windows")
-        assert not any(account[name] for name in wrong), account
-        if lost := account["unaccounted"]:
-            print(f"\nlate events that only the audit found: {lost}", flush=True)
+        self.close_windows()
+        audit_report = self.job.audit()
+        must_be_empty = ("used_twice", "unknown", "late_and_used", "open_windows")
+        assert not any(audit_report[name] for name in must_be_empty), audit_report
+        if dropped := audit_report["unaudit_reported"]:
+            print(f"\ndropped late events that the audit found: {dropped}", flush=True)
             self.job.wait_until_committed(RECOVERY_TIMEOUT_S)
-            account = self.job.audit("--repair")
-            assert account["ok"] and account["repaired"] == lost, account
-        assert all(event_id.startswith("late-") for event_id in self._repaired())
-        found = compare_with_reference(self.job.settings)
-        assert found.ok, found.as_json()
-        assert found.job == found.reference
-        if self.lane:
-            assert_scoring(self.job.settings, TESTER, TESTERS_RULE)
+            audit_report = self.job.audit("--repair")
+            assert audit_report["ok"] and audit_report["repaired"] == dropped, audit_report
+        assert all(event_id.startswith("late-") for event_id in self._repaired_event_ids())
+        comparison = compare_with_reference(self.job.settings)
+        assert comparison.ok, comparison.as_json()
+        assert comparison.job == comparison.reference
+        if self.with_scoring:
+            assert_scoring(self.job.settings, TESTER_PREFIX, TESTER_RULE)
 
-    def _repaired(self) -> Iterator[str]:
+    def _repaired_event_ids(self) -> Iterator[str]:
         settings = self.job.settings
         for record in read_topic(settings, settings.topics.late):
             if "repaired" in record.headers:

@@ -1,9 +1,10 @@
-"""The only Kafka broker is away.
+"""The only Kafka broker is down.
 
-Load: steady; the producer keeps what it can't send. Fault: kill -9, a new start after 20 s. The
-Kafka sink fails with it: rejected, late and alert records wait for the broker too.
-Holds: no event is lost or used twice, every profile is the reference's, every alert was sent.
-Recovers: by itself once the broker is back.
+Load: steady; the producer buffers what it cannot send. Fault: kill -9, restart after 20 s. The
+Kafka sink fails too: rejected, late and alert records wait for the broker.
+Must hold: no event is lost or used twice, every profile equals the reference's, and every alert is
+sent.
+Recovery: automatic once the broker is up.
 """
 
 import time
@@ -15,12 +16,12 @@ from tests.faults.loaded_job import LoadedJob
 
 pytestmark = pytest.mark.faults
 
-AWAY_S = 20
+DOWN_S = 20
 
 
-def test_a_broker_that_is_away(shop: LoadedJob, stack: Stack) -> None:
-    with shop.open(), shop.recovery("broker away for 20 s"):
+def test_job_recovers_when_broker_was_down(loaded_job: LoadedJob, stack: Stack) -> None:
+    with loaded_job.load(), loaded_job.recovery("broker down for 20 s"):
         stack.kafka.kill()
-        time.sleep(AWAY_S)
+        time.sleep(DOWN_S)
         stack.kafka.start()
-    shop.check()
+    loaded_job.check()

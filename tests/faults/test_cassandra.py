@@ -1,8 +1,8 @@
-"""The only Cassandra node is away, and it is slow.
+"""The only Cassandra node is down, or slow.
 
-Load: steady. Faults: kill -9 and a new start after 30 s; half a second of silence in every second.
-Holds: no write is lost or taken for a success before it is one, every profile is the reference's.
-Recovers: by itself. Slowness costs no restart.
+Load: steady. Faults: kill -9 and restart after 30 s; paused for half a second in every second.
+Must hold: no write is lost or acknowledged too early, every profile equals the reference's.
+Recovery: automatic. A slow node causes no restart.
 """
 
 import time
@@ -14,28 +14,28 @@ from tests.faults.loaded_job import LoadedJob
 
 pytestmark = pytest.mark.faults
 
-AWAY_S = 30
-SLOW_S, TURN_S = 10, 0.5
+DOWN_S = 30
+SLOW_S, PAUSE_S = 10, 0.5
 
 
-def test_a_node_that_is_away(shop: LoadedJob, stack: Stack) -> None:
-    with shop.open(), shop.recovery("Cassandra away for 30 s"):
+def test_job_recovers_when_cassandra_was_down(loaded_job: LoadedJob, stack: Stack) -> None:
+    with loaded_job.load(), loaded_job.recovery("Cassandra down for 30 s"):
         stack.cassandra.kill()
-        time.sleep(AWAY_S)
+        time.sleep(DOWN_S)
         stack.cassandra.start()
-    shop.check()
+    loaded_job.check()
 
 
-def test_a_node_that_is_slow(shop: LoadedJob, stack: Stack) -> None:
-    restarts = shop.job.restarts()
-    with shop.open(), shop.recovery("Cassandra slow for 10 s"):
+def test_slow_cassandra_causes_no_restart(loaded_job: LoadedJob, stack: Stack) -> None:
+    restarts = loaded_job.job.restarts()
+    with loaded_job.load(), loaded_job.recovery("Cassandra slow for 10 s"):
         try:
-            for _ in range(round(SLOW_S / TURN_S / 2)):
+            for _ in range(round(SLOW_S / PAUSE_S / 2)):
                 stack.cassandra.pause()
-                time.sleep(TURN_S)
+                time.sleep(PAUSE_S)
                 stack.cassandra.resume()
-                time.sleep(TURN_S)
+                time.sleep(PAUSE_S)
         finally:
             stack.cassandra.resume()
-    shop.check()
-    assert shop.job.restarts() == restarts
+    loaded_job.check()
+    assert loaded_job.job.restarts() == restarts

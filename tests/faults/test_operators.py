@@ -1,9 +1,9 @@
-"""An operator fails once: right behind the source, the model call, the write to Cassandra.
+"""One operator fails once: after the source, at the model call, or at the write to Cassandra.
 
 Load: steady. Fault: an exception in the Python worker (tests/faults/failing_job.py).
-Holds: the job fails visibly instead of losing the rows; no event is lost or used twice, every
-profile is the reference's. (The Kafka sink fails in test_broker.py.)
-Recovers: by itself, from the last checkpoint.
+Must hold: the job fails visibly instead of losing rows; no event is lost or used twice, every
+profile equals the reference's. (The Kafka sink fails in test_broker.py.)
+Recovery: automatic, from the last checkpoint.
 """
 
 from __future__ import annotations
@@ -24,30 +24,32 @@ JOB = Path(__file__).with_name("failing_job.py")
 
 
 @pytest.fixture(scope="module")
-def faults(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def faults_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("armed")
 
 
 @pytest.fixture(scope="module")
-def shop(new_job: Callable[..., JobUnderTest], faults: Path) -> Iterator[LoadedJob]:
+def loaded_job(new_job: Callable[..., JobUnderTest], faults_folder: Path) -> Iterator[LoadedJob]:
     job = new_job("operators", window=WINDOW)
-    arguments = ("--config", str(job.config_file), "--faults", str(faults))
+    arguments = ("--config", str(job.config_file), "--faults", str(faults_folder))
     job.id = job.stack.submit(JOB, *arguments)
     wait_until_running(job.rest_url, job.id, timeout_s=180)
-    with open_loaded_job(job, lane=False) as shop:
-        yield shop
+    with open_loaded_job(job, with_scoring=False) as loaded_job:
+        yield loaded_job
 
 
 @pytest.mark.parametrize("fault", ["source", "model", "write"])
-def test_an_operator_that_fails(fault: str, shop: LoadedJob, faults: Path) -> None:
-    restarts = shop.job.restarts()
-    with shop.open(), shop.recovery(f"{fault} fails"):
-        (faults / fault).touch()
-        while (faults / fault).exists():
+def test_job_recovers_when_operator_fails_once(
+    fault: str, loaded_job: LoadedJob, faults_folder: Path
+) -> None:
+    restarts = loaded_job.job.restarts()
+    with loaded_job.load(), loaded_job.recovery(f"{fault} fails"):
+        (faults_folder / fault).touch()
+        while (faults_folder / fault).exists():
             time.sleep(0.05)
-        shop.wait_for_restart(since=restarts)
-    assert f"injected: {fault} fails" in shop.job.failure()
+        loaded_job.wait_for_restart(since=restarts)
+    assert f"injected: {fault} fails" in loaded_job.job.failure()
 
 
-def test_nothing_is_lost(shop: LoadedJob) -> None:
-    shop.check()
+def test_output_equals_reference_after_all_faults(loaded_job: LoadedJob) -> None:
+    loaded_job.check()

@@ -1,8 +1,8 @@
 """A Python worker dies.
 
 Load: steady. Fault: kill -9 of one of the processes that the model runs in.
-Holds: no event is lost or used twice, every profile is the reference's.
-Recovers: by itself; the tasks restart and bring a new worker.
+Must hold: no event is lost or used twice, every profile equals the reference's.
+Recovery: automatic; the tasks restart with a new worker.
 """
 
 import pytest
@@ -13,9 +13,9 @@ from tests.faults.loaded_job import LoadedJob
 pytestmark = pytest.mark.faults
 
 
-def test_a_killed_python_worker(shop: LoadedJob, stack: Stack) -> None:
-    restarts = shop.job.restarts()
-    with shop.open(), shop.recovery("Python worker killed"):
+def test_job_recovers_when_python_worker_is_killed(loaded_job: LoadedJob, stack: Stack) -> None:
+    restarts = loaded_job.job.restarts()
+    with loaded_job.load(), loaded_job.recovery("Python worker killed"):
         stack.taskmanager.workers()[0].kill()
-        shop.wait_for_restart(since=restarts)
-    shop.check()
+        loaded_job.wait_for_restart(since=restarts)
+    loaded_job.check()

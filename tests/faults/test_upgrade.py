@@ -1,12 +1,14 @@
-"""The job is stopped with a savepoint and goes on from it with other settings: at another
-parallelism, then with a log of each change of its state (`job.changelog`), and again from a
-savepoint with that. There a worker dies. At last it goes on without the log and at parallelism 1.
+"""The job stops with a savepoint and resumes from it with other settings.
 
-Load: steady before and after; while the job is away the first time, late events come, so that they
-lie right behind the offsets it goes on from. The worker's end is a kill -9.
-Holds: no event is lost or used twice, every profile is the reference's; what the windows drop of
-the late events is found by the audit (see Shop.check).
-Recovers: by itself from the kill; the tasks read the savepoint and the log behind it.
+It resumes at another parallelism, then with a changelog of its state (`job.changelog`), and again
+from a savepoint with the changelog. There a Python worker is killed (kill -9). Last, it resumes
+without the changelog at parallelism 1.
+
+Load: steady before and after. While the job is stopped the first time, late events are sent, so
+that the resumed job reads them first.
+Must hold: no event is lost or used twice, every profile equals the reference's. The audit finds the
+late events that the windows drop (see LoadedJob.check).
+Recovery: automatic after the kill; the tasks read the savepoint and the changelog after it.
 """
 
 import itertools
@@ -24,60 +26,66 @@ from tests.support.shop import shop_events, to_message
 
 pytestmark = pytest.mark.faults
 
-LATE = 40
+LATE_EVENTS = 40
 
 
-def late_events(shop: LoadedJob) -> list[Message]:
-    stream = shop_events(99, USERS, STEP_MS, shop.clock_ms - LATE_BY_MS)
+def late_events(loaded_job: LoadedJob) -> list[Message]:
+    stream = shop_events(99, USERS, STEP_MS, loaded_job.clock_ms - LATE_BY_MS)
     return [
-        to_message(event | {"event_id": f"late-behind-{event['event_id']}"})
-        for event in itertools.islice(stream, LATE)
+        to_message(event | {"event_id": f"late-after-savepoint-{event['event_id']}"})
+        for event in itertools.islice(stream, LATE_EVENTS)
     ]
 
 
-def test_another_parallelism_and_late_events_behind_the_restored_offset(
-    shop: LoadedJob, tmp_path: Path
+def test_job_resumes_at_other_parallelism_with_late_events_first(
+    loaded_job: LoadedJob, tmp_path: Path
 ) -> None:
-    job = shop.job
-    with shop.open():
-        pass  # windows are open when the job stops
-    # The load goes on when the job does, and past its recovery.
-    with ExitStack() as load, shop.recovery("stopped with a savepoint, resumed at parallelism 3"):
+    job = loaded_job.job
+    with loaded_job.load():
+        pass  # leaves windows open when the job stops
+    # The load continues when the job does, until after its recovery.
+    with (
+        ExitStack() as load,
+        loaded_job.recovery("stopped with a savepoint, resumed at parallelism 3"),
+    ):
         savepoint = rest.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
-        job.send(late_events(shop))
+        job.send(late_events(loaded_job))
         job.submit("--savepoint", savepoint, "--parallelism", "3")
-        load.enter_context(shop.open())
-    shop.check()
+        load.enter_context(loaded_job.load())
+    loaded_job.check()
 
 
-def test_a_log_of_changes_and_a_killed_python_worker(
-    shop: LoadedJob, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_job_with_changelog_recovers_when_python_worker_is_killed(
+    loaded_job: LoadedJob, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = shop.job
+    job = loaded_job.job
     savepoint = rest.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
     monkeypatch.setenv("LIVEPROFILE_JOB__CHANGELOG", "true")
-    given = ("--config", job.config_file, "--savepoint", savepoint)
-    refused = run_cli("submit", "--parallelism", "2", *given, ok=False)
+    options = ("--config", job.config_file, "--savepoint", savepoint)
+    refused = run_cli("submit", "--parallelism", "2", *options, ok=False)
     assert refused.returncode != 0
     assert "has parallelism 3, the job 2; start at parallelism 3" in refused.stderr
     job.submit("--savepoint", savepoint, "--parallelism", "3")
     savepoint = rest.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
     job.submit("--savepoint", savepoint, "--parallelism", "3")
     restarts = job.restarts()
-    # Waits for a checkpoint: in claim mode NO_CLAIM Flink would refuse the first one.
-    with shop.open(), shop.recovery("Python worker killed, state with a changelog"):
+    # `load` waits for a checkpoint: in claim mode NO_CLAIM Flink would refuse the first one.
+    with loaded_job.load(), loaded_job.recovery("Python worker killed, state with a changelog"):
         stack.taskmanager.workers()[0].kill()
-        shop.wait_for_restart(since=restarts)
-    shop.check()
-    settings = rest.request(job.rest_url, f"/jobs/{job.id}/checkpoints/config")
-    assert settings["state_changelog_enabled"]
+        loaded_job.wait_for_restart(since=restarts)
+    loaded_job.check()
+    checkpoint_config = rest.request(job.rest_url, f"/jobs/{job.id}/checkpoints/config")
+    assert checkpoint_config["state_changelog_enabled"]
 
 
-def test_all_at_one_place(shop: LoadedJob, tmp_path: Path) -> None:
-    """The event lane's last step is chained then to the one before, and its state stays its own."""
-    job = shop.job
-    with ExitStack() as load, shop.recovery("stopped with a savepoint, resumed at parallelism 1"):
+def test_job_resumes_at_parallelism_1(loaded_job: LoadedJob, tmp_path: Path) -> None:
+    """Flink then chains the last operator of the scoring pipeline; its state must stay its own."""
+    job = loaded_job.job
+    with (
+        ExitStack() as load,
+        loaded_job.recovery("stopped with a savepoint, resumed at parallelism 1"),
+    ):
         savepoint = rest.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
         job.submit("--savepoint", savepoint, "--parallelism", "1")
-        load.enter_context(shop.open())
-    shop.check()
+        load.enter_context(loaded_job.load())
+    loaded_job.check()

@@ -142,7 +142,7 @@ def scoring_tables(
 def run_scoring_pipeline(
     records: list[Record], labels: list[Record], settings: Settings, folder: Path
 ) -> ScoringOutput:
-    """Runs the scoring pipeline alone. Events and labels are read in parallel, in no fixed order."""
+    """Runs the scoring pipeline alone. It reads events and labels in parallel, in any order."""
     sink = shared_sinks.new_scoring_sink()
     paths = {name: folder / f"{name}.json" for name in ("events", "labels")}
     write_records(paths["events"], records, settings.topics.events)

@@ -1,4 +1,4 @@
-"""In-memory sinks of the running pipeline test. The job runs in the test's process and uses them."""
+"""In-memory sinks of the running pipeline test, shared with the job, which runs in its process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The backfill gives the rows that the stream's model was called with, and training reads them."""
+"""The backfill writes the rows that the model gets in the stream, and training reads them."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from tests.support.shop import START_MS, shop_events
 pytestmark = pytest.mark.pipeline
 
 
-# Every user has a twin who does the same, but nothing any more from here on.
+# Every user has a twin with the same events until this time and none after it.
 TWIN = "-twin"
-UNTIL_MS = START_MS + 6 * HOUR_MS
+TWINS_END_MS = START_MS + 6 * HOUR_MS
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def events() -> list[dict[str, Any]]:
     twins = [
         event | {name: event[name] + TWIN for name in ("event_id", "user_id")}
         for event in events
-        if event["event_time"] < UNTIL_MS
+        if event["event_time"] < TWINS_END_MS
     ]
     return sorted(events + twins, key=itemgetter("event_time"))
 
@@ -45,10 +45,10 @@ def events() -> list[dict[str, Any]]:
 def backfilled(
     events: list[dict[str, Any]], tmp_path_factory: pytest.TempPathFactory
 ) -> tuple[BackfillResult, Path]:
-    return backfill_of(events, load(), tmp_path_factory.mktemp("backfill"), config=None)
+    return run_backfill(events, load(), tmp_path_factory.mktemp("backfill"), config=None)
 
 
-def backfill_of(
+def run_backfill(
     events: list[dict[str, Any]], settings: Settings, work: Path, config: Path | None
 ) -> tuple[BackfillResult, Path]:
     archive, folder = work / "events.jsonl", work / "rows"
@@ -58,24 +58,26 @@ def backfill_of(
     ), folder
 
 
-def test_the_rows_are_the_stream_s(
+def test_rows_equal_those_of_the_stream(
     events: list[dict[str, Any]], backfilled: tuple[BackfillResult, Path]
 ) -> None:
     result, folder = backfilled
-    assert_rows_are_the_references(events, load(), result, folder)
+    assert_rows_equal_reference(events, load(), result, folder)
     streams = training_rows.read(folder)
     assert len(streams.time_ms_N) == len(events)
 
 
-def test_staggered_rows_are_the_stream_s(events: list[dict[str, Any]], tmp_path: Path) -> None:
+def test_staggered_rows_equal_those_of_the_stream(
+    events: list[dict[str, Any]], tmp_path: Path
+) -> None:
     config = tmp_path / "config.toml"
     config.write_text("[window]\nstagger_ms = 10_000\n")
     settings = load(config)
-    made = backfill_of(events, settings, tmp_path, config)
-    assert_rows_are_the_references(events, settings, *made)
+    result, folder = run_backfill(events, settings, tmp_path, config)
+    assert_rows_equal_reference(events, settings, result, folder)
 
 
-def assert_rows_are_the_references(
+def assert_rows_equal_reference(
     events: list[dict[str, Any]], settings: Settings, result: BackfillResult, folder: Path
 ) -> None:
     records = [
@@ -85,21 +87,20 @@ def assert_rows_are_the_references(
     expected = run_reference(records, settings, late=set()).profiles
     table = ds.dataset(folder, partitioning="hive").to_table()
     assert (result.events, result.rows) == (len(events), len(expected))
-    made = {(row["user_id"], row["window_end_ms"]): row for row in table.to_pylist()}
-    assert made.keys() == expected.keys()
+    rows = {(row["user_id"], row["window_end_ms"]): row for row in table.to_pylist()}
+    assert rows.keys() == expected.keys()
     for key, profile in expected.items():
-        windows, counted, purchases, amount, *_ = made[key]["sums"]
+        windows, counted, purchases, amount, *_ = rows[key]["sums"]
         after = profile.after
-        assert (windows, counted, purchases) == (
-            after["windows"], after["events"], after["purchases"],
-        )  # fmt: skip
+        assert windows == after["windows"]
+        assert (counted, purchases) == (after["events"], after["purchases"])
         assert amount == pytest.approx(after["amount"])
-        # Point in time: no row has seen an event of its own future.
-        times = [int(one.split("\x1f", 1)[0]) for one in made[key]["events"].split("\x1e")]
+        # Point in time: no row contains an event from after its window.
+        times = [int(token.split("\x1f", 1)[0]) for token in rows[key]["events"].split("\x1e")]
         assert max(times) < key[1]
 
 
-def test_a_row_is_the_same_whatever_its_user_does_later(
+def test_later_events_do_not_change_earlier_rows(
     backfilled: tuple[BackfillResult, Path],
 ) -> None:
     rows = ds.dataset(backfilled[1], partitioning="hive").to_table().to_pylist()
@@ -111,12 +112,12 @@ def test_a_row_is_the_same_whatever_its_user_does_later(
     ]
     assert len(rows) > len(pairs) + 100 and len(pairs) > 100
     for row, twin in pairs:
-        # The order in which a window collects its events is not the same in every run.
-        ours, theirs = row["events"], twin["events"].replace(TWIN, "")
-        assert sorted(ours.split(EVENT)) == sorted(theirs.split(EVENT))
+        # The order of a window's events differs between runs.
+        events, twin_events = row["events"], twin["events"].replace(TWIN, "")
+        assert sorted(events.split(EVENT)) == sorted(twin_events.split(EVENT))
         for name in ("added", "sums"):
             np.testing.assert_allclose(row[name], twin[name], rtol=1e-12)
-    ours, theirs = zip(*pairs, strict=True)
+    own_rows, twin_rows = zip(*pairs, strict=True)
     np.testing.assert_equal(
-        *(read_histories([row["history"] for row in side]) for side in (ours, theirs))
+        *(read_histories([row["history"] for row in side]) for side in (own_rows, twin_rows))
     )

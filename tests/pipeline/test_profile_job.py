@@ -1,6 +1,7 @@
-"""The submitted job's own path on files, in an embedded Flink, against the reference.
+"""The profile pipeline on files, in an embedded Flink, against tests/reference/profile.py.
 
-State left: an ended job; every window closed, since the files' end moves time to its end.
+Final state: the job has ended and every window is closed, because the end of the input advances the
+watermark to its maximum.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ pytestmark = pytest.mark.pipeline
 RECORD_MS = 1_790_000_000_000
 
 
-def settings_of(**window: int) -> Settings:
+def make_settings(**window: int) -> Settings:
     return load(job={"parallelism": 1, "name": "pipeline"}, window=window)
 
 
@@ -57,11 +58,11 @@ def in_one_partition(messages: list[seeded_streams.Message]) -> list[Record]:
 def assert_equals_reference(
     records: list[Record], output: ProfileOutput, settings: Settings
 ) -> None:
-    """Where each record went, and every window, whatever the interleaving made late."""
+    """Compares all windows and the class of each record. The job decides which are late."""
     late = {sent.position for sent in output.sent_to(settings.topics.late)}
-    scores = RecordingModel(settings)
+    model = RecordingModel(settings)
     rules = tomllib.loads(product_path(settings.rules).read_text(encoding="utf-8"))["rules"]
-    expected = run_reference(records, settings, late=late, score=scores, rules=rules)
+    expected = run_reference(records, settings, late=late, score=model, rules=rules)
     assert expected.late == late
 
     rejected = {sent.position: sent.headers for sent in output.sent_to(settings.topics.rejected)}
@@ -75,15 +76,19 @@ def assert_equals_reference(
         value = values[sent.position]
         assert sent.value == (None if value is None else value.decode())
 
-    found = Comparison()
+    comparison = Comparison()
     stored = {Key(*key): row for key, row in output.sink.deltas.items()}
     assert stored.keys() == expected.profiles.keys()
-    for (key, profile), score in zip(expected.profiles.items(), scores.scores, strict=True):
+    for (key, profile), scores in zip(expected.profiles.items(), model.scores, strict=True):
         row = stored[Key(*key)]
-        compare_window(found, Key(*key), as_stored(row), Expected(profile, score, cut=False))
-        found.equal("rules", key, set(row.active_rules), set(profile.active_rules))
-        found.equal("flags", key, *({flag.flag_id for flag in x.flags} for x in (row, profile)))
-    assert found.ok, json.dumps(found.as_json(), indent=2)
+        compare_window(
+            comparison, Key(*key), as_stored(row), Expected(profile, scores, truncated=False)
+        )
+        comparison.equal("rules", key, set(row.active_rules), set(profile.active_rules))
+        comparison.equal(
+            "flags", key, *({flag.flag_id for flag in side.flags} for side in (row, profile))
+        )
+    assert comparison.ok, json.dumps(comparison.as_json(), indent=2)
 
     alerts = [json.loads(sent.value or "") for sent in output.sent_to(settings.topics.alerts)]
     flags = [flag.flag_id for profile in expected.profiles.values() for flag in profile.flags]
@@ -91,13 +96,13 @@ def assert_equals_reference(
 
 
 def as_stored(row: ProfileRow) -> SimpleNamespace:
-    """The row as liveprofile.storage.queries.StoredDelta has it."""
+    """Returns the row with the fields of liveprofile.storage.queries.StoredDelta."""
     return SimpleNamespace(**row._asdict() | {"delta": row.delta_json})
 
 
 @pytest.mark.parametrize("stagger_ms", [0, 10_000])
-def test_a_mixed_stream_equals_the_reference(stagger_ms: int, tmp_path: Path) -> None:
-    settings = settings_of(stagger_ms=stagger_ms)
+def test_stream_with_faults_equals_reference(stagger_ms: int, tmp_path: Path) -> None:
+    settings = make_settings(stagger_ms=stagger_ms)
     records = in_one_partition(
         seeded_streams.with_faults(islice(shop_events(7, 25, 20_000), 2_000), seed=7).messages
     )
@@ -105,24 +110,25 @@ def test_a_mixed_stream_equals_the_reference(stagger_ms: int, tmp_path: Path) ->
     assert_equals_reference(records, output, settings)
 
 
-def reads_media(folder: Path) -> Path:
-    """The shipped checkpoint with random weights for two encoders and the place."""
+def checkpoint_with_modalities(folder: Path) -> Path:
+    """Saves the shipped model checkpoint with random weights for two encoders and the place."""
     network, items, categories, card = checkpoint.load(product_path(Settings().model.checkpoint))
-    kept = [Modality("clip", 3), PLACE, Modality("voice.v2", 2)]
-    network.fusion = Fusion(network.shape.dim, kept)
+    modalities = [Modality("clip", 3), PLACE, Modality("voice.v2", 2)]
+    network.fusion = Fusion(network.shape.dim, modalities)
     torch.manual_seed(2)
     for weight in network.fusion.weights:
         torch.nn.init.normal_(weight, std=0.5)
     fields = card.model_dump(exclude={"format", "shape", "sha256", "modalities"})
-    tried = [
-        ModalityTrial(name=one.name, numbers=one.numbers, kept=True, metrics={}) for one in kept
+    trials = [
+        ModalityTrial(name=modality.name, numbers=modality.numbers, kept=True, metrics={})
+        for modality in modalities
     ]
-    checkpoint.save(folder, network, items, categories, **fields, modalities=tried)
+    checkpoint.save(folder, network, items, categories, **fields, modalities=trials)
     return folder
 
 
 def with_media(event: dict[str, Any], number: int) -> dict[str, Any]:
-    """Every kind of vector in turn: good ones, unknown ones, broken ones, none."""
+    """Adds one kind of vector after the other: known, unknown, malformed, none."""
     x = number % 7 - 3
     kinds = (
         {"encoder": "clip", "vector": [x, 2.5, -1]},
@@ -135,70 +141,76 @@ def with_media(event: dict[str, Any], number: int) -> dict[str, Any]:
     return event | {"media_embedding": kinds[number % len(kinds)]}
 
 
-def test_what_events_bring_beside_tokens_reaches_the_model(tmp_path: Path) -> None:
-    checkpoint_folder = reads_media(tmp_path / "model")
+def test_vectors_of_events_reach_the_model(tmp_path: Path) -> None:
+    checkpoint_folder = checkpoint_with_modalities(tmp_path / "model")
     settings = load(
         job={"parallelism": 1, "name": "pipeline"}, model={"checkpoint": str(checkpoint_folder)}
     )
-    events = [with_media(e, n) for n, e in enumerate(islice(shop_events(3, 6, 20_000), 300))]
+    events = [
+        with_media(event, number)
+        for number, event in enumerate(islice(shop_events(3, 6, 20_000), 300))
+    ]
     records = in_one_partition(
-        [Message(e["user_id"].encode(), json.dumps(e).encode()) for e in events]
+        [Message(event["user_id"].encode(), json.dumps(event).encode()) for event in events]
     )
     output = run_profile_pipeline(records, settings, tmp_path)
     assert_equals_reference(records, output, settings)
 
-    scores = RecordingModel(settings)
-    expected = run_reference(records, settings, late=set(), score=scores)
-    said = dict(zip(expected.profiles, scores.scores, strict=True))
-    without = RecordingModel(settings)
-    without.model.modalities = frozenset()
-    run_reference(records, settings, late=set(), score=without)
-    plain = dict(zip(expected.profiles, without.scores, strict=True))
-    moved = 0
+    model = RecordingModel(settings)
+    expected = run_reference(records, settings, late=set(), score=model)
+    with_vectors = dict(zip(expected.profiles, model.scores, strict=True))
+    blind_model = RecordingModel(settings)
+    blind_model.model.modalities = frozenset()
+    run_reference(records, settings, late=set(), score=blind_model)
+    without_vectors = dict(zip(expected.profiles, blind_model.scores, strict=True))
+    changed = 0
     for key, row in output.sink.deltas.items():
         interests = list(orjson.loads(row.profile_json)["interests"].values())
-        np.testing.assert_allclose(interests, said[key].interests_after_p[0], atol=2e-4)
-        moved += abs(said[key].interests_after_p - plain[key].interests_after_p).max() > 0.01
-    assert moved > 0.5 * len(said)
-    read = [
+        np.testing.assert_allclose(interests, with_vectors[key].interests_after_p[0], atol=2e-4)
+        changed += (
+            abs(with_vectors[key].interests_after_p - without_vectors[key].interests_after_p).max()
+            > 0.01
+        )
+    assert changed > 0.5 * len(with_vectors)
+    media = [
         orjson.loads(row.delta_json)["window"].get("media") for row in output.sink.deltas.values()
     ]
-    assert ["clip", "voice.v2"] in read and None in read
+    assert ["clip", "voice.v2"] in media and None in media
 
 
-def test_payloads_written_anyhow_equal_the_reference(tmp_path: Path) -> None:
-    settings = settings_of()
+def test_payload_variants_equal_reference(tmp_path: Path) -> None:
+    settings = make_settings()
     records = in_one_partition(seeded_streams.payload_variants(1_500, seed=3))
     output = run_profile_pipeline(records, settings, tmp_path)
     assert_equals_reference(records, output, settings)
 
 
-def test_poison_does_not_stop_the_job(tmp_path: Path) -> None:
-    settings = settings_of()
-    good = list(islice(shop_events(1, 5, 20_000), 200))
-    messages = seeded_streams.with_faults(good, seed=1).messages + seeded_streams.poison_messages(
+def test_poison_messages_do_not_stop_the_job(tmp_path: Path) -> None:
+    settings = make_settings()
+    valid = list(islice(shop_events(1, 5, 20_000), 200))
+    messages = seeded_streams.with_faults(valid, seed=1).messages + seeded_streams.poison_messages(
         300, seed=2
     )
     records = in_one_partition(messages)
     output = run_profile_pipeline(records, settings, tmp_path)
-    used = b"".join(row.digests for row in output.sink.deltas.values())
-    gone = {sent.position for sent in output.sent if "offset" in sent.headers}
-    assert len(used) // 8 >= len(good)
-    assert len(gone) == len([sent for sent in output.sent if "offset" in sent.headers])
+    used_digests = b"".join(row.digests for row in output.sink.deltas.values())
+    positions = [sent.position for sent in output.sent if "offset" in sent.headers]
+    assert len(used_digests) // 8 >= len(valid)
+    assert len(set(positions)) == len(positions)
 
 
 @hypothesis_settings(
     max_examples=3,
     deadline=None,
     derandomize=True,
-    phases=[Phase.generate],  # an embedded Flink takes seconds: no shrinking here
+    phases=[Phase.generate],  # no shrinking: a run of embedded Flink takes seconds
     suppress_health_check=list(HealthCheck),
 )
 @given(records=streams.behaviour_stream(partitions=1, max_events=60, wrong_types=True))
-def test_any_stream_equals_the_reference(
+def test_generated_stream_equals_reference(
     records: list[Record], tmp_path_factory: pytest.TempPathFactory
 ) -> None:
-    settings = settings_of()
+    settings = make_settings()
     sent = [record for record in records if is_utf8(record)]
     output = run_profile_pipeline(sent, settings, tmp_path_factory.mktemp("any"))
     assert_equals_reference(sent, output, settings)

@@ -1,6 +1,6 @@
-"""A shop's own events and labels become training rows and a model, by the commands.
+"""The commands turn a shop's events and labels into training rows, and those into a model.
 
-State left: ended jobs; a folder of rows and a model for each.
+Final state: the jobs have ended; each has a folder with rows and a model.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ DAYS = [
 ]  # fmt: skip
 
 
-class Made(NamedTuple):
+class Backfill(NamedTuple):
     folder: Path
     report: dict
 
@@ -47,7 +47,7 @@ class Made(NamedTuple):
         return ds.dataset(self.folder / "rows", partitioning="hive").to_table().to_pylist()
 
 
-def backfilled(folder: Path, events: list[dict], labels: list[dict]) -> Made:
+def run_backfill(folder: Path, events: list[dict], labels: list[dict]) -> Backfill:
     for name, records in ("events", events), ("labels", labels):
         text = "".join(json.dumps(record) + "\n" for record in records)
         (folder / f"{name}.jsonl").write_text(text)
@@ -57,12 +57,12 @@ def backfilled(folder: Path, events: list[dict], labels: list[dict]) -> Made:
     ]  # fmt: skip
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
-    return Made(folder, json.loads(result.stdout))
+    return Backfill(folder, json.loads(result.stdout))
 
 
 @pytest.fixture(scope="module")
 def shop() -> tuple[list[dict], list[dict]]:
-    """Events, and labels as `liveprofile generate` writes them, of scored events."""
+    """Returns events, and labels of the scored ones as `liveprofile generate` writes them."""
     days = list(Shop(CONFIG))
     events = [event for day in days for event in day.records()]
     scored = {event["event_id"] for event in events if event["event_type"] in SCORED_TYPES}
@@ -71,15 +71,19 @@ def shop() -> tuple[list[dict], list[dict]]:
 
 
 @pytest.fixture(scope="module")
-def made(shop: tuple[list[dict], list[dict]], tmp_path_factory: pytest.TempPathFactory) -> Made:
-    return backfilled(tmp_path_factory.mktemp("shop"), *shop)
+def backfill(
+    shop: tuple[list[dict], list[dict]], tmp_path_factory: pytest.TempPathFactory
+) -> Backfill:
+    return run_backfill(tmp_path_factory.mktemp("shop"), *shop)
 
 
-def test_features_are_those_of_the_history(made: Made, shop: tuple[list[dict], list[dict]]) -> None:
-    """models.fraud.datasets.entity_history keeps lists by numpy, without Flink."""
+def test_features_equal_those_of_the_numpy_history(
+    backfill: Backfill, shop: tuple[list[dict], list[dict]]
+) -> None:
+    """models.fraud.datasets.entity_history builds the lists with numpy, without Flink."""
     scored = [event["event_id"] for event in shop[0] if event["event_type"] in SCORED_TYPES]
-    rows = {row["event_id"]: row for row in made.rows}
-    assert rows.keys() == set(scored) and len(rows) == len(made.rows) == made.report["rows"]
+    rows = {row["event_id"]: row for row in backfill.rows}
+    assert rows.keys() == set(scored) and len(rows) == len(backfill.rows) == backfill.report["rows"]
     in_order = [rows[event_id] for event_id in scored]
     history = simulate_shop(CONFIG).history
     expected = history.features(np.arange(len(scored)), list(EVENT_FEATURES), DELAY_DAYS)
@@ -94,41 +98,43 @@ def test_features_are_those_of_the_history(made: Made, shop: tuple[list[dict], l
     assert expected[:, list(EVENT_FEATURES).index("device_frauds_30d")].any()
 
 
-def test_no_row_sees_its_future(
-    made: Made, shop: tuple[list[dict], list[dict]], tmp_path: Path
+def test_later_events_and_labels_do_not_change_earlier_rows(
+    backfill: Backfill, shop: tuple[list[dict], list[dict]], tmp_path: Path
 ) -> None:
-    """From a moment on other events come and other labels are given, also of events before it: the
-    rows until then stay, byte for byte."""
+    """After NOW_MS, events and labels differ, also labels of earlier events.
+
+    The rows before NOW_MS stay equal, byte for byte.
+    """
     events, labels = shop
-    future = [event | {"user_id": "u-another"} for event in events if _time(event) >= NOW_MS]
-    events = [event for event in events if _time(event) < NOW_MS] + future[::2]
-    turned = {"fraud": "legitimate", "legitimate": "fraud"}
+    future = [event | {"user_id": "u-another"} for event in events if _time_ms(event) >= NOW_MS]
+    events = [event for event in events if _time_ms(event) < NOW_MS] + future[::2]
+    opposite = {"fraud": "legitimate", "legitimate": "fraud"}
     labels = [
-        label if label["known_at"] < NOW_MS else label | {"label": turned[label["label"]]}
+        label if label["known_at"] < NOW_MS else label | {"label": opposite[label["label"]]}
         for label in labels
     ]
-    changed = backfilled(tmp_path, events, labels)
-    ours, theirs = (
-        {row["event_id"]: _parts(row) for row in one.rows if row["event_ms"] < NOW_MS}
-        for one in (made, changed)
+    changed = run_backfill(tmp_path, events, labels)
+    rows, changed_rows = (
+        {row["event_id"]: _parts(row) for row in run.rows if row["event_ms"] < NOW_MS}
+        for run in (backfill, changed)
     )
-    assert len(ours) > 1_000
-    assert ours == theirs
-    assert any("+" in part for parts in ours.values() for part in parts)
+    assert len(rows) > 1_000
+    assert rows == changed_rows
+    assert any("+" in part for parts in rows.values() for part in parts)
 
 
-def _time(event: dict) -> int:
+def _time_ms(event: dict) -> int:
     return event["event_time"]
 
 
 def _parts(row: dict) -> list[str]:
-    """The parts of an event meet in no fixed order."""
+    """Sorts the parts: the order in which an event's parts are joined is not fixed."""
     return sorted(row["parts"].split("\x1d"))
 
 
-def test_a_model_of_the_rows_finds_the_frauds(made: Made) -> None:
-    out = made.folder / "model"
-    rows, labels = str(made.folder / "rows"), str(made.folder / "labels.jsonl")
+def test_model_trained_on_rows_finds_frauds(backfill: Backfill) -> None:
+    out = backfill.folder / "model"
+    rows, labels = str(backfill.folder / "rows"), str(backfill.folder / "labels.jsonl")
     arguments = [
         "train", "event-risk", "--rows", rows, "--labels", labels, *DAYS, "--delay-days",
         str(DELAY_DAYS), "--out", str(out),

@@ -1,4 +1,4 @@
-"""One job that has seen everything: a mixed stream, poison, and a replayed file. And a store."""
+"""A job that has processed a stream with faults, poison messages and a replay; and a profile sink."""
 
 from __future__ import annotations
 
@@ -23,70 +23,72 @@ from udfs.profile.sink import CassandraProfileSink
 EVENTS = 3_000
 USERS = 40
 SPAN_MS = 48 * HOUR_MS
-# As long as the poison's times are scattered, so that it gets to the model instead of being late.
+# As long as the time span of the poison messages, so that they reach the model instead of being late.
 OUT_OF_ORDERNESS_MS = 24 * HOUR_MS
-POISON = 1_000
+POISON_MESSAGES = 1_000
 REPEATED_ID = b'"event_id":123456789'
-REPLAYED = 60
-REPLAY_MS = START_MS + SPAN_MS + 2 * OUT_OF_ORDERNESS_MS
+REPLAYED_EVENTS = 60
+REPLAY_START_MS = START_MS + SPAN_MS + 2 * OUT_OF_ORDERNESS_MS
 
 
-def shop_stream() -> list[Message]:
+def stream_with_faults() -> list[Message]:
     events = itertools.islice(shop_events(7, USERS, SPAN_MS // EVENTS), EVENTS)
-    # The hot user's rush: hundreds of events within one window.
-    rush = [
+    # Hundreds of events of the hot user within one window.
+    burst = [
         event
         | {
-            "event_id": f"rush-{index}",
+            "event_id": f"burst-{index}",
             "user_id": "hot",
             "event_time": START_MS + 9_000_000 + index,
         }
         for index, event in enumerate(itertools.islice(shop_events(8, USERS, 1), 400))
         if event["user_id"] != "regular"
     ]
-    in_order = sorted([*events, *rush], key=lambda event: event["event_time"])
+    in_order = sorted([*events, *burst], key=lambda event: event["event_time"])
     return with_iso_times(
         with_faults(in_order, seed=7, broken=0.03, late_by_ms=10 * 24 * HOUR_MS).messages, every=7
     )
 
 
 def poison_stream() -> list[Message]:
-    """An event_id that comes again stays in one partition: there the first copy is the first."""
+    """Sends the events that share an event_id with one key: duplicates must be in one partition."""
     return [
         Message(b"poisoned-1" if REPEATED_ID in (value or b"") else key, value)
-        for key, value in poison_messages(POISON, seed=11)
+        for key, value in poison_messages(POISON_MESSAGES, seed=11)
     ]
 
 
-class Shop(NamedTuple):
+class ProcessedStream(NamedTuple):
+    """A job that has read its input topic and closed and stored every window."""
+
     job: JobUnderTest
-    records: int  # in its topic; the last windows are closed and stored
-    replayed: dict[str, Any]  # what `liveprofile replay` said
+    records: int  # in the input topic
+    replay_report: dict[str, Any]  # output of `liveprofile replay`
 
 
 @pytest.fixture(scope="package")
-def shop(
+def processed(
     new_job: Callable[..., JobUnderTest], tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Shop]:
+) -> Iterator[ProcessedStream]:
     window = {"length_ms": HOUR_MS, "out_of_orderness_ms": OUT_OF_ORDERNESS_MS}
-    job = new_job("shop", window=window)
+    job = new_job("processed", window=window)
     job.submit()
-    count = job.send(shop_stream())
+    count = job.send(stream_with_faults())
     count += job.send(poison_stream())
     file = tmp_path_factory.mktemp("replay") / "events.jsonl"
-    events = itertools.islice(shop_events(9, USERS, 60_000, REPLAY_MS), REPLAYED)
+    events = itertools.islice(shop_events(9, USERS, 60_000, REPLAY_START_MS), REPLAYED_EVENTS)
     file.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
-    replayed = job.run("replay", str(file), "--close-windows")
-    count += replayed["sent"] + replayed["heartbeats"]
+    replay_report = job.run("replay", str(file), "--close-windows")
+    count += replay_report["sent"] + replay_report["heartbeats"]
     job.wait_until_caught_up()
-    yield Shop(job, count, replayed)
+    yield ProcessedStream(job, count, replay_report)
     job.cancel()
 
 
 @pytest.fixture(scope="module")
 def settings(cassandra_settings: CassandraSettings) -> Iterator[CassandraSettings]:
-    """A keyspace for the tests of the store, a new one for each file."""
-    own = cassandra_settings.model_copy(update={"keyspace": "store_test"})
+    """A keyspace for the tests of the sink, a new one for each file."""
+    own = cassandra_settings.model_copy(update={"keyspace": "sink_test"})
     create_schema(own, DIM)
     yield own
     with open_session(own) as session:
@@ -100,7 +102,7 @@ def session(settings: CassandraSettings) -> Iterator[Session]:
 
 
 @pytest.fixture
-def store(settings: CassandraSettings, session: Session) -> Iterator[CassandraProfileSink]:
+def sink(settings: CassandraSettings, session: Session) -> Iterator[CassandraProfileSink]:
     for table in TABLES:
         session.execute(f"TRUNCATE {table}", timeout=60)
     yield CassandraProfileSink(settings, DIM, session)

@@ -54,14 +54,14 @@ def everything(
 
 
 @pytest.fixture
-def raised(store: CassandraProfileSink, session: Session) -> Iterator[Any]:
+def raised(sink: CassandraProfileSink, session: Session) -> Iterator[Any]:
     """A stored flag of an event; nobody has touched it."""
     for table in ("flag_state", "risk_snooze", "risk_case", "alert_handled", "risk_score"):
         session.execute(f"TRUNCATE {table}", timeout=60)
     reasons = [{"code": "R", "value": 13.5, "usual": None, "sentence": "unlike the user"}]
     of_event = flag(flag_id=FLAG_ID, event_id="e1", reasons=reasons)
     write_and_flush(
-        store,
+        sink,
         profile_row("42", flags=[of_event]),
         profile_row("43", flags=[flag(flag_id="b" * 32)]),
     )

@@ -1,4 +1,4 @@
-"""The installed command on what the real job has stored and sent, as a program reads it."""
+"""The installed command reads what the job has stored and sent."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from tests.support.shop import HOT_USER, REGULAR_USER
 
 pytestmark = pytest.mark.services
 
-WAYS = ("heartbeats", "used", "duplicate", "late", "rejected")
+RECORD_CLASSES = ("heartbeats", "used", "duplicate", "late", "rejected")
 
 
 @pytest.fixture(scope="module")
-def job(shop) -> JobUnderTest:
-    return shop.job
+def job(processed) -> JobUnderTest:
+    return processed.job
 
 
-def lines(job: JobUnderTest, name: str, *arguments: str) -> list[dict[str, Any]]:
+def json_lines(job: JobUnderTest, name: str, *arguments: str) -> list[dict[str, Any]]:
     done = run_cli(name, *arguments, "--json", "--config", job.config_file)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def test_replay_says_what_it_sent(shop) -> None:
-    assert shop.replayed["sent"] == 60
-    assert shop.replayed["closed"] and shop.replayed["heartbeats"] == 4
+def test_replay_reports_sent_records(processed) -> None:
+    assert processed.replay_report["sent"] == 60
+    assert processed.replay_report["closed"] and processed.replay_report["heartbeats"] == 4
 
 
-def test_audit_accounts_for_every_record(shop) -> None:
-    account = shop.job.audit()
-    assert account["ok"] and account["unaccounted"] == 0, account
-    assert account["in_topic"] == shop.records == sum(account[way] for way in WAYS)
-    assert all(account[way] for way in WAYS)
+def test_audit_accounts_for_every_record(processed) -> None:
+    report = processed.job.audit()
+    assert report["ok"] and report["unaccounted"] == 0, report
+    assert report["in_topic"] == processed.records == sum(report[name] for name in RECORD_CLASSES)
+    assert all(report[name] for name in RECORD_CLASSES)
 
 
-def test_show_and_deltas_tell_the_same(job: JobUnderTest) -> None:
+def test_show_and_deltas_agree(job: JobUnderTest) -> None:
     profile = job.run("show", HOT_USER, "--similar", "3")
     newest, *older = job.run("deltas", HOT_USER, "--limit", "5")
     assert profile["user_id"] == newest["user_id"] == HOT_USER
@@ -48,16 +48,16 @@ def test_show_and_deltas_tell_the_same(job: JobUnderTest) -> None:
     assert profile["similar"][0]["cosine"] >= profile["similar"][2]["cosine"]
 
 
-def test_flags_and_alerts_tell_the_same(job: JobUnderTest) -> None:
+def test_flags_and_alerts_agree(job: JobUnderTest) -> None:
     flags = job.run("flags", "--limit", "1000")
-    alerts = lines(job, "alerts", "--limit", "0")
+    alerts = json_lines(job, "alerts", "--limit", "0")
     assert {flag["flag_id"] for flag in flags} == {alert["id"] for alert in alerts}
-    of_one = job.run("flags", "--user", REGULAR_USER)
-    assert {flag["rule_id"] for flag in of_one} >= {"purchase_frequency", "purchase_amount"}
-    assert of_one == [flag for flag in flags if flag["user_id"] == REGULAR_USER]
+    of_user = job.run("flags", "--user", REGULAR_USER)
+    assert {flag["rule_id"] for flag in of_user} >= {"purchase_frequency", "purchase_amount"}
+    assert of_user == [flag for flag in flags if flag["user_id"] == REGULAR_USER]
 
 
-def test_status(job: JobUnderTest) -> None:
+def test_status_of_running_job(job: JobUnderTest) -> None:
     job.wait_until_committed()
     status = job.run("status")
     assert status["state"] == "RUNNING" and status["restarts"] == 0
@@ -66,15 +66,20 @@ def test_status(job: JobUnderTest) -> None:
     assert status["model_version"] == job.run("show", HOT_USER)["model_version"]
 
 
-def test_for_a_person_it_is_text(job: JobUnderTest) -> None:
+def test_output_without_json_option_is_plain_text(job: JobUnderTest) -> None:
     for name, *arguments in (
-        ("audit",), ("show", HOT_USER), ("deltas", HOT_USER), ("flags",), ("alerts",), ("status",)
-    ):  # fmt: skip
+        ("audit",),
+        ("show", HOT_USER),
+        ("deltas", HOT_USER),
+        ("flags",),
+        ("alerts",),
+        ("status",),
+    ):
         done = run_cli(name, *arguments, "--config", job.config_file)
         assert done.stdout and "{" not in done.stdout and "\x1b" not in done.stdout
 
 
-def test_an_unknown_user_is_one_clear_line(job: JobUnderTest) -> None:
+def test_unknown_user_is_one_line_on_stderr(job: JobUnderTest) -> None:
     for name in "show", "deltas":
         done = run_cli(name, "nobody", "--config", job.config_file, ok=False)
         assert done.returncode == 1 and not done.stdout

@@ -1,4 +1,4 @@
-"""The drift store on Cassandra does what the one in memory does."""
+"""CassandraDriftStore and MemoryDriftStore behave the same."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def store(
         yield CassandraDriftStore(session, settings, histogram_ttl_s=3_600)
 
 
-def test_workers_totals_of_an_hour_and_a_day_add_up(store: DriftStore):
+def test_totals_add_up_over_workers_and_hours(store: DriftStore):
     counts_SW = np.arange(6).reshape(2, 3)
     store.write([HourCounts("r-1", START_MS, "w1", counts_SW + 7)])
     store.write([HourCounts("r-1", START_MS, "w1", counts_SW)])
@@ -47,13 +47,13 @@ def test_workers_totals_of_an_hour_and_a_day_add_up(store: DriftStore):
     assert store.totals("r-1", START_MS + HOUR_MS, START_MS + 2 * HOUR_MS) is None
 
 
-def test_the_first_hour_of_all_stays(store: DriftStore):
+def test_first_hour_is_the_first_one_written(store: DriftStore):
     assert store.first_hour(START_MS + HOUR_MS) == START_MS + HOUR_MS
     assert store.first_hour(START_MS + 2 * HOUR_MS) == START_MS + HOUR_MS
     assert store.first_hour(START_MS) == START_MS
 
 
-def test_one_decides_and_the_state_stays(store: DriftStore):
+def test_only_one_worker_decides_from_the_same_state(store: DriftStore):
     before = store.state("r-3/hour")
     assert before == DriftState()
     after = DriftState(START_MS + HOUR_MS, START_MS, 0, "w1", START_MS, '{"id": 1}', sent=False)
@@ -63,7 +63,7 @@ def test_one_decides_and_the_state_stays(store: DriftStore):
     later = after._replace(decided_until_ms=START_MS + 2 * HOUR_MS, since_ms=None)
     second = DECISION._replace(start_ms=START_MS + HOUR_MS, drifting=False)
     assert store.decide("r-3/hour", after, later, second)
-    store.mark_sent("r-3/hour", after)  # of a state that is no more
+    store.mark_sent("r-3/hour", after)  # no effect: the state has changed since
     assert store.state("r-3/hour") == later
     store.mark_sent("r-3/hour", later)
     assert store.state("r-3/hour") == later._replace(sent=True)

@@ -1,4 +1,4 @@
-"""The Cassandra store and its readers against a real node."""
+"""CassandraProfileSink and the queries on a real node."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ from udfs.profile.sink import CassandraProfileSink, FlagHistory, FlagQuery
 pytestmark = pytest.mark.services
 
 
-def test_every_field_comes_back_as_it_was_written(store: CassandraProfileSink, session: Session):
+def test_every_field_is_read_as_it_was_written(sink: CassandraProfileSink, session: Session):
     written = profile_row(user_id="ü \U0001f600", recency_days=1.5, active_rules=["b", "a"])
-    write_and_flush(store, written)
+    write_and_flush(sink, written)
 
     profile = queries.profile(session, written.user_id)
     assert profile == queries.StoredProfile(
@@ -65,16 +65,18 @@ def test_every_field_comes_back_as_it_was_written(store: CassandraProfileSink, s
     ]
 
 
-def test_no_purchase_reads_as_none(store: CassandraProfileSink, session: Session):
-    write_and_flush(store, profile_row(recency_days=2.0))
-    write_and_flush(store, profile_row(window=1, recency_days=None))
+def test_recency_without_purchase_is_none(sink: CassandraProfileSink, session: Session):
+    write_and_flush(sink, profile_row(recency_days=2.0))
+    write_and_flush(sink, profile_row(window=1, recency_days=None))
 
     assert queries.profile(session, "u").recency_days is None
 
 
-def test_the_later_window_wins_whatever_arrives_last(store: CassandraProfileSink, session: Session):
-    write_and_flush(store, profile_row(window=5, churn=0.5, segments=["lapsing"], recency_days=3.0))
-    write_and_flush(store, profile_row(window=2, churn=0.2))
+def test_profile_is_the_later_window_in_any_write_order(
+    sink: CassandraProfileSink, session: Session
+):
+    write_and_flush(sink, profile_row(window=5, churn=0.5, segments=["lapsing"], recency_days=3.0))
+    write_and_flush(sink, profile_row(window=2, churn=0.2))
 
     profile = queries.profile(session, "u")
     assert (profile.churn, profile.segments, profile.recency_days) == (0.5, ["lapsing"], 3.0)
@@ -82,40 +84,38 @@ def test_the_later_window_wins_whatever_arrives_last(store: CassandraProfileSink
     assert windows == [profile_row(window=5).window_end_ms, profile_row(window=2).window_end_ms]
 
 
-def test_of_windows_written_together_the_latest_is_the_profile(
-    store: CassandraProfileSink, session: Session
-):
+def test_profile_is_the_latest_window_of_one_write(sink: CassandraProfileSink, session: Session):
     windows = [profile_row(window=window, churn=window / 10) for window in (2, 5, 3)]
-    write_and_flush(store, *windows, profile_row("other", window=1, churn=0.1))
+    write_and_flush(sink, *windows, profile_row("other", window=1, churn=0.1))
 
     assert queries.profile(session, "u").churn == 0.5
     assert queries.profile(session, "other").churn == 0.1
     assert len(list(queries.deltas(session, "u"))) == 3
 
 
-def test_the_same_row_twice_changes_nothing(store: CassandraProfileSink, session: Session):
-    twice = profile_row(flags=[flag()], active_rules=["rule"], write_lookalike=True)
-    write_and_flush(store, twice)
+def test_writing_a_row_again_changes_nothing(sink: CassandraProfileSink, session: Session):
+    row = profile_row(flags=[flag()], active_rules=["rule"], write_lookalike=True)
+    write_and_flush(sink, row)
     before = [session.execute(f"SELECT * FROM {table}").all() for table in TABLES]
-    write_and_flush(store, twice)
+    write_and_flush(sink, row)
 
     assert [session.execute(f"SELECT * FROM {table}").all() for table in TABLES] == before
     assert all(len(found) == 1 for found in before)
 
 
-def test_of_one_window_the_newer_model_wins(store: CassandraProfileSink, session: Session):
-    write_and_flush(store, profile_row(revision=2, churn=0.75, recency_days=1.0))
-    write_and_flush(store, profile_row(revision=1, churn=0.25))
+def test_profile_of_a_window_is_of_the_newer_model(sink: CassandraProfileSink, session: Session):
+    write_and_flush(sink, profile_row(revision=2, churn=0.75, recency_days=1.0))
+    write_and_flush(sink, profile_row(revision=1, churn=0.25))
 
     assert queries.profile(session, "u").churn == 0.75
     assert queries.profile(session, "u").recency_days == 1.0
 
 
-def test_write_time_is_event_time_and_expiry_counts_from_now(
-    store: CassandraProfileSink, session: Session, settings: CassandraSettings
+def test_write_time_is_window_end_and_ttl_starts_now(
+    sink: CassandraProfileSink, session: Session, settings: CassandraSettings
 ):
     written = profile_row(write_lookalike=True, flags=[flag()])
-    write_and_flush(store, written)
+    write_and_flush(sink, written)
 
     for table, column, ttl_s in (
         ("user_profile", "churn", settings.profile_ttl_s),
@@ -130,8 +130,8 @@ def test_write_time_is_event_time_and_expiry_counts_from_now(
         assert ttl_s - 60 <= found.ttl <= ttl_s
 
 
-def test_expired_rows_are_gone(
-    settings: CassandraSettings, session: Session, store: CassandraProfileSink
+def test_expired_rows_are_not_read(
+    settings: CassandraSettings, session: Session, sink: CassandraProfileSink
 ):
     short = settings.model_copy(update={"profile_ttl_s": 1, "delta_ttl_s": 1})
     write_and_flush(CassandraProfileSink(short, DIM, session), profile_row())
@@ -143,16 +143,16 @@ def test_expired_rows_are_gone(
 
 
 @pytest.mark.parametrize("kind", ["cassandra", "memory"])
-def test_flag_past(kind: str, request: pytest.FixtureRequest):
-    store = MemoryProfileSink() if kind == "memory" else request.getfixturevalue("store")
-    write_and_flush(store, profile_row(window=0, active_rules=["a"], flags=[flag("a")]))
-    write_and_flush(store, profile_row(window=1, active_rules=["a", "b"], flags=[flag("b")]))
-    write_and_flush(store, profile_row(window=2, active_rules=["b"]))
-    write_and_flush(store, profile_row("other", window=2, active_rules=["a"], flags=[flag("a")]))
+def test_flag_history_before_each_window(kind: str, request: pytest.FixtureRequest):
+    sink = MemoryProfileSink() if kind == "memory" else request.getfixturevalue("sink")
+    write_and_flush(sink, profile_row(window=0, active_rules=["a"], flags=[flag("a")]))
+    write_and_flush(sink, profile_row(window=1, active_rules=["a", "b"], flags=[flag("b")]))
+    write_and_flush(sink, profile_row(window=2, active_rules=["b"]))
+    write_and_flush(sink, profile_row("other", window=2, active_rules=["a"], flags=[flag("a")]))
     ends_ms = [profile_row(window=window).window_end_ms for window in range(4)]
 
     def past(rule_id: str, window: int) -> FlagHistory:
-        (found,) = store.flag_history([FlagQuery("u", rule_id, ends_ms[window])])
+        (found,) = sink.flag_history([FlagQuery("u", rule_id, ends_ms[window])])
         return found
 
     assert past("a", 0) == FlagHistory(was_true=False, last_raised_ms=None)
@@ -162,18 +162,18 @@ def test_flag_past(kind: str, request: pytest.FixtureRequest):
     assert past("b", 2) == FlagHistory(was_true=True, last_raised_ms=ends_ms[1])
     assert past("b", 3) == FlagHistory(was_true=True, last_raised_ms=ends_ms[1])
     several = [FlagQuery("u", "b", ends_ms[3]), FlagQuery("nobody", "b", ends_ms[3])]
-    assert store.flag_history(several) == [past("b", 3), FlagHistory(False, None)]
+    assert sink.flag_history(several) == [past("b", 3), FlagHistory(False, None)]
 
 
-def test_flag_past_sees_the_newest_flag_and_what_was_only_begun(store: CassandraProfileSink):
-    store.write([profile_row(window=n, flags=[flag()], active_rules=["rule"]) for n in range(3)])
+def test_flag_history_includes_rows_not_yet_flushed(sink: CassandraProfileSink):
+    sink.write([profile_row(window=n, flags=[flag()], active_rules=["rule"]) for n in range(3)])
 
-    (past,) = store.flag_history([FlagQuery("u", "rule", profile_row(window=3).window_end_ms)])
+    (past,) = sink.flag_history([FlagQuery("u", "rule", profile_row(window=3).window_end_ms)])
     assert past == FlagHistory(was_true=True, last_raised_ms=profile_row(window=2).window_end_ms)
 
 
-def test_flag_past_is_the_same_from_memory_as_from_the_tables(
-    store: CassandraProfileSink, settings: CassandraSettings, session: Session
+def test_cached_flag_history_equals_that_of_the_tables(
+    sink: CassandraProfileSink, settings: CassandraSettings, session: Session
 ):
     rng = random.Random(1)
     for window in range(12):
@@ -184,40 +184,40 @@ def test_flag_past_is_the_same_from_memory_as_from_the_tables(
             if rng.random() < 0.6
         ]
         fresh = CassandraProfileSink(settings, DIM, session)
-        assert store.flag_history(query) == fresh.flag_history(query)
+        assert sink.flag_history(query) == fresh.flag_history(query)
         for user_id in "uvw":
             active = [rule_id for rule_id in "ab" if rng.random() < 0.5]
             flags = [flag(rule_id) for rule_id in active if rng.random() < 0.5]
-            write_and_flush(store, profile_row(user_id, window, active_rules=active, flags=flags))
+            write_and_flush(sink, profile_row(user_id, window, active_rules=active, flags=flags))
 
 
-def test_flags_are_read_by_user_and_over_all(store: CassandraProfileSink, session: Session):
+def test_flags_are_read_by_user_and_over_all_users(sink: CassandraProfileSink, session: Session):
     days = 3
     for day in range(days):
         write_and_flush(
-            store,
+            sink,
             *(
                 profile_row(f"u{n}", window=n + day * DAY_MS // (5 * MINUTE_MS), flags=[flag()])
                 for n in range(20)
             ),
         )
-    everything = queries.flags(session, limit=1_000)
-    ends_ms = [found.window_end_ms for found in everything]
-    assert len(everything) == 60 and ends_ms == sorted(ends_ms, reverse=True)
-    assert everything[0].evidence == {"events": 2}
-    assert queries.flags(session, limit=25) == everything[:25]
-    since_ms = everything[30].window_end_ms
-    assert queries.flags(session, since_ms=since_ms, limit=1_000) == everything[:31]
-    of_user = [found for found in everything if found.user_id == "u7"]
+    all_flags = queries.flags(session, limit=1_000)
+    ends_ms = [found.window_end_ms for found in all_flags]
+    assert len(all_flags) == 60 and ends_ms == sorted(ends_ms, reverse=True)
+    assert all_flags[0].evidence == {"events": 2}
+    assert queries.flags(session, limit=25) == all_flags[:25]
+    since_ms = all_flags[30].window_end_ms
+    assert queries.flags(session, since_ms=since_ms, limit=1_000) == all_flags[:31]
+    of_user = [found for found in all_flags if found.user_id == "u7"]
     assert queries.flags(session, "u7") == of_user
     assert queries.flags(session, "u7", since_ms=of_user[1].window_end_ms) == of_user[:2]
     assert queries.flags(session, "nobody") == []
 
 
-def test_an_events_flag_is_stored_in_both_tables(store: CassandraProfileSink, session: Session):
+def test_flag_of_event_is_stored_in_both_tables(sink: CassandraProfileSink, session: Session):
     reason = {"code": "FRAUD_SCORE", "value": 0.9, "usual": None, "sentence": "likely"}
     of_event = flag(event_id="e1", rule_version=3, rule_state="SHADOW", reasons=[reason])
-    write_and_flush(store, profile_row(flags=[of_event]))
+    write_and_flush(sink, profile_row(flags=[of_event]))
 
     for table in ("risk_flag", "risk_flag_by_day"):
         [found] = session.execute(
@@ -227,7 +227,7 @@ def test_an_events_flag_is_stored_in_both_tables(store: CassandraProfileSink, se
         assert json.loads(found[3]) == [reason]
 
 
-def test_a_keyspace_of_an_earlier_version_gets_what_it_lacks(
+def test_keyspace_of_earlier_version_gets_new_columns(
     settings: CassandraSettings, session: Session
 ):
     older = settings.model_copy(update={"keyspace": f"{settings.keyspace}_older"})
@@ -246,10 +246,12 @@ def test_a_keyspace_of_an_earlier_version_gets_what_it_lacks(
     session.execute(f"DROP KEYSPACE {older.keyspace}", timeout=60)
 
 
-def test_similar_users_within_a_segment_too(store: CassandraProfileSink, session: Session):
+def test_similar_users_are_found_with_and_without_segment(
+    sink: CassandraProfileSink, session: Session
+):
     directions = {"u": (1, 0), "near": (1, 0.1), "far": (1, 3), "opposite": (-1, 0)}
     write_and_flush(
-        store,
+        sink,
         *(
             profile_row(
                 name,
@@ -268,9 +270,9 @@ def test_similar_users_within_a_segment_too(store: CassandraProfileSink, session
     assert queries.similar_users(session, "nobody", 3) == []
 
 
-def test_all_deltas_are_read_once(store: CassandraProfileSink, session: Session):
+def test_scan_of_digests_reads_every_delta_once(sink: CassandraProfileSink, session: Session):
     rows = [profile_row(f"u{n}", window) for n in range(300) for window in range(3)]
-    write_and_flush(store, *rows)
+    write_and_flush(sink, *rows)
 
     found = list(queries.scan_digests(session))
     assert sorted(found) == sorted(
@@ -279,7 +281,7 @@ def test_all_deltas_are_read_once(store: CassandraProfileSink, session: Session)
     )
 
 
-def test_the_queries_of_the_documentation_run(store: CassandraProfileSink, session: Session):
+def test_queries_of_the_documentation_run(sink: CassandraProfileSink, session: Session):
     text = (ROOT / "docs" / "reading.md").read_text(encoding="utf-8")
     statements = [
         statement.replace("[0.1, ...]", "[1, 0, 0, 0]")
@@ -288,26 +290,26 @@ def test_the_queries_of_the_documentation_run(store: CassandraProfileSink, sessi
         if statement.strip()
     ]
     assert len(statements) >= 8
-    write_and_flush(store, profile_row("42", segments=["loyal"], write_lookalike=True))
+    write_and_flush(sink, profile_row("42", segments=["loyal"], write_lookalike=True))
     for statement in statements:
         prepared = session.prepare(statement)
         prepared.consistency_level = ConsistencyLevel.LOCAL_ONE
         session.execute(prepared, [0] * len(prepared.column_metadata))
 
 
-def test_nothing_waits_for_an_acknowledgement_to_be_sent(session: Session):
+def test_connections_disable_nagles_algorithm(session: Session):
     sockets = [
         connection._socket
         for holder in session.cluster.get_connection_holders()
         for connection in holder.get_connections()
     ]
     assert sockets
-    assert all(one.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for one in sockets)
+    assert all(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) for sock in sockets)
 
 
-def test_a_row_larger_than_a_batch_goes_alone(settings: CassandraSettings, session: Session):
-    store = CassandraProfileSink(settings.model_copy(update={"batch_bytes": 256}), DIM, session)
+def test_row_larger_than_a_batch_is_written(settings: CassandraSettings, session: Session):
+    sink = CassandraProfileSink(settings.model_copy(update={"batch_bytes": 256}), DIM, session)
     large = b'{"x":"' + b"y" * 200_000 + b'"}'
-    write_and_flush(store, *(profile_row(f"large{n}", delta_json=large) for n in range(3)))
+    write_and_flush(sink, *(profile_row(f"large{n}", delta_json=large) for n in range(3)))
 
     assert all(len(queries.deltas(session, f"large{n}")[0].delta["x"]) == 200_000 for n in range(3))

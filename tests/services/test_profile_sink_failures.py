@@ -1,4 +1,4 @@
-"""The Cassandra store when the node is slow, away, or not what the store expects."""
+"""CassandraProfileSink when the node is slow or down, or the keyspace does not fit."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ from udfs.profile.sink import CassandraProfileSink, ProfileSink
 pytestmark = pytest.mark.services
 
 
-def test_a_write_that_is_refused_raises_at_once_and_for_good(settings: CassandraSettings):
-    own = settings.model_copy(update={"keyspace": "store_refused", "retry_timeout_ms": 60_000})
+def test_refused_write_raises_at_once_and_on_every_later_call(settings: CassandraSettings):
+    own = settings.model_copy(update={"keyspace": "sink_refused", "retry_timeout_ms": 60_000})
     create_schema(own, DIM)
     with open_session(own) as session:
-        store = CassandraProfileSink(own, DIM, session)
+        sink = CassandraProfileSink(own, DIM, session)
         session.execute("DROP TABLE profile_delta", timeout=60)
         started_s = time.monotonic()
         try:
             with pytest.raises(StoreError, match=r"refused: InvalidRequest.*profile_delta"):
-                write_and_flush(store, profile_row())
+                write_and_flush(sink, profile_row())
             assert time.monotonic() - started_s < 30
             with pytest.raises(StoreError, match="refused"):
-                store.flush()
+                sink.flush()
             with pytest.raises(StoreError, match="refused"):
-                store.write([profile_row("another")])
+                sink.write([profile_row("another")])
         finally:
-            session.execute("DROP KEYSPACE store_refused", timeout=60)
+            session.execute("DROP KEYSPACE sink_refused", timeout=60)
 
 
 class Relay:
-    """A port in front of Cassandra that can hang, as a stopped node does, or refuse."""
+    """A TCP proxy for Cassandra that can hang, as a stopped node does, or refuse connections."""
 
     def __init__(self, node: tuple[str, int]):
         self._node = node
@@ -78,15 +78,15 @@ class Relay:
     def hang(self) -> None:
         self._open.clear()
 
-    def go_on(self) -> None:
+    def resume(self) -> None:
         self._open.set()
 
     def refuse(self) -> None:
         # A blocked accept() keeps a listener alive unless it is shut down too.
-        for each in (self._listener, *self._sockets):
-            with contextlib.suppress(OSError):  # not connected any more
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+        for sock in (self._listener, *self._sockets):
+            with contextlib.suppress(OSError):  # no longer connected
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
         self._sockets.clear()
 
     def listen_again(self) -> None:
@@ -98,7 +98,7 @@ class Relay:
 def relay(settings: CassandraSettings) -> Iterator[Relay]:
     relay = Relay((settings.contact_points[0], settings.port))
     yield relay
-    relay.go_on()
+    relay.resume()
     relay.refuse()
 
 
@@ -115,21 +115,21 @@ def later(seconds: float, action: Callable[[], None]) -> threading.Timer:
     return timer
 
 
-def write_slowly(store: ProfileSink, user_prefix: str, batches: int) -> set[str]:
-    """Begins and waits ten rows at a time; the users whose rows are acknowledged."""
+def write_slowly(sink: ProfileSink, user_prefix: str, batches: int) -> set[str]:
+    """Writes and flushes ten rows at a time; returns the users whose rows are acknowledged."""
     written = set()
     for batch in range(batches):
         rows = [profile_row(f"{user_prefix}{batch}-{n}") for n in range(10)]
-        write_and_flush(store, *rows)
-        written |= {one.user_id for one in rows}
+        write_and_flush(sink, *rows)
+        written |= {row.user_id for row in rows}
         time.sleep(0.05)
     return written
 
 
 @pytest.mark.parametrize(
-    ("fault", "repair", "seconds"), [("hang", "go_on", 10), ("refuse", "listen_again", 5)]
+    ("fault", "repair", "seconds"), [("hang", "resume", 10), ("refuse", "listen_again", 5)]
 )
-def test_nothing_is_lost_while_the_node_is_away(
+def test_acknowledged_rows_survive_an_outage_of_the_node(
     fault: str,
     repair: str,
     seconds: float,
@@ -137,14 +137,14 @@ def test_nothing_is_lost_while_the_node_is_away(
     session: Session,
     relay: Relay,
 ):
-    store = CassandraProfileSink(relayed(settings, relay), DIM)
+    sink = CassandraProfileSink(relayed(settings, relay), DIM)
     started_s = time.monotonic()
     timers = [later(0.5, getattr(relay, fault)), later(0.5 + seconds, getattr(relay, repair))]
-    written = write_slowly(store, fault, 40)
+    written = write_slowly(sink, fault, 40)
 
-    assert time.monotonic() - started_s > seconds, "the fault came too late"
+    assert time.monotonic() - started_s > seconds, "the writes ended before the outage"
     assert all(queries.profile(session, user_id) for user_id in written)
-    store.close()
+    sink.close()
     for timer in timers:
         timer.join()
 
@@ -152,53 +152,53 @@ def test_nothing_is_lost_while_the_node_is_away(
 @pytest.mark.parametrize(
     "read",
     [
-        lambda store: store.snoozed(["u"]) == {"u": {}},
-        lambda store: store.flag_history([FlagQuery("u", "rule", 1)]) == [FlagHistory(False, None)],
+        lambda sink: sink.snoozed(["u"]) == {"u": {}},
+        lambda sink: sink.flag_history([FlagQuery("u", "rule", 1)]) == [FlagHistory(False, None)],
     ],
-    ids=["snoozed", "flag_past"],
+    ids=["snoozed", "flag_history"],
 )
-def test_what_is_read_waits_for_the_node_too(
+def test_read_waits_until_the_node_is_up(
     read: Callable[[ProfileSink], bool], settings: CassandraSettings, relay: Relay
 ):
-    store = CassandraProfileSink(relayed(settings, relay), DIM)
+    sink = CassandraProfileSink(relayed(settings, relay), DIM)
     relay.refuse()
-    back = later(2, relay.listen_again)
-    assert read(store)
-    store.close()
-    back.join()
+    repair = later(2, relay.listen_again)
+    assert read(sink)
+    sink.close()
+    repair.join()
 
 
 @pytest.mark.parametrize("fault", ["hang", "refuse"])
-def test_a_node_away_for_too_long_raises(fault: str, settings: CassandraSettings, relay: Relay):
-    store = CassandraProfileSink(relayed(settings, relay, retry_timeout_ms=2_000), DIM)
+def test_outage_longer_than_retry_timeout_raises(
+    fault: str, settings: CassandraSettings, relay: Relay
+):
+    sink = CassandraProfileSink(relayed(settings, relay, retry_timeout_ms=2_000), DIM)
     getattr(relay, fault)()
     started_s = time.monotonic()
     with pytest.raises(StoreError, match=r"write kept failing for \d+\.\d s .*= 2000\): "):
-        write_and_flush(store, profile_row())
+        write_and_flush(sink, profile_row())
     assert time.monotonic() - started_s < 8
-    relay.go_on()
-    store.close()
+    relay.resume()
+    sink.close()
 
 
-def test_nobody_answers(settings: CassandraSettings):
+def test_unreachable_node_raises(settings: CassandraSettings):
     with pytest.raises(ServiceError, match=r"Cassandra at 127\.0\.0\.1:1 .*refused"):
         CassandraProfileSink(settings.model_copy(update={"port": 1}), DIM)
 
 
-def test_no_keyspace(settings: CassandraSettings):
+def test_missing_keyspace_raises(settings: CassandraSettings):
     with pytest.raises(ServiceError, match="no keyspace absent: `liveprofile submit` creates it"):
         CassandraProfileSink(settings.model_copy(update={"keyspace": "absent"}), DIM)
 
 
-def test_tables_for_another_size_of_embedding_are_named(
-    settings: CassandraSettings, session: Session
-):
+def test_tables_for_another_embedding_size_raise(settings: CassandraSettings, session: Session):
     for attempt in (
         lambda: CassandraProfileSink(settings, DIM + 1, session),
         lambda: create_schema(settings, DIM + 1),
     ):
         with pytest.raises(ConfigError, match=r"vector<float, 4> .* vector<float, 5>"):
             attempt()
-    store = CassandraProfileSink(settings, DIM, session)
+    sink = CassandraProfileSink(settings, DIM, session)
     with pytest.raises(ValueError, match=r"shape \(5,\): the tables need \(4,\)"):
-        store.write([profile_row(embedding=np.zeros(DIM + 1, np.float32))])
+        sink.write([profile_row(embedding=np.zeros(DIM + 1, np.float32))])

@@ -1,4 +1,4 @@
-"""Risk rules by the topic: what `liveprofile rules` writes reaches a worker that runs."""
+"""Rules that `liveprofile rules` writes to the topic reach a running worker."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from udfs.rules_feed import RulesFeed, open_rules_feed
 
 pytestmark = pytest.mark.services
 
-IN_FORCE_S = 5.0
+IN_FORCE_WITHIN_S = 5.0
 
 
 @pytest.fixture(scope="module")
 def job(new_job: Callable[..., JobUnderTest]) -> JobUnderTest:
-    """Its topics only: no job is submitted."""
+    """Has its topics only; it is not submitted."""
     return new_job("rules")
 
 
@@ -35,15 +35,15 @@ def shipped(job: JobUnderTest) -> RuleSet:
 
 @pytest.fixture(scope="module")
 def feed(job: JobUnderTest, shipped: RuleSet) -> Iterator[RulesFeed]:
-    """A worker's, opened before the topic has a record."""
+    """The rules feed of a worker, opened before the topic has a record."""
     feed = open_rules_feed(job.settings, shipped)
     yield feed
     feed.close()
 
 
-def until(holds: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + IN_FORCE_S
-    while not holds():
+def wait_until(condition: Callable[[], bool]) -> None:
+    end_s = time.monotonic() + IN_FORCE_WITHIN_S
+    while not condition():
         assert time.monotonic() < end_s
         time.sleep(0.05)
 
@@ -53,7 +53,7 @@ def apply(job: JobUnderTest, file: Path, *arguments: str) -> dict[str, list]:
     return {change["rule_id"]: change for change in json.loads(done.stdout)["changes"]}
 
 
-def test_the_topic_is_compacted_and_has_one_partition(job: JobUnderTest) -> None:
+def test_rules_topic_is_compacted_with_one_partition(job: JobUnderTest) -> None:
     topic = job.settings.topics.rules
     admin = AdminClient(client_config(job.settings.kafka))
     [future] = admin.describe_configs([ConfigResource(ResourceType.TOPIC, topic)]).values()
@@ -61,7 +61,7 @@ def test_the_topic_is_compacted_and_has_one_partition(job: JobUnderTest) -> None
     assert len(admin.list_topics(topic).topics[topic].partitions) == 1
 
 
-def test_rules_come_into_force_while_a_worker_runs(
+def test_applied_rules_take_effect_in_running_worker(
     job: JobUnderTest, feed: RulesFeed, shipped: RuleSet, tmp_path: Path
 ) -> None:
     assert feed.current() is shipped
@@ -71,35 +71,40 @@ def test_rules_come_into_force_while_a_worker_runs(
     assert {change["what"] for change in apply(job, file, "--dry-run").values()} == {"added"}
     assert feed.current() is shipped
     apply(job, file)
-    until(lambda: feed.current() is not shipped and len(feed.current().rules) == len(shipped.rules))
+    wait_until(
+        lambda: feed.current() is not shipped and len(feed.current().rules) == len(shipped.rules)
+    )
     assert {rule.id: rule.threshold for rule in feed.current().rules}["behaviour_surprise"] == 6.5
 
     changed = apply(job, product_path(job.settings.rules))
     assert changed.pop("behaviour_surprise") == {
-        "rule_id": "behaviour_surprise", "what": "changed", "version": 2,
-    }  # fmt: skip
+        "rule_id": "behaviour_surprise",
+        "what": "changed",
+        "version": 2,
+    }
     assert {change["what"] for change in changed.values()} == {"unchanged"}
     file.write_text(text.partition("# Single events")[0], encoding="utf-8")
     apply(job, file)
-    until(lambda: len(feed.current().rules) == 3)
+    wait_until(lambda: len(feed.current().rules) == 3)
     assert feed.current().evaluated("event") == []
 
-    late = open_rules_feed(job.settings, shipped)  # a worker that begins now knows them at once
-    assert late.current() == feed.current()
-    late.close()
+    # A worker that starts now has them at once.
+    new_feed = open_rules_feed(job.settings, shipped)
+    assert new_feed.current() == feed.current()
+    new_feed.close()
     listed = json.loads(run_cli("rules", "list", "--json", "--config", job.config_file).stdout)
     assert listed["version"] == feed.current().version
     assert listed["source"] == f"topic {job.settings.topics.rules}"
 
 
-def test_a_broken_record_leaves_the_rules_in_force(job: JobUnderTest, feed: RulesFeed) -> None:
+def test_invalid_record_keeps_rules_in_force(job: JobUnderTest, feed: RulesFeed) -> None:
     before = feed.current()
     send_all(job.settings, job.settings.topics.rules, [(b"purchase_amount", b"{", {})])
-    until(lambda: feed.invalid_records == 1)
+    wait_until(lambda: feed.invalid_records == 1)
     assert feed.current() == before
 
 
-def test_a_file_with_an_error_is_refused_whole(
+def test_file_with_one_error_applies_no_rule(
     job: JobUnderTest, feed: RulesFeed, tmp_path: Path
 ) -> None:
     before = feed.current()

@@ -1,4 +1,4 @@
-"""What the event lane stores in a real node, and what the stores remember."""
+"""CassandraScoringSink on a real node, and the flag history of both scoring sinks."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ def cassandra(settings: CassandraSettings, session: Session) -> Iterator[Cassand
 
 
 @pytest.fixture(params=["memory", "cassandra"])
-def store(request: pytest.FixtureRequest) -> ScoringSink:
+def sink(request: pytest.FixtureRequest) -> ScoringSink:
     if request.param == "memory":
         return MemoryScoringSink()
     return request.getfixturevalue("cassandra")
 
 
-def past(store: ScoringSink, rule_id: str, at_ms: int, user_id: str = "u") -> FlagHistory:
-    (found,) = store.flag_history([FlagQuery(user_id, rule_id, at_ms)])
+def past(sink: ScoringSink, rule_id: str, at_ms: int, user_id: str = "u") -> FlagHistory:
+    (found,) = sink.flag_history([FlagQuery(user_id, rule_id, at_ms)])
     return found
 
 
-def test_a_scored_event_is_one_row(cassandra: CassandraScoringSink, session: Session):
+def test_scored_event_is_one_row(cassandra: CassandraScoringSink, session: Session):
     event = scored_event(active_rules=["a", "b"], flags=[flag("a")])
     write_and_flush(cassandra, event)
     [row] = session.execute(
@@ -62,7 +62,7 @@ def test_a_scored_event_is_one_row(cassandra: CassandraScoringSink, session: Ses
         assert found == ("e0", START_MS, START_MS)
 
 
-def test_the_same_event_again_changes_nothing(cassandra: CassandraScoringSink, session: Session):
+def test_writing_an_event_again_changes_nothing(cassandra: CassandraScoringSink, session: Session):
     event = scored_event(active_rules=["a"], flags=[flag("a")])
     write_and_flush(cassandra, event)
     before = [session.execute(f"SELECT * FROM {table}").all() for table in TABLES]
@@ -71,7 +71,7 @@ def test_the_same_event_again_changes_nothing(cassandra: CassandraScoringSink, s
     assert [len(found) for found in before] == [1, 1, 1, 0]
 
 
-def test_events_of_one_moment_are_rows_of_their_own(
+def test_events_at_the_same_time_are_separate_rows(
     cassandra: CassandraScoringSink, session: Session
 ):
     write_and_flush(cassandra, scored_event(), scored_event(event_id="other"))
@@ -80,10 +80,10 @@ def test_events_of_one_moment_are_rows_of_their_own(
 
 
 @pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
-def test_of_one_event_the_newest_row_stays_whole(
+def test_last_write_replaces_the_whole_row(
     order: tuple[str, str], cassandra: CassandraScoringSink, session: Session
 ):
-    """A replay may find other events before it, and judge it otherwise."""
+    """In a replay an event may have other predecessors and get another score."""
     scores = {"a": 0.25, "b": 0.75}
     for rule in order:
         write_and_flush(
@@ -91,44 +91,43 @@ def test_of_one_event_the_newest_row_stays_whole(
         )
     [row] = session.execute("SELECT score, active_rules, rules_version FROM risk_score").all()
     newest = order[1]
-    assert (row.score, set(row.active_rules), row.rules_version) == (
-        scores[newest], {newest}, newest,
-    )  # fmt: skip
+    assert (row.score, row.rules_version) == (scores[newest], newest)
+    assert set(row.active_rules) == {newest}
 
 
-def test_flag_past(store: ScoringSink):
-    write_and_flush(store, scored_event(hour=0, active_rules=["a"], flags=[flag("a")]))
-    write_and_flush(store, scored_event(hour=1, active_rules=["a", "b"], flags=[flag("b")]))
-    write_and_flush(store, scored_event(hour=2, active_rules=["b"]))
-    write_and_flush(store, scored_event("other", hour=2, active_rules=["a"], flags=[flag("a")]))
+def test_flag_history_before_each_event(sink: ScoringSink):
+    write_and_flush(sink, scored_event(hour=0, active_rules=["a"], flags=[flag("a")]))
+    write_and_flush(sink, scored_event(hour=1, active_rules=["a", "b"], flags=[flag("b")]))
+    write_and_flush(sink, scored_event(hour=2, active_rules=["b"]))
+    write_and_flush(sink, scored_event("other", hour=2, active_rules=["a"], flags=[flag("a")]))
     times_ms = [START_MS + hour * HOUR_MS for hour in range(4)]
 
-    assert past(store, "a", times_ms[0]) == FlagHistory(False, None)
-    assert past(store, "a", times_ms[1]) == FlagHistory(True, times_ms[0])
-    assert past(store, "a", times_ms[3]) == FlagHistory(False, times_ms[0])
-    assert past(store, "b", times_ms[1]) == FlagHistory(False, None)
-    assert past(store, "b", times_ms[2]) == FlagHistory(True, times_ms[1])
-    assert past(store, "b", times_ms[3]) == FlagHistory(True, times_ms[1])
+    assert past(sink, "a", times_ms[0]) == FlagHistory(False, None)
+    assert past(sink, "a", times_ms[1]) == FlagHistory(True, times_ms[0])
+    assert past(sink, "a", times_ms[3]) == FlagHistory(False, times_ms[0])
+    assert past(sink, "b", times_ms[1]) == FlagHistory(False, None)
+    assert past(sink, "b", times_ms[2]) == FlagHistory(True, times_ms[1])
+    assert past(sink, "b", times_ms[3]) == FlagHistory(True, times_ms[1])
     several = [FlagQuery("u", "b", times_ms[3]), FlagQuery("nobody", "b", times_ms[3])]
-    assert store.flag_history(several) == [past(store, "b", times_ms[3]), FlagHistory(False, None)]
+    assert sink.flag_history(several) == [past(sink, "b", times_ms[3]), FlagHistory(False, None)]
 
 
-def test_an_event_that_comes_late_is_asked_for_its_own_time(store: ScoringSink):
+def test_flag_history_of_late_event_ends_at_its_own_time(sink: ScoringSink):
     write_and_flush(
-        store, scored_event(hour=0), scored_event(hour=5, active_rules=["a"], flags=[flag("a")])
+        sink, scored_event(hour=0), scored_event(hour=5, active_rules=["a"], flags=[flag("a")])
     )
     late_ms = START_MS + 3 * HOUR_MS
-    assert past(store, "a", late_ms) == FlagHistory(False, None)
-    write_and_flush(store, scored_event(hour=3, active_rules=["b"], flags=[flag("b")]))
+    assert past(sink, "a", late_ms) == FlagHistory(False, None)
+    write_and_flush(sink, scored_event(hour=3, active_rules=["b"], flags=[flag("b")]))
     newest_ms = START_MS + 6 * HOUR_MS
-    assert past(store, "a", newest_ms) == FlagHistory(True, newest_ms - HOUR_MS)
-    assert past(store, "b", newest_ms) == FlagHistory(False, late_ms)
+    assert past(sink, "a", newest_ms) == FlagHistory(True, newest_ms - HOUR_MS)
+    assert past(sink, "b", newest_ms) == FlagHistory(False, late_ms)
 
 
-def test_the_stores_remember_the_same(
+def test_cached_stored_and_in_memory_flag_history_agree(
     cassandra: CassandraScoringSink, settings: CassandraSettings, session: Session
 ):
-    """And the tables alone say the same to a worker that begins anew."""
+    """A new sink, which has only the tables, returns the same as one with a cache."""
     rng, memory = random.Random(3), MemoryScoringSink()
     for _ in range(25):
         hour, user_id = rng.randrange(40), rng.choice("uv")
@@ -143,11 +142,11 @@ def test_the_stores_remember_the_same(
             continue
         active = [rule for rule in "ab" if rng.random() < 0.5]
         flags = [flag(rule) for rule in active if rng.random() < 0.5]
-        for each in (memory, cassandra):
-            write_and_flush(each, scored_event(user_id, hour, active_rules=active, flags=flags))
+        for target in (memory, cassandra):
+            write_and_flush(target, scored_event(user_id, hour, active_rules=active, flags=flags))
 
 
-def test_snoozes_are_those_of_the_table(cassandra: CassandraScoringSink, session: Session):
+def test_snoozes_are_read_from_the_table(cassandra: CassandraScoringSink, session: Session):
     until_ms = now_ms() + HOUR_MS
     snooze.snooze(session, "u", "a", until_ms, "anna", "why")
     snooze.snooze(session, "u", snooze.ALL_RULES, until_ms + 1, "anna")
