@@ -134,7 +134,7 @@ class WindowSettings(Section):
     stagger_ms: int = Field(
         0, ge=0, description="users' windows end at times of their own, so far apart; 0: all at one"
     )
-    # The state holds K (K + 3) / 2 windows of tokens a user (jobs.sql.profile_views.remembered).
+    # The state holds K (K + 3) / 2 windows of tokens a user (jobs.sql.profile_views.model_input).
     history: int = Field(8, ge=1, le=32, description="windows before this one that the model sees")
 
     @model_validator(mode="after")

@@ -4,7 +4,7 @@
     python -m tests.acceptance TRANSACTIONS mappings/complete_journey.toml --limit 300000
 
 Adds 1 % each of duplicates, late events and broken events (ten kinds) to those of the file. Passes
-if the audit audit_reports for every record and all stored and sent data equals the reference.
+if the audit accounts for every record and all stored and sent data equals the reference.
 """
 
 from __future__ import annotations

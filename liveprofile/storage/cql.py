@@ -18,39 +18,33 @@ from liveprofile.storage.connection import describe_error, is_unavailable
 
 
 def execute(
-    session: Session,
-    query: str | Statement,
-    values: Sequence[Any] = (),
-    paging_state: bytes | None = None,
+    session: Session, query: str | Statement, values: Sequence[Any] = (), **options: Any
 ) -> ResultSet:
-    """Executes one statement, once.
+    """Executes one statement, once. `options`: those of the driver's Session.execute.
 
     Raises ServiceError. A conditional write that timed out may have been applied.
     """
     try:
-        return session.execute(query, values or None, paging_state=paging_state)
+        return session.execute(query, values or None, **options)
     except (NoHostAvailable, DriverException, ErrorMessage) as error:
         raise _service_error(session, error) from None
 
 
 def read(
-    session: Session,
-    query: str | Statement,
-    values: Sequence[Any] = (),
-    paging_state: bytes | None = None,
+    session: Session, query: str | Statement, values: Sequence[Any] = (), **options: Any
 ) -> ResultSet:
     """Executes a SELECT, again if Cassandra does not answer in time (liveprofile/retry.py).
 
     Raises ServiceError.
     """
-    return until_deadline(lambda: execute(session, query, values, paging_state))
+    return until_deadline(lambda: execute(session, query, values, **options))
 
 
 def read_pages(session: Session, query: Statement, values: Sequence[Any] = ()) -> Iterator[Any]:
     """Yields the rows of a SELECT page by page, each page read as by `read`."""
     state: bytes | None = None
     while True:
-        page = read(session, query, values, state)
+        page = read(session, query, values, paging_state=state)
         yield from page.current_rows
         state = page.paging_state
         if state is None:

@@ -188,7 +188,7 @@ class LoadedJob:
         audit_report = self.job.audit()
         must_be_empty = ("used_twice", "unknown", "late_and_used", "open_windows")
         assert not any(audit_report[name] for name in must_be_empty), audit_report
-        if dropped := audit_report["unaudit_reported"]:
+        if dropped := audit_report["unaccounted"]:
             print(f"\ndropped late events that the audit found: {dropped}", flush=True)
             self.job.wait_until_committed(RECOVERY_TIMEOUT_S)
             audit_report = self.job.audit("--repair")

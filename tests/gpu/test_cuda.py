@@ -1,4 +1,4 @@
-"""The model on a CUDA card against the same model on the CPU, within what bfloat16 allows."""
+"""The profile model on a CUDA GPU against the same model on the CPU, within bfloat16 precision."""
 
 from __future__ import annotations
 
@@ -18,11 +18,13 @@ pytestmark = [
 ]
 
 CHECKPOINT = ROOT / "models" / "checkpoints" / "default"
-ROWS = 1_500  # three passes of 512
+ROWS = 1_500  # three forward passes of 512
 START_MS = 1_510_000_000_000
 
 
-def rows(model: ProfileModel, sizes: tuple[int, int], first_minute: int, seed: int) -> TokenColumns:
+def random_rows(
+    model: ProfileModel, sizes: tuple[int, int], first_minute: int, seed: int
+) -> TokenColumns:
     random = np.random.default_rng(seed)
 
     def token(minute: int) -> Token:
@@ -43,45 +45,50 @@ def rows(model: ProfileModel, sizes: tuple[int, int], first_minute: int, seed: i
 
 
 @pytest.fixture(scope="module")
-def both() -> tuple[Scores, Scores]:
-    """(CPU, card)"""
+def scores() -> tuple[Scores, Scores]:
+    """Scores on the CPU and on the GPU."""
     models = [ProfileModel.load(CHECKPOINT, device=device) for device in ("cpu", "auto")]
-    histories, windows = rows(models[0], (0, 40), 0, seed=1), rows(models[0], (1, 20), 60, seed=2)
+    histories, windows = (
+        random_rows(models[0], (0, 40), 0, seed=1),
+        random_rows(models[0], (1, 20), 60, seed=2),
+    )
     for model in models:
         model.warm_up()
     random = np.random.default_rng(3)
-    numbers = [
+    features = [
         random.uniform(0, 5, (ROWS, len(FEATURE_NAMES))).astype(np.float32) for _ in range(2)
     ]
-    cpu, card = (model.score(histories, windows, *numbers) for model in models)
-    return cpu, card
+    cpu, gpu = (model.score(histories, windows, *features) for model in models)
+    return cpu, gpu
 
 
 @pytest.mark.parametrize("side", ["before", "after"])
-def test_values(both: tuple[Scores, Scores], side: str) -> None:
-    cpu, card = both
+def test_predictions_and_embeddings_equal_those_on_the_cpu(
+    scores: tuple[Scores, Scores], side: str
+) -> None:
+    cpu, gpu = scores
     for name, tolerance in (("churn", 0.03), ("embedding", 0.05)):
-        values = [getattr(scores, f"{name}_{side}") for scores in (cpu, card)]
+        values = [getattr(device, f"{name}_{side}") for device in (cpu, gpu)]
         assert np.abs(values[0] - values[1]).max() < tolerance
-    spend = [getattr(scores, f"spend_{side}") for scores in (cpu, card)]
+    spend = [getattr(device, f"spend_{side}") for device in (cpu, gpu)]
     assert np.all(np.abs(spend[0] - spend[1]) <= 1 + 0.1 * spend[0])
-    embedding = [getattr(scores, f"embedding_{side}") for scores in (cpu, card)]
+    embedding = [getattr(device, f"embedding_{side}") for device in (cpu, gpu)]
     assert (embedding[0] * embedding[1]).sum(1).min() > 0.999
 
 
-def test_surprise(both: tuple[Scores, Scores]) -> None:
-    cpu, card = both
-    assert np.abs(cpu.surprise - card.surprise).max() < 0.1
-    assert np.abs(cpu.surprise - card.surprise).mean() < 0.02
+def test_surprise_equals_that_on_the_cpu(scores: tuple[Scores, Scores]) -> None:
+    cpu, gpu = scores
+    assert np.abs(cpu.surprise - gpu.surprise).max() < 0.1
+    assert np.abs(cpu.surprise - gpu.surprise).mean() < 0.02
 
 
-def test_the_likeliest_category_is_nearly_as_likely_on_the_cpu(both: tuple[Scores, Scores]) -> None:
-    cpu, card = both
-    assert np.abs(cpu.interests_after_p[:, 0] - card.interests_after_p[:, 0]).max() < 0.03
-    assert (cpu.interests_after[:, 0] == card.interests_after[:, 0]).mean() > 0.95
+def test_top_category_equals_that_on_the_cpu(scores: tuple[Scores, Scores]) -> None:
+    cpu, gpu = scores
+    assert np.abs(cpu.interests_after_p[:, 0] - gpu.interests_after_p[:, 0]).max() < 0.03
+    assert (cpu.interests_after[:, 0] == gpu.interests_after[:, 0]).mean() > 0.95
 
 
-def test_passes_are_timed_on_the_card(both: tuple[Scores, Scores]) -> None:
-    _cpu, card = both
-    assert sum(batch.rows for batch in card.batches) == ROWS
-    assert all(batch.milliseconds > 0 for batch in card.batches)
+def test_forward_passes_are_timed_on_the_gpu(scores: tuple[Scores, Scores]) -> None:
+    _cpu, gpu = scores
+    assert sum(batch.rows for batch in gpu.batches) == ROWS
+    assert all(batch.milliseconds > 0 for batch in gpu.batches)

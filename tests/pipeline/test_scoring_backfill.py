@@ -33,9 +33,15 @@ CONFIG = ShopConfig(users=150, days=40, seed=12, takeovers=20, card_tests=30, ri
 DELAY_DAYS = 5
 NOW_MS = CONFIG.start_ms + 20 * DAY_MS
 DAYS = [
-    "--train-start", "2024-01-04", "--validation-start", "2024-01-22", "--test-start", "2024-02-01",
-    "--test-end", "2024-02-08",
-]  # fmt: skip
+    "--train-start",
+    "2024-01-04",
+    "--validation-start",
+    "2024-01-22",
+    "--test-start",
+    "2024-02-01",
+    "--test-end",
+    "2024-02-08",
+]
 
 
 class Backfill(NamedTuple):
@@ -52,9 +58,17 @@ def run_backfill(folder: Path, events: list[dict], labels: list[dict]) -> Backfi
         text = "".join(json.dumps(record) + "\n" for record in records)
         (folder / f"{name}.jsonl").write_text(text)
     arguments = [
-        "backfill", str(folder / "events.jsonl"), "--labels", str(folder / "labels.jsonl"),
-        "--pipeline", "scoring", "--rows", str(folder / "rows"), "--embedded", "--json",
-    ]  # fmt: skip
+        "backfill",
+        str(folder / "events.jsonl"),
+        "--labels",
+        str(folder / "labels.jsonl"),
+        "--pipeline",
+        "scoring",
+        "--rows",
+        str(folder / "rows"),
+        "--embedded",
+        "--json",
+    ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     return Backfill(folder, json.loads(result.stdout))
@@ -136,9 +150,18 @@ def test_model_trained_on_rows_finds_frauds(backfill: Backfill) -> None:
     out = backfill.folder / "model"
     rows, labels = str(backfill.folder / "rows"), str(backfill.folder / "labels.jsonl")
     arguments = [
-        "train", "event-risk", "--rows", rows, "--labels", labels, *DAYS, "--delay-days",
-        str(DELAY_DAYS), "--out", str(out),
-    ]  # fmt: skip
+        "train",
+        "event-risk",
+        "--rows",
+        rows,
+        "--labels",
+        labels,
+        *DAYS,
+        "--delay-days",
+        str(DELAY_DAYS),
+        "--out",
+        str(out),
+    ]
     result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout.splitlines()[-1])

@@ -24,7 +24,7 @@ from tests.pipeline.harness import (
     run_scoring_pipeline,
     run_scoring_views,
 )
-from tests.reference.entity_features import HOUR_MS, TYPE_LETTERS, Arrival
+from tests.reference.entity_features import TYPE_LETTERS, Arrival
 from tests.reference.entity_features import Event as ScoredEvent
 from tests.reference.scoring import (
     alerting_flag_ids,
@@ -35,6 +35,7 @@ from tests.reference.scoring import (
     read_events,
     read_label,
 )
+from tests.reference.units import HOUR_MS
 from tests.reference.windows import Record
 from tests.support import simulated_streams
 from tests.support.simulated_streams import Event, payload, to_records

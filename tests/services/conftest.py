@@ -1,4 +1,4 @@
-"""A job that has processed a stream with faults, poison messages and a replay; and a profile sink."""
+"""A job that has processed faults, poison messages and a replay; and a profile sink."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from udfs.profile.sink import CassandraProfileSink
 EVENTS = 3_000
 USERS = 40
 SPAN_MS = 48 * HOUR_MS
-# As long as the time span of the poison messages, so that they reach the model instead of being late.
+# The time span of the poison messages: they reach the model instead of being late.
 OUT_OF_ORDERNESS_MS = 24 * HOUR_MS
 POISON_MESSAGES = 1_000
 REPEATED_ID = b'"event_id":123456789'
@@ -87,7 +87,7 @@ def processed(
 
 @pytest.fixture(scope="module")
 def settings(cassandra_settings: CassandraSettings) -> Iterator[CassandraSettings]:
-    """A keyspace for the tests of the sink, a new one for each file."""
+    """Settings with a keyspace for the sink tests, a new one for each file."""
     own = cassandra_settings.model_copy(update={"keyspace": "sink_test"})
     create_schema(own, DIM)
     yield own

@@ -1,4 +1,4 @@
-"""What people and consumers do with alerts, on a real broker and node."""
+"""Alert states, commands, snoozes and consumers with a real Kafka broker and Cassandra node."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -38,58 +37,63 @@ FLAG_ID = "a" * 32
 
 
 @pytest.fixture(scope="module")
-def everything(
+def alert_config(
     stack: Stack, settings: CassandraSettings, tmp_path_factory: pytest.TempPathFactory
 ) -> SimpleNamespace:
-    """Settings with topics of their own, and the file that names them to a command."""
+    """Settings with topics of their own, and the configuration file with these settings."""
     unique = f"alerts-{time.time_ns() // 1_000_000}"
     sections = dict(stack.settings())
     sections["topics"] = TopicSettings.prefixed(unique)
     sections["cassandra"] = {**sections["cassandra"], "keyspace": settings.keyspace}
     file = tmp_path_factory.mktemp("alerts") / "liveprofile.toml"
     file.write_text(to_toml(sections), encoding="utf-8")
-    found: Settings = load(file)
-    create_topics(found)
-    return SimpleNamespace(settings=found, file=file)
+    own: Settings = load(file)
+    create_topics(own)
+    return SimpleNamespace(settings=own, file=file)
 
 
 @pytest.fixture
-def raised(sink: CassandraProfileSink, session: Session) -> Iterator[Any]:
-    """A stored flag of an event; nobody has touched it."""
+def open_flag(sink: CassandraProfileSink, session: Session) -> Any:
+    """A stored flag of an event, in state OPEN. Another user has a flag of a window."""
     for table in ("flag_state", "risk_snooze", "risk_case", "alert_handled", "risk_score"):
         session.execute(f"TRUNCATE {table}", timeout=60)
     reasons = [{"code": "R", "value": 13.5, "usual": None, "sentence": "unlike the user"}]
-    of_event = flag(flag_id=FLAG_ID, event_id="e1", reasons=reasons)
+    event_flag = flag(flag_id=FLAG_ID, event_id="e1", reasons=reasons)
     write_and_flush(
         sink,
-        profile_row("42", flags=[of_event]),
+        profile_row("42", flags=[event_flag]),
         profile_row("43", flags=[flag(flag_id="b" * 32)]),
     )
     return flags.find_flag(session, FLAG_ID)
 
 
-def change(session: Session, found: Any, to: AlertState, by: str) -> states.StoredAlertState:
-    return states.transition(session, found, to, by, "why", ttl_s=3_600)
+def change_state(
+    session: Session, stored_flag: Any, to: AlertState, by: str
+) -> states.StoredAlertState:
+    return states.transition(session, stored_flag, to, by, "why", ttl_s=3_600)
 
 
-def run(everything: SimpleNamespace, *arguments: str, ok: bool = True) -> Any:
-    done = run_cli(*arguments, "--json", "--config", everything.file, ok=ok)
+def run_json(alert_config: SimpleNamespace, *arguments: str, ok: bool = True) -> Any:
+    done = run_cli(*arguments, "--json", "--config", alert_config.file, ok=ok)
     return json.loads(done.stdout) if done.returncode == 0 else done
 
 
-def labels(everything: SimpleNamespace) -> list[dict[str, Any]]:
-    """In the order in which they were sent: the partitions of a topic are read in any."""
-    records = read_topic(everything.settings, everything.settings.topics.feedback)
-    return [json.loads(one.value) for one in sorted(records, key=lambda one: one.timestamp_ms)]
+def sent_labels(alert_config: SimpleNamespace) -> list[dict[str, Any]]:
+    """Returns the labels in sending order. Partitions are read in any order."""
+    records = read_topic(alert_config.settings, alert_config.settings.topics.feedback)
+    return [
+        json.loads(record.value)
+        for record in sorted(records, key=lambda record: record.timestamp_ms)
+    ]
 
 
 # --- states ---------------------------------------------------------------------------------------
 
 
-def test_a_state_and_its_history_are_kept(session: Session, raised: Any):
+def test_state_and_its_history_are_stored(session: Session, open_flag: Any):
     assert states.read_state(session, FLAG_ID).state is AlertState.OPEN
-    first = change(session, raised, AlertState.ACKNOWLEDGED, "anna")
-    second = change(session, raised, AlertState.CONFIRMED, "ben")
+    first = change_state(session, open_flag, AlertState.ACKNOWLEDGED, "anna")
+    second = change_state(session, open_flag, AlertState.CONFIRMED, "ben")
     assert states.read_state(session, FLAG_ID) == second
     assert [entry[1:] for entry in states.read_state_changes(session, FLAG_ID)] == [
         ("ben", AlertState.ACKNOWLEDGED, AlertState.CONFIRMED, "why"),
@@ -98,14 +102,14 @@ def test_a_state_and_its_history_are_kept(session: Session, raised: Any):
     assert abs(first.updated_at_ms - states.read_state_changes(session, FLAG_ID)[1].at_ms) < 5_000
 
 
-def test_of_two_analysts_at_once_one_wins(session: Session, raised: Any):
+def test_only_one_of_concurrent_transitions_succeeds(session: Session, open_flag: Any):
     analysts = [f"analyst-{number}" for number in range(8)]
     start = threading.Barrier(len(analysts))
 
     def ack(by: str) -> str | None:
         start.wait()
         try:
-            return change(session, raised, AlertState.ACKNOWLEDGED, by).by
+            return change_state(session, open_flag, AlertState.ACKNOWLEDGED, by).by
         except TransitionError:
             return None
 
@@ -113,100 +117,121 @@ def test_of_two_analysts_at_once_one_wins(session: Session, raised: Any):
         winners = [by for by in pool.map(ack, analysts) if by]
     assert len(winners) == 1
     assert states.read_state(session, FLAG_ID).by == winners[0]
-    assert len(states.read_state_changes(session, FLAG_ID)) == 1  # the losers left no trace
+    assert (
+        len(states.read_state_changes(session, FLAG_ID)) == 1
+    )  # failed transitions leave no history
 
 
-def test_flags_are_listed_with_their_states(session: Session, raised: Any):
-    change(session, raised, AlertState.ACKNOWLEDGED, "anna")
-    everything = flags.list_flags(session)
-    assert {each.flag.user_id: each.state.state for each in everything} == {
+def test_flags_are_listed_with_their_states(session: Session, open_flag: Any):
+    change_state(session, open_flag, AlertState.ACKNOWLEDGED, "anna")
+    listed = flags.list_flags(session)
+    assert {item.flag.user_id: item.state.state for item in listed} == {
         "42": AlertState.ACKNOWLEDGED,
         "43": AlertState.OPEN,
     }
-    of_state = flags.list_flags(session, state=AlertState.ACKNOWLEDGED, limit=1)
-    assert [each.flag.flag_id for each in of_state] == [FLAG_ID]
+    acknowledged = flags.list_flags(session, state=AlertState.ACKNOWLEDGED, limit=1)
+    assert [item.flag.flag_id for item in acknowledged] == [FLAG_ID]
     assert flags.list_flags(session, user_id="43", rule_id="other") == []
 
 
 # --- commands -------------------------------------------------------------------------------------
 
 
-def test_a_label_sends_its_record_and_again_the_same(
-    everything: SimpleNamespace, session: Session, raised: Any
+def test_label_command_sends_the_same_record_when_repeated(
+    alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
     session.execute(
         "INSERT INTO risk_score (user_id, event_time, event_id, device_id, shop_id)"
         " VALUES (%s, %s, %s, %s, %s)",
-        ("42", from_ms(raised.window_end_ms), "e1", "d-1", ""),
+        ("42", from_ms(open_flag.window_end_ms), "e1", "d-1", ""),
     )
-    before = labels(everything)
+    before = sent_labels(alert_config)
     for _ in range(2):
-        answer = run(everything, "alerts", "label", FLAG_ID, "fraud", "--by", "anna")
+        answer = run_json(alert_config, "alerts", "label", FLAG_ID, "fraud", "--by", "anna")
         assert (answer["state"], answer["labels_sent"]) == ("confirmed", 1)
-    first, second = labels(everything)[len(before) :]
-    assert first == second == {
-        "flag_id": FLAG_ID, "event_id": "e1", "user_id": "42", "label": "fraud",
-        "event_time": raised.window_end_ms, "analyst": "anna", "device_id": "d-1",
+    first, second = sent_labels(alert_config)[len(before) :]
+    assert first == second
+    assert first == {
+        "flag_id": FLAG_ID,
+        "event_id": "e1",
+        "user_id": "42",
+        "label": "fraud",
+        "event_time": open_flag.window_end_ms,
+        "analyst": "anna",
+        "device_id": "d-1",
         "time": states.read_state(session, FLAG_ID).updated_at_ms,
-    }  # fmt: skip
-    refused = run(everything, "alerts", "label", FLAG_ID, "fraud", "--by", "ben", ok=False)
+    }
+    refused = run_json(alert_config, "alerts", "label", FLAG_ID, "fraud", "--by", "ben", ok=False)
     assert refused.returncode == 1 and "is confirmed by anna" in refused.stderr
 
 
-def test_a_label_without_kafka_says_what_to_repeat(
-    everything: SimpleNamespace, session: Session, raised: Any, tmp_path: Path
+def test_label_command_without_kafka_names_the_command_to_repeat(
+    alert_config: SimpleNamespace, session: Session, open_flag: Any, tmp_path: Path
 ):
-    settings = everything.settings.model_dump(mode="json", include={"cassandra", "topics"})
-    away = tmp_path / "away.toml"
+    settings = alert_config.settings.model_dump(mode="json", include={"cassandra", "topics"})
+    file = tmp_path / "unreachable.toml"
     settings["cassandra"].pop("password")
-    nobody = {"bootstrap_servers": "127.0.0.1:1", "request_timeout_ms": 1_000}
-    away.write_text(to_toml(settings | {"kafka": nobody}))
+    unreachable = {"bootstrap_servers": "127.0.0.1:1", "request_timeout_ms": 1_000}
+    file.write_text(to_toml(settings | {"kafka": unreachable}))
     arguments = ("alerts", "label", FLAG_ID, "legitimate", "--by", "anna")
-    done = run_cli(*arguments, "--config", away, ok=False)
+    done = run_cli(*arguments, "--config", file, ok=False)
     assert done.returncode == 3
     assert f"repeat `liveprofile {' '.join(arguments)}`" in done.stderr
     assert states.read_state(session, FLAG_ID).state is AlertState.FALSE_POSITIVE
-    assert run(everything, *arguments)["labels_sent"] == 1
+    assert run_json(alert_config, *arguments)["labels_sent"] == 1
 
 
-def test_the_commands_of_an_analyst(everything: SimpleNamespace, session: Session, raised: Any):
-    assert run(everything, "alerts", "ack", FLAG_ID, "--by", "anna")["state"] == "acknowledged"
-    refused = run(everything, "alerts", "ack", FLAG_ID, "--by", "ben", ok=False)
+def test_commands_of_an_analyst_change_and_show_a_flag(
+    alert_config: SimpleNamespace, session: Session, open_flag: Any
+):
+    assert (
+        run_json(alert_config, "alerts", "ack", FLAG_ID, "--by", "anna")["state"] == "acknowledged"
+    )
+    refused = run_json(alert_config, "alerts", "ack", FLAG_ID, "--by", "ben", ok=False)
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1
-    (listed,) = run(everything, "alerts", "list", "--state", "acknowledged", "--rule", "rule")
+    (listed,) = run_json(
+        alert_config, "alerts", "list", "--state", "acknowledged", "--rule", "rule"
+    )
     assert (listed["flag_id"], listed["by"]) == (FLAG_ID, "anna")
-    run(everything, "alerts", "snooze", "42", "--rule", "rule", "--for", "1h", "--by", "anna")
-    shown = run(everything, "alerts", "show", FLAG_ID)
+    run_json(
+        alert_config, "alerts", "snooze", "42", "--rule", "rule", "--for", "1h", "--by", "anna"
+    )
+    shown = run_json(alert_config, "alerts", "show", FLAG_ID)
     assert shown["event_id"] == "e1" and shown["reasons"][0]["sentence"] == "unlike the user"
     assert shown["history"][0]["by"] == shown["snoozes"][0]["by"] == "anna"
-    assert run(everything, "alerts", "close", FLAG_ID, "--by", "anna")["state"] == "closed"
-    text = run_cli("alerts", "show", FLAG_ID, "--config", everything.file).stdout
+    assert run_json(alert_config, "alerts", "close", FLAG_ID, "--by", "anna")["state"] == "closed"
+    text = run_cli("alerts", "show", FLAG_ID, "--config", alert_config.file).stdout
     assert "acknowledged -> closed, by anna" in text and "value 13.5, usual unknown" in text
-    unknown = run(everything, "alerts", "show", "c" * 32, ok=False)
+    unknown = run_json(alert_config, "alerts", "show", "c" * 32, ok=False)
     assert unknown.returncode == 1 and "no flag" in unknown.stderr
 
 
-def test_labels_of_a_file_are_sent(everything: SimpleNamespace, tmp_path: Path):
+def test_feedback_command_sends_valid_labels_of_a_file(
+    alert_config: SimpleNamespace, tmp_path: Path
+):
     row = {
-        "event_id": "e9", "user_id": "9", "label": "legitimate",
-        "event_time": "2017-11-26T01:00:00Z", "known_at": "2017-12-10T00:00:00Z",
-    }  # fmt: skip
+        "event_id": "e9",
+        "user_id": "9",
+        "label": "legitimate",
+        "event_time": "2017-11-26T01:00:00Z",
+        "known_at": "2017-12-10T00:00:00Z",
+    }
     file = tmp_path / "labels.jsonl"
     file.write_text(json.dumps(row) + "\n" + json.dumps(row | {"label": "?"}) + "\n")
-    before = labels(everything)
-    arguments = ("feedback", "send", file, "--by", "bank", "--config", everything.file)
+    before = sent_labels(alert_config)
+    arguments = ("feedback", "send", file, "--by", "bank", "--config", alert_config.file)
     done = run_cli(*arguments, ok=False)
     answer = json.loads(done.stdout)
     assert done.returncode == 1 and (answer["sent"], answer["rejected"]) == (1, 1)
     assert f"{file} row 2: label: " in done.stderr
-    (sent,) = labels(everything)[len(before) :]
+    (sent,) = sent_labels(alert_config)[len(before) :]
     assert sent["analyst"] == "bank" and sent["time"] == row["known_at"]
 
 
 # --- snoozes --------------------------------------------------------------------------------------
 
 
-def test_a_snooze_ends_by_itself_or_when_it_is_ended(session: Session, raised: Any):
+def test_snooze_ends_at_its_time_or_when_ended(session: Session, open_flag: Any):
     until_ms = now_ms() + 1_500
     snooze.snooze(session, "42", "rule", until_ms, "anna")
     snooze.snooze(session, "42", snooze.ALL_RULES, until_ms + 60_000, "anna")
@@ -223,28 +248,30 @@ def test_a_snooze_ends_by_itself_or_when_it_is_ended(session: Session, raised: A
 # --- consumer -------------------------------------------------------------------------------------
 
 
-class Recorder:
+class RecordingHandler:
     name = "recorder"
 
     def __init__(self) -> None:
-        self.seen: list[str] = []
-        self.refuses = ""
+        self.handled: list[str] = []
+        self.refused_id = ""
 
     def handle(self, alert: Alert) -> None:
-        if alert.id == self.refuses:
+        if alert.id == self.refused_id:
             raise AlertRefused("never")
-        self.seen.append(alert.id)
+        self.handled.append(alert.id)
 
 
 def send_alerts(settings: Settings, *flag_ids: str) -> None:
-    values = [cloud_event(flag(flag_id=each, reasons=[]), profile_row("42")) for each in flag_ids]
+    values = [
+        cloud_event(flag(flag_id=flag_id, reasons=[]), profile_row("42")) for flag_id in flag_ids
+    ]
     send_all(settings, settings.topics.alerts, [(b"42", value, {}) for value in values])
 
 
 def consume(
     settings: Settings, session: Session, group: str, handlers: list[Any], records: int
 ) -> AlertConsumer:
-    """Runs a consumer until it has received so many records; returns it, stopped."""
+    """Runs a consumer until it has received `records` records; returns it, stopped."""
     consumer = AlertConsumer.connect(
         settings, handlers, session, group_id=group, retries=RetryPolicy(2, 0.05, 0.1)
     )
@@ -259,49 +286,48 @@ def consume(
     return consumer
 
 
-def test_a_restarted_consumer_handles_nothing_twice(
-    everything: SimpleNamespace, session: Session, raised: Any
+def test_restarted_consumer_handles_no_alert_twice(
+    alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
-    own = "-restart"
-    settings = with_alerts_topic(everything.settings, own)
+    settings = with_alerts_topic(alert_config.settings, "-restart")
     first, second, third = (f"{number:032x}" for number in range(3))
     send_alerts(settings, first, second, first)
-    recorder = Recorder()
+    recorder = RecordingHandler()
     assert consume(settings, session, "g", [recorder], 3).counts.known == 1
-    assert recorder.seen == [first, second]
-    # It goes on at what was committed; a copy that comes after the restart is known.
+    assert recorder.handled == [first, second]
+    # It resumes at the committed offset. A duplicate after the restart is known.
     send_alerts(settings, third, second)
     consume(settings, session, "g", [recorder], 2)
-    assert recorder.seen == [first, second, third]
-    # As after a crash before the commit: all is read again, and nothing handled again.
+    assert recorder.handled == [first, second, third]
+    # As after a crash before the commit: all alerts are read again, none is handled again.
     handled = CassandraHandledStore(session, "other")
-    for each in (first, second, third):
-        handled.add(each, recorder.name)
+    for alert_id in (first, second, third):
+        handled.add(alert_id, recorder.name)
     assert consume(settings, session, "other", [recorder], 5).counts.known == 5
-    assert recorder.seen == [first, second, third]
+    assert recorder.handled == [first, second, third]
 
 
-def test_alerts_open_one_case_and_a_poison_one_is_put_aside(
-    everything: SimpleNamespace, session: Session, raised: Any
+def test_alerts_open_one_case_and_refused_alert_is_dead_lettered(
+    alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
-    settings = with_alerts_topic(everything.settings, "-case")
-    poison = "c" * 32
-    send_alerts(settings, FLAG_ID, poison, "d" * 32)
-    recorder = Recorder()
-    recorder.refuses = poison
+    settings = with_alerts_topic(alert_config.settings, "-case")
+    refused = "c" * 32
+    send_alerts(settings, FLAG_ID, refused, "d" * 32)
+    recorder = RecordingHandler()
+    recorder.refused_id = refused
     counts = consume(settings, session, "g", [OpenCase(session), recorder], 3).counts
     assert (counts.handled, counts.dead) == (5, 1)
     (case,) = case_store.read_cases(session, "42")
     assert case.is_open and case.number == 1
-    assert list(case.alerts) == [FLAG_ID, poison, "d" * 32]
+    assert list(case.alerts) == [FLAG_ID, refused, "d" * 32]
     (dead,) = read_topic(settings, dead_letter_topic(settings))
-    assert json.loads(dead.value)["id"] == poison and dead.key == b"42"
+    assert json.loads(dead.value)["id"] == refused and dead.key == b"42"
     assert dead.headers["reason"] == b"REFUSED" and dead.headers["handler"] == b"recorder"
     assert dead.headers["detail"] == b"AlertRefused: never"
 
 
-def test_many_consumers_open_one_case_and_it_closes_with_its_last_flag(
-    everything: SimpleNamespace, session: Session, raised: Any
+def test_concurrent_alerts_open_one_case_which_closes_with_its_last_flag(
+    alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
     def alert(number: int) -> case_store.NewAlert:
         return case_store.NewAlert(f"{number:032x}", number, "42", "rule", "high", "a", "m")
@@ -313,18 +339,18 @@ def test_many_consumers_open_one_case_and_it_closes_with_its_last_flag(
     assert len(case.alerts) == 7
     assert case_store.close_if_resolved(session, "42", "rule", "anna").is_open
     for alert_id in case.alerts:
-        change(session, raised._replace(flag_id=alert_id), AlertState.CLOSED, "anna")
+        change_state(session, open_flag._replace(flag_id=alert_id), AlertState.CLOSED, "anna")
     assert not case_store.close_if_resolved(session, "42", "rule", "anna").is_open
-    assert case_store.add_alert(session, alert(3)).number == 1  # a copy of an old alert
+    assert case_store.add_alert(session, alert(3)).number == 1  # a duplicate of an old alert
     assert case_store.add_alert(session, alert(7)).number == 2
     assert [case.is_open for case in case_store.read_cases(session, "42")] == [True, False]
 
 
-def test_the_command_ends_on_sigterm_and_tells_what_it_did(
-    everything: SimpleNamespace, session: Session, raised: Any
+def test_consume_command_stops_on_sigterm_and_prints_counts(
+    alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
-    send_alerts(everything.settings, FLAG_ID)
-    arguments = ("consume", "--open-case", "--json", "--config", str(everything.file))
+    send_alerts(alert_config.settings, FLAG_ID)
+    arguments = ("consume", "--open-case", "--json", "--config", str(alert_config.file))
     with subprocess.Popen(
         [str(CLI), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
@@ -341,7 +367,7 @@ def test_the_command_ends_on_sigterm_and_tells_what_it_did(
 
 
 def with_alerts_topic(settings: Settings, suffix: str) -> Settings:
-    """The same with a topic of alerts of its own, which exists."""
+    """Returns the settings with another alerts topic, which it creates."""
     topics = settings.topics.model_copy(update={"alerts": settings.topics.alerts + suffix})
     own = settings.model_copy(update={"topics": topics})
     create_topics(own)

@@ -19,6 +19,8 @@ from udfs.scoring.drift_store import (
     HourCounts,
 )
 
+pytestmark = pytest.mark.services
+
 START_MS = 19_700 * DAY_MS
 DECISION = DriftDecision(START_MS, 900, True, '{"amount":[0.5,0.25],"alert_rate":[1.2,null]}')
 

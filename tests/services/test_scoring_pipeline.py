@@ -1,8 +1,7 @@
-"""Both lanes of one job on the real stack: scores and flags of single events, rules and labels that
-change while it runs.
+"""The scoring pipeline on the local stack, with rules and labels that change while the job runs.
 
-One partition and one task, so that entities' events come in one order too. State left: a job that
-ran without a restart, every event scored, every window closed.
+One partition and one task, so that the order of an entity's events is fixed.
+Final state: the job ran without a restart, every event is scored, every window is closed.
 """
 
 from __future__ import annotations
@@ -43,9 +42,9 @@ from tests.support.shop import to_message
 
 pytestmark = pytest.mark.services
 
-IN_FORCE_S = 5.0
+IN_FORCE_WITHIN_S = 5.0
 EVENTS_PER_SECOND = 100
-# Short, since the last windows close by a heartbeat that must not lie far in the future.
+# Short: the heartbeat that closes the last windows must not be far in the future.
 WINDOW = {"length_ms": 60_000, "stagger_ms": 10_000}
 EVERY_PURCHASE = """
 [[rules]]
@@ -65,14 +64,18 @@ message = "{value:.2f} spent"
 
 def purchase(event_id: str, user_id: str, time_ms: int, device: str) -> dict[str, Any]:
     return {
-        "event_id": event_id, "user_id": user_id, "event_type": "purchase", "event_time": time_ms,
-        "amount": 20.0, "device_id": device,
-    }  # fmt: skip
+        "event_id": event_id,
+        "user_id": user_id,
+        "event_type": "purchase",
+        "event_time": time_ms,
+        "amount": 20.0,
+        "device_id": device,
+    }
 
 
 @pytest.fixture(scope="module")
 def job(new_job: Callable[..., JobUnderTest]) -> Iterator[JobUnderTest]:
-    job = new_job("lane", topics={"partitions": 1}, job={"parallelism": 1}, window=WINDOW)
+    job = new_job("scoring", topics={"partitions": 1}, job={"parallelism": 1}, window=WINDOW)
     job.submit()
     yield job
     job.cancel()
@@ -92,13 +95,11 @@ def session(job: JobUnderTest) -> Iterator[Session]:
         yield session
 
 
-def last_ms(job: JobUnderTest) -> int:
-    return max(one.time_ms for one in sent_events(job.settings))
+def last_event_ms(job: JobUnderTest) -> int:
+    return max(event.time_ms for event in sent_events(job.settings))
 
 
-def test_a_generated_stream_is_judged_as_by_the_reference(
-    job: JobUnderTest, session: Session
-) -> None:
+def test_simulated_stream_equals_reference(job: JobUnderTest, session: Session) -> None:
     events = simulated_streams.one_event_per_time(
         [
             *simulated_streams.simulated_shop(seed=11, users=40),
@@ -108,12 +109,12 @@ def test_a_generated_stream_is_judged_as_by_the_reference(
     values = list(simulated_streams.irregular_payloads(events, seed=11))
     job.send(Message(None, value) for value in values)
     job.wait_until_caught_up()
-    found, sent = read_stored_scoring(job.settings, session), sent_events(job.settings)
-    assert len(found.scores) > 150
-    assert_consistent(found, sent)
+    stored, sent = read_stored_scoring(job.settings, session), sent_events(job.settings)
+    assert len(stored.scores) > 150
+    assert_consistent(stored, sent)
     rules = file_rules(job.settings)
-    flags = assert_decisions_match(found, expected_decisions(job.settings, sent, rules), rules)
-    assert set(Counter(alert["id"] for alert in found.alerts).values()) == {1}
+    flags = assert_decisions_match(stored, expected_decisions(job.settings, sent, rules), rules)
+    assert set(Counter(alert["id"] for alert in stored.alerts).values()) == {1}
     assert {rule for _, rule, _ in flags} >= {
         "card_testing",
         "device_many_users",
@@ -122,14 +123,14 @@ def test_a_generated_stream_is_judged_as_by_the_reference(
     }
 
 
-def test_new_rules_are_in_force_within_seconds_and_no_event_is_lost(
+def test_applied_rules_take_effect_within_seconds_without_losing_events(
     job: JobUnderTest, session: Session, new_rules: Path
 ) -> None:
-    """While events flow."""
+    """The rules are applied while events arrive."""
     sent_at: dict[str, float] = {}
-    stop, producer, start_ms = threading.Event(), job.producer(), last_ms(job) + DAY_MS
+    stop, producer, start_ms = threading.Event(), job.producer(), last_event_ms(job) + DAY_MS
 
-    def flow() -> None:
+    def send_events() -> None:
         for number in count():
             event_id, user_id = f"flow-{number}", f"flow-user-{number % 50}"
             event = purchase(event_id, user_id, start_ms + number * 1_000, f"d-{user_id}")
@@ -139,40 +140,41 @@ def test_new_rules_are_in_force_within_seconds_and_no_event_is_lost(
             if stop.is_set():
                 break
 
-    thread = threading.Thread(target=flow)
+    thread = threading.Thread(target=send_events)
     thread.start()
     try:
         while len(sent_at) < EVENTS_PER_SECOND:
             time.sleep(0.05)
         run_cli("rules", "apply", new_rules, "--config", job.config_file)
         applied_s = time.monotonic()
-        time.sleep(IN_FORCE_S)
+        time.sleep(IN_FORCE_WITHIN_S)
     finally:
         stop.set()
         thread.join()
         assert producer.flush(60) == 0
     job.wait_until_caught_up()
 
-    found = read_stored_scoring(job.settings, session)
-    version = {event_id: row.rules_version for (_, _, event_id), row in found.scores.items()}
+    stored = read_stored_scoring(job.settings, session)
+    version = {event_id: row.rules_version for (_, _, event_id), row in stored.scores.items()}
     assert sent_at.keys() <= version.keys()
-    [before, after] = dict.fromkeys(version[event_id] for event_id in sent_at)  # once, and for good
-    by_old = [at_s for event_id, at_s in sent_at.items() if version[event_id] == before]
-    by_new = [at_s for event_id, at_s in sent_at.items() if version[event_id] == after]
-    assert max(by_old) < min(by_new)
-    took_s = max(by_old) - applied_s
-    print(f"\nnew rules in force {took_s:.1f} s after `rules apply` ended", flush=True)
-    assert took_s < IN_FORCE_S
-    told = Counter(alert["id"] for alert in found.alerts)
-    assert set(told.values()) == {1}
-    flagged = [of for of in found.flags.values() if of[1] == "every_purchase"]
-    # Then it is true of every purchase of a user, and of what was true before is no flag again.
-    users = {of[0] for of in flagged}
+    # The version changes once.
+    [before, after] = dict.fromkeys(version[event_id] for event_id in sent_at)
+    scored_before = [at_s for event_id, at_s in sent_at.items() if version[event_id] == before]
+    scored_after = [at_s for event_id, at_s in sent_at.items() if version[event_id] == after]
+    assert max(scored_before) < min(scored_after)
+    took_s = max(scored_before) - applied_s
+    print(f"\nnew rules took effect {took_s:.1f} s after `rules apply` ended", flush=True)
+    assert took_s < IN_FORCE_WITHIN_S
+    alert_counts = Counter(alert["id"] for alert in stored.alerts)
+    assert set(alert_counts.values()) == {1}
+    flagged = [key for key in stored.flags.values() if key[1] == "every_purchase"]
+    # The rule stays true for every later purchase of the user, which raises no second flag.
+    users = {user_id for user_id, _, _ in flagged}
     assert len(flagged) == len(users) == 50
     assert job.restarts() == 0
 
 
-def test_a_broken_rules_file_changes_nothing(
+def test_rules_file_with_error_changes_nothing(
     job: JobUnderTest, session: Session, new_rules: Path, tmp_path: Path
 ) -> None:
     broken = tmp_path / "broken.toml"
@@ -181,27 +183,26 @@ def test_a_broken_rules_file_changes_nothing(
     done = run_cli("rules", "apply", broken, "--config", job.config_file, ok=False)
     assert done.returncode == 2
     assert "rule every_purchase: when, column 1: unknown name amuont; amount?" in done.stderr
-    event = purchase("after-broken", "careful", last_ms(job) + 1_000, "d-careful")
+    event = purchase("after-broken", "careful", last_event_ms(job) + 1_000, "d-careful")
     job.send([to_message(event)])
     job.wait_until_caught_up()
-    found = read_stored_scoring(job.settings, session)
-    assert len({row.rules_version for row in found.scores.values()}) == 2  # the file's, the topic's
-    assert ("careful", "every_purchase", "after-broken") in found.flags.values()
+    stored = read_stored_scoring(job.settings, session)
+    # The versions of the file and of the topic.
+    assert len({row.rules_version for row in stored.scores.values()}) == 2
+    assert ("careful", "every_purchase", "after-broken") in stored.flags.values()
 
 
-def test_a_label_is_known_to_later_events_of_the_device(
-    job: JobUnderTest, session: Session
-) -> None:
+def test_label_affects_later_events_of_the_same_device(job: JobUnderTest, session: Session) -> None:
     now = now_ms()
     job.send([to_message(purchase("stolen", "victim", now - 60_000, "d-thief"))])
     job.wait_until_caught_up()
     [flag_id] = [
         flag_id
-        for flag_id, of in read_stored_scoring(job.settings, session).flags.items()
-        if of == ("victim", "every_purchase", "stolen")
+        for flag_id, key in read_stored_scoring(job.settings, session).flags.items()
+        if key == ("victim", "every_purchase", "stolen")
     ]
-    said = job.run("alerts", "label", flag_id, "fraud", "--by", "anna")
-    assert said["labels_sent"] == 1
+    answer = job.run("alerts", "label", flag_id, "fraud", "--by", "anna")
+    assert answer["labels_sent"] == 1
     job.wait_until_caught_up()
     job.send([to_message(purchase("next", "other victim", now_ms(), "d-thief"))])
     job.wait_until_caught_up()
@@ -210,30 +211,30 @@ def test_a_label_is_known_to_later_events_of_the_device(
     assert ("victim", "device_known_fraud", "stolen") not in flags
 
 
-def test_everything_since_equals_the_reference(
+def test_all_decisions_equal_reference_after_rules_and_label(
     job: JobUnderTest, session: Session, new_rules: Path
 ) -> None:
-    """The new rules from the event on that was the first to be judged by them, and the label."""
-    found, sent = read_stored_scoring(job.settings, session), sent_events(job.settings)
+    """The reference uses for each event the rule version that the job has stored with it."""
+    stored, sent = read_stored_scoring(job.settings, session), sent_events(job.settings)
     [record] = read_topic(job.settings, job.settings.topics.feedback)
     label = read_label(Record(0, 0, 0, None, record.value))
     assert label is not None
     arrivals = [*sent[:-1], label, sent[-1]]
     shipped = file_rules(job.settings)
     applied = file_rules(job.settings.model_copy(update={"rules": new_rules}))
-    old = found.scores[event_key(sent[0])].rules_version
+    old_version = stored.scores[event_key(sent[0])].rules_version
 
     def in_force(event: Event) -> Rules:
-        return shipped if found.scores[event_key(event)].rules_version == old else applied
+        return shipped if stored.scores[event_key(event)].rules_version == old_version else applied
 
-    assert_consistent(found, sent)
-    assert_decisions_match(found, expected_decisions(job.settings, arrivals, in_force), applied)
+    assert_consistent(stored, sent)
+    assert_decisions_match(stored, expected_decisions(job.settings, arrivals, in_force), applied)
 
 
-def test_the_audit_is_clean(job: JobUnderTest) -> None:
-    """The lane for events leaves that for windows alone."""
+def test_audit_accounts_for_every_record(job: JobUnderTest) -> None:
+    """The scoring pipeline does not affect the profile pipeline."""
     job.send_heartbeats(closing_time_ms(now_ms(), job.settings.window))
     job.wait_until_caught_up()
-    account = job.audit()
-    assert account["ok"], account
+    report = job.audit()
+    assert report["ok"], report
     assert (job.state(), job.restarts(), job.failure()) == ("RUNNING", 0, "")

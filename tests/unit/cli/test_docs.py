@@ -1,10 +1,9 @@
-"""The documentation against what it describes: links, settings, commands, tables, files."""
+"""The documentation matches what it describes: links, settings, commands, tables, folders."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +22,14 @@ EVERYTHING = "\n".join(TEXT.values())
 
 
 def anchors(text: str) -> set[str]:
-    """As GitHub makes them of headings."""
+    """The anchors that GitHub derives from headings."""
     headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
     plain = (re.sub(r"[^\w\- ]", "", heading.lower()) for heading in headings)
     return {heading.replace(" ", "-") for heading in plain}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_somewhere(page: Path) -> None:
+def test_every_link_has_a_target(page: Path) -> None:
     for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text("utf-8")):
         if "://" in target:
             continue
@@ -42,7 +41,7 @@ def test_every_link_leads_somewhere(page: Path) -> None:
 
 
 def settings() -> dict[str, str]:
-    """section.key: default, as operations.md writes it."""
+    """section.key -> default, as deployment.md writes it."""
     return {
         f"{name}.{key}": written(value)
         for name, section in Settings.model_construct()
@@ -70,12 +69,12 @@ def documented() -> Iterator[tuple[str, str]]:
                 yield f"{section}.{key}", row[2].split(" (")[0]
 
 
-def test_every_setting_stands_in_the_table_with_its_default() -> None:
+def test_settings_table_lists_every_setting_with_its_default() -> None:
     assert dict(documented()) == settings()
 
 
 def commands(command: Any, *path: str) -> Iterator[str]:
-    """Those that do something, as they are typed."""
+    """All commands that do something, as they are typed."""
     below = getattr(command, "commands", {})
     for name, other in below.items():
         if name not in RECIPES:  # models/profile/recipes.py has those
@@ -85,46 +84,52 @@ def commands(command: Any, *path: str) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("command", list(commands(get_command(app), "liveprofile")))
-def test_every_command_is_told_of(command: str) -> None:
+def test_every_command_is_documented(command: str) -> None:
     path = command.split()[1:]
-    # Of several in one sentence the first is written out: `liveprofile show USER`, `deltas USER`.
-    told = (command, f"`{' '.join(path)}`", f"`{' '.join(path)} ", f"`make {' '.join(path)}`")
-    assert any(one in EVERYTHING for one in told)
+    # A sentence may list several: `liveprofile show USER`, `deltas USER`.
+    mentions = (command, f"`{' '.join(path)}`", f"`{' '.join(path)} ", f"`make {' '.join(path)}`")
+    assert any(one in EVERYTHING for one in mentions)
 
 
-def test_every_table_is_told_of() -> None:
+def test_every_table_is_documented() -> None:
     schema = (ROOT / "schemas" / "cassandra.cql").read_text("utf-8")
     tables = re.findall(r"CREATE TABLE IF NOT EXISTS \{keyspace\}\.(\w+)", schema)
     assert len(tables) >= 10
-    told = re.findall(r"^\| `(\w+)` \| ", EVERYTHING, re.MULTILINE)
-    assert set(tables) <= set(told)
+    documented_tables = re.findall(r"^\| `(\w+)` \| ", EVERYTHING, re.MULTILINE)
+    assert set(tables) <= set(documented_tables)
 
 
-def test_every_package_has_its_reason() -> None:
-    pinned = re.findall(
-        r"^([\w-]+)==(\S+)$", (ROOT / "requirements.txt").read_text("utf-8"), re.MULTILINE
-    )
+def test_every_dependency_has_a_reason() -> None:
+    files = sorted(ROOT.glob("requirements*.txt"))
+    assert len(files) == 3
+    text = "\n".join(file.read_text("utf-8") for file in files)
+    pinned = re.findall(r"^([\w-]+)==(\S+)$", text, re.MULTILINE)
     rows = re.findall(r"^\| ([\w, -]+) \| ([\d., ]+) \| .", TEXT["dependencies.md"], re.MULTILINE)
-    told = {
+    documented_pins = {
         pair
         for names, versions in rows
         for pair in zip(names.split(", "), versions.split(", "), strict=False)
     }
-    assert set(pinned) <= told
+    assert set(pinned) <= documented_pins
 
 
-@pytest.mark.parametrize("folder", ["jobs", "udfs", "models", "liveprofile", "stack"])
-def test_the_readme_lists_every_file(folder: str) -> None:
-    tree = TEXT["README.md"].split("## What is where")[1].split("```")[1]
-    listed = {word.removesuffix("/") for word in tree.split()}
-    files = (
+def tree(page: str, heading: str) -> str:
+    return TEXT[page].split(f"## {heading}\n")[1].split("\n## ")[0]
+
+
+def test_readme_is_short_and_lists_every_folder() -> None:
+    assert len(TEXT["README.md"].splitlines()) < 120
+    top = {
         path.name
-        for path in (ROOT / folder).iterdir()
-        if path.suffix == ".py" or (path / "__init__.py").exists()
-    )
-    missing = [
-        name
-        for name in files
-        if name != "__init__.py" and not any(fnmatch(name, pattern) for pattern in listed)
-    ]
-    assert not missing
+        for path in ROOT.iterdir()
+        if path.is_dir() and re.fullmatch(r"[a-z][a-z-]*", path.name)
+    }
+    top -= {"liveprofile_app"}  # packaging only
+    assert {folder for folder in top if f"{folder}/" not in tree("README.md", "Folders")} == set()
+
+
+@pytest.mark.parametrize("package", ["cli", "jobs", "udfs", "models", "liveprofile"])
+def test_architecture_lists_every_package(package: str) -> None:
+    folders = {file.parent.name for file in (ROOT / package).rglob("__init__.py")}
+    listed = tree("architecture.md", "Folders")
+    assert {folder for folder in folders if f"{folder}/" not in listed} == set()

@@ -38,7 +38,7 @@ PURCHASE = {
 }
 # A JSON schema cannot check these: they depend on bytes, the clock or the calendar.
 UNCHECKED_REASONS = {"FUTURE_TIME", "TOO_LARGE", "BAD_ENCODING"}
-UNCHECKED_NAMES = {"February 30", "an amount beyond doubles"}
+UNCHECKED_NAMES = {"February 30", "an amount outside the range of doubles"}
 
 
 @pytest.mark.parametrize("schema", [EVENT, ALERT, RULE], ids=["event", "alert", "rule"])

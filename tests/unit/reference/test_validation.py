@@ -1,9 +1,8 @@
-"""What the reference says of one record, against the table of checks in docs/data-contract.md."""
+"""The reference's validation of one record, against the checks in docs/data-contract.md."""
 
 from __future__ import annotations
 
 import json
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,40 +13,31 @@ from tests.reference.validation import (
     Heartbeat,
     Rejected,
     ValidEvent,
-    validate,
     event_clock_ms,
+    validate,
 )
 from tests.support.corruptions import CORRUPTIONS
 from tests.support.seeded_streams import poison_messages
 from tests.support.streams import RECORD_MS, START_MS
-
-LIMITS = SimpleNamespace(payload_chars=65_536, max_clock_skew_ms=600_000)
-
-
-def event(**fields: Any) -> dict[str, Any]:
-    return {"event_id": "e", "user_id": "u", "event_type": "view", "event_time": START_MS} | fields
-
-
-def checked(**fields: Any) -> ValidEvent | Heartbeat | Rejected:
-    return validate(json.dumps(event(**fields)).encode(), RECORD_MS, LIMITS)
+from tests.unit.reference.examples import LIMITS, event, validated
 
 
 @pytest.mark.parametrize(
-    ("reason", "name", "broken"),
+    ("reason", "name", "corrupt"),
     [
-        pytest.param(reason, name, broken, id=f"{reason}: {name}")
+        pytest.param(reason, name, corrupt, id=f"{reason}: {name}")
         for reason in REASONS
-        for name, broken in CORRUPTIONS[reason]
+        for name, corrupt in CORRUPTIONS[reason]
     ],
 )
-def test_each_break_is_rejected_for_its_reason(reason: str, name: str, broken: Any) -> None:
-    found = validate(broken(event(price=1)), RECORD_MS, LIMITS)
-    assert isinstance(found, Rejected) and found.reason == reason
-    assert bool(found.detail) == (reason in REASONS_WITH_DETAIL)
+def test_corrupt_event_is_rejected_for_its_reason(reason: str, name: str, corrupt: Any) -> None:
+    result = validate(corrupt(event(price=1)), RECORD_MS, LIMITS)
+    assert isinstance(result, Rejected) and result.reason == reason
+    assert bool(result.detail) == (reason in REASONS_WITH_DETAIL)
 
 
 @pytest.mark.parametrize(
-    ("fields", "found"),
+    ("fields", "rejection"),
     [
         ({"event_id": None, "user_id": None}, ("MISSING_FIELD", "event_id")),
         ({"event_type": "", "event_time": []}, ("MISSING_FIELD", "event_type")),
@@ -59,8 +49,10 @@ def test_each_break_is_rejected_for_its_reason(reason: str, name: str, broken: A
         ({"event_type": "heartbeat", "event_time": "x", "price": -1}, ("BAD_TIME", "")),
     ],
 )
-def test_the_first_check_that_fails_counts(fields: dict[str, Any], found: tuple[str, str]) -> None:
-    assert checked(**fields) == found
+def test_first_failed_check_is_the_reason(
+    fields: dict[str, Any], rejection: tuple[str, str]
+) -> None:
+    assert validated(**fields) == rejection
 
 
 @pytest.mark.parametrize(
@@ -76,13 +68,13 @@ def test_the_first_check_that_fails_counts(fields: dict[str, Any], found: tuple[
         ("2024-02-29T12:00:00Z", 1_709_208_000_000),
     ],
 )
-def test_times(text: Any, time_ms: int) -> None:
-    assert checked(event_time=text).time_ms == time_ms
+def test_event_time_is_parsed(text: Any, time_ms: int) -> None:
+    assert validated(event_time=text).time_ms == time_ms
 
 
-def test_the_future_begins_ten_minutes_after_the_record() -> None:
-    assert checked(event_time=RECORD_MS + 600_000).time_ms == RECORD_MS + 600_000
-    assert checked(event_time=RECORD_MS + 600_001) == ("FUTURE_TIME", "")
+def test_event_time_over_ten_minutes_after_record_is_rejected() -> None:
+    assert validated(event_time=RECORD_MS + 600_000).time_ms == RECORD_MS + 600_000
+    assert validated(event_time=RECORD_MS + 600_001) == ("FUTURE_TIME", "")
 
 
 @pytest.mark.parametrize(
@@ -97,45 +89,47 @@ def test_the_future_begins_ten_minutes_after_the_record() -> None:
         ({"price": None, "amount": "1e2"}, 100.0),
     ],
 )
-def test_amounts(fields: dict[str, Any], amount: float) -> None:
-    assert checked(**fields).amount == amount
+def test_amount_is_computed(fields: dict[str, Any], amount: float) -> None:
+    assert validated(**fields).amount == amount
 
 
-def test_optional_fields_of_a_wrong_type_never_cost_the_event() -> None:
-    found = checked(item_id=[1], category_id={}, session_id=True, device_id=1.5, place="x", tags=1)
+def test_optional_field_of_wrong_type_is_treated_as_missing() -> None:
+    found = validated(
+        item_id=[1], category_id={}, session_id=True, device_id=1.5, place="x", tags=1
+    )
     assert (found.item, found.category, found.session, found.device) == ("", "", "", "")
-    assert checked(item_id=7, category_id="a\x1fb").item == "7"
-    assert checked(item_id=7, category_id="a\x1fb").category == "a_b"
+    assert validated(item_id=7, category_id="a\x1fb").item == "7"
+    assert validated(item_id=7, category_id="a\x1fb").category == "a_b"
 
 
 @pytest.mark.parametrize("value", [True, False, 1.5, 1e3, None, [], {}])
-def test_an_item_is_a_string_or_an_integer(value: Any) -> None:
-    found = checked(item_id=value, category_id=value)
+def test_item_that_is_neither_string_nor_integer_is_unknown(value: Any) -> None:
+    found = validated(item_id=value, category_id=value)
     assert (found.item, found.category) == ("", "")
 
 
-def test_long_items_are_cut() -> None:
-    found = checked(item_id="\x1f" + "ü" * 299, category_id=10**299)
+def test_long_item_and_category_are_truncated() -> None:
+    found = validated(item_id="\x1f" + "ü" * 299, category_id=10**299)
     assert found.item == "_" + "ü" * 255
     assert found.category == "1" + "0" * 255
 
 
 @pytest.mark.parametrize("value", [True, 1.5, 1e3])
-def test_an_id_of_another_type_is_missing(value: Any) -> None:
-    assert checked(event_id=value) == ("MISSING_FIELD", "event_id")
-    assert checked(user_id=value) == ("MISSING_FIELD", "user_id")
+def test_id_that_is_neither_string_nor_integer_is_missing(value: Any) -> None:
+    assert validated(event_id=value) == ("MISSING_FIELD", "event_id")
+    assert validated(user_id=value) == ("MISSING_FIELD", "user_id")
 
 
 @pytest.mark.parametrize("separator", ["\x1d", "\x1e", "\x1f"])
-def test_no_raw_separator_anywhere(separator: str) -> None:
+def test_raw_separator_in_payload_is_rejected(separator: str) -> None:
     plain = json.dumps(event())
     for payload in (plain + separator, separator + plain, plain.replace('"u"', f'"u{separator}"')):
         assert validate(payload.encode(), RECORD_MS, LIMITS) == ("NOT_JSON", "")
-    # Escaped in an id it is JSON, and the id is what is bad.
-    assert checked(user_id=separator) == ("BAD_ID", "")
+    # Escaped, the payload is valid JSON, but the id is invalid.
+    assert validated(user_id=separator) == ("BAD_ID", "")
 
 
-def test_limits_of_the_payload() -> None:
+def test_payload_and_nesting_up_to_the_limits_are_valid() -> None:
     plain = json.dumps(event())
     assert isinstance(validate(plain.ljust(65_536).encode(), RECORD_MS, LIMITS), ValidEvent)
     deep = {levels: f'{plain[:-1]}, "x": {"[" * levels}{"]" * levels}}}' for levels in (998, 999)}
@@ -143,20 +137,20 @@ def test_limits_of_the_payload() -> None:
     assert validate(deep[999].encode(), RECORD_MS, LIMITS) == ("NOT_JSON", "")
 
 
-def test_surrogates() -> None:
+def test_surrogate_pairs_are_valid() -> None:
     for text in (r'"\ud83d\ude00"', r'"\\ud800"', '"😀"'):
         payload = f'{json.dumps(event())[:-1]}, "text": {text}}}'
         assert isinstance(validate(payload.encode(), RECORD_MS, LIMITS), ValidEvent)
 
 
-def test_poison_is_only_ever_valid_or_rejected() -> None:
-    kinds = {type(validate(value, RECORD_MS, LIMITS)) for _key, value in poison_messages(600, seed=5)}
-    assert kinds == {ValidEvent, Heartbeat, Rejected}
+def test_poison_messages_are_valid_or_rejected() -> None:
+    results = [validate(value, RECORD_MS, LIMITS) for _key, value in poison_messages(600, seed=5)]
+    assert set(map(type, results)) == {ValidEvent, Heartbeat, Rejected}
 
 
-def test_of_a_heartbeat_only_the_time_counts() -> None:
+def test_only_the_time_of_a_heartbeat_is_validated() -> None:
     fields = {"event_type": "heartbeat", "event_id": "\n", "user_id": [], "price": "free"}
-    assert checked(**fields) == Heartbeat(START_MS)
+    assert validated(**fields) == Heartbeat(START_MS)
 
 
 @pytest.mark.parametrize(
@@ -171,5 +165,5 @@ def test_of_a_heartbeat_only_the_time_counts() -> None:
         (b'{"event_time": "soon"}', None),
     ],
 )
-def test_the_clock_of_a_rejected_record(payload: bytes | None, time_ms: int | None) -> None:
+def test_event_clock_of_rejected_record(payload: bytes | None, time_ms: int | None) -> None:
     assert event_clock_ms(payload, RECORD_MS, LIMITS) == time_ms

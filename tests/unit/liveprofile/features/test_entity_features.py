@@ -18,9 +18,7 @@ from models.fraud.card_transactions.features import FEATURE_NAMES, handbook_feat
 from models.fraud.datasets.entity_history import EntityHistory, EventColumns, LabelColumns
 from models.fraud.training.train_handbook import build_history as handbook_history
 from tests.reference.entity_features import (
-    DAY_MS,
     ENTITIES,
-    HOUR_MS,
     TYPE_LETTERS,
     Arrival,
     Event,
@@ -29,6 +27,7 @@ from tests.reference.entity_features import (
     features,
     list_text,
 )
+from tests.reference.units import DAY_MS, HOUR_MS
 from tests.support.card_transactions import DELAY_DAYS, make_transactions
 from tests.support.paths import SHARED_DATA
 
@@ -116,6 +115,7 @@ def arrival_lists(draw: st.DrawFn) -> list[Arrival]:
     return arrivals
 
 
+@pytest.mark.slow
 @given(arrival_lists(), st.sampled_from([1, 3, 128]), st.sampled_from([0, 1, 7]))
 @settings(max_examples=150, deadline=None)
 def test_features_match_the_reference(arrivals: list[Arrival], keep: int, delay_days: int) -> None:

@@ -20,6 +20,8 @@ from liveprofile.simulator.output import write_shop
 from tests.support.paths import ROOT
 from tests.unit.liveprofile.simulator.small_shop import SMALL
 
+pytestmark = pytest.mark.slow
+
 
 def write_small_shop(folder: Path, suffix: str, **changed) -> tuple[bytes, bytes]:
     out, labels = folder / f"events{suffix}", folder / f"labels{suffix}"

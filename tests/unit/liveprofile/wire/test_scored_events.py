@@ -1,4 +1,4 @@
-"""The rows that the event lane hands over, as they are read."""
+"""Rows of the view scoring_input are parsed into columns."""
 
 from __future__ import annotations
 
@@ -15,13 +15,12 @@ EVENTS = [
 ]
 
 
-def test_an_event_with_everything() -> None:
+def test_event_with_all_entities_is_parsed() -> None:
     batch = read_rows(["v"], [event_parts([*EVENTS], 1)])
     assert (batch.user_id, batch.event_id, batch.event_type) == (["v"], ["e2"], ["purchase"])
     assert (batch.event_ms.tolist(), batch.amount.tolist()) == ([1_700_000_001_000], [12.5])
-    assert [getattr(batch, name) for name in ENTITIES] == [
-        ["d1"], ["4813:1157"], ["s1"], ["c1"], ["a1"],
-    ]  # fmt: skip
+    entities = [getattr(batch, name) for name in ENTITIES]
+    assert entities == [["d1"], ["4813:1157"], ["s1"], ["c1"], ["a1"]]
     assert batch.of_user == [list_text(entity_list([*EVENTS], 1, "user", 128), "user")]
     assert batch.of_device == [list_text(entity_list([*EVENTS], 1, "device", 128), "device")]
     assert batch.of_device[0].count("\x1e") == 1
@@ -29,17 +28,17 @@ def test_an_event_with_everything() -> None:
         assert getattr(batch, f"of_{name}")[0].count("\x1f") == 4
 
 
-def test_what_an_event_lacks_is_empty() -> None:
+def test_missing_entities_are_empty() -> None:
     batch = read_rows(["u"], [event_parts([*EVENTS], 2)])
     assert [getattr(batch, name) for name in ENTITIES] == [[""]] * 5
     assert [getattr(batch, f"of_{name.removesuffix('_id')}") for name in ENTITIES] == [[""]] * 5
     assert batch.of_user[0].count("\x1e") == 1
 
 
-def test_parts_come_in_any_order() -> None:
+def test_parts_may_be_in_any_order() -> None:
     row = event_parts([*EVENTS], 1)
-    turned = "\x1d".join(reversed(row.split("\x1d")))
-    assert str(read_rows(["v"], [turned])) == str(read_rows(["v"], [row]))
+    reversed_row = "\x1d".join(reversed(row.split("\x1d")))
+    assert str(read_rows(["v"], [reversed_row])) == str(read_rows(["v"], [row]))
 
 
 def test_rows_keep_their_order() -> None:
@@ -51,6 +50,6 @@ def test_rows_keep_their_order() -> None:
 @pytest.mark.parametrize(
     "row", ["", "h", "hx", event_parts([*EVENTS], 0).replace("1700", "soon", 1)]
 )
-def test_what_is_no_row_is_told(row: str) -> None:
+def test_malformed_row_raises(row: str) -> None:
     with pytest.raises((ValueError, KeyError)):
         read_rows(["u"], [row])

@@ -30,6 +30,8 @@ from tests.support.card_transactions import (
     write_transactions,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data() -> Transactions:

@@ -14,6 +14,8 @@ from models.fraud.training.fit import fit_calibration, reliability
 from tests.support.one_feature_model import one_feature_model
 from tests.unit.models.fraud.conftest import TrainedModel
 
+pytestmark = pytest.mark.slow
+
 
 def test_trained_model_finds_generated_frauds(trained: TrainedModel) -> None:
     fraud_share = trained.data.fraud_N[trained.test_rows].mean()

@@ -17,6 +17,8 @@ from tests.support.card_transactions import DELAY_DAYS
 from tests.support.one_feature_model import one_feature_model
 from tests.unit.models.fraud.conftest import TrainedModel
 
+pytestmark = pytest.mark.slow
+
 
 def test_each_feature_is_in_one_group_except_event_types() -> None:
     names = tuple(EVENT_FEATURES)

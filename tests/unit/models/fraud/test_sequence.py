@@ -47,6 +47,8 @@ from tests.support.scoring_harness import (
     user_of,
 )
 
+pytestmark = pytest.mark.slow
+
 START_MS = 1_700_000_000_000
 ALL_SOURCES = tuple(reversed(SOURCES))
 

@@ -28,6 +28,8 @@ from models.fraud.training.train_on_labels import DateSplit, train_on_labels
 from tests.reference.entity_features import Arrival, Event, Label
 from tests.reference.scoring import event_parts
 
+pytestmark = pytest.mark.slow
+
 START = date(2024, 1, 1)
 START_MS = (START - date(1970, 1, 1)).days * DAY_MS
 DELAY = 2.0

@@ -16,6 +16,8 @@ from models.fraud.datasets.simulated_shop import SimulatedShop, hide_entities, s
 from models.fraud.model import FraudModel, probability
 from models.fraud.training.train_simulated import FraudRecipe, train_simulated
 
+pytestmark = pytest.mark.slow
+
 SMALL = FraudRecipe(
     users=300,
     days=16,

@@ -13,6 +13,8 @@ from tests.unit.models.profile.synthetic_streams import (
     views_and_purchases,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def data():

@@ -21,6 +21,8 @@ from models.profile.network import expected_spend
 from models.profile.training.train import train
 from tests.unit.models.profile.miniature import MINIATURE, write_rows
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory):

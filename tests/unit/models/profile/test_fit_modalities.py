@@ -33,6 +33,8 @@ from tests.support import modality_shop
 from tests.support.modality_shop import CATEGORIES, ENCODER, VECTOR_LENGTH
 from udfs.profile import assemble
 
+pytestmark = pytest.mark.slow
+
 SETTINGS = load(window={"length_ms": DAY_MS})
 USERS, DAYS = 60, 32
 TINY = dataclasses.replace(

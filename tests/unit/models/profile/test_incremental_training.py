@@ -25,6 +25,8 @@ from tests.unit.models.profile.miniature import (
     write_rows,
 )
 
+pytestmark = pytest.mark.slow
+
 SHORT = dataclasses.replace(MINIATURE, epochs=2, windows_per_epoch=200, continue_epochs=1)
 
 

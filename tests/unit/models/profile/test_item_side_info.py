@@ -27,6 +27,8 @@ from tests.unit.models.profile.miniature import (
     write_rows,
 )
 
+pytestmark = pytest.mark.slow
+
 CATEGORIES, OLD_RANKS, NEW_RANKS = 6, 3, 12
 
 

@@ -1,6 +1,7 @@
 """Scores of a trained model: shapes, ranges, batching and what they depend on."""
 
 import numpy as np
+import pytest
 import torch
 
 from liveprofile.wire.tokens import TYPE_INDEX, Token
@@ -14,6 +15,8 @@ from tests.unit.models.profile.miniature import (
     score,
     usual_tokens,
 )
+
+pytestmark = pytest.mark.slow
 
 
 def test_scores_before_the_window_do_not_depend_on_it(miniature_model):

@@ -26,6 +26,8 @@ from tests.unit.models.profile.miniature import (
     score,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def test_training_lowers_the_validation_loss_and_beats_popularity(miniature_checkpoint):
     folder, card = miniature_checkpoint

@@ -18,6 +18,8 @@ from models.profile.training.train import train
 from models.profile.training.trainer import METRICS
 from tests.unit.models.profile.miniature import write_rows
 
+pytestmark = pytest.mark.slow
+
 PROCESSES_S = 120
 STEPS_PER_EPOCH = 7
 PARAMS = """

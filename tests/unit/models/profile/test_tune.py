@@ -13,6 +13,8 @@ from models.profile.recipes import RECIPES, SEARCH_SPACE, SearchRange, override_
 from models.profile.training.tune import tune
 from tests.unit.models.profile.miniature import MINIATURE
 
+pytestmark = pytest.mark.slow
+
 TINY = dataclasses.replace(
     MINIATURE, epochs=2, windows_per_epoch=64, validation_windows=40, item_negatives=64
 )

@@ -10,7 +10,7 @@ import pytest
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.resources import product_path
 from models.fraud.model import FraudModel
-from tests.reference.entity_features import DAY_MS, Event
+from tests.reference.entity_features import Event
 from tests.reference.scoring import (
     alerting_flag_ids,
     decide,
@@ -18,6 +18,7 @@ from tests.reference.scoring import (
     event_parts,
     first_occurrences,
 )
+from tests.reference.units import DAY_MS
 from tests.support.scoring_harness import (
     ANY_PURCHASE,
     LIKELY,
