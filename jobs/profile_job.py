@@ -186,7 +186,7 @@ def add_scoring_pipeline(
 def scoring_overrides(settings: Settings) -> list[Override]:
     """Expires the parts of an event soon, since they are useless once the event is complete.
 
-    At parallelism 1 the last step, a count that brings a user's events to one task, needs no
+    At parallelism 1 the last step, a count that collects a user's events in one task, needs no
     exchange.
     """
     ttl = {"table.exec.state.ttl": f"{settings.scoring.rejoin_ttl_ms} ms"}

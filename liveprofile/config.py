@@ -1,7 +1,7 @@
-"""The one configuration object: a TOML file, then LIVEPROFILE_* variables, then flags.
+"""The settings: defaults, then a TOML file, then LIVEPROFILE_* variables, then flags.
 
-`load()` reads it once; everything else is handed a `Settings` or one of its parts.
-Environment names join the path with two underscores: LIVEPROFILE_CASSANDRA__PASSWORD.
+`load()` reads them once; everything else receives a `Settings` or one of its sections. Variables
+join section and key with two underscores: LIVEPROFILE_CASSANDRA__PASSWORD.
 """
 
 from __future__ import annotations
@@ -59,16 +59,16 @@ class TopicSettings(Section):
     alerts: str = "risk-alerts"
     rules: str = "risk-rules"
     feedback: str = "risk-feedback"
-    partitions: int = Field(4, ge=1, le=1000, description="of a topic that we create")
+    partitions: int = Field(4, ge=1, le=1000, description="of a topic that `submit` creates")
     replication: int = Field(1, ge=1, le=10)
     retention_ms: int = Field(7 * DAY_MS, ge=-1)
     feedback_retention_ms: int = Field(
-        400 * DAY_MS, ge=-1, description="labels: what later trainings learn from"
+        400 * DAY_MS, ge=-1, description="labels: later trainings read them"
     )
 
     @classmethod
     def prefixed(cls, prefix: str) -> dict[str, str]:
-        """A name of its own for every topic, for a job beside another one."""
+        """A prefixed name for every topic, so that several jobs can share a cluster."""
         names = (name for name, field in cls.model_fields.items() if field.annotation is str)
         return {name: f"{prefix}-{name}" for name in names}
 
@@ -77,14 +77,16 @@ class KafkaSettings(Section):
     bootstrap_servers: str = "localhost:9092"
     group_id: str = "liveprofile"
     startup_mode: Literal["earliest", "latest", "group"] = Field(
-        "earliest", description="where a job without a savepoint starts to read"
+        "earliest", description="where a job without a savepoint starts reading"
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
     sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
     username: str = ""
     password: SecretStr = SecretStr("")
-    ca_file: str = Field("", description="PEM file with the certificates to trust")
-    request_timeout_ms: int = Field(15_000, ge=100, description="of what commands ask the brokers")
+    ca_file: str = Field("", description="PEM file with trusted certificates")
+    request_timeout_ms: int = Field(
+        15_000, ge=100, description="of requests that commands send to brokers"
+    )
 
     @property
     def request_timeout_s(self) -> float:
@@ -102,21 +104,27 @@ class CassandraSettings(Section):
     ca_file: str = ""
     consistency: Literal["ONE", "LOCAL_ONE", "LOCAL_QUORUM", "QUORUM", "ALL"] = "LOCAL_QUORUM"
     batch_bytes: int = Field(
-        40_000, ge=256, le=40_000, description="of one unlogged batch; the server's limit caps it"
+        40_000,
+        ge=256,
+        le=40_000,
+        description="size of an unlogged batch; the server's limit applies too",
     )
-    in_flight: int = Field(32, ge=1, le=1024, description="requests at once per worker")
+    in_flight: int = Field(32, ge=1, le=1024, description="concurrent requests of a worker")
     request_timeout_ms: int = Field(5_000, ge=100)
     retry_timeout_ms: int = Field(
-        60_000, ge=0, description="retry a failing write this long, then fail the checkpoint"
+        60_000, ge=0, description="retry a failing write for this long, then fail the checkpoint"
     )
     profile_ttl_s: int = Field(180 * 86_400, ge=0)
     delta_ttl_s: int = Field(30 * 86_400, ge=0)
     flag_ttl_s: int = Field(365 * 86_400, ge=0)
     lookalike_distance: float = Field(
-        0.6, ge=0, le=2, description="write the look-alike vector when it moved this far (cosine)"
+        0.6,
+        ge=0,
+        le=2,
+        description="write a look-alike vector that moved this far (cosine distance)",
     )
     lookalike_refresh_windows: int = Field(
-        16, ge=1, description="and each so many windows, for what moved little by little"
+        16, ge=1, description="write it at least once in so many windows"
     )
 
 
@@ -129,13 +137,15 @@ class WindowSettings(Section):
     length_ms: int = Field(5 * MINUTE_MS, ge=1_000, le=99 * DAY_MS)
     out_of_orderness_ms: int = Field(30_000, ge=1, le=99 * DAY_MS)
     idle_timeout_ms: int = Field(
-        0, ge=0, description="a partition silent this long stops holding back time; 0: never"
+        0,
+        ge=0,
+        description="the watermark ignores partitions without records for this long; 0: never",
     )
     stagger_ms: int = Field(
-        0, ge=0, description="users' windows end at times of their own, so far apart; 0: all at one"
+        0, ge=0, description="spread the window ends of users by this step; 0: all end at once"
     )
-    # The state holds K (K + 3) / 2 windows of tokens a user (jobs.sql.profile_views.model_input).
-    history: int = Field(8, ge=1, le=32, description="windows before this one that the model sees")
+    # The state contains K (K + 3) / 2 windows of tokens for each user (jobs.sql.profile_views.model_input).
+    history: int = Field(8, ge=1, le=32, description="earlier windows that the model reads")
 
     @model_validator(mode="after")
     def _whole_steps(self) -> WindowSettings:
@@ -151,7 +161,7 @@ class WindowSettings(Section):
 
     @property
     def steps(self) -> int:
-        """At how many times within their length windows end."""
+        """The number of different window ends within one window length."""
         return self.length_ms // self.stagger_ms if self.stagger_ms else 1
 
 
@@ -167,7 +177,7 @@ class ModelSettings(Section):
     threads: int = Field(1, ge=1, le=64, description="CPU threads of one worker")
     batch_rows: int = Field(512, ge=1, le=65_536)
     length_buckets: tuple[int, ...] = (6, 8, 10, 12, 16, 20, 24, 32)
-    texts: bool = Field(False, description="tell a model that was trained with texts of them")
+    texts: bool = Field(False, description="pass texts to a model that was trained with texts")
 
     @field_validator("length_buckets")
     @classmethod
@@ -183,13 +193,13 @@ class JobSettings(Section):
     checkpoint_interval_ms: int = Field(10_000, ge=100)
     checkpoint_dir: str = ""
     changelog: bool = Field(
-        False, description="log each change of state: checkpoints no longer hold up single events"
+        False, description="use Flink's changelog state backend: checkpoints delay scoring less"
     )
     bundle_rows: int = Field(1_000, ge=1)
     bundle_time_ms: int = Field(20, ge=1)
     buffer_timeout_ms: int = Field(5, ge=0)
     store: Literal["cassandra", "none"] = Field(
-        "cassandra", description="none: score and raise flags, keep nothing"
+        "cassandra", description="none: score and raise flags, store nothing"
     )
 
 
@@ -197,17 +207,19 @@ class ScoringSettings(Section):
     """The scoring pipeline: fraud scores and rules for single events."""
 
     enabled: bool = Field(True, description="score single events as they arrive")
-    # The state holds K tokens of some 80 characters for each user and shared entity, twice.
+    # The state contains K tokens of about 80 characters for each user and entity, twice.
     history: int = Field(
-        128, ge=2, le=1_024, description="last events of a user or a shared entity that count"
+        128, ge=2, le=1_024, description="last events of a user or an entity that features use"
     )
     checkpoint: Path = Path("models/checkpoints/event-risk")
     score_ttl_s: int = Field(30 * 86_400, ge=0)
     drift_after_days: float = Field(
-        30.0, ge=0, description="no drift is raised before so many days of events were counted"
+        30.0, ge=0, description="days of events before the first drift alert"
     )
     rejoin_ttl_ms: int = Field(
-        2 * MINUTE_MS, ge=MINUTE_MS, description="the parts of an event come together within this"
+        2 * MINUTE_MS,
+        ge=MINUTE_MS,
+        description="the parts of an event must arrive within this time",
     )
 
 
@@ -216,7 +228,7 @@ class FlinkSettings(Section):
 
 
 class Settings(BaseSettings):
-    """Every setting, validated. Raises ValidationError, which `load` turns into one line."""
+    """All settings, validated. Raises ValidationError, which `load` turns into one line."""
 
     model_config = SettingsConfigDict(
         env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True

@@ -192,7 +192,7 @@ def rejoined() -> str:
 def scoring_input() -> str:
     """The input of `score_event`, and a training row.
 
-    The count brings a user's events back to one task, in order; it serves no other purpose.
+    The count collects a user's events in one task, in order; it has no other purpose.
 
     user_id, parts
     """

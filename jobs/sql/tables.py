@@ -165,11 +165,10 @@ def file_source(name: str, path: Path | str, settings: Settings, *, stream: bool
 
 
 def numbered_file(name: str, path: Path | str, settings: Settings, *, labels: bool = False) -> str:
-    """A file of lines with a number, a tab and a payload, as cli.pipeline.backfill_job_runner spools them for
-    the event lane; the columns are those of `file_source`, the number is the offset.
+    """A file of lines with a number, a tab and a payload, for the backfill of scoring rows.
 
-    Each arrives at its own time: event_time, or of labels `time`, when they were given; of equal
-    times in the file's order.
+    The columns are those of `file_source`; the number is the offset. Events arrive at their
+    event_time, labels at their `time`, and in the order of the file if times are equal.
     """
     tab = "LOCATE('\t', line)"
     payload = f"SUBSTRING(line, {tab} + 1)"

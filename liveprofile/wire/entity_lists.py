@@ -36,7 +36,7 @@ def entity_token_sql(letter: str, time_ms: str, event_id: str, amount: str, user
 
 
 def label_letter_sql(label: str) -> str:
-    """SQL: what stands in place of the type letter in the token of a label."""
+    """SQL: the letter of a label's token."""
     return f"CASE {label} WHEN 'fraud' THEN '{FRAUD}' ELSE '{LEGITIMATE}' END"
 
 
