@@ -114,7 +114,8 @@ def _cut_out(name: str, is_common: str, text: str, parsed: str) -> str:
     """NULL if the name is absent, `text` where `is_common` holds, else `parsed`."""
     return (
         f"CASE WHEN NOT ({_may_have(name)}) THEN CAST(NULL AS STRING)"
-        f" WHEN {_VERBATIM} AND {_at_most_once(name)} AND ({is_common}) THEN {text} ELSE {parsed} END"
+        f" WHEN {_VERBATIM} AND {_at_most_once(name)} AND ({is_common}) THEN {text}"
+        f" ELSE {parsed} END"
     )
 
 

@@ -19,6 +19,9 @@ from liveprofile.flink.jars import JARS
 from liveprofile.resources import ROOT
 
 SHORT_LIVED_JVM_OPTIONS = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")
+# Planning allocates gigabytes of short-lived objects: a large young generation saves an eighth of
+# its time.
+PLANNER_JVM_OPTIONS = (*SHORT_LIVED_JVM_OPTIONS, "-Xms1g", "-Xmn600m")
 # A client submits its whole configuration with the job, and it overrides the cluster's. A client's
 # configuration must therefore not contain the options below.
 CLUSTER_FOLDER_OPTIONS = {
@@ -122,5 +125,5 @@ def java_command(
 def client_command(folder: Path) -> list[str]:
     """The command of Flink's script `flink`, with options for a JVM that runs for seconds."""
     return java_command(
-        folder, "org.apache.flink.client.cli.CliFrontend", *SHORT_LIVED_JVM_OPTIONS, log4j="cli"
+        folder, "org.apache.flink.client.cli.CliFrontend", *PLANNER_JVM_OPTIONS, log4j="cli"
     )

@@ -152,7 +152,7 @@ def _closed_windows(expected: Result, model: RecordingModel, history: int) -> di
     return closed
 
 
-def _in_arrival_order(records: Iterable[Record]) -> list[Record]:
+def _in_arrival_order(records: Iterable[kafka_records.Record]) -> list[Record]:
     """Merges partitions by the broker's timestamp; within a partition the order is by offset."""
     last_ms: dict[int, int] = {}
     by_arrival = []
@@ -170,7 +170,7 @@ def _in_arrival_order(records: Iterable[Record]) -> list[Record]:
 # --- topics -----------------------------------------------------------------------------------
 
 
-def _by_origin(settings: Settings, topic: str) -> dict[Position, Record]:
+def _by_origin(settings: Settings, topic: str) -> dict[Position, kafka_records.Record]:
     """Returns the topic's records by their position in the input topic. The last duplicate wins."""
     return {
         (int(record.headers["partition"]), int(record.headers["offset"])): record
@@ -181,7 +181,7 @@ def _by_origin(settings: Settings, topic: str) -> dict[Position, Record]:
 
 def _compare_rejected(
     comparison: Comparison,
-    rejected: dict[Position, Record],
+    rejected: dict[Position, kafka_records.Record],
     expected: Result,
     values: dict[Position, bytes | None],
 ) -> None:
@@ -200,7 +200,7 @@ def _compare_rejected(
 
 def _compare_late(
     comparison: Comparison,
-    late: dict[Position, Record],
+    late: dict[Position, kafka_records.Record],
     expected: Result,
     values: dict[Position, bytes | None],
     settings: Settings,
