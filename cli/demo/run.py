@@ -40,7 +40,13 @@ LOOK_EVERY_S = 0.7
 PLAIN_LINE_EVERY_S = 5.0
 
 
-def run(stack: Stack, console: Console, *, stays: bool) -> dict[str, Any]:
+def run(
+    stack: Stack,
+    console: Console,
+    *,
+    stays: bool,
+    every_nth_household: int = scene.EVERY_NTH_HOUSEHOLD,
+) -> dict[str, Any]:
     """Runs the demo and returns its summary; `ok` is the verdict.
 
     `stays`: the stack keeps running, so the next commands are printed too.
@@ -54,7 +60,7 @@ def run(stack: Stack, console: Console, *, stays: bool) -> dict[str, Any]:
         ThreadPoolExecutor(1) as pool,
         steps.step("stack", "starting Kafka, Cassandra and Flink", up, stack.root),
     ):
-        preparing = pool.submit(scene.purchases, stack.root / "demo")
+        preparing = pool.submit(scene.purchases, stack.root / "demo", every_nth_household)
         stack.start()
         purchases = preparing.result()
     file, settings = scene.write_settings(stack)
