@@ -8,6 +8,8 @@ PYTHON ?= python3.11
 ARGS ?=
 BIN := .venv/bin
 SETUP_LOG := .stack/setup.log
+# Several test processes share the cores: OpenMP threads that wait for each other would waste them.
+ONE_THREAD := OMP_NUM_THREADS=1
 
 .PHONY: help venv jars up stop status demo check test bench lint clean
 
@@ -35,11 +37,11 @@ demo: venv ## send real shop data through the whole path and show the result
 	@$(BIN)/liveprofile demo $(ARGS)
 
 check: lint ## lint, layers and the fast unit tests: about a minute
-	@$(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit $(ARGS)
+	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit $(ARGS)
 
 # Three processes: one has the stack, which mostly waits, one the embedded Flinks, one the units.
 test: lint ## lint, layers and every test level
-	@$(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
+	@$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
 bench: venv ## run the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -22,7 +22,7 @@ from liveprofile.ingest.replay import closing_time_ms, open_source
 from stack.local import Stack
 from tests.support.compare import compare_with_reference
 from tests.support.job_under_test import JobUnderTest
-from tests.support.seeded_streams import with_faults
+from tests.support.streams.seeded import with_faults
 
 CATCH_UP_TIMEOUT_S = 1_200.0
 

@@ -23,6 +23,7 @@ from liveprofile.flink import rest, submission
 from liveprofile.ingest.replay import open_source
 from liveprofile.labels.feedback import RejectedLabel, keep_valid, read_file_or_topic
 from liveprofile.resources import product_path
+from liveprofile.wire import training_rows
 from liveprofile.wire.scored_events import read_rows
 
 JOB = Path("jobs/backfill_job.py")
@@ -238,32 +239,9 @@ def _convert_scoring_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 
 MONTH_FIELD = pa.field("month", pa.string())
-PROFILE_COLUMNS = pa.schema(
-    [
-        ("user_id", pa.string()),
-        ("window_start_ms", pa.int64()),
-        ("window_end_ms", pa.int64()),
-        ("events", pa.string()),
-        ("history", pa.string()),
-        ("added", pa.list_(pa.float64())),
-        ("sums", pa.list_(pa.float64())),
-    ]
-)
-SCORING_COLUMNS = pa.schema(
-    [
-        ("user_id", pa.string()),
-        ("event_id", pa.string()),
-        ("event_type", pa.string()),
-        ("event_ms", pa.int64()),
-        ("amount", pa.float64()),
-        ("parts", pa.string()),
-    ]
-)
 PROFILE_ROWS = RowFormat(
-    PROFILE_COLUMNS, PROFILE_COLUMNS.append(MONTH_FIELD), _convert_profile_rows
+    training_rows.PROFILE, training_rows.PROFILE.append(MONTH_FIELD), _convert_profile_rows
 )
 SCORING_ROWS = RowFormat(
-    pa.schema([("user_id", pa.string()), ("parts", pa.string())]),
-    SCORING_COLUMNS.append(MONTH_FIELD),
-    _convert_scoring_rows,
+    training_rows.SCORING, training_rows.SCORING_STORED.append(MONTH_FIELD), _convert_scoring_rows
 )

@@ -21,8 +21,8 @@ from tests.support import service_restarts, summary
 from tests.support.compare import compare_with_reference
 from tests.support.compare_scoring import assert_scoring
 from tests.support.job_under_test import JobUnderTest
-from tests.support.seeded_streams import Message, with_faults
-from tests.support.shop import HOT_USER, START_MS, shop_events, to_message
+from tests.support.streams.seeded import Message, with_faults
+from tests.support.streams.shop import HOT_USER, START_MS, shop_events, to_message
 
 WINDOW = {"length_ms": 120_000, "out_of_orderness_ms": 10_000}
 EVENTS_PER_SECOND = 150

@@ -21,8 +21,8 @@ from liveprofile.flink import rest
 from stack.local import Stack
 from tests.faults.loaded_job import LATE_BY_MS, STEP_MS, USERS, LoadedJob
 from tests.support.job_under_test import run_cli
-from tests.support.seeded_streams import Message
-from tests.support.shop import shop_events, to_message
+from tests.support.streams.seeded import Message
+from tests.support.streams.shop import shop_events, to_message
 
 pytestmark = pytest.mark.faults
 

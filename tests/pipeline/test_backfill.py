@@ -20,7 +20,7 @@ from liveprofile.wire.tokens import EVENT
 from models.profile.data import training_rows
 from tests.reference.profile import run_reference
 from tests.reference.windows import Record
-from tests.support.shop import START_MS, shop_events
+from tests.support.streams.shop import START_MS, shop_events
 
 pytestmark = pytest.mark.pipeline
 

@@ -31,11 +31,11 @@ from tests.pipeline.harness import ProfileOutput, is_utf8, run_profile_pipeline
 from tests.reference.profile import run_reference
 from tests.reference.validation import REASONS_WITH_DETAIL
 from tests.reference.windows import Record
-from tests.support import seeded_streams, streams
 from tests.support.compare import RecordingModel
 from tests.support.compare_profiles import Comparison, Expected, Key, compare_window
-from tests.support.seeded_streams import Message
-from tests.support.shop import shop_events
+from tests.support.streams import seeded, strategies
+from tests.support.streams.seeded import Message
+from tests.support.streams.shop import shop_events
 from udfs.profile.profile_row import ProfileRow
 
 pytestmark = pytest.mark.pipeline
@@ -47,7 +47,7 @@ def make_settings(**window: int) -> Settings:
     return load(job={"parallelism": 1, "name": "pipeline"}, window=window)
 
 
-def in_one_partition(messages: list[seeded_streams.Message]) -> list[Record]:
+def in_one_partition(messages: list[seeded.Message]) -> list[Record]:
     records = [
         Record(0, offset, RECORD_MS, message.key, message.value)
         for offset, message in enumerate(messages)
@@ -104,7 +104,7 @@ def as_stored(row: ProfileRow) -> SimpleNamespace:
 def test_stream_with_faults_equals_reference(stagger_ms: int, tmp_path: Path) -> None:
     settings = make_settings(stagger_ms=stagger_ms)
     records = in_one_partition(
-        seeded_streams.with_faults(islice(shop_events(7, 25, 20_000), 2_000), seed=7).messages
+        seeded.with_faults(islice(shop_events(7, 25, 20_000), 2_000), seed=7).messages
     )
     output = run_profile_pipeline(records, settings, tmp_path)
     assert_equals_reference(records, output, settings)
@@ -180,7 +180,7 @@ def test_vectors_of_events_reach_the_model(tmp_path: Path) -> None:
 
 def test_payload_variants_equal_reference(tmp_path: Path) -> None:
     settings = make_settings()
-    records = in_one_partition(seeded_streams.payload_variants(1_500, seed=3))
+    records = in_one_partition(seeded.payload_variants(1_500, seed=3))
     output = run_profile_pipeline(records, settings, tmp_path)
     assert_equals_reference(records, output, settings)
 
@@ -188,9 +188,7 @@ def test_payload_variants_equal_reference(tmp_path: Path) -> None:
 def test_poison_messages_do_not_stop_the_job(tmp_path: Path) -> None:
     settings = make_settings()
     valid = list(islice(shop_events(1, 5, 20_000), 200))
-    messages = seeded_streams.with_faults(valid, seed=1).messages + seeded_streams.poison_messages(
-        300, seed=2
-    )
+    messages = seeded.with_faults(valid, seed=1).messages + seeded.poison_messages(300, seed=2)
     records = in_one_partition(messages)
     output = run_profile_pipeline(records, settings, tmp_path)
     used_digests = b"".join(row.digests for row in output.sink.deltas.values())
@@ -206,7 +204,7 @@ def test_poison_messages_do_not_stop_the_job(tmp_path: Path) -> None:
     phases=[Phase.generate],  # no shrinking: a run of embedded Flink takes seconds
     suppress_health_check=list(HealthCheck),
 )
-@given(records=streams.behaviour_stream(partitions=1, max_events=60, wrong_types=True))
+@given(records=strategies.behaviour_stream(partitions=1, max_events=60, wrong_types=True))
 def test_generated_stream_equals_reference(
     records: list[Record], tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -37,8 +37,8 @@ from tests.reference.scoring import (
 )
 from tests.reference.units import HOUR_MS
 from tests.reference.windows import Record
-from tests.support import simulated_streams
-from tests.support.simulated_streams import Event, payload, to_records
+from tests.support.streams import simulated
+from tests.support.streams.simulated import Event, payload, to_records
 
 pytestmark = pytest.mark.pipeline
 
@@ -76,25 +76,21 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> ScoringRun:
     """
     settings = make_settings()
     events = sorted(
-        simulated_streams.simulated_shop(seed=7)
-        + simulated_streams.with_own_ids(shared_device_ring(50, 3), "ring-")
-        + simulated_streams.with_own_ids(separate_device_purchases(50), "devices-")
-        + simulated_streams.with_own_ids(
-            separate_device_purchases(50, addresses=10_000), "addresses-"
-        ),
+        simulated.simulated_shop(seed=7)
+        + simulated.with_own_ids(shared_device_ring(50, 3), "ring-")
+        + simulated.with_own_ids(separate_device_purchases(50), "devices-")
+        + simulated.with_own_ids(separate_device_purchases(50, addresses=10_000), "addresses-"),
         key=lambda event: event["event_time"],
     )
-    values = list(simulated_streams.irregular_payloads(events, seed=7))
+    values = list(simulated.irregular_payloads(events, seed=7))
     after_ms = events[-1]["event_time"] + DAY_MS
     labels = [
-        simulated_streams.label_payload(
-            event, ("fraud", "legitimate")[number % 2], after_ms + number
-        )
+        simulated.label_payload(event, ("fraud", "legitimate")[number % 2], after_ms + number)
         for number, event in enumerate(events[::20])
     ]
     labels[5:5] = BROKEN_LABELS
     time_field, iso_time_field = f'"time": {after_ms}', '"time": "2030-01-01T01:00:00+01:00"'
-    label = simulated_streams.label_payload(events[0], "fraud", after_ms)
+    label = simulated.label_payload(events[0], "fraud", after_ms)
     labels.append(label.replace(time_field.encode(), iso_time_field.encode()))
     inputs = to_records(values), to_records([*labels, None])
     output = run_scoring_pipeline(*inputs, settings, tmp_path_factory.mktemp("scoring"))
@@ -185,7 +181,7 @@ def _normalised_entry(text: str) -> tuple:
 
 
 def small_shop() -> list[Event]:
-    return simulated_streams.simulated_shop(seed=3, users=30, days=2)
+    return simulated.simulated_shop(seed=3, users=30, days=2)
 
 
 def reference_rows(arrivals: list[Arrival], max_entries: int) -> Counter:
@@ -202,7 +198,7 @@ def reference_rows(arrivals: list[Arrival], max_entries: int) -> Counter:
 
 def test_rows_of_stream_equal_reference(tmp_path: Path) -> None:
     settings = load(job={"parallelism": 1}, scoring={"history": 8})
-    sent = to_records(simulated_streams.irregular_payloads(small_shop(), seed=3))
+    sent = to_records(simulated.irregular_payloads(small_shop(), seed=3))
     rows = run_scoring_views(sent, [], settings, tmp_path / "stream", batch=False)
     arrivals = read_events(sent, settings.limits)
     assert Counter(map(normalised, rows)) == reference_rows(arrivals, settings.scoring.history)
@@ -222,9 +218,7 @@ def test_rows_of_batch_with_labels_equal_reference(tmp_path: Path) -> None:
             time_ms += 1
         times.add(time_ms)
         labels.append(
-            simulated_streams.label_payload(
-                event, ("fraud", "legitimate")[number % 3 == 0], time_ms
-            )
+            simulated.label_payload(event, ("fraud", "legitimate")[number % 3 == 0], time_ms)
         )
     sent, label_records = to_records(map(payload, events)), to_records(labels)
     rows = run_scoring_views(sent, label_records, settings, tmp_path / "batch", batch=True)

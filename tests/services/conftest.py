@@ -15,9 +15,9 @@ from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema
 from liveprofile.units import HOUR_MS
 from tests.support.job_under_test import JobUnderTest
-from tests.support.profile_rows import DIM, TABLES
-from tests.support.seeded_streams import Message, poison_messages, with_faults
-from tests.support.shop import START_MS, shop_events, with_iso_times
+from tests.support.rows.profile_rows import DIM, TABLES
+from tests.support.streams.seeded import Message, poison_messages, with_faults
+from tests.support.streams.shop import START_MS, shop_events, with_iso_times
 from udfs.profile.sink import CassandraProfileSink
 
 EVENTS = 3_000

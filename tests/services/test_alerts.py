@@ -28,7 +28,7 @@ from liveprofile.pseudonym import user_pseudonym
 from liveprofile.storage.cql import from_ms, now_ms
 from stack.local import Stack, to_toml
 from tests.support.job_under_test import CLI, run_cli
-from tests.support.profile_rows import flag, profile_row, write_and_flush
+from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
 from udfs.profile.sink import CassandraProfileSink
 
 pytestmark = pytest.mark.services

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.job_under_test import JobUnderTest, run_cli
-from tests.support.shop import HOT_USER, REGULAR_USER
+from tests.support.streams.shop import HOT_USER, REGULAR_USER
 
 pytestmark = pytest.mark.services
 

@@ -20,7 +20,7 @@ from liveprofile.storage.schema import create_schema, schema_statements
 from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.support.memory_sinks import MemoryProfileSink
 from tests.support.paths import ROOT
-from tests.support.profile_rows import DIM, TABLES, flag, profile_row, write_and_flush
+from tests.support.rows.profile_rows import DIM, TABLES, flag, profile_row, write_and_flush
 from udfs.profile.profile_row import write_time_us
 from udfs.profile.sink import CassandraProfileSink, FlagHistory, FlagQuery
 

@@ -18,7 +18,7 @@ from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema
-from tests.support.profile_rows import DIM, profile_row, write_and_flush
+from tests.support.rows.profile_rows import DIM, profile_row, write_and_flush
 from udfs.profile.sink import CassandraProfileSink, ProfileSink
 
 pytestmark = pytest.mark.services

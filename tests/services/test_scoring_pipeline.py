@@ -27,7 +27,6 @@ from liveprofile.units import DAY_MS
 from tests.reference.entity_features import Event
 from tests.reference.scoring import Rules, event_key, read_label
 from tests.reference.windows import Record
-from tests.support import simulated_streams
 from tests.support.compare_scoring import (
     assert_consistent,
     assert_decisions_match,
@@ -37,8 +36,9 @@ from tests.support.compare_scoring import (
     sent_events,
 )
 from tests.support.job_under_test import JobUnderTest, run_cli
-from tests.support.seeded_streams import Message
-from tests.support.shop import to_message
+from tests.support.streams import simulated
+from tests.support.streams.seeded import Message
+from tests.support.streams.shop import to_message
 
 pytestmark = pytest.mark.services
 
@@ -100,13 +100,13 @@ def last_event_ms(job: JobUnderTest) -> int:
 
 
 def test_simulated_stream_equals_reference(job: JobUnderTest, session: Session) -> None:
-    events = simulated_streams.one_event_per_time(
+    events = simulated.one_event_per_time(
         [
-            *simulated_streams.simulated_shop(seed=11, users=40),
-            *simulated_streams.with_own_ids(shared_device_ring(30, 2), "ring-"),
+            *simulated.simulated_shop(seed=11, users=40),
+            *simulated.with_own_ids(shared_device_ring(30, 2), "ring-"),
         ]
     )
-    values = list(simulated_streams.irregular_payloads(events, seed=11))
+    values = list(simulated.irregular_payloads(events, seed=11))
     job.send(Message(None, value) for value in values)
     job.wait_until_caught_up()
     stored, sent = read_stored_scoring(job.settings, session), sent_events(job.settings)
@@ -135,7 +135,7 @@ def test_applied_rules_take_effect_within_seconds_without_losing_events(
             event_id, user_id = f"flow-{number}", f"flow-user-{number % 50}"
             event = purchase(event_id, user_id, start_ms + number * 1_000, f"d-{user_id}")
             sent_at[event_id] = time.monotonic()
-            producer.produce(job.settings.topics.events, simulated_streams.payload(event))
+            producer.produce(job.settings.topics.events, simulated.payload(event))
             producer.poll(1 / EVENTS_PER_SECOND)
             if stop.is_set():
                 break

@@ -14,7 +14,7 @@ from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import HOUR_MS
 from tests.support.memory_sinks import MemoryScoringSink
-from tests.support.scored_events import START_MS, flag, scored_event, write_and_flush
+from tests.support.rows.scored_events import START_MS, flag, scored_event, write_and_flush
 from udfs.scoring.sink import CassandraScoringSink, ScoringSink
 
 pytestmark = pytest.mark.services

@@ -23,7 +23,7 @@ from liveprofile.kafka.topics import create_topics
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
 from stack.local import Stack, to_toml
-from tests.support.seeded_streams import Message
+from tests.support.streams.seeded import Message
 
 CLI = Path(sys.executable).with_name("liveprofile")
 COMMAND_TIMEOUT_S = 300

@@ -30,6 +30,7 @@ from liveprofile.events.modalities import NO_MODALITIES, Modality, add_text_vect
 from liveprofile.events.window import TrainingWindow, parse_training_window
 from liveprofile.features.baselines import SUMS
 from liveprofile.wire.tokens import TYPE_INDEX
+from liveprofile.wire.training_rows import PROFILE_READ
 from models.profile.data.external_sort import (
     NO_VECTOR_INDEX,
     TOKEN_DTYPE,
@@ -41,7 +42,7 @@ from models.profile.data.external_sort import (
 from models.profile.data.modality_vectors import VectorSpool, WindowVectors
 from models.profile.text_encoder import TextEncoder
 
-COLUMNS = {"user_id": str, "window_end_ms": int, "events": str, "added": list, "sums": list}
+COLUMNS = PROFILE_READ
 PURCHASE = TYPE_INDEX["purchase"]
 PARQUET_MAGIC = b"PAR1"
 BATCH_ROWS = 512

@@ -14,8 +14,8 @@ from cli.main import app
 from liveprofile.kafka import records, topics
 from liveprofile.kafka.records import Record
 from tests.support.paths import ROOT
-from tests.support.rule_examples import RULES_TOML
-from tests.support.rule_records import raw_rule_record, rule_record
+from tests.support.rows.rule_examples import RULES_TOML
+from tests.support.rows.rule_records import raw_rule_record, rule_record
 from udfs import rules_feed
 from udfs.rules_feed import TopicRules
 

@@ -18,9 +18,9 @@ from liveprofile.kafka.topics import topic_configs
 from liveprofile.rules.flags import Flag
 from liveprofile.rules.rules import Rule, read_rules
 from tests.reference.validation import HEARTBEAT, REASONS, TYPES
-from tests.support.corruptions import CORRUPTIONS
 from tests.support.paths import ROOT
-from tests.support.streams import RECORD_MS, START_MS, payload, valid_events
+from tests.support.streams.corruptions import CORRUPTIONS
+from tests.support.streams.strategies import RECORD_MS, START_MS, payload, valid_events
 
 EVENT = json.loads((ROOT / "schemas/behavior-event.schema.json").read_text("utf-8"))
 ALERT = json.loads((ROOT / "schemas/risk-alert.schema.json").read_text("utf-8"))

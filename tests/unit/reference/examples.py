@@ -10,7 +10,7 @@ from tests.reference.profile import Result
 from tests.reference.units import DAY_MS
 from tests.reference.validation import Heartbeat, Rejected, ValidEvent, validate
 from tests.reference.windows import Record
-from tests.support.streams import RECORD_MS, START_MS
+from tests.support.streams.strategies import RECORD_MS, START_MS
 
 LIMITS = SimpleNamespace(payload_chars=65_536, max_clock_skew_ms=600_000)
 WINDOW_MS = 300_000

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.reference.history import TOKEN_CHARS, double_text, token_text, window_tokens
-from tests.support.streams import START_MS
+from tests.support.streams.strategies import START_MS
 from tests.unit.reference.examples import (
     validated,
 )

@@ -16,9 +16,9 @@ from tests.reference.validation import (
     event_clock_ms,
     validate,
 )
-from tests.support.corruptions import CORRUPTIONS
-from tests.support.seeded_streams import poison_messages
-from tests.support.streams import RECORD_MS, START_MS
+from tests.support.streams.corruptions import CORRUPTIONS
+from tests.support.streams.seeded import poison_messages
+from tests.support.streams.strategies import RECORD_MS, START_MS
 from tests.unit.reference.examples import LIMITS, event, validated
 
 

@@ -12,8 +12,8 @@ from tests.reference.profile import run_reference
 from tests.reference.units import HOUR_MS
 from tests.reference.validation import REASONS
 from tests.reference.windows import Record
-from tests.support.seeded_streams import with_faults
-from tests.support.streams import RECORD_MS, START_MS, behaviour_stream
+from tests.support.streams.seeded import with_faults
+from tests.support.streams.strategies import RECORD_MS, START_MS, behaviour_stream
 from tests.unit.reference.examples import (
     SETTINGS,
     WINDOW_MS,

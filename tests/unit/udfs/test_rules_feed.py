@@ -15,8 +15,8 @@ import pytest
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
 from liveprofile.rules.rules import RuleSet
-from tests.support.rule_examples import SHIPPED_RULES, rule
-from tests.support.rule_records import raw_rule_record, rule_record
+from tests.support.rows.rule_examples import SHIPPED_RULES, rule
+from tests.support.rows.rule_records import raw_rule_record, rule_record
 from udfs.rules_feed import RulesFeed, TopicRules
 
 

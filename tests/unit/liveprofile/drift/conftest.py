@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from liveprofile.drift.reference import DriftReference
-from tests.support.drift_data import make_reference
+from tests.support.rows.drift_data import make_reference
 
 
 @pytest.fixture(scope="session")

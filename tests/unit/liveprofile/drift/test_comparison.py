@@ -20,13 +20,7 @@ from liveprofile.drift.histograms import (
     HourlyHistograms,
 )
 from liveprofile.drift.reference import ALERT_RATE, SCORE, DriftReference, Series
-from tests.support.drift_data import (
-    NAMES,
-    START_MS,
-    counts,
-    events,
-    series,
-)
+from tests.support.rows.drift_data import NAMES, START_MS, counts, events, series
 
 
 @pytest.mark.parametrize("count", [MIN_EVENTS, 100, 1_000])

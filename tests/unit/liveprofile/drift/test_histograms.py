@@ -11,11 +11,7 @@ from liveprofile.drift.histograms import (
 )
 from liveprofile.drift.reference import DriftReference
 from liveprofile.units import HOUR_MS
-from tests.support.drift_data import (
-    NAMES,
-    START_MS,
-    events,
-)
+from tests.support.rows.drift_data import NAMES, START_MS, events
 
 
 def test_first_events_of_a_user_per_hour_are_counted_over_batches(

@@ -23,14 +23,7 @@ from liveprofile.resources import product_path
 from liveprofile.units import HOUR_MS
 from models.fraud.model import FraudModel
 from models.fraud.training import drift_reference
-from tests.support.drift_data import (
-    ALERT_SCORE,
-    NAMES,
-    START_MS,
-    counts,
-    events,
-    series,
-)
+from tests.support.rows.drift_data import ALERT_SCORE, NAMES, START_MS, counts, events, series
 
 
 def test_bins_are_finer_in_tails_and_frequent_value_has_its_own_bin(

@@ -28,8 +28,8 @@ from tests.reference.entity_features import (
     list_text,
 )
 from tests.reference.units import DAY_MS, HOUR_MS
-from tests.support.card_transactions import DELAY_DAYS, make_transactions
 from tests.support.paths import SHARED_DATA
+from tests.support.rows.card_transactions import DELAY_DAYS, make_transactions
 
 START = 1_532_000_000_000
 OWNERS = ("user", *ENTITIES)

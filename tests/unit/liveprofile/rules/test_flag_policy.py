@@ -21,7 +21,7 @@ from liveprofile.rules.rules import (
 )
 from liveprofile.units import HOUR_MS
 from tests.support.memory_sinks import MemoryProfileSink
-from tests.support.rule_examples import SHIPPED_RULES, rule
+from tests.support.rows.rule_examples import SHIPPED_RULES, rule
 from udfs.profile.assemble import FEATURES
 from udfs.profile.sink import FlagHistory
 

@@ -18,7 +18,7 @@ from liveprofile.rules.rules import (
     read_rules,
 )
 from tests.support.paths import ROOT
-from tests.support.rule_examples import RULES_TOML, rule
+from tests.support.rows.rule_examples import RULES_TOML, rule
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from liveprofile.features.entity import EventLists
 from models.fraud.card_transactions.data import TrainTestPeriod, Transactions
 from models.fraud.model import FraudModel
 from models.fraud.training.train_handbook import build_history, train_handbook
-from tests.support.card_transactions import DELAY_DAYS, make_transactions
+from tests.support.rows.card_transactions import DELAY_DAYS, make_transactions
 
 
 class TrainedModel(NamedTuple):

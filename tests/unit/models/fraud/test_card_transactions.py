@@ -23,7 +23,7 @@ from models.fraud.card_transactions.data import (
 )
 from models.fraud.card_transactions.features import FEATURE_NAMES, handbook_features
 from models.fraud.model import FraudModel
-from tests.support.card_transactions import (
+from tests.support.rows.card_transactions import (
     DELAY_DAYS,
     START_DAY,
     make_transactions,

@@ -13,8 +13,8 @@ from models.fraud.explain.reasons import (
     log_odds_drops,
 )
 from models.fraud.training.train_handbook import build_history
-from tests.support.card_transactions import DELAY_DAYS
 from tests.support.one_feature_model import one_feature_model
+from tests.support.rows.card_transactions import DELAY_DAYS
 from tests.unit.models.fraud.conftest import TrainedModel
 
 pytestmark = pytest.mark.slow

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.profile_rows import flag, profile_row
+from tests.support.rows.profile_rows import flag, profile_row
 from udfs.cassandra import flag_state_cache
 from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
 from udfs.profile.profile_row import ProfileRow

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from liveprofile.config import CassandraSettings
 from liveprofile.storage.schema import schema_statements
-from tests.support.profile_rows import DIM, profile_row
+from tests.support.rows.profile_rows import DIM, profile_row
 from udfs.cassandra import encoding
 from udfs.profile import row_encoding
 from udfs.profile.profile_row import write_time_us

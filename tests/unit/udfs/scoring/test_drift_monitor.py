@@ -22,13 +22,8 @@ from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire.tokens import FIELD, WINDOW
 from models.fraud.model import FraudModel
 from tests.reference.scoring import event_parts
-from tests.support.drift_data import (
-    NAMES,
-    START_MS,
-    events,
-    make_reference,
-)
 from tests.support.paths import ROOT
+from tests.support.rows.drift_data import NAMES, START_MS, events, make_reference
 from tests.support.scoring_harness import ScoringHarness, purchases
 from udfs.scoring.drift_monitor import RESEND_AFTER_MS, DriftMonitor, decision_scope
 

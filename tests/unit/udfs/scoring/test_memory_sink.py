@@ -5,7 +5,7 @@ from __future__ import annotations
 from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.units import HOUR_MS
 from tests.support.memory_sinks import MemoryScoringSink
-from tests.support.scored_events import START_MS, flag, scored_event
+from tests.support.rows.scored_events import START_MS, flag, scored_event
 from udfs.null_sink import NullSink
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from liveprofile.rules.flags import Flag
 from liveprofile.units import HOUR_MS
-from tests.support import profile_rows
+from tests.support.rows import profile_rows
 from udfs.scoring.sink import ScoredEvent, ScoringSink
 
 START_MS = 1_700_000_000_000

@@ -29,8 +29,8 @@ from models.profile.training import fit_modalities
 from models.profile.training.preparation import prepare
 from models.profile.training.train import fit as fit_trunk
 from models.profile.training.train import train
-from tests.support import modality_shop
-from tests.support.modality_shop import CATEGORIES, ENCODER, VECTOR_LENGTH
+from tests.support.streams import modality_shop
+from tests.support.streams.modality_shop import CATEGORIES, ENCODER, VECTOR_LENGTH
 from udfs.profile import assemble
 
 pytestmark = pytest.mark.slow

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from liveprofile.units import DAY_MS
-from tests.support.corruptions import CORRUPTIONS
+from tests.support.streams.corruptions import CORRUPTIONS
 
 # The corruptions that `with_faults` injects: every reason, and two for NOT_JSON.
 INJECTED_CORRUPTIONS = (
-    # reason, name in tests.support.corruptions.CORRUPTIONS
+    # reason, name in tests.support.streams.corruptions.CORRUPTIONS
     ("TOO_LARGE", "65,537 characters"),
     ("BAD_ENCODING", "a byte that is invalid in UTF-8"),
     ("NOT_JSON", "truncated JSON"),

@@ -9,7 +9,7 @@ from typing import Any
 
 from liveprofile.units import HOUR_MS
 from tests.reference.validation import EPOCH, TYPES
-from tests.support.seeded_streams import Message
+from tests.support.streams.seeded import Message
 
 START_MS = 1_699_833_600_000  # Monday 2023-11-13 00:00 UTC
 

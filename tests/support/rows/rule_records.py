@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from liveprofile.kafka.records import Record
-from tests.support.rule_examples import rule
+from tests.support.rows.rule_examples import rule
 
 
 def raw_rule_record(rule_id: str, value: bytes | None, offset: int = 0) -> Record:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.reference.validation import EPOCH, REASONS, TYPES
 from tests.reference.windows import Record
-from tests.support.corruptions import CORRUPTIONS
+from tests.support.streams.corruptions import CORRUPTIONS
 
 START_MS = 1_700_000_100_000  # 2023-11-14 22:15 UTC, the start of a 5-minute window
 LATEST_MS = START_MS + 400 * DAY_MS

@@ -1,0 +1,1 @@
+"""Streams of events for tests: strategies, seeded streams, simulated shops."""
