@@ -23,7 +23,6 @@ from udfs.profile.batch import STAGES, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.sink import ProfileSink, open_profile_sink
 from udfs.rules_feed import RulesFeed
 
-STORES = ("none", "cassandra")
 WARM_UP_SHARE = 0.1
 
 

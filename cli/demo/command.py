@@ -24,8 +24,9 @@ def demo(
 ) -> None:
     """Start the local stack, replay a year of real purchases, and show profiles and risk flags.
 
-    The demo uses its own topics, tables and job and recreates them on each run. Everything keeps
-    running, so that other commands can read it. With --json the last line is a summary. Exit code
+    The demo uses its own topics, tables and job. It recreates them on each run, unless its job
+    still runs after an interrupted replay: then it resumes the replay. Everything keeps running,
+    so that other commands can read it. With --json the last line is a summary. Exit code
     1 if there is no profile or no flag, or if a record is not accounted for.
     """
     from rich.console import Console

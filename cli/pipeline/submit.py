@@ -15,9 +15,7 @@ from cli.common import (
     print_json,
     read_settings,
 )
-from liveprofile.resources import ROOT
 
-JOB = ROOT / "jobs" / "profile_job.py"
 PARALLELISM_VARIABLE = "LIVEPROFILE_JOB__PARALLELISM"
 WAIT_TIMEOUT_S = 180.0
 

@@ -42,7 +42,6 @@ from models.profile.data.external_sort import (
 from models.profile.data.modality_vectors import VectorSpool, WindowVectors
 from models.profile.text_encoder import TextEncoder
 
-COLUMNS = PROFILE_READ
 PURCHASE = TYPE_INDEX["purchase"]
 PARQUET_MAGIC = b"PAR1"
 BATCH_ROWS = 512
@@ -279,11 +278,11 @@ def _read_batches(path: Path, on_progress: Callable[[int, int], None]) -> Iterat
 def _read_parquet(file: Path) -> Iterator[list]:
     try:
         with pq.ParquetFile(file, buffer_size=BUFFER_BYTES) as opened:
-            missing = [name for name in COLUMNS if name not in opened.schema_arrow.names]
+            missing = [name for name in PROFILE_READ if name not in opened.schema_arrow.names]
             if missing:
                 raise InputError(f"training rows {file}: column {missing[0]} is missing")
-            for batch in opened.iter_batches(BATCH_ROWS, columns=list(COLUMNS)):
-                yield [_values(batch.column(name)) for name in COLUMNS]
+            for batch in opened.iter_batches(BATCH_ROWS, columns=list(PROFILE_READ)):
+                yield [_values(batch.column(name)) for name in PROFILE_READ]
     except pa.ArrowInvalid as error:
         raise InputError(f"training rows {file}: {str(error).splitlines()[0]}") from None
 
@@ -311,7 +310,7 @@ def _read_json_lines(file: Path) -> Iterator[list]:
                     row = orjson.loads(line)
                 except orjson.JSONDecodeError as error:
                     raise InputError(f"training rows {file}: line {number}: {error}") from None
-                rows.append([row.get(name) for name in COLUMNS])
+                rows.append([row.get(name) for name in PROFILE_READ])
             yield [*zip(*rows, strict=True)]
 
 
@@ -324,7 +323,7 @@ def _validate(columns: list, file: Path, unit: str, first: int) -> _RowBatch:
     def fail(index: int, problem: str) -> NoReturn:
         raise InputError(f"training rows {file}: {unit} {first + index}: {problem}")
 
-    for (name, expected), values in zip(COLUMNS.items(), columns, strict=True):
+    for (name, expected), values in zip(PROFILE_READ.items(), columns, strict=True):
         types = () if isinstance(values, np.ndarray) else map(type, values)
         for index, actual in enumerate(types):
             if actual is not expected:
