@@ -25,6 +25,10 @@ from tests.support.job_under_test import JobUnderTest
 hypothesis_settings.register_profile("liveprofile", deadline=None)
 hypothesis_settings.load_profile("liveprofile")
 
+# For the stack and the embedded Flinks. The optimising compiler does not pay off in jobs of a
+# minute. Without it the code cache has a fifth of its size, which about ten jobs would fill.
+os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
+
 SLOTS = 4
 CASSANDRA_HEAP_MB = 512
 WORKER_GROUPS = {"services": "stack", "faults": "stack", "pipeline": "flink"}
@@ -85,9 +89,6 @@ def stack(
 ) -> Iterator[Stack]:
     """Kafka, Cassandra and Flink with one TaskManager. The jobs of the tests run on it in turn."""
     kept_folder = request.config.getoption("--stack")
-    # The optimising compiler does not pay off in jobs of a minute. Without it the default code
-    # cache has a fifth of its size, which about ten jobs would fill.
-    os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
     stack = Stack(
         kept_folder or tmp_path_factory.mktemp("stack"),
         slots=SLOTS,

@@ -8,9 +8,10 @@ from __future__ import annotations
 import numpy as np
 
 from liveprofile.features.entity.labels import fraud_columns
-from liveprofile.features.entity.lists import MISSING, EventLists
+from liveprofile.features.entity.lists import EventLists
 from liveprofile.features.entity.past_events import PastEvents, sums_to_last
 from liveprofile.units import DAY_MS
+from liveprofile.wire.entity_lists import MISSING
 from liveprofile.wire.scored_events import ENTITY_NAMES
 from liveprofile.wire.tokens import TYPE_INDEX, TYPE_LETTERS
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from liveprofile.features.entity.lists import is_event
 from liveprofile.features.entity.past_events import (
     SPANS_MS,
     PastEvents,
@@ -16,7 +15,7 @@ from liveprofile.features.entity.past_events import (
     sums_to_last,
 )
 from liveprofile.units import DAY_MS
-from liveprofile.wire.entity_lists import FRAUD
+from liveprofile.wire.entity_lists import FRAUD, is_event
 
 LABEL_SPANS = ("1d", "7d", "30d")
 FRAUD_LOOKBACK = "28d"  # earlier frauds do not count as the first fraud

@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from liveprofile.features.entity.lists import MISSING, TokenLists, is_event
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
+from liveprofile.wire.entity_lists import MISSING, TokenLists, is_event
 
 SPANS_MS = {
     "1m": MINUTE_MS,

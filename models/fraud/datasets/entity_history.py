@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from liveprofile.features.entity import EventLists, TokenLists
-from liveprofile.features.entity.lists import MISSING
 from liveprofile.progress import Progress
-from liveprofile.wire.entity_lists import FRAUD, LEGITIMATE
+from liveprofile.wire.entity_lists import FRAUD, LEGITIMATE, MISSING
 from liveprofile.wire.scored_events import ENTITY_NAMES
 from models.fraud.model import model_inputs
 from models.fraud.sequence.tokens import TokenSequences, tokenize

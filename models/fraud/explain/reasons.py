@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from liveprofile.features.entity import EVENT_FEATURES, SCORED_TYPES, EventLists, TokenLists
-from liveprofile.features.entity.lists import is_event
+from liveprofile.wire.entity_lists import is_event
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_LETTERS
 from models.fraud.explain.reason_groups import FeatureGroup, feature_groups
 from models.fraud.model import ANY_TYPE, SEQUENCE_LOG_ODDS, FraudModel, probability

@@ -17,10 +17,9 @@ import numpy as np
 
 from liveprofile.features.entity import EventLists, TokenLists
 from liveprofile.features.entity.columns import type_letter
-from liveprofile.features.entity.lists import MISSING, is_event
 from liveprofile.features.entity.past_events import PastEvents
 from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
-from liveprofile.wire.entity_lists import FRAUD
+from liveprofile.wire.entity_lists import FRAUD, MISSING, is_event
 from liveprofile.wire.scored_events import ENTITY_NAMES
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_LETTERS
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 
 from liveprofile.features.entity import SCORED_TYPES
-from liveprofile.features.entity.lists import ENTITY_NAMES
 from liveprofile.resources import product_path
 from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.units import DAY_MS
+from liveprofile.wire.scored_events import ENTITY_NAMES
 from models.fraud.datasets.entity_history import EntityHistory
 from models.fraud.datasets.simulated_shop import SimulatedShop, hide_entities, simulate_shop
 from models.fraud.model import FraudModel, probability
