@@ -26,7 +26,7 @@ from liveprofile.wire.entity_lists import (
     user_token_sql,
 )
 from liveprofile.wire.scored_events import CELLS_PER_DEGREE, ENTITIES
-from liveprofile.wire.tokens import join_sql, type_letter_sql
+from liveprofile.wire.tokens import ID_CHARS, join_sql, type_letter_sql
 
 # Fields that the profile pipeline does not parse: column -> JSON path.
 MORE_FIELDS = {
@@ -55,7 +55,7 @@ def scorable_events() -> str:
 
     event_key (unique for each record), event_id, user_id, arrival, event_type, event_ms STRING,
     amount STRING, letter, item_id, category_id, device_id, place, shop_id, coupon_id, address_id
-    ('' if missing)
+    ('' if missing), record_offset STRING
     """
     paths = {"item_id": "", "category_id": ""} | MORE_FIELDS
     ids = ", ".join(f"{profile_views.token_id(f, path)} AS {f}" for f, path in paths.items())
@@ -69,7 +69,7 @@ def scorable_events() -> str:
             event_id, user_id, arrival, event_type,
             CAST({sql.epoch_ms("event_clock")} AS STRING) AS event_ms,
             CAST({profile_views.amount()} AS STRING) AS amount, {type_letter_sql()} AS letter,
-            {ids}, {place} AS place
+            {ids}, {place} AS place, CAST(record_offset AS STRING) AS record_offset
         FROM scoring_validated WHERE reason IS NULL AND event_type IN ({types})"""
 
 
@@ -103,7 +103,7 @@ def label_tokens() -> str:
     The columns of `event_tokens`, with empty event_key and head.
     """
     common = (label_letter_sql("label"), "CAST(label_ms AS STRING)", "event_id", "'0'")
-    ids = ", ".join(f"COALESCE({name}, '') AS {name}" for name in ENTITIES)
+    ids = ", ".join(f"LEFT(COALESCE({name}, ''), {ID_CHARS}) AS {name}" for name in ENTITIES)
     no_entities = ("''" for _ in ENTITIES)
     return f"""
         SELECT user_id, arrival, '' AS event_key, '' AS head,
@@ -120,18 +120,21 @@ def rejected_labels() -> str:
     return f"""
         SELECT payload, 'BAD_FEEDBACK' AS reason, CASE
             WHEN COALESCE(payload IS NOT JSON OBJECT, TRUE) THEN 'not a JSON object'
-            WHEN COALESCE(event_id, '') = '' THEN 'event_id'
-            WHEN COALESCE(user_id, '') = '' THEN 'user_id'
+            WHEN NOT ({_is_label_id("event_id")}) THEN 'event_id'
+            WHEN NOT ({_is_label_id("user_id")}) THEN 'user_id'
             WHEN label_ms IS NULL THEN 'time'
             ELSE 'label' END AS detail, {profile_views.RECORD}
         FROM parsed_labels WHERE NOT ({_is_valid_label()})"""
 
 
 def _is_valid_label() -> str:
-    return (
-        "COALESCE(event_id <> '' AND user_id <> '' AND label_ms IS NOT NULL"
-        " AND label IN ('fraud', 'legitimate'), FALSE)"
-    )
+    ids = " AND ".join(_is_label_id(field) for field in ("event_id", "user_id"))
+    return f"{ids} AND label_ms IS NOT NULL AND COALESCE(label IN ('fraud', 'legitimate'), FALSE)"
+
+
+def _is_label_id(field: str) -> str:
+    """TRUE or FALSE: an event has such an id."""
+    return f"COALESCE(CHAR_LENGTH({field}) BETWEEN 1 AND {ID_CHARS}, FALSE)"
 
 
 def with_user_history(settings: Settings) -> str:

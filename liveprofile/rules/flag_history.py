@@ -11,4 +11,4 @@ class NoFlagHistory:
     """Reports no earlier flag and no rule as true before, so every rule that is true raises one."""
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
-        return [FlagHistory(was_true=False, last_raised_ms=None)] * len(queries)
+        return [FlagHistory()] * len(queries)

@@ -7,15 +7,18 @@ rules are in docs/data-contract.md, section 6.
 from __future__ import annotations
 
 import hashlib
+from bisect import bisect_left, insort
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
-from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery
+from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery, RowPosition
 from liveprofile.rules.rules import Rule
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.tokens import FIELD
+
+_LARGEST_INTEGER = 2**53
 
 Evidence = dict[str, float | int | str]
 
@@ -74,11 +77,14 @@ def _rule_match(rule: Rule, columns: Mapping[str, np.ndarray], row: int) -> Rule
 
 
 def _plain(value: np.generic) -> float | int | str:
-    """Converts to a Python value; whole numbers become int, as messages show counts."""
+    """Converts to a Python value; whole numbers become int, as messages show counts.
+
+    Beyond 2^53 not every integer is a float, and beyond 64 bits it is no JSON integer for orjson.
+    """
     if isinstance(value, np.str_):
         return str(value)
     number = float(value)
-    return int(number) if number.is_integer() else number
+    return int(number) if number.is_integer() and abs(number) < _LARGEST_INTEGER else number
 
 
 def flag_id(user_id: str, rule_id: str, subject: int | str) -> str:
@@ -141,60 +147,84 @@ class FlagHistoryReader(Protocol):
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]: ...
 
 
-class _BatchHistory(NamedTuple):
-    """What earlier rows of the batch decided for a user."""
+class _BatchRows:
+    """The rows of one user that were evaluated earlier in the batch."""
 
-    true_rules: frozenset[str]  # at the user's latest row
-    raised_ms: dict[str, int]  # rule id: time of its latest flag
+    def __init__(self) -> None:
+        self._positions: list[RowPosition] = []  # ascending
+        self._true_rules: dict[RowPosition, frozenset[str]] = {}
+        self._raised: dict[str, list[RowPosition]] = {}  # by rule, ascending
+
+    def add(self, row: RowPosition, true_rules: frozenset[str], raised: Sequence[Flag]) -> None:
+        insort(self._positions, row)
+        self._true_rules[row] = true_rules
+        for flag in raised:
+            insort(self._raised.setdefault(flag.rule_id, []), row)
+
+    def merge(self, stored: FlagHistory, row: RowPosition, rule_id: str) -> FlagHistory:
+        """Returns the stored history with these rows added to it."""
+        latest, was_true = stored.latest, stored.was_true
+        before = bisect_left(self._positions, row)
+        if before and (latest is None or self._positions[before - 1] > latest):
+            latest = self._positions[before - 1]
+            was_true = rule_id in self._true_rules[latest]
+        raised = self._raised.get(rule_id, [])
+        before = bisect_left(raised, row)
+        last_ms = [position.time_ms for position in raised[:before][-1:]]
+        next_ms = [position.time_ms for position in raised[before:][:1]]
+        return FlagHistory(
+            latest,
+            was_true,
+            max((*last_ms, *_known(stored.last_raised_ms)), default=None),
+            min((*next_ms, *_known(stored.next_raised_ms)), default=None),
+            stored.is_raised,
+        )
+
+
+def _known(time_ms: int | None) -> tuple[int, ...]:
+    return () if time_ms is None else (time_ms,)
 
 
 class FlagPolicy:
     """Raises a flag when a rule changes from false to true outside its cool-down.
 
     The store is read only for the few rows with a match; earlier rows of the same batch are kept
-    in memory. A replay makes the same decisions, because they depend only on earlier rows, which
-    are already stored.
+    in memory. So the decisions depend on the order of the rows and not on how they are cut into
+    batches. A row whose flag is stored raises it again, whatever arrived in the meantime: a replay
+    sends the alert that a failure may have lost.
     """
 
     def __init__(self, store: FlagHistoryReader):
         self._store = store
 
     def raise_flags(self, rows: Sequence[RuleEvaluation], rules_version: str) -> list[list[Flag]]:
-        """Returns the flags of each row. A user's rows must be in order of time."""
+        """Returns the flags of each row. `rows`: in order of arrival."""
         queries = [
-            FlagQuery(row.user_id, match.rule.id, row.time_ms)
+            FlagQuery(row.user_id, match.rule.id, row.time_ms, row.event_id)
             for row in rows
             for match in row.matches
         ]
         histories = iter(self._store.flag_history(queries) if queries else ())
-        in_batch: dict[str, _BatchHistory] = {}
+        in_batch: dict[str, _BatchRows] = {}
         flags: list[list[Flag]] = []
         for user_id, time_ms, matches, event_id in rows:
-            earlier = in_batch.get(user_id)
-            raised_ms = dict(earlier.raised_ms) if earlier else {}
-            raised = []
-            for match in matches:
-                history = _merge(next(histories), earlier, match.rule.id)
-                if _raises(match.rule, history, time_ms):
-                    raised.append(build_flag(match, user_id, time_ms, rules_version, event_id))
-                    raised_ms[match.rule.id] = time_ms
-            in_batch[user_id] = _BatchHistory(
-                frozenset(match.rule.id for match in matches), raised_ms
-            )
+            row = RowPosition(time_ms, event_id)
+            earlier = in_batch.setdefault(user_id, _BatchRows())
+            raised = [
+                build_flag(match, user_id, time_ms, rules_version, event_id)
+                for match in matches
+                if _raises(match.rule, earlier.merge(next(histories), row, match.rule.id), time_ms)
+            ]
+            earlier.add(row, frozenset(match.rule.id for match in matches), raised)
             flags.append(raised)
         return flags
 
 
-def _merge(stored: FlagHistory, in_batch: _BatchHistory | None, rule_id: str) -> FlagHistory:
-    if in_batch is None:
-        return stored
-    return FlagHistory(
-        rule_id in in_batch.true_rules, in_batch.raised_ms.get(rule_id, stored.last_raised_ms)
-    )
-
-
 def _raises(rule: Rule, history: FlagHistory, time_ms: int) -> bool:
-    if history.was_true:
-        return False
-    last_ms = history.last_raised_ms
-    return last_ms is None or time_ms - last_ms >= rule.cool_down_hours * HOUR_MS
+    if history.is_raised:
+        return True
+    cool_down_ms = rule.cool_down_hours * HOUR_MS
+    nearest_ms = _known(history.last_raised_ms) + _known(history.next_raised_ms)
+    return not history.was_true and all(
+        abs(time_ms - raised_ms) >= cool_down_ms for raised_ms in nearest_ms
+    )

@@ -25,15 +25,42 @@ class Flag(NamedTuple):
     reasons: Sequence[dict[str, Any]] = ()  # each: code, value, usual (or None), sentence
 
 
+class RowPosition(NamedTuple):
+    """The place of a window or an event among those of its user.
+
+    Of two events at the same time the one with the larger id comes first: read backwards, this is
+    the order of the table risk_score.
+    """
+
+    time_ms: int  # the window's end, or the event's time
+    event_id: str = ""  # "" for a window
+
+    def __lt__(self, other: tuple[int, str]) -> bool:  # type: ignore[override]
+        return (self[0], other[1]) < (other[0], self[1])
+
+    def __gt__(self, other: tuple[int, str]) -> bool:  # type: ignore[override]
+        return (self[0], other[1]) > (other[0], self[1])
+
+
 class FlagQuery(NamedTuple):
     user_id: str
     rule_id: str
     window_end_ms: int
+    event_id: str = ""
+
+    @property
+    def position(self) -> RowPosition:
+        return RowPosition(self.window_end_ms, self.event_id)
 
 
 class FlagHistory(NamedTuple):
-    was_true: bool  # the rule was true in the user's latest window before this one
-    last_raised_ms: int | None  # window end of the rule's newest flag before this one
+    """What is known of a user and a rule when a row is evaluated."""
+
+    latest: RowPosition | None = None  # the user's latest row before this one
+    was_true: bool = False  # the rule was true in it
+    last_raised_ms: int | None = None  # time of the rule's newest flag before this row
+    next_raised_ms: int | None = None  # of its oldest flag after it: this row came out of order
+    is_raised: bool = False  # the rule's flag of this row is stored: the row is replayed
 
 
 class FlaggedRow(Protocol):

@@ -63,6 +63,8 @@ def _connect(settings: CassandraSettings, use_keyspace: bool) -> Session:
     profile = ExecutionProfile(
         load_balancing_policy=TokenAwarePolicy(DCAwareRoundRobinPolicy(settings.local_dc)),
         consistency_level=ConsistencyLevel.name_to_value[settings.consistency],
+        # A conditional write must not wait for another data centre.
+        serial_consistency_level=ConsistencyLevel.LOCAL_SERIAL,
         request_timeout=settings.request_timeout_ms / 1000,
     )
     cluster = Cluster(

@@ -10,6 +10,7 @@ from liveprofile.config import CassandraSettings
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.resources import ROOT
 from liveprofile.storage.connection import address, close, connect, describe_error
+from liveprofile.storage.flag_migration import migrate_flags
 
 SCHEMA_FILE = ROOT / "schemas" / "cassandra.cql"
 
@@ -22,8 +23,10 @@ def create_schema(settings: CassandraSettings, embedding_dim: int) -> None:
     """
     session = connect(settings, use_keyspace=False)
     try:
-        for statement in schema_statements(settings, embedding_dim):
-            session.execute(statement, timeout=60)
+        statements = schema_statements(settings, embedding_dim)
+        _execute_all(session, statements)
+        if migrate_flags(session, settings.keyspace, statements):
+            _execute_all(session, statements)  # the indexes of the new tables
         check_embedding_dim(session, settings.keyspace, embedding_dim)
     except (NoHostAvailable, DriverException, ErrorMessage) as error:
         raise ServiceError(
@@ -32,6 +35,11 @@ def create_schema(settings: CassandraSettings, embedding_dim: int) -> None:
         ) from None
     finally:
         close(session)
+
+
+def _execute_all(session: Session, statements: list[str]) -> None:
+    for statement in statements:
+        session.execute(statement, timeout=60)
 
 
 def schema_statements(settings: CassandraSettings, embedding_dim: int) -> list[str]:

@@ -22,6 +22,7 @@ CELLS_PER_DEGREE = 100  # a place is a grid cell about a kilometre wide
 HEAD, USER_LIST = "h", "u"
 HEAD_FIELDS = (
     "event_id", "event_type", "event_ms", "amount", "item_id", "category_id", *ENTITIES,
+    "record_offset",
 )  # fmt: skip
 
 
@@ -40,6 +41,7 @@ class EventBatch(NamedTuple):
     address_id: list[str]
     item_id: list[str]
     category_id: list[str]
+    record_offset: np.ndarray  # (n,) int64
     of_user: list[str]
     of_device: list[str]  # this and the following: "" where the event has no such entity
     of_place: list[str]
@@ -81,7 +83,9 @@ def read_rows(user_id: Sequence[str], parts: Sequence[str]) -> EventBatch:
     heads, lists = [], []
     for text in parts:
         part = {one[:1]: one[1:] for one in text.split(WINDOW)}
-        heads.append(part[HEAD].split(FIELD))
+        head = part[HEAD].split(FIELD)
+        # A row in the state of an earlier version has no offset.
+        heads.append(head if len(head) == len(HEAD_FIELDS) else [*head, "0"])
         lists.append([part[USER_LIST], *(part.get(letter, "") for letter in ENTITIES.values())])
     columns = dict(zip(HEAD_FIELDS, map(list, zip(*heads, strict=True)), strict=True))
     of_user, *of_entities = map(list, zip(*lists, strict=True))
@@ -92,6 +96,7 @@ def read_rows(user_id: Sequence[str], parts: Sequence[str]) -> EventBatch:
         event_ms=np.array(columns["event_ms"], np.int64),
         amount=np.array(columns["amount"], np.float64),
         **{name: columns[name] for name in (*ENTITIES, "item_id", "category_id")},
+        record_offset=np.array(columns["record_offset"], np.int64),
         of_user=of_user,
         **{f"of_{name}": texts for name, texts in zip(ENTITY_NAMES, of_entities, strict=True)},
     )

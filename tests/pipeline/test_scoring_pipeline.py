@@ -17,6 +17,7 @@ from liveprofile.config import Settings, load
 from liveprofile.resources import product_path
 from liveprofile.simulator import separate_device_purchases, shared_device_ring
 from liveprofile.units import DAY_MS
+from liveprofile.wire.scored_events import read_rows
 from models.fraud.model import FraudModel
 from tests.pipeline.harness import (
     ScoringInput,
@@ -47,6 +48,10 @@ BROKEN_LABELS = {
     b'["fraud"]': "not a JSON object",
     b'{"user_id": "u", "label": "fraud", "time": 1700000000000}': "event_id",
     b'{"event_id": "e", "user_id": "", "label": "fraud", "time": 1700000000000}': "user_id",
+    b'{"event_id": "%s", "user_id": "u", "label": "fraud", "time": 1700000000000}'
+    % (b"e" * 257): "event_id",
+    b'{"event_id": "e", "user_id": "%s", "label": "fraud", "time": 1700000000000}'
+    % (b"u" * 257): "user_id",
     b'{"event_id": "e", "user_id": "u", "label": "fraud", "time": "soon"}': "time",
     b'{"event_id": "e", "user_id": "u", "label": "fraud"}': "time",
     b'{"event_id": "e", "user_id": "u", "label": "odd", "time": 1700000000000}': "label",
@@ -142,7 +147,7 @@ def test_ring_is_flagged_and_controls_without_shared_entities_are_not(run: Scori
     flagged = {
         (prefix, rule): {
             user_id
-            for user_id, _, rule_id in run.output.sink.flags
+            for user_id, _, rule_id, _ in run.output.sink.flags
             if user_id.startswith(prefix) and rule_id == rule
         }
         for prefix in ("ring-", "devices-", "addresses-")
@@ -166,7 +171,8 @@ def normalised(row: ScoringInput) -> tuple:
     lists = {part[0]: part[1:] for part in row.parts.split("\x1d")}
     head = lists.pop("h").split("\x1f")
     head[3] = str(float(head[3]))
-    head[4:6] = []  # item and category: no feature uses them
+    # No feature uses item and category; the reference counts other offsets.
+    head = [*head[:4], *head[6:-1]]
     entries = {
         letter: tuple(_normalised_entry(entry) for entry in text.split("\x1e"))
         for letter, text in lists.items()
@@ -202,6 +208,9 @@ def test_rows_of_stream_equal_reference(tmp_path: Path) -> None:
     rows = run_scoring_views(sent, [], settings, tmp_path / "stream", batch=False)
     arrivals = read_events(sent, settings.limits)
     assert Counter(map(normalised, rows)) == reference_rows(arrivals, settings.scoring.history)
+    offsets = read_rows([row.user_id for row in rows], [row.parts for row in rows]).record_offset
+    scored = [record.offset for record in sent if read_event(record, settings.limits)]
+    assert sorted(offsets.tolist()) == sorted(scored)
     assert len(arrivals) > len(first_occurrences(arrivals)) > 100
 
 

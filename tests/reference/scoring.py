@@ -30,7 +30,7 @@ from tests.reference.entity_features import (
 from tests.reference.rules import flag_id, is_true
 from tests.reference.sequence import to_token_sequences, token_sequence
 from tests.reference.units import HOUR_MS
-from tests.reference.validation import ValidEvent, as_text, validate
+from tests.reference.validation import MAX_ID_CHARS, ValidEvent, as_text, validate
 from tests.reference.windows import Record
 
 Key = tuple[str, int, str]  # user, time in ms, event
@@ -82,14 +82,14 @@ def read_label(record: Record) -> Label | None:
     try:
         label = json.loads(record.value or b"")
         ids = [label["event_id"], label["user_id"]]
-        if not all(isinstance(value, str) and value for value in ids):
+        if not all(isinstance(value, str) and 0 < len(value) <= MAX_ID_CHARS for value in ids):
             return None
         fraud, time_ms = ("legitimate", "fraud").index(label["label"]), label["time"]
     except (ValueError, KeyError, TypeError):
         return None
     if not isinstance(time_ms, int):
         return None
-    entities = {name: label.get(key) or "" for name, key in LABEL_FIELDS.items()}
+    entities = {name: (label.get(key) or "")[:MAX_ID_CHARS] for name, key in LABEL_FIELDS.items()}
     return Label(Event(*ids, type="", time_ms=0, **entities), bool(fraud), time_ms)
 
 
@@ -155,7 +155,6 @@ def decide(
         assert isinstance(event, Event)
         in_force = rules(event) if callable(rules) else rules
         earlier = by_user[event.user]
-        assert not earlier or earlier[-1].event.time_ms < event.time_ms, "not in time order"
         earlier.append(_decide(event, in_force, {**row, "score": score}, earlier))
     return {
         event_key(decision.event): decision
@@ -180,16 +179,28 @@ def _decide(
         for rule in evaluated
         if math.isfinite(names[rule["value"]]) and is_true(rule, names)
     )
-    before = earlier[-1].active_rules if earlier else frozenset()
+    before = _rules_before(event, earlier)
     flags = {}
     for rule in evaluated:
         rule_id = rule["id"]
         raised_ms = [decision.event.time_ms for decision in earlier if rule_id in decision.flags]
         cool_down_ms = rule["cool_down_hours"] * HOUR_MS
-        cooling = bool(raised_ms) and event.time_ms - raised_ms[-1] < cool_down_ms
+        cooling = any(abs(event.time_ms - time_ms) < cool_down_ms for time_ms in raised_ms)
         if rule_id in active - before and not cooling:
             flags[rule_id] = flag_id(event.user, rule_id, event.id)
     return Decision(event, values["score"], active, flags)
+
+
+def _rules_before(event: Event, earlier: Sequence[Decision]) -> frozenset[str]:
+    """Returns the true rules of the user's latest event before this one, among those that came."""
+    before = [
+        decision
+        for decision in earlier
+        if decision.event.time_ms < event.time_ms
+        or (decision.event.time_ms == event.time_ms and decision.event.id > event.id)
+    ]
+    latest = min(before, key=lambda found: (-found.event.time_ms, found.event.id), default=None)
+    return frozenset() if latest is None else latest.active_rules
 
 
 def alerting_flag_ids(expected: Mapping[Key, Decision], rules: Rules) -> list[str]:
@@ -211,7 +222,8 @@ def event_parts(arrivals: list[Arrival], position: int, max_entries: int = 128) 
     event = arrivals[position]
     assert isinstance(event, Event)
     entities = [getattr(event, name) for name in ENTITIES]
-    head = (event.id, event.type, str(event.time_ms), repr(event.amount), "", "", *entities)
+    common = (event.id, event.type, str(event.time_ms), repr(event.amount), "", "")
+    head = (*common, *entities, str(position))
 
     def encode(letter: str, owner: str) -> str:
         return letter + list_text(entity_list(arrivals, position, owner, max_entries), owner)

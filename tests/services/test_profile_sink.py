@@ -14,6 +14,7 @@ from cassandra import ConsistencyLevel
 from cassandra.cluster import Session
 
 from liveprofile.config import CassandraSettings
+from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema, schema_statements
@@ -22,7 +23,7 @@ from tests.support.memory_sinks import MemoryProfileSink
 from tests.support.paths import ROOT
 from tests.support.rows.profile_rows import DIM, TABLES, flag, profile_row, write_and_flush
 from udfs.profile.profile_row import write_time_us
-from udfs.profile.sink import CassandraProfileSink, FlagHistory, FlagQuery
+from udfs.profile.sink import CassandraProfileSink
 
 pytestmark = pytest.mark.services
 
@@ -151,25 +152,32 @@ def test_flag_history_before_each_window(kind: str, request: pytest.FixtureReque
     write_and_flush(sink, profile_row("other", window=2, active_rules=["a"], flags=[flag("a")]))
     ends_ms = [profile_row(window=window).window_end_ms for window in range(4)]
 
-    def past(rule_id: str, window: int) -> FlagHistory:
+    def history(rule_id: str, window: int) -> FlagHistory:
         (found,) = sink.flag_history([FlagQuery("u", rule_id, ends_ms[window])])
         return found
 
-    assert past("a", 0) == FlagHistory(was_true=False, last_raised_ms=None)
-    assert past("a", 1) == FlagHistory(was_true=True, last_raised_ms=ends_ms[0])
-    assert past("a", 3) == FlagHistory(was_true=False, last_raised_ms=ends_ms[0])
-    assert past("b", 1) == FlagHistory(was_true=False, last_raised_ms=None)
-    assert past("b", 2) == FlagHistory(was_true=True, last_raised_ms=ends_ms[1])
-    assert past("b", 3) == FlagHistory(was_true=True, last_raised_ms=ends_ms[1])
+    def past(rule_id: str, window: int) -> tuple[bool, int | None]:
+        found = history(rule_id, window)
+        return found.was_true, found.last_raised_ms
+
+    assert past("a", 0) == (False, None)
+    assert past("a", 1) == (True, ends_ms[0])
+    assert past("a", 3) == (False, ends_ms[0])
+    assert past("b", 1) == (False, None)
+    assert past("b", 2) == (True, ends_ms[1])
+    assert past("b", 3) == (True, ends_ms[1])
     several = [FlagQuery("u", "b", ends_ms[3]), FlagQuery("nobody", "b", ends_ms[3])]
-    assert sink.flag_history(several) == [past("b", 3), FlagHistory(False, None)]
+    assert sink.flag_history(several) == [history("b", 3), FlagHistory()]
+    assert [history("a", window).is_raised for window in range(3)] == [True, False, False]
+    assert history("b", 0).next_raised_ms == ends_ms[1]
 
 
 def test_flag_history_includes_rows_not_yet_flushed(sink: CassandraProfileSink):
     sink.write([profile_row(window=n, flags=[flag()], active_rules=["rule"]) for n in range(3)])
 
     (past,) = sink.flag_history([FlagQuery("u", "rule", profile_row(window=3).window_end_ms)])
-    assert past == FlagHistory(was_true=True, last_raised_ms=profile_row(window=2).window_end_ms)
+    last_ms = profile_row(window=2).window_end_ms
+    assert past == FlagHistory(RowPosition(last_ms), True, last_ms)
 
 
 def test_cached_flag_history_equals_that_of_the_tables(
@@ -234,8 +242,9 @@ def test_keyspace_of_earlier_version_gets_new_columns(
     new = r"(event_id text|rule_version int|rule_state text|reasons text),\s*"
     for statement in schema_statements(older, DIM):
         if statement.startswith("CREATE"):
-            without = re.sub(new, "", statement) if ".risk_flag" in statement else statement
-            session.execute(without, timeout=60)
+            if ".risk_flag" in statement:
+                statement = re.sub(r", event_id( ASC)?\)", ")", re.sub(new, "", statement))
+            session.execute(statement, timeout=60)
     create_schema(older, DIM)
     with open_session(older) as own:
         write_and_flush(

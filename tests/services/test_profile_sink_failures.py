@@ -153,7 +153,7 @@ def test_acknowledged_rows_survive_an_outage_of_the_node(
     "read",
     [
         lambda sink: sink.snoozed(["u"]) == {"u": {}},
-        lambda sink: sink.flag_history([FlagQuery("u", "rule", 1)]) == [FlagHistory(False, None)],
+        lambda sink: sink.flag_history([FlagQuery("u", "rule", 1)]) == [FlagHistory()],
     ],
     ids=["snoozed", "flag_history"],
 )

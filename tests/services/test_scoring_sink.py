@@ -10,7 +10,7 @@ from cassandra.cluster import Session
 
 from liveprofile.alerts.cases import snooze
 from liveprofile.config import CassandraSettings
-from liveprofile.rules.flags import FlagHistory, FlagQuery
+from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import HOUR_MS
 from tests.support.memory_sinks import MemoryScoringSink
@@ -37,9 +37,15 @@ def sink(request: pytest.FixtureRequest) -> ScoringSink:
     return request.getfixturevalue("cassandra")
 
 
-def past(sink: ScoringSink, rule_id: str, at_ms: int, user_id: str = "u") -> FlagHistory:
-    (found,) = sink.flag_history([FlagQuery(user_id, rule_id, at_ms)])
+def history(sink: ScoringSink, rule_id: str, at_ms: int) -> FlagHistory:
+    event_id = f"e{(at_ms - START_MS) // HOUR_MS}"
+    (found,) = sink.flag_history([FlagQuery("u", rule_id, at_ms, event_id)])
     return found
+
+
+def past(sink: ScoringSink, rule_id: str, at_ms: int) -> tuple[bool, int | None]:
+    found = history(sink, rule_id, at_ms)
+    return found.was_true, found.last_raised_ms
 
 
 def test_scored_event_is_one_row(cassandra: CassandraScoringSink, session: Session):
@@ -97,42 +103,74 @@ def test_last_write_replaces_the_whole_row(
 
 def test_flag_history_before_each_event(sink: ScoringSink):
     write_and_flush(sink, scored_event(hour=0, active_rules=["a"], flags=[flag("a")]))
-    write_and_flush(sink, scored_event(hour=1, active_rules=["a", "b"], flags=[flag("b")]))
+    write_and_flush(sink, scored_event(hour=1, active_rules=["a", "b"], flags=[flag("b", hour=1)]))
     write_and_flush(sink, scored_event(hour=2, active_rules=["b"]))
-    write_and_flush(sink, scored_event("other", hour=2, active_rules=["a"], flags=[flag("a")]))
+    write_and_flush(
+        sink, scored_event("other", hour=2, active_rules=["a"], flags=[flag("a", hour=2)])
+    )
     times_ms = [START_MS + hour * HOUR_MS for hour in range(4)]
 
-    assert past(sink, "a", times_ms[0]) == FlagHistory(False, None)
-    assert past(sink, "a", times_ms[1]) == FlagHistory(True, times_ms[0])
-    assert past(sink, "a", times_ms[3]) == FlagHistory(False, times_ms[0])
-    assert past(sink, "b", times_ms[1]) == FlagHistory(False, None)
-    assert past(sink, "b", times_ms[2]) == FlagHistory(True, times_ms[1])
-    assert past(sink, "b", times_ms[3]) == FlagHistory(True, times_ms[1])
-    several = [FlagQuery("u", "b", times_ms[3]), FlagQuery("nobody", "b", times_ms[3])]
-    assert sink.flag_history(several) == [past(sink, "b", times_ms[3]), FlagHistory(False, None)]
+    assert past(sink, "a", times_ms[0]) == (False, None)
+    assert past(sink, "a", times_ms[1]) == (True, times_ms[0])
+    assert past(sink, "a", times_ms[3]) == (False, times_ms[0])
+    assert past(sink, "b", times_ms[1]) == (False, None)
+    assert past(sink, "b", times_ms[2]) == (True, times_ms[1])
+    assert past(sink, "b", times_ms[3]) == (True, times_ms[1])
+    several = [FlagQuery(user_id, "b", times_ms[3], "e3") for user_id in ("u", "nobody")]
+    assert sink.flag_history(several) == [history(sink, "b", times_ms[3]), FlagHistory()]
 
 
 def test_flag_history_of_late_event_ends_at_its_own_time(sink: ScoringSink):
     write_and_flush(
-        sink, scored_event(hour=0), scored_event(hour=5, active_rules=["a"], flags=[flag("a")])
+        sink,
+        scored_event(hour=0),
+        scored_event(hour=5, active_rules=["a"], flags=[flag("a", hour=5)]),
     )
     late_ms = START_MS + 3 * HOUR_MS
-    assert past(sink, "a", late_ms) == FlagHistory(False, None)
-    write_and_flush(sink, scored_event(hour=3, active_rules=["b"], flags=[flag("b")]))
+    assert past(sink, "a", late_ms) == (False, None)
+    assert history(sink, "a", late_ms).next_raised_ms == START_MS + 5 * HOUR_MS
+    write_and_flush(sink, scored_event(hour=3, active_rules=["b"], flags=[flag("b", hour=3)]))
     newest_ms = START_MS + 6 * HOUR_MS
-    assert past(sink, "a", newest_ms) == FlagHistory(True, newest_ms - HOUR_MS)
-    assert past(sink, "b", newest_ms) == FlagHistory(False, late_ms)
+    assert past(sink, "a", newest_ms) == (True, newest_ms - HOUR_MS)
+    assert past(sink, "b", newest_ms) == (False, late_ms)
 
 
-def test_cached_stored_and_in_memory_flag_history_agree(
+def test_flag_history_orders_the_events_of_a_millisecond(sink: ScoringSink):
+    first = scored_event(event_id="b", active_rules=["a"], flags=[flag("a", event_id="b")])
+    second = scored_event(event_id="a", active_rules=["b"])
+    write_and_flush(sink, first, second)
+
+    def of(event_id: str) -> FlagHistory:
+        (found,) = sink.flag_history([FlagQuery("u", "a", START_MS, event_id)])
+        return found
+
+    assert of("c") == FlagHistory(next_raised_ms=START_MS)
+    assert of("b") == FlagHistory(is_raised=True)
+    assert of("aa") == FlagHistory(RowPosition(START_MS, "b"), True, START_MS)
+    assert of("0") == FlagHistory(RowPosition(START_MS, "a"), False, START_MS)
+
+
+def test_flags_of_a_rule_in_one_millisecond_are_separate_rows(
+    cassandra: CassandraScoringSink, session: Session
+):
+    for event_id in "xy":
+        of_event = flag("a", event_id=event_id, flag_id=event_id)
+        write_and_flush(cassandra, scored_event(event_id=event_id, flags=[of_event]))
+    for table in ("risk_flag", "risk_flag_by_day"):
+        found = session.execute(f"SELECT flag_id, event_id FROM {table}").all()
+        assert sorted(found) == [("x", "x"), ("y", "y")]
+
+
+def test_stored_and_in_memory_flag_history_agree(
     cassandra: CassandraScoringSink, settings: CassandraSettings, session: Session
 ):
-    """A new sink, which has only the tables, returns the same as one with a cache."""
     rng, memory = random.Random(3), MemoryScoringSink()
     for _ in range(25):
         hour, user_id = rng.randrange(40), rng.choice("uv")
         queries = [
-            FlagQuery(user, rule, START_MS + hour * HOUR_MS) for user in "uv" for rule in "ab"
+            FlagQuery(user, rule, START_MS + hour * HOUR_MS, f"e{hour}")
+            for user in "uv"
+            for rule in "ab"
         ]
         fresh = CassandraScoringSink(settings, SCORE_TTL_S, session)
         expected = memory.flag_history(queries)
@@ -141,7 +179,7 @@ def test_cached_stored_and_in_memory_flag_history_agree(
         if (user_id, START_MS + hour * HOUR_MS, f"e{hour}") in memory.scores:
             continue
         active = [rule for rule in "ab" if rng.random() < 0.5]
-        flags = [flag(rule) for rule in active if rng.random() < 0.5]
+        flags = [flag(rule, hour=hour) for rule in active if rng.random() < 0.5]
         for target in (memory, cassandra):
             write_and_flush(target, scored_event(user_id, hour, active_rules=active, flags=flags))
 

@@ -6,9 +6,30 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks.support.memory_drift_store import MemoryDriftStore
-from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery
+from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery, RowPosition
 from udfs.profile.profile_row import ProfileRow, write_time_us
 from udfs.scoring.sink import ScoredEvent
+
+FlagKey = tuple[str, int, str, str]  # user, time in ms, rule, event ("" for a window)
+
+
+def _history(
+    query: FlagQuery, active_rules: dict[RowPosition, list[str]], flags: Iterable[FlagKey]
+) -> FlagHistory:
+    """active_rules: of each stored row of the user."""
+    latest = max((row for row in active_rules if row < query.position), default=None)
+    raised = [
+        RowPosition(time_ms, event_id)
+        for user_id, time_ms, rule_id, event_id in flags
+        if (user_id, rule_id) == (query.user_id, query.rule_id)
+    ]
+    return FlagHistory(
+        latest,
+        latest is not None and query.rule_id in active_rules[latest],
+        max((row.time_ms for row in raised if row < query.position), default=None),
+        min((row.time_ms for row in raised if row > query.position), default=None),
+        query.position in raised,
+    )
 
 
 class MemoryProfileSink:
@@ -18,7 +39,7 @@ class MemoryProfileSink:
         self.profiles: dict[str, ProfileRow] = {}
         self.deltas: dict[tuple[str, int], ProfileRow] = {}
         self.lookalikes: dict[str, ProfileRow] = {}
-        self.flags: dict[tuple[str, int, str], Flag] = {}
+        self.flags: dict[FlagKey, Flag] = {}
         self.snoozes: dict[str, dict[str, int]] = {}
         self.closed = False
 
@@ -26,22 +47,12 @@ class MemoryProfileSink:
         return [self._flag_history(query) for query in queries]
 
     def _flag_history(self, query: FlagQuery) -> FlagHistory:
-        earlier = [
-            row
+        active_rules = {
+            RowPosition(window_end_ms): row.active_rules
             for (user_id, window_end_ms), row in self.deltas.items()
-            if user_id == query.user_id and window_end_ms < query.window_end_ms
-        ]
-        latest = max(earlier, key=lambda row: row.window_end_ms, default=None)
-        raised_ms = [
-            window_end_ms
-            for (user_id, window_end_ms, rule_id) in self.flags
-            if (user_id, rule_id) == (query.user_id, query.rule_id)
-            and window_end_ms < query.window_end_ms
-        ]
-        return FlagHistory(
-            latest is not None and query.rule_id in latest.active_rules,
-            max(raised_ms, default=None),
-        )
+            if user_id == query.user_id
+        }
+        return _history(query, active_rules, self.flags)
 
     def write(self, rows: Sequence[ProfileRow]) -> None:
         for row in rows:
@@ -50,7 +61,7 @@ class MemoryProfileSink:
             if row.write_lookalike:
                 self._upsert(self.lookalikes, row.user_id, row)
             for flag in row.flags:
-                self.flags[row.user_id, row.window_end_ms, flag.rule_id] = flag
+                self.flags[row.user_id, row.window_end_ms, flag.rule_id, flag.event_id] = flag
 
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
         return {user_id: self.snoozes.get(user_id, {}) for user_id in user_ids}
@@ -72,28 +83,20 @@ class MemoryScoringSink:
 
     def __init__(self) -> None:
         self.scores: dict[tuple[str, int, str], ScoredEvent] = {}
-        self.flags: dict[tuple[str, int, str], Flag] = {}
+        self.flags: dict[FlagKey, Flag] = {}
         self.snoozes: dict[str, dict[str, int]] = {}
         self.drift_store = MemoryDriftStore()
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
-        return [self._flag_history(*query) for query in queries]
+        return [self._flag_history(query) for query in queries]
 
-    def _flag_history(self, user_id: str, rule_id: str, before_ms: int) -> FlagHistory:
-        earlier = [
-            row
+    def _flag_history(self, query: FlagQuery) -> FlagHistory:
+        active_rules = {
+            RowPosition(row.event_ms, row.event_id): row.active_rules
             for row in self.scores.values()
-            if row.user_id == user_id and row.event_ms < before_ms
-        ]
-        latest = max(earlier, key=lambda row: row.event_ms, default=None)
-        raised_ms = [
-            event_ms
-            for user, event_ms, rule in self.flags
-            if (user, rule) == (user_id, rule_id) and event_ms < before_ms
-        ]
-        return FlagHistory(
-            latest is not None and rule_id in latest.active_rules, max(raised_ms, default=None)
-        )
+            if row.user_id == query.user_id
+        }
+        return _history(query, active_rules, self.flags)
 
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
         return {user_id: self.snoozes.get(user_id, {}) for user_id in user_ids}
@@ -102,7 +105,7 @@ class MemoryScoringSink:
         for row in rows:
             self.scores[row.user_id, row.event_ms, row.event_id] = row
             for flag in row.flags:
-                self.flags[row.user_id, row.event_ms, flag.rule_id] = flag
+                self.flags[row.user_id, row.event_ms, flag.rule_id, row.event_id] = flag
 
     def flush(self) -> None:
         """Does nothing: `write` stores at once."""

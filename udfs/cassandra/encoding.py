@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
     from liveprofile.rules.flags import Flag, FlaggedRow
 
-Values = list[bytes | None]  # encoded values of one statement in the order of its marks
+# Encoded values of one statement in the order of its marks: bytes, None or UNSET_VALUE.
+Values = list[Any]
 
 # Cassandra adds to the values of a mutation the write time, TTL and expiry of each cell and row.
 CELL_BYTES, ROW_BYTES = 16, 48
@@ -105,7 +106,8 @@ def mutation_bytes(writes: Iterable[tuple[PreparedStatement, Values]]) -> int:
     """Estimates the bytes of a mutation as the server counts them; never too few."""
     total = 0
     for _, values in writes:
-        total += sum(map(len, filter(None, values))) + CELL_BYTES * len(values) + ROW_BYTES
+        set_values = [value for value in values if type(value) is bytes]
+        total += sum(map(len, set_values)) + CELL_BYTES * len(values) + ROW_BYTES
     return total
 
 

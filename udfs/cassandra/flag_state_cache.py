@@ -8,10 +8,9 @@ true until the user's next window. A worker starts with an empty cache, after a 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from liveprofile.rules.flags import FlaggedRow
+from liveprofile.rules.flags import FlaggedRow, RowPosition
 
 MAX_USERS = 100_000  # about 300 bytes each
 
@@ -20,7 +19,8 @@ class CachedFlagState(NamedTuple):
     """A user's flag state after all windows that ended by `until_ms`."""
 
     until_ms: int
-    active_rules: frozenset[str]  # true in the latest of these windows
+    latest: RowPosition | None  # the latest of these windows
+    active_rules: frozenset[str]  # true in it
     last_raised_ms: dict[str, int] | None  # rule id -> window end of its last flag; None: unknown
 
 
@@ -55,7 +55,12 @@ class FlagStateCache:
                 last_raised_ms = last_raised_ms | {
                     flag.rule_id: row.window_end_ms for flag in row.flags
                 }
-            state = CachedFlagState(row.window_end_ms, frozenset(row.active_rules), last_raised_ms)
+            state = CachedFlagState(
+                row.window_end_ms,
+                RowPosition(row.window_end_ms),
+                frozenset(row.active_rules),
+                last_raised_ms,
+            )
             self._store(row.user_id, state)
 
     def _store(self, user_id: str, state: CachedFlagState) -> None:

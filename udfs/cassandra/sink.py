@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import groupby
 from typing import Generic, NamedTuple, TypeVar
 
@@ -11,8 +11,9 @@ from cassandra.cluster import Session
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
 
 from liveprofile.config import CassandraSettings
-from liveprofile.rules.flags import FlaggedRow, FlagHistory, FlagQuery
+from liveprofile.rules.flags import FlaggedRow, FlagHistory, FlagQuery, RowPosition
 from liveprofile.storage.connection import close, connect
+from liveprofile.storage.flag_migration import check_flag_key
 from udfs.cassandra import encoding
 from udfs.cassandra.batches import BatchLimits, ReplicaSets, pack, server_limits
 from udfs.cassandra.encoding import Values
@@ -20,7 +21,7 @@ from udfs.cassandra.executor import StatementExecutor
 from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
 
 Row = TypeVar("Row", bound=FlaggedRow)
-_UserTime = tuple[int, str]  # window end or event time in ms, user id
+_UserRow = tuple[str, RowPosition]  # user id, window or event
 Write = tuple[PreparedStatement, Values]
 
 
@@ -30,6 +31,40 @@ class Partition(NamedTuple):
     key: bytes | None  # None: the driver computes it
     writes: list[Write]
     size: int  # bytes as the server counts them, or a little more
+
+
+class _StoredState:
+    """What the tables contain about a user, as far as one of the user's rows needs it."""
+
+    def __init__(self) -> None:
+        self.latest: RowPosition | None = None  # before the row
+        self.active_rules: frozenset[str] = frozenset()  # of that latest row
+        self.raised: list[tuple[str, int, str]] = []  # all flags: rule id, time, event id
+
+    def add_rows(self, rows: Iterable[tuple[int, str, Collection[str] | None]]) -> None:
+        """Keeps the latest of the rows: time, event id, active rules."""
+        for time_ms, event_id, active_rules in rows:
+            position = RowPosition(time_ms, event_id)
+            if self.latest is None or position > self.latest:
+                self.latest, self.active_rules = position, frozenset(active_rules or ())
+
+    def history(self, row: RowPosition, rule_id: str) -> FlagHistory:
+        raised = [RowPosition(*flag[1:]) for flag in self.raised if flag[0] == rule_id]
+        return FlagHistory(
+            self.latest,
+            rule_id in self.active_rules,
+            max((flag.time_ms for flag in raised if flag < row), default=None),
+            min((flag.time_ms for flag in raised if flag > row), default=None),
+            row in raised,
+        )
+
+    def before(self, row: RowPosition) -> CachedFlagState:
+        """The state before the row."""
+        last_raised_ms: dict[str, int] = {}
+        for rule_id, time_ms, event_id in self.raised:
+            if RowPosition(time_ms, event_id) < row:
+                last_raised_ms[rule_id] = max(time_ms, last_raised_ms.get(rule_id, time_ms))
+        return CachedFlagState(row.time_ms - 1, self.latest, self.active_rules, last_raised_ms)
 
 
 class CassandraSink(ABC, Generic[Row]):
@@ -56,10 +91,9 @@ class CassandraSink(ABC, Generic[Row]):
         self._unflushed_users: set[str] = set()
         self._cache = cache
 
-    @staticmethod
     @abstractmethod
-    def _active_rules_cql(keyspace: str) -> str:
-        """Returns the SELECT of `active_rules` of a user's latest row before a time."""
+    def _select_latest(self, user_id: bytes, before: RowPosition) -> Iterator[BoundStatement]:
+        """Yields SELECTs of time, event id and `active_rules`: the latest row is in one of them."""
 
     @abstractmethod
     def _partitions(self, rows: Sequence[Row]) -> tuple[list[bytes], list[Partition]]:
@@ -71,50 +105,38 @@ class CassandraSink(ABC, Generic[Row]):
         return self._limits
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
-        """Returns the history before each query's window, from the cache or from Cassandra."""
-        windows = sorted({(query.window_end_ms, query.user_id) for query in queries}, reverse=True)
-        active: dict[_UserTime, frozenset[str]] = {}
-        raised: dict[_UserTime, dict[str, int]] = {}
-        for window in windows:
-            self._look_up(window, active, raised)
+        """Returns the history of each query, from the cache or from Cassandra."""
+        rows = sorted({(query.user_id, query.position) for query in queries}, reverse=True)
+        found = {row: _StoredState() for row in rows}
+        for row in rows:
+            self._look_up(row, found[row])
         self._reads.drain()
-        earliest = {user_id: (end_ms, user_id) for end_ms, user_id in windows}
-        for user_id, window in earliest.items():  # writes of the later windows update the cache
-            state = CachedFlagState(window[0] - 1, active[window], raised[window])
-            self._cache.put(user_id, state)
+        # A user's earliest row comes last. Writes of the later ones update the cache.
+        for (user_id, position), state in {row[0]: (row, found[row]) for row in rows}.values():
+            self._cache.put(user_id, state.before(position))
         return [
-            FlagHistory(query.rule_id in active[window], raised[window].get(query.rule_id))
+            found[query.user_id, query.position].history(query.position, query.rule_id)
             for query in queries
-            for window in [(query.window_end_ms, query.user_id)]
         ]
 
-    def _look_up(
-        self,
-        window: _UserTime,
-        active: dict[_UserTime, frozenset[str]],
-        raised: dict[_UserTime, dict[str, int]],
-    ) -> None:
-        """Adds the window's entries from the cache at once, or by reads to be drained."""
-        end_ms, user_id = window
-        cached = self._cache.get(user_id, end_ms)
+    def _look_up(self, row: _UserRow, state: _StoredState) -> None:
+        """Fills the state of a row from the cache at once, or by reads to be drained."""
+        user_id, position = row
+        cached = self._cache.get(user_id, position.time_ms)
         if cached is not None:
-            active[window] = cached.active_rules
+            state.latest, state.active_rules = cached.latest, cached.active_rules
             if cached.last_raised_ms is not None:
-                raised[window] = cached.last_raised_ms
+                state.raised = [
+                    (rule_id, raised_ms, "") for rule_id, raised_ms in cached.last_raised_ms.items()
+                ]
                 return
         if user_id in self._unflushed_users:
             self.flush()
-        values = [user_id.encode(), encoding.bigint(end_ms)]
+        key = user_id.encode()
         if cached is None:
-            self._reads.submit(
-                self._bound(self._select_active, values),
-                lambda rows: active.__setitem__(window, frozenset((rows and rows[0][0]) or ())),
-            )
-        self._reads.submit(
-            self._bound(self._select_flags, values),
-            # The rows are newest first: reversed, the newest flag of each rule wins.
-            lambda rows: raised.__setitem__(window, dict(reversed(list(rows)))),
-        )
+            for statement in self._select_latest(key, position):
+                self._reads.submit(statement, state.add_rows)
+        self._reads.submit(self._bound(self._select_flags, [key]), state.raised.extend)
 
     def write(self, rows: Sequence[Row]) -> None:
         if not rows:
@@ -146,16 +168,16 @@ class CassandraSink(ABC, Generic[Row]):
 
     def _prepare(self, settings: CassandraSettings) -> None:
         """Prepares all statements. Raises ServiceError if a table is missing."""
+        check_flag_key(self._session, settings.keyspace)
         self._insert_flag = self._prepare_insert(
             settings.keyspace, "risk_flag", encoding.FLAG_COLUMNS, settings.flag_ttl_s
         )
         self._insert_flag_by_day = self._prepare_insert(
             settings.keyspace, "risk_flag_by_day", encoding.FLAG_BY_DAY_COLUMNS, settings.flag_ttl_s
         )
-        self._select_active = self._session.prepare(self._active_rules_cql(settings.keyspace))
         self._select_flags = self._session.prepare(
-            "SELECT rule_id, to_unix_timestamp(window_end) AS window_end_ms"
-            f" FROM {settings.keyspace}.risk_flag WHERE user_id = ? AND window_end < ?"
+            "SELECT rule_id, to_unix_timestamp(window_end) AS window_end_ms, event_id"
+            f" FROM {settings.keyspace}.risk_flag WHERE user_id = ?"
         )
         self._select_snoozes = self._session.prepare(
             "SELECT rule_id, to_unix_timestamp(until)"

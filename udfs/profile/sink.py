@@ -16,13 +16,14 @@ Contract of a sink, which Flink's checkpoints rely on:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from cassandra.cluster import Session
+from cassandra.query import BoundStatement
 
 from liveprofile.config import CassandraSettings, Settings
-from liveprofile.rules.flags import FlagHistory, FlagQuery
+from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.storage.schema import check_embedding_dim
 from udfs.cassandra import encoding
 from udfs.cassandra.flag_state_cache import FlagStateCache
@@ -75,16 +76,17 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
         self._embedding_dim = embedding_dim
         super().__init__(settings, session, FlagStateCache())
 
-    @staticmethod
-    def _active_rules_cql(keyspace: str) -> str:
-        return (
-            f"SELECT active_rules FROM {keyspace}.profile_delta"
-            " WHERE user_id = ? AND window_end < ? LIMIT 1"
-        )
+    def _select_latest(self, user_id: bytes, before: RowPosition) -> Iterator[BoundStatement]:
+        yield self._bound(self._select_earlier, [user_id, encoding.bigint(before.time_ms)])
 
     def _prepare(self, settings: CassandraSettings) -> None:
         check_embedding_dim(self._session, settings.keyspace, self._embedding_dim)
         super()._prepare(settings)
+        self._select_earlier = self._session.prepare(
+            "SELECT to_unix_timestamp(window_end) AS window_end_ms, (text)'', active_rules"
+            f" FROM {settings.keyspace}.profile_delta"
+            " WHERE user_id = ? AND window_end < ? LIMIT 1"
+        )
         self._insert_profile = self._prepare_insert(
             settings.keyspace, "user_profile", row_encoding.PROFILE_COLUMNS, settings.profile_ttl_s
         )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from cassandra.cluster import Session
+from cassandra.query import UNSET_VALUE, BoundStatement
 
 from liveprofile.config import CassandraSettings, Settings
-from liveprofile.rules.flags import Flag, FlaggedRow, FlagHistory, FlagQuery
+from liveprofile.rules.flags import Flag, FlaggedRow, FlagHistory, FlagQuery, RowPosition
 from liveprofile.wire.scored_events import ENTITIES
 from udfs.cassandra import encoding
 from udfs.cassandra.encoding import Values
@@ -110,15 +111,22 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
         super().__init__(settings, session, _NoFlagStateCache())
         self.drift_store = CassandraDriftStore(self._session, settings, score_ttl_s)
 
-    @staticmethod
-    def _active_rules_cql(keyspace: str) -> str:
-        return (
-            f"SELECT active_rules FROM {keyspace}.risk_score"
-            " WHERE user_id = ? AND event_time < ? LIMIT 1"
-        )
+    def _select_latest(self, user_id: bytes, before: RowPosition) -> Iterator[BoundStatement]:
+        values = [user_id, encoding.bigint(before.time_ms)]
+        yield self._bound(self._select_same_time, [*values, before.event_id.encode()])
+        yield self._bound(self._select_earlier, values)
 
     def _prepare(self, settings: CassandraSettings) -> None:
         super()._prepare(settings)
+        select = (
+            "SELECT to_unix_timestamp(event_time) AS event_ms, event_id, active_rules"
+            f" FROM {settings.keyspace}.risk_score WHERE user_id = ?"
+        )
+        # The table's order is that of liveprofile.rules.flags.RowPosition, read backwards.
+        self._select_same_time = self._session.prepare(
+            f"{select} AND event_time = ? AND event_id > ? LIMIT 1"
+        )
+        self._select_earlier = self._session.prepare(f"{select} AND event_time < ? LIMIT 1")
         self._insert_score = self._prepare_insert(
             settings.keyspace, "risk_score", SCORE_COLUMNS, self._score_ttl_s
         )
@@ -135,6 +143,7 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
 def _encode_score(row: ScoredEvent) -> Values:
     """Returns the values of SCORE_COLUMNS and the write time.
 
+    An entity that is missing is not set, because a null would be stored as a tombstone.
     The write time is the clock's, so that the newest write of an event replaces all its columns. Of
     two writes with equal times, Cassandra keeps the larger value of each column, which would mix
     them.
@@ -149,6 +158,6 @@ def _encode_score(row: ScoredEvent) -> Values:
         row.model_version.encode(),
         row.rules_version.encode(),
         encoding.text_set(tuple(row.active_rules)),
-        *(entity.encode() if entity else None for entity in row.entities),
+        *(entity.encode() if entity else UNSET_VALUE for entity in row.entities),
         encoding.bigint(time.time_ns() // 1_000),
     ]

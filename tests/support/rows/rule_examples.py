@@ -1,16 +1,14 @@
-"""The shipped rules, a small rules file, and a rule with changed fields."""
+"""The shipped rules, a small rules file, a rule with changed fields, and
+columns of features."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import orjson
 
-from liveprofile.rules.rules import (
-    Rule,
-    read_rule,
-    read_rules,
-)
+from liveprofile.rules.rules import Rule, feature_kinds, read_rule, read_rules
 from tests.support.paths import ROOT
 
 SHIPPED_RULES = read_rules(ROOT / "rules.toml")
@@ -47,3 +45,11 @@ def rule(**changes: Any) -> Rule:
         "message": "spent {amount}",
     }
     return read_rule(orjson.dumps(table | changes), "record")
+
+
+def event_columns(**known: list[Any]) -> dict[str, np.ndarray]:
+    """Columns of n events; features that are not given are NaN."""
+    n = len(next(iter(known.values())))
+    unknown = dict.fromkeys(feature_kinds("event"), np.full(n, np.nan))
+    given = {name: np.array(values) for name, values in known.items()}
+    return unknown | {"event_type": np.full(n, "purchase")} | given

@@ -27,9 +27,9 @@ def scored_event(user_id: str = "u", hour: int = 0, **changes: object) -> Scored
     )._replace(**changes)
 
 
-def flag(rule_id: str = "a", **changes: object) -> Flag:
-    """A flag of the event e0."""
-    return profile_rows.flag(rule_id, event_id="e0", **changes)
+def flag(rule_id: str = "a", hour: int = 0, **changes: object) -> Flag:
+    """A flag of the event that `scored_event` returns for this hour."""
+    return profile_rows.flag(rule_id, **{"event_id": f"e{hour}", **changes})
 
 
 def write_and_flush(sink: ScoringSink, *rows: ScoredEvent) -> None:

@@ -55,6 +55,7 @@ def batch(arrivals: list[Arrival], rows: list[int], keep: int = 128) -> EventBat
         address_id=[one.address for one in events],
         item_id=[""] * len(events),
         category_id=[""] * len(events),
+        record_offset=np.array(rows, np.int64),
         **lists,
     )
 

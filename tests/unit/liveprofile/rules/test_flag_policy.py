@@ -21,7 +21,7 @@ from liveprofile.rules.rules import (
 )
 from liveprofile.units import HOUR_MS
 from tests.support.memory_sinks import MemoryProfileSink
-from tests.support.rows.rule_examples import SHIPPED_RULES, rule
+from tests.support.rows.rule_examples import SHIPPED_RULES, event_columns, rule
 from udfs.profile.assemble import FEATURES
 from udfs.profile.sink import FlagHistory
 
@@ -121,14 +121,6 @@ def test_window_flag_has_id_evidence_and_reason() -> None:
     ]
     assert (flag.event_id, flag.rule_version, flag.rule_state) == ("", 1, "ACTIVE")
     assert (flag.message, flag.rules_version) == (sentence, "7")
-
-
-def event_columns(**known: list[Any]) -> dict[str, np.ndarray]:
-    """Columns of n events; features that are not given are NaN."""
-    n = len(next(iter(known.values())))
-    unknown = dict.fromkeys(feature_kinds("event"), np.full(n, np.nan))
-    given = {name: np.array(values) for name, values in known.items()}
-    return unknown | {"event_type": np.full(n, "purchase")} | given
 
 
 def true(rule_id: str, **known: Any) -> bool:
@@ -247,16 +239,19 @@ def test_flag_needs_change_to_true_outside_cool_down(state: str) -> None:
 @pytest.mark.parametrize(
     ("past", "raises"),
     [
-        (FlagHistory(False, None), True),
-        (FlagHistory(True, None), False),
-        (FlagHistory(False, 1), False),
-        (FlagHistory(False, 0), True),
+        (FlagHistory(), True),
+        (FlagHistory(was_true=True), False),
+        (FlagHistory(last_raised_ms=1), False),
+        (FlagHistory(last_raised_ms=0), True),
+        (FlagHistory(next_raised_ms=4 * HOUR_MS - 1), False),
+        (FlagHistory(next_raised_ms=4 * HOUR_MS), True),
+        (FlagHistory(was_true=True, last_raised_ms=1, is_raised=True), True),
     ],
 )
 def test_stored_flag_history_decides(past: FlagHistory, raises: bool) -> None:
     class Stored:
         def flag_history(self, queries: list[Any]) -> list[FlagHistory]:
-            assert queries == [("u", "many", 2 * HOUR_MS)]
+            assert queries == [("u", "many", 2 * HOUR_MS, f"e{2 * HOUR_MS}")]
             return [past]
 
     assert raised([evaluation(2 * HOUR_MS, rule())], Stored()) == [

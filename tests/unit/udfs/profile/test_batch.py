@@ -137,7 +137,7 @@ def test_flagged_window_sends_an_alert_unless_the_rule_is_snoozed(model: Any):
     ]
     assert topic == load().topics.alerts
     assert (alert["subject"], alert["data"]["rule_id"]) == ("a", "any_window")
-    assert set(sink.flags) == {(user, END_MS, "any_window") for user in "ab"}
+    assert set(sink.flags) == {(user, END_MS, "any_window", "") for user in "ab"}
 
 
 def test_model_of_another_decay_is_rejected(model: Any):

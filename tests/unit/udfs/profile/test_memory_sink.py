@@ -29,4 +29,4 @@ def test_null_sink_has_no_flag_history():
     row = profile_row(active_rules=["rule"])
     write_and_flush(sink, row)
     history = sink.flag_history([FlagQuery("u", "rule", row.window_end_ms + 1)])
-    assert history == [FlagHistory(False, None)]
+    assert history == [FlagHistory()]

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import logging
+import random
 import tomllib
 
 import pytest
 
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.resources import product_path
+from liveprofile.units import MINUTE_MS
 from models.fraud.model import FraudModel
-from tests.reference.entity_features import Event
+from tests.reference.entity_features import Arrival, Event
 from tests.reference.scoring import (
     alerting_flag_ids,
     decide,
@@ -66,13 +68,41 @@ def test_duplicate_event_is_not_scored_again(model: FraudModel) -> None:
     assert [(timing.rows, timing.duplicates) for timing in scorer.timings] == [(1, 1), (0, 1)]
 
 
-def test_rules_see_events_of_a_batch_in_time_order(model: FraudModel) -> None:
+def test_rules_see_events_of_a_batch_in_order_of_offset(model: FraudModel) -> None:
     arrivals = purchases(3)
-    late_first = [arrivals[2], arrivals[0], arrivals[1]]
     scorer = ScoringHarness(model, {**ANY_PURCHASE, "cool_down_hours": 24})
-    sent = scorer.score(late_first, [0, 1, 2])
+    sent = scorer.score(arrivals, [2, 0, 1])
     event_ids = [[alert["data"]["event_id"] for alert in alerts] for alerts in sent]
     assert event_ids == [[], ["u0"], []]
+
+
+def test_event_before_a_flagged_one_raises_no_flag_in_the_cool_down(model: FraudModel) -> None:
+    second, first = purchases(2)
+    scorer = ScoringHarness(model, {**ANY_PURCHASE, "cool_down_hours": 24})
+    sent = scorer.score([first, second], [0, 1])
+    assert [len(alerts) for alerts in sent] == [1, 0]
+
+
+def test_out_of_order_events_match_the_reference_in_batches_of_any_size(model: FraudModel) -> None:
+    rng = random.Random(9)
+    rules = [{**ANY_PURCHASE, "threshold": 20.0}, {**LIKELY, "cool_down_hours": 24}]
+    arrivals: list[Arrival] = []
+    for number in range(40):
+        time_ms = START_MS + number // 4 * 20 * MINUTE_MS - rng.choice([0, 0, 90 * MINUTE_MS])
+        user, amount = rng.choice("uv"), rng.choice([1.0, 20.0, 300.0])
+        event_id = f"e{rng.random()}"  # some events are in the same millisecond
+        arrivals.append(Event(event_id, user, "purchase", time_ms, amount, f"device-{user}"))
+    expected = decide(arrivals, rules, model, SETTINGS.scoring.history)
+    flags = {flag_id for decision in expected.values() for flag_id in decision.flags.values()}
+    assert 10 < len(flags) < len(arrivals)
+    for _ in range(10):
+        scorer, start = ScoringHarness(model, *rules), 0
+        while start < len(arrivals):
+            end = min(start + rng.choice([1, 2, 3, 10, 40]), len(arrivals))
+            scorer.score(arrivals, range(start, end))
+            start = end
+        assert_matches_reference(scorer.sink, expected)
+        assert {flag.flag_id for flag in scorer.sink.flags.values()} == flags
 
 
 def test_replay_returns_and_stores_the_same(model: FraudModel) -> None:
@@ -136,7 +166,7 @@ def test_snoozed_rule_stores_its_flag_and_sends_no_alert(model: FraudModel, rule
     arrivals = [*purchases(1), *purchases(1, user="v")]
     snoozed, not_snoozed = scorer.score(arrivals, [0, 1])
     assert (snoozed, [alert["subject"] for alert in not_snoozed]) == ([], ["v"])
-    assert {user_id for user_id, _, _ in scorer.sink.flags} == {"u", "v"}
+    assert {user_id for user_id, *_ in scorer.sink.flags} == {"u", "v"}
 
 
 def test_expired_snooze_sends_an_alert(model: FraudModel) -> None:
