@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.support.inline_executor import InlineExecutor
 from benchmarks.support.memory_drift_store import MemoryDriftStore
 from liveprofile.config import Settings
 from liveprofile.resources import product_path
@@ -110,7 +111,13 @@ def monitor_shop(
     user_R = shop.user_N[rows]
     store, now_s = MemoryDriftStore(), [event_ms_R[0] / 1_000]
     monitor = DriftMonitor(
-        model.reference, model.version, model.names, store, after_days=0, clock=lambda: now_s[0]
+        model.reference,
+        model.version,
+        model.names,
+        store,
+        after_days=0,
+        clock=lambda: now_s[0],
+        executor=InlineExecutor(),
     )
     alerts = []
     for part in _split_by_check(event_ms_R):

@@ -79,6 +79,10 @@ class EventScorer:
             self._settings.scoring.drift_after_days,
         )
 
+    def close(self) -> None:
+        if self._monitor is not None:
+            self._monitor.close()
+
     def score(self, user_id: Sequence[str], parts: Sequence[str]) -> list[list[str]]:
         """Returns the output records of each row, after every event is stored.
 
@@ -99,7 +103,9 @@ class EventScorer:
             self._failed_rows += 1
             if self._failed_rows > MAX_CONSECUTIVE_FAILED_ROWS:
                 raise
-            log.warning("an event of user %s is not scored: %s", user_pseudonym(user_id[0]), error)
+            # The message of the error may quote the event.
+            kind = type(error).__name__
+            log.warning("an event of user %s is not scored: %s", user_pseudonym(user_id[0]), kind)
             self._on_batch(ScoringBatchTiming(1, 0, 1, 0.0, 0.0, 0.0, 0.0))
             return [[]]
         self._failed_rows = 0
@@ -114,8 +120,9 @@ class EventScorer:
         x_nF = self._model.matrix(features)
         score_n = probability(self._model.log_odds(x_nF))
         clock.append(time.perf_counter())
-        # Rules look back, so events are evaluated in time order. Duplicates were evaluated before.
-        order = np.argsort(batch.event_ms, kind="stable")
+        # Rules look back, so events are evaluated in the order of the topic, which does not depend
+        # on the batch. Duplicates were evaluated before.
+        order = np.argsort(batch.record_offset, kind="stable")
         kept = order[~lists.duplicates()[order]].tolist()
         columns = features | {SCORE_FEATURE: score_n, "event_type": np.array(batch.event_type)}
         scored = self._evaluate_rules(batch, columns, kept)

@@ -1,7 +1,8 @@
 """Monitors the drift of the fraud model's inputs and scores across all workers.
 
 Each worker counts its own events, writes the counts to the drift store, and decides for all workers
-whether a finished hour or day drifted, unless another worker has decided before.
+whether a finished hour or day drifted, unless another worker has decided before. The store is used
+by a thread of its own: while it is slow or away, scoring goes on and drift is decided later.
 """
 
 from __future__ import annotations
@@ -10,7 +11,8 @@ import logging
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -20,6 +22,7 @@ from liveprofile.drift.alert import DriftAlert
 from liveprofile.drift.comparison import DriftVerdict, assess_drift
 from liveprofile.drift.histograms import LATENESS_MS, HourlyHistograms
 from liveprofile.drift.reference import DriftReference
+from liveprofile.errors import ServiceError
 from liveprofile.units import DAY_MS, HOUR_MS
 from udfs.scoring.drift_store import DriftDecision, DriftState, DriftStore, HourCounts
 
@@ -37,6 +40,9 @@ PERIOD_MS = {"hour": HOUR_MS, "day": DAY_MS}
 # limit now and then by chance.
 IMMEDIATE_FACTOR = {"hour": 2.0, "day": 1.0}
 CALM_PERIODS = {"hour": 2, "day": 1}  # consecutive calm periods that end drift
+
+
+_AlertStates = dict[str, DriftState]  # by scope
 
 
 class DriftPeriod(NamedTuple):
@@ -62,6 +68,7 @@ class DriftMonitor:
     after_days: days of counted events before the first decision. In a new job the users' histories
     are shorter than in the reference, which looks like drift.
     clock: returns epoch seconds.
+    executor: runs one task at a time; None: a thread.
     """
 
     def __init__(
@@ -72,17 +79,22 @@ class DriftMonitor:
         store: DriftStore,
         after_days: float,
         clock: Callable[[], float] = time.time,
+        executor: Executor | None = None,
     ):
         self._reference, self._model_version, self._store = reference, model_version, store
         self._after_ms = round(after_days * DAY_MS)
         self._clock = clock
         self._worker = uuid.uuid4().hex
         self._histograms = HourlyHistograms(reference, names)
+        self._executor = executor or ThreadPoolExecutor(1, "drift")
+        self._task: Future[_AlertStates] | None = None
         self._written_s = self._checked_s = clock()
+        # By scope: the states whose alerts `observe` returned since the last check.
+        self._returned: _AlertStates = {}
+        # Only the task uses these.
+        self._unwritten: dict[int, np.ndarray] = {}  # totals by hour
         self._open: set[DriftPeriod] = set()
         self._pending: deque[DriftPeriod] = deque(maxlen=MAX_PENDING_PERIODS)
-        # By scope: the state whose alert the last check returned for sending.
-        self._returned: dict[str, DriftState] = {}
 
     def observe(
         self,
@@ -95,68 +107,112 @@ class DriftMonitor:
         """Counts the given rows of a batch and returns CloudEvents to send.
 
         x_nF: (n, F) the columns `names`; score_n, event_ms_n, user_n: (n,). The decisions behind
-        the CloudEvents are stored already. Raises StoreError or ServiceError; the batch must then
-        be replayed.
+        the CloudEvents are stored already. Does not wait for the store.
         """
         self._histograms.add(x_nF, score_n, event_ms_n, user_n, rows)
+        returned_before = self._returned
+        alerts = self._finished_task()
         now_s = self._clock()
-        if now_s - self._written_s < WRITE_EVERY_S:
-            return []
-        self._written_s = now_s
-        self._write()
-        if now_s - self._checked_s < CHECK_EVERY_S:
-            return []
-        self._checked_s = now_s
-        return self._check()
+        if self._task is None and now_s - self._written_s >= WRITE_EVERY_S:
+            self._written_s = now_s
+            confirmed = None
+            if now_s - self._checked_s >= CHECK_EVERY_S:
+                self._checked_s = now_s
+                # Not those that this call returns: no checkpoint has covered them yet.
+                confirmed = returned_before
+                self._returned = {
+                    scope: state
+                    for scope, state in self._returned.items()
+                    if returned_before.get(scope) is not state
+                }
+            self._task = self._executor.submit(
+                self._write_and_check,
+                self._histograms.take_changed(),
+                self._histograms.max_event_ms,
+                confirmed,
+            )
+            alerts += self._finished_task()
+        return alerts
 
-    def _write(self) -> None:
-        changed = self._histograms.take_changed()
+    def close(self) -> None:
+        """Does not wait for the store: what is missing there is written after the next start."""
+        self._executor.shutdown(wait=False, cancel_futures=True)
+
+    def _finished_task(self) -> list[str]:
+        """Returns the alerts of the task if it has just finished."""
+        if self._task is None or not self._task.done():
+            return []
+        returned, self._task = self._task.result(), None
+        self._returned = self._returned | returned
+        return [state.alert for state in returned.values()]
+
+    def _write_and_check(
+        self,
+        changed: dict[int, np.ndarray],
+        max_event_ms: int,
+        confirmed: _AlertStates | None,
+    ) -> _AlertStates:
+        """Runs in the thread. Returns by scope the states whose alerts must be sent.
+
+        confirmed: the alerts that were sent since the last check; None: no check is due.
+        """
+        self._unwritten |= changed
+        returned: _AlertStates = {}
+        try:
+            self._write(max_event_ms)
+            if confirmed is not None:
+                self._check(max_event_ms, confirmed, returned)
+        except ServiceError as error:
+            # The next task writes the counts and decides. An alert that was stored is sent again.
+            log.warning("drift monitoring is behind: %s", error)
+        return returned
+
+    def _write(self, max_event_ms: int) -> None:
         self._store.write(
             [
                 HourCounts(self._reference.version, hour_ms, self._worker, counts_SW)
-                for hour_ms, counts_SW in changed.items()
+                for hour_ms, counts_SW in self._unwritten.items()
             ]
         )
-        for hour_ms in changed:
+        for hour_ms in self._unwritten:
             self._open |= {
                 DriftPeriod("hour", hour_ms),
                 DriftPeriod("day", hour_ms // DAY_MS * DAY_MS),
             }
-        finished = {
-            period
-            for period in self._open
-            if period.end_ms + LATENESS_MS <= self._histograms.max_event_ms
-        }
+        self._unwritten.clear()
+        finished = {period for period in self._open if period.end_ms + LATENESS_MS <= max_event_ms}
         self._open -= finished
         self._pending.extend(sorted(finished, key=lambda period: period.end_ms))
 
-    def _check(self) -> list[str]:
-        alerts = self._confirm_and_resend()
+    def _check(
+        self, max_event_ms: int, confirmed: Mapping[str, DriftState], returned: _AlertStates
+    ) -> None:
+        """Adds the states whose alerts must be sent to `returned`."""
+        self._confirm_and_resend(confirmed, returned)
         if not self._pending:
-            return alerts
+            return
         # Taken from the latest hour, because a single event may carry any time in the past.
-        hour_ms = self._histograms.max_event_ms // HOUR_MS * HOUR_MS
+        hour_ms = max_event_ms // HOUR_MS * HOUR_MS
         decided_from_ms = self._store.first_hour(hour_ms) + self._after_ms
         while self._pending:
             period = self._pending[0]
             if period.start_ms >= decided_from_ms:
-                alerts += self._decide(period)
+                self._decide(period, returned)
             self._pending.popleft()
-        return alerts
 
-    def _decide(self, period: DriftPeriod) -> list[str]:
-        """Decides on a period unless that is done; returns the alert if drift starts or ends."""
+    def _decide(self, period: DriftPeriod, returned: _AlertStates) -> None:
+        """Decides on a period unless that is done; adds the state if drift starts or ends."""
         scope = decision_scope(self._reference, period.kind)
         before = self._store.state(scope)
         if before.decided_until_ms is not None and before.decided_until_ms >= period.end_ms:
-            return []
+            return
         counts = self._store.totals(self._reference.version, period.start_ms, period.end_ms)
         if counts is None:
-            return []
+            return
         reference = self._reference.daily if period.kind == "day" else self._reference
         verdict = assess_drift(reference, counts.reshape(len(reference.series), -1))
         if verdict is None:
-            return []
+            return
         after, alert = self._next_state(scope, before, period, verdict)
         distances = {
             distance.name: [distance.value, distance.limit] for distance in verdict.distances
@@ -168,10 +224,9 @@ class DriftMonitor:
             orjson.dumps(distances).decode(),
         )
         if not self._store.decide(scope, before, after, decision) or alert is None:
-            return []  # another worker decided first, or drift neither starts nor ends
-        self._returned[scope] = after
+            return  # another worker decided first, or drift neither starts nor ends
+        returned[scope] = after
         log.warning("model %s: drift %s: %s", self._model_version, alert.state, alert.sentence())
-        return [after.alert]
 
     def _next_state(
         self, scope: str, before: DriftState, period: DriftPeriod, verdict: DriftVerdict
@@ -215,23 +270,21 @@ class DriftMonitor:
                 return latest.start_ms
         return None
 
-    def _confirm_and_resend(self) -> list[str]:
-        """Marks the alerts of the last check as sent; returns alerts that must be sent again.
+    def _confirm_and_resend(
+        self, confirmed: Mapping[str, DriftState], returned: _AlertStates
+    ) -> None:
+        """Marks alerts as sent, and adds the states whose alerts must be sent again.
 
-        A checkpoint has covered the alerts of the last check by now. An alert that no worker has
-        marked as sent within RESEND_AFTER_MS is sent again.
+        A checkpoint has covered the `confirmed` ones by now. An alert that no worker has marked as
+        sent within RESEND_AFTER_MS is sent again.
         """
         now_ms = self._clock() * 1_000
-        alerts = []
         for kind in PERIOD_MS:
             scope = decision_scope(self._reference, kind)
             state = self._store.state(scope)
-            returned = self._returned.pop(scope, None)
             if state.sent:
                 continue
-            if returned is not None and returned.alert == state.alert:
+            if scope in confirmed and confirmed[scope].alert == state.alert:
                 self._store.mark_sent(scope, state)
             elif now_ms - state.decided_at_ms > RESEND_AFTER_MS:
-                self._returned[scope] = state
-                alerts.append(state.alert)
-        return alerts
+                returned[scope] = state

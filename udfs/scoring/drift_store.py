@@ -21,7 +21,6 @@ from cassandra.query import BatchStatement, BoundStatement
 
 from liveprofile.config import CassandraSettings
 from liveprofile.storage.cql import execute, from_ms, to_ms
-from udfs.cassandra.executor import StatementExecutor
 
 _START = "start"  # a scope of drift_state with one entry: the first hour ever counted
 
@@ -63,10 +62,10 @@ class DriftDecision(NamedTuple):
 
 
 class DriftStore(Protocol):
-    """Every method raises StoreError or ServiceError if Cassandra does not answer."""
+    """Every method raises ServiceError if Cassandra does not answer."""
 
     def write(self, rows: Sequence[HourCounts]) -> None:
-        """Starts to write; the next call of any method returns after the rows are stored."""
+        """Writes the rows."""
 
     def totals(self, reference: str, start_ms: int, end_ms: int) -> np.ndarray | None:
         """Returns the (S * W,) counts of all workers over hours of one day; None for no counts."""
@@ -96,7 +95,6 @@ class CassandraDriftStore:
 
     def __init__(self, session: Session, settings: CassandraSettings, histogram_ttl_s: int):
         self._session = session
-        self._writes = StatementExecutor(session, settings, "write")
         prepare, keyspace, ttl_s = session.prepare, settings.keyspace, settings.flag_ttl_s
         self._insert_counts = prepare(
             f"INSERT INTO {keyspace}.risk_histogram (day, reference, hour, worker, counts)"
@@ -137,7 +135,6 @@ class CassandraDriftStore:
         )
 
     def write(self, rows: Sequence[HourCounts]) -> None:
-        self._writes.drain()
         for row in rows:
             values = (
                 _day(row.hour_ms),
@@ -146,10 +143,9 @@ class CassandraDriftStore:
                 row.worker,
                 row.counts_SW.astype(">u4").tobytes(),
             )
-            self._writes.submit(self._insert_counts.bind(values))
+            self._execute(self._insert_counts.bind(values))
 
     def totals(self, reference: str, start_ms: int, end_ms: int) -> np.ndarray | None:
-        self._writes.drain()
         values = (_day(start_ms), reference, from_ms(start_ms), from_ms(end_ms))
         counts = [
             np.frombuffer(row.counts, ">u4").astype(np.int64)

@@ -72,6 +72,7 @@ class ScoringUdf(ScalarFunction):
 
     def close(self) -> None:
         self._rules_feed.close()
+        self._scorer.close()
         self._sink.close()
 
     def eval(self, user_id: pd.Series, parts: pd.Series) -> pd.Series:

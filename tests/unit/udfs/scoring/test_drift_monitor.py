@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
+import time
 from dataclasses import replace
 
 import jsonschema
 import numpy as np
 import pytest
 
+from benchmarks.support.inline_executor import InlineExecutor
 from benchmarks.support.memory_drift_store import MemoryDriftStore
 from liveprofile.config import load
 from liveprofile.drift.alert import DRIFT_ALERT_TYPE
@@ -17,6 +20,7 @@ from liveprofile.drift.histograms import (
     LATENESS_MS,
 )
 from liveprofile.drift.reference import DriftReference
+from liveprofile.errors import ServiceError
 from liveprofile.resources import product_path
 from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire.tokens import FIELD, WINDOW
@@ -53,7 +57,10 @@ class Workers:
         self.step()  # the hour in which the job starts is not decided
 
     def monitor(self) -> DriftMonitor:
-        return DriftMonitor(self.reference, "m-1", NAMES, self.store, self.after_days, self.clock)
+        executor = InlineExecutor()
+        return DriftMonitor(
+            self.reference, "m-1", NAMES, self.store, self.after_days, self.clock, executor
+        )
 
     def step(self, factor: float = 1.0, count: int = 1_000) -> list[dict]:
         """Adds one hour of events and returns the alerts of the checks after it."""
@@ -168,6 +175,54 @@ def test_sent_alert_is_not_sent_again(reference: DriftReference) -> None:
     assert workers.step(5.0)
     assert [workers.step(5.0) for _ in range(10)] == [[]] * 10
     assert workers.state().sent
+
+
+class SlowStore(MemoryDriftStore):
+    """Answers after `release`; fails while `is_away`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.release, self.is_away = threading.Event(), False
+
+    def write(self, rows) -> None:
+        assert self.release.wait(10)
+        if self.is_away:
+            raise ServiceError("no node answers")
+        super().write(rows)
+
+
+def test_slow_store_does_not_delay_scoring_and_loses_no_counts(
+    reference: DriftReference, caplog: pytest.LogCaptureFixture
+) -> None:
+    store, clock, rng = SlowStore(), Clock(), np.random.default_rng(8)
+    monitor = DriftMonitor(reference, "m-1", NAMES, store, 0.0, clock)
+
+    def observe(count: int = 500) -> None:
+        clock.now_s += 6
+        x_NF, score_N = events(rng, count)
+        times = np.full(count, START_MS)
+        started_s = time.monotonic()
+        assert monitor.observe(x_NF, score_N, times, range(count), range(count)) == []
+        assert time.monotonic() - started_s < 1
+
+    def wait_for_task() -> None:
+        deadline_s = time.monotonic() + 10
+        while not monitor._task.done():
+            assert time.monotonic() < deadline_s
+            time.sleep(0.01)
+
+    observe()
+    observe()  # the first write still waits
+    store.is_away = True
+    store.release.set()
+    wait_for_task()
+    assert "drift monitoring is behind: no node answers" in caplog.text
+    store.is_away = False
+    observe()
+    wait_for_task()
+    monitor.close()
+    totals = store.totals(reference.version, START_MS, START_MS + HOUR_MS)
+    assert totals.reshape(len(reference.series), -1)[-1].sum() == 1_500
 
 
 def test_of_two_concurrent_decisions_one_is_stored(reference: DriftReference) -> None:
