@@ -37,6 +37,11 @@ JOIN_TIMEOUT_S = 10.0  # a thread that hangs in the Kafka client ends with the p
 FETCH_RECORDS = 1_000
 
 
+# The key of a record that every `rules apply` writes. Compaction keeps it when it has dropped the
+# removed rules, so an emptied rule set stays empty.
+APPLIED_KEY = b"*"
+
+
 class TopicRules:
     """The rules that result from the records of the topic."""
 
@@ -51,6 +56,8 @@ class TopicRules:
         version before it stays."""
         for record in records:
             self.has_records = True
+            if record.key == APPLIED_KEY:
+                continue
             rule_id = (record.key or b"").decode("utf-8", "replace")
             try:
                 self._apply(record, rule_id)

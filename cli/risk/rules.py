@@ -72,10 +72,12 @@ def apply(
     lacks is removed from the topic. If the file has an error, nothing is written. From then on
     jobs use the rules of the topic instead of the file in their settings.
     """
+    import orjson
+
     from liveprofile.kafka.records import send_all
     from liveprofile.kafka.topics import create_topics
     from liveprofile.rules.rules import read_rules
-    from udfs.rules_feed import read_topic_rules
+    from udfs.rules_feed import APPLIED_KEY, read_topic_rules
 
     rule_set = read_rules(file)
     settings = read_settings(config)
@@ -87,7 +89,10 @@ def apply(
         send_all(
             settings,
             settings.topics.rules,
-            [(change.rule_id.encode(), change.record(by, applied_at), {}) for change in to_write],
+            [
+                (APPLIED_KEY, orjson.dumps({"applied_by": by, "applied_at": applied_at}), {}),
+                *((one.rule_id.encode(), one.record(by, applied_at), {}) for one in to_write),
+            ],
         )
     if json:
         print_json(

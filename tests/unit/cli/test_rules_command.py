@@ -17,7 +17,7 @@ from tests.support.paths import ROOT
 from tests.support.rows.rule_examples import RULES_TOML
 from tests.support.rows.rule_records import raw_rule_record, rule_record
 from udfs import rules_feed
-from udfs.rules_feed import TopicRules
+from udfs.rules_feed import APPLIED_KEY, TopicRules
 
 SCHEMA = json.loads((ROOT / "schemas/risk-rule.schema.json").read_text("utf-8"))
 SETTINGS = 'rules = "{file}"\n'
@@ -108,7 +108,9 @@ def test_apply_writes_added_changed_and_removed_rules(file: Path, topic: FakeRul
         "many": ("added", 1),
         "more": ("added", 1),
     }
-    for written_record in topic.records:
+    applied, *rules = topic.records
+    assert applied.key == APPLIED_KEY and json.loads(applied.value)["applied_by"] == "anna"
+    for written_record in rules:
         value = json.loads(written_record.value)
         jsonschema.validate(value, SCHEMA)
         assert (value["id"].encode(), value["applied_by"]) == (written_record.key, "anna")
@@ -118,7 +120,8 @@ def test_apply_writes_added_changed_and_removed_rules(file: Path, topic: FakeRul
         "many": ("changed", 2),
         "more": ("removed", None),
     }
-    assert [(record.key, record.value is None) for record in topic.records[2:]] == [
+    assert [(record.key, record.value is None) for record in topic.records[3:]] == [
+        (APPLIED_KEY, False),
         (b"many", False),
         (b"more", True),
     ]
@@ -127,7 +130,17 @@ def test_apply_writes_added_changed_and_removed_rules(file: Path, topic: FakeRul
 
     result = run(file, "apply", str(file))
     assert (result.exit_code, result.stdout) == (0, "unchanged  many  version 2\n")
-    assert (len(topic.records), topic.created) == (4, 2)
+    assert (len(topic.records), topic.created) == (6, 2)
+
+
+def test_emptied_rule_set_stays_empty_after_compaction(file: Path, topic: FakeRulesTopic) -> None:
+    run(file, "apply", str(file))
+    file.write_text('version = "2"\nrules = []\n')
+    assert run(file, "apply", str(file)).exit_code == 0
+    newest = {record.key: record for record in topic.records}
+    compacted = TopicRules()
+    compacted.apply(record for record in newest.values() if record.value is not None)
+    assert compacted.has_records and compacted.rules().rules == ()
 
 
 def test_dry_run_writes_nothing(file: Path, topic: FakeRulesTopic) -> None:
