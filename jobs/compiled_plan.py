@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 from pyflink.table import TableEnvironment, TableResult
 
+_SHORT_NAMES = "table.exec.simplify-operator-name-enabled"
 _MAX_CODE_LENGTH, _DEFAULT_MAX_CODE_LENGTH = "table.generated-code.max-length", "4000"
 
 
@@ -26,6 +27,7 @@ class Override(NamedTuple):
     description: str = ""  # a part of the node's description
     ttl_ms: int | None = None  # of the node's state, counted from the last write
     configuration: Mapping[str, str] = MappingProxyType({})  # python.* options have no effect here
+    name: str = ""  # of the operator, which checkpoints contain
     # Removes the exchange before the node, so that Flink chains it to the previous node. Only
     # valid where that node already has all rows of a key in one task, for a node that keeps no
     # rows (with object reuse it receives the same row object each time) and does not use event
@@ -67,8 +69,12 @@ class CompiledPlan:
             for state in node.get("state") or ():
                 if override.ttl_ms is not None:
                     state["ttl"] = f"{override.ttl_ms} ms"
-            if override.configuration:
-                node["configuration"] = node.get("configuration", {}) | dict(override.configuration)
+            configuration = dict(override.configuration)
+            if override.name:
+                node["description"] = override.name
+                configuration[_SHORT_NAMES] = "false"  # the name is the description
+            if configuration:
+                node["configuration"] = node.get("configuration", {}) | configuration
             if override.chained:
                 self._remove_exchange_before(node["id"])
 

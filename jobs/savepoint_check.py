@@ -1,6 +1,15 @@
-"""Checks the savepoint or retained checkpoint that a job starts from."""
+"""Checks the savepoint or retained checkpoint that a job starts from.
+
+State means what the settings say that it was computed with. With other settings, Flink would
+restore windows of another length, or lists that are longer than the setting and then grow for ever.
+So the job writes these settings into the name of an operator, which every checkpoint contains.
+"""
 
 from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from pyflink.java_gateway import get_gateway
 from pyflink.table import TableEnvironment
@@ -9,19 +18,64 @@ from liveprofile.config import Settings
 from liveprofile.errors import ConfigError
 
 _PATH = "execution.state-recovery.path"  # `flink run -s`
+STATE_SETTINGS = (
+    "window.length_ms",
+    "window.stagger_ms",
+    "window.history",
+    "state.decay_days",
+    "scoring.enabled",
+    "scoring.history",
+)
+NAME_PREFIX = "Deduplicate "  # the settings follow as JSON
+
+
+class SavedJob(NamedTuple):
+    parallelism: int  # the highest of its operators
+    state_settings: dict[str, Any]  # {} for a job of version 0.1.0
+
+
+def operator_name(settings: Settings) -> str:
+    """The name of the operator that carries the settings which shape state."""
+    return NAME_PREFIX + json.dumps(_state_settings(settings))
 
 
 def check(t_env: TableEnvironment, settings: Settings) -> None:
+    """Checks the savepoint that the job starts from, if any. Raises ConfigError."""
+    path = t_env.get_config().get(_PATH, "")
+    if not path:
+        return
+    saved = _read(path)
+    check_state_settings(path, saved.state_settings, settings)
+    if settings.job.changelog:
+        _check_parallelism(path, saved.parallelism, settings)
+
+
+def check_state_settings(path: str, saved: Mapping[str, Any], settings: Settings) -> None:
+    """Raises ConfigError if a setting that shapes state differs from that of the saved job.
+
+    saved: the settings of the saved job; one that it lacks is not checked.
+    """
+    for name, value in _state_settings(settings).items():
+        if saved.get(name, value) != value:
+            raise ConfigError(
+                f"setting {name} = {value}: the state in {path} was computed with {saved[name]}."
+                f" Set it to {saved[name]}, or start without a savepoint under a new job.name,"
+                " kafka.group_id and cassandra.keyspace and let the job read the topic again"
+            )
+
+
+def _state_settings(settings: Settings) -> dict[str, Any]:
+    keys = {name: name.split(".") for name in STATE_SETTINGS}
+    return {name: getattr(getattr(settings, section), key) for name, (section, key) in keys.items()}
+
+
+def _check_parallelism(path: str, saved: int, settings: Settings) -> None:
     """Raises ConfigError if a job with a changelog starts from another parallelism.
 
     Such a job would run but not recover from its next failure. Until RocksDB has written a
     checkpoint of its own, the job's checkpoints refer to the files of the savepoint, and Flink 2.2
     deletes a file that two tasks share while one of them still needs it.
     """
-    path = t_env.get_config().get(_PATH, "")
-    if not path or not settings.job.changelog:
-        return
-    saved = _parallelism(path)
     if saved != settings.job.parallelism:
         raise ConfigError(
             f"job.changelog: {path} has parallelism {saved}, the job {settings.job.parallelism};"
@@ -29,8 +83,7 @@ def check(t_env: TableEnvironment, settings: Settings) -> None:
         )
 
 
-def _parallelism(path: str) -> int:
-    """The highest parallelism of its operators."""
+def _read(path: str) -> SavedJob:
     jvm = get_gateway().jvm
     runtime = jvm.org.apache.flink.runtime
     storage = runtime.state.filesystem.AbstractFsCheckpointStorageAccess
@@ -41,4 +94,10 @@ def _parallelism(path: str) -> int:
         metadata = runtime.checkpoint.Checkpoints.loadCheckpointMetadata(stream, loader, path)
     finally:
         stream.close()
-    return max(state.getParallelism() for state in metadata.getOperatorStates())
+    operators = list(metadata.getOperatorStates())
+    names = (operator.getOperatorName().orElse("") for operator in operators)
+    settings = [name for name in names if name.startswith(NAME_PREFIX)]
+    return SavedJob(
+        max(operator.getParallelism() for operator in operators),
+        json.loads(settings[0].removeprefix(NAME_PREFIX)) if settings else {},
+    )
