@@ -17,6 +17,7 @@ from cli.learning.walk_forward import walk_forward
 from cli.pipeline.audit import audit
 from cli.pipeline.backfill import backfill
 from cli.pipeline.generate import generate
+from cli.pipeline.heartbeat import heartbeat
 from cli.pipeline.replay import replay
 from cli.pipeline.status import status
 from cli.pipeline.submit import submit
@@ -35,6 +36,7 @@ COMMANDS = (
     status,
     generate,
     replay,
+    heartbeat,
     show,
     deltas,
     flags,

@@ -46,6 +46,7 @@ def configure(t_env: TableEnvironment, settings: Settings) -> None:
         # A window or an event passes four exchanges, and each may buffer it this long.
         "execution.buffer-timeout.interval": f"{job.buffer_timeout_ms} ms",
         "execution.checkpointing.interval": f"{job.checkpoint_interval_ms} ms",
+        "execution.checkpointing.tolerable-failed-checkpoints": job.tolerable_failed_checkpoints,
         # For both pipelines: a node of the plan has no Python configuration of its own.
         "python.fn-execution.bundle.size": job.bundle_rows,
         "python.fn-execution.arrow.batch.size": job.bundle_rows,
@@ -77,9 +78,26 @@ def record_headers(**more: str) -> str:
 
 
 def rejected_records(settings: Settings, source: str) -> str:
+    """Rejected records. A payload that Kafka might refuse is truncated; headers tell what it was.
+
+    A compressed batch may hold a record that is larger than the broker's limit of a request.
+    """
+    chars = settings.limits.payload_chars
+    is_long = f"CHAR_LENGTH(payload) > {chars}"
+    headers = {"reason": "reason", "detail": "detail"}
+    # Each byte is one character in ISO-8859-1.
+    size = "CHAR_LENGTH(DECODE(CAST(payload AS BYTES), 'ISO-8859-1'))"
+    truncated = {
+        "truncated": "'true'",
+        "payload_bytes": f"CAST({size} AS STRING)",
+        "payload_sha256": "SHA256(payload)",
+    }
     return f"""
-        SELECT CAST(NULL AS STRING), payload, '{settings.topics.rejected}',
-            {record_headers(reason="reason", detail="detail")}
+        SELECT CAST(NULL AS STRING),
+            CASE WHEN {is_long} THEN LEFT(payload, {chars}) ELSE payload END,
+            '{settings.topics.rejected}',
+            CASE WHEN {is_long} THEN {record_headers(**headers, **truncated)}
+                ELSE {record_headers(**headers)} END
         FROM {source}"""
 
 
@@ -161,7 +179,13 @@ def build(
         f"INSERT INTO sink {late_records(settings)}",
         f"INSERT INTO sink {output_messages('profiles')}",
     ]
-    overrides = [Override("stream-exec-deduplicate", ttl_ms=settings.state.dedup_ttl_ms)]
+    overrides = [
+        Override(
+            "stream-exec-deduplicate",
+            ttl_ms=settings.state.dedup_ttl_ms,
+            name=savepoint_check.operator_name(settings),
+        )
+    ]
     if scoring_tables is not None:
         inserts += add_scoring_pipeline(t_env, settings, scoring_tables)
         overrides += scoring_overrides(settings)

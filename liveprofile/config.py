@@ -129,7 +129,8 @@ class CassandraSettings(Section):
 
 
 class LimitSettings(Section):
-    payload_chars: int = Field(65_536, ge=1_024)
+    # A character has up to four bytes, and a request to Kafka at most a mebibyte.
+    payload_chars: int = Field(65_536, ge=1_024, le=250_000)
     max_clock_skew_ms: int = Field(10 * MINUTE_MS, ge=0)
 
 
@@ -193,6 +194,9 @@ class JobSettings(Section):
     parallelism: int = Field(2, ge=1, le=4096)
     checkpoint_interval_ms: int = Field(10_000, ge=100)
     checkpoint_dir: str = ""
+    tolerable_failed_checkpoints: int = Field(
+        60, ge=0, description="the job goes on after this many consecutive failed checkpoints"
+    )
     changelog: bool = Field(
         False, description="use Flink's changelog state backend: checkpoints delay scoring less"
     )

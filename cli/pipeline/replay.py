@@ -63,8 +63,8 @@ def replay(
         )
     if close_windows and not result.closed:
         print_line(
-            "the last windows stay open: they end further in the future than"
-            " limits.max_clock_skew_ms allows for a heartbeat"
+            "the last windows stay open: they end in the future. Events and heartbeats that are"
+            " sent then will close them (`liveprofile heartbeat`)"
         )
     if json:
         print_json(result._asdict())

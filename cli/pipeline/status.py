@@ -5,18 +5,32 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import typer
+
 from cli.common import ConfigOption, JsonOption, print_fields, print_json, read_settings
 from liveprofile.config import Settings
 from liveprofile.resources import product_path
 
+OVERDUE_INTERVALS = 3
+SLACK_S = 5.0  # a checkpoint itself takes time
+
 
 def status(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Show the job's state, consumer lag, last checkpoint and model version."""
+    """Show the job's state, consumer lag, last checkpoint and model version.
+
+    Exits with 1 if there is a warning: no checkpoint has completed for three intervals.
+    """
     settings = read_settings(config)
     result = _collect_status(settings)
     if json:
         print_json(result)
-        return
+    else:
+        _print_status(settings, result)
+    if result["warnings"]:
+        raise typer.Exit(1)
+
+
+def _print_status(settings: Settings, result: dict[str, Any]) -> None:
     checkpoint, lag_scoring = result["checkpoint"], result["lag_scoring"]
     print_fields(
         {
@@ -36,6 +50,8 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
             "model": result["model_version"],
         }
     )
+    for warning in result["warnings"]:
+        typer.echo(f"warning: {warning}", err=True)
 
 
 def _collect_status(settings: Settings) -> dict[str, Any]:
@@ -50,7 +66,20 @@ def _collect_status(settings: Settings) -> dict[str, Any]:
         lag(settings, scoring_group(settings.kafka)) if settings.scoring.enabled else None
     )
     result["model_version"] = _model_version(product_path(settings.model.checkpoint))
+    result["warnings"] = _warnings(settings, result)
     return result
+
+
+def _warnings(settings: Settings, result: dict[str, Any]) -> list[str]:
+    checkpoint = result["checkpoint"]
+    age_s = result["uptime_s"] if checkpoint is None else checkpoint["age_s"]
+    if age_s <= OVERDUE_INTERVALS * settings.job.checkpoint_interval_ms / 1_000 + SLACK_S:
+        return []
+    return [
+        f"no checkpoint has completed for {age_s:.0f} s, {result['checkpoints_failed']} have"
+        " failed: after a failure the job reads this time again. Is the checkpoint folder full,"
+        " or not writable?"
+    ]
 
 
 def _model_version(checkpoint: Path) -> str | None:

@@ -204,10 +204,11 @@ def arrival_order(ms: str, offset: str, *, label: bool = False) -> str:
 
     It orders by time, then labels before events (an event knows the labels of its own
     millisecond), then by place in the file or partition. OVER orders by one column, so all three
-    share one number: 19 bits of the offset, and times up to the year 2248.
+    share one number: 19 bits of the offset, and times up to the year 2248. Later times are equal.
     """
     place = f"MOD({offset}, {_PLACES})"
-    return f"({ms}) * {2 * _PLACES} + {place if label else f'{_PLACES} + {place}'}"
+    in_range = f"LEAST({ms}, {(2**63 - 1) // (2 * _PLACES) - 1})"
+    return f"{in_range} * {2 * _PLACES} + {place if label else f'{_PLACES} + {place}'}"
 
 
 def shift_ms(user_id: str, window: WindowSettings) -> str:
@@ -222,12 +223,16 @@ def shift_ms(user_id: str, window: WindowSettings) -> str:
 
 
 def watermark(window: WindowSettings) -> str:
-    """The watermark, rounded down to whole seconds less a millisecond if windows end on seconds.
+    """The watermark: the earlier of event time and record time, less the out-of-orderness.
 
-    No window closes earlier or later, and the job forwards one watermark for each second of event
-    time instead of one for each event.
+    The broker's clock bounds it, so a client whose clock is fast closes no windows of other users.
+    LEAST evaluates event_clock once, CASE would twice.
+
+    It is rounded down to whole seconds less a millisecond if windows end on seconds. No window
+    closes earlier or later, and the job forwards one watermark for each second of event time
+    instead of one for each event.
     """
-    behind = f"event_clock - {interval(window.out_of_orderness_ms)}"
+    behind = f"LEAST(event_clock, record_time) - {interval(window.out_of_orderness_ms)}"
     if window.length_ms % 1000:
         return behind
     return f"FLOOR({behind} + {interval(1)} TO SECOND) - {interval(1)}"
@@ -268,5 +273,18 @@ def bad_number(number: str) -> str:
 
 def first_bad_number() -> str:
     """The name of the first invalid number field, NULL if there is none."""
-    cases = " ".join(f"WHEN {bad_number(f)} THEN '{f}'" for f in NUMBERS)
-    return f"CASE {cases} END"
+    cases = {field: bad_number(field) for field in NUMBERS}
+    cases["amount"] = f"{cases['amount']} OR {_is_product_too_large()}"
+    whens = " ".join(f"WHEN {is_bad} THEN '{field}'" for field, is_bad in cases.items())
+    return f"CASE {whens} END"
+
+
+def _is_product_too_large() -> str:
+    """TRUE if price x quantity stands for a missing amount and exceeds the limit of an amount."""
+    amount, price, quantity = (
+        f"TRY_CAST({column(field)} AS DOUBLE)" for field in ("amount", "price", "quantity")
+    )
+    return (
+        f"({column('quantity')} IS NOT NULL AND {amount} IS NULL"
+        f" AND COALESCE({price} * {quantity} > {NUMBER_LIMIT:g}, FALSE))"
+    )

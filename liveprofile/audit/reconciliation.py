@@ -73,6 +73,11 @@ class InputLog:
         """(N,) uint64: a key of user and event, the same as `used_event_keys` returns."""
         return self.event ^ self.user
 
+    @property
+    def clock_ms(self) -> np.ndarray:
+        """(N,) int64: the time up to which a record may advance the watermark, or NO_TIME."""
+        return np.minimum(self.time_ms, self.timestamp_ms)
+
 
 @dataclass(frozen=True)
 class Reconciliation:
@@ -296,7 +301,7 @@ def _in_open_windows(
     timed = is_valid & (log.time_ms != NO_TIME)
     partitions = log.position >> _OFFSET_BITS
     partition_times = [
-        log.time_ms[timed & (partitions == number)] for number in np.unique(partitions)
+        log.clock_ms[timed & (partitions == number)] for number in np.unique(partitions)
     ]
     no_watermark = empty_partitions > 0 and not window.idle_timeout_ms
     if no_watermark or any(not len(times) for times in partition_times):
@@ -320,9 +325,10 @@ def expected_late_records(
     partitions = ordered_position >> _OFFSET_BITS
     advances_watermark = ~np.isin(ordered_position, rejected)
     times = np.where(advances_watermark, log.time_ms[order], NO_TIME)
+    clocks = np.where(advances_watermark, log.clock_ms[order], NO_TIME)
     max_time = np.full(len(order), np.iinfo(np.int64).max)
     for number in np.unique(partitions):
-        partition_times = np.where(partitions == number, times, NO_TIME)
+        partition_times = np.where(partitions == number, clocks, NO_TIME)
         np.minimum(max_time, np.maximum.accumulate(partition_times), out=max_time)
     has_watermark = max_time != NO_TIME
     timed = has_watermark & (times != NO_TIME) & np.isin(ordered_position, lost)

@@ -318,6 +318,8 @@ def _checked_numbers(event: dict[str, Any]) -> dict[str, float | None]:
     ):
         checked[field] = None
         if value is None:
+            if field == "amount" and (_product(checked) or 0.0) > MAX_NUMBER:
+                raise _Invalid("BAD_NUMBER", field)
             continue
         if isinstance(value, str) and _NUMBER.fullmatch(value):
             value = float(value)
@@ -332,8 +334,13 @@ def _checked_numbers(event: dict[str, Any]) -> dict[str, float | None]:
 def _amount(numbers: dict[str, float | None]) -> float:
     if numbers["amount"] is not None:
         return numbers["amount"]
+    return _product(numbers) or 0.0
+
+
+def _product(numbers: dict[str, float | None]) -> float | None:
+    """Returns price x quantity, which stands for a missing amount."""
     if numbers["price"] is None:
-        return 0.0
+        return None
     return numbers["price"] * (1.0 if numbers["quantity"] is None else numbers["quantity"])
 
 

@@ -43,7 +43,7 @@ def classify(
     """
     used: list[ValidEvent] = []
     seen: set[str] = set()
-    largest_ms: dict[int, int] = {}  # largest event_time by partition
+    largest_ms: dict[int, int] = {}  # by partition, of the earlier of event_time and record time
     for partition, offset, timestamp_ms, _key, value in records:
         position = (partition, offset)
         event = validate(value, timestamp_ms, settings.limits)
@@ -68,8 +68,8 @@ def classify(
             else:
                 result.used.add(position)
                 used.append(event)
-        if time_ms is not None and time_ms > largest_ms.get(partition, -1):
-            largest_ms[partition] = time_ms
+        if time_ms is not None and min(time_ms, timestamp_ms) > largest_ms.get(partition, -1):
+            largest_ms[partition] = min(time_ms, timestamp_ms)
             result.watermark_ms = min(largest_ms.values()) - settings.window.out_of_orderness_ms
     return used
 

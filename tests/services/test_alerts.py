@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import subprocess
 import threading
@@ -19,7 +20,11 @@ from liveprofile.alerts.cases.states import AlertState, TransitionError
 from liveprofile.alerts.cloud_events import cloud_event
 from liveprofile.alerts.consumer import AlertConsumer, AlertRefused, OpenCase, RetryPolicy
 from liveprofile.alerts.consumer.alert import Alert
-from liveprofile.alerts.consumer.dead_letters import dead_letter_topic
+from liveprofile.alerts.consumer.dead_letters import (
+    MAX_KEY_BYTES,
+    MAX_VALUE_BYTES,
+    dead_letter_topic,
+)
 from liveprofile.alerts.consumer.delivery import CassandraHandledStore
 from liveprofile.config import CassandraSettings, Settings, TopicSettings, load
 from liveprofile.kafka.records import read_topic, send_all
@@ -324,6 +329,26 @@ def test_alerts_open_one_case_and_refused_alert_is_dead_lettered(
     assert json.loads(dead.value)["id"] == refused and dead.key == b"42"
     assert dead.headers["reason"] == b"REFUSED" and dead.headers["handler"] == b"recorder"
     assert dead.headers["detail"] == b"AlertRefused: never"
+
+
+def test_long_record_is_truncated_in_the_dead_letter_topic(
+    alert_config: SimpleNamespace, session: Session, open_flag: Any
+):
+    settings = with_alerts_topic(alert_config.settings, "-long")
+    values = [b"x" * (MAX_VALUE_BYTES + more) for more in (-1, 0, 1, 450_000)]
+    send_all(settings, settings.topics.alerts, [(b"k" * 2_000, value, {}) for value in values])
+    assert consume(settings, session, "g", [RecordingHandler()], 4).counts.dead == 4
+    dead = list(read_topic(settings, dead_letter_topic(settings)))
+    dead.sort(key=lambda record: int(record.headers["offset"]))
+    assert [len(record.value) for record in dead] == [MAX_VALUE_BYTES - 1, *[MAX_VALUE_BYTES] * 3]
+    assert {len(record.key) for record in dead} == {MAX_KEY_BYTES}
+    assert [record.headers.get("payload_bytes") for record in dead] == [
+        None,
+        None,
+        *(str(len(value)).encode() for value in values[2:]),
+    ]
+    digest = hashlib.sha256(values[3]).hexdigest().encode()
+    assert dead[3].headers["payload_sha256"] == digest and dead[3].headers["truncated"] == b"true"
 
 
 def test_concurrent_alerts_open_one_case_which_closes_with_its_last_flag(

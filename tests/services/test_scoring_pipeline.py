@@ -17,7 +17,6 @@ from typing import Any
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.kafka.records import read_topic
 from liveprofile.resources import product_path
 from liveprofile.simulator import shared_device_ring
@@ -44,8 +43,9 @@ pytestmark = pytest.mark.services
 
 IN_FORCE_WITHIN_S = 5.0
 EVENTS_PER_SECOND = 100
-# Short: the heartbeat that closes the last windows must not be far in the future.
-WINDOW = {"length_ms": 60_000, "stagger_ms": 10_000}
+# Short: heartbeats of the present time close the last windows.
+WINDOW = {"length_ms": 6_000, "stagger_ms": 1_000, "out_of_orderness_ms": 1_000}
+HEARTBEATS = 12  # one a second: a window length, the out-of-orderness and a margin
 EVERY_PURCHASE = """
 [[rules]]
 id = "every_purchase"
@@ -233,7 +233,7 @@ def test_all_decisions_equal_reference_after_rules_and_label(
 
 def test_audit_accounts_for_every_record(job: JobUnderTest) -> None:
     """The scoring pipeline does not affect the profile pipeline."""
-    job.send_heartbeats(closing_time_ms(now_ms(), job.settings.window))
+    run_cli("heartbeat", "--count", str(HEARTBEATS), "--config", job.config_file)
     job.wait_until_caught_up()
     report = job.audit()
     assert report["ok"], report

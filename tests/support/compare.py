@@ -10,6 +10,7 @@ The reference takes the positions of late records from the late topic.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import sys
 import tomllib
@@ -110,7 +111,7 @@ def compare_with_reference(settings: Settings) -> Comparison:
     tables = tomllib.loads(product_path(settings.rules).read_text(encoding="utf-8"))["rules"]
     rules = [table for table in tables if table["scope"] == "window"]
     expected = run_reference(records, settings, late=set(late), score=model, rules=rules)
-    _compare_rejected(comparison, rejected, expected, values)
+    _compare_rejected(comparison, rejected, expected, values, settings)
     _compare_late(comparison, late, expected, values, settings)
     closed = _closed_windows(expected, model, settings.window.history)
     with open_session(settings.cassandra) as session:
@@ -184,6 +185,7 @@ def _compare_rejected(
     rejected: dict[Position, kafka_records.Record],
     expected: Result,
     values: dict[Position, bytes | None],
+    settings: Settings,
 ) -> None:
     for position in rejected.keys() | expected.rejected.keys():
         record, reference = rejected.get(position), expected.rejected.get(position)
@@ -192,10 +194,26 @@ def _compare_rejected(
         comparison.equal("reason", input_record, reason, reference and reference.reason)
         if record is None or reference is None:
             continue
-        comparison.equal("rejected payload", position, record.value, values[position])
+        forwarded, more_headers = _forwarded(values[position], settings.limits.payload_chars)
+        comparison.equal("rejected payload", position, record.value, forwarded)
+        headers = {name: value.decode() for name, value in record.headers.items()}
+        comparison.equal("headers", position, more_headers.items() - headers.items(), set())
+        comparison.equal("truncated", position, "truncated" in headers, bool(more_headers))
         if reference.reason in REASONS_WITH_DETAIL:
             detail = record.headers["detail"].decode()
             comparison.equal("detail", input_record, detail, reference.detail)
+
+
+def _forwarded(value: bytes | None, payload_chars: int) -> tuple[bytes | None, dict[str, str]]:
+    """Returns the payload as the rejected topic has it, and the headers of a truncated one."""
+    if value is None or len(text := value.decode("utf-8", "surrogateescape")) <= payload_chars:
+        return value, {}
+    headers = {
+        "truncated": "true",
+        "payload_bytes": str(len(value)),
+        "payload_sha256": hashlib.sha256(value).hexdigest(),
+    }
+    return text[:payload_chars].encode("utf-8", "surrogateescape"), headers
 
 
 def _compare_late(

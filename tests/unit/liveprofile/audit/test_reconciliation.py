@@ -29,6 +29,8 @@ from tests.reference.windows import window_end_ms
 WINDOW = WindowSettings(length_ms=60_000, out_of_orderness_ms=1_000)
 START_MS = 1_500_000_000_000 // MINUTE_MS * MINUTE_MS
 
+ARRIVAL_MS = 1_000_000_000  # all events are replayed later
+
 
 class InputRecord(NamedTuple):
     partition: int
@@ -56,13 +58,14 @@ class Topic:
         event = {"event_id": event_id, "user_id": user_id, "event_type": "view"}
         self.raw(json.dumps(event | {"event_time": START_MS + at_ms}).encode(), partition)
 
-    def heartbeat(self, at_ms: int, partition: int = 0) -> None:
+    def heartbeat(self, at_ms: int, partition: int = 0, record_ms: int = ARRIVAL_MS) -> None:
         event = {"event_type": "heartbeat", "event_time": START_MS + at_ms}
-        self.raw(json.dumps(event).encode(), partition)
+        self.raw(json.dumps(event).encode(), partition, record_ms)
 
-    def raw(self, value: bytes | None, partition: int = 0) -> None:
+    def raw(self, value: bytes | None, partition: int = 0, record_ms: int = ARRIVAL_MS) -> None:
         offset = sum(record.partition == partition for record in self.records)
-        self.records.append(InputRecord(partition, offset, len(self.records), value))
+        timestamp_ms = START_MS + record_ms + len(self.records)
+        self.records.append(InputRecord(partition, offset, timestamp_ms, value))
 
 
 def stored(*event_ids: str, user_id: str = "u") -> Delta:
@@ -243,6 +246,15 @@ def test_expected_late_records_use_the_slowest_partition():
     log = read_input_log(topic.records, WINDOW)
     found = dict(expected_late_records(log, log.position, positions([]), WINDOW))
     assert found == {position(0, 3): 501}
+
+
+def test_record_from_the_future_does_not_close_windows():
+    topic = Topic()
+    topic.add("lost", 0)
+    topic.heartbeat(10 * MINUTE_MS, record_ms=0)
+    assert reconciled(topic).open_windows == 1
+    topic.heartbeat(10 * MINUTE_MS, record_ms=2 * MINUTE_MS)
+    assert reconciled(topic).open_windows == 0
 
 
 def test_rejected_record_does_not_advance_the_watermark():

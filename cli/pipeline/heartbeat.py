@@ -1,0 +1,38 @@
+"""`liveprofile heartbeat`: keeps event time moving on quiet partitions."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from cli.common import ConfigOption, read_settings
+
+
+def heartbeat(
+    every: Annotated[
+        float, typer.Option(min=0.1, metavar="SECONDS", help="Time between two heartbeats.")
+    ] = 1.0,
+    count: Annotated[
+        int | None,
+        typer.Option(min=1, help="Stop after so many. Default: run until stopped."),
+    ] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Send a heartbeat to every partition of the input topic, again and again.
+
+    A window closes when every partition has moved past its end, so a partition without events
+    keeps all windows open. Run this service beside live traffic, not during a replay of history:
+    a heartbeat carries the present time and closes all windows of the past.
+    """
+    from liveprofile.ingest.replay import ReplayProducer
+
+    settings = read_settings(config)
+    producer = ReplayProducer(settings, settings.topics.events, lambda sent: None)
+    sent, started_s = 0, time.monotonic()
+    while count is None or sent < count:
+        time.sleep(max(0.0, started_s + sent * every - time.monotonic()))
+        producer.send_heartbeats(time.time_ns() // 1_000_000)
+        producer.flush()
+        sent += 1

@@ -1,0 +1,41 @@
+"""The folder for checkpoints cannot be written, as on a full or read-only disk.
+
+Load: steady. Fault: a file takes the place of the job's folder for 15 s, about 15 checkpoints.
+Must hold: the job runs on without a restart, `liveprofile status` warns, no event is lost or used
+twice, and every profile equals the reference's.
+Recovery: automatic with the first checkpoint after the folder is back.
+"""
+
+import time
+from pathlib import Path
+from urllib.parse import urlparse
+
+import pytest
+
+from liveprofile.flink import rest
+from tests.faults.loaded_job import LoadedJob
+from tests.support.job_under_test import run_cli
+
+pytestmark = pytest.mark.faults
+
+BROKEN_S = 15
+
+
+def test_job_runs_on_when_no_checkpoint_can_be_written(loaded_job: LoadedJob) -> None:
+    job = loaded_job.job
+    restarts = job.restarts()
+    with loaded_job.load():
+        latest = rest.request(job.rest_url, f"/jobs/{job.id}/checkpoints")["latest"]["completed"]
+        folder = Path(urlparse(latest["external_path"]).path).parent
+        moved = folder.with_name(f"{folder.name}-moved")
+        folder.rename(moved)
+        folder.write_text("in the way")
+        time.sleep(BROKEN_S)
+        status = run_cli("status", "--config", job.config_file, ok=False)
+        folder.unlink()
+        moved.rename(folder)
+        job.wait_for_checkpoint(60)
+    assert status.returncode == 1 and "no checkpoint has completed" in status.stderr
+    assert job.restarts() == restarts
+    loaded_job.check()
+    assert run_cli("status", "--config", job.config_file).stderr == ""
