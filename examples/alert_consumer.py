@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import sys
 from datetime import datetime
+from functools import partial
 
 from cli.common import read_settings
+from liveprofile.alerts.cases.flags import find_flag
 from liveprofile.alerts.consumer import (
     AlertConsumer,
     OpenCase,
@@ -39,7 +41,7 @@ def main(webhook_url: str) -> None:
         handlers = [
             OpenCase(session),
             Webhook.from_environment(webhook_url),
-            RestrictAccount(PrintingAccounts()),
+            RestrictAccount(PrintingAccounts(), partial(find_flag, session)),
         ]
         consumer = AlertConsumer.connect(settings, handlers, session, min_severity=Severity.HIGH)
         with stop_on_signals(consumer):

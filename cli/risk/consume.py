@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
@@ -89,6 +90,7 @@ def create_handlers(
     session: Session, open_case: bool, webhook: str | None, restrict: str | None
 ) -> list[Handler]:
     """Creates the handlers that the options request. Raises ConfigError and InputError."""
+    from liveprofile.alerts.cases.flags import find_flag
     from liveprofile.alerts.consumer import OpenCase, RestrictAccount, Webhook
     from liveprofile.alerts.consumer.handlers import load_accounts
 
@@ -98,5 +100,5 @@ def create_handlers(
     if webhook:
         handlers.append(Webhook.from_environment(webhook))
     if restrict:
-        handlers.append(RestrictAccount(load_accounts(restrict)))
+        handlers.append(RestrictAccount(load_accounts(restrict), partial(find_flag, session)))
     return handlers

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Protocol
@@ -12,9 +12,12 @@ from typing import Protocol
 from cassandra.cluster import Session
 
 from liveprofile.alerts.cases import case_store
+from liveprofile.alerts.cases.flags import UnknownFlag
 from liveprofile.alerts.consumer.alert import Alert
+from liveprofile.alerts.consumer.delivery import AlertRefused
 from liveprofile.errors import InputError
-from liveprofile.storage.cql import to_ms
+from liveprofile.storage.cql import from_ms, to_ms
+from liveprofile.storage.queries import StoredFlag
 
 # Rule actions that restrict an account. The other actions are for people.
 RESTRICTING_ACTIONS = frozenset({"step_up_verification", "limit_trading", "restrict_trading"})
@@ -58,10 +61,14 @@ class Accounts(Protocol):
 
 
 class RestrictAccount:
-    """Restricts the account for `duration` from the alert's time on.
+    """Restricts the account for `duration` from the flag's time on.
 
-    The alert's time counts, not the wall clock: a duplicate asks for the same restriction, and an
-    alert of last year restricts nobody. actions: the rule actions that restrict an account.
+    Only the stored flag decides: whoever can write to the alert topic cannot restrict an account.
+    The flag's time counts, not the wall clock: a duplicate asks for the same restriction, and a
+    flag of last year restricts nobody.
+
+    find_flag: reads the flag with an id; raises UnknownFlag. actions: the rule actions that
+    restrict an account.
     """
 
     name = "restrict_account"
@@ -69,17 +76,24 @@ class RestrictAccount:
     def __init__(
         self,
         accounts: Accounts,
+        find_flag: Callable[[str], StoredFlag],
         duration: timedelta = RESTRICTION_DURATION,
         actions: Collection[str] = RESTRICTING_ACTIONS,
     ):
-        self._accounts, self._duration, self._actions = accounts, duration, actions
+        self._accounts, self._find_flag = accounts, find_flag
+        self._duration, self._actions = duration, actions
 
     def handle(self, alert: Alert) -> None:
-        """Raises whatever the shop's `restrict` raises."""
-        until = alert.time.astimezone(UTC) + self._duration
-        if alert.data.action in self._actions and until > datetime.now(UTC):
-            reason = f"{alert.data.reason}: {alert.data.message}"
-            self._accounts.restrict(alert.user_id, alert.data.action, until, reason)
+        """Raises AlertRefused if the flag is not stored, ServiceError, and whatever the shop's
+        `restrict` raises."""
+        try:
+            flag = self._find_flag(alert.id)
+        except UnknownFlag:
+            raise AlertRefused("no flag is stored for this alert") from None
+        until = from_ms(flag.window_end_ms) + self._duration
+        if flag.action in self._actions and until > datetime.now(UTC):
+            reason = f"{flag.reason}: {flag.message}"
+            self._accounts.restrict(flag.user_id, flag.action, until, reason)
 
 
 def load_accounts(path: str) -> Accounts:

@@ -1,0 +1,77 @@
+"""Sends many random payloads through the whole stack.
+
+    python -m tests.fuzz --records 100000
+
+Half of them must not stop the job (poison: types, sizes, encodings, nesting, extremes, repeated
+names), half have their fields in any order and notation. Passes if the job ran without a restart,
+the audit accounts for every record, and all stored and sent data equals the reference.
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from liveprofile.kafka.records import read_topic
+from liveprofile.units import DAY_MS
+from stack.local import Stack
+from tests.support.compare import compare_with_reference
+from tests.support.job_under_test import JobUnderTest
+from tests.support.streams.seeded import Message, payload_variants, poison_messages
+
+CATCH_UP_TIMEOUT_S = 1_200.0
+END_MS = 1_700_000_000_000 + 30 * DAY_MS  # after all events
+
+
+def random_records(count: int, seed: int) -> list[Message]:
+    messages = poison_messages(count // 2, seed) + payload_variants(count - count // 2, seed)
+    # Duplicates are exact only if they come in one order: all of these go to one partition.
+    return [Message(b"one", value) for _, value in messages]
+
+
+def run_fuzz(records: int, seed: int, root: Path) -> dict[str, Any]:
+    stack = Stack(root / "stack")
+    try:
+        stack.start()
+        job = JobUnderTest(stack, root, "fuzz", {})
+        job.prepare()
+        job.submit()
+        job.send(random_records(records, seed))
+        job.send_heartbeats(END_MS)
+        job.wait_until_caught_up(CATCH_UP_TIMEOUT_S)
+        audit_report, comparison = job.audit(), compare_with_reference(job.settings)
+        state, restarts = job.state(), job.restarts()
+        reasons = Counter(
+            record.headers["reason"].decode()
+            for record in read_topic(job.settings, job.settings.topics.rejected)
+        )
+    finally:
+        stack.stop()
+    return {
+        "ok": bool(audit_report["ok"] and comparison.ok and state == "RUNNING" and not restarts),
+        "records": records,
+        "restarts": restarts,
+        "reasons": dict(reasons.most_common()),
+        "audit": audit_report,
+        "comparison": comparison.as_json(),
+    }
+
+
+def main(
+    records: Annotated[int, typer.Option(help="Number of records.", min=2)] = 100_000,
+    seed: int = 1,
+) -> None:
+    """Sends random payloads through the whole stack. Prints one line of JSON."""
+    with tempfile.TemporaryDirectory(prefix="liveprofile-fuzz-") as root:
+        result = run_fuzz(records, seed, Path(root))
+    typer.echo(json.dumps(result))
+    raise typer.Exit(0 if result["ok"] else 1)
+
+
+if __name__ == "__main__":
+    typer.run(main)
