@@ -99,11 +99,12 @@ def main(arguments: list[str] | None = None) -> int:
             )
             run_profile_pipeline(t_env, settings, source=source, rows=options.rows)
         else:
-            source = (
-                tables.bounded_scoring_source("source", settings)
-                if options.topic
-                else tables.numbered_file("source", options.events, settings)
-            )
+            if options.topic:
+                source = tables.bounded_scoring_source("source", settings)
+            else:  # an archive is history
+                scoring = settings.scoring.model_copy(update={"replay": True})
+                settings = settings.model_copy(update={"scoring": scoring})
+                source = tables.numbered_file("source", options.events, settings)
             labels = tables.numbered_file("label_source", options.labels, settings, labels=True)
             run_scoring_pipeline(t_env, settings, source=source, labels=labels, rows=options.rows)
     except LiveprofileError as error:

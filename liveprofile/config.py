@@ -217,6 +217,14 @@ class ScoringSettings(Section):
         128, ge=2, le=1_024, description="last events of a user or an entity that features use"
     )
     checkpoint: Path = Path("models/checkpoints/event-risk")
+    max_delay_ms: int = Field(
+        10 * MINUTE_MS,
+        ge=0,
+        description="an event that arrives later than this is scored as if it were this old",
+    )
+    replay: bool = Field(
+        False, description="the topic holds history: event_time counts, however late it arrives"
+    )
     score_ttl_s: int = Field(30 * 86_400, ge=0)
     drift_after_days: float = Field(
         30.0, ge=0, description="days of events before the first drift alert"

@@ -103,7 +103,10 @@ class Stack:
                 "parallelism": self.parallelism,
             },
             "model": {"checkpoint": str(ROOT / "models" / "checkpoints" / "default")},
-            "scoring": {"checkpoint": str(ROOT / "models" / "checkpoints" / "event-risk")},
+            "scoring": {
+                "checkpoint": str(ROOT / "models" / "checkpoints" / "event-risk"),
+                "replay": True,  # mostly history is tried out here
+            },
             "rules": str(ROOT / "rules.toml"),
         }
 

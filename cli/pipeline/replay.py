@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,7 @@ import typer
 
 from cli.common import ConfigOption, JsonOption, print_json, read_settings
 from cli.progress import count_bar, print_line
+from liveprofile.config import Settings
 
 
 def replay(
@@ -66,8 +68,21 @@ def replay(
             "the last windows stay open: they end in the future. Events and heartbeats that are"
             " sent then will close them (`liveprofile heartbeat`)"
         )
+    if _is_history(settings, result.last_event_time_ms):
+        print_line(
+            "these events are history: a job without scoring.replay = true scores them as if they"
+            " happened now"
+        )
     if json:
         print_json(result._asdict())
     else:
         events_per_s = result.sent / result.seconds if result.seconds else 0
         typer.echo(f"{result.sent} events sent in {result.seconds:.1f} s ({events_per_s:,.0f}/s)")
+
+
+def _is_history(settings: Settings, last_event_time_ms: int | None) -> bool:
+    """Whether the events are too old for the job of these settings to trust their times."""
+    scoring = settings.scoring
+    if last_event_time_ms is None or scoring.replay or not scoring.enabled:
+        return False
+    return last_event_time_ms < time.time() * 1_000 - scoring.max_delay_ms

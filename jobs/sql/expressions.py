@@ -11,7 +11,7 @@ In Flink SQL literals a backslash is an ordinary character, and a quote is doubl
 
 from __future__ import annotations
 
-from liveprofile.config import WindowSettings
+from liveprofile.config import ScoringSettings, WindowSettings
 from liveprofile.events.window_times import HASH_DIGITS
 
 EARLIEST = "TO_TIMESTAMP_LTZ(946684800000, 3)"  # 2000-01-01
@@ -197,6 +197,17 @@ def event_clock(payload: str, record_time: str, max_clock_skew_ms: int) -> str:
         f"TO_TIMESTAMP_LTZ(CASE WHEN ({may_be_iso}) AND REGEXP({payload}, {literal(_ISO_HINT)})"
         f" THEN {checked} ELSE {once} END, 3)"
     )
+
+
+def scoring_ms(clock: str, record_time: str, scoring: ScoringSettings) -> str:
+    """The time of an event in the scoring pipeline, in ms.
+
+    Nobody can hide a series of events by dating them days apart: an event is at most
+    `scoring.max_delay_ms` older than its record, unless the topic holds history.
+    """
+    if scoring.replay:
+        return epoch_ms(clock)
+    return f"GREATEST({epoch_ms(clock)}, {epoch_ms(record_time)} - {scoring.max_delay_ms})"
 
 
 def arrival_order(ms: str, offset: str, *, label: bool = False) -> str:

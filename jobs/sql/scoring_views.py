@@ -50,7 +50,7 @@ def _cell(number: str) -> str:
     return f"CAST(CAST(FLOOR({degrees} * {CELLS_PER_DEGREE}) AS INT) AS STRING)"
 
 
-def scorable_events() -> str:
+def scorable_events(settings: Settings) -> str:
     """Valid events of a scored type, with typed columns.
 
     event_key (unique for each record), event_id, user_id, arrival, event_type, event_ms STRING,
@@ -61,13 +61,14 @@ def scorable_events() -> str:
     ids = ", ".join(f"{profile_views.token_id(f, path)} AS {f}" for f, path in paths.items())
     place = f"COALESCE({_cell('place.lat')} || ':' || {_cell('place.lon')}, '')"
     types = ", ".join(f"'{name}'" for name in SCORED_TYPES)
+    event_ms = sql.scoring_ms("event_clock", "record_time", settings.scoring)
     event_key = join_sql(
         "CAST(record_partition AS STRING)", "CAST(record_offset AS STRING)", "event_id"
     )
     return f"""
         SELECT {event_key} AS event_key,
             event_id, user_id, arrival, event_type,
-            CAST({sql.epoch_ms("event_clock")} AS STRING) AS event_ms,
+            CAST({event_ms} AS STRING) AS event_ms,
             CAST({profile_views.amount()} AS STRING) AS amount, {type_letter_sql()} AS letter,
             {ids}, {place} AS place, CAST(record_offset AS STRING) AS record_offset
         FROM scoring_validated WHERE reason IS NULL AND event_type IN ({types})"""
@@ -211,7 +212,7 @@ def create(t_env, source: str, labels: str, settings: Settings) -> None:
         "scoring_prefiltered": prefiltered(source),
         "scoring_parsed": profile_views.parsed("scoring_prefiltered", MORE_FIELDS),
         "scoring_validated": profile_views.validated(settings, "scoring_parsed", MORE_FIELDS),
-        "scorable_events": scorable_events(),
+        "scorable_events": scorable_events(settings),
         "event_tokens": event_tokens(),
         "parsed_labels": parsed_labels(labels),
         "label_tokens": label_tokens(),

@@ -125,11 +125,12 @@ def kafka_scoring_source(name: str, settings: Settings, topic: str, max_wait_ms:
 def bounded_scoring_source(name: str, settings: Settings) -> str:
     """The present content of the input topic, for the backfill of the scoring pipeline.
 
-    Events arrive at their event_time, and in the order of their partition if times are equal. The
-    record time is no substitute: in a topic filled by a replay all events would arrive at once,
-    long after their labels.
+    Events arrive at the time that they are scored with, and in the order of their partition if
+    times are equal. The record time is no substitute: in a topic filled by a replay all events
+    would arrive at once, long after their labels.
     """
     clock = sql.event_clock("payload", "record_time", settings.limits.max_clock_skew_ms)
+    event_ms = sql.scoring_ms(clock, "record_time", settings.scoring)
     bounds = {"scan.startup.mode": "earliest-offset", "scan.bounded.mode": "latest-offset"}
     options = _kafka_options(
         settings, settings.topics.events, scoring_group(settings.kafka), **bounds
@@ -138,7 +139,7 @@ def bounded_scoring_source(name: str, settings: Settings) -> str:
         CREATE TEMPORARY TABLE {name} (
             {_RECORD},
             event_clock AS {clock},
-            arrival AS {sql.arrival_order(sql.epoch_ms(clock), "record_offset")}
+            arrival AS {sql.arrival_order(event_ms, "record_offset")}
         ) WITH ({options})"""
 
 

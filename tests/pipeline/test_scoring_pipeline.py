@@ -38,8 +38,9 @@ from tests.reference.scoring import (
 )
 from tests.reference.units import HOUR_MS
 from tests.reference.windows import Record
+from tests.support.scoring_harness import assert_matches_reference
 from tests.support.streams import simulated
-from tests.support.streams.simulated import Event, payload, to_records
+from tests.support.streams.simulated import RECORD_MS, Event, payload, to_records
 
 pytestmark = pytest.mark.pipeline
 
@@ -62,7 +63,9 @@ BROKEN_LABELS = {
 def make_settings() -> Settings:
     # A label is an entry of the entity lists. When it arrives among the events of the other file is
     # not fixed, so the lists must be long enough to drop nothing.
-    return load(job={"parallelism": 1, "name": "pipeline"}, scoring={"history": 1_024})
+    return load(
+        job={"parallelism": 1, "name": "pipeline"}, scoring={"history": 1_024, "replay": True}
+    )
 
 
 class ScoringRun(NamedTuple):
@@ -203,7 +206,7 @@ def reference_rows(arrivals: list[Arrival], max_entries: int) -> Counter:
 
 
 def test_rows_of_stream_equal_reference(tmp_path: Path) -> None:
-    settings = load(job={"parallelism": 1}, scoring={"history": 8})
+    settings = load(job={"parallelism": 1}, scoring={"history": 8, "replay": True})
     sent = to_records(simulated.irregular_payloads(small_shop(), seed=3))
     rows = run_scoring_views(sent, [], settings, tmp_path / "stream", batch=False)
     arrivals = read_events(sent, settings.limits)
@@ -216,7 +219,7 @@ def test_rows_of_stream_equal_reference(tmp_path: Path) -> None:
 
 def test_rows_of_batch_with_labels_equal_reference(tmp_path: Path) -> None:
     """In a batch, events and labels arrive at their own times."""
-    settings = load(job={"parallelism": 1}, scoring={"history": 8})
+    settings = load(job={"parallelism": 1}, scoring={"history": 8, "replay": True})
     events = small_shop()
     scored = [event for event in events if event["event_type"] in TYPE_LETTERS]
     times = {event["event_time"] for event in events}
@@ -237,3 +240,34 @@ def test_rows_of_batch_with_labels_equal_reference(tmp_path: Path) -> None:
     arrivals.sort(key=lambda arrival: arrival.time_ms)
     assert Counter(map(normalised, rows)) == reference_rows(arrivals, settings.scoring.history)
     assert any("+" in row.parts for row in rows)
+
+
+@pytest.mark.parametrize("replay", [False, True])
+def test_card_test_with_dates_days_apart_is_flagged_unless_it_is_history(
+    replay: bool, tmp_path: Path
+) -> None:
+    settings = load(job={"parallelism": 1, "name": "dates"}, scoring={"replay": replay})
+    records = []
+    for number in range(6):
+        for user, age_ms in ("true", 0), ("backdated", (6 - number) * DAY_MS):
+            record_ms = RECORD_MS + number * 20_000
+            event = {
+                "event_id": f"{user}-{number}",
+                "user_id": user,
+                "event_type": "purchase",
+                "event_time": record_ms - age_ms,
+                "amount": 1.0,
+                "device_id": f"device-{user}",
+            }
+            records.append(Record(0, len(records), record_ms, None, json.dumps(event).encode()))
+    output = run_scoring_pipeline(records, [], settings, tmp_path)
+    max_delay_ms = None if replay else settings.scoring.max_delay_ms
+    arrivals: list[Arrival] = [
+        event for record in records if (event := read_event(record, settings.limits, max_delay_ms))
+    ]
+    rules = tomllib.loads(product_path(settings.rules).read_text("utf-8"))["rules"]
+    model = FraudModel.load(product_path(settings.scoring.checkpoint))
+    expected = decide(arrivals, rules, model, settings.scoring.history)
+    assert_matches_reference(output.sink, expected)
+    flagged = {user for user, _, rule, _ in output.sink.flags if rule == "card_testing"}
+    assert flagged == ({"true"} if replay else {"true", "backdated"})

@@ -55,11 +55,17 @@ class Decision(NamedTuple):
 # --- records --------------------------------------------------------------------------------------
 
 
-def read_event(record: Record, limits: Any) -> Event | None:
-    """Returns None for a record that is not scored: an invalid one, or one of another type."""
+def read_event(record: Record, limits: Any, max_delay_ms: int | None = None) -> Event | None:
+    """Returns None for a record that is not scored: an invalid one, or one of another type.
+
+    max_delay_ms: of live events; None: history.
+    """
     valid = validate(record.value, record.timestamp_ms, limits)
     if not isinstance(valid, ValidEvent) or valid.event_type not in TYPE_LETTERS:
         return None
+    time_ms = valid.time_ms
+    if max_delay_ms is not None:
+        time_ms = max(time_ms, record.timestamp_ms - max_delay_ms)
     payload = json.loads(record.value or b"")
     attributes = payload.get("attributes")
     attributes = attributes if isinstance(attributes, dict) else {}
@@ -67,7 +73,7 @@ def read_event(record: Record, limits: Any) -> Event | None:
         valid.event_id,
         valid.user_id,
         valid.event_type,
-        valid.time_ms,
+        time_ms,
         valid.amount,
         device=_id(payload.get("device_id")),
         place=_cell(payload.get("place")),
