@@ -88,12 +88,13 @@ def stream(skew_minutes: int) -> Iterator[tuple[dict[str, object], int]]:
 def job(new_job: Callable[..., JobUnderTest]) -> Iterator[JobUnderTest]:
     job = new_job("hostile")
     topic = job.settings.topics.events
-    # Records keep the times that the test gives them.
-    entry = ConfigEntry(
-        "message.timestamp.type", "CreateTime", incremental_operation=AlterConfigOpType.SET
-    )
+    # Records keep the times that the test gives them, and do not expire although these are past.
+    entries = [
+        ConfigEntry(name, value, incremental_operation=AlterConfigOpType.SET)
+        for name, value in (("message.timestamp.type", "CreateTime"), ("retention.ms", "-1"))
+    ]
     admin = AdminClient(client_config(job.settings.kafka))
-    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=[entry])
+    resource = ConfigResource(ConfigResource.Type.TOPIC, topic, incremental_configs=entries)
     for future in admin.incremental_alter_configs([resource]).values():
         future.result()
     job.submit()
