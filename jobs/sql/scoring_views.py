@@ -104,7 +104,7 @@ def label_tokens() -> str:
     The columns of `event_tokens`, with empty event_key and head.
     """
     common = (label_letter_sql("label"), "CAST(label_ms AS STRING)", "event_id", "'0'")
-    ids = ", ".join(f"LEFT(COALESCE({name}, ''), {ID_CHARS}) AS {name}" for name in ENTITIES)
+    ids = ", ".join(f"COALESCE(LEFT({name}, {ID_CHARS}), '') AS {name}" for name in ENTITIES)
     no_entities = ("''" for _ in ENTITIES)
     return f"""
         SELECT user_id, arrival, '' AS event_key, '' AS head,
