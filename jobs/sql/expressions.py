@@ -132,6 +132,11 @@ def column(number: str) -> str:
     return number.replace(".", "_") + "_text"
 
 
+def as_double(number: str) -> str:
+    """A number field of a row of `parsed`; NULL if it is missing or no number."""
+    return f"TRY_CAST({column(number)} AS DOUBLE)"
+
+
 def epoch_ms(time: str) -> str:
     return f"(EXTRACT(EPOCH FROM {time}) * 1000 + EXTRACT(MILLISECOND FROM {time}))"
 
@@ -272,7 +277,7 @@ def bad_number(number: str) -> str:
     """TRUE if the number is given and invalid."""
     text, path = column(number), f"$.{number}"
     low, high = _RANGES.get(number, (-NUMBER_LIMIT, NUMBER_LIMIT))
-    value = f"TRY_CAST({text} AS DOUBLE)"
+    value = as_double(number)
     return (
         f"({text} IS NOT NULL AND CASE WHEN {text} = '{NO_SCALAR}'"
         # Strict mode also fails where the key occurs only deeper inside: then it is absent.
@@ -292,9 +297,7 @@ def first_bad_number() -> str:
 
 def _is_product_too_large() -> str:
     """TRUE if price x quantity stands for a missing amount and exceeds the limit of an amount."""
-    amount, price, quantity = (
-        f"TRY_CAST({column(field)} AS DOUBLE)" for field in ("amount", "price", "quantity")
-    )
+    amount, price, quantity = map(as_double, ("amount", "price", "quantity"))
     return (
         f"({column('quantity')} IS NOT NULL AND {amount} IS NULL"
         f" AND COALESCE({price} * {quantity} > {NUMBER_LIMIT:g}, FALSE))"

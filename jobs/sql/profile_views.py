@@ -190,9 +190,7 @@ def window_end(window: WindowSettings) -> str:
 
 def amount() -> str:
     """The amount of a row of `validated`, as liveprofile.wire.payload.amount does."""
-    given, price, quantity = (
-        f"TRY_CAST({sql.column(f)} AS DOUBLE)" for f in ("amount", "price", "quantity")
-    )
+    given, price, quantity = map(sql.as_double, ("amount", "price", "quantity"))
     return f"COALESCE({given}, {price} * COALESCE({quantity}, 1), 0)"
 
 

@@ -46,8 +46,7 @@ def prefiltered(source: str) -> str:
 
 
 def _cell(number: str) -> str:
-    degrees = f"TRY_CAST({sql.column(number)} AS DOUBLE)"
-    return f"CAST(CAST(FLOOR({degrees} * {CELLS_PER_DEGREE}) AS INT) AS STRING)"
+    return f"CAST(CAST(FLOOR({sql.as_double(number)} * {CELLS_PER_DEGREE}) AS INT) AS STRING)"
 
 
 def scorable_events(settings: Settings) -> str:

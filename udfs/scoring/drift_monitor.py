@@ -42,7 +42,7 @@ IMMEDIATE_FACTOR = {"hour": 2.0, "day": 1.0}
 CALM_PERIODS = {"hour": 2, "day": 1}  # consecutive calm periods that end drift
 
 
-_AlertStates = dict[str, DriftState]  # by scope
+_AlertStates = list[tuple[str, DriftState]]  # scope, and the state whose alert must be sent
 
 
 class DriftPeriod(NamedTuple):
@@ -89,8 +89,7 @@ class DriftMonitor:
         self._executor = executor or ThreadPoolExecutor(1, "drift")
         self._task: Future[_AlertStates] | None = None
         self._written_s = self._checked_s = clock()
-        # By scope: the states whose alerts `observe` returned since the last check.
-        self._returned: _AlertStates = {}
+        self._returned: _AlertStates = []  # by `observe` since the last check
         # Only the task uses these.
         self._unwritten: dict[int, np.ndarray] = {}  # totals by hour
         self._open: set[DriftPeriod] = set()
@@ -110,54 +109,49 @@ class DriftMonitor:
         the CloudEvents are stored already. Does not wait for the store.
         """
         self._histograms.add(x_nF, score_n, event_ms_n, user_n, rows)
-        returned_before = self._returned
-        alerts = self._finished_task()
+        finished = self._finished_task()
         now_s = self._clock()
         if self._task is None and now_s - self._written_s >= WRITE_EVERY_S:
             self._written_s = now_s
             confirmed = None
             if now_s - self._checked_s >= CHECK_EVERY_S:
                 self._checked_s = now_s
-                # Not those that this call returns: no checkpoint has covered them yet.
-                confirmed = returned_before
-                self._returned = {
-                    scope: state
-                    for scope, state in self._returned.items()
-                    if returned_before.get(scope) is not state
-                }
+                # Without those that this call returns: no checkpoint has covered them yet.
+                confirmed, self._returned = dict(self._returned), []
             self._task = self._executor.submit(
                 self._write_and_check,
                 self._histograms.take_changed(),
                 self._histograms.max_event_ms,
                 confirmed,
             )
-            alerts += self._finished_task()
-        return alerts
+            finished += self._finished_task()
+        self._returned += finished
+        return [state.alert for _, state in finished]
 
     def close(self) -> None:
         """Does not wait for the store: what is missing there is written after the next start."""
         self._executor.shutdown(wait=False, cancel_futures=True)
 
-    def _finished_task(self) -> list[str]:
-        """Returns the alerts of the task if it has just finished."""
+    def _finished_task(self) -> _AlertStates:
+        """Returns what the task has returned if it has just finished, else nothing."""
         if self._task is None or not self._task.done():
             return []
-        returned, self._task = self._task.result(), None
-        self._returned = self._returned | returned
-        return [state.alert for state in returned.values()]
+        finished, self._task = self._task.result(), None
+        return finished
 
     def _write_and_check(
         self,
         changed: dict[int, np.ndarray],
         max_event_ms: int,
-        confirmed: _AlertStates | None,
+        confirmed: Mapping[str, DriftState] | None,
     ) -> _AlertStates:
-        """Runs in the thread. Returns by scope the states whose alerts must be sent.
+        """Runs in the thread.
 
-        confirmed: the alerts that were sent since the last check; None: no check is due.
+        confirmed: by scope the states whose alerts were sent since the last check; None: no check
+        is due.
         """
         self._unwritten |= changed
-        returned: _AlertStates = {}
+        returned: _AlertStates = []
         try:
             self._write(max_event_ms)
             if confirmed is not None:
@@ -225,7 +219,7 @@ class DriftMonitor:
         )
         if not self._store.decide(scope, before, after, decision) or alert is None:
             return  # another worker decided first, or drift neither starts nor ends
-        returned[scope] = after
+        returned.append((scope, after))
         log.warning("model %s: drift %s: %s", self._model_version, alert.state, alert.sentence())
 
     def _next_state(
@@ -287,4 +281,4 @@ class DriftMonitor:
             if scope in confirmed and confirmed[scope].alert == state.alert:
                 self._store.mark_sent(scope, state)
             elif now_ms - state.decided_at_ms > RESEND_AFTER_MS:
-                returned[scope] = state
+                returned.append((scope, state))
