@@ -1,7 +1,7 @@
 """Runs INSERT statements as one compiled plan whose nodes can be edited.
 
-A compiled plan has a state TTL for each operator, where table.exec.state.ttl is one value for all,
-and an exchange can be removed from it.
+A compiled plan has a state TTL for each operator, where table.exec.state.ttl is one value for all.
+Its nodes can have ids that do not depend on other nodes, and an exchange can be removed from it.
 """
 
 from __future__ import annotations
@@ -18,6 +18,22 @@ from pyflink.table import TableEnvironment, TableResult
 
 _SHORT_NAMES = "table.exec.simplify-operator-name-enabled"
 _MAX_CODE_LENGTH, _DEFAULT_MAX_CODE_LENGTH = "table.generated-code.max-length", "4000"
+
+
+# What may have an id that changes: these nodes keep nothing in a checkpoint.
+_STATELESS = frozenset(
+    f"stream-exec-{kind}"
+    for kind in ("calc", "correlate", "exchange", "python-calc", "union", "window-table-function")
+)
+_FIRST_STATELESS_ID = 1_001
+
+
+class NodeId(NamedTuple):
+    """The id of the one node that matches type and description, if the plan has it."""
+
+    id: int
+    node_type: str  # such as "stream-exec-deduplicate"
+    description: str = ""  # a part of the node's description
 
 
 class Override(NamedTuple):
@@ -38,11 +54,18 @@ class Override(NamedTuple):
 class CompiledPlan:
     """INSERT statements compiled together, so that shared views are computed once.
 
-    Raises ValueError if an override matches no node.
+    node_ids: the ids of all nodes with state, so that a savepoint fits a plan with other steps.
+    Without them, ids are those of the planner.
+
+    Raises ValueError if an override matches no node, or if a node with state has no id.
     """
 
     def __init__(
-        self, t_env: TableEnvironment, inserts: Sequence[str], overrides: Sequence[Override] = ()
+        self,
+        t_env: TableEnvironment,
+        inserts: Sequence[str],
+        overrides: Sequence[Override] = (),
+        node_ids: Sequence[NodeId] = (),
     ):
         self._t_env = t_env
         # The plan contains the tables' options, perhaps a password: this folder is private.
@@ -54,8 +77,30 @@ class CompiledPlan:
                     f"COMPILE PLAN '{path.as_uri()}' FOR STATEMENT SET BEGIN {statements} END"
                 )
             self._plan = json.loads(path.read_text(encoding="utf-8"))
+        if node_ids:
+            self._renumber(node_ids)
         for override in overrides:
             self._apply(override)
+
+    def _renumber(self, node_ids: Sequence[NodeId]) -> None:
+        new: dict[int, int] = {}
+        for node in self._plan["nodes"]:
+            matching = [
+                known.id
+                for known in node_ids
+                if _type(node) == known.node_type and known.description in node["description"]
+            ]
+            if len(matching) != 1 and _type(node) not in _STATELESS:
+                raise ValueError(
+                    f"{_type(node)} matches {len(matching)} known ids, not 1: {node['description']}"
+                )
+            new[node["id"]] = matching[0] if matching else _FIRST_STATELESS_ID + len(new)
+        if len(set(new.values())) != len(new):
+            raise ValueError(f"two nodes have the same id: {sorted(new.values())}")
+        for node in self._plan["nodes"]:
+            node["id"] = new[node["id"]]
+        for edge in self._plan["edges"]:
+            edge["source"], edge["target"] = new[edge["source"]], new[edge["target"]]
 
     def _apply(self, override: Override) -> None:
         matching = [

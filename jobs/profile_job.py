@@ -12,13 +12,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvironment
 
 from jobs import savepoint_check
-from jobs.compiled_plan import CompiledPlan, Override
+from jobs.compiled_plan import CompiledPlan, NodeId, Override
+from jobs.node_ids import LAST_COUNT, NODE_IDS
 from jobs.sql import profile_views, scoring_views, tables
 from liveprofile.config import Settings, load
 from liveprofile.errors import LiveprofileError
@@ -162,11 +164,13 @@ def build(
     sink: str,
     update_profile,
     scoring_tables: ScoringTables | None = None,
+    node_ids: Sequence[NodeId] = (),
 ) -> CompiledPlan:
     """Builds the whole path from source tables to sink tables, ready to execute.
 
     `source`, `sink`: DDL of tables named `source` and `sink` (jobs/sql/tables.py). A test passes
-    its own tables and so runs the same path.
+    its own tables and so runs the same path. `node_ids`: of a job whose savepoints later releases
+    restore.
     """
     configure(t_env, settings)
     t_env.execute_sql(source)
@@ -189,7 +193,7 @@ def build(
     if scoring_tables is not None:
         inserts += add_scoring_pipeline(t_env, settings, scoring_tables)
         overrides += scoring_overrides(settings)
-    return CompiledPlan(t_env, inserts, overrides)
+    return CompiledPlan(t_env, inserts, overrides, node_ids)
 
 
 def add_scoring_pipeline(
@@ -217,8 +221,7 @@ def scoring_overrides(settings: Settings) -> list[Override]:
     over = "stream-exec-over-aggregate"
     overrides = [Override(over, description="event_key]", configuration=ttl)]
     if settings.job.parallelism == 1:
-        count = "partitionBy=[user_id], orderBy=[arrival ASC], window=[ ROWS BETWEEN UNBOUNDED"
-        overrides.append(Override(over, description=count, chained=True))
+        overrides.append(Override(over, description=LAST_COUNT, chained=True))
     return overrides
 
 
@@ -250,6 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
             sink=tables.kafka_sink("sink", settings),
             update_profile=profile_udf(settings),
             scoring_tables=kafka_scoring_tables(settings) if settings.scoring.enabled else None,
+            node_ids=NODE_IDS,
         )
         plan.execute()
     except LiveprofileError as error:

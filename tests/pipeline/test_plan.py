@@ -4,25 +4,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
-from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvironment
+from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs import profile_job
 from jobs.compiled_plan import CompiledPlan, Override
+from jobs.node_ids import NODE_IDS
 from jobs.sql import tables
 from liveprofile.config import load
-from liveprofile.flink.jars import JARS
-from tests.pipeline import harness, shared_sinks
+from tests.pipeline import harness, plan_nodes, shared_sinks
 from udfs.profile.udf import profile_udf
 
 pytestmark = pytest.mark.pipeline
 
 PYTHON = "stream-exec-python-calc"
-# Nodes with state, sources and sinks of version 0.1.0. Flink finds the state of an operator by the
-# id and the type of its node.
-RELEASED_NODES = Path(__file__).with_name("plan_nodes.json")
 
 
 def build(folder: Path, with_scoring: bool, parallelism: int = 2) -> CompiledPlan:
@@ -129,26 +125,14 @@ def test_override_without_match_is_an_error(profile_plan: CompiledPlan) -> None:
 
 def test_nodes_with_state_are_those_of_the_last_release() -> None:
     """A savepoint of the last release restores."""
-    settings = load()
-    t_env = StreamTableEnvironment.create(
-        environment_settings=EnvironmentSettings.in_streaming_mode()
-    )
-    jars = [jar.resolve().as_uri() for jar in (JARS / "flink").glob("*.jar")]
-    t_env.get_config().set("pipeline.jars", ";".join(jars))
-    plan = profile_job.build(
-        t_env,
-        settings,
-        source=tables.kafka_source("source", settings),
-        sink=tables.kafka_sink("sink", settings),
-        update_profile=profile_udf(settings),
-        scoring_tables=profile_job.kafka_scoring_tables(settings),
-    )
-    nodes = plan._plan["nodes"]
-    first = min(node["id"] for node in nodes)  # plans compiled earlier used up the ids before
-    found = {node["id"] - first + 1: _identity(node) for node in nodes}
-    for released in json.loads(RELEASED_NODES.read_text(encoding="utf-8")):
-        assert found.get(released["id"]) == (released["type"], released.get("state", []))
+    released = json.loads(plan_nodes.FILE.read_text(encoding="utf-8"))
+    assert plan_nodes.nodes_with_state(plan_nodes.kafka_plan()) == released
 
 
-def _identity(node: dict[str, Any]) -> tuple[str, list[str]]:
-    return node["type"], [state["name"] for state in node.get("state") or ()]
+def test_ids_of_nodes_with_state_do_not_depend_on_other_nodes() -> None:
+    """Staggered windows have further steps, and the scoring pipeline numbers the nodes anew."""
+    plan = plan_nodes.kafka_plan(scoring={"enabled": False}, window={"stagger_ms": 60_000})
+    ids = {node["id"] for node in plan._plan["nodes"]}
+    assert {id for id in ids if id < 1_000} == {1, 8, 12, 14, 17, 20, 26}
+    with pytest.raises(ValueError, match="local-window-aggregate matches 0 known ids"):
+        plan._renumber([node for node in NODE_IDS if "window" not in node.node_type])

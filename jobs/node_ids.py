@@ -1,0 +1,32 @@
+"""The ids of the plan's nodes with state, the same in every release.
+
+Flink finds the state of an operator by the id and the type of its node. The planner numbers nodes
+one by one, so that a new step without state would change the ids of all nodes after it. Ids below
+57 are those of version 0.1.0. The id of a node that is removed is never used again.
+"""
+
+from __future__ import annotations
+
+from jobs.compiled_plan import NodeId
+
+_OVER = "stream-exec-over-aggregate"
+_SCAN = "stream-exec-table-source-scan"
+_SINK = "stream-exec-sink"
+LAST_COUNT = "partitionBy=[user_id], orderBy=[arrival ASC], window=[ ROWS BETWEEN UNBOUNDED"
+
+NODE_IDS = (
+    NodeId(1, _SCAN, "default_database, source"),
+    NodeId(8, "stream-exec-deduplicate"),
+    NodeId(12, "stream-exec-local-window-aggregate"),
+    NodeId(14, "stream-exec-global-window-aggregate"),
+    NodeId(17, _OVER, "MAX(last_purchase_ms)"),
+    NodeId(20, _OVER, "LAG(this_window"),
+    NodeId(26, _SINK, "default_database.sink]"),
+    NodeId(27, _SCAN, "default_database, label_source"),
+    NodeId(30, _SCAN, "default_database, scoring_source"),
+    NodeId(37, _OVER, "LISTAGG(user_token"),
+    NodeId(43, _OVER, "LISTAGG(entity_token"),
+    NodeId(47, _OVER, "partitionBy=[event_key]"),
+    NodeId(50, _OVER, LAST_COUNT),
+    NodeId(56, _SINK, "default_database.scoring_sink]"),
+)
