@@ -16,6 +16,7 @@ LAST_COUNT = "partitionBy=[user_id], orderBy=[arrival ASC], window=[ ROWS BETWEE
 
 NODE_IDS = (
     NodeId(1, _SCAN, "default_database, source"),
+    NodeId(57, _OVER, "PRECEDING AND CURRENT ROW], select=[payload,"),
     NodeId(8, "stream-exec-deduplicate"),
     NodeId(12, "stream-exec-local-window-aggregate"),
     NodeId(14, "stream-exec-global-window-aggregate"),

@@ -1,12 +1,12 @@
 """The SQL views of the profile pipeline, one function for each view, from top to bottom.
 
-    prefiltered -> parsed -> validated -> behaviour_events -> deduplicated -> on_time -> encoded
-    -> user_windows -> window_contributions -> with_baselines -> model_input
+    timed -> clocked -> prefiltered -> parsed -> validated -> behaviour_events -> deduplicated
+    -> on_time -> encoded -> user_windows -> window_contributions -> with_baselines -> model_input
     validated -> rejected, deduplicated -> late
 
 The stream (jobs/profile_job.py) and the backfill (jobs/backfill_job.py) use the same views. Only
-the split of late events needs a stream: a batch has no watermark. Each docstring ends with the
-columns of the view.
+the clock of a partition and the split of late events need a stream: a batch has no watermark. Each
+docstring ends with the columns of the view.
 """
 
 from __future__ import annotations
@@ -15,12 +15,15 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from jobs.sql import expressions as sql
+from jobs.sql.partition_keys import partition_key_sql
 from liveprofile.config import Settings, WindowSettings
 from liveprofile.features import baselines
 from liveprofile.wire import token_columns, window_events
 from liveprofile.wire.tokens import EVENT_TYPES, id_sql, token_sql, type_letter_sql
 
 RECORD = "record_topic, record_partition, record_offset"
+# What views pass on of a record besides its payload.
+RECORD_TIMES = f"event_clock, arrival, record_time, partition_clock_ms, {RECORD}"
 # The planner merges a view into the next one and repeats an expression wherever it is mentioned:
 # merged into `validated`, the fields of `parsed` would be parsed up to seven times. It does not
 # merge a view with a random column that is mentioned twice. The condition is always true.
@@ -28,17 +31,49 @@ OPTIMIZER_FENCE = "fence >= 0 AND POWER(fence, 2) < 2"
 NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 
 
-def prefiltered(source: str, condition: str = "TRUE") -> str:
+def timed(source: str) -> str:
+    """Parses the time of a record once, for its partition's clock and for later views.
+
+    payload, event_clock (rowtime), arrival, record_*
+    """
+    return f"""
+        SELECT payload, event_clock, arrival, record_time, {RECORD}, RAND() AS fence
+        FROM {source}"""
+
+
+def clocked() -> str:
+    """Adds the clock of the partition: the largest time of its records up to this one.
+
+    It counts the records that the watermark counts. Unlike the watermark it is part of the state.
+    So after a restore it is never behind the watermark that the windows restore, and which events
+    are late does not depend on how fast the partitions are read.
+
+    The columns of `timed`, and partition_clock_ms BIGINT
+    """
+    clock_ms = f"LEAST({sql.epoch_ms('event_clock')}, {sql.epoch_ms('record_time')})"
+    partition_key = partition_key_sql("record_partition")
+    over = "OVER (PARTITION BY partition_key ORDER BY arrival ROWS UNBOUNDED PRECEDING)"
+    return f"""
+        SELECT payload, event_clock, arrival, record_time, {RECORD},
+            MAX(clock_ms) {over} AS partition_clock_ms
+        FROM (SELECT *, {clock_ms} AS clock_ms, {partition_key} AS partition_key
+              FROM timed WHERE {OPTIMIZER_FENCE})"""
+
+
+def prefiltered(
+    source: str, condition: str = "TRUE", partition_clock_ms: str = "CAST(NULL AS BIGINT)"
+) -> str:
     """Computes once what later views need of a payload.
 
-    `condition`: which records pass.
+    `condition`: which records pass. `partition_clock_ms`: for the split of late events.
 
     payload, escaped BOOLEAN, head (see jobs/sql/expressions.py), event_clock (rowtime), arrival,
-    record_*
+    partition_clock_ms, record_*
     """
     return f"""
         SELECT payload, {sql.escaped()} AS escaped, {sql.head()} AS head,
-            event_clock, arrival, record_time, {RECORD}, RAND() AS fence
+            event_clock, arrival, record_time, {partition_clock_ms} AS partition_clock_ms,
+            {RECORD}, RAND() AS fence
         FROM {source} WHERE {condition}"""
 
 
@@ -47,8 +82,9 @@ def parsed(source: str = "prefiltered", more_fields: Mapping[str, str] = NO_FIEL
 
     `more_fields`: further columns and their JSON paths.
 
-    payload, plain BOOLEAN, event_clock, arrival, record_*, event_id, user_id, event_type, item_id,
-    category_id, price_text, quantity_text, amount_text, rating_text, place_*_text, `more_fields`
+    payload, plain BOOLEAN, event_clock, arrival, partition_clock_ms, record_*, event_id, user_id,
+    event_type, item_id, category_id, price_text, quantity_text, amount_text, rating_text,
+    place_*_text, `more_fields`
     """
     ids = ", ".join(
         f"{sql.field_text(f)} AS {f}"
@@ -57,7 +93,7 @@ def parsed(source: str = "prefiltered", more_fields: Mapping[str, str] = NO_FIEL
     numbers = ", ".join(f"{sql.number_text(f)} AS {sql.column(f)}" for f in sql.NUMBERS)
     others = "".join(f", {sql.path_text(path)} AS {name}" for name, path in more_fields.items())
     return f"""
-        SELECT payload, {sql.plain()} AS plain, event_clock, arrival, record_time, {RECORD}, {ids},
+        SELECT payload, {sql.plain()} AS plain, {RECORD_TIMES}, {ids},
             {numbers}{others}, RAND() AS fence
         FROM {source} WHERE {OPTIMIZER_FENCE}"""
 
@@ -99,8 +135,8 @@ def _parsed_columns() -> str:
     """The columns of `parsed` without its fence."""
     numbers = ", ".join(sql.column(field) for field in sql.NUMBERS)
     return (
-        f"payload, plain, event_clock, arrival, record_time, {RECORD}, event_id, user_id,"
-        f" event_type, item_id, category_id, {numbers}"
+        f"payload, plain, {RECORD_TIMES}, event_id, user_id, event_type, item_id, category_id,"
+        f" {numbers}"
     )
 
 
@@ -167,17 +203,17 @@ def rejected() -> str:
 def behaviour_events(settings: Settings) -> str:
     """Valid events with typed columns, without heartbeats.
 
-    payload, event_clock, arrival, record_*, event_id, user_id, event_type, item_id, category_id
-    (as tokens contain them, '' if unknown), amount DOUBLE, and with staggered windows also
-    user_window_end TIMESTAMP(3)
+    payload, event_clock, arrival, partition_clock_ms, record_*, event_id, user_id, event_type,
+    item_id, category_id (as tokens contain them, '' if unknown), amount DOUBLE, and with staggered
+    windows also user_window_end TIMESTAMP(3)
     """
     ids = ", ".join(f"{token_id(f)} AS {f}" for f in ("item_id", "category_id"))
     staggered = (
         f", {window_end(settings.window)} AS user_window_end" if settings.window.stagger_ms else ""
     )
     return f"""
-        SELECT payload, event_clock, arrival, {RECORD}, event_id, user_id, event_type, {ids},
-            {amount()} AS amount{staggered}
+        SELECT payload, event_clock, arrival, partition_clock_ms, {RECORD}, event_id, user_id,
+            event_type, {ids}, {amount()} AS amount{staggered}
         FROM validated WHERE reason IS NULL AND event_type <> 'heartbeat'"""
 
 
@@ -211,15 +247,22 @@ def deduplicated() -> str:
         WHERE copy = 1"""
 
 
+def _closed_ms(settings: Settings) -> str:
+    """The time up to which windows are closed, in ms."""
+    # The watermark matters if it ignores idle partitions. It is NULL before the first one.
+    watermark = f"COALESCE({sql.epoch_ms('CURRENT_WATERMARK(event_clock)')}, 0)"
+    behind_ms = settings.window.out_of_orderness_ms
+    return f"GREATEST({watermark}, partition_clock_ms - {behind_ms})"
+
+
 def _is_late(settings: Settings) -> str:
-    """TRUE if the watermark has reached the last millisecond of the event's window."""
+    """TRUE if the last millisecond of the event's window is closed."""
     if settings.window.stagger_ms:
         last_ms = f"({sql.epoch_ms('user_window_end')} - 1)"
     else:
         length, time = settings.window.length_ms, sql.epoch_ms("event_clock")
         last_ms = f"({time} - MOD({time}, {length}) + {length - 1})"
-    # CURRENT_WATERMARK is NULL before the first watermark.
-    return f"{last_ms} <= COALESCE({sql.epoch_ms('CURRENT_WATERMARK(event_clock)')}, 0)"
+    return f"{last_ms} <= {_closed_ms(settings)}"
 
 
 def late(settings: Settings) -> str:
@@ -227,7 +270,7 @@ def late(settings: Settings) -> str:
 
     payload, user_id, lateness_ms, record_*
     """
-    lateness = f"{sql.epoch_ms('CURRENT_WATERMARK(event_clock)')} - {sql.epoch_ms('event_clock')}"
+    lateness = f"{_closed_ms(settings)} - {sql.epoch_ms('event_clock')}"
     return f"""
         SELECT payload, user_id, {lateness} AS lateness_ms, {RECORD}
         FROM deduplicated WHERE {_is_late(settings)}"""
@@ -236,7 +279,8 @@ def late(settings: Settings) -> str:
 def on_time(settings: Settings) -> str:
     """Events that are not late. The columns of `deduplicated`.
 
-    The watermark of this task is never behind that of the window, so the window drops none.
+    The window's watermark is never ahead of the clock of a partition that is not idle, less the
+    out-of-orderness, nor of this task's watermark. So the window drops none.
     """
     return f"SELECT * FROM deduplicated WHERE NOT ({_is_late(settings)})"
 
@@ -350,8 +394,15 @@ def model_input(settings: Settings) -> str:
 
 def create(t_env, source: str, settings: Settings, *, streaming: bool) -> None:
     """Registers the views over a source table (jobs/sql/tables.py), in the order of the path."""
-    views = {
-        "prefiltered": prefiltered(source),
+    if streaming:
+        views = {
+            "timed": timed(source),
+            "clocked": clocked(),
+            "prefiltered": prefiltered("clocked", partition_clock_ms="partition_clock_ms"),
+        }
+    else:
+        views = {"prefiltered": prefiltered(source)}
+    views |= {
         "parsed": parsed(),
         "validated": validated(settings),
         "rejected": rejected(),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +13,6 @@ from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixe
 
 from liveprofile.errors import ServiceError
 from liveprofile.ingest.replay import closing_time_ms
-from liveprofile.kafka.records import read_topic
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from tests.support import service_restarts, summary
@@ -65,8 +63,7 @@ class LoadedJob:
     def load(self) -> Iterator[None]:
         """Runs the block under load. The block starts when a checkpoint covers part of the load.
 
-        Without a checkpoint the job would restart from nothing. Events that it had sent to the late
-        topic could then be on time.
+        So the job restores state after the fault. Without a checkpoint it would start from nothing.
         """
         stop, errors = threading.Event(), []
         thread = threading.Thread(target=self._send_until, args=(stop, errors))
@@ -177,31 +174,12 @@ class LoadedJob:
         self.job.wait_until_caught_up(RECOVERY_TIMEOUT_S)
 
     def check(self) -> None:
-        """Asserts what must hold after every fault: all output equals the reference's, once each.
-
-        There is one known exception. The source of a restored job starts with a new watermark,
-        while its windows keep theirs. Until every partition has sent an event, a late event can
-        pass the late check and be dropped by its window without a record. The audit finds these
-        events, and `audit --repair` sends them to the late topic.
-        """
+        """Asserts what must hold after every fault: all output is as the reference's, once each."""
         self.close_windows()
         audit_report = self.job.audit()
-        must_be_empty = ("used_twice", "unknown", "late_and_used", "open_windows")
-        assert not any(audit_report[name] for name in must_be_empty), audit_report
-        if dropped := audit_report["unaccounted"]:
-            print(f"\ndropped late events that the audit found: {dropped}", flush=True)
-            self.job.wait_until_committed(RECOVERY_TIMEOUT_S)
-            audit_report = self.job.audit("--repair")
-            assert audit_report["ok"] and audit_report["repaired"] == dropped, audit_report
-        assert all(event_id.startswith("late-") for event_id in self._repaired_event_ids())
+        assert audit_report["ok"] and not audit_report["open_windows"], audit_report
         comparison = compare_with_reference(self.job.settings)
         assert comparison.ok, comparison.as_json()
         assert comparison.job == comparison.reference
         if self.with_scoring:
             assert_scoring(self.job.settings, TESTER_PREFIX, TESTER_RULE)
-
-    def _repaired_event_ids(self) -> Iterator[str]:
-        settings = self.job.settings
-        for record in read_topic(settings, settings.topics.late):
-            if "repaired" in record.headers:
-                yield json.loads(record.value)["event_id"]

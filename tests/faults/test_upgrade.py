@@ -6,8 +6,7 @@ without the changelog at parallelism 1.
 
 Load: steady before and after. While the job is stopped the first time, late events are sent, so
 that the resumed job reads them first.
-Must hold: no event is lost or used twice, every profile equals the reference's. The audit finds the
-late events that the windows drop (see LoadedJob.check).
+Must hold: no event is lost or used twice, every profile equals the reference's.
 Recovery: automatic after the kill; the tasks read the savepoint and the changelog after it.
 """
 

@@ -20,7 +20,6 @@ from liveprofile.flink.jars import JARS
 from udfs.profile.udf import profile_udf
 
 FILE = Path(__file__).with_suffix(".json")
-KEEPS_ROWS = ("stream-exec-over-aggregate", "stream-exec-global-window-aggregate")
 
 
 def kafka_plan(**sections: dict[str, Any]) -> CompiledPlan:
@@ -57,11 +56,20 @@ def nodes_with_state(plan: CompiledPlan) -> list[dict[str, Any]]:
         described = {"id": node_id, "type": node["type"]}
         if "state" in node:
             described["state"] = [state["name"] for state in node["state"]]
-        if node["type"].startswith(KEEPS_ROWS):
-            described["input"] = _field_types(nodes[sources[node_id]]["outputType"])
+        if node["type"].startswith(("stream-exec-over", "stream-exec-global-window")):
             described["aggregates"] = _aggregate_types(node)
+            if not _keeps_aggregates_only(node):
+                described["input"] = _field_types(nodes[sources[node_id]]["outputType"])
         found.append(described)
     return found
+
+
+def _keeps_aggregates_only(node: dict[str, Any]) -> bool:
+    """Whether an OVER counts rows from the first one on, in order of arrival."""
+    groups = node.get("overSpec", {}).get("groups", ())
+    return any(
+        group["isRows"] and group["lowerBound"]["kind"] == "UNBOUNDED_PRECEDING" for group in groups
+    )
 
 
 def _field_types(row_type: Any) -> Any:

@@ -66,7 +66,8 @@ def test_each_pipeline_has_one_python_operator(
 def test_views_shared_by_sinks_are_computed_once(profile_plan: CompiledPlan) -> None:
     for kind in ("table-source-scan", "deduplicate", "global-window-aggregate", "correlate"):
         assert count(profile_plan, kind) == 1, kind
-    assert count(profile_plan, "over-aggregate") == 2
+    # The clock of a partition, baselines, history.
+    assert count(profile_plan, "over-aggregate") == 3
 
 
 def test_scoring_pipeline_shares_no_operator(
@@ -133,6 +134,6 @@ def test_ids_of_nodes_with_state_do_not_depend_on_other_nodes() -> None:
     """Staggered windows have further steps, and the scoring pipeline numbers the nodes anew."""
     plan = plan_nodes.kafka_plan(scoring={"enabled": False}, window={"stagger_ms": 60_000})
     ids = {node["id"] for node in plan._plan["nodes"]}
-    assert {id for id in ids if id < 1_000} == {1, 8, 12, 14, 17, 20, 26}
+    assert {id for id in ids if id < 1_000} == {1, 8, 12, 14, 17, 20, 26, 57}
     with pytest.raises(ValueError, match="local-window-aggregate matches 0 known ids"):
         plan._renumber([node for node in NODE_IDS if "window" not in node.node_type])

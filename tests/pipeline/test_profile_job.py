@@ -58,11 +58,11 @@ def in_one_partition(messages: list[seeded.Message]) -> list[Record]:
 def assert_equals_reference(
     records: list[Record], output: ProfileOutput, settings: Settings
 ) -> None:
-    """Compares all windows and the class of each record. The job decides which are late."""
+    """Compares all windows and the class of each record."""
     late = {sent.position for sent in output.sent_to(settings.topics.late)}
     model = RecordingModel(settings)
     rules = tomllib.loads(product_path(settings.rules).read_text(encoding="utf-8"))["rules"]
-    expected = run_reference(records, settings, late=late, score=model, rules=rules)
+    expected = run_reference(records, settings, score=model, rules=rules)
     assert expected.late == late
 
     rejected = {sent.position: sent.headers for sent in output.sent_to(settings.topics.rejected)}

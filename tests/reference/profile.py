@@ -95,9 +95,8 @@ def run_reference(
     """Applies the contract to `records`, which are in arrival order.
 
     settings: has the sections window, state and limits of liveprofile.config.Settings.
-    late: the positions in the job's late topic. Which event is late depends on how partitions
-    interleave. None computes it as if `records` were the one global order and each event advanced
-    its partition's watermark; a partition without an event so far does not hold it back.
+    late: the positions of late records, for a job that ignores idle partitions or a backfill, which
+    has none. None computes them from the clocks of the partitions.
     rules: tables of rules.toml; those of scope event are ignored.
     """
     result = Result()

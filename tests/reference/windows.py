@@ -32,6 +32,7 @@ class Classification:
     late: set[Position] = field(default_factory=set)
     used: set[Position] = field(default_factory=set)
     watermark_ms: int | None = None
+    clock_ms: dict[int, int] = field(default_factory=dict)  # of each partition
 
 
 def classify(
@@ -39,11 +40,10 @@ def classify(
 ) -> list[ValidEvent]:
     """Fills `result`; returns the used events in arrival order.
 
-    late: the positions of late records; None: computed from the watermark.
+    late: the positions of late records; None: computed from the clock of each partition.
     """
     used: list[ValidEvent] = []
     seen: set[str] = set()
-    largest_ms: dict[int, int] = {}  # by partition, of the earlier of event_time and record time
     for partition, offset, timestamp_ms, _key, value in records:
         position = (partition, offset)
         event = validate(value, timestamp_ms, settings.limits)
@@ -60,7 +60,8 @@ def classify(
             seen.add(event.event_id)
             if late is None:
                 last_ms = window_end_ms(event.user_id, time_ms, settings.window) - 1
-                is_late = result.watermark_ms is not None and last_ms <= result.watermark_ms
+                behind_ms = settings.window.out_of_orderness_ms
+                is_late = last_ms <= result.clock_ms.get(partition, 0) - behind_ms
             else:
                 is_late = position in late
             if is_late:
@@ -68,9 +69,11 @@ def classify(
             else:
                 result.used.add(position)
                 used.append(event)
-        if time_ms is not None and min(time_ms, timestamp_ms) > largest_ms.get(partition, -1):
-            largest_ms[partition] = min(time_ms, timestamp_ms)
-            result.watermark_ms = min(largest_ms.values()) - settings.window.out_of_orderness_ms
+        if time_ms is not None:
+            clock_ms = min(time_ms, timestamp_ms)
+            result.clock_ms[partition] = max(clock_ms, result.clock_ms.get(partition, 0))
+    if result.clock_ms:
+        result.watermark_ms = min(result.clock_ms.values()) - settings.window.out_of_orderness_ms
     return used
 
 

@@ -100,6 +100,20 @@ class JobUnderTest:
         ]
         return max(task["attempt"] for detail in details for task in detail["subtasks"])
 
+    def late_records_dropped(self) -> int:
+        """Counts the events that windows have dropped since the last restart of the job."""
+        return sum(
+            int(value)
+            for vertex in rest.request(self.rest_url, f"/jobs/{self.id}")["vertices"]
+            for value in rest.vertex_metrics(
+                self.rest_url,
+                self.id,
+                vertex["id"],
+                lambda name: name.endswith("numLateRecordsDropped"),
+                "sum",
+            ).values()
+        )
+
     def wait_for_checkpoint(self, timeout_s: float) -> None:
         """Returns when a checkpoint that began after the call is complete."""
         called_ms, deadline_s = time.time() * 1_000, time.monotonic() + timeout_s

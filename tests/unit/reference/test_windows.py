@@ -63,8 +63,16 @@ def test_slowest_partition_holds_back_the_watermark() -> None:
     fast = records(event(event_id="a"), event(event_id="b", event_time=START_MS + HOUR_MS))
     slow = records(event(event_id="c", event_time=closing_ms), partition=1)
     behind = [fast[0]._replace(partition=2, value=json.dumps(event(event_id="d")).encode())]
-    assert run_reference(fast[:1] + slow + fast[1:] + behind, SETTINGS).late == {(2, 0)}
-    assert run_reference(fast[:1] + slow + behind + fast[1:], SETTINGS).late == set()
+    found = run_reference(fast[:1] + slow + fast[1:] + behind, SETTINGS)
+    assert found.watermark_ms == START_MS - 30_000
+
+
+def test_only_the_own_partition_makes_an_event_late() -> None:
+    ahead_ms = START_MS + WINDOW_MS + 30_000
+    ahead = records(event(event_id="a", event_time=ahead_ms), event(event_id="b"))
+    other = records(event(event_id="c"), partition=1)
+    for order in (ahead + other, other + ahead):
+        assert run_reference(order, SETTINGS).late == {(0, 1)}
 
 
 def test_rejected_record_with_valid_time_advances_the_watermark() -> None:
