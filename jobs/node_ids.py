@@ -12,12 +12,16 @@ from jobs.compiled_plan import NodeId
 _OVER = "stream-exec-over-aggregate"
 _SCAN = "stream-exec-table-source-scan"
 _SINK = "stream-exec-sink"
+# The planner names computed keys by their position, such as $10.
+PARTITION_CLOCK = "partitionBy=[$"
+WINDOW_COUNT = "partitionBy=[user_id, $"
 LAST_COUNT = "partitionBy=[user_id], orderBy=[arrival ASC], window=[ ROWS BETWEEN UNBOUNDED"
 
 NODE_IDS = (
     NodeId(1, _SCAN, "default_database, source"),
-    NodeId(57, _OVER, "PRECEDING AND CURRENT ROW], select=[payload,"),
+    NodeId(57, _OVER, PARTITION_CLOCK),
     NodeId(8, "stream-exec-deduplicate"),
+    NodeId(58, _OVER, WINDOW_COUNT),
     NodeId(12, "stream-exec-local-window-aggregate"),
     NodeId(14, "stream-exec-global-window-aggregate"),
     NodeId(17, _OVER, "MAX(last_purchase_ms)"),

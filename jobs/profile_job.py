@@ -20,13 +20,15 @@ from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvi
 
 from jobs import savepoint_check
 from jobs.compiled_plan import CompiledPlan, NodeId, Override
-from jobs.node_ids import LAST_COUNT, NODE_IDS
+from jobs.node_ids import LAST_COUNT, NODE_IDS, WINDOW_COUNT
 from jobs.sql import profile_views, scoring_views, tables
 from liveprofile.config import Settings, load
 from liveprofile.errors import LiveprofileError
 from liveprofile.wire import output_records
 from udfs.profile.udf import profile_udf
 from udfs.scoring.udf import scoring_udf
+
+_OVER = "stream-exec-over-aggregate"
 
 
 def configure(t_env: TableEnvironment, settings: Settings) -> None:
@@ -180,6 +182,7 @@ def build(
     t_env.execute_sql(f"CREATE TEMPORARY VIEW profiles AS {profiles()}")
     inserts = [
         f"INSERT INTO sink {rejected_records(settings, 'rejected')}",
+        f"INSERT INTO sink {rejected_records(settings, 'too_many')}",
         f"INSERT INTO sink {late_records(settings)}",
         f"INSERT INTO sink {output_messages('profiles')}",
     ]
@@ -188,7 +191,8 @@ def build(
             "stream-exec-deduplicate",
             ttl_ms=settings.state.dedup_ttl_ms,
             name=savepoint_check.operator_name(settings),
-        )
+        ),
+        Override(_OVER, WINDOW_COUNT, configuration=_state_ttl(settings.window.count_ttl_ms)),
     ]
     if scoring_tables is not None:
         inserts += add_scoring_pipeline(t_env, settings, scoring_tables)
@@ -211,17 +215,20 @@ def add_scoring_pipeline(
     ]
 
 
+def _state_ttl(ttl_ms: int) -> dict[str, str]:
+    return {"table.exec.state.ttl": f"{ttl_ms} ms"}
+
+
 def scoring_overrides(settings: Settings) -> list[Override]:
     """Expires the parts of an event soon, since they are useless once the event is complete.
 
     At parallelism 1 the last step, a count that collects a user's events in one task, needs no
     exchange.
     """
-    ttl = {"table.exec.state.ttl": f"{settings.scoring.rejoin_ttl_ms} ms"}
-    over = "stream-exec-over-aggregate"
-    overrides = [Override(over, description="event_key]", configuration=ttl)]
+    ttl = _state_ttl(settings.scoring.rejoin_ttl_ms)
+    overrides = [Override(_OVER, description="event_key]", configuration=ttl)]
     if settings.job.parallelism == 1:
-        overrides.append(Override(over, description=LAST_COUNT, chained=True))
+        overrides.append(Override(_OVER, description=LAST_COUNT, chained=True))
     return overrides
 
 

@@ -27,7 +27,7 @@ from pydantic_settings import (
 )
 
 from liveprofile.errors import ConfigError
-from liveprofile.units import DAY_MS, MINUTE_MS
+from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 
 CONFIG_VARIABLE = "LIVEPROFILE_CONFIG"
 ENV_PREFIX = "LIVEPROFILE_"
@@ -132,6 +132,13 @@ class LimitSettings(Section):
     # A character has up to four bytes, and a request to Kafka at most a mebibyte.
     payload_chars: int = Field(65_536, ge=1_024, le=250_000)
     max_clock_skew_ms: int = Field(10 * MINUTE_MS, ge=0)
+    # A batch of `job.bundle_rows` windows must fit into 2 GiB, and a stored window into 16 MiB.
+    window_events: int = Field(
+        10_000, ge=1, le=100_000, description="that one window of a user takes"
+    )
+    window_chars: int = Field(
+        2_000_000, ge=1_024, le=16_000_000, description="of payloads that one window takes"
+    )
 
 
 class WindowSettings(Section):
@@ -160,6 +167,11 @@ class WindowSettings(Section):
         if self.steps > MOST_STEPS:
             raise ValueError(f"stagger_ms must be at least {self.length_ms // MOST_STEPS} here")
         return self
+
+    @property
+    def count_ttl_ms(self) -> int:
+        """How long the job keeps the count of a window's events after the last of them arrived."""
+        return self.length_ms + self.out_of_orderness_ms + HOUR_MS
 
     @property
     def steps(self) -> int:

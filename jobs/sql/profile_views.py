@@ -1,8 +1,9 @@
 """The SQL views of the profile pipeline, one function for each view, from top to bottom.
 
     timed -> clocked -> prefiltered -> parsed -> validated -> behaviour_events -> deduplicated
-    -> on_time -> encoded -> user_windows -> window_contributions -> with_baselines -> model_input
-    validated -> rejected, deduplicated -> late
+    -> on_time -> counted -> encoded -> user_windows -> window_contributions -> with_baselines
+    -> model_input
+    validated -> rejected, deduplicated -> late, counted -> too_many
 
 The stream (jobs/profile_job.py) and the backfill (jobs/backfill_job.py) use the same views. Only
 the clock of a partition and the split of late events need a stream: a batch has no watermark. Each
@@ -16,7 +17,7 @@ from types import MappingProxyType
 
 from jobs.sql import expressions as sql
 from jobs.sql.partition_keys import partition_key_sql
-from liveprofile.config import Settings, WindowSettings
+from liveprofile.config import LimitSettings, Settings, WindowSettings
 from liveprofile.features import baselines
 from liveprofile.wire import token_columns, window_events
 from liveprofile.wire.tokens import EVENT_TYPES, id_sql, token_sql, type_letter_sql
@@ -255,14 +256,17 @@ def _closed_ms(settings: Settings) -> str:
     return f"GREATEST({watermark}, partition_clock_ms - {behind_ms})"
 
 
+def _last_ms(window: WindowSettings) -> str:
+    """The last millisecond of an event's window."""
+    if window.stagger_ms:
+        return f"({sql.epoch_ms('user_window_end')} - 1)"
+    time = sql.epoch_ms("event_clock")
+    return f"({time} - MOD({time}, {window.length_ms}) + {window.length_ms - 1})"
+
+
 def _is_late(settings: Settings) -> str:
     """TRUE if the last millisecond of the event's window is closed."""
-    if settings.window.stagger_ms:
-        last_ms = f"({sql.epoch_ms('user_window_end')} - 1)"
-    else:
-        length, time = settings.window.length_ms, sql.epoch_ms("event_clock")
-        last_ms = f"({time} - MOD({time}, {length}) + {length - 1})"
-    return f"{last_ms} <= {_closed_ms(settings)}"
+    return f"{_last_ms(settings.window)} <= {_closed_ms(settings)}"
 
 
 def late(settings: Settings) -> str:
@@ -285,8 +289,40 @@ def on_time(settings: Settings) -> str:
     return f"SELECT * FROM deduplicated WHERE NOT ({_is_late(settings)})"
 
 
+def counted(settings: Settings) -> str:
+    """Counts the events of each user and window, so that no row grows without limit.
+
+    The columns of `on_time`, window_events BIGINT and window_chars BIGINT: up to this event, in
+    order of arrival
+    """
+    over = "OVER (PARTITION BY user_id, last_ms ORDER BY arrival ROWS UNBOUNDED PRECEDING)"
+    return f"""
+        SELECT *, COUNT(*) {over} AS window_events, SUM(payload_chars) {over} AS window_chars
+        FROM (SELECT *, {_last_ms(settings.window)} AS last_ms,
+                CAST(CHAR_LENGTH(payload) AS BIGINT) AS payload_chars
+              FROM on_time)"""
+
+
+def _fits(limits: LimitSettings) -> str:
+    """TRUE if the window of a row of `counted` takes the event."""
+    return f"window_events <= {limits.window_events} AND window_chars <= {limits.window_chars}"
+
+
+def too_many(settings: Settings) -> str:
+    """Events that their window does not take, for behavior-events-rejected.
+
+    payload, reason, detail, record_*
+    """
+    limits = settings.limits
+    return f"""
+        SELECT payload, 'TOO_MANY' AS reason, CASE
+            WHEN window_events > {limits.window_events} THEN 'events' ELSE 'characters' END
+            AS detail, {RECORD}
+        FROM counted WHERE NOT ({_fits(limits)})"""
+
+
 def encoded(settings: Settings) -> str:
-    """What a window collects of each event.
+    """What a window collects of each event that it takes.
 
     event_clock, user_id, event (liveprofile.wire.window_events), token (liveprofile.wire.tokens),
     activity (a letter for the hour and a digit for the weekday), purchase 0/1, purchase_amount,
@@ -307,7 +343,7 @@ def encoded(settings: Settings) -> str:
             CASE WHEN {is_purchase} THEN 1.0E0 ELSE 0.0E0 END AS purchase,
             CASE WHEN {is_purchase} THEN amount ELSE 0.0E0 END AS purchase_amount,
             CASE WHEN {is_purchase} THEN {sql.epoch_ms("event_clock")} END AS purchase_ms{staggered}
-        FROM on_time"""
+        FROM counted WHERE {_fits(settings.limits)}"""
 
 
 def user_windows(settings: Settings) -> str:
@@ -409,6 +445,8 @@ def create(t_env, source: str, settings: Settings, *, streaming: bool) -> None:
         "behaviour_events": behaviour_events(settings),
         "deduplicated": deduplicated(),
         "on_time": on_time(settings) if streaming else "SELECT * FROM deduplicated",
+        "counted": counted(settings),
+        "too_many": too_many(settings),
         "encoded": encoded(settings),
         "user_windows": user_windows(settings),
         "window_contributions": window_contributions(settings),

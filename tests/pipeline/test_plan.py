@@ -66,8 +66,8 @@ def test_each_pipeline_has_one_python_operator(
 def test_views_shared_by_sinks_are_computed_once(profile_plan: CompiledPlan) -> None:
     for kind in ("table-source-scan", "deduplicate", "global-window-aggregate", "correlate"):
         assert count(profile_plan, kind) == 1, kind
-    # The clock of a partition, baselines, history.
-    assert count(profile_plan, "over-aggregate") == 3
+    # The clock of a partition, the count of a window, baselines, history.
+    assert count(profile_plan, "over-aggregate") == 4
 
 
 def test_scoring_pipeline_shares_no_operator(
@@ -92,14 +92,15 @@ def test_event_ids_expire_before_users(profile_plan: CompiledPlan, full_plan: Co
     assert profile_plan.state_ttl() == full_plan.state_ttl() == expected
 
 
-def test_only_event_parts_expire_early(full_plan: CompiledPlan) -> None:
+def test_only_event_parts_and_window_counts_expire_early(full_plan: CompiledPlan) -> None:
     early = {
         node["description"]: node["configuration"]["table.exec.state.ttl"]
         for node in full_plan._plan["nodes"]
         if "table.exec.state.ttl" in node.get("configuration", {})
     }
-    assert list(early.values()) == ["120000 ms"]
-    assert "partitionBy=[event_key]" in next(iter(early))
+    assert list(early.values()) == ["3930000 ms", "120000 ms"]
+    count, parts = early
+    assert "partitionBy=[user_id, $" in count and "partitionBy=[event_key]" in parts
 
 
 def test_parallelism_1_needs_no_exchange_before_the_last_count(
@@ -134,6 +135,6 @@ def test_ids_of_nodes_with_state_do_not_depend_on_other_nodes() -> None:
     """Staggered windows have further steps, and the scoring pipeline numbers the nodes anew."""
     plan = plan_nodes.kafka_plan(scoring={"enabled": False}, window={"stagger_ms": 60_000})
     ids = {node["id"] for node in plan._plan["nodes"]}
-    assert {id for id in ids if id < 1_000} == {1, 8, 12, 14, 17, 20, 26, 57}
+    assert {id for id in ids if id < 1_000} == {1, 8, 12, 14, 17, 20, 26, 57, 58}
     with pytest.raises(ValueError, match="local-window-aggregate matches 0 known ids"):
         plan._renumber([node for node in NODE_IDS if "window" not in node.node_type])

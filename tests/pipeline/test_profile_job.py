@@ -113,6 +113,20 @@ def test_stream_with_faults_equals_reference(stagger_ms: int, tmp_path: Path) ->
     assert_equals_reference(records, output, settings)
 
 
+@pytest.mark.parametrize(
+    "limits", [{"window_events": 3}, {"window_chars": 1_024}], ids=["events", "characters"]
+)
+def test_window_takes_no_more_than_its_limits(limits: dict[str, int], tmp_path: Path) -> None:
+    settings = load(job={"parallelism": 1, "name": "pipeline"}, limits=limits)
+    records = in_one_partition(
+        seeded.with_faults(islice(shop_events(5, 4, 10_000), 600), seed=5).messages
+    )
+    output = run_profile_pipeline(records, settings, tmp_path)
+    assert_equals_reference(records, output, settings)
+    reasons = Counter(sent.headers["reason"] for sent in output.sent_to(settings.topics.rejected))
+    assert reasons["TOO_MANY"] > 100
+
+
 def checkpoint_with_modalities(folder: Path) -> Path:
     """Saves the shipped model checkpoint with random weights for two encoders and the place."""
     network, items, categories, card = checkpoint.load(product_path(Settings().model.checkpoint))

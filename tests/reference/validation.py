@@ -37,7 +37,11 @@ REASONS = (
     "FUTURE_TIME",
     "BAD_NUMBER",
 )
-REASONS_WITH_DETAIL = ("MISSING_FIELD", "BAD_NUMBER")  # the contract defines `detail` for these
+REASONS_WITH_DETAIL = (
+    "MISSING_FIELD",
+    "BAD_NUMBER",
+    "TOO_MANY",
+)  # the contract defines `detail` for these
 
 MAX_ID_CHARS = 256
 MAX_NUMBER = 1e9

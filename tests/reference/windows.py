@@ -44,6 +44,7 @@ def classify(
     """
     used: list[ValidEvent] = []
     seen: set[str] = set()
+    counts: dict[tuple[str, int], list[int]] = {}  # (user, window end) -> events, characters
     for partition, offset, timestamp_ms, _key, value in records:
         position = (partition, offset)
         event = validate(value, timestamp_ms, settings.limits)
@@ -58,14 +59,23 @@ def classify(
             result.duplicates.add(position)
         elif isinstance(event, ValidEvent):
             seen.add(event.event_id)
+            end_ms = window_end_ms(event.user_id, time_ms, settings.window)
             if late is None:
-                last_ms = window_end_ms(event.user_id, time_ms, settings.window) - 1
+                last_ms = end_ms - 1
                 behind_ms = settings.window.out_of_orderness_ms
                 is_late = last_ms <= result.clock_ms.get(partition, 0) - behind_ms
             else:
                 is_late = position in late
+            count = counts.setdefault((event.user_id, end_ms), [0, 0])
+            if not is_late:
+                count[0] += 1
+                count[1] += len(value.decode("utf-8"))
             if is_late:
                 result.late.add(position)
+            elif count[0] > settings.limits.window_events:
+                result.rejected[position] = Rejected("TOO_MANY", "events")
+            elif count[1] > settings.limits.window_chars:
+                result.rejected[position] = Rejected("TOO_MANY", "characters")
             else:
                 result.used.add(position)
                 used.append(event)

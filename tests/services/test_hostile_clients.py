@@ -1,4 +1,4 @@
-"""Clients with a fast clock, with records of any size, and with extreme numbers: one job for all.
+"""Clients with a fast clock, with records of any size, extreme numbers, or floods: one job for all.
 
 The time of the records is the true time.
 """
@@ -33,6 +33,7 @@ USERS, FAST_USERS = 200, 2
 EVENTS, STEP_MS = 6_000, 400  # 40 minutes: eight windows
 DELAY_MS = 5_000  # at most, from an event to its record
 FAST = "fast-"
+FLOOD_EVENTS, FLOOD_LONG_EVENTS = 15_000, 40  # of one user and window
 
 
 def long_payloads() -> Iterator[bytes]:
@@ -65,6 +66,20 @@ def numbers() -> Iterator[bytes]:
             f'"event_type":"purchase","event_time":{START_MS + 1_000 * number},'
             f'"device_id":"d-{number % 5}","price":{price},"quantity":{quantity}{given}}}'
         ).encode()
+
+
+def floods() -> Iterator[tuple[str, bytes]]:
+    """Yields user and event of two windows: one with many events, one with long ones."""
+    for user, count, chars in (("bot", FLOOD_EVENTS, 0), ("long-bot", FLOOD_LONG_EVENTS, 60_000)):
+        for number in range(count):
+            event = {
+                "event_id": f"{user}-{number}",
+                "user_id": user,
+                "event_type": "search",
+                "event_time": START_MS + number,
+                "text": "x" * chars,
+            }
+            yield user, json.dumps(event).encode()
 
 
 def stream(skew_minutes: int) -> Iterator[tuple[dict[str, object], int]]:
@@ -105,6 +120,10 @@ def job(new_job: Callable[..., JobUnderTest]) -> Iterator[JobUnderTest]:
         producer.produce(topic, value, timestamp=START_MS)
         producer.produce(job.settings.topics.feedback, value)
         producer.flush()  # a batch of large records would exceed the broker's limit
+    for user, value in floods():
+        producer.produce(topic, value, user, timestamp=START_MS)
+        producer.poll(0)
+    producer.flush()
     for skew in SKEW_MINUTES:
         for event, record_ms in stream(skew):
             key, value = str(event["user_id"]), json.dumps(event)
@@ -143,3 +162,17 @@ def test_every_long_or_extreme_record_is_accounted_for(job: JobUnderTest) -> Non
     assert len(rejected) == len(sizes)
     truncated = {int(headers["payload_bytes"]) for headers in rejected if "truncated" in headers}
     assert truncated == {size for size in sizes if size > 4 * CHARS} | {CHARS + 1}
+
+
+def test_window_takes_a_limited_number_of_events_and_characters(job: JobUnderTest) -> None:
+    details = Counter(
+        record.headers["detail"].decode()
+        for record in read_topic(job.settings, job.settings.topics.rejected)
+        if record.headers["reason"] == b"TOO_MANY"
+    )
+    limits = job.settings.limits
+    long_event_chars = max(len(value) for user, value in floods() if user == "long-bot")
+    assert details == {
+        "events": FLOOD_EVENTS - limits.window_events,
+        "characters": FLOOD_LONG_EVENTS - limits.window_chars // long_event_chars,
+    }
