@@ -29,10 +29,15 @@ def topic_configs(topics: TopicSettings) -> dict[str, dict[str, str]]:
     Every topic stamps records on arrival (LogAppendTime). Retention and the check for future
     events use the record time, and the job's sinks would stamp event time, which for replayed
     history is already older than any retention.
+
+    With three replicas, a record counts as written when two have it: Kafka's default, one, loses
+    acknowledged records with that broker.
     """
-    arrival_time = {"message.timestamp.type": "LogAppendTime"}
-    compacted = arrival_time | {"cleanup.policy": "compact"}
-    deleted = arrival_time | {
+    common = {"message.timestamp.type": "LogAppendTime"}
+    if topics.replication >= 3:
+        common["min.insync.replicas"] = "2"
+    compacted = common | {"cleanup.policy": "compact"}
+    deleted = common | {
         "cleanup.policy": "delete",
         "retention.ms": str(topics.retention_ms),
     }

@@ -142,6 +142,12 @@ def test_topics_use_arrival_time_and_their_retention():
         assert config["retention.ms"] == "1000"
 
 
+@pytest.mark.parametrize(("replication", "expected"), [(1, None), (2, None), (3, "2")])
+def test_replicated_topics_require_two_replicas_for_a_write(replication, expected):
+    for config in topic_configs(load(topics={"replication": replication}).topics).values():
+        assert config.get("min.insync.replicas") == expected
+
+
 @pytest.mark.parametrize("old", ["limits.future_ms", "risk.lane", "kafka.start"])
 def test_renamed_setting_is_rejected_with_its_new_name(tmp_path, monkeypatch, old):
     section, key = old.split(".")
