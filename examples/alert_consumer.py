@@ -39,7 +39,7 @@ def main(webhook_url: str) -> None:
     settings = read_settings(None)
     with open_session(settings.cassandra) as session:
         handlers = [
-            OpenCase(session),
+            OpenCase(session, settings.cassandra.case_ttl_s),
             Webhook.from_environment(webhook_url),
             RestrictAccount(PrintingAccounts(), partial(find_flag, session)),
         ]

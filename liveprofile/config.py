@@ -32,6 +32,9 @@ from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 CONFIG_VARIABLE = "LIVEPROFILE_CONFIG"
 ENV_PREFIX = "LIVEPROFILE_"
 MOST_STEPS = 300
+# Cassandra's limit, 20 years. Every row has a TTL: it bounds the tables, and it decides between two
+# writes with equal times (udfs.cassandra.encoding.write_time_us).
+MAX_TTL_S = 20 * 365 * 86_400
 # Settings of earlier versions, and what they are called now.
 RENAMED = {
     "limits.future_ms": "limits.max_clock_skew_ms",
@@ -114,9 +117,16 @@ class CassandraSettings(Section):
     retry_timeout_ms: int = Field(
         60_000, ge=0, description="retry a failing write for this long, then fail the checkpoint"
     )
-    profile_ttl_s: int = Field(180 * 86_400, ge=0)
-    delta_ttl_s: int = Field(30 * 86_400, ge=0)
-    flag_ttl_s: int = Field(365 * 86_400, ge=0)
+    profile_ttl_s: int = Field(180 * 86_400, ge=1, le=MAX_TTL_S)
+    delta_ttl_s: int = Field(30 * 86_400, ge=1, le=MAX_TTL_S)
+    flag_ttl_s: int = Field(365 * 86_400, ge=1, le=MAX_TTL_S)
+    case_ttl_s: int = Field(
+        730 * 86_400,
+        ge=1,
+        le=MAX_TTL_S,
+        description="of a case after its last change; longer than flags, because payment disputes"
+        " about them take months",
+    )
     lookalike_distance: float = Field(
         0.6,
         ge=0,
@@ -237,7 +247,7 @@ class ScoringSettings(Section):
     replay: bool = Field(
         False, description="the topic holds history: event_time counts, however late it arrives"
     )
-    score_ttl_s: int = Field(30 * 86_400, ge=0)
+    score_ttl_s: int = Field(30 * 86_400, ge=1, le=MAX_TTL_S)
     drift_after_days: float = Field(
         30.0, ge=0, description="days of events before the first drift alert"
     )

@@ -292,7 +292,8 @@ def _set_state(
         state = states.transition(session, flag, to, by, note, ttl_s=ttl_s)
         sent = _send_label(settings, session, flag, state) if send_label else 0
         if to in case_store.RESOLVED_STATES:
-            case_store.close_if_resolved(session, flag.user_id, flag.rule_id, by)
+            ttl_s = settings.cassandra.case_ttl_s
+            case_store.close_if_resolved(session, flag.user_id, flag.rule_id, by, ttl_s=ttl_s)
     if json:
         print_json({"flag_id": flag_id, **state._asdict(), "labels_sent": sent})
         return

@@ -75,7 +75,7 @@ def consume(
     with open_session(settings.cassandra) as session:
         consumer = AlertConsumer.connect(
             settings,
-            create_handlers(session, open_case, webhook, restrict),
+            create_handlers(session, settings.cassandra.case_ttl_s, open_case, webhook, restrict),
             session,
             group_id=group,
             min_severity=Severity(min_severity),
@@ -87,7 +87,11 @@ def consume(
 
 
 def create_handlers(
-    session: Session, open_case: bool, webhook: str | None, restrict: str | None
+    session: Session,
+    case_ttl_s: int,
+    open_case: bool,
+    webhook: str | None,
+    restrict: str | None,
 ) -> list[Handler]:
     """Creates the handlers that the options request. Raises ConfigError and InputError."""
     from liveprofile.alerts.cases.flags import find_flag
@@ -96,7 +100,7 @@ def create_handlers(
 
     handlers: list[Handler] = []
     if open_case:
-        handlers.append(OpenCase(session))
+        handlers.append(OpenCase(session, case_ttl_s))
     if webhook:
         handlers.append(Webhook.from_environment(webhook))
     if restrict:

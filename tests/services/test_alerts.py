@@ -320,7 +320,7 @@ def test_alerts_open_one_case_and_refused_alert_is_dead_lettered(
     send_alerts(settings, FLAG_ID, refused, "d" * 32)
     recorder = RecordingHandler()
     recorder.refused_id = refused
-    counts = consume(settings, session, "g", [OpenCase(session), recorder], 3).counts
+    counts = consume(settings, session, "g", [OpenCase(session, 3_600), recorder], 3).counts
     assert (counts.handled, counts.dead) == (5, 1)
     (case,) = case_store.read_cases(session, "42")
     assert case.is_open and case.number == 1
@@ -349,26 +349,6 @@ def test_long_record_is_truncated_in_the_dead_letter_topic(
     ]
     digest = hashlib.sha256(values[3]).hexdigest().encode()
     assert dead[3].headers["payload_sha256"] == digest and dead[3].headers["truncated"] == b"true"
-
-
-def test_concurrent_alerts_open_one_case_which_closes_with_its_last_flag(
-    alert_config: SimpleNamespace, session: Session, open_flag: Any
-):
-    def alert(number: int) -> case_store.NewAlert:
-        return case_store.NewAlert(f"{number:032x}", number, "42", "rule", "high", "a", "m")
-
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda number: case_store.add_alert(session, alert(number % 6)), range(24)))
-    case_store.add_alert(session, case_store.NewAlert(FLAG_ID, 1, "42", "rule", "high", "a", "m"))
-    (case,) = case_store.read_cases(session, "42", "rule")
-    assert len(case.alerts) == 7
-    assert case_store.close_if_resolved(session, "42", "rule", "anna").is_open
-    for alert_id in case.alerts:
-        change_state(session, open_flag._replace(flag_id=alert_id), AlertState.CLOSED, "anna")
-    assert not case_store.close_if_resolved(session, "42", "rule", "anna").is_open
-    assert case_store.add_alert(session, alert(3)).number == 1  # a duplicate of an old alert
-    assert case_store.add_alert(session, alert(7)).number == 2
-    assert [case.is_open for case in case_store.read_cases(session, "42")] == [True, False]
 
 
 def test_consume_command_stops_on_sigterm_and_prints_counts(

@@ -1,7 +1,8 @@
 """Cases for customer service, in the table risk_case.
 
 A user and rule have at most one open case; it collects their alerts. Every write is a lightweight
-transaction (IF in CQL), so several consumers and analysts can work at once.
+transaction (IF in CQL), so several consumers and analysts can work at once. It writes the whole
+row, so that a case expires as a whole, `cassandra.case_ttl_s` after its last change.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from cassandra.cluster import Session
+from cassandra.query import BatchStatement, SimpleStatement
 from tenacity import (
     RetryCallState,
     retry,
@@ -79,22 +81,25 @@ def read_cases(session: Session, user_id: str, rule_id: str | None = None) -> li
 
 
 @_retry_lost_races
-def add_alert(session: Session, alert: NewAlert) -> AlertCase | None:
+def add_alert(session: Session, alert: NewAlert, *, ttl_s: int) -> AlertCase | None:
     """Adds an alert to the open case of its user and rule, or opens a case. Returns the case.
 
-    Idempotent: an alert that a case of this user and rule already holds changes nothing.
+    Idempotent: an alert that a case of this user and rule already holds changes nothing. ttl_s: how
+    long the case is kept after this change.
     """
     cases = read_cases(session, alert.user_id, alert.rule_id)
     for case in cases:
         if alert.alert_id in case.alerts:
             return case
     if cases and cases[0].is_open:
-        return _append_alert(session, cases[0], alert)
-    return _open_case(session, cases[0].number + 1 if cases else 1, alert)
+        return _append_alert(session, cases[0], alert, ttl_s)
+    return _open_case(session, cases[0].number + 1 if cases else 1, alert, ttl_s)
 
 
-def close_if_resolved(session: Session, user_id: str, rule_id: str, by: str) -> AlertCase | None:
-    """Closes the open case if all its flags are resolved.
+def close_if_resolved(
+    session: Session, user_id: str, rule_id: str, by: str, *, ttl_s: int
+) -> AlertCase | None:
+    """Closes the open case if all its flags are resolved. ttl_s: as in `add_alert`.
 
     Returns the case as it is afterwards, or None if no case is open.
     """
@@ -105,36 +110,20 @@ def close_if_resolved(session: Session, user_id: str, rule_id: str, by: str) -> 
     states = read_states(session, case.alerts).values()
     if any(flag.state not in RESOLVED_STATES for flag in states):
         return case
-    # The condition on the alerts keeps the case open if an alert arrived in the meantime.
-    closed = execute(
-        session,
-        "UPDATE risk_case SET state = 'closed', closed_by = %s, updated_at = %s"
-        " WHERE user_id = %s AND rule_id = %s AND number = %s IF state = 'open' AND alerts = %s",
-        (by, from_ms(now_ms()), user_id, rule_id, case.number, _to_timestamps(case.alerts)),
-    ).was_applied
-    return case._replace(is_open=not closed)
+    closed = case._replace(is_open=False)
+    # If an alert arrived in the meantime, the case stays open.
+    return closed if _replace_row(session, case, closed, by, ttl_s) else case
 
 
-def _append_alert(session: Session, case: AlertCase, alert: NewAlert) -> AlertCase | None:
+def _append_alert(
+    session: Session, case: AlertCase, alert: NewAlert, ttl_s: int
+) -> AlertCase | None:
     """Returns None if the case has changed since it was read."""
-    alerts = case.alerts | {alert.alert_id: alert.time_ms}
-    added = execute(
-        session,
-        "UPDATE risk_case SET alerts = %s, updated_at = %s"
-        " WHERE user_id = %s AND rule_id = %s AND number = %s IF state = 'open' AND alerts = %s",
-        (
-            _to_timestamps(alerts),
-            from_ms(now_ms()),
-            case.user_id,
-            case.rule_id,
-            case.number,
-            _to_timestamps(case.alerts),
-        ),
-    ).was_applied
-    return case._replace(alerts=alerts) if added else None
+    longer = case._replace(alerts=case.alerts | {alert.alert_id: alert.time_ms})
+    return longer if _replace_row(session, case, longer, None, ttl_s) else None
 
 
-def _open_case(session: Session, number: int, alert: NewAlert) -> AlertCase | None:
+def _open_case(session: Session, number: int, alert: NewAlert, ttl_s: int) -> AlertCase | None:
     """Returns None if another writer has opened the case with this number."""
     case = AlertCase(
         user_id=alert.user_id,
@@ -147,25 +136,59 @@ def _open_case(session: Session, number: int, alert: NewAlert) -> AlertCase | No
         message=alert.message,
         alerts={alert.alert_id: alert.time_ms},
     )
-    opened_at = from_ms(case.opened_at_ms)
-    opened = execute(
-        session,
-        "INSERT INTO risk_case (user_id, rule_id, number, state, opened_at, updated_at, severity,"
-        " action, message, alerts) VALUES (%s, %s, %s, 'open', %s, %s, %s, %s, %s, %s)"
-        " IF NOT EXISTS",
-        (
-            case.user_id,
-            case.rule_id,
-            case.number,
-            opened_at,
-            opened_at,
-            case.severity,
-            case.action,
-            case.message,
-            _to_timestamps(case.alerts),
+    insert = _insert_cql(ttl_s, " IF NOT EXISTS")
+    return case if execute(session, insert, _row_values(case, None)).was_applied else None
+
+
+def _replace_row(
+    session: Session, before: AlertCase, after: AlertCase, closed_by: str | None, ttl_s: int
+) -> bool:
+    """Returns False if the stored case is no longer the open case `before`.
+
+    A change of some columns would leave the others to expire earlier, so it inserts the whole row.
+    """
+    batch = BatchStatement()
+    # An INSERT can have no other condition than IF NOT EXISTS.
+    batch.add(
+        SimpleStatement(
+            f"UPDATE risk_case USING TTL {ttl_s:d} SET updated_at = %s"
+            " WHERE user_id = %s AND rule_id = %s AND number = %s IF state = 'open' AND alerts = %s"
         ),
-    ).was_applied
-    return case if opened else None
+        (
+            from_ms(now_ms()),
+            before.user_id,
+            before.rule_id,
+            before.number,
+            _to_timestamps(before.alerts),
+        ),
+    )
+    batch.add(SimpleStatement(_insert_cql(ttl_s)), _row_values(after, closed_by))
+    return execute(session, batch).was_applied
+
+
+def _insert_cql(ttl_s: int, condition: str = "") -> str:
+    return (
+        "INSERT INTO risk_case (user_id, rule_id, number, state, opened_at, updated_at, severity,"
+        " action, message, alerts, closed_by) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        f"{condition} USING TTL {ttl_s:d}"
+    )
+
+
+def _row_values(case: AlertCase, closed_by: str | None) -> tuple[Any, ...]:
+    """Returns the values of `_insert_cql`."""
+    return (
+        case.user_id,
+        case.rule_id,
+        case.number,
+        "open" if case.is_open else "closed",
+        from_ms(case.opened_at_ms),
+        from_ms(now_ms()),
+        case.severity,
+        case.action,
+        case.message,
+        _to_timestamps(case.alerts),
+        closed_by,
+    )
 
 
 def _to_timestamps(alerts: dict[str, int]) -> dict[str, Any]:

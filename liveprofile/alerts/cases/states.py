@@ -113,7 +113,7 @@ def transition(
     The write is a lightweight transaction (Paxos; IF in CQL) on the state read before: of two
     concurrent analysts one wins. Repeating a change that the same analyst has already made
     changes nothing, so a request whose answer was lost can be repeated. ttl_s: how long the state
-    is kept, 0 for ever; at least as long as the flag.
+    is kept, at least as long as the flag.
     Raises TransitionError if the state does not allow the change or another analyst was faster.
     """
     before = read_state(session, flag.flag_id)

@@ -1,6 +1,6 @@
 """A Kafka consumer that passes each risk alert to handlers (docs/alerts.md).
 
-consumer = AlertConsumer.connect(settings, [OpenCase(session)], session)
+consumer = AlertConsumer.connect(settings, [OpenCase(session, ttl_s)], session)
 with stop_on_signals(consumer):
     consumer.run()
 """

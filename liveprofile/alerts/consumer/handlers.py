@@ -25,12 +25,15 @@ RESTRICTION_DURATION = timedelta(hours=24)
 
 
 class OpenCase:
-    """Adds the alert to the open case of its user and rule, or opens a case."""
+    """Adds the alert to the open case of its user and rule, or opens a case.
+
+    ttl_s: how long a case is kept after its last change.
+    """
 
     name = "open_case"
 
-    def __init__(self, session: Session):
-        self._session = session
+    def __init__(self, session: Session, ttl_s: int):
+        self._session, self._ttl_s = session, ttl_s
 
     def handle(self, alert: Alert) -> None:
         """Idempotent. Raises ServiceError."""
@@ -45,6 +48,7 @@ class OpenCase:
                 alert.data.action,
                 alert.data.message,
             ),
+            ttl_s=self._ttl_s,
         )
 
 

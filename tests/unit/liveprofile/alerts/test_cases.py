@@ -75,18 +75,18 @@ def test_every_state_has_transitions_and_none_leads_to_open():
 def test_only_transitions_in_the_table_are_allowed(before: AlertState, to: AlertState):
     session = FakeSession(StoredAlertState(before, "" if before is AlertState.OPEN else "anna"))
     if to in TRANSITIONS[before]:
-        after = states.transition(session, FLAG, to, "ben", "why", ttl_s=0)
+        after = states.transition(session, FLAG, to, "ben", "why", ttl_s=60)
         assert after[:2] == (to, "ben") and after.note == "why" and session.batches == 1
     else:
         with pytest.raises(TransitionError, match=rf"is {before}.* it cannot become {to}"):
-            states.transition(session, FLAG, to, "ben", ttl_s=0)
+            states.transition(session, FLAG, to, "ben", ttl_s=60)
         assert session.batches == 0
 
 
 def test_repeated_transition_by_same_analyst_changes_nothing():
     done = StoredAlertState(AlertState.ACKNOWLEDGED, "anna", 1, "")
     session = FakeSession(done)
-    assert states.transition(session, FLAG, AlertState.ACKNOWLEDGED, "anna", ttl_s=0) == done
+    assert states.transition(session, FLAG, AlertState.ACKNOWLEDGED, "anna", ttl_s=60) == done
     assert session.batches == 0
 
 
@@ -97,13 +97,13 @@ def test_lost_race_raises_error_that_names_the_winner():
         applied=False,
     )
     with pytest.raises(TransitionError, match="anna was faster: it is acknowledged now"):
-        states.transition(session, FLAG, AlertState.ACKNOWLEDGED, "ben", ttl_s=0)
+        states.transition(session, FLAG, AlertState.ACKNOWLEDGED, "ben", ttl_s=60)
 
 
 def test_transition_with_lost_answer_succeeds_on_retry():
     done = StoredAlertState(AlertState.CONFIRMED, "ben", 1, "")
     session = FakeSession(StoredAlertState(AlertState.OPEN), done, applied=False)
-    assert states.transition(session, FLAG, AlertState.CONFIRMED, "ben", ttl_s=0) == done
+    assert states.transition(session, FLAG, AlertState.CONFIRMED, "ben", ttl_s=60) == done
 
 
 @pytest.mark.parametrize(
