@@ -85,22 +85,6 @@ def test_events_at_the_same_time_are_separate_rows(
     assert sorted(row.event_id for row in rows) == ["e0", "other"]
 
 
-@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
-def test_last_write_replaces_the_whole_row(
-    order: tuple[str, str], cassandra: CassandraScoringSink, session: Session
-):
-    """In a replay an event may have other predecessors and get another score."""
-    scores = {"a": 0.25, "b": 0.75}
-    for rule in order:
-        write_and_flush(
-            cassandra, scored_event(score=scores[rule], active_rules=[rule], rules_version=rule)
-        )
-    [row] = session.execute("SELECT score, active_rules, rules_version FROM risk_score").all()
-    newest = order[1]
-    assert (row.score, row.rules_version) == (scores[newest], newest)
-    assert set(row.active_rules) == {newest}
-
-
 def test_flag_history_before_each_event(sink: ScoringSink):
     write_and_flush(sink, scored_event(hour=0, active_rules=["a"], flags=[flag("a")]))
     write_and_flush(sink, scored_event(hour=1, active_rules=["a", "b"], flags=[flag("b", hour=1)]))

@@ -7,7 +7,8 @@ from typing import Any
 
 from benchmarks.support.memory_drift_store import MemoryDriftStore
 from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery, RowPosition
-from udfs.profile.profile_row import ProfileRow, write_time_us
+from udfs.cassandra.encoding import write_time_us
+from udfs.profile.profile_row import ProfileRow
 from udfs.scoring.sink import ScoredEvent
 
 FlagKey = tuple[str, int, str, str]  # user, time in ms, rule, event ("" for a window)

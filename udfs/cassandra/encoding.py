@@ -55,15 +55,23 @@ FLAG_BY_DAY_COLUMNS = ("day", "bucket", *FLAG_COLUMNS)
 
 
 def insert_cql(keyspace: str, table: str, columns: Sequence[str], ttl_s: int) -> str:
-    """Returns an INSERT for the values of `columns`, then the write time in microseconds.
-
-    ttl_s = 0 keeps the rows for ever.
-    """
+    """Returns an INSERT for the values of `columns`, then the row's `write_time_us`."""
     marks = ", ".join("?" * len(columns))
     return (
         f"INSERT INTO {keyspace}.{table} ({', '.join(columns)}) VALUES ({marks})"
         f" USING TIMESTAMP ? AND TTL {ttl_s}"
     )
+
+
+def write_time_us(row: FlaggedRow) -> int:
+    """Returns the USING TIMESTAMP of every write of a row (docs/data-contract.md, section 8).
+
+    So a later window wins over an earlier one that arrives after it. Two writes of one window or
+    event have equal times. Cassandra then keeps the cells that expire later. Expiry counts whole
+    seconds and all cells of a write have one TTL, so a replay, which comes seconds later, replaces
+    the whole row.
+    """
+    return row.window_end_ms * 1_000 + row.revision
 
 
 def encode_flag(row: FlaggedRow, flag: Flag) -> Values:
@@ -87,7 +95,7 @@ def encode_flag(row: FlaggedRow, flag: Flag) -> Values:
         struct.pack(">i", flag.rule_version),
         flag.rule_state.encode(),
         orjson.dumps(list(flag.reasons), option=orjson.OPT_SERIALIZE_NUMPY),
-        bigint(row.window_end_ms * 1_000 + row.revision),
+        bigint(write_time_us(row)),
     ]
 
 

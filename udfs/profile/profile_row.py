@@ -39,8 +39,3 @@ class ProfileRow(NamedTuple):
     events_total: int
     write_lookalike: bool  # whether user_lookalike gets a row too
     flags: list[Flag]
-
-
-def write_time_us(row: ProfileRow) -> int:
-    """Returns the USING TIMESTAMP of every write of a row (docs/data-contract.md, section 8)."""
-    return row.window_end_ms * 1_000 + row.revision

@@ -7,8 +7,15 @@ from typing import NamedTuple
 
 import numpy as np
 
-from udfs.cassandra.encoding import Values, double, encode_column, split_fixed_width, text_set
-from udfs.profile.profile_row import ProfileRow, write_time_us
+from udfs.cassandra.encoding import (
+    Values,
+    double,
+    encode_column,
+    split_fixed_width,
+    text_set,
+    write_time_us,
+)
+from udfs.profile.profile_row import ProfileRow
 
 PROFILE_COLUMNS = (
     "user_id",

@@ -9,8 +9,8 @@ Contract of a sink, which Flink's checkpoints rely on:
 - A write that fails with a retryable error is retried. If it keeps failing, or cannot succeed,
   `write` or `flush` raises StoreError. After that every call raises it again, so no failed write
   counts as stored: the task fails and Flink replays the rows.
-- Every write is idempotent (deterministic keys, write time = window end + model revision). A
-  replay, a retried batch or a lost acknowledgement changes nothing.
+- Every write is idempotent (deterministic keys, udfs.cassandra.encoding.write_time_us). A retried
+  batch or a lost acknowledgement changes nothing, nor does a replay with the same values.
 - A sink is used by one thread only.
 """
 
@@ -30,7 +30,7 @@ from udfs.cassandra.flag_state_cache import FlagStateCache
 from udfs.cassandra.sink import CassandraSink, Partition
 from udfs.null_sink import NullSink
 from udfs.profile import row_encoding
-from udfs.profile.profile_row import ProfileRow, write_time_us
+from udfs.profile.profile_row import ProfileRow
 
 
 class ProfileSink(Protocol):
@@ -107,7 +107,7 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
         overwrite the others.
         """
         encoded = row_encoding.encode_rows(rows, self._embedding_dim)
-        times_us = list(map(write_time_us, rows))
+        times_us = list(map(encoding.write_time_us, rows))
         newest_us: dict[str, int] = {}
         for row, time_us in zip(rows, times_us, strict=True):
             newest_us[row.user_id] = max(newest_us.get(row.user_id, time_us), time_us)

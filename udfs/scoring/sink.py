@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -58,7 +57,7 @@ class ScoredEvent(NamedTuple):
 
     @property
     def revision(self) -> int:
-        """Always 0: an event has one score, whichever model version a replay uses."""
+        """Always 0: models of events have no revision, so the newest score of an event counts."""
         return 0
 
 
@@ -144,9 +143,6 @@ def _encode_score(row: ScoredEvent) -> Values:
     """Returns the values of SCORE_COLUMNS and the write time.
 
     An entity that is missing is not set, because a null would be stored as a tombstone.
-    The write time is the clock's, so that the newest write of an event replaces all its columns. Of
-    two writes with equal times, Cassandra keeps the larger value of each column, which would mix
-    them.
     """
     return [
         row.user_id.encode(),
@@ -159,5 +155,5 @@ def _encode_score(row: ScoredEvent) -> Values:
         row.rules_version.encode(),
         encoding.text_set(tuple(row.active_rules)),
         *(entity.encode() if entity else UNSET_VALUE for entity in row.entities),
-        encoding.bigint(time.time_ns() // 1_000),
+        encoding.bigint(encoding.write_time_us(row)),
     ]

@@ -15,7 +15,6 @@ from liveprofile.storage.schema import schema_statements
 from tests.support.rows.profile_rows import DIM, profile_row
 from udfs.cassandra import encoding
 from udfs.profile import row_encoding
-from udfs.profile.profile_row import write_time_us
 
 CQL_TYPES = {
     "user_id": "UTF8Type",
@@ -78,7 +77,7 @@ def test_driver_decodes_the_encoded_rows(cases):
         rows, encoded.keys, encoded.profiles, encoded.deltas, strict=True
     ):
         assert key == row.user_id.encode()
-        assert write_time_us(row) == row.window_end_ms * 1_000 + 3
+        assert encoding.write_time_us(row) == row.window_end_ms * 1_000 + 3
         decoded = decode(row_encoding.PROFILE_COLUMNS, profile)
         assert set(decoded.pop("segments")) == set(row.segments)
         assert decoded == {
@@ -95,12 +94,12 @@ def test_driver_decodes_the_encoded_rows(cases):
             "events_total": 7,
             "profile": '{"interests":{"café":0.5}}',
             "embedding": [1.5, -2.0],
-            "write_time": write_time_us(row),
+            "write_time": encoding.write_time_us(row),
         }
         decoded = decode(row_encoding.DELTA_COLUMNS, delta)
         assert (decoded["events"], decoded["amount"], decoded["surprise"]) == (2, 20.25, 3.5)
         assert (decoded["digests"], decoded["delta"]) == (row.digests, row.delta_json.decode())
-        assert decoded["write_time"] == write_time_us(row)
+        assert decoded["write_time"] == encoding.write_time_us(row)
 
 
 def test_embedding_of_another_size_is_rejected():
