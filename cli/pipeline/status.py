@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_fields, print_json, read_settings
 from liveprofile.config import Settings
 from liveprofile.resources import product_path
+
+if TYPE_CHECKING:
+    from liveprofile.flink.scoring_report import ScoringReport
 
 OVERDUE_INTERVALS = 3
 SLACK_S = 5.0  # a checkpoint itself takes time
@@ -18,7 +22,8 @@ SLACK_S = 5.0  # a checkpoint itself takes time
 def status(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show the job's state, consumer lag, last checkpoint and model version.
 
-    Exits with 1 if there is a warning: no checkpoint has completed for three intervals.
+    Exits with 1 if there is a warning: no checkpoint has completed for three intervals, or events
+    were not scored since the job's last start or restart.
     """
     settings = read_settings(config)
     result = _collect_status(settings)
@@ -31,7 +36,9 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 
 def _print_status(settings: Settings, result: dict[str, Any]) -> None:
-    checkpoint, lag_scoring = result["checkpoint"], result["lag_scoring"]
+    checkpoint, lag_scoring, scoring = (
+        result[name] for name in ("checkpoint", "lag_scoring", "scoring")
+    )
     print_fields(
         {
             "job": f"{settings.job.name} {result['job_id']}",
@@ -43,6 +50,9 @@ def _print_status(settings: Settings, result: dict[str, Any]) -> None:
             "scoring pipeline": None
             if lag_scoring is None
             else f"{lag_scoring} records behind at the last checkpoint",
+            "events to score": scoring
+            and f"{scoring['events']} since the last start, {scoring['incomplete']} incomplete,"
+            f" {scoring['unscored']} unscored",
             "last checkpoint": checkpoint
             and f"{checkpoint['age_s']:.0f} s ago, took {checkpoint['duration_ms']} ms,"
             f" {checkpoint['size_bytes'] / 1e6:.1f} MB of state",
@@ -56,6 +66,7 @@ def _print_status(settings: Settings, result: dict[str, Any]) -> None:
 
 def _collect_status(settings: Settings) -> dict[str, Any]:
     from liveprofile.flink.job_report import report
+    from liveprofile.flink.scoring_report import scoring_report
     from liveprofile.kafka.offsets import lag, scoring_group
 
     job = report(settings.flink.rest_url, settings.job.name)
@@ -65,12 +76,16 @@ def _collect_status(settings: Settings) -> dict[str, Any]:
     result["lag_scoring"] = (
         lag(settings, scoring_group(settings.kafka)) if settings.scoring.enabled else None
     )
+    scoring = (
+        scoring_report(settings.flink.rest_url, job.job_id) if settings.scoring.enabled else None
+    )
+    result["scoring"] = scoring and scoring._asdict()
     result["model_version"] = _model_version(product_path(settings.model.checkpoint))
-    result["warnings"] = _warnings(settings, result)
+    result["warnings"] = [*_checkpoint_warnings(settings, result), *scoring_warnings(scoring)]
     return result
 
 
-def _warnings(settings: Settings, result: dict[str, Any]) -> list[str]:
+def _checkpoint_warnings(settings: Settings, result: dict[str, Any]) -> list[str]:
     checkpoint = result["checkpoint"]
     age_s = result["uptime_s"] if checkpoint is None else checkpoint["age_s"]
     if age_s <= OVERDUE_INTERVALS * settings.job.checkpoint_interval_ms / 1_000 + SLACK_S:
@@ -80,6 +95,16 @@ def _warnings(settings: Settings, result: dict[str, Any]) -> list[str]:
         " failed: after a failure the job reads this time again. Is the checkpoint folder full,"
         " or not writable?"
     ]
+
+
+def scoring_warnings(scoring: ScoringReport | None) -> Iterator[str]:
+    if scoring and scoring.lost:
+        yield (
+            f"{scoring.lost} of {scoring.events} events lack a part and are not scored; after"
+            " scoring.rejoin_ttl_ms they are lost. Is one task much slower than the others?"
+        )
+    if scoring and scoring.unscored:
+        yield f"{scoring.unscored} events could not be scored: the TaskManagers' logs say why"
 
 
 def _model_version(checkpoint: Path) -> str | None:

@@ -231,6 +231,15 @@ def test_all_decisions_equal_reference_after_rules_and_label(
     assert_decisions_match(stored, expected_decisions(job.settings, arrivals, in_force), applied)
 
 
+def test_status_counts_every_scored_event(job: JobUnderTest, session: Session) -> None:
+    scores = len(read_stored_scoring(job.settings, session).scores)
+    deadline_s = time.monotonic() + 60  # Flink refreshes its metrics every 10 s
+    while (scoring := job.run("status")["scoring"])["events"] < scores:
+        assert time.monotonic() < deadline_s, scoring
+        time.sleep(1)
+    assert (scoring["incomplete"], scoring["unscored"]) == (0, 0)
+
+
 def test_audit_accounts_for_every_record(job: JobUnderTest) -> None:
     """The scoring pipeline does not affect the profile pipeline."""
     run_cli("heartbeat", "--count", str(HEARTBEATS), "--config", job.config_file)
