@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import time
 from typing import Any, NamedTuple
 
 from liveprofile.errors import ServiceError
 from liveprofile.flink.rest import TERMINAL_STATES, request, running_tasks, vertex_metrics
 
-_SOURCE_RATE = "numRecordsInPerSecond"
+# The profile pipeline's source of events. The scoring pipeline reads the same topic again.
+EVENT_SOURCE_RATE = re.compile(r"Source__source\[\d+\]\.numRecordsInPerSecond$")
 
 
 class CheckpointReport(NamedTuple):
@@ -85,15 +87,6 @@ def _job_metric(rest_url: str, job_id: str, name: str) -> float:
 
 
 def _source_rate(rest_url: str, job_id: str, vertex_id: str) -> float:
-    """Records per second that the vertex's sources read; 0 for a vertex without a source.
-
-    The name of a source's operator metric starts with the name of the source.
-    """
-    rates = vertex_metrics(
-        rest_url,
-        job_id,
-        vertex_id,
-        lambda name: name.startswith("Source") and name.endswith(f".{_SOURCE_RATE}"),
-        "sum",
-    )
+    """Events per second that the vertex reads; 0 for a vertex without the source of events."""
+    rates = vertex_metrics(rest_url, job_id, vertex_id, EVENT_SOURCE_RATE.match, "sum")
     return sum(rates.values())
