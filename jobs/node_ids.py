@@ -1,4 +1,4 @@
-"""The ids of the plan's nodes with state, the same in every release.
+"""The ids of the plan's nodes with state, and of those that are counted, the same in each release.
 
 Flink finds the state of an operator by the id and the type of its node. The planner numbers nodes
 one by one, so that a new step without state would change the ids of all nodes after it. Ids below
@@ -8,6 +8,7 @@ one by one, so that a new step without state would change the ids of all nodes a
 from __future__ import annotations
 
 from jobs.compiled_plan import NodeId
+from liveprofile.flink.scoring_report import FIRST_PARTS, SCORING_INPUT
 
 _OVER = "stream-exec-over-aggregate"
 _SCAN = "stream-exec-table-source-scan"
@@ -30,8 +31,9 @@ NODE_IDS = (
     NodeId(27, _SCAN, "default_database, label_source"),
     NodeId(30, _SCAN, "default_database, scoring_source"),
     NodeId(37, _OVER, "LISTAGG(user_token"),
+    NodeId(FIRST_PARTS, "stream-exec-calc", "CONCAT('h', head"),
     NodeId(43, _OVER, "LISTAGG(entity_token"),
     NodeId(47, _OVER, "partitionBy=[event_key]"),
-    NodeId(50, _OVER, LAST_COUNT),
+    NodeId(SCORING_INPUT, _OVER, LAST_COUNT),
     NodeId(56, _SINK, "default_database.scoring_sink]"),
 )

@@ -21,8 +21,9 @@ _RECORDS = re.compile(
     r"(OverAggregate|Calc)\[(\d+)\]\.(numRecordsIn|numRecordsOut|numRecordsOutPerSecond)$"
 )
 _UNSCORED = ".liveprofile.events.unscored"
-# The OVER aggregates of the pipeline, which are the job's last.
-_OVER_VIEWS = ("with_user_history", "event_parts", "rejoined", "scoring_input")
+# Nodes of the plan, which every release numbers alike (jobs/node_ids.py): the first part of each
+# event, and its row after `rejoined`.
+FIRST_PARTS, SCORING_INPUT = 38, 50
 
 
 class ScoringReport(NamedTuple):
@@ -62,18 +63,13 @@ def count_events(metrics: Mapping[str, float]) -> ScoringReport | None:
         if match := _RECORDS.match(name):
             operator, node, metric = match.groups()
             records.setdefault((operator, int(node)), {})[metric] = value
-    over = sorted(node for operator, node in records if operator == "OverAggregate")
-    if len(over) < len(_OVER_VIEWS):
+    entered = records.get(("Calc", FIRST_PARTS))
+    rejoined = records.get(("OverAggregate", SCORING_INPUT))
+    if entered is None or rejoined is None:
         return None
-    nodes = dict(zip(_OVER_VIEWS, over[-len(_OVER_VIEWS) :], strict=True))
-    # The Calc behind the user's history passes the events on to `rejoined`.
-    entered = records.get(("Calc", nodes["with_user_history"] + 1))
-    if entered is None:
-        return None
-    rejoined = records["OverAggregate", nodes["scoring_input"]]["numRecordsIn"]
     return ScoringReport(
         events=int(entered["numRecordsOut"]),
         events_per_second=entered["numRecordsOutPerSecond"],
-        incomplete=max(0, int(entered["numRecordsOut"] - rejoined)),
+        incomplete=max(0, int(entered["numRecordsOut"] - rejoined["numRecordsIn"])),
         unscored=int(sum(value for name, value in metrics.items() if name.endswith(_UNSCORED))),
     )
