@@ -233,6 +233,37 @@ def alerts(
     )
 
 
+@app.command("hot-keys")
+def hot_keys(
+    root: Root = BENCH_ROOT,
+    events: Annotated[int, typer.Option(min=1_000, help="Scored events per run.")] = 20_000,
+    repetitions: Annotated[int, typer.Option(min=1, help="Measured runs per case.")] = 1,
+    rate: Annotated[float, typer.Option(help="Scored events per second for the latency.")] = 200,
+    seconds: Annotated[
+        float, typer.Option(min=0, help="Measured seconds of latency per case; 0: none.")
+    ] = 30,
+    bare: Annotated[
+        bool, typer.Option(help="The lists alone: without Python, writes and latency.")
+    ] = False,
+    parallelism: Annotated[
+        int, typer.Option(min=1, help="Parallelism of the job.")
+    ] = runs.PARALLELISM,
+    commit_log: CommitLog = "periodic",
+) -> None:
+    """Compare scoring with even load and with half of the events on one shop or one user."""
+    from benchmarks.hot_keys import hot_keys
+
+    variant = "scoring-bare" if bare else "scoring"
+    report_on_stack(
+        "hot-keys",
+        root,
+        commit_log,
+        None,
+        lambda stack: hot_keys(stack, variant, events, repetitions, rate, 0 if bare else seconds),
+        parallelism,
+    )
+
+
 @app.command("card-frauds")
 def card_frauds(
     file: Annotated[

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import bisect
 import heapq
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from confluent_kafka import Consumer
 
 from benchmarks.latency import quantiles, send_on_schedule
 from benchmarks.load import events
+from benchmarks.load.purchases import purchase
 from benchmarks.load.workload import EventSender, Workload
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
@@ -96,18 +96,11 @@ def scored_events(
         event_id = f"scored-{number:08d}"
         if flagged:
             planned[event_id] = at_s
-        event = {
-            "event_id": event_id,
-            "user_id": user,
-            "event_type": "purchase",
-            "event_time": workload.start_ms + int(at_s * speed_up * 1000),
-            "item_id": f"i{rng.integers(events.ITEMS):06d}",
-            "amount": FLAGGED_AMOUNT if flagged else round(float(rng.lognormal(3, 0.8)), 2),
-            "device_id": f"{user}-device",
-            "place": {"lat": 45 + user_number % places / 100, "lon": -73.5},
-            "attributes": {"shop_id": f"shop{shop}", "address_id": f"{user}-home"},
-        }
-        message = events.EventMessage(user.encode(), json.dumps(event).encode())
+        time_ms = workload.start_ms + int(at_s * speed_up * 1000)
+        item = int(rng.integers(events.ITEMS))
+        amount = FLAGGED_AMOUNT if flagged else round(float(rng.lognormal(3, 0.8)), 2)
+        place = user_number % places
+        message = purchase(event_id, user, time_ms, amount, item, f"shop{shop}", place)
         yield ScheduledEvent(at_s, message, scored=True)
 
 

@@ -1,4 +1,4 @@
-"""Journal of the profile operator: its worker writes a line per batch when the batch ends.
+"""Journal of a Python operator: its worker writes a line per batch when the batch ends.
 
 Flink's metrics have no time of their own and a resolution of a second; a benchmark needs the exact
 end time of each batch.
@@ -13,9 +13,12 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from udfs.profile.batch import STAGES, ProfileBatchTiming
+
+if TYPE_CHECKING:  # as in udfs.scoring.udf
+    from udfs.scoring.batch import ScoringBatchTiming
 
 
 class BatchEntry(NamedTuple):
@@ -54,6 +57,26 @@ class OpenJournalMetrics:
         def report(timing: ProfileBatchTiming) -> None:
             metrics(timing)
             stage_ms = {stage: round(getattr(timing, f"{stage}_ms"), 3) for stage in STAGES}
+            journal.write(timing.rows, stage_ms)
+
+        return report
+
+
+@dataclass(frozen=True)
+class OpenScoringJournalMetrics:
+    """Argument `open_metrics` of `udfs.scoring.udf.scoring_udf`: Flink metrics plus the journal."""
+
+    folder: str
+
+    def __call__(self, group: Any) -> Callable[[ScoringBatchTiming], None]:
+        from udfs.scoring import batch
+        from udfs.scoring.udf import ScoringMetrics
+
+        metrics, journal = ScoringMetrics(group), Journal(self.folder)
+
+        def report(timing: ScoringBatchTiming) -> None:
+            metrics(timing)
+            stage_ms = {stage: round(getattr(timing, f"{stage}_ms"), 3) for stage in batch.STAGES}
             journal.write(timing.rows, stage_ms)
 
         return report

@@ -8,7 +8,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from benchmarks import alerts
+from benchmarks import alerts, hot_keys
 from benchmarks.latency import sample_profiles, schedule
 from benchmarks.load import events as load_events
 from benchmarks.load.rows import batches
@@ -149,3 +149,18 @@ def test_benchmark_rule_is_valid(tmp_path):
     file = tmp_path / "rules.toml"
     file.write_text((ROOT / "rules.toml").read_text() + alerts.RULE)
     assert alerts.RULE_ID in [rule.id for rule in read_rules(file).evaluated("event")]
+
+
+@pytest.mark.parametrize("case", hot_keys.CASES)
+def test_half_of_purchases_have_the_hot_key_of_their_case(case):
+    messages = list(hot_keys.purchases(case, "t", 1_000, seed=1, flagged=True))
+    made = [json.loads(message.value) for message in messages]
+    hot_shop = [event for event in made if event["attributes"]["shop_id"] == "hot"]
+    hot_user = [event for event in made if event["user_id"] == "guest"]
+    assert len(hot_shop) == pytest.approx(500 if case == "hot_shop" else 0, abs=60)
+    assert len(hot_user) == pytest.approx(500 if case == "hot_user" else 0, abs=60)
+    assert len({event["event_id"] for event in made}) == 1_000
+    flagged = [event for event in made if event["event_id"].endswith("!")]
+    assert {event["amount"] for event in flagged} == {alerts.FLAGGED_AMOUNT}
+    assert len(flagged) == pytest.approx(100, abs=15)
+    assert not any(event in hot_shop or event in hot_user for event in flagged)
