@@ -6,10 +6,10 @@ events without the hot key at a fixed rate. Other load of the machine affects al
 
 from __future__ import annotations
 
-import threading
+import re
+import subprocess
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from statistics import median
 from typing import Any, Literal
 
@@ -25,7 +25,7 @@ from benchmarks.support import runs
 from benchmarks.support.meter import Meter
 from benchmarks.support.runs import RunningJob
 from liveprofile.config import Settings
-from liveprofile.flink import rest
+from liveprofile.flink import java
 from liveprofile.resources import product_path
 from stack.local import Stack
 
@@ -36,9 +36,10 @@ HOT_SHARE = 0.5
 FLAGGED_EVERY = 5  # of the events without the hot key; the benchmark measures their latency
 RUN_TIMEOUT_S = 300.0
 PACED_WARM_UP_S = 10.0
-BUSY_SAMPLE_S = 2.0
-BUSIEST = 4
-BUSY_METRIC = "busyTimeMsPerSecond"
+TASKS = 4
+TASK_THREAD = re.compile(
+    r'^"(?P<task>(?:Source: |OverAgg)[^"]+\(\d+/\d+\))#.* cpu=(?P<ms>[\d.]+)ms', re.M
+)
 
 
 def purchases(
@@ -71,43 +72,23 @@ def purchases(
         )
 
 
-class BusySampler(threading.Thread):
-    """Samples how busy the busiest subtask of each vertex is."""
-
-    def __init__(self, job: RunningJob):
-        super().__init__(daemon=True)
-        self._url, self._job_id = job.stack.rest_url, job.job_id
-        self._samples: dict[str, list[float]] = {}
-        self._stopping = threading.Event()
-
-    def run(self) -> None:
-        vertices = rest.request(self._url, f"/jobs/{self._job_id}")["vertices"]
-        while not self._stopping.wait(BUSY_SAMPLE_S):
-            for vertex in vertices:
-                metrics = rest.vertex_metrics(
-                    self._url, self._job_id, vertex["id"], BUSY_METRIC.__eq__, "max"
-                )
-                for busy_ms in metrics.values():
-                    self._samples.setdefault(vertex["name"][:90], []).append(busy_ms / 1000)
-
-    def stop(self) -> dict[str, float]:
-        """Returns the mean busy share of the busiest subtask, for the busiest vertices."""
-        self._stopping.set()
-        self.join()
-        shares = {name: round(float(np.mean(busy)), 2) for name, busy in self._samples.items()}
-        return dict(sorted(shares.items(), key=lambda item: -item[1])[:BUSIEST])
+def task_cpu_s(stack: Stack) -> dict[str, float]:
+    """CPU seconds that each task has used in the TaskManager until now: name -> seconds."""
+    command = [str(java.home() / "bin" / "jcmd"), str(stack.taskmanager.pid), "Thread.print"]
+    return read_task_cpu_s(
+        subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    )
 
 
-@contextmanager
-def busy_shares(job: RunningJob) -> Iterator[dict[str, float]]:
-    """Yields a dict that holds the result of BusySampler after the block."""
-    shares: dict[str, float] = {}
-    sampler = BusySampler(job)
-    sampler.start()
-    try:
-        yield shares
-    finally:
-        shares.update(sampler.stop())
+def read_task_cpu_s(dump: str) -> dict[str, float]:
+    """Reads the sources and OVER steps, with what is chained to them, from a thread dump."""
+    return {match["task"]: float(match["ms"]) / 1000 for match in TASK_THREAD.finditer(dump)}
+
+
+def busiest_tasks(before: dict[str, float], after: dict[str, float]) -> dict[str, float]:
+    """The CPU seconds of the TASKS tasks that used most of them between two calls."""
+    used = {name: round(cpu_s - before.get(name, 0.0), 2) for name, cpu_s in after.items()}
+    return dict(sorted(used.items(), key=lambda item: -item[1])[:TASKS])
 
 
 def backlog(job: RunningJob, case: Case, name: str, events: int, seed: int) -> dict[str, Any]:
@@ -117,10 +98,12 @@ def backlog(job: RunningJob, case: Case, name: str, events: int, seed: int) -> d
         sender.send(message)
     sender.flush()
     earlier = job.journal.update()
-    with Meter(job.stack) as meter, busy_shares(job) as busy:
+    before = task_cpu_s(job.stack)
+    with Meter(job.stack) as meter:
         start_s = time.time()
         sender.commit()
         job.wait_for_rows(earlier + events, RUN_TIMEOUT_S)
+    tasks = busiest_tasks(before, task_cpu_s(job.stack))
     job.check()
     seconds = max(entry.at_s for entry in job.journal.entries) - start_s
     cpu_s = sum(used.cpu_s for process, used in meter.usage.items() if process != "benchmark")
@@ -130,10 +113,12 @@ def backlog(job: RunningJob, case: Case, name: str, events: int, seed: int) -> d
         "seconds": round(seconds, 2),
         "events_per_s": round(events / seconds),
         "cpu_us_per_event": round(cpu_s / events * 1e6),
-        "busiest_subtasks": busy,
+        "task_cpu_s": tasks,
+        # The rate at which the busiest task would need a whole core.
+        "task_limit_per_s": round(events / max(tasks.values())),
         **meter.report(),
     }
-    runs.log_progress(f"{name}: {result['events_per_s']} events/s, busy {busy}")
+    runs.log_progress(f"{name}: {result['events_per_s']} events/s, tasks {tasks}")
     return result
 
 
@@ -153,8 +138,7 @@ def paced(job: RunningJob, case: Case, events_per_s: float, seconds: float) -> d
         listener.start_s = start_s = time.monotonic()
         listener.start()
         sender = EventSender(job.settings, linger_ms=0)
-        with busy_shares(job) as busy:
-            sent_late_ms = send_on_schedule([sender] * len(messages), messages, due_s, start_s)
+        sent_late_ms = send_on_schedule([sender] * len(messages), messages, due_s, start_s)
         listener.wait()
         job.check()
     finally:
@@ -171,9 +155,8 @@ def paced(job: RunningJob, case: Case, events_per_s: float, seconds: float) -> d
         "flags_not_readable": listener.flags_not_readable,
         "latency_ms": quantiles([measured]),
         "sent_late_ms": quantiles([sent_late_ms]),
-        "busiest_subtasks": busy,
     }
-    runs.log_progress(f"{name}: {result['latency_ms']} of {len(measured)} alerts, busy {busy}")
+    runs.log_progress(f"{name}: {result['latency_ms']} of {len(measured)} alerts")
     return result
 
 
@@ -200,16 +183,17 @@ def hot_keys(
                 name = f"{case}-{repetition}"
                 results.append(backlog(job, case, name, events, seed=repetition + 1))
         latencies = [paced(job, case, events_per_s, seconds) for case in CASES if seconds]
-    rates = {
-        case: median(run["events_per_s"] for run in results if run["case"] == case)
-        for case in CASES
-    }
+    rates, limits = (
+        {case: median(run[figure] for run in results if run["case"] == case) for case in CASES}
+        for figure in ("events_per_s", "task_limit_per_s")
+    )
     p99_ms = {result["case"]: result["latency_ms"]["p99"] for result in latencies}
     return {
         "events_per_s": rates,
         "events_per_s_to_even": _to_even(rates),
+        "task_limit_per_s": limits,
         "others_p99_ms": p99_ms,
-        "others_p99_to_even": _to_even(p99_ms),
+        "others_p99_to_even": _to_even(p99_ms) if p99_ms else {},
         "runs": results,
         "paced": latencies,
     }

@@ -164,3 +164,21 @@ def test_half_of_purchases_have_the_hot_key_of_their_case(case):
     assert {event["amount"] for event in flagged} == {alerts.FLAGGED_AMOUNT}
     assert len(flagged) == pytest.approx(100, abs=15)
     assert not any(event in hot_shop or event in hot_user for event in flagged)
+
+
+def test_tasks_with_most_cpu_are_read_from_thread_dumps():
+    def dump(lists_ms: float) -> str:
+        return "\n".join(
+            (
+                f'"OverAggregate[17] -> Calc[18] (1/2)#0" #75 prio=5 cpu={lists_ms}ms',
+                "   java.lang.Thread.State: RUNNABLE",
+                '"OutputFlusher for OverAggregate[17] (1/2)#0" #76 prio=5 cpu=9000.00ms',
+                '"Source: events[4] -> Calc[5] (2/2)#0" #77 prio=5 cpu=1000.00ms elapsed=2.6s',
+            )
+        )
+
+    before, after = (hot_keys.read_task_cpu_s(dump(ms)) for ms in (1_000.5, 1_250.5))
+    assert hot_keys.busiest_tasks(before, after) == {
+        "OverAggregate[17] -> Calc[18] (1/2)": 0.25,
+        "Source: events[4] -> Calc[5] (2/2)": 0.0,
+    }
