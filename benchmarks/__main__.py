@@ -237,7 +237,7 @@ def alerts(
 def hot_keys(
     root: Root = BENCH_ROOT,
     events: Annotated[int, typer.Option(min=1_000, help="Scored events per run.")] = 20_000,
-    repetitions: Annotated[int, typer.Option(min=1, help="Measured runs per case.")] = 1,
+    repetitions: Annotated[int, typer.Option(min=1, help="Measured runs per case.")] = 2,
     rate: Annotated[float, typer.Option(help="Scored events per second for the latency.")] = 200,
     seconds: Annotated[
         float, typer.Option(min=0, help="Measured seconds of latency per case; 0: none.")
