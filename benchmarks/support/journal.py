@@ -52,14 +52,7 @@ class OpenJournalMetrics:
     def __call__(self, group: Any) -> Callable[[ProfileBatchTiming], None]:
         from udfs.profile.udf import ProfileMetrics
 
-        metrics, journal = ProfileMetrics(group), Journal(self.folder)
-
-        def report(timing: ProfileBatchTiming) -> None:
-            metrics(timing)
-            stage_ms = {stage: round(getattr(timing, f"{stage}_ms"), 3) for stage in STAGES}
-            journal.write(timing.rows, stage_ms)
-
-        return report
+        return _with_journal(ProfileMetrics(group), self.folder, STAGES)
 
 
 @dataclass(frozen=True)
@@ -72,14 +65,20 @@ class OpenScoringJournalMetrics:
         from udfs.scoring import batch
         from udfs.scoring.udf import ScoringMetrics
 
-        metrics, journal = ScoringMetrics(group), Journal(self.folder)
+        return _with_journal(ScoringMetrics(group), self.folder, batch.STAGES)
 
-        def report(timing: ScoringBatchTiming) -> None:
-            metrics(timing)
-            stage_ms = {stage: round(getattr(timing, f"{stage}_ms"), 3) for stage in batch.STAGES}
-            journal.write(timing.rows, stage_ms)
 
-        return report
+def _with_journal(
+    metrics: Callable[[Any], None], folder: str, stages: tuple[str, ...]
+) -> Callable[[Any], None]:
+    journal = Journal(folder)
+
+    def report(timing: Any) -> None:
+        metrics(timing)
+        stage_ms = {stage: round(getattr(timing, f"{stage}_ms"), 3) for stage in stages}
+        journal.write(timing.rows, stage_ms)
+
+    return report
 
 
 class JournalReader:
