@@ -11,13 +11,14 @@ import hashlib
 import hmac
 import ipaddress
 import os
+import ssl
 import time
+from http.client import HTTPException
 from urllib.parse import urlsplit
-
-import urllib3
 
 from liveprofile.alerts.consumer.alert import Alert
 from liveprofile.alerts.consumer.delivery import AlertRefused
+from liveprofile.alerts.consumer.http_post import post
 from liveprofile.errors import ConfigError
 
 SECRET_VARIABLE = "LIVEPROFILE_WEBHOOK_SECRET"
@@ -35,21 +36,26 @@ class Webhook:
     """A handler that POSTs the alert as JSON (CloudEvents, structured) and expects a 2xx status.
 
     `webhook-id` is the alert's id, the same for every attempt, so that receivers can deduplicate.
-    5xx, 429, time-outs and broken connections are retried; any other status, redirects included,
-    makes the alert a dead letter.
+    Only the status of the response is read. 5xx, 429, time-outs, broken connections and responses
+    that are not HTTP are retried; any other status, redirects included, makes the alert a dead
+    letter.
 
-    secret: base64 with or without the prefix whsec_. Raises ConfigError for a URL that is neither
-    https nor on the local host, and for an invalid secret.
+    secret: base64 with or without the prefix whsec_. timeout_s: for a whole attempt. tls: None
+    means the system's trusted certificates. Raises ConfigError for a URL that is neither https nor
+    on the local host, and for an invalid secret.
     """
 
     name = "webhook"
 
-    def __init__(self, url: str, secret: str, timeout_s: float = TIMEOUT_S):
+    def __init__(
+        self,
+        url: str,
+        secret: str,
+        timeout_s: float = TIMEOUT_S,
+        tls: ssl.SSLContext | None = None,
+    ):
         self._url, self._key = _validate_url(url), decode_secret(secret)
-        # The consumer retries. A redirect could send the alert to a URL that was not validated.
-        self._http = urllib3.PoolManager(
-            timeout=urllib3.Timeout(total=timeout_s), retries=False, maxsize=8
-        )
+        self._timeout_s, self._tls = timeout_s, tls or ssl.create_default_context()
 
     @classmethod
     def from_environment(cls, url: str) -> Webhook:
@@ -71,8 +77,8 @@ class Webhook:
             "webhook-signature": sign(self._key, alert.id, timestamp_s, body),
         }
         try:
-            status = self._http.request("POST", self._url, body=body, headers=headers).status
-        except urllib3.exceptions.HTTPError as error:
+            status = post(self._url, body, headers, self._timeout_s, self._tls)
+        except (OSError, HTTPException) as error:
             raise WebhookFailed(f"{type(error).__name__}") from None
         if 200 <= status < 300:
             return
@@ -107,6 +113,8 @@ def _validate_url(url: str) -> str:
         raise ConfigError(f"webhook URL {url!r}: {error}") from None
     if not host or parts.scheme not in ("https", "http"):
         raise ConfigError(f"webhook URL {url!r}: must be https://...")
+    if not url.isascii() or not url.isprintable() or " " in url:
+        raise ConfigError(f"webhook URL {url!r}: must be ASCII; percent-encode other characters")
     if parts.scheme == "http" and not _is_loopback(host):
         raise ConfigError(f"webhook URL {url!r}: must use https unless the host is local")
     return url

@@ -107,9 +107,11 @@ def test_unreachable_receiver_raises_retryable_error():
         "https://",
         "shop.example",
         "https://[::1",
+        "https://shop.example/risk alerts",
+        "https://käse.example/",
     ],
 )
-def test_webhook_url_without_https_or_host_is_rejected(url: str):
+def test_invalid_webhook_url_is_rejected(url: str):
     with pytest.raises(ConfigError, match="webhook URL"):
         Webhook(url, SECRET)
 
