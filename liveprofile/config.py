@@ -7,8 +7,9 @@ join section and key with two underscores: LIVEPROFILE_CASSANDRA__PASSWORD.
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import (
     BaseModel,
@@ -83,13 +84,51 @@ class KafkaSettings(Section):
         "earliest", description="where a job without a savepoint starts reading"
     )
     security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"] = "SCRAM-SHA-512"
+    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = (
+        "SCRAM-SHA-512"
+    )
     username: str = ""
     password: SecretStr = SecretStr("")
+    oauth_token_url: str = Field(
+        "", pattern="^(https?://.+)?$", description="issues tokens for OAUTHBEARER"
+    )
+    oauth_client_id: str = ""
+    oauth_client_secret: SecretStr = SecretStr("")
+    oauth_scope: str = ""
     ca_file: str = Field("", description="PEM file with trusted certificates")
+    certificate_file: str = Field("", description="PEM file with the client's certificate chain")
+    key_file: str = Field("", description="PEM file with the client's private key")
+    key_password: SecretStr = SecretStr("")
     request_timeout_ms: int = Field(
         15_000, ge=100, description="of requests that commands send to brokers"
     )
+
+    @model_validator(mode="after")
+    def _complete_credentials(self) -> KafkaSettings:
+        _check_client_certificate(self)
+        if self.certificate_file and not self.uses_tls:
+            raise ValueError("certificate_file needs security_protocol SSL or SASL_SSL")
+        oauth = {
+            name: getattr(self, name)
+            for name in ("oauth_token_url", "oauth_client_id", "oauth_client_secret")
+        }
+        if self.sasl_mechanism != "OAUTHBEARER":
+            if any(oauth.values()) or self.oauth_scope:
+                raise ValueError("settings oauth_... need sasl_mechanism OAUTHBEARER")
+            return self
+        if not self.uses_sasl:
+            raise ValueError("OAUTHBEARER needs security_protocol SASL_SSL or SASL_PLAINTEXT")
+        if missing := [name for name, value in oauth.items() if not value]:
+            raise ValueError(f"OAUTHBEARER needs {', '.join(missing)}")
+        return self
+
+    @property
+    def uses_tls(self) -> bool:
+        return self.security_protocol.endswith("SSL")
+
+    @property
+    def uses_sasl(self) -> bool:
+        return self.security_protocol.startswith("SASL")
 
     @property
     def request_timeout_s(self) -> float:
@@ -105,6 +144,9 @@ class CassandraSettings(Section):
     username: str = ""
     password: SecretStr = SecretStr("")
     ca_file: str = ""
+    certificate_file: str = ""
+    key_file: str = ""
+    key_password: SecretStr = SecretStr("")
     consistency: Literal["ONE", "LOCAL_ONE", "LOCAL_QUORUM", "QUORUM", "ALL"] = "LOCAL_QUORUM"
     batch_bytes: int = Field(
         40_000,
@@ -136,6 +178,20 @@ class CassandraSettings(Section):
     lookalike_refresh_windows: int = Field(
         16, ge=1, description="write it at least once in so many windows"
     )
+
+    @model_validator(mode="after")
+    def _complete_credentials(self) -> CassandraSettings:
+        _check_client_certificate(self)
+        if self.certificate_file and not self.ca_file:
+            raise ValueError("certificate_file needs ca_file, which enables TLS")
+        return self
+
+
+def _check_client_certificate(section: KafkaSettings | CassandraSettings) -> None:
+    if bool(section.certificate_file) != bool(section.key_file):
+        raise ValueError("certificate_file and key_file need each other")
+    if section.key_password and not section.key_file:
+        raise ValueError("key_password needs key_file")
 
 
 class LimitSettings(Section):
@@ -295,6 +351,17 @@ class Settings(BaseSettings):
         return sources + ((TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ())
 
 
+def _secrets(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        if SecretStr in (field.annotation, *get_args(field.annotation)):
+            yield prefix + name
+        elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
+            yield from _secrets(field.annotation, f"{name}.")
+
+
+SECRETS = frozenset(_secrets(Settings))
+
+
 def load(file: Path | str | None = None, **overrides: Any) -> Settings:
     """Reads the settings once.
 
@@ -317,8 +384,9 @@ def load(file: Path | str | None = None, **overrides: Any) -> Settings:
         if first["type"] == "extra_forbidden" and key in RENAMED:
             new = _renamed(key, first["input"])
             raise ConfigError(f"setting {new[0]} is now called {new[1]}") from None
-        secret = key.endswith("password")
-        value = "" if secret else f" = {first['input']!r}"
+        # A fault of a whole section has the section as input, secrets included.
+        shown = key not in SECRETS and not isinstance(first["input"], dict)
+        value = f" = {first['input']!r}" if shown else ""
         raise ConfigError(f"setting {key}{value}: {first['msg']}") from None
     except ValueError as error:
         raise ConfigError(f"configuration file {file}: {error}") from None

@@ -15,30 +15,76 @@ def _options(**options: str | int) -> str:
     )
 
 
+# The connector shades its Kafka client.
+_KAFKA = "org.apache.flink.kafka.shaded.org.apache.kafka.common"
+_LOGIN_MODULES = {
+    "PLAIN": f"{_KAFKA}.security.plain.PlainLoginModule",
+    "SCRAM-SHA-256": f"{_KAFKA}.security.scram.ScramLoginModule",
+    "SCRAM-SHA-512": f"{_KAFKA}.security.scram.ScramLoginModule",
+    "OAUTHBEARER": f"{_KAFKA}.security.oauthbearer.OAuthBearerLoginModule",
+}
+
+
 def kafka_properties(kafka: KafkaSettings) -> dict[str, str]:
     """Options of the Java client. Security options appear only where they are used."""
     properties = {
-        "properties.bootstrap.servers": kafka.bootstrap_servers,
-        "properties.security.protocol": kafka.security_protocol,
+        "bootstrap.servers": kafka.bootstrap_servers,
+        "security.protocol": kafka.security_protocol,
     }
-    if kafka.security_protocol.startswith("SASL"):
-        plain = kafka.sasl_mechanism == "PLAIN"
-        module = (
-            "org.apache.kafka.common.security.plain.PlainLoginModule"
-            if plain
-            else "org.apache.kafka.common.security.scram.ScramLoginModule"
+    if kafka.uses_sasl:
+        oauth = kafka.sasl_mechanism == "OAUTHBEARER"
+        properties["sasl.mechanism"] = kafka.sasl_mechanism
+        properties["sasl.jaas.config"] = (
+            f"{_LOGIN_MODULES[kafka.sasl_mechanism]} required{'' if oauth else _password(kafka)};"
         )
-        # The connector shades its Kafka client.
-        module = f"org.apache.flink.kafka.shaded.{module}"
-        password = kafka.password.get_secret_value().replace("\\", "\\\\").replace('"', '\\"')
-        properties["properties.sasl.mechanism"] = kafka.sasl_mechanism
-        properties["properties.sasl.jaas.config"] = (
-            f'{module} required username="{kafka.username}" password="{password}";'
-        )
-    if kafka.security_protocol.endswith("SSL") and kafka.ca_file:
-        properties["properties.ssl.truststore.type"] = "PEM"
-        properties["properties.ssl.truststore.location"] = kafka.ca_file
+        properties |= _oauth(kafka) if oauth else {}
+    if kafka.uses_tls:
+        properties |= _tls(kafka)
+    return {f"properties.{name}": value for name, value in properties.items()}
+
+
+def _password(kafka: KafkaSettings) -> str:
+    password = kafka.password.get_secret_value().replace("\\", "\\\\").replace('"', '\\"')
+    return f' username="{kafka.username}" password="{password}"'
+
+
+def _oauth(kafka: KafkaSettings) -> dict[str, str]:
+    oauth = f"{_KAFKA}.security.oauthbearer"
+    return {
+        "sasl.login.callback.handler.class": f"{oauth}.OAuthBearerLoginCallbackHandler",
+        # The default validator needs a library for signatures that only brokers check.
+        "sasl.oauthbearer.jwt.validator.class": f"{oauth}.ClientJwtValidator",
+        "sasl.oauthbearer.token.endpoint.url": kafka.oauth_token_url,
+        "sasl.oauthbearer.client.credentials.client.id": kafka.oauth_client_id,
+        "sasl.oauthbearer.client.credentials.client.secret": (
+            kafka.oauth_client_secret.get_secret_value()
+        ),
+        "sasl.oauthbearer.scope": kafka.oauth_scope,
+    }
+
+
+def _tls(kafka: KafkaSettings) -> dict[str, str]:
+    properties = {}
+    if kafka.ca_file:
+        properties["ssl.truststore.type"] = "PEM"
+        properties["ssl.truststore.location"] = kafka.ca_file
+    if kafka.certificate_file:
+        # The client takes one file with key and certificate, or their text. A config provider makes
+        # it read the text where it runs, so the key is not part of the job graph.
+        properties |= {
+            "config.providers": "directory",
+            "config.providers.directory.class": f"{_KAFKA}.config.provider.DirectoryConfigProvider",
+            "ssl.keystore.type": "PEM",
+            "ssl.keystore.certificate.chain": _content_of(kafka.certificate_file),
+            "ssl.keystore.key": _content_of(kafka.key_file),
+            "ssl.key.password": kafka.key_password.get_secret_value(),
+        }
     return properties
+
+
+def _content_of(file: str) -> str:
+    path = Path(file)
+    return f"${{directory:{path.parent}:{path.name}}}"
 
 
 def _kafka_options(settings: Settings, topic: str, group_id: str, **more: str | int) -> str:

@@ -6,11 +6,11 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from confluent_kafka import Consumer, KafkaError, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
 from liveprofile.config import KafkaSettings, Settings
 from liveprofile.errors import ServiceError
-from liveprofile.kafka.connection import client_config
+from liveprofile.kafka.connection import client_config, error_text
 from liveprofile.kafka.topics import PartitionRange, query_ranges
 
 # A reachable broker answers a fetch within a second, even for an empty topic.
@@ -74,18 +74,23 @@ def send_all(
     )
     errors: list[KafkaError] = []
     count = 0
-    for key, value, headers in records:
-        producer.produce(
-            topic,
-            value,
-            key,
-            headers=dict(headers),
-            on_delivery=lambda error, _: errors.append(error) if error is not None else None,
-        )
-        count += 1
-        if count % 10_000 == 0:
-            producer.flush()
-    producer.flush()
+    try:
+        for key, value, headers in records:
+            producer.produce(
+                topic,
+                value,
+                key,
+                headers=dict(headers),
+                on_delivery=lambda error, _: errors.append(error) if error is not None else None,
+            )
+            count += 1
+            if count % 10_000 == 0:
+                producer.flush()
+        producer.flush()
+    except KafkaException as error:  # such as no right to write to any topic
+        raise ServiceError(
+            f"Kafka did not accept records for {topic}: {error_text(error)}"
+        ) from None
     if errors:
         raise ServiceError(
             f"Kafka did not accept {len(errors)} of {count} records for {topic}: {errors[0].str()}"

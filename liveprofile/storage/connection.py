@@ -54,7 +54,7 @@ def connect(settings: CassandraSettings, *, use_keyspace: bool = True) -> Sessio
     A node that does not answer in time is asked again until the deadline of liveprofile.retry; one
     that refuses the connection is not.
     Raises ServiceError if no node answers or the keyspace is missing, ConfigError for a bad CA
-    file.
+    file, certificate or key.
     """
     return until_deadline(lambda: _connect(settings, use_keyspace))
 
@@ -74,7 +74,7 @@ def _connect(settings: CassandraSettings, use_keyspace: bool) -> Session:
         protocol_version=ProtocolVersion.V5,
         execution_profiles={EXEC_PROFILE_DEFAULT: profile},
         auth_provider=_credentials(settings),
-        ssl_context=_tls(settings),
+        ssl_context=tls_context(settings),
         # Constant, because an exponential delay can last long after a node is back.
         reconnection_policy=ConstantReconnectionPolicy(RECONNECT_DELAY_S, max_attempts=None),
         connect_timeout=CONNECT_TIMEOUT_S,
@@ -156,10 +156,22 @@ def _credentials(settings: CassandraSettings) -> PlainTextAuthProvider | None:
     return PlainTextAuthProvider(settings.username, settings.password.get_secret_value())
 
 
-def _tls(settings: CassandraSettings) -> ssl.SSLContext | None:
+def tls_context(settings: CassandraSettings) -> ssl.SSLContext | None:
+    """None without a CA file, which means no TLS. Raises ConfigError for a bad file."""
     if not settings.ca_file:
         return None
     try:
-        return ssl.create_default_context(cafile=settings.ca_file)
+        context = ssl.create_default_context(cafile=settings.ca_file)
     except (OSError, ssl.SSLError) as error:
         raise ConfigError(f"setting cassandra.ca_file = {settings.ca_file!r}: {error}") from None
+    if settings.certificate_file:
+        # Without a password, even an empty one, OpenSSL would ask for it on the terminal.
+        password = settings.key_password.get_secret_value()
+        try:
+            context.load_cert_chain(settings.certificate_file, settings.key_file, password)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigError(
+                f"settings cassandra.certificate_file = {settings.certificate_file!r},"
+                f" key_file = {settings.key_file!r}: {error}"
+            ) from None
+    return context

@@ -34,15 +34,22 @@ class CertificateAuthority:
 
     def _create(self, name: str, *options: str, key_password: str = "") -> Certificate:
         created = Certificate(self._folder / f"{name}.pem", self._folder / f"{name}.key.pem")
-        subprocess.run(
-            [
-                *("openssl", "req", "-x509", "-days", "2", "-subj", f"/CN={name}"),
-                *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
-                *("-out", str(created.file), "-keyout", str(created.key_file)),
-                *(("-passout", f"pass:{key_password}") if key_password else ("-nodes",)),
-                *options,
-            ],
-            check=True,
-            capture_output=True,
+        _openssl(
+            *("req", "-x509", "-days", "2", "-subj", f"/CN={name}", "-nodes"),
+            *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
+            *("-out", str(created.file), "-keyout", str(created.key_file)),
+            *options,
         )
+        if key_password:
+            # The only encryption of openssl that Java's Kafka client reads.
+            encrypted = self._folder / f"{name}.encrypted.pem"
+            _openssl(
+                *("pkcs8", "-topk8", "-v1", "PBE-SHA1-3DES", "-passout", f"pass:{key_password}"),
+                *("-in", str(created.key_file), "-out", str(encrypted)),
+            )
+            return created._replace(key_file=encrypted)
         return created
+
+
+def _openssl(*arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], check=True, capture_output=True)

@@ -1,0 +1,242 @@
+"""Certificates, tokens and ACLs, with both Kafka clients and a broker that requires them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka.admin import (
+    AclBinding,
+    AclOperation,
+    AclPermissionType,
+    AdminClient,
+    ResourcePatternType,
+    ResourceType,
+)
+
+from liveprofile.config import Settings, load
+from liveprofile.errors import ServiceError
+from liveprofile.flink.jars import JARS
+from liveprofile.flink.launcher import link_jars, pyflink_home
+from liveprofile.kafka.offsets import committed_offsets
+from liveprofile.kafka.records import read_topic, send_all
+from liveprofile.kafka.topics import create_topics
+from stack.local import to_toml
+from tests.support.certificates import CertificateAuthority
+from tests.support.secured_broker import SecuredBroker
+from tests.support.streams.shop import shop_events
+from tests.support.token_issuer import CLIENT_ID, CLIENT_SECRET, SCOPE, TokenIssuer, serve
+from udfs.rules_feed import read_topic_rules
+
+pytestmark = pytest.mark.services
+
+BACKFILL_TIMEOUT_S = 90
+KEY_PASSWORD = "of the key"
+NO_CERTIFICATE = {"certificate_file": "", "key_file": "", "key_password": ""}
+ALLOWED_URLS = "org.apache.flink.kafka.shaded.org.apache.kafka.sasl.oauthbearer.allowed.urls"
+EVENTS = list(itertools.islice(shop_events(5, users=3, step_ms=60_000), 60))
+# What the Kafka client in the connector needs for tokens, and the connector lacks.
+JSON_JARS = ("jackson-annotations", "jackson-core", "jackson-databind")
+
+
+class SecuredKafka:
+    """The broker, what clients of it need, and the settings of a client that has all of it."""
+
+    def __init__(self, folder: Path):
+        self.authority = CertificateAuthority(folder)
+        self.issuer = TokenIssuer(folder)
+        self.broker = SecuredBroker(folder / "broker", self.authority, self.issuer)
+        self.mtls = self.certificate_of(CLIENT_ID, KEY_PASSWORD)
+        self.token: dict[str, Any] = {
+            "bootstrap_servers": self.broker.token,
+            "security_protocol": "SASL_SSL",
+            "sasl_mechanism": "OAUTHBEARER",
+            "ca_file": str(self.authority.file),
+            "oauth_token_url": self.issuer.token_url,
+            "oauth_client_id": CLIENT_ID,
+            "oauth_client_secret": CLIENT_SECRET,
+            "oauth_scope": SCOPE,
+        }
+
+    def certificate_of(self, name: str, key_password: str = "") -> dict[str, Any]:
+        certificate = self.authority.issue(name, key_password)
+        return {
+            "bootstrap_servers": self.broker.mtls,
+            "security_protocol": "SSL",
+            "ca_file": str(self.authority.file),
+            "certificate_file": str(certificate.file),
+            "key_file": str(certificate.key_file),
+            "key_password": key_password,
+        }
+
+
+@pytest.fixture(scope="module")
+def kafka(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
+    """Its input topic holds EVENTS."""
+    kafka = SecuredKafka(tmp_path_factory.mktemp("secured"))
+    records = [(event["user_id"].encode(), json.dumps(event).encode(), {}) for event in EVENTS]
+    with serve(kafka.issuer):
+        try:
+            kafka.broker.start()
+            settings = load(kafka={"bootstrap_servers": kafka.broker.bootstrap_servers})
+            create_topics(settings)
+            send_all(settings, settings.topics.events, records)
+            yield kafka
+        finally:
+            kafka.broker.stop()
+
+
+@pytest.fixture(params=["mtls", "token"])
+def client(kafka: SecuredKafka, request: pytest.FixtureRequest) -> dict[str, Any]:
+    return getattr(kafka, request.param)
+
+
+def test_confluent_client_produces_and_consumes(client: dict[str, Any]) -> None:
+    settings = load(kafka=client)
+    topic = settings.topics.feedback
+    before = len(list(read_topic(settings, topic)))
+    send_all(settings, topic, [(b"u1", b"{}", {})])
+    assert len(list(read_topic(settings, topic))) == before + 1
+
+
+@pytest.mark.parametrize("missing", ["certificate", "authority", "token"])
+def test_confluent_client_without_credentials_is_refused(
+    kafka: SecuredKafka, missing: str, tmp_path: Path
+) -> None:
+    stranger = CertificateAuthority(tmp_path, "stranger").issue("liveprofile")
+    sections = {
+        "certificate": kafka.mtls | NO_CERTIFICATE,
+        "authority": kafka.mtls
+        | {
+            "certificate_file": str(stranger.file),
+            "key_file": str(stranger.key_file),
+            "key_password": "",
+        },
+        "token": kafka.token | {"oauth_client_secret": "wrong"},
+    }
+    settings = load(kafka=sections[missing] | {"request_timeout_ms": 3_000})
+    with pytest.raises(ServiceError, match="does not answer"):
+        list(read_topic(settings, settings.topics.events))
+
+
+def backfill(settings: dict[str, Any], folder: Path, *java: str) -> subprocess.CompletedProcess:
+    """Runs the backfill job over the topic in an embedded Flink."""
+    config = folder / "liveprofile.toml"
+    config.write_text(to_toml({"kafka": settings}))
+    lib = link_jars(folder / "lib")
+    for name in JSON_JARS:
+        [jar] = (JARS / "kafka").glob(f"{name}-*.jar")
+        (lib / jar.name).symlink_to(jar)
+    environment = {
+        "FLINK_HOME": str(pyflink_home()),
+        "FLINK_LIB_DIR": str(lib),
+        "JAVA_TOOL_OPTIONS": " ".join([os.environ["JAVA_TOOL_OPTIONS"], *java]),
+    }
+    return subprocess.run(
+        [
+            *(sys.executable, "-m", "jobs.backfill_job", "--config", str(config)),
+            *("--topic", "--rows", str(folder / "rows")),
+        ],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=BACKFILL_TIMEOUT_S,
+    )
+
+
+def test_flink_connector_reads_with_the_same_settings(
+    kafka: SecuredKafka, client: dict[str, Any], tmp_path: Path
+) -> None:
+    done = backfill(client, tmp_path, f"-D{ALLOWED_URLS}={kafka.issuer.token_url}")
+    assert done.returncode == 0, done.stderr[-3_000:]
+    rows = [
+        json.loads(line)
+        for part in (tmp_path / "rows").rglob("part-*")
+        for line in part.read_text().splitlines()
+    ]
+    assert {row["user_id"] for row in rows} == {event["user_id"] for event in EVENTS}
+
+
+def test_flink_connector_without_certificate_is_refused(
+    kafka: SecuredKafka, tmp_path: Path
+) -> None:
+    done = backfill(kafka.mtls | NO_CERTIFICATE, tmp_path)
+    assert done.returncode != 0
+    assert "SslAuthenticationException" in done.stderr
+
+
+TOPIC, GROUP = ResourceType.TOPIC, ResourceType.GROUP
+READ, WRITE = AclOperation.READ, AclOperation.WRITE
+# From the table of docs/deployment.md.
+RIGHTS = {
+    "job": [
+        (TOPIC, READ, ["behavior-events", "risk-feedback", "risk-rules"]),
+        (TOPIC, WRITE, ["behavior-events-rejected", "behavior-events-late", "risk-alerts"]),
+        (GROUP, READ, ["liveprofile", "liveprofile-events", "liveprofile-rules"]),
+    ],
+    "analyst": [
+        (TOPIC, READ, ["risk-alerts", "risk-feedback"]),
+        (TOPIC, WRITE, ["risk-feedback"]),
+        (GROUP, READ, ["liveprofile-cli"]),
+    ],
+    "publisher": [
+        (TOPIC, READ, ["risk-rules"]),
+        (TOPIC, WRITE, ["risk-rules"]),
+        (GROUP, READ, ["liveprofile-rules"]),
+    ],
+    "stranger": [],
+}
+
+
+def settings_with_rights(kafka: SecuredKafka, name: str) -> Settings:
+    """Settings of the principal `name`, which RIGHTS lists, after the broker got its ACLs."""
+    acls = [
+        AclBinding(
+            kind,
+            resource,
+            ResourcePatternType.LITERAL,
+            f"User:CN={name}",
+            "*",
+            operation,
+            AclPermissionType.ALLOW,
+        )
+        for kind, operation, resources in RIGHTS[name]
+        for resource in resources
+    ]
+    if acls:
+        admin = AdminClient({"bootstrap.servers": kafka.broker.bootstrap_servers})
+        for future in admin.create_acls(acls).values():
+            future.result()
+    return load(kafka=kafka.certificate_of(name))
+
+
+def test_documented_acls_allow_each_principal_its_work_only(kafka: SecuredKafka) -> None:
+    job, analyst, publisher, stranger = (settings_with_rights(kafka, name) for name in RIGHTS)
+    topics = job.topics
+    record = [(b"*", b"{}", {})]
+
+    send_all(publisher, topics.rules, record)
+    assert read_topic_rules(publisher).has_records
+    assert read_topic_rules(job).has_records
+    assert committed_offsets(job, topics.events) == {}
+    send_all(job, topics.alerts, record)
+    assert len(list(read_topic(analyst, topics.alerts))) == 1
+    send_all(analyst, topics.feedback, record)
+
+    for settings, topic in (
+        (job, topics.rules),
+        (analyst, topics.rules),
+        (analyst, topics.alerts),
+        (publisher, topics.feedback),
+        (stranger, topics.rules),
+    ):
+        with pytest.raises(ServiceError, match="Kafka did not accept"):
+            send_all(settings, topic, record)
