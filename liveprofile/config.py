@@ -336,6 +336,10 @@ class Settings(BaseSettings):
     scoring: ScoringSettings = ScoringSettings()
     flink: FlinkSettings = FlinkSettings()
     rules: Path = Path("rules.toml")
+    # Set to an empty text, it is an error: a missing secret must not turn verification off.
+    rules_signing_key: SecretStr | None = Field(
+        None, min_length=32, description="signs and verifies records of the rules topic"
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -2,6 +2,9 @@
 
 A record of the topic is one rule (key: its id; value: schemas/risk-rule.schema.json). A tombstone
 removes the rule. The topic is compacted, so it keeps the newest version of each rule.
+
+With a signing key, only signed records count, and none that was signed before the newest of them:
+whoever can write to the topic can neither make a rule nor bring back an old one.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import logging
 import threading
 from collections.abc import Callable, Iterable
 from contextlib import closing
-from typing import Any, Protocol
+from typing import Protocol
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -24,9 +27,10 @@ from confluent_kafka import (
 from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config
-from liveprofile.kafka.records import Record
+from liveprofile.kafka.records import Record, to_record
 from liveprofile.kafka.topics import NoTopicError, partitions
 from liveprofile.rules.rules import Rule, RuleProblem, RulesError, RuleSet, read_rule
+from liveprofile.rules.signature import RuleSigner, SignatureError
 
 log = logging.getLogger(__name__)
 
@@ -43,21 +47,23 @@ APPLIED_KEY = b"*"
 
 
 class TopicRules:
-    """The rules that result from the records of the topic."""
+    """The rules that result from the records of the topic.
 
-    def __init__(self) -> None:
+    signer: verifies the records; None accepts every record.
+    """
+
+    def __init__(self, signer: RuleSigner | None = None) -> None:
+        self._signer = signer
         self._rules: dict[str, Rule] = {}
-        self.invalid_ids: set[str] = set()  # ids whose newest record is invalid
-        self.has_records = False
+        self.invalid_ids: set[str] = set()  # keys whose newest record is invalid
+        self.has_records = False  # refused records do not count
         self.invalid_records = 0
+        self.signed_ms = 0  # the newest signing time
 
     def apply(self, records: Iterable[Record]) -> None:
         """Applies records in order. An invalid record is counted, logged and skipped: the rule's
         version before it stays."""
         for record in records:
-            self.has_records = True
-            if record.key == APPLIED_KEY:
-                continue
             rule_id = (record.key or b"").decode("utf-8", "replace")
             try:
                 self._apply(record, rule_id)
@@ -68,15 +74,35 @@ class TopicRules:
                 log.warning("%s; the record is ignored", error)
 
     def _apply(self, record: Record, rule_id: str) -> None:
+        position = f"{record.topic}/{record.partition} offset {record.offset}"
+        if self._signer is not None:
+            self._verify(record, rule_id, position, self._signer)
+        self.has_records = True
+        if record.key == APPLIED_KEY:
+            return
         if record.value is None:
             self._rules.pop(rule_id, None)
             return
-        position = f"{record.topic}/{record.partition} offset {record.offset}"
         rule = read_rule(record.value, position)
         if rule.id != rule_id:
             problem = RuleProblem(rule.id, "id", f"the record's key is {rule_id!r}")
             raise RulesError(position, [problem])
         self._rules[rule_id] = rule
+
+    def _verify(self, record: Record, rule_id: str, position: str, signer: RuleSigner) -> None:
+        """Raises RulesError.
+
+        The signing time must not go back in the whole topic, not only for the rule: compaction
+        drops the record that removed a rule, and with it the time of the removal.
+        """
+        try:
+            signed_ms = signer.verify(record.key or b"", record.value, record.headers)
+            if signed_ms < self.signed_ms:
+                raise SignatureError("it was signed before the records in force: an old copy?")
+        except SignatureError as error:
+            problem = RuleProblem(rule_id, "signature", str(error))
+            raise RulesError(position, [problem]) from None
+        self.signed_ms = signed_ms
 
     def rules(self) -> RuleSet:
         """Returns the rules in order of their ids. The version is a digest of the rules."""
@@ -136,7 +162,7 @@ class RulesTopicSource:
         for message in self._consumer.consume(FETCH_RECORDS, timeout=timeout_s):
             error = message.error()
             if error is None:
-                records.append(_record(message))
+                records.append(to_record(message))
             elif error.code() == KafkaError._PARTITION_EOF:
                 self._behind.discard(message.partition())
             else:
@@ -147,9 +173,10 @@ class RulesTopicSource:
         self._consumer.close()
 
 
-def _record(message: Any) -> Record:
-    position = (message.topic(), message.partition(), message.offset())
-    return Record(*position, message.timestamp()[1], message.key(), message.value(), {})
+def rule_signer(settings: Settings) -> RuleSigner | None:
+    """Signs and verifies the records of the topic; None without a signing key."""
+    key = settings.rules_signing_key
+    return None if key is None else RuleSigner(key.get_secret_value(), settings.topics.rules)
 
 
 def read_topic_rules(settings: Settings) -> TopicRules:
@@ -157,7 +184,7 @@ def read_topic_rules(settings: Settings) -> TopicRules:
 
     Raises ServiceError.
     """
-    topic_rules = TopicRules()
+    topic_rules = TopicRules(rule_signer(settings))
     try:
         with closing(RulesTopicSource(settings)) as source:
             while not source.caught_up:
@@ -175,6 +202,7 @@ class RulesFeed:
     file_rules: in force until the topic has a record, and if it does not exist or is not read.
     open_source: called in the feed's thread, again after each failure. None: `file_rules` stay in
     force.
+    signer: verifies the records; None accepts every record.
 
     With a source, the constructor returns when the topic has been read to its end, or after
     `first_read_timeout_s`. Failures of the source are logged, never raised: the last rules stay in
@@ -186,14 +214,16 @@ class RulesFeed:
         file_rules: RuleSet,
         open_source: Callable[[], RulesSource] | None = None,
         *,
+        signer: RuleSigner | None = None,
         poll_timeout_s: float = POLL_TIMEOUT_S,
         retry_s: float = RETRY_S,
         first_read_timeout_s: float = FIRST_READ_TIMEOUT_S,
     ):
         self._current = file_rules
-        self._open_source = open_source
+        self._open_source, self._signer = open_source, signer
         self._poll_timeout_s, self._retry_s = poll_timeout_s, retry_s
         self._invalid_records = 0
+        self._signed_ms = 0  # when the rules in force were signed
         self._last_warning = ""
         self._first_read, self._stop = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
@@ -237,7 +267,7 @@ class RulesFeed:
                 )
 
     def _follow(self, source: RulesSource) -> None:
-        topic_rules, changed = TopicRules(), True
+        topic_rules, changed = TopicRules(self._signer), True
         while not self._stop.is_set():
             records = source.poll(self._poll_timeout_s)
             topic_rules.apply(records)
@@ -245,11 +275,15 @@ class RulesFeed:
             changed |= bool(records)
             if changed and source.caught_up:
                 if topic_rules.has_records:
-                    self._set_current(topic_rules.rules())
+                    self._set_current(topic_rules)
                 self._last_warning, changed = "", False
                 self._first_read.set()
 
-    def _set_current(self, rules: RuleSet) -> None:
+    def _set_current(self, topic_rules: TopicRules) -> None:
+        if topic_rules.signed_ms < self._signed_ms:
+            self._warn_once("the topic lacks the records that were signed last")
+            return
+        rules, self._signed_ms = topic_rules.rules(), topic_rules.signed_ms
         if rules.version != self._current.version:
             log.info("rules %s in force: %s", rules.version, [rule.id for rule in rules.rules])
             self._current = rules
@@ -263,7 +297,7 @@ class RulesFeed:
 
 def open_rules_feed(settings: Settings, file_rules: RuleSet) -> RulesFeed:
     """Opens the feed of a job: the rules of the file, then those of the topic."""
-    return RulesFeed(file_rules, lambda: RulesTopicSource(settings))
+    return RulesFeed(file_rules, lambda: RulesTopicSource(settings), signer=rule_signer(settings))
 
 
 def open_fixed_rules_feed(settings: Settings, file_rules: RuleSet) -> RulesFeed:

@@ -70,28 +70,38 @@ def apply(
 
     A changed rule is written to the topic risk-rules with the next version; a rule that the file
     lacks is removed from the topic. If the file has an error, nothing is written. From then on
-    jobs use the rules of the topic instead of the file in their settings.
+    jobs use the rules of the topic instead of the file in their settings. The records are signed
+    if the setting rules_signing_key is set.
     """
     import orjson
 
     from liveprofile.kafka.records import send_all
     from liveprofile.kafka.topics import create_topics
     from liveprofile.rules.rules import read_rules
-    from udfs.rules_feed import APPLIED_KEY, read_topic_rules
+    from udfs.rules_feed import APPLIED_KEY, read_topic_rules, rule_signer
 
     rule_set = read_rules(file)
     settings = read_settings(config)
-    changes = plan_changes(read_topic_rules(settings), rule_set)
+    topic_rules, signer = read_topic_rules(settings), rule_signer(settings)
+    changes = plan_changes(topic_rules, rule_set)
     to_write = [change for change in changes if change.kind != "unchanged"]
-    if to_write and not dry_run:
+    if (to_write or APPLIED_KEY.decode() in topic_rules.invalid_ids) and not dry_run:
         create_topics(settings)
-        applied_at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        now = datetime.now(UTC)
+        applied_at = now.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        applied = {"applied_by": by, "applied_at": applied_at}
+        # Readers refuse a record that was signed before the newest one; this clock may be behind.
+        signed_ms = max(int(now.timestamp() * 1_000), topic_rules.signed_ms + 1)
+        values = [
+            (APPLIED_KEY, orjson.dumps(applied)),
+            *((change.rule_id.encode(), change.record(applied)) for change in to_write),
+        ]
         send_all(
             settings,
             settings.topics.rules,
             [
-                (APPLIED_KEY, orjson.dumps({"applied_by": by, "applied_at": applied_at}), {}),
-                *((one.rule_id.encode(), one.record(by, applied_at), {}) for one in to_write),
+                (key, value, {} if signer is None else signer.headers(key, value, signed_ms))
+                for key, value in values
             ],
         )
     if json:
@@ -132,13 +142,12 @@ class RuleChange(NamedTuple):
     rule_id: str
     rule: Rule | None  # the new rule; None if it is removed
 
-    def record(self, by: str, applied_at: str) -> bytes | None:
+    def record(self, applied: dict[str, str]) -> bytes | None:
         """The value of the rule's record in the topic; None (a tombstone) removes the rule."""
         import orjson
 
         if self.rule is None:
             return None
-        applied = {"applied_by": by, "applied_at": applied_at}
         return orjson.dumps(self.rule.model_dump(mode="json") | applied)
 
     def as_json(self) -> dict[str, object]:
@@ -155,6 +164,8 @@ def plan_changes(topic: TopicRules, file: RuleSet) -> list[RuleChange]:
     A rule whose newest record is invalid is written again: after compaction the topic may hold no
     other record of it.
     """
+    from udfs.rules_feed import APPLIED_KEY
+
     in_topic = {rule.id: rule for rule in topic.rules().rules}
     changes = []
     for rule in file.rules:
@@ -170,7 +181,8 @@ def plan_changes(topic: TopicRules, file: RuleSet) -> list[RuleChange]:
             version = max(known.version + 1, rule.version)
             new = rule.model_copy(update={"version": version})
             changes.append(RuleChange("changed", rule.id, new))
-    removed = in_topic.keys() | (topic.invalid_ids - {rule.id for rule in file.rules})
+    kept = {APPLIED_KEY.decode(), *(rule.id for rule in file.rules)}
+    removed = in_topic.keys() | (topic.invalid_ids - kept)
     return changes + [RuleChange("removed", rule_id, None) for rule_id in sorted(removed)]
 
 

@@ -56,7 +56,7 @@ def follow_topic(settings: Settings, topic: str, starts: dict[int, int]) -> Iter
             for message in consumer.consume(FETCH_RECORDS, timeout=0.5):
                 if message.error() is not None:
                     raise ServiceError(f"reading topic {topic}: {message.error()}")
-                yield _record(message)
+                yield to_record(message)
 
 
 def send_all(
@@ -120,7 +120,7 @@ def _read_ranges(
             if message.error() is not None:
                 raise ServiceError(f"reading topic {topic}: {message.error()}")
             if message.offset() < ranges[message.partition()].end:
-                yield _record(message)
+                yield to_record(message)
         # Compare positions, not the last record's offset: transaction markers take offsets too.
         requested = [TopicPartition(topic, number) for number in open_partitions]
         for position in consumer.position(requested):
@@ -128,7 +128,8 @@ def _read_ranges(
                 open_partitions.discard(position.partition)
 
 
-def _record(message: Any) -> Record:
+def to_record(message: Any) -> Record:
+    """message: a confluent_kafka.Message without an error."""
     headers = message.headers()
     return Record(
         message.topic(),

@@ -11,13 +11,14 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
+from liveprofile.config import Settings
 from liveprofile.kafka import records, topics
 from liveprofile.kafka.records import Record
 from tests.support.paths import ROOT
 from tests.support.rows.rule_examples import RULES_TOML
-from tests.support.rows.rule_records import raw_rule_record, rule_record
+from tests.support.rows.rule_records import raw_rule_record, rule_record, signed
 from udfs import rules_feed
-from udfs.rules_feed import APPLIED_KEY, TopicRules
+from udfs.rules_feed import APPLIED_KEY, TopicRules, rule_signer
 
 SCHEMA = json.loads((ROOT / "schemas/risk-rule.schema.json").read_text("utf-8"))
 SETTINGS = 'rules = "{file}"\n'
@@ -30,14 +31,16 @@ class FakeRulesTopic:
         self.records: list[Record] = []
         self.created = 0
 
-    def read(self, settings: Any) -> TopicRules:
-        rules = TopicRules()
+    def read(self, settings: Settings | None) -> TopicRules:
+        rules = TopicRules(settings and rule_signer(settings))
         rules.apply(self.records)
         return rules
 
     def send_all(self, settings: Any, topic: str, records: list[Any]) -> int:
         assert topic == "risk-rules"
-        self.records += [raw_rule_record(key.decode(), value) for key, value, _ in records]
+        for key, value, headers in records:
+            as_read = {name: text.encode() for name, text in headers.items()}
+            self.records.append(raw_rule_record(key.decode(), value)._replace(headers=as_read))
         return len(records)
 
     def create_topics(self, settings: Any) -> list[str]:
@@ -166,6 +169,55 @@ def test_apply_replaces_invalid_records(file: Path, topic: FakeRulesTopic) -> No
         "unknown": ("removed", None),
     }
     assert topic.read(None).invalid_ids == set()
+
+
+def test_apply_signs_its_records_with_the_signing_key(
+    file: Path, topic: FakeRulesTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", "k" * 32)
+    run(file, "apply", str(file))
+    file.write_text(RULES_TOML)
+    run(file, "apply", str(file))
+    settings = Settings()
+    assert [rule.id for rule in topic.read(settings).rules().rules] == ["many"]
+    first, second = topic.records[:3], topic.records[3:]
+    assert [record.value is None for record in second] == [False, True]
+    times = [int(record.headers["signed-ms"]) for record in (*first, *second)]
+    assert times[:3] == times[:1] * 3 and times[3:] == times[3:4] * 2 and times[3] > times[0]
+
+    # A signing time ahead of this clock does not keep the next change from being accepted.
+    signer = rule_signer(settings)
+    topic.records.append(signed(rule_record("many", version=3), signer, times[-1] + 10**9))
+    run(file, "apply", str(file))
+    assert topic.read(settings).invalid_records == 0
+    assert topic.read(settings).rules().rules[0].version == 4
+
+
+def test_apply_repairs_a_topic_with_unsigned_records(
+    file: Path, topic: FakeRulesTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(file, "apply", str(file))
+    monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", "k" * 32)
+    assert changes(run(file, "apply", str(file), "--json")) == {
+        "many": ("added", 1),
+        "more": ("added", 1),
+    }
+    assert topic.read(Settings()).invalid_ids == set()
+    for unsigned in (raw_rule_record("*", b"{}"), raw_rule_record("stranger", None)):
+        topic.records.append(unsigned)
+        run(file, "apply", str(file))
+        assert topic.read(Settings()).invalid_ids == set()
+
+
+@pytest.mark.parametrize("key", ["", "hunter2"])
+def test_short_signing_key_is_rejected_without_showing_it(
+    key: str, file: Path, topic: FakeRulesTopic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", key)
+    result = run(file, "apply", str(file))
+    assert (result.exception.exit_code, topic.records) == (2, [])
+    assert "rules_signing_key: " in str(result.exception)
+    assert "at least 32" in str(result.exception) and "hunter2" not in str(result.exception)
 
 
 def test_list_shows_file_rules_until_topic_has_records(file: Path, topic: FakeRulesTopic) -> None:

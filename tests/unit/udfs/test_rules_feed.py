@@ -15,9 +15,12 @@ import pytest
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
 from liveprofile.rules.rules import RuleSet
+from liveprofile.rules.signature import RuleSigner
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
-from tests.support.rows.rule_records import raw_rule_record, rule_record
-from udfs.rules_feed import RulesFeed, TopicRules
+from tests.support.rows.rule_records import raw_rule_record, rule_record, signed
+from udfs.rules_feed import APPLIED_KEY, RulesFeed, TopicRules
+
+SIGNER = RuleSigner("k" * 32, "risk-rules")
 
 
 class FakeTopic:
@@ -52,7 +55,9 @@ class FakeTopic:
 
 
 @contextmanager
-def feed_of(*topics: FakeTopic | Exception) -> Iterator[RulesFeed]:
+def feed_of(
+    *topics: FakeTopic | Exception, signer: RuleSigner | None = None
+) -> Iterator[RulesFeed]:
     """A feed whose attempts to open the topic give `topics` in turn, then fail."""
     left = list(topics)
 
@@ -63,7 +68,12 @@ def feed_of(*topics: FakeTopic | Exception) -> Iterator[RulesFeed]:
         return topic
 
     feed = RulesFeed(
-        SHIPPED_RULES, open_source, poll_timeout_s=0.01, retry_s=0.01, first_read_timeout_s=5
+        SHIPPED_RULES,
+        open_source,
+        signer=signer,
+        poll_timeout_s=0.01,
+        retry_s=0.01,
+        first_read_timeout_s=5,
     )
     try:
         yield feed
@@ -132,6 +142,47 @@ def test_author_and_time_of_a_record_do_not_change_the_rule() -> None:
     with_author.apply([raw_rule_record("a", value)])
     without.apply([rule_record("a")])
     assert with_author.rules() == without.rules()
+
+
+def test_signed_records_change_rules_and_remove_them() -> None:
+    topic = TopicRules(SIGNER)
+    topic.apply([signed(rule_record("a"), SIGNER, 5), signed(rule_record("b"), SIGNER, 5)])
+    topic.apply([signed(raw_rule_record("a", None), SIGNER, 6)])
+    assert (ids(topic.rules()), topic.signed_ms) == (["b"], 6)
+    assert (topic.invalid_records, topic.invalid_ids) == (0, set())
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (rule_record("a", threshold=9), "the record is not signed"),
+        (raw_rule_record("a", None), "the record is not signed"),
+        (signed(rule_record("a", threshold=9), RuleSigner("o" * 32, "risk-rules"), 7), "is wrong"),
+        (signed(rule_record("a", threshold=9), SIGNER, 4), "it was signed before"),
+        (signed(raw_rule_record("a", None), SIGNER, 4), "it was signed before"),
+        (signed(raw_rule_record("removed", b"{}"), SIGNER, 4), "it was signed before"),
+    ],
+)
+def test_unsigned_foreign_and_old_records_are_refused_with_the_reason(
+    record: Record, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = TopicRules(SIGNER)
+    topic.apply([signed(rule_record("a"), SIGNER, 5)])
+    before = topic.rules()
+    with caplog.at_level(logging.WARNING):
+        topic.apply([record])
+    assert topic.rules() == before
+    assert (topic.invalid_records, topic.signed_ms) == (1, 5)
+    [line] = caplog.messages
+    assert reason in line and line.endswith("the record is ignored")
+
+
+def test_old_copy_of_a_removed_rule_is_refused_after_compaction_of_its_removal() -> None:
+    topic = TopicRules(SIGNER)
+    # What compaction leaves of: applied with the rule, applied without it.
+    topic.apply([signed(raw_rule_record(APPLIED_KEY.decode(), b"{}"), SIGNER, 6)])
+    topic.apply([signed(rule_record("a"), SIGNER, 5)])
+    assert topic.has_records and ids(topic.rules()) == []
 
 
 # --- RulesFeed -----------------------------------------------------------------------------------
@@ -229,3 +280,24 @@ def test_unexpected_error_ends_the_thread_with_a_log_line_and_keeps_the_rules(
         topic.put(ZeroDivisionError("a bug"))
         until(lambda: "the thread that reads the rules topic has failed" in caplog.text)
         assert ids(feed.current()) == ["a"]
+
+
+def test_refused_records_do_not_replace_the_file_rules() -> None:
+    topic = FakeTopic(raw_rule_record(APPLIED_KEY.decode(), b"{}"), rule_record("a"))
+    with feed_of(topic, signer=SIGNER) as feed:
+        assert (feed.current(), feed.invalid_records) == (SHIPPED_RULES, 2)
+        topic.put(signed(rule_record("b"), SIGNER, 5))
+        until(lambda: ids(feed.current()) == ["b"])
+
+
+def test_reopened_topic_with_only_older_signatures_keeps_the_rules(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = FakeTopic(signed(rule_record("b"), SIGNER, 6))
+    older = FakeTopic(signed(rule_record("a"), SIGNER, 5))
+    with feed_of(first, older, signer=SIGNER) as feed:
+        first.put(ServiceError("the broker ended"))
+        until(lambda: "the topic lacks the records that were signed last" in caplog.text)
+        assert ids(feed.current()) == ["b"]
+        older.put(signed(rule_record("c"), SIGNER, 7))
+        until(lambda: ids(feed.current()) == ["a", "c"])
