@@ -86,10 +86,14 @@ def partitions(
 ) -> list[int]:
     """The partition numbers of a topic, ascending.
 
-    Raises ServiceError if Kafka does not answer, NoTopicError if it does not have the topic.
+    Raises ServiceError if Kafka does not answer or does not allow it, NoTopicError if it does not
+    have the topic.
     """
     topic_metadata = metadata(client, kafka, topic).topics.get(topic)
-    if topic_metadata is None or topic_metadata.error is not None or not topic_metadata.partitions:
+    error = topic_metadata and topic_metadata.error
+    if error is not None and error.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+        raise ServiceError(f"Kafka at {kafka.bootstrap_servers}: topic {topic}: {error.str()}")
+    if topic_metadata is None or error is not None or not topic_metadata.partitions:
         raise NoTopicError(
             f"Kafka at {kafka.bootstrap_servers} has no topic {topic};"
             " `liveprofile submit` creates the topics"
