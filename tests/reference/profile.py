@@ -89,6 +89,7 @@ def run_reference(
     records: Iterable[Record],
     settings: Any,
     late: Set[Position] | None = None,
+    too_many: Set[Position] | None = None,
     score: ScoreWindow | None = None,
     rules: Sequence[Mapping[str, Any]] = (),
 ) -> Result:
@@ -97,10 +98,12 @@ def run_reference(
     settings: has the sections window, state and limits of liveprofile.config.Settings.
     late: the positions of late records, for a job that ignores idle partitions or a backfill, which
     has none. None computes them from the clocks of the partitions.
+    too_many: the positions that a job with several tasks rejected as TOO_MANY. A user's events
+    arrive there in no certain order. None computes them in the order of `records`.
     rules: tables of rules.toml; those of scope event are ignored.
     """
     result = Result()
-    used = classify(records, settings, late, result)
+    used = classify(records, settings, late, too_many, result)
     windows: dict[str, dict[int, list[ValidEvent]]] = defaultdict(lambda: defaultdict(list))
     for event in used:
         end_ms = window_end_ms(event.user_id, event.time_ms, settings.window)

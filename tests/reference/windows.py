@@ -36,11 +36,17 @@ class Classification:
 
 
 def classify(
-    records: Iterable[Record], settings: Any, late: Set[Position] | None, result: Classification
+    records: Iterable[Record],
+    settings: Any,
+    late: Set[Position] | None,
+    too_many: Set[Position] | None,
+    result: Classification,
 ) -> list[ValidEvent]:
     """Fills `result`; returns the used events in arrival order.
 
     late: the positions of late records; None: computed from the clock of each partition.
+    too_many: the positions of records that exceed the limits of their window; None: computed for
+    events that arrive in the order of `records`.
     """
     used: list[ValidEvent] = []
     seen: set[str] = set()
@@ -70,12 +76,11 @@ def classify(
             if not is_late:
                 count[0] += 1
                 count[1] += len(value.decode("utf-8"))
+            detail = _exceeded(*count, settings.limits)
             if is_late:
                 result.late.add(position)
-            elif count[0] > settings.limits.window_events:
-                result.rejected[position] = Rejected("TOO_MANY", "events")
-            elif count[1] > settings.limits.window_chars:
-                result.rejected[position] = Rejected("TOO_MANY", "characters")
+            elif detail if too_many is None else position in too_many:
+                result.rejected[position] = Rejected("TOO_MANY", detail)
             else:
                 result.used.add(position)
                 used.append(event)
@@ -85,6 +90,13 @@ def classify(
     if result.clock_ms:
         result.watermark_ms = min(result.clock_ms.values()) - settings.window.out_of_orderness_ms
     return used
+
+
+def _exceeded(events: int, chars: int, limits: Any) -> str:
+    """Which limit of a window is exceeded; "" if none is."""
+    if events > limits.window_events:
+        return "events"
+    return "characters" if chars > limits.window_chars else ""
 
 
 def window_end_ms(user_id: str, time_ms: int, window: Any) -> int:

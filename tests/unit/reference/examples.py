@@ -12,7 +12,12 @@ from tests.reference.validation import Heartbeat, Rejected, ValidEvent, validate
 from tests.reference.windows import Record
 from tests.support.streams.strategies import RECORD_MS, START_MS
 
-LIMITS = SimpleNamespace(payload_chars=65_536, max_clock_skew_ms=600_000)
+LIMITS = SimpleNamespace(
+    payload_chars=65_536,
+    max_clock_skew_ms=600_000,
+    window_events=10_000,
+    window_chars=2_000_000,
+)
 WINDOW_MS = 300_000
 SETTINGS = SimpleNamespace(
     limits=LIMITS,

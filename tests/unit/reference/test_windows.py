@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -100,6 +101,23 @@ def test_event_with_trailing_text_claims_no_event_id(suffix: str) -> None:
     assert (
         found.watermark_ms == run_reference(stream[:1], SETTINGS).watermark_ms == START_MS - 30_000
     )
+
+
+def test_window_takes_events_up_to_its_limits() -> None:
+    chars = len(json.dumps(event(event_id="a")))
+    stream = records(*(event(event_id=name) for name in "abacd"))
+    for limits, detail in (
+        ({"window_events": 2}, "events"),
+        ({"window_chars": 2 * chars}, "characters"),
+    ):
+        found = run_reference(
+            stream,
+            SimpleNamespace(
+                **vars(SETTINGS) | {"limits": SimpleNamespace(**vars(SETTINGS.limits) | limits)}
+            ),
+        )
+        assert (found.used, found.duplicates) == ({(0, 0), (0, 1)}, {(0, 2)})
+        assert found.rejected == dict.fromkeys([(0, 3), (0, 4)], ("TOO_MANY", detail))
 
 
 def test_given_late_positions_replace_the_watermark() -> None:
