@@ -77,7 +77,7 @@ def run(
         with steps.step("replay", "replaying", None, stack.taskmanager.log, spinner=False):
             last = _Replay(session, settings, purchases, job_id, sent).shown_on(console)
         with steps.step("audit", "auditing", None, stack.kafka.log, spinner=False):
-            account, _, _ = audit.run_audit(settings)
+            account = audit.run_audit(settings)
         found = _collect(session, settings, account)
     console.print(view.tour(found))
     about = f"Simulated fraud ring: {ring.USERS} accounts on {ring.DEVICES} devices start to buy"

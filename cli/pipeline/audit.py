@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_fields, print_json, read_settings
+from cli.profiles import parse_time_ms
+from liveprofile.errors import InputError
+from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 
 if TYPE_CHECKING:
-    import numpy as np
-
-    from liveprofile.audit.reconciliation import InputLog, Reconciliation
+    from liveprofile.audit.audit import Audit, Report
+    from liveprofile.audit.reconciliation import Reconciliation
     from liveprofile.config import Settings
-    from liveprofile.kafka.records import Record
-    from liveprofile.kafka.topics import PartitionRange
 
 COUNTS = (
     "in_topic",
@@ -31,11 +34,30 @@ COUNTS = (
     "late_and_used",
     "expired",
 )
+UNITS_MS = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 
 
 def audit(
     config: ConfigOption = None,
     json: JsonOption = False,
+    since: Annotated[
+        str | None,
+        typer.Option(
+            "--since",
+            metavar="TIME",
+            help="Audit only records that arrived since then: 30m, 2h or 7d ago, or a time such as"
+            " 2026-11-26T01:00 (UTC). With --state, only if FILE does not exist.",
+        ),
+    ] = None,
+    state: Annotated[
+        Path | None,
+        typer.Option(
+            "--state",
+            metavar="FILE",
+            help="Audit only records after those that FILE names, and note in FILE where the next"
+            " audit must start, unless there is an error.",
+        ),
+    ] = None,
     repair: Annotated[
         bool,
         typer.Option(
@@ -49,20 +71,62 @@ def audit(
     Exit code 0 if each record has exactly one of these outcomes, no event was used twice, and
     every used event has a record. Run it when the job has caught up: a record that the job has
     not stored yet counts as unaccounted.
+
+    With --since or --state, the audit is of the records up to the job's last checkpoint, the job
+    may be running, and records in open windows are no error.
     """
+    from cli.pipeline.audit_input import plan_range, read_range, read_whole_topic
+    from liveprofile.audit.audit import Audit
+    from liveprofile.audit.state_file import AuditState, write_state
+
     settings = read_settings(config)
-    if repair:
+    plan = None
+    if since is not None or state is not None:
+        plan = plan_range(settings, None if since is None else _since_ms(since), state)
+    elif repair:
         _require_caught_up(settings)
-    counts, log, rejected = run_audit(settings)
-    repaired = _repair(settings, log, counts.lost, rejected) if repair else 0
+    first_window_ms = None if plan is None else plan.first_window_ms
+    with Audit(settings.window, first_window_ms) as audit:
+        if plan is None:
+            read_whole_topic(settings, audit)
+        else:
+            read_range(settings, audit, plan)
+        report = audit.report()
+        repaired = _repair(settings, audit) if repair else 0
+    ok = report.counts.ok or (repaired > 0 and _ok_after_repair(report.counts, repaired))
+    if ok and state is not None:
+        write_state(state, AuditState(topic=settings.topics.events, offsets=report.next_offsets))
     if json:
-        print_json(_as_json(counts, log, repaired))
+        print_json(_as_json(report, repaired, ok))
     else:
-        print_fields({name: getattr(counts, name) for name in COUNTS})
-        for line in _summary_lines(counts, repaired, settings):
+        print_fields({name: getattr(report.counts, name) for name in COUNTS})
+        for line in _summary_lines(report.counts, repaired, settings):
             typer.echo(line)
-    if not counts.ok and not (repaired and _ok_after_repair(counts, repaired)):
+    if not ok:
         raise typer.Exit(1)
+
+
+def run_audit(settings: Settings) -> Reconciliation:
+    """Audits the whole topic. Raises ServiceError."""
+    from cli.pipeline.audit_input import read_whole_topic
+    from liveprofile.audit.audit import Audit
+
+    with Audit(settings.window) as audit:
+        read_whole_topic(settings, audit)
+        return audit.report().counts
+
+
+def _since_ms(text: str) -> int:
+    """Epoch milliseconds of a time, or of a duration before the present. Raises InputError."""
+    if match := re.fullmatch(r"(\d{1,6})([mhd])", text):
+        return round(time.time() * 1_000) - int(match[1]) * UNITS_MS[match[2]]
+    try:
+        return parse_time_ms(text)
+    except InputError:
+        raise InputError(
+            f"--since {text!r}: neither a duration such as 30m, 2h or 7d, nor a time such as"
+            " 2026-11-26T01:00, nor epoch milliseconds"
+        ) from None
 
 
 def _require_caught_up(settings: Settings) -> None:
@@ -77,97 +141,23 @@ def _require_caught_up(settings: Settings) -> None:
         )
 
 
-def run_audit(settings: Settings) -> tuple[Reconciliation, InputLog, np.ndarray]:
-    """Returns the counts, the input topic's records and the positions of rejected records.
-
-    Raises ServiceError.
-    """
-    from liveprofile.audit.reconciliation import (
-        positions,
-        read_input_log,
-        reconcile,
-        used_event_keys,
-    )
-    from liveprofile.kafka import offsets
-    from liveprofile.kafka.records import read_topic
-    from liveprofile.storage.connection import open_session
-    from liveprofile.storage.queries import scan_digests
-
-    topics = settings.topics
-    # The input topic is read last, so it contains the record of every output read before.
-    with open_session(settings.cassandra) as session:
-        used = used_event_keys(scan_digests(session))
-    rejected = positions(_source_offsets(settings, topics.rejected))
-    late = positions(_source_offsets(settings, topics.late))
-    ranges = offsets.partition_ranges(settings, topics.events)
-    records = _with_progress_bar(read_topic(settings, topics.events, ranges), ranges)
-    log = read_input_log(records, settings.window)
-    counts = reconcile(
-        log,
-        rejected,
-        late,
-        used,
-        settings.window,
-        empty_partitions=sum(part.end == 0 for part in ranges.values()),
-        expired=sum(part.first for part in ranges.values()),
-    )
-    return counts, log, rejected
-
-
-def _source_offsets(settings: Settings, topic: str) -> Iterator[tuple[int, int]]:
-    """Partition and offset in the input topic of each record of the rejected or late topic."""
-    from liveprofile.errors import ServiceError
-    from liveprofile.kafka.records import read_topic
-
-    for record in read_topic(settings, topic):
-        try:
-            source_topic = record.headers["topic"].decode()
-            partition, offset = int(record.headers["partition"]), int(record.headers["offset"])
-        except (KeyError, ValueError):
-            raise ServiceError(
-                f"{topic}/{record.partition} offset {record.offset} has no valid source headers"
-                f" (topic, partition, offset), only {sorted(record.headers)}: did another program"
-                " write it?"
-            ) from None
-        if source_topic == settings.topics.events:
-            yield partition, offset
-
-
-def _with_progress_bar(
-    records: Iterable[Record], ranges: dict[int, PartitionRange]
-) -> Iterator[Record]:
-    from rich.console import Console
-    from rich.progress import track
-
-    total = sum(part.end - part.first for part in ranges.values())
-    console = Console(stderr=True)
-    return iter(
-        track(
-            records,
-            "reading",
-            total,
-            console=console,
-            transient=True,
-            update_period=0.5,
-            disable=not console.is_terminal,
-        )
-    )
-
-
-def _repair(settings: Settings, log: InputLog, lost: np.ndarray, rejected: np.ndarray) -> int:
+def _repair(settings: Settings, audit: Audit) -> int:
     """Sends lost late records to the late topic, with the header `repaired`; returns the count.
 
     After a restore the job's watermark starts at its minimum, but the windows keep theirs. A late
     row can then pass the lateness check and be dropped by the window operator.
     """
-    from liveprofile.audit.reconciliation import expected_late_records, split_position
+    return sum(_send_late(settings, lateness_ms) for lateness_ms in audit.lateness_ms())
+
+
+def _send_late(settings: Settings, lateness_ms: dict[tuple[int, int], int]) -> int:
+    """Sends input records to the late topic; returns the count.
+
+    lateness_ms: by partition and offset in the input topic.
+    """
     from liveprofile.kafka.records import read_topic, send_all
     from liveprofile.kafka.topics import PartitionRange
 
-    lateness_ms = {
-        split_position(position): ms
-        for position, ms in expected_late_records(log, lost, rejected, settings.window)
-    }
     if not lateness_ms:
         return 0
     ranges: dict[int, PartitionRange] = {}
@@ -202,24 +192,21 @@ def _ok_after_repair(counts: Reconciliation, repaired: int) -> bool:
     return replace(counts, unaccounted=counts.unaccounted - repaired).ok
 
 
-def _as_json(counts: Reconciliation, log: InputLog, repaired: int) -> dict[str, Any]:
-    from liveprofile.audit.reconciliation import example_records
-
-    result: dict[str, Any] = {name: getattr(counts, name) for name in COUNTS}
-    result["repaired"] = repaired
-    result["ok"] = counts.ok or (repaired > 0 and _ok_after_repair(counts, repaired))
-    result["examples"] = example_records(log, counts.lost)
-    return result
+def _as_json(report: Report, repaired: int, ok: bool) -> dict[str, Any]:
+    counts = {name: getattr(report.counts, name) for name in COUNTS}
+    return counts | {"repaired": repaired, "ok": ok, "examples": report.examples}
 
 
 def _summary_lines(counts: Reconciliation, repaired: int, settings: Settings) -> Iterator[str]:
     if counts.ok:
         yield "Every record is accounted for."
     if counts.open_windows:
-        yield (
-            f"{counts.open_windows} records are in windows that are still open;"
-            " `liveprofile replay --close-windows` sends heartbeats that close them."
+        remedy = (
+            "the next audit with --state begins with them."
+            if counts.of_range
+            else "`liveprofile replay --close-windows` sends heartbeats that close them."
         )
+        yield f"{counts.open_windows} records are in windows that are still open; {remedy}"
     if counts.expired:
         yield (
             f"{counts.expired} records have expired from {settings.topics.events}, so stored"
@@ -228,7 +215,7 @@ def _summary_lines(counts: Reconciliation, repaired: int, settings: Settings) ->
     if repaired:
         yield f"{repaired} late records sent to {settings.topics.late}."
     if counts.unaccounted > repaired + counts.open_windows:
+        catching_up = "The job may still be catching up: see `liveprofile status`. "
         yield (
-            "The job may still be catching up: see `liveprofile status`. --json lists examples of"
-            " unaccounted records."
+            f"{'' if counts.of_range else catching_up}--json lists examples of unaccounted records."
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from confluent_kafka import (
+    OFFSET_END,
     OFFSET_INVALID,
     Consumer,
     KafkaError,
@@ -31,6 +32,27 @@ def partition_ranges(settings: Settings, topic: str) -> dict[int, PartitionRange
     """The present offset range of each partition of the topic. Raises ServiceError."""
     with open_consumer(settings.kafka) as consumer:
         return query_ranges(consumer, settings.kafka, topic)
+
+
+def offsets_at(settings: Settings, topic: str, time_ms: int) -> dict[int, int]:
+    """The offset of each partition's first record with this record timestamp or a later one.
+
+    It is the partition's end if there is none. Raises ServiceError.
+    """
+    with open_consumer(settings.kafka) as consumer:
+        # Read first: a record that arrives between the two requests is not before its offset.
+        ranges = query_ranges(consumer, settings.kafka, topic)
+        requested = [TopicPartition(topic, number, time_ms) for number in ranges]
+        try:
+            found = consumer.offsets_for_times(requested, timeout=settings.kafka.request_timeout_s)
+        except KafkaException as error:
+            raise service_error(
+                f"Kafka does not report the offsets of {topic} by time: {error_text(error)}", error
+            ) from None
+    return {
+        one.partition: ranges[one.partition].end if one.offset == OFFSET_END else one.offset
+        for one in found
+    }
 
 
 def scoring_group(kafka: KafkaSettings) -> str:

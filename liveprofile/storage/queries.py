@@ -180,18 +180,25 @@ def similar_users(
     return [user for user in users if user.user_id != user_id][:k]
 
 
-def scan_digests(session: Session) -> Iterator[WindowDigests]:
-    """The event digests of all stored deltas, unordered; reads page by page in constant memory."""
-    query = session.prepare(
-        f"SELECT {_columns(WindowDigests)} FROM profile_delta"
-        " WHERE token(user_id) > ? AND token(user_id) <= ?"
-    )
+def scan_digests(
+    session: Session, window_ends_ms: tuple[int, int] | None = None
+) -> Iterator[WindowDigests]:
+    """The event digests of stored deltas, unordered; reads page by page in constant memory.
+
+    `window_ends_ms`: only of windows that end from the first to the second time. Cassandra reads
+    all users for it, but skips the files of other days.
+    """
+    where, ends = "token(user_id) > ? AND token(user_id) <= ?", ()
+    if window_ends_ms is not None:
+        where += " AND window_end >= ? AND window_end <= ? ALLOW FILTERING"
+        ends = tuple(map(from_ms, window_ends_ms))
+    query = session.prepare(f"SELECT {_columns(WindowDigests)} FROM profile_delta WHERE {where}")
     query.fetch_size = SCAN_PAGE_ROWS
     edges = [
         TOKEN_MIN + (TOKEN_MAX - TOKEN_MIN) * part // SCAN_RANGES for part in range(SCAN_RANGES + 1)
     ]
     for span in itertools.pairwise(edges):
-        for row in read_pages(session, query, span):
+        for row in read_pages(session, query, (*span, *ends)):
             yield WindowDigests(*row)
 
 

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import json
-from typing import NamedTuple
+from collections import Counter
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liveprofile.audit.reconciliation import (
-    Reconciliation,
-    example_records,
-    expected_late_records,
-    position,
-    positions,
-    read_input_log,
-    reconcile,
-    split_position,
-    used_event_keys,
-)
+from liveprofile.audit.audit import MAX_EXAMPLES, Audit, Report
+from liveprofile.audit.lateness import expected_late_records
+from liveprofile.audit.reconciliation import Reconciliation
+from liveprofile.audit.rows import input_rows, position, split_position, stored_rows
 from liveprofile.config import WindowSettings
+from liveprofile.kafka.topics import PartitionRange
 from liveprofile.units import MINUTE_MS
 from liveprofile.wire.payload import digest
 from tests.reference.windows import window_end_ms
@@ -41,6 +36,7 @@ class InputRecord(NamedTuple):
 
 class Delta(NamedTuple):
     user_id: str
+    window_start_ms: int
     window_end_ms: int
     events: int
     digests: bytes
@@ -70,18 +66,36 @@ class Topic:
 
 def stored(*event_ids: str, user_id: str = "u") -> Delta:
     digests = b"".join(map(digest, event_ids))
-    return Delta(user_id, START_MS + MINUTE_MS, len(event_ids), digests)
+    return Delta(user_id, START_MS, START_MS + MINUTE_MS, len(event_ids), digests)
 
 
-def reconciled(topic: Topic, *deltas: Delta, rejected=(), late=(), **more: int) -> Reconciliation:
-    return reconcile(
-        read_input_log(topic.records, WINDOW),
-        positions(rejected),
-        positions(late),
-        used_event_keys(deltas),
-        WINDOW,
-        **more,
-    )
+def offsets_of(topic: Topic) -> dict[int, PartitionRange]:
+    ends = Counter(record.partition for record in topic.records)
+    return {partition: PartitionRange(0, end) for partition, end in ends.items()}
+
+
+def audited(
+    topic: Topic, *deltas: Delta, rejected=(), late=(), empty=(), window=WINDOW, first=0
+) -> Report:
+    """The report of an audit of the whole topic, whose records before `first` have expired."""
+    with Audit(window) as audit:
+        audit.add_rejected(rejected)
+        audit.add_late(late)
+        audit.add_deltas(deltas)
+        spans = {number: span._replace(first=first) for number, span in offsets_of(topic).items()}
+        audit.add_records(topic.records, spans | dict.fromkeys(empty, PartitionRange(0, 0)))
+        return audit.report()
+
+
+def reconciled(topic: Topic, *deltas: Delta, **more: Any) -> Reconciliation:
+    return audited(topic, *deltas, **more).counts
+
+
+def late_by(topic: Topic, window: WindowSettings = WINDOW, rejected=()) -> dict[int, int]:
+    """Lateness by position of all records, as if each was lost."""
+    (rows,) = input_rows(topic.records, window)
+    rows["rejected"] = np.isin(rows["position"], [position(*one) for one in rejected])
+    return dict(expected_late_records(rows, [rows], window))
 
 
 def test_each_class_of_record_is_counted():
@@ -113,7 +127,7 @@ def test_copy_before_a_late_event_is_lost():
     topic.add("a")
     topic.add("a")
     found = reconciled(topic, late=[(0, 1)])
-    assert (found.unaccounted, found.lost.tolist()) == (1, [position(0, 0)])
+    assert found.unaccounted == 1
 
 
 def test_copies_in_two_partitions_count_once_in_any_order():
@@ -138,13 +152,23 @@ def test_lost_event_is_counted_and_listed():
     topic.add("a")
     topic.add("b", 7)
     topic.heartbeat(3 * MINUTE_MS)
-    log = read_input_log(topic.records, WINDOW)
-    found = reconciled(topic, stored("a"))
-    assert not found.ok
-    assert (found.unaccounted, found.open_windows) == (1, 0)
-    assert example_records(log, found.lost) == [
-        {"partition": 0, "offset": 1, "event_time_ms": START_MS + 7}
+    found = audited(topic, stored("a"))
+    assert not found.counts.ok
+    assert (found.counts.unaccounted, found.counts.open_windows) == (1, 0)
+    assert found.examples == [
+        {"partition": 0, "offset": 1, "event_time_ms": START_MS + 7, "open_window": False}
     ]
+
+
+def test_examples_name_lost_records_in_closed_windows_first():
+    topic = Topic()
+    for number in range(MAX_EXAMPLES):
+        topic.add(f"open {number}", 2 * MINUTE_MS)
+    topic.add("lost", 0)
+    topic.add("also open", 2 * MINUTE_MS)
+    examples = audited(topic).examples
+    assert [example["offset"] for example in examples] == [MAX_EXAMPLES, *range(MAX_EXAMPLES - 1)]
+    assert [example["open_window"] for example in examples] == [False, *[True] * (MAX_EXAMPLES - 1)]
 
 
 @pytest.mark.parametrize("deltas", [[stored("a", "a")], [stored("a"), stored("a")]])
@@ -166,8 +190,8 @@ def test_unknown_event_is_accepted_after_records_expired():
     topic = Topic()
     topic.add("b")
     assert not reconciled(topic, stored("a", "b")).ok
-    found = reconciled(topic, stored("a", "b"), expired=5)
-    assert (found.unknown, found.ok) == (1, True)
+    found = reconciled(topic, stored("a", "b"), first=5)
+    assert (found.unknown, found.expired, found.ok) == (1, 5, True)
 
 
 def test_late_event_that_is_stored_as_used_is_counted():
@@ -222,7 +246,7 @@ def test_lost_record_in_an_open_window_is_counted_separately():
     topic.heartbeat(2 * MINUTE_MS + WINDOW.out_of_orderness_ms)
     found = reconciled(topic, stored("a"))
     assert (found.unaccounted, found.open_windows) == (1, 0)
-    assert reconciled(topic, stored("a"), empty_partitions=1).open_windows == 1
+    assert reconciled(topic, stored("a"), empty=[1]).open_windows == 1
 
 
 def test_empty_topic_is_accounted_for():
@@ -233,7 +257,7 @@ def test_empty_topic_is_accounted_for():
 
 def test_digests_of_wrong_length_are_rejected():
     with pytest.raises(ValueError, match="7 bytes of digests for 1 events"):
-        used_event_keys([Delta("u", 1, 1, b"1234567")])
+        list(stored_rows([Delta("u", 0, 1, 1, b"1234567")], 0, 0))
 
 
 def test_expected_late_records_use_the_slowest_partition():
@@ -243,9 +267,7 @@ def test_expected_late_records_use_the_slowest_partition():
     topic.add("c", 61_500, partition=1)
     topic.add("d", 60_000, partition=0)  # behind the watermark, but its window is open
     topic.add("e", 59_999, partition=0)
-    log = read_input_log(topic.records, WINDOW)
-    found = dict(expected_late_records(log, log.position, positions([]), WINDOW))
-    assert found == {position(0, 3): 501}
+    assert late_by(topic) == {position(0, 3): 501}
 
 
 def test_record_from_the_future_does_not_close_windows():
@@ -261,11 +283,8 @@ def test_rejected_record_does_not_advance_the_watermark():
     topic = Topic()
     topic.add("a", 100_000)
     topic.add("b", 0)
-    log = read_input_log(topic.records, WINDOW)
-    assert dict(expected_late_records(log, log.position, positions([]), WINDOW)) == {
-        position(0, 1): 99_000
-    }
-    assert not list(expected_late_records(log, log.position, positions([(0, 0)]), WINDOW))
+    assert late_by(topic) == {position(0, 1): 99_000}
+    assert not late_by(topic, rejected=[(0, 0)])
 
 
 def test_staggered_window_closes_at_its_own_end():
@@ -276,13 +295,10 @@ def test_staggered_window_closes_at_its_own_end():
     topic.add("first", 31_000)
     for user in ends:
         topic.add(f"of {user}", 0, user)
-    log = read_input_log(topic.records, window)
-    late = dict(expected_late_records(log, log.position, positions([]), window))
     closed = [number for number, end in enumerate(ends.values(), 1) if end - 1 <= reached_ms]
     assert 0 < len(closed) < 20
-    assert late == {position(0, offset): 30_000 for offset in closed}
-    found = reconcile(log, positions([]), positions([]), used_event_keys([]), window)
-    assert found.open_windows == 21 - len(closed)
+    assert late_by(topic, window) == {position(0, offset): 30_000 for offset in closed}
+    assert reconciled(topic, window=window).open_windows == 21 - len(closed)
 
 
 @given(st.integers(0, 1_000), st.integers(0, 2**47))
@@ -317,14 +333,7 @@ def test_random_topic_matches_a_plain_python_job(data):
                 (partition, offset) if kind == "late" else event_id
             )
             expected["late" if kind == "late" else "used"] += 1
-    shuffled = data.draw(st.permutations(topic.records))
-    found = reconcile(
-        read_input_log(shuffled, WINDOW),
-        positions(rejected),
-        positions(late),
-        used_event_keys([stored(*used)]),
-        WINDOW,
-    )
+    topic.records = data.draw(st.permutations(topic.records))
+    found = reconciled(topic, stored(*used), rejected=rejected, late=late)
     assert found.ok
     assert {name: getattr(found, name) for name in expected} == expected
-    assert isinstance(found.lost, np.ndarray)

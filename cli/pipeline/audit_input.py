@@ -1,0 +1,158 @@
+"""What `liveprofile audit` reads of the topics and tables: everything, or what a range needs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from liveprofile.audit.audit import Audit
+from liveprofile.audit.look_back import look_back
+from liveprofile.audit.rows import NO_TIME
+from liveprofile.audit.state_file import read_state
+from liveprofile.errors import ServiceError
+from liveprofile.kafka import offsets
+from liveprofile.kafka.records import read_topic
+from liveprofile.kafka.topics import PartitionRange
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.queries import scan_digests
+
+if TYPE_CHECKING:
+    from liveprofile.config import Settings
+    from liveprofile.kafka.records import Record
+
+# Records of each partition whose timestamps tell when a range begins. More than one, because
+# offsets of transaction markers hold no record.
+TIME_SAMPLE_RECORDS = 100
+
+
+class RangePlan(NamedTuple):
+    """What an audit of a range reads."""
+
+    audited: dict[int, PartitionRange]  # records to classify
+    read: dict[int, PartitionRange]  # the same, and earlier records
+    outputs_since_ms: int  # record timestamp in the rejected and late topics
+    first_window_ms: int  # `Audit.first_window_ms`
+
+
+def read_whole_topic(settings: Settings, audit: Audit) -> None:
+    """Adds all records and deltas. Raises ServiceError."""
+    # The input topic is read last, so it contains the record of every output read before.
+    with open_session(settings.cassandra) as session:
+        audit.add_deltas(scan_digests(session))
+    audit.add_rejected(_source_offsets(settings, settings.topics.rejected, None))
+    audit.add_late(_source_offsets(settings, settings.topics.late, None))
+    ranges = offsets.partition_ranges(settings, settings.topics.events)
+    audit.add_records(_records(settings, ranges), ranges)
+
+
+def read_range(settings: Settings, audit: Audit, plan: RangePlan) -> None:
+    """Adds the records and deltas of a range. Raises ServiceError."""
+    for topic, add in (
+        (settings.topics.rejected, audit.add_rejected),
+        (settings.topics.late, audit.add_late),
+    ):
+        starts = offsets.offsets_at(settings, topic, plan.outputs_since_ms)
+        present = offsets.partition_ranges(settings, topic)
+        add(_source_offsets(settings, topic, _ranges(starts, _ends(present))))
+    audit.add_records(_records(settings, plan.read), plan.audited)
+    # Read last: it contains every event that the job has used by its checkpoint.
+    if span := audit.window_span():
+        with open_session(settings.cassandra) as session:
+            audit.add_deltas(scan_digests(session, span))
+
+
+def plan_range(settings: Settings, since_ms: int | None, state_file: Path | None) -> RangePlan:
+    """Plans an audit from the offsets in the state file, else from `since_ms`, else from the start.
+
+    since_ms: record timestamp. The range ends at the job's last checkpoint: all that the job has
+    done with earlier records is stored by then. Raises InputError, ServiceError.
+    """
+    topic = settings.topics.events
+    committed = offsets.committed_offsets(settings, topic)
+    present = offsets.partition_ranges(settings, topic)
+    starts = {number: span.first for number, span in present.items()}
+    if state_file is not None and (state := read_state(state_file, topic)):
+        _require_retained(state.offsets, present, topic, state_file)
+        starts |= state.offsets
+    elif since_ms is not None:
+        starts = offsets.offsets_at(settings, topic, since_ms)
+    ends = {number: min(committed.get(number, 0), span.end) for number, span in present.items()}
+    audited = _ranges(starts, ends)
+
+    back = look_back(_begin_ms(settings, audited), settings)
+    earlier = offsets.offsets_at(settings, topic, back.input_ms)
+    read = _ranges({number: min(earlier[number], starts[number]) for number in starts}, ends)
+    if all(span.first == 0 for span in read.values()):
+        back = back._replace(first_window_ms=NO_TIME)
+    return RangePlan(audited, read, back.outputs_ms, back.first_window_ms)
+
+
+def _ranges(starts: dict[int, int], ends: dict[int, int]) -> dict[int, PartitionRange]:
+    return {
+        number: PartitionRange(start, max(start, ends[number])) for number, start in starts.items()
+    }
+
+
+def _ends(ranges: dict[int, PartitionRange]) -> dict[int, int]:
+    return {number: span.end for number, span in ranges.items()}
+
+
+def _require_retained(
+    starts: dict[int, int], present: dict[int, PartitionRange], topic: str, state_file: Path
+) -> None:
+    """Records may not expire, and the topic may not be replaced, between two audits."""
+    for number, start in starts.items():
+        span = present.get(number, PartitionRange(0, 0))
+        if not span.first <= start <= span.end:
+            raise ServiceError(
+                f"{state_file}: the audit stopped at offset {start} of {topic}/{number}, which now"
+                f" has offsets {span.first} to {span.end}: records have expired or the topic was"
+                " created anew. Remove the file to start from the first record"
+            )
+
+
+def _begin_ms(settings: Settings, ranges: dict[int, PartitionRange]) -> int:
+    """The smallest timestamp of the first records of the ranges; the present without records."""
+    samples = {
+        number: PartitionRange(span.first, min(span.end, span.first + TIME_SAMPLE_RECORDS))
+        for number, span in ranges.items()
+    }
+    records = read_topic(settings, settings.topics.events, samples)
+    return min((record.timestamp_ms for record in records), default=round(time.time() * 1_000))
+
+
+def _source_offsets(
+    settings: Settings, topic: str, ranges: dict[int, PartitionRange] | None
+) -> Iterator[tuple[int, int]]:
+    """Partition and offset in the input topic of each record of the rejected or late topic."""
+    for record in read_topic(settings, topic, ranges):
+        try:
+            source_topic = record.headers["topic"].decode()
+            partition, offset = int(record.headers["partition"]), int(record.headers["offset"])
+        except (KeyError, ValueError):
+            raise ServiceError(
+                f"{topic}/{record.partition} offset {record.offset} has no valid source headers"
+                f" (topic, partition, offset), only {sorted(record.headers)}: did another program"
+                " write it?"
+            ) from None
+        if source_topic == settings.topics.events:
+            yield partition, offset
+
+
+def _records(settings: Settings, ranges: dict[int, PartitionRange]) -> Iterable[Record]:
+    """The records of the input topic, with a progress bar on a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(
+        read_topic(settings, settings.topics.events, ranges),
+        "reading",
+        sum(span.end - span.first for span in ranges.values()),
+        console=console,
+        transient=True,
+        update_period=0.5,
+        disable=not console.is_terminal,
+    )

@@ -1,0 +1,207 @@
+"""The audit of a topic or of a range of it, in memory that does not grow with the records.
+
+Rows of all records and stored events are written to disk and classified one part of the event_ids
+after the other. All copies of an event are in one part.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from liveprofile.audit.lateness import expected_late_records
+from liveprofile.audit.reconciliation import Reconciliation, reconcile
+from liveprofile.audit.rows import (
+    EVENT,
+    INPUT_ROW,
+    NO_TIME,
+    POSITION_ROW,
+    STORED_ROW,
+    InputRecord,
+    StoredWindow,
+    clocks_ms,
+    input_rows,
+    partitions,
+    position,
+    position_rows,
+    split_position,
+    stored_rows,
+)
+from liveprofile.audit.spool import Spool
+from liveprofile.config import WindowSettings
+from liveprofile.kafka.topics import PartitionRange
+
+# The number of lost records that a report names.
+MAX_EXAMPLES = 10
+# 29 MB of input rows. A part is sorted and compared with several copies of it in memory.
+PART_ROWS = 1 << 19
+# Lost rows whose lateness is computed at once: 0.8 MB for each partition.
+LOST_PART_ROWS = 100_000
+END_OF_TIME = 2**63 - 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """The result of an audit."""
+
+    counts: Reconciliation
+    examples: list[dict[str, Any]]  # the first MAX_EXAMPLES lost records, closed windows first
+    # Where the next audit must start: the first record of each partition whose window is open, or
+    # the end of the range.
+    next_offsets: dict[int, int]
+
+
+class Audit:
+    """Collects records and stored deltas, then classifies the records; a context manager.
+
+    first_window_ms: the audit is of a range, and all records that can belong to windows that start
+    at this time or later are added. None: the audit is of the whole topic.
+
+    Add the rejected and the late topic before the input topic. Add the deltas before the end of the
+    whole topic is known, so that each stored event has a record; but after the records of a range.
+    Raises InputError if the disk is full.
+    """
+
+    def __init__(
+        self,
+        window: WindowSettings,
+        first_window_ms: int | None = None,
+        *,
+        part_rows: int = PART_ROWS,
+    ) -> None:
+        self._window, self._part_rows = window, part_rows
+        self._of_range = first_window_ms is not None
+        self._first_window_ms = NO_TIME if first_window_ms is None else first_window_ms
+        self._offsets: Mapping[int, PartitionRange] = {}
+        self._clocks_ms: dict[int, int] = {}
+        self._files = ExitStack()
+        self._input, self._lost, self._stored, self._rejected, self._late = (
+            self._files.enter_context(Spool(dtype, part_rows))
+            for dtype in (INPUT_ROW, INPUT_ROW, STORED_ROW, POSITION_ROW, POSITION_ROW)
+        )
+
+    def __enter__(self) -> Audit:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._files.close()
+
+    def add_rejected(self, sources: Iterable[tuple[int, int]]) -> None:
+        """Adds partition and offset of input records that the rejected topic has."""
+        for rows in position_rows(sources):
+            self._rejected.add(rows)
+
+    def add_late(self, sources: Iterable[tuple[int, int]]) -> None:
+        """Adds partition and offset of input records that the late topic has."""
+        for rows in position_rows(sources):
+            self._late.add(rows)
+
+    def add_records(
+        self, records: Iterable[InputRecord], offsets: Mapping[int, PartitionRange]
+    ) -> None:
+        """Adds the records of the input topic, in any order.
+
+        offsets: of the records to classify, for every partition of the topic; may be empty. Other
+        records must be from before them and count as earlier copies only.
+        """
+        self._offsets, self._clocks_ms = offsets, dict.fromkeys(offsets, NO_TIME)
+        for rows in input_rows(records, self._window):
+            rows["rejected"] = self._rejected.contains(rows["position"])
+            rows["late"] = self._late.contains(rows["position"])
+            numbers, clocks = partitions(rows), clocks_ms(rows)
+            for number in np.unique(numbers).tolist():
+                of_partition = numbers == number
+                first = position(number, offsets[number].first)
+                rows["in_range"] |= of_partition & (rows["position"] >= first)
+                clock_ms = int(clocks[of_partition].max())
+                self._clocks_ms[number] = max(self._clocks_ms[number], clock_ms)
+            self._input.add(rows)
+
+    @property
+    def watermark_ms(self) -> int:
+        """The watermark after all added records; NO_TIME if a partition holds it back."""
+        clocks = self._clocks_ms.values()
+        if self._window.idle_timeout_ms:
+            clocks = [clock_ms for clock_ms in clocks if clock_ms != NO_TIME]
+        slowest_ms = min(clocks, default=NO_TIME)
+        return (
+            slowest_ms if slowest_ms == NO_TIME else slowest_ms - self._window.out_of_orderness_ms
+        )
+
+    def window_span(self) -> tuple[int, int] | None:
+        """First and last end, in ms, of the windows whose deltas the range needs; None: of none."""
+        spans, first_end_ms = [], self._first_window_ms + self._window.length_ms
+        for rows in self._input.parts(self._parts()):
+            on_time = (rows["kind"] == EVENT) & ~rows["rejected"] & ~rows["late"]
+            has_copy_in_range = np.isin(rows["key"], rows["key"][rows["in_range"]])
+            late = rows["late"] & rows["in_range"] & (rows["end_ms"] >= first_end_ms)
+            needed = (on_time & has_copy_in_range) | late
+            ends = rows["end_ms"][needed & (rows["end_ms"] != NO_TIME)]
+            if len(ends):
+                spans.append((int(ends.min()), int(ends.max())))
+        if not spans:
+            return None
+        firsts, lasts = zip(*spans, strict=True)
+        return min(firsts), max(lasts)
+
+    def add_deltas(self, deltas: Iterable[StoredWindow]) -> None:
+        """Adds stored deltas. Raises ValueError if their digests are not 8 bytes each."""
+        watermark_ms = self.watermark_ms if self._of_range else END_OF_TIME
+        for rows in stored_rows(deltas, self._first_window_ms, watermark_ms):
+            self._stored.add(rows)
+
+    def report(self) -> Report:
+        """Classifies the records of the range. Call it once, when everything has been added."""
+        watermark_ms, totals = self.watermark_ms, Counter()
+        examples: list[tuple[bool, int, int]] = []
+        next_offsets = {number: span.end for number, span in self._offsets.items()}
+        parts = self._parts()
+        for rows, stored in zip(self._input.parts(parts), self._stored.parts(parts), strict=True):
+            counts, lost, is_open = reconcile(
+                rows, stored, watermark_ms, self._first_window_ms, self._window.length_ms
+            )
+            totals.update(counts)
+            self._lost.add(lost)
+            named = zip(
+                is_open.tolist(), lost["position"].tolist(), lost["time_ms"].tolist(), strict=True
+            )
+            examples = heapq.nsmallest(MAX_EXAMPLES, [*examples, *named])
+            open_positions, numbers = lost["position"][is_open], partitions(lost[is_open])
+            for number in np.unique(numbers).tolist():
+                _, offset = split_position(int(open_positions[numbers == number].min()))
+                next_offsets[number] = min(next_offsets[number], offset)
+        expired = 0 if self._of_range else sum(span.first for span in self._offsets.values())
+        reconciliation = Reconciliation(**totals, expired=expired, of_range=self._of_range)
+        return Report(reconciliation, [_example(*example) for example in examples], next_offsets)
+
+    def lateness_ms(self) -> Iterator[dict[tuple[int, int], int]]:
+        """Yields the lateness of lost records that were late, by partition and offset, in parts.
+
+        Call it after `report`.
+        """
+        for lost in self._lost.parts(1 + len(self._lost) // LOST_PART_ROWS):
+            if len(lost):
+                parts = self._input.parts(self._parts())
+                yield {
+                    split_position(place): late_ms
+                    for place, late_ms in expected_late_records(lost, parts, self._window)
+                }
+
+    def _parts(self) -> int:
+        return 1 + max(len(self._input), len(self._stored)) // self._part_rows
+
+
+def _example(is_open: bool, place: int, time_ms: int) -> dict[str, Any]:
+    partition, offset = split_position(place)
+    return {
+        "partition": partition,
+        "offset": offset,
+        "event_time_ms": None if time_ms == NO_TIME else time_ms,
+        "open_window": is_open,
+    }

@@ -1,0 +1,191 @@
+"""What the audit keeps of each input record, output record and stored delta: rows of fixed size.
+
+Shapes: N rows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from array import array
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import numpy as np
+
+from liveprofile.config import WindowSettings
+from liveprofile.events.window_times import end_ms, stagger_offset_ms
+from liveprofile.ingest.translation import parse_time_ms
+from liveprofile.wire.payload import BadEvent, as_id, digest, load
+
+NO_TIME = -(2**63)
+EVENT, HEARTBEAT, UNREADABLE = 0, 1, 2
+BATCH_ROWS = 50_000
+BATCH_WINDOWS = 5_000
+
+_OFFSET_BITS = 48
+# The golden ratio times 2^64, odd: positions times this are distinct and spread evenly.
+_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+
+INPUT_ROW = np.dtype(
+    [
+        ("key", np.uint64),  # digest of the event_id; a number of the position if not an EVENT
+        ("user", np.uint64),  # hash of the user_id
+        ("position", np.int64),  # see `position`
+        ("timestamp_ms", np.int64),  # Kafka's record timestamp
+        ("time_ms", np.int64),  # event time; NO_TIME if missing or unreadable
+        ("end_ms", np.int64),  # end of the user's window at time_ms; NO_TIME without a time
+        ("kind", np.uint8),  # EVENT, HEARTBEAT or UNREADABLE
+        ("in_range", np.bool_),  # False: read only because records of the range depend on it
+        ("rejected", np.bool_),  # the rejected topic has a copy
+        ("late", np.bool_),  # the late topic has a copy
+    ],
+    align=True,
+)
+STORED_ROW = np.dtype(
+    [
+        ("key", np.uint64),  # digest of the event_id
+        ("user", np.uint64),  # hash of the user_id
+        ("proven", np.bool_),  # every record that its window may have used has been read
+    ],
+    align=True,
+)
+POSITION_ROW = np.dtype([("key", np.int64)])
+
+
+class InputRecord(Protocol):
+    """The fields of a Kafka record that the audit reads (liveprofile.kafka.records.Record)."""
+
+    @property
+    def partition(self) -> int: ...
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp_ms(self) -> int: ...
+    @property
+    def value(self) -> bytes | None: ...
+
+
+class StoredWindow(Protocol):
+    """The fields of a stored window that the audit reads (storage.queries.WindowDigests)."""
+
+    @property
+    def user_id(self) -> str: ...
+    @property
+    def window_start_ms(self) -> int: ...
+    @property
+    def window_end_ms(self) -> int: ...
+    @property
+    def events(self) -> int: ...
+    @property
+    def digests(self) -> bytes: ...
+
+
+def position(partition: int, offset: int) -> int:
+    """Packs partition and offset into one integer that sorts by both."""
+    return partition << _OFFSET_BITS | offset
+
+
+def split_position(position: int) -> tuple[int, int]:
+    """Returns (partition, offset)."""
+    return position >> _OFFSET_BITS, position & ((1 << _OFFSET_BITS) - 1)
+
+
+def partitions(rows: np.ndarray) -> np.ndarray:
+    """(N,) int64: the partition of each INPUT_ROW."""
+    return rows["position"] >> _OFFSET_BITS
+
+
+def event_keys(rows: np.ndarray) -> np.ndarray:
+    """(N,) uint64: a key of user and event, of each INPUT_ROW or STORED_ROW.
+
+    Among 2 million (user, event) pairs, two share a key with a probability of 1 in 10 million.
+    """
+    return rows["key"] ^ rows["user"]
+
+
+def clocks_ms(rows: np.ndarray) -> np.ndarray:
+    """(N,) int64: the time up to which each INPUT_ROW may advance the watermark, or NO_TIME."""
+    return np.where(rows["rejected"], NO_TIME, np.minimum(rows["time_ms"], rows["timestamp_ms"]))
+
+
+def user_hash(user_id: str) -> int:
+    """Differs from `digest`: an event and a user with the same id must not cancel out in XOR."""
+    text = user_id.encode("utf-8", "surrogatepass")
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"user").digest(), "big")
+
+
+def input_rows(records: Iterable[InputRecord], window: WindowSettings) -> Iterator[np.ndarray]:
+    """Yields INPUT_ROWs, BATCH_ROWS at a time; the boolean fields are False."""
+    records = iter(records)
+    while batch := list(itertools.islice(records, BATCH_ROWS)):
+        parsed = [_parse(record.value) for record in batch]
+        ends = (
+            NO_TIME
+            if time_ms == NO_TIME
+            else end_ms(time_ms, stagger_offset_ms(user, window), window)
+            for _, time_ms, _, user in parsed
+        )
+        rows = np.zeros(len(batch), INPUT_ROW)
+        rows["kind"] = [kind for kind, *_ in parsed]
+        rows["key"] = array("Q", (event for _, _, event, _ in parsed))
+        rows["user"] = array("Q", (user_hash(user) for *_, user in parsed))
+        rows["position"] = [position(record.partition, record.offset) for record in batch]
+        rows["timestamp_ms"] = [record.timestamp_ms for record in batch]
+        rows["time_ms"] = [time_ms for _, time_ms, *_ in parsed]
+        rows["end_ms"] = array("q", ends)
+        other = rows["kind"] != EVENT
+        rows["key"][other] = rows["position"][other].view(np.uint64) * _SPREAD
+        yield rows
+
+
+def _parse(value: bytes | None) -> tuple[int, int, int, str]:
+    """Returns (kind, time_ms, event digest, user_id); 0 and "" if the record is not an event."""
+    try:
+        event = load(value or b"")
+    except BadEvent:
+        return UNREADABLE, NO_TIME, 0, ""
+    time_ms = parse_time_ms(event.get("event_time"))
+    time_ms = NO_TIME if time_ms is None else time_ms
+    if event.get("event_type") == "heartbeat":
+        return HEARTBEAT, time_ms, 0, ""
+    event_id, user_id = as_id(event.get("event_id")), as_id(event.get("user_id"))
+    if not event_id or not user_id:
+        return UNREADABLE, time_ms, 0, ""
+    return EVENT, time_ms, int.from_bytes(digest(event_id), "big"), user_id
+
+
+def position_rows(partitions_and_offsets: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
+    """Yields POSITION_ROWs of (partition, offset) pairs, BATCH_ROWS at a time."""
+    pairs = iter(partitions_and_offsets)
+    while batch := list(itertools.islice(pairs, BATCH_ROWS)):
+        yield np.array([position(*pair) for pair in batch], np.int64).view(POSITION_ROW)
+
+
+def stored_rows(
+    deltas: Iterable[StoredWindow], first_window_ms: int, watermark_ms: int
+) -> Iterator[np.ndarray]:
+    """Yields STORED_ROWs, one for each event that a stored delta used, in batches.
+
+    Proven are windows that start at `first_window_ms` or later and that `watermark_ms` has closed.
+    Raises ValueError if the digests are not 8 bytes each.
+    """
+    deltas = iter(deltas)
+    while batch := list(itertools.islice(deltas, BATCH_WINDOWS)):
+        for delta in batch:
+            if len(delta.digests) != 8 * delta.events:
+                raise ValueError(
+                    f"the delta that ends at {delta.window_end_ms} has {len(delta.digests)} bytes"
+                    f" of digests for {delta.events} events, not 8 each"
+                )
+        users = np.array([user_hash(delta.user_id) for delta in batch], np.uint64)
+        starts = np.array([delta.window_start_ms for delta in batch])
+        ends = np.array([delta.window_end_ms for delta in batch])
+        proven = (starts >= first_window_ms) & (ends - 1 <= watermark_ms)
+        digests = np.frombuffer(b"".join(delta.digests for delta in batch), ">u8")
+        events = [delta.events for delta in batch]
+        rows = np.empty(len(digests), STORED_ROW)
+        rows["key"] = digests
+        rows["user"] = np.repeat(users, events)
+        rows["proven"] = np.repeat(proven, events)
+        yield rows
