@@ -20,10 +20,11 @@ from liveprofile.wire.payload import BadEvent, as_id, digest, load
 
 NO_TIME = -(2**63)
 EVENT, HEARTBEAT, UNREADABLE = 0, 1, 2
-BATCH_ROWS = 50_000
+BATCH_ROWS = 10_000
 BATCH_WINDOWS = 5_000
 
 _OFFSET_BITS = 48
+_NO_EVENT = bytes(8)
 # The golden ratio times 2^64, odd: positions times this are distinct and spread evenly.
 _SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
@@ -109,10 +110,10 @@ def clocks_ms(rows: np.ndarray) -> np.ndarray:
     return np.where(rows["rejected"], NO_TIME, np.minimum(rows["time_ms"], rows["timestamp_ms"]))
 
 
-def user_hash(user_id: str) -> int:
+def user_hash(user_id: str) -> bytes:
     """Differs from `digest`: an event and a user with the same id must not cancel out in XOR."""
     text = user_id.encode("utf-8", "surrogatepass")
-    return int.from_bytes(hashlib.blake2b(text, digest_size=8, person=b"user").digest(), "big")
+    return hashlib.blake2b(text, digest_size=8, person=b"user").digest()
 
 
 def input_rows(records: Iterable[InputRecord], window: WindowSettings) -> Iterator[np.ndarray]:
@@ -128,8 +129,8 @@ def input_rows(records: Iterable[InputRecord], window: WindowSettings) -> Iterat
         )
         rows = np.zeros(len(batch), INPUT_ROW)
         rows["kind"] = [kind for kind, *_ in parsed]
-        rows["key"] = array("Q", (event for _, _, event, _ in parsed))
-        rows["user"] = array("Q", (user_hash(user) for *_, user in parsed))
+        rows["key"] = np.frombuffer(b"".join([event for _, _, event, _ in parsed]), ">u8")
+        rows["user"] = np.frombuffer(b"".join([user_hash(user) for *_, user in parsed]), ">u8")
         rows["position"] = [position(record.partition, record.offset) for record in batch]
         rows["timestamp_ms"] = [record.timestamp_ms for record in batch]
         rows["time_ms"] = [time_ms for _, time_ms, *_ in parsed]
@@ -139,20 +140,20 @@ def input_rows(records: Iterable[InputRecord], window: WindowSettings) -> Iterat
         yield rows
 
 
-def _parse(value: bytes | None) -> tuple[int, int, int, str]:
-    """Returns (kind, time_ms, event digest, user_id); 0 and "" if the record is not an event."""
+def _parse(value: bytes | None) -> tuple[int, int, bytes, str]:
+    """Returns (kind, time_ms, event digest, user_id); zeros and "" if the record is no event."""
     try:
         event = load(value or b"")
     except BadEvent:
-        return UNREADABLE, NO_TIME, 0, ""
+        return UNREADABLE, NO_TIME, _NO_EVENT, ""
     time_ms = parse_time_ms(event.get("event_time"))
     time_ms = NO_TIME if time_ms is None else time_ms
     if event.get("event_type") == "heartbeat":
-        return HEARTBEAT, time_ms, 0, ""
+        return HEARTBEAT, time_ms, _NO_EVENT, ""
     event_id, user_id = as_id(event.get("event_id")), as_id(event.get("user_id"))
     if not event_id or not user_id:
-        return UNREADABLE, time_ms, 0, ""
-    return EVENT, time_ms, int.from_bytes(digest(event_id), "big"), user_id
+        return UNREADABLE, time_ms, _NO_EVENT, ""
+    return EVENT, time_ms, digest(event_id), user_id
 
 
 def position_rows(partitions_and_offsets: Iterable[tuple[int, int]]) -> Iterator[np.ndarray]:
@@ -178,7 +179,7 @@ def stored_rows(
                     f"the delta that ends at {delta.window_end_ms} has {len(delta.digests)} bytes"
                     f" of digests for {delta.events} events, not 8 each"
                 )
-        users = np.array([user_hash(delta.user_id) for delta in batch], np.uint64)
+        users = np.frombuffer(b"".join([user_hash(delta.user_id) for delta in batch]), ">u8")
         starts = np.array([delta.window_start_ms for delta in batch])
         ends = np.array([delta.window_end_ms for delta in batch])
         proven = (starts >= first_window_ms) & (ends - 1 <= watermark_ms)
