@@ -86,13 +86,13 @@ def audit(
     elif repair:
         _require_caught_up(settings)
     first_window_ms = None if plan is None else plan.first_window_ms
-    with Audit(settings.window, first_window_ms) as audit:
+    with Audit(settings.window, first_window_ms) as auditor:
         if plan is None:
-            read_whole_topic(settings, audit)
+            read_whole_topic(settings, auditor)
         else:
-            read_range(settings, audit, plan)
-        report = audit.report()
-        repaired = _repair(settings, audit) if repair else 0
+            read_range(settings, auditor, plan)
+        report = auditor.report()
+        repaired = _repair(settings, auditor) if repair else 0
     ok = report.counts.ok or (repaired > 0 and _ok_after_repair(report.counts, repaired))
     if ok and state is not None:
         write_state(state, AuditState(topic=settings.topics.events, offsets=report.next_offsets))
@@ -111,9 +111,9 @@ def run_audit(settings: Settings) -> Reconciliation:
     from cli.pipeline.audit_input import read_whole_topic
     from liveprofile.audit.audit import Audit
 
-    with Audit(settings.window) as audit:
-        read_whole_topic(settings, audit)
-        return audit.report().counts
+    with Audit(settings.window) as auditor:
+        read_whole_topic(settings, auditor)
+        return auditor.report().counts
 
 
 def _since_ms(text: str) -> int:
@@ -141,13 +141,13 @@ def _require_caught_up(settings: Settings) -> None:
         )
 
 
-def _repair(settings: Settings, audit: Audit) -> int:
+def _repair(settings: Settings, auditor: Audit) -> int:
     """Sends lost late records to the late topic, with the header `repaired`; returns the count.
 
     After a restore the job's watermark starts at its minimum, but the windows keep theirs. A late
     row can then pass the lateness check and be dropped by the window operator.
     """
-    return sum(_send_late(settings, lateness_ms) for lateness_ms in audit.lateness_ms())
+    return sum(_send_late(settings, lateness_ms) for lateness_ms in auditor.lateness_ms())
 
 
 def _send_late(settings: Settings, lateness_ms: dict[tuple[int, int], int]) -> int:

@@ -36,31 +36,31 @@ class RangePlan(NamedTuple):
     first_window_ms: int  # `Audit.first_window_ms`
 
 
-def read_whole_topic(settings: Settings, audit: Audit) -> None:
+def read_whole_topic(settings: Settings, auditor: Audit) -> None:
     """Adds all records and deltas. Raises ServiceError."""
     # The input topic is read last, so it contains the record of every output read before.
     with open_session(settings.cassandra) as session:
-        audit.add_deltas(scan_digests(session))
-    audit.add_rejected(_source_offsets(settings, settings.topics.rejected, None))
-    audit.add_late(_source_offsets(settings, settings.topics.late, None))
+        auditor.add_deltas(scan_digests(session))
+    auditor.add_rejected(_source_offsets(settings, settings.topics.rejected, None))
+    auditor.add_late(_source_offsets(settings, settings.topics.late, None))
     ranges = offsets.partition_ranges(settings, settings.topics.events)
-    audit.add_records(_records(settings, ranges), ranges)
+    auditor.add_records(_records(settings, ranges), ranges)
 
 
-def read_range(settings: Settings, audit: Audit, plan: RangePlan) -> None:
+def read_range(settings: Settings, auditor: Audit, plan: RangePlan) -> None:
     """Adds the records and deltas of a range. Raises ServiceError."""
     for topic, add in (
-        (settings.topics.rejected, audit.add_rejected),
-        (settings.topics.late, audit.add_late),
+        (settings.topics.rejected, auditor.add_rejected),
+        (settings.topics.late, auditor.add_late),
     ):
         starts = offsets.offsets_at(settings, topic, plan.outputs_since_ms)
         present = offsets.partition_ranges(settings, topic)
         add(_source_offsets(settings, topic, _ranges(starts, _ends(present))))
-    audit.add_records(_records(settings, plan.read), plan.audited)
+    auditor.add_records(_records(settings, plan.read), plan.audited)
     # Read last: it contains every event that the job has used by its checkpoint.
-    if span := audit.window_span():
+    if span := auditor.window_span():
         with open_session(settings.cassandra) as session:
-            audit.add_deltas(scan_digests(session, span))
+            auditor.add_deltas(scan_digests(session, span))
 
 
 def plan_range(settings: Settings, since_ms: int | None, state_file: Path | None) -> RangePlan:

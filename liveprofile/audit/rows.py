@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from array import array
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
@@ -119,22 +118,23 @@ def user_hash(user_id: str) -> bytes:
 def input_rows(records: Iterable[InputRecord], window: WindowSettings) -> Iterator[np.ndarray]:
     """Yields INPUT_ROWs, BATCH_ROWS at a time; the boolean fields are False."""
     records = iter(records)
-    while batch := list(itertools.islice(records, BATCH_ROWS)):
-        parsed = [_parse(record.value) for record in batch]
-        ends = (
-            NO_TIME
-            if time_ms == NO_TIME
-            else end_ms(time_ms, stagger_offset_ms(user, window), window)
-            for _, time_ms, _, user in parsed
-        )
+    # Payloads may be large: of each record only these values are kept.
+    while batch := [
+        (*_parse(record.value), position(record.partition, record.offset), record.timestamp_ms)
+        for record in itertools.islice(records, BATCH_ROWS)
+    ]:
+        kinds, times_ms, events, users, positions, timestamps_ms = zip(*batch, strict=True)
         rows = np.zeros(len(batch), INPUT_ROW)
-        rows["kind"] = [kind for kind, *_ in parsed]
-        rows["key"] = np.frombuffer(b"".join([event for _, _, event, _ in parsed]), ">u8")
-        rows["user"] = np.frombuffer(b"".join([user_hash(user) for *_, user in parsed]), ">u8")
-        rows["position"] = [position(record.partition, record.offset) for record in batch]
-        rows["timestamp_ms"] = [record.timestamp_ms for record in batch]
-        rows["time_ms"] = [time_ms for _, time_ms, *_ in parsed]
-        rows["end_ms"] = array("q", ends)
+        rows["kind"] = kinds
+        rows["key"] = np.frombuffer(b"".join(events), ">u8")
+        rows["user"] = np.frombuffer(b"".join(map(user_hash, users)), ">u8")
+        rows["position"] = positions
+        rows["timestamp_ms"] = timestamps_ms
+        rows["time_ms"] = times_ms
+        rows["end_ms"] = [
+            NO_TIME if ms == NO_TIME else end_ms(ms, stagger_offset_ms(user, window), window)
+            for ms, user in zip(times_ms, users, strict=True)
+        ]
         other = rows["kind"] != EVENT
         rows["key"][other] = rows["position"][other].view(np.uint64) * _SPREAD
         yield rows

@@ -8,7 +8,7 @@ from contextlib import closing
 import numpy as np
 import pytest
 
-from benchmarks import alerts, hot_keys
+from benchmarks import alerts, audit, hot_keys
 from benchmarks.latency import sample_profiles, schedule
 from benchmarks.load import events as load_events
 from benchmarks.load.rows import batches
@@ -182,3 +182,8 @@ def test_tasks_with_most_cpu_are_read_from_thread_dumps():
         "OverAggregate[17] -> Calc[18] (1/2)": 0.25,
         "Source: events[4] -> Calc[5] (2/2)": 0.0,
     }
+
+
+def test_audit_finds_each_generated_record_in_its_class():
+    """`measure` raises if the audit does not account for every record."""
+    assert audit.measure(2_000)["records"] == 2_000

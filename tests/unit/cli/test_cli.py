@@ -64,6 +64,13 @@ def test_invalid_setting_prints_one_line_and_exits_with_2(tmp_path, monkeypatch,
     assert err.count("\n") == 1
 
 
+@pytest.mark.parametrize("since", ["2", "2w", "yesterday", "-1h"])
+def test_audit_refuses_since_that_is_no_time(monkeypatch, capsys, since):
+    code, out, err = run(monkeypatch, capsys, "audit", f"--since={since}")
+    assert (code, out) == (2, "")
+    assert err.startswith(f"liveprofile: --since {since!r}: neither a duration")
+
+
 def test_unreachable_service_prints_one_line_and_exits_with_3(tmp_path, monkeypatch, capsys):
     config = tmp_path / "liveprofile.toml"
     config.write_text('[flink]\nrest_url = "http://127.0.0.1:1"\n')
