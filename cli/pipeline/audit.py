@@ -6,7 +6,7 @@ import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -16,7 +16,7 @@ from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 
 if TYPE_CHECKING:
-    from liveprofile.audit.audit import Audit, Report
+    from liveprofile.audit.audit import Audit
     from liveprofile.audit.reconciliation import Reconciliation
     from liveprofile.config import Settings
 
@@ -85,7 +85,7 @@ def audit(
         plan = plan_range(settings, None if since is None else _since_ms(since), state)
     elif repair:
         _require_caught_up(settings)
-    first_window_ms = None if plan is None else plan.first_window_ms
+    first_window_ms, behind = (None, 0) if plan is None else (plan.first_window_ms, plan.behind)
     with Audit(settings.window, first_window_ms) as auditor:
         if plan is None:
             read_whole_topic(settings, auditor)
@@ -97,10 +97,12 @@ def audit(
     if ok and state is not None:
         write_state(state, AuditState(topic=settings.topics.events, offsets=report.next_offsets))
     if json:
-        print_json(_as_json(report, repaired, ok))
+        counts = {name: getattr(report.counts, name) for name in COUNTS}
+        outcome = {"behind": behind, "repaired": repaired, "ok": ok, "examples": report.examples}
+        print_json(counts | outcome)
     else:
         print_fields({name: getattr(report.counts, name) for name in COUNTS})
-        for line in _summary_lines(report.counts, repaired, settings):
+        for line in _summary_lines(report.counts, repaired, behind, settings):
             typer.echo(line)
     if not ok:
         raise typer.Exit(1)
@@ -192,12 +194,9 @@ def _ok_after_repair(counts: Reconciliation, repaired: int) -> bool:
     return replace(counts, unaccounted=counts.unaccounted - repaired).ok
 
 
-def _as_json(report: Report, repaired: int, ok: bool) -> dict[str, Any]:
-    counts = {name: getattr(report.counts, name) for name in COUNTS}
-    return counts | {"repaired": repaired, "ok": ok, "examples": report.examples}
-
-
-def _summary_lines(counts: Reconciliation, repaired: int, settings: Settings) -> Iterator[str]:
+def _summary_lines(
+    counts: Reconciliation, repaired: int, behind: int, settings: Settings
+) -> Iterator[str]:
     if counts.ok:
         yield "Every record is accounted for."
     if counts.open_windows:
@@ -207,6 +206,8 @@ def _summary_lines(counts: Reconciliation, repaired: int, settings: Settings) ->
             else "`liveprofile replay --close-windows` sends heartbeats that close them."
         )
         yield f"{counts.open_windows} records are in windows that are still open; {remedy}"
+    if behind:
+        yield f"{behind} records after the job's last checkpoint were not audited."
     if counts.expired:
         yield (
             f"{counts.expired} records have expired from {settings.topics.events}, so stored"

@@ -34,6 +34,7 @@ class RangePlan(NamedTuple):
     read: dict[int, PartitionRange]  # the same, and earlier records
     outputs_since_ms: int  # record timestamp in the rejected and late topics
     first_window_ms: int  # `Audit.first_window_ms`
+    behind: int  # records after the job's last checkpoint, which are not audited
 
 
 def read_whole_topic(settings: Settings, auditor: Audit) -> None:
@@ -77,7 +78,8 @@ def plan_range(settings: Settings, since_ms: int | None, state_file: Path | None
         _require_retained(state.offsets, present, topic, state_file)
         starts |= state.offsets
     elif since_ms is not None:
-        starts = offsets.offsets_at(settings, topic, since_ms)
+        found = offsets.offsets_at(settings, topic, since_ms)
+        starts = {number: found[number] for number in present}
     ends = {number: min(committed.get(number, 0), span.end) for number, span in present.items()}
     audited = _ranges(starts, ends)
 
@@ -86,7 +88,8 @@ def plan_range(settings: Settings, since_ms: int | None, state_file: Path | None
     read = _ranges({number: min(earlier[number], starts[number]) for number in starts}, ends)
     if all(span.first == 0 for span in read.values()):
         back = back._replace(first_window_ms=NO_TIME)
-    return RangePlan(audited, read, back.outputs_ms, back.first_window_ms)
+    behind = sum(span.end - audited[number].end for number, span in present.items())
+    return RangePlan(audited, read, back.outputs_ms, back.first_window_ms, behind)
 
 
 def _ranges(starts: dict[int, int], ends: dict[int, int]) -> dict[int, PartitionRange]:
@@ -105,7 +108,7 @@ def _require_retained(
     """Records may not expire, and the topic may not be replaced, between two audits."""
     for number, start in starts.items():
         span = present.get(number, PartitionRange(0, 0))
-        if not span.first <= start <= span.end:
+        if number not in present or not span.first <= start <= span.end:
             raise ServiceError(
                 f"{state_file}: the audit stopped at offset {start} of {topic}/{number}, which now"
                 f" has offsets {span.first} to {span.end}: records have expired or the topic was"

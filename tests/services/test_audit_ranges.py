@@ -127,3 +127,11 @@ def test_state_beyond_the_topic_is_refused(job: JobUnderTest, tmp_path: Path) ->
     done = run_cli("audit", "--state", file, "--config", job.config_file, ok=False)
     assert done.returncode == 3
     assert f"the audit stopped at offset 1000000 of {topic}/0" in done.stderr
+
+
+def test_records_that_the_job_has_not_read_are_behind(job: JobUnderTest) -> None:
+    job.cancel()
+    count = job.audit("--since", "1h")["in_topic"]
+    job.send([event(1, 8), event(2, 8)])
+    report = job.audit("--since", "1h")
+    assert (report["in_topic"], report["behind"]) == (count, 2)
