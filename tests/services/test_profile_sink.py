@@ -284,6 +284,9 @@ def test_scan_of_digests_reads_every_delta_once(sink: CassandraProfileSink, sess
         queries.WindowDigests(r.user_id, r.window_start_ms, r.window_end_ms, r.events, r.digests)
         for r in rows
     )
+    ends_ms = sorted({r.window_end_ms for r in rows})
+    some = list(queries.scan_digests(session, (ends_ms[1], ends_ms[1])))
+    assert sorted(some) == sorted(row for row in found if row.window_end_ms == ends_ms[1])
 
 
 def test_queries_of_the_documentation_run(sink: CassandraProfileSink, session: Session):
