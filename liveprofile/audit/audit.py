@@ -6,7 +6,6 @@ after the other. All copies of an event are in one part.
 
 from __future__ import annotations
 
-import heapq
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -168,10 +167,10 @@ class Audit:
             )
             totals.update(counts)
             self._lost.add(lost)
-            named = zip(
-                is_open.tolist(), lost["position"].tolist(), lost["time_ms"].tolist(), strict=True
-            )
-            examples = heapq.nsmallest(MAX_EXAMPLES, [*examples, *named])
+            first = np.lexsort((lost["position"], is_open))[:MAX_EXAMPLES]
+            named = (is_open[first], lost["position"][first], lost["time_ms"][first])
+            examples += zip(*(values.tolist() for values in named), strict=True)
+            examples = sorted(examples)[:MAX_EXAMPLES]
             open_positions, numbers = lost["position"][is_open], partitions(lost[is_open])
             for number in np.unique(numbers).tolist():
                 _, offset = split_position(int(open_positions[numbers == number].min()))
