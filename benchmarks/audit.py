@@ -30,6 +30,12 @@ RECORDS_PER_MS = 10
 # Of each hundred records, the numbers of those that are not used. A copy follows its event.
 REJECTED, LATE, COPY = 7, 13, 29
 EVENTS_PER_WINDOW = 5  # a user sends all events of a window in a row
+VALUE = (
+    b'{"event_id":"event-%d","user_id":"user-%d","event_type":"view","event_time":%d,'
+    b'"item_id":"item-1234","category_id":"category-12","price":12.5,"quantity":1,'
+    b'"session_id":"session-123456","device_id":"device-12345","channel":"web"}'
+)
+NO_HEADERS: dict[str, bytes] = {}
 
 
 def audit(sizes: list[int]) -> list[dict[str, Any]]:
@@ -77,35 +83,23 @@ def _sources(records: int, number: int) -> Iterator[tuple[int, int]]:
     return ((one % PARTITIONS, one // PARTITIONS) for one in range(number, records, 100))
 
 
-def _event_id(number: int) -> str:
-    return f"event-{number - (number % 100 == COPY)}"
-
-
-def _user_id(number: int) -> str:
-    return f"user-{number // EVENTS_PER_WINDOW % USERS}"
-
-
 def _record(number: int) -> Record:
+    window = number // EVENTS_PER_WINDOW
     # All events of a window have its first event's time.
-    time_ms = START_MS + number // EVENTS_PER_WINDOW * EVENTS_PER_WINDOW // RECORDS_PER_MS
-    value = (
-        f'{{"event_id":"{_event_id(number)}","user_id":"{_user_id(number)}","event_type":"view",'
-        f'"event_time":{time_ms},"item_id":"item-{number % 5_000}","category_id":"c-{number % 50}",'
-        f'"price":12.5,"session_id":"session-{number // 100}","device_id":"device-{number // 50}"}}'
-    )
+    time_ms = START_MS + window * EVENTS_PER_WINDOW // RECORDS_PER_MS
+    value = VALUE % (number - (number % 100 == COPY), window % USERS, time_ms)
     partition, offset = number % PARTITIONS, number // PARTITIONS
-    return Record("events", partition, offset, time_ms, None, value.encode(), {})
+    return Record("events", partition, offset, time_ms, None, value, NO_HEADERS)
 
 
 def _deltas(records: int) -> Iterator[WindowDigests]:
+    not_used = (REJECTED, LATE, COPY)
     for first in range(0, records, EVENTS_PER_WINDOW):
-        used = [
-            digest(_event_id(number))
-            for number in range(first, min(records, first + EVENTS_PER_WINDOW))
-            if number % 100 not in (REJECTED, LATE, COPY)
-        ]
+        numbers = range(first, min(records, first + EVENTS_PER_WINDOW))
+        used = [digest(f"event-{one}") for one in numbers if one % 100 not in not_used]
+        user_id = f"user-{first // EVENTS_PER_WINDOW % USERS}"
         start_ms = START_MS + first // RECORDS_PER_MS
-        yield WindowDigests(_user_id(first), start_ms, start_ms, len(used), b"".join(used))
+        yield WindowDigests(user_id, start_ms, start_ms, len(used), b"".join(used))
 
 
 def _peak_mb() -> float:
