@@ -5,22 +5,22 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import track
 
 from liveprofile.audit.audit import Audit
 from liveprofile.audit.look_back import look_back
 from liveprofile.audit.rows import NO_TIME
 from liveprofile.audit.state_file import read_state
+from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import offsets
-from liveprofile.kafka.records import read_topic
+from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.queries import scan_digests
-
-if TYPE_CHECKING:
-    from liveprofile.config import Settings
-    from liveprofile.kafka.records import Record
 
 # Records of each partition whose timestamps tell when a range begins. More than one, because
 # offsets of transaction markers hold no record.
@@ -146,9 +146,6 @@ def _source_offsets(
 
 def _records(settings: Settings, ranges: dict[int, PartitionRange]) -> Iterable[Record]:
     """The records of the input topic, with a progress bar on a terminal."""
-    from rich.console import Console
-    from rich.progress import track
-
     console = Console(stderr=True)
     return track(
         read_topic(settings, settings.topics.events, ranges),

@@ -71,7 +71,6 @@ class SimulatedJob:
         self.rejected: list[InputRecord] = []
         self.late: list[InputRecord] = []
         self.deltas: list[Delta] = []
-        self.lost: dict[tuple[int, int], int] = {}  # end of the window by partition and offset
         self._clocks_ms = dict.fromkeys(range(PARTITIONS), 0)
         # Of each partition: event_id, first event time, first record timestamp.
         self._events: dict[int, list[tuple[str, int, int]]] = defaultdict(list)
@@ -113,17 +112,14 @@ class SimulatedJob:
         if step.kind != "heartbeat":
             if not is_copy:
                 events.append((event_id, time_ms, self._now_ms))
-            if event_id not in self._claimed:
-                self._use(record, event_id, time_ms, step.dropped)
+            if event_id not in self._claimed and not step.dropped:
+                self._use(record, event_id, time_ms)
         clock_ms = min(time_ms, self._now_ms)
         self._clocks_ms[step.partition] = max(self._clocks_ms[step.partition], clock_ms)
         self._close_windows()
 
-    def _use(self, record: InputRecord, event_id: str, time_ms: int, dropped: bool) -> None:
+    def _use(self, record: InputRecord, event_id: str, time_ms: int) -> None:
         end_ms = time_ms // MINUTE_MS * MINUTE_MS + MINUTE_MS
-        if dropped:
-            self.lost[record.partition, record.offset] = end_ms
-            return
         self._claimed.add(event_id)
         if end_ms - 1 <= self.watermark_ms:
             self.late.append(record)
