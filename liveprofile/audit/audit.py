@@ -109,8 +109,14 @@ class Audit:
         offsets: of the records to classify, for every partition of the topic; may be empty. Other
         records must be from before them and count as earlier copies only.
         """
+        self.add_rows(input_rows(records, self._window), offsets)
+
+    def add_rows(
+        self, batches: Iterable[np.ndarray], offsets: Mapping[int, PartitionRange]
+    ) -> None:
+        """Adds arrays of INPUT_ROW, as `add_records` makes them of records."""
         self._offsets, self._clocks_ms = offsets, dict.fromkeys(offsets, NO_TIME)
-        for rows in input_rows(records, self._window):
+        for rows in batches:
             rows["rejected"] = self._rejected.contains(rows["position"])
             rows["late"] = self._late.contains(rows["position"])
             numbers, clocks = partitions(rows), clocks_ms(rows)
@@ -153,7 +159,11 @@ class Audit:
         """Adds stored deltas. Raises ValueError if their digests are not 8 bytes each."""
         watermark_ms = self.watermark_ms if self._of_range else END_OF_TIME
         for rows in stored_rows(deltas, self._first_window_ms, watermark_ms):
-            self._stored.add(rows)
+            self.add_stored_rows(rows)
+
+    def add_stored_rows(self, rows: np.ndarray) -> None:
+        """Adds STORED_ROWs, as `add_deltas` makes them of deltas."""
+        self._stored.add(rows)
 
     def report(self) -> Report:
         """Classifies the records of the range. Call it once, when everything has been added."""

@@ -7,6 +7,7 @@ system removes it when the process ends, even if it is killed.
 from __future__ import annotations
 
 import tempfile
+from bisect import bisect_right
 from collections.abc import Iterator
 
 import numpy as np
@@ -57,8 +58,9 @@ class Spool:
             # A map for each part: its pages leave memory with it.
             rows = self._mapped()
             last_key = np.uint64((part << KEY_BITS) // count - 1)
+            # np.searchsorted would copy the keys, and so read the whole file.
             cuts = [
-                start + int(np.searchsorted(rows["key"][start:end], last_key, "right"))
+                bisect_right(rows["key"], last_key, start, end)
                 for start, end in zip(starts, self._run_ends[1:], strict=True)
             ]
             pieces = [rows[start:cut] for start, cut in zip(starts, cuts, strict=True)]

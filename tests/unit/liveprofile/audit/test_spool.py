@@ -55,3 +55,26 @@ with Spool(np.dtype({ROW.descr}), 1) as spool:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert "InputError: temporary folder" in done.stderr
     assert "File too large; set TMPDIR" in done.stderr
+
+
+def test_one_part_of_the_file_is_in_memory_at_a_time():
+    program = """
+from pathlib import Path
+import numpy as np
+from liveprofile.audit.spool import Spool
+
+def peak_kb():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
+
+dtype = np.dtype([("key", np.uint64), ("value", "V248")], align=True)
+rows = np.zeros(10_000, dtype)
+with Spool(dtype, 10_000) as spool:
+    for start in range(40):
+        rows["key"] = (np.arange(10_000, dtype=np.uint64) << np.uint64(50)) + np.uint64(start)
+        spool.add(rows.copy())
+    before = peak_kb()
+    assert sum(map(len, spool.parts(40))) == 400_000
+    print((peak_kb() - before) / 1_000)
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert float(done.stdout) < 30, done.stderr  # of 102 MB
