@@ -107,7 +107,7 @@ def _stored_rows(numbers: np.ndarray) -> np.ndarray:
 
 
 def _peak_mb() -> float:
-    """The largest resident memory so far, mapped files included."""
+    """The largest resident memory so far."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.split("VmHWM:")[1].split()[0]) / 1e3
 

@@ -6,6 +6,7 @@ system removes it when the process ends, even if it is killed.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator
@@ -55,17 +56,23 @@ class Spool:
         self._write_run()
         starts = self._run_ends[:-1]
         for part in range(1, count + 1):
-            # A map for each part: its pages leave memory with it.
-            rows = self._mapped()
-            last_key = np.uint64((part << KEY_BITS) // count - 1)
-            # np.searchsorted would copy the keys, and so read the whole file.
+            last_key = (part << KEY_BITS) // count - 1
             cuts = [
-                bisect_right(rows["key"], last_key, start, end)
+                start + bisect_right(range(start, end), last_key, key=self._key)
                 for start, end in zip(starts, self._run_ends[1:], strict=True)
             ]
-            pieces = [rows[start:cut] for start, cut in zip(starts, cuts, strict=True)]
+            pieces = [self._read(start, cut) for start, cut in zip(starts, cuts, strict=True)]
             yield np.concatenate([np.empty(0, self._dtype), *pieces])
             starts = cuts
+
+    def _key(self, row: int) -> int:
+        return int(self._read(row, row + 1)["key"][0])
+
+    def _read(self, start: int, end: int) -> np.ndarray:
+        """Reads rows without a map, whose pages would stay in memory."""
+        size = self._dtype.itemsize
+        data = os.pread(self._file.fileno(), (end - start) * size, start * size)
+        return np.frombuffer(data, self._dtype)
 
     def contains(self, keys: np.ndarray) -> np.ndarray:
         """(N,) bool: whether each of the (N,) keys was added."""
