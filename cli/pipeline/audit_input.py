@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -25,6 +26,9 @@ from liveprofile.storage.queries import scan_digests
 # Records of each partition whose timestamps tell when a range begins. More than one, because
 # offsets of transaction markers hold no record.
 TIME_SAMPLE_RECORDS = 100
+BATCH_RECORDS = 10_000
+# Events with these reasons had claimed their event_id (docs/data-contract.md, section 2).
+CLAIMED_REASONS = frozenset({b"TOO_MANY", b"UNREADABLE", b"SCORING_FAILED"})
 
 
 class RangePlan(NamedTuple):
@@ -42,21 +46,23 @@ def read_whole_topic(settings: Settings, auditor: Audit) -> None:
     # The input topic is read last, so it contains the record of every output read before.
     with open_session(settings.cassandra) as session:
         auditor.add_deltas(scan_digests(session))
-    auditor.add_rejected(_source_offsets(settings, settings.topics.rejected, None))
-    auditor.add_late(_source_offsets(settings, settings.topics.late, None))
+    _add_rejected(settings, auditor, None)
+    auditor.add_late(_sources(settings, settings.topics.late, None))
     ranges = offsets.partition_ranges(settings, settings.topics.events)
     auditor.add_records(_records(settings, ranges), ranges)
 
 
 def read_range(settings: Settings, auditor: Audit, plan: RangePlan) -> None:
     """Adds the records and deltas of a range. Raises ServiceError."""
-    for topic, add in (
-        (settings.topics.rejected, auditor.add_rejected),
-        (settings.topics.late, auditor.add_late),
-    ):
-        starts = offsets.offsets_at(settings, topic, plan.outputs_since_ms)
-        present = offsets.partition_ranges(settings, topic)
-        add(_source_offsets(settings, topic, _ranges(starts, _ends(present))))
+    rejected, late = (
+        _ranges(
+            offsets.offsets_at(settings, topic, plan.outputs_since_ms),
+            _ends(offsets.partition_ranges(settings, topic)),
+        )
+        for topic in (settings.topics.rejected, settings.topics.late)
+    )
+    _add_rejected(settings, auditor, rejected)
+    auditor.add_late(_sources(settings, settings.topics.late, late))
     auditor.add_records(_records(settings, plan.read), plan.audited)
     # Read last: it contains every event that the job has used by its checkpoint.
     if span := auditor.window_span():
@@ -126,10 +132,32 @@ def _begin_ms(settings: Settings, ranges: dict[int, PartitionRange]) -> int:
     return min((record.timestamp_ms for record in records), default=round(time.time() * 1_000))
 
 
-def _source_offsets(
+def _add_rejected(
+    settings: Settings, auditor: Audit, ranges: dict[int, PartitionRange] | None
+) -> None:
+    sources = _source_records(settings, settings.topics.rejected, ranges)
+    while batch := list(itertools.islice(sources, BATCH_RECORDS)):
+        for claimed in (False, True):
+            auditor.add_rejected(
+                [
+                    source
+                    for source, record in batch
+                    if (record.headers.get("reason", b"") in CLAIMED_REASONS) is claimed
+                ],
+                claimed=claimed,
+            )
+
+
+def _sources(
     settings: Settings, topic: str, ranges: dict[int, PartitionRange] | None
 ) -> Iterator[tuple[int, int]]:
-    """Partition and offset in the input topic of each record of the rejected or late topic."""
+    return (source for source, _ in _source_records(settings, topic, ranges))
+
+
+def _source_records(
+    settings: Settings, topic: str, ranges: dict[int, PartitionRange] | None
+) -> Iterator[tuple[tuple[int, int], Record]]:
+    """Records of the rejected or late topic, each with its partition and offset in the input."""
     for record in read_topic(settings, topic, ranges):
         try:
             source_topic = record.headers["topic"].decode()
@@ -141,7 +169,7 @@ def _source_offsets(
                 " write it?"
             ) from None
         if source_topic == settings.topics.events:
-            yield partition, offset
+            yield (partition, offset), record
 
 
 def _records(settings: Settings, ranges: dict[int, PartitionRange]) -> Iterable[Record]:

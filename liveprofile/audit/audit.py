@@ -80,9 +80,12 @@ class Audit:
         self._offsets: Mapping[int, PartitionRange] = {}
         self._clocks_ms: dict[int, int] = {}
         self._files = ExitStack()
-        self._input, self._lost, self._stored, self._rejected, self._late = (
+        self._input, self._lost, self._stored = (
             self._files.enter_context(Spool(dtype, part_rows))
-            for dtype in (INPUT_ROW, INPUT_ROW, STORED_ROW, POSITION_ROW, POSITION_ROW)
+            for dtype in (INPUT_ROW, INPUT_ROW, STORED_ROW)
+        )
+        self._rejected, self._claimed, self._late = (
+            self._files.enter_context(Spool(POSITION_ROW, part_rows)) for _ in range(3)
         )
 
     def __enter__(self) -> Audit:
@@ -91,10 +94,16 @@ class Audit:
     def __exit__(self, *_: object) -> None:
         self._files.close()
 
-    def add_rejected(self, sources: Iterable[tuple[int, int]]) -> None:
-        """Adds partition and offset of input records that the rejected topic has."""
+    def add_rejected(self, sources: Iterable[tuple[int, int]], *, claimed: bool = False) -> None:
+        """Adds partition and offset of input records that the rejected topic has.
+
+        claimed: they were rejected after they had claimed their event_id, so their copies are
+        duplicates. A replay after a failure may have used such an event after all.
+        """
         for rows in position_rows(sources):
             self._rejected.add(rows)
+            if claimed:
+                self._claimed.add(rows)
 
     def add_late(self, sources: Iterable[tuple[int, int]]) -> None:
         """Adds partition and offset of input records that the late topic has."""
@@ -118,6 +127,7 @@ class Audit:
         self._offsets, self._clocks_ms = offsets, dict.fromkeys(offsets, NO_TIME)
         for rows in batches:
             rows["rejected"] = self._rejected.contains(rows["position"])
+            rows["claimed"] = self._claimed.contains(rows["position"])
             rows["late"] = self._late.contains(rows["position"])
             numbers, clocks = partitions(rows), clocks_ms(rows)
             for number in np.unique(numbers).tolist():
@@ -143,7 +153,8 @@ class Audit:
         """First and last end, in ms, of the windows whose deltas the range needs; None: of none."""
         spans, first_end_ms = [], self._first_window_ms + self._window.length_ms
         for rows in self._input.parts(self._parts()):
-            on_time = (rows["kind"] == EVENT) & ~rows["rejected"] & ~rows["late"]
+            may_be_used = ~rows["rejected"] | rows["claimed"]
+            on_time = (rows["kind"] == EVENT) & may_be_used & ~rows["late"]
             has_copy_in_range = np.isin(rows["key"], rows["key"][rows["in_range"]])
             late = rows["late"] & rows["in_range"] & (rows["end_ms"] >= first_end_ms)
             needed = (on_time & has_copy_in_range) | late

@@ -67,6 +67,7 @@ def reconcile(
     in_range, is_rejected = rows["in_range"], rows["rejected"]
     is_late = rows["late"] & ~is_rejected
     is_event = (rows["kind"] == EVENT) & ~is_rejected
+    is_claimed = (rows["kind"] == EVENT) & is_rejected & rows["claimed"]
     is_heartbeat = (rows["kind"] == HEARTBEAT) & ~is_rejected & ~is_late
 
     row_keys = event_keys(rows)
@@ -76,15 +77,17 @@ def reconcile(
         event_keys(stored), return_index=True, return_counts=True
     )
     # The job uses the first record of a user and event in order of offset.
-    candidates = np.flatnonzero(is_event & ~is_late)
+    candidates = np.flatnonzero((is_event & ~is_late) | is_claimed)
     keys, first = np.unique(row_keys[candidates], return_index=True)
     key_is_stored = np.isin(keys, stored_keys, assume_unique=True)
     is_used = np.zeros(len(rows), bool)
     is_used[candidates[first[key_is_stored]]] = True
+    is_rejected = is_rejected & ~is_used
 
     is_duplicate = np.zeros(len(rows), bool)
     remaining = np.flatnonzero(is_event & ~is_late & ~is_used)
-    is_duplicate[remaining] = _has_earlier_copy(rows, remaining, np.flatnonzero(is_used | is_late))
+    kept = np.flatnonzero(is_used | is_late | is_claimed)
+    is_duplicate[remaining] = _has_earlier_copy(rows, remaining, kept)
 
     is_lost = ~(is_rejected | is_late | is_heartbeat | is_used | is_duplicate)
     is_open = is_lost & (rows["end_ms"] > watermark_ms + 1)  # never without a time

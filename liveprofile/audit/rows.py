@@ -38,6 +38,7 @@ INPUT_ROW = np.dtype(
         ("kind", np.uint8),  # EVENT, HEARTBEAT or UNREADABLE
         ("in_range", np.bool_),  # False: read only because records of the range depend on it
         ("rejected", np.bool_),  # the rejected topic has a copy
+        ("claimed", np.bool_),  # rejected after it had claimed its event_id
         ("late", np.bool_),  # the late topic has a copy
     ],
     align=True,

@@ -75,11 +75,12 @@ def offsets_of(topic: Topic) -> dict[int, PartitionRange]:
 
 
 def audited(
-    topic: Topic, *deltas: Delta, rejected=(), late=(), empty=(), window=WINDOW, first=0
+    topic: Topic, *deltas: Delta, rejected=(), claimed=(), late=(), empty=(), window=WINDOW, first=0
 ) -> Report:
     """The report of an audit of the whole topic, whose records before `first` have expired."""
     with Audit(window) as audit:
         audit.add_rejected(rejected)
+        audit.add_rejected(claimed, claimed=True)
         audit.add_late(late)
         audit.add_deltas(deltas)
         spans = {number: span._replace(first=first) for number, span in offsets_of(topic).items()}
@@ -137,6 +138,17 @@ def test_copies_in_two_partitions_count_once_in_any_order():
     found = reconciled(topic, late=[(1, 0)])
     assert found.ok
     assert (found.late, found.duplicate) == (1, 1)
+
+
+def test_copy_of_an_event_rejected_after_its_claim_is_a_duplicate():
+    topic = Topic()
+    topic.add("a")
+    topic.add("a")
+    found = reconciled(topic, claimed=[(0, 0)])
+    assert found.ok and (found.rejected, found.duplicate) == (1, 1)
+    # A replay may use what was rejected before the failure.
+    found = reconciled(topic, stored("a"), claimed=[(0, 0)])
+    assert found.ok and (found.rejected, found.used, found.duplicate) == (0, 1, 1)
 
 
 def test_copy_of_a_rejected_event_is_not_a_duplicate():
