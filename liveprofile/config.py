@@ -28,6 +28,7 @@ from pydantic_settings import (
 )
 
 from liveprofile.errors import ConfigError
+from liveprofile.renamed_settings import RENAMED, refuse_renamed_variables, renamed
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 
 CONFIG_VARIABLE = "LIVEPROFILE_CONFIG"
@@ -36,20 +37,6 @@ MOST_STEPS = 300
 # Cassandra's limit, 20 years. Every row has a TTL: it bounds the tables, and it decides between two
 # writes with equal times (udfs.cassandra.encoding.write_time_us).
 MAX_TTL_S = 20 * 365 * 86_400
-# Settings of earlier versions, and what they are called now.
-RENAMED = {
-    "limits.future_ms": "limits.max_clock_skew_ms",
-    "kafka.start": "kafka.startup_mode",
-    "kafka.answer_timeout_ms": "kafka.request_timeout_ms",
-    "cassandra.give_up_after_ms": "cassandra.retry_timeout_ms",
-    "risk.lane": "scoring.enabled",
-    "risk.parts_ttl_ms": "scoring.rejoin_ttl_ms",
-    "risk.history": "scoring.history",
-    "risk.checkpoint": "scoring.checkpoint",
-    "risk.score_ttl_s": "scoring.score_ttl_s",
-    "risk.drift_after_days": "scoring.drift_after_days",
-    "risk": "scoring",
-}
 
 
 class Section(BaseModel):
@@ -376,7 +363,7 @@ def load(file: Path | str | None = None, **overrides: Any) -> Settings:
     file = file or os.environ.get(CONFIG_VARIABLE) or None
     if file is not None and not Path(file).is_file():
         raise ConfigError(f"no configuration file at {file}")
-    _refuse_renamed_variables()
+    refuse_renamed_variables(ENV_PREFIX)
     before = os.environ.get(CONFIG_VARIABLE)
     if file is not None:
         os.environ[CONFIG_VARIABLE] = str(file)
@@ -386,8 +373,8 @@ def load(file: Path | str | None = None, **overrides: Any) -> Settings:
         first = error.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
         if first["type"] == "extra_forbidden" and key in RENAMED:
-            new = _renamed(key, first["input"])
-            raise ConfigError(f"setting {new[0]} is now called {new[1]}") from None
+            old, new = renamed(key, first["input"])
+            raise ConfigError(f"setting {old} is now called {new}") from None
         # A fault of a whole section has the section as input, secrets included.
         shown = key not in SECRETS and not isinstance(first["input"], dict)
         value = f" = {first['input']!r}" if shown else ""
@@ -399,18 +386,3 @@ def load(file: Path | str | None = None, **overrides: Any) -> Settings:
             os.environ.pop(CONFIG_VARIABLE, None)
         else:
             os.environ[CONFIG_VARIABLE] = before
-
-
-def _refuse_renamed_variables() -> None:
-    """pydantic ignores a variable that names no setting, so an old name would have no effect."""
-    for old, new in RENAMED.items():
-        names = (f"{ENV_PREFIX}{key.upper().replace('.', '__')}" for key in (old, new))
-        variable, present = names
-        if variable in os.environ:
-            raise ConfigError(f"variable {variable} is now called {present}")
-
-
-def _renamed(key: str, value: Any) -> tuple[str, str]:
-    """The setting at fault and its present name; of a whole section its first key."""
-    keys = (f"{key}.{name}" for name in value) if isinstance(value, dict) else ()
-    return next(((one, RENAMED[one]) for one in keys if one in RENAMED), (key, RENAMED[key]))

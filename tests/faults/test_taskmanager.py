@@ -1,16 +1,39 @@
 """A TaskManager dies.
 
-Load: steady. Fault: kill -9 of the only TaskManager and its Python workers.
+Load: steady. Faults: kill -9 of the only TaskManager and its Python workers; of one of two.
 Must hold: no event is lost or used twice, every profile equals the reference's.
-Recovery: automatic once a TaskManager is up, from the last checkpoint.
+Recovery: automatic from the last checkpoint, once a TaskManager is up, or on the other one.
 """
+
+from __future__ import annotations
+
+from collections.abc import Iterator
 
 import pytest
 
+from liveprofile.flink import rest
+from stack.cluster import TaskManager
 from stack.local import Stack
-from tests.faults.loaded_job import LoadedJob
+from stack.state import StackState
+from tests.faults.loaded_job import RECOVERY_TIMEOUT_S, LoadedJob
 
 pytestmark = pytest.mark.faults
+
+
+class SecondTaskManager(TaskManager):
+    name = "second-taskmanager"
+
+
+@pytest.fixture
+def second_taskmanager(stack: Stack, loaded_job: LoadedJob) -> Iterator[TaskManager]:
+    second = SecondTaskManager(stack.root, StackState(stack.root), None)
+    second.start()
+    yield second
+    # The job moves back.
+    restarts = loaded_job.job.restarts()
+    second.stop()
+    loaded_job.wait_for_restart(since=restarts)
+    rest.wait_until_running(stack.rest_url, str(loaded_job.job.id), RECOVERY_TIMEOUT_S)
 
 
 def test_job_recovers_when_taskmanager_is_killed(loaded_job: LoadedJob, stack: Stack) -> None:
@@ -19,4 +42,15 @@ def test_job_recovers_when_taskmanager_is_killed(loaded_job: LoadedJob, stack: S
         stack.taskmanager.kill()
         stack.taskmanager.start()
     assert loaded_job.job.restarts() > restarts
+    loaded_job.check()
+
+
+def test_job_moves_to_the_other_taskmanager(
+    loaded_job: LoadedJob, stack: Stack, second_taskmanager: TaskManager
+) -> None:
+    restarts = loaded_job.job.restarts()
+    with loaded_job.load(), loaded_job.recovery("one of two TaskManagers killed"):
+        stack.taskmanager.kill()
+        loaded_job.wait_for_restart(since=restarts)
+        assert not stack.taskmanager.alive() and second_taskmanager.workers()
     loaded_job.check()

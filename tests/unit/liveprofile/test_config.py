@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from liveprofile.config import CONFIG_VARIABLE, RENAMED, load
+from liveprofile.config import CONFIG_VARIABLE, load
 from liveprofile.errors import ConfigError
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import topic_configs
+from liveprofile.renamed_settings import RENAMED
 
 
 @pytest.fixture(autouse=True)
