@@ -16,6 +16,7 @@ from cli.learning.tune import tune
 from cli.learning.walk_forward import walk_forward
 from cli.pipeline.audit import audit
 from cli.pipeline.backfill import backfill
+from cli.pipeline.bootstrap import bootstrap
 from cli.pipeline.generate import generate
 from cli.pipeline.heartbeat import heartbeat
 from cli.pipeline.replay import replay
@@ -43,6 +44,7 @@ COMMANDS = (
     consume,
     audit,
     backfill,
+    bootstrap,
     tune,
     walk_forward,
 )

@@ -25,7 +25,7 @@ _STATELESS = frozenset(
     f"stream-exec-{kind}"
     for kind in ("calc", "correlate", "exchange", "python-calc", "union", "window-table-function")
 )
-_FIRST_STATELESS_ID = 1_001
+FIRST_STATELESS_ID = 1_001
 
 
 class NodeId(NamedTuple):
@@ -94,7 +94,7 @@ class CompiledPlan:
                 raise ValueError(
                     f"{_type(node)} matches {len(matching)} known ids, not 1: {node['description']}"
                 )
-            new[node["id"]] = matching[0] if matching else _FIRST_STATELESS_ID + len(new)
+            new[node["id"]] = matching[0] if matching else FIRST_STATELESS_ID + len(new)
         if len(set(new.values())) != len(new):
             raise ValueError(f"two nodes have the same id: {sorted(new.values())}")
         for node in self._plan["nodes"]:

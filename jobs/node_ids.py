@@ -3,6 +3,10 @@
 Flink finds the state of an operator by the id and the type of its node. The planner numbers nodes
 one by one, so that a new step without state would change the ids of all nodes after it. Ids below
 57 are those of version 0.1.0. The id of a node that is removed is never used again.
+
+A job over an archive (`--bootstrap`) has other ids for its sources of events. So the job that
+continues from its savepoint restores all state but the offsets of the archive's topic. The source
+of labels reads the same topic in both jobs and keeps its id.
 """
 
 from __future__ import annotations
@@ -36,4 +40,10 @@ NODE_IDS = (
     NodeId(47, _OVER, "partitionBy=[event_key]"),
     NodeId(SCORING_INPUT, _OVER, LAST_COUNT),
     NodeId(56, _SINK, "default_database.scoring_sink]"),
+)
+
+_BOOTSTRAP_SOURCES = {1: 59, 30: 60}
+BOOTSTRAP_SOURCE_IDS = frozenset(_BOOTSTRAP_SOURCES.values())
+BOOTSTRAP_NODE_IDS = tuple(
+    known._replace(id=_BOOTSTRAP_SOURCES.get(known.id, known.id)) for known in NODE_IDS
 )

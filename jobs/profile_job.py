@@ -20,7 +20,7 @@ from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvi
 
 from jobs import savepoint_check
 from jobs.compiled_plan import CompiledPlan, NodeId, Override
-from jobs.node_ids import LAST_COUNT, NODE_IDS, WINDOW_COUNT
+from jobs.node_ids import BOOTSTRAP_NODE_IDS, LAST_COUNT, NODE_IDS, WINDOW_COUNT
 from jobs.sql import profile_views, scoring_views, tables
 from liveprofile.config import Settings, load
 from liveprofile.errors import LiveprofileError
@@ -246,13 +246,21 @@ def kafka_scoring_tables(settings: Settings) -> ScoringTables:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--config", type=Path, help="TOML file; default: LIVEPROFILE_CONFIG")
+    parser.add_argument(
+        "--bootstrap",
+        action="store_true",
+        help="topics.events holds an archive, and another job goes on from a savepoint of this job",
+    )
     options = parser.parse_args(arguments)
     try:
         settings = load(options.config)
         t_env = StreamTableEnvironment.create(
             environment_settings=EnvironmentSettings.in_streaming_mode()
         )
-        savepoint_check.check(t_env, settings)
+        if savepoint_check.check(t_env, settings):
+            # `liveprofile bootstrap` has committed the offsets where the archive ends.
+            kafka = settings.kafka.model_copy(update={"startup_mode": "group"})
+            settings = settings.model_copy(update={"kafka": kafka})
         plan = build(
             t_env,
             settings,
@@ -260,7 +268,7 @@ def main(arguments: list[str] | None = None) -> int:
             sink=tables.kafka_sink("sink", settings),
             update_profile=profile_udf(settings),
             scoring_tables=kafka_scoring_tables(settings) if settings.scoring.enabled else None,
-            node_ids=NODE_IDS,
+            node_ids=BOOTSTRAP_NODE_IDS if options.bootstrap else NODE_IDS,
         )
         plan.execute()
     except LiveprofileError as error:

@@ -8,16 +8,21 @@ So the job writes these settings into the name of an operator, which every check
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 from pyflink.java_gateway import get_gateway
 from pyflink.table import TableEnvironment
 
+from jobs.compiled_plan import FIRST_STATELESS_ID
+from jobs.node_ids import BOOTSTRAP_SOURCE_IDS, NODE_IDS
 from liveprofile.config import Settings
 from liveprofile.errors import ConfigError
 
 _PATH = "execution.state-recovery.path"  # `flink run -s`
+_IGNORE_STATE_WITHOUT_NODE = "execution.state-recovery.ignore-unclaimed-state"
+_NODE_OF_UID = re.compile(r"(?:^|: )(\d+)_")
 STATE_SETTINGS = (
     "window.length_ms",
     "window.stagger_ms",
@@ -32,6 +37,7 @@ NAME_PREFIX = "Deduplicate "  # the settings follow as JSON
 class SavedJob(NamedTuple):
     parallelism: int  # the highest of its operators
     state_settings: dict[str, Any]  # {} for a job of version 0.1.0
+    uids: tuple[str, ...]  # of its operators, such as "1_source" and "Sink Committer: 26_sink"
 
 
 def operator_name(settings: Settings) -> str:
@@ -39,15 +45,49 @@ def operator_name(settings: Settings) -> str:
     return NAME_PREFIX + json.dumps(_state_settings(settings))
 
 
-def check(t_env: TableEnvironment, settings: Settings) -> None:
-    """Checks the savepoint that the job starts from, if any. Raises ConfigError."""
+def check(t_env: TableEnvironment, settings: Settings) -> bool:
+    """Checks the savepoint that the job starts from, if any. Raises ConfigError.
+
+    Returns whether it is of a job over an archive. The job then ignores the offsets in it.
+    """
     path = t_env.get_config().get(_PATH, "")
     if not path:
-        return
+        return False
     saved = _read(path)
     check_state_settings(path, saved.state_settings, settings)
     if settings.job.changelog:
         _check_parallelism(path, saved.parallelism, settings)
+    if not is_of_archive(path, saved.uids):
+        return False
+    t_env.get_config().set(_IGNORE_STATE_WITHOUT_NODE, "true")
+    return True
+
+
+def is_of_archive(path: str, uids: Iterable[str]) -> bool:
+    """Whether a savepoint with these operators is of a job over an archive.
+
+    Raises ConfigError if the job has no node for other state than the offsets in the archive's
+    topic: Flink would ignore that state too.
+    """
+    saved = {uid: _node_id(uid) for uid in uids}
+    if BOOTSTRAP_SOURCE_IDS.isdisjoint(saved.values()):
+        return False
+    known = BOOTSTRAP_SOURCE_IDS | {node.id for node in NODE_IDS}
+    unknown = [
+        uid for uid, node in saved.items() if node not in known and node < FIRST_STATELESS_ID
+    ]
+    if unknown:
+        raise ConfigError(
+            f"this version of the job has no operators for the state of {', '.join(unknown)} in"
+            f" {path}: submit it with the version that made it, or repeat `liveprofile bootstrap`"
+        )
+    return True
+
+
+def _node_id(uid: str) -> int:
+    """The id of the operator's node; -1 if the operator is of no node."""
+    found = _NODE_OF_UID.search(uid)
+    return int(found[1]) if found else -1
 
 
 def check_state_settings(path: str, saved: Mapping[str, Any], settings: Settings) -> None:
@@ -100,4 +140,5 @@ def _read(path: str) -> SavedJob:
     return SavedJob(
         max(operator.getParallelism() for operator in operators),
         json.loads(settings[0].removeprefix(NAME_PREFIX)) if settings else {},
+        tuple(operator.getOperatorUid().orElse("") for operator in operators),
     )

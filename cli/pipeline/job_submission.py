@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,9 +19,14 @@ JOB = ROOT / "jobs" / "profile_job.py"
 
 
 def submit_job(
-    settings: Settings, settings_file: Path | None, savepoint: str | None = None
+    settings: Settings,
+    settings_file: Path | None,
+    savepoint: str | None = None,
+    arguments: Sequence[str] = (),
 ) -> tuple[str, list[str]]:
     """Returns the job's id and the topics that were created.
+
+    arguments: of jobs/profile_job.py, besides the settings file.
 
     Tables are created while Flink's client plans the job, which takes longer. If that fails, the
     job is cancelled. Raises LiveprofileError.
@@ -32,7 +38,7 @@ def submit_job(
         job_id = flink_run(
             settings.flink.rest_url,
             JOB,
-            ["--config", str(settings_file.resolve())] if settings_file else [],
+            [*(["--config", str(settings_file.resolve())] if settings_file else []), *arguments],
             python=sys.executable,
             savepoint=savepoint,
         )

@@ -49,6 +49,14 @@ def find_job(rest_url: str, name: str) -> dict[str, Any]:
     return max(named, key=lambda job: (job["state"] not in TERMINAL_STATES, job["start-time"]))
 
 
+def running_jobs(rest_url: str, name: str) -> list[str]:
+    """The ids of the jobs with this name that have not ended. Raises ServiceError."""
+    jobs = request(rest_url, "/jobs/overview")["jobs"]
+    return [
+        job["jid"] for job in jobs if job["name"] == name and job["state"] not in TERMINAL_STATES
+    ]
+
+
 def report(rest_url: str, name: str) -> JobReport:
     """State, throughput and last checkpoint of the job with this name. Raises ServiceError."""
     job_id = find_job(rest_url, name)["jid"]

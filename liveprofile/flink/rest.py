@@ -139,11 +139,11 @@ def cancel(rest_url: str, job_id: str, timeout_s: float = 60) -> None:
 
 
 def stop_with_savepoint(
-    rest_url: str, job_id: str, folder: str, drain: bool = False, timeout_s: float = 600
+    rest_url: str, job_id: str, folder: str | None, drain: bool = False, timeout_s: float = 600
 ) -> str:
     """Stops the job with a savepoint and returns the path of the savepoint.
 
-    `folder`: a URI of the cluster's file system.
+    `folder`: a URI of the cluster's file system; None: the cluster's folder for savepoints.
     `drain`: first closes every open window, for a job that is not started again.
     Raises ServiceError.
     """

@@ -60,6 +60,30 @@ def scoring_group(kafka: KafkaSettings) -> str:
     return f"{kafka.group_id}-events"
 
 
+def bootstrap_group(kafka: KafkaSettings) -> str:
+    """The consumer group of a job over an archive.
+
+    Its offsets in the events topic are those where the job that went on from the archive started.
+    """
+    return f"{kafka.group_id}-bootstrap"
+
+
+def commit_offsets(settings: Settings, topic: str, group_id: str, offsets: dict[int, int]) -> None:
+    """Commits offsets by partition for a group without a running consumer. Raises ServiceError."""
+    positions = [TopicPartition(topic, *position) for position in offsets.items()]
+    with open_consumer(settings.kafka, group_id) as consumer:
+        try:
+            until_deadline(
+                lambda: consumer.commit(offsets=positions, asynchronous=False),
+                settings.kafka.request_timeout_s,
+                _lacks_coordinator,
+            )
+        except KafkaException as error:
+            raise service_error(
+                f"Kafka does not commit the offsets of group {group_id}: {error_text(error)}", error
+            ) from None
+
+
 def committed_offsets(
     settings: Settings, topic: str, group_id: str | None = None
 ) -> dict[int, int]:

@@ -1,7 +1,8 @@
-"""Topics: creation, partitions, and offset ranges."""
+"""Topics: creation, deletion, partitions, and offset ranges."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
@@ -64,10 +65,26 @@ def create_topics(settings: Settings) -> list[str]:
         for name, config in topic_configs(topics).items()
         if name not in existing
     ]
+    return _create(admin, settings.kafka, missing)
+
+
+def create_unlimited_topic(settings: Settings, name: str, partition_count: int) -> None:
+    """Creates a topic that keeps its records until it is deleted.
+
+    Raises ServiceError, also if the topic exists.
+    """
+    topics = settings.topics.model_copy(update={"retention_ms": -1})
+    config = topic_configs(topics)[topics.events]
+    new = NewTopic(name, partition_count, topics.replication, config=config)
+    if not _create(AdminClient(client_config(settings.kafka)), settings.kafka, [new]):
+        raise ServiceError(f"Kafka did not create topic {name}: it exists")
+
+
+def _create(admin: AdminClient, kafka: KafkaSettings, missing: list[NewTopic]) -> list[str]:
     if not missing:
         return []
     created = []
-    futures = admin.create_topics(missing, operation_timeout=settings.kafka.request_timeout_s)
+    futures = admin.create_topics(missing, operation_timeout=kafka.request_timeout_s)
     for name, future in futures.items():
         try:
             future.result()
@@ -79,6 +96,23 @@ def create_topics(settings: Settings) -> list[str]:
                     f"Kafka did not create topic {name}: {error_text(error)}"
                 ) from None
     return created
+
+
+def delete_topics(kafka: KafkaSettings, names: Sequence[str]) -> None:
+    """Deletes those of the topics that exist, with their records. Raises ServiceError."""
+    admin = AdminClient(client_config(kafka))
+    existing = metadata(admin, kafka).topics
+    present = [name for name in names if name in existing]
+    if not present:
+        return
+    futures = admin.delete_topics(present, operation_timeout=kafka.request_timeout_s)
+    for name, future in futures.items():
+        try:
+            future.result()
+        except KafkaException as error:
+            raise service_error(
+                f"Kafka did not delete topic {name}: {error_text(error)}", error
+            ) from None
 
 
 def partitions(

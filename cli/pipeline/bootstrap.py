@@ -1,0 +1,69 @@
+"""`liveprofile bootstrap`: builds the job's state from an archive of events."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    config_file,
+    print_fields,
+    print_json,
+    read_settings,
+)
+from cli.progress import print_line
+
+
+def bootstrap(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="CSV, Parquet or JSON lines, in the order of the events.",
+            show_default=False,
+        ),
+    ],
+    mapping: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Mapping of the files' columns to event fields (TOML), as for replay.",
+        ),
+    ] = None,
+    savepoint_dir: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URI",
+            show_default=False,
+            help="Folder for the savepoint. Default: the cluster's folder for savepoints.",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Build the job's state from past events, for a job that then reads the input topic.
+
+    Runs the job over a temporary topic with the events of the files, and stops it with a savepoint.
+    The job that is submitted with this savepoint goes on in the input topic where the files end.
+    """
+    from cli.pipeline.bootstrap_run import archive_variables, run
+
+    live, file = read_settings(config), config_file(config)
+    # The job is another process: it reads its settings from the file and the environment.
+    os.environ.update(archive_variables(live))
+    archive = read_settings(config)
+    result = run(live, archive, file, files, mapping, savepoint_dir, print_line)
+    if json:
+        print_json(result._asdict())
+        return
+    print_fields(result._asdict())
+    options = ["--config", str(config)] if config else []
+    command = shlex.join(["liveprofile", "submit", "--savepoint", result.savepoint, *options])
+    typer.echo(f"Now start the job: {command} --wait")

@@ -1,0 +1,190 @@
+"""Builds the job's state from an archive: runs the job over a temporary topic, then stops it.
+
+The topic has as many partitions as the input topic, and a user has the same partition in both. So
+the state that is kept by partition continues in the input topic.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from cli.common import format_utc
+from cli.pipeline.job_submission import submit_job
+from cli.progress import count_bar
+from liveprofile.audit.archive_overlap import offsets_after_archive
+from liveprofile.audit.reconciliation import InputLog, read_input_log
+from liveprofile.config import ENV_PREFIX, Settings
+from liveprofile.errors import InputError, ServiceError
+from liveprofile.flink import rest
+from liveprofile.flink.job_report import running_jobs
+from liveprofile.ingest.mapping import ROW_NUMBER, read_mapping, template_columns
+from liveprofile.ingest.replay import replay, rows_estimate
+from liveprofile.kafka import offsets, topics
+from liveprofile.kafka.records import read_topic
+
+START_TIMEOUT_S = 180.0
+POLL_INTERVAL_S = 1.0
+
+OnStep = Callable[[str], None]
+
+
+class BootstrapResult(NamedTuple):
+    """Summary of a bootstrap; `liveprofile bootstrap` prints it as JSON."""
+
+    events: int  # sent from the files
+    savepoint: str
+    start_offsets: dict[int, int]  # by partition of the input topic: where the archive ends
+    no_overlap: list[int]  # partitions whose first event is not in the archive: a gap is possible
+
+
+def archive_variables(settings: Settings) -> dict[str, str]:
+    """Environment variables that turn the settings of a job into those of its job over an archive.
+
+    Rejected and late records go to the usual topics, alerts of the past to a topic of their own.
+    """
+    changed = {
+        "topics.events": f"{settings.topics.events}-bootstrap",
+        "topics.alerts": f"{settings.topics.alerts}-bootstrap",
+        "job.name": f"{settings.job.name}-bootstrap",
+        "kafka.group_id": offsets.bootstrap_group(settings.kafka),
+        "kafka.startup_mode": "earliest",
+        "scoring.replay": "true",
+    }
+    return {ENV_PREFIX + name.upper().replace(".", "__"): value for name, value in changed.items()}
+
+
+def run(
+    live: Settings,
+    archive: Settings,
+    settings_file: Path | None,
+    files: Sequence[Path],
+    mapping: Path | None,
+    savepoint_dir: str | None,
+    on_step: OnStep,
+) -> BootstrapResult:
+    """Runs the job over the files, and commits for `live` where the input topic goes on.
+
+    `archive`: the settings with `archive_variables`, which the environment contains.
+    Raises LiveprofileError. In any case it removes the topics and the job of the bootstrap.
+    """
+    _check_files(files, mapping)
+    if running := running_jobs(live.flink.rest_url, live.job.name):
+        raise ServiceError(
+            f"job {live.job.name} is running ({running[0]}): stop it, and use a new job.name,"
+            " kafka.group_id and cassandra.keyspace"
+        )
+    topics.create_topics(live)
+    _remove_leftovers(archive)
+    try:
+        return _run(live, archive, settings_file, files, mapping, savepoint_dir, on_step)
+    except BaseException:
+        on_step(
+            "not finished: rows that are stored remain, and another bootstrap writes them again"
+        )
+        raise
+    finally:
+        _remove_or_report(archive, on_step)
+
+
+def _check_files(files: Sequence[Path], mapping: Path | None) -> None:
+    if mapping is None or len(files) == 1:
+        return
+    template = read_mapping(mapping).fields.get("event_id", "")
+    if ROW_NUMBER in template_columns(template):
+        raise InputError(
+            f"mapping {mapping}: event_id = {template!r} repeats in each file: pass one file"
+        )
+
+
+def _remove_leftovers(archive: Settings) -> None:
+    """Removes what this bootstrap, or an earlier one that was killed, has left."""
+    for job_id in running_jobs(archive.flink.rest_url, archive.job.name):
+        rest.cancel(archive.flink.rest_url, job_id)
+    topics.delete_topics(archive.kafka, (archive.topics.events, archive.topics.alerts))
+
+
+def _remove_or_report(archive: Settings, on_step: OnStep) -> None:
+    try:
+        _remove_leftovers(archive)
+    except ServiceError as error:
+        on_step(
+            f"topics {archive.topics.events} and {archive.topics.alerts} or job {archive.job.name}"
+            f" remain; the next bootstrap removes them ({error})"
+        )
+
+
+def _run(
+    live: Settings,
+    archive: Settings,
+    settings_file: Path | None,
+    files: Sequence[Path],
+    mapping: Path | None,
+    savepoint_dir: str | None,
+    on_step: OnStep,
+) -> BootstrapResult:
+    partitions = offsets.partition_ranges(live, live.topics.events)
+    topics.create_unlimited_topic(archive, archive.topics.events, len(partitions))
+    events = sum(_send(file, mapping, archive) for file in files)
+    on_step(f"{events} events sent to {archive.topics.events}")
+    starts, no_overlap = _find_starts(live, archive, on_step)
+    job_id, _ = submit_job(archive, settings_file, arguments=["--bootstrap"])
+    on_step(f"job {job_id} reads them")
+    rest.wait_until_running(archive.flink.rest_url, job_id, START_TIMEOUT_S)
+    _wait_until_read(archive, job_id)
+    on_step("stopping the job with a savepoint")
+    savepoint = rest.stop_with_savepoint(archive.flink.rest_url, job_id, savepoint_dir)
+    groups = (live.kafka.group_id, offsets.scoring_group(live.kafka), archive.kafka.group_id)
+    for group in groups:
+        offsets.commit_offsets(live, live.topics.events, group, starts)
+    return BootstrapResult(events, savepoint, starts, no_overlap)
+
+
+def _send(file: Path, mapping: Path | None, archive: Settings) -> int:
+    with count_bar(f"sending {file.name}", rows_estimate(file, mapping), "events") as advance:
+        return replay(file, mapping, archive, progress=advance).sent
+
+
+def _find_starts(
+    live: Settings, archive: Settings, on_step: OnStep
+) -> tuple[dict[int, int], list[int]]:
+    """Where the input topic goes on, and its partitions that the archive may not reach."""
+    ranges = offsets.partition_ranges(live, live.topics.events)
+    live_log = read_input_log(read_topic(live, live.topics.events, ranges), live.window)
+    archive_log = read_input_log(read_topic(archive, archive.topics.events), live.window)
+    starts = offsets_after_archive(live_log, archive_log, ranges)
+    no_overlap = [
+        number for number, span in ranges.items() if starts[number] == span.first < span.end
+    ]
+    if no_overlap:
+        on_step(
+            f"warning: events may be missing between the archive, whose latest time is"
+            f" {_latest(archive_log)}, and {live.topics.events}: the first event of its partitions"
+            f" {', '.join(map(str, no_overlap))} is not in the archive"
+        )
+    return starts, no_overlap
+
+
+def _latest(log: InputLog) -> str:
+    return format_utc(int(log.clock_ms.max())) if len(log.clock_ms) else "unknown"
+
+
+def _wait_until_read(archive: Settings, job_id: str) -> None:
+    """Returns when a checkpoint covers all events of the archive and all labels."""
+    total = _behind(archive)
+    with count_bar("reading", total, "records") as advance:
+        while left := _behind(archive):
+            advance(total - left)
+            total = left
+            state = rest.job_state(archive.flink.rest_url, job_id)
+            if state in rest.TERMINAL_STATES:
+                exception = rest.root_exception(archive.flink.rest_url, job_id)
+                raise ServiceError(f"job {job_id} is {state}: {rest.failure_reason(exception)}")
+            time.sleep(POLL_INTERVAL_S)
+
+
+def _behind(archive: Settings) -> int:
+    scoring = offsets.scoring_lag(archive) if archive.scoring.enabled else 0
+    return offsets.lag(archive) + scoring
