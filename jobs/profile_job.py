@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,7 +23,8 @@ from jobs.compiled_plan import CompiledPlan, NodeId, Override
 from jobs.node_ids import BOOTSTRAP_NODE_IDS, LAST_COUNT, NODE_IDS, WINDOW_COUNT
 from jobs.sql import profile_views, scoring_views, tables
 from liveprofile.config import Settings, load
-from liveprofile.errors import LiveprofileError
+from liveprofile.errors import ConfigError, LiveprofileError
+from liveprofile.kafka.offsets import bootstrap_group, committed_offsets
 from liveprofile.wire import output_records
 from udfs.profile.udf import profile_udf
 from udfs.scoring.udf import scoring_udf
@@ -232,15 +233,34 @@ def scoring_overrides(settings: Settings) -> list[Override]:
     return overrides
 
 
-def kafka_scoring_tables(settings: Settings) -> ScoringTables:
+def kafka_scoring_tables(
+    settings: Settings, start_offsets: Mapping[int, int] = tables.NO_OFFSETS
+) -> ScoringTables:
     topics = settings.topics
     return ScoringTables(
-        tables.kafka_scoring_source("scoring_source", settings, topics.events, max_wait_ms=10),
+        tables.kafka_scoring_source(
+            "scoring_source", settings, topics.events, max_wait_ms=10, start_offsets=start_offsets
+        ),
         # Nobody needs a label within milliseconds.
         tables.kafka_scoring_source("label_source", settings, topics.feedback, max_wait_ms=500),
         tables.kafka_sink("scoring_sink", settings, linger_ms=0),
         scoring_udf(settings),
     )
+
+
+def offsets_after_archive(settings: Settings) -> dict[int, int]:
+    """Where the input topic goes on from the archive, by partition, as `bootstrap` has committed.
+
+    Raises ConfigError if Kafka no longer has these offsets, ServiceError if it does not answer.
+    """
+    group = bootstrap_group(settings.kafka)
+    offsets = committed_offsets(settings, settings.topics.events, group)
+    if not offsets:
+        raise ConfigError(
+            f"Kafka has no offsets of group {group} in {settings.topics.events}, at which the topic"
+            " goes on from the archive of the savepoint: repeat `liveprofile bootstrap`"
+        )
+    return offsets
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -257,17 +277,18 @@ def main(arguments: list[str] | None = None) -> int:
         t_env = StreamTableEnvironment.create(
             environment_settings=EnvironmentSettings.in_streaming_mode()
         )
+        start_offsets = tables.NO_OFFSETS
         if savepoint_check.check(t_env, settings):
-            # `liveprofile bootstrap` has committed the offsets where the archive ends.
-            kafka = settings.kafka.model_copy(update={"startup_mode": "group"})
-            settings = settings.model_copy(update={"kafka": kafka})
+            start_offsets = offsets_after_archive(settings)
         plan = build(
             t_env,
             settings,
-            source=tables.kafka_source("source", settings),
+            source=tables.kafka_source("source", settings, start_offsets=start_offsets),
             sink=tables.kafka_sink("sink", settings),
             update_profile=profile_udf(settings),
-            scoring_tables=kafka_scoring_tables(settings) if settings.scoring.enabled else None,
+            scoring_tables=(
+                kafka_scoring_tables(settings, start_offsets) if settings.scoring.enabled else None
+            ),
             node_ids=BOOTSTRAP_NODE_IDS if options.bootstrap else NODE_IDS,
         )
         plan.execute()

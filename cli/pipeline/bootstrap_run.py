@@ -70,7 +70,7 @@ def run(
     `archive`: the settings with `archive_variables`, which the environment contains.
     Raises LiveprofileError. In any case it removes the topics and the job of the bootstrap.
     """
-    _check_files(files, mapping)
+    check_files(files, mapping)
     if running := running_jobs(live.flink.rest_url, live.job.name):
         raise ServiceError(
             f"job {live.job.name} is running ({running[0]}): stop it, and use a new job.name,"
@@ -89,7 +89,8 @@ def run(
         _remove_or_report(archive, on_step)
 
 
-def _check_files(files: Sequence[Path], mapping: Path | None) -> None:
+def check_files(files: Sequence[Path], mapping: Path | None) -> None:
+    """Raises InputError if events of different files would have the same event_id."""
     if mapping is None or len(files) == 1:
         return
     template = read_mapping(mapping).fields.get("event_id", "")
@@ -136,9 +137,7 @@ def _run(
     _wait_until_read(archive, job_id)
     on_step("stopping the job with a savepoint")
     savepoint = rest.stop_with_savepoint(archive.flink.rest_url, job_id, savepoint_dir)
-    groups = (live.kafka.group_id, offsets.scoring_group(live.kafka), archive.kafka.group_id)
-    for group in groups:
-        offsets.commit_offsets(live, live.topics.events, group, starts)
+    offsets.commit_offsets(live, live.topics.events, archive.kafka.group_id, starts)
     return BootstrapResult(events, savepoint, starts, no_overlap)
 
 

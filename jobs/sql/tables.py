@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from jobs.sql import expressions as sql
 from liveprofile.config import KafkaSettings, Settings
@@ -113,11 +115,32 @@ _RECORD = """payload STRING,
             record_partition INT METADATA FROM 'partition' VIRTUAL,
             record_offset BIGINT METADATA FROM 'offset' VIRTUAL,
             record_time TIMESTAMP_LTZ(3) METADATA FROM 'timestamp' VIRTUAL"""
+NO_OFFSETS: Mapping[int, int] = MappingProxyType({})
 _START = {"earliest": "earliest-offset", "latest": "latest-offset", "group": "group-offsets"}
 
 
-def kafka_source(name: str, settings: Settings, *, bounded: bool = False) -> str:
+def _start_at(offsets: Mapping[int, int]) -> dict[str, str]:
+    """Options that override the start position; none if there are no offsets."""
+    if not offsets:
+        return {}
+    places = (f"partition:{number},offset:{offset}" for number, offset in offsets.items())
+    return {
+        "scan.startup.mode": "specific-offsets",
+        "scan.startup.specific-offsets": ";".join(places),
+    }
+
+
+def kafka_source(
+    name: str,
+    settings: Settings,
+    *,
+    bounded: bool = False,
+    start_offsets: Mapping[int, int] = NO_OFFSETS,
+) -> str:
     """The input topic for the profile pipeline, as raw payloads.
+
+    `start_offsets`: by partition, where a job without offsets in its state starts; none:
+    `kafka.startup_mode`.
 
     `profile_views.parsed` parses the fields. The STRING keeps the bytes of the payload, valid UTF-8
     or not, until `profile_views.validated`. The json format is no option: it calls the next
@@ -132,7 +155,7 @@ def kafka_source(name: str, settings: Settings, *, bounded: bool = False) -> str
         "properties.fetch.max.wait.ms": 50,
         # With a timer, which events are late would change from run to run.
         "scan.watermark.emit.strategy": "on-event",
-    }
+    } | _start_at(start_offsets)
     if bounded:
         more |= {"scan.startup.mode": "earliest-offset", "scan.bounded.mode": "latest-offset"}
     options = _kafka_options(settings, settings.topics.events, kafka.group_id, **more)
@@ -147,10 +170,17 @@ def kafka_source(name: str, settings: Settings, *, bounded: bool = False) -> str
         ) WITH ({options})"""
 
 
-def kafka_scoring_source(name: str, settings: Settings, topic: str, max_wait_ms: int) -> str:
+def kafka_scoring_source(
+    name: str,
+    settings: Settings,
+    topic: str,
+    max_wait_ms: int,
+    start_offsets: Mapping[int, int] = NO_OFFSETS,
+) -> str:
     """A topic for the scoring pipeline: with a consumer group of its own and no watermark.
 
-    The columns are those of `kafka_source`. `max_wait_ms`: how long the broker may gather records.
+    Columns and `start_offsets` are those of `kafka_source`. `max_wait_ms`: how long the broker may
+    gather records.
     """
     clock = sql.event_clock("payload", "record_time", settings.limits.max_clock_skew_ms)
     options = _kafka_options(
@@ -159,6 +189,7 @@ def kafka_scoring_source(name: str, settings: Settings, topic: str, max_wait_ms:
         scoring_group(settings.kafka),
         # One fetch for each record would cost more than it gains.
         **{"properties.fetch.min.bytes": 65_536, "properties.fetch.max.wait.ms": max_wait_ms},
+        **_start_at(start_offsets),
     )
     return f"""
         CREATE TEMPORARY TABLE {name} (

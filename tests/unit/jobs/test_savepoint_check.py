@@ -7,7 +7,15 @@ from typing import Any
 
 import pytest
 
-from jobs.savepoint_check import NAME_PREFIX, STATE_SETTINGS, check_state_settings, operator_name
+from jobs.compiled_plan import NodeId
+from jobs.node_ids import BOOTSTRAP_NODE_IDS, NODE_IDS
+from jobs.savepoint_check import (
+    NAME_PREFIX,
+    STATE_SETTINGS,
+    check_state_settings,
+    is_of_archive,
+    operator_name,
+)
 from liveprofile.config import load
 from liveprofile.errors import ConfigError
 
@@ -41,3 +49,27 @@ def test_equal_settings_and_savepoints_of_earlier_versions_are_accepted() -> Non
 def test_settings_that_do_not_shape_state_may_change() -> None:
     changed = load(job={"parallelism": 5}, state={"user_ttl_ms": 10**9}, limits={})
     check_state_settings("path", SAVED, changed)
+
+
+def uids(nodes: tuple[NodeId, ...]) -> list[str]:
+    """As Flink writes them; nodes without state have ids above 1,000."""
+    return [f"{node.id}_{node.node_type}" for node in nodes] + ["1003_calc", "Committer: 26_sink"]
+
+
+def test_only_the_sources_of_an_archive_are_left_out() -> None:
+    """Labels come from the same topic in both jobs."""
+    changed = set(BOOTSTRAP_NODE_IDS) - set(NODE_IDS)
+    assert {node.description for node in changed} == {
+        "default_database, source",
+        "default_database, scoring_source",
+    }
+    assert not {node.id for node in changed} & {node.id for node in NODE_IDS}
+    assert is_of_archive("path", uids(BOOTSTRAP_NODE_IDS))
+    assert not is_of_archive("path", uids(NODE_IDS))
+    assert not is_of_archive("path", [*uids(NODE_IDS), "99_removed", ""])
+
+
+@pytest.mark.parametrize("uid", ["99_removed", "Writer: 99_removed", "", "of no node"])
+def test_other_state_without_a_node_is_refused(uid: str) -> None:
+    with pytest.raises(ConfigError, match=f"no operators for the state of {uid} in path"):
+        is_of_archive("path", [*uids(BOOTSTRAP_NODE_IDS), uid])

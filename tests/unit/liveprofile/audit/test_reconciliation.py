@@ -206,6 +206,15 @@ def test_unknown_event_is_accepted_after_records_expired():
     assert (found.unknown, found.expired, found.ok) == (1, 5, True)
 
 
+def test_unknown_event_is_accepted_after_an_archive():
+    topic = Topic()
+    topic.add("b")
+    found = reconciled(topic, stored("a", "b"), archive=True)
+    assert (found.unknown, found.ok) == (1, True)
+    topic.add("c")
+    assert not reconciled(topic, stored("a", "b"), archive=True).ok
+
+
 def test_late_event_that_is_stored_as_used_is_counted():
     topic = Topic()
     topic.add("a")

@@ -1,0 +1,34 @@
+"""Bootstrap: the settings of the job over the archive, and files that it refuses."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cli.pipeline.bootstrap_run import archive_variables, check_files
+from liveprofile.config import load
+from liveprofile.errors import InputError
+from tests.support.paths import ROOT
+
+MAPPING = ROOT / "mappings" / "user_behavior.toml"
+
+
+def test_job_over_archive_shares_only_outputs_with_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    live = load(topics={"events": "shop-events"}, kafka={"startup_mode": "latest"})
+    for name, value in archive_variables(live).items():
+        monkeypatch.setenv(name, value)
+    archive = load()
+    assert archive.topics.events == "shop-events-bootstrap"
+    assert archive.topics.alerts == "risk-alerts-bootstrap"
+    assert archive.topics.late == live.topics.late
+    assert (archive.job.name, archive.kafka.group_id) == ("liveprofile-bootstrap",) * 2
+    assert archive.kafka.startup_mode == "earliest" and archive.scoring.replay
+    assert archive.cassandra == live.cassandra
+
+
+def test_event_ids_with_row_numbers_need_one_file() -> None:
+    check_files([Path("1.csv")], MAPPING)
+    check_files([Path("1.jsonl"), Path("2.jsonl")], None)
+    with pytest.raises(InputError, match=r"event_id = '\{user\}-\{row\}' repeats"):
+        check_files([Path("1.csv"), Path("2.csv")], MAPPING)
