@@ -248,7 +248,7 @@ def kafka_scoring_tables(
     )
 
 
-def offsets_after_archive(settings: Settings) -> dict[int, int]:
+def committed_start_offsets(settings: Settings) -> dict[int, int]:
     """Where the input topic goes on from the archive, by partition, as `bootstrap` has committed.
 
     Raises ConfigError if Kafka no longer has these offsets, ServiceError if it does not answer.
@@ -279,7 +279,7 @@ def main(arguments: list[str] | None = None) -> int:
         )
         start_offsets = tables.NO_OFFSETS
         if savepoint_check.check(t_env, settings):
-            start_offsets = offsets_after_archive(settings)
+            start_offsets = committed_start_offsets(settings)
         plan = build(
             t_env,
             settings,

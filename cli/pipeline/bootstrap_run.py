@@ -128,6 +128,7 @@ def _run(
 ) -> BootstrapResult:
     partitions = offsets.partition_ranges(live, live.topics.events)
     topics.create_unlimited_topic(archive, archive.topics.events, len(partitions))
+    _reset_offsets(archive)
     events = sum(_send(file, mapping, archive) for file in files)
     on_step(f"{events} events sent to {archive.topics.events}")
     starts, no_overlap = _find_starts(live, archive, on_step)
@@ -139,6 +140,15 @@ def _run(
     savepoint = rest.stop_with_savepoint(archive.flink.rest_url, job_id, savepoint_dir)
     offsets.commit_offsets(live, live.topics.events, archive.kafka.group_id, starts)
     return BootstrapResult(events, savepoint, starts, no_overlap)
+
+
+def _reset_offsets(archive: Settings) -> None:
+    """Takes back what the groups of an earlier bootstrap have committed."""
+    profile, scoring = archive.kafka.group_id, offsets.scoring_group(archive.kafka)
+    events, labels = archive.topics.events, archive.topics.feedback
+    for topic, group in ((events, profile), (events, scoring), (labels, scoring)):
+        numbers = offsets.partition_ranges(archive, topic)
+        offsets.commit_offsets(archive, topic, group, dict.fromkeys(numbers, 0))
 
 
 def _send(file: Path, mapping: Path | None, archive: Settings) -> int:
