@@ -15,7 +15,9 @@ MAPPING = ROOT / "mappings" / "user_behavior.toml"
 
 
 def test_job_over_archive_shares_only_outputs_with_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
-    live = load(topics={"events": "shop-events"}, kafka={"startup_mode": "latest"})
+    monkeypatch.setenv("LIVEPROFILE_TOPICS__EVENTS", "shop-events")
+    monkeypatch.setenv("LIVEPROFILE_KAFKA__STARTUP_MODE", "latest")
+    live = load()
     for name, value in archive_variables(live).items():
         monkeypatch.setenv(name, value)
     archive = load()
