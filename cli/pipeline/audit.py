@@ -75,20 +75,21 @@ def audit(
     With --since or --state, the audit is of the records up to the job's last checkpoint, the job
     may be running, and records in open windows are no error.
     """
-    from cli.pipeline.audit_input import plan_range, read_range, read_whole_topic
+    from cli.pipeline.audit_input import archive_ends, plan_range, read_range, read_whole_topic
     from liveprofile.audit.audit import Audit
     from liveprofile.audit.state_file import AuditState, write_state
 
     settings = read_settings(config)
-    plan = None
+    since_ms = None if since is None else _since_ms(since)
+    plan, starts = None, archive_ends(settings)
     if since is not None or state is not None:
-        plan = plan_range(settings, None if since is None else _since_ms(since), state)
+        plan = plan_range(settings, since_ms, state, starts)
     elif repair:
         _require_caught_up(settings)
     first_window_ms, behind = (None, 0) if plan is None else (plan.first_window_ms, plan.behind)
-    with Audit(settings.window, first_window_ms) as auditor:
+    with Audit(settings.window, first_window_ms, archive=bool(starts)) as auditor:
         if plan is None:
-            read_whole_topic(settings, auditor)
+            read_whole_topic(settings, auditor, starts)
         else:
             read_range(settings, auditor, plan)
         report = auditor.report()
@@ -110,11 +111,12 @@ def audit(
 
 def run_audit(settings: Settings) -> Reconciliation:
     """Audits the whole topic. Raises ServiceError."""
-    from cli.pipeline.audit_input import read_whole_topic
+    from cli.pipeline.audit_input import archive_ends, read_whole_topic
     from liveprofile.audit.audit import Audit
 
-    with Audit(settings.window) as auditor:
-        read_whole_topic(settings, auditor)
+    starts = archive_ends(settings)
+    with Audit(settings.window, archive=bool(starts)) as auditor:
+        read_whole_topic(settings, auditor, starts)
         return auditor.report().counts
 
 

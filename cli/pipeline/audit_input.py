@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,14 +41,26 @@ class RangePlan(NamedTuple):
     behind: int  # records after the job's last checkpoint, which are not audited
 
 
-def read_whole_topic(settings: Settings, auditor: Audit) -> None:
-    """Adds all records and deltas. Raises ServiceError."""
+def archive_ends(settings: Settings) -> dict[int, int]:
+    """By partition, the offset where a job began to read whose state was built from an archive.
+
+    Empty for other jobs. Raises ServiceError.
+    """
+    group = offsets.bootstrap_group(settings.kafka)
+    return offsets.committed_offsets(settings, settings.topics.events, group)
+
+
+def read_whole_topic(settings: Settings, auditor: Audit, starts: Mapping[int, int]) -> None:
+    """Adds all deltas and the records from `starts` on (`archive_ends`). Raises ServiceError."""
     # The input topic is read last, so it contains the record of every output read before.
     with open_session(settings.cassandra) as session:
         auditor.add_deltas(scan_digests(session))
     _add_rejected(settings, auditor, None)
     auditor.add_late(_sources(settings, settings.topics.late, None))
-    ranges = offsets.partition_ranges(settings, settings.topics.events)
+    ranges = {
+        number: PartitionRange(max(span.first, starts.get(number, 0)), span.end)
+        for number, span in offsets.partition_ranges(settings, settings.topics.events).items()
+    }
     auditor.add_records(_records(settings, ranges), ranges)
 
 
@@ -70,9 +82,12 @@ def read_range(settings: Settings, auditor: Audit, plan: RangePlan) -> None:
             auditor.add_deltas(scan_digests(session, span))
 
 
-def plan_range(settings: Settings, since_ms: int | None, state_file: Path | None) -> RangePlan:
+def plan_range(
+    settings: Settings, since_ms: int | None, state_file: Path | None, first: Mapping[int, int]
+) -> RangePlan:
     """Plans an audit from the offsets in the state file, else from `since_ms`, else from the start.
 
+    first: by partition, the offset from which on the job reads (`archive_ends`).
     since_ms: record timestamp. The range ends at the job's last checkpoint: all that the job has
     done with earlier records is stored by then. Raises InputError, ServiceError.
     """
@@ -86,6 +101,7 @@ def plan_range(settings: Settings, since_ms: int | None, state_file: Path | None
     elif since_ms is not None:
         found = offsets.offsets_at(settings, topic, since_ms)
         starts = {number: found[number] for number in present}
+    starts = {number: max(start, first.get(number, 0)) for number, start in starts.items()}
     ends = {number: min(committed.get(number, 0), span.end) for number, span in present.items()}
     audited = _ranges(starts, ends)
 

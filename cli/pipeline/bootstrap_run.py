@@ -14,8 +14,8 @@ from typing import NamedTuple
 from cli.common import format_utc
 from cli.pipeline.job_submission import submit_job
 from cli.progress import count_bar
-from liveprofile.audit.archive_overlap import offsets_after_archive
-from liveprofile.audit.reconciliation import InputLog, read_input_log
+from liveprofile.audit.archive_overlap import offsets_after_archive, read_archived_events
+from liveprofile.audit.rows import NO_TIME
 from liveprofile.config import ENV_PREFIX, Settings
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.flink import rest
@@ -161,23 +161,20 @@ def _find_starts(
 ) -> tuple[dict[int, int], list[int]]:
     """Where the input topic goes on, and its partitions that the archive may not reach."""
     ranges = offsets.partition_ranges(live, live.topics.events)
-    live_log = read_input_log(read_topic(live, live.topics.events, ranges), live.window)
-    archive_log = read_input_log(read_topic(archive, archive.topics.events), live.window)
-    starts = offsets_after_archive(live_log, archive_log, ranges)
+    archived = read_archived_events(read_topic(archive, archive.topics.events), live.window)
+    records = read_topic(live, live.topics.events, ranges)
+    starts = offsets_after_archive(records, archived, ranges, live.window)
     no_overlap = [
         number for number, span in ranges.items() if starts[number] == span.first < span.end
     ]
     if no_overlap:
+        latest = "unknown" if archived.latest_ms == NO_TIME else format_utc(archived.latest_ms)
         on_step(
-            f"warning: events may be missing between the archive, whose latest time is"
-            f" {_latest(archive_log)}, and {live.topics.events}: the first event of its partitions"
+            f"warning: events may be missing between the archive, whose latest time is {latest},"
+            f" and {live.topics.events}: the first event of its partitions"
             f" {', '.join(map(str, no_overlap))} is not in the archive"
         )
     return starts, no_overlap
-
-
-def _latest(log: InputLog) -> str:
-    return format_utc(int(log.clock_ms.max())) if len(log.clock_ms) else "unknown"
 
 
 def _wait_until_read(archive: Settings, job_id: str) -> None:

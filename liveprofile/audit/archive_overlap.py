@@ -2,30 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 import numpy as np
 
-from liveprofile.audit.reconciliation import EVENT, InputLog, split_position
+from liveprofile.audit.rows import (
+    EVENT,
+    NO_TIME,
+    InputRecord,
+    clocks_ms,
+    input_rows,
+    partitions,
+    split_position,
+)
+from liveprofile.config import WindowSettings
 from liveprofile.kafka.topics import PartitionRange
 
 
+class ArchivedEvents(NamedTuple):
+    """The events of an archive."""
+
+    digests: np.ndarray  # (N,) uint64, of the event_ids; ascending
+    latest_ms: int  # the largest time; NO_TIME without events
+
+
+def read_archived_events(records: Iterable[InputRecord], window: WindowSettings) -> ArchivedEvents:
+    """Reads all records of an archive."""
+    digests, latest_ms = [np.empty(0, np.uint64)], NO_TIME
+    for rows in input_rows(records, window):
+        digests.append(rows["key"][rows["kind"] == EVENT])
+        latest_ms = max(latest_ms, int(clocks_ms(rows).max()))
+    return ArchivedEvents(np.unique(np.concatenate(digests)), latest_ms)
+
+
 def offsets_after_archive(
-    live: InputLog, archive: InputLog, ranges: Mapping[int, PartitionRange]
+    live: Iterable[InputRecord],
+    archive: ArchivedEvents,
+    ranges: Mapping[int, PartitionRange],
+    window: WindowSettings,
 ) -> dict[int, int]:
     """The offset in each partition of the input topic from which on events are to be read.
 
     Up to there the archive has every event of the partition. It has the events of no partition
     whose offset is the first one of its range. Later events may be in the archive too.
-    `live`: the records in `ranges` of the input topic.
+    `live`: the records in `ranges` of the input topic, those of each partition in order.
     """
-    is_event = live.kind == EVENT
-    in_archive = np.isin(live.event, archive.event[archive.kind == EVENT])
-    partition_N, offset_N = split_position(live.position)
-    offsets = {}
-    for partition, span in ranges.items():
-        events = np.flatnonzero(is_event & (partition_N == partition))
-        new = np.flatnonzero(~in_archive[events])
-        known = events[: new[0]] if len(new) else events
-        offsets[partition] = int(offset_N[known[-1]]) + 1 if len(known) else span.first
+    offsets = {partition: span.first for partition, span in ranges.items()}
+    goes_on: set[int] = set()  # partitions with an event that the archive lacks
+    for rows in input_rows(live, window):
+        events = rows[rows["kind"] == EVENT]
+        for partition in set(np.unique(partitions(events)).tolist()) - goes_on:
+            of_partition = events[partitions(events) == partition]
+            known = _contains(archive.digests, of_partition["key"])
+            if not known.all():
+                goes_on.add(partition)
+                known = known[: int(known.argmin())]
+            if len(known):
+                _, offset = split_position(int(of_partition["position"][len(known) - 1]))
+                offsets[partition] = offset + 1
     return offsets
+
+
+def _contains(ascending: np.ndarray, values: np.ndarray) -> np.ndarray:
+    if not len(ascending):
+        return np.zeros(len(values), bool)
+    at = np.minimum(np.searchsorted(ascending, values), len(ascending) - 1)
+    return ascending[at] == values

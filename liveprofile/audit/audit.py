@@ -62,6 +62,9 @@ class Audit:
     first_window_ms: the audit is of a range, and all records that can belong to windows that start
     at this time or later are added. None: the audit is of the whole topic.
 
+    archive: the job's state was built from an archive, whose events have no record in the topic.
+    The offsets begin where the job began to read the topic.
+
     Add the rejected and the late topic before the input topic. Add the deltas before the end of the
     whole topic is known, so that each stored event has a record; but after the records of a range.
     Raises InputError if the disk is full.
@@ -72,9 +75,10 @@ class Audit:
         window: WindowSettings,
         first_window_ms: int | None = None,
         *,
+        archive: bool = False,
         part_rows: int = PART_ROWS,
     ) -> None:
-        self._window, self._part_rows = window, part_rows
+        self._window, self._archive, self._part_rows = window, archive, part_rows
         self._of_range = first_window_ms is not None
         self._first_window_ms = NO_TIME if first_window_ms is None else first_window_ms
         self._offsets: Mapping[int, PartitionRange] = {}
@@ -196,8 +200,13 @@ class Audit:
             for number in np.unique(numbers).tolist():
                 _, offset = split_position(int(open_positions[numbers == number].min()))
                 next_offsets[number] = min(next_offsets[number], offset)
-        expired = 0 if self._of_range else sum(span.first for span in self._offsets.values())
-        reconciliation = Reconciliation(**totals, expired=expired, of_range=self._of_range)
+        from_first_offset = not (self._of_range or self._archive)
+        reconciliation = Reconciliation(
+            **totals,
+            expired=sum(span.first for span in self._offsets.values()) * from_first_offset,
+            archive=self._archive,
+            of_range=self._of_range,
+        )
         return Report(reconciliation, [_example(*example) for example in examples], next_offsets)
 
     def lateness_ms(self) -> Iterator[dict[tuple[int, int], int]]:

@@ -32,12 +32,13 @@ class Reconciliation:
     unknown: int = 0  # stored digests without a record
     late_and_used: int = 0  # in the late topic and stored as used, without an earlier used copy
     expired: int = 0  # records that retention has removed from the topic
+    archive: bool = False  # the state was built from an archive (`liveprofile bootstrap`)
     of_range: bool = False  # the topic grows after the range, which may close its open windows
 
     @property
     def unexplained(self) -> int:
-        """Stored digests without a record; 0 if records have expired, which would explain them."""
-        return 0 if self.expired else self.unknown
+        """Stored digests without a record; 0 if expired records or an archive explain them."""
+        return 0 if self.expired or self.archive else self.unknown
 
     @property
     def lost(self) -> int:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
-from liveprofile.audit.archive_overlap import offsets_after_archive
-from liveprofile.audit.reconciliation import InputLog, read_input_log
+from liveprofile.audit.archive_overlap import offsets_after_archive, read_archived_events
 from liveprofile.config import WindowSettings
 from liveprofile.kafka.topics import PartitionRange
 
@@ -21,16 +20,11 @@ class InputRecord(NamedTuple):
     value: bytes
 
 
-def log(*partitions: Sequence[str]) -> InputLog:
+def records(*partitions: Sequence[str]) -> Iterator[InputRecord]:
     """A topic with events of the given ids; "" is a record that is not an event."""
-    return read_input_log(
-        (
-            InputRecord(partition, FIRST_OFFSET + index, 0, payload(event_id))
-            for partition, event_ids in enumerate(partitions)
-            for index, event_id in enumerate(event_ids)
-        ),
-        WindowSettings(),
-    )
+    for partition, event_ids in enumerate(partitions):
+        for index, event_id in enumerate(event_ids):
+            yield InputRecord(partition, FIRST_OFFSET + index, 0, payload(event_id))
 
 
 def payload(event_id: str) -> bytes:
@@ -44,7 +38,8 @@ def offsets(live: Sequence[Sequence[str]], *archive: Sequence[str]) -> dict[int,
         partition: PartitionRange(FIRST_OFFSET, FIRST_OFFSET + len(event_ids))
         for partition, event_ids in enumerate(live)
     }
-    found = offsets_after_archive(log(*live), log(*archive), ranges)
+    archived = read_archived_events(records(*archive), WindowSettings())
+    found = offsets_after_archive(records(*live), archived, ranges, WindowSettings())
     return {partition: offset - FIRST_OFFSET for partition, offset in found.items()}
 
 

@@ -75,10 +75,18 @@ def offsets_of(topic: Topic) -> dict[int, PartitionRange]:
 
 
 def audited(
-    topic: Topic, *deltas: Delta, rejected=(), claimed=(), late=(), empty=(), window=WINDOW, first=0
+    topic: Topic,
+    *deltas: Delta,
+    rejected=(),
+    claimed=(),
+    late=(),
+    empty=(),
+    window=WINDOW,
+    first=0,
+    archive=False,
 ) -> Report:
     """The report of an audit of the whole topic, whose records before `first` have expired."""
-    with Audit(window) as audit:
+    with Audit(window, archive=archive) as audit:
         audit.add_rejected(rejected)
         audit.add_rejected(claimed, claimed=True)
         audit.add_late(late)
