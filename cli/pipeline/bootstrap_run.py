@@ -128,8 +128,8 @@ def _run(
 ) -> BootstrapResult:
     partitions = offsets.partition_ranges(live, live.topics.events)
     topics.create_unlimited_topic(archive, archive.topics.events, len(partitions))
-    _reset_offsets(archive)
     events = sum(_send(file, mapping, archive) for file in files)
+    _reset_offsets(archive)
     on_step(f"{events} events sent to {archive.topics.events}")
     starts, no_overlap = _find_starts(live, archive, on_step)
     job_id, _ = submit_job(archive, settings_file, arguments=["--bootstrap"])

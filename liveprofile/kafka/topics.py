@@ -11,6 +11,10 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from liveprofile.config import KafkaSettings, Settings, TopicSettings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config, error_text, service_error
+from liveprofile.retry import until_deadline
+
+# A topic that has just been created has no leaders for a moment.
+LEADER_ERRORS = (KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION)
 
 
 class NoTopicError(ServiceError):
@@ -140,15 +144,25 @@ def query_ranges(consumer: Consumer, kafka: KafkaSettings, topic: str) -> dict[i
     ranges = {}
     for number in partitions(consumer, kafka, topic):
         try:
-            first, end = consumer.get_watermark_offsets(
-                TopicPartition(topic, number), timeout=kafka.request_timeout_s
-            )
+            first, end = _query_range(consumer, TopicPartition(topic, number), kafka)
         except KafkaException as error:
             raise service_error(
                 f"Kafka does not report the offsets of {topic}/{number}: {error_text(error)}", error
             ) from None
         ranges[number] = PartitionRange(first, end)
     return ranges
+
+
+def _query_range(
+    consumer: Consumer, partition: TopicPartition, kafka: KafkaSettings
+) -> tuple[int, int]:
+    """Retries while the partition has no leader, for at most `kafka.request_timeout_s`."""
+    timeout_s = kafka.request_timeout_s
+    return until_deadline(
+        lambda: consumer.get_watermark_offsets(partition, timeout=timeout_s),
+        timeout_s,
+        lambda error: isinstance(error, KafkaException) and error.args[0].code() in LEADER_ERRORS,
+    )
 
 
 def metadata(client: Any, kafka: KafkaSettings, topic: str | None = None) -> Any:
