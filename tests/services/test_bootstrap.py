@@ -103,8 +103,8 @@ def test_rows_are_those_of_a_job_that_has_read_everything(jobs: Jobs, table: str
     assert count > (20 if table.startswith(("user", "risk_flag")) else 1_500)
     stored_count, text, numbers = rows(jobs.live, table)
     assert stored_count == count and text == expected_text
-    # The model's last digits depend on the batch.
-    assert numbers == pytest.approx(expected_numbers, rel=1e-5, abs=1e-6)
+    # The model's last digits depend on the batch; many values are rounded to six decimals.
+    assert numbers == pytest.approx(expected_numbers, rel=1e-5, abs=2e-6)
 
 
 def test_both_jobs_ran_without_restart(jobs: Jobs) -> None:
