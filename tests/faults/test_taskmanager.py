@@ -29,11 +29,16 @@ def second_taskmanager(stack: Stack, loaded_job: LoadedJob) -> Iterator[TaskMana
     second = SecondTaskManager(stack.root, StackState(stack.root), None)
     second.start()
     yield second
-    # The job moves back.
+    stack.start()
     restarts = loaded_job.job.restarts()
     second.stop()
+    wait_until_restarted(loaded_job, restarts)
+
+
+def wait_until_restarted(loaded_job: LoadedJob, restarts: int) -> None:
     loaded_job.wait_for_restart(since=restarts)
-    rest.wait_until_running(stack.rest_url, str(loaded_job.job.id), RECOVERY_TIMEOUT_S)
+    job = loaded_job.job
+    rest.wait_until_running(job.rest_url, str(job.id), RECOVERY_TIMEOUT_S)
 
 
 def test_job_recovers_when_taskmanager_is_killed(loaded_job: LoadedJob, stack: Stack) -> None:
@@ -51,6 +56,6 @@ def test_job_moves_to_the_other_taskmanager(
     restarts = loaded_job.job.restarts()
     with loaded_job.load(), loaded_job.recovery("one of two TaskManagers killed"):
         stack.taskmanager.kill()
-        loaded_job.wait_for_restart(since=restarts)
+        wait_until_restarted(loaded_job, restarts)
         assert not stack.taskmanager.alive() and second_taskmanager.workers()
     loaded_job.check()
