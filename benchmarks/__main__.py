@@ -352,15 +352,12 @@ def training_rows(
 
 @app.command()
 def audit(
-    records: Annotated[
-        str, typer.Option(help="Numbers of records, separated by commas.")
-    ] = "2000000,20000000",
+    records: Annotated[str, typer.Option(help="Numbers, with commas.")] = "2000000,20000000",
 ) -> None:
     """Measure whether the memory of an audit grows with the number of records."""
     from benchmarks.audit import audit
 
-    sizes = [int(size) for size in records.split(",")]
-    report("audit", None, lambda: {"sizes": audit(sizes)})
+    report("audit", None, lambda: {"sizes": audit([int(size) for size in records.split(",")])})
 
 
 @app.command()

@@ -5,7 +5,7 @@
 `build` reads from top to bottom as the path of an event; each step is a view. Two pipelines share
 the job and nothing else: the profile pipeline turns windows into profiles
 (jobs/sql/profile_views.py), the scoring pipeline scores single events as they arrive
-(jobs/sql/scoring_views.py).
+(jobs/sql/scoring_views.py). Both validate records in the same way (jobs/sql/event_views.py).
 """
 
 from __future__ import annotations

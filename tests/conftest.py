@@ -54,7 +54,9 @@ class WorkerGroupScheduling(LoadScopeScheduling):
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.partition("::")[0]
-        return WORKER_GROUPS.get(Path(file).parent.name, file)
+        return next(
+            (WORKER_GROUPS[part] for part in Path(file).parts if part in WORKER_GROUPS), file
+        )
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -1,7 +1,7 @@
 r"""SQL expressions that parse and validate a payload (docs/data-contract.md, sections 1 and 2).
 
 JSON_VALUE parses the whole payload each time it is evaluated (about 1.3 us for 250 bytes), and the
-planner repeats an expression wherever it is mentioned. So `jobs.sql.profile_views.parsed` mentions
+planner repeats an expression wherever it is mentioned. So `jobs.sql.event_views.parsed` mentions
 each field once, and the functions here evaluate their argument once. Where the payload is simple
 enough, no parser runs: SPLIT_INDEX finds a fixed text in 50 ns. A regular expression that begins
 with a fixed text takes 0.2 us, one that begins with a character class a microsecond or more.

@@ -13,8 +13,8 @@ carry the prefix `scoring_` here.
 
 from __future__ import annotations
 
+from jobs.sql import event_views
 from jobs.sql import expressions as sql
-from jobs.sql import profile_views
 from liveprofile.config import Settings
 from liveprofile.features.entity import SCORED_TYPES
 from liveprofile.wire import scored_events
@@ -40,9 +40,9 @@ _MAY_BE_SCORED = r'"event_type"\s*:\s*"(?:' + "|".join(SCORED_TYPES) + ')"'
 
 
 def prefiltered(source: str) -> str:
-    """As profile_views.prefiltered, without most of the records that are not scored."""
+    """As event_views.prefiltered, without most of the records that are not scored."""
     condition = f"{sql.escaped()} OR REGEXP(payload, {sql.literal(_MAY_BE_SCORED)})"
-    return profile_views.prefiltered(source, condition)
+    return event_views.prefiltered(source, condition)
 
 
 def _cell(number: str) -> str:
@@ -57,7 +57,7 @@ def scorable_events(settings: Settings) -> str:
     ('' if missing), record_offset STRING
     """
     paths = {"item_id": "", "category_id": ""} | MORE_FIELDS
-    ids = ", ".join(f"{profile_views.token_id(f, path)} AS {f}" for f, path in paths.items())
+    ids = ", ".join(f"{event_views.token_id(f, path)} AS {f}" for f, path in paths.items())
     place = f"COALESCE({_cell('place.lat')} || ':' || {_cell('place.lon')}, '')"
     types = ", ".join(f"'{name}'" for name in SCORED_TYPES)
     event_ms = sql.scoring_ms("event_clock", "record_time", settings.scoring)
@@ -68,7 +68,7 @@ def scorable_events(settings: Settings) -> str:
         SELECT {event_key} AS event_key,
             event_id, user_id, arrival, event_type,
             CAST({event_ms} AS STRING) AS event_ms,
-            CAST({profile_views.amount()} AS STRING) AS amount, {type_letter_sql()} AS letter,
+            CAST({event_views.amount()} AS STRING) AS amount, {type_letter_sql()} AS letter,
             {ids}, {place} AS place, CAST(record_offset AS STRING) AS record_offset
         FROM scoring_validated WHERE reason IS NULL AND event_type IN ({types})"""
 
@@ -92,7 +92,7 @@ def parsed_labels(source: str) -> str:
     fields = ("event_id", "user_id", "label", *ENTITIES)
     ids = ", ".join(f"{sql.json_value(f'$.{f}')} AS {f}" for f in fields)
     return f"""
-        SELECT payload, arrival, record_time, {profile_views.RECORD}, {ids},
+        SELECT payload, arrival, record_time, {event_views.RECORD}, {ids},
             {sql.event_ms(sql.json_value("$.time"))} AS label_ms
         FROM {source}"""
 
@@ -123,7 +123,7 @@ def rejected_labels() -> str:
             WHEN NOT ({_is_label_id("event_id")}) THEN 'event_id'
             WHEN NOT ({_is_label_id("user_id")}) THEN 'user_id'
             WHEN label_ms IS NULL THEN 'time'
-            ELSE 'label' END AS detail, {profile_views.RECORD}
+            ELSE 'label' END AS detail, {event_views.RECORD}
         FROM parsed_labels WHERE NOT ({_is_valid_label()})"""
 
 
@@ -209,8 +209,8 @@ def create(t_env, source: str, labels: str, settings: Settings) -> None:
     """Registers the views over two source tables (jobs/sql/tables.py), in the order of the path."""
     views = {
         "scoring_prefiltered": prefiltered(source),
-        "scoring_parsed": profile_views.parsed("scoring_prefiltered", MORE_FIELDS),
-        "scoring_validated": profile_views.validated(settings, "scoring_parsed", MORE_FIELDS),
+        "scoring_parsed": event_views.parsed("scoring_prefiltered", MORE_FIELDS),
+        "scoring_validated": event_views.validated(settings, "scoring_parsed", MORE_FIELDS),
         "scorable_events": scorable_events(settings),
         "event_tokens": event_tokens(),
         "parsed_labels": parsed_labels(labels),

@@ -142,8 +142,8 @@ def kafka_source(
     `start_offsets`: by partition, where a job without offsets in its state starts; none:
     `kafka.startup_mode`.
 
-    `profile_views.parsed` parses the fields. The STRING keeps the bytes of the payload, valid UTF-8
-    or not, until `profile_views.validated`. The json format is no option: it calls the next
+    `event_views.parsed` parses the fields. The STRING keeps the bytes of the payload, valid UTF-8
+    or not, until `event_views.validated`. The json format is no option: it calls the next
     operators inside the try block that ignores parse errors, so a row whose operator fails would
     be lost without an error.
     """

@@ -1,6 +1,6 @@
 """Reads the JSON payload of a behaviour event in Python.
 
-Flink SQL has validated the fields that it reads (jobs/sql/profile_views.py). This module validates
+Flink SQL has validated the fields that it reads (jobs/sql/event_views.py). This module validates
 the fields that only Python reads. The rules are in docs/data-contract.md.
 """
 
