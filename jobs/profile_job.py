@@ -21,7 +21,7 @@ from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvi
 from jobs import savepoint_check
 from jobs.compiled_plan import CompiledPlan, NodeId, Override
 from jobs.node_ids import BOOTSTRAP_NODE_IDS, LAST_COUNT, NODE_IDS, WINDOW_COUNT
-from jobs.sql import profile_views, scoring_views, tables
+from jobs.sql import event_views, profile_views, scoring_views, tables
 from liveprofile.config import Settings, load
 from liveprofile.errors import ConfigError, LiveprofileError
 from liveprofile.kafka.offsets import bootstrap_group, committed_offsets
@@ -82,20 +82,21 @@ def record_headers(**more: str) -> str:
     return "MAP[" + ", ".join(f"'{name}', {utf8(value)}" for name, value in fields.items()) + "]"
 
 
-def rejected_records(settings: Settings, source: str) -> str:
+def rejected_records(settings: Settings, source: str, original: str | None = None) -> str:
     """Rejected records. A payload that Kafka might refuse is truncated; headers tell what it was.
 
     A compressed batch may hold a record that is larger than the broker's limit of a request.
+
+    `original`: the column with what the payload was, if `source` has truncated it.
     """
     chars = settings.limits.payload_chars
     is_long = f"CHAR_LENGTH(payload) > {chars}"
     headers = {"reason": "reason", "detail": "detail"}
-    # Each byte is one character in ISO-8859-1.
-    size = "CHAR_LENGTH(DECODE(CAST(payload AS BYTES), 'ISO-8859-1'))"
+    original = original or event_views.original_sql()
     truncated = {
         "truncated": "'true'",
-        "payload_bytes": f"CAST({size} AS STRING)",
-        "payload_sha256": "SHA256(payload)",
+        "payload_bytes": f"SPLIT_INDEX({original}, ' ', 0)",
+        "payload_sha256": f"SPLIT_INDEX({original}, ' ', 1)",
     }
     return f"""
         SELECT CAST(NULL AS STRING),
@@ -182,7 +183,7 @@ def build(
     t_env.create_temporary_system_function("update_profile", update_profile)
     t_env.execute_sql(f"CREATE TEMPORARY VIEW profiles AS {profiles()}")
     inserts = [
-        f"INSERT INTO sink {rejected_records(settings, 'rejected')}",
+        f"INSERT INTO sink {rejected_records(settings, 'rejected', 'original')}",
         f"INSERT INTO sink {rejected_records(settings, 'too_many')}",
         f"INSERT INTO sink {late_records(settings)}",
         f"INSERT INTO sink {output_messages('profiles')}",

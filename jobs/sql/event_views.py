@@ -19,7 +19,7 @@ from liveprofile.wire.tokens import EVENT_TYPES, id_sql
 
 RECORD = "record_topic, record_partition, record_offset"
 # What views pass on of a record besides its payload.
-RECORD_TIMES = f"event_clock, arrival, record_time, partition_clock_ms, {RECORD}"
+RECORD_TIMES = f"event_clock, arrival, record_time, partition_clock_ms, original, {RECORD}"
 # The planner merges a view into the next one and repeats an expression wherever it is mentioned:
 # merged into `validated`, the fields of `parsed` would be parsed up to seven times. It does not
 # merge a view with a random column that is mentioned twice. The condition is always true.
@@ -27,14 +27,29 @@ OPTIMIZER_FENCE = "fence >= 0 AND POWER(fence, 2) < 2"
 NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 
 
-def timed(source: str) -> str:
+def timed(source: str, settings: Settings) -> str:
     """Parses the time of a record once, for its partition's clock and for later views.
 
-    payload, event_clock (rowtime), arrival, record_*
+    It truncates a payload that is too large: exchanges would copy it several times. A character
+    more than the limit is left, for `validated`.
+
+    payload, original (of a truncated payload: its bytes and SHA-256 digest, see `original_sql`),
+    event_clock (rowtime), arrival, record_*
     """
+    is_long = f"CHAR_LENGTH(payload) > {settings.limits.payload_chars}"
     return f"""
-        SELECT payload, event_clock, arrival, record_time, {RECORD}, RAND() AS fence
+        SELECT CASE WHEN {is_long} THEN LEFT(payload, {settings.limits.payload_chars + 1})
+                ELSE payload END AS payload,
+            CASE WHEN {is_long} THEN {original_sql()} END AS original,
+            event_clock, arrival, record_time, {RECORD}, RAND() AS fence
         FROM {source}"""
+
+
+def original_sql() -> str:
+    """What the headers of a truncated payload tell of the original: "BYTES SHA256"."""
+    # Each byte is one character in ISO-8859-1.
+    size = "CHAR_LENGTH(DECODE(CAST(payload AS BYTES), 'ISO-8859-1'))"
+    return f"CONCAT(CAST({size} AS STRING), ' ', SHA256(payload))"
 
 
 def clocked() -> str:
@@ -50,26 +65,29 @@ def clocked() -> str:
     partition_key = partition_key_sql("record_partition")
     over = "OVER (PARTITION BY partition_key ORDER BY arrival ROWS UNBOUNDED PRECEDING)"
     return f"""
-        SELECT payload, event_clock, arrival, record_time, {RECORD},
+        SELECT payload, original, event_clock, arrival, record_time, {RECORD},
             MAX(clock_ms) {over} AS partition_clock_ms
         FROM (SELECT *, {clock_ms} AS clock_ms, {partition_key} AS partition_key
               FROM timed WHERE {OPTIMIZER_FENCE})"""
 
 
 def prefiltered(
-    source: str, condition: str = "TRUE", partition_clock_ms: str = "CAST(NULL AS BIGINT)"
+    source: str,
+    condition: str = "TRUE",
+    partition_clock_ms: str = "CAST(NULL AS BIGINT)",
+    original: str = "CAST(NULL AS STRING)",
 ) -> str:
     """Computes once what later views need of a payload.
 
-    `condition`: which records pass. `partition_clock_ms`: for the split of late events.
+    `condition`: which records pass. `partition_clock_ms`, `original`: of a row of `clocked`.
 
     payload, escaped BOOLEAN, head (see jobs/sql/expressions.py), event_clock (rowtime), arrival,
-    partition_clock_ms, record_*
+    partition_clock_ms, original, record_*
     """
     return f"""
         SELECT payload, {sql.escaped()} AS escaped, {sql.head()} AS head,
             event_clock, arrival, record_time, {partition_clock_ms} AS partition_clock_ms,
-            {RECORD}, RAND() AS fence
+            {original} AS original, {RECORD}, RAND() AS fence
         FROM {source} WHERE {condition}"""
 
 
@@ -78,8 +96,8 @@ def parsed(source: str = "prefiltered", more_fields: Mapping[str, str] = NO_FIEL
 
     `more_fields`: further columns and their JSON paths.
 
-    payload, plain BOOLEAN, event_clock, arrival, partition_clock_ms, record_*, event_id, user_id,
-    event_type, item_id, category_id, price_text, quantity_text, amount_text, rating_text,
+    payload, plain BOOLEAN, event_clock, arrival, partition_clock_ms, original, record_*, event_id,
+    user_id, event_type, item_id, category_id, price_text, quantity_text, amount_text, rating_text,
     place_*_text, `more_fields`
     """
     ids = ", ".join(
@@ -173,10 +191,10 @@ def _has_no_time() -> str:
 def rejected() -> str:
     """Rejected records for behavior-events-rejected.
 
-    payload, reason, detail, record_*
+    payload, original, reason, detail, record_*
     """
     return f"""
-        SELECT payload, reason, CASE reason
+        SELECT payload, original, reason, CASE reason
             WHEN 'MISSING_FIELD' THEN CASE
                 WHEN event_type IS DISTINCT FROM 'heartbeat'
                   AND (COALESCE(event_id, '') = '' OR {_is_boolean_or_fraction("event_id")})

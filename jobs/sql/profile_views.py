@@ -213,10 +213,10 @@ def create(t_env, source: str, settings: Settings, *, streaming: bool) -> None:
     """Registers the views over a source table (jobs/sql/tables.py), in the order of the path."""
     if streaming:
         views = {
-            "timed": event_views.timed(source),
+            "timed": event_views.timed(source, settings),
             "clocked": event_views.clocked(),
             "prefiltered": event_views.prefiltered(
-                "clocked", partition_clock_ms="partition_clock_ms"
+                "clocked", partition_clock_ms="partition_clock_ms", original="original"
             ),
         }
     else:
