@@ -92,13 +92,16 @@ class JobUnderTest:
         return rest.job_state(self.rest_url, self.id)
 
     def restarts(self) -> int:
-        """Counts task attempts: the metric numRestarts has the value of the previous query."""
+        """Counts restarts of tasks. A restart of one pipeline leaves the other's tasks alone.
+
+        The metric numRestarts has the value of the previous query.
+        """
         vertices = rest.request(self.rest_url, f"/jobs/{self.id}")["vertices"]
         details = [
             rest.request(self.rest_url, f"/jobs/{self.id}/vertices/{vertex['id']}")
             for vertex in vertices
         ]
-        return max(task["attempt"] for detail in details for task in detail["subtasks"])
+        return sum(task["attempt"] for detail in details for task in detail["subtasks"])
 
     def late_records_dropped(self) -> int:
         """Counts the events that windows have dropped since the last restart of the job."""
