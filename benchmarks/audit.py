@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks.support import runs
 from liveprofile.audit.audit import Audit
-from liveprofile.audit.rows import BATCH_ROWS, INPUT_ROW, STORED_ROW, position
+from liveprofile.audit.rows import BATCH_ROWS, INPUT_ROW, SPREAD, STORED_ROW, position
 from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.events.window_times import end_ms
@@ -31,8 +31,6 @@ RECORDS_PER_MS = 10
 # Of each hundred records, the numbers of those that are not used. A copy follows its event.
 REJECTED, LATE, COPY = 7, 13, 29
 EVENTS_PER_WINDOW = 5  # a user sends all events of a window in a row
-# Odd: multiples are distinct and spread evenly.
-SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 
 def audit(sizes: list[int]) -> list[dict[str, Any]]:

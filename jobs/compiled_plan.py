@@ -86,9 +86,7 @@ class CompiledPlan:
         new: dict[int, int] = {}
         for node in self._plan["nodes"]:
             matching = [
-                known.id
-                for known in node_ids
-                if _type(node) == known.node_type and known.description in node["description"]
+                known.id for known in node_ids if _matches(node, known.node_type, known.description)
             ]
             if len(matching) != 1 and _type(node) not in _STATELESS:
                 raise ValueError(
@@ -106,7 +104,7 @@ class CompiledPlan:
         matching = [
             node
             for node in self._plan["nodes"]
-            if _type(node) == override.node_type and override.description in node["description"]
+            if _matches(node, override.node_type, override.description)
         ]
         if not matching:
             raise ValueError(f"no {override.node_type} with {override.description!r} in the plan")
@@ -168,6 +166,10 @@ def _unsplit_code(t_env: TableEnvironment) -> Iterator[None]:
         yield
     finally:
         config.set(_MAX_CODE_LENGTH, before)
+
+
+def _matches(node: dict[str, Any], node_type: str, description: str) -> bool:
+    return _type(node) == node_type and description in node["description"]
 
 
 def _type(node: dict[str, Any]) -> str:

@@ -148,8 +148,8 @@ def _require_caught_up(settings: Settings) -> None:
 def _repair(settings: Settings, auditor: Audit) -> int:
     """Sends lost late records to the late topic, with the header `repaired`; returns the count.
 
-    After a restore the job's watermark starts at its minimum, but the windows keep theirs. A late
-    row can then pass the lateness check and be dropped by the window operator.
+    If the job ignores idle partitions, a window can drop a late event after a restore
+    (docs/state-and-failures.md, known limits).
     """
     return sum(_send_late(settings, lateness_ms) for lateness_ms in auditor.lateness_ms())
 

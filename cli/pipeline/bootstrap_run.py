@@ -7,7 +7,8 @@ the state that is kept by partition continues in the input topic.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -77,16 +78,21 @@ def run(
             " kafka.group_id and cassandra.keyspace"
         )
     topics.create_topics(live)
-    _remove_leftovers(archive)
-    try:
-        return _run(live, archive, settings_file, files, mapping, savepoint_dir, on_step)
-    except BaseException:
-        on_step(
-            "not finished: rows that are stored remain, and another bootstrap writes them again"
-        )
-        raise
-    finally:
-        _remove_or_report(archive, on_step)
+    with _nothing_left_over(archive, on_step):
+        partitions = offsets.partition_ranges(live, live.topics.events)
+        topics.create_unlimited_topic(archive, archive.topics.events, len(partitions))
+        _reset_offsets(archive)
+        events = sum(_send(file, mapping, archive) for file in files)
+        on_step(f"{events} events sent to {archive.topics.events}")
+        starts, no_overlap = _find_starts(live, archive, on_step)
+        job_id, _ = submit_job(archive, settings_file, arguments=["--bootstrap"])
+        on_step(f"job {job_id} reads them")
+        rest.wait_until_running(archive.flink.rest_url, job_id, START_TIMEOUT_S)
+        _wait_until_read(archive, job_id)
+        on_step("stopping the job with a savepoint")
+        savepoint = rest.stop_with_savepoint(archive.flink.rest_url, job_id, savepoint_dir)
+        offsets.commit_offsets(live, live.topics.events, archive.kafka.group_id, starts)
+        return BootstrapResult(events, savepoint, starts, no_overlap)
 
 
 def check_files(files: Sequence[Path], mapping: Path | None) -> None:
@@ -98,6 +104,21 @@ def check_files(files: Sequence[Path], mapping: Path | None) -> None:
         raise InputError(
             f"mapping {mapping}: event_id = {template!r} repeats in each file: pass one file"
         )
+
+
+@contextmanager
+def _nothing_left_over(archive: Settings, on_step: OnStep) -> Iterator[None]:
+    """Removes topics and job of the bootstrap before the block and, whatever happens, after it."""
+    _remove_leftovers(archive)
+    try:
+        yield
+    except BaseException:
+        on_step(
+            "not finished: rows that are stored remain, and another bootstrap writes them again"
+        )
+        raise
+    finally:
+        _remove_or_report(archive, on_step)
 
 
 def _remove_leftovers(archive: Settings) -> None:
@@ -115,31 +136,6 @@ def _remove_or_report(archive: Settings, on_step: OnStep) -> None:
             f"topics {archive.topics.events} and {archive.topics.alerts} or job {archive.job.name}"
             f" remain; the next bootstrap removes them ({error})"
         )
-
-
-def _run(
-    live: Settings,
-    archive: Settings,
-    settings_file: Path | None,
-    files: Sequence[Path],
-    mapping: Path | None,
-    savepoint_dir: str | None,
-    on_step: OnStep,
-) -> BootstrapResult:
-    partitions = offsets.partition_ranges(live, live.topics.events)
-    topics.create_unlimited_topic(archive, archive.topics.events, len(partitions))
-    events = sum(_send(file, mapping, archive) for file in files)
-    _reset_offsets(archive)
-    on_step(f"{events} events sent to {archive.topics.events}")
-    starts, no_overlap = _find_starts(live, archive, on_step)
-    job_id, _ = submit_job(archive, settings_file, arguments=["--bootstrap"])
-    on_step(f"job {job_id} reads them")
-    rest.wait_until_running(archive.flink.rest_url, job_id, START_TIMEOUT_S)
-    _wait_until_read(archive, job_id)
-    on_step("stopping the job with a savepoint")
-    savepoint = rest.stop_with_savepoint(archive.flink.rest_url, job_id, savepoint_dir)
-    offsets.commit_offsets(live, live.topics.events, archive.kafka.group_id, starts)
-    return BootstrapResult(events, savepoint, starts, no_overlap)
 
 
 def _reset_offsets(archive: Settings) -> None:

@@ -18,8 +18,11 @@ from liveprofile.config import Settings, WindowSettings
 from liveprofile.wire.tokens import EVENT_TYPES, id_sql
 
 RECORD = "record_topic, record_partition, record_offset"
+# What `clocked` and `timed` know of a record. Only a stream has these views.
+STREAM_COLUMNS = "partition_clock_ms, original"
+NO_STREAM_COLUMNS = "CAST(NULL AS BIGINT) AS partition_clock_ms, CAST(NULL AS STRING) AS original"
 # What views pass on of a record besides its payload.
-RECORD_TIMES = f"event_clock, arrival, record_time, partition_clock_ms, original, {RECORD}"
+RECORD_COLUMNS = f"event_clock, arrival, record_time, {STREAM_COLUMNS}, {RECORD}"
 # The planner merges a view into the next one and repeats an expression wherever it is mentioned:
 # merged into `validated`, the fields of `parsed` would be parsed up to seven times. It does not
 # merge a view with a random column that is mentioned twice. The condition is always true.
@@ -72,22 +75,18 @@ def clocked() -> str:
 
 
 def prefiltered(
-    source: str,
-    condition: str = "TRUE",
-    partition_clock_ms: str = "CAST(NULL AS BIGINT)",
-    original: str = "CAST(NULL AS STRING)",
+    source: str, condition: str = "TRUE", stream_columns: str = NO_STREAM_COLUMNS
 ) -> str:
     """Computes once what later views need of a payload.
 
-    `condition`: which records pass. `partition_clock_ms`, `original`: of a row of `clocked`.
+    `condition`: which records pass. `stream_columns`: STREAM_COLUMNS if `source` has them.
 
     payload, escaped BOOLEAN, head (see jobs/sql/expressions.py), event_clock (rowtime), arrival,
     partition_clock_ms, original, record_*
     """
     return f"""
         SELECT payload, {sql.escaped()} AS escaped, {sql.head()} AS head,
-            event_clock, arrival, record_time, {partition_clock_ms} AS partition_clock_ms,
-            {original} AS original, {RECORD}, RAND() AS fence
+            event_clock, arrival, record_time, {stream_columns}, {RECORD}, RAND() AS fence
         FROM {source} WHERE {condition}"""
 
 
@@ -107,7 +106,7 @@ def parsed(source: str = "prefiltered", more_fields: Mapping[str, str] = NO_FIEL
     numbers = ", ".join(f"{sql.number_text(f)} AS {sql.column(f)}" for f in sql.NUMBERS)
     others = "".join(f", {sql.path_text(path)} AS {name}" for name, path in more_fields.items())
     return f"""
-        SELECT payload, {sql.plain()} AS plain, {RECORD_TIMES}, {ids},
+        SELECT payload, {sql.plain()} AS plain, {RECORD_COLUMNS}, {ids},
             {numbers}{others}, RAND() AS fence
         FROM {source} WHERE {OPTIMIZER_FENCE}"""
 
@@ -149,7 +148,7 @@ def _parsed_columns() -> str:
     """The columns of `parsed` without its fence."""
     numbers = ", ".join(sql.column(field) for field in sql.NUMBERS)
     return (
-        f"payload, plain, {RECORD_TIMES}, event_id, user_id, event_type, item_id, category_id,"
+        f"payload, plain, {RECORD_COLUMNS}, event_id, user_id, event_type, item_id, category_id,"
         f" {numbers}"
     )
 

@@ -216,7 +216,7 @@ def create(t_env, source: str, settings: Settings, *, streaming: bool) -> None:
             "timed": event_views.timed(source, settings),
             "clocked": event_views.clocked(),
             "prefiltered": event_views.prefiltered(
-                "clocked", partition_clock_ms="partition_clock_ms", original="original"
+                "clocked", stream_columns=event_views.STREAM_COLUMNS
             ),
         }
     else:

@@ -25,7 +25,7 @@ BATCH_WINDOWS = 5_000
 _OFFSET_BITS = 48
 _NO_EVENT = bytes(8)
 # The golden ratio times 2^64, odd: positions times this are distinct and spread evenly.
-_SPREAD = np.uint64(0x9E3779B97F4A7C15)
+SPREAD = np.uint64(0x9E3779B97F4A7C15)
 
 INPUT_ROW = np.dtype(
     [
@@ -137,7 +137,7 @@ def input_rows(records: Iterable[InputRecord], window: WindowSettings) -> Iterat
             for ms, user in zip(times_ms, users, strict=True)
         ]
         other = rows["kind"] != EVENT
-        rows["key"][other] = rows["position"][other].view(np.uint64) * _SPREAD
+        rows["key"][other] = rows["position"][other].view(np.uint64) * SPREAD
         yield rows
 
 
