@@ -10,18 +10,15 @@ the audit accounts for every record, and all stored and sent data equals the ref
 from __future__ import annotations
 
 import json
-import tempfile
 from collections import Counter
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from liveprofile.kafka.records import read_topic
 from liveprofile.units import DAY_MS
-from stack.local import Stack
 from tests.support.compare import compare_with_reference
-from tests.support.job_under_test import JobUnderTest
+from tests.support.job_under_test import job_on_own_stack
 from tests.support.streams.seeded import Message, payload_variants, poison_messages
 
 CATCH_UP_TIMEOUT_S = 1_200.0
@@ -34,13 +31,8 @@ def random_records(count: int, seed: int) -> list[Message]:
     return [Message(b"one", value) for _, value in messages]
 
 
-def run_fuzz(records: int, seed: int, root: Path) -> dict[str, Any]:
-    stack = Stack(root / "stack")
-    try:
-        stack.start()
-        job = JobUnderTest(stack, root, "fuzz", {})
-        job.prepare()
-        job.submit()
+def run_fuzz(records: int, seed: int) -> dict[str, Any]:
+    with job_on_own_stack("fuzz") as job:
         job.send(random_records(records, seed))
         job.send_heartbeats(END_MS)
         job.wait_until_caught_up(CATCH_UP_TIMEOUT_S)
@@ -50,8 +42,6 @@ def run_fuzz(records: int, seed: int, root: Path) -> dict[str, Any]:
             record.headers["reason"].decode()
             for record in read_topic(job.settings, job.settings.topics.rejected)
         )
-    finally:
-        stack.stop()
     return {
         "ok": bool(audit_report["ok"] and comparison.ok and state == "RUNNING" and not restarts),
         "records": records,
@@ -67,8 +57,7 @@ def main(
     seed: int = 1,
 ) -> None:
     """Sends random payloads through the whole stack. Prints one line of JSON."""
-    with tempfile.TemporaryDirectory(prefix="liveprofile-fuzz-") as root:
-        result = run_fuzz(records, seed, Path(root))
+    result = run_fuzz(records, seed)
     typer.echo(json.dumps(result))
     raise typer.Exit(0 if result["ok"] else 1)
 

@@ -34,7 +34,7 @@ class CertificateAuthority:
 
     def _create(self, name: str, *options: str, key_password: str = "") -> Certificate:
         created = Certificate(self._folder / f"{name}.pem", self._folder / f"{name}.key.pem")
-        _openssl(
+        openssl(
             *("req", "-x509", "-days", "2", "-subj", f"/CN={name}", "-nodes"),
             *("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256"),
             *("-out", str(created.file), "-keyout", str(created.key_file)),
@@ -43,7 +43,7 @@ class CertificateAuthority:
         if key_password:
             # The only encryption of openssl that Java's Kafka client reads.
             encrypted = self._folder / f"{name}.encrypted.pem"
-            _openssl(
+            openssl(
                 *("pkcs8", "-topk8", "-v1", "PBE-SHA1-3DES", "-passout", f"pass:{key_password}"),
                 *("-in", str(created.key_file), "-out", str(encrypted)),
             )
@@ -51,5 +51,7 @@ class CertificateAuthority:
         return created
 
 
-def _openssl(*arguments: str) -> None:
-    subprocess.run(["openssl", *arguments], check=True, capture_output=True)
+def openssl(*arguments: str, content: bytes = b"") -> bytes:
+    """Returns the output of a command that reads `content`."""
+    command = ["openssl", *arguments]
+    return subprocess.run(command, input=content, capture_output=True, check=True).stdout

@@ -6,9 +6,12 @@ import json
 import re
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from confluent_kafka import KafkaError, Producer
@@ -108,7 +111,7 @@ class JobUnderTest:
         return sum(
             int(value)
             for vertex in rest.request(self.rest_url, f"/jobs/{self.id}")["vertices"]
-            for value in rest.vertex_metrics(
+            for value in vertex_metrics(
                 self.rest_url,
                 self.id,
                 vertex["id"],
@@ -244,3 +247,17 @@ class JobUnderTest:
 
     def audit(self, *arguments: str) -> dict[str, Any]:
         return self.run("audit", *arguments, ok=False)
+
+
+@contextmanager
+def job_on_own_stack(
+    name: str, sections: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+) -> Iterator[JobUnderTest]:
+    """Yields a running job on a stack that is started for it, and removed at the end."""
+    with tempfile.TemporaryDirectory(prefix=f"liveprofile-{name}-") as folder:
+        root = Path(folder)
+        with Stack(root / "stack") as stack:
+            job = JobUnderTest(stack, root, name, sections)
+            job.prepare()
+            job.submit()
+            yield job

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -15,6 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from stack.state import LOOPBACK, free_ports
+from tests.support.certificates import openssl
 
 AUDIENCE = "kafka"
 CLIENT_ID = "liveprofile"
@@ -29,8 +29,8 @@ class TokenIssuer:
     def __init__(self, folder: Path):
         [self.port] = free_ports(1)
         self._key_file = folder / "issuer.key.pem"
-        _openssl("genrsa", "-out", str(self._key_file), "2048")
-        modulus = _openssl("rsa", "-in", str(self._key_file), "-noout", "-modulus")
+        openssl("genrsa", "-out", str(self._key_file), "2048")
+        modulus = openssl("rsa", "-in", str(self._key_file), "-noout", "-modulus")
         self.jwks = {
             "keys": [
                 {
@@ -64,7 +64,7 @@ class TokenIssuer:
         header = {"alg": "RS256", "typ": "JWT", "kid": "1"}
         signed = ".".join(_base64(json.dumps(part).encode()) for part in (header, claims))
         sign = ("dgst", "-sha256", "-sign", str(self._key_file))
-        return f"{signed}.{_base64(_openssl(*sign, content=signed.encode()))}"
+        return f"{signed}.{_base64(openssl(*sign, content=signed.encode()))}"
 
 
 @contextmanager
@@ -105,11 +105,6 @@ def serve(issuer: TokenIssuer) -> Iterator[None]:
         finally:
             server.shutdown()
             thread.join()
-
-
-def _openssl(*arguments: str, content: bytes = b"") -> bytes:
-    done = subprocess.run(["openssl", *arguments], input=content, capture_output=True, check=True)
-    return done.stdout
 
 
 def _base64(content: bytes) -> str:

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
 
 from liveprofile.audit.archive_overlap import offsets_after_archive, read_archived_events
 from liveprofile.config import WindowSettings
 from liveprofile.kafka.topics import PartitionRange
+from tests.unit.liveprofile.audit.simulated_job import InputRecord
 
 FIRST_OFFSET = 10
-
-
-class InputRecord(NamedTuple):
-    partition: int
-    offset: int
-    timestamp_ms: int
-    value: bytes
 
 
 def records(*partitions: Sequence[str]) -> Iterator[InputRecord]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,26 +20,12 @@ from liveprofile.kafka.topics import PartitionRange
 from liveprofile.units import MINUTE_MS
 from liveprofile.wire.payload import digest
 from tests.reference.windows import window_end_ms
+from tests.unit.liveprofile.audit.simulated_job import Delta, InputRecord
 
 WINDOW = WindowSettings(length_ms=60_000, out_of_orderness_ms=1_000)
 START_MS = 1_500_000_000_000 // MINUTE_MS * MINUTE_MS
 
 ARRIVAL_MS = 1_000_000_000  # all events are replayed later
-
-
-class InputRecord(NamedTuple):
-    partition: int
-    offset: int
-    timestamp_ms: int
-    value: bytes | None
-
-
-class Delta(NamedTuple):
-    user_id: str
-    window_start_ms: int
-    window_end_ms: int
-    events: int
-    digests: bytes
 
 
 class Topic:
