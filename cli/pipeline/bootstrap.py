@@ -53,8 +53,10 @@ def bootstrap(
     Runs the job over a temporary topic with the events of the files, and stops it with a savepoint.
     The job that is submitted with this savepoint goes on in the input topic where the files end.
     """
-    from cli.pipeline.bootstrap_run import archive_variables, run
+    from cli.pipeline.bootstrap_run import archive_variables, check_files, require_readable, run
 
+    check_files(files, mapping)
+    require_readable(files, mapping)
     live, file = read_settings(config), config_file(config)
     # The job is another process: it reads its settings from the file and the environment.
     os.environ.update(archive_variables(live))

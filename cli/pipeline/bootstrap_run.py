@@ -22,7 +22,7 @@ from liveprofile.errors import InputError, ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.job_report import running_jobs
 from liveprofile.ingest.mapping import ROW_NUMBER, read_mapping, template_columns
-from liveprofile.ingest.replay import replay, rows_estimate
+from liveprofile.ingest.replay import open_source, replay, rows_estimate
 from liveprofile.kafka import offsets, topics
 from liveprofile.kafka.records import read_topic
 
@@ -71,7 +71,6 @@ def run(
     `archive`: the settings with `archive_variables`, which the environment contains.
     Raises LiveprofileError. In any case it removes the topics and the job of the bootstrap.
     """
-    check_files(files, mapping)
     if running := running_jobs(live.flink.rest_url, live.job.name):
         raise ServiceError(
             f"job {live.job.name} is running ({running[0]}): stop it, and use a new job.name,"
@@ -93,6 +92,13 @@ def run(
         savepoint = rest.stop_with_savepoint(archive.flink.rest_url, job_id, savepoint_dir)
         offsets.commit_offsets(live, live.topics.events, archive.kafka.group_id, starts)
         return BootstrapResult(events, savepoint, starts, no_overlap)
+
+
+def require_readable(files: Sequence[Path], mapping: Path | None) -> None:
+    """Raises InputError if a file is missing, or lacks a column of the mapping."""
+    for file in files:
+        rows_estimate(file, mapping)
+        open_source(file, mapping)
 
 
 def check_files(files: Sequence[Path], mapping: Path | None) -> None:

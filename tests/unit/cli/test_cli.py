@@ -71,6 +71,13 @@ def test_audit_refuses_since_that_is_no_time(monkeypatch, capsys, since):
     assert err.startswith(f"liveprofile: --since {since!r}: neither a duration")
 
 
+def test_bootstrap_checks_all_files_before_it_connects(tmp_path, monkeypatch, capsys):
+    (tmp_path / "first.jsonl").write_text("{}\n")
+    files = [str(tmp_path / name) for name in ("first.jsonl", "second.jsonl")]
+    code, out, err = run(monkeypatch, capsys, "bootstrap", *files)
+    assert (code, out, err) == (2, "", f"liveprofile: no file at {files[1]}\n")
+
+
 def test_unreachable_service_prints_one_line_and_exits_with_3(tmp_path, monkeypatch, capsys):
     config = tmp_path / "liveprofile.toml"
     config.write_text('[flink]\nrest_url = "http://127.0.0.1:1"\n')
