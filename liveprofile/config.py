@@ -6,311 +6,48 @@ join section and key with two underscores: LIVEPROFILE_CASSANDRA__PASSWORD.
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Iterator
+import re
+import tomllib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, NamedTuple
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SecretStr,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
-from pydantic_settings import (
-    BaseSettings,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-    TomlConfigSettingsSource,
-)
+from pydantic import Field, SecretStr, ValidationError
 
+from liveprofile import setting_errors
 from liveprofile.errors import ConfigError
-from liveprofile.renamed_settings import RENAMED, refuse_renamed_variables, renamed
-from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
+from liveprofile.renamed_settings import RENAMED
+from liveprofile.setting_errors import as_section, json_form, setting_types
+from liveprofile.setting_sections import (
+    CassandraSettings,
+    FlinkSettings,
+    JobSettings,
+    KafkaSettings,
+    LimitSettings,
+    ModelSettings,
+    ScoringSettings,
+    Section,
+    StateSettings,
+    TopicSettings,
+    WindowSettings,
+)
 
 CONFIG_VARIABLE = "LIVEPROFILE_CONFIG"
 ENV_PREFIX = "LIVEPROFILE_"
-MOST_STEPS = 300
-# Cassandra's limit, 20 years. Every row has a TTL: it bounds the tables, and it decides between two
-# writes with equal times (udfs.cassandra.encoding.write_time_us).
-MAX_TTL_S = 20 * 365 * 86_400
+# Variables with the prefix that are no settings. tests/unit/liveprofile/test_config.py compares
+# them with the code.
+OTHER_VARIABLES = frozenset({CONFIG_VARIABLE, "LIVEPROFILE_SERVICE", "LIVEPROFILE_WEBHOOK_SECRET"})
+# Kubernetes sets these in each container for a service whose name starts with `liveprofile`.
+KUBERNETES_VARIABLE = re.compile(
+    r"LIVEPROFILE_(\w+_)?(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)\w*)?)"
+)
+KUBERNETES_PORT = re.compile(r"(tcp|udp|sctp)://")
 
 
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class TopicSettings(Section):
-    events: str = "behavior-events"
-    rejected: str = "behavior-events-rejected"
-    late: str = "behavior-events-late"
-    alerts: str = "risk-alerts"
-    rules: str = "risk-rules"
-    feedback: str = "risk-feedback"
-    partitions: int = Field(4, ge=1, le=1000, description="of a topic that `submit` creates")
-    replication: int = Field(1, ge=1, le=10)
-    retention_ms: int = Field(7 * DAY_MS, ge=-1)
-    feedback_retention_ms: int = Field(
-        400 * DAY_MS, ge=-1, description="labels: later trainings read them"
-    )
-
-    @classmethod
-    def prefixed(cls, prefix: str) -> dict[str, str]:
-        """A prefixed name for every topic, so that several jobs can share a cluster."""
-        names = (name for name, field in cls.model_fields.items() if field.annotation is str)
-        return {name: f"{prefix}-{name}" for name in names}
-
-
-class KafkaSettings(Section):
-    bootstrap_servers: str = "localhost:9092"
-    group_id: str = "liveprofile"
-    startup_mode: Literal["earliest", "latest", "group"] = Field(
-        "earliest", description="where a job without a savepoint starts reading"
-    )
-    security_protocol: Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"] = "PLAINTEXT"
-    sasl_mechanism: Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512", "OAUTHBEARER"] = (
-        "SCRAM-SHA-512"
-    )
-    username: str = ""
-    password: SecretStr = SecretStr("")
-    oauth_token_url: str = Field(
-        "", pattern="^(https?://.+)?$", description="issues tokens for OAUTHBEARER"
-    )
-    oauth_client_id: str = ""
-    oauth_client_secret: SecretStr = SecretStr("")
-    oauth_scope: str = ""
-    ca_file: str = Field("", description="PEM file with trusted certificates")
-    certificate_file: str = Field("", description="PEM file with the client's certificate chain")
-    key_file: str = Field("", description="PEM file with the client's private key")
-    key_password: SecretStr = SecretStr("")
-    request_timeout_ms: int = Field(
-        15_000, ge=100, description="of requests that commands send to brokers"
-    )
-
-    @model_validator(mode="after")
-    def _complete_credentials(self) -> KafkaSettings:
-        _check_client_certificate(self)
-        if self.certificate_file and not self.uses_tls:
-            raise ValueError("certificate_file needs security_protocol SSL or SASL_SSL")
-        oauth = {
-            name: getattr(self, name)
-            for name in ("oauth_token_url", "oauth_client_id", "oauth_client_secret")
-        }
-        if self.sasl_mechanism != "OAUTHBEARER":
-            if any(oauth.values()) or self.oauth_scope:
-                raise ValueError("settings oauth_... need sasl_mechanism OAUTHBEARER")
-            return self
-        if not self.uses_sasl:
-            raise ValueError("OAUTHBEARER needs security_protocol SASL_SSL or SASL_PLAINTEXT")
-        if missing := [name for name, value in oauth.items() if not value]:
-            raise ValueError(f"OAUTHBEARER needs {', '.join(missing)}")
-        return self
-
-    @property
-    def uses_tls(self) -> bool:
-        return self.security_protocol.endswith("SSL")
-
-    @property
-    def uses_sasl(self) -> bool:
-        return self.security_protocol.startswith("SASL")
-
-    @property
-    def request_timeout_s(self) -> float:
-        return self.request_timeout_ms / 1_000
-
-
-class CassandraSettings(Section):
-    contact_points: tuple[str, ...] = ("127.0.0.1",)
-    port: int = Field(9042, ge=1, le=65535)
-    local_dc: str = "datacenter1"
-    keyspace: str = Field("liveprofile", pattern=r"^[a-z][a-z0-9_]{0,47}$")
-    replication: int = Field(1, ge=1, le=10)
-    username: str = ""
-    password: SecretStr = SecretStr("")
-    ca_file: str = ""
-    certificate_file: str = ""
-    key_file: str = ""
-    key_password: SecretStr = SecretStr("")
-    consistency: Literal["ONE", "LOCAL_ONE", "LOCAL_QUORUM", "QUORUM", "ALL"] = "LOCAL_QUORUM"
-    batch_bytes: int = Field(
-        40_000,
-        ge=256,
-        le=40_000,
-        description="size of an unlogged batch; the server's limit applies too",
-    )
-    in_flight: int = Field(32, ge=1, le=1024, description="concurrent requests of a worker")
-    request_timeout_ms: int = Field(5_000, ge=100)
-    retry_timeout_ms: int = Field(
-        60_000, ge=0, description="retry a failing write for this long, then fail the checkpoint"
-    )
-    profile_ttl_s: int = Field(180 * 86_400, ge=1, le=MAX_TTL_S)
-    delta_ttl_s: int = Field(30 * 86_400, ge=1, le=MAX_TTL_S)
-    flag_ttl_s: int = Field(365 * 86_400, ge=1, le=MAX_TTL_S)
-    case_ttl_s: int = Field(
-        730 * 86_400,
-        ge=1,
-        le=MAX_TTL_S,
-        description="of a case after its last change; longer than flags, because payment disputes"
-        " about them take months",
-    )
-    lookalike_distance: float = Field(
-        0.6,
-        ge=0,
-        le=2,
-        description="write a look-alike vector that moved this far (cosine distance)",
-    )
-    lookalike_refresh_windows: int = Field(
-        16, ge=1, description="write it at least once in so many windows"
-    )
-
-    @model_validator(mode="after")
-    def _complete_credentials(self) -> CassandraSettings:
-        _check_client_certificate(self)
-        if self.certificate_file and not self.ca_file:
-            raise ValueError("certificate_file needs ca_file, which enables TLS")
-        return self
-
-
-def _check_client_certificate(section: KafkaSettings | CassandraSettings) -> None:
-    if bool(section.certificate_file) != bool(section.key_file):
-        raise ValueError("certificate_file and key_file need each other")
-    if section.key_password and not section.key_file:
-        raise ValueError("key_password needs key_file")
-
-
-class LimitSettings(Section):
-    # A character has up to four bytes, and a request to Kafka at most a mebibyte.
-    payload_chars: int = Field(65_536, ge=1_024, le=250_000)
-    max_clock_skew_ms: int = Field(10 * MINUTE_MS, ge=0)
-    # A batch of `job.bundle_rows` windows must fit into 2 GiB, and a stored window into 16 MiB.
-    window_events: int = Field(
-        10_000, ge=1, le=100_000, description="that one window of a user takes"
-    )
-    window_chars: int = Field(
-        2_000_000, ge=1_024, le=16_000_000, description="of payloads that one window takes"
-    )
-
-
-class WindowSettings(Section):
-    length_ms: int = Field(5 * MINUTE_MS, ge=1_000, le=99 * DAY_MS)
-    out_of_orderness_ms: int = Field(30_000, ge=1, le=99 * DAY_MS)
-    idle_timeout_ms: int = Field(
-        0,
-        ge=0,
-        description="the watermark ignores partitions without records for this long; 0: never",
-    )
-    stagger_ms: int = Field(
-        0, ge=0, description="spread the window ends of users by this step; 0: all end at once"
-    )
-    # The state contains K (K + 3) / 2 windows of tokens for each user
-    # (jobs.sql.profile_views.model_input).
-    history: int = Field(8, ge=1, le=32, description="earlier windows that the model reads")
-
-    @model_validator(mode="after")
-    def _whole_steps(self) -> WindowSettings:
-        if not self.stagger_ms:
-            return self
-        if self.stagger_ms % 1_000:
-            raise ValueError("stagger_ms must be whole seconds")
-        if self.length_ms % self.stagger_ms:
-            raise ValueError("length_ms must be a multiple of stagger_ms")
-        if self.steps > MOST_STEPS:
-            raise ValueError(f"stagger_ms must be at least {self.length_ms // MOST_STEPS} here")
-        return self
-
-    @property
-    def count_ttl_ms(self) -> int:
-        """How long the job keeps the count of a window's events after the last of them arrived."""
-        return self.length_ms + self.out_of_orderness_ms + HOUR_MS
-
-    @property
-    def steps(self) -> int:
-        """The number of different window ends within one window length."""
-        return self.length_ms // self.stagger_ms if self.stagger_ms else 1
-
-
-class StateSettings(Section):
-    decay_days: float = Field(30.0, gt=0)
-    dedup_ttl_ms: int = Field(DAY_MS, ge=MINUTE_MS)
-    user_ttl_ms: int = Field(90 * DAY_MS, ge=MINUTE_MS)
-
-
-class ModelSettings(Section):
-    checkpoint: Path = Path("models/checkpoints/default")
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    threads: int = Field(1, ge=1, le=64, description="CPU threads of one worker")
-    batch_rows: int = Field(512, ge=1, le=65_536)
-    length_buckets: tuple[int, ...] = (6, 8, 10, 12, 16, 20, 24, 32)
-    texts: bool = Field(False, description="pass texts to a model that was trained with texts")
-
-    @field_validator("length_buckets")
-    @classmethod
-    def _ascending(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if not value or list(value) != sorted(set(value)) or value[0] < 2:
-            raise ValueError("must be ascending lengths of at least 2")
-        return value
-
-
-class JobSettings(Section):
-    name: str = "liveprofile"
-    parallelism: int = Field(2, ge=1, le=4096)
-    checkpoint_interval_ms: int = Field(10_000, ge=100)
-    checkpoint_dir: str = ""
-    tolerable_failed_checkpoints: int = Field(
-        60, ge=0, description="the job goes on after this many consecutive failed checkpoints"
-    )
-    changelog: bool = Field(
-        False, description="use Flink's changelog state backend: checkpoints delay scoring less"
-    )
-    bundle_rows: int = Field(1_000, ge=1)
-    bundle_time_ms: int = Field(20, ge=1)
-    buffer_timeout_ms: int = Field(5, ge=0)
-    store: Literal["cassandra", "none"] = Field(
-        "cassandra", description="none: score and raise flags, store nothing"
-    )
-
-
-class ScoringSettings(Section):
-    """The scoring pipeline: fraud scores and rules for single events."""
-
-    enabled: bool = Field(True, description="score single events as they arrive")
-    # The state contains K tokens of about 80 characters for each user and entity, twice.
-    history: int = Field(
-        128, ge=2, le=1_024, description="last events of a user or an entity that features use"
-    )
-    checkpoint: Path = Path("models/checkpoints/event-risk")
-    max_delay_ms: int = Field(
-        10 * MINUTE_MS,
-        ge=0,
-        description="an event that arrives later than this is scored as if it were this old",
-    )
-    replay: bool = Field(
-        False, description="the topic holds history: event_time counts, however late it arrives"
-    )
-    score_ttl_s: int = Field(30 * 86_400, ge=1, le=MAX_TTL_S)
-    drift_after_days: float = Field(
-        30.0, ge=0, description="days of events before the first drift alert"
-    )
-    rejoin_ttl_ms: int = Field(
-        2 * MINUTE_MS,
-        ge=MINUTE_MS,
-        description="the parts of an event must arrive within this time",
-    )
-
-
-class FlinkSettings(Section):
-    rest_url: str = "http://localhost:8081"
-
-
-class Settings(BaseSettings):
-    """All settings, validated. Raises ValidationError, which `load` turns into one line."""
-
-    model_config = SettingsConfigDict(
-        env_prefix=ENV_PREFIX, env_nested_delimiter="__", extra="forbid", frozen=True
-    )
+class Settings(Section):
+    """All settings, validated. Raises ValidationError; `load` turns it into a line a setting."""
 
     kafka: KafkaSettings = KafkaSettings()
     topics: TopicSettings = TopicSettings()
@@ -328,29 +65,13 @@ class Settings(BaseSettings):
         None, min_length=32, description="signs and verifies records of the rules topic"
     )
 
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        file = os.environ.get(CONFIG_VARIABLE, "")
-        sources = (init_settings, env_settings)
-        return sources + ((TomlConfigSettingsSource(settings_cls, Path(file)),) if file else ())
 
+class VariableSettings(NamedTuple):
+    """What the environment says: settings, the variable of each, and lines about wrong ones."""
 
-def _secrets(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        if SecretStr in (field.annotation, *get_args(field.annotation)):
-            yield prefix + name
-        elif isinstance(field.annotation, type) and issubclass(field.annotation, Section):
-            yield from _secrets(field.annotation, f"{name}.")
-
-
-SECRETS = frozenset(_secrets(Settings))
+    values: dict[str, Any]
+    names: dict[tuple[str, ...], str]
+    problems: list[str]
 
 
 def load(file: Path | str | None = None, **overrides: Any) -> Settings:
@@ -358,31 +79,105 @@ def load(file: Path | str | None = None, **overrides: Any) -> Settings:
 
     `file`: a TOML file, else the one LIVEPROFILE_CONFIG names, else none.
     `overrides`: sections as dicts, which win over variables and file.
-    Raises ConfigError: one line with the key, its value and what it may be.
+    Raises ConfigError with all wrong settings, a line for each: the key, its value, what it may be
+    and where it comes from. Secrets are masked.
     """
     file = file or os.environ.get(CONFIG_VARIABLE) or None
-    if file is not None and not Path(file).is_file():
-        raise ConfigError(f"no configuration file at {file}")
-    refuse_renamed_variables(ENV_PREFIX)
-    before = os.environ.get(CONFIG_VARIABLE)
-    if file is not None:
-        os.environ[CONFIG_VARIABLE] = str(file)
+    in_file = _read_file(Path(file)) if file else {}
+    variables = _read_variables(os.environ)
+
+    def origins(path: tuple[str, ...]) -> list[str]:
+        below = (name for key, name in variables.names.items() if key[: len(path)] == path)
+        named = [f"variable {name}" for name in dict.fromkeys(below)]
+        if named and path in variables.names:
+            return named
+        return [*named, str(file)] if _has(in_file, path) else named
+
+    problems = list(variables.problems)
     try:
-        return Settings(**overrides)
+        settings = Settings(**_merged(_merged(in_file, variables.values), overrides))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden" and key in RENAMED:
-            old, new = renamed(key, first["input"])
-            raise ConfigError(f"setting {old} is now called {new}") from None
-        # A fault of a whole section has the section as input, secrets included.
-        shown = key not in SECRETS and not isinstance(first["input"], dict)
-        value = f" = {first['input']!r}" if shown else ""
-        raise ConfigError(f"setting {key}{value}: {first['msg']}") from None
-    except ValueError as error:
+        problems += setting_errors.describe(error, Settings, origins)
+    if problems:
+        raise ConfigError(setting_errors.as_text(problems))
+    return settings
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise ConfigError(f"no configuration file at {file}")
+    try:
+        return tomllib.loads(file.read_text("utf-8"))
+    except (OSError, ValueError) as error:
         raise ConfigError(f"configuration file {file}: {error}") from None
-    finally:
-        if before is None:
-            os.environ.pop(CONFIG_VARIABLE, None)
-        else:
-            os.environ[CONFIG_VARIABLE] = before
+
+
+def _read_variables(environment: Mapping[str, str]) -> VariableSettings:
+    """The settings in variables; upper and lower case are the same."""
+    types = setting_types(Settings)
+    by_name = {"__".join(path): path for path in types}
+    result = VariableSettings({}, {}, [])
+    # A variable of a whole section comes before those of its keys, which win.
+    for variable, text in sorted(environment.items(), key=lambda each: len(each[0])):
+        if not variable.upper().startswith(ENV_PREFIX) or _is_other(variable, text):
+            continue
+        path = by_name.get(variable[len(ENV_PREFIX) :].lower())
+        if path is None:
+            result.problems.append(_unknown(variable, list(by_name)))
+            continue
+        try:
+            value = _parse(text, types[path])
+        except ValueError:
+            result.problems.append(setting_errors.not_json(variable, text, types[path]))
+            continue
+        keys = value if as_section(types[path]) else ()
+        result.names.update(dict.fromkeys([(*path, key) for key in keys] or [path], variable))
+        for key in reversed(path):
+            value = {key: value}
+        result.values.update(_merged(result.values, value))
+    return result
+
+
+def _parse(text: str, annotation: Any) -> Any:
+    """A variable's value; lists and whole sections are JSON. Raises ValueError."""
+    if json_form(annotation) is None:
+        return text
+    value = json.loads(text)
+    if as_section(annotation) and not isinstance(value, dict):
+        raise ValueError
+    return value
+
+
+def _is_other(variable: str, value: str) -> bool:
+    if variable in OTHER_VARIABLES:
+        return True
+    if not KUBERNETES_VARIABLE.fullmatch(variable):
+        return False
+    return not variable.endswith("_PORT") or bool(KUBERNETES_PORT.match(value))
+
+
+def _unknown(variable: str, names: list[str]) -> str:
+    renamed = {old.replace(".", "__"): new for old, new in RENAMED.items()}
+    name = variable[len(ENV_PREFIX) :].lower()
+    if name in renamed:
+        new = ENV_PREFIX + renamed[name].upper().replace(".", "__")
+        return f"variable {variable} is now called {new}"
+    return setting_errors.unknown_variable(variable, names, ENV_PREFIX)
+
+
+def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Both, key by key; where both have a key, that of `above`."""
+    result = dict(below)
+    for key, value in above.items():
+        before = result.get(key)
+        both = isinstance(before, dict) and isinstance(value, dict)
+        result[key] = _merged(before, value) if both else value
+    return result
+
+
+def _has(values: Any, path: tuple[str, ...]) -> bool:
+    for key in path:
+        if not isinstance(values, Mapping) or key not in values:
+            return False
+        values = values[key]
+    return True

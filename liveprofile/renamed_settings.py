@@ -2,11 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from typing import Any
-
-from liveprofile.errors import ConfigError
-
 RENAMED = {
     "limits.future_ms": "limits.max_clock_skew_ms",
     "kafka.start": "kafka.startup_mode",
@@ -20,20 +15,3 @@ RENAMED = {
     "risk.drift_after_days": "scoring.drift_after_days",
     "risk": "scoring",
 }
-
-
-def refuse_renamed_variables(prefix: str) -> None:
-    """Raises ConfigError if a variable has the old name of a setting.
-
-    pydantic ignores a variable that names no setting, so an old name would have no effect.
-    """
-    for old, new in RENAMED.items():
-        variable, present = (f"{prefix}{key.upper().replace('.', '__')}" for key in (old, new))
-        if variable in os.environ:
-            raise ConfigError(f"variable {variable} is now called {present}")
-
-
-def renamed(key: str, value: Any) -> tuple[str, str]:
-    """The setting at fault and its present name; of a whole section its first key."""
-    keys = (f"{key}.{name}" for name in value) if isinstance(value, dict) else ()
-    return next(((one, RENAMED[one]) for one in keys if one in RENAMED), (key, RENAMED[key]))

@@ -16,7 +16,8 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from xdist.scheduler import LoadScopeScheduling
 
-from liveprofile.config import CassandraSettings, load
+from liveprofile.config import load
+from liveprofile.setting_sections import CassandraSettings
 from stack.local import Stack
 from tests.support import service_restarts, summary
 from tests.support.job_under_test import JobUnderTest

@@ -13,8 +13,8 @@ from typing import Annotated, NamedTuple
 import numpy as np
 import typer
 
-from liveprofile.config import WindowSettings
 from liveprofile.events import window_times
+from liveprofile.setting_sections import WindowSettings
 from liveprofile.units import HOUR_MS
 
 START_MS = 1_700_006_400_000  # 2023-11-15 00:00 UTC

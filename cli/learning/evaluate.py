@@ -19,8 +19,9 @@ from cli.learning.options import (
     ShopUsersOption,
 )
 from cli.progress import progress
-from liveprofile.config import ScoringSettings, Settings
+from liveprofile.config import Settings
 from liveprofile.resources import product_path
+from liveprofile.setting_sections import ScoringSettings
 from models.profile.recipes import RECIPES, recipe
 
 evaluate = typer.Typer(

@@ -14,8 +14,9 @@ from __future__ import annotations
 from jobs.sql import event_views
 from jobs.sql import expressions as sql
 from jobs.sql.event_views import RECORD
-from liveprofile.config import LimitSettings, Settings, WindowSettings
+from liveprofile.config import Settings
 from liveprofile.features import baselines
+from liveprofile.setting_sections import LimitSettings, WindowSettings
 from liveprofile.wire import token_columns, window_events
 from liveprofile.wire.tokens import token_sql, type_letter_sql
 

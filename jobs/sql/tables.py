@@ -7,8 +7,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from jobs.sql import expressions as sql
-from liveprofile.config import KafkaSettings, Settings
+from liveprofile.config import Settings
 from liveprofile.kafka.offsets import scoring_group
+from liveprofile.setting_sections import KafkaSettings
 
 
 def _options(**options: str | int) -> str:

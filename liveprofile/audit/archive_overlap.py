@@ -16,8 +16,8 @@ from liveprofile.audit.rows import (
     partitions,
     split_position,
 )
-from liveprofile.config import WindowSettings
 from liveprofile.kafka.topics import PartitionRange
+from liveprofile.setting_sections import WindowSettings
 
 
 class ArchivedEvents(NamedTuple):

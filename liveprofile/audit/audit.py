@@ -33,8 +33,8 @@ from liveprofile.audit.rows import (
     stored_rows,
 )
 from liveprofile.audit.spool import Spool
-from liveprofile.config import WindowSettings
 from liveprofile.kafka.topics import PartitionRange
+from liveprofile.setting_sections import WindowSettings
 
 # The number of lost records that a report names.
 MAX_EXAMPLES = 10

@@ -12,9 +12,9 @@ from typing import Protocol
 
 import numpy as np
 
-from liveprofile.config import WindowSettings
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
 from liveprofile.ingest.translation import parse_time_ms
+from liveprofile.setting_sections import WindowSettings
 from liveprofile.wire.payload import BadEvent, as_id, digest, load
 
 NO_TIME = -(2**63)

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from liveprofile.config import WindowSettings
+from liveprofile.setting_sections import WindowSettings
 
 Times = TypeVar("Times", int, np.ndarray)
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 
-from liveprofile.config import KafkaSettings
 from liveprofile.errors import ServiceError, ServiceUnavailableError
+from liveprofile.setting_sections import KafkaSettings
 
 _NO_ANSWER = (
     KafkaError._TIMED_OUT,

@@ -30,9 +30,9 @@ from cassandra.policies import (
 )
 from cassandra.protocol import ErrorMessage, IsBootstrappingErrorMessage, OverloadedErrorMessage
 
-from liveprofile.config import CassandraSettings
 from liveprofile.errors import ConfigError, ServiceError, ServiceUnavailableError
 from liveprofile.retry import until_deadline
+from liveprofile.setting_sections import CassandraSettings
 
 _UNAVAILABLE = (
     NoHostAvailable,

@@ -6,9 +6,9 @@ from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable, Session
 from cassandra.protocol import ErrorMessage
 
-from liveprofile.config import CassandraSettings
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.resources import ROOT
+from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.connection import address, close, connect, describe_error
 from liveprofile.storage.flag_migration import migrate_flags
 

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.config import CassandraSettings
+from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema
 from liveprofile.units import HOUR_MS

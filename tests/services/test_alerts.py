@@ -26,10 +26,11 @@ from liveprofile.alerts.consumer.dead_letters import (
     dead_letter_topic,
 )
 from liveprofile.alerts.consumer.delivery import CassandraHandledStore
-from liveprofile.config import CassandraSettings, Settings, TopicSettings, load
+from liveprofile.config import Settings, load
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import create_topics
 from liveprofile.pseudonym import user_pseudonym
+from liveprofile.setting_sections import CassandraSettings, TopicSettings
 from liveprofile.storage.cql import from_ms, now_ms
 from stack.local import Stack, to_toml
 from tests.support.job_under_test import CLI, run_cli

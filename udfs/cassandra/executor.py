@@ -22,8 +22,8 @@ from cassandra.protocol import (
 )
 from cassandra.query import Statement, tuple_factory
 
-from liveprofile.config import CassandraSettings
 from liveprofile.errors import StoreError
+from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.connection import describe_error
 
 log = logging.getLogger(__name__)

@@ -10,8 +10,8 @@ from typing import Generic, NamedTuple, TypeVar
 from cassandra.cluster import Session
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
 
-from liveprofile.config import CassandraSettings
 from liveprofile.rules.flags import FlaggedRow, FlagHistory, FlagQuery, RowPosition
+from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.connection import close, connect
 from liveprofile.storage.flag_migration import check_flag_key
 from udfs.cassandra import encoding

@@ -22,8 +22,9 @@ from typing import Protocol
 from cassandra.cluster import Session
 from cassandra.query import BoundStatement
 
-from liveprofile.config import CassandraSettings, Settings
+from liveprofile.config import Settings
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
+from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.schema import check_embedding_dim
 from udfs.cassandra import encoding
 from udfs.cassandra.flag_state_cache import FlagStateCache

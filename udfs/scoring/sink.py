@@ -8,8 +8,9 @@ from typing import NamedTuple, Protocol
 from cassandra.cluster import Session
 from cassandra.query import UNSET_VALUE, BoundStatement
 
-from liveprofile.config import CassandraSettings, Settings
+from liveprofile.config import Settings
 from liveprofile.rules.flags import Flag, FlaggedRow, FlagHistory, FlagQuery, RowPosition
+from liveprofile.setting_sections import CassandraSettings
 from liveprofile.wire.scored_events import ENTITIES
 from udfs.cassandra import encoding
 from udfs.cassandra.encoding import Values

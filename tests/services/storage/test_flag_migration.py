@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.config import CassandraSettings
 from liveprofile.errors import ServiceError
+from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage import flag_migration, queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema, schema_statements

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.config import CassandraSettings
 from liveprofile.errors import ConfigError, ServiceError, StoreError
 from liveprofile.rules.flags import FlagHistory, FlagQuery
+from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema

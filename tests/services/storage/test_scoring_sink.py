@@ -9,8 +9,8 @@ import pytest
 from cassandra.cluster import Session
 
 from liveprofile.alerts.cases import snooze
-from liveprofile.config import CassandraSettings
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
+from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import HOUR_MS
 from tests.support.memory_sinks import MemoryScoringSink

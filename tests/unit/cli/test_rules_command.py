@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from liveprofile.config import Settings
+from liveprofile.config import Settings, load
 from liveprofile.kafka import records, topics
 from liveprofile.kafka.records import Record
 from tests.support.paths import ROOT
@@ -178,7 +178,7 @@ def test_apply_signs_its_records_with_the_signing_key(
     run(file, "apply", str(file))
     file.write_text(RULES_TOML)
     run(file, "apply", str(file))
-    settings = Settings()
+    settings = load()
     assert [rule.id for rule in topic.read(settings).rules().rules] == ["many"]
     first, second = topic.records[:3], topic.records[3:]
     assert [record.value is None for record in second] == [False, True]
@@ -202,11 +202,11 @@ def test_apply_repairs_a_topic_with_unsigned_records(
         "many": ("added", 1),
         "more": ("added", 1),
     }
-    assert topic.read(Settings()).invalid_ids == set()
+    assert topic.read(load()).invalid_ids == set()
     for unsigned in (raw_rule_record("*", b"{}"), raw_rule_record("stranger", None)):
         topic.records.append(unsigned)
         run(file, "apply", str(file))
-        assert topic.read(Settings()).invalid_ids == set()
+        assert topic.read(load()).invalid_ids == set()
 
 
 @pytest.mark.parametrize("key", ["", "hunter2"])
@@ -216,7 +216,7 @@ def test_short_signing_key_is_rejected_without_showing_it(
     monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", key)
     result = run(file, "apply", str(file))
     assert (result.exception.exit_code, topic.records) == (2, [])
-    assert "rules_signing_key: " in str(result.exception)
+    assert "rules_signing_key = ********: " in str(result.exception)
     assert "at least 32" in str(result.exception) and "hunter2" not in str(result.exception)
 
 

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from liveprofile.config import CassandraSettings, load
+from liveprofile.config import load
 from liveprofile.errors import ConfigError
 from liveprofile.kafka.connection import client_config
+from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.connection import tls_context
 from stack.local import to_toml
 from tests.support.certificates import CertificateAuthority

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from pydantic import ValidationError
 
-from liveprofile.config import CONFIG_VARIABLE, load
+from liveprofile.config import CONFIG_VARIABLE, ENV_PREFIX, OTHER_VARIABLES, Settings, load
 from liveprofile.errors import ConfigError
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import topic_configs
 from liveprofile.renamed_settings import RENAMED
+from liveprofile.setting_errors import setting_types
+from tests.support.paths import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -63,8 +67,11 @@ def test_loading_a_file_does_not_change_the_environment(written):
     ("text", "message"),
     [
         ("[window]\nlength_ms = 5\n", r"setting window\.length_ms = 5: .*1000"),
-        ("[window]\nlength = 5\n", r"setting window\.length = 5: .*not permitted"),
-        ("[windows]\nlength_ms = 5\n", r"setting windows"),
+        ("[window]\nlength = 5\n", r"setting window\.length = 5: .* mean window\.length_ms\?"),
+        ("[windows]\nlength_ms = 5\n", r"setting windows: not a setting; did you mean window\?"),
+        ("length_ms = 5\n", r"setting length_ms = 5: .* mean window\.length_ms\?"),
+        ("colour = 5\n", r"setting colour = 5: .*deployment\.md lists all"),
+        ("window = 5\n", r"setting window = 5: is a section: write its keys below \[window\]"),
         ('[kafka]\nstartup_mode = "soon"\n', r"setting kafka\.startup_mode = 'soon': .*earliest"),
         ('[cassandra]\nkeyspace = "Live"\n', r"setting cassandra\.keyspace = 'Live'"),
         ("[model]\nlength_buckets = [32, 8]\n", r"setting model\.length_buckets.*ascending"),
@@ -74,6 +81,90 @@ def test_invalid_setting_is_rejected_in_one_line_with_key_and_value(written, tex
     with pytest.raises(ConfigError, match=message) as raised:
         load(written(text))
     assert "\n" not in str(raised.value)
+
+
+def test_all_wrong_settings_are_reported_each_with_its_origin(written, monkeypatch):
+    file = written('[window]\nlength_ms = 5\n[kafka]\nstartup_mode = "soon"\npasword = "hunter2"\n')
+    monkeypatch.setenv("LIVEPROFILE_JOB__PARALLELISM", "two")
+    monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", "hunter2")
+    monkeypatch.setenv("LIVEPROFILE_KAFAK__GROUP_ID", "shop")
+    with pytest.raises(ConfigError) as raised:
+        load(file)
+    first, *lines = str(raised.value).splitlines()
+    assert first == "6 settings are wrong:"
+    for start, end in (
+        ("window.length_ms = 5: Input should be greater than or equal to 1000", file),
+        ("kafka.startup_mode = 'soon': Input should be 'earliest', 'latest' or 'group'", file),
+        ("kafka.pasword = ********: not a setting; did you mean kafka.password?", file),
+        ("job.parallelism = 'two': Input should be a valid integer", "variable LIVEPROFILE_JOB__"),
+        ("rules_signing_key = ********: Value should have", "variable LIVEPROFILE_RULES_SIGNING"),
+    ):
+        (line,) = [line for line in lines if line.startswith(f"  setting {start}")]
+        assert f"(from {end}" in line
+    assert "hunter2" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "message"),
+    [
+        ("KAFAK__GROUP_ID", "x", r"names no setting; did you mean LIVEPROFILE_KAFKA__GROUP_ID\?"),
+        ("KAFKA_GROUP_ID", "x", r"names no setting; did you mean LIVEPROFILE_KAFKA__GROUP_ID\?"),
+        ("LENGTH_MS", "1000", r"names no setting; did you mean LIVEPROFILE_WINDOW__LENGTH_MS\?"),
+        ("COLOUR", "hunter2", r"names no setting; docs/deployment\.md lists all$"),
+        (
+            "CASSANDRA",
+            "hunter2",
+            r"= \*{8}: must be a JSON object .*LIVEPROFILE_CASSANDRA__<KEY>$",
+        ),
+        ("JOB", "[1]", r"= '\[1\]': must be a JSON object"),
+        (
+            "CASSANDRA__CONTACT_POINTS",
+            "db",
+            r"= 'db': must be JSON, such as \W+first\W+second",
+        ),
+        ("MODEL__LENGTH_BUCKETS", "1,2", r"= '1,2': must be JSON, such as \[1, 2\]$"),
+        ("CASSANDRA_PORT", "9042", r"names no setting; did you mean LIVEPROFILE_CASSANDRA__PORT\?"),
+    ],
+)
+def test_wrong_variable_is_rejected_in_one_line(monkeypatch, variable, value, message):
+    monkeypatch.setenv(f"LIVEPROFILE_{variable}", value)
+    with pytest.raises(ConfigError, match=f"^variable LIVEPROFILE_{variable} {message}") as raised:
+        load()
+    assert "\n" not in str(raised.value) and "hunter2" not in str(raised.value)
+
+
+def test_variables_may_be_lists_whole_sections_and_lower_case(monkeypatch):
+    monkeypatch.setenv("LIVEPROFILE_CASSANDRA__CONTACT_POINTS", '["a", "b"]')
+    monkeypatch.setenv("LIVEPROFILE_CASSANDRA__PORT", "9043")
+    monkeypatch.setenv("LIVEPROFILE_CASSANDRA", '{"port": 1, "keyspace": "shop"}')
+    monkeypatch.setenv("liveprofile_job__parallelism", "3")
+    settings = load()
+    cassandra = settings.cassandra
+    assert (cassandra.contact_points, cassandra.port) == (("a", "b"), 9043)
+    assert (cassandra.keyspace, settings.job.parallelism) == ("shop", 3)
+
+
+def test_variables_of_kubernetes_services_are_no_settings(monkeypatch):
+    for name, value in (
+        ("REST_SERVICE_HOST", "10.0.0.1"),
+        ("REST_SERVICE_PORT_HTTP", "8081"),
+        ("REST_PORT", "tcp://10.0.0.1:8081"),
+        ("PORT_8081_TCP_ADDR", "10.0.0.1"),
+    ):
+        monkeypatch.setenv(f"LIVEPROFILE_{name}", value)
+    assert load() == load()
+
+
+def test_every_variable_that_the_code_reads_is_known():
+    code = "\n".join(
+        file.read_text("utf-8")
+        for package in ("liveprofile", "models", "udfs", "jobs", "stack", "cli", "benchmarks")
+        for file in (ROOT / package).rglob("*.py")
+    )
+    named = set(re.findall(r"\"(LIVEPROFILE_[A-Z_]*[A-Z])\"", code))
+    settings = {"__".join((ENV_PREFIX[:-1], *path)) for path in setting_types(Settings)}
+    settings = {name.replace("__", "_", 1).upper() for name in settings}
+    assert named - settings == OTHER_VARIABLES
 
 
 def test_file_that_is_not_toml_is_rejected_in_one_line(written):

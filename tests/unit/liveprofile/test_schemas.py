@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liveprofile.alerts.cloud_events import alert_records, cloud_event
-from liveprofile.config import TopicSettings
 from liveprofile.kafka.topics import topic_configs
 from liveprofile.rules.flags import Flag
 from liveprofile.rules.rules import Rule, read_rules
+from liveprofile.setting_sections import TopicSettings
 from tests.reference.validation import HEARTBEAT, REASONS, TYPES
 from tests.support.paths import ROOT
 from tests.support.streams.corruptions import CORRUPTIONS

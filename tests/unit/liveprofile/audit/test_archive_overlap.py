@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator, Sequence
 
 from liveprofile.audit.archive_overlap import offsets_after_archive, read_archived_events
-from liveprofile.config import WindowSettings
 from liveprofile.kafka.topics import PartitionRange
+from liveprofile.setting_sections import WindowSettings
 from tests.unit.liveprofile.audit.simulated_job import InputRecord
 
 FIRST_OFFSET = 10

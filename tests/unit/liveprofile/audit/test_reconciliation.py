@@ -15,8 +15,8 @@ from liveprofile.audit.audit import MAX_EXAMPLES, Audit, Report
 from liveprofile.audit.lateness import expected_late_records
 from liveprofile.audit.reconciliation import Reconciliation
 from liveprofile.audit.rows import input_rows, position, split_position, stored_rows
-from liveprofile.config import WindowSettings
 from liveprofile.kafka.topics import PartitionRange
+from liveprofile.setting_sections import WindowSettings
 from liveprofile.units import MINUTE_MS
 from liveprofile.wire.payload import digest
 from tests.reference.windows import window_end_ms

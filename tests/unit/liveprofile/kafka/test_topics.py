@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 from confluent_kafka import KafkaError
 
-from liveprofile.config import KafkaSettings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.topics import NoTopicError, partitions
+from liveprofile.setting_sections import KafkaSettings
 
 
 class FakeClient:

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 import pytest
 from pydantic import BaseModel
 
-from liveprofile.config import MAX_TTL_S, load
+from liveprofile.config import load
 from liveprofile.errors import ConfigError
 from liveprofile.resources import ROOT
+from liveprofile.setting_sections import MAX_TTL_S
 
 PACKAGES = ("cli", "liveprofile", "udfs")  # those that write to Cassandra
 WRITE = re.compile(r"^(INSERT INTO|UPDATE) \S+")

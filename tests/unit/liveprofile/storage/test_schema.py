@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from liveprofile.config import CassandraSettings
+from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.schema import schema_statements
 
 

@@ -14,8 +14,8 @@ from cassandra import InvalidRequest, OperationTimedOut, Unauthorized, WriteTime
 from cassandra.cluster import NoHostAvailable
 from cassandra.protocol import OverloadedErrorMessage
 
-from liveprofile.config import CassandraSettings
 from liveprofile.errors import StoreError
+from liveprofile.setting_sections import CassandraSettings
 from udfs.cassandra.executor import MAX_BACKOFF_S, StatementExecutor, backoff_s, is_retryable
 
 TIMED_OUT = OperationTimedOut({"node": "time-out"})
