@@ -16,7 +16,7 @@ from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from tests.support import service_restarts, summary
-from tests.support.compare import compare_with_reference
+from tests.support.compare import Scored, compare_with_reference
 from tests.support.compare_scoring import assert_scoring
 from tests.support.job_under_test import JobUnderTest
 from tests.support.streams.seeded import Message, with_faults
@@ -58,6 +58,7 @@ class LoadedJob:
         self.with_scoring = with_scoring
         self.clock_ms = START_MS
         self._seeds = itertools.count(1)
+        self._scored = Scored(job.settings)
 
     @contextmanager
     def load(self) -> Iterator[None]:
@@ -178,7 +179,7 @@ class LoadedJob:
         self.close_windows()
         audit_report = self.job.audit()
         assert audit_report["ok"] and not audit_report["open_windows"], audit_report
-        comparison = compare_with_reference(self.job.settings)
+        comparison = compare_with_reference(self.job.settings, self._scored)
         assert comparison.ok, comparison.as_json()
         assert comparison.job == comparison.reference
         if self.with_scoring:

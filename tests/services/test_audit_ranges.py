@@ -37,7 +37,8 @@ def event(user: int, at_ms: int, event_id: str = "") -> Message:
 
 @pytest.fixture(scope="module")
 def job(new_job: Callable[..., JobUnderTest]) -> Iterator[JobUnderTest]:
-    job = new_job("ranges", window={"length_ms": MINUTE_MS, "out_of_orderness_ms": 1_000})
+    window = {"length_ms": MINUTE_MS, "out_of_orderness_ms": 1_000}
+    job = new_job("ranges", window=window, scoring={"enabled": False})
     job.submit()
     yield job
     job.cancel()

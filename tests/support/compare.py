@@ -50,14 +50,48 @@ TRUNCATED_SURPRISE_TOLERANCE = 3.0  # nats, if histories are truncated at differ
 NEVER_FUTURE_MS = 1 << 62
 
 
-class RecordingModel:
-    """Scores one window at a time with the job's model and records the scores in order.
+class Scored:
+    """The job's model, which scores equal inputs once.
 
-    truncated: for each window, whether its tokens are too long for history to keep them all.
+    A comparison of a topic that has grown since the last one then scores the new windows only. The
+    key has everything that the scores depend on.
     """
 
     def __init__(self, settings: Settings):
         self.model = ProfileModel.load(product_path(settings.model.checkpoint), device="cpu")
+        self._scores: dict[bytes, Scores] = {}
+
+    def score(
+        self,
+        history: list[Token],
+        window: list[Token],
+        numbers_before: Mapping[str, float],
+        numbers_after: Mapping[str, float],
+        vectors: Mapping[tuple[str, int], Sequence[float]],
+    ) -> Scores:
+        """Takes what tests.reference.profile.ScoreWindow takes."""
+        inputs = repr((history, window, numbers_before, numbers_after, vectors))
+        key = hashlib.sha256(inputs.encode("utf-8", "surrogatepass")).digest()
+        if key not in self._scores:
+            tokens = (_one_row(tokens) for tokens in (history, window))
+            features = (_model_features(numbers) for numbers in (numbers_before, numbers_after))
+            by_modality = {
+                Modality(*modality): np.array(vector, np.float32)
+                for modality, vector in vectors.items()
+                if modality in self.model.modalities
+            }
+            self._scores[key] = self.model.score(*tokens, *features, [by_modality])
+        return self._scores[key]
+
+
+class RecordingModel:
+    """Scores one window at a time and records the scores in order.
+
+    truncated: for each window, whether its tokens are too long for history to keep them all.
+    """
+
+    def __init__(self, scored: Scored):
+        self.scored = scored
         self.scores: list[Scores] = []
         self.truncated: list[bool] = []
 
@@ -70,14 +104,7 @@ class RecordingModel:
         vectors: dict[tuple[str, int], list[float]],
         /,
     ) -> dict[str, float]:
-        tokens = (_one_row(tokens) for tokens in (history, window))
-        features = (_model_features(numbers) for numbers in (numbers_before, numbers_after))
-        by_modality = {
-            Modality(*modality): np.array(vector, np.float32)
-            for modality, vector in vectors.items()
-            if modality in self.model.modalities
-        }
-        scores = self.model.score(*tokens, *features, [by_modality])
+        scores = self.scored.score(history, window, numbers_before, numbers_after, vectors)
         self.scores.append(scores)
         self.truncated.append(sum(len(token_text(token)) + 1 for token in window) > TOKEN_CHARS)
         return {
@@ -99,15 +126,18 @@ def _one_row(tokens: Iterable[Token]) -> TokenColumns:
     return TokenColumns.of([[events.Token(*token) for token in tokens]])
 
 
-def compare_with_reference(settings: Settings) -> Comparison:
-    """Raises ServiceError if Kafka or Cassandra does not answer."""
+def compare_with_reference(settings: Settings, scored: Scored | None = None) -> Comparison:
+    """Raises ServiceError if Kafka or Cassandra does not answer.
+
+    scored: of earlier comparisons of the same job.
+    """
     comparison = Comparison()
     topics = settings.topics
     records = _in_arrival_order(kafka_records.read_topic(settings, topics.events))
     values = {(record.partition, record.offset): record.value for record in records}
     rejected = _by_origin(settings, topics.rejected)
     late = _by_origin(settings, topics.late)
-    model = RecordingModel(settings)
+    model = RecordingModel(scored or Scored(settings))
     tables = tomllib.loads(product_path(settings.rules).read_text(encoding="utf-8"))["rules"]
     rules = [table for table in tables if table["scope"] == "window"]
     too_many = {
@@ -119,7 +149,7 @@ def compare_with_reference(settings: Settings) -> Comparison:
     closed = _closed_windows(expected, model, settings.window.history)
     with open_session(settings.cassandra) as session:
         active = compare_windows(comparison, session, closed)
-        users = compare_profiles(comparison, session, closed, model.model)
+        users = compare_profiles(comparison, session, closed, model.scored.model)
         flags = _compare_flags(comparison, session, closed, active, rules, settings)
     comparison.job = {
         "records": len(records),
