@@ -22,7 +22,7 @@ from cli.pipeline.heartbeat import heartbeat
 from cli.pipeline.replay import replay
 from cli.pipeline.status import status
 from cli.pipeline.submit import submit
-from cli.profiles import deltas, flags, show
+from cli.profiles import deltas, flags, scores, show
 from cli.risk.alerts import alerts
 from cli.risk.consume import consume
 from cli.risk.drift import drift
@@ -40,6 +40,7 @@ COMMANDS = (
     heartbeat,
     show,
     deltas,
+    scores,
     flags,
     consume,
     audit,

@@ -1,4 +1,4 @@
-"""`liveprofile show`, `deltas` and `flags`: print profiles, deltas and flags from Cassandra."""
+"""`liveprofile show`, `deltas`, `scores` and `flags`: print what the job stored in Cassandra."""
 
 from __future__ import annotations
 
@@ -22,7 +22,13 @@ from liveprofile.errors import InputError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from liveprofile.storage.queries import SimilarUser, StoredDelta, StoredFlag, StoredProfile
+    from liveprofile.storage.queries import (
+        SimilarUser,
+        StoredDelta,
+        StoredFlag,
+        StoredProfile,
+        StoredScore,
+    )
 
 UserArgument = Annotated[str, typer.Argument(metavar="USER", help="User id.")]
 LimitOption = Annotated[
@@ -80,6 +86,31 @@ def deltas(
         print_json([_as_dict(delta) for delta in rows])
         return
     _print_tables(delta_table(user, rows))
+
+
+def scores(
+    user: UserArgument,
+    limit: LimitOption = 20,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show a user's latest scored events, newest first. Exit code 1 if there is none.
+
+    Example: liveprofile scores 42 --limit 5
+    """
+    from liveprofile.storage import queries
+    from liveprofile.storage.connection import open_session
+
+    settings = read_settings(config)
+    with open_session(settings.cassandra) as session:
+        rows = queries.scores(session, user, limit)
+    if not rows:
+        typer.echo(f"liveprofile: no scored event of user {user!r}", err=True)
+        raise typer.Exit(1)
+    if json:
+        print_json([_as_dict(score) for score in rows])
+        return
+    _print_tables(score_table(user, rows))
 
 
 def flags(
@@ -185,6 +216,22 @@ def delta_table(user_id: str, deltas: Sequence[StoredDelta]) -> Table:
             f"{delta.surprise:.2f}",
             _format_change(delta.delta, "churn"),
             ", ".join(delta.active_rules),
+        )
+    return table
+
+
+def score_table(user_id: str, scores: Sequence[StoredScore]) -> Table:
+    table = _table(f"Scored events of user {user_id}")
+    _add_columns(table, "time", "event", "type", ">amount", ">score", "device", "rules")
+    for score in scores:
+        table.add_row(
+            format_utc(score.event_time_ms),
+            score.event_id,
+            score.event_type,
+            f"{score.amount:.2f}",
+            f"{score.score:.4f}",
+            score.device_id or "",
+            ", ".join(score.active_rules),
         )
     return table
 

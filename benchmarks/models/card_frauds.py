@@ -141,5 +141,5 @@ def _shop_id(data: Transactions, row: int) -> str:
 def _read_stored_scores(settings: Settings) -> dict[str, float]:
     """All stored scores: event id -> score."""
     with connection.open_session(settings.cassandra) as session:
-        rows = session.execute("SELECT event_id, score FROM risk_score", timeout=120)
+        rows = session.execute("SELECT event_id, score FROM risk_score_by_hour", timeout=120)
         return {row.event_id: row.score for row in rows}

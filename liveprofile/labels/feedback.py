@@ -26,7 +26,8 @@ from liveprofile.errors import InputError
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.resources import ROOT
-from liveprofile.storage.cql import execute, from_ms, to_ms
+from liveprofile.storage import queries
+from liveprofile.storage.cql import to_ms
 from liveprofile.storage.queries import StoredFlag
 from liveprofile.wire.scored_events import ENTITIES
 
@@ -72,14 +73,9 @@ def stored_entities(
     session: Session, user_id: str, event_time_ms: int, event_id: str
 ) -> dict[str, str]:
     """Returns event type and shared entities of a stored scored event; {} if it is not stored."""
+    found = queries.score(session, user_id, event_time_ms, event_id)
     names = ("event_type", *ENTITIES)
-    row = execute(
-        session,
-        f"SELECT {', '.join(names)} FROM risk_score"
-        " WHERE user_id = %s AND event_time = %s AND event_id = %s",
-        (user_id, from_ms(event_time_ms), event_id),
-    ).one()
-    return {} if row is None else {name: value for name in names if (value := getattr(row, name))}
+    return {name: value for name in names if (value := getattr(found, name, None))}
 
 
 def schema_error(record: Any) -> str | None:

@@ -29,7 +29,7 @@ class RowPosition(NamedTuple):
     """The place of a window or an event among those of its user.
 
     Of two events at the same time the one with the larger id comes first: read backwards, this is
-    the order of the table risk_score.
+    the order of the table risk_score_by_hour.
     """
 
     time_ms: int  # the window's end, or the event's time

@@ -19,6 +19,7 @@ from cassandra.query import SimpleStatement
 
 from liveprofile.storage.cql import from_ms, read, read_pages
 from liveprofile.storage.flag_buckets import FLAG_BUCKETS
+from liveprofile.storage.score_hours import OLDER_TABLE, has_older_table, score_hour_ms
 
 TOKEN_MIN, TOKEN_MAX = -(1 << 63), (1 << 63) - 1
 SCAN_RANGES = 64
@@ -82,6 +83,25 @@ class StoredFlag(NamedTuple):
     rule_version: int | None = None
     rule_state: str = "ACTIVE"  # SHADOW: no alert was sent
     reasons: Sequence[dict[str, Any]] = ()  # code, value, usual (or None), sentence
+
+
+class StoredScore(NamedTuple):
+    """A row of risk_score_by_hour: one scored event."""
+
+    user_id: str
+    event_time_ms: int
+    event_id: str
+    event_type: str
+    amount: float
+    score: float  # probability of fraud
+    model_version: str
+    rules_version: str
+    active_rules: list[str]
+    device_id: str | None  # this and the next four: None if the event has none
+    place: str | None
+    shop_id: str | None
+    coupon_id: str | None
+    address_id: str | None
 
 
 class SimilarUser(NamedTuple):
@@ -156,6 +176,30 @@ def flags(
     return merged
 
 
+def scores(session: Session, user_id: str, limit: int = 50) -> list[StoredScore]:
+    """The user's latest scored events, newest first. Each hour with events takes one read."""
+    query = session.prepare("SELECT hour FROM risk_score_hours WHERE user_id = ?")
+    of_hour = _select("risk_score_by_hour", StoredScore, "user_id = %s AND hour = %s LIMIT %s")
+    found: list[StoredScore] = []
+    for (hour,) in read_pages(session, query, (user_id,)):
+        rows = read(session, of_hour, (user_id, hour, limit - len(found)))
+        found += map(_stored_score, rows)
+        if len(found) >= limit:
+            break
+    return found
+
+
+def score(session: Session, user_id: str, event_time_ms: int, event_id: str) -> StoredScore | None:
+    """One scored event, also of an earlier version; None if it is not stored."""
+    key = "user_id = %s AND event_time = %s AND event_id = %s"
+    values = (user_id, from_ms(event_time_ms), event_id)
+    query = _select("risk_score_by_hour", StoredScore, f"{key} AND hour = %s")
+    row = read(session, query, (*values, from_ms(score_hour_ms(event_time_ms)))).one()
+    if row is None and has_older_table(session, session.keyspace):
+        row = read(session, _select(OLDER_TABLE, StoredScore, key), values).one()
+    return None if row is None else _stored_score(row)
+
+
 def similar_users(
     session: Session, user_id: str, k: int = 10, segment: str | None = None
 ) -> list[SimilarUser]:
@@ -210,6 +254,10 @@ def _days_with_flags(session: Session, since: date) -> list[date]:
     rows = read(session, "SELECT DISTINCT day, bucket FROM risk_flag_by_day", ())
     days = {row.day.date() for row in rows}
     return sorted((day for day in days if day >= since), reverse=True)
+
+
+def _stored_score(row: Any) -> StoredScore:
+    return StoredScore(*row)._replace(active_rules=_names(row.active_rules))
 
 
 def _stored_flag(row: Any) -> StoredFlag:

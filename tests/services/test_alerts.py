@@ -32,6 +32,7 @@ from liveprofile.kafka.topics import create_topics
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.setting_sections import CassandraSettings, TopicSettings
 from liveprofile.storage.cql import from_ms, now_ms
+from liveprofile.storage.score_hours import score_hour_ms
 from stack.local import Stack, to_toml
 from tests.support.job_under_test import CLI, run_cli
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
@@ -61,7 +62,7 @@ def alert_config(
 @pytest.fixture
 def open_flag(sink: CassandraProfileSink, session: Session) -> Any:
     """A stored flag of an event, in state OPEN. Another user has a flag of a window."""
-    for table in ("flag_state", "risk_snooze", "risk_case", "alert_handled", "risk_score"):
+    for table in ("flag_state", "risk_snooze", "risk_case", "alert_handled", "risk_score_by_hour"):
         session.execute(f"TRUNCATE {table}", timeout=60)
     reasons = [{"code": "R", "value": 13.5, "usual": None, "sentence": "unlike the user"}]
     event_flag = flag(flag_id=FLAG_ID, event_id="e1", reasons=reasons)
@@ -147,9 +148,16 @@ def test_label_command_sends_the_same_record_when_repeated(
     alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
     session.execute(
-        "INSERT INTO risk_score (user_id, event_time, event_id, device_id, shop_id)"
-        " VALUES (%s, %s, %s, %s, %s)",
-        ("42", from_ms(open_flag.window_end_ms), "e1", "d-1", ""),
+        "INSERT INTO risk_score_by_hour (user_id, hour, event_time, event_id, device_id, shop_id)"
+        " VALUES (%s, %s, %s, %s, %s, %s)",
+        (
+            "42",
+            from_ms(score_hour_ms(open_flag.window_end_ms)),
+            from_ms(open_flag.window_end_ms),
+            "e1",
+            "d-1",
+            "",
+        ),
     )
     before = sent_labels(alert_config)
     for _ in range(2):

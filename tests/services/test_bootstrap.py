@@ -35,7 +35,7 @@ EVENTS, USERS, SPAN_MS = 6_000, 40, 4 * DAY_MS
 WINDOW = {"length_ms": HOUR_MS, "out_of_orderness_ms": HOUR_MS // 2}
 ARCHIVE_UNTIL, LIVE_FROM = 0.6, 0.5
 FLOAT = re.compile(r"-?\d+\.\d+(?:e-?\d+)?")
-TABLES = ("user_profile", "profile_delta", "risk_score", "risk_flag", "risk_flag_by_day")
+TABLES = ("user_profile", "profile_delta", "risk_score_by_hour", "risk_flag", "risk_flag_by_day")
 
 
 def messages() -> list[Message]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.compare_scoring import sent_events
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.streams.shop import HOT_USER, REGULAR_USER
 
@@ -57,6 +58,15 @@ def test_flags_and_alerts_agree(job: JobUnderTest) -> None:
     assert of_user == [flag for flag in flags if flag["user_id"] == REGULAR_USER]
 
 
+def test_scores_are_those_of_the_users_scored_events(job: JobUnderTest) -> None:
+    sent = [event for event in sent_events(job.settings) if event.user == HOT_USER]
+    scores = job.run("scores", HOT_USER, "--limit", "10000")
+    times_ms = [score["event_time_ms"] for score in scores]
+    assert times_ms == sorted(times_ms, reverse=True)
+    assert {score["event_id"] for score in scores} == {event.event_id for event in sent}
+    assert job.run("scores", HOT_USER, "--limit", "3") == scores[:3]
+
+
 def test_status_of_running_job(job: JobUnderTest) -> None:
     job.wait_until_committed()
     status = job.run("status")
@@ -71,6 +81,7 @@ def test_output_without_json_option_is_plain_text(job: JobUnderTest) -> None:
         ("audit",),
         ("show", HOT_USER),
         ("deltas", HOT_USER),
+        ("scores", HOT_USER),
         ("flags",),
         ("alerts",),
         ("status",),

@@ -34,7 +34,7 @@ FlagKey = tuple[str, str, str]  # user, rule, event
 class StoredScoring(NamedTuple):
     """The output of the scoring pipeline."""
 
-    scores: dict[Key, Any]  # rows of risk_score
+    scores: dict[Key, Any]  # rows of risk_score_by_hour
     flags: dict[str, FlagKey]  # by flag_id; only flags of events
     alerts: list[dict[str, Any]]  # of events, in topic order, duplicates included
 
@@ -59,7 +59,7 @@ def _scores(session: Session) -> Any:
     return execute(
         session,
         "SELECT user_id, to_unix_timestamp(event_time) AS event_ms, event_id, score, active_rules,"
-        " rules_version FROM risk_score",
+        " rules_version FROM risk_score_by_hour",
     )
 
 

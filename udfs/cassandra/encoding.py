@@ -110,6 +110,11 @@ def flag_by_day_partition(values: Values) -> tuple[bytes | None, ...]:
     return tuple(values[:2])
 
 
+def partition_key(*components: bytes) -> bytes:
+    """Encodes a partition key of several columns, as routing needs it."""
+    return b"".join(struct.pack(">H", len(part)) + part + b"\0" for part in components)
+
+
 def mutation_bytes(writes: Iterable[tuple[PreparedStatement, Values]]) -> int:
     """Estimates the bytes of a mutation as the server counts them; never too few."""
     total = 0

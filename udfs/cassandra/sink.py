@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from cassandra.cluster import Session
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
@@ -23,6 +23,7 @@ from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
 Row = TypeVar("Row", bound=FlaggedRow)
 _UserRow = tuple[str, RowPosition]  # user id, window or event
 Write = tuple[PreparedStatement, Values]
+Read = tuple[BoundStatement, Callable[[Sequence[Any]], None]]  # a SELECT; takes its rows
 
 
 class Partition(NamedTuple):
@@ -33,7 +34,7 @@ class Partition(NamedTuple):
     size: int  # bytes as the server counts them, or a little more
 
 
-class _StoredState:
+class StoredState:
     """What the tables contain about a user, as far as one of the user's rows needs it."""
 
     def __init__(self) -> None:
@@ -92,12 +93,17 @@ class CassandraSink(ABC, Generic[Row]):
         self._cache = cache
 
     @abstractmethod
-    def _select_latest(self, user_id: bytes, before: RowPosition) -> Iterator[BoundStatement]:
-        """Yields SELECTs of time, event id and `active_rules`: the latest row is in one of them."""
+    def _latest_reads(
+        self, user_id: bytes, before: RowPosition, state: StoredState
+    ) -> Iterator[list[Read]]:
+        """Yields the reads that pass the user's latest row before `before` to state.add_rows.
+
+        The reads of a list are answered before the next list is asked for.
+        """
 
     @abstractmethod
     def _partitions(self, rows: Sequence[Row]) -> tuple[list[bytes], list[Partition]]:
-        """Returns each row's partition key and its writes to the tables keyed by the user."""
+        """Returns partition keys and the rows' writes to them, without risk_flag_by_day."""
 
     @property
     def limits(self) -> BatchLimits:
@@ -107,10 +113,8 @@ class CassandraSink(ABC, Generic[Row]):
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
         """Returns the history of each query, from the cache or from Cassandra."""
         rows = sorted({(query.user_id, query.position) for query in queries}, reverse=True)
-        found = {row: _StoredState() for row in rows}
-        for row in rows:
-            self._look_up(row, found[row])
-        self._reads.drain()
+        found = {row: StoredState() for row in rows}
+        self._read_in_steps([self._look_up(row, found[row]) for row in rows])
         # A user's earliest row comes last. Writes of the later ones update the cache.
         for (user_id, position), state in {row[0]: (row, found[row]) for row in rows}.values():
             self._cache.put(user_id, state.before(position))
@@ -119,8 +123,21 @@ class CassandraSink(ABC, Generic[Row]):
             for query in queries
         ]
 
-    def _look_up(self, row: _UserRow, state: _StoredState) -> None:
-        """Fills the state of a row from the cache at once, or by reads to be drained."""
+    def _read_in_steps(self, lookups: list[Iterator[list[Read]]]) -> None:
+        """Executes the next reads of all look-ups at once, until none has more."""
+        while lookups:
+            unfinished = []
+            for lookup in lookups:
+                reads = next(lookup, None)
+                if reads is not None:
+                    unfinished.append(lookup)
+                    for statement, on_rows in reads:
+                        self._reads.submit(statement, on_rows)
+            self._reads.drain()
+            lookups = unfinished
+
+    def _look_up(self, row: _UserRow, state: StoredState) -> Iterator[list[Read]]:
+        """Fills the state of a row from the cache, and yields the reads for the rest."""
         user_id, position = row
         cached = self._cache.get(user_id, position.time_ms)
         if cached is not None:
@@ -133,10 +150,10 @@ class CassandraSink(ABC, Generic[Row]):
         if user_id in self._unflushed_users:
             self.flush()
         key = user_id.encode()
-        if cached is None:
-            for statement in self._select_latest(key, position):
-                self._reads.submit(statement, state.add_rows)
-        self._reads.submit(self._bound(self._select_flags, [key]), state.raised.extend)
+        latest_reads = iter(()) if cached else self._latest_reads(key, position, state)
+        flags_read = (self._bound(self._select_flags, [key]), state.raised.extend)
+        yield [flags_read, *next(latest_reads, [])]
+        yield from latest_reads
 
     def write(self, rows: Sequence[Row]) -> None:
         if not rows:

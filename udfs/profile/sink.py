@@ -20,7 +20,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol
 
 from cassandra.cluster import Session
-from cassandra.query import BoundStatement
 
 from liveprofile.config import Settings
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
@@ -28,7 +27,7 @@ from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.schema import check_embedding_dim
 from udfs.cassandra import encoding
 from udfs.cassandra.flag_state_cache import FlagStateCache
-from udfs.cassandra.sink import CassandraSink, Partition
+from udfs.cassandra.sink import CassandraSink, Partition, Read, StoredState
 from udfs.null_sink import NullSink
 from udfs.profile import row_encoding
 from udfs.profile.profile_row import ProfileRow
@@ -77,8 +76,11 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
         self._embedding_dim = embedding_dim
         super().__init__(settings, session, FlagStateCache())
 
-    def _select_latest(self, user_id: bytes, before: RowPosition) -> Iterator[BoundStatement]:
-        yield self._bound(self._select_earlier, [user_id, encoding.bigint(before.time_ms)])
+    def _latest_reads(
+        self, user_id: bytes, before: RowPosition, state: StoredState
+    ) -> Iterator[list[Read]]:
+        values = [user_id, encoding.bigint(before.time_ms)]
+        yield [(self._bound(self._select_earlier, values), state.add_rows)]
 
     def _prepare(self, settings: CassandraSettings) -> None:
         check_embedding_dim(self._session, settings.keyspace, self._embedding_dim)

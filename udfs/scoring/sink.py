@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from cassandra.cluster import Session
-from cassandra.query import UNSET_VALUE, BoundStatement
+from cassandra.query import UNSET_VALUE, PreparedStatement
 
 from liveprofile.config import Settings
 from liveprofile.rules.flags import Flag, FlaggedRow, FlagHistory, FlagQuery, RowPosition
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.setting_sections import MAX_TTL_S, CassandraSettings
+from liveprofile.storage.score_hours import OLDER_TABLE, has_older_table, score_hour_ms
+from liveprofile.units import HOUR_MS
 from liveprofile.wire.scored_events import ENTITIES
 from udfs.cassandra import encoding
 from udfs.cassandra.encoding import Values
 from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
-from udfs.cassandra.sink import CassandraSink, Partition
+from udfs.cassandra.sink import CassandraSink, Partition, Read, StoredState
 from udfs.null_sink import NullSink
 from udfs.scoring.drift_store import CassandraDriftStore, DriftStore
 
+# How often the row of a user's hour is written again, and how long it outlives the hour's scores.
+HOUR_REFRESH_S = 3_600
+MAX_HOURS = 100_000  # of users, about 200 bytes each
+
 SCORE_COLUMNS = (
     "user_id",
+    "hour",
     "event_time",
     "event_id",
     "event_type",
@@ -101,52 +109,116 @@ class _NoFlagStateCache(FlagStateCache):
         """Does nothing."""
 
 
+class _WrittenHours:
+    """The hours of users that were written lately. When full (MAX_HOURS), it is cleared."""
+
+    def __init__(self) -> None:
+        self._written_s: dict[tuple[str, int], float] = {}
+
+    def add(self, user_id: str, hour_ms: int) -> bool:
+        """Adds an hour. Returns whether it must be written."""
+        now_s = time.monotonic()
+        if self._written_s.get((user_id, hour_ms), -HOUR_REFRESH_S) > now_s - HOUR_REFRESH_S:
+            return False
+        if len(self._written_s) >= MAX_HOURS:
+            self._written_s.clear()
+        self._written_s[user_id, hour_ms] = now_s
+        return True
+
+
 class CassandraScoringSink(CassandraSink[ScoredEvent]):
-    """Writes the table risk_score and those of flags. CassandraSink describes the rest."""
+    """Writes risk_score_by_hour, risk_score_hours and the tables of flags.
+
+    CassandraSink describes the rest.
+    """
 
     def __init__(
         self, settings: CassandraSettings, score_ttl_s: int, session: Session | None = None
     ):
         self._score_ttl_s = score_ttl_s
+        self._written_hours = _WrittenHours()
         super().__init__(settings, session, _NoFlagStateCache())
         self.drift_store = CassandraDriftStore(self._session, settings, score_ttl_s)
 
-    def _select_latest(self, user_id: bytes, before: RowPosition) -> Iterator[BoundStatement]:
-        values = [user_id, encoding.bigint(before.time_ms)]
-        yield self._bound(self._select_same_time, [*values, before.event_id.encode()])
-        yield self._bound(self._select_earlier, values)
+    def _latest_reads(
+        self, user_id: bytes, before: RowPosition, state: StoredState
+    ) -> Iterator[list[Read]]:
+        """Reads the event's own hour, then the user's last hour before it."""
+        hour, at = (encoding.bigint(ms) for ms in (score_hour_ms(before.time_ms), before.time_ms))
+        event_id = before.event_id.encode()
+        earlier_hours: list[tuple[int]] = []
+        older = zip(self._older, ([user_id, at, event_id], [user_id, at]), strict=False)
+        yield [
+            (self._bound(self._select_same_time, [user_id, hour, at, event_id]), state.add_rows),
+            (self._bound(self._select_earlier, [user_id, hour, at]), state.add_rows),
+            (self._bound(self._select_earlier_hour, [user_id, hour]), earlier_hours.extend),
+            *((self._bound(select, values), state.add_rows) for select, values in older),
+        ]
+        for (hour_ms,) in earlier_hours:
+            next_hour = encoding.bigint(hour_ms + HOUR_MS)
+            values = [user_id, encoding.bigint(hour_ms), next_hour]
+            yield [(self._bound(self._select_earlier, values), state.add_rows)]
 
     def _prepare(self, settings: CassandraSettings) -> None:
         super()._prepare(settings)
-        select = (
-            "SELECT to_unix_timestamp(event_time) AS event_ms, event_id, active_rules"
-            f" FROM {settings.keyspace}.risk_score WHERE user_id = ?"
-        )
+        keyspace = settings.keyspace
+        columns = "to_unix_timestamp(event_time) AS event_ms, event_id, active_rules"
+        select = f"SELECT {columns} FROM {keyspace}.risk_score_by_hour WHERE user_id = ?"
         # The table's order is that of liveprofile.rules.flags.RowPosition, read backwards.
         self._select_same_time = self._session.prepare(
-            f"{select} AND event_time = ? AND event_id > ? LIMIT 1"
+            f"{select} AND hour = ? AND event_time = ? AND event_id > ? LIMIT 1"
         )
-        self._select_earlier = self._session.prepare(f"{select} AND event_time < ? LIMIT 1")
+        self._select_earlier = self._session.prepare(
+            f"{select} AND hour = ? AND event_time < ? LIMIT 1"
+        )
+        self._select_earlier_hour = self._session.prepare(
+            f"SELECT to_unix_timestamp(hour) FROM {keyspace}.risk_score_hours"
+            " WHERE user_id = ? AND hour < ? LIMIT 1"
+        )
+        self._older: list[PreparedStatement] = []
+        if has_older_table(self._session, keyspace):
+            older = f"SELECT {columns} FROM {keyspace}.{OLDER_TABLE} WHERE user_id = ?"
+            self._older = [
+                self._session.prepare(f"{older} AND event_time = ? AND event_id > ? LIMIT 1"),
+                self._session.prepare(f"{older} AND event_time < ? LIMIT 1"),
+            ]
         self._insert_score = self._prepare_insert(
-            settings.keyspace, "risk_score", SCORE_COLUMNS, self._score_ttl_s
+            keyspace, "risk_score_by_hour", SCORE_COLUMNS, self._score_ttl_s
+        )
+        self._insert_hour = self._prepare_insert(
+            keyspace,
+            "risk_score_hours",
+            ("user_id", "hour"),
+            min(self._score_ttl_s + HOUR_REFRESH_S, MAX_TTL_S),
         )
 
     def _partitions(self, rows: Sequence[ScoredEvent]) -> tuple[list[bytes], list[Partition]]:
         partitions = []
         for row in rows:
-            values = _encode_score(row)
-            writes = [(self._insert_score, values), *self._flag_writes(row)]
-            partitions.append(Partition(values[0], writes, encoding.mutation_bytes(writes)))
-        return [partition.key for partition in partitions], partitions
+            user_id, hour_ms = row.user_id.encode(), score_hour_ms(row.event_ms)
+            hour = encoding.bigint(hour_ms)
+            score_writes = [(self._insert_score, _encode_score(row, user_id, hour))]
+            partitions.append((encoding.partition_key(user_id, hour), score_writes))
+            of_user = self._flag_writes(row)
+            if self._written_hours.add(row.user_id, hour_ms):
+                # Of the hour's end, so that a delete of the events up to a time keeps the hour.
+                written_us = (hour_ms + HOUR_MS) * 1_000 - 1
+                of_user.append((self._insert_hour, [user_id, hour, encoding.bigint(written_us)]))
+            if of_user:
+                partitions.append((user_id, of_user))
+        return [key for key, _ in partitions], [
+            Partition(key, writes, encoding.mutation_bytes(writes)) for key, writes in partitions
+        ]
 
 
-def _encode_score(row: ScoredEvent) -> Values:
+def _encode_score(row: ScoredEvent, user_id: bytes, hour: bytes) -> Values:
     """Returns the values of SCORE_COLUMNS and the write time.
 
     An entity that is missing is not set, because a null would be stored as a tombstone.
     """
     return [
-        row.user_id.encode(),
+        user_id,
+        hour,
         encoding.bigint(row.event_ms),
         row.event_id.encode(),
         row.event_type.encode(),

@@ -11,15 +11,23 @@ from cassandra.cluster import Session
 from liveprofile.alerts.cases import snooze
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.setting_sections import CassandraSettings
-from liveprofile.storage.cql import now_ms
-from liveprofile.units import HOUR_MS
+from liveprofile.storage import queries
+from liveprofile.storage.cql import from_ms, now_ms, to_ms
+from liveprofile.storage.score_hours import score_hour_ms
+from liveprofile.units import HOUR_MS, MINUTE_MS
 from tests.support.memory_sinks import MemoryScoringSink
 from tests.support.rows.scored_events import START_MS, flag, scored_event, write_and_flush
-from udfs.scoring.sink import CassandraScoringSink, ScoringSink
+from udfs.scoring.sink import HOUR_REFRESH_S, CassandraScoringSink, ScoringSink
 
 pytestmark = pytest.mark.services
 
-TABLES = ("risk_score", "risk_flag", "risk_flag_by_day", "risk_snooze")
+TABLES = (
+    "risk_score_by_hour",
+    "risk_score_hours",
+    "risk_flag",
+    "risk_flag_by_day",
+    "risk_snooze",
+)
 SCORE_TTL_S = 86_400
 
 
@@ -54,7 +62,7 @@ def test_scored_event_is_one_row(cassandra: CassandraScoringSink, session: Sessi
     [row] = session.execute(
         "SELECT user_id, event_id, to_unix_timestamp(event_time) AS event_ms, event_type, amount,"
         " score, model_version, rules_version, active_rules, TTL(score) AS ttl, device_id, place,"
-        " shop_id, coupon_id, address_id FROM risk_score"
+        " shop_id, coupon_id, address_id FROM risk_score_by_hour"
     ).all()
     assert row[:8] == event[:8]
     assert set(row.active_rules) == {"a", "b"}
@@ -74,15 +82,62 @@ def test_writing_an_event_again_changes_nothing(cassandra: CassandraScoringSink,
     before = [session.execute(f"SELECT * FROM {table}").all() for table in TABLES]
     write_and_flush(cassandra, event)
     assert [session.execute(f"SELECT * FROM {table}").all() for table in TABLES] == before
-    assert [len(found) for found in before] == [1, 1, 1, 0]
+    assert [len(found) for found in before] == [1, 1, 1, 1, 0]
 
 
 def test_events_at_the_same_time_are_separate_rows(
     cassandra: CassandraScoringSink, session: Session
 ):
     write_and_flush(cassandra, scored_event(), scored_event(event_id="other"))
-    rows = session.execute("SELECT event_id FROM risk_score").all()
+    rows = session.execute("SELECT event_id FROM risk_score_by_hour").all()
     assert sorted(row.event_id for row in rows) == ["e0", "other"]
+
+
+def test_events_of_each_hour_are_one_partition(cassandra: CassandraScoringSink, session: Session):
+    half_hour = START_MS + HOUR_MS // 2
+    events = [
+        scored_event(hour=0, active_rules=["b", "a"]),
+        scored_event(event_id="same hour", event_ms=half_hour),
+        scored_event(hour=30),
+        scored_event("other", hour=1),
+    ]
+    write_and_flush(cassandra, *events)
+    partitions = session.execute("SELECT DISTINCT user_id, hour FROM risk_score_by_hour").all()
+    assert sorted(partitions) == sorted(session.execute("SELECT * FROM risk_score_hours"))
+    hours = [to_ms(row.hour) - score_hour_ms(START_MS) for row in partitions if row.user_id == "u"]
+    assert sorted(hours) == [0, 30 * HOUR_MS]
+
+    stored = queries.scores(session, "u")
+    assert [score.event_id for score in stored] == ["e30", "same hour", "e0"]
+    assert stored[2].active_rules == ["a", "b"]
+    assert (stored[2].device_id, stored[2].shop_id) == ("d1", None)
+    assert queries.scores(session, "u", limit=2) == stored[:2]
+    assert queries.score(session, "u", half_hour, "same hour") == stored[1]
+    assert queries.score(session, "u", half_hour, "another") is None
+    assert queries.scores(session, "nobody") == []
+
+
+def test_hour_is_kept_when_events_up_to_a_time_are_deleted(
+    cassandra: CassandraScoringSink, session: Session
+):
+    later = scored_event(event_id="later", event_ms=START_MS + MINUTE_MS)
+    write_and_flush(cassandra, scored_event(), later)
+    for table in ("risk_score_hours", "risk_score_by_hour"):
+        hour = "AND hour = %s" if table == "risk_score_by_hour" else ""
+        values = ("u", from_ms(score_hour_ms(START_MS))) if hour else ("u",)
+        delete = f"DELETE FROM {table} USING TIMESTAMP {START_MS * 1_000} WHERE user_id = %s {hour}"
+        session.execute(delete, values)
+    assert [score.event_id for score in queries.scores(session, "u")] == ["later"]
+
+
+def test_hour_outlives_its_scores(cassandra: CassandraScoringSink, session: Session):
+    write_and_flush(cassandra, scored_event())
+    session.execute("TRUNCATE risk_score_hours", timeout=60)
+    write_and_flush(cassandra, scored_event(event_id="other"))
+    # Written again by a worker that has not written it lately only.
+    assert not session.execute("SELECT * FROM risk_score_hours").all()
+    insert = cassandra._insert_hour.query_string
+    assert insert.endswith(f"TTL {SCORE_TTL_S + HOUR_REFRESH_S}")
 
 
 def test_flag_history_before_each_event(sink: ScoringSink):
@@ -132,6 +187,41 @@ def test_flag_history_orders_the_events_of_a_millisecond(sink: ScoringSink):
     assert of("b") == FlagHistory(is_raised=True)
     assert of("aa") == FlagHistory(RowPosition(START_MS, "b"), True, START_MS)
     assert of("0") == FlagHistory(RowPosition(START_MS, "a"), False, START_MS)
+
+
+@pytest.fixture
+def older_table(settings: CassandraSettings, session: Session) -> Iterator[None]:
+    """The table of an earlier version with an event of hour 1."""
+    session.execute(
+        "CREATE TABLE risk_score (user_id text, event_time timestamp, event_id text,"
+        " event_type text, amount double, score double, model_version text, rules_version text,"
+        " active_rules frozen<set<text>>, device_id text, place text, shop_id text,"
+        " coupon_id text, address_id text, PRIMARY KEY (user_id, event_time, event_id))"
+        " WITH CLUSTERING ORDER BY (event_time DESC, event_id ASC)",
+        timeout=60,
+    )
+    session.execute(
+        "INSERT INTO risk_score (user_id, event_time, event_id, active_rules, device_id)"
+        " VALUES (%s, %s, %s, %s, %s)",
+        ("u", from_ms(START_MS + HOUR_MS), "e1", {"a"}, "d-old"),
+    )
+    yield
+    session.execute("DROP TABLE risk_score", timeout=60)
+
+
+@pytest.mark.usefixtures("older_table")
+def test_events_of_an_earlier_version_are_read(
+    cassandra: CassandraScoringSink, settings: CassandraSettings, session: Session
+):
+    write_and_flush(cassandra, scored_event(hour=0), scored_event(hour=3, active_rules=["b"]))
+    sink = CassandraScoringSink(settings, SCORE_TTL_S, session)
+    assert past(sink, "a", START_MS + HOUR_MS) == (False, None)
+    assert past(sink, "a", START_MS + 2 * HOUR_MS) == (True, None)
+    assert past(sink, "a", START_MS + 4 * HOUR_MS) == (False, None)
+    [same_time] = sink.flag_history([FlagQuery("u", "a", START_MS + HOUR_MS, "e0")])
+    assert same_time.was_true and same_time.latest == RowPosition(START_MS + HOUR_MS, "e1")
+    found = queries.score(session, "u", START_MS + HOUR_MS, "e1")
+    assert (found.device_id, found.active_rules) == ("d-old", ["a"])
 
 
 def test_flags_of_a_rule_in_one_millisecond_are_separate_rows(

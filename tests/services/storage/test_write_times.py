@@ -17,6 +17,7 @@ from cassandra.cluster import Session
 from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.cql import from_ms, now_ms
 from liveprofile.storage.flag_buckets import flag_bucket
+from liveprofile.storage.score_hours import score_hour_ms
 from liveprofile.units import MINUTE_MS
 from tests.support.rows import profile_rows, scored_events
 from tests.support.rows.profile_rows import DIM, profile_row
@@ -108,7 +109,7 @@ def pipeline(
         lambda *row: write_event(scores, *row),
         lambda number: scored_event(hour=number).event_ms,
         0,
-        {"risk_score": "score"} | flags,
+        {"risk_score_by_hour": "score"} | flags,
     )
 
 
@@ -119,6 +120,8 @@ def user_id() -> str:
 
 def partition(table: str, user_id: str, end_ms: int) -> tuple[str, tuple[Any, ...]]:
     """A condition for the user's rows, and its values."""
+    if table == "risk_score_by_hour":
+        return "user_id = %s AND hour = %s", (user_id, from_ms(score_hour_ms(end_ms)))
     if table != "risk_flag_by_day":
         return "user_id = %s", (user_id,)
     end = from_ms(end_ms)
