@@ -11,35 +11,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import threading
 from collections.abc import Callable, Iterable
-from contextlib import closing
-from typing import Protocol
-
-from confluent_kafka import (
-    OFFSET_BEGINNING,
-    Consumer,
-    KafkaError,
-    KafkaException,
-    TopicPartition,
-)
 
 from liveprofile.config import Settings
-from liveprofile.errors import ServiceError
-from liveprofile.kafka.connection import client_config
-from liveprofile.kafka.records import Record, to_record
-from liveprofile.kafka.topics import NoTopicError, partitions
+from liveprofile.kafka.records import Record
 from liveprofile.rules.rules import Rule, RuleProblem, RulesError, RuleSet, read_rule
 from liveprofile.rules.signature import RuleSigner, SignatureError
+from udfs.topic_follower import KafkaTopicSource, TopicFollower, TopicSource, read_to_end
 
 log = logging.getLogger(__name__)
-
-POLL_TIMEOUT_S = 0.5
-RETRY_S = 5.0
-FIRST_READ_TIMEOUT_S = 20.0  # then a worker starts with the rules of the file
-JOIN_TIMEOUT_S = 10.0  # a thread that hangs in the Kafka client ends with the process
-FETCH_RECORDS = 1_000
-
 
 # The key of a record that every `rules apply` writes. Compaction keeps it when it has dropped the
 # removed rules, so an emptied rule set stays empty.
@@ -111,66 +91,8 @@ class TopicRules:
         return RuleSet(version=hashlib.sha256(text.encode()).hexdigest()[:12], rules=rules)
 
 
-class RulesSource(Protocol):
-    """Where the records come from. Used by one thread only."""
-
-    caught_up: bool  # all records that existed when the source was opened have been returned
-
-    def poll(self, timeout_s: float) -> list[Record]:
-        """Returns new records, waiting at most `timeout_s`.
-
-        Raises ServiceError or KafkaException.
-        """
-
-    def close(self) -> None: ...
-
-
-class RulesTopicSource:
-    """Reads the topic from its beginning and follows it, without a consumer group or commits.
-
-    Raises ServiceError if Kafka does not answer, NoTopicError if the topic does not exist.
-    """
-
-    def __init__(self, settings: Settings):
-        topic = settings.topics.rules
-        self._topic = topic
-        self._consumer = Consumer(
-            client_config(settings.kafka)
-            | {
-                "group.id": "liveprofile-rules",
-                "enable.auto.commit": False,
-                "auto.offset.reset": "earliest",
-                "enable.partition.eof": True,
-            }
-        )
-        try:
-            numbers = partitions(self._consumer, settings.kafka, topic)
-            self._consumer.assign(
-                [TopicPartition(topic, number, OFFSET_BEGINNING) for number in numbers]
-            )
-        except BaseException:
-            self._consumer.close()
-            raise
-        self._behind = set(numbers)
-
-    @property
-    def caught_up(self) -> bool:
-        return not self._behind
-
-    def poll(self, timeout_s: float) -> list[Record]:
-        records = []
-        for message in self._consumer.consume(FETCH_RECORDS, timeout=timeout_s):
-            error = message.error()
-            if error is None:
-                records.append(to_record(message))
-            elif error.code() == KafkaError._PARTITION_EOF:
-                self._behind.discard(message.partition())
-            else:
-                raise ServiceError(f"reading topic {self._topic}: {error.str()}")
-        return records
-
-    def close(self) -> None:
-        self._consumer.close()
+def _open_source(settings: Settings) -> TopicSource:
+    return KafkaTopicSource(settings, settings.topics.rules, "liveprofile-rules")
 
 
 def rule_signer(settings: Settings) -> RuleSigner | None:
@@ -185,14 +107,7 @@ def read_topic_rules(settings: Settings) -> TopicRules:
     Raises ServiceError.
     """
     topic_rules = TopicRules(rule_signer(settings))
-    try:
-        with closing(RulesTopicSource(settings)) as source:
-            while not source.caught_up:
-                topic_rules.apply(source.poll(POLL_TIMEOUT_S))
-    except NoTopicError:
-        pass
-    except KafkaException as error:
-        raise ServiceError(f"reading topic {settings.topics.rules}: {error}") from None
+    read_to_end(settings.topics.rules, lambda: _open_source(settings), topic_rules.apply)
     return topic_rules
 
 
@@ -203,35 +118,32 @@ class RulesFeed:
     open_source: called in the feed's thread, again after each failure. None: `file_rules` stay in
     force.
     signer: verifies the records; None accepts every record.
+    timing: keyword arguments of TopicFollower.
 
-    With a source, the constructor returns when the topic has been read to its end, or after
-    `first_read_timeout_s`. Failures of the source are logged, never raised: the last rules stay in
-    force.
+    Failures of the source are logged, never raised: the last rules stay in force.
     """
 
     def __init__(
         self,
         file_rules: RuleSet,
-        open_source: Callable[[], RulesSource] | None = None,
+        open_source: Callable[[], TopicSource] | None = None,
         *,
         signer: RuleSigner | None = None,
-        poll_timeout_s: float = POLL_TIMEOUT_S,
-        retry_s: float = RETRY_S,
-        first_read_timeout_s: float = FIRST_READ_TIMEOUT_S,
+        **timing: float,
     ):
-        self._current = file_rules
-        self._open_source, self._signer = open_source, signer
-        self._poll_timeout_s, self._retry_s = poll_timeout_s, retry_s
+        self._current, self._signer = file_rules, signer
         self._invalid_records = 0
         self._signed_ms = 0  # when the rules in force were signed
-        self._last_warning = ""
-        self._first_read, self._stop = threading.Event(), threading.Event()
-        self._thread: threading.Thread | None = None
+        self._follower: TopicFollower | None = None
         if open_source is not None:
-            self._thread = threading.Thread(target=self._run, name="risk-rules", daemon=True)
-            self._thread.start()
-            if not self._first_read.wait(first_read_timeout_s):
-                log.warning("the rules topic is not read yet: starting with the rules of the file")
+            self._follower = TopicFollower(
+                "risk-rules",
+                "rules",
+                open_source,
+                lambda: _FeedReader(self),
+                lambda: f"rules {self._current.version} stay",
+                **timing,
+            )
 
     def current(self) -> RuleSet:
         """Returns the rules in force, an immutable value."""
@@ -244,60 +156,37 @@ class RulesFeed:
 
     def close(self) -> None:
         """Ends the thread. `current` still works afterwards."""
-        self._stop.set()
-        if self._thread is not None:
-            self._thread.join(JOIN_TIMEOUT_S)
+        if self._follower is not None:
+            self._follower.close()
 
-    def _run(self) -> None:
-        try:
-            while not self._stop.is_set():
-                try:
-                    with closing(self._open_source()) as source:
-                        self._follow(source)
-                except (ServiceError, KafkaException) as error:
-                    self._warn_once(str(error))
-                self._first_read.set()
-                self._stop.wait(self._retry_s)
-        finally:
-            self._first_read.set()
-            if not self._stop.is_set():
-                log.error(
-                    "the thread that reads the rules topic has failed; rules %s stay in force",
-                    self._current.version,
-                )
-
-    def _follow(self, source: RulesSource) -> None:
-        topic_rules, changed = TopicRules(self._signer), True
-        while not self._stop.is_set():
-            records = source.poll(self._poll_timeout_s)
-            topic_rules.apply(records)
-            self._invalid_records = topic_rules.invalid_records
-            changed |= bool(records)
-            if changed and source.caught_up:
-                if topic_rules.has_records:
-                    self._set_current(topic_rules)
-                self._last_warning, changed = "", False
-                self._first_read.set()
-
-    def _set_current(self, topic_rules: TopicRules) -> None:
+    def _set_current(self, topic_rules: TopicRules) -> str:
+        """Returns the reason if the rules stay as they are, else ""."""
         if topic_rules.signed_ms < self._signed_ms:
-            self._warn_once("the topic lacks the records that were signed last")
-            return
+            return "the topic lacks the records that were signed last"
         rules, self._signed_ms = topic_rules.rules(), topic_rules.signed_ms
         if rules.version != self._current.version:
             log.info("rules %s in force: %s", rules.version, [rule.id for rule in rules.rules])
             self._current = rules
+        return ""
 
-    def _warn_once(self, text: str) -> None:
-        """Logs a failure, but not again at each retry."""
-        if text != self._last_warning:
-            log.warning("%s; rules %s stay in force", text, self._current.version)
-            self._last_warning = text
+
+class _FeedReader:
+    """Puts the rules of one pass over the topic in force."""
+
+    def __init__(self, feed: RulesFeed):
+        self._feed, self._rules = feed, TopicRules(feed._signer)
+
+    def take(self, records: list[Record]) -> None:
+        self._rules.apply(records)
+        self._feed._invalid_records = self._rules.invalid_records
+
+    def publish(self) -> str:
+        return self._feed._set_current(self._rules) if self._rules.has_records else ""
 
 
 def open_rules_feed(settings: Settings, file_rules: RuleSet) -> RulesFeed:
     """Opens the feed of a job: the rules of the file, then those of the topic."""
-    return RulesFeed(file_rules, lambda: RulesTopicSource(settings), signer=rule_signer(settings))
+    return RulesFeed(file_rules, lambda: _open_source(settings), signer=rule_signer(settings))
 
 
 def open_fixed_rules_feed(settings: Settings, file_rules: RuleSet) -> RulesFeed:
