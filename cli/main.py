@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -31,30 +32,19 @@ from cli.risk.rules import rules
 from liveprofile import __version__
 from liveprofile.errors import LiveprofileError
 
-COMMANDS = (
-    demo,
-    submit,
-    status,
-    generate,
-    replay,
-    heartbeat,
-    show,
-    deltas,
-    scores,
-    flags,
-    consume,
-    audit,
-    backfill,
-    bootstrap,
-    tune,
-    walk_forward,
-)
-COMMAND_GROUPS = (alerts, feedback, train, evaluate, catalogue, rules, drift)
+# The panels of `liveprofile --help`, each with its commands and groups of commands.
+PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
+    "Run the job": (demo, submit, status, audit),
+    "Send events": (generate, replay, heartbeat, bootstrap),
+    "Read profiles": (show, deltas, scores, flags),
+    "Work on alerts": (alerts, consume, feedback, rules, drift),
+    "Train models": (backfill, train, tune, evaluate, walk_forward, catalogue),
+}
 
 app = typer.Typer(
     name="liveprofile",
     no_args_is_help=True,
-    add_completion=False,
+    rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -79,6 +69,8 @@ def start(
 
     Exit codes: 0 success; 1 negative result (unknown user, failed audit); 2 invalid setting,
     argument or file; 3 Kafka, Cassandra or Flink does not answer or refuses.
+
+    Example: `liveprofile submit --wait`
     """
     # Clients log a warning per failed connection attempt; the final error is printed once.
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
@@ -86,10 +78,12 @@ def start(
         logging.getLogger(client).setLevel(logging.CRITICAL)
 
 
-for command in COMMANDS:
-    app.command()(command)
-for group in COMMAND_GROUPS:
-    app.add_typer(group)
+for panel, commands in PANELS.items():
+    for command in commands:
+        if isinstance(command, typer.Typer):
+            app.add_typer(command, rich_help_panel=panel)
+        else:
+            app.command(rich_help_panel=panel)(command)
 
 
 def main() -> None:

@@ -45,7 +45,10 @@ def show(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show a user's current profile. Exit code 1 if the user is unknown."""
+    """Show a user's current profile. Exit code 1 if the user is unknown.
+
+    Example: `liveprofile show 42 --similar 5`
+    """
     from liveprofile.storage import queries
     from liveprofile.storage.connection import open_session
 
@@ -73,6 +76,8 @@ def deltas(
     """Show how a user's latest windows changed the profile, newest first.
 
     Exit code 1 if there is no window.
+
+    Example: `liveprofile deltas 42 --limit 3`
     """
     from liveprofile.storage import queries
     from liveprofile.storage.connection import open_session
@@ -96,7 +101,7 @@ def scores(
 ) -> None:
     """Show a user's latest scored events, newest first. Exit code 1 if there is none.
 
-    Example: liveprofile scores 42 --limit 5
+    Example: `liveprofile scores 42 --limit 5`
     """
     from liveprofile.storage import queries
     from liveprofile.storage.connection import open_session
@@ -130,7 +135,10 @@ def flags(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show risk flags, newest first. Exit code 1 if --user names an unknown user."""
+    """Show risk flags, newest first. Exit code 1 if --user names an unknown user.
+
+    Example: `liveprofile flags --since 2h` or `liveprofile flags --user 42 --json`
+    """
     from liveprofile.storage import queries
     from liveprofile.storage.connection import open_session
 

@@ -28,6 +28,8 @@ def demo(
     still runs after an interrupted replay: then it resumes the replay. Everything keeps running,
     so that other commands can read it. With --json the last line is a summary. Exit code
     1 if there is no profile or no flag, or if a record is not accounted for.
+
+    Example: `liveprofile demo`
     """
     from rich.console import Console
 

@@ -53,6 +53,8 @@ def encode(
     """Encode the texts of items with all-MiniLM-L6-v2 (offline) and write a catalogue.
 
     Columns of FILE whose names end in _embedding are copied.
+
+    Example: `liveprofile catalogue encode items.csv --out catalogue.parquet`
     """
     from models.profile.data.catalogue import encode_texts
 
@@ -86,7 +88,11 @@ def add(
     ] = True,
     as_json: JsonOption = False,
 ) -> None:
-    """Add items to a model, each represented by the known items closest to it."""
+    """Add items to a model, each represented by the known items closest to it.
+
+    Example: `liveprofile catalogue add models/shop-1 --catalogue catalogue.parquet
+    --out models/shop-2`
+    """
     from models.profile.data.item_side_info import add_catalogue_items
 
     card = add_catalogue_items(checkpoint, file, out, candidates)
@@ -112,6 +118,9 @@ def evaluate(
     """Measure the ranking of items without training data, with and without their vectors.
 
     The last line is JSON.
+
+    Example: `liveprofile catalogue evaluate general --rows rows --checkpoint models/shop-1
+    --catalogue catalogue.parquet`
     """
     from models.profile.experiments.cold_start import cold_start_report
 

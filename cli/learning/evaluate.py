@@ -47,7 +47,9 @@ for _recipe in RECIPES.values():
     evaluate.command(
         _recipe.name,
         help="Compare a user model with every baseline model: next category and item, churn and"
-        " spend. Each difference has a bootstrap interval over users.",
+        " spend. Each difference has a bootstrap interval over users. The last line is JSON."
+        f"\n\nExample: `liveprofile evaluate {_recipe.name} --rows rows"
+        " --checkpoint models/shop-1`",
     )(_profile_command(_recipe.name))
 
 
@@ -68,6 +70,8 @@ def next_item(
 
     The item before the last is the validation part. The model must know all items of FILE.
     `same_data` in the result is true if the model was trained on FILE. The last line is JSON.
+
+    Example: `liveprofile evaluate next-item sequences.txt --checkpoint models/next-item`
     """
     from models.next_item.data import READERS
     from models.next_item.train import evaluate as evaluate_model
@@ -102,6 +106,8 @@ def event_risk(
 
     The result has, for several numbers of alerts per day, the recall per kind of fraud and the
     false alarms per kind of legitimate change (changed habits, crowds). The last line is JSON.
+
+    Example: `liveprofile evaluate event-risk --seed 7`
     """
     from liveprofile.rules.rules import read_rules
     from models.fraud.model import FraudModel

@@ -128,7 +128,8 @@ for _recipe in RECIPES.values():
         help=f"Train the user model on the rows of a backfill; forecast horizon"
         f" {_recipe.horizon_days} days. The setting model.checkpoint names the folder to serve."
         " The same command resumes a killed training. `torchrun --nproc-per-node N -m cli train"
-        " ...` trains on several processes or GPUs.",
+        " ...` trains on several processes or GPUs."
+        f"\n\nExample: `liveprofile train {_recipe.name} --rows rows --out models/shop-1`",
     )(_profile_command(_recipe.name))
 
 
@@ -168,6 +169,8 @@ def next_item(
 
     The last item of each user is the test part, the one before it the validation part. The last
     line is JSON.
+
+    Example: `liveprofile train next-item sequences.txt --out models/next-item`
     """
     import dataclasses
 
@@ -224,6 +227,8 @@ def event_risk(
     Without seeds it uses the shops of the shipped model
     (models/fraud/training/train_simulated.py). The setting scoring.checkpoint names the folder to
     serve. The last line is JSON.
+
+    Example: `liveprofile train event-risk --out models/risk-1`
     """
     import dataclasses
 
@@ -307,6 +312,9 @@ def event_risk_handbook(
     models those of the Fraud Detection Handbook. Hyperparameters are chosen on an earlier period
     of the same length. The test excludes cards that are known to be compromised. The last line is
     JSON.
+
+    Example: `liveprofile train event-risk-handbook --data transactions.parquet
+    --train-start 2018-07-25 --train-end 2018-07-31 --test-start 2018-08-08 --test-end 2018-08-14`
     """
     from models.fraud.card_transactions.baselines import evaluate_baselines
     from models.fraud.card_transactions.data import TrainTestPeriod, read_transactions

@@ -49,6 +49,8 @@ def tune(
     """Search a recipe's hyperparameters with Optuna; each trial is measured on validation data.
 
     The first trial uses the recipe's own values. Run one process per study at a time.
+
+    Example: `liveprofile tune general --rows rows --study general.db --trials 20`
     """
     chosen = recipe(name)
     if epochs is not None:

@@ -25,6 +25,9 @@ def walk_forward(
     """Compare, week by week, a fixed model checkpoint with one trained on the weeks before.
 
     Both rank the events of a week before training on it. The last line is JSON.
+
+    Example: `liveprofile walk-forward general --rows rows --checkpoint models/shop-1
+    --from 2026-06-01`
     """
     from models.profile.experiments.walk_forward import walk_forward as run
 

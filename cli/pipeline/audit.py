@@ -74,6 +74,8 @@ def audit(
 
     With --since or --state, the audit is of the records up to the job's last checkpoint, the job
     may be running, and records in open windows are no error.
+
+    Example: `liveprofile audit` or `liveprofile audit --since 2h --json`
     """
     from cli.pipeline.audit_input import archive_ends, plan_range, read_range, read_whole_topic
     from liveprofile.audit.audit import Audit

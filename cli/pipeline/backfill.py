@@ -65,7 +65,11 @@ def backfill(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Make training rows from past events, with the same SQL views as the streaming job."""
+    """Make training rows from past events, with the same SQL views as the streaming job.
+
+    Example: `liveprofile backfill --rows rows`
+    or `liveprofile backfill shop.csv --mapping shop.toml --rows rows`
+    """
     from cli.pipeline import backfill_job_runner
 
     if labels is not None and pipeline != "scoring":

@@ -54,6 +54,8 @@ def generate(
 
     The last line is JSON with the counts of what was written; it goes to stderr if the events go
     to stdout. docs/simulator.md describes the simulation.
+
+    Example: `liveprofile generate --out shop.jsonl --labels labels.jsonl --users 500 --days 10`
     """
     import orjson
 

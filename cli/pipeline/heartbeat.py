@@ -25,6 +25,8 @@ def heartbeat(
     A window closes when every partition has moved past its end, so a partition without events
     keeps all windows open. Run this service beside live traffic, not during a replay of history:
     a heartbeat carries the present time and closes all windows of the past.
+
+    Example: `liveprofile heartbeat --every 1`
     """
     from liveprofile.ingest.replay import ReplayProducer
 

@@ -45,7 +45,10 @@ def replay(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Send a file of events to the input topic, keyed by user."""
+    """Send a file of events to the input topic, keyed by user.
+
+    Example: `liveprofile replay shop.csv --mapping shop.toml --close-windows`
+    """
     from liveprofile.ingest.replay import replay as send
     from liveprofile.ingest.replay import rows_estimate
 

@@ -24,6 +24,8 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
 
     Exits with 1 if there is a warning: no checkpoint has completed for three intervals, or events
     were not scored since the job's last start or restart.
+
+    Example: `liveprofile status --json`
     """
     settings = read_settings(config)
     result = _collect_status(settings)

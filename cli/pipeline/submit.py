@@ -42,7 +42,11 @@ def submit(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Create missing topics and tables, then submit the profile job to Flink."""
+    """Create missing topics and tables, then submit the profile job to Flink.
+
+    Example: `liveprofile submit --wait`
+    or `liveprofile submit --savepoint file:///shared/savepoints/savepoint-1a2b --wait`
+    """
     from cli.pipeline.job_submission import submit_job
     from liveprofile.flink.rest import wait_until_running
 

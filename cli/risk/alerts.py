@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 alerts = typer.Typer(
     name="alerts",
     invoke_without_command=True,
-    help="Print risk alerts, or with a command, review the flags behind them (docs/alerts.md).",
+    help="Print risk alerts, or with a command, review the flags behind them (docs/alerts.md)."
+    "\n\nExample: `liveprofile alerts --follow --json`",
 )
 
 FlagArgument = Annotated[
@@ -120,7 +121,10 @@ def list_flags(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """List stored flags with their states, newest first."""
+    """List stored flags with their states, newest first.
+
+    Example: `liveprofile alerts list --state open --since 2d`
+    """
     from cli.profiles import parse_time_ms
     from liveprofile.alerts.cases import flags
     from liveprofile.alerts.cases.states import AlertState
@@ -147,7 +151,10 @@ def list_flags(
 
 @alerts.command()
 def show(flag: FlagArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
-    """Show a flag's reasons, state, history, snoozes and cases. Exit code 1 if it is unknown."""
+    """Show a flag's reasons, state, history, snoozes and cases. Exit code 1 if it is unknown.
+
+    Example: `liveprofile alerts show 6f1c2a09b7d34e58`
+    """
     from liveprofile.alerts.cases import case_store, flags, snooze, states
     from liveprofile.storage.connection import open_session
 
@@ -182,7 +189,10 @@ def ack(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Acknowledge a flag. Exit code 1 if another analyst has acknowledged it."""
+    """Acknowledge a flag. Exit code 1 if another analyst has acknowledged it.
+
+    Example: `liveprofile alerts ack 6f1c2a09b7d34e58 --note "called the customer"`
+    """
     from liveprofile.alerts.cases.states import AlertState
 
     _set_state(flag, AlertState.ACKNOWLEDGED, by, note, config, json)
@@ -199,6 +209,8 @@ def close(
     """Close a flag. Exit code 1 if it is closed already.
 
     A case closes when all its flags are labelled or closed.
+
+    Example: `liveprofile alerts close 6f1c2a09b7d34e58`
     """
     from liveprofile.alerts.cases.states import AlertState
 
@@ -218,6 +230,8 @@ def label(
 
     The state becomes confirmed or false_positive. If the flag is of an event, the label is then
     sent to the topic risk-feedback. Exit code 3 if Kafka does not answer: repeat the command.
+
+    Example: `liveprofile alerts label 6f1c2a09b7d34e58 fraud`
     """
     from liveprofile.labels.feedback import STATE_OF_LABEL
 
@@ -244,7 +258,10 @@ def snooze(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Suppress a user's alerts for a limited time; flags are still stored."""
+    """Suppress a user's alerts for a limited time; flags are still stored.
+
+    Example: `liveprofile alerts snooze 42 --rule purchase_amount --for 8h`
+    """
     from liveprofile.alerts.cases import snooze as snoozes
     from liveprofile.storage.connection import open_session
     from liveprofile.storage.cql import now_ms

@@ -63,6 +63,8 @@ def consume(
 
     An alert that cannot be handled goes to the dead-letter topic risk-alerts-dead with the
     reason. At the end the counts are printed. docs/alerts.md describes the guarantees.
+
+    Example: `liveprofile consume --open-case --webhook https://example.org/alerts`
     """
     from liveprofile.alerts.consumer import AlertConsumer, Severity, stop_on_signals
     from liveprofile.storage.connection import open_session

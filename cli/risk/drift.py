@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 drift = typer.Typer(
     name="drift",
     invoke_without_command=True,
-    help="Show whether the fraud model's input has drifted from its training data (docs/drift.md).",
+    help="Show whether the fraud model's input has drifted from its training data (docs/drift.md)."
+    "\n\nExample: `liveprofile drift --periods 24`",
 )
 
 
@@ -81,6 +82,8 @@ def reference(
     """Rebuild a model's reference.json from the simulated shops that its model card names.
 
     The model itself does not change.
+
+    Example: `liveprofile drift reference models/checkpoints/event-risk`
     """
     from cli.progress import progress
     from models.fraud.training.train_simulated import rebuild_reference

@@ -39,6 +39,8 @@ def send(
     known_at. Optional: analyst (default --by), event_type, device_id, place, shop_id, coupon_id,
     address_id. The last line is JSON: sent, rejected, seconds. Exit code 1 if a row was rejected;
     the other rows are sent.
+
+    Example: `liveprofile feedback send chargebacks.jsonl --by payments`
     """
     from liveprofile.labels import feedback as labels
 

@@ -32,6 +32,8 @@ def check(file: FileArgument, json: JsonOption = False) -> None:
 
     Each error is one line. With --json an error has file, line, rule, key, column (in a
     condition) and reason.
+
+    Example: `liveprofile rules check rules.toml`
     """
     from liveprofile.rules.rules import RulesError, read_rules
 
@@ -72,6 +74,8 @@ def apply(
     lacks is removed from the topic. If the file has an error, nothing is written. From then on
     jobs use the rules of the topic instead of the file in their settings. The records are signed
     if the setting rules_signing_key is set.
+
+    Example: `liveprofile rules apply rules.toml --dry-run`
     """
     import orjson
 
@@ -120,7 +124,10 @@ def apply(
 
 @rules.command(name="list")
 def list_rules(config: ConfigOption = None, json: JsonOption = False) -> None:
-    """List the current rules: those of the topic, or of the file while the topic has none."""
+    """List the current rules: those of the topic, or of the file while the topic has none.
+
+    Example: `liveprofile rules list --json`
+    """
     settings = read_settings(config)
     source, rule_set = current_rules(settings)
     if json:
