@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from cli.api.key import key
+from cli.api.serve import serve
 from cli.demo.command import demo
 from cli.learning.catalogue import catalogue
 from cli.learning.evaluate import evaluate
@@ -37,6 +39,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Run the job": (demo, submit, status, audit),
     "Send events": (generate, replay, heartbeat, bootstrap),
     "Read profiles": (show, deltas, scores, flags),
+    "Serve profiles over HTTP": (serve, key),
     "Work on alerts": (alerts, consume, feedback, rules, drift),
     "Train models": (backfill, train, tune, evaluate, walk_forward, catalogue),
 }

@@ -19,6 +19,7 @@ from pydantic import Field, SecretStr, ValidationError
 from liveprofile import setting_errors
 from liveprofile.errors import ConfigError
 from liveprofile.renamed_settings import RENAMED
+from liveprofile.serve_settings import ServeSettings
 from liveprofile.setting_errors import as_section, json_form, setting_types
 from liveprofile.setting_sections import (
     CassandraSettings,
@@ -59,6 +60,7 @@ class Settings(Section):
     job: JobSettings = JobSettings()
     scoring: ScoringSettings = ScoringSettings()
     flink: FlinkSettings = FlinkSettings()
+    serve: ServeSettings = ServeSettings()
     rules: Path = Path("rules.toml")
     # Set to an empty text, it is an error: a missing secret must not turn verification off.
     rules_signing_key: SecretStr | None = Field(

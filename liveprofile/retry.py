@@ -6,7 +6,9 @@ Writes of the job have a policy of their own (udfs/cassandra/executor.py).
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TypeVar
 
 from tenacity import Retrying, retry_if_exception, stop_after_delay, wait_random_exponential
@@ -23,15 +25,32 @@ def _is_unavailable(error: BaseException) -> bool:
     return isinstance(error, ServiceUnavailableError)
 
 
+# The deadline of reads that name none.
+_default_deadline_s: ContextVar[float] = ContextVar("deadline_s", default=DEADLINE_S)
+
+
+@contextmanager
+def default_deadline(deadline_s: float) -> Iterator[None]:
+    """Within the with block, reads that name no deadline have this one instead of DEADLINE_S.
+
+    For callers that must answer sooner than a command. It holds for this thread or task only.
+    """
+    token = _default_deadline_s.set(deadline_s)
+    try:
+        yield
+    finally:
+        _default_deadline_s.reset(token)
+
+
 def until_deadline(
     read: Callable[[], Result],
-    deadline_s: float = DEADLINE_S,
+    deadline_s: float | None = None,
     is_retryable: Callable[[BaseException], bool] = _is_unavailable,
 ) -> Result:
     """Returns what `read` returns. Raises its last error when the deadline has passed."""
     attempts = Retrying(
         retry=retry_if_exception(is_retryable),
-        stop=stop_after_delay(deadline_s),
+        stop=stop_after_delay(_default_deadline_s.get() if deadline_s is None else deadline_s),
         wait=wait_random_exponential(multiplier=FIRST_PAUSE_S, max=LONGEST_PAUSE_S),
         reraise=True,
     )

@@ -5,5 +5,5 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 "$1" -m venv .venv
 pip() { .venv/bin/python -m pip --disable-pip-version-check install --progress-bar off "$@"; }
-pip -r requirements.txt -r requirements-dev.txt -e .
+pip -r requirements.txt -r requirements-serve.txt -r requirements-client.txt -r requirements-dev.txt -e .
 pip --no-deps -r requirements-no-deps.txt

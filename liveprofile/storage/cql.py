@@ -27,7 +27,7 @@ def execute(
     try:
         return session.execute(query, values or None, **options)
     except (NoHostAvailable, DriverException, ErrorMessage) as error:
-        raise _service_error(session, error) from None
+        raise service_error(session, error) from None
 
 
 def read(
@@ -51,7 +51,8 @@ def read_pages(session: Session, query: Statement, values: Sequence[Any] = ()) -
             return
 
 
-def _service_error(session: Session, error: BaseException) -> ServiceError:
+def service_error(session: Session, error: BaseException) -> ServiceError:
+    """An error of the driver as ServiceError, ServiceUnavailableError if it may pass."""
     kind = ServiceUnavailableError if is_unavailable(error) else ServiceError
     return kind(f"Cassandra, keyspace {session.keyspace}: {describe_error(error)}")
 
@@ -68,7 +69,7 @@ def execute_per_key(session: Session, query: str, keys: Iterable[str]) -> dict[s
         prepared = session.prepare(query)
         results = execute_concurrent_with_args(session, prepared, [(key,) for key in distinct])
     except (NoHostAvailable, DriverException, ErrorMessage) as error:
-        raise _service_error(session, error) from None
+        raise service_error(session, error) from None
     return {key: result.result_or_exc for key, result in zip(distinct, results, strict=True)}
 
 

@@ -125,11 +125,11 @@ class WindowDigests(NamedTuple):
 
 def profile(session: Session, user_id: str) -> StoredProfile | None:
     """The user's profile as of the last closed window; None for an unknown user."""
-    row = read(session, _select("user_profile", StoredProfile, "user_id = %s"), (user_id,)).one()
+    row = read(session, select("user_profile", StoredProfile, "user_id = %s"), (user_id,)).one()
     if row is None:
         return None
     return StoredProfile(*row)._replace(
-        segments=_names(row.segments),
+        segments=names_of(row.segments),
         profile=orjson.loads(row.profile),
         embedding=list(row.embedding),
     )
@@ -137,10 +137,10 @@ def profile(session: Session, user_id: str) -> StoredProfile | None:
 
 def deltas(session: Session, user_id: str, limit: int = 20) -> list[StoredDelta]:
     """The changes of the user's latest windows, newest first."""
-    query = _select("profile_delta", StoredDelta, "user_id = %s LIMIT %s")
+    query = select("profile_delta", StoredDelta, "user_id = %s LIMIT %s")
     return [
         StoredDelta(*row)._replace(
-            active_rules=_names(row.active_rules), delta=orjson.loads(row.delta)
+            active_rules=names_of(row.active_rules), delta=orjson.loads(row.delta)
         )
         for row in read(session, query, (user_id, limit))
     ]
@@ -158,15 +158,15 @@ def flags(
     """
     since = from_ms(since_ms or 0)
     if user_id is not None:
-        query = _select("risk_flag", StoredFlag, "user_id = %s AND window_end >= %s LIMIT %s")
-        return list(map(_stored_flag, read(session, query, (user_id, since, limit))))
-    query = _select(
+        query = select("risk_flag", StoredFlag, "user_id = %s AND window_end >= %s LIMIT %s")
+        return list(map(stored_flag, read(session, query, (user_id, since, limit))))
+    query = select(
         "risk_flag_by_day", StoredFlag, "day = %s AND bucket = %s AND window_end >= %s LIMIT %s"
     )
     merged: list[StoredFlag] = []
     for day in _days_with_flags(session, since.date()):
         buckets = [
-            map(_stored_flag, read(session, query, (day, bucket, since, limit - len(merged))))
+            map(stored_flag, read(session, query, (day, bucket, since, limit - len(merged))))
             for bucket in range(FLAG_BUCKETS)
         ]
         newest_first = heapq.merge(*buckets, key=lambda flag: -flag.window_end_ms)
@@ -179,11 +179,11 @@ def flags(
 def scores(session: Session, user_id: str, limit: int = 50) -> list[StoredScore]:
     """The user's latest scored events, newest first. Each hour with events takes one read."""
     query = session.prepare("SELECT hour FROM risk_score_hours WHERE user_id = ?")
-    of_hour = _select("risk_score_by_hour", StoredScore, "user_id = %s AND hour = %s LIMIT %s")
+    of_hour = select("risk_score_by_hour", StoredScore, "user_id = %s AND hour = %s LIMIT %s")
     found: list[StoredScore] = []
     for (hour,) in read_pages(session, query, (user_id,)):
         rows = read(session, of_hour, (user_id, hour, limit - len(found)))
-        found += map(_stored_score, rows)
+        found += map(stored_score, rows)
         if len(found) >= limit:
             break
     return found
@@ -193,11 +193,11 @@ def score(session: Session, user_id: str, event_time_ms: int, event_id: str) -> 
     """One scored event, also of an earlier version; None if it is not stored."""
     key = "user_id = %s AND event_time = %s AND event_id = %s"
     values = (user_id, from_ms(event_time_ms), event_id)
-    query = _select("risk_score_by_hour", StoredScore, f"{key} AND hour = %s")
+    query = select("risk_score_by_hour", StoredScore, f"{key} AND hour = %s")
     row = read(session, query, (*values, from_ms(score_hour_ms(event_time_ms)))).one()
     if row is None and has_older_table(session, session.keyspace):
-        row = read(session, _select(OLDER_TABLE, StoredScore, key), values).one()
-    return None if row is None else _stored_score(row)
+        row = read(session, select(OLDER_TABLE, StoredScore, key), values).one()
+    return None if row is None else stored_score(row)
 
 
 def similar_users(
@@ -220,7 +220,7 @@ def similar_users(
         consistency_level=ConsistencyLevel.LOCAL_ONE,
     )
     rows = read(session, query, (own.embedding, *segment_values, own.embedding, k + 1))
-    users = [SimilarUser(*row)._replace(segments=_names(row.segments)) for row in rows]
+    users = [SimilarUser(*row)._replace(segments=names_of(row.segments)) for row in rows]
     return [user for user in users if user.user_id != user_id][:k]
 
 
@@ -236,7 +236,7 @@ def scan_digests(
     if window_ends_ms is not None:
         where += " AND window_end >= ? AND window_end <= ? ALLOW FILTERING"
         ends = tuple(map(from_ms, window_ends_ms))
-    query = session.prepare(f"SELECT {_columns(WindowDigests)} FROM profile_delta WHERE {where}")
+    query = session.prepare(f"SELECT {columns(WindowDigests)} FROM profile_delta WHERE {where}")
     query.fetch_size = SCAN_PAGE_ROWS
     edges = [
         TOKEN_MIN + (TOKEN_MAX - TOKEN_MIN) * part // SCAN_RANGES for part in range(SCAN_RANGES + 1)
@@ -256,20 +256,24 @@ def _days_with_flags(session: Session, since: date) -> list[date]:
     return sorted((day for day in days if day >= since), reverse=True)
 
 
-def _stored_score(row: Any) -> StoredScore:
-    return StoredScore(*row)._replace(active_rules=_names(row.active_rules))
+def stored_score(row: Any) -> StoredScore:
+    """A row of the columns of StoredScore as a StoredScore."""
+    score = StoredScore(*row)
+    return score._replace(active_rules=names_of(score.active_rules))
 
 
-def _stored_flag(row: Any) -> StoredFlag:
-    return StoredFlag(*row)._replace(
-        evidence=orjson.loads(row.evidence),
-        event_id=row.event_id or "",
-        rule_state=row.rule_state or "ACTIVE",
-        reasons=orjson.loads(row.reasons) if row.reasons else [],
+def stored_flag(row: Any) -> StoredFlag:
+    """A row of the columns of StoredFlag as a StoredFlag."""
+    flag = StoredFlag(*row)
+    return flag._replace(
+        evidence=orjson.loads(flag.evidence),
+        event_id=flag.event_id or "",
+        rule_state=flag.rule_state or "ACTIVE",
+        reasons=orjson.loads(flag.reasons) if flag.reasons else [],
     )
 
 
-def _columns(kind: type[NamedTuple]) -> str:
+def columns(kind: type[NamedTuple]) -> str:
     """The columns of a row type; a field `x_ms` reads the timestamp column `x` in milliseconds."""
     return ", ".join(
         f"to_unix_timestamp({name.removesuffix('_ms')}) AS {name}" if name.endswith("_ms") else name
@@ -277,9 +281,11 @@ def _columns(kind: type[NamedTuple]) -> str:
     )
 
 
-def _select(table: str, kind: type[NamedTuple], where: str) -> str:
-    return f"SELECT {_columns(kind)} FROM {table} WHERE {where}"
+def select(table: str, kind: type[NamedTuple], where: str) -> str:
+    """A SELECT of the columns of a row type."""
+    return f"SELECT {columns(kind)} FROM {table} WHERE {where}"
 
 
-def _names(names: Sequence[str] | None) -> list[str]:
+def names_of(names: Sequence[str] | None) -> list[str]:
+    """A stored set, in alphabetical order."""
     return sorted(names or ())

@@ -13,6 +13,7 @@ from liveprofile.storage.connection import address, close, connect, describe_err
 from liveprofile.storage.flag_migration import migrate_flags
 
 SCHEMA_FILE = ROOT / "schemas" / "cassandra.cql"
+API_TABLES = ("api_key", "api_audit")
 
 
 def create_schema(settings: CassandraSettings, embedding_dim: int) -> None:
@@ -32,6 +33,30 @@ def create_schema(settings: CassandraSettings, embedding_dim: int) -> None:
         raise ServiceError(
             f"Cassandra at {address(settings)}: keyspace {settings.keyspace} cannot be created:"
             f" {describe_error(error)}"
+        ) from None
+    finally:
+        close(session)
+
+
+def create_api_tables(settings: CassandraSettings) -> None:
+    """Creates the tables of the read API, and the keyspace, if they are missing.
+
+    Keys can thus be created before the first `liveprofile submit`, and in a keyspace of an earlier
+    version. Raises ServiceError if Cassandra refuses a statement.
+    """
+    session = connect(settings, use_keyspace=False)
+    try:
+        found = session.cluster.metadata.keyspaces.get(settings.keyspace)
+        missing = [name for name in API_TABLES if found is None or name not in found.tables]
+        wanted = [f"CREATE TABLE IF NOT EXISTS {settings.keyspace}.{name} " for name in missing]
+        if found is None:
+            wanted.append("CREATE KEYSPACE ")
+        statements = schema_statements(settings, embedding_dim=1)
+        _execute_all(session, [each for each in statements if each.startswith(tuple(wanted))])
+    except (NoHostAvailable, DriverException, ErrorMessage) as error:
+        raise ServiceError(
+            f"Cassandra at {address(settings)}: the tables {', '.join(API_TABLES)} cannot be"
+            f" created: {describe_error(error)}"
         ) from None
     finally:
         close(session)

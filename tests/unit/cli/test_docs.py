@@ -101,7 +101,7 @@ def test_every_table_is_documented() -> None:
 
 def test_every_dependency_has_a_reason() -> None:
     files = sorted(ROOT.glob("requirements*.txt"))
-    assert len(files) == 3
+    assert len(files) == 5
     text = "\n".join(file.read_text("utf-8") for file in files)
     pinned = re.findall(r"^([\w-]+)==(\S+)$", text, re.MULTILINE)
     rows = re.findall(r"^\| ([\w, -]+) \| ([\d., ]+) \| .", TEXT["dependencies.md"], re.MULTILINE)
@@ -128,7 +128,7 @@ def test_readme_is_short_and_lists_every_folder() -> None:
     assert {folder for folder in top if f"{folder}/" not in tree("README.md", "Folders")} == set()
 
 
-@pytest.mark.parametrize("package", ["cli", "jobs", "udfs", "models", "liveprofile"])
+@pytest.mark.parametrize("package", ["cli", "jobs", "serve", "udfs", "models", "liveprofile"])
 def test_architecture_lists_every_package(package: str) -> None:
     folders = {file.parent.name for file in (ROOT / package).rglob("__init__.py")}
     listed = tree("architecture.md", "Folders")

@@ -1,0 +1,46 @@
+"""`liveprofile serve`: the read API."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+
+import typer
+
+from cli.common import ConfigOption, JsonOption, config_file, print_json
+from liveprofile.config import load
+
+
+def serve(
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="ADDRESS", help="Setting serve.host.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=0, max=65535, help="Setting serve.port; 0: any free port."),
+    ] = None,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Log warnings only.")] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Serve profiles and alerts over HTTP until Ctrl-C (docs/api.md).
+
+    Starts without Cassandra and answers 503 until it is there. With --json, the first line is
+    {"url": ...}. The log goes to stderr, a line per request.
+
+    Example: `liveprofile serve --port 8070`
+    """
+    from serve.server import serve as run
+
+    changes: dict[str, Any] = {"host": host, "port": port}
+    given = {name: value for name, value in changes.items() if value is not None}
+    settings = load(config_file(config), serve=given)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", force=True
+    )
+    logging.getLogger("serve").setLevel(logging.WARNING if quiet else logging.INFO)
+
+    def started(url: str) -> None:
+        print_json({"url": url}) if json else typer.echo(f"listening on {url}")
+
+    run(settings, started)

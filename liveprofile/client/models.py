@@ -1,0 +1,258 @@
+"""What the read API takes and answers. The server and its client use the same models.
+
+Times are UTC epoch milliseconds. docs/data-contract.md defines the values, docs/api.md the routes.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Generic, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+MAX_BATCH_USERS = 100
+MAX_PAGE_ROWS = 1_000
+MAX_ID_CHARS = 256
+# No control characters: the job rejects events with such an id.
+ID_PATTERN = r"^[^\u0000-\u001f]+$"
+MAX_NOTE_CHARS = 2_000
+DAY_S = 86_400
+
+Item = TypeVar("Item")
+AlertStateName = Literal["open", "acknowledged", "confirmed", "false_positive", "closed"]
+
+
+class Answer(BaseModel):
+    """A part of an answer. A client ignores fields of later versions."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class RequestBody(BaseModel):
+    """The body of a request. Unknown fields are refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Profile(Answer):
+    """The user as of the last closed window."""
+
+    user_id: str
+    window_start_ms: int
+    window_end_ms: int
+    model_version: str
+    feature_version: int
+    churn: float = Field(description="probability of no purchase within the model's horizon")
+    expected_spend: float = Field(description="median, within the same horizon")
+    recency_days: float | None = Field(description="since the last purchase; null: none is known")
+    purchases_decayed: float
+    amount_decayed: float
+    events_total: int
+    segments: list[str]
+    profile: dict[str, Any] = Field(description="all other values: features, interests, next_items")
+    embedding: list[float] | None = Field(None, description="only with ?embedding=true")
+
+
+class PastProfile(Answer):
+    """What the profile said at an earlier time, from the delta of the last window before it."""
+
+    user_id: str
+    at_ms: int = Field(description="the time that was asked for")
+    window_start_ms: int
+    window_end_ms: int
+    model_version: str
+    churn: float | None
+    expected_spend: float | None
+    features: dict[str, float | None]
+
+
+class ProfileBatch(Answer):
+    profiles: list[Profile]
+    unknown: list[str] = Field(description="ids without a profile")
+
+
+class Delta(Answer):
+    """The changes of one window."""
+
+    user_id: str
+    window_start_ms: int
+    window_end_ms: int
+    model_version: str
+    events: int
+    amount: float
+    embedding_distance: float
+    surprise: float = Field(description="nats")
+    active_rules: list[str]
+    delta: dict[str, Any] = Field(description="features before and after, moved categories, counts")
+
+
+class Score(Answer):
+    """A scored event."""
+
+    user_id: str
+    event_time_ms: int
+    event_id: str
+    event_type: str
+    amount: float | None
+    score: float = Field(description="probability of fraud, 0 to 1")
+    model_version: str
+    rules_version: str
+    active_rules: list[str]
+    device_id: str | None
+    place: str | None
+    shop_id: str | None
+    coupon_id: str | None
+    address_id: str | None
+
+
+class RiskFlag(Answer):
+    """A risk flag of a window or an event."""
+
+    user_id: str
+    window_start_ms: int
+    window_end_ms: int
+    rule_id: str
+    flag_id: str
+    reason: str
+    severity: str
+    action: str
+    value: float
+    threshold: float
+    message: str
+    evidence: dict[str, Any]
+    model_version: str
+    rules_version: str
+    event_id: str = Field(description="empty for the flag of a window")
+    rule_version: int | None
+    rule_state: str
+    reasons: list[dict[str, Any]]
+
+
+class RiskAlert(RiskFlag):
+    """A flag with what analysts made of it."""
+
+    state: AlertStateName
+    by: str
+    updated_at_ms: int | None
+    note: str
+
+
+class AlertChange(Answer):
+    at_ms: int
+    by: str
+    from_state: AlertStateName
+    to_state: AlertStateName
+    note: str
+
+
+class UserSnooze(Answer):
+    rule_id: str = Field(description="or * for all rules")
+    until_ms: int
+    by: str
+    note: str
+
+
+class CustomerCase(Answer):
+    user_id: str
+    rule_id: str
+    number: int
+    is_open: bool
+    opened_at_ms: int
+    severity: str
+    action: str
+    message: str
+    alerts: dict[str, int] = Field(description="alert id: its time in ms")
+
+
+class AlertDetails(RiskAlert):
+    history: list[AlertChange]
+    snoozes: list[UserSnooze]
+    cases: list[CustomerCase]
+
+
+class StoredState(Answer):
+    """The state of an alert after a change."""
+
+    flag_id: str
+    state: AlertStateName
+    by: str
+    updated_at_ms: int | None
+    note: str
+    labels_sent: int = Field(0, description="records sent to the topic risk-feedback")
+
+
+class NextItems(Answer):
+    user_id: str
+    window_end_ms: int
+    model_version: str
+    next_items: list[str] = Field(description="most probable first")
+
+
+class Interests(Answer):
+    user_id: str
+    window_end_ms: int
+    model_version: str
+    interests: dict[str, float] = Field(description="next categories with their probability")
+    category_affinity: dict[str, float] = Field(description="long-term shares")
+
+
+class Lookalike(Answer):
+    user_id: str
+    cosine: float
+    segments: list[str]
+    window_end_ms: int
+
+
+class Lookalikes(Answer):
+    user_id: str
+    similar: list[Lookalike]
+
+
+class Page(Answer, Generic[Item]):
+    """A page may have fewer items than asked for; only a null cursor means the end."""
+
+    items: list[Item]
+    next_cursor: str | None
+
+
+class SnoozeList(Answer):
+    items: list[UserSnooze]
+
+
+class Health(Answer):
+    status: Literal["ok"]
+
+
+class FieldProblem(Answer):
+    field: str
+    message: str
+
+
+class Problem(Answer):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+    errors: list[FieldProblem] = []
+
+
+class BatchRequest(RequestBody):
+    user_ids: list[str] = Field(min_length=1, max_length=MAX_BATCH_USERS)
+    embedding: bool = False
+
+
+class StateRequest(RequestBody):
+    state: Literal["acknowledged", "closed"]
+    note: str = Field("", max_length=MAX_NOTE_CHARS)
+
+
+class LabelRequest(RequestBody):
+    label: Literal["fraud", "legitimate"]
+    note: str = Field("", max_length=MAX_NOTE_CHARS)
+
+
+class SnoozeRequest(RequestBody):
+    for_s: int = Field(ge=60, le=365 * DAY_S, description="from now")
+    note: str = Field("", max_length=MAX_NOTE_CHARS)

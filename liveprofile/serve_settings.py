@@ -1,0 +1,78 @@
+"""Settings of the read API (`liveprofile serve`)."""
+
+from __future__ import annotations
+
+import ipaddress
+from typing import Literal
+
+from pydantic import Field, SecretStr, model_validator
+
+from liveprofile.setting_sections import MAX_TTL_S, Section
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address means this machine only."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+class ServeSettings(Section):
+    """The read API. Anything but this machine needs keys and TLS."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="address that the server listens on")
+    port: int = Field(8070, ge=0, le=65535, description="0: any free port")
+    authentication: Literal["keys", "none"] = Field(
+        "keys", description="none: everybody on this machine may read, nobody may write"
+    )
+    allow_plaintext: bool = Field(
+        False, description="listen beyond this machine without TLS, which a proxy must add"
+    )
+    certificate_file: str = Field("", description="PEM file with the server's certificate chain")
+    key_file: str = Field("", description="PEM file with the server's private key")
+    key_password: SecretStr = SecretStr("")
+    deadline_ms: int = Field(
+        1_200, ge=100, le=60_000, description="a request that takes longer is answered with 503"
+    )
+    key_cache_ms: int = Field(
+        5_000, ge=0, le=60_000, description="a revoked key is accepted for at most this long"
+    )
+    requests_per_s: float = Field(500.0, gt=0, description="of one key, in the long run")
+    burst: int = Field(1_000, ge=1, description="requests of one key at once")
+    max_in_flight: int = Field(512, ge=1, description="requests at once; more are answered 503")
+    max_connections: int = Field(1_024, ge=1, description="open connections; more are refused")
+    max_body_bytes: int = Field(131_072, ge=1_024)
+    max_header_bytes: int = Field(16_384, ge=1_024)
+    client_timeout_ms: int = Field(
+        10_000, ge=100, description="a client must send head and body of a request within this"
+    )
+    audit_ttl_s: int = Field(400 * 86_400, ge=1, le=MAX_TTL_S)
+    api_key_ttl_s: int = Field(365 * 86_400, ge=1, le=MAX_TTL_S)
+
+    @model_validator(mode="after")
+    def _secure(self) -> ServeSettings:
+        if bool(self.certificate_file) != bool(self.key_file):
+            raise ValueError("certificate_file and key_file need each other")
+        if self.key_password.get_secret_value() and not self.key_file:
+            raise ValueError("key_password needs key_file")
+        if is_loopback(self.host):
+            return self
+        if self.authentication == "none":
+            raise ValueError(f'host {self.host} is not loopback: it needs authentication = "keys"')
+        if not self.certificate_file and not self.allow_plaintext:
+            raise ValueError(
+                f"host {self.host} is not loopback: it needs certificate_file and key_file, or"
+                " allow_plaintext = true behind a proxy with TLS"
+            )
+        return self
+
+    @property
+    def uses_tls(self) -> bool:
+        return bool(self.certificate_file)
+
+    @property
+    def deadline_s(self) -> float:
+        return self.deadline_ms / 1_000

@@ -1,0 +1,83 @@
+"""Turns stored rows into answers: JSON that serve/openapi.py describes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import orjson
+from fastapi import Request
+from starlette.responses import Response
+
+from liveprofile.alerts.cases.flags import FlagWithState
+from liveprofile.storage.queries import names_of
+from serve.paging import Position, cursor_of
+from serve.store.protocol import FlagFile, RawDelta, RawProfile
+
+
+def json_response(value: Any) -> Response:
+    return Response(orjson.dumps(value), media_type="application/json")
+
+
+def tagged_response(request: Request, value: Any) -> Response:
+    """The answer with an ETag, or 304 if the caller has it already (RFC 9110, 13.1.2)."""
+    body = orjson.dumps(value)
+    tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "Authorization"}
+    known = request.headers.get("if-none-match", "")
+    if known.strip() == "*" or tag in {
+        each.strip().removeprefix("W/") for each in known.split(",")
+    }:
+        return Response(None, 304, headers)
+    return Response(body, 200, headers, "application/json")
+
+
+def page(rows: Sequence[Any], limit: int, position: Callable[[Any], Position]) -> str | None:
+    """The cursor after a page of `rows`, None if there cannot be more."""
+    return cursor_of(position(rows[-1])) if len(rows) >= limit else None
+
+
+def profile_answer(row: RawProfile) -> dict[str, Any]:
+    # Fragment copies the JSON as it is stored.
+    answer = row._asdict() | {
+        "segments": names_of(row.segments),
+        "profile": orjson.Fragment(row.profile),
+    }
+    if row.embedding is None:
+        del answer["embedding"]
+    return answer
+
+
+def past_answer(row: RawDelta, at_ms: int) -> dict[str, Any]:
+    """What the delta says about the profile after its window."""
+    features = orjson.loads(row.delta).get("after") or {}
+    return {
+        "user_id": row.user_id,
+        "at_ms": at_ms,
+        "window_start_ms": row.window_start_ms,
+        "window_end_ms": row.window_end_ms,
+        "model_version": row.model_version,
+        "churn": features.get("churn"),
+        "expected_spend": features.get("expected_spend"),
+        "features": features,
+    }
+
+
+def delta_answer(row: RawDelta) -> dict[str, Any]:
+    return row._asdict() | {
+        "active_rules": names_of(row.active_rules),
+        "delta": orjson.Fragment(row.delta),
+    }
+
+
+def alert_answer(row: FlagWithState) -> dict[str, Any]:
+    return row.flag._asdict() | row.state._asdict()
+
+
+def details_answer(file: FlagFile) -> dict[str, Any]:
+    return alert_answer(FlagWithState(file.flag, file.state)) | {
+        "history": [change._asdict() for change in file.history],
+        "snoozes": [snooze._asdict() for snooze in file.snoozes],
+        "cases": [case._asdict() for case in file.cases],
+    }

@@ -1,0 +1,90 @@
+"""The application, from parts that tests can replace."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+
+from liveprofile import __version__
+from liveprofile.client.models import Problem
+from liveprofile.serve_settings import ServeSettings
+from liveprofile.storage.cql import now_ms
+from serve import problems
+from serve.guard import ApiMetrics, RequestGuard
+from serve.routes import operations, users
+from serve.security import Gatekeeper, ReadKey
+from serve.store.protocol import Store
+
+ROUTERS = (users.router, operations.router)
+DESCRIPTION = "Profiles, deltas, scores, flags and alerts of Liveprofile. Times are epoch ms (UTC)."
+
+
+def create_app(
+    settings: ServeSettings,
+    store: Store,
+    keys: ReadKey | None = None,
+    clock_ms: Callable[[], int] = now_ms,
+    clock_s: Callable[[], float] = time.monotonic,
+    running: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+) -> FastAPI:
+    """The API on `store`.
+
+    keys: reads a key by its id, by default from the store. clock_ms: the wall clock. clock_s:
+    monotonic. running: opened for as long as the server runs.
+    """
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if running is None:
+            yield
+            return
+        async with running():
+            yield
+
+    app = FastAPI(
+        title="Liveprofile",
+        version=__version__,
+        description=DESCRIPTION,
+        openapi_url="/v1/openapi.json",
+        docs_url=None,  # the page would load scripts from another host
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=lifespan,
+        generate_unique_id_function=lambda route: route.name,
+    )
+    metrics = ApiMetrics()
+    app.state.store = store
+    app.state.metrics = metrics
+    app.state.clock_ms = clock_ms
+    app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
+    problems.install(app)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.add_middleware(RequestGuard, settings=settings, metrics=metrics)
+    app.openapi = lambda: _document(app)
+    return app
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    """The OpenAPI document; FastAPI's own form of validation errors is not used."""
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            openapi_version="3.1.0",
+            description=app.description,
+            routes=app.routes,
+        )
+        schemas = document["components"]["schemas"]
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        problem = Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas |= problem.pop("$defs", {}) | {"Problem": problem}
+        document["components"]["schemas"] = dict(sorted(schemas.items()))
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,105 @@
+"""Errors as problem details (RFC 9457): every error of the API has this form."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+
+from liveprofile.alerts.cases.flags import UnknownFlag
+from liveprofile.alerts.cases.states import TransitionError
+from liveprofile.errors import InputError, LiveprofileError, ServiceError
+
+MEDIA_TYPE = "application/problem+json"
+TYPE_PREFIX = "urn:liveprofile:problem:"
+RETRY_AFTER_S = 1
+# A validation message may quote its input; this bounds the answer.
+MAX_MESSAGE_CHARS = 300
+MAX_ERRORS = 20
+
+
+class ApiError(LiveprofileError):
+    """An error with its answer. `kind`: the end of the problem's type."""
+
+    def __init__(
+        self,
+        status: int,
+        kind: str,
+        detail: str,
+        *,
+        headers: Mapping[str, str] | None = None,
+        errors: Sequence[Mapping[str, str]] = (),
+    ):
+        super().__init__(detail)
+        self.status, self.kind, self.detail = status, kind, detail
+        self.headers, self.errors = dict(headers or {}), list(errors)
+
+
+def unavailable(detail: str) -> ApiError:
+    """503: the caller may repeat the request."""
+    return ApiError(503, "unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
+
+
+def unknown_user() -> ApiError:
+    return ApiError(404, "unknown-user", "no profile of this user")
+
+
+def problem_response(error: ApiError, request_id: str) -> Response:
+    body: dict[str, Any] = {
+        "type": TYPE_PREFIX + error.kind,
+        "title": HTTPStatus(error.status).phrase,
+        "status": error.status,
+        "detail": error.detail,
+        "request_id": request_id,
+        "errors": error.errors,
+    }
+    return Response(orjson.dumps(body), error.status, error.headers, MEDIA_TYPE)
+
+
+def to_api_error(error: Exception) -> ApiError:
+    """The answer for an error that a route raised. Raises it again if it is a bug."""
+    match error:
+        case ApiError():
+            return error
+        case RequestValidationError():
+            return _invalid(error)
+        case HTTPException():
+            kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+            return ApiError(error.status_code, kind, str(error.detail), headers=error.headers)
+        case UnknownFlag():
+            return ApiError(404, "unknown-alert", "no alert has this id")
+        case TransitionError():
+            return ApiError(409, "conflict", str(error))
+        case InputError():
+            return ApiError(422, "invalid-request", str(error))
+        case ServiceError():
+            return unavailable("a service that stores the data does not answer: try again")
+    raise error
+
+
+def _invalid(error: RequestValidationError) -> ApiError:
+    errors = [
+        {
+            "field": ".".join(map(str, each["loc"])),
+            "message": str(each["msg"])[:MAX_MESSAGE_CHARS],
+        }
+        for each in error.errors()[:MAX_ERRORS]
+    ]
+    first = errors[0]
+    return ApiError(422, "invalid-request", f"{first['field']}: {first['message']}", errors=errors)
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    return problem_response(to_api_error(error), request.state.request_id)
+
+
+def install(app: FastAPI) -> None:
+    """Makes every known error of a route a problem."""
+    for kind in (LiveprofileError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _answer)

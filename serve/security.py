@@ -1,0 +1,130 @@
+"""Who may do what: API keys, their roles, and the rate of each caller."""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+from typing import Annotated, NamedTuple
+
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+
+from liveprofile.serve_settings import ServeSettings, is_loopback
+from liveprofile.units import SECOND_MS
+from serve.keys import Role, StoredKey, parse_key
+from serve.problems import ApiError
+from serve.rate_limit import RateLimiter
+
+CACHED_KEYS = 10_000
+# Attempts with a wrong key from one address.
+FAILURES_PER_S, FAILURE_BURST = 5.0, 20.0
+
+ReadKey = Callable[[str], Awaitable[StoredKey | None]]
+_bearer = HTTPBearer(auto_error=False, scheme_name="key", description="An API key: lp_...")
+Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+
+
+class Caller(NamedTuple):
+    key_id: str
+    name: str
+    role: Role
+
+
+ANONYMOUS = Caller("", "anonymous", Role.READER)
+
+
+class Gatekeeper:
+    """Authenticates callers. `clock_ms`: wall clock. `clock_s`: monotonic.
+
+    A key is read again after `key_cache_ms`, so a revoked key ends within that time. A store that
+    does not answer makes unknown keys wait for it, not pass.
+    """
+
+    def __init__(
+        self,
+        settings: ServeSettings,
+        read_key: ReadKey,
+        clock_ms: Callable[[], int],
+        clock_s: Callable[[], float],
+    ):
+        self._settings, self._read_key = settings, read_key
+        self._clock_ms, self._clock_s = clock_ms, clock_s
+        self._cache: OrderedDict[str, tuple[StoredKey | None, float]] = OrderedDict()
+        self._rates = RateLimiter(settings.requests_per_s, settings.burst, clock_s)
+        self._failures = RateLimiter(FAILURES_PER_S, FAILURE_BURST, clock_s)
+
+    async def identify(self, request: Request, credentials: Credentials) -> Caller:
+        """Returns who calls. Raises ApiError 401, or 429 after many wrong keys."""
+        if credentials is None and self._settings.authentication == "none":
+            _require_loopback_host(request)
+            return ANONYMOUS
+        text = credentials.credentials if credentials else ""
+        caller = await self._caller_of(text)
+        if caller is not None:
+            return caller
+        if text:
+            address = request.client.host if request.client else ""
+            _refuse_if(self._failures.wait_s(address), "too many wrong keys from this address")
+        raise ApiError(
+            401,
+            "unauthorized",
+            "send a valid key: Authorization: Bearer lp_...",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+    def charge(self, caller: Caller, cost: float) -> None:
+        """Counts a request of this cost. Raises ApiError 429."""
+        _refuse_if(self._rates.wait_s(caller.key_id, cost), "too many requests with this key")
+
+    async def _caller_of(self, text: str) -> Caller | None:
+        parsed = parse_key(text)
+        if parsed is None:
+            return None
+        key_id, secret = parsed
+        key = await self._key(key_id)
+        if key is None or not key.accepts(secret, self._clock_ms()):
+            return None
+        return Caller(key.key_id, key.name, key.role)
+
+    async def _key(self, key_id: str) -> StoredKey | None:
+        cached = self._cache.get(key_id)
+        now_s = self._clock_s()
+        if cached and now_s - cached[1] < self._settings.key_cache_ms / SECOND_MS:
+            return cached[0]
+        key = await self._read_key(key_id)
+        self._cache[key_id] = (key, now_s)
+        if len(self._cache) > CACHED_KEYS:
+            self._cache.popitem(last=False)
+        return key
+
+
+class Require:
+    """A dependency of a route: the caller must have this role. `cost`: in requests."""
+
+    def __init__(self, role: Role, cost: float = 1.0):
+        self._role, self._cost = role, cost
+
+    async def __call__(self, request: Request, credentials: Credentials) -> Caller:
+        gatekeeper: Gatekeeper = request.app.state.gatekeeper
+        caller = await gatekeeper.identify(request, credentials)
+        request.state.key_name = caller.name
+        gatekeeper.charge(caller, self._cost)
+        if not caller.role.includes(self._role):
+            raise ApiError(
+                403, "forbidden", f"this needs the role {self._role}, the key has {caller.role}"
+            )
+        return caller
+
+
+def _refuse_if(wait_s: float, detail: str) -> None:
+    if wait_s:
+        headers = {"Retry-After": str(math.ceil(wait_s))}
+        raise ApiError(429, "too-many-requests", detail, headers=headers)
+
+
+def _require_loopback_host(request: Request) -> None:
+    """Refuses pages of other sites whose name resolves to this machine (DNS rebinding)."""
+    name = request.url.hostname or ""
+    if not is_loopback(name):
+        raise ApiError(403, "forbidden", "without a key, address this server as 127.0.0.1")

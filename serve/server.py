@@ -1,0 +1,133 @@
+"""Runs the API with uvicorn, with limits that uvicorn itself does not have."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import Callable
+from functools import partial
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from liveprofile.config import Settings
+from liveprofile.errors import ConfigError, ServiceError
+from liveprofile.serve_settings import ServeSettings
+from serve.app import create_app
+from serve.store.cassandra import CassandraStore
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE_S = 30
+STOP_S = 5
+# Answers wait for the driver's thread, which gets the interpreter only at a switch (default 5 ms).
+SWITCH_INTERVAL_S = 0.0005
+TOO_LARGE = (
+    b"HTTP/1.1 431 Request Header Fields Too Large\r\n"
+    b"Content-Length: 0\r\nConnection: close\r\n\r\n"
+)
+
+
+class LimitedHttp(HttpToolsProtocol):
+    """Closes a connection whose request head is too long or takes too long to arrive."""
+
+    def __init__(self, *args: object, limits: ServeSettings, **options: object):
+        super().__init__(*args, **options)  # type: ignore[arg-type]
+        self._limits = limits
+        self._head_bytes = 0
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._in_head = True
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._in_head:
+            self._head_bytes += len(data)
+            if self._head_timer is None:
+                self._await_head()
+        super().data_received(data)
+        # A body may follow the head in the same chunk, so the head is measured without it.
+        if self._in_head and self._head_bytes > self._limits.max_header_bytes:
+            self.transport.write(TOO_LARGE)
+            self.transport.close()
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._in_head, self._head_bytes = True, 0
+
+    def _await_head(self) -> None:
+        self._head_timer = self.loop.call_later(
+            self._limits.client_timeout_ms / 1_000, self.transport.close
+        )
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+
+def serve(settings: Settings, started: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or Ctrl-C. `started` gets the URL when the server listens.
+
+    Raises ConfigError for a bad certificate, ServiceError if the address is taken.
+    """
+    limits = settings.serve
+    store = CassandraStore(settings)
+    app = create_app(limits, store, running=store.running)
+    config = uvicorn.Config(
+        app,
+        http=partial(LimitedHttp, limits=limits),  # type: ignore[arg-type]
+        loop="uvloop",
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=limits.max_connections,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=STOP_S,
+        ssl_certfile=limits.certificate_file or None,
+        ssl_keyfile=limits.key_file or None,
+        ssl_keyfile_password=limits.key_password.get_secret_value() if limits.key_file else None,
+    )
+    try:
+        config.load()
+    except OSError as error:  # ssl.SSLError too
+        raise ConfigError(
+            f"settings serve.certificate_file = {limits.certificate_file!r},"
+            f" key_file = {limits.key_file!r}: {error}"
+        ) from None
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with _listening(limits) as listening:
+        scheme = "https" if limits.uses_tls else "http"
+        host = f"[{limits.host}]" if ":" in limits.host else limits.host
+        started(f"{scheme}://{host}:{listening.getsockname()[1]}")
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def _listening(limits: ServeSettings) -> socket.socket:
+    family = socket.AF_INET6 if ":" in limits.host else socket.AF_INET
+    listening = socket.socket(family)
+    listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listening.bind((limits.host, limits.port))
+    except OSError as error:
+        listening.close()
+        raise ServiceError(
+            f"setting serve.port = {limits.port}: {limits.host} cannot be listened on: {error}"
+        ) from None
+    return listening

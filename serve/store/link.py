@@ -1,0 +1,111 @@
+"""The connection of the API to Cassandra: made when Cassandra is there, kept by the driver."""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from typing import Any, NamedTuple, TypeVar
+
+from cassandra import DriverException
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, ExecutionProfile, NoHostAvailable, Session
+from cassandra.protocol import ErrorMessage
+from cassandra.query import tuple_factory
+
+from liveprofile import retry
+from liveprofile.config import CassandraSettings
+from liveprofile.errors import LiveprofileError, ServiceUnavailableError
+from liveprofile.storage import connection
+from liveprofile.storage.cql import service_error
+from serve.store.futures import fetch
+from serve.store.statements import Statements
+
+log = logging.getLogger(__name__)
+
+CONNECT_AGAIN_S = 1.0
+# Cassandra must answer before the deadline of a request, so that the error names it.
+SHARE_OF_DEADLINE = 0.8
+# Writes of analysts are rare. More of them wait.
+THREADS = 8
+
+Result = TypeVar("Result")
+
+
+class _Connected(NamedTuple):
+    session: Session
+    statements: Statements
+    profile: ExecutionProfile  # rows are tuples: a named tuple would be defined for each answer
+
+
+class CassandraLink:
+    """Runs statements. Raises ServiceError, and ServiceUnavailableError while not connected."""
+
+    def __init__(self, settings: CassandraSettings, deadline_ms: int):
+        timeout_ms = min(settings.request_timeout_ms, round(SHARE_OF_DEADLINE * deadline_ms))
+        self._settings = settings.model_copy(update={"request_timeout_ms": timeout_ms})
+        self._deadline_s = timeout_ms / 1_000
+        self._connected: _Connected | None = None
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="store")
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Connects in the background, as often as it takes; the end closes the connection."""
+        connecting = asyncio.create_task(self._connect_until_done())
+        try:
+            yield
+        finally:
+            connecting.cancel()
+            await asyncio.gather(connecting, return_exceptions=True)
+            self._threads.shutdown(cancel_futures=True)
+            if self._connected is not None:
+                connection.close(self._connected.session)
+
+    async def rows(self, statement: str, values: Sequence[Any] = ()) -> Sequence[tuple]:
+        """The rows of a statement of statements.py, at most one page of the driver."""
+        connected = self._require()
+        bound = getattr(connected.statements, statement).bind(values)
+        return await fetch(connected.session, bound, connected.profile)
+
+    async def in_thread(self, work: Callable[[Session], Result]) -> Result:
+        """Runs code that blocks. Its reads are not repeated beyond the deadline of a request."""
+        session = self._require().session
+
+        def bounded() -> Result:
+            with retry.default_deadline(self._deadline_s):
+                return work(session)
+
+        context = contextvars.copy_context()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, context.run, bounded)
+
+    def _require(self) -> _Connected:
+        if self._connected is None:
+            raise ServiceUnavailableError("not connected to Cassandra yet")
+        return self._connected
+
+    async def _connect_until_done(self) -> None:
+        reported = ""
+        while self._connected is None:
+            try:
+                self._connected = await asyncio.to_thread(self._connect)
+                log.info("connected to Cassandra at %s", connection.address(self._settings))
+            except LiveprofileError as error:
+                if str(error) != reported:
+                    log.warning("not ready: %s", error)
+                reported = str(error)
+                await asyncio.sleep(CONNECT_AGAIN_S)
+
+    def _connect(self) -> _Connected:
+        with retry.default_deadline(0):
+            session = connection.connect(self._settings)
+        try:
+            statements = Statements.of(session)
+        except (NoHostAvailable, DriverException, ErrorMessage) as error:
+            connection.close(session)
+            raise service_error(session, error) from None
+        profile = session.execution_profile_clone_update(
+            EXEC_PROFILE_DEFAULT, row_factory=tuple_factory
+        )
+        return _Connected(session, statements, profile)

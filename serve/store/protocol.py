@@ -1,0 +1,145 @@
+"""The store behind the API. `cassandra.py` implements it; tests pass one in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+from liveprofile.alerts.cases.case_store import AlertCase
+from liveprofile.alerts.cases.flags import FlagWithState
+from liveprofile.alerts.cases.snooze import Snooze
+from liveprofile.alerts.cases.states import AlertState, StateChange, StoredAlertState
+from liveprofile.storage.queries import SimilarUser, StoredFlag, StoredScore
+from serve.keys import StoredKey
+
+# Later than any time that is stored.
+END_OF_TIME_MS = 253_402_300_799_999
+
+
+class RawProfile(NamedTuple):
+    """A row of user_profile; `profile` is JSON that most answers pass on unread."""
+
+    user_id: str
+    window_start_ms: int
+    window_end_ms: int
+    model_version: str
+    feature_version: int
+    churn: float
+    expected_spend: float
+    recency_days: float | None
+    purchases_decayed: float
+    amount_decayed: float
+    events_total: int
+    segments: Sequence[str] | None
+    profile: str
+    embedding: list[float] | None = None
+
+
+class RawDelta(NamedTuple):
+    """A row of profile_delta; `delta` is JSON."""
+
+    user_id: str
+    window_start_ms: int
+    window_end_ms: int
+    model_version: str
+    events: int
+    amount: float
+    embedding_distance: float
+    surprise: float
+    active_rules: Sequence[str] | None
+    delta: str
+
+
+class ScorePage(NamedTuple):
+    rows: list[StoredScore]
+    position: tuple[int, str] | None  # after the page; None: there is no more
+
+
+class FlagFile(NamedTuple):
+    """A flag and the work on it."""
+
+    flag: StoredFlag
+    state: StoredAlertState
+    history: list[StateChange]
+    snoozes: list[Snooze]
+    cases: list[AlertCase]
+
+
+class AuditEntry(NamedTuple):
+    """A write through the API. `entry_id` and `day` are set by the store."""
+
+    key_id: str
+    name: str
+    action: str
+    target: str
+    request_id: str
+    requested: dict[str, Any]
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    outcome: str = "started"
+    at_ms: int = 0
+
+
+class Store(Protocol):
+    """Every method raises ServiceError if the store does not answer. Rows are newest first.
+
+    `limit`: at most so many rows. `after`: the position of the last row of the page before.
+    """
+
+    async def check(self) -> None:
+        """Returns if the store answers."""
+
+    async def key(self, key_id: str) -> StoredKey | None: ...
+
+    async def profiles(self, user_ids: Sequence[str], embedding: bool) -> list[RawProfile]:
+        """The profiles of those users who have one, in any order."""
+
+    async def deltas(self, user_id: str, until_ms: int, limit: int) -> list[RawDelta]:
+        """Of windows that end at `until_ms` or earlier."""
+
+    async def scores(self, user_id: str, after: tuple[int, str] | None, limit: int) -> ScorePage:
+        """after: event_time_ms, event_id. There may be fewer than `limit` with more to follow."""
+
+    async def flags(
+        self, user_id: str, since_ms: int, after: tuple[int, str, str] | None, limit: int
+    ) -> list[StoredFlag]:
+        """after: window_end_ms, rule_id, event_id."""
+
+    async def all_flags(
+        self, since_ms: int, after: tuple[int, str, str, str] | None, limit: int
+    ) -> list[StoredFlag]:
+        """after: window_end_ms, user_id, rule_id, event_id."""
+
+    async def with_states(self, flags: Sequence[StoredFlag]) -> list[FlagWithState]: ...
+
+    async def similar(self, user_id: str, k: int, segment: str | None) -> list[SimilarUser] | None:
+        """None for an unknown user."""
+
+    async def flag_file(self, flag_id: str) -> FlagFile:
+        """Raises UnknownFlag."""
+
+    async def cases(
+        self, user_id: str | None, after: tuple[str, str, int] | None, limit: int
+    ) -> list[AlertCase]:
+        """after: user_id, rule_id, number. Of all users they have no order that means anything."""
+
+    async def snoozes(self, user_id: str) -> list[Snooze]: ...
+
+    async def set_state(
+        self, flag_id: str, state: AlertState, by: str, note: str, audit: AuditEntry
+    ) -> StoredAlertState:
+        """Raises UnknownFlag, TransitionError."""
+
+    async def label(
+        self, flag_id: str, state: AlertState, by: str, note: str, audit: AuditEntry
+    ) -> tuple[StoredAlertState, int]:
+        """As `set_state`, then sends the label; returns the number of labels sent."""
+
+    async def snooze(
+        self, user_id: str, rule_id: str, until_ms: int, by: str, note: str, audit: AuditEntry
+    ) -> Snooze: ...
+
+    async def end_snooze(self, user_id: str, rule_id: str, audit: AuditEntry) -> None: ...
+
+    async def audit_trail(self, day_ms: int, limit: int) -> list[AuditEntry]:
+        """The writes of the UTC day that contains the time."""

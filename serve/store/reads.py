@@ -1,0 +1,216 @@
+"""The reads of the API: none of them blocks the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import Sequence
+from datetime import UTC, date, datetime
+
+from liveprofile.alerts.cases.case_store import AlertCase, read_cases
+from liveprofile.alerts.cases.flags import FlagWithState, find_flag
+from liveprofile.alerts.cases.snooze import ALL_RULES, Snooze, read_snoozes
+from liveprofile.alerts.cases.states import (
+    AlertState,
+    StoredAlertState,
+    read_state,
+    read_state_changes,
+)
+from liveprofile.storage.cql import to_ms
+from liveprofile.storage.flag_buckets import FLAG_BUCKETS
+from liveprofile.storage.queries import SimilarUser, StoredFlag, names_of, stored_flag, stored_score
+from liveprofile.storage.score_hours import score_hour_ms
+from serve.keys import StoredKey, key_of_row
+from serve.store.link import CassandraLink
+from serve.store.protocol import END_OF_TIME_MS, FlagFile, RawDelta, RawProfile, ScorePage
+
+# One request reads so many partitions: the coordinator of a large IN has much work.
+USERS_PER_READ = 25
+# A user has a partition of scores for each hour. So many are read for one page, and concurrently.
+HOURS_PER_PAGE = 96
+HOURS_AT_ONCE = 8
+
+
+class CassandraReads:
+    """The methods of serve.store.protocol.Store that read."""
+
+    def __init__(self, link: CassandraLink):
+        self._link = link
+
+    async def check(self) -> None:
+        await self._link.rows("check")
+
+    async def key(self, key_id: str) -> StoredKey | None:
+        rows = await self._link.rows("key", (key_id,))
+        # A row without a hash is left of a key that has expired.
+        return key_of_row(rows[0]) if rows and rows[0][3] else None
+
+    async def profiles(self, user_ids: Sequence[str], embedding: bool) -> list[RawProfile]:
+        suffix = "_embedding" if embedding else ""
+        if len(user_ids) == 1:
+            reads = [self._link.rows(f"profile{suffix}", (user_ids[0],))]
+        else:
+            reads = [
+                self._link.rows(f"profiles{suffix}", (user_ids[start : start + USERS_PER_READ],))
+                for start in range(0, len(user_ids), USERS_PER_READ)
+            ]
+        return [RawProfile(*row) for rows in await asyncio.gather(*reads) for row in rows]
+
+    async def deltas(self, user_id: str, until_ms: int, limit: int) -> list[RawDelta]:
+        rows = await self._link.rows("deltas", (user_id, until_ms, limit))
+        return [RawDelta(*row) for row in rows]
+
+    async def scores(self, user_id: str, after: tuple[int, str] | None, limit: int) -> ScorePage:
+        rows: list[tuple] = []
+        until_ms = END_OF_TIME_MS
+        if after is not None:
+            until_ms = after[0] - 1
+            key = (user_id, score_hour_ms(after[0]))
+            rows += await self._link.rows("scores_rest", (*key, *after, limit))
+        listed = await self._link.rows("score_hours", (user_id, until_ms, HOURS_PER_PAGE))
+        hours = [hour_ms for (hour_ms,) in listed]
+        for start in range(0, len(hours), HOURS_AT_ONCE):
+            if len(rows) >= limit:
+                break
+            reads = (
+                self._link.rows("scores", (user_id, hour_ms, until_ms, limit))
+                for hour_ms in hours[start : start + HOURS_AT_ONCE]
+            )
+            rows += itertools.chain.from_iterable(await asyncio.gather(*reads))
+        scores = [stored_score(row) for row in rows[:limit]]
+        if len(rows) >= limit:
+            return ScorePage(scores, (scores[-1].event_time_ms, scores[-1].event_id))
+        # Every id is greater than the empty one: the next page begins before the last hour.
+        more = len(hours) == HOURS_PER_PAGE
+        return ScorePage(scores, (hours[-1] - 1, "") if more else None)
+
+    async def flags(
+        self, user_id: str, since_ms: int, after: tuple[int, str, str] | None, limit: int
+    ) -> list[StoredFlag]:
+        rows: list[tuple] = []
+        until_ms = END_OF_TIME_MS
+        if after is not None:
+            until_ms = after[0] - 1
+            rows += await self._link.rows("flags_rest", (user_id, *after, limit))
+        if len(rows) < limit:
+            rest = (user_id, until_ms, since_ms, limit - len(rows))
+            rows += await self._link.rows("flags", rest)
+        return [stored_flag(row) for row in rows]
+
+    async def all_flags(
+        self, since_ms: int, after: tuple[int, str, str, str] | None, limit: int
+    ) -> list[StoredFlag]:
+        flags: list[StoredFlag] = []
+        until_ms = END_OF_TIME_MS
+        if after is not None:
+            until_ms = after[0] - 1
+            day = _day(after[0])
+            flags = await self._merged("day_flags_rest", day, after, limit)
+        for day in await self._days(_day(since_ms), _day(until_ms)):
+            if len(flags) >= limit:
+                break
+            flags += await self._merged("day_flags", day, (until_ms, since_ms), limit - len(flags))
+        return flags
+
+    async def _merged(
+        self, statement: str, day: date, values: tuple[int | str, ...], limit: int
+    ) -> list[StoredFlag]:
+        """The first flags of a day's buckets, in the order of their tables."""
+        buckets = await asyncio.gather(
+            *(
+                self._link.rows(statement, (day, bucket, *values, limit))
+                for bucket in range(FLAG_BUCKETS)
+            )
+        )
+        merged = heapq.merge(*(map(stored_flag, rows) for rows in buckets), key=_place)
+        return list(itertools.islice(merged, limit))
+
+    async def _days(self, first: date, last: date) -> list[date]:
+        """The days that have flags, newest first. They may lie far in the past, and are few."""
+        days = {row[0].date() for row in await self._link.rows("flag_days")}
+        return sorted((day for day in days if first <= day <= last), reverse=True)
+
+    async def with_states(self, flags: Sequence[StoredFlag]) -> list[FlagWithState]:
+        states = await asyncio.gather(
+            *(self._link.rows("state", (flag.flag_id,)) for flag in flags)
+        )
+        return [FlagWithState(flag, _state(rows)) for flag, rows in zip(flags, states, strict=True)]
+
+    async def similar(self, user_id: str, k: int, segment: str | None) -> list[SimilarUser] | None:
+        own = await self._link.rows("embedding", (user_id,))
+        if not own:
+            return None
+        [[vector]] = own
+        if segment is None:
+            rows = await self._link.rows("similar", (vector, vector, k + 1))
+        else:
+            values = (vector, segment, vector, k + 1)
+            rows = await self._link.rows("similar_in_segment", values)
+        users = [SimilarUser(*row)._replace(segments=names_of(row[2])) for row in rows]
+        return [user for user in users if user.user_id != user_id][:k]
+
+    async def flag_file(self, flag_id: str) -> FlagFile:
+        def read(session) -> FlagFile:
+            flag = find_flag(session, flag_id)
+            return FlagFile(
+                flag,
+                read_state(session, flag_id),
+                read_state_changes(session, flag_id),
+                [
+                    each
+                    for each in read_snoozes(session, flag.user_id)
+                    if each.rule_id in (flag.rule_id, ALL_RULES)
+                ],
+                [
+                    case
+                    for case in read_cases(session, flag.user_id, flag.rule_id)
+                    if flag_id in case.alerts
+                ],
+            )
+
+        return await self._link.in_thread(read)
+
+    async def snoozes(self, user_id: str) -> list[Snooze]:
+        return await self._link.in_thread(lambda session: read_snoozes(session, user_id))
+
+    async def cases(
+        self, user_id: str | None, after: tuple[str, str, int] | None, limit: int
+    ) -> list[AlertCase]:
+        if after is None:
+            if user_id is None:
+                rows = await self._link.rows("cases", (limit,))
+            else:
+                rows = await self._link.rows("user_cases", (user_id, limit))
+            return [_case(row) for row in rows]
+        of_user, rule_id, _ = after
+        found = list(await self._link.rows("cases_of_rule_rest", (*after, limit)))
+        if len(found) < limit:
+            rest = (of_user, rule_id, limit - len(found))
+            found += await self._link.rows("cases_rest", rest)
+        if len(found) < limit and user_id is None:
+            found += await self._link.rows("cases_after", (of_user, limit - len(found)))
+        return [_case(row) for row in found]
+
+
+def _day(time_ms: int) -> date:
+    return datetime.fromtimestamp(time_ms / 1_000, UTC).date()
+
+
+def _place(flag: StoredFlag) -> tuple[int, str, str, str]:
+    return (-flag.window_end_ms, flag.user_id, flag.rule_id, flag.event_id)
+
+
+def _state(rows: Sequence[tuple]) -> StoredAlertState:
+    if not rows or rows[0][0] is None:
+        return StoredAlertState(AlertState.OPEN)
+    state, analyst, updated_at_ms, note = rows[0]
+    return StoredAlertState(AlertState(state), analyst, updated_at_ms, note or "")
+
+
+def _case(row: tuple) -> AlertCase:
+    user_id, rule_id, number, state, opened_at_ms, severity, action, message, alerts = row
+    times = {alert_id: to_ms(time) for alert_id, time in (alerts or {}).items()}
+    return AlertCase(
+        user_id, rule_id, number, state == "open", opened_at_ms, severity, action, message, times
+    )

@@ -1,0 +1,107 @@
+"""Rows that the read API answers with."""
+
+from __future__ import annotations
+
+from liveprofile.alerts.cases.case_store import AlertCase
+from liveprofile.storage.queries import StoredFlag, StoredScore
+from serve.store.protocol import RawDelta, RawProfile
+from tests.support.memory_api_store import MINUTE_MS, NOW_MS, MemoryApiStore
+
+WINDOW_MS = 5 * MINUTE_MS
+USERS = ("42", "Zoë/ü", "a b%2F?&")
+
+
+def raw_profile(user_id: str = "42", end_ms: int = NOW_MS) -> RawProfile:
+    return RawProfile(
+        user_id=user_id,
+        window_start_ms=end_ms - WINDOW_MS,
+        window_end_ms=end_ms,
+        model_version="m1",
+        feature_version=1,
+        churn=0.25,
+        expected_spend=12.5,
+        recency_days=None,
+        purchases_decayed=1.5,
+        amount_decayed=20.25,
+        events_total=7,
+        segments=("new", "loyal"),
+        profile='{"features":{"churn":0.25,"recency_days":null},"interests":{"café":0.5,"tea":0.25},'
+        '"category_affinity":{"café":1.0},"next_items":["b","a","c"]}',
+        embedding=[1.0, 0.0],
+    )
+
+
+def raw_delta(window: int, user_id: str = "42") -> RawDelta:
+    """The delta of the window number `window` before NOW_MS."""
+    end_ms = NOW_MS - window * WINDOW_MS
+    churn = window / 10
+    return RawDelta(
+        user_id,
+        end_ms - WINDOW_MS,
+        end_ms,
+        "m1",
+        2,
+        20.25,
+        0.125,
+        3.5,
+        None,
+        f'{{"before":{{"churn":0.5}},"after":{{"churn":{churn},"expected_spend":2.5}}}}',
+    )
+
+
+def stored_score(number: int, time_ms: int = NOW_MS) -> StoredScore:
+    return StoredScore(
+        "42",
+        time_ms,
+        f"e{number:03d}",
+        "purchase",
+        5.0,
+        0.5,
+        "m1",
+        "r1",
+        ["rule"],
+        *(None,) * 5,
+    )
+
+
+def stored_flag_of(number: int, user_id: str = "42", event_id: str = "") -> StoredFlag:
+    return StoredFlag(
+        user_id=user_id,
+        window_start_ms=NOW_MS - WINDOW_MS,
+        window_end_ms=NOW_MS,
+        rule_id=f"rule{number:03d}",
+        flag_id=f"{number:032x}",
+        reason="UNUSUAL_BEHAVIOUR",
+        severity="high",
+        action="step_up_verification",
+        value=13.5,
+        threshold=12.0,
+        message="unlike the user",
+        evidence={"events": 2},
+        model_version="m1",
+        rules_version="v1",
+        event_id=event_id,
+        rule_version=1,
+        reasons=[],
+    )
+
+
+def alert_case(number: int, user_id: str = "42") -> AlertCase:
+    flag_id = f"{number:032x}"
+    return AlertCase(
+        user_id, "rule", number, number > 1, NOW_MS, "high", "a", "m", {flag_id: NOW_MS}
+    )
+
+
+def filled_store() -> MemoryApiStore:
+    """A store with a few rows of everything."""
+    store = MemoryApiStore()
+    store.profile_rows = {user_id: raw_profile(user_id) for user_id in USERS}
+    store.delta_rows = [raw_delta(window) for window in range(6)]
+    store.score_rows = [stored_score(number) for number in range(7)]
+    store.flag_rows = [
+        stored_flag_of(number, USERS[number % 2], event_id="e" if number > 3 else "")
+        for number in range(8)
+    ]
+    store.case_rows = [alert_case(number) for number in range(1, 4)]
+    return store

@@ -1,0 +1,58 @@
+"""The API in this process, on a store in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from liveprofile.serve_settings import ServeSettings
+from serve.app import create_app
+from serve.keys import Role
+from tests.support.memory_api_store import NOW_MS, MemoryApiStore
+from tests.support.rows.api_rows import filled_store
+
+
+class Clock:
+    """A clock that tests move."""
+
+    def __init__(self) -> None:
+        self.s = 0.0
+
+    def now_s(self) -> float:
+        return self.s
+
+    def now_ms(self) -> int:
+        return NOW_MS + round(self.s * 1_000)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store() -> MemoryApiStore:
+    return filled_store()
+
+
+@pytest.fixture
+def connect(store: MemoryApiStore, clock: Clock) -> Iterator[Callable[..., TestClient]]:
+    """connect(role, name="anna", **settings): a client with a key of this role, None: without."""
+    clients: list[TestClient] = []
+
+    def make(role: Role | None = Role.READER, name: str = "anna", **settings: Any) -> TestClient:
+        app = create_app(
+            ServeSettings(**settings), store, clock_ms=clock.now_ms, clock_s=clock.now_s
+        )
+        key = None if role is None else store.add_key(role, name).text
+        headers = {} if key is None else {"Authorization": f"Bearer {key}"}
+        client = TestClient(app, base_url="http://127.0.0.1", headers=headers)
+        clients.append(client)
+        return client
+
+    yield make
+    for client in clients:
+        client.close()

@@ -1,0 +1,122 @@
+"""Request ids, limits, deadlines, log and metrics of every request."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+
+from liveprofile.pseudonym import user_pseudonym
+from liveprofile.serve_settings import ServeSettings
+from serve.app import create_app
+from tests.support.memory_api_store import MemoryApiStore
+
+Connect = Callable[..., TestClient]
+
+
+def test_request_id_is_echoed_or_made(connect: Connect) -> None:
+    client = connect()
+    given = client.get("/health/live", headers={"X-Request-Id": "shop-1.2_3"})
+    assert given.headers["x-request-id"] == "shop-1.2_3"
+    made = client.get("/health/live", headers={"X-Request-Id": 'a"b'}).headers["x-request-id"]
+    assert len(made) == 32
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/nothing", 404),
+        ("GET", "/v1/users/", 404),
+        ("DELETE", "/v1/users/42", 405),
+        ("GET", "/v1/users/42?at=x", 422),
+        ("GET", "/v1/users/42/deltas?limit=0", 422),
+    ],
+)
+def test_every_error_is_a_problem(connect: Connect, method: str, path: str, status: int) -> None:
+    answer = connect().request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["status"] == status
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+def test_store_that_does_not_answer_is_503_and_recovers(
+    connect: Connect, store: MemoryApiStore
+) -> None:
+    client = connect()
+    assert client.get("/health/ready").status_code == 200
+    store.stop_answering()
+    assert client.get("/health/live").status_code == 200
+    ready = client.get("/health/ready")
+    assert (ready.status_code, ready.headers["retry-after"]) == (503, "1")
+    store.fail = None
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_slow_store_is_503_at_the_deadline(connect: Connect, store: MemoryApiStore) -> None:
+    client = connect(deadline_ms=100)
+    store.delay_s = 5.0
+    started_s = time.monotonic()
+    answer = client.get("/health/ready")
+    assert time.monotonic() - started_s < 2.0
+    assert answer.status_code == 503
+    assert "took too long" in answer.json()["detail"]
+
+
+def test_bug_is_a_500_problem_with_the_request_id(
+    connect: Connect, store: MemoryApiStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.fail = KeyError("bug")
+    answer = connect().get("/health/ready", headers={"X-Request-Id": "abc"})
+    assert answer.status_code == 500
+    assert answer.json()["request_id"] == "abc"
+    assert "bug" not in answer.text
+    assert "request abc failed" in caplog.text
+
+
+def test_large_body_is_a_413_problem(connect: Connect) -> None:
+    client = connect(max_body_bytes=1_024)
+    answer = client.post("/v1/users:batchGet", content=b"x" * 1_025)
+    assert answer.status_code == 413
+
+
+def test_too_many_requests_at_once_are_503(store: MemoryApiStore) -> None:
+    app = create_app(ServeSettings(max_in_flight=2), store)
+    store.delay_s = 0.3
+
+    async def statuses() -> list[int]:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+            answers = await asyncio.gather(*(client.get("/health/ready") for _ in range(3)))
+        return sorted(answer.status_code for answer in answers)
+
+    assert asyncio.run(statuses()) == [200, 200, 503]
+
+
+def test_log_has_pseudonyms_and_no_user_ids(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="serve"):
+        connect(name="shop").get("/v1/users/secret-user", headers={"X-Request-Id": "r1"})
+    [line] = [record.getMessage() for record in caplog.records if record.name == "serve.guard"]
+    assert "GET /v1/users/{user_id} 404" in line
+    assert f"key=shop user={user_pseudonym('secret-user')} request=r1" in line
+    assert "secret-user" not in caplog.text
+
+
+def test_metrics_count_requests_by_route(connect: Connect) -> None:
+    client = connect()
+    client.get("/v1/users/42")
+    client.get("/v1/users/nobody")
+    client.get("/elsewhere/42")
+    text = client.get("/metrics").text
+    route = 'method="GET",route="/v1/users/{user_id}"'
+    assert f'liveprofile_api_requests_total{{{route},status="200"}} 1.0' in text
+    assert f'liveprofile_api_requests_total{{{route},status="404"}} 1.0' in text
+    assert 'route="none",status="404"' in text
+    assert "elsewhere" not in text

@@ -1,0 +1,117 @@
+"""Profiles over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import quote
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.support.memory_api_store import MINUTE_MS, NOW_MS
+from tests.support.rows.api_rows import USERS, WINDOW_MS
+
+Connect = Callable[..., TestClient]
+
+
+@pytest.mark.parametrize("user_id", USERS)
+def test_profile_of_an_id_with_any_characters(connect: Connect, user_id: str) -> None:
+    answer = connect().get(f"/v1/users/{quote(user_id, safe='')}")
+    assert answer.status_code == 200
+    body = answer.json()
+    assert (body["user_id"], body["churn"], body["segments"]) == (user_id, 0.25, ["loyal", "new"])
+    assert body["profile"]["next_items"] == ["b", "a", "c"]
+    assert "embedding" not in body
+
+
+def test_embedding_is_included_on_request(connect: Connect) -> None:
+    answer = connect().get("/v1/users/42", params={"embedding": "true"})
+    assert answer.json()["embedding"] == [1.0, 0.0]
+
+
+def test_unknown_user_is_a_404_problem(connect: Connect) -> None:
+    answer = connect().get("/v1/users/nobody")
+    assert answer.status_code == 404
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert body["type"] == "urn:liveprofile:problem:unknown-user"
+    assert body["status"] == 404
+    assert body["request_id"] == answer.headers["x-request-id"]
+
+
+def test_unchanged_profile_is_answered_with_304(connect: Connect) -> None:
+    client = connect()
+    tag = client.get("/v1/users/42").headers["etag"]
+    again = client.get("/v1/users/42", headers={"If-None-Match": f'"x", W/{tag}'})
+    assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+    assert client.get("/v1/users/42", headers={"If-None-Match": '"x"'}).status_code == 200
+
+
+def test_at_answers_with_the_last_window_before_then(connect: Connect) -> None:
+    client = connect()
+    exact = client.get("/v1/users/42", params={"at": NOW_MS - 2 * WINDOW_MS}).json()
+    assert (exact["window_end_ms"], exact["churn"]) == (NOW_MS - 2 * WINDOW_MS, 0.2)
+    between = client.get("/v1/users/42", params={"at": "2017-11-26T01:04:00Z"}).json()
+    assert (between["window_end_ms"], between["churn"]) == (NOW_MS - WINDOW_MS, 0.1)
+    assert between["at_ms"] == NOW_MS - MINUTE_MS
+    too_early = client.get("/v1/users/42", params={"at": "2017-11-20"})
+    assert too_early.status_code == 404
+    assert too_early.json()["type"].endswith("unknown-past")
+
+
+def test_batch_keeps_the_order_and_names_unknown_users(connect: Connect) -> None:
+    ids = ["Zoë/ü", "nobody", "42", "42"]
+    body = connect().post("/v1/users:batchGet", json={"user_ids": ids}).json()
+    assert [profile["user_id"] for profile in body["profiles"]] == ["Zoë/ü", "42"]
+    assert body["unknown"] == ["nobody"]
+
+
+@pytest.mark.parametrize("ids", [[], ["x"] * 101, [1], "42"])
+def test_bad_batch_is_a_422_problem_that_names_the_field(connect: Connect, ids: object) -> None:
+    answer = connect().post("/v1/users:batchGet", json={"user_ids": ids})
+    assert answer.status_code == 422
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["errors"][0]["field"].startswith("body.user_ids")
+
+
+@pytest.mark.parametrize("path", ["deltas", "scores", "flags"])
+def test_pages_are_complete_and_in_order(connect: Connect, path: str) -> None:
+    client = connect()
+    whole = client.get(f"/v1/users/42/{path}").json()
+    assert whole["next_cursor"] is None
+    assert len(whole["items"]) >= 4
+    pages, cursor = [], None
+    while True:
+        params = {"limit": 3} | ({"cursor": cursor} if cursor else {})
+        page = client.get(f"/v1/users/42/{path}", params=params).json()
+        pages += page["items"]
+        cursor = page["next_cursor"]
+        if cursor is None:
+            break
+    assert pages == whole["items"]
+
+
+@pytest.mark.parametrize("cursor", ["x", "WyJhIl0", "e30", "Z", "é", "W10"])
+def test_bad_cursor_is_a_400_problem(connect: Connect, cursor: str) -> None:
+    answer = connect().get("/v1/users/42/deltas", params={"cursor": cursor})
+    assert answer.status_code == 400
+    assert answer.json()["type"].endswith("invalid-cursor")
+
+
+def test_next_items_interests_and_similar_users(connect: Connect) -> None:
+    client = connect()
+    items = client.get("/v1/users/42/next-items", params={"limit": 2}).json()
+    assert items["next_items"] == ["b", "a"]
+    assert client.get("/v1/users/42/interests").json()["interests"] == {"café": 0.5, "tea": 0.25}
+    similar = client.get("/v1/users/42/similar", params={"k": 1, "segment": "loyal"}).json()
+    assert [user["user_id"] for user in similar["similar"]] == ["Zoë/ü"]
+    assert client.get("/v1/users/nobody/similar").status_code == 404
+
+
+@pytest.mark.parametrize(
+    "user_id", ["%00", "%1F", "x" * 257, quote("é" * 257), "%FF"], ids=lambda text: text[:8]
+)
+def test_impossible_user_id_is_a_422_problem(connect: Connect, user_id: str) -> None:
+    answer = connect().get(f"/v1/users/{user_id}")
+    assert answer.status_code == 422
+    assert answer.json()["title"]
