@@ -17,6 +17,9 @@ from models.profile.data.examples import build_corpus
 from models.profile.data.prepared import split_by_time
 from models.profile.encoding import Vocabulary
 from models.profile.evaluation import evaluate
+from models.profile.evaluation.next_basket import basket_scores, next_baskets
+from models.profile.evaluation.served import served_rankings
+from models.profile.inference import ProfileModel
 from models.profile.network import expected_spend
 from models.profile.training.train import train
 from tests.unit.models.profile.miniature import MINIATURE, write_rows
@@ -72,6 +75,19 @@ def test_embedding_as_wide_as_the_state_keeps_all_of_it(shop, corpus):
     cosines = torch.nn.functional.normalize(state, dim=1)
     kept = model.embeddings(state)
     torch.testing.assert_close(kept @ kept.T, cosines @ cosines.T, rtol=1e-4, atol=1e-4)
+
+
+def test_served_rankings_are_those_of_each_windows_own_user(shop, corpus):
+    streams = corpus.streams
+    split = split_by_time(MINIATURE, streams.end_ms_W)
+    baskets = next_baskets(streams, "category", split.test)
+    model = ProfileModel.load(shop / "model", device="cpu")
+    ranking = served_rankings(model, streams, baskets.window_W, MINIATURE.history_windows).category
+    assert basket_scores(baskets, ranking).recall_at_10.mean() == 1  # six categories
+    # Each user buys from two categories of six.
+    assert basket_scores(baskets, ranking[:, :2]).ndcg_at_10.mean() > 0.95
+    others = np.roll(ranking, 5, axis=0)
+    assert basket_scores(baskets, others[:, :2]).ndcg_at_10.mean() < 0.8
 
 
 def test_rare_item_outside_the_history_is_not_a_candidate(shop, corpus):

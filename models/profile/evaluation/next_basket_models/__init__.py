@@ -1,0 +1,1 @@
+"""Baseline models of next baskets, tuned on validation like the user model."""

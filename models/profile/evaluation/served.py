@@ -1,0 +1,80 @@
+"""What the job would have stored after each window of the training rows.
+
+`ProfileModel.score` is called with the tokens that the operator passes, so the rankings are the
+served ones, with the served candidates.
+
+Shape suffixes: W windows, K places of a ranking.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from liveprofile.progress import Progress
+from liveprofile.wire.token_columns import TokenColumns
+from models.profile.data.training_rows import Streams
+from models.profile.encoding import concatenated_ranges
+from models.profile.evaluation.next_basket import codes_of
+from models.profile.inference import ProfileModel
+from models.profile.user_features import FEATURE_NAMES
+
+WINDOWS_PER_CALL = 2_000
+
+
+class ServedRankings(NamedTuple):
+    """(W, K) codes of the streams, best first."""
+
+    item: np.ndarray
+    category: np.ndarray
+
+
+def served_rankings(
+    model: ProfileModel,
+    streams: Streams,
+    windows: np.ndarray,
+    history_windows: int,
+    on_progress: Progress = lambda *_: None,
+) -> ServedRankings:
+    """The `next_items` and `interests` that are stored after each of `windows`.
+
+    The user features are zero: no ranking depends on them.
+    """
+    items, categories = [], []
+    for first in range(0, len(windows), WINDOWS_PER_CALL):
+        part = windows[first : first + WINDOWS_PER_CALL]
+        user_features_WX = np.zeros((len(part), len(FEATURE_NAMES)), np.float32)
+        scores = model.score(
+            _tokens(streams, _first_of_history(streams, part, history_windows), part),
+            _tokens(streams, part, part + 1),
+            user_features_WX,
+            user_features_WX,
+        )
+        items.append(scores.next_items)
+        categories.append(scores.interests_after)
+        on_progress("served rankings", first + len(part), len(windows))
+    return ServedRankings(
+        codes_of(np.concatenate(items), model.items, streams.items),
+        codes_of(np.concatenate(categories), model.categories, streams.categories),
+    )
+
+
+def _first_of_history(streams: Streams, windows: np.ndarray, history_windows: int) -> np.ndarray:
+    first_of_user = np.searchsorted(streams.user_W, streams.user_W[windows])
+    return np.maximum(windows - history_windows, first_of_user)
+
+
+def _tokens(streams: Streams, first_W: np.ndarray, end_W: np.ndarray) -> TokenColumns:
+    """The tokens of the windows from first_W[i] to end_W[i] - 1, one row for each i."""
+    ends = np.append(streams.first_W, len(streams.item_N))
+    first, end = ends[first_W], ends[end_W]
+    token_N = concatenated_ranges(first, end)
+    return TokenColumns(
+        np.concatenate([[0], np.cumsum(end - first)]),
+        streams.time_ms_N[token_N],
+        streams.type_N[token_N],
+        [streams.items[code] for code in streams.item_N[token_N].tolist()],
+        [streams.categories[code] for code in streams.category_N[token_N].tolist()],
+        streams.amount_N[token_N],
+    )
