@@ -17,6 +17,7 @@ from cli.learning.evaluate import evaluate
 from cli.learning.train import train
 from cli.learning.tune import tune
 from cli.learning.walk_forward import walk_forward
+from cli.operations.trends import trends
 from cli.pipeline.audit import audit
 from cli.pipeline.backfill import backfill
 from cli.pipeline.bootstrap import bootstrap
@@ -41,6 +42,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Read profiles": (show, deltas, scores, flags),
     "Serve profiles over HTTP": (serve, key),
     "Work on alerts": (alerts, consume, feedback, rules, drift),
+    "Operate the shop": (trends,),
     "Train models": (backfill, train, tune, evaluate, walk_forward, catalogue),
 }
 

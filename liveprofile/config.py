@@ -32,6 +32,7 @@ from liveprofile.setting_sections import (
     Section,
     StateSettings,
     TopicSettings,
+    TrendSettings,
     WindowSettings,
 )
 
@@ -61,6 +62,7 @@ class Settings(Section):
     scoring: ScoringSettings = ScoringSettings()
     flink: FlinkSettings = FlinkSettings()
     serve: ServeSettings = ServeSettings()
+    trends: TrendSettings = TrendSettings()
     rules: Path = Path("rules.toml")
     # Set to an empty text, it is an error: a missing secret must not turn verification off.
     rules_signing_key: SecretStr | None = Field(

@@ -277,5 +277,14 @@ class ScoringSettings(Section):
     )
 
 
+class TrendSettings(Section):
+    """`liveprofile trends`: counts by category, event type, hour and day."""
+
+    ttl_s: int = Field(400 * 86_400, ge=1, le=MAX_TTL_S, description="of counts after a change")
+    categories: int = Field(
+        1_000, ge=1, le=100_000, description="with counts of their own; the rest counts as other"
+    )
+
+
 class FlinkSettings(Section):
     rest_url: str = "http://localhost:8081"

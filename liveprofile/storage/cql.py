@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable, ResultSet, Session
-from cassandra.concurrent import execute_concurrent_with_args
+from cassandra.concurrent import execute_concurrent, execute_concurrent_with_args
 from cassandra.protocol import ErrorMessage
 from cassandra.query import Statement
 
 from liveprofile.errors import ServiceError, ServiceUnavailableError
 from liveprofile.retry import until_deadline
 from liveprofile.storage.connection import describe_error, is_unavailable
+
+# Statements that `write_all` holds at once.
+WRITE_PART = 1_000
 
 
 def execute(
@@ -71,6 +75,40 @@ def execute_per_key(session: Session, query: str, keys: Iterable[str]) -> dict[s
     except (NoHostAvailable, DriverException, ErrorMessage) as error:
         raise service_error(session, error) from None
     return {key: result.result_or_exc for key, result in zip(distinct, results, strict=True)}
+
+
+def write_all(session: Session, statements: Iterable[Statement], concurrency: int) -> int:
+    """Executes statements that may be executed twice; returns their number.
+
+    At most `concurrency` are under way. Those that Cassandra does not answer in time are sent
+    again (liveprofile/retry.py). Raises ServiceError.
+    """
+    remaining, count = iter(statements), 0
+    while part := list(itertools.islice(remaining, WRITE_PART)):
+        count += len(part)
+        until_deadline(lambda unanswered=part: _write_part(session, unanswered, concurrency))
+    return count
+
+
+def _write_part(session: Session, unanswered: list[Statement], concurrency: int) -> None:
+    """Removes the statements from the list that Cassandra has executed. Raises ServiceError."""
+    try:
+        results = execute_concurrent(
+            session,
+            [(statement, None) for statement in unanswered],
+            concurrency=concurrency,
+            raise_on_first_error=False,
+        )
+    except (NoHostAvailable, DriverException, ErrorMessage) as error:
+        raise service_error(session, error) from None
+    failed = [
+        (statement, result.result_or_exc)
+        for statement, result in zip(unanswered, results, strict=True)
+        if not result.success
+    ]
+    unanswered[:] = [statement for statement, _ in failed]
+    if failed:
+        raise service_error(session, failed[0][1]) from None
 
 
 def now_ms() -> int:

@@ -1,0 +1,1 @@
+"""Commands for operations and marketing: trends, funnels, retention, campaigns."""

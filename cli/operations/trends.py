@@ -1,0 +1,291 @@
+"""`liveprofile trends`: counts of the shop by category, event type, hour and day."""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    format_utc,
+    print_fields,
+    print_json,
+    read_settings,
+)
+from cli.operations.tables import Column, print_table
+from cli.progress import count_bar
+from liveprofile.errors import InputError
+from liveprofile.units import DAY_MS, HOUR_MS
+
+if TYPE_CHECKING:
+    from cassandra.cluster import Session
+
+    from liveprofile.config import Settings
+    from liveprofile.trends.counts import Series
+    from liveprofile.trends.points import Point
+
+trends = typer.Typer(
+    name="trends",
+    no_args_is_help=True,
+    help="Count the shop's events by category, type, hour and day (docs/trends.md).",
+)
+
+MAX_LISTED = 20
+
+
+class Span(StrEnum):
+    HOUR = "hour"
+    DAY = "day"
+
+
+class MetricName(StrEnum):
+    EVENTS = "events"
+    USERS = "users"
+    AMOUNT = "amount"
+
+
+TypeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--type",
+        metavar="TYPE",
+        show_default=False,
+        help="Event type, such as view or purchase. Default: all types; of a category: purchase.",
+    ),
+]
+CategoryOption = Annotated[
+    str | None,
+    typer.Option(
+        "--category",
+        metavar="NAME",
+        show_default=False,
+        help="Only this category; empty text is the unknown one. Default: all together.",
+    ),
+]
+MetricOption = Annotated[MetricName, typer.Option("--metric", help="What is counted.")]
+
+
+@trends.command()
+def update(
+    skip_lost: Annotated[
+        bool,
+        typer.Option(
+            "--skip-lost",
+            help="Go on with the first record that is left if records have expired uncounted.",
+        ),
+    ] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Count the records of the input topic up to the job's last checkpoint.
+
+    Run it on a schedule, such as every hour: it goes on where the last run ended. A run that is
+    killed or repeated counts nothing twice.
+
+    Example: liveprofile trends update --json
+    """
+    from liveprofile.storage.connection import open_session
+    from liveprofile.trends.count_store import CassandraCountStore
+    from liveprofile.trends.input_topic import KafkaInputTopic
+    from liveprofile.trends.update import update as count
+
+    settings = read_settings(config)
+    with open_session(settings.cassandra) as session, count_bar("counting", 0, "records") as bar:
+        report = count(
+            KafkaInputTopic(settings),
+            CassandraCountStore(session, settings),
+            settings,
+            skip_lost=skip_lost,
+            progress=bar,
+        )
+    fields = report.counts._asdict() | {"behind": report.behind, "skipped": report.skipped}
+    if json:
+        print_json(fields | {"chunks": report.chunks})
+    else:
+        print_fields(fields)
+
+
+@trends.command()
+def show(
+    category: CategoryOption = None,
+    event_type: TypeOption = None,
+    metric: MetricOption = MetricName.EVENTS,
+    by: Annotated[Span, typer.Option("--by", help="Hours or days.")] = Span.HOUR,
+    last: Annotated[
+        str,
+        typer.Option("--last", metavar="SPAN", help="How far back: 48h or 14d before the last."),
+    ] = "7d",
+    categories: Annotated[
+        int,
+        typer.Option(
+            "--categories", min=0, max=1_000, metavar="N", help="Check the N largest categories."
+        ),
+    ] = 20,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show counts with the range that the weeks before let expect, and what falls outside.
+
+    Example: liveprofile trends show --metric amount --type purchase --last 48h
+    """
+    from liveprofile.storage.connection import open_session
+
+    last_ms = _span_ms(last)
+    series = _series(category, event_type)
+    settings = read_settings(config)
+    with open_session(settings.cassandra) as session:
+        until_ms = _complete_until_ms(session, settings)
+        since_ms = until_ms - last_ms
+        shown = {series: _points(session, settings, series, by, metric, since_ms, until_ms)}
+        if category is None:
+            for each in _largest(session, settings, event_type, since_ms, until_ms, categories):
+                shown[each] = _points(session, settings, each, by, metric, since_ms, until_ms)
+    outside = sorted(
+        ((each, point) for each, points in shown.items() for point in points if point.outside),
+        key=lambda pair: -pair[1].excess,
+    )
+    if json:
+        print_json(
+            {
+                "by": by,
+                "metric": metric,
+                "complete_until_ms": until_ms,
+                "series": series._asdict(),
+                "points": [point._asdict() for point in shown[series]],
+                "outside": [each._asdict() | point._asdict() for each, point in outside],
+            }
+        )
+        return
+    if not shown[series]:
+        typer.echo("no counts in this time")
+        return
+    _print_points(f"{_name(series)}: {metric} by {by}", shown[series])
+    _print_outside(outside)
+
+
+def _span_ms(text: str) -> int:
+    """Raises InputError."""
+    if not (match := re.fullmatch(r"(\d{1,5})([hd])", text)) or not int(match[1]):
+        raise InputError(f"--last {text!r}: not a number of hours or days such as 48h or 14d")
+    return int(match[1]) * (HOUR_MS if match[2] == "h" else DAY_MS)
+
+
+def _series(category: str | None, event_type: str | None) -> Series:
+    """Raises InputError."""
+    from liveprofile.trends.counts import ALL, CATEGORY, Series
+    from liveprofile.wire.tokens import EVENT_TYPES
+
+    if event_type is not None and event_type not in EVENT_TYPES:
+        raise InputError(f"--type {event_type!r}: not one of {', '.join(EVENT_TYPES)}")
+    if category is None:
+        return Series(ALL, "", event_type or ALL)
+    return Series(CATEGORY, category, event_type or "purchase")
+
+
+def _complete_until_ms(session: Session, settings: Settings) -> int:
+    """Raises ServiceError if nothing has been counted."""
+    from liveprofile.errors import ServiceError
+    from liveprofile.trends.count_store import read_last_chunk
+    from liveprofile.trends.update import complete_until_ms
+
+    chunk = read_last_chunk(session, settings.topics.events)
+    until_ms = chunk and complete_until_ms(chunk, settings.window.out_of_orderness_ms)
+    if until_ms is None:
+        raise ServiceError(
+            f"no records of {settings.topics.events} are counted: run `liveprofile trends update`"
+        )
+    return until_ms
+
+
+def _points(
+    session: Session,
+    settings: Settings,
+    series: Series,
+    by: Span,
+    metric: MetricName,
+    since_ms: int,
+    until_ms: int,
+) -> list[Point]:
+    from liveprofile.trends.count_store import read_counts
+    from liveprofile.trends.points import HISTORY_MS, points
+
+    topic = settings.topics.events
+    counts = read_counts(session, topic, by, series, since_ms - HISTORY_MS, until_ms)
+    return points(counts, by, metric.value, since_ms, until_ms)
+
+
+def _largest(
+    session: Session,
+    settings: Settings,
+    event_type: str | None,
+    since_ms: int,
+    until_ms: int,
+    count: int,
+) -> list[Series]:
+    """The category series with the most events in this time."""
+    from liveprofile.trends.count_store import read_counts, read_series
+    from liveprofile.trends.counts import ALL
+
+    topic = settings.topics.events
+    of_type = [
+        series
+        for series in read_series(session, topic)
+        if series.scope != ALL and series.event_type == (event_type or "purchase")
+    ]
+    first_ms = since_ms // DAY_MS * DAY_MS
+    sizes = {
+        series: sum(
+            day.events for day in read_counts(session, topic, "day", series, first_ms, until_ms)
+        )
+        for series in of_type
+    }
+    return sorted(of_type, key=lambda series: (-sizes[series], series))[:count]
+
+
+def _name(series: Series) -> str:
+    from liveprofile.trends.counts import ALL, CATEGORY
+
+    names = {ALL: "all categories", CATEGORY: series.category or "unknown category"}
+    event_type = "all types" if series.event_type == ALL else series.event_type
+    return f"{names.get(series.scope, 'other categories')}, {event_type}"
+
+
+def _print_points(title: str, points: list[Point]) -> None:
+    columns = [Column("start (UTC)"), Column("value", right=True), Column("expected", right=True)]
+    columns += [Column("range", right=True), Column("")]
+    print_table(title, columns, [_row(point) for point in points])
+
+
+def _print_outside(outside: list[tuple[Series, Point]]) -> None:
+    if not outside:
+        typer.echo("Nothing falls outside the expected range.")
+        return
+    columns = [Column("start (UTC)"), Column("series", wrap=True), Column("value", right=True)]
+    columns += [Column("expected", right=True), Column("range", right=True)]
+    rows = []
+    for series, point in outside[:MAX_LISTED]:
+        start, value, expected, span, _ = _row(point)
+        rows.append([start, _name(series), value, expected, span])
+    title = f"Outside the expected range: {len(outside)}"
+    if len(outside) > MAX_LISTED:
+        title += f", the {MAX_LISTED} furthest"
+    print_table(title, columns, rows)
+
+
+def _row(point: Point) -> list[str]:
+    def number(value: Any) -> str:
+        return "-" if value is None else f"{value:,.0f}"
+
+    span = "-" if point.low is None else f"{number(point.low)} to {number(point.high)}"
+    mark = "outside" if point.outside else ""
+    return [
+        format_utc(point.start_ms)[:16],
+        number(point.value),
+        number(point.expected),
+        span,
+        mark,
+    ]

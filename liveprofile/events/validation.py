@@ -1,0 +1,226 @@
+"""Validates a record as the job does, for commands that read the input topic without Flink.
+
+The rules are sections 1 and 2 of docs/data-contract.md. The job applies them in SQL
+(jobs/sql/event_views.py).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from datetime import UTC, datetime, timedelta
+from typing import Any, NamedTuple
+
+import orjson
+
+from liveprofile.config import LimitSettings
+from liveprofile.wire.payload import as_id
+from liveprofile.wire.tokens import ID_CHARS, TYPE_INDEX, token
+
+HEARTBEAT = "heartbeat"
+EARLIEST_MS = 946_684_800_000  # 2000-01-01
+NUMBER_LIMIT = 1e9
+MAX_NESTING = 999
+MAX_NUMBER_CHARS = 1_000
+MAX_NAME_CHARS = 50_000
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MAX_ZONE = timedelta(hours=18)
+_IDS = ("event_id", "user_id", "item_id", "category_id")
+_CONTROL = re.compile(r"[\x00-\x1f]")
+_NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
+_DIGITS = re.compile(r"[0-9]{1,15}")
+_ISO_8601 = re.compile(
+    r"([0-9]{4})-([0-9]{2})-([0-9]{2})[T ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]+))?)?"
+    r"(?:Z|([+-])([0-9]{2}):?([0-5][0-9]))?"
+)
+_LONG_NUMBER = re.compile(rb"[-+.0-9eE]{%d}" % (MAX_NUMBER_CHARS + 1))
+_TEXT_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+
+
+class AcceptedEvent(NamedTuple):
+    """A valid event that is no heartbeat."""
+
+    event_id: str
+    user_id: str
+    event_type: str
+    time_ms: int
+    item: str  # "" if unknown
+    category: str  # "" if unknown
+    amount: float  # 0 if unknown
+
+
+class Heartbeat(NamedTuple):
+    time_ms: int
+
+
+class _InvalidError(ValueError):
+    """The record fails a check."""
+
+
+def accept(
+    value: bytes | None, timestamp_ms: int, limits: LimitSettings
+) -> AcceptedEvent | Heartbeat | None:
+    """Returns the event of a record's value; None if the job rejects the record.
+
+    timestamp_ms: the timestamp of the Kafka record.
+    """
+    latest_ms = timestamp_ms + limits.max_clock_skew_ms
+    try:
+        event = _parse(value, limits.payload_chars)
+        event_type = event.get("event_type")
+        if event_type == HEARTBEAT:
+            return Heartbeat(_time_ms(event, latest_ms))
+        if not isinstance(event_type, str) or event_type not in TYPE_INDEX:
+            raise _InvalidError("event_type")
+        event_id, user_id = _id(event, "event_id"), _id(event, "user_id")
+        time_ms = _time_ms(event, latest_ms)
+        _check_numbers(event)
+    except _InvalidError:
+        return None
+    _, _, item, category, amount = token(event, time_ms)
+    return AcceptedEvent(event_id, user_id, event_type, time_ms, item, category, amount)
+
+
+def _parse(value: bytes | None, payload_chars: int) -> dict[str, Any]:
+    if value is None or len(value) > 4 * payload_chars:  # a character has at most four bytes
+        raise _InvalidError("size")
+    try:
+        if len(value) > payload_chars and len(value.decode()) > payload_chars:
+            raise _InvalidError("size")
+        if len(value) <= MAX_NUMBER_CHARS or not _needs_strict_parser(value):
+            event = orjson.loads(value)
+            if not isinstance(event, dict):
+                raise _InvalidError("no object")
+            if float not in map(type, map(event.get, _IDS)):
+                return event
+    except UnicodeDecodeError:
+        raise _InvalidError("encoding") from None
+    except orjson.JSONDecodeError:
+        pass  # orjson also refuses 1e400, which is valid JSON
+    return _parse_strictly(value)
+
+
+def _needs_strict_parser(value: bytes) -> bool:
+    """Whether limits may be exceeded that orjson does not have."""
+    brackets = value.count(b"[") + value.count(b"{")
+    is_deep = brackets > MAX_NESTING and _nesting(value.decode(errors="replace")) > MAX_NESTING
+    if is_deep:
+        raise _InvalidError("nesting")
+    return len(value) > MAX_NAME_CHARS or _LONG_NUMBER.search(value) is not None
+
+
+def _parse_strictly(value: bytes) -> dict[str, Any]:
+    """Parses numbers of any size, within the limits of the contract."""
+    try:
+        event = _DECODER.decode(value.decode())
+        # Fails for lone surrogates.
+        json.dumps(event, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):
+        raise _InvalidError("JSON") from None
+    if not isinstance(event, dict):
+        raise _InvalidError("no object")
+    return event
+
+
+def _nesting(text: str) -> int:
+    depth = deepest = 0
+    for part in _TEXT_OR_BRACKET.finditer(text):
+        if part[0] in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif part[0] in "]}":
+            depth -= 1
+    return deepest
+
+
+def _integer(text: str) -> int:
+    if len(text) > MAX_NUMBER_CHARS:
+        raise ValueError("number too long")
+    return int(text)
+
+
+def _real(text: str) -> float:
+    if len(text) > MAX_NUMBER_CHARS:
+        raise ValueError("number too long")
+    return float(text)
+
+
+def _reject_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if any(len(name) > MAX_NAME_CHARS for name, _ in pairs):
+        raise ValueError("name too long")
+    return dict(pairs)
+
+
+_DECODER = json.JSONDecoder(
+    parse_int=_integer,
+    parse_float=_real,
+    parse_constant=_reject_constant,
+    object_pairs_hook=_object,
+)
+
+
+def _id(event: dict[str, Any], field: str) -> str:
+    text = as_id(event.get(field))
+    # isprintable is much faster than the search, and no control character is printable.
+    is_bad = not text.isprintable() and _CONTROL.search(text)
+    if not text or len(text) > ID_CHARS or is_bad:
+        raise _InvalidError(field)
+    return text
+
+
+def _time_ms(event: dict[str, Any], latest_ms: int) -> int:
+    value = event.get("event_time")
+    if type(value) is not int:
+        text = as_id(value)
+        value = int(text) if _DIGITS.fullmatch(text) else _iso_ms(text)
+    if not EARLIEST_MS <= value <= min(latest_ms, 10**15 - 1):
+        raise _InvalidError("event_time")
+    return value
+
+
+def _iso_ms(text: str) -> int:
+    """Epoch milliseconds of ISO 8601; the rest of the second's fraction is cut off."""
+    match = _ISO_8601.fullmatch(text)
+    if not match:
+        raise _InvalidError("event_time")
+    *date_and_time, fraction, sign, zone_hours, zone_minutes = match.groups()
+    zone = timedelta(hours=int(zone_hours or 0), minutes=int(zone_minutes or 0))
+    try:
+        local = datetime(*(int(part or 0) for part in date_and_time), tzinfo=UTC)
+    except ValueError:
+        raise _InvalidError("event_time") from None
+    if zone > _MAX_ZONE:
+        raise _InvalidError("event_time")
+    seconds = (local - _EPOCH + (zone if sign == "-" else -zone)) // timedelta(seconds=1)
+    return seconds * 1_000 + int((fraction or "")[:3].ljust(3, "0"))
+
+
+def _check_numbers(event: dict[str, Any]) -> None:
+    price = _number(event, "price", 0.0, NUMBER_LIMIT)
+    quantity = _number(event, "quantity", 0.0, NUMBER_LIMIT)
+    amount = _number(event, "amount", -NUMBER_LIMIT, NUMBER_LIMIT)
+    if amount is None and price is not None and price * (quantity or 0.0) > NUMBER_LIMIT:
+        raise _InvalidError("amount")
+    _number(event, "rating", -NUMBER_LIMIT, NUMBER_LIMIT)
+    place = event.get("place")
+    if isinstance(place, dict):
+        _number(place, "lat", -90.0, 90.0)
+        _number(place, "lon", -180.0, 180.0)
+
+
+def _number(event: dict[str, Any], field: str, low: float, high: float) -> float | None:
+    value = event.get(field)
+    if value is None:
+        return None
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        value = float(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # Compared before it is converted: an integer may be too large for a double.
+    if not is_number or not low <= value <= high:
+        raise _InvalidError(field)
+    return float(value)

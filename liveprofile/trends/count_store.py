@@ -1,0 +1,170 @@
+"""Stores counts in the tables trend, trend_series and trend_chunk, and reads them."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+import orjson
+from cassandra.cluster import Session
+from cassandra.query import BatchStatement, BatchType, BoundStatement
+
+from liveprofile.config import CassandraSettings, Settings
+from liveprofile.storage.cql import execute, from_ms, read, read_pages, to_ms, write_all
+from liveprofile.trends import distinct_users
+from liveprofile.trends.counts import CATEGORY, Count, Counts, Series, total
+from liveprofile.trends.points import StoredCount
+from liveprofile.trends.update import Chunk, ChunkReport
+
+# Starts in one SELECT: each finds one row.
+MAX_STARTS = 100
+# Of a row besides its hashes: keys, values and what the protocol adds.
+_ROW_BYTES = 400
+
+
+class CassandraCountStore:
+    """A CountStore (liveprofile.trends.update). session: closed by its owner."""
+
+    def __init__(self, session: Session, settings: Settings) -> None:
+        self._session, self._topic = session, settings.topics.events
+        self._cassandra: CassandraSettings = settings.cassandra
+        ttl_s = settings.trends.ttl_s
+        prepare = session.prepare
+        key = "topic = ? AND span = ? AND scope = ? AND category = ? AND event_type = ?"
+        self._select_counts = prepare(
+            f"SELECT start, chunk, events, amount, user_hashes FROM trend WHERE {key}"
+            " AND start IN ?"
+        )
+        self._insert_count = prepare(
+            "INSERT INTO trend (topic, span, scope, category, event_type, start, chunk, events,"
+            " amount, users, user_hashes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+            f" USING TIMESTAMP ? AND TTL {ttl_s}"
+        )
+        self._insert_series = prepare(
+            "INSERT INTO trend_series (topic, scope, category, event_type, last_hour)"
+            f" VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL {ttl_s}"
+        )
+        self._insert_chunk = prepare(
+            "INSERT INTO trend_chunk (topic, number, first, end, clocks, done)"
+            f" VALUES (?, ?, ?, ?, ?, false) IF NOT EXISTS USING TTL {ttl_s}"
+        )
+        self._finish_chunk = prepare(
+            f"UPDATE trend_chunk USING TTL {ttl_s} SET first = ?, end = ?, clocks = ?, done = true,"
+            " report = ? WHERE topic = ? AND number = ? IF EXISTS"
+        )
+        for statement in (self._insert_count, self._insert_series):
+            statement.is_idempotent = True
+
+    def last_chunk(self) -> Chunk | None:
+        return read_last_chunk(self._session, self._topic)
+
+    def begin(self, chunk: Chunk) -> Chunk:
+        values = (self._topic, chunk.number, chunk.first, chunk.end, chunk.clocks_ms)
+        execute(self._session, self._insert_chunk.bind(values))
+        stored = self.last_chunk()
+        assert stored is not None
+        return stored
+
+    def categories(self) -> list[str]:
+        names = {s.category for s in read_series(self._session, self._topic) if s.scope == CATEGORY}
+        return sorted(names)
+
+    def add(self, number: int, counts: Counts) -> None:
+        write_all(
+            self._session,
+            itertools.chain(self._series_writes(number, counts), self._writes(number, counts)),
+            self._cassandra.in_flight,
+        )
+
+    def finish(self, chunk: Chunk, report: ChunkReport) -> None:
+        result = orjson.dumps(report._asdict()).decode()
+        values = (chunk.first, chunk.end, chunk.clocks_ms, result, self._topic, chunk.number)
+        execute(self._session, self._finish_chunk.bind(values))
+
+    def _series_writes(self, number: int, counts: Counts) -> Iterator[BoundStatement]:
+        for (span, series), new in counts.items():
+            if span == "hour":
+                last_ms = max(new)
+                yield self._insert_series.bind(
+                    (self._topic, *series, from_ms(last_ms), last_ms * 1_000 + number)
+                )
+
+    def _writes(self, number: int, counts: Counts) -> Iterator[BatchStatement]:
+        """Yields batches of rows of one series: a batch has one partition."""
+        for (span, series), new in counts.items():
+            batch, size = BatchStatement(BatchType.UNLOGGED), 0
+            for start_ms, count in self._totals(number, span, series, new):
+                hashes = distinct_users.to_bytes(count.user_hashes)
+                row = (
+                    *(self._topic, span, *series, from_ms(start_ms), number),
+                    *(count.events, count.amount),
+                    distinct_users.count(count.user_hashes, series.exact_users),
+                    hashes,
+                    start_ms * 1_000 + number,
+                )
+                if size and size + len(hashes) + _ROW_BYTES > self._cassandra.batch_bytes:
+                    yield batch
+                    batch, size = BatchStatement(BatchType.UNLOGGED), 0
+                batch.add(self._insert_count.bind(row))
+                size += len(hashes) + _ROW_BYTES
+            if size:
+                yield batch
+
+    def _totals(
+        self, number: int, span: str, series: Series, new: Mapping[int, Count]
+    ) -> Iterator[tuple[int, Count]]:
+        """Yields start and total of the rows that do not contain the chunk yet."""
+        if number == 1:  # nothing is stored, except by this chunk
+            yield from new.items()
+            return
+        starts = iter(new)
+        while part := list(itertools.islice(starts, MAX_STARTS)):
+            values = (self._topic, span, *series, [from_ms(start) for start in part])
+            rows = {
+                to_ms(row.start): row
+                for row in read(self._session, self._select_counts.bind(values))
+            }
+            for start_ms in part:
+                stored = None
+                if row := rows.get(start_ms):
+                    hashes = distinct_users.from_bytes(row.user_hashes)
+                    stored = row.chunk, Count(row.events, row.amount, hashes)
+                count = total(stored, number, new[start_ms], series.exact_users)
+                if count is not None:
+                    yield start_ms, count
+
+
+def read_last_chunk(session: Session, topic: str) -> Chunk | None:
+    """The chunk with the highest number. Raises ServiceError."""
+    query = (
+        "SELECT number, first, end, clocks, done FROM trend_chunk WHERE topic = %s"
+        " ORDER BY number DESC LIMIT 1"
+    )
+    row = read(session, query, (topic,)).one()
+    if row is None:
+        return None
+    maps = (dict(each or {}) for each in (row.first, row.end, row.clocks))
+    first, end, clocks_ms = maps
+    return Chunk(row.number, first, end, bool(row.done), clocks_ms)
+
+
+def read_series(session: Session, topic: str) -> list[Series]:
+    """All series that have counts. Raises ServiceError."""
+    query = session.prepare("SELECT scope, category, event_type FROM trend_series WHERE topic = ?")
+    return [Series(*row) for row in read_pages(session, query.bind((topic,)))]
+
+
+def read_counts(
+    session: Session, topic: str, span: str, series: Series, since_ms: int, until_ms: int
+) -> list[StoredCount]:
+    """The counts of hours or days that start from `since_ms` on, before `until_ms`; oldest first.
+
+    span: "hour" or "day". Hours and days without events have no row. Raises ServiceError.
+    """
+    query = session.prepare(
+        "SELECT start, events, amount, users FROM trend WHERE topic = ? AND span = ? AND scope = ?"
+        " AND category = ? AND event_type = ? AND start >= ? AND start < ? ORDER BY start ASC"
+    )
+    values: Sequence[object] = (topic, span, *series, from_ms(since_ms), from_ms(until_ms))
+    rows: Iterable = read_pages(session, query.bind(values))
+    return [StoredCount(to_ms(row.start), row.events, row.amount, row.users) for row in rows]

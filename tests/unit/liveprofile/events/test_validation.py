@@ -1,0 +1,117 @@
+"""Validation in Python agrees with the reference, on valid, corrupt and hostile records."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from liveprofile.config import LimitSettings
+from liveprofile.events.validation import AcceptedEvent, Heartbeat, accept
+from tests.reference import validation as reference
+from tests.support.streams.corruptions import CORRUPTIONS
+from tests.support.streams.seeded import poison_messages
+from tests.support.streams.strategies import RECORD_MS, START_MS, behaviour_stream
+
+LIMITS = LimitSettings()
+EVENT = {
+    "event_id": "e1",
+    "user_id": "u1",
+    "event_type": "purchase",
+    "event_time": START_MS,
+    "category_id": "books",
+    "price": 3,
+}
+
+
+def payload(**fields: Any) -> bytes:
+    return json.dumps(EVENT | fields).encode()
+
+
+def assert_same(value: bytes | None, timestamp_ms: int = RECORD_MS) -> None:
+    expected = reference.validate(value, timestamp_ms, LIMITS)
+    actual = accept(value, timestamp_ms, LIMITS)
+    if isinstance(expected, reference.ValidEvent):
+        assert isinstance(actual, AcceptedEvent), (value, expected)
+        assert actual[:6] == expected[:6]
+        assert actual.amount == pytest.approx(expected.amount)
+    elif isinstance(expected, reference.Heartbeat):
+        assert actual == Heartbeat(expected.time_ms)
+    else:
+        assert actual is None, (value, expected)
+
+
+@given(behaviour_stream())
+def test_streams_with_faults_are_accepted_as_by_the_reference(records) -> None:
+    for record in records:
+        assert_same(record.value)
+
+
+@pytest.mark.parametrize(
+    "corrupt",
+    [
+        pytest.param(corrupt, id=f"{reason}: {name}")
+        for reason, corruptions in CORRUPTIONS.items()
+        for name, corrupt in corruptions
+    ],
+)
+def test_corrupt_event_is_rejected(corrupt) -> None:
+    assert accept(corrupt(EVENT), RECORD_MS, LIMITS) is None
+
+
+def test_poison_messages_are_accepted_as_by_the_reference() -> None:
+    for _, value in poison_messages(3_000, seed=5):
+        assert_same(value)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        pytest.param(payload(price=10**400), id="price of 400 digits"),
+        pytest.param(payload(note=10**400), id="other number of 400 digits"),
+        pytest.param(payload()[:-1] + b', "note": 1e400}', id="other number beyond doubles"),
+        pytest.param(payload()[:-1] + b', "price": 1e400}', id="price beyond doubles"),
+        pytest.param(payload()[:-1] + b', "note": ' + b"1" * 1_000 + b"}", id="1,000 digits"),
+        pytest.param(payload()[:-1] + b', "note": ' + b"1" * 1_001 + b"}", id="1,001 digits"),
+        pytest.param(payload(text="1" * 2_000), id="2,000 digits as text"),
+        pytest.param(payload(event_id=2**70, user_id=2**64), id="ids beyond 64 bits"),
+        pytest.param(payload(category_id=2**70), id="category beyond 64 bits"),
+        pytest.param(payload(**{"n" * 50_000: 1}), id="name of 50,000 characters"),
+        pytest.param(payload(**{"n" * 50_001: 1}), id="name of 50,001 characters"),
+        pytest.param(payload()[:-1] + b', "a": ' + b"[" * 998 + b"]" * 998 + b"}", id="999 levels"),
+        pytest.param(
+            payload()[:-1] + b', "a": ' + b"[" * 999 + b"]" * 999 + b"}", id="1000 levels"
+        ),
+        pytest.param(payload(text="[" * 5_000), id="brackets in a text"),
+        pytest.param(b"x" * 5_000_000, id="5 MB"),
+        pytest.param(payload(text="ü" * 60_000), id="60,000 two-byte characters"),
+        pytest.param(payload(price=1e5, quantity=1e5), id="product too large"),
+        pytest.param(payload(event_time=RECORD_MS + 600_001), id="fast clock"),
+        pytest.param(payload(event_time=RECORD_MS + 600_000), id="clock at the limit"),
+        pytest.param(payload(event_time="2023-11-14T22:15:00.9999+18:00"), id="largest zone"),
+        pytest.param(payload(event_time="2023-11-14T22:15+18:01"), id="zone too large"),
+        pytest.param(payload(event_time="0001-01-01T00:00+10:00"), id="before year 1"),
+        pytest.param(payload(category_id="a\x1fb" + "c" * 300), id="category with separator"),
+        pytest.param(payload()[:-1] + b', "user_id": "u2"}', id="name that occurs twice"),
+    ],
+)
+def test_hostile_event_is_judged_as_by_the_reference(value: bytes) -> None:
+    assert_same(value)
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([*EVENT, "quantity", "amount", "rating", "place"]),
+        st.one_of(
+            st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False),
+            st.text(max_size=5),
+            st.sampled_from(["1e5", "-1", " 1", "1.", "heartbeat", "view", "2024-02-29 10:00"]),
+            st.just({"lat": "91"}), st.just([]),
+        ),
+    )
+)  # fmt: skip
+def test_random_field_values_are_judged_as_by_the_reference(fields: dict[str, Any]) -> None:
+    assert_same(json.dumps(EVENT | fields).encode())

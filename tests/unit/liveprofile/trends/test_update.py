@@ -1,0 +1,236 @@
+"""Counting a topic in chunks, with kills, repetitions, copies and expired records."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import defaultdict
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from liveprofile.config import Settings, load
+from liveprofile.errors import ServiceError
+from liveprofile.trends import distinct_users
+from liveprofile.trends.counts import ALL, CATEGORY, OTHER, Series
+from liveprofile.trends.update import complete_until_ms, update
+from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
+from tests.reference.validation import ValidEvent, validate
+from tests.support.streams.strategies import behaviour_stream
+from tests.unit.liveprofile.trends.fakes import KilledError, MemoryCountStore, MemoryTopic
+
+START_MS = 1_700_006_400_000  # 2023-11-15 00:00 UTC
+SETTINGS = load()
+
+
+def payload(number: int, **fields: Any) -> bytes:
+    event = {
+        "event_id": f"e{number}",
+        "user_id": f"u{number % 7}",
+        "event_type": "purchase",
+        "event_time": START_MS + number * MINUTE_MS,
+        "category_id": f"c{number % 3}",
+        "amount": number + 0.1,
+    }
+    return json.dumps(event | fields).encode()
+
+
+def topic_of(*values: bytes | None, partitions: int = 1) -> MemoryTopic:
+    topic = MemoryTopic(partitions)
+    for number, value in enumerate(values):
+        topic.send(number % partitions, value, START_MS + DAY_MS + number)
+    return topic
+
+
+def counts(store: MemoryCountStore) -> dict[tuple[str, Series, int], tuple[int, float, int]]:
+    return {
+        (span, series, start_ms): (
+            count.events,
+            pytest.approx(count.amount, abs=1e-6),
+            distinct_users.count(count.user_hashes, series.exact_users),
+        )
+        for (span, series, start_ms), (_, count) in store.rows.items()
+    }
+
+
+def expected_counts(topic: MemoryTopic, settings: Settings) -> dict[Any, tuple[int, float, int]]:
+    """Counts in plain Python, by the reference's validation."""
+    events: dict[Any, list[ValidEvent]] = defaultdict(list)
+    for records in topic.partitions:
+        seen: dict[str, int] = {}
+        for record in records:
+            event = validate(record.value, record.timestamp_ms, settings.limits)
+            if not isinstance(event, ValidEvent):
+                continue
+            last_ms = seen.get(event.event_id)
+            seen[event.event_id] = record.timestamp_ms
+            if last_ms is not None and record.timestamp_ms - last_ms <= settings.state.dedup_ttl_ms:
+                continue
+            for span, span_ms in (("hour", HOUR_MS), ("day", DAY_MS)):
+                start_ms = event.time_ms // span_ms * span_ms
+                of_category = Series(CATEGORY, event.category, event.event_type)
+                for series in of_category, Series(ALL, "", event.event_type), Series(ALL, "", ALL):
+                    events[span, series, start_ms].append(event)
+    return {
+        key: (
+            len(them),
+            sum(e.amount for e in them if key[1].event_type != ALL or e.event_type == "purchase"),
+            len({e.user_id for e in them}),
+        )
+        for key, them in events.items()
+    }
+
+
+def test_counts_by_category_type_hour_and_day() -> None:
+    topic, store = topic_of(*(payload(n) for n in range(120)), partitions=2), MemoryCountStore()
+    report = update(topic, store, SETTINGS)
+    assert report.counts == (120, 120, 0, 0, 0) and report.behind == 0
+    assert counts(store) == expected_counts(topic, SETTINGS)
+    assert counts(store)["day", Series(ALL, "", ALL), START_MS][0] == 120
+
+
+@given(behaviour_stream(partitions=3), st.integers(1, 40))
+def test_stream_with_faults_is_counted_as_by_the_reference(records, chunk_records: int) -> None:
+    topic, store = MemoryTopic(3), MemoryCountStore()
+    for record in records:
+        topic.send(record.partition, record.value, record.timestamp_ms)
+    report = update(topic, store, SETTINGS, chunk_records=chunk_records)
+    assert counts(store) == expected_counts(topic, SETTINGS)
+    assert sum(report.counts[1:]) == report.counts.records == len(records)
+
+
+def test_price_of_400_digits_is_rejected_and_the_rest_counted() -> None:
+    topic, store = topic_of(payload(1, price=10**400), payload(2), b"{", None), MemoryCountStore()
+    assert update(topic, store, SETTINGS).counts == (4, 1, 0, 3, 0)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_kills_at_every_write_count_nothing_twice(seed: int) -> None:
+    rng, store, topic = random.Random(seed), MemoryCountStore(), MemoryTopic(2)
+    kills = 0
+    for step in range(12):
+        for number in range(step * 50, step * 50 + 50):
+            at_ms = START_MS + DAY_MS + number * MINUTE_MS
+            topic.send(number % 2, payload(number), at_ms)
+            if number % 5 == 0:  # a copy, sometimes in a later chunk
+                copied = max(number % 2, number - rng.choice([0, 20, 60]))
+                topic.send(number % 2, payload(copied), at_ms)
+        for _ in range(25):
+            store.writes_until_kill = rng.randrange(6)
+            try:
+                update(topic, store, SETTINGS, chunk_records=rng.choice([20, 70, 1_000]))
+            except KilledError:
+                kills += 1
+        store.writes_until_kill = None
+        update(topic, store, SETTINGS)
+        assert counts(store) == expected_counts(topic, SETTINGS)
+    assert kills > 50
+
+
+def test_repeated_update_changes_nothing() -> None:
+    topic, store = topic_of(*(payload(n) for n in range(50))), MemoryCountStore()
+    update(topic, store, SETTINGS)
+    before = counts(store)
+    assert update(topic, store, SETTINGS).chunks == 0
+    assert counts(store) == before
+
+
+def test_two_processes_with_one_chunk_count_it_once() -> None:
+    topic, store = topic_of(*(payload(n) for n in range(50))), MemoryCountStore()
+
+    class SecondProcess(MemoryTopic):
+        """Counts the chunk to its end while the first process reads it."""
+
+        def read(self, ranges):
+            records = list(topic.read(ranges))
+            if not store.reports:
+                update(topic, store, SETTINGS)
+            yield from records
+
+    second = SecondProcess(1)
+    second.partitions = topic.partitions
+    update(second, store, SETTINGS)
+    assert counts(store) == expected_counts(topic, SETTINGS)
+
+
+def test_records_after_the_checkpoint_are_left_to_the_next_update() -> None:
+    topic, store = topic_of(*(payload(n) for n in range(10))), MemoryCountStore()
+    topic.checkpoint = {0: 4}
+    report = update(topic, store, SETTINGS)
+    assert (report.counts.events, report.behind) == (4, 6)
+    topic.checkpoint = None
+    assert update(topic, store, SETTINGS).counts.events == 6
+
+
+def test_copy_within_the_dedup_time_is_counted_once_and_later_again() -> None:
+    ttl_ms, store, topic = SETTINGS.state.dedup_ttl_ms, MemoryCountStore(), MemoryTopic(1)
+    for at_ms in (0, ttl_ms, 3 * ttl_ms):
+        topic.send(0, payload(1), START_MS + DAY_MS + at_ms)
+        report = update(topic, store, SETTINGS)
+    assert (report.counts.events, report.counts.duplicates) == (1, 0)
+    assert counts(store) == expected_counts(topic, SETTINGS)
+    assert counts(store)["day", Series(ALL, "", ALL), START_MS][0] == 2
+
+
+def test_update_reads_back_only_the_dedup_time() -> None:
+    ttl_ms, store, topic = SETTINGS.state.dedup_ttl_ms, MemoryCountStore(), MemoryTopic(1)
+    for number in range(1_000):
+        topic.send(0, payload(number), START_MS + DAY_MS + number * ttl_ms // 100)
+    update(topic, store, SETTINGS)
+    topic.send(0, payload(1_000), START_MS + DAY_MS + 1_000 * ttl_ms // 100)
+    topic.read_records = 0
+    assert update(topic, store, SETTINGS).counts.events == 1
+    assert topic.read_records <= 100 + 2
+
+
+def test_expired_records_are_an_error_until_they_are_skipped() -> None:
+    topic, store = topic_of(*(payload(n) for n in range(10))), MemoryCountStore()
+    topic.checkpoint = {0: 4}
+    update(topic, store, SETTINGS)
+    topic.checkpoint, topic.expired = None, [7]
+    with pytest.raises(ServiceError, match="counted up to offset 4 and now has offsets 7 to 10"):
+        update(topic, store, SETTINGS)
+    report = update(topic, store, SETTINGS, skip_lost=True)
+    assert (report.counts.events, report.skipped) == (3, 3)
+
+
+def test_chunk_whose_records_expired_is_given_up_only_on_request() -> None:
+    topic, store = topic_of(*(payload(n) for n in range(10))), MemoryCountStore()
+    store.writes_until_kill = 3
+    with pytest.raises(KilledError):
+        update(topic, store, SETTINGS)
+    store.writes_until_kill, topic.expired = None, [7]
+    with pytest.raises(ServiceError, match="chunk 1 was not counted to its end"):
+        update(topic, store, SETTINGS)
+    topic.send(0, payload(11), START_MS + DAY_MS + 20)
+    assert update(topic, store, SETTINGS, skip_lost=True).counts.events == 1
+
+
+def test_categories_beyond_the_limit_count_as_other() -> None:
+    settings = load(trends={"categories": 2})
+    topic, store = topic_of(*(payload(n) for n in range(9))), MemoryCountStore()
+    update(topic, store, settings, chunk_records=4)
+    days = {s: count[0] for (span, s, _), count in counts(store).items() if span == "day"}
+    assert days == {
+        Series(CATEGORY, "c0", "purchase"): 3,
+        Series(CATEGORY, "c1", "purchase"): 3,
+        Series(OTHER, "", "purchase"): 3,
+        Series(ALL, "", "purchase"): 9,
+        Series(ALL, "", ALL): 9,
+    }
+
+
+def test_slowest_partition_decides_until_when_counts_are_complete() -> None:
+    store, topic = MemoryCountStore(), MemoryTopic(3)
+    topic.send(0, payload(0), START_MS + DAY_MS)
+    topic.send(1, payload(90), START_MS + DAY_MS)
+    update(topic, store, SETTINGS)
+    assert complete_until_ms(store.last_chunk(), 30_000) == START_MS - 30_000
+    # A client's fast clock counts as the time of arrival.
+    topic.send(
+        1, payload(0, event_id="fast", event_time=START_MS + DAY_MS + 60_000), START_MS + DAY_MS
+    )
+    update(topic, store, SETTINGS)
+    assert complete_until_ms(store.last_chunk(), 30_000) == START_MS + DAY_MS - 30_000
