@@ -178,6 +178,11 @@ class WindowSettings(Section):
         ge=0,
         description="the watermark ignores partitions without records for this long; 0: never",
     )
+    max_partition_drift_ms: int = Field(
+        0,
+        ge=0,
+        description="pause partitions whose clock is this far ahead of the slowest; 0: never",
+    )
     stagger_ms: int = Field(
         0, ge=0, description="spread the window ends of users by this step; 0: all end at once"
     )

@@ -54,12 +54,29 @@ def _report(stack: Stack, as_json: bool, seconds: float | None = None) -> None:
 
 
 @app.command()
-def up(root: Root = DEFAULT_ROOT, slots: Slots = None, json_: Json = False) -> None:
-    """Start the services that do not run, and wait until they answer."""
+def up(
+    root: Root = DEFAULT_ROOT,
+    slots: Slots = None,
+    heartbeat: Annotated[
+        bool,
+        typer.Option(
+            "--heartbeat",
+            help="Also run `liveprofile heartbeat`: for live traffic. It makes all events of a"
+            " replayed file late.",
+        ),
+    ] = False,
+    json_: Json = False,
+) -> None:
+    """Start the services that do not run, and wait until they answer.
+
+    Example: python -m stack up --heartbeat
+    """
     stack = Stack(root, slots=slots)
     started_s = time.monotonic()
     with Console(stderr=True).status("starting Kafka, Cassandra and Flink"):
         stack.start()
+        if heartbeat:
+            stack.heartbeat.start()
     _report(stack, json_, time.monotonic() - started_s)
 
 
@@ -75,7 +92,7 @@ def stop(root: Root = DEFAULT_ROOT, json_: Json = False) -> None:
 
 @app.command()
 def status(root: Root = DEFAULT_ROOT, json_: Json = False) -> None:
-    """Show pids, ports and memory. Exit code 3 unless all services run."""
+    """Show pids, ports and memory. Exit code 3 unless all services run; heartbeat may be down."""
     stack = Stack(root)
     _report(stack, json_)
     if not all(service.alive() for service in stack.services.values()):

@@ -17,6 +17,7 @@ from liveprofile.resources import ROOT
 from stack import DEFAULT_ROOT
 from stack.cassandra import CassandraNode
 from stack.cluster import JobManager, TaskManager
+from stack.heartbeat import Heartbeat
 from stack.kafka import KafkaBroker
 from stack.process import Service
 from stack.state import LOOPBACK, StackState
@@ -47,6 +48,8 @@ class Stack:
         self.cassandra = CassandraNode(self.root, state, cassandra_heap_mb, commit_log)
         self.jobmanager = JobManager(self.root, state, slots)
         self.taskmanager = TaskManager(self.root, state, slots)
+        # Not one of the services: it would close all windows of past events.
+        self.heartbeat = Heartbeat(self.root, state, self.config_file)
         self._state = state
 
     @property
@@ -82,6 +85,7 @@ class Stack:
 
     def stop(self) -> None:
         """Stops all services; data, ports and logs stay for the next start."""
+        self.heartbeat.stop()
         # The TaskManager stops before the JobManager that it reports to.
         self._run_on("stop", (self.taskmanager, self.cassandra))
         self._run_on("stop", (self.jobmanager, self.kafka))
@@ -148,7 +152,7 @@ class Stack:
                     "memory_mb": round(service.memory_mb()),
                     "log": str(service.log),
                 }
-                for name, service in self.services.items()
+                for name, service in {**self.services, "heartbeat": self.heartbeat}.items()
             },
         }
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from typing import Annotated
 
 import typer
@@ -26,15 +25,18 @@ def heartbeat(
     keeps all windows open. Run this service beside live traffic, not during a replay of history:
     a heartbeat carries the present time and closes all windows of the past.
 
+    Once it has sent a heartbeat, an outage of Kafka does not end it: it reports the error and sends
+    again.
+
     Example: `liveprofile heartbeat --every 1`
     """
+    from liveprofile.ingest.heartbeat import send_heartbeats
     from liveprofile.ingest.replay import ReplayProducer
 
     settings = read_settings(config)
-    producer = ReplayProducer(settings, settings.topics.events, lambda sent: None)
-    sent, started_s = 0, time.monotonic()
-    while count is None or sent < count:
-        time.sleep(max(0.0, started_s + sent * every - time.monotonic()))
-        producer.send_heartbeats(time.time_ns() // 1_000_000)
-        producer.flush()
-        sent += 1
+    send_heartbeats(
+        lambda: ReplayProducer(settings, settings.topics.events, lambda sent: None),
+        every,
+        count,
+        lambda error: typer.echo(f"liveprofile: {error}; trying again", err=True),
+    )

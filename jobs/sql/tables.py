@@ -157,6 +157,12 @@ def kafka_source(
         # With a timer, which events are late would change from run to run.
         "scan.watermark.emit.strategy": "on-event",
     } | _start_at(start_offsets)
+    if window.max_partition_drift_ms and not bounded:
+        more |= {
+            "scan.watermark.alignment.group": name,
+            "scan.watermark.alignment.max-drift": f"{window.max_partition_drift_ms} ms",
+            "scan.watermark.alignment.update-interval": "1 s",
+        }
     if bounded:
         more |= {"scan.startup.mode": "earliest-offset", "scan.bounded.mode": "latest-offset"}
     options = _kafka_options(settings, settings.topics.events, kafka.group_id, **more)

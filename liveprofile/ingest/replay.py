@@ -210,7 +210,12 @@ class ReplayProducer:
                 "delivery.report.only.error": True,
             }
         )
-        self.partitions = partitions(self._producer, settings.kafka, topic)
+        self._kafka = settings.kafka
+        self.find_partitions()
+
+    def find_partitions(self) -> None:
+        """Reads the topic's partitions, of which new ones may have been added."""
+        self.partitions = partitions(self._producer, self._kafka, self._topic)
 
     def send(self, events: EventRecords, due_s: np.ndarray | None) -> None:
         """Produces the events, each at its due time at the earliest."""
