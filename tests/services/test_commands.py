@@ -63,7 +63,7 @@ def test_scores_are_those_of_the_users_scored_events(job: JobUnderTest) -> None:
     scores = job.run("scores", HOT_USER, "--limit", "10000")
     times_ms = [score["event_time_ms"] for score in scores]
     assert times_ms == sorted(times_ms, reverse=True)
-    assert {score["event_id"] for score in scores} == {event.event_id for event in sent}
+    assert {score["event_id"] for score in scores} == {event.id for event in sent}
     assert job.run("scores", HOT_USER, "--limit", "3") == scores[:3]
 
 
