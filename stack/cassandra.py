@@ -1,4 +1,4 @@
-"""A single Cassandra node."""
+"""A Cassandra node: a cluster of its own, or one of several."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ COMMIT_LOGS = {
 
 
 class CassandraNode(Service):
-    """A single Cassandra node on loopback. `heap_mb`: JVM heap.
+    """A Cassandra node on loopback. `heap_mb`: JVM heap.
 
     `commit_log`: "batch" acknowledges a write after it is on disk. "periodic" is Cassandra's
     default: a kill -9 can lose up to 100 ms of acknowledged writes, which only replicas could
@@ -27,6 +27,9 @@ class CassandraNode(Service):
     """
 
     name = "cassandra"
+    host = LOOPBACK
+    # Of cassandra.yaml: a node of several has a token of its own.
+    ring = ""
 
     def __init__(
         self, root: Path, state: StackState, heap_mb: int = 1024, commit_log: str = "batch"
@@ -44,7 +47,9 @@ class CassandraNode(Service):
         template = Template((CONF / "cassandra.yaml").read_text())
         settings.write_text(
             template.substitute(
-                host=LOOPBACK,
+                host=self.host,
+                seed=LOOPBACK,
+                ring=self.ring,
                 port=ports["cassandra"],
                 storage_port=ports["cassandra_storage"],
                 folder=self.folder,
@@ -56,7 +61,7 @@ class CassandraNode(Service):
             "cassandra.storagedir": self.folder / "data",
             "cassandra.logdir": self.folder,
             "logback.configurationFile": CONF / "cassandra-logback.xml",
-            # A single node has no peers to wait for.
+            # No node streams data when it joins, so there is nothing to wait for.
             "cassandra.skip_wait_for_gossip_to_settle": 0,
             "cassandra.ring_delay_ms": 0,
             "java.awt.headless": "true",
@@ -75,4 +80,4 @@ class CassandraNode(Service):
         return command, {}
 
     def ready(self) -> bool:
-        return is_listening(self.port)
+        return is_listening(self.port, self.host)

@@ -8,7 +8,9 @@ import subprocess
 import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -60,11 +62,20 @@ def _memory_options(folder: Path, process: str, dynamic: list[str]) -> tuple[lis
 
 
 class _FlinkService(Service):
-    """`slots`: task slots; None means the number of the last start, initially DEFAULT_SLOTS."""
+    """`slots`: task slots; None means the number of the last start, initially DEFAULT_SLOTS.
 
-    def __init__(self, root: Path, state: StackState, slots: int | None):
+    `options`: of Flink, which override those of the stack.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        state: StackState,
+        slots: int | None,
+        options: Mapping[str, Any] = MappingProxyType({}),
+    ):
         super().__init__(root, state)
-        self._slots = slots
+        self._slots, self._options = slots, options
         self._durable = root / "flink"
         self._temporary = self.folder / "tmp"
 
@@ -96,6 +107,7 @@ class _FlinkService(Service):
                 "io.tmp.dirs": str(self._temporary),
                 "web.log.path": str(self.log),
                 "taskmanager.log.path": str(self.log),
+                **self._options,
             },
         )
         link_jars(self.folder / "lib")

@@ -180,10 +180,10 @@ class Service(ABC):
         return "\n".join([f"the end of {self.log}:", *lines[-LOG_TAIL_LINES:]])
 
 
-def is_listening(port: int) -> bool:
-    """True if a process accepts connections on loopback at `port`."""
+def is_listening(port: int, host: str = LOOPBACK) -> bool:
+    """True if a process accepts connections at `port` of the loopback address `host`."""
     try:
-        with socket.create_connection((LOOPBACK, port), timeout=1):
+        with socket.create_connection((host, port), timeout=1):
             return True
     except OSError:
         return False

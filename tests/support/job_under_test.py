@@ -139,9 +139,10 @@ class JobUnderTest:
         return rest.root_exception(self.rest_url, self.id)
 
     def cancel(self) -> None:
-        """Cancels the job if it runs."""
+        """Cancels the job if it runs. Later calls do nothing: its cluster may have ended."""
         if self.id is not None and self.state() not in rest.TERMINAL_STATES:
             rest.cancel(self.rest_url, self.id)
+        self.id = None
 
     # --- records ------------------------------------------------------------------------------
 
@@ -192,14 +193,14 @@ class JobUnderTest:
         Uses the sources' current offsets, which start anew with the job. Committed offsets lag by
         up to 10 s on a quiet topic (docs/operations.md).
         """
-        self._wait_while(self._unread, timeout_s)
+        self._wait_while(self.unread, timeout_s)
         self.wait_for_checkpoint(timeout_s)
 
     def wait_until_committed(self, timeout_s: float = 90.0) -> None:
         """Returns when the profile pipeline's consumer group has committed all records."""
         self._wait_while(lambda: offsets.lag(self.settings), timeout_s)
 
-    def _unread(self) -> int:
+    def unread(self) -> int:
         """Counts the records that the job's sources have not read, per source."""
         topics = self.settings.topics
         ends = {

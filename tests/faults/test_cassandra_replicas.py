@@ -1,0 +1,85 @@
+"""One of three Cassandra nodes is down. Each has a copy of all rows; two must acknowledge a write.
+
+Load: steady. Fault: kill -9 of one node, restart after 20 s.
+Must hold: no write is lost, every profile equals the reference's, and no task restarts.
+Recovery: not needed; the writes go to the other two nodes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from stack.cassandra import CassandraNode
+from stack.state import StackState
+from tests.faults.loaded_job import WINDOW, LoadedJob, open_loaded_job
+from tests.support.job_under_test import JobUnderTest
+
+pytestmark = pytest.mark.faults
+
+DOWN_S = 20
+HEAP_MB = 320
+TOKENS = (-(2**63) // 3 * 2, 0, 2**63 // 3 * 2)
+
+
+class FirstNode(CassandraNode):
+    name = "cassandra-1"
+    ring = f"initial_token: {TOKENS[0]}\nauto_bootstrap: false"
+
+
+class SecondNode(CassandraNode):
+    name, host = "cassandra-2", "127.0.0.2"
+    ring = f"initial_token: {TOKENS[1]}\nauto_bootstrap: false"
+
+
+class ThirdNode(CassandraNode):
+    name, host = "cassandra-3", "127.0.0.3"
+    ring = f"initial_token: {TOKENS[2]}\nauto_bootstrap: false"
+
+
+@pytest.fixture(scope="module")
+def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[CassandraNode]]:
+    root: Path = tmp_path_factory.mktemp("replicas")
+    state = StackState(root)
+    nodes = [kind(root, state, HEAP_MB) for kind in (FirstNode, SecondNode, ThirdNode)]
+    try:
+        for node in nodes:  # one after the other: the later ones ask the first for the schema
+            node.start()
+        yield nodes
+    finally:
+        for node in nodes:
+            node.stop()
+
+
+@pytest.fixture(scope="module")
+def replicated_job(
+    new_job: Callable[..., JobUnderTest], nodes: Sequence[CassandraNode]
+) -> Iterator[LoadedJob]:
+    replicated = {
+        "contact_points": [node.host for node in nodes],
+        "port": nodes[0].port,
+        "replication": len(nodes),
+        "consistency": "LOCAL_QUORUM",
+    }
+    job = new_job("replicas", window=WINDOW, cassandra=replicated)
+    job.submit()
+    with open_loaded_job(job) as loaded_job:
+        yield loaded_job
+
+
+def test_killed_replica_causes_no_restart(
+    replicated_job: LoadedJob, nodes: Sequence[CassandraNode]
+) -> None:
+    restarts = replicated_job.job.restarts()
+    cluster = replicated_job.session.cluster
+    assert {host.address for host in cluster.metadata.all_hosts()} == {node.host for node in nodes}
+    with replicated_job.load():
+        with replicated_job.recovery("one of three Cassandra nodes killed"):
+            nodes[1].kill()
+        time.sleep(DOWN_S)
+        nodes[1].start()
+    replicated_job.check()
+    assert replicated_job.job.restarts() == restarts
