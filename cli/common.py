@@ -29,6 +29,22 @@ ConfigOption = Annotated[
         f" {LOCAL_STACK_CONFIG} if it exists, else the built-in defaults.",
     ),
 ]
+
+
+def refuse_empty(value: str | None) -> str | None:
+    """Callback of an option or argument that may be missing but not empty."""
+    if value is not None and not value.strip():
+        raise typer.BadParameter("must not be empty")
+    return value
+
+
+UserArgument = Annotated[
+    str, typer.Argument(metavar="USER", help="User id.", callback=refuse_empty)
+]
+UserOption = Annotated[
+    str | None,
+    typer.Option("--user", metavar="USER", help="Only of this user.", callback=refuse_empty),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,12 +10,14 @@ import typer
 from cli.common import (
     ConfigOption,
     JsonOption,
+    UserArgument,
+    UserOption,
     format_utc,
     name_with_rule_state,
     print_json,
     read_settings,
 )
-from liveprofile.errors import InputError
+from cli.times import SinceOption
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
         StoredScore,
     )
 
-UserArgument = Annotated[str, typer.Argument(metavar="USER", help="User id.")]
 LimitOption = Annotated[
     int, typer.Option("--limit", min=1, max=10_000, help="Maximum number of rows.")
 ]
@@ -119,33 +118,24 @@ def scores(
 
 
 def flags(
-    user: Annotated[
-        str | None, typer.Option("--user", metavar="USER", help="Only flags of this user.")
-    ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            "--since",
-            metavar="TIME",
-            help="Only flags of windows that end, or of events that happen, at this time (UTC) or"
-            " later: 2017-11-26, 2017-11-26T01:00 or epoch milliseconds.",
-        ),
-    ] = None,
+    user: UserOption = None,
+    since: SinceOption = None,
     limit: LimitOption = 20,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show risk flags, newest first. Exit code 1 if --user names an unknown user.
 
+    --since is about the end of a flag's window, or the time of its event.
+
     Example: `liveprofile flags --since 2h` or `liveprofile flags --user 42 --json`
     """
     from liveprofile.storage import queries
     from liveprofile.storage.connection import open_session
 
-    since_ms = None if since is None else parse_time_ms(since)
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
-        rows = queries.flags(session, user, since_ms, limit)
+        rows = queries.flags(session, user, since, limit)
         if not rows and user is not None and queries.profile(session, user) is None:
             _exit_unknown_user(user)
     if json:
@@ -154,22 +144,6 @@ def flags(
         _print_tables(flag_table(rows))
     else:
         typer.echo("no risk flags")
-
-
-def parse_time_ms(text: str) -> int:
-    """Parses epoch milliseconds (digits) or ISO 8601 (UTC if it has no zone).
-
-    Raises InputError.
-    """
-    if re.fullmatch(r"\d{9,15}", text):
-        return int(text)
-    try:
-        time = datetime.fromisoformat(text)
-    except ValueError:
-        raise InputError(
-            f"--since {text!r}: neither a time such as 2017-11-26T01:00 nor epoch milliseconds"
-        ) from None
-    return round(time.replace(tzinfo=time.tzinfo or UTC).timestamp() * 1_000)
 
 
 def profile_table(profile: StoredProfile) -> Table:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_fields, print_json, read_settings
-from cli.profiles import parse_time_ms
-from liveprofile.errors import InputError
-from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
+from cli.times import SinceOption
 
 if TYPE_CHECKING:
     from liveprofile.audit.audit import Audit
@@ -34,21 +30,12 @@ COUNTS = (
     "late_and_used",
     "expired",
 )
-UNITS_MS = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 
 
 def audit(
     config: ConfigOption = None,
     json: JsonOption = False,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            "--since",
-            metavar="TIME",
-            help="Audit only records that arrived since then: 30m, 2h or 7d ago, or a time such as"
-            " 2026-11-26T01:00 (UTC). With --state, only if FILE does not exist.",
-        ),
-    ] = None,
+    since: SinceOption = None,
     state: Annotated[
         Path | None,
         typer.Option(
@@ -73,19 +60,21 @@ def audit(
     not stored yet counts as unaccounted.
 
     With --since or --state, the audit is of the records up to the job's last checkpoint, the job
-    may be running, and records in open windows are no error.
+    may be running, and records in open windows are no error. --since is about the arrival of a
+    record; with --state it counts only if FILE does not exist.
 
     Example: `liveprofile audit` or `liveprofile audit --since 2h --json`
     """
     from cli.pipeline.audit_input import archive_ends, plan_range, read_range, read_whole_topic
     from liveprofile.audit.audit import Audit
-    from liveprofile.audit.state_file import AuditState, write_state
+    from liveprofile.audit.state_file import AuditState, require_usable, write_state
 
     settings = read_settings(config)
-    since_ms = None if since is None else _since_ms(since)
+    if state is not None:
+        require_usable(state, settings.topics.events)
     plan, starts = None, archive_ends(settings)
     if since is not None or state is not None:
-        plan = plan_range(settings, since_ms, state, starts)
+        plan = plan_range(settings, since, state, starts)
     elif repair:
         _require_caught_up(settings)
     first_window_ms, behind = (None, 0) if plan is None else (plan.first_window_ms, plan.behind)
@@ -120,19 +109,6 @@ def run_audit(settings: Settings) -> Reconciliation:
     with Audit(settings.window, archive=bool(starts)) as auditor:
         read_whole_topic(settings, auditor, starts)
         return auditor.report().counts
-
-
-def _since_ms(text: str) -> int:
-    """Epoch milliseconds of a time, or of a duration before the present. Raises InputError."""
-    if match := re.fullmatch(r"(\d{1,6})([mhd])", text):
-        return round(time.time() * 1_000) - int(match[1]) * UNITS_MS[match[2]]
-    try:
-        return parse_time_ms(text)
-    except InputError:
-        raise InputError(
-            f"--since {text!r}: neither a duration such as 30m, 2h or 7d, nor a time such as"
-            " 2026-11-26T01:00, nor epoch milliseconds"
-        ) from None
 
 
 def _require_caught_up(settings: Settings) -> None:

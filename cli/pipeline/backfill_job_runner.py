@@ -20,8 +20,13 @@ from liveprofile.config import Settings
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.features.entity import parse_lists
 from liveprofile.flink import rest, submission
-from liveprofile.ingest.replay import open_source
-from liveprofile.labels.feedback import RejectedLabel, keep_valid, read_file_or_topic
+from liveprofile.ingest.replay import open_source, require_readable
+from liveprofile.labels.feedback import (
+    RejectedLabel,
+    estimate_rows,
+    keep_valid,
+    read_file_or_topic,
+)
 from liveprofile.resources import product_path
 from liveprofile.wire import training_rows
 from liveprofile.wire.scored_events import read_rows
@@ -69,6 +74,7 @@ def backfill_profile_rows(
     embedded Flink.
     Raises InputError for invalid files and ServiceError if the job fails.
     """
+    _check_files(out, source, mapping)
     with _work_folder(out) as work:
         events, event_arguments = _spool_events(source, mapping, work, on_step, numbered=False)
         _run_job(settings, event_arguments, work, config, cluster, on_step)
@@ -96,6 +102,9 @@ def backfill_scoring_rows(
     content of the topic risk-feedback.
     on_rejected: called for each invalid label.
     """
+    _check_files(out, source, mapping)
+    if labels is not None:
+        estimate_rows(labels)
     with _work_folder(out) as work:
         on_step("reading labels")
         file = work / "labels.txt"
@@ -110,10 +119,17 @@ def backfill_scoring_rows(
     return BackfillResult(events, written, str(out), count, read - written)
 
 
-@contextmanager
-def _work_folder(out: Path) -> Iterator[Path]:
+def _check_files(out: Path, source: Path | None, mapping: Path | None) -> None:
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty: choose another folder for the rows")
+    if source is not None:
+        require_readable(source, mapping)
+    elif mapping is not None:
+        raise InputError(f"--mapping {mapping} needs FILE: the topic holds events")
+
+
+@contextmanager
+def _work_folder(out: Path) -> Iterator[Path]:
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".backfill-", dir=out) as name:
         yield Path(name)

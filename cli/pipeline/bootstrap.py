@@ -55,10 +55,9 @@ def bootstrap(
 
     Example: `liveprofile bootstrap 2023-10.jsonl 2023-11.jsonl`
     """
-    from cli.pipeline.bootstrap_run import archive_variables, check_files, require_readable, run
+    from cli.pipeline.bootstrap_run import archive_variables, check_files, run
 
     check_files(files, mapping)
-    require_readable(files, mapping)
     live, file = read_settings(config), config_file(config)
     # The job is another process: it reads its settings from the file and the environment.
     os.environ.update(archive_variables(live))

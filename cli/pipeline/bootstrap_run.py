@@ -22,7 +22,7 @@ from liveprofile.errors import InputError, ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.job_report import running_jobs
 from liveprofile.ingest.mapping import ROW_NUMBER, read_mapping, template_columns
-from liveprofile.ingest.replay import open_source, replay, rows_estimate
+from liveprofile.ingest.replay import replay, require_readable, rows_estimate
 from liveprofile.kafka import offsets, topics
 from liveprofile.kafka.records import read_topic
 
@@ -94,17 +94,18 @@ def run(
         return BootstrapResult(events, savepoint, starts, no_overlap)
 
 
-def require_readable(files: Sequence[Path], mapping: Path | None) -> None:
-    """Raises InputError if a file is missing, or lacks a column of the mapping."""
-    for file in files:
-        rows_estimate(file, mapping)
-        open_source(file, mapping)
-
-
 def check_files(files: Sequence[Path], mapping: Path | None) -> None:
-    """Raises InputError if events of different files would have the same event_id."""
-    if mapping is None or len(files) == 1:
-        return
+    """Raises InputError if a file is not readable with the mapping, or needs one.
+
+    Events of different files must not have the same event_id, so a mapping must not number rows.
+    """
+    if mapping is not None and len(files) > 1:
+        _require_unique_ids(mapping)
+    for file in files:
+        require_readable(file, mapping)
+
+
+def _require_unique_ids(mapping: Path) -> None:
     template = read_mapping(mapping).fields.get("event_id", "")
     if ROW_NUMBER in template_columns(template):
         raise InputError(

@@ -12,6 +12,7 @@ from liveprofile.flink import rest
 from liveprofile.flink.submission import flink_run
 from liveprofile.kafka.topics import create_topics
 from liveprofile.resources import ROOT, product_path
+from liveprofile.rules.rules import read_rules
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
 
@@ -31,6 +32,8 @@ def submit_job(
     Tables are created while Flink's client plans the job, which takes longer. If that fails, the
     job is cancelled. Raises LiveprofileError.
     """
+    # Read before anything is created: the job would refuse it too.
+    read_rules(product_path(settings.rules))
     card = ModelCard.read(product_path(settings.model.checkpoint))
     topics = create_topics(settings)
     with ThreadPoolExecutor(1) as pool:

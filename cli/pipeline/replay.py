@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from pathlib import Path
 from typing import Annotated
@@ -25,7 +26,10 @@ def replay(
         ),
     ] = None,
     topic: Annotated[
-        str | None, typer.Option(help="Topic. Default: topics.events.", show_default=False)
+        str | None,
+        typer.Option(
+            help="Topic. Default: topics.events.", show_default=False, callback=require_topic_name
+        ),
     ] = None,
     rate: Annotated[
         float | None, typer.Option(help="Events per second. Default: as fast as Kafka accepts.")
@@ -81,6 +85,13 @@ def replay(
     else:
         events_per_s = result.sent / result.seconds if result.seconds else 0
         typer.echo(f"{result.sent} events sent in {result.seconds:.1f} s ({events_per_s:,.0f}/s)")
+
+
+def require_topic_name(name: str | None) -> str | None:
+    """Callback of an option with a topic: Kafka would answer for a wrong name only in the end."""
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name):
+        raise typer.BadParameter(f"{name!r}: a topic has letters, digits and the characters . _ -")
+    return name
 
 
 def _is_history(settings: Settings, last_event_time_ms: int | None) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import Annotated
 
 import typer
@@ -16,6 +17,26 @@ from cli.common import (
     read_settings,
 )
 
+
+def refuse_relative(folder: str | None) -> str | None:
+    """Callback of an option with a folder of the cluster's file system."""
+    if folder is not None and not re.match(r"/|[a-z][a-z0-9+.-]*:/", folder):
+        raise typer.BadParameter(
+            f"{folder!r} must be an absolute path or a URI, such as file:///shared/savepoints"
+        )
+    return folder
+
+
+SavepointOption = Annotated[
+    str | None,
+    typer.Option(
+        "--savepoint",
+        metavar="FOLDER",
+        show_default=False,
+        help="Savepoint or retained checkpoint to restore the job's state from.",
+        callback=refuse_relative,
+    ),
+]
 PARALLELISM_VARIABLE = "LIVEPROFILE_JOB__PARALLELISM"
 WAIT_TIMEOUT_S = 180.0
 
@@ -27,14 +48,7 @@ def submit(
             min=1, help="Parallelism of the job. Default: job.parallelism.", show_default=False
         ),
     ] = None,
-    savepoint: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FOLDER",
-            show_default=False,
-            help="Savepoint or retained checkpoint to restore the job's state from.",
-        ),
-    ] = None,
+    savepoint: SavepointOption = None,
     wait: Annotated[
         bool,
         typer.Option("--wait", help="Wait until all tasks of the job run (at most 180 s)."),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import getpass
-import re
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -11,10 +10,13 @@ import typer
 from cli.common import (
     ConfigOption,
     JsonOption,
+    UserArgument,
+    UserOption,
     format_utc,
     print_fields,
     print_json,
     read_settings,
+    refuse_empty,
 )
 from cli.risk.alert_output import (
     alert_line,
@@ -23,8 +25,8 @@ from cli.risk.alert_output import (
     flag_fields,
     print_flag_table,
 )
-from liveprofile.errors import InputError, ServiceError
-from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
+from cli.times import SinceOption, parse_duration_ms
+from liveprofile.errors import ServiceError
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -41,7 +43,10 @@ alerts = typer.Typer(
 )
 
 FlagArgument = Annotated[
-    str, typer.Argument(metavar="FLAG", help="Flag id; the alert's id is the same.")
+    str,
+    typer.Argument(
+        metavar="FLAG", help="Flag id; the alert's id is the same.", callback=refuse_empty
+    ),
 ]
 AnalystOption = Annotated[
     str,
@@ -51,12 +56,12 @@ AnalystOption = Annotated[
         default_factory=getpass.getuser,
         show_default="the login name",
         help="Name of the analyst.",
+        callback=refuse_empty,
     ),
 ]
 NoteOption = Annotated[
     str, typer.Option("--note", metavar="TEXT", help="Note stored in the flag's history.")
 ]
-UNITS_MS = {"m": MINUTE_MS, "h": HOUR_MS, "d": DAY_MS}
 
 
 @alerts.callback()
@@ -96,22 +101,12 @@ def print_alerts(
 
 @alerts.command("list")
 def list_flags(
-    user: Annotated[
-        str | None, typer.Option("--user", metavar="USER", help="Only flags of this user.")
-    ] = None,
+    user: UserOption = None,
     state: Annotated[
         Literal["open", "acknowledged", "confirmed", "false_positive", "closed"] | None,
         typer.Option("--state", help="Only flags in this state."),
     ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            "--since",
-            metavar="TIME",
-            help="Only flags of this time (UTC) or later: 2017-11-26, 2017-11-26T01:00 or epoch"
-            " milliseconds.",
-        ),
-    ] = None,
+    since: SinceOption = None,
     rule: Annotated[
         str | None, typer.Option("--rule", metavar="RULE", help="Only flags of this rule.")
     ] = None,
@@ -125,19 +120,17 @@ def list_flags(
 
     Example: `liveprofile alerts list --state open --since 2d`
     """
-    from cli.profiles import parse_time_ms
     from liveprofile.alerts.cases import flags
     from liveprofile.alerts.cases.states import AlertState
     from liveprofile.storage.connection import open_session
 
-    since_ms = None if since is None else parse_time_ms(since)
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
         rows = flags.list_flags(
             session,
             user_id=user,
             state=None if state is None else AlertState(state),
-            since_ms=since_ms,
+            since_ms=since,
             rule_id=rule,
             limit=limit,
         )
@@ -240,7 +233,7 @@ def label(
 
 @alerts.command()
 def snooze(
-    user: Annotated[str, typer.Argument(metavar="USER", help="User id.")],
+    user: UserArgument,
     by: AnalystOption,
     rule: Annotated[
         str, typer.Option("--rule", metavar="RULE", help="Rule to snooze; *: every rule.")
@@ -266,7 +259,8 @@ def snooze(
     from liveprofile.storage.connection import open_session
     from liveprofile.storage.cql import now_ms
 
-    until_ms = now_ms() + parse_duration_ms(duration)
+    until_ms = now_ms() + parse_duration_ms(duration, "--for")
+    snoozes.check_end(until_ms)
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
         if end:
@@ -279,14 +273,6 @@ def snooze(
     else:
         state = f"snoozed until {format_utc(until)}" if until else "snooze ended"
         typer.echo(f"user {user}, rule {rule}: {state}")
-
-
-def parse_duration_ms(text: str) -> int:
-    """Parses a duration such as 30m, 8h or 3d. Raises InputError."""
-    match = re.fullmatch(r"(\d{1,5})([mhd])", text)
-    if not match:
-        raise InputError(f"--for {text!r}: not a number with m, h or d, such as 8h")
-    return int(match[1]) * UNITS_MS[match[2]]
 
 
 def _set_state(

@@ -9,13 +9,21 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from cli.common import ConfigOption, JsonOption, print_fields, print_json, read_settings
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    print_fields,
+    print_json,
+    read_settings,
+    refuse_empty,
+)
 from liveprofile.errors import InputError
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
 
-    from liveprofile.alerts.consumer import Handler
+    from liveprofile.alerts.consumer import Handler, Webhook
+    from liveprofile.alerts.consumer.handlers import Accounts
 
 
 def consume(
@@ -51,6 +59,7 @@ def consume(
             "--group",
             metavar="NAME",
             help="Kafka consumer group; the consumers of a group share the alerts.",
+            callback=refuse_empty,
         ),
     ] = "liveprofile-alerts",
     workers: Annotated[
@@ -66,18 +75,22 @@ def consume(
 
     Example: `liveprofile consume --open-case --webhook https://example.org/alerts`
     """
-    from liveprofile.alerts.consumer import AlertConsumer, Severity, stop_on_signals
+    from liveprofile.alerts.consumer import AlertConsumer, Severity, Webhook, stop_on_signals
+    from liveprofile.alerts.consumer.handlers import load_accounts
     from liveprofile.storage.connection import open_session
 
     settings = read_settings(config)
-    if not (open_case or webhook or restrict):
+    # Created before anything connects, because they check the options.
+    post = Webhook.from_environment(webhook) if webhook else None
+    accounts = load_accounts(restrict) if restrict else None
+    if not (open_case or post or accounts):
         raise InputError("no handler: give --open-case, --webhook or --restrict")
     # The consumer logs the outcome of each alert; user ids in these lines are hashed.
     logging.getLogger("liveprofile.alerts.consumer").setLevel(logging.INFO)
     with open_session(settings.cassandra) as session:
         consumer = AlertConsumer.connect(
             settings,
-            create_handlers(session, settings.cassandra.case_ttl_s, open_case, webhook, restrict),
+            create_handlers(session, settings.cassandra.case_ttl_s, open_case, post, accounts),
             session,
             group_id=group,
             min_severity=Severity(min_severity),
@@ -92,19 +105,18 @@ def create_handlers(
     session: Session,
     case_ttl_s: int,
     open_case: bool,
-    webhook: str | None,
-    restrict: str | None,
+    webhook: Webhook | None,
+    accounts: Accounts | None,
 ) -> list[Handler]:
-    """Creates the handlers that the options request. Raises ConfigError and InputError."""
+    """Creates the handlers that the options request."""
     from liveprofile.alerts.cases.flags import find_flag
-    from liveprofile.alerts.consumer import OpenCase, RestrictAccount, Webhook
-    from liveprofile.alerts.consumer.handlers import load_accounts
+    from liveprofile.alerts.consumer import OpenCase, RestrictAccount
 
     handlers: list[Handler] = []
     if open_case:
         handlers.append(OpenCase(session, case_ttl_s))
-    if webhook:
-        handlers.append(Webhook.from_environment(webhook))
-    if restrict:
-        handlers.append(RestrictAccount(load_accounts(restrict), partial(find_flag, session)))
+    if webhook is not None:
+        handlers.append(webhook)
+    if accounts is not None:
+        handlers.append(RestrictAccount(accounts, partial(find_flag, session)))
     return handlers

@@ -36,6 +36,13 @@ def read_state(file: Path, topic: str) -> AuditState | None:
     return state
 
 
+def require_usable(file: Path, topic: str) -> None:
+    """Raises InputError if the file is of another topic, or no state, or cannot be written."""
+    read_state(file, topic)
+    if not os.access(file.parent, os.W_OK):
+        raise InputError(f"audit state {file}: no folder {file.parent} that can be written to")
+
+
 def write_state(file: Path, state: AuditState) -> None:
     """Replaces the file in one step, so that it is always complete. Raises InputError."""
     new = file.with_name(f"{file.name}.new")

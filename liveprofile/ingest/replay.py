@@ -104,10 +104,11 @@ def open_source(
 ) -> tuple[Iterator[pa.RecordBatch], Translator]:
     """The rows in sending order, and the translator that converts them into events.
 
-    Raises InputError for a mapping that does not fit the file.
+    Raises InputError for a mapping that does not fit the file, or a file that needs a mapping.
     """
     translator: Translator
     if mapping is None:
+        sources.require_json_lines(source, "give a mapping of its columns (--mapping)")
         batches, translator = sources.read_lines(source), PassthroughTranslator()
     else:
         file_mapping = read_mapping(mapping)
@@ -116,6 +117,12 @@ def open_source(
         if file_mapping.sort_by_time:
             batches = sources.sort_by_time(batches, translator.times_ms)
     return (batches if limit is None else sources.limit_rows(batches, limit)), translator
+
+
+def require_readable(source: Path, mapping: Path | str | None) -> None:
+    """Raises InputError if the file is missing, needs a mapping, or lacks a column of it."""
+    rows_estimate(source, mapping)
+    open_source(source, mapping)
 
 
 def rows_estimate(source: Path, mapping: Path | str | None) -> int:

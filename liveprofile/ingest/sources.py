@@ -31,6 +31,19 @@ BLOCK_BYTES = 2 << 20
 RUN_ROWS = 1_000_000
 MERGE_ROWS = 16_384
 
+# Formats that are not JSON lines, by suffix and by the first bytes of a file.
+OTHER_SUFFIXES = {
+    ".csv": "CSV", ".tsv": "tab-separated", ".parquet": "Parquet", ".pq": "Parquet",
+    ".avro": "Avro", ".orc": "ORC", ".xls": "Excel", ".xlsx": "Excel",
+    ".gz": "compressed", ".zip": "compressed", ".bz2": "compressed", ".xz": "compressed",
+    ".zst": "compressed",
+}  # fmt: skip
+OTHER_FIRST_BYTES = {
+    b"PAR1": "Parquet", b"Obj\x01": "Avro", b"ORC": "ORC", b"\x1f\x8b": "compressed",
+    b"PK\x03\x04": "compressed", b"BZh": "compressed", b"\xfd7zXZ": "compressed",
+    b"\x28\xb5\x2f\xfd": "compressed",
+}  # fmt: skip
+
 TimesOfBatch = Callable[[pa.RecordBatch], pa.Int64Array]
 
 
@@ -53,6 +66,20 @@ def rows_estimate(path: Path, format: str) -> int:
             head = file.read(BLOCK_BYTES)
         lines = head.count(b"\n")
         return int(path.stat().st_size / len(head) * lines) if lines else 1
+
+
+def require_json_lines(path: Path, remedy: str) -> None:
+    """Raises InputError if the file's suffix or its first bytes are those of another format.
+
+    remedy: what to do with a file of a table format; a compressed file must be unpacked.
+    """
+    with _file_errors(path), path.open("rb") as file:
+        head = file.read(8)
+    by_bytes = (name for first, name in OTHER_FIRST_BYTES.items() if head.startswith(first))
+    found = next(by_bytes, None) or OTHER_SUFFIXES.get(path.suffix.lower())
+    if found:
+        remedy = "unpack it first" if found == "compressed" else remedy
+        raise InputError(f"{path} is {found}, not JSON lines: {remedy}")
 
 
 def read_lines(path: Path) -> Iterator[pa.RecordBatch]:

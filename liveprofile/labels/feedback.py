@@ -23,6 +23,7 @@ from cassandra.cluster import Session
 from liveprofile.alerts.cases.states import AlertState, StoredAlertState
 from liveprofile.config import Settings
 from liveprofile.errors import InputError
+from liveprofile.ingest.sources import require_json_lines
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.resources import ROOT
@@ -142,12 +143,16 @@ def _validated(rows: Iterable[Any], analyst: str) -> Iterator[LabelRecord | Reje
 
 
 def estimate_rows(file: Path) -> int:
-    """Returns the number of rows for a progress bar; 0 if unknown."""
+    """Returns the number of rows for a progress bar.
+
+    Raises InputError if there is no such file, or if it is neither Parquet nor JSON lines.
+    """
     if not file.is_file():
-        return 0
+        raise InputError(f"no file at {file}")
     if file.suffix == ".parquet":
         with _arrow_errors(file):
             return pq.read_metadata(file).num_rows
+    require_json_lines(file, "labels are JSON lines, or Parquet (.parquet)")
     with file.open("rb") as lines:
         return sum(1 for _ in lines)
 

@@ -29,12 +29,7 @@ def snooze(
 
     Raises InputError if the time is in the past or more than MAX_SNOOZE_MS ahead.
     """
-    remaining_ms = until_ms - now_ms()
-    if not 0 < remaining_ms <= MAX_SNOOZE_MS:
-        raise InputError(
-            f"snooze until {from_ms(until_ms):%Y-%m-%d %H:%M:%S}: must be in the future, at most"
-            f" {MAX_SNOOZE_MS // DAY_MS} days ahead"
-        )
+    remaining_ms = check_end(until_ms)
     # The TTL counts whole seconds and must not end before `until`, which is exact.
     ttl_s = remaining_ms // SECOND_MS + 2
     execute(
@@ -44,6 +39,17 @@ def snooze(
         (user_id, rule_id, from_ms(until_ms), by, note),
     )
     return Snooze(rule_id, until_ms, by, note)
+
+
+def check_end(until_ms: int) -> int:
+    """The milliseconds until the end of a snooze. Raises InputError if they are no allowed time."""
+    remaining_ms = until_ms - now_ms()
+    if 0 < remaining_ms <= MAX_SNOOZE_MS:
+        return remaining_ms
+    raise InputError(
+        f"snooze until {from_ms(until_ms):%Y-%m-%d %H:%M:%S}: must be in the future, at most"
+        f" {MAX_SNOOZE_MS // DAY_MS} days ahead"
+    )
 
 
 def end_snooze(session: Session, user_id: str, rule_id: str) -> None:

@@ -29,8 +29,9 @@ def test_job_over_archive_shares_only_outputs_with_the_job(monkeypatch: pytest.M
     assert archive.cassandra == live.cassandra
 
 
-def test_event_ids_with_row_numbers_need_one_file() -> None:
-    check_files([Path("1.csv")], MAPPING)
-    check_files([Path("1.jsonl"), Path("2.jsonl")], None)
+def test_event_ids_with_row_numbers_need_one_file(tmp_path: Path) -> None:
+    for name in ("1.csv", "2.csv"):
+        (tmp_path / name).write_text("1,2,3,pv,1511658000\n")
+    check_files([tmp_path / "1.csv"], MAPPING)
     with pytest.raises(InputError, match=r"event_id = '\{user\}-\{row\}' repeats"):
-        check_files([Path("1.csv"), Path("2.csv")], MAPPING)
+        check_files([tmp_path / "1.csv", tmp_path / "2.csv"], MAPPING)

@@ -11,7 +11,6 @@ import pytest
 from cassandra.query import BatchStatement
 
 from cli.profiles import flag_table
-from cli.risk.alerts import parse_duration_ms
 from liveprofile.alerts.cases import snooze, states
 from liveprofile.alerts.cases.states import (
     TRANSITIONS,
@@ -125,17 +124,6 @@ def test_snooze_silences_its_rule_or_all_rules_until_its_end(snoozed: dict[str, 
 def test_snooze_in_the_past_or_beyond_a_year_is_rejected(ahead_ms: int):
     with pytest.raises(InputError, match="must be in the future, at most 365 days"):
         snooze.snooze(None, "42", "*", snooze.now_ms() + ahead_ms, "anna")
-
-
-def test_durations_are_parsed_or_rejected():
-    assert (parse_duration_ms("30m"), parse_duration_ms("8h"), parse_duration_ms("3d")) == (
-        1_800_000,
-        28_800_000,
-        259_200_000,
-    )
-    for wrong in ("", "8", "h", "-1h", "8 h", "1w"):
-        with pytest.raises(InputError, match="a number with m, h or d"):
-            parse_duration_ms(wrong)
 
 
 def stored(**columns: Any) -> StoredFlag:

@@ -1,0 +1,141 @@
+"""Wrong arguments are refused with exit code 2 before a command connects to a service."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from cli.main import main
+
+# No service answers here, so a command that connects first exits with 3.
+SETTINGS = """
+[kafka]
+bootstrap_servers = "127.0.0.1:1"
+request_timeout_ms = 100
+[cassandra]
+port = 1
+[flink]
+rest_url = "http://127.0.0.1:1"
+"""
+FILES = {
+    "liveprofile.toml": SETTINGS,
+    "shop.csv": "a,b\n1,2\n",
+    "shop.parquet": "PAR1",
+    "shop.data": "PAR1",
+    "shop.jsonl.gz": "\x1f",
+    "events.jsonl": json.dumps({"event_id": "1"}) + "\n",
+    "mapping.toml": 'format = "csv"\n',
+    "state.json": "{}",
+    "full/file": "",
+    "no_rules.toml": f'rules = "nowhere.toml"\n{SETTINGS}',
+    "no_model.toml": f'{SETTINGS}[model]\ncheckpoint = "/nowhere"\n',
+}
+
+
+@pytest.fixture(autouse=True)
+def _files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name, text in FILES.items():
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).write_text(text, "latin-1")
+
+
+def run(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["liveprofile", *shlex.split(command)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        ("show ''", "must not be empty"),
+        ("show 42 --similar -1", "--similar"),
+        ("deltas ' '", "must not be empty"),
+        ("deltas 42 --limit 0", "--limit"),
+        ("flags --user ''", "must not be empty"),
+        ("flags --since yesterday", "--since 'yesterday': neither a duration"),
+        ("flags --since 2w", "--since '2w': neither a duration"),
+        ("flags --since 0h", "--since '0h': not a number above 0"),
+        ("flags --since 2026-13-01", "--since '2026-13-01'"),
+        ("alerts --limit -1", "--limit"),
+        ("alerts list --since soon", "--since 'soon'"),
+        ("alerts list --state odd", "'odd' is not one of"),
+        ("alerts show ''", "must not be empty"),
+        ("alerts label f maybe", "'maybe' is not one of"),
+        ("alerts ack f --by ''", "must not be empty"),
+        ("alerts snooze ''", "must not be empty"),
+        ("alerts snooze u --for 5", "--for '5': not a number above 0 with m, h or d"),
+        ("alerts snooze u --for 0m", "--for '0m': not a number above 0 with m, h or d"),
+        ("alerts snooze u --for 9999d", "at most 365 days ahead"),
+        ("replay nowhere.jsonl", "no file at nowhere.jsonl"),
+        ("replay full", "no file at full"),
+        ("replay shop.csv", "shop.csv is CSV, not JSON lines: give a mapping"),
+        ("replay shop.parquet", "shop.parquet is Parquet, not JSON lines: give a mapping"),
+        ("replay shop.data", "shop.data is Parquet, not JSON lines: give a mapping"),
+        ("replay shop.jsonl.gz", "shop.jsonl.gz is compressed, not JSON lines: unpack it first"),
+        ("replay shop.csv --mapping nowhere.toml", "mapping nowhere.toml: No such file"),
+        ("replay shop.csv --mapping mapping.toml", "mapping mapping.toml: time: Field required"),
+        ("replay events.jsonl --rate 0", "rate = 0.0: must be above 0"),
+        ("replay events.jsonl --speed -1", "speed = -1.0: must be above 0"),
+        ("replay events.jsonl --rate 1 --speed 2", "set rate or speed, not both"),
+        ("replay events.jsonl --topic 'bad topic'", "letters, digits"),
+        ("replay events.jsonl --topic ''", "letters, digits"),
+        ("heartbeat --every 0", "--every"),
+        ("backfill --rows full", "full is not empty"),
+        ("backfill shop.csv --rows rows", "shop.csv is CSV, not JSON lines"),
+        ("backfill nowhere.jsonl --rows rows", "no file at nowhere.jsonl"),
+        ("backfill --rows rows --mapping mapping.toml", "--mapping mapping.toml needs FILE"),
+        ("backfill events.jsonl --rows rows --labels x", "--labels needs --pipeline scoring"),
+        ("backfill --rows rows --pipeline scoring --labels nowhere.jsonl", "no file at nowhere"),
+        ("bootstrap nowhere.jsonl", "no file at nowhere.jsonl"),
+        ("bootstrap shop.csv", "shop.csv is CSV, not JSON lines"),
+        ("feedback send nowhere.jsonl", "no file at nowhere.jsonl"),
+        ("feedback send shop.csv", "shop.csv is CSV, not JSON lines: labels are JSON lines"),
+        ("consume", "no handler"),
+        ("consume --webhook ftp://example.org", "WEBHOOK_SECRET"),
+        ("consume --restrict accounts", "write package.module:name"),
+        ("consume --restrict json:nothing", "has no attribute 'nothing'"),
+        ("consume --open-case --group ''", "must not be empty"),
+        ("consume --open-case --workers 0", "--workers"),
+        ("rules apply nowhere.toml", "rules file nowhere.toml"),
+        ("rules apply mapping.toml", "rules file mapping.toml"),
+        ("drift --periods 0", "--periods"),
+        ("audit --since 2w", "--since '2w'"),
+        ("audit --state full", "audit state full"),
+        ("audit --state state.json", "audit state state.json"),
+        ("audit --state nowhere/state.json", "no folder nowhere"),
+        ("submit --parallelism 0", "--parallelism"),
+        ("submit --savepoint ''", "must be an absolute path or a URI"),
+        ("submit --savepoint savepoint-1", "must be an absolute path or a URI"),
+        ("submit --config no_rules.toml", "rules file"),
+        ("submit --config no_model.toml", "model checkpoint /nowhere"),
+        ("status --config nowhere.toml", "no configuration file at nowhere.toml"),
+        ("status --colour", "No such option: --colour"),
+        ("stats", "No such command 'stats'"),
+    ],
+)
+def test_wrong_argument_exits_with_2_before_connecting(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: str, message: str
+) -> None:
+    if "--config" not in command:
+        monkeypatch.setenv("LIVEPROFILE_CONFIG", "liveprofile.toml")
+    code = run(monkeypatch, command)
+    out, err = capsys.readouterr()
+    assert (code, out) == (2, ""), err
+    assert message in " ".join(err.replace("│", " ").split())
+
+
+def test_connection_error_exits_with_3(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without it, the tests above would pass for a command that never connects."""
+    monkeypatch.setenv("LIVEPROFILE_CONFIG", "liveprofile.toml")
+    for command in ("show 42", "replay events.jsonl", "status", "consume --open-case"):
+        assert run(monkeypatch, command) == 3, command
+    assert capsys.readouterr().err.count("\n") == 4
