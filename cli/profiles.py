@@ -17,6 +17,7 @@ from cli.common import (
     print_json,
     read_settings,
 )
+from cli.tables import new_table, print_tables
 from cli.times import SinceOption
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def show(
             result["similar"] = [_as_dict(each) for each in similar_users]
         print_json(result)
         return
-    _print_tables(profile_table(profile), *([similar_table(similar_users)] if similar else []))
+    print_tables(profile_table(profile), *([similar_table(similar_users)] if similar else []))
 
 
 def deltas(
@@ -89,7 +90,7 @@ def deltas(
     if json:
         print_json([_as_dict(delta) for delta in rows])
         return
-    _print_tables(delta_table(user, rows))
+    print_tables(delta_table(user, rows))
 
 
 def scores(
@@ -114,7 +115,7 @@ def scores(
     if json:
         print_json([_as_dict(score) for score in rows])
         return
-    _print_tables(score_table(user, rows))
+    print_tables(score_table(user, rows))
 
 
 def flags(
@@ -141,14 +142,14 @@ def flags(
     if json:
         print_json([_as_dict(flag) for flag in rows])
     elif rows:
-        _print_tables(flag_table(rows))
+        print_tables(flag_table(rows))
     else:
         typer.echo("no risk flags")
 
 
 def profile_table(profile: StoredProfile) -> Table:
     """A row per typed column and per list of the JSON column (its first entries)."""
-    table = _table(f"Profile of user {profile.user_id}")
+    table = new_table(title=f"Profile of user {profile.user_id}")
     table.show_header = False
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -174,8 +175,7 @@ def profile_table(profile: StoredProfile) -> Table:
 
 
 def similar_table(users: Sequence[SimilarUser]) -> Table:
-    table = _table("Similar users")
-    _add_columns(table, "user", ">cosine", "segments", "as of")
+    table = new_table("user", ">cosine", "segments", "as of", title="Similar users")
     for user in users:
         table.add_row(
             user.user_id,
@@ -187,8 +187,16 @@ def similar_table(users: Sequence[SimilarUser]) -> Table:
 
 
 def delta_table(user_id: str, deltas: Sequence[StoredDelta]) -> Table:
-    table = _table(f"Changes of user {user_id}")
-    _add_columns(table, "window end", ">events", ">amount", ">moved", ">surprise", "churn", "rules")
+    table = new_table(
+        "window end",
+        ">events",
+        ">amount",
+        ">moved",
+        ">surprise",
+        "churn",
+        "rules",
+        title=f"Changes of user {user_id}",
+    )
     for delta in deltas:
         table.add_row(
             format_utc(delta.window_end_ms),
@@ -203,8 +211,16 @@ def delta_table(user_id: str, deltas: Sequence[StoredDelta]) -> Table:
 
 
 def score_table(user_id: str, scores: Sequence[StoredScore]) -> Table:
-    table = _table(f"Scored events of user {user_id}")
-    _add_columns(table, "time", "event", "type", ">amount", ">score", "device", "rules")
+    table = new_table(
+        "time",
+        "event",
+        "type",
+        ">amount",
+        ">score",
+        "device",
+        "rules",
+        title=f"Scored events of user {user_id}",
+    )
     for score in scores:
         table.add_row(
             format_utc(score.event_time_ms),
@@ -219,10 +235,20 @@ def score_table(user_id: str, scores: Sequence[StoredScore]) -> Table:
 
 
 def flag_table(flags: Sequence[StoredFlag]) -> Table:
-    table = _table("Risk flags")
-    _add_columns(table, "time", "user", "severity", "reason", "message", "action", "event")
+    table = new_table(
+        "flag",
+        "time",
+        "user",
+        "severity",
+        "reason",
+        "message",
+        "action",
+        "event",
+        title="Risk flags",
+    )
     for flag in flags:
         table.add_row(
+            flag.flag_id,
             format_utc(flag.window_end_ms),
             flag.user_id,
             flag.severity,
@@ -232,34 +258,6 @@ def flag_table(flags: Sequence[StoredFlag]) -> Table:
             flag.event_id,
         )
     return table
-
-
-def _table(title: str) -> Table:
-    from rich import box
-    from rich.table import Table
-
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-
-
-def _add_columns(table: Table, *names: str) -> None:
-    """Adds columns; `>` before a name right-aligns it. Numbers and times are not wrapped."""
-    for name in names:
-        right = name.startswith(">")
-        table.add_column(
-            name.lstrip(">"),
-            justify="right" if right else "left",
-            overflow="fold",
-            no_wrap=right or name in ("time", "window end", "as of", "churn"),
-        )
-
-
-def _print_tables(*tables: Table) -> None:
-    from rich.console import Console
-
-    # Ids and messages are data: Rich must not interpret mark-up or emoji codes in them.
-    console = Console(markup=False, emoji=False, highlight=False)
-    for table in tables:
-        console.print(table)
 
 
 def _exit_unknown_user(user: str) -> None:

@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from cli.common import format_utc, name_with_rule_state
+from cli.tables import new_table
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from liveprofile.alerts.cases.flags import FlagWithState
     from liveprofile.kafka.records import Record
     from liveprofile.storage.queries import StoredFlag
@@ -41,27 +44,22 @@ def deduplicate(records: Iterable[Record], seen: set[str]) -> Iterator[dict[str,
 
 
 def alert_line(alert: dict[str, Any]) -> str:
-    """Formats an alert: 2017-11-26 01:05:00  high  user 42  REASON: message -> limit_trading"""
+    """Formats an alert: 2017-11-26 01:05:00  high  user 42  REASON: message -> action  flag ID"""
     from liveprofile.drift.alert import DRIFT_ALERT_TYPE
 
     data = alert.get("data") or {}
-    subject_kind = "model" if alert.get("type") == DRIFT_ALERT_TYPE else "user"
+    is_drift = alert.get("type") == DRIFT_ALERT_TYPE  # it has no flag
     return (
         f"{format_utc(alert_time_ms(alert))}  {data.get('severity', '?'):<8}"
-        f"  {subject_kind} {alert.get('subject', '?')}"
+        f"  {'model' if is_drift else 'user'} {alert.get('subject', '?')}"
         f"  {data.get('reason', '?')}: {data.get('message', '')}  -> {data.get('action', '?')}"
+        + ("" if is_drift else f"  flag {alert['id']}")
     )
 
 
-def print_flag_table(rows: Sequence[FlagWithState]) -> None:
-    """Prints a table with a row per flag. Output to a pipe is not wrapped."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("flag", "time", "user", "severity", "state", "by", "rule", "message"):
-        table.add_column(name, overflow="fold", no_wrap=name in ("flag", "time", "severity"))
+def flag_table(rows: Sequence[FlagWithState]) -> Table:
+    """A table with a row per flag."""
+    table = new_table("flag", "time", "user", "severity", "state", "by", "rule", "message")
     for flag, state in rows:
         table.add_row(
             flag.flag_id,
@@ -73,9 +71,7 @@ def print_flag_table(rows: Sequence[FlagWithState]) -> None:
             name_with_rule_state(flag.rule_id, flag),
             flag.message,
         )
-    # Ids and messages are data: Rich must not interpret mark-up in them.
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.print(table, soft_wrap=not console.is_terminal)
+    return table
 
 
 def flag_fields(flag: StoredFlag, details: dict[str, Any]) -> dict[str, Any]:

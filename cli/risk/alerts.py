@@ -23,8 +23,9 @@ from cli.risk.alert_output import (
     alert_time_ms,
     deduplicate,
     flag_fields,
-    print_flag_table,
+    flag_table,
 )
+from cli.tables import print_tables
 from cli.times import SinceOption, parse_duration_ms
 from liveprofile.errors import ServiceError
 
@@ -137,7 +138,7 @@ def list_flags(
     if json:
         print_json([row.flag._asdict() | row.state._asdict() for row in rows])
     elif rows:
-        print_flag_table(rows)
+        print_tables(flag_table(rows))
     else:
         typer.echo("no flags", err=True)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
+from cli.tables import new_table, print_tables
 from liveprofile.errors import InputError
 
 if TYPE_CHECKING:
@@ -126,13 +127,7 @@ def _describe_state(state: DriftState) -> str:
 
 
 def _print_decisions(decisions: list[DriftDecision]) -> None:
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for name in ("start", "events", "drift", "largest distances (distance, limit)"):
-        table.add_column(name, overflow="fold", no_wrap=name == "start")
+    table = new_table("start", "events", "drift", "largest distances (distance, limit)")
     for decision in decisions:
         distances = _decision_json(decision)["distances"]
         largest = sorted(distances, key=lambda name: -_relative_distance(*distances[name]))[:3]
@@ -145,8 +140,7 @@ def _print_decisions(decisions: list[DriftDecision]) -> None:
                 for name in largest
             ),
         )
-    console = Console(markup=False, emoji=False, highlight=False)
-    console.print(table, soft_wrap=not console.is_terminal)
+    print_tables(table)
 
 
 def _relative_distance(distance: float, limit: float | None) -> float:

@@ -130,16 +130,17 @@ def test_duplicate_alerts_are_dropped_and_invalid_records_reported(capsys):
     assert capsys.readouterr().err.count("risk-alerts/0 offset 3 is not an alert") == 3
 
 
-def test_alert_line_has_time_severity_user_reason_and_action():
+def test_alert_line_has_time_severity_user_reason_action_and_flag():
     assert alert_line(alert()) == (
         "2017-11-26 01:05:00  high      user 42  PURCHASE_AMOUNT_CHANGE:"
-        " spent 900.0, usually 20.0  -> limit_trading"
+        " spent 900.0, usually 20.0  -> limit_trading  flag 1"
     )
 
 
 def test_drift_alert_line_names_model_instead_of_user():
     drift = DriftAlert("started", "hour", 0, 3_600_000, 0, "d74a174b", "reference", 90, [])
-    assert "  model d74a174b  MODEL_DRIFT: " in alert_line(json.loads(drift.cloud_event()))
+    line = alert_line(json.loads(drift.cloud_event()))
+    assert "  model d74a174b  MODEL_DRIFT: " in line and "flag" not in line
 
 
 def test_hashed_user_id_does_not_contain_id():
