@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import orjson
@@ -33,9 +33,18 @@ def tagged_response(request: Request, value: Any) -> Response:
     return Response(body, 200, headers, "application/json")
 
 
-def page(rows: Sequence[Any], limit: int, position: Callable[[Any], Position]) -> str | None:
-    """The cursor after a page of `rows`, None if there cannot be more."""
-    return cursor_of(position(rows[-1])) if len(rows) >= limit else None
+def page_response(
+    items: Iterable[dict[str, Any]],
+    examined: Sequence[Any],
+    limit: int,
+    position: Callable[[Any], Position],
+) -> Response:
+    """A page with the cursor after the last row that was examined.
+
+    examined: rows that were asked for with `limit`; fewer mean that there is no next page.
+    """
+    cursor = cursor_of(position(examined[-1])) if len(examined) >= limit else None
+    return json_response({"items": list(items), "next_cursor": cursor})
 
 
 def profile_answer(row: RawProfile) -> dict[str, Any]:

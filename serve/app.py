@@ -16,11 +16,11 @@ from liveprofile.serve_settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve import problems
 from serve.guard import ApiMetrics, RequestGuard
-from serve.routes import operations, users
+from serve.routes import alerts, operations, users
 from serve.security import Gatekeeper, ReadKey
 from serve.store.protocol import Store
 
-ROUTERS = (users.router, operations.router)
+ROUTERS = (users.router, alerts.router, operations.router)
 DESCRIPTION = "Profiles, deltas, scores, flags and alerts of Liveprofile. Times are epoch ms (UTC)."
 
 

@@ -10,6 +10,7 @@ import uuid
 from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from liveprofile.pseudonym import user_pseudonym
@@ -84,6 +85,7 @@ class RequestGuard:
                 raise unavailable("too many requests at once: try again")
             replay = await self._read_body(receive)
             async with asyncio.timeout(self._settings.deadline_s) as deadline:
+                scope["state"]["deadline"] = deadline
                 await self._app(scope, replay, answer.ending(deadline))
         except ApiError as error:
             problem = error
@@ -149,6 +151,11 @@ class RequestGuard:
                 "-" if user is None else user_pseudonym(user),
                 answer.request_id,
             )
+
+
+def extend_deadline(request: Request, seconds: float) -> None:
+    """Gives a request this long from now on."""
+    request.state.deadline.reschedule(asyncio.get_running_loop().time() + seconds)
 
 
 class _Answer:

@@ -180,6 +180,21 @@ class StoredState(Answer):
     labels_sent: int = Field(0, description="records sent to the topic risk-feedback")
 
 
+class AuditRecord(Answer):
+    """A write through the API."""
+
+    key_id: str
+    name: str
+    action: str
+    target: str
+    request_id: str
+    requested: dict[str, Any]
+    before: dict[str, Any] | None
+    after: dict[str, Any] | None
+    outcome: Literal["started", "done", "refused", "failed"]
+    at_ms: int
+
+
 class NextItems(Answer):
     user_id: str
     window_end_ms: int

@@ -89,6 +89,7 @@ Since = Annotated[
     datetime | None,
     Query(description="Only of this time or later: RFC 3339, UTC if it has no zone."),
 ]
+Day = Annotated[datetime, Query(description="A time of the UTC day: RFC 3339 or a date.")]
 UserFilter = Annotated[
     str | None,
     Query(min_length=1, max_length=MAX_ID_CHARS, pattern=ID_PATTERN, description="Of this user."),

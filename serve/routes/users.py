@@ -88,8 +88,9 @@ async def get_deltas(user_id: UserId, store: DataStore, paging: Paging, caller: 
     after = paging.position(int)
     until_ms = END_OF_TIME_MS if after is None else after[0] - 1
     rows = await store.deltas(user_id, until_ms, paging.limit)
-    cursor = answers.page(rows, paging.limit, lambda row: (row.window_end_ms,))
-    return _page(map(answers.delta_answer, rows), cursor)
+    return answers.page_response(
+        map(answers.delta_answer, rows), rows, paging.limit, lambda row: (row.window_end_ms,)
+    )
 
 
 @router.get("/users/{user_id}/scores", response_model=Page[Score], responses=problems(400))
@@ -97,7 +98,8 @@ async def get_scores(user_id: UserId, store: DataStore, paging: Paging, caller: 
     """The scores of single events, newest first."""
     page = await store.scores(user_id, paging.position(int, str), paging.limit)
     cursor = None if page.position is None else cursor_of(page.position)
-    return _page((row._asdict() for row in page.rows), cursor)
+    items = [row._asdict() for row in page.rows]
+    return answers.json_response({"items": items, "next_cursor": cursor})
 
 
 @router.get("/users/{user_id}/flags", response_model=Page[RiskFlag], responses=problems(400))
@@ -108,10 +110,12 @@ async def get_flags(
     after = paging.position(int, str, str)
     since_ms = 0 if since is None else to_ms(since)
     rows = await store.flags(user_id, since_ms, after, paging.limit)
-    cursor = answers.page(
-        rows, paging.limit, lambda row: (row.window_end_ms, row.rule_id, row.event_id)
+    return answers.page_response(
+        (row._asdict() for row in rows),
+        rows,
+        paging.limit,
+        lambda row: (row.window_end_ms, row.rule_id, row.event_id),
     )
-    return _page((row._asdict() for row in rows), cursor)
 
 
 @router.get("/users/{user_id}/next-items", response_model=NextItems, responses=problems(404))
@@ -166,7 +170,3 @@ def _head(row: RawProfile) -> dict[str, Any]:
         "window_end_ms": row.window_end_ms,
         "model_version": row.model_version,
     }
-
-
-def _page(items: Any, cursor: str | None) -> Response:
-    return answers.json_response({"items": list(items), "next_cursor": cursor})

@@ -7,15 +7,17 @@ from contextlib import AbstractAsyncContextManager
 from liveprofile.config import Settings
 from serve.store.link import CassandraLink
 from serve.store.reads import CassandraReads
+from serve.store.writes import CassandraWrites
 
 
-class CassandraStore(CassandraReads):
+class CassandraStore(CassandraReads, CassandraWrites):
     """Implements serve.store.protocol.Store."""
 
     def __init__(self, settings: Settings):
-        self.link = CassandraLink(settings.cassandra, settings.serve.deadline_ms)
-        super().__init__(self.link)
+        link = CassandraLink(settings.cassandra, settings.serve.deadline_ms)
+        CassandraReads.__init__(self, link)
+        CassandraWrites.__init__(self, link, settings)
 
     def running(self) -> AbstractAsyncContextManager[None]:
         """Connects in the background for as long as it is open."""
-        return self.link.running()
+        return self._link.running()

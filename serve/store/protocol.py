@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.alerts.cases.flags import FlagWithState
@@ -14,6 +14,8 @@ from serve.keys import StoredKey
 
 # Later than any time that is stored.
 END_OF_TIME_MS = 253_402_300_799_999
+
+LabelName = Literal["fraud", "legitimate"]
 
 
 class RawProfile(NamedTuple):
@@ -131,9 +133,9 @@ class Store(Protocol):
         """Raises UnknownFlag, TransitionError."""
 
     async def label(
-        self, flag_id: str, state: AlertState, by: str, note: str, audit: AuditEntry
+        self, flag_id: str, label: LabelName, by: str, note: str, audit: AuditEntry
     ) -> tuple[StoredAlertState, int]:
-        """As `set_state`, then sends the label; returns the number of labels sent."""
+        """As `set_state` with the label's state; then sends the label. Returns how many were."""
 
     async def snooze(
         self, user_id: str, rule_id: str, until_ms: int, by: str, note: str, audit: AuditEntry

@@ -17,9 +17,10 @@ from liveprofile.alerts.cases.states import (
     TransitionError,
 )
 from liveprofile.errors import ServiceUnavailableError
+from liveprofile.labels.feedback import STATE_OF_LABEL
 from liveprofile.storage.queries import SimilarUser, StoredFlag, StoredScore
 from serve.keys import NewKey, Role, StoredKey, new_key
-from serve.store.protocol import AuditEntry, FlagFile, RawDelta, RawProfile, ScorePage
+from serve.store.protocol import AuditEntry, FlagFile, LabelName, RawDelta, RawProfile, ScorePage
 
 NOW_MS = 1_511_658_300_000  # 2017-11-26 01:05:00 UTC
 MINUTE_MS = 60_000
@@ -191,9 +192,9 @@ class MemoryApiStore:
         return after
 
     async def label(
-        self, flag_id: str, state: AlertState, by: str, note: str, audit: AuditEntry
+        self, flag_id: str, label: LabelName, by: str, note: str, audit: AuditEntry
     ) -> tuple[StoredAlertState, int]:
-        stored = await self.set_state(flag_id, state, by, note, audit)
+        stored = await self.set_state(flag_id, STATE_OF_LABEL[label], by, note, audit)
         return stored, 1 if self._flag(flag_id).event_id else 0
 
     async def snooze(

@@ -1,0 +1,191 @@
+"""Alerts and cases: what analysts read, and what they write."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import Response
+
+from liveprofile.alerts.cases.states import AlertState
+from liveprofile.client.models import (
+    AlertDetails,
+    AlertStateName,
+    AuditRecord,
+    CustomerCase,
+    LabelRequest,
+    Page,
+    RiskAlert,
+    SnoozeList,
+    SnoozeRequest,
+    StateRequest,
+    StoredState,
+    UserSnooze,
+)
+from liveprofile.storage.queries import StoredFlag
+from liveprofile.units import SECOND_MS
+from serve import answers
+from serve.guard import extend_deadline
+from serve.paging import Paging, Position
+from serve.routes.common import (
+    Admin,
+    Analyst,
+    DataStore,
+    Day,
+    FlagId,
+    Reader,
+    RuleId,
+    Since,
+    UserFilter,
+    UserId,
+    problems,
+    to_ms,
+)
+from serve.security import Caller
+from serve.store.protocol import AuditEntry
+
+# An alert's state is read for each flag of a page.
+MAX_ALERTS = 200
+# A label is sent to Kafka after its state is stored.
+LABEL_DEADLINE_S = 5.0
+
+router = APIRouter(prefix="/v1", tags=["alerts"])
+
+
+@router.get("/alerts", response_model=Page[RiskAlert], responses=problems(400))
+async def get_alerts(
+    store: DataStore,
+    paging: Paging,
+    caller: Reader,
+    user_id: UserFilter = None,
+    state: AlertStateName | None = None,
+    since: Since = None,
+) -> Response:
+    """Flags with their states, newest first. A page examines at most 200 flags."""
+    limit = min(paging.limit, MAX_ALERTS)
+    since_ms = 0 if since is None else to_ms(since)
+    after = paging.position(int, str, str, str)
+    if user_id is None:
+        flags = await store.all_flags(since_ms, after, limit)
+    else:
+        own = None if after is None else (after[0], *after[2:])
+        flags = await store.flags(user_id, since_ms, own, limit)
+    rows = [
+        row
+        for row in await store.with_states(flags)
+        if state is None or row.state.state.value == state
+    ]
+    return answers.page_response(map(answers.alert_answer, rows), flags, limit, _position)
+
+
+@router.get("/alerts/{flag_id}", response_model=AlertDetails, responses=problems(404))
+async def get_alert(flag_id: FlagId, store: DataStore, caller: Reader) -> Response:
+    """An alert with its history, the user's snoozes of its rule, and its cases."""
+    return answers.json_response(answers.details_answer(await store.flag_file(flag_id)))
+
+
+@router.put("/alerts/{flag_id}/state", response_model=StoredState, responses=problems(404, 409))
+async def put_state(
+    request: Request, flag_id: FlagId, body: StateRequest, store: DataStore, caller: Analyst
+) -> Response:
+    """Acknowledges or closes an alert. Repeating it changes nothing."""
+    audit = _audit(request, caller, "alert.state", flag_id, body.model_dump())
+    state = AlertState(body.state)
+    stored = await store.set_state(flag_id, state, caller.name, body.note, audit)
+    return answers.json_response({"flag_id": flag_id, **stored._asdict(), "labels_sent": 0})
+
+
+@router.put("/alerts/{flag_id}/label", response_model=StoredState, responses=problems(404, 409))
+async def put_label(
+    request: Request, flag_id: FlagId, body: LabelRequest, store: DataStore, caller: Analyst
+) -> Response:
+    """Labels the event of an alert; the scoring pipeline uses the label.
+
+    May take 5 seconds. After 503 repeat it: the same label is sent again, and copies change
+    nothing.
+    """
+    extend_deadline(request, LABEL_DEADLINE_S)
+    audit = _audit(request, caller, "alert.label", flag_id, body.model_dump())
+    stored, sent = await store.label(flag_id, body.label, caller.name, body.note, audit)
+    return answers.json_response({"flag_id": flag_id, **stored._asdict(), "labels_sent": sent})
+
+
+@router.get("/users/{user_id}/snoozes", response_model=SnoozeList, responses=problems())
+async def get_snoozes(user_id: UserId, store: DataStore, caller: Reader) -> Response:
+    """The rules that send no alerts about this user for now."""
+    snoozes = await store.snoozes(user_id)
+    return answers.json_response({"items": [snooze._asdict() for snooze in snoozes]})
+
+
+@router.put("/users/{user_id}/snoozes/{rule_id}", response_model=UserSnooze, responses=problems())
+async def put_snooze(
+    request: Request,
+    user_id: UserId,
+    rule_id: RuleId,
+    body: SnoozeRequest,
+    store: DataStore,
+    caller: Analyst,
+) -> Response:
+    """Snoozes a rule, or * for all, for this user from now on. Replaces an existing snooze."""
+    audit = _audit(request, caller, "snooze.set", f"{user_id} {rule_id}", body.model_dump())
+    until_ms = audit.at_ms + body.for_s * SECOND_MS
+    stored = await store.snooze(user_id, rule_id, until_ms, caller.name, body.note, audit)
+    return answers.json_response(stored._asdict())
+
+
+@router.delete("/users/{user_id}/snoozes/{rule_id}", status_code=204, responses=problems())
+async def delete_snooze(
+    request: Request, user_id: UserId, rule_id: RuleId, store: DataStore, caller: Analyst
+) -> Response:
+    """Ends a snooze; does nothing if there is none."""
+    audit = _audit(request, caller, "snooze.end", f"{user_id} {rule_id}", {})
+    await store.end_snooze(user_id, rule_id, audit)
+    return Response(status_code=204)
+
+
+@router.get("/cases", response_model=Page[CustomerCase], responses=problems(400))
+async def get_cases(
+    store: DataStore,
+    paging: Paging,
+    caller: Reader,
+    user_id: UserFilter = None,
+    open: Annotated[bool | None, Query(description="Only open, or only closed cases.")] = None,
+) -> Response:
+    """Cases of a user, or of all users in no particular order."""
+    after = paging.position(str, str, int)
+    cases = await store.cases(user_id, after, paging.limit)
+    rows = [case._asdict() for case in cases if open is None or case.is_open is open]
+    return answers.page_response(
+        rows, cases, paging.limit, lambda case: (case.user_id, case.rule_id, case.number)
+    )
+
+
+@router.get("/audit", response_model=Page[AuditRecord], responses=problems())
+async def get_audit(
+    store: DataStore,
+    caller: Admin,
+    day: Day,
+    limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
+) -> Response:
+    """The writes through this API of a UTC day, newest first."""
+    entries = await store.audit_trail(to_ms(day), limit)
+    items = [entry._asdict() for entry in entries]
+    return answers.json_response({"items": items, "next_cursor": None})
+
+
+def _position(flag: StoredFlag) -> Position:
+    return (flag.window_end_ms, flag.user_id, flag.rule_id, flag.event_id)
+
+
+def _audit(
+    request: Request, caller: Caller, action: str, target: str, requested: dict[str, Any]
+) -> AuditEntry:
+    return AuditEntry(
+        key_id=caller.key_id,
+        name=caller.name,
+        action=action,
+        target=target,
+        request_id=request.state.request_id,
+        requested=requested,
+        at_ms=request.app.state.clock_ms(),
+    )

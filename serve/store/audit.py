@@ -1,0 +1,105 @@
+"""The audit trail of writes: an entry before each write, completed after it.
+
+So a write whose answer was lost, or a server that died in between, leaves an entry too: its outcome
+stays `started`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime
+from typing import Any
+
+import orjson
+from cassandra.cluster import Session
+from cassandra.util import datetime_from_uuid1, uuid_from_time
+
+from liveprofile.alerts.cases.states import TransitionError
+from liveprofile.errors import InputError
+from liveprofile.storage.cql import execute, from_ms, read, to_ms
+from serve.store.protocol import AuditEntry
+
+_COLUMNS = "day, entry, key_id, name, action, target, request_id, requested, before, after, outcome"
+
+
+class OpenEntry:
+    """The entry of a write under way; the write sets `before` and `after`."""
+
+    def __init__(self) -> None:
+        self.before: dict[str, Any] | None = None
+        self.after: dict[str, Any] | None = None
+
+
+@contextmanager
+def audited(session: Session, entry: AuditEntry, ttl_s: int) -> Iterator[OpenEntry]:
+    """Around a write. Raises ServiceError, before the write if it cannot be recorded."""
+    entry_id = uuid_from_time(entry.at_ms / 1_000)
+    day = from_ms(entry.at_ms).date()
+    _insert(session, day, entry_id, entry, ttl_s)
+    work = OpenEntry()
+    outcome = "failed"
+    try:
+        yield work
+        outcome = "done"
+    except (TransitionError, InputError):
+        outcome = "refused"
+        raise
+    finally:
+        completed = entry._replace(before=work.before, after=work.after, outcome=outcome)
+        _insert(session, day, entry_id, completed, ttl_s)
+
+
+def read_trail(session: Session, day_ms: int, limit: int) -> list[AuditEntry]:
+    """The entries of the UTC day that contains the time, newest first."""
+    day = datetime.fromtimestamp(day_ms / 1_000, UTC).date()
+    query = f"SELECT {_COLUMNS} FROM api_audit WHERE day = %s LIMIT %s"
+    return [_entry(row) for row in read(session, query, (day, limit))]
+
+
+def _insert(
+    session: Session, day: date, entry_id: uuid.UUID, entry: AuditEntry, ttl_s: int
+) -> None:
+    execute(
+        session,
+        "INSERT INTO api_audit (day, entry, key_id, name, action, target, request_id, requested,"
+        " before, after, outcome) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
+        f" USING TTL {ttl_s:d}",
+        (
+            day,
+            entry_id,
+            entry.key_id,
+            entry.name,
+            entry.action,
+            entry.target,
+            entry.request_id,
+            _dump(entry.requested),
+            _dump(entry.before),
+            _dump(entry.after),
+            entry.outcome,
+        ),
+    )
+
+
+def _dump(value: dict[str, Any] | None) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
+
+
+def _load(text: str | None) -> dict[str, Any] | None:
+    return None if text is None else orjson.loads(text)
+
+
+def _entry(row: Any) -> AuditEntry:
+    return AuditEntry(
+        key_id=row.key_id,
+        name=row.name,
+        action=row.action,
+        target=row.target,
+        request_id=row.request_id,
+        requested=_load(row.requested) or {},
+        before=_load(row.before),
+        after=_load(row.after),
+        outcome=row.outcome,
+        at_ms=to_ms(datetime_from_uuid1(row.entry)),
+    )
