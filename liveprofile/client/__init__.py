@@ -2,4 +2,39 @@
 
 It needs httpx and pydantic only (requirements-client.txt): neither the model nor Flink nor a
 database driver.
+
+    with Client("http://127.0.0.1:8070", key) as client:
+        profile = client.send(calls.profile("42"))
 """
+
+from liveprofile.client import calls
+from liveprofile.client.async_client import AsyncClient
+from liveprofile.client.errors import (
+    ApiClientError,
+    BadAnswer,
+    Conflict,
+    InvalidRequest,
+    NoAnswer,
+    NotFound,
+    Refused,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+)
+from liveprofile.client.sync_client import Client
+
+__all__ = [
+    "ApiClientError",
+    "AsyncClient",
+    "BadAnswer",
+    "Client",
+    "Conflict",
+    "InvalidRequest",
+    "NoAnswer",
+    "NotFound",
+    "Refused",
+    "TooManyRequests",
+    "Unauthorized",
+    "Unavailable",
+    "calls",
+]

@@ -1,0 +1,182 @@
+"""Each call of the API as a value: what to send, and how to read the answer.
+
+`Client.send` and `AsyncClient.send` return the answer of a call. docs/api.md describes the routes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Generic, Literal, NamedTuple, Self, TypeVar
+from urllib.parse import quote
+
+from pydantic import BaseModel
+
+from liveprofile.client import models
+
+Result = TypeVar("Result")
+
+ROWS = 50
+ALL_RULES = "*"
+
+
+class Call(NamedTuple, Generic[Result]):
+    """One request. `parse`: reads the body of a successful answer.
+
+    `retried`: it only reads, or repeating it changes nothing.
+    """
+
+    method: str
+    path: str
+    parse: Callable[[bytes], Result]
+    params: Mapping[str, Any] = {}
+    body: Mapping[str, Any] | None = None
+    retried: bool = True
+
+    def request(self) -> dict[str, Any]:
+        """The arguments of httpx's `request`."""
+        return {"method": self.method, "url": self.path, "params": self.params, "json": self.body}
+
+    def after(self, cursor: str) -> Self:
+        """The same call for the next page."""
+        return self._replace(params={**self.params, "cursor": cursor})
+
+
+def profile(user_id: str, embedding: bool = False) -> Call[models.Profile]:
+    """The profile as of the user's last closed window."""
+    params = {"embedding": "true"} if embedding else {}
+    return Call("GET", _user(user_id), _as(models.Profile), params)
+
+
+def profile_at(user_id: str, at: datetime) -> Call[models.PastProfile]:
+    """What the profile said at an earlier time, by event time."""
+    return Call("GET", _user(user_id), _as(models.PastProfile), {"at": _time(at)})
+
+
+def profiles(user_ids: Sequence[str], embedding: bool = False) -> Call[models.ProfileBatch]:
+    """The profiles of up to 100 users."""
+    body = {"user_ids": list(user_ids), "embedding": embedding}
+    return Call("POST", "/v1/users:batchGet", _as(models.ProfileBatch), body=body)
+
+
+def deltas(user_id: str, limit: int = ROWS) -> Call[models.Page[models.Delta]]:
+    """The changes of each window, newest first."""
+    parse = _as(models.Page[models.Delta])
+    return Call("GET", _user(user_id, "deltas"), parse, {"limit": limit})
+
+
+def scores(user_id: str, limit: int = ROWS) -> Call[models.Page[models.Score]]:
+    """The scores of single events, newest first."""
+    parse = _as(models.Page[models.Score])
+    return Call("GET", _user(user_id, "scores"), parse, {"limit": limit})
+
+
+def flags(
+    user_id: str, since: datetime | None = None, limit: int = ROWS
+) -> Call[models.Page[models.RiskFlag]]:
+    """The user's risk flags, newest first."""
+    params = {"limit": limit} | _given(since=_time(since))
+    return Call("GET", _user(user_id, "flags"), _as(models.Page[models.RiskFlag]), params)
+
+
+def next_items(user_id: str, limit: int = 20) -> Call[models.NextItems]:
+    """The items that the model expects next, most probable first."""
+    return Call("GET", _user(user_id, "next-items"), _as(models.NextItems), {"limit": limit})
+
+
+def interests(user_id: str) -> Call[models.Interests]:
+    """The categories that the model expects next, and the long-term shares."""
+    return Call("GET", _user(user_id, "interests"), _as(models.Interests))
+
+
+def similar(user_id: str, k: int = 10, segment: str | None = None) -> Call[models.Lookalikes]:
+    """The users with the most similar embeddings, best first."""
+    params = {"k": k} | _given(segment=segment)
+    return Call("GET", _user(user_id, "similar"), _as(models.Lookalikes), params)
+
+
+def alerts(
+    user_id: str | None = None,
+    state: models.AlertStateName | None = None,
+    since: datetime | None = None,
+    limit: int = ROWS,
+) -> Call[models.Page[models.RiskAlert]]:
+    """Flags with their states, newest first."""
+    params = {"limit": limit} | _given(user_id=user_id, state=state, since=_time(since))
+    return Call("GET", "/v1/alerts", _as(models.Page[models.RiskAlert]), params)
+
+
+def alert(flag_id: str) -> Call[models.AlertDetails]:
+    """An alert with its history, snoozes and cases."""
+    return Call("GET", _alert(flag_id), _as(models.AlertDetails))
+
+
+def set_state(
+    flag_id: str, state: Literal["acknowledged", "closed"], note: str = ""
+) -> Call[models.StoredState]:
+    """Acknowledges or closes an alert."""
+    body = {"state": state, "note": note}
+    return Call("PUT", _alert(flag_id, "state"), _as(models.StoredState), body=body)
+
+
+def label(
+    flag_id: str, label: Literal["fraud", "legitimate"], note: str = ""
+) -> Call[models.StoredState]:
+    """Labels the event of an alert."""
+    body = {"label": label, "note": note}
+    return Call("PUT", _alert(flag_id, "label"), _as(models.StoredState), body=body)
+
+
+def snoozes(user_id: str) -> Call[models.SnoozeList]:
+    """The user's snoozed rules."""
+    return Call("GET", _user(user_id, "snoozes"), _as(models.SnoozeList))
+
+
+def snooze(
+    user_id: str, for_s: int, rule_id: str = ALL_RULES, note: str = ""
+) -> Call[models.UserSnooze]:
+    """Suppresses the alerts of a rule, or of all, about a user from now on."""
+    # Repeated, it would end later.
+    path = _user(user_id, "snoozes", rule_id)
+    body = {"for_s": for_s, "note": note}
+    return Call("PUT", path, _as(models.UserSnooze), body=body, retried=False)
+
+
+def end_snooze(user_id: str, rule_id: str = ALL_RULES) -> Call[None]:
+    """Ends a snooze; does nothing if there is none."""
+    return Call("DELETE", _user(user_id, "snoozes", rule_id), lambda body: None)
+
+
+def cases(
+    user_id: str | None = None, is_open: bool | None = None, limit: int = ROWS
+) -> Call[models.Page[models.CustomerCase]]:
+    """Cases of a user, or of all users in no particular order."""
+    flag = None if is_open is None else str(is_open).lower()
+    params = {"limit": limit} | _given(user_id=user_id, open=flag)
+    return Call("GET", "/v1/cases", _as(models.Page[models.CustomerCase]), params)
+
+
+def ready() -> Call[models.Health]:
+    """Whether the server can answer."""
+    return Call("GET", "/health/ready", _as(models.Health), retried=False)
+
+
+def _as(model: type[BaseModel]) -> Callable[[bytes], Any]:
+    return model.model_validate_json
+
+
+def _user(user_id: str, *rest: str) -> str:
+    return "/".join(["/v1/users", *(quote(part, safe="*") for part in (user_id, *rest))])
+
+
+def _alert(flag_id: str, *rest: str) -> str:
+    return "/".join(["/v1/alerts", *(quote(part, safe="") for part in (flag_id, *rest))])
+
+
+def _given(**params: Any) -> dict[str, Any]:
+    return {name: value for name, value in params.items() if value is not None}
+
+
+def _time(time: datetime | None) -> str | None:
+    """A time without a zone is UTC, as everywhere in Liveprofile."""
+    return None if time is None else time.replace(tzinfo=time.tzinfo or UTC).isoformat()

@@ -1,0 +1,191 @@
+"""The client against the API in this process, and against servers that misbehave."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from itertools import count
+from typing import Any
+
+import httpx
+import pytest
+
+from liveprofile.client import (
+    AsyncClient,
+    BadAnswer,
+    Client,
+    Conflict,
+    InvalidRequest,
+    NoAnswer,
+    NotFound,
+    TooManyRequests,
+    Unauthorized,
+    Unavailable,
+    calls,
+)
+from liveprofile.client.calls import Call
+from liveprofile.serve_settings import ServeSettings
+from serve.app import create_app
+from serve.keys import Role
+from tests.support.memory_api_store import NOW_MS, MemoryApiStore
+from tests.support.paths import ROOT
+from tests.support.rows.api_rows import USERS, filled_store
+
+FLAG = f"{4:032x}"
+OK = {"status": "ok"}
+PROFILE_PATH = "/v1/users/42"
+
+
+@pytest.fixture
+def store() -> MemoryApiStore:
+    return filled_store()
+
+
+def run(store: MemoryApiStore, call: Call[Any], role: Role = Role.READER) -> Any:
+    """Runs a call of the asynchronous client against the API on this store."""
+    app = create_app(ServeSettings(), store, clock_ms=lambda: NOW_MS)
+
+    async def send() -> Any:
+        transport = httpx.ASGITransport(app)
+        key = store.add_key(role).text
+        async with AsyncClient("http://127.0.0.1", key, attempts=1, transport=transport) as client:
+            return await client.send(call)
+
+    return asyncio.run(send())
+
+
+@pytest.mark.parametrize("user_id", USERS)
+def test_profile_of_an_id_with_any_characters(store: MemoryApiStore, user_id: str) -> None:
+    profile = run(store, calls.profile(user_id, embedding=True))
+    assert (profile.user_id, profile.churn, profile.embedding) == (user_id, 0.25, [1.0, 0.0])
+
+
+def test_each_read_returns_its_type(store: MemoryApiStore) -> None:
+    at = datetime.fromtimestamp(NOW_MS / 1_000, UTC)
+    assert run(store, calls.profile_at("42", at)).window_end_ms == NOW_MS
+    assert run(store, calls.profiles(["42", "x"])).unknown == ["x"]
+    assert run(store, calls.next_items("42", limit=1)).next_items == ["b"]
+    assert run(store, calls.interests("42")).category_affinity == {"café": 1.0}
+    assert len(run(store, calls.similar("42", segment="loyal")).similar) == 2
+    assert len(run(store, calls.flags("42", since=at)).items) == 4
+    assert len(run(store, calls.cases(is_open=True)).items) == 2
+    assert run(store, calls.ready()).status == "ok"
+
+
+@pytest.mark.parametrize("name", ["deltas", "scores"])
+def test_pages_follow_each_other(store: MemoryApiStore, name: str) -> None:
+    whole = run(store, getattr(calls, name)("42"))
+    first = run(store, getattr(calls, name)("42", limit=2))
+    rest = run(store, getattr(calls, name)("42").after(first.next_cursor))
+    assert first.items + rest.items == whole.items
+
+
+def test_writes_of_an_analyst(store: MemoryApiStore) -> None:
+    role = Role.ANALYST
+    assert run(store, calls.label(FLAG, "fraud"), role).labels_sent == 1
+    assert run(store, calls.set_state(FLAG, "closed"), role).state == "closed"
+    assert [a.flag_id for a in run(store, calls.alerts(state="closed")).items] == [FLAG]
+    assert len(run(store, calls.alert(FLAG)).history) == 2
+    run(store, calls.snooze("42", 3_600), role)
+    assert run(store, calls.snoozes("42")).items[0].rule_id == "*"
+    run(store, calls.end_snooze("42"), role)
+    assert run(store, calls.snoozes("42")).items == []
+
+
+def test_errors_of_the_server_have_types(store: MemoryApiStore) -> None:
+    with pytest.raises(NotFound, match="no profile of this user") as caught:
+        run(store, calls.profile("nobody"))
+    assert caught.value.problem.type.endswith("unknown-user")
+    with pytest.raises(Unauthorized, match="role analyst"):
+        run(store, calls.set_state(FLAG, "closed"))
+    with pytest.raises(InvalidRequest) as invalid:
+        run(store, calls.profiles([]))
+    assert invalid.value.problem.errors[0].field == "body.user_ids"
+    run(store, calls.set_state(FLAG, "closed"), Role.ANALYST)
+    with pytest.raises(Conflict):
+        run(store, calls.set_state(FLAG, "acknowledged"), Role.ANALYST)
+    store.stop_answering()
+    with pytest.raises(Unavailable):
+        run(store, calls.ready())
+
+
+def client_of(answer: Callable[[httpx.Request], httpx.Response], **options: Any) -> Client:
+    return Client("http://shop", "lp_x", transport=httpx.MockTransport(answer), **options)
+
+
+def problem(status: int) -> httpx.Response:
+    body = {"type": "t", "title": "t", "status": status, "detail": "d", "request_id": "r"}
+    return httpx.Response(status, json=body, headers={"Retry-After": "0"})
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(503, Unavailable), (429, TooManyRequests), (502, BadAnswer)]
+)
+def test_read_is_repeated_and_then_fails(status: int, error: type[Exception]) -> None:
+    numbers = count(1)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        next(numbers)
+        return problem(status) if status != 502 else httpx.Response(502, text="proxy")
+
+    with client_of(answer) as client, pytest.raises(error):
+        client.send(calls.interests("42"))
+    assert next(numbers) == 4
+
+
+def test_read_succeeds_after_failures() -> None:
+    failures = iter([httpx.ConnectError("refused"), problem(503)])
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        failure = next(failures, None)
+        if isinstance(failure, Exception):
+            raise failure
+        body = {"user_id": "42", "window_end_ms": 1, "model_version": "m", "next_items": []}
+        return failure or httpx.Response(200, json=body | {"added_later": 1})
+
+    with client_of(answer) as client:
+        assert client.send(calls.next_items("42")).next_items == []
+
+
+def test_items_of_all_pages() -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        number = int(request.url.params.get("cursor", "0"))
+        snooze = {"user_id": f"u{number}", "rule_id": "r", "number": 1, "is_open": True}
+        rest = {"opened_at_ms": 1, "severity": "s", "action": "a", "message": "m", "alerts": {}}
+        cursor = str(number + 1) if number < 2 else None
+        return httpx.Response(200, json={"items": [snooze | rest], "next_cursor": cursor})
+
+    with client_of(answer) as client:
+        assert [case.user_id for case in client.items(calls.cases(limit=1))] == ["u0", "u1", "u2"]
+
+
+def test_snooze_is_sent_once() -> None:
+    numbers = count(1)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        next(numbers)
+        raise httpx.ReadTimeout("slow")
+
+    with client_of(answer) as client, pytest.raises(NoAnswer, match="ReadTimeout"):
+        client.send(calls.snooze("42", 60))
+    assert next(numbers) == 2
+
+
+@pytest.mark.parametrize(
+    "response", [httpx.Response(200, text="<html>"), httpx.Response(404, text="nginx")]
+)
+def test_answer_of_another_server_is_named(response: httpx.Response) -> None:
+    with client_of(lambda request: response) as client, pytest.raises(BadAnswer):
+        client.send(calls.profile("42"))
+
+
+def test_client_needs_neither_model_nor_flink_nor_driver() -> None:
+    heavy = ("torch", "pyflink", "cassandra", "confluent_kafka", "numpy", "pandas", "fastapi")
+    code = f"import sys, liveprofile.client; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
