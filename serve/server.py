@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import socket
 import sys
 from collections.abc import Callable
 from functools import partial
 
 import uvicorn
+from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from liveprofile.config import Settings
@@ -17,8 +17,6 @@ from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.serve_settings import ServeSettings
 from serve.app import create_app
 from serve.store.cassandra import CassandraStore
-
-log = logging.getLogger(__name__)
 
 KEEP_ALIVE_S = 30
 STOP_S = 5
@@ -84,9 +82,16 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
 
     Raises ConfigError for a bad certificate, ServiceError if the address is taken.
     """
-    limits = settings.serve
     store = CassandraStore(settings)
-    app = create_app(limits, store, running=store.running)
+    server = server_of(create_app(settings.serve, store, running=store.running), settings.serve)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    with listen(settings.serve) as listening:
+        started(url_of(settings.serve, listening))
+        server.run(sockets=[listening])
+
+
+def server_of(app: FastAPI, limits: ServeSettings) -> uvicorn.Server:
+    """A server of the app with the limits of the settings. Raises ConfigError."""
     config = uvicorn.Config(
         app,
         http=partial(LimitedHttp, limits=limits),  # type: ignore[arg-type]
@@ -102,7 +107,8 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
         timeout_graceful_shutdown=STOP_S,
         ssl_certfile=limits.certificate_file or None,
         ssl_keyfile=limits.key_file or None,
-        ssl_keyfile_password=limits.key_password.get_secret_value() if limits.key_file else None,
+        # Without a password, even an empty one, OpenSSL would ask for it on the terminal.
+        ssl_keyfile_password=limits.key_password.get_secret_value(),
     )
     try:
         config.load()
@@ -111,15 +117,11 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
             f"settings serve.certificate_file = {limits.certificate_file!r},"
             f" key_file = {limits.key_file!r}: {error}"
         ) from None
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
-    with _listening(limits) as listening:
-        scheme = "https" if limits.uses_tls else "http"
-        host = f"[{limits.host}]" if ":" in limits.host else limits.host
-        started(f"{scheme}://{host}:{listening.getsockname()[1]}")
-        uvicorn.Server(config).run(sockets=[listening])
+    return uvicorn.Server(config)
 
 
-def _listening(limits: ServeSettings) -> socket.socket:
+def listen(limits: ServeSettings) -> socket.socket:
+    """The listening socket. Raises ServiceError if the address is taken or not this machine's."""
     family = socket.AF_INET6 if ":" in limits.host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -128,6 +130,13 @@ def _listening(limits: ServeSettings) -> socket.socket:
     except OSError as error:
         listening.close()
         raise ServiceError(
-            f"setting serve.port = {limits.port}: {limits.host} cannot be listened on: {error}"
+            f"settings serve.host = {limits.host!r}, port = {limits.port}: {error}"
         ) from None
     return listening
+
+
+def url_of(limits: ServeSettings, listening: socket.socket) -> str:
+    """The URL of a listening socket."""
+    scheme = "https" if limits.uses_tls else "http"
+    host = f"[{limits.host}]" if ":" in limits.host else limits.host
+    return f"{scheme}://{host}:{listening.getsockname()[1]}"

@@ -23,7 +23,8 @@ class Client:
 
     url: of the server, such as http://127.0.0.1:8070. key: an API key, lp_...; None: without one.
     timeout_s: of each attempt. attempts: how often a call that may be repeated is sent.
-    verify: an SSL context with your own certificate authority. transport: replaces the network, for tests.
+    verify: an SSL context with your own certificate authority.
+    transport: replaces the network, for tests.
     Every method raises ApiClientError (errors.py).
     """
 

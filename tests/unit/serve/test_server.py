@@ -1,0 +1,123 @@
+"""The HTTP server on real sockets: limits, slow clients, TLS. The store is in memory."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from liveprofile.errors import ConfigError, ServiceError
+from liveprofile.serve_settings import ServeSettings
+from serve.app import create_app
+from serve.server import listen, server_of, url_of
+from tests.support.certificates import CertificateAuthority
+from tests.support.rows.api_rows import filled_store
+
+
+@contextmanager
+def serving(**settings: Any) -> Iterator[str]:
+    """The URL of a server that runs in a thread."""
+    limits = ServeSettings(port=0, authentication="none", **settings)
+    server = server_of(create_app(limits, filled_store()), limits)
+    with listen(limits) as listening:
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+        thread.start()
+        try:
+            deadline_s = time.monotonic() + 30
+            while not server.started:
+                assert time.monotonic() < deadline_s
+                time.sleep(0.01)
+            yield url_of(limits, listening)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def connected(url: str) -> socket.socket:
+    address = httpx.URL(url)
+    return socket.create_connection((address.host, address.port), timeout=10)
+
+
+def received(connection: socket.socket) -> bytes:
+    """Everything until the server closes the connection."""
+    chunks = []
+    try:
+        while chunk := connection.recv(65_536):
+            chunks.append(chunk)
+    except ConnectionResetError:
+        pass
+    return b"".join(chunks)
+
+
+def test_long_head_is_answered_with_431() -> None:
+    with serving(max_header_bytes=2_000) as url:
+        assert httpx.get(f"{url}/v1/users/42", headers={"X": "x" * 1_000}).status_code == 200
+        with connected(url) as connection:
+            # The end of the head never comes, as if it were endless.
+            connection.sendall(
+                b"GET /v1/users/42 HTTP/1.1\r\nHost: 127.0.0.1\r\nX: " + b"x" * 3_000
+            )
+            assert received(connection).startswith(b"HTTP/1.1 431 ")
+
+
+def test_body_does_not_count_as_head() -> None:
+    with serving(max_header_bytes=1_024, max_body_bytes=50_000) as url:
+        ids = [f"{number:0>200}" for number in range(100)]
+        answer = httpx.post(f"{url}/v1/users:batchGet", json={"user_ids": ids})
+    assert (answer.status_code, len(answer.json()["unknown"])) == (200, 100)
+
+
+@pytest.mark.slow
+def test_slow_clients_are_disconnected_and_block_nobody() -> None:
+    with serving(client_timeout_ms=1_000) as url:
+        head = b"POST /v1/users:batchGet HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 99\r\n"
+        with connected(url) as of_head, connected(url) as of_body, connected(url) as silent:
+            of_head.sendall(head)
+            of_body.sendall(head + b"\r\n{")
+            started_s = time.monotonic()
+            for _ in range(20):
+                assert httpx.get(f"{url}/v1/users/42").status_code == 200
+            assert time.monotonic() - started_s < 5.0
+            assert received(of_head) == b""
+            assert received(of_body).startswith(b"HTTP/1.1 408 ")
+            assert received(silent) == b""
+
+
+def test_requests_of_one_connection_follow_each_other() -> None:
+    with serving() as url, httpx.Client(base_url=url) as client:
+        statuses = [client.get("/v1/users/42").status_code for _ in range(5)]
+        statuses.append(client.post("/v1/users:batchGet", json={"user_ids": ["42"]}).status_code)
+    assert statuses == [200] * 6
+
+
+def test_answers_over_tls(tmp_path: Path) -> None:
+    authority = CertificateAuthority(tmp_path)
+    certificate = authority.issue("api", "secret")
+    files = {"certificate_file": str(certificate.file), "key_file": str(certificate.key_file)}
+    with serving(**files, key_password="secret") as url:
+        assert url.startswith("https://")
+        context = ssl.create_default_context(cafile=str(authority.file))
+        assert httpx.get(f"{url}/health/live", verify=context).status_code == 200
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{url}/health/live")
+
+
+def test_bad_certificate_and_taken_port_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "x.pem"
+    file.write_text("x")
+    limits = ServeSettings(certificate_file=str(file), key_file=str(file))
+    with pytest.raises(ConfigError, match=r"serve\.certificate_file = .*x\.pem"):
+        server_of(create_app(limits, filled_store()), limits)
+    with listen(ServeSettings(port=0)) as taken:
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ServiceError, match=rf"port = {port}"):
+            listen(ServeSettings(port=port))
