@@ -167,6 +167,59 @@ def show(
     _print_outside(outside)
 
 
+@trends.command()
+def forecast(
+    category: CategoryOption = None,
+    event_type: TypeOption = None,
+    metric: MetricOption = MetricName.EVENTS,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Forecast the hours of the day after the last complete one, with an 80 % interval.
+
+    Exit code 1 if the series has less than 84 days.
+
+    Example: liveprofile trends forecast --category beauty --type purchase
+    """
+    from liveprofile.storage.connection import open_session
+    from liveprofile.trends.count_store import read_counts
+    from liveprofile.trends.forecast import FIRST_DAYS, SCORED_DAYS, forecast_next_day
+    from liveprofile.trends.points import hours_by_day, unit_of
+
+    series = _series(category, event_type)
+    settings = read_settings(config)
+    with open_session(settings.cassandra) as session:
+        until_ms = _complete_until_ms(session, settings)
+        counts = read_counts(session, settings.topics.events, "hour", series, 0, until_ms)
+    values, day_ms = hours_by_day(counts, metric.value, until_ms)
+    found = forecast_next_day(values, unit_of(counts, metric.value))
+    if found is None:
+        typer.echo(
+            f"liveprofile: {_name(series)} has {len(values)} complete days: a forecast needs"
+            f" {FIRST_DAYS + SCORED_DAYS}",
+            err=True,
+        )
+        raise typer.Exit(1)
+    if json:
+        result = {"day_ms": day_ms, "metric": metric, "series": series._asdict()}
+        print_json(result | found._asdict())
+        return
+    columns = [Column("hour (UTC)"), Column("forecast", right=True), Column("80 %", right=True)]
+    rows = [
+        [f"{hour:02d}:00", f"{value:,.1f}", f"{low:,.1f} to {high:,.1f}"]
+        for hour, (value, low, high) in enumerate(
+            zip(found.hours, found.low, found.high, strict=True)
+        )
+    ]
+    day_range = f"{found.total_low:,.1f} to {found.total_high:,.1f}"
+    rows.append(["day", f"{found.total:,.1f}", day_range])
+    print_table(f"{_name(series)}: {metric} on {format_utc(day_ms)[:10]}", columns, rows)
+    typer.echo(
+        f"by {found.method}; mean absolute error by hour in the last {SCORED_DAYS} days"
+        f" {found.mae:,.2f}, seasonal naive {found.naive_mae:,.2f}"
+    )
+
+
 def _span_ms(text: str) -> int:
     """Raises InputError."""
     if not (match := re.fullmatch(r"(\d{1,5})([hd])", text)) or not int(match[1]):

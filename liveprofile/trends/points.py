@@ -56,6 +56,29 @@ def series_values(
     return values
 
 
+def hours_by_day(
+    counts: Sequence[StoredCount], metric: Metric, complete_until_ms: int
+) -> tuple[np.ndarray, int]:
+    """(D, 24) the hours of all complete days, in UTC, and the start of the day after them.
+
+    counts: by hour, ascending. The first day is the one after the first event: the shop may have
+    opened in the middle of the day before.
+    """
+    end_ms = complete_until_ms // DAY_MS * DAY_MS
+    if not counts:
+        return np.zeros((0, 24)), end_ms
+    first_ms = -(-counts[0].start_ms // DAY_MS) * DAY_MS
+    return series_values(counts, "hour", metric, first_ms, end_ms).reshape(-1, 24), end_ms
+
+
+def unit_of(counts: Sequence[StoredCount], metric: Metric) -> float:
+    """What one event adds to the metric."""
+    if metric != "amount":
+        return 1.0
+    events = sum(count.events for count in counts)
+    return max(sum(count.amount for count in counts) / max(events, 1), 1e-9)
+
+
 def points(
     counts: Sequence[StoredCount], span: str, metric: Metric, since_ms: int, complete_until_ms: int
 ) -> list[Point]:
@@ -71,9 +94,7 @@ def points(
     values = series_values(counts, span, metric, first_ms, end_ms)
     if not len(values):
         return []
-    events = sum(count.events for count in counts)
-    unit = 1.0 if metric != "amount" else max(values.sum() / events, 1e-9)
-    found = expected_range(values, 7 * DAY_MS // span_ms, unit)
+    found = expected_range(values, 7 * DAY_MS // span_ms, unit_of(counts, metric))
     outside = found.is_outside(values)
     begin = max(0, -(-(since_ms - first_ms) // span_ms))
     return [
