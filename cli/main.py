@@ -14,6 +14,7 @@ from cli.api.serve import serve
 from cli.demo.command import demo
 from cli.learning.catalogue import catalogue
 from cli.learning.evaluate import evaluate
+from cli.learning.model import model
 from cli.learning.train import train
 from cli.learning.tune import tune
 from cli.learning.walk_forward import walk_forward
@@ -43,7 +44,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Serve profiles over HTTP": (serve, key),
     "Work on alerts": (alerts, consume, feedback, rules, drift),
     "Operate the shop": (trends,),
-    "Train models": (backfill, train, tune, evaluate, walk_forward, catalogue),
+    "Train models": (backfill, train, tune, evaluate, walk_forward, catalogue, model),
 }
 
 app = typer.Typer(

@@ -13,6 +13,7 @@ from liveprofile.config import Settings
 from liveprofile.resources import product_path
 
 if TYPE_CHECKING:
+    from liveprofile.flink.model_report import ModelReport
     from liveprofile.flink.scoring_report import ScoringReport
 
 OVERDUE_INTERVALS = 3
@@ -22,8 +23,8 @@ SLACK_S = 5.0  # a checkpoint itself takes time
 def status(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show the job's state, consumer lag, last checkpoint and model version.
 
-    Exits with 1 if there is a warning: no checkpoint has completed for three intervals, or events
-    were not scored since the job's last start or restart.
+    Exits with 1 if there is a warning: no checkpoint has completed for three intervals, events were
+    not scored since the job's last start or restart, or a worker has refused a user model.
 
     Example: `liveprofile status --json`
     """
@@ -59,7 +60,7 @@ def _print_status(settings: Settings, result: dict[str, Any]) -> None:
             and f"{checkpoint['age_s']:.0f} s ago, took {checkpoint['duration_ms']} ms,"
             f" {checkpoint['size_bytes'] / 1e6:.1f} MB of state",
             "failed checkpoints": result["checkpoints_failed"],
-            "model": result["model_version"],
+            "model": _describe_model(result),
         }
     )
     for warning in result["warnings"]:
@@ -68,6 +69,7 @@ def _print_status(settings: Settings, result: dict[str, Any]) -> None:
 
 def _collect_status(settings: Settings) -> dict[str, Any]:
     from liveprofile.flink.job_report import report
+    from liveprofile.flink.model_report import model_report
     from liveprofile.flink.scoring_report import scoring_report
     from liveprofile.kafka.offsets import lag, scoring_group
 
@@ -83,8 +85,21 @@ def _collect_status(settings: Settings) -> dict[str, Any]:
     )
     result["scoring"] = scoring and scoring._asdict()
     result["model_version"] = _model_version(product_path(settings.model.checkpoint))
-    result["warnings"] = [*_checkpoint_warnings(settings, result), *scoring_warnings(scoring)]
+    models = model_report(settings.flink.rest_url, job.job_id)
+    result["models"] = models and models._asdict()
+    result["warnings"] = [
+        *_checkpoint_warnings(settings, result),
+        *scoring_warnings(scoring),
+        *model_warnings(models),
+    ]
     return result
+
+
+def _describe_model(result: dict[str, Any]) -> str | None:
+    models = result["models"]
+    if not models or not models["highest_revision"]:
+        return result["model_version"]
+    return f"revision {models['highest_revision']} of `liveprofile model list`"
 
 
 def _checkpoint_warnings(settings: Settings, result: dict[str, Any]) -> list[str]:
@@ -107,6 +122,19 @@ def scoring_warnings(scoring: ScoringReport | None) -> Iterator[str]:
         )
     if scoring and scoring.unscored:
         yield f"{scoring.unscored} events could not be scored: the TaskManagers' logs say why"
+
+
+def model_warnings(models: ModelReport | None) -> Iterator[str]:
+    if models and models.refused:
+        yield (
+            f"a worker has refused {models.refused} deployments of the user model and serves an"
+            " earlier one: the TaskManagers' logs say why"
+        )
+    if models and models.lowest_revision != models.highest_revision:
+        yield (
+            f"workers serve user models of revision {models.lowest_revision} to"
+            f" {models.highest_revision}: for seconds after a change; later, some have refused it"
+        )
 
 
 def _model_version(checkpoint: Path) -> str | None:

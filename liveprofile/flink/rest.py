@@ -170,7 +170,7 @@ def vertex_metrics(
     job_id: str,
     vertex_id: str,
     is_selected: Callable[[str], object],
-    over_subtasks: Literal["sum", "max"],
+    over_subtasks: Literal["sum", "min", "max"],
 ) -> dict[str, float]:
     """Selected metrics of a vertex by name, without those that have no value yet."""
     path = f"/jobs/{job_id}/vertices/{vertex_id}/subtasks/metrics"

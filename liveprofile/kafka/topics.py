@@ -50,6 +50,7 @@ def topic_configs(topics: TopicSettings) -> dict[str, dict[str, str]]:
     names = (topics.events, topics.rejected, topics.late, topics.alerts)
     return {name: dict(deleted) for name in names} | {
         topics.rules: compacted,
+        topics.models: compacted,
         topics.feedback: deleted | {"retention.ms": str(topics.feedback_retention_ms)},
     }
 
@@ -60,10 +61,10 @@ def create_topics(settings: Settings) -> list[str]:
     admin = AdminClient(client_config(settings.kafka))
     existing = metadata(admin, settings.kafka).topics
     missing = [
-        # One partition for rules: the records are few, and every reader sees the same order.
+        # One partition for rules and models: few records, of which every reader sees one order.
         NewTopic(
             name,
-            1 if name == topics.rules else topics.partitions,
+            1 if name in (topics.rules, topics.models) else topics.partitions,
             topics.replication,
             config=config,
         )

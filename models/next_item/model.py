@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from liveprofile.errors import InputError
 from models.next_item.count_models import ItemNeighbours
 from models.next_item.network import NextItemNetwork
-from models.profile.checkpoint import library_versions, sha256, verify_files
-from models.profile.model_card import CARD, WEIGHTS, BaseCard
+from models.profile.checkpoint import library_versions, verify_files
+from models.profile.model_card import CARD, WEIGHTS, BaseCard, sha256
 
 ITEMS = "items.json"
 # Prefixes of the tensor names in model.safetensors.

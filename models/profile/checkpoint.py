@@ -5,7 +5,6 @@ The model card describes the model, its training data and its metrics; `ModelCar
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import save as to_bytes
 
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import Modality
-from models.profile.model_card import CARD, VOCABULARY, WEIGHTS, ModelCard
+from models.profile.model_card import CARD, VOCABULARY, WEIGHTS, ModelCard, sha256
 from models.profile.network import BehaviourTransformer, Shape
 
 
@@ -100,8 +99,3 @@ def library_versions() -> dict[str, str]:
         "torch": str(torch.__version__),
         "numpy": np.__version__,
     }
-
-
-def sha256(file: Path) -> str:
-    """Hex digest of the file's bytes."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()

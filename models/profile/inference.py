@@ -146,7 +146,13 @@ class ProfileModel:
             length_buckets=length_buckets,
         )
 
-    def warm_up(self) -> None:
+    def with_revision(self, revision: int) -> ProfileModel:
+        """A copy for another deployment, which shares the weights."""
+        copied = copy.copy(self)
+        copied.revision = revision
+        return copied
+
+    def warm_up(self) -> Scores:
         """Scores one row of every length, so that the first real batch is as fast as later ones."""
         # glibc returns large blocks to the kernel at once until a larger block has been freed.
         # After this block (glibc's limit is 32 MiB) the scratch memory of forward passes stays
@@ -158,7 +164,7 @@ class ProfileModel:
             for n in lengths
         ]
         user_features_BX = np.zeros((len(rows), len(FEATURE_NAMES)), np.float32)
-        self.score(
+        return self.score(
             TokenColumns.of([row[:-1] for row in rows]),
             TokenColumns.of([row[-1:] for row in rows]),
             user_features_BX,

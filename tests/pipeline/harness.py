@@ -18,6 +18,7 @@ from liveprofile.config import Settings
 from tests.pipeline import shared_sinks
 from tests.reference.windows import Record
 from tests.support.memory_sinks import MemoryProfileSink, MemoryScoringSink
+from udfs.profile.model_feed import open_fixed_model_feed
 from udfs.profile.udf import profile_udf
 from udfs.rules_feed import open_fixed_rules_feed
 from udfs.scoring.udf import scoring_udf
@@ -114,7 +115,10 @@ def run_profile_pipeline(records: list[Record], settings: Settings, folder: Path
         source=source_table(events, settings),
         sink=tables.file_sink("sink", sent, SINK_COLUMNS),
         update_profile=profile_udf(
-            settings, shared_sinks.open_shared_profile_sink, open_rules_feed=open_fixed_rules_feed
+            settings,
+            shared_sinks.open_shared_profile_sink,
+            open_rules_feed=open_fixed_rules_feed,
+            open_model_feed=open_fixed_model_feed,
         ),
     )
     plan.execute().wait()

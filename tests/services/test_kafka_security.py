@@ -33,6 +33,7 @@ from tests.support.certificates import CertificateAuthority
 from tests.support.secured_broker import SecuredBroker
 from tests.support.streams.shop import shop_events
 from tests.support.token_issuer import CLIENT_ID, CLIENT_SECRET, SCOPE, TokenIssuer, serve
+from udfs.profile.model_feed import read_user_models
 from udfs.rules_feed import read_topic_rules
 
 pytestmark = pytest.mark.services
@@ -178,9 +179,13 @@ READ, WRITE = AclOperation.READ, AclOperation.WRITE
 # From the table of docs/deployment.md.
 RIGHTS = {
     "job": [
-        (TOPIC, READ, ["behavior-events", "risk-feedback", "risk-rules"]),
+        (TOPIC, READ, ["behavior-events", "risk-feedback", "risk-rules", "user-models"]),
         (TOPIC, WRITE, ["behavior-events-rejected", "behavior-events-late", "risk-alerts"]),
-        (GROUP, READ, ["liveprofile", "liveprofile-events", "liveprofile-rules"]),
+        (
+            GROUP,
+            READ,
+            ["liveprofile", "liveprofile-events", "liveprofile-rules", "liveprofile-models"],
+        ),
     ],
     "analyst": [
         (TOPIC, READ, ["risk-alerts", "risk-feedback"]),
@@ -226,6 +231,7 @@ def test_documented_acls_allow_each_principal_its_work_only(kafka: SecuredKafka)
     send_all(publisher, topics.rules, record)
     assert read_topic_rules(publisher).has_records
     assert read_topic_rules(job).has_records
+    assert read_user_models(job) is None
     assert committed_offsets(job, topics.events) == {}
     send_all(job, topics.alerts, record)
     assert len(list(read_topic(analyst, topics.alerts))) == 1
@@ -233,6 +239,7 @@ def test_documented_acls_allow_each_principal_its_work_only(kafka: SecuredKafka)
 
     for settings, topic in (
         (job, topics.rules),
+        (job, topics.models),
         (analyst, topics.rules),
         (analyst, topics.alerts),
         (publisher, topics.feedback),

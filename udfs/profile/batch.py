@@ -12,7 +12,7 @@ import numpy as np
 from liveprofile.alerts.cloud_events import alert_records
 from liveprofile.config import Settings
 from liveprofile.errors import InputError
-from liveprofile.events.modalities import PLACE, TEXT, Vectors, add_text_vectors
+from liveprofile.events.modalities import PLACE, TEXT, Modality, Vectors, add_text_vectors
 from liveprofile.events.window import WindowBatch, parse_windows
 from liveprofile.features import window_features
 from liveprofile.rules import flag_policy
@@ -22,6 +22,7 @@ from liveprofile.wire.token_columns import read_histories
 from liveprofile.wire.tokens import TYPE_INDEX
 from udfs.failed_rows import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.profile import assemble
+from udfs.profile.model_feed import ModelFeed
 from udfs.profile.profile_row import ProfileRow
 from udfs.profile.sink import ProfileSink
 from udfs.rules_feed import RulesFeed
@@ -44,8 +45,18 @@ class ProfileBatch(NamedTuple):
 
     def row(self, index: int) -> ProfileBatch:
         """Returns a batch of one row."""
-        rows = slice(index, index + 1)
-        return ProfileBatch(*(column[rows] for column in self))
+        return self.take([index])
+
+    def take(self, rows: Sequence[int]) -> ProfileBatch:
+        """Returns a batch of these rows."""
+        if len(rows) == len(self.user_id):
+            return self
+        return ProfileBatch(
+            *(
+                column[rows] if isinstance(column, np.ndarray) else [column[row] for row in rows]
+                for column in self
+            )
+        )
 
 
 STAGES = ("read", "model", "assemble", "store")
@@ -69,6 +80,7 @@ class ProfileUpdater:
 
     on_batch: called with the timing of each batch that succeeds.
     encode_texts: the sentence encoder; None: the model gets no texts.
+    feed: names the models of each batch; None: always `model`.
     """
 
     def __init__(
@@ -79,6 +91,7 @@ class ProfileUpdater:
         rules: RulesFeed,
         on_batch: Callable[[ProfileBatchTiming], None] = lambda timing: None,
         encode_texts: TextEncoder | None = None,
+        feed: ModelFeed | None = None,
     ):
         """Raises InputError if the model was trained with another `state.decay_days`."""
         if model.decay_days != settings.state.decay_days:
@@ -87,10 +100,10 @@ class ProfileUpdater:
                 f" trained with {model.decay_days:g}: set state.decay_days = {model.decay_days:g}"
                 " or train a model with your value"
             )
-        self._settings, self._model, self._sink = settings, model, sink
+        self._settings, self._sink = settings, sink
+        self._feed = feed or ModelFeed(model, lambda reference: model)
         self._rules, self._flag_policy = rules, flag_policy.FlagPolicy(sink)
         self._on_batch, self._encode_texts = on_batch, encode_texts
-        self._modalities = model.modalities if encode_texts else model.modalities - {TEXT}
         self._failed_rows = 0  # since the last successful batch
 
     def update(self, batch: ProfileBatch) -> list[list[str]]:
@@ -101,19 +114,29 @@ class ProfileUpdater:
         MAX_CONSECUTIVE_FAILED_ROWS such rows, and StoreError if a write keeps failing. Any
         exception fails the task, and Flink replays the rows from its checkpoint.
         """
+        parts = self._feed.current().split(batch.user_id)
+        sent: list[list[str]] = [[] for _ in batch.user_id]
+        for model, rows in parts:
+            updated = self._update_rows(batch.take(rows), model)
+            for row, records in zip(rows, updated, strict=True):
+                sent[row] = records
+        return sent
+
+    def _update_rows(self, batch: ProfileBatch, model: ProfileModel) -> list[list[str]]:
         try:
-            sent = self._update(batch)
+            sent = self._update(batch, model)
         except DATA_ERRORS as error:
             if len(batch.user_id) == 1:
                 return [self._reject_row(batch, error)]
             rows = map(batch.row, range(len(batch.user_id)))
-            return list(chain.from_iterable(map(self.update, rows)))
+            return list(chain.from_iterable(self._update_rows(row, model) for row in rows))
         self._failed_rows = 0
         return sent
 
-    def _update(self, batch: ProfileBatch) -> list[list[str]]:
+    def _update(self, batch: ProfileBatch, model: ProfileModel) -> list[list[str]]:
         clock = [time.perf_counter()]
-        windows, kept, refused = parse_windows(batch.events, self._modalities)
+        modalities = self._modalities(model)
+        windows, kept, refused = parse_windows(batch.events, modalities)
         sent = [
             [self._rejected(user_id, event) for event in events]
             for user_id, events in zip(batch.user_id, refused, strict=True)
@@ -122,14 +145,14 @@ class ProfileUpdater:
         clock.append(time.perf_counter())
         if not kept:
             return sent
-        scores = self._model.score(
+        scores = model.score(
             inputs.histories.tokens,
             inputs.windows.tokens,
             *assemble.numeric_inputs(inputs),
-            self._vectors(windows),
+            self._vectors(windows, modalities),
         )
         clock.append(time.perf_counter())
-        profiles = self._assemble(inputs, scores)
+        profiles = self._assemble(inputs, scores, model)
         clock.append(time.perf_counter())
         self._sink.write(profiles)
         snoozed = self._sink.snoozed(profile.user_id for profile in profiles if profile.flags)
@@ -172,14 +195,19 @@ class ProfileUpdater:
             after,
         )
 
-    def _vectors(self, windows: WindowBatch) -> Sequence[Vectors]:
+    def _modalities(self, model: ProfileModel) -> frozenset[Modality]:
+        return model.modalities if self._encode_texts else model.modalities - {TEXT}
+
+    def _vectors(self, windows: WindowBatch, modalities: frozenset[Modality]) -> Sequence[Vectors]:
         vectors = [window.modalities.vectors for window in windows.rows]
-        if TEXT not in self._modalities:
+        if TEXT not in modalities:
             return vectors
         texts = [window.text for window in windows.rows]
         return add_text_vectors(vectors, texts, self._encode_texts)
 
-    def _assemble(self, inputs: assemble.ProfileInputs, scores: Scores) -> list[ProfileRow]:
+    def _assemble(
+        self, inputs: assemble.ProfileInputs, scores: Scores, model: ProfileModel
+    ) -> list[ProfileRow]:
         before, after = assemble.features_before_and_after(inputs, scores)
         rules = self._rules.current()
         columns = window_features.window_features(
@@ -199,7 +227,7 @@ class ProfileUpdater:
         )
         flags = self._flag_policy.raise_flags(list(evaluations), rules.version)
         return assemble.assemble(
-            inputs, scores, self._model, before, after, findings, flags, self._settings
+            inputs, scores, model, before, after, findings, flags, self._settings
         )
 
     def _rejected(self, user_id: str, event: Refused) -> str:

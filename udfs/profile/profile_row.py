@@ -20,7 +20,7 @@ class ProfileRow(NamedTuple):
     window_end_ms: int
     model_version: str
     feature_version: int
-    revision: int  # of the model, 0 to 999: breaks ties between two writes of the same window
+    revision: int  # of the model or its deployment, 0 to 999,999: orders writes of one window
     churn: float  # probability of no purchase within the model's horizon
     expected_spend: float
     surprise: float  # nats per event

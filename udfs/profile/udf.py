@@ -18,6 +18,7 @@ from liveprofile.events.modalities import TEXT
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from udfs.profile.batch import STAGES, ProfileBatch, ProfileBatchTiming, ProfileUpdater
+from udfs.profile.model_feed import ModelFeed, load_checkpoint, open_model_feed, report_models
 from udfs.profile.sink import ProfileSink, open_profile_sink
 from udfs.rules_feed import RulesFeed, open_rules_feed
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:  # only the workers need torch, not the client that submits th
 OpenSink = Callable[[Settings, int], ProfileSink]
 OpenMetrics = Callable[[Any], Callable[[ProfileBatchTiming], None]]
 OpenRulesFeed = Callable[[Settings, RuleSet], RulesFeed]
+OpenModelFeed = Callable[[Settings, "ProfileModel", bool], ModelFeed]
 
 WORKER_NICENESS = 5
 
@@ -47,44 +49,41 @@ class ProfileUdf(ScalarFunction):
         open_sink: OpenSink,
         open_metrics: OpenMetrics,
         open_rules_feed: OpenRulesFeed = open_rules_feed,
+        open_model_feed: OpenModelFeed = open_model_feed,
     ):
         """For the arguments see `profile_udf`; rules: of the rules file."""
         self._settings, self._rules = settings, rules
         self._open_sink, self._open_metrics = open_sink, open_metrics
-        self._open_rules_feed = open_rules_feed
+        self._open_rules_feed, self._open_model_feed = open_rules_feed, open_model_feed
 
     def open(self, function_context: FunctionContext) -> None:
-        """Loads the model and connects the sink and the rules feed."""
+        """Loads the model and connects the sink and the feeds of rules and models."""
         # Where CPU cores are scarce, the scoring pipeline gets them first: fraud scores are needed
         # while the customer waits, profiles are not.
         os.nice(WORKER_NICENESS)
-        # Imported here because the client that submits the job needs no torch.
-        from models.profile.inference import ProfileModel
-
         options = self._settings.model
-        model = ProfileModel.load(
-            product_path(options.checkpoint),
-            device=options.device,
-            threads=options.threads,
-            batch_rows=options.batch_rows,
-            length_buckets=options.length_buckets,
-        )
-        model.warm_up()
+        model = load_checkpoint(self._settings, product_path(options.checkpoint))
         self._sink = self._open_sink(self._settings, model.dim)
         self._rules_feed = self._open_rules_feed(self._settings, self._rules)
+        encoder = self._text_encoder(model)
+        texts_unread = options.texts and encoder is None
+        self._model_feed = self._open_model_feed(self._settings, model, texts_unread)
+        metric_group = function_context.get_metric_group()
+        report_models(metric_group, self._model_feed)
         self._updater = ProfileUpdater(
             self._settings,
             model,
             self._sink,
             self._rules_feed,
-            self._open_metrics(function_context.get_metric_group()),
-            self._text_encoder(model),
+            self._open_metrics(metric_group),
+            encoder,
+            self._model_feed,
         )
         # Torch, pandas and Beam leave 300,000 permanent objects. Scanning them again and again took
         # a quarter of a batch's time, so they are frozen: the collector skips them from now on.
         gc.collect()
         gc.freeze()
-        log.info("model %s is loaded and warmed up", model.version)
+        log.info("model %s is loaded and warmed up", self._model_feed.current().model.version)
 
     def _text_encoder(self, model: ProfileModel) -> TextEncoder | None:
         """Returns the warmed-up encoder, or None if `model.texts` is off or the model has no text
@@ -100,6 +99,7 @@ class ProfileUdf(ScalarFunction):
         return encode
 
     def close(self) -> None:
+        self._model_feed.close()
         self._rules_feed.close()
         self._sink.close()
 
@@ -161,6 +161,7 @@ def profile_udf(
     open_sink: OpenSink = open_profile_sink,
     open_metrics: OpenMetrics = ProfileMetrics,
     open_rules_feed: OpenRulesFeed = open_rules_feed,
+    open_model_feed: OpenModelFeed = open_model_feed,
 ):
     """Returns the function that the job registers as `update_profile`.
 
@@ -170,10 +171,12 @@ def profile_udf(
     open_sink: called with the settings and the embedding size.
     open_metrics: called with Flink's metric group; the result is called with each batch's timing.
     open_rules_feed: called with the settings and the rules of the file.
+    open_model_feed: called with the settings, the loaded model of the settings, and whether the
+    settings ask for texts that it does not read.
     """
     rules = read_rules(product_path(settings.rules))
     return udf(
-        ProfileUdf(settings, rules, open_sink, open_metrics, open_rules_feed),
+        ProfileUdf(settings, rules, open_sink, open_metrics, open_rules_feed, open_model_feed),
         result_type=DataTypes.ARRAY(DataTypes.STRING()),
         func_type="pandas",
     )

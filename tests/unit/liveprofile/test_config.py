@@ -224,9 +224,11 @@ def test_topics_use_arrival_time_and_their_retention():
         "risk-alerts",
         "risk-rules",
         "risk-feedback",
+        "user-models",
     }
-    rules = configs.pop("risk-rules")
-    assert (rules["cleanup.policy"], "retention.ms" in rules) == ("compact", False)
+    for name in ("risk-rules", "user-models"):
+        compacted = configs.pop(name)
+        assert (compacted["cleanup.policy"], "retention.ms" in compacted) == ("compact", False)
     labels = configs.pop("risk-feedback")
     assert labels["retention.ms"] == str(400 * 86_400_000)
     for config in configs.values():

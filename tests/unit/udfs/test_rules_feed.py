@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import orjson
@@ -16,42 +15,12 @@ from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
 from liveprofile.rules.rules import RuleSet
 from liveprofile.rules.signature import RuleSigner
+from tests.support.fake_topic import FakeTopic, until
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
 from tests.support.rows.rule_records import raw_rule_record, rule_record, signed
 from udfs.rules_feed import APPLIED_KEY, RulesFeed, TopicRules
 
 SIGNER = RuleSigner("k" * 32, "risk-rules")
-
-
-class FakeTopic:
-    """A RulesSource: `records` exist when it is opened, `put` adds more later."""
-
-    def __init__(self, *records: Record, pause_s: float = 0.0):
-        self._queue: queue.Queue[Record | Exception] = queue.Queue()
-        self._first, self._pause_s = list(records), pause_s
-        self.caught_up = False
-        self.closed = False
-
-    def put(self, *records: Record | Exception) -> None:
-        """Adds records; `poll` raises those that are exceptions."""
-        for record in records:
-            self._queue.put(record)
-
-    def poll(self, timeout_s: float) -> list[Record]:
-        if not self.caught_up:  # one record per poll; the poll after the last one catches up
-            time.sleep(self._pause_s)
-            self.caught_up = not self._first
-            return [self._first.pop(0)] if self._first else []
-        try:
-            record = self._queue.get(timeout=timeout_s)
-        except queue.Empty:
-            return []
-        if isinstance(record, Exception):
-            raise record
-        return [record]
-
-    def close(self) -> None:
-        self.closed = True
 
 
 @contextmanager
@@ -83,13 +52,6 @@ def feed_of(
 
 def ids(rules: RuleSet) -> list[str]:
     return [rule.id for rule in rules.rules]
-
-
-def until(condition: Callable[[], bool]) -> None:
-    end_s = time.monotonic() + 5
-    while not condition():
-        assert time.monotonic() < end_s
-        time.sleep(0.005)
 
 
 # --- TopicRules ----------------------------------------------------------------------------------

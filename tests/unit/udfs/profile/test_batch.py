@@ -21,6 +21,8 @@ from liveprofile.wire.tokens import EVENT, FIELD, HEADER, WINDOW
 from tests.support.memory_sinks import MemoryProfileSink
 from udfs.failed_rows import MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
+from udfs.profile.deployment import in_canary
+from udfs.profile.model_feed import ActiveModels
 from udfs.rules_feed import RulesFeed
 
 END_MS = 1_700_000_100_000
@@ -188,3 +190,27 @@ def test_delta_names_the_encoders_and_the_timing_counts_their_vectors(model: Any
     assert "media" not in window["c"] | window["d"]
     counts = [(timing.media_used, timing.media_ignored) for timing in timings]
     assert counts == [(2, 0), (0, 1), (0, 0)]
+
+
+def test_canary_serves_its_share_of_a_batch_and_each_row_carries_its_model(model: Any):
+    class Feed:
+        def current(self) -> ActiveModels:
+            canary = copy.copy(model)
+            canary.version = "canary"
+            return ActiveModels(model.with_revision(1_005), canary.with_revision(1_005), 30)
+
+    users = [f"user-{number}" for number in range(40)]
+    plain, mixed = MemoryProfileSink(), MemoryProfileSink()
+    rules = RulesFeed(RuleSet.model_validate({"version": "test", "rules": [ANY_WINDOW]}))
+    expected = ProfileUpdater(load(), model, plain, rules).update(batch(*users))
+    sent = ProfileUpdater(load(), model, mixed, rules, feed=Feed()).update(batch(*users))
+    with_canary = {user for user in users if in_canary(user, "canary", 30)}
+    assert 0 < len(with_canary) < len(users)
+    for table in (mixed.profiles, mixed.deltas):
+        rows = list(table.values())
+        assert {row.user_id for row in rows if row.model_version == "canary"} == with_canary
+        assert {row.revision for row in rows} == {1_005}
+        assert len(rows) == len(users)
+    alerts = [json.loads(records[0].split(WINDOW, 1)[1]) for records in sent]
+    assert [alert["subject"] for alert in alerts] == users
+    assert len(expected) == len(sent)

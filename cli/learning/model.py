@@ -1,0 +1,152 @@
+"""`liveprofile model`: the user model that running jobs serve."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.common import ConfigOption, JsonOption, print_json, read_settings
+from liveprofile.config import Settings
+from liveprofile.errors import InputError
+from liveprofile.resources import product_path
+
+if TYPE_CHECKING:
+    from udfs.profile.deployment import Deployment, UserModels
+
+model = typer.Typer(
+    name="model",
+    no_args_is_help=True,
+    help="Change the user model of running jobs without a restart. docs/operations.md describes"
+    " the steps.",
+)
+
+ByOption = Annotated[
+    str,
+    typer.Option(
+        "--by", metavar="NAME", envvar="USER", help="Name that is stored with the change."
+    ),
+]
+
+
+@model.command()
+def apply(
+    folder: Annotated[
+        str,
+        typer.Argument(
+            metavar="FOLDER",
+            help="Model checkpoint: a folder, or a file:// URI, that every worker can read under"
+            " this name.",
+        ),
+    ],
+    canary: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=99,
+            metavar="PERCENT",
+            show_default=False,
+            help="Share of users that get it; the others keep the present model. Default: all.",
+        ),
+    ] = None,
+    by: ByOption = "unknown",
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Apply a user model: running jobs load it and switch to it within seconds.
+
+    The command checks the files and writes their digests to the topic user-models. Each worker
+    checks them again. A worker that cannot serve the model keeps the old one, and `liveprofile
+    status` warns.
+
+    Example: `liveprofile model apply /shared/models/shop-2 --canary 20`
+    """
+    from udfs.profile import deployment
+    from udfs.profile.model_feed import read_user_models
+
+    settings = read_settings(config)
+    place = folder if "://" in folder else str(Path(folder).absolute())
+    reference = deployment.reference_to(place)
+    _check(settings, reference.path)
+    models = deployment.apply(read_user_models(settings), reference, canary, by)
+    _write(settings, models)
+    _print(settings, models, json, only_newest=True)
+
+
+@model.command(name="list")
+def list_deployments(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """List the model in force and the last deployments, newest first.
+
+    Example: `liveprofile model list --json`
+    """
+    from udfs.profile.model_feed import read_user_models
+
+    settings = read_settings(config)
+    _print(settings, read_user_models(settings), json)
+
+
+@model.command()
+def rollback(
+    by: ByOption = "unknown", config: ConfigOption = None, json: JsonOption = False
+) -> None:
+    """End a canary, or restore the model before the present one.
+
+    Example: `liveprofile model rollback --by anna`
+    """
+    from udfs.profile import deployment
+    from udfs.profile.model_feed import read_user_models
+
+    settings = read_settings(config)
+    models = deployment.rollback(read_user_models(settings), by)
+    _write(settings, models)
+    _print(settings, models, json, only_newest=True)
+
+
+def _check(settings: Settings, folder: Path) -> None:
+    """Raises InputError for a model that the workers would refuse."""
+    from models.profile.model_card import ModelCard
+    from udfs.profile.deployment import incompatibility
+
+    configured = ModelCard.read(product_path(settings.model.checkpoint))
+    reason = incompatibility(
+        ModelCard.read(folder),
+        settings.state.decay_days,
+        configured.shape["embedding"],
+        texts_unread=False,  # only the workers know
+    )
+    if reason:
+        raise InputError(reason)
+
+
+def _write(settings: Settings, models: UserModels) -> None:
+    from liveprofile.kafka.records import send_all
+    from liveprofile.kafka.topics import create_topics
+    from udfs.profile.deployment import KEY
+
+    create_topics(settings)
+    value = models.model_dump_json().encode()
+    send_all(settings, settings.topics.models, [(KEY, value, {})])
+
+
+def _print(
+    settings: Settings, models: UserModels | None, json: bool, only_newest: bool = False
+) -> None:
+    deployments = models.deployments if models else ()
+    if json:
+        fields = [one.model_dump(mode="json") for one in deployments]
+        configured = str(settings.model.checkpoint)
+        print_json(fields[0] if only_newest else {"configured": configured, "deployments": fields})
+        return
+    for deployment in deployments[:1] if only_newest else deployments:
+        typer.echo(_line(deployment))
+    if not only_newest:
+        typer.echo(f"{'-':>8}  {settings.model.checkpoint} (setting model.checkpoint)")
+
+
+def _line(deployment: Deployment) -> str:
+    models: list[Any] = [deployment.model.version if deployment.model else "model.checkpoint"]
+    if deployment.canary is not None:
+        models.append(f"{deployment.canary.version} for {deployment.canary_percent} % of users")
+    applied = f"{deployment.applied_at:%Y-%m-%d %H:%M:%S} by {deployment.applied_by}"
+    return f"{deployment.revision:>8}  {', '.join(models)}  {applied}"

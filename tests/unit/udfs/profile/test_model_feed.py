@@ -1,0 +1,302 @@
+"""ModelFeed on real checkpoints: which model serves after which records of the topic."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.torch import load_file, save_file
+
+from liveprofile.config import load
+from liveprofile.errors import ServiceError
+from liveprofile.kafka.records import Record
+from models.profile.model_card import CARD, WEIGHTS, sha256
+from tests.support.fake_topic import FakeTopic, until
+from tests.support.model_folders import SHIPPED, copy_model
+from udfs.profile import deployment
+from udfs.profile.deployment import KEY, UserModels
+from udfs.profile.model_feed import ModelFeed, load_checkpoint, load_reference
+
+SETTINGS = load(model={"device": "cpu"})
+USERS = [f"user-{number}" for number in range(200)]
+
+
+class Models:
+    """The records of the topic, as the commands write them, and the folders that they name."""
+
+    def __init__(self, folder: Path):
+        self._folder = folder
+        self.newest: UserModels | None = None
+
+    def folder(self, version: str, **card_fields: Any) -> Path:
+        target = self._folder / version
+        return target if target.exists() else copy_model(self._folder, version, **card_fields)
+
+    def apply(self, version: str, canary: int | None = None, **card_fields: Any) -> Record:
+        reference = deployment.reference_to(str(self.folder(version, **card_fields)))
+        self.newest = deployment.apply(self.newest, reference, canary, "test")
+        return self.record()
+
+    def rollback(self) -> Record:
+        self.newest = deployment.rollback(self.newest, "test")
+        return self.record()
+
+    def record(self) -> Record:
+        return raw_record(self.newest.model_dump_json().encode())
+
+
+def raw_record(value: bytes | None, offset: int = 0) -> Record:
+    return Record("user-models", 0, offset, 0, KEY, value, {})
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Models:
+    return Models(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def configured() -> Any:
+    return load_checkpoint(SETTINGS, SHIPPED)
+
+
+@pytest.fixture
+def feed_of(configured: Any) -> Iterator[Callable[..., ModelFeed]]:
+    feeds = []
+
+    def open_feed(*topics: FakeTopic, texts_unread: bool = False) -> ModelFeed:
+        left = list(topics)
+
+        def open_source() -> FakeTopic:
+            if not left:
+                raise ServiceError("Kafka is down")
+            return left.pop(0)
+
+        feeds.append(
+            ModelFeed(
+                configured,
+                lambda reference: load_reference(SETTINGS, configured.dim, texts_unread, reference),
+                open_source,
+                poll_timeout_s=0.01,
+                retry_s=0.01,
+            )
+        )
+        return feeds[-1]
+
+    yield open_feed
+    for feed in feeds:
+        feed.close()
+
+
+def versions(feed: ModelFeed) -> dict[str, int]:
+    """The number of USERS by model version."""
+    return {model.version: len(rows) for model, rows in feed.current().split(USERS)}
+
+
+def test_configured_model_serves_with_its_own_revision_until_the_first_record(
+    feed_of: Callable[..., ModelFeed], configured: Any, models: Models
+) -> None:
+    topic = FakeTopic()
+    feed = feed_of(topic)
+    assert feed.current().model is configured and feed.revision == 0
+    topic.put(models.apply("b"))
+    until(lambda: versions(feed) == {"b": len(USERS)})
+    assert feed.current().model.revision == feed.revision == deployment.FIRST_REVISION
+
+
+def test_canary_then_all_then_rollback(
+    feed_of: Callable[..., ModelFeed], configured: Any, models: Models
+) -> None:
+    topic = FakeTopic(models.apply("b", canary=20))
+    feed = feed_of(topic)
+    before = feed.current()
+    shares = versions(feed)
+    assert set(shares) == {configured.version, "b"} and 20 < shares["b"] < 60
+    assert {model.revision for model, _ in before.split(USERS)} == {feed.revision}
+    topic.put(models.apply("b"))
+    until(lambda: versions(feed) == {"b": len(USERS)})
+    topic.put(models.rollback())
+    until(lambda: versions(feed) == {configured.version: len(USERS)})
+    assert feed.current().model.revision == deployment.FIRST_REVISION + 2
+    assert before.canary_percent == 20  # what a batch has read does not change
+    assert configured.revision < deployment.FIRST_REVISION
+
+
+def test_rows_of_a_user_keep_their_order_and_their_model(
+    feed_of: Callable[..., ModelFeed], models: Models
+) -> None:
+    feed = feed_of(FakeTopic(models.apply("b", canary=50)))
+    rows = [*USERS, *USERS]
+    parts = feed.current().split(rows)
+    assert sorted(row for _, part in parts for row in part) == list(range(len(rows)))
+    for _, part in parts:
+        assert list(part) == sorted(part)
+        assert {row % len(USERS) for row in part} == {r for r in part if r < len(USERS)}
+
+
+def test_restart_goes_on_with_the_deployment_of_the_topic(
+    feed_of: Callable[..., ModelFeed], models: Models
+) -> None:
+    models.apply("b")
+    record = models.apply("c", canary=30)
+    feed = feed_of(FakeTopic(record))
+    assert set(versions(feed)) == {"b", "c"}
+
+
+def _damage_weights(folder: Path) -> None:
+    file = folder / WEIGHTS
+    file.write_bytes(file.read_bytes()[:-100] + b"x" * 100)
+
+
+def _remove_vocabulary(folder: Path) -> None:
+    (folder / "vocabulary.json").unlink()
+
+
+def _remove_folder(folder: Path) -> None:
+    folder.rename(folder.with_name("elsewhere"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_damage_weights, "its SHA-256 is not that of the record"),
+        (_remove_vocabulary, "No such file"),
+        (_remove_folder, "No such file"),
+    ],
+)
+def test_damaged_model_is_refused_and_the_old_one_serves_also_after_a_restart(
+    damage: Callable[[Path], None],
+    reason: str,
+    feed_of: Callable[..., ModelFeed],
+    models: Models,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    topic = FakeTopic(models.apply("b"))
+    feed = feed_of(topic)
+    serving = feed.current()
+    record = models.apply("c")
+    damage(models.folder("c"))
+    with caplog.at_level(logging.WARNING):
+        topic.put(record)
+        until(lambda: feed.refused == 1)
+    assert feed.current() is serving
+    assert reason in caplog.text and "model b stays in force" in caplog.text
+
+    restarted = feed_of(FakeTopic(record))
+    assert versions(restarted) == {"b": len(USERS)}
+    assert (restarted.revision, restarted.refused) == (feed.revision, 1)
+
+    topic.put(models.apply("d"))
+    until(lambda: versions(feed) == {"d": len(USERS)})
+    assert feed.refused == 0
+
+
+@pytest.mark.parametrize(
+    ("card_fields", "reason"),
+    [
+        ({"decay_days": 7.0}, "state.decay_days = 30"),
+        ({"format": 1}, "format = 1"),
+        ({"ranked_items": 0}, "ranked_items"),
+    ],
+)
+def test_model_that_the_job_cannot_serve_is_refused(
+    card_fields: dict[str, Any],
+    reason: str,
+    feed_of: Callable[..., ModelFeed],
+    configured: Any,
+    models: Models,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = models.folder("b")
+    record = models.apply("b")
+    card = json.loads((folder / CARD).read_text("utf-8")) | card_fields
+    (folder / CARD).write_text(json.dumps(card), encoding="utf-8")
+    value = record.value.replace(
+        models.newest.newest.model.sha256[CARD].encode(), sha256(folder / CARD).encode()
+    )
+    with caplog.at_level(logging.WARNING):
+        feed = feed_of(FakeTopic(raw_record(value)))
+    assert feed.current().model is configured and feed.refused == 1
+    assert reason in caplog.text
+
+
+def test_model_whose_outputs_are_no_numbers_is_refused(
+    feed_of: Callable[..., ModelFeed],
+    configured: Any,
+    models: Models,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    folder = models.folder("b")
+    weights = load_file(folder / WEIGHTS)
+    broken = {name: value * np.nan for name, value in weights.items()}
+    save_file(broken, folder / WEIGHTS)
+    card = json.loads((folder / CARD).read_text("utf-8"))
+    card["sha256"][WEIGHTS] = sha256(folder / WEIGHTS)
+    (folder / CARD).write_text(json.dumps(card), encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        feed = feed_of(FakeTopic(models.apply("b")))
+    assert feed.current().model is configured
+    assert "no finite numbers" in caplog.text
+
+
+@pytest.mark.parametrize("value", [None, b"{", b"{}"])
+def test_invalid_record_is_refused_until_a_valid_one_follows(
+    value: bytes | None, feed_of: Callable[..., ModelFeed], models: Models
+) -> None:
+    topic = FakeTopic(models.apply("b"))
+    feed = feed_of(topic)
+    topic.put(raw_record(value, offset=7))
+    until(lambda: feed.refused == 1)
+    assert versions(feed) == {"b": len(USERS)}
+    topic.put(models.apply("c"))
+    until(lambda: versions(feed) == {"c": len(USERS)})
+    assert feed.refused == 0
+
+
+def test_record_of_an_older_revision_is_not_served(
+    feed_of: Callable[..., ModelFeed], models: Models, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = models.apply("b")
+    topic = FakeTopic(models.apply("c"))
+    feed = feed_of(topic)
+    with caplog.at_level(logging.WARNING):
+        topic.put(old)
+        until(lambda: "is older than revision" in caplog.text)
+    assert versions(feed) == {"c": len(USERS)}
+
+
+def test_of_two_commands_at_the_same_time_the_later_record_counts(
+    feed_of: Callable[..., ModelFeed], models: Models
+) -> None:
+    first = models.apply("b")
+    models.newest = None
+    second = models.apply("c")
+    topic = FakeTopic(first)
+    feed = feed_of(topic)
+    topic.put(second)
+    until(lambda: versions(feed) == {"c": len(USERS)})
+
+
+def test_rollback_needs_no_file(feed_of: Callable[..., ModelFeed], models: Models) -> None:
+    topic = FakeTopic(models.apply("b"))
+    feed = feed_of(topic)
+    topic.put(models.apply("c"))
+    until(lambda: versions(feed) == {"c": len(USERS)})
+    _remove_folder(models.folder("b"))
+    topic.put(models.rollback())
+    until(lambda: versions(feed) == {"b": len(USERS)})
+
+
+def test_failing_topic_keeps_the_model_and_is_read_again(
+    feed_of: Callable[..., ModelFeed], models: Models
+) -> None:
+    record = models.apply("b")
+    first, second = FakeTopic(record), FakeTopic(models.apply("c"))
+    feed = feed_of(first, second)
+    assert versions(feed) == {"b": len(USERS)}
+    first.put(ServiceError("the broker ended"))
+    until(lambda: versions(feed) == {"c": len(USERS)})

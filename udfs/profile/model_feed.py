@@ -1,0 +1,305 @@
+"""The user models in force: of the setting model.checkpoint, or of the topic user-models.
+
+A thread follows the topic. It checks, loads and warms a new model while the old one serves, and
+then replaces it; a batch reads the models once, so no batch sees two deployments. A model that
+cannot be served is refused: the models before it stay in force.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from liveprofile.config import Settings
+from liveprofile.errors import InputError, LiveprofileError
+from liveprofile.kafka.records import Record
+from models.profile.model_card import ModelCard
+from udfs.failed_rows import DATA_ERRORS
+from udfs.profile.deployment import (
+    Deployment,
+    ModelReference,
+    UserModels,
+    in_canary,
+    incompatibility,
+)
+from udfs.topic_follower import KafkaTopicSource, TopicFollower, TopicSource, read_to_end
+
+if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
+    from models.profile.inference import ProfileModel
+
+    LoadModel = Callable[[ModelReference], ProfileModel]
+
+log = logging.getLogger(__name__)
+
+# A worker that starts without the topic would score with the model of the settings.
+FIRST_READ_TIMEOUT_S = 60.0
+LOADING_NICENESS = 19  # of the thread that loads a model beside the one that serves
+NOT_SERVABLE = (LiveprofileError, OSError, RuntimeError, *DATA_ERRORS)
+
+
+class ActiveModels(NamedTuple):
+    """The models of one deployment. Their revision is that of the deployment."""
+
+    model: ProfileModel
+    canary: ProfileModel | None = None
+    canary_percent: int = 0
+
+    def split(self, user_ids: Sequence[str]) -> list[tuple[ProfileModel, Sequence[int]]]:
+        """Returns each model with the indices of its users' rows, in order; no empty parts."""
+        if self.canary is None:
+            return [(self.model, range(len(user_ids)))]
+        rows: tuple[list[int], list[int]] = ([], [])
+        chosen: dict[str, bool] = {}
+        for row, user_id in enumerate(user_ids):
+            if user_id not in chosen:
+                version, percent = self.canary.version, self.canary_percent
+                chosen[user_id] = in_canary(user_id, version, percent)
+            rows[chosen[user_id]].append(row)
+        return [pair for pair in zip((self.model, self.canary), rows, strict=True) if pair[1]]
+
+
+class ModelFeed:
+    """Keeps the models in force up to date in a thread of its own.
+
+    configured: serves until a deployment of the topic can, and where a deployment names no model.
+    load: returns a loaded and warmed model. One of NOT_SERVABLE refuses it.
+    open_source: called in the feed's thread, again after each failure. None: `configured` serves.
+    timing: keyword arguments of TopicFollower.
+
+    The constructor returns when the topic's deployment is loaded, so a restarted worker goes on
+    with it.
+    """
+
+    def __init__(
+        self,
+        configured: ProfileModel,
+        load: LoadModel,
+        open_source: Callable[[], TopicSource] | None = None,
+        **timing: float,
+    ):
+        self._configured, self._load = configured, load
+        self._current = ActiveModels(configured)
+        self._deployment: Deployment | None = None  # in force
+        self._loaded: dict[frozenset, ProfileModel] = {}  # by digests: those that may serve again
+        self._refused: set[str] = set()  # deployments, and positions of invalid records
+        self._serving = False
+        self._follower: TopicFollower | None = None
+        if open_source is not None:
+            self._follower = TopicFollower(
+                "user-models",
+                "models",
+                open_source,
+                lambda: _FeedReader(self),
+                lambda: f"model {self._current.model.version} stays",
+                **timing,
+            )
+        self._serving = True
+
+    def current(self) -> ActiveModels:
+        """Returns the models in force, an immutable value."""
+        return self._current
+
+    @property
+    def revision(self) -> int:
+        """Of the deployment in force; 0: the model of the settings, by no deployment."""
+        return self._deployment.revision if self._deployment else 0
+
+    @property
+    def refused(self) -> int:
+        """Deployments and records that came after the deployment in force and are refused."""
+        return len(self._refused)
+
+    def close(self) -> None:
+        """Ends the thread. `current` still works afterwards."""
+        if self._follower is not None:
+            self._follower.close()
+
+    def _refuse(self, what: str, reason: str) -> None:
+        if what not in self._refused:
+            self._refused.add(what)
+            version = self._current.model.version
+            log.warning("%s is refused, model %s stays in force: %s", what, version, reason)
+
+    def _set_current(self, models: UserModels) -> str:
+        """Puts the newest deployment that can be served in force. Returns a problem, or ""."""
+        newest, above = models.newest, self.revision
+        if newest.revision < above:
+            return f"the topic's newest revision {newest.revision} is older than revision {above}"
+        if newest.revision == above and newest != self._deployment:
+            above -= 1  # two commands at the same time: the later record counts
+        for deployment in models.candidates(above):
+            name = f"revision {deployment.revision} of {deployment.applied_at.isoformat()}"
+            if name in self._refused:
+                continue
+            try:
+                active = self._prepare(deployment)
+            except NOT_SERVABLE as error:
+                self._refuse(name, str(error))
+                continue
+            self._current, self._deployment = active, deployment
+            self._forget_except(deployment, models.find(deployment.rolls_back_to))
+            if deployment == newest:
+                self._refused.clear()
+            log.info(
+                "revision %d in force: model %s, canary %s for %d %% of users",
+                deployment.revision,
+                active.model.version,
+                active.canary and active.canary.version,
+                active.canary_percent,
+            )
+            break
+        return ""
+
+    def _prepare(self, deployment: Deployment) -> ActiveModels:
+        """Raises one of NOT_SERVABLE."""
+        if self._serving:
+            _lower_thread_priority()
+        model, canary = map(self._model, (deployment.model, deployment.canary))
+        return ActiveModels(
+            (model or self._configured).with_revision(deployment.revision),
+            canary and canary.with_revision(deployment.revision),
+            deployment.canary_percent,
+        )
+
+    def _model(self, reference: ModelReference | None) -> ProfileModel | None:
+        if reference is None:
+            return None
+        key = _content(reference)
+        if key not in self._loaded:
+            self._loaded[key] = self._load(reference)
+        return self._loaded[key]
+
+    def _forget_except(self, *deployments: Deployment | None) -> None:
+        """Keeps the models in force and those of a rollback, which then needs no file."""
+        kept = {
+            _content(reference)
+            for deployment in deployments
+            if deployment is not None
+            for reference in (deployment.model, deployment.canary)
+            if reference is not None
+        }
+        self._loaded = {key: model for key, model in self._loaded.items() if key in kept}
+
+
+def _content(reference: ModelReference) -> frozenset:
+    return frozenset(reference.sha256.items())
+
+
+def _lower_thread_priority() -> None:
+    """On Linux a thread has a niceness of its own."""
+    with suppress(OSError):  # a system without it
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICENESS)
+
+
+class _TopicModels:
+    """What one pass over the topic has read."""
+
+    def __init__(self) -> None:
+        self.models: UserModels | None = None  # of the newest valid record
+        self.invalid: dict[str, str] = {}  # position -> problem of the records after it
+
+    def take(self, records: list[Record]) -> None:
+        for record in records:
+            try:
+                self.models = UserModels.parse(record.value or b"")
+                self.invalid.clear()
+            except InputError as error:
+                position = f"{record.topic}/{record.partition} offset {record.offset}"
+                self.invalid[position] = str(error)
+
+
+class _FeedReader(_TopicModels):
+    """Puts the newest valid record in force."""
+
+    def __init__(self, feed: ModelFeed):
+        super().__init__()
+        self._feed = feed
+
+    def publish(self) -> str:
+        problem = self._feed._set_current(self.models) if self.models is not None else ""
+        for position, reason in self.invalid.items():
+            self._feed._refuse(position, reason)
+        return problem
+
+
+def read_user_models(settings: Settings) -> UserModels | None:
+    """Reads the topic once. None: it has no valid record, or does not exist. Raises ServiceError.
+
+    As in the workers, an invalid record does not count.
+    """
+    topic = _TopicModels()
+    read_to_end(settings.topics.models, lambda: _open_source(settings), topic.take)
+    return topic.models
+
+
+def _open_source(settings: Settings) -> TopicSource:
+    return KafkaTopicSource(settings, settings.topics.models, "liveprofile-models")
+
+
+def load_checkpoint(settings: Settings, folder: Path) -> ProfileModel:
+    """Loads a model checkpoint as the settings say and runs every length once.
+
+    Raises InputError for an invalid checkpoint, or one whose outputs are no finite numbers.
+    """
+    # Imported here because the client that submits the job needs no torch.
+    from models.profile.inference import ProfileModel
+
+    options = settings.model
+    model = ProfileModel.load(
+        folder,
+        device=options.device,
+        threads=options.threads,
+        batch_rows=options.batch_rows,
+        length_buckets=options.length_buckets,
+    )
+    scores = model.warm_up()
+    outputs = (scores.embedding_after, scores.churn_after, scores.spend_after, scores.surprise)
+    if not all(np.isfinite(values).all() for values in outputs):
+        raise InputError(f"model checkpoint {folder}: its outputs are no finite numbers")
+    return model
+
+
+def load_reference(
+    settings: Settings, embedding: int, texts_unread: bool, reference: ModelReference
+) -> ProfileModel:
+    """Loads what a deployment names. For the arguments see `incompatibility`.
+
+    Raises InputError if the files are not those that were applied, or the job cannot serve them.
+    """
+    reference.verify()
+    card = ModelCard.read(reference.path)
+    reason = incompatibility(card, settings.state.decay_days, embedding, texts_unread=texts_unread)
+    if reason:
+        raise InputError(reason)
+    return load_checkpoint(settings, reference.path)
+
+
+def open_model_feed(settings: Settings, configured: ProfileModel, texts_unread: bool) -> ModelFeed:
+    """Opens the feed of a job. For the arguments see ModelFeed and `incompatibility`."""
+    return ModelFeed(
+        configured,
+        lambda reference: load_reference(settings, configured.dim, texts_unread, reference),
+        lambda: _open_source(settings),
+        first_read_timeout_s=FIRST_READ_TIMEOUT_S,
+    )
+
+
+def open_fixed_model_feed(
+    settings: Settings, configured: ProfileModel, texts_unread: bool
+) -> ModelFeed:
+    """Replaces `open_model_feed` where there is no Kafka: the model of the settings only."""
+    return ModelFeed(configured, lambda reference: configured)
+
+
+def report_models(group: Any, feed: ModelFeed) -> None:
+    """Reports the feed's state as Flink gauges (liveprofile/flink/model_report.py)."""
+    group = group.add_group("liveprofile")
+    group.gauge("model_revision", lambda: feed.revision)
+    group.gauge("models_refused", lambda: feed.refused)
