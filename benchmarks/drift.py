@@ -106,7 +106,7 @@ def monitor_shop(
         (time_in_shop_ms_N >= FIRST_DAY * DAY_MS)
         & (time_in_shop_ms_N < (FIRST_DAY + days) * DAY_MS)
     )
-    x_RF = history.features(rows, model.names, model.delay_days, sequence=model.sequence)
+    x_RF = history.features(rows, model.names, model.delay_days)
     score_R, event_ms_R = probability(model.log_odds(x_RF)), shop.time_ms_N[rows]
     user_R = shop.user_N[rows]
     store, now_s = MemoryDriftStore(), [event_ms_R[0] / 1_000]
@@ -137,9 +137,7 @@ def _split_by_check(event_ms_R: np.ndarray) -> Iterator[np.ndarray]:
 def with_resized_reference(model: FraudModel, recipe: FraudRecipe) -> FraudModel:
     """The model with the drift reference of shops of the recipe's size."""
     datasets = [
-        simulate_dataset(
-            config, model.names, model.delay_days, recipe.days // 2, None, sequence=model.sequence
-        )
+        simulate_dataset(config, model.names, model.delay_days, recipe.days // 2, None)
         for config in map(recipe.config, recipe.validation_seeds)
     ]
     reference = drift_reference_of_dataset(

@@ -256,8 +256,7 @@ def event_risk(
     with progress() as on_progress:
         model = train_simulated(chosen, out, on_progress)
     metadata = {
-        name: model.metadata[name]
-        for name in ("setting", "chosen_by", "thresholds", "validation", "test")
+        name: model.metadata[name] for name in ("setting", "thresholds", "validation", "test")
     }
     print_json({"recipe": "event-risk", "version": model.version, "folder": str(out), **metadata})
 

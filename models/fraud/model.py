@@ -1,9 +1,8 @@
 """The fraud model: the probability that a single event is a fraud.
 
-Gradient boosted trees (Chen and Guestrin 2016, arXiv:1603.02754) read the event's features and, if
-there is a sequence model (models/fraud/sequence), its log-odds. A logistic curve (Platt 1999,
-"Probabilistic outputs for support vector machines") turns the log-odds of the trees into
-probabilities. The curve is monotonic, so it keeps the order of events.
+Gradient boosted trees (Chen and Guestrin 2016, arXiv:1603.02754) read the event's features. A
+logistic curve (Platt 1999, "Probabilistic outputs for support vector machines") turns their
+log-odds into probabilities. The curve is monotonic, so it keeps the order of events.
 
 Shape suffixes: n events, F inputs of the trees.
 """
@@ -16,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xgboost as xgb
@@ -25,14 +24,9 @@ from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import InputError
 from liveprofile.features.entity import EVENT_FEATURES, EventLists, features_from_lists
 
-if TYPE_CHECKING:  # a model without a sequence model needs no torch
-    from models.fraud.sequence.network import SequenceModel
-    from models.profile.device import Device
-
 FORMAT = 2
-_READABLE_FORMATS = (1, FORMAT)  # format 1 has no sequence model
+_READABLE_FORMATS = (1, FORMAT)  # equal, but format 2 could have a sequence model
 CARD_FILE, TREES_FILE = "card.json", "model.ubj"
-SEQUENCE_LOG_ODDS = "sequence_log_odds"  # the trees' input from the sequence model
 ANY_TYPE = "any"
 _MAX_LOG_ODDS = 30.0  # log-odds
 
@@ -46,10 +40,10 @@ class Calibration(NamedTuple):
 
 @dataclass(frozen=True)
 class FraudModel:
-    """Trees with their calibration and, if any, the sequence model."""
+    """Trees with their calibration."""
 
     name: str
-    names: list[str]  # F inputs of the trees: features, and SEQUENCE_LOG_ODDS if `sequence` is set
+    names: list[str]  # F inputs of the trees
     delay_days: float  # after which most labels are known; features need it
     booster: xgb.Booster
     calibration: Calibration
@@ -58,18 +52,16 @@ class FraudModel:
     usual: dict[str, list[float]]
     metadata: dict[str, Any]  # the card's other fields: recipe, metrics, reliability, versions
     reference: DriftReference | None = None  # None: no drift monitoring
-    sequence: SequenceModel | None = None
 
     @cached_property
     def version(self) -> str:
-        """Name and a hash of the trees, the calibration and the sequence model."""
+        """Name and a hash of the trees and the calibration."""
         content = bytes(self.booster.save_raw("ubj")) + repr(tuple(self.calibration)).encode()
-        content += self.sequence.weights if self.sequence else b""
         return f"{self.name}-{hashlib.sha256(content).hexdigest()[:8]}"
 
     def columns(self, rows: EventLists) -> dict[str, np.ndarray]:
-        """Returns (n,) columns by name: all EVENT_FEATURES, and SEQUENCE_LOG_ODDS if needed."""
-        return model_inputs(rows, self.delay_days, self.sequence)
+        """Returns (n,) columns by name: all EVENT_FEATURES."""
+        return features_from_lists(rows, self.delay_days)
 
     def matrix(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """Returns (n, F) float32 inputs of the trees from (n,) columns by name."""
@@ -90,7 +82,7 @@ class FraudModel:
         return np.array(self.usual.get(event_type, self.usual[ANY_TYPE]))
 
     def save(self, folder: Path) -> None:
-        """Writes trees, card, and, if set, sequence model and drift reference."""
+        """Writes trees, card and, if set, drift reference."""
         folder.mkdir(parents=True, exist_ok=True)
         self.booster.save_model(folder / TREES_FILE)
         card = {
@@ -101,7 +93,6 @@ class FraudModel:
             "calibration": self.calibration._asdict(),
             **self.metadata,
             "names": self.names,
-            **({"sequence": self.sequence.save(folder)} if self.sequence else {}),
             "usual": {
                 event_type: [None if np.isnan(value) else float(f"{value:.6g}") for value in values]
                 for event_type, values in self.usual.items()
@@ -112,12 +103,10 @@ class FraudModel:
             self.reference.save(folder)
 
     @classmethod
-    def load(cls, folder: Path, device: Device = "auto", threads: int = 1) -> FraudModel:
-        """Loads a model that `save` wrote.
+    def load(cls, folder: Path) -> FraudModel:
+        """Loads a model that `save` wrote. It uses one CPU thread.
 
-        `device` and `threads` are for the sequence model; `threads` applies to the whole process.
-        The trees use one CPU thread. Raises InputError naming an unusable file or feature, and
-        ModelError for a missing device.
+        Raises InputError naming an unusable file or feature.
         """
         try:
             card = json.loads((folder / CARD_FILE).read_text())
@@ -131,9 +120,7 @@ class FraudModel:
                 f"fraud model {folder}: format {card.get('format')}, this version reads"
                 f" {' and '.join(map(str, _READABLE_FORMATS))}"
             )
-        sequence = _load_sequence(folder, card.get("sequence"), device, threads)
-        known = {*EVENT_FEATURES, SEQUENCE_LOG_ODDS} if sequence else EVENT_FEATURES
-        unknown = [name for name in card["names"] if name not in known]
+        unknown = [name for name in card["names"] if name not in EVENT_FEATURES]
         if unknown:
             raise InputError(f"fraud model {folder}: needs the unknown feature {unknown[0]}")
         reference = DriftReference.load(folder)
@@ -147,7 +134,7 @@ class FraudModel:
         booster.set_param({"nthread": 1})
         fields = {
             *("format", "name", "version", "delay_days"),
-            *("calibration", "names", "usual", "sequence"),
+            *("calibration", "names", "usual"),
         }
         return cls(
             card["name"],
@@ -161,32 +148,7 @@ class FraudModel:
             },
             {name: value for name, value in card.items() if name not in fields},
             reference,
-            sequence,
         )
-
-
-def _load_sequence(
-    folder: Path, card: dict[str, Any] | None, device: Device, threads: int
-) -> SequenceModel | None:
-    if card is None:
-        return None
-    import torch
-
-    from models.fraud.sequence.network import SequenceModel
-    from models.profile.device import select_device
-
-    torch.set_num_threads(threads)
-    return SequenceModel.load(folder, card, select_device(device))
-
-
-def model_inputs(
-    rows: EventLists, delay_days: float, sequence: SequenceModel | None
-) -> dict[str, np.ndarray]:
-    """Returns (n,) columns by name: EVENT_FEATURES, and SEQUENCE_LOG_ODDS if `sequence` is set."""
-    columns = features_from_lists(rows, delay_days)
-    if sequence is not None:
-        columns[SEQUENCE_LOG_ODDS] = sequence.log_odds(rows)
-    return columns
 
 
 def trees_log_odds(booster: xgb.Booster, x_nF: np.ndarray) -> np.ndarray:

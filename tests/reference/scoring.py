@@ -1,8 +1,8 @@
 """Section 7 of docs/data-contract.md in plain Python: scores, true rules and flags of each event.
 
-The score is the fraud model's own answer to the features of entity_features.py and, if the model
-has a sequence part, to the tokens of sequence.py. A user's events must be in time order, no two at
-the same time: otherwise the result depends on how the events are batched.
+The score is the fraud model's own answer to the features of entity_features.py. A user's events
+must be in time order, no two at the same time: otherwise the result depends on how the events are
+batched.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.fraud.model import SEQUENCE_LOG_ODDS, FraudModel
+from models.fraud.model import FraudModel
 from tests.reference.entity_features import (
     ENTITIES,
     TYPE_LETTERS,
@@ -28,7 +28,6 @@ from tests.reference.entity_features import (
     list_text,
 )
 from tests.reference.rules import flag_id, is_true
-from tests.reference.sequence import to_token_sequences, token_sequence
 from tests.reference.units import HOUR_MS
 from tests.reference.validation import MAX_ID_CHARS, ValidEvent, as_text, validate
 from tests.reference.windows import Record
@@ -147,13 +146,6 @@ def decide(
     rows = [features(arrivals, position, max_entries, model.delay_days) for position in positions]
     names = rows[0] if rows else {}
     columns = {name: np.array([row[name] for row in rows]) for name in names}
-    if model.sequence is not None and positions:
-        shape = model.sequence.shape
-        columns[SEQUENCE_LOG_ODDS] = model.sequence.log_odds_of_sequences(
-            to_token_sequences(
-                [token_sequence(arrivals, position, shape, max_entries) for position in positions]
-            )
-        )
     scores = model.score(columns).tolist() if rows else []
     by_user: dict[str, list[Decision]] = defaultdict(list)
     for position, row, score in zip(positions, rows, scores, strict=True):

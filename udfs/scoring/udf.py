@@ -52,11 +52,7 @@ class ScoringUdf(ScalarFunction):
         from models.fraud.model import FraudModel
         from udfs.scoring.batch import EventScorer
 
-        model = FraudModel.load(
-            product_path(self._settings.scoring.checkpoint),
-            self._settings.model.device,
-            self._settings.model.threads,
-        )
+        model = FraudModel.load(product_path(self._settings.scoring.checkpoint))
         self._sink = self._open_sink(self._settings)
         self._rules_feed = self._open_rules_feed(self._settings, self._rules)
         self._scorer = EventScorer(

@@ -9,19 +9,14 @@ F features.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
-from liveprofile.features.entity import EventLists, TokenLists
+from liveprofile.features.entity import EventLists, TokenLists, features_from_lists
 from liveprofile.progress import Progress
 from liveprofile.wire.entity_lists import FRAUD, LEGITIMATE, MISSING
 from liveprofile.wire.scored_events import ENTITY_NAMES
-from models.fraud.model import model_inputs
-from models.fraud.sequence.tokens import TokenSequences, tokenize
-
-if TYPE_CHECKING:
-    from models.fraud.sequence.network import SequenceModel
 
 LIST_LENGTH = 128
 _CHUNK_ROWS = 400  # their lists fit a processor's cache
@@ -91,26 +86,16 @@ class EntityHistory:
         names: list[str],
         delay_days: float,
         on_progress: Progress = lambda stage, done, total: None,
-        sequence: SequenceModel | None = None,
     ) -> np.ndarray:
-        """Returns (W, F) float32 features of these events.
-
-        sequence: the model's sequence model, needed if `names` has SEQUENCE_LOG_ODDS.
-        """
+        """Returns (W, F) float32 features of these events."""
         x_WF = np.empty((len(rows_W), len(names)), np.float32)
         for start in range(0, len(rows_W), _CHUNK_ROWS):
             chunk = slice(start, start + _CHUNK_ROWS)
-            columns = model_inputs(self.rows(rows_W[chunk]), delay_days, sequence)
+            columns = features_from_lists(self.rows(rows_W[chunk]), delay_days)
             for f, name in enumerate(names):
                 x_WF[chunk, f] = columns[name]
             on_progress("features", min(chunk.stop, len(rows_W)), len(rows_W))
         return x_WF
-
-    def tokens(self, rows_W: np.ndarray, sources: tuple[str, ...]) -> TokenSequences:
-        """Returns the token sequences of these events, from their lists of `sources`."""
-        starts = range(0, len(rows_W), _CHUNK_ROWS)
-        chunks = (self.rows(rows_W[start : start + _CHUNK_ROWS]) for start in starts)
-        return TokenSequences.concatenate([tokenize(rows, sources) for rows in chunks])
 
     def _merge_by_arrival(self, events: EventColumns, labels: LabelColumns) -> None:
         """Merges events and labels into M tokens in order of arrival."""

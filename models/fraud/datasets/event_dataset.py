@@ -11,7 +11,6 @@ import numpy as np
 
 from liveprofile.units import DAY_MS
 from models.fraud.datasets.labelled_features import LabelledFeatures
-from models.fraud.sequence.tokens import TokenSequences
 
 SHOP_BITS = 32  # user and case numbers: the lower bits count within a shop, the upper are the shop
 
@@ -28,7 +27,6 @@ class EventDataset(NamedTuple):
     case_M: np.ndarray  # case of fraud or of an honest change, numbered as users; -1: none
     case_kind_M: np.ndarray  # kind of the case, "" if none
     user_days: int  # number of users times days
-    tokens: TokenSequences | None = None  # None if not requested
 
     @property
     def day_M(self) -> np.ndarray:
@@ -57,7 +55,4 @@ def concatenate(datasets: list[EventDataset]) -> EventDataset:
         np.where(case_M < 0, -1, case_M + shop_offset_M),
         column("case_kind_M"),
         sum(dataset.user_days for dataset in datasets),
-        TokenSequences.concatenate([dataset.tokens for dataset in datasets])
-        if datasets[0].tokens
-        else None,
     )

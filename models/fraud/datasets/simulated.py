@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import numpy as np
 
 from liveprofile.simulator import ShopConfig
@@ -12,9 +10,6 @@ from models.fraud.datasets.event_dataset import EventDataset
 from models.fraud.datasets.labelled_features import LabelledFeatures, downsample_legitimate
 from models.fraud.datasets.simulated_shop import hide_entities, simulate_shop
 
-if TYPE_CHECKING:
-    from models.fraud.sequence.network import SequenceModel
-
 
 def simulate_dataset(
     config: ShopConfig,
@@ -22,16 +17,12 @@ def simulate_dataset(
     delay_days: float,
     from_day: int,
     legitimate: int | None,
-    sources: tuple[str, ...] = (),
-    sequence: SequenceModel | None = None,
     hide_entity_ids: bool = False,
 ) -> EventDataset:
     """Simulates a shop and returns its events from `from_day` on.
 
     Features also count the events before that day.
     legitimate: how many legitimate events to draw at random; None keeps all.
-    sources: lists to build token sequences from; none if empty.
-    sequence: the model's sequence model, needed if `names` has SEQUENCE_LOG_ODDS.
     hide_entity_ids: whether users lack some entities (simulated_shop.hide_entities).
     """
     shop = simulate_shop(config)
@@ -43,9 +34,7 @@ def simulate_dataset(
         chosen, weight = downsample_legitimate(shop.fraud_N[rows], legitimate)
         rows = rows[chosen]
     return EventDataset(
-        LabelledFeatures(
-            shop.history.features(rows, names, delay_days, sequence=sequence), shop.fraud_N[rows]
-        ),
+        LabelledFeatures(shop.history.features(rows, names, delay_days), shop.fraud_N[rows]),
         weight,
         shop.history.events.amount[rows],
         shop.type_N[rows],
@@ -54,5 +43,4 @@ def simulate_dataset(
         shop.case_N[rows],
         shop.case_kind_N[rows],
         config.users * (config.days - from_day),
-        shop.history.tokens(rows, sources) if sources else None,
     )

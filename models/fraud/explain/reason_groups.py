@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from liveprofile.features.entity.past_events import SPANS_MS
 from liveprofile.wire.scored_events import ENTITY_NAMES
-from models.fraud.model import SEQUENCE_LOG_ODDS
 
 
 class FeatureGroup(NamedTuple):
@@ -64,10 +63,7 @@ _ENTITY_GROUPS = (
     _GroupPattern("{}_FRAUDS", "frauds known at this {}", _FRAUDS, _FRAUD_RATES),
     _GroupPattern("{}_AGE", "how long this {} is known", _HISTORY, ("settled",)),
 )
-_EVENT_GROUPS = (
-    _GroupPattern("TIME", "time of day", ("hour",), ("night", "weekend")),
-    _GroupPattern("SEQUENCE", "order and timing of this user's events", (SEQUENCE_LOG_ODDS,)),
-)
+_EVENT_GROUPS = (_GroupPattern("TIME", "time of day", ("hour",), ("night", "weekend")),)
 
 
 @cache  # grouping 400 names takes milliseconds, and each alert waits for its reasons

@@ -2,8 +2,7 @@
 
 The features of a group take their usual values (medians of legitimate events) and the event is
 scored again. The drop of the log-odds is the weight of the group as a reason. An earlier event of
-the user is a reason by the drop of the log-odds without it. The reason of the sequence model names
-the event without which the sequence model's log-odds drop most. To explain one event costs about as
+the user is a reason by the drop of the log-odds without it. To explain one event costs about as
 much as to score fifty, so only flagged events are explained.
 
 Shape suffixes: n events, F features, G groups, P sets of features, C occluded earlier events.
@@ -20,7 +19,7 @@ from liveprofile.features.entity import EVENT_FEATURES, SCORED_TYPES, EventLists
 from liveprofile.wire.entity_lists import is_event
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_LETTERS
 from models.fraud.explain.reason_groups import FeatureGroup, feature_groups
-from models.fraud.model import ANY_TYPE, SEQUENCE_LOG_ODDS, FraudModel, probability
+from models.fraud.model import ANY_TYPE, FraudModel, probability
 
 MAX_REASONS = 3
 MAX_EARLIER_EVENTS = 2
@@ -36,13 +35,12 @@ class EventOcclusions(NamedTuple):
     token_C: np.ndarray  # index of the earlier event among the tokens of the user lists
     log_odds_C: np.ndarray  # of the flagged event without the earlier one
     drop_C: np.ndarray  # of the log-odds
-    sequence_drop_C: np.ndarray  # of the sequence model's log-odds; 0 without a sequence model
 
-    def strongest(self, row: int, drop_C: np.ndarray, count: int) -> list[int]:
+    def strongest(self, row: int, count: int) -> list[int]:
         """Returns indices of the row's events with the largest drops of at least MIN_DROP."""
         candidates = np.flatnonzero(self.row_C == row)
-        candidates = candidates[np.argsort(-drop_C[candidates], kind="stable")[:count]]
-        return [c for c in candidates.tolist() if drop_C[c] >= MIN_DROP]
+        candidates = candidates[np.argsort(-self.drop_C[candidates], kind="stable")[:count]]
+        return [c for c in candidates.tolist() if self.drop_C[c] >= MIN_DROP]
 
 
 class ScoreReason(NamedTuple):
@@ -72,14 +70,7 @@ def explain(
     flagged = np.asarray(flagged, np.int64)
     occlusions = _occlude_events(model, events, x_nF, flagged)
     return [
-        _group_reasons(
-            model,
-            groups,
-            x_nF[i],
-            _scored_type(events, i),
-            limit,
-            _describe_sequence(events, occlusions, i),
-        )
+        _group_reasons(model, groups, x_nF[i], _scored_type(events, i), limit)
         + _event_reasons(events, occlusions, i)
         for i in flagged.tolist()
     ]
@@ -131,9 +122,7 @@ def _group_reasons(
     x_F: np.ndarray,
     event_type: str,
     limit: int,
-    sequence_description: str,
 ) -> list[ScoreReason]:
-    """sequence_description: describes SEQUENCE_LOG_ODDS."""
     usual_F = model.usual_for(event_type)
     drop_G = log_odds_drops(model, x_F, [group.features for group in groups], usual_F)
     strongest = [g for g in np.argsort(-drop_G, kind="stable")[:limit] if drop_G[g] >= MIN_DROP]
@@ -148,12 +137,7 @@ def _group_reasons(
         index = max(drops, key=drops.__getitem__) if drops else groups[g].shown[0]
         value, usual = _rounded(x_F[index]), _rounded(usual_F[index])
         name = model.names[index]
-        description = (
-            sequence_description
-            if name == SEQUENCE_LOG_ODDS
-            else _describe_feature(name, value, usual)
-        )
-        sentence = f"{groups[g].title}: {description}"
+        sentence = f"{groups[g].title}: {_describe_feature(name, value, usual)}"
         reasons.append(ScoreReason(groups[g].code, value, usual, sentence, float(drop_G[g])))
     return reasons
 
@@ -198,22 +182,17 @@ def _occlude_events(
     token_C = np.concatenate([np.empty(0, np.int64), *tokens])
     row_C = np.repeat(flagged, [len(one) for one in tokens])
     if not len(token_C):
-        return EventOcclusions(row_C, token_C, *np.empty((3, 0)))
+        return EventOcclusions(row_C, token_C, *np.empty((2, 0)))
     columns = model.columns(events.without_event(row_C, events.user_lists.event[token_C]))
     log_odds_C = model.log_odds(model.matrix(columns))
-    sequence_drop_C = np.zeros(len(token_C))
-    if model.sequence is not None:
-        sequence_drop_C = (
-            x_nF[row_C, model.names.index(SEQUENCE_LOG_ODDS)] - columns[SEQUENCE_LOG_ODDS]
-        )
     drop_C = model.log_odds(x_nF)[row_C] - log_odds_C
-    return EventOcclusions(row_C, token_C, log_odds_C, drop_C, sequence_drop_C)
+    return EventOcclusions(row_C, token_C, log_odds_C, drop_C)
 
 
 def _event_reasons(events: EventLists, occlusions: EventOcclusions, i: int) -> list[ScoreReason]:
     """Returns the user's earlier events without which the score is lowest."""
     reasons = []
-    for c in occlusions.strongest(i, occlusions.drop_C, MAX_EARLIER_EVENTS):
+    for c in occlusions.strongest(i, MAX_EARLIER_EVENTS):
         amount = float(events.user_lists.amount[occlusions.token_C[c]])
         event = _describe_event(events.user_lists, occlusions.token_C[c])
         score = probability(occlusions.log_odds_C[c])
@@ -222,19 +201,6 @@ def _event_reasons(events: EventLists, occlusions: EventOcclusions, i: int) -> l
             ScoreReason(EARLIER_EVENT, amount, None, sentence, float(occlusions.drop_C[c]))
         )
     return reasons
-
-
-def _describe_sequence(events: EventLists, occlusions: EventOcclusions, i: int) -> str:
-    """Describes the sequence model's log-odds by the event that raises them most."""
-    count = int((occlusions.row_C == i).sum())
-    if not count:
-        return "no earlier event of this user is known"
-    statement = f"the last {count + 1} events are unlike those of honest users"
-    strongest = occlusions.strongest(i, occlusions.sequence_drop_C, 1)
-    if not strongest:
-        return f"{statement}, all of them together"
-    event = _describe_event(events.user_lists, occlusions.token_C[strongest[0]])
-    return f"{statement}, most of all {event}"
 
 
 def _earlier_events(events: EventLists, i: int) -> np.ndarray:

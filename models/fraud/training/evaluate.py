@@ -77,9 +77,7 @@ def compare_rules_and_model(
     datasets, scores = [], []
     for done, seed in enumerate(seeds, 1):
         config = ShopConfig(users, days, seed=seed)
-        dataset = simulate_dataset(
-            config, names, model.delay_days, warm_up_days, None, sequence=model.sequence
-        )
+        dataset = simulate_dataset(config, names, model.delay_days, warm_up_days, None)
         scores.append(score_events(model, rules, names, dataset))
         no_features = dataset.labelled._replace(x_NF=dataset.labelled.x_NF[:, :0].copy())
         datasets.append(dataset._replace(labelled=no_features))

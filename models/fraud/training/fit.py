@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import platform
 from itertools import product
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import xgboost as xgb
@@ -18,9 +18,6 @@ from liveprofile.features.entity import SCORED_TYPES
 from liveprofile.progress import Progress
 from models.fraud.datasets.labelled_features import SEED, LabelledFeatures
 from models.fraud.model import ANY_TYPE, Calibration, FraudModel, trees_log_odds
-
-if TYPE_CHECKING:
-    from models.fraud.sequence.network import SequenceModel
 
 SETTINGS = [
     {"max_depth": depth, "rounds": rounds, "eta": eta}
@@ -151,7 +148,6 @@ def build_model(
     names: list[str],
     delay_days: float,
     metadata: dict[str, Any],
-    sequence: SequenceModel | None = None,
 ) -> FraudModel:
     """train: provides the model's usual values. metadata: fields for the model card."""
     booster.set_param({"nthread": 1})
@@ -162,6 +158,4 @@ def build_model(
     }
     usual = usual_values(train, names)
     metadata = {**metadata, "versions": versions}
-    return FraudModel(
-        name, names, delay_days, booster, calibration, usual, metadata, sequence=sequence
-    )
+    return FraudModel(name, names, delay_days, booster, calibration, usual, metadata)

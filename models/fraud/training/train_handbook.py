@@ -30,17 +30,14 @@ from models.fraud.datasets.entity_history import (
 )
 from models.fraud.datasets.labelled_features import LabelledFeatures, downsample_legitimate
 from models.fraud.model import probability
-from models.fraud.sequence.fit import SequenceRecipe
-from models.fraud.sequence.network import SequenceShape
-from models.fraud.training.fit import build_model, fit_calibration, fit_trees, reliability
-from models.fraud.training.stacking import (
-    SequenceExamples,
-    add_log_odds,
-    add_out_of_fold_log_odds,
-    choose_candidate,
+from models.fraud.training.fit import (
+    build_model,
+    fit_calibration,
+    fit_trees,
+    reliability,
+    tune_trees,
 )
 
-SEQUENCE_RECIPE = SequenceRecipe(SequenceShape(sources=("shop", "user")))
 # Transactions have no device, place, coupon or address, so features of these entities are left out.
 FEATURES = ["amount", "hour", "weekend", "night"]
 FEATURES += [name for name in EVENT_FEATURES if name.split("_")[0] in ("user", "shop")]
@@ -77,46 +74,33 @@ def train_handbook(
     tuning_rows, validation_rows = train_test_rows(data, period.validation_period())
     train_rows, test_rows = train_test_rows(data, period)
 
-    def examples(rows: np.ndarray) -> SequenceExamples:
+    def examples(rows: np.ndarray) -> LabelledFeatures:
         x_NF = history.features(rows, FEATURES, period.delay_days, on_progress)
-        tokens = history.tokens(rows, SEQUENCE_RECIPE.shape.sources)
-        card_N = data.card_N[rows]
-        return SequenceExamples(LabelledFeatures(x_NF, data.fraud_N[rows]), tokens, card_N, card_N)
+        return LabelledFeatures(x_NF, data.fraud_N[rows])
 
-    def training_examples(rows: np.ndarray) -> tuple[SequenceExamples, float]:
+    def training_examples(rows: np.ndarray) -> tuple[LabelledFeatures, float]:
         kept, weight = downsample_legitimate(data.fraud_N[rows])
         return examples(rows[kept]), weight
 
-    chosen, chosen_by = choose_candidate(
-        *training_examples(tuning_rows),
-        examples(validation_rows),
-        FEATURES,
-        SEQUENCE_RECIPE,
-        on_progress=on_progress,
+    validation = examples(validation_rows)
+    tuned = tune_trees(
+        *training_examples(tuning_rows), validation, FEATURES, on_progress=on_progress
     )
-    tuned, sequence = chosen.tuned, chosen.sequence
-    calibration = fit_calibration(tuned.log_odds_N, chosen.validation.fraud_N)
-    train_examples, weight = training_examples(train_rows)
-    test_examples = examples(test_rows)
-    train, test = train_examples.labelled, test_examples.labelled
-    if sequence is not None:
-        train, sequence = add_out_of_fold_log_odds(train_examples, SEQUENCE_RECIPE, on_progress)
-        test = add_log_odds(test_examples, sequence)
-    booster = fit_trees(train, weight, chosen.names, tuned.setting)
+    calibration = fit_calibration(tuned.log_odds_N, validation.fraud_N)
+    train, weight = training_examples(train_rows)
+    test = examples(test_rows)
     report = {
         "settings": tuned.setting,
-        "chosen_by": chosen_by,
         "validation": ranking_metrics(data, validation_rows, tuned.log_odds_N)._asdict(),
     }
     model = build_model(
         "fraud-handbook",
-        booster,
+        fit_trees(train, weight, FEATURES, tuned.setting),
         calibration,
         train,
-        chosen.names,
+        FEATURES,
         float(period.delay_days),
         report,
-        sequence,
     )
     log_odds_N = model.log_odds(test.x_NF)
     report["test"] = ranking_metrics(data, test_rows, log_odds_N)._asdict()

@@ -26,16 +26,13 @@ from liveprofile.features.entity import EVENT_FEATURES
 from liveprofile.progress import Progress
 from liveprofile.simulator import ShopConfig
 from liveprofile.wire.tokens import EVENT_TYPES
-from models.fraud.datasets.event_dataset import SHOP_BITS, EventDataset, concatenate
+from models.fraud.datasets.event_dataset import EventDataset, concatenate
 from models.fraud.datasets.simulated import simulate_dataset
 from models.fraud.explain.reasons import faithfulness
 from models.fraud.model import FraudModel, probability
-from models.fraud.sequence.fit import SequenceRecipe
-from models.fraud.sequence.network import SequenceShape
 from models.fraud.thresholds import threshold_by_cost
 from models.fraud.training import drift_reference, fit
 from models.fraud.training.alert_metrics import alert_metrics, threshold_per_10000_users
-from models.fraud.training.stacking import SequenceExamples, choose_candidate
 
 FAITHFULNESS_EVENTS = 300
 # These features show how long the job has run rather than anything about the event.
@@ -80,7 +77,6 @@ class FraudRecipe:
     false_alarm_cost: float = AlertCosts.false_alarm_cost
     missed_share: float = AlertCosts.missed_share
     settings: tuple[tuple[int, int, float], ...] = ((3, 300, 0.07), (5, 200, 0.07))
-    sequence_epochs: int = 8
 
     def __post_init__(self) -> None:
         if self.days <= self.warm_up_days:
@@ -146,7 +142,6 @@ def train_simulated(
         from_day: int,
         legitimate: int | None = None,
         hide_entity_ids: Sequence[bool] = (False,),
-        **options: Any,
     ) -> EventDataset:
         datasets = []
         for hide, config in product(hide_entity_ids, configs):
@@ -158,51 +153,36 @@ def train_simulated(
                     from_day,
                     legitimate,
                     hide_entity_ids=hide,
-                    **options,
                 )
             )
             on_progress("shops", next(done), total)
         return concatenate(datasets)
 
-    shape, warm_up_days = SequenceShape(), recipe.warm_up_days
-    train = simulate(
-        train_shops, FEATURES, 0, recipe.legitimate_rows, (False, True), sources=shape.sources
-    )
-    validation = simulate(validation_shops, FEATURES, warm_up_days, sources=shape.sources)
+    warm_up_days = recipe.warm_up_days
+    train = simulate(train_shops, FEATURES, 0, recipe.legitimate_rows, (False, True))
+    validation = simulate(validation_shops, FEATURES, warm_up_days)
     settings = [
         dict(zip(("max_depth", "rounds", "eta"), values, strict=True)) for values in recipe.settings
     ]
-    chosen, chosen_by = choose_candidate(
-        _sequence_examples(train, len(train_shops)),
-        train.weight,
-        _sequence_examples(validation, len(validation_shops)),
-        FEATURES,
-        SequenceRecipe(shape, recipe.sequence_epochs),
-        settings,
-        on_progress,
+    tuned = fit.tune_trees(
+        train.labelled, train.weight, validation.labelled, FEATURES, settings, on_progress
     )
-    validation = validation._replace(labelled=chosen.validation)
-    calibration = fit.fit_calibration(chosen.tuned.log_odds_N, validation.labelled.fraud_N)
-    setting = chosen.tuned.setting
+    calibration = fit.fit_calibration(tuned.log_odds_N, validation.labelled.fraud_N)
     model = fit.build_model(
         recipe.name,
-        chosen.tuned.booster,
+        tuned.booster,
         calibration,
-        chosen.train,
-        chosen.names,
+        train.labelled,
+        FEATURES,
         recipe.delay_days,
-        {"recipe": asdict(recipe), "setting": setting, "chosen_by": chosen_by},
-        chosen.sequence,
+        {"recipe": asdict(recipe), "setting": tuned.setting},
     )
     costs = AlertCosts(recipe.budgets, recipe.false_alarm_cost, recipe.missed_share)
     thresholds = choose_thresholds(model, validation, costs)
     model.metadata["thresholds"] = thresholds
-    names, sequence = model.names, model.sequence
-    test = simulate(test_shops, names, warm_up_days, sequence=sequence)
-    hidden_test = simulate(
-        test_shops, names, warm_up_days, hide_entity_ids=(True,), sequence=sequence
-    )
-    young_test = simulate(young_shops, names, 0, sequence=sequence)
+    test = simulate(test_shops, model.names, warm_up_days)
+    hidden_test = simulate(test_shops, model.names, warm_up_days, hide_entity_ids=(True,))
+    young_test = simulate(young_shops, model.names, 0)
     for name, dataset in (
         ("validation", validation),
         ("test", test),
@@ -226,7 +206,9 @@ def rebuild_reference(
             f"fraud model {folder}: it was not trained on simulated shops; train it again to get a"
             " drift reference"
         )
-    recipe = FraudRecipe(**model.metadata["recipe"])
+    saved = model.metadata["recipe"] | {"sequence_epochs": 0}  # a field of earlier versions
+    del saved["sequence_epochs"]
+    recipe = FraudRecipe(**saved)
     datasets = []
     for done, seed in enumerate(recipe.validation_seeds, 1):
         datasets.append(
@@ -236,7 +218,6 @@ def rebuild_reference(
                 model.delay_days,
                 recipe.warm_up_days,
                 None,
-                sequence=model.sequence,
             )
         )
         on_progress("shops", done, len(recipe.validation_seeds))
@@ -245,15 +226,6 @@ def rebuild_reference(
     )
     reference.save(folder)
     return reference
-
-
-def _sequence_examples(dataset: EventDataset, shops: int) -> SequenceExamples:
-    """Groups events by shop, so that no case is split between folds.
-
-    Both copies of a training shop (with and without hidden entities) are one group.
-    """
-    group_M = (dataset.user_M >> SHOP_BITS) % shops
-    return SequenceExamples(dataset.labelled, dataset.tokens, dataset.user_M, group_M)
 
 
 def with_reference(model: FraudModel, validation: EventDataset, out: Path | None) -> FraudModel:
