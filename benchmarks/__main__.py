@@ -2,82 +2,38 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import sys
-from collections.abc import Callable
-from dataclasses import asdict
 from datetime import date, datetime
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import typer
 
 from benchmarks import throughput as throughput_benchmark
 from benchmarks.load.workload import Workload
-from benchmarks.support import environment, runs
+from benchmarks.support import runs
+from benchmarks.support.command_line import (
+    BACKGROUND_PER_S,
+    BENCH_ROOT,
+    EVENTS,
+    LATENCY_LOAD_SHARE,
+    REPETITIONS,
+    SAMPLES,
+    USERS,
+    CommitLog,
+    Events,
+    Repetitions,
+    Root,
+    Samples,
+    Users,
+    report,
+    report_on_stack,
+)
 from liveprofile.errors import LiveprofileError
-from liveprofile.resources import STACK_FOLDER
 from stack.local import Stack
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-
-EVENTS, USERS, REPETITIONS, SAMPLES = 400_000, 20_000, 2, 1_000
-LATENCY_LOAD_SHARE = 0.7  # latency is measured at this share of the throughput
-BACKGROUND_PER_S = 4_700.0  # events per second: half of the throughput on two cores
-
-Root = Annotated[
-    Path, typer.Option(help="Folder for the benchmark's own stack; removed at the end.")
-]
-Events = Annotated[int, typer.Option(min=1_000, help="Number of generated events per run.")]
-Users = Annotated[int, typer.Option(min=1, help="Number of users.")]
-Repetitions = Annotated[
-    int, typer.Option(min=1, help="Measured runs per variant; the variants alternate.")
-]
-CommitLog = Annotated[
-    Literal["periodic", "batch"],
-    typer.Option(
-        help="Cassandra's commitlog_sync: periodic (its default), or batch, which a single node"
-        " needs to lose no acknowledged write."
-    ),
-]
-Samples = Annotated[int, typer.Option(min=10, help="Number of profiles to measure latency on.")]
-
-BENCH_ROOT = STACK_FOLDER / "bench"
-
-
-def report(name: str, workload: Workload | None, measure: Callable[[], dict[str, Any]]) -> None:
-    """Runs a benchmark and prints its JSON line: environment, workload and results."""
-    environment_fields = environment.describe()
-    result = measure()
-    typer.echo(
-        json.dumps(
-            {
-                "benchmark": name,
-                **environment_fields,
-                "load": workload and asdict(workload),
-                **result,
-            }
-        )
-    )
-
-
-def report_on_stack(
-    name: str,
-    root: Path,
-    commit_log: str,
-    workload: Workload | None,
-    measure: Callable[[Stack], dict[str, Any]],
-    parallelism: int = runs.PARALLELISM,
-) -> None:
-    """Runs a benchmark that needs Kafka, Cassandra and Flink, on a stack of its own."""
-
-    def with_stack() -> dict[str, Any]:
-        with runs.started_stack(root, commit_log, parallelism) as stack:
-            configuration = {"commit_log": commit_log, **runs.configuration(stack)}
-            return {"configuration": configuration, **measure(stack)}
-
-    report(name, workload, with_stack)
 
 
 @app.callback(invoke_without_command=True)
@@ -185,6 +141,31 @@ def latency(
         return {"share": LATENCY_LOAD_SHARE, "fastest_events_per_s": fastest_per_s, **result}
 
     report_on_stack("latency", root, commit_log, workload, measure)
+
+
+@app.command("model-swap")
+def model_swap(
+    root: Root = BENCH_ROOT,
+    events: Events = EVENTS,
+    users: Users = USERS,
+    rate: Annotated[float, typer.Option(help="Events per second.")] = BACKGROUND_PER_S,
+    every: Annotated[
+        float, typer.Option(min=1, help="Seconds between two changes of the model.")
+    ] = 5.0,
+    samples: Samples = SAMPLES,
+    commit_log: CommitLog = "periodic",
+) -> None:
+    """Compare the profile latency while the user model changes with the time before."""
+    from benchmarks.model_swap import model_swap
+
+    workload = Workload.of(events, users)
+    report_on_stack(
+        "model-swap",
+        root,
+        commit_log,
+        workload,
+        lambda stack: model_swap(stack, workload, rate, samples, every),
+    )
 
 
 @app.command()

@@ -89,11 +89,12 @@ class ProfilePoller(threading.Thread):
         super().__init__(daemon=True)
         self._session = connection.connect(settings.cassandra)
         self._select = self._session.prepare(
-            "SELECT window_end FROM profile_delta WHERE user_id = ? AND window_end = ?"
+            "SELECT model_version FROM profile_delta WHERE user_id = ? AND window_end = ?"
         )
         self._plan = send_plan
         self._missing = {end_ms: list(users) for end_ms, users in sorted(sampled.items())}
         self.latency_ms: dict[int, list[float]] = {end_ms: [] for end_ms in sampled}
+        self.versions: set[str] = set()  # of the models that made the profiles
         self.queries = 0
         self.start_s = 0.0  # monotonic; set before start()
         self.stopping = threading.Event()
@@ -121,7 +122,10 @@ class ProfilePoller(threading.Thread):
 
     def _is_stored(self, user_id: str, end_ms: int) -> bool:
         self.queries += 1
-        return self._session.execute(self._select, (user_id, end_ms)).one() is not None
+        row = self._session.execute(self._select, (user_id, end_ms)).one()
+        if row is not None:
+            self.versions.add(row.model_version)
+        return row is not None
 
     def close(self) -> None:
         self.stopping.set()
@@ -129,8 +133,18 @@ class ProfilePoller(threading.Thread):
         connection.close(self._session)
 
 
-def latency(stack: Stack, workload: Workload, events_per_s: float, samples: int) -> dict[str, Any]:
-    """Runs the variant `whole` at `events_per_s` and measures the latency of `samples` profiles."""
+class SamplePlan(NamedTuple):
+    """What is sent, and whose profiles are measured."""
+
+    schedule: Schedule
+    sampled: dict[int, list[str]]  # window end in ms -> user ids
+
+
+def plan(stack: Stack, workload: Workload, events_per_s: float, samples: int) -> SamplePlan:
+    """Draws the samples from the windows that close after the warm-up.
+
+    Raises ConfigError if there are none.
+    """
     runs.log_progress(f"latency: preparing {events_per_s:.0f} events/s")
     # The stack's settings have the job's windows and partitions; only topic names differ.
     stack_settings = load(**stack.settings())
@@ -142,28 +156,41 @@ def latency(stack: Stack, workload: Workload, events_per_s: float, samples: int)
             f" {PACED_WARM_UP_S:.0f} s: give more --events"
         )
     sampled = sample_profiles(workload, stack_settings.window.length_ms, ends_ms, samples)
+    return SamplePlan(send_plan, sampled)
+
+
+def send_and_poll(job: runs.RunningJob, samples: SamplePlan) -> tuple[ProfilePoller, list[float]]:
+    """Sends the events on schedule. Returns when every sampled profile has been read.
+
+    Returns the poller, and by how much events were sent late, in ms. Raises ServiceError.
+    """
+    send_plan = samples.schedule
+    sender = EventSender(job.settings)
+    poller = ProfilePoller(job.settings, *samples)
+    try:
+        poller.start_s = start_s = time.monotonic()
+        poller.start()
+        senders = [sender] * len(send_plan.messages)
+        sent_late_ms = send_on_schedule(senders, send_plan.messages, send_plan.due_s, start_s)
+        poller.join(LAST_SAMPLE_TIMEOUT_S)
+        job.check()
+        if poller.missing:
+            raise ServiceError(
+                f"{poller.missing} sampled profiles are not in Cassandra"
+                f" {LAST_SAMPLE_TIMEOUT_S:.0f} s after the last event"
+            )
+    finally:
+        poller.close()
+    return poller, sent_late_ms
+
+
+def latency(stack: Stack, workload: Workload, events_per_s: float, samples: int) -> dict[str, Any]:
+    """Runs the variant `whole` at `events_per_s` and measures the latency of `samples` profiles."""
+    sample_plan = plan(stack, workload, events_per_s, samples)
     with runs.running_job(stack, "whole", "latency", workload) as job:
-        settings = job.settings
-        sender = EventSender(settings)
-        poller = ProfilePoller(settings, send_plan, sampled)
-        try:
-            poller.start_s = start_s = time.monotonic()
-            measured_from_s = time.time()
-            poller.start()
-            with Meter(stack) as meter:
-                senders = [sender] * len(send_plan.messages)
-                sent_late_ms = send_on_schedule(
-                    senders, send_plan.messages, send_plan.due_s, start_s
-                )
-                poller.join(LAST_SAMPLE_TIMEOUT_S)
-            job.check()
-            if poller.missing:
-                raise ServiceError(
-                    f"{poller.missing} of {samples} sampled profiles are not in Cassandra"
-                    f" {LAST_SAMPLE_TIMEOUT_S:.0f} s after the last event"
-                )
-        finally:
-            poller.close()
+        settings, measured_from_s = job.settings, time.time()
+        with Meter(stack) as meter:
+            poller, sent_late_ms = send_and_poll(job, sample_plan)
         checkpoints_ms = runs.checkpoint_durations_ms(job, measured_from_s)
         job.journal.update()
         batches = [entry.stage_ms for entry in job.journal.entries if entry.at_s > measured_from_s]

@@ -120,13 +120,11 @@ def _check(settings: Settings, folder: Path) -> None:
 
 
 def _write(settings: Settings, models: UserModels) -> None:
-    from liveprofile.kafka.records import send_all
     from liveprofile.kafka.topics import create_topics
-    from udfs.profile.deployment import KEY
+    from udfs.profile.model_feed import write_user_models
 
     create_topics(settings)
-    value = models.model_dump_json().encode()
-    send_all(settings, settings.topics.models, [(KEY, value, {})])
+    write_user_models(settings, models)
 
 
 def _print(

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from liveprofile.kafka.records import send_all
 from liveprofile.storage.connection import open_session
 from models.profile.model_card import WEIGHTS, ModelCard
 from tests.support.job_under_test import JobUnderTest
@@ -21,7 +20,7 @@ from tests.support.model_folders import SHIPPED, copy_model
 from tests.support.streams.seeded import Message
 from udfs.profile import deployment
 from udfs.profile.deployment import FIRST_REVISION, in_canary
-from udfs.profile.model_feed import read_user_models
+from udfs.profile.model_feed import read_user_models, write_user_models
 
 pytestmark = pytest.mark.services
 
@@ -123,8 +122,7 @@ def apply_and_damage(job: JobUnderTest, folder: Path) -> None:
     weights = folder / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-4] + b"\0\0\0\1")
     models = deployment.apply(read_user_models(job.settings), reference, None, "test")
-    record = (deployment.KEY, models.model_dump_json().encode(), {})
-    send_all(job.settings, job.settings.topics.models, [record])
+    write_user_models(job.settings, models)
 
 
 def test_model_changes_under_load_without_a_restart(

@@ -19,10 +19,11 @@ import numpy as np
 
 from liveprofile.config import Settings
 from liveprofile.errors import InputError, LiveprofileError
-from liveprofile.kafka.records import Record
+from liveprofile.kafka.records import Record, send_all
 from models.profile.model_card import ModelCard
 from udfs.failed_rows import DATA_ERRORS
 from udfs.profile.deployment import (
+    KEY,
     Deployment,
     ModelReference,
     UserModels,
@@ -237,6 +238,12 @@ def read_user_models(settings: Settings) -> UserModels | None:
     topic = _TopicModels()
     read_to_end(settings.topics.models, lambda: _open_source(settings), topic.take)
     return topic.models
+
+
+def write_user_models(settings: Settings, models: UserModels) -> None:
+    """Makes this the record in force. Raises ServiceError."""
+    value = models.model_dump_json().encode()
+    send_all(settings, settings.topics.models, [(KEY, value, {})])
 
 
 def _open_source(settings: Settings) -> TopicSource:
