@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from cassandra.cluster import Session
@@ -109,15 +109,19 @@ class _NoFlagStateCache(FlagStateCache):
         """Does nothing."""
 
 
-class _WrittenHours:
-    """The hours of users that were written lately. When full (MAX_HOURS), it is cleared."""
+class WrittenHours:
+    """The hours of users that were written lately. When full (MAX_HOURS), it is cleared.
 
-    def __init__(self) -> None:
+    clock: seconds since any time.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
         self._written_s: dict[tuple[str, int], float] = {}
 
     def add(self, user_id: str, hour_ms: int) -> bool:
         """Adds an hour. Returns whether it must be written."""
-        now_s = time.monotonic()
+        now_s = self._clock()
         if self._written_s.get((user_id, hour_ms), -HOUR_REFRESH_S) > now_s - HOUR_REFRESH_S:
             return False
         if len(self._written_s) >= MAX_HOURS:
@@ -136,7 +140,7 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
         self, settings: CassandraSettings, score_ttl_s: int, session: Session | None = None
     ):
         self._score_ttl_s = score_ttl_s
-        self._written_hours = _WrittenHours()
+        self._written_hours = WrittenHours()
         super().__init__(settings, session, _NoFlagStateCache())
         self.drift_store = CassandraDriftStore(self._session, settings, score_ttl_s)
 
