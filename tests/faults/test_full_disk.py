@@ -47,9 +47,14 @@ def disk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def job_on_disk(new_job: Callable[..., JobUnderTest], disk: Path) -> Iterator[LoadedJob]:
-    job = new_job("full_disk", window=WINDOW, job={"checkpoint_dir": disk.as_uri()})
+    job = new_job(
+        "full_disk",
+        window=WINDOW,
+        scoring={"enabled": False},
+        job={"checkpoint_dir": disk.as_uri()},
+    )
     job.submit()
-    with open_loaded_job(job) as loaded_job:
+    with open_loaded_job(job, with_scoring=False) as loaded_job:
         yield loaded_job
 
 

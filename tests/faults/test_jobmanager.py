@@ -94,9 +94,9 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def available_job(new_job: Callable[..., JobUnderTest], cluster: Cluster) -> Iterator[LoadedJob]:
     flink = {"rest_url": cluster.jobmanager.rest_url}
-    job = new_job("available", window=WINDOW, flink=flink)
+    job = new_job("available", window=WINDOW, scoring={"enabled": False}, flink=flink)
     job.submit()
-    with open_loaded_job(job) as loaded_job:
+    with open_loaded_job(job, with_scoring=False) as loaded_job:
         yield loaded_job
 
 
