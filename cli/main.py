@@ -18,6 +18,9 @@ from cli.learning.model import model
 from cli.learning.train import train
 from cli.learning.tune import tune
 from cli.learning.walk_forward import walk_forward
+from cli.lifecycle.setup import setup
+from cli.lifecycle.stop import cancel, stop
+from cli.lifecycle.upgrade import upgrade
 from cli.operations.trends import trends
 from cli.pipeline.audit import audit
 from cli.pipeline.backfill import backfill
@@ -38,7 +41,7 @@ from liveprofile.errors import LiveprofileError
 
 # The panels of `liveprofile --help`, each with its commands and groups of commands.
 PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
-    "Run the job": (demo, submit, status, audit),
+    "Run the job": (demo, setup, submit, status, stop, cancel, upgrade, audit),
     "Send events": (generate, replay, heartbeat, bootstrap),
     "Read profiles": (show, deltas, scores, flags),
     "Serve profiles over HTTP": (serve, key),

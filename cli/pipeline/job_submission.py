@@ -32,12 +32,10 @@ def submit_job(
     Tables are created while Flink's client plans the job, which takes longer. If that fails, the
     job is cancelled. Raises LiveprofileError.
     """
-    # Read before anything is created: the job would refuse it too.
-    read_rules(product_path(settings.rules))
-    card = ModelCard.read(product_path(settings.model.checkpoint))
+    card = check_submission(settings)
     topics = create_topics(settings)
     with ThreadPoolExecutor(1) as pool:
-        tables = pool.submit(_create_tables, settings, card.shape["embedding"])
+        tables = pool.submit(create_tables, settings, card)
         job_id = flink_run(
             settings.flink.rest_url,
             JOB,
@@ -53,6 +51,18 @@ def submit_job(
     return job_id, topics
 
 
-def _create_tables(settings: Settings, embedding_dim: int) -> None:
+def check_submission(settings: Settings) -> ModelCard:
+    """Raises LiveprofileError for files that the job would refuse, before anything is created."""
+    read_rules(product_path(settings.rules))
+    return read_model_card(settings)
+
+
+def read_model_card(settings: Settings) -> ModelCard:
+    """The card of the user model that the job serves. Raises InputError."""
+    return ModelCard.read(product_path(settings.model.checkpoint))
+
+
+def create_tables(settings: Settings, card: ModelCard) -> None:
+    """Creates the tables that are missing, if the job stores anything. Raises LiveprofileError."""
     if settings.job.store == "cassandra":
-        create_schema(settings.cassandra, embedding_dim)
+        create_schema(settings.cassandra, card.shape["embedding"])

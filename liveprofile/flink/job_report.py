@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 import time
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from liveprofile.errors import ServiceError
+from liveprofile.errors import InputError, LiveprofileError, ServiceError
 from liveprofile.flink.rest import TERMINAL_STATES, request, running_tasks, vertex_metrics
 
 # The profile pipeline's source of events. The scoring pipeline reads the same topic again.
@@ -55,6 +56,46 @@ def running_jobs(rest_url: str, name: str) -> list[str]:
     return [
         job["jid"] for job in jobs if job["name"] == name and job["state"] not in TERMINAL_STATES
     ]
+
+
+def require_running_job(rest_url: str, name: str, job_id: str | None = None) -> str:
+    """The id of the job that runs, as `choose_running_job` chooses it. Raises what it raises.
+
+    Raises ServiceError if Flink does not answer.
+    """
+    jobs = request(rest_url, "/jobs/overview")["jobs"]
+    running = {job["jid"]: job["name"] for job in jobs if job["state"] not in TERMINAL_STATES}
+    return choose_running_job(running, rest_url, name, job_id)
+
+
+def choose_running_job(
+    running: Mapping[str, str], rest_url: str, name: str, job_id: str | None
+) -> str:
+    """The job with `job_id`, else the only one with this name.
+
+    running: names by id. Raises LiveprofileError if it does not run, InputError if several have the
+    name.
+    """
+    others = ", ".join(f"{its_name} {each}" for each, its_name in running.items()) or "nothing"
+    if job_id is not None:
+        if job_id not in running:
+            raise LiveprofileError(f"no job {job_id} runs at {rest_url}, which runs {others}")
+        return job_id
+    named = [each for each, its_name in running.items() if its_name == name]
+    if not named:
+        raise LiveprofileError(f"no job named {name} runs at {rest_url}, which runs {others}")
+    if len(named) > 1:
+        raise InputError(
+            f"{len(named)} jobs named {name} run at {rest_url}: choose one with --job:"
+            f" {', '.join(named)}"
+        )
+    return named[0]
+
+
+def last_checkpoint_path(rest_url: str, job_id: str) -> str | None:
+    """The folder of the job's last completed checkpoint, which a cancelled job leaves."""
+    latest = request(rest_url, f"/jobs/{job_id}/checkpoints").get("latest", {})
+    return (latest.get("completed") or {}).get("external_path")
 
 
 def report(rest_url: str, name: str) -> JobReport:

@@ -120,6 +120,21 @@ def wait_until_running(rest_url: str, job_id: str, timeout_s: float) -> None:
         time.sleep(0.2)
 
 
+def wait_for_first_checkpoint(rest_url: str, job_id: str, timeout_s: float) -> None:
+    """Waits until the job has completed a checkpoint of its own.
+
+    Raises ServiceError if the job ends before, or after `timeout_s`.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while not request(rest_url, f"/jobs/{job_id}/checkpoints")["counts"]["completed"]:
+        state = job_state(rest_url, job_id)
+        if state in TERMINAL_STATES or time.monotonic() > deadline_s:
+            raise ServiceError(
+                f"job {job_id} is {state} without a checkpoint: {_last_failure(rest_url, job_id)}"
+            )
+        time.sleep(0.2)
+
+
 def running_tasks(job: dict[str, Any]) -> tuple[int, int]:
     """Running tasks and all tasks of a job, from the answer of /jobs/<id>."""
     running = sum(vertex["tasks"].get("RUNNING", 0) for vertex in job["vertices"])

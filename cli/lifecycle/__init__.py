@@ -1,0 +1,1 @@
+"""Commands about the life of the job: set-up, stop, cancel, upgrade."""

@@ -1,0 +1,82 @@
+"""`liveprofile stop` and `cancel`: end the running job."""
+
+from __future__ import annotations
+
+import shlex
+from typing import Annotated
+
+import typer
+
+from cli.common import ConfigOption, JsonOption, print_json, read_settings
+from cli.pipeline.submit import refuse_relative
+
+JobOption = Annotated[
+    str | None,
+    typer.Option(
+        "--job",
+        metavar="ID",
+        show_default=False,
+        help="Id of the job. Default: the job that runs with the name job.name.",
+    ),
+]
+SavepointFolderOption = Annotated[
+    str | None,
+    typer.Option(
+        "--savepoint",
+        metavar="FOLDER",
+        show_default=False,
+        help="Folder for the savepoint, of the cluster's file system. Default: the cluster's"
+        " execution.checkpointing.savepoint-dir.",
+        callback=refuse_relative,
+    ),
+]
+
+
+def stop(
+    savepoint: SavepointFolderOption = None,
+    job: JobOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Stop the job with a savepoint, from which `submit --savepoint` goes on.
+
+    Windows stay open and are completed by the next job. If the savepoint fails, the job goes on.
+
+    Example: `liveprofile stop` or `liveprofile stop --savepoint file:///shared/savepoints`
+    """
+    from liveprofile.flink import rest
+    from liveprofile.flink.job_report import require_running_job
+
+    settings = read_settings(config)
+    rest_url = settings.flink.rest_url
+    job_id = require_running_job(rest_url, settings.job.name, job)
+    location = rest.stop_with_savepoint(rest_url, job_id, savepoint)
+    if json:
+        print_json({"job_id": job_id, "savepoint": location})
+        return
+    options = ["--config", str(config)] if config else []
+    command = shlex.join(["liveprofile", "submit", "--savepoint", location, *options])
+    typer.echo(f"job {job_id} is stopped, savepoint {location}")
+    typer.echo(f"To go on: {command} --wait")
+
+
+def cancel(job: JobOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """End the job without a savepoint. Its last retained checkpoint remains.
+
+    A job that starts without a savepoint or checkpoint reads the topic again and knows nothing
+    of earlier events. Use `stop` to go on later.
+
+    Example: `liveprofile cancel`
+    """
+    from liveprofile.flink import rest
+    from liveprofile.flink.job_report import last_checkpoint_path, require_running_job
+
+    settings = read_settings(config)
+    rest_url = settings.flink.rest_url
+    job_id = require_running_job(rest_url, settings.job.name, job)
+    rest.cancel(rest_url, job_id)
+    checkpoint = last_checkpoint_path(rest_url, job_id)
+    if json:
+        print_json({"job_id": job_id, "checkpoint": checkpoint})
+    else:
+        typer.echo(f"job {job_id} is cancelled, last checkpoint {checkpoint or 'none'}")

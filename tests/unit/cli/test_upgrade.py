@@ -1,0 +1,69 @@
+"""An upgrade leaves the new job, the old one, or a message that names the savepoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cli.lifecycle.upgrade import UpgradeResult, replace_job, start_with_command
+from liveprofile.errors import ConfigError, ServiceError
+
+SAVEPOINT = "file:/savepoints/savepoint-1"
+
+
+def starts(job_id: str) -> Callable[[str], str]:
+    return lambda savepoint: f"{job_id} from {savepoint}"
+
+
+def fails(reason: str) -> Callable[[str], str]:
+    def start(savepoint: str) -> str:
+        raise ConfigError(reason)
+
+    return start
+
+
+def test_new_job_goes_on_from_the_savepoint() -> None:
+    result = replace_job(lambda: SAVEPOINT, starts("new"), fails("must not start"))
+    assert result == UpgradeResult(f"new from {SAVEPOINT}", SAVEPOINT, None)
+
+
+def test_old_job_goes_on_from_the_savepoint_if_the_new_one_fails() -> None:
+    steps: list[str] = []
+    result = replace_job(lambda: SAVEPOINT, fails("no model"), starts("old"), steps.append)
+    assert result == UpgradeResult(f"old from {SAVEPOINT}", SAVEPOINT, "no model")
+    assert steps == ["the new job does not run: no model", "starting the old job again"]
+
+
+def test_failed_upgrade_without_fallback_names_the_way_back() -> None:
+    with pytest.raises(ServiceError) as failed:
+        replace_job(lambda: SAVEPOINT, fails("no model"), None)
+    assert "no model" in str(failed.value)
+    assert f"`liveprofile submit --savepoint {SAVEPOINT} --wait`" in str(failed.value)
+
+
+def test_failed_fallback_names_both_reasons_and_the_savepoint() -> None:
+    with pytest.raises(ServiceError, match=r"no model.*no slot") as failed:
+        replace_job(lambda: SAVEPOINT, fails("no model"), fails("no slot"))
+    assert SAVEPOINT in str(failed.value)
+
+
+def test_nothing_starts_if_the_savepoint_fails() -> None:
+    def stop() -> str:
+        raise ServiceError("no savepoint")
+
+    with pytest.raises(ServiceError, match=r"^no savepoint$"):
+        replace_job(stop, fails("must not start"), fails("must not start"))
+
+
+def test_other_version_gets_the_savepoint_and_its_settings(tmp_path: Path) -> None:
+    command = tmp_path / "liveprofile"
+    command.write_text('#!/bin/sh\necho "{\\"job_id\\": \\"$*\\"}"\n')
+    command.chmod(0o700)
+    assert start_with_command(command, Path("old.toml"), SAVEPOINT) == (
+        f"submit --savepoint {SAVEPOINT} --wait --json --config old.toml"
+    )
+    command.write_text("#!/bin/sh\necho no slots >&2; exit 3\n")
+    with pytest.raises(ServiceError, match="submit: no slots"):
+        start_with_command(command, Path("old.toml"), SAVEPOINT)
