@@ -42,6 +42,7 @@ class ServeSettings(Section):
     )
     requests_per_s: float = Field(500.0, gt=0, description="of one key, in the long run")
     burst: int = Field(1_000, ge=1, description="requests of one key at once")
+    wrong_keys_per_s: float = Field(5.0, gt=0, description="attempts from one address")
     max_in_flight: int = Field(512, ge=1, description="requests at once; more are answered 503")
     max_connections: int = Field(1_024, ge=1, description="open connections; more are refused")
     max_body_bytes: int = Field(131_072, ge=1_024)

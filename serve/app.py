@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from liveprofile import __version__
@@ -17,6 +17,7 @@ from liveprofile.storage.cql import now_ms
 from serve import problems
 from serve.guard import ApiMetrics, RequestGuard
 from serve.routes import alerts, operations, users
+from serve.routes.common import known_parameters
 from serve.security import Gatekeeper, ReadKey
 from serve.store.protocol import Store
 
@@ -64,7 +65,7 @@ def create_app(
     app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
     problems.install(app)
     for router in ROUTERS:
-        app.include_router(router)
+        app.include_router(router, dependencies=[Depends(known_parameters)])
     app.add_middleware(RequestGuard, settings=settings, metrics=metrics)
     app.openapi = lambda: _document(app)
     return app

@@ -11,6 +11,7 @@ from fastapi import Depends, Query
 
 from liveprofile.client.models import MAX_PAGE_ROWS
 from serve.problems import ApiError
+from serve.store.protocol import END_OF_TIME_MS, START_OF_TIME_MS
 
 DEFAULT_ROWS = 50
 MAX_CURSOR_CHARS = 4_096
@@ -28,7 +29,7 @@ class PageQuery(NamedTuple):
         """The row that the page begins after, None for the first page.
 
         types: int or str, one for each part of the position. Raises ApiError for a cursor that
-        another route has made or nobody.
+        another route has made, or nobody.
         """
         if self.cursor is None:
             return None
@@ -37,11 +38,23 @@ class PageQuery(NamedTuple):
             parts: Any = orjson.loads(base64.urlsafe_b64decode(padded.encode("ascii")))
         except (binascii.Error, UnicodeEncodeError, orjson.JSONDecodeError, ValueError):
             parts = None
-        if not isinstance(parts, list) or [type(part) for part in parts] != list(types):
-            raise ApiError(
-                400, "invalid-cursor", "cursor: pass the next_cursor of the page before, unchanged"
+        if (
+            not isinstance(parts, list)
+            or [type(part) for part in parts] != list(types)
+            or any(
+                not START_OF_TIME_MS < part < END_OF_TIME_MS
+                for part in parts
+                if isinstance(part, int)
             )
+        ):
+            raise invalid_cursor()
         return tuple(parts)
+
+
+def invalid_cursor() -> ApiError:
+    return ApiError(
+        400, "invalid-cursor", "cursor: pass the next_cursor of the page before, unchanged"
+    )
 
 
 async def page_query(

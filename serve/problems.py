@@ -96,7 +96,16 @@ def _invalid(error: RequestValidationError) -> ApiError:
 
 
 async def _answer(request: Request, error: Exception) -> Response:
-    return problem_response(to_api_error(error), request.state.request_id)
+    answer = to_api_error(error)
+    if answer.status == 405:
+        answer.headers["Allow"] = ", ".join(_methods(request))
+    return problem_response(answer, request.state.request_id)
+
+
+def _methods(request: Request) -> list[str]:
+    """The methods of all routes with the path; Starlette names those of one."""
+    path = request.scope["route"].path
+    return sorted(method.upper() for method in request.app.openapi()["paths"].get(path, ()))
 
 
 def install(app: FastAPI) -> None:

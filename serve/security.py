@@ -17,8 +17,8 @@ from serve.problems import ApiError
 from serve.rate_limit import RateLimiter
 
 CACHED_KEYS = 10_000
-# Attempts with a wrong key from one address.
-FAILURES_PER_S, FAILURE_BURST = 5.0, 20.0
+# So many seconds' worth of attempts with a wrong key at once.
+WRONG_KEYS_BURST_S = 4.0
 
 ReadKey = Callable[[str], Awaitable[StoredKey | None]]
 _bearer = HTTPBearer(auto_error=False, scheme_name="key", description="An API key: lp_...")
@@ -52,7 +52,8 @@ class Gatekeeper:
         self._clock_ms, self._clock_s = clock_ms, clock_s
         self._cache: OrderedDict[str, tuple[StoredKey | None, float]] = OrderedDict()
         self._rates = RateLimiter(settings.requests_per_s, settings.burst, clock_s)
-        self._failures = RateLimiter(FAILURES_PER_S, FAILURE_BURST, clock_s)
+        wrong_per_s = settings.wrong_keys_per_s
+        self._failures = RateLimiter(wrong_per_s, WRONG_KEYS_BURST_S * wrong_per_s, clock_s)
 
     async def identify(self, request: Request, credentials: Credentials) -> Caller:
         """Returns who calls. Raises ApiError 401, or 429 after many wrong keys."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -84,6 +85,8 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
     """
     store = CassandraStore(settings)
     server = server_of(create_app(settings.serve, store, running=store.running), settings.serve)
+    # uvicorn stops at SIGTERM and then passes it on.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     with listen(settings.serve) as listening:
         started(url_of(settings.serve, listening))

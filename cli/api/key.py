@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
+from liveprofile.units import DAY_MS, SECOND_MS
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -41,12 +42,11 @@ def create(
 
     Example: `liveprofile key create shop-frontend --role reader --days 90`
     """
-    from liveprofile.client.models import DAY_S
     from liveprofile.storage.cql import now_ms
     from serve.keys import Role, new_key, write_key
 
     settings = read_settings(config)
-    ttl_s = settings.serve.api_key_ttl_s if days is None else days * DAY_S
+    ttl_s = settings.serve.api_key_ttl_s if days is None else days * DAY_MS // SECOND_MS
     now = now_ms()
     made = new_key(name, Role(role), getpass.getuser(), now, ttl_s)
     with _session(settings) as session:

@@ -156,6 +156,11 @@ def cases(
     return Call("GET", "/v1/cases", _as(models.Page[models.CustomerCase]), params)
 
 
+def audit(day: datetime) -> Call[models.Page[models.AuditRecord]]:
+    """The writes through the API of the UTC day that contains the time, newest first."""
+    return Call("GET", "/v1/audit", _as(models.Page[models.AuditRecord]), {"day": _time(day)})
+
+
 def ready() -> Call[models.Health]:
     """Whether the server can answer."""
     return Call("GET", "/health/ready", _as(models.Health), retried=False)

@@ -5,9 +5,9 @@ Times are UTC epoch milliseconds. docs/data-contract.md defines the values, docs
 
 from __future__ import annotations
 
-from typing import Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 MAX_BATCH_USERS = 100
 MAX_PAGE_ROWS = 1_000
@@ -18,6 +18,12 @@ MAX_NOTE_CHARS = 2_000
 DAY_S = 86_400
 
 Item = TypeVar("Item")
+UserIdText = Annotated[str, Field(min_length=1, max_length=MAX_ID_CHARS, pattern=ID_PATTERN)]
+# JSON has one kind of number: 60.0 is the whole number 60.
+WholeNumber = Annotated[
+    int,
+    BeforeValidator(lambda x: int(x) if isinstance(x, float) and x.is_integer() else x),
+]
 AlertStateName = Literal["open", "acknowledged", "confirmed", "false_positive", "closed"]
 
 
@@ -28,9 +34,9 @@ class Answer(BaseModel):
 
 
 class RequestBody(BaseModel):
-    """The body of a request. Unknown fields are refused."""
+    """The body of a request. Unknown fields and other types are refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
 class Profile(Answer):
@@ -254,7 +260,7 @@ class Problem(Answer):
 
 
 class BatchRequest(RequestBody):
-    user_ids: list[str] = Field(min_length=1, max_length=MAX_BATCH_USERS)
+    user_ids: list[UserIdText] = Field(min_length=1, max_length=MAX_BATCH_USERS)
     embedding: bool = False
 
 
@@ -269,5 +275,5 @@ class LabelRequest(RequestBody):
 
 
 class SnoozeRequest(RequestBody):
-    for_s: int = Field(ge=60, le=365 * DAY_S, description="from now")
+    for_s: WholeNumber = Field(ge=60, le=365 * DAY_S, description="from now")
     note: str = Field("", max_length=MAX_NOTE_CHARS)

@@ -26,7 +26,7 @@ from liveprofile.storage.queries import StoredFlag
 from liveprofile.units import SECOND_MS
 from serve import answers
 from serve.guard import extend_deadline
-from serve.paging import Paging, Position
+from serve.paging import Paging, Position, invalid_cursor
 from serve.routes.common import (
     Admin,
     Analyst,
@@ -48,11 +48,13 @@ from serve.store.protocol import AuditEntry
 MAX_ALERTS = 200
 # A label is sent to Kafka after its state is stored.
 LABEL_DEADLINE_S = 5.0
+# Cassandra's int.
+MAX_CASE_NUMBER = 2**31 - 1
 
 router = APIRouter(prefix="/v1", tags=["alerts"])
 
 
-@router.get("/alerts", response_model=Page[RiskAlert], responses=problems(400))
+@router.get("/alerts", response_model=Page[RiskAlert], responses=problems())
 async def get_alerts(
     store: DataStore,
     paging: Paging,
@@ -143,7 +145,7 @@ async def delete_snooze(
     return Response(status_code=204)
 
 
-@router.get("/cases", response_model=Page[CustomerCase], responses=problems(400))
+@router.get("/cases", response_model=Page[CustomerCase], responses=problems())
 async def get_cases(
     store: DataStore,
     paging: Paging,
@@ -153,6 +155,8 @@ async def get_cases(
 ) -> Response:
     """Cases of a user, or of all users in no particular order."""
     after = paging.position(str, str, int)
+    if after is not None and not 0 < after[2] <= MAX_CASE_NUMBER:
+        raise invalid_cursor()
     cases = await store.cases(user_id, after, paging.limit)
     rows = [case._asdict() for case in cases if open is None or case.is_open is open]
     return answers.page_response(

@@ -7,18 +7,17 @@ from typing import Annotated, Any
 from urllib.parse import unquote
 
 from fastapi import Depends, Path, Query, Request
+from pydantic import BeforeValidator
 
 from liveprofile.client.models import ID_PATTERN, MAX_ID_CHARS
 from liveprofile.units import SECOND_MS
 from serve.keys import Role
 from serve.problems import MEDIA_TYPE, ApiError
 from serve.security import Caller, Require
-from serve.store.protocol import Store
+from serve.store.protocol import END_OF_TIME_MS, START_OF_TIME_MS, Store
 
 # A character has up to four bytes, each of three characters when encoded.
 MAX_ENCODED_CHARS = 12 * MAX_ID_CHARS
-# Cassandra stores times of any size, Python's datetime only these.
-FIRST_MS, LAST_MS = -62_135_596_800_000, 253_402_300_799_999
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -26,8 +25,25 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     schema = {"$ref": "#/components/schemas/Problem"}
     return {
         status: {"description": "Problem", "content": {MEDIA_TYPE: {"schema": schema}}}
-        for status in sorted({*statuses, 401, 403, 413, 422, 429, 503})
+        for status in sorted({*statuses, 400, 401, 403, 413, 422, 429, 503})
     }
+
+
+async def known_parameters(request: Request) -> None:
+    """A dependency of all routes: a misspelled parameter must not be ignored."""
+    if not request.url.query:
+        return
+    operations = request.app.openapi()["paths"].get(request.scope["route"].path, {})
+    parameters = operations.get(request.method.lower(), {}).get("parameters", ())
+    known = {each["name"] for each in parameters if each["in"] == "query"}
+    if unknown := sorted(set(request.query_params) - known):
+        message = f"unknown; known are {', '.join(sorted(known)) or 'none'}"
+        raise ApiError(
+            422,
+            "invalid-request",
+            f"query.{unknown[0]}: {message}",
+            errors=[{"field": f"query.{name}", "message": message} for name in unknown],
+        )
 
 
 async def store_of(request: Request) -> Store:
@@ -73,9 +89,18 @@ async def rule_id_of(rule_id: Annotated[str, _id_path("Rule id, or * for all rul
     return decoded_id("rule_id", rule_id)
 
 
+def _parse_time(text: Any) -> Any:
+    # Pydantic would also take numbers, as seconds or milliseconds depending on their size.
+    try:
+        return datetime.fromisoformat(text)
+    except (TypeError, ValueError):
+        raise ValueError("not a time in RFC 3339, such as 2017-11-26T01:00:00Z") from None
+
+
 def to_ms(time: datetime) -> int:
-    """A time without a zone is UTC."""
-    return int(time.replace(tzinfo=time.tzinfo or UTC).timestamp() * SECOND_MS)
+    """A time without a zone is UTC. Times outside those that are stored become the nearest one."""
+    time_ms = int(time.replace(tzinfo=time.tzinfo or UTC).timestamp() * SECOND_MS)
+    return min(max(time_ms, START_OF_TIME_MS), END_OF_TIME_MS)
 
 
 DataStore = Annotated[Store, Depends(store_of)]
@@ -85,11 +110,12 @@ RuleId = Annotated[str, Depends(rule_id_of)]
 Reader = Annotated[Caller, Depends(Require(Role.READER))]
 Analyst = Annotated[Caller, Depends(Require(Role.ANALYST))]
 Admin = Annotated[Caller, Depends(Require(Role.ADMIN))]
+Time = Annotated[datetime, BeforeValidator(_parse_time)]
 Since = Annotated[
-    datetime | None,
+    Time | None,
     Query(description="Only of this time or later: RFC 3339, UTC if it has no zone."),
 ]
-Day = Annotated[datetime, Query(description="A time of the UTC day: RFC 3339 or a date.")]
+Day = Annotated[Time, Query(description="A time of the UTC day: RFC 3339 or a date.")]
 UserFilter = Annotated[
     str | None,
     Query(min_length=1, max_length=MAX_ID_CHARS, pattern=ID_PATTERN, description="Of this user."),

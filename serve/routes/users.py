@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Annotated, Any
 
 import orjson
@@ -26,7 +25,7 @@ from serve import answers
 from serve.keys import Role
 from serve.paging import Paging, cursor_of
 from serve.problems import ApiError, unknown_user
-from serve.routes.common import DataStore, Reader, Since, UserId, problems, to_ms
+from serve.routes.common import DataStore, Reader, Since, Time, UserId, problems, to_ms
 from serve.security import Caller, Require
 from serve.store.protocol import END_OF_TIME_MS, RawProfile
 
@@ -36,7 +35,7 @@ MAX_SIMILAR = 100
 router = APIRouter(prefix="/v1", tags=["users"])
 
 
-@router.post("/users:batchGet", response_model=ProfileBatch, responses=problems(400))
+@router.post("/users:batchGet", response_model=ProfileBatch, responses=problems())
 async def get_profiles(
     body: BatchRequest,
     store: DataStore,
@@ -64,7 +63,7 @@ async def get_profile(
     store: DataStore,
     caller: Reader,
     at: Annotated[
-        datetime | None,
+        Time | None,
         Query(description="What the profile said then, by event time. RFC 3339."),
     ] = None,
     embedding: bool = False,
@@ -82,7 +81,7 @@ async def get_profile(
     return answers.tagged_response(request, answers.profile_answer(row))
 
 
-@router.get("/users/{user_id}/deltas", response_model=Page[Delta], responses=problems(400))
+@router.get("/users/{user_id}/deltas", response_model=Page[Delta], responses=problems())
 async def get_deltas(user_id: UserId, store: DataStore, paging: Paging, caller: Reader) -> Response:
     """The changes of each window, newest first."""
     after = paging.position(int)
@@ -93,7 +92,7 @@ async def get_deltas(user_id: UserId, store: DataStore, paging: Paging, caller: 
     )
 
 
-@router.get("/users/{user_id}/scores", response_model=Page[Score], responses=problems(400))
+@router.get("/users/{user_id}/scores", response_model=Page[Score], responses=problems())
 async def get_scores(user_id: UserId, store: DataStore, paging: Paging, caller: Reader) -> Response:
     """The scores of single events, newest first."""
     page = await store.scores(user_id, paging.position(int, str), paging.limit)
@@ -102,7 +101,7 @@ async def get_scores(user_id: UserId, store: DataStore, paging: Paging, caller: 
     return answers.json_response({"items": items, "next_cursor": cursor})
 
 
-@router.get("/users/{user_id}/flags", response_model=Page[RiskFlag], responses=problems(400))
+@router.get("/users/{user_id}/flags", response_model=Page[RiskFlag], responses=problems())
 async def get_flags(
     user_id: UserId, store: DataStore, paging: Paging, caller: Reader, since: Since = None
 ) -> Response:

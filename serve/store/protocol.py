@@ -12,8 +12,8 @@ from liveprofile.alerts.cases.states import AlertState, StateChange, StoredAlert
 from liveprofile.storage.queries import SimilarUser, StoredFlag, StoredScore
 from serve.keys import StoredKey
 
-# Later than any time that is stored.
-END_OF_TIME_MS = 253_402_300_799_999
+# No stored time is outside these, which Python's datetime and Cassandra can both represent.
+START_OF_TIME_MS, END_OF_TIME_MS = -62_000_000_000_000, 253_402_300_799_999
 
 LabelName = Literal["fraud", "legitimate"]
 

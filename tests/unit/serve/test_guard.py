@@ -35,6 +35,7 @@ def test_request_id_is_echoed_or_made(connect: Connect) -> None:
         ("DELETE", "/v1/users/42", 405),
         ("GET", "/v1/users/42?at=x", 422),
         ("GET", "/v1/users/42/deltas?limit=0", 422),
+        ("GET", "/v1/users/42/deltas?limt=5", 422),
     ],
 )
 def test_every_error_is_a_problem(connect: Connect, method: str, path: str, status: int) -> None:

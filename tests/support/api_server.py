@@ -1,0 +1,31 @@
+"""A process of `liveprofile serve`."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.paths import ROOT
+
+STOP_S = 20
+
+
+@contextmanager
+def api_server(config: Path) -> Iterator[str]:
+    """The URL of a server with these settings, on a free port; its log is beside the settings."""
+    command = [sys.executable, "-m", "cli", "serve", "--config", str(config), "--port", "0"]
+    with (
+        config.with_suffix(".log").open("wb") as log,
+        subprocess.Popen([*command, "--json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=log) as run,
+    ):
+        try:
+            line = run.stdout.readline()
+            assert line, config.with_suffix(".log").read_text()
+            yield json.loads(line)["url"]
+        finally:
+            run.terminate()
+            assert run.wait(STOP_S) == 0

@@ -1,0 +1,37 @@
+"""Generated requests: no 5xx, and no answer that breaks the OpenAPI document."""
+
+from __future__ import annotations
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, settings
+from schemathesis.checks import load_all_checks
+
+from liveprofile.serve_settings import ServeSettings
+from serve.app import create_app
+from serve.keys import Role
+from tests.support.memory_api_store import NOW_MS
+from tests.support.rows.api_rows import filled_store
+
+pytestmark = pytest.mark.slow
+
+EXAMPLES = 25
+ACCEPTED = ["2xx", "3xx", "400", "404", "409"]
+STORE = filled_store()
+KEY = STORE.add_key(Role.ADMIN).text
+SETTINGS = ServeSettings(requests_per_s=1e6, burst=1_000_000, wrong_keys_per_s=1e6)
+APP = create_app(SETTINGS, STORE, clock_ms=lambda: NOW_MS)
+load_all_checks()
+# An arbitrary cursor is answered with 400, a status that nothing else has.
+CONFIG = schemathesis.Config.from_dict(
+    {"checks": {"positive_data_acceptance": {"expected-statuses": ACCEPTED}}}
+)
+schema = schemathesis.openapi.from_asgi("/v1/openapi.json", APP, config=CONFIG)
+
+
+@schema.parametrize()
+@settings(
+    max_examples=EXAMPLES, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True
+)
+def test_answers_keep_to_the_document(case: schemathesis.Case) -> None:
+    case.call_and_validate(headers={"Authorization": f"Bearer {KEY}"})
