@@ -24,7 +24,7 @@ venv: ## install the virtual environment in .venv/ and the jars in .stack/lib/
 
 jars: .stack/lib/.complete ## install only the jars of Kafka, Cassandra and Flink's connector
 
-up: venv ## start Kafka, Cassandra and Flink on free loopback ports
+up: venv ## start Kafka, Cassandra, Flink and the read API on free loopback ports
 	@$(BIN)/python -m stack up $(ARGS)
 
 stop: ## stop them; the data stays in .stack/run/

@@ -49,6 +49,8 @@ def _report(stack: Stack, as_json: bool, seconds: float | None = None) -> None:
     console.print(table)
     if status["services"]["jobmanager"]["pid"]:
         console.print(f"Flink: {stack.rest_url}  settings: {stack.config_file}", soft_wrap=True)
+    if status["services"]["api"]["pid"]:
+        console.print(f"read API: {stack.api.url}", soft_wrap=True)
     if seconds is not None:
         console.print(f"in {seconds:.1f} s")
 
@@ -73,8 +75,9 @@ def up(
     """
     stack = Stack(root, slots=slots)
     started_s = time.monotonic()
-    with Console(stderr=True).status("starting Kafka, Cassandra and Flink"):
+    with Console(stderr=True).status("starting Kafka, Cassandra, Flink and the read API"):
         stack.start()
+        stack.api.start()
         if heartbeat:
             stack.heartbeat.start()
     _report(stack, json_, time.monotonic() - started_s)
@@ -92,7 +95,7 @@ def stop(root: Root = DEFAULT_ROOT, json_: Json = False) -> None:
 
 @app.command()
 def status(root: Root = DEFAULT_ROOT, json_: Json = False) -> None:
-    """Show pids, ports and memory. Exit code 3 unless all services run; heartbeat may be down."""
+    """Show pids, ports and memory. Exit code 3 unless Kafka, Cassandra and Flink run."""
     stack = Stack(root)
     _report(stack, json_)
     if not all(service.alive() for service in stack.services.values()):

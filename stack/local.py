@@ -15,6 +15,7 @@ from liveprofile.errors import ServiceError
 from liveprofile.flink import jars, submission
 from liveprofile.resources import ROOT
 from stack import DEFAULT_ROOT
+from stack.api import ReadApi
 from stack.cassandra import CassandraNode
 from stack.cluster import JobManager, TaskManager
 from stack.heartbeat import Heartbeat
@@ -48,6 +49,8 @@ class Stack:
         self.cassandra = CassandraNode(self.root, state, cassandra_heap_mb, commit_log)
         self.jobmanager = JobManager(self.root, state, slots)
         self.taskmanager = TaskManager(self.root, state, slots)
+        # Not one of the services: the job does not need it.
+        self.api = ReadApi(self.root, state, self.config_file)
         # Not one of the services: it would close all windows of past events.
         self.heartbeat = Heartbeat(self.root, state, self.config_file)
         self._state = state
@@ -86,6 +89,7 @@ class Stack:
     def stop(self) -> None:
         """Stops all services; data, ports and logs stay for the next start."""
         self.heartbeat.stop()
+        self.api.stop()
         # The TaskManager stops before the JobManager that it reports to.
         self._run_on("stop", (self.taskmanager, self.cassandra))
         self._run_on("stop", (self.jobmanager, self.kafka))
@@ -102,6 +106,7 @@ class Stack:
             "kafka": {"bootstrap_servers": self.kafka.bootstrap_servers},
             "cassandra": {"contact_points": [LOOPBACK], "port": self.cassandra.port},
             "flink": {"rest_url": self.rest_url},
+            "serve": {"host": LOOPBACK, "port": self.api.port, "authentication": "none"},
             "job": {
                 "checkpoint_dir": (self.root / "flink" / "checkpoints").as_uri(),
                 "parallelism": self.parallelism,
@@ -141,7 +146,13 @@ class Stack:
     def status(self) -> dict[str, Any]:
         """{"root", "config", "services": {name: {"pid", "port"?, "memory_mb", "log"}}}."""
         ports = self._state.read()["ports"]
-        names = {"kafka": "kafka", "cassandra": "cassandra", "jobmanager": "flink_rest"}
+        names = {
+            "kafka": "kafka",
+            "cassandra": "cassandra",
+            "jobmanager": "flink_rest",
+            "api": "api",
+        }
+        shown = {**self.services, "api": self.api, "heartbeat": self.heartbeat}
         return {
             "root": str(self.root),
             "config": str(self.config_file),
@@ -152,7 +163,7 @@ class Stack:
                     "memory_mb": round(service.memory_mb()),
                     "log": str(service.log),
                 }
-                for name, service in {**self.services, "heartbeat": self.heartbeat}.items()
+                for name, service in shown.items()
             },
         }
 

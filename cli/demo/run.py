@@ -87,6 +87,10 @@ def run(
         alerts = ring.send_ring(settings, last.closed_ms)
     console.print(view.ring(alerts))
     if stays:
+        # The settings file names the demo's keyspace now.
+        with steps.step("api", "starting the read API", None, stack.api.log):
+            stack.api.stop()
+            stack.api.start()
         user = found.changes[0].profile.user_id if found.changes else "USER"
         console.print(view.commands(_next(stack, file, user)))
     return {
@@ -258,6 +262,10 @@ def _next(stack: Stack, file: Path, user: str) -> list[tuple[str, str]]:
         (f"{program} deltas {user}", "what its latest days changed"),
         (f"{program} flags", "the latest risk flags"),
         (f"{program} alerts --follow", "alerts as they arrive"),
+        (
+            f"curl {stack.api.url}/v1/users/{user}",
+            "the household's profile over HTTP (docs/api.md)",
+        ),
         (f"{program} status", "state, rates and lag of the job"),
         (stack.rest_url, "Flink's web interface"),
         (stop, "stop everything; `make demo` starts over"),

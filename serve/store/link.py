@@ -25,7 +25,8 @@ from serve.store.statements import Statements
 
 log = logging.getLogger(__name__)
 
-CONNECT_AGAIN_S = 1.0
+# An attempt costs about a tenth of a second of CPU time.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 5.0
 # Cassandra must answer before the deadline of a request, so that the error names it.
 SHARE_OF_DEADLINE = 0.8
 # Writes of analysts are rare. More of them wait.
@@ -86,7 +87,7 @@ class CassandraLink:
         return self._connected
 
     async def _connect_until_done(self) -> None:
-        reported = ""
+        reported, pause_s = "", FIRST_PAUSE_S
         while self._connected is None:
             try:
                 self._connected = await asyncio.to_thread(self._connect)
@@ -95,7 +96,8 @@ class CassandraLink:
                 if str(error) != reported:
                     log.warning("not ready: %s", error)
                 reported = str(error)
-                await asyncio.sleep(CONNECT_AGAIN_S)
+                await asyncio.sleep(pause_s)
+                pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
 
     def _connect(self) -> _Connected:
         with retry.default_deadline(0):

@@ -33,6 +33,7 @@ pytestmark = pytest.mark.services
 
 READY_TIMEOUT_S = 120
 KEY_CACHE_MS = 1_000
+SERVE = {"authentication": "keys", "key_cache_ms": KEY_CACHE_MS, "deadline_ms": 10_000}
 WINDOWS = 5
 USERS = [f"u{number}" for number in range(30)]
 SCORES = 40
@@ -72,7 +73,7 @@ def wait_until_ready(url: str) -> None:
 @pytest.fixture(scope="module")
 def api(new_job: Callable[..., JobUnderTest]) -> Iterator[Api]:
     """The API on a keyspace and topics of its own, with rows in every table that it reads."""
-    job = new_job("api", serve={"key_cache_ms": KEY_CACHE_MS, "deadline_ms": 10_000})
+    job = new_job("api", serve=SERVE)
     with open_session(job.settings.cassandra) as session:
         fill(job.settings, session)
         with api_server(job.config_file) as url:

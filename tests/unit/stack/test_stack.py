@@ -28,6 +28,7 @@ def test_written_settings_point_at_the_stack(tmp_path: Path) -> None:
     assert settings.kafka.bootstrap_servers == stack.kafka.bootstrap_servers
     assert settings.cassandra.port == stack.cassandra.port
     assert settings.flink.rest_url == stack.rest_url
+    assert (settings.serve.host, settings.serve.port) == ("127.0.0.1", stack.api.port)
 
 
 def test_to_toml_round_trips() -> None:
