@@ -12,6 +12,7 @@ import typer
 
 from benchmarks import throughput as throughput_benchmark
 from benchmarks.load.workload import Workload
+from benchmarks.serve import serve
 from benchmarks.support import runs
 from benchmarks.support.command_line import (
     BACKGROUND_PER_S,
@@ -34,6 +35,7 @@ from liveprofile.errors import LiveprofileError
 from stack.local import Stack
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(serve)
 
 
 @app.callback(invoke_without_command=True)

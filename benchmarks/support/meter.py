@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping
 from contextlib import suppress
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import Any, NamedTuple
 
 import psutil
@@ -33,8 +34,10 @@ class Meter:
     usage: by process. others_cpu_s: CPU time of all other processes of the machine.
     """
 
-    def __init__(self, stack: Stack):
+    def __init__(self, stack: Stack, more: Mapping[str, int] = MappingProxyType({})):
+        """more: process ids of further processes by name."""
         self._processes = processes(stack)
+        self._processes |= {name: psutil.Process(pid) for name, pid in more.items()}
         self._rss: dict[str, float] = {}
         self._over = threading.Event()
         self._sampler = threading.Thread(target=self._sample, daemon=True)
