@@ -315,6 +315,16 @@ def restarts(
     )
 
 
+@app.command()
+def segments(
+    root: Root = BENCH_ROOT, users: Users = 50_000, commit_log: CommitLog = "periodic"
+) -> None:
+    """Measure how fast a sweep applies segments to all users while the job runs."""
+    from benchmarks.segments import segments
+
+    report_on_stack("segments", root, commit_log, None, lambda stack: segments(stack, users))
+
+
 @app.command("training-rows")
 def training_rows(
     root: Root = BENCH_ROOT,

@@ -42,11 +42,13 @@ from benchmarks.support.journal import Journal
 from liveprofile.config import Settings, load
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
+from liveprofile.segments.definitions import read_segments
 from liveprofile.wire.tokens import EVENT_TYPES, ID_CHARS
 from models.profile.inference import ProfileModel
 from udfs.profile.batch import ProfileBatch, ProfileUpdater
 from udfs.profile.sink import open_profile_sink
 from udfs.rules_feed import RulesFeed
+from udfs.segments_feed import SegmentsFeed
 
 SOURCE_ROWS = 4_000  # per read: makes the model's batches as large as the job's
 SNAPSHOT_INTERVAL = timedelta(seconds=10)
@@ -181,8 +183,9 @@ class UpdateProfiles:
         )
         model.warm_up()
         rules = RulesFeed(read_rules(product_path(settings.rules)))
+        segments = SegmentsFeed(read_segments(product_path(settings.segments)))
         self._updater = ProfileUpdater(
-            settings, model, open_profile_sink(settings, model.dim), rules
+            settings, model, open_profile_sink(settings, model.dim), rules, segments
         )
         self._journal = journal
         gc.collect()

@@ -36,6 +36,7 @@ from cli.risk.consume import consume
 from cli.risk.drift import drift
 from cli.risk.feedback import feedback
 from cli.risk.rules import rules
+from cli.segments import segments
 from liveprofile import __version__
 from liveprofile.errors import LiveprofileError
 
@@ -46,6 +47,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Read profiles": (show, deltas, scores, flags),
     "Serve profiles over HTTP": (serve, key),
     "Work on alerts": (alerts, consume, feedback, rules, drift),
+    "Segment users": (segments,),
     "Operate the shop": (trends,),
     "Train models": (backfill, train, tune, evaluate, walk_forward, catalogue, model),
 }

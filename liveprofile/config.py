@@ -64,9 +64,10 @@ class Settings(Section):
     serve: ServeSettings = ServeSettings()
     trends: TrendSettings = TrendSettings()
     rules: Path = Path("rules.toml")
+    segments: Path = Path("segments.toml")
     # Set to an empty text, it is an error: a missing secret must not turn verification off.
     rules_signing_key: SecretStr | None = Field(
-        None, min_length=32, description="signs and verifies records of the rules topic"
+        None, min_length=32, description="signs and verifies records of rules and segments"
     )
 
 

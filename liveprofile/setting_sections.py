@@ -27,6 +27,8 @@ class TopicSettings(Section):
     rules: str = "risk-rules"
     feedback: str = "risk-feedback"
     models: str = "user-models"
+    segments: str = "segment-definitions"
+    segment_changes: str = "segment-changes"
     partitions: int = Field(4, ge=1, le=1000, description="of a topic that `submit` creates")
     replication: int = Field(1, ge=1, le=10)
     retention_ms: int = Field(7 * DAY_MS, ge=-1)

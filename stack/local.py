@@ -117,6 +117,7 @@ class Stack:
                 "replay": True,  # mostly history is tried out here
             },
             "rules": str(ROOT / "rules.toml"),
+            "segments": str(ROOT / "segments.toml"),
         }
 
     def write_config(self) -> Path:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from liveprofile.rules.flag_history import NoFlagHistory
+from liveprofile.segments.membership import Membership, Memberships
+from liveprofile.segments.policy import ChangeKey
 
 
 class NullSink(NoFlagHistory):
@@ -15,6 +17,12 @@ class NullSink(NoFlagHistory):
 
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
         return {user_id: {} for user_id in user_ids}
+
+    def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
+        return {user_id: {} for user_id in user_ids}
+
+    def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
+        return {}
 
     def write(self, rows: Sequence[Any]) -> None:
         """Drops the rows."""

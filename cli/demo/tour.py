@@ -8,9 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from liveprofile.audit.reconciliation import Reconciliation
+from liveprofile.config import Settings
+from liveprofile.resources import product_path
 from liveprofile.rules.severity import Severity
+from liveprofile.segments.definitions import read_segments
+from liveprofile.segments.evaluation import evaluate
 from liveprofile.storage.queries import StoredDelta, StoredFlag, StoredProfile
-from udfs.profile.assemble import FEATURES, FeatureColumns, segments
+from udfs.profile.assemble import FEATURES, FeatureColumns, segment_inputs
 
 FLAGS_PER_RULE = 2
 # The first windows of a user change every feature, so users with a longer history are preferred.
@@ -78,12 +82,22 @@ def largest_changes(rows: Iterable[tuple[StoredProfile, StoredDelta]]) -> list[U
 
 
 def segments_before(profile: StoredProfile, delta: StoredDelta) -> list[str]:
-    """The user's segments before the window, computed from the features as the job does."""
+    """The user's shipped segments before the window, computed as the job does."""
     before = delta.delta["before"]
     if not before["windows"]:
         return []
     features = np.array([[np.nan if before[name] is None else before[name] for name in FEATURES]])
-    return segments(FeatureColumns(features), np.array(["coupon_user" in profile.segments]))[0]
+    start_ms = np.array([delta.window_start_ms])
+    after = profile.profile
+    inputs = segment_inputs(
+        FeatureColumns(features),
+        np.array([after.get("used_coupon", False)]),
+        start_ms,
+        [after.get("interests", {})],
+        [after.get("category_affinity", {})],
+    )
+    segments = read_segments(product_path(Settings().segments))
+    return sorted(evaluate(segments, inputs).names("ACTIVE")[0])
 
 
 def _reactivation(change: UserChange) -> float:

@@ -44,11 +44,13 @@ class BootstrapResult(NamedTuple):
 def archive_variables(settings: Settings) -> dict[str, str]:
     """Environment variables that turn the settings of a job into those of its job over an archive.
 
-    Rejected and late records go to the usual topics, alerts of the past to a topic of their own.
+    Rejected and late records go to the usual topics, alerts and segment changes of the past to
+    topics of their own.
     """
     changed = {
         "topics.events": f"{settings.topics.events}-bootstrap",
         "topics.alerts": f"{settings.topics.alerts}-bootstrap",
+        "topics.segment_changes": f"{settings.topics.segment_changes}-bootstrap",
         "job.name": f"{settings.job.name}-bootstrap",
         "kafka.group_id": offsets.bootstrap_group(settings.kafka),
         "kafka.startup_mode": "earliest",
@@ -132,7 +134,11 @@ def _remove_leftovers(archive: Settings) -> None:
     """Removes what this bootstrap, or an earlier one that was killed, has left."""
     for job_id in running_jobs(archive.flink.rest_url, archive.job.name):
         rest.cancel(archive.flink.rest_url, job_id)
-    topics.delete_topics(archive.kafka, (archive.topics.events, archive.topics.alerts))
+    topics.delete_topics(archive.kafka, _own_topics(archive))
+
+
+def _own_topics(archive: Settings) -> tuple[str, ...]:
+    return (archive.topics.events, archive.topics.alerts, archive.topics.segment_changes)
 
 
 def _remove_or_report(archive: Settings, on_step: OnStep) -> None:
@@ -140,7 +146,7 @@ def _remove_or_report(archive: Settings, on_step: OnStep) -> None:
         _remove_leftovers(archive)
     except ServiceError as error:
         on_step(
-            f"topics {archive.topics.events} and {archive.topics.alerts} or job {archive.job.name}"
+            f"topics {', '.join(_own_topics(archive))} or job {archive.job.name}"
             f" remain; the next bootstrap removes them ({error})"
         )
 

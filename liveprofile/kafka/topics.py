@@ -47,10 +47,11 @@ def topic_configs(topics: TopicSettings) -> dict[str, dict[str, str]]:
         "cleanup.policy": "delete",
         "retention.ms": str(topics.retention_ms),
     }
-    names = (topics.events, topics.rejected, topics.late, topics.alerts)
+    names = (topics.events, topics.rejected, topics.late, topics.alerts, topics.segment_changes)
     return {name: dict(deleted) for name in names} | {
         topics.rules: compacted,
         topics.models: compacted,
+        topics.segments: compacted,
         topics.feedback: deleted | {"retention.ms": str(topics.feedback_retention_ms)},
     }
 
@@ -61,10 +62,10 @@ def create_topics(settings: Settings) -> list[str]:
     admin = AdminClient(client_config(settings.kafka))
     existing = metadata(admin, settings.kafka).topics
     missing = [
-        # One partition for rules and models: few records, of which every reader sees one order.
+        # One partition for definitions and models: few records, of which all readers see one order.
         NewTopic(
             name,
-            1 if name in (topics.rules, topics.models) else topics.partitions,
+            1 if name in (topics.rules, topics.segments, topics.models) else topics.partitions,
             topics.replication,
             config=config,
         )

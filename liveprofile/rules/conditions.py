@@ -4,6 +4,7 @@
 
 A condition may use numbers and quoted texts; names; + - * /; < <= > >= == != (also chained, as in
 1 < x < 3); `in` with a list of constants; and, or, not; abs(x), min(x, y, ...), max(x, y, ...).
+A caller may add functions of one quoted text, such as interest("CHEESE").
 Numbers follow IEEE 754, so evaluation never fails: an unknown value is NaN, and every comparison
 with NaN but != is false.
 
@@ -21,12 +22,12 @@ import operator
 from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from functools import reduce
+from types import MappingProxyType
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 ValueKind = Literal["number", "text", "condition"]
-Columns = Mapping[str, np.ndarray]
 
 MAX_CHARS = 1_000
 
@@ -41,6 +42,19 @@ _EQUALITY = {ast.Eq: operator.eq, ast.NotEq: operator.ne}
 _FUNCTIONS = {"abs": (np.abs, 1, 1), "min": (np.minimum, 2, None), "max": (np.maximum, 2, None)}
 
 
+class TextCall(NamedTuple):
+    """A call of a function of one text, such as interest("CHEESE"): the key of its column."""
+
+    function: str
+    argument: str
+
+    def __str__(self) -> str:
+        return f'{self.function}("{self.argument}")'
+
+
+Columns = Mapping[str | TextCall, np.ndarray]
+
+
 class ConditionError(ValueError):
     """A condition is invalid. `position` counts characters from 0."""
 
@@ -50,36 +64,40 @@ class ConditionError(ValueError):
 
 
 class Condition(NamedTuple):
-    """A validated condition. `names`: the names it reads, in the order of first use."""
+    """A validated condition. `names`, `calls`: what it reads, in the order of first use."""
 
     text: str
     names: tuple[str, ...]
+    calls: tuple[TextCall, ...]
     evaluate: Callable[[Columns], Any]
 
     def __call__(self, columns: Columns, rows: int) -> np.ndarray:
-        """(rows,) bool. columns: (rows,) for each of `names` at least; texts as numpy's str."""
+        """(rows,) bool. columns: (rows,) for each of `names` and `calls`; texts as numpy's str."""
         with np.errstate(all="ignore"):
             return np.broadcast_to(np.asarray(self.evaluate(columns), bool), (rows,))
 
 
 def parse_condition(
-    text: str, names: Mapping[str, ValueKind], constants: Mapping[str, float]
+    text: str,
+    names: Mapping[str, ValueKind],
+    constants: Mapping[str, float],
+    functions: Mapping[str, ValueKind] = MappingProxyType({}),
 ) -> Condition:
     """Parses, validates and compiles a condition.
 
-    names: the names that it may read, with their kinds; constants: names with a fixed number.
-    Raises ConditionError.
+    names: the names that it may read, with their kinds; constants: names with a fixed number;
+    functions: functions of one text, with the kinds of their values. Raises ConditionError.
     """
     if len(text) > MAX_CHARS:
         raise ConditionError(MAX_CHARS, f"longer than {MAX_CHARS} characters")
-    parser = _Parser(text, names, constants)
+    parser = _Parser(text, names, constants, functions)
     try:
         kind, evaluate = parser.compile(parser.parse())
     except RecursionError:
         raise ConditionError(0, "nested too deeply") from None
     if kind != "condition":
         raise ConditionError(0, f"is a {kind}, not a condition: compare it with something")
-    return Condition(text, tuple(parser.seen), evaluate)
+    return Condition(text, tuple(parser.seen), tuple(parser.calls), evaluate)
 
 
 class _Expression(NamedTuple):
@@ -90,9 +108,16 @@ class _Expression(NamedTuple):
 class _Parser:
     """Parses one condition and compiles it into numpy operations."""
 
-    def __init__(self, text: str, names: Mapping[str, ValueKind], constants: Mapping[str, float]):
-        self._names, self._constants = names, constants
+    def __init__(
+        self,
+        text: str,
+        names: Mapping[str, ValueKind],
+        constants: Mapping[str, float],
+        functions: Mapping[str, ValueKind],
+    ):
+        self._names, self._constants, self._functions = names, constants, functions
         self.seen: dict[str, None] = {}
+        self.calls: dict[TextCall, None] = {}
         # Python ends an expression at the end of a line; a condition may have several lines.
         self._indent = len(text) - len(text.lstrip())
         self._line = text.replace("\r", " ").replace("\n", " ").strip()
@@ -147,8 +172,13 @@ class _Parser:
                 )
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
                 return self._call(node, name, args)
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if (
+                name in self._functions
+            ):
+                return self._text_call(node, name, args)
             case ast.Call():
-                raise self._at(node, f"only {', '.join(_FUNCTIONS)} can be called")
+                known = ", ".join([*_FUNCTIONS, *self._functions])
+                raise self._at(node, f"only {known} can be called")
         raise self._at(node, f"{_describe(node)} is not allowed in a condition")
 
     def _number(self, node: ast.Constant) -> _Expression:
@@ -215,6 +245,14 @@ class _Parser:
         if max_args == 1:
             return _Expression("number", lambda columns: function(values[0](columns)))
         return _fold("number", function, values)
+
+    def _text_call(self, node: ast.Call, name: str, args: Sequence[ast.expr]) -> _Expression:
+        match args:
+            case [ast.Constant(value=str() as argument)]:
+                call = TextCall(name, argument)
+                self.calls.setdefault(call)
+                return _Expression(self._functions[name], lambda columns: columns[call])
+        raise self._at(node, f'{name} takes one quoted text, such as {name}("X")')
 
     def _compile_as(self, expected: ValueKind, node: ast.expr) -> Callable[[Columns], Any]:
         kind, evaluate = self.compile(node)

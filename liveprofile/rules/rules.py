@@ -8,18 +8,24 @@ from __future__ import annotations
 
 import re
 import string
-import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
-import orjson
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from liveprofile.errors import InputError
 from liveprofile.features import entity, window_features
 from liveprofile.rules.conditions import Condition, ConditionError, ValueKind, parse_condition
+from liveprofile.rules.definitions import (
+    DefinitionProblem,
+    DefinitionsError,
+    condition_problem,
+    file_source,
+    read_file,
+    read_record,
+    validation_problems,
+)
 from liveprofile.rules.severity import Severity
 
 Scope = Literal["window", "event"]
@@ -36,7 +42,6 @@ TEXT_FEATURES = frozenset({"event_type"})
 # The allowed format specifications of numbers in messages. They work for int and float, and have no
 # width, which could exhaust memory.
 _FORMAT = re.compile(r"\+?,?((\.\d{1,2})?[fg%])?")
-_RULE_HEADER = re.compile(r"\s*\[\[\s*rules\s*\]\]")
 
 
 @cache
@@ -102,87 +107,28 @@ class RuleSet(BaseModel):
         return [rule for rule in self.rules if rule.scope == scope and rule.state != "PAUSED"]
 
 
-class RuleProblem(NamedTuple):
-    """One fault of a rule."""
+class RulesError(DefinitionsError):
+    """The rules are invalid."""
 
-    rule: str  # its id, or its number in the file
-    key: str
-    reason: str
-    column: str = ""  # in a condition
-    line: int | None = None  # in the file
-
-    def __str__(self) -> str:
-        rule = f"rule {self.rule}: " if self.rule else ""
-        return f"{rule}{self.key}{self.column and f', {self.column}'}: {self.reason}"
-
-
-class RulesError(InputError):
-    """The rules are invalid. `problems` lists every fault."""
-
-    def __init__(self, source: str, problems: Sequence[RuleProblem]):
-        self.source, self.problems = source, tuple(problems)
-        rest = len(problems) - 1
-        more = f" (and {rest} more: `liveprofile rules check`)" if rest else ""
-        super().__init__(self.lines()[0] + more)
-
-    def lines(self) -> list[str]:
-        """Returns a line per problem: rules.toml:12: rule card_testing: when, column 9: ..."""
-        return [
-            f"{self.source}{'' if problem.line is None else f':{problem.line}'}: {problem}"
-            for problem in self.problems
-        ]
+    kind = "rule"
 
 
 def read_rules(path: Path) -> RuleSet:
     """Reads the rules of a TOML file. Raises RulesError with every fault."""
-    source = f"rules file {path}"
+    file = read_file(path, RulesError, _read)
+    problems = file.problems
     try:
-        text = path.read_text(encoding="utf-8")
-        tables = tomllib.loads(text)
-    except OSError as error:
-        raise RulesError(
-            source, [RuleProblem("", "file", error.strerror or "unreadable")]
-        ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RulesError(source, [RuleProblem("", "TOML", str(error))]) from None
-    rule_tables = tables.pop("rules", None)
-    if not isinstance(rule_tables, list) or not all(isinstance(x, dict) for x in rule_tables):
-        raise RulesError(source, [RuleProblem("", "rules", "must be tables [[rules]]")])
-    key_lines = _KeyLines(text)
-    problems: list[RuleProblem] = []
-    rules: list[Rule] = []
-    seen: set[str] = set()
-    for index, table in enumerate(rule_tables):
-        rule, faults = _read(table, f"number {index + 1}")
-        if rule is not None:
-            if rule.id in seen:
-                faults.append(RuleProblem(rule.id, "id", "another rule has the same id"))
-            seen.add(rule.id)
-            rules.append(rule)
-        problems += [fault._replace(line=key_lines.line(index, fault.key)) for fault in faults]
-    try:
-        rule_set = RuleSet.model_validate({**tables, "rules": rules})
+        rule_set = RuleSet.model_validate({**file.other, "rules": file.definitions})
     except ValidationError as error:
-        problems += _validation_problems("", error)
+        problems += validation_problems("", error)
     if problems:
-        raise RulesError(source, problems)
+        raise RulesError(file_source(path, RulesError), problems)
     return rule_set
 
 
 def read_rule(value: bytes, source: str) -> Rule:
     """Reads the rule of a record of risk-rules. Raises RulesError, which names `source`."""
-    try:
-        table = orjson.loads(value)
-    except orjson.JSONDecodeError as error:
-        raise RulesError(source, [RuleProblem("", "JSON", str(error))]) from None
-    if not isinstance(table, dict):
-        raise RulesError(source, [RuleProblem("", "JSON", "must be an object")])
-    rule, problems = _read(
-        {key: value for key, value in table.items() if key not in ("applied_by", "applied_at")}, "?"
-    )
-    if problems:
-        raise RulesError(source, problems)
-    return rule
+    return read_record(value, source, RulesError, _read)
 
 
 @lru_cache(maxsize=1_024)
@@ -190,32 +136,27 @@ def _condition(when: str, scope: Scope, threshold: float) -> Condition:
     return parse_condition(when, feature_kinds(scope), {"threshold": threshold})
 
 
-def _read(table: Mapping[str, Any], default_name: str) -> tuple[Rule | None, list[RuleProblem]]:
+def _read(
+    table: Mapping[str, Any], default_name: str
+) -> tuple[Rule | None, list[DefinitionProblem]]:
     rule_id = table.get("id")
     try:
         rule = Rule.model_validate(table)
     except ValidationError as error:
-        problems = _validation_problems(
-            rule_id if isinstance(rule_id, str) else default_name, error
-        )
+        problems = validation_problems(rule_id if isinstance(rule_id, str) else default_name, error)
         if not {"scope", "when"} & {problem.key for problem in problems}:
-            problems += _condition_problems(problems[0].rule, table["when"], table["scope"], 0.0)
+            problems += _condition_problems(problems[0].name, table["when"], table["scope"], 0.0)
         return None, problems
     return rule, list(_problems(rule))
 
 
-def _validation_problems(rule: str, error: ValidationError) -> list[RuleProblem]:
-    return [
-        RuleProblem(rule, ".".join(str(part) for part in detail["loc"]), detail["msg"])
-        for detail in error.errors()
-    ]
-
-
-def _problems(rule: Rule) -> Iterator[RuleProblem]:
+def _problems(rule: Rule) -> Iterator[DefinitionProblem]:
     condition_problems = _condition_problems(rule.id, rule.when, rule.scope, rule.threshold)
     yield from condition_problems
     if rule.types and rule.scope == "window":
-        yield RuleProblem(rule.id, "types", "is for scope event; a window has events of all types")
+        yield DefinitionProblem(
+            rule.id, "types", "is for scope event; a window has events of all types"
+        )
     features = {"value": rule.value}
     features |= {f"evidence.{name}": feature for name, feature in rule.evidence.items()}
     if rule.usual is not None:
@@ -223,11 +164,11 @@ def _problems(rule: Rule) -> Iterator[RuleProblem]:
     kinds = feature_kinds(rule.scope)
     for key, name in features.items():
         if name not in kinds:
-            yield RuleProblem(rule.id, key, f"unknown name {name}")
+            yield DefinitionProblem(rule.id, key, f"unknown name {name}")
         elif key in ("value", "usual") and kinds[name] != "number":
-            yield RuleProblem(rule.id, key, f"{name} is a {kinds[name]}, not a number")
+            yield DefinitionProblem(rule.id, key, f"{name} is a {kinds[name]}, not a number")
     for name in sorted(set(rule.evidence) & {"value", "threshold", "usual"}):
-        yield RuleProblem(rule.id, f"evidence.{name}", "is always available; remove it")
+        yield DefinitionProblem(rule.id, f"evidence.{name}", "is always available; remove it")
     # The message's names come from the evidence, else from a valid condition.
     if rule.evidence or not condition_problems:
         known = {"value", "threshold", *rule.message_features} | (
@@ -235,14 +176,16 @@ def _problems(rule: Rule) -> Iterator[RuleProblem]:
         )
         texts = {name for name, key in rule.message_features.items() if key in TEXT_FEATURES}
         for reason in _message_problems(rule.message, known, texts):
-            yield RuleProblem(rule.id, "message", reason)
+            yield DefinitionProblem(rule.id, "message", reason)
 
 
-def _condition_problems(rule: str, when: str, scope: Scope, threshold: float) -> list[RuleProblem]:
+def _condition_problems(
+    rule: str, when: str, scope: Scope, threshold: float
+) -> list[DefinitionProblem]:
     try:
         _condition(when, scope, threshold)
     except ConditionError as error:
-        return [RuleProblem(rule, "when", error.reason, _column(when, error.position))]
+        return [condition_problem(rule, when, error)]
     return []
 
 
@@ -259,31 +202,3 @@ def _message_problems(message: str, known: set[str], texts: set[str]) -> Iterato
             yield f"unknown name {{{name}}}; it may use {', '.join(sorted(known))}"
         elif conversion or not _FORMAT.fullmatch(spec or "") or (spec and name in texts):
             yield f"{{{name}}} has an invalid format; use {{{name}:.2f}}, with , or % if needed"
-
-
-def _column(text: str, position: int) -> str:
-    """Describes a position for people; line and column count from 1."""
-    before = text[:position]
-    column = f"column {position - (before.rfind(chr(10)) + 1) + 1}"
-    return f"line {before.count(chr(10)) + 1}, {column}" if "\n" in text.strip() else column
-
-
-class _KeyLines:
-    """The lines of each rule's keys, which tomllib does not report."""
-
-    def __init__(self, text: str):
-        self._lines = text.splitlines()
-        self._headers = [
-            number for number, line in enumerate(self._lines) if _RULE_HEADER.match(line)
-        ]
-
-    def line(self, rule: int, key: str) -> int | None:
-        """Returns the line of the key, else of the rule's header; None for another file layout."""
-        if rule >= len(self._headers):
-            return None
-        start, *rest = self._headers[rule:]
-        own = re.compile(rf"\s*{re.escape(key.split('.')[0])}\s*[=.]")
-        for number in range(start + 1, rest[0] if rest else len(self._lines)):
-            if own.match(self._lines[number]):
-                return number + 1
-        return start + 1

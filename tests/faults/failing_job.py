@@ -19,6 +19,7 @@ from jobs.sql import tables
 from liveprofile.config import Settings, load
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
+from liveprofile.segments.definitions import read_segments
 from udfs.profile.sink import open_profile_sink
 from udfs.profile.udf import ProfileMetrics, ProfileUdf
 
@@ -57,6 +58,7 @@ class FailingProfileUdf(ProfileUdf):
         super().__init__(
             settings,
             read_rules(product_path(settings.rules)),
+            read_segments(product_path(settings.segments)),
             lambda settings, dim: FailingProxy(open_profile_sink(settings, dim), "write", write),
             ProfileMetrics,
         )

@@ -22,6 +22,7 @@ from udfs.profile.model_feed import open_fixed_model_feed
 from udfs.profile.udf import profile_udf
 from udfs.rules_feed import open_fixed_rules_feed
 from udfs.scoring.udf import scoring_udf
+from udfs.segments_feed import open_fixed_segments_feed
 
 SINK_COLUMNS = "record_key STRING, payload STRING, topic STRING, headers MAP<STRING, BYTES>"
 
@@ -119,6 +120,7 @@ def run_profile_pipeline(records: list[Record], settings: Settings, folder: Path
             shared_sinks.open_shared_profile_sink,
             open_rules_feed=open_fixed_rules_feed,
             open_model_feed=open_fixed_model_feed,
+            open_segments_feed=open_fixed_segments_feed,
         ),
     )
     plan.execute().wait()

@@ -179,8 +179,22 @@ READ, WRITE = AclOperation.READ, AclOperation.WRITE
 # From the table of docs/deployment.md.
 RIGHTS = {
     "job": [
-        (TOPIC, READ, ["behavior-events", "risk-feedback", "risk-rules", "user-models"]),
-        (TOPIC, WRITE, ["behavior-events-rejected", "behavior-events-late", "risk-alerts"]),
+        (
+            TOPIC,
+            READ,
+            [
+                "behavior-events",
+                "risk-feedback",
+                "risk-rules",
+                "user-models",
+                "segment-definitions",
+            ],
+        ),
+        (
+            TOPIC,
+            WRITE,
+            ["behavior-events-rejected", "behavior-events-late", "risk-alerts", "segment-changes"],
+        ),
         (
             GROUP,
             READ,

@@ -7,6 +7,9 @@ from typing import Any
 
 from benchmarks.support.memory_drift_store import MemoryDriftStore
 from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery, RowPosition
+from liveprofile.segments.membership import Membership, Memberships
+from liveprofile.segments.policy import ChangeKey
+from tests.support.memory_memberships import MemoryMemberships
 from udfs.cassandra.encoding import write_time_us
 from udfs.profile.profile_row import ProfileRow
 from udfs.scoring.sink import ScoredEvent
@@ -42,7 +45,14 @@ class MemoryProfileSink:
         self.lookalikes: dict[str, ProfileRow] = {}
         self.flags: dict[FlagKey, Flag] = {}
         self.snoozes: dict[str, dict[str, int]] = {}
+        self.segments = MemoryMemberships()
         self.closed = False
+
+    def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
+        return self.segments.memberships(user_ids)
+
+    def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
+        return self.segments.stored_changes(keys)
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
         return [self._flag_history(query) for query in queries]
@@ -63,6 +73,8 @@ class MemoryProfileSink:
                 self._upsert(self.lookalikes, row.user_id, row)
             for flag in row.flags:
                 self.flags[row.user_id, row.window_end_ms, flag.rule_id, flag.event_id] = flag
+            for write in row.memberships:
+                self.segments.write(write)
 
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
         return {user_id: self.snoozes.get(user_id, {}) for user_id in user_ids}

@@ -5,33 +5,24 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from itertools import groupby
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, Generic, TypeVar
 
 from cassandra.cluster import Session
-from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
+from cassandra.query import BoundStatement, PreparedStatement
 
 from liveprofile.rules.flags import FlaggedRow, FlagHistory, FlagQuery, RowPosition
 from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.connection import close, connect
 from liveprofile.storage.flag_migration import check_flag_key
 from udfs.cassandra import encoding
-from udfs.cassandra.batches import BatchLimits, ReplicaSets, pack, server_limits
-from udfs.cassandra.encoding import Values
+from udfs.cassandra.batch_writer import BatchWriter, Partition, Write, bound_statement
+from udfs.cassandra.batches import BatchLimits
 from udfs.cassandra.executor import StatementExecutor
 from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
 
 Row = TypeVar("Row", bound=FlaggedRow)
 _UserRow = tuple[str, RowPosition]  # user id, window or event
-Write = tuple[PreparedStatement, Values]
 Read = tuple[BoundStatement, Callable[[Sequence[Any]], None]]  # a SELECT; takes its rows
-
-
-class Partition(NamedTuple):
-    """Writes that share a partition key."""
-
-    key: bytes | None  # None: the driver computes it
-    writes: list[Write]
-    size: int  # bytes as the server counts them, or a little more
 
 
 class StoredState:
@@ -81,13 +72,10 @@ class CassandraSink(ABC, Generic[Row]):
         self._session = connect(settings) if session is None else session
         try:
             self._prepare(settings)
-            self._limits = server_limits(self._session, settings.batch_bytes)
+            self._writer = BatchWriter(self._session, settings)
         except BaseException:
             self.close()
             raise
-        self._replica_sets = ReplicaSets(self._session.cluster.metadata, settings.keyspace)
-        self._keyspace = settings.keyspace
-        self._writes = StatementExecutor(self._session, settings, "write")
         self._reads = StatementExecutor(self._session, settings, "read")
         self._unflushed_users: set[str] = set()
         self._cache = cache
@@ -108,7 +96,7 @@ class CassandraSink(ABC, Generic[Row]):
     @property
     def limits(self) -> BatchLimits:
         """The limits of a batch: the settings' or the server's warning thresholds."""
-        return self._limits
+        return self._writer.limits
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
         """Returns the history of each query, from the cache or from Cassandra."""
@@ -161,13 +149,12 @@ class CassandraSink(ABC, Generic[Row]):
         self._unflushed_users.update(row.user_id for row in rows)
         self._cache.update(rows)
         keys, partitions = self._partitions(rows)
-        for positions in self._replica_sets.group(keys):
-            self._send_batches([partitions[position] for position in positions])
+        self._writer.send(keys, partitions)
         for same_partition in self._flags_by_day(rows):
-            self._send_batches(same_partition)
+            self._writer.send_batches(same_partition)
 
     def flush(self) -> None:
-        self._writes.drain()
+        self._writer.drain()
         self._unflushed_users.clear()
 
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
@@ -222,23 +209,4 @@ class CassandraSink(ABC, Generic[Row]):
                 parts.append(Partition(None, writes, encoding.mutation_bytes(writes)))
             yield parts
 
-    def _send_batches(self, partitions: list[Partition]) -> None:
-        for positions in pack([partition.size for partition in partitions], self._limits):
-            self._send([partitions[position] for position in positions])
-
-    def _send(self, partitions: list[Partition]) -> None:
-        batch = BatchStatement(BatchType.UNLOGGED)
-        batch.is_idempotent = True
-        batch.routing_key = partitions[0].key
-        batch.keyspace = self._keyspace
-        for partition in partitions:
-            for prepared, values in partition.writes:
-                batch.add(self._bound(prepared, values))
-        self._writes.submit(batch)
-
-    @staticmethod
-    def _bound(prepared: PreparedStatement, values: Values) -> BoundStatement:
-        """Returns a bound statement with values that are encoded already."""
-        bound = BoundStatement(prepared)
-        bound.values = values
-        return bound
+    _bound = staticmethod(bound_statement)

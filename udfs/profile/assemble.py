@@ -6,7 +6,6 @@ maps row by row. Shapes: n rows, d embedding dimensions.
 
 from __future__ import annotations
 
-from itertools import compress
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +18,9 @@ from liveprofile.features import affinity, baselines
 from liveprofile.features.baselines import Baselines
 from liveprofile.rules.flag_policy import RuleMatch
 from liveprofile.rules.flags import Flag
+from liveprofile.segments.definitions import SegmentSet
+from liveprofile.segments.evaluation import Evaluation, evaluate
+from liveprofile.segments.features import SegmentInputs, features_at
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import Histories
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX
@@ -116,22 +118,20 @@ def features_before_and_after(
     return before, after
 
 
-def segments(features: FeatureColumns, coupon_user: np.ndarray) -> list[list[str]]:
-    """Returns each row's marketing segments in alphabetical order. coupon_user: (n,) bool."""
-    x = {name: features.column(name) for name in FEATURES}
-    # NaN compares false: a user who never bought is neither loyal nor lapsing.
-    recency = x["recency_days"]
-    members = {
-        "big_spender": (x["purchase_windows"] >= 3) & (x["purchase_amount_mean"] >= 100),
-        "browser": (x["events"] >= 20) & (x["purchases"] == 0),
-        "churn_risk": (x["churn"] >= 0.5) & (x["purchases"] > 0),
-        "coupon_user": coupon_user,
-        "lapsing": (x["purchase_windows"] >= 3) & (recency > 30),
-        "loyal": (x["purchase_windows"] >= 10) & (recency <= 30),
-        "new": x["windows"] <= NEW_USER_WINDOWS,
-    }
-    columns = [member.tolist() for member in members.values()]
-    return [list(compress(members, row)) for row in zip(*columns, strict=True)]
+def segment_inputs(
+    features: FeatureColumns,
+    used_coupon: np.ndarray,
+    window_end_ms: np.ndarray,
+    interests: list[dict[str, float]],
+    category_affinity: list[dict[str, float]],
+) -> SegmentInputs:
+    """Returns what segments read of n rows at the windows' ends. used_coupon: (n,) bool."""
+    profile = {name: features.column(name) for name in FEATURES}
+    return SegmentInputs(
+        features_at(profile, used_coupon, window_end_ms, window_end_ms, decay_days=1.0),
+        interests,
+        category_affinity,
+    )
 
 
 def _coupon_users(inputs: ProfileInputs) -> np.ndarray:
@@ -163,7 +163,8 @@ class _RowValues(NamedTuple):
     return_amount: float
     before: list[float]
     after: list[float]
-    segments: list[str]
+    segments: frozenset[str]
+    used_coupon: bool
     interests: dict[str, float]
     next_items: list[int]
     surprise: float
@@ -186,17 +187,39 @@ def assemble(
     after: FeatureColumns,
     matches: list[list[RuleMatch]],
     flags: list[list[Flag]],
+    segments: SegmentSet,
     settings: Settings,
-) -> list[ProfileRow]:
-    """Returns the rows to store, in the order of the inputs.
+) -> tuple[list[ProfileRow], Evaluation]:
+    """Returns the rows to store, in the order of the inputs, and their segments.
 
     matches, flags: of each row, the rules that are true and the flags that they raise.
     """
     cosine = np.einsum("nd,nd->n", scores.embedding_before, scores.embedding_after)
     distance = np.round(np.clip(1.0 - cosine, 0.0, 2.0).astype(np.float64), _DECIMALS)
-    coupon_users = _coupon_users(inputs)
-    segments_before = segments(before, coupon_users)
-    segments_after = segments(after, coupon_users)
+    category_affinity = affinity.category_affinity(
+        inputs.histories.tokens,
+        inputs.windows.tokens,
+        inputs.window_start_ms,
+        inputs.window_end_ms,
+        settings.state.decay_days,
+    )
+    interests = _probabilities_by_name(
+        model.categories, scores.interests_after, scores.interests_after_p
+    )
+    used_coupon = _coupon_users(inputs)
+    # Coupons, interests and affinity before the window are not computed: those after it count.
+    evaluation_before, evaluation = (
+        evaluate(
+            segments,
+            segment_inputs(
+                features, used_coupon, inputs.window_end_ms, interests, category_affinity.shares
+            ),
+        )
+        for features in (before, after)
+    )
+    segments_before, segments_after = (
+        each.names("ACTIVE") for each in (evaluation_before, evaluation)
+    )
     windows_seen, cassandra = after.column("windows"), settings.cassandra
     # A row of user_lookalike (indexed by vector and by segment) costs ten times a row of the other
     # tables. It is written if the segments change, if the embedding moves far, and every
@@ -208,13 +231,6 @@ def assemble(
         )
         | (distance >= cassandra.lookalike_distance)
         | (windows_seen % cassandra.lookalike_refresh_windows == 0)
-    )
-    category_affinity = affinity.category_affinity(
-        inputs.histories.tokens,
-        inputs.windows.tokens,
-        inputs.window_start_ms,
-        inputs.window_end_ms,
-        settings.state.decay_days,
     )
     columns = _RowValues(
         user_id=inputs.user_id,
@@ -228,9 +244,8 @@ def assemble(
         before=before.values.tolist(),
         after=after.values.tolist(),
         segments=segments_after,
-        interests=_probabilities_by_name(
-            model.categories, scores.interests_after, scores.interests_after_p
-        ),
+        used_coupon=used_coupon.tolist(),
+        interests=interests,
         next_items=scores.next_items.tolist(),
         surprise=scores.surprise.tolist(),
         distance=distance.tolist(),
@@ -243,7 +258,8 @@ def assemble(
         matches=matches,
         flags=flags,
     )
-    return [_profile_row(_RowValues(*row), model) for row in zip(*columns, strict=True)]
+    rows = [_profile_row(_RowValues(*row), model) for row in zip(*columns, strict=True)]
+    return rows, evaluation
 
 
 def _profile_row(row: _RowValues, model: ProfileModel) -> ProfileRow:
@@ -251,6 +267,7 @@ def _profile_row(row: _RowValues, model: ProfileModel) -> ProfileRow:
     current = dict(zip(FEATURES, row.after, strict=True))
     profile = {
         "features": current,
+        "used_coupon": row.used_coupon,
         "activity_hour": row.hours,
         "activity_weekday": row.weekdays,
         "category_affinity": row.category_affinity,
@@ -293,7 +310,7 @@ def _profile_row(row: _RowValues, model: ProfileModel) -> ProfileRow:
         recency_days=None if np.isnan(recency) else recency,
         purchases_decayed=current["purchases_decayed"],
         amount_decayed=current["amount_decayed"],
-        segments=row.segments,
+        segments=sorted(row.segments),
         profile_json=orjson.dumps(profile, option=_JSON),
         embedding=row.embedding,
         events=row.events,

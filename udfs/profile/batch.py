@@ -22,10 +22,16 @@ from liveprofile.wire.token_columns import read_histories
 from liveprofile.wire.tokens import TYPE_INDEX
 from udfs.failed_rows import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.profile import assemble
+from udfs.profile.memberships import (
+    change_records,
+    open_membership_policy,
+    with_memberships,
+)
 from udfs.profile.model_feed import ModelFeed
 from udfs.profile.profile_row import ProfileRow
 from udfs.profile.sink import ProfileSink
 from udfs.rules_feed import RulesFeed
+from udfs.segments_feed import SegmentsFeed
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
     from models.profile.inference import BatchTime, ProfileModel, Scores
@@ -89,6 +95,7 @@ class ProfileUpdater:
         model: ProfileModel,
         sink: ProfileSink,
         rules: RulesFeed,
+        segments: SegmentsFeed,
         on_batch: Callable[[ProfileBatchTiming], None] = lambda timing: None,
         encode_texts: TextEncoder | None = None,
         feed: ModelFeed | None = None,
@@ -103,6 +110,7 @@ class ProfileUpdater:
         self._settings, self._sink = settings, sink
         self._feed = feed or ModelFeed(model, lambda reference: model)
         self._rules, self._flag_policy = rules, flag_policy.FlagPolicy(sink)
+        self._segments, self._memberships = segments, open_membership_policy(settings, sink)
         self._on_batch, self._encode_texts = on_batch, encode_texts
         self._failed_rows = 0  # since the last successful batch
 
@@ -157,11 +165,14 @@ class ProfileUpdater:
         self._sink.write(profiles)
         snoozed = self._sink.snoozed(profile.user_id for profile in profiles if profile.flags)
         self._sink.flush()
+        self._memberships.stored()
         clock.append(time.perf_counter())
+        topics = self._settings.topics
         for row, profile in zip(kept, profiles, strict=True):
             if profile.flags:
-                topic = self._settings.topics.alerts
-                sent[row] += alert_records(topic, profile, snoozed[profile.user_id])
+                sent[row] += alert_records(topics.alerts, profile, snoozed[profile.user_id])
+            if profile.memberships:
+                sent[row] += change_records(topics.segment_changes, profile.memberships)
         spent_ms = np.diff(clock) * 1000.0
         media = [window.modalities for window in windows.rows]
         self._on_batch(
@@ -226,9 +237,18 @@ class ProfileUpdater:
             flag_policy.RuleEvaluation, inputs.user_id, inputs.window_end_ms.tolist(), findings
         )
         flags = self._flag_policy.raise_flags(list(evaluations), rules.version)
-        return assemble.assemble(
-            inputs, scores, model, before, after, findings, flags, self._settings
+        rows, evaluation = assemble.assemble(
+            inputs,
+            scores,
+            model,
+            before,
+            after,
+            findings,
+            flags,
+            self._segments.current(),
+            self._settings,
         )
+        return with_memberships(rows, evaluation, self._memberships)
 
     def _rejected(self, user_id: str, event: Refused) -> str:
         topics = self._settings.topics

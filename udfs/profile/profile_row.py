@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from liveprofile.rules.flags import Flag
+from liveprofile.segments.membership import MembershipWrite
 
 
 class ProfileRow(NamedTuple):
@@ -39,3 +41,4 @@ class ProfileRow(NamedTuple):
     events_total: int
     write_lookalike: bool  # whether user_lookalike gets a row too
     flags: list[Flag]
+    memberships: Sequence[MembershipWrite] = ()  # of segments that changed

@@ -23,17 +23,25 @@ from cassandra.cluster import Session
 
 from liveprofile.config import Settings
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
+from liveprofile.segments.membership import Membership, Memberships, MembershipWrite
+from liveprofile.segments.policy import ChangeKey, MembershipReader
 from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.schema import check_embedding_dim
 from udfs.cassandra import encoding
+from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.flag_state_cache import FlagStateCache
-from udfs.cassandra.sink import CassandraSink, Partition, Read, StoredState
+from udfs.cassandra.sink import CassandraSink, Read, StoredState
 from udfs.null_sink import NullSink
 from udfs.profile import row_encoding
 from udfs.profile.profile_row import ProfileRow
+from udfs.segments.membership_store import (
+    MembershipTables,
+    read_memberships,
+    read_stored_changes,
+)
 
 
-class ProfileSink(Protocol):
+class ProfileSink(MembershipReader, Protocol):
     """The module's docstring gives the contract."""
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
@@ -63,7 +71,7 @@ def open_profile_sink(settings: Settings, embedding_dim: int) -> ProfileSink:
 
 
 class CassandraProfileSink(CassandraSink[ProfileRow]):
-    """Writes the tables user_profile, profile_delta, user_lookalike and those of flags.
+    """Writes user_profile, profile_delta, user_lookalike and the tables of flags and segments.
 
     session: closed by its owner; None: the sink opens and closes its own.
     Raises ServiceError if Cassandra does not answer or lacks the tables, ConfigError if the tables
@@ -103,17 +111,35 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
             settings.profile_ttl_s,
         )
 
+        self._membership_tables = MembershipTables(self._session, settings)
+
+    def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
+        return read_memberships(self._membership_tables, self._reads, user_ids)
+
+    def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
+        return read_stored_changes(self._membership_tables, self._reads, keys)
+
+    def write(self, rows: Sequence[ProfileRow]) -> None:
+        super().write(rows)
+        writes = [write for row in rows for write in row.memberships]
+        for same_partition in self._membership_tables.member_partitions(writes):
+            self._writer.send_batches(same_partition)
+
     def _partitions(self, rows: Sequence[ProfileRow]) -> tuple[list[bytes], list[Partition]]:
         """Makes one partition per row: its writes to tables keyed by the user are one mutation.
 
         Of a user's windows in `rows` only the newest writes the profile, because it would
-        overwrite the others.
+        overwrite the others. It also writes the memberships of all of them: if a later change were
+        stored without an earlier one, a replay would take the earlier one for stored and sent.
         """
         encoded = row_encoding.encode_rows(rows, self._embedding_dim)
         times_us = list(map(encoding.write_time_us, rows))
         newest_us: dict[str, int] = {}
+        memberships: dict[str, list[MembershipWrite]] = {}
         for row, time_us in zip(rows, times_us, strict=True):
             newest_us[row.user_id] = max(newest_us.get(row.user_id, time_us), time_us)
+            if row.memberships:
+                memberships.setdefault(row.user_id, []).extend(row.memberships)
         partitions = []
         for row, time_us, key, profile, delta, lookalike in zip(
             rows,
@@ -127,6 +153,7 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
             writes = [(self._insert_delta, delta)]
             if time_us == newest_us[row.user_id]:
                 writes.append((self._insert_profile, profile))
+                writes += self._membership_tables.user_writes(memberships.pop(row.user_id, ()))
             if row.write_lookalike:
                 writes.append((self._insert_lookalike, lookalike))
             writes += self._flag_writes(row)

@@ -17,10 +17,12 @@ from liveprofile.config import Settings
 from liveprofile.events.modalities import TEXT
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
+from liveprofile.segments.definitions import SegmentSet, read_segments
 from udfs.profile.batch import STAGES, ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.model_feed import ModelFeed, load_checkpoint, open_model_feed, report_models
 from udfs.profile.sink import ProfileSink, open_profile_sink
 from udfs.rules_feed import RulesFeed, open_rules_feed
+from udfs.segments_feed import SegmentsFeed, open_segments_feed
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
     from models.profile.inference import ProfileModel
@@ -30,6 +32,7 @@ OpenSink = Callable[[Settings, int], ProfileSink]
 OpenMetrics = Callable[[Any], Callable[[ProfileBatchTiming], None]]
 OpenRulesFeed = Callable[[Settings, RuleSet], RulesFeed]
 OpenModelFeed = Callable[[Settings, "ProfileModel", bool], ModelFeed]
+OpenSegmentsFeed = Callable[[Settings, SegmentSet], SegmentsFeed]
 
 WORKER_NICENESS = 5
 
@@ -46,15 +49,18 @@ class ProfileUdf(ScalarFunction):
         self,
         settings: Settings,
         rules: RuleSet,
+        segments: SegmentSet,
         open_sink: OpenSink,
         open_metrics: OpenMetrics,
         open_rules_feed: OpenRulesFeed = open_rules_feed,
         open_model_feed: OpenModelFeed = open_model_feed,
+        open_segments_feed: OpenSegmentsFeed = open_segments_feed,
     ):
-        """For the arguments see `profile_udf`; rules: of the rules file."""
-        self._settings, self._rules = settings, rules
+        """For the arguments see `profile_udf`; rules, segments: of the files."""
+        self._settings, self._rules, self._segments = settings, rules, segments
         self._open_sink, self._open_metrics = open_sink, open_metrics
         self._open_rules_feed, self._open_model_feed = open_rules_feed, open_model_feed
+        self._open_segments_feed = open_segments_feed
 
     def open(self, function_context: FunctionContext) -> None:
         """Loads the model and connects the sink and the feeds of rules and models."""
@@ -65,6 +71,7 @@ class ProfileUdf(ScalarFunction):
         model = load_checkpoint(self._settings, product_path(options.checkpoint))
         self._sink = self._open_sink(self._settings, model.dim)
         self._rules_feed = self._open_rules_feed(self._settings, self._rules)
+        self._segments_feed = self._open_segments_feed(self._settings, self._segments)
         encoder = self._text_encoder(model)
         texts_unread = options.texts and encoder is None
         self._model_feed = self._open_model_feed(self._settings, model, texts_unread)
@@ -75,6 +82,7 @@ class ProfileUdf(ScalarFunction):
             model,
             self._sink,
             self._rules_feed,
+            self._segments_feed,
             self._open_metrics(metric_group),
             encoder,
             self._model_feed,
@@ -100,6 +108,7 @@ class ProfileUdf(ScalarFunction):
 
     def close(self) -> None:
         self._model_feed.close()
+        self._segments_feed.close()
         self._rules_feed.close()
         self._sink.close()
 
@@ -162,21 +171,33 @@ def profile_udf(
     open_metrics: OpenMetrics = ProfileMetrics,
     open_rules_feed: OpenRulesFeed = open_rules_feed,
     open_model_feed: OpenModelFeed = open_model_feed,
+    open_segments_feed: OpenSegmentsFeed = open_segments_feed,
 ):
     """Returns the function that the job registers as `update_profile`.
 
-    Reads the rules file at once, so that submitting a job with wrong rules fails (RulesError).
+    Reads the files of rules and segments at once, so that submitting a job with wrong ones fails
+    (RulesError, SegmentsError).
     Each Python worker opens its own resources:
 
     open_sink: called with the settings and the embedding size.
     open_metrics: called with Flink's metric group; the result is called with each batch's timing.
-    open_rules_feed: called with the settings and the rules of the file.
+    open_rules_feed, open_segments_feed: called with the settings and the content of the file.
     open_model_feed: called with the settings, the loaded model of the settings, and whether the
     settings ask for texts that it does not read.
     """
     rules = read_rules(product_path(settings.rules))
+    segments = read_segments(product_path(settings.segments))
     return udf(
-        ProfileUdf(settings, rules, open_sink, open_metrics, open_rules_feed, open_model_feed),
+        ProfileUdf(
+            settings,
+            rules,
+            segments,
+            open_sink,
+            open_metrics,
+            open_rules_feed,
+            open_model_feed,
+            open_segments_feed,
+        ),
         result_type=DataTypes.ARRAY(DataTypes.STRING()),
         func_type="pandas",
     )

@@ -16,9 +16,10 @@ from liveprofile.storage.score_hours import OLDER_TABLE, has_older_table, score_
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.scored_events import ENTITIES
 from udfs.cassandra import encoding
+from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.encoding import Values
 from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
-from udfs.cassandra.sink import CassandraSink, Partition, Read, StoredState
+from udfs.cassandra.sink import CassandraSink, Read, StoredState
 from udfs.null_sink import NullSink
 from udfs.scoring.drift_store import CassandraDriftStore, DriftStore
 

@@ -23,6 +23,7 @@ def test_job_over_archive_shares_only_outputs_with_the_job(monkeypatch: pytest.M
     archive = load()
     assert archive.topics.events == "shop-events-bootstrap"
     assert archive.topics.alerts == "risk-alerts-bootstrap"
+    assert archive.topics.segment_changes == "segment-changes-bootstrap"
     assert archive.topics.late == live.topics.late
     assert (archive.job.name, archive.kafka.group_id) == ("liveprofile-bootstrap",) * 2
     assert archive.kafka.startup_mode == "earliest" and archive.scoring.replay

@@ -18,7 +18,8 @@ from tests.support.paths import ROOT
 from tests.support.rows.rule_examples import RULES_TOML
 from tests.support.rows.rule_records import raw_rule_record, rule_record, signed
 from udfs import rules_feed
-from udfs.rules_feed import APPLIED_KEY, TopicRules, rule_signer
+from udfs.definition_feed import APPLIED_KEY
+from udfs.rules_feed import TopicRules, rule_signer
 
 SCHEMA = json.loads((ROOT / "schemas/risk-rule.schema.json").read_text("utf-8"))
 SETTINGS = 'rules = "{file}"\n'
@@ -128,7 +129,7 @@ def test_apply_writes_added_changed_and_removed_rules(file: Path, topic: FakeRul
         (b"many", False),
         (b"more", True),
     ]
-    [left] = topic.read(None).rules().rules
+    [left] = topic.read(None).in_force().rules
     assert (left.version, left.threshold) == (2, 4)
 
     result = run(file, "apply", str(file))
@@ -143,7 +144,7 @@ def test_emptied_rule_set_stays_empty_after_compaction(file: Path, topic: FakeRu
     newest = {record.key: record for record in topic.records}
     compacted = TopicRules()
     compacted.apply(record for record in newest.values() if record.value is not None)
-    assert compacted.has_records and compacted.rules().rules == ()
+    assert compacted.has_records and compacted.in_force().rules == ()
 
 
 def test_dry_run_writes_nothing(file: Path, topic: FakeRulesTopic) -> None:
@@ -179,7 +180,7 @@ def test_apply_signs_its_records_with_the_signing_key(
     file.write_text(RULES_TOML)
     run(file, "apply", str(file))
     settings = load()
-    assert [rule.id for rule in topic.read(settings).rules().rules] == ["many"]
+    assert [rule.id for rule in topic.read(settings).in_force().rules] == ["many"]
     first, second = topic.records[:3], topic.records[3:]
     assert [record.value is None for record in second] == [False, True]
     times = [int(record.headers["signed-ms"]) for record in (*first, *second)]
@@ -190,7 +191,7 @@ def test_apply_signs_its_records_with_the_signing_key(
     topic.records.append(signed(rule_record("many", version=3), signer, times[-1] + 10**9))
     run(file, "apply", str(file))
     assert topic.read(settings).invalid_records == 0
-    assert topic.read(settings).rules().rules[0].version == 4
+    assert topic.read(settings).in_force().rules[0].version == 4
 
 
 def test_apply_repairs_a_topic_with_unsigned_records(

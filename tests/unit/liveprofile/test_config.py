@@ -224,9 +224,11 @@ def test_topics_use_arrival_time_and_their_retention():
         "risk-alerts",
         "risk-rules",
         "risk-feedback",
+        "segment-definitions",
+        "segment-changes",
         "user-models",
     }
-    for name in ("risk-rules", "user-models"):
+    for name in ("risk-rules", "user-models", "segment-definitions"):
         compacted = configs.pop(name)
         assert (compacted["cleanup.policy"], "retention.ms" in compacted) == ("compact", False)
     labels = configs.pop("risk-feedback")

@@ -16,6 +16,7 @@ from liveprofile.alerts.cloud_events import alert_records, cloud_event
 from liveprofile.kafka.topics import topic_configs
 from liveprofile.rules.flags import Flag
 from liveprofile.rules.rules import Rule, read_rules
+from liveprofile.segments.definitions import Segment, read_segments
 from liveprofile.setting_sections import TopicSettings
 from tests.reference.validation import HEARTBEAT, REASONS, TYPES
 from tests.support.paths import ROOT
@@ -25,6 +26,8 @@ from tests.support.streams.strategies import RECORD_MS, START_MS, payload, valid
 EVENT = json.loads((ROOT / "schemas/behavior-event.schema.json").read_text("utf-8"))
 ALERT = json.loads((ROOT / "schemas/risk-alert.schema.json").read_text("utf-8"))
 RULE = json.loads((ROOT / "schemas/risk-rule.schema.json").read_text("utf-8"))
+SEGMENT = json.loads((ROOT / "schemas/segment-definition.schema.json").read_text("utf-8"))
+SEGMENT_CHANGE = json.loads((ROOT / "schemas/segment-change.schema.json").read_text("utf-8"))
 ASYNCAPI = yaml.safe_load((ROOT / "schemas/asyncapi.yaml").read_text("utf-8"))
 EVENTS = jsonschema.Draft202012Validator(EVENT)
 ALERTS = jsonschema.Draft202012Validator(ALERT)
@@ -41,7 +44,11 @@ UNCHECKED_REASONS = {"FUTURE_TIME", "TOO_LARGE", "BAD_ENCODING"}
 UNCHECKED_NAMES = {"February 30", "an amount outside the range of doubles"}
 
 
-@pytest.mark.parametrize("schema", [EVENT, ALERT, RULE], ids=["event", "alert", "rule"])
+@pytest.mark.parametrize(
+    "schema",
+    [EVENT, ALERT, RULE, SEGMENT, SEGMENT_CHANGE],
+    ids=["event", "alert", "rule", "segment", "segment change"],
+)
 def test_schema_is_valid_and_its_examples_satisfy_it(schema: dict[str, Any]) -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
     assert schema["examples"]
@@ -194,8 +201,16 @@ def test_shipped_rules_satisfy_the_schemas() -> None:
             jsonschema.validate(getattr(rule, name), data[name])
 
 
-def test_rule_schema_lists_the_fields_of_a_rule() -> None:
+@pytest.mark.parametrize(("schema", "model"), [(RULE, Rule), (SEGMENT, Segment)])
+def test_definition_schema_lists_the_fields_of_the_definition(
+    schema: dict[str, Any], model: type[Rule | Segment]
+) -> None:
     record_only = {"applied_by", "applied_at"}
-    assert RULE["properties"].keys() - record_only == Rule.model_fields.keys()
-    required = {name for name, field in Rule.model_fields.items() if field.is_required()}
-    assert set(RULE["required"]) == required
+    assert schema["properties"].keys() - record_only == model.model_fields.keys()
+    required = {name for name, field in model.model_fields.items() if field.is_required()}
+    assert set(schema["required"]) == required
+
+
+def test_shipped_segments_satisfy_the_schema() -> None:
+    for segment in read_segments(ROOT / "segments.toml").segments:
+        jsonschema.validate(segment.model_dump(mode="json"), SEGMENT)

@@ -18,7 +18,8 @@ from liveprofile.rules.signature import RuleSigner
 from tests.support.fake_topic import FakeTopic, until
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
 from tests.support.rows.rule_records import raw_rule_record, rule_record, signed
-from udfs.rules_feed import APPLIED_KEY, RulesFeed, TopicRules
+from udfs.definition_feed import APPLIED_KEY
+from udfs.rules_feed import RulesFeed, TopicRules
 
 SIGNER = RuleSigner("k" * 32, "risk-rules")
 
@@ -68,7 +69,7 @@ def test_newest_record_of_a_rule_wins_and_tombstone_removes_the_rule() -> None:
             raw_rule_record("c", None),
         ]
     )
-    assert [(rule.id, rule.version) for rule in topic.rules().rules] == [("a", 1), ("b", 2)]
+    assert [(rule.id, rule.version) for rule in topic.in_force().rules] == [("a", 1), ("b", 2)]
 
 
 def test_rule_set_version_depends_only_on_its_rules() -> None:
@@ -76,8 +77,8 @@ def test_rule_set_version_depends_only_on_its_rules() -> None:
     one.apply([rule_record("a"), rule_record("b")])
     other.apply([rule_record("b", version=7), rule_record("a"), rule_record("b")])
     changed.apply([rule_record("a"), rule_record("b", threshold=4)])
-    assert one.rules() == other.rules()
-    assert one.rules().version != changed.rules().version
+    assert one.in_force() == other.in_force()
+    assert one.in_force().version != changed.in_force().version
 
 
 @pytest.mark.parametrize("value", [b"{", b"{}", rule(id="other").model_dump_json().encode()])
@@ -89,7 +90,7 @@ def test_invalid_record_is_logged_counted_and_ignored(
         topic.apply(
             [rule_record("a", version=3), raw_rule_record("a", value, offset=7), rule_record("b")]
         )
-    assert [(rule.id, rule.version) for rule in topic.rules().rules] == [("a", 3), ("b", 1)]
+    assert [(rule.id, rule.version) for rule in topic.in_force().rules] == [("a", 3), ("b", 1)]
     assert (topic.invalid_records, topic.invalid_ids) == (1, {"a"})
     [line] = caplog.messages
     assert line.startswith("risk-rules/0 offset 7: ")
@@ -103,14 +104,14 @@ def test_author_and_time_of_a_record_do_not_change_the_rule() -> None:
     with_author, without = TopicRules(), TopicRules()
     with_author.apply([raw_rule_record("a", value)])
     without.apply([rule_record("a")])
-    assert with_author.rules() == without.rules()
+    assert with_author.in_force() == without.in_force()
 
 
 def test_signed_records_change_rules_and_remove_them() -> None:
     topic = TopicRules(SIGNER)
     topic.apply([signed(rule_record("a"), SIGNER, 5), signed(rule_record("b"), SIGNER, 5)])
     topic.apply([signed(raw_rule_record("a", None), SIGNER, 6)])
-    assert (ids(topic.rules()), topic.signed_ms) == (["b"], 6)
+    assert (ids(topic.in_force()), topic.signed_ms) == (["b"], 6)
     assert (topic.invalid_records, topic.invalid_ids) == (0, set())
 
 
@@ -130,10 +131,10 @@ def test_unsigned_foreign_and_old_records_are_refused_with_the_reason(
 ) -> None:
     topic = TopicRules(SIGNER)
     topic.apply([signed(rule_record("a"), SIGNER, 5)])
-    before = topic.rules()
+    before = topic.in_force()
     with caplog.at_level(logging.WARNING):
         topic.apply([record])
-    assert topic.rules() == before
+    assert topic.in_force() == before
     assert (topic.invalid_records, topic.signed_ms) == (1, 5)
     [line] = caplog.messages
     assert reason in line and line.endswith("the record is ignored")
@@ -144,7 +145,7 @@ def test_old_copy_of_a_removed_rule_is_refused_after_compaction_of_its_removal()
     # What compaction leaves of: applied with the rule, applied without it.
     topic.apply([signed(raw_rule_record(APPLIED_KEY.decode(), b"{}"), SIGNER, 6)])
     topic.apply([signed(rule_record("a"), SIGNER, 5)])
-    assert topic.has_records and ids(topic.rules()) == []
+    assert topic.has_records and ids(topic.in_force()) == []
 
 
 # --- RulesFeed -----------------------------------------------------------------------------------

@@ -19,11 +19,13 @@ from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.wire.tokens import EVENT, FIELD, HEADER, WINDOW
 from tests.support.memory_sinks import MemoryProfileSink
+from tests.support.rows.segment_examples import SHIPPED_SEGMENTS, segments
 from udfs.failed_rows import MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.deployment import in_canary
 from udfs.profile.model_feed import ActiveModels
 from udfs.rules_feed import RulesFeed
+from udfs.segments_feed import SegmentsFeed
 
 END_MS = 1_700_000_100_000
 ANY_WINDOW = {
@@ -82,6 +84,10 @@ def shipped_rules() -> RulesFeed:
     return RulesFeed(read_rules(product_path(load().rules)))
 
 
+def no_segments() -> SegmentsFeed:
+    return SegmentsFeed(segments())
+
+
 @pytest.mark.parametrize("failing", [(), (1,), (0, 2), (0, 1, 2)])
 def test_only_rows_that_the_model_cannot_score_are_rejected(model: Any, failing: tuple[int, ...]):
     row_fails = [row in failing for row in range(3)]
@@ -91,7 +97,9 @@ def test_only_rows_that_the_model_cannot_score_are_rejected(model: Any, failing:
         return bool(failing) if whole_batch else row_fails.pop(0)
 
     sink = MemoryProfileSink()
-    updater = ProfileUpdater(load(), FailingModel(model, fails), sink, shipped_rules())
+    updater = ProfileUpdater(
+        load(), FailingModel(model, fails), sink, shipped_rules(), no_segments()
+    )
     sent = updater.update(batch("a", "b", "c"))
     assert set(sink.profiles) == {user for row, user in enumerate("abc") if row not in failing}
     assert [len(records) for records in sent] == [int(row in failing) for row in range(3)]
@@ -100,7 +108,11 @@ def test_only_rows_that_the_model_cannot_score_are_rejected(model: Any, failing:
 
 def test_rejected_event_names_its_record_and_keeps_its_payload(model: Any):
     updater = ProfileUpdater(
-        load(), FailingModel(model, lambda _: True), MemoryProfileSink(), shipped_rules()
+        load(),
+        FailingModel(model, lambda _: True),
+        MemoryProfileSink(),
+        shipped_rules(),
+        no_segments(),
     )
     row = batch("a")
     [[record]] = updater.update(row)
@@ -120,7 +132,9 @@ def test_rejected_event_names_its_record_and_keeps_its_payload(model: Any):
 
 def test_too_many_consecutive_failing_rows_fail_the_task(model: Any):
     sink = MemoryProfileSink()
-    updater = ProfileUpdater(load(), FailingModel(model, lambda _: True), sink, shipped_rules())
+    updater = ProfileUpdater(
+        load(), FailingModel(model, lambda _: True), sink, shipped_rules(), no_segments()
+    )
     with pytest.raises(ValueError, match="odd"):
         for _ in range(MAX_CONSECUTIVE_FAILED_ROWS + 1):
             updater.update(batch("a"))
@@ -131,7 +145,7 @@ def test_flagged_window_sends_an_alert_unless_the_rule_is_snoozed(model: Any):
     sink = MemoryProfileSink()
     sink.snoozes["b"] = {"any_window": 1 << 60}
     rules = RuleSet.model_validate({"version": "test", "rules": [ANY_WINDOW]})
-    updater = ProfileUpdater(load(), model, sink, RulesFeed(rules))
+    updater = ProfileUpdater(load(), model, sink, RulesFeed(rules), no_segments())
     first, snoozed = updater.update(batch("a", "b"))
     assert snoozed == []
     [(topic, alert)] = [
@@ -146,7 +160,7 @@ def test_model_of_another_decay_is_rejected(model: Any):
     other = copy.copy(model)
     other.decay_days = model.decay_days + 1
     with pytest.raises(InputError, match=r"state\.decay_days = .* was trained with"):
-        ProfileUpdater(load(), other, MemoryProfileSink(), shipped_rules())
+        ProfileUpdater(load(), other, MemoryProfileSink(), shipped_rules(), no_segments())
 
 
 @pytest.mark.parametrize("texts", [True, False])
@@ -164,6 +178,7 @@ def test_text_vectors_reach_the_model_only_with_an_encoder(model: Any, texts: bo
         recording,
         MemoryProfileSink(),
         shipped_rules(),
+        no_segments(),
         encode_texts=encode if texts else None,
     )
     updater.update(batch("a", fields=',"query":"shoes"'))
@@ -178,7 +193,9 @@ def test_delta_names_the_encoders_and_the_timing_counts_their_vectors(model: Any
     sink, timings = MemoryProfileSink(), list[ProfileBatchTiming]()
     with_clip = copy.copy(model)
     with_clip.modalities = frozenset({Modality("clip", 2), PLACE})
-    updater = ProfileUpdater(load(), with_clip, sink, shipped_rules(), timings.append)
+    updater = ProfileUpdater(
+        load(), with_clip, sink, shipped_rules(), no_segments(), timings.append
+    )
     media = ',"place":{"lat":1,"lon":2},"media_embedding":{"encoder":"%s","vector":[1,2]}'
     updater.update(batch("a", "b", fields=media % "clip"))
     updater.update(batch("c", fields=media % "other"))
@@ -202,8 +219,10 @@ def test_canary_serves_its_share_of_a_batch_and_each_row_carries_its_model(model
     users = [f"user-{number}" for number in range(40)]
     plain, mixed = MemoryProfileSink(), MemoryProfileSink()
     rules = RulesFeed(RuleSet.model_validate({"version": "test", "rules": [ANY_WINDOW]}))
-    expected = ProfileUpdater(load(), model, plain, rules).update(batch(*users))
-    sent = ProfileUpdater(load(), model, mixed, rules, feed=Feed()).update(batch(*users))
+    expected = ProfileUpdater(load(), model, plain, rules, no_segments()).update(batch(*users))
+    sent = ProfileUpdater(load(), model, mixed, rules, no_segments(), feed=Feed()).update(
+        batch(*users)
+    )
     with_canary = {user for user in users if in_canary(user, "canary", 30)}
     assert 0 < len(with_canary) < len(users)
     for table in (mixed.profiles, mixed.deltas):
@@ -214,3 +233,26 @@ def test_canary_serves_its_share_of_a_batch_and_each_row_carries_its_model(model
     alerts = [json.loads(records[0].split(WINDOW, 1)[1]) for records in sent]
     assert [alert["subject"] for alert in alerts] == users
     assert len(expected) == len(sent)
+
+
+def test_segment_change_is_sent_once_and_again_by_a_replay_with_the_same_id(model: Any):
+    sink = MemoryProfileSink()
+
+    def sent_by_a_worker(*batches: ProfileBatch) -> list[Any]:
+        worker = ProfileUpdater(
+            load(), model, sink, shipped_rules(), SegmentsFeed(SHIPPED_SEGMENTS)
+        )
+        records = [record for one in batches for row in worker.update(one) for record in row]
+        assert {record.split(FIELD)[0] for record in records} <= {"segment-changes"}
+        return [json.loads(record.split(WINDOW, 1)[1]) for record in records]
+
+    first = batch("a")
+    later = first._replace(
+        window_start_ms=first.window_start_ms + 300_000, window_end_ms=first.window_end_ms + 300_000
+    )
+    [event] = sent_by_a_worker(first, later)
+    assert (event["subject"], event["type"]) == ("a", "liveprofile.segment.entered")
+    assert (event["data"]["segment_id"], event["data"]["values"]) == ("new", {"windows": 1})
+    assert sent_by_a_worker(first, later) == [event]
+    assert sink.profiles["a"].segments == ["new"]
+    assert sink.segments.members_of("new") == {"a"}

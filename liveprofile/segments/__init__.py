@@ -1,0 +1,1 @@
+"""Segments: definitions, evaluation, membership changes and their events."""

@@ -1,0 +1,198 @@
+"""The format of segment definitions, and their validation (docs/segments.md).
+
+Definitions come from a TOML file or, one per record, from the topic segment-definitions
+(udfs/segments_feed.py). Conditions are those of rules (liveprofile/rules/conditions.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from functools import cached_property, lru_cache
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from liveprofile.rules.conditions import Condition, ConditionError, ValueKind, parse_condition
+from liveprofile.rules.definitions import (
+    DefinitionProblem,
+    DefinitionsError,
+    condition_problem,
+    file_source,
+    read_file,
+    read_record,
+    validation_problems,
+)
+from liveprofile.segments.features import AFFINITY, INTEREST, SEGMENT, SEGMENT_FEATURES
+
+SegmentState = Literal["ACTIVE", "SHADOW", "PAUSED"]
+
+_NAMES: Mapping[str, ValueKind] = dict.fromkeys(SEGMENT_FEATURES, "number")
+_FUNCTIONS: Mapping[str, ValueKind] = {
+    INTEREST: "number",
+    AFFINITY: "number",
+    SEGMENT: "condition",
+}
+
+
+class Segment(BaseModel):
+    """One definition. `read_segments` and `read_segment` validate `when`; the constructor does not.
+
+    ACTIVE: users of the segment are stored and changes are sent. SHADOW: stored, not sent.
+    PAUSED: not evaluated; members stay as they are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
+    version: int = Field(1, ge=1)
+    when: str = Field(min_length=1)
+    owner: str = Field(min_length=1, max_length=200)
+    description: str = Field(min_length=1, max_length=1_000)
+    state: SegmentState = "ACTIVE"
+
+    @property
+    def condition(self) -> Condition:
+        """The compiled `when`. Raises ConditionError if it is invalid."""
+        return _condition(self.when)
+
+    @property
+    def references(self) -> list[str]:
+        """The segments that `when` reads."""
+        return [call.argument for call in self.condition.calls if call.function == SEGMENT]
+
+
+class SegmentSet(BaseModel):
+    """All definitions in force. Immutable: an update replaces the whole set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str = Field(min_length=1, max_length=64)
+    segments: tuple[Segment, ...]
+    # A sweep (udfs/segments/sweep.py) that changes stored memberships beside the job, or the last.
+    sweep: str = ""
+    sweeping: bool = False
+
+    @cached_property
+    def by_id(self) -> dict[str, Segment]:
+        return {segment.id: segment for segment in self.segments}
+
+    @cached_property
+    def evaluated(self) -> list[Segment]:
+        """The segments that are not PAUSED, each after those that it reads."""
+        order = TopologicalSorter({segment.id: segment.references for segment in self.segments})
+        found = (self.by_id[name] for name in order.static_order())
+        return [segment for segment in found if segment.state != "PAUSED"]
+
+
+class SegmentsError(DefinitionsError):
+    """The definitions are invalid."""
+
+    kind = "segment"
+
+
+def read_segments(path: Path) -> SegmentSet:
+    """Reads the definitions of a TOML file. Raises SegmentsError with every fault."""
+    file = read_file(path, SegmentsError, _read)
+    problems = file.problems
+    position = {segment.id: index for index, segment in enumerate(file.definitions)}
+    if not problems:  # a definition that cannot be read would be reported as missing too
+        problems += [
+            problem._replace(line=file.key_lines.line(position[problem.name], problem.key))
+            for problem in reference_problems(file.definitions)
+        ]
+    problems += [
+        DefinitionProblem("", key, "Extra inputs are not permitted")
+        for key in file.other
+        if key != "version"
+    ]
+    found = None
+    try:
+        found = SegmentSet.model_validate({**file.other, "segments": file.definitions})
+    except ValidationError as error:
+        problems += validation_problems("", error)
+    if problems:
+        raise SegmentsError(file_source(path, SegmentsError), problems)
+    return found
+
+
+def read_segment(value: bytes, source: str) -> Segment:
+    """Reads the definition of a record. Raises SegmentsError, which names `source`.
+
+    What it reads of other segments is not checked: their records may follow.
+    """
+    return read_record(value, source, SegmentsError, _read)
+
+
+def segment_set(segments: Iterable[Segment]) -> tuple[SegmentSet, list[DefinitionProblem]]:
+    """Returns the set of the definitions whose references are valid, and the faults of the others.
+
+    The version is a digest of the definitions.
+    """
+    kept = sorted(segments, key=lambda segment: segment.id)
+    faults: list[DefinitionProblem] = []
+    while found := reference_problems(kept):
+        faults += found
+        broken = {problem.name for problem in found}
+        kept = [segment for segment in kept if segment.id not in broken]
+    text = "\n".join(segment.model_dump_json() for segment in kept)
+    version = hashlib.sha256(text.encode()).hexdigest()[:12]
+    return SegmentSet(version=version, segments=tuple(kept)), faults
+
+
+def reference_problems(segments: Iterable[Segment]) -> list[DefinitionProblem]:
+    """The faults of `segment("name")`: unknown or paused segments, and cycles."""
+    by_id = {segment.id: segment for segment in segments}
+    problems = [
+        DefinitionProblem(segment.id, "when", reason)
+        for segment in by_id.values()
+        for reason in _reference_faults(segment, by_id)
+    ]
+    if problems:
+        return problems
+    order = TopologicalSorter({name: segment.references for name, segment in by_id.items()})
+    try:
+        order.prepare()
+    except CycleError as error:
+        names: list[str] = error.args[1]
+        path = " -> ".join(reversed(names))
+        return [
+            DefinitionProblem(name, "when", f"reads itself: {path}") for name in sorted({*names})
+        ]
+    return []
+
+
+def _reference_faults(segment: Segment, by_id: Mapping[str, Segment]) -> Iterator[str]:
+    for name in segment.references:
+        if name not in by_id:
+            close = get_close_matches(name, by_id, 1)
+            yield f"unknown segment {name}" + (f"; {close[0]}?" if close else "")
+        elif by_id[name].state == "PAUSED" and segment.state != "PAUSED":
+            yield f"segment {name} is PAUSED, so nobody knows its users"
+
+
+@lru_cache(maxsize=1_024)
+def _condition(when: str) -> Condition:
+    return parse_condition(when, _NAMES, {}, _FUNCTIONS)
+
+
+def _read(
+    table: Mapping[str, Any], default_name: str
+) -> tuple[Segment | None, list[DefinitionProblem]]:
+    segment_id = table.get("id")
+    name = segment_id if isinstance(segment_id, str) else default_name
+    problems: list[DefinitionProblem] = []
+    segment = None
+    try:
+        segment = Segment.model_validate(table)
+    except ValidationError as error:
+        problems = validation_problems(name, error)
+    if "when" not in {problem.key for problem in problems}:
+        try:
+            _condition(table["when"])
+        except ConditionError as error:
+            problems.append(condition_problem(name, table["when"], error))
+    return (None if problems else segment), problems

@@ -1,0 +1,79 @@
+"""Evaluates the segments of n users at once."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from liveprofile.rules.conditions import TextCall
+from liveprofile.segments.definitions import SegmentSet
+from liveprofile.segments.features import AFFINITY, INTEREST, SEGMENT, SegmentInputs
+
+
+class Evaluation(NamedTuple):
+    """The segments of n users."""
+
+    segments: SegmentSet
+    members: dict[str, np.ndarray]  # (n,) bool by segment, those that are not PAUSED
+    columns: dict[str | TextCall, np.ndarray]  # (n,) of all that the conditions read
+
+    def names(self, state: str | None = None) -> list[frozenset[str]]:
+        """n: the names of each user's segments, of one state or of all."""
+        names = [
+            segment.id for segment in self.segments.evaluated if state in (None, segment.state)
+        ]
+        if not names:
+            return [frozenset()] * self._rows
+        # Few users have a combination of segments that no other user has.
+        member_NS = np.column_stack([self.members[name] for name in names])
+        patterns_PS, pattern_N = np.unique(member_NS, axis=0, return_inverse=True)
+        sets_P = [
+            frozenset(name for name, holds in zip(names, row, strict=True) if holds)
+            for row in patterns_PS.tolist()
+        ]
+        return [sets_P[pattern] for pattern in pattern_N.reshape(-1).tolist()]
+
+    def evidence(self, segment_id: str, row: int) -> dict[str, Any]:
+        """What the segment's condition read of one user: {name: value}; unknown values are None."""
+        condition = self.segments.by_id[segment_id].condition
+        return {
+            str(name): _plain(self.columns[name][row])
+            for name in (*condition.names, *condition.calls)
+        }
+
+    @property
+    def _rows(self) -> int:
+        return len(next(iter(self.columns.values()), ()))
+
+
+def _plain(value: np.generic) -> bool | float | int | None:
+    if isinstance(value, np.bool_):
+        return bool(value)
+    number = float(value)
+    if np.isnan(number):
+        return None
+    return int(number) if number.is_integer() and abs(number) < 2**53 else number
+
+
+def evaluate(segments: SegmentSet, inputs: SegmentInputs) -> Evaluation:
+    """Evaluates the segments that are not PAUSED.
+
+    A category that is not among a user's ten has interest and affinity 0.
+    """
+    rows = len(inputs.interests)
+    columns: dict[str | TextCall, np.ndarray] = dict(inputs.features)
+    tables = {INTEREST: inputs.interests, AFFINITY: inputs.affinity}
+    members: dict[str, np.ndarray] = {}
+    for segment in segments.evaluated:
+        condition = segment.condition
+        for call in condition.calls:
+            if call in columns:
+                continue
+            columns[call] = (
+                members[call.argument]
+                if call.function == SEGMENT
+                else np.array([one.get(call.argument, 0.0) for one in tables[call.function]])
+            )
+        members[segment.id] = condition(columns, rows)
+    return Evaluation(segments, members, columns)

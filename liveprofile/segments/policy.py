@@ -1,0 +1,180 @@
+"""Finds the membership changes of a batch of windows, each exactly once whatever fails.
+
+The store is read only for users whose memberships the worker does not know. What the worker knows
+is what it has stored itself: Flink sends all windows of a user to one worker, in time order. A
+sweep writes memberships too, so while one runs (SegmentSet.sweeping) nothing is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from liveprofile.segments.definitions import Segment, SegmentSet
+from liveprofile.segments.membership import (
+    Evaluated,
+    Membership,
+    Memberships,
+    MembershipWrite,
+    next_membership,
+    rewritten,
+)
+
+MAX_USERS = 200_000  # about 150 bytes each
+
+
+class ChangeKey(NamedTuple):
+    """A change that the job may have stored for a window."""
+
+    user_id: str
+    segment_id: str
+    window_end_ms: int
+
+
+class MembershipReader(Protocol):
+    """Reads stored memberships. The sinks of the profile pipeline implement it."""
+
+    def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
+        """Returns the stored memberships of each user, by segment."""
+
+    def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
+        """Returns the changes that the job has stored for these windows."""
+
+
+class EvaluatedWindow(NamedTuple):
+    """The segments of a user's window."""
+
+    user_id: str
+    window_end_ms: int
+    write_time_us: int
+    names: frozenset[str]  # of the segments that are true, SHADOW ones too
+    values: Callable[[str], Mapping[str, Any]]  # what a segment's condition read
+
+
+class _Known(NamedTuple):
+    """What the worker has stored about a user."""
+
+    until_ms: int  # end of the latest window
+    members: frozenset[str]
+    rewrite_ms: float  # a window that ends later must write the memberships again
+
+
+class MembershipPolicy:
+    """Finds the changes of windows and of replayed windows.
+
+    A window that is replayed finds that a later evaluation is stored. Then it changes nothing, but
+    a change that was stored for this window is returned again: the failure may have lost its event.
+
+    rewrite_after_ms: a membership that was written this long ago is written again.
+    """
+
+    def __init__(self, store: MembershipReader, rewrite_after_ms: int):
+        self._store, self._rewrite_after_ms = store, rewrite_after_ms
+        self._users: dict[str, _Known] = {}
+        self._found: dict[str, _Known] = {}  # of the batch that is being stored
+        self._sweep: tuple[str, bool] = ("", False)
+
+    def changes(
+        self, windows: Sequence[EvaluatedWindow], segments: SegmentSet
+    ) -> list[list[MembershipWrite]]:
+        """Returns what to store for each window. windows: those of a user in time order.
+
+        Raises StoreError. Call `stored` when everything is stored.
+        """
+        if self._sweep != (segments.sweep, segments.sweeping):
+            self._users.clear()
+            self._sweep = (segments.sweep, segments.sweeping)
+        evaluated = {segment.id: segment for segment in segments.evaluated}
+        unknown = {
+            window.user_id for window in windows if not self._is_unchanged(window, evaluated)
+        }
+        stored = self._store.memberships(unknown) if unknown else {}
+        replayed = [
+            ChangeKey(window.user_id, segment_id, window.window_end_ms)
+            for window in windows
+            for segment_id, known in stored.get(window.user_id, {}).items()
+            if known.window_end_ms >= window.window_end_ms
+        ]
+        stored_changes = self._store.stored_changes(replayed) if replayed else {}
+        self._found = {}
+        return [
+            self._changes(window, evaluated, stored[window.user_id], stored_changes)
+            if window.user_id in unknown
+            else self._unchanged(window)
+            for window in windows
+        ]
+
+    def stored(self) -> None:
+        """Keeps what the last batch has changed: every row of it is stored."""
+        if not self._sweep[1]:
+            if len(self._users) + len(self._found) > MAX_USERS:
+                self._users.clear()
+            self._users |= self._found
+        self._found = {}
+
+    def _is_unchanged(self, window: EvaluatedWindow, evaluated: Mapping[str, Segment]) -> bool:
+        known = self._users.get(window.user_id)
+        return (
+            known is not None
+            and known.until_ms < window.window_end_ms < known.rewrite_ms
+            and known.members & evaluated.keys() == window.names
+        )
+
+    def _unchanged(self, window: EvaluatedWindow) -> list[MembershipWrite]:
+        known = self._found.get(window.user_id) or self._users[window.user_id]
+        self._found[window.user_id] = known._replace(until_ms=window.window_end_ms)
+        return []
+
+    def _changes(
+        self,
+        window: EvaluatedWindow,
+        evaluated: Mapping[str, Segment],
+        known: Memberships,
+        stored_changes: Mapping[ChangeKey, Membership],
+    ) -> list[MembershipWrite]:
+        """Returns what to store, and updates `known` to the state after the window."""
+        writes: list[MembershipWrite] = []
+        for segment_id in sorted(window.names | known.keys()):
+            if segment_id not in evaluated:
+                continue
+            segment, old = evaluated[segment_id], known.get(segment_id)
+            if old is not None and old.window_end_ms >= window.window_end_ms:
+                key = ChangeKey(window.user_id, segment_id, window.window_end_ms)
+                new, is_change = stored_changes.get(key), True
+            else:
+                new, is_change = self._next(window, segment, old)
+                if new is not None:
+                    known[segment_id] = new
+            if new is not None:
+                is_sent = is_change and segment.state == "ACTIVE"
+                writes.append(MembershipWrite(window.user_id, segment_id, new, is_change, is_sent))
+        self._keep(window, known)
+        return writes
+
+    def _next(
+        self, window: EvaluatedWindow, segment: Segment, old: Membership | None
+    ) -> tuple[Membership | None, bool]:
+        """Returns the membership to store, or None, and whether it is a change."""
+        at = Evaluated(
+            window.window_end_ms, window.window_end_ms, segment.version, "", window.write_time_us
+        )
+        holds = segment.id in window.names
+        if holds != (old is not None and old.member):
+            return next_membership(old, holds, at, window.values(segment.id)), True
+        if (
+            old is not None
+            and old.member
+            and window.window_end_ms - old.window_end_ms >= self._rewrite_after_ms
+        ):
+            return rewritten(old, at), False
+        return None, False
+
+    def _keep(self, window: EvaluatedWindow, known: Memberships) -> None:
+        members = {name: row for name, row in known.items() if row.member}
+        oldest_ms = min((row.window_end_ms for row in members.values()), default=None)
+        latest_ms = max((row.window_end_ms for row in known.values()), default=0)
+        self._found[window.user_id] = _Known(
+            max(window.window_end_ms, latest_ms),
+            frozenset(members),
+            float("inf") if oldest_ms is None else oldest_ms + self._rewrite_after_ms,
+        )

@@ -1,0 +1,92 @@
+"""Reads what segments need of stored profiles, page by page in the order of Cassandra's tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import orjson
+from cassandra.cluster import Session
+
+from liveprofile.segments.features import PROFILE_FEATURES, SegmentInputs, features_at
+from liveprofile.storage.cql import read, read_pages
+from liveprofile.storage.queries import SCAN_PAGE_ROWS, TOKEN_MAX, TOKEN_MIN
+
+_COLUMNS = (
+    "user_id, token(user_id) AS token, to_unix_timestamp(window_end) AS window_end_ms, profile,"
+    " segments"
+)
+_READ_USERS = 50  # in one SELECT
+
+
+class ProfilePage(NamedTuple):
+    """n stored profiles, by ascending token."""
+
+    user_ids: list[str]
+    last_token: int  # of this page
+    window_end_ms: np.ndarray  # (n,) int64
+    profile: dict[str, np.ndarray]  # (n,) for each of PROFILE_FEATURES
+    used_coupon: np.ndarray  # (n,) bool
+    interests: list[dict[str, float]]
+    affinity: list[dict[str, float]]
+
+    def inputs_at(self, time_ms: int, decay_days: float) -> SegmentInputs:
+        """Returns what segments read of these users at a time (`features_at`)."""
+        features = features_at(
+            self.profile, self.used_coupon, self.window_end_ms, time_ms, decay_days
+        )
+        return SegmentInputs(features, self.interests, self.affinity)
+
+
+def scan_profiles(
+    session: Session, after_token: int = TOKEN_MIN, page_rows: int = SCAN_PAGE_ROWS
+) -> Iterator[ProfilePage]:
+    """All profiles whose token is above `after_token`, in constant memory. Raises ServiceError."""
+    query = session.prepare(
+        f"SELECT {_COLUMNS} FROM user_profile WHERE token(user_id) > ? AND token(user_id) <= ?"
+        " LIMIT ?"
+    )
+    while True:
+        rows = list(read_pages(session, query, (after_token, TOKEN_MAX, page_rows)))
+        if not rows:
+            return
+        page = profile_page(rows)
+        after_token = page.last_token
+        yield page
+
+
+def read_profiles(session: Session, user_ids: Sequence[str]) -> ProfilePage | None:
+    """The profiles of these users; None if no user has one. Raises ServiceError."""
+    query = session.prepare(f"SELECT {_COLUMNS} FROM user_profile WHERE user_id IN ?")
+    rows = [
+        row
+        for start in range(0, len(user_ids), _READ_USERS)
+        for row in read(session, query, (list(user_ids[start : start + _READ_USERS]),))
+        if row.profile is not None
+    ]
+    return profile_page(rows) if rows else None
+
+
+def profile_page(rows: Sequence[Any]) -> ProfilePage:
+    """Parses rows of user_profile. A value that an earlier version did not store is unknown."""
+    profiles = [orjson.loads(row.profile) for row in rows]
+    values = np.array(
+        [[profile["features"].get(name) for name in PROFILE_FEATURES] for profile in profiles],
+        np.float64,
+    )
+    return ProfilePage(
+        [row.user_id for row in rows],
+        rows[-1].token,
+        np.array([row.window_end_ms for row in rows], np.int64),
+        {name: values[:, column] for column, name in enumerate(PROFILE_FEATURES)},
+        np.array(
+            [
+                profile.get("used_coupon", "coupon_user" in (row.segments or ()))
+                for profile, row in zip(profiles, rows, strict=True)
+            ],
+            bool,
+        ),
+        [profile["interests"] for profile in profiles],
+        [profile["category_affinity"] for profile in profiles],
+    )

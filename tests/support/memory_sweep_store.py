@@ -1,0 +1,101 @@
+"""A SweepStore in memory, whose process can be killed before any of its steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
+
+import orjson
+
+from liveprofile.segments.features import PROFILE_FEATURES
+from liveprofile.segments.membership import Memberships, MembershipWrite
+from liveprofile.segments.stored_profiles import ProfilePage, profile_page
+from tests.support.memory_memberships import MemoryMemberships
+from udfs.segments.sweep import SweepState
+
+
+class Killed(Exception):
+    """The process has ended."""
+
+
+def stored_profile(user_id: str, token: int, window_end_ms: int, **features: float) -> object:
+    """A row of user_profile."""
+    profile = {
+        "features": dict.fromkeys(PROFILE_FEATURES, 1.0) | features,
+        "used_coupon": False,
+        "interests": {},
+        "category_affinity": {},
+    }
+    return SimpleNamespace(
+        user_id=user_id,
+        token=token,
+        window_end_ms=window_end_ms,
+        profile=orjson.dumps(profile).decode(),
+        segments=[],
+    )
+
+
+class MemorySweepStore:
+    """Users are sorted by the tokens of their profiles."""
+
+    def __init__(self, segments: MemoryMemberships, page_users: int = 3):
+        self.segments, self._page_users = segments, page_users
+        self.rows: dict[str, SimpleNamespace] = {}
+        self.tokens: dict[str, int] = {}
+        self.state: SweepState | None = None
+        self.step: Callable[[str], None] = lambda name: None  # called before each step
+
+    def put(self, row: SimpleNamespace) -> None:
+        self.rows[row.user_id] = row
+        self.tokens[row.user_id] = row.token
+
+    def pages(self, after_token: int) -> Iterator[ProfilePage]:
+        while True:
+            self.step("page")
+            rows = sorted(
+                (row for row in self.rows.values() if row.token > after_token),
+                key=lambda row: row.token,
+            )[: self._page_users]
+            if not rows:
+                return
+            after_token = rows[-1].token
+            yield profile_page(rows)
+
+    def profiles(self, user_ids: Sequence[str]) -> ProfilePage | None:
+        rows = [self.rows[user] for user in user_ids if user in self.rows]
+        return profile_page(rows) if rows else None
+
+    def window_ends_ms(self, user_ids: Sequence[str]) -> dict[str, int]:
+        return {user: self.rows[user].window_end_ms for user in user_ids if user in self.rows}
+
+    def memberships_between(self, after_token: int, until_token: int) -> dict[str, Memberships]:
+        return self.memberships(self._users(after_token, until_token))
+
+    def memberships(self, user_ids: Sequence[str]) -> dict[str, Memberships]:
+        self.step("memberships")
+        return {user: rows for user, rows in self.segments.memberships(user_ids).items() if rows}
+
+    def changes_between(
+        self, sweep: str, after_token: int, until_token: int
+    ) -> list[MembershipWrite]:
+        users = set(self._users(after_token, until_token))
+        return [
+            MembershipWrite(user_id, segment_id, change, True, True)
+            for (user_id, segment_id), changes in self.segments.changes.items()
+            for change in changes.values()
+            if user_id in users and change.sweep == sweep
+        ]
+
+    def write(self, writes: Sequence[MembershipWrite]) -> None:
+        for write in writes:
+            self.segments.write_user(write)
+            self.step("write")
+            self.segments.write_member(write)
+        self.step("written")
+
+    def advance(self, state: SweepState) -> None:
+        self.step("advance")
+        self.state = state
+
+    def _users(self, after_token: int, until_token: int) -> list[str]:
+        return [user for user, token in self.tokens.items() if after_token < token <= until_token]

@@ -1,0 +1,88 @@
+"""Tests of `liveprofile segments`: output, records written to the topic, exit codes."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from cli.main import app
+from liveprofile.kafka import records, topics
+from liveprofile.kafka.records import Record
+from tests.support.rows.segment_examples import SEGMENTS_TOML, segment_record
+from udfs import segments_feed
+from udfs.segments_feed import TopicSegments
+
+
+class FakeSegmentsTopic:
+    """Replaces the Kafka topic: keeps the written records in memory."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def read(self, settings: object) -> TopicSegments:
+        found = TopicSegments()
+        found.apply(self.records)
+        return found
+
+    def send_all(self, settings: object, topic: str, records: list) -> int:
+        assert topic == "segment-definitions"
+        self.records += [segment_record(key.decode(), value) for key, value, _ in records]
+        return len(records)
+
+
+@pytest.fixture
+def topic(monkeypatch: pytest.MonkeyPatch) -> FakeSegmentsTopic:
+    fake = FakeSegmentsTopic()
+    monkeypatch.setattr(segments_feed, "read_topic_segments", fake.read)
+    monkeypatch.setattr(records, "send_all", fake.send_all)
+    monkeypatch.setattr(topics, "create_topics", lambda settings: [])
+    return fake
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "segments.toml"
+    path.write_text(SEGMENTS_TOML)
+    return path
+
+
+def run(file: Path, *arguments: str) -> Result:
+    config = file.with_name("liveprofile.toml")
+    config.write_text(f'segments = "{file}"\n')
+    return CliRunner().invoke(app, ["segments", *arguments, "--config", str(config)])
+
+
+def test_check_reports_version_or_every_error(file: Path) -> None:
+    result = CliRunner().invoke(app, ["segments", "check", str(file)])
+    expected = f"{file}: version 1, 1 segments, no errors\n"
+    assert (result.exit_code, result.stdout) == (0, expected)
+    file.write_text(SEGMENTS_TOML.replace("purchases", "purchase"))
+    result = CliRunner().invoke(app, ["segments", "check", str(file), "--json"])
+    assert result.exit_code == 2
+    [problem] = json.loads(result.stdout)["problems"]
+    assert (problem["segment"], problem["line"], problem["column"]) == ("buyer", 5, "column 1")
+    assert problem["reason"] == "unknown name purchase; purchases?"
+
+
+def test_apply_writes_changes_that_list_then_shows(file: Path, topic: FakeSegmentsTopic) -> None:
+    first = run(file, "list").stdout.splitlines()
+    assert first == [f"version 1, from file {file}", "buyer    1  ACTIVE  purchases >= 3"]
+    assert run(file, "apply", str(file), "--dry-run").stdout == "added      buyer  version 1\n"
+    assert topic.records == []
+    run(file, "apply", str(file), "--by", "anna")
+    assert [record.key for record in topic.records] == [b"*", b"buyer"]
+    assert json.loads(topic.records[1].value)["applied_by"] == "anna"
+    file.write_text(SEGMENTS_TOML.replace(">= 3", ">= 4"))
+    listed = json.loads(run(file, "apply", str(file), "--json").stdout)
+    assert listed["changes"] == [{"segment_id": "buyer", "what": "changed", "version": 2}]
+    assert run(file, "list").stdout.splitlines()[1] == "buyer    2  ACTIVE  purchases >= 4"
+
+
+def test_preview_checks_its_arguments_before_it_connects(file: Path) -> None:
+    result = run(file, "preview", str(file), "--at", "yesterday")
+    assert result.exception.exit_code == 2 and "--at 'yesterday'" in str(result.exception)
+    file.write_text(SEGMENTS_TOML.replace("purchases", "purchase"))
+    assert run(file, "preview", str(file)).exception.exit_code == 2

@@ -1,0 +1,254 @@
+"""MembershipPolicy: each change exactly once, whatever is cut, killed and replayed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import orjson
+import pytest
+
+from liveprofile.segments.definitions import SegmentSet
+from liveprofile.segments.events import change_event
+from liveprofile.segments.membership import MembershipWrite
+from liveprofile.segments.policy import EvaluatedWindow, MembershipPolicy
+from liveprofile.units import DAY_MS, MINUTE_MS
+from tests.support.memory_memberships import MemoryMemberships
+from tests.support.rows.segment_examples import segment, segments
+
+WINDOW_MS = 5 * MINUTE_MS
+NAMES = ("a", "b", "c")
+SEGMENTS = segments(**dict.fromkeys(NAMES, "events > 1"))
+REWRITE_MS = 90 * DAY_MS
+
+
+def window(user_id: str, number: int, *names: str) -> EvaluatedWindow:
+    """The user's window with this number, in which these segments are true."""
+    end_ms = number * WINDOW_MS
+    return EvaluatedWindow(
+        user_id, end_ms, end_ms * 1_000 + 1, frozenset(names), lambda name: {"events": number}
+    )
+
+
+class Sent(NamedTuple):
+    user_id: str
+    segment_id: str
+    change: str
+    window_end_ms: int
+
+
+def sent_change(write: MembershipWrite) -> tuple[str, Sent]:
+    event = orjson.loads(change_event(write))
+    data = event["data"]
+    change = Sent(data["user_id"], data["segment_id"], data["change"], write.membership.since_ms)
+    return event["id"], change
+
+
+def expected(windows: list[EvaluatedWindow]) -> list[Sent]:
+    """Every change of every user, in plain Python."""
+    members: dict[str, frozenset[str]] = {}
+    found = []
+    for one in windows:
+        before = members.get(one.user_id, frozenset())
+        for name in sorted(before ^ one.names):
+            change = "entered" if name in one.names else "left"
+            found.append(Sent(one.user_id, name, change, one.window_end_ms))
+        members[one.user_id] = one.names
+    return found
+
+
+def random_windows(rng: random.Random, count: int) -> list[EvaluatedWindow]:
+    """Windows of 40 users in time order; each flips a segment now and then."""
+    state: dict[str, set[str]] = {}
+    windows = []
+    for number in range(count):
+        user_id = f"u{rng.randrange(40)}"
+        names = state.setdefault(user_id, set())
+        while rng.random() < 0.3:
+            names ^= {rng.choice(NAMES)}
+        windows.append(window(user_id, number + 1, *names))
+    return windows
+
+
+class Run:
+    """A worker that processes windows from a checkpoint and may be killed at any step."""
+
+    def __init__(self, rng: random.Random, kills: float):
+        self.rng, self.kills = rng, kills
+        self.store, self.sent = MemoryMemberships(), []
+        self.killed = 0
+
+    def process(self, windows: list[EvaluatedWindow]) -> None:
+        checkpoint = position = 0
+        policy = self._policy()
+        while position < len(windows):
+            size = self.rng.randint(1, 60)
+            batch = windows[position : position + size]
+            if not self._store_and_send(policy, batch):
+                self.killed += 1
+                policy, position = self._policy(), checkpoint
+                continue
+            position += size
+            if self.rng.random() < 0.3:
+                checkpoint = position
+
+    def _policy(self) -> MembershipPolicy:
+        return MembershipPolicy(self.store, REWRITE_MS)
+
+    def _store_and_send(self, policy: MembershipPolicy, batch: list[EvaluatedWindow]) -> bool:
+        """Returns False if a kill came in between."""
+        rows = policy.changes(batch, SEGMENTS)
+        steps: list[Iterator[None]] = [self._user_writes(rows), self._member_writes(rows)]
+        for step in steps:  # of a failing batch, any part may be stored
+            for _ in step:
+                if self._kill(len(batch) * 4):
+                    return False
+        if self._kill(2):
+            return False
+        policy.stored()
+        self.sent += [sent_change(write) for writes in rows for write in writes]
+        return not self._kill(2)
+
+    def _user_writes(self, rows: list[list[MembershipWrite]]) -> Iterator[None]:
+        """Yields after each user: a user's writes of a batch are one mutation."""
+        by_user: dict[str, list[MembershipWrite]] = {}
+        for writes in rows:
+            for write in writes:
+                by_user.setdefault(write.user_id, []).append(write)
+        users = sorted(by_user)
+        self.rng.shuffle(users)
+        for user_id in users:
+            for write in by_user[user_id]:
+                self.store.write_user(write)
+            yield
+
+    def _member_writes(self, rows: list[list[MembershipWrite]]) -> Iterator[None]:
+        writes = [write for row in rows for write in row]
+        self.rng.shuffle(writes)
+        for write in writes:
+            self.store.write_member(write)
+            yield
+
+    def _kill(self, parts: int) -> bool:
+        return self.rng.random() < self.kills / parts
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_every_change_is_sent_exactly_once_despite_kills(seed: int) -> None:
+    rng = random.Random(seed)
+    windows = random_windows(rng, 20_000)
+    run = Run(rng, kills=0.1)
+    run.process(windows)
+    assert run.killed > 50
+    unique: dict[str, Sent] = {}
+    for event_id, change in run.sent:
+        assert unique.setdefault(event_id, change) == change
+    assert len(run.sent) > len(unique)  # kills did repeat events
+    changes = expected(windows)
+    assert sorted(unique.values()) == sorted(changes)
+    in_order: dict[tuple[str, str], list[Sent]] = {}
+    for change in changes:
+        in_order.setdefault((change.user_id, change.segment_id), []).append(change)
+    arrived: dict[tuple[str, str], list[Sent]] = {}
+    for change in unique.values():
+        arrived.setdefault((change.user_id, change.segment_id), []).append(change)
+    assert arrived == in_order  # first arrivals are in order
+    last = {one.user_id: one.names for one in windows}
+    for name in NAMES:
+        assert run.store.members_of(name) == {user for user, names in last.items() if name in names}
+    for user_id, rows in run.store.users.items():
+        assert {name for name, row in rows.items() if row.member} == last[user_id]
+
+
+def test_windows_of_known_users_read_no_stored_memberships() -> None:
+    store = MemoryMemberships()
+    policy = MembershipPolicy(store, REWRITE_MS)
+    for number in range(1, 20):
+        policy.changes([window("u", number, "a"), window("v", number)], SEGMENTS)
+        policy.stored()
+    assert store.reads == 1
+
+
+def apply(
+    policy: MembershipPolicy,
+    store: MemoryMemberships,
+    found: SegmentSet,
+    *windows: EvaluatedWindow,
+) -> list[list[MembershipWrite]]:
+    rows = policy.changes(windows, found)
+    for writes in rows:
+        for write in writes:
+            store.write(write)
+    policy.stored()
+    return rows
+
+
+def test_unstored_batch_leaves_nothing_behind() -> None:
+    store = MemoryMemberships()
+    policy = MembershipPolicy(store, REWRITE_MS)
+    policy.changes([window("u", 1, "a")], SEGMENTS)  # fails before it is stored
+    [[write]] = apply(policy, store, SEGMENTS, window("u", 2, "a"))
+    assert (write.change, write.membership.since_ms) == ("entered", 2 * WINDOW_MS)
+
+
+def test_shadow_changes_are_stored_and_not_sent_and_paused_ones_stay() -> None:
+    store = MemoryMemberships()
+    policy = MembershipPolicy(store, REWRITE_MS)
+    shadow = SegmentSet(version="1", segments=(segment("a", "events > 1", state="SHADOW"),))
+    [[write]] = apply(policy, store, shadow, window("u", 1, "a"))
+    assert (write.is_change, write.is_sent) == (True, False)
+    paused = SegmentSet(version="2", segments=(segment("a", "events > 1", state="PAUSED"),))
+    assert apply(policy, store, paused, window("u", 2)) == [[]]
+    assert apply(policy, store, SegmentSet(version="3", segments=()), window("u", 3)) == [[]]
+    assert store.users["u"]["a"].member
+    [[write]] = apply(policy, store, SEGMENTS, window("u", 4))
+    assert (write.change, write.is_sent, write.membership.number) == ("left", True, 2)
+
+
+def test_change_by_a_new_version_names_the_definition_as_cause() -> None:
+    store = MemoryMemberships()
+    policy = MembershipPolicy(store, REWRITE_MS)
+    apply(policy, store, SEGMENTS, window("u", 1, "a"))
+    newer = SegmentSet(version="2", segments=(segment("a", "events > 9", version=2),))
+    [[write]] = apply(policy, store, newer, window("u", 2))
+    assert orjson.loads(write.membership.reason) == {"cause": "definition", "values": {"events": 2}}
+    assert write.membership.version == 2
+
+
+def test_old_membership_is_written_again_without_an_event() -> None:
+    store = MemoryMemberships()
+    policy = MembershipPolicy(store, 10 * WINDOW_MS)
+    apply(policy, store, SEGMENTS, window("u", 1, "a"))
+    assert apply(policy, store, SEGMENTS, window("u", 10, "a")) == [[]]
+    [[write]] = apply(policy, store, SEGMENTS, window("u", 11, "a"))
+    assert (write.is_change, write.is_sent) == (False, False)
+    assert write.membership.since_ms == WINDOW_MS
+    assert write.membership.write_time_us == 11 * WINDOW_MS * 1_000 + 1
+    assert apply(policy, store, SEGMENTS, window("u", 12, "a")) == [[]]
+
+
+def test_memberships_that_a_sweep_has_changed_are_read_again() -> None:
+    store = MemoryMemberships()
+    policy = MembershipPolicy(store, REWRITE_MS)
+    apply(policy, store, SEGMENTS, window("u", 1, "a"))
+    sweeping = SEGMENTS.model_copy(update={"sweep": "s1", "sweeping": True})
+    apply(policy, store, sweeping, window("u", 2, "a"))
+    row = store.users["u"]["a"]
+    later_us = 2 * WINDOW_MS * 1_000 + 1_000
+    left = row._replace(
+        member=False,
+        number=2,
+        since_ms=5 * WINDOW_MS,
+        window_end_ms=2 * WINDOW_MS,
+        sweep="s1",
+        write_time_us=later_us,
+    )
+    store.write(MembershipWrite("u", "a", left, True, True))
+    [[write]] = apply(policy, store, sweeping, window("u", 3, "a"))
+    assert (write.change, write.membership.number) == ("entered", 3)
+    assert write.membership.since_ms == 5 * WINDOW_MS + 1  # after the sweep's time
+    # A replay of the windows before the sweep finds the job's own changes only.
+    again = MembershipPolicy(store, REWRITE_MS)
+    replayed = apply(again, store, sweeping, window("u", 1, "a"), window("u", 2, "a"))
+    assert [[one.change for one in writes] for writes in replayed] == [["entered"], []]

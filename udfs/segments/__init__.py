@@ -1,0 +1,1 @@
+"""Stores segment memberships, for the job and for sweeps."""
