@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import compress
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -25,14 +26,18 @@ class Evaluation(NamedTuple):
         ]
         if not names:
             return [frozenset()] * self._rows
+        bits_NB = np.packbits(np.column_stack([self.members[name] for name in names]), axis=1)
         # Few users have a combination of segments that no other user has.
-        member_NS = np.column_stack([self.members[name] for name in names])
-        patterns_PS, pattern_N = np.unique(member_NS, axis=0, return_inverse=True)
-        sets_P = [
-            frozenset(name for name, holds in zip(names, row, strict=True) if holds)
-            for row in patterns_PS.tolist()
-        ]
-        return [sets_P[pattern] for pattern in pattern_N.reshape(-1).tolist()]
+        sets: dict[bytes, frozenset[str]] = {}
+        width, bits = bits_NB.shape[1], bits_NB.tobytes()
+        found = []
+        for start in range(0, len(bits), width):
+            key = bits[start : start + width]
+            if key not in sets:
+                holds = np.unpackbits(np.frombuffer(key, np.uint8))[: len(names)].tolist()
+                sets[key] = frozenset(compress(names, holds))
+            found.append(sets[key])
+        return found
 
     def evidence(self, segment_id: str, row: int) -> dict[str, Any]:
         """What the segment's condition read of one user: {name: value}; unknown values are None."""

@@ -8,11 +8,12 @@ of the evaluation: a later window always wins over a sweep of an earlier profile
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import orjson
 
+from liveprofile.segments.definitions import Segment
 from liveprofile.wire.tokens import FIELD
 
 Cause = Literal["window", "time", "definition", "expired", "removed"]
@@ -24,6 +25,7 @@ class Membership(NamedTuple):
     member: bool
     since_ms: int  # of the last change: the window's end or the time of the sweep
     number: int  # of changes: odd for members, even for others
+    announced: bool  # `member` as of the last event that was sent
     window_end_ms: int  # the profile that was evaluated when the row was written
     version: int  # of the definition, at the last change
     sweep: str  # the sweep that made the last change; "" for the job
@@ -35,13 +37,13 @@ Memberships = dict[str, Membership]  # of one user, by segment
 
 
 class MembershipWrite(NamedTuple):
-    """A row to store. A change has an event too; otherwise an old row is written again."""
+    """A row to store: a change, which is sent unless its segment is SHADOW, or an old row again."""
 
     user_id: str
     segment_id: str
     membership: Membership
     is_change: bool
-    is_sent: bool  # a change of an ACTIVE segment
+    is_sent: bool
 
     @property
     def change(self) -> Literal["entered", "left"]:
@@ -49,53 +51,102 @@ class MembershipWrite(NamedTuple):
 
 
 class Evaluated(NamedTuple):
-    """One evaluation of one user and segment."""
+    """One evaluation of a user's profile."""
 
     window_end_ms: int  # of the profile
     time_ms: int  # of the evaluation: the window's end for the job
-    version: int  # of the definition
     sweep: str  # "" for the job
-    write_time_us: int
+
+
+Values = Callable[[str], Mapping[str, Any]]  # what a segment's condition read
 
 
 def next_membership(
+    user_id: str,
+    segment: Segment,
     known: Membership | None,
     holds: bool,
     at: Evaluated,
-    values: Mapping[str, Any],
-    cause: Cause | None = None,
-) -> Membership | None:
-    """Returns the membership after an evaluation if it changes, else None.
+    write_time_us: int,
+    values: Values,
+    rewrite_after_ms: int,
+) -> MembershipWrite | None:
+    """Returns what to store after an evaluation, None if nothing changes.
 
-    known: None if the segment was never true. values: what the condition read. cause: None: it
-    follows from `known`.
+    known: None if the segment was never true. A change of a SHADOW segment that has become ACTIVE
+    is written again, with its event. A membership that was written `rewrite_after_ms` ago is
+    written again, so that it does not expire.
     """
-    if holds == (known is not None and known.member):
+    is_active, is_change = segment.state == "ACTIVE", True
+    if holds != (known is not None and known.member):
+        cause = _cause(known, at, segment.version)
+        new = _changed(known, holds, at, segment.version, cause, values(segment.id))
+        new = new._replace(announced=holds) if is_active else new
+    elif known is None:
         return None
+    elif is_active and known.announced != known.member:
+        new = known._replace(announced=known.member, sweep=at.sweep)
+    elif known.member and at.window_end_ms - known.window_end_ms >= rewrite_after_ms:
+        new, is_change = known, False
+    else:
+        return None
+    new = new._replace(window_end_ms=at.window_end_ms, write_time_us=write_time_us)
+    return MembershipWrite(user_id, segment.id, new, is_change, is_change and is_active)
+
+
+def stored_change(user_id: str, segment_id: str, membership: Membership) -> MembershipWrite:
+    """A change that is stored already, to be stored and sent again."""
+    is_sent = membership.announced == membership.member
+    return MembershipWrite(user_id, segment_id, membership, True, is_sent)
+
+
+def ended_membership(
+    user_id: str,
+    segment_id: str,
+    known: Membership,
+    cause: Cause,
+    at: Evaluated,
+    write_time_us: int,
+) -> MembershipWrite | None:
+    """Ends a membership whose segment or profile no longer exists; None if there is none.
+
+    Its event is sent if the user is a member as far as was sent.
+    """
+    if not known.member:
+        return None
+    new = _changed(known, False, at, known.version, cause, {})
+    new = new._replace(announced=False, write_time_us=write_time_us)
+    return MembershipWrite(user_id, segment_id, new, True, known.announced)
+
+
+def _changed(
+    known: Membership | None,
+    member: bool,
+    at: Evaluated,
+    version: int,
+    cause: Cause,
+    values: Mapping[str, Any],
+) -> Membership:
     return Membership(
-        member=holds,
+        member=member,
         # Two changes have different times, also if a sweep's clock is ahead of the window's end.
         since_ms=at.time_ms if known is None else max(at.time_ms, known.since_ms + 1),
         number=1 if known is None else known.number + 1,
+        announced=known is not None and known.announced,
         window_end_ms=at.window_end_ms,
-        version=at.version,
+        version=version,
         sweep=at.sweep,
-        reason=orjson.dumps({"cause": cause or _cause(known, at), "values": dict(values)}).decode(),
-        write_time_us=at.write_time_us,
+        reason=orjson.dumps({"cause": cause, "values": dict(values)}).decode(),
+        write_time_us=0,
     )
 
 
-def _cause(known: Membership | None, at: Evaluated) -> Cause:
-    if known is not None and known.version != at.version:
+def _cause(known: Membership | None, at: Evaluated, version: int) -> Cause:
+    if known is not None and known.version != version:
         return "definition"
     if not at.sweep:
         return "window"
     return "definition" if known is None else "time"
-
-
-def rewritten(known: Membership, at: Evaluated) -> Membership:
-    """The same membership, written again by a later evaluation, so that it does not expire."""
-    return known._replace(window_end_ms=at.window_end_ms, write_time_us=at.write_time_us)
 
 
 def change_id(user_id: str, segment_id: str, membership: Membership) -> str:

@@ -7,8 +7,8 @@ sweep writes memberships too, so while one runs (SegmentSet.sweeping) nothing is
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from liveprofile.segments.definitions import Segment, SegmentSet
 from liveprofile.segments.membership import (
@@ -16,8 +16,9 @@ from liveprofile.segments.membership import (
     Membership,
     Memberships,
     MembershipWrite,
+    Values,
     next_membership,
-    rewritten,
+    stored_change,
 )
 
 MAX_USERS = 200_000  # about 150 bytes each
@@ -48,7 +49,7 @@ class EvaluatedWindow(NamedTuple):
     window_end_ms: int
     write_time_us: int
     names: frozenset[str]  # of the segments that are true, SHADOW ones too
-    values: Callable[[str], Mapping[str, Any]]  # what a segment's condition read
+    values: Values
 
 
 class _Known(NamedTuple):
@@ -134,40 +135,32 @@ class MembershipPolicy:
     ) -> list[MembershipWrite]:
         """Returns what to store, and updates `known` to the state after the window."""
         writes: list[MembershipWrite] = []
+        at = Evaluated(window.window_end_ms, window.window_end_ms, sweep="")
         for segment_id in sorted(window.names | known.keys()):
             if segment_id not in evaluated:
                 continue
-            segment, old = evaluated[segment_id], known.get(segment_id)
+            old = known.get(segment_id)
             if old is not None and old.window_end_ms >= window.window_end_ms:
                 key = ChangeKey(window.user_id, segment_id, window.window_end_ms)
-                new, is_change = stored_changes.get(key), True
-            else:
-                new, is_change = self._next(window, segment, old)
-                if new is not None:
-                    known[segment_id] = new
-            if new is not None:
-                is_sent = is_change and segment.state == "ACTIVE"
-                writes.append(MembershipWrite(window.user_id, segment_id, new, is_change, is_sent))
+                stored = stored_changes.get(key)
+                if stored is not None:
+                    writes.append(stored_change(window.user_id, segment_id, stored))
+                continue
+            write = next_membership(
+                window.user_id,
+                evaluated[segment_id],
+                old,
+                segment_id in window.names,
+                at,
+                window.write_time_us,
+                window.values,
+                self._rewrite_after_ms,
+            )
+            if write is not None:
+                known[segment_id] = write.membership
+                writes.append(write)
         self._keep(window, known)
         return writes
-
-    def _next(
-        self, window: EvaluatedWindow, segment: Segment, old: Membership | None
-    ) -> tuple[Membership | None, bool]:
-        """Returns the membership to store, or None, and whether it is a change."""
-        at = Evaluated(
-            window.window_end_ms, window.window_end_ms, segment.version, "", window.write_time_us
-        )
-        holds = segment.id in window.names
-        if holds != (old is not None and old.member):
-            return next_membership(old, holds, at, window.values(segment.id)), True
-        if (
-            old is not None
-            and old.member
-            and window.window_end_ms - old.window_end_ms >= self._rewrite_after_ms
-        ):
-            return rewritten(old, at), False
-        return None, False
 
     def _keep(self, window: EvaluatedWindow, known: Memberships) -> None:
         members = {name: row for name, row in known.items() if row.member}

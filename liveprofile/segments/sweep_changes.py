@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -15,8 +16,8 @@ from liveprofile.segments.membership import (
     Membership,
     Memberships,
     MembershipWrite,
+    ended_membership,
     next_membership,
-    rewritten,
 )
 from liveprofile.segments.stored_profiles import ProfilePage
 
@@ -54,7 +55,7 @@ def page_changes(
     members, PAUSED ones keep them.
     """
     evaluation = evaluate(segments, page.inputs_at(plan.time_ms, plan.decay_days))
-    evaluated = {segment.id for segment in segments.evaluated}
+    evaluated = {segment.id: segment for segment in segments.evaluated}
     writes: list[MembershipWrite] = []
     newer: list[str] = []
     window_ends_ms = page.window_end_ms.tolist()
@@ -65,13 +66,22 @@ def page_changes(
         if any(old.window_end_ms > end_ms for old in known.values()):
             newer.append(user_id)
             continue
-        for segment_id in names | known.keys():
+        at = Evaluated(end_ms, plan.time_ms, plan.sweep)
+        values = partial(evaluation.evidence, row=row)
+        for segment_id in sorted(names | known.keys()):
             old = known.get(segment_id)
             if segment_id in evaluated:
-                write = _evaluated_write(
-                    user_id, segment_id, old, segment_id in names, end_ms, evaluation, row, plan
+                write = next_membership(
+                    user_id,
+                    evaluated[segment_id],
+                    old,
+                    segment_id in names,
+                    at,
+                    _write_time_us(old, end_ms),
+                    values,
+                    plan.rewrite_after_ms,
                 )
-            elif segment_id not in segments.by_id:
+            elif old is not None and segment_id not in segments.by_id:
                 write = leave(user_id, segment_id, old, "removed", plan)
             else:
                 write = None
@@ -80,48 +90,13 @@ def page_changes(
     return PageChanges(writes, newer, evaluation)
 
 
-def _evaluated_write(
-    user_id: str,
-    segment_id: str,
-    old: Membership | None,
-    holds: bool,
-    window_end_ms: int,
-    evaluation: Evaluation,
-    row: int,
-    plan: SweepPlan,
-) -> MembershipWrite | None:
-    segment = evaluation.segments.by_id[segment_id]
-    at = Evaluated(
-        window_end_ms, plan.time_ms, segment.version, plan.sweep, _write_time_us(old, window_end_ms)
-    )
-    if holds != (old is not None and old.member):
-        new = next_membership(old, holds, at, evaluation.evidence(segment_id, row))
-        return MembershipWrite(user_id, segment_id, new, True, segment.state == "ACTIVE")
-    if old is not None and old.member and _is_old(old, window_end_ms, plan):
-        return MembershipWrite(user_id, segment_id, rewritten(old, at), False, False)
-    return None
-
-
-def _is_old(old: Membership, window_end_ms: int, plan: SweepPlan) -> bool:
-    """Whether the profile has been written much later than the membership."""
-    return window_end_ms - old.window_end_ms >= plan.rewrite_after_ms
-
-
 def leave(
-    user_id: str, segment_id: str, old: Membership | None, cause: Cause, plan: SweepPlan
+    user_id: str, segment_id: str, old: Membership, cause: Cause, plan: SweepPlan
 ) -> MembershipWrite | None:
     """Ends the membership of a segment or a user that no longer exists; None if there is none."""
-    if old is None or not old.member:
-        return None
-    at = Evaluated(
-        old.window_end_ms,
-        plan.time_ms,
-        old.version,
-        plan.sweep,
-        _write_time_us(old, old.window_end_ms),
-    )
-    new = next_membership(old, False, at, {}, cause)
-    return MembershipWrite(user_id, segment_id, new, True, True)
+    at = Evaluated(old.window_end_ms, plan.time_ms, plan.sweep)
+    write_time_us = _write_time_us(old, old.window_end_ms)
+    return ended_membership(user_id, segment_id, old, cause, at, write_time_us)
 
 
 def _write_time_us(old: Membership | None, window_end_ms: int) -> int:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import orjson
 
 from liveprofile.segments.features import PROFILE_FEATURES
-from liveprofile.segments.membership import Memberships, MembershipWrite
+from liveprofile.segments.membership import Memberships, MembershipWrite, stored_change
 from liveprofile.segments.stored_profiles import ProfilePage, profile_page
 from tests.support.memory_memberships import MemoryMemberships
 from udfs.segments.sweep import SweepState
@@ -80,7 +80,7 @@ class MemorySweepStore:
     ) -> list[MembershipWrite]:
         users = set(self._users(after_token, until_token))
         return [
-            MembershipWrite(user_id, segment_id, change, True, True)
+            stored_change(user_id, segment_id, change)
             for (user_id, segment_id), changes in self.segments.changes.items()
             for change in changes.values()
             if user_id in users and change.sweep == sweep

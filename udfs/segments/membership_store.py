@@ -19,12 +19,21 @@ from udfs.cassandra.executor import StatementExecutor
 
 READ_USERS = 50  # in one SELECT
 
-_VALUE_COLUMNS = ("member", "since", "number", "window_end", "version", "sweep", "reason")
+_VALUE_COLUMNS = (
+    "member",
+    "since",
+    "number",
+    "announced",
+    "window_end",
+    "version",
+    "sweep",
+    "reason",
+)
 USER_SEGMENT_COLUMNS = ("user_id", "segment", *_VALUE_COLUMNS)
 MEMBER_COLUMNS = ("segment", "bucket", "user_id", "since")
 SELECTED = (
-    "member, to_unix_timestamp(since), number, to_unix_timestamp(window_end), version, sweep,"
-    " reason, WRITETIME(member)"
+    "member, to_unix_timestamp(since), number, announced, to_unix_timestamp(window_end), version,"
+    " sweep, reason, WRITETIME(member)"
 )
 
 
@@ -40,6 +49,10 @@ def membership_ttl_s(settings: CassandraSettings) -> int:
 def rewrite_after_ms(settings: CassandraSettings) -> int:
     """The age at which a membership is written again: half of a profile's TTL."""
     return settings.profile_ttl_s * 500
+
+
+def boolean(value: bool) -> bytes:
+    return b"\x01" if value else b"\x00"
 
 
 def encode_text_list(texts: Sequence[str]) -> bytes:
@@ -172,9 +185,10 @@ def _encode(write: MembershipWrite) -> Values:
     return [
         write.user_id.encode(),
         write.segment_id.encode(),
-        b"\x01" if membership.member else b"\x00",
+        boolean(membership.member),
         bigint(membership.since_ms),
         struct.pack(">i", membership.number),
+        boolean(membership.announced),
         bigint(membership.window_end_ms),
         struct.pack(">i", membership.version),
         membership.sweep.encode(),

@@ -12,7 +12,12 @@ from cassandra.cluster import Session
 
 from liveprofile.errors import ServiceError
 from liveprofile.segments.definitions import SegmentSet
-from liveprofile.segments.membership import Membership, Memberships, MembershipWrite
+from liveprofile.segments.membership import (
+    Membership,
+    Memberships,
+    MembershipWrite,
+    stored_change,
+)
 from liveprofile.segments.stored_profiles import ProfilePage, read_profiles, scan_profiles
 from liveprofile.segments.sweep_changes import SegmentCounts
 from liveprofile.setting_sections import CassandraSettings
@@ -138,9 +143,7 @@ class CassandraSweepStore:
         for user_id, segment_id, *values in rows:
             change = None if None in values else Membership(*values)
             if change is not None and change.sweep == sweep:
-                segment = self._segments.by_id.get(segment_id)
-                is_sent = segment is None or segment.state == "ACTIVE"
-                found.append(MembershipWrite(user_id, segment_id, change, True, is_sent))
+                found.append(stored_change(user_id, segment_id, change))
         return found
 
     def write(self, writes: Sequence[MembershipWrite]) -> None:

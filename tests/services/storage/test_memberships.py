@@ -28,6 +28,7 @@ def membership(row, number: int = 1, sweep: str = "", later_us: int = 0) -> Memb
         member=number % 2 == 1,
         since_ms=row.window_end_ms + later_us,
         number=number,
+        announced=number % 2 == 1,
         window_end_ms=row.window_end_ms,
         version=3,
         sweep=sweep,

@@ -206,6 +206,19 @@ def test_shadow_changes_are_stored_and_not_sent_and_paused_ones_stay() -> None:
     assert (write.change, write.is_sent, write.membership.number) == ("left", True, 2)
 
 
+def test_members_of_a_shadow_segment_are_sent_when_it_becomes_active() -> None:
+    store = MemoryMemberships()
+    shadow = SegmentSet(version="1", segments=(segment("a", "events > 1", state="SHADOW"),))
+    apply(MembershipPolicy(store, REWRITE_MS), store, shadow, window("u", 1, "a"))
+    worker = MembershipPolicy(store, REWRITE_MS)
+    [[write]] = apply(worker, store, SEGMENTS, window("u", 2, "a"))
+    assert (write.change, write.is_sent) == ("entered", True)
+    assert (write.membership.since_ms, write.membership.number) == (WINDOW_MS, 1)
+    assert apply(worker, store, SEGMENTS, window("u", 3, "a")) == [[]]
+    replay = apply(MembershipPolicy(store, REWRITE_MS), store, SEGMENTS, window("u", 2, "a"))
+    assert replay == [[write]]
+
+
 def test_change_by_a_new_version_names_the_definition_as_cause() -> None:
     store = MemoryMemberships()
     policy = MembershipPolicy(store, REWRITE_MS)
@@ -239,6 +252,7 @@ def test_memberships_that_a_sweep_has_changed_are_read_again() -> None:
     left = row._replace(
         member=False,
         number=2,
+        announced=False,
         since_ms=5 * WINDOW_MS,
         window_end_ms=2 * WINDOW_MS,
         sweep="s1",
