@@ -15,7 +15,7 @@ from liveprofile.storage.queries import SCAN_PAGE_ROWS, TOKEN_MAX, TOKEN_MIN
 
 _COLUMNS = (
     "user_id, token(user_id) AS token, to_unix_timestamp(window_end) AS window_end_ms, profile,"
-    " segments"
+    " segments, WRITETIME(churn) AS write_time_us"
 )
 _READ_USERS = 50  # in one SELECT
 
@@ -26,6 +26,7 @@ class ProfilePage(NamedTuple):
     user_ids: list[str]
     last_token: int  # of this page
     window_end_ms: np.ndarray  # (n,) int64
+    write_time_us: list[int]  # n
     profile: dict[str, np.ndarray]  # (n,) for each of PROFILE_FEATURES
     used_coupon: np.ndarray  # (n,) bool
     interests: list[dict[str, float]]
@@ -79,6 +80,7 @@ def profile_page(rows: Sequence[Any]) -> ProfilePage:
         [row.user_id for row in rows],
         rows[-1].token,
         np.array([row.window_end_ms for row in rows], np.int64),
+        [row.write_time_us for row in rows],
         {name: values[:, column] for column, name in enumerate(PROFILE_FEATURES)},
         np.array(
             [

@@ -21,10 +21,6 @@ from liveprofile.segments.membership import (
 )
 from liveprofile.segments.stored_profiles import ProfilePage
 
-# Between the write times of the profile's window (revisions 0 to 999) and of the next window, which
-# ends at least a second later.
-_AFTER_WINDOW_US = 1_000
-
 
 class SweepPlan(NamedTuple):
     """How a sweep evaluates."""
@@ -77,7 +73,7 @@ def page_changes(
                     old,
                     segment_id in names,
                     at,
-                    _write_time_us(old, end_ms),
+                    _write_time_us(old, page.write_time_us[row]),
                     values,
                     plan.rewrite_after_ms,
                 )
@@ -95,13 +91,15 @@ def leave(
 ) -> MembershipWrite | None:
     """Ends the membership of a segment or a user that no longer exists; None if there is none."""
     at = Evaluated(old.window_end_ms, plan.time_ms, plan.sweep)
-    write_time_us = _write_time_us(old, old.window_end_ms)
-    return ended_membership(user_id, segment_id, old, cause, at, write_time_us)
+    return ended_membership(user_id, segment_id, old, cause, at, _write_time_us(old, 0))
 
 
-def _write_time_us(old: Membership | None, window_end_ms: int) -> int:
-    after_window_us = window_end_ms * 1_000 + _AFTER_WINDOW_US
-    return after_window_us if old is None else max(after_window_us, old.write_time_us + 1)
+def _write_time_us(old: Membership | None, profile_us: int) -> int:
+    """A time after the writes of the profile and of the old row.
+
+    The user's next window ends at least a second later, and writes later than this.
+    """
+    return max(profile_us, 0 if old is None else old.write_time_us) + 1
 
 
 class SegmentCounts:

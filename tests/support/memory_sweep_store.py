@@ -30,6 +30,7 @@ def stored_profile(user_id: str, token: int, window_end_ms: int, **features: flo
         user_id=user_id,
         token=token,
         window_end_ms=window_end_ms,
+        write_time_us=window_end_ms * 1_000 + 1,
         profile=orjson.dumps(profile).decode(),
         segments=[],
     )

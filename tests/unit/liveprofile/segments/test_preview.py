@@ -20,6 +20,7 @@ def stored(user_id: str, recency_days: float | None, **more: object) -> SimpleNa
         user_id=user_id,
         token=len(user_id),
         window_end_ms=DAY_MS,
+        write_time_us=1,
         profile=orjson.dumps(profile).decode(),
         segments=["coupon_user"],
     )
