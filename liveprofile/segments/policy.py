@@ -74,6 +74,7 @@ class MembershipPolicy:
         self._users: dict[str, _Known] = {}
         self._found: dict[str, _Known] = {}  # of the batch that is being stored
         self._sweep: tuple[str, bool] = ("", False)
+        self._sets: dict[frozenset[str], frozenset[str]] = {}  # users share equal sets
 
     def changes(
         self, windows: Sequence[EvaluatedWindow], segments: SegmentSet
@@ -137,14 +138,14 @@ class MembershipPolicy:
         writes: list[MembershipWrite] = []
         at = Evaluated(window.window_end_ms, window.window_end_ms, sweep="")
         for segment_id in sorted(window.names | known.keys()):
-            if segment_id not in evaluated:
-                continue
             old = known.get(segment_id)
             if old is not None and old.window_end_ms >= window.window_end_ms:
                 key = ChangeKey(window.user_id, segment_id, window.window_end_ms)
                 stored = stored_changes.get(key)
                 if stored is not None:
                     writes.append(stored_change(window.user_id, segment_id, stored))
+                continue
+            if segment_id not in evaluated:
                 continue
             write = next_membership(
                 window.user_id,
@@ -159,15 +160,18 @@ class MembershipPolicy:
             if write is not None:
                 known[segment_id] = write.membership
                 writes.append(write)
-        self._keep(window, known)
+        self._keep(window, evaluated, known)
         return writes
 
-    def _keep(self, window: EvaluatedWindow, known: Memberships) -> None:
-        members = {name: row for name, row in known.items() if row.member}
-        oldest_ms = min((row.window_end_ms for row in members.values()), default=None)
+    def _keep(
+        self, window: EvaluatedWindow, evaluated: Mapping[str, Segment], known: Memberships
+    ) -> None:
+        members = frozenset(name for name, row in known.items() if row.member)
+        rewritten = members & evaluated.keys()
+        oldest_ms = min((known[name].window_end_ms for name in rewritten), default=None)
         latest_ms = max((row.window_end_ms for row in known.values()), default=0)
         self._found[window.user_id] = _Known(
             max(window.window_end_ms, latest_ms),
-            frozenset(members),
+            self._sets.setdefault(members, members),
             float("inf") if oldest_ms is None else oldest_ms + self._rewrite_after_ms,
         )
