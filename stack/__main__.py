@@ -71,7 +71,7 @@ def up(
 ) -> None:
     """Start the services that do not run, and wait until they answer.
 
-    Example: python -m stack up --heartbeat
+    Example: `python -m stack up --heartbeat`
     """
     stack = Stack(root, slots=slots)
     started_s = time.monotonic()
