@@ -12,6 +12,7 @@ import typer
 from cli.api.key import key
 from cli.api.serve import serve
 from cli.demo.command import demo
+from cli.doctor.command import doctor
 from cli.learning.catalogue import catalogue
 from cli.learning.evaluate import evaluate
 from cli.learning.model import model
@@ -42,7 +43,7 @@ from liveprofile.errors import LiveprofileError
 
 # The panels of `liveprofile --help`, each with its commands and groups of commands.
 PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
-    "Run the job": (demo, setup, submit, status, stop, cancel, upgrade, audit),
+    "Run the job": (demo, setup, submit, status, stop, cancel, upgrade, doctor, audit),
     "Send events": (generate, replay, heartbeat, bootstrap),
     "Read profiles": (show, deltas, scores, flags),
     "Serve profiles over HTTP": (serve, key),

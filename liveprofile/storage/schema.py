@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable, Session
 from cassandra.protocol import ErrorMessage
@@ -81,6 +83,19 @@ def schema_statements(settings: CassandraSettings, embedding_dim: int) -> list[s
         text = text.replace("{" + name + "}", value)
     code = "\n".join(line.split("--")[0] for line in text.splitlines())
     return [statement.strip() for statement in code.split(";") if statement.strip()]
+
+
+def table_columns() -> dict[str, list[str]]:
+    """The columns of each table of schemas/cassandra.cql."""
+    create = re.compile(r"CREATE TABLE IF NOT EXISTS \w+\.(\w+) \((.*)\)", re.DOTALL)
+    tables = {}
+    for statement in schema_statements(CassandraSettings(), embedding_dim=1):
+        if match := create.match(statement):
+            # A comma inside a type or a key does not separate columns.
+            parts = re.split(r",(?![^<(]*[>)])", match[2])
+            names = dict.fromkeys(part.split()[0] for part in parts if part.strip())
+            tables[match[1]] = [name for name in names if name != "PRIMARY"]
+    return tables
 
 
 def check_embedding_dim(session: Session, keyspace: str, embedding_dim: int) -> None:

@@ -1,0 +1,1 @@
+"""`liveprofile doctor`: facts about the services, and checks of the facts."""

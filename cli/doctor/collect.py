@@ -1,0 +1,239 @@
+"""Finds out the facts about services and this machine. It changes nothing.
+
+A service that does not answer, or refuses, is a fact too.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+import time
+import urllib.parse
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from cassandra import Unauthorized
+from cassandra.cluster import Session
+from confluent_kafka import KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+
+from cli.doctor.facts import (
+    CassandraFacts,
+    Facts,
+    FlinkFacts,
+    KafkaFacts,
+    LocalFacts,
+    TopicFacts,
+)
+from liveprofile.config import Settings
+from liveprofile.errors import LiveprofileError
+from liveprofile.flink import java
+from liveprofile.flink.rest import TERMINAL_STATES, request
+from liveprofile.kafka.connection import client_config
+from liveprofile.kafka.topics import metadata, topic_configs
+from liveprofile.resources import product_path
+from liveprofile.rules.rules import read_rules
+from liveprofile.storage.connection import close, connect
+from models.profile.model_card import ModelCard
+
+METASPACE = "Status.JVM.Memory.Metaspace"
+
+
+def collect(settings: Settings) -> Facts:
+    """Asks the three services at once. Raises nothing for a service that does not answer."""
+    with ThreadPoolExecutor(3) as pool:
+        kafka = pool.submit(kafka_facts, settings)
+        cassandra = pool.submit(cassandra_facts, settings)
+        flink = pool.submit(flink_facts, settings).result()
+        return Facts(kafka.result(), cassandra.result(), flink, local_facts(settings, flink))
+
+
+def kafka_facts(settings: Settings) -> KafkaFacts:
+    admin = AdminClient(client_config(settings.kafka))
+    try:
+        cluster = metadata(admin, settings.kafka)
+    except LiveprofileError as error:
+        return KafkaFacts(error=str(error))
+    names = [name for name in topic_configs(settings.topics) if name in cluster.topics]
+    configs, operations = (
+        _topic_configs(admin, settings, names),
+        _operations(admin, settings, names),
+    )
+    topics = {}
+    for name in names:
+        partitions = cluster.topics[name].partitions.values()
+        topics[name] = TopicFacts(
+            partitions=len(partitions),
+            replicas=min((len(each.replicas) for each in partitions), default=0),
+            config=configs.get(name),
+            operations=operations.get(name),
+        )
+    return KafkaFacts(brokers=len(cluster.brokers), topics=topics)
+
+
+def _topic_configs(
+    admin: AdminClient, settings: Settings, names: list[str]
+) -> dict[str, dict[str, str]]:
+    """The configuration of the topics that the account may read it of."""
+    if not names:
+        return {}
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in names]
+    found = {}
+    timeout_s = settings.kafka.request_timeout_s
+    for resource, future in admin.describe_configs(resources, request_timeout=timeout_s).items():
+        try:
+            entries = future.result()
+        except KafkaException:
+            continue
+        found[resource.name] = {name: str(entry.value) for name, entry in entries.items()}
+    return found
+
+
+def _operations(
+    admin: AdminClient, settings: Settings, names: list[str]
+) -> dict[str, frozenset[str]]:
+    """What the account may do with the topics, of those whose broker tells it."""
+    if not names:
+        return {}
+    futures = admin.describe_topics(
+        TopicCollection(names),
+        include_authorized_operations=True,
+        request_timeout=settings.kafka.request_timeout_s,
+    )
+    found = {}
+    for name, future in futures.items():
+        try:
+            allowed = future.result().authorized_operations
+        except KafkaException:
+            continue
+        if allowed is not None:
+            found[name] = frozenset(operation.name for operation in allowed)
+    return found
+
+
+def cassandra_facts(settings: Settings) -> CassandraFacts:
+    try:
+        session = connect(settings.cassandra, use_keyspace=False)
+    except LiveprofileError as error:
+        return CassandraFacts(error=str(error))
+    try:
+        return _cassandra_facts(session, settings.cassandra.keyspace)
+    except Exception as error:  # noqa: BLE001 - of the driver, with no common base class
+        return CassandraFacts(error=f"{type(error).__name__}: {' '.join(str(error).split())}")
+    finally:
+        close(session)
+
+
+def _cassandra_facts(session: Session, keyspace: str) -> CassandraFacts:
+    local = session.execute(
+        "SELECT release_version, toUnixTimestamp(now()) AS now FROM system.local"
+    ).one()
+    now_ms = time.time_ns() // 1_000_000
+    hosts = session.cluster.metadata.all_hosts()
+    stored = session.execute(
+        "SELECT replication FROM system_schema.keyspaces WHERE keyspace_name = %s", (keyspace,)
+    ).one()
+    columns: dict[str, dict[str, str]] = {}
+    for row in session.execute(
+        "SELECT table_name, column_name, type FROM system_schema.columns WHERE keyspace_name = %s",
+        (keyspace,),
+    ):
+        columns.setdefault(row.table_name, {})[row.column_name] = row.type
+    unreadable = []
+    for table in columns:
+        try:
+            session.execute(f"SELECT * FROM {keyspace}.{table} LIMIT 1")
+        except Unauthorized:
+            unreadable.append(table)
+    return CassandraFacts(
+        version=local.release_version,
+        nodes=len(hosts),
+        nodes_down=sum(host.is_up is False for host in hosts),
+        clock_ahead_ms=now_ms - local.now,
+        settings=_server_settings(session),
+        replication=None if stored is None else dict(stored.replication),
+        columns=columns,
+        unreadable=tuple(unreadable),
+    )
+
+
+def _server_settings(session: Session) -> dict[str, str] | None:
+    try:
+        rows = session.execute("SELECT name, value FROM system_views.settings")
+        return {row.name: row.value for row in rows if row.value is not None}
+    except Unauthorized:
+        return None
+
+
+def flink_facts(settings: Settings) -> FlinkFacts:
+    rest_url = settings.flink.rest_url
+
+    def get(path: str) -> Any:
+        return request(rest_url, path)
+
+    try:
+        overview = get("/overview")
+        managers = get("/taskmanagers")["taskmanagers"]
+        now_ms = time.time_ns() // 1_000_000
+        beats_ms = [each["timeSinceLastHeartbeat"] for each in managers]
+        return FlinkFacts(
+            version=overview["flink-version"],
+            task_managers=overview["taskmanagers"],
+            slots=overview["slots-total"],
+            slots_free=overview["slots-available"],
+            jobs=tuple(
+                job["name"]
+                for job in get("/jobs/overview")["jobs"]
+                if job["state"] not in TERMINAL_STATES
+            ),
+            config={each["key"]: each["value"] for each in get("/jobmanager/config")},
+            metaspace_share=_metaspace_share(get, [each["id"] for each in managers]),
+            clock_ahead_ms=now_ms - max(beats_ms) if beats_ms else 0,
+        )
+    except LiveprofileError as error:
+        return FlinkFacts(error=str(error))
+
+
+def _metaspace_share(get: Any, managers: list[str]) -> float | None:
+    shares = []
+    for manager in managers:
+        path = f"/taskmanagers/{manager}/metrics?get={METASPACE}.Used,{METASPACE}.Max"
+        values = {each["id"]: float(each["value"]) for each in get(path)}
+        if values.get(f"{METASPACE}.Max", 0) > 0 and f"{METASPACE}.Used" in values:
+            shares.append(values[f"{METASPACE}.Used"] / values[f"{METASPACE}.Max"])
+    return max(shares, default=None)
+
+
+def local_facts(settings: Settings, flink: FlinkFacts) -> LocalFacts:
+    card, model_error = _try(lambda: ModelCard.read(product_path(settings.model.checkpoint)))
+    _, rules_error = _try(lambda: read_rules(product_path(settings.rules)))
+    _, java_error = _try(java.home)
+    folder = settings.job.checkpoint_dir or flink.config.get("execution.checkpointing.dir", "")
+    return LocalFacts(
+        python=sys.version_info[:2],
+        java_error=java_error,
+        temp_free_bytes=shutil.disk_usage(tempfile.gettempdir()).free,
+        model_error=model_error,
+        embedding_dim=card.shape["embedding"] if card else None,
+        rules_error=rules_error,
+        checkpoint_folder_writable=_is_writable(folder),
+    )
+
+
+def _try(read: Any) -> tuple[Any, str | None]:
+    try:
+        return read(), None
+    except LiveprofileError as error:
+        return None, str(error)
+
+
+def _is_writable(uri: str) -> bool | None:
+    """Whether a local folder can be written to; None for another file system or machine."""
+    parts = urllib.parse.urlsplit(uri)
+    folder = Path(urllib.parse.unquote(parts.path))
+    if parts.scheme not in ("", "file") or not uri or not folder.is_dir():
+        return None
+    return os.access(folder, os.W_OK) and shutil.disk_usage(folder).free > 0

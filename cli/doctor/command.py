@@ -1,0 +1,56 @@
+"""`liveprofile doctor`: finds misconfigurations of the services, and says what to do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import typer
+
+from cli.common import ConfigOption, JsonOption, print_json, read_settings
+
+if TYPE_CHECKING:
+    from cli.doctor.check import Check
+
+
+def doctor(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Check services, permissions and settings, and print what is wrong with a way out.
+
+    It changes nothing. Exit code 1 if there is a finding. A service that does not answer is one
+    finding, and its other checks are skipped.
+
+    Example: `liveprofile doctor --json`
+    """
+    from cli.doctor.check import examine
+    from cli.doctor.collect import collect
+
+    settings = read_settings(config)
+    checks = all_checks()
+    findings, skipped = examine(checks, collect(settings), settings)
+    names = [each.name for each in checks]
+    if json:
+        print_json(
+            {
+                "ok": not findings,
+                "findings": [finding._asdict() for finding in findings],
+                "skipped": skipped,
+                "checks": names,
+            }
+        )
+    else:
+        for name in names:
+            own = [finding for finding in findings if finding.check == name]
+            typer.echo(f"{'skipped' if name in skipped else 'wrong' if own else 'ok':<8} {name}")
+            for finding in own:
+                typer.echo(f"         {finding.problem}\n         -> {finding.way_out}")
+        count = f"{len(findings)} findings" if len(findings) != 1 else "1 finding"
+        typer.echo(f"{len(names)} checks, {count}, {len(skipped)} skipped", err=True)
+    if findings:
+        raise typer.Exit(1)
+
+
+def all_checks() -> list[Check]:
+    """The checks in the order in which they are printed."""
+    from cli.doctor import cassandra_checks, flink_checks, kafka_checks, local_checks
+
+    modules = (kafka_checks, cassandra_checks, flink_checks, local_checks)
+    return [check for module in modules for check in module.CHECKS]

@@ -1,0 +1,245 @@
+"""Each misconfiguration gives its finding, and nothing else; healthy facts give none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from cli.doctor.check import examine, parse_bytes
+from cli.doctor.command import all_checks
+from cli.doctor.facts import (
+    CassandraFacts,
+    Facts,
+    FlinkFacts,
+    KafkaFacts,
+    LocalFacts,
+    TopicFacts,
+)
+from liveprofile.config import load
+from liveprofile.kafka.topics import topic_configs
+from liveprofile.storage.schema import table_columns
+
+SETTINGS = load()
+EVENTS, LATE, RULES = "behavior-events", "behavior-events-late", "risk-rules"
+ALL_OPERATIONS = frozenset({"READ", "WRITE", "DESCRIBE"})
+TOPICS = {
+    name: TopicFacts(1 if name == RULES else 4, 1, config, ALL_OPERATIONS)
+    for name, config in topic_configs(SETTINGS.topics).items()
+}
+COLUMNS = {table: dict.fromkeys(columns, "text") for table, columns in table_columns().items()}
+COLUMNS["user_profile"]["embedding"] = "vector<float, 64>"
+BATCHES = {
+    "batch_size_warn_threshold": "64KiB",
+    "batch_size_fail_threshold": "128KiB",
+    "unlogged_batch_across_partitions_warn_threshold": "1000",
+}
+HEALTHY = Facts(
+    KafkaFacts(None, 1, TOPICS),
+    CassandraFacts(
+        version="5.0.4",
+        nodes=1,
+        settings=BATCHES,
+        replication={"class": "NetworkTopologyStrategy", "datacenter1": "1"},
+        columns=COLUMNS,
+    ),
+    FlinkFacts(
+        version="2.2.1",
+        task_managers=1,
+        slots=4,
+        slots_free=4,
+        config={
+            "execution.checkpointing.dir": "file:///checkpoints",
+            "taskmanager.memory.jvm-metaspace.size": "512m",
+        },
+        metaspace_share=0.3,
+        clock_ahead_ms=9_000,
+    ),
+    LocalFacts((3, 11), None, 10 << 30, None, 64, None, True),
+)
+CHECKS = all_checks()
+
+
+def findings(facts: Facts, **sections: dict[str, Any]) -> list[tuple[str, str]]:
+    found, _ = examine(CHECKS, facts, load(**sections))
+    assert all(finding.way_out for finding in found)
+    return [(finding.check, finding.problem) for finding in found]
+
+
+def kafka(**changes: Any) -> Callable[[Facts], Facts]:
+    return lambda facts: replace(facts, kafka=replace(facts.kafka, **changes))
+
+
+def topic(name: str, config: dict[str, str] | None = None, **changes: Any) -> Callable:
+    def change(facts: Facts) -> Facts:
+        before = facts.kafka.topics[name]
+        after = replace(before, config={**(before.config or {}), **(config or {})}, **changes)
+        return kafka(topics=facts.kafka.topics | {name: after})(facts)
+
+    return change
+
+
+def without_topic(name: str) -> Callable[[Facts], Facts]:
+    return kafka(topics={each: facts for each, facts in TOPICS.items() if each != name})
+
+
+def cassandra(**changes: Any) -> Callable[[Facts], Facts]:
+    return lambda facts: replace(facts, cassandra=replace(facts.cassandra, **changes))
+
+
+def flink(**changes: Any) -> Callable[[Facts], Facts]:
+    return lambda facts: replace(facts, flink=replace(facts.flink, **changes))
+
+
+def local(**changes: Any) -> Callable[[Facts], Facts]:
+    return lambda facts: replace(facts, local=replace(facts.local, **changes))
+
+
+def without_column(table: str, column: str) -> dict[str, dict[str, str]]:
+    return COLUMNS | {table: {k: v for k, v in COLUMNS[table].items() if k != column}}
+
+
+CASES = [
+    ("kafka reachable", kafka(error="Kafka does not answer"), {}, "Kafka does not answer"),
+    ("topics exist", without_topic(LATE), {}, "no topic behavior-events-late"),
+    (
+        "kafka permissions",
+        topic(EVENTS, operations=frozenset({"READ"})),
+        {},
+        "may not write behavior-events",
+    ),
+    (
+        "topic timestamps",
+        topic(EVENTS, {"message.timestamp.type": "CreateTime"}),
+        {},
+        "message.timestamp.type = CreateTime",
+    ),
+    ("topic cleanup", topic(RULES, {"cleanup.policy": "delete"}), {}, "rules expire"),
+    ("topic cleanup", topic(EVENTS, {"cleanup.policy": "compact"}), {}, "not delete"),
+    (
+        "topic retention",
+        topic(EVENTS, {"retention.ms": "3600000"}),
+        {},
+        "keeps events for 0.0",
+    ),
+    ("topic retention", topic("risk-feedback", {"retention.ms": "86400000"}), {}, "labels for 1.0"),
+    ("topic partitions", topic(RULES, partitions=4), {}, "risk-rules has 4 partitions"),
+    ("topic partitions", topic(EVENTS, partitions=1), {}, "some tasks read nothing"),
+    (
+        "topic replication",
+        kafka(brokers=3),
+        {"topics": {"replication": 3}, "cassandra": {"replication": 1}},
+        "has 1 replicas, topics.replication is 3",
+    ),
+    ("topic replication", topic(EVENTS, {"min.insync.replicas": "2"}), {}, "accepts no record"),
+    ("topic replication", topic(EVENTS, replicas=3), {}, "lost with one broker"),
+    ("topic message size", topic(LATE, {"max.message.bytes": "100000"}), {}, "may need 264192"),
+    ("cassandra reachable", cassandra(error="no node answers"), {}, "no node answers"),
+    ("cassandra reachable", cassandra(nodes=3, nodes_down=1), {}, "1 of 3 nodes are down"),
+    ("cassandra version", cassandra(version="4.1.3"), {}, "Cassandra 4.1.3 has no vectors"),
+    ("keyspace", cassandra(replication=None), {}, "no keyspace liveprofile"),
+    ("keyspace", cassandra(replication={"dc2": "3"}), {}, "no replica in datacenter1"),
+    ("keyspace", cassandra(nodes=3), {"cassandra": {"replication": 3}}, "has 1 replicas"),
+    ("keyspace", cassandra(replication={"datacenter1": "3"}), {}, "wants 3 replicas"),
+    ("tables", cassandra(columns=without_column("risk_flag", "reasons")), {}, "lacks the columns"),
+    (
+        "tables",
+        cassandra(columns={k: v for k, v in COLUMNS.items() if k != "risk_case"}),
+        {},
+        "no table risk_case",
+    ),
+    ("embedding size", local(embedding_dim=32), {}, "vector<float, 64>, the model outputs"),
+    ("cassandra permissions", cassandra(unreadable=("risk_case",)), {}, "may not read risk_case"),
+    ("cassandra permissions", cassandra(settings=None), {}, "system_views.settings"),
+    (
+        "batch thresholds",
+        cassandra(settings=BATCHES | {"batch_size_warn_threshold": "5KiB"}),
+        {},
+        "batch_size_warn_threshold is 5KiB",
+    ),
+    (
+        "batch thresholds",
+        cassandra(settings=BATCHES | {"unlogged_batch_across_partitions_warn_threshold": "10"}),
+        {},
+        "threshold is 10",
+    ),
+    ("cassandra clock", cassandra(clock_ahead_ms=-5_000), {}, "5.0 s behind that of Cassandra"),
+    ("flink reachable", flink(error="no JobManager answers"), {}, "no JobManager answers"),
+    ("flink version", flink(version="1.20.1"), {}, "runs Flink 1.20.1"),
+    ("slots", flink(task_managers=0, slots=0, slots_free=0), {}, "no TaskManager is registered"),
+    ("slots", flink(slots_free=1), {}, "1 of 4 slots are free, job.parallelism is 2"),
+    ("slots", flink(jobs=("liveprofile", "liveprofile")), {}, "2 jobs named liveprofile run"),
+    ("metaspace", flink(metaspace_share=0.9), {}, "90% full"),
+    (
+        "metaspace",
+        flink(config={"execution.checkpointing.dir": "s3://x"}),
+        {},
+        "jvm-metaspace.size is 256m",
+    ),
+    (
+        "flink options",
+        flink(config=HEALTHY.flink.config | {"pipeline.jars": "file:///x.jar"}),
+        {},
+        "pipeline.jars is set",
+    ),
+    ("flink options", lambda facts: facts, {"job": {"changelog": True}}, "needs state.changelog"),
+    (
+        "checkpoints",
+        flink(config={"taskmanager.memory.jvm-metaspace.size": "512 mb"}),
+        {},
+        "no checkpoint folder",
+    ),
+    ("checkpoints", local(checkpoint_folder_writable=False), {}, "cannot be written to"),
+    ("flink clock", flink(clock_ahead_ms=-3_000), {}, "3.0 s behind that of Flink"),
+    ("python version", local(python=(3, 12)), {}, "this is Python 3.12"),
+    ("java version", local(java_error="no Java 17"), {}, "no Java 17"),
+    ("model", local(model_error="card.json is missing"), {}, "card.json is missing"),
+    ("rules", local(rules_error="rules.toml: when"), {}, "rules.toml: when"),
+    ("temporary space", local(temp_free_bytes=1 << 30), {}, "has 1.0 GiB"),
+    (
+        "encryption",
+        lambda facts: facts,
+        {"kafka": {"security_protocol": "SASL_PLAINTEXT"}},
+        "unencrypted",
+    ),
+    ("encryption", lambda facts: facts, {"cassandra": {"username": "job"}}, "sent unencrypted"),
+]
+
+
+def test_healthy_facts_have_no_finding() -> None:
+    assert examine(CHECKS, HEALTHY, SETTINGS) == ([], [])
+
+
+@pytest.mark.parametrize(("check", "break_it", "sections", "problem"), CASES)
+def test_misconfiguration_gives_its_finding_only(
+    check: str, break_it: Callable[[Facts], Facts], sections: dict[str, Any], problem: str
+) -> None:
+    found = findings(break_it(HEALTHY), **sections)
+    assert {name for name, _ in found} == {check}
+    assert any(problem in text for _, text in found), found
+
+
+def test_every_check_has_a_case() -> None:
+    assert {each.name for each in CHECKS} == {name for name, *_ in CASES}
+    assert len(CHECKS) >= 15
+
+
+def test_checks_of_a_service_that_does_not_answer_are_skipped() -> None:
+    found, skipped = examine(CHECKS, kafka(error="down", topics={})(HEALTHY), SETTINGS)
+    assert [finding.check for finding in found] == ["kafka reachable"]
+    assert "topics exist" in skipped and "keyspace" not in skipped
+
+
+def test_facts_that_the_account_may_not_read_are_no_finding() -> None:
+    unknown = {name: TopicFacts(each.partitions, 1, None) for name, each in TOPICS.items()}
+    assert findings(kafka(topics=unknown)(HEALTHY)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("64KiB", 65_536), ("512 mb", 512 << 20), ("1g", 1 << 30), ("100", 100), ("many", None)],
+)
+def test_sizes_of_both_notations_are_parsed(text: str, expected: int | None) -> None:
+    assert parse_bytes(text) == expected
