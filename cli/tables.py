@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 # Wider than any row: a table is as wide as its content.
 UNLIMITED_WIDTH = 1_000_000
-UNWRAPPED = {"flag", "time", "severity", "window end", "as of", "start", "churn"}
+UNWRAPPED = {"id", "flag", "time", "severity", "window end", "as of", "start", "churn"}
 
 
 def new_table(*columns: str, title: str | None = None) -> Table:

@@ -17,6 +17,7 @@ from liveprofile.audit.rows import NO_TIME
 from liveprofile.audit.state_file import read_state
 from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
+from liveprofile.ingest.rejected import CLAIMED_REASONS
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.topics import PartitionRange
@@ -28,7 +29,7 @@ from liveprofile.storage.queries import scan_digests
 TIME_SAMPLE_RECORDS = 100
 BATCH_RECORDS = 10_000
 # Events with these reasons had claimed their event_id (docs/data-contract.md, section 2).
-CLAIMED_REASONS = frozenset({b"TOO_MANY", b"UNREADABLE", b"SCORING_FAILED"})
+CLAIMED = frozenset(reason.encode() for reason in CLAIMED_REASONS)
 
 
 class RangePlan(NamedTuple):
@@ -158,7 +159,7 @@ def _add_rejected(
                 [
                     source
                     for source, record in batch
-                    if (record.headers.get("reason", b"") in CLAIMED_REASONS) is claimed
+                    if (record.headers.get("reason", b"") in CLAIMED) is claimed
                 ],
                 claimed=claimed,
             )

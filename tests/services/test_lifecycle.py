@@ -1,4 +1,4 @@
-"""Setup, upgrade with its fallback, stop and cancel, on a job that reads events meanwhile."""
+"""The life of a job by commands: setup, doctor, rejected events, upgrade, stop, cancel."""
 
 from __future__ import annotations
 
@@ -7,9 +7,14 @@ import json
 from pathlib import Path
 
 import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
 
 from liveprofile.config import load
 from liveprofile.flink import rest
+from liveprofile.kafka.connection import client_config
+from liveprofile.kafka.records import read_topic
+from liveprofile.kafka.topics import delete_topics
+from liveprofile.setting_sections import TopicSettings
 from liveprofile.units import HOUR_MS
 from stack.local import to_toml
 from tests.support.job_under_test import JobUnderTest, run_cli
@@ -45,13 +50,77 @@ def other_settings(job: JobUnderTest, name: str, **sections: dict[str, object]) 
     return file
 
 
+def resend_corrected_event(job: JobUnderTest) -> None:
+    """Sends an event that is rejected, then its correction."""
+    event = json.loads(messages(3, START_MS)[-1].value) | {"event_id": "corrected", "price": "x"}
+    job.send([Message(b"u", json.dumps(event).encode())])
+    job.wait_until_caught_up()
+    (listed,) = job.run("rejected", "list", "--reason", "BAD_NUMBER", "--since", "1h")
+    shown = job.run("rejected", "show", listed["id"])
+    assert shown == listed and shown["detail"] == "price"
+
+    corrections = job.config_file.with_name("corrected.jsonl")
+    corrections.write_text(json.dumps(shown))
+    unchanged = run_cli("rejected", "resend", corrections, "--config", job.config_file, ok=False)
+    assert unchanged.returncode == 2 and "unchanged" in unchanged.stderr
+    corrections.write_text(json.dumps(shown | {"payload": event | {"price": 9.5}}))
+    assert job.run("rejected", "resend", str(corrections)) == {"records": 1, "sent": True}
+    resent = [each for each in read_topic(job.settings, job.settings.topics.events) if each.headers]
+    assert [each.headers["resent_offset"] for each in resent] == [str(shown["offset"]).encode()]
+    assert resent[0].key == str(event["user_id"]).encode()
+
+
+def test_doctor_has_no_finding_on_a_healthy_stack(job: JobUnderTest) -> None:
+    report = job.run("doctor", ok=False)
+    assert report["ok"], report["findings"]
+    assert len(report["checks"]) >= 15 and report["skipped"] == []
+
+
+def test_doctor_names_what_is_broken(job: JobUnderTest, tmp_path: Path) -> None:
+    topics = TopicSettings.prefixed("broken")
+    file = other_settings(
+        job,
+        "broken.toml",
+        topics=topics,
+        cassandra={"keyspace": "nowhere"},
+        flink={"rest_url": "http://127.0.0.1:1"},
+        job={"parallelism": 3},
+    )
+    settings = load(file)
+    admin = AdminClient(client_config(settings.kafka))
+    created = [
+        NewTopic(topics["events"], 2, 1, config={"retention.ms": "60000"}),
+        NewTopic(topics["rules"], 2, 1, config={"cleanup.policy": "delete"}),
+    ]
+    for future in admin.create_topics(created).values():
+        future.result()
+    try:
+        done = run_cli("doctor", "--json", "--config", file, ok=False)
+    finally:
+        delete_topics(settings.kafka, [topics["events"], topics["rules"]])
+    report = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert {finding["check"] for finding in report["findings"]} == {
+        "topics exist",
+        "topic timestamps",
+        "topic cleanup",
+        "topic retention",
+        "topic partitions",
+        "keyspace",
+        "flink reachable",
+    }, report["findings"]
+    assert "slots" in report["skipped"]
+
+
 def test_setup_creates_nothing_that_exists(job: JobUnderTest) -> None:
     assert job.run("setup") == {"topics_created": [], "keyspace": job.settings.cassandra.keyspace}
 
 
 def test_job_survives_upgrades_stop_and_restart_without_losing_an_event(job: JobUnderTest) -> None:
     first = job.submit()
+    assert first in run_cli("status", "--config", job.config_file).stdout
     job.send(messages(1, START_MS))
+    resend_corrected_event(job)
     job.wait_until_committed()
 
     # The savepoint does not fit these windows, so the job refuses to start.
@@ -80,7 +149,8 @@ def test_job_survives_upgrades_stop_and_restart_without_losing_an_event(job: Job
     job.send_heartbeats(START_MS + 100 * HOUR_MS)
     job.wait_until_committed()
     report = job.audit()
-    assert report["ok"] and report["used"] == 2 * EVENTS, report
+    assert report["ok"] and report["used"] == 2 * EVENTS + 1, report
+    assert report["rejected"] == 1
 
     cancelled = job.run("cancel")
     assert cancelled["job_id"] == job.id and cancelled["checkpoint"].startswith("file:")

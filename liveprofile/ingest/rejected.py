@@ -1,0 +1,143 @@
+"""Rejected records: where they came from, and what is sent when one has been corrected."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, NamedTuple
+
+import orjson
+
+from liveprofile.errors import InputError
+from liveprofile.kafka.records import Record
+
+# Of events that have taken their event_id (docs/data-contract.md, section 2).
+CLAIMED_REASONS = frozenset({"TOO_MANY", "UNREADABLE", "SCORING_FAILED"})
+# These may be valid later without a correction.
+TIME_REASONS = ("FUTURE_TIME",)
+POSITION_HEADERS = ("topic", "partition", "offset")
+
+
+class RejectedRecord(NamedTuple):
+    """A record of the rejected topic. `topic`, `partition`, `offset`: of the original record."""
+
+    id: str  # partition:offset in the rejected topic
+    rejected_at_ms: int
+    reason: str
+    detail: str
+    topic: str
+    partition: int
+    offset: int
+    truncated: bool
+    payload: bytes | None
+
+    @property
+    def claimed(self) -> bool:
+        """Whether the event_id is taken, so that a corrected event needs a new one."""
+        return self.reason in CLAIMED_REASONS or (self.reason == "NOT_JSON" and bool(self.detail))
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON; bytes that are no UTF-8 are replaced."""
+        text = None if self.payload is None else self.payload.decode("utf-8", "replace")
+        return self._asdict() | {"payload": text}
+
+
+class CorrectedRecord(NamedTuple):
+    """What is sent: the headers say which record it replaces."""
+
+    topic: str
+    key: bytes
+    value: bytes
+    headers: dict[str, str]
+
+
+def parse_id(text: str) -> tuple[int, int]:
+    """Partition and offset in the rejected topic, as `rejected list` prints them: 0:17.
+
+    Raises InputError.
+    """
+    match = re.fullmatch(r"(\d{1,9}):(\d{1,18})", text)
+    if not match:
+        raise InputError(f"{text!r} is no id of a rejected record: `rejected list` prints them")
+    return int(match[1]), int(match[2])
+
+
+def parse_record(record: Record) -> RejectedRecord:
+    """Raises InputError if the record lacks the headers that the job writes."""
+    headers = {name: value.decode("utf-8", "replace") for name, value in record.headers.items()}
+    try:
+        topic, partition, offset = (headers[name] for name in POSITION_HEADERS)
+        return RejectedRecord(
+            f"{record.partition}:{record.offset}",
+            record.timestamp_ms,
+            headers["reason"],
+            headers.get("detail", ""),
+            topic,
+            int(partition),
+            int(offset),
+            headers.get("truncated") == "true",
+            record.value,
+        )
+    except (KeyError, ValueError):
+        raise InputError(
+            f"{record.topic}/{record.partition} offset {record.offset} is no rejected record: it"
+            f" has the headers {', '.join(sorted(headers)) or 'none'}"
+        ) from None
+
+
+def read_corrections(text: str, name: str) -> dict[str, bytes]:
+    """The corrected payloads by id.
+
+    text: JSON lines or an array; each object has the id and the payload (an object or its text), as
+    `rejected list --json` and `rejected show --json` print them. Other keys are ignored.
+    Raises InputError.
+    """
+    try:
+        rows = orjson.loads(text) if text.lstrip().startswith("[") else text.splitlines()
+        rows = [orjson.loads(row) if isinstance(row, str) else row for row in rows if row]
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{name}: not JSON: {error}") from None
+    corrections: dict[str, bytes] = {}
+    for number, row in enumerate(rows, 1):
+        if not isinstance(row, dict) or not isinstance(row.get("id"), str) or "payload" not in row:
+            raise InputError(f"{name} row {number}: must be an object with id and payload")
+        parse_id(row["id"])
+        if row["id"] in corrections:
+            raise InputError(f"{name} row {number}: {row['id']} occurs twice")
+        payload = row["payload"]
+        corrections[row["id"]] = (
+            payload.encode() if isinstance(payload, str) else orjson.dumps(payload)
+        )
+    return corrections
+
+
+def correct(rejected: RejectedRecord, payload: bytes) -> CorrectedRecord:
+    """The record to send instead of a rejected one.
+
+    Raises InputError if it would be rejected again, or dropped as a duplicate.
+    """
+    name = f"rejected record {rejected.id}"
+    if payload == rejected.payload and rejected.reason not in TIME_REASONS:
+        raise InputError(f"{name}: unchanged, so it is {rejected.reason} again")
+    try:
+        event = orjson.loads(payload)
+    except orjson.JSONDecodeError as error:
+        raise InputError(f"{name}: the payload is not JSON: {error}") from None
+    user = event.get("user_id") if isinstance(event, dict) else None
+    if not isinstance(user, str | int) or isinstance(user, bool) or user == "":
+        raise InputError(f"{name}: the payload must be a JSON object with user_id")
+    if rejected.claimed and _event_id(rejected.payload) == str(event.get("event_id")):
+        raise InputError(
+            f"{name}: {rejected.reason} has taken its event_id, so it would be a duplicate: give it"
+            " another"
+        )
+    headers = {f"resent_{each}": str(getattr(rejected, each)) for each in POSITION_HEADERS}
+    headers["resent_reason"] = rejected.reason
+    return CorrectedRecord(rejected.topic, str(user).encode(), payload, headers)
+
+
+def _event_id(payload: bytes | None) -> str | None:
+    try:
+        event = orjson.loads(payload or b"")
+    except orjson.JSONDecodeError:
+        return None
+    return str(event.get("event_id")) if isinstance(event, dict) else None
