@@ -156,6 +156,22 @@ def cases(
     return Call("GET", "/v1/cases", _as(models.Page[models.CustomerCase]), params)
 
 
+def segment_members(segment: str, limit: int = ROWS) -> Call[models.Page[models.SegmentMember]]:
+    """The members of a segment, in no particular order."""
+    parse = _as(models.Page[models.SegmentMember])
+    return Call("GET", _segment(segment, "members"), parse, {"limit": limit})
+
+
+def segment_sizes(segment: str, limit: int = ROWS) -> Call[models.SizeList]:
+    """The sizes of a segment at the latest sweeps, newest first."""
+    return Call("GET", _segment(segment, "sizes"), _as(models.SizeList), {"limit": limit})
+
+
+def user_segments(user_id: str) -> Call[models.UserSegmentList]:
+    """The segments that the user is or was in."""
+    return Call("GET", _user(user_id, "segments"), _as(models.UserSegmentList))
+
+
 def audit(day: datetime) -> Call[models.Page[models.AuditRecord]]:
     """The writes through the API of the UTC day that contains the time, newest first."""
     return Call("GET", "/v1/audit", _as(models.Page[models.AuditRecord]), {"day": _time(day)})
@@ -176,6 +192,10 @@ def _user(user_id: str, *rest: str) -> str:
 
 def _alert(flag_id: str, *rest: str) -> str:
     return "/".join(["/v1/alerts", *(quote(part, safe="") for part in (flag_id, *rest))])
+
+
+def _segment(segment: str, *rest: str) -> str:
+    return "/".join(["/v1/segments", *(quote(part, safe="") for part in (segment, *rest))])
 
 
 def _given(**params: Any) -> dict[str, Any]:

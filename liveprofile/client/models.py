@@ -228,6 +228,38 @@ class Lookalikes(Answer):
     similar: list[Lookalike]
 
 
+class SegmentMember(Answer):
+    user_id: str
+    since_ms: int
+
+
+class SizeOfSegment(Answer):
+    """At the end of a sweep."""
+
+    time_ms: int
+    members: int
+    users: int = Field(description="all users")
+    overlaps: dict[str, int] = Field(description="members who are in another segment too")
+
+
+class SizeList(Answer):
+    items: list[SizeOfSegment]
+
+
+class UserSegment(Answer):
+    """Whether a user is in a segment, and why since when."""
+
+    segment: str
+    member: bool
+    since_ms: int
+    version: int | None
+    reason: dict[str, Any]
+
+
+class UserSegmentList(Answer):
+    items: list[UserSegment]
+
+
 class Page(Answer, Generic[Item]):
     """A page may have fewer items than asked for; only a null cursor means the end."""
 

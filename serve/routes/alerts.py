@@ -155,7 +155,9 @@ async def get_cases(
 ) -> Response:
     """Cases of a user, or of all users in no particular order."""
     after = paging.position(str, str, int)
-    if after is not None and not 0 < after[2] <= MAX_CASE_NUMBER:
+    if after is not None and (
+        user_id not in (None, after[0]) or not 0 < after[2] <= MAX_CASE_NUMBER
+    ):
         raise invalid_cursor()
     cases = await store.cases(user_id, after, paging.limit)
     rows = [case._asdict() for case in cases if open is None or case.is_open is open]

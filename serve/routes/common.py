@@ -89,6 +89,10 @@ async def rule_id_of(rule_id: Annotated[str, _id_path("Rule id, or * for all rul
     return decoded_id("rule_id", rule_id)
 
 
+async def segment_of(segment: Annotated[str, _id_path("Segment id.")]) -> str:
+    return decoded_id("segment", segment)
+
+
 def _parse_time(text: Any) -> Any:
     # Pydantic would also take numbers, as seconds or milliseconds depending on their size.
     try:
@@ -106,6 +110,7 @@ def to_ms(time: datetime) -> int:
 DataStore = Annotated[Store, Depends(store_of)]
 UserId = Annotated[str, Depends(user_id_of)]
 FlagId = Annotated[str, Depends(flag_id_of)]
+SegmentId = Annotated[str, Depends(segment_of)]
 RuleId = Annotated[str, Depends(rule_id_of)]
 Reader = Annotated[Caller, Depends(Require(Role.READER))]
 Analyst = Annotated[Caller, Depends(Require(Role.ANALYST))]

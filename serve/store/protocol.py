@@ -9,6 +9,7 @@ from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.snooze import Snooze
 from liveprofile.alerts.cases.states import AlertState, StateChange, StoredAlertState
+from liveprofile.segments.members import SegmentSize
 from liveprofile.storage.queries import SimilarUser, StoredFlag, StoredScore
 from serve.keys import StoredKey
 
@@ -55,6 +56,24 @@ class RawDelta(NamedTuple):
 class ScorePage(NamedTuple):
     rows: list[StoredScore]
     position: tuple[int, str] | None  # after the page; None: there is no more
+
+
+class BucketMember(NamedTuple):
+    """A row of segment_member."""
+
+    bucket: int
+    user_id: str
+    since_ms: int
+
+
+class StoredUserSegment(NamedTuple):
+    """A row of user_segment; `reason` is JSON."""
+
+    segment: str
+    member: bool
+    since_ms: int
+    version: int | None
+    reason: str | None
 
 
 class FlagFile(NamedTuple):
@@ -119,6 +138,16 @@ class Store(Protocol):
 
     async def flag_file(self, flag_id: str) -> FlagFile:
         """Raises UnknownFlag."""
+
+    async def segment_members(
+        self, segment: str, after: tuple[int, str] | None, limit: int
+    ) -> list[BucketMember]:
+        """By bucket and user. after: bucket, user_id."""
+
+    async def segment_sizes(self, segment: str, limit: int) -> list[SegmentSize]: ...
+
+    async def user_segments(self, user_id: str) -> list[StoredUserSegment]:
+        """Of all segments that the user is or was in."""
 
     async def cases(
         self, user_id: str | None, after: tuple[str, str, int] | None, limit: int

@@ -17,19 +17,30 @@ from liveprofile.alerts.cases.states import (
     read_state,
     read_state_changes,
 )
+from liveprofile.segments.members import SegmentSize
 from liveprofile.storage.cql import to_ms
 from liveprofile.storage.flag_buckets import FLAG_BUCKETS
 from liveprofile.storage.queries import SimilarUser, StoredFlag, names_of, stored_flag, stored_score
 from liveprofile.storage.score_hours import score_hour_ms
+from liveprofile.storage.segment_buckets import SEGMENT_BUCKETS
 from serve.keys import StoredKey, key_of_row
 from serve.store.link import CassandraLink
-from serve.store.protocol import END_OF_TIME_MS, FlagFile, RawDelta, RawProfile, ScorePage
+from serve.store.protocol import (
+    END_OF_TIME_MS,
+    BucketMember,
+    FlagFile,
+    RawDelta,
+    RawProfile,
+    ScorePage,
+    StoredUserSegment,
+)
 
 # One request reads so many partitions: the coordinator of a large IN has much work.
 USERS_PER_READ = 25
 # A user has a partition of scores for each hour. So many are read for one page, and concurrently.
 HOURS_PER_PAGE = 96
 HOURS_AT_ONCE = 8
+BUCKETS_AT_ONCE = 8
 
 
 class CassandraReads:
@@ -173,6 +184,34 @@ class CassandraReads:
 
     async def snoozes(self, user_id: str) -> list[Snooze]:
         return await self._link.in_thread(lambda session: read_snoozes(session, user_id))
+
+    async def segment_members(
+        self, segment: str, after: tuple[int, str] | None, limit: int
+    ) -> list[BucketMember]:
+        first, after_user = (0, "") if after is None else after
+        members: list[BucketMember] = []
+        for start in range(first, SEGMENT_BUCKETS, BUCKETS_AT_ONCE):
+            if len(members) >= limit:
+                break
+            buckets = range(start, min(start + BUCKETS_AT_ONCE, SEGMENT_BUCKETS))
+            reads = (
+                self._link.rows(
+                    "segment_members",
+                    (segment, bucket, after_user if bucket == first else "", limit),
+                )
+                for bucket in buckets
+            )
+            for rows in await asyncio.gather(*reads):
+                members += [BucketMember(*row) for row in rows]
+        return members[:limit]
+
+    async def segment_sizes(self, segment: str, limit: int) -> list[SegmentSize]:
+        rows = await self._link.rows("segment_sizes", (segment, limit))
+        return [SegmentSize(*row[:3], dict(row[3] or {})) for row in rows]
+
+    async def user_segments(self, user_id: str) -> list[StoredUserSegment]:
+        rows = await self._link.rows("user_segments", (user_id,))
+        return [StoredUserSegment(*row) for row in rows]
 
     async def cases(
         self, user_id: str | None, after: tuple[str, str, int] | None, limit: int

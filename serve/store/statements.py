@@ -14,7 +14,7 @@ from cassandra.query import PreparedStatement
 
 from liveprofile.storage.queries import StoredFlag, StoredScore, columns, select
 from serve.keys import select_key_cql
-from serve.store.protocol import RawDelta, RawProfile
+from serve.store.protocol import BucketMember, RawDelta, RawProfile, StoredUserSegment
 
 _EMBEDDING = "embedding"
 _PROFILE = columns(RawProfile)
@@ -43,6 +43,9 @@ class Statements(NamedTuple):
     day_flags: PreparedStatement
     day_flags_rest: PreparedStatement
     state: PreparedStatement
+    segment_members: PreparedStatement
+    segment_sizes: PreparedStatement
+    user_segments: PreparedStatement
     user_cases: PreparedStatement
     cases: PreparedStatement
     cases_after: PreparedStatement
@@ -111,6 +114,12 @@ CQL = {
     ),
     "state": "SELECT state, analyst, to_unix_timestamp(updated_at), note FROM flag_state"
     " WHERE flag_id = ? LIMIT 1",
+    "segment_members": select(
+        "segment_member", BucketMember, "segment = ? AND bucket = ? AND user_id > ? LIMIT ?"
+    ),
+    "segment_sizes": "SELECT to_unix_timestamp(time), members, users, overlaps FROM segment_size"
+    " WHERE segment = ? LIMIT ?",
+    "user_segments": select("user_segment", StoredUserSegment, "user_id = ?"),
     "user_cases": f"{_CASE} WHERE user_id = ? LIMIT ?",
     "cases": f"{_CASE} LIMIT ?",
     "cases_after": f"{_CASE} WHERE token(user_id) > token(?) LIMIT ?",

@@ -19,10 +19,12 @@ from liveprofile.client import Client, Conflict, NotFound, Unauthorized, Unavail
 from liveprofile.config import Settings
 from liveprofile.kafka.records import read_topic
 from liveprofile.rules.flags import Flag
+from liveprofile.segments.members import members
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import from_ms
 from liveprofile.storage.score_hours import score_hour_ms
+from liveprofile.storage.segment_buckets import segment_bucket
 from liveprofile.units import HOUR_MS
 from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest, run_cli
@@ -112,6 +114,17 @@ def fill(settings: Settings, session: Session) -> None:
         hour = from_ms(score_hour_ms(time_ms))
         session.execute(insert, (hour, from_ms(time_ms), f"e{number:02d}"))
         session.execute(hours, (hour,))
+    member = session.prepare(
+        "INSERT INTO segment_member (segment, bucket, user_id, since) VALUES ('loyal', ?, ?, 1)"
+        " USING TTL 3600"
+    )
+    state = session.prepare(
+        "INSERT INTO user_segment (user_id, segment, member, since, reason)"
+        " VALUES (?, 'loyal', true, 1, '{}') USING TTL 3600"
+    )
+    for user in USERS:
+        session.execute(member, (segment_bucket(user), user))
+        session.execute(state, (user,))
     for number in range(12):
         alert = NewAlert(f"{number:032x}", 1, f"u{number % 4}", f"r{number}", "high", "a", "m")
         case_store.add_alert(session, alert, ttl_s=3_600)
@@ -185,6 +198,19 @@ def test_pages_of_flags_are_complete(api: Api, limit: int) -> None:
         row.flag_id
         for row in sorted(stored, key=lambda row: (-row.window_end_ms, row.user_id, row.rule_id))
     ]
+
+
+@pytest.mark.parametrize("limit", [1, 4, 100])
+def test_pages_of_segment_members_are_complete(api: Api, limit: int) -> None:
+    with api.client() as client:
+        found = list(client.items(calls.segment_members("loyal", limit=limit)))
+        [segment] = client.send(calls.user_segments("u3")).items
+        assert client.send(calls.segment_sizes("loyal")).items == []
+    assert [each.user_id for each in found] == [
+        each.user_id for each in members(api.session, "loyal")
+    ]
+    assert sorted(each.user_id for each in found) == sorted(USERS)
+    assert (segment.segment, segment.member, segment.since_ms) == ("loyal", True, 1)
 
 
 @pytest.mark.parametrize("limit", [1, 5])

@@ -18,9 +18,19 @@ from liveprofile.alerts.cases.states import (
 )
 from liveprofile.errors import ServiceUnavailableError
 from liveprofile.labels.feedback import STATE_OF_LABEL
+from liveprofile.segments.members import SegmentSize
 from liveprofile.storage.queries import SimilarUser, StoredFlag, StoredScore
 from serve.keys import NewKey, Role, StoredKey, new_key
-from serve.store.protocol import AuditEntry, FlagFile, LabelName, RawDelta, RawProfile, ScorePage
+from serve.store.protocol import (
+    AuditEntry,
+    BucketMember,
+    FlagFile,
+    LabelName,
+    RawDelta,
+    RawProfile,
+    ScorePage,
+    StoredUserSegment,
+)
 
 NOW_MS = 1_511_658_300_000  # 2017-11-26 01:05:00 UTC
 MINUTE_MS = 60_000
@@ -40,6 +50,7 @@ class MemoryApiStore:
         self.score_rows: list[StoredScore] = []
         self.flag_rows: list[StoredFlag] = []
         self.case_rows: list[AlertCase] = []
+        self.member_rows: dict[str, list[BucketMember]] = {}
         self.states: dict[str, list[StoredAlertState]] = {}
         self.snoozed: dict[tuple[str, str], Snooze] = {}
         self.audit: list[AuditEntry] = []
@@ -153,6 +164,27 @@ class MemoryApiStore:
         return FlagFile(
             flag, states[-1], history[::-1], list(await self.snoozes(flag.user_id)), cases
         )
+
+    async def segment_members(
+        self, segment: str, after: tuple[int, str] | None, limit: int
+    ) -> list[BucketMember]:
+        await self._answer()
+        rows = sorted(self.member_rows.get(segment, []))
+        return [row for row in rows if after is None or row[:2] > after][:limit]
+
+    async def segment_sizes(self, segment: str, limit: int) -> list[SegmentSize]:
+        await self._answer()
+        size = len(self.member_rows.get(segment, []))
+        return [SegmentSize(NOW_MS, size, len(self.profile_rows), {"new": 1})][:limit]
+
+    async def user_segments(self, user_id: str) -> list[StoredUserSegment]:
+        await self._answer()
+        return [
+            StoredUserSegment(segment, True, row.since_ms, 1, '{"cause":"window"}')
+            for segment, rows in self.member_rows.items()
+            for row in rows
+            if row.user_id == user_id
+        ]
 
     async def cases(
         self, user_id: str | None, after: tuple[str, str, int] | None, limit: int

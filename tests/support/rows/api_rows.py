@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.storage.queries import StoredFlag, StoredScore
-from serve.store.protocol import RawDelta, RawProfile
+from serve.store.protocol import BucketMember, RawDelta, RawProfile
 from tests.support.memory_api_store import MINUTE_MS, NOW_MS, MemoryApiStore
 
 WINDOW_MS = 5 * MINUTE_MS
@@ -104,4 +104,7 @@ def filled_store() -> MemoryApiStore:
         for number in range(8)
     ]
     store.case_rows = [alert_case(number) for number in range(1, 4)]
+    store.member_rows = {
+        "loyal": [BucketMember(n % 3, user, NOW_MS) for n, user in enumerate(USERS)]
+    }
     return store

@@ -72,7 +72,10 @@ def received(connection: socket.socket) -> bytes:
 
 def test_long_head_is_answered_with_431() -> None:
     with serving(max_header_bytes=2_000) as url:
-        assert httpx.get(f"{url}/v1/users/42", headers={"X": "x" * 1_000}).status_code == 200
+        assert (
+            httpx.get(f"{url}/v1/users/42", headers={"X": "x" * 1_000}, timeout=30).status_code
+            == 200
+        )
         with connected(url) as connection:
             # The end of the head never comes, as if it were endless.
             connection.sendall(
@@ -84,7 +87,7 @@ def test_long_head_is_answered_with_431() -> None:
 def test_body_does_not_count_as_head() -> None:
     with serving(max_header_bytes=1_024, max_body_bytes=50_000) as url:
         ids = [f"{number:0>200}" for number in range(100)]
-        answer = httpx.post(f"{url}/v1/users:batchGet", json={"user_ids": ids})
+        answer = httpx.post(f"{url}/v1/users:batchGet", json={"user_ids": ids}, timeout=30)
     assert (answer.status_code, len(answer.json()["unknown"])) == (200, 100)
 
 
@@ -132,7 +135,7 @@ def test_answers_over_tls(tmp_path: Path) -> None:
     with serving(**files, key_password="secret") as url:
         assert url.startswith("https://")
         context = ssl.create_default_context(cafile=str(authority.file))
-        assert httpx.get(f"{url}/health/live", verify=context).status_code == 200
+        assert httpx.get(f"{url}/health/live", verify=context, timeout=30).status_code == 200
         with pytest.raises(httpx.ConnectError):
             httpx.get(f"{url}/health/live")
 
