@@ -28,6 +28,7 @@ from cli.pipeline.backfill import backfill
 from cli.pipeline.bootstrap import bootstrap
 from cli.pipeline.generate import generate
 from cli.pipeline.heartbeat import heartbeat
+from cli.pipeline.mapping import mapping
 from cli.pipeline.rejected import rejected
 from cli.pipeline.replay import replay
 from cli.pipeline.status import status
@@ -45,7 +46,7 @@ from liveprofile.errors import LiveprofileError
 # The panels of `liveprofile --help`, each with its commands and groups of commands.
 PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Run the job": (demo, setup, submit, status, stop, cancel, upgrade, doctor, audit),
-    "Send events": (generate, replay, heartbeat, rejected, bootstrap),
+    "Send events": (generate, mapping, replay, heartbeat, rejected, bootstrap),
     "Read profiles": (show, deltas, scores, flags),
     "Serve profiles over HTTP": (serve, key),
     "Work on alerts": (alerts, consume, feedback, rules, drift),

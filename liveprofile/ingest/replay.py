@@ -108,7 +108,10 @@ def open_source(
     """
     translator: Translator
     if mapping is None:
-        sources.require_json_lines(source, "give a mapping of its columns (--mapping)")
+        sources.require_json_lines(
+            source,
+            "give a mapping of its columns (--mapping); `liveprofile mapping infer` drafts one",
+        )
         batches, translator = sources.read_lines(source), PassthroughTranslator()
     else:
         file_mapping = read_mapping(mapping)

@@ -39,14 +39,11 @@ def job(new_job) -> JobUnderTest:
 
 def other_settings(job: JobUnderTest, name: str, **sections: dict[str, object]) -> Path:
     """A settings file like the job's, with other values."""
-    content = {
-        section: values | sections.get(section, {})
-        for section, values in load(job.config_file)
-        .model_dump(mode="json", exclude_unset=True)
-        .items()
-    }
+    content = load(job.config_file).model_dump(mode="json", exclude_unset=True)
+    for section, values in sections.items():
+        content[section] = content.get(section, {}) | values
     file = job.config_file.with_name(name)
-    file.write_text(to_toml(content | {k: v for k, v in sections.items() if k not in content}))
+    file.write_text(to_toml(content))
     return file
 
 

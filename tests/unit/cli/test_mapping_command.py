@@ -1,0 +1,60 @@
+"""From a CSV to events: a drafted mapping, and a preview of what the job would reject."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from liveprofile.errors import InputError
+
+CSV = """customer_id,product,price,bought_at
+7,tea,2.50,2026-11-01 10:00:00
+8,cup,-1,2026-11-01 10:01:00
+9,tea,2.50,soon
+"""
+
+
+@pytest.fixture
+def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
+    monkeypatch.chdir(tmp_path)
+    Path("shop.csv").write_text(CSV)
+    return "shop.csv", "shop.toml"
+
+
+def test_draft_and_check_need_no_service(files: tuple[str, str]) -> None:
+    source, drafted = files
+    done = CliRunner().invoke(app, ["mapping", "infer", source, "--out", drafted])
+    assert done.exit_code == 0 and done.stdout == "shop.toml written, 3 lines to look at\n"
+    text = Path(drafted).read_text()
+    assert "# column = ?" in text  # `soon` is no time, so no column holds times
+    Path(drafted).write_text(text.replace("[time]\n", '[time]\ncolumn = "bought_at"\n'))
+
+    done = CliRunner().invoke(app, ["mapping", "check", source, drafted])
+    assert done.exit_code == 1
+    valid, negative, soon = done.stdout.splitlines()
+    assert json.loads(valid)["user_id"] == "7"
+    assert negative.startswith("event 2 is rejected, BAD_NUMBER price: ")
+    assert soon.startswith("event 3 is rejected, BAD_TIME soon: ")
+    assert "1 of 3 rows are valid events" in done.stderr
+
+    done = CliRunner().invoke(app, ["mapping", "check", source, drafted, "--rows", "1", "--json"])
+    assert done.exit_code == 0
+    assert json.loads(done.stdout)["valid"] == 1
+
+
+def test_draft_does_not_replace_a_file(files: tuple[str, str]) -> None:
+    source, drafted = files
+    Path(drafted).write_text("mine")
+    done = CliRunner().invoke(app, ["mapping", "infer", source, "--out", drafted])
+    assert isinstance(done.exception, InputError) and Path(drafted).read_text() == "mine"
+
+
+def test_draft_is_printed_as_toml_or_json(files: tuple[str, str]) -> None:
+    source, _ = files
+    assert 'user_id = "customer_id"' in CliRunner().invoke(app, ["mapping", "infer", source]).stdout
+    done = CliRunner().invoke(app, ["mapping", "infer", source, "--json"])
+    assert json.loads(done.stdout)["fields"]["user_id"] == "customer_id"
