@@ -31,8 +31,8 @@ NAMES = {
     "user_id": "user_id userid user customer_id customerid customer client_id client visitor_id"
     " visitorid member_id household_id household_key household account_id shopper_id buyer_id uid",
     "event_time": "event_time eventtime timestamp event_timestamp transaction_timestamp datetime"
-    " date_time time created_at occurred_at ordered_at purchased_at ts invoice_date invoicedate"
-    " order_date purchase_date transaction_date date seconds",
+    " date_time time created_at occurred_at ordered_at purchased_at bought_at ts invoice_date"
+    " invoicedate order_date purchase_date transaction_date date seconds",
     "event_type": "event_type eventtype event_name event action behavior_type behaviour_type"
     " behavior behaviour activity type",
     "event_id": "event_id eventid uuid transaction_id transactionid line_id row_id id",
@@ -45,7 +45,8 @@ NAMES = {
     "rating": "rating stars",
     "text": "review review_text text comment",
     "query": "query search search_term keyword keywords",
-    "session_id": "session_id sessionid user_session session basket_id order_id orderid invoice"
+    "session_id": "session_id sessionid user_session session basket_id order_id orderid order_no"
+    " order_number receipt receipt_id invoice"
     " invoice_no invoiceno visit_id",
     "device_id": "device_id deviceid device",
     "channel": "channel",
