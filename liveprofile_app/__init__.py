@@ -9,11 +9,23 @@ import sys
 from pathlib import Path
 
 _FOLDER = Path(__file__).resolve().parent
+_OWN = {"cli", "jobs", "liveprofile", "models", "serve", "stack", "udfs"}
 
 
 def main() -> None:
     if (_FOLDER / "cli").is_dir():
         sys.path.insert(0, str(_FOLDER))
-    from cli.main import main as run
+    try:
+        from cli.main import main as run
 
-    run()
+        run()
+    except ModuleNotFoundError as error:
+        # The package can be installed without what most commands need.
+        name = (error.name or "").partition(".")[0]
+        if name in _OWN:
+            raise
+        sys.stderr.write(
+            f"liveprofile: the package {name} is not installed: `pip install 'liveprofile[serve]'`"
+            " for `liveprofile serve` and `key`, 'liveprofile[job]' for all other commands\n"
+        )
+        sys.exit(2)

@@ -93,6 +93,18 @@ def test_importing_cli_does_not_import_heavy_libraries():
     assert done.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("missing", "arguments"), [("typer", ["--version"]), ("cassandra", ["show", "42"])]
+)
+def test_package_that_is_not_installed_is_named(missing, arguments):
+    code = f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = {arguments}"
+    code += "; from liveprofile_app import main; main()"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"liveprofile: the package {missing} is not installed: `pip ")
+    assert done.stderr.count("\n") == 1
+
+
 def test_local_stack_settings_are_default_unless_variable_is_set(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(common.CONFIG_VARIABLE, raising=False)
