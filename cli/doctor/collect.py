@@ -178,7 +178,8 @@ def flink_facts(settings: Settings) -> FlinkFacts:
         overview = get("/overview")
         managers = get("/taskmanagers")["taskmanagers"]
         now_ms = time.time_ns() // 1_000_000
-        beats_ms = [each["timeSinceLastHeartbeat"] for each in managers]
+        # In spite of its name it is a time, and 0 before the first heartbeat.
+        beats_ms = [ms for each in managers if (ms := each["timeSinceLastHeartbeat"]) > 0]
         return FlinkFacts(
             version=overview["flink-version"],
             task_managers=overview["taskmanagers"],

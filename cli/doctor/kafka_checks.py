@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from cli.doctor.check import Check, Problem
 from cli.doctor.facts import Facts
 from liveprofile.config import Settings
+from liveprofile.kafka.topics import partition_count, topic_configs
 from liveprofile.units import DAY_MS
 
 CHARACTER_BYTES = 4  # of UTF-8, at most
@@ -23,7 +24,7 @@ def kafka_reachable(facts: Facts, settings: Settings) -> Iterator[Problem]:
 
 
 def topics_exist(facts: Facts, settings: Settings) -> Iterator[Problem]:
-    missing = [name for name in _topic_names(settings) if name not in facts.kafka.topics]
+    missing = [name for name in topic_configs(settings.topics) if name not in facts.kafka.topics]
     if missing:
         yield Problem(f"no topic {', '.join(missing)}", "`liveprofile setup` creates them")
 
@@ -52,10 +53,10 @@ def topic_timestamps(facts: Facts, settings: Settings) -> Iterator[Problem]:
 
 def topic_cleanup(facts: Facts, settings: Settings) -> Iterator[Problem]:
     for name, config in _configs(facts):
-        expected = "compact" if name == settings.topics.rules else "delete"
+        expected = topic_configs(settings.topics)[name]["cleanup.policy"]
         found = config.get("cleanup.policy", expected)
         if found != expected:
-            loss = "rules expire" if expected == "compact" else "events of a user replace another"
+            loss = "its records expire" if expected == "compact" else "a user's records are lost"
             yield Problem(
                 f"{name} has cleanup.policy = {found}, not {expected}: {loss}",
                 f"kafka-configs --alter --topic {name} --add-config cleanup.policy={expected}",
@@ -86,14 +87,14 @@ def topic_retention(facts: Facts, settings: Settings) -> Iterator[Problem]:
 
 
 def topic_partitions(facts: Facts, settings: Settings) -> Iterator[Problem]:
-    topics = facts.kafka.topics
-    rules, events = topics.get(settings.topics.rules), topics.get(settings.topics.events)
-    if rules and rules.partitions != 1:
-        yield Problem(
-            f"{settings.topics.rules} has {rules.partitions} partitions, so readers see rules in"
-            " different orders",
-            "delete it, run `liveprofile setup` and `liveprofile rules apply`",
-        )
+    for name, topic in facts.kafka.topics.items():
+        if topic.partitions != 1 == partition_count(settings.topics, name):
+            yield Problem(
+                f"{name} has {topic.partitions} partitions, so readers see its records in different"
+                " orders",
+                "delete it, run `liveprofile setup` and apply its records again",
+            )
+    events = facts.kafka.topics.get(settings.topics.events)
     if events and events.partitions < settings.job.parallelism:
         yield Problem(
             f"{settings.topics.events} has {events.partitions} partitions, job.parallelism is"
@@ -136,12 +137,6 @@ def topic_message_size(facts: Facts, settings: Settings) -> Iterator[Problem]:
                 f" {settings.limits.payload_chars} may need {needed}: the job fails on it",
                 f"kafka-configs --alter --topic {name} --add-config max.message.bytes={needed}",
             )
-
-
-def _topic_names(settings: Settings) -> list[str]:
-    from liveprofile.kafka.topics import topic_configs
-
-    return list(topic_configs(settings.topics))
 
 
 def _configs(facts: Facts) -> Iterator[tuple[str, dict[str, str]]]:

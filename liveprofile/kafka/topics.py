@@ -56,19 +56,21 @@ def topic_configs(topics: TopicSettings) -> dict[str, dict[str, str]]:
     }
 
 
+def partition_count(topics: TopicSettings, name: str) -> int:
+    """The number of partitions to create a topic with.
+
+    One for definitions and models: few records, of which all readers see one order.
+    """
+    return 1 if name in (topics.rules, topics.segments, topics.models) else topics.partitions
+
+
 def create_topics(settings: Settings) -> list[str]:
     """Creates the missing topics and returns their names. Raises ServiceError."""
     topics = settings.topics
     admin = AdminClient(client_config(settings.kafka))
     existing = metadata(admin, settings.kafka).topics
     missing = [
-        # One partition for definitions and models: few records, of which all readers see one order.
-        NewTopic(
-            name,
-            1 if name in (topics.rules, topics.segments, topics.models) else topics.partitions,
-            topics.replication,
-            config=config,
-        )
+        NewTopic(name, partition_count(topics, name), topics.replication, config=config)
         for name, config in topic_configs(topics).items()
         if name not in existing
     ]

@@ -19,14 +19,14 @@ from cli.doctor.facts import (
     TopicFacts,
 )
 from liveprofile.config import load
-from liveprofile.kafka.topics import topic_configs
+from liveprofile.kafka.topics import partition_count, topic_configs
 from liveprofile.storage.schema import table_columns
 
 SETTINGS = load()
 EVENTS, LATE, RULES = "behavior-events", "behavior-events-late", "risk-rules"
 ALL_OPERATIONS = frozenset({"READ", "WRITE", "DESCRIBE"})
 TOPICS = {
-    name: TopicFacts(1 if name == RULES else 4, 1, config, ALL_OPERATIONS)
+    name: TopicFacts(partition_count(SETTINGS.topics, name), 1, config, ALL_OPERATIONS)
     for name, config in topic_configs(SETTINGS.topics).items()
 }
 COLUMNS = {table: dict.fromkeys(columns, "text") for table, columns in table_columns().items()}
@@ -116,7 +116,7 @@ CASES = [
         {},
         "message.timestamp.type = CreateTime",
     ),
-    ("topic cleanup", topic(RULES, {"cleanup.policy": "delete"}), {}, "rules expire"),
+    ("topic cleanup", topic(RULES, {"cleanup.policy": "delete"}), {}, "its records expire"),
     ("topic cleanup", topic(EVENTS, {"cleanup.policy": "compact"}), {}, "not delete"),
     (
         "topic retention",
