@@ -10,7 +10,8 @@ from typing import Annotated, NamedTuple
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
-from liveprofile.serve_settings import ServeSettings, is_loopback
+from liveprofile.loopback import is_loopback
+from liveprofile.serve_settings import ServeSettings
 from liveprofile.units import SECOND_MS
 from serve.keys import Role, StoredKey, parse_key
 from serve.problems import ApiError

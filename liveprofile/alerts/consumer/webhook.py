@@ -9,7 +9,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import ipaddress
 import os
 import ssl
 import time
@@ -20,6 +19,7 @@ from liveprofile.alerts.consumer.alert import Alert
 from liveprofile.alerts.consumer.delivery import AlertRefused
 from liveprofile.alerts.consumer.http_post import post
 from liveprofile.errors import ConfigError
+from liveprofile.loopback import is_loopback
 
 SECRET_VARIABLE = "LIVEPROFILE_WEBHOOK_SECRET"
 SECRET_PREFIX = "whsec_"
@@ -115,15 +115,6 @@ def _validate_url(url: str) -> str:
         raise ConfigError(f"webhook URL {url!r}: must be https://...")
     if not url.isascii() or not url.isprintable() or " " in url:
         raise ConfigError(f"webhook URL {url!r}: must be ASCII; percent-encode other characters")
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         raise ConfigError(f"webhook URL {url!r}: must use https unless the host is local")
     return url
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
