@@ -16,12 +16,18 @@ from liveprofile.serve_settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve import problems
 from serve.guard import ApiMetrics, RequestGuard
-from serve.routes import alerts, operations, segments, users
+from serve.routes import alerts, operations, segments, trends, users
 from serve.routes.common import known_parameters
 from serve.security import Gatekeeper, ReadKey
 from serve.store.protocol import Store
 
-ROUTERS = (users.router, segments.router, alerts.router, operations.router)
+ROUTERS = (
+    users.router,
+    segments.router,
+    alerts.router,
+    trends.router,
+    operations.router,
+)
 DESCRIPTION = "Profiles, deltas, scores, flags and alerts of Liveprofile. Times are epoch ms (UTC)."
 
 

@@ -172,6 +172,19 @@ def user_segments(user_id: str) -> Call[models.UserSegmentList]:
     return Call("GET", _user(user_id, "segments"), _as(models.UserSegmentList))
 
 
+def trend(
+    by: Literal["hour", "day"] = "hour",
+    metric: Literal["events", "users", "amount"] = "events",
+    count: int = 168,
+    category: str | None = None,
+    event_type: str | None = None,
+) -> Call[models.Trend]:
+    """The last `count` complete hours or days with the range that earlier weeks let expect."""
+    params = {"by": by, "metric": metric, "count": count}
+    params |= _given(category=category, event_type=event_type)
+    return Call("GET", "/v1/trends", _as(models.Trend), params)
+
+
 def audit(day: datetime) -> Call[models.Page[models.AuditRecord]]:
     """The writes through the API of the UTC day that contains the time, newest first."""
     return Call("GET", "/v1/audit", _as(models.Page[models.AuditRecord]), {"day": _time(day)})

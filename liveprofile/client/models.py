@@ -228,6 +228,24 @@ class Lookalikes(Answer):
     similar: list[Lookalike]
 
 
+class TrendPoint(Answer):
+    """An hour or a day. The range is null with too few earlier weeks."""
+
+    start_ms: int
+    value: float
+    expected: float | None
+    low: float | None
+    high: float | None
+    outside: bool = Field(description="of the range")
+
+
+class Trend(Answer):
+    """Counts of one series of events, oldest first."""
+
+    complete_until_ms: int = Field(description="everything before this event time is counted")
+    points: list[TrendPoint]
+
+
 class SegmentMember(Answer):
     user_id: str
     since_ms: int

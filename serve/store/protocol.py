@@ -11,6 +11,8 @@ from liveprofile.alerts.cases.snooze import Snooze
 from liveprofile.alerts.cases.states import AlertState, StateChange, StoredAlertState
 from liveprofile.segments.members import SegmentSize
 from liveprofile.storage.queries import SimilarUser, StoredFlag, StoredScore
+from liveprofile.trends.counts import Series
+from liveprofile.trends.points import Metric, Point
 from serve.keys import StoredKey
 
 # No stored time is outside these, which Python's datetime and Cassandra can both represent.
@@ -74,6 +76,11 @@ class StoredUserSegment(NamedTuple):
     since_ms: int
     version: int | None
     reason: str | None
+
+
+class TrendPoints(NamedTuple):
+    complete_until_ms: int
+    points: list[Point]
 
 
 class FlagFile(NamedTuple):
@@ -155,6 +162,11 @@ class Store(Protocol):
         """after: user_id, rule_id, number. Of all users they have no order that means anything."""
 
     async def snoozes(self, user_id: str) -> list[Snooze]: ...
+
+    async def trend(
+        self, series: Series, span: str, metric: Metric, count: int
+    ) -> TrendPoints | None:
+        """The last `count` complete hours or days, oldest first. None: nothing has been counted."""
 
     async def set_state(
         self, flag_id: str, state: AlertState, by: str, note: str, audit: AuditEntry

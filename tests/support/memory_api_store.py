@@ -20,6 +20,8 @@ from liveprofile.errors import ServiceUnavailableError
 from liveprofile.labels.feedback import STATE_OF_LABEL
 from liveprofile.segments.members import SegmentSize
 from liveprofile.storage.queries import SimilarUser, StoredFlag, StoredScore
+from liveprofile.trends.counts import Series
+from liveprofile.trends.points import Metric, Point
 from serve.keys import NewKey, Role, StoredKey, new_key
 from serve.store.protocol import (
     AuditEntry,
@@ -30,6 +32,7 @@ from serve.store.protocol import (
     RawProfile,
     ScorePage,
     StoredUserSegment,
+    TrendPoints,
 )
 
 NOW_MS = 1_511_658_300_000  # 2017-11-26 01:05:00 UTC
@@ -50,6 +53,7 @@ class MemoryApiStore:
         self.score_rows: list[StoredScore] = []
         self.flag_rows: list[StoredFlag] = []
         self.case_rows: list[AlertCase] = []
+        self.trend_points: dict[tuple[Series, str, Metric], list[Point]] = {}
         self.member_rows: dict[str, list[BucketMember]] = {}
         self.states: dict[str, list[StoredAlertState]] = {}
         self.snoozed: dict[tuple[str, str], Snooze] = {}
@@ -185,6 +189,13 @@ class MemoryApiStore:
             for row in rows
             if row.user_id == user_id
         ]
+
+    async def trend(
+        self, series: Series, span: str, metric: Metric, count: int
+    ) -> TrendPoints | None:
+        await self._answer()
+        points = self.trend_points.get((series, span, metric))
+        return None if points is None else TrendPoints(NOW_MS, points[-count:])
 
     async def cases(
         self, user_id: str | None, after: tuple[str, str, int] | None, limit: int

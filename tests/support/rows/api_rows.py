@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.storage.queries import StoredFlag, StoredScore
+from liveprofile.trends.counts import Series
+from liveprofile.trends.points import Point
+from liveprofile.units import HOUR_MS
 from serve.store.protocol import BucketMember, RawDelta, RawProfile
 from tests.support.memory_api_store import MINUTE_MS, NOW_MS, MemoryApiStore
 
@@ -104,6 +107,13 @@ def filled_store() -> MemoryApiStore:
         for number in range(8)
     ]
     store.case_rows = [alert_case(number) for number in range(1, 4)]
+    store.trend_points = {
+        (Series("all", "", "all"), "hour", "events"): [
+            Point(NOW_MS, 5.0, None, None, None, False),
+            Point(NOW_MS + HOUR_MS, 90.0, 6.0, 4.0, 8.0, True),
+        ],
+        (Series("category", "café", "purchase"), "day", "amount"): [],
+    }
     store.member_rows = {
         "loyal": [BucketMember(n % 3, user, NOW_MS) for n, user in enumerate(USERS)]
     }
