@@ -77,15 +77,25 @@ def next_membership(
     is written again, with its event. A membership that was written `rewrite_after_ms` ago is
     written again, so that it does not expire.
     """
-    is_active, is_change = segment.state == "ACTIVE", True
+    is_active = segment.state == "ACTIVE"
     if holds != (known is not None and known.member):
         cause = _cause(known, at, segment.version)
-        new = _changed(known, holds, at, segment.version, cause, values(segment.id))
-        new = new._replace(announced=holds) if is_active else new
-    elif known is None:
+        announced = holds if is_active else known is not None and known.announced
+        new = _changed(
+            known,
+            holds,
+            announced,
+            at,
+            segment.version,
+            cause,
+            values(segment.id),
+            write_time_us,
+        )
+        return MembershipWrite(user_id, segment.id, new, True, is_active)
+    if known is None:
         return None
-    elif is_active and known.announced != known.member:
-        new = known._replace(announced=known.member, sweep=at.sweep)
+    if is_active and known.announced != known.member:
+        new, is_change = known._replace(announced=known.member, sweep=at.sweep), True
     elif known.member and at.window_end_ms - known.window_end_ms >= rewrite_after_ms:
         new, is_change = known, False
     else:
@@ -114,30 +124,31 @@ def ended_membership(
     """
     if not known.member:
         return None
-    new = _changed(known, False, at, known.version, cause, {})
-    new = new._replace(announced=False, write_time_us=write_time_us)
+    new = _changed(known, False, False, at, known.version, cause, {}, write_time_us)
     return MembershipWrite(user_id, segment_id, new, True, known.announced)
 
 
 def _changed(
     known: Membership | None,
     member: bool,
+    announced: bool,
     at: Evaluated,
     version: int,
     cause: Cause,
     values: Mapping[str, Any],
+    write_time_us: int,
 ) -> Membership:
     return Membership(
         member=member,
         # Two changes have different times, also if a sweep's clock is ahead of the window's end.
         since_ms=at.time_ms if known is None else max(at.time_ms, known.since_ms + 1),
         number=1 if known is None else known.number + 1,
-        announced=known is not None and known.announced,
+        announced=announced,
         window_end_ms=at.window_end_ms,
         version=version,
         sweep=at.sweep,
-        reason=orjson.dumps({"cause": cause, "values": dict(values)}).decode(),
-        write_time_us=0,
+        reason=orjson.dumps({"cause": cause, "values": values}).decode(),
+        write_time_us=write_time_us,
     )
 
 
