@@ -13,9 +13,10 @@ from pathlib import Path
 import orjson
 import pytest
 from cassandra.cluster import Session
+from confluent_kafka import TopicPartition
 
 from liveprofile.kafka.offsets import partition_ranges
-from liveprofile.kafka.records import follow_topic, read_topic
+from liveprofile.kafka.records import open_consumer, read_topic
 from liveprofile.segments.definitions import read_segments
 from liveprofile.segments.evaluation import evaluate
 from liveprofile.segments.members import members
@@ -66,21 +67,32 @@ class Listener:
         self.unreadable: list[dict] = []
         self.seen = 0
         self._job, self._session = job, session
+        self._stop = threading.Event()
         self._select = session.prepare(
             "SELECT number FROM user_segment WHERE user_id = ? AND segment = ?"
         )
-        threading.Thread(target=self._run, daemon=True).start()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(20)
 
     def _run(self) -> None:
         settings, topic = self._job.settings, self._job.settings.topics.segment_changes
-        starts = dict.fromkeys(partition_ranges(settings, topic), 0)
-        for record in follow_topic(settings, topic, starts):
-            data = orjson.loads(record.value)["data"]
-            key = (data["user_id"], data["segment_id"])
-            row = self._session.execute(self._select, key).one()
-            if row is None or row.number < data["number"]:
-                self.unreadable.append(data)
-            self.seen += 1
+        with open_consumer(settings.kafka) as consumer:
+            numbers = partition_ranges(settings, topic)
+            consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
+            while not self._stop.is_set():
+                for message in consumer.consume(1_000, timeout=0.1):
+                    assert message.error() is None
+                    self._check(orjson.loads(message.value())["data"])
+
+    def _check(self, data: dict) -> None:
+        row = self._session.execute(self._select, (data["user_id"], data["segment_id"])).one()
+        if row is None or row.number < data["number"]:
+            self.unreadable.append(data)
+        self.seen += 1
 
 
 @pytest.fixture(scope="module")
@@ -98,8 +110,10 @@ def session(job: JobUnderTest) -> Iterator[Session]:
 
 
 @pytest.fixture(scope="module")
-def listener(job: JobUnderTest, session: Session) -> Listener:
-    return Listener(job, session)
+def listener(job: JobUnderTest, session: Session) -> Iterator[Listener]:
+    listener = Listener(job, session)
+    yield listener
+    listener.stop()
 
 
 @pytest.fixture(scope="module")
