@@ -22,6 +22,8 @@ from cli.learning.walk_forward import walk_forward
 from cli.lifecycle.setup import setup
 from cli.lifecycle.stop import cancel, stop
 from cli.lifecycle.upgrade import upgrade
+from cli.operations.funnel import funnel
+from cli.operations.retention import retention
 from cli.operations.trends import trends
 from cli.pipeline.audit import audit
 from cli.pipeline.backfill import backfill
@@ -51,7 +53,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Serve profiles over HTTP": (serve, key),
     "Work on alerts": (alerts, consume, feedback, rules, drift),
     "Segment users": (segments,),
-    "Operate the shop": (trends,),
+    "Operate the shop": (trends, funnel, retention),
     "Train models": (backfill, train, tune, evaluate, walk_forward, catalogue, model),
 }
 

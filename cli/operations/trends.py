@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,10 +15,11 @@ from cli.common import (
     print_json,
     read_settings,
 )
+from cli.operations.options import span_ms
 from cli.operations.tables import Column, print_table
 from cli.progress import count_bar
 from liveprofile.errors import InputError
-from liveprofile.units import DAY_MS, HOUR_MS
+from liveprofile.units import DAY_MS
 
 if TYPE_CHECKING:
     from cassandra.cluster import Session
@@ -134,7 +134,7 @@ def show(
     """
     from liveprofile.storage.connection import open_session
 
-    last_ms = _span_ms(last)
+    last_ms = span_ms("--last", last)
     series = _series(category, event_type)
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
@@ -218,13 +218,6 @@ def forecast(
         f"by {found.method}; mean absolute error by hour in the last {SCORED_DAYS} days"
         f" {found.mae:,.2f}, seasonal naive {found.naive_mae:,.2f}"
     )
-
-
-def _span_ms(text: str) -> int:
-    """Raises InputError."""
-    if not (match := re.fullmatch(r"(\d{1,5})([hd])", text)) or not int(match[1]):
-        raise InputError(f"--last {text!r}: not a number of hours or days such as 48h or 14d")
-    return int(match[1]) * (HOUR_MS if match[2] == "h" else DAY_MS)
 
 
 def _series(category: str | None, event_type: str | None) -> Series:

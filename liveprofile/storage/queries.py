@@ -232,18 +232,30 @@ def scan_digests(
     `window_ends_ms`: only of windows that end from the first to the second time. Cassandra reads
     all users for it, but skips the files of other days.
     """
-    where, ends = "token(user_id) > ? AND token(user_id) <= ?", ()
+    condition, ends = "", ()
     if window_ends_ms is not None:
-        where += " AND window_end >= ? AND window_end <= ? ALLOW FILTERING"
+        condition = "AND window_end >= ? AND window_end <= ? ALLOW FILTERING"
         ends = tuple(map(from_ms, window_ends_ms))
-    query = session.prepare(f"SELECT {columns(WindowDigests)} FROM profile_delta WHERE {where}")
+    select_all = f"SELECT {columns(WindowDigests)} FROM profile_delta"
+    return map(WindowDigests._make, scan_ring(session, select_all, condition, ends))
+
+
+def scan_ring(
+    session: Session, statement: str, condition: str = "", values: Sequence[Any] = ()
+) -> Iterator[Any]:
+    """Yields the rows of a SELECT without WHERE, by 64 token ranges and pages of 2,000 rows.
+
+    All rows of a user follow each other. condition: what follows the condition on the token, such
+    as "AND window_end >= ? ALLOW FILTERING", with `values` for its marks. Raises ServiceError.
+    """
+    where = "token(user_id) > ? AND token(user_id) <= ?"
+    query = session.prepare(f"{statement} WHERE {where} {condition}")
     query.fetch_size = SCAN_PAGE_ROWS
     edges = [
         TOKEN_MIN + (TOKEN_MAX - TOKEN_MIN) * part // SCAN_RANGES for part in range(SCAN_RANGES + 1)
     ]
     for span in itertools.pairwise(edges):
-        for row in read_pages(session, query, (*span, *ends)):
-            yield WindowDigests(*row)
+        yield from read_pages(session, query, (*span, *values))
 
 
 def _days_with_flags(session: Session, since: date) -> list[date]:

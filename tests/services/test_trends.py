@@ -110,3 +110,18 @@ def test_show_prints_points_and_what_falls_outside(job: JobUnderTest, sent) -> N
     text = run_cli("trends", "show", "--config", job.config_file).stdout
     assert "all categories, all types: events by hour" in text
     assert "Nothing falls outside the expected range." in text
+
+
+def test_funnel_and_retention_read_the_deltas(job: JobUnderTest, sent) -> None:
+    users = {event["user_id"] for event in sent if event["event_type"] == "view"}
+    found = job.run("funnel", "--within", "1h", "--last", "400d", "--limit", "1")
+    view, cart, purchase = found["groups"]["all"]
+    assert 0 < purchase["users"] <= cart["users"] <= view["users"] <= len(users)
+    assert view["users"] >= 0.9 * len(users)
+    assert "segment" in run_cli("funnel", "--last", "400d", "--config", job.config_file).stdout
+    by_category = job.run("funnel", "--by", "category", "--last", "400d")["groups"]
+    assert any(name.startswith("category ") for name in by_category)
+    cohorts = job.run("retention")
+    everyone = {event["user_id"] for event in sent}
+    assert 0 < sum(cohort["users"] for cohort in cohorts) <= len(everyone)
+    assert all(cohort["active"][0] == cohort["users"] for cohort in cohorts)

@@ -1,0 +1,106 @@
+"""`liveprofile funnel`: how many users go from one type of event to the next."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
+from cli.operations.options import event_types, span_ms
+from cli.operations.tables import Column, print_table
+from liveprofile.errors import InputError
+
+if TYPE_CHECKING:
+    from liveprofile.trends.funnel import FunnelStep
+
+
+class GroupBy(StrEnum):
+    CATEGORY = "category"
+    SEGMENT = "segment"
+
+
+def funnel(
+    steps: Annotated[
+        str, typer.Option("--steps", metavar="TYPES", help="Event types in order.")
+    ] = "view,cart,purchase",
+    within: Annotated[
+        str,
+        typer.Option("--within", metavar="SPAN", help="Time from the first step to the last."),
+    ] = "7d",
+    last: Annotated[
+        str,
+        typer.Option("--last", metavar="SPAN", help="How far back from the newest window."),
+    ] = "30d",
+    by: Annotated[GroupBy, typer.Option("--by", help="Groups of users.")] = GroupBy.SEGMENT,
+    limit: Annotated[
+        int, typer.Option("--limit", min=1, max=10_000, help="Maximum number of groups.")
+    ] = 20,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Count the users who go through the steps of a funnel, from the stored deltas.
+
+    Only first steps that are at least --within old count: later ones have had less time. A
+    segment's users are those who are in it now. docs/trends.md has the definitions.
+
+    Example: `liveprofile funnel --steps view,cart,purchase --within 1d --by category`
+    """
+    from liveprofile.storage.connection import open_session
+    from liveprofile.storage.scans import scan_changes, scan_users
+    from liveprofile.trends.funnel import funnel as count
+    from liveprofile.trends.user_windows import user_windows
+
+    names = event_types("--steps", steps, at_least=2)
+    within_ms, last_ms = span_ms("--within", within), span_ms("--last", last)
+    if within_ms >= last_ms:
+        raise InputError(f"--within {within!r}: must be less than --last {last!r}")
+    settings = read_settings(config)
+    with open_session(settings.cassandra) as session:
+        users = {user.user_id: user for user in scan_users(session)}
+        until_ms = max((user.window_end_ms for user in users.values()), default=0)
+        since_ms = until_ms - last_ms
+
+        def segments(user_id: str) -> list[str]:
+            known = users.get(user_id)
+            return [f"segment {name}" for name in known.segments] if known else []
+
+        groups = count(
+            user_windows(scan_changes(session, since_ms, until_ms)),
+            names,
+            within_ms,
+            since_ms,
+            until_ms - within_ms,
+            segments if by is GroupBy.SEGMENT else None,
+        )
+    shown = dict(list(groups.items())[:limit])
+    if json:
+        print_json(
+            {
+                "since_ms": since_ms,
+                "until_ms": until_ms - within_ms,
+                "within_ms": within_ms,
+                "groups": {
+                    name: [step._asdict() for step in of_group] for name, of_group in shown.items()
+                },
+            }
+        )
+        return
+    if not shown:
+        typer.echo("no user has taken the first step in this time")
+        return
+    columns = [Column("group", wrap=True), *(Column(name, right=True) for name in names)]
+    columns.append(Column("95 %", right=True))
+    span = f"{format_utc(since_ms)[:16]} to {format_utc(until_ms - within_ms)[:16]}"
+    print_table(
+        f"Users with a first step from {span} UTC, within {within}",
+        columns,
+        [_row(name, of_group) for name, of_group in shown.items()],
+    )
+
+
+def _row(name: str, steps: list[FunnelStep]) -> list[str]:
+    cells = [f"{step.users:,} ({step.share or 0:.1%})" for step in steps]
+    last = steps[-1]
+    return [name, *cells, f"{last.share_low or 0:.1%} to {last.share_high or 0:.1%}"]

@@ -1,0 +1,64 @@
+"""`liveprofile retention`: which users of a first week come back."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
+from cli.operations.options import event_types
+from cli.operations.tables import Column, print_table
+
+if TYPE_CHECKING:
+    from liveprofile.trends.retention import Cohort
+
+
+def retention(
+    event_type: Annotated[
+        str | None,
+        typer.Option(
+            "--type",
+            metavar="TYPE",
+            show_default=False,
+            help="A user is active in a week with such an event. Default: any event.",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the share of each week's new users that are active in the weeks after, from the deltas.
+
+    Deltas live for `cassandra.delta_ttl_s` (30 days): older cohorts are incomplete.
+
+    Example: `liveprofile retention --type purchase`
+    """
+    from liveprofile.storage.connection import open_session
+    from liveprofile.storage.scans import scan_changes, scan_users
+    from liveprofile.trends.retention import retention as count
+    from liveprofile.trends.user_windows import user_windows
+
+    if event_type is not None:
+        event_types("--type", event_type)
+    settings = read_settings(config)
+    with open_session(settings.cassandra) as session:
+        until_ms = max((user.window_end_ms for user in scan_users(session)), default=0)
+        changes = scan_changes(session, 0, until_ms)
+        cohorts = count(user_windows(changes), event_type, until_ms)
+    if json:
+        print_json([cohort._asdict() for cohort in cohorts])
+        return
+    if not cohorts:
+        typer.echo("no complete week with new users")
+        return
+    weeks = max(len(cohort.active) for cohort in cohorts)
+    columns = [Column("first week"), Column("users", right=True)]
+    columns += [Column(f"week {week}", right=True) for week in range(weeks)]
+    title = f"Active users of each week's new users ({event_type or 'any event'})"
+    print_table(title, columns, [_row(cohort, weeks) for cohort in cohorts])
+
+
+def _row(cohort: Cohort, weeks: int) -> list[str]:
+    shares = [f"{active / cohort.users:.0%}" for active in cohort.active]
+    shares += [""] * (weeks - len(shares))
+    return [format_utc(cohort.week_ms)[:10], f"{cohort.users:,}", *shares]
