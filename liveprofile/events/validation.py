@@ -6,8 +6,10 @@ The rules are sections 1 and 2 of docs/data-contract.md. The job applies them in
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple
 
@@ -35,7 +37,8 @@ _ISO_8601 = re.compile(
     r"(?:Z|([+-])([0-9]{2}):?([0-5][0-9]))?"
 )
 _LONG_NUMBER = re.compile(rb"[-+.0-9eE]{%d}" % (MAX_NUMBER_CHARS + 1))
-_TEXT_OR_BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
+_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"', re.DOTALL)
+_BRACKET = re.compile(r"[][{}]")
 
 
 class AcceptedEvent(NamedTuple):
@@ -124,43 +127,37 @@ def _parse_strictly(value: bytes) -> dict[str, Any]:
 
 
 def _nesting(text: str) -> int:
-    depth = deepest = 0
-    for part in _TEXT_OR_BRACKET.finditer(text):
-        if part[0] in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif part[0] in "]}":
-            depth -= 1
-    return deepest
+    """The largest number of brackets that are open at once, outside of texts."""
+    brackets = _TEXT.sub("", text)
+    steps = (1 if each in "[{" else -1 for each in _BRACKET.findall(brackets))
+    return max(itertools.accumulate(steps), default=0)
 
 
-def _integer(text: str) -> int:
-    if len(text) > MAX_NUMBER_CHARS:
-        raise ValueError("number too long")
-    return int(text)
+def _within_limit(parse: Callable[[str], float]) -> Callable[[str], float]:
+    def parse_number(text: str) -> float:
+        if len(text) > MAX_NUMBER_CHARS:
+            raise ValueError(f"a number of {len(text)} characters")
+        return parse(text)
+
+    return parse_number
 
 
-def _real(text: str) -> float:
-    if len(text) > MAX_NUMBER_CHARS:
-        raise ValueError("number too long")
-    return float(text)
-
-
-def _reject_constant(name: str) -> None:
+def _refuse(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    if any(len(name) > MAX_NAME_CHARS for name, _ in pairs):
-        raise ValueError("name too long")
-    return dict(pairs)
+def _fields(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if max(map(len, fields), default=0) > MAX_NAME_CHARS:
+        raise ValueError("a name is too long")
+    return fields
 
 
 _DECODER = json.JSONDecoder(
-    parse_int=_integer,
-    parse_float=_real,
-    parse_constant=_reject_constant,
-    object_pairs_hook=_object,
+    object_pairs_hook=_fields,
+    parse_constant=_refuse,
+    parse_float=_within_limit(float),
+    parse_int=_within_limit(int),
 )
 
 
