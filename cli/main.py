@@ -22,6 +22,7 @@ from cli.learning.walk_forward import walk_forward
 from cli.lifecycle.setup import setup
 from cli.lifecycle.stop import cancel, stop
 from cli.lifecycle.upgrade import upgrade
+from cli.operations.campaign import campaign
 from cli.operations.funnel import funnel
 from cli.operations.retention import retention
 from cli.operations.trends import trends
@@ -54,6 +55,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Work on alerts": (alerts, consume, feedback, rules, drift),
     "Segment users": (segments,),
     "Operate the shop": (trends, funnel, retention),
+    "Run campaigns": (campaign,),
     "Train models": (backfill, train, tune, evaluate, walk_forward, catalogue, model),
 }
 

@@ -22,6 +22,7 @@ from liveprofile.renamed_settings import RENAMED
 from liveprofile.serve_settings import ServeSettings
 from liveprofile.setting_errors import as_section, json_form, setting_types
 from liveprofile.setting_sections import (
+    CampaignSettings,
     CassandraSettings,
     FlinkSettings,
     JobSettings,
@@ -63,6 +64,7 @@ class Settings(Section):
     flink: FlinkSettings = FlinkSettings()
     serve: ServeSettings = ServeSettings()
     trends: TrendSettings = TrendSettings()
+    campaigns: CampaignSettings = CampaignSettings()
     rules: Path = Path("rules.toml")
     segments: Path = Path("segments.toml")
     # Set to an empty text, it is an error: a missing secret must not turn verification off.

@@ -294,5 +294,13 @@ class TrendSettings(Section):
     )
 
 
+class CampaignSettings(Section):
+    """`liveprofile campaign`."""
+
+    contact_ttl_s: int = Field(
+        400 * 86_400, ge=1, le=MAX_TTL_S, description="of contacts; frequency caps count them"
+    )
+
+
 class FlinkSettings(Section):
     rest_url: str = "http://localhost:8081"

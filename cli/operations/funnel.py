@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
-from cli.operations.options import event_types, span_ms
-from cli.operations.tables import Column, print_table
+from cli.operations.options import event_types
+from cli.operations.tables import print_table
+from cli.times import parse_duration_ms
 from liveprofile.errors import InputError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def funnel(
     from liveprofile.trends.user_windows import user_windows
 
     names = event_types("--steps", steps, at_least=2)
-    within_ms, last_ms = span_ms("--within", within), span_ms("--last", last)
+    within_ms, last_ms = parse_duration_ms(within, "--within"), parse_duration_ms(last, "--last")
     if within_ms >= last_ms:
         raise InputError(f"--within {within!r}: must be less than --last {last!r}")
     settings = read_settings(config)
@@ -90,8 +91,8 @@ def funnel(
     if not shown:
         typer.echo("no user has taken the first step in this time")
         return
-    columns = [Column("group", wrap=True), *(Column(name, right=True) for name in names)]
-    columns.append(Column("95 %", right=True))
+    columns = ["group", *(f">{name}" for name in names)]
+    columns.append(">95 %")
     span = f"{format_utc(since_ms)[:16]} to {format_utc(until_ms - within_ms)[:16]}"
     print_table(
         f"Users with a first step from {span} UTC, within {within}",

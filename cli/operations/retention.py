@@ -8,7 +8,7 @@ import typer
 
 from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
 from cli.operations.options import event_types
-from cli.operations.tables import Column, print_table
+from cli.operations.tables import print_table
 
 if TYPE_CHECKING:
     from liveprofile.trends.retention import Cohort
@@ -52,8 +52,8 @@ def retention(
         typer.echo("no complete week with new users")
         return
     weeks = max(len(cohort.active) for cohort in cohorts)
-    columns = [Column("first week"), Column("users", right=True)]
-    columns += [Column(f"week {week}", right=True) for week in range(weeks)]
+    columns = ["first week", ">users"]
+    columns += [f">week {week}" for week in range(weeks)]
     title = f"Active users of each week's new users ({event_type or 'any event'})"
     print_table(title, columns, [_row(cohort, weeks) for cohort in cohorts])
 

@@ -15,9 +15,9 @@ from cli.common import (
     print_json,
     read_settings,
 )
-from cli.operations.options import span_ms
-from cli.operations.tables import Column, print_table
+from cli.operations.tables import print_table
 from cli.progress import count_bar
+from cli.times import parse_duration_ms
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 
@@ -134,7 +134,7 @@ def show(
     """
     from liveprofile.storage.connection import open_session
 
-    last_ms = span_ms("--last", last)
+    last_ms = parse_duration_ms(last, "--last")
     series = _series(category, event_type)
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
@@ -204,7 +204,7 @@ def forecast(
         result = {"day_ms": day_ms, "metric": metric, "series": series._asdict()}
         print_json(result | found._asdict())
         return
-    columns = [Column("hour (UTC)"), Column("forecast", right=True), Column("80 %", right=True)]
+    columns = ["hour", ">forecast", ">80 %"]
     rows = [
         [f"{hour:02d}:00", f"{value:,.1f}", f"{low:,.1f} to {high:,.1f}"]
         for hour, (value, low, high) in enumerate(
@@ -301,8 +301,8 @@ def _name(series: Series) -> str:
 
 
 def _print_points(title: str, points: list[Point]) -> None:
-    columns = [Column("start (UTC)"), Column("value", right=True), Column("expected", right=True)]
-    columns += [Column("range", right=True), Column("")]
+    columns = ["start", ">value", ">expected"]
+    columns += [">range", ""]
     print_table(title, columns, [_row(point) for point in points])
 
 
@@ -310,8 +310,8 @@ def _print_outside(outside: list[tuple[Series, Point]]) -> None:
     if not outside:
         typer.echo("Nothing falls outside the expected range.")
         return
-    columns = [Column("start (UTC)"), Column("series", wrap=True), Column("value", right=True)]
-    columns += [Column("expected", right=True), Column("range", right=True)]
+    columns = ["start", "series", ">value"]
+    columns += [">expected", ">range"]
     rows = []
     for series, point in outside[:MAX_LISTED]:
         start, value, expected, span, _ = _row(point)

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liveprofile.config import LimitSettings
@@ -44,7 +44,9 @@ def assert_same(value: bytes | None, timestamp_ms: int = RECORD_MS) -> None:
         assert actual is None, (value, expected)
 
 
+@pytest.mark.slow
 @given(behaviour_stream())
+@settings(max_examples=50)
 def test_streams_with_faults_are_accepted_as_by_the_reference(records) -> None:
     for record in records:
         assert_same(record.value)

@@ -8,7 +8,7 @@ from collections import defaultdict
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from liveprofile.config import Settings, load
@@ -91,7 +91,9 @@ def test_counts_by_category_type_hour_and_day() -> None:
     assert counts(store)["day", Series(ALL, "", ALL), START_MS][0] == 120
 
 
+@pytest.mark.slow
 @given(behaviour_stream(partitions=3), st.integers(1, 40))
+@settings(max_examples=50)
 def test_stream_with_faults_is_counted_as_by_the_reference(records, chunk_records: int) -> None:
     topic, store = MemoryTopic(3), MemoryCountStore()
     for record in records:

@@ -1,0 +1,286 @@
+"""`liveprofile campaign`: plan a campaign, send it, and report what it changed."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.common import ConfigOption, JsonOption, print_fields, print_json, read_settings
+from cli.operations.tables import print_table
+from cli.times import parse_duration_ms, parse_since_ms
+from liveprofile.errors import InputError
+from liveprofile.units import DAY_MS
+
+if TYPE_CHECKING:
+    from liveprofile.campaigns.plan import Plan
+    from liveprofile.campaigns.uplift import Difference, Uplift
+
+campaign = typer.Typer(
+    name="campaign",
+    no_args_is_help=True,
+    help="Plan a campaign, send it, and report what it changed (docs/campaigns.md)."
+    "\n\nExample: `liveprofile campaign report spring.parquet`",
+)
+
+PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan file (Parquet).")]
+
+
+@campaign.command()
+def plan(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="Name of the campaign: a-z, 0-9, `.`, `_`, `-`.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Plan file (Parquet).")],
+    csv: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="The same as CSV.")
+    ] = None,
+    when: Annotated[
+        str | None,
+        typer.Option("--when", metavar="CONDITION", help="Condition over profile features."),
+    ] = None,
+    segment: Annotated[
+        list[str] | None,
+        typer.Option("--segment", metavar="NAME", help="Only this segment; may be repeated."),
+    ] = None,
+    control: Annotated[
+        float, typer.Option("--control", min=0, max=0.99, help="Share that is not contacted.")
+    ] = 0.1,
+    budget: Annotated[
+        float | None, typer.Option("--budget", min=0, help="Sum of costs. Default: no limit.")
+    ] = None,
+    cost: Annotated[float, typer.Option("--cost", min=0, help="Of one contact.")] = 0.0,
+    margin: Annotated[
+        float, typer.Option("--margin", min=0, max=1, help="Share of the spend that is gain.")
+    ] = 1.0,
+    response: Annotated[
+        float | None,
+        typer.Option(
+            "--response", min=0, max=1, help="Probability of a purchase. Default: 1 - churn."
+        ),
+    ] = None,
+    cap: Annotated[
+        str | None,
+        typer.Option("--cap", metavar="N/SPAN", help="Frequency cap, such as 2/30d."),
+    ] = None,
+    exclude: Annotated[
+        Path | None,
+        typer.Option("--exclude", metavar="FILE", help="User ids that must not be contacted."),
+    ] = None,
+    start: Annotated[
+        str | None,
+        typer.Option("--start", metavar="TIME", help="Outcomes count from here. Default: now."),
+    ] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Choose the users with the most expected gain, and a control group that is not contacted.
+
+    Users with an open fraud case are left out.
+
+    Example: `liveprofile campaign plan spring --segment lapsing --when "churn < 0.9" --cost 0.2
+    --budget 500 --cap 2/30d --out spring.parquet`
+    """
+    from liveprofile.campaigns import contacts
+    from liveprofile.campaigns.plan import Economics, candidates, choose, condition_of, exclusion
+    from liveprofile.campaigns.plan_file import PlanFile, write_csv, write_plan
+    from liveprofile.storage.connection import open_session
+    from liveprofile.storage.scans import scan_profiles
+
+    condition = None if when is None else condition_of(when)
+    start_ms = round(time.time() * 1_000) if start is None else parse_since_ms(start, "--start")
+    about = _campaign(name=name, start_ms=start_ms, control_share=control, cost=cost)
+    most, since_ms = (None, 0) if cap is None else _cap(cap, start_ms)
+    opted_out = _user_ids(exclude)
+    economics = Economics(cost, margin, response, budget)
+    settings = read_settings(config)
+    with open_session(settings.cassandra) as session:
+        segments = frozenset(segment or ())
+        found = candidates(scan_profiles(session), condition, segments, economics)
+        users = [each.user_id for each in found]
+        at_cap = set()
+        if most is not None:
+            at_cap = contacts.users_at_cap(session, users, most, since_ms, name)
+        open_cases = contacts.users_with_open_cases(session, users)
+    chosen = choose(found, name, control, economics, exclusion(opted_out, open_cases, at_cap))
+    result = PlanFile(about, chosen.targets)
+    write_plan(out, result)
+    if csv is not None:
+        write_csv(csv, result)
+    summary = _summary(chosen, economics, control)
+    if json:
+        print_json(summary | {"name": name, "start_ms": start_ms})
+    else:
+        left_out = summary.pop("left_out")
+        print_fields(summary | {f"left out: {reason}": n for reason, n in left_out.items()})
+        if not summary["control"]:
+            typer.echo("There is no control group: a report cannot tell what the campaign changes.")
+
+
+@campaign.command()
+def send(
+    plan_file: PlanArgument,
+    topic: Annotated[
+        str, typer.Option("--topic", metavar="TOPIC", help="Existing topic for the targets.")
+    ],
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Send the treatment group to a topic as CloudEvents, and store the contacts for caps.
+
+    Sending a plan again sends the same ids and stores nothing new.
+
+    Example: `liveprofile campaign send spring.parquet --topic campaign-targets`
+    """
+    from liveprofile.campaigns import contacts
+    from liveprofile.campaigns.plan_file import read_plan
+    from liveprofile.kafka.offsets import partition_ranges
+    from liveprofile.kafka.records import send_all
+    from liveprofile.storage.connection import open_session
+
+    plan = read_plan(plan_file)
+    settings = read_settings(config)
+    partition_ranges(settings, topic)  # an unknown topic is an error before anything is stored
+    with open_session(settings.cassandra) as session:
+        contacts.store_contacts(session, settings, plan)
+    sent = send_all(settings, topic, contacts.messages(plan))
+    print_json({"sent": sent}) if json else typer.echo(f"{sent} users sent to {topic}")
+
+
+@campaign.command()
+def report(
+    plan_file: PlanArgument,
+    days: Annotated[
+        int, typer.Option("--days", min=1, max=3_650, help="Days of outcomes after the start.")
+    ] = 30,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare purchases and spend of treatment and control after the start, with 95 % intervals.
+
+    Outcomes come from the stored deltas (`cassandra.delta_ttl_s`, 30 days).
+
+    Example: `liveprofile campaign report spring.parquet --days 14`
+    """
+    from liveprofile.campaigns.outcomes import outcomes
+    from liveprofile.campaigns.plan_file import read_plan
+    from liveprofile.campaigns.uplift import uplift_by_segment
+    from liveprofile.storage.connection import open_session
+    from liveprofile.storage.scans import scan_changes
+
+    about, targets = read_plan(plan_file)
+    end_ms = about.start_ms + days * DAY_MS
+    settings = read_settings(config)
+    users = {target.user_id for target in targets}
+    with open_session(settings.cassandra) as session:
+        last_end_ms = end_ms + settings.window.length_ms
+        changes = scan_changes(session, about.start_ms, last_end_ms)
+        found = outcomes(changes, users, about.start_ms, end_ms)
+    results = uplift_by_segment(targets, found)
+    if json:
+        print_json(
+            {
+                "name": about.name,
+                "start_ms": about.start_ms,
+                "end_ms": end_ms,
+                "has_control": bool(results) and results["all"].users["control"] > 0,
+                "groups": {name: _as_json(result) for name, result in results.items()},
+            }
+        )
+        return
+    if not results:
+        typer.echo("the plan has no users")
+        return
+    columns = ["group"]
+    columns += [f">{text}" for text in ("users", "bought", "spend")]
+    columns += [f">{text}" for text in ("change of rate", "change of spend")]
+    rows = [_row(name, result) for name, result in results.items()]
+    print_table(f"Campaign {about.name}, {days} days: treatment / control", columns, rows)
+    if results["all"].rate_difference is None:
+        typer.echo("The plan has no control group: nothing tells what the campaign changed.")
+    elif len(results) > 2:
+        typer.echo(
+            f"{len(results) - 1} segments are compared: of 20 intervals, one misses the truth."
+        )
+
+
+def _campaign(**fields: Any) -> Any:
+    """Raises InputError."""
+    from pydantic import ValidationError
+
+    from liveprofile.campaigns.plan_file import Campaign
+
+    try:
+        return Campaign(**fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise InputError(f"{key} {fields.get(key)!r}: {first['msg']}") from None
+
+
+def _cap(text: str, start_ms: int) -> tuple[int, int]:
+    """Returns the number of contacts and the time from which on they count. Raises InputError."""
+    count, separator, span = text.partition("/")
+    if not separator or not count.isdecimal() or not int(count):
+        raise InputError(f"--cap {text!r}: not a number of contacts and a span such as 2/30d")
+    return int(count), start_ms - parse_duration_ms(span, "--cap")
+
+
+def _user_ids(file: Path | None) -> frozenset[str]:
+    """The lines of a file. Raises InputError."""
+    if file is None:
+        return frozenset()
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"--exclude {file}: {getattr(error, 'strerror', error)}") from None
+    return frozenset(line.strip() for line in lines if line.strip())
+
+
+def _summary(plan: Plan, economics: Any, control_share: float) -> dict[str, Any]:
+    from liveprofile.campaigns.control_group import detectable_effect
+    from liveprofile.campaigns.plan import TREATMENT
+
+    treated = [target for target in plan.targets if target.group == TREATMENT]
+    users = len(plan.targets)
+    rate = sum(1 - target.churn for target in plan.targets) / users if users else None
+    effect = None if rate is None else detectable_effect(rate, users, control_share)
+    return {
+        "treatment": len(treated),
+        "control": users - len(treated),
+        "cost": economics.cost * len(treated),
+        "expected_gain": sum(target.expected_gain for target in treated),
+        "expected_purchase_rate": rate,
+        "detectable_change_of_rate": effect,
+        "left_out": plan.left_out,
+    }
+
+
+def _as_json(result: Uplift) -> dict[str, Any]:
+    fields = result._asdict()
+    for name in ("rate_difference", "spend_difference"):
+        difference = fields[name]
+        fields[name] = None if difference is None else difference._asdict()
+    return fields
+
+
+def _row(name: str, result: Uplift) -> list[str]:
+    def pair(values: dict[str, Any], form: str) -> str:
+        return " / ".join("-" if each is None else format(each, form) for each in values.values())
+
+    def change(difference: Difference | None, form: str) -> str:
+        if difference is None:
+            return "-"
+        value, low, high = (format(each, form) for each in difference)
+        return f"{value} ({low} to {high})"
+
+    return [
+        name,
+        pair(result.users, ",d"),
+        pair(result.purchase_rate, ".2%"),
+        pair(result.spend_per_user, ",.2f"),
+        change(result.rate_difference, "+.2%"),
+        change(result.spend_difference, "+,.2f"),
+    ]

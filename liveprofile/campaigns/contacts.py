@@ -1,0 +1,97 @@
+"""Contacts in Cassandra: for frequency caps; and the users with open fraud cases."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import orjson
+from cassandra.cluster import Session
+from cassandra.query import BoundStatement
+
+from liveprofile.campaigns.plan import TREATMENT
+from liveprofile.campaigns.plan_file import PlanFile
+from liveprofile.config import Settings
+from liveprofile.storage.cql import execute_per_key, from_ms, to_ms, write_all
+
+USERS_AT_ONCE = 10_000
+MESSAGE_TYPE = "liveprofile.campaign.target"
+
+
+def store_contacts(session: Session, settings: Settings, plan: PlanFile) -> int:
+    """Stores the contacts of a plan; returns their number. Raises ServiceError."""
+    insert = session.prepare(
+        "INSERT INTO campaign_contact (user_id, start, campaign) VALUES (?, ?, ?)"
+        f" USING TIMESTAMP ? AND TTL {settings.campaigns.contact_ttl_s}"
+    )
+    insert.is_idempotent = True
+    campaign = plan.campaign
+
+    def statements() -> Iterator[BoundStatement]:
+        for target in plan.targets:
+            if target.group == TREATMENT:
+                start = from_ms(campaign.start_ms)
+                values = (target.user_id, start, campaign.name, campaign.start_ms * 1_000)
+                yield insert.bind(values)
+
+    return write_all(session, statements(), settings.cassandra.in_flight)
+
+
+def users_at_cap(
+    session: Session, users: Iterable[str], most: int, since_ms: int, campaign: str
+) -> set[str]:
+    """The users with `most` or more contacts of other campaigns from since_ms on.
+
+    Raises ServiceError.
+    """
+    query = "SELECT start, campaign FROM campaign_contact WHERE user_id = ?"
+    return {
+        user
+        for user, rows in _rows_by_user(session, query, users)
+        if sum(to_ms(row.start) >= since_ms and row.campaign != campaign for row in rows) >= most
+    }
+
+
+def users_with_open_cases(session: Session, users: Iterable[str]) -> set[str]:
+    """The users who have an open case (docs/alerts.md). Raises ServiceError."""
+    query = "SELECT state FROM risk_case WHERE user_id = ?"
+    return {
+        user
+        for user, rows in _rows_by_user(session, query, users)
+        if any(row.state == "open" for row in rows)
+    }
+
+
+def _rows_by_user(session: Session, query: str, users: Iterable[str]) -> Iterator[tuple[str, Any]]:
+    remaining = iter(users)
+    while part := list(itertools.islice(remaining, USERS_AT_ONCE)):
+        yield from execute_per_key(session, query, part).items()
+
+
+def messages(plan: PlanFile) -> Iterator[tuple[bytes, bytes, dict[str, str]]]:
+    """Yields key, value and headers of a record for each user of the treatment group.
+
+    The value is a CloudEvent 1.0. Its id is the same each time the plan is sent.
+    """
+    campaign = plan.campaign
+    for target in plan.targets:
+        if target.group != TREATMENT:
+            continue
+        event = {
+            "specversion": "1.0",
+            "id": f"{campaign.name}/{target.user_id}",
+            "source": "liveprofile/campaign",
+            "type": MESSAGE_TYPE,
+            "subject": target.user_id,
+            "time": from_ms(campaign.start_ms).isoformat(),
+            "datacontenttype": "application/json",
+            "data": {
+                "campaign": campaign.name,
+                "user_id": target.user_id,
+                "segments": target.segments,
+                "expected_gain": target.expected_gain,
+            },
+        }
+        headers = {"content-type": "application/cloudevents+json"}
+        yield target.user_id.encode(), orjson.dumps(event), headers

@@ -1,0 +1,97 @@
+"""What a campaign changed: treatment against control, with 95 % intervals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from liveprofile.campaigns.plan import CONTROL, TREATMENT, Target
+from liveprofile.proportions import wilson_interval
+
+_LEVEL = 0.95
+
+
+class Outcome(NamedTuple):
+    """What a user did after the campaign's start."""
+
+    bought: bool
+    spend: float
+
+
+class Difference(NamedTuple):
+    """Treatment minus control."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Uplift(NamedTuple):
+    """The result of a group of users. Differences are None without a control group."""
+
+    users: dict[str, int]  # by treatment and control
+    purchase_rate: dict[str, float | None]
+    spend_per_user: dict[str, float | None]
+    rate_difference: Difference | None
+    spend_difference: Difference | None
+
+
+NOTHING = Outcome(False, 0.0)
+
+
+def uplift_by_segment(
+    targets: Iterable[Target], outcomes: Mapping[str, Outcome]
+) -> dict[str, Uplift]:
+    """Returns the result of all users ("all") and of each segment at the time of the plan.
+
+    outcomes: by user; users without one did nothing.
+    """
+    groups: dict[str, dict[str, list[Outcome]]] = {}
+    for target in targets:
+        for name in ("all", *target.segments):
+            of_group = groups.setdefault(name, {TREATMENT: [], CONTROL: []})
+            of_group[target.group].append(outcomes.get(target.user_id, NOTHING))
+    return {name: uplift(*groups[name].values()) for name in groups}
+
+
+def uplift(treated: Sequence[Outcome], control: Sequence[Outcome]) -> Uplift:
+    """Compares two groups."""
+    groups = {TREATMENT: treated, CONTROL: control}
+    bought = {name: sum(each.bought for each in group) for name, group in groups.items()}
+    spend = {name: np.array([each.spend for each in group]) for name, group in groups.items()}
+    users = {name: len(group) for name, group in groups.items()}
+    rates = {name: bought[name] / users[name] if users[name] else None for name in groups}
+    means = {name: float(spend[name].mean()) if users[name] else None for name in groups}
+    if not all(users.values()):
+        return Uplift(users, rates, means, None, None)
+    rate = rate_difference(bought[TREATMENT], users[TREATMENT], bought[CONTROL], users[CONTROL])
+    return Uplift(users, rates, means, rate, mean_difference(spend[TREATMENT], spend[CONTROL]))
+
+
+def rate_difference(bought: int, users: int, control_bought: int, control_users: int) -> Difference:
+    """The difference of two rates with the hybrid score interval (Newcombe 1998, method 10)."""
+    rate, low, high = wilson_interval(bought, users)
+    control, control_low, control_high = wilson_interval(control_bought, control_users)
+    below = math.hypot(rate - low, control_high - control)
+    above = math.hypot(high - rate, control - control_low)
+    return Difference(rate - control, rate - control - below, rate - control + above)
+
+
+def mean_difference(values: np.ndarray, control: np.ndarray) -> Difference | None:
+    """The difference of two means with Welch's interval (1947); None with a group of one."""
+    if min(len(values), len(control)) < 2:
+        return None
+    variances = [each.var(ddof=1) / len(each) for each in (values, control)]
+    error, value = math.sqrt(sum(variances)), float(values.mean() - control.mean())
+    if not error:
+        return Difference(value, value, value)
+    degrees = sum(variances) ** 2 / sum(
+        variance**2 / (len(each) - 1)
+        for variance, each in zip(variances, (values, control), strict=True)
+    )
+    margin = float(stats.t.ppf((1 + _LEVEL) / 2, degrees)) * error
+    return Difference(value, value - margin, value + margin)

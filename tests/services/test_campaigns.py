@@ -1,0 +1,109 @@
+"""`liveprofile campaign` on the profiles and deltas of a job."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from liveprofile.alerts.cases.case_store import NewAlert, add_alert
+from liveprofile.kafka.records import read_topic
+from liveprofile.kafka.topics import create_unlimited_topic
+from liveprofile.storage import queries
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.scans import scan_profiles
+from liveprofile.units import DAY_MS
+from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.streams.shop import START_MS
+
+pytestmark = pytest.mark.services
+
+DAYS = 2
+
+
+@pytest.fixture(scope="module")
+def job(processed) -> JobUnderTest:
+    return processed.job
+
+
+def plan(job: JobUnderTest, name: str, out: Path, *options: str) -> dict[str, Any]:
+    start = ("--start", str(START_MS), "--out", str(out))
+    return job.run("campaign", "plan", name, *start, *options)
+
+
+def planned(file: Path) -> dict[str, str]:
+    """The group of each user."""
+    rows = pq.read_table(file).to_pylist()
+    return {row["user_id"]: row["group"] for row in rows}
+
+
+def test_plan_send_and_report(job: JobUnderTest, tmp_path: Path) -> None:
+    file, topic = tmp_path / "spring.parquet", f"{job.settings.topics.events}-campaign"
+    with open_session(job.settings.cassandra) as session:
+        profiles = {each.user_id: each for each in scan_profiles(session)}
+        fits = {user for user, each in profiles.items() if each.churn < 0.99}
+        suspect = min(fits)
+        alert = NewAlert("alert", START_MS, suspect, "rule", "high", "limit_trading", "message")
+        add_alert(session, alert, ttl_s=600)
+    summary = plan(job, "spring", file, "--when", "churn < 0.99", "--control", "0.4")
+    groups = planned(file)
+    assert summary["left_out"].pop("open fraud case") == 1
+    assert set(groups) <= fits - {suspect}
+    assert len(groups) == len(fits) - 1 - summary["left_out"].get("no expected gain", 0)
+    treated = {user for user, group in groups.items() if group == "treatment"}
+    assert 0 < len(treated) == summary["treatment"] < len(groups)
+
+    create_unlimited_topic(job.settings, topic, 1)
+    for _ in range(2):  # again, as after a failure
+        assert job.run("campaign", "send", str(file), "--topic", topic)["sent"] == len(treated)
+    events = [json.loads(record.value) for record in read_topic(job.settings, topic)]
+    assert len(events) == 2 * len(treated)
+    assert {event["id"] for event in events} == {f"spring/{user}" for user in treated}
+
+    capped = plan(job, "summer", tmp_path / "summer.parquet", "--cap", "1/30d")
+    assert capped["left_out"]["frequency cap"] == len(treated)
+    assert plan(job, "spring", file, "--cap", "1/30d")["left_out"].get("frequency cap", 0) == 0
+
+    assert plan(job, "spring", file, "--when", "churn < 0.99", "--control", "0.4")
+    report = job.run("campaign", "report", str(file), "--days", str(DAYS))
+    result = report["groups"]["all"]
+    assert report["has_control"] and result["rate_difference"] is not None
+    with open_session(job.settings.cassandra) as session:
+        for group in "treatment", "control":
+            users = [user for user, of in groups.items() if of == group]
+            bought = [spend for user in users if (spend := spend_of(session, user)) is not None]
+            assert result["users"][group] == len(users)
+            assert result["purchase_rate"][group] == pytest.approx(len(bought) / len(users))
+            assert result["spend_per_user"][group] == pytest.approx(sum(bought) / len(users))
+
+
+def spend_of(session: Any, user: str) -> float | None:
+    """The purchases of the first days; None without one."""
+    spent = [
+        delta.amount
+        for delta in queries.deltas(session, user, 10_000)
+        if START_MS <= delta.window_start_ms < START_MS + DAYS * DAY_MS
+        and delta.delta["window"]["counts"].get("purchase")
+    ]
+    return sum(spent) if spent else None
+
+
+def test_plan_without_control_group_says_so(job: JobUnderTest, tmp_path: Path) -> None:
+    file = tmp_path / "all.parquet"
+    assert plan(job, "all", file, "--control", "0")["control"] == 0
+    text = run_cli("campaign", "report", file, "--config", job.config_file).stdout
+    assert "The plan has no control group" in text
+
+
+def test_unknown_topic_is_an_error_before_anything_is_sent(
+    job: JobUnderTest, tmp_path: Path
+) -> None:
+    file = tmp_path / "none.parquet"
+    plan(job, "none", file)
+    done = run_cli(
+        "campaign", "send", file, "--topic", "no-such-topic", "--config", job.config_file, ok=False
+    )
+    assert done.returncode == 3 and "no-such-topic" in done.stderr

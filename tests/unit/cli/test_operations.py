@@ -1,0 +1,36 @@
+"""Commands of operations and marketing check their arguments before they connect."""
+
+from __future__ import annotations
+
+import pytest
+from typer.testing import CliRunner
+
+from cli.main import app
+from liveprofile.errors import InputError
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("trends show --last 7w", "--last '7w': not a number above 0"),
+        ("trends show --type buy", "--type 'buy': not one of view, cart"),
+        ("trends forecast --type buy", "--type 'buy'"),
+        ("funnel --steps view,buy", "--steps 'buy': not one of"),
+        ("funnel --steps view", "--steps 'view': give 2 or more"),
+        ("funnel --within 30d --last 7d", "--within '30d': must be less than --last '7d'"),
+        ("retention --type buy", "--type 'buy'"),
+        ("campaign plan A --out p.parquet", "name 'A'"),
+        ("campaign plan a --out p.parquet --cap 2", "--cap '2': not a number of contacts"),
+        ("campaign plan a --out p.parquet --cap 2/x", "--cap 'x'"),
+        ("campaign plan a --out p.parquet --when churn", "--when, character"),
+        ("campaign plan a --out p.parquet --exclude none.txt", "--exclude none.txt"),
+        ("campaign plan a --out p.parquet --start tomorrow", "tomorrow"),
+        ("campaign send none.parquet --topic t", "no file at none.parquet"),
+        ("campaign report none.parquet", "no file at none.parquet"),
+    ],
+)
+def test_wrong_argument_is_an_input_error(arguments: str, message: str) -> None:
+    result = CliRunner().invoke(app, arguments.split())
+    assert isinstance(result.exception, InputError), result.output
+    assert message in str(result.exception)
+    assert result.exception.exit_code == 2
