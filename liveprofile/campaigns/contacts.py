@@ -13,7 +13,7 @@ from cassandra.query import BoundStatement
 from liveprofile.campaigns.plan import TREATMENT
 from liveprofile.campaigns.plan_file import PlanFile
 from liveprofile.config import Settings
-from liveprofile.storage.cql import execute_per_key, from_ms, to_ms, write_all
+from liveprofile.storage.cql import execute_per_key, from_ms, prepare, to_ms, write_all
 
 USERS_AT_ONCE = 10_000
 MESSAGE_TYPE = "liveprofile.campaign.target"
@@ -21,9 +21,10 @@ MESSAGE_TYPE = "liveprofile.campaign.target"
 
 def store_contacts(session: Session, settings: Settings, plan: PlanFile) -> int:
     """Stores the contacts of a plan; returns their number. Raises ServiceError."""
-    insert = session.prepare(
+    insert = prepare(
+        session,
         "INSERT INTO campaign_contact (user_id, start, campaign) VALUES (?, ?, ?)"
-        f" USING TIMESTAMP ? AND TTL {settings.campaigns.contact_ttl_s}"
+        f" USING TIMESTAMP ? AND TTL {settings.campaigns.contact_ttl_s}",
     )
     insert.is_idempotent = True
     campaign = plan.campaign

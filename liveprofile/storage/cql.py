@@ -11,7 +11,7 @@ from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable, ResultSet, Session
 from cassandra.concurrent import execute_concurrent, execute_concurrent_with_args
 from cassandra.protocol import ErrorMessage
-from cassandra.query import Statement
+from cassandra.query import PreparedStatement, Statement
 
 from liveprofile.errors import ServiceError, ServiceUnavailableError
 from liveprofile.retry import until_deadline
@@ -42,6 +42,14 @@ def read(
     Raises ServiceError.
     """
     return until_deadline(lambda: execute(session, query, values, **options))
+
+
+def prepare(session: Session, query: str) -> PreparedStatement:
+    """Prepares a statement. Raises ServiceError, also if the keyspace lacks the table."""
+    try:
+        return session.prepare(query)
+    except (NoHostAvailable, DriverException, ErrorMessage) as error:
+        raise service_error(session, error) from None
 
 
 def read_pages(session: Session, query: Statement, values: Sequence[Any] = ()) -> Iterator[Any]:

@@ -17,7 +17,7 @@ from cassandra import ConsistencyLevel
 from cassandra.cluster import Session
 from cassandra.query import SimpleStatement
 
-from liveprofile.storage.cql import from_ms, read, read_pages
+from liveprofile.storage.cql import from_ms, prepare, read, read_pages
 from liveprofile.storage.flag_buckets import FLAG_BUCKETS
 from liveprofile.storage.score_hours import OLDER_TABLE, has_older_table, score_hour_ms
 
@@ -249,7 +249,7 @@ def scan_ring(
     as "AND window_end >= ? ALLOW FILTERING", with `values` for its marks. Raises ServiceError.
     """
     where = "token(user_id) > ? AND token(user_id) <= ?"
-    query = session.prepare(f"{statement} WHERE {where} {condition}")
+    query = prepare(session, f"{statement} WHERE {where} {condition}")
     query.fetch_size = SCAN_PAGE_ROWS
     edges = [
         TOKEN_MIN + (TOKEN_MAX - TOKEN_MIN) * part // SCAN_RANGES for part in range(SCAN_RANGES + 1)

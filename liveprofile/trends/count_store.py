@@ -10,7 +10,7 @@ from cassandra.cluster import Session
 from cassandra.query import BatchStatement, BatchType, BoundStatement
 
 from liveprofile.config import CassandraSettings, Settings
-from liveprofile.storage.cql import execute, from_ms, read, read_pages, to_ms, write_all
+from liveprofile.storage.cql import execute, from_ms, prepare, read, read_pages, to_ms, write_all
 from liveprofile.trends import distinct_users
 from liveprofile.trends.counts import CATEGORY, Count, Counts, Series, total
 from liveprofile.trends.points import StoredCount
@@ -29,28 +29,32 @@ class CassandraCountStore:
         self._session, self._topic = session, settings.topics.events
         self._cassandra: CassandraSettings = settings.cassandra
         ttl_s = settings.trends.ttl_s
-        prepare = session.prepare
         key = "topic = ? AND span = ? AND scope = ? AND category = ? AND event_type = ?"
         self._select_counts = prepare(
+            session,
             f"SELECT start, chunk, events, amount, user_hashes FROM trend WHERE {key}"
-            " AND start IN ?"
+            " AND start IN ?",
         )
         self._insert_count = prepare(
+            session,
             "INSERT INTO trend (topic, span, scope, category, event_type, start, chunk, events,"
             " amount, users, user_hashes) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-            f" USING TIMESTAMP ? AND TTL {ttl_s}"
+            f" USING TIMESTAMP ? AND TTL {ttl_s}",
         )
         self._insert_series = prepare(
+            session,
             "INSERT INTO trend_series (topic, scope, category, event_type, last_hour)"
-            f" VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL {ttl_s}"
+            f" VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL {ttl_s}",
         )
         self._insert_chunk = prepare(
+            session,
             "INSERT INTO trend_chunk (topic, number, first, end, clocks, done)"
-            f" VALUES (?, ?, ?, ?, ?, false) IF NOT EXISTS USING TTL {ttl_s}"
+            f" VALUES (?, ?, ?, ?, ?, false) IF NOT EXISTS USING TTL {ttl_s}",
         )
         self._finish_chunk = prepare(
+            session,
             f"UPDATE trend_chunk USING TTL {ttl_s} SET first = ?, end = ?, clocks = ?, done = true,"
-            " report = ? WHERE topic = ? AND number = ? IF EXISTS"
+            " report = ? WHERE topic = ? AND number = ? IF EXISTS",
         )
         for statement in (self._insert_count, self._insert_series):
             statement.is_idempotent = True
@@ -150,7 +154,7 @@ def read_last_chunk(session: Session, topic: str) -> Chunk | None:
 
 def read_series(session: Session, topic: str) -> list[Series]:
     """All series that have counts. Raises ServiceError."""
-    query = session.prepare("SELECT scope, category, event_type FROM trend_series WHERE topic = ?")
+    query = prepare(session, "SELECT scope, category, event_type FROM trend_series WHERE topic = ?")
     return [Series(*row) for row in read_pages(session, query.bind((topic,)))]
 
 
@@ -161,9 +165,10 @@ def read_counts(
 
     span: "hour" or "day". Hours and days without events have no row. Raises ServiceError.
     """
-    query = session.prepare(
+    query = prepare(
+        session,
         "SELECT start, events, amount, users FROM trend WHERE topic = ? AND span = ? AND scope = ?"
-        " AND category = ? AND event_type = ? AND start >= ? AND start < ? ORDER BY start ASC"
+        " AND category = ? AND event_type = ? AND start >= ? AND start < ? ORDER BY start ASC",
     )
     values: Sequence[object] = (topic, span, *series, from_ms(since_ms), from_ms(until_ms))
     rows: Iterable = read_pages(session, query.bind(values))
