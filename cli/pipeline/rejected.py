@@ -165,19 +165,11 @@ def _read_text(file: Path) -> str:
 
 def _read(settings: Settings, since_ms: int | None) -> Iterator[RejectedRecord]:
     from liveprofile.ingest.rejected import parse_record
-    from liveprofile.kafka.offsets import offsets_at, partition_ranges
+    from liveprofile.kafka.offsets import ranges_since
     from liveprofile.kafka.records import read_topic
-    from liveprofile.kafka.topics import PartitionRange
 
     topic = settings.topics.rejected
-    ranges = partition_ranges(settings, topic)
-    if since_ms is not None:
-        starts = offsets_at(settings, topic, since_ms)
-        ranges = {
-            number: PartitionRange(starts[number], max(span.end, starts[number]))
-            for number, span in ranges.items()
-        }
-    for record in read_topic(settings, topic, ranges):
+    for record in read_topic(settings, topic, ranges_since(settings, topic, since_ms)):
         try:
             yield parse_record(record)
         except InputError as error:

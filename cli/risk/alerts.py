@@ -75,18 +75,19 @@ def print_alerts(
     limit: Annotated[
         int, typer.Option(min=0, help="Number of latest alerts to print; 0: all.", metavar="N")
     ] = 20,
+    since: SinceOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Without a command: print the alerts in the topic, each once."""
     if context.invoked_subcommand is not None:
         return
-    from liveprofile.kafka.offsets import partition_ranges
+    from liveprofile.kafka.offsets import ranges_since
     from liveprofile.kafka.records import follow_topic, read_topic
 
     settings = read_settings(config)
     topic = settings.topics.alerts
-    ranges = partition_ranges(settings, topic)
+    ranges = ranges_since(settings, topic, since)
     seen: set[str] = set()
     present = sorted(deduplicate(read_topic(settings, topic, ranges), seen), key=alert_time_ms)
     for alert in present[-limit:] if limit else present:

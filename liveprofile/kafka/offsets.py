@@ -56,6 +56,21 @@ def offsets_at(settings: Settings, topic: str, time_ms: int) -> dict[int, int]:
     }
 
 
+def ranges_since(settings: Settings, topic: str, time_ms: int | None) -> dict[int, PartitionRange]:
+    """The offset range of each partition from this record timestamp on; None: all of it.
+
+    Raises ServiceError.
+    """
+    ranges = partition_ranges(settings, topic)
+    if time_ms is None:
+        return ranges
+    starts = offsets_at(settings, topic, time_ms)
+    return {
+        number: PartitionRange(max(span.first, starts[number]), max(span.end, starts[number]))
+        for number, span in ranges.items()
+    }
+
+
 def scoring_group(kafka: KafkaSettings) -> str:
     """The consumer group of the scoring pipeline."""
     return f"{kafka.group_id}-events"

@@ -52,6 +52,7 @@ def resend_corrected_event(job: JobUnderTest) -> None:
     event = json.loads(messages(3, START_MS)[-1].value) | {"event_id": "corrected", "price": "x"}
     job.send([Message(b"u", json.dumps(event).encode())])
     job.wait_until_caught_up()
+    assert job.run("rejected", "list", "--since", "2099-01-01") == []
     (listed,) = job.run("rejected", "list", "--reason", "BAD_NUMBER", "--since", "1h")
     shown = job.run("rejected", "show", listed["id"])
     assert shown == listed and shown["detail"] == "price"

@@ -64,6 +64,7 @@ def run(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
         ("flags --since 0h", "--since '0h': not a number above 0"),
         ("flags --since 2026-13-01", "--since '2026-13-01'"),
         ("alerts --limit -1", "--limit"),
+        ("alerts --since soon", "--since 'soon'"),
         ("alerts list --since soon", "--since 'soon'"),
         ("alerts list --state odd", "'odd' is not one of"),
         ("alerts show ''", "must not be empty"),
