@@ -294,7 +294,7 @@ def kafka_sink(name: str, settings: Settings, linger_ms: int = 5) -> str:
     topics = settings.topics
     options = _options(
         connector="kafka",
-        topic=";".join((topics.rejected, topics.late, topics.alerts)),
+        topic=";".join((topics.rejected, topics.late, topics.alerts, topics.segment_changes)),
         **kafka_properties(settings.kafka),
         **{
             "key.format": "raw",

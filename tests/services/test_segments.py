@@ -52,7 +52,7 @@ def window_events(number: int) -> list[Message]:
             "event_type": "purchase" if buys else "view",
             "event_time": time_ms + user,
             "item_id": "i",
-            "category": "CHEESE" if user % 2 else "BREAD",
+            "category_id": "CHEESE" if user % 2 else "BREAD",
         }
         if buys:
             event |= {"price": 150 if user % 2 else 5, "quantity": 1}
