@@ -39,3 +39,10 @@ def test_partitions_are_aligned_by_the_setting_in_a_stream_only() -> None:
         tables.kafka_scoring_source("s", aligned, "events", 10),
     ):
         assert "alignment" not in ddl
+
+
+def test_sink_writes_every_topic_that_the_job_sends_to() -> None:
+    topics = load().topics
+    ddl = tables.kafka_sink("sink", load())
+    sent = (topics.rejected, topics.late, topics.alerts, topics.segment_changes)
+    assert f"'topic' = '{';'.join(sent)}'" in ddl
