@@ -14,8 +14,8 @@ from liveprofile.storage.cql import read, read_pages
 from liveprofile.storage.queries import SCAN_PAGE_ROWS, TOKEN_MAX, TOKEN_MIN
 
 _COLUMNS = (
-    "user_id, token(user_id) AS token, to_unix_timestamp(window_end) AS window_end_ms, profile,"
-    " segments, WRITETIME(churn) AS write_time_us"
+    "user_id, token(user_id) AS user_token, to_unix_timestamp(window_end) AS window_end_ms,"
+    " profile, segments, WRITETIME(churn) AS write_time_us"
 )
 _READ_USERS = 50  # in one SELECT
 
@@ -78,7 +78,7 @@ def profile_page(rows: Sequence[Any]) -> ProfilePage:
     )
     return ProfilePage(
         [row.user_id for row in rows],
-        rows[-1].token,
+        rows[-1].user_token,
         np.array([row.window_end_ms for row in rows], np.int64),
         [row.write_time_us for row in rows],
         {name: values[:, column] for column, name in enumerate(PROFILE_FEATURES)},

@@ -28,7 +28,7 @@ def stored_profile(user_id: str, token: int, window_end_ms: int, **features: flo
     }
     return SimpleNamespace(
         user_id=user_id,
-        token=token,
+        user_token=token,
         window_end_ms=window_end_ms,
         write_time_us=window_end_ms * 1_000 + 1,
         profile=orjson.dumps(profile).decode(),
@@ -48,18 +48,18 @@ class MemorySweepStore:
 
     def put(self, row: SimpleNamespace) -> None:
         self.rows[row.user_id] = row
-        self.tokens[row.user_id] = row.token
+        self.tokens[row.user_id] = row.user_token
 
     def pages(self, after_token: int) -> Iterator[ProfilePage]:
         while True:
             self.step("page")
             rows = sorted(
-                (row for row in self.rows.values() if row.token > after_token),
-                key=lambda row: row.token,
+                (row for row in self.rows.values() if row.user_token > after_token),
+                key=lambda row: row.user_token,
             )[: self._page_users]
             if not rows:
                 return
-            after_token = rows[-1].token
+            after_token = rows[-1].user_token
             yield profile_page(rows)
 
     def profiles(self, user_ids: Sequence[str]) -> ProfilePage | None:

@@ -18,7 +18,7 @@ def stored(user_id: str, recency_days: float | None, **more: object) -> SimpleNa
     profile = {"features": features, "interests": {"A": 0.5}, "category_affinity": {}} | more
     return SimpleNamespace(
         user_id=user_id,
-        token=len(user_id),
+        user_token=len(user_id),
         window_end_ms=DAY_MS,
         write_time_us=1,
         profile=orjson.dumps(profile).decode(),
