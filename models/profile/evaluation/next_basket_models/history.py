@@ -116,13 +116,26 @@ class History(NamedTuple):
             return np.zeros(0)
         return np.add.reduceat(value_E, self.first_P, dtype=np.float64)
 
+    def row_of_entries(self) -> np.ndarray:
+        """(E,) the row of each entry."""
+        sizes_P = np.diff(np.append(self.first_P, len(self.age_days_E)))
+        return np.repeat(self.row_P, sizes_P)
+
+    def windows(self) -> np.ndarray:
+        """(R,) windows of each row's past, from its first window with a line."""
+        windows_R = np.zeros(self.rows, np.int64)
+        np.maximum.at(windows_R, self.row_of_entries(), self.windows_ago_E + 1)
+        return windows_R
+
     def matrix(self, value_E: np.ndarray) -> csr_array:
         """(R, C) sparse sums of entry values."""
         index = np.searchsorted(self.row_P, np.arange(self.rows + 1))
         shape = (self.rows, len(self.popularity_C))
         return csr_array((self.sums(value_E), self.code_P, index), shape=shape)
 
-    def best(self, score_P: np.ndarray, popularity_weight: float = 0.0) -> np.ndarray:
+    def best(
+        self, score_P: np.ndarray, popularity_weight: float = 0.0, places: int = PLACES
+    ) -> np.ndarray:
         """(R, K) the codes with the highest scores, best first.
 
         `popularity_weight` times a code's share of all popularity is added to its score, also for
@@ -139,9 +152,13 @@ class History(NamedTuple):
         np.maximum.at(highest_R, row, score)
         # One sort key instead of three: rows ascend, and scores descend within a row.
         order = np.argsort(row - 0.5 * score / highest_R[row] - 1e-7 * tie_C[code])
-        row, code = row[order], code[order]
-        place = np.arange(len(row)) - np.searchsorted(row, row)
-        best_RK = np.full((self.rows, PLACES), NO_CODE)
-        kept = place < PLACES
-        best_RK[row[kept], place[kept]] = code[kept]
-        return best_RK
+        return first_places(row[order], code[order], self.rows, places)
+
+
+def first_places(row: np.ndarray, code: np.ndarray, rows: int, places: int) -> np.ndarray:
+    """(R, places) the first codes of each row, whose codes are adjacent; NO_CODE where none is."""
+    place = np.arange(len(row)) - np.searchsorted(row, row)
+    best = np.full((rows, places), NO_CODE)
+    kept = place < places
+    best[row[kept], place[kept]] = code[kept]
+    return best
