@@ -78,6 +78,15 @@ def combine_modalities(
     return WindowModalities(vectors, ignored)
 
 
+def embedding_key(embedding: Any) -> tuple[str, list[float]] | tuple[()]:
+    """An embedding as a key to sort by; () for an invalid one."""
+    modality = _modality(embedding)
+    if modality is None or not {*map(type, embedding["vector"])} <= {float, int}:
+        return ()
+    limit = MAX_ABS_VALUE
+    return modality.name, [float(max(-limit, min(x, limit))) for x in embedding["vector"]]
+
+
 def newest_text(events: Sequence[Mapping[str, Any]]) -> str:
     """Returns the field `text`, else `query`, of the last event that has either; else ""."""
     for event in reversed(events):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container
+from itertools import pairwise
 from operator import itemgetter
 from typing import Any, NamedTuple
 
@@ -37,7 +38,7 @@ class Window(NamedTuple):
 
 
 class WindowBatch(NamedTuple):
-    """n windows, each with its events in (event_time, event_id) order."""
+    """n windows, each with its events in the order of `_by_content`."""
 
     rows: list[Window]
     tokens: TokenColumns
@@ -47,7 +48,7 @@ class WindowBatch(NamedTuple):
 
 
 class _ParsedEvent(NamedTuple):
-    """One event. Sorts by time and id, a pair that no two events of a user share."""
+    """One event. No two events of a user share time and id."""
 
     time_ms: int
     event_id: str
@@ -78,7 +79,9 @@ def parse_windows(
         rejected.append(rejected_events)
         if events:
             kept.append(index)
-            rows.append(_window(events, known))
+            digests = b"".join([digest(event.event_id) for event in events])
+            events = _by_content(events)
+            rows.append(_window(events, digests, known))
             tokens.append([event.token for event in events])
     return _window_batch(rows, TokenColumns.of(tokens)), kept, rejected
 
@@ -86,6 +89,7 @@ def parse_windows(
 def parse_training_window(text: str) -> TrainingWindow:
     """Parses one window, with the vectors of all encoders."""
     events, rejected = _parse_events(text)
+    events = _by_content(events)
     place = None
     embeddings = []
     for _, _, _, event in events:
@@ -102,6 +106,7 @@ def parse_training_window(text: str) -> TrainingWindow:
 
 
 def _parse_events(text: str) -> tuple[list[_ParsedEvent], list[Refused]]:
+    """The usable events of a window in (event_time, event_id) order, and the others."""
     parsed: list[_ParsedEvent] = []
     rejected: list[Refused] = []
     for time_ms, partition, offset, payload in window_events.parse(text):
@@ -124,9 +129,36 @@ def _parse_events(text: str) -> tuple[list[_ParsedEvent], list[Refused]]:
 
 
 _BY_TIME_AND_ID = itemgetter(0, 1)
+_TOKEN = itemgetter(2)
 
 
-def _window(events: list[_ParsedEvent], known: Container[Modality]) -> Window:
+def _by_content(events: list[_ParsedEvent]) -> list[_ParsedEvent]:
+    """Orders events by time and content.
+
+    Events of one time are a set, as the lines of a receipt are: the order of their ids means
+    nothing, so no output may depend on it. Tokens order as in a history
+    (liveprofile/wire/token_columns.py).
+    """
+    ordered = sorted(events, key=_TOKEN)
+    if any(first.token == second.token for first, second in pairwise(ordered)):
+        ordered.sort(key=lambda event: (event.token, _other_fields(event.payload)))
+    return ordered
+
+
+def _other_fields(event: dict[str, Any]) -> tuple[Any, ...]:
+    """The fields whose newest or first value counts in a window, besides the token's."""
+    tags = event.get("tags")
+    return (
+        as_id(event.get("device_id")),
+        event.get("place") or (),
+        modalities.embedding_key(event.get(modalities.EMBEDDING_FIELD)),
+        as_id(event.get("channel")),
+        [tag for tag in tags if isinstance(tag, str)] if isinstance(tags, list) else [],
+        *(text if isinstance(text := event.get(key), str) else "" for key in ("text", "query")),
+    )
+
+
+def _window(events: list[_ParsedEvent], digests: bytes, known: Container[Modality]) -> Window:
     # Most events lack most fields: looking for a key is cheaper than reading every field.
     items, categories, devices, sessions = set(), set(), set(), set()
     tags: dict[str, None] = {}
@@ -154,7 +186,7 @@ def _window(events: list[_ParsedEvent], known: Container[Modality]) -> Window:
         ):
             used_coupon = True
     return Window(
-        digests=b"".join([digest(event.event_id) for event in events]),
+        digests=digests,
         items=len(items - {""}),
         categories=len(categories - {""}),
         devices=len(devices),

@@ -115,6 +115,11 @@ def run_reference(
     return result
 
 
+def _by_content(event: ValidEvent) -> tuple[Any, ...]:
+    """The order in a window, as far as results of this module depend on it."""
+    return Token.from_event(event), event.device, event.place or (), event.media or ()
+
+
 class _User:
     """The state of one user."""
 
@@ -142,7 +147,8 @@ class _User:
     def close_window(self, end_ms: int, arrived: list[ValidEvent]) -> Profile:
         """Returns the profile of a window and updates the state. `arrived`: in arrival order."""
         start_ms = end_ms - self.settings.window.length_ms
-        events = sorted(arrived, key=lambda event: (event.time_ms, event.event_id))
+        # Events of one time are a set: what their ids are decides nothing.
+        events = sorted(arrived, key=_by_content)
         window = [Token.from_event(event) for event in events]
         history = [token for earlier in self.history for token in earlier]
         purchases = [event for event in events if event.event_type == "purchase"]
@@ -190,7 +196,10 @@ class _User:
             moved_categories=_moved_categories(affinity_before, affinity_after),
             segments=_segments(after, history, events),
             surprise=surprise,
-            digests=[digest(event.event_id) for event in events],
+            digests=[
+                digest(event.event_id)
+                for event in sorted(arrived, key=lambda event: (event.time_ms, event.event_id))
+            ],
             rule_values=values,
             active_rules=active,
             flags=flags,

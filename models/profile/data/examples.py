@@ -128,9 +128,17 @@ def build_corpus(
 
 
 def slice_sequences(
-    corpus: Corpus, windows: np.ndarray, history_windows_B: np.ndarray, max_len: int
+    corpus: Corpus,
+    windows: np.ndarray,
+    history_windows_B: np.ndarray,
+    max_len: int,
+    random: np.random.Generator | None = None,
 ) -> Sequences:
-    """The tokens that serving would keep of each window and of its `history_windows_B` windows."""
+    """The tokens that serving would keep of each window and of its `history_windows_B` windows.
+
+    With `random`, events of one time are in random order, also where some of them are not kept:
+    they are a set, and a model must not learn from their order.
+    """
     streams = corpus.streams
     first_B, last_B = streams.first_W[windows], streams.last_W[windows]
     previous_B = np.minimum(history_windows_B, corpus.position_W[windows])
@@ -143,6 +151,8 @@ def slice_sequences(
     from_history_N = (first_B - history_B)[row_N] + rank_N
     from_window_N = (last_B - counts_B)[row_N] + rank_N
     source_N = np.where(scored_N, from_window_N, from_history_N)
+    if random is not None:
+        source_N = _with_shuffled_ties(streams, first_B - all_history_B, last_B, source_N, random)
     history_start_ms_B = streams.time_ms_N[first_B - all_history_B]
     history_end_ms_B = streams.time_ms_N[np.maximum(first_B - 1, 0)]
     return Sequences(
@@ -158,6 +168,23 @@ def slice_sequences(
         history_B=all_history_B,
         span_ms_B=np.where(all_history_B > 0, history_end_ms_B - history_start_ms_B, 0),
     )
+
+
+def _with_shuffled_ties(
+    streams: Streams,
+    first_B: np.ndarray,
+    end_B: np.ndarray,
+    source_N: np.ndarray,
+    random: np.random.Generator,
+) -> np.ndarray:
+    """`source_N` after a random permutation of the tokens of each time in first_B..end_B - 1.
+
+    Ranges may overlap: a token has one place in the permutation of all.
+    """
+    token_T = np.unique(concatenated_ranges(first_B, end_B))
+    window_T = np.searchsorted(streams.last_W, token_T, side="right")
+    order_T = np.lexsort((random.random(len(token_T)), streams.time_ms_N[token_T], window_T))
+    return token_T[order_T][np.searchsorted(token_T, source_N)]
 
 
 def augment(

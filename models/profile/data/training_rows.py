@@ -51,7 +51,7 @@ EMPTY_WINDOW = TrainingWindow([], 0, NO_MODALITIES, "")
 
 
 class Streams(NamedTuple):
-    """N tokens in W windows, ordered by user, window end, time and event id.
+    """N tokens in W windows, ordered by user, window end, time and content.
 
     Item and category codes are indexes into the sorted name lists; "" is a name, too. Users are
     numbered in the order of their ids' hashes.

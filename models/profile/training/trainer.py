@@ -214,7 +214,7 @@ class Trainer:
             self.random.integers(0, recipe.history_windows, len(windows)),
             recipe.history_windows,
         )
-        sequences = slice_sequences(self.corpus, windows, history_B, recipe.max_len)
+        sequences = slice_sequences(self.corpus, windows, history_B, recipe.max_len, self.random)
         sequences = augment(sequences, recipe.enriched_share, recipe.max_len, self.random)
         negatives = self.random.choice(
             len(self.item_share_I), recipe.item_negatives, p=self.item_share_I

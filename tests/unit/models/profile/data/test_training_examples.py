@@ -123,3 +123,39 @@ def test_augmenting_no_share_changes_nothing(miniature_rows):
     augmented = augment(plain, 0.0, 32, np.random.default_rng(0))
     for expected, actual in zip(plain, augmented, strict=True):
         np.testing.assert_array_equal(expected, actual)
+
+
+def test_training_draws_the_order_of_events_of_one_time(miniature_rows):
+    streams = training_rows.read(miniature_rows)
+    # All events of a window at one time, as the lines of a receipt.
+    sizes = streams.last_W - streams.first_W
+    time_ms = np.repeat(streams.time_ms_N[streams.first_W], sizes)
+    streams = streams._replace(time_ms_N=time_ms)
+    corpus = build_corpus(streams, Vocabulary([], 1), Vocabulary([], 1), 7)
+    windows = np.flatnonzero(corpus.position_W >= 8)[:40]
+    past = np.full(len(windows), 8)
+    random = np.random.default_rng(1)
+    plain = slice_sequences(corpus, windows, past, 64)
+    first, second = (slice_sequences(corpus, windows, past, 64, random) for _ in range(2))
+    assert (first.source_N != second.source_N).mean() > 0.3
+    for sequences in (first, second):
+        np.testing.assert_array_equal(sequences.time_ms_N, plain.time_ms_N)
+        for row in range(len(windows)):
+            own, expected = (
+                np.sort(each.source_N[each.row_N == row]) for each in (sequences, plain)
+            )
+            np.testing.assert_array_equal(own, expected)
+    # Where not all tokens fit, each of the oldest time has the same chance to be kept.
+    kept = [slice_sequences(corpus, windows[:1], past[:1], 8, random).source_N for _ in range(60)]
+    window_tokens = np.arange(streams.first_W[windows[0]], streams.last_W[windows[0]])
+    assert len(np.unique(np.concatenate(kept))) > 7
+    assert np.isin(np.unique(np.concatenate(kept))[-len(window_tokens) :], window_tokens).all()
+
+
+def test_events_of_different_times_keep_their_order(miniature_rows):
+    streams = training_rows.read(miniature_rows)
+    corpus = build_corpus(streams, Vocabulary([], 1), Vocabulary([], 1), 7)
+    windows, past = np.arange(40), np.full(40, 8)
+    expected = slice_sequences(corpus, windows, past, 32)
+    actual = slice_sequences(corpus, windows, past, 32, np.random.default_rng(1))
+    np.testing.assert_array_equal(actual.source_N, expected.source_N)

@@ -1,0 +1,129 @@
+"""Events of one time are a set: the order of their arrival and of their ids changes no output."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from liveprofile.config import load
+from liveprofile.events.modalities import EMBEDDING_FIELD
+from liveprofile.events.window import parse_training_window, parse_windows
+from liveprofile.resources import product_path
+from liveprofile.wire.tokens import EVENT, FIELD
+from tests.support.memory_sinks import MemoryProfileSink
+from tests.unit.udfs.profile.test_batch import batch, no_segments, shipped_rules
+from udfs.profile.batch import ProfileUpdater
+
+TIME_MS = 1_700_000_000_000
+
+CONTENTS = st.lists(
+    st.fixed_dictionaries(
+        {"event_type": st.sampled_from(["view", "purchase", "coupon", "search"])},
+        optional={
+            "item_id": st.sampled_from(["1000001", "1000002", "9"]),
+            "category_id": st.sampled_from(["MILK", "BREAD"]),
+            "amount": st.sampled_from([1, 2.5, "3"]),
+            "device_id": st.sampled_from(["d1", "d2"]),
+            "channel": st.sampled_from(["web", "app"]),
+            "place": st.sampled_from([{"lat": 1, "lon": 2}, {"lat": 3, "lon": 4}]),
+            "tags": st.sampled_from([["a"], ["b", "c"]]),
+            "query": st.sampled_from(["milk", "bread"]),
+            EMBEDDING_FIELD: st.sampled_from(
+                [{"encoder": "e", "vector": [1, 0]}, {"encoder": "e", "vector": [0, 1]}]
+            ),
+        },
+    ),
+    min_size=1,
+    max_size=8,
+)
+
+
+def window_text(contents: list[dict[str, Any]], ids: list[int], arrival: list[int]) -> str:
+    """The events of one time: event i has id ids[i] and arrives as arrival[i]-th."""
+    texts = []
+    for content, number in zip(contents, ids, strict=True):
+        payload = {"event_id": f"e{number}", "user_id": "u", "event_time": TIME_MS, **content}
+        texts.append(FIELD.join((str(TIME_MS), "0", str(number), orjson.dumps(payload).decode())))
+    return EVENT.join(texts[index] for index in arrival)
+
+
+@st.composite
+def same_events_twice(draw: st.DrawFn) -> tuple[str, str]:
+    contents = draw(CONTENTS)
+    numbers = list(range(len(contents)))
+    first = window_text(contents, numbers, numbers)
+    permutations = draw(st.permutations(numbers)), draw(st.permutations(numbers))
+    return first, window_text(contents, *permutations)
+
+
+def comparable(text: str) -> tuple[Any, ...]:
+    parsed, kept, _ = parse_windows([text], AnyModality())
+    [row] = parsed.rows
+    vectors = {key: np.asarray(value).tolist() for key, value in row.modalities.vectors.items()}
+    fields = row._replace(digests=b"", modalities=None)
+    counts = parsed.counts.tolist(), parsed.amount.tolist(), parsed.return_amount.tolist()
+    trained = parse_training_window(text)
+    return (
+        fields,
+        vectors,
+        [column_of(each) for each in parsed.tokens],
+        counts,
+        trained.tokens,
+        kept,
+    )
+
+
+def column_of(column: Any) -> list[Any]:
+    return column if isinstance(column, list) else column.tolist()
+
+
+class AnyModality:
+    """Contains every modality."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+@settings(max_examples=300, deadline=None)
+@given(same_events_twice())
+def test_parsed_window_is_the_same_for_any_order_of_arrival_and_ids(texts: tuple[str, str]):
+    first, second = texts
+    assert comparable(first) == comparable(second)
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    from models.profile.inference import ProfileModel
+
+    return ProfileModel.load(product_path(load().model.checkpoint), device="cpu")
+
+
+def test_stored_profile_is_the_same_for_any_order_of_arrival_and_ids(model: Any):
+    random = np.random.default_rng(5)
+    contents = [
+        {
+            "event_type": "purchase",
+            "item_id": name,
+            "category_id": str(random.integers(3)),
+            "amount": round(random.random(), 2),
+        }
+        for name in random.choice(model.items, 40, replace=False).tolist()
+    ]
+    profiles = []
+    for _ in range(3):
+        ids, arrival = random.permutation(40).tolist(), random.permutation(40).tolist()
+        rows = batch("u")._replace(events=[window_text(contents, ids, arrival)])
+        sink = MemoryProfileSink()
+        ProfileUpdater(load(), model, sink, shipped_rules(), no_segments()).update(rows)
+        profiles.append(sink.profiles["u"])
+    first, *others = (profile._asdict() for profile in profiles)
+    assert first["events"] == 40
+    for other in others:
+        for name, value in first.items():
+            if name != "digests":
+                np.testing.assert_equal(other[name], value, err_msg=name)
