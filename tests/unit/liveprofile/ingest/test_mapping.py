@@ -97,6 +97,33 @@ def test_whole_taobao_slice_is_translated():
     assert len(ids) == 110_300
 
 
+def test_online_retail_lines_are_purchases_of_the_customer(tmp_path):
+    source = tmp_path / "lines.parquet"
+    lines = {
+        "invoice": ["536365"],
+        "item": ["85123A"],
+        "description": ["T-LIGHT HOLDER"],
+        "quantity": [6],
+        "time": pa.array([datetime(2010, 12, 1, 8, 26)], pa.timestamp("ms")),
+        "unit_price": [2.55],
+        "customer": ["17850"],
+    }
+    pq.write_table(pa.table(lines), source)
+    assert replayed_events(source, MAPPINGS / "online_retail.toml") == [
+        {
+            "event_id": "536365-85123A-0",
+            "user_id": "17850",
+            "item_id": "85123A",
+            "price": 2.55,
+            "quantity": 6,
+            "session_id": "536365",
+            "text": "T-LIGHT HOLDER",
+            "event_type": "purchase",
+            "event_time": 1291191960000,
+        }
+    ]
+
+
 def test_complete_journey_purchases_join_the_products(tmp_path):
     at = [datetime(2017, 1, 1, 11, 53, 26), datetime(2017, 1, 1, 12, 10, 28, 500_000)]
     pq.write_table(
