@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cli.common import JsonOption, print_fields, print_json
-from cli.learning.options import CheckpointOption, OutFolderOption, PartOption, RowsOption
+from cli.learning.options import (
+    TEST_LOG,
+    CheckpointOption,
+    OutFolderOption,
+    PartOption,
+    RowsOption,
+    TestLogOption,
+)
 from cli.progress import progress
 from models.profile.recipes import recipe
 
@@ -113,7 +120,8 @@ def evaluate(
     rows: RowsOption,
     checkpoint: CheckpointOption,
     file: CatalogueOption,
-    part: PartOption = "test",
+    part: PartOption = "validation",
+    test_log: TestLogOption = TEST_LOG,
 ) -> None:
     """Measure the ranking of items without training data, with and without their vectors.
 
@@ -122,8 +130,12 @@ def evaluate(
     Example: `liveprofile catalogue evaluate general --rows rows --checkpoint models/shop-1
     --catalogue catalogue.parquet`
     """
+    from models.profile.evaluation import look_log
     from models.profile.experiments.cold_start import cold_start_report
 
-    with progress() as on_progress:
-        report = cold_start_report(recipe(name), rows, checkpoint, file, part, on_progress)
+    def measure() -> dict[str, Any]:
+        with progress() as on_progress:
+            return cold_start_report(recipe(name), rows, checkpoint, file, part, on_progress)
+
+    report = measure() if part == "validation" else look_log.logged(test_log, name, measure)
     print_json({"recipe": name, **report})

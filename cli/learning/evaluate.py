@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from cli.common import print_json
 from cli.learning.options import (
+    TEST_LOG,
     CheckpointOption,
     PartOption,
     RowsOption,
@@ -17,6 +18,7 @@ from cli.learning.options import (
     SequencesFormatOption,
     ShopDaysOption,
     ShopUsersOption,
+    TestLogOption,
 )
 from cli.progress import progress
 from liveprofile.config import Settings
@@ -33,11 +35,20 @@ evaluate = typer.Typer(
 
 
 def _profile_command(name: str) -> Callable[..., None]:
-    def command(rows: RowsOption, folder: CheckpointOption, part: PartOption = "test") -> None:
+    def command(
+        rows: RowsOption,
+        folder: CheckpointOption,
+        part: PartOption = "validation",
+        test_log: TestLogOption = TEST_LOG,
+    ) -> None:
+        from models.profile.evaluation import look_log
         from models.profile.experiments.checkpoint_report import checkpoint_report
 
-        with progress() as on_progress:
-            report = checkpoint_report(recipe(name), rows, folder, part, on_progress)
+        def measure() -> dict[str, Any]:
+            with progress() as on_progress:
+                return checkpoint_report(recipe(name), rows, folder, part, on_progress)
+
+        report = measure() if part == "validation" else look_log.logged(test_log, name, measure)
         print_json({"recipe": name, **report})
 
     return command
@@ -46,8 +57,9 @@ def _profile_command(name: str) -> Callable[..., None]:
 for _recipe in RECIPES.values():
     evaluate.command(
         _recipe.name,
-        help="Compare a user model with every baseline model: next category and item, churn and"
-        " spend. Each difference has a bootstrap interval over users. The last line is JSON."
+        help="Compare what a user model serves with every baseline model: the stored items and"
+        " categories with the user's next window, and churn, spend and time to the next purchase at"
+        " any time. Each difference has a bootstrap interval over users. The last line is JSON."
         f"\n\nExample: `liveprofile evaluate {_recipe.name} --rows rows"
         " --checkpoint models/shop-1`",
     )(_profile_command(_recipe.name))

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from liveprofile.resources import ROOT
+
 RowsOption = Annotated[
     Path,
     typer.Option(
@@ -40,6 +42,17 @@ PartOption = Annotated[
     Literal["validation", "test"],
     typer.Option(
         "--part", help="Part of the rows: validation to compare choices, test for the final result."
+    ),
+]
+# In a checkout, the looks at its test parts; an installed package has no docs folder.
+TEST_LOG = ROOT / "docs/test-looks.jsonl" if (ROOT / "docs").is_dir() else Path("test-looks.jsonl")
+TestLogOption = Annotated[
+    Path,
+    typer.Option(
+        "--test-log",
+        metavar="FILE",
+        help="With --part test: the JSON-lines file to which this look at the test part is appended"
+        " (date, commit, recipe, figures).",
     ),
 ]
 DeviceOption = Annotated[

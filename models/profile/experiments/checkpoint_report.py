@@ -1,4 +1,4 @@
-"""Evaluates a model checkpoint on held-out windows against every baseline model."""
+"""Evaluates what a model checkpoint serves, on held-out windows, against every baseline model."""
 
 from __future__ import annotations
 
@@ -9,13 +9,22 @@ from liveprofile.events.modalities import TEXT
 from liveprofile.progress import Progress
 from models.profile import checkpoint, text_encoder
 from models.profile.data import training_rows
-from models.profile.data.examples import build_corpus
-from models.profile.data.prepared import split_by_time
+from models.profile.data.examples import Corpus, build_corpus
+from models.profile.data.prepared import Split, split_by_time
 from models.profile.encoding import Vocabulary
-from models.profile.evaluation import baseline_models
-from models.profile.evaluation.evaluate import SplitName, evaluate
+from models.profile.evaluation import next_basket_models
+from models.profile.evaluation.any_time import ModelPredictions, any_time_report
+from models.profile.evaluation.baseline_models.data import Predictions
+from models.profile.evaluation.evaluate import SplitName, predict_churn_spend
+from models.profile.evaluation.moments import Moments
+from models.profile.evaluation.next_basket import KINDS, compare_rankings, next_baskets
+from models.profile.evaluation.served import served_rankings
+from models.profile.inference import ProfileModel
+from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
 from models.profile.training import fit_modalities
+
+MOST_WINDOWS = 50_000  # random ones of a larger split: bounds memory and time
 
 
 def checkpoint_report(
@@ -25,7 +34,7 @@ def checkpoint_report(
     split_name: SplitName,
     on_progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
-    """The metrics of the model checkpoint in `folder` and the baseline models' chosen settings.
+    """The metrics of the model checkpoint in `folder` and of every baseline model.
 
     The recipe splits the rows by time. They must be the rows that the model was trained on, or the
     training time must lie before their validation split. Raises InputError.
@@ -42,11 +51,55 @@ def checkpoint_report(
         Vocabulary(categories, model.shape.category_buckets),
         card.horizon_days,
     )
-    baselines = baseline_models.fit_all(corpus, split, on_progress)
+    served = ProfileModel.load(folder, device="cpu")
     return {
         "version": card.version,
         "part": split_name,
-        **evaluate(model, corpus, split, recipe, split_name, baselines, on_progress),
+        "rows": streams.fingerprint(),
+        "next_basket": {
+            kind: _next_basket(served, corpus, split, split_name, recipe, kind, on_progress)
+            for kind in KINDS
+        },
+        "any_time": any_time_report(
+            streams, split, split_name, _stored_values(model, corpus, recipe), on_progress
+        ),
         "modalities": fit_modalities.measure(model, corpus, getattr(split, split_name), recipe),
-        "chosen": {name: predictions.chosen_settings for name, predictions in baselines.items()},
     }
+
+
+def _next_basket(
+    model: ProfileModel,
+    corpus: Corpus,
+    split: Split,
+    split_name: SplitName,
+    recipe: Recipe,
+    kind: str,
+    on_progress: Progress,
+) -> dict[str, Any]:
+    """Metrics by part (all, repeat, explore); None if no window has a successor."""
+    streams = corpus.streams
+    targets = next_baskets(streams, kind, getattr(split, split_name))
+    targets = next_basket_models.subset(targets, MOST_WINDOWS)
+    if not len(targets.window_W):
+        return None
+    ranking = served_rankings(model, streams, targets.window_W, recipe.history_windows, on_progress)
+    baselines = next_basket_models.rank_all(
+        streams, kind, split, targets, split_name == "test", on_progress
+    )
+    rankings = {name: baseline.ranking_RK for name, baseline in baselines.items()}
+    return {
+        **compare_rankings(targets, getattr(ranking, kind), rankings),
+        "chosen": {name: baseline.settings for name, baseline in baselines.items()},
+    }
+
+
+def _stored_values(model: BehaviourTransformer, corpus: Corpus, recipe: Recipe) -> ModelPredictions:
+    """The churn and spend that each user's last window has stored, for the model's horizon."""
+
+    def predict(moments: Moments, days: int) -> Predictions:
+        if days != recipe.horizon_days:
+            return Predictions()
+        values = predict_churn_spend(model, corpus, moments.window_M, recipe)
+        return Predictions(values.churn_W, values.spend_W)
+
+    return predict

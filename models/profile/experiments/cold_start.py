@@ -120,7 +120,13 @@ def cold_start_report(
             *map(TargetRanks.concatenate, zip(*chunks, strict=True))
         )
     metrics = {scope: _metrics(streams, ranks_by_method, scope) for scope in ColdStartRanks._fields}
-    return {"version": card.version, "part": split_name, "cold_items": len(cold), **metrics}
+    return {
+        "version": card.version,
+        "part": split_name,
+        "rows": streams.fingerprint(),
+        "cold_items": len(cold),
+        **metrics,
+    }
 
 
 def _items_without_training_events(

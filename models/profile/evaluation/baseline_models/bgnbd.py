@@ -5,7 +5,7 @@ Marketing Research 42(4), doi:10.1509/jmkr.2005.42.4.415. `lifetimes` fits both 
 as of the end of training. Times are in days; the fit does not depend on the unit, because lifetimes
 scales times to the longest age.
 
-Shape suffix: W windows, or users at the end of training.
+Shape suffix: W moments, or users at the end of training.
 """
 
 from __future__ import annotations
@@ -20,15 +20,17 @@ import numpy as np
 from lifetimes import BetaGeoFitter, GammaGammaFitter
 from scipy.special import hyp2f1
 
-from liveprofile.units import DAY_MS
 from models.profile.evaluation.baseline_models.data import (
     BaselineData,
     BaselinePredictions,
     Predict,
+    absolute_days_error,
     absolute_error,
     choose_settings,
     ranking_loss,
 )
+from models.profile.evaluation.baseline_models.rfm import RfmFeatures, rfm_features
+from models.profile.evaluation.moments import Moments
 
 PENALIZERS = (0.0, 1e-3, 1e-2, 0.1, 1.0)
 
@@ -42,23 +44,18 @@ class PurchaseHistory(NamedTuple):
     monetary_W: np.ndarray  # spend per purchase day, including the first
 
     @classmethod
-    def at_windows(cls, data: BaselineData, windows_W: np.ndarray) -> PurchaseHistory:
-        """Users at the ends of these windows."""
+    def from_features(cls, rfm: RfmFeatures, index_W: np.ndarray) -> PurchaseHistory:
+        """Users at the moments of these rows."""
         frequency_W, since_W, age_W, monetary_W = (
-            data.rfm.column(name)[windows_W] for name in ("frequency", "recency", "age", "monetary")
+            rfm.column(name)[index_W] for name in ("frequency", "recency", "age", "monetary")
         )
         return cls(np.maximum(frequency_W - 1, 0), age_W - since_W, age_W, monetary_W)
 
     @classmethod
     def at_training_end(cls, data: BaselineData) -> PurchaseHistory:
         """Users with a purchase by the end of training, one row each."""
-        streams, until_ms = data.corpus.streams, data.train_until_ms
-        seen = np.flatnonzero(streams.end_ms_W <= until_ms)
-        last_W = seen[np.diff(streams.user_W[seen], append=-1) != 0]
-        last_W = last_W[data.rfm.column("frequency")[last_W] > 0]
-        history = cls.at_windows(data, last_W)
-        elapsed_W = (until_ms - 1) // DAY_MS - (streams.end_ms_W[last_W] - 1) // DAY_MS
-        return history._replace(age_W=history.age_W + elapsed_W)
+        rfm = rfm_features(data.streams, Moments.at(data.streams, data.train_until_ms))
+        return cls.from_features(rfm, np.flatnonzero(rfm.column("frequency") > 0))
 
 
 def probability_no_purchase(
@@ -94,6 +91,16 @@ def expected_purchases(model: BetaGeoFitter, history: PurchaseHistory, days: flo
     return np.where(history.repeats_W == 0, without_repeats_W, expected_W)
 
 
+def median_days(model: BetaGeoFitter, history: PurchaseHistory, most: float) -> np.ndarray:
+    """(W,) days within which the next purchase is as likely as not, at most `most`."""
+    alive_W = probability_alive(model, history)
+    rate_W = model.params_["alpha"] + history.age_W
+    shape_W = model.params_["r"] + history.repeats_W
+    with np.errstate(all="ignore"):
+        days_W = rate_W * ((alive_W / (alive_W - 0.5)) ** (1 / shape_W) - 1)
+    return np.where((alive_W > 0.5) & (days_W < most), days_W, float(most))
+
+
 CHURN_SCORES: dict[str, Callable[[BetaGeoFitter, PurchaseHistory, float], np.ndarray]] = {
     "probability of no purchase": probability_no_purchase,
     "probability of being gone": lambda model, history, _: 1 - probability_alive(model, history),
@@ -104,9 +111,11 @@ CHURN_SCORES: dict[str, Callable[[BetaGeoFitter, PurchaseHistory, float], np.nda
 def predictions(
     data: BaselineData, on_fit: Callable[[int, int], None]
 ) -> BaselinePredictions | None:
-    """Churn by the best of CHURN_SCORES, and spend of at least 0. None if no fit converges."""
+    """Churn by the best of CHURN_SCORES, spend of at least 0, and the median time to the next
+    purchase. None if no fit converges.
+    """
     users = PurchaseHistory.at_training_end(data)
-    days = data.corpus.horizon_ms / DAY_MS
+    days = data.horizon_days
     purchase_models = _fit_each_penalizer(BetaGeoFitter, *users[:3])
     paid_W = users.monetary_W > 0
     amount_models = _fit_each_penalizer(
@@ -122,24 +131,31 @@ def predictions(
         {"penalizer": penalizer, "amount_penalizer": amount_penalizer}
         for penalizer, amount_penalizer in product(purchase_models, amount_models)
     ]
-    fits = len(churn_grid) + len(spend_grid)
+    days_grid = [{"penalizer": penalizer} for penalizer in purchase_models]
+    fits = len(churn_grid) + len(spend_grid) + len(days_grid)
 
     def fit_churn(settings: dict[str, Any]) -> Predict:
         model, score = purchase_models[settings["penalizer"]], CHURN_SCORES[settings["score"]]
-        return lambda windows_W: score(model, PurchaseHistory.at_windows(data, windows_W), days)
+        return lambda index_W: score(model, PurchaseHistory.from_features(data.rfm, index_W), days)
 
     def fit_spend(settings: dict[str, Any]) -> Predict:
         purchase_model = purchase_models[settings["penalizer"]]
         amount_model = amount_models[settings["amount_penalizer"]]
 
-        def predict(windows_W: np.ndarray) -> np.ndarray:
-            history = PurchaseHistory.at_windows(data, windows_W)
+        def predict(index_W: np.ndarray) -> np.ndarray:
+            history = PurchaseHistory.from_features(data.rfm, index_W)
             amount_W = amount_model.conditional_expected_average_profit(
                 1 + history.repeats_W, history.monetary_W
             )
             return np.maximum(expected_purchases(purchase_model, history, days) * amount_W, 0.0)
 
         return predict
+
+    def fit_days(settings: dict[str, Any]) -> Predict:
+        model = purchase_models[settings["penalizer"]]
+        return lambda index_W: median_days(
+            model, PurchaseHistory.from_features(data.rfm, index_W), days
+        )
 
     churn_settings, churn = choose_settings(
         data, churn_grid, fit_churn, ranking_loss, lambda done, _: on_fit(done, fits)
@@ -151,8 +167,15 @@ def predictions(
         absolute_error,
         lambda done, _: on_fit(len(churn_grid) + done, fits),
     )
-    chosen_settings = {"churn": churn_settings, "spend": spend_settings}
-    return BaselinePredictions.from_models(data, chosen_settings, churn, spend)
+    days_settings, time = choose_settings(
+        data,
+        days_grid,
+        fit_days,
+        absolute_days_error,
+        lambda done, _: on_fit(len(churn_grid) + len(spend_grid) + done, fits),
+    )
+    chosen_settings = {"churn": churn_settings, "spend": spend_settings, "days": days_settings}
+    return BaselinePredictions.from_models(data, chosen_settings, churn, spend, time)
 
 
 def _fit_each_penalizer(fitter: type, *inputs: np.ndarray) -> dict[float, Any]:

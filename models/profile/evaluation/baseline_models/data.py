@@ -1,87 +1,92 @@
-"""Input, tuning and output of every baseline model of churn and spend.
+"""Input, tuning and output of every baseline model of churn, spend and time to the next purchase.
 
-Predictions are made at a window's end. Settings are tuned on validation only; the test windows have
-no labels here.
+Predictions are made at moments (models/profile/evaluation/moments.py). Settings are tuned on
+validation only; the test moments have no labels here.
 
-Shape suffix: W windows.
+Shape suffix: W moments.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from sklearn.metrics import roc_auc_score
 
-from models.profile.data.examples import Corpus
+from models.profile.data.training_rows import Streams
 from models.profile.evaluation.baseline_models.rfm import RfmFeatures, rfm_features
-
-if TYPE_CHECKING:
-    from models.profile.data.prepared import Split
+from models.profile.evaluation.moments import Moments, Outcomes, outcomes
 
 
-class LabelledWindows(NamedTuple):
-    """Windows whose labels are known."""
+class Labelled(NamedTuple):
+    """Moments whose outcomes are known."""
 
-    windows_W: np.ndarray
+    index_W: np.ndarray  # rows of BaselineData.rfm
     churned_W: np.ndarray  # no purchase within the horizon
     spend_W: np.ndarray  # within the horizon, currency
+    days_W: np.ndarray  # to the next purchase, at most the horizon
 
     @property
     def has_both_classes(self) -> bool:
-        """Whether some windows churned and some did not."""
+        """Whether some users churned and some did not."""
         return bool(self.churned_W.any() and not self.churned_W.all())
 
 
-Predict = Callable[[np.ndarray], np.ndarray]  # (W,) windows to (W,) predictions
-Loss = Callable[[LabelledWindows, np.ndarray], float]  # of (W,) predictions; lower is better
+Predict = Callable[[np.ndarray], np.ndarray]  # (W,) rows of BaselineData.rfm to (W,) predictions
+Loss = Callable[[Labelled, np.ndarray], float]  # of (W,) predictions; lower is better
 
 
 class BaselineData(NamedTuple):
-    """Windows by split. Training labels are known by `train_until_ms`, validation labels later."""
+    """Moments by split, with their features. Training labels are known by `train_until_ms`."""
 
-    corpus: Corpus
+    streams: Streams
     rfm: RfmFeatures
-    train: LabelledWindows
-    validation: LabelledWindows
-    test_W: np.ndarray  # windows whose labels are known by the end of the test period
+    train: Labelled
+    validation: Labelled
+    test_W: np.ndarray  # rows of the features
     train_until_ms: int
+    horizon_days: int
 
     @classmethod
-    def from_corpus(cls, corpus: Corpus, split: Split) -> BaselineData:
-        """Validation includes training windows whose labels were unknown when training ended."""
-        all_W = np.arange(len(corpus.streams.user_W))
-        in_train_W = corpus.has_known_labels(all_W, split.train_until_ms)
-        in_validation_W = corpus.has_known_labels(all_W, split.validation_until_ms) & ~in_train_W
-        train, validation = (
-            LabelledWindows(
-                windows_W, corpus.purchases_W[windows_W] == 0, corpus.spend_W[windows_W]
-            )
-            for windows_W in (split.train[in_train_W[split.train]], np.flatnonzero(in_validation_W))
-        )
+    def from_moments(
+        cls,
+        streams: Streams,
+        train: Moments,
+        validation: Moments,
+        test: Moments,
+        train_until_ms: int,
+        horizon_days: int,
+    ) -> BaselineData:
+        first, second, end = np.cumsum([len(each.window_M) for each in (train, validation, test)])
+
+        def labelled(moments: Moments, rows: np.ndarray) -> Labelled:
+            known: Outcomes = outcomes(streams, moments, horizon_days)
+            return Labelled(rows, *known)
+
         return cls(
-            corpus,
-            rfm_features(corpus.streams),
-            train,
-            validation,
-            split.test[corpus.has_known_labels(split.test, split.test_until_ms)],
-            split.train_until_ms,
+            streams,
+            rfm_features(streams, train + validation + test),
+            labelled(train, np.arange(first)),
+            labelled(validation, np.arange(first, second)),
+            np.arange(second, end),
+            train_until_ms,
+            horizon_days,
         )
 
 
-class WindowPredictions(NamedTuple):
-    """Predictions for `windows_W`; None for what the baseline model does not predict."""
+class Predictions(NamedTuple):
+    """Predictions at W moments; None for what a model does not predict."""
 
-    windows_W: np.ndarray
-    churn_W: np.ndarray | None  # higher is likelier
-    spend_W: np.ndarray | None  # currency
+    churn_W: np.ndarray | None = None  # higher is likelier
+    spend_W: np.ndarray | None = None  # currency
+    days_W: np.ndarray | None = None  # days to the next purchase, at most the horizon
 
 
 class BaselinePredictions(NamedTuple):
-    validation: WindowPredictions
-    test: WindowPredictions
-    chosen_settings: dict[str, Any]  # by target: "churn", "spend"
+    validation: Predictions
+    test: Predictions
+    chosen_settings: dict[str, Any]  # by target: "churn", "spend", "days"
 
     @classmethod
     def from_models(
@@ -90,11 +95,12 @@ class BaselinePredictions(NamedTuple):
         chosen_settings: dict[str, Any],
         churn: Predict | None = None,
         spend: Predict | None = None,
+        days: Predict | None = None,
     ) -> BaselinePredictions:
-        """Predicts the windows of validation and test."""
+        """Predicts at the moments of validation and test."""
         predictions = (
-            WindowPredictions(windows_W, churn and churn(windows_W), spend and spend(windows_W))
-            for windows_W in (data.validation.windows_W, data.test_W)
+            Predictions(*(model and model(index_W) for model in (churn, spend, days)))
+            for index_W in (data.validation.index_W, data.test_W)
         )
         return cls(*predictions, chosen_settings)
 
@@ -114,18 +120,23 @@ def choose_settings(
     best_loss, best = np.inf, None
     for number, settings in enumerate(grid, 1):
         predict = fit(settings)
-        validation_loss = loss(data.validation, predict(data.validation.windows_W))
+        validation_loss = loss(data.validation, predict(data.validation.index_W))
         if best is None or validation_loss < best_loss:
             best_loss, best = validation_loss, (settings, predict)
         on_fit(number, len(grid))
     return best
 
 
-def ranking_loss(windows: LabelledWindows, churn_W: np.ndarray) -> float:
+def ranking_loss(labelled: Labelled, churn_W: np.ndarray) -> float:
     """1 - area under the ROC curve."""
-    return 1 - float(roc_auc_score(windows.churned_W, churn_W))
+    return 1 - float(roc_auc_score(labelled.churned_W, churn_W))
 
 
-def absolute_error(windows: LabelledWindows, spend_W: np.ndarray) -> float:
+def absolute_error(labelled: Labelled, spend_W: np.ndarray) -> float:
     """Mean absolute error, in currency."""
-    return float(np.abs(spend_W - windows.spend_W).mean())
+    return float(np.abs(spend_W - labelled.spend_W).mean())
+
+
+def absolute_days_error(labelled: Labelled, days_W: np.ndarray) -> float:
+    """Mean absolute error of the time to the next purchase, in days."""
+    return float(np.abs(days_W - labelled.days_W).mean())

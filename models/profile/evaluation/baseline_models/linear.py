@@ -4,7 +4,7 @@ Inputs are standardised. Steps are Nesterov's (1983) with the gradient restart o
 Candès 2015, arXiv:1204.3982. The step length is one over the gradient's Lipschitz constant, so
 convergence needs no tuning.
 
-Shape suffixes: N rows, W windows, F features, G = F + 1 features and the bias.
+Shape suffixes: N rows, W moments, F features, G = F + 1 features and the bias.
 """
 
 from __future__ import annotations
@@ -78,8 +78,8 @@ def linear_predictions(
     def fit(settings: dict[str, Any]) -> Predict:
         x_WF = _inputs(data, settings["inputs"])
         train = data.train
-        model = linear_regression(x_WF[train.windows_W], train.spend_W, settings["l2"])
-        return lambda windows_W: np.maximum(model(x_WF[windows_W]), 0.0)
+        model = linear_regression(x_WF[train.index_W], train.spend_W, settings["l2"])
+        return lambda index_W: np.maximum(model(x_WF[index_W]), 0.0)
 
     settings, spend = choose_settings(data, SETTINGS_GRID, fit, absolute_error, on_fit)
     return BaselinePredictions.from_models(data, {"spend": settings}, spend=spend)
@@ -93,8 +93,8 @@ def logistic_predictions(
     def fit(settings: dict[str, Any]) -> Predict:
         x_WF = _inputs(data, settings["inputs"])
         train = data.train
-        model = logistic_regression(x_WF[train.windows_W], train.churned_W, settings["l2"])
-        return lambda windows_W: expit(model(x_WF[windows_W]))
+        model = logistic_regression(x_WF[train.index_W], train.churned_W, settings["l2"])
+        return lambda index_W: expit(model(x_WF[index_W]))
 
     settings, churn = choose_settings(data, SETTINGS_GRID, fit, ranking_loss, on_fit)
     return BaselinePredictions.from_models(data, {"churn": settings}, churn=churn)

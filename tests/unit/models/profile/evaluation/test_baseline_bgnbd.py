@@ -7,20 +7,19 @@ from lifetimes import BetaGeoFitter
 from liveprofile.units import DAY_MS
 from models.profile.evaluation.baseline_models import bgnbd
 from models.profile.evaluation.baseline_models.data import (
-    BaselineData,
+    absolute_days_error,
     absolute_error,
     ranking_loss,
 )
 from tests.unit.models.profile.synthetic_streams import (
-    churning_customers,
-    corpus_and_split,
+    baseline_data,
     ignore_progress,
 )
 
 
 @pytest.fixture(scope="module")
 def data():
-    return BaselineData.from_corpus(*corpus_and_split(churning_customers()))
+    return baseline_data()
 
 
 @pytest.mark.parametrize(("a", "b"), [(0.8, 2.5), (0.2, 0.5)])
@@ -48,7 +47,7 @@ def test_bg_nbd_equals_the_posterior_mean_over_draws_from_the_prior(a, b):
 
 
 def test_bg_nbd_is_fitted_to_each_user_once_as_of_training_end(data):
-    users, streams = bgnbd.PurchaseHistory.at_training_end(data), data.corpus.streams
+    users, streams = bgnbd.PurchaseHistory.at_training_end(data), data.streams
     assert len(users.repeats_W) == streams.users
     user_N = np.repeat(streams.user_W, streams.last_W - streams.first_W)
     for user in range(streams.users):
@@ -66,6 +65,20 @@ def test_bg_nbd_predicts_churn_and_spend_of_synthetic_customers(data):
     average = np.full(len(data.validation.spend_W), data.train.spend_W.mean())
     error = absolute_error(data.validation, predictions.validation.spend_W)
     assert error < 0.8 * absolute_error(data.validation, average)
+    usual = np.full(len(data.validation.days_W), np.median(data.train.days_W))
+    error = absolute_days_error(data.validation, predictions.validation.days_W)
+    assert error < absolute_days_error(data.validation, usual)
+
+
+def test_median_days_is_where_the_probability_of_no_purchase_is_one_half():
+    model = BetaGeoFitter()
+    model.params_ = {"r": 1.2, "alpha": 10.0, "a": 0.2, "b": 2.5}
+    history = bgnbd.PurchaseHistory(*np.array([[5, 9, 3], [50, 59, 5], [50, 60, 300], [1] * 3]))
+    days = bgnbd.median_days(model, history, 90.0)
+    assert days[2] == 90  # gone, more likely than not
+    for user in range(2):
+        share = bgnbd.probability_no_purchase(model, history, days[user])[user]
+        assert share == pytest.approx(0.5, abs=1e-6)
 
 
 def test_bg_nbd_returns_none_and_prints_nothing_if_no_fit_converges(data, monkeypatch, capsys):

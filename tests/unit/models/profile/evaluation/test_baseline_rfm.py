@@ -6,6 +6,7 @@ import pytest
 from liveprofile.units import DAY_MS
 from models.profile.data.examples import PURCHASE
 from models.profile.evaluation.baseline_models.rfm import COLUMNS, rfm_features
+from models.profile.evaluation.moments import Moments
 from tests.unit.models.profile.synthetic_streams import (
     START_MS,
     make_streams,
@@ -13,12 +14,14 @@ from tests.unit.models.profile.synthetic_streams import (
 )
 
 
-def test_rfm_features_equal_a_plain_loop():
+@pytest.mark.parametrize("days_later", [0, 2.3, 50])
+def test_rfm_features_equal_a_plain_loop(days_later):
     streams = views_and_purchases()
-    features = rfm_features(streams)
+    at_ms = streams.end_ms_W + round(days_later * DAY_MS)
+    features = rfm_features(streams, Moments(np.arange(len(at_ms)), at_ms))
     assert features.names == list(COLUMNS)
     for window in range(len(streams.user_W)):
-        user, end_day = streams.user_W[window], (streams.end_ms_W[window] - 1) // DAY_MS
+        user, end_day = streams.user_W[window], (at_ms[window] - 1) // DAY_MS
         first = streams.first_W[np.flatnonzero(streams.user_W == user)[0]]
         tokens = np.arange(first, streams.last_W[window])
         tokens = tokens[streams.type_N[tokens] == PURCHASE]
@@ -55,5 +58,7 @@ def test_rfm_features_ignore_later_events():
     past = make_streams(*(column[kept] for column in columns), DAY_MS // 2)
     before = streams.end_ms_W <= START_MS + 60 * DAY_MS
     np.testing.assert_allclose(
-        rfm_features(past).values_WF, rfm_features(streams).values_WF[before], atol=1e-6
+        rfm_features(past, Moments.window_ends(past)).values_WF,
+        rfm_features(streams, Moments.window_ends(streams)).values_WF[before],
+        atol=1e-6,
     )

@@ -104,16 +104,33 @@ def test_rare_item_outside_the_history_is_not_a_candidate(shop, corpus):
     np.testing.assert_array_equal(few_ranked.category_rank_M, all_ranked.category_rank_M)
 
 
-def test_evaluate_command_reports_model_and_baseline_metrics(shop, monkeypatch):
+def evaluate_command(shop, monkeypatch, *arguments):
     monkeypatch.setitem(recipes.RECIPES, "general", MINIATURE)
-    arguments = ["evaluate", "general", "--rows", str(shop / "rows")]
-    result = CliRunner().invoke(app, [*arguments, "--checkpoint", str(shop / "model")])
+    command = ["evaluate", "general", "--rows", str(shop / "rows")]
+    result = CliRunner().invoke(app, [*command, "--checkpoint", str(shop / "model"), *arguments])
     assert result.exit_code == 0, result.output
-    report = json.loads(result.stdout.splitlines()[-1])
-    assert (report["part"], report["version"]) == ("test", "miniature-1")
-    category = report["next_event"]["category"]
-    assert {"model", "user_frequency", "popularity"} <= set(category)
-    difference, low, high = category["ndcg_at_10_over_user_frequency"]
-    assert low <= difference <= high
-    frequency = category["user_frequency"]["ndcg_at_10"]
-    assert difference == pytest.approx(category["model"]["ndcg_at_10"] - frequency, abs=2e-4)
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_evaluate_command_reports_what_is_served_on_validation(shop, monkeypatch, tmp_path):
+    log = tmp_path / "looks.jsonl"
+    report = evaluate_command(shop, monkeypatch, "--test-log", str(log))
+    assert (report["part"], report["version"]) == ("validation", "miniature-1")
+    assert not log.exists()
+    category = report["next_basket"]["category"]
+    assert {"own_counts", "tifu_knn", "boosted_ranker"} <= set(category["all"]["model_over"])
+    difference, low, high = category["all"]["model_over"]["popularity"]["ndcg_at_10"]
+    assert 0 < low <= difference <= high
+    assert set(report["any_time"]) == {"7_days", "30_days", "90_days"}
+    week = report["any_time"]["7_days"]
+    assert "auc" in week["churn"]["model"] and "model_over" in week["churn"]["xgboost"]
+    assert report["any_time"]["90_days"] is None  # the rows cover 60 days
+
+
+def test_evaluation_on_test_is_logged(shop, monkeypatch, tmp_path):
+    log = tmp_path / "looks.jsonl"
+    report = evaluate_command(shop, monkeypatch, "--part", "test", "--test-log", str(log))
+    assert report["part"] == "test"
+    (look,) = map(json.loads, log.read_text().splitlines())
+    assert look["checkpoint"] == "miniature-1"
+    assert look["figures"]["next_basket"] == report["next_basket"]
