@@ -256,7 +256,8 @@ def event_risk(
     with progress() as on_progress:
         model = train_simulated(chosen, out, on_progress)
     metadata = {
-        name: model.metadata[name] for name in ("setting", "thresholds", "validation", "test")
+        name: model.metadata[name]
+        for name in ("spans", "setting", "thresholds", "validation", "test")
     }
     print_json({"recipe": "event-risk", "version": model.version, "folder": str(out), **metadata})
 
@@ -308,16 +309,17 @@ def event_risk_handbook(
     """Train the fraud model and baseline models on card transactions of the Handbook.
 
     A card is a user, a terminal a shop. The model uses the features of the job, the baseline
-    models those of the Fraud Detection Handbook. Hyperparameters are chosen on an earlier period
-    of the same length. The test excludes cards that are known to be compromised. The last line is
-    JSON.
+    models those of the Fraud Detection Handbook, and then those of the job. Hyperparameters are
+    chosen on an earlier period of the same length. The test excludes cards that are known to be
+    compromised. The last line is JSON.
 
     Example: `liveprofile train event-risk-handbook --data transactions.parquet
     --train-start 2018-07-25 --train-end 2018-07-31 --test-start 2018-08-08 --test-end 2018-08-14`
     """
     from models.fraud.card_transactions.baselines import evaluate_baselines
     from models.fraud.card_transactions.data import TrainTestPeriod, read_transactions
-    from models.fraud.training.train_handbook import train_handbook
+    from models.fraud.card_transactions.features import handbook_features
+    from models.fraud.training.train_handbook import JobFeatures, train_handbook
 
     period = TrainTestPeriod.from_dates(
         train_start.date(), train_end.date(), delay_days, test_start.date(), test_end.date()
@@ -325,5 +327,11 @@ def event_risk_handbook(
     with progress() as on_progress:
         transactions = read_transactions(data, parse_columns(column))
         report = train_handbook(transactions, period, out, on_progress)
-        report["baselines"] = evaluate_baselines(transactions, period, on_progress)
+        x_NF = handbook_features(transactions, delay_days)
+        report["baselines"] = evaluate_baselines(
+            transactions, period, lambda rows: x_NF[rows], on_progress
+        )
+        report["baselines_with_features_of_the_job"] = evaluate_baselines(
+            transactions, period, JobFeatures(transactions, delay_days, on_progress), on_progress
+        )
     print_json({"recipe": "event-risk-handbook", **report})

@@ -16,12 +16,12 @@ SPAN_MS = {
     "1m": 60 * SECOND_MS,
     "10m": 600 * SECOND_MS,
     "1h": HOUR_MS,
+    "6h": 6 * HOUR_MS,
     "1d": DAY_MS,
     "3d": 3 * DAY_MS,
     "7d": 7 * DAY_MS,
-    "14d": 14 * DAY_MS,
-    "28d": 28 * DAY_MS,
     "30d": 30 * DAY_MS,
+    "90d": 90 * DAY_MS,
 }
 TYPE_LETTERS = {
     "purchase": "d",
@@ -166,33 +166,34 @@ class _ListFeatures:
     def _is_known_fraud(self, event: Event) -> bool:
         return event.id in self.labels and self.labels[event.id].fraud
 
-    def _for_any_owner(self, ratio_spans: tuple[str, ...]) -> dict[str, float]:
+    def _for_any_owner(self) -> dict[str, float]:
         values: dict[str, float] = {}
-        for span in ("1m", "10m", "1h", "1d", "7d", "30d"):
+        for span in ("1m", "10m", "1h", "6h", "1d", "3d", "7d", "30d", "90d"):
             values[f"events_{span}"] = len(self._within(span))
-        for span in ("1d", "7d", "30d"):
+        for span in ("1d", "3d", "7d", "30d", "90d"):
             amounts = [event.amount for event in self._within(span, "purchase")]
             values[f"mean_amount_{span}"] = sum(amounts) / len(amounts) if amounts else math.nan
-        for span in ("1h", "1d", "7d"):
+        for span in ("1h", "6h", "1d", "7d"):
             purchases = self._within(span, "purchase")
             tiny = sum(event.amount <= 2 for event in purchases)
             values[f"tiny_{span}"] = tiny
             values[f"tiny_share_{span}"] = tiny / len(purchases) if purchases else 0
-        values |= self._own_amount() | self._ratios(ratio_spans) | self._frauds()
+        values |= self._own_amount() | self._frauds()
+        values |= self._ratios(("1d", "3d", "7d", "30d", "90d"))
         values["list_events"] = len(self.past)
         values["list_days"] = (self.now_ms - self.past[0].time_ms) / DAY_MS if self.past else 0
         values["seconds_since_event"] = self._seconds_since(*TYPE_LETTERS)
         return values
 
     def for_user(self) -> dict[str, float]:
-        values = self._for_any_owner(("1d", "3d", "7d", "14d"))
+        values = self._for_any_owner()
         names = {"purchases": "purchase", "returns": "return", "logins": "login"}
-        for span in ("1m", "10m", "1h", "1d", "7d", "30d"):
+        for span in ("1m", "10m", "1h", "6h", "1d", "3d", "7d", "30d", "90d"):
             for plural, name in (names | {"coupons": "coupon"}).items():
                 values[f"{plural}_{span}"] = len(self._within(span, name))
             values[f"amount_{span}"] = sum(event.amount for event in self._within(span, "purchase"))
         for entity in ENTITIES:
-            for span in ("1h", "1d", "7d"):
+            for span in ("1h", "6h", "1d", "3d", "7d"):
                 keys = {getattr(event, entity) for event in self._within(span)} - {""}
                 values[f"{PLURALS[entity]}_{span}"] = len(keys)
             key = getattr(self.own, entity)
@@ -203,14 +204,14 @@ class _ListFeatures:
         return values
 
     def for_entity(self) -> dict[str, float]:
-        values = self._for_any_owner(("1d", "7d", "28d"))
-        for span in ("1d", "7d", "30d"):
+        values = self._for_any_owner()
+        for span in ("1d", "3d", "7d", "30d", "90d"):
             purchases = self._within(span, "purchase")
             values[f"purchases_{span}"] = len(purchases)
             values[f"amount_{span}"] = sum(event.amount for event in purchases)
-        for span in ("1h", "1d", "7d"):
+        for span in ("1h", "6h", "1d", "3d", "7d"):
             values[f"users_{span}"] = len({event.user for event in self._within(span)})
-        for span in ("1d", "7d"):
+        for span in ("1d", "3d", "7d"):
             recent = self._within(span)
             cut = len(self.past) - len(recent)
             earlier_users = {event.user for event in self.past[:cut]}
@@ -259,7 +260,7 @@ class _ListFeatures:
 
     def _frauds(self) -> dict[str, float]:
         values: dict[str, float] = {}
-        for span in ("1d", "7d", "30d"):
+        for span in ("1d", "7d", "30d", "90d"):
             recent, settled = self._within(span), self._within(span, end_ms_ago=self.delay_ms)
             values[f"frauds_{span}"] = sum(map(self._is_known_fraud, recent))
             values[f"fraud_rate_{span}"] = values[f"frauds_{span}"] / max(len(recent), 1)
@@ -270,17 +271,18 @@ class _ListFeatures:
                 self.now_ms - label.time_ms < SPAN_MS[span] for label in fraud_labels
             )
         known_frauds = [event for event in self.past if self._is_known_fraud(event)]
-        spree_from_ms = self.now_ms - self.delay_ms - SPAN_MS["28d"]
-        spree = [event for event in known_frauds if event.time_ms > spree_from_ms]
         values["days_since_last_fraud"] = (
             (self.now_ms - known_frauds[-1].time_ms) / DAY_MS if known_frauds else math.nan
         )
-        values["days_since_first_fraud"] = values["risk_since_first_fraud"] = math.nan
-        if spree:
-            values["days_since_first_fraud"] = (self.now_ms - spree[0].time_ms) / DAY_MS
         settled = [event for event in self.past if event.time_ms <= self.now_ms - self.delay_ms]
-        since = settled[self.past.index(spree[0]) :] if spree else []
-        values["risk_since_first_fraud"] = sum(map(self._is_known_fraud, since)) / max(
-            len(since), 1
-        )
+        for span in ("7d", "30d", "90d"):
+            spree_from_ms = self.now_ms - self.delay_ms - SPAN_MS[span]
+            spree = [event for event in known_frauds if event.time_ms > spree_from_ms]
+            values[f"days_since_first_fraud_{span}"] = (
+                (self.now_ms - spree[0].time_ms) / DAY_MS if spree else math.nan
+            )
+            since = settled[self.past.index(spree[0]) :] if spree else []
+            values[f"risk_since_first_fraud_{span}"] = sum(map(self._is_known_fraud, since)) / max(
+                len(since), 1
+            )
         return values

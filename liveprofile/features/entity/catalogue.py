@@ -7,7 +7,6 @@ from typing import NamedTuple
 from liveprofile.features.entity.columns import (
     COUNTED_TYPES,
     DISTINCT_SPANS,
-    ENTITY_RATIO_SPANS,
     LARGE_RATIO,
     MEAN_SPANS,
     NEW_SPANS,
@@ -15,9 +14,8 @@ from liveprofile.features.entity.columns import (
     SPANS,
     TINY_AMOUNT,
     TINY_SPANS,
-    USER_RATIO_SPANS,
 )
-from liveprofile.features.entity.labels import FRAUD_LOOKBACK, LABEL_SPANS
+from liveprofile.features.entity.labels import LABEL_SPANS, SPREE_SPANS
 from liveprofile.wire.scored_events import ENTITY_NAMES
 
 
@@ -54,9 +52,7 @@ def _event_features() -> dict[str, Feature]:
     }
 
 
-def _owner_features(
-    ratio_spans: tuple[str, ...], amount_spans: tuple[str, ...]
-) -> dict[str, Feature]:
+def _owner_features(amount_spans: tuple[str, ...]) -> dict[str, Feature]:
     """The features that users and entities share."""
     tiny = f"purchases of at most {TINY_AMOUNT:g}"
     features = _by_span("events", "count", "events", SPANS)
@@ -75,10 +71,10 @@ def _owner_features(
             ),
         }
     features |= _by_span(
-        "large", "count", f"purchases above {LARGE_RATIO:g} times the usual amount", ratio_spans
+        "large", "count", f"purchases above {LARGE_RATIO:g} times the usual amount", MEAN_SPANS
     )
     features |= _by_span(
-        "mean_ratio", "ratio", "mean of purchases over the usual amount at the time", ratio_spans
+        "mean_ratio", "ratio", "mean of purchases over the usual amount at the time", MEAN_SPANS
     )
     features |= _by_span("tiny", "count", tiny, TINY_SPANS)
     features |= _by_span("tiny_share", "share", f"{tiny}, of all", TINY_SPANS)
@@ -93,17 +89,18 @@ def _owner_features(
         when = _describe_span(span) + delayed
         features[f"settled_{span}"] = Feature("count", f"events with matured labels {when}")
         features[f"risk_{span}"] = Feature("share", f"known frauds, of the events {when}")
-    when = _describe_span(FRAUD_LOOKBACK) + delayed
     features["days_since_last_fraud"] = Feature("days", "since the latest known fraud")
-    features["days_since_first_fraud"] = Feature("days", f"since the first known fraud {when}")
-    features["risk_since_first_fraud"] = Feature(
-        "share", "known frauds, of all events with matured labels since then"
-    )
+    for span in SPREE_SPANS:
+        first = f"since the first known fraud {_describe_span(span)}{delayed}"
+        features[f"days_since_first_fraud_{span}"] = Feature("days", first)
+        features[f"risk_since_first_fraud_{span}"] = Feature(
+            "share", f"known frauds, of all events with matured labels {first}"
+        )
     return features
 
 
 def _user_features() -> dict[str, Feature]:
-    features = _owner_features(USER_RATIO_SPANS, SPANS)
+    features = _owner_features(SPANS)
     for name in COUNTED_TYPES:
         features |= _by_span(name, "count", name, SPANS)
     for entity, plural in PLURAL.items():
@@ -117,7 +114,7 @@ def _user_features() -> dict[str, Feature]:
 
 
 def _entity_features() -> dict[str, Feature]:
-    features = _owner_features(ENTITY_RATIO_SPANS, MEAN_SPANS)
+    features = _owner_features(MEAN_SPANS)
     features |= _by_span("purchases", "count", "purchases", MEAN_SPANS)
     features |= _by_span("users", "count", "different users", DISTINCT_SPANS)
     return features | _by_span("new_user_share", "share", "events of users new to it", NEW_SPANS)

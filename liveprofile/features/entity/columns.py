@@ -9,19 +9,17 @@ import numpy as np
 
 from liveprofile.features.entity.labels import fraud_columns
 from liveprofile.features.entity.lists import EventLists
-from liveprofile.features.entity.past_events import PastEvents, sums_to_last
+from liveprofile.features.entity.past_events import SPANS_MS, PastEvents, sums_to_last
 from liveprofile.units import DAY_MS
 from liveprofile.wire.entity_lists import MISSING
 from liveprofile.wire.scored_events import ENTITY_NAMES
 from liveprofile.wire.tokens import TYPE_INDEX, TYPE_LETTERS
 
-SPANS = ("1m", "10m", "1h", "1d", "7d", "30d")
-DISTINCT_SPANS = ("1h", "1d", "7d")
-MEAN_SPANS = ("1d", "7d", "30d")
-USER_RATIO_SPANS = ("1d", "3d", "7d", "14d")
-ENTITY_RATIO_SPANS = ("1d", "7d", "28d")
-TINY_SPANS = ("1h", "1d", "7d")
-NEW_SPANS = ("1d", "7d")
+SPANS = tuple(SPANS_MS)
+DISTINCT_SPANS = ("1h", "6h", "1d", "3d", "7d")
+MEAN_SPANS = ("1d", "3d", "7d", "30d", "90d")
+TINY_SPANS = ("1h", "6h", "1d", "7d")
+NEW_SPANS = ("1d", "3d", "7d")
 COUNTED_TYPES = {
     "purchases": "purchase",
     "returns": "return",
@@ -64,7 +62,7 @@ def user_columns(rows: EventLists, delay_ms: int) -> Columns:
         }
         | {PLURAL[entity]: last_T for entity, (_, last_T) in keys.items()}
     )
-    columns = _owner_columns(past, sums, SPANS, USER_RATIO_SPANS)
+    columns = _owner_columns(past, sums, SPANS)
     for name in COUNTED_TYPES:
         columns |= _columns_by_span(name, sums[name], SPANS)
     for (entity, (first_T, _)), ids_T in zip(keys.items(), past.ids, strict=True):
@@ -83,7 +81,7 @@ def entity_columns(rows: EventLists, delay_ms: int) -> Columns:
     bought_T = past.letter_T == type_letter("purchase")
     first_T, last_T = past.first_and_last_by_key(past.ids[0])
     sums = past.sums_by_span(_summed_values(past, bought_T) | {"users": last_T, "new": first_T})
-    columns = _owner_columns(past, sums, MEAN_SPANS, ENTITY_RATIO_SPANS)
+    columns = _owner_columns(past, sums, MEAN_SPANS)
     columns |= _columns_by_span("purchases", sums["purchases"], MEAN_SPANS)
     columns |= _columns_by_span("users", sums["users"], DISTINCT_SPANS)
     for span in NEW_SPANS:
@@ -119,20 +117,16 @@ def _columns_by_span(name: str, by_span: Columns, spans: tuple[str, ...]) -> Col
 
 
 def _owner_columns(
-    past: PastEvents,
-    sums: dict[str, Columns],
-    amount_spans: tuple[str, ...],
-    ratio_spans: tuple[str, ...],
+    past: PastEvents, sums: dict[str, Columns], amount_spans: tuple[str, ...]
 ) -> Columns:
     """The columns that users and entities share."""
     columns = _columns_by_span("events", sums["events"], SPANS)
     columns |= _columns_by_span("amount", sums["amount"], amount_spans)
-    columns |= _columns_by_span("large", sums["large"], ratio_spans)
+    columns |= _columns_by_span("large", sums["large"], MEAN_SPANS)
     columns |= _columns_by_span("tiny", sums["tiny"], TINY_SPANS)
     bought = sums["purchases"]
     for span in MEAN_SPANS:
         columns[f"mean_amount_{span}"] = _mean(sums["amount"][span], bought[span])
-    for span in ratio_spans:
         columns[f"mean_ratio_{span}"] = _mean(sums["ratio"][span], bought[span])
     for span in TINY_SPANS:
         columns[f"tiny_share_{span}"] = sums["tiny"][span] / np.maximum(bought[span], 1)

@@ -17,8 +17,8 @@ from liveprofile.features.entity.past_events import (
 from liveprofile.units import DAY_MS
 from liveprofile.wire.entity_lists import FRAUD, is_event
 
-LABEL_SPANS = ("1d", "7d", "30d")
-FRAUD_LOOKBACK = "28d"  # earlier frauds do not count as the first fraud
+LABEL_SPANS = ("1d", "7d", "30d", "90d")
+SPREE_SPANS = ("7d", "30d", "90d")  # the first fraud within a span starts a spree
 _HASH_BITS = 32
 
 
@@ -81,26 +81,36 @@ def fraud_columns(past: PastEvents, delay_ms: int) -> dict[str, np.ndarray]:
         columns[f"fraud_labels_{span}"] = labels.labelled_within(span, len(past.now_ms_S))
         columns[f"settled_{span}"] = matured_S
         columns[f"risk_{span}"] = delayed_SW[:, w] / np.maximum(matured_S, 1)
-    return columns | _since_fraud_columns(past, fraud_T, delay_ms)
+    columns |= _since_last_fraud(past, fraud_T)
+    for span in SPREE_SPANS:
+        columns |= _since_first_fraud(past, fraud_T, delay_ms, span)
+    return columns
 
 
-def _since_fraud_columns(
-    past: PastEvents, fraud_T: np.ndarray, delay_ms: int
+def _since_last_fraud(past: PastEvents, fraud_T: np.ndarray) -> dict[str, np.ndarray]:
+    fraud_indices = np.flatnonzero(fraud_T)
+    padded_indices = np.concatenate([[-1], fraud_indices])
+    last_S = padded_indices[np.searchsorted(fraud_indices, past.end_S)]
+    age_T = np.append(past.age_T, 0) / DAY_MS
+    return {"days_since_last_fraud": np.where(last_S >= past.start_S, age_T[last_S], np.nan)}
+
+
+def _since_first_fraud(
+    past: PastEvents, fraud_T: np.ndarray, delay_ms: int, span: str
 ) -> dict[str, np.ndarray]:
     count = len(fraud_T)
     fraud_indices = np.flatnonzero(fraud_T)
-    padded_indices = np.concatenate([[-1], fraud_indices, [count]])
-    last_S = padded_indices[np.searchsorted(fraud_indices, past.end_S)]
-    lookback_S = past.index_before(delay_ms + SPANS_MS[FRAUD_LOOKBACK])
-    first_S = padded_indices[np.searchsorted(fraud_indices, lookback_S) + 1]
+    padded_indices = np.append(fraud_indices, count)
+    lookback_S = past.index_before(delay_ms + SPANS_MS[span])
+    first_S = padded_indices[np.searchsorted(fraud_indices, lookback_S)]
     age_T = np.append(past.age_T, 0) / DAY_MS
     has_first_S = first_S < past.end_S
     matured_end_S = past.index_before(delay_ms)
     since_SB = np.minimum(np.array([first_S, matured_end_S]).T, count)
     events_S = since_SB[:, 1] - since_SB[:, 0]
     frauds_S = sums_between([fraud_T], since_SB)[0, :, 0]
+    risk_S = np.where(has_first_S, frauds_S / np.maximum(events_S, 1), 0.0)
     return {
-        "days_since_last_fraud": np.where(last_S >= past.start_S, age_T[last_S], np.nan),
-        "days_since_first_fraud": np.where(has_first_S, age_T[first_S], np.nan),
-        "risk_since_first_fraud": np.where(has_first_S, frauds_S / np.maximum(events_S, 1), 0.0),
+        f"days_since_first_fraud_{span}": np.where(has_first_S, age_T[first_S], np.nan),
+        f"risk_since_first_fraud_{span}": risk_S,
     }

@@ -15,16 +15,17 @@ import numpy as np
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS, SECOND_MS
 from liveprofile.wire.entity_lists import MISSING, TokenLists, is_event
 
+# The ladder of spans: every feature takes its spans from it.
 SPANS_MS = {
     "1m": MINUTE_MS,
     "10m": 10 * MINUTE_MS,
     "1h": HOUR_MS,
+    "6h": 6 * HOUR_MS,
     "1d": DAY_MS,
     "3d": 3 * DAY_MS,
     "7d": 7 * DAY_MS,
-    "14d": 14 * DAY_MS,
-    "28d": 28 * DAY_MS,
     "30d": 30 * DAY_MS,
+    "90d": 90 * DAY_MS,
 }
 _LONGEST_FIRST = dict(reversed(SPANS_MS.items()))
 _MAX_AGE_MS = 1 << 41  # 69 years, more than the time between any two events

@@ -1,4 +1,4 @@
-"""The baselines of chapter 3 of the Fraud Detection Handbook, on the handbook's own features.
+"""The baselines of chapter 3 of the Fraud Detection Handbook, on its features or on the job's.
 
 Hyperparameters have the best average precision on the validation period, whose labels are all
 known by the end of the training. The test period is scored once, with the chosen hyperparameters.
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from sklearn.ensemble import RandomForestClassifier
+from sklearn.impute import SimpleImputer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -21,13 +22,11 @@ from xgboost import XGBClassifier
 
 from liveprofile.progress import Progress
 from models.fraud.card_transactions.data import (
-    RankingMetrics,
     TrainTestPeriod,
     Transactions,
     ranking_metrics,
     train_test_rows,
 )
-from models.fraud.card_transactions.features import handbook_features
 
 SEED = 20180801
 ROWS_FOR_THREADS = 20_000
@@ -65,7 +64,11 @@ def _make_forest(settings: dict[str, Any], rows: int) -> ProbabilityClassifier:
 
 
 def _make_logistic(settings: dict[str, Any], _rows: int) -> ProbabilityClassifier:
-    return make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000, **settings))
+    return make_pipeline(
+        SimpleImputer(strategy="median", keep_empty_features=True),
+        StandardScaler(),
+        LogisticRegression(max_iter=1000, **settings),
+    )
 
 
 BASELINES = {
@@ -93,42 +96,73 @@ BASELINES = {
 }
 
 
+FeaturesOf = Callable[[np.ndarray], np.ndarray]  # (W,) rows to their (W, F) features
+
+
+class Split(NamedTuple):
+    """N rows to train on and M to measure on."""
+
+    x_NF: np.ndarray
+    fraud_N: np.ndarray
+    x_MF: np.ndarray
+    rows_M: np.ndarray  # of the transactions
+
+    def scores(self, baseline: BaselineModel, settings: dict[str, Any]) -> np.ndarray:
+        """Trains the baseline and returns the (M,) scores of the rows to measure on."""
+        classifier = baseline.make(settings, len(self.x_NF))
+        classifier.fit(self.x_NF, self.fraud_N.astype(np.int8))
+        return classifier.predict_proba(self.x_MF)[:, 1]
+
+
+def make_split(data: Transactions, period: TrainTestPeriod, features_of: FeaturesOf) -> Split:
+    """Raises InputError if a part of the period has no frauds, or nothing else."""
+    train_rows, rows_M = train_test_rows(data, period)
+    return Split(features_of(train_rows), data.fraud_N[train_rows], features_of(rows_M), rows_M)
+
+
+def choose_settings(
+    data: Transactions,
+    baseline: BaselineModel,
+    validation: Split,
+    on_fit: Callable[[], None] = lambda: None,
+) -> tuple[dict[str, Any], np.ndarray]:
+    """Returns the settings with the best average precision, and their (M,) scores."""
+    best: tuple[float, dict[str, Any], np.ndarray] | None = None
+    for settings in baseline.settings:
+        score_M = validation.scores(baseline, settings)
+        precision = ranking_metrics(data, validation.rows_M, score_M).average_precision
+        if best is None or precision > best[0]:
+            best = precision, settings, score_M
+        on_fit()
+    return best[1:]
+
+
 def evaluate_baselines(
     data: Transactions,
     period: TrainTestPeriod,
+    features_of: FeaturesOf,
     on_progress: Progress = lambda stage, done, total: None,
 ) -> dict[str, Any]:
     """Returns `settings`, `validation` and `test` metrics of each baseline.
 
     Raises InputError if a period has no frauds, or nothing else.
     """
-    x_NF = handbook_features(data, period.delay_days)
-    test_split = train_test_rows(data, period)
-    validation_split = train_test_rows(data, period.validation_period())
-    fits = sum(len(baseline.settings) + 1 for baseline in BASELINES.values())
+    validation = make_split(data, period.validation_period(), features_of)
+    test = make_split(data, period, features_of)
+    fits = sum(len(baseline.settings) for baseline in BASELINES.values())
     fit_numbers = count(1)
-
-    def fit_and_measure(
-        baseline: BaselineModel, settings: dict[str, Any], rows: tuple[np.ndarray, np.ndarray]
-    ) -> RankingMetrics:
-        """rows: those to train on, then those to measure on."""
-        train_rows, measured_rows = rows
-        classifier = baseline.make(settings, len(train_rows))
-        classifier.fit(x_NF[train_rows], data.fraud_N[train_rows].astype(np.int8))
-        score_M = classifier.predict_proba(x_NF[measured_rows])[:, 1]
-        on_progress("fit baselines", next(fit_numbers), fits)
-        return ranking_metrics(data, measured_rows, score_M)
-
     report = {}
     for name, baseline in BASELINES.items():
-        candidates = [
-            (settings, fit_and_measure(baseline, settings, validation_split))
-            for settings in baseline.settings
-        ]
-        settings, validation = max(candidates, key=lambda chosen: chosen[1].average_precision)
+        settings, score_M = choose_settings(
+            data,
+            baseline,
+            validation,
+            lambda: on_progress("fit baselines", next(fit_numbers), fits),
+        )
+        test_score_M = test.scores(baseline, settings)
         report[name] = {
             "settings": settings,
-            "validation": validation._asdict(),
-            "test": fit_and_measure(baseline, settings, test_split)._asdict(),
+            "validation": ranking_metrics(data, validation.rows_M, score_M)._asdict(),
+            "test": ranking_metrics(data, test.rows_M, test_score_M)._asdict(),
         }
     return report

@@ -1,19 +1,22 @@
-"""Explains the score of an event by occlusion (Zeiler and Fergus 2013, arXiv:1311.2901).
+"""Explains the score of an event.
 
-The features of a group take their usual values (medians of legitimate events) and the event is
-scored again. The drop of the log-odds is the weight of the group as a reason. An earlier event of
-the user is a reason by the drop of the log-odds without it. To explain one event costs about as
-much as to score fifty, so only flagged events are explained.
+The weight of a group of features is the sum of their exact Shapley values in the trees (TreeSHAP:
+Lundberg and others 2020, doi:10.1038/s42256-019-0138-9): how much they raise the log-odds above
+those of the average event. An earlier event of the user is a reason by the drop of the log-odds
+without it (occlusion: Zeiler and Fergus 2013, arXiv:1311.2901). Only flagged events are explained,
+because one costs as much as to score dozens. models.fraud.explain.faithfulness measures them.
 
 Shape suffixes: n events, F features, G groups, P sets of features, C occluded earlier events.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 import numpy as np
+import xgboost as xgb
 
 from liveprofile.features.entity import EVENT_FEATURES, SCORED_TYPES, EventLists, TokenLists
 from liveprofile.wire.entity_lists import is_event
@@ -24,7 +27,7 @@ from models.fraud.model import ANY_TYPE, FraudModel, probability
 MAX_REASONS = 3
 MAX_EARLIER_EVENTS = 2
 MAX_OCCLUDED_EVENTS = 16  # newest earlier events of the user to occlude
-MIN_DROP = 0.1  # log-odds; a smaller drop is no reason
+MIN_WEIGHT = 0.1  # log-odds; a smaller weight or drop is no reason
 EARLIER_EVENT = "EARLIER_EVENT"
 
 
@@ -37,10 +40,10 @@ class EventOcclusions(NamedTuple):
     drop_C: np.ndarray  # of the log-odds
 
     def strongest(self, row: int, count: int) -> list[int]:
-        """Returns indices of the row's events with the largest drops of at least MIN_DROP."""
+        """Returns indices of the row's events with the largest drops of at least MIN_WEIGHT."""
         candidates = np.flatnonzero(self.row_C == row)
         candidates = candidates[np.argsort(-self.drop_C[candidates], kind="stable")[:count]]
-        return [c for c in candidates.tolist() if self.drop_C[c] >= MIN_DROP]
+        return [c for c in candidates.tolist() if self.drop_C[c] >= MIN_WEIGHT]
 
 
 class ScoreReason(NamedTuple):
@@ -48,7 +51,7 @@ class ScoreReason(NamedTuple):
     value: float | None  # None: unknown
     usual: float | None
     sentence: str
-    drop: float  # of the log-odds
+    weight: float  # in log-odds
 
     def as_dict(self) -> dict[str, Any]:
         """Returns the fields that a flag stores."""
@@ -68,77 +71,52 @@ def explain(
     """
     groups = feature_groups(tuple(model.names))
     flagged = np.asarray(flagged, np.int64)
+    if not len(flagged):
+        return []
     occlusions = _occlude_events(model, events, x_nF, flagged)
+    shapley_nF = shapley_values(model, x_nF[flagged])
     return [
-        _group_reasons(model, groups, x_nF[i], _scored_type(events, i), limit)
+        _group_reasons(model, groups, x_nF[i], shapley_F, _scored_type(events, i), limit)
         + _event_reasons(events, occlusions, i)
-        for i in flagged.tolist()
+        for i, shapley_F in zip(flagged.tolist(), shapley_nF, strict=True)
     ]
 
 
-def log_odds_drops(
-    model: FraudModel, x_F: np.ndarray, groups_of_features: list[list[int]], usual_F: np.ndarray
-) -> np.ndarray:
-    """Returns (P,) drops of the log-odds if one set of features takes its usual values.
+def shapley_values(model: FraudModel, x_nF: np.ndarray) -> np.ndarray:
+    """(n, F) exact Shapley values in calibrated log-odds.
 
-    A set of unknown features keeps its values: an event without a coupon is usual.
+    0 for an unknown feature: an event without a coupon is usual.
     """
-    occluded_PF = np.tile(x_F, (len(groups_of_features) + 1, 1))
-    for p, features in enumerate(groups_of_features, 1):
-        if not np.isnan(x_F[features]).all():
-            occluded_PF[p, features] = usual_F[features]
-    log_odds = model.log_odds(occluded_PF)
-    return log_odds[0] - log_odds[1:]
+    data = xgb.DMatrix(x_nF, feature_names=model.names, nthread=1)
+    values_nF = model.booster.predict(data, pred_contribs=True)[:, :-1]  # the last is the bias
+    return np.where(np.isnan(x_nF), 0.0, model.calibration.slope * values_nF)
 
 
-def faithfulness(
-    model: FraudModel, x_nF: np.ndarray, types: list[str], seed: int = 0
-) -> dict[str, float]:
-    """Measures whether the model relies on the top reasons.
-
-    Returns the mean drop of the log-odds of flagged events if the top group takes its usual values
-    (`top`), and the same for a random group (`random`). Meaningful reasons have a far larger drop.
-    Without events there are no means.
-    """
-    if not types:
-        return {"events": 0}
-    generator = np.random.default_rng(seed)
-    groups_of_features = [group.features for group in feature_groups(tuple(model.names))]
-    top_drops, random_drops = [], []
-    for x_F, event_type in zip(x_nF, types, strict=True):
-        drop_P = log_odds_drops(model, x_F, groups_of_features, model.usual_for(event_type))
-        top_drops.append(drop_P.max())
-        random_drops.append(generator.choice(drop_P))
-    return {
-        "events": len(top_drops),
-        "top": float(np.mean(top_drops)),
-        "random": float(np.mean(random_drops)),
-    }
+def group_weights(groups: Sequence[FeatureGroup], shapley_nF: np.ndarray) -> np.ndarray:
+    """(n, G) sums of the groups' Shapley values, which rank the reasons."""
+    return np.array([shapley_nF[:, group.features].sum(axis=1) for group in groups]).T
 
 
 def _group_reasons(
     model: FraudModel,
     groups: tuple[FeatureGroup, ...],
     x_F: np.ndarray,
+    shapley_F: np.ndarray,
     event_type: str,
     limit: int,
 ) -> list[ScoreReason]:
     usual_F = model.usual_for(event_type)
-    drop_G = log_odds_drops(model, x_F, [group.features for group in groups], usual_F)
-    strongest = [g for g in np.argsort(-drop_G, kind="stable")[:limit] if drop_G[g] >= MIN_DROP]
-    # A reason shows the one feature of its group whose own drop is the largest.
-    shown = [(g, f) for g in strongest for f in groups[g].shown if not np.isnan(x_F[f])]
-    single_drops = log_odds_drops(model, x_F, [[f] for _, f in shown], usual_F) if shown else []
+    [weight_G] = group_weights(groups, shapley_F[None])
+    strongest = np.argsort(-weight_G, kind="stable")[:limit]
     reasons = []
-    for g in strongest:
-        drops = {
-            f: drop for (group, f), drop in zip(shown, single_drops, strict=True) if group == g
-        }
-        index = max(drops, key=drops.__getitem__) if drops else groups[g].shown[0]
+    for g in strongest[weight_G[strongest] >= MIN_WEIGHT]:
+        # A reason shows the one feature of its group whose own value is the largest.
+        known = [f for f in groups[g].shown if not np.isnan(x_F[f])]
+        index = max(known or groups[g].shown, key=shapley_F.__getitem__)
         value, usual = _rounded(x_F[index]), _rounded(usual_F[index])
         name = model.names[index]
         sentence = f"{groups[g].title}: {_describe_feature(name, value, usual)}"
-        reasons.append(ScoreReason(groups[g].code, value, usual, sentence, float(drop_G[g])))
+        reasons.append(ScoreReason(groups[g].code, value, usual, sentence, float(weight_G[g])))
     return reasons
 
 

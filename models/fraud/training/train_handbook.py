@@ -7,8 +7,9 @@ The test period is scored once, with the chosen hyperparameters.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -31,12 +32,15 @@ from models.fraud.datasets.entity_history import (
 from models.fraud.datasets.labelled_features import LabelledFeatures, downsample_legitimate
 from models.fraud.model import probability
 from models.fraud.training.fit import (
+    SETTINGS,
+    TunedTrees,
     build_model,
     fit_calibration,
     fit_trees,
     reliability,
     tune_trees,
 )
+from models.fraud.training.span_sets import SPAN_SETS, choose_spans
 
 # Transactions have no device, place, coupon or address, so features of these entities are left out.
 FEATURES = ["amount", "hour", "weekend", "night"]
@@ -59,46 +63,93 @@ def build_history(data: Transactions, delay_days: float, keep: int = LIST_LENGTH
     return EntityHistory(events, LabelColumns(frauds, np.ones(len(frauds), bool), known_ms), keep)
 
 
+class JobFeatures:
+    """The features that the job would compute for the transactions."""
+
+    def __init__(
+        self,
+        data: Transactions,
+        delay_days: float,
+        on_progress: Progress = lambda stage, done, total: None,
+    ):
+        self._history, self._fraud_N = build_history(data, delay_days), data.fraud_N
+        self._delay_days, self._on_progress = delay_days, on_progress
+
+    def __call__(self, rows: np.ndarray) -> np.ndarray:
+        """Returns all FEATURES of these rows."""
+        return self.labelled(rows, FEATURES).x_NF
+
+    def labelled(self, rows: np.ndarray, names: list[str]) -> LabelledFeatures:
+        x_NF = self._history.features(rows, names, self._delay_days, self._on_progress)
+        return LabelledFeatures(x_NF, self._fraud_N[rows])
+
+    def training(self, rows: np.ndarray, names: list[str]) -> tuple[LabelledFeatures, float]:
+        """Returns all frauds and some other rows, and the weight of the others."""
+        kept, weight = downsample_legitimate(self._fraud_N[rows])
+        return self.labelled(rows[kept], names), weight
+
+
+class ChosenTrees(NamedTuple):
+    """Spans and settings, with the validation split that has chosen them."""
+
+    names: list[str]
+    spans: dict[str, Any]
+    tuned: TunedTrees
+    fraud_N: np.ndarray  # of the validation split
+    rows_N: np.ndarray
+
+
+def choose_trees(
+    data: Transactions,
+    features: JobFeatures,
+    period: TrainTestPeriod,
+    span_sets: Sequence[str] = tuple(SPAN_SETS),
+    on_progress: Progress = lambda stage, done, total: None,
+) -> ChosenTrees:
+    """Chooses spans and settings on `period`. Raises InputError if a part of it has no frauds."""
+    train_rows, rows_N = train_test_rows(data, period)
+    train, weight = features.training(train_rows, FEATURES)
+    spans = choose_spans(
+        train,
+        weight,
+        features.labelled(rows_N, FEATURES),
+        FEATURES,
+        SETTINGS[0],
+        span_sets,
+        on_progress,
+    )
+    tuned = tune_trees(spans.train, weight, spans.validation, spans.names, on_progress=on_progress)
+    return ChosenTrees(spans.names, spans.report, tuned, spans.validation.fraud_N, rows_N)
+
+
 def train_handbook(
     data: Transactions,
     period: TrainTestPeriod,
     out: Path | None = None,
     on_progress: Progress = lambda stage, done, total: None,
+    span_sets: Sequence[str] = tuple(SPAN_SETS),
 ) -> dict[str, Any]:
-    """Returns a report: the chosen settings, and `validation` and `test` metrics.
+    """Returns a report: the chosen spans and settings, and `validation` and `test` metrics.
 
     The metrics are those of models.fraud.card_transactions.baselines. out: folder to write the
     model to. Raises InputError if a period has no frauds, or nothing else.
     """
-    history = build_history(data, period.delay_days)
-    tuning_rows, validation_rows = train_test_rows(data, period.validation_period())
+    features = JobFeatures(data, period.delay_days, on_progress)
     train_rows, test_rows = train_test_rows(data, period)
-
-    def examples(rows: np.ndarray) -> LabelledFeatures:
-        x_NF = history.features(rows, FEATURES, period.delay_days, on_progress)
-        return LabelledFeatures(x_NF, data.fraud_N[rows])
-
-    def training_examples(rows: np.ndarray) -> tuple[LabelledFeatures, float]:
-        kept, weight = downsample_legitimate(data.fraud_N[rows])
-        return examples(rows[kept]), weight
-
-    validation = examples(validation_rows)
-    tuned = tune_trees(
-        *training_examples(tuning_rows), validation, FEATURES, on_progress=on_progress
-    )
-    calibration = fit_calibration(tuned.log_odds_N, validation.fraud_N)
-    train, weight = training_examples(train_rows)
-    test = examples(test_rows)
+    chosen = choose_trees(data, features, period.validation_period(), span_sets, on_progress)
+    train, weight = features.training(train_rows, chosen.names)
+    test = features.labelled(test_rows, chosen.names)
     report = {
-        "settings": tuned.setting,
-        "validation": ranking_metrics(data, validation_rows, tuned.log_odds_N)._asdict(),
+        "spans": chosen.spans,
+        "settings": chosen.tuned.setting,
+        "validation": ranking_metrics(data, chosen.rows_N, chosen.tuned.log_odds_N)._asdict(),
     }
     model = build_model(
         "fraud-handbook",
-        fit_trees(train, weight, FEATURES, tuned.setting),
-        calibration,
+        fit_trees(train, weight, chosen.names, chosen.tuned.setting),
+        fit_calibration(chosen.tuned.log_odds_N, chosen.fraud_N),
         train,
-        FEATURES,
+        chosen.names,
         float(period.delay_days),
         report,
     )

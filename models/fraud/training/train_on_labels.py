@@ -39,6 +39,7 @@ from models.fraud.training.train_simulated import (
     AlertCosts,
     choose_thresholds,
     evaluate_dataset,
+    measure_reasons,
     with_reference,
 )
 from models.profile.data.external_sort import mapped_zeros
@@ -132,7 +133,8 @@ def train_on_labels(
         train={"events": len(train_fraud_M), "frauds": int(train_fraud_M.sum())},
         thresholds=thresholds,
         validation=evaluate_dataset(model, validation, thresholds),
-        test=evaluate_dataset(model, test, thresholds),
+        test=evaluate_dataset(model, test, thresholds)
+        | {"faithfulness": measure_reasons(model, test, thresholds["cost"])},
         baselines={
             "rules": _evaluate_rules(
                 model, rules, test_names, test_with_rule_features, costs.budgets

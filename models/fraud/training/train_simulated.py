@@ -28,16 +28,18 @@ from liveprofile.simulator import ShopConfig
 from liveprofile.wire.tokens import EVENT_TYPES
 from models.fraud.datasets.event_dataset import EventDataset, concatenate
 from models.fraud.datasets.simulated import simulate_dataset
-from models.fraud.explain.reasons import faithfulness
+from models.fraud.explain.faithfulness import faithfulness
 from models.fraud.model import FraudModel, probability
 from models.fraud.thresholds import threshold_by_cost
 from models.fraud.training import drift_reference, fit
 from models.fraud.training.alert_metrics import alert_metrics, threshold_per_10000_users
+from models.fraud.training.span_sets import SPAN_SETS, choose_spans
 
-FAITHFULNESS_EVENTS = 300
+FAITHFULNESS_EVENTS = 100
 # These features show how long the job has run rather than anything about the event.
-_EXCLUDED = ("_list_events", "_settled_1d", "_settled_7d", "_settled_30d")
-FEATURES = [name for name in EVENT_FEATURES if not name.endswith(_EXCLUDED)]
+FEATURES = [
+    name for name in EVENT_FEATURES if not name.endswith("_list_events") and "_settled_" not in name
+]
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,8 @@ class FraudRecipe:
     budgets: tuple[float, ...] = AlertCosts.budgets
     false_alarm_cost: float = AlertCosts.false_alarm_cost
     missed_share: float = AlertCosts.missed_share
-    settings: tuple[tuple[int, int, float], ...] = ((3, 300, 0.07), (5, 200, 0.07))
+    settings: tuple[tuple[int, int, float], ...] = ((5, 200, 0.07), (3, 300, 0.07))
+    span_sets: tuple[str, ...] = tuple(SPAN_SETS)
 
     def __post_init__(self) -> None:
         if self.days <= self.warm_up_days:
@@ -164,18 +167,28 @@ def train_simulated(
     settings = [
         dict(zip(("max_depth", "rounds", "eta"), values, strict=True)) for values in recipe.settings
     ]
+    spans = choose_spans(
+        train.labelled,
+        train.weight,
+        validation.labelled,
+        FEATURES,
+        settings[0],
+        recipe.span_sets,
+        on_progress,
+    )
+    validation = validation._replace(labelled=spans.validation)
     tuned = fit.tune_trees(
-        train.labelled, train.weight, validation.labelled, FEATURES, settings, on_progress
+        spans.train, train.weight, spans.validation, spans.names, settings, on_progress
     )
     calibration = fit.fit_calibration(tuned.log_odds_N, validation.labelled.fraud_N)
     model = fit.build_model(
         recipe.name,
         tuned.booster,
         calibration,
-        train.labelled,
-        FEATURES,
+        spans.train,
+        spans.names,
         recipe.delay_days,
-        {"recipe": asdict(recipe), "setting": tuned.setting},
+        {"recipe": asdict(recipe), "spans": spans.report, "setting": tuned.setting},
     )
     costs = AlertCosts(recipe.budgets, recipe.false_alarm_cost, recipe.missed_share)
     thresholds = choose_thresholds(model, validation, costs)
@@ -190,6 +203,7 @@ def train_simulated(
         ("young_test", young_test),
     ):
         model.metadata[name] = evaluate_dataset(model, dataset, thresholds)
+    model.metadata["test"]["faithfulness"] = measure_reasons(model, test, thresholds["cost"])
     return with_reference(model, validation, out)
 
 
@@ -258,22 +272,39 @@ def choose_thresholds(
     return {name: round(score, 6) for name, score in thresholds.items()}
 
 
+def faithfulness_events(dataset: EventDataset, flagged_M: np.ndarray) -> np.ndarray:
+    """Returns rows of flagged events: up to FAITHFULNESS_EVENTS of each kind, spread over time."""
+    kind_M = dataset.case_kind_M.astype(str)
+    chosen = []
+    for kind in np.unique(kind_M[flagged_M]):
+        rows = np.flatnonzero(flagged_M & (kind_M == kind))
+        step = max(1, len(rows) // FAITHFULNESS_EVENTS)
+        chosen.append(rows[::step][:FAITHFULNESS_EVENTS])
+    return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
+
+
 def evaluate_dataset(
     model: FraudModel, dataset: EventDataset, thresholds: dict[str, float]
 ) -> dict[str, Any]:
-    """Measures scores, alerts at each threshold, reliability and faithfulness of the reasons.
+    """Measures scores, alerts at each threshold, and reliability.
 
     The dataset must be new to the model's training.
     """
     fraud_M = dataset.labelled.fraud_N
     score_M = probability(model.log_odds(dataset.labelled.x_NF))
-    flagged = np.flatnonzero(score_M >= thresholds["cost"])[:FAITHFULNESS_EVENTS]
-    types = [EVENT_TYPES[index] for index in dataset.type_M[flagged]]
     return {
         **fit.score_metrics(score_M, fraud_M),
         "at": {
             name: alert_metrics(dataset, score_M >= score) for name, score in thresholds.items()
         },
         "reliability": fit.reliability(score_M, fraud_M),
-        "faithfulness": faithfulness(model, dataset.labelled.x_NF[flagged], types),
     }
+
+
+def measure_reasons(model: FraudModel, dataset: EventDataset, threshold: float) -> dict[str, Any]:
+    """Measures the faithfulness of the reasons of events with this score or more."""
+    score_M = probability(model.log_odds(dataset.labelled.x_NF))
+    flagged = faithfulness_events(dataset, score_M >= threshold)
+    types = [EVENT_TYPES[index] for index in dataset.type_M[flagged]]
+    kinds = dataset.case_kind_M[flagged].tolist()
+    return faithfulness(model, dataset.labelled.x_NF[flagged], types, kinds)

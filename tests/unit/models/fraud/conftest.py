@@ -31,7 +31,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainedModel:
         date(2018, 4, 25), date(2018, 5, 2), DELAY_DAYS, date(2018, 5, 6), date(2018, 5, 20)
     )
     folder = tmp_path_factory.mktemp("model")
-    report = train_handbook(data, period, folder)
+    report = train_handbook(data, period, folder, span_sets=("coarse",))
     model = FraudModel.load(folder)
     test_rows = np.flatnonzero(data.day_N >= period.test_start)
     lists = build_history(data, DELAY_DAYS).rows(test_rows)

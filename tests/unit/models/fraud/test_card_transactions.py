@@ -155,8 +155,10 @@ def test_train_command_prints_metrics_of_model_and_baselines(tmp_path: Path) -> 
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["recipe"] == "event-risk-handbook"
-    assert set(report["baselines"]) == set(BASELINES)
-    for measured in (report, *report["baselines"].values()):
+    with_job_features = report["baselines_with_features_of_the_job"]
+    assert set(report["baselines"]) == set(with_job_features) == set(BASELINES)
+    assert with_job_features != report["baselines"]
+    for measured in (report, *report["baselines"].values(), *with_job_features.values()):
         for split in ("validation", "test"):
             assert set(measured[split]) == {
                 "roc_auc",

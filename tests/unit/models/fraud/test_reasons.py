@@ -9,8 +9,7 @@ from models.fraud.explain.reasons import (
     EARLIER_EVENT,
     ScoreReason,
     explain,
-    faithfulness,
-    log_odds_drops,
+    shapley_values,
 )
 from models.fraud.training.train_handbook import build_history
 from tests.support.one_feature_model import one_feature_model
@@ -41,10 +40,9 @@ def test_first_reason_is_the_only_feature_that_the_model_uses(trained: TrainedMo
         words = f"purchases in the last 7 days: {count:.0f}, usually 0"
         assert first.sentence == f"pace of this user: {words}"
         assert {reason.code for reason in reasons[1:]} <= {EARLIER_EVENT}
-        as_usual = x[row : row + 1].copy()
-        as_usual[0, model.names.index("user_purchases_7d")] = 0
-        drop = model.log_odds(x[row : row + 1]) - model.log_odds(as_usual)
-        assert first.drop == pytest.approx(float(drop[0]))
+        values = shapley_values(model, x[row : row + 1])[0]
+        assert np.flatnonzero(values).tolist() == [model.names.index("user_purchases_7d")]
+        assert first.weight == pytest.approx(float(values.sum()))
 
 
 def test_drop_of_an_earlier_event_equals_a_history_without_it(trained: TrainedModel) -> None:
@@ -63,7 +61,7 @@ def test_drop_of_an_earlier_event_equals_a_history_without_it(trained: TrainedMo
     without = type(data)(*(column_N[kept] for column_N in data))
     lists = build_history(without, DELAY_DAYS).rows(np.array([flagged - 1]))
     drop = model.log_odds(x[row : row + 1]) - model.log_odds(model.matrix(model.columns(lists)))
-    assert reason.drop == pytest.approx(float(drop[0]), abs=1e-5)
+    assert reason.weight == pytest.approx(float(drop[0]), abs=1e-5)
     assert f"of {reason.value:,.2f}" in reason.sentence
 
 
@@ -72,21 +70,11 @@ def test_unknown_feature_is_no_reason() -> None:
     x = np.zeros(len(model.names), np.float32)
     index = model.names.index("coupon_users_1d")
     x[index] = np.nan
-    for usual in np.full((2, len(model.names)), [[0.0], [6.0]]):
-        assert log_odds_drops(model, x, [[index]], usual)[0] == 0
-    x[index] = 0.0
-    assert log_odds_drops(model, x, [[index]], usual)[0] != 0
+    assert shapley_values(model, x[None])[0, index] == 0
+    x[index] = 9.0
+    assert shapley_values(model, x[None])[0, index] > 0
 
 
-def test_top_reasons_have_larger_drops_than_random_groups(trained: TrainedModel) -> None:
-    model = trained.model
-    x = model.matrix(trained.columns)
-    flagged = x[np.argsort(-model.log_odds(x))[:30]]
-    measured = faithfulness(model, flagged, ["purchase"] * len(flagged))
-    assert measured["events"] == 30
-    assert measured["top"] > 3 * abs(measured["random"])
-
-
-def test_stored_reason_has_no_drop() -> None:
+def test_stored_reason_has_no_weight() -> None:
     stored = ScoreReason("AMOUNT", 3.0, None, "much", 1.5).as_dict()
     assert stored == {"code": "AMOUNT", "value": 3.0, "usual": None, "sentence": "much"}
