@@ -10,9 +10,11 @@ Shape suffixes: W windows of the streams, R rows (windows with a known next bask
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from torch import nn
 
 from liveprofile.progress import Progress
 from models.profile.data.training_rows import Streams
@@ -22,7 +24,7 @@ from models.profile.evaluation.next_basket import (
     basket_scores,
     next_baskets,
 )
-from models.profile.evaluation.next_basket_models import boosted, gru4rec, item_knn
+from models.profile.evaluation.next_basket_models import boosted, item_knn, recurrent
 from models.profile.evaluation.next_basket_models.history import Baskets, History
 from models.profile.evaluation.next_basket_models.neighbours import Neighbours, TifuKnn, UpCf
 from models.profile.evaluation.next_basket_models.own_counts import (
@@ -134,7 +136,8 @@ def rank_all(
         "tifu_knn": _tifu_knn,
         "up_cf": _up_cf,
         "item_knn": _item_knn,
-        "gru4rec": _gru4rec,
+        "gru4rec": partial(_recurrent, nn.GRU),
+        "lstm": partial(_recurrent, nn.LSTM),
         "boosted_ranker": _boosted_ranker,
     }
     rankings = {
@@ -218,8 +221,11 @@ def _item_knn(tuned_on, tuning, source, rows, _split, on_try) -> BaselineRanking
     return BaselineRanking(chosen.rank(rows.history, cosines), chosen._asdict())
 
 
-def _gru4rec(tuned_on, tuning, source, rows, split, on_epoch) -> BaselineRanking:
-    fitted = gru4rec.fit(
+def _recurrent(
+    cell: recurrent.Cell, tuned_on, tuning, source, rows, split, on_epoch
+) -> BaselineRanking:
+    fitted = recurrent.fit(
+        cell,
         tuned_on.baskets,
         split.train,
         lambda each: tuning.quality(each.rank(tuned_on.baskets, tuning.baskets.window_W)),

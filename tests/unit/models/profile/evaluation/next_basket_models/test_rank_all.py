@@ -20,6 +20,7 @@ BASELINES = [
     "up_cf",
     "item_knn",
     "gru4rec",
+    "lstm",
     "boosted_ranker",
 ]
 
@@ -64,7 +65,7 @@ def test_baseline_ranks_habits_above_popularity(rankings, name):
     if name == "popularity":
         assert scores.recall_at_10.mean() < 0.3
     else:
-        assert scores.recall_at_10.mean() > (0.3 if name == "gru4rec" else 0.9)
+        assert scores.recall_at_10.mean() > (0.3 if name in ("gru4rec", "lstm") else 0.9)
 
 
 def test_purchases_after_a_window_change_none_of_its_rankings(rankings):

@@ -1,8 +1,10 @@
-"""Next baskets by GRU4Rec (Hidasi et al. 2016, arXiv:1511.06939) over a user's lines.
+"""Next baskets by a recurrent network over a user's lines.
 
-A gated recurrent unit reads the codes of all windows in order; the codes of one window come in
-random order, drawn anew for each epoch. It predicts the next code by a softmax over sampled codes
-with the logQ correction (Bengio and Senecal 2008). The state after a window ranks all named codes.
+GRU4Rec (Hidasi et al. 2016, arXiv:1511.06939), or the same with an LSTM (Hochreiter and Schmidhuber
+1997, doi:10.1162/neco.1997.9.8.1735). It reads the codes of all windows in order; the codes of one
+window come in random order, drawn anew for each epoch. It predicts the next code by a softmax over
+sampled codes with the logQ correction (Bengio and Senecal 2008). The state after a window ranks all
+named codes.
 
 Shape suffixes: L lines of the baskets, B sequences of a batch, T steps, D width, V named codes and
 one row for all others, R rows, K places.
@@ -31,24 +33,28 @@ EPOCHS = 4
 SEED = 20170930
 
 
-class Gru4Rec(nn.Module):
+Cell = type[nn.GRU] | type[nn.LSTM]
+
+
+class RecurrentRanker(nn.Module):
     """Row 0 of the table stands for all codes without a name."""
 
-    def __init__(self, names: int):
+    def __init__(self, names: int, cell: Cell):
         super().__init__()
         self.table = nn.Embedding(1 + names, WIDTH)
         nn.init.normal_(self.table.weight, std=WIDTH**-0.5)
-        self.gru = nn.GRU(WIDTH, WIDTH, batch_first=True)
+        self.cell = cell(WIDTH, WIDTH, batch_first=True)
         self.bias = nn.Parameter(torch.zeros(1 + names))
 
-    def forward(self, row_BT: Tensor, state: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        return self.gru(self.table(row_BT), state)
+    def forward(self, row_BT: Tensor) -> Tensor:
+        """(B, T, D) state after each step."""
+        return self.cell(self.table(row_BT))[0]
 
 
 class Fitted(NamedTuple):
     """A trained network and the code of each of its rows."""
 
-    model: Gru4Rec
+    model: RecurrentRanker
     code_V: np.ndarray  # of the rows from 1 on
     epochs: int
 
@@ -65,6 +71,7 @@ class Fitted(NamedTuple):
 
 
 def fit(
+    cell: Cell,
     baskets: Baskets,
     train_windows: np.ndarray,
     quality: Callable[[Fitted], float],
@@ -80,7 +87,7 @@ def fit(
     row_of_L = _rows(code_V, baskets)
     log_q_V = np.log(np.concatenate([[1.0], counts_C[code_V]]) / counts_C.sum())
     share_V = np.exp(log_q_V) / np.exp(log_q_V).sum()
-    model = Gru4Rec(len(code_V))
+    model = RecurrentRanker(len(code_V), cell)
     steps = -(-int(in_train_L.sum()) // (STEPS * BATCH_SEQUENCES))
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -93,7 +100,7 @@ def fit(
         for index in np.array_split(random.permutation(len(row_NT)), steps):
             negatives = torch.from_numpy(random.choice(len(share_V), SAMPLED, p=share_V))
             row_BT, weight_BT = torch.from_numpy(row_NT[index]), torch.from_numpy(weight_NT[index])
-            h_BTD, _ = model(row_BT[:, :-1])
+            h_BTD = model(row_BT[:, :-1])
             loss = _loss(model, h_BTD, row_BT[:, 1:], weight_BT[:, 1:], negatives, log_q_V)
             optimizer.zero_grad()
             loss.backward()
@@ -112,7 +119,7 @@ def fit(
 
 
 def _loss(
-    model: Gru4Rec,
+    model: RecurrentRanker,
     h_BTD: Tensor,
     target_BT: Tensor,
     weight_BT: Tensor,
@@ -164,7 +171,9 @@ def _sequences(
     return row_NT, weight_NT
 
 
-def _states(model: Gru4Rec, baskets: Baskets, row_L: np.ndarray, windows: np.ndarray) -> Tensor:
+def _states(
+    model: RecurrentRanker, baskets: Baskets, row_L: np.ndarray, windows: np.ndarray
+) -> Tensor:
     """(R, D) states after the last line of each of `windows`; zeros before the first line."""
     first_R = baskets.first_W[baskets.first_of_user_W[windows]]
     end_R = baskets.first_W[windows + 1]
@@ -182,7 +191,7 @@ def _states(model: Gru4Rec, baskets: Baskets, row_L: np.ndarray, windows: np.nda
         for place, start in enumerate(chunk):
             lines = row_L[starts[start] : last_S[start]]
             row_BT[place, : len(lines)] = lines
-        h_BTD, _ = model(torch.from_numpy(row_BT))
+        h_BTD = model(torch.from_numpy(row_BT))
         for place, start in enumerate(chunk):
             rows = by_start[start]
             steps = end_R[rows] - starts[start]
