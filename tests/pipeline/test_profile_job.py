@@ -31,7 +31,7 @@ from tests.pipeline.harness import ProfileOutput, is_utf8, run_profile_pipeline
 from tests.reference.profile import run_reference
 from tests.reference.validation import REASONS_WITH_DETAIL
 from tests.reference.windows import Record
-from tests.support.compare import RecordingModel
+from tests.support.compare import RecordingModel, Scored
 from tests.support.compare_profiles import Comparison, Expected, Key, compare_window
 from tests.support.streams import seeded, strategies
 from tests.support.streams.seeded import Message
@@ -60,7 +60,7 @@ def assert_equals_reference(
 ) -> None:
     """Compares all windows and the class of each record."""
     late = {sent.position for sent in output.sent_to(settings.topics.late)}
-    model = RecordingModel(settings)
+    model = RecordingModel(Scored(settings))
     rules = tomllib.loads(product_path(settings.rules).read_text(encoding="utf-8"))["rules"]
     expected = run_reference(records, settings, score=model, rules=rules)
     assert expected.late == late
@@ -173,11 +173,11 @@ def test_vectors_of_events_reach_the_model(tmp_path: Path) -> None:
     output = run_profile_pipeline(records, settings, tmp_path)
     assert_equals_reference(records, output, settings)
 
-    model = RecordingModel(settings)
+    model = RecordingModel(Scored(settings))
     expected = run_reference(records, settings, late=set(), score=model)
     with_vectors = dict(zip(expected.profiles, model.scores, strict=True))
-    blind_model = RecordingModel(settings)
-    blind_model.model.modalities = frozenset()
+    blind_model = RecordingModel(Scored(settings))
+    blind_model.scored.model.modalities = frozenset()
     run_reference(records, settings, late=set(), score=blind_model)
     without_vectors = dict(zip(expected.profiles, blind_model.scores, strict=True))
     changed = 0
