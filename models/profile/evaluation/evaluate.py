@@ -1,9 +1,9 @@
-"""Metrics of a user model on held-out windows, compared with baseline models.
+"""Metrics of a user model during training, on held-out windows.
 
-Next events are scored inside each window, given the events before them. Churn and spend are scored
-at each window's end. Every difference has a bootstrap interval over users
-(models/profile/evaluation/intervals.py). The test split selects nothing: baseline models are tuned
-on validation.
+Next events are scored inside each window, given the events before them. This depends on the order
+of events, so it compares variants of one model only; models/profile/evaluation/next_basket.py
+measures what is served. Churn and spend are scored at each window's end. The user's own frequencies
+are tuned on validation.
 
 Shape suffixes: N targets of a batch, M of them with a named item (in results: all events), W
 windows, B windows of a batch, C classes, I named items, D model width.
@@ -26,7 +26,6 @@ from models.profile.data.churn_spend_samples import samples, validation_windows
 from models.profile.data.examples import Corpus
 from models.profile.encoding import concatenated_ranges
 from models.profile.evaluation.baseline_models import user_frequency
-from models.profile.evaluation.baseline_models.data import BaselinePredictions
 from models.profile.evaluation.intervals import Interval, UserBootstrap
 from models.profile.network import BehaviourTransformer, expected_spend
 from models.profile.recipes import Recipe
@@ -62,12 +61,11 @@ def evaluate(
     split: Split,
     recipe: Recipe,
     split_name: SplitName,
-    baselines: dict[str, BaselinePredictions] | None = None,
     on_progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
-    """The metrics next_event, churn and spend on one split, each with its baseline models.
+    """The metrics next_event, churn and spend on one split: the progress of a training.
 
-    `baselines`: churn and spend predictions of `models.profile.evaluation.baseline_models.fit_all`.
+    models/profile/experiments/checkpoint_report.py measures what is served.
     """
     windows = getattr(split, split_name)
     if split_name == "validation":
@@ -76,9 +74,7 @@ def evaluate(
         labelled_windows = windows[corpus.has_known_labels(windows, split.test_until_ms)]
     return {
         "next_event": _next_event_metrics(model, corpus, split, recipe, split_name, on_progress),
-        **_churn_spend_metrics(
-            model, corpus, recipe, split_name, labelled_windows, baselines or {}
-        ),
+        **_churn_spend_metrics(model, corpus, recipe, labelled_windows),
     }
 
 
@@ -261,16 +257,13 @@ def _churn_spend_metrics(
     model: BehaviourTransformer,
     corpus: Corpus,
     recipe: Recipe,
-    split_name: SplitName,
     windows: np.ndarray,
-    baselines: dict[str, BaselinePredictions],
 ) -> dict[str, Any]:
     """Churn and spend metrics of labelled windows; None for both if there is only one class."""
     churned_W, truth_W = corpus.purchases_W[windows] == 0, corpus.spend_W[windows]
     if not len(windows) or churned_W.all() or not churned_W.any():
         return {"churn": None, "spend": None}
     ours = predict_churn_spend(model, corpus, windows, recipe)
-    bootstrap = UserBootstrap(corpus.streams.user_W[windows])
     churn = {
         "windows": len(windows),
         "share": _round(churned_W.mean()),
@@ -282,21 +275,6 @@ def _churn_spend_metrics(
         "mean_predicted": _round(ours.spend_W.mean()),
         "model": _error_metrics(truth_W, ours.spend_W),
     }
-    for name, predictions in baselines.items():
-        baseline = getattr(predictions, split_name)
-        if baseline.churn_W is not None:
-            difference = bootstrap.auc(ours.churn_W, baseline.churn_W, churned_W)
-            churn[name] = {
-                "auc": _auc(churned_W, baseline.churn_W),
-                "model_over": _rounded(difference),
-            }
-        if baseline.spend_W is not None:
-            mae = bootstrap.mae(ours.spend_W, baseline.spend_W, truth_W)
-            spearman = bootstrap.spearman(ours.spend_W, baseline.spend_W, truth_W)
-            spend[name] = {
-                **_error_metrics(truth_W, baseline.spend_W),
-                "model_over": {"mae": _rounded(mae), "spearman": _rounded(spearman)},
-            }
     return {"churn": churn, "spend": spend}
 
 
