@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tests.faults.loaded_job import WINDOW, open_loaded_job
+from tests.faults.jobs.loaded_job import WINDOW, open_loaded_job
 from tests.support import summary
 from tests.support.job_under_test import job_on_own_stack
 

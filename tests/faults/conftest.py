@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from tests.faults.loaded_job import WINDOW, LoadedJob, open_loaded_job
+from tests.faults.jobs.loaded_job import WINDOW, LoadedJob, open_loaded_job
 from tests.support.job_under_test import JobUnderTest
 
 

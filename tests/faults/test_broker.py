@@ -12,7 +12,7 @@ import time
 import pytest
 
 from stack.local import Stack
-from tests.faults.loaded_job import LoadedJob
+from tests.faults.jobs.loaded_job import LoadedJob
 
 pytestmark = pytest.mark.faults
 

@@ -15,7 +15,7 @@ import pytest
 
 from stack.cassandra import CassandraNode
 from stack.state import StackState
-from tests.faults.loaded_job import WINDOW, LoadedJob, open_loaded_job
+from tests.faults.jobs.loaded_job import WINDOW, LoadedJob, open_loaded_job
 from tests.support.job_under_test import JobUnderTest
 
 pytestmark = pytest.mark.faults

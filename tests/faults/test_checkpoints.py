@@ -13,7 +13,7 @@ from urllib.parse import urlparse
 import pytest
 
 from liveprofile.flink import rest
-from tests.faults.loaded_job import LoadedJob
+from tests.faults.jobs.loaded_job import LoadedJob
 from tests.support.job_under_test import run_cli
 
 pytestmark = pytest.mark.faults

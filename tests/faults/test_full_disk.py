@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.loaded_job import WINDOW, LoadedJob, open_loaded_job
+from tests.faults.jobs.loaded_job import WINDOW, LoadedJob, open_loaded_job
 from tests.support.job_under_test import JobUnderTest, run_cli
 
 pytestmark = pytest.mark.faults

@@ -21,7 +21,7 @@ from liveprofile.flink.launcher import environment, java_command, link_jars, wri
 from stack.cluster import JobManager, TaskManager
 from stack.process import Service, is_listening
 from stack.state import LOOPBACK, StackState
-from tests.faults.loaded_job import RECOVERY_TIMEOUT_S, WINDOW, LoadedJob, open_loaded_job
+from tests.faults.jobs.loaded_job import RECOVERY_TIMEOUT_S, WINDOW, LoadedJob, open_loaded_job
 from tests.support.job_under_test import JobUnderTest
 
 pytestmark = pytest.mark.faults

@@ -1,6 +1,6 @@
 """One operator fails once: after the source, at the model call, or at the write to Cassandra.
 
-Load: steady. Fault: an exception in the Python worker (tests/faults/failing_job.py).
+Load: steady. Fault: an exception in the Python worker (tests/faults/jobs/failing_job.py).
 Must hold: the job fails visibly instead of losing rows; no event is lost or used twice, every
 profile equals the reference's. (The Kafka sink fails in test_broker.py.)
 Recovery: automatic, from the last checkpoint.
@@ -15,12 +15,12 @@ from pathlib import Path
 import pytest
 
 from liveprofile.flink.rest import wait_until_running
-from tests.faults.loaded_job import WINDOW, LoadedJob, open_loaded_job
+from tests.faults.jobs.loaded_job import WINDOW, LoadedJob, open_loaded_job
 from tests.support.job_under_test import JobUnderTest
 
 pytestmark = pytest.mark.faults
 
-JOB = Path(__file__).with_name("failing_job.py")
+JOB = Path(__file__).parent / "jobs" / "failing_job.py"
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from collections.abc import Callable
 import pytest
 
 from stack.local import Stack
-from tests.faults.loaded_job import LoadedJob
+from tests.faults.jobs.loaded_job import LoadedJob
 
 pytestmark = pytest.mark.faults
 

@@ -8,7 +8,7 @@ Recovery: automatic; the tasks restart with a new worker.
 import pytest
 
 from stack.local import Stack
-from tests.faults.loaded_job import LoadedJob
+from tests.faults.jobs.loaded_job import LoadedJob
 
 pytestmark = pytest.mark.faults
 

@@ -15,7 +15,7 @@ from liveprofile.flink import rest
 from stack.cluster import TaskManager
 from stack.local import Stack
 from stack.state import StackState
-from tests.faults.loaded_job import RECOVERY_TIMEOUT_S, LoadedJob
+from tests.faults.jobs.loaded_job import RECOVERY_TIMEOUT_S, LoadedJob
 
 pytestmark = pytest.mark.faults
 

@@ -18,7 +18,7 @@ import pytest
 
 from liveprofile.flink import rest
 from stack.local import Stack
-from tests.faults.loaded_job import LATE_BY_MS, STEP_MS, USERS, LoadedJob
+from tests.faults.jobs.loaded_job import LATE_BY_MS, STEP_MS, USERS, LoadedJob
 from tests.support.job_under_test import run_cli
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import shop_events, to_message

@@ -17,7 +17,7 @@ from jobs.sql import scoring_views, tables
 from liveprofile.config import Settings
 from tests.pipeline import shared_sinks
 from tests.reference.windows import Record
-from tests.support.memory_sinks import MemoryProfileSink, MemoryScoringSink
+from tests.support.memory.sinks import MemoryProfileSink, MemoryScoringSink
 from udfs.profile.model_feed import open_fixed_model_feed
 from udfs.profile.udf import profile_udf
 from udfs.rules_feed import open_fixed_rules_feed

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from liveprofile.config import Settings
-from tests.support.memory_sinks import MemoryProfileSink, MemoryScoringSink
+from tests.support.memory.sinks import MemoryProfileSink, MemoryScoringSink
 from udfs.profile.sink import ProfileSink
 from udfs.scoring.sink import ScoringSink
 

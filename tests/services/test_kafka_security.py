@@ -29,10 +29,10 @@ from liveprofile.kafka.offsets import committed_offsets
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import create_topics
 from stack.local import to_toml
-from tests.support.certificates import CertificateAuthority
-from tests.support.secured_broker import SecuredBroker
+from tests.support.security.certificates import CertificateAuthority
+from tests.support.security.secured_broker import SecuredBroker
+from tests.support.security.token_issuer import CLIENT_ID, CLIENT_SECRET, SCOPE, TokenIssuer, serve
 from tests.support.streams.shop import shop_events
-from tests.support.token_issuer import CLIENT_ID, CLIENT_SECRET, SCOPE, TokenIssuer, serve
 from udfs.profile.model_feed import read_user_models
 from udfs.rules_feed import read_topic_rules
 

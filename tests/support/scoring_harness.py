@@ -17,7 +17,7 @@ from liveprofile.wire.tokens import WINDOW
 from models.fraud.model import FraudModel
 from tests.reference.entity_features import Arrival, Event, Label
 from tests.reference.scoring import Decision, Key, event_parts
-from tests.support.memory_sinks import MemoryScoringSink
+from tests.support.memory.sinks import MemoryScoringSink
 from udfs.rules_feed import RulesFeed
 from udfs.scoring.batch import EventScorer, ScoringBatchTiming
 

@@ -19,7 +19,7 @@ from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema, schema_statements
 from liveprofile.units import DAY_MS, MINUTE_MS
-from tests.support.memory_sinks import MemoryProfileSink
+from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.paths import ROOT
 from tests.support.rows.profile_rows import DIM, TABLES, flag, profile_row, write_and_flush
 from udfs.profile.sink import CassandraProfileSink

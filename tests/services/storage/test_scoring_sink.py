@@ -15,7 +15,7 @@ from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms, now_ms, to_ms
 from liveprofile.storage.score_hours import score_hour_ms
 from liveprofile.units import HOUR_MS, MINUTE_MS
-from tests.support.memory_sinks import MemoryScoringSink
+from tests.support.memory.sinks import MemoryScoringSink
 from tests.support.rows.scored_events import START_MS, flag, scored_event, write_and_flush
 from udfs.scoring.sink import HOUR_REFRESH_S, CassandraScoringSink, ScoringSink
 

@@ -8,7 +8,7 @@ from liveprofile.trends.counts import Series
 from liveprofile.trends.points import Point
 from liveprofile.units import HOUR_MS
 from serve.store.protocol import BucketMember, RawDelta, RawProfile
-from tests.support.memory_api_store import MINUTE_MS, NOW_MS, MemoryApiStore
+from tests.support.memory.api_store import MINUTE_MS, NOW_MS, MemoryApiStore
 
 WINDOW_MS = 5 * MINUTE_MS
 USERS = ("42", "Zoë/ü", "a b%2F?&")

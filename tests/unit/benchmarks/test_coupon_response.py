@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from benchmarks.coupon_response import (
+from benchmarks.models.coupon_response import (
     FEATURE_SETS,
     TRAIN_UNTIL,
     VALIDATION_UNTIL,

@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from benchmarks.trends import count_file, measure
+from benchmarks.models.trends import count_file, measure
 from liveprofile.units import HOUR_MS
 
 START_MS = 1_699_833_600_000

@@ -14,7 +14,7 @@ from liveprofile.kafka.connection import client_config
 from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.connection import tls_context
 from stack.local import to_toml
-from tests.support.certificates import CertificateAuthority
+from tests.support.security.certificates import CertificateAuthority
 
 OAUTH = {
     "security_protocol": "SASL_SSL",

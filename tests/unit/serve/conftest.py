@@ -11,7 +11,7 @@ from starlette.testclient import TestClient
 from liveprofile.serve_settings import ServeSettings
 from serve.app import create_app
 from serve.keys import Role
-from tests.support.memory_api_store import NOW_MS, MemoryApiStore
+from tests.support.memory.api_store import NOW_MS, MemoryApiStore
 from tests.support.rows.api_rows import filled_store
 
 

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from serve.keys import Role
-from tests.support.memory_api_store import NOW_MS, MemoryApiStore
+from tests.support.memory.api_store import NOW_MS, MemoryApiStore
 from tests.support.rows.api_rows import USERS
 
 Connect = Callable[..., TestClient]

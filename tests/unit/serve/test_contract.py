@@ -10,7 +10,7 @@ from schemathesis.checks import load_all_checks
 from liveprofile.serve_settings import ServeSettings
 from serve.app import create_app
 from serve.keys import Role
-from tests.support.memory_api_store import NOW_MS
+from tests.support.memory.api_store import NOW_MS
 from tests.support.rows.api_rows import filled_store
 
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ from starlette.testclient import TestClient
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.serve_settings import ServeSettings
 from serve.app import create_app
-from tests.support.memory_api_store import MemoryApiStore
+from tests.support.memory.api_store import MemoryApiStore
 
 Connect = Callable[..., TestClient]
 

@@ -8,7 +8,7 @@ from urllib.parse import quote
 import pytest
 from starlette.testclient import TestClient
 
-from tests.support.memory_api_store import MINUTE_MS, NOW_MS
+from tests.support.memory.api_store import MINUTE_MS, NOW_MS
 from tests.support.rows.api_rows import USERS, WINDOW_MS
 
 Connect = Callable[..., TestClient]

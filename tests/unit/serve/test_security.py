@@ -10,7 +10,7 @@ from starlette.testclient import TestClient
 from liveprofile.config import load
 from liveprofile.errors import ConfigError, InputError
 from serve.keys import Role, new_key, parse_key
-from tests.support.memory_api_store import NOW_MS, MemoryApiStore
+from tests.support.memory.api_store import NOW_MS, MemoryApiStore
 from tests.unit.serve.conftest import Clock
 
 Connect = Callable[..., TestClient]

@@ -21,9 +21,9 @@ from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.serve_settings import ServeSettings
 from serve.app import create_app
 from serve.server import listen, server_of, url_of
-from tests.support.certificates import CertificateAuthority
 from tests.support.paths import ROOT
 from tests.support.rows.api_rows import filled_store
+from tests.support.security.certificates import CertificateAuthority
 
 # The module of a package with another name.
 MODULES = {

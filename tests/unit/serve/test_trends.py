@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from starlette.testclient import TestClient
 
-from tests.support.memory_api_store import NOW_MS
+from tests.support.memory.api_store import NOW_MS
 
 Connect = Callable[..., TestClient]
 

@@ -15,7 +15,7 @@ from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
 from liveprofile.rules.rules import RuleSet
 from liveprofile.rules.signature import RuleSigner
-from tests.support.fake_topic import FakeTopic, until
+from tests.support.memory.topic import FakeTopic, until
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
 from tests.support.rows.rule_records import raw_rule_record, rule_record, signed
 from udfs.definition_feed import APPLIED_KEY

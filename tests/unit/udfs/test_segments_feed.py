@@ -7,7 +7,7 @@ import logging
 import orjson
 import pytest
 
-from tests.support.fake_topic import FakeTopic, until
+from tests.support.memory.topic import FakeTopic, until
 from tests.support.rows.segment_examples import (
     SHIPPED_SEGMENTS,
     segment,

@@ -14,7 +14,7 @@ import pytest
 
 from liveprofile.alerts.consumer import Webhook
 from liveprofile.alerts.consumer.webhook import WebhookFailed
-from tests.support.certificates import CertificateAuthority
+from tests.support.security.certificates import CertificateAuthority
 from tests.unit.liveprofile.alerts.fake_kafka import an_alert
 
 SECRET = "whsec_" + "A" * 40

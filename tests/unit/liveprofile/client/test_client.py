@@ -30,7 +30,7 @@ from liveprofile.client.calls import Call
 from liveprofile.serve_settings import ServeSettings
 from serve.app import create_app
 from serve.keys import Role
-from tests.support.memory_api_store import NOW_MS, MemoryApiStore
+from tests.support.memory.api_store import NOW_MS, MemoryApiStore
 from tests.support.paths import ROOT
 from tests.support.rows.api_rows import USERS, filled_store
 

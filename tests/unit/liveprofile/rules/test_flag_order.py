@@ -12,7 +12,7 @@ from liveprofile.rules import flag_policy
 from liveprofile.rules.flag_policy import FlagPolicy, RuleEvaluation
 from liveprofile.rules.flags import Flag, RowPosition
 from liveprofile.units import HOUR_MS, MINUTE_MS
-from tests.support.memory_sinks import MemoryScoringSink
+from tests.support.memory.sinks import MemoryScoringSink
 from tests.support.rows.rule_examples import event_columns, rule
 from tests.support.rows.scored_events import START_MS, scored_event
 

@@ -20,7 +20,7 @@ from liveprofile.rules.rules import (
     feature_kinds,
 )
 from liveprofile.units import HOUR_MS
-from tests.support.memory_sinks import MemoryProfileSink
+from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.rows.rule_examples import SHIPPED_RULES, event_columns, rule
 from udfs.profile.assemble import FEATURES
 from udfs.profile.sink import FlagHistory

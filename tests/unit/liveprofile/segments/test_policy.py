@@ -14,7 +14,7 @@ from liveprofile.segments.events import change_event
 from liveprofile.segments.membership import MembershipWrite
 from liveprofile.segments.policy import EvaluatedWindow, MembershipPolicy
 from liveprofile.units import DAY_MS, MINUTE_MS
-from tests.support.memory_memberships import MemoryMemberships
+from tests.support.memory.memberships import MemoryMemberships
 from tests.support.rows.segment_examples import segment, segments
 
 WINDOW_MS = 5 * MINUTE_MS

@@ -18,7 +18,7 @@ from liveprofile.features import baselines
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.wire.tokens import EVENT, FIELD, HEADER, WINDOW
-from tests.support.memory_sinks import MemoryProfileSink
+from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.rows.segment_examples import SHIPPED_SEGMENTS, segments
 from udfs.failed_rows import MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater

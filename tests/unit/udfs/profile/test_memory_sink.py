@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from liveprofile.rules.flags import FlagHistory, FlagQuery
-from tests.support.memory_sinks import MemoryProfileSink
+from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.rows.profile_rows import profile_row, write_and_flush
 from udfs.null_sink import NullSink
 

@@ -16,7 +16,7 @@ from liveprofile.config import load
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
 from models.profile.model_card import CARD, WEIGHTS, sha256
-from tests.support.fake_topic import FakeTopic, until
+from tests.support.memory.topic import FakeTopic, until
 from tests.support.model_folders import SHIPPED, copy_model
 from udfs.profile import deployment
 from udfs.profile.deployment import KEY, UserModels

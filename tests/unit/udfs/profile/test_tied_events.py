@@ -15,7 +15,7 @@ from liveprofile.events.modalities import EMBEDDING_FIELD
 from liveprofile.events.window import parse_training_window, parse_windows
 from liveprofile.resources import product_path
 from liveprofile.wire.tokens import EVENT, FIELD
-from tests.support.memory_sinks import MemoryProfileSink
+from tests.support.memory.sinks import MemoryProfileSink
 from tests.unit.udfs.profile.test_batch import batch, no_segments, shipped_rules
 from udfs.profile.batch import ProfileUpdater
 

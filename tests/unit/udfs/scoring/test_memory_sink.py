@@ -1,10 +1,10 @@
-"""MemoryScoringSink and NullSink; tests/services/test_scoring_sink.py compares with Cassandra."""
+"""MemoryScoringSink and NullSink; tests/services/storage/ compares the first with Cassandra."""
 
 from __future__ import annotations
 
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.units import HOUR_MS
-from tests.support.memory_sinks import MemoryScoringSink
+from tests.support.memory.sinks import MemoryScoringSink
 from tests.support.rows.scored_events import START_MS, flag, scored_event
 from udfs.null_sink import NullSink
 

@@ -14,8 +14,8 @@ from liveprofile.segments.membership import MembershipWrite
 from liveprofile.segments.policy import EvaluatedWindow, MembershipPolicy
 from liveprofile.segments.sweep_changes import SweepPlan
 from liveprofile.units import DAY_MS, HOUR_MS
-from tests.support.memory_memberships import MemoryMemberships
-from tests.support.memory_sweep_store import Killed, MemorySweepStore, stored_profile
+from tests.support.memory.memberships import MemoryMemberships
+from tests.support.memory.sweep_store import Killed, MemorySweepStore, stored_profile
 from tests.support.rows.segment_examples import segment, segments
 from udfs.segments.sweep import Sweep, SweepResult, SweepState
 

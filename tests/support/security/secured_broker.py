@@ -7,8 +7,8 @@ from string import Template
 
 from stack.kafka import KafkaBroker
 from stack.state import LOOPBACK, StackState
-from tests.support.certificates import Certificate, CertificateAuthority
-from tests.support.token_issuer import AUDIENCE, CLIENT_ID, TokenIssuer
+from tests.support.security.certificates import Certificate, CertificateAuthority
+from tests.support.security.token_issuer import AUDIENCE, CLIENT_ID, TokenIssuer
 
 # Added to stack/conf/server.properties; the second value of a property wins.
 LISTENERS = Template("""

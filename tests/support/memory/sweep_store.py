@@ -10,7 +10,7 @@ import orjson
 from liveprofile.segments.features import PROFILE_FEATURES
 from liveprofile.segments.membership import Memberships, MembershipWrite, stored_change
 from liveprofile.segments.stored_profiles import ProfilePage, profile_page
-from tests.support.memory_memberships import MemoryMemberships
+from tests.support.memory.memberships import MemoryMemberships
 from udfs.segments.sweep import SweepState
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import parse_qs
 
 from stack.state import LOOPBACK, free_ports
-from tests.support.certificates import openssl
+from tests.support.security.certificates import openssl
 
 AUDIENCE = "kafka"
 CLIENT_ID = "liveprofile"

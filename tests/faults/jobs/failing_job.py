@@ -1,6 +1,6 @@
 """The profile job with injected faults: each occurs once when its file appears in FOLDER.
 
-    flink run -py tests/faults/failing_job.py ... --config FILE --faults FOLDER
+    flink run -py tests/faults/jobs/failing_job.py ... --config FILE --faults FOLDER
 
 Flink pickles the classes of this module with the job, because the Python workers have no tests.
 """

@@ -1,6 +1,6 @@
 """Who redeems a coupon of a campaign in The Complete Journey: users and campaigns not seen before.
 
-    python -m benchmarks.coupon_response
+    python -m benchmarks.models.coupon_response
 
 A row is a household in a campaign; it is positive if the household redeems a coupon of the campaign
 by its end. Features know purchases and redemptions before the campaign's start only. Campaigns of

@@ -9,7 +9,7 @@ from benchmarks.support.memory_drift_store import MemoryDriftStore
 from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery, RowPosition
 from liveprofile.segments.membership import Membership, Memberships
 from liveprofile.segments.policy import ChangeKey
-from tests.support.memory_memberships import MemoryMemberships
+from tests.support.memory.memberships import MemoryMemberships
 from udfs.cassandra.encoding import write_time_us
 from udfs.profile.profile_row import ProfileRow
 from udfs.scoring.sink import ScoredEvent

@@ -1,6 +1,6 @@
 """Backtests the forecast of `liveprofile trends` on the events of a file.
 
-    python -m benchmarks.trends FILE MAPPING [--metric amount]
+    python -m benchmarks.models.trends FILE MAPPING [--metric amount]
 
 Each complete day is forecast from the days before it; FILE chooses no setting of the method. The
 last line is one JSON object.
