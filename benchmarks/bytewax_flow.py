@@ -195,7 +195,7 @@ class UpdateProfiles:
         if not rows:
             return []
         users, columns = zip(*rows, strict=True)
-        starts_ms, ends_ms, events, histories, added, sums = zip(*columns, strict=True)
+        starts_ms, ends_ms, events, histories, added, sums, memories = zip(*columns, strict=True)
         messages_by_row = self._updater.update(
             ProfileBatch(
                 list(users),
@@ -205,6 +205,7 @@ class UpdateProfiles:
                 list(histories),
                 np.stack(added),
                 np.stack(sums),
+                list(memories),
             )
         )
         self._journal.write(len(rows), {})

@@ -20,6 +20,7 @@ _SINK = "stream-exec-sink"
 # The planner names computed keys by their position, such as $10.
 PARTITION_CLOCK = "partitionBy=[$"
 WINDOW_COUNT = "partitionBy=[user_id, $"
+MEMORY = "select=[user_id, window_time, $2, LISTAGG($2"
 LAST_COUNT = "partitionBy=[user_id], orderBy=[arrival ASC], window=[ ROWS BETWEEN UNBOUNDED"
 
 NODE_IDS = (
@@ -31,6 +32,8 @@ NODE_IDS = (
     NodeId(14, "stream-exec-global-window-aggregate"),
     NodeId(17, _OVER, "MAX(last_purchase_ms)"),
     NodeId(20, _OVER, "LAG(this_window"),
+    NodeId(61, _OVER, MEMORY),
+    NodeId(62, "stream-exec-interval-join", "windowBounds=[isRowTime=true"),
     NodeId(26, _SINK, "default_database.sink]"),
     NodeId(27, _SCAN, "default_database, label_source"),
     NodeId(30, _SCAN, "default_database, scoring_source"),

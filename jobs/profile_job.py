@@ -120,9 +120,10 @@ def profiles() -> str:
     `messages` are the output records of the row. They leave the operator after the row is stored.
     """
     return """
-        SELECT update_profile(user_id, window_start, window_end, events, history, added, sums)
+        SELECT update_profile(
+                user_id, window_start, window_end, events, history, added, sums, memory)
             AS messages
-        FROM model_input"""
+        FROM profile_input"""
 
 
 def scores() -> str:

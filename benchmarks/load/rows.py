@@ -1,6 +1,6 @@
 """Makes the rows that the job's SQL passes to the profile operator, in Python.
 
-They have the columns of the view `model_input` (jobs/sql/profile_views.py) and serve to time the
+They have the columns of the view `profile_input` (jobs/sql/profile_views.py) and serve to time the
 operator without Flink. Other tests check what the job computes.
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,8 @@ from benchmarks.load.events import EventMessage
 from liveprofile.config import Settings
 from liveprofile.features import baselines
 from liveprofile.units import DAY_MS, HOUR_MS
+from liveprofile.wire import memories
+from liveprofile.wire.memories import MEMORY_WINDOWS
 from liveprofile.wire.tokens import (
     EVENT,
     FIELD,
@@ -42,7 +44,7 @@ def batches(
         end_ms = start_ms + settings.window.length_ms
         rows = [(user, *states[user].add_window(events, end_ms)) for user, events in window.items()]
         for first in range(0, len(rows), batch_rows):
-            user_id, events, history, window_sums, sums = zip(
+            user_id, events, history, window_sums, sums, memory = zip(
                 *rows[first : first + batch_rows], strict=True
             )
             count = len(user_id)
@@ -54,6 +56,7 @@ def batches(
                 list(history),
                 np.array(window_sums),
                 np.array(sums),
+                list(memory),
             )
 
 
@@ -75,24 +78,26 @@ def _group_by_window(
 
 
 class UserState:
-    """The state that the job keeps of a user: history, baseline sums and the last purchase."""
+    """The state that the job keeps of a user: windows, baseline sums and the last purchase."""
 
     def __init__(self, settings: Settings):
         self._history: deque[str] = deque(maxlen=settings.window.history + 1)
+        self._memory: deque[str] = deque(maxlen=MEMORY_WINDOWS)
         self._sums = np.zeros(len(baselines.COLUMNS))
         self._last_purchase_ms = 0
         self._tau_ms = settings.state.decay_days * DAY_MS
 
     def add_window(
         self, events: list[tuple[dict[str, Any], str]], end_ms: int
-    ) -> tuple[str, str, np.ndarray, np.ndarray]:
-        """Adds a window; returns the columns events, history, added and sums of its row."""
+    ) -> tuple[str, str, np.ndarray, np.ndarray, str]:
+        """Adds a window; returns the columns events, history, added, sums and memory of its row."""
         purchases = [event for event, _ in events if event["event_type"] == "purchase"]
         if purchases:
             self._last_purchase_ms = purchases[-1]["event_time"]
         header = FIELD.join((str(self._last_purchase_ms), HEADER, "", "", "0"))
         tokens = _last_tokens(EVENT.join(_token(event) for event, _ in events))
         self._history.append(header + EVENT + tokens)
+        self._memory.append(memory_window(end_ms, tokens))
         encoded = EVENT.join(
             FIELD.join((str(event["event_time"]), "0", "0", payload)) for event, payload in events
         )
@@ -100,7 +105,23 @@ class UserState:
         weight = math.exp((end_ms - baselines.T0_MS) / self._tau_ms)
         window_sums = _window_sums([event for event, _ in events], len(purchases), amount, weight)
         self._sums = self._sums + window_sums
-        return encoded, WINDOW.join(self._history), window_sums, self._sums
+        history, memory = WINDOW.join(self._history), memory_of_windows(self._memory)
+        return encoded, history, window_sums, self._sums, memory
+
+
+def memory_window(end_ms: int, tokens: str) -> str:
+    """A window of a memory, from the window's tokens (liveprofile.wire.memories)."""
+    parts = (FIELD.join(token.split(FIELD)[1:4]) for token in tokens.split(EVENT))
+    return HEADER + memories.window_text(end_ms, parts)
+
+
+def memory_of_windows(windows: Iterable[str]) -> str:
+    """The memory of the last windows, without the first ones if they are too long."""
+    memory = EVENT.join(windows)
+    if len(memory) <= memories.MEMORY_CHARS:
+        return memory
+    tail = memory[-memories.MEMORY_CHARS :]
+    return tail[tail.index(EVENT + HEADER) + 1 :]
 
 
 def _window_sums(

@@ -11,7 +11,8 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import time
-from collections.abc import Iterator
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from multiprocessing.connection import Connection
@@ -20,16 +21,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import torch
 
-from benchmarks.load.rows import batches
+from benchmarks.load.rows import batches, memory_of_windows, memory_window
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
 from liveprofile.config import load
 from liveprofile.errors import InputError, ServiceError
+from liveprofile.events.modalities import Vectors
 from liveprofile.events.window import parse_windows
+from liveprofile.wire import training_rows as schema
+from liveprofile.wire.memories import MEMORY_WINDOWS, Memories, read_memories
 from liveprofile.wire.token_columns import TokenColumns, read_histories
+from liveprofile.wire.tokens import EVENT, WINDOW
 from udfs.profile import assemble
 from udfs.profile.batch import ProfileBatch
 
@@ -40,7 +46,7 @@ MODES = {"1 thread": (1, 1), "2 threads": (1, 2), "2 processes": (2, 1)}
 SEED = 20171001
 
 # The arguments of ProfileModel.score.
-ModelInputs = tuple[TokenColumns, TokenColumns, np.ndarray, np.ndarray]
+ModelInputs = tuple[TokenColumns, TokenColumns, np.ndarray, np.ndarray, Sequence[Vectors], Memories]
 
 
 class ScoreTiming(NamedTuple):
@@ -124,24 +130,43 @@ def generated_rows(workload: Workload) -> ProfileBatch:
 def recorded_rows(rows_path: Path, after_ms: int, until_ms: int) -> ProfileBatch:
     """Draws ROWS rows of a backfill whose windows end in (after_ms, until_ms], in order of time.
 
-    Raises InputError for files without the columns of a backfill.
+    A backfill has no memories: they are made of the user's earlier rows. Raises InputError for
+    files without the columns of a backfill.
     """
     end_ms = ds.field("window_end_ms")
     try:
-        table = ds.dataset(rows_path, format="parquet").to_table(
-            list(ProfileBatch._fields), (end_ms > after_ms) & (end_ms <= until_ms)
+        rows = ds.dataset(rows_path, format="parquet")
+        table = rows.to_table(schema.PROFILE.names, (end_ms > after_ms) & (end_ms <= until_ms))
+        drawn = np.random.default_rng(SEED).permutation(len(table))[:ROWS]
+        ordered = table.take(drawn).sort_by("window_end_ms")
+        of_users = ds.field("user_id").isin(pc.unique(ordered["user_id"]))
+        earlier = rows.to_table(
+            ["user_id", "window_end_ms", "history"], of_users & (end_ms <= until_ms)
         )
     except (pa.ArrowInvalid, OSError) as error:
         raise InputError(f"rows {rows_path}: {str(error).splitlines()[0]}") from None
-    drawn = np.random.default_rng(SEED).permutation(len(table))[:ROWS]
-    ordered = table.take(drawn).sort_by("window_end_ms")
-    return _batch([column.to_pylist() for column in ordered.columns])
+    columns = [column.to_pylist() for column in ordered.columns]
+    ends = zip(columns[0], columns[2], strict=True)
+    memory = _memories(earlier.sort_by("window_end_ms"))
+    return _batch([*columns, [memory[key] for key in ends]])
+
+
+def _memories(rows: pa.Table) -> dict[tuple[str, int], str]:
+    """The memory after each window, by user and window end. `rows`: in order of time."""
+    windows: dict[str, deque[str]] = defaultdict(lambda: deque(maxlen=MEMORY_WINDOWS))
+    memory = {}
+    columns = (rows[name].to_pylist() for name in rows.column_names)
+    for user_id, end_ms, history in zip(*columns, strict=True):
+        tokens = history.rpartition(WINDOW)[2].partition(EVENT)[2]
+        windows[user_id].append(memory_window(end_ms, tokens))
+        memory[user_id, end_ms] = memory_of_windows(windows[user_id])
+    return memory
 
 
 def _batch(columns: list[list[Any]]) -> ProfileBatch:
-    user_id, start_ms, end_ms, events, history, added, sums = columns
+    user_id, start_ms, end_ms, events, history, added, sums, memory = columns
     start_ms, end_ms, added, sums = map(np.array, (start_ms, end_ms, added, sums))
-    return ProfileBatch(user_id, start_ms, end_ms, events, history, added, sums)
+    return ProfileBatch(user_id, start_ms, end_ms, events, history, added, sums, memory)
 
 
 def model_inputs(batch: ProfileBatch, decay_days: float) -> ModelInputs:
@@ -154,7 +179,8 @@ def model_inputs(batch: ProfileBatch, decay_days: float) -> ModelInputs:
     histories = read_histories([batch.history[row] for row in kept])
     users = [batch.user_id[row] for row in kept]
     rows = assemble.ProfileInputs(users, start_ms, end_ms, windows, histories, *baselines)
-    return histories.tokens, windows.tokens, *assemble.numeric_inputs(rows)
+    memories = read_memories([batch.memory[row] for row in kept])
+    return histories.tokens, windows.tokens, *assemble.numeric_inputs(rows), (), memories
 
 
 @contextmanager

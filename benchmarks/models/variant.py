@@ -36,11 +36,15 @@ class PlainProfileModel(ProfileModel):
     """The model without optimisations, as the reference.
 
     All positions of a batch, padded to the longest row, go through every layer, and torch.topk
-    ranks all items.
+    ranks all items, also where the ranker replaces the result.
     """
 
     def _forward(
-        self, batch: EncodedBatch, user_features_2BX: np.ndarray, fused_BD: torch.Tensor | None
+        self,
+        batch: EncodedBatch,
+        user_features_2BX: np.ndarray,
+        fused_BD: torch.Tensor | None,
+        by_memory: bool,
     ) -> InferenceBatchResult:
         model, rows = self._model, len(batch.before_B)
         row_S = np.repeat(np.arange(rows), batch.scored_counts_B)
@@ -63,8 +67,8 @@ class PlainProfileModel(ProfileModel):
         if fused_BD is not None:
             fused_2BD[rows:] += fused_BD
         log_p_2BC = model.category_logits(fused_2BD, repeat_counts_2BC).log_softmax(1)
-        log_p_2BK, interest_2BK = log_p_2BC[:, 1 : 1 + len(self.categories)].topk(
-            min(TOP_K, len(self.categories))
+        log_p_2BK, interest_2BK = log_p_2BC[:, 1 : 1 + model.shape.categories].topk(
+            min(TOP_K, model.shape.categories)
         )
         churn_2B, log_mean_2B, log_std_2B = model.values(h_2BD, torch.from_numpy(user_features_2BX))
         churn_2B = churn_2B.sigmoid()
@@ -76,10 +80,12 @@ class PlainProfileModel(ProfileModel):
             item_counts.row_M
         ] * torch.from_numpy(item_counts.value_M)
         logits_BI[item_counts.row_M, item_counts.code_M - 1] += repeat_logits_M
-        item_BK = logits_BI.topk(min(TOP_K, len(self.items))).indices
+        item_BK = logits_BI.topk(min(TOP_K, model.shape.items)).indices
         columns = (model.embeddings(h_2BD), log_p_2BK.exp(), churn_2B[:, None], spend_2B[:, None])
         ints_BO = torch.cat([interest_2BK[:rows], interest_2BK[rows:], item_BK], 1).int()
-        return InferenceBatchResult(torch.cat(columns, 1), ints_BO, surprise_S, row_S)
+        return InferenceBatchResult(
+            torch.cat(columns, 1), ints_BO, h_2BD[rows:], h_BD, surprise_S, row_S
+        )
 
 
 def variants(folders: list[Path]) -> dict[str, Variant]:

@@ -3,6 +3,7 @@
     behaviour_events (jobs/sql/event_views.py) -> deduplicated -> on_time -> counted -> encoded
     -> user_windows -> window_contributions -> with_baselines -> model_input
     deduplicated -> late, counted -> too_many
+    user_windows -> memories, memories and model_input -> profile_input
 
 The stream (jobs/profile_job.py) and the backfill (jobs/backfill_job.py) use the same views. Only
 the clock of a partition and the split of late events need a stream: a batch has no watermark. Each
@@ -17,6 +18,7 @@ from jobs.sql.event_views import RECORD
 from liveprofile.config import Settings
 from liveprofile.features import baselines
 from liveprofile.setting_sections import LimitSettings, WindowSettings
+from liveprofile.wire import memories as memory_format
 from liveprofile.wire import token_columns, window_events
 from liveprofile.wire.tokens import token_sql, type_letter_sql
 
@@ -193,11 +195,11 @@ def with_baselines() -> str:
 
 
 def model_input(settings: Settings) -> str:
-    """The window with all that is known of its user: the input of the model and a training row.
+    """The window with its user's baselines and last windows: a training row.
 
     LAG, because an OVER window of K rows would keep those rows whole, payloads included.
 
-    user_id STRING, window_start, window_end TIMESTAMP(3), events STRING
+    user_id STRING, window_start, window_end TIMESTAMP(3), window_time (rowtime), events STRING
     (liveprofile.wire.window_events), history STRING (liveprofile.wire.token_columns), added, sums
     ARRAY<DOUBLE>
     """
@@ -205,9 +207,48 @@ def model_input(settings: Settings) -> str:
     over = "OVER (PARTITION BY user_id ORDER BY window_time)"
     earlier = (f"LAG(this_window, {k}) {over}" for k in range(settings.window.history, 0, -1))
     return f"""
-        SELECT user_id, window_start, window_end, events, added, sums,
+        SELECT user_id, window_start, window_end, window_time, events, added, sums,
             {token_columns.history_sql(*earlier, "this_window")} AS history
         FROM (SELECT *, {window} AS this_window FROM with_baselines)"""
+
+
+def memories() -> str:
+    """The user's memory up to and including a window.
+
+    A frame keeps its rows whole, so these hold the ids of the window's events and nothing else. A
+    training rebuilds memories from its windows (models/profile/data/ranking_examples.py).
+
+    user_id, memory_time (rowtime), memory STRING (liveprofile.wire.memories)
+    """
+    tokens = token_columns.last_tokens_sql("tokens")
+    window = memory_format.window_sql(sql.epoch_ms("window_end"), tokens)
+    over = (
+        "OVER (PARTITION BY user_id ORDER BY window_time"
+        f" ROWS BETWEEN {memory_format.MEMORY_WINDOWS - 1} PRECEDING AND CURRENT ROW)"
+    )
+    # Always true. Without it the planner would drop the columns that memories do not need, and so
+    # compute the windows twice.
+    reads_all_columns = (
+        "events <> '' AND activity <> '' AND n_events > 0 AND n_purchases >= 0 AND amount > -1E300"
+        " AND COALESCE(last_purchase_ms, 1) <> 0"
+    )
+    return f"""
+        SELECT user_id, window_time AS memory_time,
+            {memory_format.memory_sql("memory_window")} {over} AS memory
+        FROM (SELECT user_id, window_time, {window} AS memory_window
+              FROM user_windows WHERE {reads_all_columns})"""
+
+
+def profile_input() -> str:
+    """The window with all that is known of its user: the input of the model.
+
+    The columns of `model_input` without window_time, and memory STRING
+    """
+    return f"""
+        SELECT w.user_id, window_start, window_end, events, history, added, sums,
+            {memory_format.last_windows_sql("memory")} AS memory
+        FROM model_input AS w
+        JOIN memories AS m ON w.user_id = m.user_id AND w.window_time = m.memory_time"""
 
 
 def create(t_env, source: str, settings: Settings, *, streaming: bool) -> None:
@@ -238,6 +279,10 @@ def create(t_env, source: str, settings: Settings, *, streaming: bool) -> None:
         "model_input": model_input(settings),
     }
     if streaming:
-        views["late"] = late(settings)
+        views |= {
+            "memories": memories(),
+            "profile_input": profile_input(),
+            "late": late(settings),
+        }
     for name, query in views.items():
         t_env.execute_sql(f"CREATE TEMPORARY VIEW {name} AS {query}")

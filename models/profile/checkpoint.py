@@ -20,6 +20,7 @@ from liveprofile.errors import InputError
 from liveprofile.events.modalities import Modality
 from models.profile.model_card import CARD, VOCABULARY, WEIGHTS, ModelCard, sha256
 from models.profile.network import BehaviourTransformer, Shape
+from models.profile.ranker.network import Ranker
 
 
 def round_weights(model: BehaviourTransformer) -> None:
@@ -37,7 +38,10 @@ def save(
     `card`: the fields of ModelCard except format, shape and sha256.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    weights = {name: value.half().contiguous() for name, value in model.state_dict().items()}
+    weights = {
+        name: (value.half() if value.is_floating_point() else value).contiguous()
+        for name, value in model.state_dict().items()
+    }
     (folder / WEIGHTS).write_bytes(to_bytes(weights))
     vocabulary = {"items": items, "categories": categories}
     # ASCII, since an id may hold a lone surrogate, which UTF-8 cannot encode.
@@ -66,12 +70,26 @@ def load(folder: Path) -> tuple[BehaviourTransformer, list[str], list[str], Mode
         ]
         model = BehaviourTransformer(shape, modalities)
         weights = load_file(folder / WEIGHTS)
-        model.load_state_dict({name: value.float() for name, value in weights.items()})
+        if (biases := weights.get("ranker.item_bias")) is not None:
+            model.ranker = Ranker(shape.dim, shape.categories, shape.items, len(biases) - 1)
+        model.load_state_dict(
+            {
+                name: value.float() if value.is_floating_point() else value
+                for name, value in weights.items()
+            }
+        )
         vocabulary = json.loads((folder / VOCABULARY).read_text())
         items, categories = vocabulary["items"], vocabulary["categories"]
     except (TypeError, RuntimeError, SafetensorError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"model checkpoint {folder}: {reason}") from None
+    if model.ranker is not None:
+        lowest, highest = (int(code) for code in model.ranker.item_category.aminmax())
+        if lowest < 0 or highest > len(categories):
+            raise InputError(
+                f"model checkpoint {folder / WEIGHTS}: categories of items from {lowest} to"
+                f" {highest}, but there are {len(categories)}"
+            )
     if (len(items), len(categories)) != (shape.items, shape.categories):
         raise InputError(
             f"model checkpoint {folder / VOCABULARY}: {len(items)} items and {len(categories)}"

@@ -15,7 +15,6 @@ Shape suffixes
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,13 +24,16 @@ import torch
 from torch import Tensor
 
 from liveprofile.events.modalities import Vectors
+from liveprofile.wire import memories as memory_format
+from liveprofile.wire.memories import Memories, MemoryToken
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import TYPE_INDEX, Token
 from models.profile import checkpoint
-from models.profile.device import Device, select_device
+from models.profile.device import BatchTime, BatchTimer, Device, select_device
 from models.profile.encoding import EncodedBatch, Encoder, Vocabulary
 from models.profile.modality_layers import collate
 from models.profile.network import BehaviourTransformer, expected_spend, top_k
+from models.profile.ranking import MemoryRanker
 from models.profile.user_features import FEATURE_NAMES, RepeatCounts
 
 TOP_K = 10
@@ -41,24 +43,17 @@ SURPRISE_CHUNK_POSITIONS = 1024
 
 
 def in_bfloat16(model: BehaviourTransformer) -> BehaviourTransformer:
-    """A bfloat16 copy of the model. The value head stays float32, since amounts need it."""
+    """A bfloat16 copy of the model. Value head and ranker, which read numbers, stay float32."""
     converted = copy.deepcopy(model).bfloat16()
     converted.value_head = copy.deepcopy(model.value_head)
+    converted.ranker = copy.deepcopy(model.ranker)
     return converted
-
-
-class BatchTime(NamedTuple):
-    """Duration of one forward pass, for metrics. `length`: of its longest padded sequence."""
-
-    rows: int
-    length: int
-    milliseconds: float
 
 
 class Scores(NamedTuple):
     """Scores of B rows in input order; float32 and int32 arrays.
 
-    k = min(TOP_K, number of the model's names).
+    k = min(TOP_K, number of the model's names)
     """
 
     embedding_before: np.ndarray  # (B, d), unit length
@@ -81,6 +76,8 @@ class InferenceBatchResult(NamedTuple):
 
     floats_2BO: Tensor  # embedding, probabilities of interests, churn, spend
     ints_BO: Tensor  # interests before, interests after, next items
+    after_BD: Tensor  # states after the windows
+    fused_BD: Tensor  # those with the windows' vectors
     surprise_S: Tensor
     row_S: np.ndarray  # the row that each event belongs to
 
@@ -103,13 +100,14 @@ class ProfileModel:
         self.version: str = card["version"]
         self.revision: int = card["revision"]
         self.decay_days: float = card["decay_days"]
-        self.items, self.categories = items, categories
         self.max_len, self.dim = model.shape.max_len, model.shape.embedding
         self.modalities = frozenset(model.fusion.modalities)
         self._device = device
         self._model = model.to(device)
         self._batch_rows, self._length_buckets = batch_rows, tuple(length_buckets)
+        self._k_categories, self._k_items = min(TOP_K, len(categories)), min(TOP_K, len(items))
         self._ranked_items = min(max(card["ranked_items"], TOP_K), len(items))
+        self._ranker = MemoryRanker(self._model, items, categories, self._ranked_items, TOP_K)
         self._surprise_chunk = SURPRISE_CHUNK_POSITIONS if device.type == "cpu" else 1 << 30
         self._encoder = Encoder(
             Vocabulary(items, model.shape.item_buckets),
@@ -117,6 +115,19 @@ class ProfileModel:
             self.max_len,
             self.decay_days,
         )
+
+    @property
+    def items(self) -> list[str]:
+        """The names that the indexes of the latest `Scores` refer to.
+
+        The model's names come first, then ids that the memories held.
+        """
+        return self._ranker.items
+
+    @property
+    def categories(self) -> list[str]:
+        """As `items`, for categories."""
+        return self._ranker.categories
 
     @classmethod
     def load(
@@ -169,6 +180,7 @@ class ProfileModel:
             TokenColumns.of([row[-1:] for row in rows]),
             user_features_BX,
             user_features_BX,
+            memories=memory_format.of_windows([[(0, [MemoryToken(0, "", "")])]] * len(rows)),
         )
 
     def score(
@@ -178,38 +190,53 @@ class ProfileModel:
         user_features_before_BX: np.ndarray,
         user_features_after_BX: np.ndarray,
         vectors: Sequence[Vectors] = (),
+        memories: Memories | None = None,
     ) -> Scores:
         """Scores B rows. Row i of `histories` precedes row i of `windows`.
 
         user_features_before_BX, user_features_after_BX: user_features.feature_matrix at the
         windows' starts and ends. vectors: the modality vectors of each window, all of
-        `modalities`; (): no window has any.
+        `modalities`; (): no window has any. memories: of each user, the window included. None, or
+        a model without a ranker: the trunk ranks items and categories.
         """
         length_B = self._encoder.lengths(histories.sizes, windows.sizes)
         order_B = np.argsort(length_B, kind="stable")
         tokens = self._encoder.index_tokens(histories, windows)
+        by_memory = memories is not None and self._model.ranker is not None
         results, timers = [], []
         with torch.inference_mode():
             fused_BD = self._fused(vectors) if self.modalities and any(vectors) else None
             for first in range(0, len(order_B), self._batch_rows):
                 part_B = order_B[first : first + self._batch_rows]
-                timer = _BatchTimer(self._device, len(part_B), int(length_B[part_B[-1]]))
+                timer = BatchTimer(self._device, len(part_B), int(length_B[part_B[-1]]))
                 batch = self._encoder.encode(tokens, part_B, self._length_buckets)
                 user_features_2BX = np.concatenate(
                     [user_features_before_BX[part_B], user_features_after_BX[part_B]]
                 )
                 batch_fused_BD = None if fused_BD is None else fused_BD[torch.from_numpy(part_B)]
-                results.append(self._forward(batch, user_features_2BX, batch_fused_BD))
+                results.append(self._forward(batch, user_features_2BX, batch_fused_BD, by_memory))
                 timer.stop()
                 timers.append(timer)
-        return self._collect(results, order_B, [timer.read() for timer in timers])
+            scores = self._collect(results, order_B, [timer.read() for timer in timers])
+            if not by_memory or not len(order_B):
+                return scores
+            input_order_B = torch.from_numpy(np.argsort(order_B))
+            after_BD = torch.cat([result.after_BD for result in results])[input_order_B]
+            if fused_BD is not None:
+                fused_BD = torch.cat([result.fused_BD for result in results])[input_order_B]
+            ranked = self._ranker.rank(memories, after_BD, fused_BD)
+            return scores._replace(**ranked._asdict())
 
     def _fused(self, vectors: Sequence[Vectors]) -> Tensor:
         """(B, D) states of the windows' vectors."""
         return self._model.fusion(collate(vectors), len(vectors))
 
     def _forward(
-        self, batch: EncodedBatch, user_features_2BX: np.ndarray, fused_BD: Tensor | None
+        self,
+        batch: EncodedBatch,
+        user_features_2BX: np.ndarray,
+        fused_BD: Tensor | None,
+        by_memory: bool,
     ) -> InferenceBatchResult:
         rows = len(batch.before_B)
         # The state before the window predicts a window's first event, so the first events of all
@@ -257,16 +284,20 @@ class ProfileModel:
         type_log_p = model.type_logits(h_ND).float().log_softmax(1)
         surprise_S = -(torch.cat(log_p) + type_log_p[state_S, type_S])
 
-        named = slice(1, 1 + len(self.categories))  # neither the unknown nor the hash buckets
+        named = slice(1, 1 + model.shape.categories)  # neither the unknown nor the hash buckets
         log_p_2BK, interest_2BK = top_k(log_p_2BC[:, named], TOP_K)
         churn_logit_2B, log_mean_2B, log_std_2B = model.values(h_2BD, user_features_2BX)
         churn_2B = churn_logit_2B.sigmoid()
         spend_2B = expected_spend(churn_2B, log_mean_2B, log_std_2B)
-        item_BK = self._next_items(fused_2BD[rows:], batch.item_repeat_counts)
+        if by_memory:  # the ranker replaces them
+            item_BK = interest_2BK.new_zeros(rows, self._k_items)
+        else:
+            item_BK = self._next_items(fused_2BD[rows:], batch.item_repeat_counts)
         embeddings = model.embeddings(h_2BD)
         floats = torch.cat([embeddings, log_p_2BK.exp(), churn_2B[:, None], spend_2B[:, None]], 1)
         ints = torch.cat([interest_2BK[:rows], interest_2BK[rows:], item_BK], 1).int()
-        return InferenceBatchResult(floats, ints, surprise_S, row_S)
+        after_BD, fused_BD = h_2BD[rows:], fused_2BD[rows:]
+        return InferenceBatchResult(floats, ints, after_BD, fused_BD, surprise_S, row_S)
 
     def _next_items(self, h_BD: Tensor, counts: RepeatCounts) -> Tensor:
         """(B, K) best items, best first, among the ranked items and all items of the user's past.
@@ -274,7 +305,7 @@ class ProfileModel:
         `counts` adds the repeat term to the logits. Items past the ranked ones are candidates only
         for users who already had them.
         """
-        model, ranked, k = self._model, self._ranked_items, min(TOP_K, len(self.items))
+        model, ranked, k = self._model, self._ranked_items, self._k_items
         item_M = counts.code_M - 1
         ranked_F, rare_R = np.flatnonzero(item_M < ranked), np.flatnonzero(item_M >= ranked)
         logit_index_F = counts.row_M[ranked_F] * ranked + item_M[ranked_F]
@@ -324,7 +355,7 @@ class ProfileModel:
     ) -> Scores:
         """Joins the results of all batches, in input order."""
         rows, dim = len(order_B), self.dim
-        categories, items = min(TOP_K, len(self.categories)), min(TOP_K, len(self.items))
+        categories, items = self._k_categories, self._k_items
         floats = np.empty((2, rows, dim + categories + 2), np.float32)
         ints_BO = np.empty((rows, 2 * categories + items), np.int32)
         surprise_B = np.zeros(rows, np.float32)
@@ -354,28 +385,3 @@ class ProfileModel:
             surprise=surprise_B,
             batches=batches,
         )
-
-
-class _BatchTimer:
-    """Times one forward pass. On a GPU it records CUDA events, which do not block the stream."""
-
-    def __init__(self, device: torch.device, rows: int, length: int):
-        self._rows, self._length = rows, length
-        self._events = None
-        if device.type == "cuda":
-            self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)]
-            self._events[0].record()
-        self._started_s = time.perf_counter()
-        self._milliseconds = 0.0
-
-    def stop(self) -> None:
-        if self._events:
-            self._events[1].record()
-        else:
-            self._milliseconds = 1000 * (time.perf_counter() - self._started_s)
-
-    def read(self) -> BatchTime:
-        if self._events:
-            self._events[1].synchronize()
-            self._milliseconds = self._events[0].elapsed_time(self._events[1])
-        return BatchTime(self._rows, self._length, self._milliseconds)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from liveprofile.events.modalities import Modality
 from models.profile.encoding import BOS_TYPE, Groups, Layout
 from models.profile.modality_layers import Fusion
+from models.profile.ranker.network import Ranker
 from models.profile.user_features import FEATURE_NAMES
 
 VALUE_WIDTH = 64
@@ -131,6 +132,8 @@ class BehaviourTransformer(nn.Module):
         self.type_head = nn.Linear(dim, BOS_TYPE)
         self.value_head = ValueHead(dim)
         self.fusion = Fusion(dim, modalities)
+        # Fitted behind the finished trunk, if there are rows for it.
+        self.ranker: Ranker | None = None
         self.register_buffer("embed", torch.eye(dim, shape.embedding))
         self._item_rows = slice(layout.item + 1, layout.item + 1 + shape.items)
         self._category_rows = slice(layout.category, layout.category + shape.category_rows)

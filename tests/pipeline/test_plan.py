@@ -64,10 +64,16 @@ def test_each_pipeline_has_one_python_operator(
 
 
 def test_views_shared_by_sinks_are_computed_once(profile_plan: CompiledPlan) -> None:
-    for kind in ("table-source-scan", "deduplicate", "global-window-aggregate", "correlate"):
+    for kind in (
+        "table-source-scan",
+        "deduplicate",
+        "global-window-aggregate",
+        "interval-join",
+        "correlate",
+    ):
         assert count(profile_plan, kind) == 1, kind
-    # The clock of a partition, the count of a window, baselines, history.
-    assert count(profile_plan, "over-aggregate") == 4
+    # The clock of a partition, the count of a window, baselines, history, memory.
+    assert count(profile_plan, "over-aggregate") == 5
 
 
 def test_scoring_pipeline_shares_no_operator(
@@ -135,6 +141,6 @@ def test_ids_of_nodes_with_state_do_not_depend_on_other_nodes() -> None:
     """Staggered windows have further steps, and the scoring pipeline numbers the nodes anew."""
     plan = plan_nodes.kafka_plan(scoring={"enabled": False}, window={"stagger_ms": 60_000})
     ids = {node["id"] for node in plan._plan["nodes"]}
-    assert {id for id in ids if id < 1_000} == {1, 8, 12, 14, 17, 20, 26, 57, 58}
+    assert {id for id in ids if id < 1_000} == {1, 8, 12, 14, 17, 20, 26, 57, 58, 61, 62}
     with pytest.raises(ValueError, match="local-window-aggregate matches 0 known ids"):
         plan._renumber([node for node in NODE_IDS if "window" not in node.node_type])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import string
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -20,6 +21,7 @@ from jobs.sql import tables
 from liveprofile.features.entity.lists import parse_lists
 from liveprofile.wire import (
     entity_lists,
+    memories,
     output_records,
     scored_events,
     token_columns,
@@ -136,6 +138,64 @@ def test_history_written_by_sql_is_read_as_the_same_tokens(
         )
         assert sorted(Token(*map(_plain, one)) for one in read) == expected
         assert found.last_purchase_ms_now[at] == last_ms[user, 3]
+
+
+@pytest.mark.parametrize("longest_id", [12, 250])
+def test_memories_written_by_sql_are_read_as_the_same_windows(
+    t_env: TableEnvironment, rng: random.Random, longest_id: int
+) -> None:
+    tokens = [
+        (
+            rng.randrange(3),  # user
+            rng.randrange(45),  # window
+            rng.randrange(10**12, 10**13),
+            rng.choice(EVENT_TYPES),
+            text(rng, longest_id),
+            text(rng, longest_id),
+            rng.choice([0.0, 19.99, 1e-9, 1e9, -3.5]),
+        )
+        for _ in range(2 * ROWS)
+    ]
+    name = f"memory_tokens_{longest_id}"
+    register(
+        t_env,
+        name,
+        tokens,
+        "u INT, w INT, ms BIGINT, event_type STRING, item STRING, category STRING, amount DOUBLE",
+    )
+    token = token_sql(
+        "CAST(ms AS STRING)", type_letter_sql(), "item", "category", "CAST(amount AS STRING)"
+    )
+    window = memories.window_sql("CAST(w AS BIGINT)", "tokens")
+    over = (
+        "OVER (PARTITION BY u ORDER BY w"
+        f" ROWS BETWEEN {memories.MEMORY_WINDOWS - 1} PRECEDING AND CURRENT ROW)"
+    )
+    query = f"""
+        SELECT u, w, memory, {memories.last_windows_sql("memory")}
+        FROM (SELECT u, w, {memories.memory_sql("memory_window")} {over} AS memory
+              FROM (SELECT u, w, {window} AS memory_window
+                    FROM (SELECT u, w, {token_columns.tokens_sql("token")} AS tokens
+                          FROM (SELECT *, {token} AS token FROM {name}) GROUP BY u, w)))"""
+    rows = list(select(t_env, query))
+    found = memories.read_memories([row[3] for row in rows])
+    shortened, first = 0, 0
+    for (user, last, whole, kept), size in zip(rows, found.sizes.tolist(), strict=True):
+        read = dict(map(memories.read_window, found.windows[first : first + size]))
+        first += size
+        windows = sorted({row[1] for row in tokens if row[0] == user and row[1] <= last})
+        windows = windows[-memories.MEMORY_WINDOWS :]
+        assert list(read) == windows[len(windows) - len(read) :]
+        if len(read) < len(windows):
+            shortened += 1
+            assert len(kept) < memories.MEMORY_CHARS < len(whole)
+        expected = Counter(
+            memories.MemoryToken(TYPE_INDEX[row[3]], row[4], row[5])
+            for row in tokens
+            if row[0] == user and row[1] in read
+        )
+        assert Counter(map(memories.read_token, chain(*read.values()))) == expected
+    assert (shortened > 0) == (longest_id > 100)
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Section 4 of docs/data-contract.md in plain Python: the history, and vectors of a window."""
+"""Section 4 of docs/data-contract.md in plain Python: history, memory, vectors of a window."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from tests.reference.validation import TYPES, ValidEvent
 
 TOKEN_CHARS = 4_096
 VECTORS_PER_ENCODER = 3
+MEMORY_WINDOWS, MEMORY_CHARS = 40, 32_768
 
 
 class Token(NamedTuple):
@@ -62,6 +63,22 @@ def window_tokens(arrived: Sequence[ValidEvent]) -> list[Token]:
             room -= lengths[first] + 1
         tokens = tokens[first:]
     return sorted(tokens)
+
+
+def memory_text(windows: Sequence[tuple[int, Sequence[Token]]]) -> str:
+    """The memory of a user: the ends and the kept tokens of the windows, this one last."""
+    texts = []
+    for end_ms, tokens in windows[-MEMORY_WINDOWS:]:
+        parts = [
+            "\x1f".join((chr(ord("a") + token.type_index), token.item, token.category))
+            for token in tokens
+        ]
+        texts.append("\x1e".join((f"#{end_ms}", *parts)))
+    # A kept window has a separator before it, so one that fills the room is dropped, too.
+    if sum(map(len, texts)) + len(texts) - 1 > MEMORY_CHARS:
+        while sum(map(len, texts)) + len(texts) > MEMORY_CHARS:
+            del texts[0]
+    return "\x1e".join(texts)
 
 
 def modality_inputs(events: Sequence[ValidEvent]) -> dict[tuple[str, int], list[float]]:

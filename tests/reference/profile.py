@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from tests.reference.baselines import Baselines, affinity, largest
-from tests.reference.history import Token, modality_inputs, window_tokens
+from tests.reference.history import Token, memory_text, modality_inputs, window_tokens
 from tests.reference.rules import Flag, flag_id, is_true
 from tests.reference.units import DAY_MS, HOUR_MS
 from tests.reference.validation import TYPES, ValidEvent
@@ -29,7 +29,8 @@ class ScoreWindow(Protocol):
 
     It returns churn_before, churn_after, expected_spend_before, expected_spend_after and surprise.
     `history` and `window` hold all tokens in order. The numbers before and after the window are
-    those of Baselines.model_input. `vectors` are those of history.modality_inputs.
+    those of Baselines.model_input. `vectors` are those of history.modality_inputs, `memory` is that
+    of history.memory_text.
     """
 
     def __call__(
@@ -39,6 +40,7 @@ class ScoreWindow(Protocol):
         numbers_before: Mapping[str, float],
         numbers_after: Mapping[str, float],
         vectors: Mapping[tuple[str, int], Sequence[float]],
+        memory: str,
         /,
     ) -> Mapping[str, float]: ...
 
@@ -140,6 +142,7 @@ class _User:
         ]
         self.tau_ms = settings.state.decay_days * DAY_MS
         self.history: list[list[Token]] = []  # tokens of the last K windows
+        self.memory: list[tuple[int, list[Token]]] = []  # all windows
         self.baselines = Baselines(self.tau_ms)
         self.previously_active: frozenset[str] = frozenset()
         self.last_raised_ms: dict[str, int] = {}
@@ -160,11 +163,20 @@ class _User:
         self.baselines.add(end_ms, events)
         after = self.baselines.features(end_ms)
         activity_after = self.baselines.activity()
+        kept = window_tokens(arrived)
+        self.memory.append((end_ms, kept))
         surprise = None
         if self.score is not None:
             numbers_after = self.baselines.model_input(end_ms, history + window)
             vectors = modality_inputs(events)
-            scores = self.score(history, window, numbers_before, numbers_after, vectors)
+            scores = self.score(
+                history,
+                window,
+                numbers_before,
+                numbers_after,
+                vectors,
+                memory_text(self.memory),
+            )
             surprise = scores["surprise"]
             for name in ("churn", "expected_spend"):
                 before[name], after[name] = scores[f"{name}_before"], scores[f"{name}_after"]
@@ -173,7 +185,7 @@ class _User:
         affinity_after = affinity(history + window, end_ms, self.tau_ms)
         values, active = self._evaluate(before, len(purchases), amount, len(events), surprise)
         flags = self._raise_flags(end_ms, values, active)
-        self.history.append(window_tokens(arrived))
+        self.history.append(kept)
         del self.history[: -self.settings.window.history]
         return Profile(
             user_id=self.user_id,

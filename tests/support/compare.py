@@ -29,6 +29,7 @@ from liveprofile.resources import product_path
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.wire import tokens as events
+from liveprofile.wire.memories import read_memories
 from liveprofile.wire.token_columns import TokenColumns
 from models.profile.inference import ProfileModel, Scores
 from models.profile.user_features import FEATURE_NAMES
@@ -68,9 +69,10 @@ class Scored:
         numbers_before: Mapping[str, float],
         numbers_after: Mapping[str, float],
         vectors: Mapping[tuple[str, int], Sequence[float]],
+        memory: str,
     ) -> Scores:
         """Takes what tests.reference.profile.ScoreWindow takes."""
-        inputs = repr((history, window, numbers_before, numbers_after, vectors))
+        inputs = repr((history, window, numbers_before, numbers_after, vectors, memory))
         key = hashlib.sha256(inputs.encode("utf-8", "surrogatepass")).digest()
         if key not in self._scores:
             tokens = (_one_row(tokens) for tokens in (history, window))
@@ -80,7 +82,9 @@ class Scored:
                 for modality, vector in vectors.items()
                 if modality in self.model.modalities
             }
-            self._scores[key] = self.model.score(*tokens, *features, [by_modality])
+            self._scores[key] = self.model.score(
+                *tokens, *features, [by_modality], read_memories([memory])
+            )
         return self._scores[key]
 
 
@@ -102,9 +106,10 @@ class RecordingModel:
         numbers_before: dict[str, float],
         numbers_after: dict[str, float],
         vectors: dict[tuple[str, int], list[float]],
+        memory: str,
         /,
     ) -> dict[str, float]:
-        scores = self.scored.score(history, window, numbers_before, numbers_after, vectors)
+        scores = self.scored.score(history, window, numbers_before, numbers_after, vectors, memory)
         self.scores.append(scores)
         self.truncated.append(sum(len(token_text(token)) + 1 for token in window) > TOKEN_CHARS)
         return {

@@ -17,6 +17,7 @@ from liveprofile.events.window import WindowBatch, parse_windows
 from liveprofile.features import window_features
 from liveprofile.rules import flag_policy
 from liveprofile.wire import output_records, window_events
+from liveprofile.wire.memories import read_memories
 from liveprofile.wire.output_records import Refused
 from liveprofile.wire.token_columns import read_histories
 from liveprofile.wire.tokens import TYPE_INDEX
@@ -34,12 +35,13 @@ from udfs.rules_feed import RulesFeed
 from udfs.segments_feed import SegmentsFeed
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
-    from models.profile.inference import BatchTime, ProfileModel, Scores
+    from models.profile.device import BatchTime
+    from models.profile.inference import ProfileModel, Scores
     from models.profile.text_encoder import TextEncoder
 
 
 class ProfileBatch(NamedTuple):
-    """n rows of `jobs.sql.profile_views.model_input`; the windows of a user in time order."""
+    """n rows of `jobs.sql.profile_views.profile_input`; the windows of a user in time order."""
 
     user_id: list[str]
     window_start_ms: np.ndarray  # (n,) int64
@@ -48,6 +50,7 @@ class ProfileBatch(NamedTuple):
     history: list[str]  # the user's last windows: liveprofile.wire.token_columns
     added: np.ndarray  # (n, len(baselines.COLUMNS)) float64, the window's part of `sums`
     sums: np.ndarray  # (n, len(baselines.COLUMNS)) float64, the user's sums with the window
+    memory: list[str]  # the user's memory, this window included: liveprofile.wire.memories
 
     def row(self, index: int) -> ProfileBatch:
         """Returns a batch of one row."""
@@ -158,6 +161,7 @@ class ProfileUpdater:
             inputs.windows.tokens,
             *assemble.numeric_inputs(inputs),
             self._vectors(windows, modalities),
+            read_memories([batch.memory[row] for row in kept]),
         )
         clock.append(time.perf_counter())
         profiles = self._assemble(inputs, scores, model)

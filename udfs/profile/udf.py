@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 
 
 class ProfileUdf(ScalarFunction):
-    """Maps the columns of `jobs.sql.profile_views.model_input` to each row's output records.
+    """Maps the columns of `jobs.sql.profile_views.profile_input` to each row's output records.
 
     liveprofile/wire/output_records.py describes the records.
     """
@@ -112,7 +112,9 @@ class ProfileUdf(ScalarFunction):
         self._rules_feed.close()
         self._sink.close()
 
-    def eval(self, user_id, window_start, window_end, events, history, added, sums) -> pd.Series:
+    def eval(
+        self, user_id, window_start, window_end, events, history, added, sums, memory
+    ) -> pd.Series:
         """Returns a list of output records for each row."""
         batch = ProfileBatch(
             user_id.tolist(),
@@ -122,6 +124,7 @@ class ProfileUdf(ScalarFunction):
             history.tolist(),
             np.stack(added.to_numpy()).astype(np.float64),
             np.stack(sums.to_numpy()).astype(np.float64),
+            memory.tolist(),
         )
         return pd.Series(self._updater.update(batch), dtype=object)
 

@@ -8,11 +8,14 @@ Shape suffixes: W windows, K places of a ranking.
 
 from __future__ import annotations
 
+import itertools
 from typing import NamedTuple
 
 import numpy as np
 
 from liveprofile.progress import Progress
+from liveprofile.wire import memories
+from liveprofile.wire.memories import Memories, MemoryToken
 from liveprofile.wire.token_columns import TokenColumns
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import concatenated_ranges
@@ -50,14 +53,25 @@ def served_rankings(
             _tokens(streams, part, part + 1),
             user_features_WX,
             user_features_WX,
+            memories=_memories(streams, part),
         )
-        items.append(scores.next_items)
-        categories.append(scores.interests_after)
+        items.append(codes_of(scores.next_items, model.items, streams.items))
+        categories.append(codes_of(scores.interests_after, model.categories, streams.categories))
         on_progress("served rankings", first + len(part), len(windows))
-    return ServedRankings(
-        codes_of(np.concatenate(items), model.items, streams.items),
-        codes_of(np.concatenate(categories), model.categories, streams.categories),
-    )
+    return ServedRankings(np.concatenate(items), np.concatenate(categories))
+
+
+def _memories(streams: Streams, windows: np.ndarray) -> Memories:
+    """The memory after each of `windows`."""
+    first_W = _first_of_history(streams, windows, memories.MEMORY_WINDOWS - 1)
+    window_V = concatenated_ranges(first_W, windows + 1)
+    kept, index_V = np.unique(window_V, return_inverse=True)
+    tokens = _tokens(streams, kept, kept + 1)
+    columns = zip(tokens.type_index.tolist(), tokens.item, tokens.category, strict=True)
+    texts = [memories.token_text(MemoryToken(*token)) for token in columns]
+    ends = zip(streams.end_ms_W[kept].tolist(), itertools.pairwise(tokens.starts), strict=True)
+    of_window = [memories.window_text(end_ms, texts[slice(*part)]) for end_ms, part in ends]
+    return Memories(windows + 1 - first_W, [of_window[index] for index in index_V.tolist()])
 
 
 def _first_of_history(streams: Streams, windows: np.ndarray, history_windows: int) -> np.ndarray:

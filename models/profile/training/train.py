@@ -30,6 +30,7 @@ from models.profile.training import (
     curves,
     distributed,
     fit_modalities,
+    fit_ranker,
     training_state,
 )
 from models.profile.training.distributed import ProcessGroup
@@ -83,6 +84,7 @@ def train(
     embedding = {} if incremental else user_embedding.fit(model, data.corpus, split.train, recipe)
     value_head = churn_spend_head.fit(model, data.corpus, split, recipe, on_progress)
     modalities = fit_modalities.fit(model, data.corpus, split, recipe, on_progress)
+    ranker = fit_ranker.fit(model, data, recipe, on_progress)
     checkpoint.round_weights(model)
     evaluated = {"validation": model}
     if incremental:
@@ -92,6 +94,7 @@ def train(
         "best_epoch": trainer.best_epoch,
         "embedding": embedding,
         "values": value_head,
+        "ranker": ranker,
         "seconds": round(sum(row["seconds"] for row in trainer.curves), 1),
         **{
             name: evaluate.evaluate(

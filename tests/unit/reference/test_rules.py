@@ -62,7 +62,7 @@ def test_amount_z_score_has_two_floors_for_the_deviation() -> None:
 
 
 def test_scores_of_the_model_reach_profile_and_rules() -> None:
-    lengths, numbers = [], []
+    lengths, numbers, memories = [], [], []
 
     def score(
         history: list[Any],
@@ -70,8 +70,10 @@ def test_scores_of_the_model_reach_profile_and_rules() -> None:
         before: dict[str, float],
         after: dict[str, float],
         vectors: dict[tuple[str, int], list[float]],
+        memory: str,
     ) -> dict[str, float]:
         lengths.append((len(history), [token.item for token in window]))
+        memories.append(memory)
         numbers.append([(side["purchases"], side["history_events"]) for side in (before, after)])
         # 400 days stand for a user who never purchased.
         assert (before["recency_days"] == 400) == (before["purchases"] == 0)
@@ -93,6 +95,7 @@ def test_scores_of_the_model_reach_profile_and_rules() -> None:
     found = profiles(run_reference(stream, DAILY, score=score, rules=[rule]))
     assert lengths == [(0, ["b", "a"]), (2, [""]), (3, [""])]
     assert numbers == [[(0, 0), (2, 2)], [(2, 2), (3, 3)], [(3, 3), (4, 4)]]
+    assert [text.count("#") for text in memories] == [1, 2, 3]
     assert [profile.surprise for profile in found] == [0, 2, 3]
     assert [len(profile.flags) for profile in found] == [0, 0, 1]  # min_history: windows before
     assert all("churn_risk" in profile.segments for profile in found)

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
 from benchmarks.models import compression, model_speed, training_rows
 from benchmarks.models.model_speed import ScoreTiming
@@ -274,9 +275,21 @@ def test_recorded_rows_lie_in_the_requested_period(tmp_path):
     assert len(batch.user_id) > 50
     assert batch.window_end_ms.tolist() == sorted(batch.window_end_ms)
     assert until_ms - 9 * DAY_MS < batch.window_end_ms[0] and batch.window_end_ms[-1] <= until_ms
-    histories, windows, before_BX, after_BX = model_speed.model_inputs(batch, DECAY_DAYS)
+    inputs = model_speed.model_inputs(batch, DECAY_DAYS)
+    histories, windows, before_BX, after_BX, _, memories = inputs
     assert len(windows.sizes) == len(histories.sizes) == len(before_BX) == len(batch.user_id)
     assert (before_BX != after_BX).any() and histories.sizes.sum() > 0
+    # A memory made of rows of a backfill is that of the job.
+    in_order = zip(batch.user_id, batch.window_end_ms.tolist(), batch.memory, strict=True)
+    made = {
+        (user, end_ms): memory
+        for each in batches(training_rows.workload_of_windows(300).messages(), settings, 1_000)
+        for user, end_ms, memory in zip(
+            each.user_id, each.window_end_ms.tolist(), each.memory, strict=True
+        )
+    }
+    assert all(made[user, end_ms] == memory for user, end_ms, memory in in_order)
+    assert len(memories.sizes) == len(batch.user_id)
     table = pq.read_table(tmp_path).drop_columns(["history"])
     pq.write_table(table, tmp_path / "bare.parquet")
     with pytest.raises(InputError, match="history"):

@@ -44,7 +44,7 @@ ANY_WINDOW = {
 
 def batch(*user_ids: str, fields: str = "") -> ProfileBatch:
     """One window with one view for each user; fields: more JSON fields of the event."""
-    events, histories = [], []
+    events, histories, texts = [], [], []
     for user_id in user_ids:
         payload = (
             f'{{"event_id":"e-{user_id}","user_id":"{user_id}","event_type":"view",'
@@ -52,10 +52,11 @@ def batch(*user_ids: str, fields: str = "") -> ProfileBatch:
         )
         events.append(FIELD.join((str(END_MS - 1), "0", "7", payload)))
         header = FIELD.join(("0", HEADER, "", "", "0"))
+        texts.append(f"#{END_MS}{EVENT}a{FIELD}{FIELD}")
         histories.append(header + EVENT + FIELD.join((str(END_MS - 1), "A", "", "", "0.0")))
     ends = np.full(len(user_ids), END_MS)
     sums = np.ones((len(user_ids), len(baselines.COLUMNS)))
-    return ProfileBatch(list(user_ids), ends - 300_000, ends, events, histories, sums, sums)
+    return ProfileBatch(list(user_ids), ends - 300_000, ends, events, histories, sums, sums, texts)
 
 
 class FailingModel:
@@ -168,7 +169,7 @@ def test_text_vectors_reach_the_model_only_with_an_encoder(model: Any, texts: bo
     vectors: list[Any] = []
     recording = copy.copy(model)
     recording.modalities = frozenset({TEXT})
-    recording.score = lambda *args: vectors.extend(args[-1]) or model.score(*args)
+    recording.score = lambda *args: vectors.extend(args[4]) or model.score(*args)
 
     def encode(texts: list[str]) -> np.ndarray:
         return np.array([[float(len(text))] for text in texts], np.float32)

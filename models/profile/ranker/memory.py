@@ -1,0 +1,287 @@
+"""What the ranker reads of a user's memory: which items and categories it holds, how often, when.
+
+Events of one window have one time, so no feature depends on their order.
+
+Shape suffixes
+    B rows (one user and window each)   V windows of all rows   T tokens of all rows
+    M pairs of a row and an item or category   F features of a pair   U features of a row
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import NamedTuple
+
+import numpy as np
+
+from liveprofile.units import DAY_MS
+from liveprofile.wire import memories
+from liveprofile.wire.memories import Memories
+from liveprofile.wire.tokens import TYPE_INDEX
+from models.profile.encoding import concatenated_ranges
+
+HALF_LIVES_DAYS = (7.0, 30.0, 90.0)
+HALF_LIVES_WINDOWS = (10.0, 30.0)
+PAIR_FEATURES = (
+    *(f"windows_{days:g}_days" for days in HALF_LIVES_DAYS),
+    *(f"windows_{windows:g}_windows" for windows in HALF_LIVES_WINDOWS),
+    "events_30_days",
+    "windows",
+    "share_of_windows",
+    "last_days",
+    "last_windows",
+    "in_last_window",
+    "gap_days",
+    "last_over_gap",
+    "once",
+    "first_days",
+)
+ROW_FEATURES = ("windows", "days", "window_tokens", "last_window_tokens", "gap_days", "last_gap")
+MAX_CACHED_WINDOWS = 60_000
+RETURN = TYPE_INDEX["return"]
+TIE_BREAK = 1e-4  # in logits
+MOST_WINDOWS = 1_000  # of a memory
+
+
+class MemoryTokens(NamedTuple):
+    """The tokens of B memories, those of each row from its first window to its last.
+
+    Codes: 0 is no id; then the model's names; then further ids that only these rows share.
+    """
+
+    rows: int
+    row_T: np.ndarray
+    item_T: np.ndarray
+    category_T: np.ndarray
+    age_days_T: np.ndarray  # from the end of the token's window to the end of the row's last one
+    windows_ago_T: np.ndarray  # 0: in the row's last window
+    row_features_BU: np.ndarray  # float32, ROW_FEATURES as log(1 + x)
+
+
+class Pairs(NamedTuple):
+    """The items, or categories, of B memories, ordered by row and code."""
+
+    row_M: np.ndarray
+    code_M: np.ndarray
+    features_MF: np.ndarray  # float32, PAIR_FEATURES
+    category_M: np.ndarray  # the category code of an item's newest token
+
+
+def memory_tokens(
+    window_row_V: np.ndarray,
+    window_ms_V: np.ndarray,
+    window_tokens_V: np.ndarray,
+    item_T: np.ndarray,
+    category_T: np.ndarray,
+    rows: int,
+) -> MemoryTokens:
+    """Times and sizes of the windows of B rows, ordered by row and time, and their tokens' codes.
+
+    window_tokens_V: the number of tokens of each window.
+    """
+    windows_B = np.bincount(window_row_V, minlength=rows)
+    end_B = np.cumsum(windows_B)
+    has_B = windows_B > 0
+    last_B, first_B = np.maximum(end_B - 1, 0), np.minimum(end_B - windows_B, len(window_ms_V) - 1)
+    now_ms_B = np.where(has_B, window_ms_V[last_B], 0) if len(window_ms_V) else np.zeros(rows)
+    age_days_V = ((now_ms_B[window_row_V] - window_ms_V) / DAY_MS).astype(np.float32)
+    windows_ago_V = (last_B[window_row_V] - np.arange(len(window_row_V))).astype(np.float32)
+    row_features_BU = np.zeros((rows, len(ROW_FEATURES)), np.float32)
+    if len(window_ms_V):
+        tokens_B = np.bincount(window_row_V, window_tokens_V, rows)
+        days_B = age_days_V[first_B]
+        previous_B = np.where(windows_B > 1, last_B - 1, last_B)
+        count_B = np.maximum(windows_B, 1)
+        columns = (
+            windows_B,
+            days_B,
+            tokens_B / count_B,
+            window_tokens_V[last_B],
+            days_B / count_B,
+            age_days_V[previous_B],
+        )
+        row_features_BU[:] = np.log1p(np.column_stack(columns)) * has_B[:, None]
+    return MemoryTokens(
+        rows,
+        np.repeat(window_row_V, window_tokens_V),
+        item_T,
+        category_T,
+        np.repeat(age_days_V, window_tokens_V),
+        np.repeat(windows_ago_V, window_tokens_V),
+        row_features_BU,
+    )
+
+
+def pairs(tokens: MemoryTokens, code_T: np.ndarray) -> Pairs:
+    """Counts each code of each row. Code 0 is left out."""
+    width = 1 + int(code_T.max(initial=0))
+    key_T = tokens.row_T * width + code_T
+    has_id_T = np.flatnonzero(code_T > 0)
+    order_T = has_id_T[np.argsort(key_T[has_id_T], kind="stable")]
+    key_T = key_T[order_T]
+    first_M = np.flatnonzero(np.diff(key_T, prepend=-1))
+    if not len(first_M):
+        none = np.empty(0, np.int64)
+        return Pairs(none, none, np.empty((0, len(PAIR_FEATURES)), np.float32), none)
+    # The largest code of the newest window: the order of its tokens means nothing.
+    categories = int(tokens.category_T.max()) + 1
+    newest_T = categories * (MOST_WINDOWS - tokens.windows_ago_T.astype(np.int64))
+    newest_T = (newest_T + tokens.category_T)[order_T]
+    last_M = np.append(first_M[1:], len(key_T)) - 1
+    row_M, code_M = np.divmod(key_T[first_M], width)
+    age_T, ago_T = tokens.age_days_T[order_T], tokens.windows_ago_T[order_T]
+    # A token counts once for each window.
+    new_window_T = np.ones(len(key_T), np.float32)
+    new_window_T[1:] = (np.diff(key_T) != 0) | (np.diff(ago_T) != 0)
+    weight_30_T = np.exp2(age_T / -30.0)
+    # One pass over the tokens sums all of the decayed counts.
+    weights = [
+        *(weight_30_T if days == 30 else np.exp2(age_T / -days) for days in HALF_LIVES_DAYS),
+        *(np.exp2(ago_T / -windows) for windows in HALF_LIVES_WINDOWS),
+    ]
+    sums = [np.add.reduceat(weight_T * new_window_T, first_M) for weight_T in weights]
+    windows_M = np.add.reduceat(new_window_T, first_M)
+    last_M_days, first_days_M = age_T[last_M], age_T[first_M]
+    repeated_M = windows_M > 1
+    gap_M = (first_days_M - last_M_days) / np.maximum(windows_M - 1, 1)
+    overdue_M = np.log((last_M_days + 1) / (gap_M + 1)) * repeated_M
+    columns = (
+        *map(np.log1p, sums),
+        np.log1p(np.add.reduceat(weight_30_T, first_M)),
+        np.log1p(windows_M),
+        windows_M / (ago_T[first_M] + 1),
+        np.log1p(last_M_days),
+        np.log1p(ago_T[last_M]),
+        ago_T[last_M] == 0,
+        np.log1p(gap_M),
+        overdue_M,
+        ~repeated_M,
+        np.log1p(first_days_M),
+    )
+    category_M = np.maximum.reduceat(newest_T, first_M) % categories
+    return Pairs(row_M, code_M, np.column_stack(columns).astype(np.float32), category_M)
+
+
+class MemoryReader:
+    """Turns the memories of a batch into codes.
+
+    A user's memory shares all but one of its windows with the one before, so each window is parsed
+    once and remembered. max_windows: how many, before `make_room` forgets them.
+    """
+
+    def __init__(
+        self, items: list[str], categories: list[str], max_windows: int = MAX_CACHED_WINDOWS
+    ):
+        self.items, self.categories = _Codes(items), _Codes(categories)
+        self._windows, self._max_windows = _Windows(self.items, self.categories), max_windows
+
+    def make_room(self) -> None:
+        """Forgets ids if there are many. Codes of earlier results are invalid afterwards."""
+        if len(self._windows) > self._max_windows:
+            for cache in (self._windows, self.items, self.categories):
+                cache.reset()
+
+    def item_tie_breaks(self, code_N: np.ndarray) -> np.ndarray:
+        """(N,) float32 that order items with equal scores, below TIE_BREAK."""
+        return self.items.tie_break.values()[code_N]
+
+    def read(self, texts: Memories) -> MemoryTokens:
+        """The tokens of n memories."""
+        known, count = self._windows, len(texts.windows)
+        window_V = np.fromiter(map(known.__getitem__, texts.windows), np.int64, count)
+        first_V = known.first_token.values()[window_V]
+        end_V = known.end_token.values()[window_V]
+        token_T = concatenated_ranges(first_V, end_V)
+        return memory_tokens(
+            np.repeat(np.arange(len(texts.sizes)), texts.sizes),
+            known.end_ms.values()[window_V],
+            end_V - first_V,
+            known.item.values()[token_T],
+            known.category.values()[token_T],
+            len(texts.sizes),
+        )
+
+
+class _GrowingArray:
+    """An array to which single values are appended."""
+
+    def __init__(self, dtype: type):
+        self._values, self._size = np.zeros(1_024, dtype), 0
+
+    def append(self, value: float) -> None:
+        if self._size == len(self._values):
+            self._values = np.concatenate([self._values, np.zeros_like(self._values)])
+        self._values[self._size] = value
+        self._size += 1
+
+    def values(self) -> np.ndarray:
+        return self._values[: self._size]
+
+    def __len__(self) -> int:
+        return self._size
+
+
+class _Codes(dict[str, int]):
+    """id -> code: 0 for an empty id, the names, then further ids as they appear."""
+
+    def __init__(self, names: list[str]):
+        super().__init__()
+        self._first_names, self.names = tuple(names), []  # of code 1 and so on
+        self.reset()
+
+    def reset(self) -> None:
+        self.clear()
+        self.names[:] = self._first_names
+        self.update((name, 1 + index) for index, name in enumerate(self.names))
+        self[""] = 0
+        self.tie_break = _GrowingArray(np.float32)  # by code
+        for _ in range(1 + len(self.names)):
+            self.tie_break.append(0.0)
+
+    def __missing__(self, name: str) -> int:
+        self.names.append(name)
+        self[name] = len(self.names)
+        # Items that a user had in the same windows have equal scores. Their order must not depend
+        # on which worker met which item first.
+        hashed = zlib.crc32(name.encode("utf-8", "surrogatepass"))
+        self.tie_break.append(TIE_BREAK * hashed / 2**32)
+        return self[name]
+
+
+class _Windows(dict[str, int]):
+    """Text of a window -> its index in the arrays of windows, which point to those of tokens."""
+
+    def __init__(self, items: _Codes, categories: _Codes):
+        super().__init__()
+        self._items, self._categories = items, categories
+        self._codes: dict[str, tuple[int, int]] = {}  # of the text of a token
+        self.reset()
+
+    def reset(self) -> None:
+        self.clear()
+        self._codes.clear()
+        self.end_ms, self.first_token, self.end_token, self.item, self.category = (
+            _GrowingArray(np.int64) for _ in range(5)
+        )
+
+    def __missing__(self, text: str) -> int:
+        end_ms, tokens = memories.read_window(text)
+        self.first_token.append(len(self.item))
+        for token in tokens:
+            codes = self._codes.get(token) or self._read(token)
+            self.item.append(codes[0])
+            self.category.append(codes[1])
+        self.end_token.append(len(self.item))
+        self.end_ms.append(end_ms)
+        self[text] = index = len(self.end_ms) - 1
+        return index
+
+    def _read(self, text: str) -> tuple[int, int]:
+        token = memories.read_token(text)
+        returned = token.type_index == RETURN
+        codes = (
+            self._items["" if returned else token.item],
+            self._categories["" if returned else token.category],
+        )
+        self._codes[text] = codes
+        return codes

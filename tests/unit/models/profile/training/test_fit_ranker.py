@@ -1,0 +1,201 @@
+"""The ranker learns what a user has again, and serving ranks as training does."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from liveprofile.errors import InputError
+from liveprofile.units import DAY_MS
+from liveprofile.wire import memories
+from liveprofile.wire.memories import MEMORY_WINDOWS, MemoryToken
+from liveprofile.wire.tokens import TYPE_INDEX
+from models.profile import checkpoint, vocabulary_expansion
+from models.profile.data.examples import PURCHASE, build_corpus
+from models.profile.data.prepared import PreparedData, Split
+from models.profile.data.ranking_examples import RankingExamples
+from models.profile.encoding import Vocabulary
+from models.profile.evaluation import next_basket, served
+from models.profile.evaluation.next_basket_models.history import Baskets, History
+from models.profile.evaluation.next_basket_models.own_counts import OwnCounts
+from models.profile.inference import ProfileModel
+from models.profile.network import BehaviourTransformer, Shape
+from models.profile.training import fit_ranker
+from models.profile.training.fit_ranker import set_loss
+from tests.unit.models.profile.miniature import MINIATURE
+from tests.unit.models.profile.synthetic_streams import START_MS, make_streams
+
+USERS, DAYS, ITEMS, EVERY_DAYS = 30, 45, 40, 3
+RETURN = TYPE_INDEX["return"]
+RECIPE = dataclasses.replace(
+    MINIATURE, ranker_epochs=5, ranker_batch_rows=48, ranker_learning_rate=1e-2
+)
+
+
+def periodic_shop() -> PreparedData:
+    """Users have twelve items each, four of them on each third day. Counts tell nothing."""
+    random = np.random.default_rng(4)
+    rows = []
+    for user in range(USERS):
+        own = 1 + random.permutation(ITEMS)[:12]
+        for day in range(DAYS):
+            for item in random.permutation(own[day % EVERY_DAYS :: EVERY_DAYS]):
+                rows.append((user, START_MS + day * DAY_MS, PURCHASE, 1.0, item))
+    streams = make_streams(*(np.array(column) for column in zip(*rows, strict=True)))
+    # Most items have no name in the model: a memory names them.
+    items, categories = streams.items[1:9], streams.categories[:4]
+    corpus = build_corpus(streams, Vocabulary(items, 4), Vocabulary(categories, 2), 7)
+    until = [START_MS + day * DAY_MS for day in (33, DAYS, DAYS)]
+    end_ms_W = np.asarray(streams.end_ms_W)
+    train = np.flatnonzero(end_ms_W <= until[0])
+    split = Split(train, np.flatnonzero(end_ms_W > until[0]), np.empty(0, int), *until)
+    ones = np.ones
+    return PreparedData(corpus, split, items, ones(len(items)), categories, ones(4), None)
+
+
+@pytest.fixture(scope="module")
+def shop() -> PreparedData:
+    return periodic_shop()
+
+
+@pytest.fixture(scope="module")
+def network(shop: PreparedData) -> BehaviourTransformer:
+    torch.manual_seed(3)
+    shape = Shape(len(shop.items), 4, len(shop.categories), 2, dim=16, layers=1, heads=2)
+    model = BehaviourTransformer(shape).eval().requires_grad_(False)
+    report = fit_ranker.fit(model, shop, RECIPE)
+    assert report["windows"] == USERS * 32
+    assert min(report["validation_losses"]) == report["validation_losses"][report["epoch"] - 1]
+    return model
+
+
+def profile_model(network: BehaviourTransformer, shop: PreparedData) -> ProfileModel:
+    card = {"version": "x", "revision": 1, "decay_days": 30.0, "ranked_items": 4096}
+    options: dict[str, Any] = {"device": torch.device("cpu"), "batch_rows": 50}
+    return ProfileModel(network, shop.items, shop.categories, card, length_buckets=(8,), **options)
+
+
+def ndcg(shop: PreparedData, ranking: np.ndarray, baskets: next_basket.NextBaskets) -> float:
+    return float(np.nanmean(next_basket.basket_scores(baskets, ranking).ndcg_at_10))
+
+
+def test_stored_items_are_better_than_counts_where_gaps_tell_more(
+    network: BehaviourTransformer, shop: PreparedData
+) -> None:
+    streams = shop.corpus.streams
+    baskets = next_basket.next_baskets(streams, "item", shop.split.validation)
+    model = profile_model(network, shop)
+    ranking = served.served_rankings(model, streams, baskets.window_W, 8)
+    baskets_of = Baskets.from_streams(streams, "item")
+    history = History.before(baskets_of, baskets.window_W, baskets_of.popularity(shop.split.train))
+    counts = ndcg(shop, OwnCounts(30.0, 0.0, False).rank(history), baskets)
+    assert ndcg(shop, ranking.item, baskets) > 0.85 > 0.6 > counts
+
+
+def test_order_of_events_in_a_window_changes_no_ranking(
+    network: BehaviourTransformer, shop: PreparedData
+) -> None:
+    model, random = profile_model(network, shop), np.random.default_rng(1)
+    texts = served._memories(shop.corpus.streams, shop.split.validation[:40])
+    shuffled = []
+    for text in texts.windows:
+        end_ms, tokens = memories.read_window(text)
+        shuffled.append(memories.window_text(end_ms, random.permutation(tokens).tolist()))
+    other = texts._replace(windows=shuffled)
+    assert other.windows != texts.windows
+    h_BD = torch.zeros(40, 16)
+    with torch.inference_mode():
+        for one, two in zip(
+            *(model._ranker.rank(each, h_BD) for each in (texts, other)), strict=True
+        ):
+            np.testing.assert_array_equal(one, two)
+
+
+def test_memories_of_training_equal_those_of_serving(shop: PreparedData) -> None:
+    streams = shop.corpus.streams
+    examples = RankingExamples(streams, shop.items, shop.categories)
+    windows = np.flatnonzero(np.arange(len(streams.user_W)) % 7 == 0)
+    trained = examples.memory(windows)
+    reader = profile_model_reader(shop)
+    read = reader.read(served._memories(streams, windows))
+    assert trained.windows_ago_T.max() == MEMORY_WINDOWS - 1
+    for name in ("rows", "row_T", "age_days_T", "windows_ago_T", "row_features_BU"):
+        np.testing.assert_array_equal(getattr(trained, name), getattr(read, name))
+    names = [reader.items.names[code - 1] for code in read.item_T]
+    code_of = dict(zip(names, trained.item_T.tolist(), strict=True))
+    assert [code_of[name] for name in names] == trained.item_T.tolist()
+    assert all(shop.items[code - 1] == name for name, code in code_of.items() if code <= 8)
+
+
+def profile_model_reader(shop: PreparedData) -> Any:
+    from models.profile.ranker.memory import MemoryReader
+
+    return MemoryReader(shop.items, shop.categories)
+
+
+def test_targets_are_the_sets_of_the_next_window_without_returns() -> None:
+    kinds = [PURCHASE, PURCHASE, PURCHASE, RETURN, PURCHASE]
+    days, items = [0, 1, 1, 1, 2], [1, 2, 2, 3, 1]
+    time_ms = START_MS + np.array(days) * DAY_MS
+    streams = make_streams(np.zeros(5, int), time_ms, np.array(kinds), np.ones(5), np.array(items))
+    examples = RankingExamples(streams, ["2"], [])
+    windows = examples.with_target(np.arange(3))
+    assert windows.tolist() == [0, 1]
+    target = examples.target(windows)
+    rows, codes = np.divmod(np.arange(2 * target.item_width), target.item_width)
+    held = target.has_item(rows, codes)
+    found = [(int(row), int(code)) for row, code in zip(rows[held], codes[held], strict=True)]
+    assert found == [(0, 1), (1, 2)]  # codes: 1 is the name "2", then "1", then "3"
+
+
+def test_set_loss_is_the_cross_entropy_with_all_positives() -> None:
+    logit = torch.tensor([1.0, 2.0, 0.5, 0.1, -1.0])
+    row, positive = np.array([0, 0, 0, 1, 1]), np.array([True, False, True, False, False])
+    total = math.log(sum(math.exp(value) for value in (1.0, 2.0, 0.5)))
+    expected = ((total - 1.0) + (total - 0.5)) / 2 / 2  # the second row has no positive
+    assert set_loss(logit, row, positive, rows=2).item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_checkpoint_and_added_items_keep_the_ranking(
+    network: BehaviourTransformer, shop: PreparedData, tmp_path: Path
+) -> None:
+    checkpoint.round_weights(network)
+    card: dict[str, Any] = {
+        "name": "x", "version": "x-1", "revision": 1, "horizon_days": 7, "decay_days": 30.0,
+        "ranked_items": 8, "recipe": {}, "data": {}, "metrics": {}, "surprise_quantiles": {},
+        "modalities": [], "libraries": {},
+    }  # fmt: skip
+    checkpoint.save(tmp_path, network, shop.items, shop.categories, **card)
+    loaded = checkpoint.load(tmp_path)[0]
+    unknown = copy.deepcopy(network)
+    unknown.ranker.item_category[2] = 5
+    checkpoint.save(tmp_path / "unknown", unknown, shop.items, shop.categories, **card)
+    with pytest.raises(InputError, match=r"categories of items from \d to 5, but there are 4"):
+        checkpoint.load(tmp_path / "unknown")
+    rows, bias = vocabulary_expansion.hash_bucket_rows(loaded, shop.items, ["90", "91"])
+    grown = vocabulary_expansion.add_items(loaded, rows, bias)
+    texts = memories.of_windows(
+        [[(0, [MemoryToken(PURCHASE, "3", "1"), MemoryToken(PURCHASE, "90", "2")])]]
+    )
+    more = shop._replace(items=[*shop.items, "90", "91"])
+    models = [
+        profile_model(model, data)
+        for model, data in ((network, shop), (loaded, shop), (grown, more))
+    ]
+    h_BD = torch.ones(1, 16)
+    with torch.inference_mode():
+        ranked = [model._ranker.rank(texts, h_BD) for model in models]
+    names = [
+        [model.items[index] for index in each.next_items[0] if model.items[index] not in "9091"]
+        for model, each in zip(models, ranked, strict=True)
+    ]
+    assert names[0] == names[1]
+    assert set(names[2]) == set(names[0])
+    np.testing.assert_allclose(ranked[1].interests_after_p, ranked[2].interests_after_p, 1e-5)
