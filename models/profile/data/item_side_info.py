@@ -22,6 +22,7 @@ from models.profile import checkpoint, vocabulary_expansion
 from models.profile.data.catalogue import Catalogue
 from models.profile.model_card import ModelCard
 from models.profile.network import BehaviourTransformer
+from models.profile.vocabulary_expansion import NewItems
 
 # Chosen on the validation split (docs/model.md).
 NEIGHBOURS = 50
@@ -32,10 +33,11 @@ CHUNK_ITEMS = 1024
 
 def rows_from_neighbours(
     model: BehaviourTransformer, items: list[str], catalogue: Catalogue, new: list[str]
-) -> tuple[Tensor, Tensor]:
-    """Rows (N, D) and biases (N,) of new items, all of which must have catalogue vectors.
+) -> NewItems:
+    """Describes new items, all of which must have catalogue vectors, by their neighbours.
 
-    Raises InputError if the catalogue has vectors of none of the model's items.
+    An item's usual category is that of its nearest neighbour. Raises InputError if the
+    catalogue has vectors of none of the model's items.
     """
     vectors_IW = torch.from_numpy(catalogue.vectors(items))
     item_I = vectors_IW.any(1).nonzero().squeeze(1)
@@ -43,7 +45,8 @@ def rows_from_neighbours(
         raise InputError("the catalogue has vectors of none of the items that the model names")
     vectors_IW, bias = vectors_IW[item_I], model.item_bias.detach()
     row_ID, bias_I = model.table.detach()[model.shape.layout.item + 1 + item_I], bias[item_I]
-    chunks = []
+    usual_I = None if model.ranker is None else model.ranker.item_category[item_I]
+    chunks, categories = [], []
     for new_NW in torch.from_numpy(catalogue.vectors(new)).split(CHUNK_ITEMS):
         # Vectors are unit vectors, so this is the mean cosine over the vectors of the new item.
         similarity_NI = new_NW @ vectors_IW.T / new_NW.square().sum(1, keepdim=True)
@@ -58,8 +61,10 @@ def rows_from_neighbours(
                 bias.min(),
             )
         )
+        if usual_I is not None:
+            categories.append(usual_I[neighbour_NK[:, 0]])
     rows_ND, bias_N = map(torch.cat, zip(*chunks, strict=True))
-    return rows_ND, bias_N
+    return NewItems(rows_ND, bias_N, torch.cat(categories) if categories else None)
 
 
 def rescale_means(
@@ -90,7 +95,7 @@ def add_catalogue_items(
     # The vocabulary starts with the candidates.
     position = min(card.ranked_items, len(items)) if as_candidates else len(items)
     grown = vocabulary_expansion.add_items(
-        model, *rows_from_neighbours(model, items, catalogue, new), position
+        model, rows_from_neighbours(model, items, catalogue, new), position
     )
     fields = card.model_dump(exclude={"format", "shape", "sha256"})
     fields["version"] = f"{card.version.partition('+')[0]}+{catalogue.fingerprint()[:8]}"

@@ -84,7 +84,7 @@ class Teacher(NamedTuple):
         if not new:
             return self
         model = vocabulary_expansion.add_items(
-            self.model, *vocabulary_expansion.hash_bucket_rows(self.model, self.items, new)
+            self.model, vocabulary_expansion.hash_bucket_rows(self.model, self.items, new)
         )
         model.eval().requires_grad_(False)
         return self._replace(model=model, items=[*self.items, *new])

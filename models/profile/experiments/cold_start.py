@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
@@ -32,6 +31,7 @@ from models.profile.encoding import Vocabulary, concatenated_ranges
 from models.profile.evaluation.intervals import UserBootstrap
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
+from models.profile.vocabulary_expansion import NewItems
 
 if TYPE_CHECKING:
     from models.profile.evaluation.evaluate import SplitName
@@ -110,7 +110,7 @@ def cold_start_report(
     windows = windows[np.add.reduceat(cold_token, streams.first_W)[windows] > 0]
     ranks_by_method = {}
     for method, added in rows_by_method.items():
-        expanded, done = vocabulary_expansion.add_items(model, *added).eval(), 0
+        expanded, done = vocabulary_expansion.add_items(model, added).eval(), 0
         chunks: list[ColdStartRanks] = []
         for output in run_trunk(expanded, corpus, windows, recipe):
             chunks += _rank(expanded, output, len(items))
@@ -147,8 +147,8 @@ def _items_without_training_events(
 
 def _category_mean_rows(
     model: BehaviourTransformer, items: list[str], streams: Streams, cold: list[str]
-) -> tuple[Tensor, Tensor]:
-    """Rows and biases of the mean named item of each cold item's category.
+) -> NewItems:
+    """The mean named item of each cold item's category.
 
     Uses the mean of all named items for a category without any. An item's category is that of its
     last event.
@@ -166,8 +166,8 @@ def _category_mean_rows(
     counts = torch.bincount(category_J, minlength=len(sums))[:, None]
     means = torch.where(counts > 0, sums / counts.clamp(min=1), columns_JX.mean(0))
     mean_NX = means[torch.from_numpy(category_of_item[[code[name] for name in cold]])]
-    return item_side_info.rescale_means(
-        mean_NX[:, :-2], mean_NX[:, -2], mean_NX[:, -1], bias_J.min()
+    return NewItems(
+        *item_side_info.rescale_means(mean_NX[:, :-2], mean_NX[:, -2], mean_NX[:, -1], bias_J.min())
     )
 
 

@@ -144,7 +144,7 @@ def test_new_item_gets_the_mean_row_of_its_neighbours(tmp_path):
     x, y = [1.0, 0.0], [0.0, 1.0]
     vectors = dict(zip(names, [x, x, x, y, y, None], strict=True))
     read = Catalogue.read(write_catalogue(tmp_path / "c.parquet", vectors | {"new": x}))
-    rows, bias = item_side_info.rows_from_neighbours(model, names, read, ["new"])
+    rows, bias, _ = item_side_info.rows_from_neighbours(model, names, read, ["new"])
     neighbours = model.table.detach()[1:4]
     cosine = torch.cosine_similarity(rows[0], neighbours.mean(0), 0)
     torch.testing.assert_close(cosine, torch.tensor(1.0), atol=1e-3, rtol=0)
@@ -171,8 +171,15 @@ def test_added_items_behave_like_similar_items(shop, tmp_path):
     similarity = old.embedding_after[0] @ new.embedding_after[0]
     assert similarity > 0.9
     next_items = {model.items[item] for item in new.next_items[0]}
-    assert {name[1] for name in next_items} <= {"1", "3", "5"}
+    before_items = {before[1][item] for item in old.next_items[0]}
+    # Nine items of the model have the parity, so it ranks another one as well. No new item may be
+    # of another parity.
+    assert {name[1] for name in next_items - before_items} <= {"1", "3", "5"}
+    assert sum(name[1] in "135" for name in next_items) >= 9
     assert {name[0] for name in next_items} == {"i", "n"}
+    grown, items, *_ = checkpoint.load(tmp_path / "grown")
+    category = dict(zip(items, grown.ranker.item_category.tolist(), strict=True))
+    assert all(category[name] == category[f"i{name[1]}-0"] for name in items)
     with pytest.raises(InputError, match="already names all items"):
         item_side_info.add_catalogue_items(
             tmp_path / "grown", shop / "catalogue.parquet", tmp_path / "again"

@@ -212,7 +212,7 @@ def test_more_than_64_encoder_names_are_rejected():
 def test_adding_items_keeps_the_fusion_weights(trained):
     model = checkpoint.load(trained("media"))[0]
     expanded = vocabulary_expansion.add_items(
-        model, torch.zeros(2, model.shape.dim), torch.zeros(2)
+        model, vocabulary_expansion.NewItems(torch.zeros(2, model.shape.dim), torch.zeros(2))
     )
     assert expanded.fusion.modalities == model.fusion.modalities
     assert torch.equal(expanded.fusion.weights[0], model.fusion.weights[0])

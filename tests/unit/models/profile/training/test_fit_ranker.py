@@ -179,8 +179,8 @@ def test_checkpoint_and_added_items_keep_the_ranking(
     checkpoint.save(tmp_path / "unknown", unknown, shop.items, shop.categories, **card)
     with pytest.raises(InputError, match=r"categories of items from \d to 5, but there are 4"):
         checkpoint.load(tmp_path / "unknown")
-    rows, bias = vocabulary_expansion.hash_bucket_rows(loaded, shop.items, ["90", "91"])
-    grown = vocabulary_expansion.add_items(loaded, rows, bias)
+    new = vocabulary_expansion.hash_bucket_rows(loaded, shop.items, ["90", "91"])
+    grown = vocabulary_expansion.add_items(loaded, new)
     texts = memories.of_windows(
         [[(0, [MemoryToken(PURCHASE, "3", "1"), MemoryToken(PURCHASE, "90", "2")])]]
     )

@@ -44,7 +44,7 @@ def test_adding_items_does_not_change_other_scores(shop, tmp_path):
     network, items, categories, card = checkpoint.load(shop / "model")
     new = ["i?-a", "i?-b"]
     expanded = vocabulary_expansion.add_items(
-        network, *vocabulary_expansion.hash_bucket_rows(network, items, new)
+        network, vocabulary_expansion.hash_bucket_rows(network, items, new)
     )
     fields = card.model_dump(exclude={"format", "shape", "sha256"})
     checkpoint.save(tmp_path, expanded, [*items, *new], categories, **fields)
