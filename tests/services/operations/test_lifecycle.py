@@ -37,7 +37,7 @@ def job(new_job) -> JobUnderTest:
     return new_job("lifecycle", window=window, scoring={"enabled": False})
 
 
-def other_settings(job: JobUnderTest, name: str, **sections: dict[str, object]) -> Path:
+def other_settings(job: JobUnderTest, name: str, /, **sections: dict[str, object]) -> Path:
     """A settings file like the job's, with other values."""
     content = load(job.config_file).model_dump(mode="json", exclude_unset=True)
     for section, values in sections.items():
