@@ -125,13 +125,17 @@ def apply_and_damage(job: JobUnderTest, folder: Path) -> None:
     write_user_models(job.settings, models)
 
 
-def test_model_changes_under_load_without_a_restart(
-    new_job: Callable[..., JobUnderTest], tmp_path: Path
-) -> None:
-    shipped = ModelCard.read(SHIPPED)
+@pytest.fixture
+def job(new_job: Callable[..., JobUnderTest]) -> Iterator[JobUnderTest]:
     window = {"length_ms": WINDOW_MS, "out_of_orderness_ms": 100}
     job = new_job("swap", window=window, scoring={"enabled": False})
     job.submit()
+    yield job
+    job.cancel()
+
+
+def test_model_changes_under_load_without_a_restart(job: JobUnderTest, tmp_path: Path) -> None:
+    shipped = ModelCard.read(SHIPPED)
     second = copy_model(tmp_path, "second")
     with load_on(job):
         wait_for(job, lambda user: shipped.version, shipped.revision)
