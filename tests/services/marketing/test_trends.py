@@ -122,6 +122,12 @@ def test_funnel_and_retention_read_the_deltas(job: JobUnderTest, sent) -> None:
     assert "segment" in run_cli("funnel", *options, "--config", job.config_file).stdout
     by_category = job.run("funnel", "--by", "category", *options)["groups"]
     assert any(name.startswith("category ") for name in by_category)
+    # A week counts when it is complete.
+    later_ms = START_MS + 8 * DAY_MS
+    later = sent[0] | {"event_id": "later", "user_id": "later", "event_time": later_ms}
+    job.send([Message(b"later", json.dumps(later).encode())])
+    job.send_heartbeats(later_ms + 3 * HOUR_MS)
+    job.wait_until_caught_up()
     cohorts = job.run("retention")
     everyone = {event["user_id"] for event in sent}
     assert 0 < sum(cohort["users"] for cohort in cohorts) <= len(everyone)
