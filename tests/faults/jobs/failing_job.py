@@ -20,6 +20,7 @@ from liveprofile.config import Settings, load
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
+from udfs.profile.model_feed import ModelFeed
 from udfs.profile.sink import open_profile_sink
 from udfs.profile.udf import ProfileMetrics, ProfileUdf
 
@@ -54,19 +55,17 @@ class FailingProfileUdf(ProfileUdf):
     """A ProfileUdf whose model call and Cassandra write can fail."""
 
     def __init__(self, settings: Settings, folder: str):
-        write = Fault(folder, "write")
+        write, score = Fault(folder, "write"), Fault(folder, "model")
         super().__init__(
             settings,
             read_rules(product_path(settings.rules)),
             read_segments(product_path(settings.segments)),
             lambda settings, dim: FailingProxy(open_profile_sink(settings, dim), "write", write),
             ProfileMetrics,
+            open_model_feed=lambda settings, model, texts_unread: ModelFeed(
+                FailingProxy(model, "score", score), lambda reference: model
+            ),
         )
-        self._fault = Fault(folder, "model")
-
-    def open(self, function_context: Any) -> None:
-        super().open(function_context)
-        self._updater._model = FailingProxy(self._updater._model, "score", self._fault)
 
 
 class FailingOffsetUdf(ScalarFunction):
