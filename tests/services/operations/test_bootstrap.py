@@ -75,18 +75,20 @@ def jobs(new_job: Callable[..., JobUnderTest], tmp_path_factory) -> Iterator[Job
         file.write_bytes(b"".join(message.value + b"\n" for message in part))
 
     control, live = (new_job(name, window=WINDOW) for name in ("control", "archive"))
-    control.submit()
-    control.send(stream)
-    live.send(stream[int(LIVE_FROM * len(stream)) :])
-    leave_topic_of_a_killed_bootstrap(live)
-    report = live.run("bootstrap", *map(str, files), "--savepoint-dir", folder.as_uri())
-    live.submit("--savepoint", report["savepoint"])
-    for job in (control, live):
-        job.send_heartbeats(START_MS + SPAN_MS + 2 * HOUR_MS)
-        job.wait_until_caught_up()
-    yield Jobs(control, live, report, json.loads(archived[-1].value)["event_time"])
-    for job in (control, live):
-        job.cancel()
+    try:
+        control.submit()
+        control.send(stream)
+        live.send(stream[int(LIVE_FROM * len(stream)) :])
+        leave_topic_of_a_killed_bootstrap(live)
+        report = live.run("bootstrap", *map(str, files), "--savepoint-dir", folder.as_uri())
+        live.submit("--savepoint", report["savepoint"])
+        for job in (control, live):
+            job.send_heartbeats(START_MS + SPAN_MS + 2 * HOUR_MS)
+            job.wait_until_caught_up()
+        yield Jobs(control, live, report, json.loads(archived[-1].value)["event_time"])
+    finally:  # the two jobs occupy all task slots
+        for job in (control, live):
+            job.cancel()
 
 
 def rows(job: JobUnderTest, table: str) -> tuple[int, str, list[float]]:
