@@ -39,7 +39,7 @@ demo: venv ## send real shop data through the whole path and show the result
 check: lint ## lint, layers and the fast unit tests: about a minute
 	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit $(ARGS)
 
-# Three processes: one has the stack, which mostly waits, one the embedded Flinks, one the units.
+# Three processes: fault tests, which mostly wait; other tests with Flink; unit tests.
 test: lint ## lint, layers and every test level
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 

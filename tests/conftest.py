@@ -1,4 +1,4 @@
-"""The local stack that the services tests and fault tests share, and scheduling for `pytest -n 3`.
+"""The local stack that the tests of one worker share, and scheduling for `pytest -n 3`.
 
 The stack starts when the first test needs it.
 """
@@ -32,7 +32,8 @@ os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCache
 
 SLOTS = 4
 CASSANDRA_HEAP_MB = 512
-WORKER_GROUPS = {"services": "stack", "faults": "stack", "pipeline": "flink"}
+# Folder -> the group of tests that one worker runs. Each worker with jobs has a stack of its own.
+WORKER_GROUPS = {"faults": "faults", "pipeline": "jobs", "services": "jobs"}
 # Recoveries and alerts are timed, so tests that do not use the stack get a lower priority.
 LOW_PRIORITY_NICE = 10
 
@@ -48,7 +49,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class WorkerGroupScheduling(LoadScopeScheduling):
-    """All tests with the stack run in one worker, all with an embedded Flink in one.
+    """All fault tests run in one worker, all other tests with Flink in a second.
 
     The tests of every other file run together in any worker.
     """
