@@ -36,6 +36,7 @@ from cli.pipeline.rejected import rejected
 from cli.pipeline.replay import replay
 from cli.pipeline.status import status
 from cli.pipeline.submit import submit
+from cli.privacy.export import export
 from cli.profiles import deltas, flags, scores, show
 from cli.risk.alerts import alerts
 from cli.risk.consume import consume
@@ -56,6 +57,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Segment users": (segments,),
     "Operate the shop": (trends, funnel, retention),
     "Run campaigns": (campaign,),
+    "Answer a person": (export,),
     "Train models": (backfill, train, tune, evaluate, walk_forward, catalogue, model),
 }
 

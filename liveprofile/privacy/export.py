@@ -1,0 +1,179 @@
+"""Writes all that is stored about one user to a JSON file (docs/privacy.md)."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import orjson
+from cassandra.cluster import Session
+from cassandra.util import datetime_from_uuid1
+
+from liveprofile.errors import InputError
+from liveprofile.kafka.records import Record
+from liveprofile.privacy.places import OLDER_TABLES, TABLES, HeldTable
+from liveprofile.privacy.user_keys import UserKeys
+from liveprofile.storage.cql import prepare, read_pages
+
+# Cassandra stores these as one cell for each element, which has an expiry of its own.
+_COLLECTIONS = ("set<", "list<", "map<")
+# Cassandra stores some texts that are JSON.
+_JSON_STARTS = ("{", "[")
+
+
+class StoredRow(NamedTuple):
+    """A row as it is exported."""
+
+    values: dict[str, Any]
+    time: str | None  # USING TIMESTAMP, for most tables the time that the row is about
+    expires_at: str | None  # None: the table has only a key, which does not tell
+
+
+class ExportFile:
+    """Writes tables and topics as they are read, so that memory does not grow with the user."""
+
+    def __init__(self, file: IO[bytes], about: Mapping[str, Any]):
+        self._file = file
+        self.counts: dict[str, int] = {}
+        file.write(b"{\n")
+        for name, value in about.items():
+            file.write(orjson.dumps(name) + b": " + orjson.dumps(value) + b",\n")
+        file.write(b'"stored": {')
+
+    def add(
+        self, name: str, about: Mapping[str, Any], items: Iterable[dict[str, Any]], key: str
+    ) -> None:
+        """Adds a table or a topic with its rows or records."""
+        file, count = self._file, 0
+        file.write(b",\n" if self.counts else b"\n")
+        # The list is the last value of the object, so the items go before its end.
+        file.write(orjson.dumps(name) + b": " + orjson.dumps({**about, key: []})[:-2])
+        for item in items:
+            file.write(b",\n" if count else b"\n")
+            file.write(orjson.dumps(item, option=orjson.OPT_INDENT_2))
+            count += 1
+        file.write(b"]}")
+        self.counts[name] = count
+
+    def end(self) -> None:
+        self._file.write(b"\n}\n}\n")
+
+
+@contextmanager
+def private_file(path: Path) -> Iterator[IO[bytes]]:
+    """A new file that only its owner can read; it appears when the with block has succeeded.
+
+    Raises InputError if the path exists or its folder cannot be written.
+    """
+    if path.exists():
+        raise InputError(f"{path} exists: remove it or name another file")
+    try:
+        # Created with mode 0600.
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        Path(name).rename(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from None
+    finally:
+        with suppress(FileNotFoundError):
+            Path(name).unlink()
+
+
+def held_tables(session: Session) -> dict[str, HeldTable]:
+    """The tables with rows about users that the keyspace has, by name."""
+    present = session.cluster.metadata.keyspaces[session.keyspace].tables
+    return {name: held for name, held in (TABLES | OLDER_TABLES).items() if name in present}
+
+
+def table_rows(
+    session: Session, table: str, held: HeldTable, keys: UserKeys, now: datetime
+) -> Iterator[StoredRow]:
+    """The user's rows of a table. Raises ServiceError."""
+    metadata = session.cluster.metadata.keyspaces[session.keyspace].tables[table]
+    primary = {column.name for column in metadata.primary_key}
+    names = list(metadata.columns)
+    expiring = [
+        name
+        for name, column in metadata.columns.items()
+        if name not in primary and not column.cql_type.startswith(_COLLECTIONS)
+    ]
+    selected = names + [f"{of}({name})" for of in ("TTL", "WRITETIME") for name in expiring]
+    for where, values in held.conditions(keys):
+        query = f"SELECT {', '.join(selected)} FROM {table}"
+        prepared = prepare(session, f"{query} WHERE {where}" if where else query)
+        for row in read_pages(session, prepared, values):
+            if held.belongs is None or held.belongs(row, keys):
+                cells = row[: len(names)]
+                ttls = row[len(names) : len(names) + len(expiring)]
+                times_us = row[len(names) + len(expiring) :]
+                yield StoredRow(
+                    {
+                        name: as_json(cell, is_key=name in primary)
+                        for name, cell in zip(names, cells, strict=True)
+                    },
+                    _latest(times_us, lambda us: datetime(1970, 1, 1) + timedelta(microseconds=us)),
+                    _latest(ttls, lambda ttl_s: now + timedelta(seconds=ttl_s)),
+                )
+
+
+def _latest(values: Iterable[int | None], time_of: Any) -> str | None:
+    known = [value for value in values if value is not None]
+    return as_json(time_of(max(known))) if known else None
+
+
+def as_json(value: Any, *, is_key: bool = False) -> Any:
+    """A value of a column for JSON. Texts that are JSON are parsed, unless they are keys."""
+    if isinstance(value, datetime):
+        aware = value.replace(tzinfo=value.tzinfo or UTC)
+        return aware.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    if isinstance(value, bytes):
+        return value.hex()
+    if isinstance(value, str):
+        if not is_key and value.startswith(_JSON_STARTS):
+            with suppress(orjson.JSONDecodeError):
+                return orjson.loads(value)
+        return value
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, uuid.UUID):
+        return f"{value} ({as_json(datetime_from_uuid1(value))})"
+    if isinstance(value, Mapping):
+        return {str(key): as_json(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [as_json(each) for each in value]
+    if isinstance(value, Iterable):  # the driver's sets
+        return sorted(as_json(each) for each in value)
+    return str(value)  # the driver's dates
+
+
+def user_records(records: Iterable[Record], user_id: str) -> Iterator[dict[str, Any]]:
+    """The records about the user: by key, by a field of the JSON, or by the text of a record that
+    is not JSON."""
+    for record in records:
+        value = record.value or b""
+        parsed: Any = None
+        with suppress(orjson.JSONDecodeError):
+            parsed = orjson.loads(value)
+        if isinstance(parsed, dict):
+            ids = {str(parsed[name]) for name in ("user_id", "subject") if name in parsed}
+            is_theirs = user_id in ids
+        else:
+            is_theirs = user_id.encode("utf-8", "surrogatepass") in value
+        if is_theirs or record.key == user_id.encode("utf-8", "surrogatepass"):
+            yield {
+                "topic": record.topic,
+                "partition": record.partition,
+                "offset": record.offset,
+                "record_time": as_json(datetime.fromtimestamp(record.timestamp_ms / 1_000, UTC)),
+                "value": value.decode("utf-8", "replace") if parsed is None else parsed,
+            }

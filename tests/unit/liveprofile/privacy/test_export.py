@@ -1,0 +1,108 @@
+"""The file of an export: values as JSON, records of a user, nothing left behind after a failure."""
+
+from __future__ import annotations
+
+import stat
+import uuid
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from cassandra.util import Date, SortedSet
+
+from liveprofile.errors import InputError
+from liveprofile.kafka.records import Record
+from liveprofile.privacy.export import ExportFile, as_json, private_file, user_records
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (datetime(2017, 11, 26, 1, 5, 0, 7_000), "2017-11-26T01:05:00.007Z"),
+        (datetime(2017, 11, 26, 1, 5, tzinfo=UTC), "2017-11-26T01:05:00.000Z"),
+        (Date("2017-11-26"), "2017-11-26"),
+        (b"\x00\xff", "00ff"),
+        (SortedSet(["b", "a"]), ["a", "b"]),
+        ({"flag": datetime(2017, 11, 26)}, {"flag": "2017-11-26T00:00:00.000Z"}),
+        ((0.5, 1.5), [0.5, 1.5]),
+        ('{"events": 3}', {"events": 3}),
+        ("[not JSON", "[not JSON"),
+        (None, None),
+        (True, True),
+    ],
+)
+def test_values_become_json(value: Any, expected: Any) -> None:
+    assert as_json(value) == expected
+
+
+def test_a_key_that_looks_like_json_stays_text() -> None:
+    assert as_json('{"events": 3}', is_key=True) == '{"events": 3}'
+
+
+def test_a_time_uuid_has_its_time() -> None:
+    assert as_json(uuid.UUID("13814000-1dd2-11b2-8080-808080808080")).endswith("00.000Z)")
+
+
+def test_file_is_json_and_private(tmp_path: Path) -> None:
+    path = tmp_path / "42.json"
+    with private_file(path) as file:
+        result = ExportFile(file, {"user_id": '4"2'})
+        result.add(
+            "user_profile", {"what": "the profile"}, [{"churn": 0.5}, {"churn": 1.0}], "rows"
+        )
+        result.add("risk_flag", {}, [], "rows")
+        result.end()
+    assert orjson.loads(path.read_bytes()) == {
+        "user_id": '4"2',
+        "stored": {
+            "user_profile": {"what": "the profile", "rows": [{"churn": 0.5}, {"churn": 1.0}]},
+            "risk_flag": {"rows": []},
+        },
+    }
+    assert result.counts == {"user_profile": 2, "risk_flag": 0}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_a_failed_export_leaves_no_file(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError), private_file(tmp_path / "42.json") as file:
+        file.write(b"half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_existing_file_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "42.json"
+    path.write_text("kept", "utf-8")
+    with pytest.raises(InputError, match="exists"), private_file(path):
+        pass
+    assert path.read_text("utf-8") == "kept"
+
+
+def test_a_missing_folder_is_an_input_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be written"), private_file(tmp_path / "a" / "b"):
+        pass
+
+
+def record(key: bytes | None, value: bytes | None) -> Record:
+    return Record("events", 0, 7, 1_511_658_300_000, key, value, {})
+
+
+def test_records_of_a_user_are_found_by_key_field_and_text() -> None:
+    records = [
+        record(b"42", None),
+        record(None, b'{"user_id": 42}'),
+        record(None, b'{"subject": "42"}'),
+        record(None, b'{"user_id": "42"'),  # broken
+        record(b"7", b'{"user_id": "7", "item_id": "42"}'),
+        record(None, b'{"user_id": "421"}'),
+    ]
+    found = list(user_records(records, "42"))
+    assert [each["value"] for each in found] == [
+        "",
+        {"user_id": 42},
+        {"subject": "42"},
+        '{"user_id": "42"',
+    ]
+    assert found[0]["record_time"] == "2017-11-26T01:05:00.000Z"
