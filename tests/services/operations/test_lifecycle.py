@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -32,9 +33,12 @@ def messages(seed: int, start_ms: int) -> list[Message]:
 
 
 @pytest.fixture(scope="module")
-def job(new_job) -> JobUnderTest:
+def job(new_job) -> Iterator[JobUnderTest]:
     window = {"length_ms": HOUR_MS, "out_of_orderness_ms": HOUR_MS}
-    return new_job("lifecycle", window=window, scoring={"enabled": False})
+    job = new_job("lifecycle", window=window, scoring={"enabled": False})
+    yield job
+    # A test that failed leaves a job; after an upgrade it has another id.
+    run_cli("cancel", "--config", job.config_file, ok=False)
 
 
 def other_settings(job: JobUnderTest, name: str, /, **sections: dict[str, object]) -> Path:
