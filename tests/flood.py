@@ -35,6 +35,9 @@ NORMAL_USERS, NORMAL_EVENTS = 1_000, 10_000
 WINDOWS = 4  # that the normal users' events are spread over
 FLOODED_WINDOW = 1
 SCORED_EVERY = 50
+# Which of its tokens so large a window keeps depends on the order of arrival. With few items the
+# user's next items do not.
+ITEMS = 10
 SAMPLE_S = 1.0
 # flink-conf/config.yaml: a TaskManager, and two Python workers in each of two slots.
 MEMORY_MB = 3_584 + 2 * (840 + 350)
@@ -54,7 +57,7 @@ def flood(events: int) -> Iterator[dict[str, Any]]:
             "user_id": "bot",
             "event_type": "view" if number % SCORED_EVERY else "purchase",
             "event_time": window_ms + number * WINDOW_MS // events,
-            "item_id": f"item-{number % 100}",
+            "item_id": f"item-{number % ITEMS}",
             "amount": 1.0,
             "device_id": "bot",
         }
