@@ -11,6 +11,7 @@ import typer
 
 from cli.api.key import key
 from cli.api.serve import serve
+from cli.attributes import attributes
 from cli.demo.command import demo
 from cli.doctor.command import doctor
 from cli.learning.catalogue import catalogue
@@ -54,7 +55,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Read profiles": (show, deltas, scores, flags),
     "Serve profiles over HTTP": (serve, key),
     "Work on alerts": (alerts, consume, feedback, rules, drift),
-    "Segment users": (segments,),
+    "Segment users": (segments, attributes),
     "Operate the shop": (trends, funnel, retention),
     "Run campaigns": (campaign,),
     "Answer a person": (export,),

@@ -67,6 +67,7 @@ class Settings(Section):
     campaigns: CampaignSettings = CampaignSettings()
     rules: Path = Path("rules.toml")
     segments: Path = Path("segments.toml")
+    attributes: Path = Path("attributes.toml")
     # Set to an empty text, it is an error: a missing secret must not turn verification off.
     rules_signing_key: SecretStr | None = Field(
         None, min_length=32, description="signs and verifies records of rules and segments"

@@ -29,11 +29,15 @@ class TopicSettings(Section):
     models: str = "user-models"
     segments: str = "segment-definitions"
     segment_changes: str = "segment-changes"
+    attributes: str = "user-attributes"
     partitions: int = Field(4, ge=1, le=1000, description="of a topic that `submit` creates")
     replication: int = Field(1, ge=1, le=10)
     retention_ms: int = Field(7 * DAY_MS, ge=-1)
     feedback_retention_ms: int = Field(
         400 * DAY_MS, ge=-1, description="labels: later trainings read them"
+    )
+    attributes_retention_ms: int = Field(
+        400 * DAY_MS, ge=-1, description="statements: a table that is lost is rebuilt from them"
     )
 
     @classmethod
@@ -134,6 +138,13 @@ class CassandraSettings(Section):
         le=MAX_TTL_S,
         description="of a case after its last change; longer than flags, because payment disputes"
         " about them take months",
+    )
+    attribute_keep_s: int = Field(
+        30 * 86_400,
+        ge=0,
+        le=MAX_TTL_S,
+        description="of an attribute after its expiry; until then it hides older ones that arrive"
+        " late",
     )
     lookalike_distance: float = Field(
         0.6,

@@ -118,6 +118,7 @@ class Stack:
             },
             "rules": str(ROOT / "rules.toml"),
             "segments": str(ROOT / "segments.toml"),
+            "attributes": str(ROOT / "attributes.toml"),
         }
 
     def write_config(self) -> Path:

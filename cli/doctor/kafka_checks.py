@@ -57,9 +57,10 @@ def topic_cleanup(facts: Facts, settings: Settings) -> Iterator[Problem]:
         found = config.get("cleanup.policy", expected)
         if found != expected:
             loss = "its records expire" if expected == "compact" else "a user's records are lost"
+            value = f"[{expected}]" if "," in expected else expected
             yield Problem(
                 f"{name} has cleanup.policy = {found}, not {expected}: {loss}",
-                f"kafka-configs --alter --topic {name} --add-config cleanup.policy={expected}",
+                f"kafka-configs --alter --topic {name} --add-config cleanup.policy={value}",
             )
 
 

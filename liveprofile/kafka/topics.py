@@ -52,6 +52,11 @@ def topic_configs(topics: TopicSettings) -> dict[str, dict[str, str]]:
         topics.rules: compacted,
         topics.models: compacted,
         topics.segments: compacted,
+        topics.attributes: deleted
+        | {
+            "cleanup.policy": "compact,delete",
+            "retention.ms": str(topics.attributes_retention_ms),
+        },
         topics.feedback: deleted | {"retention.ms": str(topics.feedback_retention_ms)},
     }
 

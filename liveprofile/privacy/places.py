@@ -95,6 +95,9 @@ TABLES: dict[str, HeldTable] = {
         "membership by segment", "cassandra.profile_ttl_s", _segment_buckets
     ),
     "segment_change": HeldTable("changes of segments", "cassandra.profile_ttl_s", _by_user),
+    "user_attribute": HeldTable(
+        "what other systems state about the user", "cassandra.attribute_keep_s", _by_user
+    ),
     "campaign_contact": HeldTable("contacts of campaigns", "campaigns.contact_ttl_s", _by_user),
     "api_audit": HeldTable(
         "writes through the read API", "serve.audit_ttl_s", _all_rows, _has_target
@@ -126,6 +129,9 @@ TOPICS: dict[str, HeldTopic] = {
     "alerts": HeldTopic("risk alerts", "topics.retention_ms"),
     "segment_changes": HeldTopic("changes of segments", "topics.retention_ms"),
     "feedback": HeldTopic("labels by analysts", "topics.feedback_retention_ms"),
+    "attributes": HeldTopic(
+        "what other systems state about the user", "topics.attributes_retention_ms"
+    ),
 }
 
 # Setting of the topic's name: why it holds nothing about users. These are compacted.

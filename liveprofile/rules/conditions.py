@@ -8,6 +8,10 @@ A caller may add functions of one quoted text, such as interest("CHEESE").
 Numbers follow IEEE 754, so evaluation never fails: an unknown value is NaN, and every comparison
 with NaN but != is false.
 
+A caller may also allow attribute("name"): a number, a text or a condition, whatever its place
+needs. If the value is missing or of another kind, the comparison around it is unknown, as with NULL
+in SQL: so is its `not`, and a condition that is unknown as a whole is false.
+
 Python's parser (the module `ast`) reads the text and gives the position of each part. One walk over
 the tree determines the kind of each part, rejects unsupported parts, and compiles the tree into
 numpy operations: a condition takes the same few microseconds for one row as for a thousand. Python
@@ -27,7 +31,10 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from liveprofile.rules.attribute_columns import ATTRIBUTE, TYPED_COLUMNS
+
 ValueKind = Literal["number", "text", "condition"]
+FunctionKind = ValueKind | Literal["attribute"]  # attribute: of the kind that its place needs
 
 MAX_CHARS = 1_000
 
@@ -69,10 +76,15 @@ class Condition(NamedTuple):
     text: str
     names: tuple[str, ...]
     calls: tuple[TextCall, ...]
+    attributes: Mapping[str, ValueKind]  # those that it reads, with the kind that it needs
     evaluate: Callable[[Columns], Any]
 
     def __call__(self, columns: Columns, rows: int) -> np.ndarray:
-        """(rows,) bool. columns: (rows,) for each of `names` and `calls`; texts as numpy's str."""
+        """(rows,) bool.
+
+        columns: (rows,) for each of `names` and `calls`: texts as numpy's str, attributes as
+        objects, which are a bool, a number, a text, or None if the value is missing.
+        """
         with np.errstate(all="ignore"):
             return np.broadcast_to(np.asarray(self.evaluate(columns), bool), (rows,))
 
@@ -81,7 +93,7 @@ def parse_condition(
     text: str,
     names: Mapping[str, ValueKind],
     constants: Mapping[str, float],
-    functions: Mapping[str, ValueKind] = MappingProxyType({}),
+    functions: Mapping[str, FunctionKind] = MappingProxyType({}),
 ) -> Condition:
     """Parses, validates and compiles a condition.
 
@@ -92,16 +104,16 @@ def parse_condition(
         raise ConditionError(MAX_CHARS, f"longer than {MAX_CHARS} characters")
     parser = _Parser(text, names, constants, functions)
     try:
-        kind, evaluate = parser.compile(parser.parse())
+        kind, evaluate = parser.compile_condition(parser.parse())
     except RecursionError:
         raise ConditionError(0, "nested too deeply") from None
     if kind != "condition":
         raise ConditionError(0, f"is a {kind}, not a condition: compare it with something")
-    return Condition(text, tuple(parser.seen), tuple(parser.calls), evaluate)
+    return Condition(text, tuple(parser.seen), tuple(parser.calls), parser.attributes, evaluate)
 
 
 class _Expression(NamedTuple):
-    kind: ValueKind
+    kind: FunctionKind
     evaluate: Callable[[Columns], Any]
 
 
@@ -113,11 +125,14 @@ class _Parser:
         text: str,
         names: Mapping[str, ValueKind],
         constants: Mapping[str, float],
-        functions: Mapping[str, ValueKind],
+        functions: Mapping[str, FunctionKind],
     ):
         self._names, self._constants, self._functions = names, constants, functions
         self.seen: dict[str, None] = {}
         self.calls: dict[TextCall, None] = {}
+        self.attributes: dict[str, ValueKind] = {}
+        # Of the comparison being compiled: where each attribute that it reads is known.
+        self._read: list[Callable[[Columns], Any]] = []
         # Python ends an expression at the end of a line; a condition may have several lines.
         self._indent = len(text) - len(text.lstrip())
         self._line = text.replace("\r", " ").replace("\n", " ").strip()
@@ -141,7 +156,19 @@ class _Parser:
             return self._error(len(self._line), "ends too early")
         return self._error(min(error.offset - 1, len(self._line)), error.msg)
 
-    def compile(self, node: ast.expr) -> _Expression:
+    def compile_condition(self, node: ast.expr) -> _Expression:
+        """The whole text; an attribute that stands alone must be a condition."""
+        kind, evaluate = self.compile(node)
+        if kind == "attribute":
+            return _Expression("condition", self._compile_as("condition", node))
+        return _Expression(kind, evaluate)
+
+    def compile(self, node: ast.expr, negated: bool = False) -> _Expression:
+        """Compiles a part. negated: its opposite, if it is a condition.
+
+        `not` is carried inwards, to the comparisons: where all of them that are unknown count as
+        false, the whole is true if and only if it is true in Kleene's three-valued logic.
+        """
         match node:
             case ast.Constant(value=bool()):
                 raise self._at(node, "True and False are not allowed in a condition")
@@ -150,36 +177,38 @@ class _Parser:
             case ast.Constant(value=str() as text):
                 return _Expression("text", lambda columns: text)
             case ast.Name(id=name):
-                return self._name(node, name)
+                return self._leaf(self._name(node, name), negated)
             case ast.UnaryOp(op=ast.USub(), operand=operand):
                 value = self._compile_as("number", operand)
                 return _Expression("number", lambda columns: np.negative(value(columns)))
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                holds = self._compile_as("condition", operand)
-                return _Expression("condition", lambda columns: np.logical_not(holds(columns)))
+                return _Expression("condition", self._compile_as("condition", operand, not negated))
             case ast.BoolOp(op=op, values=values):
-                parts = [self._compile_as("condition", value) for value in values]
-                return _fold(
-                    "condition", np.logical_and if isinstance(op, ast.And) else np.logical_or, parts
-                )
+                parts = [self._compile_as("condition", value, negated) for value in values]
+                is_and = isinstance(op, ast.And) is not negated
+                return _fold("condition", np.logical_and if is_and else np.logical_or, parts)
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _ARITHMETIC:
                 parts = [self._compile_as("number", side) for side in (left, right)]
                 return _fold("number", _ARITHMETIC[type(op)], parts)
             case ast.Compare(left=left, ops=ops, comparators=right):
                 pairs = zip([left, *right[:-1]], ops, right, strict=True)
-                return _fold(
-                    "condition", np.logical_and, [self._comparison(*pair) for pair in pairs]
-                )
+                parts = [self._comparison(*pair, negated) for pair in pairs]
+                return _fold("condition", np.logical_or if negated else np.logical_and, parts)
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
                 return self._call(node, name, args)
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if (
                 name in self._functions
             ):
-                return self._text_call(node, name, args)
+                return self._leaf(self._text_call(node, name, args), negated)
             case ast.Call():
                 known = ", ".join([*_FUNCTIONS, *self._functions])
                 raise self._at(node, f"only {known} can be called")
         raise self._at(node, f"{_describe(node)} is not allowed in a condition")
+
+    def _leaf(self, value: _Expression, negated: bool) -> _Expression:
+        if not negated or value.kind != "condition":
+            return value
+        return _Expression("condition", lambda columns: np.logical_not(value.evaluate(columns)))
 
     def _number(self, node: ast.Constant) -> _Expression:
         try:
@@ -202,39 +231,59 @@ class _Parser:
         return _Expression(self._names[name], lambda columns: columns[name])
 
     def _comparison(
+        self, left: ast.expr, op: ast.cmpop, right: ast.expr, negated: bool
+    ) -> Callable[[Columns], Any]:
+        self._read = []
+        if isinstance(op, ast.In | ast.NotIn):
+            holds = self._membership(left, right)
+            negated = negated is not isinstance(op, ast.NotIn)
+        else:
+            holds = self._comparison_of_two(left, op, right)
+        known = _all_known(self._read)
+
+        def atom(columns: Columns) -> Any:
+            true = np.logical_not(holds(columns)) if negated else holds(columns)
+            return true if known is None else np.logical_and(true, known(columns))
+
+        return atom
+
+    def _comparison_of_two(
         self, left: ast.expr, op: ast.cmpop, right: ast.expr
     ) -> Callable[[Columns], Any]:
-        if isinstance(op, ast.In | ast.NotIn):
-            return self._membership(left, right, isinstance(op, ast.NotIn))
         if type(op) in _ORDER:
             compare = _ORDER[type(op)]
             first, second = (self._compile_as("number", side) for side in (left, right))
         elif type(op) in _EQUALITY:
             compare = _EQUALITY[type(op)]
-            kind, first = self.compile(left)
+            kind = self.compile(left).kind
+            if kind == "attribute":  # as what it is compared with
+                kind = self.compile(right).kind
+            if kind == "attribute":
+                raise self._at(left, "two attributes cannot be compared by ==; use <= and >=")
             if kind == "condition":
                 raise self._at(left, "a condition cannot be compared; use and, or, not")
-            second = self._compile_as(kind, right)
+            first, second = (self._compile_as(kind, side) for side in (left, right))
         else:
             raise self._at(left, "`is` is not allowed in a condition; use ==")
         return lambda columns: compare(first(columns), second(columns))
 
-    def _membership(
-        self, left: ast.expr, right: ast.expr, negated: bool
-    ) -> Callable[[Columns], Any]:
-        kind, value = self.compile(left)
+    def _membership(self, left: ast.expr, right: ast.expr) -> Callable[[Columns], Any]:
+        kind = self.compile(left).kind
         if not isinstance(right, ast.List | ast.Tuple) or not right.elts:
             raise self._at(right, 'after `in` must come a list such as ["login", "coupon"]')
         for member in right.elts:
             if not isinstance(member, ast.Constant):
                 raise self._at(member, "a list may only have constants")
+        if kind == "attribute":
+            kind = self.compile(right.elts[0]).kind
+        value = self._compile_as(kind, left)
         members = [self._compile_as(kind, member) for member in right.elts]
 
         def is_member(columns: Columns) -> Any:
             values = value(columns)
             return reduce(np.logical_or, [values == member(columns) for member in members])
 
-        return (lambda columns: np.logical_not(is_member(columns))) if negated else is_member
+        return is_member
 
     def _call(self, node: ast.Call, name: str, args: Sequence[ast.expr]) -> _Expression:
         function, min_args, max_args = _FUNCTIONS[name]
@@ -254,11 +303,34 @@ class _Parser:
                 return _Expression(self._functions[name], lambda columns: columns[call])
         raise self._at(node, f'{name} takes one quoted text, such as {name}("X")')
 
-    def _compile_as(self, expected: ValueKind, node: ast.expr) -> Callable[[Columns], Any]:
-        kind, evaluate = self.compile(node)
+    def _compile_as(
+        self, expected: ValueKind, node: ast.expr, negated: bool = False
+    ) -> Callable[[Columns], Any]:
+        kind, evaluate = self.compile(node, negated)
+        if kind == "attribute":
+            return self._typed_attribute(node, expected, negated)
         if kind != expected:
             raise self._at(node, f"`{ast.unparse(node)}` is a {kind}, expected a {expected}")
         return evaluate
+
+    def _typed_attribute(
+        self, node: ast.expr, kind: ValueKind, negated: bool
+    ) -> Callable[[Columns], Any]:
+        """An attribute as a value of this kind; as a condition, false where it is unknown."""
+        call = TextCall(ATTRIBUTE, node.args[0].value)
+        other = self.attributes.setdefault(call.argument, kind)
+        if other != kind:
+            raise self._at(node, f"{call} is a {kind} here and a {other} before")
+        as_kind = TYPED_COLUMNS[kind]
+        if kind == "condition":
+
+            def holds(columns: Columns) -> Any:
+                values, known = as_kind(columns[call])
+                return np.logical_and(np.logical_not(values) if negated else values, known)
+
+            return holds
+        self._read.append(lambda columns: as_kind(columns[call]).known)
+        return lambda columns: as_kind(columns[call]).values
 
     def _at(self, node: ast.expr, reason: str) -> ConditionError:
         # `col_offset` counts bytes of UTF-8.
@@ -279,6 +351,13 @@ def _fold(
         first, second = parts
         return _Expression(kind, lambda columns: function(first(columns), second(columns)))
     return _Expression(kind, lambda columns: reduce(function, [part(columns) for part in parts]))
+
+
+def _all_known(known: list[Callable[[Columns], Any]]) -> Callable[[Columns], Any] | None:
+    """Where all of them are true; None if there are none."""
+    if not known:
+        return None
+    return lambda columns: reduce(np.logical_and, [each(columns) for each in known])
 
 
 def _describe(node: ast.expr) -> str:

@@ -226,11 +226,15 @@ def test_topics_use_arrival_time_and_their_retention():
         "risk-feedback",
         "segment-definitions",
         "segment-changes",
+        "user-attributes",
         "user-models",
     }
     for name in ("risk-rules", "user-models", "segment-definitions"):
         compacted = configs.pop(name)
         assert (compacted["cleanup.policy"], "retention.ms" in compacted) == ("compact", False)
+    statements = configs.pop("user-attributes")
+    assert statements["cleanup.policy"] == "compact,delete"
+    assert statements["retention.ms"] == str(400 * 86_400_000)
     labels = configs.pop("risk-feedback")
     assert labels["retention.ms"] == str(400 * 86_400_000)
     for config in configs.values():

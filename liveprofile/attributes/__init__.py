@@ -1,0 +1,1 @@
+"""Attributes from elsewhere: what others state about users, with source, expiry and purpose."""

@@ -1,0 +1,184 @@
+"""The attributes that users may have: names, types and limits (docs/attributes.md).
+
+A value is a bool, a number, a short text or one of a list of texts, so that nobody can store an
+image, a vector or a biometric template as an attribute.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from liveprofile.rules.attribute_columns import AttributeValue
+from liveprofile.rules.conditions import Condition, ValueKind
+from liveprofile.rules.definitions import (
+    DefinitionProblem,
+    DefinitionsError,
+    file_source,
+    read_file,
+    validation_problems,
+)
+
+MAX_TEXT_CHARS = 100
+MAX_NUMBER = 2.0**53  # larger integers are not exact in JSON
+AttributeType = Literal["flag", "number", "text", "enum"]
+_KINDS: Mapping[AttributeType, ValueKind] = {
+    "flag": "condition",
+    "number": "number",
+    "text": "text",
+    "enum": "text",
+}
+_FLAGS = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+
+
+class AttributeDefinition(BaseModel):
+    """One attribute. `values`: of an enum; `min`, `max`: of a number; `max_chars`: of a text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    id: str = Field(pattern=r"^[a-z][a-z0-9_]{0,63}$")
+    type: AttributeType
+    description: str = Field(min_length=1, max_length=1_000)
+    values: tuple[str, ...] = Field((), max_length=1_000)
+    min: float = Field(-MAX_NUMBER, ge=-MAX_NUMBER, le=MAX_NUMBER)
+    max: float = Field(MAX_NUMBER, ge=-MAX_NUMBER, le=MAX_NUMBER)
+    max_chars: int = Field(MAX_TEXT_CHARS, ge=1, le=MAX_TEXT_CHARS)
+
+    @model_validator(mode="after")
+    def _fits_type(self) -> AttributeDefinition:
+        allowed = {"number": {"min", "max"}, "text": {"max_chars"}, "enum": {"values"}}
+        own = allowed.get(self.type, set())
+        if extra := (self.model_fields_set & {"values", "min", "max", "max_chars"}) - own:
+            raise ValueError(f"type {self.type} has no {', '.join(sorted(extra))}")
+        if self.type == "enum" and not self.values:
+            raise ValueError("type enum needs values")
+        if any(not 1 <= len(value) <= MAX_TEXT_CHARS for value in self.values):
+            raise ValueError(f"values must have 1 to {MAX_TEXT_CHARS} characters")
+        if self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}")
+        return self
+
+    @property
+    def kind(self) -> ValueKind:
+        """What it is in conditions."""
+        return _KINDS[self.type]
+
+    def problem(self, value: Any) -> str | None:
+        """Why the attribute cannot have this value; None if it can."""
+        if self.type == "flag":
+            return None if type(value) is bool else "must be true or false"
+        if self.type == "number":
+            if type(value) not in (int, float) or not math.isfinite(value):
+                return "must be a number"
+            in_range = self.min <= value <= self.max
+            return None if in_range else f"must be from {self.min:g} to {self.max:g}"
+        if type(value) is not str:
+            return "must be a text"
+        if self.type == "enum":
+            return None if value in self.values else f"must be one of {', '.join(self.values)}"
+        if not 1 <= len(value) <= self.max_chars:
+            return f"must have 1 to {self.max_chars} characters, not {len(value)}"
+        return None if value.isprintable() else "must not have control characters"
+
+    def parse(self, text: str) -> AttributeValue:
+        """The value of a text in a file, or the text itself if it is not of the type."""
+        if self.type == "flag":
+            return _FLAGS.get(text.strip().lower(), text)
+        if self.type == "number":
+            try:
+                number = float(text)
+            except ValueError:
+                return text
+            whole = number.is_integer() and abs(number) <= MAX_NUMBER
+            return int(number) if whole else number
+        return text
+
+
+class AttributesError(DefinitionsError):
+    """The definitions are invalid."""
+
+    kind = "attribute"
+
+
+class Catalogue(BaseModel):
+    """All definitions. Immutable."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    version: str = Field(min_length=1, max_length=64)
+    attributes: tuple[AttributeDefinition, ...]
+
+    @cached_property
+    def by_id(self) -> dict[str, AttributeDefinition]:
+        return {definition.id: definition for definition in self.attributes}
+
+    def unknown(self, name: str) -> str:
+        """A line about a name without a definition."""
+        close = get_close_matches(name, self.by_id, 1)
+        return f"unknown attribute {name}" + (f"; {close[0]}?" if close else "")
+
+    def value_problems(self, values: Mapping[str, Any]) -> list[str]:
+        """Every fault of a user's values."""
+        found = []
+        for name, value in values.items():
+            definition = self.by_id.get(name)
+            if definition is None:
+                found.append(self.unknown(name))
+            elif reason := definition.problem(value):
+                found.append(f"{name}: {reason}")
+        return found
+
+    def condition_faults(self, condition: Condition) -> list[str]:
+        """The faults of what a condition reads by attribute("name")."""
+        found = []
+        for name, kind in condition.attributes.items():
+            definition = self.by_id.get(name)
+            if definition is None:
+                found.append(self.unknown(name))
+            elif definition.kind != kind:
+                found.append(
+                    f"attribute {name} is of type {definition.type}, but is used as a {kind}"
+                )
+        return found
+
+
+def read_catalogue(path: Path) -> Catalogue:
+    """Reads the definitions of a TOML file. Raises AttributesError with every fault."""
+    file = read_file(path, AttributesError, _read)
+    problems = file.problems
+    found = None
+    try:
+        found = Catalogue.model_validate({**file.other, "attributes": file.definitions})
+    except ValidationError as error:
+        problems += validation_problems("", error)
+    if problems:
+        raise AttributesError(file_source(path, AttributesError), problems)
+    return found
+
+
+def _read(
+    table: Mapping[str, Any], default_name: str
+) -> tuple[AttributeDefinition | None, list[DefinitionProblem]]:
+    name = table.get("id")
+    try:
+        return AttributeDefinition.model_validate(table), []
+    except ValidationError as error:
+        faults = validation_problems(name if isinstance(name, str) else default_name, error)
+        return None, [fault._replace(key=fault.key or "type") for fault in faults]
+
+
+def reference_problems(
+    conditions: Iterable[tuple[str, Condition]], catalogue: Catalogue
+) -> list[DefinitionProblem]:
+    """The faults of conditions of rules or segments, each with its id."""
+    return [
+        DefinitionProblem(name, "when", reason)
+        for name, condition in conditions
+        for reason in catalogue.condition_faults(condition)
+    ]

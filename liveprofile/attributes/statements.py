@@ -1,0 +1,182 @@
+"""Statements about users: what one source says of one user, as CloudEvents of user-attributes.
+
+A statement is all that its source says of the user: it replaces the source's earlier one, and what
+it lacks is withdrawn. schemas/user-attributes.schema.json describes the event.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import orjson
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from liveprofile.alerts.cloud_events import to_rfc3339
+from liveprofile.rules.attribute_columns import AttributeValue
+from liveprofile.units import DAY_MS
+
+StatementKind = Literal["third_party", "declared", "verified"]
+KINDS: tuple[StatementKind, ...] = get_args(StatementKind)  # the later one wins a tie
+Purpose = Literal["any", "marketing", "risk"]
+PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
+
+EVENT_TYPE = "liveprofile.user.attributes"
+CONTENT_TYPE = {"content-type": "application/cloudevents+json"}
+SCHEMA = "https://liveprofile.example/schemas/user-attributes.schema.json#/$defs/data"
+SOURCE_PATTERN = r"^[a-z][a-z0-9_.-]{0,63}$"
+MAX_ATTRIBUTES = 64
+MAX_RECORD_BYTES = 16_384
+MAX_USER_ID_CHARS = 256
+MAX_VALIDITY_MS = 3_660 * DAY_MS
+# Times that Cassandra, Python and microseconds in 64 bits can all represent: 1970 to 2200.
+_LAST_MS = 7_258_118_400_000
+_EPOCH, _MILLISECOND = datetime.fromtimestamp(0, UTC), timedelta(milliseconds=1)
+_RFC3339 = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)", re.ASCII
+)
+
+
+class StatementError(ValueError):
+    """A statement is invalid: the reason, without the user's id or values."""
+
+
+class Statement(BaseModel):
+    """What one source says of one user."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    user_id: str = Field(min_length=1, max_length=MAX_USER_ID_CHARS)
+    source: str = Field(pattern=SOURCE_PATTERN)
+    kind: StatementKind
+    purpose: Purpose
+    time_ms: int = Field(ge=0, le=_LAST_MS)  # when it became true, or was found
+    expires_ms: int = Field(ge=0, le=_LAST_MS)
+    values: Mapping[str, AttributeValue] = Field(max_length=MAX_ATTRIBUTES)
+
+    @cached_property
+    def content(self) -> bytes:
+        """What it says, in one form for equal statements."""
+        said = [self.kind, self.purpose, self.expires_ms, dict(self.values)]
+        return orjson.dumps(said, option=orjson.OPT_SORT_KEYS)
+
+    @property
+    def digest(self) -> bytes:
+        """8 bytes of BLAKE2b (RFC 7693) of the content."""
+        return hashlib.blake2b(self.content, digest_size=8).digest()
+
+    @property
+    def key(self) -> bytes:
+        """The record's key: compaction keeps the last statement of each source and user."""
+        return f"{self.source}/{self.user_id}".encode()
+
+    @property
+    def event_id(self) -> str:
+        """Deterministic: the same for every copy."""
+        text = b"\0".join((self.key, str(self.time_ms).encode(), self.content))
+        return hashlib.blake2b(text, digest_size=16).hexdigest()
+
+
+def new_statement(**fields: Any) -> Statement:
+    """Validates the fields. Raises StatementError with the first fault."""
+    try:
+        found = Statement(**fields)
+    except ValidationError as error:
+        detail = error.errors(include_input=False)[0]
+        place = ".".join(str(part) for part in detail["loc"][:2])
+        raise StatementError(f"{place}: {detail['msg']}") from None
+    if not found.user_id.isprintable():
+        raise StatementError("user_id: has control characters")
+    if found.expires_ms <= found.time_ms:
+        raise StatementError("expires: is not after the time of the statement")
+    if found.expires_ms - found.time_ms > MAX_VALIDITY_MS:
+        raise StatementError(
+            f"expires: is more than {MAX_VALIDITY_MS // DAY_MS} days after the statement's time"
+        )
+    return found
+
+
+def to_event(statement: Statement) -> bytes:
+    """The statement as CloudEvents 1.0 structured JSON."""
+    return orjson.dumps(
+        {
+            "specversion": "1.0",
+            "id": statement.event_id,
+            "source": statement.source,
+            "type": EVENT_TYPE,
+            "subject": statement.user_id,
+            "time": to_rfc3339(statement.time_ms),
+            "datacontenttype": "application/json",
+            "dataschema": SCHEMA,
+            "data": {
+                "user_id": statement.user_id,
+                "kind": statement.kind,
+                "purpose": statement.purpose,
+                "expires": to_rfc3339(statement.expires_ms),
+                "attributes": dict(statement.values),
+            },
+        }
+    )
+
+
+def parse_event(value: bytes) -> Statement:
+    """Reads an event. Raises StatementError.
+
+    The attributes' names and types are not checked (definitions.Catalogue.value_problems).
+    """
+    if len(value) > MAX_RECORD_BYTES:
+        raise StatementError(f"has {len(value)} bytes, more than {MAX_RECORD_BYTES}")
+    try:
+        event = orjson.loads(value)
+    except orjson.JSONDecodeError as error:
+        raise StatementError(f"is no JSON: {error}") from None
+    if not isinstance(event, dict):
+        raise StatementError("is no JSON object")
+    for name, expected in (("specversion", "1.0"), ("type", EVENT_TYPE)):
+        if event.get(name) != expected:
+            raise StatementError(f"{name}: must be {expected}")
+    if not isinstance(event.get("id"), str) or not event["id"]:
+        raise StatementError("id: must be a text")
+    data = event.get("data")
+    if not isinstance(data, dict):
+        raise StatementError("data: must be an object")
+    names = {"user_id", "kind", "purpose", "expires", "attributes"}
+    if missing := names - data.keys():
+        raise StatementError(f"data.{min(missing)}: is missing")
+    if extra := data.keys() - names:
+        raise StatementError(f"data: unknown key {min(extra)}")
+    if not isinstance(data["attributes"], dict):
+        raise StatementError("data.attributes: must be an object")
+    found = new_statement(
+        user_id=data["user_id"],
+        source=event.get("source"),
+        kind=data["kind"],
+        purpose=data["purpose"],
+        time_ms=_parse_time("time", event.get("time")),
+        expires_ms=_parse_time("data.expires", data["expires"]),
+        values=_scalars(data["attributes"]),
+    )
+    if event.get("subject") != found.user_id:
+        raise StatementError("subject: must be data.user_id")
+    return found
+
+
+def _scalars(values: Mapping[str, Any]) -> Mapping[str, AttributeValue]:
+    for name, value in values.items():
+        if type(value) not in (bool, int, float, str):
+            raise StatementError(f"data.attributes.{name[:64]}: must be a bool, a number or a text")
+    return values
+
+
+def _parse_time(name: str, text: Any) -> int:
+    """RFC 3339 with a zone, as epoch milliseconds; finer digits are cut off."""
+    if isinstance(text, str) and _RFC3339.fullmatch(text):
+        try:
+            return (datetime.fromisoformat(text.upper()) - _EPOCH) // _MILLISECOND
+        except (ValueError, OverflowError):
+            pass
+    raise StatementError(f"{name}: must be a time of RFC 3339, such as 2026-01-05T09:35:00Z")

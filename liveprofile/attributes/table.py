@@ -1,0 +1,157 @@
+"""The table user_attribute: writes and reads of statements.
+
+A row is a statement, so two statements never mix, and the reader decides which counts
+(resolution.py). The writer only removes what cannot count any more. USING TIMESTAMP is the
+statement's time in microseconds, and each write also deletes the source's older statements, with a
+timestamp just below its own. So a late statement is hidden by what is newer, and a repeated or
+replayed one changes nothing, whatever the order of arrival.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+from cassandra.cluster import Session
+from cassandra.query import BatchStatement, BatchType
+
+from liveprofile.attributes.statements import Statement
+from liveprofile.setting_sections import MAX_TTL_S, CassandraSettings
+from liveprofile.storage.cql import from_ms, now_ms, prepare, read, read_pages, write_all
+
+MAX_ROWS = 200  # of a user: sources, and contradicting statements of one time
+READ_USERS = 50  # in one SELECT
+SELECTED = (
+    "user_id, source, to_unix_timestamp(time), kind, purpose, to_unix_timestamp(expires),"
+    " attributes"
+)
+
+
+class Withdrawal(NamedTuple):
+    """A tombstone of the topic: the source says nothing about the user any more."""
+
+    user_id: str
+    source: str
+    record_ms: int  # when the broker stored the tombstone
+
+    @property
+    def write_time_us(self) -> int:
+        """Hides all statements of this time and before."""
+        return self.record_ms * 1_000 + 999
+
+
+def write_time_us(statement: Statement) -> int:
+    """USING TIMESTAMP of the statement's row."""
+    return statement.time_ms * 1_000
+
+
+def ttl_s(statement: Statement, now_ms: int, keep_expired_s: int) -> int:
+    """How long the row stays: `keep_expired_s` after it has expired.
+
+    It stays after the expiry to hide older statements that arrive late, and for replays of the
+    past, where a statement had not expired yet.
+    """
+    left_s = max(statement.expires_ms - now_ms, 0) // 1_000 + 1
+    return min(left_s + keep_expired_s, MAX_TTL_S)
+
+
+def parse_row(row: Sequence[Any]) -> Statement | None:
+    """A row of SELECTED; None for what is left of a row that is expiring."""
+    if any(value is None for value in row):
+        return None
+    user_id, source, time_ms, kind, purpose, expires_ms, attributes = row
+    # Validated when it was written.
+    return Statement.model_construct(
+        user_id=user_id,
+        source=source,
+        kind=kind,
+        purpose=purpose,
+        time_ms=time_ms,
+        expires_ms=expires_ms,
+        values=orjson.loads(attributes),
+    )
+
+
+def by_user(rows: Iterable[Sequence[Any]]) -> dict[str, list[Statement]]:
+    """Rows of SELECTED by user."""
+    found: dict[str, list[Statement]] = {}
+    for row in rows:
+        statement = parse_row(row)
+        if statement is not None:
+            found.setdefault(statement.user_id, []).append(statement)
+    return found
+
+
+class AttributeTable:
+    """Writes and reads user_attribute. Raises ServiceError, also if the table is missing."""
+
+    def __init__(self, session: Session, settings: CassandraSettings):
+        self._session, self._in_flight = session, settings.in_flight
+        self._keep_expired_s = settings.attribute_keep_s
+        table = f"{settings.keyspace}.user_attribute"
+        self._insert = prepare(
+            session,
+            f"INSERT INTO {table}"
+            " (user_id, source, time, digest, kind, purpose, expires, attributes)"
+            " VALUES (?, ?, ?, ?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?",
+        )
+        self._delete_older = prepare(
+            session,
+            f"DELETE FROM {table} USING TIMESTAMP ? WHERE user_id = ? AND source = ? AND time < ?",
+        )
+        self._delete_all = prepare(
+            session, f"DELETE FROM {table} USING TIMESTAMP ? WHERE user_id = ? AND source = ?"
+        )
+        select = f"SELECT {SELECTED} FROM {table}"
+        limit = f"PER PARTITION LIMIT {MAX_ROWS}"
+        self._select = prepare(session, f"{select} WHERE user_id IN ? {limit}")
+        self._select_between = prepare(
+            session, f"{select} WHERE token(user_id) > ? AND token(user_id) <= ? {limit}"
+        )
+
+    def write(self, changes: Iterable[Statement | Withdrawal]) -> int:
+        """Stores changes in any order; returns their number when all are acknowledged."""
+        present_ms = now_ms()
+        return write_all(
+            self._session, (self._batch(each, present_ms) for each in changes), self._in_flight
+        )
+
+    def read(self, user_ids: Sequence[str]) -> dict[str, list[Statement]]:
+        """The statements about these users; a user without any has no entry."""
+        found: dict[str, list[Statement]] = {}
+        for start in range(0, len(user_ids), READ_USERS):
+            part = list(user_ids[start : start + READ_USERS])
+            found.update(by_user(read(self._session, self._select, (part,))))
+        return found
+
+    def read_between(self, after_token: int, until_token: int) -> dict[str, list[Statement]]:
+        """The statements about all users with a token in (after, until]."""
+        values = (after_token, until_token)
+        return by_user(read_pages(self._session, self._select_between, values))
+
+    def _batch(self, change: Statement | Withdrawal, present_ms: int) -> BatchStatement:
+        batch = BatchStatement(BatchType.UNLOGGED)
+        batch.is_idempotent = True
+        if isinstance(change, Withdrawal):
+            batch.add(self._delete_all.bind((change.write_time_us, change.user_id, change.source)))
+            return batch
+        time, written_us = from_ms(change.time_ms), write_time_us(change)
+        values = orjson.dumps(dict(change.values), option=orjson.OPT_SORT_KEYS).decode()
+        key = (change.user_id, change.source, time)
+        batch.add(
+            self._insert.bind(
+                (
+                    *key,
+                    change.digest,
+                    change.kind,
+                    change.purpose,
+                    from_ms(change.expires_ms),
+                    values,
+                    written_us,
+                    ttl_s(change, present_ms, self._keep_expired_s),
+                )
+            )
+        )
+        batch.add(self._delete_older.bind((written_us - 1, *key)))
+        return batch

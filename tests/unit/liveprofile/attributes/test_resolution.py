@@ -1,0 +1,226 @@
+"""Late, repeated, contradicting and expired statements: the result is that of the contract."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from liveprofile.alerts.cloud_events import to_rfc3339
+from liveprofile.attributes.definitions import AttributeDefinition, Catalogue
+from liveprofile.attributes.resolution import SEGMENT_PURPOSES, resolve
+from liveprofile.attributes.statements import Statement, new_statement, to_event
+from liveprofile.attributes.table import Withdrawal
+from liveprofile.attributes.topic import parse_records
+from liveprofile.kafka.records import Record
+from liveprofile.units import DAY_MS
+from tests.reference.attributes import RANK, attributes_at
+from tests.support.memory.attribute_table import MemoryAttributeTable
+
+START_MS = 1_700_000_000_000
+CATALOGUE = Catalogue(
+    version="1",
+    attributes=tuple(
+        AttributeDefinition(id=name, type="number", description="x") for name in ("a", "b", "c")
+    ),
+)
+
+
+def statement(source: str = "crm", day: float = 0, days: float = 10, **changes: Any) -> Statement:
+    time_ms = START_MS + round(day * DAY_MS)
+    fields: dict[str, Any] = {
+        "user_id": "u",
+        "source": source,
+        "kind": "declared",
+        "purpose": "any",
+        "time_ms": time_ms,
+        "expires_ms": time_ms + round(days * DAY_MS),
+        "values": {"a": 1},
+    }
+    return new_statement(**(fields | changes))
+
+
+def record(value: bytes | None, key: bytes, day: float = 1_000, offset: int = 0) -> Record:
+    return Record("t", 0, offset, START_MS + round(day * DAY_MS), key, value, {})
+
+
+def stored(statements: list[Statement], at_day: float = 0) -> MemoryAttributeTable:
+    table = MemoryAttributeTable(now_ms=START_MS + round(at_day * DAY_MS))
+    records = [record(to_event(each), each.key) for each in statements]
+    parsed = parse_records(records, CATALOGUE, 0)
+    assert not parsed.rejected
+    table.write(parsed.changes)
+    return table
+
+
+def values(
+    table: MemoryAttributeTable, at_day: float = 1, purposes: frozenset[str] = SEGMENT_PURPOSES
+) -> dict[str, tuple[Any, str]]:
+    at_ms = START_MS + round(at_day * DAY_MS)
+    found = resolve(table.read(["u"]).get("u", ()), at_ms, purposes)
+    return {name: (one.value, one.source) for name, one in found.items()}
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[Statement]:
+    """Statements of few sources and times; of one source, time and kind there is one content."""
+    said: dict[tuple[str, str, int, str], Statement] = {}
+    for _ in range(draw(st.integers(1, 12))):
+        user, source = draw(st.sampled_from("uv")), draw(st.sampled_from(("crm", "bureau", "id")))
+        day, kind = draw(st.integers(0, 4)), draw(st.sampled_from(sorted(RANK)))
+        said.setdefault(
+            (user, source, day, kind),
+            statement(
+                source,
+                day,
+                draw(st.integers(1, 5)),
+                user_id=user,
+                kind=kind,
+                purpose=draw(st.sampled_from(("any", "marketing", "risk"))),
+                values=draw(st.dictionaries(st.sampled_from("abc"), st.integers(0, 3))),
+            ),
+        )
+    return list(said.values())
+
+
+@settings(max_examples=100)
+@given(histories(), st.randoms(use_true_random=False), st.integers(0, 10))
+def test_any_order_with_repetitions_gives_what_the_contract_says(
+    history: list[Statement], order: random.Random, at_day: int
+) -> None:
+    sent = history + order.choices(history, k=len(history))
+    order.shuffle(sent)
+    table = stored(sent)
+    at_ms = START_MS + at_day * DAY_MS
+    events = [orjson.loads(to_event(each)) for each in history]
+    for user in "uv":
+        found = resolve(table.read([user]).get(user, ()), at_ms, SEGMENT_PURPOSES)
+        expected = attributes_at(events, user, to_rfc3339(at_ms), set(SEGMENT_PURPOSES))
+        assert {name: (one.value, one.source) for name, one in found.items()} == expected
+
+
+def test_late_statement_does_not_replace_a_newer_one() -> None:
+    newer, older = statement(day=1, values={"a": 2}), statement(day=0)
+    assert values(stored([newer, older])) == {"a": (2, "crm")}
+
+
+def test_statement_replaces_all_that_its_source_has_said() -> None:
+    sent = [statement(values={"a": 1, "b": 1}), statement(day=0.5, values={"b": 2})]
+    assert values(stored(sent)) == {"b": (2, "crm")}
+
+
+def test_expired_statement_does_not_bring_back_an_older_one() -> None:
+    older, newer = statement(day=0, days=100), statement(day=1, days=1, values={"a": 2})
+    for sent in ([older, newer], [newer, older]):
+        assert values(stored(sent), at_day=1.5) == {"a": (2, "crm")}
+        assert values(stored(sent), at_day=2) == {}
+        # It arrives when it has already expired.
+        assert values(stored(sent, at_day=20), at_day=20) == {}
+
+
+def test_other_source_counts_when_the_newest_has_expired() -> None:
+    sent = [statement("bureau", 0, 100, values={"a": 5}), statement("crm", 1, 1)]
+    table = stored(sent)
+    assert values(table, at_day=1.5) == {"a": (1, "crm")}
+    assert values(table, at_day=3) == {"a": (5, "bureau")}
+
+
+def test_verified_wins_over_declared_of_the_same_time() -> None:
+    sent = [statement("zzz", values={"a": 1}), statement("id", kind="verified", values={"a": 2})]
+    assert values(stored(sent)) == {"a": (2, "id")}
+
+
+def test_contradiction_of_one_source_and_time_does_not_depend_on_the_order() -> None:
+    sent = [statement(values={"a": value, name: 1}) for value, name in ((3, "b"), (2, "c"))]
+    one, other = (values(stored(each)) for each in (sent, sent[::-1]))
+    assert one == other
+    assert one["a"][0] == 3 and "b" in one and "c" not in one, "contents must not mix"
+
+
+def test_purpose_limits_the_use() -> None:
+    table = stored([statement("id", purpose="risk")])
+    assert values(table) == {}
+    assert values(table, purposes=frozenset({"risk"})) == {"a": (1, "id")}
+
+
+def test_tombstone_withdraws_what_its_source_has_said_before() -> None:
+    table = stored([statement(), statement("bureau", values={"b": 1})])
+    parsed = parse_records([record(None, b"crm/u", day=0.2)], CATALOGUE, 0)
+    assert parsed.changes == [Withdrawal("u", "crm", START_MS + round(0.2 * DAY_MS))]
+    table.write(parsed.changes)
+    assert values(table) == {"b": (1, "bureau")}
+    table.write([statement(day=0.1), statement(day=0.5, values={"c": 1})])
+    assert values(table) == {"b": (1, "bureau"), "c": (1, "crm")}
+
+
+def test_row_hides_late_statements_until_it_has_been_expired_for_a_while() -> None:
+    newer, late = statement(day=1, days=1), statement(day=0, days=1_000, values={"a": 7})
+    table = MemoryAttributeTable(now_ms=START_MS + DAY_MS)
+    table.write([newer])
+    table.now_ms += 30 * DAY_MS
+    assert [one.time_ms for one in table.read(["u"])["u"]] == [newer.time_ms]
+    table.write([late])
+    assert values(table, at_day=31) == {}
+    table.now_ms += 2 * DAY_MS
+    assert table.read(["u"]) == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"specversion": "0.3"}, "specversion"),
+        ({"type": "other"}, "type"),
+        ({"id": 7}, "id"),
+        ({"source": "CRM"}, "source"),
+        ({"time": "2026-01-05"}, "time"),
+        ({"time": 7}, "time"),
+        ({"subject": "v"}, "subject"),
+        ({"data": []}, "data"),
+        ({"data.kind": "guessed"}, "kind"),
+        ({"data.purpose": "fun"}, "purpose"),
+        ({"data.expires": "2023-11-14T22:13:20Z"}, "not after"),
+        ({"data.expires": "2033-12-14T22:13:20Z"}, "3660 days"),
+        ({"data.user_id": ""}, "user_id"),
+        ({"data.attributes": [1]}, "must be an object"),
+        ({"data.attributes": {"a": [1]}}, "a bool, a number or a text"),
+        ({"data.attributes": {"a": None}}, "a bool, a number or a text"),
+        ({"data.attributes": {"a": "x" * 20_000}}, "bytes"),
+        ({"data.attributes": {"a": True}}, "must be a number"),
+        ({"data.attributes": {"d": 1}}, "unknown attribute d"),
+        ({"data.attributes": {f"a{n}": 1 for n in range(65)}}, "values"),
+        ({"data.face": "x"}, "unknown key face"),
+    ],
+)
+def test_invalid_record_is_rejected_with_a_reason(change: dict[str, Any], reason: str) -> None:
+    event = orjson.loads(to_event(statement()))
+    for path, value in change.items():
+        target = event["data"] if path.startswith("data.") else event
+        target[path.removeprefix("data.")] = value
+    parsed = parse_records(
+        [record(orjson.dumps(event), b"crm/u", offset=3), record(to_event(statement()), b"crm/u")],
+        CATALOGUE,
+        0,
+    )
+    assert len(parsed.changes) == 1
+    [rejected] = parsed.rejected
+    assert rejected.offset == 3 and reason in rejected.reason
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "reason"),
+    [
+        (b"{", b"crm/u", "no JSON"),
+        (b"7", b"crm/u", "no JSON object"),
+        (b"{}", b"\xff", "UTF-8"),
+        (None, b"u", "source/user_id"),
+        (to_event(statement()), b"u", "source/user_id"),
+        (to_event(statement(day=2_000)), b"crm/u", "in the future"),
+    ],
+)
+def test_invalid_envelope_is_rejected(value: bytes | None, key: bytes, reason: str) -> None:
+    [rejected] = parse_records([record(value, key)], CATALOGUE, 0).rejected
+    assert reason in rejected.reason
