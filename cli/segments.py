@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
-from cli.definitions import ByOption, DryRunOption, apply_file, check_file, in_force
+from cli.definitions import ByOption, DryRunOption, apply_file, check_file
 from cli.times import parse_since_ms
 
 if TYPE_CHECKING:
@@ -80,9 +80,16 @@ def apply(
 
     found = read_segments(file)
     settings = read_settings(config)
-    topic, name = read_topic_segments(settings), settings.topics.segments
     apply_file(
-        settings, "segment", name, topic, found.segments, file, dry_run=dry_run, by=by, json=json
+        settings,
+        "segment",
+        settings.topics.segments,
+        read_topic_segments,
+        found.segments,
+        file,
+        dry_run=dry_run,
+        by=by,
+        json=json,
     )
 
 
@@ -294,7 +301,10 @@ def current_segments(settings: Settings) -> tuple[str, SegmentSet]:
     Raises ServiceError and SegmentsError.
     """
     from liveprofile.segments.definitions import read_segments
+    from udfs.definition_changes import read_in_force
     from udfs.segments_feed import read_topic_segments
 
-    topic = read_topic_segments(settings)
-    return in_force(settings.topics.segments, topic, settings.segments, read_segments)
+    source, found, _ = read_in_force(
+        settings, settings.topics.segments, read_topic_segments, settings.segments, read_segments
+    )
+    return source, found

@@ -40,6 +40,12 @@ class ServeSettings(Section):
     client_timeout_ms: int = Field(
         10_000, ge=100, description="a client must send head and body of a request within this"
     )
+    scan_rows: int = Field(
+        500_000, ge=1, description="rows that one funnel, preview or campaign plan may read"
+    )
+    scan_timeout_ms: int = Field(
+        30_000, ge=100, le=600_000, description="time that one of them may take"
+    )
     audit_ttl_s: int = Field(400 * 86_400, ge=1, le=MAX_TTL_S)
     api_key_ttl_s: int = Field(365 * 86_400, ge=1, le=MAX_TTL_S)
 
@@ -67,3 +73,7 @@ class ServeSettings(Section):
     @property
     def deadline_s(self) -> float:
         return self.deadline_ms / 1_000
+
+    @property
+    def scan_timeout_s(self) -> float:
+        return self.scan_timeout_ms / 1_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -16,14 +16,17 @@ from serve.paging import Position, cursor_of
 from serve.store.protocol import FlagFile, RawDelta, RawProfile
 
 
-def json_response(value: Any) -> Response:
-    return Response(orjson.dumps(value), media_type="application/json")
+def json_response(value: Any, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(orjson.dumps(value), 200, headers, "application/json")
 
 
-def tagged_response(request: Request, value: Any) -> Response:
-    """The answer with an ETag, or 304 if the caller has it already (RFC 9110, 13.1.2)."""
+def tagged_response(request: Request, value: Any, tag: str | None = None) -> Response:
+    """The answer with an ETag, or 304 if the caller has it already (RFC 9110, 13.1.2).
+
+    tag: of the value; by default a digest of it.
+    """
     body = orjson.dumps(value)
-    tag = f'"{hashlib.blake2b(body, digest_size=12).hexdigest()}"'
+    tag = f'"{tag or hashlib.blake2b(body, digest_size=12).hexdigest()}"'
     headers = {"ETag": tag, "Cache-Control": "private, no-cache", "Vary": "Authorization"}
     known = request.headers.get("if-none-match", "")
     if known.strip() == "*" or tag in {

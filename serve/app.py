@@ -16,7 +16,7 @@ from liveprofile.serve_settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve import problems
 from serve.guard import ApiMetrics, RequestGuard
-from serve.routes import alerts, operations, segments, trends, users
+from serve.routes import alerts, analyses, definitions, operations, segments, trends, users
 from serve.routes.common import known_parameters
 from serve.security import Gatekeeper, ReadKey
 from serve.store.protocol import Store
@@ -24,10 +24,14 @@ from serve.store.protocol import Store
 ROUTERS = (
     users.router,
     segments.router,
+    definitions.router,
     alerts.router,
     trends.router,
+    analyses.router,
     operations.router,
 )
+# A scan that ends at its own limit says so before the deadline of its request.
+SCAN_MARGIN_S = 5.0
 DESCRIPTION = "Profiles, deltas, scores, flags and alerts of Liveprofile. Times are epoch ms (UTC)."
 
 
@@ -68,6 +72,7 @@ def create_app(
     app.state.store = store
     app.state.metrics = metrics
     app.state.clock_ms = clock_ms
+    app.state.scan_deadline_s = settings.scan_timeout_s + SCAN_MARGIN_S
     app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
     problems.install(app)
     for router in ROUTERS:

@@ -27,8 +27,8 @@ TABLE = "api_key"
 
 class Role(StrEnum):
     READER = "reader"  # reads everything but the audit trail
-    ANALYST = "analyst"  # also changes alerts, labels and snoozes
-    ADMIN = "admin"  # also reads the audit trail
+    ANALYST = "analyst"  # also changes alerts, labels, snoozes and segments
+    ADMIN = "admin"  # also changes rules and reads the audit trail
 
     def includes(self, other: Role) -> bool:
         order = list(Role)

@@ -15,6 +15,9 @@ from starlette.responses import Response
 from liveprofile.alerts.cases.flags import UnknownFlag
 from liveprofile.alerts.cases.states import TransitionError
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
+from liveprofile.rules.definitions import DefinitionsError
+from serve.store.protocol import ScanBusy, ScanTooLarge
+from udfs.definition_changes import DefinitionsChanged
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:liveprofile:problem:"
@@ -22,6 +25,7 @@ RETRY_AFTER_S = 1
 # A validation message may quote its input; this bounds the answer.
 MAX_MESSAGE_CHARS = 300
 MAX_ERRORS = 20
+MAX_DEFINITION_ERRORS = 500
 
 
 class ApiError(LiveprofileError):
@@ -76,6 +80,14 @@ def to_api_error(error: Exception) -> ApiError:
             return ApiError(404, "unknown-alert", "no alert has this id")
         case TransitionError():
             return ApiError(409, "conflict", str(error))
+        case ScanBusy():
+            return unavailable(str(error))
+        case ScanTooLarge():
+            return ApiError(422, "too-many-rows", str(error))
+        case DefinitionsError():
+            return _invalid_definitions(error)
+        case DefinitionsChanged():
+            return ApiError(412, "changed", str(error))
         case InputError():
             return ApiError(422, "invalid-request", str(error))
         case ServiceError():
@@ -93,6 +105,23 @@ def _invalid(error: RequestValidationError) -> ApiError:
     ]
     first = errors[0]
     return ApiError(422, "invalid-request", f"{first['field']}: {first['message']}", errors=errors)
+
+
+def _invalid_definitions(error: DefinitionsError) -> ApiError:
+    errors = [
+        {
+            "field": f"{error.kind} {problem.name}: {problem.key}",
+            "message": ": ".join(filter(None, (problem.column, problem.reason)))[
+                :MAX_MESSAGE_CHARS
+            ],
+        }
+        for problem in error.problems[:MAX_DEFINITION_ERRORS]
+    ]
+    first = errors[0]
+    detail = f"{first['field']}: {first['message']}"
+    if len(error.problems) > 1:
+        detail += f" (and {len(error.problems) - 1} more)"
+    return ApiError(422, "invalid-definitions", detail, errors=errors)
 
 
 async def _answer(request: Request, error: Exception) -> Response:

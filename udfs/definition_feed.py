@@ -138,6 +138,25 @@ def read_definitions(settings: Settings, topic: str, definitions: Topic) -> Topi
     return definitions
 
 
+def signed_records(
+    settings: Settings,
+    topic_name: str,
+    topic: TopicDefinitions,
+    records: Iterable[tuple[bytes, bytes | None]],
+) -> list[tuple[bytes, bytes | None, dict[str, str]]]:
+    """(key, value) records with the headers of their signatures, if there is a signing key.
+
+    topic: its present records.
+    """
+    signer = definition_signer(settings, topic_name)
+    # Readers refuse a record that was signed before the newest one; this clock may be behind.
+    signed_ms = max(int(time.time() * 1_000), topic.signed_ms + 1)
+    return [
+        (key, value, {} if signer is None else signer.headers(key, value, signed_ms))
+        for key, value in records
+    ]
+
+
 def send_records(
     settings: Settings,
     topic_name: str,
@@ -148,17 +167,8 @@ def send_records(
 
     topic: its present records. Raises ServiceError.
     """
-    signer = definition_signer(settings, topic_name)
-    # Readers refuse a record that was signed before the newest one; this clock may be behind.
-    signed_ms = max(int(time.time() * 1_000), topic.signed_ms + 1)
-    kafka_records.send_all(
-        settings,
-        topic_name,
-        [
-            (key, value, {} if signer is None else signer.headers(key, value, signed_ms))
-            for key, value in records
-        ],
-    )
+    signed = signed_records(settings, topic_name, topic, records)
+    kafka_records.send_all(settings, topic_name, signed)
 
 
 class DefinitionFeed(ABC, Generic[Set]):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
 from contextlib import closing
 from typing import Protocol
@@ -26,6 +27,7 @@ log = logging.getLogger(__name__)
 
 POLL_TIMEOUT_S = 0.5
 RETRY_S = 5.0
+READ_TIMEOUT_S = 60.0
 FIRST_READ_TIMEOUT_S = 20.0  # then a worker starts without the topic
 JOIN_TIMEOUT_S = 10.0  # a thread that hangs in the Kafka client ends with the process
 FETCH_RECORDS = 1_000
@@ -101,7 +103,12 @@ def read_to_end(
     """
     try:
         with closing(open_source()) as source:
+            deadline_s = time.monotonic() + READ_TIMEOUT_S
             while not source.caught_up:
+                if time.monotonic() > deadline_s:
+                    raise ServiceError(
+                        f"reading topic {topic}: Kafka did not send it in {READ_TIMEOUT_S:.0f} s"
+                    )
                 take(source.poll(POLL_TIMEOUT_S))
     except NoTopicError:
         pass

@@ -29,7 +29,9 @@ def create(
     ],
     role: Annotated[
         Literal["reader", "analyst", "admin"],
-        typer.Option("--role", help="reader: reads; analyst: also writes; admin: also audits."),
+        typer.Option(
+            "--role", help="reader: reads; analyst: also writes; admin: also changes rules, audits."
+        ),
     ] = "reader",
     days: Annotated[
         int | None,

@@ -49,9 +49,7 @@ def funnel(
     Example: `liveprofile funnel --steps view,cart,purchase --within 1d --by category`
     """
     from liveprofile.storage.connection import open_session
-    from liveprofile.storage.scans import scan_changes, scan_users
-    from liveprofile.trends.funnel import funnel as count
-    from liveprofile.trends.user_windows import user_windows
+    from liveprofile.trends.stored import stored_funnel
 
     names = event_types("--steps", steps, at_least=2)
     within_ms, last_ms = parse_duration_ms(within, "--within"), parse_duration_ms(last, "--last")
@@ -59,41 +57,18 @@ def funnel(
         raise InputError(f"--within {within!r}: must be less than --last {last!r}")
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
-        users = {user.user_id: user for user in scan_users(session)}
-        until_ms = max((user.window_end_ms for user in users.values()), default=0)
-        since_ms = until_ms - last_ms
-
-        def segments(user_id: str) -> list[str]:
-            known = users.get(user_id)
-            return [f"segment {name}" for name in known.segments] if known else []
-
-        groups = count(
-            user_windows(scan_changes(session, since_ms, until_ms)),
-            names,
-            within_ms,
-            since_ms,
-            until_ms - within_ms,
-            segments if by is GroupBy.SEGMENT else None,
-        )
-    shown = dict(list(groups.items())[:limit])
+        found = stored_funnel(session, names, within_ms, last_ms, by.value)
+    shown = dict(list(found.groups.items())[:limit])
     if json:
-        print_json(
-            {
-                "since_ms": since_ms,
-                "until_ms": until_ms - within_ms,
-                "within_ms": within_ms,
-                "groups": {
-                    name: [step._asdict() for step in of_group] for name, of_group in shown.items()
-                },
-            }
-        )
+        groups = {name: [step._asdict() for step in of_group] for name, of_group in shown.items()}
+        print_json(found._asdict() | {"groups": groups})
         return
     if not shown:
         typer.echo("no user has taken the first step in this time")
         return
     columns = ["group", *(f">{name}" for name in names)]
     columns.append(">95 %")
-    span = f"{format_utc(since_ms)[:16]} to {format_utc(until_ms - within_ms)[:16]}"
+    span = f"{format_utc(found.since_ms)[:16]} to {format_utc(found.until_ms)[:16]}"
     print_table(
         f"Users with a first step from {span} UTC, within {within}",
         columns,

@@ -34,17 +34,13 @@ def retention(
     Example: `liveprofile retention --type purchase`
     """
     from liveprofile.storage.connection import open_session
-    from liveprofile.storage.scans import scan_changes, scan_users
-    from liveprofile.trends.retention import retention as count
-    from liveprofile.trends.user_windows import user_windows
+    from liveprofile.trends.stored import stored_retention
 
     if event_type is not None:
         event_types("--type", event_type)
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
-        until_ms = max((user.window_end_ms for user in scan_users(session)), default=0)
-        changes = scan_changes(session, 0, until_ms)
-        cohorts = count(user_windows(changes), event_type, until_ms)
+        cohorts = stored_retention(session, event_type)
     if json:
         print_json([cohort._asdict() for cohort in cohorts])
         return

@@ -182,20 +182,17 @@ def forecast(
     Example: liveprofile trends forecast --category beauty --type purchase
     """
     from liveprofile.storage.connection import open_session
-    from liveprofile.trends.count_store import read_counts
-    from liveprofile.trends.forecast import FIRST_DAYS, SCORED_DAYS, forecast_next_day
-    from liveprofile.trends.points import hours_by_day, unit_of
+    from liveprofile.trends.forecast import FIRST_DAYS, SCORED_DAYS
+    from liveprofile.trends.stored import stored_forecast
 
     series = _series(category, event_type)
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
         until_ms = _complete_until_ms(session, settings)
-        counts = read_counts(session, settings.topics.events, "hour", series, 0, until_ms)
-    values, day_ms = hours_by_day(counts, metric.value, until_ms)
-    found = forecast_next_day(values, unit_of(counts, metric.value))
+        day_ms, days, found = stored_forecast(session, settings, series, metric.value, until_ms)
     if found is None:
         typer.echo(
-            f"liveprofile: {_name(series)} has {len(values)} complete days: a forecast needs"
+            f"liveprofile: {_name(series)} has {days} complete days: a forecast needs"
             f" {FIRST_DAYS + SCORED_DAYS}",
             err=True,
         )
@@ -235,11 +232,9 @@ def _series(category: str | None, event_type: str | None) -> Series:
 def _complete_until_ms(session: Session, settings: Settings) -> int:
     """Raises ServiceError if nothing has been counted."""
     from liveprofile.errors import ServiceError
-    from liveprofile.trends.count_store import read_last_chunk
-    from liveprofile.trends.update import complete_until_ms
+    from liveprofile.trends.stored import counted_until_ms
 
-    chunk = read_last_chunk(session, settings.topics.events)
-    until_ms = chunk and complete_until_ms(chunk, settings.window.out_of_orderness_ms)
+    until_ms = counted_until_ms(session, settings)
     if until_ms is None:
         raise ServiceError(
             f"no records of {settings.topics.events} are counted: run `liveprofile trends update`"

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_json, read_settings
-from cli.definitions import ByOption, DryRunOption, apply_file, check_file, in_force
+from cli.definitions import ByOption, DryRunOption, apply_file, check_file
 
 rules = typer.Typer(
     name="rules",
@@ -56,9 +56,9 @@ def apply(
 
     rule_set = read_rules(file)
     settings = read_settings(config)
-    topic, name = read_topic_rules(settings), settings.topics.rules
+    name, rules = settings.topics.rules, rule_set.rules
     apply_file(
-        settings, "rule", name, topic, rule_set.rules, file, dry_run=dry_run, by=by, json=json
+        settings, "rule", name, read_topic_rules, rules, file, dry_run=dry_run, by=by, json=json
     )
 
 
@@ -69,11 +69,13 @@ def list_rules(config: ConfigOption = None, json: JsonOption = False) -> None:
     Example: `liveprofile rules list --json`
     """
     from liveprofile.rules.rules import read_rules
+    from udfs.definition_changes import read_in_force
     from udfs.rules_feed import read_topic_rules
 
     settings = read_settings(config)
-    topic = read_topic_rules(settings)
-    source, rule_set = in_force(settings.topics.rules, topic, settings.rules, read_rules)
+    source, rule_set, _ = read_in_force(
+        settings, settings.topics.rules, read_topic_rules, settings.rules, read_rules
+    )
     if json:
         listed = [rule.model_dump(mode="json") for rule in rule_set.rules]
         print_json({"source": source, "version": rule_set.version, "rules": listed})

@@ -18,6 +18,11 @@ Result = TypeVar("Result")
 
 ROWS = 50
 ALL_RULES = "*"
+ANY_TAG = "*"
+# Longer than the server takes at most for definitions.
+LONG_TIMEOUT_S = 20.0
+# Longer than an analysis of all users may take with the default settings.
+SCAN_TIMEOUT_S = 40.0
 
 
 class Call(NamedTuple, Generic[Result]):
@@ -32,10 +37,20 @@ class Call(NamedTuple, Generic[Result]):
     params: Mapping[str, Any] = {}
     body: Mapping[str, Any] | None = None
     retried: bool = True
+    headers: Mapping[str, str] = {}
+    timeout_s: float | None = None  # None: that of the client
 
     def request(self) -> dict[str, Any]:
         """The arguments of httpx's `request`."""
-        return {"method": self.method, "url": self.path, "params": self.params, "json": self.body}
+        timeout = {} if self.timeout_s is None else {"timeout": self.timeout_s}
+        return {
+            "method": self.method,
+            "url": self.path,
+            "params": self.params,
+            "json": self.body,
+            "headers": self.headers,
+            **timeout,
+        }
 
     def after(self, cursor: str) -> Self:
         """The same call for the next page."""
@@ -183,6 +198,72 @@ def trend(
     params = {"by": by, "metric": metric, "count": count}
     params |= _given(category=category, event_type=event_type)
     return Call("GET", "/v1/trends", _as(models.Trend), params)
+
+
+def forecast(
+    metric: Literal["events", "users", "amount"] = "events",
+    category: str | None = None,
+    event_type: str | None = None,
+) -> Call[models.TrendForecast]:
+    """The hours of the next day, with an 80 % interval."""
+    params = {"metric": metric} | _given(category=category, event_type=event_type)
+    parse = _as(models.TrendForecast)
+    return Call("GET", "/v1/trends/forecast", parse, params, timeout_s=LONG_TIMEOUT_S)
+
+
+def funnel(
+    steps: Sequence[str] = ("view", "cart", "purchase"),
+    within_h: int = 168,
+    days: int = 23,
+    by: Literal["segment", "category"] = "segment",
+) -> Call[models.FunnelAnswer]:
+    """How many users take the steps of a funnel."""
+    params = {"step": list(steps), "within_h": within_h, "days": days, "by": by}
+    return Call("GET", "/v1/funnel", _as(models.FunnelAnswer), params, timeout_s=SCAN_TIMEOUT_S)
+
+
+def retention(event_type: str | None = None) -> Call[models.CohortList]:
+    """Which users of a first week come back in the weeks after it."""
+    params = _given(event_type=event_type)
+    return Call("GET", "/v1/retention", _as(models.CohortList), params, timeout_s=SCAN_TIMEOUT_S)
+
+
+def rules() -> Call[models.RuleList]:
+    """The rules that jobs use."""
+    return Call("GET", "/v1/rules", _as(models.RuleList), timeout_s=LONG_TIMEOUT_S)
+
+
+def segments() -> Call[models.SegmentList]:
+    """The segment definitions that jobs use."""
+    return Call("GET", "/v1/segments", _as(models.SegmentList), timeout_s=LONG_TIMEOUT_S)
+
+
+def put_rules(
+    rules: Sequence[Mapping[str, Any]], tag: str, dry_run: bool = False
+) -> Call[models.AppliedChanges]:
+    """Replaces all rules. tag: of the rules that were read; ANY_TAG overwrites all others."""
+    return _put_definitions("/v1/rules", {"rules": list(rules)}, tag, dry_run)
+
+
+def put_segments(
+    segments: Sequence[Mapping[str, Any]], tag: str, dry_run: bool = False
+) -> Call[models.AppliedChanges]:
+    """Replaces all segment definitions, as `put_rules`."""
+    return _put_definitions("/v1/segments", {"segments": list(segments)}, tag, dry_run)
+
+
+def _put_definitions(
+    path: str, body: Mapping[str, Any], tag: str, dry_run: bool
+) -> Call[models.AppliedChanges]:
+    return Call(
+        "PUT",
+        path,
+        _as(models.AppliedChanges),
+        {"dry_run": "true"} if dry_run else {},
+        body,
+        headers={"If-Match": tag if tag == ANY_TAG else f'"{tag}"'},
+        timeout_s=LONG_TIMEOUT_S,
+    )
 
 
 def audit(day: datetime) -> Call[models.Page[models.AuditRecord]]:

@@ -38,7 +38,7 @@ class NotFound(Refused):
 
 
 class Conflict(Refused):
-    """409: the state does not allow the change, or somebody else was faster."""
+    """409 or 412: the state does not allow the change, or somebody else was faster."""
 
 
 class InvalidRequest(Refused):
@@ -59,8 +59,10 @@ _BY_STATUS: dict[int, type[Refused]] = {
     403: Unauthorized,
     404: NotFound,
     409: Conflict,
+    412: Conflict,
     413: InvalidRequest,
     422: InvalidRequest,
+    428: InvalidRequest,
     429: TooManyRequests,
     503: Unavailable,
 }

@@ -15,6 +15,7 @@ MAX_ID_CHARS = 256
 # No control characters: the job rejects events with such an id.
 ID_PATTERN = r"^[^\u0000-\u001f]+$"
 MAX_NOTE_CHARS = 2_000
+MAX_DEFINITIONS = 1_000
 DAY_S = 86_400
 
 Item = TypeVar("Item")
@@ -246,6 +247,51 @@ class Trend(Answer):
     points: list[TrendPoint]
 
 
+class TrendForecast(Answer):
+    """The next day of one series by hour, with an 80 % interval."""
+
+    day_ms: int
+    metric: Literal["events", "users", "amount"]
+    method: str
+    hours: list[float]
+    low: list[float]
+    high: list[float]
+    total: float
+    total_low: float
+    total_high: float
+    mae: float = Field(description="mean absolute error by hour in the last 56 days")
+    naive_mae: float = Field(description="the same of seasonal naive")
+
+
+class StepOfFunnel(Answer):
+    """Shares are of the users of the first step, with a 95 % interval; null without users."""
+
+    event_type: str
+    users: int
+    share: float | None
+    share_low: float | None
+    share_high: float | None
+
+
+class FunnelAnswer(Answer):
+    since_ms: int = Field(description="first steps from here on")
+    until_ms: int = Field(description="first steps before this")
+    within_ms: int
+    groups: dict[str, list[StepOfFunnel]] = Field(description="all, and the largest groups")
+
+
+class WeekCohort(Answer):
+    """The users whose first window ever starts in a week."""
+
+    week_ms: int = Field(description="Monday, 00:00 UTC")
+    users: int
+    active: list[int] = Field(description="active users of the week, the next one, and so on")
+
+
+class CohortList(Answer):
+    items: list[WeekCohort]
+
+
 class SegmentMember(Answer):
     user_id: str
     since_ms: int
@@ -276,6 +322,36 @@ class UserSegment(Answer):
 
 class UserSegmentList(Answer):
     items: list[UserSegment]
+
+
+class DefinitionsInForce(Answer):
+    """The definitions that jobs use."""
+
+    source: str = Field(description="topic or file")
+    version: str
+    tag: str = Field(description="the ETag, for If-Match of a change")
+
+
+class RuleList(DefinitionsInForce):
+    rules: list[dict[str, Any]] = Field(description="schemas/risk-rule.schema.json")
+
+
+class SegmentList(DefinitionsInForce):
+    segments: list[dict[str, Any]] = Field(description="schemas/segment-definition.schema.json")
+
+
+class AppliedChange(Answer):
+    """What became of one definition."""
+
+    id: str
+    what: Literal["added", "changed", "unchanged", "removed"]
+    version: int | None = Field(description="null: removed")
+
+
+class AppliedChanges(Answer):
+    dry_run: bool
+    tag: str = Field(description="of the definitions in force")
+    changes: list[AppliedChange]
 
 
 class Page(Answer, Generic[Item]):
@@ -322,6 +398,19 @@ class StateRequest(RequestBody):
 class LabelRequest(RequestBody):
     label: Literal["fraud", "legitimate"]
     note: str = Field("", max_length=MAX_NOTE_CHARS)
+
+
+class RulesRequest(RequestBody):
+    rules: list[dict[str, Any]] = Field(
+        max_length=MAX_DEFINITIONS, description="all rules: schemas/risk-rule.schema.json"
+    )
+
+
+class SegmentsRequest(RequestBody):
+    segments: list[dict[str, Any]] = Field(
+        max_length=MAX_DEFINITIONS,
+        description="all segments: schemas/segment-definition.schema.json",
+    )
 
 
 class SnoozeRequest(RequestBody):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -18,6 +18,13 @@ from liveprofile.setting_sections import KafkaSettings
 READ_TIMEOUT_S = 60.0
 FETCH_RECORDS = 10_000
 POLL_INTERVAL_S = 1.0
+# A writer that dies in its transaction keeps readers from later records for this long.
+EXCLUSIVE_TRANSACTION_MS = 10_000
+FENCED_ERRORS = (
+    KafkaError._FENCED,
+    KafkaError.PRODUCER_FENCED,
+    KafkaError.INVALID_PRODUCER_EPOCH,
+)
 
 
 class Record(NamedTuple):
@@ -97,6 +104,50 @@ def send_all(
             f"Kafka did not accept {len(errors)} of {count} records for {topic}: {errors[0].str()}"
         )
     return count
+
+
+class WriterFenced(ServiceError):
+    """Another exclusive writer of the topic was opened later; nothing was written."""
+
+
+Send = Callable[[Iterable[tuple[bytes | None, bytes | None, dict[str, str]]]], None]
+
+
+@contextmanager
+def exclusive_writer(settings: Settings, topic: str) -> Iterator[Send]:
+    """Yields a function that sends (key, value, headers) records in one Kafka transaction.
+
+    Opening a writer fences the exclusive writers of the topic that were opened before, and ends
+    their transactions: what the topic holds after that stays until this writer sends, unless
+    somebody writes without being exclusive. Readers see all records of a transaction or none.
+
+    Raises ServiceError, WriterFenced if another one was opened meanwhile.
+    """
+    timeout_s = settings.kafka.request_timeout_s
+    producer = Producer(
+        client_config(settings.kafka)
+        | {
+            "partitioner": "murmur2_random",
+            "transactional.id": f"liveprofile-{topic}",
+            "transaction.timeout.ms": EXCLUSIVE_TRANSACTION_MS,
+        }
+    )
+
+    def send(records: Iterable[tuple[bytes | None, bytes | None, dict[str, str]]]) -> None:
+        producer.begin_transaction()
+        for key, value, headers in records:
+            producer.produce(topic, value, key, headers=dict(headers))
+        producer.commit_transaction(timeout_s)
+
+    try:
+        producer.init_transactions(timeout_s)
+        yield send
+    except KafkaException as error:
+        if error.args[0].code() in FENCED_ERRORS:
+            raise WriterFenced(f"another writer of {topic} was opened") from None
+        raise ServiceError(
+            f"Kafka did not accept records for {topic}: {error_text(error)}"
+        ) from None
 
 
 def _read_ranges(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar
 
@@ -111,6 +111,17 @@ def read_file(path: Path, error: type[DefinitionsError], read: ReadTable) -> Fil
         reason = f"must be tables [[{table_name}]]"
         raise error(source, [DefinitionProblem("", table_name, reason)])
     key_lines = KeyLines(text, table_name)
+    definitions, problems = read_tables(tables, error.kind, read, key_lines.line)
+    return FileDefinitions(definitions, other, problems, key_lines)
+
+
+def read_tables(
+    tables: Iterable[Mapping[str, Any]],
+    kind: str,
+    read: ReadTable,
+    line: Callable[[int, str], int | None] = lambda index, key: None,
+) -> tuple[list[Any], list[DefinitionProblem]]:
+    """Returns the definitions of tables and every fault. `line`: of a table's key in its file."""
     problems: list[DefinitionProblem] = []
     definitions: list[Any] = []
     seen: set[str] = set()
@@ -118,12 +129,12 @@ def read_file(path: Path, error: type[DefinitionsError], read: ReadTable) -> Fil
         definition, faults = read(table, f"number {index + 1}")
         if definition is not None:
             if definition.id in seen:
-                reason = f"another {error.kind} has the same id"
+                reason = f"another {kind} has the same id"
                 faults.append(DefinitionProblem(definition.id, "id", reason))
             seen.add(definition.id)
             definitions.append(definition)
-        problems += [fault._replace(line=key_lines.line(index, fault.key)) for fault in faults]
-    return FileDefinitions(definitions, other, problems, key_lines)
+        problems += [fault._replace(line=line(index, fault.key)) for fault in faults]
+    return definitions, problems
 
 
 def file_source(path: Path, error: type[DefinitionsError]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import string
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -24,6 +24,7 @@ from liveprofile.rules.definitions import (
     file_source,
     read_file,
     read_record,
+    read_tables,
     validation_problems,
 )
 from liveprofile.rules.severity import Severity
@@ -124,6 +125,14 @@ def read_rules(path: Path) -> RuleSet:
     if problems:
         raise RulesError(file_source(path, RulesError), problems)
     return rule_set
+
+
+def rules_of(tables: Iterable[Mapping[str, Any]], source: str) -> list[Rule]:
+    """The rules of tables as in a file. Raises RulesError with every fault; it names `source`."""
+    rules, problems = read_tables(tables, RulesError.kind, _read)
+    if problems:
+        raise RulesError(source, problems)
+    return rules
 
 
 def read_rule(value: bytes, source: str) -> Rule:

@@ -24,6 +24,7 @@ from liveprofile.rules.definitions import (
     file_source,
     read_file,
     read_record,
+    read_tables,
     validation_problems,
 )
 from liveprofile.segments.features import AFFINITY, INTEREST, SEGMENT, SEGMENT_FEATURES
@@ -117,6 +118,14 @@ def read_segments(path: Path) -> SegmentSet:
     if problems:
         raise SegmentsError(file_source(path, SegmentsError), problems)
     return found
+
+
+def segments_of(tables: Iterable[Mapping[str, Any]], source: str) -> list[Segment]:
+    """The definitions of tables as in a file. Raises SegmentsError with every fault."""
+    segments, problems = read_tables(tables, SegmentsError.kind, _read)
+    if problems := problems or reference_problems(segments):
+        raise SegmentsError(source, problems)
+    return segments
 
 
 def read_segment(value: bytes, source: str) -> Segment:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
@@ -38,11 +38,10 @@ from serve.routes.common import (
     Since,
     UserFilter,
     UserId,
+    audit_entry,
     problems,
     to_ms,
 )
-from serve.security import Caller
-from serve.store.protocol import AuditEntry
 
 # An alert's state is read for each flag of a page.
 MAX_ALERTS = 200
@@ -91,7 +90,7 @@ async def put_state(
     request: Request, flag_id: FlagId, body: StateRequest, store: DataStore, caller: Analyst
 ) -> Response:
     """Acknowledges or closes an alert. Repeating it changes nothing."""
-    audit = _audit(request, caller, "alert.state", flag_id, body.model_dump())
+    audit = audit_entry(request, caller, "alert.state", flag_id, body.model_dump())
     state = AlertState(body.state)
     stored = await store.set_state(flag_id, state, caller.name, body.note, audit)
     return answers.json_response({"flag_id": flag_id, **stored._asdict(), "labels_sent": 0})
@@ -107,7 +106,7 @@ async def put_label(
     nothing.
     """
     extend_deadline(request, LABEL_DEADLINE_S)
-    audit = _audit(request, caller, "alert.label", flag_id, body.model_dump())
+    audit = audit_entry(request, caller, "alert.label", flag_id, body.model_dump())
     stored, sent = await store.label(flag_id, body.label, caller.name, body.note, audit)
     return answers.json_response({"flag_id": flag_id, **stored._asdict(), "labels_sent": sent})
 
@@ -129,7 +128,7 @@ async def put_snooze(
     caller: Analyst,
 ) -> Response:
     """Snoozes a rule, or * for all, for this user from now on. Replaces an existing snooze."""
-    audit = _audit(request, caller, "snooze.set", f"{user_id} {rule_id}", body.model_dump())
+    audit = audit_entry(request, caller, "snooze.set", f"{user_id} {rule_id}", body.model_dump())
     until_ms = audit.at_ms + body.for_s * SECOND_MS
     stored = await store.snooze(user_id, rule_id, until_ms, caller.name, body.note, audit)
     return answers.json_response(stored._asdict())
@@ -140,7 +139,7 @@ async def delete_snooze(
     request: Request, user_id: UserId, rule_id: RuleId, store: DataStore, caller: Analyst
 ) -> Response:
     """Ends a snooze; does nothing if there is none."""
-    audit = _audit(request, caller, "snooze.end", f"{user_id} {rule_id}", {})
+    audit = audit_entry(request, caller, "snooze.end", f"{user_id} {rule_id}", {})
     await store.end_snooze(user_id, rule_id, audit)
     return Response(status_code=204)
 
@@ -181,17 +180,3 @@ async def get_audit(
 
 def _position(flag: StoredFlag) -> Position:
     return (flag.window_end_ms, flag.user_id, flag.rule_id, flag.event_id)
-
-
-def _audit(
-    request: Request, caller: Caller, action: str, target: str, requested: dict[str, Any]
-) -> AuditEntry:
-    return AuditEntry(
-        key_id=caller.key_id,
-        name=caller.name,
-        action=action,
-        target=target,
-        request_id=request.state.request_id,
-        requested=requested,
-        at_ms=request.app.state.clock_ms(),
-    )

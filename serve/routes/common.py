@@ -14,7 +14,7 @@ from liveprofile.units import SECOND_MS
 from serve.keys import Role
 from serve.problems import MEDIA_TYPE, ApiError
 from serve.security import Caller, Require
-from serve.store.protocol import END_OF_TIME_MS, START_OF_TIME_MS, Store
+from serve.store.protocol import END_OF_TIME_MS, START_OF_TIME_MS, AuditEntry, Store
 
 # A character has up to four bytes, each of three characters when encoded.
 MAX_ENCODED_CHARS = 12 * MAX_ID_CHARS
@@ -91,6 +91,21 @@ async def rule_id_of(rule_id: Annotated[str, _id_path("Rule id, or * for all rul
 
 async def segment_of(segment: Annotated[str, _id_path("Segment id.")]) -> str:
     return decoded_id("segment", segment)
+
+
+def audit_entry(
+    request: Request, caller: Caller, action: str, target: str, requested: dict[str, Any]
+) -> AuditEntry:
+    """The entry of the audit trail for a write of this request."""
+    return AuditEntry(
+        key_id=caller.key_id,
+        name=caller.name,
+        action=action,
+        target=target,
+        request_id=request.state.request_id,
+        requested=requested,
+        at_ms=request.app.state.clock_ms(),
+    )
 
 
 def _parse_time(text: Any) -> Any:

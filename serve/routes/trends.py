@@ -19,6 +19,12 @@ MAX_POINTS = 24 * 92
 MAX_CATEGORY_CHARS = 256
 EventType = Literal[EVENT_TYPES]  # type: ignore[valid-type]
 
+Category = Annotated[
+    str | None,
+    Query(max_length=MAX_CATEGORY_CHARS, description="All, if it is missing."),
+]
+TypeOfTrend = Annotated[EventType | None, Query(description="All; with a category, purchase.")]
+
 router = APIRouter(prefix="/v1", tags=["trends"])
 
 
@@ -29,23 +35,22 @@ async def get_trend(
     by: Literal["hour", "day"] = "hour",
     metric: Metric = "events",
     count: Annotated[int, Query(ge=1, le=MAX_POINTS, description="Hours or days.")] = 168,
-    category: Annotated[
-        str | None,
-        Query(max_length=MAX_CATEGORY_CHARS, description="All, if it is missing."),
-    ] = None,
-    event_type: Annotated[
-        EventType | None, Query(description="All; with a category, purchase.")
-    ] = None,
+    category: Category = None,
+    event_type: TypeOfTrend = None,
 ) -> Response:
     """The last complete hours or days of all events, of a type, or of a type in a category."""
-    if category is None:
-        series = Series(ALL, "", event_type or ALL)
-    else:
-        series = Series(CATEGORY, category, event_type or "purchase")
-    trend = await store.trend(series, by, metric, count)
+    trend = await store.trend(series_of(category, event_type), by, metric, count)
     if trend is None:
-        raise ApiError(
-            404, "not-counted", "nothing has been counted: run `liveprofile trends update`"
-        )
+        raise not_counted()
     points = [point._asdict() for point in trend.points]
     return answers.json_response(trend._asdict() | {"points": points})
+
+
+def series_of(category: str | None, event_type: str | None) -> Series:
+    if category is None:
+        return Series(ALL, "", event_type or ALL)
+    return Series(CATEGORY, category, event_type or "purchase")
+
+
+def not_counted() -> ApiError:
+    return ApiError(404, "not-counted", "nothing has been counted: run `liveprofile trends update`")

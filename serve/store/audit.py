@@ -20,6 +20,7 @@ from liveprofile.alerts.cases.states import TransitionError
 from liveprofile.errors import InputError
 from liveprofile.storage.cql import execute, from_ms, read, to_ms
 from serve.store.protocol import AuditEntry
+from udfs.definition_changes import DefinitionsChanged
 
 _COLUMNS = "day, entry, key_id, name, action, target, request_id, requested, before, after, outcome"
 
@@ -43,7 +44,7 @@ def audited(session: Session, entry: AuditEntry, ttl_s: int) -> Iterator[OpenEnt
     try:
         yield work
         outcome = "done"
-    except (TransitionError, InputError):
+    except (TransitionError, InputError, DefinitionsChanged):
         outcome = "refused"
         raise
     finally:

@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractAsyncContextManager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 from liveprofile.config import Settings
+from serve.store.definitions import CassandraDefinitions
 from serve.store.link import CassandraLink
 from serve.store.reads import CassandraReads
+from serve.store.scans import CassandraScans
 from serve.store.trends import CassandraTrends
 from serve.store.writes import CassandraWrites
 
 
-class CassandraStore(CassandraReads, CassandraTrends, CassandraWrites):
+class CassandraStore(
+    CassandraReads, CassandraTrends, CassandraScans, CassandraWrites, CassandraDefinitions
+):
     """Implements serve.store.protocol.Store."""
 
     def __init__(self, settings: Settings):
         link = CassandraLink(settings.cassandra, settings.serve.deadline_ms)
         CassandraReads.__init__(self, link)
         CassandraTrends.__init__(self, link, settings)
+        CassandraScans.__init__(self, settings)
         CassandraWrites.__init__(self, link, settings)
+        CassandraDefinitions.__init__(self, link, settings)
 
-    def running(self) -> AbstractAsyncContextManager[None]:
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
         """Connects in the background for as long as it is open."""
-        return self._link.running()
+        async with self._link.running():
+            try:
+                yield
+            finally:
+                self.stop_scans()

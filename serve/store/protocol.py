@@ -9,11 +9,17 @@ from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.snooze import Snooze
 from liveprofile.alerts.cases.states import AlertState, StateChange, StoredAlertState
+from liveprofile.errors import LiveprofileError
+from liveprofile.rules.definitions import Definition
 from liveprofile.segments.members import SegmentSize
 from liveprofile.storage.queries import SimilarUser, StoredFlag, StoredScore
 from liveprofile.trends.counts import Series
 from liveprofile.trends.points import Metric, Point
+from liveprofile.trends.retention import Cohort
+from liveprofile.trends.stored import StoredForecast, StoredFunnel
+from serve.definitions import DefinitionKind
 from serve.keys import StoredKey
+from udfs.definition_changes import Applied, InForce
 
 # No stored time is outside these, which Python's datetime and Cassandra can both represent.
 START_OF_TIME_MS, END_OF_TIME_MS = -62_000_000_000_000, 253_402_300_799_999
@@ -108,6 +114,14 @@ class AuditEntry(NamedTuple):
     at_ms: int = 0
 
 
+class ScanBusy(LiveprofileError):
+    """Another scan runs in this process."""
+
+
+class ScanTooLarge(LiveprofileError):
+    """The scan has more rows, or takes longer, than the settings allow."""
+
+
 class Store(Protocol):
     """Every method raises ServiceError if the store does not answer. Rows are newest first.
 
@@ -168,6 +182,21 @@ class Store(Protocol):
     ) -> TrendPoints | None:
         """The last `count` complete hours or days, oldest first. None: nothing has been counted."""
 
+    async def forecast(self, series: Series, metric: Metric) -> StoredForecast | None:
+        """The hours of the next day. None: nothing has been counted."""
+
+    async def funnel(
+        self,
+        steps: Sequence[str],
+        within_ms: int,
+        last_ms: int,
+        by: Literal["segment", "category"],
+    ) -> StoredFunnel:
+        """Of the deltas of the last `last_ms`. Raises ScanBusy, ScanTooLarge."""
+
+    async def retention(self, event_type: str | None) -> list[Cohort]:
+        """Oldest first. Raises ScanBusy, ScanTooLarge."""
+
     async def set_state(
         self, flag_id: str, state: AlertState, by: str, note: str, audit: AuditEntry
     ) -> StoredAlertState:
@@ -183,6 +212,22 @@ class Store(Protocol):
     ) -> Snooze: ...
 
     async def end_snooze(self, user_id: str, rule_id: str, audit: AuditEntry) -> None: ...
+
+    async def definitions(self, kind: DefinitionKind) -> InForce:
+        """The rules or segments that jobs use."""
+
+    async def put_definitions(
+        self,
+        kind: DefinitionKind,
+        definitions: Sequence[Definition],
+        expected_tag: str | None,
+        audit: AuditEntry | None,
+    ) -> Applied:
+        """Makes these valid definitions the ones in force. audit: None for a dry run.
+
+        expected_tag: of the definitions that the caller has seen; None: any. Raises
+        DefinitionsChanged.
+        """
 
     async def audit_trail(self, day_ms: int, limit: int) -> list[AuditEntry]:
         """The writes of the UTC day that contains the time."""

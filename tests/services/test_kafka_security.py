@@ -26,7 +26,7 @@ from liveprofile.errors import ServiceError
 from liveprofile.flink.jars import JARS
 from liveprofile.flink.launcher import link_jars, pyflink_home
 from liveprofile.kafka.offsets import committed_offsets
-from liveprofile.kafka.records import read_topic, send_all
+from liveprofile.kafka.records import exclusive_writer, read_topic, send_all
 from liveprofile.kafka.topics import create_topics
 from stack.local import to_toml
 from tests.support.security.certificates import CertificateAuthority
@@ -210,6 +210,7 @@ RIGHTS = {
         (TOPIC, READ, ["risk-rules"]),
         (TOPIC, WRITE, ["risk-rules"]),
         (GROUP, READ, ["liveprofile-rules"]),
+        (ResourceType.TRANSACTIONAL_ID, WRITE, ["liveprofile-risk-rules"]),
     ],
     "stranger": [],
 }
@@ -244,6 +245,8 @@ def test_documented_acls_allow_each_principal_its_work_only(kafka: SecuredKafka)
 
     send_all(publisher, topics.rules, record)
     assert read_topic_rules(publisher).has_records
+    with exclusive_writer(publisher, topics.rules) as send:
+        send(record)
     assert read_topic_rules(job).has_records
     assert read_user_models(job) is None
     assert committed_offsets(job, topics.events) == {}
@@ -261,6 +264,11 @@ def test_documented_acls_allow_each_principal_its_work_only(kafka: SecuredKafka)
     ):
         with pytest.raises(ServiceError, match="Kafka did not accept"):
             send_all(settings, topic, record)
+    with (
+        pytest.raises(ServiceError, match="Kafka did not accept"),
+        exclusive_writer(analyst, topics.rules),
+    ):
+        pass
     # Otherwise `rules apply` would take the topic for an empty one.
     with pytest.raises(ServiceError, match=r"risk-rules: .*authorization failed"):
         read_topic_rules(analyst)

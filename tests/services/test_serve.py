@@ -6,6 +6,7 @@ import itertools
 import json
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -290,6 +291,31 @@ def test_label_of_an_event_reaches_kafka(api: Api) -> None:
         assert client.send(calls.label("f-event", "legitimate")).labels_sent == 1
     [record] = read_topic(api.settings, api.settings.topics.feedback)
     assert json.loads(record.value)["label"] == "legitimate"
+
+
+def test_of_two_editors_of_the_same_rules_one_wins(api: Api) -> None:
+    with api.client("root", "admin") as admin:
+        rules = admin.send(calls.rules())
+        shown = admin.send(calls.put_rules(rules.rules[:1], rules.tag, dry_run=True))
+        assert (shown.dry_run, shown.tag) == (True, rules.tag)
+
+        def edit(count: int) -> list[str]:
+            try:
+                admin.send(calls.put_rules(rules.rules[:count], rules.tag))
+            except Conflict:
+                return []
+            return [rule["id"] for rule in rules.rules[:count]]
+
+        with ThreadPoolExecutor() as threads:
+            [written] = filter(None, threads.map(edit, (1, 2)))
+        now = admin.send(calls.rules())
+        assert [rule["id"] for rule in now.rules] == sorted(written)
+        assert now.source == f"topic {api.settings.topics.rules}"
+        trail = admin.send(calls.audit(datetime.now(UTC))).items
+        outcomes = [entry.outcome for entry in trail if entry.action == "rules.put"]
+        assert sorted(outcomes) == ["done", "refused"]
+    listed = json.loads(run_cli("rules", "list", "--json", "--config", api.job.config_file).stdout)
+    assert listed["rules"] == now.rules
 
 
 def test_revoked_key_ends_within_the_cache_time(api: Api) -> None:

@@ -6,6 +6,8 @@ import asyncio
 import itertools
 from collections.abc import Sequence
 
+import numpy as np
+
 from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.alerts.cases.flags import FlagWithState, UnknownFlag
 from liveprofile.alerts.cases.snooze import Snooze
@@ -21,7 +23,11 @@ from liveprofile.labels.feedback import STATE_OF_LABEL
 from liveprofile.segments.members import SegmentSize
 from liveprofile.storage.queries import SimilarUser, StoredFlag, StoredScore
 from liveprofile.trends.counts import Series
+from liveprofile.trends.forecast import forecast_next_day
+from liveprofile.trends.funnel import FunnelStep
 from liveprofile.trends.points import Metric, Point
+from liveprofile.trends.retention import Cohort
+from liveprofile.trends.stored import StoredForecast, StoredFunnel
 from serve.keys import NewKey, Role, StoredKey, new_key
 from serve.store.protocol import (
     AuditEntry,
@@ -34,19 +40,21 @@ from serve.store.protocol import (
     StoredUserSegment,
     TrendPoints,
 )
+from tests.support.memory.api_definitions import MemoryDefinitions
 
 NOW_MS = 1_511_658_300_000  # 2017-11-26 01:05:00 UTC
 MINUTE_MS = 60_000
 DAY_S = 86_400
 
 
-class MemoryApiStore:
+class MemoryApiStore(MemoryDefinitions):
     """Holds what a test puts into its attributes. `fail`: raised by every method if set.
 
     `delay_s`: how long every read takes.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.keys: dict[str, StoredKey] = {}
         self.profile_rows: dict[str, RawProfile] = {}
         self.delta_rows: list[RawDelta] = []
@@ -54,10 +62,10 @@ class MemoryApiStore:
         self.flag_rows: list[StoredFlag] = []
         self.case_rows: list[AlertCase] = []
         self.trend_points: dict[tuple[Series, str, Metric], list[Point]] = {}
+        self.hourly_values: dict[Series, np.ndarray] = {}  # (days, 24)
         self.member_rows: dict[str, list[BucketMember]] = {}
         self.states: dict[str, list[StoredAlertState]] = {}
         self.snoozed: dict[tuple[str, str], Snooze] = {}
-        self.audit: list[AuditEntry] = []
         self.key_reads = 0
         self.fail: Exception | None = None
         self.delay_s = 0.0
@@ -196,6 +204,27 @@ class MemoryApiStore:
         await self._answer()
         points = self.trend_points.get((series, span, metric))
         return None if points is None else TrendPoints(NOW_MS, points[-count:])
+
+    async def forecast(self, series: Series, metric: Metric) -> StoredForecast | None:
+        await self._answer()
+        values = self.hourly_values.get(series)
+        if values is None:
+            return None
+        return StoredForecast(NOW_MS, len(values), forecast_next_day(values))
+
+    async def funnel(
+        self, steps: Sequence[str], within_ms: int, last_ms: int, by: str
+    ) -> StoredFunnel:
+        await self._answer()
+        group = [FunnelStep(name, 4 - n, None, None, None) for n, name in enumerate(steps)]
+        since_ms = NOW_MS - last_ms
+        return StoredFunnel(
+            since_ms, NOW_MS - within_ms, within_ms, {"all": group, f"{by} x": group}
+        )
+
+    async def retention(self, event_type: str | None) -> list[Cohort]:
+        await self._answer()
+        return [Cohort(NOW_MS, 5, [5, 3])] if event_type is None else []
 
     async def cases(
         self, user_id: str | None, after: tuple[str, str, int] | None, limit: int

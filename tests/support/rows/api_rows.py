@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.storage.queries import StoredFlag, StoredScore
 from liveprofile.trends.counts import Series
@@ -113,6 +115,10 @@ def filled_store() -> MemoryApiStore:
             Point(NOW_MS + HOUR_MS, 90.0, 6.0, 4.0, 8.0, True),
         ],
         (Series("category", "café", "purchase"), "day", "amount"): [],
+    }
+    store.hourly_values = {
+        Series("all", "", "all"): np.random.default_rng(1).poisson(5.0, (90, 24)).astype(float),
+        Series("all", "", "login"): np.ones((3, 24)),
     }
     store.member_rows = {
         "loyal": [BucketMember(n % 3, user, NOW_MS) for n, user in enumerate(USERS)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import jsonschema
 import pytest
@@ -13,7 +12,7 @@ from typer.testing import CliRunner, Result
 from cli.main import app
 from liveprofile.config import Settings, load
 from liveprofile.kafka import records, topics
-from liveprofile.kafka.records import Record
+from tests.support.memory.definition_topic import FakeDefinitionTopic
 from tests.support.paths import ROOT
 from tests.support.rows.rule_examples import RULES_TOML
 from tests.support.rows.rule_records import raw_rule_record, rule_record, signed
@@ -25,35 +24,15 @@ SCHEMA = json.loads((ROOT / "schemas/risk-rule.schema.json").read_text("utf-8"))
 SETTINGS = 'rules = "{file}"\n'
 
 
-class FakeRulesTopic:
-    """Replaces the Kafka topic: keeps the written records in memory."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-        self.created = 0
-
-    def read(self, settings: Settings | None) -> TopicRules:
-        rules = TopicRules(settings and rule_signer(settings))
-        rules.apply(self.records)
-        return rules
-
-    def send_all(self, settings: Any, topic: str, records: list[Any]) -> int:
-        assert topic == "risk-rules"
-        for key, value, headers in records:
-            as_read = {name: text.encode() for name, text in headers.items()}
-            self.records.append(raw_rule_record(key.decode(), value)._replace(headers=as_read))
-        return len(records)
-
-    def create_topics(self, settings: Any) -> list[str]:
-        self.created += 1
-        return []
+def new_topic(settings: Settings | None) -> TopicRules:
+    return TopicRules(settings and rule_signer(settings))
 
 
 @pytest.fixture
-def topic(monkeypatch: pytest.MonkeyPatch) -> FakeRulesTopic:
-    fake = FakeRulesTopic()
+def topic(monkeypatch: pytest.MonkeyPatch) -> FakeDefinitionTopic:
+    fake = FakeDefinitionTopic("risk-rules", new_topic)
     monkeypatch.setattr(rules_feed, "read_topic_rules", fake.read)
-    monkeypatch.setattr(records, "send_all", fake.send_all)
+    monkeypatch.setattr(records, "exclusive_writer", fake.exclusive_writer)
     monkeypatch.setattr(topics, "create_topics", fake.create_topics)
     return fake
 
@@ -107,7 +86,9 @@ def test_check_of_invalid_file_prints_every_error_and_exits_with_2(file: Path) -
     }
 
 
-def test_apply_writes_added_changed_and_removed_rules(file: Path, topic: FakeRulesTopic) -> None:
+def test_apply_writes_added_changed_and_removed_rules(
+    file: Path, topic: FakeDefinitionTopic
+) -> None:
     assert changes(run(file, "apply", str(file), "--json", "--by", "anna")) == {
         "many": ("added", 1),
         "more": ("added", 1),
@@ -137,7 +118,9 @@ def test_apply_writes_added_changed_and_removed_rules(file: Path, topic: FakeRul
     assert (len(topic.records), topic.created) == (6, 2)
 
 
-def test_emptied_rule_set_stays_empty_after_compaction(file: Path, topic: FakeRulesTopic) -> None:
+def test_emptied_rule_set_stays_empty_after_compaction(
+    file: Path, topic: FakeDefinitionTopic
+) -> None:
     run(file, "apply", str(file))
     file.write_text('version = "2"\nrules = []\n')
     assert run(file, "apply", str(file)).exit_code == 0
@@ -147,13 +130,13 @@ def test_emptied_rule_set_stays_empty_after_compaction(file: Path, topic: FakeRu
     assert compacted.has_records and compacted.in_force().rules == ()
 
 
-def test_dry_run_writes_nothing(file: Path, topic: FakeRulesTopic) -> None:
+def test_dry_run_writes_nothing(file: Path, topic: FakeDefinitionTopic) -> None:
     result = run(file, "apply", str(file), "--dry-run")
     assert result.stdout == "added      many  version 1\nadded      more  version 1\n"
     assert (topic.records, topic.created) == ([], 0)
 
 
-def test_apply_of_invalid_file_writes_nothing(file: Path, topic: FakeRulesTopic) -> None:
+def test_apply_of_invalid_file_writes_nothing(file: Path, topic: FakeDefinitionTopic) -> None:
     file.write_text(file.read_text().replace('"MANY"', '"many"', 1))
     result = run(file, "apply", str(file))
     assert result.exception.exit_code == 2
@@ -161,7 +144,7 @@ def test_apply_of_invalid_file_writes_nothing(file: Path, topic: FakeRulesTopic)
     assert (topic.records, topic.created) == ([], 0)
 
 
-def test_apply_replaces_invalid_records(file: Path, topic: FakeRulesTopic) -> None:
+def test_apply_replaces_invalid_records(file: Path, topic: FakeDefinitionTopic) -> None:
     run(file, "apply", str(file))
     topic.records += [raw_rule_record("many", b"{"), raw_rule_record("unknown", b"{")]
     assert changes(run(file, "apply", str(file), "--json")) == {
@@ -173,7 +156,7 @@ def test_apply_replaces_invalid_records(file: Path, topic: FakeRulesTopic) -> No
 
 
 def test_apply_signs_its_records_with_the_signing_key(
-    file: Path, topic: FakeRulesTopic, monkeypatch: pytest.MonkeyPatch
+    file: Path, topic: FakeDefinitionTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", "k" * 32)
     run(file, "apply", str(file))
@@ -195,7 +178,7 @@ def test_apply_signs_its_records_with_the_signing_key(
 
 
 def test_apply_repairs_a_topic_with_unsigned_records(
-    file: Path, topic: FakeRulesTopic, monkeypatch: pytest.MonkeyPatch
+    file: Path, topic: FakeDefinitionTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run(file, "apply", str(file))
     monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", "k" * 32)
@@ -212,7 +195,7 @@ def test_apply_repairs_a_topic_with_unsigned_records(
 
 @pytest.mark.parametrize("key", ["", "hunter2"])
 def test_short_signing_key_is_rejected_without_showing_it(
-    key: str, file: Path, topic: FakeRulesTopic, monkeypatch: pytest.MonkeyPatch
+    key: str, file: Path, topic: FakeDefinitionTopic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", key)
     result = run(file, "apply", str(file))
@@ -221,7 +204,9 @@ def test_short_signing_key_is_rejected_without_showing_it(
     assert "at least 32" in str(result.exception) and "hunter2" not in str(result.exception)
 
 
-def test_list_shows_file_rules_until_topic_has_records(file: Path, topic: FakeRulesTopic) -> None:
+def test_list_shows_file_rules_until_topic_has_records(
+    file: Path, topic: FakeDefinitionTopic
+) -> None:
     result_json = json.loads(run(file, "list", "--json").stdout)
     assert (result_json["source"], result_json["version"]) == (f"file {file}", "1")
     assert [rule["id"] for rule in result_json["rules"]] == ["many", "more"]

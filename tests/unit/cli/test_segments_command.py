@@ -10,34 +10,17 @@ from typer.testing import CliRunner, Result
 
 from cli.main import app
 from liveprofile.kafka import records, topics
-from liveprofile.kafka.records import Record
-from tests.support.rows.segment_examples import SEGMENTS_TOML, segment_record
+from tests.support.memory.definition_topic import FakeDefinitionTopic
+from tests.support.rows.segment_examples import SEGMENTS_TOML
 from udfs import segments_feed
 from udfs.segments_feed import TopicSegments
 
 
-class FakeSegmentsTopic:
-    """Replaces the Kafka topic: keeps the written records in memory."""
-
-    def __init__(self) -> None:
-        self.records: list[Record] = []
-
-    def read(self, settings: object) -> TopicSegments:
-        found = TopicSegments()
-        found.apply(self.records)
-        return found
-
-    def send_all(self, settings: object, topic: str, records: list) -> int:
-        assert topic == "segment-definitions"
-        self.records += [segment_record(key.decode(), value) for key, value, _ in records]
-        return len(records)
-
-
 @pytest.fixture
-def topic(monkeypatch: pytest.MonkeyPatch) -> FakeSegmentsTopic:
-    fake = FakeSegmentsTopic()
+def topic(monkeypatch: pytest.MonkeyPatch) -> FakeDefinitionTopic:
+    fake = FakeDefinitionTopic("segment-definitions", lambda _: TopicSegments())
     monkeypatch.setattr(segments_feed, "read_topic_segments", fake.read)
-    monkeypatch.setattr(records, "send_all", fake.send_all)
+    monkeypatch.setattr(records, "exclusive_writer", fake.exclusive_writer)
     monkeypatch.setattr(topics, "create_topics", lambda settings: [])
     return fake
 
@@ -67,7 +50,7 @@ def test_check_reports_version_or_every_error(file: Path) -> None:
     assert problem["reason"] == "unknown name purchase; purchases?"
 
 
-def test_apply_writes_changes_that_list_then_shows(file: Path, topic: FakeSegmentsTopic) -> None:
+def test_apply_writes_changes_that_list_then_shows(file: Path, topic: FakeDefinitionTopic) -> None:
     first = run(file, "list").stdout.splitlines()
     assert first == [f"version 1, from file {file}", "buyer    1  ACTIVE  purchases >= 3"]
     assert run(file, "apply", str(file), "--dry-run").stdout == "added      buyer  version 1\n"

@@ -73,6 +73,9 @@ def test_each_read_returns_its_type(store: MemoryApiStore) -> None:
     assert len(run(store, calls.flags("42", since=at)).items) == 4
     assert len(run(store, calls.cases(is_open=True)).items) == 2
     assert run(store, calls.ready()).status == "ok"
+    assert len(run(store, calls.forecast()).hours) == 24
+    assert list(run(store, calls.funnel(by="category")).groups) == ["all", "category x"]
+    assert run(store, calls.retention()).items[0].users == 5
 
 
 @pytest.mark.parametrize("name", ["deltas", "scores"])
@@ -93,6 +96,21 @@ def test_writes_of_an_analyst(store: MemoryApiStore) -> None:
     assert run(store, calls.snoozes("42")).items[0].rule_id == "*"
     run(store, calls.end_snooze("42"), role)
     assert run(store, calls.snoozes("42")).items == []
+
+
+def test_rules_are_read_changed_and_not_overwritten(store: MemoryApiStore) -> None:
+    rules = run(store, calls.rules())
+    kept = rules.rules[:1]
+    assert run(store, calls.put_rules(kept, rules.tag, dry_run=True), Role.ADMIN).dry_run
+    changed = run(store, calls.put_rules(kept, rules.tag), Role.ADMIN)
+    assert [change.what for change in changed.changes] == ["added"]
+    with pytest.raises(Conflict, match="412"):
+        run(store, calls.put_rules([], rules.tag), Role.ADMIN)
+    assert run(store, calls.rules()).tag == changed.tag
+    with pytest.raises(InvalidRequest, match="segment number 1: id"):
+        run(store, calls.put_segments([{}], calls.ANY_TAG), Role.ANALYST)
+    assert run(store, calls.put_segments([], calls.ANY_TAG), Role.ANALYST).tag != "file"
+    assert run(store, calls.segments()).segments == []
 
 
 def test_errors_of_the_server_have_types(store: MemoryApiStore) -> None:

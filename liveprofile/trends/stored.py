@@ -1,0 +1,91 @@
+"""Funnels, retention and forecasts of what is stored: what commands and the read API share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, NamedTuple, TypeVar
+
+from cassandra.cluster import Session
+
+from liveprofile.config import Settings
+from liveprofile.storage.scans import scan_changes, scan_users
+from liveprofile.trends.count_store import read_counts, read_last_chunk
+from liveprofile.trends.counts import Series
+from liveprofile.trends.forecast import DayForecast, forecast_next_day
+from liveprofile.trends.funnel import FunnelStep, funnel
+from liveprofile.trends.points import Metric, hours_by_day, unit_of
+from liveprofile.trends.retention import Cohort, retention
+from liveprofile.trends.update import complete_until_ms
+from liveprofile.trends.user_windows import user_windows
+
+Row = TypeVar("Row")
+# Passes the rows of a scan on, and may end it with an exception.
+Watch = Callable[[Iterable[Row]], Iterable[Row]]
+
+
+class StoredFunnel(NamedTuple):
+    since_ms: int  # of first steps
+    until_ms: int
+    within_ms: int
+    groups: dict[str, list[FunnelStep]]
+
+
+class StoredForecast(NamedTuple):
+    day_ms: int
+    days: int  # complete days of the series
+    forecast: DayForecast | None  # None: too few days
+
+
+def counted_until_ms(session: Session, settings: Settings) -> int | None:
+    """The event time before which everything is counted. None if nothing has been counted."""
+    chunk = read_last_chunk(session, settings.topics.events)
+    return chunk and complete_until_ms(chunk, settings.window.out_of_orderness_ms)
+
+
+def stored_forecast(
+    session: Session, settings: Settings, series: Series, metric: Metric, until_ms: int
+) -> StoredForecast:
+    """Forecasts the hours of the day after the last one that is complete at until_ms."""
+    counts = read_counts(session, settings.topics.events, "hour", series, 0, until_ms)
+    values, day_ms = hours_by_day(counts, metric, until_ms)
+    return StoredForecast(day_ms, len(values), forecast_next_day(values, unit_of(counts, metric)))
+
+
+def stored_funnel(
+    session: Session,
+    steps: Sequence[str],
+    within_ms: int,
+    last_ms: int,
+    by: Literal["segment", "category"],
+    watch: Watch = iter,
+) -> StoredFunnel:
+    """The funnel of the deltas of the last `last_ms` before the newest window of all users.
+
+    First steps count that are at least `within_ms` older than that. A segment's users are those who
+    are in it now.
+    """
+    users = {user.user_id: user for user in watch(scan_users(session))}
+    until_ms = max((user.window_end_ms for user in users.values()), default=0)
+    since_ms = until_ms - last_ms
+
+    def segments(user_id: str) -> list[str]:
+        known = users.get(user_id)
+        return [f"segment {name}" for name in known.segments] if known else []
+
+    groups = funnel(
+        user_windows(watch(scan_changes(session, since_ms, until_ms))),
+        steps,
+        within_ms,
+        since_ms,
+        until_ms - within_ms,
+        segments if by == "segment" else None,
+    )
+    return StoredFunnel(since_ms, until_ms - within_ms, within_ms, groups)
+
+
+def stored_retention(session: Session, event_type: str | None, watch: Watch = iter) -> list[Cohort]:
+    """The cohorts of all stored deltas, oldest first."""
+    users = watch(scan_users(session))
+    until_ms = max((user.window_end_ms for user in users), default=0)
+    changes = watch(scan_changes(session, 0, until_ms))
+    return retention(user_windows(changes), event_type, until_ms)

@@ -1,0 +1,85 @@
+"""Rules and segments in their Kafka topics, read and changed in threads.
+
+Both use the functions of `liveprofile rules` and `liveprofile segments`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from cassandra.cluster import Session
+
+from liveprofile.config import Settings
+from liveprofile.errors import ServiceError
+from liveprofile.rules.definitions import Definition, DefinitionsError
+from serve.definitions import KINDS, DefinitionKind
+from serve.store.audit import audited
+from serve.store.link import CassandraLink
+from serve.store.protocol import AuditEntry
+from udfs.definition_changes import (
+    Applied,
+    InForce,
+    apply_definitions,
+    read_in_force,
+)
+
+# A request makes a few connections in turn; the first transaction of a cluster takes seconds.
+KAFKA_TIMEOUT_MS = 4_000
+
+
+class CassandraDefinitions:
+    """The methods of serve.store.protocol.Store about rules and segments."""
+
+    def __init__(self, link: CassandraLink, settings: Settings):
+        self._link = link
+        kafka = settings.kafka.model_copy(update={"request_timeout_ms": KAFKA_TIMEOUT_MS})
+        self._definition_settings = settings.model_copy(update={"kafka": kafka})
+
+    async def definitions(self, kind: DefinitionKind) -> InForce:
+        return await self._link.in_thread(lambda session: self._read(kind))
+
+    async def put_definitions(
+        self,
+        kind: DefinitionKind,
+        definitions: Sequence[Definition],
+        expected_tag: str | None,
+        audit: AuditEntry | None,
+    ) -> Applied:
+        def write(session: Session) -> Applied:
+            if audit is None:
+                return self._apply(kind, definitions, "", True, expected_tag)
+            with audited(session, audit, self._definition_settings.serve.audit_ttl_s) as entry:
+                applied = self._apply(kind, definitions, audit.name, False, expected_tag)
+                entry.before, entry.after = applied.audit()
+                return applied
+
+        return await self._link.in_thread(write)
+
+    def _read(self, kind: DefinitionKind) -> InForce:
+        of = KINDS[kind]
+        settings = self._definition_settings
+        try:
+            return read_in_force(
+                settings, of.topic_name(settings), of.read_topic, of.file(settings), of.read_file
+            )
+        except DefinitionsError as error:  # of the file in the settings
+            raise ServiceError(str(error)) from None
+
+    def _apply(
+        self,
+        kind: DefinitionKind,
+        definitions: Sequence[Definition],
+        by: str,
+        dry_run: bool,
+        expected_tag: str | None,
+    ) -> Applied:
+        of = KINDS[kind]
+        return apply_definitions(
+            self._definition_settings,
+            of.topic_name(self._definition_settings),
+            of.read_topic,
+            definitions,
+            by=by,
+            dry_run=dry_run,
+            expected_tag=expected_tag,
+        )

@@ -1,0 +1,66 @@
+"""Rules and segments of the read API's store in memory."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+
+from liveprofile.config import load
+from liveprofile.rules.definitions import Definition
+from liveprofile.rules.rules import RuleSet
+from liveprofile.segments.definitions import SegmentSet
+from serve.definitions import KINDS, DefinitionKind
+from serve.store.protocol import AuditEntry
+from tests.support.paths import ROOT
+from udfs.definition_changes import (
+    Applied,
+    DefinitionsChanged,
+    InForce,
+    in_force,
+    plan_changes,
+    tag_of,
+)
+from udfs.definition_feed import TopicDefinitions
+from udfs.rules_feed import TopicRules
+from udfs.segments_feed import TopicSegments
+
+
+class MemoryDefinitions:
+    """The topics of rules and segments; a subclass has `audit` and `_answer`."""
+
+    def __init__(self) -> None:
+        self.audit: list[AuditEntry] = []
+        self.topics: dict[DefinitionKind, TopicDefinitions[Definition, RuleSet | SegmentSet]] = {
+            "rules": TopicRules(),
+            "segments": TopicSegments(),
+        }
+
+    async def _answer(self) -> None:
+        await asyncio.sleep(0)
+
+    async def definitions(self, kind: DefinitionKind) -> InForce:
+        await self._answer()
+        file = ROOT / KINDS[kind].file(load())
+        return in_force(kind, self.topics[kind], file, KINDS[kind].read_file)
+
+    async def put_definitions(
+        self,
+        kind: DefinitionKind,
+        definitions: Sequence[Definition],
+        expected_tag: str | None,
+        audit: AuditEntry | None,
+    ) -> Applied:
+        await self._answer()
+        topic = self.topics[kind]
+        changes = plan_changes(topic, definitions)
+        if expected_tag not in (None, tag_of(topic)):
+            raise DefinitionsChanged("read them again")
+        before = {each.id: each for each in topic.definitions}
+        if audit is None:
+            return Applied(changes, tag_of(topic), before)
+        topic.has_records = True
+        topic._definitions = {each.name: each.definition for each in changes if each.definition}
+        applied = Applied(changes, tag_of(topic), before)
+        was, became = applied.audit()
+        self.audit.append(audit._replace(before=was, after=became, outcome="done"))
+        return applied

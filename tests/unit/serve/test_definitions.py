@@ -1,0 +1,105 @@
+"""Rules and segments over HTTP: editors see what is in force, and do not overwrite each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from serve.keys import Role
+from tests.support.memory.api_store import MemoryApiStore
+from tests.support.rows.rule_examples import SHIPPED_RULES, rule
+
+Connect = Callable[..., TestClient]
+SEGMENT = {"id": "big", "when": "amount > 100", "owner": "anna", "description": "Big spenders"}
+
+
+def rule_table(**changes: Any) -> dict[str, Any]:
+    return rule(**changes).model_dump(mode="json")
+
+
+def test_definitions_of_the_file_until_they_are_changed(connect: Connect) -> None:
+    client = connect(Role.ADMIN)
+    answer = client.get("/v1/rules")
+    rules = answer.json()
+    assert (rules["version"], len(rules["rules"])) == (
+        SHIPPED_RULES.version,
+        len(SHIPPED_RULES.rules),
+    )
+    assert answer.headers["etag"] == f'"{rules["tag"]}"'
+    changed = client.put(
+        "/v1/rules", json={"rules": [rule_table()]}, headers={"If-Match": answer.headers["etag"]}
+    )
+    assert changed.json()["changes"] == [{"id": "many", "what": "added", "version": 1}]
+    again = client.get("/v1/rules")
+    assert [each["id"] for each in again.json()["rules"]] == ["many"]
+    assert again.headers["etag"] == changed.headers["etag"]
+    known = client.get("/v1/rules", headers={"If-None-Match": again.headers["etag"]})
+    assert known.status_code == 304
+
+
+def test_second_editor_is_refused_with_412(connect: Connect, store: MemoryApiStore) -> None:
+    client = connect(Role.ANALYST)
+    seen = {"If-Match": client.get("/v1/segments").headers["etag"]}
+    client.put("/v1/segments", json={"segments": [SEGMENT]}, headers=seen).raise_for_status()
+    other = SEGMENT | {"id": "other"}
+    late = client.put("/v1/segments", json={"segments": [other]}, headers=seen)
+    assert (late.status_code, late.json()["type"].rpartition(":")[2]) == (412, "changed")
+    assert [each["id"] for each in client.get("/v1/segments").json()["segments"]] == ["big"]
+    forced = client.put("/v1/segments", json={"segments": [other]}, headers={"If-Match": "*"})
+    assert [each["what"] for each in forced.json()["changes"]] == ["added", "removed"]
+    assert [entry.action for entry in store.audit] == ["segments.put"] * 2
+    assert store.audit[1].before == {
+        "other": None,
+        "big": SEGMENT | {"version": 1, "state": "ACTIVE"},
+    }
+    assert store.audit[1].after["big"] is None
+
+
+def test_change_without_if_match_is_refused(connect: Connect) -> None:
+    answer = connect(Role.ADMIN).put("/v1/rules", json={"rules": []})
+    assert (answer.status_code, answer.json()["type"].rpartition(":")[2]) == (
+        428,
+        "no-precondition",
+    )
+
+
+def test_dry_run_writes_nothing(connect: Connect, store: MemoryApiStore) -> None:
+    client = connect(Role.ADMIN)
+    answer = client.put(
+        "/v1/rules?dry_run=true", json={"rules": [rule_table()]}, headers={"If-Match": "*"}
+    ).json()
+    assert (answer["dry_run"], answer["changes"][0]["what"]) == (True, "added")
+    assert not store.topics["rules"].has_records and store.audit == []
+
+
+def test_each_fault_is_named(connect: Connect, store: MemoryApiStore) -> None:
+    bad = [rule_table(id="one") | {"when": "amout > 3"}, {"id": "two"}, rule_table(id="three")]
+    answer = connect(Role.ADMIN).put(
+        "/v1/rules", json={"rules": [*bad, bad[2]]}, headers={"If-Match": "*"}
+    )
+    problem = answer.json()
+    assert (answer.status_code, problem["type"].rpartition(":")[2]) == (422, "invalid-definitions")
+    faults = {each["field"]: each["message"] for each in problem["errors"]}
+    assert faults["rule one: when"] == "column 1: unknown name amout; amount?"
+    assert faults["rule two: scope"] == "Field required"
+    assert faults["rule three: id"] == "another rule has the same id"
+    assert store.audit == []
+
+
+def test_segment_that_reads_an_unknown_one_is_refused(connect: Connect) -> None:
+    body = {"segments": [SEGMENT | {"when": 'segment("bigg")'}]}
+    answer = connect(Role.ANALYST).put("/v1/segments", json=body, headers={"If-Match": "*"})
+    [fault] = answer.json()["errors"]
+    assert fault == {"field": "segment big: when", "message": "unknown segment bigg; big?"}
+
+
+@pytest.mark.parametrize(("kind", "least"), [("rules", Role.ADMIN), ("segments", Role.ANALYST)])
+def test_role_that_may_change_definitions(connect: Connect, kind: str, least: Role) -> None:
+    for role in Role:
+        client = connect(role)
+        assert client.get(f"/v1/{kind}").status_code == 200
+        answer = client.put(f"/v1/{kind}", json={kind: []}, headers={"If-Match": "*"})
+        assert (answer.status_code == 403) is not role.includes(least), role
