@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from cli.api.console import console
 from cli.api.key import key
 from cli.api.serve import serve
 from cli.attributes import attributes
@@ -53,7 +54,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Run the job": (demo, setup, submit, status, stop, cancel, upgrade, doctor, audit),
     "Send events": (generate, mapping, replay, heartbeat, rejected, bootstrap),
     "Read profiles": (show, deltas, scores, flags),
-    "Serve profiles over HTTP": (serve, key),
+    "Serve profiles over HTTP": (serve, console, key),
     "Work on alerts": (alerts, consume, feedback, rules, drift),
     "Segment users": (segments, attributes),
     "Operate the shop": (trends, funnel, retention),

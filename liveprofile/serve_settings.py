@@ -1,4 +1,4 @@
-"""Settings of the read API (`liveprofile serve`)."""
+"""Settings of the read API (`liveprofile serve`) and the console (`liveprofile console`)."""
 
 from __future__ import annotations
 
@@ -45,6 +45,10 @@ class ServeSettings(Section):
     )
     scan_timeout_ms: int = Field(
         30_000, ge=100, le=600_000, description="time that one of them may take"
+    )
+    console_port: int = Field(8071, ge=0, le=65535, description="of the console; 0: any free port")
+    session_s: int = Field(
+        12 * 3_600, ge=60, le=30 * 86_400, description="a browser is signed in for so long"
     )
     audit_ttl_s: int = Field(400 * 86_400, ge=1, le=MAX_TTL_S)
     api_key_ttl_s: int = Field(365 * 86_400, ge=1, le=MAX_TTL_S)

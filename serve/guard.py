@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from liveprofile.pseudonym import user_pseudonym
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 LATENCY_BUCKETS_S = (0.002, 0.005, 0.01, 0.025, 0.05, 0.08, 0.15, 0.3, 0.6, 1.2, 2.5)
 NO_ROUTE = "none"
+Render = Callable[[ApiError, str], Response]
 
 
 class ApiMetrics:
@@ -52,11 +54,17 @@ class RequestGuard:
 
     It reads the body first: a client that sends slowly occupies nothing but its connection. The
     deadline begins after that, and ends when the answer starts: a client that reads slowly does
-    not make its request fail.
+    not make its request fail. `render`: an error and the request id as an answer.
     """
 
-    def __init__(self, app: ASGIApp, settings: ServeSettings, metrics: ApiMetrics):
-        self._app, self._settings, self._metrics = app, settings, metrics
+    def __init__(
+        self,
+        app: ASGIApp,
+        settings: ServeSettings,
+        metrics: ApiMetrics,
+        render: Render = problem_response,
+    ):
+        self._app, self._settings, self._metrics, self._render = app, settings, metrics, render
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -95,7 +103,7 @@ class RequestGuard:
             log.exception("request %s failed: report this with its id", answer.request_id)
             problem = ApiError(500, "internal", "the server failed: report the request id")
         if problem is not None and answer.status is None:
-            await problem_response(problem, answer.request_id)(scope, receive, answer)
+            await self._render(problem, answer.request_id)(scope, receive, answer)
 
     async def _read_body(self, receive: Receive) -> Receive:
         """Returns a `receive` that yields the whole body at once."""

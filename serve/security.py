@@ -108,15 +108,20 @@ class Require:
         self._role, self._cost = role, cost
 
     async def __call__(self, request: Request, credentials: Credentials) -> Caller:
-        gatekeeper: Gatekeeper = request.app.state.gatekeeper
-        caller = await gatekeeper.identify(request, credentials)
-        request.state.key_name = caller.name
-        gatekeeper.charge(caller, self._cost)
-        if not caller.role.includes(self._role):
-            raise ApiError(
-                403, "forbidden", f"this needs the role {self._role}, the key has {caller.role}"
-            )
-        return caller
+        return await admit(request, credentials, self._role, self._cost)
+
+
+async def admit(
+    request: Request, credentials: Credentials, role: Role, cost: float = 1.0
+) -> Caller:
+    """Returns who calls, charged with the cost. Raises ApiError 401, 403 or 429."""
+    gatekeeper: Gatekeeper = request.app.state.gatekeeper
+    caller = await gatekeeper.identify(request, credentials)
+    request.state.key_name = caller.name
+    gatekeeper.charge(caller, cost)
+    if not caller.role.includes(role):
+        raise ApiError(403, "forbidden", f"this needs the role {role}, the key has {caller.role}")
+    return caller
 
 
 def _refuse_if(wait_s: float, detail: str) -> None:

@@ -136,6 +136,12 @@ class Store(Protocol):
     async def profiles(self, user_ids: Sequence[str], embedding: bool) -> list[RawProfile]:
         """The profiles of those users who have one, in any order."""
 
+    async def some_profiles(self, limit: int) -> list[RawProfile]:
+        """Of users who are chosen by the hash of their id: as good as at random, always the same.
+
+        Without embeddings.
+        """
+
     async def deltas(self, user_id: str, until_ms: int, limit: int) -> list[RawDelta]:
         """Of windows that end at `until_ms` or earlier."""
 

@@ -68,6 +68,9 @@ class CassandraReads:
             ]
         return [RawProfile(*row) for rows in await asyncio.gather(*reads) for row in rows]
 
+    async def some_profiles(self, limit: int) -> list[RawProfile]:
+        return [RawProfile(*row) for row in await self._link.rows("some_profiles", (limit,))]
+
     async def deltas(self, user_id: str, until_ms: int, limit: int) -> list[RawDelta]:
         rows = await self._link.rows("deltas", (user_id, until_ms, limit))
         return [RawDelta(*row) for row in rows]

@@ -30,6 +30,7 @@ class Statements(NamedTuple):
     profile_embedding: PreparedStatement
     profiles: PreparedStatement
     profiles_embedding: PreparedStatement
+    some_profiles: PreparedStatement
     embedding: PreparedStatement
     similar: PreparedStatement
     similar_in_segment: PreparedStatement
@@ -77,6 +78,7 @@ CQL = {
     "profile_embedding": f"SELECT {_PROFILE} FROM user_profile WHERE user_id = ?",
     "profiles": f"SELECT {_PROFILE_ONLY} FROM user_profile WHERE user_id IN ?",
     "profiles_embedding": f"SELECT {_PROFILE} FROM user_profile WHERE user_id IN ?",
+    "some_profiles": f"SELECT {_PROFILE_ONLY} FROM user_profile LIMIT ?",
     "embedding": "SELECT embedding FROM user_profile WHERE user_id = ?",
     "similar": f"{_SIMILAR} ORDER BY embedding ANN OF ? LIMIT ?",
     "similar_in_segment": f"{_SIMILAR} WHERE segments CONTAINS ? ORDER BY embedding ANN OF ?"

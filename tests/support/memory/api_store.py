@@ -97,6 +97,10 @@ class MemoryApiStore(MemoryDefinitions):
         rows = [self.profile_rows[each] for each in user_ids if each in self.profile_rows]
         return rows if embedding else [row._replace(embedding=None) for row in rows]
 
+    async def some_profiles(self, limit: int) -> list[RawProfile]:
+        await self._answer()
+        return [row._replace(embedding=None) for row in self.profile_rows.values()][:limit]
+
     async def deltas(self, user_id: str, until_ms: int, limit: int) -> list[RawDelta]:
         await self._answer()
         rows = [

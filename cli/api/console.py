@@ -1,0 +1,46 @@
+"""`liveprofile console`: the console in a browser."""
+
+from __future__ import annotations
+
+import logging
+from typing import Annotated, Any
+
+import typer
+
+from cli.common import ConfigOption, JsonOption, config_file, print_json
+from liveprofile.config import load
+
+
+def console(
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="ADDRESS", help="Setting serve.host.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            "--port", min=0, max=65535, help="Setting serve.console_port; 0: any free port."
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Serve the console for analysts until Ctrl-C (docs/console.md).
+
+    Keys, roles, TLS and limits are those of `liveprofile serve`. Starts without Cassandra. With
+    --json, the first line is {"url": ...}.
+
+    Example: `liveprofile console --port 8071`
+    """
+    from console.server import run_console
+
+    changes: dict[str, Any] = {"host": host, "console_port": port}
+    given = {name: value for name, value in changes.items() if value is not None}
+    settings = load(config_file(config), serve=given)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", force=True
+    )
+
+    def started(url: str) -> None:
+        print_json({"url": url}) if json else typer.echo(f"listening on {url}")
+
+    run_console(settings, started)

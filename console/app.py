@@ -1,0 +1,73 @@
+"""The console as an application, from parts that tests can replace."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import RedirectResponse, Response
+from starlette.staticfiles import StaticFiles
+
+from console.access import is_fetch
+from console.queue import AlertQueue
+from console.rendering import STATIC, error_page
+from console.routes import alerts, sign_in, users
+from console.sessions import Sessions
+from liveprofile.errors import LiveprofileError
+from liveprofile.serve_settings import ServeSettings
+from liveprofile.storage.cql import now_ms
+from serve.guard import ApiMetrics, RequestGuard
+from serve.problems import to_api_error
+from serve.security import Gatekeeper, ReadKey
+from serve.store.protocol import Store
+
+ROUTERS = (sign_in.router, users.router, alerts.router)
+
+
+def create_console(
+    settings: ServeSettings,
+    store: Store,
+    keys: ReadKey | None = None,
+    clock_ms: Callable[[], int] = now_ms,
+    clock_s: Callable[[], float] = time.monotonic,
+    running: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+) -> FastAPI:
+    """The console on `store`; the parameters are those of serve.app.create_app."""
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        if running is None:
+            yield
+            return
+        async with running():
+            yield
+
+    app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
+    app.state.settings = settings
+    app.state.store = store
+    app.state.clock_ms = clock_ms
+    app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
+    app.state.queue = AlertQueue(store, clock_s)
+    app.state.sessions = Sessions(settings.session_s, clock_s)
+    for router in ROUTERS:
+        app.include_router(router)
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")
+    for kind in (LiveprofileError, RequestValidationError, HTTPException):
+        app.add_exception_handler(kind, _answer)
+    app.add_middleware(RequestGuard, settings=settings, metrics=ApiMetrics(), render=error_page)
+    return app
+
+
+async def _answer(request: Request, error: Exception) -> Response:
+    """A known error as a page; without a session, the way to sign in."""
+    answer = to_api_error(error)
+    if answer.status == 401 and request.method == "GET" and not is_fetch(request):
+        target = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+        return RedirectResponse(f"/sign-in?next={quote(target, safe='')}", 303)
+    return error_page(answer, request.state.request_id, fragment=is_fetch(request))

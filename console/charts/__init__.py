@@ -1,0 +1,1 @@
+"""Geometry of charts; templates/charts.html draws it as SVG."""

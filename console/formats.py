@@ -1,0 +1,41 @@
+"""Numbers and times as people read them."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+EMPTY = "–"
+
+
+def utc(time_ms: int | None) -> str:
+    """Epoch milliseconds as 2017-11-26 01:05:00; a dash for None."""
+    if time_ms is None:
+        return EMPTY
+    return datetime.fromtimestamp(time_ms / 1_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def number(value: float | None, decimals: int = 2) -> str:
+    """At most so many decimals: 1,234.5; a dash for None and NaN."""
+    if value is None or not math.isfinite(value):
+        return EMPTY
+    text = f"{value:,.{decimals}f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
+
+
+def share(value: float | None) -> str:
+    """A share or probability in percent; a dash for None and NaN."""
+    if value is None or not math.isfinite(value):
+        return EMPTY
+    percent = 100 * value
+    return "< 1 %" if 0 < percent < 1 else f"{percent:.0f} %"
+
+
+def words(name: str) -> str:
+    """An identifier as words: step_up_verification as step up verification."""
+    return name.replace("_", " ").lower()
+
+
+def listed(parts: list[str]) -> str:
+    """a, b and c."""
+    return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))

@@ -1,0 +1,81 @@
+"""Fills templates. Values are escaped; a template that names an unknown value fails."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from fastapi import Request
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from starlette.responses import HTMLResponse
+
+from console import formats
+from serve.keys import Role
+from serve.problems import ApiError
+
+FOLDER = Path(__file__).parent
+STATIC = FOLDER / "static"
+# Pages load their own files only. Charts are inline SVG without styles of their own.
+CONTENT_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self';"
+    " form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+HEADERS = {
+    "Content-Security-Policy": CONTENT_POLICY,
+    "Referrer-Policy": "same-origin",  # addresses of pages contain user ids
+    "X-Frame-Options": "DENY",
+    "Cross-Origin-Opener-Policy": "same-origin",
+}
+
+_templates = Environment(
+    loader=FileSystemLoader(FOLDER / "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+    auto_reload=False,
+)
+_templates.filters.update(
+    utc=formats.utc,
+    number=formats.number,
+    share=formats.share,
+    words=formats.words,
+    quoted=lambda text: quote(text, safe=""),
+)
+
+
+def page(request: Request, template: str, status: int = 200, **values: Any) -> HTMLResponse:
+    """A template as an answer, with what every page shows: who is signed in, and where."""
+    caller = getattr(request.state, "caller", None)
+    text = _templates.get_template(template).render(
+        caller=caller,
+        may_write=caller is not None and caller.role.includes(Role.ANALYST),
+        path=request.url.path,
+        **values,
+    )
+    return HTMLResponse(text, status, HEADERS)
+
+
+def error_page(error: ApiError, request_id: str, fragment: bool = False) -> HTMLResponse:
+    """An error as a page, or as a part of one."""
+    template = _templates.get_template("error_part.html" if fragment else "error.html")
+    text = template.render(
+        status=error.status,
+        title=TITLES.get(error.status, "This did not work"),
+        detail=error.detail,
+        request_id=request_id,
+        caller=None,
+        path="",
+    )
+    return HTMLResponse(text, error.status, HEADERS | error.headers)
+
+
+TITLES = {
+    403: "Your key may not do this",
+    404: "There is no such page",
+    409: "Somebody else was faster",
+    422: "This input is not valid",
+    429: "Too many requests",
+    503: "The data cannot be read now",
+}

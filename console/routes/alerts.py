@@ -1,0 +1,180 @@
+"""The queue of alerts: reading it, and an analyst's work on it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import RedirectResponse, Response
+
+from console.access import Analyst, Reader, is_fetch
+from console.forms import form_of
+from console.queue import PAGE_FLAGS, AlertQueue
+from console.rendering import page
+from console.views.alerts import STATES, alert_detail, alert_row
+from liveprofile.alerts.cases.snooze import ALL_RULES
+from liveprofile.alerts.cases.states import AlertState
+from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
+from liveprofile.units import HOUR_MS
+from serve.guard import extend_deadline
+from serve.paging import PageQuery, cursor_of
+from serve.problems import ApiError
+from serve.security import Caller
+from serve.store.protocol import AuditEntry, Store
+
+# A label is sent to Kafka after its state is stored.
+LABEL_DEADLINE_S = 5.0
+MAX_SNOOZE_H = 24 * 365
+MAX_CASES = 100
+
+router = APIRouter(prefix="/alerts")
+
+StateFilter = Literal["open", "acknowledged", "confirmed", "false_positive", "closed", "all"]
+IdQuery = Annotated[str, Query(max_length=MAX_ID_CHARS)]
+
+
+@router.get("")
+async def alerts(
+    request: Request,
+    caller: Reader,
+    state: StateFilter = "open",
+    user: IdQuery = "",
+    cursor: str | None = None,
+    selected: IdQuery = "",
+) -> Response:
+    """The queue, and the selected alert, else the first."""
+    values = await _queue(request, state, user, cursor)
+    store: Store = request.app.state.store
+    rows = values["rows"]
+    chosen = selected or (rows[0].flag_id if rows else "")
+    detail = alert_detail(await store.flag_file(chosen)) if chosen else None
+    return page(request, "alerts.html", detail=detail, selected=chosen, said="", **values)
+
+
+@router.get("/queue")
+async def queue(
+    request: Request,
+    caller: Reader,
+    state: StateFilter = "open",
+    user: IdQuery = "",
+    cursor: str | None = None,
+    selected: IdQuery = "",
+) -> Response:
+    """The rows of the queue alone, which console.js asks for again and again."""
+    values = await _queue(request, state, user, cursor)
+    return page(request, "alert_rows.html", selected=selected, **values)
+
+
+@router.get("/detail")
+async def detail(request: Request, caller: Reader, flag_id: IdQuery) -> Response:
+    store: Store = request.app.state.store
+    found = alert_detail(await store.flag_file(flag_id))
+    return page(request, "alert_detail.html", detail=found, said="")
+
+
+@router.get("/cases")
+async def cases(request: Request, caller: Reader, user: IdQuery = "") -> Response:
+    store: Store = request.app.state.store
+    found = await store.cases(user or None, None, MAX_CASES)
+    found.sort(key=lambda case: (not case.is_open, -case.opened_at_ms))
+    return page(request, "cases.html", cases=found, user=user, is_cut=len(found) == MAX_CASES)
+
+
+@router.post("/act")
+async def act(request: Request, caller: Analyst) -> Response:
+    """Changes an alert: fields flag_id, action, note, hours. Repeating it changes nothing."""
+    fields = await form_of(request)
+    flag_id, action = fields.get("flag_id", ""), fields.get("action", "")
+    note = fields.get("note", "")
+    if not flag_id or len(flag_id) > MAX_ID_CHARS or len(note) > MAX_NOTE_CHARS:
+        raise ApiError(422, "invalid-request", f"a note has at most {MAX_NOTE_CHARS} characters")
+    said = await _act(request, caller, flag_id, action, note, fields)
+    request.app.state.queue.forget()
+    if not is_fetch(request):
+        return RedirectResponse(f"/alerts?selected={flag_id}&state=all", 303)
+    found = alert_detail(await request.app.state.store.flag_file(flag_id))
+    return page(request, "alert_detail.html", detail=found, said=said)
+
+
+async def _act(
+    request: Request,
+    caller: Caller,
+    flag_id: str,
+    action: str,
+    note: str,
+    fields: dict[str, str],
+) -> str:
+    """Returns what was done, in words."""
+    store: Store = request.app.state.store
+    match action:
+        case "acknowledge" | "close":
+            state = AlertState.ACKNOWLEDGED if action == "acknowledge" else AlertState.CLOSED
+            requested: dict[str, Any] = {"state": state.value, "note": note}
+            audit = _audit(request, caller, "alert.state", flag_id, requested)
+            stored = await store.set_state(flag_id, state, caller.name, note, audit)
+            return f"The alert is {stored.state.value}."
+        case "fraud" | "legitimate":
+            extend_deadline(request, LABEL_DEADLINE_S)
+            requested = {"label": action, "note": note}
+            audit = _audit(request, caller, "alert.label", flag_id, requested)
+            _, sent = await store.label(flag_id, action, caller.name, note, audit)
+            told = "and sent to the scoring pipeline" if sent else "(a window's flag has no event)"
+            return f"The alert is labelled as {action} {told}."
+        case "snooze" | "snooze_all" | "end_snooze":
+            flag = (await store.flag_file(flag_id)).flag
+            every = action == "snooze_all" or fields.get("rule_id") == ALL_RULES
+            rule_id = ALL_RULES if every else flag.rule_id
+            target = f"{flag.user_id} {rule_id}"
+            if action == "end_snooze":
+                audit = _audit(request, caller, "snooze.end", target, {})
+                await store.end_snooze(flag.user_id, rule_id, audit)
+                return "The snooze has ended."
+            hours = _hours(fields.get("hours", "8"))
+            requested = {"for_s": hours * 3_600, "note": note}
+            audit = _audit(request, caller, "snooze.set", target, requested)
+            until_ms = audit.at_ms + hours * HOUR_MS
+            await store.snooze(flag.user_id, rule_id, until_ms, caller.name, note, audit)
+            return f"No alerts of this rule about this user for {hours} hours."
+    raise ApiError(422, "invalid-request", f"action {action[:40]!r} is not known")
+
+
+async def _queue(
+    request: Request, state: StateFilter, user: str, cursor: str | None
+) -> dict[str, Any]:
+    after = PageQuery(PAGE_FLAGS, cursor).position(int, str, str, str)
+    alert_queue: AlertQueue = request.app.state.queue
+    examined = await alert_queue.page(user, after)
+    rows = [alert_row(each) for each in examined if state in ("all", each.state.state.value)]
+    older = None
+    if len(examined) == PAGE_FLAGS:
+        last = examined[-1].flag
+        older = cursor_of((last.window_end_ms, last.user_id, last.rule_id, last.event_id))
+    return {
+        "rows": rows,
+        "states": [*STATES, "all"],
+        "state": state,
+        "user": user,
+        "cursor": cursor,
+        "older": older,
+    }
+
+
+def _hours(text: str) -> int:
+    hours = int(text) if text.isascii() and text.isdigit() and len(text) < 6 else 0
+    if not 1 <= hours <= MAX_SNOOZE_H:
+        raise ApiError(422, "invalid-request", f"hours: a number from 1 to {MAX_SNOOZE_H}")
+    return hours
+
+
+def _audit(
+    request: Request, caller: Caller, action: str, target: str, requested: dict[str, Any]
+) -> AuditEntry:
+    return AuditEntry(
+        key_id=caller.key_id,
+        name=caller.name,
+        action=action,
+        target=target,
+        request_id=request.state.request_id,
+        requested=requested | {"through": "console"},
+        at_ms=request.app.state.clock_ms(),
+    )

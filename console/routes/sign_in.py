@@ -1,0 +1,66 @@
+"""Signing in with an API key, and out."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter, Request
+from starlette.responses import RedirectResponse, Response
+
+from console.access import COOKIE, HOME, bearer, local_path, require_same_origin
+from console.forms import form_of
+from console.rendering import page
+from serve.problems import ApiError
+
+router = APIRouter()
+
+
+@router.get("/")
+async def home() -> Response:
+    return RedirectResponse(HOME, 303)
+
+
+@router.get("/health/live")
+async def live() -> Response:
+    """The process answers."""
+    return Response("ok", media_type="text/plain")
+
+
+@router.get("/sign-in")
+async def form(request: Request, next: str = HOME) -> Response:
+    return page(request, "sign_in.html", next=local_path(next), problem="")
+
+
+@router.post("/sign-in")
+async def sign_in(request: Request) -> Response:
+    """Starts a session of a valid key; a wrong one is told on the form."""
+    require_same_origin(request)
+    fields = await form_of(request)
+    key, target = fields.get("key", "").strip(), local_path(fields.get("next", HOME))
+    try:
+        caller = await request.app.state.gatekeeper.identify(request, bearer(key))
+    except ApiError as error:
+        if error.status != 401:
+            raise
+        problem = "This key is not valid: it is wrong, expired or revoked."
+        return page(request, "sign_in.html", 401, next=target, problem=problem)
+    request.state.key_name = caller.name
+    answer = RedirectResponse(target, 303)
+    settings = request.app.state.settings
+    answer.set_cookie(
+        COOKIE,
+        request.app.state.sessions.open(key),
+        max_age=settings.session_s,
+        httponly=True,
+        samesite="strict",
+        # Behind a proxy with TLS the server itself has none; browsers accept this on loopback too.
+        secure=settings.uses_tls or settings.allow_plaintext,
+    )
+    return answer
+
+
+@router.post("/sign-out")
+async def sign_out(request: Request) -> Response:
+    require_same_origin(request)
+    request.app.state.sessions.close(request.cookies.get(COOKIE, ""))
+    answer = RedirectResponse("/sign-in", 303)
+    answer.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    return answer

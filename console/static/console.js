@@ -1,0 +1,191 @@
+// What pages do beyond links and forms: every page also works without it.
+"use strict";
+
+const FETCH = { headers: { "X-Console": "fetch" }, credentials: "same-origin" };
+const REFRESH_MS = 500;
+
+function byId(id) { return document.getElementById(id); }
+
+// --- theme ---------------------------------------------------------------------------------------
+
+function setUpTheme() {
+  const root = document.documentElement, button = byId("theme");
+  const stored = localStorage.getItem("theme");
+  if (stored) root.dataset.theme = stored;
+  button.hidden = false;
+  const isDark = () => root.dataset.theme
+    ? root.dataset.theme === "dark"
+    : matchMedia("(prefers-color-scheme: dark)").matches;
+  const show = () => { button.textContent = isDark() ? "Light" : "Dark"; };
+  show();
+  button.addEventListener("click", () => {
+    root.dataset.theme = isDark() ? "light" : "dark";
+    localStorage.setItem("theme", root.dataset.theme);
+    show();
+  });
+}
+
+// --- as-of slider --------------------------------------------------------------------------------
+
+function setUpSlider() {
+  const form = document.querySelector(".as-of");
+  if (!form) return;
+  const ends = form.dataset.ends.split(" ").map(Number);
+  const slider = byId("slider"), at = byId("at");
+  const text = (ms) => new Date(ms).toISOString().slice(0, 19);
+  slider.hidden = false;
+  slider.setAttribute("aria-valuetext", text(ends[slider.value]));
+  slider.addEventListener("input", () => {
+    at.value = text(ends[slider.value]);
+    slider.setAttribute("aria-valuetext", at.value);
+  });
+  slider.addEventListener("change", () => form.requestSubmit());
+}
+
+// --- alerts --------------------------------------------------------------------------------------
+
+class Queue {
+  constructor(section, detail, status) {
+    this.section = section; this.detail = detail; this.status = status;
+    this.shown = ""; this.known = new Set(this.flags()); this.asked = 0; this.busy = false;
+    const current = section.querySelector("tr[aria-current]");
+    this.selected = current ? current.dataset.flag : "";
+  }
+
+  rows() { return [...this.section.querySelectorAll("tr[data-flag]")]; }
+  flags() { return this.rows().map((row) => row.dataset.flag); }
+
+  async refresh() {
+    const query = new URLSearchParams(location.search);
+    query.set("selected", this.selected);
+    let text;
+    try {
+      const answer = await fetch(`/alerts/queue?${query}`, FETCH);
+      if (answer.status === 401) { location.reload(); return; }
+      if (!answer.ok) throw new Error(answer.status);
+      text = await answer.text();
+    } catch {
+      this.say("Not refreshed: the data cannot be read now. Trying again.");
+      return;
+    }
+    if (text !== this.shown) this.replace(text);
+    else if (this.status.textContent.startsWith("Not refreshed")) this.say("Refreshed again.");
+  }
+
+  replace(text) {
+    const focused = this.section.contains(document.activeElement);
+    const first = this.shown === "";
+    this.shown = text;
+    this.section.innerHTML = text;
+    const fresh = this.flags().filter((flag) => !this.known.has(flag));
+    fresh.forEach((flag) => this.known.add(flag));
+    if (fresh.length && !first) this.say(`${fresh.length} new alert${fresh.length > 1 ? "s" : ""}.`);
+    else if (this.status.textContent.startsWith("Not refreshed")) this.say("Refreshed again.");
+    this.mark(focused);
+  }
+
+  say(text) { if (this.status.textContent !== text) this.status.textContent = text; }
+
+  mark(focus) {
+    for (const row of this.rows()) {
+      const chosen = row.dataset.flag === this.selected;
+      row.toggleAttribute("aria-current", chosen);
+      if (chosen) row.setAttribute("aria-current", "true");
+      if (chosen && focus) row.querySelector("a").focus();
+    }
+  }
+
+  async select(flag) {
+    if (!flag) return;
+    this.selected = flag;
+    this.mark(true);
+    const number = ++this.asked;
+    try {
+      const answer = await fetch(`/alerts/detail?flag_id=${encodeURIComponent(flag)}`, FETCH);
+      const text = await answer.text();
+      if (number === this.asked) this.detail.innerHTML = text;
+    } catch {
+      this.say("Not refreshed: the console does not answer.");
+    }
+  }
+
+  next(step, from = this.flags()) {
+    const at = from.indexOf(this.selected);
+    return at < 0 ? from[0] : from[Math.min(Math.max(at + step, 0), from.length - 1)];
+  }
+
+  async act(form, button) {
+    if (this.busy) return;
+    this.busy = true;
+    const before = this.flags(), flag = this.selected;
+    const body = new URLSearchParams(new FormData(form));
+    body.set("action", button.value);
+    try {
+      const answer = await fetch(form.action, { ...FETCH, method: "POST", body });
+      const text = await answer.text();
+      if (!answer.ok) {
+        this.detail.querySelectorAll(".notice").forEach((each) => each.remove());
+        this.detail.insertAdjacentHTML("afterbegin", text);
+        return;
+      }
+      this.detail.innerHTML = text;
+      this.say(this.detail.querySelector(".notice")?.textContent ?? "");
+      await this.refresh();
+      const left = this.flags();
+      if (left.includes(flag)) { this.mark(true); return; }
+      const later = before.slice(before.indexOf(flag) + 1).find((each) => left.includes(each));
+      if (later || left.length) await this.select(later ?? left[left.length - 1]);
+    } catch {
+      this.say("Not done: the console does not answer. Try again.");
+    } finally {
+      this.busy = false;
+    }
+  }
+
+  key(event) {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const writes = event.target.matches("input, textarea, select");
+    if (writes) {
+      if (event.key === "Escape") event.target.blur();
+      return;
+    }
+    const step = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 }[event.key];
+    if (step) this.select(this.next(step));
+    else if (event.key === "n" && byId("note")) byId("note").focus();
+    else if (event.key === "u" && byId("user-link")) location.assign(byId("user-link").href);
+    else {
+      const button = this.detail.querySelector(`button[data-key="${CSS.escape(event.key)}"]`);
+      if (!button || button.disabled) return;
+      this.act(button.form, button);
+    }
+    event.preventDefault();
+  }
+}
+
+function setUpAlerts() {
+  const section = byId("queue");
+  if (!section) return;
+  const queue = new Queue(section, byId("detail"), byId("live"));
+  document.addEventListener("keydown", (event) => queue.key(event));
+  section.addEventListener("click", (event) => {
+    const row = event.target.closest("tr[data-flag]");
+    if (!row || event.ctrlKey || event.metaKey || event.shiftKey) return;
+    event.preventDefault();
+    queue.select(row.dataset.flag);
+  });
+  document.addEventListener("submit", (event) => {
+    if (!event.target.matches("form.act") || !event.submitter) return;
+    event.preventDefault();
+    queue.act(event.target, event.submitter);
+  });
+  if (section.dataset.live !== "yes") return;
+  const turn = async () => {
+    if (!document.hidden && !queue.busy) await queue.refresh();
+    setTimeout(turn, REFRESH_MS);
+  };
+  setTimeout(turn, REFRESH_MS);
+}
+
+setUpTheme();
+setUpSlider();
+setUpAlerts();

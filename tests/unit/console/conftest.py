@@ -1,0 +1,51 @@
+"""The console in this process, on a store in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from console.app import create_console
+from liveprofile.serve_settings import ServeSettings
+from serve.keys import Role
+from tests.support.memory.api_store import MemoryApiStore
+from tests.support.rows.console_rows import console_store
+from tests.unit.serve.conftest import Clock
+
+ORIGIN = "http://127.0.0.1"
+SAME_ORIGIN = {"Origin": ORIGIN}
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def store() -> MemoryApiStore:
+    return console_store()
+
+
+@pytest.fixture
+def browse(store: MemoryApiStore, clock: Clock) -> Iterator[Callable[..., TestClient]]:
+    """browse(role, name="anna", **settings): a browser signed in with this role, None: not."""
+    browsers: list[TestClient] = []
+
+    def make(role: Role | None = Role.READER, name: str = "anna", **settings: Any) -> TestClient:
+        app = create_console(
+            ServeSettings(**settings), store, clock_ms=clock.now_ms, clock_s=clock.now_s
+        )
+        browser = TestClient(app, base_url=ORIGIN)
+        browsers.append(browser)
+        if role is not None:
+            key = store.add_key(role, name).text
+            signed_in = browser.post("/sign-in", data={"key": key}, headers=SAME_ORIGIN)
+            assert signed_in.status_code == 200, signed_in.text
+        return browser
+
+    yield make
+    for browser in browsers:
+        browser.close()

@@ -1,0 +1,146 @@
+"""Signing in, sessions, forms of other sites, and what an answer says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+from starlette.testclient import TestClient
+
+from console.access import HOME, local_path
+from console.sessions import MAX_SESSIONS, Sessions
+from serve.keys import Role
+from tests.support.memory.api_store import MemoryApiStore
+from tests.unit.console.conftest import SAME_ORIGIN
+from tests.unit.serve.conftest import Clock
+
+Browse = Callable[..., TestClient]
+
+
+def test_page_without_a_session_leads_to_the_sign_in_and_back(
+    browse: Browse, store: MemoryApiStore
+) -> None:
+    browser = browse(None)
+    answer = browser.get("/user?id=42", follow_redirects=False)
+    assert answer.status_code == 303
+    target = urlsplit(answer.headers["location"])
+    assert (target.path, parse_qs(target.query)) == ("/sign-in", {"next": ["/user?id=42"]})
+    fields = {"key": store.add_key(Role.READER).text, "next": "/user?id=42"}
+    signed_in = browser.post("/sign-in", data=fields, headers=SAME_ORIGIN)
+    assert signed_in.url.path == "/user"
+    assert "User 42" in signed_in.text
+
+
+def test_cookie_has_no_key_and_is_closed_to_scripts_and_other_sites(
+    browse: Browse, store: MemoryApiStore
+) -> None:
+    browser = browse(None)
+    key = store.add_key(Role.READER).text
+    answer = browser.post(
+        "/sign-in", data={"key": key}, headers=SAME_ORIGIN, follow_redirects=False
+    )
+    cookie = answer.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=strict" in cookie
+    assert key.split("_")[2] not in cookie
+
+
+def test_wrong_key_is_told_on_the_form(browse: Browse) -> None:
+    browser = browse(None)
+    answer = browser.post(
+        "/sign-in", data={"key": f"lp_{12 * '0'}_{64 * '0'}"}, headers=SAME_ORIGIN
+    )
+    assert answer.status_code == 401
+    assert "This key is not valid" in answer.text
+    assert not browser.cookies
+
+
+def test_many_wrong_keys_of_one_address_are_refused(browse: Browse) -> None:
+    browser = browse(None, wrong_keys_per_s=1)
+    statuses = {
+        browser.post("/sign-in", data={"key": "guess"}, headers=SAME_ORIGIN).status_code
+        for _ in range(6)
+    }
+    assert statuses == {401, 429}
+
+
+def test_sign_out_ends_the_session_on_the_server(browse: Browse) -> None:
+    browser = browse()
+    cookies = dict(browser.cookies)
+    browser.post("/sign-out", headers=SAME_ORIGIN)
+    browser.cookies.update(cookies)
+    assert browser.get("/alerts", follow_redirects=False).status_code == 303
+
+
+def test_session_ends_with_its_time_and_with_its_key(
+    browse: Browse, store: MemoryApiStore, clock: Clock
+) -> None:
+    browser = browse(session_s=60, key_cache_ms=1_000)
+    clock.s = 59.0
+    assert browser.get("/alerts", follow_redirects=False).status_code == 200
+    clock.s = 61.0
+    assert browser.get("/alerts", follow_redirects=False).status_code == 303
+    other = browse(key_cache_ms=1_000)
+    store.keys.clear()
+    clock.s += 2.0
+    assert other.get("/alerts", follow_redirects=False).status_code == 303
+
+
+@pytest.mark.parametrize("headers", [{}, {"Origin": "https://evil.example"}, {"Origin": "null"}])
+@pytest.mark.parametrize("path", ["/sign-in", "/sign-out", "/alerts/act"])
+def test_form_of_another_site_is_refused(
+    browse: Browse, store: MemoryApiStore, path: str, headers: dict[str, str]
+) -> None:
+    browser = browse(Role.ANALYST)
+    fields = {"key": "x", "flag_id": "f" * 32, "action": "close"}
+    assert browser.post(path, data=fields, headers=headers).status_code == 403
+    assert store.audit == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "path"),
+    [
+        ("/user?id=1", "/user?id=1"),
+        ("//evil.example", HOME),
+        ("/\\evil.example", HOME),
+        ("https://evil.example", HOME),
+        ("/x\r\nSet-Cookie: a", HOME),
+        ("/sign-out", HOME),
+        ("", HOME),
+    ],
+)
+def test_only_local_paths_are_gone_to_after_the_sign_in(asked: str, path: str) -> None:
+    assert local_path(asked) == path
+
+
+def test_without_authentication_everybody_on_this_machine_reads_and_nobody_writes(
+    browse: Browse,
+) -> None:
+    browser = browse(None, authentication="none")
+    page = browser.get("/alerts")
+    assert page.status_code == 200
+    assert 'name="action"' not in page.text
+    fields = {"flag_id": "f" * 32, "action": "close"}
+    assert browser.post("/alerts/act", data=fields, headers=SAME_ORIGIN).status_code == 403
+    rebound = browser.get("/alerts", headers={"Host": "evil.example"})
+    assert rebound.status_code == 403
+
+
+def test_pages_allow_their_own_files_only(browse: Browse) -> None:
+    browser = browse()
+    for path in ("/alerts", "/user?id=42", "/sign-in", "/nowhere"):
+        answer = browser.get(path)
+        assert "default-src 'none'" in answer.headers["content-security-policy"]
+        assert answer.headers["cache-control"] == "no-store"
+        assert "://" not in answer.text.replace("http://www.w3.org/2000/svg", "")
+        assert " style=" not in answer.text  # the policy would block it
+
+
+def test_too_many_sessions_end_the_oldest() -> None:
+    sessions = Sessions(60, lambda: 0.0)
+    first, second = sessions.open("first"), sessions.open("second")
+    for _ in range(MAX_SESSIONS - 1):
+        sessions.open("other")
+    assert sessions.key_of(first) is None
+    assert sessions.key_of(second) == "second"

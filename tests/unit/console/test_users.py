@@ -1,0 +1,87 @@
+"""The page of a user over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from urllib.parse import quote
+
+from starlette.testclient import TestClient
+
+from tests.support.memory.api_store import MemoryApiStore
+from tests.support.rows.console_rows import KNOWN_USER
+
+Browse = Callable[..., TestClient]
+ADDRESS = f"/user?id={quote(KNOWN_USER)}"
+
+
+def test_page_shows_who_the_user_is_and_escapes_what_clients_sent(browse: Browse) -> None:
+    page = browse().get(ADDRESS).text
+    assert "A coupon user and loyal customer: 23 purchases for 1,037.5" in page
+    assert page.count("<svg") == 3
+    assert "<li>espresso</li>" in page
+    assert "anna&lt;b&gt;" in page
+    assert "anna<b>" not in page
+    assert "<script>alert" not in page
+    assert "everyone (4 users)" in page
+    assert "segment coupon_user" not in page  # nobody is stored as its member
+
+
+def test_page_of_the_past_has_the_figures_of_then(browse: Browse) -> None:
+    page = browse().get(f"{ADDRESS}&at=2017-11-25T22:05:00").text
+    assert "As of 2017-11-25 22:05:00" in page
+    assert "38 % probability of no purchase" in page
+    assert "This is the past" in page
+    assert "2017-11-26 01:05:00</time>" not in page
+
+
+def test_before_the_first_window_nothing_is_known(browse: Browse) -> None:
+    answer = browse().get(f"{ADDRESS}&at=2001-01-01T00:00:00")
+    assert answer.status_code == 200
+    assert "of whom little is known" in answer.text
+    assert "No figures are stored for this time" in answer.text
+
+
+def test_user_with_one_window_has_empty_states(browse: Browse, store: MemoryApiStore) -> None:
+    store.delta_rows.clear()
+    store.flag_rows.clear()
+    page = browse().get("/user?id=42").text
+    assert "Nothing is stored about when this user is active" in page
+    assert "No window and no flag is stored" in page
+
+
+def test_unknown_user_is_a_404_page(browse: Browse) -> None:
+    answer = browse().get("/user?id=nobody")
+    assert answer.status_code == 404
+    assert "No profile of user <strong>nobody</strong>" in answer.text
+    assert "Show the user" in browse().get("/user").text
+
+
+def test_wrong_time_is_told(browse: Browse) -> None:
+    answer = browse().get(f"{ADDRESS}&at=yesterday")
+    assert answer.status_code == 422
+    assert "not a time in RFC 3339" in answer.text
+
+
+def test_store_that_does_not_answer_is_a_503_page(browse: Browse, store: MemoryApiStore) -> None:
+    browser = browse()
+    store.stop_answering()
+    answer = browser.get(ADDRESS)
+    assert answer.status_code == 503
+    assert "The data cannot be read now" in answer.text
+    assert "Traceback" not in answer.text
+
+
+def test_store_that_is_too_slow_is_a_503_page(browse: Browse, store: MemoryApiStore) -> None:
+    browser = browse(deadline_ms=100)
+    store.delay_s = 1.0
+    answer = browser.get(ADDRESS)
+    assert answer.status_code == 503
+    assert "took too long" in answer.text
+
+
+def test_bug_is_told_without_its_trace(browse: Browse, store: MemoryApiStore) -> None:
+    browser = browse()
+    store.fail = RuntimeError("secret detail")
+    answer = browser.get(ADDRESS)
+    assert answer.status_code == 500
+    assert "secret detail" not in answer.text
