@@ -54,7 +54,7 @@ def scorable_events(settings: Settings) -> str:
 
     event_key (unique for each record), event_id, user_id, arrival, event_type, event_ms STRING,
     amount STRING, letter, item_id, category_id, device_id, place, shop_id, coupon_id, address_id
-    ('' if missing), record_offset STRING
+    ('' if missing), record_offset STRING, arrived_ms STRING (the record's timestamp)
     """
     paths = {"item_id": "", "category_id": ""} | MORE_FIELDS
     ids = ", ".join(f"{event_views.token_id(f, path)} AS {f}" for f, path in paths.items())
@@ -69,7 +69,8 @@ def scorable_events(settings: Settings) -> str:
             event_id, user_id, arrival, event_type,
             CAST({event_ms} AS STRING) AS event_ms,
             CAST({event_views.amount()} AS STRING) AS amount, {type_letter_sql()} AS letter,
-            {ids}, {place} AS place, CAST(record_offset AS STRING) AS record_offset
+            {ids}, {place} AS place, CAST(record_offset AS STRING) AS record_offset,
+            CAST({sql.epoch_ms("record_time")} AS STRING) AS arrived_ms
         FROM scoring_validated WHERE reason IS NULL AND event_type IN ({types})"""
 
 

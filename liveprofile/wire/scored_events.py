@@ -22,8 +22,9 @@ CELLS_PER_DEGREE = 100  # a place is a grid cell about a kilometre wide
 HEAD, USER_LIST = "h", "u"
 HEAD_FIELDS = (
     "event_id", "event_type", "event_ms", "amount", "item_id", "category_id", *ENTITIES,
-    "record_offset",
+    "record_offset", "arrived_ms",
 )  # fmt: skip
+ADDED_FIELDS = 2  # the last ones, which a row in the state of an earlier version lacks
 
 
 class EventBatch(NamedTuple):
@@ -42,6 +43,7 @@ class EventBatch(NamedTuple):
     item_id: list[str]
     category_id: list[str]
     record_offset: np.ndarray  # (n,) int64
+    arrived_ms: np.ndarray  # (n,) int64, the record's timestamp; 0: unknown
     of_user: list[str]
     of_device: list[str]  # this and the following: "" where the event has no such entity
     of_place: list[str]
@@ -84,8 +86,8 @@ def read_rows(user_id: Sequence[str], parts: Sequence[str]) -> EventBatch:
     for text in parts:
         part = {one[:1]: one[1:] for one in text.split(WINDOW)}
         head = part[HEAD].split(FIELD)
-        # A row in the state of an earlier version has no offset.
-        heads.append(head if len(head) == len(HEAD_FIELDS) else [*head, "0"])
+        missing = min(len(HEAD_FIELDS) - len(head), ADDED_FIELDS)
+        heads.append([*head, *("0",) * missing])
         lists.append([part[USER_LIST], *(part.get(letter, "") for letter in ENTITIES.values())])
     columns = dict(zip(HEAD_FIELDS, map(list, zip(*heads, strict=True)), strict=True))
     of_user, *of_entities = map(list, zip(*lists, strict=True))
@@ -97,6 +99,7 @@ def read_rows(user_id: Sequence[str], parts: Sequence[str]) -> EventBatch:
         amount=np.array(columns["amount"], np.float64),
         **{name: columns[name] for name in (*ENTITIES, "item_id", "category_id")},
         record_offset=np.array(columns["record_offset"], np.int64),
+        arrived_ms=np.array(columns["arrived_ms"], np.int64),
         of_user=of_user,
         **{f"of_{name}": texts for name, texts in zip(ENTITY_NAMES, of_entities, strict=True)},
     )

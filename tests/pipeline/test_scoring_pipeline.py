@@ -17,7 +17,7 @@ from liveprofile.config import Settings, load
 from liveprofile.resources import product_path
 from liveprofile.simulator import separate_device_purchases, shared_device_ring
 from liveprofile.units import DAY_MS
-from liveprofile.wire.scored_events import read_rows
+from liveprofile.wire.scored_events import ENTITIES, read_rows
 from models.fraud.model import FraudModel
 from tests.pipeline.harness import (
     ScoringInput,
@@ -174,8 +174,8 @@ def normalised(row: ScoringInput) -> tuple:
     lists = {part[0]: part[1:] for part in row.parts.split("\x1d")}
     head = lists.pop("h").split("\x1f")
     head[3] = str(float(head[3]))
-    # No feature uses item and category; the reference counts other offsets.
-    head = [*head[:4], *head[6:-1]]
+    # No feature uses item, category and arrival; the reference counts other offsets.
+    head = [*head[:4], *head[6 : 6 + len(ENTITIES)]]
     entries = {
         letter: tuple(_normalised_entry(entry) for entry in text.split("\x1e"))
         for letter, text in lists.items()

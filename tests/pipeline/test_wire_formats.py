@@ -247,6 +247,7 @@ def test_scored_event_written_by_sql_is_read_with_its_lists(
             text(rng),
             *(rng.choice(["", "x", "y'ü"]) for _ in ENTITIES),
             str(rng.randrange(10**12)),
+            str(rng.randrange(10**13)),
         )
         for number in range(60)
     ]
@@ -256,7 +257,8 @@ def test_scored_event_written_by_sql_is_read_with_its_lists(
         "scored",
         events,
         "arrival INT, event_id STRING, user_id STRING, event_type STRING, event_ms STRING,"
-        f" amount STRING, item_id STRING, category_id STRING, {names}, record_offset STRING",
+        f" amount STRING, item_id STRING, category_id STRING, {names}, record_offset STRING,"
+        " arrived_ms STRING",
     )
     common = (type_letter_sql(), "event_ms", "event_id", "amount")
     user_token = entity_lists.user_token_sql(*common, *map(entity_lists.hash_sql, ENTITIES))
@@ -305,11 +307,12 @@ def test_scored_event_written_by_sql_is_read_with_its_lists(
     entity_columns = list(ENTITIES)
     for row, at in enumerate(order):
         arrival, event_id, user_id, kind, *numbers, item, category = events[at][:8]
-        *ids, offset = events[at][8:]
+        *ids, offset, arrived_ms = events[at][8:]
         assert (batch.event_id[row], batch.event_type[row]) == (event_id, kind)
         assert (batch.item_id[row], batch.category_id[row]) == (item, category)
         assert (str(batch.event_ms[row]), str(batch.amount[row])) == tuple(numbers)
         assert str(batch.record_offset[row]) == offset
+        assert str(batch.arrived_ms[row]) == arrived_ms
         assert [getattr(batch, name)[row] for name in entity_columns] == ids
         last_of_user = [one for one in events[: at + 1] if one[2] == user_id][-4:]
         start, end = lists.user_lists.starts[row : row + 2]

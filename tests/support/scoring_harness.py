@@ -50,10 +50,10 @@ LIKELY = {
 class ScoringHarness:
     """An EventScorer with an in-memory sink.
 
-    rules: tables as in the rules file; none: the shipped rules.
+    rules: tables as in the rules file; none: the shipped rules. now_ms: the wall clock.
     """
 
-    def __init__(self, model: FraudModel, *rules: dict[str, Any]):
+    def __init__(self, model: FraudModel, *rules: dict[str, Any], now_ms: float = 0.0):
         self.sink = MemoryScoringSink()
         self.timings: list[ScoringBatchTiming] = []
         rule_set = (
@@ -62,7 +62,12 @@ class ScoringHarness:
             else read_rules(product_path(SETTINGS.rules))
         )
         self._scorer = EventScorer(
-            SETTINGS, model, self.sink, RulesFeed(rule_set), self.timings.append
+            SETTINGS,
+            model,
+            self.sink,
+            RulesFeed(rule_set),
+            self.timings.append,
+            now_ms=lambda: now_ms,
         )
 
     def score(self, arrivals: list[Arrival], rows: Sequence[int]) -> list[list[dict[str, Any]]]:

@@ -16,6 +16,7 @@ from liveprofile.events.modalities import PLACE, TEXT, Modality, Vectors, add_te
 from liveprofile.events.window import WindowBatch, parse_windows
 from liveprofile.features import window_features
 from liveprofile.rules import flag_policy
+from liveprofile.units import SECOND_MS
 from liveprofile.wire import output_records, window_events
 from liveprofile.wire.memories import read_memories
 from liveprofile.wire.output_records import Refused
@@ -82,6 +83,7 @@ class ProfileBatchTiming(NamedTuple):
     passes: list[BatchTime]
     media_used: int  # vectors that the model read, at most one per encoder and window
     media_ignored: int  # events with a vector that the model cannot read
+    window_to_profile_ms: Sequence[float] = ()  # from each window's close until it was stored
 
 
 class ProfileUpdater:
@@ -89,7 +91,7 @@ class ProfileUpdater:
 
     on_batch: called with the timing of each batch that succeeds.
     encode_texts: the sentence encoder; None: the model gets no texts.
-    feed: names the models of each batch; None: always `model`.
+    feed: names the models of each batch; None: always `model`. now_ms: the wall clock.
     """
 
     def __init__(
@@ -102,6 +104,7 @@ class ProfileUpdater:
         on_batch: Callable[[ProfileBatchTiming], None] = lambda timing: None,
         encode_texts: TextEncoder | None = None,
         feed: ModelFeed | None = None,
+        now_ms: Callable[[], float] = lambda: time.time() * SECOND_MS,
     ):
         """Raises InputError if the model was trained with another `state.decay_days`."""
         if model.decay_days != settings.state.decay_days:
@@ -114,7 +117,7 @@ class ProfileUpdater:
         self._feed = feed or ModelFeed(model, lambda reference: model)
         self._rules, self._flag_policy = rules, flag_policy.FlagPolicy(sink)
         self._segments, self._memberships = segments, open_membership_policy(settings, sink)
-        self._on_batch, self._encode_texts = on_batch, encode_texts
+        self._on_batch, self._encode_texts, self._now_ms = on_batch, encode_texts, now_ms
         self._failed_rows = 0  # since the last successful batch
 
     def update(self, batch: ProfileBatch) -> list[list[str]]:
@@ -171,6 +174,9 @@ class ProfileUpdater:
         self._sink.flush()
         self._memberships.stored()
         clock.append(time.perf_counter())
+        # The watermark passes the end of a window `out_of_orderness_ms` after it, if events arrive.
+        close_ms = inputs.window_end_ms + self._settings.window.out_of_orderness_ms
+        waited_ms = self._now_ms() - close_ms
         topics = self._settings.topics
         for row, profile in zip(kept, profiles, strict=True):
             if profile.flags:
@@ -186,6 +192,7 @@ class ProfileUpdater:
                 scores.batches,
                 media_used=sum(len(one.vectors.keys() - {PLACE}) for one in media if one.vectors),
                 media_ignored=sum(one.ignored for one in media),
+                window_to_profile_ms=waited_ms.tolist(),
             )
         )
         return sent

@@ -15,9 +15,11 @@ from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 
 from liveprofile.config import Settings
 from liveprofile.events.modalities import TEXT
+from liveprofile.flink.latency_report import WINDOW_TO_PROFILE
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.segments.definitions import SegmentSet, read_segments
+from udfs.latency_counters import LatencyCounters
 from udfs.profile.batch import STAGES, ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.model_feed import ModelFeed, load_checkpoint, open_model_feed, report_models
 from udfs.profile.sink import ProfileSink, open_profile_sink
@@ -149,6 +151,7 @@ class ProfileMetrics:
         self._stage_us = {stage: group.counter(f"{stage}_us") for stage in STAGES}
         self._media_used = group.counter("media_used")
         self._media_ignored = group.counter("media_ignored")
+        self._window_to_profile = LatencyCounters(group, WINDOW_TO_PROFILE)
         self._pass_rows = group.distribution("model_pass_rows")
         self._pass_us_per_row = group.distribution("model_pass_us_per_row")
 
@@ -162,6 +165,7 @@ class ProfileMetrics:
             spent_ms = getattr(timing, f"{stage}_ms")
             self._stage_ms[stage].update(round(spent_ms))
             self._stage_us[stage].inc(round(spent_ms * 1000))
+        self._window_to_profile.observe(timing.window_to_profile_ms)
         for forward_pass in timing.passes:
             rows = forward_pass.rows
             self._pass_rows.update(rows)

@@ -19,6 +19,7 @@ from liveprofile.features.entity import EventBatch, EventLists, parse_lists
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.rules import flag_policy
 from liveprofile.rules.rules import SCORE_FEATURE
+from liveprofile.units import SECOND_MS
 from liveprofile.wire import output_records
 from liveprofile.wire.scored_events import ENTITIES, read_rows
 from models.fraud.explain.reasons import explain
@@ -43,12 +44,15 @@ class ScoringBatchTiming(NamedTuple):
     score_ms: float
     rules_ms: float
     store_ms: float
+    # From the arrival of events in Kafka, without events of unknown arrival:
+    event_to_score_ms: Sequence[float] = ()  # until the score was stored
+    event_to_alert_ms: Sequence[float] = ()  # until the alert was handed to Flink's sink
 
 
 class EventScorer:
     """Scores events, writes the scores to the sink and returns the records to send.
 
-    on_batch: called with the timing of each batch.
+    on_batch: called with the timing of each batch. now_ms: the wall clock.
     """
 
     def __init__(
@@ -58,11 +62,12 @@ class EventScorer:
         sink: ScoringSink,
         rules: RulesFeed,
         on_batch: Callable[[ScoringBatchTiming], None] = lambda timing: None,
+        now_ms: Callable[[], float] = lambda: time.time() * SECOND_MS,
     ):
         self._settings, self._model, self._sink, self._rules = settings, model, sink, rules
         self._flag_policy = flag_policy.FlagPolicy(sink)
         self._monitor = self._drift_monitor()
-        self._on_batch = on_batch
+        self._on_batch, self._now_ms = on_batch, now_ms
         self._failed_rows = 0  # since the last successful batch
 
     def _drift_monitor(self) -> DriftMonitor | None:
@@ -132,11 +137,13 @@ class EventScorer:
         snoozed = self._sink.snoozed(event.user_id for event in scored if event.flags)
         self._sink.flush()
         clock.append(time.perf_counter())
+        waited_ms = self._now_ms() - batch.arrived_ms
         topic = self._settings.topics.alerts
         sent: list[list[str]] = [[] for _ in user_id]
         for row, event in zip(kept, scored, strict=True):
             if event.flags:
                 sent[row] = alert_records(topic, event, snoozed[event.user_id])
+        alerted = {row for row in kept if sent[row]}
         if self._monitor is not None and kept:
             alerts = self._monitor.observe(x_nF, score_n, batch.event_ms, batch.user_id, kept)
             sent[kept[-1]] += [
@@ -144,7 +151,17 @@ class EventScorer:
             ]
         spent_ms = np.diff(clock) * 1000.0
         duplicates = len(sent) - len(kept)
-        self._on_batch(ScoringBatchTiming(len(kept), duplicates, 0, *spent_ms.tolist()))
+        measured = [row for row in kept if batch.arrived_ms[row]]
+        self._on_batch(
+            ScoringBatchTiming(
+                len(kept),
+                duplicates,
+                0,
+                *spent_ms.tolist(),
+                event_to_score_ms=waited_ms[measured].tolist(),
+                event_to_alert_ms=waited_ms[[row for row in measured if row in alerted]].tolist(),
+            )
+        )
         return sent
 
     def _evaluate_rules(

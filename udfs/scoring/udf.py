@@ -12,8 +12,10 @@ from pyflink.table import DataTypes
 from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 
 from liveprofile.config import Settings
+from liveprofile.flink.latency_report import EVENT_TO_ALERT, EVENT_TO_SCORE
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
+from udfs.latency_counters import LatencyCounters
 from udfs.rules_feed import RulesFeed, open_rules_feed
 from udfs.scoring.sink import ScoringSink, open_scoring_sink
 
@@ -88,12 +90,16 @@ class ScoringMetrics:
         self._duplicates = group.counter("duplicates")
         self._unscored = group.counter("unscored")
         self._stage_us = {stage: group.counter(f"{stage}_us") for stage in STAGES}
+        self._event_to_score = LatencyCounters(group, EVENT_TO_SCORE)
+        self._event_to_alert = LatencyCounters(group, EVENT_TO_ALERT)
 
     def __call__(self, timing: ScoringBatchTiming) -> None:
         self._rows.inc(timing.rows)
         self._batches.inc()
         self._duplicates.inc(timing.duplicates)
         self._unscored.inc(timing.unscored)
+        self._event_to_score.observe(timing.event_to_score_ms)
+        self._event_to_alert.observe(timing.event_to_alert_ms)
         for stage, counter in self._stage_us.items():
             counter.inc(round(getattr(timing, f"{stage}_ms") * 1000))
 

@@ -56,6 +56,7 @@ def batch(arrivals: list[Arrival], rows: list[int], keep: int = 128) -> EventBat
         item_id=[""] * len(events),
         category_id=[""] * len(events),
         record_offset=np.array(rows, np.int64),
+        arrived_ms=np.zeros(len(rows), np.int64),
         **lists,
     )
 

@@ -1,0 +1,85 @@
+"""Latencies of a batch in counters, and the counters read back from Flink's names for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from liveprofile.flink.latency_report import (
+    BUCKETS_MS,
+    EVENT_TO_ALERT,
+    EVENT_TO_SCORE,
+    NO_BOUND,
+    count_latencies,
+    is_latency,
+)
+from udfs.latency_counters import LatencyCounters
+
+
+class Group:
+    """A metric group that names its counters as Flink's REST interface does."""
+
+    def __init__(self, values: dict[str, float], path: str):
+        self._values, self._path = values, path
+
+    def add_group(self, name: str, extra: str | None = None) -> Group:
+        return Group(self._values, ".".join(filter(None, (self._path, name, extra))))
+
+    def counter(self, name: str) -> Any:
+        path = f"{self._path}.{name}"
+        self._values[path] = 0
+
+        class Counter:
+            def inc(_, number: int) -> None:
+                assert isinstance(number, int)  # Beam refuses numpy's
+                self._values[path] += number
+
+        return Counter()
+
+
+def counted(*batches: list[float], operator: str = "PythonCalc[52]") -> dict[str, float]:
+    values: dict[str, float] = {}
+    counters = LatencyCounters(Group(values, f"{operator}.liveprofile.events"), EVENT_TO_SCORE)
+    for batch in batches:
+        counters.observe(batch)
+    return values
+
+
+def test_bucket_has_the_latencies_up_to_its_bound() -> None:
+    values = counted([25.0, 25.1, 700.0], [80_000.0])
+    assert all(map(is_latency, values))
+    found = count_latencies(values)[EVENT_TO_SCORE]
+    assert [*found.buckets] == [*map(str, BUCKETS_MS), NO_BOUND]
+    assert found.buckets["25"] == 1
+    assert found.buckets["50"] == found.buckets["500"] == 2
+    assert found.buckets["800"] == found.buckets["60000"] == 3
+    assert found.count == 4
+    assert found.sum_ms == 80_750
+
+
+def test_counters_of_two_operators_are_added() -> None:
+    found = count_latencies(
+        counted([10.0]) | counted([10.0, 600.0], operator="PythonCalc[53]") | {"Calc[1].sum": 9.0}
+    )
+    assert found[EVENT_TO_SCORE].buckets["25"] == 2
+    assert found[EVENT_TO_SCORE].count == 3
+    assert EVENT_TO_ALERT not in found
+
+
+def test_negative_latency_counts_as_zero() -> None:
+    found = count_latencies(counted([-40.0, 3.0]))[EVENT_TO_SCORE]
+    assert (found.buckets["25"], found.sum_ms) == (2, 3)
+
+
+def test_incomplete_counters_are_no_latency() -> None:
+    values = counted([1.0])
+    values.pop(next(name for name in values if ".le.100." in name))
+    assert count_latencies(values) == {}
+
+
+@pytest.mark.parametrize(
+    "name", ["PythonCalc[52].liveprofile.events.rows", "x.event_to_score_ms.le.bucket"]
+)
+def test_other_metric_is_no_latency(name: str) -> None:
+    assert not is_latency(name)
