@@ -10,6 +10,7 @@ import typer
 
 from cli.common import print_json
 from liveprofile.config import Settings
+from liveprofile.resources import product_path
 
 if TYPE_CHECKING:
     from liveprofile.rules.definitions import Definition
@@ -49,6 +50,30 @@ def check_file(file: Path, name: str, read: Callable[[Path], Any], json: bool) -
         print_json({"ok": True, "version": found.version, plural: count})
     else:
         typer.echo(f"{file}: version {found.version}, {count} {plural}, no errors")
+
+
+def read_with_attributes(
+    read: Callable[[Path], Any], name: str, settings: Callable[[], Settings]
+) -> Callable[[Path], Any]:
+    """Reads a definitions file as `read` does, and checks the attributes that it reads.
+
+    name: such as "rule". The settings, which name the file of attributes, are read only if a
+    condition reads one.
+    """
+    from liveprofile.attributes.definitions import check_attributes
+    from liveprofile.rules.rules import RulesError
+    from liveprofile.segments.definitions import SegmentsError
+
+    def read_and_check(file: Path) -> Any:
+        found = read(file)
+        error = RulesError if name == "rule" else SegmentsError
+        definitions = getattr(found, f"{name}s")
+        if any(definition.condition.attributes for definition in definitions):
+            catalogue = product_path(settings().attributes)
+            check_attributes(file, error, definitions, catalogue)
+        return found
+
+    return read_and_check
 
 
 def apply_file(

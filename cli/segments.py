@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
-from cli.definitions import ByOption, DryRunOption, apply_file, check_file
+from cli.definitions import (
+    ByOption,
+    DryRunOption,
+    apply_file,
+    check_file,
+    read_with_attributes,
+)
 from cli.times import parse_since_ms
 
 if TYPE_CHECKING:
@@ -45,7 +51,7 @@ AtOption = Annotated[
 
 
 @segments.command()
-def check(file: FileArgument, json: JsonOption = False) -> None:
+def check(file: FileArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Check a segments file without connecting to Kafka. Exit code 2 if it has errors.
 
     Each error is one line. With --json an error has file, line, segment, key, column (in a
@@ -55,7 +61,8 @@ def check(file: FileArgument, json: JsonOption = False) -> None:
     """
     from liveprofile.segments.definitions import read_segments
 
-    check_file(file, "segment", read_segments, json)
+    read = read_with_attributes(read_segments, "segment", lambda: read_settings(config))
+    check_file(file, "segment", read, json)
 
 
 @segments.command()
@@ -78,8 +85,8 @@ def apply(
     from liveprofile.segments.definitions import read_segments
     from udfs.segments_feed import read_topic_segments
 
-    found = read_segments(file)
     settings = read_settings(config)
+    found = read_with_attributes(read_segments, "segment", lambda: settings)(file)
     apply_file(
         settings,
         "segment",
@@ -264,20 +271,22 @@ def preview(
 
     Example: `liveprofile segments preview segments.toml`
     """
+    from liveprofile.attributes.table import AttributeTable
     from liveprofile.segments.definitions import read_segments
     from liveprofile.segments.preview import preview as evaluate_both
-    from liveprofile.segments.stored_profiles import scan_profiles
+    from liveprofile.segments.stored_profiles import scan_profiles, with_attributes
     from liveprofile.storage.connection import open_session
     from liveprofile.storage.cql import now_ms
 
-    then = read_segments(file)
-    time_ms = now_ms() if at is None else at
     settings = read_settings(config)
+    then = read_with_attributes(read_segments, "segment", lambda: settings)(file)
+    time_ms = now_ms() if at is None else at
     _, now = current_segments(settings)
     with open_session(settings.cassandra) as session:
-        users, found = evaluate_both(
-            scan_profiles(session), now, then, time_ms, settings.state.decay_days
-        )
+        pages = scan_profiles(session)
+        if now.reads_attributes or then.reads_attributes:
+            pages = with_attributes(pages, AttributeTable(session, settings.cassandra))
+        users, found = evaluate_both(pages, now, then, time_ms, settings.state.decay_days)
     if json:
         print_json({"users": users, "segments": [one._asdict() for one in found]})
         return

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from liveprofile.attributes.statements import Statement
 from liveprofile.rules.flag_history import NoFlagHistory
 from liveprofile.segments.membership import Membership, Memberships
 from liveprofile.segments.policy import ChangeKey
@@ -17,6 +18,9 @@ class NullSink(NoFlagHistory):
 
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
         return {user_id: {} for user_id in user_ids}
+
+    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
+        return {user_id: [] for user_id in user_ids}
 
     def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
         return {user_id: {} for user_id in user_ids}

@@ -8,7 +8,13 @@ from typing import Annotated
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_json, read_settings
-from cli.definitions import ByOption, DryRunOption, apply_file, check_file
+from cli.definitions import (
+    ByOption,
+    DryRunOption,
+    apply_file,
+    check_file,
+    read_with_attributes,
+)
 
 rules = typer.Typer(
     name="rules",
@@ -21,7 +27,7 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="Rules file (
 
 
 @rules.command()
-def check(file: FileArgument, json: JsonOption = False) -> None:
+def check(file: FileArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Check a rules file without connecting to Kafka. Exit code 2 if it has errors.
 
     Each error is one line. With --json an error has file, line, rule, key, column (in a
@@ -31,7 +37,8 @@ def check(file: FileArgument, json: JsonOption = False) -> None:
     """
     from liveprofile.rules.rules import read_rules
 
-    check_file(file, "rule", read_rules, json)
+    read = read_with_attributes(read_rules, "rule", lambda: read_settings(config))
+    check_file(file, "rule", read, json)
 
 
 @rules.command()
@@ -54,8 +61,8 @@ def apply(
     from liveprofile.rules.rules import read_rules
     from udfs.rules_feed import read_topic_rules
 
-    rule_set = read_rules(file)
     settings = read_settings(config)
+    rule_set = read_with_attributes(read_rules, "rule", lambda: settings)(file)
     name, rules = settings.topics.rules, rule_set.rules
     apply_file(
         settings, "rule", name, read_topic_rules, rules, file, dry_run=dry_run, by=by, json=json

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -173,12 +173,31 @@ def _read(
         return None, [fault._replace(key=fault.key or "type") for fault in faults]
 
 
-def reference_problems(
-    conditions: Iterable[tuple[str, Condition]], catalogue: Catalogue
-) -> list[DefinitionProblem]:
-    """The faults of conditions of rules or segments, each with its id."""
-    return [
-        DefinitionProblem(name, "when", reason)
-        for name, condition in conditions
-        for reason in catalogue.condition_faults(condition)
+class ConditionDefinition(Protocol):
+    """A rule or a segment."""
+
+    id: str
+
+    @property
+    def condition(self) -> Condition: ...
+
+
+def check_attributes(
+    source: Path,
+    error: type[DefinitionsError],
+    definitions: Iterable[ConditionDefinition],
+    catalogue: Path,
+) -> None:
+    """Checks what rules or segments read by attribute("name") against the file of attributes.
+
+    source: the file of the definitions, for messages. Raises `error` with every fault, and
+    AttributesError if the file of attributes is invalid.
+    """
+    known = read_catalogue(catalogue)
+    problems = [
+        DefinitionProblem(definition.id, "when", reason)
+        for definition in definitions
+        for reason in known.condition_faults(definition.condition)
     ]
+    if problems:
+        raise error(file_source(source, error), problems)

@@ -9,7 +9,7 @@ alone, not on the order of their arrival.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from liveprofile.attributes.statements import KINDS, PURPOSES, Purpose, Statement, StatementKind
@@ -58,6 +58,15 @@ def resolve(
                 value, one.source, one.kind, one.purpose, one.time_ms, one.expires_ms
             )
     return dict(sorted(found.items()))
+
+
+def attribute_values(
+    statements: Sequence[Statement], at_ms: int, purposes: Collection[Purpose]
+) -> dict[str, AttributeValue]:
+    """The values of `resolve`."""
+    if not statements:
+        return {}
+    return {name: one.value for name, one in resolve(statements, at_ms, purposes).items()}
 
 
 def _age_order(statement: Statement) -> tuple[int, int, bytes]:

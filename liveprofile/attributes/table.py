@@ -83,6 +83,16 @@ def by_user(rows: Iterable[Sequence[Any]]) -> dict[str, list[Statement]]:
     return found
 
 
+def select_users_cql(keyspace: str) -> str:
+    """SELECTs the statements of the users in a list, the only value."""
+    return _select_cql(keyspace, "user_id IN ?")
+
+
+def _select_cql(keyspace: str, where: str) -> str:
+    limit = f"PER PARTITION LIMIT {MAX_ROWS}"
+    return f"SELECT {SELECTED} FROM {keyspace}.user_attribute WHERE {where} {limit}"
+
+
 class AttributeTable:
     """Writes and reads user_attribute. Raises ServiceError, also if the table is missing."""
 
@@ -103,12 +113,9 @@ class AttributeTable:
         self._delete_all = prepare(
             session, f"DELETE FROM {table} USING TIMESTAMP ? WHERE user_id = ? AND source = ?"
         )
-        select = f"SELECT {SELECTED} FROM {table}"
-        limit = f"PER PARTITION LIMIT {MAX_ROWS}"
-        self._select = prepare(session, f"{select} WHERE user_id IN ? {limit}")
-        self._select_between = prepare(
-            session, f"{select} WHERE token(user_id) > ? AND token(user_id) <= ? {limit}"
-        )
+        self._select = prepare(session, select_users_cql(settings.keyspace))
+        between = "token(user_id) > ? AND token(user_id) <= ?"
+        self._select_between = prepare(session, _select_cql(settings.keyspace, between))
 
     def write(self, changes: Iterable[Statement | Withdrawal]) -> int:
         """Stores changes in any order; returns their number when all are acknowledged."""

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 import numpy as np
 
 AttributeValue = bool | int | float | str
 ATTRIBUTE = "attribute"  # the function of conditions that reads them
+MISSING = np.array([None], object)  # the column of an attribute that nobody has
+
+
+def attribute_column(name: str, users: Sequence[Mapping[str, AttributeValue]]) -> np.ndarray:
+    """(n,) objects: the attribute of each user, None if it is missing."""
+    column = np.empty(len(users), object)
+    column[:] = [values.get(name) for values in users]
+    return column
 
 
 class TypedColumn(NamedTuple):

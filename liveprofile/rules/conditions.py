@@ -31,7 +31,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from liveprofile.rules.attribute_columns import ATTRIBUTE, TYPED_COLUMNS
+from liveprofile.rules.attribute_columns import ATTRIBUTE, MISSING, TYPED_COLUMNS
 
 ValueKind = Literal["number", "text", "condition"]
 FunctionKind = ValueKind | Literal["attribute"]  # attribute: of the kind that its place needs
@@ -83,7 +83,8 @@ class Condition(NamedTuple):
         """(rows,) bool.
 
         columns: (rows,) for each of `names` and `calls`: texts as numpy's str, attributes as
-        objects, which are a bool, a number, a text, or None if the value is missing.
+        objects, which are a bool, a number, a text, or None if the value is missing. An attribute
+        without a column is missing everywhere.
         """
         with np.errstate(all="ignore"):
             return np.broadcast_to(np.asarray(self.evaluate(columns), bool), (rows,))
@@ -325,12 +326,12 @@ class _Parser:
         if kind == "condition":
 
             def holds(columns: Columns) -> Any:
-                values, known = as_kind(columns[call])
+                values, known = as_kind(columns.get(call, MISSING))
                 return np.logical_and(np.logical_not(values) if negated else values, known)
 
             return holds
-        self._read.append(lambda columns: as_kind(columns[call]).known)
-        return lambda columns: as_kind(columns[call]).values
+        self._read.append(lambda columns: as_kind(columns.get(call, MISSING)).known)
+        return lambda columns: as_kind(columns.get(call, MISSING)).values
 
     def _at(self, node: ast.expr, reason: str) -> ConditionError:
         # `col_offset` counts bytes of UTF-8.

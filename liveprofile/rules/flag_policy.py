@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from liveprofile.rules.conditions import TextCall
 from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery, RowPosition
 from liveprofile.rules.rules import Rule
 from liveprofile.units import HOUR_MS
@@ -33,12 +34,13 @@ class RuleMatch(NamedTuple):
 
 
 def evaluate_rules(
-    rules: Sequence[Rule], columns: Mapping[str, np.ndarray], rows: int
+    rules: Sequence[Rule], columns: Mapping[str | TextCall, np.ndarray], rows: int
 ) -> list[list[RuleMatch]]:
     """Evaluates rules for n windows or events; returns the true rules of each.
 
     rules: all of one scope; columns: (n,) for each feature of the scope
-    (liveprofile.rules.rules.feature_kinds). A rule whose value is not finite is false.
+    (liveprofile.rules.rules.feature_kinds) and for attributes that somebody has. A rule whose
+    value is not finite is false.
     """
     matches: list[list[RuleMatch]] = [[] for _ in range(rows)]
     for rule in rules:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from liveprofile.features import entity, window_features
+from liveprofile.rules.attribute_columns import ATTRIBUTE
 from liveprofile.rules.conditions import Condition, ConditionError, ValueKind, parse_condition
 from liveprofile.rules.definitions import (
     DefinitionProblem,
@@ -107,6 +108,11 @@ class RuleSet(BaseModel):
         """Returns the scope's rules that are not PAUSED."""
         return [rule for rule in self.rules if rule.scope == scope and rule.state != "PAUSED"]
 
+    def attributes(self, scope: Scope) -> list[str]:
+        """Returns the attributes from elsewhere that the evaluated rules of the scope read."""
+        rules = self.evaluated(scope)
+        return sorted({name for rule in rules for name in rule.condition.attributes})
+
 
 class RulesError(DefinitionsError):
     """The rules are invalid."""
@@ -142,7 +148,9 @@ def read_rule(value: bytes, source: str) -> Rule:
 
 @lru_cache(maxsize=1_024)
 def _condition(when: str, scope: Scope, threshold: float) -> Condition:
-    return parse_condition(when, feature_kinds(scope), {"threshold": threshold})
+    return parse_condition(
+        when, feature_kinds(scope), {"threshold": threshold}, {ATTRIBUTE: "attribute"}
+    )
 
 
 def _read(

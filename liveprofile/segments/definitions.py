@@ -16,7 +16,14 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from liveprofile.rules.conditions import Condition, ConditionError, ValueKind, parse_condition
+from liveprofile.rules.attribute_columns import ATTRIBUTE
+from liveprofile.rules.conditions import (
+    Condition,
+    ConditionError,
+    FunctionKind,
+    ValueKind,
+    parse_condition,
+)
 from liveprofile.rules.definitions import (
     DefinitionProblem,
     DefinitionsError,
@@ -32,10 +39,11 @@ from liveprofile.segments.features import AFFINITY, INTEREST, SEGMENT, SEGMENT_F
 SegmentState = Literal["ACTIVE", "SHADOW", "PAUSED"]
 
 _NAMES: Mapping[str, ValueKind] = dict.fromkeys(SEGMENT_FEATURES, "number")
-_FUNCTIONS: Mapping[str, ValueKind] = {
+_FUNCTIONS: Mapping[str, FunctionKind] = {
     INTEREST: "number",
     AFFINITY: "number",
     SEGMENT: "condition",
+    ATTRIBUTE: "attribute",
 }
 
 
@@ -87,6 +95,11 @@ class SegmentSet(BaseModel):
         order = TopologicalSorter({segment.id: segment.references for segment in self.segments})
         found = (self.by_id[name] for name in order.static_order())
         return [segment for segment in found if segment.state != "PAUSED"]
+
+    @cached_property
+    def reads_attributes(self) -> bool:
+        """Whether a segment that is evaluated reads attributes from elsewhere."""
+        return any(segment.condition.attributes for segment in self.evaluated)
 
 
 class SegmentsError(DefinitionsError):

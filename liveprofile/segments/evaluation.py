@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from liveprofile.rules.attribute_columns import ATTRIBUTE, AttributeValue, attribute_column
 from liveprofile.rules.conditions import TextCall
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.features import AFFINITY, INTEREST, SEGMENT, SegmentInputs
@@ -52,7 +53,9 @@ class Evaluation(NamedTuple):
         return len(next(iter(self.columns.values()), ()))
 
 
-def _plain(value: np.generic) -> bool | float | int | None:
+def _plain(value: np.generic | AttributeValue | None) -> AttributeValue | None:
+    if value is None or isinstance(value, bool | str):
+        return value
     if isinstance(value, np.bool_):
         return bool(value)
     number = float(value)
@@ -75,10 +78,12 @@ def evaluate(segments: SegmentSet, inputs: SegmentInputs) -> Evaluation:
         for call in condition.calls:
             if call in columns:
                 continue
-            columns[call] = (
-                members[call.argument]
-                if call.function == SEGMENT
-                else np.array([one.get(call.argument, 0.0) for one in tables[call.function]])
-            )
+            if call.function == SEGMENT:
+                columns[call] = members[call.argument]
+            elif call.function == ATTRIBUTE:
+                columns[call] = attribute_column(call.argument, inputs.attributes or [{}] * rows)
+            else:
+                column = [one.get(call.argument, 0.0) for one in tables[call.function]]
+                columns[call] = np.array(column)
         members[segment.id] = condition(columns, rows)
     return Evaluation(segments, members, columns)

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from liveprofile.rules.attribute_columns import AttributeValue
 from liveprofile.units import DAY_MS
 
 # Features of the profile after the window (udfs.profile.assemble.FEATURES).
@@ -44,6 +45,7 @@ class SegmentInputs(NamedTuple):
     features: Mapping[str, np.ndarray]  # (n,) float64 for each of SEGMENT_FEATURES; NaN: unknown
     interests: Sequence[Mapping[str, float]]  # n: the ten likeliest next categories
     affinity: Sequence[Mapping[str, float]]  # n: the ten categories with the largest shares
+    attributes: Sequence[Mapping[str, AttributeValue]] = ()  # n, from elsewhere; empty: none
 
 
 def features_at(

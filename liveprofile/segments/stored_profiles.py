@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import orjson
 from cassandra.cluster import Session
 
+from liveprofile.attributes.resolution import SEGMENT_PURPOSES, attribute_values
+from liveprofile.attributes.statements import Statement
+from liveprofile.attributes.table import AttributeTable
 from liveprofile.segments.features import PROFILE_FEATURES, SegmentInputs, features_at
 from liveprofile.storage.cql import read, read_pages
 from liveprofile.storage.queries import SCAN_PAGE_ROWS, TOKEN_MAX, TOKEN_MIN
@@ -31,13 +34,30 @@ class ProfilePage(NamedTuple):
     used_coupon: np.ndarray  # (n,) bool
     interests: list[dict[str, float]]
     affinity: list[dict[str, float]]
+    statements: Mapping[str, Sequence[Statement]] = {}
 
     def inputs_at(self, time_ms: int, decay_days: float) -> SegmentInputs:
         """Returns what segments read of these users at a time (`features_at`)."""
         features = features_at(
             self.profile, self.used_coupon, self.window_end_ms, time_ms, decay_days
         )
-        return SegmentInputs(features, self.interests, self.affinity)
+        attributes = [
+            attribute_values(self.statements.get(user_id, ()), time_ms, SEGMENT_PURPOSES)
+            for user_id in self.user_ids
+        ]
+        return SegmentInputs(features, self.interests, self.affinity, attributes)
+
+
+def with_attributes(
+    pages: Iterable[ProfilePage], table: AttributeTable, after_token: int = TOKEN_MIN
+) -> Iterator[ProfilePage]:
+    """The pages of a scan that began after `after_token`, with what others state about the users.
+
+    Raises ServiceError.
+    """
+    for page in pages:
+        yield page._replace(statements=table.read_between(after_token, page.last_token))
+        after_token = page.last_token
 
 
 def scan_profiles(

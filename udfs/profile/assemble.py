@@ -6,6 +6,7 @@ maps row by row. Shapes: n rows, d embedding dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,7 @@ from liveprofile.events.modalities import PLACE
 from liveprofile.events.window import Window, WindowBatch
 from liveprofile.features import affinity, baselines
 from liveprofile.features.baselines import Baselines
+from liveprofile.rules.attribute_columns import AttributeValue
 from liveprofile.rules.flag_policy import RuleMatch
 from liveprofile.rules.flags import Flag
 from liveprofile.segments.definitions import SegmentSet
@@ -124,6 +126,7 @@ def segment_inputs(
     window_end_ms: np.ndarray,
     interests: list[dict[str, float]],
     category_affinity: list[dict[str, float]],
+    attributes: Sequence[Mapping[str, AttributeValue]] = (),
 ) -> SegmentInputs:
     """Returns what segments read of n rows at the windows' ends. used_coupon: (n,) bool."""
     profile = {name: features.column(name) for name in FEATURES}
@@ -131,6 +134,7 @@ def segment_inputs(
         features_at(profile, used_coupon, window_end_ms, window_end_ms, decay_days=1.0),
         interests,
         category_affinity,
+        attributes,
     )
 
 
@@ -188,11 +192,13 @@ def assemble(
     matches: list[list[RuleMatch]],
     flags: list[list[Flag]],
     segments: SegmentSet,
+    attributes: Sequence[Mapping[str, AttributeValue]],
     settings: Settings,
 ) -> tuple[list[ProfileRow], Evaluation]:
     """Returns the rows to store, in the order of the inputs, and their segments.
 
-    matches, flags: of each row, the rules that are true and the flags that they raise.
+    matches, flags: of each row, the rules that are true and the flags that they raise;
+    attributes: of each row, what others state about the user (empty: nothing).
     """
     cosine = np.einsum("nd,nd->n", scores.embedding_before, scores.embedding_after)
     distance = np.round(np.clip(1.0 - cosine, 0.0, 2.0).astype(np.float64), _DECIMALS)
@@ -212,7 +218,12 @@ def assemble(
         evaluate(
             segments,
             segment_inputs(
-                features, used_coupon, inputs.window_end_ms, interests, category_affinity.shares
+                features,
+                used_coupon,
+                inputs.window_end_ms,
+                interests,
+                category_affinity.shares,
+                attributes,
             ),
         )
         for features in (before, after)

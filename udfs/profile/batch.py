@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from liveprofile.alerts.cloud_events import alert_records
+from liveprofile.attributes.resolution import SEGMENT_PURPOSES
 from liveprofile.config import Settings
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality, Vectors, add_text_vectors
 from liveprofile.events.window import WindowBatch, parse_windows
 from liveprofile.features import window_features
 from liveprofile.rules import flag_policy
+from liveprofile.rules.attribute_columns import AttributeValue
+from liveprofile.segments.definitions import SegmentSet
 from liveprofile.units import SECOND_MS
 from liveprofile.wire import output_records, window_events
 from liveprofile.wire.memories import read_memories
 from liveprofile.wire.output_records import Refused
 from liveprofile.wire.token_columns import read_histories
 from liveprofile.wire.tokens import TYPE_INDEX
+from udfs.attribute_reads import CachedAttributes
 from udfs.failed_rows import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.profile import assemble
 from udfs.profile.memberships import (
@@ -117,6 +121,7 @@ class ProfileUpdater:
         self._feed = feed or ModelFeed(model, lambda reference: model)
         self._rules, self._flag_policy = rules, flag_policy.FlagPolicy(sink)
         self._segments, self._memberships = segments, open_membership_policy(settings, sink)
+        self._attributes = CachedAttributes(sink)
         self._on_batch, self._encode_texts, self._now_ms = on_batch, encode_texts, now_ms
         self._failed_rows = 0  # since the last successful batch
 
@@ -241,13 +246,14 @@ class ProfileUpdater:
                 "surprise": scores.surprise,
             },
         )
+        ends_ms = inputs.window_end_ms.tolist()
+        stated = self._attributes.rule_columns(rules.attributes("window"), inputs.user_id, ends_ms)
         findings = flag_policy.evaluate_rules(
-            rules.evaluated("window"), columns, len(inputs.user_id)
+            rules.evaluated("window"), columns | stated, len(inputs.user_id)
         )
-        evaluations = map(
-            flag_policy.RuleEvaluation, inputs.user_id, inputs.window_end_ms.tolist(), findings
-        )
+        evaluations = map(flag_policy.RuleEvaluation, inputs.user_id, ends_ms, findings)
         flags = self._flag_policy.raise_flags(list(evaluations), rules.version)
+        segments = self._segments.current()
         rows, evaluation = assemble.assemble(
             inputs,
             scores,
@@ -256,10 +262,19 @@ class ProfileUpdater:
             after,
             findings,
             flags,
-            self._segments.current(),
+            segments,
+            self._segment_attributes(segments, inputs.user_id, ends_ms),
             self._settings,
         )
         return with_memberships(rows, evaluation, self._memberships)
+
+    def _segment_attributes(
+        self, segments: SegmentSet, user_ids: list[str], ends_ms: list[int]
+    ) -> list[dict[str, AttributeValue]]:
+        """What others state about the user of each row; empty if no segment reads it."""
+        if not segments.reads_attributes:
+            return []
+        return self._attributes.values(user_ids, ends_ms, SEGMENT_PURPOSES)
 
     def _rejected(self, user_id: str, event: Refused) -> str:
         topics = self._settings.topics

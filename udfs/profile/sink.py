@@ -21,12 +21,15 @@ from typing import Protocol
 
 from cassandra.cluster import Session
 
+from liveprofile.attributes.statements import Statement
+from liveprofile.attributes.table import select_users_cql
 from liveprofile.config import Settings
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.segments.membership import Membership, Memberships, MembershipWrite
 from liveprofile.segments.policy import ChangeKey, MembershipReader
 from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.schema import check_embedding_dim
+from udfs.attribute_reads import read_statements
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.flag_state_cache import FlagStateCache
@@ -46,6 +49,9 @@ class ProfileSink(MembershipReader, Protocol):
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
         """Returns each query's flag history before its window, including rows not yet flushed."""
+
+    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
+        """Returns what other systems state about each of these users. Raises StoreError."""
 
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
         """Returns for each user the snoozed rules: rule id -> end of the snooze, epoch ms.
@@ -112,6 +118,10 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
         )
 
         self._membership_tables = MembershipTables(self._session, settings)
+        self._select_statements = self._session.prepare(select_users_cql(settings.keyspace))
+
+    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
+        return read_statements(self._select_statements, self._reads, user_ids)
 
     def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
         return read_memberships(self._membership_tables, self._reads, user_ids)

@@ -24,6 +24,7 @@ from liveprofile.wire import output_records
 from liveprofile.wire.scored_events import ENTITIES, read_rows
 from models.fraud.explain.reasons import explain
 from models.fraud.model import FraudModel, probability
+from udfs.attribute_reads import CachedAttributes
 from udfs.failed_rows import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.rules_feed import RulesFeed
 from udfs.scoring.drift_monitor import DriftMonitor
@@ -66,6 +67,7 @@ class EventScorer:
     ):
         self._settings, self._model, self._sink, self._rules = settings, model, sink, rules
         self._flag_policy = flag_policy.FlagPolicy(sink)
+        self._attributes = CachedAttributes(sink)
         self._monitor = self._drift_monitor()
         self._on_batch, self._now_ms = on_batch, now_ms
         self._failed_rows = 0  # since the last successful batch
@@ -169,8 +171,13 @@ class EventScorer:
     ) -> list[ScoredEvent]:
         """Returns the events of the rows `kept` with their flags."""
         rules = self._rules.current()
+        stated = self._attributes.rule_columns(
+            rules.attributes("event"), batch.user_id, batch.event_ms.tolist()
+        )
         # For all rows: selecting the kept rows of 400 columns would cost more.
-        matches = flag_policy.evaluate_rules(rules.evaluated("event"), columns, len(batch.user_id))
+        matches = flag_policy.evaluate_rules(
+            rules.evaluated("event"), columns | stated, len(batch.user_id)
+        )
         evaluations = [
             flag_policy.RuleEvaluation(
                 batch.user_id[row], int(batch.event_ms[row]), matches[row], batch.event_id[row]

@@ -9,12 +9,15 @@ from typing import NamedTuple, Protocol
 from cassandra.cluster import Session
 from cassandra.query import UNSET_VALUE, PreparedStatement
 
+from liveprofile.attributes.statements import Statement
+from liveprofile.attributes.table import select_users_cql
 from liveprofile.config import Settings
 from liveprofile.rules.flags import Flag, FlaggedRow, FlagHistory, FlagQuery, RowPosition
 from liveprofile.setting_sections import MAX_TTL_S, CassandraSettings
 from liveprofile.storage.score_hours import OLDER_TABLE, has_older_table, score_hour_ms
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.scored_events import ENTITIES
+from udfs.attribute_reads import read_statements
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.encoding import Values
@@ -79,6 +82,8 @@ class ScoringSink(Protocol):
         """Stores drift counts and decisions. None turns drift monitoring off."""
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]: ...
+
+    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]: ...
 
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]: ...
 
@@ -187,6 +192,7 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
                 self._session.prepare(f"{older} AND event_time = ? AND event_id > ? LIMIT 1"),
                 self._session.prepare(f"{older} AND event_time < ? LIMIT 1"),
             ]
+        self._select_statements = self._session.prepare(select_users_cql(keyspace))
         self._insert_score = self._prepare_insert(
             keyspace, "risk_score_by_hour", SCORE_COLUMNS, self._score_ttl_s
         )
@@ -196,6 +202,9 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
             ("user_id", "hour"),
             min(self._score_ttl_s + HOUR_REFRESH_S, MAX_TTL_S),
         )
+
+    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
+        return read_statements(self._select_statements, self._reads, user_ids)
 
     def _partitions(self, rows: Sequence[ScoredEvent]) -> tuple[list[bytes], list[Partition]]:
         partitions = []

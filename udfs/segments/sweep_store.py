@@ -10,6 +10,7 @@ from typing import Any
 import orjson
 from cassandra.cluster import Session
 
+from liveprofile.attributes.table import AttributeTable
 from liveprofile.errors import ServiceError
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.membership import (
@@ -18,7 +19,12 @@ from liveprofile.segments.membership import (
     MembershipWrite,
     stored_change,
 )
-from liveprofile.segments.stored_profiles import ProfilePage, read_profiles, scan_profiles
+from liveprofile.segments.stored_profiles import (
+    ProfilePage,
+    read_profiles,
+    scan_profiles,
+    with_attributes,
+)
 from liveprofile.segments.sweep_changes import SegmentCounts
 from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.cql import execute, from_ms, now_ms, read, read_pages
@@ -65,6 +71,7 @@ class CassandraSweepStore:
         self._owner = uuid.uuid4().hex
         self._tables = MembershipTables(session, settings)
         self._writer = BatchWriter(session, settings)
+        self._attributes = AttributeTable(session, settings) if segments.reads_attributes else None
         self._reads = StatementExecutor(session, settings, "read")
         self._select_ends = session.prepare(
             "SELECT user_id, to_unix_timestamp(window_end) FROM user_profile WHERE user_id IN ?"
@@ -113,10 +120,16 @@ class CassandraSweepStore:
         return state
 
     def pages(self, after_token: int) -> Iterator[ProfilePage]:
-        return scan_profiles(self._session, after_token, self._page_users)
+        pages = scan_profiles(self._session, after_token, self._page_users)
+        if self._attributes is None:
+            return pages
+        return with_attributes(pages, self._attributes, after_token)
 
     def profiles(self, user_ids: Sequence[str]) -> ProfilePage | None:
-        return read_profiles(self._session, user_ids)
+        page = read_profiles(self._session, user_ids)
+        if page is None or self._attributes is None:
+            return page
+        return page._replace(statements=self._attributes.read(page.user_ids))
 
     def window_ends_ms(self, user_ids: Sequence[str]) -> dict[str, int]:
         found: dict[str, int] = {}

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from benchmarks.support.memory_drift_store import MemoryDriftStore
+from liveprofile.attributes.statements import Statement
 from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery, RowPosition
 from liveprofile.segments.membership import Membership, Memberships
 from liveprofile.segments.policy import ChangeKey
@@ -45,6 +46,7 @@ class MemoryProfileSink:
         self.lookalikes: dict[str, ProfileRow] = {}
         self.flags: dict[FlagKey, Flag] = {}
         self.snoozes: dict[str, dict[str, int]] = {}
+        self.attributes: dict[str, list[Statement]] = {}
         self.segments = MemoryMemberships()
         self.closed = False
 
@@ -76,6 +78,9 @@ class MemoryProfileSink:
             for write in row.memberships:
                 self.segments.write(write)
 
+    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
+        return {user_id: self.attributes.get(user_id, []) for user_id in user_ids}
+
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
         return {user_id: self.snoozes.get(user_id, {}) for user_id in user_ids}
 
@@ -98,6 +103,7 @@ class MemoryScoringSink:
         self.scores: dict[tuple[str, int, str], ScoredEvent] = {}
         self.flags: dict[FlagKey, Flag] = {}
         self.snoozes: dict[str, dict[str, int]] = {}
+        self.attributes: dict[str, list[Statement]] = {}
         self.drift_store = MemoryDriftStore()
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
@@ -110,6 +116,9 @@ class MemoryScoringSink:
             if row.user_id == query.user_id
         }
         return _history(query, active_rules, self.flags)
+
+    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
+        return {user_id: self.attributes.get(user_id, []) for user_id in user_ids}
 
     def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
         return {user_id: self.snoozes.get(user_id, {}) for user_id in user_ids}

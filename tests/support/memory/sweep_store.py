@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import orjson
 
+from liveprofile.attributes.statements import Statement
 from liveprofile.segments.features import PROFILE_FEATURES
 from liveprofile.segments.membership import Memberships, MembershipWrite, stored_change
 from liveprofile.segments.stored_profiles import ProfilePage, profile_page
@@ -43,6 +44,7 @@ class MemorySweepStore:
         self.segments, self._page_users = segments, page_users
         self.rows: dict[str, SimpleNamespace] = {}
         self.tokens: dict[str, int] = {}
+        self.statements: dict[str, list[Statement]] = {}
         self.state: SweepState | None = None
         self.step: Callable[[str], None] = lambda name: None  # called before each step
 
@@ -60,11 +62,14 @@ class MemorySweepStore:
             if not rows:
                 return
             after_token = rows[-1].user_token
-            yield profile_page(rows)
+            yield self._page(rows)
 
     def profiles(self, user_ids: Sequence[str]) -> ProfilePage | None:
         rows = [self.rows[user] for user in user_ids if user in self.rows]
-        return profile_page(rows) if rows else None
+        return self._page(rows) if rows else None
+
+    def _page(self, rows: Sequence[SimpleNamespace]) -> ProfilePage:
+        return profile_page(rows)._replace(statements=dict(self.statements))
 
     def window_ends_ms(self, user_ids: Sequence[str]) -> dict[str, int]:
         return {user: self.rows[user].window_end_ms for user in user_ids if user in self.rows}

@@ -69,3 +69,13 @@ def test_preview_checks_its_arguments_before_it_connects(file: Path) -> None:
     assert result.exception.exit_code == 2 and "--at 'yesterday'" in str(result.exception)
     file.write_text(SEGMENTS_TOML.replace("purchases", "purchase"))
     assert run(file, "preview", str(file)).exception.exit_code == 2
+
+
+def test_check_names_an_attribute_that_is_not_defined(file: Path) -> None:
+    file.write_text(SEGMENTS_TOML.replace("purchases >= 3", "attribute('age_bnd') == '65+'"))
+    result = run(file, "check", str(file), "--json")
+    assert result.exit_code == 2
+    [problem] = json.loads(result.stdout)["problems"]
+    assert problem["reason"] == "unknown attribute age_bnd; age_band?"
+    file.write_text(SEGMENTS_TOML.replace("purchases >= 3", "attribute('age_band') == '65+'"))
+    assert run(file, "check", str(file)).exit_code == 0

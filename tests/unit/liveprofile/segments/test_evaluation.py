@@ -109,3 +109,15 @@ def test_time_that_passes_changes_days_and_decayed_totals_only() -> None:
     for name, values in later.items():
         assert values[0] == pytest.approx(changed.get(name, at_end[name][0]), abs=1e-6)
     assert np.isnan(later["recency_days"][1])
+
+
+def test_attributes_from_elsewhere_are_read_and_named_as_evidence() -> None:
+    found = segments(a='attribute("band") == "high" and not attribute("vip")')
+    inputs = segment_inputs(events=[6.0, 6.0, 6.0])._replace(
+        attributes=[{"band": "high", "vip": False}, {"band": "high"}, {}]
+    )
+    evaluation = evaluate(found, inputs)
+    assert evaluation.members["a"].tolist() == [True, False, False]
+    assert evaluation.evidence("a", 0) == {'attribute("band")': "high", 'attribute("vip")': False}
+    assert evaluation.evidence("a", 1)['attribute("vip")'] is None
+    assert evaluate(found, segment_inputs(events=[6.0])).members["a"].tolist() == [False]

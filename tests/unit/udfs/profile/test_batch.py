@@ -20,6 +20,7 @@ from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.wire.tokens import EVENT, FIELD, HEADER, WINDOW
 from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.rows.segment_examples import SHIPPED_SEGMENTS, segments
+from tests.support.rows.statements import stated
 from udfs.failed_rows import MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.deployment import in_canary
@@ -272,3 +273,21 @@ def test_timing_counts_from_the_close_of_the_window(model: Any):
     )
     updater.update(batch("a", "b"))
     assert timings[0].window_to_profile_ms == [700.0, 700.0]
+
+
+def test_rules_and_segments_read_what_others_state_for_their_purpose(model: Any):
+    sink = MemoryProfileSink()
+    sink.attributes = {
+        "a": [stated("a", END_MS - 1, vip=True, band="high")],
+        "b": [stated("b", END_MS - 1, purpose="risk", vip=True, band="high")],
+        "c": [stated("c", END_MS - 10_000, days=0.0001, vip=True, band="high")],
+    }
+    rule = ANY_WINDOW | {"when": 'attribute("vip") and events >= threshold'}
+    rules = RulesFeed(RuleSet.model_validate({"version": "1", "rules": [rule]}))
+    found = segments(high='attribute("band") == "high"', low='attribute("band") != "high"')
+    ProfileUpdater(load(), model, sink, rules, SegmentsFeed(found)).update(batch(*"abcd"))
+    assert {user for user, *_ in sink.flags} == {"a", "b"}
+    assert sink.segments.members_of("high") == {"a"}
+    assert sink.segments.members_of("low") == set()
+    reason = sink.segments.memberships(["a"])["a"]["high"].reason
+    assert json.loads(reason)["values"] == {'attribute("band")': "high"}

@@ -21,6 +21,7 @@ from tests.reference.scoring import (
     first_occurrences,
 )
 from tests.reference.units import DAY_MS
+from tests.support.rows.statements import stated
 from tests.support.scoring_harness import (
     ANY_PURCHASE,
     LIKELY,
@@ -240,3 +241,14 @@ def test_failing_flush_returns_no_records(model: FraudModel) -> None:
     scorer.sink.flush = fail  # type: ignore[method-assign]
     with pytest.raises(OSError, match="no store"):
         scorer.score(purchases(1), [0])
+
+
+def test_rule_reads_what_others_state_about_the_user(model: FraudModel) -> None:
+    arrivals = purchases(1, user="u") + purchases(1, user="v")
+    scorer = ScoringHarness(model, {**ANY_PURCHASE, "when": 'not attribute("identity_verified")'})
+    scorer.sink.attributes = {
+        "u": [stated("u", START_MS - 1, purpose="risk", identity_verified=False)]
+    }
+    first, second = scorer.score(arrivals, [0, 1])
+    assert [alert["subject"] for alert in first] == ["u"]
+    assert second == []

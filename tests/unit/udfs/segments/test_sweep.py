@@ -17,6 +17,7 @@ from liveprofile.units import DAY_MS, HOUR_MS
 from tests.support.memory.memberships import MemoryMemberships
 from tests.support.memory.sweep_store import Killed, MemorySweepStore, stored_profile
 from tests.support.rows.segment_examples import segment, segments
+from tests.support.rows.statements import stated
 from udfs.segments.sweep import Sweep, SweepResult, SweepState
 
 RECENT = segments(recent="recency_days <= 30", idle="idle_days > 10")
@@ -250,3 +251,18 @@ def test_killed_sweep_goes_on_and_sends_every_change_exactly_once(seed: int) -> 
     assert kills or seed
     world.store.step = lambda name: None
     world.assert_consistent(time_ms)
+
+
+def test_user_enters_and_leaves_with_an_attribute_from_elsewhere_and_its_expiry() -> None:
+    world = World(segments(vip='attribute("vip")'))
+    world.window("u", recency_days=50.0)
+    world.sweep(END_MS, "s1")
+    assert world.changes() == []
+    world.store.statements = {"u": [stated("u", END_MS, days=5, vip=True)]}
+    world.sweep(END_MS + DAY_MS, "s2")
+    world.sweep(END_MS + 2 * DAY_MS, "s3")
+    world.sweep(END_MS + 5 * DAY_MS, "s4")
+    assert world.changes() == [
+        ("u", "vip", "entered", "definition"),
+        ("u", "vip", "left", "time"),
+    ]
