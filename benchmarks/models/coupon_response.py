@@ -1,14 +1,14 @@
-"""Who redeems a coupon of a campaign in The Complete Journey: users and campaigns not seen before.
+"""Who redeems a coupon of a campaign in The Complete Journey: users and coupons not seen before.
 
     python -m benchmarks.models.coupon_response
 
 A row is a household in a campaign; it is positive if the household redeems a coupon of the campaign
 by its end. Features know purchases and redemptions before the campaign's start only. Campaigns of
-before 2017-08-01 train, the next
-until 2017-10-15 validate and choose the settings, later ones test.
-A hash puts half of the households into training and validation, the other half into the test. The
-test is read once. Nobody was chosen at random for these campaigns, so this is the response of
-households that were contacted, not what a contact changes.
+before 2017-08-01 train, the next until 2017-10-15 validate and choose the settings, later ones
+test. A campaign offers some coupons of earlier ones again: in the test, features and labels leave
+these out. A hash puts half of the households into training and validation, the other half into the
+test. The test is read once. Nobody was chosen at random for these campaigns, so this is the
+response of households that were contacted, not what a contact changes.
 
 Shapes: N rows, F features.
 """
@@ -79,6 +79,21 @@ def read_journey() -> Journey:
         table("campaign_descriptions"),
         table("coupons"),
         table("coupon_redemptions"),
+    )
+
+
+def unseen_only(journey: Journey) -> Journey:
+    """The journey with those coupons of test campaigns that no earlier campaign offered."""
+    starts = journey.descriptions.set_index("campaign_id").start_date
+
+    def is_kept(offers: pd.DataFrame) -> pd.Series:
+        return ~offers.campaign_id.isin(of_test) | ~offers.coupon_upc.isin(seen)
+
+    of_test = starts.index[starts >= VALIDATION_UNTIL]
+    seen = journey.coupons[~journey.coupons.campaign_id.isin(of_test)].coupon_upc.unique()
+    return journey._replace(
+        coupons=journey.coupons[is_kept(journey.coupons)],
+        redemptions=journey.redemptions[is_kept(journey.redemptions)],
     )
 
 
@@ -192,7 +207,7 @@ def measure(rows: pd.DataFrame) -> dict[str, Any]:
 
 
 def main() -> None:
-    journey = read_journey()
+    journey = unseen_only(read_journey())
     descriptions = journey.descriptions
     complete = descriptions[
         (descriptions.start_date >= FIRST_DAY) & (descriptions.end_date <= LAST_DAY)

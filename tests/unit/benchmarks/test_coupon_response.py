@@ -13,6 +13,7 @@ from benchmarks.models.coupon_response import (
     campaign_rows,
     is_test_user,
     split,
+    unseen_only,
 )
 
 START = pd.Timestamp("2017-06-01")
@@ -85,3 +86,19 @@ def test_no_test_user_and_no_later_campaign_trains() -> None:
     assert set(test.start) == {starts[2]}
     assert not set(test.household_id) & (set(train.household_id) | set(validation.household_id))
     assert 60 < len(test) < 140 and len(test) == sum(map(is_test_user, range(200)))
+
+
+def test_test_campaigns_keep_only_coupons_that_no_earlier_campaign_offered() -> None:
+    starts = {1: TRAIN_UNTIL, 2: VALIDATION_UNTIL, 3: VALIDATION_UNTIL}
+    offers = pd.DataFrame({"campaign_id": [1, 2, 2, 3], "coupon_upc": [5, 5, 6, 6]})
+    whole = journey()._replace(
+        descriptions=pd.DataFrame({"campaign_id": list(starts), "start_date": starts.values()}),
+        coupons=offers,
+        redemptions=offers.assign(household_id=1),
+    )
+    kept = unseen_only(whole)
+    # A coupon of two test campaigns is unseen in both.
+    expected = [(1, 5), (2, 6), (3, 6)]
+    for table in (kept.coupons, kept.redemptions):
+        pairs = table[["campaign_id", "coupon_upc"]]
+        assert list(pairs.itertuples(index=False, name=None)) == expected
