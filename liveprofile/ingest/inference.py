@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import re
@@ -13,16 +12,13 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from liveprofile.errors import InputError
+from liveprofile.ingest.first_rows import first_of_csv, first_of_parquet
 from liveprofile.ingest.mapping import NUMBER_FIELDS
+from liveprofile.ingest.time_formats import formats_of, parse_time
+from liveprofile.ingest.translation import number_of
 from liveprofile.wire.tokens import TYPE_INDEX
 
-SAMPLE_ROWS = 10_000
-SAMPLE_BYTES = 8 << 20
-DELIMITERS = ",;\t|"
 MOST_SHARE = 0.9
 MOST_TYPES = 50  # a column with more values is no event type
 
@@ -70,6 +66,7 @@ TYPES = {
     "campaign": "campaign",
     "login": "login log_in signin sign_in",
 }
+COMMON_FIELDS = ("item_id", "category_id", "price", "quantity", "amount", "session_id", "device_id")
 FIELD_OF_NAME = {name: field for field, names in NAMES.items() for name in names.split()}
 TYPE_OF_NAME = {name: kind for kind, names in TYPES.items() for name in names.split()}
 
@@ -79,6 +76,7 @@ class Draft(NamedTuple):
 
     format: str
     delimiter: str
+    decimal: str
     columns: list[str]  # names for a CSV without a header line
     sort_by_time: bool
     time: dict[str, str]
@@ -94,6 +92,8 @@ class Draft(NamedTuple):
         lines += [f"format = {_text(self.format)}"]
         if self.delimiter != ",":
             lines.append(f"delimiter = {_text(self.delimiter)}")
+        if self.decimal != ".":
+            lines.append(f"decimal = {_text(self.decimal)}")
         if self.columns:
             lines.append(f"columns = [{', '.join(map(_text, self.columns))}]")
         if self.sort_by_time:
@@ -114,7 +114,12 @@ class Draft(NamedTuple):
             lines += [f"# {_key(key)} = ?  {note}" for key, note in notes.items()]
         if self.unused:
             lines += ["", f"# Columns that are not used: {', '.join(self.unused)}"]
+            lines += ["# [fields] may have: " + ", ".join(free)] if (free := self._free()) else []
         return "\n".join(lines) + "\n"
+
+    def _free(self) -> list[str]:
+        """The fields that most files have and this draft has not."""
+        return [name for name in COMMON_FIELDS if name not in self.fields]
 
 
 def infer(source: Path) -> Draft:
@@ -124,8 +129,8 @@ def infer(source: Path) -> Draft:
     with source.open("rb") as file:
         is_parquet = file.read(4) == b"PAR1"
     if is_parquet:
-        return draft("parquet", ",", _read_parquet(source), has_header=True)
-    delimiter, rows = _read_csv(source)
+        return draft("parquet", ",", first_of_parquet(source), has_header=True)
+    delimiter, rows = first_of_csv(source)
     if not rows or len(rows[0]) < 2 or rows[0][0].startswith("{"):
         raise InputError(f"{source}: neither Parquet nor a CSV with several columns")
     has_header = _is_header(rows[0])
@@ -142,11 +147,14 @@ def draft(
     unsure: dict[str, str] = {}
     fields = _fields_by_name(columns)
     time = _time(columns, fields.pop("event_time", None), unsure)
-    for field in [name for name in fields if name in NUMBER_FIELDS]:
-        if not _most(_is_number, columns[fields[field]]):
+    numbers = [name for name in fields if name in NUMBER_FIELDS]
+    decimal = _decimal(columns, [fields[name] for name in numbers])
+    for field in numbers:
+        if not _most(lambda value: _is_number(value, decimal), columns[fields[field]]):
             del fields[field]
     if "user_id" not in fields:
-        unsure["fields.user_id"] = "the column with the customer"
+        free = [name for name in columns if name not in (*fields.values(), time.get("column"))]
+        unsure["fields.user_id"] = "the column with the customer" + _perhaps(columns, free)
     event_id = fields.pop("event_id", None)
     if event_id is None or len(set(columns[event_id])) < len(columns[event_id]):
         user = fields.get("user_id")
@@ -158,10 +166,11 @@ def draft(
     fields = {"event_id": event_id, **fields}
     order = ["event_id", *NAMES]
     used = {time.get("column"), *fields.values()}
-    times = _times(columns.get(time.get("column", ""), []), time.get("unit", "iso"))
+    times = _times(columns.get(time.get("column", ""), []), time)
     return Draft(
         file_format,
         delimiter,
+        decimal,
         [] if has_header else list(columns),
         any(earlier > later for earlier, later in itertools.pairwise(times)),
         time,
@@ -196,15 +205,28 @@ def _time(
     columns: dict[str, list[Any]], named: str | None, unsure: dict[str, str]
 ) -> dict[str, str]:
     candidates = [name for name in columns if _time_unit(columns[name]) is not None]
+    formats = (
+        {}
+        if candidates
+        else {name: formats_of(_present(columns[name]), MOST_SHARE) for name in columns}
+    )
+    candidates += [name for name, found in formats.items() if found]
     column = named if named is not None else (candidates[0] if candidates else None)
     if column is None:
         unsure["time.column"] = "the column with the time of the event"
         return {}
+    if found := formats.get(column):
+        unsure["time.column"] = (
+            f"chosen by its values; it may also be {found[1]}: is the day first?"
+            if len(found) > 1
+            else "local times, or UTC? set zone, such as Europe/Berlin"
+        )
+        return {"column": column, "format": found[0]}
     unit = _time_unit(columns[column])
     if unit is None:
         example = next(iter(_present(columns[column])), "")
         unsure["time.column"] = (
-            f"{example!r} is neither ISO 8601 (2026-11-26T01:00) nor a count since 1970: convert it"
+            f"{example!r} is neither ISO 8601 (2026-11-26T01:00) nor a count since 1970: set format"
         )
     elif column != named:
         unsure["time.column"] = "chosen by its values"
@@ -244,9 +266,12 @@ def _has_zone(value: Any) -> bool:
     return moment is not None and moment.tzinfo is not None
 
 
-def _times(values: list[Any], unit: str) -> list[Any]:
+def _times(values: list[Any], time: dict[str, str]) -> list[Any]:
     """Comparable times, to see whether the rows are in order."""
-    if unit != "iso":
+    if time_format := time.get("format"):
+        parsed = (parse_time(value, time_format) for value in _present(values))
+        return [moment for moment in parsed if moment is not None]
+    if time.get("unit", "iso") != "iso":
         return [float(value) for value in _present(values) if _is_number(value)]
     return [str(value) for value in _present(values)]
 
@@ -262,7 +287,16 @@ def _event_type(
     column = next((name for name, counts in by_column.items() if _are_types(counts)), None)
     if column is None:
         bought = {"amount", "quantity", "price"} & fields.keys()
-        unsure["fixed.event_type"] = "no column has event types: every row is one of these"
+        few = [
+            f"{name} ({', '.join(itertools.islice(counts, 4))})"
+            for name, counts in by_column.items()
+            if 1 < len(counts) <= MOST_TYPES
+        ]
+        unsure["fixed.event_type"] = "no column has event types: every row is one of these" + (
+            f"; or set event_type in [fields] and the values in [types]: {', '.join(few)}"
+            if few
+            else ""
+        )
         return {"event_type": "purchase" if bought else "view"}, {}
     fields["event_type"] = column
     counts = by_column[column]
@@ -293,39 +327,40 @@ def _present(values: list[Any]) -> list[Any]:
     return [value for value in values if value is not None and value != ""]
 
 
-def _is_number(value: Any) -> bool:
+def _perhaps(columns: dict[str, list[Any]], names: list[str]) -> str:
+    """The columns whose values come back, most values first."""
+    counts = {name: len({str(value) for value in _present(columns[name])}) for name in names}
+    rows = max(map(len, columns.values()), default=0)
+    likely = [
+        name
+        for name in names
+        if 1 < counts[name] <= MOST_SHARE * rows and not _has_comma(columns[name])
+    ]
+    likely = sorted(likely, key=lambda name: -counts[name])[:3]
+    named = (f"{name} ({counts[name]} values in {rows} rows)" for name in likely)
+    return f": perhaps {', '.join(named)}" if likely else ""
+
+
+def _decimal(columns: dict[str, list[Any]], numbers: list[str]) -> str:
+    """The decimal mark; of all columns if the names of none tell that they are numbers."""
+    return "," if any(_has_comma(columns[name]) for name in numbers or columns) else "."
+
+
+def _has_comma(values: list[Any]) -> bool:
+    present = [value for value in _present(values) if isinstance(value, str)]
+    return any("," in value for value in present) and _most(
+        lambda value: number_of(value, ",") is not None, present
+    )
+
+
+def _is_number(value: Any, decimal: str = ".") -> bool:
+    if decimal == "," and isinstance(value, str):
+        return number_of(value, decimal) is not None
     try:
         float(value)
     except (TypeError, ValueError):
         return False
     return not isinstance(value, bool)
-
-
-def _read_parquet(source: Path) -> dict[str, list[Any]]:
-    try:
-        with pq.ParquetFile(source) as file:
-            batch = next(file.iter_batches(SAMPLE_ROWS), None)
-            names = file.schema_arrow.names
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"{source}: {' '.join(str(error).split())[:300]}") from None
-    if batch is None:
-        return {name: [] for name in names}
-    return {name: batch[name].to_pylist() for name in names}
-
-
-def _read_csv(source: Path) -> tuple[str, list[list[str]]]:
-    """The delimiter and the first rows, all as texts."""
-    try:
-        with source.open(encoding="utf-8-sig", newline="") as file:
-            lines = file.read(SAMPLE_BYTES).splitlines(keepends=True)[: SAMPLE_ROWS + 1]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{source}: {error}") from None
-    # Every line has the delimiter of the file about as often; another occurs in some texts only.
-    fewest = {
-        each: min((line.count(each) for line in lines[:20]), default=0) for each in DELIMITERS
-    }
-    delimiter = max(DELIMITERS, key=fewest.__getitem__)
-    return delimiter, [row for row in csv.reader(lines, delimiter=delimiter) if row]
 
 
 def _is_header(row: list[str]) -> bool:

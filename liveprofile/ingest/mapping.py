@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from liveprofile.errors import InputError
+from liveprofile.ingest.time_formats import check_format
 from liveprofile.wire.tokens import TYPE_INDEX
 
 # Event fields by the conversion of their column's values (docs/data-contract.md).
@@ -39,7 +40,21 @@ class TimeMapping(MappingSection):
     unit: Literal["iso", "s", "ms", "us", "ns"] = Field(
         "iso", description="iso: ISO 8601 text or a Parquet timestamp; else a count since 1970"
     )
+    format: str = Field(
+        "", description="of other texts, as in Python's strptime, such as %d.%m.%Y %H:%M:%S"
+    )
     zone: str = Field("UTC", description="time zone of times without one")
+
+    @field_validator("format")
+    @classmethod
+    def _check_format(cls, value: str) -> str:
+        return check_format(value) if value else value
+
+    @model_validator(mode="after")
+    def _check_unit(self) -> TimeMapping:
+        if self.format and self.unit != "iso":
+            raise ValueError(f"unit = {self.unit!r} is a count, which has no format")
+        return self
 
     @field_validator("zone")
     @classmethod
@@ -69,6 +84,9 @@ class FileMapping(MappingSection):
     format: Literal["csv", "parquet", "jsonl"]
     columns: tuple[str, ...] = Field((), description="names for a CSV without a header line")
     delimiter: str = Field(",", min_length=1, max_length=1)
+    decimal: Literal[".", ","] = Field(
+        ".", description="decimal mark of numbers in texts; with a comma, 1.234,50 is a number"
+    )
     sort_by_time: bool = False
     time: TimeMapping
     fields: dict[str, str] = Field(

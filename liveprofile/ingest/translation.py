@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from liveprofile.errors import InputError
+from liveprofile.ingest import time_formats
 from liveprofile.ingest.mapping import (
     NUMBER_FIELDS,
     ROW_NUMBER,
@@ -23,7 +25,10 @@ from liveprofile.ingest.mapping import (
     template_columns,
 )
 from liveprofile.ingest.sources import LINE, ROW, lookup_table
+from liveprofile.ingest.time_formats import parse_time
 
+# Dots between thousands are optional. 12.50 is no number here: its dot would be lost.
+_COMMA_NUMBER = re.compile(r"\s*-?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?\s*")
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
@@ -91,7 +96,8 @@ class MappingTranslator:
     def _time_column_ms(self, columns: dict[str, pa.Array]) -> pa.Int64Array:
         array = columns[self._mapping.time.column]
         try:
-            return epoch_ms(array, self._mapping.time.unit, self._zone)
+            time = self._mapping.time
+            return epoch_ms(array, time.unit, self._zone, time.format)
         except InputError as error:
             raise InputError(f"mapping {self._name}: time.column {error}") from None
 
@@ -131,7 +137,7 @@ class MappingTranslator:
                 None if None in part else filled.format(*part) for part in zip(*parts, strict=True)
             ]
         if name in NUMBER_FIELDS:
-            return _numbers(columns[source])
+            return _numbers(columns[source], self._mapping.decimal)
         if name not in TEXT_FIELDS:
             return columns[source].to_pylist()
         texts = _texts(columns[source])
@@ -157,11 +163,11 @@ class MappingTranslator:
         return {name: _array([row.get(name) for row in parsed]) for name in names}
 
 
-def epoch_ms(array: pa.Array, unit: str, zone: ZoneInfo) -> pa.Int64Array:
+def epoch_ms(array: pa.Array, unit: str, zone: ZoneInfo, time_format: str = "") -> pa.Int64Array:
     """(N,) times in epoch milliseconds, rounded down; null for a value that is not a time.
 
-    `zone` applies to times without a time zone. Raises InputError for a column type that does not
-    fit the unit.
+    `zone` applies to times without a time zone, time_format to texts. Raises InputError for a
+    column type that does not fit the unit.
     """
     kind = array.type
     if pa.types.is_date(kind) or pa.types.is_timestamp(kind):
@@ -171,6 +177,11 @@ def epoch_ms(array: pa.Array, unit: str, zone: ZoneInfo) -> pa.Int64Array:
                 array, zone.key, ambiguous="earliest", nonexistent="earliest"
             )
         return _floor_div(array.cast(pa.int64()), 1_000)
+    if time_format:
+        if not _is_text(kind):
+            raise InputError(f"is {kind}, not text: remove time.format")
+        moments = (parse_time(text, time_format) for text in array.to_pylist())
+        return pa.array([moment and _zoned_ms(moment, zone) for moment in moments], pa.int64())
     if unit == "iso":
         if not _is_text(kind):
             raise InputError(f"is {kind}, not ISO 8601 text: set time.unit to s, ms, us or ns")
@@ -216,10 +227,11 @@ def _iso_ms(text: str | None, zone: Any) -> int | None:
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=zone)
-    delta = moment - datetime(1970, 1, 1, tzinfo=UTC)
-    return (delta.days * 86_400 + delta.seconds) * 1_000 + delta.microseconds // 1_000
+    return _zoned_ms(moment, zone)
+
+
+def _zoned_ms(moment: datetime, zone: Any) -> int:
+    return time_formats.epoch_ms(moment if moment.tzinfo else moment.replace(tzinfo=zone))
 
 
 def _join(columns: dict[str, pa.Array], lookup: Lookup, table: pa.Table) -> None:
@@ -245,10 +257,10 @@ def _texts(array: pa.Array) -> list[str | None]:
     return array.to_numpy(zero_copy_only=False).tolist()
 
 
-def _numbers(array: pa.Array) -> list[Any]:
+def _numbers(array: pa.Array, decimal: str) -> list[Any]:
     if _is_text(array.type):
         return [
-            text if text is None or (number := _float(text)) is None else number
+            text if text is None or (number := number_of(text, decimal)) is None else number
             for text in array.to_pylist()
         ]
     if pa.types.is_decimal(array.type):
@@ -257,6 +269,15 @@ def _numbers(array: pa.Array) -> list[Any]:
     if pa.types.is_floating(array.type):
         return [None if value is None or value != value else value for value in values]
     return values
+
+
+def number_of(text: str, decimal: str) -> float | None:
+    """The number in a text with this decimal mark; None if it is none."""
+    if decimal == ",":
+        if not _COMMA_NUMBER.fullmatch(text):
+            return None
+        text = text.replace(".", "").replace(",", ".")
+    return _float(text)
 
 
 def _float(text: str | None) -> float | None:

@@ -91,8 +91,8 @@ def test_unit_of_times_is_found(tmp_path: Path, value: str, unit: dict[str, str]
 
 
 def test_time_that_a_mapping_cannot_read_is_marked(tmp_path: Path) -> None:
-    found = draft(tmp_path, "user,date\n1,12/1/2010 8:26\n")
-    assert "'12/1/2010 8:26' is neither ISO 8601" in found.unsure["time.column"]
+    found = draft(tmp_path, "user,date\n1,1st of May 2010 8:26\n")
+    assert "'1st of May 2010 8:26' is neither ISO 8601" in found.unsure["time.column"]
 
 
 def test_numbers_that_are_texts_are_no_price(tmp_path: Path) -> None:

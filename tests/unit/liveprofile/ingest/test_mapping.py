@@ -280,7 +280,7 @@ INVALID_MAPPINGS = {
     "unknown key": (CSV + "[colour]\n", r"unknown key colour: use one of format, columns,"),
     "unknown key of time": (
         CSV.replace('"when"', '"when"\ntimezone = "UTC"'),
-        r"unknown key time\.timezone: use one of column, unit, zone",
+        r"unknown key time\.timezone: use one of column, unit, format, zone",
     ),
     "unknown format": (CSV.replace('"csv"', '"xml"'), r"format: .*'csv', 'parquet' or 'jsonl'"),
     "unknown field": (
