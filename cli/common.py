@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from liveprofile.config import CONFIG_VARIABLE, Settings, load
+from liveprofile.resources import ROOT
 
 if TYPE_CHECKING:
     from liveprofile.labels.feedback import RejectedLabel
@@ -26,7 +27,7 @@ ConfigOption = Annotated[
         metavar="FILE",
         show_default=False,
         help=f"Settings file (TOML). Default: the file that ${CONFIG_VARIABLE} names, else"
-        f" {LOCAL_STACK_CONFIG} if it exists, else the built-in defaults.",
+        f" {LOCAL_STACK_CONFIG} here or in the checkout, else the built-in defaults.",
     ),
 ]
 
@@ -54,7 +55,8 @@ def config_file(config: Path | None) -> Path | None:
         return config
     if named := os.environ.get(CONFIG_VARIABLE):
         return Path(named)
-    return LOCAL_STACK_CONFIG if LOCAL_STACK_CONFIG.is_file() else None
+    of_stack = (LOCAL_STACK_CONFIG, ROOT / LOCAL_STACK_CONFIG)
+    return next((file for file in of_stack if file.is_file()), None)
 
 
 def read_settings(config: Path | None) -> Settings:

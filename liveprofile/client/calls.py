@@ -252,6 +252,16 @@ def put_segments(
     return _put_definitions("/v1/segments", {"segments": list(segments)}, tag, dry_run)
 
 
+def preview_segments(
+    segments: Sequence[Mapping[str, Any]], at: datetime | None = None
+) -> Call[models.PreviewAnswer]:
+    """Who would enter and leave each segment with these definitions."""
+    body = {"segments": list(segments)}
+    parse = _as(models.PreviewAnswer)
+    params = _given(at=_time(at))
+    return Call("POST", "/v1/segments:preview", parse, params, body, timeout_s=SCAN_TIMEOUT_S)
+
+
 def _put_definitions(
     path: str, body: Mapping[str, Any], tag: str, dry_run: bool
 ) -> Call[models.AppliedChanges]:

@@ -354,6 +354,24 @@ class AppliedChanges(Answer):
     changes: list[AppliedChange]
 
 
+class PreviewOfSegment(Answer):
+    """The users of one segment by the definitions in force and by those of the request."""
+
+    segment_id: str
+    users_now: int
+    users_then: int
+    enter: int
+    leave: int
+    entering: list[str] = Field(description="a few of the users who enter")
+    leaving: list[str]
+
+
+class PreviewAnswer(Answer):
+    at_ms: int
+    users: int = Field(description="all users")
+    segments: list[PreviewOfSegment]
+
+
 class Page(Answer, Generic[Item]):
     """A page may have fewer items than asked for; only a null cursor means the end."""
 

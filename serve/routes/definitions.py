@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from liveprofile.client.models import (
     AppliedChanges,
+    PreviewAnswer,
     RuleList,
     RulesRequest,
     SegmentList,
@@ -20,17 +21,19 @@ from serve.definitions import DefinitionKind, parse
 from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import ApiError
-from serve.routes.common import DataStore, audit_entry, problems
+from serve.routes.common import DataStore, Time, audit_entry, problems, to_ms
 from serve.security import Caller, Require
 from serve.store.protocol import Store
 from udfs.definition_changes import InForce
 
 # Each request makes its own connections to Kafka.
 COST = 10.0
+SCAN_COST = 50.0
 DEADLINE_S = 15.0
 
 DefinitionReader = Annotated[Caller, Depends(Require(Role.READER, COST))]
 SegmentEditor = Annotated[Caller, Depends(Require(Role.ANALYST, COST))]
+SegmentPreviewer = Annotated[Caller, Depends(Require(Role.ANALYST, SCAN_COST))]
 RuleEditor = Annotated[Caller, Depends(Require(Role.ADMIN, COST))]
 IfMatch = Annotated[
     str | None,
@@ -87,6 +90,23 @@ async def put_segments(
     A user's segments change at the next window or sweep.
     """
     return await _put(request, store, caller, "segments", body.segments, if_match, dry_run)
+
+
+@router.post("/segments:preview", response_model=PreviewAnswer, responses=problems())
+async def preview_segments(
+    request: Request,
+    body: SegmentsRequest,
+    store: DataStore,
+    caller: SegmentPreviewer,
+    at: Annotated[Time | None, Query(description="Evaluate at this time; now. RFC 3339.")] = None,
+) -> Response:
+    """Who would enter and leave each segment. Evaluates all profiles and changes nothing."""
+    segments = parse("segments", body.segments)
+    extend_deadline(request, request.app.state.scan_deadline_s)
+    at_ms = request.app.state.clock_ms() if at is None else to_ms(at)
+    users, found = await store.preview_segments(segments, at_ms)
+    items = [each._asdict() for each in found]
+    return answers.json_response({"at_ms": at_ms, "users": users, "segments": items})
 
 
 async def _get(request: Request, store: Store, kind: DefinitionKind) -> Response:

@@ -27,6 +27,17 @@ from udfs.definition_changes import (
 KAFKA_TIMEOUT_MS = 4_000
 
 
+def read_kind_in_force(settings: Settings, kind: DefinitionKind) -> InForce:
+    """The rules or segments that jobs use. Raises ServiceError."""
+    of = KINDS[kind]
+    try:
+        return read_in_force(
+            settings, of.topic_name(settings), of.read_topic, of.file(settings), of.read_file
+        )
+    except DefinitionsError as error:  # of the file in the settings
+        raise ServiceError(str(error)) from None
+
+
 class CassandraDefinitions:
     """The methods of serve.store.protocol.Store about rules and segments."""
 
@@ -36,7 +47,8 @@ class CassandraDefinitions:
         self._definition_settings = settings.model_copy(update={"kafka": kafka})
 
     async def definitions(self, kind: DefinitionKind) -> InForce:
-        return await self._link.in_thread(lambda session: self._read(kind))
+        settings = self._definition_settings
+        return await self._link.in_thread(lambda session: read_kind_in_force(settings, kind))
 
     async def put_definitions(
         self,
@@ -54,16 +66,6 @@ class CassandraDefinitions:
                 return applied
 
         return await self._link.in_thread(write)
-
-    def _read(self, kind: DefinitionKind) -> InForce:
-        of = KINDS[kind]
-        settings = self._definition_settings
-        try:
-            return read_in_force(
-                settings, of.topic_name(settings), of.read_topic, of.file(settings), of.read_file
-            )
-        except DefinitionsError as error:  # of the file in the settings
-            raise ServiceError(str(error)) from None
 
     def _apply(
         self,

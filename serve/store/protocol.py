@@ -11,7 +11,9 @@ from liveprofile.alerts.cases.snooze import Snooze
 from liveprofile.alerts.cases.states import AlertState, StateChange, StoredAlertState
 from liveprofile.errors import LiveprofileError
 from liveprofile.rules.definitions import Definition
+from liveprofile.segments.definitions import Segment
 from liveprofile.segments.members import SegmentSize
+from liveprofile.segments.preview import SegmentPreview
 from liveprofile.storage.queries import SimilarUser, StoredFlag, StoredScore
 from liveprofile.trends.counts import Series
 from liveprofile.trends.points import Metric, Point
@@ -233,6 +235,14 @@ class Store(Protocol):
 
         expected_tag: of the definitions that the caller has seen; None: any. Raises
         DefinitionsChanged.
+        """
+
+    async def preview_segments(
+        self, segments: Sequence[Segment], at_ms: int
+    ) -> tuple[int, list[SegmentPreview]]:
+        """What these definitions would change at a time: all users, and each segment.
+
+        Raises ScanBusy, ScanTooLarge.
         """
 
     async def audit_trail(self, day_ms: int, limit: int) -> list[AuditEntry]:

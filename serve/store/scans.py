@@ -16,15 +16,20 @@ from typing import Literal, TypeVar
 from cassandra.cluster import Session
 
 from liveprofile.config import CassandraSettings, Settings
+from liveprofile.segments.definitions import Segment, SegmentSet, segment_set
+from liveprofile.segments.preview import SegmentPreview, preview
+from liveprofile.segments.stored_profiles import scan_profiles
 from liveprofile.storage.connection import open_session
 from liveprofile.trends.retention import Cohort
 from liveprofile.trends.stored import StoredFunnel, stored_funnel, stored_retention
+from serve.store.definitions import read_kind_in_force
 from serve.store.protocol import ScanBusy, ScanTooLarge
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 # A second scan must get its answer while the first runs.
 THREADS = 4
+PREVIEW_PAGE_ROWS = 1_000
 
 
 class ScanLimit:
@@ -35,10 +40,12 @@ class ScanLimit:
         self._clock_s, self._end_s = clock_s, clock_s() + seconds
         self.stopped = False  # set by another thread
 
-    def watch(self, rows: Iterable[Row]) -> Iterator[Row]:
-        """Passes rows on. Raises ScanTooLarge."""
+    def watch(
+        self, rows: Iterable[Row], size: Callable[[Row], int] = lambda row: 1
+    ) -> Iterator[Row]:
+        """Passes rows, or pages of `size` rows, on. Raises ScanTooLarge."""
         for row in rows:
-            self.take(1)
+            self.take(size(row))
             yield row
 
     def take(self, rows: int) -> None:
@@ -89,6 +96,22 @@ class CassandraScans:
         return await self.scan(
             lambda session, limit: stored_retention(session, event_type, limit.watch)
         )
+
+    async def preview_segments(
+        self, segments: Sequence[Segment], at_ms: int
+    ) -> tuple[int, list[SegmentPreview]]:
+        settings = self._scan_settings
+        then, _ = segment_set(segments)
+
+        def read(session: Session, limit: ScanLimit) -> tuple[int, list[SegmentPreview]]:
+            now: SegmentSet = read_kind_in_force(settings, "segments").definitions
+            pages = limit.watch(
+                scan_profiles(session, page_rows=PREVIEW_PAGE_ROWS),
+                lambda page: len(page.user_ids),
+            )
+            return preview(pages, now, then, at_ms, settings.state.decay_days)
+
+        return await self.scan(read)
 
     async def scan(self, work: Callable[[Session, ScanLimit], Result]) -> Result:
         """Runs work that blocks, on a connection of its own. Raises ScanBusy, ScanTooLarge."""

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from liveprofile.config import load
 from liveprofile.rules.definitions import Definition
 from liveprofile.rules.rules import RuleSet
-from liveprofile.segments.definitions import SegmentSet
+from liveprofile.segments.definitions import Segment, SegmentSet
+from liveprofile.segments.preview import SegmentPreview
 from serve.definitions import KINDS, DefinitionKind
 from serve.store.protocol import AuditEntry
 from tests.support.paths import ROOT
@@ -64,3 +65,9 @@ class MemoryDefinitions:
         was, became = applied.audit()
         self.audit.append(audit._replace(before=was, after=became, outcome="done"))
         return applied
+
+    async def preview_segments(
+        self, segments: Sequence[Segment], at_ms: int
+    ) -> tuple[int, list[SegmentPreview]]:
+        await self._answer()
+        return 9, [SegmentPreview(each.id, 1, 2, 1, 0, ["42"], []) for each in segments]

@@ -29,14 +29,14 @@ CONFIG = schemathesis.Config.from_dict(
         # A schema does not tell whether a condition is valid, or what If-Match must be.
         "operations": [
             {
-                "include-name": f"PUT {path}",
+                "include-name": name,
                 "checks": {
                     "positive_data_acceptance": {
                         "expected-statuses": [*ACCEPTED, "412", "422", "428"]
                     }
                 },
             }
-            for path in ("/v1/rules", "/v1/segments")
+            for name in ("PUT /v1/rules", "PUT /v1/segments", "POST /v1/segments:preview")
         ],
     }
 )

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from serve.keys import Role
-from tests.support.memory.api_store import MemoryApiStore
+from tests.support.memory.api_store import NOW_MS, MemoryApiStore
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
 
 Connect = Callable[..., TestClient]
@@ -103,3 +103,16 @@ def test_role_that_may_change_definitions(connect: Connect, kind: str, least: Ro
         assert client.get(f"/v1/{kind}").status_code == 200
         answer = client.put(f"/v1/{kind}", json={kind: []}, headers={"If-Match": "*"})
         assert (answer.status_code == 403) is not role.includes(least), role
+
+
+def test_preview_says_who_enters_and_leaves(connect: Connect, store: MemoryApiStore) -> None:
+    client = connect(Role.ANALYST)
+    body = {"segments": [SEGMENT]}
+    preview = client.post("/v1/segments:preview?at=2026-01-02T00:00:00Z", json=body).json()
+    assert (preview["at_ms"], preview["users"]) == (1_767_312_000_000, 9)
+    assert [each["segment_id"] for each in preview["segments"]] == ["big"]
+    assert client.post("/v1/segments:preview", json=body).json()["at_ms"] == NOW_MS
+    bad = {"segments": [SEGMENT | {"when": "x > 1"}]}
+    assert client.post("/v1/segments:preview", json=bad).status_code == 422
+    assert connect(Role.READER).post("/v1/segments:preview", json=body).status_code == 403
+    assert store.audit == []

@@ -111,6 +111,8 @@ def test_rules_are_read_changed_and_not_overwritten(store: MemoryApiStore) -> No
         run(store, calls.put_segments([{}], calls.ANY_TAG), Role.ANALYST)
     assert run(store, calls.put_segments([], calls.ANY_TAG), Role.ANALYST).tag != "file"
     assert run(store, calls.segments()).segments == []
+    at = datetime.fromtimestamp(NOW_MS / 1_000, UTC)
+    assert run(store, calls.preview_segments([], at), Role.ANALYST).at_ms == NOW_MS
 
 
 def test_errors_of_the_server_have_types(store: MemoryApiStore) -> None:
