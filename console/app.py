@@ -17,7 +17,7 @@ from starlette.staticfiles import StaticFiles
 from console.access import is_fetch
 from console.queue import AlertQueue
 from console.rendering import STATIC, error_page
-from console.routes import alerts, sign_in, users
+from console.routes import alerts, definitions, sign_in, users
 from console.sessions import Sessions
 from liveprofile.errors import LiveprofileError
 from liveprofile.serve_settings import ServeSettings
@@ -27,7 +27,7 @@ from serve.problems import to_api_error
 from serve.security import Gatekeeper, ReadKey
 from serve.store.protocol import Store
 
-ROUTERS = (sign_in.router, users.router, alerts.router)
+ROUTERS = (sign_in.router, users.router, alerts.router, definitions.router)
 
 
 def create_console(

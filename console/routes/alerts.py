@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from console.access import Analyst, Reader, is_fetch
+from console.access import THROUGH, Analyst, Reader, is_fetch
 from console.forms import form_of
 from console.queue import PAGE_FLAGS, AlertQueue
 from console.rendering import page
@@ -19,6 +19,7 @@ from liveprofile.units import HOUR_MS
 from serve.guard import extend_deadline
 from serve.paging import PageQuery, cursor_of
 from serve.problems import ApiError
+from serve.routes.common import audit_entry
 from serve.security import Caller
 from serve.store.protocol import AuditEntry, Store
 
@@ -169,12 +170,4 @@ def _hours(text: str) -> int:
 def _audit(
     request: Request, caller: Caller, action: str, target: str, requested: dict[str, Any]
 ) -> AuditEntry:
-    return AuditEntry(
-        key_id=caller.key_id,
-        name=caller.name,
-        action=action,
-        target=target,
-        request_id=request.state.request_id,
-        requested=requested | {"through": "console"},
-        at_ms=request.app.state.clock_ms(),
-    )
+    return audit_entry(request, caller, action, target, requested | THROUGH)

@@ -2,7 +2,7 @@
 "use strict";
 
 const FETCH = { headers: { "X-Console": "fetch" }, credentials: "same-origin" };
-const REFRESH_MS = 500;
+const REFRESH_MS = 500, CHECK_MS = 300;
 
 function byId(id) { return document.getElementById(id); }
 
@@ -186,6 +186,36 @@ function setUpAlerts() {
   setTimeout(turn, REFRESH_MS);
 }
 
+// --- rules and segments --------------------------------------------------------------------------
+
+function setUpEditor() {
+  const form = byId("editor");
+  if (!form) return;
+  const text = byId("text");
+  let timer, asked = 0;
+  const show = async (address, target) => {
+    const number = ++asked;
+    const body = new URLSearchParams(new FormData(form));
+    try {
+      const answer = await fetch(address, { ...FETCH, method: "POST", body });
+      const part = await answer.text();
+      if (number === asked) target.innerHTML = part;
+    } catch {
+      if (number === asked) target.textContent = "The console does not answer.";
+    }
+  };
+  text.addEventListener("input", () => {
+    clearTimeout(timer);
+    byId("changes").textContent = "";
+    timer = setTimeout(() => show(form.dataset.check, byId("checked")), CHECK_MS);
+  });
+  byId("compare").addEventListener("click", (event) => {
+    event.preventDefault();
+    show(form.getAttribute("action"), byId("changes"));
+  });
+}
+
 setUpTheme();
 setUpSlider();
 setUpAlerts();
+setUpEditor();

@@ -28,7 +28,7 @@ class AlertRow(NamedTuple):
 class Reason(NamedTuple):
     sentence: str
     value: str
-    usual: str  # "" if it is not known
+    compared: str  # with the usual value or the limit; "" if none is known
 
 
 class Button(NamedTuple):
@@ -105,12 +105,12 @@ def _reasons(file: FlagFile) -> list[Reason]:
         Reason(
             str(each.get("sentence") or words(str(each.get("code", "")))),
             _written(each.get("value")),
-            "" if each.get("usual") is None else _written(each["usual"]),
+            "" if each.get("usual") is None else f"usual: {_written(each['usual'])}",
         )
         for each in file.flag.reasons
     ]
     flag = file.flag
-    return found or [Reason(flag.message, number(flag.value), f"limit {number(flag.threshold)}")]
+    return found or [Reason(flag.message, number(flag.value), f"limit: {number(flag.threshold)}")]
 
 
 def _written(value: object) -> str:

@@ -58,13 +58,15 @@ KINDS: Mapping[str, _Kind] = {
         "Mean over windows with a purchase; recent windows weigh more.",
     ),
     "purchase_count_std": _Kind(
-        "its deviation", number, "Standard deviation of the number of purchases. Rules use it."
+        "deviation of the number",
+        number,
+        "Standard deviation of the purchases of such a window. Rules use it.",
     ),
     "purchase_amount_mean": _Kind(
         "usual spend", number, "Mean spend of a window with a purchase; recent windows weigh more."
     ),
     "purchase_amount_std": _Kind(
-        "its deviation", number, "Standard deviation of that spend. Rules use it."
+        "deviation of the spend", number, "Standard deviation of that spend. Rules use it."
     ),
     "windows": _Kind("windows", _count, "Windows in which the user did anything."),
     "events": _Kind("events", _count, "Events of all types in these windows."),

@@ -1,0 +1,118 @@
+"""Rules and segments: those in force, and their change while jobs run."""
+
+from __future__ import annotations
+
+import asyncio
+
+from fastapi import APIRouter, Query, Request
+from starlette.responses import RedirectResponse, Response
+
+from console.access import THROUGH, Reader, Visitor
+from console.forms import form_of
+from console.rendering import page
+from console.views.definitions import check, rows, to_toml
+from liveprofile.client.models import MAX_ID_CHARS
+from liveprofile.segments.members import SegmentSize
+from serve.definitions import DefinitionKind
+from serve.guard import extend_deadline
+from serve.keys import Role
+from serve.problems import ApiError
+from serve.routes.common import audit_entry
+from serve.routes.definitions import DEADLINE_S
+from serve.security import Caller
+from serve.store.protocol import Store
+
+# As in the read API.
+EDITORS: dict[DefinitionKind, Role] = {"rules": Role.ADMIN, "segments": Role.ANALYST}
+MAX_MEMBERS = 200
+
+router = APIRouter(prefix="/definitions")
+
+
+@router.get("/segments/members")
+async def members(
+    request: Request, caller: Reader, segment: str = Query(max_length=MAX_ID_CHARS)
+) -> Response:
+    store: Store = request.app.state.store
+    found = await store.segment_members(segment, None, MAX_MEMBERS)
+    return page(
+        request,
+        "members.html",
+        segment=segment,
+        members=found,
+        is_cut=len(found) == MAX_MEMBERS,
+    )
+
+
+@router.get("/{kind}")
+async def definitions(request: Request, kind: DefinitionKind, caller: Reader) -> Response:
+    """Those in force, as a table and as a text to edit. May take seconds: it reads Kafka."""
+    extend_deadline(request, DEADLINE_S)
+    store: Store = request.app.state.store
+    found = await store.definitions(kind)
+    listed = list(getattr(found.definitions, kind))
+    return page(
+        request,
+        "definitions.html",
+        kind=kind,
+        source=found.source,
+        tag=found.tag,
+        rows=rows(listed),
+        text=to_toml(kind, listed),
+        sizes=await _sizes(store, [each.id for each in listed]) if kind == "segments" else {},
+        may_edit=caller.role.includes(EDITORS[kind]),
+        editor=EDITORS[kind],
+    )
+
+
+@router.post("/{kind}/check")
+async def checked(request: Request, kind: DefinitionKind, caller: Reader) -> Response:
+    """The faults of a text: field text. Fast enough for every pause in typing."""
+    fields = await form_of(request)
+    found = await asyncio.to_thread(check, kind, fields.get("text", ""))
+    count = None if found.definitions is None else len(found.definitions)
+    return page(
+        request, "definitions_checked.html", kind=kind, problems=found.problems, count=count
+    )
+
+
+@router.post("/{kind}/compare")
+async def compare(request: Request, kind: DefinitionKind, caller: Reader) -> Response:
+    """What a text would change. Writes nothing."""
+    return await _put(request, kind, caller, dry_run=True)
+
+
+@router.post("/{kind}/apply")
+async def apply(request: Request, kind: DefinitionKind) -> Response:
+    """Makes a text the definitions in force, if nobody has changed them since they were read."""
+    caller = await Visitor(EDITORS[kind])(request)
+    return await _put(request, kind, caller, dry_run=False)
+
+
+async def _put(request: Request, kind: DefinitionKind, caller: Caller, dry_run: bool) -> Response:
+    fields = await form_of(request)
+    found = await asyncio.to_thread(check, kind, fields.get("text", ""))
+    if found.definitions is None:
+        return page(
+            request, "definitions_checked.html", 422, kind=kind, problems=found.problems, count=None
+        )
+    tag = fields.get("tag", "")
+    if not tag:
+        raise ApiError(422, "invalid-request", "tag: of the definitions that the text is based on")
+    extend_deadline(request, DEADLINE_S)
+    audit = None
+    if not dry_run:
+        requested = {"if_match": tag, "ids": [each.id for each in found.definitions]}
+        audit = audit_entry(request, caller, f"{kind}.put", kind, requested | THROUGH)
+    store: Store = request.app.state.store
+    applied = await store.put_definitions(kind, found.definitions, tag, audit)
+    if not dry_run:
+        return RedirectResponse(f"/definitions/{kind}", 303)
+    changes = [each for each in applied.changes if each.kind != "unchanged"]
+    return page(request, "definitions_changes.html", kind=kind, changes=changes)
+
+
+async def _sizes(store: Store, segments: list[str]) -> dict[str, SegmentSize]:
+    """The latest size of each segment that has been swept."""
+    found = await asyncio.gather(*(store.segment_sizes(each, 1) for each in segments))
+    return {name: sizes[0] for name, sizes in zip(segments, found, strict=True) if sizes}

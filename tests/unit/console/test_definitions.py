@@ -1,0 +1,130 @@
+"""Rules and segments in the console: seeing, checking, comparing and applying them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from html import unescape
+
+import pytest
+from starlette.testclient import TestClient
+
+from console.views.definitions import check, to_toml
+from liveprofile.rules.rules import read_rules
+from liveprofile.segments.definitions import read_segments
+from serve.keys import Role
+from tests.support.memory.api_store import MemoryApiStore
+from tests.support.paths import ROOT
+from tests.unit.console.conftest import SAME_ORIGIN
+
+Browse = Callable[..., TestClient]
+RULES, SEGMENTS = "/definitions/rules", "/definitions/segments"
+RICH = """
+[[segments]]
+id = "rich"
+when = "amount > 1000"
+owner = "sales"
+description = "spends much"
+"""
+FETCH = SAME_ORIGIN | {"X-Console": "fetch"}
+
+
+def editor(page: str) -> dict[str, str]:
+    """The fields of the form."""
+    text = re.search(r"<textarea[^>]*>\n?(.*?)</textarea>", page, re.DOTALL)[1]
+    return {"text": unescape(text), "tag": re.search(r'name="tag" value="([^"]*)"', page)[1]}
+
+
+@pytest.mark.parametrize("kind", ["rules", "segments"])
+def test_text_to_edit_is_read_back_unchanged(kind: str) -> None:
+    read = read_rules if kind == "rules" else read_segments
+    shipped = list(getattr(read(ROOT / f"{kind}.toml"), kind))
+    assert check(kind, to_toml(kind, shipped)) == (shipped, [])
+
+
+def test_text_keeps_every_character() -> None:
+    [rule, *_] = read_rules(ROOT / "rules.toml").rules
+    odd = rule.model_copy(
+        update={"message": 'a "quoted" \\n back\\slash\nline\ttab \x7f é {value}'}
+    )
+    assert check("rules", to_toml("rules", [odd])).definitions == [odd]
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("[[rules", "TOML: "),
+        ("rules = 3", "must be tables [[rules]]"),
+        ("rules = [3]", "must be tables [[rules]]"),
+        ("", "no table [[rules]]"),
+        ('[[rules]]\nid = "a"', "a: "),
+    ],
+)
+def test_faults_of_a_text_are_told(text: str, fault: str) -> None:
+    found = check("rules", text)
+    assert found.definitions is None
+    assert fault in found.problems[0]
+
+
+def test_faulty_condition_names_its_rule_and_column(browse: Browse) -> None:
+    browser = browse()
+    fields = editor(browser.get(RULES).text)
+    fields["text"] = re.sub('when = "', 'when = "nonsense > 1 or ', fields["text"], count=1)
+    answer = browser.post(f"{RULES}/check", data=fields, headers=FETCH)
+    assert answer.status_code == 200
+    assert re.search(r"<li>\w+: when, column 1: .*nonsense", answer.text)
+
+
+@pytest.mark.parametrize("kind", ["rules", "segments"])
+def test_definitions_in_force_are_listed(browse: Browse, kind: str) -> None:
+    page = browse().get(f"/definitions/{kind}").text
+    assert page.count('<th scope="row">') == page.count(f"[[{kind}]]")
+    assert "disabled>Apply" in page
+
+
+def test_segments_have_sizes_and_members(browse: Browse) -> None:
+    browser = browse()
+    assert re.search(r">loyal</a></th>\s*<td.*?</td>.*?4 of 4", browser.get(SEGMENTS).text, re.S)
+    assert "anna&lt;b&gt;" in browser.get(f"{SEGMENTS}/members?segment=loyal").text
+    assert "Nobody is stored" in browser.get(f"{SEGMENTS}/members?segment=none").text
+
+
+def test_comparing_writes_nothing(browse: Browse, store: MemoryApiStore) -> None:
+    browser = browse()
+    fields = editor(browser.get(SEGMENTS).text)
+    fields["text"] += RICH
+    answer = browser.post(f"{SEGMENTS}/compare", data=fields, headers=FETCH)
+    assert "added rich, version 1" in answer.text
+    assert store.audit == []
+
+
+def test_analyst_applies_segments_and_not_rules(browse: Browse, store: MemoryApiStore) -> None:
+    browser = browse(Role.ANALYST, "otto")
+    fields = editor(browser.get(SEGMENTS).text)
+    fields["text"] += RICH
+    page = browser.post(f"{SEGMENTS}/apply", data=fields, headers=SAME_ORIGIN)
+    assert page.url.path == SEGMENTS
+    assert "rich" in page.text
+    [entry] = store.audit
+    assert (entry.name, entry.action, entry.outcome) == ("otto", "segments.put", "done")
+    rules = editor(browser.get(RULES).text)
+    assert browser.post(f"{RULES}/apply", data=rules, headers=SAME_ORIGIN).status_code == 403
+
+
+def test_second_editor_is_refused(browse: Browse) -> None:
+    admin = browse(Role.ADMIN)
+    first, second = (editor(admin.get(RULES).text) for _ in range(2))
+    first["text"] = first["text"].replace("[[rules]]", "[[rules]] # the same", 1)
+    assert admin.post(f"{RULES}/apply", data=first, headers=SAME_ORIGIN).url.path == RULES
+    answer = admin.post(f"{RULES}/apply", data=second, headers=FETCH)
+    assert answer.status_code == 412
+    del second["tag"]
+    assert admin.post(f"{RULES}/apply", data=second, headers=FETCH).status_code == 422
+    second["text"] = "nothing"
+    assert admin.post(f"{RULES}/apply", data=second, headers=FETCH).status_code == 422
+
+
+def test_unknown_page_is_a_404_page(browse: Browse) -> None:
+    answer = browse().get("/nothing")
+    assert answer.status_code == 404
+    assert "There is no such page" in answer.text
