@@ -24,6 +24,7 @@ from liveprofile.setting_errors import as_section, json_form, setting_types
 from liveprofile.setting_sections import (
     CampaignSettings,
     CassandraSettings,
+    ConsentSettings,
     FlinkSettings,
     JobSettings,
     KafkaSettings,
@@ -65,6 +66,7 @@ class Settings(Section):
     serve: ServeSettings = ServeSettings()
     trends: TrendSettings = TrendSettings()
     campaigns: CampaignSettings = CampaignSettings()
+    consent: ConsentSettings = ConsentSettings()
     rules: Path = Path("rules.toml")
     segments: Path = Path("segments.toml")
     attributes: Path = Path("attributes.toml")

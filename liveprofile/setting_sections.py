@@ -30,6 +30,7 @@ class TopicSettings(Section):
     segments: str = "segment-definitions"
     segment_changes: str = "segment-changes"
     attributes: str = "user-attributes"
+    consents: str = "user-consents"
     partitions: int = Field(4, ge=1, le=1000, description="of a topic that `submit` creates")
     replication: int = Field(1, ge=1, le=10)
     retention_ms: int = Field(7 * DAY_MS, ge=-1)
@@ -38,6 +39,9 @@ class TopicSettings(Section):
     )
     attributes_retention_ms: int = Field(
         400 * DAY_MS, ge=-1, description="statements: a table that is lost is rebuilt from them"
+    )
+    consents_retention_ms: int = Field(
+        3_650 * DAY_MS, ge=-1, description="of consents, also in the table user_consent"
     )
 
     @classmethod
@@ -311,6 +315,23 @@ class CampaignSettings(Section):
     contact_ttl_s: int = Field(
         400 * 86_400, ge=1, le=MAX_TTL_S, description="of contacts; frequency caps count them"
     )
+
+
+class ConsentSettings(Section):
+    """What is allowed of a user who has neither granted nor withdrawn it."""
+
+    profiling: bool = Field(True, description="profiles from the user's events")
+    recommendation: bool = Field(True, description="recorded only")
+    marketing: bool = Field(
+        True, description="segment changes are sent, campaigns contact the user"
+    )
+    risk: bool = Field(True, description="recorded only")
+    training: bool = Field(True, description="rows of `liveprofile backfill`")
+
+    @property
+    def defaults(self) -> dict[str, bool]:
+        """By purpose."""
+        return self.model_dump()
 
 
 class FlinkSettings(Section):

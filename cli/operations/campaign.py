@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,6 +18,7 @@ from liveprofile.units import DAY_MS
 if TYPE_CHECKING:
     from liveprofile.campaigns.plan import Plan
     from liveprofile.campaigns.uplift import Difference, Uplift
+    from liveprofile.consent.changes import ConsentBook
 
 campaign = typer.Typer(
     name="campaign",
@@ -78,7 +80,7 @@ def plan(
 ) -> None:
     """Choose the users with the most expected gain, and a control group that is not contacted.
 
-    Users with an open fraud case are left out.
+    Users with an open fraud case, or without marketing consent, are left out.
 
     Example: `liveprofile campaign plan spring --segment lapsing --when "churn < 0.9" --cost 0.2
     --budget 500 --cap 2/30d --out spring.parquet`
@@ -88,6 +90,7 @@ def plan(
     from liveprofile.campaigns.plan_file import PlanFile, write_csv, write_plan
     from liveprofile.storage.connection import open_session
     from liveprofile.storage.scans import scan_profiles
+    from udfs.consent_feed import read_consents
 
     condition = None if when is None else condition_of(when)
     start_ms = round(time.time() * 1_000) if start is None else parse_since_ms(start, "--start")
@@ -96,6 +99,7 @@ def plan(
     opted_out = _user_ids(exclude)
     economics = Economics(cost, margin, response, budget)
     settings = read_settings(config)
+    allows = _allows_marketing(read_consents(settings))
     with open_session(settings.cassandra) as session:
         segments = frozenset(segment or ())
         found = candidates(scan_profiles(session), condition, segments, economics)
@@ -104,7 +108,9 @@ def plan(
         if most is not None:
             at_cap = contacts.users_at_cap(session, users, most, since_ms, name)
         open_cases = contacts.users_with_open_cases(session, users)
-    chosen = choose(found, name, control, economics, exclusion(opted_out, open_cases, at_cap))
+    chosen = choose(
+        found, name, control, economics, exclusion(opted_out, open_cases, at_cap, allows)
+    )
     result = PlanFile(about, chosen.targets)
     write_plan(out, result)
     if csv is not None:
@@ -130,23 +136,35 @@ def send(
 ) -> None:
     """Send the treatment group to a topic as CloudEvents, and store the contacts for caps.
 
-    Sending a plan again sends the same ids and stores nothing new.
+    Sending a plan again sends the same ids and stores nothing new. Users who have withdrawn
+    marketing consent since the plan was made are left out.
 
     Example: `liveprofile campaign send spring.parquet --topic campaign-targets`
     """
     from liveprofile.campaigns import contacts
+    from liveprofile.campaigns.plan import TREATMENT
     from liveprofile.campaigns.plan_file import read_plan
     from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.kafka.records import send_all
     from liveprofile.storage.connection import open_session
+    from udfs.consent_feed import read_consents
 
     plan = read_plan(plan_file)
     settings = read_settings(config)
+    allows = _allows_marketing(read_consents(settings))
+    targets = [target for target in plan.targets if allows(target.user_id)]
+    withdrawn = sum(
+        target.group == TREATMENT and not allows(target.user_id) for target in plan.targets
+    )
+    plan = plan._replace(targets=targets)
     partition_ranges(settings, topic)  # an unknown topic is an error before anything is stored
     with open_session(settings.cassandra) as session:
         contacts.store_contacts(session, settings, plan)
     sent = send_all(settings, topic, contacts.messages(plan))
-    print_json({"sent": sent}) if json else typer.echo(f"{sent} users sent to {topic}")
+    if json:
+        print_json({"sent": sent, "no_consent": withdrawn})
+    else:
+        typer.echo(f"{sent} users sent to {topic}, {withdrawn} have withdrawn their consent")
 
 
 @campaign.command()
@@ -218,6 +236,12 @@ def _campaign(**fields: Any) -> Any:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise InputError(f"{key} {fields.get(key)!r}: {first['msg']}") from None
+
+
+def _allows_marketing(consents: ConsentBook) -> Callable[[str], bool]:
+    """Whether a user allows marketing now."""
+    now_ms = round(time.time() * 1_000)
+    return lambda user_id: consents.allowed(user_id, "marketing", now_ms)
 
 
 def _cap(text: str, start_ms: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -16,7 +16,11 @@ from cli.common import (
     read_settings,
 )
 from cli.progress import print_line
-from liveprofile.errors import InputError
+from liveprofile.errors import InputError, ServiceError
+
+if TYPE_CHECKING:
+    from liveprofile.config import Settings
+    from liveprofile.consent.changes import ConsentBook
 
 
 def backfill(
@@ -62,10 +66,19 @@ def backfill(
             "--embedded", help="Run in an embedded Flink instead of the cluster at flink.rest_url."
         ),
     ] = False,
+    consents: Annotated[
+        bool,
+        typer.Option(
+            help="Leave out users who do not allow training (topic user-consents). --no-consents"
+            " is for events that are not of this shop's users."
+        ),
+    ] = True,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Make training rows from past events, with the same SQL views as the streaming job.
+
+    Rows of users who do not allow training now, or did not at the time of the row, are left out.
 
     Example: `liveprofile backfill --rows rows`
     or `liveprofile backfill shop.csv --mapping shop.toml --rows rows`
@@ -82,6 +95,8 @@ def backfill(
         "cluster": not embedded,
         "on_step": print_line,
     }
+    if consents:
+        common["consents"] = _consents(settings, file, mapping, rows, labels)
     if pipeline == "profile":
         result = backfill_job_runner.backfill_profile_rows(settings, rows, **common)
     else:
@@ -93,3 +108,19 @@ def backfill(
         print_json(result._asdict())
     else:
         typer.echo(f"{result.rows:,} rows in {result.folder}")
+
+
+def _consents(
+    settings: Settings, file: Path | None, mapping: Path | None, rows: Path, labels: Path | None
+) -> ConsentBook:
+    """Reads the consents, after the arguments have been checked. Raises ServiceError."""
+    from cli.pipeline import backfill_job_runner
+    from udfs.consent_feed import read_consents
+
+    backfill_job_runner.check_files(rows, file, mapping, labels)
+    try:
+        return read_consents(settings)
+    except ServiceError as error:
+        raise ServiceError(
+            f"consents for training cannot be read: {error}. --no-consents writes rows of all users"
+        ) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ import pyarrow.dataset as ds
 import pyarrow.json as pj
 
 from liveprofile.config import Settings
+from liveprofile.consent.changes import ConsentBook
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.features.entity import parse_lists
 from liveprofile.flink import rest, submission
@@ -44,6 +46,7 @@ class RowFormat(NamedTuple):
     job_schema: pa.Schema
     parquet_schema: pa.Schema
     convert: Callable[[pa.RecordBatch], pa.RecordBatch]
+    time_column: str  # of the Parquet rows
 
 
 class BackfillResult(NamedTuple):
@@ -52,6 +55,7 @@ class BackfillResult(NamedTuple):
     folder: str
     labels: int | None = None  # labels read; None for the profile pipeline
     copies: int = 0  # duplicate events, left out of the rows
+    no_consent: int = 0  # rows of users who do not allow training, left out
 
 
 def backfill_profile_rows(
@@ -63,6 +67,7 @@ def backfill_profile_rows(
     mapping: Path | None = None,
     cluster: bool = True,
     on_step: Callable[[str], None] = lambda step: None,
+    consents: ConsentBook | None = None,
 ) -> BackfillResult:
     """Writes the profile pipeline's rows to `out`, one folder per month of the window end.
 
@@ -72,14 +77,16 @@ def backfill_profile_rows(
     content of the input topic.
     cluster: True runs on flink.rest_url, whose machines must see the folder `out`; False runs an
     embedded Flink.
+    consents: only rows of users who allow training now and did at the end of the window; None: of
+    all users.
     Raises InputError for invalid files and ServiceError if the job fails.
     """
-    _check_files(out, source, mapping)
+    check_files(out, source, mapping)
     with _work_folder(out) as work:
         events, event_arguments = _spool_events(source, mapping, work, on_step, numbered=False)
         _run_job(settings, event_arguments, work, config, cluster, on_step)
-        read, written = _to_parquet(work, out, PROFILE_ROWS)
-    return BackfillResult(events, written, str(out), copies=read - written)
+        counts = _to_parquet(work, out, PROFILE_ROWS, consents)
+    return BackfillResult(events, counts.written, str(out), None, *counts[1:])
 
 
 def backfill_scoring_rows(
@@ -93,6 +100,7 @@ def backfill_scoring_rows(
     cluster: bool = True,
     on_step: Callable[[str], None] = lambda step: None,
     on_rejected: Callable[[RejectedLabel], None] = lambda row: None,
+    consents: ConsentBook | None = None,
 ) -> BackfillResult:
     """Writes the scoring pipeline's rows to `out`, one folder per month of the event time.
 
@@ -102,9 +110,7 @@ def backfill_scoring_rows(
     content of the topic risk-feedback.
     on_rejected: called for each invalid label.
     """
-    _check_files(out, source, mapping)
-    if labels is not None:
-        estimate_rows(labels)
+    check_files(out, source, mapping, labels)
     with _work_folder(out) as work:
         on_step("reading labels")
         file = work / "labels.txt"
@@ -115,17 +121,22 @@ def backfill_scoring_rows(
         events, event_arguments = _spool_events(source, mapping, work, on_step, numbered=True)
         arguments = [*event_arguments, "--labels", str(file.resolve())]
         _run_job(settings, arguments, work, config, cluster, on_step)
-        read, written = _to_parquet(work, out, SCORING_ROWS)
-    return BackfillResult(events, written, str(out), count, read - written)
+        counts = _to_parquet(work, out, SCORING_ROWS, consents)
+    return BackfillResult(events, counts.written, str(out), count, *counts[1:])
 
 
-def _check_files(out: Path, source: Path | None, mapping: Path | None) -> None:
+def check_files(
+    out: Path, source: Path | None, mapping: Path | None, labels: Path | None = None
+) -> None:
+    """Checks what can be checked before the backfill. Raises InputError."""
     if out.exists() and any(out.iterdir()):
         raise InputError(f"{out} is not empty: choose another folder for the rows")
     if source is not None:
         require_readable(source, mapping)
     elif mapping is not None:
         raise InputError(f"--mapping {mapping} needs FILE: the topic holds events")
+    if labels is not None:
+        estimate_rows(labels)
 
 
 @contextmanager
@@ -192,12 +203,21 @@ def _run_embedded(settings: Settings, arguments: list[str]) -> None:
         raise ServiceError(f"the backfill job failed: {reason}")
 
 
-def _to_parquet(work: Path, out: Path, row_format: RowFormat) -> tuple[int, int]:
-    """Converts the job's JSON rows to Parquet; returns the rows read and the rows written."""
-    read = written = 0
+class RowCounts(NamedTuple):
+    written: int
+    copies: int
+    no_consent: int
+
+
+def _to_parquet(
+    work: Path, out: Path, row_format: RowFormat, consents: ConsentBook | None
+) -> RowCounts:
+    """Converts the job's JSON rows to Parquet."""
+    written = copies = no_consent = 0
+    now_ms = round(time.time() * 1_000)
 
     def converted_batches() -> Iterator[pa.RecordBatch]:
-        nonlocal read, written
+        nonlocal written, copies, no_consent
         parse_options = pj.ParseOptions(
             explicit_schema=row_format.job_schema, unexpected_field_behavior="error"
         )
@@ -207,8 +227,11 @@ def _to_parquet(work: Path, out: Path, row_format: RowFormat) -> tuple[int, int]
             table = pj.read_json(pa.BufferReader(block), read_options, parse_options)
             for batch in table.to_batches(max_chunksize=BATCH_ROWS):
                 converted = row_format.convert(batch)
-                read, written = read + len(batch), written + len(converted)
-                yield converted
+                copies += len(batch) - len(converted)
+                allowed = allowed_rows(converted, row_format.time_column, consents, now_ms)
+                no_consent += len(converted) - len(allowed)
+                written += len(allowed)
+                yield allowed
 
     ds.write_dataset(
         converted_batches(),
@@ -218,7 +241,26 @@ def _to_parquet(work: Path, out: Path, row_format: RowFormat) -> tuple[int, int]
         partitioning=ds.partitioning(pa.schema([MONTH_FIELD]), flavor="hive"),
         existing_data_behavior="overwrite_or_ignore",
     )
-    return read, written
+    return RowCounts(written, copies, no_consent)
+
+
+def allowed_rows(
+    batch: pa.RecordBatch, time_column: str, consents: ConsentBook | None, now_ms: int
+) -> pa.RecordBatch:
+    """The rows of users who allow training now and did at the time of the row."""
+    if consents is None:
+        return batch
+    times = zip(batch["user_id"].to_pylist(), batch[time_column].to_pylist(), strict=True)
+    return batch.filter(
+        pa.array(
+            [
+                consents.allowed(user_id, "training", now_ms)
+                and consents.allowed(user_id, "training", time_ms)
+                for user_id, time_ms in times
+            ],
+            pa.bool_(),
+        )
+    )
 
 
 def _read_blocks(files: list[Path]) -> Iterator[bytes]:
@@ -256,8 +298,14 @@ def _convert_scoring_rows(batch: pa.RecordBatch) -> pa.RecordBatch:
 
 MONTH_FIELD = pa.field("month", pa.string())
 PROFILE_ROWS = RowFormat(
-    training_rows.PROFILE, training_rows.PROFILE.append(MONTH_FIELD), _convert_profile_rows
+    training_rows.PROFILE,
+    training_rows.PROFILE.append(MONTH_FIELD),
+    _convert_profile_rows,
+    "window_end_ms",
 )
 SCORING_ROWS = RowFormat(
-    training_rows.SCORING, training_rows.SCORING_STORED.append(MONTH_FIELD), _convert_scoring_rows
+    training_rows.SCORING,
+    training_rows.SCORING_STORED.append(MONTH_FIELD),
+    _convert_scoring_rows,
+    "event_ms",
 )

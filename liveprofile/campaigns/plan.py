@@ -32,6 +32,7 @@ FEATURES = (
     "purchase_amount_std",
 )
 TREATMENT, CONTROL = "treatment", "control"
+NO_CONSENT = "no marketing consent"
 _BATCH = 2_000
 
 
@@ -128,11 +129,19 @@ def choose(
 
 
 def exclusion(
-    opted_out: Container[str], open_cases: Container[str], at_cap: Container[str]
+    opted_out: Container[str],
+    open_cases: Container[str],
+    at_cap: Container[str],
+    allows: Callable[[str], bool] = lambda user_id: True,
 ) -> Callable[[str], str | None]:
-    """Returns the function that names why a user must not be contacted."""
+    """Returns the function that names why a user must not be contacted.
+
+    allows: whether a user allows marketing.
+    """
 
     def reason(user_id: str) -> str | None:
+        if not allows(user_id):
+            return NO_CONSENT
         if user_id in opted_out:
             return "excluded by file"
         if user_id in open_cases:

@@ -58,6 +58,11 @@ def topic_configs(topics: TopicSettings) -> dict[str, dict[str, str]]:
             "retention.ms": str(topics.attributes_retention_ms),
         },
         topics.feedback: deleted | {"retention.ms": str(topics.feedback_retention_ms)},
+        topics.consents: compacted
+        | {
+            "cleanup.policy": "compact,delete",
+            "retention.ms": str(topics.consents_retention_ms),
+        },
     }
 
 

@@ -99,6 +99,7 @@ TABLES: dict[str, HeldTable] = {
         "what other systems state about the user", "cassandra.attribute_keep_s", _by_user
     ),
     "campaign_contact": HeldTable("contacts of campaigns", "campaigns.contact_ttl_s", _by_user),
+    "user_consent": HeldTable("consents by purpose", "topics.consents_retention_ms", _by_user),
     "api_audit": HeldTable(
         "writes through the read API", "serve.audit_ttl_s", _all_rows, _has_target
     ),
@@ -128,6 +129,7 @@ TOPICS: dict[str, HeldTopic] = {
     "late": HeldTopic("late events", "topics.retention_ms"),
     "alerts": HeldTopic("risk alerts", "topics.retention_ms"),
     "segment_changes": HeldTopic("changes of segments", "topics.retention_ms"),
+    "consents": HeldTopic("consents by purpose", "topics.consents_retention_ms"),
     "feedback": HeldTopic("labels by analysts", "topics.feedback_retention_ms"),
     "attributes": HeldTopic(
         "what other systems state about the user", "topics.attributes_retention_ms"

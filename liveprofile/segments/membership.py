@@ -70,14 +70,16 @@ def next_membership(
     write_time_us: int,
     values: Values,
     rewrite_after_ms: int,
+    may_announce: bool = True,
 ) -> MembershipWrite | None:
     """Returns what to store after an evaluation, None if nothing changes.
 
     known: None if the segment was never true. A change of a SHADOW segment that has become ACTIVE
     is written again, with its event. A membership that was written `rewrite_after_ms` ago is
-    written again, so that it does not expire.
+    written again, so that it does not expire. may_announce: whether the user allows events: without
+    it every segment is as a SHADOW one, and what has changed meanwhile is sent once it is allowed.
     """
-    is_active = segment.state == "ACTIVE"
+    is_active = segment.state == "ACTIVE" and may_announce
     if holds != (known is not None and known.member):
         cause = _cause(known, at, segment.version)
         announced = holds if is_active else known is not None and known.announced
@@ -104,9 +106,11 @@ def next_membership(
     return MembershipWrite(user_id, segment.id, new, is_change, is_change and is_active)
 
 
-def stored_change(user_id: str, segment_id: str, membership: Membership) -> MembershipWrite:
+def stored_change(
+    user_id: str, segment_id: str, membership: Membership, may_announce: bool = True
+) -> MembershipWrite:
     """A change that is stored already, to be stored and sent again."""
-    is_sent = membership.announced == membership.member
+    is_sent = may_announce and membership.announced == membership.member
     return MembershipWrite(user_id, segment_id, membership, True, is_sent)
 
 
@@ -117,15 +121,16 @@ def ended_membership(
     cause: Cause,
     at: Evaluated,
     write_time_us: int,
+    may_announce: bool = True,
 ) -> MembershipWrite | None:
     """Ends a membership whose segment or profile no longer exists; None if there is none.
 
-    Its event is sent if the user is a member as far as was sent.
+    Its event is sent if the user is a member as far as was sent, and allows it.
     """
     if not known.member:
         return None
     new = _changed(known, False, False, at, known.version, cause, {}, write_time_us)
-    return MembershipWrite(user_id, segment_id, new, True, known.announced)
+    return MembershipWrite(user_id, segment_id, new, True, known.announced and may_announce)
 
 
 def _changed(

@@ -50,6 +50,7 @@ class EvaluatedWindow(NamedTuple):
     write_time_us: int
     names: frozenset[str]  # of the segments that are true, SHADOW ones too
     values: Values
+    may_announce: bool = True  # the user allows that changes are sent
 
 
 class _Known(NamedTuple):
@@ -58,6 +59,7 @@ class _Known(NamedTuple):
     until_ms: int  # end of the latest window
     members: frozenset[str]
     rewrite_ms: float  # a window that ends later must write the memberships again
+    may_announce: bool
 
 
 class MembershipPolicy:
@@ -119,6 +121,7 @@ class MembershipPolicy:
         return (
             known is not None
             and known.until_ms < window.window_end_ms < known.rewrite_ms
+            and known.may_announce == window.may_announce
             and (
                 known.members == window.names  # spares the next line for most windows
                 or known.members & evaluated.keys() == window.names
@@ -127,7 +130,7 @@ class MembershipPolicy:
 
     def _unchanged(self, window: EvaluatedWindow) -> list[MembershipWrite]:
         known = self._found.get(window.user_id) or self._users[window.user_id]
-        self._found[window.user_id] = _Known(window.window_end_ms, known.members, known.rewrite_ms)
+        self._found[window.user_id] = known._replace(until_ms=window.window_end_ms)
         return []
 
     def _changes(
@@ -146,7 +149,9 @@ class MembershipPolicy:
                 key = ChangeKey(window.user_id, segment_id, window.window_end_ms)
                 stored = stored_changes.get(key)
                 if stored is not None:
-                    writes.append(stored_change(window.user_id, segment_id, stored))
+                    writes.append(
+                        stored_change(window.user_id, segment_id, stored, window.may_announce)
+                    )
                 continue
             if segment_id not in evaluated:
                 continue
@@ -159,6 +164,7 @@ class MembershipPolicy:
                 window.write_time_us,
                 window.values,
                 self._rewrite_after_ms,
+                window.may_announce,
             )
             if write is not None:
                 known[segment_id] = write.membership
@@ -177,4 +183,5 @@ class MembershipPolicy:
             max(window.window_end_ms, latest_ms),
             self._sets.setdefault(members, members),
             float("inf") if oldest_ms is None else oldest_ms + self._rewrite_after_ms,
+            window.may_announce,
         )

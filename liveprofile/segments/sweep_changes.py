@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import NamedTuple
 
@@ -22,6 +22,11 @@ from liveprofile.segments.membership import (
 from liveprofile.segments.stored_profiles import ProfilePage
 
 
+def every_user(user_id: str) -> bool:
+    """The changes of all users are sent."""
+    return True
+
+
 class SweepPlan(NamedTuple):
     """How a sweep evaluates."""
 
@@ -29,6 +34,7 @@ class SweepPlan(NamedTuple):
     time_ms: int
     decay_days: float
     rewrite_after_ms: int
+    may_announce: Callable[[str], bool] = every_user  # whether a user allows that changes are sent
 
 
 class PageChanges(NamedTuple):
@@ -76,6 +82,7 @@ def page_changes(
                     _write_time_us(old, page.write_time_us[row]),
                     values,
                     plan.rewrite_after_ms,
+                    plan.may_announce(user_id),
                 )
             elif old is not None and segment_id not in segments.by_id:
                 write = leave(user_id, segment_id, old, "removed", plan)
@@ -91,7 +98,8 @@ def leave(
 ) -> MembershipWrite | None:
     """Ends the membership of a segment or a user that no longer exists; None if there is none."""
     at = Evaluated(old.window_end_ms, plan.time_ms, plan.sweep)
-    return ended_membership(user_id, segment_id, old, cause, at, _write_time_us(old, 0))
+    time_us, may_announce = _write_time_us(old, 0), plan.may_announce(user_id)
+    return ended_membership(user_id, segment_id, old, cause, at, time_us, may_announce)
 
 
 def _write_time_us(old: Membership | None, profile_us: int) -> int:

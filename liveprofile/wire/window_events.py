@@ -5,7 +5,7 @@ Each event is its time in ms, its partition and offset in the input topic, and i
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from liveprofile.wire.tokens import EVENT, FIELD, join_sql
@@ -29,6 +29,14 @@ def events_sql(event: str) -> str:
     ARRAY_AGG, because LISTAGG copies the whole text for each further event.
     """
     return f"ARRAY_JOIN(ARRAY_AGG({event}), '{EVENT}')"
+
+
+def join(events: Iterable[WindowEvent]) -> str:
+    """The text of events, as the SQL writes it; "" for none."""
+    return EVENT.join(
+        FIELD.join((str(event.time_ms), event.partition, event.offset, event.payload))
+        for event in events
+    )
 
 
 def parse(text: str) -> Iterator[WindowEvent]:

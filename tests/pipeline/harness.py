@@ -18,8 +18,9 @@ from liveprofile.config import Settings
 from tests.pipeline import shared_sinks
 from tests.reference.windows import Record
 from tests.support.memory.sinks import MemoryProfileSink, MemoryScoringSink
+from udfs.consent_feed import open_default_consents
 from udfs.profile.model_feed import open_fixed_model_feed
-from udfs.profile.udf import profile_udf
+from udfs.profile.udf import OpenConsentFeed, profile_udf
 from udfs.rules_feed import open_fixed_rules_feed
 from udfs.scoring.udf import scoring_udf
 from udfs.segments_feed import open_fixed_segments_feed
@@ -104,7 +105,12 @@ def read_sent(folder: Path) -> Iterable[SentRecord]:
             yield SentRecord(row["topic"], row.get("record_key"), row.get("payload"), headers)
 
 
-def run_profile_pipeline(records: list[Record], settings: Settings, folder: Path) -> ProfileOutput:
+def run_profile_pipeline(
+    records: list[Record],
+    settings: Settings,
+    folder: Path,
+    open_consent_feed: OpenConsentFeed = open_default_consents,
+) -> ProfileOutput:
     """Runs the profile pipeline of jobs.profile_job. The end of the input closes every window."""
     sink = shared_sinks.new_profile_sink()
     events, sent = folder / "events.json", folder / "sent"
@@ -121,6 +127,7 @@ def run_profile_pipeline(records: list[Record], settings: Settings, folder: Path
             open_rules_feed=open_fixed_rules_feed,
             open_model_feed=open_fixed_model_feed,
             open_segments_feed=open_fixed_segments_feed,
+            open_consent_feed=open_consent_feed,
         ),
     )
     plan.execute().wait()

@@ -67,6 +67,7 @@ def run_backfill(folder: Path, events: list[dict], labels: list[dict]) -> Backfi
         "--rows",
         str(folder / "rows"),
         "--embedded",
+        "--no-consents",
         "--json",
     ]
     with pytest.MonkeyPatch.context() as patch:

@@ -188,6 +188,7 @@ RIGHTS = {
                 "risk-rules",
                 "user-models",
                 "segment-definitions",
+                "user-consents",
             ],
         ),
         (
@@ -198,7 +199,13 @@ RIGHTS = {
         (
             GROUP,
             READ,
-            ["liveprofile", "liveprofile-events", "liveprofile-rules", "liveprofile-models"],
+            [
+                "liveprofile",
+                "liveprofile-events",
+                "liveprofile-rules",
+                "liveprofile-models",
+                "liveprofile-consents",
+            ],
         ),
     ],
     "analyst": [

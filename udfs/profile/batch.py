@@ -26,8 +26,10 @@ from liveprofile.wire.output_records import Refused
 from liveprofile.wire.token_columns import read_histories
 from liveprofile.wire.tokens import TYPE_INDEX
 from udfs.attribute_reads import CachedAttributes
+from udfs.consent_feed import ConsentFeed, open_default_consents
 from udfs.failed_rows import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.profile import assemble
+from udfs.profile.consent import allowed_windows
 from udfs.profile.memberships import (
     change_records,
     open_membership_policy,
@@ -96,6 +98,7 @@ class ProfileUpdater:
     on_batch: called with the timing of each batch that succeeds.
     encode_texts: the sentence encoder; None: the model gets no texts.
     feed: names the models of each batch; None: always `model`. now_ms: the wall clock.
+    consents: what users have allowed; None: the defaults of the settings.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class ProfileUpdater:
         encode_texts: TextEncoder | None = None,
         feed: ModelFeed | None = None,
         now_ms: Callable[[], float] = lambda: time.time() * SECOND_MS,
+        consents: ConsentFeed | None = None,
     ):
         """Raises InputError if the model was trained with another `state.decay_days`."""
         if model.decay_days != settings.state.decay_days:
@@ -119,6 +123,7 @@ class ProfileUpdater:
             )
         self._settings, self._sink = settings, sink
         self._feed = feed or ModelFeed(model, lambda reference: model)
+        self._consents = consents or open_default_consents(settings)
         self._rules, self._flag_policy = rules, flag_policy.FlagPolicy(sink)
         self._segments, self._memberships = segments, open_membership_policy(settings, sink)
         self._attributes = CachedAttributes(sink)
@@ -128,17 +133,26 @@ class ProfileUpdater:
     def update(self, batch: ProfileBatch) -> list[list[str]]:
         """Returns the output records of each row, after every row is stored.
 
+        Events whose users did not allow profiles are rejected with reason NO_CONSENT and reach
+        neither the model nor a table.
+
         If the batch raises one of DATA_ERRORS, its rows are processed one by one, and the events of
         each failing row are rejected with reason SCORING_FAILED. Raises the error after
         MAX_CONSECUTIVE_FAILED_ROWS such rows, and StoreError if a write keeps failing. Any
         exception fails the task, and Flink replays the rows from its checkpoint.
         """
-        parts = self._feed.current().split(batch.user_id)
-        sent: list[list[str]] = [[] for _ in batch.user_id]
-        for model, rows in parts:
+        allowed = allowed_windows(batch.user_id, batch.events, self._consents.current())
+        sent = [
+            [self._rejected(user_id, event) for event in events]
+            for user_id, events in zip(batch.user_id, allowed.refused, strict=True)
+        ]
+        if not allowed.rows:
+            return sent
+        batch = batch.take(allowed.rows)._replace(events=allowed.events)
+        for model, rows in self._feed.current().split(batch.user_id):
             updated = self._update_rows(batch.take(rows), model)
             for row, records in zip(rows, updated, strict=True):
-                sent[row] = records
+                sent[allowed.rows[row]] += records
         return sent
 
     def _update_rows(self, batch: ProfileBatch, model: ProfileModel) -> list[list[str]]:
@@ -266,7 +280,7 @@ class ProfileUpdater:
             self._segment_attributes(segments, inputs.user_id, ends_ms),
             self._settings,
         )
-        return with_memberships(rows, evaluation, self._memberships)
+        return with_memberships(rows, evaluation, self._memberships, self._consents.current())
 
     def _segment_attributes(
         self, segments: SegmentSet, user_ids: list[str], ends_ms: list[int]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import partial
 
 from liveprofile.config import Settings
+from liveprofile.consent.changes import ConsentBook
 from liveprofile.segments.evaluation import Evaluation
 from liveprofile.segments.events import change_event
 from liveprofile.segments.membership import MembershipWrite
@@ -22,7 +23,10 @@ def open_membership_policy(settings: Settings, store: MembershipReader) -> Membe
 
 
 def with_memberships(
-    rows: Sequence[ProfileRow], evaluation: Evaluation, policy: MembershipPolicy
+    rows: Sequence[ProfileRow],
+    evaluation: Evaluation,
+    policy: MembershipPolicy,
+    consents: ConsentBook,
 ) -> list[ProfileRow]:
     """Returns the rows with the memberships that change. Raises StoreError.
 
@@ -35,6 +39,7 @@ def with_memberships(
             write_time_us(row),
             names,
             partial(evaluation.evidence, row=index),
+            consents.allowed(row.user_id, "marketing", row.window_end_ms),
         )
         for index, (row, names) in enumerate(zip(rows, evaluation.names(), strict=True))
     ]

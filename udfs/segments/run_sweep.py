@@ -14,6 +14,7 @@ from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.events import CONTENT_TYPE, change_event
 from liveprofile.segments.membership import MembershipWrite
 from liveprofile.segments.sweep_changes import SweepPlan
+from udfs.consent_feed import read_consents
 from udfs.definition_feed import send_records
 from udfs.segments.membership_store import rewrite_after_ms
 from udfs.segments.sweep import SETTLE_S, Sweep, SweepResult, SweepState
@@ -36,7 +37,10 @@ def run_sweep(
     segments: those in force. settle_s: how long workers may take to see the announcement. If other
     definitions were in force at the start (`state.version`) than at the end, sweep again. Raises
     ServiceError.
+
+    Changes of users who do not allow marketing now are stored and not sent.
     """
+    consents, now_ms = read_consents(settings), round(time.time() * 1_000)
     store = CassandraSweepStore(session, settings.cassandra, segments, **store_options)
     state = store.claim(time_ms)
     _announce(settings, state.sweep, sweeping=True)
@@ -55,6 +59,7 @@ def run_sweep(
         state.time_ms,
         settings.state.decay_days,
         rewrite_after_ms(settings.cassandra),
+        lambda user_id: consents.allowed(user_id, "marketing", now_ms),
     )
     result = Sweep(store, send, segments, plan, on_page=on_page).run(state)
     _announce(settings, state.sweep, sweeping=False)

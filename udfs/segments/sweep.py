@@ -203,7 +203,9 @@ class Sweep:
 
     def _send_changes(self, writes: Sequence[MembershipWrite]) -> None:
         changes = [write for write in writes if write.is_change]
-        self._send([write for write in changes if write.is_sent])
+        # Changes that an earlier process has stored may be of users who have withdrawn since.
+        may_announce = self._plan.may_announce
+        self._send([each for each in changes if each.is_sent and may_announce(each.user_id)])
         entered = sum(write.membership.member for write in changes)
         self._entered += entered
         self._left += len(changes) - entered

@@ -114,6 +114,14 @@ def test_reasons_to_leave_out_a_user_are_counted() -> None:
     }
 
 
+def test_users_without_marketing_consent_are_left_out() -> None:
+    found = [Candidate(user, (), 0.1, 40.0, 5.0) for user in "abc"]
+    allows = exclusion({"a"}, set(), set(), lambda user: user == "c")
+    plan = choose(found, "spring", 0.0, FREE, allows)
+    assert [target.user_id for target in plan.targets] == ["c"]
+    assert plan.left_out == {"no marketing consent": 2}
+
+
 def test_control_groups_are_stable_independent_and_of_the_share() -> None:
     users = [f"user-{n}" for n in range(20_000)]
     first, again, other = (

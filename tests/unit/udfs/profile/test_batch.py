@@ -12,15 +12,20 @@ import orjson
 import pytest
 
 from liveprofile.config import load
+from liveprofile.consent.changes import ConsentChange
+from liveprofile.consent.records import to_record
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality
 from liveprofile.features import baselines
+from liveprofile.kafka.records import Record
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.wire.tokens import EVENT, FIELD, HEADER, WINDOW
 from tests.support.memory.sinks import MemoryProfileSink
+from tests.support.memory.topic import FakeTopic
 from tests.support.rows.segment_examples import SHIPPED_SEGMENTS, segments
 from tests.support.rows.statements import stated
+from udfs.consent_feed import ConsentFeed
 from udfs.failed_rows import MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.deployment import in_canary
@@ -291,3 +296,33 @@ def test_rules_and_segments_read_what_others_state_for_their_purpose(model: Any)
     assert sink.segments.members_of("low") == set()
     reason = sink.segments.memberships(["a"])["a"]["high"].reason
     assert json.loads(reason)["values"] == {'attribute("band")': "high"}
+
+
+def test_windows_without_consent_reach_neither_model_nor_tables(model: Any):
+    def open_topic() -> FakeTopic:
+        change = ConsentChange(END_MS - 1, "profiling", False)
+        value = to_record("b", [change])
+        return FakeTopic(Record("user-consents", 0, 0, 0, b"b", value, {}))
+
+    class CountingModel(FailingModel):
+        def score(self, history: Any, window: Any, *inputs: Any) -> Any:
+            scored.append(len(window.starts) - 1)
+            return super().score(history, window, *inputs)
+
+    scored: list[int] = []
+    sink, consents = MemoryProfileSink(), ConsentFeed(load(), open_topic)
+    updater = ProfileUpdater(
+        load(),
+        CountingModel(model, lambda _: False),
+        sink,
+        shipped_rules(),
+        no_segments(),
+        consents=consents,
+    )
+    sent = updater.update(batch("a", "b", "c"))
+    assert set(sink.profiles) == {"a", "c"} and sum(scored) == 2
+    head, value = sent[1][0].split(WINDOW, 1)
+    assert head.split(FIELD)[2:4] == ["NO_CONSENT", "profiling"] and value == ""
+    assert [len(records) for records in sent] == [0, 1, 0]
+    assert len(updater.update(batch("b"))[0]) == 1 and sum(scored) == 2
+    consents.close()

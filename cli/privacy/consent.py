@@ -1,0 +1,247 @@
+"""`liveprofile consent`: what a user has allowed."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.common import ConfigOption, JsonOption, UserArgument, print_json, read_settings
+from cli.operations.tables import print_table
+from cli.times import parse_since_ms
+from liveprofile.errors import InputError
+
+if TYPE_CHECKING:
+    from liveprofile.config import Settings
+    from liveprofile.consent.changes import ConsentChange
+
+consent = typer.Typer(
+    name="consent",
+    no_args_is_help=True,
+    help="What a user has allowed, by purpose (docs/privacy.md)."
+    "\n\nExample: `liveprofile consent set 42 --withdraw marketing`",
+)
+
+
+def _purposes(name: str, verb: str) -> Any:
+    return typer.Option(name, metavar="PURPOSE", help=f"{verb} this purpose; may be repeated.")
+
+
+@consent.command(name="set")
+def set_consent(
+    user: Annotated[
+        str | None, typer.Argument(metavar="USER", help="User id.", show_default=False)
+    ] = None,
+    grant: Annotated[list[str] | None, _purposes("--grant", "Allow")] = None,
+    withdraw: Annotated[list[str] | None, _purposes("--withdraw", "No longer allow")] = None,
+    basis: Annotated[str, typer.Option(help="Legal basis, such as consent or contract.")] = "",
+    text_version: Annotated[
+        str, typer.Option(help="Version of the text that the user has read.")
+    ] = "",
+    at: Annotated[
+        str | None,
+        typer.Option("--time", metavar="TIME", help="From when on it counts. Default: now."),
+    ] = None,
+    file: Annotated[
+        Path | None,
+        typer.Option(
+            "--file",
+            metavar="FILE",
+            help="Changes of many users: JSON lines with user_id, purpose, granted, time and, if"
+            " known, basis and text_version.",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Grant or withdraw purposes: profiling, recommendation, marketing, risk, training.
+
+    It is stored first, then sent to the topic that the job reads. After a failure repeat it with
+    the same --time: repeating changes nothing.
+
+    Example: `liveprofile consent set 42 --grant profiling --withdraw marketing --basis consent`
+    or `liveprofile consent set --file consents.jsonl`
+    """
+    from liveprofile.consent import store
+    from liveprofile.consent.records import CONTENT_TYPE
+    from liveprofile.kafka.offsets import partition_ranges
+    from liveprofile.kafka.records import send_all
+    from liveprofile.storage.connection import open_session
+
+    if (user is None) == (file is None):
+        raise InputError("give either USER or --file")
+    if file is not None and (grant or withdraw or basis or text_version or at):
+        raise InputError("--file holds all values: give no other option with it")
+    settings = read_settings(config)
+    if file is None:
+        changes = _changes(settings, user or "", grant, withdraw, at, basis, text_version)
+    else:
+        changes = list(_changes_of_file(settings, file))
+
+    def send(records: Sequence[store.Record]) -> None:
+        send_all(settings, settings.topics.consents, ((*each, CONTENT_TYPE) for each in records))
+
+    partition_ranges(settings, settings.topics.consents)  # a missing topic stores nothing
+    with open_session(settings.cassandra) as session:
+        count = store.apply_changes(
+            session,
+            changes,
+            send,
+            ttl_s=store.ttl_s(settings.topics.consents_retention_ms),
+            in_flight=settings.cassandra.in_flight,
+        )
+    users = len({user_id for user_id, _ in changes})
+    if json:
+        print_json({"changes": count, "users": users})
+    else:
+        typer.echo(f"{count} changes of {users} users")
+
+
+@consent.command()
+def show(user: UserArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show what a user allows now, purpose by purpose.
+
+    Example: `liveprofile consent show 42`
+    """
+    from liveprofile.consent.changes import PURPOSES, newest
+    from liveprofile.consent.records import format_time
+
+    settings = read_settings(config)
+    changes, now_ms = _stored(settings, user), round(time.time() * 1_000)
+    rows: dict[str, dict[str, Any]] = {}
+    for purpose in PURPOSES:
+        change = newest(changes, purpose, now_ms)
+        if change is None:
+            allowed = settings.consent.defaults[purpose]
+            rows[purpose] = {"allowed": allowed, "since": None, "basis": "", "text_version": ""}
+        else:
+            since = format_time(change.time_ms)
+            rows[purpose] = {"allowed": change.granted, "since": since, **_texts(change)}
+    if json:
+        print_json(rows)
+        return
+    print_table(
+        f"Consents of user {user}",
+        ["purpose", "allowed", "since", "basis", "text version"],
+        [
+            [
+                purpose,
+                "yes" if row["allowed"] else "no",
+                row["since"] or "default",
+                row["basis"],
+                row["text_version"],
+            ]
+            for purpose, row in rows.items()
+        ],
+    )
+
+
+@consent.command()
+def history(user: UserArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Show a user's newest 200 changes, newest first. Exit code 1 if there is none.
+
+    Example: `liveprofile consent history 42 --json`
+    """
+    from liveprofile.consent.records import change_json
+
+    changes = [change_json(each) for each in _stored(read_settings(config), user)]
+    if json:
+        print_json(changes)
+    elif changes:
+        print_table(
+            f"Changes of consents of user {user}",
+            ["time", "purpose", "change", "basis", "text version"],
+            [
+                [
+                    each["time"],
+                    each["purpose"],
+                    "granted" if each["granted"] else "withdrawn",
+                    each["basis"],
+                    each["text_version"],
+                ]
+                for each in changes
+            ],
+        )
+    if not changes:
+        typer.echo(f"liveprofile: user {user!r} has changed no consent", err=True)
+        raise typer.Exit(1)
+
+
+def _changes(
+    settings: Settings,
+    user: str,
+    grant: list[str] | None,
+    withdraw: list[str] | None,
+    at: str | None,
+    basis: str,
+    text_version: str,
+) -> list[tuple[str, ConsentChange]]:
+    """Raises InputError."""
+    from liveprofile.consent.records import read_change
+
+    granted = dict.fromkeys(grant or (), True) | dict.fromkeys(withdraw or (), False)
+    if not granted:
+        raise InputError("give --grant or --withdraw")
+    if both := set(grant or ()) & set(withdraw or ()):
+        raise InputError(f"{min(both)}: --grant or --withdraw, not both")
+    time_ms = round(time.time() * 1_000) if at is None else parse_since_ms(at, "--time")
+    texts = {"basis": basis, "text_version": text_version}
+    return [
+        _checked(
+            settings,
+            user,
+            read_change({"time": time_ms, "purpose": purpose, "granted": yes} | texts),
+        )
+        for purpose, yes in granted.items()
+    ]
+
+
+def _changes_of_file(settings: Settings, file: Path) -> Iterator[tuple[str, ConsentChange]]:
+    """Raises InputError with the line of the first error: then nothing is stored."""
+    import orjson
+
+    from liveprofile.consent.records import read_change
+
+    try:
+        with file.open("rb") as lines:
+            for number, line in enumerate(lines, 1):
+                try:
+                    fields = orjson.loads(line)
+                    user_id = fields.pop("user_id", None)
+                    if not isinstance(user_id, str):
+                        raise InputError(f"user_id {user_id!r}: must be a text")
+                    yield _checked(settings, user_id, read_change(fields))
+                except (orjson.JSONDecodeError, AttributeError) as error:
+                    raise InputError(f"{file} line {number}: no JSON object: {error}") from None
+                except InputError as error:
+                    raise InputError(f"{file} line {number}: {error}") from None
+    except OSError as error:
+        raise InputError(f"{file}: {error.strerror}") from None
+
+
+def _checked(settings: Settings, user: str, change: ConsentChange) -> tuple[str, ConsentChange]:
+    """Raises InputError."""
+    from liveprofile.consent.records import format_time
+
+    if not user.strip() or len(user) > 256:
+        raise InputError(f"user id {user!r:.40}: must have 1 to 256 characters")
+    latest_ms = round(time.time() * 1_000) + settings.limits.max_clock_skew_ms
+    if change.time_ms > latest_ms:
+        raise InputError(f"time {format_time(change.time_ms)} is in the future")
+    return user, change
+
+
+def _stored(settings: Settings, user: str) -> list[ConsentChange]:
+    from liveprofile.consent.changes import in_order
+    from liveprofile.consent.store import read_changes
+    from liveprofile.storage.connection import open_session
+
+    with open_session(settings.cassandra) as session:
+        return in_order(read_changes(session, [user])[user])
+
+
+def _texts(change: ConsentChange) -> dict[str, str]:
+    return {"basis": change.basis, "text_version": change.text_version}

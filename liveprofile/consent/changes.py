@@ -1,0 +1,95 @@
+"""Which purposes a user has allowed at a time. Pure.
+
+A user's consents are a list of changes. At a time, the newest change of a purpose up to that time
+is in force, and the default of the settings before the first. Of two changes of one time, a
+withdrawal wins.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+PURPOSES = ("profiling", "recommendation", "marketing", "risk", "training")
+# A record of the topic holds this many changes of a user, the newest.
+MAX_CHANGES = 200
+_PURPOSE_BITS = 3
+
+
+class ConsentChange(NamedTuple):
+    """One purpose of a user was granted or withdrawn."""
+
+    time_ms: int
+    purpose: str  # one of PURPOSES
+    granted: bool
+    basis: str = ""  # such as "consent" or "contract"
+    text_version: str = ""  # of the text that the user has read
+
+
+def in_order(changes: Iterable[ConsentChange]) -> list[ConsentChange]:
+    """The changes, newest first. Of one time, withdrawals come before grants."""
+    return sorted(changes, key=lambda each: (-each.time_ms, each.granted, each.purpose))
+
+
+def newest(
+    changes: Iterable[ConsentChange], purpose: str, at_ms: int | None = None
+) -> ConsentChange | None:
+    """The change that is in force at a time (None: the last of all); None: the default is."""
+    found = (
+        each
+        for each in changes
+        if each.purpose == purpose and (at_ms is None or each.time_ms <= at_ms)
+    )
+    return max(found, key=lambda each: (each.time_ms, not each.granted), default=None)
+
+
+class ConsentBook:
+    """The consents of all users, as far as they differ from the defaults.
+
+    It keeps 8 bytes a change, of those users only who have ever withdrawn what is allowed by
+    default, or granted what is not: 160 bytes for a user with two changes. `put` may be called in
+    another thread than `allowed`.
+
+    defaults: purpose to whether it is allowed without a change.
+    """
+
+    def __init__(self, defaults: Mapping[str, bool]):
+        self._defaults = {purpose: defaults[purpose] for purpose in PURPOSES}
+        self._users: dict[str, bytes] = {}
+
+    def put(self, user_id: str, changes: Iterable[ConsentChange]) -> None:
+        """Replaces the user's changes; none: the defaults are in force."""
+        changes = list(changes)
+        if any(each.granted != self._defaults[each.purpose] for each in changes):
+            self._users[user_id] = array("q", map(_encode, changes)).tobytes()
+        else:
+            self._users.pop(user_id, None)
+
+    def __len__(self) -> int:
+        """The number of users who are kept."""
+        return len(self._users)
+
+    def __contains__(self, user_id: str) -> bool:
+        """Whether the user may differ from the defaults at some time."""
+        return user_id in self._users
+
+    def allowed(self, user_id: str, purpose: str, at_ms: int) -> bool:
+        """Whether the user allows the purpose at the time."""
+        packed = self._users.get(user_id)
+        if packed is None:
+            return self._defaults[purpose]
+        index, latest = PURPOSES.index(purpose), -1
+        # Times are above the lower bits, so the comparison is one of times.
+        bound = (at_ms + 1) << (_PURPOSE_BITS + 1)
+        for code in array("q", packed):
+            if code & ((1 << _PURPOSE_BITS) - 1) == index and latest < code < bound:
+                latest = code
+        return self._defaults[purpose] if latest < 0 else not latest >> _PURPOSE_BITS & 1
+
+
+def _encode(change: ConsentChange) -> int:
+    """Time, whether it is a withdrawal, and purpose: the order of the codes of a purpose is that of
+    `newest`."""
+    withdrawn = change.time_ms << 1 | (not change.granted)
+    return withdrawn << _PURPOSE_BITS | PURPOSES.index(change.purpose)

@@ -1,0 +1,110 @@
+"""Records of the topic user-consents: CloudEvents 1.0 in JSON, keyed by user_id.
+
+A record holds the user's newest MAX_CHANGES changes, because compaction keeps one record of a key.
+schemas/user-consents.schema.json is their schema.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from liveprofile.consent.changes import MAX_CHANGES, PURPOSES, ConsentChange, in_order
+from liveprofile.errors import InputError
+
+CONTENT_TYPE = {"content-type": "application/cloudevents+json"}
+TYPE = "liveprofile.user.consents"
+SCHEMA = "https://liveprofile.example/schemas/user-consents.schema.json#/$defs/data"
+MAX_TEXT = 256
+EARLIEST_MS = 946_684_800_000  # 2000-01-01, as for events
+LATEST_MS = 253_402_300_799_999  # 9999
+
+
+class ConsentError(InputError):
+    """A record or a row with a consent is invalid."""
+
+
+def to_record(user_id: str, changes: Iterable[ConsentChange]) -> bytes:
+    """The value of a user's record."""
+    kept = in_order(changes)[:MAX_CHANGES]
+    data = {"user_id": user_id, "changes": [change_json(each) for each in kept]}
+    digest = hashlib.sha256(orjson.dumps(data)).hexdigest()[:32]
+    event = {
+        "specversion": "1.0",
+        "id": digest,
+        "source": "liveprofile/consent",
+        "type": TYPE,
+        "subject": user_id,
+        "time": format_time(max((each.time_ms for each in kept), default=EARLIEST_MS)),
+        "datacontenttype": "application/json",
+        "dataschema": SCHEMA,
+        "data": data,
+    }
+    return orjson.dumps(event)
+
+
+def read_record(key: bytes | None, value: bytes) -> tuple[str, list[ConsentChange]]:
+    """The user and the changes of a record with a value. Raises ConsentError."""
+    try:
+        event = orjson.loads(value)
+        data = event["data"]
+        user_id, changes = data["user_id"], data["changes"]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+        raise ConsentError(f"no CloudEvent with data.user_id and data.changes: {error}") from None
+    if not isinstance(user_id, str) or (key or b"") != user_id.encode("utf-8", "surrogatepass"):
+        raise ConsentError("data.user_id is not the record's key")
+    if not isinstance(changes, list) or len(changes) > MAX_CHANGES:
+        raise ConsentError(f"data.changes is no list of at most {MAX_CHANGES} changes")
+    return user_id, [read_change(change) for change in changes]
+
+
+def read_change(change: Any) -> ConsentChange:
+    """A change from its JSON object. Raises ConsentError."""
+    if not isinstance(change, dict):
+        raise ConsentError("a change must be an object")
+    if unknown := change.keys() - {"time", "purpose", "granted", "basis", "text_version"}:
+        raise ConsentError(f"unknown field {sorted(unknown)[0]!r}")
+    purpose, granted = change.get("purpose"), change.get("granted")
+    if purpose not in PURPOSES:
+        raise ConsentError(f"purpose {purpose!r}: must be one of {', '.join(PURPOSES)}")
+    if not isinstance(granted, bool):
+        raise ConsentError(f"granted {granted!r}: must be true or false")
+    texts = [change.get(name, "") for name in ("basis", "text_version")]
+    for name, text in zip(("basis", "text_version"), texts, strict=True):
+        if not isinstance(text, str) or len(text) > MAX_TEXT:
+            raise ConsentError(
+                f"{name} {text!r:.40}: must be a text of at most {MAX_TEXT} characters"
+            )
+    return ConsentChange(parse_time_ms(change.get("time")), purpose, granted, *texts)
+
+
+def change_json(change: ConsentChange) -> dict[str, Any]:
+    fields = change._asdict()
+    return {"time": format_time(fields.pop("time_ms")), **fields}
+
+
+def format_time(time_ms: int) -> str:
+    time = datetime.fromtimestamp(time_ms / 1_000, UTC)
+    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def parse_time_ms(value: Any) -> int:
+    """Epoch milliseconds, or ISO 8601 with a date and a time; no zone: UTC. Raises ConsentError."""
+    time_ms: int | None = None
+    if isinstance(value, int) and not isinstance(value, bool):
+        time_ms = value
+    elif isinstance(value, str):
+        try:
+            time = datetime.fromisoformat(value)
+            time_ms = round(time.replace(tzinfo=time.tzinfo or UTC).timestamp() * 1_000)
+        except (ValueError, OverflowError):
+            time_ms = None
+    if time_ms is None or not EARLIEST_MS <= time_ms <= LATEST_MS:
+        raise ConsentError(
+            f"time {value!r:.40}: neither epoch milliseconds nor ISO 8601 from 2000 on"
+        )
+    return time_ms

@@ -1,0 +1,148 @@
+"""Random grants and withdrawals of hundreds of users, against a plain reading of the consents.
+
+The consents are complete before the stream begins, as after a restart of the job.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from liveprofile.config import Settings, load
+from liveprofile.consent.changes import ConsentChange
+from liveprofile.consent.records import to_record
+from liveprofile.kafka import records as kafka
+from liveprofile.units import MINUTE_MS
+from tests.pipeline.harness import is_utf8, run_profile_pipeline
+from tests.reference.profile import digest
+from tests.reference.windows import Classification, Position, Record, classify, window_end_ms
+from tests.support.memory.topic import FakeTopic
+from tests.support.streams import seeded
+from tests.support.streams.shop import START_MS, shop_events
+from udfs.consent_feed import ConsentFeed
+
+pytestmark = pytest.mark.pipeline
+
+USERS, EVENTS, STEP_MS = 300, 3_000, 7_000
+RECORD_MS = 1_790_000_000_000
+Changes = dict[str, list[ConsentChange]]
+
+
+class FixedConsents(NamedTuple):
+    """Opens a feed in the worker that has read these records. The UDF is pickled with it."""
+
+    records: list[kafka.Record]
+
+    def __call__(self, settings: Settings) -> ConsentFeed:
+        return ConsentFeed(settings, lambda: FakeTopic(*self.records))
+
+
+def random_changes(rng: random.Random, users: list[str]) -> Changes:
+    found: Changes = {}
+    for user in users:
+        for purpose in "profiling", "marketing":
+            for _ in range(rng.randrange(4)):
+                time_ms = START_MS + rng.randrange(EVENTS * STEP_MS)
+                # Some at the time of an event.
+                time_ms -= time_ms % STEP_MS if rng.random() < 0.3 else 0
+                change = ConsentChange(time_ms, purpose, rng.random() < 0.5)
+                found.setdefault(user, []).append(change)
+    return found
+
+
+def allows(changes: Changes, user: str, purpose: str, at_ms: int) -> bool:
+    """By default yes; of changes at one time, a withdrawal counts."""
+    past = [
+        (each.time_ms, not each.granted)
+        for each in changes.get(user, [])
+        if each.purpose == purpose and each.time_ms <= at_ms
+    ]
+    return not max(past)[1] if past else True
+
+
+class Oracle:
+    """Which events are used in which window, and which are refused."""
+
+    def __init__(self, records: list[Record], settings: Settings, changes: Changes):
+        classes = Classification()
+        events = classify(records, settings, None, None, classes)
+        in_order = [
+            (record.partition, record.offset)
+            for record in records
+            if (record.partition, record.offset) in classes.used
+        ]
+        self.rejected = {position: each.reason for position, each in classes.rejected.items()}
+        self.windows: dict[tuple[str, int], set[bytes]] = {}
+        self.refused: set[Position] = set()
+        for position, event in zip(in_order, events, strict=True):
+            if not allows(changes, event.user_id, "profiling", event.time_ms):
+                self.refused.add(position)
+                self.rejected[position] = "NO_CONSENT"
+                continue
+            end_ms = window_end_ms(event.user_id, event.time_ms, settings.window)
+            self.windows.setdefault((event.user_id, end_ms), set()).add(digest(event.event_id))
+
+
+def test_only_what_users_allow_is_scored_stored_and_sent(tmp_path: Path) -> None:
+    settings = load(job={"parallelism": 1, "name": "pipeline"})
+    stream = seeded.with_faults(
+        islice(shop_events(11, USERS, STEP_MS), EVENTS), seed=11, late_by_ms=60 * MINUTE_MS
+    )
+    records = [
+        record
+        for record in (
+            Record(0, offset, RECORD_MS, message.key, message.value)
+            for offset, message in enumerate(stream.messages)
+        )
+        if is_utf8(record)
+    ]
+    users = sorted({message.key.decode() for message in stream.messages if message.key})
+    changes = random_changes(random.Random(11), users)
+    consents = FixedConsents(
+        [
+            kafka.Record("user-consents", 0, 0, 0, user.encode(), to_record(user, each), {})
+            for user, each in changes.items()
+        ]
+    )
+    output = run_profile_pipeline(records, settings, tmp_path, consents)
+    oracle = Oracle(records, settings, changes)
+
+    rejected = output.sent_to(settings.topics.rejected)
+    assert {sent.position: sent.headers["reason"] for sent in rejected} == oracle.rejected
+    assert len(rejected) == len(oracle.rejected)
+    assert {sent.value for sent in rejected if sent.headers["reason"] == "NO_CONSENT"} == {""}
+
+    stored = {
+        key: {row.digests[i : i + 8] for i in range(0, len(row.digests), 8)}
+        for key, row in output.sink.deltas.items()
+    }
+    assert stored == oracle.windows
+    assert output.sink.profiles.keys() == {user for user, _ in oracle.windows}
+    alerts = [json.loads(sent.value or "") for sent in output.sent_to(settings.topics.alerts)]
+    assert all(alert["subject"] in output.sink.profiles for alert in alerts)
+
+    announced = set()
+    for sent in output.sent_to(settings.topics.segment_changes):
+        data = json.loads(sent.value or "")["data"]
+        announced.add((data["user_id"], data["segment_id"], data["change"]))
+    for (user, end_ms), row in output.sink.deltas.items():
+        for write in row.memberships:
+            assert not write.is_sent or allows(changes, user, "marketing", end_ms)
+    assert announced == {
+        (write.user_id, write.segment_id, write.change)
+        for row in output.sink.deltas.values()
+        for write in row.memberships
+        if write.is_sent
+    }
+    counts = Counter(
+        write.is_sent for row in output.sink.deltas.values() for write in row.memberships
+    )
+    # The test means something only if all of this occurs often.
+    assert len(changes) > 200 and len(oracle.refused) > 200 and len(oracle.windows) > 1_000
+    assert min(counts[True], counts[False]) > 40
