@@ -1,0 +1,85 @@
+"""`liveprofile consent` on the tables and the topic of a job, and what campaigns make of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from liveprofile.consent.changes import ConsentChange
+from liveprofile.consent.records import read_record
+from liveprofile.kafka.records import read_topic
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.scans import scan_profiles
+from tests.support.job_under_test import JobUnderTest
+from udfs.consent_feed import read_consents
+
+pytestmark = pytest.mark.services
+
+TIME = "2026-01-05T09:35:00Z"
+TIME_MS = 1_767_605_700_000
+
+
+@pytest.fixture(scope="module")
+def job(processed) -> JobUnderTest:
+    return processed.job
+
+
+def test_changes_are_stored_sent_and_shown(job: JobUnderTest, tmp_path: Path) -> None:
+    arguments = ("consent", "set", "asked", "--withdraw", "training", "--time", TIME)
+    assert job.run(*arguments, "--basis", "consent") == {"changes": 1, "users": 1}
+    assert job.run(*arguments, "--basis", "consent") == {"changes": 1, "users": 1}  # repeated
+    file = tmp_path / "consents.jsonl"
+    later = {"purpose": "training", "granted": True, "time": TIME_MS + 60_000}
+    # At one time both: the withdrawal counts.
+    both = [later | {"purpose": "marketing", "granted": granted} for granted in (False, True)]
+    rows = [{"user_id": "asked"} | each for each in (later, *both)]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
+    assert job.run("consent", "set", "--file", str(file)) == {"changes": 3, "users": 1}
+
+    shown = job.run("consent", "show", "asked")
+    assert {purpose: row["allowed"] for purpose, row in shown.items()} == {
+        "profiling": True,
+        "recommendation": True,
+        "marketing": False,
+        "risk": True,
+        "training": True,
+    }
+    assert shown["profiling"]["since"] is None
+    history = job.run("consent", "history", "asked")
+    assert [(each["purpose"], each["granted"]) for each in history] == [
+        ("marketing", False),
+        ("training", True),
+        ("training", False),
+    ]
+    assert history[-1]["basis"] == "consent" and history[-1]["time"] == "2026-01-05T09:35:00.000Z"
+
+    newest = [each for each in read_topic(job.settings, job.settings.topics.consents)][-1]
+    user, changes = read_record(newest.key, newest.value or b"")
+    assert user == "asked" and len(changes) == 3
+    assert ConsentChange(TIME_MS, "training", False, "consent") in changes
+    book = read_consents(job.settings)
+    assert not book.allowed("asked", "training", TIME_MS)
+    assert book.allowed("asked", "training", TIME_MS + 60_000)
+    out = tmp_path / "asked.json"
+    assert job.run("export", "asked", "--out", str(out))["stored"] == {"user_consent": 3}
+
+
+def test_campaigns_leave_out_users_who_withdraw_marketing(
+    job: JobUnderTest, tmp_path: Path
+) -> None:
+    with open_session(job.settings.cassandra) as session:
+        user = max(each.user_id for each in scan_profiles(session) if each.churn < 0.99)
+    plan = ("campaign", "plan", "consents", "--when", "churn < 0.99", "--control", "0")
+    before = job.run(*plan, "--out", str(tmp_path / "before.parquet"))
+    try:
+        job.run("consent", "set", user, "--withdraw", "marketing")
+        after = job.run(*plan, "--out", str(tmp_path / "after.parquet"))
+    finally:
+        job.run("consent", "set", user, "--grant", "marketing")
+    assert after["left_out"].pop("no marketing consent") == 1
+    left = sum(before["left_out"].values()) + before["treatment"]
+    assert sum(after["left_out"].values()) + after["treatment"] == left - 1
+    again = job.run(*plan, "--out", str(tmp_path / "again.parquet"))
+    assert again["treatment"] == before["treatment"]
