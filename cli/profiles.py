@@ -45,10 +45,12 @@ def show(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Show a user's current profile. Exit code 1 if the user is unknown.
+    """Show a user's current profile, and attributes from elsewhere. Exit code 1 if unknown.
 
     Example: `liveprofile show 42 --similar 5`
     """
+    from cli.attributes import attribute_table, user_attributes
+    from liveprofile.attributes.table import AttributeTable
     from liveprofile.storage import queries
     from liveprofile.storage.connection import open_session
 
@@ -58,13 +60,19 @@ def show(
         if profile is None:
             _exit_unknown_user(user)
         similar_users = queries.similar_users(session, user, similar) if similar else []
+        attributes = user_attributes(AttributeTable(session, settings.cassandra), user)
     if json:
         result = profile._asdict()
+        result["attributes"] = {name: one._asdict() for name, one in attributes.items()}
         if similar:
             result["similar"] = [_as_dict(each) for each in similar_users]
         print_json(result)
         return
-    print_tables(profile_table(profile), *([similar_table(similar_users)] if similar else []))
+    print_tables(
+        profile_table(profile),
+        *([attribute_table(user, attributes)] if attributes else []),
+        *([similar_table(similar_users)] if similar else []),
+    )
 
 
 def deltas(

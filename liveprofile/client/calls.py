@@ -187,6 +187,11 @@ def user_segments(user_id: str) -> Call[models.UserSegmentList]:
     return Call("GET", _user(user_id, "segments"), _as(models.UserSegmentList))
 
 
+def attributes(user_id: str) -> Call[models.AttributeList]:
+    """What other systems state about the user, with source and expiry."""
+    return Call("GET", _user(user_id, "attributes"), _as(models.AttributeList))
+
+
 def trend(
     by: Literal["hour", "day"] = "hour",
     metric: Literal["events", "users", "amount"] = "events",

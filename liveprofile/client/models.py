@@ -324,6 +324,22 @@ class UserSegmentList(Answer):
     items: list[UserSegment]
 
 
+class Attribute(Answer):
+    """What another system states about the user: not inferred by Liveprofile."""
+
+    name: str
+    value: bool | int | float | str
+    source: str
+    kind: Literal["third_party", "declared", "verified"]
+    purpose: Literal["any", "marketing", "risk"] = Field(description="what it may be used for")
+    time_ms: int = Field(description="when it became true or was found")
+    expires_ms: int
+
+
+class AttributeList(Answer):
+    items: list[Attribute]
+
+
 class DefinitionsInForce(Answer):
     """The definitions that jobs use."""
 

@@ -8,7 +8,9 @@ import orjson
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
+from liveprofile.attributes.resolution import resolve
 from liveprofile.client.models import (
+    AttributeList,
     BatchRequest,
     Delta,
     Interests,
@@ -154,6 +156,16 @@ async def get_similar(
     return answers.json_response(
         {"user_id": user_id, "similar": [user._asdict() for user in users]}
     )
+
+
+@router.get("/users/{user_id}/attributes", response_model=AttributeList, responses=problems())
+async def get_attributes(
+    request: Request, user_id: UserId, store: DataStore, caller: Reader
+) -> Response:
+    """What other systems state about the user now, with source, purpose and expiry."""
+    found = resolve(await store.attributes(user_id), request.app.state.clock_ms())
+    items = [{"name": name} | attribute._asdict() for name, attribute in found.items()]
+    return answers.json_response({"items": items})
 
 
 async def _profile(store: DataStore, user_id: str, embedding: bool = False) -> RawProfile:

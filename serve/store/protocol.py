@@ -9,6 +9,7 @@ from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.snooze import Snooze
 from liveprofile.alerts.cases.states import AlertState, StateChange, StoredAlertState
+from liveprofile.attributes.statements import Statement
 from liveprofile.errors import LiveprofileError
 from liveprofile.rules.definitions import Definition
 from liveprofile.segments.definitions import Segment
@@ -177,6 +178,9 @@ class Store(Protocol):
 
     async def user_segments(self, user_id: str) -> list[StoredUserSegment]:
         """Of all segments that the user is or was in."""
+
+    async def attributes(self, user_id: str) -> list[Statement]:
+        """What other systems state about the user, expired statements included."""
 
     async def cases(
         self, user_id: str | None, after: tuple[str, str, int] | None, limit: int

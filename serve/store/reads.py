@@ -17,6 +17,8 @@ from liveprofile.alerts.cases.states import (
     read_state,
     read_state_changes,
 )
+from liveprofile.attributes.statements import Statement
+from liveprofile.attributes.table import by_user
 from liveprofile.segments.members import SegmentSize
 from liveprofile.storage.cql import to_ms
 from liveprofile.storage.flag_buckets import FLAG_BUCKETS
@@ -215,6 +217,9 @@ class CassandraReads:
     async def user_segments(self, user_id: str) -> list[StoredUserSegment]:
         rows = await self._link.rows("user_segments", (user_id,))
         return [StoredUserSegment(*row) for row in rows]
+
+    async def attributes(self, user_id: str) -> list[Statement]:
+        return by_user(await self._link.rows("user_attributes", (user_id,))).get(user_id, [])
 
     async def cases(
         self, user_id: str | None, after: tuple[str, str, int] | None, limit: int

@@ -12,6 +12,7 @@ from cassandra import ConsistencyLevel
 from cassandra.cluster import Session
 from cassandra.query import PreparedStatement
 
+from liveprofile.attributes.table import MAX_ROWS, SELECTED
 from liveprofile.storage.queries import StoredFlag, StoredScore, columns, select
 from serve.keys import select_key_cql
 from serve.store.protocol import BucketMember, RawDelta, RawProfile, StoredUserSegment
@@ -47,6 +48,7 @@ class Statements(NamedTuple):
     segment_members: PreparedStatement
     segment_sizes: PreparedStatement
     user_segments: PreparedStatement
+    user_attributes: PreparedStatement
     user_cases: PreparedStatement
     cases: PreparedStatement
     cases_after: PreparedStatement
@@ -122,6 +124,7 @@ CQL = {
     "segment_sizes": "SELECT to_unix_timestamp(time), members, users, overlaps FROM segment_size"
     " WHERE segment = ? LIMIT ?",
     "user_segments": select("user_segment", StoredUserSegment, "user_id = ?"),
+    "user_attributes": f"SELECT {SELECTED} FROM user_attribute WHERE user_id = ? LIMIT {MAX_ROWS}",
     "user_cases": f"{_CASE} WHERE user_id = ? LIMIT ?",
     "cases": f"{_CASE} LIMIT ?",
     "cases_after": f"{_CASE} WHERE token(user_id) > token(?) LIMIT ?",

@@ -18,6 +18,7 @@ from liveprofile.alerts.cases.states import (
     StoredAlertState,
     TransitionError,
 )
+from liveprofile.attributes.statements import Statement
 from liveprofile.errors import ServiceUnavailableError
 from liveprofile.labels.feedback import STATE_OF_LABEL
 from liveprofile.segments.members import SegmentSize
@@ -64,6 +65,7 @@ class MemoryApiStore(MemoryDefinitions):
         self.trend_points: dict[tuple[Series, str, Metric], list[Point]] = {}
         self.hourly_values: dict[Series, np.ndarray] = {}  # (days, 24)
         self.member_rows: dict[str, list[BucketMember]] = {}
+        self.statement_rows: dict[str, list[Statement]] = {}
         self.states: dict[str, list[StoredAlertState]] = {}
         self.snoozed: dict[tuple[str, str], Snooze] = {}
         self.key_reads = 0
@@ -201,6 +203,10 @@ class MemoryApiStore(MemoryDefinitions):
             for row in rows
             if row.user_id == user_id
         ]
+
+    async def attributes(self, user_id: str) -> list[Statement]:
+        await self._answer()
+        return self.statement_rows.get(user_id, [])
 
     async def trend(
         self, series: Series, span: str, metric: Metric, count: int

@@ -8,8 +8,10 @@ from urllib.parse import quote
 import pytest
 from starlette.testclient import TestClient
 
-from tests.support.memory.api_store import MINUTE_MS, NOW_MS
+from tests.support.memory.api_store import MINUTE_MS, NOW_MS, MemoryApiStore
 from tests.support.rows.api_rows import USERS, WINDOW_MS
+from tests.support.rows.statements import stated
+from tests.unit.serve.conftest import Clock
 
 Connect = Callable[..., TestClient]
 
@@ -115,3 +117,26 @@ def test_impossible_user_id_is_a_422_problem(connect: Connect, user_id: str) -> 
     answer = connect().get(f"/v1/users/{user_id}")
     assert answer.status_code == 422
     assert answer.json()["title"]
+
+
+def test_attributes_have_their_source_and_end_with_their_expiry(
+    connect: Connect, store: MemoryApiStore, clock: Clock
+) -> None:
+    store.statement_rows["42"] = [
+        stated("42", NOW_MS, days=0.001, purpose="risk", vip=True, household_size="2")
+    ]
+    client = connect()
+    first, second = client.get("/v1/users/42/attributes").json()["items"]
+    assert (first["name"], first["value"]) == ("household_size", "2")
+    assert second == {
+        "name": "vip",
+        "value": True,
+        "source": "crm",
+        "kind": "declared",
+        "purpose": "risk",
+        "time_ms": NOW_MS,
+        "expires_ms": NOW_MS + 86_400,
+    }
+    clock.s = 86.4
+    assert client.get("/v1/users/42/attributes").json() == {"items": []}
+    assert client.get("/v1/users/nobody/attributes").json() == {"items": []}

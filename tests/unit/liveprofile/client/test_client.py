@@ -33,6 +33,7 @@ from serve.keys import Role
 from tests.support.memory.api_store import NOW_MS, MemoryApiStore
 from tests.support.paths import ROOT
 from tests.support.rows.api_rows import USERS, filled_store
+from tests.support.rows.statements import stated
 
 FLAG = f"{4:032x}"
 OK = {"status": "ok"}
@@ -73,6 +74,8 @@ def test_each_read_returns_its_type(store: MemoryApiStore) -> None:
     assert len(run(store, calls.flags("42", since=at)).items) == 4
     assert len(run(store, calls.cases(is_open=True)).items) == 2
     assert run(store, calls.ready()).status == "ok"
+    store.statement_rows["42"] = [stated("42", NOW_MS, vip=True, score=0.5)]
+    assert [one.value for one in run(store, calls.attributes("42")).items] == [0.5, True]
     assert len(run(store, calls.forecast()).hours) == 24
     assert list(run(store, calls.funnel(by="category")).groups) == ["all", "category x"]
     assert run(store, calls.retention()).items[0].users == 5
