@@ -15,9 +15,10 @@ from starlette.responses import RedirectResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from console.access import is_fetch
+from console.job import JobReader
 from console.queue import AlertQueue
 from console.rendering import STATIC, error_page
-from console.routes import alerts, definitions, sign_in, users
+from console.routes import alerts, definitions, operations, sign_in, users
 from console.sessions import Sessions
 from liveprofile.errors import LiveprofileError
 from liveprofile.serve_settings import ServeSettings
@@ -27,18 +28,19 @@ from serve.problems import to_api_error
 from serve.security import Gatekeeper, ReadKey
 from serve.store.protocol import Store
 
-ROUTERS = (sign_in.router, users.router, alerts.router, definitions.router)
+ROUTERS = (sign_in.router, users.router, alerts.router, definitions.router, operations.router)
 
 
 def create_console(
     settings: ServeSettings,
     store: Store,
+    job: JobReader,
     keys: ReadKey | None = None,
     clock_ms: Callable[[], int] = now_ms,
     clock_s: Callable[[], float] = time.monotonic,
     running: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
 ) -> FastAPI:
-    """The console on `store`; the parameters are those of serve.app.create_app."""
+    """The console on `store` and `job`; the rest is as in serve.app.create_app."""
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -51,6 +53,7 @@ def create_console(
     app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None, lifespan=lifespan)
     app.state.settings = settings
     app.state.store = store
+    app.state.job = job
     app.state.clock_ms = clock_ms
     app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
     app.state.queue = AlertQueue(store, clock_s)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 
 from console.app import create_console
+from console.job import FlinkJobReader
 from liveprofile.config import Settings
 from serve.server import SWITCH_INTERVAL_S, listen, server_of, url_of
 from serve.store.cassandra import CassandraStore
@@ -19,7 +20,9 @@ def run_console(settings: Settings, started: Callable[[str], None]) -> None:
     """
     own = settings.serve.model_copy(update={"port": settings.serve.console_port})
     store = CassandraStore(settings)
-    server = server_of(create_console(own, store, running=store.running), own)
+    server = server_of(
+        create_console(own, store, FlinkJobReader(settings), running=store.running), own
+    )
     # uvicorn stops at SIGTERM and then passes it on.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sys.setswitchinterval(SWITCH_INTERVAL_S)

@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_fields, print_json, read_settings
 from liveprofile.config import Settings
 from liveprofile.resources import product_path
-
-if TYPE_CHECKING:
-    from liveprofile.flink.model_report import ModelReport
-    from liveprofile.flink.scoring_report import ScoringReport
-
-OVERDUE_INTERVALS = 3
-SLACK_S = 5.0  # a checkpoint itself takes time
 
 
 def status(config: ConfigOption = None, json: JsonOption = False) -> None:
@@ -69,6 +61,11 @@ def _print_status(settings: Settings, result: dict[str, Any]) -> None:
 
 def _collect_status(settings: Settings) -> dict[str, Any]:
     from liveprofile.flink.job_report import report
+    from liveprofile.flink.job_warnings import (
+        checkpoint_warnings,
+        model_warnings,
+        scoring_warnings,
+    )
     from liveprofile.flink.model_report import model_report
     from liveprofile.flink.scoring_report import scoring_report
     from liveprofile.kafka.offsets import lag, scoring_group
@@ -88,7 +85,7 @@ def _collect_status(settings: Settings) -> dict[str, Any]:
     models = model_report(settings.flink.rest_url, job.job_id)
     result["models"] = models and models._asdict()
     result["warnings"] = [
-        *_checkpoint_warnings(settings, result),
+        *checkpoint_warnings(job, settings.job.checkpoint_interval_ms),
         *scoring_warnings(scoring),
         *model_warnings(models),
     ]
@@ -100,41 +97,6 @@ def _describe_model(result: dict[str, Any]) -> str | None:
     if not models or not models["highest_revision"]:
         return result["model_version"]
     return f"revision {models['highest_revision']} of `liveprofile model list`"
-
-
-def _checkpoint_warnings(settings: Settings, result: dict[str, Any]) -> list[str]:
-    checkpoint = result["checkpoint"]
-    age_s = result["uptime_s"] if checkpoint is None else checkpoint["age_s"]
-    if age_s <= OVERDUE_INTERVALS * settings.job.checkpoint_interval_ms / 1_000 + SLACK_S:
-        return []
-    return [
-        f"no checkpoint has completed for {age_s:.0f} s, {result['checkpoints_failed']} have"
-        " failed: after a failure the job reads this time again. Is the checkpoint folder full,"
-        " or not writable?"
-    ]
-
-
-def scoring_warnings(scoring: ScoringReport | None) -> Iterator[str]:
-    if scoring and scoring.lost:
-        yield (
-            f"{scoring.lost} of {scoring.events} events lack a part and are not scored; after"
-            " scoring.rejoin_ttl_ms they are lost. Is one task much slower than the others?"
-        )
-    if scoring and scoring.unscored:
-        yield f"{scoring.unscored} events could not be scored: the TaskManagers' logs say why"
-
-
-def model_warnings(models: ModelReport | None) -> Iterator[str]:
-    if models and models.refused:
-        yield (
-            f"a worker has refused {models.refused} deployments of the user model and serves an"
-            " earlier one: the TaskManagers' logs say why"
-        )
-    if models and models.lowest_revision != models.highest_revision:
-        yield (
-            f"workers serve user models of revision {models.lowest_revision} to"
-            f" {models.highest_revision}: for seconds after a change; later, some have refused it"
-        )
 
 
 def _model_version(checkpoint: Path) -> str | None:

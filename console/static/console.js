@@ -215,7 +215,23 @@ function setUpEditor() {
   });
 }
 
+// --- parts that are read by themselves -----------------------------------------------------------
+
+function setUpParts() {
+  document.querySelectorAll("[data-part]").forEach(async (part) => {
+    part.setAttribute("aria-busy", "true");
+    try {
+      const answer = await fetch(part.dataset.part, FETCH);
+      part.innerHTML = await answer.text();
+    } catch {
+      part.textContent = "The console does not answer.";
+    }
+    part.removeAttribute("aria-busy");
+  });
+}
+
 setUpTheme();
+setUpParts();
 setUpSlider();
 setUpAlerts();
 setUpEditor();

@@ -9,11 +9,37 @@ import pytest
 from starlette.testclient import TestClient
 
 from console.app import create_console
+from console.job import JobFacts
+from liveprofile.flink.job_report import CheckpointReport, JobReport
+from liveprofile.flink.model_report import ModelReport
+from liveprofile.flink.scoring_report import ScoringReport
 from liveprofile.serve_settings import ServeSettings
 from serve.keys import Role
 from tests.support.memory.api_store import MemoryApiStore
 from tests.support.rows.console_rows import console_store
 from tests.unit.serve.conftest import Clock
+
+FACTS = JobFacts(
+    JobReport("j", "RUNNING", 7_200.0, 1, 12, 12, 321.5, CheckpointReport(3.0, 250, 5_000_000), 0),
+    17,
+    4,
+    ScoringReport(1_000, 20.0, 2, 0),
+    ModelReport(4, 4, 0),
+    [],
+)
+
+
+class MemoryJob:
+    """A job with the facts that a test sets; an exception is raised."""
+
+    def __init__(self) -> None:
+        self.state: JobFacts | Exception = FACTS
+
+    async def facts(self) -> JobFacts:
+        if isinstance(self.state, Exception):
+            raise self.state
+        return self.state
+
 
 ORIGIN = "http://127.0.0.1"
 SAME_ORIGIN = {"Origin": ORIGIN}
@@ -30,13 +56,20 @@ def store() -> MemoryApiStore:
 
 
 @pytest.fixture
-def browse(store: MemoryApiStore, clock: Clock) -> Iterator[Callable[..., TestClient]]:
+def job() -> MemoryJob:
+    return MemoryJob()
+
+
+@pytest.fixture
+def browse(
+    store: MemoryApiStore, job: MemoryJob, clock: Clock
+) -> Iterator[Callable[..., TestClient]]:
     """browse(role, name="anna", **settings): a browser signed in with this role, None: not."""
     browsers: list[TestClient] = []
 
     def make(role: Role | None = Role.READER, name: str = "anna", **settings: Any) -> TestClient:
         app = create_console(
-            ServeSettings(**settings), store, clock_ms=clock.now_ms, clock_s=clock.now_s
+            ServeSettings(**settings), store, job, clock_ms=clock.now_ms, clock_s=clock.now_s
         )
         browser = TestClient(app, base_url=ORIGIN)
         browsers.append(browser)
