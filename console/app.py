@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ from console.access import is_fetch
 from console.job import JobReader
 from console.queue import AlertQueue
 from console.rendering import STATIC, error_page
-from console.routes import alerts, definitions, operations, sign_in, users
+from console.routes import alerts, definitions, models, operations, sign_in, users
 from console.sessions import Sessions
 from liveprofile.errors import LiveprofileError
 from liveprofile.serve_settings import ServeSettings
@@ -28,19 +29,30 @@ from serve.problems import to_api_error
 from serve.security import Gatekeeper, ReadKey
 from serve.store.protocol import Store
 
-ROUTERS = (sign_in.router, users.router, alerts.router, definitions.router, operations.router)
+ROUTERS = (
+    sign_in.router,
+    users.router,
+    alerts.router,
+    definitions.router,
+    operations.router,
+    models.router,
+)
 
 
 def create_console(
     settings: ServeSettings,
     store: Store,
     job: JobReader,
+    models: Mapping[str, Path],
     keys: ReadKey | None = None,
     clock_ms: Callable[[], int] = now_ms,
     clock_s: Callable[[], float] = time.monotonic,
     running: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
 ) -> FastAPI:
-    """The console on `store` and `job`; the rest is as in serve.app.create_app."""
+    """The console on `store` and `job`; the rest is as in serve.app.create_app.
+
+    models: name of each served model to its checkpoint, which may be on another machine.
+    """
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -54,6 +66,7 @@ def create_console(
     app.state.settings = settings
     app.state.store = store
     app.state.job = job
+    app.state.models = models
     app.state.clock_ms = clock_ms
     app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
     app.state.queue = AlertQueue(store, clock_s)

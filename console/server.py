@@ -9,6 +9,7 @@ from collections.abc import Callable
 from console.app import create_console
 from console.job import FlinkJobReader
 from liveprofile.config import Settings
+from liveprofile.resources import product_path
 from serve.server import SWITCH_INTERVAL_S, listen, server_of, url_of
 from serve.store.cassandra import CassandraStore
 
@@ -20,9 +21,12 @@ def run_console(settings: Settings, started: Callable[[str], None]) -> None:
     """
     own = settings.serve.model_copy(update={"port": settings.serve.console_port})
     store = CassandraStore(settings)
-    server = server_of(
-        create_console(own, store, FlinkJobReader(settings), running=store.running), own
-    )
+    models = {
+        "user model": product_path(settings.model.checkpoint),
+        "fraud model": product_path(settings.scoring.checkpoint),
+    }
+    app = create_console(own, store, FlinkJobReader(settings), models, running=store.running)
+    server = server_of(app, own)
     # uvicorn stops at SIGTERM and then passes it on.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sys.setswitchinterval(SWITCH_INTERVAL_S)

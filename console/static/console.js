@@ -48,6 +48,7 @@ class Queue {
   constructor(section, detail, status) {
     this.section = section; this.detail = detail; this.status = status;
     this.shown = ""; this.known = new Set(this.flags()); this.asked = 0; this.busy = false;
+    this.loading = Promise.resolve(); this.awaitsNote = false;
     const current = section.querySelector("tr[aria-current]");
     this.selected = current ? current.dataset.flag : "";
   }
@@ -74,12 +75,11 @@ class Queue {
 
   replace(text) {
     const focused = this.section.contains(document.activeElement);
-    const first = this.shown === "";
     this.shown = text;
     this.section.innerHTML = text;
     const fresh = this.flags().filter((flag) => !this.known.has(flag));
     fresh.forEach((flag) => this.known.add(flag));
-    if (fresh.length && !first) this.say(`${fresh.length} new alert${fresh.length > 1 ? "s" : ""}.`);
+    if (fresh.length) this.say(`${fresh.length} new alert${fresh.length > 1 ? "s" : ""}.`);
     else if (this.status.textContent.startsWith("Not refreshed")) this.say("Refreshed again.");
     this.mark(focused);
   }
@@ -95,10 +95,15 @@ class Queue {
     }
   }
 
-  async select(flag) {
-    if (!flag) return;
+  select(flag) {
+    if (!flag) return this.loading;
     this.selected = flag;
     this.mark(true);
+    this.loading = this.load(flag);
+    return this.loading;
+  }
+
+  async load(flag) {
     const number = ++this.asked;
     try {
       const answer = await fetch(`/alerts/detail?flag_id=${encodeURIComponent(flag)}`, FETCH);
@@ -121,7 +126,8 @@ class Queue {
     const body = new URLSearchParams(new FormData(form));
     body.set("action", button.value);
     try {
-      const answer = await fetch(form.action, { ...FETCH, method: "POST", body });
+      // Not form.action: the form has controls of this name.
+      const answer = await fetch(form.getAttribute("action"), { ...FETCH, method: "POST", body });
       const text = await answer.text();
       if (!answer.ok) {
         this.detail.querySelectorAll(".notice").forEach((each) => each.remove());
@@ -142,6 +148,23 @@ class Queue {
     }
   }
 
+  // Letters that follow an n belong to the note, also before its field is there.
+  async startNote() {
+    this.awaitsNote = true;
+    await this.loading;
+    byId("note")?.focus();
+    this.awaitsNote = false;
+  }
+
+  // The detail may still be that of the alert before.
+  async press(key) {
+    const flag = this.selected;
+    await this.loading;
+    const button = this.detail.querySelector(`button[data-key="${CSS.escape(key)}"]`);
+    if (!button || button.disabled || button.form.elements.flag_id.value !== flag) return;
+    this.act(button.form, button);
+  }
+
   key(event) {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const writes = event.target.matches("input, textarea, select");
@@ -149,15 +172,13 @@ class Queue {
       if (event.key === "Escape") event.target.blur();
       return;
     }
+    if (this.awaitsNote) { event.preventDefault(); return; }
     const step = { j: 1, ArrowDown: 1, k: -1, ArrowUp: -1 }[event.key];
     if (step) this.select(this.next(step));
-    else if (event.key === "n" && byId("note")) byId("note").focus();
+    else if (event.key === "n") this.startNote();
     else if (event.key === "u" && byId("user-link")) location.assign(byId("user-link").href);
-    else {
-      const button = this.detail.querySelector(`button[data-key="${CSS.escape(event.key)}"]`);
-      if (!button || button.disabled) return;
-      this.act(button.form, button);
-    }
+    else if (/^[aflcs]$/.test(event.key)) this.press(event.key);
+    else return;
     event.preventDefault();
   }
 }

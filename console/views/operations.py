@@ -42,7 +42,7 @@ def job_figures(facts: JobFacts) -> list[tuple[str, str]]:
         figures += [
             ("last checkpoint", f"{number(checkpoint.age_s, 0)} s ago"),
             ("it took", f"{number(checkpoint.duration_ms)} ms"),
-            ("state", f"{number(checkpoint.size_bytes / MEGA, 1)} MB"),
+            ("size of its state", f"{number(checkpoint.size_bytes / MEGA, 1)} MB"),
         ]
     figures.append(("failed checkpoints", number(job.checkpoints_failed)))
     if facts.models and facts.models.highest_revision:

@@ -16,6 +16,7 @@ from liveprofile.flink.scoring_report import ScoringReport
 from liveprofile.serve_settings import ServeSettings
 from serve.keys import Role
 from tests.support.memory.api_store import MemoryApiStore
+from tests.support.paths import ROOT
 from tests.support.rows.console_rows import console_store
 from tests.unit.serve.conftest import Clock
 
@@ -65,11 +66,17 @@ def browse(
     store: MemoryApiStore, job: MemoryJob, clock: Clock
 ) -> Iterator[Callable[..., TestClient]]:
     """browse(role, name="anna", **settings): a browser signed in with this role, None: not."""
+    models = {"user model": ROOT / "models/checkpoints/default", "other model": ROOT / "none"}
     browsers: list[TestClient] = []
 
     def make(role: Role | None = Role.READER, name: str = "anna", **settings: Any) -> TestClient:
         app = create_console(
-            ServeSettings(**settings), store, job, clock_ms=clock.now_ms, clock_s=clock.now_s
+            ServeSettings(**settings),
+            store,
+            job,
+            models,
+            clock_ms=clock.now_ms,
+            clock_s=clock.now_s,
         )
         browser = TestClient(app, base_url=ORIGIN)
         browsers.append(browser)

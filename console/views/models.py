@@ -1,0 +1,90 @@
+"""The card of a model checkpoint and its training curves."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import orjson
+
+from console.charts.lines import LineChart, Sample, line_chart
+from console.formats import number, words
+
+MAX_LIST_ITEMS = 8
+FACT_DECIMALS = 6
+# Of the columns of curves.csv, those that say how the training went.
+CURVES = ("loss", "validation_loss", "validation_category_ndcg_at_10", "category_ndcg_at_10")
+
+
+class CardSection(NamedTuple):
+    name: str
+    facts: list[tuple[str, str]]
+
+
+class ModelView(NamedTuple):
+    """card: None if the checkpoint is not on this machine."""
+
+    name: str
+    version: str
+    card: list[CardSection] | None
+    curves: list[tuple[str, LineChart]]
+
+
+def read_model(name: str, folder: Path) -> ModelView:
+    """Reads card.json and curves.csv. Blocks."""
+    try:
+        card = orjson.loads((folder / "card.json").read_bytes())
+    except OSError:
+        return ModelView(name, "", None, [])
+    try:
+        with (folder / "curves.csv").open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+    except OSError:
+        rows = []
+    return ModelView(name, str(card.get("version", "")), sections(card), curves(rows))
+
+
+def sections(card: Mapping[str, Any]) -> list[CardSection]:
+    """The single values first, then a section for each group of values."""
+    single = [(words(k), _written(v)) for k, v in card.items() if not isinstance(v, dict)]
+    groups = [CardSection(words(k), list(_flat(v))) for k, v in card.items() if isinstance(v, dict)]
+    return [CardSection("card", single), *(group for group in groups if group.facts)]
+
+
+def curves(rows: Sequence[Mapping[str, str]]) -> list[tuple[str, LineChart]]:
+    """A chart for each of CURVES that the table has, by epoch."""
+    found = []
+    for name in CURVES:
+        values = [
+            (int(float(row["epoch"])), float(row[name])) for row in rows if row.get(name, "") != ""
+        ]
+        samples = [Sample(epoch, value, f"epoch {epoch}: {value:g}") for epoch, value in values]
+        lowest = min((value for _, value in values), default=0.0)
+        chart = line_chart(samples, y_min=lowest, written=lambda epoch: f"epoch {epoch}")
+        if chart is not None:
+            found.append((words(name), chart))
+    return found
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    for key, value in values.items():
+        name = f"{prefix}{words(key)}"
+        if isinstance(value, dict):
+            yield from _flat(value, f"{name}, ")
+        else:
+            yield name, _written(value)
+
+
+def _written(value: Any) -> str:
+    match value:
+        case bool() | None:
+            return str(value).lower()
+        case int() | float():
+            return number(value, FACT_DECIMALS)
+        case list():
+            shown = ", ".join(map(_written, value[:MAX_LIST_ITEMS]))
+            rest = len(value) - MAX_LIST_ITEMS
+            return f"{shown} and {rest} more" if rest > 0 else shown or "none"
+    return str(value)
