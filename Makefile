@@ -40,7 +40,7 @@ check: lint ## lint, layers and the fast unit tests: about a minute
 	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit $(ARGS)
 
 # Three processes: fault tests, which mostly wait; other tests with Flink; unit tests.
-test: lint ## lint, layers and every test level
+test: lint .stack/prometheus/.complete ## lint, layers and every test level
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
 bench: venv ## run the benchmarks
@@ -61,6 +61,11 @@ clean: stop ## remove everything that make created
 
 .venv/.ready: requirements.txt requirements-serve.txt requirements-client.txt requirements-dev.txt requirements-no-deps.txt pyproject.toml | .stack/prerequisites
 	@stack/step.sh "python packages" .venv $(SETUP_LOG) stack/install_venv.sh $(PYTHON)
+	@touch $@
+
+# Only tests need it.
+.stack/prometheus/.complete: stack/prometheus.sh
+	@stack/step.sh "prometheus" .stack/prometheus $(SETUP_LOG).prometheus stack/prometheus.sh .stack/prometheus
 	@touch $@
 
 .stack/lib/.complete: liveprofile/flink/pom.xml | .stack/prerequisites

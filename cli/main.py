@@ -11,6 +11,7 @@ import typer
 
 from cli.api.console import console
 from cli.api.key import key
+from cli.api.metrics import metrics
 from cli.api.serve import serve
 from cli.attributes import attributes
 from cli.demo.command import demo
@@ -55,7 +56,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Run the job": (demo, setup, submit, status, stop, cancel, upgrade, doctor, audit),
     "Send events": (generate, mapping, replay, heartbeat, rejected, bootstrap),
     "Read profiles": (show, deltas, scores, flags),
-    "Serve profiles over HTTP": (serve, console, key),
+    "Serve profiles over HTTP": (serve, console, key, metrics),
     "Work on alerts": (alerts, consume, feedback, rules, drift),
     "Segment users": (segments, attributes),
     "Operate the shop": (trends, funnel, retention),

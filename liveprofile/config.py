@@ -18,6 +18,7 @@ from pydantic import Field, SecretStr, ValidationError
 
 from liveprofile import setting_errors
 from liveprofile.errors import ConfigError
+from liveprofile.metrics_settings import MetricsSettings
 from liveprofile.renamed_settings import RENAMED
 from liveprofile.serve_settings import ServeSettings
 from liveprofile.setting_errors import as_section, json_form, setting_types
@@ -64,6 +65,7 @@ class Settings(Section):
     scoring: ScoringSettings = ScoringSettings()
     flink: FlinkSettings = FlinkSettings()
     serve: ServeSettings = ServeSettings()
+    metrics: MetricsSettings = MetricsSettings()
     trends: TrendSettings = TrendSettings()
     campaigns: CampaignSettings = CampaignSettings()
     consent: ConsentSettings = ConsentSettings()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -10,20 +10,42 @@ from liveprofile.loopback import is_loopback
 from liveprofile.setting_sections import MAX_TTL_S, Section
 
 
-class ServeSettings(Section):
-    """The read API. Anything but this machine needs keys and TLS."""
+class ListenSettings(Section):
+    """Where a server listens. Anything but this machine needs TLS."""
 
     host: str = Field("127.0.0.1", min_length=1, description="address that the server listens on")
-    port: int = Field(8070, ge=0, le=65535, description="0: any free port")
-    authentication: Literal["keys", "none"] = Field(
-        "keys", description="none: everybody on this machine may read, nobody may write"
-    )
     allow_plaintext: bool = Field(
         False, description="listen beyond this machine without TLS, which a proxy must add"
     )
     certificate_file: str = Field("", description="PEM file with the server's certificate chain")
     key_file: str = Field("", description="PEM file with the server's private key")
     key_password: SecretStr = SecretStr("")
+
+    @model_validator(mode="after")
+    def _encrypted(self) -> Self:
+        if bool(self.certificate_file) != bool(self.key_file):
+            raise ValueError("certificate_file and key_file need each other")
+        if self.key_password.get_secret_value() and not self.key_file:
+            raise ValueError("key_password needs key_file")
+        if not is_loopback(self.host) and not self.certificate_file and not self.allow_plaintext:
+            raise ValueError(
+                f"host {self.host} is not loopback: it needs certificate_file and key_file, or"
+                " allow_plaintext = true behind a proxy with TLS"
+            )
+        return self
+
+    @property
+    def uses_tls(self) -> bool:
+        return bool(self.certificate_file)
+
+
+class ServeSettings(ListenSettings):
+    """The read API. Anything but this machine needs keys too."""
+
+    port: int = Field(8070, ge=0, le=65535, description="0: any free port")
+    authentication: Literal["keys", "none"] = Field(
+        "keys", description="none: everybody on this machine may read, nobody may write"
+    )
     deadline_ms: int = Field(
         1_200, ge=100, le=60_000, description="a request that takes longer is answered with 503"
     )
@@ -54,25 +76,10 @@ class ServeSettings(Section):
     api_key_ttl_s: int = Field(365 * 86_400, ge=1, le=MAX_TTL_S)
 
     @model_validator(mode="after")
-    def _secure(self) -> ServeSettings:
-        if bool(self.certificate_file) != bool(self.key_file):
-            raise ValueError("certificate_file and key_file need each other")
-        if self.key_password.get_secret_value() and not self.key_file:
-            raise ValueError("key_password needs key_file")
-        if is_loopback(self.host):
-            return self
-        if self.authentication == "none":
+    def _authenticated(self) -> ServeSettings:
+        if not is_loopback(self.host) and self.authentication == "none":
             raise ValueError(f'host {self.host} is not loopback: it needs authentication = "keys"')
-        if not self.certificate_file and not self.allow_plaintext:
-            raise ValueError(
-                f"host {self.host} is not loopback: it needs certificate_file and key_file, or"
-                " allow_plaintext = true behind a proxy with TLS"
-            )
         return self
-
-    @property
-    def uses_tls(self) -> bool:
-        return bool(self.certificate_file)
 
     @property
     def deadline_s(self) -> float:

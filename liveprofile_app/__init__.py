@@ -1,16 +1,18 @@
 """The entry point of the `liveprofile` command.
 
-A wheel installs the packages cli, console, jobs, models, serve, stack and udfs inside this package,
-because their names are too general for site-packages. They are imported by their own names, so
-`main` puts this folder on the path. In a checkout they lie in the project's root, which is on the
-path already.
+A wheel installs the packages cli, console, jobs, models, monitoring, serve, stack and udfs inside
+this package, because their names are too general for site-packages. They are imported by their own
+names, so `main` puts this folder on the path. In a checkout they lie in the project's root, which
+is on the path already.
 """
 
 import sys
 from pathlib import Path
 
 _FOLDER = Path(__file__).resolve().parent
-_OWN = {"cli", "console", "jobs", "liveprofile", "models", "serve", "stack", "udfs"}
+_OWN = {
+    "cli", "console", "jobs", "liveprofile", "models", "monitoring", "serve", "stack", "udfs",
+}  # fmt: skip
 
 
 def main() -> None:
@@ -27,6 +29,7 @@ def main() -> None:
             raise
         sys.stderr.write(
             f"liveprofile: the package {name} is not installed: `pip install 'liveprofile[serve]'`"
-            " for `liveprofile serve`, `console` and `key`, 'liveprofile[job]' for all others\n"
+            " for `liveprofile serve`, `console`, `key` and `metrics`, 'liveprofile[job]' for all"
+            " others\n"
         )
         sys.exit(2)

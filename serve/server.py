@@ -8,9 +8,9 @@ import socket
 import sys
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import uvicorn
-from fastapi import FastAPI
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from liveprofile.config import Settings
@@ -93,8 +93,11 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
         server.run(sockets=[listening])
 
 
-def server_of(app: FastAPI, limits: ServeSettings) -> uvicorn.Server:
-    """A server of the app with the limits of the settings. Raises ConfigError."""
+def server_of(app: Any, limits: ServeSettings, section: str = "serve") -> uvicorn.Server:
+    """A server of an ASGI app with the limits of the settings. Raises ConfigError.
+
+    section: of the settings, for messages.
+    """
     config = uvicorn.Config(
         app,
         http=partial(LimitedHttp, limits=limits),  # type: ignore[arg-type]
@@ -117,23 +120,24 @@ def server_of(app: FastAPI, limits: ServeSettings) -> uvicorn.Server:
         config.load()
     except OSError as error:  # ssl.SSLError too
         raise ConfigError(
-            f"settings serve.certificate_file = {limits.certificate_file!r},"
+            f"settings {section}.certificate_file = {limits.certificate_file!r},"
             f" key_file = {limits.key_file!r}: {error}"
         ) from None
     return uvicorn.Server(config)
 
 
-def listen(limits: ServeSettings) -> socket.socket:
+def listen(limits: ServeSettings, section: str = "serve") -> socket.socket:
     """The listening socket. Raises ServiceError if the address is taken or not this machine's."""
     family = socket.AF_INET6 if ":" in limits.host else socket.AF_INET
     listening = socket.socket(family)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((limits.host, limits.port))
+        listening.listen()  # from now on a client waits instead of being refused
     except OSError as error:
         listening.close()
         raise ServiceError(
-            f"settings serve.host = {limits.host!r}, port = {limits.port}: {error}"
+            f"settings {section}.host = {limits.host!r}, port = {limits.port}: {error}"
         ) from None
     return listening
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from liveprofile.flink.rest import request, vertex_metrics
@@ -21,25 +22,27 @@ def model_report(rest_url: str, job_id: str) -> ModelReport | None:
     """Reads the gauges; None if the operator has no metrics yet. Raises ServiceError."""
     for vertex in request(rest_url, f"/jobs/{job_id}")["vertices"]:
         lowest, highest = (
-            vertex_metrics(
-                rest_url,
-                job_id,
-                vertex["id"],
-                lambda name: name.endswith((_REVISION, _REFUSED)),
-                of,
-            )
+            vertex_metrics(rest_url, job_id, vertex["id"], is_model_gauge, of)
             for of in ("min", "max")
         )
-        if highest:
-            return ModelReport(
-                _named(lowest, _REVISION), _named(highest, _REVISION), _named(highest, _REFUSED)
-            )
+        if found := models_of(lowest, highest):
+            return found
     return None
 
 
-def _is_selected(name: str) -> bool:
+def models_of(lowest: Mapping[str, float], highest: Mapping[str, float]) -> ModelReport | None:
+    """Makes the report from gauges, the lowest and the highest over subtasks; None without any."""
+    if not any(map(is_model_gauge, highest)):
+        return None
+    return ModelReport(
+        _named(lowest, _REVISION), _named(highest, _REVISION), _named(highest, _REFUSED)
+    )
+
+
+def is_model_gauge(name: str) -> bool:
+    """Whether `models_of` needs this metric."""
     return name.endswith((_REVISION, _REFUSED))
 
 
-def _named(metrics: dict[str, float], ending: str) -> int:
+def _named(metrics: Mapping[str, float], ending: str) -> int:
     return int(max((value for name, value in metrics.items() if name.endswith(ending)), default=0))

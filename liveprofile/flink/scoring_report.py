@@ -43,14 +43,15 @@ class ScoringReport(NamedTuple):
 
 def scoring_report(rest_url: str, job_id: str) -> ScoringReport | None:
     """Reads the counters; None if the operators have no metrics yet. Raises ServiceError."""
-
-    def is_selected(name: str) -> bool:
-        return _RECORDS.match(name) is not None or name.endswith(_UNSCORED)
-
     metrics: dict[str, float] = {}
     for vertex in request(rest_url, f"/jobs/{job_id}")["vertices"]:
-        metrics |= vertex_metrics(rest_url, job_id, vertex["id"], is_selected, "sum")
+        metrics |= vertex_metrics(rest_url, job_id, vertex["id"], is_scoring_counter, "sum")
     return count_events(metrics)
+
+
+def is_scoring_counter(name: str) -> bool:
+    """Whether `count_events` needs this metric."""
+    return _RECORDS.match(name) is not None or name.endswith(_UNSCORED)
 
 
 def count_events(metrics: Mapping[str, float]) -> ScoringReport | None:

@@ -1,0 +1,53 @@
+"""`liveprofile metrics`: what an operator watches, for Prometheus."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from cli.common import ConfigOption, JsonOption, config_file, print_json
+from liveprofile.config import load
+
+
+def metrics(
+    host: Annotated[
+        str | None, typer.Option("--host", metavar="ADDRESS", help="Setting metrics.host.")
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=0, max=65535, help="Setting metrics.port; 0: any free port."),
+    ] = None,
+    audit_state: Annotated[
+        Path | None,
+        typer.Option(
+            "--audit-state",
+            metavar="FILE",
+            help="The file of `liveprofile audit --state`: adds how far the audit has come.",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Serve the figures of `liveprofile status` and more as Prometheus metrics until Ctrl-C.
+
+    docs/monitoring.md lists them. Starts without Kafka, Cassandra and Flink, and reads each when it
+    is there. With --json, the first line is {"url": ...}.
+
+    Example: `liveprofile metrics --port 8071`
+    """
+    from monitoring.server import serve_metrics
+
+    changes: dict[str, Any] = {"host": host, "port": port}
+    given = {name: value for name, value in changes.items() if value is not None}
+    settings = load(config_file(config), metrics=given)
+    logging.basicConfig(
+        level=logging.WARNING, format="%(asctime)s %(name)s: %(message)s", force=True
+    )
+
+    def started(url: str) -> None:
+        print_json({"url": url}) if json else typer.echo(f"listening on {url}")
+
+    serve_metrics(settings, audit_state, started)

@@ -1,0 +1,1 @@
+"""What an operator's own monitoring reads: Prometheus metrics, alert rules and dashboards."""

@@ -1,0 +1,142 @@
+"""`/metrics` over HTTP."""
+
+from __future__ import annotations
+
+import hmac
+import signal
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from prometheus_client import CollectorRegistry, make_asgi_app
+from starlette.responses import PlainTextResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from liveprofile.config import Settings
+from liveprofile.errors import ConfigError
+from liveprofile.resources import product_path
+from liveprofile.rules.rules import RuleSet, read_rules
+from liveprofile.units import SECOND_MS
+from monitoring.cassandra_source import read_cassandra
+from monitoring.exporter import Exporter, Source
+from monitoring.flink_source import read_flink
+from monitoring.kafka_source import read_audit, read_kafka
+from monitoring.topic_counts import (
+    REJECTION_REASONS,
+    TopicCounter,
+    alert_labels,
+    rejection_labels,
+)
+from serve.server import listen, server_of, url_of
+
+PATH = "/metrics"
+
+
+class MetricsApp:
+    """Answers PATH, to callers with the token if there is one."""
+
+    def __init__(self, metrics: ASGIApp, token: str | None):
+        self._metrics, self._token = metrics, token
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["path"] != PATH:
+            await PlainTextResponse(f"see {PATH}\n", 404)(scope, receive, send)
+        elif not self._is_allowed(scope):
+            headers = {"WWW-Authenticate": "Bearer"}
+            await PlainTextResponse("token missing or wrong\n", 401, headers)(scope, receive, send)
+        else:
+            await self._metrics(scope, receive, send)
+
+    def _is_allowed(self, scope: Scope) -> bool:
+        if self._token is None:
+            return True
+        given = dict(scope["headers"]).get(b"authorization", b"")
+        return hmac.compare_digest(given, b"Bearer " + self._token.encode())
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    for phase in ("startup", "shutdown"):
+        await receive()
+        await send({"type": f"lifespan.{phase}.complete"})
+
+
+def read_token(file: str) -> str | None:
+    """The token in the file without white space around it; None without a file.
+
+    Raises ConfigError if it cannot be read or is short.
+    """
+    if not file:
+        return None
+    try:
+        token = Path(file).read_text("ascii").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"settings metrics.token_file = {file!r}: {error}") from None
+    if len(token) < 16:
+        raise ConfigError(f"settings metrics.token_file = {file!r}: it needs 16 characters or more")
+    return token
+
+
+def sources(
+    settings: Settings, counters: list[TopicCounter], audit_state: Path | None
+) -> list[Source]:
+    """The sources of figures. audit_state: the file of `liveprofile audit --state`, if any."""
+    fast_s = settings.metrics.interval_ms / SECOND_MS
+    scan_s = settings.metrics.scan_interval_ms / SECOND_MS
+    found = [
+        Source("flink", fast_s, partial(read_flink, settings)),
+        Source("kafka", fast_s, partial(read_kafka, settings, counters)),
+        Source("cassandra", scan_s, partial(read_cassandra, settings)),
+    ]
+    if audit_state is not None:
+        found.append(Source("audit", fast_s, partial(read_audit, settings, audit_state)))
+    return found
+
+
+def topic_counters(settings: Settings, rules: RuleSet) -> list[TopicCounter]:
+    """Counters of rejected records and of alerts. rules: of the file, counted from 0 on."""
+    topics = settings.topics
+    known = [(rule.id, rule.severity) for rule in rules.rules]
+    reasons = [(reason,) for reason in REJECTION_REASONS]
+    return [
+        TopicCounter(settings, topics.rejected, "records_rejected", rejection_labels, reasons),
+        TopicCounter(settings, topics.alerts, "alerts", alert_labels, known),
+    ]
+
+
+def serve_metrics(
+    settings: Settings, audit_state: Path | None, started: Callable[[str], None]
+) -> None:
+    """Serves until SIGTERM or Ctrl-C. `started` gets the URL when the server listens.
+
+    Raises ConfigError for a bad certificate or token, ServiceError if the address is taken.
+    """
+    limits = settings.metrics.server()
+    token = read_token(settings.metrics.token_file)
+    counters = topic_counters(settings, read_rules(product_path(settings.rules)))
+    exporter = Exporter(sources(settings, counters, audit_state))
+    registry = CollectorRegistry()
+    registry.register(_Described(exporter))
+    server = server_of(MetricsApp(make_asgi_app(registry), token), limits, "metrics")
+
+    def stop() -> None:
+        server.should_exit = True
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with listen(limits, "metrics") as listening:
+        started(url_of(limits, listening) + PATH)
+        with exporter.running(*(counter.follow for counter in counters), on_defect=stop):
+            server.run(sockets=[listening])
+
+
+class _Described:
+    """The exporter without a scrape when it is registered."""
+
+    def __init__(self, exporter: Exporter):
+        self.collect = exporter.collect
+
+    def describe(self) -> list[Any]:
+        return []

@@ -1,0 +1,143 @@
+"""The exporter answers from the last readings, and leaves out those that are old."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from liveprofile.errors import ServiceError
+from monitoring.catalogue import FIGURES, PREFIX, Readings, exported_names
+from monitoring.exporter import Exporter, Source
+from monitoring.server import _Described
+
+INTERVAL_S = 15.0
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
+def lag_of(*values: int | Exception) -> Callable[[], Readings]:
+    left = list(values)
+
+    def read() -> Readings:
+        value = left.pop(0)
+        if isinstance(value, Exception):
+            raise value
+        readings = Readings()
+        readings.add("lag_records", value, "profile")
+        return readings
+
+    return read
+
+
+def samples(exporter: Exporter) -> dict[str, float]:
+    """{name or name/label: value} of a scrape, as Prometheus parses it."""
+    registry = CollectorRegistry()
+    registry.register(_Described(exporter))
+    text = generate_latest(registry).decode()
+    return {
+        "/".join((sample.name, *sample.labels.values())): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+def test_scrape_has_the_last_readings_of_each_source() -> None:
+    clock = Clock()
+    kafka = Source("kafka", INTERVAL_S, lag_of(7, 9))
+    exporter = Exporter([kafka, Source("flink", INTERVAL_S, lag_of())], clock)
+    assert samples(exporter) == {
+        "liveprofile_source_up/kafka": 0.0,
+        "liveprofile_source_up/flink": 0.0,
+    }
+    exporter.read(kafka)
+    exporter.read(kafka)
+    found = samples(exporter)
+    assert found["liveprofile_lag_records/profile"] == 9.0
+    assert found["liveprofile_source_up/kafka"] == 1.0
+    assert found["liveprofile_source_up/flink"] == 0.0
+
+
+def test_old_readings_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    clock, away = Clock(), ServiceError("no Kafka at k:1")
+    kafka = Source("kafka", INTERVAL_S, lag_of(7, away, away, 8))
+    exporter = Exporter([kafka], clock)
+    exporter.read(kafka)
+    clock.now_s += 3 * INTERVAL_S
+    exporter.read(kafka)
+    assert samples(exporter)["liveprofile_lag_records/profile"] == 7.0
+    clock.now_s += 0.1
+    exporter.read(kafka)
+    assert samples(exporter) == {"liveprofile_source_up/kafka": 0.0}
+    with caplog.at_level(logging.WARNING):
+        exporter.read(kafka)
+    assert samples(exporter)["liveprofile_lag_records/profile"] == 8.0
+    assert caplog.messages[-1] == "source kafka answers again"
+
+
+def test_first_failure_in_a_row_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    away = ServiceError("no Kafka at k:1")
+    kafka = Source("kafka", INTERVAL_S, lag_of(away, away))
+    exporter = Exporter([kafka])
+    exporter.read(kafka)
+    exporter.read(kafka)
+    assert caplog.messages == ["source kafka: no Kafka at k:1"]
+
+
+def test_sources_are_read_at_their_interval_until_the_end() -> None:
+    read_twice = threading.Event()
+    values = iter((1, 2))
+
+    def read() -> Readings:
+        readings = Readings()
+        if (value := next(values, None)) is None:
+            read_twice.set()
+        readings.add("lag_records", value or 3, "profile")
+        return readings
+
+    exporter = Exporter([Source("kafka", 0.01, read)])
+    with exporter.running(on_defect=lambda: None):
+        assert read_twice.wait(10)
+    assert samples(exporter)["liveprofile_lag_records/profile"] == 3.0
+
+
+def test_defect_of_a_source_ends_the_exporter() -> None:
+    """Only errors of services are expected; an exporter without a source would look healthy."""
+    stopped = threading.Event()
+    exporter = Exporter([Source("kafka", INTERVAL_S, lag_of(KeyError("defect")))])
+    with (
+        pytest.raises(KeyError, match="defect"),
+        exporter.running(on_defect=stopped.set),
+    ):
+        assert stopped.wait(10)
+
+
+def test_figure_that_the_catalogue_lacks_is_an_error() -> None:
+    with pytest.raises(KeyError, match="unknown"):
+        Readings().add("unknown", 1.0)
+
+
+def test_exported_names_are_those_of_a_scrape() -> None:
+    class All:
+        def collect(self):
+            readings = Readings()
+            for name, figure in FIGURES.items():
+                if figure.kind == "histogram":
+                    readings.add_histogram(name, {"1.0": 1, "+Inf": 2}, 3.0)
+                else:
+                    readings.add(name, 1.0, *("x" for _ in figure.labels))
+            yield from readings.families()
+
+    found = samples(All())  # type: ignore[arg-type]
+    assert {name.partition("/")[0] for name in found} == exported_names()
+    assert all(name.startswith(PREFIX) for name in found)

@@ -1,0 +1,113 @@
+"""Alert rules and dashboards name metrics that are exported, and promtool accepts the rules."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from monitoring.catalogue import FIGURES, PREFIX, exported_names
+from serve.guard import ApiMetrics
+from tests.support.paths import PROMTOOL, ROOT
+
+FOLDER = ROOT / "monitoring"
+RULES = FOLDER / "prometheus" / "alerts.yaml"
+TESTS = FOLDER / "prometheus" / "alerts_test.yaml"
+DASHBOARDS = sorted((FOLDER / "grafana").glob("*.json"))
+NAME = re.compile(rf"\b{PREFIX}\w+")
+SEVERITIES = {"page", "ticket"}
+
+
+def exported() -> set[str]:
+    api = {
+        sample.name
+        for family in ApiMetrics().registry.collect()
+        for sample in family.samples or [family]
+    }
+    # Metrics with labels have no sample before the first request.
+    api |= {
+        f"{PREFIX}api_requests_total",
+        *(f"{PREFIX}api_request_seconds{ending}" for ending in ("_bucket", "_sum", "_count")),
+    }
+    return exported_names() | api
+
+
+def alerts() -> list[dict[str, Any]]:
+    groups = yaml.safe_load(RULES.read_text("utf-8"))["groups"]
+    return [rule for group in groups for rule in group["rules"]]
+
+
+def queries(dashboard: Path) -> list[str]:
+    panels = json.loads(dashboard.read_text("utf-8"))["panels"]
+    return [target["expr"] for panel in panels for target in panel["targets"]]
+
+
+@pytest.mark.parametrize("alert", alerts(), ids=lambda alert: alert["alert"])
+def test_alert_names_exported_metrics_and_what_to_do(alert: dict[str, Any]) -> None:
+    names = set(NAME.findall(alert["expr"]))
+    assert names <= exported(), names - exported()
+    assert names or alert["expr"].startswith("up{")
+    assert alert["labels"]["severity"] in SEVERITIES
+    assert alert["annotations"]["summary"].endswith(".")
+    assert alert["annotations"]["action"]
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda file: file.stem)
+def test_dashboard_names_exported_metrics(dashboard: Path) -> None:
+    for query in queries(dashboard):
+        names = set(NAME.findall(query))
+        assert names and names <= exported(), query
+
+
+@pytest.mark.parametrize("dashboard", DASHBOARDS, ids=lambda file: file.stem)
+def test_panels_have_ids_of_their_own_and_do_not_overlap(dashboard: Path) -> None:
+    panels = json.loads(dashboard.read_text("utf-8"))["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    taken: set[tuple[int, int]] = set()
+    for panel in panels:
+        at = panel["gridPos"]
+        cells = {
+            (x, y)
+            for x in range(at["x"], at["x"] + at["w"])
+            for y in range(at["y"], at["y"] + at["h"])
+        }
+        assert not cells & taken and at["x"] + at["w"] <= 24, panel["title"]
+        taken |= cells
+
+
+def test_every_figure_is_on_a_dashboard_in_an_alert_or_counts_tasks() -> None:
+    used = set(NAME.findall(RULES.read_text("utf-8")))
+    used |= {name for file in DASHBOARDS for query in queries(file) for name in NAME.findall(query)}
+    unused = {
+        name for name in FIGURES if not any(each.startswith(f"{PREFIX}{name}") for each in used)
+    }
+    assert unused == {"job_uptime_seconds", "job_tasks_running", "job_tasks"}
+
+
+def test_every_metric_is_documented() -> None:
+    text = (ROOT / "docs" / "monitoring.md").read_text("utf-8")
+    assert [name for name in FIGURES if f"`{name}`" not in text] == []
+    assert [alert["alert"] for alert in alerts() if f"`{alert['alert']}`" not in text] == []
+
+
+def test_every_alert_has_a_test() -> None:
+    tested = set(re.findall(r'alertname="(\w+)"', TESTS.read_text("utf-8")))
+    assert tested == {alert["alert"] for alert in alerts()}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not PROMTOOL.is_file(), reason=f"{PROMTOOL} is missing: stack/prometheus.sh")
+def test_promtool_accepts_configuration_and_rules() -> None:
+    for arguments in (
+        ("check", "config", str(FOLDER / "prometheus" / "prometheus.yaml")),
+        ("test", "rules", str(TESTS)),
+    ):
+        done = subprocess.run(
+            [str(PROMTOOL), *arguments], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stdout + done.stderr

@@ -1,0 +1,216 @@
+"""Reports of Flink, records of Kafka and rows of Cassandra as figures."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from liveprofile.config import load
+from liveprofile.flink.job_report import CheckpointReport, JobReport
+from liveprofile.flink.latency_report import BUCKETS_MS
+from liveprofile.flink.operator_metrics import OverSubtasks
+from liveprofile.kafka.records import Record
+from monitoring.cassandra_source import add_cases, add_drift
+from monitoring.catalogue import Readings
+from monitoring.flink_source import flink_readings, is_needed
+from monitoring.kafka_source import read_audit
+from monitoring.topic_counts import (
+    MAX_SERIES,
+    OTHER,
+    REJECTION_REASONS,
+    TopicCounter,
+    alert_labels,
+    rejection_labels,
+)
+from tests.reference.validation import REASONS
+from tests.support.paths import ROOT
+from udfs.scoring.drift_store import DriftDecision, DriftState
+
+SETTINGS = load(job={"checkpoint_interval_ms": 10_000})
+JOB = JobReport(
+    job_id="1",
+    state="RUNNING",
+    uptime_s=60.0,
+    restarts=2,
+    tasks_running=8,
+    tasks=8,
+    events_per_second=120.0,
+    checkpoint=CheckpointReport(age_s=4.0, duration_ms=250, size_bytes=1_000_000),
+    checkpoints_failed=1,
+)
+
+
+def values(readings: Readings) -> dict[str, float]:
+    """{name/label/...: value}"""
+    return {
+        "/".join((sample.name.removeprefix("liveprofile_"), *sample.labels.values())): sample.value
+        for family in readings.families()
+        for sample in family.samples
+    }
+
+
+def test_job_and_checkpoint() -> None:
+    found = values(flink_readings(SETTINGS, JOB, {}))
+    assert found == {
+        "job_running": 1.0,
+        "job_uptime_seconds": 60.0,
+        "job_restarts_total": 2,
+        "job_tasks_running": 8,
+        "job_tasks": 8,
+        "job_events_per_second": 120.0,
+        "checkpoint_interval_seconds": 10.0,
+        "checkpoint_age_seconds": 4.0,
+        "checkpoint_duration_seconds": 0.25,
+        "checkpoint_size_bytes": 1_000_000,
+        "checkpoints_failed_total": 1,
+    }
+
+
+def test_job_without_a_checkpoint_has_the_age_of_the_job() -> None:
+    found = values(flink_readings(SETTINGS, JOB._replace(checkpoint=None), {}))
+    assert found["checkpoint_age_seconds"] == 60.0
+    assert "checkpoint_size_bytes" not in found
+
+
+@pytest.mark.parametrize(
+    "changed", [{"state": "RESTARTING"}, {"tasks_running": 7}, {"tasks": 0, "tasks_running": 0}]
+)
+def test_job_with_a_task_that_does_not_run_is_not_running(changed: dict[str, Any]) -> None:
+    assert values(flink_readings(SETTINGS, JOB._replace(**changed), {}))["job_running"] == 0.0
+
+
+def over(total: float, lowest: float = 0.0, highest: float = 0.0) -> OverSubtasks:
+    return OverSubtasks(lowest, highest, total)
+
+
+METRICS = {
+    "Calc[38].numRecordsOut": over(100),
+    "Calc[38].numRecordsOutPerSecond": over(0.5),
+    "OverAggregate[50].numRecordsIn": over(93),
+    "PythonCalc[52].liveprofile.events.unscored": over(2),
+    "PythonCalc[52].liveprofile.events.rows": over(90),
+    "PythonCalc[22].liveprofile.rows": over(40),
+    "PythonCalc[22].liveprofile.model_revision": over(4_005, lowest=1_002, highest=1_003),
+    "PythonCalc[22].liveprofile.models_refused": over(1, highest=1),
+}
+
+
+def test_operators_of_both_pipelines() -> None:
+    assert all(map(is_needed, METRICS))
+    found = values(flink_readings(SETTINGS, JOB, METRICS))
+    expected = {
+        "events_to_score_total": 100,
+        "events_incomplete": 7,
+        "events_lost": 7,
+        "events_unscored_total": 2,
+        "events_scored_total": 90,
+        "windows_stored_total": 40,
+        "model_revision/lowest": 1_002,
+        "model_revision/highest": 1_003,
+        "models_refused": 1,
+    }
+    assert {name: found.get(name) for name in expected} == expected
+
+
+def test_latency_is_a_histogram_in_seconds() -> None:
+    name = "PythonCalc[22].liveprofile.window_to_profile_ms"
+    metrics = {f"{name}.le.{bound}.bucket": over(3) for bound in BUCKETS_MS}
+    metrics[f"{name}.le.+Inf.bucket"] = over(4)
+    metrics[f"{name}.sum"] = over(91_500)
+    found = values(flink_readings(SETTINGS, JOB, metrics))
+    assert found["window_to_profile_seconds_bucket/0.025"] == 3
+    assert found["window_to_profile_seconds_bucket/60.0"] == 3
+    assert found["window_to_profile_seconds_bucket/+Inf"] == 4
+    assert found["window_to_profile_seconds_count"] == 4
+    assert found["window_to_profile_seconds_sum"] == 91.5
+
+
+def test_other_metrics_of_flink_are_not_read() -> None:
+    assert not is_needed("Calc[38].numBytesOut")
+    assert not is_needed("PythonCalc[22].liveprofile.batch_rows")
+
+
+def record(value: bytes | None = None, offset: int = 0, **headers: bytes) -> Record:
+    return Record("t", 0, offset, 0, None, value, headers)
+
+
+def alert(**data: str) -> Record:
+    return record(json.dumps({"type": "drift", "data": data}).encode())
+
+
+@pytest.mark.parametrize(
+    ("sent", "labels"),
+    [
+        (alert(rule_id="ring", severity="high"), ("ring", "high")),
+        (alert(), ("drift", OTHER)),
+        (record(b"{"), (OTHER, OTHER)),
+        (record(b"[]"), (OTHER, OTHER)),
+        (record(b'{"data": 1}'), (OTHER, OTHER)),
+        (record(None), (OTHER, OTHER)),
+    ],
+)
+def test_alert_counts_for_its_rule(sent: Record, labels: tuple[str, str]) -> None:
+    assert alert_labels(sent) == labels
+
+
+def test_counts_start_at_zero_for_known_labels() -> None:
+    counter = TopicCounter(
+        SETTINGS, "t", "records_rejected", rejection_labels, [("NOT_JSON",), ("BAD_ID",)]
+    )
+    counter.count(record(reason=b"BAD_ID"))
+    counter.count(record(reason=b"BAD_ID"))
+    counter.count(record())
+    readings = Readings()
+    counter.add_to(readings)
+    assert values(readings) == {
+        "records_rejected_total/BAD_ID": 2,
+        "records_rejected_total/NOT_JSON": 0,
+        f"records_rejected_total/{OTHER}": 1,
+    }
+
+
+def test_different_labels_are_bounded() -> None:
+    counter = TopicCounter(SETTINGS, "t", "records_rejected", rejection_labels)
+    for number in range(MAX_SERIES + 50):
+        counter.count(record(reason=b"r%d" % number))
+    readings = Readings()
+    counter.add_to(readings)
+    found = values(readings)
+    assert len(found) == MAX_SERIES + 1
+    assert found[f"records_rejected_total/{OTHER}"] == 50
+
+
+def test_reasons_are_those_of_the_data_contract() -> None:
+    contract = (ROOT / "docs" / "data-contract.md").read_text("utf-8")
+    assert set(REASONS) < set(REJECTION_REASONS)
+    assert all(f"| {reason} | " in contract for reason in REJECTION_REASONS)
+
+
+def test_drift_of_the_newest_decision() -> None:
+    readings = Readings()
+    distances = json.dumps({"score": [0.3, 0.2], "amount": [0.1, 0.4], "new": [0.5, None]})
+    newest = DriftDecision(0, 500, True, distances)
+    state = DriftState(decided_until_ms=7_200_000, since_ms=3_600_000)
+    add_drift(readings, "hour", state, [newest])
+    add_drift(readings, "day", DriftState(), [])
+    assert values(readings) == {
+        "drift/hour": 1.0,
+        "drift/day": 0.0,
+        "drift_evaluated_timestamp_seconds/hour": 7_200.0,
+        "drift_distance_ratio/hour/score": pytest.approx(1.5),
+        "drift_distance_ratio/hour/amount": pytest.approx(0.25),
+    }
+
+
+def test_cases_by_state_are_zero_without_any() -> None:
+    readings = Readings()
+    add_cases(readings, Counter({"open": 3}))
+    assert values(readings) == {"cases/open": 3, "cases/closed": 0}
+
+
+def test_audit_that_has_never_been_clean_has_no_figure(tmp_path: Path) -> None:
+    assert values(read_audit(SETTINGS, tmp_path / "audit.json")) == {}
