@@ -79,7 +79,7 @@ def test_client_configuration_omits_the_folders_of_the_cluster(tmp_path: Path) -
 def test_flink_configurations_are_flat() -> None:
     for options in (launcher.flink_options(), launcher.flink_options(gpu=True)):
         assert all(not isinstance(value, dict | list) for value in options.values())
-    deployment = yaml.safe_load((ROOT / "flink-conf" / "flinkdeployment.yaml").read_text())
+    deployment = yaml.safe_load((ROOT / "kubernetes" / "flinkdeployment.yaml").read_text())
     values = deployment["spec"]["flinkConfiguration"].values()
     assert all(isinstance(value, str) for value in values), (
         "the Kubernetes operator accepts strings only"
@@ -87,7 +87,7 @@ def test_flink_configurations_are_flat() -> None:
 
 
 def test_kubernetes_log_configuration_equals_the_template() -> None:
-    deployment = yaml.safe_load((ROOT / "flink-conf" / "flinkdeployment.yaml").read_text())
+    deployment = yaml.safe_load((ROOT / "kubernetes" / "flinkdeployment.yaml").read_text())
     template = launcher.LOGGING.read_text().splitlines()
     logging = deployment["spec"]["logConfiguration"][launcher.LOGGING.name].splitlines()
     assert logging == [line for line in template if not line.startswith("#")]

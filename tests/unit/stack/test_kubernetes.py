@@ -1,0 +1,135 @@
+"""The manifests of kubernetes/ are valid and fit the command line, the settings and each other."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+from typer.main import get_command
+
+from cli.main import app
+from liveprofile.config import Settings, load
+from tests.support.paths import ROOT
+
+FOLDER = ROOT / "kubernetes"
+OF_OTHERS = {"FlinkDeployment", "Kustomization"}  # kinds that Kubernetes itself does not have
+SECRETS = {"liveprofile", "liveprofile-tls", "liveprofile-metrics"}
+
+
+def documents(file: Path) -> list[dict[str, Any]]:
+    return [document for document in yaml.safe_load_all(file.read_text("utf-8")) if document]
+
+
+MANIFESTS = {
+    f"{document['kind']}/{document.get('metadata', {}).get('name', '')}": document
+    for file in sorted(FOLDER.glob("*.yaml"))
+    for document in documents(file)
+}
+PODS = {
+    name: manifest["spec"]["template"]
+    for name, manifest in MANIFESTS.items()
+    if name.startswith(("Deployment/", "Job/"))
+}
+
+
+@pytest.fixture(scope="module")
+def settings() -> Settings:
+    return load(FOLDER / "liveprofile.toml")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, each in MANIFESTS.items() if each["kind"] not in OF_OTHERS]
+)
+def test_manifest_is_valid(name: str) -> None:
+    kubernetes_validate.validate(MANIFESTS[name], "1.37.0", strict=True)
+
+
+def test_kustomization_has_every_file() -> None:
+    kustomization = MANIFESTS["Kustomization/"]
+    files = {file.name for file in FOLDER.glob("*.yaml")} - {"kustomization.yaml"}
+    assert set(kustomization["resources"]) == files
+    [generator] = kustomization["configMapGenerator"]
+    assert all((FOLDER / name).is_file() for name in generator["files"])
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_pod_runs_a_command_without_privileges(name: str) -> None:
+    pod = PODS[name]["spec"]
+    [container] = pod["containers"]
+    python, module, package, command, *options = container["command"]
+    assert (python, module, package) == ("/opt/venv/bin/python", "-m", "cli")
+    known = get_command(app).commands[command]  # type: ignore[attr-defined]
+    known.make_context(command, [*options])
+    assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"]
+    security = container["securityContext"]
+    assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"]
+    assert security["capabilities"] == {"drop": ["ALL"]}
+    assert container["resources"]["limits"]["memory"]
+
+
+@pytest.mark.parametrize("name", PODS)
+def test_pod_mounts_what_exists_and_what_its_settings_name(name: str, settings: Settings) -> None:
+    pod = PODS[name]["spec"]
+    [container] = pod["containers"]
+    volumes = {volume["name"]: volume for volume in pod["volumes"]}
+    mounts = {mount["mountPath"]: mount["name"] for mount in container["volumeMounts"]}
+    assert set(mounts.values()) == volumes.keys()
+    secrets = {each["secret"]["secretName"] for each in volumes.values() if "secret" in each}
+    secrets |= {each["secretRef"]["name"] for each in container["envFrom"]}
+    assert secrets <= SECRETS
+    files = {
+        "Deployment/liveprofile-api": [settings.serve.certificate_file, settings.serve.key_file],
+        "Deployment/liveprofile-metrics": [
+            settings.metrics.certificate_file,
+            settings.metrics.key_file,
+            settings.metrics.token_file,
+        ],
+    }
+    for file in files.get(name, []):
+        assert str(Path(file).parent) in mounts, file
+
+
+@pytest.mark.parametrize(
+    ("name", "port"), [("liveprofile-api", "serve"), ("liveprofile-metrics", "metrics")]
+)
+def test_service_policy_and_pod_agree_on_the_port(name: str, port: str, settings: Settings) -> None:
+    number = getattr(settings, port).port
+    labels = PODS[f"Deployment/{name}"]["metadata"]["labels"]
+    [container] = PODS[f"Deployment/{name}"]["spec"]["containers"]
+    assert container["ports"] == [{"name": "https", "containerPort": number}]
+    service = MANIFESTS[f"Service/{name}"]["spec"]
+    assert service["selector"].items() <= labels.items()
+    assert [each["port"] for each in service["ports"]] == [number]
+    policy = MANIFESTS[f"NetworkPolicy/{name}"]["spec"]
+    assert policy["podSelector"]["matchLabels"].items() <= labels.items()
+    allowed = {each["port"] for rule in policy["ingress"] for each in rule["ports"]}
+    assert allowed == {number}
+
+
+def test_nothing_is_allowed_by_default() -> None:
+    policy = MANIFESTS["NetworkPolicy/liveprofile-nobody"]["spec"]
+    assert policy == {"podSelector": {}, "policyTypes": ["Ingress"]}
+
+
+def test_settings_name_the_flink_cluster_and_its_parallelism(settings: Settings) -> None:
+    flink = MANIFESTS["FlinkDeployment/liveprofile"]
+    assert settings.flink.rest_url == "http://liveprofile-rest:8081"
+    assert settings.job.parallelism == flink["spec"]["job"]["parallelism"]
+    policy = MANIFESTS["NetworkPolicy/liveprofile-flink"]["spec"]
+    assert policy["podSelector"]["matchLabels"]["app"] == flink["metadata"]["name"]
+    reporter = flink["spec"]["flinkConfiguration"]["metrics.reporter.prometheus.port"]
+    ports = [each["port"] for rule in policy["ingress"] for each in rule.get("ports", ())]
+    assert ports == [8081, int(reporter)]
+
+
+def test_images_of_all_pods_are_the_same() -> None:
+    images = {pod["spec"]["containers"][0]["image"] for pod in PODS.values()}
+    assert images == {MANIFESTS["FlinkDeployment/liveprofile"]["spec"]["image"]}
+
+
+def test_deployment_page_names_every_secret() -> None:
+    page = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+    assert all(f"Secret `{secret}`" in page for secret in SECRETS)
