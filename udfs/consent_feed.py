@@ -7,6 +7,7 @@ The book is as new as the topic was a moment ago: a window is scored at least
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 
 from liveprofile.config import Settings
@@ -58,8 +59,9 @@ class ConsentFeed:
     timing: keyword arguments of TopicFollower.
 
     The constructor returns when the topic has been read to its end. Without a topic, nobody has
-    ever changed a consent. Raises ServiceError if the topic cannot be read: to start without it
-    would ignore withdrawals. Later failures are logged, and the book stays in force.
+    ever changed a consent. Raises ServiceError if the topic cannot be read in
+    `first_read_timeout_s`: to start without it would ignore withdrawals. Later failures are logged,
+    and the book stays in force.
     """
 
     def __init__(
@@ -71,7 +73,7 @@ class ConsentFeed:
         **timing: float,
     ):
         self._defaults = settings.consent.defaults
-        self._book, self._is_read = ConsentBook(self._defaults), False
+        self._book, self._is_read = ConsentBook(self._defaults), threading.Event()
         self._follower: TopicFollower | None = None
         if open_source is None:
             return
@@ -84,7 +86,8 @@ class ConsentFeed:
             first_read_timeout_s=first_read_timeout_s,
             **timing,
         )
-        if not self._is_read:
+        # A broker that restarts is back soon; a task that fails at once would only restart as well.
+        if not self._is_read.wait(first_read_timeout_s):
             self._follower.close()
             raise ServiceError(
                 f"topic {settings.topics.consents} cannot be read: the job does not start without"
@@ -104,11 +107,12 @@ class ConsentFeed:
         try:
             return open_source()
         except NoTopicError:
-            self._is_read = True
+            self._is_read.set()
             raise
 
     def _take_over(self, book: ConsentBook) -> None:
-        self._book, self._is_read = book, True
+        self._book = book
+        self._is_read.set()
 
 
 def _open_source(settings: Settings) -> TopicSource:

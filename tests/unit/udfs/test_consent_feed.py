@@ -16,7 +16,6 @@ from liveprofile.kafka.topics import NoTopicError
 from tests.support.memory.topic import FakeTopic, until
 from udfs.consent_feed import ConsentFeed
 
-FAST = {"poll_timeout_s": 0.01, "retry_s": 0.01, "first_read_timeout_s": 5.0}
 TIME_MS = 1_767_605_700_000
 
 
@@ -30,8 +29,11 @@ def withdrawal(purpose: str = "profiling", after_ms: int = 0) -> ConsentChange:
     return ConsentChange(TIME_MS + after_ms, purpose, False)
 
 
-def feed(source: Any, **settings: Any) -> ConsentFeed:
-    return ConsentFeed(load(**settings), source, **FAST)
+def feed(source: Any, first_read_timeout_s: float = 5.0, **settings: Any) -> ConsentFeed:
+    timing = {"poll_timeout_s": 0.01, "retry_s": 0.01}
+    return ConsentFeed(
+        load(**settings), source, first_read_timeout_s=first_read_timeout_s, **timing
+    )
 
 
 def test_records_are_in_force_when_the_feed_is_open_and_later_ones_soon() -> None:
@@ -72,7 +74,20 @@ def test_a_topic_that_cannot_be_read_prevents_the_start() -> None:
         raise ServiceError("Kafka does not answer")
 
     with pytest.raises(ServiceError, match="does not start without the consents"):
-        feed(unreachable)
+        feed(unreachable, first_read_timeout_s=0.2)
+
+
+def test_a_topic_that_is_back_in_time_is_read() -> None:
+    answers = [ServiceError("Kafka does not answer")] * 3
+
+    def restarting() -> FakeTopic:
+        if answers:
+            raise answers.pop()
+        return FakeTopic(record("a", withdrawal()))
+
+    followed = feed(restarting)
+    assert not followed.current().allowed("a", "profiling", TIME_MS)
+    followed.close()
 
 
 def test_after_a_failure_the_topic_is_read_again_and_the_book_stays() -> None:
