@@ -59,7 +59,7 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
 
 def error_page(error: ApiError, request_id: str, fragment: bool = False) -> HTMLResponse:
     """An error as a page, or as a part of one."""
-    template = _templates.get_template("error_part.html" if fragment else "error.html")
+    template = _templates.get_template("parts/error_part.html" if fragment else "error.html")
     text = template.render(
         status=error.status,
         title=TITLES.get(error.status, "This did not work"),

@@ -63,14 +63,14 @@ async def queue(
 ) -> Response:
     """The rows of the queue alone, which console.js asks for again and again."""
     values = await _queue(request, state, user, cursor)
-    return page(request, "alert_rows.html", selected=selected, **values)
+    return page(request, "parts/alert_rows.html", selected=selected, **values)
 
 
 @router.get("/detail")
 async def detail(request: Request, caller: Reader, flag_id: IdQuery) -> Response:
     store: Store = request.app.state.store
     found = alert_detail(await store.flag_file(flag_id))
-    return page(request, "alert_detail.html", detail=found, said="")
+    return page(request, "parts/alert_detail.html", detail=found, said="")
 
 
 @router.get("/cases")
@@ -94,7 +94,7 @@ async def act(request: Request, caller: Analyst) -> Response:
     if not is_fetch(request):
         return RedirectResponse(f"/alerts?selected={flag_id}&state=all", 303)
     found = alert_detail(await request.app.state.store.flag_file(flag_id))
-    return page(request, "alert_detail.html", detail=found, said=said)
+    return page(request, "parts/alert_detail.html", detail=found, said=said)
 
 
 async def _act(

@@ -72,7 +72,7 @@ async def checked(request: Request, kind: DefinitionKind, caller: Reader) -> Res
     found = await asyncio.to_thread(check, kind, fields.get("text", ""))
     count = None if found.definitions is None else len(found.definitions)
     return page(
-        request, "definitions_checked.html", kind=kind, problems=found.problems, count=count
+        request, "parts/definitions_checked.html", kind=kind, problems=found.problems, count=count
     )
 
 
@@ -94,7 +94,12 @@ async def _put(request: Request, kind: DefinitionKind, caller: Caller, dry_run: 
     found = await asyncio.to_thread(check, kind, fields.get("text", ""))
     if found.definitions is None:
         return page(
-            request, "definitions_checked.html", 422, kind=kind, problems=found.problems, count=None
+            request,
+            "parts/definitions_checked.html",
+            422,
+            kind=kind,
+            problems=found.problems,
+            count=None,
         )
     tag = fields.get("tag", "")
     if not tag:
@@ -109,7 +114,7 @@ async def _put(request: Request, kind: DefinitionKind, caller: Caller, dry_run: 
     if not dry_run:
         return RedirectResponse(f"/definitions/{kind}", 303)
     changes = [each for each in applied.changes if each.kind != "unchanged"]
-    return page(request, "definitions_changes.html", kind=kind, changes=changes)
+    return page(request, "parts/definitions_changes.html", kind=kind, changes=changes)
 
 
 async def _sizes(store: Store, segments: list[str]) -> dict[str, SegmentSize]:

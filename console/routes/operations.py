@@ -43,7 +43,7 @@ async def job(request: Request, caller: Reader) -> Response:
         _template(request, "job"),
         figures=job_figures(facts),
         warnings=facts.warnings,
-        part="operations_job.html",
+        part="parts/operations_job.html",
         heading="Job",
     )
 
@@ -63,11 +63,11 @@ async def trend(
         trend=None if found is None else trend_view(found),
         by=by,
         metric=metric,
-        part="operations_trend.html",
+        part="parts/operations_trend.html",
         heading="Trend",
     )
 
 
 def _template(request: Request, name: str) -> str:
     """The part alone for console.js, else a page with it."""
-    return f"operations_{name}.html" if is_fetch(request) else "part.html"
+    return f"parts/operations_{name}.html" if is_fetch(request) else "part.html"
