@@ -255,6 +255,14 @@ class ModelSettings(Section):
 
 class JobSettings(Section):
     name: str = "liveprofile"
+    # CloudEvents requires `source` and `id` together to be unique. The ids of two shops that share
+    # a topic may be equal.
+    event_source: str = Field(
+        "liveprofile",
+        pattern=r"^[A-Za-z0-9._~:/%+-]*[A-Za-z0-9._~:%+-]$",
+        max_length=256,
+        description="a URI reference that does not end with a slash",
+    )
     parallelism: int = Field(2, ge=1, le=4096)
     checkpoint_interval_ms: int = Field(10_000, ge=100)
     checkpoint_dir: str = ""

@@ -13,7 +13,7 @@ from liveprofile.rules.flags import Flag, FlaggedRow
 from liveprofile.units import SECOND_MS
 from liveprofile.wire import output_records
 
-SOURCE = "liveprofile/profile-job"
+DEFAULT_SOURCE = "liveprofile"  # of the setting job.event_source
 ALERT_TYPE = "liveprofile.risk.flag"
 ALERT_SCHEMA = "https://liveprofile.example/schemas/risk-alert.schema.json#/$defs/data"
 
@@ -24,13 +24,18 @@ def to_rfc3339(time_ms: int) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def cloud_event(flag: Flag, row: FlaggedRow) -> bytes:
+def job_source(event_source: str) -> str:
+    """The `source` of the events that the job sends. event_source: the setting."""
+    return f"{event_source}/profile-job"
+
+
+def cloud_event(flag: Flag, row: FlaggedRow, event_source: str = DEFAULT_SOURCE) -> bytes:
     """Returns the alert as CloudEvents 1.0 structured JSON (schemas/risk-alert.schema.json)."""
     return orjson.dumps(
         {
             "specversion": "1.0",
             "id": flag.flag_id,
-            "source": SOURCE,
+            "source": job_source(event_source),
             "type": ALERT_TYPE,
             "subject": row.user_id,
             "time": to_rfc3339(row.window_end_ms),
@@ -59,14 +64,19 @@ def cloud_event(flag: Flag, row: FlaggedRow) -> bytes:
     )
 
 
-def alert_records(topic: str, row: FlaggedRow, snoozed_until_ms: Mapping[str, int]) -> list[str]:
+def alert_records(
+    topic: str,
+    row: FlaggedRow,
+    snoozed_until_ms: Mapping[str, int],
+    event_source: str = DEFAULT_SOURCE,
+) -> list[str]:
     """Returns one output record for each flag whose rule is ACTIVE and not snoozed.
 
     snoozed_until_ms: the user's snoozes, {rule_id or ALL_RULES: end in ms of the wall clock}.
     """
     now_ms = round(time.time() * SECOND_MS)
     return [
-        output_records.record(topic, row.user_id, cloud_event(flag, row).decode())
+        output_records.record(topic, row.user_id, cloud_event(flag, row, event_source).decode())
         for flag in row.flags
         if flag.rule_state == "ACTIVE" and not is_snoozed(snoozed_until_ms, flag.rule_id, now_ms)
     ]

@@ -8,7 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from liveprofile.alerts.cloud_events import SOURCE, to_rfc3339
+from liveprofile.alerts.cloud_events import DEFAULT_SOURCE, job_source, to_rfc3339
 from liveprofile.wire.tokens import FIELD
 
 DRIFT_ALERT_TYPE = "liveprofile.risk.drift"
@@ -25,6 +25,7 @@ class DriftAlert(NamedTuple):
     reference: str  # version of the drift reference
     events: int
     reasons: Sequence[dict[str, Any]]  # empty if ended
+    event_source: str = DEFAULT_SOURCE  # the setting
 
     def cloud_event(self) -> bytes:
         """Returns CloudEvents 1.0 structured JSON. Copies of an alert have the same id."""
@@ -34,7 +35,7 @@ class DriftAlert(NamedTuple):
             {
                 "specversion": "1.0",
                 "id": hashlib.sha256(identity.encode()).hexdigest()[:32],
-                "source": SOURCE,
+                "source": job_source(self.event_source),
                 "type": DRIFT_ALERT_TYPE,
                 "subject": self.model_version,
                 "time": to_rfc3339(self.end_ms),

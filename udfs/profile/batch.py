@@ -196,12 +196,15 @@ class ProfileUpdater:
         # The watermark passes the end of a window `out_of_orderness_ms` after it, if events arrive.
         close_ms = inputs.window_end_ms + self._settings.window.out_of_orderness_ms
         waited_ms = self._now_ms() - close_ms
-        topics = self._settings.topics
+        topics, event_source = self._settings.topics, self._settings.job.event_source
         for row, profile in zip(kept, profiles, strict=True):
             if profile.flags:
-                sent[row] += alert_records(topics.alerts, profile, snoozed[profile.user_id])
+                snoozes = snoozed[profile.user_id]
+                sent[row] += alert_records(topics.alerts, profile, snoozes, event_source)
             if profile.memberships:
-                sent[row] += change_records(topics.segment_changes, profile.memberships)
+                sent[row] += change_records(
+                    topics.segment_changes, profile.memberships, event_source
+                )
         spent_ms = np.diff(clock) * 1000.0
         media = [window.modalities for window in windows.rows]
         self._on_batch(

@@ -50,10 +50,10 @@ def with_memberships(
     ]
 
 
-def change_records(topic: str, writes: Sequence[MembershipWrite]) -> list[str]:
-    """Returns an output record for each change that is sent."""
+def change_records(topic: str, writes: Sequence[MembershipWrite], event_source: str) -> list[str]:
+    """Returns an output record for each change that is sent. event_source: the setting."""
     return [
-        output_records.record(topic, write.user_id, change_event(write).decode())
+        output_records.record(topic, write.user_id, change_event(write, event_source).decode())
         for write in writes
         if write.is_sent
     ]

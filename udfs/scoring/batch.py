@@ -84,6 +84,7 @@ class EventScorer:
             self._model.names,
             store,
             self._settings.scoring.drift_after_days,
+            event_source=self._settings.job.event_source,
         )
 
     def close(self) -> None:
@@ -140,11 +141,11 @@ class EventScorer:
         self._sink.flush()
         clock.append(time.perf_counter())
         waited_ms = self._now_ms() - batch.arrived_ms
-        topic = self._settings.topics.alerts
+        topic, event_source = self._settings.topics.alerts, self._settings.job.event_source
         sent: list[list[str]] = [[] for _ in user_id]
         for row, event in zip(kept, scored, strict=True):
             if event.flags:
-                sent[row] = alert_records(topic, event, snoozed[event.user_id])
+                sent[row] = alert_records(topic, event, snoozed[event.user_id], event_source)
         alerted = {row for row in kept if sent[row]}
         if self._monitor is not None and kept:
             alerts = self._monitor.observe(x_nF, score_n, batch.event_ms, batch.user_id, kept)

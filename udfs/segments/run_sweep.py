@@ -48,9 +48,10 @@ def run_sweep(
 
     def send(writes: Sequence[MembershipWrite]) -> None:
         if writes:
-            topic = settings.topics.segment_changes
+            topic, event_source = settings.topics.segment_changes, settings.job.event_source
             events = (
-                (write.user_id.encode(), change_event(write), CONTENT_TYPE) for write in writes
+                (write.user_id.encode(), change_event(write, event_source), CONTENT_TYPE)
+                for write in writes
             )
             records.send_all(settings, topic, events)
 

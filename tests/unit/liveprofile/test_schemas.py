@@ -141,6 +141,11 @@ def test_alert_of_the_job_satisfies_the_schema() -> None:
     assert not list(ALERTS.iter_errors(alert))
     assert alert["time"] == "1970-01-01T00:05:00.000Z"
     assert alert["data"]["event_id"] is None
+    assert alert["source"] == "liveprofile/profile-job"
+    elsewhere = json.loads(cloud_event(flag, row, "urn:shop:eu"))
+    assert not list(ALERTS.iter_errors(elsewhere))
+    assert elsewhere["source"] == "urn:shop:eu/profile-job"
+    assert not ALERTS.is_valid(elsewhere | {"source": "urn:shop:eu"})
     at_event = json.loads(cloud_event(flag._replace(event_id="e1", rule_version=3), row))["data"]
     assert (at_event["event_id"], at_event["rule_version"]) == ("e1", 3)
 

@@ -163,6 +163,21 @@ def test_flagged_window_sends_an_alert_unless_the_rule_is_snoozed(model: Any):
     assert set(sink.flags) == {(user, END_MS, "any_window", "") for user in "ab"}
 
 
+def test_events_name_the_deployment(model: Any):
+    rules = RuleSet.model_validate({"version": "test", "rules": [ANY_WINDOW]})
+    everyone = segments(everyone="purchases >= 0")
+    updater = ProfileUpdater(
+        load(job={"event_source": "urn:shop:eu"}),
+        model,
+        MemoryProfileSink(),
+        RulesFeed(rules),
+        SegmentsFeed(everyone),
+    )
+    [records] = updater.update(batch("a"))
+    sources = [json.loads(record.split(WINDOW, 1)[1])["source"] for record in records]
+    assert len(sources) == 2 and set(sources) == {"urn:shop:eu/profile-job"}
+
+
 def test_model_of_another_decay_is_rejected(model: Any):
     other = copy.copy(model)
     other.decay_days = model.decay_days + 1

@@ -59,7 +59,14 @@ class Workers:
     def monitor(self) -> DriftMonitor:
         executor = InlineExecutor()
         return DriftMonitor(
-            self.reference, "m-1", NAMES, self.store, self.after_days, self.clock, executor
+            self.reference,
+            "m-1",
+            NAMES,
+            self.store,
+            self.after_days,
+            self.clock,
+            executor,
+            "urn:shop:eu",
         )
 
     def step(self, factor: float = 1.0, count: int = 1_000) -> list[dict]:
@@ -107,6 +114,7 @@ def test_drift_sends_one_alert_at_start_and_one_at_end(reference: DriftReference
     for alert in (started, ended):
         jsonschema.Draft202012Validator(SCHEMA).validate(alert)
         assert (alert["type"], alert["subject"]) == (DRIFT_ALERT_TYPE, "m-1")
+        assert alert["source"] == "urn:shop:eu/profile-job"
     assert started["id"] != ended["id"]
     assert started["data"]["events"] >= 2_000  # of both workers
     assert started["data"]["reasons"][0]["name"] == "amount"
