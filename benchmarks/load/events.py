@@ -73,7 +73,7 @@ def events(
     )
     for number, row in enumerate(columns):
         at_ms, user_no, type_no, item_no, category_no, price, count, session_no, second = row
-        user_id = _user_id(user_no)
+        user_id = user_id_of(user_no)
         quantity_field = f',"quantity":{count}' if TYPES[type_no] in ("purchase", "cart") else ""
         text = (
             f'{{"event_id":"e{seed}-{number:09d}","user_id":"{user_id}"'
@@ -87,7 +87,7 @@ def events(
         yield EventMessage(user_id.encode(), text.encode())
 
 
-def _user_id(number: int) -> str:
+def user_id_of(number: int) -> str:
     return f"u{number:07d}"
 
 
@@ -107,7 +107,7 @@ def user_windows(
     """
     _rng, time_ms, user = times_and_users(n, users, zipf, hours, seed, start_ms)
     shift_ms = np.array(
-        [window_times.stagger_offset_ms(_user_id(who), window) for who in range(users)]
+        [window_times.stagger_offset_ms(user_id_of(who), window) for who in range(users)]
     )
     end_ms = window_times.end_ms(time_ms, shift_ms[user], window)
     closed = slice(None) if until_ms is None else end_ms <= until_ms

@@ -112,10 +112,14 @@ class EventSender:
         """
         for message in workload.messages():
             self.send(message)
+        self.send_heartbeats(until_ms)
+        self.flush()
+
+    def send_heartbeats(self, until_ms: int) -> None:
+        """Sends each partition a heartbeat that moves the watermark to `until_ms`."""
         beat = f'{{"event_type":"heartbeat","event_time":{until_ms + self._out_of_orderness_ms}}}'
         for partition in range(self._partitions):
             self._produce(partition, None, beat.encode())
-        self.flush()
 
     def flush(self) -> None:
         self._producer.flush()

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from contextlib import closing
 
 import numpy as np
 import pytest
 
-from benchmarks import alerts, audit, hot_keys
+from benchmarks import alerts, audit, hot_keys, partitions
 from benchmarks.latency import sample_profiles, schedule
 from benchmarks.load import events as load_events
 from benchmarks.load.rows import batches
@@ -54,6 +55,22 @@ def test_number_of_profiles_equals_number_of_user_window_pairs():
         for event in (json.loads(message.value) for message in SMALL.messages())
     }
     assert SMALL.profiles(SETTINGS.window) == len(pairs)
+
+
+def test_uneven_load_keeps_one_partition_and_a_share_of_the_others():
+    kept = partitions.kept_events(SMALL, 4, light_share=0.1)
+    messages = list(itertools.compress(SMALL.messages(), kept))
+    sent, offered = (
+        np.bincount([partition_of(message.key, 4) for message in each], minlength=4)
+        for each in (messages, SMALL.messages())
+    )
+    assert sent[partitions.FULL_PARTITION] == offered[partitions.FULL_PARTITION]
+    assert np.delete(sent / offered, partitions.FULL_PARTITION) == pytest.approx(0.1, abs=0.05)
+    pairs = {
+        (event["user_id"], event["event_time"] // WINDOW_MS)
+        for event in (json.loads(message.value) for message in messages)
+    }
+    assert partitions.count_profiles(SMALL, kept, SETTINGS.window) == len(pairs)
 
 
 def test_rows_are_parsed_by_operator_functions():
