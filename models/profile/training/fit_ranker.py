@@ -1,9 +1,10 @@
 """Fits the ranker (models/profile/ranker/network.py) behind the finished trunk.
 
 An example is a window of the training split whose user has a next window there. The target is what
-the user had in that next window, as a set. The loss is a softmax over the candidates that serving
-ranks, with the same weight for each member of the set. Validation decides for how many epochs the
-ranker trains.
+the user had in that next window, as a set. The first epochs minimise a softmax over the candidates
+that serving ranks, with the same weight for each member of the set; validation decides how many.
+The last epoch adds a loss of NDCG@10, on windows of the later half of training, whose memories are
+about as long as those of serving; it is kept if NDCG@10 rises on validation.
 
 Shape suffixes: B windows of a batch; others as in models/profile/ranker/network.py.
 """
@@ -11,7 +12,8 @@ Shape suffixes: B windows of a batch; others as in models/profile/ranker/network
 from __future__ import annotations
 
 import math
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,6 +28,7 @@ from models.profile.ranker.network import Ranker, memory_pairs
 from models.profile.ranking import rank
 from models.profile.recipes import Recipe
 from models.profile.training.losses import learning_rate_schedule
+from models.profile.training.ranking_losses import ndcg_at_10, ndcg_loss, set_loss
 
 # Parameters of single items and categories: most have few examples.
 TABLES = ("bag", "category_rows", "item_category_rows", "item_bias", "category_bias")
@@ -52,6 +55,14 @@ def fit(
     return trainer.run(on_progress)
 
 
+class _Losses(NamedTuple):
+    """Means over the windows of a batch, each of categories and items."""
+
+    set_2: Tensor
+    ndcg_2: Tensor  # the loss of NDCG@10
+    ndcg_at_10_2: Tensor
+
+
 class _RankerTrainer:
     def __init__(self, model: BehaviourTransformer, data: PreparedData, recipe: Recipe):
         self.model, self.data, self.recipe = model, data, recipe
@@ -66,9 +77,75 @@ class _RankerTrainer:
         return np.sort(self.random.permutation(windows)[:size])
 
     def run(self, on_progress: Progress) -> dict[str, Any]:
-        recipe = self.recipe
         state_WD = self._states(on_progress)
-        ranker = self.model.ranker = self._new_ranker()
+        self.model.ranker = self._new_ranker()
+        report = self._fit_sets(state_WD, on_progress)
+        return {**report, "ndcg": self.fit_ndcg(state_WD, on_progress)}
+
+    def _fit_sets(self, state_WD: np.ndarray, on_progress: Progress) -> dict[str, Any]:
+        ranker, recipe = self.model.ranker, self.recipe
+        losses, best_weights = [], {}
+        for _ in self._epochs(
+            self.train_W,
+            recipe.ranker_epochs,
+            recipe.ranker_learning_rate,
+            lambda windows_B: self._losses(windows_B, state_WD).set_2.sum(),
+            lambda done, total: on_progress("ranker", done, total),
+        ):
+            losses.append(self._validate(state_WD)[0])
+            if min(losses) == losses[-1]:
+                best_weights = _copy(ranker)
+        ranker.load_state_dict(best_weights)
+        return {
+            "epoch": 1 + int(np.argmin(losses)),
+            "windows": len(self.train_W),
+            "validation_losses": [round(loss, 4) for loss in losses],
+        }
+
+    def fit_ndcg(self, state_WD: np.ndarray, on_progress: Progress) -> dict[str, Any]:
+        """Trains the model's ranker further, for NDCG@10, and returns its values on validation.
+
+        Each is the mean of items and categories. The ranker stays as it is unless the value rises.
+        """
+        ranker, recipe = self.model.ranker, self.recipe
+        end_ms_W = np.asarray(self.data.corpus.streams.end_ms_W)[self.train_W]
+        later_W = self.train_W[end_ms_W >= np.median(end_ms_W)]
+        later_W = self._sample(later_W, recipe.ranker_ndcg_windows)
+        weights, before = _copy(ranker), self._validate(state_WD)[1]
+
+        def loss(windows_B: np.ndarray) -> Tensor:
+            losses = self._losses(windows_B, state_WD)
+            return (losses.set_2 + recipe.ranker_ndcg_weight * losses.ndcg_2).sum()
+
+        for _ in self._epochs(
+            later_W,
+            1,
+            recipe.ranker_ndcg_learning_rate,
+            loss,
+            lambda done, total: on_progress("ranker, NDCG", done, total),
+        ):
+            after = self._validate(state_WD)[1]
+        kept = after > before
+        if not kept:
+            ranker.load_state_dict(weights)
+        return {
+            "windows": len(later_W),
+            "before": round(before, 4),
+            "after": round(after, 4),
+            "kept": kept,
+        }
+
+    def _epochs(
+        self,
+        windows: np.ndarray,
+        epochs: int,
+        learning_rate: float,
+        loss: Callable[[np.ndarray], Tensor],
+        on_step: Callable[[int, int], None],
+    ) -> Iterator[None]:
+        """Trains the model's ranker; yields after each epoch, with the ranker in eval mode."""
+        ranker, recipe = self.model.ranker, self.recipe
+        ranker.requires_grad_(True)
         parameters = list(ranker.named_parameters())
         tables = [value for name, value in parameters if name in TABLES]
         others = [value for name, value in parameters if name not in TABLES]
@@ -78,33 +155,23 @@ class _RankerTrainer:
                 {"params": tables, "weight_decay": recipe.ranker_table_decay},
             ]
         )
-        batches = math.ceil(len(self.train_W) / recipe.ranker_batch_rows)
-        steps, step = batches * recipe.ranker_epochs, 0
-        losses, best_weights = [], {}
-        for _ in range(recipe.ranker_epochs):
+        batches = math.ceil(len(windows) / recipe.ranker_batch_rows)
+        steps, step = batches * epochs, 0
+        for _ in range(epochs):
             ranker.train()
-            for windows_B in np.array_split(self.random.permutation(self.train_W), batches):
+            for windows_B in np.array_split(self.random.permutation(windows), batches):
                 rate = learning_rate_schedule(step, steps, recipe.warm_up_share)
                 for group in optimizer.param_groups:
-                    group["lr"] = recipe.ranker_learning_rate * rate
-                loss = self._losses(np.sort(windows_B), state_WD).sum()
+                    group["lr"] = learning_rate * rate
                 optimizer.zero_grad(set_to_none=True)
-                loss.backward()
+                loss(np.sort(windows_B)).backward()
                 nn.utils.clip_grad_norm_(ranker.parameters(), recipe.clip_norm)
                 optimizer.step()
                 step += 1
-                on_progress("ranker", step, steps)
+                on_step(step, steps)
             ranker.eval()
-            losses.append(self._validate(state_WD))
-            if min(losses) == losses[-1]:
-                best_weights = {name: value.clone() for name, value in ranker.state_dict().items()}
-        ranker.load_state_dict(best_weights)
+            yield
         ranker.requires_grad_(False)
-        return {
-            "epoch": 1 + int(np.argmin(losses)),
-            "windows": len(self.train_W),
-            "validation_losses": [round(loss, 4) for loss in losses],
-        }
 
     def _states(self, on_progress: Progress) -> np.ndarray:
         """(W, D) the trunk's state after each window that is an example."""
@@ -137,8 +204,7 @@ class _RankerTrainer:
             scorer.std.copy_(torch.from_numpy(features_MF.std(0).clip(min=MIN_STD)))
         return ranker
 
-    def _losses(self, windows_B: np.ndarray, state_WD: np.ndarray) -> Tensor:
-        """(2,) mean losses of categories and items."""
+    def _losses(self, windows_B: np.ndarray, state_WD: np.ndarray) -> _Losses:
         rows, target = len(windows_B), self.examples.target(windows_B)
         h_BD = torch.from_numpy(state_WD[windows_B])
         ranked = rank(self.model, self.examples.memory(windows_B), h_BD, self.ranked_items)
@@ -147,38 +213,33 @@ class _RankerTrainer:
         row_N = np.concatenate([np.repeat(np.arange(rows), named), categories.row_M])
         code_N = np.concatenate([np.tile(1 + np.arange(named), rows), categories.code_M])
         logit_N = torch.cat([categories.named_BC.flatten(), categories.further_M])
-        return torch.stack(
-            [
-                set_loss(logit_N, row_N, target.has_category(row_N, code_N), rows),
-                set_loss(
-                    ranked.item_N,
-                    candidates.row_N,
-                    target.has_item(candidates.row_N, candidates.code_N),
-                    rows,
-                ),
-            ]
+        is_item_N = target.has_item(candidates.row_N, candidates.code_N)
+        lists = (
+            (logit_N, row_N, target.has_category(row_N, code_N)),
+            (ranked.item_N, candidates.row_N, is_item_N),
+        )
+        ranked_sizes = [
+            (*each, size_B) for each, size_B in zip(lists, target.sizes(rows), strict=True)
+        ]
+        with torch.no_grad():
+            ndcg = [ndcg_at_10(*each).mean() for each in ranked_sizes]
+        return _Losses(
+            torch.stack([set_loss(*each, rows) for each in lists]),
+            torch.stack([ndcg_loss(*each) for each in ranked_sizes]),
+            torch.stack(ndcg),
         )
 
-    def _validate(self, state_WD: np.ndarray) -> float:
-        """Sum of the mean losses on the validation windows."""
+    def _validate(self, state_WD: np.ndarray) -> tuple[float, float]:
+        """Sum of the mean set losses, and mean NDCG@10, on the validation windows."""
         batches = math.ceil(len(self.validation_W) / self.recipe.ranker_batch_rows)
+        loss, ndcg = 0.0, 0.0
         with torch.no_grad():
-            total = sum(
-                len(windows_B) * self._losses(windows_B, state_WD).sum().item()
-                for windows_B in np.array_split(self.validation_W, batches)
-            )
-        return total / len(self.validation_W)
+            for windows_B in np.array_split(self.validation_W, batches):
+                losses = self._losses(windows_B, state_WD)
+                loss += len(windows_B) * losses.set_2.sum().item()
+                ndcg += len(windows_B) * losses.ndcg_at_10_2.mean().item()
+        return loss / len(self.validation_W), ndcg / len(self.validation_W)
 
 
-def set_loss(logit_N: Tensor, row_N: np.ndarray, positive_N: np.ndarray, rows: int) -> Tensor:
-    """Mean over the rows of the cross-entropy with the uniform distribution over their positives.
-
-    Rows without a positive count 0. N: candidates of all rows.
-    """
-    row = torch.from_numpy(row_N)
-    largest_B = torch.full((rows,), -torch.inf).scatter_reduce(0, row, logit_N.detach(), "amax")
-    sum_B = torch.zeros(rows).index_add(0, row, (logit_N - largest_B[row]).exp())
-    log_p_N = logit_N - (sum_B.log() + largest_B)[row]
-    positive = torch.from_numpy(positive_N.astype(np.float32))
-    positives_B = torch.zeros(rows).index_add(0, row, positive)
-    return -(log_p_N * positive / positives_B.clamp(min=1)[row]).sum() / rows
+def _copy(ranker: Ranker) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in ranker.state_dict().items()}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import math
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +27,6 @@ from models.profile.evaluation.next_basket_models.own_counts import OwnCounts
 from models.profile.inference import ProfileModel
 from models.profile.network import BehaviourTransformer, Shape
 from models.profile.training import fit_ranker
-from models.profile.training.fit_ranker import set_loss
 from tests.unit.models.profile.miniature import MINIATURE
 from tests.unit.models.profile.synthetic_streams import START_MS, make_streams
 
@@ -73,6 +71,8 @@ def network(shop: PreparedData) -> BehaviourTransformer:
     report = fit_ranker.fit(model, shop, RECIPE)
     assert report["windows"] == USERS * 32
     assert min(report["validation_losses"]) == report["validation_losses"][report["epoch"] - 1]
+    assert report["ndcg"]["windows"] < report["windows"]
+    assert report["ndcg"]["kept"] == (report["ndcg"]["after"] > report["ndcg"]["before"])
     return model
 
 
@@ -97,6 +97,19 @@ def test_stored_items_are_better_than_counts_where_gaps_tell_more(
     history = History.before(baskets_of, baskets.window_W, baskets_of.popularity(shop.split.train))
     counts = ndcg(shop, OwnCounts(30.0, 0.0, False).rank(history), baskets)
     assert ndcg(shop, ranking.item, baskets) > 0.85 > 0.6 > counts
+
+
+def test_epoch_for_ndcg_that_does_not_help_is_undone(shop: PreparedData) -> None:
+    shape = Shape(len(shop.items), 4, len(shop.categories), 2, dim=16, layers=1, heads=2)
+    weights = []
+    for learning_rate in (0.0, 100.0):  # no step, and steps that destroy the ranker
+        torch.manual_seed(3)
+        model = BehaviourTransformer(shape).eval().requires_grad_(False)
+        recipe = dataclasses.replace(RECIPE, ranker_ndcg_learning_rate=learning_rate)
+        assert not fit_ranker.fit(model, shop, recipe)["ndcg"]["kept"]
+        weights.append(model.ranker.state_dict())
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, rtol=0, atol=0)
 
 
 def test_order_of_events_in_a_window_changes_no_ranking(
@@ -153,14 +166,6 @@ def test_targets_are_the_sets_of_the_next_window_without_returns() -> None:
     held = target.has_item(rows, codes)
     found = [(int(row), int(code)) for row, code in zip(rows[held], codes[held], strict=True)]
     assert found == [(0, 1), (1, 2)]  # codes: 1 is the name "2", then "1", then "3"
-
-
-def test_set_loss_is_the_cross_entropy_with_all_positives() -> None:
-    logit = torch.tensor([1.0, 2.0, 0.5, 0.1, -1.0])
-    row, positive = np.array([0, 0, 0, 1, 1]), np.array([True, False, True, False, False])
-    total = math.log(sum(math.exp(value) for value in (1.0, 2.0, 0.5)))
-    expected = ((total - 1.0) + (total - 0.5)) / 2 / 2  # the second row has no positive
-    assert set_loss(logit, row, positive, rows=2).item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_checkpoint_and_added_items_keep_the_ranking(

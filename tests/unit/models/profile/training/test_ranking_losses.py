@@ -1,0 +1,76 @@
+"""The ranker's losses agree with their definitions and with the measure of the evaluation."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from models.profile.evaluation.next_basket import NextBaskets, basket_scores
+from models.profile.training.ranking_losses import ndcg_at_10, ndcg_loss, set_loss
+
+
+def test_set_loss_is_the_cross_entropy_with_all_positives() -> None:
+    logit = torch.tensor([1.0, 2.0, 0.5, 0.1, -1.0])
+    row, positive = np.array([0, 0, 0, 1, 1]), np.array([True, False, True, False, False])
+    total = math.log(sum(math.exp(value) for value in (1.0, 2.0, 0.5)))
+    expected = ((total - 1.0) + (total - 0.5)) / 2 / 2  # the second row has no positive
+    assert set_loss(logit, row, positive, rows=2).item() == pytest.approx(expected, rel=1e-6)
+
+
+def discount(place: int) -> float:
+    return 1 / math.log2(place + 1)
+
+
+def test_ndcg_loss_weighs_each_pair_by_the_ndcg_that_a_swap_changes() -> None:
+    # Row 0 ranks negative, positive, negative; row 1 has a single candidate.
+    logit = torch.tensor([0.5, -1.0, 2.0, 0.3])
+    row, positive = np.array([0, 0, 0, 1]), np.array([True, False, False, True])
+    loss = ndcg_loss(logit, row, positive, np.array([1, 2]))
+    first_pair = (discount(1) - discount(2)) * math.log1p(math.exp(2.0 - 0.5))
+    second_pair = (discount(2) - discount(3)) * math.log1p(math.exp(-1.0 - 0.5))
+    assert loss.item() == pytest.approx((first_pair + second_pair) / 2, rel=1e-6)
+
+
+def test_ndcg_loss_has_finite_gradients_for_rows_of_different_sizes() -> None:
+    random = np.random.default_rng(2)
+    row = np.repeat(np.arange(4), [1, 150, 12, 3])
+    logit = torch.from_numpy(random.normal(size=len(row))).float().requires_grad_()
+    ndcg_loss(logit, row, random.random(len(row)) < 0.3, np.array([1, 40, 0, 2])).backward()
+    assert torch.isfinite(logit.grad).all()
+    assert logit.grad.abs().sum() > 0
+
+
+def test_steps_on_the_ndcg_loss_reach_the_best_ranking() -> None:
+    random = np.random.default_rng(3)
+    row, positive = np.repeat(np.arange(3), 30), np.tile(np.arange(30) % 9 == 8, 3)
+    logit = torch.from_numpy(random.normal(size=90)).float().requires_grad_()
+    sizes = np.full(3, 3)
+    assert ndcg_at_10(logit, row, positive, sizes).mean() < 0.6
+    optimizer = torch.optim.SGD([logit], lr=20.0)
+    for _ in range(60):
+        optimizer.zero_grad()
+        ndcg_loss(logit, row, positive, sizes).backward()
+        optimizer.step()
+    assert ndcg_at_10(logit, row, positive, sizes).mean() == pytest.approx(1)
+
+
+def test_ndcg_is_that_of_the_evaluation() -> None:
+    random, rows, codes = np.random.default_rng(5), 20, 60
+    logit_RC = random.normal(size=(rows, codes)).astype(np.float32)
+    member_RC = random.random((rows, codes)) < random.uniform(0.02, 0.5, (rows, 1))
+    member_RC[:, 0] = True
+    row_M, code_M = np.nonzero(member_RC)
+    baskets = NextBaskets(
+        np.arange(rows), np.arange(rows), row_M, code_M, np.ones(len(row_M), bool), codes
+    )
+    expected = basket_scores(baskets, np.argsort(-logit_RC, axis=1)[:, :10]).ndcg_at_10
+    order = random.permutation(rows * codes)  # candidates may come in any order
+    row = np.repeat(np.arange(rows), codes)[order]
+    sizes = member_RC.sum(1)
+    actual = ndcg_at_10(
+        torch.from_numpy(logit_RC.ravel()[order]), row, member_RC.ravel()[order], sizes
+    )
+    np.testing.assert_allclose(actual.numpy(), expected, rtol=1e-5)
