@@ -11,12 +11,23 @@ from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from liveprofile import __version__
-from liveprofile.client.models import Problem
+from liveprofile.client.models import (
+    Problem,
+)
 from liveprofile.serve_settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve import problems
 from serve.guard import ApiMetrics, RequestGuard
-from serve.routes import alerts, analyses, definitions, operations, segments, trends, users
+from serve.routes import (
+    alerts,
+    analyses,
+    campaigns,
+    definitions,
+    operations,
+    segments,
+    trends,
+    users,
+)
 from serve.routes.common import known_parameters
 from serve.security import Gatekeeper, ReadKey
 from serve.store.protocol import Store
@@ -25,6 +36,7 @@ ROUTERS = (
     users.router,
     segments.router,
     definitions.router,
+    campaigns.router,
     alerts.router,
     trends.router,
     analyses.router,

@@ -9,7 +9,9 @@ from typing import Annotated, Any, NamedTuple
 import orjson
 from fastapi import Depends, Query
 
-from liveprofile.client.models import MAX_PAGE_ROWS
+from liveprofile.client.models import (
+    MAX_PAGE_ROWS,
+)
 from serve.problems import ApiError
 from serve.store.protocol import END_OF_TIME_MS, START_OF_TIME_MS
 

@@ -14,6 +14,7 @@ from starlette.responses import Response
 
 from liveprofile.alerts.cases.flags import UnknownFlag
 from liveprofile.alerts.cases.states import TransitionError
+from liveprofile.campaigns.plan_store import CampaignExists, UnknownCampaign
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
 from liveprofile.rules.definitions import DefinitionsError
 from serve.store.protocol import ScanBusy, ScanTooLarge
@@ -79,6 +80,10 @@ def to_api_error(error: Exception) -> ApiError:
         case UnknownFlag():
             return ApiError(404, "unknown-alert", "no alert has this id")
         case TransitionError():
+            return ApiError(409, "conflict", str(error))
+        case UnknownCampaign():
+            return ApiError(404, "unknown-campaign", str(error))
+        case CampaignExists():
             return ApiError(409, "conflict", str(error))
         case ScanBusy():
             return unavailable(str(error))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,9 +15,7 @@ from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 
 if TYPE_CHECKING:
-    from liveprofile.campaigns.plan import Plan
     from liveprofile.campaigns.uplift import Difference, Uplift
-    from liveprofile.consent.changes import ConsentBook
 
 campaign = typer.Typer(
     name="campaign",
@@ -85,37 +82,37 @@ def plan(
     Example: `liveprofile campaign plan spring --segment lapsing --when "churn < 0.9" --cost 0.2
     --budget 500 --cap 2/30d --out spring.parquet`
     """
-    from liveprofile.campaigns import contacts
-    from liveprofile.campaigns.plan import Economics, candidates, choose, condition_of, exclusion
+    from liveprofile.campaigns.plan import Economics, condition_of
     from liveprofile.campaigns.plan_file import PlanFile, write_csv, write_plan
+    from liveprofile.campaigns.planning import (
+        Wish,
+        campaign_of,
+        plan_campaign,
+        summary_of,
+    )
     from liveprofile.storage.connection import open_session
-    from liveprofile.storage.scans import scan_profiles
+    from liveprofile.storage.cql import now_ms
     from udfs.consent_feed import read_consents
 
     condition = None if when is None else condition_of(when)
     start_ms = round(time.time() * 1_000) if start is None else parse_since_ms(start, "--start")
-    about = _campaign(name=name, start_ms=start_ms, control_share=control, cost=cost)
-    most, since_ms = (None, 0) if cap is None else _cap(cap, start_ms)
-    opted_out = _user_ids(exclude)
-    economics = Economics(cost, margin, response, budget)
-    settings = read_settings(config)
-    allows = _allows_marketing(read_consents(settings))
-    with open_session(settings.cassandra) as session:
-        segments = frozenset(segment or ())
-        found = candidates(scan_profiles(session), condition, segments, economics)
-        users = [each.user_id for each in found]
-        at_cap = set()
-        if most is not None:
-            at_cap = contacts.users_at_cap(session, users, most, since_ms, name)
-        open_cases = contacts.users_with_open_cases(session, users)
-    chosen = choose(
-        found, name, control, economics, exclusion(opted_out, open_cases, at_cap, allows)
+    wish = Wish(
+        campaign_of(name=name, start_ms=start_ms, control_share=control, cost=cost),
+        Economics(cost, margin, response, budget),
+        condition,
+        frozenset(segment or ()),
+        None if cap is None else _cap(cap, start_ms),
+        _user_ids(exclude),
     )
-    result = PlanFile(about, chosen.targets)
+    settings = read_settings(config)
+    allows = read_consents(settings).allowing("marketing", now_ms())
+    with open_session(settings.cassandra) as session:
+        chosen = plan_campaign(session, wish, allows)
+    result = PlanFile(wish.campaign, chosen.targets)
     write_plan(out, result)
     if csv is not None:
         write_csv(csv, result)
-    summary = _summary(chosen, economics, control)
+    summary = summary_of(chosen, wish)
     if json:
         print_json(summary | {"name": name, "start_ms": start_ms})
     else:
@@ -147,11 +144,12 @@ def send(
     from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.kafka.records import send_all
     from liveprofile.storage.connection import open_session
+    from liveprofile.storage.cql import now_ms
     from udfs.consent_feed import read_consents
 
     plan = read_plan(plan_file)
     settings = read_settings(config)
-    allows = _allows_marketing(read_consents(settings))
+    allows = read_consents(settings).allowing("marketing", now_ms())
     targets = [target for target in plan.targets if allows(target.user_id)]
     withdrawn = sum(
         target.group == TREATMENT and not allows(target.user_id) for target in plan.targets
@@ -182,31 +180,18 @@ def report(
 
     Example: `liveprofile campaign report spring.parquet --days 14`
     """
-    from liveprofile.campaigns.outcomes import outcomes
     from liveprofile.campaigns.plan_file import read_plan
-    from liveprofile.campaigns.uplift import uplift_by_segment
+    from liveprofile.campaigns.planning import report_as_json, report_on
     from liveprofile.storage.connection import open_session
-    from liveprofile.storage.scans import scan_changes
 
-    about, targets = read_plan(plan_file)
+    plan = read_plan(plan_file)
+    about = plan.campaign
     end_ms = about.start_ms + days * DAY_MS
     settings = read_settings(config)
-    users = {target.user_id for target in targets}
     with open_session(settings.cassandra) as session:
-        last_end_ms = end_ms + settings.window.length_ms
-        changes = scan_changes(session, about.start_ms, last_end_ms)
-        found = outcomes(changes, users, about.start_ms, end_ms)
-    results = uplift_by_segment(targets, found)
+        results = report_on(session, plan, end_ms, settings.window.length_ms)
     if json:
-        print_json(
-            {
-                "name": about.name,
-                "start_ms": about.start_ms,
-                "end_ms": end_ms,
-                "has_control": bool(results) and results["all"].users["control"] > 0,
-                "groups": {name: _as_json(result) for name, result in results.items()},
-            }
-        )
+        print_json(report_as_json(about, end_ms, results))
         return
     if not results:
         typer.echo("the plan has no users")
@@ -222,26 +207,6 @@ def report(
         typer.echo(
             f"{len(results) - 1} segments are compared: of 20 intervals, one misses the truth."
         )
-
-
-def _campaign(**fields: Any) -> Any:
-    """Raises InputError."""
-    from pydantic import ValidationError
-
-    from liveprofile.campaigns.plan_file import Campaign
-
-    try:
-        return Campaign(**fields)
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise InputError(f"{key} {fields.get(key)!r}: {first['msg']}") from None
-
-
-def _allows_marketing(consents: ConsentBook) -> Callable[[str], bool]:
-    """Whether a user allows marketing now."""
-    now_ms = round(time.time() * 1_000)
-    return lambda user_id: consents.allowed(user_id, "marketing", now_ms)
 
 
 def _cap(text: str, start_ms: int) -> tuple[int, int]:
@@ -261,33 +226,6 @@ def _user_ids(file: Path | None) -> frozenset[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"--exclude {file}: {getattr(error, 'strerror', error)}") from None
     return frozenset(line.strip() for line in lines if line.strip())
-
-
-def _summary(plan: Plan, economics: Any, control_share: float) -> dict[str, Any]:
-    from liveprofile.campaigns.control_group import detectable_effect
-    from liveprofile.campaigns.plan import TREATMENT
-
-    treated = [target for target in plan.targets if target.group == TREATMENT]
-    users = len(plan.targets)
-    rate = sum(1 - target.churn for target in plan.targets) / users if users else None
-    effect = None if rate is None else detectable_effect(rate, users, control_share)
-    return {
-        "treatment": len(treated),
-        "control": users - len(treated),
-        "cost": economics.cost * len(treated),
-        "expected_gain": sum(target.expected_gain for target in treated),
-        "expected_purchase_rate": rate,
-        "detectable_change_of_rate": effect,
-        "left_out": plan.left_out,
-    }
-
-
-def _as_json(result: Uplift) -> dict[str, Any]:
-    fields = result._asdict()
-    for name in ("rate_difference", "spend_difference"):
-        difference = fields[name]
-        fields[name] = None if difference is None else difference._asdict()
-    return fields
 
 
 def _row(name: str, result: Uplift) -> list[str]:

@@ -71,12 +71,15 @@ class Plan(NamedTuple):
     left_out: dict[str, int]  # reason: number of users who fit but are not in the plan
 
 
-def condition_of(text: str) -> Condition:
-    """Compiles a condition over COLUMNS and FEATURES. Raises InputError with the position."""
+def condition_of(text: str, name: str = "--when") -> Condition:
+    """Compiles a condition over COLUMNS and FEATURES.
+
+    Raises InputError with the position; `name` is that of the option or field.
+    """
     try:
         return parse_condition(text, dict.fromkeys((*COLUMNS, *FEATURES), "number"), {})
     except ConditionError as error:
-        raise InputError(f"--when, character {error.position + 1}: {error.reason}") from None
+        raise InputError(f"{name}, character {error.position + 1}: {error.reason}") from None
 
 
 def candidates(

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 from pydantic import BaseModel
 
+from liveprofile.client import analysis_models as analyses
 from liveprofile.client import models
 
 Result = TypeVar("Result")
@@ -171,20 +172,20 @@ def cases(
     return Call("GET", "/v1/cases", _as(models.Page[models.CustomerCase]), params)
 
 
-def segment_members(segment: str, limit: int = ROWS) -> Call[models.Page[models.SegmentMember]]:
+def segment_members(segment: str, limit: int = ROWS) -> Call[models.Page[analyses.SegmentMember]]:
     """The members of a segment, in no particular order."""
-    parse = _as(models.Page[models.SegmentMember])
+    parse = _as(models.Page[analyses.SegmentMember])
     return Call("GET", _segment(segment, "members"), parse, {"limit": limit})
 
 
-def segment_sizes(segment: str, limit: int = ROWS) -> Call[models.SizeList]:
+def segment_sizes(segment: str, limit: int = ROWS) -> Call[analyses.SizeList]:
     """The sizes of a segment at the latest sweeps, newest first."""
-    return Call("GET", _segment(segment, "sizes"), _as(models.SizeList), {"limit": limit})
+    return Call("GET", _segment(segment, "sizes"), _as(analyses.SizeList), {"limit": limit})
 
 
-def user_segments(user_id: str) -> Call[models.UserSegmentList]:
+def user_segments(user_id: str) -> Call[analyses.UserSegmentList]:
     """The segments that the user is or was in."""
-    return Call("GET", _user(user_id, "segments"), _as(models.UserSegmentList))
+    return Call("GET", _user(user_id, "segments"), _as(analyses.UserSegmentList))
 
 
 def attributes(user_id: str) -> Call[models.AttributeList]:
@@ -198,21 +199,21 @@ def trend(
     count: int = 168,
     category: str | None = None,
     event_type: str | None = None,
-) -> Call[models.Trend]:
+) -> Call[analyses.Trend]:
     """The last `count` complete hours or days with the range that earlier weeks let expect."""
     params = {"by": by, "metric": metric, "count": count}
     params |= _given(category=category, event_type=event_type)
-    return Call("GET", "/v1/trends", _as(models.Trend), params)
+    return Call("GET", "/v1/trends", _as(analyses.Trend), params)
 
 
 def forecast(
     metric: Literal["events", "users", "amount"] = "events",
     category: str | None = None,
     event_type: str | None = None,
-) -> Call[models.TrendForecast]:
+) -> Call[analyses.TrendForecast]:
     """The hours of the next day, with an 80 % interval."""
     params = {"metric": metric} | _given(category=category, event_type=event_type)
-    parse = _as(models.TrendForecast)
+    parse = _as(analyses.TrendForecast)
     return Call("GET", "/v1/trends/forecast", parse, params, timeout_s=LONG_TIMEOUT_S)
 
 
@@ -221,59 +222,96 @@ def funnel(
     within_h: int = 168,
     days: int = 23,
     by: Literal["segment", "category"] = "segment",
-) -> Call[models.FunnelAnswer]:
+) -> Call[analyses.FunnelAnswer]:
     """How many users take the steps of a funnel."""
     params = {"step": list(steps), "within_h": within_h, "days": days, "by": by}
-    return Call("GET", "/v1/funnel", _as(models.FunnelAnswer), params, timeout_s=SCAN_TIMEOUT_S)
+    return Call("GET", "/v1/funnel", _as(analyses.FunnelAnswer), params, timeout_s=SCAN_TIMEOUT_S)
 
 
-def retention(event_type: str | None = None) -> Call[models.CohortList]:
+def retention(event_type: str | None = None) -> Call[analyses.CohortList]:
     """Which users of a first week come back in the weeks after it."""
     params = _given(event_type=event_type)
-    return Call("GET", "/v1/retention", _as(models.CohortList), params, timeout_s=SCAN_TIMEOUT_S)
+    return Call("GET", "/v1/retention", _as(analyses.CohortList), params, timeout_s=SCAN_TIMEOUT_S)
 
 
-def rules() -> Call[models.RuleList]:
+def campaigns() -> Call[analyses.CampaignList]:
+    """The campaigns that were planned through the API, newest start first."""
+    return Call("GET", "/v1/campaigns", _as(analyses.CampaignList))
+
+
+def campaign(name: str) -> Call[analyses.CampaignAnswer]:
+    """A campaign with the summary of its plan."""
+    return Call("GET", _campaign(name), _as(analyses.CampaignAnswer))
+
+
+def plan_campaign(
+    name: str, request: analyses.CampaignRequest, dry_run: bool = False
+) -> Call[analyses.PlanSummary]:
+    """Plans a campaign once. Conflict: it is planned already."""
+    # Repeated after a lost answer, it would be a conflict with itself.
+    return Call(
+        "PUT",
+        _campaign(name),
+        _as(analyses.PlanSummary),
+        {"dry_run": "true"} if dry_run else {},
+        request.model_dump(exclude_unset=True),
+        retried=dry_run,
+        timeout_s=SCAN_TIMEOUT_S,
+    )
+
+
+def campaign_targets(name: str) -> Call[models.Page[analyses.CampaignTarget]]:
+    """The users of a plan."""
+    return Call("GET", _campaign(name, "targets"), _as(models.Page[analyses.CampaignTarget]))
+
+
+def campaign_report(name: str, days: int = 30) -> Call[analyses.CampaignReport]:
+    """What a campaign changed, with 95 % intervals."""
+    parse = _as(analyses.CampaignReport)
+    return Call("GET", _campaign(name, "report"), parse, {"days": days}, timeout_s=SCAN_TIMEOUT_S)
+
+
+def rules() -> Call[analyses.RuleList]:
     """The rules that jobs use."""
-    return Call("GET", "/v1/rules", _as(models.RuleList), timeout_s=LONG_TIMEOUT_S)
+    return Call("GET", "/v1/rules", _as(analyses.RuleList), timeout_s=LONG_TIMEOUT_S)
 
 
-def segments() -> Call[models.SegmentList]:
+def segments() -> Call[analyses.SegmentList]:
     """The segment definitions that jobs use."""
-    return Call("GET", "/v1/segments", _as(models.SegmentList), timeout_s=LONG_TIMEOUT_S)
+    return Call("GET", "/v1/segments", _as(analyses.SegmentList), timeout_s=LONG_TIMEOUT_S)
 
 
 def put_rules(
     rules: Sequence[Mapping[str, Any]], tag: str, dry_run: bool = False
-) -> Call[models.AppliedChanges]:
+) -> Call[analyses.AppliedChanges]:
     """Replaces all rules. tag: of the rules that were read; ANY_TAG overwrites all others."""
     return _put_definitions("/v1/rules", {"rules": list(rules)}, tag, dry_run)
 
 
 def put_segments(
     segments: Sequence[Mapping[str, Any]], tag: str, dry_run: bool = False
-) -> Call[models.AppliedChanges]:
+) -> Call[analyses.AppliedChanges]:
     """Replaces all segment definitions, as `put_rules`."""
     return _put_definitions("/v1/segments", {"segments": list(segments)}, tag, dry_run)
 
 
 def preview_segments(
     segments: Sequence[Mapping[str, Any]], at: datetime | None = None
-) -> Call[models.PreviewAnswer]:
+) -> Call[analyses.PreviewAnswer]:
     """Who would enter and leave each segment with these definitions."""
     body = {"segments": list(segments)}
-    parse = _as(models.PreviewAnswer)
+    parse = _as(analyses.PreviewAnswer)
     params = _given(at=_time(at))
     return Call("POST", "/v1/segments:preview", parse, params, body, timeout_s=SCAN_TIMEOUT_S)
 
 
 def _put_definitions(
     path: str, body: Mapping[str, Any], tag: str, dry_run: bool
-) -> Call[models.AppliedChanges]:
+) -> Call[analyses.AppliedChanges]:
     return Call(
         "PUT",
         path,
-        _as(models.AppliedChanges),
+        _as(analyses.AppliedChanges),
         {"dry_run": "true"} if dry_run else {},
         body,
         headers={"If-Match": tag if tag == ANY_TAG else f'"{tag}"'},
@@ -305,6 +343,10 @@ def _alert(flag_id: str, *rest: str) -> str:
 
 def _segment(segment: str, *rest: str) -> str:
     return "/".join(["/v1/segments", *(quote(part, safe="") for part in (segment, *rest))])
+
+
+def _campaign(name: str, *rest: str) -> str:
+    return "/".join(["/v1/campaigns", *(quote(part, safe="") for part in (name, *rest))])
 
 
 def _given(**params: Any) -> dict[str, Any]:

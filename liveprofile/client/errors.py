@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from liveprofile.client.models import Problem
+from liveprofile.client.models import (
+    Problem,
+)
 
 
 class ApiClientError(Exception):

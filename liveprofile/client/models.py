@@ -15,7 +15,6 @@ MAX_ID_CHARS = 256
 # No control characters: the job rejects events with such an id.
 ID_PATTERN = r"^[^\u0000-\u001f]+$"
 MAX_NOTE_CHARS = 2_000
-MAX_DEFINITIONS = 1_000
 DAY_S = 86_400
 
 Item = TypeVar("Item")
@@ -229,101 +228,6 @@ class Lookalikes(Answer):
     similar: list[Lookalike]
 
 
-class TrendPoint(Answer):
-    """An hour or a day. The range is null with too few earlier weeks."""
-
-    start_ms: int
-    value: float
-    expected: float | None
-    low: float | None
-    high: float | None
-    outside: bool = Field(description="of the range")
-
-
-class Trend(Answer):
-    """Counts of one series of events, oldest first."""
-
-    complete_until_ms: int = Field(description="everything before this event time is counted")
-    points: list[TrendPoint]
-
-
-class TrendForecast(Answer):
-    """The next day of one series by hour, with an 80 % interval."""
-
-    day_ms: int
-    metric: Literal["events", "users", "amount"]
-    method: str
-    hours: list[float]
-    low: list[float]
-    high: list[float]
-    total: float
-    total_low: float
-    total_high: float
-    mae: float = Field(description="mean absolute error by hour in the last 56 days")
-    naive_mae: float = Field(description="the same of seasonal naive")
-
-
-class StepOfFunnel(Answer):
-    """Shares are of the users of the first step, with a 95 % interval; null without users."""
-
-    event_type: str
-    users: int
-    share: float | None
-    share_low: float | None
-    share_high: float | None
-
-
-class FunnelAnswer(Answer):
-    since_ms: int = Field(description="first steps from here on")
-    until_ms: int = Field(description="first steps before this")
-    within_ms: int
-    groups: dict[str, list[StepOfFunnel]] = Field(description="all, and the largest groups")
-
-
-class WeekCohort(Answer):
-    """The users whose first window ever starts in a week."""
-
-    week_ms: int = Field(description="Monday, 00:00 UTC")
-    users: int
-    active: list[int] = Field(description="active users of the week, the next one, and so on")
-
-
-class CohortList(Answer):
-    items: list[WeekCohort]
-
-
-class SegmentMember(Answer):
-    user_id: str
-    since_ms: int
-
-
-class SizeOfSegment(Answer):
-    """At the end of a sweep."""
-
-    time_ms: int
-    members: int
-    users: int = Field(description="all users")
-    overlaps: dict[str, int] = Field(description="members who are in another segment too")
-
-
-class SizeList(Answer):
-    items: list[SizeOfSegment]
-
-
-class UserSegment(Answer):
-    """Whether a user is in a segment, and why since when."""
-
-    segment: str
-    member: bool
-    since_ms: int
-    version: int | None
-    reason: dict[str, Any]
-
-
-class UserSegmentList(Answer):
-    items: list[UserSegment]
-
-
 class Attribute(Answer):
     """What another system states about the user: not inferred by Liveprofile."""
 
@@ -338,54 +242,6 @@ class Attribute(Answer):
 
 class AttributeList(Answer):
     items: list[Attribute]
-
-
-class DefinitionsInForce(Answer):
-    """The definitions that jobs use."""
-
-    source: str = Field(description="topic or file")
-    version: str
-    tag: str = Field(description="the ETag, for If-Match of a change")
-
-
-class RuleList(DefinitionsInForce):
-    rules: list[dict[str, Any]] = Field(description="schemas/risk-rule.schema.json")
-
-
-class SegmentList(DefinitionsInForce):
-    segments: list[dict[str, Any]] = Field(description="schemas/segment-definition.schema.json")
-
-
-class AppliedChange(Answer):
-    """What became of one definition."""
-
-    id: str
-    what: Literal["added", "changed", "unchanged", "removed"]
-    version: int | None = Field(description="null: removed")
-
-
-class AppliedChanges(Answer):
-    dry_run: bool
-    tag: str = Field(description="of the definitions in force")
-    changes: list[AppliedChange]
-
-
-class PreviewOfSegment(Answer):
-    """The users of one segment by the definitions in force and by those of the request."""
-
-    segment_id: str
-    users_now: int
-    users_then: int
-    enter: int
-    leave: int
-    entering: list[str] = Field(description="a few of the users who enter")
-    leaving: list[str]
-
-
-class PreviewAnswer(Answer):
-    at_ms: int
-    users: int = Field(description="all users")
-    segments: list[PreviewOfSegment]
 
 
 class Page(Answer, Generic[Item]):
@@ -432,19 +288,6 @@ class StateRequest(RequestBody):
 class LabelRequest(RequestBody):
     label: Literal["fraud", "legitimate"]
     note: str = Field("", max_length=MAX_NOTE_CHARS)
-
-
-class RulesRequest(RequestBody):
-    rules: list[dict[str, Any]] = Field(
-        max_length=MAX_DEFINITIONS, description="all rules: schemas/risk-rule.schema.json"
-    )
-
-
-class SegmentsRequest(RequestBody):
-    segments: list[dict[str, Any]] = Field(
-        max_length=MAX_DEFINITIONS,
-        description="all segments: schemas/segment-definition.schema.json",
-    )
 
 
 class SnoozeRequest(RequestBody):

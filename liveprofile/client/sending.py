@@ -12,7 +12,9 @@ from pydantic import ValidationError
 from liveprofile import __version__
 from liveprofile.client.calls import Call
 from liveprofile.client.errors import ApiClientError, BadAnswer, NoAnswer, refusal
-from liveprofile.client.models import Problem
+from liveprofile.client.models import (
+    Problem,
+)
 
 Result = TypeVar("Result")
 

@@ -11,7 +11,9 @@ from typing import Self, TypeVar
 import httpx
 
 from liveprofile.client.calls import Call
-from liveprofile.client.models import Page
+from liveprofile.client.models import (
+    Page,
+)
 from liveprofile.client.sending import ATTEMPTS, TIMEOUT_S, Attempts, http_options
 
 Result = TypeVar("Result")

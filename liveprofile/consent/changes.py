@@ -8,7 +8,7 @@ withdrawal wins.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 PURPOSES = ("profiling", "recommendation", "marketing", "risk", "training")
@@ -86,6 +86,10 @@ class ConsentBook:
             if code & ((1 << _PURPOSE_BITS) - 1) == index and latest < code < bound:
                 latest = code
         return self._defaults[purpose] if latest < 0 else not latest >> _PURPOSE_BITS & 1
+
+    def allowing(self, purpose: str, at_ms: int) -> Callable[[str], bool]:
+        """Returns whether a user allows the purpose at the time."""
+        return lambda user_id: self.allowed(user_id, purpose, at_ms)
 
 
 def _encode(change: ConsentChange) -> int:

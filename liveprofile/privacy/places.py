@@ -100,6 +100,9 @@ TABLES: dict[str, HeldTable] = {
     ),
     "campaign_contact": HeldTable("contacts of campaigns", "campaigns.contact_ttl_s", _by_user),
     "user_consent": HeldTable("consents by purpose", "topics.consents_retention_ms", _by_user),
+    "campaign_target": HeldTable(
+        "users of plans of campaigns", "campaigns.contact_ttl_s", _all_rows, _has_user
+    ),
     "api_audit": HeldTable(
         "writes through the read API", "serve.audit_ttl_s", _all_rows, _has_target
     ),
@@ -116,6 +119,7 @@ WITHOUT_USERS: dict[str, str] = {
     "segment_size": "numbers of members",
     "risk_histogram": "counts over all users",
     "drift_state": "distances between distributions",
+    "campaign_plan": "campaigns with counts of users",
     "api_key": "keys of systems and staff, with their names",
     "trend": "counts; user_hashes holds 8-byte hashes without ids, to count distinct users",
     "trend_series": "names of series",

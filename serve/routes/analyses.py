@@ -7,7 +7,11 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from liveprofile.client.models import CohortList, FunnelAnswer, TrendForecast
+from liveprofile.client.analysis_models import (
+    CohortList,
+    FunnelAnswer,
+    TrendForecast,
+)
 from liveprofile.trends.funnel import STEPS
 from liveprofile.trends.points import Metric
 from liveprofile.units import DAY_MS, HOUR_MS

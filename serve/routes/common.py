@@ -9,7 +9,10 @@ from urllib.parse import unquote
 from fastapi import Depends, Path, Query, Request
 from pydantic import BeforeValidator
 
-from liveprofile.client.models import ID_PATTERN, MAX_ID_CHARS
+from liveprofile.client.models import (
+    ID_PATTERN,
+    MAX_ID_CHARS,
+)
 from liveprofile.units import SECOND_MS
 from serve.keys import Role
 from serve.problems import MEDIA_TYPE, ApiError

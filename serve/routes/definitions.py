@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
-from liveprofile.client.models import (
+from liveprofile.client.analysis_models import (
     AppliedChanges,
     PreviewAnswer,
     RuleList,

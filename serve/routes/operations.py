@@ -6,7 +6,9 @@ from fastapi import APIRouter, Request
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from starlette.responses import Response
 
-from liveprofile.client.models import Health
+from liveprofile.client.models import (
+    Health,
+)
 from serve import answers
 from serve.routes.common import DataStore, Reader, problems
 

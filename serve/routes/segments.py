@@ -8,7 +8,14 @@ import orjson
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from liveprofile.client.models import Page, SegmentMember, SizeList, UserSegmentList
+from liveprofile.client.analysis_models import (
+    SegmentMember,
+    SizeList,
+    UserSegmentList,
+)
+from liveprofile.client.models import (
+    Page,
+)
 from liveprofile.storage.segment_buckets import SEGMENT_BUCKETS
 from serve import answers
 from serve.paging import Paging, invalid_cursor

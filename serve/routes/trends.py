@@ -7,7 +7,9 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Query
 from starlette.responses import Response
 
-from liveprofile.client.models import Trend
+from liveprofile.client.analysis_models import (
+    Trend,
+)
 from liveprofile.trends.counts import ALL, CATEGORY, Series
 from liveprofile.trends.points import Metric
 from liveprofile.wire.tokens import EVENT_TYPES

@@ -17,6 +17,7 @@ from cassandra.cluster import Session
 from cassandra.util import datetime_from_uuid1, uuid_from_time
 
 from liveprofile.alerts.cases.states import TransitionError
+from liveprofile.campaigns.plan_store import CampaignExists
 from liveprofile.errors import InputError
 from liveprofile.storage.cql import execute, from_ms, read, to_ms
 from serve.store.protocol import AuditEntry
@@ -44,7 +45,7 @@ def audited(session: Session, entry: AuditEntry, ttl_s: int) -> Iterator[OpenEnt
     try:
         yield work
         outcome = "done"
-    except (TransitionError, InputError, DefinitionsChanged):
+    except (TransitionError, InputError, DefinitionsChanged, CampaignExists):
         outcome = "refused"
         raise
     finally:

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from liveprofile.config import Settings
+from serve.store.campaigns import CassandraCampaigns
 from serve.store.definitions import CassandraDefinitions
 from serve.store.link import CassandraLink
 from serve.store.reads import CassandraReads
@@ -15,7 +16,12 @@ from serve.store.writes import CassandraWrites
 
 
 class CassandraStore(
-    CassandraReads, CassandraTrends, CassandraScans, CassandraWrites, CassandraDefinitions
+    CassandraReads,
+    CassandraTrends,
+    CassandraScans,
+    CassandraWrites,
+    CassandraDefinitions,
+    CassandraCampaigns,
 ):
     """Implements serve.store.protocol.Store."""
 
@@ -26,6 +32,7 @@ class CassandraStore(
         CassandraScans.__init__(self, settings)
         CassandraWrites.__init__(self, link, settings)
         CassandraDefinitions.__init__(self, link, settings)
+        CassandraCampaigns.__init__(self, link, self, settings)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

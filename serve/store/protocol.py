@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol
 
 from liveprofile.alerts.cases.case_store import AlertCase
@@ -10,6 +10,10 @@ from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.snooze import Snooze
 from liveprofile.alerts.cases.states import AlertState, StateChange, StoredAlertState
 from liveprofile.attributes.statements import Statement
+from liveprofile.campaigns.plan import Target
+from liveprofile.campaigns.plan_store import StoredPlan
+from liveprofile.campaigns.planning import Wish
+from liveprofile.campaigns.uplift import Uplift
 from liveprofile.errors import LiveprofileError
 from liveprofile.rules.definitions import Definition
 from liveprofile.segments.definitions import Segment
@@ -248,6 +252,26 @@ class Store(Protocol):
 
         Raises ScanBusy, ScanTooLarge.
         """
+
+    async def campaigns(self) -> list[StoredPlan]:
+        """Newest start first."""
+
+    async def campaign(self, name: str) -> StoredPlan:
+        """Raises UnknownCampaign."""
+
+    async def campaign_targets(self, name: str, bucket: int) -> list[Target]:
+        """Of one of SEGMENT_BUCKETS buckets. Raises UnknownCampaign."""
+
+    async def plan_campaign(self, wish: Wish, audit: AuditEntry | None) -> dict[str, Any]:
+        """Plans, stores the plan, and returns its summary. audit: None for a dry run.
+
+        Raises CampaignExists, ScanBusy, ScanTooLarge.
+        """
+
+    async def campaign_report(
+        self, name: str, days_ms: int
+    ) -> tuple[StoredPlan, Mapping[str, Uplift]]:
+        """Outcomes of `days_ms` from the start. Raises UnknownCampaign, ScanBusy, ScanTooLarge."""
 
     async def audit_trail(self, day_ms: int, limit: int) -> list[AuditEntry]:
         """The writes of the UTC day that contains the time."""

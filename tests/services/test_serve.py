@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from cassandra.cluster import Session
 from liveprofile.alerts.cases import case_store
 from liveprofile.alerts.cases.case_store import NewAlert
 from liveprofile.client import Client, Conflict, NotFound, Unauthorized, Unavailable, calls
+from liveprofile.client.analysis_models import CampaignRequest
 from liveprofile.config import Settings
 from liveprofile.kafka.records import read_topic
 from liveprofile.rules.flags import Flag
@@ -316,6 +318,34 @@ def test_of_two_editors_of_the_same_rules_one_wins(api: Api) -> None:
         assert sorted(outcomes) == ["done", "refused"]
     listed = json.loads(run_cli("rules", "list", "--json", "--config", api.job.config_file).stdout)
     assert listed["rules"] == now.rules
+
+
+def test_campaign_is_planned_once_for_all_users_and_reported(api: Api) -> None:
+    request = CampaignRequest(control_share=0.5, response=1.0, start_ms=START_MS)
+    with api.client("mia", "analyst") as client:
+        planned = client.send(calls.plan_campaign("spring", request))
+        assert planned.treatment + planned.control + sum(planned.left_out.values()) == len(USERS)
+        targets = list(client.items(calls.campaign_targets("spring")))
+        assert len(targets) == len({target.user_id for target in targets}) > 0
+        groups = Counter(target.group for target in targets)
+        assert groups == {"treatment": planned.treatment, "control": planned.control}
+        with pytest.raises(Conflict, match="planned already"):
+            client.send(calls.plan_campaign("spring", request))
+        [listed] = client.send(calls.campaigns()).items
+        assert (listed.planned_by, listed.summary) == ("mia", planned)
+        report = client.send(calls.campaign_report("spring"))
+        assert report.groups["all"].users == groups
+        with pytest.raises(NotFound):
+            client.send(calls.campaign_report("summer"))
+
+
+def test_analyses_read_all_users(api: Api) -> None:
+    with api.client("mia", "analyst") as client:
+        preview = client.send(calls.preview_segments([]))
+        assert preview.users == len(USERS)
+        assert all(segment.users_then == 0 for segment in preview.segments)
+        assert client.send(calls.funnel()).within_ms == 7 * 24 * HOUR_MS
+        assert isinstance(client.send(calls.retention()).items, list)
 
 
 def test_revoked_key_ends_within_the_cache_time(api: Api) -> None:

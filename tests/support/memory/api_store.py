@@ -41,6 +41,7 @@ from serve.store.protocol import (
     StoredUserSegment,
     TrendPoints,
 )
+from tests.support.memory.api_campaigns import MemoryCampaigns
 from tests.support.memory.api_definitions import MemoryDefinitions
 
 NOW_MS = 1_511_658_300_000  # 2017-11-26 01:05:00 UTC
@@ -48,14 +49,15 @@ MINUTE_MS = 60_000
 DAY_S = 86_400
 
 
-class MemoryApiStore(MemoryDefinitions):
+class MemoryApiStore(MemoryDefinitions, MemoryCampaigns):
     """Holds what a test puts into its attributes. `fail`: raised by every method if set.
 
     `delay_s`: how long every read takes.
     """
 
     def __init__(self) -> None:
-        super().__init__()
+        MemoryDefinitions.__init__(self)
+        MemoryCampaigns.__init__(self)
         self.keys: dict[str, StoredKey] = {}
         self.profile_rows: dict[str, RawProfile] = {}
         self.delta_rows: list[RawDelta] = []

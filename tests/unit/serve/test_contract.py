@@ -16,6 +16,12 @@ from tests.support.rows.api_rows import filled_store
 pytestmark = pytest.mark.slow
 
 EXAMPLES = 25
+BY_CONDITION = (
+    "PUT /v1/rules",
+    "PUT /v1/segments",
+    "POST /v1/segments:preview",
+    "PUT /v1/campaigns/{name}",
+)
 ACCEPTED = ["2xx", "3xx", "400", "404", "409"]
 STORE = filled_store()
 KEY = STORE.add_key(Role.ADMIN).text
@@ -36,7 +42,12 @@ CONFIG = schemathesis.Config.from_dict(
                     }
                 },
             }
-            for name in ("PUT /v1/rules", "PUT /v1/segments", "POST /v1/segments:preview")
+            for name in (
+                "PUT /v1/rules",
+                "PUT /v1/segments",
+                "POST /v1/segments:preview",
+                "PUT /v1/campaigns/{name}",
+            )
         ],
     }
 )

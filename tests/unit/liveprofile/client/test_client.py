@@ -26,6 +26,7 @@ from liveprofile.client import (
     Unavailable,
     calls,
 )
+from liveprofile.client.analysis_models import CampaignRequest, FrequencyCap
 from liveprofile.client.calls import Call
 from liveprofile.serve_settings import ServeSettings
 from serve.app import create_app
@@ -116,6 +117,19 @@ def test_rules_are_read_changed_and_not_overwritten(store: MemoryApiStore) -> No
     assert run(store, calls.segments()).segments == []
     at = datetime.fromtimestamp(NOW_MS / 1_000, UTC)
     assert run(store, calls.preview_segments([], at), Role.ANALYST).at_ms == NOW_MS
+
+
+def test_campaign_is_planned_once(store: MemoryApiStore) -> None:
+    request = CampaignRequest(cost=0.5, cap=FrequencyCap(contacts=2, days=30))
+    call = calls.plan_campaign("spring", request)
+    assert run(store, calls.plan_campaign("spring", request, dry_run=True), Role.ANALYST).cost
+    assert run(store, call, Role.ANALYST).treatment == 1
+    with pytest.raises(Conflict, match="planned already"):
+        run(store, call, Role.ANALYST)
+    assert [each.name for each in run(store, calls.campaigns()).items] == ["spring"]
+    assert run(store, calls.campaign("spring")).requested["cap"] == {"contacts": 2, "days": 30}
+    assert run(store, calls.campaign_targets("spring")).items[0].user_id == "42"
+    assert run(store, calls.campaign_report("spring", 14)).has_control
 
 
 def test_errors_of_the_server_have_types(store: MemoryApiStore) -> None:

@@ -1,0 +1,168 @@
+"""Plans in Cassandra. A plan has an id; its targets are stored before the campaign names it."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import orjson
+from cassandra.cluster import Session
+from cassandra.query import BoundStatement, SimpleStatement
+
+from liveprofile.campaigns.plan import Target
+from liveprofile.campaigns.plan_file import Campaign, PlanFile
+from liveprofile.config import Settings
+from liveprofile.errors import LiveprofileError
+from liveprofile.storage.cql import (
+    execute,
+    from_ms,
+    now_ms,
+    prepare,
+    read,
+    read_pages,
+    to_ms,
+    write_all,
+)
+from liveprofile.storage.segment_buckets import SEGMENT_BUCKETS, segment_bucket
+
+_COLUMNS = (
+    "campaign, plan_id, start, control_share, cost, planned_at, planned_by, requested, summary"
+)
+
+
+class UnknownCampaign(LiveprofileError):
+    """No stored plan has this name. Exit code 1."""
+
+
+class CampaignExists(LiveprofileError):
+    """A stored plan has this name already. Exit code 1."""
+
+
+class StoredPlan(NamedTuple):
+    """A campaign with the summary of its plan."""
+
+    campaign: Campaign
+    plan_id: uuid.UUID
+    planned_at_ms: int
+    planned_by: str
+    requested: dict[str, Any]
+    summary: dict[str, Any]
+
+
+def store_plan(
+    session: Session,
+    settings: Settings,
+    plan: PlanFile,
+    by: str,
+    requested: dict[str, Any],
+    summary: dict[str, Any],
+) -> StoredPlan:
+    """Stores a new plan. Raises ServiceError, CampaignExists.
+
+    A failure leaves at most targets of a plan that no campaign names, which expire.
+    """
+    stored = StoredPlan(plan.campaign, uuid.uuid4(), now_ms(), by, requested, summary)
+    if _find(session, plan.campaign.name) is not None:
+        raise _exists(plan.campaign.name)
+    ttl_s = settings.campaigns.contact_ttl_s
+    insert = prepare(
+        session,
+        "INSERT INTO campaign_target (plan_id, bucket, user_id, arm, segments, churn,"
+        " expected_spend, expected_gain) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+        f" USING TIMESTAMP {stored.planned_at_ms * 1_000:d} AND TTL {ttl_s:d}",
+    )
+    insert.is_idempotent = True
+
+    def statements() -> Iterator[BoundStatement]:
+        for user_id, *rest in plan.targets:
+            group, segments, *numbers = rest
+            key = (stored.plan_id, segment_bucket(user_id), user_id)
+            yield insert.bind((*key, group, set(segments), *numbers))
+
+    write_all(session, statements(), settings.cassandra.in_flight)
+    marks = ", ".join(["%s"] * len(_COLUMNS.split(",")))
+    execute(
+        session,
+        f"INSERT INTO campaign_plan ({_COLUMNS}) VALUES ({marks}) IF NOT EXISTS"
+        f" USING TTL {ttl_s:d}",
+        (
+            stored.campaign.name,
+            stored.plan_id,
+            from_ms(stored.campaign.start_ms),
+            stored.campaign.control_share,
+            stored.campaign.cost,
+            from_ms(stored.planned_at_ms),
+            by,
+            orjson.dumps(requested).decode(),
+            orjson.dumps(summary).decode(),
+        ),
+    )
+    # Two requests may plan the same campaign at once: one of them is the first.
+    first = _find(session, stored.campaign.name)
+    if first is None or first.plan_id != stored.plan_id:
+        raise _exists(stored.campaign.name)
+    return stored
+
+
+def read_plans(session: Session) -> list[StoredPlan]:
+    """All stored campaigns, newest start first. Raises ServiceError."""
+    rows = read_pages(session, SimpleStatement(f"SELECT {_COLUMNS} FROM campaign_plan"))
+    return sorted(
+        map(_stored, rows), key=lambda plan: (-plan.campaign.start_ms, plan.campaign.name)
+    )
+
+
+def find_plan(session: Session, name: str) -> StoredPlan:
+    """Raises UnknownCampaign, ServiceError."""
+    found = _find(session, name)
+    if found is None:
+        raise UnknownCampaign(f"no campaign {name!r} is stored")
+    return found
+
+
+def read_targets(session: Session, plan: StoredPlan) -> PlanFile:
+    """The whole plan, users in order of their ids. Raises ServiceError."""
+    targets = [
+        target
+        for bucket in range(SEGMENT_BUCKETS)
+        for target in bucket_targets(session, plan.plan_id, bucket)
+    ]
+    return PlanFile(plan.campaign, sorted(targets))
+
+
+def bucket_targets(session: Session, plan_id: uuid.UUID, bucket: int) -> Iterator[Target]:
+    query = SimpleStatement(
+        "SELECT user_id, arm, segments, churn, expected_spend, expected_gain FROM campaign_target"
+        " WHERE plan_id = %s AND bucket = %s",
+        fetch_size=5_000,
+    )
+    for row in read_pages(session, query, (plan_id, bucket)):
+        yield Target(*row)._replace(segments=tuple(sorted(row.segments or ())))
+
+
+def _find(session: Session, name: str) -> StoredPlan | None:
+    query = f"SELECT {_COLUMNS} FROM campaign_plan WHERE campaign = %s"
+    row = read(session, query, (name,)).one()
+    return None if row is None else _stored(row)
+
+
+def _stored(row: Any) -> StoredPlan:
+    campaign = Campaign(
+        name=row.campaign,
+        start_ms=to_ms(row.start),
+        control_share=row.control_share,
+        cost=row.cost,
+    )
+    return StoredPlan(
+        campaign,
+        row.plan_id,
+        to_ms(row.planned_at),
+        row.planned_by,
+        orjson.loads(row.requested),
+        orjson.loads(row.summary),
+    )
+
+
+def _exists(name: str) -> CampaignExists:
+    return CampaignExists(f"campaign {name!r} is planned already: choose another name")

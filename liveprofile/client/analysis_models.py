@@ -1,0 +1,264 @@
+"""What the read API takes and answers about trends, segments, rules and campaigns.
+
+models.py has the rest, and says what both have in common.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from liveprofile.client.models import Answer, RequestBody, UserIdText, WholeNumber
+
+MAX_DEFINITIONS = 1_000
+CAMPAIGN_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+LATEST_MS = 4_102_444_800_000  # 2100
+
+
+class TrendPoint(Answer):
+    """An hour or a day. The range is null with too few earlier weeks."""
+
+    start_ms: int
+    value: float
+    expected: float | None
+    low: float | None
+    high: float | None
+    outside: bool = Field(description="of the range")
+
+
+class Trend(Answer):
+    """Counts of one series of events, oldest first."""
+
+    complete_until_ms: int = Field(description="everything before this event time is counted")
+    points: list[TrendPoint]
+
+
+class TrendForecast(Answer):
+    """The next day of one series by hour, with an 80 % interval."""
+
+    day_ms: int
+    metric: Literal["events", "users", "amount"]
+    method: str
+    hours: list[float]
+    low: list[float]
+    high: list[float]
+    total: float
+    total_low: float
+    total_high: float
+    mae: float = Field(description="mean absolute error by hour in the last 56 days")
+    naive_mae: float = Field(description="the same of seasonal naive")
+
+
+class StepOfFunnel(Answer):
+    """Shares are of the users of the first step, with a 95 % interval; null without users."""
+
+    event_type: str
+    users: int
+    share: float | None
+    share_low: float | None
+    share_high: float | None
+
+
+class FunnelAnswer(Answer):
+    since_ms: int = Field(description="first steps from here on")
+    until_ms: int = Field(description="first steps before this")
+    within_ms: int
+    groups: dict[str, list[StepOfFunnel]] = Field(description="all, and the largest groups")
+
+
+class WeekCohort(Answer):
+    """The users whose first window ever starts in a week."""
+
+    week_ms: int = Field(description="Monday, 00:00 UTC")
+    users: int
+    active: list[int] = Field(description="active users of the week, the next one, and so on")
+
+
+class CohortList(Answer):
+    items: list[WeekCohort]
+
+
+class SegmentMember(Answer):
+    user_id: str
+    since_ms: int
+
+
+class SizeOfSegment(Answer):
+    """At the end of a sweep."""
+
+    time_ms: int
+    members: int
+    users: int = Field(description="all users")
+    overlaps: dict[str, int] = Field(description="members who are in another segment too")
+
+
+class SizeList(Answer):
+    items: list[SizeOfSegment]
+
+
+class UserSegment(Answer):
+    """Whether a user is in a segment, and why since when."""
+
+    segment: str
+    member: bool
+    since_ms: int
+    version: int | None
+    reason: dict[str, Any]
+
+
+class UserSegmentList(Answer):
+    items: list[UserSegment]
+
+
+class DefinitionsInForce(Answer):
+    """The definitions that jobs use."""
+
+    source: str = Field(description="topic or file")
+    version: str
+    tag: str = Field(description="the ETag, for If-Match of a change")
+
+
+class RuleList(DefinitionsInForce):
+    rules: list[dict[str, Any]] = Field(description="schemas/risk-rule.schema.json")
+
+
+class SegmentList(DefinitionsInForce):
+    segments: list[dict[str, Any]] = Field(description="schemas/segment-definition.schema.json")
+
+
+class AppliedChange(Answer):
+    """What became of one definition."""
+
+    id: str
+    what: Literal["added", "changed", "unchanged", "removed"]
+    version: int | None = Field(description="null: removed")
+
+
+class AppliedChanges(Answer):
+    dry_run: bool
+    tag: str = Field(description="of the definitions in force")
+    changes: list[AppliedChange]
+
+
+class PreviewOfSegment(Answer):
+    """The users of one segment by the definitions in force and by those of the request."""
+
+    segment_id: str
+    users_now: int
+    users_then: int
+    enter: int
+    leave: int
+    entering: list[str] = Field(description="a few of the users who enter")
+    leaving: list[str]
+
+
+class PreviewAnswer(Answer):
+    at_ms: int
+    users: int = Field(description="all users")
+    segments: list[PreviewOfSegment]
+
+
+class PlanSummary(Answer):
+    """What a plan costs and brings."""
+
+    name: str
+    start_ms: int = Field(description="outcomes count from here on")
+    treatment: int
+    control: int
+    cost: float
+    expected_gain: float
+    expected_purchase_rate: float | None
+    detectable_change_of_rate: float | None = Field(
+        description="the smallest that so many users show with 80 % power; null: none"
+    )
+    left_out: dict[str, int] = Field(description="reason: users who fit but are not in the plan")
+
+
+class CampaignAnswer(Answer):
+    """A planned campaign."""
+
+    name: str
+    start_ms: int
+    control_share: float
+    cost: float
+    planned_at_ms: int
+    planned_by: str
+    requested: dict[str, Any]
+    summary: PlanSummary
+
+
+class CampaignList(Answer):
+    items: list[CampaignAnswer]
+
+
+class CampaignTarget(Answer):
+    """A user of a plan. Only the treatment group is to be contacted."""
+
+    user_id: str
+    group: Literal["treatment", "control"]
+    segments: list[str]
+    churn: float
+    expected_spend: float
+    expected_gain: float
+
+
+class ReportedDifference(Answer):
+    """Treatment minus control, with a 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class ReportOfGroup(Answer):
+    """By treatment and control; null without users. Differences are null without a control."""
+
+    users: dict[str, int]
+    purchase_rate: dict[str, float | None]
+    spend_per_user: dict[str, float | None]
+    rate_difference: ReportedDifference | None
+    spend_difference: ReportedDifference | None
+
+
+class CampaignReport(Answer):
+    name: str
+    start_ms: int
+    end_ms: int
+    has_control: bool
+    groups: dict[str, ReportOfGroup] = Field(description="all, and each segment")
+
+
+class RulesRequest(RequestBody):
+    rules: list[dict[str, Any]] = Field(
+        max_length=MAX_DEFINITIONS, description="all rules: schemas/risk-rule.schema.json"
+    )
+
+
+class SegmentsRequest(RequestBody):
+    segments: list[dict[str, Any]] = Field(
+        max_length=MAX_DEFINITIONS,
+        description="all segments: schemas/segment-definition.schema.json",
+    )
+
+
+class FrequencyCap(RequestBody):
+    """Leaves out users with so many contacts of other campaigns in the days before the start."""
+
+    contacts: WholeNumber = Field(ge=1, le=1_000)
+    days: WholeNumber = Field(ge=1, le=3_650)
+
+
+class CampaignRequest(RequestBody):
+    """docs/campaigns.md defines the values."""
+
+    segments: list[str] = Field([], max_length=100, description="of one of these; empty: of any")
+    when: str | None = Field(None, max_length=10_000, description="condition over profiles")
+    control_share: float = Field(0.1, ge=0, le=0.99)
+    budget: float | None = Field(None, ge=0, le=1e12, description="sum of costs; null: no limit")
+    cost: float = Field(0.0, ge=0, le=1e9, description="of one contact")
+    margin: float = Field(1.0, ge=0, le=1, description="share of the spend that is gain")
+    response: float | None = Field(None, ge=0, le=1, description="null: 1 - churn")
+    cap: FrequencyCap | None = None
+    excluded: list[UserIdText] = Field([], max_length=5_000, description="users to leave out")
+    start_ms: WholeNumber | None = Field(None, ge=0, le=LATEST_MS, description="null: now")
