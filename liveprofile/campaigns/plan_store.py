@@ -63,8 +63,7 @@ def store_plan(
     A failure leaves at most targets of a plan that no campaign names, which expire.
     """
     stored = StoredPlan(plan.campaign, uuid.uuid4(), now_ms(), by, requested, summary)
-    if _find(session, plan.campaign.name) is not None:
-        raise _exists(plan.campaign.name)
+    require_new(session, plan.campaign.name)
     ttl_s = settings.campaigns.contact_ttl_s
     insert = prepare(
         session,
@@ -103,6 +102,12 @@ def store_plan(
     if first is None or first.plan_id != stored.plan_id:
         raise _exists(stored.campaign.name)
     return stored
+
+
+def require_new(session: Session, name: str) -> None:
+    """Raises CampaignExists, ServiceError."""
+    if _find(session, name) is not None:
+        raise _exists(name)
 
 
 def read_plans(session: Session) -> list[StoredPlan]:

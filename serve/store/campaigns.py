@@ -15,6 +15,7 @@ from liveprofile.campaigns.plan_store import (
     find_plan,
     read_plans,
     read_targets,
+    require_new,
     store_plan,
 )
 from liveprofile.campaigns.planning import (
@@ -68,6 +69,7 @@ class CassandraCampaigns:
             if audit is None:
                 return summary_of(plan_campaign(session, wish, allows, limit.watch), wish)
             with audited(session, audit, settings.serve.audit_ttl_s) as entry:
+                require_new(session, wish.campaign.name)  # before a scan that takes long
                 plan = plan_campaign(session, wish, allows, limit.watch)
                 entry.after = summary_of(plan, wish)
                 file = PlanFile(wish.campaign, plan.targets)
