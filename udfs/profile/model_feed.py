@@ -124,9 +124,9 @@ class ModelFeed:
 
     def _refuse(self, what: str, reason: str) -> None:
         if what not in self._refused:
-            self._refused.add(what)
             version = self._current.model.version
             log.warning("%s is refused, model %s stays in force: %s", what, version, reason)
+            self._refused.add(what)  # after the message, which then explains the count
 
     def _set_current(self, models: UserModels) -> str:
         """Puts the newest deployment that can be served in force. Returns a problem, or ""."""
