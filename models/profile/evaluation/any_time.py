@@ -2,7 +2,8 @@
 
 Measured at month ends and at random times, for every user seen so far (see
 models/profile/evaluation/moments.py), for several horizons. A moment belongs to the split in which
-its horizon ends, so training knows none of the labels of validation, and validation none of test.
+its horizon ends. The baseline models train on moments whose horizons end before those of validation
+begin.
 
 The model's values are the stored ones: those of the user's last window, however old it is.
 
@@ -38,16 +39,34 @@ SEED = 20170930
 ModelPredictions = Callable[[Moments, int], Predictions]
 
 
+def moment_ranges_ms(
+    streams: Streams, split: Split, horizon_days: int
+) -> tuple[tuple[int, int], ...]:
+    """(after, until] of the moments of training, validation and test.
+
+    A moment of validation or test belongs to the part in which its horizon ends. The horizons of
+    training end before the first of validation begins (purging: Lopez de Prado 2018, Advances in
+    Financial Machine Learning, chapter 7). Otherwise a user's last training moments and first
+    validation moments have nearly the same inputs and labels, and a model that learns users by
+    heart gains.
+    """
+    start_ms, horizon_ms = int(streams.end_ms_W.min()) - 1, horizon_days * DAY_MS
+    ends_ms = (split.train_until_ms, split.validation_until_ms, split.test_until_ms)
+    first_ms, validation_ms, test_ms = (max(end - horizon_ms, start_ms) for end in ends_ms)
+    return (
+        (start_ms, max(first_ms - horizon_ms, start_ms)),
+        (first_ms, validation_ms),
+        (validation_ms, test_ms),
+    )
+
+
 def split_moments(streams: Streams, split: Split, horizon_days: int) -> tuple[Moments, ...]:
     """The moments of training, validation and test."""
-    start_ms = int(streams.end_ms_W.min()) - 1
-    ends_ms = (split.train_until_ms, split.validation_until_ms, split.test_until_ms)
-    until_ms = [max(end_ms - horizon_days * DAY_MS, start_ms) for end_ms in ends_ms]
     per_user = (TRAINING_MOMENTS_PER_USER, MOMENTS_PER_USER, MOMENTS_PER_USER)
     return tuple(
-        Moments.draw(streams, after, until, count, SEED + number)
-        for number, (after, until, count) in enumerate(
-            zip([start_ms, *until_ms[:2]], until_ms, per_user, strict=True)
+        Moments.draw(streams, *range_ms, count, SEED + number)
+        for number, (range_ms, count) in enumerate(
+            zip(moment_ranges_ms(streams, split, horizon_days), per_user, strict=True)
         )
     )
 
@@ -67,9 +86,8 @@ def any_time_report(
         report[f"{days}_days"] = None
         if min(len(each.window_M) for each in (train, validation, moments)) == 0:
             continue
-        data = BaselineData.from_moments(
-            streams, train, validation, test, split.train_until_ms, days
-        )
+        labels_known_ms = moment_ranges_ms(streams, split, days)[1][0]
+        data = BaselineData.from_moments(streams, train, validation, test, labels_known_ms, days)
         baselines = fit_all(
             data,
             lambda name, done, total, days=days: on_progress(f"{name}, {days} days", done, total),

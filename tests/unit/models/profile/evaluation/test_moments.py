@@ -68,11 +68,19 @@ def test_moments_are_drawn_for_every_user_seen_also_long_after_the_last_window()
 def test_horizons_end_in_the_split_of_their_moment():
     corpus, split = corpus_and_split(churning_customers())
     for days in HORIZONS_DAYS:
-        train, validation, test = split_moments(corpus.streams, split, days)
+        _, validation, test = split_moments(corpus.streams, split, days)
         for moments, after_ms, until_ms in (
-            (train, 0, split.train_until_ms),
             (validation, split.train_until_ms, split.validation_until_ms),
             (test, split.validation_until_ms, split.test_until_ms),
         ):
             horizon_end = moments.at_ms_M + days * DAY_MS
             assert (horizon_end > after_ms).all() and (horizon_end <= until_ms).all()
+
+
+def test_no_horizon_of_training_overlaps_one_of_validation_or_test():
+    corpus, split = corpus_and_split(churning_customers())
+    for days in (7, 30):
+        train, *later = split_moments(corpus.streams, split, days)
+        last_label_ms = train.at_ms_M.max() + days * DAY_MS
+        assert last_label_ms > split.train_until_ms - (days + 5) * DAY_MS
+        assert all(last_label_ms <= moments.at_ms_M.min() for moments in later)
