@@ -260,5 +260,5 @@ class CampaignRequest(RequestBody):
     margin: float = Field(1.0, ge=0, le=1, description="share of the spend that is gain")
     response: float | None = Field(None, ge=0, le=1, description="null: 1 - churn")
     cap: FrequencyCap | None = None
-    excluded: list[UserIdText] = Field([], max_length=5_000, description="users to leave out")
+    excluded: list[UserIdText] = Field([], max_length=200, description="users to leave out")
     start_ms: WholeNumber | None = Field(None, ge=0, le=LATEST_MS, description="null: now")
