@@ -44,6 +44,8 @@ class MemoryJob:
 
 ORIGIN = "http://127.0.0.1"
 SAME_ORIGIN = {"Origin": ORIGIN}
+# Tests share the machine: a page may wait for its turn.
+PATIENT = {"deadline_ms": 30_000}
 
 
 @pytest.fixture
@@ -71,7 +73,7 @@ def browse(
 
     def make(role: Role | None = Role.READER, name: str = "anna", **settings: Any) -> TestClient:
         app = create_console(
-            ServeSettings(**settings),
+            ServeSettings(**PATIENT | settings),
             store,
             job,
             models,
