@@ -40,6 +40,7 @@ from cli.pipeline.replay import replay
 from cli.pipeline.status import status
 from cli.pipeline.submit import submit
 from cli.privacy.consent import consent
+from cli.privacy.erase import erase
 from cli.privacy.export import export
 from cli.profiles import deltas, flags, scores, show
 from cli.risk.alerts import alerts
@@ -61,7 +62,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Segment users": (segments, attributes),
     "Operate the shop": (trends, funnel, retention),
     "Run campaigns": (campaign,),
-    "Respect a person's choices": (consent, export),
+    "Respect a person's choices": (consent, export, erase),
     "Train models": (backfill, train, tune, evaluate, walk_forward, catalogue, model),
 }
 

@@ -25,6 +25,7 @@ class HeldTable(NamedTuple):
     conditions: Callable[[UserKeys], Iterable[Condition]]  # that select a user's rows
     # Tells a user's rows if no key finds them: the whole table is read. None: all rows are theirs.
     belongs: Callable[[Any, UserKeys], bool] | None = None
+    shares_partitions: bool = False  # rows of other users are in the same partitions
 
 
 class HeldTopic(NamedTuple):
@@ -104,7 +105,7 @@ TABLES: dict[str, HeldTable] = {
         "users of plans of campaigns", "campaigns.contact_ttl_s", _all_rows, _has_user
     ),
     "api_audit": HeldTable(
-        "writes through the read API", "serve.audit_ttl_s", _all_rows, _has_target
+        "writes through the read API", "serve.audit_ttl_s", _all_rows, _has_target, True
     ),
 }
 

@@ -1,0 +1,152 @@
+"""Deletes a user's rows from all tables, so that no replay brings them back (docs/privacy.md).
+
+Tables that list the keys of others are deleted last: an erasure that is killed finds everything
+again when it is repeated.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC
+from typing import Any, NamedTuple
+
+from cassandra.cluster import Session
+from cassandra.query import Statement
+
+from liveprofile.privacy.export import held_tables
+from liveprofile.privacy.places import HeldTable
+from liveprofile.privacy.user_keys import UserKeys, read_user_keys
+from liveprofile.storage.cql import prepare, read_pages, write_all
+from liveprofile.units import HOUR_MS
+
+LISTS_OF_KEYS = ("risk_score_hours", "risk_flag", "risk_case", "user_segment", "segment_change")
+# The proof that a consent was given is kept as long as its limit says.
+KEPT = {"user_consent": "proof of consents"}
+NOT_REACHED = (
+    "state of the job, checkpoints and savepoints",
+    "topics of Kafka",
+    "training rows, plans, exports and models",
+    "logs, backups and receivers",
+)
+_COLLECTIONS = ("set<", "list<", "map<")
+
+
+class Erasure(NamedTuple):
+    """What was deleted of one user."""
+
+    rows: dict[str, int]  # by table
+    pending: dict[str, int]  # rows that are there again, or may not be deleted yet, by table
+
+
+def erasure_order(names: list[str]) -> list[str]:
+    """Which tables are erased, and in which order."""
+    last = [name for name in LISTS_OF_KEYS if name in names]
+    return [name for name in names if name not in (*LISTS_OF_KEYS, *KEPT)] + last
+
+
+def erase_user(
+    session: Session,
+    user_id: str,
+    in_flight: int,
+    now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
+    write: Callable[[Session, Iterable[Statement], int], int] = write_all,
+) -> Erasure:
+    """Deletes the user's rows and looks for what is left. Repeat it after a failure.
+
+    Each deletion has the time of now, or of the newest cell if that is later, so it also hides
+    later writes about the time before. The list of hours keeps the hour that is not over: repeat
+    the erasure after it. Raises ServiceError.
+    """
+    tables = held_tables(session)
+    keys, at_us = read_user_keys(session, user_id), now_us()
+    rows: dict[str, int] = {}
+    for name in erasure_order(list(tables)):
+        rows[name], deletions = _deletions(session, name, tables[name], keys, at_us)
+        write(session, deletions, in_flight)
+    pending = {name: sum(1 for _ in _cells(session, name, tables[name], keys)) for name in rows}
+    return Erasure(
+        {name: count for name, count in rows.items() if count},
+        {name: count for name, count in pending.items() if count},
+    )
+
+
+class _Cell(NamedTuple):
+    """A row as far as its deletion needs it."""
+
+    where: str  # selects what is deleted with it, with the values of its marks
+    values: tuple[Any, ...]
+    time_us: int  # of its newest cell; 0: the table has only a key
+
+
+def _deletions(
+    session: Session, name: str, held: HeldTable, keys: UserKeys, at_us: int
+) -> tuple[int, Iterator[Statement]]:
+    """The number of the user's rows of a table, and the statements that delete them.
+
+    Partitions and ranges are deleted as a whole, with one time: rows that a replay writes later are
+    hidden too.
+    """
+    rows = 0
+    latest_us: dict[tuple[str, tuple[Any, ...]], int] = {}
+    if held.belongs is None and name != "risk_score_hours":
+        # Also without a row: a window that is under way may write one.
+        latest_us = dict.fromkeys(held.conditions(keys), at_us)
+    for cell in _cells(session, name, held, keys):
+        rows += 1
+        if name != "risk_score_hours":
+            place = (cell.where, cell.values)
+            latest_us[place] = max(latest_us.get(place, at_us), cell.time_us)
+        elif _end_us(cell.values[-1]) <= at_us:
+            latest_us[cell.where, cell.values] = at_us
+        else:
+            rows -= 1  # its deletion would hide the events of the rest of the hour
+    prepared = {
+        where: prepare(session, f"DELETE FROM {name} USING TIMESTAMP ? WHERE {where}")
+        for where in {where for where, _ in latest_us}
+    }
+    for statement in prepared.values():
+        statement.is_idempotent = True
+    deletions = (
+        prepared[where].bind((time_us, *values)) for (where, values), time_us in latest_us.items()
+    )
+    return rows, deletions
+
+
+def _end_us(hour: Any) -> int:
+    """The last microsecond of an hour, with which its row is written."""
+    start_ms = round(hour.replace(tzinfo=UTC).timestamp() * 1_000)
+    return (start_ms + HOUR_MS) * 1_000 - 1
+
+
+def _cells(session: Session, name: str, held: HeldTable, keys: UserKeys) -> Iterator[_Cell]:
+    """The user's rows of a table. Raises ServiceError."""
+    table = _metadata(session, name)
+    primary = [column.name for column in table.primary_key]
+    partition = [column.name for column in table.partition_key]
+    timed = [
+        column
+        for column, about in table.columns.items()
+        if column not in primary and not about.cql_type.startswith(_COLLECTIONS)
+    ]
+    others = [column for column in ("user_id", "target") if column in timed]  # `belongs` reads them
+    selected = [*primary, *others]
+    selected += [f"WRITETIME({column}) AS written_{index}" for index, column in enumerate(timed)]
+    single_row = held.shares_partitions or name == "risk_score_hours"
+    own = primary if single_row else partition
+    for where, values in held.conditions(keys):
+        query = f"SELECT {', '.join(selected)} FROM {name}"
+        prepared = prepare(session, f"{query} WHERE {where}" if where else query)
+        for row in read_pages(session, prepared, values):
+            if held.belongs is not None and not held.belongs(row, keys):
+                continue
+            times = (getattr(row, f"written_{index}") for index in range(len(timed)))
+            place, marks = where, values
+            if held.belongs is not None or single_row:
+                place = " AND ".join(f"{column} = ?" for column in own)
+                marks = tuple(getattr(row, column) for column in own)
+            yield _Cell(place, marks, max((each for each in times if each), default=0))
+
+
+def _metadata(session: Session, name: str) -> Any:
+    return session.cluster.metadata.keyspaces[session.keyspace].tables[name]

@@ -1,0 +1,109 @@
+"""An erasure on a real node: all tables, no other user, and no return by a replay."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable
+from datetime import datetime
+from typing import Any
+
+import pytest
+from cassandra.cluster import Session
+from cassandra.util import uuid_from_time
+
+from liveprofile.privacy.erase import KEPT, erase_user
+from liveprofile.privacy.export import held_tables
+from liveprofile.privacy.places import TABLES
+from liveprofile.privacy.user_keys import read_user_keys
+from liveprofile.storage.flag_buckets import flag_bucket
+from liveprofile.storage.segment_buckets import segment_bucket
+from liveprofile.units import HOUR_MS, MINUTE_MS
+
+pytestmark = pytest.mark.services
+
+TIME = datetime(2026, 1, 5, 9, 35)
+HOUR = datetime(2026, 1, 5, 9)
+TIME_US = 1_767_605_700_000_000
+ENTRY = uuid_from_time(TIME)
+ERASED_US = TIME_US + 24 * HOUR_MS * 1_000
+
+
+def insert_all(session: Session, user: str, at_us: int = TIME_US) -> None:
+    """A row of the user in every table."""
+    for table in TABLES:
+        columns = session.cluster.metadata.keyspaces[session.keyspace].tables[table].columns
+        bucket = flag_bucket if table == "risk_flag_by_day" else segment_bucket
+        values = {
+            name: value_of(name, each.cql_type, user, bucket) for name, each in columns.items()
+        }
+        names = [name for name, value in values.items() if value is not None]
+        query = f"INSERT INTO {table} ({', '.join(names)}) VALUES ({', '.join('?' * len(names))})"
+        statement = session.prepare(f"{query} USING TIMESTAMP {at_us} AND TTL 3600")
+        session.execute(statement, [values[name] for name in names])
+
+
+def value_of(name: str, cql_type: str, user: str, bucket: Callable[[str], int]) -> Any:
+    fixed = {
+        "user_id": user,
+        "flag_id": f"flag-{user}",
+        "alert_id": f"flag-{user}",
+        "target": f"{user} some_rule",
+        "bucket": bucket(user),
+        "hour": HOUR,
+        "day": TIME.date(),
+        "alerts": {f"flag-{user}": TIME},
+        "segment": "loyal",
+        "entry": uuid_from_time(TIME, node=zlib.crc32(user.encode()), clock_seq=1),
+    }
+    if name in fixed:
+        return fixed[name]
+    by_type = {"text": "x", "timestamp": TIME, "timeuuid": ENTRY, "int": 1, "bigint": 1}
+    by_type |= {"smallint": 1, "tinyint": 1, "double": 0.5, "boolean": True, "blob": b"x"}
+    return by_type.get(cql_type)
+
+
+def rows_of(session: Session, user: str) -> dict[str, int]:
+    """By a scan of all tables."""
+    found = {}
+    for table in TABLES:
+        rows = list(session.execute(f"SELECT * FROM {table}"))
+        count = sum(user in repr(row) for row in rows)
+        if count:
+            found[table] = count
+    return found
+
+
+def test_all_rows_of_one_user_are_deleted_and_a_replay_does_not_bring_them_back(
+    session: Session,
+) -> None:
+    insert_all(session, "gone-user")
+    insert_all(session, "kept-user")
+    assert rows_of(session, "gone-user").keys() == TABLES.keys()
+    done = erase_user(session, "gone-user", 4, lambda: ERASED_US)
+    assert done.rows.keys() == TABLES.keys() - KEPT.keys() and not done.pending
+    assert rows_of(session, "gone-user").keys() == KEPT.keys()
+    others = rows_of(session, "kept-user")
+    assert others.keys() == TABLES.keys()
+
+    insert_all(session, "gone-user")  # a replay
+    assert rows_of(session, "gone-user").keys() == KEPT.keys()
+    again = erase_user(session, "gone-user", 4, lambda: ERASED_US + 1)
+    assert not again.rows and not again.pending
+
+
+def test_later_events_start_from_nothing(session: Session) -> None:
+    insert_all(session, "later-user")
+    erase_user(session, "later-user", 4, lambda: ERASED_US)
+    insert_all(session, "later-user", ERASED_US + 1)
+    assert rows_of(session, "later-user").keys() == TABLES.keys()
+    assert set(held_tables(session)) >= TABLES.keys()
+
+
+def test_the_present_hour_is_left_until_it_is_over(session: Session) -> None:
+    insert_all(session, "hour-user")
+    during_us = TIME_US + MINUTE_MS * 1_000
+    done = erase_user(session, "hour-user", 4, lambda: during_us)
+    assert done.pending == {"risk_score_hours": 1} and done.rows["risk_score_by_hour"] == 1
+    assert read_user_keys(session, "hour-user").hours == (HOUR,)
+    done = erase_user(session, "hour-user", 4, lambda: ERASED_US)
+    assert done == ({"risk_score_hours": 1}, {})

@@ -1,0 +1,110 @@
+"""An erasure that is killed at any step and repeated leaves nothing of the user, and all others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from liveprofile.privacy.erase import KEPT, Erasure, erase_user
+from liveprofile.privacy.places import TABLES
+from liveprofile.storage.flag_buckets import flag_bucket
+from liveprofile.storage.segment_buckets import segment_bucket
+from liveprofile.units import HOUR_MS, MINUTE_MS
+from tests.support.memory.cassandra import Bound, MemoryKeyspace
+
+TIME, HOUR = datetime(2026, 1, 5, 9, 35), datetime(2026, 1, 5, 9)
+TIME_US = 1_767_605_700_000_000
+ERASED_US = TIME_US + 24 * HOUR_MS * 1_000
+
+
+class Killed(Exception):
+    """The process has ended."""
+
+
+def fill(keyspace: MemoryKeyspace, user: str, time_us: int = TIME_US) -> None:
+    """A row in every table, and a second flag whose row has expired, known from the case."""
+    for table in TABLES:
+        bucket = flag_bucket if table == "risk_flag_by_day" else segment_bucket
+        values: dict[str, Any] = {
+            "user_id": user,
+            "flag_id": f"flag-{user}",
+            "alert_id": f"flag-{user}",
+            "target": f"{user} some_rule",
+            "bucket": bucket(user),
+            "hour": HOUR,
+            "day": TIME.date(),
+            "window_end": TIME,
+            "segment": "loyal",
+            "alerts": {f"flag-{user}": TIME, f"expired-{user}": TIME},
+            "entry": user,
+        }
+        names = keyspace.tables()[table].columns
+        keyspace.insert(table, {name: values.get(name, "x") for name in names}, time_us)
+    row = {name: "x" for name in keyspace.tables()["alert_handled"].columns}
+    keyspace.insert("alert_handled", row | {"alert_id": f"expired-{user}"}, time_us)
+
+
+def tables_of(keyspace: MemoryKeyspace, user: str) -> set[str]:
+    return {table for table, rows in keyspace.rows.items() if any(user in repr(r) for r in rows)}
+
+
+def erase(keyspace: MemoryKeyspace, user: str, at_us: int = ERASED_US, kill: int = -1) -> Erasure:
+    """kill: the number of deletions before the process ends; -1: it does not."""
+    remaining = kill
+
+    def write(session: Any, statements: Iterable[Bound], in_flight: int) -> int:
+        nonlocal remaining
+        for statement in statements:
+            if remaining == 0:
+                raise Killed
+            remaining -= 1
+            keyspace.delete(statement)
+        return 0
+
+    return erase_user(keyspace, user, 4, lambda: at_us, write)
+
+
+@pytest.mark.parametrize("kill", range(-1, 18))
+def test_nothing_is_left_after_a_kill_at_any_step(kill: int) -> None:
+    keyspace = MemoryKeyspace()
+    fill(keyspace, "gone")
+    fill(keyspace, "kept")
+    assert tables_of(keyspace, "gone") == TABLES.keys()
+    before = [row for rows in keyspace.rows.values() for row in rows if "kept" in repr(row)]
+    if kill >= 0:
+        with pytest.raises(Killed):
+            erase(keyspace, "gone", kill=kill)
+    done = erase(keyspace, "gone")
+    assert not done.pending and tables_of(keyspace, "gone") == KEPT.keys()
+    assert [row for rows in keyspace.rows.values() for row in rows if "kept" in repr(row)] == before
+    fill(keyspace, "gone")  # a replay
+    assert tables_of(keyspace, "gone") - {"alert_handled"} == KEPT.keys()
+    fill(keyspace, "gone", ERASED_US + 1)  # later events
+    assert tables_of(keyspace, "gone") == TABLES.keys()
+
+
+def test_a_window_under_way_stores_nothing_after_the_erasure() -> None:
+    keyspace = MemoryKeyspace()
+    assert erase(keyspace, "gone") == ({}, {})
+    fill(keyspace, "gone")
+    by_user = {"user_profile", "profile_delta", "risk_flag", "user_lookalike", "user_segment"}
+    assert not by_user & tables_of(keyspace, "gone")
+
+
+def test_a_cell_from_a_clock_that_is_ahead_is_deleted_too() -> None:
+    keyspace = MemoryKeyspace()
+    fill(keyspace, "gone", ERASED_US + 600_000_000)
+    done = erase(keyspace, "gone")
+    assert tables_of(keyspace, "gone") - {"risk_score_hours", "campaign_contact"} == KEPT.keys()
+    assert done.pending.keys() == {"risk_score_hours", "campaign_contact"}  # keys tell no time
+
+
+def test_the_present_hour_stays_in_the_list_of_hours() -> None:
+    keyspace = MemoryKeyspace()
+    fill(keyspace, "gone")
+    done = erase(keyspace, "gone", TIME_US + MINUTE_MS * 1_000)
+    assert done.pending == {"risk_score_hours": 1} and done.rows["risk_score_by_hour"] == 1
+    assert erase(keyspace, "gone") == ({"risk_score_hours": 1}, {})
