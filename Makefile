@@ -40,7 +40,7 @@ check: lint ## lint, layers and the fast unit tests: about a minute
 	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit $(ARGS)
 
 # Three processes: fault tests, which mostly wait; other tests with Flink; unit tests.
-test: lint .stack/prometheus/.complete ## lint, layers and every test level
+test: lint .stack/prometheus/.complete .stack/browser ## lint, layers and every test level
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
 bench: venv ## run the benchmarks
@@ -57,6 +57,11 @@ clean: stop ## remove everything that make created
 
 .stack/prerequisites: stack/prerequisites.sh
 	@stack/prerequisites.sh $(PYTHON)
+	@mkdir -p $(@D) && touch $@
+
+# Only the browser tests need Chromium.
+.stack/browser: stack/prerequisites.sh
+	@stack/prerequisites.sh $(PYTHON) chromium
 	@mkdir -p $(@D) && touch $@
 
 .venv/.ready: requirements.txt requirements-serve.txt requirements-client.txt requirements-dev.txt requirements-no-deps.txt pyproject.toml | .stack/prerequisites

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Installs Python 3.11 with venv, Java 17 and Maven with apt-get if run as root on Debian, else lists
-# the missing packages.
-# Usage: stack/prerequisites.sh [PYTHON]
+# the missing packages. COMMAND: further commands whose Debian packages have the same name.
+# Usage: stack/prerequisites.sh [PYTHON [COMMAND...]]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${1:-python3.11}
+further=("${@:2}")
 
 missing() {
     if ! "$python" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info[:2] != (3, 11))' \
@@ -15,6 +16,9 @@ missing() {
         echo openjdk-17-jdk-headless
     fi
     command -v mvn >/dev/null || echo maven
+    for each in "${further[@]}"; do
+        command -v "$each" >/dev/null || echo "$each"
+    done
 }
 
 may_install() { [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null; }

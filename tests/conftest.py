@@ -33,8 +33,9 @@ os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCache
 SLOTS = 4
 CASSANDRA_HEAP_MB = 512
 # Folder -> the group of tests that one worker runs. Each worker with jobs has a stack of its own.
-WORKER_GROUPS = {"faults": "faults", "pipeline": "jobs", "services": "jobs"}
+WORKER_GROUPS = {"faults": "faults", "pipeline": "jobs", "services": "jobs", "browser": "jobs"}
 # Recoveries and alerts are timed, so tests that do not use the stack get a lower priority.
+TIMED = {"services", "faults", "browser"}
 LOW_PRIORITY_NICE = 10
 
 
@@ -68,7 +69,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WorkerGroupS
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
     shares_the_machine = "PYTEST_XDIST_WORKER" in os.environ
-    if shares_the_machine and not {"services", "faults"} & {m.name for m in item.iter_markers()}:
+    if shares_the_machine and not TIMED & {m.name for m in item.iter_markers()}:
         os.nice(max(0, LOW_PRIORITY_NICE - os.nice(0)))
 
 

@@ -1,4 +1,4 @@
-"""A process of `liveprofile serve`."""
+"""A process of `liveprofile serve` or `liveprofile console`."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ STOP_S = 20
 
 
 @contextmanager
-def api_server(config: Path) -> Iterator[str]:
+def api_server(config: Path, subcommand: str = "serve") -> Iterator[str]:
     """The URL of a server with these settings, on a free port; its log is beside the settings."""
-    command = [sys.executable, "-m", "cli", "serve", "--config", str(config), "--port", "0"]
+    command = [sys.executable, "-m", "cli", subcommand, "--config", str(config), "--port", "0"]
     with (
         config.with_suffix(".log").open("wb") as log,
         subprocess.Popen([*command, "--json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=log) as run,

@@ -1,0 +1,126 @@
+"""The console as a process on a real node, and Debian's Chromium."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+import orjson
+import pytest
+from cassandra.cluster import Session
+from playwright.sync_api import Browser, Page, Request, sync_playwright
+
+from liveprofile.alerts.cases import case_store
+from liveprofile.alerts.cases.case_store import NewAlert
+from liveprofile.rules.flags import Flag
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.cql import now_ms
+from liveprofile.units import HOUR_MS
+from models.profile.model_card import ModelCard
+from serve.keys import Role, new_key, write_key
+from tests.support.api_server import api_server
+from tests.support.job_under_test import JobUnderTest
+from tests.support.rows.console_rows import FEATURES, known_delta, known_profile
+from tests.support.rows.profile_rows import flag, profile_row
+from udfs.profile.profile_row import ProfileRow
+from udfs.profile.sink import CassandraProfileSink
+
+USER, OTHERS = "anna", [f"user{number}" for number in range(24)]
+WINDOWS = 8
+DAY_S = 86_400
+WIDE, NARROW = 1_280, 390
+TIMEOUT_MS = 20_000
+
+
+class Console(NamedTuple):
+    """`requests`: addresses of all requests of the test's pages."""
+
+    url: str
+    key: str
+    session: Session
+    sink: CassandraProfileSink
+    dim: int
+    last_end_ms: int  # of the windows that are stored at the start
+    browser: Browser
+    requests: list[str]
+
+    def open(self, path: str, width: int = WIDE, scheme: Any = "light") -> Page:
+        """A page of a browser that has signed in."""
+        context = self.browser.new_context(
+            viewport={"width": width, "height": 900}, color_scheme=scheme, base_url=self.url
+        )
+        page = context.new_page()
+        page.set_default_timeout(TIMEOUT_MS)
+
+        def note(request: Request) -> None:
+            self.requests.append(request.url)
+
+        page.on("request", note)
+        page.goto(path)
+        page.get_by_label("API key").fill(self.key)
+        page.get_by_role("button", name="Sign in").click()
+        page.wait_for_url(f"**{path}")
+        return page
+
+    def hosts(self) -> set[str]:
+        return {urlsplit(address).netloc for address in self.requests}
+
+    def add(self, *rows: ProfileRow) -> None:
+        self.sink.write(rows)
+        self.sink.flush()
+
+
+def row_of(user_id: str, end_ms: int, hours_ago: int, dim: int, *flags: Flag) -> ProfileRow:
+    """A window of an hour that ended so many hours before `end_ms`."""
+    stored, delta = known_profile(user_id), known_delta(hours_ago)
+    direction = np.zeros(dim, np.float32)
+    direction[:3] = (1, hours_ago, len(user_id))
+    return profile_row(
+        user_id,
+        window_start_ms=end_ms - (hours_ago + 1) * HOUR_MS,
+        window_end_ms=end_ms - hours_ago * HOUR_MS,
+        profile_json=stored.profile.encode(),
+        delta_json=delta.delta.encode(),
+        churn=orjson.loads(delta.delta)["after"]["churn"],
+        recency_days=FEATURES["recency_days"],
+        segments=["loyal"],
+        embedding=direction / np.linalg.norm(direction),
+        write_lookalike=True,
+        flags=list(flags),
+    )
+
+
+def spike(user_id: str, number: int) -> Flag:
+    return flag("spend_spike", flag_id=f"{user_id}-{number}", message=f"{user_id} spent much")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium")
+    assert program, "browser tests need Debian's Chromium: apt-get install chromium"
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, chromium_sandbox=False)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def console(new_job: Callable[..., JobUnderTest], browser: Browser) -> Iterator[Console]:
+    """The console on a keyspace of its own: a user with windows, and others with an alert each."""
+    job = new_job("console", serve={"authentication": "keys", "deadline_ms": 10_000})
+    dim = ModelCard.read(job.settings.model.checkpoint).shape["embedding"]
+    end_ms = now_ms() // HOUR_MS * HOUR_MS - HOUR_MS
+    with open_session(job.settings.cassandra) as session:
+        sink = CassandraProfileSink(job.settings.cassandra, dim, session)
+        sink.write([row_of(USER, end_ms, hours, dim) for hours in range(WINDOWS)])
+        sink.write([row_of(user, end_ms, 0, dim, spike(user, 0)) for user in OTHERS])
+        sink.flush()
+        alert = NewAlert(f"{OTHERS[0]}-0", end_ms, OTHERS[0], "spend_spike", "high", "a", "m")
+        case_store.add_alert(session, alert, ttl_s=3_600)
+        made = new_key("otto", Role.ANALYST, "test", now_ms(), DAY_S)
+        write_key(session, made.stored, now_ms())
+        with api_server(job.config_file, "console") as url:
+            yield Console(url, made.text, session, sink, dim, end_ms, browser, [])
