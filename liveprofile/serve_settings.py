@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from liveprofile.loopback import is_loopback
 from liveprofile.setting_sections import MAX_TTL_S, Section
@@ -75,11 +75,14 @@ class ServeSettings(ListenSettings):
     audit_ttl_s: int = Field(400 * 86_400, ge=1, le=MAX_TTL_S)
     api_key_ttl_s: int = Field(365 * 86_400, ge=1, le=MAX_TTL_S)
 
-    @model_validator(mode="after")
-    def _authenticated(self) -> ServeSettings:
-        if not is_loopback(self.host) and self.authentication == "none":
-            raise ValueError(f'host {self.host} is not loopback: it needs authentication = "keys"')
-        return self
+    # Before the check of TLS: without keys, TLS does not help.
+    @field_validator("authentication")
+    @classmethod
+    def _authenticated(cls, value: str, info: ValidationInfo) -> str:
+        host = info.data.get("host")  # missing if it is invalid itself
+        if host is not None and value == "none" and not is_loopback(host):
+            raise ValueError(f'host {host} is not loopback: it needs authentication = "keys"')
+        return value
 
     @property
     def deadline_s(self) -> float:

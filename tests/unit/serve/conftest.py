@@ -44,9 +44,9 @@ def connect(store: MemoryApiStore, clock: Clock) -> Iterator[Callable[..., TestC
     clients: list[TestClient] = []
 
     def make(role: Role | None = Role.READER, name: str = "anna", **settings: Any) -> TestClient:
-        app = create_app(
-            ServeSettings(**settings), store, clock_ms=clock.now_ms, clock_s=clock.now_s
-        )
+        # Requests of a busy machine have time, unless the test sets a deadline.
+        patient = ServeSettings(**{"deadline_ms": 30_000} | settings)
+        app = create_app(patient, store, clock_ms=clock.now_ms, clock_s=clock.now_s)
         key = None if role is None else store.add_key(role, name).text
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         client = TestClient(app, base_url="http://127.0.0.1", headers=headers)
