@@ -102,7 +102,7 @@ TABLES: dict[str, HeldTable] = {
     "campaign_contact": HeldTable("contacts of campaigns", "campaigns.contact_ttl_s", _by_user),
     "user_consent": HeldTable("consents by purpose", "topics.consents_retention_ms", _by_user),
     "campaign_target": HeldTable(
-        "users of plans of campaigns", "campaigns.contact_ttl_s", _all_rows, _has_user
+        "users of plans of campaigns", "campaigns.contact_ttl_s", _all_rows, _has_user, True
     ),
     "api_audit": HeldTable(
         "writes through the read API", "serve.audit_ttl_s", _all_rows, _has_target, True

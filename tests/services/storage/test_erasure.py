@@ -25,6 +25,10 @@ TIME = datetime(2026, 1, 5, 9, 35)
 HOUR = datetime(2026, 1, 5, 9)
 TIME_US = 1_767_605_700_000_000
 ENTRY = uuid_from_time(TIME)
+BUCKETS: dict[str, Callable[[str], int]] = {
+    "risk_flag_by_day": flag_bucket,
+    "campaign_target": lambda user: 0,  # users share a partition
+}
 ERASED_US = TIME_US + 24 * HOUR_MS * 1_000
 
 
@@ -32,7 +36,7 @@ def insert_all(session: Session, user: str, at_us: int = TIME_US) -> None:
     """A row of the user in every table."""
     for table in TABLES:
         columns = session.cluster.metadata.keyspaces[session.keyspace].tables[table].columns
-        bucket = flag_bucket if table == "risk_flag_by_day" else segment_bucket
+        bucket = BUCKETS.get(table, segment_bucket)
         values = {
             name: value_of(name, each.cql_type, user, bucket) for name, each in columns.items()
         }
@@ -57,7 +61,14 @@ def value_of(name: str, cql_type: str, user: str, bucket: Callable[[str], int]) 
     }
     if name in fixed:
         return fixed[name]
-    by_type = {"text": "x", "timestamp": TIME, "timeuuid": ENTRY, "int": 1, "bigint": 1}
+    by_type = {
+        "text": "x",
+        "timestamp": TIME,
+        "timeuuid": ENTRY,
+        "uuid": ENTRY,
+        "int": 1,
+        "bigint": 1,
+    }
     by_type |= {"smallint": 1, "tinyint": 1, "double": 0.5, "boolean": True, "blob": b"x"}
     return by_type.get(cql_type)
 
