@@ -39,7 +39,7 @@ demo: venv ## send real shop data through the whole path and show the result
 check: lint ## lint, layers and the fast unit tests: about a minute
 	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit $(ARGS)
 
-# Three processes: fault tests, which mostly wait; other tests with Flink; unit tests.
+# Three processes: fault tests, which mostly wait; services and browser; embedded Flinks and units.
 test: lint .stack/prometheus/.complete .stack/browser ## lint, layers and every test level
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 

@@ -33,7 +33,13 @@ os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCache
 SLOTS = 4
 CASSANDRA_HEAP_MB = 512
 # Folder -> the group of tests that one worker runs. Each worker with jobs has a stack of its own.
-WORKER_GROUPS = {"faults": "faults", "pipeline": "jobs", "services": "jobs", "browser": "jobs"}
+# An embedded Flink forbids its process, and those that it starts, to start a second one.
+WORKER_GROUPS = {
+    "faults": "faults",
+    "services": "services",
+    "browser": "services",
+    "pipeline": "pipeline",
+}
 # Recoveries and alerts are timed, so tests that do not use the stack get a lower priority.
 TIMED = {"services", "faults", "browser"}
 LOW_PRIORITY_NICE = 10
@@ -50,7 +56,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 class WorkerGroupScheduling(LoadScopeScheduling):
-    """All fault tests run in one worker, all other tests with Flink in a second.
+    """The tests of each group run in one worker.
 
     The tests of every other file run together in any worker.
     """
