@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 import pytest
 from cassandra.cluster import Session
-from playwright.sync_api import Browser, Page, Request, sync_playwright
+from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from liveprofile.alerts.cases import case_store
 from liveprofile.alerts.cases.case_store import NewAlert
@@ -27,6 +27,8 @@ from tests.support.rows.console_rows import FEATURES, known_delta, known_profile
 from tests.support.rows.profile_rows import flag, profile_row
 from udfs.profile.profile_row import ProfileRow
 from udfs.profile.sink import CassandraProfileSink
+
+expect.set_options(timeout=30_000)  # other tests keep the cores busy
 
 USER, OTHERS = "anna", [f"user{number}" for number in range(24)]
 WINDOWS = 8

@@ -39,6 +39,7 @@ pytestmark = pytest.mark.services
 READY_TIMEOUT_S = 120
 KEY_CACHE_MS = 1_000
 SERVE = {"authentication": "keys", "key_cache_ms": KEY_CACHE_MS, "deadline_ms": 10_000}
+PROFILE_JSON = b'{"features":{},"interests":{"caf\xc3\xa9":0.5},"category_affinity":{}}'
 WINDOWS = 5
 USERS = [f"u{number}" for number in range(30)]
 SCORES = 40
@@ -99,7 +100,15 @@ def fill(settings: Settings, session: Session) -> None:
     rows = [
         row._replace(embedding=padded(row.embedding, width, dim))
         for user, window in itertools.product(USERS, range(WINDOWS))
-        for row in [profile_row(user, window, write_lookalike=True, flags=flags(user, window))]
+        for row in [
+            profile_row(
+                user,
+                window,
+                write_lookalike=True,
+                flags=flags(user, window),
+                profile_json=PROFILE_JSON,
+            )
+        ]
     ]
     sink.write(rows)
     sink.flush()
