@@ -40,8 +40,8 @@ WORKER_GROUPS = {
     "browser": "services",
     "pipeline": "pipeline",
 }
-# Recoveries and alerts are timed, so tests that do not use the stack get a lower priority.
-TIMED = {"services", "faults", "browser"}
+# Priority of a test by its level. Faults measure recoveries and answers, so they come first.
+NICE = {"faults": 0, "services": 5, "browser": 5}
 LOW_PRIORITY_NICE = 10
 
 
@@ -74,9 +74,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WorkerGroupS
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
-    shares_the_machine = "PYTEST_XDIST_WORKER" in os.environ
-    if shares_the_machine and not TIMED & {m.name for m in item.iter_markers()}:
-        os.nice(max(0, LOW_PRIORITY_NICE - os.nice(0)))
+    if "PYTEST_XDIST_WORKER" in os.environ:  # tests share the machine
+        levels = (marker.name for marker in item.iter_markers())
+        wanted = min((NICE[level] for level in levels if level in NICE), default=LOW_PRIORITY_NICE)
+        os.nice(max(0, wanted - os.nice(0)))
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
