@@ -48,6 +48,7 @@ class Queue {
   constructor(section, detail, status) {
     this.section = section; this.detail = detail; this.status = status;
     this.shown = ""; this.known = new Set(this.flags()); this.asked = 0; this.busy = false;
+    this.acting = Promise.resolve(); this.posting = false;
     this.loading = Promise.resolve(); this.awaitsNote = false;
     const current = section.querySelector("tr[aria-current]");
     this.selected = current ? current.dataset.flag : "";
@@ -119,9 +120,16 @@ class Queue {
     return at < 0 ? from[0] : from[Math.min(Math.max(at + step, 0), from.length - 1)];
   }
 
-  async act(form, button) {
-    if (this.busy) return;
-    this.busy = true;
+  // A second press while the first is sent would repeat it. One that comes later waits until the
+  // queue is read again, and does nothing if another alert is shown by then.
+  act(form, button) {
+    if (!this.posting) this.acting = this.acting.then(() => this.send(form, button));
+    return this.acting;
+  }
+
+  async send(form, button) {
+    if (!form.isConnected) return;
+    this.busy = this.posting = true;
     const before = this.flags(), flag = this.selected;
     const body = new URLSearchParams(new FormData(form));
     body.set("action", button.value);
@@ -129,6 +137,7 @@ class Queue {
       // Not form.action: the form has controls of this name.
       const answer = await fetch(form.getAttribute("action"), { ...FETCH, method: "POST", body });
       const text = await answer.text();
+      this.posting = false;
       if (!answer.ok) {
         this.detail.querySelectorAll(".notice").forEach((each) => each.remove());
         this.detail.insertAdjacentHTML("afterbegin", text);
@@ -144,7 +153,7 @@ class Queue {
     } catch {
       this.say("Not done: the console does not answer. Try again.");
     } finally {
-      this.busy = false;
+      this.busy = this.posting = false;
     }
   }
 
