@@ -13,6 +13,7 @@ from liveprofile.config import load
 from liveprofile.flink.job_report import CheckpointReport, JobReport
 from liveprofile.flink.latency_report import BUCKETS_MS
 from liveprofile.flink.operator_metrics import OverSubtasks
+from liveprofile.ingest.rejected import CLAIMED_REASONS
 from liveprofile.kafka.records import Record
 from monitoring.cassandra_source import add_cases, add_drift
 from monitoring.catalogue import Readings
@@ -214,3 +215,7 @@ def test_cases_by_state_are_zero_without_any() -> None:
 
 def test_audit_that_has_never_been_clean_has_no_figure(tmp_path: Path) -> None:
     assert values(read_audit(SETTINGS, tmp_path / "audit.json")) == {}
+
+
+def test_every_reason_of_rejections_is_counted_from_the_start() -> None:
+    assert set(REJECTION_REASONS) >= {*REASONS, *CLAIMED_REASONS}
