@@ -146,7 +146,9 @@ def as_json(value: Any, *, is_key: bool = False) -> Any:
     if value is None or isinstance(value, (bool, int, float)):
         return value
     if isinstance(value, uuid.UUID):
-        return f"{value} ({as_json(datetime_from_uuid1(value))})"
+        return (
+            f"{value} ({as_json(datetime_from_uuid1(value))})" if value.version == 1 else str(value)
+        )
     if isinstance(value, Mapping):
         return {str(key): as_json(each) for key, each in value.items()}
     if isinstance(value, (list, tuple)):

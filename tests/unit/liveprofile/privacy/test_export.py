@@ -45,6 +45,11 @@ def test_a_time_uuid_has_its_time() -> None:
     assert as_json(uuid.UUID("13814000-1dd2-11b2-8080-808080808080")).endswith("00.000Z)")
 
 
+def test_a_random_uuid_has_no_time() -> None:
+    text = "16fd2706-8baf-433b-82eb-8c7fada847da"
+    assert as_json(uuid.UUID(text)) == text
+
+
 def test_file_is_json_and_private(tmp_path: Path) -> None:
     path = tmp_path / "42.json"
     with private_file(path) as file:
