@@ -10,7 +10,6 @@ import typer
 
 from cli.common import print_json
 from liveprofile.config import Settings
-from liveprofile.resources import product_path
 
 if TYPE_CHECKING:
     from liveprofile.rules.definitions import Definition
@@ -61,16 +60,15 @@ def read_with_attributes(
     condition reads one.
     """
     from liveprofile.attributes.definitions import check_attributes
+    from liveprofile.rules.definitions import file_source
     from liveprofile.rules.rules import RulesError
     from liveprofile.segments.definitions import SegmentsError
 
     def read_and_check(file: Path) -> Any:
         found = read(file)
         error = RulesError if name == "rule" else SegmentsError
-        definitions = getattr(found, f"{name}s")
-        if any(definition.condition.attributes for definition in definitions):
-            catalogue = product_path(settings().attributes)
-            check_attributes(file, error, definitions, catalogue)
+        source, definitions = file_source(file, error), getattr(found, f"{name}s")
+        check_attributes(source, error, definitions, lambda: settings().attributes)
         return found
 
     return read_and_check

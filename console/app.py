@@ -24,6 +24,7 @@ from console.sessions import Sessions
 from liveprofile.errors import LiveprofileError
 from liveprofile.serve_settings import ServeSettings
 from liveprofile.storage.cql import now_ms
+from serve.definitions import ATTRIBUTES_FILE
 from serve.guard import ApiMetrics, RequestGuard
 from serve.problems import to_api_error
 from serve.security import Gatekeeper, ReadKey
@@ -48,6 +49,7 @@ def create_console(
     clock_ms: Callable[[], int] = now_ms,
     clock_s: Callable[[], float] = time.monotonic,
     running: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+    attributes: Path = ATTRIBUTES_FILE,
 ) -> FastAPI:
     """The console on `store` and `job`; the rest is as in serve.app.create_app.
 
@@ -66,6 +68,7 @@ def create_console(
     app.state.settings = settings
     app.state.store = store
     app.state.job = job
+    app.state.attributes = attributes
     app.state.models = models
     app.state.clock_ms = clock_ms
     app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)

@@ -25,7 +25,14 @@ def run_console(settings: Settings, started: Callable[[str], None]) -> None:
         "user model": product_path(settings.model.checkpoint),
         "fraud model": product_path(settings.scoring.checkpoint),
     }
-    app = create_console(own, store, FlinkJobReader(settings), models, running=store.running)
+    app = create_console(
+        own,
+        store,
+        FlinkJobReader(settings),
+        models,
+        running=store.running,
+        attributes=settings.attributes,
+    )
     server = server_of(app, own)
     # uvicorn stops at SIGTERM and then passes it on.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import Depends, FastAPI
@@ -17,6 +18,7 @@ from liveprofile.client.models import (
 from liveprofile.serve_settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve import problems
+from serve.definitions import ATTRIBUTES_FILE
 from serve.guard import ApiMetrics, RequestGuard
 from serve.routes import (
     alerts,
@@ -54,11 +56,13 @@ def create_app(
     clock_ms: Callable[[], int] = now_ms,
     clock_s: Callable[[], float] = time.monotonic,
     running: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
+    attributes: Path = ATTRIBUTES_FILE,
 ) -> FastAPI:
     """The API on `store`.
 
     keys: reads a key by its id, by default from the store. clock_ms: the wall clock. clock_s:
-    monotonic. running: opened for as long as the server runs.
+    monotonic. running: opened for as long as the server runs. attributes: the file with the
+    attributes that conditions may read.
     """
 
     @asynccontextmanager
@@ -82,6 +86,7 @@ def create_app(
     )
     metrics = ApiMetrics()
     app.state.store = store
+    app.state.attributes = attributes
     app.state.metrics = metrics
     app.state.clock_ms = clock_ms
     app.state.scan_deadline_s = settings.scan_timeout_s + SCAN_MARGIN_S

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from liveprofile.attributes.definitions import AttributesError, check_attributes
 from liveprofile.config import Settings
-from liveprofile.rules.definitions import Definition
-from liveprofile.rules.rules import read_rules, rules_of
-from liveprofile.segments.definitions import read_segments, segments_of
+from liveprofile.errors import ServiceError
+from liveprofile.rules.definitions import Definition, DefinitionsError
+from liveprofile.rules.rules import RulesError, read_rules, rules_of
+from liveprofile.segments.definitions import SegmentsError, read_segments, segments_of
 from udfs.definition_changes import ReadFile, ReadTopic
 from udfs.rules_feed import read_topic_rules
 from udfs.segments_feed import read_topic_segments
 
+log = logging.getLogger(__name__)
+
 DefinitionKind = Literal["rules", "segments"]
 SOURCE = "request body"
+ATTRIBUTES_FILE: Path = Settings.model_fields["attributes"].default
 
 
 class KindOfDefinition(NamedTuple):
@@ -24,6 +30,7 @@ class KindOfDefinition(NamedTuple):
     file: Callable[[Settings], Path]
     read_file: ReadFile
     parse: Callable[[Iterable[Mapping[str, Any]], str], list[Definition]]
+    error: type[DefinitionsError]
 
 
 KINDS: Mapping[DefinitionKind, KindOfDefinition] = {
@@ -33,6 +40,7 @@ KINDS: Mapping[DefinitionKind, KindOfDefinition] = {
         lambda settings: settings.rules,
         read_rules,
         rules_of,
+        RulesError,
     ),
     "segments": KindOfDefinition(
         lambda settings: settings.topics.segments,
@@ -40,10 +48,24 @@ KINDS: Mapping[DefinitionKind, KindOfDefinition] = {
         lambda settings: settings.segments,
         read_segments,
         segments_of,
+        SegmentsError,
     ),
 }
 
 
-def parse(kind: DefinitionKind, tables: Iterable[Mapping[str, Any]]) -> list[Definition]:
-    """The definitions of a request. Raises DefinitionsError with every fault."""
-    return KINDS[kind].parse(tables, SOURCE)
+def parse(
+    kind: DefinitionKind, tables: Iterable[Mapping[str, Any]], attributes: Path
+) -> list[Definition]:
+    """The definitions of a request.
+
+    attributes: the file with the attributes that conditions may read. Raises DefinitionsError with
+    every fault, ServiceError if that file is invalid.
+    """
+    of = KINDS[kind]
+    definitions = of.parse(tables, SOURCE)
+    try:
+        check_attributes(SOURCE, of.error, definitions, lambda: attributes)
+    except AttributesError as error:
+        log.error("conditions cannot be checked: %s", error)
+        raise ServiceError(str(error)) from None
+    return definitions

@@ -84,7 +84,8 @@ def serve(settings: Settings, started: Callable[[str], None]) -> None:
     Raises ConfigError for a bad certificate, ServiceError if the address is taken.
     """
     store = CassandraStore(settings)
-    server = server_of(create_app(settings.serve, store, running=store.running), settings.serve)
+    app = create_app(settings.serve, store, running=store.running, attributes=settings.attributes)
+    server = server_of(app, settings.serve)
     # uvicorn stops at SIGTERM and then passes it on.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     sys.setswitchinterval(SWITCH_INTERVAL_S)

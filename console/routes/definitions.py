@@ -69,7 +69,9 @@ async def definitions(request: Request, kind: DefinitionKind, caller: Reader) ->
 async def checked(request: Request, kind: DefinitionKind, caller: Reader) -> Response:
     """The faults of a text: field text. Fast enough for every pause in typing."""
     fields = await form_of(request)
-    found = await asyncio.to_thread(check, kind, fields.get("text", ""))
+    found = await asyncio.to_thread(
+        check, kind, fields.get("text", ""), request.app.state.attributes
+    )
     count = None if found.definitions is None else len(found.definitions)
     return page(
         request, "parts/definitions_checked.html", kind=kind, problems=found.problems, count=count
@@ -91,7 +93,9 @@ async def apply(request: Request, kind: DefinitionKind) -> Response:
 
 async def _put(request: Request, kind: DefinitionKind, caller: Caller, dry_run: bool) -> Response:
     fields = await form_of(request)
-    found = await asyncio.to_thread(check, kind, fields.get("text", ""))
+    found = await asyncio.to_thread(
+        check, kind, fields.get("text", ""), request.app.state.attributes
+    )
     if found.definitions is None:
         return page(
             request,

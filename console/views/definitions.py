@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import orjson
 
 from liveprofile.rules.definitions import Definition, DefinitionProblem, DefinitionsError
-from serve.definitions import DefinitionKind, parse
+from serve.definitions import ATTRIBUTES_FILE, DefinitionKind, parse
 
 
 class Checked(NamedTuple):
@@ -30,8 +31,12 @@ class DefinitionRow(NamedTuple):
 _FIRST = ("id", "version", "state", "when")
 
 
-def check(kind: DefinitionKind, text: str) -> Checked:
-    """Reads a TOML text with tables [[rules]] or [[segments]]."""
+def check(kind: DefinitionKind, text: str, attributes: Path = ATTRIBUTES_FILE) -> Checked:
+    """Reads a TOML text with tables [[rules]] or [[segments]].
+
+    attributes: the file with the attributes that conditions may read. Raises ServiceError if that
+    file is invalid.
+    """
     try:
         tables = tomllib.loads(text).get(kind, [])
     except tomllib.TOMLDecodeError as error:
@@ -41,7 +46,7 @@ def check(kind: DefinitionKind, text: str) -> Checked:
     if not tables:
         return Checked(None, [f"the text has no table [[{kind}]]"])
     try:
-        return Checked(parse(kind, tables), [])
+        return Checked(parse(kind, tables, attributes), [])
     except DefinitionsError as error:
         return Checked(None, [_described(problem) for problem in error.problems])
 

@@ -7,7 +7,7 @@ image, a vector or a biometric template as an attribute.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from functools import cached_property
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from liveprofile.resources import product_path
 from liveprofile.rules.attribute_columns import AttributeValue
 from liveprofile.rules.conditions import Condition, ValueKind
 from liveprofile.rules.definitions import (
@@ -183,21 +184,25 @@ class ConditionDefinition(Protocol):
 
 
 def check_attributes(
-    source: Path,
+    source: str,
     error: type[DefinitionsError],
     definitions: Iterable[ConditionDefinition],
-    catalogue: Path,
+    catalogue: Callable[[], Path],
 ) -> None:
     """Checks what rules or segments read by attribute("name") against the file of attributes.
 
-    source: the file of the definitions, for messages. Raises `error` with every fault, and
-    AttributesError if the file of attributes is invalid.
+    source: names the definitions in messages. catalogue: returns the file, which is read only if a
+    condition reads an attribute. Raises `error` with every fault, and AttributesError if the file
+    of attributes is invalid.
     """
-    known = read_catalogue(catalogue)
+    reading = [definition for definition in definitions if definition.condition.attributes]
+    if not reading:
+        return
+    known = read_catalogue(product_path(catalogue()))
     problems = [
         DefinitionProblem(definition.id, "when", reason)
-        for definition in definitions
+        for definition in reading
         for reason in known.condition_faults(definition.condition)
     ]
     if problems:
-        raise error(file_source(source, error), problems)
+        raise error(source, problems)

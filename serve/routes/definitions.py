@@ -101,7 +101,7 @@ async def preview_segments(
     at: Annotated[Time | None, Query(description="Evaluate at this time; now. RFC 3339.")] = None,
 ) -> Response:
     """Who would enter and leave each segment. Evaluates all profiles and changes nothing."""
-    segments = parse("segments", body.segments)
+    segments = parse("segments", body.segments, request.app.state.attributes)
     extend_deadline(request, request.app.state.scan_deadline_s)
     at_ms = request.app.state.clock_ms() if at is None else to_ms(at)
     users, found = await store.preview_segments(segments, at_ms)
@@ -127,7 +127,7 @@ async def _put(
     dry_run: bool,
 ) -> Response:
     expected_tag = _tag(if_match)
-    definitions = parse(kind, tables)
+    definitions = parse(kind, tables, request.app.state.attributes)
     extend_deadline(request, DEADLINE_S)
     audit = None
     if not dry_run:

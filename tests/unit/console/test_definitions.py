@@ -66,6 +66,14 @@ def test_faults_of_a_text_are_told(text: str, fault: str) -> None:
     assert fault in found.problems[0]
 
 
+def test_attribute_without_a_definition_is_told(browse: Browse) -> None:
+    browser = browse()
+    fields = editor(browser.get("/definitions/segments").text)
+    fields["text"] = re.sub('when = "', "when = \"attribute('vipp') or ", fields["text"], count=1)
+    answer = browser.post("/definitions/segments/check", data=fields, headers=FETCH)
+    assert "unknown attribute vipp" in answer.text
+
+
 def test_faulty_condition_names_its_rule_and_column(browse: Browse) -> None:
     browser = browse()
     fields = editor(browser.get(RULES).text)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 from starlette.testclient import TestClient
 
+from liveprofile.serve_settings import ServeSettings
+from serve.app import create_app
 from serve.keys import Role
 from tests.support.memory.api_store import NOW_MS, MemoryApiStore
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
@@ -94,6 +97,54 @@ def test_segment_that_reads_an_unknown_one_is_refused(connect: Connect) -> None:
     answer = connect(Role.ANALYST).put("/v1/segments", json=body, headers={"If-Match": "*"})
     [fault] = answer.json()["errors"]
     assert fault == {"field": "segment big: when", "message": "unknown segment bigg; big?"}
+
+
+@pytest.mark.parametrize(
+    ("when", "message"),
+    [
+        ('attribute("age_bnd") == "65+"', "unknown attribute age_bnd; age_band?"),
+        (
+            'attribute("age_band") > 64',
+            "attribute age_band is of type enum, but is used as a number",
+        ),
+    ],
+)
+def test_condition_with_a_wrong_attribute_is_refused(
+    connect: Connect, store: MemoryApiStore, when: str, message: str
+) -> None:
+    client = connect(Role.ADMIN)
+    bodies = {
+        "rules": [rule_table(message="Look at this") | {"when": when}],
+        "segments": [SEGMENT | {"when": when}],
+    }
+    for kind, definitions in bodies.items():
+        body = {kind: definitions}
+        answer = client.put(f"/v1/{kind}", json=body, headers={"If-Match": "*"})
+        name = f"{kind[:-1]} {definitions[0]['id']}: when"
+        assert answer.json()["errors"] == [{"field": name, "message": message}]
+        assert answer.status_code == 422
+    assert client.post("/v1/segments:preview", json=body).status_code == 422
+    assert store.audit == [] and not store.topics["rules"].has_records
+    right = {"segments": [SEGMENT | {"when": 'attribute("age_band") == "65+"'}]}
+    assert client.put("/v1/segments", json=right, headers={"If-Match": "*"}).status_code == 200
+
+
+def test_server_without_its_file_of_attributes_blames_itself(
+    store: MemoryApiStore, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = create_app(
+        ServeSettings(), store, clock_ms=lambda: NOW_MS, attributes=tmp_path / "none.toml"
+    )
+    client = TestClient(
+        app, headers={"Authorization": f"Bearer {store.add_key(Role.ANALYST).text}"}
+    )
+    body = {"segments": [SEGMENT]}
+    assert client.put("/v1/segments", json=body, headers={"If-Match": "*"}).status_code == 200
+    body = {"segments": [SEGMENT | {"when": 'attribute("age_band") == "65+"'}]}
+    with caplog.at_level("ERROR", logger="serve.definitions"):
+        answer = client.put("/v1/segments", json=body, headers={"If-Match": "*"})
+    assert answer.status_code == 503
+    assert "none.toml" in caplog.text and "none.toml" not in answer.text
 
 
 @pytest.mark.parametrize(("kind", "least"), [("rules", Role.ADMIN), ("segments", Role.ANALYST)])
