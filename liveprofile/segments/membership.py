@@ -16,7 +16,7 @@ import orjson
 from liveprofile.segments.definitions import Segment
 from liveprofile.wire.tokens import FIELD
 
-Cause = Literal["window", "time", "definition", "expired", "removed"]
+Cause = Literal["window", "time", "attribute", "definition", "expired", "removed"]
 
 
 class Membership(NamedTuple):
@@ -61,6 +61,11 @@ class Evaluated(NamedTuple):
 Values = Callable[[str], Mapping[str, Any]]  # what a segment's condition read
 
 
+def by_window(segment_id: str) -> Cause:
+    """The cause of the job's changes."""
+    return "window"
+
+
 def next_membership(
     user_id: str,
     segment: Segment,
@@ -71,6 +76,7 @@ def next_membership(
     values: Values,
     rewrite_after_ms: int,
     may_announce: bool = True,
+    cause_of: Callable[[str], Cause] = by_window,
 ) -> MembershipWrite | None:
     """Returns what to store after an evaluation, None if nothing changes.
 
@@ -78,10 +84,12 @@ def next_membership(
     is written again, with its event. A membership that was written `rewrite_after_ms` ago is
     written again, so that it does not expire. may_announce: whether the user allows events: without
     it every segment is as a SHADOW one, and what has changed meanwhile is sent once it is allowed.
+    cause_of: why a segment has changed whose definition has not.
     """
     is_active = segment.state == "ACTIVE" and may_announce
     if holds != (known is not None and known.member):
-        cause = _cause(known, at, segment.version)
+        is_redefined = known is not None and known.version != segment.version
+        cause = "definition" if is_redefined else cause_of(segment.id)
         announced = holds if is_active else known is not None and known.announced
         new = _changed(
             known,
@@ -155,14 +163,6 @@ def _changed(
         reason=orjson.dumps({"cause": cause, "values": values}).decode(),
         write_time_us=write_time_us,
     )
-
-
-def _cause(known: Membership | None, at: Evaluated, version: int) -> Cause:
-    if known is not None and known.version != version:
-        return "definition"
-    if not at.sweep:
-        return "window"
-    return "definition" if known is None else "time"
 
 
 def change_id(user_id: str, segment_id: str, membership: Membership) -> str:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from liveprofile.segments.causes import sweep_cause
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.evaluation import Evaluation, evaluate
 from liveprofile.segments.membership import (
@@ -35,6 +36,7 @@ class SweepPlan(NamedTuple):
     decay_days: float
     rewrite_after_ms: int
     may_announce: Callable[[str], bool] = every_user  # whether a user allows that changes are sent
+    known_definitions: bool = False  # an earlier sweep has evaluated all users with them
 
 
 class PageChanges(NamedTuple):
@@ -83,6 +85,7 @@ def page_changes(
                     values,
                     plan.rewrite_after_ms,
                     plan.may_announce(user_id),
+                    partial(sweep_cause, evaluation, row, known, plan.known_definitions),
                 )
             elif old is not None and segment_id not in segments.by_id:
                 write = leave(user_id, segment_id, old, "removed", plan)

@@ -61,6 +61,7 @@ def run_sweep(
         settings.state.decay_days,
         rewrite_after_ms(settings.cassandra),
         lambda user_id: consents.allowed(user_id, "marketing", now_ms),
+        state.known_definitions,
     )
     result = Sweep(store, send, segments, plan, on_page=on_page).run(state)
     _announce(settings, state.sweep, sweeping=False)

@@ -41,6 +41,7 @@ class SweepState(NamedTuple):
     pending: int = TOKEN_MIN  # changes may be stored of users up to this token
     users: int = 0  # up to `position`, like `overlaps`
     overlaps: dict[str, dict[str, int]] = {}  # noqa: RUF012 (never changed in place)
+    known_definitions: bool = False  # the sweep before had the same ones
 
 
 class SweepStore(Protocol):

@@ -99,7 +99,12 @@ class CassandraSweepStore:
             (_NAME,),
         ).one()
         if row is None or row.finished:
-            state = SweepState(uuid.uuid4().hex[:12], time_ms, self._segments.version)
+            state = SweepState(
+                uuid.uuid4().hex[:12],
+                time_ms,
+                self._segments.version,
+                known_definitions=row is not None and row.version == self._segments.version,
+            )
         elif row.lease_until_ms > now_ms():
             seconds = (row.lease_until_ms - now_ms()) / 1_000
             raise ServiceError(
@@ -115,6 +120,7 @@ class CassandraSweepStore:
                 counts["pending"],
                 counts["users"],
                 counts["overlaps"],
+                counts.get("known_definitions", False) and row.version == self._segments.version,
             )
         self._store(state, None if row is None else row.owner)
         return state
@@ -189,7 +195,12 @@ class CassandraSweepStore:
     def _store(self, state: SweepState, owner: str | None, finished: bool = False) -> None:
         """Stores the state if `owner` still owns the row; None: if there is no row."""
         lease_ms = 0 if finished else now_ms() + round(self._lease_s * 1_000)
-        counts = {"pending": state.pending, "users": state.users, "overlaps": state.overlaps}
+        counts = {
+            "pending": state.pending,
+            "users": state.users,
+            "overlaps": state.overlaps,
+            "known_definitions": state.known_definitions,
+        }
         values: tuple[Any, ...] = (
             state.sweep,
             self._owner,

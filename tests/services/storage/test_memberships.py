@@ -133,6 +133,7 @@ def test_sweep_is_claimed_by_one_process_and_continued_after_its_lease(
     first = store(lease_s=0.0)
     state = first.claim(1_000)
     assert (state.time_ms, state.position) == (1_000, TOKEN_MIN)
+    assert not state.known_definitions
     progress = state._replace(position=5, pending=9, users=2, overlaps={"loyal": {"loyal": 1}})
     first.advance(progress)
     second = store()
@@ -147,6 +148,7 @@ def test_sweep_is_claimed_by_one_process_and_continued_after_its_lease(
     assert size == members.SegmentSize(1_000, 4, 9, {"lapsing": 1})
     fresh = store().claim(3_000)
     assert (fresh.time_ms, fresh.position) == (3_000, TOKEN_MIN) and fresh.sweep != state.sweep
+    assert fresh.known_definitions
 
 
 def test_look_alikes_resemble_members_and_are_outside(sink: CassandraProfileSink, session: Session):
