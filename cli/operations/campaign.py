@@ -3,18 +3,31 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.common import ConfigOption, JsonOption, print_fields, print_json, read_settings
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    format_utc,
+    print_fields,
+    print_json,
+    read_settings,
+    refuse_empty,
+)
 from cli.operations.tables import print_table
 from cli.times import parse_duration_ms, parse_since_ms
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 
 if TYPE_CHECKING:
+    from cassandra.cluster import Session
+
+    from liveprofile.campaigns.frequency_cap import Cap
+    from liveprofile.campaigns.plan_file import PlanFile
     from liveprofile.campaigns.uplift import Difference, Uplift
 
 campaign = typer.Typer(
@@ -24,7 +37,14 @@ campaign = typer.Typer(
     "\n\nExample: `liveprofile campaign report spring.parquet`",
 )
 
-PlanArgument = Annotated[Path, typer.Argument(metavar="PLAN", help="Plan file (Parquet).")]
+PlanArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="PLAN",
+        help="Plan file (Parquet), or the name of a campaign that was planned through the API.",
+        callback=refuse_empty,
+    ),
+]
 
 
 @campaign.command()
@@ -97,11 +117,16 @@ def plan(
     condition = None if when is None else condition_of(when)
     start_ms = round(time.time() * 1_000) if start is None else parse_since_ms(start, "--start")
     wish = Wish(
-        campaign_of(name=name, start_ms=start_ms, control_share=control, cost=cost),
+        campaign_of(
+            name=name,
+            start_ms=start_ms,
+            control_share=control,
+            cost=cost,
+            cap=None if cap is None else _cap(cap),
+        ),
         Economics(cost, margin, response, budget),
         condition,
         frozenset(segment or ()),
-        None if cap is None else _cap(cap, start_ms),
         _user_ids(exclude),
     )
     settings = read_settings(config)
@@ -124,7 +149,7 @@ def plan(
 
 @campaign.command()
 def send(
-    plan_file: PlanArgument,
+    plan: PlanArgument,
     topic: Annotated[
         str, typer.Option("--topic", metavar="TOPIC", help="Existing topic for the targets.")
     ],
@@ -133,41 +158,40 @@ def send(
 ) -> None:
     """Send the treatment group to a topic as CloudEvents, and store the contacts for caps.
 
-    Sending a plan again sends the same ids and stores nothing new. Users who have withdrawn
-    marketing consent since the plan was made are left out.
+    Sending a plan again sends the same ids and stores nothing new. Users are left out who have
+    withdrawn marketing consent since the plan was made, and whom other campaigns have contacted
+    too often since (`--cap` of the plan).
 
     Example: `liveprofile campaign send spring.parquet --topic campaign-targets`
     """
     from liveprofile.campaigns import contacts
-    from liveprofile.campaigns.plan import TREATMENT
-    from liveprofile.campaigns.plan_file import read_plan
     from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.kafka.records import send_all
     from liveprofile.storage.connection import open_session
     from liveprofile.storage.cql import now_ms
     from udfs.consent_feed import read_consents
 
-    plan = read_plan(plan_file)
+    read = _reader(plan)
     settings = read_settings(config)
     allows = read_consents(settings).allowing("marketing", now_ms())
-    targets = [target for target in plan.targets if allows(target.user_id)]
-    withdrawn = sum(
-        target.group == TREATMENT and not allows(target.user_id) for target in plan.targets
-    )
-    plan = plan._replace(targets=targets)
     partition_ranges(settings, topic)  # an unknown topic is an error before anything is stored
     with open_session(settings.cassandra) as session:
-        contacts.store_contacts(session, settings, plan)
-    sent = send_all(settings, topic, contacts.messages(plan))
+        remaining, left_out = contacts.still_allowed(session, read(session), allows)
+        contacts.store_contacts(session, settings, remaining)
+    sent = send_all(settings, topic, contacts.messages(remaining))
     if json:
-        print_json({"sent": sent, "no_consent": withdrawn})
-    else:
-        typer.echo(f"{sent} users sent to {topic}, {withdrawn} have withdrawn their consent")
+        print_json({"sent": sent} | left_out)
+        return
+    withdrawn, at_cap = left_out["no_consent"], left_out["frequency_cap"]
+    typer.echo(
+        f"{sent} users sent to {topic}, {withdrawn} have withdrawn their consent,"
+        f" {at_cap} are at the frequency cap"
+    )
 
 
 @campaign.command()
 def report(
-    plan_file: PlanArgument,
+    plan: PlanArgument,
     days: Annotated[
         int, typer.Option("--days", min=1, max=3_650, help="Days of outcomes after the start.")
     ] = 30,
@@ -180,16 +204,16 @@ def report(
 
     Example: `liveprofile campaign report spring.parquet --days 14`
     """
-    from liveprofile.campaigns.plan_file import read_plan
     from liveprofile.campaigns.planning import report_as_json, report_on
     from liveprofile.storage.connection import open_session
 
-    plan = read_plan(plan_file)
-    about = plan.campaign
-    end_ms = about.start_ms + days * DAY_MS
+    read = _reader(plan)
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
-        results = report_on(session, plan, end_ms, settings.window.length_ms)
+        planned = read(session)
+        about = planned.campaign
+        end_ms = about.start_ms + days * DAY_MS
+        results = report_on(session, planned, end_ms, settings.window.length_ms)
     if json:
         print_json(report_as_json(about, end_ms, results))
         return
@@ -209,12 +233,59 @@ def report(
         )
 
 
-def _cap(text: str, start_ms: int) -> tuple[int, int]:
-    """Returns the number of contacts and the time from which on they count. Raises InputError."""
+@campaign.command(name="list")
+def list_campaigns(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """List the campaigns that were planned through the API, newest start first.
+
+    `campaign send` and `campaign report` take their names. Plans in files are not listed.
+
+    Example: `liveprofile campaign list --json`
+    """
+    from liveprofile.campaigns.plan_store import plan_as_json, read_plans
+    from liveprofile.storage.connection import open_session
+
+    with open_session(read_settings(config).cassandra) as session:
+        plans = read_plans(session)
+    if json:
+        print_json([plan_as_json(each) for each in plans])
+        return
+    rows = [
+        [
+            each.campaign.name,
+            format_utc(each.campaign.start_ms),
+            each.planned_by,
+            *(format(each.summary[name], ",d") for name in ("treatment", "control")),
+            format(each.summary["expected_gain"], ",.2f"),
+        ]
+        for each in plans
+    ]
+    columns = ["campaign", "start", "by", ">treatment", ">control", ">expected gain"]
+    print_table("Campaigns planned through the API", columns, rows)
+
+
+def _reader(plan: str) -> Callable[[Session], PlanFile]:
+    """Returns the function that reads the plan of a file or of a stored campaign.
+
+    A file is read at once. Raises InputError; the function UnknownCampaign, ServiceError.
+    """
+    from liveprofile.campaigns.plan_file import is_campaign_name, read_plan
+    from liveprofile.campaigns.plan_store import find_plan, read_targets
+
+    file = Path(plan)
+    if file.exists() or file.suffix == ".parquet" or not is_campaign_name(plan):
+        in_file = read_plan(file)
+        return lambda session: in_file
+    return lambda session: read_targets(session, find_plan(session, plan))
+
+
+def _cap(text: str) -> Cap:
+    """Reads a number of contacts and a span. Raises InputError."""
+    from liveprofile.campaigns.frequency_cap import Cap
+
     count, separator, span = text.partition("/")
     if not separator or not count.isdecimal() or not int(count):
         raise InputError(f"--cap {text!r}: not a number of contacts and a span such as 2/30d")
-    return int(count), start_ms - parse_duration_ms(span, "--cap")
+    return Cap(contacts=int(count), span_ms=parse_duration_ms(span, "--cap"))
 
 
 def _user_ids(file: Path | None) -> frozenset[str]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import orjson
 from cassandra.cluster import Session
 from cassandra.query import BoundStatement
 
+from liveprofile.campaigns.frequency_cap import Contact, is_at_cap
 from liveprofile.campaigns.plan import TREATMENT
-from liveprofile.campaigns.plan_file import PlanFile
+from liveprofile.campaigns.plan_file import Campaign, PlanFile
 from liveprofile.config import Settings
 from liveprofile.storage.cql import execute_per_key, from_ms, prepare, to_ms, write_all
 
@@ -39,19 +40,38 @@ def store_contacts(session: Session, settings: Settings, plan: PlanFile) -> int:
     return write_all(session, statements(), settings.cassandra.in_flight)
 
 
-def users_at_cap(
-    session: Session, users: Iterable[str], most: int, since_ms: int, campaign: str
-) -> set[str]:
-    """The users with `most` or more contacts of other campaigns from since_ms on.
-
-    Raises ServiceError.
-    """
+def users_at_cap(session: Session, users: Iterable[str], campaign: Campaign) -> set[str]:
+    """The users whom the campaign must not contact because of its cap. Raises ServiceError."""
+    cap = campaign.cap
+    if cap is None:
+        return set()
     query = "SELECT start, campaign FROM campaign_contact WHERE user_id = ?"
+    own = Contact(campaign.start_ms, campaign.name)
     return {
         user
         for user, rows in _rows_by_user(session, query, users)
-        if sum(to_ms(row.start) >= since_ms and row.campaign != campaign for row in rows) >= most
+        if is_at_cap((Contact(to_ms(row.start), row.campaign) for row in rows), own, cap)
     }
+
+
+class Remaining(NamedTuple):
+    """What is left of a plan when it is sent."""
+
+    plan: PlanFile
+    left_out: dict[str, int]  # reason: users of the treatment group
+
+
+def still_allowed(session: Session, plan: PlanFile, allows: Callable[[str], bool]) -> Remaining:
+    """Leaves out who has withdrawn since the plan was made, and who is at the cap now.
+
+    allows: whether a user allows marketing. Raises ServiceError.
+    """
+    users = [target.user_id for target in plan.targets if target.group == TREATMENT]
+    withdrawn = {user for user in users if not allows(user)}
+    at_cap = users_at_cap(session, (user for user in users if user not in withdrawn), plan.campaign)
+    targets = [target for target in plan.targets if target.user_id not in withdrawn | at_cap]
+    left_out = {"no_consent": len(withdrawn), "frequency_cap": len(at_cap)}
+    return Remaining(plan._replace(targets=targets), left_out)
 
 
 def users_with_open_cases(session: Session, users: Iterable[str]) -> set[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,10 +11,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from liveprofile.campaigns.frequency_cap import Cap
 from liveprofile.campaigns.plan import Target
 from liveprofile.errors import InputError
 
 _METADATA = b"liveprofile.campaign"
+_NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 _SCHEMA = pa.schema(
     [
         ("user_id", pa.string()),
@@ -31,10 +34,16 @@ class Campaign(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    name: str = Field(pattern=_NAME)
     start_ms: int = Field(ge=0, description="event time from which on outcomes count")
     control_share: float = Field(ge=0, lt=1)
     cost: float = Field(ge=0)
+    cap: Cap | None = None
+
+
+def is_campaign_name(text: str) -> bool:
+    """Whether a campaign may have this name."""
+    return re.fullmatch(_NAME, text) is not None
 
 
 class PlanFile(NamedTuple):

@@ -10,6 +10,8 @@ import orjson
 from cassandra.cluster import Session
 from cassandra.query import BoundStatement, SimpleStatement
 
+from liveprofile.campaigns.contacts import store_contacts
+from liveprofile.campaigns.frequency_cap import Cap
 from liveprofile.campaigns.plan import Target
 from liveprofile.campaigns.plan_file import Campaign, PlanFile
 from liveprofile.config import Settings
@@ -25,6 +27,7 @@ from liveprofile.storage.cql import (
     write_all,
 )
 from liveprofile.storage.segment_buckets import SEGMENT_BUCKETS, segment_bucket
+from liveprofile.units import DAY_MS
 
 _COLUMNS = (
     "campaign, plan_id, start, control_share, cost, planned_at, planned_by, requested, summary"
@@ -58,9 +61,11 @@ def store_plan(
     requested: dict[str, Any],
     summary: dict[str, Any],
 ) -> StoredPlan:
-    """Stores a new plan. Raises ServiceError, CampaignExists.
+    """Stores a new plan and the contacts of its treatment group. Raises ServiceError,
+    CampaignExists.
 
-    A failure leaves at most targets of a plan that no campaign names, which expire.
+    A failure leaves at most targets of a plan that no campaign names, and contacts that nobody
+    makes. Both expire. The other order could lose contacts, and users would hear too often.
     """
     stored = StoredPlan(plan.campaign, uuid.uuid4(), now_ms(), by, requested, summary)
     require_new(session, plan.campaign.name)
@@ -80,6 +85,7 @@ def store_plan(
             yield insert.bind((*key, group, set(segments), *numbers))
 
     write_all(session, statements(), settings.cassandra.in_flight)
+    store_contacts(session, settings, plan)
     marks = ", ".join(["%s"] * len(_COLUMNS.split(",")))
     execute(
         session,
@@ -152,19 +158,33 @@ def _find(session: Session, name: str) -> StoredPlan | None:
     return None if row is None else _stored(row)
 
 
+def plan_as_json(plan: StoredPlan) -> dict[str, Any]:
+    """The campaign as `campaign list --json` and the read API give it."""
+    about = plan.campaign
+    return about.model_dump(exclude={"cap"}) | {
+        "planned_at_ms": plan.planned_at_ms,
+        "planned_by": plan.planned_by,
+        "requested": plan.requested,
+        "summary": {"name": about.name, "start_ms": about.start_ms} | plan.summary,
+    }
+
+
 def _stored(row: Any) -> StoredPlan:
+    requested = orjson.loads(row.requested)
+    cap = requested.get("cap")
     campaign = Campaign(
         name=row.campaign,
         start_ms=to_ms(row.start),
         control_share=row.control_share,
         cost=row.cost,
+        cap=cap and Cap(contacts=cap["contacts"], span_ms=cap["days"] * DAY_MS),
     )
     return StoredPlan(
         campaign,
         row.plan_id,
         to_ms(row.planned_at),
         row.planned_by,
-        orjson.loads(row.requested),
+        requested,
         orjson.loads(row.summary),
     )
 

@@ -36,7 +36,6 @@ class Wish(NamedTuple):
     economics: Economics
     condition: Condition | None
     segments: frozenset[str]  # users of one of them; empty: of any
-    cap: tuple[int, int] | None  # so many contacts of other campaigns from this time (ms) on
     opted_out: Collection[str]
 
 
@@ -61,9 +60,7 @@ def plan_campaign(
     profiles = watch(scan_profiles(session))
     found = candidates(profiles, wish.condition, wish.segments, wish.economics)
     users = [each.user_id for each in found]
-    at_cap = set()
-    if wish.cap is not None:
-        at_cap = contacts.users_at_cap(session, users, *wish.cap, name)
+    at_cap = contacts.users_at_cap(session, users, wish.campaign)
     open_cases = contacts.users_with_open_cases(session, users)
     excluded = exclusion(wish.opted_out, open_cases, at_cap, allows)
     return choose(found, name, share, wish.economics, excluded)

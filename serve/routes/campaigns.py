@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
+from liveprofile.campaigns.frequency_cap import Cap
 from liveprofile.campaigns.plan import Economics, condition_of
-from liveprofile.campaigns.plan_store import StoredPlan
+from liveprofile.campaigns.plan_store import plan_as_json
 from liveprofile.campaigns.planning import Wish, campaign_of, report_as_json
 from liveprofile.client.analysis_models import (
     CAMPAIGN_PATTERN,
@@ -44,13 +45,15 @@ router = APIRouter(prefix="/v1", tags=["campaigns"])
 @router.get("/campaigns", response_model=CampaignList, responses=problems())
 async def get_campaigns(store: DataStore, caller: Reader) -> Response:
     """The campaigns that were planned through the API, newest start first."""
-    return answers.json_response({"items": [_answer(plan) for plan in await store.campaigns()]})
+    return answers.json_response(
+        {"items": [plan_as_json(plan) for plan in await store.campaigns()]}
+    )
 
 
 @router.get("/campaigns/{name}", response_model=CampaignAnswer, responses=problems(404))
 async def get_campaign(name: CampaignName, store: DataStore, caller: Reader) -> Response:
     """A campaign with the summary of its plan."""
-    return answers.json_response(_answer(await store.campaign(name)))
+    return answers.json_response(plan_as_json(await store.campaign(name)))
 
 
 @router.put("/campaigns/{name}", response_model=PlanSummary, responses=problems(409))
@@ -68,13 +71,18 @@ async def put_campaign(
     """
     now_ms = request.app.state.clock_ms()
     start_ms = now_ms if body.start_ms is None else body.start_ms
-    cap = body.cap
+    cap = body.cap and Cap(contacts=body.cap.contacts, span_ms=body.cap.days * DAY_MS)
     wish = Wish(
-        campaign_of(name=name, start_ms=start_ms, control_share=body.control_share, cost=body.cost),
+        campaign_of(
+            name=name,
+            start_ms=start_ms,
+            control_share=body.control_share,
+            cost=body.cost,
+            cap=cap,
+        ),
         Economics(body.cost, body.margin, body.response, body.budget),
         None if body.when is None else condition_of(body.when, "when"),
         frozenset(body.segments),
-        None if cap is None else (cap.contacts, start_ms - cap.days * DAY_MS),
         frozenset(body.excluded),
     )
     extend_deadline(request, request.app.state.scan_deadline_s)
@@ -121,12 +129,3 @@ async def get_report(
     plan, results = await store.campaign_report(name, days * DAY_MS)
     about = plan.campaign
     return answers.json_response(report_as_json(about, about.start_ms + days * DAY_MS, results))
-
-
-def _answer(plan: StoredPlan) -> dict[str, Any]:
-    return plan.campaign.model_dump() | {
-        "planned_at_ms": plan.planned_at_ms,
-        "planned_by": plan.planned_by,
-        "requested": plan.requested,
-        "summary": {"name": plan.campaign.name, "start_ms": plan.campaign.start_ms} | plan.summary,
-    }

@@ -10,6 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from liveprofile.alerts.cases.case_store import NewAlert, add_alert
+from liveprofile.campaigns.frequency_cap import Cap
+from liveprofile.campaigns.plan import Target
+from liveprofile.campaigns.plan_file import Campaign, PlanFile, write_plan
+from liveprofile.campaigns.plan_store import find_plan, store_plan
 from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import create_unlimited_topic
 from liveprofile.storage import queries
@@ -89,6 +93,37 @@ def spend_of(session: Any, user: str) -> float | None:
         and delta.delta["window"]["counts"].get("purchase")
     ]
     return sum(spent) if spent else None
+
+
+def test_plan_of_the_api_is_listed_sent_reported_and_counted(
+    job: JobUnderTest, tmp_path: Path
+) -> None:
+    topic = f"{job.settings.topics.events}-campaign-of-api"
+    groups = ("treatment", "treatment", "control")
+    targets = [Target(f"api-{n}", group, (), 0.5, 9.0, 4.0) for n, group in enumerate(groups)]
+    cap = Cap(contacts=1, span_ms=30 * DAY_MS)
+    about = Campaign(name="autumn", start_ms=START_MS, control_share=0.3, cost=0.1, cap=cap)
+    summary = {"treatment": 2, "control": 1, "expected_gain": 8.0}
+    with open_session(job.settings.cassandra) as session:
+        requested = {"cap": {"contacts": 1, "days": 30}}
+        plan = PlanFile(about, targets)
+        stored = store_plan(session, job.settings, plan, "anna", requested, summary)
+        assert find_plan(session, "autumn") == stored
+    [listed] = [each for each in job.run("campaign", "list") if each["name"] == "autumn"]
+    assert (listed["planned_by"], listed["summary"]["treatment"]) == ("anna", 2)
+
+    later = about.model_copy(update={"name": "later", "start_ms": START_MS + DAY_MS})
+    write_plan(tmp_path / "later.parquet", PlanFile(later, targets))
+    create_unlimited_topic(job.settings, topic, 1)
+    send = ("campaign", "send", "--topic", topic)
+    left_out = {"sent": 0, "no_consent": 0, "frequency_cap": 2}
+    assert job.run(*send, str(tmp_path / "later.parquet")) == left_out
+    for _ in range(2):  # again, as after a failure
+        assert job.run(*send, "autumn") == {"sent": 2, "no_consent": 0, "frequency_cap": 0}
+    report = job.run("campaign", "report", "autumn")
+    assert report["groups"]["all"]["users"] == {"treatment": 2, "control": 1}
+    done = run_cli("campaign", "report", "unknown", "--config", job.config_file, ok=False)
+    assert done.returncode == 1 and "no campaign 'unknown' is stored" in done.stderr
 
 
 def test_plan_without_control_group_says_so(job: JobUnderTest, tmp_path: Path) -> None:

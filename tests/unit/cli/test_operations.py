@@ -27,6 +27,7 @@ from liveprofile.errors import InputError
         ("campaign plan a --out p.parquet --start tomorrow", "tomorrow"),
         ("campaign send none.parquet --topic t", "no file at none.parquet"),
         ("campaign report none.parquet", "no file at none.parquet"),
+        ("campaign report Spring", "no file at Spring"),  # not the name of a campaign
     ],
 )
 def test_wrong_argument_is_an_input_error(arguments: str, message: str) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from liveprofile.campaigns.contacts import messages
 from liveprofile.campaigns.control_group import detectable_effect, is_control, users_needed
+from liveprofile.campaigns.frequency_cap import Cap
 from liveprofile.campaigns.plan import (
     CONTROL,
     TREATMENT,
@@ -24,6 +25,7 @@ from liveprofile.campaigns.plan import (
 from liveprofile.campaigns.plan_file import Campaign, PlanFile, read_plan, write_csv, write_plan
 from liveprofile.errors import InputError
 from liveprofile.storage.queries import StoredProfile
+from liveprofile.units import DAY_MS
 
 FREE = Economics(cost=0.0, margin=1.0, response=None, budget=None)
 
@@ -160,7 +162,8 @@ PLAN = PlanFile(
 
 
 def test_plan_file_is_read_as_written(tmp_path) -> None:
-    for plan in PLAN, PlanFile(PLAN.campaign, []):
+    capped = PLAN.campaign.model_copy(update={"cap": Cap(contacts=2, span_ms=DAY_MS)})
+    for plan in PLAN, PlanFile(PLAN.campaign, []), PlanFile(capped, PLAN.targets):
         write_plan(tmp_path / "plan.parquet", plan)
         assert read_plan(tmp_path / "plan.parquet") == plan
 
