@@ -1,5 +1,6 @@
 """Who redeems a coupon of a campaign in The Complete Journey: users and coupons not seen before.
 
+    python -m benchmarks.models.coupon_response --validation    # leaves the test unread
     python -m benchmarks.models.coupon_response
 
 A row is a household in a campaign; it is positive if the household redeems a coupon of the campaign
@@ -15,6 +16,7 @@ Shapes: N rows, F features.
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import zlib
@@ -28,7 +30,7 @@ from sklearn.metrics import roc_auc_score
 from xgboost import XGBClassifier
 
 from benchmarks.support.environment import describe
-from models.profile.evaluation.intervals import UserBootstrap
+from models.profile.evaluation.intervals import Interval, UserBootstrap
 
 TRAIN_UNTIL, VALIDATION_UNTIL = pd.Timestamp("2017-08-01"), pd.Timestamp("2017-10-15")
 LAST_DAY = pd.Timestamp("2017-12-31")
@@ -181,32 +183,60 @@ def choose(train: pd.DataFrame, validation: pd.DataFrame, features: list[str]) -
     return max(grid, key=auc)
 
 
-def measure(rows: pd.DataFrame) -> dict[str, Any]:
-    """Chooses settings on validation, trains again on both parts, and reads the test once."""
+def measure(rows: pd.DataFrame, with_test: bool) -> dict[str, Any]:
+    """Chooses settings on validation and measures there; with_test: trains again on both parts,
+    and reads the test once.
+
+    The validation has chosen the settings, which favours its figures.
+    """
     train, validation, test = split(rows)
     chosen = {name: choose(train, validation, names) for name, names in FEATURE_SETS.items()}
-    both = pd.concat([train, validation])
+    report = {
+        "settings": {name: settings._asdict() for name, settings in chosen.items()},
+        "validation": compare(train, validation, chosen),
+    }
+    if with_test:
+        report["test"] = compare(pd.concat([train, validation]), test, chosen)
+    return report
+
+
+def compare(
+    train: pd.DataFrame, held_out: pd.DataFrame, chosen: dict[str, Settings]
+) -> dict[str, Any]:
+    """AUC of each feature set, and the difference to all features, with 95 % intervals.
+
+    Intervals resample households. Each is `[value, low, high]`.
+    """
     scores = {
-        name: fit(both, names, chosen[name]).predict_proba(test[names])[:, 1]
+        name: fit(train, names, chosen[name]).predict_proba(held_out[names])[:, 1]
         for name, names in FEATURE_SETS.items()
     }
-    scores["count of the coupons' products"] = test.of_products_365d.to_numpy(float)
-    truth = test.redeemed.to_numpy()
-    bootstrap = UserBootstrap(test.household_id.to_numpy())
-    return {
-        "rows": {"train": len(train), "validation": len(validation), "test": len(test)},
-        "redeemed": {"train": int(both.redeemed.sum()), "test": int(truth.sum())},
-        "settings": {name: settings._asdict() for name, settings in chosen.items()},
-        "auc": {name: round(roc_auc_score(truth, score), 4) for name, score in scores.items()},
-        "all_minus": {
-            name: [round(value, 4) for value in bootstrap.auc(scores["all"], score, truth)]
-            for name, score in scores.items()
-            if name != "all"
-        },
+    scores["count of the coupons' products"] = held_out.of_products_365d.to_numpy(float)
+    truth = held_out.redeemed.to_numpy()
+    bootstrap = UserBootstrap(held_out.household_id.to_numpy())
+    differences = {
+        name: bootstrap.auc(scores["all"], score, truth)
+        for name, score in scores.items()
+        if name != "all"
     }
+    return {
+        "rows": {"train": len(train), "held out": len(held_out)},
+        "redeemed": {"train": int(train.redeemed.sum()), "held out": int(truth.sum())},
+        "auc": {
+            name: _rounded(bootstrap.auc_value(score, truth)) for name, score in scores.items()
+        },
+        "all_minus": {name: _rounded(difference) for name, difference in differences.items()},
+    }
+
+
+def _rounded(interval: Interval) -> list[float]:
+    return [round(value, 4) for value in interval]
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--validation", action="store_true", help="leave the test unread")
+    with_test = not parser.parse_args().validation
     journey = unseen_only(read_journey())
     descriptions = journey.descriptions
     complete = descriptions[
@@ -216,7 +246,7 @@ def main() -> None:
     for campaign in complete.sort_values("start_date").itertuples():
         parts.append(campaign_rows(journey, campaign))
         print(f"campaign {campaign.campaign_id}: {len(parts[-1])} households", file=sys.stderr)
-    print(json.dumps(measure(pd.concat(parts, ignore_index=True)) | describe()))
+    print(json.dumps(measure(pd.concat(parts, ignore_index=True), with_test) | describe()))
 
 
 if __name__ == "__main__":

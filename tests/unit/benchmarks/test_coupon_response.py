@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+from sklearn.metrics import roc_auc_score
 
 from benchmarks.models.coupon_response import (
     FEATURE_SETS,
     TRAIN_UNTIL,
     VALIDATION_UNTIL,
     Journey,
+    Settings,
     campaign_rows,
+    compare,
+    fit,
     is_test_user,
+    measure,
     split,
     unseen_only,
 )
@@ -86,6 +91,27 @@ def test_no_test_user_and_no_later_campaign_trains() -> None:
     assert set(test.start) == {starts[2]}
     assert not set(test.household_id) & (set(train.household_id) | set(validation.household_id))
     assert 60 < len(test) < 140 and len(test) == sum(map(is_test_user, range(200)))
+
+
+def test_validation_is_measured_with_intervals_and_the_test_stays_unread() -> None:
+    random = np.random.default_rng(3)
+    starts = [TRAIN_UNTIL - pd.Timedelta(days=1), TRAIN_UNTIL, VALIDATION_UNTIL]
+    rows = pd.DataFrame({"household_id": np.repeat(np.arange(150), 3), "start": starts * 150})
+    for name in FEATURE_SETS["all"]:
+        rows[name] = random.normal(size=len(rows))
+    rows["redeemed"] = rows.redemptions_before + 0.3 * random.normal(size=len(rows)) > 1
+    train, validation, _ = split(rows)
+    chosen = dict.fromkeys(FEATURE_SETS, Settings(2, 30, 1))
+    report = compare(train, validation, chosen)
+    for name, (value, low, high) in report["auc"].items():
+        assert low < value < high, name
+    value, low, high = report["auc"]["all"]
+    scores = fit(train, FEATURE_SETS["all"], chosen["all"]).predict_proba(
+        validation[FEATURE_SETS["all"]]
+    )[:, 1]
+    assert value == round(roc_auc_score(validation.redeemed, scores), 4) > 0.7
+    without_test = rows[rows.start < VALIDATION_UNTIL]
+    assert measure(without_test, with_test=False).keys() == {"settings", "validation"}
 
 
 def test_test_campaigns_keep_only_coupons_that_no_earlier_campaign_offered() -> None:

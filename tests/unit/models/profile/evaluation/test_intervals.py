@@ -5,7 +5,7 @@ import pytest
 from scipy.stats import spearmanr
 from sklearn.metrics import average_precision_score, roc_auc_score
 
-from models.profile.evaluation.intervals import UserBootstrap
+from models.profile.evaluation.intervals import SEED, UserBootstrap
 
 
 @pytest.fixture(scope="module")
@@ -59,3 +59,20 @@ def test_intervals_are_repeatable(predictions):
 def test_interval_of_a_model_against_itself_is_zero(predictions):
     first, _, truth, user = predictions
     assert UserBootstrap(user, 20).auc(first, first, truth > 8) == (0, 0, 0)
+
+
+def test_auc_of_one_model_has_the_interval_of_its_resamples(predictions):
+    score, _, truth, user = predictions
+    true = truth > 8
+    bootstrap = UserBootstrap(user, resamples=50)
+    value, low, high = bootstrap.auc_value(score, true)
+    assert value == pytest.approx(roc_auc_score(true, score))
+    rows = {code: np.flatnonzero(user == code) for code in np.unique(user)}
+    random = np.random.default_rng(SEED)
+    counts = random.multinomial(len(rows), np.full(len(rows), 1 / len(rows)), 50)
+    index = [
+        np.repeat(np.concatenate([*rows.values()]), np.repeat(each, [*map(len, rows.values())]))
+        for each in counts
+    ]
+    areas = [roc_auc_score(true[each], score[each]) for each in index]
+    assert (low, high) == pytest.approx(np.quantile(areas, [0.025, 0.975]))
