@@ -149,6 +149,7 @@ def _summary(metrics: dict) -> dict:
                 )
             )
             for name in ("category", "item")
+            if "user_frequency" in events[name]
         },
         "churn AUC": churn and churn["model"]["auc"],
         "spend MAE": spend and spend["model"]["mae"],

@@ -125,6 +125,16 @@ RECIPES = {
             epochs=10,
             learning_rate=2e-3,
         ),
+        Recipe(
+            name="online-retail",
+            revision=1,
+            data_licence="UCI Online Retail, Chen and others 2012 (CC BY 4.0)",
+            epochs=3,
+            ranker_epochs=6,
+            ranker_batch_rows=32,
+            validation_from="2011-08-01",
+            test_from="2011-10-01",
+        ),
         Recipe(name="general", revision=1, data_licence="yours"),
         Recipe(name="general-7-days", revision=1, data_licence="yours", horizon_days=7),
     )

@@ -65,6 +65,8 @@ def evaluate(
 ) -> dict[str, Any]:
     """The metrics next_event, churn and spend on one split: the progress of a training.
 
+    The next category has no ranking metrics if no event has one.
+
     models/profile/experiments/checkpoint_report.py measures what is served.
     """
     windows = getattr(split, split_name)
@@ -195,6 +197,9 @@ def _next_event_metrics(
         ("item", streams.items, streams.item_N, events.item_rank_M),
     ):
         has_id_M = np.array([bool(name) for name in names])[class_N[events.source_M]]
+        if not has_id_M.any():  # data without categories
+            metrics[target] = {"model": {}}
+            continue
         metrics[target] = _compare_with_frequencies(
             corpus,
             split,

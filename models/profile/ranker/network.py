@@ -145,8 +145,9 @@ class Ranker(nn.Module):
         named_BC = base_BC[:, 1:] + self.trunk_weights[0] * trunk_logits_BC
         named_BC = named_BC.index_put(index, more_M[_tensor(named, state_BZ)], accumulate=True)
         further_row = _tensor(category.row_M[further], state_BZ)
-        lowest_B = trunk_logits_BC.amin(1) * self.trunk_weights[0]
-        further_M = base_BC[:, 0] + lowest_B
+        further_M = base_BC[:, 0]
+        if self.named:
+            further_M = further_M + trunk_logits_BC.amin(1) * self.trunk_weights[0]
         further_M = further_M.index_select(0, further_row) + more_M[_tensor(further, state_BZ)]
         return CategoryLogits(
             named_BC, category.row_M[further], category.code_M[further], further_M
@@ -161,13 +162,7 @@ class Ranker(nn.Module):
         trunk_logit_N: Tensor,
     ) -> Tensor:
         """(N,) logits. trunk_logit_N: the trunk's logit of each candidate."""
-        features_NF = np.concatenate(
-            [
-                _rows_or_zero(item.features_MF, candidates.memory_N),
-                _rows_or_zero(category.features_MF, candidates.category_pair_N),
-            ],
-            axis=1,
-        )
+        features_NF = item_features(item, category, candidates.memory_N, candidates.category_pair_N)
         row_N = _tensor(candidates.row_N, state_BZ)
         category_N = _tensor(_known(candidates.category_N, self.named), state_BZ)
         biased_N = _tensor(_known(candidates.code_N, len(self.item_bias) - 1), state_BZ)
@@ -222,6 +217,17 @@ def _rows_or_zero(table_MF: np.ndarray, index_N: np.ndarray) -> np.ndarray:
     """Rows of a table; zeros where the index is -1."""
     padded = np.concatenate([table_MF, np.zeros((1, table_MF.shape[1]), np.float32)])
     return padded[index_N]
+
+
+def item_features(
+    item: Pairs, category: Pairs, item_N: np.ndarray, category_N: np.ndarray
+) -> np.ndarray:
+    """(N, 2 F) features of items and of their categories, by indexes of pairs; -1: zeros."""
+    features = (
+        _rows_or_zero(item.features_MF, item_N),
+        _rows_or_zero(category.features_MF, category_N),
+    )
+    return np.concatenate(features, axis=1)
 
 
 def _known(code_M: np.ndarray, named: int) -> np.ndarray:

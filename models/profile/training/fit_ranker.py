@@ -24,7 +24,7 @@ from models.profile.data.batched_inference import run_trunk
 from models.profile.data.prepared import PreparedData
 from models.profile.data.ranking_examples import RankingExamples
 from models.profile.network import BehaviourTransformer
-from models.profile.ranker.network import Ranker, memory_pairs
+from models.profile.ranker.network import Ranker, item_features, memory_pairs
 from models.profile.ranking import rank
 from models.profile.recipes import Recipe
 from models.profile.training.losses import learning_rate_schedule
@@ -195,13 +195,16 @@ class _RankerTrainer:
         }
         keys = zip(item.row_M, item.category_M, strict=True)
         pair_M = np.array([pair_of.get(key, -1) for key in keys], np.int64)
-        own_MF = np.concatenate([item.features_MF, category.features_MF[pair_M]], 1)[pair_M >= 0]
+        own_MF = item_features(item, category, np.arange(len(pair_M)), pair_M)
+        if shape.categories:  # without categories, nothing else has their features either
+            own_MF = own_MF[pair_M >= 0]
         for scorer, features_MF in (
             (ranker.categories, category.features_MF),
             (ranker.items, own_MF),
         ):
-            scorer.mean.copy_(torch.from_numpy(features_MF.mean(0)))
-            scorer.std.copy_(torch.from_numpy(features_MF.std(0).clip(min=MIN_STD)))
+            if len(features_MF):
+                scorer.mean.copy_(torch.from_numpy(features_MF.mean(0)))
+                scorer.std.copy_(torch.from_numpy(features_MF.std(0).clip(min=MIN_STD)))
         return ranker
 
     def _losses(self, windows_B: np.ndarray, state_WD: np.ndarray) -> _Losses:

@@ -45,8 +45,8 @@ def prepare(
     else:
         split = split_by_time(recipe, streams.end_ms_W)
     data = prepare_streams(recipe, streams, split, teacher, incremental)
-    if not data.items or not data.categories:
-        raise InputError(f"training rows {rows_path}: no event has an item and a category")
+    if not data.items:
+        raise InputError(f"training rows {rows_path}: no event of the training part has an item")
     labelled = data.corpus.has_known_labels(split.train, split.train_until_ms)
     if not incremental and not labelled.any():
         raise InputError(

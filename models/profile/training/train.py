@@ -222,6 +222,8 @@ def _init_biases_from_frequencies(
     named = slice(1, 1 + len(category_counts))
     with torch.no_grad():
         model.item_bias.copy_(torch.from_numpy(np.log(item_counts / item_counts.sum())))
+        if not len(category_counts):  # data without categories
+            return
         model.category_bias.fill_(math.log(0.5 / category_counts.sum()))
         share = category_counts / category_counts.sum()
         model.category_bias[named] = torch.from_numpy(np.log(share)).float()

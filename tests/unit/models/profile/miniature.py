@@ -35,7 +35,7 @@ MINIATURE = dataclasses.replace(
 )
 
 
-def purchase_event(user, day, rank):
+def purchase_event(user, day, rank, has_category=True):
     """The rank-th purchase of a day. Users alternate between two of six categories each."""
     category = (user + 2 * (rank % 2)) % 6
     return {
@@ -44,15 +44,15 @@ def purchase_event(user, day, rank):
         "event_type": "purchase",
         "event_time": FIRST_DAY_MS + day * DAY_MS + 600_000 * (rank + 1),
         "item_id": f"i{category}-{rank % 3}",
-        "category_id": f"c{category}",
+        "category_id": f"c{category}" if has_category else "",
         "price": 10 + category,
     }
 
 
-def job_batches(users=16, days=40):
+def job_batches(users=16, days=40, has_categories=True):
     """The purchases as the job's operator receives them. Users from 12 on churn on day 20."""
     events = [
-        purchase_event(user, day, rank)
+        purchase_event(user, day, rank, has_categories)
         for day in range(0, days, 2)
         for rank in range(4)
         for user in range(users)
@@ -62,11 +62,11 @@ def job_batches(users=16, days=40):
     return batches(messages, load(window={"length_ms": DAY_MS}), batch_rows=1_000)
 
 
-def write_rows(folder, users=16, days=40):
+def write_rows(folder, users=16, days=40, has_categories=True):
     """Writes the training rows of `job_batches` to a new folder and returns the folder."""
     folder.mkdir()
     table = {"user_id": [], "window_end_ms": [], "events": [], "added": [], "sums": []}
-    for batch in job_batches(users, days):
+    for batch in job_batches(users, days, has_categories):
         table["user_id"] += batch.user_id
         table["window_end_ms"] += batch.window_end_ms.tolist()
         # Newest first, because the SQL does not encode events in order of time.
