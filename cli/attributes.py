@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -95,18 +95,33 @@ RenameOption = Annotated[
 ]
 
 
+def with_file_options(
+    command: Callable[[Path, FileDefaults, Path | None, bool], None],
+) -> Callable[..., None]:
+    """Gives a command the options that say what rows of a file lack."""
+
+    def run(
+        file: FileArgument,
+        source: SourceOption = None,
+        kind: KindOption = None,
+        purpose: PurposeOption = None,
+        valid_days: ValidDaysOption = None,
+        time: TimeOption = None,
+        rename: RenameOption = None,
+        config: ConfigOption = None,
+        json: JsonOption = False,
+    ) -> None:
+        defaults = _defaults(source, kind, purpose, valid_days, time, rename)
+        command(file, defaults, config, json)
+
+    # Without functools.wraps: typer would read the options of the wrapped function.
+    run.__name__, run.__doc__ = command.__name__, command.__doc__
+    return run
+
+
 @attributes.command()
-def check(
-    file: FileArgument,
-    source: SourceOption = None,
-    kind: KindOption = None,
-    purpose: PurposeOption = None,
-    valid_days: ValidDaysOption = None,
-    time: TimeOption = None,
-    rename: RenameOption = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+@with_file_options
+def check(file: Path, defaults: FileDefaults, config: Path | None, json: bool) -> None:
     """Check a file of attributes, or with .toml the definitions. Sends nothing.
 
     Exit code 2 if a row is invalid. Prints the first ten faults, with --json all.
@@ -120,9 +135,7 @@ def check(
         check_file(file, "attribute", read_catalogue, json)
         return
     settings = read_settings(config)
-    checker = _FileChecker(
-        settings, file, _defaults(source, kind, purpose, valid_days, time, rename)
-    )
+    checker = _FileChecker(settings, file, defaults)
     valid = sum(1 for _ in checker.statements())
     if json:
         problems = [problem._asdict() for problem in checker.problems]
@@ -134,17 +147,8 @@ def check(
 
 
 @attributes.command()
-def send(
-    file: FileArgument,
-    source: SourceOption = None,
-    kind: KindOption = None,
-    purpose: PurposeOption = None,
-    valid_days: ValidDaysOption = None,
-    time: TimeOption = None,
-    rename: RenameOption = None,
-    config: ConfigOption = None,
-    json: JsonOption = False,
-) -> None:
+@with_file_options
+def send(file: Path, defaults: FileDefaults, config: Path | None, json: bool) -> None:
     """Send the attributes of a file to the topic user-attributes.
 
     All rows are checked first; if one is invalid, nothing is sent (exit code 2). Sending a file
@@ -156,9 +160,7 @@ def send(
     from liveprofile.attributes.topic import send_statements
 
     settings = read_settings(config)
-    checker = _FileChecker(
-        settings, file, _defaults(source, kind, purpose, valid_days, time, rename)
-    )
+    checker = _FileChecker(settings, file, defaults)
     for _ in checker.statements():
         pass
     if checker.problems:

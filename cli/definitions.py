@@ -1,4 +1,4 @@
-"""What `liveprofile rules` and `liveprofile segments` share: check and apply."""
+"""What `liveprofile rules` and `liveprofile segments` share: check, apply and list."""
 
 from __future__ import annotations
 
@@ -49,6 +49,29 @@ def check_file(file: Path, name: str, read: Callable[[Path], Any], json: bool) -
         print_json({"ok": True, "version": found.version, plural: count})
     else:
         typer.echo(f"{file}: version {found.version}, {count} {plural}, no errors")
+
+
+def print_in_force(
+    source: str,
+    found: Any,
+    name: str,
+    json: bool,
+    more: Callable[[Any], str] = lambda definition: "",
+) -> None:
+    """Prints the rules or segments that jobs use.
+
+    name: such as "rule". more: what a line has between version and state.
+    """
+    definitions = getattr(found, f"{name}s")
+    if json:
+        listed = [each.model_dump(mode="json") for each in definitions]
+        print_json({"source": source, "version": found.version, f"{name}s": listed})
+        return
+    typer.echo(f"version {found.version}, from {source}")
+    width = max((len(each.id) for each in definitions), default=0)
+    for each in definitions:
+        line = f"{each.id:<{width}}  {each.version:>3}  {more(each)}{each.state:<6}  {each.when}"
+        typer.echo(line)
 
 
 def read_with_attributes(

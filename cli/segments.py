@@ -13,6 +13,7 @@ from cli.definitions import (
     DryRunOption,
     apply_file,
     check_file,
+    print_in_force,
     read_with_attributes,
 )
 from cli.times import parse_since_ms
@@ -106,18 +107,8 @@ def list_segments(config: ConfigOption = None, json: JsonOption = False) -> None
 
     Example: `liveprofile segments list --json`
     """
-    settings = read_settings(config)
-    source, found = current_segments(settings)
-    if json:
-        listed = [segment.model_dump(mode="json") for segment in found.segments]
-        print_json({"source": source, "version": found.version, "segments": listed})
-        return
-    typer.echo(f"version {found.version}, from {source}")
-    width = max((len(segment.id) for segment in found.segments), default=0)
-    for segment in found.segments:
-        typer.echo(
-            f"{segment.id:<{width}}  {segment.version:>3}  {segment.state:<6}  {segment.when}"
-        )
+    source, found = current_segments(read_settings(config))
+    print_in_force(source, found, "segment", json)
 
 
 @segments.command()

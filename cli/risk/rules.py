@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
-from cli.common import ConfigOption, JsonOption, print_json, read_settings
+from cli.common import ConfigOption, JsonOption, read_settings
 from cli.definitions import (
     ByOption,
     DryRunOption,
     apply_file,
     check_file,
+    print_in_force,
     read_with_attributes,
 )
 
@@ -83,13 +84,4 @@ def list_rules(config: ConfigOption = None, json: JsonOption = False) -> None:
     source, rule_set, _ = read_in_force(
         settings, settings.topics.rules, read_topic_rules, settings.rules, read_rules
     )
-    if json:
-        listed = [rule.model_dump(mode="json") for rule in rule_set.rules]
-        print_json({"source": source, "version": rule_set.version, "rules": listed})
-        return
-    typer.echo(f"version {rule_set.version}, from {source}")
-    width = max((len(rule.id) for rule in rule_set.rules), default=0)
-    for rule in rule_set.rules:
-        typer.echo(
-            f"{rule.id:<{width}}  {rule.version:>3}  {rule.scope:<6}  {rule.state:<6}  {rule.when}"
-        )
+    print_in_force(source, rule_set, "rule", json, lambda rule: f"{rule.scope:<6}  ")
