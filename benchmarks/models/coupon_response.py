@@ -242,6 +242,8 @@ def main() -> None:
     complete = descriptions[
         (descriptions.start_date >= FIRST_DAY) & (descriptions.end_date <= LAST_DAY)
     ]
+    if not with_test:
+        complete = complete[complete.start_date < VALIDATION_UNTIL]
     parts = []
     for campaign in complete.sort_values("start_date").itertuples():
         parts.append(campaign_rows(journey, campaign))

@@ -72,6 +72,7 @@ def page_changes(
             continue
         at = Evaluated(end_ms, plan.time_ms, plan.sweep)
         values = partial(evaluation.evidence, row=row)
+        cause_of = partial(sweep_cause, evaluation, row, known, plan.known_definitions)
         for segment_id in sorted(names | known.keys()):
             old = known.get(segment_id)
             if segment_id in evaluated:
@@ -85,7 +86,7 @@ def page_changes(
                     values,
                     plan.rewrite_after_ms,
                     plan.may_announce(user_id),
-                    partial(sweep_cause, evaluation, row, known, plan.known_definitions),
+                    cause_of,
                 )
             elif old is not None and segment_id not in segments.by_id:
                 write = leave(user_id, segment_id, old, "removed", plan)
