@@ -31,6 +31,7 @@ class TopicSettings(Section):
     segment_changes: str = "segment-changes"
     attributes: str = "user-attributes"
     consents: str = "user-consents"
+    erasures: str = "user-erasures"
     partitions: int = Field(4, ge=1, le=1000, description="of a topic that `submit` creates")
     replication: int = Field(1, ge=1, le=10)
     retention_ms: int = Field(7 * DAY_MS, ge=-1)
@@ -42,6 +43,9 @@ class TopicSettings(Section):
     )
     consents_retention_ms: int = Field(
         3_650 * DAY_MS, ge=-1, description="of consents, also in the table user_consent"
+    )
+    erasures_retention_ms: int = Field(
+        3_650 * DAY_MS, ge=-1, description="how long a replay does not bring erased users back"
     )
 
     @classmethod

@@ -28,6 +28,9 @@ class NullSink(NoFlagHistory):
     def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
         return {}
 
+    def later_sums(self, keys: Sequence[Any]) -> list[None]:
+        return [None] * len(keys)
+
     def write(self, rows: Sequence[Any]) -> None:
         """Drops the rows."""
 

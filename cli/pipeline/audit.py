@@ -23,6 +23,7 @@ COUNTS = (
     "duplicate",
     "late",
     "rejected",
+    "erased",
     "unaccounted",
     "open_windows",
     "used_twice",
@@ -53,7 +54,8 @@ def audit(
         ),
     ] = False,
 ) -> None:
-    """Account for every record of the input topic: used, duplicate, late, rejected or heartbeat.
+    """Account for every record of the input topic: used, duplicate, late, rejected, erased or
+    heartbeat.
 
     Exit code 0 if each record has exactly one of these outcomes, no event was used twice, and
     every used event has a record. Run it when the job has caught up: a record that the job has
@@ -65,7 +67,13 @@ def audit(
 
     Example: `liveprofile audit` or `liveprofile audit --since 2h --json`
     """
-    from cli.pipeline.audit_input import archive_ends, plan_range, read_range, read_whole_topic
+    from cli.pipeline.audit_input import (
+        archive_ends,
+        erased_windows,
+        plan_range,
+        read_range,
+        read_whole_topic,
+    )
     from liveprofile.audit.audit import Audit
     from liveprofile.audit.state_file import AuditState, require_usable, write_state
 
@@ -78,7 +86,10 @@ def audit(
     elif repair:
         _require_caught_up(settings)
     first_window_ms, behind = (None, 0) if plan is None else (plan.first_window_ms, plan.behind)
-    with Audit(settings.window, first_window_ms, archive=bool(starts)) as auditor:
+    is_erased = erased_windows(settings)
+    with Audit(
+        settings.window, first_window_ms, archive=bool(starts), is_erased=is_erased
+    ) as auditor:
         if plan is None:
             read_whole_topic(settings, auditor, starts)
         else:
@@ -102,11 +113,12 @@ def audit(
 
 def run_audit(settings: Settings) -> Reconciliation:
     """Audits the whole topic. Raises ServiceError."""
-    from cli.pipeline.audit_input import archive_ends, read_whole_topic
+    from cli.pipeline.audit_input import archive_ends, erased_windows, read_whole_topic
     from liveprofile.audit.audit import Audit
 
     starts = archive_ends(settings)
-    with Audit(settings.window, archive=bool(starts)) as auditor:
+    is_erased = erased_windows(settings)
+    with Audit(settings.window, archive=bool(starts), is_erased=is_erased) as auditor:
         read_whole_topic(settings, auditor, starts)
         return auditor.report().counts
 

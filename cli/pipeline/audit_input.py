@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from rich.progress import track
 
 from liveprofile.audit.audit import Audit
 from liveprofile.audit.look_back import look_back
-from liveprofile.audit.rows import NO_TIME
+from liveprofile.audit.rows import NO_TIME, IsErased
 from liveprofile.audit.state_file import read_state
 from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
@@ -23,6 +24,7 @@ from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.queries import scan_digests
+from udfs.erasure_feed import read_erasures
 
 # Records of each partition whose timestamps tell when a range begins. More than one, because
 # offsets of transaction markers hold no record.
@@ -49,6 +51,15 @@ def archive_ends(settings: Settings) -> dict[int, int]:
     """
     group = offsets.bootstrap_group(settings.kafka)
     return offsets.committed_offsets(settings, settings.topics.events, group)
+
+
+def erased_windows(settings: Settings) -> IsErased:
+    """Whether a user's window was erased. Reads the erasures at the first call.
+
+    That is after the deltas have been read, if the whole topic is audited. Raises ServiceError.
+    """
+    book = cache(lambda: read_erasures(settings))
+    return lambda user_id, start_ms: book().is_erased(user_id, start_ms)
 
 
 def read_whole_topic(settings: Settings, auditor: Audit, starts: Mapping[int, int]) -> None:

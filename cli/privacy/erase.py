@@ -14,6 +14,8 @@ import typer
 from cli.common import ConfigOption, JsonOption, print_json, read_settings
 from liveprofile.errors import InputError
 
+SETTLE_S = 2.0  # until the workers know of an erasure
+
 
 def erase(
     users: Annotated[
@@ -29,16 +31,20 @@ def erase(
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Delete all rows of users from Cassandra, so that no replay brings them back.
+    """Make the job forget users, and delete all of their rows from Cassandra.
 
-    It does not reach the state of the job, Kafka, training rows, logs and backups
-    (docs/privacy.md). Exit code 1: rows are left, because events keep arriving or the present hour
-    is not over. Repeat it then, and after a failure.
+    The erasure goes to Kafka first: from then on the job neither scores nor stores what is older,
+    whatever is replayed, and later events start from nothing. The state of the job, topics,
+    training rows, logs and backups end later (docs/privacy.md). Exit code 1: rows are left, because
+    events keep arriving or the present hour is not over. Repeat it then, and after a failure.
 
     Example: `liveprofile erase 42 43 --proof erased.jsonl`
     """
+    from liveprofile.kafka.offsets import partition_ranges
+    from liveprofile.kafka.records import send_all
     from liveprofile.privacy.erase import erase_user
     from liveprofile.privacy.erasure_proof import proof_line
+    from liveprofile.privacy.erasure_records import CONTENT_TYPE, key_of, to_record
     from liveprofile.storage.connection import open_session
 
     ids = _user_ids(users or [], file)
@@ -51,6 +57,12 @@ def erase(
         _new_file(proof) as out,
         open_session(settings.cassandra) as session,
     ):
+        partition_ranges(settings, settings.topics.erasures)  # a missing topic erases nothing
+        before_ms = round(time.time() * 1_000)
+        records = ((key_of(user), to_record(user, before_ms), CONTENT_TYPE) for user in ids)
+        send_all(settings, settings.topics.erasures, records)
+        # What workers store until they know of it is deleted below.
+        time.sleep(SETTLE_S)
         for user in ids:
             done = erase_user(session, user, settings.cassandra.in_flight)
             reports.append({"user_id": user, "rows": done.rows, "pending": done.pending})

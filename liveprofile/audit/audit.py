@@ -23,9 +23,11 @@ from liveprofile.audit.rows import (
     POSITION_ROW,
     STORED_ROW,
     InputRecord,
+    IsErased,
     StoredWindow,
     clocks_ms,
     input_rows,
+    nobody_erased,
     partitions,
     position,
     position_rows,
@@ -65,6 +67,8 @@ class Audit:
     archive: the job's state was built from an archive, whose events have no record in the topic.
     The offsets begin where the job began to read the topic.
 
+    is_erased: whether a user's window that begins at a time was erased.
+
     Add the rejected and the late topic before the input topic. Add the deltas before the end of the
     whole topic is known, so that each stored event has a record; but after the records of a range.
     Raises InputError if the disk is full.
@@ -77,8 +81,10 @@ class Audit:
         *,
         archive: bool = False,
         part_rows: int = PART_ROWS,
+        is_erased: IsErased = nobody_erased,
     ) -> None:
         self._window, self._archive, self._part_rows = window, archive, part_rows
+        self._is_erased = is_erased
         self._of_range = first_window_ms is not None
         self._first_window_ms = NO_TIME if first_window_ms is None else first_window_ms
         self._offsets: Mapping[int, PartitionRange] = {}
@@ -122,7 +128,7 @@ class Audit:
         offsets: of the records to classify, for every partition of the topic; may be empty. Other
         records must be from before them and count as earlier copies only.
         """
-        self.add_rows(input_rows(records, self._window), offsets)
+        self.add_rows(input_rows(records, self._window, self._is_erased), offsets)
 
     def add_rows(
         self, batches: Iterable[np.ndarray], offsets: Mapping[int, PartitionRange]

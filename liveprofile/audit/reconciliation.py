@@ -1,4 +1,4 @@
-"""Classifies input records: used, duplicate, late, rejected, heartbeat or lost.
+"""Classifies input records: used, duplicate, late, rejected, erased, heartbeat or lost.
 
 Pure functions over rows (liveprofile.audit.rows). They do not use the job's own counters. The
 rules are in docs/data-contract.md, section 3.
@@ -18,7 +18,7 @@ from liveprofile.audit.rows import EVENT, HEARTBEAT, event_keys, partitions
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """Counts of records. The six after `in_topic` add up to it."""
+    """Counts of records. The seven after `in_topic` add up to it."""
 
     in_topic: int = 0
     heartbeats: int = 0
@@ -26,6 +26,7 @@ class Reconciliation:
     duplicate: int = 0
     late: int = 0
     rejected: int = 0
+    erased: int = 0  # no trace is left: the user was erased after the record's window had begun
     unaccounted: int = 0
     open_windows: int = 0  # unaccounted records of windows that have not closed yet
     used_twice: int = 0  # digests stored more than once
@@ -90,7 +91,8 @@ def reconcile(
     kept = np.flatnonzero(is_used | is_late | is_claimed)
     is_duplicate[remaining] = _has_earlier_copy(rows, remaining, kept)
 
-    is_lost = ~(is_rejected | is_late | is_heartbeat | is_used | is_duplicate)
+    is_erased = is_event & rows["erased"] & ~(is_late | is_used | is_duplicate)
+    is_lost = ~(is_rejected | is_late | is_heartbeat | is_used | is_duplicate | is_erased)
     is_open = is_lost & (rows["end_ms"] > watermark_ms + 1)  # never without a time
     # The fate of a copy with another time is that of the first.
     is_open[is_lost] |= _has_earlier_copy(rows, np.flatnonzero(is_lost), np.flatnonzero(is_open))
@@ -107,6 +109,7 @@ def reconcile(
         "duplicate": is_duplicate & in_range,
         "late": is_late & in_range,
         "rejected": is_rejected & in_range,
+        "erased": is_erased & in_range,
         "unaccounted": is_lost & in_range,
         "open_windows": is_open & in_range,
         "used_twice": (copies - 1)[counted_here],

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Protocol
 
 import numpy as np
@@ -40,6 +40,7 @@ INPUT_ROW = np.dtype(
         ("rejected", np.bool_),  # the rejected topic has a copy
         ("claimed", np.bool_),  # rejected after it had claimed its event_id
         ("late", np.bool_),  # the late topic has a copy
+        ("erased", np.bool_),  # its window began before its user was erased
     ],
     align=True,
 )
@@ -116,8 +117,17 @@ def user_hash(user_id: str) -> bytes:
     return hashlib.blake2b(text, digest_size=8, person=b"user").digest()
 
 
-def input_rows(records: Iterable[InputRecord], window: WindowSettings) -> Iterator[np.ndarray]:
-    """Yields INPUT_ROWs, BATCH_ROWS at a time; the boolean fields are False."""
+IsErased = Callable[[str, int], bool]  # of a user and the start of a window in ms
+
+
+def nobody_erased(user_id: str, start_ms: int) -> bool:
+    return False
+
+
+def input_rows(
+    records: Iterable[InputRecord], window: WindowSettings, is_erased: IsErased = nobody_erased
+) -> Iterator[np.ndarray]:
+    """Yields INPUT_ROWs, BATCH_ROWS at a time; the other boolean fields are False."""
     records = iter(records)
     # Payloads may be large: of each record only these values are kept.
     while batch := [
@@ -135,6 +145,10 @@ def input_rows(records: Iterable[InputRecord], window: WindowSettings) -> Iterat
         rows["end_ms"] = [
             NO_TIME if ms == NO_TIME else end_ms(ms, stagger_offset_ms(user, window), window)
             for ms, user in zip(times_ms, users, strict=True)
+        ]
+        rows["erased"] = [
+            end != NO_TIME and is_erased(user, end - window.length_ms)
+            for end, user in zip(rows["end_ms"].tolist(), users, strict=True)
         ]
         other = rows["kind"] != EVENT
         rows["key"][other] = rows["position"][other].view(np.uint64) * SPREAD

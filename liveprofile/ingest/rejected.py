@@ -11,7 +11,7 @@ from liveprofile.errors import InputError
 from liveprofile.kafka.records import Record
 
 # Of events that have taken their event_id (docs/data-contract.md, section 2).
-CLAIMED_REASONS = frozenset({"TOO_MANY", "UNREADABLE", "SCORING_FAILED", "NO_CONSENT"})
+CLAIMED_REASONS = frozenset({"TOO_MANY", "UNREADABLE", "SCORING_FAILED", "NO_CONSENT", "ERASED"})
 # These may be valid later without a correction.
 TIME_REASONS = ("FUTURE_TIME",)
 POSITION_HEADERS = ("topic", "partition", "offset")

@@ -63,6 +63,11 @@ def topic_configs(topics: TopicSettings) -> dict[str, dict[str, str]]:
             "cleanup.policy": "compact,delete",
             "retention.ms": str(topics.consents_retention_ms),
         },
+        topics.erasures: compacted
+        | {
+            "cleanup.policy": "compact,delete",
+            "retention.ms": str(topics.erasures_retention_ms),
+        },
     }
 
 

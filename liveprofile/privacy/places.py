@@ -101,6 +101,9 @@ TABLES: dict[str, HeldTable] = {
     ),
     "campaign_contact": HeldTable("contacts of campaigns", "campaigns.contact_ttl_s", _by_user),
     "user_consent": HeldTable("consents by purpose", "topics.consents_retention_ms", _by_user),
+    "later_sums": HeldTable(
+        "sums of windows since an erasure", "cassandra.profile_ttl_s", _by_user
+    ),
     "campaign_target": HeldTable(
         "users of plans of campaigns", "campaigns.contact_ttl_s", _all_rows, _has_user, True
     ),
@@ -135,6 +138,7 @@ TOPICS: dict[str, HeldTopic] = {
     "alerts": HeldTopic("risk alerts", "topics.retention_ms"),
     "segment_changes": HeldTopic("changes of segments", "topics.retention_ms"),
     "consents": HeldTopic("consents by purpose", "topics.consents_retention_ms"),
+    "erasures": HeldTopic("since when users are erased", "topics.erasures_retention_ms"),
     "feedback": HeldTopic("labels by analysts", "topics.feedback_retention_ms"),
     "attributes": HeldTopic(
         "what other systems state about the user", "topics.attributes_retention_ms"

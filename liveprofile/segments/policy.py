@@ -116,6 +116,10 @@ class MembershipPolicy:
             self._users |= self._found
         self._found = {}
 
+    def forget(self, user_id: str) -> None:
+        """Drops what is known of a user, whose memberships were deleted."""
+        self._users.pop(user_id, None)
+
     def _is_unchanged(self, window: EvaluatedWindow, evaluated: Mapping[str, Segment]) -> bool:
         known = self._users.get(window.user_id)
         return (

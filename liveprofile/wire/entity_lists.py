@@ -34,6 +34,17 @@ def hash_sql(column: str) -> str:
     return f"CASE WHEN {column} = '' THEN '' ELSE CAST(HASH_CODE({column}) AS STRING) END"
 
 
+def hash_code(text: str) -> int:
+    """What HASH_CODE is of a text: Math.abs, which keeps the smallest integer, of Java's
+    String.hashCode."""
+    code = 0
+    units = text.encode("utf-16-le", "surrogatepass")
+    for low, high in zip(units[::2], units[1::2], strict=True):
+        code = (31 * code + (high << 8 | low)) & 0xFFFFFFFF
+    signed = code - (1 << 32) if code >> 31 else code
+    return abs(signed) if signed != -(1 << 31) else signed
+
+
 def user_token_sql(letter: str, time_ms: str, event_id: str, amount: str, *entities: str) -> str:
     """SQL: a token of a user's list. `entities`: hashes or '', in the order of ENTITIES."""
     if len(entities) != len(ENTITIES):
@@ -90,6 +101,11 @@ class TokenLists(NamedTuple):
         starts = np.concatenate([[0], np.cumsum(size_P)])
         index_T = np.arange(starts[-1]) + np.repeat(end_P - starts[1:], size_P)
         return self.take(index_T, starts)
+
+    def where(self, kept_T: np.ndarray) -> TokenLists:
+        """The same lists with some of their tokens. kept_T: (T,) bool."""
+        before = np.concatenate([[0], np.cumsum(kept_T, dtype=np.int64)])
+        return self.take(np.flatnonzero(kept_T), before[self.starts])
 
     def without_event(self, list_P: np.ndarray, event_P: np.ndarray) -> TokenLists:
         """Copies the lists list_P, each without the tokens and labels of the event event_P[p]."""

@@ -70,6 +70,13 @@ def read_memories(texts: list[str]) -> Memories:
     return Memories(sizes, EVENT.join(texts)[len(HEADER) :].split(_NEXT) if texts else [])
 
 
+def memory_since(memory: str, first_ms: int) -> str:
+    """The memory of a user whose windows before the one that begins at `first_ms` are forgotten."""
+    windows = memory[len(HEADER) :].split(_NEXT)
+    kept = [window for window in windows if int(window.partition(EVENT)[0]) > first_ms]
+    return HEADER + _NEXT.join(kept)
+
+
 def window_text(end_ms: int, tokens: Iterable[str]) -> str:
     """A window in the form of `Memories.windows`, with the texts of its tokens."""
     return EVENT.join((str(end_ms), *tokens))

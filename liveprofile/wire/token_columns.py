@@ -98,6 +98,26 @@ def history_sql(*windows: str) -> str:
     return f"CONCAT_WS('{WINDOW}', {', '.join(windows)})"
 
 
+def history_since(history: str, first_ms: int) -> str:
+    """The history of a user whose windows before the one that begins at `first_ms` are forgotten.
+
+    A last purchase before it is forgotten, too. The window of the row, the last one, stays.
+    """
+    *earlier, this = history.split(WINDOW)
+    kept = [window for window in earlier if _first_token_ms(window) >= first_ms]
+    return WINDOW.join(_forget_purchase(window, first_ms) for window in (*kept, this))
+
+
+def _first_token_ms(window: str) -> int:
+    _, token, *_ = window.split(EVENT, 2)
+    return int(token[: token.index(FIELD)])
+
+
+def _forget_purchase(window: str, first_ms: int) -> str:
+    last_purchase_ms, separator, rest = window.partition(FIELD)
+    return window if int(last_purchase_ms) >= first_ms else f"0{separator}{rest}"
+
+
 def read_histories(texts: list[str]) -> Histories:
     """Parses n histories.
 

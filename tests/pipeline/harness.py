@@ -19,8 +19,9 @@ from tests.pipeline import shared_sinks
 from tests.reference.windows import Record
 from tests.support.memory.sinks import MemoryProfileSink, MemoryScoringSink
 from udfs.consent_feed import open_default_consents
+from udfs.erasure_feed import open_no_erasures
 from udfs.profile.model_feed import open_fixed_model_feed
-from udfs.profile.udf import OpenConsentFeed, profile_udf
+from udfs.profile.udf import OpenConsentFeed, OpenErasureFeed, profile_udf
 from udfs.rules_feed import open_fixed_rules_feed
 from udfs.scoring.udf import scoring_udf
 from udfs.segments_feed import open_fixed_segments_feed
@@ -110,6 +111,7 @@ def run_profile_pipeline(
     settings: Settings,
     folder: Path,
     open_consent_feed: OpenConsentFeed = open_default_consents,
+    open_erasure_feed: OpenErasureFeed = open_no_erasures,
 ) -> ProfileOutput:
     """Runs the profile pipeline of jobs.profile_job. The end of the input closes every window."""
     sink = shared_sinks.new_profile_sink()
@@ -128,6 +130,7 @@ def run_profile_pipeline(
             open_model_feed=open_fixed_model_feed,
             open_segments_feed=open_fixed_segments_feed,
             open_consent_feed=open_consent_feed,
+            open_erasure_feed=open_erasure_feed,
         ),
     )
     plan.execute().wait()
@@ -140,20 +143,31 @@ class ScoringOutput(NamedTuple):
 
 
 def scoring_tables(
-    settings: Settings, events: Path, labels: Path, sent: Path
+    settings: Settings,
+    events: Path,
+    labels: Path,
+    sent: Path,
+    open_erasure_feed: OpenErasureFeed = open_no_erasures,
 ) -> profile_job.ScoringTables:
     return profile_job.ScoringTables(
         source_table(events, settings, name="scoring_source", watermark=False),
         source_table(labels, settings, name="label_source", watermark=False),
         tables.file_sink("scoring_sink", sent, SINK_COLUMNS),
         scoring_udf(
-            settings, shared_sinks.open_shared_scoring_sink, open_rules_feed=open_fixed_rules_feed
+            settings,
+            shared_sinks.open_shared_scoring_sink,
+            open_rules_feed=open_fixed_rules_feed,
+            open_erasure_feed=open_erasure_feed,
         ),
     )
 
 
 def run_scoring_pipeline(
-    records: list[Record], labels: list[Record], settings: Settings, folder: Path
+    records: list[Record],
+    labels: list[Record],
+    settings: Settings,
+    folder: Path,
+    open_erasure_feed: OpenErasureFeed = open_no_erasures,
 ) -> ScoringOutput:
     """Runs the scoring pipeline alone. It reads events and labels in parallel, in any order."""
     sink = shared_sinks.new_scoring_sink()
@@ -162,7 +176,9 @@ def run_scoring_pipeline(
     write_records(paths["labels"], labels, settings.topics.feedback)
     t_env = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
     profile_job.configure(t_env, settings)
-    scoring = scoring_tables(settings, paths["events"], paths["labels"], folder / "sent")
+    scoring = scoring_tables(
+        settings, paths["events"], paths["labels"], folder / "sent", open_erasure_feed
+    )
     inserts = profile_job.add_scoring_pipeline(t_env, settings, scoring)
     CompiledPlan(t_env, inserts, profile_job.scoring_overrides(settings)).execute().wait()
     return ScoringOutput(sink, list(read_sent(folder / "sent")))

@@ -19,7 +19,14 @@ from tests.reference.history import Token, memory_text, modality_inputs, window_
 from tests.reference.rules import Flag, flag_id, is_true
 from tests.reference.units import DAY_MS, HOUR_MS
 from tests.reference.validation import TYPES, ValidEvent
-from tests.reference.windows import Classification, Position, Record, classify, window_end_ms
+from tests.reference.windows import (
+    NOBODY,
+    Classification,
+    Position,
+    Record,
+    classify,
+    window_end_ms,
+)
 
 Features = dict[str, float | None]
 
@@ -94,6 +101,7 @@ def run_reference(
     too_many: Set[Position] | None = None,
     score: ScoreWindow | None = None,
     rules: Sequence[Mapping[str, Any]] = (),
+    erased: Mapping[str, int] = NOBODY,
 ) -> Result:
     """Applies the contract to `records`, which are in arrival order.
 
@@ -103,9 +111,10 @@ def run_reference(
     too_many: the positions that a job with several tasks rejected as TOO_MANY. A user's events
     arrive there in no certain order. None computes them in the order of `records`.
     rules: tables of rules.toml; those of scope event are ignored.
+    erased: user -> time in ms, before which the user has no past.
     """
     result = Result()
-    used = classify(records, settings, late, too_many, result)
+    used = classify(records, settings, late, too_many, result, erased)
     windows: dict[str, dict[int, list[ValidEvent]]] = defaultdict(lambda: defaultdict(list))
     for event in used:
         end_ms = window_end_ms(event.user_id, event.time_ms, settings.window)

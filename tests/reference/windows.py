@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from tests.reference.validation import Heartbeat, Rejected, ValidEvent, event_clock_ms, validate
 
 Position = tuple[int, int]  # partition, offset
+NOBODY: Mapping[str, int] = {}
 
 
 class Record(NamedTuple):
@@ -41,12 +42,14 @@ def classify(
     late: Set[Position] | None,
     too_many: Set[Position] | None,
     result: Classification,
+    erased: Mapping[str, int] = NOBODY,
 ) -> list[ValidEvent]:
     """Fills `result`; returns the used events in arrival order.
 
     late: the positions of late records; None: computed from the clock of each partition.
     too_many: the positions of records that exceed the limits of their window; None: computed for
     events that arrive in the order of `records`.
+    erased: user -> time in ms; the windows that begin before it are rejected.
     """
     used: list[ValidEvent] = []
     seen: set[str] = set()
@@ -81,6 +84,8 @@ def classify(
                 result.late.add(position)
             elif detail if too_many is None else position in too_many:
                 result.rejected[position] = Rejected("TOO_MANY", detail)
+            elif end_ms - settings.window.length_ms < erased.get(event.user_id, 0):
+                result.rejected[position] = Rejected("ERASED", "window")
             else:
                 result.used.add(position)
                 used.append(event)

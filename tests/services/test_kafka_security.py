@@ -189,6 +189,7 @@ RIGHTS = {
                 "user-models",
                 "segment-definitions",
                 "user-consents",
+                "user-erasures",
             ],
         ),
         (
@@ -205,6 +206,7 @@ RIGHTS = {
                 "liveprofile-rules",
                 "liveprofile-models",
                 "liveprofile-consents",
+                "liveprofile-erasures",
             ],
         ),
     ],

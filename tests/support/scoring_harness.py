@@ -18,6 +18,7 @@ from models.fraud.model import FraudModel
 from tests.reference.entity_features import Arrival, Event, Label
 from tests.reference.scoring import Decision, Key, event_parts
 from tests.support.memory.sinks import MemoryScoringSink
+from udfs.erasure_feed import ErasureFeed
 from udfs.rules_feed import RulesFeed
 from udfs.scoring.batch import EventScorer, ScoringBatchTiming
 
@@ -53,7 +54,13 @@ class ScoringHarness:
     rules: tables as in the rules file; none: the shipped rules. now_ms: the wall clock.
     """
 
-    def __init__(self, model: FraudModel, *rules: dict[str, Any], now_ms: float = 0.0):
+    def __init__(
+        self,
+        model: FraudModel,
+        *rules: dict[str, Any],
+        now_ms: float = 0.0,
+        erasures: ErasureFeed | None = None,
+    ):
         self.sink = MemoryScoringSink()
         self.timings: list[ScoringBatchTiming] = []
         rule_set = (
@@ -68,6 +75,7 @@ class ScoringHarness:
             RulesFeed(rule_set),
             self.timings.append,
             now_ms=lambda: now_ms,
+            erasures=erasures,
         )
 
     def score(self, arrivals: list[Arrival], rows: Sequence[int]) -> list[list[dict[str, Any]]]:

@@ -16,6 +16,7 @@ from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality, Vectors, add_text_vectors
 from liveprofile.events.window import WindowBatch, parse_windows
 from liveprofile.features import window_features
+from liveprofile.privacy.erasures import ErasureBook
 from liveprofile.rules import flag_policy
 from liveprofile.rules.attribute_columns import AttributeValue
 from liveprofile.segments.definitions import SegmentSet
@@ -27,9 +28,12 @@ from liveprofile.wire.token_columns import read_histories
 from liveprofile.wire.tokens import TYPE_INDEX
 from udfs.attribute_reads import CachedAttributes
 from udfs.consent_feed import ConsentFeed, open_default_consents
+from udfs.erasure_feed import ErasureFeed, open_no_erasures
 from udfs.failed_rows import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS
+from udfs.later_flags import LaterFlags
 from udfs.profile import assemble
 from udfs.profile.consent import allowed_windows
+from udfs.profile.erasure import LaterMemberships, LaterWindows, refuse_erased
 from udfs.profile.memberships import (
     change_records,
     open_membership_policy,
@@ -98,7 +102,8 @@ class ProfileUpdater:
     on_batch: called with the timing of each batch that succeeds.
     encode_texts: the sentence encoder; None: the model gets no texts.
     feed: names the models of each batch; None: always `model`. now_ms: the wall clock.
-    consents: what users have allowed; None: the defaults of the settings.
+    consents: what users have allowed; None: the defaults of the settings. erasures: whose past is
+    forgotten; None: nobody's.
     """
 
     def __init__(
@@ -113,6 +118,7 @@ class ProfileUpdater:
         feed: ModelFeed | None = None,
         now_ms: Callable[[], float] = lambda: time.time() * SECOND_MS,
         consents: ConsentFeed | None = None,
+        erasures: ErasureFeed | None = None,
     ):
         """Raises InputError if the model was trained with another `state.decay_days`."""
         if model.decay_days != settings.state.decay_days:
@@ -124,8 +130,16 @@ class ProfileUpdater:
         self._settings, self._sink = settings, sink
         self._feed = feed or ModelFeed(model, lambda reference: model)
         self._consents = consents or open_default_consents(settings)
-        self._rules, self._flag_policy = rules, flag_policy.FlagPolicy(sink)
-        self._segments, self._memberships = segments, open_membership_policy(settings, sink)
+        self._erasures = erasures or open_no_erasures(settings)
+        length_ms, erased = settings.window.length_ms, self._erasures.current
+        self._rules = rules
+        self._flag_policy = flag_policy.FlagPolicy(LaterFlags(sink, length_ms, erased))
+        self._segments = segments
+        self._memberships = open_membership_policy(
+            settings, LaterMemberships(sink, length_ms, erased)
+        )
+        self._later = LaterWindows(sink, length_ms, self._memberships.forget)
+        self._later_users: frozenset[str] = frozenset()  # of the batch in work
         self._attributes = CachedAttributes(sink)
         self._on_batch, self._encode_texts, self._now_ms = on_batch, encode_texts, now_ms
         self._failed_rows = 0  # since the last successful batch
@@ -133,14 +147,28 @@ class ProfileUpdater:
     def update(self, batch: ProfileBatch) -> list[list[str]]:
         """Returns the output records of each row, after every row is stored.
 
-        Events whose users did not allow profiles are rejected with reason NO_CONSENT and reach
-        neither the model nor a table.
+        Windows from before an erasure of their user are rejected with reason ERASED, events whose
+        users did not allow profiles with reason NO_CONSENT. They reach neither the model nor a
+        table.
 
         If the batch raises one of DATA_ERRORS, its rows are processed one by one, and the events of
         each failing row are rejected with reason SCORING_FAILED. Raises the error after
         MAX_CONSECUTIVE_FAILED_ROWS such rows, and StoreError if a write keeps failing. Any
         exception fails the task, and Flink replays the rows from its checkpoint.
         """
+        book = self._erasures.current()
+        later = refuse_erased(batch.user_id, batch.window_start_ms.tolist(), batch.events, book)
+        # The record of an erased event has no key: that would be the user's id.
+        sent = [[self._rejected("", event) for event in events] for events in later.refused]
+        if not later.rows:
+            return sent
+        batch = batch.take(later.rows)
+        for row, records in zip(later.rows, self._update_later(batch, book), strict=True):
+            sent[row] += records
+        return sent
+
+    def _update_later(self, batch: ProfileBatch, book: ErasureBook) -> list[list[str]]:
+        """`update` of windows that are not erased."""
         allowed = allowed_windows(batch.user_id, batch.events, self._consents.current())
         sent = [
             [self._rejected(user_id, event) for event in events]
@@ -149,6 +177,17 @@ class ProfileUpdater:
         if not allowed.rows:
             return sent
         batch = batch.take(allowed.rows)._replace(events=allowed.events)
+        self._later_users, *columns = self._later.without_past(
+            batch.user_id,
+            batch.window_start_ms.tolist(),
+            batch.history,
+            batch.added,
+            batch.sums,
+            batch.memory,
+            book,
+        )
+        history, sums, memory = columns
+        batch = batch._replace(history=history, sums=sums, memory=memory)
         for model, rows in self._feed.current().split(batch.user_id):
             updated = self._update_rows(batch.take(rows), model)
             for row, records in zip(rows, updated, strict=True):
@@ -186,7 +225,7 @@ class ProfileUpdater:
             read_memories([batch.memory[row] for row in kept]),
         )
         clock.append(time.perf_counter())
-        profiles = self._assemble(inputs, scores, model)
+        profiles = self._with_later_sums(self._assemble(inputs, scores, model), batch.sums[kept])
         clock.append(time.perf_counter())
         self._sink.write(profiles)
         snoozed = self._sink.snoozed(profile.user_id for profile in profiles if profile.flags)
@@ -218,6 +257,16 @@ class ProfileUpdater:
             )
         )
         return sent
+
+    def _with_later_sums(self, profiles: list[ProfileRow], sums: np.ndarray) -> list[ProfileRow]:
+        if not self._later_users:
+            return profiles
+        return [
+            row._replace(later_sums=tuple(sums[index].tolist()))
+            if row.user_id in self._later_users
+            else row
+            for index, row in enumerate(profiles)
+        ]
 
     def _read(
         self, batch: ProfileBatch, windows: WindowBatch, kept: list[int]

@@ -42,3 +42,5 @@ class ProfileRow(NamedTuple):
     write_lookalike: bool  # whether user_lookalike gets a row too
     flags: list[Flag]
     memberships: Sequence[MembershipWrite] = ()  # of segments that changed
+    # Of a user who was erased: the sums since then (liveprofile.features.baselines.COLUMNS).
+    later_sums: tuple[float, ...] | None = None

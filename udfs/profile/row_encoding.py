@@ -9,6 +9,7 @@ import numpy as np
 
 from udfs.cassandra.encoding import (
     Values,
+    bigint,
     double,
     encode_column,
     split_fixed_width,
@@ -47,6 +48,7 @@ DELTA_COLUMNS = (
     "digests",
 )
 LOOKALIKE_COLUMNS = ("user_id", "window_end", "segments", "embedding")
+SUMS_COLUMNS = ("user_id", "window_end", "sums")
 
 
 class EncodedRows(NamedTuple):
@@ -118,3 +120,17 @@ def encode_rows(batch: Sequence[ProfileRow], embedding_dim: int) -> EncodedRows:
         list(map(list, deltas)),
         list(map(list, lookalikes)),
     )
+
+
+def encode_sums(row: ProfileRow, sums: Sequence[float]) -> Values:
+    """Returns the values of SUMS_COLUMNS and the write time."""
+    return [
+        row.user_id.encode(),
+        bigint(row.window_end_ms),
+        np.array(sums, ">f8").tobytes(),
+        bigint(write_time_us(row)),
+    ]
+
+
+def decode_sums(data: bytes) -> tuple[float, ...]:
+    return tuple(np.frombuffer(data, ">f8").tolist())

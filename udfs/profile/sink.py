@@ -36,6 +36,7 @@ from udfs.cassandra.flag_state_cache import FlagStateCache
 from udfs.cassandra.sink import CassandraSink, Read, StoredState
 from udfs.null_sink import NullSink
 from udfs.profile import row_encoding
+from udfs.profile.erasure import StoredSums, SumsKey, SumsReader
 from udfs.profile.profile_row import ProfileRow
 from udfs.segments.membership_store import (
     MembershipTables,
@@ -44,7 +45,7 @@ from udfs.segments.membership_store import (
 )
 
 
-class ProfileSink(MembershipReader, Protocol):
+class ProfileSink(MembershipReader, SumsReader, Protocol):
     """The module's docstring gives the contract."""
 
     def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
@@ -77,7 +78,8 @@ def open_profile_sink(settings: Settings, embedding_dim: int) -> ProfileSink:
 
 
 class CassandraProfileSink(CassandraSink[ProfileRow]):
-    """Writes user_profile, profile_delta, user_lookalike and the tables of flags and segments.
+    """Writes user_profile, profile_delta, user_lookalike, later_sums, and the tables of flags and
+    segments.
 
     session: closed by its owner; None: the sink opens and closes its own.
     Raises ServiceError if Cassandra does not answer or lacks the tables, ConfigError if the tables
@@ -116,6 +118,13 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
             row_encoding.LOOKALIKE_COLUMNS,
             settings.profile_ttl_s,
         )
+        self._insert_sums = self._prepare_insert(
+            settings.keyspace, "later_sums", row_encoding.SUMS_COLUMNS, settings.profile_ttl_s
+        )
+        self._select_sums = self._session.prepare(
+            f"SELECT to_unix_timestamp(window_end), sums FROM {settings.keyspace}.later_sums"
+            " WHERE user_id = ? AND window_end < ? LIMIT 1"
+        )
 
         self._membership_tables = MembershipTables(self._session, settings)
         self._select_statements = self._session.prepare(select_users_cql(settings.keyspace))
@@ -128,6 +137,17 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
 
     def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
         return read_stored_changes(self._membership_tables, self._reads, keys)
+
+    def later_sums(self, keys: Sequence[SumsKey]) -> list[StoredSums | None]:
+        found: list[list[tuple[int, bytes]]] = [[] for _ in keys]
+        for key, rows in zip(keys, found, strict=True):
+            values = [key.user_id.encode(), encoding.bigint(key.window_end_ms)]
+            self._reads.submit(self._bound(self._select_sums, values), rows.extend)
+        self._reads.drain()
+        return [
+            StoredSums(rows[0][0], row_encoding.decode_sums(rows[0][1])) if rows else None
+            for rows in found
+        ]
 
     def write(self, rows: Sequence[ProfileRow]) -> None:
         super().write(rows)
@@ -166,6 +186,8 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
                 writes += self._membership_tables.user_writes(memberships.pop(row.user_id, ()))
             if row.write_lookalike:
                 writes.append((self._insert_lookalike, lookalike))
+            if row.later_sums is not None:
+                writes.append((self._insert_sums, row_encoding.encode_sums(row, row.later_sums)))
             writes += self._flag_writes(row)
             partitions.append(Partition(key, writes, encoding.mutation_bytes(writes)))
         return encoded.keys, partitions

@@ -20,6 +20,7 @@ from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.segments.definitions import SegmentSet, read_segments
 from udfs.consent_feed import ConsentFeed, open_consent_feed
+from udfs.erasure_feed import ErasureFeed, open_erasure_feed
 from udfs.latency_counters import LatencyCounters
 from udfs.profile.batch import STAGES, ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.model_feed import ModelFeed, load_checkpoint, open_model_feed, report_models
@@ -37,6 +38,7 @@ OpenRulesFeed = Callable[[Settings, RuleSet], RulesFeed]
 OpenModelFeed = Callable[[Settings, "ProfileModel", bool], ModelFeed]
 OpenSegmentsFeed = Callable[[Settings, SegmentSet], SegmentsFeed]
 OpenConsentFeed = Callable[[Settings], ConsentFeed]
+OpenErasureFeed = Callable[[Settings], ErasureFeed]
 
 WORKER_NICENESS = 5
 
@@ -60,6 +62,7 @@ class ProfileUdf(ScalarFunction):
         open_model_feed: OpenModelFeed = open_model_feed,
         open_segments_feed: OpenSegmentsFeed = open_segments_feed,
         open_consent_feed: OpenConsentFeed = open_consent_feed,
+        open_erasure_feed: OpenErasureFeed = open_erasure_feed,
     ):
         """For the arguments see `profile_udf`; rules, segments: of the files."""
         self._settings, self._rules, self._segments = settings, rules, segments
@@ -67,6 +70,7 @@ class ProfileUdf(ScalarFunction):
         self._open_rules_feed, self._open_model_feed = open_rules_feed, open_model_feed
         self._open_segments_feed = open_segments_feed
         self._open_consent_feed = open_consent_feed
+        self._open_erasure_feed = open_erasure_feed
 
     def open(self, function_context: FunctionContext) -> None:
         """Loads the model and connects the sink and the feeds of rules and models."""
@@ -79,6 +83,7 @@ class ProfileUdf(ScalarFunction):
         self._rules_feed = self._open_rules_feed(self._settings, self._rules)
         self._segments_feed = self._open_segments_feed(self._settings, self._segments)
         self._consent_feed = self._open_consent_feed(self._settings)
+        self._erasure_feed = self._open_erasure_feed(self._settings)
         encoder = self._text_encoder(model)
         texts_unread = options.texts and encoder is None
         self._model_feed = self._open_model_feed(self._settings, model, texts_unread)
@@ -94,6 +99,7 @@ class ProfileUdf(ScalarFunction):
             encoder,
             self._model_feed,
             consents=self._consent_feed,
+            erasures=self._erasure_feed,
         )
         # Torch, pandas and Beam leave 300,000 permanent objects. Scanning them again and again took
         # a quarter of a batch's time, so they are frozen: the collector skips them from now on.
@@ -116,6 +122,7 @@ class ProfileUdf(ScalarFunction):
 
     def close(self) -> None:
         self._model_feed.close()
+        self._erasure_feed.close()
         self._consent_feed.close()
         self._segments_feed.close()
         self._rules_feed.close()
@@ -187,6 +194,7 @@ def profile_udf(
     open_model_feed: OpenModelFeed = open_model_feed,
     open_segments_feed: OpenSegmentsFeed = open_segments_feed,
     open_consent_feed: OpenConsentFeed = open_consent_feed,
+    open_erasure_feed: OpenErasureFeed = open_erasure_feed,
 ):
     """Returns the function that the job registers as `update_profile`.
 
@@ -197,7 +205,7 @@ def profile_udf(
     open_sink: called with the settings and the embedding size.
     open_metrics: called with Flink's metric group; the result is called with each batch's timing.
     open_rules_feed, open_segments_feed: called with the settings and the content of the file.
-    open_consent_feed: called with the settings.
+    open_consent_feed, open_erasure_feed: called with the settings.
     open_model_feed: called with the settings, the loaded model of the settings, and whether the
     settings ask for texts that it does not read.
     """
@@ -214,6 +222,7 @@ def profile_udf(
             open_model_feed,
             open_segments_feed,
             open_consent_feed,
+            open_erasure_feed,
         ),
         result_type=DataTypes.ARRAY(DataTypes.STRING()),
         func_type="pandas",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Sequence
-from itertools import chain
+from itertools import chain, compress
 from typing import NamedTuple
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from liveprofile.alerts.cloud_events import alert_records
 from liveprofile.config import Settings
 from liveprofile.features.entity import EventBatch, EventLists, parse_lists
+from liveprofile.privacy.erasures import erased_rows
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.rules import flag_policy
 from liveprofile.rules.rules import SCORE_FEATURE
@@ -25,9 +26,12 @@ from liveprofile.wire.scored_events import ENTITIES, read_rows
 from models.fraud.explain.reasons import explain
 from models.fraud.model import FraudModel, probability
 from udfs.attribute_reads import CachedAttributes
+from udfs.erasure_feed import ErasureFeed, open_no_erasures
 from udfs.failed_rows import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS
+from udfs.later_flags import LaterFlags
 from udfs.rules_feed import RulesFeed
 from udfs.scoring.drift_monitor import DriftMonitor
+from udfs.scoring.erasure import later_lists
 from udfs.scoring.sink import ScoredEvent, ScoringSink
 
 log = logging.getLogger(__name__)
@@ -53,7 +57,8 @@ class ScoringBatchTiming(NamedTuple):
 class EventScorer:
     """Scores events, writes the scores to the sink and returns the records to send.
 
-    on_batch: called with the timing of each batch. now_ms: the wall clock.
+    on_batch: called with the timing of each batch. now_ms: the wall clock. erasures: whose past is
+    forgotten; None: nobody's.
     """
 
     def __init__(
@@ -64,9 +69,11 @@ class EventScorer:
         rules: RulesFeed,
         on_batch: Callable[[ScoringBatchTiming], None] = lambda timing: None,
         now_ms: Callable[[], float] = lambda: time.time() * SECOND_MS,
+        erasures: ErasureFeed | None = None,
     ):
         self._settings, self._model, self._sink, self._rules = settings, model, sink, rules
-        self._flag_policy = flag_policy.FlagPolicy(sink)
+        self._erasures = erasures or open_no_erasures(settings)
+        self._flag_policy = flag_policy.FlagPolicy(LaterFlags(sink, 0, self._erasures.current))
         self._attributes = CachedAttributes(sink)
         self._monitor = self._drift_monitor()
         self._on_batch, self._now_ms = on_batch, now_ms
@@ -95,7 +102,7 @@ class EventScorer:
         """Returns the output records of each row, after every event is stored.
 
         user_id, parts: the columns of `jobs.sql.scoring_views.scoring_input`. A duplicate event
-        gets no record.
+        gets no record, nor does one from before an erasure of its user, which is not scored.
 
         If the batch raises one of DATA_ERRORS, its rows are processed one by one, and each failing
         row is logged and skipped: the profile pipeline accounts for its event. Raises the error
@@ -121,8 +128,11 @@ class EventScorer:
 
     def _score(self, user_id: Sequence[str], parts: Sequence[str]) -> list[list[str]]:
         clock = [time.perf_counter()]
-        batch = read_rows(user_id, parts)
-        lists = parse_lists(batch)
+        batch, book = read_rows(user_id, parts), self._erasures.current()
+        erased = erased_rows(batch.user_id, batch.event_ms.tolist(), book)
+        if any(erased):
+            return self._score_later(user_id, parts, [not gone for gone in erased])
+        lists = later_lists(parse_lists(batch), batch.user_id, book)
         clock.append(time.perf_counter())
         features = self._model.columns(lists)
         x_nF = self._model.matrix(features)
@@ -166,6 +176,16 @@ class EventScorer:
             )
         )
         return sent
+
+    def _score_later(
+        self, user_id: Sequence[str], parts: Sequence[str], kept: list[bool]
+    ) -> list[list[str]]:
+        """Scores the rows `kept`; the others get no record."""
+        if not any(kept):
+            return [[] for _ in kept]
+        users, texts = list(compress(user_id, kept)), list(compress(parts, kept))
+        scored = iter(self._score(users, texts))
+        return [next(scored) if is_kept else [] for is_kept in kept]
 
     def _evaluate_rules(
         self, batch: EventBatch, columns: dict[str, np.ndarray], kept: list[int]

@@ -12,6 +12,7 @@ from liveprofile.segments.membership import Membership, Memberships
 from liveprofile.segments.policy import ChangeKey
 from tests.support.memory.memberships import MemoryMemberships
 from udfs.cassandra.encoding import write_time_us
+from udfs.profile.erasure import StoredSums, SumsKey
 from udfs.profile.profile_row import ProfileRow
 from udfs.scoring.sink import ScoredEvent
 
@@ -66,6 +67,17 @@ class MemoryProfileSink:
             if user_id == query.user_id
         }
         return _history(query, active_rules, self.flags)
+
+    def later_sums(self, keys: Sequence[SumsKey]) -> list[StoredSums | None]:
+        return [self._later_sums(key) for key in keys]
+
+    def _later_sums(self, key: SumsKey) -> StoredSums | None:
+        found = [
+            StoredSums(row.window_end_ms, row.later_sums)
+            for (user_id, end_ms), row in self.deltas.items()
+            if user_id == key.user_id and end_ms < key.window_end_ms and row.later_sums is not None
+        ]
+        return max(found, default=None)
 
     def write(self, rows: Sequence[ProfileRow]) -> None:
         for row in rows:

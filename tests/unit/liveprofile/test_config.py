@@ -229,6 +229,7 @@ def test_topics_use_arrival_time_and_their_retention():
         "user-attributes",
         "user-models",
         "user-consents",
+        "user-erasures",
     }
     for name in ("risk-rules", "user-models", "segment-definitions"):
         compacted = configs.pop(name)
@@ -238,9 +239,10 @@ def test_topics_use_arrival_time_and_their_retention():
     assert statements["retention.ms"] == str(400 * 86_400_000)
     labels = configs.pop("risk-feedback")
     assert labels["retention.ms"] == str(400 * 86_400_000)
-    consents = configs.pop("user-consents")
-    assert consents["cleanup.policy"] == "compact,delete"
-    assert consents["retention.ms"] == str(3_650 * 86_400_000)
+    for name in ("user-consents", "user-erasures"):
+        decisions = configs.pop(name)
+        assert decisions["cleanup.policy"] == "compact,delete"
+        assert decisions["retention.ms"] == str(3_650 * 86_400_000)
     for config in configs.values():
         assert config["message.timestamp.type"] == "LogAppendTime"
         assert config["retention.ms"] == "1000"

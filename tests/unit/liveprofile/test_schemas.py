@@ -29,6 +29,7 @@ RULE = json.loads((ROOT / "schemas/risk-rule.schema.json").read_text("utf-8"))
 SEGMENT = json.loads((ROOT / "schemas/segment-definition.schema.json").read_text("utf-8"))
 SEGMENT_CHANGE = json.loads((ROOT / "schemas/segment-change.schema.json").read_text("utf-8"))
 ATTRIBUTES = json.loads((ROOT / "schemas/user-attributes.schema.json").read_text("utf-8"))
+ERASURES = json.loads((ROOT / "schemas/user-erasures.schema.json").read_text("utf-8"))
 CONSENTS = json.loads((ROOT / "schemas/user-consents.schema.json").read_text("utf-8"))
 ASYNCAPI = yaml.safe_load((ROOT / "schemas/asyncapi.yaml").read_text("utf-8"))
 EVENTS = jsonschema.Draft202012Validator(EVENT)
@@ -48,8 +49,17 @@ UNCHECKED_NAMES = {"February 30", "an amount outside the range of doubles"}
 
 @pytest.mark.parametrize(
     "schema",
-    [EVENT, ALERT, RULE, SEGMENT, SEGMENT_CHANGE, ATTRIBUTES, CONSENTS],
-    ids=["event", "alert", "rule", "segment", "segment change", "user attributes", "consents"],
+    [EVENT, ALERT, RULE, SEGMENT, SEGMENT_CHANGE, ATTRIBUTES, CONSENTS, ERASURES],
+    ids=[
+        "event",
+        "alert",
+        "rule",
+        "segment",
+        "segment change",
+        "user attributes",
+        "consents",
+        "erasures",
+    ],
 )
 def test_schema_is_valid_and_its_examples_satisfy_it(schema: dict[str, Any]) -> None:
     jsonschema.Draft202012Validator.check_schema(schema)
@@ -172,6 +182,7 @@ def test_asyncapi_document_lists_the_topics_of_the_settings() -> None:
         "UNREADABLE",
         "SCORING_FAILED",
         "NO_CONSENT",
+        "ERASED",
         "BAD_FEEDBACK",
     ]
 

@@ -70,9 +70,17 @@ def audited(
     window=WINDOW,
     first=0,
     archive=False,
+    erased=(),
 ) -> Report:
-    """The report of an audit of the whole topic, whose records before `first` have expired."""
-    with Audit(window, archive=archive) as audit:
+    """The report of an audit of the whole topic, whose records before `first` have expired.
+
+    erased: users and starts of windows.
+    """
+
+    def is_erased(user_id: str, start_ms: int) -> bool:
+        return (user_id, start_ms) in erased
+
+    with Audit(window, archive=archive, is_erased=is_erased) as audit:
         audit.add_rejected(rejected)
         audit.add_rejected(claimed, claimed=True)
         audit.add_late(late)
@@ -106,6 +114,24 @@ def test_each_class_of_record_is_counted():
     counts = (found.used, found.duplicate, found.late, found.rejected, found.heartbeats)
     assert counts == (2, 1, 1, 1, 1)
     assert sum(counts) + found.unaccounted == found.in_topic == 6
+
+
+def test_records_without_a_trace_of_erased_windows_are_erased():
+    topic = Topic()
+    topic.add("a")
+    topic.add("b")
+    topic.add("b")
+    topic.add("c")
+    topic.add("d", user_id="other")
+    topic.add("e", at_ms=MINUTE_MS)
+    found = reconciled(
+        topic, stored("a"), rejected=[(0, 3)], claimed=[(0, 3)], erased=[("u", START_MS)]
+    )
+    counts = (found.used, found.erased, found.rejected, found.unaccounted, found.duplicate)
+    assert counts == (1, 2, 1, 2, 0)
+    assert sum(counts) == found.in_topic == 6 and not found.ok
+    later = reconciled(topic, stored("a"), erased=[("u", START_MS), ("u", START_MS + MINUTE_MS)])
+    assert (later.erased, later.unaccounted) == (4, 1)
 
 
 def test_copy_after_a_late_event_is_a_duplicate():

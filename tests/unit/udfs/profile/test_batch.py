@@ -26,6 +26,7 @@ from tests.support.memory.topic import FakeTopic
 from tests.support.rows.segment_examples import SHIPPED_SEGMENTS, segments
 from tests.support.rows.statements import stated
 from udfs.consent_feed import ConsentFeed
+from udfs.erasure_feed import open_no_erasures
 from udfs.failed_rows import MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.deployment import in_canary
@@ -341,3 +342,21 @@ def test_windows_without_consent_reach_neither_model_nor_tables(model: Any):
     assert [len(records) for records in sent] == [0, 1, 0]
     assert len(updater.update(batch("b"))[0]) == 1 and sum(scored) == 2
     consents.close()
+
+
+def test_windows_from_before_an_erasure_reach_neither_model_nor_tables(model: Any):
+    sink, erasures = MemoryProfileSink(), open_no_erasures(load())
+    updater = ProfileUpdater(load(), model, sink, shipped_rules(), no_segments(), erasures=erasures)
+    start_ms = END_MS - 300_000
+    erasures.current().put("b", start_ms + 1)
+    erasures.current().put("c", start_ms)
+    rows = batch("a", "b", "c")._replace(sums=np.full((3, len(baselines.COLUMNS)), 9.0))
+    sent = updater.update(rows)
+    assert set(sink.profiles) == {"a", "c"} and [len(each) for each in sent] == [0, 1, 0]
+    head, value = sent[1][0].split(WINDOW, 1)
+    assert head.split(FIELD)[1:4] == ["", "ERASED", "window"] and value == ""
+    before = {user: orjson.loads(row.delta_json)["before"] for user, row in sink.profiles.items()}
+    assert (before["a"]["windows"], before["c"]["windows"]) == (8.0, 0.0)
+    assert sink.profiles["a"].later_sums is None
+    assert sink.profiles["c"].later_sums == (1.0,) * len(baselines.COLUMNS)
+    assert [len(each) for each in updater.update(rows.row(1))] == [1]

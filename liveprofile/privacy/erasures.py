@@ -1,0 +1,99 @@
+"""Since when each user's past is forgotten. Pure.
+
+An erasure has a time. A window that begins before it and an event that happens before it are
+erased: nothing of them is computed or stored any more. Later ones start from nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from liveprofile.rules.flags import FlagHistory
+from liveprofile.wire.entity_lists import hash_code
+
+# 4 MB. Of 10,000 erased users it lets 0.2 % of other users through to the exact test.
+_FILTER_BITS = 22
+_MASK = (1 << _FILTER_BITS) - 1
+
+
+class ErasureBook:
+    """The newest erasure of each user. `put` may be called in another thread than the rest."""
+
+    def __init__(self) -> None:
+        self._before_ms: dict[str, int] = {}
+
+    def put(self, user_id: str, before_ms: int | None) -> None:
+        """Adds an erasure; an older one than the user's newest changes nothing. None: removes it
+        from the book, but not from a book of hashes."""
+        if before_ms is None:
+            self._before_ms.pop(user_id, None)
+        else:
+            self._before_ms[user_id] = max(before_ms, self._before_ms.get(user_id, before_ms))
+
+    def __len__(self) -> int:
+        """The number of erased users."""
+        return len(self._before_ms)
+
+    def __contains__(self, user_id: str) -> bool:
+        return user_id in self._before_ms
+
+    def before_ms(self, user_id: str) -> int | None:
+        """The time before which everything of the user is erased; None: nothing is."""
+        return self._before_ms.get(user_id)
+
+    def is_erased(self, user_id: str, time_ms: int) -> bool:
+        """Whether an event at this time, or a window that begins at it, is erased."""
+        before_ms = self._before_ms.get(user_id)
+        return before_ms is not None and time_ms < before_ms
+
+
+class HashedErasureBook(ErasureBook):
+    """Also finds erased users by the hash that stands for them in lists of entities.
+
+    Hashes have 31 bits: another user with the same hash is forgotten in these lists, too.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._by_hash: dict[int, int] = {}
+        self._filter = np.zeros(1 << _FILTER_BITS, bool)
+
+    def put(self, user_id: str, before_ms: int | None) -> None:
+        super().put(user_id, before_ms)
+        if before_ms is not None:
+            code = hash_code(user_id)
+            self._by_hash[code] = max(before_ms, self._by_hash.get(code, before_ms))
+            self._filter[code & _MASK] = True
+
+    def erased(self, user_T: np.ndarray, time_ms_T: np.ndarray) -> np.ndarray:
+        """(T,) bool: whether each event is erased. user_T: (T,) int32 hashes."""
+        erased_T = np.zeros(len(user_T), bool)
+        candidates = np.flatnonzero(self._filter[user_T & _MASK])
+        if len(candidates):
+            before = [self._by_hash.get(code, 0) for code in user_T[candidates].tolist()]
+            erased_T[candidates] = time_ms_T[candidates] < np.array(before, np.int64)
+        return erased_T
+
+
+def first_window_ms(start_ms: int, before_ms: int, length_ms: int) -> int:
+    """Where the first window begins that is not erased. start_ms: of any window of the user."""
+    return start_ms - (start_ms - before_ms) // length_ms * length_ms
+
+
+def later_flags(history: FlagHistory, first_ms: int) -> FlagHistory:
+    """The history without rows and flags before `first_ms`: of windows, an end."""
+    latest, raised_ms = history.latest, history.last_raised_ms
+    if latest is not None and latest.time_ms < first_ms:
+        history = history._replace(latest=None, was_true=False)
+    if raised_ms is not None and raised_ms < first_ms:
+        history = history._replace(last_raised_ms=None)
+    return history
+
+
+def erased_rows(user_ids: Sequence[str], times_ms: Sequence[int], book: ErasureBook) -> list[bool]:
+    """Whether each row is erased. times_ms: of events, or the starts of windows."""
+    if not len(book):
+        return [False] * len(user_ids)
+    return list(map(book.is_erased, user_ids, times_ms))

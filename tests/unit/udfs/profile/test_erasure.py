@@ -1,0 +1,160 @@
+"""Windows of users who were erased: refused before it, without a past after it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from liveprofile.features.baselines import COLUMNS
+from liveprofile.privacy.erasures import ErasureBook
+from liveprofile.segments.membership import Membership
+from liveprofile.wire.memories import memory_since
+from liveprofile.wire.token_columns import history_since, read_histories
+from liveprofile.wire.tokens import EVENT, FIELD, HEADER, WINDOW
+from udfs.profile.erasure import (
+    LaterMemberships,
+    LaterWindows,
+    StoredSums,
+    SumsKey,
+    refuse_erased,
+)
+
+LENGTH_MS = 100
+
+
+def book(**before_ms: int) -> ErasureBook:
+    found = ErasureBook()
+    for user_id, time_ms in before_ms.items():
+        found.put(user_id, time_ms)
+    return found
+
+
+def window(last_purchase_ms: int, *times_ms: int) -> str:
+    header = FIELD.join((str(last_purchase_ms), HEADER, "", "", "0"))
+    tokens = (FIELD.join((str(time_ms), "d", "i", "c", "2.5")) for time_ms in times_ms)
+    return EVENT.join((header, *tokens))
+
+
+def memory(*ends_ms: int) -> str:
+    return EVENT.join(f"#{end_ms}{EVENT}d{FIELD}i{FIELD}c" for end_ms in ends_ms)
+
+
+def test_windows_that_begin_before_the_erasure_are_refused_without_payloads() -> None:
+    event = FIELD.join(("150", "3", "77", '{"secret": 1}'))
+    found = refuse_erased(
+        ["a", "a", "b", "a"], [100, 200, 100, 201], [event] * 4, book(a=201, c=900)
+    )
+    assert found.rows == [2, 3]
+    assert [len(row) for row in found.refused] == [1, 1, 0, 0]
+    assert found.refused[0][0] == ("ERASED", "window", "3", "77", "")
+
+
+def test_history_keeps_later_windows_and_forgets_an_earlier_purchase() -> None:
+    text = WINDOW.join((window(120, 110, 120), window(120, 260), window(120, 320)))
+    assert history_since(text, 0) == text
+    assert history_since(text, 200) == WINDOW.join((window(0, 260), window(0, 320)))
+    assert history_since(text, 300) == window(0, 320)
+    bought = WINDOW.join((window(120, 120), window(260, 260), window(260, 320)))
+    assert history_since(bought, 200) == WINDOW.join((window(260, 260), window(260, 320)))
+    assert read_histories([history_since(text, 300)]).tokens.sizes.tolist() == [0]
+
+
+def test_memory_keeps_later_windows() -> None:
+    assert memory_since(memory(200, 300, 400), 100) == memory(200, 300, 400)
+    assert memory_since(memory(200, 300, 400), 200) == memory(300, 400)
+    assert memory_since(memory(400), 300) == memory(400)
+
+
+class Job:
+    """Flink's state of one user, a store, and workers that may restart."""
+
+    def __init__(self) -> None:
+        self.stored: dict[int, StoredSums] = {}  # by window end
+        self.windows: list[int] = []
+        self.restarts: list[str] = []
+        self.reads = 0
+        self.start_worker()
+
+    def start_worker(self) -> None:
+        self.worker = LaterWindows(self, LENGTH_MS, self.restarts.append)
+
+    def later_sums(self, keys: list[SumsKey]) -> list[StoredSums | None]:
+        self.reads += len(keys)
+        return [
+            max(
+                (each for end_ms, each in self.stored.items() if end_ms < key.window_end_ms),
+                default=None,
+            )
+            for key in keys
+        ]
+
+    def rows(self, starts_ms: list[int], erased: ErasureBook) -> list[float]:
+        """Runs windows, each of which adds its start to every sum; returns a sum of each."""
+        added = np.repeat(np.array(starts_ms, float)[:, None], len(COLUMNS), axis=1)
+        sums = added + 1_000_000
+        count = len(starts_ms)
+        history = [window(0, start_ms + 1) for start_ms in starts_ms]
+        found = self.worker.without_past(
+            ["a"] * count,
+            starts_ms,
+            history,
+            added,
+            sums,
+            [memory(start_ms + LENGTH_MS) for start_ms in starts_ms],
+            erased,
+        )
+        if found.users:
+            for start_ms, row in zip(starts_ms, found.sums, strict=True):
+                end_ms = start_ms + LENGTH_MS
+                self.stored[end_ms] = StoredSums(end_ms, tuple(row.tolist()))
+        assert (found.sums == found.sums[:, :1]).all()
+        return found.sums[:, 0].tolist()
+
+
+def test_sums_start_from_nothing_and_go_on_after_restarts_and_replays() -> None:
+    job, erased = Job(), book(a=450)
+    assert job.rows([500, 600], erased) == [500, 1_100]
+    assert job.rows([800], erased) == [1_900]
+    assert job.restarts == ["a"] and job.reads == 1
+    job.start_worker()
+    assert job.rows([600, 800, 900], erased) == [1_100, 1_900, 2_800]  # a replay
+    assert job.rows([500], erased) == [500]
+    assert job.rows([600, 800], erased) == [1_100, 1_900]
+    assert job.rows([900, 1_000], erased) == [2_800, 3_800]
+
+
+def test_a_second_erasure_starts_again() -> None:
+    job = Job()
+    job.rows([500, 600], book(a=450))
+    assert job.rows([800], book(a=750)) == [800]
+    assert job.rows([900], book(a=750)) == [1_700]
+    assert job.restarts == ["a", "a"]
+    job.start_worker()
+    del job.stored[900], job.stored[1_000]
+    assert job.rows([1_000], book(a=750)) == [1_000]  # the rows before it are older
+
+
+def test_users_who_are_not_erased_cost_nothing() -> None:
+    job = Job()
+    assert job.rows([500], book(b=900)) == [1_000_500]
+    assert not job.reads and not job.stored and not job.restarts
+
+
+@pytest.mark.parametrize(("before_ms", "kept"), [(0, True), (400, True), (401, False)])
+def test_memberships_of_erased_windows_do_not_count(before_ms: int, kept: bool) -> None:
+    row = Membership(True, 500, 1, True, 500, 1, "", "{}", 500_000)
+
+    class Store:
+        def memberships(self, user_ids: Any) -> Any:
+            return {user_id: {"loyal": row} for user_id in user_ids}
+
+        def stored_changes(self, keys: Any) -> Any:
+            return {}
+
+    store = LaterMemberships(Store(), LENGTH_MS, lambda: book(a=before_ms))
+    assert store.memberships(["a", "b"]) == {
+        "a": {"loyal": row} if kept else {},
+        "b": {"loyal": row},
+    }

@@ -1,0 +1,52 @@
+"""The erasures that a worker applies, from the topic user-erasures (liveprofile/privacy)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from liveprofile.config import Settings
+from liveprofile.kafka.records import Record
+from liveprofile.privacy.erasure_records import read_record
+from liveprofile.privacy.erasures import ErasureBook, HashedErasureBook
+from udfs.book_feed import BookFeed, BookTopic
+from udfs.topic_follower import TopicSource
+
+GROUP = "liveprofile-erasures"
+
+
+def erasure_topic(settings: Settings) -> BookTopic[HashedErasureBook]:
+    return BookTopic("erasures", settings.topics.erasures, GROUP, HashedErasureBook, _put)
+
+
+def _put(book: ErasureBook, record: Record) -> None:
+    if record.value is None:
+        book.put((record.key or b"").decode("utf-8", "surrogatepass"), None)
+    else:
+        book.put(*read_record(record.key, record.value))
+
+
+class ErasureFeed(BookFeed[HashedErasureBook]):
+    """Keeps the erasures up to date. For the arguments see BookFeed. Raises ServiceError."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        open_source: Callable[[], TopicSource] | None = None,
+        **timing: float,
+    ):
+        super().__init__(erasure_topic(settings), open_source, **timing)
+
+
+def read_erasures(settings: Settings) -> HashedErasureBook:
+    """Reads the topic once to its end. Raises ServiceError."""
+    return erasure_topic(settings).read(settings)
+
+
+def open_erasure_feed(settings: Settings) -> ErasureFeed:
+    """Opens the feed of a job."""
+    return ErasureFeed(settings, lambda: erasure_topic(settings).open(settings))
+
+
+def open_no_erasures(settings: Settings) -> ErasureFeed:
+    """Replaces `open_erasure_feed` where there is no Kafka: nobody is erased."""
+    return ErasureFeed(settings)

@@ -1,0 +1,189 @@
+"""Takes what users have had erased out of the rows of the profile pipeline.
+
+Flink's SQL cannot delete one user's state, so the state still holds the past of an erased user when
+later events arrive. Here it ends: windows before the erasure are rejected, and later windows get
+the history, the memory and the sums of a user without a past.
+
+The sums of the SQL have no limit in time. So the sums since the erasure are added up here, and
+stored with each window of such a user: a worker that restarts goes on from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from liveprofile.privacy.erasures import ErasureBook, erased_rows, first_window_ms
+from liveprofile.segments.membership import Membership, Memberships
+from liveprofile.segments.policy import ChangeKey, MembershipReader
+from liveprofile.wire import window_events
+from liveprofile.wire.memories import memory_since
+from liveprofile.wire.output_records import Refused
+from liveprofile.wire.token_columns import history_since
+
+REASON = "ERASED"
+MAX_USERS = 100_000  # about 500 bytes each
+
+Sums = tuple[float, ...]
+
+
+class SumsKey(NamedTuple):
+    """Asks for a user's sums after the last window that ends before this one."""
+
+    user_id: str
+    window_end_ms: int
+
+
+class StoredSums(NamedTuple):
+    window_end_ms: int
+    sums: Sums  # in the order of liveprofile.features.baselines.COLUMNS
+
+
+class SumsReader(Protocol):
+    """The sinks of the profile pipeline."""
+
+    def later_sums(self, keys: Sequence[SumsKey]) -> list[StoredSums | None]:
+        """The stored sums of users who were erased. Raises StoreError."""
+
+
+class ErasedRows(NamedTuple):
+    """Which rows of a batch are erased."""
+
+    rows: list[int]  # those that are not, ascending
+    refused: list[list[Refused]]  # of each row of the batch, without payloads
+
+
+def refuse_erased(
+    user_ids: Sequence[str], starts_ms: Sequence[int], events: Sequence[str], book: ErasureBook
+) -> ErasedRows:
+    """Refuses the events of windows that begin before their user's erasure.
+
+    user_ids, starts_ms, events: of each row (liveprofile.wire.window_events).
+    """
+    erased = erased_rows(user_ids, starts_ms, book)
+    return ErasedRows(
+        [row for row, gone in enumerate(erased) if not gone],
+        [
+            [
+                Refused(REASON, "window", event.partition, event.offset, "")
+                for event in window_events.parse(text)
+            ]
+            if gone
+            else []
+            for text, gone in zip(events, erased, strict=True)
+        ],
+    )
+
+
+class LaterRows(NamedTuple):
+    """Columns of a batch without what is erased, as udfs.profile.batch.ProfileBatch has them."""
+
+    users: frozenset[str]  # whose columns are changed
+    history: list[str]
+    sums: np.ndarray
+    memory: list[str]
+
+
+class LaterWindows:
+    """The windows of users after their erasure, which start from nothing.
+
+    on_restart: called with a user before the first window after an erasure, again after a restart
+    of the worker.
+    """
+
+    def __init__(self, store: SumsReader, length_ms: int, on_restart: Callable[[str], None]):
+        self._store, self._length_ms, self._on_restart = store, length_ms, on_restart
+        self._sums: dict[str, StoredSums] = {}
+        self._restarted_ms: dict[str, int] = {}  # erasures that `on_restart` has been called for
+
+    def without_past(
+        self,
+        user_ids: Sequence[str],
+        starts_ms: Sequence[int],
+        history: list[str],
+        added: np.ndarray,
+        sums: np.ndarray,
+        memory: list[str],
+        book: ErasureBook,
+    ) -> LaterRows:
+        """Takes the past out of rows that `refuse_erased` has passed. Raises StoreError.
+
+        added, sums: (n, len(COLUMNS)). The windows of a user are in time order.
+        """
+        firsts_ms = {
+            row: first_window_ms(starts_ms[row], before_ms, self._length_ms)
+            for row, user_id in enumerate(user_ids)
+            if (before_ms := book.before_ms(user_id)) is not None
+        }
+        if not firsts_ms:
+            return LaterRows(frozenset(), history, sums, memory)
+        history, sums, memory = list(history), sums.copy(), list(memory)
+        self._restart((user_ids[row], first_ms) for row, first_ms in firsts_ms.items())
+        self._read_sums(user_ids, starts_ms, firsts_ms)
+        for row, first_ms in firsts_ms.items():
+            history[row] = history_since(history[row], first_ms)
+            memory[row] = memory_since(memory[row], first_ms)
+            user_id, total = user_ids[row], added[row]
+            known = self._sums.get(user_id)
+            if known is not None and known.window_end_ms > first_ms:
+                total = total + np.array(known.sums)
+            sums[row] = total
+            end_ms = int(starts_ms[row]) + self._length_ms
+            self._sums[user_id] = StoredSums(end_ms, tuple(total.tolist()))
+        return LaterRows(frozenset(user_ids[row] for row in firsts_ms), history, sums, memory)
+
+    def _restart(self, erasures: Iterable[tuple[str, int]]) -> None:
+        for user_id, first_ms in erasures:
+            if self._restarted_ms.get(user_id) != first_ms:
+                if len(self._restarted_ms) >= MAX_USERS:
+                    self._restarted_ms.clear()
+                self._restarted_ms[user_id] = first_ms
+                self._on_restart(user_id)
+
+    def _read_sums(
+        self, user_ids: Sequence[str], starts_ms: Sequence[int], firsts_ms: dict[int, int]
+    ) -> None:
+        """Makes the sums known that the first row of each user goes on from."""
+        if len(self._sums) + len(firsts_ms) > MAX_USERS:
+            self._sums.clear()
+        unknown: dict[str, SumsKey] = {}
+        for row in reversed(firsts_ms):
+            user_id, end_ms = user_ids[row], int(starts_ms[row]) + self._length_ms
+            known = self._sums.get(user_id)
+            unknown.pop(user_id, None)
+            # A window that is replayed comes before the one whose sums are known.
+            if known is None or known.window_end_ms >= end_ms:
+                unknown[user_id] = SumsKey(user_id, end_ms)
+        if unknown:
+            keys = list(unknown.values())
+            for key, found in zip(keys, self._store.later_sums(keys), strict=True):
+                self._sums.pop(key.user_id, None)
+                if found is not None:
+                    self._sums[key.user_id] = found
+
+
+class LaterMemberships:
+    """Memberships without those of windows that are erased: a MembershipReader.
+
+    Tables are cleared a moment after the erasure. current: the book in force.
+    """
+
+    def __init__(self, store: MembershipReader, length_ms: int, current: Callable[[], ErasureBook]):
+        self._store, self._length_ms, self._current = store, length_ms, current
+
+    def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
+        found, book = self._store.memberships(user_ids), self._current()
+        for user_id, by_segment in found.items():
+            before_ms = book.before_ms(user_id)
+            if before_ms is not None:
+                found[user_id] = {
+                    segment: each
+                    for segment, each in by_segment.items()
+                    if each.window_end_ms >= before_ms + self._length_ms
+                }
+        return found
+
+    def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
+        return self._store.stored_changes(keys)
