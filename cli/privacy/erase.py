@@ -1,18 +1,26 @@
-"""`liveprofile erase`: delete a person's rows."""
+"""`liveprofile erase`: the job forgets persons, and their rows are deleted."""
 
 from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Annotated, Any
+from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.common import ConfigOption, JsonOption, print_json, read_settings
+from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
+from cli.operations.tables import print_table
+from cli.progress import progress
 from liveprofile.errors import InputError
+from liveprofile.wire.tokens import ID_CHARS
+
+if TYPE_CHECKING:
+    from cassandra.cluster import Session
+
+    from liveprofile.config import Settings
 
 SETTLE_S = 2.0  # until the workers know of an erasure
 
@@ -24,6 +32,14 @@ def erase(
     file: Annotated[
         Path | None, typer.Option("--file", metavar="FILE", help="User ids, one a line.")
     ] = None,
+    pending: Annotated[
+        bool,
+        typer.Option("--pending", help="Go on with all erasures whose rows are not deleted yet."),
+    ] = False,
+    status: Annotated[
+        bool,
+        typer.Option("--status", help="Erase nothing: show when each place is clear."),
+    ] = False,
     proof: Annotated[
         Path | None,
         typer.Option("--proof", metavar="FILE", help="New file: a signed line for each user."),
@@ -35,44 +51,133 @@ def erase(
 
     The erasure goes to Kafka first: from then on the job neither scores nor stores what is older,
     whatever is replayed, and later events start from nothing. The state of the job, topics,
-    training rows, logs and backups end later (docs/privacy.md). Exit code 1: rows are left, because
-    events keep arriving or the present hour is not over. Repeat it then, and after a failure.
+    training rows, logs and backups end later (--status, docs/privacy.md). After a kill or a failure
+    run --pending. Exit code 1: rows are left, because the present hour is not over or the command
+    was not run to its end; for --status, an erasure is not done in the tables.
 
-    Example: `liveprofile erase 42 43 --proof erased.jsonl`
+    Example: `liveprofile erase 42 43 --proof erased.jsonl`, `liveprofile erase --file users.txt`,
+    `liveprofile erase --pending` or `liveprofile erase 42 --status`
     """
-    from liveprofile.kafka.offsets import partition_ranges
-    from liveprofile.kafka.records import send_all
-    from liveprofile.privacy.erase import erase_user
-    from liveprofile.privacy.erasure_proof import proof_line
-    from liveprofile.privacy.erasure_records import CONTENT_TYPE, key_of, to_record
+    ids = _user_ids(users or [], file)
+    if pending and (ids or status):
+        raise InputError("--pending is about all erasures: give no user and no --status with it")
+    if status and proof is not None:
+        raise InputError("--status erases nothing: give no --proof with it")
+    if not (ids or pending or status):
+        raise InputError("give USER, --file, --pending or --status")
+    settings = read_settings(config)
+    if proof is not None and settings.rules_signing_key is None:
+        raise InputError("--proof needs the setting rules_signing_key, which signs it")
+    if status:
+        _show_status(settings, ids, json)
+        return
     from liveprofile.storage.connection import open_session
 
-    ids = _user_ids(users or [], file)
-    settings = read_settings(config)
-    secret = settings.rules_signing_key
-    if proof is not None and secret is None:
-        raise InputError("--proof needs the setting rules_signing_key, which signs it")
-    reports: list[dict[str, Any]] = []
-    with (
-        _new_file(proof) as out,
-        open_session(settings.cassandra) as session,
-    ):
-        partition_ranges(settings, settings.topics.erasures)  # a missing topic erases nothing
-        before_ms = round(time.time() * 1_000)
-        records = ((key_of(user), to_record(user, before_ms), CONTENT_TYPE) for user in ids)
-        send_all(settings, settings.topics.erasures, records)
-        # What workers store until they know of it is deleted below.
-        time.sleep(SETTLE_S)
-        for user in ids:
-            done = erase_user(session, user, settings.cassandra.in_flight)
-            reports.append({"user_id": user, "rows": done.rows, "pending": done.pending})
-            if out is not None and secret is not None:
-                at_ms, keyspace = round(time.time() * 1_000), settings.cassandra.keyspace
-                out.write(proof_line(secret.get_secret_value(), user, keyspace, at_ms, done))
-                out.flush()  # what is done is proven, also if the next user fails
+    with _new_file(proof) as out, open_session(settings.cassandra) as session:
+        todo = _pending(settings, session) if pending else _send(settings, ids)
+        reports = _delete(settings, session, todo, out)
     for report in reports:
         _print(report, json)
+    if not reports and not json:
+        typer.echo("no erasure is pending")
     if any(report["pending"] for report in reports):
+        raise typer.Exit(1)
+
+
+def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
+    """Tells the workers; returns the time of each user's erasure. Raises ServiceError."""
+    from liveprofile.kafka.offsets import partition_ranges
+    from liveprofile.kafka.records import send_all
+    from liveprofile.privacy.erasure_records import CONTENT_TYPE, key_of, to_record
+
+    partition_ranges(settings, settings.topics.erasures)  # a missing topic erases nothing
+    before_ms = round(time.time() * 1_000)
+    records = ((key_of(user), to_record(user, before_ms), CONTENT_TYPE) for user in ids)
+    send_all(settings, settings.topics.erasures, records)
+    time.sleep(SETTLE_S)
+    return dict.fromkeys(ids, before_ms)
+
+
+def _pending(settings: Settings, session: Session) -> dict[str, int]:
+    """The users whose rows are not deleted yet. Raises ServiceError."""
+    from liveprofile.privacy.erasure_log import is_done, scan_deletions
+    from udfs.erasure_feed import read_erasures
+
+    erased, deletions = read_erasures(settings).users(), scan_deletions(session)
+    todo = {
+        user: before_ms
+        for user, before_ms in erased.items()
+        if not is_done(deletions.get(user), before_ms)
+    }
+    if todo and max(todo.values()) > (time.time() - SETTLE_S) * 1_000:
+        time.sleep(SETTLE_S)
+    return todo
+
+
+def _delete(
+    settings: Settings, session: Session, todo: Mapping[str, int], out: IO[bytes] | None
+) -> list[dict[str, Any]]:
+    """Deletes the rows of users; returns a report of each. Raises ServiceError."""
+    from liveprofile.consent.store import ttl_s
+    from liveprofile.privacy.erase import Cut, erase_user
+    from liveprofile.privacy.erasure_log import Deletion, write_deletion
+    from liveprofile.privacy.erasure_proof import proof_line
+
+    reports: list[dict[str, Any]] = []
+    keep_s = ttl_s(settings.topics.erasures_retention_ms)
+    secret = settings.rules_signing_key
+    with progress() as show:
+        for number, (user, before_ms) in enumerate(todo.items(), 1):
+            cut = Cut(before_ms, settings.window.length_ms)
+            done = erase_user(session, user, settings.cassandra.in_flight, cut=cut)
+            now_ms = round(time.time() * 1_000)
+            write_deletion(session, user, Deletion(before_ms, now_ms, done.pending), keep_s)
+            reports.append({"user_id": user, "rows": done.rows, "pending": done.pending})
+            if out is not None and secret is not None:
+                keyspace = settings.cassandra.keyspace
+                out.write(proof_line(secret.get_secret_value(), user, keyspace, now_ms, done))
+                out.flush()  # what is done is proven, also if the next user fails
+            if len(todo) > 1:
+                show("erasing", number, len(todo))
+    return reports
+
+
+def _show_status(settings: Settings, ids: list[str], json: bool) -> None:
+    """Prints when each place is clear; without ids, whether the tables are, of every erasure."""
+    from liveprofile.privacy.erasure_log import is_done, read_deletions, scan_deletions
+    from liveprofile.privacy.erasure_status import place_statuses
+    from liveprofile.storage.connection import open_session
+    from udfs.erasure_feed import read_erasures
+
+    erased, now_ms = read_erasures(settings).users(), round(time.time() * 1_000)
+    if missing := [user for user in ids if user not in erased]:
+        raise InputError(f"user {missing[0]!r} was never erased")
+    with open_session(settings.cassandra) as session:
+        deletions = read_deletions(session, ids) if ids else scan_deletions(session)
+    shown = ids or sorted(erased, key=lambda user: (erased[user], user))
+    not_done = [user for user in shown if not is_done(deletions.get(user), erased[user])]
+    for user in shown:
+        places = list(place_statuses(erased[user], deletions.get(user), settings, now_ms))
+        if json:
+            fields = {"user_id": user, "before_ms": erased[user], "done": user not in not_done}
+            print_json(fields | {"places": [place._asdict() for place in places]})
+        elif ids:
+            print_table(
+                f"{user}: everything before {format_utc(erased[user])}",
+                ("place", "clear", "by", ""),
+                [
+                    (
+                        each.place,
+                        "yes" if each.done else "no",
+                        "" if each.clear_ms is None else format_utc(each.clear_ms),
+                        each.note,
+                    )
+                    for each in places
+                ],
+            )
+    if not ids and not json:
+        typer.echo(f"{len(shown)} users are erased; of {len(not_done)} rows are left")
+    if not_done:
         raise typer.Exit(1)
 
 
@@ -105,19 +210,21 @@ def _print(report: dict[str, Any], json: bool) -> None:
     text = f"{sum(rows.values())} rows of {len(rows)} tables deleted"
     if pending:
         left = ", ".join(f"{name} {count}" for name, count in pending.items())
-        text += f"; left: {left}: repeat it when the hour is over and no events arrive"
+        text += f"; left: {left}: run `liveprofile erase --pending` when the hour is over"
     typer.echo(f"{report['user_id']}: {text}")
 
 
 def _user_ids(users: list[str], file: Path | None) -> list[str]:
-    """Raises InputError."""
+    """The ids of arguments and file, without repetitions. Raises InputError."""
     ids = list(users)
     if file is not None:
         try:
             ids += file.read_text("utf-8").splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"--file {file}: {getattr(error, 'strerror', error)}") from None
-    ids = list(dict.fromkeys(each for each in ids if each.strip()))
-    if not ids:
-        raise InputError("give USER or --file")
-    return ids
+        if not any(each.strip() for each in ids):
+            raise InputError(f"--file {file}: no user id")
+    for user in ids:
+        if len(user) > ID_CHARS:
+            raise InputError(f"user {user[:40]!r}...: an id has at most {ID_CHARS} characters")
+    return list(dict.fromkeys(each for each in ids if each.strip()))

@@ -17,18 +17,33 @@ from cassandra.query import Statement
 from liveprofile.privacy.export import held_tables
 from liveprofile.privacy.places import HeldTable
 from liveprofile.privacy.user_keys import UserKeys, read_user_keys
-from liveprofile.storage.cql import prepare, read_pages, write_all
+from liveprofile.storage.cql import from_ms, prepare, read_pages, write_all
 from liveprofile.units import HOUR_MS
 
+# Their rows have the times of windows: those that begin before an erasure may end after it.
+WINDOW_TABLES = frozenset(
+    {
+        "user_profile",
+        "profile_delta",
+        "user_lookalike",
+        "later_sums",
+        "risk_flag",
+        "risk_flag_by_day",
+        "user_segment",
+        "segment_member",
+        "segment_change",
+    }
+)
 LISTS_OF_KEYS = ("risk_score_hours", "risk_flag", "risk_case", "user_segment", "segment_change")
 # The proof that a consent was given is kept as long as its limit says.
-KEPT = {"user_consent": "proof of consents"}
+KEPT = {"user_consent": "proof of consents", "erasure": "proof of erasures"}
 NOT_REACHED = (
     "state of the job, checkpoints and savepoints",
     "topics of Kafka",
     "training rows, plans, exports and models",
     "logs, backups and receivers",
 )
+HOURS = "risk_score_hours"
 _COLLECTIONS = ("set<", "list<", "map<")
 
 
@@ -37,6 +52,22 @@ class Erasure(NamedTuple):
 
     rows: dict[str, int]  # by table
     pending: dict[str, int]  # rows that are there again, or may not be deleted yet, by table
+
+
+class Cut(NamedTuple):
+    """The time of an erasure: what is older is deleted, what is later stays."""
+
+    before_ms: int
+    window_ms: int  # length of a window
+
+    def limit_us(self, table: str) -> int:
+        """The write time up to which rows of the table are deleted."""
+        later_ms = self.window_ms if table in WINDOW_TABLES else 0
+        return (self.before_ms + later_ms) * 1_000 - 1
+
+    def nothing_later(self, now_us: int) -> bool:
+        """Whether no later window has ended: newer rows are of clients whose clock is ahead."""
+        return now_us < (self.before_ms + self.window_ms) * 1_000
 
 
 def erasure_order(names: list[str]) -> list[str]:
@@ -51,20 +82,30 @@ def erase_user(
     in_flight: int,
     now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
     write: Callable[[Session, Iterable[Statement], int], int] = write_all,
+    cut: Cut | None = None,
 ) -> Erasure:
     """Deletes the user's rows and looks for what is left. Repeat it after a failure.
 
-    Each deletion has the time of now, or of the newest cell if that is later, so it also hides
-    later writes about the time before. The list of hours keeps the hour that is not over: repeat
-    the erasure after it. Raises ServiceError.
+    Each deletion has the time of the cut, or of the newest cell if that is later and no later
+    window can have ended, so it also hides later writes about the time before. Without a cut it has
+    the time of now. The list of hours keeps the hour that is not over: repeat the erasure after it.
+    Raises ServiceError.
     """
     tables = held_tables(session)
     keys, at_us = read_user_keys(session, user_id), now_us()
+    if cut is not None:  # a worker that does not know of the erasure yet may still write here
+        keys = keys.with_hour(from_ms(cut.before_ms))
+    limits = _Limits(at_us, cut)
     rows: dict[str, int] = {}
     for name in erasure_order(list(tables)):
-        rows[name], deletions = _deletions(session, name, tables[name], keys, at_us)
+        rows[name], deletions = _deletions(session, name, tables[name], keys, limits)
         write(session, deletions, in_flight)
-    pending = {name: sum(1 for _ in _cells(session, name, tables[name], keys)) for name in rows}
+    pending = {
+        name: sum(
+            1 for cell in _cells(session, name, tables[name], keys) if limits.counts(name, cell)
+        )
+        for name in rows
+    }
     return Erasure(
         {name: count for name, count in rows.items() if count},
         {name: count for name, count in pending.items() if count},
@@ -79,28 +120,51 @@ class _Cell(NamedTuple):
     time_us: int  # of its newest cell; 0: the table has only a key
 
 
+class _Limits(NamedTuple):
+    """Up to which write times rows are deleted."""
+
+    now_us: int
+    cut: Cut | None
+
+    def of(self, table: str) -> int:
+        return self.now_us if self.cut is None else self.cut.limit_us(table)
+
+    def deletion_us(self, table: str, cell: _Cell) -> int:
+        """The time of the deletion of a row."""
+        if self.cut is None or self.cut.nothing_later(self.now_us):
+            return max(self.of(table), cell.time_us)
+        return self.of(table)
+
+    def counts(self, table: str, cell: _Cell) -> bool:
+        """Whether a row is one that the erasure deletes."""
+        if self.cut is None or self.cut.nothing_later(self.now_us):
+            return True
+        if table == HOURS:
+            return _end_us(cell.values[-1]) > self.now_us
+        return 0 < cell.time_us <= self.of(table)
+
+
 def _deletions(
-    session: Session, name: str, held: HeldTable, keys: UserKeys, at_us: int
+    session: Session, name: str, held: HeldTable, keys: UserKeys, limits: _Limits
 ) -> tuple[int, Iterator[Statement]]:
     """The number of the user's rows of a table, and the statements that delete them.
 
     Partitions and ranges are deleted as a whole, with one time: rows that a replay writes later are
     hidden too.
     """
-    rows = 0
+    rows, at_us = 0, limits.of(name)
     latest_us: dict[tuple[str, tuple[Any, ...]], int] = {}
-    if held.belongs is None and name != "risk_score_hours":
+    if held.belongs is None and name != HOURS:
         # Also without a row: a window that is under way may write one.
         latest_us = dict.fromkeys(held.conditions(keys), at_us)
     for cell in _cells(session, name, held, keys):
-        rows += 1
-        if name != "risk_score_hours":
-            place = (cell.where, cell.values)
-            latest_us[place] = max(latest_us.get(place, at_us), cell.time_us)
-        elif _end_us(cell.values[-1]) <= at_us:
-            latest_us[cell.where, cell.values] = at_us
-        else:
-            rows -= 1  # its deletion would hide the events of the rest of the hour
+        place = (cell.where, cell.values)
+        if name != HOURS:
+            rows += 1 if limits.cut is None or cell.time_us <= limits.deletion_us(name, cell) else 0
+            latest_us[place] = max(latest_us.get(place, at_us), limits.deletion_us(name, cell))
+        elif _is_over(session, cell.values, limits):
+            rows += 1
+            latest_us[place] = max(at_us, _end_us(cell.values[-1]))
     prepared = {
         where: prepare(session, f"DELETE FROM {name} USING TIMESTAMP ? WHERE {where}")
         for where in {where for where, _ in latest_us}
@@ -111,6 +175,16 @@ def _deletions(
         prepared[where].bind((time_us, *values)) for (where, values), time_us in latest_us.items()
     )
     return rows, deletions
+
+
+def _is_over(session: Session, key: tuple[Any, ...], limits: _Limits) -> bool:
+    """Whether an hour has ended and has no later events, which its deletion would hide."""
+    if _end_us(key[-1]) > limits.now_us:
+        return False
+    if _end_us(key[-1]) <= limits.of(HOURS):
+        return True
+    query = "SELECT event_id FROM risk_score_by_hour WHERE user_id = ? AND hour = ?"
+    return not any(True for _ in read_pages(session, prepare(session, query), key))
 
 
 def _end_us(hour: Any) -> int:
@@ -132,7 +206,7 @@ def _cells(session: Session, name: str, held: HeldTable, keys: UserKeys) -> Iter
     others = [column for column in ("user_id", "target") if column in timed]  # `belongs` reads them
     selected = [*primary, *others]
     selected += [f"WRITETIME({column}) AS written_{index}" for index, column in enumerate(timed)]
-    single_row = held.shares_partitions or name == "risk_score_hours"
+    single_row = held.shares_partitions or name == HOURS
     own = primary if single_row else partition
     for where, values in held.conditions(keys):
         query = f"SELECT {', '.join(selected)} FROM {name}"

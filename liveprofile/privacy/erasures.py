@@ -39,6 +39,10 @@ class ErasureBook:
     def __contains__(self, user_id: str) -> bool:
         return user_id in self._before_ms
 
+    def users(self) -> dict[str, int]:
+        """The erased users, each with the time before which everything is erased."""
+        return dict(self._before_ms)
+
     def before_ms(self, user_id: str) -> int | None:
         """The time before which everything of the user is erased; None: nothing is."""
         return self._before_ms.get(user_id)

@@ -101,6 +101,9 @@ TABLES: dict[str, HeldTable] = {
     ),
     "campaign_contact": HeldTable("contacts of campaigns", "campaigns.contact_ttl_s", _by_user),
     "user_consent": HeldTable("consents by purpose", "topics.consents_retention_ms", _by_user),
+    "erasure": HeldTable(
+        "whether an erased user's rows are deleted", "topics.erasures_retention_ms", _by_user
+    ),
     "later_sums": HeldTable(
         "sums of windows since an erasure", "cassandra.profile_ttl_s", _by_user
     ),

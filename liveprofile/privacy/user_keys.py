@@ -17,6 +17,11 @@ class UserKeys(NamedTuple):
     segments: tuple[str, ...] = ()
     hours: tuple[datetime, ...] = ()  # with scored events, ascending
 
+    def with_hour(self, time: datetime) -> UserKeys:
+        """The keys with the hour of a UTC time, whether it has events or not."""
+        hour = time.replace(minute=0, second=0, microsecond=0, tzinfo=None)
+        return self._replace(hours=tuple(sorted({*self.hours, hour})))
+
 
 def read_user_keys(session: Session, user_id: str) -> UserKeys:
     """Reads the keys from the tables that list them. Raises ServiceError."""

@@ -11,7 +11,13 @@ import pytest
 from cassandra.cluster import Session
 from cassandra.util import uuid_from_time
 
-from liveprofile.privacy.erase import KEPT, erase_user
+from liveprofile.privacy.erase import KEPT, Cut, erase_user
+from liveprofile.privacy.erasure_log import (
+    Deletion,
+    read_deletions,
+    scan_deletions,
+    write_deletion,
+)
 from liveprofile.privacy.export import held_tables
 from liveprofile.privacy.places import TABLES
 from liveprofile.privacy.user_keys import read_user_keys
@@ -24,6 +30,7 @@ pytestmark = pytest.mark.services
 TIME = datetime(2026, 1, 5, 9, 35)
 HOUR = datetime(2026, 1, 5, 9)
 TIME_US = 1_767_605_700_000_000
+WINDOW_MS = 5 * MINUTE_MS
 ENTRY = uuid_from_time(TIME)
 BUCKETS: dict[str, Callable[[str], int]] = {
     "risk_flag_by_day": flag_bucket,
@@ -118,3 +125,22 @@ def test_the_present_hour_is_left_until_it_is_over(session: Session) -> None:
     assert read_user_keys(session, "hour-user").hours == (HOUR,)
     done = erase_user(session, "hour-user", 4, lambda: ERASED_US)
     assert done == ({"risk_score_hours": 1}, {})
+
+
+def test_a_cut_deletes_older_rows_a_day_later_and_later_rows_stay(session: Session) -> None:
+    insert_all(session, "cut-user")
+    cut = Cut(TIME_US // 1_000 + 1, WINDOW_MS)
+    done = erase_user(session, "cut-user", 4, lambda: ERASED_US, cut=cut)
+    assert rows_of(session, "cut-user").keys() == KEPT.keys() and not done.pending
+    insert_all(session, "cut-user", TIME_US + WINDOW_MS * 1_000 + 1_000)
+    done = erase_user(session, "cut-user", 4, lambda: ERASED_US, cut=cut)
+    assert rows_of(session, "cut-user").keys() == TABLES.keys()
+    assert not done.pending
+
+
+def test_deletions_are_noted_and_read(session: Session) -> None:
+    first, second = Deletion(7, 1_000, {"risk_score_hours": 1}), Deletion(9, 2_000, {})
+    write_deletion(session, "noted-user", second, 3_600)
+    write_deletion(session, "noted-user", first, 3_600)  # an older run does not replace it
+    assert read_deletions(session, ["noted-user", "nobody"]) == {"noted-user": second}
+    assert scan_deletions(session)["noted-user"] == second

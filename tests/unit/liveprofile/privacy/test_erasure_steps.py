@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from liveprofile.privacy.erase import KEPT, Erasure, erase_user
+from liveprofile.privacy.erase import KEPT, WINDOW_TABLES, Cut, Erasure, erase_user
 from liveprofile.privacy.places import TABLES
 from liveprofile.storage.flag_buckets import flag_bucket
 from liveprofile.storage.segment_buckets import segment_bucket
@@ -51,7 +51,13 @@ def tables_of(keyspace: MemoryKeyspace, user: str) -> set[str]:
     return {table for table, rows in keyspace.rows.items() if any(user in repr(r) for r in rows)}
 
 
-def erase(keyspace: MemoryKeyspace, user: str, at_us: int = ERASED_US, kill: int = -1) -> Erasure:
+def erase(
+    keyspace: MemoryKeyspace,
+    user: str,
+    at_us: int = ERASED_US,
+    kill: int = -1,
+    cut: Cut | None = None,
+) -> Erasure:
     """kill: the number of deletions before the process ends; -1: it does not."""
     remaining = kill
 
@@ -64,7 +70,7 @@ def erase(keyspace: MemoryKeyspace, user: str, at_us: int = ERASED_US, kill: int
             keyspace.delete(statement)
         return 0
 
-    return erase_user(keyspace, user, 4, lambda: at_us, write)
+    return erase_user(keyspace, user, 4, lambda: at_us, write, cut)
 
 
 @pytest.mark.parametrize("kill", range(-1, 18))
@@ -108,3 +114,65 @@ def test_the_present_hour_stays_in_the_list_of_hours() -> None:
     done = erase(keyspace, "gone", TIME_US + MINUTE_MS * 1_000)
     assert done.pending == {"risk_score_hours": 1} and done.rows["risk_score_by_hour"] == 1
     assert erase(keyspace, "gone") == ({"risk_score_hours": 1}, {})
+
+
+WINDOW_MS = 5 * MINUTE_MS
+CUT = Cut(TIME_US // 1_000 + 1, WINDOW_MS)
+LATE_US = TIME_US + 24 * HOUR_MS * 1_000  # a day after the erasure, as `--pending` may run
+
+
+def test_rows_up_to_the_cut_are_deleted_a_day_later_and_later_rows_stay() -> None:
+    keyspace = MemoryKeyspace()
+    fill(keyspace, "gone")
+    done = erase(keyspace, "gone", LATE_US, cut=CUT)
+    assert done.pending == {} and tables_of(keyspace, "gone") == KEPT.keys()
+
+    fill(keyspace, "back", TIME_US + WINDOW_MS * 1_000 + 1_000)
+    assert erase(keyspace, "back", LATE_US, cut=CUT).pending == {}
+    assert tables_of(keyspace, "back") == TABLES.keys()
+
+
+def test_windows_that_end_after_the_cut_are_deleted_with_it() -> None:
+    keyspace = MemoryKeyspace()
+    end_us = TIME_US + WINDOW_MS * 1_000  # the window began a millisecond before the cut
+    fill(keyspace, "gone", end_us)
+    erase(keyspace, "gone", LATE_US, cut=CUT)
+    assert tables_of(keyspace, "gone") == TABLES.keys() - WINDOW_TABLES
+    fill(keyspace, "gone", end_us)  # by a worker that did not know of the erasure
+    assert not WINDOW_TABLES & tables_of(keyspace, "gone")
+
+
+def test_soon_after_the_cut_rows_of_clocks_that_are_ahead_are_deleted_too() -> None:
+    keyspace = MemoryKeyspace()
+    fill(keyspace, "gone", TIME_US + 2 * WINDOW_MS * 1_000)
+    done = erase(keyspace, "gone", TIME_US + 2_000_000, cut=CUT)
+    assert tables_of(keyspace, "gone") - done.pending.keys() == KEPT.keys()
+
+
+@pytest.mark.parametrize("kill", range(20))
+def test_a_killed_run_with_a_cut_is_finished_by_the_next(kill: int) -> None:
+    keyspace = MemoryKeyspace()
+    fill(keyspace, "gone")
+    with pytest.raises(Killed):
+        erase(keyspace, "gone", LATE_US, kill, CUT)
+    assert erase(keyspace, "gone", LATE_US, cut=CUT).pending == {}
+    assert tables_of(keyspace, "gone") == KEPT.keys()
+
+
+def test_the_list_of_hours_keeps_an_hour_with_later_events() -> None:
+    keyspace = MemoryKeyspace()
+    fill(keyspace, "back")
+    row = {name: "x" for name in keyspace.tables()["risk_score_by_hour"].columns}
+    later = row | {"user_id": "back", "hour": HOUR, "event_id": "later"}
+    keyspace.insert("risk_score_by_hour", later, TIME_US + MINUTE_MS * 1_000)
+    assert erase(keyspace, "back", LATE_US, cut=CUT).pending == {}
+    assert tables_of(keyspace, "back") == KEPT.keys() | {"risk_score_by_hour", "risk_score_hours"}
+
+
+def test_an_hour_that_is_not_over_is_pending() -> None:
+    keyspace = MemoryKeyspace()
+    fill(keyspace, "gone")
+    done = erase(keyspace, "gone", TIME_US + 2_000_000, cut=CUT)
+    assert done.pending == {"risk_score_hours": 1}
+    assert erase(keyspace, "gone", LATE_US, cut=CUT).pending == {}
+    assert tables_of(keyspace, "gone") == KEPT.keys()

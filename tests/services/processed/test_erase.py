@@ -1,0 +1,60 @@
+"""`liveprofile erase` on the tables and the topic of a running job, for users without events."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from liveprofile.kafka.records import read_topic, send_all
+from liveprofile.privacy.erasure_records import CONTENT_TYPE, key_of, read_record, to_record
+from tests.support.job_under_test import JobUnderTest, run_cli
+from udfs.erasure_feed import read_erasures
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture(scope="module")
+def job(processed) -> JobUnderTest:
+    return processed.job
+
+
+def test_erasures_are_sent_carried_out_and_tracked(job: JobUnderTest, tmp_path: Path) -> None:
+    job.run("consent", "set", "erased-1", "--grant", "risk")
+    file = tmp_path / "users.txt"
+    file.write_text("erased-2\nerased-3\nerased-2\n", "utf-8")
+    done = run_cli(
+        "erase", "erased-1", "--file", file, "--json", "--config", job.config_file, ok=True
+    )
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [report["user_id"] for report in reports] == ["erased-1", "erased-2", "erased-3"]
+    assert not any(report["rows"] or report["pending"] for report in reports)
+
+    topic = job.settings.topics.erasures
+    sent = {read_record(each.key, each.value or b"") for each in read_topic(job.settings, topic)}
+    before_ms = read_erasures(job.settings).before_ms("erased-2")
+    assert ("erased-2", before_ms) in sent and len({user for user, _ in sent}) >= 3
+
+    status = job.run("erase", "erased-2", "--status")
+    assert status["done"] and status["before_ms"] == before_ms
+    places = {each["place"]: each for each in status["places"]}
+    assert places["tables"]["done"]
+    assert places[f"topic {job.settings.topics.events}"]["clear_ms"] > before_ms
+    out = tmp_path / "erased-1.json"
+    assert job.run("export", "erased-1", "--out", str(out))["stored"] == {
+        "user_consent": 1,
+        "erasure": 1,
+    }
+
+
+def test_an_erasure_of_another_writer_is_pending_until_it_is_carried_out(
+    job: JobUnderTest,
+) -> None:
+    record = (key_of("erased-4"), to_record("erased-4", 1_767_605_700_000), CONTENT_TYPE)
+    send_all(job.settings, job.settings.topics.erasures, [record])
+    assert not job.run("erase", "erased-4", "--status", ok=False)["done"]
+    assert job.run("erase", "--pending")["user_id"] == "erased-4"
+    assert job.run("erase", "erased-4", "--status")["done"]
+    never = run_cli("erase", "nobody", "--status", "--config", job.config_file, ok=False)
+    assert never.returncode == 2 and "was never erased" in never.stderr
