@@ -28,11 +28,11 @@ TABLE = "api_key"
 class Role(StrEnum):
     READER = "reader"  # reads everything but the audit trail
     ANALYST = "analyst"  # also changes alerts, labels, snoozes and segments
-    ADMIN = "admin"  # also changes rules and reads the audit trail
+    PRIVACY = "privacy"  # as a reader, and reads and changes consents and erases users
+    ADMIN = "admin"  # everything: also changes rules and reads the audit trail
 
     def includes(self, other: Role) -> bool:
-        order = list(Role)
-        return order.index(self) >= order.index(other)
+        return self in (other, Role.ADMIN) or other is Role.READER
 
 
 class StoredKey(NamedTuple):

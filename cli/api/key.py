@@ -28,9 +28,11 @@ def create(
         typer.Argument(metavar="NAME", help="Who uses the key: the analyst of its writes."),
     ],
     role: Annotated[
-        Literal["reader", "analyst", "admin"],
+        Literal["reader", "analyst", "privacy", "admin"],
         typer.Option(
-            "--role", help="reader: reads; analyst: also writes; admin: also changes rules, audits."
+            "--role",
+            help="reader: reads; analyst: also writes; privacy: reads, consents and erasures;"
+            " admin: everything.",
         ),
     ] = "reader",
     days: Annotated[

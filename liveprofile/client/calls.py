@@ -271,6 +271,31 @@ def campaign_report(name: str, days: int = 30) -> Call[analyses.CampaignReport]:
     return Call("GET", _campaign(name, "report"), parse, {"days": days}, timeout_s=SCAN_TIMEOUT_S)
 
 
+def consents(user_id: str) -> Call[models.UserConsents]:
+    """What the user allows now, and each change."""
+    return Call("GET", _user(user_id, "consents"), _as(models.UserConsents))
+
+
+def put_consent(
+    user_id: str, purpose: str, request: models.ConsentRequest
+) -> Call[models.UserConsents]:
+    """Grants or withdraws a purpose. With a time, repeating it changes nothing."""
+    path, body = _user(user_id, "consents", purpose), request.model_dump(exclude_unset=True)
+    return Call("PUT", path, _as(models.UserConsents), body=body, timeout_s=LONG_TIMEOUT_S)
+
+
+def erasure(user_id: str) -> Call[models.UserErasure]:
+    """When each place is clear of an erased user. NotFound: the API knows of no erasure."""
+    return Call("GET", _user(user_id, "erasure"), _as(models.UserErasure))
+
+
+def put_erasure(user_id: str, before_ms: int | None = None) -> Call[models.UserErasure]:
+    """Erases everything of a user before a time, by default now."""
+    body = {} if before_ms is None else {"before_ms": before_ms}
+    path = _user(user_id, "erasure")
+    return Call("PUT", path, _as(models.UserErasure), body=body, timeout_s=LONG_TIMEOUT_S)
+
+
 def rules() -> Call[analyses.RuleList]:
     """The rules that jobs use."""
     return Call("GET", "/v1/rules", _as(analyses.RuleList), timeout_s=LONG_TIMEOUT_S)

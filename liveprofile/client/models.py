@@ -255,6 +255,41 @@ class SnoozeList(Answer):
     items: list[UserSnooze]
 
 
+class ConsentInForce(Answer):
+    allowed: bool
+    since_ms: int | None = Field(description="null: the default of the settings")
+    basis: str
+    text_version: str
+
+
+class ConsentChanged(Answer):
+    time_ms: int
+    purpose: str
+    granted: bool
+    basis: str
+    text_version: str
+
+
+class UserConsents(Answer):
+    user_id: str
+    purposes: dict[str, ConsentInForce] = Field(description="what is in force now, by purpose")
+    history: list[ConsentChanged] = Field(description="the newest 200 changes, newest first")
+
+
+class ErasedPlace(Answer):
+    place: str
+    clear_ms: int | None = Field(description="by when at the latest; null: no limit in time")
+    done: bool
+    note: str
+
+
+class UserErasure(Answer):
+    user_id: str
+    before_ms: int = Field(description="everything of the user before this time is erased")
+    done: bool = Field(description="the tables are clear")
+    places: list[ErasedPlace]
+
+
 class Health(Answer):
     status: Literal["ok"]
 
@@ -288,6 +323,20 @@ class StateRequest(RequestBody):
 class LabelRequest(RequestBody):
     label: Literal["fraud", "legitimate"]
     note: str = Field("", max_length=MAX_NOTE_CHARS)
+
+
+EventTime = Annotated[WholeNumber, Field(ge=946_684_800_000, le=253_402_300_799_999)]
+
+
+class ConsentRequest(RequestBody):
+    granted: bool = Field(description="false: withdrawn")
+    time_ms: EventTime | None = Field(None, description="from when on it counts; null: now")
+    basis: str = Field("", max_length=MAX_ID_CHARS, description="legal basis, such as consent")
+    text_version: str = Field("", max_length=MAX_ID_CHARS, description="of the text read")
+
+
+class ErasureRequest(RequestBody):
+    before_ms: EventTime | None = Field(None, description="null: now")
 
 
 class SnoozeRequest(RequestBody):

@@ -132,6 +132,7 @@ SegmentId = Annotated[str, Depends(segment_of)]
 RuleId = Annotated[str, Depends(rule_id_of)]
 Reader = Annotated[Caller, Depends(Require(Role.READER))]
 Analyst = Annotated[Caller, Depends(Require(Role.ANALYST))]
+PrivacyOfficer = Annotated[Caller, Depends(Require(Role.PRIVACY))]
 Admin = Annotated[Caller, Depends(Require(Role.ADMIN))]
 Time = Annotated[datetime, BeforeValidator(_parse_time)]
 Since = Annotated[

@@ -9,6 +9,7 @@ from liveprofile.config import Settings
 from serve.store.campaigns import CassandraCampaigns
 from serve.store.definitions import CassandraDefinitions
 from serve.store.link import CassandraLink
+from serve.store.privacy import CassandraPrivacy
 from serve.store.reads import CassandraReads
 from serve.store.scans import CassandraScans
 from serve.store.trends import CassandraTrends
@@ -22,6 +23,7 @@ class CassandraStore(
     CassandraWrites,
     CassandraDefinitions,
     CassandraCampaigns,
+    CassandraPrivacy,
 ):
     """Implements serve.store.protocol.Store."""
 
@@ -33,6 +35,7 @@ class CassandraStore(
         CassandraWrites.__init__(self, link, settings)
         CassandraDefinitions.__init__(self, link, settings)
         CassandraCampaigns.__init__(self, link, self, settings)
+        CassandraPrivacy.__init__(self, link, settings)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -14,7 +14,9 @@ from liveprofile.campaigns.plan import Target
 from liveprofile.campaigns.plan_store import StoredPlan
 from liveprofile.campaigns.planning import Wish
 from liveprofile.campaigns.uplift import Uplift
+from liveprofile.consent.changes import ConsentChange
 from liveprofile.errors import LiveprofileError
+from liveprofile.privacy.erasure_status import PlaceStatus
 from liveprofile.rules.definitions import Definition
 from liveprofile.segments.definitions import Segment
 from liveprofile.segments.members import SegmentSize
@@ -71,6 +73,19 @@ class RawDelta(NamedTuple):
 class ScorePage(NamedTuple):
     rows: list[StoredScore]
     position: tuple[int, str] | None  # after the page; None: there is no more
+
+
+class ConsentState(NamedTuple):
+    """The changes of a user, newest first, and what is allowed without one."""
+
+    changes: list[ConsentChange]
+    defaults: Mapping[str, bool]
+
+
+class ErasureState(NamedTuple):
+    before_ms: int
+    done: bool  # the tables are clear
+    places: list[PlaceStatus]
 
 
 class BucketMember(NamedTuple):
@@ -272,6 +287,22 @@ class Store(Protocol):
         self, name: str, days_ms: int
     ) -> tuple[StoredPlan, Mapping[str, Uplift]]:
         """Outcomes of `days_ms` from the start. Raises UnknownCampaign, ScanBusy, ScanTooLarge."""
+
+    async def consents(self, user_id: str) -> ConsentState:
+        """What a user has allowed."""
+
+    async def change_consent(
+        self, user_id: str, change: ConsentChange, audit: AuditEntry
+    ) -> ConsentState:
+        """Stores a change, then sends it to the job. Repeating it changes nothing."""
+
+    async def erasure(self, user_id: str) -> ErasureState | None:
+        """The newest erasure of a user; None: none was asked for here, and none is carried out."""
+
+    async def request_erasure(
+        self, user_id: str, before_ms: int, audit: AuditEntry
+    ) -> ErasureState:
+        """Makes the job forget a user; `liveprofile erase --pending` deletes the rows."""
 
     async def audit_trail(self, day_ms: int, limit: int) -> list[AuditEntry]:
         """The writes of the UTC day that contains the time."""
