@@ -21,6 +21,7 @@ from liveprofile.errors import InputError, ServiceError
 if TYPE_CHECKING:
     from liveprofile.config import Settings
     from liveprofile.consent.changes import ConsentBook
+    from liveprofile.privacy.erasures import ErasureBook
 
 
 def backfill(
@@ -69,8 +70,8 @@ def backfill(
     consents: Annotated[
         bool,
         typer.Option(
-            help="Leave out users who do not allow training (topic user-consents). --no-consents"
-            " is for events that are not of this shop's users."
+            help="Leave out users who do not allow training (topic user-consents) or were erased"
+            " (user-erasures). --no-consents is for events that are not of this shop's users."
         ),
     ] = True,
     config: ConfigOption = None,
@@ -78,7 +79,8 @@ def backfill(
 ) -> None:
     """Make training rows from past events, with the same SQL views as the streaming job.
 
-    Rows of users who do not allow training now, or did not at the time of the row, are left out.
+    Rows of users who do not allow training now, or did not at the time of the row, are left out,
+    and all rows of users who were erased.
 
     Example: `liveprofile backfill --rows rows`
     or `liveprofile backfill shop.csv --mapping shop.toml --rows rows`
@@ -96,7 +98,8 @@ def backfill(
         "on_step": print_line,
     }
     if consents:
-        common["consents"] = _consents(settings, file, mapping, rows, labels)
+        backfill_job_runner.check_files(rows, file, mapping, labels)
+        common["consents"], common["erased"] = _decisions(settings)
     if pipeline == "profile":
         result = backfill_job_runner.backfill_profile_rows(settings, rows, **common)
     else:
@@ -110,16 +113,13 @@ def backfill(
         typer.echo(f"{result.rows:,} rows in {result.folder}")
 
 
-def _consents(
-    settings: Settings, file: Path | None, mapping: Path | None, rows: Path, labels: Path | None
-) -> ConsentBook:
-    """Reads the consents, after the arguments have been checked. Raises ServiceError."""
-    from cli.pipeline import backfill_job_runner
+def _decisions(settings: Settings) -> tuple[ConsentBook, ErasureBook]:
+    """What users have decided. Raises ServiceError."""
     from udfs.consent_feed import read_consents
+    from udfs.erasure_feed import read_erasures
 
-    backfill_job_runner.check_files(rows, file, mapping, labels)
     try:
-        return read_consents(settings)
+        return read_consents(settings), read_erasures(settings)
     except ServiceError as error:
         raise ServiceError(
             f"consents for training cannot be read: {error}. --no-consents writes rows of all users"

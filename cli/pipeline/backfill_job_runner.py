@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -56,6 +56,7 @@ class BackfillResult(NamedTuple):
     labels: int | None = None  # labels read; None for the profile pipeline
     copies: int = 0  # duplicate events, left out of the rows
     no_consent: int = 0  # rows of users who do not allow training, left out
+    erased: int = 0  # rows of users who were erased at any time, left out
 
 
 def backfill_profile_rows(
@@ -68,6 +69,7 @@ def backfill_profile_rows(
     cluster: bool = True,
     on_step: Callable[[str], None] = lambda step: None,
     consents: ConsentBook | None = None,
+    erased: Container[str] = frozenset(),
 ) -> BackfillResult:
     """Writes the profile pipeline's rows to `out`, one folder per month of the window end.
 
@@ -78,14 +80,14 @@ def backfill_profile_rows(
     cluster: True runs on flink.rest_url, whose machines must see the folder `out`; False runs an
     embedded Flink.
     consents: only rows of users who allow training now and did at the end of the window; None: of
-    all users.
+    all users. erased: users without rows.
     Raises InputError for invalid files and ServiceError if the job fails.
     """
     check_files(out, source, mapping)
     with _work_folder(out) as work:
         events, event_arguments = _spool_events(source, mapping, work, on_step, numbered=False)
         _run_job(settings, event_arguments, work, config, cluster, on_step)
-        counts = _to_parquet(work, out, PROFILE_ROWS, consents)
+        counts = _to_parquet(work, out, PROFILE_ROWS, consents, erased)
     return BackfillResult(events, counts.written, str(out), None, *counts[1:])
 
 
@@ -101,6 +103,7 @@ def backfill_scoring_rows(
     on_step: Callable[[str], None] = lambda step: None,
     on_rejected: Callable[[RejectedLabel], None] = lambda row: None,
     consents: ConsentBook | None = None,
+    erased: Container[str] = frozenset(),
 ) -> BackfillResult:
     """Writes the scoring pipeline's rows to `out`, one folder per month of the event time.
 
@@ -121,7 +124,7 @@ def backfill_scoring_rows(
         events, event_arguments = _spool_events(source, mapping, work, on_step, numbered=True)
         arguments = [*event_arguments, "--labels", str(file.resolve())]
         _run_job(settings, arguments, work, config, cluster, on_step)
-        counts = _to_parquet(work, out, SCORING_ROWS, consents)
+        counts = _to_parquet(work, out, SCORING_ROWS, consents, erased)
     return BackfillResult(events, counts.written, str(out), count, *counts[1:])
 
 
@@ -207,17 +210,22 @@ class RowCounts(NamedTuple):
     written: int
     copies: int
     no_consent: int
+    erased: int
 
 
 def _to_parquet(
-    work: Path, out: Path, row_format: RowFormat, consents: ConsentBook | None
+    work: Path,
+    out: Path,
+    row_format: RowFormat,
+    consents: ConsentBook | None,
+    erased: Container[str],
 ) -> RowCounts:
     """Converts the job's JSON rows to Parquet."""
-    written = copies = no_consent = 0
+    written = copies = no_consent = of_erased = 0
     now_ms = round(time.time() * 1_000)
 
     def converted_batches() -> Iterator[pa.RecordBatch]:
-        nonlocal written, copies, no_consent
+        nonlocal written, copies, no_consent, of_erased
         parse_options = pj.ParseOptions(
             explicit_schema=row_format.job_schema, unexpected_field_behavior="error"
         )
@@ -228,8 +236,10 @@ def _to_parquet(
             for batch in table.to_batches(max_chunksize=BATCH_ROWS):
                 converted = row_format.convert(batch)
                 copies += len(batch) - len(converted)
-                allowed = allowed_rows(converted, row_format.time_column, consents, now_ms)
-                no_consent += len(converted) - len(allowed)
+                present = without_users(converted, erased)
+                of_erased += len(converted) - len(present)
+                allowed = allowed_rows(present, row_format.time_column, consents, now_ms)
+                no_consent += len(present) - len(allowed)
                 written += len(allowed)
                 yield allowed
 
@@ -241,7 +251,13 @@ def _to_parquet(
         partitioning=ds.partitioning(pa.schema([MONTH_FIELD]), flavor="hive"),
         existing_data_behavior="overwrite_or_ignore",
     )
-    return RowCounts(written, copies, no_consent)
+    return RowCounts(written, copies, no_consent, of_erased)
+
+
+def without_users(batch: pa.RecordBatch, users: Container[str]) -> pa.RecordBatch:
+    """The rows of all other users."""
+    kept = [user_id not in users for user_id in batch["user_id"].to_pylist()]
+    return batch if all(kept) else batch.filter(pa.array(kept, pa.bool_()))
 
 
 def allowed_rows(

@@ -11,7 +11,7 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
+from cli.common import ConfigOption, JsonOption, format_utc, print_fields, print_json, read_settings
 from cli.operations.tables import print_table
 from cli.progress import progress
 from liveprofile.errors import InputError
@@ -40,6 +40,14 @@ def erase(
         bool,
         typer.Option("--status", help="Erase nothing: show when each place is clear."),
     ] = False,
+    rows: Annotated[
+        Path | None,
+        typer.Option(
+            "--rows",
+            metavar="FOLDER",
+            help="Take all erased users out of the training rows of `backfill` in FOLDER.",
+        ),
+    ] = None,
     proof: Annotated[
         Path | None,
         typer.Option("--proof", metavar="FILE", help="New file: a signed line for each user."),
@@ -63,13 +71,18 @@ def erase(
         raise InputError("--pending is about all erasures: give no user and no --status with it")
     if status and proof is not None:
         raise InputError("--status erases nothing: give no --proof with it")
-    if not (ids or pending or status):
-        raise InputError("give USER, --file, --pending or --status")
+    if rows is not None and (ids or pending or status or proof):
+        raise InputError("--rows is about all erasures: give nothing else with it")
+    if not (ids or pending or status or rows):
+        raise InputError("give USER, --file, --pending, --status or --rows")
     settings = read_settings(config)
     if proof is not None and settings.rules_signing_key is None:
         raise InputError("--proof needs the setting rules_signing_key, which signs it")
     if status:
         _show_status(settings, ids, json)
+        return
+    if rows is not None:
+        _erase_rows(settings, rows, json)
         return
     from liveprofile.storage.connection import open_session
 
@@ -140,6 +153,26 @@ def _delete(
             if len(todo) > 1:
                 show("erasing", number, len(todo))
     return reports
+
+
+def _erase_rows(settings: Settings, folder: Path, json: bool) -> None:
+    """Rewrites training rows without the erased users."""
+    from liveprofile.privacy.training_files import erase_rows
+    from udfs.erasure_feed import read_erasures
+
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no folder")
+    found = list(erase_rows(folder, read_erasures(settings).users()))
+    counts = {
+        "files": len(found),
+        "rewritten": sum(each.erased > 0 for each in found),
+        "rows": sum(each.kept for each in found),
+        "erased": sum(each.erased for each in found),
+    }
+    if json:
+        print_json(counts)
+    else:
+        print_fields(counts)
 
 
 def _show_status(settings: Settings, ids: list[str], json: bool) -> None:

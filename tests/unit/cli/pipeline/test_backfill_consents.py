@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from cli.pipeline.backfill_job_runner import PROFILE_ROWS, SCORING_ROWS, allowed_rows
+from cli.pipeline.backfill_job_runner import (
+    PROFILE_ROWS,
+    SCORING_ROWS,
+    allowed_rows,
+    without_users,
+)
 from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
+from liveprofile.privacy.erasures import ErasureBook
 
 NOW_MS = 100
 ALL = dict.fromkeys(PURPOSES, True)
@@ -50,3 +56,12 @@ def test_no_row_is_left_if_training_is_not_allowed_by_default() -> None:
 def test_both_formats_have_their_time_column() -> None:
     for row_format in PROFILE_ROWS, SCORING_ROWS:
         assert row_format.parquet_schema.field(row_format.time_column).type == pa.int64()
+
+
+def test_users_who_were_erased_at_any_time_have_no_rows() -> None:
+    book = ErasureBook()
+    book.put("gone", 50)
+    found = without_users(rows(("gone", 40), ("kept", 40), ("gone", 60)), book)
+    assert found.to_pylist() == [{"user_id": "kept", "window_end_ms": 40}]
+    batch = rows(("kept", 1))
+    assert without_users(batch, book) is batch
