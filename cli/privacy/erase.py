@@ -88,12 +88,13 @@ def erase(
 
     with _new_file(proof) as out, open_session(settings.cassandra) as session:
         todo = _pending(settings, session) if pending else _send(settings, ids)
-        reports = _delete(settings, session, todo, out)
-    for report in reports:
-        _print(report, json)
-    if not reports and not json:
+        rows_left = False
+        for report in _delete(settings, session, todo, out):
+            _print(report, json)
+            rows_left |= bool(report["pending"])
+    if not todo and not json:
         typer.echo("no erasure is pending")
-    if any(report["pending"] for report in reports):
+    if rows_left:
         raise typer.Exit(1)
 
 
@@ -129,14 +130,13 @@ def _pending(settings: Settings, session: Session) -> dict[str, int]:
 
 def _delete(
     settings: Settings, session: Session, todo: Mapping[str, int], out: IO[bytes] | None
-) -> list[dict[str, Any]]:
-    """Deletes the rows of users; returns a report of each. Raises ServiceError."""
+) -> Iterator[dict[str, Any]]:
+    """Deletes the rows of users; yields a report of each. Raises ServiceError."""
     from liveprofile.consent.store import ttl_s
     from liveprofile.privacy.erase import Cut, erase_user
     from liveprofile.privacy.erasure_log import Deletion, write_deletion
     from liveprofile.privacy.erasure_proof import proof_line
 
-    reports: list[dict[str, Any]] = []
     keep_s = ttl_s(settings.topics.erasures_retention_ms)
     secret = settings.rules_signing_key
     with progress() as show:
@@ -145,14 +145,13 @@ def _delete(
             done = erase_user(session, user, settings.cassandra.in_flight, cut=cut)
             now_ms = round(time.time() * 1_000)
             write_deletion(session, user, Deletion(before_ms, now_ms, done.pending), keep_s)
-            reports.append({"user_id": user, "rows": done.rows, "pending": done.pending})
             if out is not None and secret is not None:
                 keyspace = settings.cassandra.keyspace
                 out.write(proof_line(secret.get_secret_value(), user, keyspace, now_ms, done))
                 out.flush()  # what is done is proven, also if the next user fails
             if len(todo) > 1:
                 show("erasing", number, len(todo))
-    return reports
+            yield {"user_id": user, "rows": done.rows, "pending": done.pending}
 
 
 def _erase_rows(settings: Settings, folder: Path, json: bool) -> None:

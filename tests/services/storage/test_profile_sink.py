@@ -22,6 +22,7 @@ from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.paths import ROOT
 from tests.support.rows.profile_rows import DIM, TABLES, flag, profile_row, write_and_flush
+from udfs.profile.erasure import StoredSums, SumsKey
 from udfs.profile.sink import CassandraProfileSink
 
 pytestmark = pytest.mark.services
@@ -70,6 +71,22 @@ def test_recency_without_purchase_is_none(sink: CassandraProfileSink, session: S
     write_and_flush(sink, profile_row(window=1, recency_days=None))
 
     assert queries.profile(session, "u").recency_days is None
+
+
+def test_sums_since_an_erasure_are_those_of_the_window_before(sink: CassandraProfileSink):
+    sums = (1.0, 2.5e300, -0.0)
+    rows = [
+        profile_row("back", window=window, later_sums=(*sums, float(window))) for window in (2, 3)
+    ]
+    write_and_flush(sink, *rows, profile_row("never", window=2))
+    ends_ms = [row.window_end_ms for row in rows]
+    keys = [SumsKey("back", end_ms) for end_ms in (*ends_ms, ends_ms[-1] + 1)]
+    assert sink.later_sums([*keys, SumsKey("never", ends_ms[-1])]) == [
+        None,
+        StoredSums(ends_ms[0], (*sums, 2.0)),
+        StoredSums(ends_ms[1], (*sums, 3.0)),
+        None,
+    ]
 
 
 def test_profile_is_the_later_window_in_any_write_order(
