@@ -44,6 +44,7 @@ NOT_REACHED = (
     "logs, backups and receivers",
 )
 HOURS = "risk_score_hours"
+_NAMING = ("user_id", "alert_id", "flag_id", "target")  # columns that name a user or a flag
 _COLLECTIONS = ("set<", "list<", "map<")
 
 
@@ -83,28 +84,33 @@ def erase_user(
     now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
     write: Callable[[Session, Iterable[Statement], int], int] = write_all,
     cut: Cut | None = None,
+    shared: SharedRows | None = None,
 ) -> Erasure:
     """Deletes the user's rows and looks for what is left. Repeat it after a failure.
 
     Each deletion has the time of the cut, or of the newest cell if that is later and no later
     window can have ended, so it also hides later writes about the time before. Without a cut it has
     the time of now. The list of hours keeps the hour that is not over: repeat the erasure after it.
-    Raises ServiceError.
+    shared: of several users; None: tables without a key of the user are read as a whole. Raises
+    ServiceError.
     """
     tables = held_tables(session)
-    keys, at_us = read_user_keys(session, user_id), now_us()
+    at_us = now_us()
+    keys = read_user_keys(session, user_id) if shared is None else shared.keys[user_id]
     if cut is not None:  # a worker that does not know of the erasure yet may still write here
         keys = keys.with_hour(from_ms(cut.before_ms))
     limits = _Limits(at_us, cut)
     rows: dict[str, int] = {}
     for name in erasure_order(list(tables)):
-        rows[name], deletions = _deletions(session, name, tables[name], keys, limits)
+        cells = _cells(session, name, tables[name], keys, shared)
+        rows[name], deletions = _deletions(session, name, tables[name], keys, limits, cells)
         write(session, deletions, in_flight)
     pending = {
         name: sum(
             1 for cell in _cells(session, name, tables[name], keys) if limits.counts(name, cell)
         )
         for name in rows
+        if shared is None or tables[name].belongs is None
     }
     return Erasure(
         {name: count for name, count in rows.items() if count},
@@ -145,7 +151,12 @@ class _Limits(NamedTuple):
 
 
 def _deletions(
-    session: Session, name: str, held: HeldTable, keys: UserKeys, limits: _Limits
+    session: Session,
+    name: str,
+    held: HeldTable,
+    keys: UserKeys,
+    limits: _Limits,
+    cells: Iterable[_Cell],
 ) -> tuple[int, Iterator[Statement]]:
     """The number of the user's rows of a table, and the statements that delete them.
 
@@ -157,7 +168,7 @@ def _deletions(
     if held.belongs is None and name != HOURS:
         # Also without a row: a window that is under way may write one.
         latest_us = dict.fromkeys(held.conditions(keys), at_us)
-    for cell in _cells(session, name, held, keys):
+    for cell in cells:
         place = (cell.where, cell.values)
         if name != HOURS:
             rows += 1 if limits.cut is None or cell.time_us <= limits.deletion_us(name, cell) else 0
@@ -193,8 +204,52 @@ def _end_us(hour: Any) -> int:
     return (start_ms + HOUR_MS) * 1_000 - 1
 
 
-def _cells(session: Session, name: str, held: HeldTable, keys: UserKeys) -> Iterator[_Cell]:
+class SharedRows(NamedTuple):
+    """The rows of several users in the tables that are read as a whole."""
+
+    keys: dict[str, UserKeys]
+    cells: dict[str, dict[str, list[_Cell]]]  # by table and user
+
+
+def read_shared_rows(session: Session, user_ids: Iterable[str]) -> SharedRows:
+    """Reads each of these tables once. Raises ServiceError."""
+    keys = {user_id: read_user_keys(session, user_id) for user_id in user_ids}
+    by_flag = {flag_id: each for each in keys.values() for flag_id in each.flag_ids}
+    cells: dict[str, dict[str, list[_Cell]]] = {}
+    for name, held in held_tables(session).items():
+        if held.belongs is None or name in KEPT:
+            continue
+        of_users = cells.setdefault(name, {})
+        for row, cell in _rows(session, name, held, "", ()):
+            texts = {getattr(row, column, None) or "" for column in _NAMING}
+            texts |= {text.rpartition(" ")[0] for text in texts}  # a user and a rule
+            for each in {keys.get(text) for text in texts} | {by_flag.get(text) for text in texts}:
+                if each is not None and held.belongs(row, each):
+                    of_users.setdefault(each.user_id, []).append(cell)
+    return SharedRows(keys, cells)
+
+
+def _cells(
+    session: Session,
+    name: str,
+    held: HeldTable,
+    keys: UserKeys,
+    shared: SharedRows | None = None,
+) -> Iterator[_Cell]:
     """The user's rows of a table. Raises ServiceError."""
+    if shared is not None and held.belongs is not None:
+        yield from shared.cells[name].get(keys.user_id, ())
+        return
+    for where, values in held.conditions(keys):
+        for row, cell in _rows(session, name, held, where, values):
+            if held.belongs is None or held.belongs(row, keys):
+                yield cell
+
+
+def _rows(
+    session: Session, name: str, held: HeldTable, where: str, values: tuple[Any, ...]
+) -> Iterator[tuple[Any, _Cell]]:
+    """Rows of a table, each with what its deletion needs. Raises ServiceError."""
     table = _metadata(session, name)
     primary = [column.name for column in table.primary_key]
     partition = [column.name for column in table.partition_key]
@@ -208,18 +263,15 @@ def _cells(session: Session, name: str, held: HeldTable, keys: UserKeys) -> Iter
     selected += [f"WRITETIME({column}) AS written_{index}" for index, column in enumerate(timed)]
     single_row = held.shares_partitions or name == HOURS
     own = primary if single_row else partition
-    for where, values in held.conditions(keys):
-        query = f"SELECT {', '.join(selected)} FROM {name}"
-        prepared = prepare(session, f"{query} WHERE {where}" if where else query)
-        for row in read_pages(session, prepared, values):
-            if held.belongs is not None and not held.belongs(row, keys):
-                continue
-            times = (getattr(row, f"written_{index}") for index in range(len(timed)))
-            place, marks = where, values
-            if held.belongs is not None or single_row:
-                place = " AND ".join(f"{column} = ?" for column in own)
-                marks = tuple(getattr(row, column) for column in own)
-            yield _Cell(place, marks, max((each for each in times if each), default=0))
+    query = f"SELECT {', '.join(selected)} FROM {name}"
+    prepared = prepare(session, f"{query} WHERE {where}" if where else query)
+    for row in read_pages(session, prepared, values):
+        times = (getattr(row, f"written_{index}") for index in range(len(timed)))
+        place, marks = where, values
+        if held.belongs is not None or single_row:
+            place = " AND ".join(f"{column} = ?" for column in own)
+            marks = tuple(getattr(row, column) for column in own)
+        yield row, _Cell(place, marks, max((each for each in times if each), default=0))
 
 
 def _metadata(session: Session, name: str) -> Any:

@@ -40,6 +40,7 @@ class MemoryKeyspace:
     def __init__(self) -> None:
         tables = {name: each for name, each in _tables()}
         self.rows: dict[str, list[Row]] = {name: [] for name in tables}
+        self.reads: list[str] = []  # tables, one for each SELECT
         self._deletions: dict[str, list[tuple[Row, int]]] = {name: [] for name in tables}
         keyspace = SimpleNamespace(tables=tables)
         self.cluster = SimpleNamespace(
@@ -64,6 +65,7 @@ class MemoryKeyspace:
     def execute(self, statement: Prepared, values: Any, **options: Any) -> SimpleNamespace:
         match = re.fullmatch(r"SELECT (.+) FROM (\w+)(?: WHERE (.+))?", statement.query)
         assert match, statement.query
+        self.reads.append(match[2])
         place = _place(match[3], values or ())
         names = [part.split(" AS ")[-1] for part in match[1].split(", ")]
         rows = [

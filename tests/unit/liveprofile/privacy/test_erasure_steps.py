@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from liveprofile.privacy.erase import KEPT, WINDOW_TABLES, Cut, Erasure, erase_user
+from liveprofile.privacy.erase import (
+    KEPT,
+    WINDOW_TABLES,
+    Cut,
+    Erasure,
+    SharedRows,
+    erase_user,
+    read_shared_rows,
+)
 from liveprofile.privacy.places import TABLES
 from liveprofile.storage.flag_buckets import flag_bucket
 from liveprofile.storage.segment_buckets import segment_bucket
@@ -57,6 +65,7 @@ def erase(
     at_us: int = ERASED_US,
     kill: int = -1,
     cut: Cut | None = None,
+    shared: SharedRows | None = None,
 ) -> Erasure:
     """kill: the number of deletions before the process ends; -1: it does not."""
     remaining = kill
@@ -70,7 +79,7 @@ def erase(
             keyspace.delete(statement)
         return 0
 
-    return erase_user(keyspace, user, 4, lambda: at_us, write, cut)
+    return erase_user(keyspace, user, 4, lambda: at_us, write, cut, shared)
 
 
 @pytest.mark.parametrize("kill", range(-1, 18))
@@ -176,3 +185,20 @@ def test_an_hour_that_is_not_over_is_pending() -> None:
     assert done.pending == {"risk_score_hours": 1}
     assert erase(keyspace, "gone", LATE_US, cut=CUT).pending == {}
     assert tables_of(keyspace, "gone") == KEPT.keys()
+
+
+def test_many_users_are_erased_with_one_read_of_each_shared_table() -> None:
+    keyspace = MemoryKeyspace()
+    users = ["gone-1", "gone-2", "gone-3", "kept"]
+    for user in users:
+        fill(keyspace, user)
+    before = [row for rows in keyspace.rows.values() for row in rows if "kept" in repr(row)]
+    shared = read_shared_rows(keyspace, users[:3])
+    keyspace.reads.clear()
+    for user in users[:3]:
+        done = erase(keyspace, user, LATE_US, cut=CUT, shared=shared)
+        assert done.rows.keys() == TABLES.keys() - KEPT.keys() and not done.pending
+        assert tables_of(keyspace, user) == KEPT.keys()
+    assert [row for rows in keyspace.rows.values() for row in rows if "kept" in repr(row)] == before
+    whole = {name for name, held in TABLES.items() if held.belongs is not None}
+    assert len(whole) == 4 and not whole & set(keyspace.reads)
