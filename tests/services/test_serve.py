@@ -19,8 +19,10 @@ from liveprofile.alerts.cases import case_store
 from liveprofile.alerts.cases.case_store import NewAlert
 from liveprofile.client import Client, Conflict, NotFound, Unauthorized, Unavailable, calls
 from liveprofile.client.analysis_models import CampaignRequest
+from liveprofile.client.models import ConsentRequest
 from liveprofile.config import Settings
 from liveprofile.kafka.records import read_topic
+from liveprofile.pseudonym import user_pseudonym
 from liveprofile.rules.flags import Flag
 from liveprofile.segments.members import members
 from liveprofile.storage import queries
@@ -32,6 +34,8 @@ from liveprofile.units import HOUR_MS
 from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.rows.profile_rows import START_MS, WINDOW_MS, flag, profile_row
+from udfs.consent_feed import read_consents
+from udfs.erasure_feed import read_erasures
 from udfs.profile.sink import CassandraProfileSink
 
 pytestmark = pytest.mark.services
@@ -302,6 +306,30 @@ def test_label_of_an_event_reaches_kafka(api: Api) -> None:
         assert client.send(calls.label("f-event", "legitimate")).labels_sent == 1
     [record] = read_topic(api.settings, api.settings.topics.feedback)
     assert json.loads(record.value)["label"] == "legitimate"
+
+
+def test_consents_and_erasures_reach_the_topics_and_are_carried_out(api: Api) -> None:
+    asked_ms = round(time.time() * 1_000) - 1_000
+    request = ConsentRequest(granted=False, time_ms=asked_ms, basis="consent")
+    with api.client("pia", "privacy") as client:
+        for _ in range(2):
+            answer = client.send(calls.put_consent("asked", "marketing", request))
+        assert not answer.purposes["marketing"].allowed and len(answer.history) == 1
+        assert not read_consents(api.settings).allowed("asked", "marketing", asked_ms)
+        with pytest.raises(NotFound, match="no erasure"):
+            client.send(calls.erasure("asked"))
+        first = client.send(calls.put_erasure("asked", asked_ms))
+        assert client.send(calls.put_erasure("asked", asked_ms)) == first and not first.done
+        assert read_erasures(api.settings).before_ms("asked") == asked_ms
+        config = ("--json", "--config", api.job.config_file)
+        report = json.loads(run_cli("erase", "--pending", *config).stdout)
+        assert (report["user_id"], report["pending"]) == ("asked", {})
+        assert client.send(calls.erasure("asked")).done
+    with api.client("root", "admin") as admin:
+        entries = admin.send(calls.audit(datetime.now(UTC))).items
+    done = [(entry.action, entry.target) for entry in entries if entry.name == "pia"]
+    # What the trail says of the user by name is deleted with the user.
+    assert done == [("user.erase", user_pseudonym("asked"))]
 
 
 def test_of_two_editors_of_the_same_rules_one_wins(api: Api) -> None:
