@@ -26,6 +26,7 @@ from liveprofile.setting_sections import (
     CampaignSettings,
     CassandraSettings,
     ConsentSettings,
+    DecoderSettings,
     FlinkSettings,
     JobSettings,
     KafkaSettings,
@@ -66,6 +67,7 @@ class Settings(Section):
     flink: FlinkSettings = FlinkSettings()
     serve: ServeSettings = ServeSettings()
     metrics: MetricsSettings = MetricsSettings()
+    decoder: DecoderSettings = DecoderSettings()
     trends: TrendSettings = TrendSettings()
     campaigns: CampaignSettings = CampaignSettings()
     consent: ConsentSettings = ConsentSettings()

@@ -21,6 +21,7 @@ class Section(BaseModel):
 
 class TopicSettings(Section):
     events: str = "behavior-events"
+    encoded: str = "behavior-events-encoded"
     rejected: str = "behavior-events-rejected"
     late: str = "behavior-events-late"
     alerts: str = "risk-alerts"
@@ -344,6 +345,24 @@ class ConsentSettings(Section):
     def defaults(self) -> dict[str, bool]:
         """By purpose."""
         return self.model_dump()
+
+
+class DecoderSettings(Section):
+    """`liveprofile decode`: the registry whose schemas records in Confluent wire format name."""
+
+    registry_url: str = Field(
+        "", pattern="^(https?://.+)?$", description="of a schema registry; empty: none"
+    )
+    registry_username: str = ""
+    registry_password: SecretStr = SecretStr("")
+    registry_ca_file: str = Field("", description="PEM file of trusted certificates")
+    registry_timeout_ms: int = Field(5_000, ge=100, le=60_000, description="of one request")
+
+    @model_validator(mode="after")
+    def _complete_credentials(self) -> DecoderSettings:
+        if bool(self.registry_username) != bool(self.registry_password.get_secret_value()):
+            raise ValueError("registry_username and registry_password need each other")
+        return self
 
 
 class FlinkSettings(Section):

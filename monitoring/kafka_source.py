@@ -6,7 +6,8 @@ from pathlib import Path
 
 from liveprofile.audit.state_file import read_state
 from liveprofile.config import Settings
-from liveprofile.kafka.offsets import lag, partition_ranges, scoring_group
+from liveprofile.kafka.offsets import decoder_group, lag, partition_ranges, scoring_group
+from liveprofile.kafka.topics import NoTopicError
 from monitoring.catalogue import Readings
 from monitoring.topic_counts import TopicCounter
 
@@ -17,11 +18,24 @@ def read_kafka(settings: Settings, counters: list[TopicCounter]) -> Readings:
     readings.add("lag_records", lag(settings), "profile")
     if settings.scoring.enabled:
         readings.add("lag_records", lag(settings, scoring_group(settings.kafka)), "scoring")
+    if (records := _records_to_decode(settings)) is not None:
+        readings.add("lag_records", records, "decoder")
     late = partition_ranges(settings, settings.topics.late)
     readings.add("records_late", sum(span.end for span in late.values()))
     for counter in counters:
         counter.add_to(readings)
     return readings
+
+
+def _records_to_decode(settings: Settings) -> int | None:
+    """None if nothing has ever been sent to `liveprofile decode`."""
+    topic = settings.topics.encoded
+    try:
+        if not any(span.end for span in partition_ranges(settings, topic).values()):
+            return None
+    except NoTopicError:  # of a deployment that does not use it
+        return None
+    return lag(settings, decoder_group(settings.kafka), topic)
 
 
 def read_audit(settings: Settings, state_file: Path) -> Readings:

@@ -13,6 +13,7 @@ from cli.times import SinceOption
 
 if TYPE_CHECKING:
     from liveprofile.audit.audit import Audit
+    from liveprofile.audit.encoded import EncodedCounts
     from liveprofile.audit.reconciliation import Reconciliation
     from liveprofile.config import Settings
 
@@ -67,6 +68,7 @@ def audit(
 
     Example: `liveprofile audit` or `liveprofile audit --since 2h --json`
     """
+    from cli.audit_encoded import audit_encoded
     from cli.pipeline.audit_input import (
         archive_ends,
         erased_windows,
@@ -96,17 +98,21 @@ def audit(
             read_range(settings, auditor, plan)
         report = auditor.report()
         repaired = _repair(settings, auditor) if repair else 0
+    encoded = audit_encoded(settings, None if plan is None else plan.outputs_since_ms)
     ok = report.counts.ok or (repaired > 0 and _ok_after_repair(report.counts, repaired))
+    ok = ok and (encoded is None or encoded.ok)
     if ok and state is not None:
         write_state(state, AuditState(topic=settings.topics.events, offsets=report.next_offsets))
     if json:
         counts = {name: getattr(report.counts, name) for name in COUNTS}
         outcome = {"behind": behind, "repaired": repaired, "ok": ok, "examples": report.examples}
-        print_json(counts | outcome)
+        print_json(counts | outcome | {"encoded": encoded})
     else:
         print_fields({name: getattr(report.counts, name) for name in COUNTS})
         for line in _summary_lines(report.counts, repaired, behind, settings):
             typer.echo(line)
+        if encoded is not None:
+            typer.echo(_encoded_line(encoded, settings))
     if not ok:
         raise typer.Exit(1)
 
@@ -177,6 +183,14 @@ def _send_late(settings: Settings, lateness_ms: dict[tuple[int, int], int]) -> i
             for record in events
             if (source := (record.partition, record.offset)) in lateness_ms
         ),
+    )
+
+
+def _encoded_line(encoded: EncodedCounts, settings: Settings) -> str:
+    return (
+        f"{settings.topics.encoded}: {encoded.in_topic} records, {encoded.decoded} decoded,"
+        f" {encoded.rejected} rejected, {encoded.unaccounted} unaccounted, {encoded.behind} not"
+        " read yet"
     )
 
 

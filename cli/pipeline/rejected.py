@@ -138,9 +138,12 @@ def resend(
 
     corrections = read_corrections(_read_text(file), str(file))
     settings = read_settings(config)
-    records = [
+    # An encoded record is corrected as JSON, which needs no decoder.
+    instead = {settings.topics.encoded: settings.topics.events}
+    corrected = [
         correct(record, corrections[record.id]) for record in _find(settings, list(corrections))
     ]
+    records = [each._replace(topic=instead.get(each.topic, each.topic)) for each in corrected]
     allowed = (settings.topics.events, settings.topics.feedback)
     if others := {record.topic for record in records} - set(allowed):
         raise InputError(f"topic {min(others)} is not of this job ({', '.join(allowed)})")

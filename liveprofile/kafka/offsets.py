@@ -76,6 +76,11 @@ def scoring_group(kafka: KafkaSettings) -> str:
     return f"{kafka.group_id}-events"
 
 
+def decoder_group(kafka: KafkaSettings) -> str:
+    """The consumer group of `liveprofile decode`."""
+    return f"{kafka.group_id}-decoder"
+
+
 def bootstrap_group(kafka: KafkaSettings) -> str:
     """The consumer group of a job over an archive.
 

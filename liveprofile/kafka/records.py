@@ -25,6 +25,15 @@ FENCED_ERRORS = (
     KafkaError.PRODUCER_FENCED,
     KafkaError.INVALID_PRODUCER_EPOCH,
 )
+# Commit errors that mean: another member of the group owns the partition now and reads the record
+# again.
+PARTITION_LOST_ERRORS = (
+    KafkaError.ILLEGAL_GENERATION,
+    KafkaError.UNKNOWN_MEMBER_ID,
+    KafkaError.REBALANCE_IN_PROGRESS,
+    KafkaError._STATE,
+    KafkaError._ASSIGNMENT_LOST,
+)
 
 
 class Record(NamedTuple):
@@ -192,6 +201,20 @@ def to_record(message: Any) -> Record:
         message.value(),
         {name: value or b"" for name, value in headers} if headers else {},
     )
+
+
+def commit_unless_reassigned(consumer: Any, offsets: list[TopicPartition]) -> KafkaError | None:
+    """Commits offsets; returns the error if another member of the group has the partitions now.
+
+    Raises KafkaException for other errors.
+    """
+    try:
+        consumer.commit(offsets=offsets, asynchronous=False)
+    except KafkaException as error:
+        if error.args[0].code() not in PARTITION_LOST_ERRORS:
+            raise
+        return error.args[0]
+    return None
 
 
 @contextmanager

@@ -47,8 +47,8 @@ def topic_configs(topics: TopicSettings) -> dict[str, dict[str, str]]:
         "cleanup.policy": "delete",
         "retention.ms": str(topics.retention_ms),
     }
-    names = (topics.events, topics.rejected, topics.late, topics.alerts, topics.segment_changes)
-    return {name: dict(deleted) for name in names} | {
+    names = ("events", "encoded", "rejected", "late", "alerts", "segment_changes")
+    return {getattr(topics, name): dict(deleted) for name in names} | {
         topics.rules: compacted,
         topics.models: compacted,
         topics.segments: compacted,

@@ -136,6 +136,7 @@ WITHOUT_USERS: dict[str, str] = {
 # Setting of the topic's name: what it holds. Every record is removed by its age.
 TOPICS: dict[str, HeldTopic] = {
     "events": HeldTopic("events as they were sent", "topics.retention_ms"),
+    "encoded": HeldTopic("events in other formats", "topics.retention_ms"),
     "rejected": HeldTopic("rejected events", "topics.retention_ms"),
     "late": HeldTopic("late events", "topics.retention_ms"),
     "alerts": HeldTopic("risk alerts", "topics.retention_ms"),

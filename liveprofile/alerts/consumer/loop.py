@@ -19,10 +19,10 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from cassandra.cluster import Session
-from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from liveprofile.alerts.consumer.alert import Alert, InvalidAlert, read_alert
 from liveprofile.alerts.consumer.dead_letters import SendDeadLetter, dead_letter_sender
@@ -40,6 +40,7 @@ from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
+from liveprofile.kafka.records import commit_unless_reassigned
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.rules.severity import Severity
 
@@ -49,15 +50,6 @@ GROUP_ID = "liveprofile-alerts"
 BATCH_RECORDS = 100
 POLL_S = 0.1
 LOG_INTERVAL_S = 60.0
-# Commit errors that mean: another member of the group owns the partition now and reads the record
-# again.
-PARTITION_LOST_ERRORS = (
-    KafkaError.ILLEGAL_GENERATION,
-    KafkaError.UNKNOWN_MEMBER_ID,
-    KafkaError.REBALANCE_IN_PROGRESS,
-    KafkaError._STATE,
-    KafkaError._ASSIGNMENT_LOST,
-)
 
 
 @dataclass
@@ -267,13 +259,8 @@ class AlertConsumer:
             for each in work
             if each.progress.next_offset is not None
         ]
-        if done:
-            try:
-                self._consumer.commit(offsets=done, asynchronous=False)
-            except KafkaException as error:
-                if error.args[0].code() not in PARTITION_LOST_ERRORS:
-                    raise
-                log.warning("offsets not committed, partitions were reassigned: %s", error.args[0])
+        if done and (error := commit_unless_reassigned(self._consumer, done)) is not None:
+            log.warning("offsets not committed, partitions were reassigned: %s", error)
         for each in work:
             each.future.result()
 
@@ -293,8 +280,12 @@ class AlertConsumer:
         log.info("%s", " ".join(f"{name}={value}" for name, value in asdict(self.counts).items()))
 
 
+class Stoppable(Protocol):
+    def stop(self) -> None: ...
+
+
 @contextmanager
-def stop_on_signals(consumer: AlertConsumer) -> Iterator[None]:
+def stop_on_signals(consumer: Stoppable) -> Iterator[None]:
     """Stops the consumer gracefully at SIGTERM and SIGINT (Ctrl-C). For the main thread."""
     signals = (signal.SIGTERM, signal.SIGINT)
     before = {each: signal.signal(each, lambda *_: consumer.stop()) for each in signals}

@@ -219,6 +219,7 @@ def test_topics_use_arrival_time_and_their_retention():
     configs = topic_configs(load(topics={"retention_ms": 1_000}).topics)
     assert set(configs) == {
         "behavior-events",
+        "behavior-events-encoded",
         "behavior-events-rejected",
         "behavior-events-late",
         "risk-alerts",

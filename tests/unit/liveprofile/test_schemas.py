@@ -184,6 +184,10 @@ def test_asyncapi_document_lists_the_topics_of_the_settings() -> None:
         "NO_CONSENT",
         "ERASED",
         "BAD_FEEDBACK",
+        "BAD_MAGIC",
+        "BAD_BODY",
+        "UNKNOWN_SCHEMA",
+        "BAD_CLOUDEVENT",
     ]
 
 

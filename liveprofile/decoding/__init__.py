@@ -1,0 +1,1 @@
+"""Decodes records in Confluent wire format and CloudEvents into events of the input topic."""

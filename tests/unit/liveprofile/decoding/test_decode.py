@@ -1,0 +1,214 @@
+"""Each format becomes the same event; what cannot be decoded has a reason."""
+
+from __future__ import annotations
+
+import base64
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from liveprofile.decoding.decode import MAX_KEY_BYTES, DecodedEvent, decode
+from liveprofile.decoding.registry import RegistryUnavailable, SchemaRegistry
+from liveprofile.decoding.undecodable import MAX_DETAIL_CHARS, Undecodable
+from liveprofile.kafka.records import Record
+from liveprofile.setting_sections import LimitSettings
+from tests.reference.validation import ValidEvent, validate
+from tests.support.memory.schema_registry import RegistryServer
+from tests.support.streams.encoded import avro, framed
+
+MAX_CHARS = 1_000
+EVENT = {
+    "event_id": "e-1",
+    "user_id": "ü-42",
+    "event_type": "purchase",
+    "event_time": "2026-11-29T12:00:00Z",
+    "amount": 12.5,
+}
+VALUE = json.dumps(EVENT, ensure_ascii=False, separators=(",", ":")).encode()
+ENVELOPE = {
+    "specversion": "1.0",
+    "id": "7",
+    "source": "/shop/checkout",
+    "type": "com.shop.purchase",
+    "subject": "ü-42",
+    "time": "2026-11-29t12:00:00z",
+}
+SCHEMA = {
+    "type": "record",
+    "name": "E",
+    "fields": [
+        {"name": name, "type": "double" if name == "amount" else "string"} for name in EVENT
+    ],
+}
+
+
+def no_schemas(schema_id: int) -> Any:
+    raise AssertionError(f"schema {schema_id} is not asked for")
+
+
+def record(value: bytes | None, key: bytes | None = b"key", **headers: str) -> Record:
+    named = {name.replace("content_type", "content-type"): v for name, v in headers.items()}
+    encoded = {name: text.encode() for name, text in named.items()}
+    return Record("encoded", 1, 7, 1_800_000_000_000, key, value, encoded)
+
+
+def decoded(value: bytes | None, reader_of: Any = no_schemas, **headers: str) -> DecodedEvent:
+    return decode(record(value, **headers), reader_of, MAX_CHARS)
+
+
+def reason(value: bytes | None, reader_of: Any = no_schemas, **headers: str) -> str:
+    with pytest.raises(Undecodable) as raised:
+        decoded(value, reader_of, **headers)
+    assert len(raised.value.detail) <= MAX_DETAIL_CHARS
+    return raised.value.reason
+
+
+def test_all_formats_of_an_event_become_the_same(
+    server: RegistryServer, registry: SchemaRegistry
+) -> None:
+    avro_id = server.register("avro", SCHEMA)
+    json_id = server.register("json", {"type": "object"}, "JSON")
+    data = {name: EVENT[name] for name in ("event_id", "amount")}
+    structured = json.dumps(ENVELOPE | {"data": data}).encode()
+    encoded = {"data_base64": base64.b64encode(json.dumps(data).encode()).decode()}
+    of_binary = {f"ce_{name}": value for name, value in ENVELOPE.items()}
+    for value, headers in (
+        (VALUE, {}),
+        (framed(avro_id, avro(SCHEMA, EVENT)), {}),
+        (framed(json_id, VALUE), {}),
+        (structured, {}),
+        (structured, {"content_type": "application/cloudevents+json; charset=UTF-8"}),
+        (json.dumps(ENVELOPE | encoded).encode(), {}),
+        (json.dumps(data).encode(), of_binary | {"content_type": "application/json"}),
+        (framed(json_id, json.dumps(data).encode()), of_binary),
+    ):
+        event = decoded(value, registry.reader, **headers)
+        assert event.key == "ü-42".encode(), value
+        parsed = json.loads(event.value or b"")
+        assert parsed | {"event_time": parsed["event_time"].upper()} == EVENT, value
+
+
+def test_json_events_are_sent_byte_for_byte() -> None:
+    for value in (VALUE, b' {"user_id": 1, "user_id": 2}\n', b'{"specversion": "1.0"}', b"hello"):
+        assert decoded(value).value == value
+    assert decoded(b'{"user_id": 1, "user_id": 2}').key == b"2"
+    assert decoded(None) == DecodedEvent(b"key", None)
+    assert decoded(b"") == DecodedEvent(b"key", b"")
+
+
+@pytest.mark.parametrize(
+    "user", [b"true", b"null", b'""', b"1.5", b"[1]", b'"' + b"x" * 1_025 + b'"']
+)
+def test_record_keeps_its_key_without_a_user(user: bytes) -> None:
+    event = decode(record(b'{"user_id": %s}' % user), no_schemas, 5_000)
+    assert event.key == b"key"
+
+
+def test_long_key_is_left_out() -> None:
+    assert decode(record(b"{}", b"k" * (MAX_KEY_BYTES + 1)), no_schemas, MAX_CHARS).key is None
+
+
+def test_event_id_of_a_cloud_event_is_source_and_id() -> None:
+    first, second = (
+        json.loads(decoded(json.dumps(ENVELOPE | {"source": s, "data": {}}).encode()).value or b"")
+        for s in ("/a", "/b")
+    )
+    assert (first["event_id"], second["event_id"]) == ("/a 7", "/b 7")
+    expected = {"event_type": "purchase", "user_id": "ü-42", "event_time": "2026-11-29T12:00:00Z"}
+    assert first == expected | {"event_id": "/a 7"}
+    event = validate(json.dumps(first).encode(), 1_800_000_000_000, LimitSettings())
+    assert isinstance(event, ValidEvent) and event.event_type == "purchase"
+
+
+def test_data_comes_before_attributes_and_null_is_missing() -> None:
+    envelope = ENVELOPE | {"data": {"event_id": "mine", "user_id": None, "event_type": "view"}}
+    event = json.loads(decoded(json.dumps(envelope).encode()).value or b"")
+    assert (event["event_id"], event["user_id"], event["event_type"]) == ("mine", "ü-42", "view")
+
+
+def test_type_that_names_no_event_is_left_to_the_job() -> None:
+    envelope = ENVELOPE | {"type": "com.shop.opened", "data": {}}
+    event = json.loads(decoded(json.dumps(envelope).encode()).value or b"")
+    assert event["event_type"] == "com.shop.opened"
+
+
+@pytest.mark.parametrize(
+    ("change", "detail"),
+    [
+        ({"specversion": "0.3"}, "specversion 0.3"),
+        ({"id": ""}, "attribute id"),
+        ({"data": [1]}, "no JSON object"),
+        ({"data": None}, "no JSON object"),
+        ({"data": None, "data_base64": "e30"}, "data_base64"),
+        ({"data": None, "data_base64": "e30x"}, "data_base64"),
+        ({"source": 7}, "attribute source"),
+    ],
+)
+def test_invalid_structured_event_is_rejected(change: dict[str, Any], detail: str) -> None:
+    value = json.dumps(ENVELOPE | {"data": EVENT} | change).encode()
+    with pytest.raises(Undecodable, match=detail) as raised:
+        decoded(value, content_type="application/cloudevents+json")
+    assert raised.value.reason == "BAD_CLOUDEVENT"
+
+
+@pytest.mark.parametrize(
+    "value", [b"[]", b"{", b"", b'{"a": NaN}', b'{"a": 1e5', b'"x"', b"[" * 100_000]
+)
+def test_value_that_is_no_object_is_no_cloud_event(value: bytes) -> None:
+    value = value[:MAX_CHARS]
+    of_binary = {f"ce_{name}": text for name, text in ENVELOPE.items()}
+    assert reason(value, content_type="application/cloudevents+json") == "BAD_CLOUDEVENT"
+    assert reason(value, **of_binary) == "BAD_CLOUDEVENT"
+
+
+def test_batches_and_other_encodings_of_cloud_events_are_rejected() -> None:
+    for kind in ("application/cloudevents-batch+json", "application/cloudevents+avro"):
+        assert reason(VALUE, content_type=kind) == "BAD_CLOUDEVENT"
+    of_binary = {f"ce_{name}": text for name, text in ENVELOPE.items() if name != "source"}
+    assert reason(VALUE, **of_binary) == "BAD_CLOUDEVENT"
+
+
+def test_wrong_magic_bytes_and_truncated_prefixes_are_rejected(registry: SchemaRegistry) -> None:
+    for first in (1, 2, 8, 14, 31):
+        assert reason(bytes([first]) + VALUE) == "BAD_MAGIC"
+    for length in range(1, 6):
+        assert reason(framed(1, b"")[:length]) == "BAD_BODY"
+    assert reason(framed(9, b"x"), registry.reader) == "UNKNOWN_SCHEMA"
+    assert reason(framed(-1, b"x"), registry.reader) == "UNKNOWN_SCHEMA"
+
+
+def test_outage_of_the_registry_is_no_verdict(
+    server: RegistryServer, registry: SchemaRegistry
+) -> None:
+    server.status = 503
+    with pytest.raises(RegistryUnavailable):
+        decoded(framed(1, b"x"), registry.reader)
+
+
+def test_event_of_more_than_the_limit_is_rejected(
+    server: RegistryServer, registry: SchemaRegistry
+) -> None:
+    longest = b'{"text": "' + "ü".encode() * (MAX_CHARS - 12) + b'"}'
+    assert decoded(longest).value == longest
+    assert reason(longest + b" ") == "TOO_LARGE"
+    text = {"type": "record", "name": "T", "fields": [{"name": "text", "type": "string"}]}
+    number = server.register("text", text)
+    assert reason(framed(number, avro(text, {"text": "x" * MAX_CHARS})), registry.reader) == (
+        "TOO_LARGE"
+    )
+    # Five megabytes are not even parsed.
+    assert reason(b"\0" * 5_000_000) == "TOO_LARGE"
+
+
+@given(st.binary(max_size=60), st.sampled_from([{}, {"ce_specversion": "1.0"}]))
+def test_any_record_is_an_event_or_rejected(value: bytes, headers: dict[str, str]) -> None:
+    def reader_of(schema_id: int) -> Any:
+        raise Undecodable("UNKNOWN_SCHEMA", str(schema_id))
+
+    try:
+        assert decoded(value, reader_of, **headers).value is not None
+    except Undecodable as error:
+        assert error.reason in ("BAD_MAGIC", "BAD_BODY", "UNKNOWN_SCHEMA", "BAD_CLOUDEVENT")

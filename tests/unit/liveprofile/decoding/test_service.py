@@ -1,0 +1,259 @@
+"""The decoder commits a record after what it became is acknowledged, and waits for the registry."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+from confluent_kafka import KafkaError, KafkaException, TopicPartition
+
+from liveprofile.config import Settings
+from liveprofile.decoding.registry import RegistryUnavailable
+from liveprofile.decoding.service import Decoder, output_of
+from liveprofile.decoding.undecodable import Undecodable
+from liveprofile.errors import ServiceError
+from liveprofile.kafka.records import Record
+from liveprofile.setting_sections import LimitSettings
+from tests.support.streams.encoded import framed
+
+SETTINGS = Settings()
+TIME_MS = 1_800_000_000_000
+
+
+class EncodedMessage(NamedTuple):
+    place: tuple[int, int]
+    content: bytes | None
+
+    def topic(self) -> str:
+        return SETTINGS.topics.encoded
+
+    def partition(self) -> int:
+        return self.place[0]
+
+    def offset(self) -> int:
+        return self.place[1]
+
+    def timestamp(self) -> tuple[int, int]:
+        return (2, TIME_MS)
+
+    def key(self) -> bytes:
+        return b"key"
+
+    def value(self) -> bytes | None:
+        return self.content
+
+    def headers(self) -> None:
+        return None
+
+    def error(self) -> None:
+        return None
+
+
+class EncodedTopic:
+    """A consumer of records of partition 0 and, behind them, of partition 1."""
+
+    def __init__(self, *partitions: list[bytes | None]):
+        self.messages = [
+            EncodedMessage((number, offset), value)
+            for number, values in enumerate(partitions)
+            for offset, value in enumerate(values)
+        ]
+        self.committed: dict[int, int] = {}
+        self.paused = self.closed = False
+        self.while_paused: Callable[[], None] = lambda: None
+        self.on_empty: Callable[[], None] = lambda: None
+        self.commit_error: KafkaException | None = None
+        self.on_revoke: Any = None
+
+    def subscribe(self, topics: list[str], on_revoke: Any, on_lost: Any) -> None:
+        assert topics == [SETTINGS.topics.encoded] and on_revoke == on_lost
+        self.on_revoke = on_revoke
+
+    def consume(self, count: int, timeout: float) -> list[EncodedMessage]:
+        if self.paused:
+            self.while_paused()
+            return []
+        taken, self.messages = self.messages[:count], self.messages[count:]
+        if not taken and timeout:
+            self.on_empty()
+        return taken
+
+    def assignment(self) -> list[TopicPartition]:
+        return []
+
+    def pause(self, places: list[TopicPartition]) -> None:
+        self.paused = True
+
+    def resume(self, places: list[TopicPartition]) -> None:
+        self.paused = False
+
+    def commit(self, offsets: list[TopicPartition], asynchronous: bool) -> None:
+        if self.commit_error:
+            raise self.commit_error
+        self.committed |= {place.partition: place.offset for place in offsets}
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class SentRecords:
+    """A producer. It acknowledges at `flush`, or fails with `error`, or never answers."""
+
+    def __init__(self) -> None:
+        self.records: list[tuple[Any, ...]] = []
+        self.error: KafkaError | None = None
+        self.silent = False
+        self._waiting: list[Any] = []
+        self.while_silent: Callable[[], None] = lambda: None
+
+    def produce(
+        self, topic: str, value: Any, key: Any, *, headers: Any, timestamp: int, on_delivery: Any
+    ) -> None:
+        assert timestamp == TIME_MS
+        self.records.append((topic, key, value, headers))
+        self._waiting.append(on_delivery)
+
+    def flush(self, timeout_s: float) -> int:
+        if self.silent:
+            self.while_silent()
+            return len(self._waiting)
+        for each in self._waiting:
+            each(self.error, EncodedMessage((0, 0), None))
+        self._waiting.clear()
+        return 0
+
+
+class Registry:
+    """Schema 1 makes upper case; others are unknown. It may be down."""
+
+    def __init__(self) -> None:
+        self.down = False
+
+    def reader(self, schema_id: int) -> Callable[[bytes], bytes]:
+        if self.down:
+            raise RegistryUnavailable("the registry is down")
+        if schema_id != 1:
+            raise Undecodable("UNKNOWN_SCHEMA", str(schema_id))
+        return bytes.upper
+
+
+def prepared(
+    *partitions: list[bytes | None],
+) -> tuple[Decoder, EncodedTopic, SentRecords, Registry]:
+    topic, sent, registry = EncodedTopic(*partitions), SentRecords(), Registry()
+    decoder = Decoder(SETTINGS, topic, sent, registry.reader, retry_s=0.001)
+    topic.on_empty = decoder.stop
+    return decoder, topic, sent, registry
+
+
+def test_records_are_decoded_or_rejected_with_their_position_and_committed() -> None:
+    decoder, topic, sent, _ = prepared(
+        [b'{"user_id":"u"}', framed(1, b"a")], [framed(2, b"b"), None]
+    )
+    assert decoder.run() == {"decoded": 3, "UNKNOWN_SCHEMA": 1}
+    at = {"encoded_topic": "behavior-events-encoded"}
+    assert sent.records == [
+        (
+            "behavior-events",
+            b"u",
+            b'{"user_id":"u"}',
+            at | {"encoded_partition": "0", "encoded_offset": "0"},
+        ),
+        ("behavior-events", b"key", b"A", at | {"encoded_partition": "0", "encoded_offset": "1"}),
+        (
+            "behavior-events-rejected",
+            None,
+            framed(2, b"b"),
+            {
+                "reason": "UNKNOWN_SCHEMA",
+                "detail": "2",
+                "topic": "behavior-events-encoded",
+                "partition": "1",
+                "offset": "0",
+            },
+        ),
+        ("behavior-events", b"key", None, at | {"encoded_partition": "1", "encoded_offset": "1"}),
+    ]
+    assert topic.committed == {0: 2, 1: 2} and topic.closed
+
+
+def test_outage_of_the_registry_holds_records_back_in_order_and_loses_none() -> None:
+    decoder, topic, sent, registry = prepared([b"{}", framed(1, b"a"), b"[]", framed(1, b"b")])
+    registry.down = True
+    seen: list[tuple[int, dict[int, int]]] = []
+
+    def recover() -> None:
+        seen.append((len(sent.records), dict(topic.committed)))
+        registry.down = len(seen) < 3
+
+    topic.while_paused = recover
+    assert decoder.run() == {"decoded": 4}
+    assert seen[:3] == [(1, {0: 1})] * 3
+    assert [value for _, _, value, _ in sent.records] == [b"{}", b"A", b"[]", b"B"]
+    assert topic.committed == {0: 4} and not topic.paused
+
+
+def test_stop_ends_the_wait_for_the_registry() -> None:
+    decoder, topic, sent, registry = prepared([framed(1, b"a")])
+    registry.down = True
+    topic.while_paused = decoder.stop
+    assert decoder.run() == {}
+    assert (sent.records, topic.committed) == ([], {})
+
+
+def test_nothing_is_committed_until_kafka_has_acknowledged() -> None:
+    decoder, topic, sent, _ = prepared([b"{}"])
+    sent.silent, sent.while_silent = True, decoder.stop
+    assert decoder.run() == {}
+    assert topic.committed == {} and topic.closed
+
+
+def test_refused_record_ends_the_decoder_before_the_commit() -> None:
+    decoder, topic, sent, _ = prepared([b"{}"])
+    sent.error = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    with pytest.raises(ServiceError, match="Kafka did not accept a record for behavior-events"):
+        decoder.run()
+    assert topic.committed == {} and topic.closed
+
+
+def test_records_of_a_partition_that_another_decoder_gets_are_left_to_it() -> None:
+    decoder, topic, sent, registry = prepared([framed(1, b"a")], [b"{}"])
+    registry.down = True
+
+    def reassign() -> None:
+        topic.on_revoke(topic, [TopicPartition("", 0)])
+
+    topic.while_paused = reassign
+    assert decoder.run() == {"decoded": 1}
+    assert [value for _, _, value, _ in sent.records] == [b"{}"]
+    assert topic.committed == {1: 1}
+
+
+def test_commit_after_a_reassignment_is_no_error() -> None:
+    decoder, topic, _, _ = prepared([b"{}"])
+    topic.commit_error = KafkaException(KafkaError(KafkaError.UNKNOWN_MEMBER_ID))
+    assert decoder.run() == {"decoded": 1}
+    decoder, topic, _, _ = prepared([b"{}"])
+    topic.commit_error = KafkaException(KafkaError(KafkaError.GROUP_AUTHORIZATION_FAILED))
+    with pytest.raises(ServiceError, match="decoding topic behavior-events-encoded"):
+        decoder.run()
+
+
+def test_rejected_payload_is_truncated_to_the_limit() -> None:
+    settings = SETTINGS.model_copy(update={"limits": LimitSettings(payload_chars=1_024)})
+    value = framed(2, b"x" * 2_000)
+    record = Record("encoded", 0, 7, TIME_MS, b"key", value, {})
+    output = output_of(record, settings, Registry().reader)
+    assert output.value == value[:1_024]
+    assert output.headers["truncated"] == "true" and output.headers["payload_bytes"] == "2005"
+    assert output.headers["payload_sha256"] == hashlib.sha256(value).hexdigest()
+
+
+def test_stop_from_another_thread_ends_an_idle_decoder() -> None:
+    decoder, topic, _, _ = prepared([])
+    topic.on_empty = lambda: None
+    threading.Timer(0.05, decoder.stop).start()
+    assert decoder.run() == {}
