@@ -40,7 +40,7 @@ check: lint ## lint, layers and the fast unit tests: about a minute
 	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 -m "not slow" tests/unit $(ARGS)
 
 # Three processes: fault tests, which mostly wait; services and browser; embedded Flinks and units.
-test: lint .stack/prometheus/.complete .stack/browser ## lint, layers and every test level
+test: lint .stack/prometheus/.complete .stack/helm/.complete .stack/browser ## lint, layers and every test level
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
 bench: venv ## run the benchmarks
@@ -71,6 +71,11 @@ clean: stop ## remove everything that make created
 # Only tests need it.
 .stack/prometheus/.complete: stack/prometheus.sh
 	@stack/step.sh "prometheus" .stack/prometheus $(SETUP_LOG).prometheus stack/prometheus.sh .stack/prometheus
+	@touch $@
+
+# Only tests need it.
+.stack/helm/.complete: stack/helm.sh | .stack/prerequisites
+	@stack/step.sh "helm" .stack/helm $(SETUP_LOG).helm stack/helm.sh $(PYTHON) .stack/helm
 	@touch $@
 
 .stack/lib/.complete: liveprofile/flink/pom.xml | .stack/prerequisites

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,10 @@ def test_pod_mounts_what_exists_and_what_its_settings_name(name: str, settings: 
     assert secrets <= SECRETS
     files = {
         "Deployment/liveprofile-api": [settings.serve.certificate_file, settings.serve.key_file],
+        "Deployment/liveprofile-console": [
+            settings.serve.certificate_file,
+            settings.serve.key_file,
+        ],
         "Deployment/liveprofile-metrics": [
             settings.metrics.certificate_file,
             settings.metrics.key_file,
@@ -93,10 +98,17 @@ def test_pod_mounts_what_exists_and_what_its_settings_name(name: str, settings: 
 
 
 @pytest.mark.parametrize(
-    ("name", "port"), [("liveprofile-api", "serve"), ("liveprofile-metrics", "metrics")]
+    ("name", "setting"),
+    [
+        ("liveprofile-api", "serve.port"),
+        ("liveprofile-console", "serve.console_port"),
+        ("liveprofile-metrics", "metrics.port"),
+    ],
 )
-def test_service_policy_and_pod_agree_on_the_port(name: str, port: str, settings: Settings) -> None:
-    number = getattr(settings, port).port
+def test_service_policy_and_pod_agree_on_the_port(
+    name: str, setting: str, settings: Settings
+) -> None:
+    number = attrgetter(setting)(settings)
     labels = PODS[f"Deployment/{name}"]["metadata"]["labels"]
     [container] = PODS[f"Deployment/{name}"]["spec"]["containers"]
     assert container["ports"] == [{"name": "https", "containerPort": number}]
