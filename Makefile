@@ -64,7 +64,7 @@ clean: stop ## remove everything that make created
 	@stack/prerequisites.sh $(PYTHON) chromium
 	@mkdir -p $(@D) && touch $@
 
-.venv/.ready: requirements.txt requirements-serve.txt requirements-client.txt requirements-dev.txt requirements-no-deps.txt pyproject.toml | .stack/prerequisites
+.venv/.ready: requirements.txt requirements-serve.txt requirements-client.txt requirements-dev.txt requirements-no-deps.txt requirements-hashed.txt pyproject.toml | .stack/prerequisites
 	@stack/step.sh "python packages" .venv $(SETUP_LOG) stack/install_venv.sh $(PYTHON)
 	@touch $@
 
