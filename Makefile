@@ -74,8 +74,8 @@ clean: stop ## remove everything that make created
 	@touch $@
 
 # Only tests need it.
-.stack/helm/.complete: stack/helm.sh | .stack/prerequisites
-	@stack/step.sh "helm" .stack/helm $(SETUP_LOG).helm stack/helm.sh $(PYTHON) .stack/helm
+.stack/helm/.complete: stack/helm.sh | .venv/.ready
+	@stack/step.sh "helm" .stack/helm $(SETUP_LOG).helm stack/helm.sh $(BIN)/python .stack/helm
 	@touch $@
 
 .stack/lib/.complete: liveprofile/flink/pom.xml | .stack/prerequisites

