@@ -53,12 +53,14 @@ def show(
     from liveprofile.attributes.table import AttributeTable
     from liveprofile.storage import queries
     from liveprofile.storage.connection import open_session
+    from liveprofile.storage.cql import now_ms
 
-    settings = read_settings(config)
+    settings, time_ms = read_settings(config), now_ms()
     with open_session(settings.cassandra) as session:
-        profile = queries.profile(session, user)
-        if profile is None:
+        stored = queries.profile(session, user)
+        if stored is None:
             _exit_unknown_user(user)
+        profile = stored.at(time_ms)
         similar_users = queries.similar_users(session, user, similar) if similar else []
         attributes = user_attributes(AttributeTable(session, settings.cassandra), user)
     if json:
@@ -69,7 +71,7 @@ def show(
         print_json(result)
         return
     print_tables(
-        profile_table(profile),
+        profile_table(profile, time_ms),
         *([attribute_table(user, attributes)] if attributes else []),
         *([similar_table(similar_users)] if similar else []),
     )
@@ -155,8 +157,12 @@ def flags(
         typer.echo("no risk flags")
 
 
-def profile_table(profile: StoredProfile) -> Table:
+def profile_table(profile: StoredProfile, time_ms: int) -> Table:
     """A row per typed column and per list of the JSON column (its first entries)."""
+    from liveprofile.value_curves import values_at
+
+    values = values_at(profile.profile, profile._asdict(), profile.window_end_ms, time_ms)
+    wait = values["purchase_in_days"]
     table = new_table(title=f"Profile of user {profile.user_id}")
     table.show_header = False
     table.add_column(style="bold")
@@ -167,8 +173,9 @@ def profile_table(profile: StoredProfile) -> Table:
     for name, value in (
         ("last window", window),
         ("segments", ", ".join(profile.segments) or "none"),
-        ("churn", f"{profile.churn:.1%}"),
-        ("expected spend", f"{profile.expected_spend:.2f}"),
+        ("churn", f"{values['churn']:.1%}"),
+        ("expected spend", f"{values['expected_spend']:.2f}"),
+        ("next purchase", "" if wait is None else f"in about {wait:.1f} days"),
         ("last purchase", recency),
         ("recent purchases", f"{profile.purchases_decayed:.2f} for {profile.amount_decayed:.2f}"),
         ("events", str(profile.events_total)),

@@ -12,6 +12,12 @@ from starlette.responses import Response
 
 from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.storage.queries import names_of
+from liveprofile.value_curves import (
+    KEY,
+    STORED_COLUMNS,
+    reading_time_ms,
+    values_at,
+)
 from serve.paging import Position, cursor_of
 from serve.store.protocol import FlagFile, RawDelta, RawProfile
 
@@ -50,28 +56,36 @@ def page_response(
     return json_response({"items": list(items), "next_cursor": cursor})
 
 
-def profile_answer(row: RawProfile) -> dict[str, Any]:
+def profile_answer(row: RawProfile, now_ms: int) -> dict[str, Any]:
+    """The row, with churn and expected spend as of now if it has a curve."""
     # Fragment copies the JSON as it is stored.
     answer = row._asdict() | {
         "segments": names_of(row.segments),
         "profile": orjson.Fragment(row.profile),
+        "values_at_ms": row.window_end_ms,
     }
+    if KEY in row.profile and (document := orjson.loads(row.profile)).get(KEY):
+        at_ms = reading_time_ms(now_ms, row.window_end_ms)
+        stored = {name: answer[name] for name in STORED_COLUMNS}
+        values = values_at(document, stored, row.window_end_ms, at_ms)
+        answer |= {name: values[name] for name in STORED_COLUMNS} | {"values_at_ms": at_ms}
     if row.embedding is None:
         del answer["embedding"]
     return answer
 
 
 def past_answer(row: RawDelta, at_ms: int) -> dict[str, Any]:
-    """What the delta says about the profile after its window."""
-    features = orjson.loads(row.delta).get("after") or {}
+    """What the delta says about the profile after its window, with the values at that time."""
+    delta = orjson.loads(row.delta)
+    features = delta.get("after") or {}
+    values = values_at(delta, features, row.window_end_ms, at_ms)
     return {
         "user_id": row.user_id,
         "at_ms": at_ms,
         "window_start_ms": row.window_start_ms,
         "window_end_ms": row.window_end_ms,
         "model_version": row.model_version,
-        "churn": features.get("churn"),
-        "expected_spend": features.get("expected_spend"),
+        **{name: values[name] for name in STORED_COLUMNS},
         "features": features,
     }
 

@@ -60,6 +60,7 @@ async def user(
         segments,
         groups,
         at_ms,
+        request.app.state.clock_ms(),
         [delta.window_end_ms for delta in reversed(deltas)],
     )
     return page(request, "user.html", user=user_page(rows), segment=segment)

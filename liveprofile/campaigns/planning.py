@@ -52,12 +52,15 @@ def campaign_of(**fields: Any) -> Campaign:
 def plan_campaign(
     session: Session, wish: Wish, allows: Callable[[str], bool], watch: Watch = iter
 ) -> Plan:
-    """Chooses among all stored profiles. Users with an open fraud case are left out.
+    """Chooses among all stored profiles, by the values at the campaign's start.
+
+    Users with an open fraud case are left out.
 
     allows: whether a user allows marketing. Raises ServiceError.
     """
     name, share = wish.campaign.name, wish.campaign.control_share
-    profiles = watch(scan_profiles(session))
+    start_ms = wish.campaign.start_ms
+    profiles = (each.at(start_ms) for each in watch(scan_profiles(session)))
     found = candidates(profiles, wish.condition, wish.segments, wish.economics)
     users = [each.user_id for each in found]
     at_cap = contacts.users_at_cap(session, users, wish.campaign)

@@ -49,6 +49,9 @@ class Profile(Answer):
     feature_version: int
     churn: float = Field(description="probability of no purchase within the model's horizon")
     expected_spend: float = Field(description="median, within the same horizon")
+    values_at_ms: int | None = Field(
+        None, description="the time of churn and expected_spend: the last full hour, or window_end"
+    )
     recency_days: float | None = Field(description="since the last purchase; null: none is known")
     purchases_decayed: float
     amount_decayed: float

@@ -9,6 +9,7 @@ import numpy as np
 
 from liveprofile.rules.attribute_columns import AttributeValue
 from liveprofile.units import DAY_MS
+from liveprofile.value_curves import STORED_COLUMNS, ValueCurves
 
 # Features of the profile after the window (udfs.profile.assemble.FEATURES).
 PROFILE_FEATURES = {
@@ -24,8 +25,8 @@ PROFILE_FEATURES = {
     "purchase_count_std": "their standard deviation",
     "purchase_amount_mean": "spent in a usual window with a purchase",
     "purchase_amount_std": "its standard deviation",
-    "churn": "the model's probability of no purchase, as of the last window",
-    "expected_spend": "the model's expected spend, as of the last window",
+    "churn": "the model's probability of no purchase",
+    "expected_spend": "the model's expected spend",
 }
 OTHER_FEATURES = {
     "used_coupon": "1 if a coupon was used in the last windows, else 0",
@@ -54,12 +55,13 @@ def features_at(
     window_end_ms: np.ndarray,
     time_ms: int | np.ndarray,
     decay_days: float,
+    curves: ValueCurves | None = None,
 ) -> dict[str, np.ndarray]:
     """(n,) for each of SEGMENT_FEATURES, at `time_ms`, if no event came after `window_end_ms`.
 
     profile: (n,) for each of PROFILE_FEATURES as of `window_end_ms`. Days since the last purchase
-    and the last window grow with time, decayed totals shrink; the model's values and all others
-    stay. A time before the window's end counts as the window's end.
+    and the last window grow with time, decayed totals shrink, the model's values follow `curves`;
+    without a curve they stay, as all others. A time before the window's end counts as it.
     """
     idle_days = np.maximum(time_ms - window_end_ms, 0) / DAY_MS
     columns = dict(profile) | {"used_coupon": used_coupon.astype(np.float64)}
@@ -69,4 +71,8 @@ def features_at(
         decay = np.exp(-idle_days / decay_days)
         for name in _DECAYED:
             columns[name] = np.round(profile[name] * decay, _DECIMALS)
+        if curves is not None:
+            values = curves.at(idle_days)
+            for name in STORED_COLUMNS:
+                columns[name] = np.where(np.isnan(values[name]), profile[name], values[name])
     return columns

@@ -15,6 +15,7 @@ from liveprofile.attributes.table import AttributeTable
 from liveprofile.segments.features import PROFILE_FEATURES, SegmentInputs, features_at
 from liveprofile.storage.cql import read, read_pages
 from liveprofile.storage.queries import SCAN_PAGE_ROWS, TOKEN_MAX, TOKEN_MIN
+from liveprofile.value_curves import ValueCurves
 
 _COLUMNS = (
     "user_id, token(user_id) AS user_token, to_unix_timestamp(window_end) AS window_end_ms,"
@@ -34,12 +35,13 @@ class ProfilePage(NamedTuple):
     used_coupon: np.ndarray  # (n,) bool
     interests: list[dict[str, float]]
     affinity: list[dict[str, float]]
+    curves: ValueCurves
     statements: Mapping[str, Sequence[Statement]] = {}
 
     def inputs_at(self, time_ms: int, decay_days: float) -> SegmentInputs:
         """Returns what segments read of these users at a time (`features_at`)."""
         features = features_at(
-            self.profile, self.used_coupon, self.window_end_ms, time_ms, decay_days
+            self.profile, self.used_coupon, self.window_end_ms, time_ms, decay_days, self.curves
         )
         attributes = [
             attribute_values(self.statements.get(user_id, ()), time_ms, SEGMENT_PURPOSES)
@@ -111,4 +113,5 @@ def profile_page(rows: Sequence[Any]) -> ProfilePage:
         ),
         [profile["interests"] for profile in profiles],
         [profile["category_affinity"] for profile in profiles],
+        ValueCurves.of(profiles),
     )

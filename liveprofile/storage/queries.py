@@ -20,6 +20,7 @@ from cassandra.query import SimpleStatement
 from liveprofile.storage.cql import from_ms, prepare, read, read_pages
 from liveprofile.storage.flag_buckets import FLAG_BUCKETS
 from liveprofile.storage.score_hours import OLDER_TABLE, has_older_table, score_hour_ms
+from liveprofile.value_curves import STORED_COLUMNS, values_at
 
 TOKEN_MIN, TOKEN_MAX = -(1 << 63), (1 << 63) - 1
 SCAN_RANGES = 64
@@ -43,6 +44,15 @@ class StoredProfile(NamedTuple):
     segments: list[str]
     profile: dict[str, Any]
     embedding: list[float]
+
+    def at(self, time_ms: int) -> StoredProfile:
+        """The row with churn and expected spend as of a time without events after the window.
+
+        Other columns, and the JSON, stay as of the window's end. A row without a curve stays.
+        """
+        stored = {name: getattr(self, name) for name in STORED_COLUMNS}
+        values = values_at(self.profile, stored, self.window_end_ms, time_ms)
+        return self._replace(**{name: values[name] for name in STORED_COLUMNS})
 
 
 class StoredDelta(NamedTuple):

@@ -39,6 +39,7 @@ router = APIRouter(prefix="/v1", tags=["users"])
 
 @router.post("/users:batchGet", response_model=ProfileBatch, responses=problems())
 async def get_profiles(
+    request: Request,
     body: BatchRequest,
     store: DataStore,
     caller: Annotated[Caller, Depends(Require(Role.READER, BATCH_COST))],
@@ -46,9 +47,11 @@ async def get_profiles(
     """The profiles of up to 100 users. Counts as 10 requests."""
     ids = list(dict.fromkeys(body.user_ids))
     rows = {row.user_id: row for row in await store.profiles(ids, body.embedding)}
+    now_ms = request.app.state.clock_ms()
+    found = [answers.profile_answer(rows[each], now_ms) for each in ids if each in rows]
     return answers.json_response(
         {
-            "profiles": [answers.profile_answer(rows[each]) for each in ids if each in rows],
+            "profiles": found,
             "unknown": [each for each in ids if each not in rows],
         }
     )
@@ -70,7 +73,10 @@ async def get_profile(
     ] = None,
     embedding: bool = False,
 ) -> Response:
-    """The profile as of the last closed window, or with `at`, of the last window before then."""
+    """The profile as of the last closed window, or with `at`, of the last window before then.
+
+    churn and expected_spend are those of the last full hour, or of `at`, if no event came since.
+    """
     if at is not None:
         at_ms = to_ms(at)
         deltas = await store.deltas(user_id, at_ms, 1)
@@ -80,7 +86,8 @@ async def get_profile(
             )
         return answers.tagged_response(request, answers.past_answer(deltas[0], at_ms))
     row = await _profile(store, user_id, embedding)
-    return answers.tagged_response(request, answers.profile_answer(row))
+    answer = answers.profile_answer(row, request.app.state.clock_ms())
+    return answers.tagged_response(request, answer)
 
 
 @router.get("/users/{user_id}/deltas", response_model=Page[Delta], responses=problems())

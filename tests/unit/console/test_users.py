@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from urllib.parse import quote
 
+import orjson
 from starlette.testclient import TestClient
 
-from tests.support.memory.api_store import MemoryApiStore
-from tests.support.rows.console_rows import KNOWN_USER
+from liveprofile.units import DAY_MS, SECOND_MS
+from tests.support.memory.api_store import NOW_MS, MemoryApiStore
+from tests.support.rows.console_rows import KNOWN_USER, WINDOWS, known_profile
+from tests.support.rows.value_curves import curve_document
 
 Browse = Callable[..., TestClient]
 ADDRESS = f"/user?id={quote(KNOWN_USER)}"
@@ -24,6 +28,19 @@ def test_page_shows_who_the_user_is_and_escapes_what_clients_sent(browse: Browse
     assert "<script>alert" not in page
     assert "everyone (4 users)" in page
     assert "segment coupon_user" not in page  # nobody is stored as its member
+
+
+def test_values_of_a_curve_are_those_of_the_moment(browse: Browse, store: MemoryApiStore) -> None:
+    row = known_profile(end_ms=NOW_MS - 7 * DAY_MS)
+    document = orjson.loads(row.profile) | curve_document()
+    store.profile_rows[KNOWN_USER] = row._replace(profile=orjson.dumps(document).decode())
+    assert "80 % probability of no purchase" in browse().get(ADDRESS).text
+    last = store.delta_rows[-WINDOWS]
+    delta = orjson.loads(last.delta) | curve_document()
+    end_ms = NOW_MS - DAY_MS
+    store.delta_rows.append(last._replace(window_end_ms=end_ms, delta=orjson.dumps(delta).decode()))
+    at_end = datetime.fromtimestamp(end_ms / SECOND_MS, UTC).isoformat().replace("+00:00", "Z")
+    assert "10 % probability of no purchase" in browse().get(f"{ADDRESS}&at={at_end}").text
 
 
 def test_page_of_the_past_has_the_figures_of_then(browse: Browse) -> None:

@@ -26,6 +26,7 @@ from liveprofile.campaigns.plan_file import Campaign, PlanFile, read_plan, write
 from liveprofile.errors import InputError
 from liveprofile.storage.queries import StoredProfile
 from liveprofile.units import DAY_MS
+from tests.support.rows.value_curves import curve_document
 
 FREE = Economics(cost=0.0, margin=1.0, response=None, budget=None)
 
@@ -45,7 +46,7 @@ def profile(user_id: str, *segments: str, **changes: Any) -> StoredProfile:
         20.0,
         7,
         list(segments),
-        {"features": features},
+        {"features": features} | changes.pop("document", {}),
         [],
     )._replace(**changes)
 
@@ -191,3 +192,9 @@ def test_only_the_treatment_group_is_sent_with_ids_that_stay() -> None:
     event = json.loads(value)
     assert event["id"] == "spring/u1" and event["data"]["segments"] == ["loyal", "new"]
     assert list(messages(PLAN)) == [(key, value, headers)]
+
+
+def test_profile_at_a_time_has_the_values_of_its_curve() -> None:
+    aged = profile("u", document=curve_document()).at(1 + DAY_MS)
+    assert (aged.churn, aged.expected_spend, aged.recency_days) == (0.2, 25.0, 12.0)
+    assert profile("u").at(1 + DAY_MS) == profile("u")

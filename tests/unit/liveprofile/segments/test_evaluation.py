@@ -12,12 +12,14 @@ from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.evaluation import evaluate
 from liveprofile.segments.features import PROFILE_FEATURES, features_at
 from liveprofile.units import DAY_MS
+from liveprofile.value_curves import ValueCurves
 from tests.support.rows.segment_examples import (
     SHIPPED_SEGMENTS,
     segment,
     segment_inputs,
     segments,
 )
+from tests.support.rows.value_curves import curve_document
 
 
 def shipped_by_hand(x: dict[str, float]) -> set[str]:
@@ -109,6 +111,17 @@ def test_time_that_passes_changes_days_and_decayed_totals_only() -> None:
     for name, values in later.items():
         assert values[0] == pytest.approx(changed.get(name, at_end[name][0]), abs=1e-6)
     assert np.isnan(later["recency_days"][1])
+
+
+def test_values_of_the_model_follow_the_curves_of_the_users_who_have_one() -> None:
+    profile = {name: np.array([0.5, 0.5]) for name in PROFILE_FEATURES}
+    curves = ValueCurves.of([curve_document(), {}])
+    ends_ms, coupons = np.array([DAY_MS, DAY_MS]), np.array([False, False])
+    later = features_at(profile, coupons, ends_ms, 2 * DAY_MS, 30.0, curves)
+    assert later["churn"].tolist() == [0.2, 0.5]
+    assert later["expected_spend"].tolist() == [25.0, 0.5]
+    at_end = features_at(profile, coupons, ends_ms, DAY_MS, 30.0, curves)
+    assert at_end["churn"].tolist() == [0.5, 0.5]
 
 
 def test_attributes_from_elsewhere_are_read_and_named_as_evidence() -> None:

@@ -11,6 +11,7 @@ from liveprofile.segments.preview import SegmentPreview, preview
 from liveprofile.segments.stored_profiles import ProfilePage, profile_page
 from liveprofile.units import DAY_MS
 from tests.support.rows.segment_examples import segments
+from tests.support.rows.value_curves import curve_document
 
 
 def stored(user_id: str, recency_days: float | None, **more: object) -> SimpleNamespace:
@@ -43,6 +44,13 @@ def test_preview_counts_who_enters_and_leaves() -> None:
         SegmentPreview("liked", 0, 4, 4, 0, ["a", "bb", "ccc"], []),
         SegmentPreview("recent", 1, 2, 1, 0, ["bb"], []),
     ]
+
+
+def test_preview_at_a_later_time_reads_the_curves() -> None:
+    found = segments(leaving="churn > 0.5 and churn < 0.9")
+    page = profile_page([stored("a", 1.0, **curve_document()), stored("bb", 20.0)])
+    _, [preview_] = preview([page], found, found, 8 * DAY_MS, 30.0)
+    assert preview_.users_then == 1
 
 
 def test_preview_at_a_later_time_counts_the_days_since_the_window() -> None:
