@@ -18,7 +18,7 @@ from cli.common import (
     read_settings,
 )
 from cli.tables import new_table, print_tables
-from cli.times import SinceOption
+from cli.times import AtOption, SinceOption
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -42,6 +42,7 @@ def show(
     similar: Annotated[
         int, typer.Option("--similar", min=0, max=100, help="Number of similar users to list.")
     ] = 0,
+    at: AtOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -55,7 +56,7 @@ def show(
     from liveprofile.storage.connection import open_session
     from liveprofile.storage.cql import now_ms
 
-    settings, time_ms = read_settings(config), now_ms()
+    settings, time_ms = read_settings(config), now_ms() if at is None else at
     with open_session(settings.cassandra) as session:
         stored = queries.profile(session, user)
         if stored is None:

@@ -42,6 +42,16 @@ def parse_since_ms(text: str, option: str = "--since") -> int:
         ) from None
 
 
+AtOption = Annotated[
+    int | None,
+    typer.Option(
+        "--at",
+        metavar="TIME",
+        help="Churn and spend at this time instead of now: 7d ago, or a time such as 2026-11-26.",
+        parser=lambda text: parse_since_ms(text, "--at"),
+        show_default=False,
+    ),
+]
 SinceOption = Annotated[
     int | None,
     typer.Option(

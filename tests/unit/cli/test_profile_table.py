@@ -1,0 +1,33 @@
+"""The table of `liveprofile show`."""
+
+from __future__ import annotations
+
+from cli.profiles import profile_table
+from liveprofile.storage.queries import StoredProfile
+from liveprofile.units import DAY_MS
+from tests.support.rows.value_curves import curve_document
+
+END_MS = 1_511_658_000_000
+
+
+def shown(document: dict, days: int) -> dict[str, str]:
+    row = StoredProfile(
+        "u", 0, END_MS, "m", 1, 0.25, 40.0, None, 1.0, 20.0, 7, ["loyal"], document, []
+    )
+    names, values = (
+        list(column.cells) for column in profile_table(row, END_MS + days * DAY_MS).columns
+    )
+    return dict(zip(names, values, strict=True))
+
+
+def test_values_are_those_of_the_moment_if_the_profile_has_curves() -> None:
+    now, later = shown(curve_document(), 0), shown(curve_document(), 7)
+    assert (now["churn"], now["expected spend"]) == ("10.0%", "30.00")
+    assert (later["churn"], later["expected spend"]) == ("80.0%", "5.00")
+    assert later["next purchase"] == "in about 20.0 days"
+
+
+def test_profile_without_curves_shows_its_stored_values() -> None:
+    found = shown({}, 7)
+    assert (found["churn"], found["expected spend"]) == ("25.0%", "40.00")
+    assert "next purchase" not in found
