@@ -44,6 +44,7 @@ from models.profile.evaluation.baseline_models.data import BaselineData, Predict
 from models.profile.evaluation.moments import Moments, Outcomes, outcomes
 from models.profile.recipes import Recipe, recipe
 from models.profile.training.losses import learning_rate_schedule
+from models.profile.values.head import knot_weights
 
 KNOTS_DAYS = (0, 1, 2, 4, 7, 14, 30, 60, 120, 240)
 TRAINING_MOMENTS_PER_USER = 48
@@ -83,16 +84,6 @@ class Part(NamedTuple):
             (moments.at_ms_M - end_ms_M) / DAY_MS,
             outcomes(streams, moments, days),
         )
-
-
-def knot_weights(elapsed_days_M: np.ndarray, knots_days: tuple[float, ...]) -> np.ndarray:
-    """(M, K) float32 weights of linear interpolation in log(1 + days); constant past the knots."""
-    position_M = np.interp(
-        np.log1p(elapsed_days_M), np.log1p(knots_days), np.arange(len(knots_days))
-    )
-    return np.maximum(1 - np.abs(position_M[:, None] - np.arange(len(knots_days))), 0).astype(
-        np.float32
-    )
 
 
 class CurveHead(nn.Module):

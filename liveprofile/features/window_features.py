@@ -27,8 +27,8 @@ BEFORE_WINDOW = {
     "purchase_count_std": "their standard deviation",
     "purchase_amount_mean": "spent in a usual window with a purchase",
     "purchase_amount_std": "its standard deviation",
-    "churn": "the model's probability of no purchase, as of the window's start",
-    "expected_spend": "the model's expected spend, as of the window's start",
+    "churn": "the model's probability of no purchase, without the window",
+    "expected_spend": "the model's expected spend, without the window",
 }
 DERIVED = {
     "purchase_count_z": "(purchases - purchase_count_mean) / max(purchase_count_std, 1)",

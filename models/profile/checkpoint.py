@@ -21,6 +21,7 @@ from liveprofile.events.modalities import Modality
 from models.profile.model_card import CARD, VOCABULARY, WEIGHTS, ModelCard, sha256
 from models.profile.network import BehaviourTransformer, Shape
 from models.profile.ranker.network import Ranker
+from models.profile.values.head import ValueCurveHead
 
 
 def round_weights(model: BehaviourTransformer) -> None:
@@ -72,6 +73,9 @@ def load(folder: Path) -> tuple[BehaviourTransformer, list[str], list[str], Mode
         weights = load_file(folder / WEIGHTS)
         if (biases := weights.get("ranker.item_bias")) is not None:
             model.ranker = Ranker(shape.dim, shape.categories, shape.items, len(biases) - 1)
+        if (horizons := weights.get("value_curves.horizon_days")) is not None:
+            knots, inputs = weights["value_curves.after_days"], weights["value_curves.mean"]
+            model.value_curves = ValueCurveHead(len(inputs), len(horizons), len(knots))
         model.load_state_dict(
             {
                 name: value.float() if value.is_floating_point() else value
@@ -90,6 +94,11 @@ def load(folder: Path) -> tuple[BehaviourTransformer, list[str], list[str], Mode
                 f"model checkpoint {folder / WEIGHTS}: categories of items from {lowest} to"
                 f" {highest}, but there are {len(categories)}"
             )
+    if model.value_curves is not None and not model.value_curves.has_valid_days():
+        raise InputError(
+            f"model checkpoint {folder / WEIGHTS}: the days of the value curves are no finite"
+            " numbers that ascend from 0; train the model again"
+        )
     if (len(items), len(categories)) != (shape.items, shape.categories):
         raise InputError(
             f"model checkpoint {folder / VOCABULARY}: {len(items)} items and {len(categories)}"

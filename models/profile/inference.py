@@ -35,6 +35,7 @@ from models.profile.modality_layers import collate
 from models.profile.network import BehaviourTransformer, expected_spend, top_k
 from models.profile.ranking import MemoryRanker
 from models.profile.user_features import FEATURE_NAMES, RepeatCounts
+from models.profile.values.serving import CurvesAfter, score_curves
 
 TOP_K = 10
 SCRATCH_BYTES = 31 << 20
@@ -43,10 +44,11 @@ SURPRISE_CHUNK_POSITIONS = 1024
 
 
 def in_bfloat16(model: BehaviourTransformer) -> BehaviourTransformer:
-    """A bfloat16 copy of the model. Value head and ranker, which read numbers, stay float32."""
+    """A bfloat16 copy of the model. Heads that read numbers stay float32."""
     converted = copy.deepcopy(model).bfloat16()
     converted.value_head = copy.deepcopy(model.value_head)
     converted.ranker = copy.deepcopy(model.ranker)
+    converted.value_curves = copy.deepcopy(model.value_curves)
     return converted
 
 
@@ -69,6 +71,7 @@ class Scores(NamedTuple):
     spend_after: np.ndarray
     surprise: np.ndarray  # (B,) mean negative log-likelihood in nats per event; 0 if no events
     batches: list[BatchTime]
+    value_curves: CurvesAfter | None = None  # after the windows; None: the model has none
 
 
 class InferenceBatchResult(NamedTuple):
@@ -191,13 +194,16 @@ class ProfileModel:
         user_features_after_BX: np.ndarray,
         vectors: Sequence[Vectors] = (),
         memories: Memories | None = None,
+        window_days: np.ndarray | float = 0.0,
     ) -> Scores:
         """Scores B rows. Row i of `histories` precedes row i of `windows`.
 
         user_features_before_BX, user_features_after_BX: user_features.feature_matrix at the
         windows' starts and ends. vectors: the modality vectors of each window, all of
-        `modalities`; (): no window has any. memories: of each user, the window included. None, or
-        a model without a ranker: the trunk ranks items and categories.
+        `modalities`; (): none. memories: of each user, the window included. None, or a model
+        without a ranker: the trunk ranks items and categories. window_days: (B,) or one number.
+        Churn and spend before the windows are those at their ends if no event came, if there are
+        value curves, else those at their starts.
         """
         length_B = self._encoder.lengths(histories.sizes, windows.sizes)
         order_B = np.argsort(length_B, kind="stable")
@@ -225,7 +231,13 @@ class ProfileModel:
             if fused_BD is not None:
                 fused_BD = torch.cat([result.fused_BD for result in results])[input_order_B]
             ranked = self._ranker.rank(memories, after_BD, fused_BD)
-            return scores._replace(**ranked._asdict())
+            scores = scores._replace(**ranked._asdict())
+            if (head := self._model.value_curves) is None:
+                return scores
+            numbers_BX = (user_features_before_BX, user_features_after_BX)
+            days_B = np.broadcast_to(window_days, len(order_B))
+            curves = score_curves(head, self._ranker.windows(memories), numbers_BX, days_B)
+            return scores._replace(**curves._asdict())
 
     def _fused(self, vectors: Sequence[Vectors]) -> Tensor:
         """(B, D) states of the windows' vectors."""

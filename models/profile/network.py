@@ -32,6 +32,7 @@ from models.profile.encoding import BOS_TYPE, Groups, Layout
 from models.profile.modality_layers import Fusion
 from models.profile.ranker.network import Ranker
 from models.profile.user_features import FEATURE_NAMES
+from models.profile.values.head import ValueCurveHead
 
 VALUE_WIDTH = 64
 
@@ -134,6 +135,7 @@ class BehaviourTransformer(nn.Module):
         self.fusion = Fusion(dim, modalities)
         # Fitted behind the finished trunk, if there are rows for it.
         self.ranker: Ranker | None = None
+        self.value_curves: ValueCurveHead | None = None
         self.register_buffer("embed", torch.eye(dim, shape.embedding))
         self._item_rows = slice(layout.item + 1, layout.item + 1 + shape.items)
         self._category_rows = slice(layout.category, layout.category + shape.category_rows)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from liveprofile.wire.memories import Memories
 from models.profile.network import BehaviourTransformer, top_k
-from models.profile.ranker.memory import MemoryReader, MemoryTokens
+from models.profile.ranker.memory import MemoryReader, MemoryTokens, MemoryWindows
 from models.profile.ranker.network import (
     TRUNK_CANDIDATES,
     Candidates,
@@ -99,6 +99,10 @@ class MemoryRanker:
             fused = None if fused_BD is None else fused_BD[chunk]
             chunks.append(self._rank(memories.rows(chunk), h_BD[chunk], fused))
         return RankedRows(*map(np.concatenate, zip(*chunks, strict=True)))
+
+    def windows(self, memories: Memories) -> MemoryWindows:
+        """The windows of the memories that `rank` has just ranked."""
+        return self._reader.windows(memories)
 
     def _rank(self, memories: Memories, h_BD: Tensor, fused_BD: Tensor | None) -> RankedRows:
         tokens = self._reader.read(memories)

@@ -70,6 +70,12 @@ class Recipe:
     ranker_ndcg_weight: float = 3.0
     ranker_ndcg_learning_rate: float = 2e-3
     ranker_table_decay: float = 0.05  # weight decay of the rows of single items and categories
+    # Value curves: see models/profile/training/fit_value_curves.py.
+    curve_moments: int = 48  # random ones of each user
+    curve_epochs: int = 8
+    curve_batch_rows: int = 1024
+    curve_learning_rate: float = 2e-3
+    curve_weight_decay: float = 0.02
     # Data augmentation: see `augment` and `build_batch` in models/profile/data/examples.py.
     enriched_share: float = 0.3
     short_history_share: float = 0.1

@@ -5,6 +5,7 @@ Shape suffixes: N new items; D model width.
 
 from __future__ import annotations
 
+import copy
 from typing import NamedTuple
 
 import numpy as np
@@ -46,6 +47,7 @@ def add_items(
         _insert_ranker_items(state, position, new)
         biased_items = len(state["ranker.item_bias"]) - 1
         grown.ranker = Ranker(shape.dim, shape.categories, wider.items, biased_items)
+    grown.value_curves = copy.deepcopy(model.value_curves)
     grown.load_state_dict(state)
     return grown.train(model.training)
 

@@ -37,7 +37,7 @@ class ScoreWindow(Protocol):
     It returns churn_before, churn_after, expected_spend_before, expected_spend_after and surprise.
     `history` and `window` hold all tokens in order. The numbers before and after the window are
     those of Baselines.model_input. `vectors` are those of history.modality_inputs, `memory` is that
-    of history.memory_text.
+    of history.memory_text. The last number is the window's length in days.
     """
 
     def __call__(
@@ -48,6 +48,7 @@ class ScoreWindow(Protocol):
         numbers_after: Mapping[str, float],
         vectors: Mapping[tuple[str, int], Sequence[float]],
         memory: str,
+        window_days: float,
         /,
     ) -> Mapping[str, float]: ...
 
@@ -185,6 +186,7 @@ class _User:
                 numbers_after,
                 vectors,
                 memory_text(self.memory),
+                (end_ms - start_ms) / DAY_MS,
             )
             surprise = scores["surprise"]
             for name in ("churn", "expected_spend"):

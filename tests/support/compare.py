@@ -70,9 +70,12 @@ class Scored:
         numbers_after: Mapping[str, float],
         vectors: Mapping[tuple[str, int], Sequence[float]],
         memory: str,
+        window_days: float,
     ) -> Scores:
         """Takes what tests.reference.profile.ScoreWindow takes."""
-        inputs = repr((history, window, numbers_before, numbers_after, vectors, memory))
+        inputs = repr(
+            (history, window, numbers_before, numbers_after, vectors, memory, window_days)
+        )
         key = hashlib.sha256(inputs.encode("utf-8", "surrogatepass")).digest()
         if key not in self._scores:
             tokens = (_one_row(tokens) for tokens in (history, window))
@@ -83,7 +86,7 @@ class Scored:
                 if modality in self.model.modalities
             }
             self._scores[key] = self.model.score(
-                *tokens, *features, [by_modality], read_memories([memory])
+                *tokens, *features, [by_modality], read_memories([memory]), window_days
             )
         return self._scores[key]
 
@@ -107,9 +110,11 @@ class RecordingModel:
         numbers_after: dict[str, float],
         vectors: dict[tuple[str, int], list[float]],
         memory: str,
+        window_days: float,
         /,
     ) -> dict[str, float]:
-        scores = self.scored.score(history, window, numbers_before, numbers_after, vectors, memory)
+        inputs = (history, window, numbers_before, numbers_after, vectors, memory, window_days)
+        scores = self.scored.score(*inputs)
         self.scores.append(scores)
         self.truncated.append(sum(len(token_text(token)) + 1 for token in window) > TOKEN_CHARS)
         return {

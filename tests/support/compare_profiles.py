@@ -20,6 +20,7 @@ EXAMPLES = 5
 FEATURE_TOLERANCE = 2e-6  # the job keeps six decimals
 STD_TOLERANCE = 1e-5  # times the mean: a difference of squares loses half of the digits
 SHARE_TOLERANCE = 1e-4  # the job keeps four decimals
+CURVE_TOLERANCE = 0.011  # the job keeps two decimals
 MODEL_TOLERANCE = 1e-4  # float32, whose sums in a batch have another order
 FROM_MODEL = ("churn", "expected_spend")
 
@@ -232,6 +233,7 @@ def _compare_with_history(
 ) -> None:
     profile, scores, _ = expected
     comparison.equal("model_version", key, stored.model_version, model.version)
+    _compare_curves(comparison, key, content.get("value_curves"), scores)
     _compare_arrays(
         comparison, "embedding", key, stored.embedding, scores.embedding_after[0], MODEL_TOLERANCE
     )
@@ -251,6 +253,23 @@ def _compare_with_history(
         comparison.ties["segments"] += 1
     else:
         comparison.equal("segments", key, sorted(job), sorted(profile.segments))
+
+
+def _compare_curves(
+    comparison: Comparison, key: Key, job: dict[str, Any] | None, scores: Scores
+) -> None:
+    curves = scores.value_curves
+    comparison.equal("has curves", key, job is not None, curves is not None)
+    if job is None or curves is None:
+        return
+    comparison.equal("after_days", key, job["after_days"], curves.after_days)
+    comparison.equal("horizon_days", key, job["horizon_days"], curves.horizon_days)
+    for name, value_BHK in curves.values_BHK.items():
+        for horizon, of_job, expected in zip(
+            job["horizon_days"], job[name], value_BHK[0].tolist(), strict=True
+        ):
+            place = (*key, name, horizon)
+            _compare_arrays(comparison, "curve", place, of_job, expected, CURVE_TOLERANCE)
 
 
 def _near_threshold(churn: float | None) -> bool:

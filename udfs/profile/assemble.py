@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import orjson
 
+from liveprofile import value_curves
 from liveprofile.config import Settings
 from liveprofile.events.modalities import PLACE
 from liveprofile.events.window import Window, WindowBatch
@@ -179,6 +180,7 @@ class _RowValues(NamedTuple):
     category_affinity: dict[str, float]
     moved_categories: list[tuple[str, float, float]]
     embedding: np.ndarray
+    value_curves: dict[str, Any]
     matches: list[RuleMatch]
     flags: list[Flag]
 
@@ -266,6 +268,7 @@ def assemble(
         category_affinity=category_affinity.shares,
         moved_categories=category_affinity.shifts,
         embedding=scores.embedding_after,
+        value_curves=_value_curves(scores),
         matches=matches,
         flags=flags,
     )
@@ -284,6 +287,7 @@ def _profile_row(row: _RowValues, model: ProfileModel) -> ProfileRow:
         "category_affinity": row.category_affinity,
         "interests": row.interests,
         "next_items": [model.items[item] for item in row.next_items],
+        **row.value_curves,
         "last": {
             "device": window.last_device,
             "channel": window.last_channel,
@@ -295,6 +299,7 @@ def _profile_row(row: _RowValues, model: ProfileModel) -> ProfileRow:
         "before": dict(zip(FEATURES, row.before, strict=True)),
         "after": current,
         "moved_categories": row.moved_categories,
+        **row.value_curves,
         "window": {
             "events": row.events,
             "counts": {name: n for name, n in zip(EVENT_TYPES, row.counts, strict=True) if n},
@@ -334,6 +339,18 @@ def _profile_row(row: _RowValues, model: ProfileModel) -> ProfileRow:
         write_lookalike=row.write_lookalike,
         flags=row.flags,
     )
+
+
+def _value_curves(scores: Scores) -> list[dict[str, Any]]:
+    """Returns what each row stores under `value_curves.KEY`; empty without curves."""
+    curves = scores.value_curves
+    if curves is None:
+        return [{}] * len(scores.churn_after)
+    fixed = {"after_days": curves.after_days, "horizon_days": curves.horizon_days}
+    return [
+        {value_curves.KEY: fixed | dict(zip(value_curves.VALUES, row, strict=True))}
+        for row in zip(*(curves.values_BHK[name] for name in value_curves.VALUES), strict=True)
+    ]
 
 
 def _media(window: Window) -> dict[str, list[str]]:

@@ -20,7 +20,7 @@ from liveprofile.privacy.erasures import ErasureBook
 from liveprofile.rules import flag_policy
 from liveprofile.rules.attribute_columns import AttributeValue
 from liveprofile.segments.definitions import SegmentSet
-from liveprofile.units import SECOND_MS
+from liveprofile.units import DAY_MS, SECOND_MS
 from liveprofile.wire import output_records, window_events
 from liveprofile.wire.memories import read_memories
 from liveprofile.wire.output_records import Refused
@@ -223,6 +223,7 @@ class ProfileUpdater:
             *assemble.numeric_inputs(inputs),
             self._vectors(windows, modalities),
             read_memories([batch.memory[row] for row in kept]),
+            (inputs.window_end_ms - inputs.window_start_ms) / DAY_MS,
         )
         clock.append(time.perf_counter())
         profiles = self._with_later_sums(self._assemble(inputs, scores, model), batch.sums[kept])

@@ -5,7 +5,8 @@ models/profile/evaluation/moments.py), for several horizons. A moment belongs to
 its horizon ends. The baseline models train on moments whose horizons end before those of validation
 begin.
 
-The model's values are the stored ones: those of the user's last window, however old it is.
+The model's values are the stored ones: those of the user's last window, however old it is, read at
+the moment if they are curves.
 
 Shape suffixes: M moments, W windows.
 """

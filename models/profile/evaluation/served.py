@@ -14,11 +14,15 @@ from typing import NamedTuple
 import numpy as np
 
 from liveprofile.progress import Progress
+from liveprofile.units import DAY_MS
+from liveprofile.value_curves import VALUES, ValueCurves
 from liveprofile.wire import memories
 from liveprofile.wire.memories import Memories, MemoryToken
 from liveprofile.wire.token_columns import TokenColumns
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import concatenated_ranges
+from models.profile.evaluation.baseline_models.data import Predictions
+from models.profile.evaluation.moments import Moments
 from models.profile.evaluation.next_basket import codes_of
 from models.profile.inference import ProfileModel
 from models.profile.user_features import FEATURE_NAMES
@@ -59,6 +63,45 @@ def served_rankings(
         categories.append(codes_of(scores.interests_after, model.categories, streams.categories))
         on_progress("served rankings", first + len(part), len(windows))
     return ServedRankings(np.concatenate(items), np.concatenate(categories))
+
+
+def served_values(
+    model: ProfileModel,
+    streams: Streams,
+    moments: Moments,
+    user_features_WX: np.ndarray,
+    horizon_days: int,
+    on_progress: Progress = lambda *_: None,
+) -> Predictions:
+    """What the curves that each moment's window has stored say at the moment.
+
+    user_features_WX: at the ends of the moments' windows. Predictions of nothing if the model has
+    no curve of this horizon.
+    """
+    parts = []
+    for first in range(0, len(moments.window_M), WINDOWS_PER_CALL):
+        part = slice(first, first + WINDOWS_PER_CALL)
+        windows = moments.window_M[part]
+        scores = model.score(
+            _tokens(streams, windows, windows),
+            _tokens(streams, windows, windows + 1),
+            user_features_WX[part],
+            user_features_WX[part],
+            memories=_memories(streams, windows),
+        )
+        stored = scores.value_curves
+        if stored is None or horizon_days not in stored.horizon_days:
+            return Predictions()
+        horizon = stored.horizon_days.index(horizon_days)
+        curves = ValueCurves(
+            np.tile(stored.after_days, (len(windows), 1)),
+            {name: value_BHK[:, horizon] for name, value_BHK in stored.values_BHK.items()},
+        )
+        elapsed_ms = moments.at_ms_M[part] - streams.end_ms_W[windows]
+        parts.append(curves.at(elapsed_ms / DAY_MS))
+        on_progress("served values", first + len(windows), len(moments.window_M))
+    values = {name: np.concatenate([part[name] for part in parts]) for name in VALUES}
+    return Predictions(values["churn"], values["expected_spend"], values["purchase_in_days"])
 
 
 def _memories(streams: Streams, windows: np.ndarray) -> Memories:

@@ -9,6 +9,7 @@ from liveprofile.events.modalities import TEXT
 from liveprofile.progress import Progress
 from models.profile import checkpoint, text_encoder
 from models.profile.data import training_rows
+from models.profile.data.churn_spend_samples import user_features_at
 from models.profile.data.examples import Corpus, build_corpus
 from models.profile.data.prepared import Split, split_by_time
 from models.profile.encoding import Vocabulary
@@ -18,7 +19,7 @@ from models.profile.evaluation.baseline_models.data import Predictions
 from models.profile.evaluation.evaluate import SplitName, predict_churn_spend
 from models.profile.evaluation.moments import Moments
 from models.profile.evaluation.next_basket import KINDS, compare_rankings, next_baskets
-from models.profile.evaluation.served import served_rankings
+from models.profile.evaluation.served import served_rankings, served_values
 from models.profile.inference import ProfileModel
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
@@ -61,7 +62,13 @@ def checkpoint_report(
             for kind in KINDS
         },
         "any_time": any_time_report(
-            streams, split, split_name, _stored_values(model, corpus, recipe), on_progress
+            streams,
+            split,
+            split_name,
+            _stored_curves(served, corpus, recipe, on_progress)
+            if model.value_curves
+            else _stored_values(model, corpus, recipe),
+            on_progress,
         ),
         "modalities": fit_modalities.measure(model, corpus, getattr(split, split_name), recipe),
     }
@@ -91,6 +98,19 @@ def _next_basket(
         **compare_rankings(targets, getattr(ranking, kind), rankings),
         "chosen": {name: baseline.settings for name, baseline in baselines.items()},
     }
+
+
+def _stored_curves(
+    model: ProfileModel, corpus: Corpus, recipe: Recipe, on_progress: Progress
+) -> ModelPredictions:
+    """What the curves that each user's last window has stored say at the moment."""
+
+    def predict(moments: Moments, days: int) -> Predictions:
+        end_ms_M = corpus.streams.end_ms_W[moments.window_M]
+        features_MX = user_features_at(corpus, recipe, moments.window_M, end_ms_M)
+        return served_values(model, corpus.streams, moments, features_MX, days, on_progress)
+
+    return predict
 
 
 def _stored_values(model: BehaviourTransformer, corpus: Corpus, recipe: Recipe) -> ModelPredictions:

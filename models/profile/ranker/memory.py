@@ -17,7 +17,7 @@ import numpy as np
 from liveprofile.units import DAY_MS
 from liveprofile.wire import memories
 from liveprofile.wire.memories import Memories
-from liveprofile.wire.tokens import TYPE_INDEX
+from liveprofile.wire.tokens import TYPE_INDEX, TYPE_LETTERS
 from models.profile.encoding import concatenated_ranges
 
 HALF_LIVES_DAYS = (7.0, 30.0, 90.0)
@@ -38,7 +38,7 @@ PAIR_FEATURES = (
 )
 ROW_FEATURES = ("windows", "days", "window_tokens", "last_window_tokens", "gap_days", "last_gap")
 MAX_CACHED_WINDOWS = 60_000
-RETURN = TYPE_INDEX["return"]
+RETURN, PURCHASE = TYPE_INDEX["return"], TYPE_INDEX["purchase"]
 TIE_BREAK = 1e-4  # in logits
 MOST_WINDOWS = 1_000  # of a memory
 
@@ -56,6 +56,14 @@ class MemoryTokens(NamedTuple):
     age_days_T: np.ndarray  # from the end of the token's window to the end of the row's last one
     windows_ago_T: np.ndarray  # 0: in the row's last window
     row_features_BU: np.ndarray  # float32, ROW_FEATURES as log(1 + x)
+
+
+class MemoryWindows(NamedTuple):
+    """The windows of B memories, those of each row from its first to its last."""
+
+    sizes_B: np.ndarray
+    end_ms_V: np.ndarray
+    purchases_V: np.ndarray
 
 
 class Pairs(NamedTuple):
@@ -201,6 +209,14 @@ class MemoryReader:
             len(texts.sizes),
         )
 
+    def windows(self, texts: Memories) -> MemoryWindows:
+        """The windows of n memories."""
+        known = self._windows
+        window_V = np.fromiter(map(known.__getitem__, texts.windows), np.int64, len(texts.windows))
+        return MemoryWindows(
+            texts.sizes, known.end_ms.values()[window_V], known.purchases.values()[window_V]
+        )
+
 
 class _GrowingArray:
     """An array to which single values are appended."""
@@ -263,6 +279,7 @@ class _Windows(dict[str, int]):
         self.end_ms, self.first_token, self.end_token, self.item, self.category = (
             _GrowingArray(np.int64) for _ in range(5)
         )
+        self.purchases = _GrowingArray(np.int64)
 
     def __missing__(self, text: str) -> int:
         end_ms, tokens = memories.read_window(text)
@@ -273,6 +290,7 @@ class _Windows(dict[str, int]):
             self.category.append(codes[1])
         self.end_token.append(len(self.item))
         self.end_ms.append(end_ms)
+        self.purchases.append(sum(token[0] == TYPE_LETTERS[PURCHASE] for token in tokens))
         self[text] = index = len(self.end_ms) - 1
         return index
 

@@ -31,6 +31,7 @@ from models.profile.training import (
     distributed,
     fit_modalities,
     fit_ranker,
+    fit_value_curves,
     training_state,
 )
 from models.profile.training.distributed import ProcessGroup
@@ -85,6 +86,7 @@ def train(
     value_head = churn_spend_head.fit(model, data.corpus, split, recipe, on_progress)
     modalities = fit_modalities.fit(model, data.corpus, split, recipe, on_progress)
     ranker = fit_ranker.fit(model, data, recipe, on_progress)
+    value_curves = fit_value_curves.fit(model, data.corpus, split, recipe, on_progress)
     checkpoint.round_weights(model)
     evaluated = {"validation": model}
     if incremental:
@@ -95,6 +97,7 @@ def train(
         "embedding": embedding,
         "values": value_head,
         "ranker": ranker,
+        "value_curves": value_curves,
         "seconds": round(sum(row["seconds"] for row in trainer.curves), 1),
         **{
             name: evaluate.evaluate(

@@ -10,6 +10,7 @@ from liveprofile.units import DAY_MS
 from models.profile.data.examples import PURCHASE
 from models.profile.evaluation.moments import Moments
 from models.profile.recipes import recipe
+from models.profile.values.head import knot_weights
 from tests.unit.models.profile.synthetic_streams import churning_customers, corpus_and_split
 
 DECAY_DAYS = 30.0
@@ -43,7 +44,7 @@ def streams():
 def test_values_between_knots_are_interpolated_in_the_logarithm_of_the_days():
     knots = (0.0, 1.0, 3.0)
     days = np.array([0.0, 1.0, np.sqrt(8) - 1, 3.0, 50.0])
-    weights = value_curves.knot_weights(days, knots)
+    weights = knot_weights(days, knots)
     np.testing.assert_allclose(
         weights, [[1, 0, 0], [0, 1, 0], [0, 0.5, 0.5], [0, 0, 1], [0, 0, 1]], atol=1e-6
     )

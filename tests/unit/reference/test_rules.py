@@ -71,6 +71,7 @@ def test_scores_of_the_model_reach_profile_and_rules() -> None:
         after: dict[str, float],
         vectors: dict[tuple[str, int], list[float]],
         memory: str,
+        window_days: float,
     ) -> dict[str, float]:
         lengths.append((len(history), [token.item for token in window]))
         memories.append(memory)

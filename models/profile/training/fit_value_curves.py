@@ -1,0 +1,176 @@
+"""Fits the value curves (models/profile/values/head.py) behind the finished trunk.
+
+An example is a user at a random moment: the label is what the user does in each horizon after it.
+The inputs are those of the user's last window before the moment, in half of the examples at its
+end, in the others at a random time until the moment, as serving does for the values before a
+window. The losses are logistic for churn and absolute for spend and days, whose minimum is the
+median.
+
+The horizons of all examples end before the first horizon that validation measures begins
+(`any_time.moment_ranges_ms`). A horizon longer than the data has no examples and no curve.
+
+Shape suffixes: M examples, H horizons, B examples of a batch; others as in the head.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from liveprofile.progress import Progress
+from liveprofile.units import DAY_MS
+from liveprofile.wire.memories import MEMORY_WINDOWS
+from models.profile.data.churn_spend_samples import user_features_at
+from models.profile.data.examples import PURCHASE, Corpus
+from models.profile.evaluation.any_time import HORIZONS_DAYS, moment_ranges_ms
+from models.profile.evaluation.moments import Moments, outcomes
+from models.profile.recipes import Recipe
+from models.profile.training.losses import learning_rate_schedule
+from models.profile.values.head import ValueCurveHead, knot_weights
+from models.profile.values.inputs import PurchaseWindows, curve_inputs
+
+if TYPE_CHECKING:
+    from models.profile.data.prepared import Split
+    from models.profile.network import BehaviourTransformer
+
+AFTER_DAYS = (0, 1, 3, 7, 14, 30, 60, 120)
+# Of the time of the examples: their users look new only because the rows begin. At most a horizon.
+FIRST_SHARE = 0.25
+MIN_MOMENTS = 100  # of a horizon; fewer give no curve
+MIN_STD = 0.01
+
+
+class _Examples(NamedTuple):
+    input_MX: Tensor
+    weight_MK: Tensor
+    known_MH: Tensor  # float: 1 where the label of the horizon may be used
+    churned_MH: Tensor
+    spend_MH: Tensor
+    days_MH: Tensor
+
+
+def fit(
+    model: BehaviourTransformer,
+    corpus: Corpus,
+    split: Split,
+    recipe: Recipe,
+    on_progress: Progress = lambda *_: None,
+) -> dict[str, Any]:
+    """Fits `model.value_curves` and returns its horizons and the number of examples.
+
+    Returns an empty dict, and the model has no curves, if there are too few moments for the
+    model's horizon, or if the model has no ranker and so reads no memory.
+    """
+    model.value_curves = None
+    until_ms = {
+        days: moment_ranges_ms(corpus.streams, split, days)[0][1]
+        for days in dict.fromkeys((recipe.horizon_days, *HORIZONS_DAYS))
+    }
+    start_ms, last_ms = int(corpus.streams.end_ms_W.min()) - 1, max(until_ms.values())
+    if model.ranker is None or not last_ms > start_ms:
+        return {}
+    start_ms += min(recipe.horizon_days * DAY_MS, int(FIRST_SHARE * (last_ms - start_ms)))
+    moments = Moments.draw(corpus.streams, start_ms, last_ms, recipe.curve_moments, recipe.seed)
+    count = {days: int((moments.at_ms_M <= last).sum()) for days, last in until_ms.items()}
+    horizons = [days for days in until_ms if count[days] >= MIN_MOMENTS]
+    if recipe.horizon_days not in horizons:
+        return {}
+    examples = _examples(corpus, recipe, moments, {days: until_ms[days] for days in horizons})
+    model.value_curves = _train(examples, horizons, recipe, on_progress)
+    return {"horizons_days": horizons, "examples": {str(days): count[days] for days in horizons}}
+
+
+def inputs_at(corpus: Corpus, recipe: Recipe, windows: np.ndarray, at_ms: np.ndarray) -> np.ndarray:
+    """(M, X) inputs of the windows' users at times from the windows' ends on."""
+    streams = corpus.streams
+    bought_N = (streams.type_N == PURCHASE).astype(np.int64)
+    purchases_W = np.add.reduceat(bought_N, streams.first_W)
+    bought, before_W = PurchaseWindows.of(streams.user_W, streams.end_ms_W, purchases_W)
+    first = windows - np.minimum(corpus.position_W[windows], MEMORY_WINDOWS - 1)
+    return curve_inputs(
+        user_features_at(corpus, recipe, windows, at_ms),
+        bought,
+        streams.user_W[windows],
+        before_W[first],
+        before_W[windows + 1],
+        at_ms,
+    )
+
+
+def _examples(
+    corpus: Corpus, recipe: Recipe, moments: Moments, until_ms: dict[int, int]
+) -> _Examples:
+    random = np.random.default_rng(recipe.seed)
+    window_M, at_ms_M = moments
+    end_ms_M = corpus.streams.end_ms_W[window_M]
+    share_M = random.random(len(window_M)) * (random.random(len(window_M)) < 0.5)
+    read_ms_M = end_ms_M + (share_M * (at_ms_M - end_ms_M)).astype(np.int64)
+    labels = [outcomes(corpus.streams, moments, days) for days in until_ms]
+    columns = (
+        inputs_at(corpus, recipe, window_M, read_ms_M),
+        knot_weights((at_ms_M - read_ms_M) / DAY_MS, np.array(AFTER_DAYS)),
+        np.column_stack([at_ms_M <= last for last in until_ms.values()]),
+        np.column_stack([each.churned_M for each in labels]),
+        np.column_stack([each.spend_M for each in labels]),
+        np.column_stack([each.days_M for each in labels]),
+    )
+    return _Examples(*(torch.from_numpy(column.astype(np.float32)) for column in columns))
+
+
+def _train(
+    examples: _Examples, horizons: list[int], recipe: Recipe, on_progress: Progress
+) -> ValueCurveHead:
+    torch.manual_seed(recipe.seed)
+    count, inputs = examples.input_MX.shape
+    head = ValueCurveHead(inputs, len(horizons), len(AFTER_DAYS))
+    known_H = examples.known_MH.sum(0)
+    with torch.no_grad():
+        head.mean.copy_(examples.input_MX.mean(0))
+        head.std.copy_(examples.input_MX.std(0).clamp(min=MIN_STD))
+        head.after_days.copy_(torch.tensor(AFTER_DAYS))
+        head.horizon_days.copy_(torch.tensor(horizons))
+        for unit, label_MH in (
+            (head.spend_unit, examples.spend_MH),
+            (head.days_unit, examples.days_MH),
+        ):
+            unit.copy_(((label_MH * examples.known_MH).sum(0) / known_H).clamp(min=0.01))
+        for buffer in head.buffers():  # as they are stored
+            buffer.copy_(buffer.half().float())
+        head.std.clamp_(min=MIN_STD)
+    optimizer = torch.optim.AdamW(
+        head.parameters(), recipe.curve_learning_rate, weight_decay=recipe.curve_weight_decay
+    )
+    steps_per_epoch = max(count // recipe.curve_batch_rows, 1)
+    steps = recipe.curve_epochs * steps_per_epoch
+    for step in range(steps):
+        if step % steps_per_epoch == 0:
+            batches = torch.randperm(count).tensor_split(steps_per_epoch)
+            on_progress("value curves", step // steps_per_epoch, recipe.curve_epochs)
+        batch = batches[step % steps_per_epoch]
+        for group in optimizer.param_groups:
+            group["lr"] = recipe.curve_learning_rate * learning_rate_schedule(
+                step, steps, recipe.warm_up_share
+            )
+        loss = _loss(head, _Examples(*(column[batch] for column in examples)))
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(head.parameters(), recipe.clip_norm)
+        optimizer.step()
+    return head.eval()
+
+
+def _loss(head: ValueCurveHead, batch: _Examples) -> Tensor:
+    """The sum of the values' mean losses, spend and days in their units."""
+    value_BH3 = (head(batch.input_MX) * batch.weight_MK[:, None, None]).sum(3)
+    churn_BH, spend_BH, days_BH = value_BH3.unbind(2)
+    loss_BH = (
+        F.binary_cross_entropy(churn_BH.clamp(0.0, 1.0), batch.churned_MH, reduction="none")
+        + (spend_BH - batch.spend_MH).abs() / head.spend_unit
+        + (days_BH - batch.days_MH).abs() / head.days_unit
+    )
+    known_BH = batch.known_MH
+    return ((loss_BH * known_BH).sum(0) / known_BH.sum(0).clamp(min=1)).sum()

@@ -1,0 +1,75 @@
+"""The value curves: churn, median spend and median days to the next purchase, at days after now.
+
+A linear and a deep model of the inputs (Wide & Deep; Cheng et al. 2016, arXiv:1606.07792) give the
+values at the knots. Between two knots they are linear in log(1 + days), as a reader of the stored
+curve interpolates (liveprofile/value_curves.py), so what is trained is what is read.
+
+Shape suffixes: N users at a time, X inputs, H horizons, K knots, V width, 3 values: churn, spend,
+days.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+WIDTH, DROPOUT = 96, 0.1
+MAX_DEVIATIONS = 5.0  # an input further away counts as this far
+
+
+class ValueCurveHead(nn.Module):
+    """Stays in float32 when the trunk is in bfloat16. The first horizon is the model's."""
+
+    def __init__(self, inputs: int, horizons: int, knots: int):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(inputs))
+        self.register_buffer("std", torch.ones(inputs))
+        self.register_buffer("after_days", torch.zeros(knots))
+        self.register_buffer("horizon_days", torch.ones(horizons))
+        # What raw values are multiples of.
+        self.register_buffer("spend_unit", torch.ones(horizons))
+        self.register_buffer("days_unit", torch.ones(horizons))
+        self.first, self.second = nn.Linear(inputs, WIDTH), nn.Linear(WIDTH, WIDTH)
+        self.out = nn.Linear(WIDTH, horizons * 3 * knots)
+        self.linear = nn.Linear(inputs, horizons * 3 * knots, bias=False)
+        for weight in (self.out.weight, self.out.bias, self.linear.weight):
+            nn.init.zeros_(weight)
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, 3, K)"""
+        return len(self.horizon_days), 3, len(self.after_days)
+
+    def has_valid_days(self) -> bool:
+        """Whether knots ascend from 0 and horizons have at least a day: both end up in rows."""
+        after_days_K, horizon_days_H = self.after_days, self.horizon_days
+        return bool(
+            after_days_K.isfinite().all()
+            and horizon_days_H.isfinite().all()
+            and after_days_K[0] == 0
+            and (after_days_K.diff() > 0).all()
+            and (horizon_days_H >= 1).all()
+        )
+
+    def forward(self, input_NX: Tensor) -> Tensor:
+        """(N, H, 3, K): probability of no purchase, currency >= 0, days from 0 to the horizon."""
+        scaled_NX = (input_NX - self.mean) / self.std
+        scaled_NX = scaled_NX.clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS)
+        hidden_NV = F.dropout(torch.relu(self.first(scaled_NX)), DROPOUT, self.training)
+        hidden_NV = F.dropout(torch.relu(self.second(hidden_NV)), DROPOUT, self.training)
+        raw_NH3K = (self.out(hidden_NV) + self.linear(scaled_NX)).view(-1, *self.shape)
+        churn, spend, days = raw_NH3K.unbind(2)
+        horizon_days_H1 = self.horizon_days[:, None]
+        days = (self.days_unit[:, None] * F.softplus(days)).minimum(horizon_days_H1)
+        return torch.stack([churn.sigmoid(), self.spend_unit[:, None] * F.softplus(spend), days], 2)
+
+
+def knot_weights(elapsed_days_N: np.ndarray, after_days_K: Sequence[float]) -> np.ndarray:
+    """(N, K) float32 weights of the knots at so many days; constant past the last knot."""
+    knots = np.arange(len(after_days_K))
+    position_N = np.interp(np.log1p(elapsed_days_N), np.log1p(after_days_K), knots)
+    return np.maximum(1 - np.abs(position_N[:, None] - knots), 0).astype(np.float32)

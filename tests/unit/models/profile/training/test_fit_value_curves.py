@@ -1,0 +1,281 @@
+"""Value curves learn when users buy again, and serving stores what training fits."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from liveprofile.features.baselines import SUMS
+from liveprofile.units import DAY_MS
+from liveprofile.value_curves import VALUES, interpolate
+from liveprofile.wire import memories
+from liveprofile.wire.memories import MemoryToken
+from models.profile import checkpoint, vocabulary_expansion
+from models.profile.data.churn_spend_samples import user_features_at
+from models.profile.data.examples import PURCHASE, Corpus, build_corpus
+from models.profile.data.prepared import Split
+from models.profile.data.training_rows import Streams
+from models.profile.encoding import Vocabulary
+from models.profile.evaluation.moments import Moments, outcomes
+from models.profile.evaluation.served import served_values
+from models.profile.inference import ProfileModel
+from models.profile.network import BehaviourTransformer, Shape
+from models.profile.ranker.memory import MemoryReader
+from models.profile.ranker.network import Ranker
+from models.profile.training import fit_value_curves
+from models.profile.training.fit_value_curves import inputs_at
+from models.profile.user_features import FEATURE_NAMES
+from models.profile.values.head import ValueCurveHead, knot_weights
+from models.profile.values.inputs import INPUTS
+from models.profile.values.serving import score_curves
+from tests.unit.models.profile.miniature import MINIATURE
+from tests.unit.models.profile.synthetic_streams import START_MS, make_streams
+
+pytestmark = pytest.mark.slow
+
+USERS, DAYS = 40, 150
+RECIPE = dataclasses.replace(MINIATURE, curve_epochs=12, curve_batch_rows=128, seed=3)
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    """Half of the users buy each day, half each 20 days, for 3 or for 30."""
+    rows = [
+        (
+            user,
+            START_MS + day * DAY_MS + DAY_MS // 2,
+            PURCHASE,
+            3.0 if user % 2 else 30.0,
+            1 + user % 4,
+        )
+        for user in range(USERS)
+        for day in range(user // 2 % 20, DAYS)
+        if user % 2 or day % 20 == user // 2 % 20
+    ]
+    streams = make_streams(*(np.array(column) for column in zip(*rows, strict=True)))
+    streams = streams._replace(**sums_of(streams))
+    return build_corpus(
+        streams, Vocabulary(streams.items[1:], 2), Vocabulary(streams.categories[1:], 2), 7
+    )
+
+
+def sums_of(streams: Streams) -> dict[str, np.ndarray]:
+    """What the SQL adds: here totals without decay. Each window has one purchase."""
+    first_W = np.searchsorted(streams.user_W, streams.user_W)
+    position_W = np.arange(len(first_W)) - first_W
+    added_WS = np.zeros((len(first_W), len(SUMS)))
+    added_WS[:, [SUMS.index(name) for name in ("windows", "events", "purchases")]] = 1.0
+    return {
+        "added_WS": added_WS,
+        "sums_WS": added_WS * (1 + position_W[:, None]),
+        "last_purchase_ms_W": streams.time_ms_N[streams.first_W],
+    }
+
+
+def split_of(corpus: Corpus) -> Split:
+    until = [START_MS + day * DAY_MS for day in (110, 130, DAYS)]
+    end_ms_W = np.asarray(corpus.streams.end_ms_W)
+    return Split(
+        np.flatnonzero(end_ms_W <= until[0]),
+        np.flatnonzero((end_ms_W > until[0]) & (end_ms_W <= until[1])),
+        np.flatnonzero(end_ms_W > until[1]),
+        *until,
+    )
+
+
+def model_of(corpus: Corpus) -> BehaviourTransformer:
+    torch.manual_seed(1)
+    items, categories = len(corpus.streams.items) - 1, len(corpus.streams.categories) - 1
+    model = BehaviourTransformer(Shape(items, 2, categories, 2, dim=16))
+    model.ranker = Ranker(16, categories, items, items)
+    return model
+
+
+@pytest.fixture(scope="module")
+def fitted(corpus: Corpus) -> tuple[BehaviourTransformer, dict[str, Any]]:
+    model = model_of(corpus)
+    torch.set_num_threads(1)  # more would wait for each other on a busy machine
+    return model, fit_value_curves.fit(model, corpus, split_of(corpus), RECIPE)
+
+
+def last_windows(corpus: Corpus, day: int) -> np.ndarray:
+    return Moments.at(corpus.streams, START_MS + day * DAY_MS).window_M
+
+
+def test_curve_says_when_a_user_buys_again(corpus: Corpus, fitted: Any) -> None:
+    model, report = fitted
+    assert report["horizons_days"] == [7, 30]  # 90 days are longer than the training data
+    assert report["examples"]["7"] > report["examples"]["30"] > 100
+    windows = last_windows(corpus, 120)
+    ends_ms = corpus.streams.end_ms_W[windows]
+    with torch.inference_mode():
+        value_N3K = model.value_curves(
+            torch.from_numpy(inputs_at(corpus, RECIPE, windows, ends_ms))
+        )[:, 0].numpy()
+    wait_days = outcomes(corpus.streams, Moments(windows, ends_ms), 7).days_M
+    daily = wait_days <= 1
+    assert 10 < daily.sum() < 30
+    churn_NK, days_NK = value_N3K[:, 0], value_N3K[:, 2]
+    assert churn_NK[daily, 0].max() < 0.1 < 0.7 < churn_NK[~daily, 0].min()
+    assert np.abs(days_NK[:, 0] - wait_days).mean() < 0.7
+    # Fifteen days after the last purchase, the others buy within the next seven days.
+    at_14 = fit_value_curves.AFTER_DAYS.index(14)
+    assert churn_NK[~daily, at_14].max() < 0.4
+
+
+def test_curve_reads_the_same_inputs_in_training_and_in_serving(
+    corpus: Corpus, fitted: Any
+) -> None:
+    model, _ = fitted
+    streams, windows = corpus.streams, last_windows(corpus, 120)
+    rows = []
+    for window in windows:
+        first = max(window - 39, np.searchsorted(streams.user_W, streams.user_W[window]))
+        rows.append(
+            [
+                (int(streams.end_ms_W[each]), [MemoryToken(PURCHASE, "i", "c")])
+                for each in range(first, window + 1)
+            ]
+        )
+    ends_ms = streams.end_ms_W[windows]
+    features_NX = user_features_at(corpus, RECIPE, windows, ends_ms)
+    memory = MemoryReader(["i"], ["c"]).windows(memories.of_windows(rows))
+    served = score_curves(
+        model.value_curves, memory, (features_NX, features_NX), np.ones(len(windows))
+    )
+    with torch.inference_mode():
+        trained = model.value_curves(
+            torch.from_numpy(inputs_at(corpus, RECIPE, windows, ends_ms))
+        ).numpy()
+    for value, name in enumerate(VALUES):
+        np.testing.assert_allclose(
+            served.value_curves.values_BHK[name], trained[:, :, value], atol=0.011
+        )
+    np.testing.assert_allclose(served.churn_after, trained[:, 0, 0, 0], atol=1e-5)
+
+
+def test_values_before_a_window_do_not_depend_on_it_but_on_its_end() -> None:
+    torch.manual_seed(2)
+    head = ValueCurveHead(len(INPUTS), 1, 3)
+    head.after_days.copy_(torch.tensor([0.0, 1.0, 7.0]))
+    torch.nn.init.normal_(head.out.weight)
+    reader = MemoryReader(["i"], ["c"])
+    history = [(START_MS + day * DAY_MS, [MemoryToken(PURCHASE, "i", "c")]) for day in (1, 3, 9)]
+    features = np.ones((1, len(FEATURE_NAMES)), np.float32)
+
+    def before(last: list[MemoryToken], days: float) -> tuple[float, float]:
+        row = [*history, (START_MS + 12 * DAY_MS, last)]
+        memory = reader.windows(memories.of_windows([row]))
+        found = score_curves(head.eval(), memory, (features, features), np.array([days]))
+        return found.churn_before[0], found.spend_before[0]
+
+    bought = before([MemoryToken(PURCHASE, "i", "c")] * 3, 1.0)
+    assert before([MemoryToken(0, "i", "c")], 1.0) == bought
+    assert before([MemoryToken(PURCHASE, "i", "c")] * 3, 2.0) != bought
+
+
+def test_row_has_the_same_curve_alone_and_in_a_batch(corpus: Corpus, fitted: Any) -> None:
+    model, _ = fitted
+    reader = MemoryReader(["i"], ["c"])
+    rows = [
+        [(START_MS + day * DAY_MS // 3, [MemoryToken(kind, "i", "c")]) for day in days]
+        for kind, days in (
+            (PURCHASE, (1, 5, 8)),
+            (0, (2, 3)),
+            (PURCHASE, (7,)),
+            (PURCHASE, range(2, 40)),
+        )
+    ]
+    features = np.random.default_rng(1).random((4, len(FEATURE_NAMES))).astype(np.float32)
+
+    def churn(numbers: list[int]) -> np.ndarray:
+        memory = reader.windows(memories.of_windows([rows[n] for n in numbers]))
+        both = (features[numbers], features[numbers])
+        scores = score_curves(model.value_curves, memory, both, np.ones(len(numbers)))
+        return np.stack([scores.churn_before, scores.churn_after])
+
+    together = churn([0, 1, 2, 3])
+    alone = np.concatenate([churn([n]) for n in range(4)], 1)
+    np.testing.assert_allclose(together, alone, atol=1e-5)
+    assert np.isfinite(together).all()
+
+
+def test_checkpoint_keeps_the_curves_and_serving_stores_them(
+    corpus: Corpus, fitted: Any, tmp_path: Any
+) -> None:
+    model, _ = fitted
+    checkpoint.round_weights(model)
+    streams = corpus.streams
+    checkpoint.save(
+        tmp_path,
+        model,
+        streams.items[1:],
+        streams.categories[1:],
+        name="curves",
+        version="curves-1",
+        revision=1,
+        horizon_days=7,
+        decay_days=RECIPE.decay_days,
+        ranked_items=4,
+        recipe={},
+        data={},
+        metrics={},
+        surprise_quantiles={},
+        libraries=checkpoint.library_versions(),
+    )
+    served = ProfileModel.load(tmp_path, device="cpu")
+    moments = Moments.at(streams, START_MS + 120 * DAY_MS)
+    moments = moments._replace(at_ms_M=moments.at_ms_M + DAY_MS)
+    ends_ms = streams.end_ms_W[moments.window_M]
+    features_MX = user_features_at(corpus, RECIPE, moments.window_M, ends_ms)
+    found = served_values(served, streams, moments, features_MX, 30)
+    weight_MK = knot_weights(
+        (moments.at_ms_M - ends_ms) / DAY_MS, np.array(fit_value_curves.AFTER_DAYS)
+    )
+    with torch.inference_mode():
+        value_M3K = model.value_curves(
+            torch.from_numpy(inputs_at(corpus, RECIPE, moments.window_M, ends_ms))
+        )[:, 1].numpy()
+    expected_M3 = np.einsum("mvk,mk->mv", value_M3K, weight_MK)
+    np.testing.assert_allclose(found.churn_W, expected_M3[:, 0], atol=1e-3)
+    np.testing.assert_allclose(found.days_W, expected_M3[:, 2], atol=0.05)
+    assert served_values(served, streams, moments, features_MX, 5).churn_W is None
+
+
+@pytest.mark.parametrize("after_days", [[0.0, math.nan, 7.0], [1.0, 2.0, 3.0], [0.0, 7.0, 7.0]])
+def test_days_that_no_reader_could_use_are_invalid(after_days: list[float]) -> None:
+    head = ValueCurveHead(len(INPUTS), 2, 3)
+    head.after_days.copy_(torch.tensor([0.0, 1.0, 7.0]))
+    assert head.has_valid_days()
+    head.after_days.copy_(torch.tensor(after_days))
+    assert not head.has_valid_days()
+
+
+def test_model_with_more_items_keeps_the_curves(fitted: Any) -> None:
+    model, _ = fitted
+    new = vocabulary_expansion.hash_bucket_rows(model, ["1", "2", "3", "4"], ["5"])
+    grown = vocabulary_expansion.add_items(model, new)
+    for name, weight in model.value_curves.state_dict().items():
+        assert torch.equal(grown.value_curves.state_dict()[name], weight)
+
+
+def test_too_little_data_or_no_memory_gives_no_curve(corpus: Corpus) -> None:
+    model = model_of(corpus)
+    short = split_of(corpus)._replace(train_until_ms=START_MS + 5 * DAY_MS)
+    assert fit_value_curves.fit(model, corpus, short, RECIPE) == {}
+    assert model.value_curves is None
+    model.ranker = None
+    assert fit_value_curves.fit(model, corpus, split_of(corpus), RECIPE) == {}
+
+
+def test_weights_of_knots_interpolate_as_readers_do() -> None:
+    days = np.array([0.0, 0.3, 2.0, 6.9, 7.0, 400.0])
+    after_days = np.array([0.0, 1.0, 3.0, 7.0])
+    value_K = np.array([0.1, 0.7, 0.2, 0.9])
+    read = interpolate(np.tile(after_days, (6, 1)), np.tile(value_K, (6, 1)), days)
+    np.testing.assert_allclose(knot_weights(days, after_days) @ value_K, read, atol=1e-6)
