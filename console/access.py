@@ -69,3 +69,4 @@ def is_fetch(request: Request) -> bool:
 
 Reader = Annotated[Caller, Depends(Visitor(Role.READER))]
 Analyst = Annotated[Caller, Depends(Visitor(Role.ANALYST))]
+Admin = Annotated[Caller, Depends(Visitor(Role.ADMIN))]

@@ -19,7 +19,15 @@ from console.access import is_fetch
 from console.job import JobReader
 from console.queue import AlertQueue
 from console.rendering import STATIC, error_page
-from console.routes import alerts, definitions, models, operations, sign_in, users
+from console.routes import (
+    alerts,
+    definitions,
+    models,
+    operations,
+    rejected,
+    sign_in,
+    users,
+)
 from console.sessions import Sessions
 from liveprofile.errors import LiveprofileError
 from liveprofile.serve_settings import ServeSettings
@@ -36,6 +44,7 @@ ROUTERS = (
     alerts.router,
     definitions.router,
     operations.router,
+    rejected.router,
     models.router,
 )
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple, Protocol
 
 from liveprofile.config import Settings
 from liveprofile.flink.job_report import JobReport, report
 from liveprofile.flink.job_warnings import checkpoint_warnings, model_warnings, scoring_warnings
+from liveprofile.flink.latency_report import LatencyCounts, count_latencies, is_latency
 from liveprofile.flink.model_report import ModelReport, model_report
+from liveprofile.flink.operator_metrics import operator_metrics
 from liveprofile.flink.scoring_report import ScoringReport, scoring_report
 from liveprofile.kafka.offsets import lag, scoring_group
 
@@ -27,6 +29,7 @@ class JobFacts(NamedTuple):
     scoring: ScoringReport | None
     models: ModelReport | None
     warnings: list[str]
+    latencies: Mapping[str, LatencyCounts]  # since the last start or restart
 
 
 class JobReader(Protocol):
@@ -41,6 +44,7 @@ def read_facts(settings: Settings) -> JobFacts:
     is_scoring = settings.scoring.enabled
     scoring = scoring_report(rest_url, job.job_id) if is_scoring else None
     models = model_report(rest_url, job.job_id)
+    latencies = operator_metrics(rest_url, job.job_id, is_latency)
     return JobFacts(
         job,
         lag(settings),
@@ -52,6 +56,7 @@ def read_facts(settings: Settings) -> JobFacts:
             *scoring_warnings(scoring),
             *model_warnings(models),
         ],
+        count_latencies({name: each.sum for name, each in latencies.items()}),
     )
 
 

@@ -101,6 +101,7 @@ def audit(
     encoded = audit_encoded(settings, None if plan is None else plan.outputs_since_ms)
     ok = report.counts.ok or (repaired > 0 and _ok_after_repair(report.counts, repaired))
     ok = ok and (encoded is None or encoded.ok)
+    _store_result(settings, report.counts, ok)
     if ok and state is not None:
         write_state(state, AuditState(topic=settings.topics.events, offsets=report.next_offsets))
     if json:
@@ -118,7 +119,7 @@ def audit(
 
 
 def run_audit(settings: Settings) -> Reconciliation:
-    """Audits the whole topic. Raises ServiceError."""
+    """Audits the whole topic, and stores the result. Raises ServiceError."""
     from cli.pipeline.audit_input import archive_ends, erased_windows, read_whole_topic
     from liveprofile.audit.audit import Audit
 
@@ -126,7 +127,24 @@ def run_audit(settings: Settings) -> Reconciliation:
     is_erased = erased_windows(settings)
     with Audit(settings.window, archive=bool(starts), is_erased=is_erased) as auditor:
         read_whole_topic(settings, auditor, starts)
-        return auditor.report().counts
+        counts = auditor.report().counts
+    _store_result(settings, counts, counts.ok)
+    return counts
+
+
+def _store_result(settings: Settings, counts: Reconciliation, ok: bool) -> None:
+    """For the console. An account that may only read still gets its audit."""
+    from liveprofile.audit.results import AuditResult, store_result
+    from liveprofile.errors import ServiceError
+    from liveprofile.storage.connection import open_session
+    from liveprofile.storage.cql import now_ms
+
+    result = AuditResult(now_ms(), ok, {name: getattr(counts, name) for name in COUNTS})
+    try:
+        with open_session(settings.cassandra) as session:
+            store_result(session, settings.topics.events, result, settings.serve.audit_ttl_s)
+    except ServiceError as error:
+        typer.echo(f"the result is not stored for the console: {error}", err=True)
 
 
 def _require_caught_up(settings: Settings) -> None:

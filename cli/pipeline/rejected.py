@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
 import sys
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -23,7 +21,6 @@ from cli.times import SinceOption
 from liveprofile.errors import InputError
 
 if TYPE_CHECKING:
-    from liveprofile.config import Settings
     from liveprofile.ingest.rejected import RejectedRecord
 
 rejected = typer.Typer(
@@ -54,8 +51,17 @@ def list_records(
 
     Example: `liveprofile rejected list --reason BAD_NUMBER --since 2h --json`
     """
+    from liveprofile.ingest.rejected_topic import latest_records
+    from liveprofile.kafka.offsets import ranges_since
+
     settings = read_settings(config)
-    latest = _latest(_read(settings, since), reason, limit)
+    latest = latest_records(
+        settings,
+        ranges_since(settings, settings.topics.rejected, since),
+        reason,
+        limit,
+        lambda fault: typer.echo(fault, err=True),
+    )
     if json:
         print_json([record.as_dict() for record in latest])
         return
@@ -89,9 +95,10 @@ def show(
     Example: `liveprofile rejected show 0:17 --json`
     """
     from liveprofile.ingest.rejected import parse_id
+    from liveprofile.ingest.rejected_topic import find_records
 
     parse_id(record_id)
-    (record,) = _find(read_settings(config), [record_id])
+    (record,) = find_records(read_settings(config), [record_id])
     if json:
         print_json(record.as_dict())
         return
@@ -133,24 +140,14 @@ def resend(
 
     Example: `liveprofile rejected resend corrected.jsonl --dry-run`
     """
-    from liveprofile.ingest.rejected import correct, read_corrections
-    from liveprofile.kafka.records import send_all
+    from liveprofile.ingest.rejected import read_corrections
+    from liveprofile.ingest.rejected_topic import correct_records, send_corrected
 
     corrections = read_corrections(_read_text(file), str(file))
     settings = read_settings(config)
-    # An encoded record is corrected as JSON, which needs no decoder.
-    instead = {settings.topics.encoded: settings.topics.events}
-    corrected = [
-        correct(record, corrections[record.id]) for record in _find(settings, list(corrections))
-    ]
-    records = [each._replace(topic=instead.get(each.topic, each.topic)) for each in corrected]
-    allowed = (settings.topics.events, settings.topics.feedback)
-    if others := {record.topic for record in records} - set(allowed):
-        raise InputError(f"topic {min(others)} is not of this job ({', '.join(allowed)})")
-    for topic in () if dry_run else allowed:
-        own = [(each.key, each.value, each.headers) for each in records if each.topic == topic]
-        if own:
-            send_all(settings, topic, own)
+    records = correct_records(settings, corrections)
+    if not dry_run:
+        send_corrected(settings, records)
     if json:
         print_json({"records": len(records), "sent": not dry_run})
     else:
@@ -164,46 +161,6 @@ def _read_text(file: Path) -> str:
         return file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{file}: {error}") from None
-
-
-def _read(settings: Settings, since_ms: int | None) -> Iterator[RejectedRecord]:
-    from liveprofile.ingest.rejected import parse_record
-    from liveprofile.kafka.offsets import ranges_since
-    from liveprofile.kafka.records import read_topic
-
-    topic = settings.topics.rejected
-    for record in read_topic(settings, topic, ranges_since(settings, topic, since_ms)):
-        try:
-            yield parse_record(record)
-        except InputError as error:
-            typer.echo(str(error), err=True)
-
-
-def _latest(
-    records: Iterable[RejectedRecord], reason: str | None, limit: int
-) -> list[RejectedRecord]:
-    """The newest records, without holding more of them in memory."""
-    wanted = (record for record in records if reason in (None, record.reason))
-    return heapq.nlargest(limit, wanted, key=lambda record: (record.rejected_at_ms, record.offset))
-
-
-def _find(settings: Settings, ids: list[str]) -> list[RejectedRecord]:
-    """The records with these ids. Raises InputError for one that does not exist or has expired."""
-    from liveprofile.ingest.rejected import parse_id, parse_record
-    from liveprofile.kafka.offsets import partition_ranges
-    from liveprofile.kafka.records import read_topic
-    from liveprofile.kafka.topics import PartitionRange
-
-    topic, found = settings.topics.rejected, []
-    present = partition_ranges(settings, topic)
-    for record_id in ids:
-        partition, offset = parse_id(record_id)
-        span = present.get(partition, PartitionRange(0, 0))
-        if not span.first <= offset < span.end:
-            raise InputError(f"no rejected record {record_id}: it does not exist or has expired")
-        wanted = {partition: PartitionRange(offset, offset + 1)}
-        found += [parse_record(record) for record in read_topic(settings, topic, wanted)]
-    return found
 
 
 def _position(record: RejectedRecord) -> str:

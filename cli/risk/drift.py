@@ -129,22 +129,16 @@ def _describe_state(state: DriftState) -> str:
 def _print_decisions(decisions: list[DriftDecision]) -> None:
     table = new_table("start", "events", "drift", "largest distances (distance, limit)")
     for decision in decisions:
-        distances = _decision_json(decision)["distances"]
-        largest = sorted(distances, key=lambda name: -_relative_distance(*distances[name]))[:3]
         table.add_row(
             format_utc(decision.start_ms),
             str(decision.events),
             "yes" if decision.drifting else "no",
             ", ".join(
-                f"{name} {distances[name][0]:.2f} ({_format_limit(distances[name][1])})"
-                for name in largest
+                f"{each.name} {each.value:.2f} ({_format_limit(each.limit)})"
+                for each in decision.relative[:3]
             ),
         )
     print_tables(table)
-
-
-def _relative_distance(distance: float, limit: float | None) -> float:
-    return 0.0 if limit is None else distance / limit
 
 
 def _format_limit(limit: float | None) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from fastapi import APIRouter, Request
 from starlette.responses import Response
@@ -10,6 +10,8 @@ from starlette.responses import Response
 from console.access import Reader, is_fetch
 from console.job import JobReader
 from console.rendering import page
+from console.views.drift import audit_views, drift_periods
+from console.views.latencies import latency_rows
 from console.views.operations import job_figures, trend_view
 from liveprofile.trends.counts import ALL, Series
 from liveprofile.trends.points import Metric
@@ -19,6 +21,7 @@ from serve.store.protocol import Store
 # Flink answers a dozen requests in turn, and a broker that is away takes seconds to tell.
 JOB_DEADLINE_S = 10.0
 POINTS = {"hour": 24 * 7, "day": 60}
+AUDITS, PERIODS = 10, 48
 
 router = APIRouter(prefix="/operations")
 
@@ -38,14 +41,8 @@ async def job(request: Request, caller: Reader) -> Response:
     extend_deadline(request, JOB_DEADLINE_S)
     reader: JobReader = request.app.state.job
     facts = await reader.facts()
-    return page(
-        request,
-        _template(request, "job"),
-        figures=job_figures(facts),
-        warnings=facts.warnings,
-        part="parts/operations_job.html",
-        heading="Job",
-    )
+    figures = job_figures(facts)
+    return _part(request, "job", "Job", figures=figures, warnings=facts.warnings)
 
 
 @router.get("/trend")
@@ -57,15 +54,35 @@ async def trend(
 ) -> Response:
     store: Store = request.app.state.store
     found = await store.trend(Series(ALL, "", ALL), by, metric, POINTS[by])
-    return page(
-        request,
-        _template(request, "trend"),
-        trend=None if found is None else trend_view(found),
-        by=by,
-        metric=metric,
-        part="parts/operations_trend.html",
-        heading="Trend",
-    )
+    view = None if found is None else trend_view(found)
+    return _part(request, "trend", "Trend", trend=view, by=by, metric=metric)
+
+
+@router.get("/latencies")
+async def latencies(request: Request, caller: Reader) -> Response:
+    extend_deadline(request, JOB_DEADLINE_S)
+    reader: JobReader = request.app.state.job
+    facts = await reader.facts()
+    return _part(request, "latencies", "Latencies", latencies=latency_rows(facts.latencies))
+
+
+@router.get("/audit")
+async def audit(request: Request, caller: Reader) -> Response:
+    store: Store = request.app.state.store
+    found = await store.audits(AUDITS)
+    return _part(request, "audit", "Last audit", audits=audit_views(found))
+
+
+@router.get("/drift")
+async def drift(request: Request, caller: Reader) -> Response:
+    store: Store = request.app.state.store
+    found = await store.drift(PERIODS)
+    return _part(request, "drift", "Drift", drift=None if found is None else drift_periods(found))
+
+
+def _part(request: Request, name: str, heading: str, **values: Any) -> Response:
+    part = f"parts/operations_{name}.html"
+    return page(request, _template(request, name), part=part, heading=heading, **values)
 
 
 def _template(request: Request, name: str) -> str:

@@ -128,6 +128,7 @@ WITHOUT_USERS: dict[str, str] = {
     "drift_state": "distances between distributions",
     "campaign_plan": "campaigns with counts of users",
     "api_key": "keys of systems and staff, with their names",
+    "audit_result": "counts of records",
     "trend": "counts; user_hashes holds 8-byte hashes without ids, to count distinct users",
     "trend_series": "names of series",
     "trend_chunk": "ranges of records",

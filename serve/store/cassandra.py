@@ -9,6 +9,7 @@ from liveprofile.config import Settings
 from serve.store.campaigns import CassandraCampaigns
 from serve.store.definitions import CassandraDefinitions
 from serve.store.link import CassandraLink
+from serve.store.operations import CassandraOperations
 from serve.store.privacy import CassandraPrivacy
 from serve.store.reads import CassandraReads
 from serve.store.scans import CassandraScans
@@ -24,6 +25,7 @@ class CassandraStore(
     CassandraDefinitions,
     CassandraCampaigns,
     CassandraPrivacy,
+    CassandraOperations,
 ):
     """Implements serve.store.protocol.Store."""
 
@@ -36,6 +38,7 @@ class CassandraStore(
         CassandraDefinitions.__init__(self, link, settings)
         CassandraCampaigns.__init__(self, link, self, settings)
         CassandraPrivacy.__init__(self, link, settings)
+        CassandraOperations.__init__(self, link, settings)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

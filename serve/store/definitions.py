@@ -38,13 +38,18 @@ def read_kind_in_force(settings: Settings, kind: DefinitionKind) -> InForce:
         raise ServiceError(str(error)) from None
 
 
+def bounded_kafka(settings: Settings) -> Settings:
+    """Settings with which a request notices in time that Kafka does not answer."""
+    kafka = settings.kafka.model_copy(update={"request_timeout_ms": KAFKA_TIMEOUT_MS})
+    return settings.model_copy(update={"kafka": kafka})
+
+
 class CassandraDefinitions:
     """The methods of serve.store.protocol.Store about rules and segments."""
 
     def __init__(self, link: CassandraLink, settings: Settings):
         self._link = link
-        kafka = settings.kafka.model_copy(update={"request_timeout_ms": KAFKA_TIMEOUT_MS})
-        self._definition_settings = settings.model_copy(update={"kafka": kafka})
+        self._definition_settings = bounded_kafka(settings)
 
     async def definitions(self, kind: DefinitionKind) -> InForce:
         settings = self._definition_settings

@@ -10,12 +10,14 @@ from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.snooze import Snooze
 from liveprofile.alerts.cases.states import AlertState, StateChange, StoredAlertState
 from liveprofile.attributes.statements import Statement
+from liveprofile.audit.results import AuditResult
 from liveprofile.campaigns.plan import Target
 from liveprofile.campaigns.plan_store import StoredPlan
 from liveprofile.campaigns.planning import Wish
 from liveprofile.campaigns.uplift import Uplift
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.errors import LiveprofileError
+from liveprofile.ingest.rejected import RejectedRecord
 from liveprofile.privacy.erasure_status import PlaceStatus
 from liveprofile.rules.definitions import Definition
 from liveprofile.segments.definitions import Segment
@@ -29,6 +31,7 @@ from liveprofile.trends.stored import StoredForecast, StoredFunnel
 from serve.definitions import DefinitionKind
 from serve.keys import StoredKey
 from udfs.definition_changes import Applied, InForce
+from udfs.scoring.drift_store import DriftDecision, DriftState
 
 # No stored time is outside these, which Python's datetime and Cassandra can both represent.
 START_OF_TIME_MS, END_OF_TIME_MS = -62_000_000_000_000, 253_402_300_799_999
@@ -109,6 +112,13 @@ class StoredUserSegment(NamedTuple):
 class TrendPoints(NamedTuple):
     complete_until_ms: int
     points: list[Point]
+
+
+class DriftHistory(NamedTuple):
+    """periods: hour and day, each with its state and the latest decisions, newest first."""
+
+    reference: str
+    periods: Mapping[str, tuple[DriftState, Sequence[DriftDecision]]]
 
 
 class FlagFile(NamedTuple):
@@ -306,3 +316,18 @@ class Store(Protocol):
 
     async def audit_trail(self, day_ms: int, limit: int) -> list[AuditEntry]:
         """The writes of the UTC day that contains the time."""
+
+    async def audits(self, limit: int) -> list[AuditResult]:
+        """What `liveprofile audit` has found, newest first."""
+
+    async def drift(self, periods: int) -> DriftHistory | None:
+        """Of the fraud model's input. None: it is not monitored."""
+
+    async def rejected_records(self, reason: str | None, limit: int) -> list[RejectedRecord]:
+        """The newest first, of the last records of each partition."""
+
+    async def rejected_record(self, record_id: str) -> RejectedRecord | None:
+        """Raises InputError. None: its offset holds no record."""
+
+    async def resend(self, record_id: str, payload: bytes, audit: AuditEntry | None) -> None:
+        """Sends a corrected record. audit: None only checks it. Raises InputError."""

@@ -46,6 +46,19 @@ class DriftState(NamedTuple):
     sent: bool = True  # whether a checkpoint has covered the alert
 
 
+class Distance(NamedTuple):
+    """Of a series. limit: None if there is none."""
+
+    name: str
+    value: float
+    limit: float | None
+
+    @property
+    def relative(self) -> float:
+        """In limits; 0 without one."""
+        return 0.0 if self.limit is None else self.value / self.limit
+
+
 class DriftDecision(NamedTuple):
     """One entry of a scope's history."""
 
@@ -57,8 +70,13 @@ class DriftDecision(NamedTuple):
     @property
     def exceeded(self) -> set[str]:
         """The names of the series whose distance exceeds its limit."""
-        distances = orjson.loads(self.distances).items()
-        return {name for name, (value, limit) in distances if limit is not None and value > limit}
+        return {each.name for each in self.relative if each.relative > 1}
+
+    @property
+    def relative(self) -> list[Distance]:
+        """The distances; those closest to their limits, or furthest beyond, are first."""
+        distances = [Distance(name, *pair) for name, pair in orjson.loads(self.distances).items()]
+        return sorted(distances, key=lambda each: -each.relative)
 
 
 class DriftStore(Protocol):

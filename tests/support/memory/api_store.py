@@ -43,6 +43,7 @@ from serve.store.protocol import (
 )
 from tests.support.memory.api_campaigns import MemoryCampaigns
 from tests.support.memory.api_definitions import MemoryDefinitions
+from tests.support.memory.api_operations import MemoryOperations
 from tests.support.memory.api_privacy import MemoryPrivacy
 
 NOW_MS = 1_511_658_300_000  # 2017-11-26 01:05:00 UTC
@@ -50,7 +51,7 @@ MINUTE_MS = 60_000
 DAY_S = 86_400
 
 
-class MemoryApiStore(MemoryDefinitions, MemoryCampaigns, MemoryPrivacy):
+class MemoryApiStore(MemoryDefinitions, MemoryCampaigns, MemoryPrivacy, MemoryOperations):
     """Holds what a test puts into its attributes. `fail`: raised by every method if set.
 
     `delay_s`: how long every read takes.
@@ -60,6 +61,7 @@ class MemoryApiStore(MemoryDefinitions, MemoryCampaigns, MemoryPrivacy):
         MemoryDefinitions.__init__(self)
         MemoryCampaigns.__init__(self)
         MemoryPrivacy.__init__(self)
+        MemoryOperations.__init__(self)
         self.keys: dict[str, StoredKey] = {}
         self.profile_rows: dict[str, RawProfile] = {}
         self.delta_rows: list[RawDelta] = []

@@ -11,6 +11,12 @@ from starlette.testclient import TestClient
 from console.app import create_console
 from console.job import JobFacts
 from liveprofile.flink.job_report import CheckpointReport, JobReport
+from liveprofile.flink.latency_report import (
+    BUCKETS_MS,
+    EVENT_TO_ALERT,
+    NO_BOUND,
+    LatencyCounts,
+)
 from liveprofile.flink.model_report import ModelReport
 from liveprofile.flink.scoring_report import ScoringReport
 from liveprofile.serve_settings import ServeSettings
@@ -20,6 +26,16 @@ from tests.support.paths import ROOT
 from tests.support.rows.console_rows import console_store
 from tests.unit.serve.conftest import Clock
 
+
+def counts_of(measured: dict[int, int], beyond: int = 0) -> LatencyCounts:
+    """measured: how many latencies are at each bound; each bound counts those up to it."""
+    reached = {
+        str(bound): sum(n for at, n in measured.items() if at <= bound) for bound in BUCKETS_MS
+    }
+    count = sum(measured.values()) + beyond
+    return LatencyCounts(reached | {NO_BOUND: count}, sum(at * n for at, n in measured.items()))
+
+
 FACTS = JobFacts(
     JobReport("j", "RUNNING", 7_200.0, 1, 12, 12, 321.5, CheckpointReport(3.0, 250, 5_000_000), 0),
     17,
@@ -27,6 +43,7 @@ FACTS = JobFacts(
     ScoringReport(1_000, 20.0, 2, 0),
     ModelReport(4, 4, 0),
     [],
+    {EVENT_TO_ALERT: counts_of({100: 60, 200: 39, 60_000: 0}, beyond=1)},
 )
 
 

@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from console.charts.bars import bar_chart
 from console.charts.heat_map import heat_map
 from console.charts.lines import BOTTOM, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Sample, line_chart
 from console.charts.radar import radar
@@ -80,3 +81,15 @@ def test_other_formats() -> None:
         "a and b",
         "a, b and c",
     ]
+
+
+def test_bars_of_two_series_stand_side_by_side() -> None:
+    chart = bar_chart(["mon", "tue"], [("now", [2.0, 0.0]), ("edited", [1.0, 4.0])])
+    first, second, third, fourth = chart.bars
+    assert [bar.style for bar in chart.bars] == ["own", "own", "other", "other"]
+    assert first.x + first.width == pytest.approx(third.x, abs=0.1)
+    assert (second.height, fourth.y) == (0.0, 8.0)
+    assert first.height == pytest.approx(2 * third.height, abs=0.1)
+    assert fourth.title == "tue, edited: 4"
+    assert [label for label, _ in chart.y_ticks] == ["0", "2", "4"]
+    assert bar_chart([], []).bars == []

@@ -9,14 +9,19 @@ from collections.abc import Callable
 from starlette.testclient import TestClient
 
 from console.job import FRESH_S, FlinkJobReader
+from console.views.drift import drift_periods
+from console.views.latencies import latency_rows
 from console.views.operations import job_figures, trend_view
+from liveprofile.audit.results import AuditResult
 from liveprofile.config import load
 from liveprofile.errors import ServiceUnavailableError
+from liveprofile.flink.latency_report import EVENT_TO_ALERT
 from liveprofile.trends.points import Point
 from liveprofile.units import HOUR_MS
-from serve.store.protocol import TrendPoints
+from serve.store.protocol import DriftHistory, TrendPoints
 from tests.support.memory.api_store import NOW_MS, MemoryApiStore
-from tests.unit.console.conftest import FACTS, SAME_ORIGIN, MemoryJob
+from tests.unit.console.conftest import FACTS, SAME_ORIGIN, MemoryJob, counts_of
+from udfs.scoring.drift_store import DriftDecision, DriftState
 
 Browse = Callable[..., TestClient]
 FETCH = SAME_ORIGIN | {"X-Console": "fetch"}
@@ -96,3 +101,55 @@ def test_many_browsers_read_the_job_once_at_a_time() -> None:
         assert len(reads) == 2
 
     asyncio.run(run())
+
+
+def test_latencies_are_told_by_the_bounds_of_their_counters(browse: Browse) -> None:
+    [row] = latency_rows(FACTS.latencies)
+    assert (row.name, row.measured, row.half, row.most) == (
+        "event until alert",
+        "100",
+        "100 ms",
+        "200 ms",
+    )
+    assert row.mean == "138 ms"
+    assert [bar.height > 0 for bar in row.chart.bars].count(True) == 3
+    few = {EVENT_TO_ALERT: counts_of({100: 1}, beyond=1)}
+    assert latency_rows(few)[0].most == "more than 60 s"
+    assert latency_rows({EVENT_TO_ALERT: counts_of({})}) == []
+    part = browse().get("/operations/latencies", headers=FETCH).text
+    assert "99 % within" in part
+
+
+def test_last_audit_and_earlier_ones(browse: Browse, store: MemoryApiStore) -> None:
+    assert "No audit is stored" in browse().get("/operations/audit", headers=FETCH).text
+    store.audit_results = [
+        AuditResult(NOW_MS, False, {"in_topic": 1_200, "unaccounted": 3}),
+        AuditResult(NOW_MS - HOUR_MS, True, {"in_topic": 900, "unaccounted": 0}),
+    ]
+    part = browse().get("/operations/audit", headers=FETCH).text
+    assert "not every record is accounted for" in part
+    assert "<dt>in topic</dt><dd>1,200</dd>" in part
+    assert "00:05:00: clean" in part
+
+
+def test_drift_by_hour_and_day(browse: Browse, store: MemoryApiStore) -> None:
+    assert "not monitored" in browse().get("/operations/drift", headers=FETCH).text
+    distances = '{"amount": [0.2, 0.4], "hours<b>": [0.3, 0.1], "score": [0.9, null]}'
+    store.drift_history = DriftHistory(
+        "r1",
+        {
+            "hour": (
+                DriftState(NOW_MS, NOW_MS - HOUR_MS),
+                [DriftDecision(NOW_MS - HOUR_MS, 500, True, distances)],
+            ),
+            "day": (DriftState(), []),
+        },
+    )
+    hour, day = drift_periods(store.drift_history)
+    assert hour.is_drifting
+    assert hour.rows[0][3].startswith("hours<b> 0.3 (limit 0.1); amount 0.2 (limit 0.4)")
+    assert hour.chart.marks
+    assert (day.verdict, day.chart) == ("No period is evaluated yet.", None)
+    part = browse().get("/operations/drift", headers=FETCH).text
+    assert "Drifting since 2017-11-26 00:05:00" in part
+    assert "<b>" not in part
