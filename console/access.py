@@ -22,15 +22,15 @@ FETCH_HEADER = "x-console"
 
 
 class Visitor:
-    """A dependency of a page: the browser's key must have this role."""
+    """A dependency of a page: the browser's key must have this role. `cost`: in requests."""
 
-    def __init__(self, role: Role):
-        self._role = role
+    def __init__(self, role: Role, cost: float = 1.0):
+        self._role, self._cost = role, cost
 
     async def __call__(self, request: Request) -> Caller:
         if request.method == "POST":
             require_same_origin(request)
-        caller = await admit(request, credentials_of(request), self._role)
+        caller = await admit(request, credentials_of(request), self._role, self._cost)
         request.state.caller = caller
         return caller
 

@@ -21,6 +21,7 @@ from console.queue import AlertQueue
 from console.rendering import STATIC, error_page
 from console.routes import (
     alerts,
+    campaigns,
     definitions,
     models,
     operations,
@@ -32,6 +33,7 @@ from console.sessions import Sessions
 from liveprofile.errors import LiveprofileError
 from liveprofile.serve_settings import ServeSettings
 from liveprofile.storage.cql import now_ms
+from serve.app import SCAN_MARGIN_S
 from serve.definitions import ATTRIBUTES_FILE
 from serve.guard import ApiMetrics, RequestGuard
 from serve.problems import to_api_error
@@ -43,6 +45,7 @@ ROUTERS = (
     users.router,
     alerts.router,
     definitions.router,
+    campaigns.router,
     operations.router,
     rejected.router,
     models.router,
@@ -80,6 +83,7 @@ def create_console(
     app.state.attributes = attributes
     app.state.models = models
     app.state.clock_ms = clock_ms
+    app.state.scan_deadline_s = settings.scan_timeout_s + SCAN_MARGIN_S
     app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
     app.state.queue = AlertQueue(store, clock_s)
     app.state.sessions = Sessions(settings.session_s, clock_s)

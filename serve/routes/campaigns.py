@@ -71,25 +71,11 @@ async def put_campaign(
     """
     now_ms = request.app.state.clock_ms()
     start_ms = now_ms if body.start_ms is None else body.start_ms
-    cap = body.cap and Cap(contacts=body.cap.contacts, span_ms=body.cap.days * DAY_MS)
-    wish = Wish(
-        campaign_of(
-            name=name,
-            start_ms=start_ms,
-            control_share=body.control_share,
-            cost=body.cost,
-            cap=cap,
-        ),
-        Economics(body.cost, body.margin, body.response, body.budget),
-        None if body.when is None else condition_of(body.when, "when"),
-        frozenset(body.segments),
-        frozenset(body.excluded),
-    )
+    wish = wish_of(name, body, start_ms)
     extend_deadline(request, request.app.state.scan_deadline_s)
     audit = None
     if not dry_run:
-        requested = body.model_dump(exclude={"excluded"}) | {"excluded": len(body.excluded)}
-        audit = audit_entry(request, caller, "campaign.plan", name, requested)
+        audit = audit_entry(request, caller, "campaign.plan", name, requested_of(body))
     summary = await store.plan_campaign(wish, audit)
     return answers.json_response({"name": name, "start_ms": start_ms} | summary)
 
@@ -129,3 +115,26 @@ async def get_report(
     plan, results = await store.campaign_report(name, days * DAY_MS)
     about = plan.campaign
     return answers.json_response(report_as_json(about, about.start_ms + days * DAY_MS, results))
+
+
+def wish_of(name: str, body: CampaignRequest, start_ms: int) -> Wish:
+    """Raises InputError for a name or a condition."""
+    cap = body.cap and Cap(contacts=body.cap.contacts, span_ms=body.cap.days * DAY_MS)
+    return Wish(
+        campaign_of(
+            name=name,
+            start_ms=start_ms,
+            control_share=body.control_share,
+            cost=body.cost,
+            cap=cap,
+        ),
+        Economics(body.cost, body.margin, body.response, body.budget),
+        None if body.when is None else condition_of(body.when, "when"),
+        frozenset(body.segments),
+        frozenset(body.excluded),
+    )
+
+
+def requested_of(body: CampaignRequest) -> dict[str, Any]:
+    """What is kept of a request: without ids of users."""
+    return body.model_dump(exclude={"excluded"}) | {"excluded": len(body.excluded)}
