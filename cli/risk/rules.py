@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.common import ConfigOption, JsonOption, read_settings
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    format_utc,
+    print_fields,
+    print_json,
+    read_settings,
+)
 from cli.definitions import (
     ByOption,
     DryRunOption,
@@ -16,11 +24,15 @@ from cli.definitions import (
     print_in_force,
     read_with_attributes,
 )
+from cli.tables import new_table, print_tables
+
+if TYPE_CHECKING:
+    from liveprofile.labels.rule_backtest import Backtest
 
 rules = typer.Typer(
     name="rules",
     no_args_is_help=True,
-    help="Check risk rules, apply them to running jobs, list the current ones."
+    help="Check risk rules, try them on the past, apply them to running jobs, list them."
     " docs/data-contract.md, section 6, describes the format.",
 )
 
@@ -68,6 +80,76 @@ def apply(
     apply_file(
         settings, "rule", name, read_topic_rules, rules, file, dry_run=dry_run, by=by, json=json
     )
+
+
+@rules.command()
+def backtest(
+    file: FileArgument,
+    days: Annotated[
+        int, typer.Option("--days", min=1, max=400, help="The last days of stored events.")
+    ] = 14,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Compare a rules file with the rules in force, over stored windows and events.
+
+    Prints the alerts of both by day and by rule, the share of frauds among the labelled alerts, and
+    how many users only one of them alerts about. A rule that reads features which are not stored
+    with events counts only if its condition is in force. Writes nothing.
+
+    Example: `liveprofile rules backtest rules.toml --days 7`
+    """
+    from liveprofile.labels.rule_backtest import as_json
+    from liveprofile.labels.rule_backtest import backtest as compare
+    from liveprofile.rules.rules import read_rules
+    from liveprofile.storage.connection import open_session
+    from liveprofile.storage.cql import now_ms
+    from udfs.definition_changes import read_in_force
+    from udfs.rules_feed import read_topic_rules
+
+    settings = read_settings(config)
+    edited = read_with_attributes(read_rules, "rule", lambda: settings)(file)
+    _, current, _ = read_in_force(
+        settings, settings.topics.rules, read_topic_rules, settings.rules, read_rules
+    )
+    with open_session(settings.cassandra) as session:
+        found = compare(session, settings, current.rules, edited.rules, days, now_ms())
+    if json:
+        print_json(as_json(found))
+        return
+    _print_backtest(found)
+
+
+def _print_backtest(found: Backtest) -> None:
+    sides = (found.current, found.edited)
+    print_fields(
+        {
+            "windows, events": f"{found.windows}, {found.events} from {format_utc(found.since_ms)}"
+            f" to {format_utc(found.until_ms)}",
+            "": "in force, edited",
+            "alerts": _pair(side.alerts for side in sides),
+            "users with an alert": _pair(len(side.users) for side in sides),
+            "frauds of labelled alerts": _pair(f"{each.frauds}/{each.labelled}" for each in sides),
+            "flags of rules in SHADOW": _pair(side.shadow_flags for side in sides),
+            "users who gain alerts": len(found.gained),
+            "users who lose alerts": len(found.lost),
+        }
+    )
+    for title, name in (("day", "alerts_by_day"), ("rule", "alerts_by_rule")):
+        counts = [getattr(side, name) for side in sides]
+        keys = sorted(counts[0].keys() | counts[1].keys())
+        table = new_table(title, "in force", "edited")
+        for key in keys:
+            shown = format_utc(key)[:10] if title == "day" else key
+            table.add_row(shown, *(str(each.get(key, 0)) for each in counts))
+        if keys:
+            print_tables(table)
+    for rule, reason in found.skipped.items():
+        typer.echo(f"{rule} is not evaluated: {reason}", err=True)
+
+
+def _pair(values: Iterable[object]) -> str:
+    return ", ".join(map(str, values))
 
 
 @rules.command(name="list")

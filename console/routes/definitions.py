@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Annotated
 
-from fastapi import APIRouter, Query, Request
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from console.access import THROUGH, Reader, Visitor
+from console.access import THROUGH, Reader, Visitor, is_fetch
 from console.forms import form_of
 from console.rendering import page
+from console.views.backtest import backtest_view, diff
 from console.views.definitions import check, rows, to_toml
 from liveprofile.client.models import MAX_ID_CHARS
 from liveprofile.segments.members import SegmentSize
@@ -17,6 +19,7 @@ from serve.definitions import DefinitionKind
 from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import ApiError
+from serve.routes.campaigns import SCAN_COST
 from serve.routes.common import audit_entry
 from serve.routes.definitions import DEADLINE_S
 from serve.security import Caller
@@ -25,6 +28,9 @@ from serve.store.protocol import Store
 # As in the read API.
 EDITORS: dict[DefinitionKind, Role] = {"rules": Role.ADMIN, "segments": Role.ANALYST}
 MAX_MEMBERS = 200
+DAYS = ("7", "14", "30")
+
+Tester = Annotated[Caller, Depends(Visitor(Role.READER, SCAN_COST))]
 
 router = APIRouter(prefix="/definitions")
 
@@ -62,6 +68,7 @@ async def definitions(request: Request, kind: DefinitionKind, caller: Reader) ->
         sizes=await _sizes(store, [each.id for each in listed]) if kind == "segments" else {},
         may_edit=caller.role.includes(EDITORS[kind]),
         editor=EDITORS[kind],
+        days=DAYS,
     )
 
 
@@ -84,6 +91,33 @@ async def compare(request: Request, kind: DefinitionKind, caller: Reader) -> Res
     return await _put(request, kind, caller, dry_run=True)
 
 
+@router.post("/rules/backtest")
+async def backtest(request: Request, caller: Tester) -> Response:
+    """What the rules of a text would have done in the last days. May take long."""
+    fields = await form_of(request)
+    days = fields.get("days", "14")
+    if days not in DAYS:
+        raise ApiError(422, "invalid-request", f"days: one of {', '.join(DAYS)}")
+    found = await asyncio.to_thread(
+        check, "rules", fields.get("text", ""), request.app.state.attributes
+    )
+    if found.definitions is None:
+        return _faults(request, "rules", found.problems)
+    extend_deadline(request, request.app.state.scan_deadline_s)
+    store: Store = request.app.state.store
+    in_force = (await store.definitions("rules")).definitions.rules
+    tested = await store.backtest_rules(found.definitions, int(days))
+    part = "parts/rules_backtest.html"
+    return page(
+        request,
+        part if is_fetch(request) else "part.html",
+        part=part,
+        heading="Backtest",
+        backtest=backtest_view(tested),
+        diff=diff(to_toml("rules", in_force), to_toml("rules", found.definitions)),
+    )
+
+
 @router.post("/{kind}/apply")
 async def apply(request: Request, kind: DefinitionKind) -> Response:
     """Makes a text the definitions in force, if nobody has changed them since they were read."""
@@ -97,14 +131,7 @@ async def _put(request: Request, kind: DefinitionKind, caller: Caller, dry_run: 
         check, kind, fields.get("text", ""), request.app.state.attributes
     )
     if found.definitions is None:
-        return page(
-            request,
-            "parts/definitions_checked.html",
-            422,
-            kind=kind,
-            problems=found.problems,
-            count=None,
-        )
+        return _faults(request, kind, found.problems)
     tag = fields.get("tag", "")
     if not tag:
         raise ApiError(422, "invalid-request", "tag: of the definitions that the text is based on")
@@ -119,6 +146,11 @@ async def _put(request: Request, kind: DefinitionKind, caller: Caller, dry_run: 
         return RedirectResponse(f"/definitions/{kind}", 303)
     changes = [each for each in applied.changes if each.kind != "unchanged"]
     return page(request, "parts/definitions_changes.html", kind=kind, changes=changes)
+
+
+def _faults(request: Request, kind: DefinitionKind, problems: list[str]) -> Response:
+    template = "parts/definitions_checked.html"
+    return page(request, template, 422, kind=kind, problems=problems, count=None)
 
 
 async def _sizes(store: Store, segments: list[str]) -> dict[str, SegmentSize]:

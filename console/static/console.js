@@ -239,9 +239,13 @@ function setUpEditor() {
     byId("changes").textContent = "";
     timer = setTimeout(() => show(form.dataset.check, byId("checked")), CHECK_MS);
   });
-  byId("compare").addEventListener("click", (event) => {
-    event.preventDefault();
-    show(form.getAttribute("action"), byId("changes"));
+  form.querySelectorAll("button[data-into]").forEach((button) => {
+    button.addEventListener("click", (event) => {
+      event.preventDefault();
+      const target = byId(button.dataset.into);
+      target.textContent = "Reading …";
+      show(button.getAttribute("formaction") ?? form.getAttribute("action"), target);
+    });
   });
 }
 

@@ -12,7 +12,7 @@ CURRENT_WINDOW = {
     "amount": "spent in the window, in shop currency",
     "surprise": "how unlike the user's past its events are to the model, in nats",
 }
-# Known before the window starts. `_IN_PROFILE` gives the names of udfs.profile.assemble.FEATURES
+# Known before the window starts. `IN_PROFILE` gives the names of udfs.profile.assemble.FEATURES
 # where they differ.
 BEFORE_WINDOW = {
     "windows": "windows before this one",
@@ -37,7 +37,7 @@ DERIVED = {
 }
 WINDOW_FEATURES = CURRENT_WINDOW | BEFORE_WINDOW | DERIVED
 
-_IN_PROFILE = {f"{name}_before": name for name in ("events", "purchases", "amount")}
+IN_PROFILE = {f"{name}_before": name for name in ("events", "purchases", "amount")}
 
 
 def window_features(
@@ -47,7 +47,7 @@ def window_features(
 
     before: udfs.profile.assemble.FEATURES as known before the window; window: CURRENT_WINDOW.
     """
-    columns = dict(window) | {name: before[_IN_PROFILE.get(name, name)] for name in BEFORE_WINDOW}
+    columns = dict(window) | {name: before[IN_PROFILE.get(name, name)] for name in BEFORE_WINDOW}
     for kind, value, min_std in (
         ("count", columns["purchases"], 1.0),
         ("amount", columns["amount"], np.maximum(0.1 * columns["purchase_amount_mean"], 1.0)),

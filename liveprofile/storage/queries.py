@@ -251,14 +251,19 @@ def scan_digests(
 
 
 def scan_ring(
-    session: Session, statement: str, condition: str = "", values: Sequence[Any] = ()
+    session: Session,
+    statement: str,
+    condition: str = "",
+    values: Sequence[Any] = (),
+    key: str = "user_id",
 ) -> Iterator[Any]:
     """Yields the rows of a SELECT without WHERE, by 64 token ranges and pages of 2,000 rows.
 
-    All rows of a user follow each other. condition: what follows the condition on the token, such
-    as "AND window_end >= ? ALLOW FILTERING", with `values` for its marks. Raises ServiceError.
+    key: the columns of the partition key; its rows follow each other. condition: what follows the
+    condition on the token, such as "AND window_end >= ? ALLOW FILTERING", with `values` for its
+    marks. Raises ServiceError.
     """
-    where = "token(user_id) > ? AND token(user_id) <= ?"
+    where = f"token({key}) > ? AND token({key}) <= ?"
     query = prepare(session, f"{statement} WHERE {where} {condition}")
     query.fetch_size = SCAN_PAGE_ROWS
     edges = [

@@ -12,6 +12,7 @@ from serve.store.link import CassandraLink
 from serve.store.operations import CassandraOperations
 from serve.store.privacy import CassandraPrivacy
 from serve.store.reads import CassandraReads
+from serve.store.rule_changes import CassandraRuleChanges
 from serve.store.scans import CassandraScans
 from serve.store.trends import CassandraTrends
 from serve.store.writes import CassandraWrites
@@ -26,6 +27,7 @@ class CassandraStore(
     CassandraCampaigns,
     CassandraPrivacy,
     CassandraOperations,
+    CassandraRuleChanges,
 ):
     """Implements serve.store.protocol.Store."""
 
@@ -39,6 +41,7 @@ class CassandraStore(
         CassandraCampaigns.__init__(self, link, self, settings)
         CassandraPrivacy.__init__(self, link, settings)
         CassandraOperations.__init__(self, link, settings)
+        CassandraRuleChanges.__init__(self, self, settings)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

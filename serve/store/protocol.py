@@ -18,8 +18,10 @@ from liveprofile.campaigns.uplift import Uplift
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.errors import LiveprofileError
 from liveprofile.ingest.rejected import RejectedRecord
+from liveprofile.labels.rule_backtest import Backtest
 from liveprofile.privacy.erasure_status import PlaceStatus
 from liveprofile.rules.definitions import Definition
+from liveprofile.rules.rules import Rule
 from liveprofile.segments.definitions import Segment
 from liveprofile.segments.members import SegmentSize
 from liveprofile.segments.preview import SegmentPreview
@@ -268,6 +270,12 @@ class Store(Protocol):
 
         expected_tag: of the definitions that the caller has seen; None: any. Raises
         DefinitionsChanged.
+        """
+
+    async def backtest_rules(self, edited: Sequence[Rule], days: int) -> Backtest:
+        """Compares valid rules with those in force, over the last days that are stored.
+
+        Raises ScanBusy, ScanTooLarge.
         """
 
     async def preview_segments(

@@ -6,10 +6,13 @@ import asyncio
 from collections.abc import Sequence
 
 from liveprofile.config import load
+from liveprofile.labels.rule_backtest import Backtest, compare
 from liveprofile.rules.definitions import Definition
-from liveprofile.rules.rules import RuleSet
+from liveprofile.rules.rules import Rule, RuleSet
+from liveprofile.rules.stored_rows import StoredEvent, event_blocks
 from liveprofile.segments.definitions import Segment, SegmentSet
 from liveprofile.segments.preview import SegmentPreview
+from liveprofile.units import DAY_MS
 from serve.definitions import KINDS, DefinitionKind
 from serve.store.protocol import AuditEntry
 from tests.support.paths import ROOT
@@ -31,6 +34,7 @@ class MemoryDefinitions:
 
     def __init__(self) -> None:
         self.audit: list[AuditEntry] = []
+        self.event_rows: list[StoredEvent] = []  # that rules are tested with
         self.topics: dict[DefinitionKind, TopicDefinitions[Definition, RuleSet | SegmentSet]] = {
             "rules": TopicRules(),
             "segments": TopicSegments(),
@@ -65,6 +69,13 @@ class MemoryDefinitions:
         was, became = applied.audit()
         self.audit.append(audit._replace(before=was, after=became, outcome="done"))
         return applied
+
+    async def backtest_rules(self, edited: Sequence[Rule], days: int) -> Backtest:
+        await self._answer()
+        current = (await self.definitions("rules")).definitions.rules
+        end_ms = self.event_rows[-1].event_time_ms
+        since_ms = end_ms - days * DAY_MS
+        return compare(current, edited, event_blocks(self.event_rows), since_ms, end_ms, {})
 
     async def preview_segments(
         self, segments: Sequence[Segment], at_ms: int

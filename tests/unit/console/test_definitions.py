@@ -9,11 +9,14 @@ from html import unescape
 import pytest
 from starlette.testclient import TestClient
 
+from console.views.backtest import diff
 from console.views.definitions import check, to_toml
 from liveprofile.rules.rules import read_rules
+from liveprofile.rules.stored_rows import StoredEvent
 from liveprofile.segments.definitions import read_segments
+from liveprofile.units import HOUR_MS
 from serve.keys import Role
-from tests.support.memory.api_store import MemoryApiStore
+from tests.support.memory.api_store import NOW_MS, MemoryApiStore
 from tests.support.paths import ROOT
 from tests.unit.console.conftest import SAME_ORIGIN
 
@@ -136,3 +139,38 @@ def test_unknown_page_is_a_404_page(browse: Browse) -> None:
     answer = browse().get("/nothing")
     assert answer.status_code == 404
     assert "There is no such page" in answer.text
+
+
+def test_backtest_stands_beside_the_diff(browse: Browse, store: MemoryApiStore) -> None:
+    hours = range(40)
+    store.event_rows = [
+        StoredEvent(f"u{hour}<b>", NOW_MS + hour * HOUR_MS, "e", "purchase", 5.0, hour / 40, None)
+        for hour in hours
+    ]
+    browser = browse()
+    fields = editor(browser.get(RULES).text)
+    tested = fields["text"].replace("score >= threshold", "score >= 0.5")
+    answer = browser.post(f"{RULES}/backtest", data=fields | {"text": tested}, headers=FETCH)
+    assert answer.status_code == 200
+    assert '<span class="removed">-when = &#34;score &gt;= threshold&#34;</span>' in answer.text
+    assert '<span class="added">+when = &#34;score &gt;= 0.5&#34;</span>' in answer.text
+    rules = check("rules", fields["text"]).definitions
+    [threshold] = [each.threshold for each in rules if each.id == "fraud_score"]
+    before = sum(hour / 40 >= threshold for hour in hours)
+    assert f'<td class="n">{before}</td><td class="n">20</td>' in answer.text
+    assert f"Users who gain an alert: {20 - before}" in answer.text
+    assert "u20&lt;b&gt;" in answer.text
+    assert store.audit == []
+    assert "<html" in browser.post(f"{RULES}/backtest", data=fields, headers=SAME_ORIGIN).text
+
+
+@pytest.mark.parametrize("changed", [{"days": "1000"}, {"text": "[[rules"}])
+def test_backtest_of_faulty_fields_is_refused(browse: Browse, changed: dict[str, str]) -> None:
+    browser = browse()
+    fields = editor(browser.get(RULES).text) | changed
+    assert browser.post(f"{RULES}/backtest", data=fields, headers=FETCH).status_code == 422
+
+
+def test_diff_is_empty_for_the_same_text() -> None:
+    assert diff("a\nb\n", "a\nb") == []
+    assert [line.kind for line in diff("a\nb", "a\nc")] == ["place", "same", "removed", "added"]
