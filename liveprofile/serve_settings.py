@@ -72,6 +72,10 @@ class ServeSettings(ListenSettings):
     session_s: int = Field(
         12 * 3_600, ge=60, le=30 * 86_400, description="a browser is signed in for so long"
     )
+    second_approver: bool = Field(
+        True, description="rules edited in the console need the approval of another person"
+    )
+    proposal_ttl_s: int = Field(30 * 86_400, ge=1, le=MAX_TTL_S)
     audit_ttl_s: int = Field(400 * 86_400, ge=1, le=MAX_TTL_S)
     api_key_ttl_s: int = Field(365 * 86_400, ge=1, le=MAX_TTL_S)
 

@@ -17,6 +17,7 @@ from liveprofile.alerts.cases.states import TransitionError
 from liveprofile.campaigns.plan_store import CampaignExists, UnknownCampaign
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
 from liveprofile.rules.definitions import DefinitionsError
+from liveprofile.rules.proposals import OwnProposal, ProposalDecided, UnknownProposal
 from serve.store.protocol import ScanBusy, ScanTooLarge
 from udfs.definition_changes import DefinitionsChanged
 
@@ -84,6 +85,12 @@ def to_api_error(error: Exception) -> ApiError:
         case UnknownCampaign():
             return ApiError(404, "unknown-campaign", str(error))
         case CampaignExists():
+            return ApiError(409, "conflict", str(error))
+        case UnknownProposal():
+            return ApiError(404, "unknown-proposal", str(error))
+        case OwnProposal():
+            return ApiError(403, "forbidden", str(error))
+        case ProposalDecided():
             return ApiError(409, "conflict", str(error))
         case ScanBusy():
             return unavailable(str(error))

@@ -106,7 +106,12 @@ class Stack:
             "kafka": {"bootstrap_servers": self.kafka.bootstrap_servers},
             "cassandra": {"contact_points": [LOOPBACK], "port": self.cassandra.port},
             "flink": {"rest_url": self.rest_url},
-            "serve": {"host": LOOPBACK, "port": self.api.port, "authentication": "none"},
+            "serve": {
+                "host": LOOPBACK,
+                "port": self.api.port,
+                "authentication": "none",
+                "second_approver": False,  # who tries it out is alone
+            },
             "job": {
                 "checkpoint_dir": (self.root / "flink" / "checkpoints").as_uri(),
                 "parallelism": self.parallelism,

@@ -14,6 +14,7 @@ from console.rendering import page
 from console.views.backtest import backtest_view, diff
 from console.views.definitions import check, rows, to_toml
 from liveprofile.client.models import MAX_ID_CHARS
+from liveprofile.rules.rules import Rule
 from liveprofile.segments.members import SegmentSize
 from serve.definitions import DefinitionKind
 from serve.guard import extend_deadline
@@ -69,6 +70,7 @@ async def definitions(request: Request, kind: DefinitionKind, caller: Reader) ->
         may_edit=caller.role.includes(EDITORS[kind]),
         editor=EDITORS[kind],
         days=DAYS,
+        needs_approval=_needs_approval(request, kind),
     )
 
 
@@ -98,15 +100,13 @@ async def backtest(request: Request, caller: Tester) -> Response:
     days = fields.get("days", "14")
     if days not in DAYS:
         raise ApiError(422, "invalid-request", f"days: one of {', '.join(DAYS)}")
-    found = await asyncio.to_thread(
-        check, "rules", fields.get("text", ""), request.app.state.attributes
-    )
-    if found.definitions is None:
-        return _faults(request, "rules", found.problems)
+    rules = await checked_rules(request, fields)
+    if isinstance(rules, Response):
+        return rules
     extend_deadline(request, request.app.state.scan_deadline_s)
     store: Store = request.app.state.store
     in_force = (await store.definitions("rules")).definitions.rules
-    tested = await store.backtest_rules(found.definitions, int(days))
+    tested = await store.backtest_rules(rules, int(days))
     part = "parts/rules_backtest.html"
     return page(
         request,
@@ -114,7 +114,7 @@ async def backtest(request: Request, caller: Tester) -> Response:
         part=part,
         heading="Backtest",
         backtest=backtest_view(tested),
-        diff=diff(to_toml("rules", in_force), to_toml("rules", found.definitions)),
+        diff=diff(to_toml("rules", in_force), to_toml("rules", rules)),
     )
 
 
@@ -122,6 +122,8 @@ async def backtest(request: Request, caller: Tester) -> Response:
 async def apply(request: Request, kind: DefinitionKind) -> Response:
     """Makes a text the definitions in force, if nobody has changed them since they were read."""
     caller = await Visitor(EDITORS[kind])(request)
+    if _needs_approval(request, kind):
+        raise ApiError(403, "forbidden", "a change of rules must be proposed to a second person")
     return await _put(request, kind, caller, dry_run=False)
 
 
@@ -146,6 +148,20 @@ async def _put(request: Request, kind: DefinitionKind, caller: Caller, dry_run: 
         return RedirectResponse(f"/definitions/{kind}", 303)
     changes = [each for each in applied.changes if each.kind != "unchanged"]
     return page(request, "parts/definitions_changes.html", kind=kind, changes=changes)
+
+
+async def checked_rules(request: Request, fields: dict[str, str]) -> list[Rule] | Response:
+    """The rules of the field text, or an answer with its faults."""
+    found = await asyncio.to_thread(
+        check, "rules", fields.get("text", ""), request.app.state.attributes
+    )
+    if found.definitions is None:
+        return _faults(request, "rules", found.problems)
+    return found.definitions
+
+
+def _needs_approval(request: Request, kind: DefinitionKind) -> bool:
+    return kind == "rules" and request.app.state.settings.second_approver
 
 
 def _faults(request: Request, kind: DefinitionKind, problems: list[str]) -> Response:

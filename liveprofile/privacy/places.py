@@ -129,6 +129,7 @@ WITHOUT_USERS: dict[str, str] = {
     "campaign_plan": "campaigns with counts of users",
     "api_key": "keys of systems and staff, with their names",
     "audit_result": "counts of records",
+    "rule_proposal": "definitions of rules, with the names of who proposed and approved them",
     "trend": "counts; user_hashes holds 8-byte hashes without ids, to count distinct users",
     "trend_series": "names of series",
     "trend_chunk": "ranges of records",

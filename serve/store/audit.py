@@ -19,10 +19,20 @@ from cassandra.util import datetime_from_uuid1, uuid_from_time
 from liveprofile.alerts.cases.states import TransitionError
 from liveprofile.campaigns.plan_store import CampaignExists
 from liveprofile.errors import InputError
+from liveprofile.rules.proposals import OwnProposal, ProposalDecided, UnknownProposal
 from liveprofile.storage.cql import execute, from_ms, read, to_ms
 from serve.store.protocol import AuditEntry
 from udfs.definition_changes import DefinitionsChanged
 
+REFUSALS = (
+    TransitionError,
+    InputError,
+    DefinitionsChanged,
+    CampaignExists,
+    OwnProposal,
+    ProposalDecided,
+    UnknownProposal,
+)
 _COLUMNS = "day, entry, key_id, name, action, target, request_id, requested, before, after, outcome"
 
 
@@ -45,7 +55,7 @@ def audited(session: Session, entry: AuditEntry, ttl_s: int) -> Iterator[OpenEnt
     try:
         yield work
         outcome = "done"
-    except (TransitionError, InputError, DefinitionsChanged, CampaignExists):
+    except REFUSALS:
         outcome = "refused"
         raise
     finally:

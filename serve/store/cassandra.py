@@ -41,7 +41,7 @@ class CassandraStore(
         CassandraCampaigns.__init__(self, link, self, settings)
         CassandraPrivacy.__init__(self, link, settings)
         CassandraOperations.__init__(self, link, settings)
-        CassandraRuleChanges.__init__(self, self, settings)
+        CassandraRuleChanges.__init__(self, link, self, settings)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

@@ -21,6 +21,7 @@ from liveprofile.ingest.rejected import RejectedRecord
 from liveprofile.labels.rule_backtest import Backtest
 from liveprofile.privacy.erasure_status import PlaceStatus
 from liveprofile.rules.definitions import Definition
+from liveprofile.rules.proposals import Proposal
 from liveprofile.rules.rules import Rule
 from liveprofile.segments.definitions import Segment
 from liveprofile.segments.members import SegmentSize
@@ -277,6 +278,25 @@ class Store(Protocol):
 
         Raises ScanBusy, ScanTooLarge.
         """
+
+    async def propose_rules(
+        self, rules: Sequence[Rule], base_tag: str, note: str, audit: AuditEntry
+    ) -> Proposal:
+        """Stores valid rules for another person to approve. base_tag: as `expected_tag`."""
+
+    async def rule_proposals(self, limit: int) -> list[Proposal]: ...
+
+    async def rule_proposal(self, proposal_id: str) -> Proposal:
+        """Raises UnknownProposal."""
+
+    async def approve_rules(self, proposal_id: str, audit: AuditEntry) -> Proposal:
+        """Puts the rules of a proposal in force.
+
+        Raises UnknownProposal, OwnProposal, ProposalDecided, DefinitionsChanged.
+        """
+
+    async def refuse_rules(self, proposal_id: str, audit: AuditEntry) -> Proposal:
+        """Raises UnknownProposal, ProposalDecided."""
 
     async def preview_segments(
         self, segments: Sequence[Segment], at_ms: int

@@ -1,4 +1,4 @@
-"""What a change of rules would do."""
+"""Changes of rules: what one would do, and its way from a proposal to the rules in force."""
 
 from __future__ import annotations
 
@@ -8,17 +8,35 @@ from cassandra.cluster import Session
 
 from liveprofile.config import Settings
 from liveprofile.labels.rule_backtest import Backtest, backtest
+from liveprofile.rules.proposals import (
+    Proposal,
+    ProposalState,
+    decide,
+    find_proposal,
+    new_proposal,
+    read_proposals,
+    require_other,
+    store_proposal,
+)
 from liveprofile.rules.rules import Rule
 from liveprofile.storage.cql import now_ms
+from serve.definitions import KINDS, parse
+from serve.store.audit import audited
 from serve.store.definitions import bounded_kafka, read_kind_in_force
+from serve.store.link import CassandraLink
+from serve.store.protocol import AuditEntry
 from serve.store.scans import CassandraScans, ScanLimit
+from udfs.definition_changes import Applied, DefinitionsChanged, apply_definitions
+
+RULES = KINDS["rules"]
 
 
 class CassandraRuleChanges:
     """The methods of serve.store.protocol.Store about edited rules."""
 
-    def __init__(self, scans: CassandraScans, settings: Settings):
-        self._rule_scans, self._rule_settings = scans, bounded_kafka(settings)
+    def __init__(self, link: CassandraLink, scans: CassandraScans, settings: Settings):
+        self._link, self._rule_scans = link, scans
+        self._rule_settings = bounded_kafka(settings)
 
     async def backtest_rules(self, edited: Sequence[Rule], days: int) -> Backtest:
         settings = self._rule_settings
@@ -28,3 +46,82 @@ class CassandraRuleChanges:
             return backtest(session, settings, current, edited, days, now_ms(), limit.watch)
 
         return await self._rule_scans.scan(run)
+
+    async def propose_rules(
+        self, rules: Sequence[Rule], base_tag: str, note: str, audit: AuditEntry
+    ) -> Proposal:
+        serve = self._rule_settings.serve
+
+        def write(session: Session) -> Proposal:
+            with audited(session, audit, serve.audit_ttl_s) as entry:
+                made = new_proposal(rules, base_tag, audit.name, note, audit.at_ms)
+                store_proposal(session, made, serve.proposal_ttl_s)
+                entry.after = {"proposal_id": made.proposal_id, "rules": made.rules}
+                return made
+
+        return await self._link.in_thread(write)
+
+    async def rule_proposals(self, limit: int) -> list[Proposal]:
+        return await self._link.in_thread(lambda session: read_proposals(session, limit))
+
+    async def rule_proposal(self, proposal_id: str) -> Proposal:
+        return await self._link.in_thread(lambda session: find_proposal(session, proposal_id))
+
+    async def approve_rules(self, proposal_id: str, audit: AuditEntry) -> Proposal:
+        serve = self._rule_settings.serve
+
+        def write(session: Session) -> Proposal:
+            with audited(session, audit, serve.audit_ttl_s) as entry:
+                found = find_proposal(session, proposal_id)
+                require_other(found, audit.name)
+                rules = parse("rules", found.rules, self._rule_settings.attributes)
+
+                def change(state: ProposalState) -> Proposal:
+                    return decide(
+                        session, found, state, audit.name, audit.at_ms, serve.proposal_ttl_s
+                    )
+
+                change(ProposalState.APPROVED)
+                by = f"{found.proposed_by}, approved by {audit.name}"
+                try:
+                    applied = self._apply_rules(rules, by, found.base_tag)
+                except DefinitionsChanged:
+                    if not self._are_in_force(rules):
+                        change(ProposalState.OUTDATED)
+                        raise
+                else:
+                    entry.before, entry.after = applied.audit()
+                return change(ProposalState.APPLIED)
+
+        return await self._link.in_thread(write)
+
+    async def refuse_rules(self, proposal_id: str, audit: AuditEntry) -> Proposal:
+        serve = self._rule_settings.serve
+
+        def write(session: Session) -> Proposal:
+            with audited(session, audit, serve.audit_ttl_s) as entry:
+                found = find_proposal(session, proposal_id)
+                state, ttl_s = ProposalState.REFUSED, serve.proposal_ttl_s
+                refused = decide(session, found, state, audit.name, audit.at_ms, ttl_s)
+                entry.after = {"state": refused.state.value}
+                return refused
+
+        return await self._link.in_thread(write)
+
+    def _are_in_force(self, rules: Sequence[Rule]) -> bool:
+        """Whether an earlier attempt has applied them."""
+        changes = self._apply_rules(rules, "", None, dry_run=True).changes
+        return all(each.kind == "unchanged" for each in changes)
+
+    def _apply_rules(
+        self, rules: Sequence[Rule], by: str, tag: str | None, dry_run: bool = False
+    ) -> Applied:
+        return apply_definitions(
+            self._rule_settings,
+            RULES.topic_name(self._rule_settings),
+            RULES.read_topic,
+            rules,
+            by=by,
+            dry_run=dry_run,
+            expected_tag=tag,
+        )

@@ -8,12 +8,21 @@ from collections.abc import Sequence
 from liveprofile.config import load
 from liveprofile.labels.rule_backtest import Backtest, compare
 from liveprofile.rules.definitions import Definition
+from liveprofile.rules.proposals import (
+    DECISIONS,
+    Proposal,
+    ProposalDecided,
+    ProposalState,
+    UnknownProposal,
+    new_proposal,
+    require_other,
+)
 from liveprofile.rules.rules import Rule, RuleSet
 from liveprofile.rules.stored_rows import StoredEvent, event_blocks
 from liveprofile.segments.definitions import Segment, SegmentSet
 from liveprofile.segments.preview import SegmentPreview
 from liveprofile.units import DAY_MS
-from serve.definitions import KINDS, DefinitionKind
+from serve.definitions import ATTRIBUTES_FILE, KINDS, DefinitionKind, parse
 from serve.store.protocol import AuditEntry
 from tests.support.paths import ROOT
 from udfs.definition_changes import (
@@ -34,6 +43,7 @@ class MemoryDefinitions:
 
     def __init__(self) -> None:
         self.audit: list[AuditEntry] = []
+        self.proposals: dict[str, Proposal] = {}
         self.event_rows: list[StoredEvent] = []  # that rules are tested with
         self.topics: dict[DefinitionKind, TopicDefinitions[Definition, RuleSet | SegmentSet]] = {
             "rules": TopicRules(),
@@ -76,6 +86,49 @@ class MemoryDefinitions:
         end_ms = self.event_rows[-1].event_time_ms
         since_ms = end_ms - days * DAY_MS
         return compare(current, edited, event_blocks(self.event_rows), since_ms, end_ms, {})
+
+    async def propose_rules(
+        self, rules: Sequence[Rule], base_tag: str, note: str, audit: AuditEntry
+    ) -> Proposal:
+        await self._answer()
+        made = new_proposal(rules, base_tag, audit.name, note, audit.at_ms)
+        self.proposals[made.proposal_id] = made
+        self.audit.append(audit._replace(outcome="done"))
+        return made
+
+    async def rule_proposals(self, limit: int) -> list[Proposal]:
+        await self._answer()
+        return list(self.proposals.values())[::-1][:limit]
+
+    async def rule_proposal(self, proposal_id: str) -> Proposal:
+        await self._answer()
+        if proposal_id not in self.proposals:
+            raise UnknownProposal("no such proposal")
+        return self.proposals[proposal_id]
+
+    async def approve_rules(self, proposal_id: str, audit: AuditEntry) -> Proposal:
+        found = await self.rule_proposal(proposal_id)
+        require_other(found, audit.name)
+        self._decide(found, ProposalState.APPROVED, audit)
+        rules = parse("rules", found.rules, ATTRIBUTES_FILE)
+        try:
+            await self.put_definitions("rules", rules, found.base_tag, audit)
+        except DefinitionsChanged:
+            self._decide(self.proposals[proposal_id], ProposalState.OUTDATED, audit)
+            raise
+        return self._decide(self.proposals[proposal_id], ProposalState.APPLIED, audit)
+
+    async def refuse_rules(self, proposal_id: str, audit: AuditEntry) -> Proposal:
+        found = self._decide(await self.rule_proposal(proposal_id), ProposalState.REFUSED, audit)
+        self.audit.append(audit._replace(outcome="done"))
+        return found
+
+    def _decide(self, found: Proposal, state: ProposalState, audit: AuditEntry) -> Proposal:
+        if found.state not in DECISIONS[state]:
+            raise ProposalDecided("decided already")
+        decided = found._replace(state=state, decided_by=audit.name, decided_at_ms=audit.at_ms)
+        self.proposals[found.proposal_id] = decided
+        return decided
 
     async def preview_segments(
         self, segments: Sequence[Segment], at_ms: int

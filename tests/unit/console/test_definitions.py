@@ -88,7 +88,7 @@ def test_faulty_condition_names_its_rule_and_column(browse: Browse) -> None:
 
 @pytest.mark.parametrize("kind", ["rules", "segments"])
 def test_definitions_in_force_are_listed(browse: Browse, kind: str) -> None:
-    page = browse().get(f"/definitions/{kind}").text
+    page = browse(second_approver=False).get(f"/definitions/{kind}").text
     assert page.count('<th scope="row">') == page.count(f"[[{kind}]]")
     assert "disabled>Apply" in page
 
@@ -123,7 +123,7 @@ def test_analyst_applies_segments_and_not_rules(browse: Browse, store: MemoryApi
 
 
 def test_second_editor_is_refused(browse: Browse) -> None:
-    admin = browse(Role.ADMIN)
+    admin = browse(Role.ADMIN, second_approver=False)
     first, second = (editor(admin.get(RULES).text) for _ in range(2))
     first["text"] = first["text"].replace("[[rules]]", "[[rules]] # the same", 1)
     assert admin.post(f"{RULES}/apply", data=first, headers=SAME_ORIGIN).url.path == RULES
