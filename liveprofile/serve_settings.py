@@ -68,7 +68,7 @@ class ServeSettings(ListenSettings):
     scan_timeout_ms: int = Field(
         30_000, ge=100, le=600_000, description="time that one of them may take"
     )
-    console_port: int = Field(8071, ge=0, le=65535, description="of the console; 0: any free port")
+    console_port: int = Field(8072, ge=0, le=65535, description="of the console; 0: any free port")
     session_s: int = Field(
         12 * 3_600, ge=60, le=30 * 86_400, description="a browser is signed in for so long"
     )

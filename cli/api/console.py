@@ -29,7 +29,7 @@ def console(
     Keys, roles, TLS and limits are those of `liveprofile serve`. Starts without Cassandra. With
     --json, the first line is {"url": ...}.
 
-    Example: `liveprofile console --port 8071`
+    Example: `liveprofile console --port 8072`
     """
     from console.server import run_console
 

@@ -117,17 +117,17 @@ def backtest(
     if json:
         print_json(as_json(found))
         return
-    _print_backtest(found)
+    print_backtest(found)
 
 
-def _print_backtest(found: Backtest) -> None:
+def print_backtest(found: Backtest) -> None:
+    """Figures of both sides, then tables by day and by rule."""
     sides = (found.current, found.edited)
     print_fields(
         {
             "windows, events": f"{found.windows}, {found.events} from {format_utc(found.since_ms)}"
             f" to {format_utc(found.until_ms)}",
-            "": "in force, edited",
-            "alerts": _pair(side.alerts for side in sides),
+            "alerts, in force and edited": _pair(side.alerts for side in sides),
             "users with an alert": _pair(len(side.users) for side in sides),
             "frauds of labelled alerts": _pair(f"{each.frauds}/{each.labelled}" for each in sides),
             "flags of rules in SHADOW": _pair(side.shadow_flags for side in sides),

@@ -91,7 +91,7 @@ async def campaign(
     targets, next_bucket = await _targets(store, name, bucket)
     return page(
         request,
-        "campaign.html",
+        "campaigns/plan.html",
         name=name,
         requested=requested_facts(found),
         summary=summary_facts(found.summary),
@@ -112,7 +112,7 @@ async def report(
     extend_deadline(request, request.app.state.scan_deadline_s)
     _, results = await request.app.state.store.campaign_report(name, days * DAY_MS)
     view = report_view(results)
-    return page(request, "campaign_report.html", name=name, days=days, report=view)
+    return page(request, "campaigns/report.html", name=name, days=days, report=view)
 
 
 async def _targets(store: Store, name: str, bucket: int) -> tuple[list[Target], int | None]:
@@ -137,7 +137,7 @@ async def _list(
     rows = [campaign_row(each) for each in await store.campaigns()]
     return page(
         request,
-        "campaigns.html",
+        "campaigns/list.html",
         status,
         rows=rows,
         fields=fields,

@@ -10,9 +10,9 @@ from starlette.responses import Response
 from console.access import Reader, is_fetch
 from console.job import JobReader
 from console.rendering import page
-from console.views.drift import audit_views, drift_periods
-from console.views.latencies import latency_rows
-from console.views.operations import job_figures, trend_view
+from console.views.operations.drift import audit_views, drift_periods
+from console.views.operations.job import job_figures, trend_view
+from console.views.operations.latencies import latency_rows
 from liveprofile.trends.counts import ALL, Series
 from liveprofile.trends.points import Metric
 from serve.guard import extend_deadline
@@ -33,7 +33,7 @@ async def operations(
     by: Literal["hour", "day"] = "hour",
     metric: Metric = "events",
 ) -> Response:
-    return page(request, "operations.html", by=by, metric=metric)
+    return page(request, "operations/page.html", by=by, metric=metric)
 
 
 @router.get("/job")

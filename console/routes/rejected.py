@@ -10,7 +10,7 @@ from starlette.responses import Response
 from console.access import THROUGH, Admin, Reader, is_fetch
 from console.forms import form_of
 from console.rendering import page
-from console.views.rejected import reasons, rejected_detail, rejected_row, sent_payload
+from console.views.operations.rejected import reasons, rejected_detail, rejected_row, sent_payload
 from liveprofile.errors import InputError
 from liveprofile.ingest.rejected import RejectedRecord
 from serve.guard import extend_deadline
@@ -19,7 +19,7 @@ from serve.problems import ApiError
 from serve.routes.common import audit_entry
 from serve.routes.definitions import DEADLINE_S
 from serve.security import Caller
-from serve.store.protocol import Store
+from serve.store.protocol import REJECTED_OFFSETS, Store
 
 SHOWN = 100
 SUMMARISED = 1_000
@@ -38,11 +38,11 @@ async def rejected(request: Request, caller: Reader, reason: Reason = "") -> Res
     shown = [record for record in found if reason in ("", record.reason)][:SHOWN]
     return page(
         request,
-        "rejected.html",
+        "operations/rejected.html",
         rows=[rejected_row(record) for record in shown],
         reasons=reasons(found),
         reason=reason,
-        is_cut=len(found) == SUMMARISED,
+        of_each=REJECTED_OFFSETS,
     )
 
 
@@ -53,7 +53,7 @@ async def summary(request: Request, caller: Reader) -> Response:
     store: Store = request.app.state.store
     found = await store.rejected_records(None, SUMMARISED)
     part = "parts/operations_rejected.html"
-    values = {"reasons": reasons(found), "is_cut": len(found) == SUMMARISED}
+    values = {"reasons": reasons(found), "of_each": REJECTED_OFFSETS}
     template = part if is_fetch(request) else "part.html"
     return page(request, template, part=part, heading="Rejected records", **values)
 
@@ -108,7 +108,7 @@ def _show(
 ) -> Response:
     return page(
         request,
-        "rejected_record.html",
+        "operations/rejected_record.html",
         status,
         detail=rejected_detail(found),
         text=text,

@@ -13,7 +13,7 @@ from liveprofile.rules.backtest import Outcome
 from liveprofile.units import DAY_MS
 
 MAX_USERS = 50
-DATE_CHARS = 10
+MONTH_AND_DAY = slice(5, 10)  # of a formatted time
 CONTEXT_LINES = 2
 
 
@@ -60,7 +60,7 @@ def backtest_view(found: Backtest) -> BacktestView:
             _figure(rule, [number(side.alerts_by_rule.get(rule, 0)) for side in sides])
             for rule in rules
         ],
-        bar_chart([utc(day)[:DATE_CHARS] for day in days], series),
+        bar_chart([utc(day)[MONTH_AND_DAY] for day in days], series),
         sorted(found.skipped.items()),
         found.gained[:MAX_USERS],
         found.lost[:MAX_USERS],

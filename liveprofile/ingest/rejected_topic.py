@@ -25,11 +25,12 @@ def latest_records(
     reason: str | None,
     limit: int,
     on_fault: Callable[[str], None],
+    payload_bytes: int | None = None,
 ) -> list[RejectedRecord]:
     """The newest records of these offsets, newest first, without holding more of them in memory.
 
-    reason: only of this one. on_fault: told of records that the job has not written. Raises
-    ServiceError.
+    reason: only of this one. on_fault: told of records that the job has not written.
+    payload_bytes: payloads are cut to so many; None: they are not. Raises ServiceError.
     """
 
     def wanted() -> Iterator[RejectedRecord]:
@@ -40,7 +41,8 @@ def latest_records(
                 on_fault(str(error))
                 continue
             if reason in (None, parsed.reason):
-                yield parsed
+                start = parsed.payload and parsed.payload[:payload_bytes]
+                yield parsed._replace(payload=start)
 
     return heapq.nlargest(
         limit, wanted(), key=lambda record: (record.rejected_at_ms, record.offset)

@@ -21,14 +21,14 @@ from liveprofile.resources import product_path
 from serve.store.audit import audited
 from serve.store.definitions import bounded_kafka
 from serve.store.link import CassandraLink
-from serve.store.protocol import AuditEntry, DriftHistory
+from serve.store.protocol import REJECTED_OFFSETS, AuditEntry, DriftHistory
 from udfs.scoring.drift_monitor import PERIOD_MS, decision_scope
 from udfs.scoring.drift_store import CassandraDriftStore
 
 log = logging.getLogger(__name__)
 
-# Of each partition: the topic may have millions.
-LATEST_OFFSETS = 2_000
+# The topic may have millions of records, each of `limits.payload_chars`.
+PAYLOAD_START_BYTES = 400
 
 
 class CassandraOperations:
@@ -65,8 +65,8 @@ class CassandraOperations:
         settings = self._operation_settings
 
         def read(_session: Session) -> list[RejectedRecord]:
-            ranges = last_ranges(settings, LATEST_OFFSETS)
-            return latest_records(settings, ranges, reason, limit, log.warning)
+            ranges = last_ranges(settings, REJECTED_OFFSETS)
+            return latest_records(settings, ranges, reason, limit, log.warning, PAYLOAD_START_BYTES)
 
         return await self._link.in_thread(read)
 

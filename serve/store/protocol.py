@@ -39,6 +39,7 @@ from udfs.scoring.drift_store import DriftDecision, DriftState
 # No stored time is outside these, which Python's datetime and Cassandra can both represent.
 START_OF_TIME_MS, END_OF_TIME_MS = -62_000_000_000_000, 253_402_300_799_999
 
+REJECTED_OFFSETS = 250
 LabelName = Literal["fraud", "legitimate"]
 
 
@@ -352,7 +353,7 @@ class Store(Protocol):
         """Of the fraud model's input. None: it is not monitored."""
 
     async def rejected_records(self, reason: str | None, limit: int) -> list[RejectedRecord]:
-        """The newest first, of the last records of each partition."""
+        """The newest first, of the last REJECTED_OFFSETS of each partition; starts of payloads."""
 
     async def rejected_record(self, record_id: str) -> RejectedRecord | None:
         """Raises InputError. None: its offset holds no record."""

@@ -26,7 +26,7 @@ from serve.store.definitions import bounded_kafka, read_kind_in_force
 from serve.store.link import CassandraLink
 from serve.store.protocol import AuditEntry
 from serve.store.scans import CassandraScans, ScanLimit
-from udfs.definition_changes import Applied, DefinitionsChanged, apply_definitions
+from udfs.definition_changes import DefinitionsChanged, apply_definitions
 
 RULES = KINDS["rules"]
 
@@ -82,15 +82,21 @@ class CassandraRuleChanges:
                     )
 
                 change(ProposalState.APPROVED)
-                by = f"{found.proposed_by}, approved by {audit.name}"
+                settings, by = self._rule_settings, f"{found.proposed_by}, approved by {audit.name}"
                 try:
-                    applied = self._apply_rules(rules, by, found.base_tag)
+                    # Rules that an earlier attempt has applied are not applied again.
+                    applied = apply_definitions(
+                        settings,
+                        RULES.topic_name(settings),
+                        RULES.read_topic,
+                        rules,
+                        by=by,
+                        expected_tag=found.base_tag,
+                    )
                 except DefinitionsChanged:
-                    if not self._are_in_force(rules):
-                        change(ProposalState.OUTDATED)
-                        raise
-                else:
-                    entry.before, entry.after = applied.audit()
+                    change(ProposalState.OUTDATED)
+                    raise
+                entry.before, entry.after = applied.audit()
                 return change(ProposalState.APPLIED)
 
         return await self._link.in_thread(write)
@@ -107,21 +113,3 @@ class CassandraRuleChanges:
                 return refused
 
         return await self._link.in_thread(write)
-
-    def _are_in_force(self, rules: Sequence[Rule]) -> bool:
-        """Whether an earlier attempt has applied them."""
-        changes = self._apply_rules(rules, "", None, dry_run=True).changes
-        return all(each.kind == "unchanged" for each in changes)
-
-    def _apply_rules(
-        self, rules: Sequence[Rule], by: str, tag: str | None, dry_run: bool = False
-    ) -> Applied:
-        return apply_definitions(
-            self._rule_settings,
-            RULES.topic_name(self._rule_settings),
-            RULES.read_topic,
-            rules,
-            by=by,
-            dry_run=dry_run,
-            expected_tag=tag,
-        )

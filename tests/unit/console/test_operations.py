@@ -9,9 +9,9 @@ from collections.abc import Callable
 from starlette.testclient import TestClient
 
 from console.job import FRESH_S, FlinkJobReader
-from console.views.drift import drift_periods
-from console.views.latencies import latency_rows
-from console.views.operations import job_figures, trend_view
+from console.views.operations.drift import drift_periods
+from console.views.operations.job import job_figures, trend_view
+from console.views.operations.latencies import latency_rows
 from liveprofile.audit.results import AuditResult
 from liveprofile.config import load
 from liveprofile.errors import ServiceUnavailableError

@@ -9,7 +9,7 @@ from html import unescape
 import pytest
 from starlette.testclient import TestClient
 
-from console.views.rejected import rejected_detail, sent_payload
+from console.views.operations.rejected import rejected_detail, sent_payload
 from liveprofile.ingest.rejected import RejectedRecord
 from serve.keys import Role
 from tests.support.memory.api_store import NOW_MS, MemoryApiStore

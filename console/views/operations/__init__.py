@@ -1,0 +1,1 @@
+"""What operators see: the job, latencies, audits, drift, rejected records."""
