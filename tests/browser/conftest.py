@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
-import numpy as np
-import orjson
 import pytest
 from cassandra.cluster import Session
 from playwright.sync_api import Browser, Page, Request, expect, sync_playwright
 
 from liveprofile.alerts.cases import case_store
 from liveprofile.alerts.cases.case_store import NewAlert
-from liveprofile.rules.flags import Flag
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import HOUR_MS
@@ -23,8 +21,7 @@ from models.profile.model_card import ModelCard
 from serve.keys import Role, new_key, write_key
 from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest
-from tests.support.rows.console_rows import FEATURES, known_delta, known_profile
-from tests.support.rows.profile_rows import flag, profile_row
+from tests.support.rows.stored_windows import row_of, spike
 from udfs.profile.profile_row import ProfileRow
 from udfs.profile.sink import CassandraProfileSink
 
@@ -41,7 +38,9 @@ class Console(NamedTuple):
     """`requests`: addresses of all requests of the test's pages."""
 
     url: str
-    key: str
+    key: str  # of the analyst otto
+    admin_key: str  # of olga
+    job: JobUnderTest
     session: Session
     sink: CassandraProfileSink
     dim: int
@@ -49,8 +48,8 @@ class Console(NamedTuple):
     browser: Browser
     requests: list[str]
 
-    def open(self, path: str, width: int = WIDE, scheme: Any = "light") -> Page:
-        """A page of a browser that has signed in."""
+    def open(self, path: str, width: int = WIDE, scheme: Any = "light", key: str = "") -> Page:
+        """A page of a browser that has signed in, as otto if no other key is given."""
         context = self.browser.new_context(
             viewport={"width": width, "height": 900}, color_scheme=scheme, base_url=self.url
         )
@@ -62,10 +61,15 @@ class Console(NamedTuple):
 
         page.on("request", note)
         page.goto(path)
-        page.get_by_label("API key").fill(self.key)
+        page.get_by_label("API key").fill(key or self.key)
         page.get_by_role("button", name="Sign in").click()
         page.wait_for_url(f"**{path}")
         return page
+
+    def picture(self, page: Page, name: str) -> None:
+        """Takes a picture for the docs: PICTURES=docs/images pytest tests/browser."""
+        if folder := os.environ.get("PICTURES"):
+            page.screenshot(path=f"{folder}/{name}.png", full_page=True)
 
     def hosts(self) -> set[str]:
         return {urlsplit(address).netloc for address in self.requests}
@@ -73,30 +77,6 @@ class Console(NamedTuple):
     def add(self, *rows: ProfileRow) -> None:
         self.sink.write(rows)
         self.sink.flush()
-
-
-def row_of(user_id: str, end_ms: int, hours_ago: int, dim: int, *flags: Flag) -> ProfileRow:
-    """A window of an hour that ended so many hours before `end_ms`."""
-    stored, delta = known_profile(user_id), known_delta(hours_ago)
-    direction = np.zeros(dim, np.float32)
-    direction[:3] = (1, hours_ago, len(user_id))
-    return profile_row(
-        user_id,
-        window_start_ms=end_ms - (hours_ago + 1) * HOUR_MS,
-        window_end_ms=end_ms - hours_ago * HOUR_MS,
-        profile_json=stored.profile.encode(),
-        delta_json=delta.delta.encode(),
-        churn=orjson.loads(delta.delta)["after"]["churn"],
-        recency_days=FEATURES["recency_days"],
-        segments=["loyal"],
-        embedding=direction / np.linalg.norm(direction),
-        write_lookalike=True,
-        flags=list(flags),
-    )
-
-
-def spike(user_id: str, number: int) -> Flag:
-    return flag("spend_spike", flag_id=f"{user_id}-{number}", message=f"{user_id} spent much")
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +92,8 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(scope="module")
 def console(new_job: Callable[..., JobUnderTest], browser: Browser) -> Iterator[Console]:
     """The console on a keyspace of its own: a user with windows, and others with an alert each."""
-    job = new_job("console", serve={"authentication": "keys", "deadline_ms": 10_000})
+    serve = {"authentication": "keys", "deadline_ms": 10_000, "second_approver": True}
+    job = new_job("console", serve=serve)
     dim = ModelCard.read(job.settings.model.checkpoint).shape["embedding"]
     end_ms = now_ms() // HOUR_MS * HOUR_MS - HOUR_MS
     with open_session(job.settings.cassandra) as session:
@@ -122,7 +103,16 @@ def console(new_job: Callable[..., JobUnderTest], browser: Browser) -> Iterator[
         sink.flush()
         alert = NewAlert(f"{OTHERS[0]}-0", end_ms, OTHERS[0], "spend_spike", "high", "a", "m")
         case_store.add_alert(session, alert, ttl_s=3_600)
-        made = new_key("otto", Role.ANALYST, "test", now_ms(), DAY_S)
-        write_key(session, made.stored, now_ms())
+        keys = []
+        for name, role in (("otto", Role.ANALYST), ("olga", Role.ADMIN)):
+            made = new_key(name, role, "test", now_ms(), DAY_S)
+            write_key(session, made.stored, now_ms())
+            keys.append(made.text)
         with api_server(job.config_file, "console") as url:
-            yield Console(url, made.text, session, sink, dim, end_ms, browser, [])
+            yield Console(url, *keys, job, session, sink, dim, end_ms, browser, [])
+
+
+@pytest.fixture
+def no_other_hosts(console: Console) -> Iterator[None]:
+    yield
+    assert console.hosts() == {console.url.removeprefix("http://")}

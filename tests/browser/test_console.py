@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
@@ -13,10 +12,18 @@ from liveprofile.alerts.cases.states import AlertState, read_state
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import HOUR_MS
 from serve.store.audit import read_trail
-from tests.browser.conftest import NARROW, OTHERS, USER, WIDE, WINDOWS, Console, row_of, spike
+from tests.browser.conftest import (
+    NARROW,
+    OTHERS,
+    USER,
+    WIDE,
+    WINDOWS,
+    Console,
+)
 from tests.support import summary
+from tests.support.rows.stored_windows import row_of, spike
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("no_other_hosts")]
 
 ALERTS, MINUTE_S = 20, 60.0
 ON_SCREEN_LIMIT_S = 3.0  # a second on a quiet machine; tests share two cores
@@ -33,15 +40,11 @@ PAGES = (
     "/user?id=nobody",
     "/definitions/rules",
     "/definitions/segments",
+    "/campaigns",
     "/operations",
+    "/operations/rejected",
     "/models",
 )
-
-
-@pytest.fixture(autouse=True)
-def _no_other_hosts(console: Console) -> Iterator[None]:
-    yield
-    assert console.hosts() == {console.url.removeprefix("http://")}
 
 
 def queued(page: Page) -> list[str]:
@@ -60,6 +63,7 @@ def test_new_alert_is_on_screen_within_a_second(console: Console) -> None:
     assert seconds < ON_SCREEN_LIMIT_S
     assert queued(page)[0] == newest.flag_id
     expect(page.get_by_role("status").first).to_have_text("1 new alert.")
+    console.picture(page, "alerts")
 
 
 def test_analyst_works_on_twenty_alerts_by_keyboard(console: Console) -> None:
@@ -107,6 +111,7 @@ def test_user_page_shows_now_and_then(console: Console) -> None:
     expect(page.get_by_role("img", name="Shares of categories")).to_be_visible()
     expect(page.get_by_role("img", name="Share of events by weekday and hour")).to_be_visible()
     expect(page.locator(".items li")).to_have_text(["espresso", "mug", "filter"])
+    console.picture(page, "user")
     slider = page.get_by_role("slider")
     slider.focus()
     page.keyboard.press("Home")

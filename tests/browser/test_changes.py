@@ -1,0 +1,80 @@
+"""Changes that operators, marketers and two risk analysts make in a browser."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from playwright.sync_api import expect
+
+from liveprofile.audit.results import AuditResult, store_result
+from liveprofile.kafka.records import read_topic, send_all
+from liveprofile.storage.cql import now_ms
+from serve.store.definitions import read_kind_in_force
+from tests.browser.conftest import OTHERS, Console
+from tests.support.paths import ROOT
+
+pytestmark = [pytest.mark.browser, pytest.mark.usefixtures("no_other_hosts")]
+STRICTER = ("purchase_amount_z >= threshold", "purchase_amount_z >= 9")
+FAULTY = {"event_id": "e1", "user_id": "anna", "event_type": "purchase", "amount": "12,5"}
+
+
+def test_two_people_change_the_rules(console: Console) -> None:
+    # The first transaction of a cluster may take longer than a request.
+    console.job.run("rules", "apply", str(ROOT / "rules.toml"))
+    page = console.open("/definitions/rules")
+    text = page.get_by_label("All rules (TOML)")
+    text.fill(text.input_value().replace(*STRICTER))
+    expect(page.locator("#checked")).to_contain_text("no fault")
+    page.get_by_role("button", name="Backtest").click()
+    expect(page.get_by_role("img", name="Alerts by day")).to_be_visible()
+    expect(page.locator(".diff .added")).to_contain_text(STRICTER[1])
+    console.picture(page, "backtest")
+    page.get_by_label("Why").fill("too many alerts")
+    page.get_by_role("button", name="Propose").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Rules proposed by otto")
+    path = page.url.removeprefix(console.url)
+    other = console.open(path, key=console.admin_key)
+    expect(other.locator(".diff .removed")).to_contain_text(STRICTER[0])
+    other.get_by_role("button", name="Approve and apply").click()
+    expect(other.get_by_role("status")).to_contain_text("Applied by olga")
+    rules = read_kind_in_force(console.job.settings, "rules").definitions.rules
+    assert any(STRICTER[1] in rule.when for rule in rules)
+
+
+def test_operator_corrects_a_rejected_record(console: Console) -> None:
+    settings = console.job.settings
+    headers = {"reason": "BAD_NUMBER", "detail": "amount", "topic": settings.topics.events}
+    headers |= {"partition": "0", "offset": "5"}
+    send_all(settings, settings.topics.rejected, [(b"anna", json.dumps(FAULTY).encode(), headers)])
+    counts = {"in_topic": 5, "rejected": 1, "unaccounted": 0}
+    store_result(console.session, settings.topics.events, AuditResult(now_ms(), True, counts), 600)
+    page = console.open("/operations", key=console.admin_key)
+    expect(page.get_by_text("every record is accounted for")).to_be_visible()
+    page.get_by_role("link", name="bad number").click()
+    page.locator("tbody a").first.click()
+    payload = page.get_by_label("Payload (JSON)")
+    page.get_by_role("button", name="Send the corrected record").click()
+    expect(page.get_by_role("alert")).to_contain_text("unchanged")
+    payload.fill(payload.input_value().replace('"12,5"', "12.5"))
+    page.get_by_role("button", name="Send the corrected record").click()
+    expect(page.get_by_role("status")).to_contain_text("It was sent")
+    [sent] = read_topic(settings, settings.topics.events)
+    assert json.loads(sent.value) == FAULTY | {"amount": 12.5}
+    assert sent.headers["resent_reason"] == b"BAD_NUMBER"
+
+
+def test_marketer_plans_a_campaign(console: Console) -> None:
+    page = console.open("/campaigns")
+    page.get_by_label("Name", exact=True).fill("spring")
+    page.get_by_label("Segments").fill("loyal")
+    page.get_by_label("Control group (share)").fill("0.5")
+    page.get_by_role("button", name="Preview").click()
+    expect(page.get_by_role("status")).to_contain_text("Nothing is stored yet")
+    page.get_by_role("button", name="Plan and store").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Campaign spring")
+    # Users with an open case are left out; other tests may have opened and closed some.
+    expect(page.get_by_role("link", name=OTHERS[-1], exact=True)).to_be_visible()
+    console.picture(page, "campaign")
+    page.get_by_role("button", name="Compare the groups").click()
+    expect(page.locator(".lead")).to_contain_text("the purchase rate by")

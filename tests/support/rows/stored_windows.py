@@ -1,0 +1,36 @@
+"""Windows of an hour with flags, as rows to store."""
+
+from __future__ import annotations
+
+import numpy as np
+import orjson
+
+from liveprofile.rules.flags import Flag
+from liveprofile.units import HOUR_MS
+from tests.support.rows.console_rows import FEATURES, known_delta, known_profile
+from tests.support.rows.profile_rows import flag, profile_row
+from udfs.profile.profile_row import ProfileRow
+
+
+def row_of(user_id: str, end_ms: int, hours_ago: int, dim: int, *flags: Flag) -> ProfileRow:
+    """A window of an hour that ended so many hours before `end_ms`."""
+    stored, delta = known_profile(user_id), known_delta(hours_ago)
+    direction = np.zeros(dim, np.float32)
+    direction[:3] = (1, hours_ago, len(user_id))
+    return profile_row(
+        user_id,
+        window_start_ms=end_ms - (hours_ago + 1) * HOUR_MS,
+        window_end_ms=end_ms - hours_ago * HOUR_MS,
+        profile_json=stored.profile.encode(),
+        delta_json=delta.delta.encode(),
+        churn=orjson.loads(delta.delta)["after"]["churn"],
+        recency_days=FEATURES["recency_days"],
+        segments=["loyal"],
+        embedding=direction / np.linalg.norm(direction),
+        write_lookalike=True,
+        flags=list(flags),
+    )
+
+
+def spike(user_id: str, number: int) -> Flag:
+    return flag("spend_spike", flag_id=f"{user_id}-{number}", message=f"{user_id} spent much")
