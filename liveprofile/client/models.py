@@ -328,7 +328,11 @@ class LabelRequest(RequestBody):
     note: str = Field("", max_length=MAX_NOTE_CHARS)
 
 
-EventTime = Annotated[WholeNumber, Field(ge=946_684_800_000, le=253_402_300_799_999)]
+EventTime = Annotated[
+    int,
+    Field(ge=946_684_800_000, le=253_402_300_799_999),
+    BeforeValidator(lambda x: int(x) if isinstance(x, float) and x.is_integer() else x),
+]
 
 
 class ConsentRequest(RequestBody):
