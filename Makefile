@@ -11,7 +11,7 @@ SETUP_LOG := .stack/setup.log
 # Several test processes share the cores: OpenMP threads that wait for each other would waste them.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help venv jars up stop status demo check test bench lint clean
+.PHONY: help venv jars up stop down status demo check test bench lint clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
@@ -30,10 +30,12 @@ up: venv ## start Kafka, Cassandra, Flink and the read API on free loopback port
 stop: ## stop them; the data stays in .stack/run/
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m stack stop; fi
 
+down: stop ## the same
+
 status: ## print which services run, where, and how much memory they use
 	@$(BIN)/python -m stack status
 
-demo: venv ## send real shop data through the whole path and show the result
+demo: venv ## send real shop data through the whole path, show the result, and open the console
 	@$(BIN)/liveprofile demo $(ARGS)
 
 check: lint ## lint, layers and the fast unit tests: about a minute

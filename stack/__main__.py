@@ -51,6 +51,8 @@ def _report(stack: Stack, as_json: bool, seconds: float | None = None) -> None:
         console.print(f"Flink: {stack.rest_url}  settings: {stack.config_file}", soft_wrap=True)
     if status["services"]["api"]["pid"]:
         console.print(f"read API: {stack.api.url}", soft_wrap=True)
+    if status["services"]["console"]["pid"]:
+        console.print(f"console: {stack.console.url}", soft_wrap=True)
     if seconds is not None:
         console.print(f"in {seconds:.1f} s")
 

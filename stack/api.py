@@ -1,4 +1,4 @@
-"""The read API (`liveprofile serve`) as a service of the stack."""
+"""The read API (`liveprofile serve`) and the console (`liveprofile console`) as services."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from stack.process import Service
 from stack.state import LOOPBACK, StackState
 
 
-class ReadApi(Service):
-    """Answers on a loopback port. It connects when Cassandra has the tables."""
+class HttpServer(Service):
+    """`liveprofile <command>` on a loopback port. It connects when Cassandra has the tables."""
 
-    name = "api"
+    command: str
 
     def __init__(self, root: Path, state: StackState, config_file: Path):
         super().__init__(root, state)
@@ -22,19 +22,31 @@ class ReadApi(Service):
 
     @property
     def port(self) -> int:
-        return self.state.ports("api")["api"]
+        return self.state.ports(self.name)[self.name]
 
     @property
     def url(self) -> str:
         return f"http://{LOOPBACK}:{self.port}"
 
     def prepare(self) -> tuple[list[str], dict[str, str]]:
-        command = Path(sys.executable).with_name("liveprofile")
-        return [str(command), "serve", "--config", str(self._config_file)], {}
+        program = Path(sys.executable).with_name("liveprofile")
+        return [str(program), self.command, "--config", str(self._config_file)], {}
 
     def ready(self) -> bool:
+        return self.answers("/health/live")
+
+    def answers(self, path: str) -> bool:
+        """Whether it answers this path with success."""
         try:
-            with urllib.request.urlopen(f"{self.url}/health/live", timeout=2):
+            with urllib.request.urlopen(f"{self.url}{path}", timeout=2):
                 return True
         except (urllib.error.URLError, TimeoutError, ConnectionError):
             return False
+
+
+class ReadApi(HttpServer):
+    name, command = "api", "serve"
+
+
+class ConsoleServer(HttpServer):
+    name, command = "console", "console"

@@ -15,7 +15,7 @@ from liveprofile.errors import ServiceError
 from liveprofile.flink import jars, submission
 from liveprofile.resources import ROOT
 from stack import DEFAULT_ROOT
-from stack.api import ReadApi
+from stack.api import ConsoleServer, ReadApi
 from stack.cassandra import CassandraNode
 from stack.cluster import JobManager, TaskManager
 from stack.heartbeat import Heartbeat
@@ -49,8 +49,9 @@ class Stack:
         self.cassandra = CassandraNode(self.root, state, cassandra_heap_mb, commit_log)
         self.jobmanager = JobManager(self.root, state, slots)
         self.taskmanager = TaskManager(self.root, state, slots)
-        # Not one of the services: the job does not need it.
+        # Not of the services: the job does not need them.
         self.api = ReadApi(self.root, state, self.config_file)
+        self.console = ConsoleServer(self.root, state, self.config_file)
         # Not one of the services: it would close all windows of past events.
         self.heartbeat = Heartbeat(self.root, state, self.config_file)
         self._state = state
@@ -89,6 +90,7 @@ class Stack:
     def stop(self) -> None:
         """Stops all services; data, ports and logs stay for the next start."""
         self.heartbeat.stop()
+        self.console.stop()
         self.api.stop()
         # The TaskManager stops before the JobManager that it reports to.
         self._run_on("stop", (self.taskmanager, self.cassandra))
@@ -109,6 +111,7 @@ class Stack:
             "serve": {
                 "host": LOOPBACK,
                 "port": self.api.port,
+                "console_port": self.console.port,
                 "authentication": "none",
                 "second_approver": False,  # who tries it out is alone
             },
@@ -158,8 +161,10 @@ class Stack:
             "cassandra": "cassandra",
             "jobmanager": "flink_rest",
             "api": "api",
+            "console": "console",
         }
-        shown = {**self.services, "api": self.api, "heartbeat": self.heartbeat}
+        others = (self.api, self.console, self.heartbeat)
+        shown = self.services | {service.name: service for service in others}
         return {
             "root": str(self.root),
             "config": str(self.config_file),

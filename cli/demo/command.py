@@ -26,8 +26,9 @@ def demo(
 
     The demo uses its own topics, tables and job. It recreates them on each run, unless its job
     still runs after an interrupted replay: then it resumes the replay. Everything keeps running,
-    so that other commands can read it. With --json the last line is a summary. Exit code
-    1 if there is no profile or no flag, or if a record is not accounted for.
+    so that other commands can read it, and the console, which opens if there is a display. With
+    --json the last line is a summary. Exit code 1 if there is no profile or no flag, or if a record
+    is not accounted for.
 
     Example: `liveprofile demo`
     """

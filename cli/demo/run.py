@@ -17,6 +17,7 @@ from rich.live import Live
 
 from cli.common import config_file
 from cli.demo import ring, scene, tour, view
+from cli.demo.open_console import Opened, open_console
 from cli.demo.scene import Purchases
 from cli.demo.steps import Steps
 from cli.demo.tour import Tour
@@ -86,12 +87,16 @@ def run(
     with steps.step("ring", "sending the ring's purchases", None, stack.taskmanager.log):
         alerts = ring.send_ring(settings, last.closed_ms)
     console.print(view.ring(alerts))
+    opened: Opened | None = None
     if stays:
         # The settings file names the demo's keyspace now.
         with steps.step("api", "starting the read API", None, stack.api.log):
             stack.api.stop()
             stack.api.start()
         user = found.changes[0].profile.user_id if found.changes else "USER"
+        with steps.step("console", "starting the console", None, stack.console.log):
+            opened = open_console(stack.console, settings, last.closed_ms, user)
+        console.print(view.console_access(opened))
         console.print(view.commands(_next(stack, file, user)))
     return {
         "ok": account.ok and last.profiles > 0 and bool(found.explained),
@@ -106,6 +111,7 @@ def run(
         },
         "audit": {name: getattr(account, name) for name in audit.COUNTS},
         "config": str(file),
+        "console": opened and opened.url,
         "flink": stack.rest_url,
         "seconds": steps.seconds | {"total": round(time.monotonic() - started_s, 1)},
     }
@@ -255,7 +261,7 @@ def _next(stack: Stack, file: Path, user: str) -> list[tuple[str, str]]:
     finds_it = found is not None and found.resolve() == stack.config_file
     export = (f"export {CONFIG_VARIABLE}={file}", "makes these commands use the demo's stack")
     is_default = stack.root == DEFAULT_ROOT.resolve()
-    stop = "make stop" if is_default else f"python -m stack stop --root {stack.root}"
+    stop = "make down" if is_default else f"python -m stack stop --root {stack.root}"
     return [
         *([] if finds_it else [export]),
         (f"{program} show {user} --similar 5", "a household's profile and similar households"),
@@ -268,7 +274,7 @@ def _next(stack: Stack, file: Path, user: str) -> list[tuple[str, str]]:
         ),
         (f"{program} status", "state, rates and lag of the job"),
         (stack.rest_url, "Flink's web interface"),
-        (stop, "stop everything; `make demo` starts over"),
+        (stop, "stop everything, the console too; `make demo` starts over"),
     ]
 
 

@@ -56,6 +56,7 @@ def settings_of(stack: Stack) -> dict[str, dict[str, Any] | Any]:
         "cassandra": {"keyspace": "liveprofile_demo"},
         "window": {"length_ms": DAY_MS, "out_of_orderness_ms": 60 * MINUTE_MS},
         "job": {"name": NAME, "checkpoint_interval_ms": 5_000},
+        "serve": {"deadline_ms": 15_000},  # the job and two servers share the cores
     }
     base = stack.settings()
     base["rules"] = str(_rules(stack))

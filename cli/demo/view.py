@@ -14,6 +14,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
+from cli.demo.open_console import Opened
 from cli.demo.ring import RingResult
 from cli.demo.tour import ACTIONS, ExplainedFlag, Tour, UserChange
 from cli.demo.watch import SHOWN, Snapshot
@@ -224,6 +225,24 @@ def commands(entries: Sequence[tuple[str, str]]) -> RenderableType:
     for command, description in entries:
         table.add_row(command, description)
     return Group(heading("The stack and the job keep running; commands to try"), NOTHING, table)
+
+
+def console_access(opened: Opened) -> RenderableType:
+    """Where the console is, how to sign in, and pages worth a look."""
+    entries = Table.grid(padding=(0, 3))
+    entries.add_column(no_wrap=True, style="bold")
+    entries.add_column()
+    entries.add_row(opened.url, "opened in the browser" if opened.in_browser else "open it")
+    for path, shows in opened.pages:
+        entries.add_row(f"{opened.url}{path}", shows)
+    return Group(
+        heading("The console runs, with the data of the demo (docs/console.md)"),
+        NOTHING,
+        entries,
+        NOTHING,
+        Text("Everybody on this machine may read. To write, sign in there with this key (admin):"),
+        Text(opened.key, style="bold", no_wrap=True, overflow="ignore"),
+    )
 
 
 def percent(value: float | None) -> str:

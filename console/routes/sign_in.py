@@ -24,6 +24,13 @@ async def live() -> Response:
     return Response("ok", media_type="text/plain")
 
 
+@router.get("/health/ready")
+async def ready(request: Request) -> Response:
+    """Cassandra answers too."""
+    await request.app.state.store.check()
+    return Response("ok", media_type="text/plain")
+
+
 @router.get("/sign-in")
 async def form(request: Request, next: str = HOME) -> Response:
     return page(request, "sign_in.html", next=local_path(next), problem="")

@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from io import StringIO
+from urllib.request import urlopen
 
 import pytest
 from rich.console import Console
@@ -48,16 +49,18 @@ def demo_stack(stack: Stack) -> Iterator[Stack]:
             rest.cancel(stack.rest_url, job["jid"])
     assert job_id is None
     stack.write_config()  # the demo has overwritten it
+    stack.console.stop()
+    stack.api.stop()
 
 
 def _settings(stack: Stack):
     return scene.write_settings(stack)[1]
 
 
-def run_demo(stack: Stack) -> tuple[dict, str]:
+def run_demo(stack: Stack, stays: bool = False) -> tuple[dict, str]:
     output = StringIO()
     console = Console(file=output, width=100)
-    summary = demo.run(stack, console, stays=False, every_nth_household=EVERY_NTH_HOUSEHOLD)
+    summary = demo.run(stack, console, stays=stays, every_nth_household=EVERY_NTH_HOUSEHOLD)
     return summary, output.getvalue()
 
 
@@ -76,8 +79,16 @@ def test_interrupted_demo_resumes_on_a_busy_machine(
         patch.setattr(JobWatcher, "look", interrupt)
         with pytest.raises(ServiceError, match="interrupted"):
             run_demo(demo_stack)
-    summary, output = run_demo(demo_stack)
+    summary, output = run_demo(demo_stack, stays=True)
     assert "resuming its replay" in output
     assert summary["ok"]
     assert summary["audit"]["used"] == summary["purchases"]
     assert summary["audit"]["duplicate"] == 0
+    for path, shown in (
+        (f"/user?id={summary['shown'][0]}", "Interests"),
+        ("/alerts?state=all", "data-flag="),
+        ("/operations/trend?by=day", "<svg"),
+    ):
+        assert f"{summary['console']}/" in output
+        with urlopen(f"{summary['console']}{path}", timeout=60) as page:
+            assert shown in page.read().decode(), path

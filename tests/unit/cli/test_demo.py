@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console, RenderableType
 
 from cli.demo import scene, tour, view
+from cli.demo.open_console import Opened, has_display, pages
 from cli.demo.steps import Steps, one_line
 from cli.demo.watch import Snapshot
 from liveprofile.audit.reconciliation import Reconciliation
@@ -254,3 +255,28 @@ def test_both_settings_files_name_demo_topics_tables_and_job(tmp_path: Path):
     assert settings.job.name == scene.NAME
     assert settings.window.length_ms == DAY_MS
     assert settings.kafka.bootstrap_servers == stack.kafka.bootstrap_servers
+
+
+def test_console_is_shown_with_pages_and_key():
+    key = "lp_0123456789ab_" + "f" * 64
+    text = rendered_text(
+        view.console_access(Opened("http://127.0.0.1:20001", key, False, pages("a b")))
+    )
+    assert "http://127.0.0.1:20001/user?id=a%20b" in text
+    assert key in text  # in one line, so that it can be copied
+
+
+@pytest.mark.parametrize(
+    ("environment", "platform", "expected"),
+    [
+        ({}, "linux", False),
+        ({"DISPLAY": ""}, "linux", False),
+        ({"DISPLAY": ":0"}, "linux", True),
+        ({"WAYLAND_DISPLAY": "wayland-0"}, "linux", True),
+        ({}, "darwin", True),
+    ],
+)
+def test_browser_opens_only_with_a_display(
+    environment: dict[str, str], platform: str, expected: bool
+):
+    assert has_display(environment, platform) is expected

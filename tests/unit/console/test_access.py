@@ -144,3 +144,11 @@ def test_too_many_sessions_end_the_oldest() -> None:
         sessions.open("other")
     assert sessions.key_of(first) is None
     assert sessions.key_of(second) == "second"
+
+
+def test_health_tells_whether_the_data_can_be_read(browse: Browse, store: MemoryApiStore) -> None:
+    visitor = browse(None)
+    assert visitor.get("/health/ready").text == "ok"
+    store.stop_answering()
+    assert visitor.get("/health/ready").status_code == 503
+    assert visitor.get("/health/live").text == "ok"

@@ -29,6 +29,7 @@ def test_written_settings_point_at_the_stack(tmp_path: Path) -> None:
     assert settings.cassandra.port == stack.cassandra.port
     assert settings.flink.rest_url == stack.rest_url
     assert (settings.serve.host, settings.serve.port) == ("127.0.0.1", stack.api.port)
+    assert settings.serve.console_port == stack.console.port != stack.api.port
 
 
 def test_to_toml_round_trips() -> None:

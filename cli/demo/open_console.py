@@ -1,0 +1,101 @@
+"""Opens the console on the data of the demo, with what else its pages show."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+import webbrowser
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+from urllib.parse import quote
+
+from cassandra.cluster import Session
+
+from liveprofile.campaigns.plan_file import PlanFile
+from liveprofile.campaigns.plan_store import store_plan
+from liveprofile.campaigns.planning import plan_campaign, summary_of
+from liveprofile.client.analysis_models import CampaignRequest
+from liveprofile.config import Settings
+from liveprofile.errors import ServiceError
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.cql import now_ms
+from liveprofile.trends.count_store import CassandraCountStore
+from liveprofile.trends.input_topic import KafkaInputTopic
+from liveprofile.trends.update import update
+from liveprofile.units import DAY_MS
+from serve.keys import Role, new_key, write_key
+from serve.routes.campaigns import requested_of, wish_of
+from stack.api import ConsoleServer
+from udfs.consent_feed import read_consents
+
+KEY_NAME, KEY_TTL_S = "demo", 30 * 86_400
+CAMPAIGN, OUTCOME_DAYS, CONTROL_SHARE, CONTACT_COST = "example", 30, 0.3, 0.2
+
+
+class Opened(NamedTuple):
+    """`pages`: paths, and what they show."""
+
+    url: str
+    key: str  # of an admin
+    in_browser: bool
+    pages: list[tuple[str, str]]
+
+
+def open_console(
+    server: ConsoleServer,
+    settings: Settings,
+    closed_ms: int,
+    user_id: str,
+    open_url: Callable[[str], bool] = webbrowser.open,
+) -> Opened:
+    """Starts the console, and opens it if this is a terminal with a display.
+
+    closed_ms: end of the last closed window. Raises ServiceError.
+    """
+    with open_session(settings.cassandra) as session:
+        update(KafkaInputTopic(settings), CassandraCountStore(session, settings), settings)
+        _plan_example(session, settings, closed_ms - OUTCOME_DAYS * DAY_MS)
+        made = new_key(KEY_NAME, Role.ADMIN, "make demo", now_ms(), KEY_TTL_S)
+        write_key(session, made.stored, now_ms())
+    server.stop()  # the one of an earlier demo has its settings
+    server.start()
+    _wait_until_ready(server)
+    can_open = sys.stdout.isatty() and has_display(os.environ, sys.platform)
+    return Opened(server.url, made.text, can_open and open_url(server.url), pages(user_id))
+
+
+def _wait_until_ready(server: ConsoleServer) -> None:
+    """It connects to Cassandra after it has started. Raises ServiceError."""
+    deadline_s = time.monotonic() + server.start_timeout_s
+    while not server.answers("/health/ready"):
+        if time.monotonic() > deadline_s:
+            raise ServiceError(f"the console does not reach Cassandra; log: {server.log}")
+        time.sleep(0.2)
+
+
+def pages(user_id: str) -> list[tuple[str, str]]:
+    return [
+        ("/alerts", "the queue of alerts"),
+        (f"/user?id={quote(user_id, safe='')}", "a household"),
+        (f"/campaigns/{CAMPAIGN}", "a campaign with its users and its report"),
+        ("/operations?by=day", "job, latencies, audit, drift, rejected records, trends"),
+    ]
+
+
+def has_display(environment: Mapping[str, str], platform: str) -> bool:
+    """Whether a browser with a window can open here."""
+    if platform in ("darwin", "win32"):
+        return True
+    return bool(environment.get("DISPLAY") or environment.get("WAYLAND_DISPLAY"))
+
+
+def _plan_example(session: Session, settings: Settings, start_ms: int) -> None:
+    """A campaign with past outcomes. Nobody is contacted, so its groups should not differ."""
+    asked = CampaignRequest(control_share=CONTROL_SHARE, cost=CONTACT_COST, start_ms=start_ms)
+    wish = wish_of(CAMPAIGN, asked, start_ms)
+    allows = read_consents(settings).allowing("marketing", now_ms())
+    chosen = plan_campaign(session, wish, allows)
+    plan = PlanFile(wish.campaign, chosen.targets)
+    summary = summary_of(chosen, wish)
+    store_plan(session, settings, plan, KEY_NAME, requested_of(asked), summary)
