@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.support.helm_chart import CHART, MANIFESTS, SWITCHED, template, templates
+from tests.support.generators.helm_chart import CHART, MANIFESTS, SWITCHED, template, templates
 from tests.support.paths import ROOT
 
 TOOLS = ROOT / ".stack" / "helm"
@@ -46,7 +46,7 @@ def manifests() -> dict[str, dict[str, Any]]:
 
 
 def test_templates_are_generated_from_the_manifests() -> None:
-    """`python -m tests.support.helm_chart` writes them."""
+    """`python -m tests.support.generators.helm_chart` writes them."""
     generated = templates()
     for path, content in generated.items():
         assert (CHART / path).read_text("utf-8") == content, path

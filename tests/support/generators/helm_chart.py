@@ -1,6 +1,6 @@
 """Generates the templates of the Helm chart from the manifests of kubernetes/.
 
-    python -m tests.support.helm_chart
+    python -m tests.support.generators.helm_chart
 
 A template is its manifest with values in place of what deployments differ in, so that the chart
 with the default values is what the manifests are. tests/unit/stack/test_helm_chart.py compares.

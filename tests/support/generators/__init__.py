@@ -1,0 +1,1 @@
+"""Write files of the project that are derived from others; tests compare them."""
