@@ -13,6 +13,7 @@ from liveprofile.kafka.records import read_topic
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.scans import scan_profiles
 from tests.support.job_under_test import JobUnderTest
+from tests.support.streams.shop import START_MS
 from udfs.consent_feed import read_consents
 
 pytestmark = pytest.mark.services
@@ -71,7 +72,9 @@ def test_campaigns_leave_out_users_who_withdraw_marketing(
 ) -> None:
     with open_session(job.settings.cassandra) as session:
         user = max(each.user_id for each in scan_profiles(session) if each.churn < 0.99)
-    plan = ("campaign", "plan", "consents", "--when", "churn < 0.99", "--control", "0")
+    # From the first event on: the values that are stored.
+    start = ("--start", str(START_MS))
+    plan = ("campaign", "plan", "consents", *start, "--when", "churn < 0.99", "--control", "0")
     before = job.run(*plan, "--out", str(tmp_path / "before.parquet"))
     try:
         job.run("consent", "set", user, "--withdraw", "marketing")
