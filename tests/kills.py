@@ -13,6 +13,7 @@ import math
 import time
 from typing import Annotated, Any
 
+import psutil
 import typer
 
 from tests.faults.jobs.loaded_job import WINDOW, open_loaded_job
@@ -34,7 +35,8 @@ def run_kills(times: int, minutes: float = math.inf) -> dict[str, Any]:
             while kills < times and time.monotonic() < deadline_s:
                 restarts, kills = job.restarts(), kills + 1
                 with loaded_job.recovery(f"kill {kills} of {times}"):
-                    job.stack.taskmanager.workers()[0].kill()
+                    # An older one may be of the attempt before: its end would restart nothing.
+                    max(job.stack.taskmanager.workers(), key=psutil.Process.create_time).kill()
                     loaded_job.wait_for_restart(since=restarts)
                 dropped += job.late_records_dropped()
                 typer.echo(summary.LINES[-1], err=True)

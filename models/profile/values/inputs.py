@@ -88,9 +88,12 @@ def _gaps(
     gaps_M, repeated_M = np.maximum(last_M - first_M, 1), last_M > first_M
 
     def total(value_P: np.ndarray) -> np.ndarray:
-        """Sum over the gaps inside the memory."""
-        before_P = np.concatenate([[0.0], np.cumsum(value_P)])
-        return before_P[last_M + 1] - before_P[first_M + 1]
+        """Sum over the gaps inside the memory.
+
+        Each memory is added up alone: differences of running sums round by what else is in a batch.
+        """
+        edge_2M = np.column_stack([first_M + 1, last_M + 1]).ravel()
+        return np.where(repeated_M, np.add.reduceat(np.append(value_P, 0.0), edge_2M)[::2], 0.0)
 
     mean_M = total(gap_P) / gaps_M
     # Rounded, since the square root of a rounding error of the sums would be large.
