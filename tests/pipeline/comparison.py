@@ -66,7 +66,10 @@ def assert_equals_reference(
     for (key, profile), scores in zip(expected.profiles.items(), model.scores, strict=True):
         row = stored[Key(*key)]
         compare_window(
-            comparison, Key(*key), as_stored(row), Expected(profile, scores, truncated=False)
+            comparison,
+            Key(*key),
+            as_stored(row),
+            Expected(profile, scores, truncated=False, memory_truncated=False),
         )
         comparison.equal("rules", key, set(row.active_rules), set(profile.active_rules))
         comparison.equal(

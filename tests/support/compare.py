@@ -29,7 +29,7 @@ from liveprofile.resources import product_path
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.wire import tokens as events
-from liveprofile.wire.memories import read_memories
+from liveprofile.wire.memories import MEMORY_WINDOWS, read_memories
 from liveprofile.wire.token_columns import TokenColumns
 from models.profile.inference import ProfileModel, Scores
 from models.profile.user_features import FEATURE_NAMES
@@ -184,14 +184,16 @@ def _closed_windows(expected: Result, model: RecordingModel, history: int) -> di
     """Returns the windows that must be stored, each user's in time order."""
     closed: dict[Key, Expected] = {}
     truncated_in_history: dict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=history))
+    in_memory: dict[str, deque[bool]] = defaultdict(lambda: deque(maxlen=MEMORY_WINDOWS))
     # The reference scored each window once, in the order of its profiles.
     for profile, scores, truncated in zip(
         expected.profiles.values(), model.scores, model.truncated, strict=True
     ):
-        before = truncated_in_history[profile.user_id]
+        before, memory = truncated_in_history[profile.user_id], in_memory[profile.user_id]
+        memory.append(truncated)
         if profile.window_end_ms - 1 <= (expected.watermark_ms or 0):
             key = Key(profile.user_id, profile.window_end_ms)
-            closed[key] = Expected(profile, scores, any(before))
+            closed[key] = Expected(profile, scores, any(before), any(memory))
         before.append(truncated)
     return closed
 
