@@ -144,10 +144,11 @@ class ModelFeed:
             except NOT_SERVABLE as error:
                 self._refuse(name, str(error))
                 continue
-            self._current, self._deployment = active, deployment
             self._forget_except(deployment, models.find(deployment.rolls_back_to))
             if deployment == newest:
                 self._refused.clear()
+            # Last: whoever sees the new models sees no refusal from before them.
+            self._current, self._deployment = active, deployment
             log.info(
                 "revision %d in force: model %s, canary %s for %d %% of users",
                 deployment.revision,
