@@ -11,6 +11,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.responses import HTMLResponse
 
 from console import formats
+from console.access import is_fetch
 from serve.keys import Role
 from serve.problems import ApiError
 
@@ -55,6 +56,12 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
         **values,
     )
     return HTMLResponse(text, status, HEADERS)
+
+
+def part_page(request: Request, part: str, heading: str, **values: Any) -> HTMLResponse:
+    """A part of a page: alone for console.js, else as a page of its own."""
+    template = part if is_fetch(request) else "part.html"
+    return page(request, template, part=part, heading=heading, **values)
 
 
 def error_page(error: ApiError, request_id: str, fragment: bool = False) -> HTMLResponse:

@@ -8,9 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from console.access import THROUGH, Reader, Visitor, is_fetch
+from console.access import THROUGH, Reader, Visitor
 from console.forms import form_of
-from console.rendering import page
+from console.rendering import page, part_page
 from console.views.backtest import backtest_view, diff
 from console.views.definitions import check, rows, to_toml
 from liveprofile.client.models import MAX_ID_CHARS
@@ -107,12 +107,10 @@ async def backtest(request: Request, caller: Tester) -> Response:
     store: Store = request.app.state.store
     in_force = (await store.definitions("rules")).definitions.rules
     tested = await store.backtest_rules(rules, int(days))
-    part = "parts/rules_backtest.html"
-    return page(
+    return part_page(
         request,
-        part if is_fetch(request) else "part.html",
-        part=part,
-        heading="Backtest",
+        "parts/rules_backtest.html",
+        "Backtest",
         backtest=backtest_view(tested),
         diff=diff(to_toml("rules", in_force), to_toml("rules", rules)),
     )

@@ -7,9 +7,9 @@ from typing import Any, Literal
 from fastapi import APIRouter, Request
 from starlette.responses import Response
 
-from console.access import Reader, is_fetch
+from console.access import Reader
 from console.job import JobReader
-from console.rendering import page
+from console.rendering import page, part_page
 from console.views.operations.drift import audit_views, drift_periods
 from console.views.operations.job import job_figures, trend_view
 from console.views.operations.latencies import latency_rows
@@ -81,10 +81,4 @@ async def drift(request: Request, caller: Reader) -> Response:
 
 
 def _part(request: Request, name: str, heading: str, **values: Any) -> Response:
-    part = f"parts/operations_{name}.html"
-    return page(request, _template(request, name), part=part, heading=heading, **values)
-
-
-def _template(request: Request, name: str) -> str:
-    """The part alone for console.js, else a page with it."""
-    return f"parts/operations_{name}.html" if is_fetch(request) else "part.html"
+    return part_page(request, f"parts/operations_{name}.html", heading, **values)

@@ -8,9 +8,9 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Request
 from starlette.responses import RedirectResponse, Response
 
-from console.access import THROUGH, Analyst, Reader, is_fetch
+from console.access import THROUGH, Analyst, Reader
 from console.forms import form_of
-from console.rendering import page
+from console.rendering import page, part_page
 from console.routes.definitions import DAYS, EDITORS, checked_rules
 from console.views.backtest import diff
 from console.views.definitions import to_toml
@@ -34,12 +34,10 @@ ProposalId = Annotated[str, Path(max_length=36)]
 @router.get("/proposals")
 async def proposals(request: Request, caller: Reader) -> Response:
     store: Store = request.app.state.store
-    part = "parts/rule_proposals.html"
-    return page(
+    return part_page(
         request,
-        part if is_fetch(request) else "part.html",
-        part=part,
-        heading="Proposed rules",
+        "parts/rule_proposals.html",
+        "Proposed rules",
         proposals=await store.rule_proposals(SHOWN),
     )
 

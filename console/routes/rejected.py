@@ -7,9 +7,9 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from starlette.responses import Response
 
-from console.access import THROUGH, Admin, Reader, is_fetch
+from console.access import THROUGH, Admin, Reader
 from console.forms import form_of
-from console.rendering import page
+from console.rendering import page, part_page
 from console.views.operations.rejected import reasons, rejected_detail, rejected_row, sent_payload
 from liveprofile.errors import InputError
 from liveprofile.ingest.rejected import RejectedRecord
@@ -52,10 +52,8 @@ async def summary(request: Request, caller: Reader) -> Response:
     extend_deadline(request, DEADLINE_S)
     store: Store = request.app.state.store
     found = await store.rejected_records(None, SUMMARISED)
-    part = "parts/operations_rejected.html"
     values = {"reasons": reasons(found), "of_each": REJECTED_OFFSETS}
-    template = part if is_fetch(request) else "part.html"
-    return page(request, template, part=part, heading="Rejected records", **values)
+    return part_page(request, "parts/operations_rejected.html", "Rejected records", **values)
 
 
 @router.get("/record")
