@@ -14,7 +14,7 @@ from liveprofile.errors import ServiceError
 from liveprofile.rules.definitions import Definition, DefinitionsError
 from serve.definitions import KINDS, DefinitionKind
 from serve.store.audit import audited
-from serve.store.link import CassandraLink
+from serve.store.link import CassandraLink, bounded_kafka
 from serve.store.protocol import AuditEntry
 from udfs.definition_changes import (
     Applied,
@@ -38,18 +38,12 @@ def read_kind_in_force(settings: Settings, kind: DefinitionKind) -> InForce:
         raise ServiceError(str(error)) from None
 
 
-def bounded_kafka(settings: Settings) -> Settings:
-    """Settings with which a request notices in time that Kafka does not answer."""
-    kafka = settings.kafka.model_copy(update={"request_timeout_ms": KAFKA_TIMEOUT_MS})
-    return settings.model_copy(update={"kafka": kafka})
-
-
 class CassandraDefinitions:
     """The methods of serve.store.protocol.Store about rules and segments."""
 
     def __init__(self, link: CassandraLink, settings: Settings):
         self._link = link
-        self._definition_settings = bounded_kafka(settings)
+        self._definition_settings = bounded_kafka(settings, KAFKA_TIMEOUT_MS)
 
     async def definitions(self, kind: DefinitionKind) -> InForce:
         settings = self._definition_settings

@@ -16,7 +16,7 @@ from cassandra.protocol import ErrorMessage
 from cassandra.query import tuple_factory
 
 from liveprofile import retry
-from liveprofile.config import CassandraSettings
+from liveprofile.config import CassandraSettings, Settings
 from liveprofile.errors import LiveprofileError, ServiceUnavailableError
 from liveprofile.storage import connection
 from liveprofile.storage.cql import service_error
@@ -31,8 +31,16 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 5.0
 SHARE_OF_DEADLINE = 0.8
 # Writes of analysts are rare. More of them wait.
 THREADS = 8
+# The acknowledgement of a record that a request writes.
+SEND_TIMEOUT_MS = 2_000
 
 Result = TypeVar("Result")
+
+
+def bounded_kafka(settings: Settings, timeout_ms: int) -> Settings:
+    """Settings with which a request notices in time that Kafka does not answer."""
+    kafka = settings.kafka.model_copy(update={"request_timeout_ms": timeout_ms})
+    return settings.model_copy(update={"kafka": kafka})
 
 
 class _Connected(NamedTuple):

@@ -19,8 +19,8 @@ from liveprofile.ingest.rejected_topic import (
 )
 from liveprofile.resources import product_path
 from serve.store.audit import audited
-from serve.store.definitions import bounded_kafka
-from serve.store.link import CassandraLink
+from serve.store.definitions import KAFKA_TIMEOUT_MS
+from serve.store.link import CassandraLink, bounded_kafka
 from serve.store.protocol import REJECTED_OFFSETS, AuditEntry, DriftHistory
 from udfs.scoring.drift_monitor import PERIOD_MS, decision_scope
 from udfs.scoring.drift_store import CassandraDriftStore
@@ -36,7 +36,7 @@ class CassandraOperations:
 
     def __init__(self, link: CassandraLink, settings: Settings):
         self._link = link
-        self._operation_settings = bounded_kafka(settings)
+        self._operation_settings = bounded_kafka(settings, KAFKA_TIMEOUT_MS)
 
     async def audits(self, limit: int) -> list[AuditResult]:
         topic = self._operation_settings.topics.events

@@ -19,10 +19,8 @@ from liveprofile.privacy.erasure_log import (
 from liveprofile.privacy.erasure_status import place_statuses
 from liveprofile.storage.cql import now_ms
 from serve.store.audit import audited
-from serve.store.link import CassandraLink
+from serve.store.link import SEND_TIMEOUT_MS, CassandraLink, bounded_kafka
 from serve.store.protocol import AuditEntry, ConsentState, ErasureState
-
-KAFKA_TIMEOUT_MS = 2_000
 
 
 class CassandraPrivacy:
@@ -30,8 +28,7 @@ class CassandraPrivacy:
 
     def __init__(self, link: CassandraLink, settings: Settings):
         self._link = link
-        kafka = settings.kafka.model_copy(update={"request_timeout_ms": KAFKA_TIMEOUT_MS})
-        self._privacy_settings = settings.model_copy(update={"kafka": kafka})
+        self._privacy_settings = bounded_kafka(settings, SEND_TIMEOUT_MS)
 
     async def consents(self, user_id: str) -> ConsentState:
         return await self._link.in_thread(lambda session: self._consents(session, user_id))

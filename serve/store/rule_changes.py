@@ -22,8 +22,8 @@ from liveprofile.rules.rules import Rule
 from liveprofile.storage.cql import now_ms
 from serve.definitions import KINDS, parse
 from serve.store.audit import audited
-from serve.store.definitions import bounded_kafka, read_kind_in_force
-from serve.store.link import CassandraLink
+from serve.store.definitions import KAFKA_TIMEOUT_MS, read_kind_in_force
+from serve.store.link import CassandraLink, bounded_kafka
 from serve.store.protocol import AuditEntry
 from serve.store.scans import CassandraScans, ScanLimit
 from udfs.definition_changes import DefinitionsChanged, apply_definitions
@@ -36,7 +36,7 @@ class CassandraRuleChanges:
 
     def __init__(self, link: CassandraLink, scans: CassandraScans, settings: Settings):
         self._link, self._rule_scans = link, scans
-        self._rule_settings = bounded_kafka(settings)
+        self._rule_settings = bounded_kafka(settings, KAFKA_TIMEOUT_MS)
 
     async def backtest_rules(self, edited: Sequence[Rule], days: int) -> Backtest:
         settings = self._rule_settings

@@ -18,11 +18,8 @@ from liveprofile.alerts.cases.states import AlertState, StoredAlertState
 from liveprofile.config import Settings
 from liveprofile.storage.queries import StoredFlag
 from serve.store.audit import OpenEntry, audited, read_trail
-from serve.store.link import CassandraLink
+from serve.store.link import SEND_TIMEOUT_MS, CassandraLink, bounded_kafka
 from serve.store.protocol import AuditEntry, LabelName
-
-# The label of an alert waits for an acknowledgement.
-KAFKA_TIMEOUT_MS = 2_000
 
 
 class CassandraWrites:
@@ -30,8 +27,7 @@ class CassandraWrites:
 
     def __init__(self, link: CassandraLink, settings: Settings):
         self._link = link
-        kafka = settings.kafka.model_copy(update={"request_timeout_ms": KAFKA_TIMEOUT_MS})
-        self._settings = settings.model_copy(update={"kafka": kafka})
+        self._settings = bounded_kafka(settings, SEND_TIMEOUT_MS)
 
     async def set_state(
         self, flag_id: str, state: AlertState, by: str, note: str, audit: AuditEntry
