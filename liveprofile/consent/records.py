@@ -15,12 +15,12 @@ import orjson
 
 from liveprofile.consent.changes import MAX_CHANGES, PURPOSES, ConsentChange, in_order
 from liveprofile.errors import InputError
+from liveprofile.events.validation import EARLIEST_MS
 
 CONTENT_TYPE = {"content-type": "application/cloudevents+json"}
 TYPE = "liveprofile.user.consents"
 SCHEMA = "https://liveprofile.example/schemas/user-consents.schema.json#/$defs/data"
 MAX_TEXT = 256
-EARLIEST_MS = 946_684_800_000  # 2000-01-01, as for events
 LATEST_MS = 253_402_300_799_999  # 9999
 
 

@@ -12,11 +12,11 @@ import orjson
 
 from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.errors import InputError
+from liveprofile.events.validation import EARLIEST_MS
 
 CONTENT_TYPE = {"content-type": "application/cloudevents+json"}
 TYPE = "liveprofile.user.erased"
 SCHEMA = "https://liveprofile.example/schemas/user-erasures.schema.json#/$defs/data"
-EARLIEST_MS = 946_684_800_000  # 2000-01-01, as for events
 LATEST_MS = 253_402_300_799_999  # 9999
 
 

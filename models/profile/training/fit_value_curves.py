@@ -140,7 +140,6 @@ def _train(
             unit.copy_(((label_MH * examples.known_MH).sum(0) / known_H).clamp(min=0.01))
         for buffer in head.buffers():  # as they are stored
             buffer.copy_(buffer.half().float())
-        head.std.clamp_(min=MIN_STD)
     optimizer = torch.optim.AdamW(
         head.parameters(), recipe.curve_learning_rate, weight_decay=recipe.curve_weight_decay
     )
