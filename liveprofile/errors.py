@@ -29,6 +29,10 @@ class ServiceUnavailableError(ServiceError):
     """A service does not answer in time. Reading again may help (liveprofile/retry.py)."""
 
 
+class PortTakenError(ServiceError):
+    """A service could not start, because another process has one of its ports."""
+
+
 class StoreError(ServiceError):
     """A write still fails after all retries.
 

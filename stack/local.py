@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from liveprofile.errors import ServiceError
+from liveprofile.errors import PortTakenError, ServiceError
 from liveprofile.flink import jars, submission
 from liveprofile.resources import ROOT
 from stack import DEFAULT_ROOT
@@ -22,6 +22,8 @@ from stack.heartbeat import Heartbeat
 from stack.kafka import KafkaBroker
 from stack.process import Service
 from stack.state import LOOPBACK, StackState
+
+START_ATTEMPTS = 3
 
 
 class Stack:
@@ -80,12 +82,22 @@ class Stack:
     def start(self) -> None:
         """Starts the services that do not run, concurrently, and writes `config_file`.
 
+        If no service ran and another process took a port meanwhile, all start with other ports.
         Raises ServiceError with the end of the log of the first service that fails; the other
         services keep running.
         """
         jars.require()
-        self.write_config()
-        self._run_on("start", self.services.values())
+        attempts = 1 if any(each.alive() for each in self.services.values()) else START_ATTEMPTS
+        for attempt in range(attempts):
+            self.write_config()
+            try:
+                self._run_on("start", self.services.values())
+                return
+            except PortTakenError:
+                if attempt + 1 == attempts:
+                    raise
+                self.stop()
+                self._state.replace_taken_ports()
 
     def stop(self) -> None:
         """Stops all services; data, ports and logs stay for the next start."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import time
@@ -13,12 +14,13 @@ from pathlib import Path
 
 import psutil
 
-from liveprofile.errors import ServiceError
+from liveprofile.errors import PortTakenError, ServiceError
 from stack.state import LOOPBACK, StackState
 
 # Environment variable that the child processes of a service inherit; it identifies orphans.
 SERVICE_VARIABLE = "LIVEPROFILE_SERVICE"
 LOG_TAIL_LINES = 20
+PORT_TAKEN = re.compile(rb"BindException|[Aa]ddress already in use|in use by another process")
 
 
 class Service(ABC):
@@ -56,13 +58,14 @@ class Service(ABC):
         """Starts the service unless it is alive, and waits until it answers.
 
         Raises ServiceError with the last lines of the log if it ends or does not answer within
-        `start_timeout_s`.
+        `start_timeout_s`; PortTakenError if another process has one of its ports.
         """
         if self.alive():
             return
         self._kill_orphans()
         self.folder.mkdir(parents=True, exist_ok=True)
         command, environment = self.prepare()
+        logged_bytes = self.log.stat().st_size if self.log.exists() else 0
         process = psutil.Process(self._spawn(command, environment))
         with self.state.update() as content:
             content["processes"][self.name] = {
@@ -72,7 +75,9 @@ class Service(ABC):
         deadline_s = time.monotonic() + self.start_timeout_s
         while not self.ready():
             if not self.alive():
-                raise ServiceError(f"{self.name} ended while it started; {self._log_tail()}")
+                taken = PORT_TAKEN.search(self.log.read_bytes(), logged_bytes)
+                error = PortTakenError if taken else ServiceError
+                raise error(f"{self.name} ended while it started; {self._log_tail()}")
             if time.monotonic() > deadline_s:
                 self.stop()
                 waited = f"{self.start_timeout_s:.0f} s"

@@ -77,3 +77,10 @@ class StackState:
             missing = [name for name in names if name not in content["ports"]]
             content["ports"].update(zip(missing, free_ports(len(missing)), strict=True))
             return {name: content["ports"][name] for name in names}
+
+    def replace_taken_ports(self) -> None:
+        """Chooses other ports for those that a process has. All services must be down."""
+        with self.update() as content:
+            ports = content["ports"]
+            taken = [name for name, port in ports.items() if not _is_free(port)]
+            ports.update(zip(taken, free_ports(len(taken)), strict=True))

@@ -19,7 +19,7 @@ from liveprofile.storage.cql import now_ms
 from liveprofile.units import HOUR_MS
 from models.profile.model_card import ModelCard
 from serve.keys import Role, new_key, write_key
-from tests.support.api_server import api_server
+from tests.support.api_server import api_server, wait_until_ready
 from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.stored_windows import row_of, spike
 from udfs.profile.profile_row import ProfileRow
@@ -109,6 +109,7 @@ def console(new_job: Callable[..., JobUnderTest], browser: Browser) -> Iterator[
             write_key(session, made.stored, now_ms())
             keys.append(made.text)
         with api_server(job.config_file, "console") as url:
+            wait_until_ready(url)
             yield Console(url, *keys, job, session, sink, dim, end_ms, browser, [])
 
 

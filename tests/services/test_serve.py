@@ -31,7 +31,7 @@ from liveprofile.storage.cql import from_ms
 from liveprofile.storage.score_hours import score_hour_ms
 from liveprofile.storage.segment_buckets import segment_bucket
 from liveprofile.units import HOUR_MS
-from tests.support.api_server import api_server
+from tests.support.api_server import api_server, wait_until_ready
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.rows.profile_rows import START_MS, WINDOW_MS, flag, profile_row
 from udfs.consent_feed import read_consents
@@ -40,7 +40,6 @@ from udfs.profile.sink import CassandraProfileSink
 
 pytestmark = pytest.mark.services
 
-READY_TIMEOUT_S = 120
 KEY_CACHE_MS = 1_000
 SERVE = {"authentication": "keys", "key_cache_ms": KEY_CACHE_MS, "deadline_ms": 10_000}
 PROFILE_JSON = b'{"features":{},"interests":{"caf\xc3\xa9":0.5},"category_affinity":{}}'
@@ -66,18 +65,6 @@ class Api(NamedTuple):
 
     def client(self, name: str = "shop", role: str = "reader") -> Client:
         return Client(self.url, self.key(name, role)["key"], timeout_s=30)
-
-
-def wait_until_ready(url: str) -> None:
-    deadline_s = time.monotonic() + READY_TIMEOUT_S
-    with Client(url, timeout_s=30) as client:
-        while True:
-            try:
-                client.send(calls.ready())
-                return
-            except Unavailable:
-                assert time.monotonic() < deadline_s
-                time.sleep(0.2)
 
 
 @pytest.fixture(scope="module")

@@ -5,13 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import httpx
+
 from tests.support.paths import ROOT
 
 STOP_S = 20
+READY_TIMEOUT_S = 120
 
 
 @contextmanager
@@ -29,3 +33,12 @@ def api_server(config: Path, subcommand: str = "serve") -> Iterator[str]:
         finally:
             run.terminate()
             assert run.wait(STOP_S) == 0
+
+
+def wait_until_ready(url: str) -> None:
+    """Waits until the server has connected to Cassandra, which it does after its start."""
+    deadline_s = time.monotonic() + READY_TIMEOUT_S
+    with httpx.Client(base_url=url, timeout=30) as client:
+        while (answer := client.get("/health/ready")).status_code != 200:
+            assert time.monotonic() < deadline_s, answer.text
+            time.sleep(0.2)

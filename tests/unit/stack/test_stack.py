@@ -1,17 +1,21 @@
 """Parts of the local stack that work without a running service."""
 
+import socket
+import sys
 import tomllib
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
 from liveprofile import config
-from liveprofile.errors import ServiceError
+from liveprofile.errors import PortTakenError, ServiceError
 from liveprofile.flink import launcher, rest
 from liveprofile.resources import ROOT
 from stack import state
 from stack.local import Stack, to_toml
+from stack.process import Service
 from stack.state import StackState
 
 
@@ -44,6 +48,42 @@ def test_pausing_a_stopped_service_and_unknown_service_are_rejected(tmp_path: Pa
         stack.kafka.pause()
     with pytest.raises(ServiceError, match="use one of kafka, cassandra"):
         stack.service("zookeeper")
+
+
+class FileServer(Service):
+    name = "files"
+
+    @property
+    def port(self) -> int:
+        return self.state.ports("files")["files"]
+
+    def prepare(self) -> tuple[list[str], dict[str, str]]:
+        return [sys.executable, "-m", "http.server", str(self.port), "-b", state.LOOPBACK], {}
+
+    def ready(self) -> bool:
+        try:
+            return httpx.get(f"http://{state.LOOPBACK}:{self.port}", timeout=1).is_success
+        except httpx.HTTPError:
+            return False
+
+
+class FileServerStack(Stack):
+    @property
+    def services(self) -> dict[str, Service]:
+        return {"files": FileServer(self.root, StackState(self.root))}
+
+
+def test_port_of_another_process_is_replaced_at_the_first_start_only(tmp_path: Path) -> None:
+    stack = FileServerStack(tmp_path)
+    server = stack.services["files"]
+    with socket.create_server((state.LOOPBACK, server.port)) as other:
+        try:
+            stack.start()
+            assert server.port != other.getsockname()[1]
+        finally:
+            server.stop()
+    with socket.create_server((state.LOOPBACK, server.port)), pytest.raises(PortTakenError):
+        server.start()
 
 
 def test_reused_pid_of_another_process_is_not_the_service(tmp_path: Path) -> None:
