@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 
 from liveprofile.flink import rest
-from stack.local import Stack
 from tests.faults.jobs.loaded_job import LATE_BY_MS, STEP_MS, USERS, LoadedJob
 from tests.support.job_under_test import run_cli
 from tests.support.streams.seeded import Message
@@ -55,7 +54,7 @@ def test_job_resumes_at_other_parallelism_with_late_events_first(
 
 
 def test_job_with_changelog_recovers_when_python_worker_is_killed(
-    loaded_job: LoadedJob, stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    loaded_job: LoadedJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     job = loaded_job.job
     savepoint = rest.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
@@ -72,11 +71,9 @@ def test_job_with_changelog_recovers_when_python_worker_is_killed(
     job.submit("--savepoint", savepoint, "--parallelism", "3")
     savepoint = rest.stop_with_savepoint(job.rest_url, job.id, tmp_path.as_uri())
     job.submit("--savepoint", savepoint, "--parallelism", "3")
-    restarts = job.restarts()
     # `load` waits for a checkpoint: in claim mode NO_CLAIM Flink would refuse the first one.
     with loaded_job.load(), loaded_job.recovery("Python worker killed, state with a changelog"):
-        stack.taskmanager.workers()[0].kill()
-        loaded_job.wait_for_restart(since=restarts)
+        loaded_job.kill_worker()
     loaded_job.check()
     checkpoint_config = rest.request(job.rest_url, f"/jobs/{job.id}/checkpoints/config")
     assert checkpoint_config["state_changelog_enabled"]

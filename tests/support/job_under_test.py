@@ -124,12 +124,12 @@ class JobUnderTest:
     def wait_for_checkpoint(self, timeout_s: float) -> None:
         """Returns when a checkpoint that began after the call is complete."""
         called_ms, deadline_s = time.time() * 1_000, time.monotonic() + timeout_s
-        while self._last_checkpoint_ms() <= called_ms:
+        while self.last_checkpoint_ms() <= called_ms:
             if time.monotonic() > deadline_s:
                 raise AssertionError(f"no checkpoint after {timeout_s:.0f} s, job {self.state()}")
             time.sleep(0.2)
 
-    def _last_checkpoint_ms(self) -> int:
+    def last_checkpoint_ms(self) -> int:
         """Returns when the last complete checkpoint began, 0 if there is none."""
         latest = rest.request(self.rest_url, f"/jobs/{self.id}/checkpoints")["latest"]
         return latest["completed"]["trigger_timestamp"] if latest["completed"] else 0

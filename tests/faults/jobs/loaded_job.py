@@ -8,13 +8,16 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psutil
 from cassandra.cluster import Session
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
 from liveprofile.errors import ServiceError
+from liveprofile.flink import rest
 from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
+from liveprofile.storage.cql import now_ms
 from tests.support import service_restarts, summary
 from tests.support.compare import Scored, compare_with_reference
 from tests.support.compare_scoring import assert_scoring
@@ -34,6 +37,7 @@ TESTER_PREFIX, TESTER_PURCHASES, TESTER_RULE = "tester-", 5, "card_testing"
 RECOVERY_TIMEOUT_S = 240.0
 RESTART_TIMEOUT_S = 60.0
 POLL_S = 0.1
+BLOCKED_SENDER = "Phaser.awaitAdvanceInterruptibly"  # called by Beam's DirectStreamObserver
 
 
 @contextmanager
@@ -162,10 +166,48 @@ class LoadedJob:
 
         Otherwise a profile that another worker stores before the restart would count as recovery.
         """
+        assert self._restarted(since), "the job did not restart after the fault"
+
+    def kill_worker(self) -> bool:
+        """Kills the newest Python worker and returns when the job has restarted.
+
+        False if Flink did not notice (docs/state-and-failures.md, known limits). Then no checkpoint
+        has completed, and this restarts the TaskManager, as a supervisor does.
+        """
+        since, killed_ms = self.job.restarts(), now_ms()
+        task_manager = self.job.stack.taskmanager
+        # An older one may be of the attempt before: its end would restart nothing.
+        max(task_manager.workers(), key=psutil.Process.create_time).kill()
+        if self._restarted(since):
+            return True
+        assert self.job.last_checkpoint_ms() < killed_ms, "the job did not restart after the kill"
+        summary.LINES.append("Flink did not notice the end of a Python worker:")
+        summary.LINES.extend(f"  {name} waits to send" for name in self._blocked_senders())
+        task_manager.kill()
+        service_restarts.restart_stopped_services(self.job.stack, "a hang")
+        self.wait_for_restart(since)
+        return False
+
+    def _blocked_senders(self) -> list[str]:
+        """Names of the threads that wait until the channel to a Python worker is ready."""
+        url = self.job.rest_url
+        dumps = [
+            rest.request(url, f"/taskmanagers/{each['id']}/thread-dump")["threadInfos"]
+            for each in rest.request(url, "/taskmanagers")["taskmanagers"]
+        ]
+        return [
+            thread["threadName"]
+            for thread in itertools.chain(*dumps)
+            if BLOCKED_SENDER in thread["stringifiedThreadInfo"]
+        ]
+
+    def _restarted(self, since: int) -> bool:
         deadline_s = time.monotonic() + RESTART_TIMEOUT_S
         while self.job.restarts() <= since:
-            assert time.monotonic() < deadline_s, "the job did not restart after the fault"
+            if time.monotonic() > deadline_s:
+                return False
             time.sleep(POLL_S)
+        return True
 
     def close_windows(self) -> None:
         """Closes all windows and waits until they are stored."""
