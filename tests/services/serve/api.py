@@ -1,0 +1,114 @@
+"""The API under test: its server, and rows in every table that it reads."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from typing import Any, NamedTuple
+
+from cassandra.cluster import Session
+
+from liveprofile.alerts.cases import case_store
+from liveprofile.alerts.cases.case_store import NewAlert
+from liveprofile.client import Client
+from liveprofile.config import Settings
+from liveprofile.rules.flags import Flag
+from liveprofile.storage.cql import from_ms
+from liveprofile.storage.score_hours import score_hour_ms
+from liveprofile.storage.segment_buckets import segment_bucket
+from liveprofile.units import HOUR_MS
+from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.rows.profile_rows import START_MS, flag, profile_row
+from udfs.profile.sink import CassandraProfileSink
+
+KEY_CACHE_MS = 1_000
+SERVE = {"authentication": "keys", "key_cache_ms": KEY_CACHE_MS, "deadline_ms": 10_000}
+PROFILE_JSON = b'{"features":{},"interests":{"caf\xc3\xa9":0.5},"category_affinity":{}}'
+WINDOWS = 5
+USERS = [f"u{number}" for number in range(30)]
+SCORES = 40
+
+
+class Api(NamedTuple):
+    job: JobUnderTest
+    session: Session
+    url: str
+
+    @property
+    def settings(self) -> Settings:
+        return self.job.settings
+
+    def key(self, name: str, role: str = "reader") -> dict[str, Any]:
+        done = run_cli(
+            *("key", "create", name, "--role", role, "--json", "--config", self.job.config_file)
+        )
+        return json.loads(done.stdout)
+
+    def client(self, name: str = "shop", role: str = "reader") -> Client:
+        return Client(self.url, self.key(name, role)["key"], timeout_s=30)
+
+
+def fill(settings: Settings, session: Session) -> None:
+    dim = len(profile_row().embedding)
+    width = int(
+        session.cluster.metadata.keyspaces[settings.cassandra.keyspace]
+        .tables["user_profile"]
+        .columns["embedding"]
+        .cql_type.rpartition(",")[2]
+        .strip(" >")
+    )
+    sink = CassandraProfileSink(settings.cassandra, width, session)
+    rows = [
+        row._replace(embedding=padded(row.embedding, width, dim))
+        for user, window in itertools.product(USERS, range(WINDOWS))
+        for row in [
+            profile_row(
+                user,
+                window,
+                write_lookalike=True,
+                flags=flags(user, window),
+                profile_json=PROFILE_JSON,
+            )
+        ]
+    ]
+    sink.write(rows)
+    sink.flush()
+    insert = session.prepare(
+        "INSERT INTO risk_score_by_hour (user_id, hour, event_time, event_id, event_type, amount,"
+        " score, model_version, rules_version, active_rules) VALUES ('u0', ?, ?, ?, 'purchase', 5,"
+        " 0.5, 'm', 'r', {'rule'}) USING TTL 3600"
+    )
+    hours = session.prepare(
+        "INSERT INTO risk_score_hours (user_id, hour) VALUES ('u0', ?) USING TTL 3600"
+    )
+    for number in range(SCORES):
+        # Four events at a time, five times an hour, every other hour.
+        time_ms = START_MS + (number // 20) * 2 * HOUR_MS + (number // 4 % 5) * 60_000
+        hour = from_ms(score_hour_ms(time_ms))
+        session.execute(insert, (hour, from_ms(time_ms), f"e{number:02d}"))
+        session.execute(hours, (hour,))
+    member = session.prepare(
+        "INSERT INTO segment_member (segment, bucket, user_id, since) VALUES ('loyal', ?, ?, 1)"
+        " USING TTL 3600"
+    )
+    state = session.prepare(
+        "INSERT INTO user_segment (user_id, segment, member, since, reason)"
+        " VALUES (?, 'loyal', true, 1, '{}') USING TTL 3600"
+    )
+    for user in USERS:
+        session.execute(member, (segment_bucket(user), user))
+        session.execute(state, (user,))
+    for number in range(12):
+        alert = NewAlert(f"{number:032x}", 1, f"u{number % 4}", f"r{number}", "high", "a", "m")
+        case_store.add_alert(session, alert, ttl_s=3_600)
+
+
+def padded(embedding: Any, width: int, dim: int) -> Any:
+    import numpy as np
+
+    return np.pad(embedding, (0, width - dim))
+
+
+def flags(user: str, window: int) -> list[Flag]:
+    """All users have flags of the same windows: a page ends between rows of one time."""
+    return [flag(f"rule{n}", flag_id=f"{user}-{window}-{n}") for n in range(2)]

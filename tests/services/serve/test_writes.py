@@ -1,0 +1,181 @@
+"""Writes through the API on a real node and broker, its keys and its log."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from liveprofile.client import Client, Conflict, NotFound, Unauthorized, Unavailable, calls
+from liveprofile.client.analysis_models import CampaignRequest
+from liveprofile.client.models import ConsentRequest
+from liveprofile.kafka.records import read_topic
+from liveprofile.pseudonym import user_pseudonym
+from liveprofile.storage.cql import from_ms
+from tests.services.serve.api import KEY_CACHE_MS, USERS, Api
+from tests.support.api_server import api_server
+from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.rows.profile_rows import START_MS, flag
+from udfs.consent_feed import read_consents
+from udfs.erasure_feed import read_erasures
+
+pytestmark = pytest.mark.services
+
+
+def test_analyst_changes_alerts_and_each_write_is_audited(api: Api) -> None:
+    flag_id = "u5-0-0"
+    with api.client("otto", "analyst") as otto, api.client("anna", "analyst") as anna:
+        assert otto.send(calls.set_state(flag_id, "acknowledged")).by == "otto"
+        with pytest.raises(Conflict, match="acknowledged by otto"):
+            anna.send(calls.set_state(flag_id, "acknowledged"))
+        assert anna.send(calls.label(flag_id, "fraud", "chargeback")).labels_sent == 0
+        anna.send(calls.snooze("u5", 3_600, "rule0"))
+        details = otto.send(calls.alert(flag_id))
+        assert [change.to_state for change in details.history] == ["confirmed", "acknowledged"]
+        assert [snooze.by for snooze in details.snoozes] == ["anna"]
+        anna.send(calls.end_snooze("u5", "rule0"))
+        assert otto.send(calls.snoozes("u5")).items == []
+        [confirmed] = otto.items(calls.alerts("u5", state="confirmed"))
+        assert (confirmed.flag_id, confirmed.note) == (flag_id, "chargeback")
+    with api.client("root", "admin") as admin:
+        trail = admin.send(calls.audit(datetime.now(UTC)))
+    writes = [(entry.name, entry.action, entry.outcome) for entry in trail.items]
+    assert writes[:5] == [
+        ("anna", "snooze.end", "done"),
+        ("anna", "snooze.set", "done"),
+        ("anna", "alert.label", "done"),
+        ("anna", "alert.state", "refused"),
+        ("otto", "alert.state", "done"),
+    ]
+    assert trail.items[2].before["state"] == "acknowledged"
+    assert trail.items[2].after["state"] == "confirmed"
+
+
+def test_label_of_an_event_reaches_kafka(api: Api) -> None:
+    of_event = flag("event_rule", flag_id="f-event", event_id="e00")
+    api.session.execute(
+        "INSERT INTO risk_flag (user_id, window_end, rule_id, event_id, flag_id, window_start,"
+        " reason, severity, action, value, threshold, message, evidence, model_version,"
+        " rules_version) VALUES ('u0', %s, %s, 'e00', 'f-event', %s, 'R', 'high', 'a', 1, 1, 'm',"
+        " '{}', 'm', 'r') USING TTL 3600",
+        (from_ms(START_MS), of_event.rule_id, from_ms(START_MS)),
+    )
+    with api.client("otto", "analyst") as client:
+        assert client.send(calls.label("f-event", "legitimate")).labels_sent == 1
+    [record] = read_topic(api.settings, api.settings.topics.feedback)
+    assert json.loads(record.value)["label"] == "legitimate"
+
+
+def test_consents_and_erasures_reach_the_topics_and_are_carried_out(api: Api) -> None:
+    asked_ms = round(time.time() * 1_000) - 1_000
+    request = ConsentRequest(granted=False, time_ms=asked_ms, basis="consent")
+    with api.client("pia", "privacy") as client:
+        for _ in range(2):
+            answer = client.send(calls.put_consent("asked", "marketing", request))
+        assert not answer.purposes["marketing"].allowed and len(answer.history) == 1
+        assert not read_consents(api.settings).allowed("asked", "marketing", asked_ms)
+        with pytest.raises(NotFound, match="no erasure"):
+            client.send(calls.erasure("asked"))
+        first = client.send(calls.put_erasure("asked", asked_ms))
+        assert client.send(calls.put_erasure("asked", asked_ms)) == first and not first.done
+        assert read_erasures(api.settings).before_ms("asked") == asked_ms
+        config = ("--json", "--config", api.job.config_file)
+        report = json.loads(run_cli("erase", "--pending", *config).stdout)
+        assert (report["user_id"], report["pending"]) == ("asked", {})
+        assert client.send(calls.erasure("asked")).done
+    with api.client("root", "admin") as admin:
+        entries = admin.send(calls.audit(datetime.now(UTC))).items
+    done = [(entry.action, entry.target) for entry in entries if entry.name == "pia"]
+    # What the trail says of the user by name is deleted with the user.
+    assert done == [("user.erase", user_pseudonym("asked"))]
+
+
+def test_of_two_editors_of_the_same_rules_one_wins(api: Api) -> None:
+    with api.client("root", "admin") as admin:
+        rules = admin.send(calls.rules())
+        shown = admin.send(calls.put_rules(rules.rules[:1], rules.tag, dry_run=True))
+        assert (shown.dry_run, shown.tag) == (True, rules.tag)
+
+        def edit(count: int) -> list[str]:
+            try:
+                admin.send(calls.put_rules(rules.rules[:count], rules.tag))
+            except Conflict:
+                return []
+            return [rule["id"] for rule in rules.rules[:count]]
+
+        with ThreadPoolExecutor() as threads:
+            [written] = filter(None, threads.map(edit, (1, 2)))
+        now = admin.send(calls.rules())
+        assert [rule["id"] for rule in now.rules] == sorted(written)
+        assert now.source == f"topic {api.settings.topics.rules}"
+        trail = admin.send(calls.audit(datetime.now(UTC))).items
+        outcomes = [entry.outcome for entry in trail if entry.action == "rules.put"]
+        assert sorted(outcomes) == ["done", "refused"]
+    listed = json.loads(run_cli("rules", "list", "--json", "--config", api.job.config_file).stdout)
+    assert listed["rules"] == now.rules
+
+
+def test_campaign_is_planned_once_for_all_users_and_reported(api: Api) -> None:
+    request = CampaignRequest(control_share=0.5, response=1.0, start_ms=START_MS)
+    with api.client("mia", "analyst") as client:
+        planned = client.send(calls.plan_campaign("spring", request))
+        assert planned.treatment + planned.control + sum(planned.left_out.values()) == len(USERS)
+        targets = list(client.items(calls.campaign_targets("spring")))
+        assert len(targets) == len({target.user_id for target in targets}) > 0
+        groups = Counter(target.group for target in targets)
+        assert groups == {"treatment": planned.treatment, "control": planned.control}
+        with pytest.raises(Conflict, match="planned already"):
+            client.send(calls.plan_campaign("spring", request))
+        [listed] = client.send(calls.campaigns()).items
+        assert (listed.planned_by, listed.summary) == ("mia", planned)
+        report = client.send(calls.campaign_report("spring"))
+        assert report.groups["all"].users == groups
+        with pytest.raises(NotFound):
+            client.send(calls.campaign_report("summer"))
+
+
+def test_revoked_key_ends_within_the_cache_time(api: Api) -> None:
+    key = api.key("temporary")
+    with Client(api.url, key["key"]) as client:
+        client.send(calls.profile("u0"))
+        config = ("--config", api.job.config_file)
+        run_cli("key", "revoke", key["key_id"], *config)
+        time.sleep(KEY_CACHE_MS / 1_000 + 0.1)
+        with pytest.raises(Unauthorized):
+            client.send(calls.profile("u0"))
+        listed = json.loads(run_cli("key", "list", "--json", *config).stdout)
+    [state] = [each for each in listed if each["key_id"] == key["key_id"]]
+    assert state["revoked_at_ms"]
+    assert key["key"].rpartition("_")[2] not in json.dumps(listed)
+    assert run_cli("key", "revoke", "nothing", *config, ok=False).returncode == 1
+
+
+def test_server_waits_for_the_tables(
+    api: Api, tmp_path: Path, new_job: Callable[..., JobUnderTest]
+) -> None:
+    config = tmp_path / "liveprofile.toml"
+    keyspace = api.settings.cassandra.keyspace
+    text = api.job.config_file.read_text("utf-8")
+    config.write_text(text.replace(f'"{keyspace}"', f'"{keyspace}_later"'), encoding="utf-8")
+    with api_server(config) as url, Client(url) as client:
+        with pytest.raises(Unavailable):
+            client.send(calls.ready())
+        # Creates the keyspace with the tables of the API, not those of the job.
+        run_cli("key", "create", "early", "--config", config)
+        with pytest.raises(Unavailable):
+            client.send(calls.ready())
+    api.session.execute(f"DROP KEYSPACE {keyspace}_later", timeout=60)
+
+
+def test_log_names_no_user(api: Api) -> None:
+    with api.client() as client:
+        client.send(calls.profile("u7"))
+    log = api.job.config_file.with_suffix(".log").read_text("utf-8")
+    assert "GET /v1/users/{user_id} 200" in log
+    assert "u7" not in log
