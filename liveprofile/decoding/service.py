@@ -31,6 +31,7 @@ BATCH_RECORDS = 1_000
 POLL_S = 0.5
 RETRY_S = 2.0
 LOG_INTERVAL_S = 60.0
+SESSION_TIMEOUT_MS = 10_000
 POSITION = ("topic", "partition", "offset")
 
 
@@ -103,6 +104,8 @@ class Decoder:
                 "enable.auto.commit": False,
                 "auto.offset.reset": "earliest",
                 "queued.max.messages.kbytes": 65_536,
+                # After a kill the next decoder waits this long for the partitions.
+                "session.timeout.ms": SESSION_TIMEOUT_MS,
             }
         )
         producer = Producer(
@@ -147,8 +150,11 @@ class Decoder:
 
     def _poll(self) -> list[Record]:
         """Waits for a record only if there is none: what has arrived goes on at once."""
-        messages = self._consumer.consume(1, timeout=POLL_S)
-        messages += self._consumer.consume(BATCH_RECORDS, timeout=0) if messages else []
+        records = self._consume(1, POLL_S)
+        return records + self._consume(BATCH_RECORDS, 0) if records else []
+
+    def _consume(self, count: int, timeout_s: float) -> list[Record]:
+        messages = self._consumer.consume(count, timeout=timeout_s)
         for message in messages:
             if message.error() is not None:
                 topic = self._settings.topics.encoded
@@ -214,8 +220,7 @@ class Decoder:
             self._consumer.pause(self._consumer.assignment())
             deadline_s = time.monotonic() + self._retry_s
             while self._pending and time.monotonic() < deadline_s and not self._stop.is_set():
-                messages = self._consumer.consume(1, timeout=min(self._retry_s, POLL_S))
-                self._pending.extend(to_record(each) for each in messages if each.error() is None)
+                self._pending.extend(self._consume(1, min(self._retry_s, POLL_S)))
             self._work_off()
         self._consumer.resume(self._consumer.assignment())
         if not self._stop.is_set():

@@ -26,6 +26,7 @@ TIME_MS = 1_800_000_000_000
 class EncodedMessage(NamedTuple):
     place: tuple[int, int]
     content: bytes | None
+    failure: KafkaError | None = None
 
     def topic(self) -> str:
         return SETTINGS.topics.encoded
@@ -48,8 +49,8 @@ class EncodedMessage(NamedTuple):
     def headers(self) -> None:
         return None
 
-    def error(self) -> None:
-        return None
+    def error(self) -> KafkaError | None:
+        return self.failure
 
 
 class EncodedTopic:
@@ -64,6 +65,7 @@ class EncodedTopic:
         self.committed: dict[int, int] = {}
         self.paused = self.closed = False
         self.while_paused: Callable[[], None] = lambda: None
+        self.messages_while_paused: list[EncodedMessage] = []
         self.on_empty: Callable[[], None] = lambda: None
         self.commit_error: KafkaException | None = None
         self.on_revoke: Any = None
@@ -75,7 +77,7 @@ class EncodedTopic:
     def consume(self, count: int, timeout: float) -> list[EncodedMessage]:
         if self.paused:
             self.while_paused()
-            return []
+            return self.messages_while_paused
         taken, self.messages = self.messages[:count], self.messages[count:]
         if not taken and timeout:
             self.on_empty()
@@ -202,6 +204,17 @@ def test_stop_ends_the_wait_for_the_registry() -> None:
     topic.while_paused = decoder.stop
     assert decoder.run() == {}
     assert (sent.records, topic.committed) == ([], {})
+
+
+def test_error_of_the_topic_ends_the_wait_for_the_registry() -> None:
+    decoder, topic, sent, registry = prepared([framed(1, b"a")])
+    registry.down = True
+    error = KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED)
+    topic.messages_while_paused = [EncodedMessage((0, 1), None, error)]
+    topic.while_paused = decoder.stop
+    with pytest.raises(ServiceError, match="reading topic behavior-events-encoded: "):
+        decoder.run()
+    assert (sent.records, topic.committed, topic.closed) == ([], {}, True)
 
 
 def test_nothing_is_committed_until_kafka_has_acknowledged() -> None:

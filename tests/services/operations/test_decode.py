@@ -1,0 +1,208 @@
+"""`liveprofile decode` with a real broker: an outage of the registry and a kill lose nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from cli.audit_encoded import audit_encoded
+from liveprofile.audit.encoded import EncodedCounts
+from liveprofile.config import Settings, load
+from liveprofile.kafka.offsets import decoder_group, lag
+from liveprofile.kafka.records import Record, read_topic, send_all
+from liveprofile.kafka.topics import create_topics
+from liveprofile.setting_sections import TopicSettings
+from stack.local import Stack, to_toml
+from tests.support.job_under_test import CLI, run_cli
+from tests.support.memory.schema_registry import RegistryServer, registry_server
+from tests.support.streams.encoded import avro, framed
+
+pytestmark = pytest.mark.services
+
+USERS = 7
+EVENTS = 700  # that can be decoded
+TIMEOUT_S = 60.0
+FIELDS = ("event_id", "user_id", "event_type", "event_time")
+SCHEMA = {
+    "type": "record",
+    "name": "Event",
+    "fields": [{"name": name, "type": "string"} for name in FIELDS],
+}
+BROKEN = {
+    "BAD_MAGIC": b"\x01not an event",
+    "BAD_BODY": framed(1, b"\x10cut"),
+    "UNKNOWN_SCHEMA": framed(999, b"x"),
+    "BAD_CLOUDEVENT": b'{"specversion":"0.3","id":"1","source":"/shop","type":"com.shop.view"}',
+    "TOO_LARGE": b'{"text":"%s"}' % (b"x" * 70_000),
+}
+
+
+class DecoderTopics(NamedTuple):
+    settings: Settings
+    file: Path
+    registry: RegistryServer
+
+
+@pytest.fixture(scope="module")
+def topics(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DecoderTopics]:
+    unique = f"decode-{time.time_ns() // 1_000_000}"
+    with registry_server() as registry:
+        registry.register("avro", SCHEMA)
+        registry.register("json", {"type": "object"}, "JSON")
+        sections: dict[str, Any] = dict(stack.settings())
+        sections["topics"] = TopicSettings.prefixed(unique) | {"partitions": 2}
+        sections["kafka"] = {**sections["kafka"], "group_id": unique}
+        sections["decoder"] = {"registry_url": registry.url}
+        file = tmp_path_factory.mktemp("decode") / "liveprofile.toml"
+        file.write_text(to_toml(sections), encoding="utf-8")
+        own = load(file)
+        create_topics(own)
+        yield DecoderTopics(own, file, registry)
+
+
+def event(number: int) -> dict[str, str]:
+    at = f"2026-11-29T12:{number // 60:02}:{number % 60:02}Z"
+    return dict(zip(FIELDS, (f"e{number}", f"u{number % USERS}", "view", at), strict=True))
+
+
+def encoded(number: int) -> tuple[bytes, bytes, dict[str, str]]:
+    """An event in one of the formats, keyed by its user."""
+    fields = event(number)
+    key, plain = fields["user_id"].encode(), json.dumps(fields).encode()
+    attributes = {
+        "specversion": "1.0",
+        "id": str(number),
+        "source": "/shop",
+        "type": "com.shop.view",
+    }
+    match number % 5:
+        case 0:
+            return key, framed(1, avro(SCHEMA, fields)), {}
+        case 1:
+            return key, framed(2, plain), {}
+        case 2:
+            return key, json.dumps(attributes | {"data": fields}).encode(), {}
+        case 3:
+            return key, plain, {f"ce_{name}": text for name, text in attributes.items()}
+    return key, plain, {}
+
+
+def started(topics: DecoderTopics) -> subprocess.Popen[str]:
+    command = [str(CLI), "decode", "--json", "--config", str(topics.file)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def behind(topics: DecoderTopics) -> int:
+    settings = topics.settings
+    return lag(settings, decoder_group(settings.kafka), settings.topics.encoded)
+
+
+class Outcome(NamedTuple):
+    topics: DecoderTopics
+    counts: dict[str, int]  # printed by the decoder that ended on SIGTERM
+    behind_after_kill: int
+    audited_after_kill: EncodedCounts
+    audited: EncodedCounts
+    events: list[Record]
+    rejected: list[Record]
+
+
+@pytest.fixture(scope="module")
+def outcome(topics: DecoderTopics) -> Outcome:
+    """A decoder is killed while the registry does not answer; the next one decodes everything."""
+    settings, registry = topics.settings, topics.registry
+    records = [encoded(number) for number in range(EVENTS)]
+    records += [(b"broken", value, {}) for value in BROKEN.values()]
+    send_all(settings, settings.topics.encoded, records)
+
+    registry.status = 503
+    with started(topics) as first:
+        try:
+            assert any("Waiting; no record is lost" in line for line in first.stderr)
+        finally:
+            first.kill()
+    after_kill = behind(topics), audit_encoded(settings, None)
+
+    registry.status = None
+    with started(topics) as second:
+        try:
+            deadline_s = time.monotonic() + TIMEOUT_S
+            while behind(topics):
+                assert time.monotonic() < deadline_s and second.poll() is None
+                time.sleep(0.2)
+            second.terminate()
+            printed, log = second.communicate(timeout=TIMEOUT_S)
+            assert second.returncode == 0, log
+        finally:
+            second.kill()
+    sent, rejected = (
+        list(read_topic(settings, topic))
+        for topic in (settings.topics.events, settings.topics.rejected)
+    )
+    audited = audit_encoded(settings, None)
+    return Outcome(topics, json.loads(printed), *after_kill, audited, sent, rejected)
+
+
+def test_outage_of_the_registry_and_a_kill_lose_no_record(outcome: Outcome) -> None:
+    assert outcome.audited_after_kill.behind == outcome.behind_after_kill > 0
+    # Those before the first schema were decoded before the kill, or again after it.
+    counts = dict(outcome.counts)
+    assert EVENTS - 10 <= counts.pop("decoded") <= EVENTS
+    assert counts == dict.fromkeys(BROKEN, 1)
+    audited = outcome.audited
+    assert (audited.in_topic, audited.decoded, audited.rejected) == (EVENTS + 5, EVENTS, 5)
+    assert audited.ok and audited.behind == 0
+
+
+def test_each_user_has_the_decoded_events_in_order(outcome: Outcome) -> None:
+    found: dict[str, list[dict[str, str]]] = {}
+    for record in outcome.events:
+        fields = json.loads(record.value)
+        assert record.key == fields["user_id"].encode()
+        if fields not in (of_user := found.setdefault(fields["user_id"], [])):
+            of_user.append(fields)
+    expected = {f"u{user}": [event(n) for n in range(user, EVENTS, USERS)] for user in range(USERS)}
+    assert found == expected
+
+
+def test_broken_records_are_rejected_with_their_reason(outcome: Outcome) -> None:
+    reasons = Counter(each.headers["reason"].decode() for each in outcome.rejected)
+    assert reasons == Counter(BROKEN.keys())
+    for each in outcome.rejected:
+        assert BROKEN[each.headers["reason"].decode()].startswith(each.value)
+
+
+def test_record_that_could_not_be_decoded_is_corrected_as_json(outcome: Outcome) -> None:
+    topics = outcome.topics
+    settings = topics.settings
+    listed = run_cli("rejected", "list", "--json", "--reason", "BAD_MAGIC", "--config", topics.file)
+    [record] = json.loads(listed.stdout)
+    assert record["topic"] == settings.topics.encoded
+    fields = event(0) | {"event_id": "corrected"}
+    corrections = topics.file.parent / "corrected.jsonl"
+    corrections.write_text(json.dumps({"id": record["id"], "payload": fields}))
+    run_cli("rejected", "resend", corrections, "--config", topics.file)
+    last = list(read_topic(settings, settings.topics.events))
+    assert [each.headers for each in last if b"corrected" in each.value] == [
+        {
+            "resent_topic": settings.topics.encoded.encode(),
+            "resent_partition": str(record["partition"]).encode(),
+            "resent_offset": str(record["offset"]).encode(),
+            "resent_reason": b"BAD_MAGIC",
+        }
+    ]
+
+
+def test_lost_outcome_is_unaccounted(outcome: Outcome) -> None:
+    """The audit itself finds a record whose outcome is missing."""
+    settings = outcome.topics.settings
+    elsewhere = settings.topics.model_copy(update={"events": settings.topics.late})
+    audited = audit_encoded(settings.model_copy(update={"topics": elsewhere}), None)
+    assert audited.unaccounted == EVENTS and not audited.ok
