@@ -1,4 +1,4 @@
-"""Reads the state of the job from Flink and Kafka, for all browsers at once."""
+"""Reads the job from Flink, and its models and lag from Kafka, for all browsers at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple, Protocol
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from liveprofile.config import Settings
 from liveprofile.flink.job_report import JobReport, report
@@ -16,8 +16,12 @@ from liveprofile.flink.model_report import ModelReport, model_report
 from liveprofile.flink.operator_metrics import operator_metrics
 from liveprofile.flink.scoring_report import ScoringReport, scoring_report
 from liveprofile.kafka.offsets import lag, scoring_group
+from udfs.profile.deployment import UserModels
+from udfs.profile.model_feed import read_user_models
 
 FRESH_S = 2.0
+
+Value = TypeVar("Value")
 
 
 class JobFacts(NamedTuple):
@@ -35,6 +39,9 @@ class JobFacts(NamedTuple):
 class JobReader(Protocol):
     async def facts(self) -> JobFacts:
         """Raises ServiceError if Flink or Kafka does not answer."""
+
+    async def user_models(self) -> UserModels | None:
+        """The deployments of user models, None if there were none. Raises ServiceError."""
 
 
 def read_facts(settings: Settings) -> JobFacts:
@@ -61,25 +68,43 @@ def read_facts(settings: Settings) -> JobFacts:
 
 
 class FlinkJobReader:
-    """Reads in one thread, so a cluster that does not answer occupies no more than that."""
+    """Reads Flink and Kafka in a thread each: one that does not answer occupies no more than that.
+
+    read: blocks; the facts of the job. read_models: blocks; the deployments of user models.
+    """
 
     def __init__(
         self,
         settings: Settings,
         clock_s: Callable[[], float] = time.monotonic,
         read: Callable[[Settings], JobFacts] = read_facts,
+        read_models: Callable[[Settings], UserModels | None] = read_user_models,
     ):
-        self._settings, self._clock_s, self._read = settings, clock_s, read
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="job")
-        self._read_at_s = float("-inf")
-        self._reading: asyncio.Future[JobFacts] | None = None
+        self._facts = _Shared(lambda: read(settings), clock_s)
+        self._models = _Shared(lambda: read_models(settings), clock_s)
 
     async def facts(self) -> JobFacts:
+        return await self._facts.get()
+
+    async def user_models(self) -> UserModels | None:
+        return await self._models.get()
+
+
+class _Shared(Generic[Value]):
+    """A reading that all callers share while it is fresh, or not complete."""
+
+    def __init__(self, read: Callable[[], Value], clock_s: Callable[[], float]):
+        self._read, self._clock_s = read, clock_s
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="job")
+        self._read_at_s = float("-inf")
+        self._reading: asyncio.Future[Value] | None = None
+
+    async def get(self) -> Value:
         now_s = self._clock_s()
         is_old = now_s - self._read_at_s > FRESH_S
         if self._reading is None or (self._reading.done() and is_old):
             loop = asyncio.get_running_loop()
-            self._reading = loop.run_in_executor(self._thread, self._read, self._settings)
+            self._reading = loop.run_in_executor(self._thread, self._read)
             # If every browser has gone before the answer, nobody else looks at its error.
             self._reading.add_done_callback(lambda done: done.cancelled() or done.exception())
             self._read_at_s = now_s

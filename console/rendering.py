@@ -58,10 +58,12 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
     return HTMLResponse(text, status, HEADERS)
 
 
-def part_page(request: Request, part: str, heading: str, **values: Any) -> HTMLResponse:
-    """A part of a page: alone for console.js, else as a page of its own."""
+def part_page(
+    request: Request, part: str, heading: str, back: str = "/operations", **values: Any
+) -> HTMLResponse:
+    """A part of a page: alone for console.js, else as a page of its own that leads to `back`."""
     template = part if is_fetch(request) else "part.html"
-    return page(request, template, part=part, heading=heading, **values)
+    return page(request, template, part=part, heading=heading, back=back, **values)
 
 
 def error_page(error: ApiError, request_id: str, fragment: bool = False) -> HTMLResponse:

@@ -44,6 +44,7 @@ PAGES = (
     "/operations",
     "/operations/rejected",
     "/models",
+    "/models/versions",
 )
 
 

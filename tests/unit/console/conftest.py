@@ -25,6 +25,7 @@ from tests.support.memory.api_store import MemoryApiStore
 from tests.support.paths import ROOT
 from tests.support.rows.console_rows import console_store
 from tests.unit.serve.conftest import Clock
+from udfs.profile.deployment import UserModels
 
 
 def counts_of(measured: dict[int, int], beyond: int = 0) -> LatencyCounts:
@@ -52,11 +53,17 @@ class MemoryJob:
 
     def __init__(self) -> None:
         self.state: JobFacts | Exception = FACTS
+        self.models: UserModels | Exception | None = None
 
     async def facts(self) -> JobFacts:
         if isinstance(self.state, Exception):
             raise self.state
         return self.state
+
+    async def user_models(self) -> UserModels | None:
+        if isinstance(self.models, Exception):
+            raise self.models
+        return self.models
 
 
 ORIGIN = "http://127.0.0.1"

@@ -88,7 +88,7 @@ def test_many_browsers_read_the_job_once_at_a_time() -> None:
 
     async def run() -> None:
         nonlocal now_s
-        reader = FlinkJobReader(load(), lambda: now_s, read)
+        reader = FlinkJobReader(load(), lambda: now_s, read, lambda settings: None)
         first = [asyncio.create_task(reader.facts()) for _ in range(3)]
         await asyncio.sleep(0)
         now_s = 2 * FRESH_S  # still reading: another read would only wait for its turn
@@ -99,6 +99,7 @@ def test_many_browsers_read_the_job_once_at_a_time() -> None:
         assert len(reads) == 1
         await reader.facts()
         assert len(reads) == 2
+        assert await reader.user_models() is None
 
     asyncio.run(run())
 
