@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from liveprofile.config import CONFIG_VARIABLE, Settings, load
+from liveprofile.errors import InputError
 from liveprofile.resources import ROOT
 
 if TYPE_CHECKING:
@@ -62,6 +63,17 @@ def config_file(config: Path | None) -> Path | None:
 def read_settings(config: Path | None) -> Settings:
     """Reads the settings of a command. Raises ConfigError."""
     return load(config_file(config))
+
+
+def read_user_ids(file: Path, option: str) -> list[str]:
+    """The user ids of a file, one a line, without empty lines. Raises InputError."""
+    try:
+        ids = [line for line in file.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{option} {file}: {getattr(error, 'strerror', error)}") from None
+    if not ids:
+        raise InputError(f"{option} {file}: no user id")
+    return ids
 
 
 def print_json(value: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.common import print_json
+from cli.common import print_json, read_user_ids
 from cli.learning.options import (
     TEST_LOG,
     CheckpointOption,
@@ -89,6 +89,40 @@ def next_item(
     from models.next_item.train import evaluate as evaluate_model
 
     print_json({"recipe": "next-item", **evaluate_model(folder, READERS[format_](file))})
+
+
+@evaluate.command("membership")
+def membership(
+    rows: RowsOption,
+    folder: CheckpointOption,
+    name: Annotated[
+        str, typer.Option("--recipe", metavar="RECIPE", help="Recipe of the checkpoint.")
+    ] = "general",
+    unseen: Annotated[
+        Path | None,
+        typer.Option(
+            "--unseen",
+            metavar="FILE",
+            help="Users of the rows who are not in the training: ids, one a line. Default: those"
+            " whom the checkpoint's file of trained users does not know.",
+            show_default=False,
+        ),
+    ] = None,
+) -> None:
+    """Test whether a user model's losses reveal which users it was trained on.
+
+    ROWS need users of the training and others, alike except for that: train a model with
+    `--without FILE` on a random choice of users. An AUC of 0.5 reveals nothing (docs/privacy.md).
+    The last line is JSON.
+
+    Example: `liveprofile evaluate membership --rows rows --checkpoint models/half`
+    """
+    from models.profile.evaluation.membership import membership_report
+
+    users = read_user_ids(unseen, "--unseen") if unseen else ()
+    with progress() as on_progress:
+        report = membership_report(recipe(name), rows, folder, users, on_progress)
+    print_json({"recipe": name, **report})
 
 
 @evaluate.command("event-risk")

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from cli.common import read_settings, read_user_ids
 from liveprofile.resources import ROOT
 
 RowsOption = Annotated[
@@ -55,6 +56,22 @@ TestLogOption = Annotated[
         " (date, commit, recipe, figures).",
     ),
 ]
+WithoutErasedOption = Annotated[
+    bool,
+    typer.Option(
+        "--without-erased",
+        help="Leave out the rows of all users in the topic user-erasures.",
+    ),
+]
+WithoutOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--without",
+        metavar="FILE",
+        help="Leave out the rows of these users: ids, one a line.",
+        show_default=False,
+    ),
+]
 DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"],
     typer.Option("--device", help="Device; auto: a GPU if there is one."),
@@ -68,6 +85,16 @@ SequencesFormatOption = Annotated[
 ]
 ShopUsersOption = Annotated[int, typer.Option("--users", min=1, help="Users per simulated shop.")]
 ShopDaysOption = Annotated[int, typer.Option("--days", min=1, help="Days per simulated shop.")]
+
+
+def users_left_out(erased: bool, file: Path | None, config: Path | None) -> frozenset[str]:
+    """The users of --without-erased and --without. Raises InputError and ServiceError."""
+    users = read_user_ids(file, "--without") if file else []
+    if not erased:
+        return frozenset(users)
+    from udfs.erasure_feed import read_erasures
+
+    return frozenset(users) | read_erasures(read_settings(config)).users().keys()
 
 
 def day_option(name: str, help_text: str, **extra: Any) -> Any:

@@ -20,7 +20,10 @@ from cli.learning.options import (
     SequencesFormatOption,
     ShopDaysOption,
     ShopUsersOption,
+    WithoutErasedOption,
+    WithoutOption,
     day_option,
+    users_left_out,
 )
 from cli.progress import print_line, progress
 from liveprofile.errors import InputError
@@ -84,7 +87,10 @@ def _profile_command(name: str) -> Callable[..., None]:
         fresh: Annotated[
             bool, typer.Option("--fresh", help="Start over instead of resuming a killed training.")
         ] = False,
+        without_erased: WithoutErasedOption = False,
+        without: WithoutOption = None,
         device: DeviceOption = "auto",
+        config: ConfigOption = None,
         as_json: JsonOption = False,
     ) -> None:
         import dataclasses
@@ -99,6 +105,9 @@ def _profile_command(name: str) -> Callable[..., None]:
             chosen = override_from_toml(chosen, params)
         if epochs is not None:
             chosen = dataclasses.replace(chosen, epochs=epochs)
+        left_out = users_left_out(without_erased, without, config)
+        if without_erased or without is not None:
+            print_line(f"rows of {len(left_out)} users are left out, if there are any")
         with progress() as on_progress:
             card = run(
                 chosen,
@@ -111,6 +120,7 @@ def _profile_command(name: str) -> Callable[..., None]:
                 teacher_folder=incremental or teacher,
                 incremental=incremental is not None,
                 encode_texts=encode if texts else None,
+                without=left_out,
             )
         if card is None:  # a torchrun process other than the first
             return

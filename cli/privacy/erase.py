@@ -11,8 +11,17 @@ from typing import IO, TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.common import ConfigOption, JsonOption, format_utc, print_fields, print_json, read_settings
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    format_utc,
+    print_fields,
+    print_json,
+    read_settings,
+    read_user_ids,
+)
 from cli.operations.tables import print_table
+from cli.privacy.trained_models import list_checkpoints
 from cli.progress import progress
 from liveprofile.errors import InputError
 from liveprofile.wire.tokens import ID_CHARS
@@ -49,6 +58,15 @@ def erase(
             help="Take all erased users out of the training rows of `backfill` in FOLDER.",
         ),
     ] = None,
+    checkpoints: Annotated[
+        Path | None,
+        typer.Option(
+            "--checkpoints",
+            metavar="FOLDER",
+            help="Erase nothing: list the model checkpoints in FOLDER and below, with the erased"
+            " users that each was trained on.",
+        ),
+    ] = None,
     proof: Annotated[
         Path | None,
         typer.Option("--proof", metavar="FILE", help="New file: a signed line for each user."),
@@ -62,7 +80,8 @@ def erase(
     whatever is replayed, and later events start from nothing. The state of the job, topics,
     training rows, logs and backups end later (--status, docs/privacy.md). After a kill or a failure
     run --pending. Exit code 1: rows are left, because the present hour is not over or the command
-    was not run to its end; for --status, an erasure is not done in the tables.
+    was not run to its end; for --status, an erasure is not done in the tables; for --checkpoints,
+    a model was trained on an erased user, or on nobody knows whom.
 
     Example: `liveprofile erase 42 43 --proof erased.jsonl`, `liveprofile erase --file users.txt`,
     `liveprofile erase --pending` or `liveprofile erase 42 --status`
@@ -74,8 +93,10 @@ def erase(
         raise InputError("--status erases nothing: give no --proof with it")
     if rows is not None and (ids or pending or status or proof):
         raise InputError("--rows is about all erasures: give nothing else with it")
-    if not (ids or pending or status or rows):
-        raise InputError("give USER, --file, --pending, --status or --rows")
+    if checkpoints is not None and (ids or pending or status or rows or proof):
+        raise InputError("--checkpoints is about all erasures: give nothing else with it")
+    if not (ids or pending or status or rows or checkpoints):
+        raise InputError("give USER, --file, --pending, --status, --rows or --checkpoints")
     settings = read_settings(config)
     if proof is not None and settings.rules_signing_key is None:
         raise InputError("--proof needs the setting rules_signing_key, which signs it")
@@ -84,6 +105,9 @@ def erase(
         return
     if rows is not None:
         _erase_rows(settings, rows, json)
+        return
+    if checkpoints is not None:
+        list_checkpoints(settings, checkpoints, json)
         return
     from liveprofile.storage.connection import open_session
 
@@ -254,12 +278,7 @@ def _user_ids(users: list[str], file: Path | None) -> list[str]:
     """The ids of arguments and file, without repetitions. Raises InputError."""
     ids = list(users)
     if file is not None:
-        try:
-            ids += file.read_text("utf-8").splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise InputError(f"--file {file}: {getattr(error, 'strerror', error)}") from None
-        if not any(each.strip() for each in ids):
-            raise InputError(f"--file {file}: no user id")
+        ids += read_user_ids(file, "--file")
     for user in ids:
         if len(user) > ID_CHARS:
             raise InputError(f"user {user[:40]!r}...: an id has at most {ID_CHARS} characters")

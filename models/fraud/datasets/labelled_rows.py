@@ -10,6 +10,7 @@ row group.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from liveprofile.errors import InputError
 from liveprofile.features.entity import features_from_lists, parse_lists
 from liveprofile.ingest.translation import parse_time_ms
 from liveprofile.labels.feedback import LabelRecord
+from liveprofile.privacy.trained_users import user_key
 from liveprofile.progress import Progress
 from liveprofile.wire.scored_events import read_rows
 from liveprofile.wire.tokens import EVENT_TYPES
@@ -79,6 +81,17 @@ class LabelledEvents(NamedTuple):
         # For a repeated index numpy keeps the last value, which is the latest label.
         fraud_E[labels.event_L[known_L]] = labels.fraud_L[known_L]
         return fraud_E[self.label_N]
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the events, independent of how rows are split into files."""
+        return hashlib.sha256(self.key_N.tobytes()).hexdigest()
+
+    def user_keys(self) -> Iterator[bytes]:
+        """The `user_key` of each user."""
+        found: set[str] = set()
+        for group in _row_groups(self.files):
+            found.update(group.columns("user_id")["user_id"].unique().to_pylist())
+        return map(user_key, sorted(found))
 
     def features(
         self,

@@ -24,13 +24,15 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from liveprofile.errors import InputError
+from liveprofile.privacy import trained_users
+from liveprofile.privacy.trained_users import TrainedUsers
 from liveprofile.progress import Progress
 from liveprofile.rules.rules import RuleSet
 from liveprofile.units import DAY_MS
 from models.fraud.datasets.event_dataset import EventDataset
 from models.fraud.datasets.labelled_features import LabelledFeatures, downsample_legitimate
 from models.fraud.datasets.labelled_rows import LabelledEvents
-from models.fraud.model import FraudModel
+from models.fraud.model import TREES_FILE, FraudModel
 from models.fraud.training import fit, logistic_baseline
 from models.fraud.training.evaluate import detection_report, features_used_by, score_events
 from models.fraud.training.train_simulated import (
@@ -142,7 +144,11 @@ def train_on_labels(
             "logistic_regression": _evaluate_logistic(train, validation, test),
         },
     )
-    return with_reference(model, validation, out)
+    model = with_reference(model, validation, out)
+    if out is not None:
+        trained = TrainedUsers.of_training(events.user_keys(), events.fingerprint())
+        trained_users.write(out, TREES_FILE, trained)
+    return model
 
 
 def _fit_model(

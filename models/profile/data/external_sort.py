@@ -17,16 +17,15 @@ import os
 import tempfile
 from bisect import bisect_right
 from collections.abc import Iterator
-from hashlib import blake2b
 
 import numpy as np
 
 from liveprofile.errors import InputError
 from liveprofile.features.baselines import SUMS
+from liveprofile.privacy.trained_users import USER_BYTES
 from models.profile.encoding import concatenated_ranges
 
 RUN_BYTES = PART_BYTES = 8 << 20
-USER_BYTES = 16
 NO_VECTOR_INDEX = -1  # index of a window without vectors
 WINDOW_DTYPE = np.dtype(
     [
@@ -63,11 +62,6 @@ def mapped_zeros(shape: int | tuple[int, ...], dtype: type) -> np.ndarray:
         except OSError as error:
             raise disk_full_error(error) from None
         return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
-
-
-def user_key(user_id: str) -> bytes:
-    """USER_BYTES bytes by which users are sorted."""
-    return blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=USER_BYTES).digest()
 
 
 class ExternalSorter:

@@ -12,8 +12,11 @@ from typing import NamedTuple
 import numpy as np
 
 from liveprofile.errors import InputError
+from liveprofile.privacy import trained_users
+from liveprofile.privacy.trained_users import TrainedUsers
 from models.profile import checkpoint, vocabulary_expansion
 from models.profile.data.examples import Corpus
+from models.profile.model_card import ModelCard
 from models.profile.network import BehaviourTransformer
 from models.profile.recipes import Recipe
 
@@ -53,6 +56,7 @@ class Teacher(NamedTuple):
     sha256: dict[str, str]
     revision: int
     trained_until_ms: int
+    trained_users: TrainedUsers | None  # None: unknown
 
     @classmethod
     def load(cls, folder: Path, recipe: Recipe) -> Teacher:
@@ -64,9 +68,14 @@ class Teacher(NamedTuple):
                 raise InputError(
                     f"teacher {folder}: {name} = {actual}, but recipe {recipe.name} has {expected}"
                 )
-        until = datetime.fromisoformat(card.data["train_until"])
         return cls(
-            model, items, categories, card.sha256, card.revision, int(until.timestamp() * 1000)
+            model,
+            items,
+            categories,
+            card.sha256,
+            card.revision,
+            trained_until_ms(card),
+            trained_users.read(folder),
         )
 
     def with_new_items(self, names: list[str], counts: np.ndarray, recipe: Recipe) -> Teacher:
@@ -88,6 +97,11 @@ class Teacher(NamedTuple):
         )
         model.eval().requires_grad_(False)
         return self._replace(model=model, items=[*self.items, *new])
+
+
+def trained_until_ms(card: ModelCard) -> int:
+    """The end of the last window of a model's training."""
+    return int(datetime.fromisoformat(card.data["train_until"]).timestamp() * 1000)
 
 
 def most_frequent(names: list[str], counts: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:

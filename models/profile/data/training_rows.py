@@ -13,7 +13,7 @@ from __future__ import annotations
 import gc
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain, count, islice
 from pathlib import Path
@@ -29,6 +29,7 @@ from liveprofile.errors import InputError
 from liveprofile.events.modalities import NO_MODALITIES, Modality, add_text_vectors
 from liveprofile.events.window import TrainingWindow, parse_training_window
 from liveprofile.features.baselines import SUMS
+from liveprofile.privacy.trained_users import USER_BYTES, user_key
 from liveprofile.wire.tokens import TYPE_INDEX
 from liveprofile.wire.training_rows import PROFILE_READ
 from models.profile.data.external_sort import (
@@ -37,7 +38,6 @@ from models.profile.data.external_sort import (
     WINDOW_DTYPE,
     ExternalSorter,
     mapped_zeros,
-    user_key,
 )
 from models.profile.data.modality_vectors import VectorSpool, WindowVectors
 from models.profile.text_encoder import TextEncoder
@@ -74,12 +74,13 @@ class Streams(NamedTuple):
     last_purchase_ms_W: np.ndarray  # last purchase of the user, window included; 0: none
     unusable_events: int  # events left out, which the job rejects as well
     window_vectors: dict[Modality, WindowVectors]
+    user_key_U: np.ndarray  # each user's `user_key`
 
     def fingerprint(self) -> str:
         """SHA-256 of the streams, independent of how rows are split into files and of user ids."""
         digest = hashlib.sha256()
-        for column in self:
-            if isinstance(column, np.ndarray):
+        for name, column in self._asdict().items():
+            if isinstance(column, np.ndarray) and name != "user_key_U":
                 digest.update(column)
         digest.update("\x00".join([*self.items, *self.categories]).encode("utf-8", "replace"))
         for modality, vectors in self.window_vectors.items():
@@ -111,13 +112,22 @@ class _RowBatch(NamedTuple):
     added: np.ndarray  # (R, S)
     sums: np.ndarray
 
+    def without(self, users: Collection[str]) -> _RowBatch:
+        """The rows of other users."""
+        kept = [row for row, user in enumerate(self.user_id) if user not in users]
+        if len(kept) == len(self.user_id):
+            return self
+        lists = ([column[row] for row in kept] for column in self[:3])
+        return _RowBatch(*lists, self.added[kept], self.sums[kept])
+
 
 def read(
     path: Path,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
     encode_texts: TextEncoder | None = None,
+    without: Collection[str] = (),
 ) -> Streams:
-    """Reads a file or a folder of files.
+    """Reads a file or a folder of files, all users except those of `without`.
 
     on_progress: called with the bytes read and the total bytes. encode_texts: encodes the newest
     text of each window; None: texts are ignored. The arrays of the result are memory-mapped
@@ -128,7 +138,9 @@ def read(
     items, categories = (defaultdict(count().__next__) for _ in range(2))
     unusable = 0
     with ExternalSorter() as sorter, VectorSpool() as spool, _no_garbage_collection():
+        left_out = frozenset(without)
         for batch in _read_batches(path, on_progress):
+            batch = batch.without(left_out)
             windows = [
                 parse_training_window(packed) if packed else EMPTY_WINDOW for packed in batch.events
             ]
@@ -214,7 +226,9 @@ def _fill_streams(
         last_purchase_ms_W=mapped_zeros(windows, np.int64),
         unusable_events=0,
         window_vectors={},
+        user_key_U=np.empty(0, f"S{USER_BYTES}"),
     )
+    user_keys: list[np.ndarray] = []
     window_of = np.empty(spool.windows, np.int64)
     users = first_window = first_token = 0
     duplicates_ms = []
@@ -241,8 +255,14 @@ def _fill_streams(
         with_vectors = np.flatnonzero(windows["vector_index"] != NO_VECTOR_INDEX)
         window_of[windows["vector_index"][with_vectors]] = first_window + with_vectors
         users += int(new_user.sum())
+        user_keys.append(windows["user"][new_user])
         first_window, first_token = part_W.stop, part_N.stop
-    return streams._replace(users=users, window_vectors=spool.by_window(window_of)), duplicates_ms
+    read = streams._replace(
+        users=users,
+        window_vectors=spool.by_window(window_of),
+        user_key_U=np.concatenate(user_keys),
+    )
+    return read, duplicates_ms
 
 
 def _last_purchase(tokens: np.ndarray, first_W: np.ndarray, new_user_W: np.ndarray) -> np.ndarray:

@@ -6,6 +6,7 @@ Shape suffixes: W windows, I items of the streams, C categories of the streams.
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,15 +30,16 @@ def prepare(
     teacher: Teacher | None = None,
     incremental: bool = False,
     encode_texts: TextEncoder | None = None,
+    without: Collection[str] = (),
 ) -> PreparedData:
-    """Reads rows, splits them and builds the corpus.
+    """Reads rows of all users except those of `without`, splits them and builds the corpus.
 
     `incremental` continues the teacher's training on windows after its own training; it also names
     new items, as in `prepare_streams`. `encode_texts` is that of `training_rows.read`. Raises
     InputError for rows that the recipe cannot use.
     """
     streams = training_rows.read(
-        rows_path, lambda done, total: on_progress("read", done, total), encode_texts
+        rows_path, lambda done, total: on_progress("read", done, total), encode_texts, without
     )
     if incremental:
         random = np.random.default_rng(recipe.seed)

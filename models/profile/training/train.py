@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ import torch
 
 from liveprofile import __version__
 from liveprofile.errors import InputError
+from liveprofile.privacy import trained_users
+from liveprofile.privacy.trained_users import USER_BYTES, TrainedUsers
 from liveprofile.progress import Progress
 from models.profile import checkpoint, user_embedding
 from models.profile.data.prepared import PreparedData, Teacher
 from models.profile.evaluation import evaluate
-from models.profile.model_card import ModalityTrial, ModelCard
+from models.profile.model_card import WEIGHTS, ModalityTrial, ModelCard
 from models.profile.network import BehaviourTransformer, Shape
 from models.profile.recipes import Recipe
 from models.profile.text_encoder import TextEncoder
@@ -51,6 +53,7 @@ def train(
     teacher_folder: Path | None = None,
     incremental: bool = False,
     encode_texts: TextEncoder | None = None,
+    without: Collection[str] = (),
 ) -> dict | None:
     """Writes a model checkpoint to the folder `out` and returns its model card as a dict.
 
@@ -61,14 +64,18 @@ def train(
     teacher_folder: a model checkpoint to start from, whose outputs the model also learns
     incremental: continues the training of the teacher on the windows after its own training
     encode_texts: that of `training_rows.read`
+    without: users who are left out, also those of the teacher's training
 
-    Raises InputError for rows that the recipe cannot use and for the state of another run.
+    Raises InputError for rows that the recipe cannot use, for the state of another run, and for a
+    teacher that was trained on a user of `without`.
     """
     with distributed.process_group(device) as processes:
         teacher = teacher_folder and Teacher.load(teacher_folder, recipe)
+        if teacher:
+            _check_teacher(teacher_folder, teacher, without)
         if incremental:
             recipe = recipe.for_continued_training(teacher.model.shape, teacher.revision)
-        data = prepare(recipe, rows_path, on_progress, teacher, incremental, encode_texts)
+        data = prepare(recipe, rows_path, on_progress, teacher, incremental, encode_texts, without)
         run = _run_identity(recipe, data)
         if changes := training_state.differences(processes.broadcast(lambda: run), run):
             raise InputError(f"rank {processes.rank} has another run than rank 0: {changes}")
@@ -107,6 +114,11 @@ def train(
         },
     }
     card = _save(out, recipe, run, data, model, modalities, metrics)
+    if data.teacher is None or data.teacher.trained_users is not None:
+        streams, taught = data.corpus.streams, data.teacher and data.teacher.trained_users
+        keys = (key.ljust(USER_BYTES, b"\0") for key in streams.user_key_U.tolist())
+        trained = TrainedUsers.of_training(keys, run["rows"], taught)
+        trained_users.write(out, WEIGHTS, trained)
     curves.write(out, trainer.curves, trainer.best_epoch)
     state.remove()
     return card.model_dump()
@@ -148,6 +160,23 @@ def fit(
     trainer = Trainer(recipe, model, data, processes, teacher)
     trainer.run(state, on_progress, on_note, on_epoch)
     return trainer
+
+
+def _check_teacher(folder: Path, teacher: Teacher, without: Collection[str]) -> None:
+    """Raises InputError if the teacher was trained on users who are left out, or may have been."""
+    if not without:
+        return
+    trained = teacher.trained_users
+    if trained is None:
+        raise InputError(
+            f"teacher {folder}: {trained_users.FILE} is missing, so it may have been trained on"
+            " users who are left out; train it again"
+        )
+    if found := sum(user in trained for user in without):
+        raise InputError(
+            f"teacher {folder}: was trained on {found} of the users who are left out; train it"
+            " again without them first"
+        )
 
 
 def _save(

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from liveprofile.kafka.records import read_topic, send_all
+from liveprofile.privacy import trained_users
 from liveprofile.privacy.erasure_records import CONTENT_TYPE, key_of, read_record, to_record
+from liveprofile.privacy.trained_users import TrainedUsers, user_key
 from tests.support.job_under_test import JobUnderTest, run_cli
 from udfs.erasure_feed import read_erasures
 
@@ -41,6 +43,20 @@ def test_erasures_are_sent_carried_out_and_tracked(job: JobUnderTest, tmp_path: 
     places = {each["place"]: each for each in status["places"]}
     assert places["tables"]["done"]
     assert places[f"topic {job.settings.topics.events}"]["clear_ms"] > before_ms
+    for user in ("erased-3", "never-erased"):
+        (folder := tmp_path / "models" / user).mkdir(parents=True)
+        (folder / "weights").write_bytes(b"")
+        (folder / "card.json").write_text(json.dumps({"version": "1"}))
+        trained = TrainedUsers.of_training([user_key(user)], "rows")
+        trained_users.write(folder, "weights", trained)
+    models = run_cli(
+        *("erase", "--checkpoints", tmp_path / "models", "--json"),
+        *("--config", job.config_file),
+        ok=False,
+    )
+    assert models.returncode == 1
+    listed = [json.loads(line) for line in models.stdout.splitlines()]
+    assert [each["erased_users"] for each in listed] == [["erased-3"], []]
     out = tmp_path / "erased-1.json"
     assert job.run("export", "erased-1", "--out", str(out))["stored"] == {
         "user_consent": 1,

@@ -18,6 +18,7 @@ from cli.pipeline.backfill_job_runner import SCORING_ROWS
 from liveprofile.errors import InputError
 from liveprofile.features.entity import features_from_lists, parse_lists
 from liveprofile.labels.feedback import LabelRecord
+from liveprofile.privacy import trained_users
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.units import DAY_MS
@@ -328,6 +329,10 @@ def test_train_command_writes_the_model_and_reports_rejected_labels(
     report = json.loads(result.stdout.splitlines()[-1])
     assert report["version"] == FraudModel.load(out).version
     assert report["rejected_labels"] == 1
+    users = {event.user for event in EVENTS}
+    trained = trained_users.read(out)
+    assert trained is not None and trained.users == len(users)
+    assert all(user in trained for user in users) and "nobody" not in trained
     assert "labels.jsonl row" in result.stderr
 
 

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 from liveprofile.events.window import parse_windows
+from liveprofile.privacy.trained_users import user_key
 from liveprofile.wire.token_columns import TokenColumns, read_histories
 from liveprofile.wire.tokens import Token
 from models.profile import checkpoint
 from models.profile.data import training_rows
 from models.profile.data.churn_spend_samples import user_features_at
 from models.profile.data.examples import augment, build_batch, build_corpus, slice_sequences
-from models.profile.data.external_sort import user_key
 from models.profile.encoding import Vocabulary
 from tests.unit.models.profile.miniature import MINIATURE, job_batches
 from udfs.profile import assemble

@@ -18,11 +18,11 @@ from liveprofile.config import load
 from liveprofile.errors import InputError
 from liveprofile.events.window import parse_training_window
 from liveprofile.features.baselines import SUMS
+from liveprofile.privacy.trained_users import user_key
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import read_histories
 from models.profile.data import external_sort, training_rows
 from models.profile.data.examples import build_corpus
-from models.profile.data.external_sort import user_key
 from models.profile.encoding import Vocabulary
 
 SETTINGS = load(window={"length_ms": DAY_MS})

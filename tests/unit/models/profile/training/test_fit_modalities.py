@@ -15,11 +15,11 @@ from liveprofile.config import load
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality
 from liveprofile.events.window import parse_training_window, parse_windows
+from liveprofile.privacy.trained_users import user_key
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import read_histories
 from models.profile import checkpoint, text_encoder, vocabulary_expansion
 from models.profile.data import external_sort, training_rows
-from models.profile.data.external_sort import user_key
 from models.profile.data.modality_vectors import VectorSpool
 from models.profile.experiments.checkpoint_report import checkpoint_report
 from models.profile.inference import ProfileModel

@@ -1,0 +1,55 @@
+"""`liveprofile erase --checkpoints`: which models were trained on erased users."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from cli.common import print_json
+from cli.operations.tables import print_table
+from liveprofile.errors import InputError
+
+if TYPE_CHECKING:
+    from liveprofile.config import Settings
+
+
+def list_checkpoints(settings: Settings, folder: Path, json: bool) -> None:
+    """Prints the model checkpoints of a folder; exits with 1 unless all are clean."""
+    from liveprofile.privacy.trained_users import FALSE_POSITIVE_RATE, find_checkpoints
+    from udfs.erasure_feed import read_erasures
+
+    if not folder.is_dir():
+        raise InputError(f"--checkpoints {folder}: no folder")
+    erased = read_erasures(settings).users()
+    found = list(find_checkpoints(folder, sorted(erased)))
+    if json:
+        for each in found:
+            filters = each.trained.filters if each.trained else ()
+            print_json(
+                {
+                    "checkpoint": str(each.folder),
+                    "version": each.version,
+                    "trained_users": each.trained and each.trained.users,
+                    "erased_users": None if each.trained is None else each.erased,
+                    "expected_false": len(erased) * len(filters) * FALSE_POSITIVE_RATE,
+                }
+            )
+    else:
+        print_table(
+            f"{len(erased)} erased users",
+            ("checkpoint", "version", "users", "erased", ""),
+            [
+                (
+                    str(each.folder),
+                    each.version,
+                    each.trained.users if each.trained else "unknown",
+                    len(each.erased) if each.trained else "unknown",
+                    "" if each.is_clean else "train it again: liveprofile train --without-erased",
+                )
+                for each in found
+            ],
+        )
+    if not all(each.is_clean for each in found):
+        raise typer.Exit(1)
