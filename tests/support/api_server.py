@@ -1,4 +1,4 @@
-"""A process of `liveprofile serve` or `liveprofile console`."""
+"""A process of `liveprofile serve`, `console` or `metrics`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ READY_TIMEOUT_S = 120
 
 
 @contextmanager
-def api_server(config: Path, subcommand: str = "serve") -> Iterator[str]:
+def api_server(config: Path, subcommand: str = "serve", *options: str) -> Iterator[str]:
     """The URL of a server with these settings, on a free port; its log is beside the settings."""
     command = [sys.executable, "-m", "cli", subcommand, "--config", str(config), "--port", "0"]
     with (
         config.with_suffix(".log").open("wb") as log,
-        subprocess.Popen([*command, "--json"], cwd=ROOT, stdout=subprocess.PIPE, stderr=log) as run,
+        subprocess.Popen(
+            [*command, "--json", *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=log
+        ) as run,
     ):
         try:
             line = run.stdout.readline()

@@ -1,0 +1,118 @@
+"""Debian's Prometheus scrapes `liveprofile metrics` of a job that runs."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from liveprofile.kafka.records import send_all
+from liveprofile.kafka.topics import create_unlimited_topic
+from monitoring.catalogue import Readings, exported_names
+from monitoring.topic_counts import TopicCounter, rejection_labels
+from tests.support.api_server import api_server
+from tests.support.job_under_test import JobUnderTest
+from tests.support.paths import PROMETHEUS
+from tests.support.prometheus import Prometheus, prometheus, until
+
+pytestmark = [
+    pytest.mark.services,
+    pytest.mark.skipif(not PROMETHEUS.is_file(), reason=f"{PROMETHEUS} is missing: `make test`"),
+]
+
+# These exist once an hour or a day has had enough events to compare.
+DRIFT_DECISION = {
+    "liveprofile_drift_distance_ratio",
+    "liveprofile_drift_evaluated_timestamp_seconds",
+}
+LATENCIES = ("event_to_score_seconds", "event_to_alert_seconds", "window_to_profile_seconds")
+
+
+@pytest.fixture(scope="module")
+def server(processed, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
+    """Scrapes an exporter of the job, with the state of an audit, once it knows all sources."""
+    job: JobUnderTest = processed.job
+    folder = tmp_path_factory.mktemp("metrics")
+    state = folder / "audit.json"
+    state.write_text(json.dumps({"topic": job.settings.topics.events, "offsets": {"0": 1}}))
+    with (
+        api_server(job.config_file, "metrics", "--audit-state", str(state)) as url,
+        prometheus(folder, url.split("/")[2]) as server,
+    ):
+        sources = {("audit",), ("cassandra",), ("flink",), ("kafka",)}
+        until(lambda: server.values("liveprofile_source_up == 1").keys() == sources)
+        yield server
+
+
+def test_every_metric_of_the_catalogue_is_scraped(server: Prometheus) -> None:
+    for name in sorted(exported_names() - DRIFT_DECISION):
+        server.wait_for(name)
+
+
+def test_latencies_are_bucket_counters(server: Prometheus) -> None:
+    for name in LATENCIES:
+        buckets = server.wait_for(f"liveprofile_{name}_bucket")
+        counts = [count for _, count in sorted(buckets.items(), key=lambda each: float(*each[0]))]
+        assert len(counts) == 15 and counts == sorted(counts), name
+        assert counts[-1] == server.wait_for(f"liveprofile_{name}_count")[()] > 0
+    scored, stored = (
+        server.wait_for(f"liveprofile_{name}_total")[()]
+        for name in ("events_scored", "windows_stored")
+    )
+    scores, alerts, windows = (
+        server.wait_for(f'liveprofile_{name}_bucket{{le="+Inf"}}')[("+Inf",)] for name in LATENCIES
+    )
+    assert alerts < scores <= scored
+    assert windows == stored > 500
+    # The windows of this stream closed years ago.
+    assert server.wait_for('liveprofile_window_to_profile_seconds_bucket{le="60.0"}') == {
+        ("60.0",): 0.0
+    }
+
+
+def test_lag_checkpoints_late_records_and_the_audit(processed, server: Prometheus) -> None:
+    job: JobUnderTest = processed.job
+    job.wait_until_committed()
+    until(lambda: server.values("liveprofile_lag_records") == {("profile",): 0, ("scoring",): 0})
+    assert server.wait_for("liveprofile_job_running") == {(): 1.0}
+    interval_s = job.settings.job.checkpoint_interval_ms / 1_000
+    assert server.wait_for("liveprofile_checkpoint_interval_seconds") == {(): interval_s}
+    # As the alert LiveprofileCheckpointOverdue compares them.
+    until(
+        lambda: 0 <= server.wait_for("liveprofile_checkpoint_age_seconds")[()] < 3 * interval_s + 5
+    )
+    assert server.wait_for("liveprofile_checkpoint_size_bytes")[()] > 0
+    assert server.wait_for("liveprofile_records_late_total")[()] > 20
+    assert server.wait_for("liveprofile_audit_pending_records") == {(): processed.records - 1.0}
+
+
+def test_records_of_a_topic_are_counted_from_the_start_of_the_exporter(processed) -> None:
+    settings = processed.job.settings
+    topic = f"metrics-counted-{time.time_ns()}"
+    create_unlimited_topic(settings, topic, 2)
+    send_all(settings, topic, [(b"u", b"before", {"reason": "NOT_JSON"})])
+    counter = TopicCounter(settings, topic, "records_rejected", rejection_labels)
+
+    def counted() -> dict[tuple[str, ...], float]:
+        readings = Readings()
+        counter.add_to(readings)
+        return {
+            tuple(sample.labels.values()): sample.value
+            for family in readings.families()
+            for sample in family.samples
+        }
+
+    stopping = threading.Event()
+    thread = threading.Thread(target=counter.follow, args=(stopping,))
+    thread.start()
+    try:
+        until(lambda: counter.is_following)
+        send_all(settings, topic, [(b"u", b"x", {"reason": "BAD_ID"})] * 3)
+        until(lambda: counted().get(("BAD_ID",)) == 3.0)
+    finally:
+        stopping.set()
+        thread.join()
+    assert counted() == {("BAD_ID",): 3.0}

@@ -1,0 +1,108 @@
+"""Debian's Prometheus on a loopback port, with the alert rules of the product."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+import urllib.request
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import yaml
+
+from stack.state import free_ports
+from tests.support.paths import PROMETHEUS, ROOT
+
+ALERTS = ROOT / "monitoring" / "prometheus" / "alerts.yaml"
+TIMEOUT_S = 60.0
+
+Answer = TypeVar("Answer")
+
+
+def until(answer: Callable[[], Answer], timeout_s: float = TIMEOUT_S) -> Answer:
+    """The first answer that is not empty."""
+    deadline_s = time.monotonic() + timeout_s
+    while not (found := answer()):
+        assert time.monotonic() < deadline_s, answer
+        time.sleep(0.3)
+    return found
+
+
+class Prometheus:
+    """A running server."""
+
+    def __init__(self, address: str):
+        self._address = address
+
+    def ask(self, path: str, **query: str) -> Any:
+        """`data` of an answer of the HTTP API; None while it does not answer."""
+        url = f"http://{self._address}/api/v1/{path}?{urlencode(query, doseq=True)}"
+        try:
+            with urllib.request.urlopen(url, timeout=10) as answer:
+                return json.loads(answer.read())["data"]
+        except OSError:
+            return None
+
+    def values(self, query: str) -> dict[tuple[str, ...], float]:
+        """{values of the labels, sorted by their names: value} of an instant query.
+
+        The labels that Prometheus adds, and the name, are left out.
+        """
+        found = (self.ask("query", query=query) or {"result": []})["result"]
+        return {
+            tuple(
+                label
+                for name, label in sorted(each["metric"].items())
+                if name not in ("__name__", "instance", "job")
+            ): float(each["value"][1])
+            for each in found
+        }
+
+    def wait_for(self, query: str) -> dict[tuple[str, ...], float]:
+        """`values` once there are any: a source that answers late has none for a while."""
+        return until(lambda: self.values(query))
+
+    def rules(self) -> list[dict[str, Any]]:
+        groups = (self.ask("rules") or {"groups": []})["groups"]
+        return [rule for group in groups for rule in group["rules"]]
+
+
+def firing(rules: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The names of the alerts that fire. rules: of `Prometheus.rules`."""
+    return {rule["name"] for rule in rules if rule["state"] == "firing"}
+
+
+@contextmanager
+def prometheus(folder: Path, target: str, **scraping: Mapping[str, Any]) -> Iterator[Prometheus]:
+    """Scrapes HOST:PORT and evaluates the alert rules every second while the block runs.
+
+    scraping: more settings of the scrape, such as `authorization`.
+    """
+    address = f"127.0.0.1:{free_ports(1)[0]}"
+    configuration = {
+        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "rule_files": [str(ALERTS)],
+        "scrape_configs": [
+            {"job_name": "liveprofile", "static_configs": [{"targets": [target]}], **scraping}
+        ],
+    }
+    file = folder / "prometheus.yaml"
+    file.write_text(yaml.safe_dump(configuration), encoding="utf-8")
+    command = [
+        str(PROMETHEUS),
+        f"--config.file={file}",
+        f"--storage.tsdb.path={folder / 'data'}",
+        f"--web.listen-address={address}",
+    ]
+    with (
+        (folder / "prometheus.log").open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=log) as process,
+    ):
+        try:
+            yield Prometheus(address)
+        finally:
+            process.terminate()
