@@ -16,10 +16,10 @@ class MetricsSettings(ListenSettings):
         "", description="file with the token that Prometheus sends; empty: no token"
     )
     interval_ms: int = Field(
-        15_000, ge=1_000, le=600_000, description="between two readings of Flink and of Kafka"
+        5_000, ge=1_000, le=600_000, description="between two readings of a service"
     )
     scan_interval_ms: int = Field(
-        300_000, ge=1_000, description="between two readings of Cassandra, which scan all cases"
+        300_000, ge=1_000, description="between two scans of drift and cases in Cassandra"
     )
 
     @model_validator(mode="after")

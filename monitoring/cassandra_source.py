@@ -1,16 +1,21 @@
-"""What Cassandra knows: drift of the fraud model's inputs, and cases of customer service."""
+"""What Cassandra knows: its nodes, drift of the fraud model's inputs, cases of customer service."""
 
 from __future__ import annotations
 
+import time
 from collections import Counter
+from collections.abc import Callable
 
 import orjson
 from cassandra.cluster import Session
 
 from liveprofile.config import Settings
 from liveprofile.drift.reference import DriftReference
+from liveprofile.errors import ServiceError
 from liveprofile.resources import product_path
-from liveprofile.storage.connection import open_session
+from liveprofile.setting_sections import CassandraSettings
+from liveprofile.storage import connection
+from liveprofile.storage.cql import execute
 from liveprofile.storage.queries import scan_ring
 from liveprofile.units import SECOND_MS
 from monitoring.catalogue import Readings
@@ -18,15 +23,61 @@ from udfs.scoring.drift_monitor import PERIOD_MS, decision_scope
 from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
 
 CASE_STATES = ("open", "closed")
+PROBE = "SELECT key FROM system.local"
 
 
-def read_cassandra(settings: Settings) -> Readings:
-    """Readings of the keyspace. Raises ServiceError."""
+class CassandraSource:
+    """Keeps a connection, so that an outage or a lost node is seen between two scans.
+
+    clock_s: monotonic.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        *,
+        connect: Callable[[CassandraSettings], Session] = connection.connect,
+        scan: Callable[[Settings, Session], Readings] | None = None,
+        clock_s: Callable[[], float] = time.monotonic,
+    ):
+        self._settings, self._connect, self._clock_s = settings, connect, clock_s
+        self._scan = scan or scan_tables
+        self._session: Session | None = None
+        self._scanned, self._scan_due_s = Readings(), clock_s()
+
+    def read(self) -> Readings:
+        """The nodes, with the tables as of the last scan. Raises ServiceError."""
+        if self._session is None:
+            self._session = self._connect(self._settings.cassandra)
+        try:
+            execute(self._session, PROBE)
+            if self._clock_s() >= self._scan_due_s:
+                self._scanned = self._scan(self._settings, self._session)
+                self._scan_due_s = (
+                    self._clock_s() + self._settings.metrics.scan_interval_ms / SECOND_MS
+                )
+        except ServiceError:
+            self.close()
+            raise
+        readings = Readings()
+        hosts = self._session.cluster.metadata.all_hosts()
+        down = sum(host.is_up is False for host in hosts)  # None: not known
+        readings.add("cassandra_nodes", len(hosts) - down, "up")
+        readings.add("cassandra_nodes", down, "down")
+        return readings.with_those_of(self._scanned)
+
+    def close(self) -> None:
+        session, self._session = self._session, None
+        if session is not None:
+            connection.close(session)
+
+
+def scan_tables(settings: Settings, session: Session) -> Readings:
+    """Drift and cases. Raises ServiceError."""
     readings = Readings()
-    with open_session(settings.cassandra) as session:
-        _read_drift(readings, settings, session)
-        rows = scan_ring(session, "SELECT state FROM risk_case")
-        add_cases(readings, Counter(row.state for row in rows))
+    _read_drift(readings, settings, session)
+    rows = scan_ring(session, "SELECT state FROM risk_case")
+    add_cases(readings, Counter(row.state for row in rows))
     return readings
 
 

@@ -69,6 +69,7 @@ FIGURES: dict[str, Figure] = {
     "records_late": Figure("counter", "Records of the late topic."),
     "alerts": Figure("counter", "Alerts sent.", ("rule", "severity")),
     # Cassandra
+    "cassandra_nodes": Figure("gauge", "Nodes that the exporter knows.", ("state",)),
     "drift": Figure("gauge", "1: the fraud model's inputs have drifted.", ("period",)),
     "drift_evaluated_timestamp_seconds": Figure(
         "gauge", "End of the last evaluated hour or day, in event time.", ("period",)
@@ -99,6 +100,12 @@ class Readings:
     def add_histogram(self, name: str, buckets: Mapping[str, int], sum_of: float) -> None:
         """buckets: upper bounds as texts, ascending, the last "+Inf", to cumulative counts."""
         self._family(name).add_metric([], list(buckets.items()), sum_of)
+
+    def with_those_of(self, other: Readings) -> Readings:
+        """Both together; they must not have a figure in common."""
+        both = Readings()
+        both._families = self._families | other._families
+        return both
 
     def families(self) -> list[Metric]:
         return list(self._families.values())

@@ -6,6 +6,7 @@ import hmac
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from liveprofile.errors import ConfigError
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.units import SECOND_MS
-from monitoring.cassandra_source import read_cassandra
+from monitoring.cassandra_source import CassandraSource
 from monitoring.exporter import Exporter, Source
 from monitoring.flink_source import read_flink
 from monitoring.kafka_source import read_audit, read_kafka
@@ -81,15 +82,17 @@ def read_token(file: str) -> str | None:
 
 
 def sources(
-    settings: Settings, counters: list[TopicCounter], audit_state: Path | None
+    settings: Settings,
+    counters: list[TopicCounter],
+    cassandra: CassandraSource,
+    audit_state: Path | None,
 ) -> list[Source]:
     """The sources of figures. audit_state: the file of `liveprofile audit --state`, if any."""
     fast_s = settings.metrics.interval_ms / SECOND_MS
-    scan_s = settings.metrics.scan_interval_ms / SECOND_MS
     found = [
         Source("flink", fast_s, partial(read_flink, settings)),
         Source("kafka", fast_s, partial(read_kafka, settings, counters)),
-        Source("cassandra", scan_s, partial(read_cassandra, settings)),
+        Source("cassandra", fast_s, cassandra.read),
     ]
     if audit_state is not None:
         found.append(Source("audit", fast_s, partial(read_audit, settings, audit_state)))
@@ -117,7 +120,8 @@ def serve_metrics(
     limits = settings.metrics.server()
     token = read_token(settings.metrics.token_file)
     counters = topic_counters(settings, read_rules(product_path(settings.rules)))
-    exporter = Exporter(sources(settings, counters, audit_state))
+    cassandra = CassandraSource(settings)
+    exporter = Exporter(sources(settings, counters, cassandra, audit_state))
     registry = CollectorRegistry()
     registry.register(_Described(exporter))
     server = server_of(MetricsApp(make_asgi_app(registry), token), limits, "metrics")
@@ -126,7 +130,7 @@ def serve_metrics(
         server.should_exit = True
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with listen(limits, "metrics") as listening:
+    with closing(cassandra), listen(limits, "metrics") as listening:
         started(url_of(limits, listening) + PATH)
         with exporter.running(*(counter.follow for counter in counters), on_defect=stop):
             server.run(sockets=[listening])

@@ -18,6 +18,7 @@ from tests.support.paths import PROMTOOL, ROOT
 FOLDER = ROOT / "monitoring"
 RULES = FOLDER / "prometheus" / "alerts.yaml"
 TESTS = FOLDER / "prometheus" / "alerts_test.yaml"
+FAULT_TESTS = FOLDER / "prometheus" / "faults_test.yaml"
 DASHBOARDS = sorted((FOLDER / "grafana").glob("*.json"))
 NAME = re.compile(rf"\b{PREFIX}\w+")
 SEVERITIES = {"page", "ticket"}
@@ -100,12 +101,40 @@ def test_every_alert_has_a_test() -> None:
     assert tested == {alert["alert"] for alert in alerts()}
 
 
+def documented_faults() -> dict[str, set[str]]:
+    """The table of docs/state-and-failures.md: {fault: alerts that fire within 60 s}."""
+    text = (ROOT / "docs" / "state-and-failures.md").read_text("utf-8")
+    table = text.partition("| fault |")[2].partition("\n\n")[0]
+    rows = [line.strip("|").split("|") for line in table.splitlines()[2:]]
+    # "later" and "while it is away": not within 60 s, or not of the fault as it is tested.
+    return {row[0].strip(): set(re.findall(r"`(\w+)`", row[3].partition(";")[0])) for row in rows}
+
+
+def test_each_fault_that_interrupts_the_job_has_an_alert_that_is_tested() -> None:
+    tests = {test["name"]: test for test in yaml.safe_load(FAULT_TESTS.read_text("utf-8"))["tests"]}
+    faults = documented_faults()
+    assert faults["broker killed, back after 20 s"] == {"LiveprofileJobRestarted"}
+    # Kills again and again are those of a Python worker.
+    repeated = "kills of Python workers with late events, again and again"
+    assert faults.pop(repeated) == faults["Python worker killed; with the changelog"]
+    for fault, expected in faults.items():
+        before, after = tests[fault]["promql_expr_test"] if expected else ({}, {})
+        assert not expected or (before["eval_time"], after["eval_time"]) == ("2m", "3m"), fault
+        fired = {
+            name
+            for each in after.get("exp_samples", ())
+            for name in re.findall(r'"(\w+)"', each["labels"])
+        }
+        assert fired == expected, fault
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not PROMTOOL.is_file(), reason=f"{PROMTOOL} is missing: stack/prometheus.sh")
 def test_promtool_accepts_configuration_and_rules() -> None:
     for arguments in (
         ("check", "config", str(FOLDER / "prometheus" / "prometheus.yaml")),
         ("test", "rules", str(TESTS)),
+        ("test", "rules", str(FAULT_TESTS)),
     ):
         done = subprocess.run(
             [str(PROMTOOL), *arguments], capture_output=True, text=True, check=False
