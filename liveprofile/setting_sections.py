@@ -334,11 +334,11 @@ class ConsentSettings(Section):
     """What is allowed of a user who has neither granted nor withdrawn it."""
 
     profiling: bool = Field(True, description="profiles from the user's events")
-    recommendation: bool = Field(True, description="recorded only")
+    recommendation: bool = Field(True, description="interests and next items in profiles")
     marketing: bool = Field(
         True, description="segment changes are sent, campaigns contact the user"
     )
-    risk: bool = Field(True, description="recorded only")
+    risk: bool = Field(True, description="fraud scores, and flags and alerts of both pipelines")
     training: bool = Field(True, description="rows of `liveprofile backfill`")
 
     @property

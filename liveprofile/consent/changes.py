@@ -8,7 +8,8 @@ withdrawal wins.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import NamedTuple
 
 PURPOSES = ("profiling", "recommendation", "marketing", "risk", "training")
@@ -86,6 +87,14 @@ class ConsentBook:
             if code & ((1 << _PURPOSE_BITS) - 1) == index and latest < code < bound:
                 latest = code
         return self._defaults[purpose] if latest < 0 else not latest >> _PURPOSE_BITS & 1
+
+    def allowed_rows(
+        self, user_ids: Sequence[str], purpose: str, times_ms: Sequence[int]
+    ) -> list[bool]:
+        """Whether the user of each row allows the purpose at the time of the row."""
+        if not self._users:
+            return [self._defaults[purpose]] * len(user_ids)
+        return [self.allowed(*row) for row in zip(user_ids, repeat(purpose), times_ms)]
 
     def allowing(self, purpose: str, at_ms: int) -> Callable[[str], bool]:
         """Returns whether a user allows the purpose at the time."""

@@ -158,6 +158,7 @@ def scoring_tables(
             shared_sinks.open_shared_scoring_sink,
             open_rules_feed=open_fixed_rules_feed,
             open_erasure_feed=open_erasure_feed,
+            open_consent_feed=open_default_consents,
         ),
     )
 

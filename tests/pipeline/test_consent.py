@@ -46,7 +46,7 @@ class FixedConsents(NamedTuple):
 def random_changes(rng: random.Random, users: list[str]) -> Changes:
     found: Changes = {}
     for user in users:
-        for purpose in "profiling", "marketing":
+        for purpose in "profiling", "marketing", "recommendation", "risk":
             for _ in range(rng.randrange(4)):
                 time_ms = START_MS + rng.randrange(EVENTS * STEP_MS)
                 # Some at the time of an event.
@@ -126,6 +126,17 @@ def test_only_what_users_allow_is_scored_stored_and_sent(tmp_path: Path) -> None
     assert output.sink.profiles.keys() == {user for user, _ in oracle.windows}
     alerts = [json.loads(sent.value or "") for sent in output.sent_to(settings.topics.alerts)]
     assert all(alert["subject"] in output.sink.profiles for alert in alerts)
+
+    recommended, at_risk = Counter(), Counter()
+    for (user, end_ms), row in output.sink.deltas.items():
+        profile = json.loads(row.profile_json)
+        may_recommend = allows(changes, user, "recommendation", end_ms)
+        assert bool(profile["interests"]) is bool(profile["next_items"]) is may_recommend
+        may_flag = allows(changes, user, "risk", end_ms)
+        assert may_flag or not (row.flags or row.active_rules)
+        recommended[may_recommend] += 1
+        at_risk[may_flag, bool(row.active_rules)] += 1
+    assert min(recommended.values()) > 100 and at_risk[False, False] > 100
 
     announced = set()
     for sent in output.sent_to(settings.topics.segment_changes):

@@ -18,6 +18,7 @@ from models.fraud.model import FraudModel
 from tests.reference.entity_features import Arrival, Event, Label
 from tests.reference.scoring import Decision, Key, event_parts
 from tests.support.memory.sinks import MemoryScoringSink
+from udfs.consent_feed import ConsentFeed
 from udfs.erasure_feed import ErasureFeed
 from udfs.rules_feed import RulesFeed
 from udfs.scoring.batch import EventScorer, ScoringBatchTiming
@@ -60,6 +61,7 @@ class ScoringHarness:
         *rules: dict[str, Any],
         now_ms: float = 0.0,
         erasures: ErasureFeed | None = None,
+        consents: ConsentFeed | None = None,
     ):
         self.sink = MemoryScoringSink()
         self.timings: list[ScoringBatchTiming] = []
@@ -76,6 +78,7 @@ class ScoringHarness:
             self.timings.append,
             now_ms=lambda: now_ms,
             erasures=erasures,
+            consents=consents,
         )
 
     def score(self, arrivals: list[Arrival], rows: Sequence[int]) -> list[list[dict[str, Any]]]:

@@ -195,12 +195,14 @@ def assemble(
     flags: list[list[Flag]],
     segments: SegmentSet,
     attributes: Sequence[Mapping[str, AttributeValue]],
+    recommends: Sequence[bool],
     settings: Settings,
 ) -> tuple[list[ProfileRow], Evaluation]:
     """Returns the rows to store, in the order of the inputs, and their segments.
 
     matches, flags: of each row, the rules that are true and the flags that they raise;
-    attributes: of each row, what others state about the user (empty: nothing).
+    attributes: of each row, what others state about the user (empty: nothing). recommends: of each
+    row, whether the user gets recommendations; others have no interests and no next items.
     """
     cosine = np.einsum("nd,nd->n", scores.embedding_before, scores.embedding_after)
     distance = np.round(np.clip(1.0 - cosine, 0.0, 2.0).astype(np.float64), _DECIMALS)
@@ -211,9 +213,17 @@ def assemble(
         inputs.window_end_ms,
         settings.state.decay_days,
     )
-    interests = _probabilities_by_name(
-        model.categories, scores.interests_after, scores.interests_after_p
-    )
+    interests = [
+        row if recommended else {}
+        for row, recommended in zip(
+            _probabilities_by_name(
+                model.categories, scores.interests_after, scores.interests_after_p
+            ),
+            recommends,
+            strict=True,
+        )
+    ]
+    next_items = scores.next_items.tolist()
     used_coupon = _coupon_users(inputs)
     # Coupons, interests and affinity before the window are not computed: those after it count.
     evaluation_before, evaluation = (
@@ -259,7 +269,10 @@ def assemble(
         segments=segments_after,
         used_coupon=used_coupon.tolist(),
         interests=interests,
-        next_items=scores.next_items.tolist(),
+        next_items=[
+            row if recommended else []
+            for row, recommended in zip(next_items, recommends, strict=True)
+        ],
         surprise=scores.surprise.tolist(),
         distance=distance.tolist(),
         write_lookalike=write_lookalike.tolist(),

@@ -318,6 +318,14 @@ class ProfileUpdater:
         findings = flag_policy.evaluate_rules(
             rules.evaluated("window"), columns | stated, len(inputs.user_id)
         )
+        consents = self._consents.current()
+        # Without `risk` no rule is true: a rule that still is raises a flag after a new grant.
+        findings = [
+            found if is_allowed else []
+            for found, is_allowed in zip(
+                findings, consents.allowed_rows(inputs.user_id, "risk", ends_ms), strict=True
+            )
+        ]
         evaluations = map(flag_policy.RuleEvaluation, inputs.user_id, ends_ms, findings)
         flags = self._flag_policy.raise_flags(list(evaluations), rules.version)
         segments = self._segments.current()
@@ -331,9 +339,10 @@ class ProfileUpdater:
             flags,
             segments,
             self._segment_attributes(segments, inputs.user_id, ends_ms),
+            consents.allowed_rows(inputs.user_id, "recommendation", ends_ms),
             self._settings,
         )
-        return with_memberships(rows, evaluation, self._memberships, self._consents.current())
+        return with_memberships(rows, evaluation, self._memberships, consents)
 
     def _segment_attributes(
         self, segments: SegmentSet, user_ids: list[str], ends_ms: list[int]

@@ -26,6 +26,7 @@ from liveprofile.wire.scored_events import ENTITIES, read_rows
 from models.fraud.explain.reasons import explain
 from models.fraud.model import FraudModel, probability
 from udfs.attribute_reads import CachedAttributes
+from udfs.consent_feed import ConsentFeed, open_default_consents
 from udfs.erasure_feed import ErasureFeed, open_no_erasures
 from udfs.failed_rows import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.later_flags import LaterFlags
@@ -58,7 +59,7 @@ class EventScorer:
     """Scores events, writes the scores to the sink and returns the records to send.
 
     on_batch: called with the timing of each batch. now_ms: the wall clock. erasures: whose past is
-    forgotten; None: nobody's.
+    forgotten; None: nobody's. consents: what users allow; None: the defaults of the settings.
     """
 
     def __init__(
@@ -70,9 +71,11 @@ class EventScorer:
         on_batch: Callable[[ScoringBatchTiming], None] = lambda timing: None,
         now_ms: Callable[[], float] = lambda: time.time() * SECOND_MS,
         erasures: ErasureFeed | None = None,
+        consents: ConsentFeed | None = None,
     ):
         self._settings, self._model, self._sink, self._rules = settings, model, sink, rules
         self._erasures = erasures or open_no_erasures(settings)
+        self._consents = consents or open_default_consents(settings)
         self._flag_policy = flag_policy.FlagPolicy(LaterFlags(sink, 0, self._erasures.current))
         self._attributes = CachedAttributes(sink)
         self._monitor = self._drift_monitor()
@@ -102,7 +105,8 @@ class EventScorer:
         """Returns the output records of each row, after every event is stored.
 
         user_id, parts: the columns of `jobs.sql.scoring_views.scoring_input`. A duplicate event
-        gets no record, nor does one from before an erasure of its user, which is not scored.
+        gets no record, nor does one from before an erasure of its user, or one whose user did not
+        allow `risk` at its time: both are not scored.
 
         If the batch raises one of DATA_ERRORS, its rows are processed one by one, and each failing
         row is logged and skipped: the profile pipeline accounts for its event. Raises the error
@@ -129,9 +133,12 @@ class EventScorer:
     def _score(self, user_id: Sequence[str], parts: Sequence[str]) -> list[list[str]]:
         clock = [time.perf_counter()]
         batch, book = read_rows(user_id, parts), self._erasures.current()
-        erased = erased_rows(batch.user_id, batch.event_ms.tolist(), book)
-        if any(erased):
-            return self._score_later(user_id, parts, [not gone for gone in erased])
+        times_ms = batch.event_ms.tolist()
+        erased = erased_rows(batch.user_id, times_ms, book)
+        allowed = self._consents.current().allowed_rows(batch.user_id, "risk", times_ms)
+        if any(erased) or not all(allowed):
+            kept = [ok and not gone for ok, gone in zip(allowed, erased, strict=True)]
+            return self._score_kept(user_id, parts, kept)
         lists = later_lists(parse_lists(batch), batch.user_id, book)
         clock.append(time.perf_counter())
         features = self._model.columns(lists)
@@ -177,7 +184,7 @@ class EventScorer:
         )
         return sent
 
-    def _score_later(
+    def _score_kept(
         self, user_id: Sequence[str], parts: Sequence[str], kept: list[bool]
     ) -> list[list[str]]:
         """Scores the rows `kept`; the others get no record."""

@@ -15,6 +15,7 @@ from liveprofile.config import Settings
 from liveprofile.flink.latency_report import EVENT_TO_ALERT, EVENT_TO_SCORE
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
+from udfs.consent_feed import ConsentFeed, open_consent_feed
 from udfs.erasure_feed import ErasureFeed, open_erasure_feed
 from udfs.latency_counters import LatencyCounters
 from udfs.rules_feed import RulesFeed, open_rules_feed
@@ -26,6 +27,7 @@ if TYPE_CHECKING:  # only the workers need the model's libraries, not the client
 OpenSink = Callable[[Settings], ScoringSink]
 OpenMetrics = Callable[[Any], Callable[["ScoringBatchTiming"], None]]
 OpenRulesFeed = Callable[[Settings, RuleSet], RulesFeed]
+OpenConsentFeed = Callable[[Settings], ConsentFeed]
 OpenErasureFeed = Callable[[Settings], ErasureFeed]
 
 log = logging.getLogger(__name__)
@@ -45,11 +47,13 @@ class ScoringUdf(ScalarFunction):
         open_metrics: OpenMetrics,
         open_rules_feed: OpenRulesFeed,
         open_erasure_feed: OpenErasureFeed,
+        open_consent_feed: OpenConsentFeed,
     ):
         """For the arguments see `scoring_udf`; rules: of the rules file."""
         self._settings, self._rules = settings, rules
         self._open_sink, self._open_metrics = open_sink, open_metrics
         self._open_rules_feed, self._open_erasure_feed = open_rules_feed, open_erasure_feed
+        self._open_consent_feed = open_consent_feed
 
     def open(self, function_context: FunctionContext) -> None:
         """Loads the model and connects the sink and the rules feed."""
@@ -61,6 +65,7 @@ class ScoringUdf(ScalarFunction):
         self._sink = self._open_sink(self._settings)
         self._rules_feed = self._open_rules_feed(self._settings, self._rules)
         self._erasure_feed = self._open_erasure_feed(self._settings)
+        self._consent_feed = self._open_consent_feed(self._settings)
         self._scorer = EventScorer(
             self._settings,
             model,
@@ -68,12 +73,14 @@ class ScoringUdf(ScalarFunction):
             self._rules_feed,
             self._open_metrics(function_context.get_metric_group()),
             erasures=self._erasure_feed,
+            consents=self._consent_feed,
         )
         gc.collect()
         gc.freeze()  # see udfs.profile.udf
         log.info("fraud model %s is loaded", model.version)
 
     def close(self) -> None:
+        self._consent_feed.close()
         self._erasure_feed.close()
         self._rules_feed.close()
         self._scorer.close()
@@ -116,6 +123,7 @@ def scoring_udf(
     open_metrics: OpenMetrics = ScoringMetrics,
     open_rules_feed: OpenRulesFeed = open_rules_feed,
     open_erasure_feed: OpenErasureFeed = open_erasure_feed,
+    open_consent_feed: OpenConsentFeed = open_consent_feed,
 ):
     """Returns the function that the job registers as `score_event`.
 
@@ -123,7 +131,15 @@ def scoring_udf(
     """
     rules = read_rules(product_path(settings.rules))
     return udf(
-        ScoringUdf(settings, rules, open_sink, open_metrics, open_rules_feed, open_erasure_feed),
+        ScoringUdf(
+            settings,
+            rules,
+            open_sink,
+            open_metrics,
+            open_rules_feed,
+            open_erasure_feed,
+            open_consent_feed,
+        ),
         result_type=DataTypes.ARRAY(DataTypes.STRING()),
         func_type="pandas",
     )

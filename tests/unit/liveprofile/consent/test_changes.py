@@ -40,6 +40,7 @@ def test_book_equals_the_rule(seed: int) -> None:
             for at_ms in range(-1, 13):
                 expected = plainly(users.get(user, []), purpose, at_ms, defaults[purpose])
                 assert book.allowed(user, purpose, at_ms) is expected
+                assert book.allowed_rows([user], purpose, [at_ms]) == [expected]
                 change = newest(users.get(user, []), purpose, at_ms)
                 assert (defaults[purpose] if change is None else change.granted) is expected
 
@@ -54,6 +55,7 @@ def test_book_keeps_only_users_who_differ_from_the_defaults() -> None:
     assert not book.allowed("refuses", "marketing", 5)
     book.put("refuses", [])  # a record without a value
     assert len(book) == 0 and book.allowed("refuses", "marketing", 9)
+    assert book.allowed_rows(["refuses", "b"], "marketing", [9, 9]) == [True, True]
 
 
 def test_times_of_today_fit_into_the_book() -> None:

@@ -27,7 +27,7 @@ from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.memory.topic import FakeTopic
 from tests.support.rows.segment_examples import SHIPPED_SEGMENTS, segments
 from tests.support.rows.statements import stated
-from udfs.consent_feed import ConsentFeed
+from udfs.consent_feed import ConsentFeed, open_default_consents
 from udfs.erasure_feed import open_no_erasures
 from udfs.failed_rows import MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
@@ -344,6 +344,25 @@ def test_windows_without_consent_reach_neither_model_nor_tables(model: Any):
     assert [len(records) for records in sent] == [0, 1, 0]
     assert len(updater.update(batch("b"))[0]) == 1 and sum(scored) == 2
     consents.close()
+
+
+def test_windows_without_risk_or_recommendation_keep_neither(model: Any):
+    consents = open_default_consents(load())
+    for user, purpose in (("b", "risk"), ("c", "recommendation")):
+        consents.current().put(user, [ConsentChange(END_MS, purpose, False)])
+    sink = MemoryProfileSink()
+    rules = RulesFeed(RuleSet.model_validate({"version": "test", "rules": [ANY_WINDOW]}))
+    updater = ProfileUpdater(load(), model, sink, rules, no_segments(), consents=consents)
+    sent = updater.update(batch("a", "b", "c"))
+    assert [len(records) for records in sent] == [1, 0, 1]
+    flags = {user: [flag.rule_id for flag in row.flags] for user, row in sink.profiles.items()}
+    assert flags == {"a": ["any_window"], "b": [], "c": ["any_window"]}
+    assert [len(sink.profiles[user].active_rules) for user in "abc"] == [1, 0, 1]
+    profiles = {user: orjson.loads(row.profile_json) for user, row in sink.profiles.items()}
+    assert profiles["c"]["interests"] == {} and profiles["c"]["next_items"] == []
+    for user in "ab":
+        assert profiles[user]["interests"] and profiles[user]["next_items"]
+    assert profiles["c"]["category_affinity"] == profiles["a"]["category_affinity"]
 
 
 def test_windows_from_before_an_erasure_reach_neither_model_nor_tables(model: Any):
