@@ -43,6 +43,7 @@ from cli.pipeline.submit import submit
 from cli.privacy.consent import consent
 from cli.privacy.erase import erase
 from cli.privacy.export import export
+from cli.privacy.places import places
 from cli.profiles import deltas, flags, scores, show
 from cli.risk.alerts import alerts
 from cli.risk.consume import consume
@@ -63,7 +64,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Segment users": (segments, attributes),
     "Operate the shop": (trends, funnel, retention),
     "Run campaigns": (campaign,),
-    "Respect a person's choices": (consent, export, erase),
+    "Respect a person's choices": (consent, export, erase, places),
     "Train models": (backfill, train, tune, evaluate, walk_forward, catalogue, model),
 }
 
