@@ -48,6 +48,9 @@ def show(
 ) -> None:
     """Show a user's current profile, and attributes from elsewhere. Exit code 1 if unknown.
 
+    Churn and spend are those of the moment "values as of" (JSON: values_at_ms): now, or --at, or
+    the end of the last window if the model stores no curves.
+
     Example: `liveprofile show 42 --similar 5`
     """
     from cli.attributes import attribute_table, user_attributes
@@ -55,6 +58,7 @@ def show(
     from liveprofile.storage import queries
     from liveprofile.storage.connection import open_session
     from liveprofile.storage.cql import now_ms
+    from liveprofile.value_curves import values_moment_ms
 
     settings, time_ms = read_settings(config), now_ms() if at is None else at
     with open_session(settings.cassandra) as session:
@@ -66,6 +70,7 @@ def show(
         attributes = user_attributes(AttributeTable(session, settings.cassandra), user)
     if json:
         result = profile._asdict()
+        result["values_at_ms"] = values_moment_ms(profile.profile, profile.window_end_ms, time_ms)
         result["attributes"] = {name: one._asdict() for name, one in attributes.items()}
         if similar:
             result["similar"] = [_as_dict(each) for each in similar_users]
@@ -160,8 +165,9 @@ def flags(
 
 def profile_table(profile: StoredProfile, time_ms: int) -> Table:
     """A row per typed column and per list of the JSON column (its first entries)."""
-    from liveprofile.value_curves import values_at
+    from liveprofile.value_curves import values_at, values_moment_ms
 
+    moment_ms = values_moment_ms(profile.profile, profile.window_end_ms, time_ms)
     values = values_at(profile.profile, profile._asdict(), profile.window_end_ms, time_ms)
     wait = values["purchase_in_days"]
     table = new_table(title=f"Profile of user {profile.user_id}")
@@ -174,6 +180,7 @@ def profile_table(profile: StoredProfile, time_ms: int) -> Table:
     for name, value in (
         ("last window", window),
         ("segments", ", ".join(profile.segments) or "none"),
+        ("values as of", format_utc(moment_ms)),
         ("churn", f"{values['churn']:.1%}"),
         ("expected spend", f"{values['expected_spend']:.2f}"),
         ("next purchase", "" if wait is None else f"in about {wait:.1f} days"),

@@ -95,6 +95,11 @@ def values_at(
     return {name: float(value[0]) for name, value in values.items()}
 
 
+def values_moment_ms(document: Mapping[str, Any], window_end_ms: int, at_ms: int) -> int:
+    """The moment that `values_at` answers for: without a curve, the window's end."""
+    return max(at_ms, window_end_ms) if document.get(KEY) else window_end_ms
+
+
 def reading_time_ms(now_ms: int, window_end_ms: int) -> int:
     """The moment for which a reader at `now_ms` gets values: the last full hour.
 

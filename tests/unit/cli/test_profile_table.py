@@ -25,9 +25,16 @@ def test_values_are_those_of_the_moment_if_the_profile_has_curves() -> None:
     assert (now["churn"], now["expected spend"]) == ("10.0%", "30.00")
     assert (later["churn"], later["expected spend"]) == ("80.0%", "5.00")
     assert later["next purchase"] == "in about 20.0 days"
+    assert now["values as of"] == "2017-11-26 01:00:00"
+    assert later["values as of"] == "2017-12-03 01:00:00"
+
+
+def test_moment_before_the_last_window_counts_as_its_end() -> None:
+    assert shown(curve_document(), -1) == shown(curve_document(), 0)
 
 
 def test_profile_without_curves_shows_its_stored_values() -> None:
     found = shown({}, 7)
     assert (found["churn"], found["expected spend"]) == ("25.0%", "40.00")
     assert "next purchase" not in found
+    assert found["values as of"] == "2017-11-26 01:00:00"  # as they are stored
