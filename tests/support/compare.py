@@ -15,7 +15,7 @@ import json
 import sys
 import tomllib
 from collections import defaultdict, deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,16 +136,23 @@ def _one_row(tokens: Iterable[Token]) -> TokenColumns:
     return TokenColumns.of([[events.Token(*token) for token in tokens]])
 
 
-def compare_with_reference(settings: Settings, scored: Scored | None = None) -> Comparison:
+def compare_with_reference(
+    settings: Settings, scored: Scored | None = None, gone: Collection[str] = ()
+) -> Comparison:
     """Raises ServiceError if Kafka or Cassandra does not answer.
 
-    scored: of earlier comparisons of the same job.
+    scored: of earlier comparisons of the same job. gone: users who were erased while the job ran,
+    of whom nothing may be stored.
     """
     comparison = Comparison()
     topics = settings.topics
     records = _in_arrival_order(kafka_records.read_topic(settings, topics.events))
     values = {(record.partition, record.offset): record.value for record in records}
-    rejected = _by_origin(settings, topics.rejected)
+    rejected = {
+        position: record
+        for position, record in _by_origin(settings, topics.rejected).items()
+        if record.headers["reason"] != b"ERASED"
+    }
     late = _by_origin(settings, topics.late)
     model = RecordingModel(scored or Scored(settings))
     tables = tomllib.loads(product_path(settings.rules).read_text(encoding="utf-8"))["rules"]
@@ -156,7 +163,11 @@ def compare_with_reference(settings: Settings, scored: Scored | None = None) -> 
     expected = run_reference(records, settings, too_many=too_many, score=model, rules=rules)
     _compare_rejected(comparison, rejected, expected, values, settings)
     _compare_late(comparison, late, expected, values, settings)
-    closed = _closed_windows(expected, model, settings.window.history)
+    closed = {
+        key: window
+        for key, window in _closed_windows(expected, model, settings.window.history).items()
+        if key.user_id not in gone
+    }
     with open_session(settings.cassandra) as session:
         active = compare_windows(comparison, session, closed)
         users = compare_profiles(comparison, session, closed, model.scored.model)
