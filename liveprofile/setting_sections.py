@@ -268,6 +268,13 @@ class JobSettings(Section):
         max_length=256,
         description="a URI reference that does not end with a slash",
     )
+    # Off: consumers compare types.
+    event_type_prefix: str = Field(
+        "",
+        pattern=r"^([a-z0-9-]+(\.[a-z0-9-]+)*)?$",
+        max_length=200,
+        description="a reversed DNS name, such as com.example.shop; empty: none",
+    )
     parallelism: int = Field(2, ge=1, le=4096)
     checkpoint_interval_ms: int = Field(10_000, ge=100)
     checkpoint_dir: str = ""

@@ -14,7 +14,7 @@ import orjson
 from cassandra.cluster import Session
 
 from cli.risk.alert_output import deduplicate
-from liveprofile.alerts.cloud_events import ALERT_TYPE
+from liveprofile.alerts.cloud_events import ALERT_TYPE, is_type
 from liveprofile.config import Settings
 from liveprofile.errors import ServiceUnavailableError
 from liveprofile.kafka import offsets
@@ -123,7 +123,9 @@ class JobWatcher:
             for partition, held in offsets.partition_ranges(self._settings, topic).items()
         }
         new = deduplicate(read_topic(self._settings, topic, spans), self._seen)
-        flags = (alert for alert in new if alert["type"] == ALERT_TYPE)  # a drift alert has no user
+        flags = (
+            alert for alert in new if is_type(alert["type"], ALERT_TYPE)
+        )  # a drift alert has no user
         self._alerts += sorted(flags, key=lambda alert: alert["time"])
         self._places = {partition: span.end for partition, span in spans.items()}
 

@@ -8,7 +8,12 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from liveprofile.alerts.cloud_events import DEFAULT_SOURCE, job_source, to_rfc3339
+from liveprofile.alerts.cloud_events import (
+    DEFAULT_ORIGIN,
+    EventOrigin,
+    to_rfc3339,
+    traceparent,
+)
 from liveprofile.wire.tokens import FIELD
 
 DRIFT_ALERT_TYPE = "liveprofile.risk.drift"
@@ -25,22 +30,27 @@ class DriftAlert(NamedTuple):
     reference: str  # version of the drift reference
     events: int
     reasons: Sequence[dict[str, Any]]  # empty if ended
-    event_source: str = DEFAULT_SOURCE  # the setting
+    origin: EventOrigin = DEFAULT_ORIGIN
 
     def cloud_event(self) -> bytes:
         """Returns CloudEvents 1.0 structured JSON. Copies of an alert have the same id."""
         identity = FIELD.join((self.reference, self.period, str(self.start_ms), self.state))
+        event_id = hashlib.sha256(identity.encode()).hexdigest()[:32]
         started = self.state == "started"
         return orjson.dumps(
             {
                 "specversion": "1.0",
-                "id": hashlib.sha256(identity.encode()).hexdigest()[:32],
-                "source": job_source(self.event_source),
-                "type": DRIFT_ALERT_TYPE,
+                "id": event_id,
+                "source": self.origin.job,
+                "type": self.origin.type_of(DRIFT_ALERT_TYPE),
                 "subject": self.model_version,
                 "time": to_rfc3339(self.end_ms),
                 "datacontenttype": "application/json",
                 "dataschema": DRIFT_ALERT_SCHEMA,
+                # Its start and its end are one trace.
+                "traceparent": traceparent(
+                    event_id, "drift", self.reference, self.period, str(self.since_ms)
+                ),
                 "data": {
                     "state": self.state,
                     "period": self.period,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from liveprofile.alerts.cloud_events import alert_records
+from liveprofile.alerts.cloud_events import alert_records, origin_of
 from liveprofile.attributes.resolution import SEGMENT_PURPOSES
 from liveprofile.config import Settings
 from liveprofile.errors import InputError
@@ -236,15 +236,13 @@ class ProfileUpdater:
         # The watermark passes the end of a window `out_of_orderness_ms` after it, if events arrive.
         close_ms = inputs.window_end_ms + self._settings.window.out_of_orderness_ms
         waited_ms = self._now_ms() - close_ms
-        topics, event_source = self._settings.topics, self._settings.job.event_source
+        topics, origin = self._settings.topics, origin_of(self._settings.job)
         for row, profile in zip(kept, profiles, strict=True):
             if profile.flags:
                 snoozes = snoozed[profile.user_id]
-                sent[row] += alert_records(topics.alerts, profile, snoozes, event_source)
+                sent[row] += alert_records(topics.alerts, profile, snoozes, origin)
             if profile.memberships:
-                sent[row] += change_records(
-                    topics.segment_changes, profile.memberships, event_source
-                )
+                sent[row] += change_records(topics.segment_changes, profile.memberships, origin)
         spent_ms = np.diff(clock) * 1000.0
         media = [window.modalities for window in windows.rows]
         self._on_batch(

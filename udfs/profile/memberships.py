@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 
+from liveprofile.alerts.cloud_events import EventOrigin
 from liveprofile.config import Settings
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.segments.evaluation import Evaluation
@@ -50,10 +51,10 @@ def with_memberships(
     ]
 
 
-def change_records(topic: str, writes: Sequence[MembershipWrite], event_source: str) -> list[str]:
-    """Returns an output record for each change that is sent. event_source: the setting."""
+def change_records(topic: str, writes: Sequence[MembershipWrite], origin: EventOrigin) -> list[str]:
+    """Returns an output record for each change that is sent."""
     return [
-        output_records.record(topic, write.user_id, change_event(write, event_source).decode())
+        output_records.record(topic, write.user_id, change_event(write, origin).decode())
         for write in writes
         if write.is_sent
     ]

@@ -18,7 +18,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import orjson
 
-from liveprofile.alerts.cloud_events import DEFAULT_SOURCE
+from liveprofile.alerts.cloud_events import DEFAULT_ORIGIN, EventOrigin
 from liveprofile.drift.alert import DriftAlert
 from liveprofile.drift.comparison import DriftVerdict, assess_drift
 from liveprofile.drift.histograms import LATENESS_MS, HourlyHistograms
@@ -70,7 +70,7 @@ class DriftMonitor:
     are shorter than in the reference, which looks like drift.
     clock: returns epoch seconds.
     executor: runs one task at a time; None: a thread.
-    event_source: the setting, for alerts.
+    origin: of alerts.
     """
 
     def __init__(
@@ -82,11 +82,11 @@ class DriftMonitor:
         after_days: float,
         clock: Callable[[], float] = time.time,
         executor: Executor | None = None,
-        event_source: str = DEFAULT_SOURCE,
+        origin: EventOrigin = DEFAULT_ORIGIN,
     ):
         self._reference, self._model_version, self._store = reference, model_version, store
         self._after_ms = round(after_days * DAY_MS)
-        self._clock, self._event_source = clock, event_source
+        self._clock, self._origin = clock, origin
         self._worker = uuid.uuid4().hex
         self._histograms = HourlyHistograms(reference, names)
         self._executor = executor or ThreadPoolExecutor(1, "drift")
@@ -255,7 +255,7 @@ class DriftMonitor:
             self._reference.version,
             verdict.events,
             verdict.reasons,
-            self._event_source,
+            self._origin,
         )
         return after._replace(alert=alert.cloud_event().decode(), sent=False), alert
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 import orjson
 from cassandra.cluster import Session
 
+from liveprofile.alerts.cloud_events import origin_of
 from liveprofile.config import Settings
 from liveprofile.kafka import records
 from liveprofile.segments.definitions import SegmentSet
@@ -48,9 +49,9 @@ def run_sweep(
 
     def send(writes: Sequence[MembershipWrite]) -> None:
         if writes:
-            topic, event_source = settings.topics.segment_changes, settings.job.event_source
+            topic, origin = settings.topics.segment_changes, origin_of(settings.job)
             events = (
-                (write.user_id.encode(), change_event(write, event_source), CONTENT_TYPE)
+                (write.user_id.encode(), change_event(write, origin), CONTENT_TYPE)
                 for write in writes
             )
             records.send_all(settings, topic, events)

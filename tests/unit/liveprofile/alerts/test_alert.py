@@ -28,5 +28,11 @@ def test_error_names_the_invalid_field():
         an_alert(severity="fatal")
 
 
+def test_type_of_a_deployment_with_a_prefix_is_an_alert():
+    prefixed = EXAMPLE | {"type": "com.example.shop.liveprofile.risk.flag"}
+    assert read_alert(json.dumps(prefixed).encode()).type == prefixed["type"]
+    assert read_alert(json.dumps(EXAMPLE | {"type": "notliveprofile.risk.flag"}).encode()) is None
+
+
 def test_event_of_another_type_returns_none():
     assert read_alert(json.dumps(EXAMPLE | {"type": "liveprofile.risk.drift"}).encode()) is None

@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from typing import Any
 
+import jsonschema
 import numpy as np
 import orjson
 import pytest
@@ -25,6 +26,7 @@ from liveprofile.value_curves import values_at
 from liveprofile.wire.tokens import EVENT, FIELD, HEADER, WINDOW
 from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.memory.topic import FakeTopic
+from tests.support.paths import ROOT
 from tests.support.rows.segment_examples import SHIPPED_SEGMENTS, segments
 from tests.support.rows.statements import stated
 from udfs.consent_feed import ConsentFeed, open_default_consents
@@ -170,15 +172,25 @@ def test_events_name_the_deployment(model: Any):
     rules = RuleSet.model_validate({"version": "test", "rules": [ANY_WINDOW]})
     everyone = segments(everyone="purchases >= 0")
     updater = ProfileUpdater(
-        load(job={"event_source": "urn:shop:eu"}),
+        load(job={"event_source": "urn:shop:eu", "event_type_prefix": "com.example.shop"}),
         model,
         MemoryProfileSink(),
         RulesFeed(rules),
         SegmentsFeed(everyone),
     )
     [records] = updater.update(batch("a"))
-    sources = [json.loads(record.split(WINDOW, 1)[1])["source"] for record in records]
-    assert len(sources) == 2 and set(sources) == {"urn:shop:eu/profile-job"}
+    alert, change = (json.loads(record.split(WINDOW, 1)[1]) for record in records)
+    assert alert["source"] == change["source"] == "urn:shop:eu/profile-job"
+    assert alert["type"] == "com.example.shop.liveprofile.risk.flag"
+    assert change["type"] == "com.example.shop.liveprofile.segment.entered"
+    # Both come from one window: one trace, and a parent each.
+    (_, trace, one, _), (_, same, other, _) = (
+        event["traceparent"].split("-") for event in (alert, change)
+    )
+    assert trace == same and one != other
+    for event, name in ((alert, "risk-alert"), (change, "segment-change")):
+        schema = json.loads((ROOT / "schemas" / f"{name}.schema.json").read_text("utf-8"))
+        jsonschema.Draft202012Validator(schema).validate(event)
 
 
 def test_model_of_another_decay_is_rejected(model: Any):

@@ -14,6 +14,7 @@ import pytest
 
 from benchmarks.support.inline_executor import InlineExecutor
 from benchmarks.support.memory_drift_store import MemoryDriftStore
+from liveprofile.alerts.cloud_events import EventOrigin
 from liveprofile.config import load
 from liveprofile.drift.alert import DRIFT_ALERT_TYPE
 from liveprofile.drift.histograms import (
@@ -66,7 +67,7 @@ class Workers:
             self.after_days,
             self.clock,
             executor,
-            "urn:shop:eu",
+            EventOrigin("urn:shop:eu", "com.example.shop"),
         )
 
     def step(self, factor: float = 1.0, count: int = 1_000) -> list[dict]:
@@ -113,7 +114,8 @@ def test_drift_sends_one_alert_at_start_and_one_at_end(reference: DriftReference
     started, ended = (sent[hour][0] for hour in (4, 8))
     for alert in (started, ended):
         jsonschema.Draft202012Validator(SCHEMA).validate(alert)
-        assert (alert["type"], alert["subject"]) == (DRIFT_ALERT_TYPE, "m-1")
+        assert alert["type"] == f"com.example.shop.{DRIFT_ALERT_TYPE}"
+        assert alert["subject"] == "m-1"
         assert alert["source"] == "urn:shop:eu/profile-job"
     assert started["id"] != ended["id"]
     assert started["data"]["events"] >= 2_000  # of both workers
