@@ -1,9 +1,8 @@
 """BG/NBD and Gamma-Gamma: the number of purchase days to come, and the spend on each.
 
 Fader, Hardie and Lee 2005, Marketing Science 24(2), doi:10.1287/mksc.1040.0098, and Journal of
-Marketing Research 42(4), doi:10.1509/jmkr.2005.42.4.415. `lifetimes` fits both to one row per user
-as of the end of training. Times are in days; the fit does not depend on the unit, because lifetimes
-scales times to the longest age.
+Marketing Research 42(4), doi:10.1509/jmkr.2005.42.4.415. Both are fitted to one row per user as of
+the end of training. Times are in days; the fit does not depend on the unit.
 
 Shape suffix: W moments, or users at the end of training.
 """
@@ -11,14 +10,11 @@ Shape suffix: W moments, or users at the end of training.
 from __future__ import annotations
 
 import contextlib
-import io
 from collections.abc import Callable
 from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
-from lifetimes import BetaGeoFitter, GammaGammaFitter
-from scipy.special import hyp2f1
 
 from models.profile.evaluation.baseline_models.data import (
     BaselineData,
@@ -28,6 +24,11 @@ from models.profile.evaluation.baseline_models.data import (
     absolute_error,
     choose_settings,
     ranking_loss,
+)
+from models.profile.evaluation.baseline_models.purchase_models import (
+    BetaGeo,
+    GammaGamma,
+    NotConverged,
 )
 from models.profile.evaluation.baseline_models.rfm import RfmFeatures, rfm_features
 from models.profile.evaluation.moments import Moments
@@ -58,9 +59,7 @@ class PurchaseHistory(NamedTuple):
         return cls.from_features(rfm, np.flatnonzero(rfm.column("frequency") > 0))
 
 
-def probability_no_purchase(
-    model: BetaGeoFitter, history: PurchaseHistory, days: float
-) -> np.ndarray:
+def probability_no_purchase(model: BetaGeo, history: PurchaseHistory, days: float) -> np.ndarray:
     """(W,) probability of no purchase within `days`.
 
     The purchase rate of a user who is still alive is distributed as
@@ -68,40 +67,30 @@ def probability_no_purchase(
     1 - P(alive) + P(alive) ((alpha + age) / (alpha + age + days)) ** (r + repeats).
     """
     alive_W = probability_alive(model, history)
-    rate_W = model.params_["alpha"] + history.age_W
-    shape_W = model.params_["r"] + history.repeats_W
+    rate_W, shape_W = model.alpha + history.age_W, model.r + history.repeats_W
     return 1 - alive_W + alive_W * (rate_W / (rate_W + days)) ** shape_W
 
 
-def probability_alive(model: BetaGeoFitter, history: PurchaseHistory) -> np.ndarray:
+def probability_alive(model: BetaGeo, history: PurchaseHistory) -> np.ndarray:
     """(W,) probability that the user will purchase again at any time."""
-    return model.conditional_probability_alive(*history[:3])
+    return model.probability_alive(*history[:3])
 
 
-def expected_purchases(model: BetaGeoFitter, history: PurchaseHistory, days: float) -> np.ndarray:
+def expected_purchases(model: BetaGeo, history: PurchaseHistory, days: float) -> np.ndarray:
     """(W,) expected purchase days within `days`."""
-    with np.errstate(all="ignore"):
-        expected_W = model.conditional_expected_number_of_purchases_up_to_time(days, *history[:3])
-    # For users without repeats and a + b < 1, lifetimes takes the logarithm of a hypergeometric
-    # function that is negative. This is the same equation (10) without the logarithm.
-    r, alpha, a, b = (model.params_[name] for name in ("r", "alpha", "a", "b"))
-    rate_W = alpha + history.age_W
-    hyper_W = hyp2f1(r, b, a + b - 1, days / (rate_W + days))
-    without_repeats_W = (a + b - 1) / (a - 1) * (1 - hyper_W * (rate_W / (rate_W + days)) ** r)
-    return np.where(history.repeats_W == 0, without_repeats_W, expected_W)
+    return model.expected_purchases(days, *history[:3])
 
 
-def median_days(model: BetaGeoFitter, history: PurchaseHistory, most: float) -> np.ndarray:
+def median_days(model: BetaGeo, history: PurchaseHistory, most: float) -> np.ndarray:
     """(W,) days within which the next purchase is as likely as not, at most `most`."""
     alive_W = probability_alive(model, history)
-    rate_W = model.params_["alpha"] + history.age_W
-    shape_W = model.params_["r"] + history.repeats_W
+    rate_W, shape_W = model.alpha + history.age_W, model.r + history.repeats_W
     with np.errstate(all="ignore"):
         days_W = rate_W * ((alive_W / (alive_W - 0.5)) ** (1 / shape_W) - 1)
     return np.where((alive_W > 0.5) & (days_W < most), days_W, float(most))
 
 
-CHURN_SCORES: dict[str, Callable[[BetaGeoFitter, PurchaseHistory, float], np.ndarray]] = {
+CHURN_SCORES: dict[str, Callable[[BetaGeo, PurchaseHistory, float], np.ndarray]] = {
     "probability of no purchase": probability_no_purchase,
     "probability of being gone": lambda model, history, _: 1 - probability_alive(model, history),
     "expected purchases": lambda *inputs: -expected_purchases(*inputs),
@@ -109,17 +98,21 @@ CHURN_SCORES: dict[str, Callable[[BetaGeoFitter, PurchaseHistory, float], np.nda
 
 
 def predictions(
-    data: BaselineData, on_fit: Callable[[int, int], None]
+    data: BaselineData,
+    on_fit: Callable[[int, int], None],
+    fit_purchases: Callable[..., BetaGeo] = BetaGeo.fit,
 ) -> BaselinePredictions | None:
     """Churn by the best of CHURN_SCORES, spend of at least 0, and the median time to the next
     purchase. None if no fit converges.
+
+    fit_purchases: as BetaGeo.fit.
     """
     users = PurchaseHistory.at_training_end(data)
     days = data.horizon_days
-    purchase_models = _fit_each_penalizer(BetaGeoFitter, *users[:3])
+    purchase_models = _fit_each_penalizer(fit_purchases, *users[:3])
     paid_W = users.monetary_W > 0
     amount_models = _fit_each_penalizer(
-        GammaGammaFitter, 1 + users.repeats_W[paid_W], users.monetary_W[paid_W]
+        GammaGamma.fit, 1 + users.repeats_W[paid_W], users.monetary_W[paid_W]
     )
     if not purchase_models or not amount_models:
         return None
@@ -144,9 +137,7 @@ def predictions(
 
         def predict(index_W: np.ndarray) -> np.ndarray:
             history = PurchaseHistory.from_features(data.rfm, index_W)
-            amount_W = amount_model.conditional_expected_average_profit(
-                1 + history.repeats_W, history.monetary_W
-            )
+            amount_W = amount_model.expected_amount(1 + history.repeats_W, history.monetary_W)
             return np.maximum(expected_purchases(purchase_model, history, days) * amount_W, 0.0)
 
         return predict
@@ -178,15 +169,10 @@ def predictions(
     return BaselinePredictions.from_models(data, chosen_settings, churn, spend, time)
 
 
-def _fit_each_penalizer(fitter: type, *inputs: np.ndarray) -> dict[float, Any]:
+def _fit_each_penalizer(fit: Callable[..., Any], *inputs: np.ndarray) -> dict[float, Any]:
     """The fitted model of each of PENALIZERS; fits that do not converge are left out."""
     models = {}
     for penalizer in PENALIZERS:
-        # lifetimes prints the optimizer's result if a fit does not converge.
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            contextlib.suppress(ValueError),
-            np.errstate(all="ignore"),
-        ):
-            models[penalizer] = fitter(penalizer).fit(*inputs)
+        with contextlib.suppress(NotConverged):
+            models[penalizer] = fit(penalizer, *inputs)
     return models
