@@ -14,6 +14,7 @@ from cli.api.key import key
 from cli.api.metrics import metrics
 from cli.api.serve import serve
 from cli.attributes import attributes
+from cli.correct.command import correct
 from cli.decode import decode
 from cli.demo.command import demo
 from cli.doctor.command import doctor
@@ -56,7 +57,7 @@ from liveprofile.errors import LiveprofileError
 
 # The panels of `liveprofile --help`, each with its commands and groups of commands.
 PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
-    "Run the job": (demo, setup, submit, status, stop, cancel, upgrade, doctor, audit),
+    "Run the job": (demo, setup, submit, status, stop, cancel, upgrade, doctor, audit, correct),
     "Send events": (generate, mapping, replay, decode, heartbeat, rejected, bootstrap),
     "Read profiles": (show, deltas, scores, flags),
     "Serve profiles over HTTP": (serve, console, key, metrics),

@@ -3,7 +3,8 @@
     flink run -py jobs/backfill_job.py ... -- --config FILE --events ARCHIVE --rows FOLDER
 
 Each row is the input that a pipeline's model would have received in the stream. Trainings read
-these rows (liveprofile/wire/training_rows.py). A batch has no watermark, so no event is late.
+these rows (liveprofile/wire/training_rows.py), and `liveprofile correct` recomputes profiles from
+them. A batch has no watermark, so no event is late.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import sys
 from pathlib import Path
 
+import pyarrow as pa
 from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs.sql import expressions as sql
@@ -22,12 +24,21 @@ from liveprofile.wire import training_rows
 
 
 def profile_rows() -> str:
+    return f"SELECT {_profile_columns(training_rows.PROFILE)} FROM model_input"
+
+
+def profile_inputs() -> str:
+    """With memories, and the windows of a user one after the other."""
+    columns = _profile_columns(training_rows.PROFILE_INPUT)
+    return f"SELECT {columns} FROM profile_input ORDER BY user_id, window_end"
+
+
+def _profile_columns(schema: pa.Schema) -> str:
     columns = {
-        "window_start_ms": sql.epoch_ms("window_start"),
-        "window_end_ms": sql.epoch_ms("window_end"),
+        "window_start_ms": f"{sql.epoch_ms('window_start')} AS window_start_ms",
+        "window_end_ms": f"{sql.epoch_ms('window_end')} AS window_end_ms",
     }
-    selected = (columns.get(name, name) for name in training_rows.PROFILE.names)
-    return f"SELECT {', '.join(selected)} FROM model_input"
+    return ", ".join(columns.get(name, name) for name in schema.names)
 
 
 def scoring_rows() -> str:
@@ -35,19 +46,19 @@ def scoring_rows() -> str:
 
 
 def run_profile_pipeline(
-    t_env: TableEnvironment, settings: Settings, *, source: str, rows: Path
+    t_env: TableEnvironment, settings: Settings, *, source: str, rows: Path, memories: bool = False
 ) -> None:
     """Writes the rows of the profile pipeline and waits until all are written.
 
-    `source`: DDL of a bounded table named `source`.
+    `source`: DDL of a bounded table named `source`. `memories`: write all that `update_profile`
+    receives, the windows of a user one after the other.
     """
+    schema = training_rows.PROFILE_INPUT if memories else training_rows.PROFILE
     _configure(t_env, settings)
     t_env.execute_sql(source)
-    profile_views.create(t_env, "source", settings, streaming=False)
-    t_env.execute_sql(
-        tables.file_sink("sink", rows, training_rows.columns_sql(training_rows.PROFILE))
-    )
-    t_env.execute_sql(f"INSERT INTO sink {profile_rows()}").wait()
+    profile_views.create(t_env, "source", settings, streaming=False, memories_in_batch=memories)
+    t_env.execute_sql(tables.file_sink("sink", rows, training_rows.columns_sql(schema)))
+    t_env.execute_sql(f"INSERT INTO sink {profile_inputs() if memories else profile_rows()}").wait()
 
 
 def run_scoring_pipeline(
@@ -81,6 +92,9 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--rows", type=Path, required=True, help="folder for the rows (JSON lines)")
     origin = parser.add_mutually_exclusive_group(required=True)
     origin.add_argument("--events", help="file or folder of JSON lines, one event a line")
+    origin.add_argument(
+        "--records", help="file of records: write what the profile pipeline's model receives"
+    )
     origin.add_argument("--topic", action="store_true", help="the present content of the topic")
     parser.add_argument(
         "--labels",
@@ -91,7 +105,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         settings = load(options.config)
         t_env = TableEnvironment.create(EnvironmentSettings.in_batch_mode())
-        if options.labels is None:
+        if options.records is not None:
+            source = tables.record_file("source", options.records, settings)
+            run_profile_pipeline(t_env, settings, source=source, rows=options.rows, memories=True)
+        elif options.labels is None:
             source = (
                 tables.kafka_source("source", settings, bounded=True)
                 if options.topic

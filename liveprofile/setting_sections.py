@@ -209,6 +209,9 @@ class WindowSettings(Section):
     stagger_ms: int = Field(
         0, ge=0, description="spread the window ends of users by this step; 0: all end at once"
     )
+    correction_days: float = Field(
+        3.0, ge=0, le=365, description="`liveprofile correct` uses later events up to this"
+    )
     # The state contains K (K + 3) / 2 windows of tokens for each user
     # (jobs.sql.profile_views.model_input).
     history: int = Field(8, ge=1, le=32, description="earlier windows that the model reads")

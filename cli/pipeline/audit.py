@@ -23,6 +23,7 @@ COUNTS = (
     "used",
     "duplicate",
     "late",
+    "corrected",
     "rejected",
     "erased",
     "unaccounted",
@@ -55,8 +56,8 @@ def audit(
         ),
     ] = False,
 ) -> None:
-    """Account for every record of the input topic: used, duplicate, late, rejected, erased or
-    heartbeat.
+    """Account for every record of the input topic: used, duplicate, late, corrected, rejected,
+    erased or heartbeat.
 
     Exit code 0 if each record has exactly one of these outcomes, no event was used twice, and
     every used event has a record. Run it when the job has caught up: a record that the job has

@@ -86,7 +86,8 @@ def backfill_profile_rows(
     check_files(out, source, mapping)
     with _work_folder(out) as work:
         events, event_arguments = _spool_events(source, mapping, work, on_step, numbered=False)
-        _run_job(settings, event_arguments, work, config, cluster, on_step)
+        run_job(settings, event_arguments, work, config, cluster, on_step)
+        on_step("writing Parquet")
         counts = _to_parquet(work, out, PROFILE_ROWS, consents, erased)
     return BackfillResult(events, counts.written, str(out), None, *counts[1:])
 
@@ -123,7 +124,8 @@ def backfill_scoring_rows(
         count = _write_lines(file, map(orjson.dumps, valid_labels), numbered=True)
         events, event_arguments = _spool_events(source, mapping, work, on_step, numbered=True)
         arguments = [*event_arguments, "--labels", str(file.resolve())]
-        _run_job(settings, arguments, work, config, cluster, on_step)
+        run_job(settings, arguments, work, config, cluster, on_step)
+        on_step("writing Parquet")
         counts = _to_parquet(work, out, SCORING_ROWS, consents, erased)
     return BackfillResult(events, counts.written, str(out), count, *counts[1:])
 
@@ -176,7 +178,7 @@ def _write_lines(file: Path, values: Iterable[bytes], *, numbered: bool) -> int:
     return count
 
 
-def _run_job(
+def run_job(
     settings: Settings,
     arguments: list[str],
     work: Path,
@@ -184,12 +186,15 @@ def _run_job(
     cluster: bool,
     on_step: Callable[[str], None],
 ) -> None:
+    """Runs the backfill job, which writes the folder `rows` in `work`. Raises ServiceError.
+
+    arguments: where its events are. For the others see `backfill_profile_rows`.
+    """
     arguments = [*arguments, "--rows", str((work / "rows").resolve())]
     if config is not None:
         arguments += ["--config", str(config.resolve())]
     on_step("running the SQL views in batch mode")
     (_run_on_cluster if cluster else _run_embedded)(settings, arguments)
-    on_step("writing Parquet")
 
 
 def _run_on_cluster(settings: Settings, arguments: list[str]) -> None:

@@ -251,8 +251,13 @@ def profile_input() -> str:
         JOIN memories AS m ON w.user_id = m.user_id AND w.window_time = m.memory_time"""
 
 
-def create(t_env, source: str, settings: Settings, *, streaming: bool) -> None:
-    """Registers the views over a source table (jobs/sql/tables.py), in the order of the path."""
+def create(
+    t_env, source: str, settings: Settings, *, streaming: bool, memories_in_batch: bool = False
+) -> None:
+    """Registers the views over a source table (jobs/sql/tables.py), in the order of the path.
+
+    memories_in_batch: also of a batch, `profile_input`. Trainings rebuild memories themselves.
+    """
     if streaming:
         views = {
             "timed": event_views.timed(source, settings),
@@ -278,11 +283,9 @@ def create(t_env, source: str, settings: Settings, *, streaming: bool) -> None:
         "with_baselines": with_baselines(),
         "model_input": model_input(settings),
     }
+    if streaming or memories_in_batch:
+        views |= {"memories": memories(), "profile_input": profile_input()}
     if streaming:
-        views |= {
-            "memories": memories(),
-            "profile_input": profile_input(),
-            "late": late(settings),
-        }
+        views["late"] = late(settings)
     for name, query in views.items():
         t_env.execute_sql(f"CREATE TEMPORARY VIEW {name} AS {query}")

@@ -274,6 +274,28 @@ def numbered_file(name: str, path: Path | str, settings: Settings, *, labels: bo
         ) WITH ({options})"""
 
 
+def record_file(name: str, path: Path | str, settings: Settings) -> str:
+    """A file of JSON lines, each a record with its place in Kafka, for corrections.
+
+    `number` is the order of arrival (udfs/corrections/record_spool.py writes the file).
+    """
+    record_time = "TO_TIMESTAMP_LTZ(record_ms, 3)"
+    clock = sql.event_clock("payload", record_time, settings.limits.max_clock_skew_ms)
+    options = _options(connector="filesystem", path=_uri(path), format="json")
+    return f"""
+        CREATE TEMPORARY TABLE {name} (
+            payload STRING,
+            record_topic STRING,
+            record_partition INT,
+            record_offset BIGINT,
+            record_ms BIGINT,
+            number BIGINT,
+            record_time AS {record_time},
+            event_clock AS {clock},
+            arrival AS number
+        ) WITH ({options})"""
+
+
 def file_sink(name: str, path: Path | str, columns: str) -> str:
     """JSON lines."""
     options = _options(connector="filesystem", path=_uri(path), format="json")

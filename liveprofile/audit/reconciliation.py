@@ -1,4 +1,4 @@
-"""Classifies input records: used, duplicate, late, rejected, erased, heartbeat or lost.
+"""Classifies input records: used, duplicate, late, corrected, rejected, erased, heartbeat or lost.
 
 Pure functions over rows (liveprofile.audit.rows). They do not use the job's own counters. The
 rules are in docs/data-contract.md, section 3.
@@ -18,13 +18,14 @@ from liveprofile.audit.rows import EVENT, HEARTBEAT, event_keys, partitions
 
 @dataclass(frozen=True)
 class Reconciliation:
-    """Counts of records. The seven after `in_topic` add up to it."""
+    """Counts of records. The eight after `in_topic` add up to it."""
 
     in_topic: int = 0
     heartbeats: int = 0
     used: int = 0
     duplicate: int = 0
     late: int = 0
+    corrected: int = 0  # late, and used by a correction
     rejected: int = 0
     erased: int = 0  # no trace is left: the user was erased after the record's window had begun
     unaccounted: int = 0
@@ -81,7 +82,13 @@ def reconcile(
     # The job uses the first record of a user and event in order of offset.
     candidates = np.flatnonzero((is_event & ~is_late) | is_claimed)
     keys, first = np.unique(row_keys[candidates], return_index=True)
+    corrected_keys = event_keys(stored)[stored["corrected"]]
+    is_corrected = _is_corrected(
+        row_keys, is_late & is_event, keys, candidates[first], corrected_keys
+    )
+    # Copies of a corrected event that came after it are duplicates.
     key_is_stored = np.isin(keys, stored_keys, assume_unique=True)
+    key_is_stored &= ~np.isin(keys, row_keys[is_corrected])
     is_used = np.zeros(len(rows), bool)
     is_used[candidates[first[key_is_stored]]] = True
     is_rejected = is_rejected & ~is_used
@@ -107,14 +114,17 @@ def reconcile(
         "heartbeats": is_heartbeat & in_range,
         "used": is_used & in_range,
         "duplicate": is_duplicate & in_range,
-        "late": is_late & in_range,
+        "late": is_late & ~is_corrected & in_range,
+        "corrected": is_corrected & in_range,
         "rejected": is_rejected & in_range,
         "erased": is_erased & in_range,
         "unaccounted": is_lost & in_range,
         "open_windows": is_open & in_range,
         "used_twice": (copies - 1)[counted_here],
         "unknown": is_unknown,
-        "late_and_used": _is_late_and_used(row_keys, is_late_event, is_used, stored_keys)
+        "late_and_used": _is_late_and_used(
+            row_keys, is_late_event & ~is_corrected, is_used, stored_keys
+        )
         & in_range
         & (rows["end_ms"] >= first_window_ms + length_ms),
     }
@@ -136,6 +146,27 @@ def _has_earlier_copy(rows: np.ndarray, selected: np.ndarray, kept: np.ndarray) 
     first_row, last_row = rows[kept[first[at]]], rows[kept[first[at] + copies[at] - 1]]
     other_partition = partitions(last_row) != partitions(rows[selected])
     return same & ((first_row["position"] < rows["position"][selected]) | other_partition)
+
+
+def _is_corrected(
+    row_keys: np.ndarray,
+    is_late_event: np.ndarray,
+    keys: np.ndarray,
+    first_on_time: np.ndarray,
+    corrected_keys: np.ndarray,
+) -> np.ndarray:
+    """(N,) bool: whether each row is late and a correction has used it.
+
+    keys: (K,) sorted, of records that are not late; first_on_time: (K,) the first row of each. A
+    late row after such a record is a late copy, and its delta may have been corrected for others.
+    """
+    late = np.flatnonzero(is_late_event & np.isin(row_keys, corrected_keys))
+    if len(keys):
+        at = np.minimum(np.searchsorted(keys, row_keys[late]), len(keys) - 1)
+        late = late[(keys[at] != row_keys[late]) | (first_on_time[at] > late)]
+    found = np.zeros(len(row_keys), bool)
+    found[late] = True
+    return found
 
 
 def _is_late_and_used(

@@ -49,6 +49,7 @@ STORED_ROW = np.dtype(
         ("key", np.uint64),  # digest of the event_id
         ("user", np.uint64),  # hash of the user_id
         ("proven", np.bool_),  # every record that its window may have used has been read
+        ("corrected", np.bool_),  # its delta is of a correction, which uses late events
     ],
     align=True,
 )
@@ -81,6 +82,8 @@ class StoredWindow(Protocol):
     def events(self) -> int: ...
     @property
     def digests(self) -> bytes: ...
+    @property
+    def revision(self) -> int | None: ...  # of a correction
 
 
 def position(partition: int, offset: int) -> int:
@@ -204,4 +207,5 @@ def stored_rows(
         rows["key"] = digests
         rows["user"] = np.repeat(users, events)
         rows["proven"] = np.repeat(proven, events)
+        rows["corrected"] = np.repeat([bool(delta.revision) for delta in batch], events)
         yield rows

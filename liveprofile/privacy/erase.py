@@ -25,6 +25,7 @@ WINDOW_TABLES = frozenset(
     {
         "user_profile",
         "profile_delta",
+        "replaced_delta",
         "user_lookalike",
         "later_sums",
         "risk_flag",

@@ -76,6 +76,9 @@ def _has_target(row: Any, keys: UserKeys) -> bool:
 TABLES: dict[str, HeldTable] = {
     "user_profile": HeldTable("the profile", "cassandra.profile_ttl_s", _by_user),
     "profile_delta": HeldTable("what each window changed", "cassandra.delta_ttl_s", _by_user),
+    "replaced_delta": HeldTable(
+        "deltas before their correction", "cassandra.delta_ttl_s", _by_user
+    ),
     "user_lookalike": HeldTable(
         "embedding and segments as indexed", "cassandra.profile_ttl_s", _by_user
     ),

@@ -131,6 +131,7 @@ class WindowDigests(NamedTuple):
     window_end_ms: int
     events: int
     digests: bytes
+    revision: int | None = None  # of a correction; None: the job's window
 
 
 def profile(session: Session, user_id: str) -> StoredProfile | None:

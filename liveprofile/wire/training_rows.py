@@ -20,6 +20,8 @@ PROFILE = pa.schema(
         ("sums", pa.list_(pa.float64())),
     ]
 )
+# What the model of the stream receives: corrections recompute profiles from it.
+PROFILE_INPUT = PROFILE.append(pa.field("memory", pa.string()))
 SCORING = pa.schema([("user_id", pa.string()), ("parts", pa.string())])
 SCORING_STORED = pa.schema(
     [

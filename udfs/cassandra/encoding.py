@@ -92,7 +92,7 @@ def encode_flag(row: FlaggedRow, flag: Flag) -> Values:
         row.model_version.encode(),
         flag.rules_version.encode(),
         flag.event_id.encode(),
-        struct.pack(">i", flag.rule_version),
+        integer(flag.rule_version),
         flag.rule_state.encode(),
         orjson.dumps(list(flag.reasons), option=orjson.OPT_SERIALIZE_NUMPY),
         bigint(write_time_us(row)),
@@ -101,8 +101,13 @@ def encode_flag(row: FlaggedRow, flag: Flag) -> Values:
 
 def encode_flag_by_day(row: FlaggedRow, flag: Flag) -> Values:
     """Returns the values of FLAG_BY_DAY_COLUMNS and the write time."""
-    day = struct.pack(">I", row.window_end_ms // DAY_MS + EPOCH_DAY)
-    return [day, struct.pack(">b", flag_bucket(row.user_id)), *encode_flag(row, flag)]
+    return [*day_and_bucket(row.user_id, row.window_end_ms), *encode_flag(row, flag)]
+
+
+def day_and_bucket(user_id: str, time_ms: int) -> list[bytes]:
+    """Encodes the partition key of risk_flag_by_day."""
+    day = struct.pack(">I", time_ms // DAY_MS + EPOCH_DAY)
+    return [day, struct.pack(">b", flag_bucket(user_id))]
 
 
 def flag_by_day_partition(values: Values) -> tuple[bytes | None, ...]:
@@ -127,6 +132,11 @@ def mutation_bytes(writes: Iterable[tuple[PreparedStatement, Values]]) -> int:
 def bigint(value: int) -> bytes:
     """Encodes a bigint or a timestamp in milliseconds."""
     return struct.pack(">q", value)
+
+
+def integer(value: int) -> bytes:
+    """Encodes an int."""
+    return struct.pack(">i", value)
 
 
 def double(value: float) -> bytes:

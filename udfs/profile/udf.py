@@ -84,7 +84,7 @@ class ProfileUdf(ScalarFunction):
         self._segments_feed = self._open_segments_feed(self._settings, self._segments)
         self._consent_feed = self._open_consent_feed(self._settings)
         self._erasure_feed = self._open_erasure_feed(self._settings)
-        encoder = self._text_encoder(model)
+        encoder = open_text_encoder(self._settings, model)
         texts_unread = options.texts and encoder is None
         self._model_feed = self._open_model_feed(self._settings, model, texts_unread)
         metric_group = function_context.get_metric_group()
@@ -106,19 +106,6 @@ class ProfileUdf(ScalarFunction):
         gc.collect()
         gc.freeze()
         log.info("model %s is loaded and warmed up", self._model_feed.current().model.version)
-
-    def _text_encoder(self, model: ProfileModel) -> TextEncoder | None:
-        """Returns the warmed-up encoder, or None if `model.texts` is off or the model has no text
-        modality."""
-        if not self._settings.model.texts:
-            return None
-        if TEXT not in model.modalities:
-            log.warning("model.texts is on, but model %s was trained without texts", model.version)
-            return None
-        from models.profile.text_encoder import encode
-
-        encode(["warm"])
-        return encode
 
     def close(self) -> None:
         self._model_feed.close()
@@ -143,6 +130,20 @@ class ProfileUdf(ScalarFunction):
             memory.tolist(),
         )
         return pd.Series(self._updater.update(batch), dtype=object)
+
+
+def open_text_encoder(settings: Settings, model: ProfileModel) -> TextEncoder | None:
+    """Returns the warmed-up encoder, or None if `model.texts` is off or the model has no text
+    modality."""
+    if not settings.model.texts:
+        return None
+    if TEXT not in model.modalities:
+        log.warning("model.texts is on, but model %s was trained without texts", model.version)
+        return None
+    from models.profile.text_encoder import encode
+
+    encode(["warm"])
+    return encode
 
 
 def _epoch_ms(times: pd.Series) -> np.ndarray:

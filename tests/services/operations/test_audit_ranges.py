@@ -23,6 +23,7 @@ pytestmark = pytest.mark.services
 
 USERS = 20
 CLOSED_WINDOWS = 3
+SLOW_USER = 1_000
 
 
 def event(user: int, at_ms: int, event_id: str = "") -> Message:
@@ -104,6 +105,31 @@ def test_repair_sends_a_lost_late_record_of_the_range(job: JobUnderTest) -> None
     report = job.audit("--since", "1h")
     assert report["ok"], report
     assert (report["late"], report["in_topic"]) == (1, job.audit()["in_topic"])
+
+
+def test_corrected_event_is_neither_late_nor_unaccounted(job: JobUnderTest) -> None:
+    first, last = 10 * MINUTE_MS, 11 * MINUTE_MS
+    job.send([event(SLOW_USER, first + 5), event(SLOW_USER, last)])
+    job.send_heartbeats(START_MS + 13 * MINUTE_MS)
+    job.wait_until_committed()
+    # One in a window that is stored, one in a window of its own.
+    job.send([event(SLOW_USER, first + 7), event(SLOW_USER, first - MINUTE_MS)])
+    job.send_heartbeats(START_MS + 14 * MINUTE_MS)
+    job.wait_until_committed()
+    before = job.audit("--since", "1h")
+    assert before["ok"], before
+
+    result = job.run("correct")
+    assert (result["incomplete"], result["late_events"]) == (0, before["late"])
+    assert result["windows"] >= 3
+    after = job.audit("--since", "1h")
+    assert after["ok"], after
+    assert (after["late"], after["corrected"]) == (0, before["late"])
+    assert after["used"] == before["used"]
+    deltas = job.run("deltas", f"user-{SLOW_USER}")
+    totals = [(delta["events"], delta["delta"]["after"]["events"]) for delta in deltas]
+    assert totals == [(1, 4.0), (2, 3.0), (1, 1.0)]
+    assert job.run("show", f"user-{SLOW_USER}")["events_total"] == 4
 
 
 def test_failed_audit_keeps_the_state_file(job: JobUnderTest, tmp_path: Path) -> None:

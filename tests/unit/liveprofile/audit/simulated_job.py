@@ -34,6 +34,7 @@ class Delta(NamedTuple):
     window_end_ms: int
     events: int
     digests: bytes
+    revision: int | None = None
 
 
 class Step(NamedTuple):

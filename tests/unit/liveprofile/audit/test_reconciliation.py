@@ -251,6 +251,36 @@ def test_late_copy_of_a_used_event_is_accepted():
     assert (found.used, found.late) == (1, 1)
 
 
+def corrected(*event_ids: str) -> Delta:
+    return stored(*event_ids)._replace(revision=1)
+
+
+def test_late_event_of_a_corrected_delta_is_corrected():
+    topic = Topic()
+    for event_id in ("a", "b", "b"):
+        topic.add(event_id)
+    found = reconciled(topic, corrected("a", "b"), late=[(0, 1)])
+    assert found.ok
+    assert (found.used, found.late, found.corrected, found.duplicate) == (1, 0, 1, 1)
+
+
+def test_late_copy_of_an_event_in_a_corrected_delta_is_late():
+    topic = Topic()
+    topic.add("a")
+    topic.add("a")
+    found = reconciled(topic, corrected("a"), late=[(0, 1)])
+    assert found.ok
+    assert (found.used, found.late, found.corrected) == (1, 1, 0)
+
+
+def test_event_that_a_correction_has_lost_is_unaccounted():
+    topic = Topic()
+    topic.add("a")
+    topic.add("b")
+    found = reconciled(topic, corrected("b"), late=[(0, 1)])
+    assert (found.corrected, found.unaccounted, found.ok) == (1, 1, False)
+
+
 def test_rejected_heartbeat_counts_as_rejected():
     topic = Topic()
     topic.raw(b'{"event_type": "heartbeat"}')

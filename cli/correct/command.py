@@ -1,0 +1,73 @@
+"""`liveprofile correct`: brings late events into the profiles."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    config_file,
+    print_fields,
+    print_json,
+    read_settings,
+)
+from cli.progress import print_line
+
+
+def correct(
+    files: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[FILE]...",
+            help="Archives of events from before the first record of the input topic: CSV, Parquet"
+            " or JSON lines, in the order of the events. Default: the topic has all of them.",
+            show_default=False,
+        ),
+    ] = None,
+    mapping: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            show_default=False,
+            help="Mapping of the files' columns to event fields (TOML), as for replay.",
+        ),
+    ] = None,
+    work: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            show_default=False,
+            help="Run on the cluster at flink.rest_url, whose machines see this folder, and work in"
+            " it. Default: an embedded Flink and a temporary folder.",
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Recompute the profiles of users with late events, and keep what was stored before.
+
+    Uses the events of the late topic that were late by at most window.correction_days. Corrected
+    deltas have a revision, and the old ones stay in the table replaced_delta. Flags that would not
+    have been raised are marked WITHDRAWN, new ones ADDED; no alert is sent. The job may be running,
+    and a run may be repeated.
+
+    Example: `liveprofile correct` or `liveprofile correct 2023-10.jsonl --json`
+    """
+    from cli.correct.run import check_arguments, run
+
+    check_arguments(files or [], mapping, work)
+    settings = read_settings(config)
+    result = run(settings, config_file(config), files or [], mapping, work, print_line)
+    if json:
+        print_json(result)
+    else:
+        print_fields(result)
+        if result["incomplete"]:
+            typer.echo(
+                f"{result['incomplete']} users are left out, because their earlier events are not"
+                " all there: pass archives of them."
+            )

@@ -1,0 +1,173 @@
+"""CassandraCorrectionTables on a real node. Each test has a user of its own."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+
+import pytest
+from cassandra.cluster import Session
+
+from liveprofile.rules.flags import Flag
+from liveprofile.setting_sections import CassandraSettings
+from liveprofile.storage import queries
+from liveprofile.storage.cql import from_ms
+from liveprofile.storage.flag_buckets import flag_bucket
+from tests.support.rows.profile_rows import DIM, flag, profile_row, write_and_flush
+from udfs.corrections.chains import StoredRuleFlag, StoredWindow
+from udfs.corrections.recomputation import FIRST_REVISION, WITHDRAWN, Correction
+from udfs.corrections.tables import CassandraCorrectionTables
+from udfs.profile.profile_row import ProfileRow
+
+pytestmark = pytest.mark.services
+
+NOW_MS = 1_790_000_000_000
+
+
+@pytest.fixture
+def tables(settings: CassandraSettings, session: Session) -> Iterator[CassandraCorrectionTables]:
+    yield CassandraCorrectionTables(settings, DIM, session)
+
+
+@pytest.fixture
+def user() -> str:
+    return uuid.uuid4().hex
+
+
+def totals(events: int) -> bytes:
+    return b'{"after":{"events":%d.0}}' % events
+
+
+def job_row(user: str, window: int, flags: tuple[Flag, ...] = ()) -> ProfileRow:
+    return profile_row(
+        user,
+        window,
+        delta_json=totals(7 + window),
+        events_total=7 + window,
+        active_rules=["rule"],
+        flags=list(flags),
+        recency_days=1.0,
+    )
+
+
+def correction(
+    user: str,
+    window: int,
+    revision: int = 1,
+    replaced: int | None = 0,
+    flags: tuple[Flag, ...] = (),
+    marks: dict[str, str] | None = None,
+) -> Correction:
+    row = profile_row(
+        user,
+        window,
+        revision=FIRST_REVISION + revision,
+        delta_json=totals(7 + window + revision),
+        events_total=7 + window + revision,
+        churn=0.75,
+        flags=list(flags),
+        events=3,
+        digests=bytes(24),
+    )
+    return Correction(row, revision, replaced, marks or {}, NOW_MS)
+
+
+def marks_of(session: Session, user: str) -> list[dict[str, tuple[int, str]]]:
+    """By rule: the mark and its time, in both tables of flags."""
+    columns = "user_id, rule_id, correction, to_unix_timestamp(corrected_at) AS at_ms"
+    day = from_ms(profile_row().window_end_ms).date()
+    places = {
+        "risk_flag": ("user_id = %s", (user,)),
+        "risk_flag_by_day": ("day = %s AND bucket = %s", (day, flag_bucket(user))),
+    }
+    found = [
+        [
+            row
+            for row in session.execute(f"SELECT {columns} FROM {table} WHERE {where}", values)
+            if row.user_id == user
+        ]
+        for table, (where, values) in places.items()
+    ]
+    return [{row.rule_id: (row.at_ms, row.correction) for row in rows} for rows in found]
+
+
+def test_correction_replaces_the_delta_and_keeps_the_old_one(
+    tables: CassandraCorrectionTables, session: Session, user: str
+):
+    first, second = job_row(user, 0), job_row(user, 1)
+    write_and_flush(tables, first, second)
+    old = queries.deltas(session, user)
+    stored = tables.stored(user, second.window_end_ms)
+    assert stored.windows == {
+        second.window_end_ms: StoredWindow(second.window_end_ms, 0, 8, frozenset({"rule"}))
+    }
+    assert stored.profile == (second.window_end_ms, 8)
+
+    tables.correct([correction(user, 0), correction(user, 1)])
+    tables.correct([correction(user, 0), correction(user, 1)])  # again: nothing changes
+    windows = tables.stored(user, 0).windows
+    assert [(each.revision, each.events_total) for each in windows.values()] == [(1, 9), (1, 8)]
+    assert queries.profile(session, user).churn == 0.75
+    replaced = session.execute(
+        "SELECT revision, delta, events, corrected_at, to_unix_timestamp(window_end) AS end_ms"
+        " FROM replaced_delta WHERE user_id = %s",
+        (user,),
+    )
+    assert [tuple(row) for row in replaced] == [
+        (0, totals(7 + window).decode(), 2, None, old[1 - window].window_end_ms)
+        for window in (1, 0)
+    ]
+    row = session.execute(
+        "SELECT revision, correction, to_unix_timestamp(corrected_at) AS at_ms FROM profile_delta"
+        " WHERE user_id = %s LIMIT 1",
+        (user,),
+    ).one()
+    assert tuple(row) == (1, "LATE_EVENTS", NOW_MS)
+    assert {each.revision for each in queries.scan_digests(session) if each.user_id == user} == {1}
+
+
+def test_further_late_event_keeps_every_earlier_delta(
+    tables: CassandraCorrectionTables, session: Session, user: str
+):
+    write_and_flush(tables, job_row(user, 0))
+    tables.correct([correction(user, 0)])
+    tables.correct([correction(user, 0, revision=3, replaced=1)])
+    rows = session.execute("SELECT revision, delta FROM replaced_delta WHERE user_id = %s", (user,))
+    assert [tuple(row) for row in rows] == [(1, totals(8).decode()), (0, totals(7).decode())]
+    [window] = tables.stored(user, 0).windows.values()
+    assert (window.revision, window.events_total) == (3, 10)
+
+
+def test_replay_of_the_job_does_not_undo_a_correction(
+    tables: CassandraCorrectionTables, session: Session, user: str
+):
+    tables.correct([correction(user, 0, replaced=None)])
+    write_and_flush(tables, job_row(user, 0))
+    assert queries.profile(session, user).churn == 0.75
+    [window] = tables.stored(user, 0).windows.values()
+    assert (window.revision, window.events_total) == (1, 8)
+
+
+def test_newer_window_of_the_job_keeps_the_profile(
+    tables: CassandraCorrectionTables, session: Session, user: str
+):
+    newer = job_row(user, 2)
+    write_and_flush(tables, newer)
+    tables.correct([correction(user, 1, replaced=None)])
+    profile = queries.profile(session, user)
+    assert (profile.window_end_ms, profile.churn) == (newer.window_end_ms, 0.25)
+
+
+def test_flags_are_marked_in_both_tables(
+    tables: CassandraCorrectionTables, session: Session, user: str
+):
+    write_and_flush(tables, job_row(user, 0, (flag("gone"), flag("stays"))))
+    end_ms = profile_row(user).window_end_ms
+    assert tables.stored(user, 0).flags == [
+        StoredRuleFlag(rule_id, end_ms, 1, "") for rule_id in ("gone", "stays")
+    ]
+    tables.correct([correction(user, 0, flags=(flag("new"),), marks={"gone": WITHDRAWN})])
+    expected = {"gone": (NOW_MS, WITHDRAWN), "new": (NOW_MS, "ADDED"), "stays": (None, None)}
+    assert marks_of(session, user) == [expected, expected]
+    assert {each.correction for each in tables.stored(user, 0).flags} == {"", WITHDRAWN, "ADDED"}
+    assert {each.rule_id for each in queries.flags(session, user)} == expected.keys()

@@ -1,0 +1,77 @@
+"""The tables of corrections in memory, over those of MemoryProfileSink."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from liveprofile.rules.flags import Flag
+from tests.support.memory.sinks import MemoryProfileSink
+from udfs.corrections.chains import StoredRuleFlag, StoredUser, StoredWindow
+from udfs.corrections.recomputation import ADDED, FIRST_REVISION, WITHDRAWN, Correction
+from udfs.profile.profile_row import ProfileRow
+
+
+class KilledError(Exception):
+    """The run ends between two writes."""
+
+
+def revision_of(row: ProfileRow) -> int:
+    return max(0, row.revision - FIRST_REVISION)
+
+
+class MemoryCorrectionTables:
+    """Implements CorrectionTables. writes_left: KilledError after so many; None: never."""
+
+    def __init__(self, sink: MemoryProfileSink, writes_left: int | None = None):
+        self.sink, self.writes_left = sink, writes_left
+        self.replaced: dict[tuple[str, int, int], ProfileRow] = {}
+        self.marks: dict[tuple[str, int, str], str] = {}
+        self.statements = sink.statements
+
+    def stored(self, user_id: str, since_ms: int) -> StoredUser:
+        windows = {
+            end_ms: StoredWindow(
+                end_ms, revision_of(row), row.events_total, frozenset(row.active_rules)
+            )
+            for (user, end_ms), row in self.sink.deltas.items()
+            if user == user_id and end_ms >= since_ms
+        }
+        flags = [
+            StoredRuleFlag(
+                rule_id, end_ms, flag.rule_version, self.marks.get((user, end_ms, rule_id), "")
+            )
+            for (user, end_ms, rule_id, event_id), flag in self.sink.flags.items()
+            if user == user_id and not event_id
+        ]
+        profile = self.sink.profiles.get(user_id)
+        return StoredUser(windows, flags, profile and (profile.window_end_ms, profile.events_total))
+
+    def correct(self, corrections: Sequence[Correction]) -> None:
+        # Deltas are not stored in order: the last ones first.
+        for correction in reversed(corrections):
+            row = correction.row
+            for rule_id, mark in correction.marks.items():
+                self._write()
+                self.marks[row.user_id, row.window_end_ms, rule_id] = mark
+            self._write()
+            old = self.sink.deltas.get((row.user_id, row.window_end_ms))
+            if old is not None and revision_of(old) < correction.revision:
+                self.replaced[row.user_id, row.window_end_ms, revision_of(old)] = old
+            self._write()
+            self.sink.write([row])
+            for flag in row.flags:
+                self.marks[row.user_id, row.window_end_ms, flag.rule_id] = ADDED
+
+    def _write(self) -> None:
+        if self.writes_left is not None:
+            if not self.writes_left:
+                raise KilledError
+            self.writes_left -= 1
+
+    def flags_in_force(self) -> dict[tuple[str, int, str], Flag]:
+        """All flags but those that were withdrawn, by user, window end and rule."""
+        return {
+            (user, end_ms, rule_id): flag
+            for (user, end_ms, rule_id, _), flag in self.sink.flags.items()
+            if self.marks.get((user, end_ms, rule_id)) != WITHDRAWN
+        }
