@@ -341,7 +341,7 @@ class CampaignSettings(Section):
 
 
 class ConsentSettings(Section):
-    """What is allowed of a user who has neither granted nor withdrawn it."""
+    """What is allowed of a user who has neither granted nor withdrawn it, and late changes."""
 
     profiling: bool = Field(True, description="profiles from the user's events")
     recommendation: bool = Field(True, description="interests and next items in profiles")
@@ -350,11 +350,14 @@ class ConsentSettings(Section):
     )
     risk: bool = Field(True, description="fraud scores, and flags and alerts of both pipelines")
     training: bool = Field(True, description="rows of `liveprofile backfill`")
+    backwards_days: int = Field(
+        30, ge=0, description="age up to which `liveprofile consent backwards` looks at rows"
+    )
 
     @property
     def defaults(self) -> dict[str, bool]:
         """By purpose."""
-        return self.model_dump()
+        return self.model_dump(exclude={"backwards_days"})
 
 
 class DecoderSettings(Section):

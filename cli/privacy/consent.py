@@ -11,6 +11,7 @@ import typer
 
 from cli.common import ConfigOption, JsonOption, UserArgument, print_json, read_settings
 from cli.operations.tables import print_table
+from cli.privacy.consent_backwards import backwards
 from cli.times import parse_since_ms
 from liveprofile.errors import InputError
 
@@ -168,6 +169,9 @@ def history(user: UserArgument, config: ConfigOption = None, json: JsonOption = 
     if not changes:
         typer.echo(f"liveprofile: user {user!r} has changed no consent", err=True)
         raise typer.Exit(1)
+
+
+consent.command()(backwards)
 
 
 def _changes(

@@ -134,7 +134,7 @@ def input_rows(
     records = iter(records)
     # Payloads may be large: of each record only these values are kept.
     while batch := [
-        (*_parse(record.value), position(record.partition, record.offset), record.timestamp_ms)
+        (*parse_event(record.value), position(record.partition, record.offset), record.timestamp_ms)
         for record in itertools.islice(records, BATCH_ROWS)
     ]:
         kinds, times_ms, events, users, positions, timestamps_ms = zip(*batch, strict=True)
@@ -158,7 +158,7 @@ def input_rows(
         yield rows
 
 
-def _parse(value: bytes | None) -> tuple[int, int, bytes, str]:
+def parse_event(value: bytes | None) -> tuple[int, int, bytes, str]:
     """Returns (kind, time_ms, event digest, user_id); zeros and "" if the record is no event."""
     try:
         event = load(value or b"")

@@ -88,6 +88,22 @@ class ConsentBook:
                 latest = code
         return self._defaults[purpose] if latest < 0 else not latest >> _PURPOSE_BITS & 1
 
+    def users(self) -> list[str]:
+        """The users who are kept."""
+        return list(self._users)
+
+    def allowed_during(self, user_id: str, purpose: str, start_ms: int, end_ms: int) -> bool:
+        """Whether the user allows the purpose at any time from start to end (exclusive)."""
+        if self.allowed(user_id, purpose, start_ms):
+            return True
+        packed = array("q", self._users.get(user_id, b""))
+        times_ms = {code >> (_PURPOSE_BITS + 1) for code in packed}
+        return any(
+            self.allowed(user_id, purpose, time_ms)
+            for time_ms in times_ms
+            if start_ms < time_ms < end_ms
+        )
+
     def allowed_rows(
         self, user_ids: Sequence[str], purpose: str, times_ms: Sequence[int]
     ) -> list[bool]:

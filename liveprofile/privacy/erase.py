@@ -119,7 +119,7 @@ def erase_user(
     )
 
 
-class _Cell(NamedTuple):
+class Cell(NamedTuple):
     """A row as far as its deletion needs it."""
 
     where: str  # selects what is deleted with it, with the values of its marks
@@ -136,13 +136,13 @@ class _Limits(NamedTuple):
     def of(self, table: str) -> int:
         return self.now_us if self.cut is None else self.cut.limit_us(table)
 
-    def deletion_us(self, table: str, cell: _Cell) -> int:
+    def deletion_us(self, table: str, cell: Cell) -> int:
         """The time of the deletion of a row."""
         if self.cut is None or self.cut.nothing_later(self.now_us):
             return max(self.of(table), cell.time_us)
         return self.of(table)
 
-    def counts(self, table: str, cell: _Cell) -> bool:
+    def counts(self, table: str, cell: Cell) -> bool:
         """Whether a row is one that the erasure deletes."""
         if self.cut is None or self.cut.nothing_later(self.now_us):
             return True
@@ -157,7 +157,7 @@ def _deletions(
     held: HeldTable,
     keys: UserKeys,
     limits: _Limits,
-    cells: Iterable[_Cell],
+    cells: Iterable[Cell],
 ) -> tuple[int, Iterator[Statement]]:
     """The number of the user's rows of a table, and the statements that delete them.
 
@@ -209,19 +209,19 @@ class SharedRows(NamedTuple):
     """The rows of several users in the tables that are read as a whole."""
 
     keys: dict[str, UserKeys]
-    cells: dict[str, dict[str, list[_Cell]]]  # by table and user
+    cells: dict[str, dict[str, list[Cell]]]  # by table and user
 
 
 def read_shared_rows(session: Session, user_ids: Iterable[str]) -> SharedRows:
     """Reads each of these tables once. Raises ServiceError."""
     keys = {user_id: read_user_keys(session, user_id) for user_id in user_ids}
     by_flag = {flag_id: each for each in keys.values() for flag_id in each.flag_ids}
-    cells: dict[str, dict[str, list[_Cell]]] = {}
+    cells: dict[str, dict[str, list[Cell]]] = {}
     for name, held in held_tables(session).items():
         if held.belongs is None or name in KEPT:
             continue
         of_users = cells.setdefault(name, {})
-        for row, cell in _rows(session, name, held, "", ()):
+        for row, cell in read_rows(session, name, held, "", ()):
             texts = {getattr(row, column, None) or "" for column in _NAMING}
             texts |= {text.rpartition(" ")[0] for text in texts}  # a user and a rule
             for each in {keys.get(text) for text in texts} | {by_flag.get(text) for text in texts}:
@@ -236,21 +236,24 @@ def _cells(
     held: HeldTable,
     keys: UserKeys,
     shared: SharedRows | None = None,
-) -> Iterator[_Cell]:
+) -> Iterator[Cell]:
     """The user's rows of a table. Raises ServiceError."""
     if shared is not None and held.belongs is not None:
         yield from shared.cells[name].get(keys.user_id, ())
         return
     for where, values in held.conditions(keys):
-        for row, cell in _rows(session, name, held, where, values):
+        for row, cell in read_rows(session, name, held, where, values):
             if held.belongs is None or held.belongs(row, keys):
                 yield cell
 
 
-def _rows(
+def read_rows(
     session: Session, name: str, held: HeldTable, where: str, values: tuple[Any, ...]
-) -> Iterator[tuple[Any, _Cell]]:
-    """Rows of a table, each with what its deletion needs. Raises ServiceError."""
+) -> Iterator[tuple[Any, Cell]]:
+    """Rows of a table, each with what its deletion needs. Raises ServiceError.
+
+    where, values: one of the conditions of `held`.
+    """
     table = _metadata(session, name)
     primary = [column.name for column in table.primary_key]
     partition = [column.name for column in table.partition_key]
@@ -272,7 +275,7 @@ def _rows(
         if held.belongs is not None or single_row:
             place = " AND ".join(f"{column} = ?" for column in own)
             marks = tuple(getattr(row, column) for column in own)
-        yield row, _Cell(place, marks, max((each for each in times if each), default=0))
+        yield row, Cell(place, marks, max((each for each in times if each), default=0))
 
 
 def _metadata(session: Session, name: str) -> Any:

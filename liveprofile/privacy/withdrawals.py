@@ -1,0 +1,98 @@
+"""Rows that a user's consents do not allow, because a withdrawal came after they were stored.
+
+A row of a window is not allowed if no moment of the window is: of the window in which a withdrawal
+falls, the events before it may have been used. Rows of events have the time of the event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
+
+from cassandra.cluster import Session
+
+from liveprofile.privacy.erase import WINDOW_TABLES, Cell, read_rows
+from liveprofile.privacy.export import held_tables
+from liveprofile.privacy.user_keys import UserKeys, read_user_keys
+from liveprofile.storage.cql import prepare, to_ms, write_all
+from liveprofile.units import SECOND_MS
+
+DELTAS = "profile_delta"
+# `later_sums` only adds up what the SQL keeps anyway.
+TABLES = (WINDOW_TABLES - {"later_sums"}) | {"risk_score_by_hour"}
+_FLAGS = ("risk_flag", "risk_flag_by_day")
+_SECOND_US = SECOND_MS * 1_000
+
+# Whether a user allows a purpose at any time from a start to an end (exclusive), in ms.
+AllowedDuring = Callable[[str, int, int], bool]
+
+
+class StoredRow(NamedTuple):
+    """A row, as far as it is decided by consents."""
+
+    table: str
+    time_ms: int  # window end, or the time of the event
+    is_event: bool  # of the scoring pipeline
+    cell: Cell  # what its deletion needs
+
+
+def not_allowed(row: StoredRow, allowed: AllowedDuring, window_ms: int) -> bool:
+    """Whether the user's consents forbid the row."""
+    if row.is_event:
+        return not allowed("risk", row.time_ms, row.time_ms + 1)
+    if not allowed("profiling", row.time_ms - window_ms, row.time_ms):
+        return True
+    return row.table in _FLAGS and not allowed("risk", row.time_ms, row.time_ms + 1)
+
+
+def find_rows(
+    session: Session, user_id: str, allowed: AllowedDuring, window_ms: int, since_ms: int
+) -> list[StoredRow]:
+    """The user's rows that are not allowed and not older than `since_ms`. Raises ServiceError."""
+    keys = read_user_keys(session, user_id)
+    return [
+        row
+        for row in _stored_rows(session, keys)
+        if row.time_ms >= since_ms and not_allowed(row, allowed, window_ms)
+    ]
+
+
+def delete_rows(session: Session, rows: Iterable[StoredRow], in_flight: int) -> int:
+    """Deletes each row with its own write time, so nothing later is hidden. Raises ServiceError."""
+    statements: dict[tuple[str, str], Any] = {}
+
+    def deletions() -> Iterator[Any]:
+        for row in rows:
+            key = (row.table, row.cell.where)
+            if key not in statements:
+                cql = f"DELETE FROM {row.table} USING TIMESTAMP ? WHERE {row.cell.where}"
+                statements[key] = prepare(session, cql)
+                statements[key].is_idempotent = True
+            yield statements[key].bind((row.cell.time_us, *row.cell.values))
+
+    return write_all(session, deletions(), in_flight)
+
+
+def read_digests(session: Session, user_id: str, ends_ms: Iterable[int]) -> set[bytes]:
+    """The digests of the events that these windows of the user used. Raises ServiceError."""
+    wanted, found = frozenset(ends_ms), set()
+    select = prepare(session, f"SELECT window_end, digests FROM {DELTAS} WHERE user_id = ?")
+    for row in session.execute(select, (user_id,)):
+        if to_ms(row.window_end) in wanted:
+            digests = bytes(row.digests or b"")
+            found |= {digests[first : first + 8] for first in range(0, len(digests), 8)}
+    return found
+
+
+def _stored_rows(session: Session, keys: UserKeys) -> Iterator[StoredRow]:
+    for name, held in held_tables(session).items():
+        if name not in TABLES:
+            continue
+        single = held._replace(shares_partitions=True)  # each row with all of its key
+        for where, values in held.conditions(keys):
+            for row, cell in read_rows(session, name, single, where, values):
+                time = getattr(row, "event_time", None) or getattr(row, "window_end", None)
+                # Write times of windows have the revision of the model in their last second.
+                written_ms = cell.time_us // _SECOND_US * SECOND_MS
+                is_event = name not in WINDOW_TABLES or bool(getattr(row, "event_id", ""))
+                yield StoredRow(name, written_ms if time is None else to_ms(time), is_event, cell)

@@ -1,0 +1,42 @@
+"""Events of deleted windows are rejected as the job rejects events without consent."""
+
+from __future__ import annotations
+
+import json
+
+from cli.privacy.consent_backwards import rejections
+from liveprofile.audit.rows import parse_event
+from liveprofile.ingest.rejected import parse_record
+from liveprofile.kafka.records import Record
+
+
+def record(offset: int, user: str, event: str, event_type: str = "view") -> Record:
+    value = {"event_id": event, "user_id": user, "event_type": event_type, "event_time": 1}
+    return Record("events", 2, offset, 0, None, json.dumps(value).encode(), {})
+
+
+def test_used_events_are_rejected_with_their_position() -> None:
+    records = [
+        record(0, "u", "a"),
+        record(1, "v", "a"),
+        record(2, "u", "b"),
+        record(3, "u", "c"),
+        record(4, "u", "a", "heartbeat"),
+        Record("events", 2, 5, 0, None, b"broken", {}),
+    ]
+    digests = {name: parse_event(record(0, "u", name).value)[2] for name in "abc"}
+    used = {("u", digests["a"]), ("u", digests["c"]), ("v", digests["b"])}
+    sent = list(rejections(records, used, "events"))
+    assert [(key, value, headers["offset"]) for key, value, headers in sent] == [
+        (b"u", b"", "0"),
+        (b"u", b"", "3"),
+    ]
+    headers = {name: text.encode() for name, text in sent[0][2].items()}
+    found = parse_record(Record("rejected", 0, 7, 0, b"u", b"", headers))
+    assert (found.reason, found.topic, found.partition, found.offset) == (
+        "NO_CONSENT",
+        "events",
+        2,
+        0,
+    )
+    assert found.claimed

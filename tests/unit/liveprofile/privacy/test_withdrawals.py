@@ -1,0 +1,66 @@
+"""Which stored rows consents forbid."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
+from liveprofile.privacy.erase import Cell
+from liveprofile.privacy.withdrawals import StoredRow, not_allowed
+
+WINDOW_MS = 10
+
+
+def row(table: str, time_ms: int, is_event: bool = False) -> StoredRow:
+    return StoredRow(table, time_ms, is_event, Cell("", (), 0))
+
+
+def allowed_by(*changes: ConsentChange):
+    book = ConsentBook(dict.fromkeys(PURPOSES, True))
+    book.put("u", changes)
+    return lambda purpose, start_ms, end_ms: book.allowed_during("u", purpose, start_ms, end_ms)
+
+
+def test_windows_after_a_withdrawal_are_not_allowed_until_a_grant() -> None:
+    allowed = allowed_by(
+        ConsentChange(25, "profiling", False), ConsentChange(45, "profiling", True)
+    )
+    ends_ms = range(10, 71, 10)
+    for table in ("profile_delta", "user_profile", "segment_member"):
+        forbidden = [ms for ms in ends_ms if not_allowed(row(table, ms), allowed, WINDOW_MS)]
+        assert forbidden == [40]  # 20 to 30 and 40 to 50 have allowed moments
+    # Scores need `risk` only.
+    assert not not_allowed(row("risk_score_by_hour", 33, is_event=True), allowed, WINDOW_MS)
+
+
+def test_flags_of_windows_need_risk_at_their_end_and_scores_at_their_time() -> None:
+    allowed = allowed_by(ConsentChange(30, "risk", False))
+    assert not not_allowed(row("risk_flag", 29), allowed, WINDOW_MS)
+    assert not_allowed(row("risk_flag", 30), allowed, WINDOW_MS)
+    assert not_allowed(row("risk_flag_by_day", 31, is_event=True), allowed, WINDOW_MS)
+    assert not_allowed(row("risk_score_by_hour", 30, is_event=True), allowed, WINDOW_MS)
+    assert not not_allowed(row("risk_score_by_hour", 29, is_event=True), allowed, WINDOW_MS)
+    assert not not_allowed(row("profile_delta", 40), allowed, WINDOW_MS)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_allowed_during_equals_a_look_at_each_moment(seed: int) -> None:
+    rng = random.Random(seed)
+    defaults = {purpose: rng.random() < 0.5 for purpose in PURPOSES}
+    book = ConsentBook(defaults)
+    for user in "abc":
+        changes = [
+            ConsentChange(rng.randrange(20), rng.choice(PURPOSES[:2]), rng.random() < 0.5)
+            for _ in range(rng.randrange(6))
+        ]
+        book.put(user, changes)
+        for _ in range(50):
+            start_ms = rng.randrange(20)
+            end_ms = start_ms + rng.randrange(1, 8)
+            expected = any(
+                book.allowed(user, "profiling", at_ms) for at_ms in range(start_ms, end_ms)
+            )
+            assert book.allowed_during(user, "profiling", start_ms, end_ms) is expected
+    assert set(book.users()) == {user for user in "abc" if user in book}
