@@ -26,8 +26,10 @@ from udfs.corrections.recomputation import ADDED, REASON, Correction, StatementR
 from udfs.profile.row_encoding import DELTA_COLUMNS
 from udfs.profile.sink import CassandraProfileSink
 
-_CORRECTED = ("revision", "corrected_at", "correction")
-_REPLACED = (*DELTA_COLUMNS, *_CORRECTED)
+# The columns that only corrections write.
+FLAG_MARKS = ("corrected_at", "correction")
+DELTA_MARKS = ("revision", *FLAG_MARKS)
+_REPLACED = (*DELTA_COLUMNS, *DELTA_MARKS)
 _MARK_KEY = ("user_id", "window_end", "rule_id", "event_id")
 WINDOW_FLAG = b""  # the event_id of a window's flag
 
@@ -77,7 +79,7 @@ class CassandraCorrectionTables(CassandraProfileSink):
         self._insert_corrected = self._prepare_insert(
             keyspace,
             "profile_delta",
-            ("user_id", "window_end", *_CORRECTED),
+            ("user_id", "window_end", *DELTA_MARKS),
             settings.delta_ttl_s,
         )
         # An INSERT would leave a row without a flag if the flag has expired meanwhile.

@@ -14,6 +14,7 @@ from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.schema import schema_statements
 from tests.support.rows.profile_rows import DIM, profile_row
 from udfs.cassandra import encoding
+from udfs.corrections.tables import DELTA_MARKS, FLAG_MARKS
 from udfs.profile import row_encoding
 
 CQL_TYPES = {
@@ -111,10 +112,11 @@ def test_embedding_of_another_size_is_rejected():
     ("table", "columns"),
     [
         ("user_profile", row_encoding.PROFILE_COLUMNS),
-        ("profile_delta", row_encoding.DELTA_COLUMNS),
+        ("profile_delta", (*row_encoding.DELTA_COLUMNS, *DELTA_MARKS)),
+        ("replaced_delta", (*row_encoding.DELTA_COLUMNS, *DELTA_MARKS)),
         ("user_lookalike", row_encoding.LOOKALIKE_COLUMNS),
-        ("risk_flag", encoding.FLAG_COLUMNS),
-        ("risk_flag_by_day", encoding.FLAG_BY_DAY_COLUMNS),
+        ("risk_flag", (*encoding.FLAG_COLUMNS, *FLAG_MARKS)),
+        ("risk_flag_by_day", (*encoding.FLAG_BY_DAY_COLUMNS, *FLAG_MARKS)),
     ],
 )
 def test_columns_are_those_of_the_schema(table, columns):
