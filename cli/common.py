@@ -112,5 +112,9 @@ def format_utc(time_ms: int) -> str:
 
 
 def name_with_rule_state(name: str, flag: StoredFlag) -> str:
-    """Appends the rule's state to `name` unless it is ACTIVE: other states send no alert."""
-    return name if flag.rule_state == "ACTIVE" else f"{name} ({flag.rule_state})"
+    """Appends the rule's state to `name` unless it is ACTIVE: other states send no alert.
+
+    And what a correction has found of the flag.
+    """
+    marks = [mark for mark in (flag.rule_state, flag.correction) if mark not in ("ACTIVE", None)]
+    return f"{name} ({', '.join(marks)})" if marks else name

@@ -88,8 +88,16 @@ def _window_entry(delta: RawDelta, values: Mapping[str, Any]) -> Entry:
     return Entry(delta.window_end_ms, title, lines, "")
 
 
+CORRECTIONS = {
+    "ADDED": "found when late events were corrected: no alert was sent",
+    "WITHDRAWN": "withdrawn when late events were corrected: it would not have been raised",
+}
+
+
 def _flag_entry(flag: StoredFlag) -> Entry:
     lines = [flag.message, f"recommended: {words(flag.action)}"]
     if flag.rule_state != "ACTIVE":
         lines.append(f"the rule was in {flag.rule_state}: no alert was sent")
+    if flag.correction in CORRECTIONS:
+        lines.append(CORRECTIONS[flag.correction])
     return Entry(flag.window_end_ms, f"flag {flag.rule_id}", lines, flag.severity, flag.flag_id)

@@ -134,6 +134,11 @@ class RiskFlag(Answer):
     rule_version: int | None
     rule_state: str
     reasons: list[dict[str, Any]]
+    correction: str | None = Field(
+        None,
+        description="by a correction of late events: ADDED, no alert was sent; WITHDRAWN, the flag"
+        " would not have been raised; KEPT, a withdrawal was taken back",
+    )
 
 
 class RiskAlert(RiskFlag):

@@ -69,6 +69,10 @@ class StoredDelta(NamedTuple):
     active_rules: list[str]
     delta: dict[str, Any]
     digests: bytes  # 8 bytes per used event
+    # Of a correction (docs/operations.md); None: the job's.
+    revision: int | None = None
+    corrected_at_ms: int | None = None
+    correction: str | None = None  # why it was corrected
 
 
 class StoredFlag(NamedTuple):
@@ -93,6 +97,7 @@ class StoredFlag(NamedTuple):
     rule_version: int | None = None
     rule_state: str = "ACTIVE"  # SHADOW: no alert was sent
     reasons: Sequence[dict[str, Any]] = ()  # code, value, usual (or None), sentence
+    correction: str | None = None  # ADDED, WITHDRAWN or KEPT by a correction
 
 
 class StoredScore(NamedTuple):

@@ -117,12 +117,9 @@ def test_correction_replaces_the_delta_and_keeps_the_old_one(
         (0, totals(7 + window).decode(), 2, None, old[1 - window].window_end_ms)
         for window in (1, 0)
     ]
-    row = session.execute(
-        "SELECT revision, correction, to_unix_timestamp(corrected_at) AS at_ms FROM profile_delta"
-        " WHERE user_id = %s LIMIT 1",
-        (user,),
-    ).one()
-    assert tuple(row) == (1, "LATE_EVENTS", NOW_MS)
+    for delta in queries.deltas(session, user):
+        assert (delta.revision, delta.correction) == (1, "LATE_EVENTS")
+        assert delta.corrected_at_ms == NOW_MS
     assert {each.revision for each in queries.scan_digests(session) if each.user_id == user} == {1}
 
 
@@ -170,4 +167,5 @@ def test_flags_are_marked_in_both_tables(
     expected = {"gone": (NOW_MS, WITHDRAWN), "new": (NOW_MS, "ADDED"), "stays": (None, None)}
     assert marks_of(session, user) == [expected, expected]
     assert {each.correction for each in tables.stored(user, 0).flags} == {"", WITHDRAWN, "ADDED"}
-    assert {each.rule_id for each in queries.flags(session, user)} == expected.keys()
+    found = {each.rule_id: each.correction for each in queries.flags(session, user)}
+    assert found == {rule_id: mark for rule_id, (_, mark) in expected.items()}

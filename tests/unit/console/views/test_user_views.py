@@ -101,5 +101,14 @@ def test_timeline_is_newest_first_and_marks_the_windows_of_flags() -> None:
     assert found.window_ends_ms == sorted(delta.window_end_ms for delta in deltas)
 
 
+def test_timeline_tells_which_flags_a_correction_has_withdrawn() -> None:
+    flag = stored_flag_of(1)
+    marks = (None, "KEPT", "WITHDRAWN")
+    entries = [timeline([], [flag._replace(correction=mark)]).entries[0] for mark in marks]
+    raised, kept, withdrawn = (entry.lines for entry in entries)
+    assert kept == raised
+    assert withdrawn[:-1] == raised and "would not have been raised" in withdrawn[-1]
+
+
 def test_timeline_of_nothing_is_empty() -> None:
     assert timeline([], []) == ([], None, None, [])

@@ -152,3 +152,13 @@ def test_flag_table_marks_shadow_rules_and_shows_event_ids():
     columns = {column.header: list(column.cells) for column in flag_table([FLAG, shadow]).columns}
     assert columns["reason"] == ["R", "R (SHADOW)"]
     assert columns["event"] == ["", "e1"]
+
+
+def test_flag_table_marks_what_a_correction_has_found():
+    marked = [
+        FLAG._replace(correction="WITHDRAWN"),
+        FLAG._replace(correction="ADDED", rule_state="SHADOW"),
+        FLAG._replace(correction="KEPT"),
+    ]
+    columns = {column.header: list(column.cells) for column in flag_table(marked).columns}
+    assert columns["reason"] == ["R (WITHDRAWN)", "R (SHADOW, ADDED)", "R (KEPT)"]
