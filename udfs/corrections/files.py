@@ -9,13 +9,21 @@ from typing import Any
 
 import orjson
 
+from liveprofile.errors import InputError
 from udfs.corrections.late_events import SpooledRecord
 
 
 def write_records(path: Path, records: Iterable[SpooledRecord]) -> None:
-    """Writes a file for jobs.sql.tables.record_file."""
-    with path.open("wb") as file:
-        file.writelines(orjson.dumps(record._asdict()) + b"\n" for record in records)
+    """Writes a file for jobs.sql.tables.record_file. Raises InputError if the disk is full."""
+    lines = (orjson.dumps(record._asdict()) + b"\n" for record in records)
+    try:
+        with path.open("wb") as file:
+            file.writelines(lines)
+    except OSError as error:
+        raise InputError(
+            f"{path}: records of users with late events cannot be written: {error.strerror}. Set"
+            " TMPDIR or --work to a folder with more space"
+        ) from None
 
 
 def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
