@@ -57,10 +57,11 @@ def correct(
 
     Example: `liveprofile correct` or `liveprofile correct 2023-10.jsonl --json`
     """
-    from cli.correct.run import check_arguments, run
+    from cli.correct.run import check_arguments, check_definitions, run
 
     check_arguments(files or [], mapping, work)
     settings = read_settings(config)
+    check_definitions(settings)
     result = run(settings, config_file(config), files or [], mapping, work, print_line)
     if json:
         print_json(result)

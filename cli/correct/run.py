@@ -16,7 +16,11 @@ from liveprofile.ingest.replay import open_source, require_readable
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.topics import PartitionRange
+from liveprofile.resources import product_path
+from liveprofile.rules.rules import read_rules
+from liveprofile.segments.definitions import read_segments
 from liveprofile.units import DAY_MS
+from models.profile.model_card import ModelCard
 from udfs.consent_feed import read_consents
 from udfs.corrections.corrector import CorrectionCounts, open_corrector
 from udfs.corrections.files import read_rows, write_records
@@ -41,6 +45,13 @@ def check_arguments(files: Sequence[Path], mapping: Path | None, work: Path | No
         require_readable(file, mapping)
     if work is not None and not work.is_dir():
         raise InputError(f"--work {work}: no such folder")
+
+
+def check_definitions(settings: Settings) -> None:
+    """Reads the files that the recomputation needs at its end. Raises LiveprofileError."""
+    read_rules(product_path(settings.rules))
+    read_segments(product_path(settings.segments))
+    ModelCard.read(product_path(settings.model.checkpoint))
 
 
 def run(
