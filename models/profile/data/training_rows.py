@@ -77,7 +77,11 @@ class Streams(NamedTuple):
     user_key_U: np.ndarray  # each user's `user_key`
 
     def fingerprint(self) -> str:
-        """SHA-256 of the streams, independent of how rows are split into files and of user ids."""
+        """SHA-256 of the streams, independent of how rows are split into files and of user ids.
+
+        Sums of amounts are added in the order of arrival, so their last bits, and with them the
+        fingerprint, can differ between two backfills of one file.
+        """
         digest = hashlib.sha256()
         for name, column in self._asdict().items():
             if isinstance(column, np.ndarray) and name != "user_key_U":

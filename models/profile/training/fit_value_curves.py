@@ -7,9 +7,11 @@ window. The losses are logistic for churn and absolute for spend and days, whose
 median.
 
 The horizons of all examples end before the first horizon that validation measures begins
-(`any_time.moment_ranges_ms`). A horizon longer than the data has no examples and no curve.
+(`any_time.moment_ranges_ms`). A horizon longer than the data has no examples and no curve. One
+longer than the model's is linked to it (models/profile/values/links.py).
 
-Shape suffixes: M examples, H horizons, B examples of a batch; others as in the head.
+Shape suffixes: M examples, H horizons, of which G are learned, B examples of a batch; others as in
+the head.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from models.profile.data.examples import PURCHASE, Corpus
 from models.profile.evaluation.any_time import HORIZONS_DAYS, moment_ranges_ms
 from models.profile.evaluation.moments import Moments, outcomes
 from models.profile.recipes import Recipe
+from models.profile.training.fit_links import fit_link
 from models.profile.training.losses import learning_rate_schedule
 from models.profile.values.head import ValueCurveHead, knot_weights
 from models.profile.values.inputs import PurchaseWindows, curve_inputs
@@ -60,7 +63,7 @@ def fit(
     recipe: Recipe,
     on_progress: Progress = lambda *_: None,
 ) -> dict[str, Any]:
-    """Fits `model.value_curves` and returns its horizons and the number of examples.
+    """Fits `model.value_curves`; returns its horizons, links and the number of examples.
 
     Returns an empty dict, and the model has no curves, if there are too few moments for the
     model's horizon, or if the model has no ranker and so reads no memory.
@@ -79,9 +82,14 @@ def fit(
     horizons = [days for days in until_ms if count[days] >= MIN_MOMENTS]
     if recipe.horizon_days not in horizons:
         return {}
+    horizons.sort(key=lambda days: days > recipe.horizon_days)  # linked ones last
     examples = _examples(corpus, recipe, moments, {days: until_ms[days] for days in horizons})
     model.value_curves = _train(examples, horizons, recipe, on_progress)
-    return {"horizons_days": horizons, "examples": {str(days): count[days] for days in horizons}}
+    return {
+        "horizons_days": horizons,
+        "examples": {str(days): count[days] for days in horizons},
+        "links": _links(model.value_curves),
+    }
 
 
 def inputs_at(corpus: Corpus, recipe: Recipe, windows: np.ndarray, at_ms: np.ndarray) -> np.ndarray:
@@ -126,8 +134,9 @@ def _train(
 ) -> ValueCurveHead:
     torch.manual_seed(recipe.seed)
     count, inputs = examples.input_MX.shape
-    head = ValueCurveHead(inputs, len(horizons), len(AFTER_DAYS))
-    known_H = examples.known_MH.sum(0)
+    learned = sum(days <= recipe.horizon_days for days in horizons)
+    head = ValueCurveHead(inputs, learned, len(AFTER_DAYS), len(horizons) - learned)
+    known_G = examples.known_MH[:, :learned].sum(0)
     with torch.no_grad():
         head.mean.copy_(examples.input_MX.mean(0))
         head.std.copy_(examples.input_MX.std(0).clamp(min=MIN_STD))
@@ -137,7 +146,8 @@ def _train(
             (head.spend_unit, examples.spend_MH),
             (head.days_unit, examples.days_MH),
         ):
-            unit.copy_(((label_MH * examples.known_MH).sum(0) / known_H).clamp(min=0.01))
+            total_G = (label_MH * examples.known_MH)[:, :learned].sum(0)
+            unit.copy_((total_G / known_G).clamp(min=0.01))
         for buffer in head.buffers():  # as they are stored
             buffer.copy_(buffer.half().float())
     optimizer = torch.optim.AdamW(
@@ -159,17 +169,54 @@ def _train(
         loss.backward()
         nn.utils.clip_grad_norm_(head.parameters(), recipe.clip_norm)
         optimizer.step()
-    return head.eval()
+    _fit_links(head.eval(), examples)
+    return head
 
 
 def _loss(head: ValueCurveHead, batch: _Examples) -> Tensor:
-    """The sum of the values' mean losses, spend and days in their units."""
-    value_BH3 = (head(batch.input_MX) * batch.weight_MK[:, None, None]).sum(3)
-    churn_BH, spend_BH, days_BH = value_BH3.unbind(2)
-    loss_BH = (
-        F.binary_cross_entropy(churn_BH.clamp(0.0, 1.0), batch.churned_MH, reduction="none")
-        + (spend_BH - batch.spend_MH).abs() / head.spend_unit
-        + (days_BH - batch.days_MH).abs() / head.days_unit
+    """The sum of the learned horizons' mean losses, spend and days in their units."""
+    value_BG3 = (head.learned(batch.input_MX) * batch.weight_MK[:, None, None]).sum(3)
+    churn_BG, spend_BG, days_BG = value_BG3.unbind(2)
+    learned = churn_BG.shape[1]
+    churned_BG, label_spend_BG, label_days_BG, known_BG = (
+        column_BH[:, :learned]
+        for column_BH in (batch.churned_MH, batch.spend_MH, batch.days_MH, batch.known_MH)
     )
-    known_BH = batch.known_MH
-    return ((loss_BH * known_BH).sum(0) / known_BH.sum(0).clamp(min=1)).sum()
+    loss_BG = (
+        F.binary_cross_entropy(churn_BG.clamp(0.0, 1.0), churned_BG, reduction="none")
+        + (spend_BG - label_spend_BG).abs() / head.spend_unit
+        + (days_BG - label_days_BG).abs() / head.days_unit
+    )
+    return ((loss_BG * known_BG).sum(0) / known_BG.sum(0).clamp(min=1)).sum()
+
+
+def _fit_links(head: ValueCurveHead, examples: _Examples) -> None:
+    """Fits each linked horizon to the examples whose label it knows."""
+    if head.links is None:
+        return
+    with torch.no_grad():
+        first_M3 = (head.learned(examples.input_MX)[:, 0] * examples.weight_MK[:, None]).sum(2)
+    learned = len(head.spend_unit)
+    for link in range(len(head.links.slope)):
+        known_M = examples.known_MH[:, learned + link] > 0
+        fit_link(
+            head.links,
+            link,
+            first_M3[known_M, :2].numpy(),
+            examples.churned_MH[known_M, learned + link].numpy(),
+            examples.spend_MH[known_M, learned + link].numpy(),
+        )
+    for buffer in head.links.buffers():  # as they are stored
+        buffer.copy_(buffer.half().float())
+
+
+def _links(head: ValueCurveHead) -> dict[str, dict[str, float]]:
+    """By horizon: what HorizonLinks learned."""
+    if head.links is None:
+        return {}
+    columns = {name: buffer.tolist() for name, buffer in head.links.named_buffers()}
+    linked_days = head.horizon_days[len(head.spend_unit) :].int().tolist()
+    return {
+        str(days): {name: round(column[link], 4) for name, column in columns.items()}
+        for link, days in enumerate(linked_days)
+    }

@@ -4,8 +4,10 @@ A linear and a deep model of the inputs (Wide & Deep; Cheng et al. 2016, arXiv:1
 values at the knots. Between two knots they are linear in log(1 + days), as a reader of the stored
 curve interpolates (liveprofile/value_curves.py), so what is trained is what is read.
 
-Shape suffixes: N users at a time, X inputs, H horizons, K knots, V width, 3 values: churn, spend,
-days.
+Horizons that the network does not learn are linked to the first one (links.py).
+
+Shape suffixes: N users at a time, X inputs, H horizons, of which G are learned and L linked, K
+knots, V width, 3 values: churn, spend, days.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.profile.values.links import HorizonLinks
+
 WIDTH, DROPOUT = 96, 0.1
 MAX_DEVIATIONS = 5.0  # an input further away counts as this far
 
@@ -24,25 +28,21 @@ MAX_DEVIATIONS = 5.0  # an input further away counts as this far
 class ValueCurveHead(nn.Module):
     """Stays in float32 when the trunk is in bfloat16. The first horizon is the model's."""
 
-    def __init__(self, inputs: int, horizons: int, knots: int):
+    def __init__(self, inputs: int, learned: int, knots: int, links: int = 0):
         super().__init__()
         self.register_buffer("mean", torch.zeros(inputs))
         self.register_buffer("std", torch.ones(inputs))
         self.register_buffer("after_days", torch.zeros(knots))
-        self.register_buffer("horizon_days", torch.ones(horizons))
+        self.register_buffer("horizon_days", torch.ones(learned + links))  # the learned ones first
         # What raw values are multiples of.
-        self.register_buffer("spend_unit", torch.ones(horizons))
-        self.register_buffer("days_unit", torch.ones(horizons))
+        self.register_buffer("spend_unit", torch.ones(learned))
+        self.register_buffer("days_unit", torch.ones(learned))
         self.first, self.second = nn.Linear(inputs, WIDTH), nn.Linear(WIDTH, WIDTH)
-        self.out = nn.Linear(WIDTH, horizons * 3 * knots)
-        self.linear = nn.Linear(inputs, horizons * 3 * knots, bias=False)
+        self.out = nn.Linear(WIDTH, learned * 3 * knots)
+        self.linear = nn.Linear(inputs, learned * 3 * knots, bias=False)
+        self.links = HorizonLinks(links) if links else None
         for weight in (self.out.weight, self.out.bias, self.linear.weight):
             nn.init.zeros_(weight)
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """(H, 3, K)"""
-        return len(self.horizon_days), 3, len(self.after_days)
 
     def has_valid_days(self) -> bool:
         """Whether knots ascend from 0 and horizons have at least a day: both end up in rows."""
@@ -57,15 +57,24 @@ class ValueCurveHead(nn.Module):
 
     def forward(self, input_NX: Tensor) -> Tensor:
         """(N, H, 3, K): probability of no purchase, currency >= 0, days from 0 to the horizon."""
+        value_NG3K = self.learned(input_NX)
+        if self.links is None:
+            return value_NG3K
+        return torch.cat([value_NG3K, self.links(value_NG3K[:, 0], self.horizon_days)], 1)
+
+    def learned(self, input_NX: Tensor) -> Tensor:
+        """(N, G, 3, K): the values of the horizons without the linked ones."""
         scaled_NX = (input_NX - self.mean) / self.std
         scaled_NX = scaled_NX.clamp(-MAX_DEVIATIONS, MAX_DEVIATIONS)
         hidden_NV = F.dropout(torch.relu(self.first(scaled_NX)), DROPOUT, self.training)
         hidden_NV = F.dropout(torch.relu(self.second(hidden_NV)), DROPOUT, self.training)
-        raw_NH3K = (self.out(hidden_NV) + self.linear(scaled_NX)).view(-1, *self.shape)
-        churn, spend, days = raw_NH3K.unbind(2)
-        horizon_days_H1 = self.horizon_days[:, None]
-        days = (self.days_unit[:, None] * F.softplus(days)).minimum(horizon_days_H1)
-        return torch.stack([churn.sigmoid(), self.spend_unit[:, None] * F.softplus(spend), days], 2)
+        raw_NO = self.out(hidden_NV) + self.linear(scaled_NX)
+        raw_NG3K = raw_NO.view(len(raw_NO), len(self.spend_unit), 3, len(self.after_days))
+        churn, spend, days = raw_NG3K.unbind(2)
+        spend = self.spend_unit[:, None] * F.softplus(spend)
+        longest_days_G = self.horizon_days[: len(self.days_unit)]
+        days = (self.days_unit[:, None] * F.softplus(days)).minimum(longest_days_G[:, None])
+        return torch.stack([churn.sigmoid(), spend, days], 2)
 
 
 def knot_weights(elapsed_days_N: np.ndarray, after_days_K: Sequence[float]) -> np.ndarray:

@@ -111,6 +111,8 @@ def test_curve_says_when_a_user_buys_again(corpus: Corpus, fitted: Any) -> None:
     model, report = fitted
     assert report["horizons_days"] == [7, 30]  # 90 days are longer than the training data
     assert report["examples"]["7"] > report["examples"]["30"] > 100
+    assert set(report["links"]) == {"30"}
+    assert report["links"]["30"]["spend_ratio"] > 1.5
     windows = last_windows(corpus, 120)
     ends_ms = corpus.streams.end_ms_W[windows]
     with torch.inference_mode():
