@@ -17,6 +17,7 @@ from liveprofile.privacy.trained_users import (
     user_key,
     write,
 )
+from liveprofile.resources import ROOT
 
 WEIGHTS = "model.safetensors"
 USERS = [f"user-{number}" for number in range(2_000)]
@@ -108,3 +109,9 @@ def test_checkpoints_are_listed_with_their_erased_users(tmp_path: Path) -> None:
         list(find_checkpoints(tmp_path / "empty", []))
     with pytest.raises(InputError, match="no folder"):
         list(find_checkpoints(tmp_path / "none", []))
+
+
+def test_shipped_models_know_that_no_user_of_a_shop_trained_them() -> None:
+    found = list(find_checkpoints(ROOT / "models" / "checkpoints", ["c"]))
+    assert found
+    assert all(each.is_clean for each in found)
