@@ -32,6 +32,7 @@ from liveprofile.flink.jars import JARS
 from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import table_columns
+from stack.cassandra import CONF
 from stack.state import free_ports
 from tests.support.compare import compare_with_reference
 from tests.support.job_under_test import CLI, JobUnderTest, job_on_own_stack, run_cli
@@ -116,6 +117,13 @@ class Load:
             self._errors.append("Kafka did not accept the last records")
 
 
+def wait_for_profile(session: Session, user: str) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not list(session.execute("SELECT user_id FROM user_profile WHERE user_id = %s", (user,))):
+        assert time.monotonic() < deadline_s, "no window was stored"
+        time.sleep(1.0)
+
+
 def kill_while_erasing(job: JobUnderTest, file: Path, after: int) -> int:
     """Starts `erase`, kills it after so many users; returns how many it has reported."""
     command = [str(CLI), "erase", "--file", str(file), "--json", "--config", str(job.config_file)]
@@ -138,9 +146,12 @@ def go_on_until_done(job: JobUnderTest, deadline_s: float) -> int:
 
 
 def nodetool(port: int, *arguments: str) -> None:
-    command = [str(java.home() / "bin" / "java"), "-Xmx256m", "-cp", f"{JARS / 'cassandra'}/*"]
-    command += ["org.apache.cassandra.tools.NodeTool", "-p", str(port), *arguments]
-    subprocess.run(command, check=True, capture_output=True, timeout=TIMEOUT_S)
+    with tempfile.TemporaryDirectory() as home:  # for its history
+        command = [str(java.home() / "bin" / "java"), f"@{CONF / 'cassandra-jvm17.options'}"]
+        command += ["-Xmx256m", f"-Duser.home={home}", "-cp", f"{JARS / 'cassandra'}/*"]
+        command += ["org.apache.cassandra.tools.NodeTool", "-p", str(port), *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+        assert not done.returncode, f"nodetool {arguments}: {done.stdout[-500:]}{done.stderr}"
 
 
 def alter_all(session: Session, option: str) -> None:
@@ -186,6 +197,7 @@ def run_erasures(users: int, erased: int, per_s: float, warm_up_s: float) -> dic
         alter_all(session, "compression = {'enabled': false}")
         with Load(job, messages(seed, users), per_s) as load:
             time.sleep(warm_up_s)
+            wait_for_profile(session, marker(seed, "user"))
             before = search(job, jmx_port, seed)
             assert {"user", "item"} <= set(itertools.chain(*before.values())), before
             started_s = time.monotonic()
