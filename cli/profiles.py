@@ -35,6 +35,7 @@ LimitOption = Annotated[
     int, typer.Option("--limit", min=1, max=10_000, help="Maximum number of rows.")
 ]
 MAX_SHARES = 5
+MOVED_SHOWN = 2
 
 
 def show(
@@ -217,6 +218,7 @@ def delta_table(user_id: str, deltas: Sequence[StoredDelta]) -> Table:
         ">moved",
         ">surprise",
         "churn",
+        "categories",
         "rules",
         title=f"Changes of user {user_id}",
     )
@@ -228,6 +230,7 @@ def delta_table(user_id: str, deltas: Sequence[StoredDelta]) -> Table:
             f"{delta.embedding_distance:.3f}",
             f"{delta.surprise:.2f}",
             _format_change(delta.delta, "churn"),
+            _format_moved(delta.delta),
             ", ".join(delta.active_rules),
         )
     return table
@@ -306,6 +309,12 @@ def _format_shares(entries: Any) -> str:
         else:
             formatted.append(str(pair))
     return ", ".join(formatted)
+
+
+def _format_moved(delta: Mapping[str, Any]) -> str:
+    """The categories that moved most, for example `tea 20.0% → 30.0%`."""
+    moved = (delta.get("moved_categories") or [])[:MOVED_SHOWN]
+    return ", ".join(f"{name} {before:.1%} → {after:.1%}" for name, before, after in moved)
 
 
 def _format_change(delta: Mapping[str, Any], feature: str) -> str:

@@ -1,4 +1,10 @@
-"""Category affinity: each category's share of a user's events, weighted by recency."""
+"""Category affinity: each category's share of a user's events, weighted by recency.
+
+How far a window moved the shares is the Jensen-Shannon divergence of those after it from those
+before (Lin 1991, doi:10.1109/18.61115), in nats: 0 for equal shares, log 2 = 0.69 for shares that
+have no category in common. It is a sum over the categories, so each has a part in it. A new taste
+has a larger part than an equal change of a large share.
+"""
 
 from __future__ import annotations
 
@@ -18,8 +24,9 @@ class CategoryAffinity(NamedTuple):
     """The affinities of n rows."""
 
     shares: list[dict[str, float]]  # the MAX_CATEGORIES largest shares after the window
-    # The MAX_SHIFTS largest changes: (category, share before, share after).
+    # The MAX_SHIFTS largest parts of the divergence: (category, share before, share after).
     shifts: list[list[tuple[str, float, float]]]
+    divergence: list[float | None]  # nats; None without a share before or after
 
 
 def category_affinity(
@@ -38,7 +45,7 @@ def category_affinity(
     rows = len(start_ms)
     names = sorted({*history.category, *window.category} - {""})
     if not names:
-        return CategoryAffinity([{} for _ in range(rows)], [[] for _ in range(rows)])
+        return CategoryAffinity([{} for _ in range(rows)], [[] for _ in range(rows)], [None] * rows)
     code_of = {name: code for code, name in enumerate(names)} | {"": -1}
     codes = np.fromiter(map(code_of.__getitem__, [*history.category, *window.category]), np.int64)
     row_of = np.concatenate([history.row_of, window.row_of])
@@ -56,9 +63,9 @@ def category_affinity(
     before = _shares(np.bincount(pair_of, history_weight, len(pairs)), row, rows)
     after = _shares(np.bincount(pair_of, weight), row, rows)
 
-    change = np.round(np.abs(after - before), DECIMALS)
+    part = _divergence_parts(before, after)
     top = _smallest_per_row(-after, row, MAX_CATEGORIES)
-    change_top = _smallest_per_row(-change, row, MAX_SHIFTS)
+    change_top = _smallest_per_row(-part, row, MAX_SHIFTS)
     shares: list[dict[str, float]] = [{} for _ in range(rows)]
     for r, c, share in zip(row[top].tolist(), code[top].tolist(), after[top].tolist(), strict=True):
         shares[r][names[c]] = share
@@ -71,12 +78,25 @@ def category_affinity(
         strict=True,
     ):
         shifts[r].append((names[c], x, y))
-    return CategoryAffinity(shares, shifts)
+    has_both = (np.bincount(row, before, rows) > 0) & (np.bincount(row, after, rows) > 0)
+    sizes = np.round(np.bincount(row, part, rows), DECIMALS).tolist()
+    divergence = [size if both else None for size, both in zip(sizes, has_both, strict=True)]
+    return CategoryAffinity(shares, shifts, divergence)
 
 
 def _shares(weight: np.ndarray, row: np.ndarray, rows: int) -> np.ndarray:
     total = np.bincount(row, weight, rows)
     return np.round(weight / np.where(total > 0, total, 1.0)[row], DECIMALS)
+
+
+def _divergence_parts(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    middle = (before + after) / 2
+    parts = 0.0
+    for share in (before, after):
+        # A share of 0 has no part; a middle is 0 only if both shares are.
+        ratio = np.divide(share, middle, out=np.ones_like(share), where=share > 0)
+        parts = parts + share * np.log(ratio) / 2
+    return np.round(parts, DECIMALS)
 
 
 def _smallest_per_row(key: np.ndarray, row: np.ndarray, count: int) -> np.ndarray:

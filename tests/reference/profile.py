@@ -289,8 +289,17 @@ def _moved_categories(
     before: Mapping[str, float], after: Mapping[str, float]
 ) -> list[tuple[str, float, float]]:
     """Compares the shares of all categories, not only of the ten in the profile."""
-    change = {name: abs(after.get(name, 0.0) - before.get(name, 0.0)) for name in {*before, *after}}
-    return [(name, before.get(name, 0.0), after.get(name, 0.0)) for name, _ in largest(change, 5)]
+    part = {
+        name: divergence_part(before.get(name, 0.0), after.get(name, 0.0))
+        for name in {*before, *after}
+    }
+    return [(name, before.get(name, 0.0), after.get(name, 0.0)) for name, _ in largest(part, 5)]
+
+
+def divergence_part(before: float, after: float) -> float:
+    """A category's part in the Jensen-Shannon divergence of the shares, in nats."""
+    middle = (before + after) / 2
+    return sum(share * math.log(share / middle) / 2 for share in (before, after) if share > 0)
 
 
 def _segments(after: Features, history: list[Token], events: list[ValidEvent]) -> frozenset[str]:

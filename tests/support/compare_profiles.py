@@ -14,7 +14,7 @@ from cassandra.cluster import Session
 
 from liveprofile.storage import queries
 from models.profile.inference import ProfileModel, Scores
-from tests.reference.profile import Profile
+from tests.reference.profile import Profile, divergence_part
 
 EXAMPLES = 5
 FEATURE_TOLERANCE = 2e-6  # the job keeps six decimals
@@ -170,7 +170,10 @@ def _compare_moved(
         comparison.add_difference("moved categories", key, job, reference)
         return
     if [name for name, *_ in job] != [name for name, *_ in reference]:
-        sizes = ([abs(after - before) for _, before, after in each] for each in (job, reference))
+        sizes = (
+            [divergence_part(before, after) for _, before, after in each]
+            for each in (job, reference)
+        )
         same_sizes = all(abs(a - b) <= 2 * SHARE_TOLERANCE for a, b in zip(*sizes, strict=True))
         comparison.ties["moved categories"] += same_sizes
         if not same_sizes:

@@ -179,8 +179,9 @@ class _RowValues(NamedTuple):
     weekdays: np.ndarray
     category_affinity: dict[str, float]
     moved_categories: list[tuple[str, float, float]]
+    category_divergence: float | None
     embedding: np.ndarray
-    value_curves: dict[str, Any]
+    value_curves: dict[str, orjson.Fragment]
     matches: list[RuleMatch]
     flags: list[Flag]
 
@@ -280,6 +281,7 @@ def assemble(
         weekdays=np.round(inputs.after.activity_weekday, 4),
         category_affinity=category_affinity.shares,
         moved_categories=category_affinity.shifts,
+        category_divergence=category_affinity.divergence,
         embedding=scores.embedding_after,
         value_curves=_value_curves(scores),
         matches=matches,
@@ -312,6 +314,7 @@ def _profile_row(row: _RowValues, model: ProfileModel) -> ProfileRow:
         "before": dict(zip(FEATURES, row.before, strict=True)),
         "after": current,
         "moved_categories": row.moved_categories,
+        "category_divergence": row.category_divergence,
         **row.value_curves,
         "window": {
             "events": row.events,
@@ -354,15 +357,20 @@ def _profile_row(row: _RowValues, model: ProfileModel) -> ProfileRow:
     )
 
 
-def _value_curves(scores: Scores) -> list[dict[str, Any]]:
+def _value_curves(scores: Scores) -> list[dict[str, orjson.Fragment]]:
     """Returns what each row stores under `value_curves.KEY`; empty without curves."""
     curves = scores.value_curves
     if curves is None:
         return [{}] * len(scores.churn_after)
     fixed = {"after_days": curves.after_days, "horizon_days": curves.horizon_days}
-    return [
-        {value_curves.KEY: fixed | dict(zip(value_curves.VALUES, row, strict=True))}
+    documents = (
+        fixed | dict(zip(value_curves.VALUES, row, strict=True))
         for row in zip(*(curves.values_BHK[name] for name in value_curves.VALUES), strict=True)
+    )
+    # Serialised once for the profile and the delta.
+    return [
+        {value_curves.KEY: orjson.Fragment(orjson.dumps(document, option=_JSON))}
+        for document in documents
     ]
 
 

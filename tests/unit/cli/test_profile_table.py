@@ -1,9 +1,9 @@
-"""The table of `liveprofile show`."""
+"""The tables of `liveprofile show` and `deltas`."""
 
 from __future__ import annotations
 
-from cli.profiles import profile_table
-from liveprofile.storage.queries import StoredProfile
+from cli.profiles import delta_table, profile_table
+from liveprofile.storage.queries import StoredDelta, StoredProfile
 from liveprofile.units import DAY_MS
 from tests.support.rows.value_curves import curve_document
 
@@ -38,3 +38,13 @@ def test_profile_without_curves_shows_its_stored_values() -> None:
     assert (found["churn"], found["expected spend"]) == ("25.0%", "40.00")
     assert "next purchase" not in found
     assert found["values as of"] == "2017-11-26 01:00:00"  # as they are stored
+
+
+def test_delta_shows_the_categories_that_moved_most() -> None:
+    moved = [["tea", 0.0, 0.1], ["milk", 0.4, 0.32], ["eggs", 0.3, 0.28]]
+    rows = [
+        StoredDelta("u", 0, END_MS, "m", 3, 5.0, 0.1, 2.0, [], document, b"")
+        for document in ({"moved_categories": moved}, {})
+    ]
+    cells = {str(each.header): list(each.cells) for each in delta_table("u", rows).columns}
+    assert cells["categories"] == ["tea 0.0% → 10.0%, milk 40.0% → 32.0%", ""]
