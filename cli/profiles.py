@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from cli.change_sentence import change_sentence
 from cli.common import (
     ConfigOption,
     JsonOption,
@@ -35,7 +36,6 @@ LimitOption = Annotated[
     int, typer.Option("--limit", min=1, max=10_000, help="Maximum number of rows.")
 ]
 MAX_SHARES = 5
-MOVED_SHOWN = 2
 
 
 def show(
@@ -67,18 +67,20 @@ def show(
         if stored is None:
             _exit_unknown_user(user)
         profile = stored.at(time_ms)
+        last = next(iter(queries.deltas(session, user, 1)), None)
         similar_users = queries.similar_users(session, user, similar) if similar else []
         attributes = user_attributes(AttributeTable(session, settings.cassandra), user)
     if json:
         result = profile._asdict()
         result["values_at_ms"] = values_moment_ms(profile.profile, profile.window_end_ms, time_ms)
+        result["last_change"] = change_sentence(last.delta) if last else None
         result["attributes"] = {name: one._asdict() for name, one in attributes.items()}
         if similar:
             result["similar"] = [_as_dict(each) for each in similar_users]
         print_json(result)
         return
     print_tables(
-        profile_table(profile, time_ms),
+        profile_table(profile, time_ms, last),
         *([attribute_table(user, attributes)] if attributes else []),
         *([similar_table(similar_users)] if similar else []),
     )
@@ -105,7 +107,7 @@ def deltas(
     if not rows:
         _exit_unknown_user(user)
     if json:
-        print_json([_as_dict(delta) for delta in rows])
+        print_json([_as_dict(delta) | {"sentence": change_sentence(delta.delta)} for delta in rows])
         return
     print_tables(delta_table(user, rows))
 
@@ -164,8 +166,11 @@ def flags(
         typer.echo("no risk flags")
 
 
-def profile_table(profile: StoredProfile, time_ms: int) -> Table:
-    """A row per typed column and per list of the JSON column (its first entries)."""
+def profile_table(profile: StoredProfile, time_ms: int, last: StoredDelta | None = None) -> Table:
+    """A row per typed column and per list of the JSON column (its first entries).
+
+    last: the delta of the last window, told in a sentence.
+    """
     from liveprofile.value_curves import values_at, values_moment_ms
 
     moment_ms = values_moment_ms(profile.profile, profile.window_end_ms, time_ms)
@@ -180,6 +185,7 @@ def profile_table(profile: StoredProfile, time_ms: int) -> Table:
     recency = "unknown" if profile.recency_days is None else f"{profile.recency_days:.1f} days ago"
     for name, value in (
         ("last window", window),
+        ("last change", change_sentence(last.delta) if last else ""),
         ("segments", ", ".join(profile.segments) or "none"),
         ("values as of", format_utc(moment_ms)),
         ("churn", f"{values['churn']:.1%}"),
@@ -217,8 +223,7 @@ def delta_table(user_id: str, deltas: Sequence[StoredDelta]) -> Table:
         ">amount",
         ">moved",
         ">surprise",
-        "churn",
-        "categories",
+        "what changed",
         "rules",
         title=f"Changes of user {user_id}",
     )
@@ -229,8 +234,7 @@ def delta_table(user_id: str, deltas: Sequence[StoredDelta]) -> Table:
             f"{delta.amount:.2f}",
             f"{delta.embedding_distance:.3f}",
             f"{delta.surprise:.2f}",
-            _format_change(delta.delta, "churn"),
-            _format_moved(delta.delta),
+            change_sentence(delta.delta),
             ", ".join(delta.active_rules),
         )
     return table
@@ -309,16 +313,3 @@ def _format_shares(entries: Any) -> str:
         else:
             formatted.append(str(pair))
     return ", ".join(formatted)
-
-
-def _format_moved(delta: Mapping[str, Any]) -> str:
-    """The categories that moved most, for example `tea 20.0% → 30.0%`."""
-    moved = (delta.get("moved_categories") or [])[:MOVED_SHOWN]
-    return ", ".join(f"{name} {before:.1%} → {after:.1%}" for name, before, after in moved)
-
-
-def _format_change(delta: Mapping[str, Any], feature: str) -> str:
-    before, after = ((delta.get(side) or {}).get(feature) for side in ("before", "after"))
-    if before is None or after is None:
-        return ""
-    return f"{before:.1%} → {after:.1%}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from cli.change_sentence import change_sentence
 from cli.profiles import delta_table, profile_table
 from liveprofile.storage.queries import StoredDelta, StoredProfile
 from liveprofile.units import DAY_MS
@@ -10,12 +11,12 @@ from tests.support.rows.value_curves import curve_document
 END_MS = 1_511_658_000_000
 
 
-def shown(document: dict, days: int) -> dict[str, str]:
+def shown(document: dict, days: int, last: StoredDelta | None = None) -> dict[str, str]:
     row = StoredProfile(
         "u", 0, END_MS, "m", 1, 0.25, 40.0, None, 1.0, 20.0, 7, ["loyal"], document, []
     )
     names, values = (
-        list(column.cells) for column in profile_table(row, END_MS + days * DAY_MS).columns
+        list(column.cells) for column in profile_table(row, END_MS + days * DAY_MS, last).columns
     )
     return dict(zip(names, values, strict=True))
 
@@ -40,11 +41,22 @@ def test_profile_without_curves_shows_its_stored_values() -> None:
     assert found["values as of"] == "2017-11-26 01:00:00"  # as they are stored
 
 
-def test_delta_shows_the_categories_that_moved_most() -> None:
-    moved = [["tea", 0.0, 0.1], ["milk", 0.4, 0.32], ["eggs", 0.3, 0.28]]
-    rows = [
-        StoredDelta("u", 0, END_MS, "m", 3, 5.0, 0.1, 2.0, [], document, b"")
-        for document in ({"moved_categories": moved}, {})
-    ]
-    cells = {str(each.header): list(each.cells) for each in delta_table("u", rows).columns}
-    assert cells["categories"] == ["tea 0.0% → 10.0%, milk 40.0% → 32.0%", ""]
+def window(document: dict) -> StoredDelta:
+    return StoredDelta("u", 0, END_MS, "m", 3, 5.0, 0.1, 2.0, [], document, b"")
+
+
+def test_change_is_told_in_a_sentence() -> None:
+    moved = [["tea", 0.0, 0.1], ["milk", 0.4, 0.32], ["eggs", 0.3, 0.298]]
+    change = {
+        "before": {"churn": 0.3, "expected_spend": 20.0},
+        "after": {"churn": 0.17, "expected_spend": 20.1},
+        "moved_categories": moved,
+    }
+    sentence = "More tea (0.0% to 10.0%); less milk (40.0% to 32.0%); churn fell from 30.0% to"
+    table = delta_table("u", [window(change), window({})])
+    cells = {str(each.header): list(each.cells) for each in table.columns}
+    assert cells["what changed"] == [f"{sentence} 17.0%.", "Little has changed."]
+    more = change_sentence({"before": {"expected_spend": 20}, "after": {"expected_spend": 31.5}})
+    assert more == "Expected spend rose from 20.00 to 31.50."
+    assert shown({}, 0, window(change))["last change"] == f"{sentence} 17.0%."
+    assert "last change" not in shown({}, 0)
