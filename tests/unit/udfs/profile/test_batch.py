@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Callable
 from typing import Any
 
 import jsonschema
@@ -13,91 +12,31 @@ import orjson
 import pytest
 
 from liveprofile.config import load
-from liveprofile.consent.changes import ConsentChange
-from liveprofile.consent.records import to_record
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality
-from liveprofile.features import baselines
-from liveprofile.kafka.records import Record
 from liveprofile.resources import product_path
-from liveprofile.rules.rules import RuleSet, read_rules
+from liveprofile.rules.rules import RuleSet
 from liveprofile.units import DAY_MS
 from liveprofile.value_curves import values_at
-from liveprofile.wire.tokens import EVENT, FIELD, HEADER, WINDOW
+from liveprofile.wire.tokens import FIELD, WINDOW
 from tests.support.memory.sinks import MemoryProfileSink
-from tests.support.memory.topic import FakeTopic
 from tests.support.paths import ROOT
 from tests.support.rows.segment_examples import SHIPPED_SEGMENTS, segments
 from tests.support.rows.statements import stated
-from udfs.consent_feed import ConsentFeed, open_default_consents
-from udfs.erasure_feed import open_no_erasures
+from tests.unit.udfs.profile.batches import (
+    ANY_WINDOW,
+    END_MS,
+    FailingModel,
+    batch,
+    no_segments,
+    shipped_rules,
+)
 from udfs.failed_rows import MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.deployment import in_canary
 from udfs.profile.model_feed import ActiveModels
 from udfs.rules_feed import RulesFeed
 from udfs.segments_feed import SegmentsFeed
-
-END_MS = 1_700_000_100_000
-ANY_WINDOW = {
-    "id": "any_window",
-    "scope": "window",
-    "when": "events >= threshold",
-    "value": "events",
-    "threshold": 1.0,
-    "reason": "ANY_WINDOW",
-    "severity": "low",
-    "action": "notify_customer_service",
-    "cool_down_hours": 0,
-    "message": "{value}",
-}
-
-
-def batch(*user_ids: str, fields: str = "") -> ProfileBatch:
-    """One window with one view for each user; fields: more JSON fields of the event."""
-    events, histories, texts = [], [], []
-    for user_id in user_ids:
-        payload = (
-            f'{{"event_id":"e-{user_id}","user_id":"{user_id}","event_type":"view",'
-            f'"event_time":{END_MS - 1}{fields}}}'
-        )
-        events.append(FIELD.join((str(END_MS - 1), "0", "7", payload)))
-        header = FIELD.join(("0", HEADER, "", "", "0"))
-        texts.append(f"#{END_MS}{EVENT}a{FIELD}{FIELD}")
-        histories.append(header + EVENT + FIELD.join((str(END_MS - 1), "A", "", "", "0.0")))
-    ends = np.full(len(user_ids), END_MS)
-    sums = np.ones((len(user_ids), len(baselines.COLUMNS)))
-    return ProfileBatch(list(user_ids), ends - 300_000, ends, events, histories, sums, sums, texts)
-
-
-class FailingModel:
-    """A model that raises ValueError for the windows that `fails` picks."""
-
-    def __init__(self, model: Any, fails: Callable[[Any], bool]):
-        self._model, self._fails = model, fails
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._model, name)
-
-    def score(self, history: Any, window: Any, *inputs: Any) -> Any:
-        if self._fails(window):
-            raise ValueError("odd")
-        return self._model.score(history, window, *inputs)
-
-
-@pytest.fixture(scope="module")
-def model() -> Any:
-    from models.profile.inference import ProfileModel
-
-    return ProfileModel.load(product_path(load().model.checkpoint), device="cpu")
-
-
-def shipped_rules() -> RulesFeed:
-    return RulesFeed(read_rules(product_path(load().rules)))
-
-
-def no_segments() -> SegmentsFeed:
-    return SegmentsFeed(segments())
 
 
 @pytest.mark.parametrize("failing", [(), (1,), (0, 2), (0, 1, 2)])
@@ -326,73 +265,6 @@ def test_rules_and_segments_read_what_others_state_for_their_purpose(model: Any)
     assert sink.segments.members_of("low") == set()
     reason = sink.segments.memberships(["a"])["a"]["high"].reason
     assert json.loads(reason)["values"] == {'attribute("band")': "high"}
-
-
-def test_windows_without_consent_reach_neither_model_nor_tables(model: Any):
-    def open_topic() -> FakeTopic:
-        change = ConsentChange(END_MS - 1, "profiling", False)
-        value = to_record("b", [change])
-        return FakeTopic(Record("user-consents", 0, 0, 0, b"b", value, {}))
-
-    class CountingModel(FailingModel):
-        def score(self, history: Any, window: Any, *inputs: Any) -> Any:
-            scored.append(len(window.starts) - 1)
-            return super().score(history, window, *inputs)
-
-    scored: list[int] = []
-    sink, consents = MemoryProfileSink(), ConsentFeed(load(), open_topic)
-    updater = ProfileUpdater(
-        load(),
-        CountingModel(model, lambda _: False),
-        sink,
-        shipped_rules(),
-        no_segments(),
-        consents=consents,
-    )
-    sent = updater.update(batch("a", "b", "c"))
-    assert set(sink.profiles) == {"a", "c"} and sum(scored) == 2
-    head, value = sent[1][0].split(WINDOW, 1)
-    assert head.split(FIELD)[2:4] == ["NO_CONSENT", "profiling"] and value == ""
-    assert [len(records) for records in sent] == [0, 1, 0]
-    assert len(updater.update(batch("b"))[0]) == 1 and sum(scored) == 2
-    consents.close()
-
-
-def test_windows_without_risk_or_recommendation_keep_neither(model: Any):
-    consents = open_default_consents(load())
-    for user, purpose in (("b", "risk"), ("c", "recommendation")):
-        consents.current().put(user, [ConsentChange(END_MS, purpose, False)])
-    sink = MemoryProfileSink()
-    rules = RulesFeed(RuleSet.model_validate({"version": "test", "rules": [ANY_WINDOW]}))
-    updater = ProfileUpdater(load(), model, sink, rules, no_segments(), consents=consents)
-    sent = updater.update(batch("a", "b", "c"))
-    assert [len(records) for records in sent] == [1, 0, 1]
-    flags = {user: [flag.rule_id for flag in row.flags] for user, row in sink.profiles.items()}
-    assert flags == {"a": ["any_window"], "b": [], "c": ["any_window"]}
-    assert [len(sink.profiles[user].active_rules) for user in "abc"] == [1, 0, 1]
-    profiles = {user: orjson.loads(row.profile_json) for user, row in sink.profiles.items()}
-    assert profiles["c"]["interests"] == {} and profiles["c"]["next_items"] == []
-    for user in "ab":
-        assert profiles[user]["interests"] and profiles[user]["next_items"]
-    assert profiles["c"]["category_affinity"] == profiles["a"]["category_affinity"]
-
-
-def test_windows_from_before_an_erasure_reach_neither_model_nor_tables(model: Any):
-    sink, erasures = MemoryProfileSink(), open_no_erasures(load())
-    updater = ProfileUpdater(load(), model, sink, shipped_rules(), no_segments(), erasures=erasures)
-    start_ms = END_MS - 300_000
-    erasures.current().put("b", start_ms + 1)
-    erasures.current().put("c", start_ms)
-    rows = batch("a", "b", "c")._replace(sums=np.full((3, len(baselines.COLUMNS)), 9.0))
-    sent = updater.update(rows)
-    assert set(sink.profiles) == {"a", "c"} and [len(each) for each in sent] == [0, 1, 0]
-    head, value = sent[1][0].split(WINDOW, 1)
-    assert head.split(FIELD)[1:4] == ["", "ERASED", "window"] and value == ""
-    before = {user: orjson.loads(row.delta_json)["before"] for user, row in sink.profiles.items()}
-    assert (before["a"]["windows"], before["c"]["windows"]) == (8.0, 0.0)
-    assert sink.profiles["a"].later_sums is None
-    assert sink.profiles["c"].later_sums == (1.0,) * len(baselines.COLUMNS)
-    assert [len(each) for each in updater.update(rows.row(1))] == [1]
 
 
 def test_profile_and_delta_carry_the_curves_of_the_model() -> None:

@@ -1,0 +1,72 @@
+"""Batches of windows and what a ProfileUpdater needs beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from liveprofile.config import load
+from liveprofile.features import baselines
+from liveprofile.resources import product_path
+from liveprofile.rules.rules import read_rules
+from liveprofile.wire.tokens import EVENT, FIELD, HEADER
+from tests.support.rows.segment_examples import segments
+from udfs.profile.batch import ProfileBatch
+from udfs.rules_feed import RulesFeed
+from udfs.segments_feed import SegmentsFeed
+
+END_MS = 1_700_000_100_000
+ANY_WINDOW = {
+    "id": "any_window",
+    "scope": "window",
+    "when": "events >= threshold",
+    "value": "events",
+    "threshold": 1.0,
+    "reason": "ANY_WINDOW",
+    "severity": "low",
+    "action": "notify_customer_service",
+    "cool_down_hours": 0,
+    "message": "{value}",
+}
+
+
+def batch(*user_ids: str, fields: str = "") -> ProfileBatch:
+    """One window with one view for each user; fields: more JSON fields of the event."""
+    events, histories, texts = [], [], []
+    for user_id in user_ids:
+        payload = (
+            f'{{"event_id":"e-{user_id}","user_id":"{user_id}","event_type":"view",'
+            f'"event_time":{END_MS - 1}{fields}}}'
+        )
+        events.append(FIELD.join((str(END_MS - 1), "0", "7", payload)))
+        header = FIELD.join(("0", HEADER, "", "", "0"))
+        texts.append(f"#{END_MS}{EVENT}a{FIELD}{FIELD}")
+        histories.append(header + EVENT + FIELD.join((str(END_MS - 1), "A", "", "", "0.0")))
+    ends = np.full(len(user_ids), END_MS)
+    sums = np.ones((len(user_ids), len(baselines.COLUMNS)))
+    return ProfileBatch(list(user_ids), ends - 300_000, ends, events, histories, sums, sums, texts)
+
+
+class FailingModel:
+    """A model that raises ValueError for the windows that `fails` picks."""
+
+    def __init__(self, model: Any, fails: Callable[[Any], bool]):
+        self._model, self._fails = model, fails
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def score(self, history: Any, window: Any, *inputs: Any) -> Any:
+        if self._fails(window):
+            raise ValueError("odd")
+        return self._model.score(history, window, *inputs)
+
+
+def shipped_rules() -> RulesFeed:
+    return RulesFeed(read_rules(product_path(load().rules)))
+
+
+def no_segments() -> SegmentsFeed:
+    return SegmentsFeed(segments())

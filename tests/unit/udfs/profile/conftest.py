@@ -1,0 +1,17 @@
+"""The shipped user model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from liveprofile.config import load
+from liveprofile.resources import product_path
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    from models.profile.inference import ProfileModel
+
+    return ProfileModel.load(product_path(load().model.checkpoint), device="cpu")
