@@ -55,6 +55,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # Last: while all stacks start, a page takes too long.
+    items.sort(key=lambda item: "browser" in item.path.relative_to(item.config.rootpath).parts)
+
+
 class WorkerGroupScheduling(LoadScopeScheduling):
     """The tests of each group run in one worker.
 
