@@ -92,6 +92,11 @@ class Delta(Answer):
     surprise: float = Field(description="nats")
     active_rules: list[str]
     delta: dict[str, Any] = Field(description="features before and after, moved categories, counts")
+    revision: int | None = Field(
+        None, description="of a correction: late events of the user up to this window"
+    )
+    corrected_at_ms: int | None = None
+    correction: str | None = Field(None, description="why it was corrected: LATE_EVENTS")
 
 
 class Score(Answer):

@@ -75,6 +75,10 @@ class RawDelta(NamedTuple):
     surprise: float
     active_rules: Sequence[str] | None
     delta: str
+    # Of a correction; None: the job's.
+    revision: int | None = None
+    corrected_at_ms: int | None = None
+    correction: str | None = None
 
 
 class ScorePage(NamedTuple):
