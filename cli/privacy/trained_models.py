@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from liveprofile.errors import InputError
 
 if TYPE_CHECKING:
     from liveprofile.config import Settings
+    from liveprofile.privacy.trained_users import TrainedCheckpoint
 
 
 def list_checkpoints(settings: Settings, folder: Path, json: bool) -> None:
@@ -40,16 +42,21 @@ def list_checkpoints(settings: Settings, folder: Path, json: bool) -> None:
         print_table(
             f"{len(erased)} erased users",
             ("checkpoint", "version", "users", "erased", ""),
-            [
-                (
-                    str(each.folder),
-                    each.version,
-                    each.trained.users if each.trained else "unknown",
-                    len(each.erased) if each.trained else "unknown",
-                    "" if each.is_clean else "train it again: liveprofile train --without-erased",
-                )
-                for each in found
-            ],
+            table_rows(found),
         )
     if not all(each.is_clean for each in found):
         raise typer.Exit(1)
+
+
+def table_rows(found: Iterable[TrainedCheckpoint]) -> list[tuple[str, ...]]:
+    """A row for each checkpoint."""
+    return [
+        (
+            str(each.folder),
+            each.version,
+            str(each.trained.users) if each.trained else "unknown",
+            str(len(each.erased)) if each.trained else "unknown",
+            "" if each.is_clean else "train it again: liveprofile train --without-erased",
+        )
+        for each in found
+    ]

@@ -1,0 +1,23 @@
+"""The table of `liveprofile erase --checkpoints`."""
+
+from pathlib import Path
+
+from cli.privacy.trained_models import table_rows
+from liveprofile.privacy.trained_users import TrainedCheckpoint, TrainedUsers, user_key
+
+
+def test_table_says_which_models_to_train_again() -> None:
+    trained = TrainedUsers.of_training([user_key("a"), user_key("b")], "rows")
+    rows = table_rows(
+        [
+            TrainedCheckpoint(Path("clean"), "1", trained, []),
+            TrainedCheckpoint(Path("old"), "2", trained, ["a"]),
+            TrainedCheckpoint(Path("foreign"), "3", None, []),
+        ]
+    )
+    assert [row[:4] for row in rows] == [
+        ("clean", "1", "2", "0"),
+        ("old", "2", "2", "1"),
+        ("foreign", "3", "unknown", "unknown"),
+    ]
+    assert [bool(row[4]) for row in rows] == [False, True, True]
