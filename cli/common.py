@@ -48,6 +48,15 @@ UserOption = Annotated[
     typer.Option("--user", metavar="USER", help="Only of this user.", callback=refuse_empty),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+MappingOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--mapping",
+        metavar="FILE",
+        show_default=False,
+        help="Mapping of the files' columns to event fields (TOML), as for replay.",
+    ),
+]
 
 
 def config_file(config: Path | None) -> Path | None:

@@ -6,6 +6,7 @@ In a checkout they lie next to the package `liveprofile`; a wheel installs them 
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 _PARENT = Path(__file__).resolve().parents[1]
@@ -23,3 +24,8 @@ def product_path(path: Path | str) -> Path:
     """
     path = Path(path)
     return path if path.is_absolute() or path.exists() else ROOT / path
+
+
+def sha256(file: Path) -> str:
+    """Hex digest of the file's bytes."""
+    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -202,7 +202,7 @@ def run_erasures(users: int, erased: int, per_s: float, warm_up_s: float) -> dic
             assert {"user", "item"} <= set(itertools.chain(*before.values())), before
             started_s = time.monotonic()
             reported = kill_while_erasing(job, file, erased // 2)
-            max(job.stack.taskmanager.workers(), key=lambda each: each.create_time()).kill()
+            job.stack.taskmanager.newest_worker().kill()
             runs = go_on_until_done(job, started_s + TIMEOUT_S)
             seconds = time.monotonic() - started_s
         job.send_heartbeats(closing_time_ms(load.clock_ms, job.settings.window))

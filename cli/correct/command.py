@@ -10,6 +10,7 @@ import typer
 from cli.common import (
     ConfigOption,
     JsonOption,
+    MappingOption,
     config_file,
     print_fields,
     print_json,
@@ -28,14 +29,7 @@ def correct(
             show_default=False,
         ),
     ] = None,
-    mapping: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="Mapping of the files' columns to event fields (TOML), as for replay.",
-        ),
-    ] = None,
+    mapping: MappingOption = None,
     work: Annotated[
         Path | None,
         typer.Option(

@@ -123,9 +123,8 @@ class JobWatcher:
             for partition, held in offsets.partition_ranges(self._settings, topic).items()
         }
         new = deduplicate(read_topic(self._settings, topic, spans), self._seen)
-        flags = (
-            alert for alert in new if is_type(alert["type"], ALERT_TYPE)
-        )  # a drift alert has no user
+        # A drift alert has no user.
+        flags = (alert for alert in new if is_type(alert["type"], ALERT_TYPE))
         self._alerts += sorted(flags, key=lambda alert: alert["time"])
         self._places = {partition: span.end for partition, span in spans.items()}
 

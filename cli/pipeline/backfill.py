@@ -10,6 +10,7 @@ import typer
 from cli.common import (
     ConfigOption,
     JsonOption,
+    MappingOption,
     RejectedLabelReporter,
     config_file,
     print_json,
@@ -37,14 +38,7 @@ def backfill(
             show_default=False,
         ),
     ] = None,
-    mapping: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="Mapping of the file's columns to event fields (TOML), as for replay.",
-        ),
-    ] = None,
+    mapping: MappingOption = None,
     pipeline: Annotated[
         Literal["profile", "scoring"],
         typer.Option(

@@ -12,6 +12,7 @@ import typer
 from cli.common import (
     ConfigOption,
     JsonOption,
+    MappingOption,
     config_file,
     print_fields,
     print_json,
@@ -29,14 +30,7 @@ def bootstrap(
             show_default=False,
         ),
     ],
-    mapping: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="Mapping of the files' columns to event fields (TOML), as for replay.",
-        ),
-    ] = None,
+    mapping: MappingOption = None,
     savepoint_dir: Annotated[
         str | None,
         typer.Option(

@@ -81,7 +81,7 @@ def erase(
     training rows, logs and backups end later (--status, docs/privacy.md). After a kill or a failure
     run --pending. Exit code 1: rows are left, because the present hour is not over or the command
     was not run to its end; for --status, an erasure is not done in the tables; for --checkpoints,
-    a model was trained on an erased user, or on nobody knows whom.
+    a model was trained on an erased user, or its users are unknown.
 
     Example: `liveprofile erase 42 43 --proof erased.jsonl`, `liveprofile erase --file users.txt`,
     `liveprofile erase --pending` or `liveprofile erase 42 --status`

@@ -12,6 +12,11 @@ from console.formats import number, share, utc, words
 from liveprofile.storage.queries import StoredFlag
 from serve.store.protocol import RawDelta
 
+CORRECTIONS = {
+    "ADDED": "found when late events were corrected: no alert was sent",
+    "WITHDRAWN": "withdrawn when late events were corrected: it would not have been raised",
+}
+
 
 class Entry(NamedTuple):
     """A window or a flag. `level`: severity of a flag, "" for a window."""
@@ -86,12 +91,6 @@ def _window_entry(delta: RawDelta, values: Mapping[str, Any]) -> Entry:
     if delta.active_rules:
         lines.append("rules that were true: " + ", ".join(sorted(delta.active_rules)))
     return Entry(delta.window_end_ms, title, lines, "")
-
-
-CORRECTIONS = {
-    "ADDED": "found when late events were corrected: no alert was sent",
-    "WITHDRAWN": "withdrawn when late events were corrected: it would not have been raised",
-}
 
 
 def _flag_entry(flag: StoredFlag) -> Entry:

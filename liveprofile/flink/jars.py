@@ -6,14 +6,13 @@ before the virtual environment exists.
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 from liveprofile.errors import ServiceError
-from liveprofile.resources import STACK_FOLDER
+from liveprofile.resources import STACK_FOLDER, sha256
 
 JARS = STACK_FOLDER / "lib"
 POM = Path(__file__).with_name("pom.xml")
@@ -21,7 +20,7 @@ PROFILES = ("kafka", "cassandra", "flink")
 
 
 def _fingerprint() -> str:
-    return hashlib.sha256(POM.read_bytes()).hexdigest()
+    return sha256(POM)
 
 
 def present(folder: Path = JARS) -> bool:

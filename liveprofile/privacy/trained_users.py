@@ -22,6 +22,7 @@ from typing import NamedTuple
 import numpy as np
 
 from liveprofile.errors import InputError
+from liveprofile.resources import sha256
 
 FILE, CARD = "trained_users.json", "card.json"
 FORMAT = 1
@@ -99,7 +100,7 @@ def write(folder: Path, weights: str, trained: TrainedUsers) -> None:
     """Writes the file for the model in `folder`. weights: the name of the file with its weights."""
     content = {
         "format": FORMAT,
-        "of": {weights: _sha256(folder / weights)},
+        "of": {weights: sha256(folder / weights)},
         "false_positive_rate": FALSE_POSITIVE_RATE,
         "filters": [
             {
@@ -129,7 +130,7 @@ def read(folder: Path) -> TrainedUsers | None:
             raise InputError(f"{file}: format {content['format']!r}: this version reads {FORMAT}")
         trained = TrainedUsers(tuple(map(_read_filter, content["filters"])))
         [(weights, expected)] = content["of"].items()
-        actual = _sha256(folder / weights)
+        actual = sha256(folder / weights)
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise InputError(f"{file}: unreadable ({reason}); train the model again") from None
@@ -178,7 +179,3 @@ def _version(card: Path) -> str:
         return str(json.loads(card.read_bytes())["version"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{card}: no model card: {error}") from None
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -14,7 +14,7 @@ from cassandra.cluster import Session
 from liveprofile.privacy.erase import WINDOW_TABLES, Cell, read_rows
 from liveprofile.privacy.export import held_tables
 from liveprofile.privacy.user_keys import UserKeys, read_user_keys
-from liveprofile.storage.cql import prepare, to_ms, write_all
+from liveprofile.storage.cql import prepare, read_pages, to_ms, write_all
 from liveprofile.units import SECOND_MS
 
 DELTAS = "profile_delta"
@@ -77,7 +77,7 @@ def read_digests(session: Session, user_id: str, ends_ms: Iterable[int]) -> set[
     """The digests of the events that these windows of the user used. Raises ServiceError."""
     wanted, found = frozenset(ends_ms), set()
     select = prepare(session, f"SELECT window_end, digests FROM {DELTAS} WHERE user_id = ?")
-    for row in session.execute(select, (user_id,)):
+    for row in read_pages(session, select, (user_id,)):
         if to_ms(row.window_end) in wanted:
             digests = bytes(row.digests or b"")
             found |= {digests[first : first + 8] for first in range(0, len(digests), 8)}

@@ -17,10 +17,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from liveprofile.errors import InputError
+from liveprofile.resources import sha256
 from models.next_item.count_models import ItemNeighbours
 from models.next_item.network import NextItemNetwork
 from models.profile.checkpoint import library_versions, verify_files
-from models.profile.model_card import CARD, WEIGHTS, BaseCard, sha256
+from models.profile.model_card import CARD, WEIGHTS, BaseCard
 
 ITEMS = "items.json"
 # Prefixes of the tensor names in model.safetensors.

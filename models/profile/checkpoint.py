@@ -18,7 +18,8 @@ from safetensors.torch import save as to_bytes
 
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import Modality
-from models.profile.model_card import CARD, VOCABULARY, WEIGHTS, ModelCard, sha256
+from liveprofile.resources import sha256
+from models.profile.model_card import CARD, VOCABULARY, WEIGHTS, ModelCard
 from models.profile.network import BehaviourTransformer, Shape
 from models.profile.ranker.network import Ranker
 from models.profile.values.head import ValueCurveHead

@@ -5,7 +5,6 @@ This module does not import torch, so that commands read a card without its seco
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -76,8 +75,3 @@ class ModelCard(BaseCard):
     metrics: dict[str, Any]
     surprise_quantiles: dict[str, float]
     modalities: list[ModalityTrial] = []
-
-
-def sha256(file: Path) -> str:
-    """Hex digest of the file's bytes."""
-    return hashlib.sha256(file.read_bytes()).hexdigest()

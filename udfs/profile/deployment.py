@@ -23,7 +23,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import TEXT
-from models.profile.model_card import CARD, VOCABULARY, WEIGHTS, ModelCard, sha256
+from liveprofile.resources import sha256
+from models.profile.model_card import CARD, VOCABULARY, WEIGHTS, ModelCard
 
 KEY = b"user-model"
 # Above every card's revision. A window end has whole milliseconds and windows of a user are at

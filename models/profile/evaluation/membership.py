@@ -107,8 +107,7 @@ def measure(user_M: np.ndarray, loss_M: np.ndarray, is_trained_U: np.ndarray) ->
     counted_U = count_U > 0
     loss_U = np.bincount(user_M, loss_M, minlength=users)[counted_U] / count_U[counted_U]
     trained_U = is_trained_U[counted_U]
-    report: dict[str, Any] = {"trained_users": int(trained_U.sum()), "unseen_users": 0}
-    report["unseen_users"] = len(trained_U) - report["trained_users"]
+    report = {"trained_users": int(trained_U.sum()), "unseen_users": int((~trained_U).sum())}
     if trained_U.all() or not trained_U.any():
         return {**report, "auc": None, "found_at_1_percent": None, "mean_loss": None}
     auc = UserBootstrap(np.arange(len(loss_U))).auc_value(-loss_U, trained_U)

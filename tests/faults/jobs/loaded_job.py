@@ -8,7 +8,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psutil
 from cassandra.cluster import Session
 from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
 
@@ -176,8 +175,7 @@ class LoadedJob:
         """
         since, killed_ms = self.job.restarts(), now_ms()
         task_manager = self.job.stack.taskmanager
-        # An older one may be of the attempt before: its end would restart nothing.
-        max(task_manager.workers(), key=psutil.Process.create_time).kill()
+        task_manager.newest_worker().kill()
         if self._restarted(since):
             return True
         assert self.job.last_checkpoint_ms() < killed_ms, "the job did not restart after the kill"

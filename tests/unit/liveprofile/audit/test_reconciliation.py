@@ -2,103 +2,22 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
-from typing import Any
-
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liveprofile.audit.audit import MAX_EXAMPLES, Audit, Report
-from liveprofile.audit.lateness import expected_late_records
-from liveprofile.audit.reconciliation import Reconciliation
-from liveprofile.audit.rows import input_rows, position, split_position, stored_rows
-from liveprofile.kafka.topics import PartitionRange
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.audit.audit import MAX_EXAMPLES
+from liveprofile.audit.rows import position, split_position, stored_rows
 from liveprofile.units import MINUTE_MS
-from liveprofile.wire.payload import digest
-from tests.reference.windows import window_end_ms
-from tests.unit.liveprofile.audit.simulated_job import Delta, InputRecord
-
-WINDOW = WindowSettings(length_ms=60_000, out_of_orderness_ms=1_000)
-START_MS = 1_500_000_000_000 // MINUTE_MS * MINUTE_MS
-
-ARRIVAL_MS = 1_000_000_000  # all events are replayed later
-
-
-class Topic:
-    """The input topic. `add` appends an event, `raw` appends bytes."""
-
-    def __init__(self) -> None:
-        self.records: list[InputRecord] = []
-
-    def add(
-        self, event_id: object, at_ms: int = 0, user_id: object = "u", partition: int = 0
-    ) -> None:
-        event = {"event_id": event_id, "user_id": user_id, "event_type": "view"}
-        self.raw(json.dumps(event | {"event_time": START_MS + at_ms}).encode(), partition)
-
-    def heartbeat(self, at_ms: int, partition: int = 0, record_ms: int = ARRIVAL_MS) -> None:
-        event = {"event_type": "heartbeat", "event_time": START_MS + at_ms}
-        self.raw(json.dumps(event).encode(), partition, record_ms)
-
-    def raw(self, value: bytes | None, partition: int = 0, record_ms: int = ARRIVAL_MS) -> None:
-        offset = sum(record.partition == partition for record in self.records)
-        timestamp_ms = START_MS + record_ms + len(self.records)
-        self.records.append(InputRecord(partition, offset, timestamp_ms, value))
-
-
-def stored(*event_ids: str, user_id: str = "u") -> Delta:
-    digests = b"".join(map(digest, event_ids))
-    return Delta(user_id, START_MS, START_MS + MINUTE_MS, len(event_ids), digests)
-
-
-def offsets_of(topic: Topic) -> dict[int, PartitionRange]:
-    ends = Counter(record.partition for record in topic.records)
-    return {partition: PartitionRange(0, end) for partition, end in ends.items()}
-
-
-def audited(
-    topic: Topic,
-    *deltas: Delta,
-    rejected=(),
-    claimed=(),
-    late=(),
-    empty=(),
-    window=WINDOW,
-    first=0,
-    archive=False,
-    erased=(),
-) -> Report:
-    """The report of an audit of the whole topic, whose records before `first` have expired.
-
-    erased: users and starts of windows.
-    """
-
-    def is_erased(user_id: str, start_ms: int) -> bool:
-        return (user_id, start_ms) in erased
-
-    with Audit(window, archive=archive, is_erased=is_erased) as audit:
-        audit.add_rejected(rejected)
-        audit.add_rejected(claimed, claimed=True)
-        audit.add_late(late)
-        audit.add_deltas(deltas)
-        spans = {number: span._replace(first=first) for number, span in offsets_of(topic).items()}
-        audit.add_records(topic.records, spans | dict.fromkeys(empty, PartitionRange(0, 0)))
-        return audit.report()
-
-
-def reconciled(topic: Topic, *deltas: Delta, **more: Any) -> Reconciliation:
-    return audited(topic, *deltas, **more).counts
-
-
-def late_by(topic: Topic, window: WindowSettings = WINDOW, rejected=()) -> dict[int, int]:
-    """Lateness by position of all records, as if each was lost."""
-    (rows,) = input_rows(topic.records, window)
-    rows["rejected"] = np.isin(rows["position"], [position(*one) for one in rejected])
-    return dict(expected_late_records(rows, [rows], window))
+from tests.unit.liveprofile.audit.simulated_job import Delta
+from tests.unit.liveprofile.audit.written_topic import (
+    START_MS,
+    WINDOW,
+    Topic,
+    audited,
+    reconciled,
+    stored,
+)
 
 
 def test_each_class_of_record_is_counted():
@@ -132,32 +51,6 @@ def test_records_without_a_trace_of_erased_windows_are_erased():
     assert sum(counts) == found.in_topic == 6 and not found.ok
     later = reconciled(topic, stored("a"), erased=[("u", START_MS), ("u", START_MS + MINUTE_MS)])
     assert (later.erased, later.unaccounted) == (4, 1)
-
-
-def test_copy_after_a_late_event_is_a_duplicate():
-    topic = Topic()
-    topic.add("a")
-    topic.add("a")
-    found = reconciled(topic, late=[(0, 0)])
-    assert found.ok
-    assert (found.late, found.duplicate) == (1, 1)
-
-
-def test_copy_before_a_late_event_is_lost():
-    topic = Topic()
-    topic.add("a")
-    topic.add("a")
-    found = reconciled(topic, late=[(0, 1)])
-    assert found.unaccounted == 1
-
-
-def test_copies_in_two_partitions_count_once_in_any_order():
-    topic = Topic()
-    topic.add("a", partition=0)
-    topic.add("a", partition=1)
-    found = reconciled(topic, late=[(1, 0)])
-    assert found.ok
-    assert (found.late, found.duplicate) == (1, 1)
 
 
 def test_copy_of_an_event_rejected_after_its_claim_is_a_duplicate():
@@ -235,52 +128,6 @@ def test_unknown_event_is_accepted_after_an_archive():
     assert not reconciled(topic, stored("a", "b"), archive=True).ok
 
 
-def test_late_event_that_is_stored_as_used_is_counted():
-    topic = Topic()
-    topic.add("a")
-    found = reconciled(topic, stored("a"), late=[(0, 0)])
-    assert (found.late_and_used, found.unknown, found.ok) == (1, 0, False)
-
-
-def test_late_copy_of_a_used_event_is_accepted():
-    topic = Topic()
-    topic.add("a")
-    topic.add("a")
-    found = reconciled(topic, stored("a"), late=[(0, 1)])
-    assert found.ok
-    assert (found.used, found.late) == (1, 1)
-
-
-def corrected(*event_ids: str) -> Delta:
-    return stored(*event_ids)._replace(revision=1)
-
-
-def test_late_event_of_a_corrected_delta_is_corrected():
-    topic = Topic()
-    for event_id in ("a", "b", "b"):
-        topic.add(event_id)
-    found = reconciled(topic, corrected("a", "b"), late=[(0, 1)])
-    assert found.ok
-    assert (found.used, found.late, found.corrected, found.duplicate) == (1, 0, 1, 1)
-
-
-def test_late_copy_of_an_event_in_a_corrected_delta_is_late():
-    topic = Topic()
-    topic.add("a")
-    topic.add("a")
-    found = reconciled(topic, corrected("a"), late=[(0, 1)])
-    assert found.ok
-    assert (found.used, found.late, found.corrected) == (1, 1, 0)
-
-
-def test_event_that_a_correction_has_lost_is_unaccounted():
-    topic = Topic()
-    topic.add("a")
-    topic.add("b")
-    found = reconciled(topic, corrected("b"), late=[(0, 1)])
-    assert (found.corrected, found.unaccounted, found.ok) == (1, 1, False)
-
-
 def test_rejected_heartbeat_counts_as_rejected():
     topic = Topic()
     topic.raw(b'{"event_type": "heartbeat"}')
@@ -331,16 +178,6 @@ def test_digests_of_wrong_length_are_rejected():
         list(stored_rows([Delta("u", 0, 1, 1, b"1234567")], 0, 0))
 
 
-def test_expected_late_records_use_the_slowest_partition():
-    topic = Topic()
-    topic.add("a", 100_000, partition=0)
-    topic.add("b", 0, partition=0)  # partition 1 has no record yet: not late
-    topic.add("c", 61_500, partition=1)
-    topic.add("d", 60_000, partition=0)  # behind the watermark, but its window is open
-    topic.add("e", 59_999, partition=0)
-    assert late_by(topic) == {position(0, 3): 501}
-
-
 def test_record_from_the_future_does_not_close_windows():
     topic = Topic()
     topic.add("lost", 0)
@@ -348,28 +185,6 @@ def test_record_from_the_future_does_not_close_windows():
     assert reconciled(topic).open_windows == 1
     topic.heartbeat(10 * MINUTE_MS, record_ms=2 * MINUTE_MS)
     assert reconciled(topic).open_windows == 0
-
-
-def test_rejected_record_does_not_advance_the_watermark():
-    topic = Topic()
-    topic.add("a", 100_000)
-    topic.add("b", 0)
-    assert late_by(topic) == {position(0, 1): 99_000}
-    assert not late_by(topic, rejected=[(0, 0)])
-
-
-def test_staggered_window_closes_at_its_own_end():
-    window = WindowSettings(length_ms=60_000, out_of_orderness_ms=1_000, stagger_ms=10_000)
-    ends = {user: window_end_ms(user, START_MS, window) for user in map(str, range(20))}
-    topic = Topic()
-    reached_ms = START_MS + 30_000
-    topic.add("first", 31_000)
-    for user in ends:
-        topic.add(f"of {user}", 0, user)
-    closed = [number for number, end in enumerate(ends.values(), 1) if end - 1 <= reached_ms]
-    assert 0 < len(closed) < 20
-    assert late_by(topic, window) == {position(0, offset): 30_000 for offset in closed}
-    assert reconciled(topic, window=window).open_windows == 21 - len(closed)
 
 
 @given(st.integers(0, 1_000), st.integers(0, 2**47))

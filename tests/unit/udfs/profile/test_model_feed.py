@@ -15,7 +15,8 @@ from safetensors.torch import load_file, save_file
 from liveprofile.config import load
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
-from models.profile.model_card import CARD, WEIGHTS, sha256
+from liveprofile.resources import sha256
+from models.profile.model_card import CARD, WEIGHTS
 from tests.support.memory.topic import FakeTopic, until
 from tests.support.model_folders import SHIPPED, copy_model
 from udfs.profile import deployment

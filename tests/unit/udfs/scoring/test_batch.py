@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import random
-import tomllib
+from typing import Any
 
 import pytest
 
 from liveprofile.pseudonym import user_pseudonym
-from liveprofile.resources import product_path
 from liveprofile.units import MINUTE_MS
 from models.fraud.model import FraudModel
 from tests.reference.entity_features import Arrival, Event
@@ -34,25 +33,20 @@ from tests.support.scoring_harness import (
 )
 from udfs.failed_rows import MAX_CONSECUTIVE_FAILED_ROWS
 
-SHIPPED = tomllib.loads(product_path(SETTINGS.rules).read_text(encoding="utf-8"))["rules"]
-
-
-@pytest.fixture(scope="module")
-def model() -> FraudModel:
-    return FraudModel.load(product_path(SETTINGS.scoring.checkpoint))
-
 
 @pytest.mark.parametrize("batch_rows", [1, 7, 1_000])
-def test_batches_of_any_size_match_the_reference(model: FraudModel, batch_rows: int) -> None:
+def test_batches_of_any_size_match_the_reference(
+    model: FraudModel, batch_rows: int, shipped_rules: list[dict[str, Any]]
+) -> None:
     arrivals = random_arrivals(batch_rows, count=80 if batch_rows == 1 else 250)
     scorer = ScoringHarness(model)
     rows = [row for row, arrival in enumerate(arrivals) if isinstance(arrival, Event)]
     sent = []
     for start in range(0, len(rows), batch_rows):
         sent += scorer.score(arrivals, rows[start : start + batch_rows])
-    expected = decide(arrivals, SHIPPED, model, max_entries=128)
+    expected = decide(arrivals, shipped_rules, model, max_entries=128)
     assert_matches_reference(scorer.sink, expected)
-    flag_ids = alerting_flag_ids(expected, SHIPPED)
+    flag_ids = alerting_flag_ids(expected, shipped_rules)
     assert sorted(alert["id"] for alerts in sent for alert in alerts) == sorted(flag_ids)
     assert len({flag.rule_id for flag in scorer.sink.flags.values()}) >= 2
     assert sum(timing.duplicates for timing in scorer.timings) == len(rows) - len(expected) > 5

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import random
-import tomllib
+from typing import Any
 
 import pytest
 
 from liveprofile.consent.changes import ConsentChange
-from liveprofile.resources import product_path
 from models.fraud.model import FraudModel
 from tests.reference.entity_features import Event
 from tests.reference.scoring import decide, event_key
@@ -22,16 +21,11 @@ from tests.support.scoring_harness import (
 )
 from udfs.consent_feed import open_default_consents
 
-RULES = tomllib.loads(product_path(SETTINGS.rules).read_text("utf-8"))["rules"]
-
-
-@pytest.fixture(scope="module")
-def model() -> FraudModel:
-    return FraudModel.load(product_path(SETTINGS.scoring.checkpoint))
-
 
 @pytest.mark.parametrize("seed", range(2))
-def test_only_events_that_users_allow_are_scored(model: FraudModel, seed: int) -> None:
+def test_only_events_that_users_allow_are_scored(
+    model: FraudModel, seed: int, shipped_rules: list[dict[str, Any]]
+) -> None:
     arrivals, rng = random_arrivals(seed, count=160), random.Random(seed)
     rows = [row for row, arrival in enumerate(arrivals) if isinstance(arrival, Event)]
     times_ms = [arrivals[row].time_ms for row in rows]
@@ -55,7 +49,7 @@ def test_only_events_that_users_allow_are_scored(model: FraudModel, seed: int) -
         return not max(past)[1] if past else True
 
     # The lists keep events that are not allowed: other users share their devices.
-    whole = decide(arrivals, RULES, model, max_entries=128)
+    whole = decide(arrivals, shipped_rules, model, max_entries=128)
     expected = {key: each for key, each in whole.items() if allowed(each.event.user, key[1])}
     assert scorer.sink.scores.keys() == expected.keys()
     for key, row in scorer.sink.scores.items():

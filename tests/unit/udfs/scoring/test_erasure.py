@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import random
-import tomllib
+from typing import Any
 
 import pytest
 
-from liveprofile.resources import product_path
 from models.fraud.model import FraudModel
 from tests.reference.entity_features import Event
 from tests.reference.scoring import decide, event_key
@@ -20,17 +19,10 @@ from tests.support.scoring_harness import (
 )
 from udfs.erasure_feed import open_no_erasures
 
-RULES = tomllib.loads(product_path(SETTINGS.rules).read_text("utf-8"))["rules"]
-
-
-@pytest.fixture(scope="module")
-def model() -> FraudModel:
-    return FraudModel.load(product_path(SETTINGS.scoring.checkpoint))
-
 
 @pytest.mark.parametrize("seed", range(2))
 def test_users_who_are_erased_while_events_arrive_start_from_nothing(
-    model: FraudModel, seed: int
+    model: FraudModel, seed: int, shipped_rules: list[dict[str, Any]]
 ) -> None:
     arrivals, rng = random_arrivals(seed, count=160), random.Random(seed)
     feed = open_no_erasures(SETTINGS)
@@ -52,7 +44,7 @@ def test_users_who_are_erased_while_events_arrive_start_from_nothing(
         for arrival, user in zip(arrivals, users, strict=True)
         if arrival.time_ms >= erased.get(user, 0)
     ]
-    expected = decide(later, RULES, model, max_entries=128)
+    expected = decide(later, shipped_rules, model, max_entries=128)
     kept = {key: row for key, row in scorer.sink.scores.items() if key[1] >= before_ms}
     assert kept.keys() == {key for key in expected if key[1] >= before_ms}
     for key, row in kept.items():
