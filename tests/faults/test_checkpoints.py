@@ -34,7 +34,7 @@ def test_job_runs_on_when_no_checkpoint_can_be_written(loaded_job: LoadedJob) ->
         status = run_cli("status", "--config", job.config_file, ok=False)
         folder.unlink()
         moved.rename(folder)
-        job.wait_for_checkpoint(60)
+        job.wait_for_checkpoint(180)
     assert status.returncode == 1 and "no checkpoint has completed" in status.stderr
     assert job.restarts() == restarts
     loaded_job.check()

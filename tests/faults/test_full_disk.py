@@ -89,7 +89,7 @@ def test_job_runs_on_when_the_disk_is_full(job_on_disk: LoadedJob, disk: Path) -
                 fill()
                 time.sleep(0.1)
             status = run_cli("status", "--config", job.config_file, ok=False)
-        job.wait_for_checkpoint(60)
+        job.wait_for_checkpoint(180)
     assert status.returncode == 1 and "no checkpoint has completed" in status.stderr
     assert job.restarts() == restarts
     job_on_disk.check()

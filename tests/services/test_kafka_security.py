@@ -38,7 +38,7 @@ from udfs.rules_feed import read_topic_rules
 
 pytestmark = pytest.mark.services
 
-BACKFILL_TIMEOUT_S = 90
+BACKFILL_TIMEOUT_S = 300
 KEY_PASSWORD = "of the key"
 NO_CERTIFICATE = {"certificate_file": "", "key_file": "", "key_password": ""}
 ALLOWED_URLS = "org.apache.flink.kafka.shaded.org.apache.kafka.sasl.oauthbearer.allowed.urls"

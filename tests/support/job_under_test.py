@@ -30,7 +30,7 @@ from stack.local import Stack, to_toml
 from tests.support.streams.seeded import Message
 
 CLI = Path(sys.executable).with_name("liveprofile")
-COMMAND_TIMEOUT_S = 300
+COMMAND_TIMEOUT_S = 600
 SOURCE_OFFSET = re.compile(r"KafkaSourceReader\.topic\.(.+)\.partition\.(\d+)\.currentOffset$")
 
 
@@ -184,7 +184,7 @@ class JobUnderTest:
         sender.send_heartbeats(time_ms)
         sender.flush()
 
-    def wait_until_caught_up(self, timeout_s: float = 90.0) -> None:
+    def wait_until_caught_up(self, timeout_s: float = 300.0) -> None:
         """Returns when a checkpoint covers all records in the topics that the job reads.
 
         If the last record of every partition closed all windows, they are stored by then, because a
@@ -196,7 +196,7 @@ class JobUnderTest:
         self._wait_while(self.unread, timeout_s)
         self.wait_for_checkpoint(timeout_s)
 
-    def wait_until_committed(self, timeout_s: float = 90.0) -> None:
+    def wait_until_committed(self, timeout_s: float = 300.0) -> None:
         """Returns when the profile pipeline's consumer group has committed all records."""
         self._wait_while(lambda: offsets.lag(self.settings), timeout_s)
 

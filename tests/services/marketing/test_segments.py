@@ -277,7 +277,7 @@ def test_killed_sweep_goes_on(job: JobUnderTest, session: Session, file: Path) -
 
 def test_every_change_was_readable_when_it_arrived(job: JobUnderTest, listener: Listener) -> None:
     total = sum(len(of_user) for of_user in changes(job).values())
-    deadline_s = time.monotonic() + 10
+    deadline_s = time.monotonic() + 60
     while listener.seen < total and time.monotonic() < deadline_s:
         time.sleep(0.1)
     assert listener.seen >= total > 1_000

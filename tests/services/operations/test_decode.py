@@ -28,7 +28,7 @@ pytestmark = pytest.mark.services
 
 USERS = 7
 EVENTS = 700  # that can be decoded
-TIMEOUT_S = 60.0
+TIMEOUT_S = 180.0
 FIELDS = ("event_id", "user_id", "event_type", "event_time")
 SCHEMA = {
     "type": "record",

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.services
 
 WINDOW_MS = 1_000
 USERS = [f"user-{number}" for number in range(50)]
-TIMEOUT_S = 60.0
+TIMEOUT_S = 180.0
 
 
 @contextmanager
