@@ -19,6 +19,7 @@ from liveprofile.serve_settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve import problems
 from serve.definitions import ATTRIBUTES_FILE
+from serve.direct import DirectRoutes
 from serve.guard import ApiMetrics, RequestGuard
 from serve.routes import (
     alerts,
@@ -96,6 +97,7 @@ def create_app(
     problems.install(app)
     for router in ROUTERS:
         app.include_router(router, dependencies=[Depends(known_parameters)])
+    app.add_middleware(DirectRoutes)  # inside the guard, which is added after it
     app.add_middleware(RequestGuard, settings=settings, metrics=metrics)
     app.openapi = lambda: _document(app)
     return app

@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import Annotated, NamedTuple
+from urllib.parse import urlsplit
 
 from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
@@ -111,6 +113,11 @@ class Require:
         return await admit(request, credentials, self._role, self._cost)
 
 
+async def admit_bearer(request: Request, role: Role, cost: float = 1.0) -> Caller:
+    """`admit` for a request whose Authorization header nobody has read. Raises what it raises."""
+    return await admit(request, await _bearer(request), role, cost)
+
+
 async def admit(
     request: Request, credentials: Credentials, role: Role, cost: float = 1.0
 ) -> Caller:
@@ -132,6 +139,15 @@ def _refuse_if(wait_s: float, detail: str) -> None:
 
 def _require_loopback_host(request: Request) -> None:
     """Refuses pages of other sites whose name resolves to this machine (DNS rebinding)."""
-    name = request.url.hostname or ""
-    if not is_loopback(name):
+    authority = request.headers.get("host")
+    if not _names_loopback(authority or request.url.netloc):
         raise ApiError(403, "forbidden", "without a key, address this server as 127.0.0.1")
+
+
+@lru_cache(maxsize=256)
+def _names_loopback(authority: str) -> bool:
+    """Whether a host with or without a port is this machine; not if it is malformed."""
+    try:
+        return is_loopback(urlsplit(f"//{authority}").hostname or "")
+    except ValueError:
+        return False

@@ -12,13 +12,12 @@ from typing import Any
 from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
-from liveprofile.config import Settings, load
+from liveprofile.config import load
 from liveprofile.resources import ROOT
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
 from liveprofile.storage.schema import create_schema
 from models.profile.inference import ProfileModel
-from stack.local import Stack
 from udfs.null_sink import NullSink
 from udfs.profile.batch import STAGES, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.sink import ProfileSink, open_profile_sink
@@ -72,22 +71,11 @@ def _open_sink(name: str, root: Path, dim: int) -> Iterator[ProfileSink]:
     if name == "none":
         yield NullSink()
         return
-    with _cassandra(root) as settings:
+    with runs.started_cassandra(root) as stack:
+        settings = load(**stack.settings())
         create_schema(settings.cassandra, dim)
         store = open_profile_sink(settings, dim)
         try:
             yield store
         finally:
             store.close()
-
-
-@contextmanager
-def _cassandra(root: Path) -> Iterator[Settings]:
-    """Starts Cassandra without the other services for the block; yields its settings."""
-    with runs.temporary_folder(root):
-        stack = Stack(root)
-        stack.cassandra.start()
-        try:
-            yield load(**stack.settings())
-        finally:
-            stack.cassandra.stop()

@@ -62,6 +62,18 @@ def started_stack(root: Path, commit_log: str, parallelism: int = PARALLELISM) -
             stack.stop()
 
 
+@contextmanager
+def started_cassandra(root: Path) -> Iterator[Stack]:
+    """A stack of which only Cassandra runs, until the end of the block."""
+    with temporary_folder(root):
+        stack = Stack(root)
+        stack.cassandra.start()
+        try:
+            yield stack
+        finally:
+            stack.cassandra.stop()
+
+
 def configuration(stack: Stack) -> dict[str, Any]:
     """The settings that a benchmark's result depends on, without addresses."""
     settings = load(**stack.settings())

@@ -29,7 +29,7 @@ from serve.paging import Paging, cursor_of
 from serve.problems import ApiError, unknown_user
 from serve.routes.common import DataStore, Reader, Since, Time, UserId, problems, to_ms
 from serve.security import Caller, Require
-from serve.store.protocol import END_OF_TIME_MS, RawProfile
+from serve.store.protocol import END_OF_TIME_MS, RawProfile, Store
 
 BATCH_COST = 10.0
 MAX_SIMILAR = 100
@@ -45,6 +45,11 @@ async def get_profiles(
     caller: Annotated[Caller, Depends(Require(Role.READER, BATCH_COST))],
 ) -> Response:
     """The profiles of up to 100 users. Counts as 10 requests."""
+    return await batch_response(request, store, body)
+
+
+async def batch_response(request: Request, store: Store, body: BatchRequest) -> Response:
+    """The answer to an admitted request for several profiles; serve/direct.py calls it too."""
     ids = list(dict.fromkeys(body.user_ids))
     rows = {row.user_id: row for row in await store.profiles(ids, body.embedding)}
     now_ms = request.app.state.clock_ms()
@@ -85,6 +90,13 @@ async def get_profile(
                 404, "unknown-past", "no delta of this user before this time: deltas expire"
             )
         return answers.tagged_response(request, answers.past_answer(deltas[0], at_ms))
+    return await profile_response(request, store, user_id, embedding)
+
+
+async def profile_response(
+    request: Request, store: Store, user_id: str, embedding: bool = False
+) -> Response:
+    """The answer to an admitted request for a profile; serve/direct.py calls it too."""
     row = await _profile(store, user_id, embedding)
     answer = answers.profile_answer(row, request.app.state.clock_ms())
     return answers.tagged_response(request, answer)
@@ -175,7 +187,7 @@ async def get_attributes(
     return answers.json_response({"items": items})
 
 
-async def _profile(store: DataStore, user_id: str, embedding: bool = False) -> RawProfile:
+async def _profile(store: Store, user_id: str, embedding: bool = False) -> RawProfile:
     rows = await store.profiles([user_id], embedding)
     if not rows:
         raise unknown_user()

@@ -1,0 +1,1 @@
+"""Parts of the cost of the read API."""

@@ -1,0 +1,197 @@
+"""Plain reads of profiles answer as the routes do that describe them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+import pytest
+from pydantic import BaseModel
+from starlette.testclient import TestClient
+
+from liveprofile.client.models import Profile, ProfileBatch
+from liveprofile.serve_settings import ServeSettings
+from liveprofile.units import HOUR_MS
+from serve.app import create_app
+from serve.direct import DirectRoutes
+from tests.support.memory.api_store import NOW_MS, MemoryApiStore
+from tests.support.rows.api_rows import USERS, raw_profile
+from tests.support.rows.value_curves import curve_document
+
+Connect = Callable[..., TestClient]
+BATCH = "/v1/users:batchGet"
+# The routes of FastAPI take these, and they ask for the same.
+ROUTED_QUERY = {"embedding": "false"}
+ROUTED_TYPE = "application/json; charset=utf-8"
+
+
+@pytest.fixture
+def store(store: MemoryApiStore) -> MemoryApiStore:
+    row = raw_profile("curve", NOW_MS - 5 * HOUR_MS)
+    document = orjson.loads(row.profile) | curve_document()
+    store.profile_rows["curve"] = row._replace(profile=orjson.dumps(document).decode())
+    store.profile_rows["bare"] = raw_profile("bare")._replace(segments=None, recency_days=2.0)
+    return store
+
+
+def comparable(answer: Any) -> tuple[int, dict[str, str], bytes]:
+    request_id = answer.headers["x-request-id"]
+    headers = {
+        name: value
+        for name, value in answer.headers.items()
+        if name not in ("x-request-id", "content-length")
+    }
+    return answer.status_code, headers, answer.content.replace(request_id.encode(), b"")
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "OPTIONS"])
+@pytest.mark.parametrize(
+    "encoded",
+    [
+        *(quote(user, safe="") for user in USERS),
+        *("curve", "bare", "nobody", "%00", "%FF", "a:b", "%3A", ".%2F"),
+        *("x" * 257, quote("é" * 257), "x" * 4_000),
+    ],
+    ids=lambda text: text[:12],
+)
+def test_profile_equals_that_of_the_route(connect: Connect, method: str, encoded: str) -> None:
+    client = connect()
+    plain = client.request(method, f"/v1/users/{encoded}")
+    routed = client.request(method, f"/v1/users/{encoded}", params=ROUTED_QUERY)
+    assert comparable(plain) == comparable(routed)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer x"},
+        {"Authorization": "Basic eDp5"},
+        {"Authorization": ""},
+        {"If-None-Match": "*"},
+        {"If-None-Match": '"x"'},
+        {"Accept": "text/html"},
+    ],
+)
+def test_headers_count_as_for_the_route(connect: Connect, headers: dict[str, str]) -> None:
+    client = connect()
+    plain = client.get("/v1/users/curve", headers=headers)
+    routed = client.get("/v1/users/curve", headers=headers, params=ROUTED_QUERY)
+    assert comparable(plain) == comparable(routed)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"user_ids": ["Zoë/ü", "nobody", "curve", "42", "42"]},
+        {"user_ids": ["42"], "embedding": True},
+        {"user_ids": []},
+        {"user_ids": ["x"] * 101},
+        {"user_ids": ["\u0000"]},
+        {"user_ids": [1]},
+        {"user_ids": "42"},
+        {"user_ids": ["42"], "other": 1},
+        {},
+        [],
+    ],
+    ids=str,
+)
+def test_batch_equals_that_of_the_route(connect: Connect, body: Any) -> None:
+    same_batch(connect(), orjson.dumps(body))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"{", b"\xff", b'{"user_ids": ["\\ud800"]}', b'{"user_ids": ["1"], "user_ids": ["42"]}'],
+)
+def test_malformed_batch_equals_that_of_the_route(connect: Connect, content: bytes) -> None:
+    same_batch(connect(), content)
+
+
+def same_batch(client: TestClient, content: bytes) -> None:
+    plain, routed = (
+        client.post(BATCH, content=content, headers={"Content-Type": kind})
+        for kind in ("application/json", ROUTED_TYPE)
+    )
+    assert comparable(plain) == comparable(routed)
+
+
+def test_reads_without_a_key_or_above_the_rate_are_refused(connect: Connect) -> None:
+    assert connect(None).post(BATCH, json={"user_ids": ["42"]}).status_code == 401
+    client = connect(requests_per_s=1, burst=10)
+    assert client.post(BATCH, json={"user_ids": ["42"]}).status_code == 200
+    assert client.post(BATCH, json={"user_ids": ["42"]}).status_code == 429
+    assert client.get("/v1/users/42").status_code == 429
+
+
+def test_store_that_does_not_answer_is_503(connect: Connect, store: MemoryApiStore) -> None:
+    client = connect(None, authentication="none")
+    store.stop_answering()
+    assert client.get("/v1/users/42").status_code == 503
+    assert client.post(BATCH, json={"user_ids": ["42"]}).status_code == 503
+
+
+def test_metrics_have_the_route(connect: Connect) -> None:
+    client = connect()
+    client.get("/v1/users/42")
+    client.post(BATCH, json={"user_ids": ["42"]})
+    text = client.get("/metrics").text
+    for method, route in (("GET", "/v1/users/{user_id}"), ("POST", BATCH)):
+        labels = f'{{method="{method}",route="{route}",status="200"}}'
+        assert f"liveprofile_api_requests_total{labels} 1.0" in text
+
+
+@pytest.mark.parametrize("user_id", ["42", "curve", "bare"])
+def test_answer_equals_the_json_of_its_model(connect: Connect, user_id: str) -> None:
+    client = connect()
+    equals_model(client.get(f"/v1/users/{user_id}").content, Profile)
+    batch = client.post(BATCH, json={"user_ids": [user_id, "nobody"]})
+    equals_model(batch.content, ProfileBatch)
+
+
+def equals_model(content: bytes, model: type[BaseModel]) -> None:
+    parsed = model.model_validate_json(content)
+    assert orjson.loads(content) == orjson.loads(parsed.model_dump_json(exclude_unset=True))
+
+
+def test_plain_reads_do_not_reach_fastapi(store: MemoryApiStore) -> None:
+    app = create_app(ServeSettings(authentication="none"), store, clock_ms=lambda: NOW_MS)
+    passed_on: list[str] = []
+
+    async def rest(scope: Any, _receive: Any, _send: Any) -> None:
+        passed_on.append(scope["path"])
+
+    async def read(method: str, path: str, body: bytes = b"") -> list[int]:
+        statuses: list[int] = []
+
+        async def receive() -> dict[str, Any]:
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                statuses.append(message["status"])
+
+        scope = {
+            "type": "http",
+            "method": method,
+            "path": path,
+            "query_string": b"",
+            "headers": [(b"host", b"127.0.0.1"), (b"content-type", b"application/json")],
+            "state": {"request_id": "r"},
+            "app": app,
+        }
+        await DirectRoutes(rest)(scope, receive, send)
+        return statuses
+
+    async def reads() -> list[list[int]]:
+        return [
+            await read("GET", "/v1/users/42"),
+            await read("POST", BATCH, b'{"user_ids": ["42"]}'),
+            await read("POST", BATCH, b"{}"),
+            await read("GET", "/v1/users/42/deltas"),
+        ]
+
+    assert asyncio.run(reads()) == [[200], [200], [], []]
+    assert passed_on == [BATCH, "/v1/users/42/deltas"]
