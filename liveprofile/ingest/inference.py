@@ -5,78 +5,41 @@ from __future__ import annotations
 import itertools
 import json
 import re
-import statistics
 from collections import Counter
-from collections.abc import Callable
-from datetime import date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from liveprofile.errors import InputError
+from liveprofile.ingest.column_names import NAMES, TYPE_OF_NAME, fields_by_name, words
 from liveprofile.ingest.first_rows import first_of_csv, first_of_parquet
-from liveprofile.ingest.mapping import NUMBER_FIELDS
-from liveprofile.ingest.time_formats import formats_of, parse_time
-from liveprofile.ingest.translation import number_of
+from liveprofile.ingest.mapping import NUMBER_FIELDS, SIGNED_FIELDS
+from liveprofile.ingest.numbers import currency_of, number_of
+from liveprofile.ingest.sources import REMEDIES, format_of
+from liveprofile.ingest.time_formats import CLOCKS, DAYS, formats_of
+from liveprofile.ingest.time_inference import (
+    MOST_SHARE,
+    find_time,
+    is_plain_number,
+    iso,
+    most,
+    present,
+)
 from liveprofile.wire.tokens import TYPE_INDEX
 
-MOST_SHARE = 0.9
 MOST_TYPES = 50  # a column with more values is no event type
 
-# Names of columns, most telling first, as words in lower case joined by underscores.
-NAMES = {
-    "user_id": "user_id userid user customer_id customerid customer client_id client visitor_id"
-    " visitorid member_id household_id household_key household account_id shopper_id buyer_id uid",
-    "event_time": "event_time eventtime timestamp event_timestamp transaction_timestamp datetime"
-    " date_time time created_at occurred_at ordered_at purchased_at bought_at ts invoice_date"
-    " invoicedate order_date purchase_date transaction_date date seconds",
-    "event_type": "event_type eventtype event_name event action behavior_type behaviour_type"
-    " behavior behaviour activity type",
-    "event_id": "event_id eventid uuid transaction_id transactionid line_id row_id id",
-    "item_id": "item_id itemid product_id productid product item sku stock_code stockcode asin"
-    " article_id article",
-    "category_id": "category_id categoryid category product_category category_code department",
-    "price": "price unit_price unitprice",
-    "quantity": "quantity qty units count",
-    "amount": "amount total sales_value line_total revenue total_price value sales",
-    "rating": "rating stars",
-    "text": "review review_text text comment",
-    "query": "query search search_term keyword keywords",
-    "session_id": "session_id sessionid user_session session basket_id order_id orderid order_no"
-    " order_number receipt receipt_id invoice"
-    " invoice_no invoiceno visit_id",
-    "device_id": "device_id deviceid device",
-    "channel": "channel",
-    "coupon_id": "coupon_id coupon coupon_upc voucher",
-    "campaign_id": "campaign_id campaign",
-    "friend_id": "friend_id friend",
-    "place.lat": "lat latitude",
-    "place.lon": "lon lng long longitude",
-}  # fmt: skip
-TYPES = {
-    "view": "view pv page_view pageview click detail impression visit",
-    "cart": "cart add_to_cart addtocart basket add",
-    "favorite": "favorite favourite fav wishlist like",
-    "purchase": "purchase buy order transaction checkout sale sold paid",
-    "return": "return refund returned",
-    "review": "review rate rating comment",
-    "search": "search query",
-    "share": "share",
-    "follow": "follow",
-    "coupon": "coupon redeem redemption voucher",
-    "campaign": "campaign",
-    "login": "login log_in signin sign_in",
-}
 COMMON_FIELDS = ("item_id", "category_id", "price", "quantity", "amount", "session_id", "device_id")
-FIELD_OF_NAME = {name: field for field, names in NAMES.items() for name in names.split()}
-TYPE_OF_NAME = {name: kind for kind, names in TYPES.items() for name in names.split()}
 
 
 class Draft(NamedTuple):
     """A drafted mapping: what `read_mapping` reads, and what a person has to look at."""
 
     format: str
+    encoding: str
     delimiter: str
     decimal: str
+    currency: str
+    negative: str
     columns: list[str]  # names for a CSV without a header line
     sort_by_time: bool
     time: dict[str, str]
@@ -90,10 +53,16 @@ class Draft(NamedTuple):
         """The mapping as TOML, with a comment at each key to look at."""
         lines = [f"# Drafted from {source} by `liveprofile mapping infer`: look at each comment."]
         lines += [f"format = {_text(self.format)}"]
+        if self.encoding != "utf-8":
+            lines.append(f"encoding = {_text(self.encoding)}")
         if self.delimiter != ",":
             lines.append(f"delimiter = {_text(self.delimiter)}")
         if self.decimal != ".":
             lines.append(f"decimal = {_text(self.decimal)}")
+        if self.currency:
+            lines.append(f"currency = {_text(self.currency)}")
+        if self.negative:
+            lines.append(f"negative = {_text(self.negative)}")
         if self.columns:
             lines.append(f"columns = [{', '.join(map(_text, self.columns))}]")
         if self.sort_by_time:
@@ -126,54 +95,71 @@ def infer(source: Path) -> Draft:
     """Drafts the mapping of a file from its first rows. Raises InputError."""
     if not source.is_file():
         raise InputError(f"no file at {source}")
-    with source.open("rb") as file:
-        is_parquet = file.read(4) == b"PAR1"
-    if is_parquet:
-        return draft("parquet", ",", first_of_parquet(source), has_header=True)
-    delimiter, rows = first_of_csv(source)
-    if not rows or len(rows[0]) < 2 or rows[0][0].startswith("{"):
+    kind = format_of(source)
+    if kind == "Parquet":
+        return draft("parquet", "utf-8", ",", first_of_parquet(source), has_header=True)
+    if kind in REMEDIES:
+        raise InputError(f"{source} is {kind}: {REMEDIES[kind]}")
+    encoding, delimiter, rows = first_of_csv(source)
+    if rows and rows[0][0].startswith("{"):
+        raise InputError(
+            f"{source}: JSON lines are neither Parquet nor a CSV with several columns; events as in"
+            ' docs/data-contract.md need no mapping, for others write one with format = "jsonl"'
+        )
+    if not rows or len(rows[0]) < 2:
         raise InputError(f"{source}: neither Parquet nor a CSV with several columns")
     has_header = _is_header(rows[0])
     names = rows[0] if has_header else [f"column_{number + 1}" for number in range(len(rows[0]))]
     body = [row for row in rows[has_header:] if len(row) == len(names)]
     values = {name: [row[index] for row in body] for index, name in enumerate(names)}
-    return draft("csv", delimiter, values, has_header)
+    return draft("csv", encoding, delimiter, values, has_header)
 
 
 def draft(
-    file_format: str, delimiter: str, columns: dict[str, list[Any]], has_header: bool
+    file_format: str,
+    encoding: str,
+    delimiter: str,
+    columns: dict[str, list[Any]],
+    has_header: bool,
 ) -> Draft:
     """columns: the first values of each column; texts from a CSV, typed from Parquet."""
     unsure: dict[str, str] = {}
-    fields = _fields_by_name(columns)
-    time = _time(columns, fields.pop("event_time", None), unsure)
+    fields = fields_by_name(list(columns))
+    time = find_time(columns, fields.pop("event_time", None))
+    if time.note:
+        unsure["time.column"] = time.note
     numbers = [name for name in fields if name in NUMBER_FIELDS]
-    decimal = _decimal(columns, [fields[name] for name in numbers])
+    currency = _currency(columns, [fields[name] for name in numbers])
+    decimal = _decimal(columns, [fields[name] for name in numbers], currency)
     for field in numbers:
-        if not _most(lambda value: _is_number(value, decimal), columns[fields[field]]):
+        if not most(lambda value: _is_number(value, decimal, currency), columns[fields[field]]):
             del fields[field]
-    if "user_id" not in fields:
-        free = [name for name in columns if name not in (*fields.values(), time.get("column"))]
-        unsure["fields.user_id"] = "the column with the customer" + _perhaps(columns, free)
+    _note_user(columns, fields, time.section, unsure)
+    user = fields.get("user_id")
     event_id = fields.pop("event_id", None)
     if event_id is None or len(set(columns[event_id])) < len(columns[event_id]):
-        user = fields.get("user_id")
-        event_id = f"{{{user}}}-{{row}}" if user else "{row}"
+        # A row without a user shall be rejected for that, not for its id.
+        every_row = user is not None and len(present(columns[user])) == len(columns[user])
+        event_id = f"{{{user}}}-{{row}}" if every_row else "{row}"
         unsure["fields.event_id"] = (
             "no column is unique: this numbers the rows, so send the file once and as one"
         )
     fixed, types = _event_type(columns, fields, unsure)
+    # A column of types says itself which rows are returns.
+    negative = _negative(columns, fields, decimal, currency, unsure) if fixed else ""
     fields = {"event_id": event_id, **fields}
     order = ["event_id", *NAMES]
-    used = {time.get("column"), *fields.values()}
-    times = _times(columns.get(time.get("column", ""), []), time)
+    used = {time.section.get("column"), time.section.get("clock"), *fields.values()}
     return Draft(
         file_format,
+        encoding,
         delimiter,
         decimal,
+        currency,
+        negative,
         [] if has_header else list(columns),
-        any(earlier > later for earlier, later in itertools.pairwise(times)),
-        time,
+        not time.in_order,
+        time.section,
         {name: fields[name] for name in sorted(fields, key=order.index)},
         fixed,
         types,
@@ -182,98 +168,39 @@ def draft(
     )
 
 
-def _fields_by_name(columns: dict[str, list[Any]]) -> dict[str, str]:
-    """The column of each field whose name tells it; of several the most telling."""
-    found: dict[str, list[str]] = {}
-    for column in columns:
-        if field := FIELD_OF_NAME.get(_words(column)):
-            found.setdefault(field, []).append(column)
-    order = list(FIELD_OF_NAME)
-    return {
-        field: min(names, key=lambda name: order.index(_words(name)))
-        for field, names in found.items()
-    }
+def _note_user(
+    columns: dict[str, list[Any]],
+    fields: dict[str, str],
+    time: dict[str, str],
+    unsure: dict[str, str],
+) -> None:
+    """Says what a person has to know about the column of users."""
+    user = fields.get("user_id")
+    if user is None:
+        free = [name for name in columns if name not in (*fields.values(), *time.values())]
+        unsure["fields.user_id"] = "the column with the customer" + _perhaps(columns, free)
+    elif any("@" in str(value) for value in columns[user][:MOST_TYPES]):
+        unsure["fields.user_id"] = "addresses are personal data: use a customer number if there is"
+    elif missing := len(columns[user]) - len(present(columns[user])):
+        unsure["fields.user_id"] = f"{missing} of {len(columns[user])} rows have none: rejected"
 
 
-def _words(name: str) -> str:
-    """user_id, userId, User ID and USER-ID become user_id."""
-    split = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name.strip())
-    return re.sub(r"[^a-z0-9]+", "_", split.lower()).strip("_")
-
-
-def _time(
-    columns: dict[str, list[Any]], named: str | None, unsure: dict[str, str]
-) -> dict[str, str]:
-    candidates = [name for name in columns if _time_unit(columns[name]) is not None]
-    formats = (
-        {}
-        if candidates
-        else {name: formats_of(_present(columns[name]), MOST_SHARE) for name in columns}
-    )
-    candidates += [name for name, found in formats.items() if found]
-    column = named if named is not None else (candidates[0] if candidates else None)
-    if column is None:
-        unsure["time.column"] = "the column with the time of the event"
-        return {}
-    if found := formats.get(column):
-        unsure["time.column"] = (
-            f"chosen by its values; it may also be {found[1]}: is the day first?"
-            if len(found) > 1
-            else "local times, or UTC? set zone, such as Europe/Berlin"
-        )
-        return {"column": column, "format": found[0]}
-    unit = _time_unit(columns[column])
-    if unit is None:
-        example = next(iter(_present(columns[column])), "")
-        unsure["time.column"] = (
-            f"{example!r} is neither ISO 8601 (2026-11-26T01:00) nor a count since 1970: set format"
-        )
-    elif column != named:
-        unsure["time.column"] = "chosen by its values"
-    elif unit == "iso" and not any(map(_has_zone, _present(columns[column]))):
-        unsure["time.column"] = "times without a zone are UTC; else set zone"
-    return {"column": column} | ({"unit": unit} if unit not in (None, "iso") else {})
-
-
-def _time_unit(values: list[Any]) -> str | None:
-    """The unit of a column of times: iso, s, ms, us or ns; None if they are no times."""
-    present = _present(values)
-    if not present:
-        return None
-    if _most(lambda value: isinstance(value, date) or _iso(value) is not None, present):
-        return "iso"
-    if not _most(_is_number, present):
-        return None
-    median = statistics.median(float(value) for value in present if _is_number(value))
-    # From 2001 to 2100.
-    for unit, factor in (("s", 1), ("ms", 1e3), ("us", 1e6), ("ns", 1e9)):
-        if 1e9 * factor <= median < 4.1e9 * factor:
-            return unit
-    return None
-
-
-def _iso(value: Any) -> datetime | None:
-    if not isinstance(value, str) or not re.match(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d", value):
-        return None
-    try:
-        return datetime.fromisoformat(value.removesuffix(" UTC"))
-    except ValueError:
-        return None
-
-
-def _has_zone(value: Any) -> bool:
-    moment = value if isinstance(value, datetime) else _iso(value)
-    return moment is not None and moment.tzinfo is not None
-
-
-def _times(values: list[Any], time: dict[str, str]) -> list[Any]:
-    """Comparable times, to see whether the rows are in order."""
-    if time_format := time.get("format"):
-        parsed = (parse_time(value, time_format) for value in _present(values))
-        return [moment for moment in parsed if moment is not None]
-    if time.get("unit", "iso") != "iso":
-        return [float(value) for value in _present(values) if _is_number(value)]
-    return [str(value) for value in _present(values)]
+def _negative(
+    columns: dict[str, list[Any]],
+    fields: dict[str, str],
+    decimal: str,
+    currency: str,
+    unsure: dict[str, str],
+) -> str:
+    """The type of rows with a negative number; "" if there are none."""
+    found = ""
+    for field in SIGNED_FIELDS:
+        values = present(columns[fields[field]]) if field in fields else []
+        numbers = [_number(value, decimal, currency) for value in values]
+        if count := sum(number is not None and number < 0 for number in numbers):
+            found = "return"
+            unsure[f"fields.{field}"] = f"{count} of {len(values)} rows are negative: returns?"
+    return found
 
 
 def _event_type(
@@ -283,14 +210,14 @@ def _event_type(
     column = fields.pop("event_type", None)
     others = [name for name in columns if name not in fields.values()]
     candidates = [column] if column is not None else others
-    by_column = {name: Counter(map(str, _present(columns[name]))) for name in candidates}
+    by_column = {name: Counter(map(str, present(columns[name]))) for name in candidates}
     column = next((name for name, counts in by_column.items() if _are_types(counts)), None)
     if column is None:
         bought = {"amount", "quantity", "price"} & fields.keys()
         few = [
             f"{name} ({', '.join(itertools.islice(counts, 4))})"
             for name, counts in by_column.items()
-            if 1 < len(counts) <= MOST_TYPES
+            if 1 < len(counts) <= MOST_TYPES and not _has_values(list(counts))
         ]
         unsure["fixed.event_type"] = "no column has event types: every row is one of these" + (
             f"; or set event_type in [fields] and the values in [types]: {', '.join(few)}"
@@ -300,7 +227,7 @@ def _event_type(
         return {"event_type": "purchase" if bought else "view"}, {}
     fields["event_type"] = column
     counts = by_column[column]
-    known = {value: TYPE_OF_NAME.get(_words(value)) for value in counts}
+    known = {value: TYPE_OF_NAME.get(words(value)) for value in counts}
     for value, kind in known.items():
         if kind is None:
             unsure[f"types.{value}"] = (
@@ -313,23 +240,13 @@ def _event_type(
 
 def _are_types(counts: Counter[str]) -> bool:
     """Whether at least half of the rows have a value that is the name of an event type."""
-    known = sum(count for value, count in counts.items() if _words(value) in TYPE_OF_NAME)
+    known = sum(count for value, count in counts.items() if words(value) in TYPE_OF_NAME)
     return len(counts) <= MOST_TYPES and 2 * known >= counts.total() > 0
-
-
-def _most(is_expected: Callable[[Any], bool], values: list[Any]) -> bool:
-    """Whether nearly all values are as expected; the job rejects the events of the others."""
-    present = _present(values)
-    return sum(map(is_expected, present)) >= MOST_SHARE * len(present)
-
-
-def _present(values: list[Any]) -> list[Any]:
-    return [value for value in values if value is not None and value != ""]
 
 
 def _perhaps(columns: dict[str, list[Any]], names: list[str]) -> str:
     """The columns whose values come back, most values first."""
-    counts = {name: len({str(value) for value in _present(columns[name])}) for name in names}
+    counts = {name: len({str(value) for value in present(columns[name])}) for name in names}
     rows = max(map(len, columns.values()), default=0)
     likely = [
         name
@@ -341,31 +258,45 @@ def _perhaps(columns: dict[str, list[Any]], names: list[str]) -> str:
     return f": perhaps {', '.join(named)}" if likely else ""
 
 
-def _decimal(columns: dict[str, list[Any]], numbers: list[str]) -> str:
+def _currency(columns: dict[str, list[Any]], numbers: list[str]) -> str:
+    """The currency that stands in the first column of numbers that has one."""
+    found = (currency_of(map(str, present(columns[name]))) for name in numbers)
+    return next(filter(None, found), "")
+
+
+def _decimal(columns: dict[str, list[Any]], numbers: list[str], currency: str) -> str:
     """The decimal mark; of all columns if the names of none tell that they are numbers."""
-    return "," if any(_has_comma(columns[name]) for name in numbers or columns) else "."
+    return "," if any(_has_comma(columns[name], currency) for name in numbers or columns) else "."
 
 
-def _has_comma(values: list[Any]) -> bool:
-    present = [value for value in _present(values) if isinstance(value, str)]
-    return any("," in value for value in present) and _most(
-        lambda value: number_of(value, ",") is not None, present
+def _has_comma(values: list[Any], currency: str = "") -> bool:
+    there = [value for value in present(values) if isinstance(value, str)]
+    return any("," in value for value in there) and most(
+        lambda value: number_of(value, ",", currency) is not None, there
     )
 
 
-def _is_number(value: Any, decimal: str = ".") -> bool:
-    if decimal == "," and isinstance(value, str):
-        return number_of(value, decimal) is not None
-    try:
-        float(value)
-    except (TypeError, ValueError):
-        return False
-    return not isinstance(value, bool)
+def _number(value: Any, decimal: str, currency: str) -> float | None:
+    if isinstance(value, str):
+        return number_of(value, decimal, currency)
+    return float(value) if is_plain_number(value) else None
+
+
+def _is_number(value: Any, decimal: str, currency: str) -> bool:
+    return _number(value, decimal, currency) is not None
+
+
+def _has_values(texts: list[str]) -> bool:
+    """Whether texts are numbers, amounts, days or times of day, which are no event types."""
+    currency = currency_of(texts)
+    return any(
+        most(lambda value, mark=mark: _is_number(value, mark, currency), texts) for mark in ".,"
+    ) or bool(formats_of(texts, MOST_SHARE, (*DAYS, *CLOCKS)))
 
 
 def _is_header(row: list[str]) -> bool:
     """Names are texts, each once; a row of data nearly always has a number or a time."""
-    no_values = not any(_is_number(value) or _iso(value) or not value for value in row)
+    no_values = not any(is_plain_number(value) or iso(value) or not value for value in row)
     return no_values and len(set(row)) == len(row)
 
 

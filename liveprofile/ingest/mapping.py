@@ -6,6 +6,7 @@ InputError of one line.
 
 from __future__ import annotations
 
+import codecs
 import string
 import tomllib
 from collections.abc import Iterable
@@ -13,7 +14,15 @@ from pathlib import Path
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from liveprofile.errors import InputError
 from liveprofile.ingest.time_formats import check_format
@@ -25,6 +34,7 @@ TEXT_FIELDS = (
     "session_id", "device_id", "channel", "coupon_id", "campaign_id",
 )  # fmt: skip
 NUMBER_FIELDS = ("price", "quantity", "amount", "rating", "place.lat", "place.lon")
+SIGNED_FIELDS = ("price", "quantity", "amount")
 UNCONVERTED_FIELDS = ("tags", "attributes", "media_embedding")
 EVENT_FIELDS = TEXT_FIELDS + NUMBER_FIELDS + UNCONVERTED_FIELDS
 REQUIRED_FIELDS = ("event_id", "user_id", "event_type")
@@ -37,24 +47,33 @@ class MappingSection(BaseModel):
 
 class TimeMapping(MappingSection):
     column: str
-    unit: Literal["iso", "s", "ms", "us", "ns"] = Field(
-        "iso", description="iso: ISO 8601 text or a Parquet timestamp; else a count since 1970"
+    unit: Literal["iso", "day", "s", "ms", "us", "ns"] = Field(
+        "iso",
+        description="iso: ISO 8601 text or a Parquet timestamp; day: a date without a time of day,"
+        " which means midnight; else a count since 1970",
     )
     format: str = Field(
         "", description="of other texts, as in Python's strptime, such as %d.%m.%Y %H:%M:%S"
     )
     zone: str = Field("UTC", description="time zone of times without one")
+    clock: str = Field("", description="column with the time of day, if `column` has only the day")
 
     @field_validator("format")
     @classmethod
-    def _check_format(cls, value: str) -> str:
-        return check_format(value) if value else value
+    def _check_format(cls, value: str, info: ValidationInfo) -> str:
+        return check_format(value, info.data.get("unit") == "day") if value else value
 
     @model_validator(mode="after")
     def _check_unit(self) -> TimeMapping:
-        if self.format and self.unit != "iso":
+        if self.format and self.unit not in ("iso", "day"):
             raise ValueError(f"unit = {self.unit!r} is a count, which has no format")
+        if self.clock and self.unit != "iso":
+            raise ValueError(f"unit = {self.unit!r} has no clock: remove unit")
         return self
+
+    def columns(self) -> dict[str, str]:
+        """The columns of the time, each with its key."""
+        return {self.column: "time.column"} | ({self.clock: "time.clock"} if self.clock else {})
 
     @field_validator("zone")
     @classmethod
@@ -87,6 +106,17 @@ class FileMapping(MappingSection):
     decimal: Literal[".", ","] = Field(
         ".", description="decimal mark of numbers in texts; with a comma, 1.234,50 is a number"
     )
+    currency: str = Field(
+        "",
+        max_length=8,
+        description="text before or after numbers, such as €; the job rejects other currencies",
+    )
+    negative: str = Field(
+        "",
+        description="event type of rows with a negative price, quantity or amount, such as return;"
+        " their numbers become positive",
+    )
+    encoding: str = Field("utf-8", description="of a CSV, as Python names it, such as cp1252")
     sort_by_time: bool = False
     time: TimeMapping
     fields: dict[str, str] = Field(
@@ -95,6 +125,14 @@ class FileMapping(MappingSection):
     fixed: dict[str, Any] = Field({}, description="event field = the same value in every event")
     types: dict[str, str] = Field({}, description="event type of the file = event type")
     lookups: tuple[Lookup, ...] = ()
+
+    @field_validator("encoding")
+    @classmethod
+    def _check_encoding(cls, value: str) -> str:
+        try:
+            return codecs.lookup(value).name
+        except LookupError:
+            raise ValueError("must be an encoding such as utf-8, cp1252 or utf-16") from None
 
     @model_validator(mode="after")
     def _check_fields(self) -> FileMapping:
@@ -115,10 +153,14 @@ class FileMapping(MappingSection):
                 raise ValueError(f"{name} is in neither fields nor fixed")
         for file_type, event_type in self.types.items():
             self._check_type(f"types.{file_type}", event_type)
+        if self.negative:
+            self._check_type("negative", self.negative)
         if "event_type" in self.fixed:
             self._check_type("fixed.event_type", self.fixed["event_type"])
         if self.columns and self.format != "csv":
             raise ValueError("columns is only for a CSV without a header line")
+        if self.encoding != "utf-8" and self.format != "csv":
+            raise ValueError("encoding is only for a CSV")
         for name, source in self.fields.items():
             if "{" in source:
                 template_columns(source, f"fields.{name}")
@@ -133,7 +175,7 @@ class FileMapping(MappingSection):
 
     def needed_columns(self) -> dict[str, str]:
         """Columns that the file or a lookup must have, each with the key that needs it."""
-        needed = {self.time.column: "time.column"}
+        needed = self.time.columns()
         for name, source in self.fields.items():
             for column in template_columns(source) if "{" in source else (source,):
                 if column != ROW_NUMBER or "{" not in source:

@@ -44,6 +44,12 @@ OTHER_FIRST_BYTES = {
     b"\x28\xb5\x2f\xfd": "compressed",
 }  # fmt: skip
 
+# What to do with a file that no mapping can read either.
+REMEDIES = {
+    "compressed": "unpack it first",
+    **dict.fromkeys(("Excel", "Avro", "ORC"), "save it as CSV or Parquet first"),
+}
+
 TimesOfBatch = Callable[[pa.RecordBatch], pa.Int64Array]
 
 
@@ -71,15 +77,21 @@ def rows_estimate(path: Path, format: str) -> int:
 def require_json_lines(path: Path, remedy: str) -> None:
     """Raises InputError if the file's suffix or its first bytes are those of another format.
 
-    remedy: what to do with a file of a table format; a compressed file must be unpacked.
+    remedy: what to do with a CSV or Parquet file.
     """
+    if found := format_of(path):
+        raise InputError(f"{path} is {found}, not JSON lines: {REMEDIES.get(found, remedy)}")
+
+
+def format_of(path: Path) -> str | None:
+    """The format that a file's first bytes or its suffix tell; None if neither does."""
     with _file_errors(path), path.open("rb") as file:
         head = file.read(8)
+    by_suffix = OTHER_SUFFIXES.get(path.suffix.lower())
+    if by_suffix == "Excel":  # its bytes are those of a compressed file
+        return by_suffix
     by_bytes = (name for first, name in OTHER_FIRST_BYTES.items() if head.startswith(first))
-    found = next(by_bytes, None) or OTHER_SUFFIXES.get(path.suffix.lower())
-    if found:
-        remedy = "unpack it first" if found == "compressed" else remedy
-        raise InputError(f"{path} is {found}, not JSON lines: {remedy}")
+    return next(by_bytes, None) or by_suffix
 
 
 def read_lines(path: Path) -> Iterator[pa.RecordBatch]:
@@ -118,7 +130,10 @@ def _csv_options(
     mapping: FileMapping, columns: list[str] | None = None
 ) -> tuple[csv.ReadOptions, csv.ParseOptions, csv.ConvertOptions]:
     read = csv.ReadOptions(
-        block_size=BLOCK_BYTES, column_names=list(mapping.columns) or None, use_threads=False
+        block_size=BLOCK_BYTES,
+        column_names=list(mapping.columns) or None,
+        use_threads=False,
+        encoding=mapping.encoding,
     )
     parse = csv.ParseOptions(delimiter=mapping.delimiter, newlines_in_values=True)
     convert = csv.ConvertOptions(
@@ -144,7 +159,13 @@ class _file_errors:
     def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
         if isinstance(error, (pa.ArrowException, OSError)):
             text = " ".join(str(error).split())[:300]
+            if "invalid UTF8" in text:
+                text += ': set encoding in the mapping, such as "cp1252"'
             raise InputError(f"{self._path}: {text}") from None
+        if isinstance(error, UnicodeDecodeError):
+            raise InputError(
+                f"{self._path} is not in the encoding of the mapping: {error}"
+            ) from None
 
 
 def sort_by_time(

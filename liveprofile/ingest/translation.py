@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Container
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,16 +18,16 @@ from liveprofile.ingest import time_formats
 from liveprofile.ingest.mapping import (
     NUMBER_FIELDS,
     ROW_NUMBER,
+    SIGNED_FIELDS,
     TEXT_FIELDS,
     FileMapping,
     Lookup,
     template_columns,
 )
+from liveprofile.ingest.numbers import finite, number_of
 from liveprofile.ingest.sources import LINE, ROW, lookup_table
-from liveprofile.ingest.time_formats import parse_time
+from liveprofile.ingest.time_formats import DAY, parse_time
 
-# Dots between thousands are optional. 12.50 is no number here: its dot would be lost.
-_COMMA_NUMBER = re.compile(r"\s*-?(\d+|\d{1,3}(\.\d{3})+)(,\d+)?\s*")
 _PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
@@ -91,12 +90,14 @@ class MappingTranslator:
         self._fixed = {k: v for k, v in mapping.fixed.items() if v is not None}
 
     def times_ms(self, batch: pa.RecordBatch) -> pa.Int64Array:
-        return self._time_column_ms(self._columns(batch, [self._mapping.time.column]))
+        return self._time_column_ms(self._columns(batch, list(self._mapping.time.columns())))
 
     def _time_column_ms(self, columns: dict[str, pa.Array]) -> pa.Int64Array:
-        array = columns[self._mapping.time.column]
+        time = self._mapping.time
+        array = columns[time.column]
         try:
-            time = self._mapping.time
+            if time.clock:
+                array = _with_clock(array, columns[time.clock])
             return epoch_ms(array, time.unit, self._zone, time.format)
         except InputError as error:
             raise InputError(f"mapping {self._name}: time.column {error}") from None
@@ -112,6 +113,11 @@ class MappingTranslator:
             name: self._field(name, source, columns, batch[ROW])
             for name, source in self._mapping.fields.items()
         }
+        fixed = self._fixed
+        if self._mapping.negative:
+            fixed = {name: value for name, value in fixed.items() if name != "event_type"}
+            fields.setdefault("event_type", [self._fixed.get("event_type")] * batch.num_rows)
+            _turn_negative(fields, self._mapping.negative)
         fields["event_time"] = times_ms
         if None in times_ms:
             raw = columns[self._mapping.time.column].to_pylist()
@@ -121,7 +127,7 @@ class MappingTranslator:
             ]
         users = fields.get("user_id") or [self._fixed.get("user_id")] * len(times_ms)
         keys = [None if user is None else str(user).encode() for user in users]
-        return EventRecords(keys, _dump(fields, self._fixed), times_ms)
+        return EventRecords(keys, _dump(fields, fixed), times_ms)
 
     def _field(
         self, name: str, source: str, columns: dict[str, pa.Array], rows: pa.Array
@@ -137,7 +143,7 @@ class MappingTranslator:
                 None if None in part else filled.format(*part) for part in zip(*parts, strict=True)
             ]
         if name in NUMBER_FIELDS:
-            return _numbers(columns[source], self._mapping.decimal)
+            return _numbers(columns[source], self._mapping.decimal, self._mapping.currency)
         if name not in TEXT_FIELDS:
             return columns[source].to_pylist()
         texts = _texts(columns[source])
@@ -177,9 +183,10 @@ def epoch_ms(array: pa.Array, unit: str, zone: ZoneInfo, time_format: str = "") 
                 array, zone.key, ambiguous="earliest", nonexistent="earliest"
             )
         return _floor_div(array.cast(pa.int64()), 1_000)
+    time_format = time_format or (DAY if unit == "day" else "")
     if time_format:
         if not _is_text(kind):
-            raise InputError(f"is {kind}, not text: remove time.format")
+            raise InputError(f"is {kind}, not text: remove time.format and time.unit")
         moments = (parse_time(text, time_format) for text in array.to_pylist())
         return pa.array([moment and _zoned_ms(moment, zone) for moment in moments], pa.int64())
     if unit == "iso":
@@ -191,7 +198,7 @@ def epoch_ms(array: pa.Array, unit: str, zone: ZoneInfo, time_format: str = "") 
         try:
             array = array.cast(pa.int64())
         except pa.ArrowInvalid:
-            array = pa.array([_float(text) for text in array.to_pylist()], pa.float64())
+            array = pa.array([finite(text) for text in array.to_pylist()], pa.float64())
     if pa.types.is_integer(array.type):
         array = array.cast(pa.int64())
         if per_second > 1_000:
@@ -202,6 +209,13 @@ def epoch_ms(array: pa.Array, unit: str, zone: ZoneInfo, time_format: str = "") 
         inside = pc.less(pc.abs(scaled), 1e15)  # infinities and NaN become null
         return pc.if_else(inside, scaled, None).cast(pa.int64())
     raise InputError(f"is {kind}, not a time")
+
+
+def _with_clock(days: pa.Array, clocks: pa.Array) -> pa.Array:
+    """Day and time of day as one text; null if either is missing. Raises InputError."""
+    if not (_is_text(days.type) and _is_text(clocks.type)):
+        raise InputError(f"is {days.type}, and clock {clocks.type}: both must be texts")
+    return pc.binary_join_element_wise(days, clocks, " ")
 
 
 def _floor_div(array: pa.Int64Array, divisor: int) -> pa.Int64Array:
@@ -257,10 +271,12 @@ def _texts(array: pa.Array) -> list[str | None]:
     return array.to_numpy(zero_copy_only=False).tolist()
 
 
-def _numbers(array: pa.Array, decimal: str) -> list[Any]:
+def _numbers(array: pa.Array, decimal: str, currency: str) -> list[Any]:
     if _is_text(array.type):
         return [
-            text if text is None or (number := number_of(text, decimal)) is None else number
+            text
+            if text is None or (number := number_of(text, decimal, currency)) is None
+            else number
             for text in array.to_pylist()
         ]
     if pa.types.is_decimal(array.type):
@@ -271,21 +287,15 @@ def _numbers(array: pa.Array, decimal: str) -> list[Any]:
     return values
 
 
-def number_of(text: str, decimal: str) -> float | None:
-    """The number in a text with this decimal mark; None if it is none."""
-    if decimal == ",":
-        if not _COMMA_NUMBER.fullmatch(text):
-            return None
-        text = text.replace(".", "").replace(",", ".")
-    return _float(text)
-
-
-def _float(text: str | None) -> float | None:
-    try:
-        value = float(text) if text is not None else None
-    except ValueError:
-        return None
-    return value if value is not None and abs(value) < float("inf") else None
+def _turn_negative(fields: dict[str, list[Any]], event_type: str) -> None:
+    """Gives rows with a negative number this type, and makes their numbers positive."""
+    columns = [fields[name] for name in SIGNED_FIELDS if name in fields]
+    for row, numbers in enumerate(zip(*columns, strict=True)):
+        if any(isinstance(number, (int, float)) and number < 0 for number in numbers):
+            fields["event_type"][row] = event_type
+            for column in columns:
+                if isinstance(column[row], (int, float)):
+                    column[row] = abs(column[row])
 
 
 def _dump(fields: dict[str, list[Any]], fixed: dict[str, Any]) -> list[bytes]:

@@ -10,9 +10,10 @@ import pytest
 from liveprofile.errors import InputError
 from liveprofile.ingest.inference import infer
 from liveprofile.ingest.mapping import read_mapping
+from liveprofile.ingest.numbers import number_of
 from liveprofile.ingest.sources import read_table
 from liveprofile.ingest.time_formats import FORMATS, check_format, formats_of
-from liveprofile.ingest.translation import MappingTranslator, number_of
+from liveprofile.ingest.translation import MappingTranslator
 
 LADEN = """Zeitpunkt;Kundennr;Aktion;Artikel;Betrag
 26.11.2026 13:05:07;K1;Ansicht;A1;
@@ -61,15 +62,19 @@ def test_local_times_and_decimal_commas_are_converted(file: Path, tmp_path: Path
 
 
 def test_draft_names_the_format_and_what_a_person_must_decide(file: Path) -> None:
-    file.write_text(LADEN.replace("kaputt", "01.11.2026 08:00:00").replace("12.5", "12,5"), "utf-8")
+    text = LADEN.replace("kaputt", "01.11.2026 08:00:00").replace("12.5", "12,5")
+    unknown = {"Zeitpunkt": "Wann", "Kundennr": "Wer", "Aktion": "Was", "Ansicht": "A", "Kauf": "K"}
+    for known, other in unknown.items():
+        text = text.replace(known, other)
+    file.write_text(text, "utf-8")
     draft = infer(file)
-    assert draft.time == {"column": "Zeitpunkt", "format": "%d.%m.%Y %H:%M:%S"}
+    assert draft.time == {"column": "Wann", "format": "%d.%m.%Y %H:%M:%S"}
     assert draft.decimal == "," and draft.sort_by_time
     assert "set zone" in draft.unsure["time.column"]
-    assert "Kundennr (2 values in 5 rows)" in draft.unsure["fields.user_id"]
-    assert "Aktion (Ansicht, Kauf)" in draft.unsure["fixed.event_type"]
+    assert "Wer (2 values in 5 rows)" in draft.unsure["fields.user_id"]
+    assert "Was (A, K)" in draft.unsure["fixed.event_type"]
     text = draft.to_toml("laden.csv")
-    assert 'decimal = ","' in text and "# [fields] may have: item_id, " in text
+    assert 'decimal = ","' in text and "# [fields] may have: category_id, " in text
 
 
 def test_day_and_month_that_cannot_be_told_apart_are_asked_for(tmp_path: Path) -> None:
