@@ -24,6 +24,7 @@ from cli.learning.model import model
 from cli.learning.train import train
 from cli.learning.tune import tune
 from cli.learning.walk_forward import walk_forward
+from cli.lifecycle.migrations import migrations
 from cli.lifecycle.setup import setup
 from cli.lifecycle.stop import cancel, stop
 from cli.lifecycle.upgrade import upgrade
@@ -57,7 +58,19 @@ from liveprofile.errors import LiveprofileError
 
 # The panels of `liveprofile --help`, each with its commands and groups of commands.
 PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
-    "Run the job": (demo, setup, submit, status, stop, cancel, upgrade, doctor, audit, correct),
+    "Run the job": (
+        demo,
+        setup,
+        migrations,
+        submit,
+        status,
+        stop,
+        cancel,
+        upgrade,
+        doctor,
+        audit,
+        correct,
+    ),
     "Send events": (generate, mapping, replay, decode, heartbeat, rejected, bootstrap),
     "Read profiles": (show, deltas, scores, flags),
     "Serve profiles over HTTP": (serve, console, key, metrics),

@@ -71,7 +71,7 @@ def tables(facts: Facts, settings: Settings) -> Iterator[Problem]:
         elif missing := [column for column in columns if column not in found]:
             yield Problem(
                 f"table {table} lacks the columns {', '.join(missing)}: it is of another version",
-                "ALTER TABLE as the release notes say (docs/deployment.md)",
+                "`liveprofile setup` adds them",
             )
 
 

@@ -81,15 +81,24 @@ def partition_count(topics: TopicSettings, name: str) -> int:
 
 def create_topics(settings: Settings) -> list[str]:
     """Creates the missing topics and returns their names. Raises ServiceError."""
-    topics = settings.topics
     admin = AdminClient(client_config(settings.kafka))
+    return _create(admin, settings.kafka, _missing(settings, admin))
+
+
+def missing_topics(settings: Settings) -> list[str]:
+    """The names of the topics that `create_topics` would create. Raises ServiceError."""
+    admin = AdminClient(client_config(settings.kafka))
+    return [new.topic for new in _missing(settings, admin)]
+
+
+def _missing(settings: Settings, admin: AdminClient) -> list[NewTopic]:
+    topics = settings.topics
     existing = metadata(admin, settings.kafka).topics
-    missing = [
+    return [
         NewTopic(name, partition_count(topics, name), topics.replication, config=config)
         for name, config in topic_configs(topics).items()
         if name not in existing
     ]
-    return _create(admin, settings.kafka, missing)
 
 
 def create_unlimited_topic(settings: Settings, name: str, partition_count: int) -> None:

@@ -132,6 +132,7 @@ WITHOUT_USERS: dict[str, str] = {
     "campaign_plan": "campaigns with counts of users",
     "api_key": "keys of systems and staff, with their names",
     "audit_result": "counts of records",
+    "schema_migration": "changes of the tables, and the host that makes them",
     "rule_proposal": "definitions of rules, with the names of who proposed and approved them",
     "trend": "counts; user_hashes holds 8-byte hashes without ids, to count distinct users",
     "trend_series": "names of series",

@@ -11,10 +11,15 @@ from typing import Literal, NamedTuple
 
 from liveprofile.config import Settings
 from liveprofile.privacy.places import TABLES, TOPICS, TOPICS_WITHOUT_USERS, WITHOUT_USERS
+from liveprofile.storage.migrations.records import RECORD_TTL_S
 from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
 
 # Limits that are no settings.
-CONSTANTS_MS = {"30 days": 30 * DAY_MS, "the snooze's end": 365 * DAY_MS}
+CONSTANTS_MS = {
+    "30 days": 30 * DAY_MS,
+    "the snooze's end": 365 * DAY_MS,
+    "5 years": RECORD_TTL_S * SECOND_MS,
+}
 # Rows that are written with another multiple of the setting, or some time more.
 TIMES = {"user_segment": 2, "segment_member": 2}
 MORE_MS = {"risk_score_hours": HOUR_MS, "user_attribute": 3_660 * DAY_MS}
@@ -28,6 +33,7 @@ LIMITS_WITHOUT_USERS: dict[str, str] = {
     "campaign_plan": "campaigns.contact_ttl_s",
     "api_key": "serve.api_key_ttl_s",
     "audit_result": "serve.audit_ttl_s",
+    "schema_migration": "5 years",
     "rule_proposal": "serve.proposal_ttl_s",
     "trend": "trends.ttl_s",
     "trend_series": "trends.ttl_s",

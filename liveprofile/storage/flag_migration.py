@@ -20,6 +20,15 @@ COPY_SUFFIX = "_copy"
 _TIMEOUT_S = 60
 
 
+def flags_need_migration(session: Session, keyspace: str) -> bool:
+    """Whether a table of flags has the key of an earlier version, or a copy is left of a move."""
+    return any(
+        not _has_present_key(session, keyspace, table)
+        or _columns(session, keyspace, f"{table}{COPY_SUFFIX}")
+        for table in TABLES
+    )
+
+
 def migrate_flags(session: Session, keyspace: str, statements: Sequence[str]) -> bool:
     """Gives the tables of flags their present key. Returns whether a table was created anew.
 

@@ -1,8 +1,9 @@
-"""Creates the tables of schemas/cassandra.cql and checks existing ones."""
+"""Creates the tables of schemas/cassandra.cql by migrations, and checks existing ones.
+
+The file is what the migrations of schemas/migrations add up to; the unit tests compare them.
+"""
 
 from __future__ import annotations
-
-import re
 
 from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable, Session
@@ -11,25 +12,47 @@ from cassandra.protocol import ErrorMessage
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.resources import ROOT
 from liveprofile.setting_sections import CassandraSettings
-from liveprofile.storage.connection import address, close, connect, describe_error
-from liveprofile.storage.flag_migration import migrate_flags
+from liveprofile.storage.connection import (
+    address,
+    close,
+    connect,
+    describe_error,
+    open_session,
+)
+from liveprofile.storage.declarations import declare, split_statements
+from liveprofile.storage.flag_migration import flags_need_migration, migrate_flags
+from liveprofile.storage.migrations.files import Migration, filled
+from liveprofile.storage.migrations.plan import Step
+from liveprofile.storage.migrations.runner import Migrator
 
 SCHEMA_FILE = ROOT / "schemas" / "cassandra.cql"
 API_TABLES = ("api_key", "api_audit")
 
 
-def create_schema(settings: CassandraSettings, embedding_dim: int) -> None:
-    """Creates the keyspace, its tables and its indexes if they are missing.
+def create_schema(
+    settings: CassandraSettings, embedding_dim: int, contract: bool = False
+) -> list[str]:
+    """Creates the keyspace if it is missing, and applies the migrations that are pending.
 
+    contract: also those that drop what only earlier releases use. Returns the titles of the
+    migrations. Needs no permission to create or alter if nothing is pending.
     Raises ServiceError if Cassandra refuses a statement, ConfigError if existing tables have
-    embeddings of another dimension.
+    embeddings of another dimension or an applied migration was edited, InputError if a table to be
+    dropped has rows.
     """
     session = connect(settings, use_keyspace=False)
+    statements = schema_statements(settings, embedding_dim)
     try:
-        statements = schema_statements(settings, embedding_dim)
-        _execute_all(session, statements)
-        if migrate_flags(session, settings.keyspace, statements):
-            _execute_all(session, statements)  # the indexes of the new tables
+        if settings.keyspace not in session.cluster.metadata.keyspaces:
+            _execute_all(session, statements[:1])
+        session.set_keyspace(settings.keyspace)
+        migrator = Migrator(session, _values(settings, embedding_dim))
+        titles = migrator.apply(contract)
+        if flags_need_migration(session, settings.keyspace):
+            with migrator.locked():
+                migrate_flags(session, settings.keyspace, statements)
+                indexes = [each for each in statements if each.startswith("CREATE INDEX ")]
+                _execute_all(session, indexes)
         check_embedding_dim(session, settings.keyspace, embedding_dim)
     except (NoHostAvailable, DriverException, ErrorMessage) as error:
         raise ServiceError(
@@ -38,6 +61,32 @@ def create_schema(settings: CassandraSettings, embedding_dim: int) -> None:
         ) from None
     finally:
         close(session)
+    return titles
+
+
+def migration_steps(settings: CassandraSettings) -> list[Step]:
+    """The migrations of this version and of the keyspace; changes nothing.
+
+    Of a keyspace that does not exist, all are pending. Raises ServiceError, and ConfigError if an
+    applied migration was edited.
+    """
+    session = connect(settings, use_keyspace=False)
+    try:
+        return Migrator(session, _values(settings, embedding_dim=1)).steps()
+    finally:
+        close(session)
+
+
+def revert_migrations(
+    settings: CassandraSettings, to: int | None, dry_run: bool = False
+) -> list[Migration]:
+    """Undoes the migrations after the number `to`, or the last one. Returns them.
+
+    dry_run: changes nothing. Raises ServiceError, InputError if one of them cannot be undone,
+    ConfigError if one was edited.
+    """
+    with open_session(settings) as session:
+        return Migrator(session, _values(settings, embedding_dim=1)).revert(to, dry_run)
 
 
 def create_api_tables(settings: CassandraSettings) -> None:
@@ -71,31 +120,23 @@ def _execute_all(session: Session, statements: list[str]) -> None:
 
 def schema_statements(settings: CassandraSettings, embedding_dim: int) -> list[str]:
     """The statements of schemas/cassandra.cql for these settings and this embedding dimension."""
-    text = SCHEMA_FILE.read_text(encoding="utf-8")
-    replication = (
-        f"{{'class': 'NetworkTopologyStrategy', '{settings.local_dc}': {settings.replication}}}"
-    )
-    for name, value in (
-        ("keyspace", settings.keyspace),
-        ("replication", replication),
-        ("dim", str(embedding_dim)),
-    ):
-        text = text.replace("{" + name + "}", value)
-    code = "\n".join(line.split("--")[0] for line in text.splitlines())
-    return [statement.strip() for statement in code.split(";") if statement.strip()]
+    values = _values(settings, embedding_dim)
+    return split_statements(filled(SCHEMA_FILE.read_text(encoding="utf-8"), values))
+
+
+def _values(settings: CassandraSettings, embedding_dim: int) -> dict[str, str]:
+    return {
+        "keyspace": settings.keyspace,
+        "replication": "{'class': 'NetworkTopologyStrategy',"
+        f" '{settings.local_dc}': {settings.replication}}}",
+        "dim": str(embedding_dim),
+    }
 
 
 def table_columns() -> dict[str, list[str]]:
     """The columns of each table of schemas/cassandra.cql."""
-    create = re.compile(r"CREATE TABLE IF NOT EXISTS \w+\.(\w+) \((.*)\)", re.DOTALL)
-    tables = {}
-    for statement in schema_statements(CassandraSettings(), embedding_dim=1):
-        if match := create.match(statement):
-            # A comma inside a type or a key does not separate columns.
-            parts = re.split(r",(?![^<(]*[>)])", match[2])
-            names = dict.fromkeys(part.split()[0] for part in parts if part.strip())
-            tables[match[1]] = [name for name in names if name != "PRIMARY"]
-    return tables
+    declared = declare(schema_statements(CassandraSettings(), embedding_dim=1))
+    return {name: list(table.columns) for name, table in declared.tables.items()}
 
 
 def check_embedding_dim(session: Session, keyspace: str, embedding_dim: int) -> None:

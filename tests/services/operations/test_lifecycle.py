@@ -115,7 +115,20 @@ def test_doctor_names_what_is_broken(job: JobUnderTest, tmp_path: Path) -> None:
 
 
 def test_setup_creates_nothing_that_exists(job: JobUnderTest) -> None:
-    assert job.run("setup") == {"topics_created": [], "keyspace": job.settings.cassandra.keyspace}
+    assert job.run("setup", "--dry-run") == {
+        "topics_missing": [],
+        "migrations_pending": [],
+        "migrations_waiting": [],
+    }
+    assert job.run("setup") == {
+        "topics_created": [],
+        "keyspace": job.settings.cassandra.keyspace,
+        "migrations_applied": [],
+    }
+    steps = job.run("migrations", "list")
+    assert {step["state"] for step in steps} == {"applied"} and len(steps) >= 12
+    title = f"{steps[-1]['number']:04}_{steps[-1]['name']}"
+    assert job.run("migrations", "revert") == {"reverted": False, "migrations": [title]}
 
 
 def test_job_survives_upgrades_stop_and_restart_without_losing_an_event(job: JobUnderTest) -> None:

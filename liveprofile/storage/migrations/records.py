@@ -1,0 +1,166 @@
+"""The table schema_migration: which migrations a keyspace has, and the lock of who changes it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from cassandra import ConsistencyLevel
+from cassandra.cluster import ResultSet, Session
+from cassandra.query import SimpleStatement
+
+from liveprofile import __version__
+from liveprofile.errors import ServiceError
+from liveprofile.retry import until_deadline
+from liveprofile.storage.cql import execute, now_ms
+from liveprofile.storage.migrations.files import Migration
+from liveprofile.storage.migrations.plan import Applied
+
+TABLE = "schema_migration"
+# All records are in one partition with the lock, so that a record is written with the lock or not
+# at all.
+CREATE_TABLE = """
+CREATE TABLE IF NOT EXISTS {keyspace}.schema_migration (
+    scope text,
+    number int,
+    name text,
+    checksum text,
+    applied_at timestamp,
+    version text,
+    lock_owner text static,
+    PRIMARY KEY ((scope), number)
+)"""
+SCOPE = "tables"
+# After it, `setup` repeats the statements, which change nothing, and writes the record again.
+RECORD_TTL_S = 5 * 365 * 86_400
+LOCK_TTL_S = 180  # renewed before each statement, which takes at most 60 s
+_POLL_S = 0.5
+
+
+class MigrationRecords:
+    """The records of one keyspace, and its lock.
+
+    The lock is a lightweight transaction: two processes never hold it at once. One that dies loses
+    it after LOCK_TTL_S.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        keyspace: str,
+        sleep: Callable[[float], None] = time.sleep,
+        clock_s: Callable[[], float] = time.monotonic,
+    ):
+        self._session, self._table = session, f"{keyspace}.{TABLE}"
+        self._sleep, self._clock_s = sleep, clock_s
+        self._owner = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex[:8]}"
+
+    def read(self) -> list[Applied]:
+        """The records, by number. Raises ServiceError."""
+        rows = self._execute(
+            f"SELECT number, name, checksum, applied_at, version FROM {self._table}"
+            " WHERE scope = %s",
+            (SCOPE,),
+        )
+        # Without records, the row of a lock has no number.
+        return [
+            Applied(*row)._replace(applied_at=row.applied_at.replace(tzinfo=UTC))
+            for row in rows
+            if row.number is not None
+        ]
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Context manager that holds the lock.
+
+        Waits for another holder. Raises ServiceError if it holds the lock for longer than it may
+        without a renewal, twice.
+        """
+        self._acquire()
+        try:
+            yield
+        finally:
+            self._conditional(
+                f"DELETE lock_owner FROM {self._table} WHERE scope = %s IF lock_owner = %s",
+                (SCOPE, self._owner),
+            )
+
+    def renew(self) -> None:
+        """Holds the lock for LOCK_TTL_S more. Raises ServiceError if another process has it."""
+        self._require(
+            f"UPDATE {self._table} USING TTL {LOCK_TTL_S} SET lock_owner = %s"
+            " WHERE scope = %s IF lock_owner = %s",
+            (self._owner, SCOPE, self._owner),
+        )
+
+    def add(self, migration: Migration) -> None:
+        """Records a migration, while the lock is held. Raises ServiceError."""
+        self._require(
+            f"INSERT INTO {self._table} (scope, number, name, checksum, applied_at, version)"
+            f" VALUES (%s, %s, %s, %s, %s, %s) USING TTL {RECORD_TTL_S}",
+            (
+                SCOPE,
+                migration.number,
+                migration.name,
+                migration.checksum,
+                datetime.fromtimestamp(now_ms() / 1_000, UTC),
+                __version__,
+            ),
+            batch=True,
+        )
+
+    def remove(self, migration: Migration) -> None:
+        """Removes the record of a migration, while the lock is held. Raises ServiceError."""
+        self._require(
+            f"DELETE FROM {self._table} WHERE scope = %s AND number = %s",
+            (SCOPE, migration.number),
+            batch=True,
+        )
+
+    def _acquire(self) -> None:
+        deadline_s = self._clock_s() + 2 * LOCK_TTL_S
+        while True:
+            result = self._conditional(
+                f"UPDATE {self._table} USING TTL {LOCK_TTL_S} SET lock_owner = %s"
+                " WHERE scope = %s IF lock_owner = null",
+                (self._owner, SCOPE),
+            )
+            # A transaction that was sent twice has been applied the first time.
+            if result.was_applied or (holder := result.one().lock_owner) == self._owner:
+                return
+            if self._clock_s() > deadline_s:
+                raise ServiceError(
+                    f"{self._table} is locked by another `liveprofile setup` ({holder}). If that"
+                    f" process is dead, the lock ends {LOCK_TTL_S} s after its last statement"
+                )
+            self._sleep(_POLL_S)
+
+    def _require(self, statement: str, values: Sequence[Any], batch: bool = False) -> None:
+        """Executes a statement that is applied only while the lock is held."""
+        if batch:
+            renewal = (
+                f"UPDATE {self._table} USING TTL {LOCK_TTL_S} SET lock_owner = %s"
+                " WHERE scope = %s IF lock_owner = %s"
+            )
+            statement = f"BEGIN BATCH {renewal}; {statement}; APPLY BATCH"
+            values = (self._owner, SCOPE, self._owner, *values)
+        result = self._conditional(statement, values)
+        if not result.was_applied:
+            raise ServiceError(
+                f"another process has taken the lock of {self._table}, because this one was stopped"
+                f" for more than {LOCK_TTL_S} s: run the command again"
+            )
+
+    def _conditional(self, statement: str, values: Sequence[Any]) -> ResultSet:
+        # SERIAL, not LOCAL_SERIAL: tables are changed in all data centres.
+        query = SimpleStatement(statement, serial_consistency_level=ConsistencyLevel.SERIAL)
+        return self._execute(query, values)
+
+    def _execute(self, query: str | SimpleStatement, values: Sequence[Any]) -> ResultSet:
+        return until_deadline(lambda: execute(self._session, query, values))

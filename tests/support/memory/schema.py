@@ -1,0 +1,98 @@
+"""A keyspace in memory that understands the statements of migrations and their records."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+from cassandra import InvalidRequest
+
+from liveprofile.storage.declarations import Declarations, declare
+
+Values = tuple[Any, ...]
+
+
+class MemorySchema:
+    """A Session as far as migrations need it. Statements of several threads take turns.
+
+    `ddl`: the statements that change tables, with the owner of the lock at that time. `before` is
+    called before each of them and may raise.
+    """
+
+    keyspace = "shop"
+
+    def __init__(self, statements: tuple[str, ...] = ()):
+        self.statements = list(statements)
+        self.ddl: list[tuple[str, str | None]] = []
+        self.records: dict[int, Any] = {}
+        self.rows: dict[str, list[Any]] = {}
+        self.owner: str | None = None
+        self.before: Callable[[str], None] = lambda statement: None
+        self._turn = threading.Lock()
+
+    def declarations(self) -> Declarations:
+        """What the keyspace has, without the table of the records."""
+        found = declare(self.statements)
+        found.tables.pop("schema_migration", None)
+        return found
+
+    def execute(self, query: Any, values: Values | None = None, **options: Any) -> Any:
+        text = " ".join(getattr(query, "query_string", query).split())
+        with self._turn:
+            if text.startswith(("CREATE", "ALTER", "DROP")):
+                return self._change(text)
+            if text.startswith("SELECT table_name, column_name"):
+                tables = declare(self.statements).tables.items()
+                return [
+                    SimpleNamespace(table_name=name, column_name=column)
+                    for name, table in tables
+                    for column in table.columns
+                ]
+            if text.startswith("SELECT number"):
+                return [self.records[number] for number in sorted(self.records)]
+            if rows := re.fullmatch(r"SELECT \* FROM shop\.(\w+) LIMIT 1", text):
+                found = self.rows.get(rows[1], [])
+                return SimpleNamespace(one=lambda: found[0] if found else None)
+            return self._transaction(text, values or ())
+
+    def _change(self, text: str) -> None:
+        self.before(text)
+        try:
+            declare([*self.statements, text])
+        except KeyError as missing:
+            raise InvalidRequest(f"table {missing} does not exist") from None
+        self.statements.append(text)
+        self.ddl.append((text, self.owner))
+
+    def _transaction(self, text: str, values: Values) -> Any:
+        *_, expected = values if "IF lock_owner = %s" in text else (None,)
+        if text.startswith("BEGIN BATCH"):
+            expected = values[2]
+        applied = self.owner == expected
+        if applied and text.startswith("BEGIN BATCH"):
+            self._write_record(text, values[3:])
+        elif applied:
+            self.owner = None if text.startswith("DELETE lock_owner") else values[0]
+        holder = SimpleNamespace(lock_owner=self.owner)
+        return SimpleNamespace(was_applied=applied, one=lambda: holder)
+
+    def _write_record(self, text: str, values: Values) -> None:
+        _, number, *rest = values
+        if "DELETE" in text:
+            del self.records[number]
+            return
+        name, checksum, applied_at, version = rest
+        self.records[number] = Record(number, name, checksum, applied_at, version)
+
+
+class Record(tuple):
+    """A row with attributes, as the driver returns it."""
+
+    def __new__(cls, *values: Any) -> Record:
+        return super().__new__(cls, values)
+
+    number = property(lambda self: self[0])
+    applied_at = property(lambda self: self[3])
