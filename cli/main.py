@@ -26,7 +26,7 @@ from cli.learning.tune import tune
 from cli.learning.walk_forward import walk_forward
 from cli.lifecycle.migrations import migrations
 from cli.lifecycle.setup import setup
-from cli.lifecycle.stop import cancel, stop
+from cli.lifecycle.stop import cancel, savepoint, stop
 from cli.lifecycle.upgrade import upgrade
 from cli.operations.campaign import campaign
 from cli.operations.funnel import funnel
@@ -65,6 +65,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
         submit,
         status,
         stop,
+        savepoint,
         cancel,
         upgrade,
         doctor,

@@ -1,4 +1,4 @@
-"""`liveprofile stop` and `cancel`: end the running job."""
+"""`liveprofile stop` and `cancel` end the running job, `savepoint` lets it go on."""
 
 from __future__ import annotations
 
@@ -58,6 +58,31 @@ def stop(
     command = shlex.join(["liveprofile", "submit", "--savepoint", location, *options])
     typer.echo(f"job {job_id} is stopped, savepoint {location}")
     typer.echo(f"To go on: {command} --wait")
+
+
+def savepoint(
+    folder: SavepointFolderOption = None,
+    job: JobOption = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Take a savepoint of the job, which goes on.
+
+    A second job of a new version starts from it beside this one (docs/operations.md).
+
+    Example: `liveprofile savepoint --savepoint file:///shared/savepoints`
+    """
+    from liveprofile.flink import rest
+    from liveprofile.flink.job_report import require_running_job
+
+    settings = read_settings(config)
+    rest_url = settings.flink.rest_url
+    job_id = require_running_job(rest_url, settings.job.name, job)
+    location = rest.take_savepoint(rest_url, job_id, folder)
+    if json:
+        print_json({"job_id": job_id, "savepoint": location})
+    else:
+        typer.echo(f"savepoint {location} of job {job_id}, which goes on")
 
 
 def cancel(job: JobOption = None, config: ConfigOption = None, json: JsonOption = False) -> None:

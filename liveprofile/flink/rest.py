@@ -165,6 +165,23 @@ def stop_with_savepoint(
     wait_until_running(rest_url, job_id, timeout_s)
     body = {"targetDirectory": folder, "drain": drain}
     trigger = request(rest_url, f"/jobs/{job_id}/stop", "POST", body)["request-id"]
+    location = _wait_for_savepoint(rest_url, job_id, trigger, timeout_s)
+    wait_for_state(rest_url, job_id, {"FINISHED"}, timeout_s=60)
+    return location
+
+
+def take_savepoint(rest_url: str, job_id: str, folder: str | None, timeout_s: float = 600) -> str:
+    """Takes a savepoint of a job that goes on, and returns its path.
+
+    `folder`: as of `stop_with_savepoint`. Raises ServiceError.
+    """
+    wait_until_running(rest_url, job_id, timeout_s)
+    body = {"target-directory": folder, "cancel-job": False}
+    trigger = request(rest_url, f"/jobs/{job_id}/savepoints", "POST", body)["request-id"]
+    return _wait_for_savepoint(rest_url, job_id, trigger, timeout_s)
+
+
+def _wait_for_savepoint(rest_url: str, job_id: str, trigger: str, timeout_s: float) -> str:
     deadline_s = time.monotonic() + timeout_s
     while time.monotonic() < deadline_s:
         answer = request(rest_url, f"/jobs/{job_id}/savepoints/{trigger}")
@@ -174,7 +191,6 @@ def stop_with_savepoint(
                 raise ServiceError(
                     f"no savepoint of job {job_id}: {failure_reason(failure['stack-trace'])}"
                 )
-            wait_for_state(rest_url, job_id, {"FINISHED"}, timeout_s=60)
             return answer["operation"]["location"]
         time.sleep(0.2)
     raise ServiceError(f"no savepoint of job {job_id} in {timeout_s:.0f} s")

@@ -22,6 +22,7 @@ from liveprofile.units import MINUTE_MS
 from tests.support.rows import profile_rows, scored_events
 from tests.support.rows.profile_rows import DIM, profile_row
 from tests.support.rows.scored_events import scored_event
+from udfs.profile.profile_row import ProfileRow
 from udfs.profile.sink import CassandraProfileSink
 from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState, HourCounts
 from udfs.scoring.sink import CassandraScoringSink
@@ -206,6 +207,41 @@ def test_replay_with_other_values_replaces_whole_rows(
     both, only_second = (stored(session, pipeline, user, 0) for user in (user_id, other))
     for table in pipeline.columns:
         assert without_user(both[table]) == without_user(only_second[table]), table
+
+
+@pytest.mark.parametrize("last", ["old", "new"])
+def test_of_two_jobs_the_one_with_the_newer_model_leaves_its_rows(
+    last: str, settings: CassandraSettings, session: Session, user_id: str
+) -> None:
+    """Each has a sink of its own; both write the same second, and one is windows behind."""
+    sinks = {name: CassandraProfileSink(settings, DIM, session) for name in ("old", "new")}
+    other = uuid.uuid4().hex
+    order = ("new", "old") if last == "old" else ("old", "new")
+
+    def row(name: str, user: str, number: int) -> ProfileRow:
+        value = {"old": 9, "new": 1}[name]  # of two equal write times the larger value would win
+        return profile_row(
+            user,
+            number,
+            model_version=name,
+            revision={"old": 1, "new": 2}[name],
+            churn=value,
+            recency_days=value,
+            delta_json=f'{{"{value}":1}}'.encode(),
+            flags=[profile_rows.flag(value=value, message=name)],
+        )
+
+    for name in order:
+        for number in range(4):
+            sinks[name].write([row(name, user_id, number)])
+            sinks[name].flush()
+    for number in range(4):
+        sinks["new"].write([row("new", other, number)])
+    sinks["new"].flush()
+    for table in ("user_profile", "profile_delta", "risk_flag"):
+        query = f"SELECT * FROM {table} WHERE user_id = %s"
+        both, only_new = (session.execute(query, (user,)).all() for user in (user_id, other))
+        assert without_user(both) == without_user(only_new), table
 
 
 @pytest.mark.parametrize("table", ["user_profile", "user_lookalike"])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from jobs.sql import tables
@@ -46,3 +48,22 @@ def test_sink_writes_every_topic_that_the_job_sends_to() -> None:
     ddl = tables.kafka_sink("sink", load())
     sent = (topics.rejected, topics.late, topics.alerts, topics.segment_changes)
     assert f"'topic' = '{';'.join(sent)}'" in ddl
+
+
+def test_two_jobs_share_no_consumer_group_and_no_transaction() -> None:
+    """So an old and a new job can run at the same time (docs/operations.md)."""
+    old, new = load(), load(job={"name": "green"}, kafka={"group_id": "green"})
+    groups = [
+        {
+            *re.findall(r"'properties.group.id' = '([^']+)'", tables.kafka_source("s", settings)),
+            *re.findall(
+                r"'properties.group.id' = '([^']+)'",
+                tables.kafka_scoring_source("s", settings, "events", 10),
+            ),
+        }
+        for settings in (old, new)
+    ]
+    assert [len(each) for each in groups] == [2, 2] and groups[0].isdisjoint(groups[1])
+    ddl = tables.kafka_sink("sink", new)
+    assert "'sink.delivery-guarantee' = 'at-least-once'" in ddl and "transactional" not in ddl
+    assert ddl == tables.kafka_sink("sink", old)
