@@ -22,7 +22,8 @@ from serve.store.cassandra import CassandraStore
 
 KEEP_ALIVE_S = 30
 STOP_S = 5
-# Answers wait for the driver's thread, which gets the interpreter only at a switch (default 5 ms).
+# With TLS, and for writes, answers wait for threads, which get the interpreter only at a switch
+# (default 5 ms).
 SWITCH_INTERVAL_S = 0.0005
 TOO_LARGE = (
     b"HTTP/1.1 431 Request Header Fields Too Large\r\n"

@@ -1,9 +1,10 @@
-"""Awaits requests of the Cassandra driver, which answers by callbacks in a thread of its own."""
+"""Awaits requests of the Cassandra driver, which answers by callbacks, also from its threads."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from threading import get_ident
 from typing import Any
 
 from cassandra import DriverException
@@ -21,7 +22,7 @@ async def fetch(
 
     The event loop only sends the request. If the caller is cancelled, the answer is dropped.
     """
-    loop = asyncio.get_running_loop()
+    loop, loop_thread = asyncio.get_running_loop(), get_ident()
     answer: asyncio.Future[Sequence[Any]] = loop.create_future()
 
     def settle(rows: Sequence[Any] | None, error: BaseException | None) -> None:
@@ -33,7 +34,9 @@ async def fetch(
             answer.set_exception(error)
 
     def wake(rows: Sequence[Any] | None, error: BaseException | None) -> None:
-        if not loop.is_closed():
+        if get_ident() == loop_thread:
+            settle(rows, error)
+        elif not loop.is_closed():
             loop.call_soon_threadsafe(settle, rows, error)
 
     try:

@@ -11,7 +11,14 @@ from contextlib import asynccontextmanager
 from typing import Any, NamedTuple, TypeVar
 
 from cassandra import DriverException
-from cassandra.cluster import EXEC_PROFILE_DEFAULT, ExecutionProfile, NoHostAvailable, Session
+from cassandra.cluster import (
+    EXEC_PROFILE_DEFAULT,
+    Cluster,
+    ExecutionProfile,
+    NoHostAvailable,
+    Session,
+)
+from cassandra.connection import Connection
 from cassandra.protocol import ErrorMessage
 from cassandra.query import tuple_factory
 
@@ -21,6 +28,7 @@ from liveprofile.errors import LiveprofileError, ServiceUnavailableError
 from liveprofile.storage import connection
 from liveprofile.storage.cql import service_error
 from serve.store.futures import fetch
+from serve.store.loop_connection import connection_on_this_loop
 from serve.store.statements import Statements
 
 log = logging.getLogger(__name__)
@@ -70,7 +78,7 @@ class CassandraLink:
             await asyncio.gather(connecting, return_exceptions=True)
             self._threads.shutdown(cancel_futures=True)
             if self._connected is not None:
-                connection.close(self._connected.session)
+                await asyncio.to_thread(connection.close, self._connected.session)
 
     async def rows(self, statement: str, values: Sequence[Any] = ()) -> Sequence[tuple]:
         """The rows of a statement of statements.py, at most one page of the driver."""
@@ -95,10 +103,12 @@ class CassandraLink:
         return self._connected
 
     async def _connect_until_done(self) -> None:
+        # The loop cannot read a TLS socket of the driver, so with TLS the driver's thread does.
+        kind = Cluster.connection_class if self._settings.ca_file else connection_on_this_loop()
         reported, pause_s = "", FIRST_PAUSE_S
         while self._connected is None:
             try:
-                self._connected = await asyncio.to_thread(self._connect)
+                self._connected = await asyncio.to_thread(self._connect, kind)
                 log.info("connected to Cassandra at %s", connection.address(self._settings))
             except LiveprofileError as error:
                 if str(error) != reported:
@@ -107,9 +117,9 @@ class CassandraLink:
                 await asyncio.sleep(pause_s)
                 pause_s = min(1.5 * pause_s, LONGEST_PAUSE_S)
 
-    def _connect(self) -> _Connected:
+    def _connect(self, kind: type[Connection]) -> _Connected:
         with retry.default_deadline(0):
-            session = connection.connect(self._settings)
+            session = connection.connect(self._settings, connection_class=kind)
         try:
             statements = Statements.of(session)
         except (NoHostAvailable, DriverException, ErrorMessage) as error:
