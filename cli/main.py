@@ -18,6 +18,7 @@ from cli.correct.command import correct
 from cli.decode import decode
 from cli.demo.command import demo
 from cli.doctor.command import doctor
+from cli.explain.command import why
 from cli.learning.catalogue import catalogue
 from cli.learning.evaluate import evaluate
 from cli.learning.model import model
@@ -73,7 +74,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
         correct,
     ),
     "Send events": (generate, mapping, replay, decode, heartbeat, rejected, bootstrap),
-    "Read profiles": (show, deltas, scores, flags),
+    "Read profiles": (show, deltas, why, scores, flags),
     "Serve profiles over HTTP": (serve, console, key, metrics),
     "Work on alerts": (alerts, consume, feedback, rules, drift),
     "Segment users": (segments, attributes),

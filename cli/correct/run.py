@@ -81,7 +81,7 @@ def run(
         )
         counts = CorrectionCounts()
         if book.used:
-            with _work_folder(work) as folder:
+            with work_folder(work) as folder:
                 closed_ms = _spool(settings, book, ranges, files, mapping, folder, on_step)
                 arguments = ["--records", str((folder / "records.json").resolve())]
                 run_job(settings, arguments, folder, config, work is not None, on_step)
@@ -111,7 +111,8 @@ def checkpointed_ranges(settings: Settings) -> dict[int, PartitionRange]:
 
 
 @contextmanager
-def _work_folder(work: Path | None) -> Iterator[Path]:
+def work_folder(work: Path | None) -> Iterator[Path]:
+    """A temporary folder for records and rows."""
     with tempfile.TemporaryDirectory(prefix=".correct-", dir=work) as name:
         yield Path(name)
 
@@ -131,14 +132,15 @@ def _spool(
 
     def records() -> Iterator[Record]:
         for file in files:
-            yield from _archived(file, mapping)
+            yield from archived_records(file, mapping)
         yield from read_topic(settings, settings.topics.events, ranges)
 
     write_records(folder / "records.json", selection.select(records()))
     return selection.closed_ms
 
 
-def _archived(file: Path, mapping: Path | None) -> Iterator[Record]:
+def archived_records(file: Path, mapping: Path | None) -> Iterator[Record]:
+    """The events of a file as records of the partition ARCHIVE. Raises InputError."""
     batches, translator = open_source(file, mapping)
     values = (value for batch in batches for value in translator.translate(batch).values)
     for number, value in enumerate(values):

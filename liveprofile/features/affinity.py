@@ -63,7 +63,7 @@ def category_affinity(
     before = _shares(np.bincount(pair_of, history_weight, len(pairs)), row, rows)
     after = _shares(np.bincount(pair_of, weight), row, rows)
 
-    part = _divergence_parts(before, after)
+    part = divergence_parts(before, after)
     top = _smallest_per_row(-after, row, MAX_CATEGORIES)
     change_top = _smallest_per_row(-part, row, MAX_SHIFTS)
     shares: list[dict[str, float]] = [{} for _ in range(rows)]
@@ -89,7 +89,8 @@ def _shares(weight: np.ndarray, row: np.ndarray, rows: int) -> np.ndarray:
     return np.round(weight / np.where(total > 0, total, 1.0)[row], DECIMALS)
 
 
-def _divergence_parts(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+def divergence_parts(before: np.ndarray, after: np.ndarray) -> np.ndarray:
+    """The part of each share in the divergence, in nats, at least 0. Shapes are equal."""
     middle = (before + after) / 2
     parts = 0.0
     for share in (before, after):

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from liveprofile.units import DAY_MS, SECOND_MS
+from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
 
 T0 = "TIMESTAMP '2020-01-01 00:00:00'"
 T0_MS = 1_577_836_800_000
@@ -20,6 +20,7 @@ DAY_S = DAY_MS / SECOND_MS
 
 HOUR_LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWX"
 WEEKDAY_DIGITS = "1234567"  # Monday first
+FIRST_WEEKDAY = 3  # 1970-01-01 was a Thursday
 
 # name -> SQL of what a window adds. The decayed sums multiply it by the window's decay weight.
 _TOTALS = {
@@ -113,6 +114,43 @@ def read_baselines(sums: np.ndarray, time_ms: np.ndarray, decay_days: float) -> 
         activity_hour=_shares(activity[:, : len(HOUR_LETTERS)]),
         activity_weekday=_shares(activity[:, len(HOUR_LETTERS) :]),
     )
+
+
+def added_without(
+    added: np.ndarray,
+    is_purchase_N: np.ndarray,
+    amount_N: np.ndarray,
+    time_ms_N: np.ndarray,
+    end_ms: int,
+    decay_days: float,
+) -> np.ndarray:
+    """(N, len(COLUMNS)) what a window adds without one of its events, for each of N events.
+
+    added: (len(COLUMNS),) with all events (`contributions_sql`). end_ms: of the window.
+    """
+    of = dict(zip(COLUMNS, added.tolist(), strict=True))
+    weight = np.exp((end_ms - T0_MS) // SECOND_MS / (decay_days * DAY_S))
+    purchases_N = of["purchases"] - is_purchase_N
+    has_purchase_N = (purchases_N > 0).astype(np.float64)
+    amount_N = has_purchase_N * (of["amount"] - is_purchase_N * amount_N)
+    columns = {
+        "events": np.full(len(amount_N), of["events"] - 1),
+        "purchases": purchases_N,
+        "amount": amount_N,
+        "purchase_windows": has_purchase_N,
+        "w_windows": has_purchase_N * weight,
+        "w_purchases": purchases_N * weight,
+        "w_purchases_squared": purchases_N * purchases_N * weight,
+        "w_amount": amount_N * weight,
+        "w_amount_squared": amount_N * amount_N * weight,
+    }
+    rows = np.tile(added, (len(amount_N), 1))
+    for name, column_N in columns.items():
+        rows[:, COLUMNS.index(name)] = column_N
+    hour_N, weekday_N = time_ms_N // HOUR_MS % 24, (time_ms_N // DAY_MS + FIRST_WEEKDAY) % 7
+    for letter_N in (hour_N, len(HOUR_LETTERS) + weekday_N):
+        rows[np.arange(len(rows)), FIRST_ACTIVITY + letter_N] -= weight
+    return rows
 
 
 def _shares(weights: np.ndarray) -> np.ndarray:

@@ -77,6 +77,16 @@ def memory_since(memory: str, first_ms: int) -> str:
     return HEADER + _NEXT.join(kept)
 
 
+def memory_without(memory: str, token: MemoryToken) -> str:
+    """The memory without one such event of its last window; the same memory if it has none."""
+    earlier, separator, window = memory.rpartition(_NEXT)
+    header, *tokens = window.split(EVENT)
+    text = token_text(token)
+    if text in tokens:
+        tokens.remove(text)
+    return earlier + separator + EVENT.join((header, *tokens))
+
+
 def window_text(end_ms: int, tokens: Iterable[str]) -> str:
     """A window in the form of `Memories.windows`, with the texts of its tokens."""
     return EVENT.join((str(end_ms), *tokens))

@@ -118,6 +118,12 @@ def _forget_purchase(window: str, first_ms: int) -> str:
     return window if int(last_purchase_ms) >= first_ms else f"0{separator}{rest}"
 
 
+def with_last_purchase(history: str, last_purchase_ms: int) -> str:
+    """The history with another last purchase of its last window, the one of the row; 0: none."""
+    earlier, separator, this = history.rpartition(WINDOW)
+    return f"{earlier}{separator}{last_purchase_ms}{this[this.index(FIELD) :]}"
+
+
 def read_histories(texts: list[str]) -> Histories:
     """Parses n histories.
 

@@ -74,9 +74,21 @@ def read_chain(rows: Iterable[Mapping[str, Any]], late: Container[Position]) -> 
         events = window_events.parse(row["events"])
         own_late = sum((int(event.partition), int(event.offset)) in late for event in events)
         revision += own_late
-        end_ms, total = row["window_end_ms"], round(row["sums"][_EVENTS])
-        windows.append(ChainWindow(row if revision else {}, end_ms, own_late, revision, total))
+        windows.append(
+            ChainWindow(
+                row if revision else {},
+                row["window_end_ms"],
+                own_late,
+                revision,
+                events_total(row),
+            )
+        )
     return windows
+
+
+def events_total(row: Mapping[str, Any]) -> int:
+    """The events of the user up to a row of liveprofile.wire.training_rows.PROFILE_INPUT."""
+    return round(row["sums"][_EVENTS])
 
 
 def is_complete(chain: Sequence[ChainWindow], stored: StoredUser, closed_ms: int) -> bool:
@@ -136,15 +148,13 @@ def plan(chain: Sequence[ChainWindow], stored: StoredUser, closed_ms: int) -> Pl
     return Plan(recomputed, changed)
 
 
-def to_batch(windows: Sequence[ChainWindow]) -> ProfileBatch:
-    """The windows as `update_profile` receives them."""
+def to_batch(rows: Sequence[Mapping[str, Any]]) -> ProfileBatch:
+    """Rows of liveprofile.wire.training_rows.PROFILE_INPUT as `update_profile` receives them."""
     columns = {
-        name: [window.row[name] for window in windows]
+        name: [row[name] for row in rows]
         for name in ("user_id", "window_start_ms", "window_end_ms", "events", "history", "memory")
     }
-    added, sums = (
-        np.array([window.row[name] for window in windows], np.float64) for name in ("added", "sums")
-    )
+    added, sums = (np.array([row[name] for row in rows], np.float64) for name in ("added", "sums"))
     return ProfileBatch(
         columns["user_id"],
         np.array(columns["window_start_ms"], np.int64),

@@ -132,9 +132,9 @@ class Corrector:
         known = {user_id: (stored, found) for user_id, stored, found in users}
         self._recomputed.begin(known)
         rules = self._rules.current()
-        windows = [window for _, found in known.values() for window in found.recomputed]
-        for start in range(0, len(windows), BATCH_WINDOWS):
-            self._updater.update(to_batch(windows[start : start + BATCH_WINDOWS]))
+        inputs = [window.row for _, found in known.values() for window in found.recomputed]
+        for start in range(0, len(inputs), BATCH_WINDOWS):
+            self._updater.update(to_batch(inputs[start : start + BATCH_WINDOWS]))
         now_ms = round(self._now_ms())
         corrections: list[Correction] = []
         for user_id, of_user in itertools.groupby(

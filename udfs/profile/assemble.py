@@ -146,9 +146,10 @@ def _coupon_users(inputs: ProfileInputs) -> np.ndarray:
     return users
 
 
-def _probabilities_by_name(
+def probabilities_by_name(
     names: list[str], index: np.ndarray, p: np.ndarray
 ) -> list[dict[str, float]]:
+    """The interests of n rows as they are stored. index, p: (n, k)."""
     return [
         dict(zip([names[i] for i in ids], ps, strict=True))
         for ids, ps in zip(index.tolist(), np.round(p.astype(np.float64), 4).tolist(), strict=True)
@@ -217,7 +218,7 @@ def assemble(
     interests = [
         row if recommended else {}
         for row, recommended in zip(
-            _probabilities_by_name(
+            probabilities_by_name(
                 model.categories, scores.interests_after, scores.interests_after_p
             ),
             recommends,

@@ -49,6 +49,17 @@ def test_show_and_deltas_agree(job: JobUnderTest) -> None:
     assert profile["similar"][0]["cosine"] >= profile["similar"][2]["cosine"]
 
 
+def test_why_finds_the_events_of_a_stored_window(job: JobUnderTest) -> None:
+    newest, *_ = job.run("deltas", REGULAR_USER, "--limit", "1")
+    found = job.run("why", REGULAR_USER)
+    assert found["window_end_ms"] == newest["window_end_ms"]
+    assert len(found["effects"]) == found["events"] == newest["events"]
+    for name in ("churn", "expected_spend"):
+        stored = newest["delta"]["after"][name]
+        assert found["stored"][name] == pytest.approx(stored, rel=1e-3, abs=1e-3)
+    assert any(effect["interests"] for effect in found["effects"])
+
+
 def test_flags_and_alerts_agree(job: JobUnderTest) -> None:
     flags = job.run("flags", "--limit", "1000")
     alerts = json_lines(job, "alerts", "--limit", "0")

@@ -126,7 +126,7 @@ def test_history_that_differs_from_what_the_job_has_seen_is_incomplete(user: Sto
 
 def test_batch_has_the_columns_of_the_windows():
     windows: list[ChainWindow] = CHAIN[1:3]
-    batch = to_batch(windows)
+    batch = to_batch([window.row for window in windows])
     assert batch.user_id == ["u", "u"]
     assert batch.window_start_ms.tolist() == [100, 200]
     assert batch.window_end_ms.tolist() == [200, 300]
