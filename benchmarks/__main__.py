@@ -13,6 +13,7 @@ import typer
 from benchmarks import throughput as throughput_benchmark
 from benchmarks.load.workload import Workload
 from benchmarks.serve import serve
+from benchmarks.storage.command import storage
 from benchmarks.support import runs
 from benchmarks.support.command_line import (
     BACKGROUND_PER_S,
@@ -36,6 +37,7 @@ from stack.local import Stack
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
 app.command()(serve)
+app.command()(storage)
 
 
 @app.callback(invoke_without_command=True)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import tempfile
 from pathlib import Path
 from string import Template
 
+from liveprofile.errors import ServiceError
 from liveprofile.flink import java
 from liveprofile.flink.jars import JARS
 from stack.process import Service, is_listening
@@ -36,6 +39,8 @@ class CassandraNode(Service):
     ):
         super().__init__(root, state)
         self._heap_mb, self._commit_log = heap_mb, commit_log
+        # Where `nodetool` connects, on loopback, if it is set before the start.
+        self.jmx_port: int | None = None
 
     @property
     def port(self) -> int:
@@ -66,6 +71,8 @@ class CassandraNode(Service):
             "cassandra.ring_delay_ms": 0,
             "java.awt.headless": "true",
         }
+        if self.jmx_port is not None:
+            properties["cassandra.jmx.local.port"] = self.jmx_port
         command = [
             str(java.home() / "bin" / "java"),
             f"@{CONF / 'cassandra-jvm17.options'}",
@@ -81,3 +88,17 @@ class CassandraNode(Service):
 
     def ready(self) -> bool:
         return is_listening(self.port, self.host)
+
+
+def nodetool(jmx_port: int, *arguments: str, timeout_s: float = 900) -> str:
+    """Runs Cassandra's nodetool and returns what it prints. Raises ServiceError if it fails."""
+    with tempfile.TemporaryDirectory() as home:  # for its history
+        command = [str(java.home() / "bin" / "java"), f"@{CONF / 'cassandra-jvm17.options'}"]
+        command += ["-Xmx256m", f"-Duser.home={home}", "-cp", f"{JARS / 'cassandra'}/*"]
+        command += ["org.apache.cassandra.tools.NodeTool", "-p", str(jmx_port), *arguments]
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=timeout_s, check=False
+        )
+    if done.returncode:
+        raise ServiceError(f"nodetool {' '.join(arguments)}: {done.stdout[-500:]}{done.stderr}")
+    return done.stdout

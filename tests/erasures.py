@@ -27,12 +27,10 @@ from typing import Annotated, Any
 import typer
 from cassandra.cluster import Session
 
-from liveprofile.flink import java
-from liveprofile.flink.jars import JARS
 from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import table_columns
-from stack.cassandra import CONF
+from stack.cassandra import nodetool
 from stack.state import free_ports
 from tests.support.compare import compare_with_reference
 from tests.support.job_under_test import CLI, JobUnderTest, job_on_own_stack, run_cli
@@ -143,15 +141,6 @@ def go_on_until_done(job: JobUnderTest, deadline_s: float) -> int:
             return runs
         assert time.monotonic() < deadline_s, "the erasures are not done in time"
     raise AssertionError
-
-
-def nodetool(port: int, *arguments: str) -> None:
-    with tempfile.TemporaryDirectory() as home:  # for its history
-        command = [str(java.home() / "bin" / "java"), f"@{CONF / 'cassandra-jvm17.options'}"]
-        command += ["-Xmx256m", f"-Duser.home={home}", "-cp", f"{JARS / 'cassandra'}/*"]
-        command += ["org.apache.cassandra.tools.NodeTool", "-p", str(port), *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
-        assert not done.returncode, f"nodetool {arguments}: {done.stdout[-500:]}{done.stderr}"
 
 
 def alter_all(session: Session, option: str) -> None:

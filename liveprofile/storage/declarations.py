@@ -17,6 +17,8 @@ _REMOVE = re.compile(rf"ALTER TABLE {_TABLE} DROP IF EXISTS \((.*)\)(?: USING TI
 _SET = re.compile(rf"ALTER TABLE {_TABLE} WITH (.*)")
 _DROP = re.compile(rf"DROP TABLE IF EXISTS {_TABLE}")
 _INDEX = re.compile(rf"CREATE INDEX IF NOT EXISTS (\w+) ON {_TABLE} \((.*)")
+# Cassandra's own: a table with it is as one without the option.
+_DEFAULTS = {"compression": "{'class': 'LZ4Compressor', 'chunk_length_in_kb': 16}"}
 _DROP_INDEX = re.compile(rf"DROP INDEX IF EXISTS {_TABLE}")
 
 
@@ -73,7 +75,11 @@ def _apply(found: Declarations, text: str) -> None:
         for name in _parts(remove[2]):
             tables[remove[1]].columns.pop(name, None)
     elif options := _SET.fullmatch(text):
-        tables[options[1]].options.update(_options(options[2]))
+        merged = tables[options[1]].options
+        merged.update(_options(options[2]))
+        for name, default in _DEFAULTS.items():
+            if merged.get(name) == default:
+                del merged[name]
     elif drop := _DROP.fullmatch(text):
         tables.pop(drop[1], None)
     elif index := _INDEX.fullmatch(text):

@@ -1,0 +1,1 @@
+"""What a window and a scored event cost on Cassandra's disk."""
