@@ -21,6 +21,7 @@ from jobs.sql import profile_views, scoring_views, tables
 from liveprofile.config import Settings, load
 from liveprofile.errors import LiveprofileError
 from liveprofile.wire import training_rows
+from udfs.identity.person_id import register_person_id
 
 
 def profile_rows() -> str:
@@ -55,6 +56,7 @@ def run_profile_pipeline(
     """
     schema = training_rows.PROFILE_INPUT if memories else training_rows.PROFILE
     _configure(t_env, settings)
+    register_person_id(t_env, settings)
     t_env.execute_sql(source)
     profile_views.create(t_env, "source", settings, streaming=False, memories_in_batch=memories)
     t_env.execute_sql(tables.file_sink("sink", rows, training_rows.columns_sql(schema)))
@@ -70,6 +72,7 @@ def run_scoring_pipeline(
     in the order of time (jobs.sql.expressions.arrival_order).
     """
     _configure(t_env, settings)
+    register_person_id(t_env, settings)
     t_env.execute_sql(source)
     t_env.execute_sql(labels)
     scoring_views.create(t_env, "source", "label_source", settings)
@@ -106,6 +109,9 @@ def main(arguments: list[str] | None = None) -> int:
         settings = load(options.config)
         t_env = TableEnvironment.create(EnvironmentSettings.in_batch_mode())
         if options.records is not None:
+            # A correction names the person in each record.
+            no_merges = settings.merges.model_copy(update={"enabled": False})
+            settings = settings.model_copy(update={"merges": no_merges})
             source = tables.record_file("source", options.records, settings)
             run_profile_pipeline(t_env, settings, source=source, rows=options.rows, memories=True)
         elif options.labels is None:

@@ -26,6 +26,8 @@ from liveprofile.config import Settings, load
 from liveprofile.errors import ConfigError, LiveprofileError
 from liveprofile.kafka.offsets import bootstrap_group, committed_offsets
 from liveprofile.wire import output_records
+from udfs.identity.merge_feed import open_merge_feed
+from udfs.identity.person_id import OpenMergeFeed, register_person_id
 from udfs.profile.udf import profile_udf
 from udfs.scoring.udf import scoring_udf
 
@@ -170,14 +172,16 @@ def build(
     update_profile,
     scoring_tables: ScoringTables | None = None,
     node_ids: Sequence[NodeId] = (),
+    open_merge_feed: OpenMergeFeed = open_merge_feed,
 ) -> CompiledPlan:
     """Builds the whole path from source tables to sink tables, ready to execute.
 
     `source`, `sink`: DDL of tables named `source` and `sink` (jobs/sql/tables.py). A test passes
     its own tables and so runs the same path. `node_ids`: of a job whose savepoints later releases
-    restore.
+    restore. `open_merge_feed`: see `register_person_id`.
     """
     configure(t_env, settings)
+    register_person_id(t_env, settings, open_merge_feed)
     t_env.execute_sql(source)
     t_env.execute_sql(sink)
     profile_views.create(t_env, "source", settings, streaming=True)

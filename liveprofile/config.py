@@ -31,6 +31,7 @@ from liveprofile.setting_sections import (
     JobSettings,
     KafkaSettings,
     LimitSettings,
+    MergeSettings,
     ModelSettings,
     ScoringSettings,
     Section,
@@ -71,6 +72,7 @@ class Settings(Section):
     trends: TrendSettings = TrendSettings()
     campaigns: CampaignSettings = CampaignSettings()
     consent: ConsentSettings = ConsentSettings()
+    merges: MergeSettings = MergeSettings()
     rules: Path = Path("rules.toml")
     segments: Path = Path("segments.toml")
     attributes: Path = Path("attributes.toml")

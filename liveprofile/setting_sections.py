@@ -33,6 +33,7 @@ class TopicSettings(Section):
     attributes: str = "user-attributes"
     consents: str = "user-consents"
     erasures: str = "user-erasures"
+    merges: str = "user-merges"
     partitions: int = Field(4, ge=1, le=1000, description="of a topic that `submit` creates")
     replication: int = Field(1, ge=1, le=10)
     retention_ms: int = Field(7 * DAY_MS, ge=-1)
@@ -47,6 +48,9 @@ class TopicSettings(Section):
     )
     erasures_retention_ms: int = Field(
         3_650 * DAY_MS, ge=-1, description="how long a replay does not bring erased users back"
+    )
+    merges_retention_ms: int = Field(
+        3_650 * DAY_MS, ge=-1, description="how long an id stays an alias after its last change"
     )
 
     @classmethod
@@ -358,6 +362,22 @@ class ConsentSettings(Section):
     def defaults(self) -> dict[str, bool]:
         """By purpose."""
         return self.model_dump(exclude={"backwards_days"})
+
+
+class MergeSettings(Section):
+    """Ids that are one person (`liveprofile merge`)."""
+
+    enabled: bool = Field(
+        False, description="the job follows the topic of merges: a Python step for each event"
+    )
+    delay_ms: int = Field(
+        MINUTE_MS,
+        ge=0,
+        description="a merge counts from so long after the command, when every worker knows it",
+    )
+    split_days: float = Field(
+        30.0, ge=0, le=3_650, description="age of a merge up to which it can be split"
+    )
 
 
 class DecoderSettings(Section):

@@ -79,6 +79,7 @@ def audit(
     )
     from liveprofile.audit.audit import Audit
     from liveprofile.audit.state_file import AuditState, require_usable, write_state
+    from udfs.identity.merge_feed import read_merges
 
     settings = read_settings(config)
     if state is not None:
@@ -89,9 +90,12 @@ def audit(
     elif repair:
         _require_caught_up(settings)
     first_window_ms, behind = (None, 0) if plan is None else (plan.first_window_ms, plan.behind)
-    is_erased = erased_windows(settings)
     with Audit(
-        settings.window, first_window_ms, archive=bool(starts), is_erased=is_erased
+        settings.window,
+        first_window_ms,
+        archive=bool(starts),
+        is_erased=erased_windows(settings),
+        identities=read_merges(settings),
     ) as auditor:
         if plan is None:
             read_whole_topic(settings, auditor, starts)
@@ -123,10 +127,15 @@ def run_audit(settings: Settings) -> Reconciliation:
     """Audits the whole topic, and stores the result. Raises ServiceError."""
     from cli.pipeline.audit_input import archive_ends, erased_windows, read_whole_topic
     from liveprofile.audit.audit import Audit
+    from udfs.identity.merge_feed import read_merges
 
     starts = archive_ends(settings)
-    is_erased = erased_windows(settings)
-    with Audit(settings.window, archive=bool(starts), is_erased=is_erased) as auditor:
+    with Audit(
+        settings.window,
+        archive=bool(starts),
+        is_erased=erased_windows(settings),
+        identities=read_merges(settings),
+    ) as auditor:
         read_whole_topic(settings, auditor, starts)
         counts = auditor.report().counts
     _store_result(settings, counts, counts.ok)

@@ -16,6 +16,7 @@ from liveprofile.units import DAY_MS
 if TYPE_CHECKING:
     from liveprofile.audit.rows import InputRecord
     from liveprofile.config import Settings
+    from liveprofile.identity.book import IdentityBook
 
 SETTLE_S = 2.0  # until the workers know of a change
 Used = tuple[str, bytes]  # a user and the digest of an event
@@ -45,6 +46,7 @@ def backwards(
     from liveprofile.privacy.withdrawals import DELTAS, delete_rows, find_rows, read_digests
     from liveprofile.storage.connection import open_session
     from udfs.consent_feed import read_consents
+    from udfs.identity.merge_feed import read_merges
 
     settings = read_settings(config)
     book = read_consents(settings)
@@ -69,7 +71,7 @@ def backwards(
             used |= {(user, digest) for digest in read_digests(session, user, ends_ms)}
         if delete and found:
             # Rejected first: after a kill in between, the rows still tell which events they used.
-            _reject(settings, used, starts_ms)
+            _reject(settings, used, starts_ms, read_merges(settings))
             for rows in found.values():
                 delete_rows(session, rows, settings.cassandra.in_flight)
     for user, rows in found.items():
@@ -85,7 +87,9 @@ def backwards(
         raise typer.Exit(1)
 
 
-def _reject(settings: Settings, used: Collection[Used], starts_ms: list[int]) -> None:
+def _reject(
+    settings: Settings, used: Collection[Used], starts_ms: list[int], merges: IdentityBook
+) -> None:
     """Sends the events of deleted windows to the rejected topic. Raises ServiceError."""
     from liveprofile.kafka import offsets
     from liveprofile.kafka.records import read_topic, send_all
@@ -102,18 +106,21 @@ def _reject(settings: Settings, used: Collection[Used], starts_ms: list[int]) ->
         for number, span in offsets.partition_ranges(settings, topic).items()
     }
     records = read_topic(settings, topic, ranges)
-    send_all(settings, settings.topics.rejected, rejections(records, used, topic))
+    send_all(settings, settings.topics.rejected, rejections(records, used, topic, merges))
 
 
 def rejections(
-    records: Iterable[InputRecord], used: Collection[Used], topic: str
+    records: Iterable[InputRecord],
+    used: Collection[Used],
+    topic: str,
+    merges: IdentityBook,
 ) -> Iterator[Outgoing]:
     """What the job sends of an event without consent, of each record that was used."""
     from liveprofile.audit.rows import EVENT, parse_event
 
     for record in records:
         kind, _, digest, user_id = parse_event(record.value)
-        if kind == EVENT and (user_id, digest) in used:
+        if kind == EVENT and any((each, digest) in used for each in merges.ever_merged(user_id)):
             headers = {
                 "reason": "NO_CONSENT",
                 "detail": "profiling",

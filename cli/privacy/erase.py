@@ -77,7 +77,8 @@ def erase(
     """Make the job forget users, and delete all of their rows from Cassandra.
 
     The erasure goes to Kafka first: from then on the job neither scores nor stores what is older,
-    whatever is replayed, and later events start from nothing. The state of the job, topics,
+    whatever is replayed, and later events start from nothing. All ids of a person are erased
+    (`liveprofile merge`). The state of the job, topics,
     training rows, logs and backups end later (--status, docs/privacy.md). After a kill or a failure
     run --pending. Exit code 1: rows are left, because the present hour is not over or the command
     was not run to its end; for --status, an erasure is not done in the tables; for --checkpoints,
@@ -125,24 +126,29 @@ def erase(
 
 def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
     """Tells the workers; returns the time of each user's erasure. Raises ServiceError."""
+    from cli.privacy.merged_ids import all_ids, forget_merges
     from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.kafka.records import send_all
     from liveprofile.privacy.erasure_records import CONTENT_TYPE, key_of, to_record
 
     partition_ranges(settings, settings.topics.erasures)  # a missing topic erases nothing
-    before_ms = round(time.time() * 1_000)
+    before_ms, ids = round(time.time() * 1_000), all_ids(settings, ids)
     records = ((key_of(user), to_record(user, before_ms), CONTENT_TYPE) for user in ids)
     send_all(settings, settings.topics.erasures, records)
+    forget_merges(settings, ids)  # last: until then a repetition finds all ids of a person
     time.sleep(SETTLE_S)
     return dict.fromkeys(ids, before_ms)
 
 
 def _pending(settings: Settings, session: Session) -> dict[str, int]:
     """The users whose rows are not deleted yet. Raises ServiceError."""
+    from cli.privacy.merged_ids import erase_other_ids, forget_merges
     from liveprofile.privacy.erasure_log import is_done, scan_deletions
     from udfs.erasure_feed import read_erasures
 
     erased, deletions = read_erasures(settings).users(), scan_deletions(session)
+    erased |= erase_other_ids(settings, erased)
+    forget_merges(settings, erased)
     todo = {
         user: before_ms
         for user, before_ms in erased.items()

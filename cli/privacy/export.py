@@ -29,13 +29,14 @@ def export(
 ) -> None:
     """Write all that is stored about a user to one JSON file, which only its owner can read.
 
-    Each row has its table, its write time and its expiry. Exit code 1, and
-    no file, if nothing is stored.
+    Each row has its table, its write time and its expiry. The file is about all ids of the person
+    (`liveprofile merge`). Exit code 1, and no file, if nothing is stored.
 
     Example: `liveprofile export 42 --out 42.json`
     """
     from datetime import UTC, datetime
 
+    from cli.privacy.merged_ids import all_ids
     from liveprofile.kafka.records import read_topic
     from liveprofile.privacy.export import (
         ExportFile,
@@ -50,23 +51,25 @@ def export(
     from liveprofile.storage.connection import open_session
 
     settings = read_settings(config)
+    ids = all_ids(settings, [user])
     now = datetime.now(UTC)
     with private_file(out) as file, open_session(settings.cassandra) as session:
         about = {
             "user_id": user,
+            "ids": ids,
             "exported_at": as_json(now),
             "keyspace": settings.cassandra.keyspace,
             "topics_included": topics,
         }
         result = ExportFile(file, about)
-        keys = read_user_keys(session, user)
+        keys = [read_user_keys(session, each) for each in ids]
         for name, table in held_tables(session).items():
             limits = {"what": table.what, "limit": table.limit}
-            rows = table_rows(session, name, table, keys, now)
+            rows = (row for each in keys for row in table_rows(session, name, table, each, now))
             result.add(name, limits, (row._asdict() for row in rows), "rows")
         for setting, topic in TOPICS.items() if topics else ():
             name = getattr(settings.topics, setting)
-            records = user_records(read_topic(settings, name), user)
+            records = user_records(read_topic(settings, name), ids)
             result.add(name, topic._asdict(), records, "records")
         result.end()
         if not any(result.counts.values()):

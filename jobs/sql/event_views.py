@@ -3,6 +3,8 @@
     timed -> clocked -> prefiltered -> parsed -> validated -> behaviour_events
     validated -> rejected
 
+In a job that follows merges (`merges.enabled`), `identified` is between `validated` and the events.
+
 Both pipelines parse and validate with them (jobs/sql/profile_views.py, jobs/sql/scoring_views.py).
 Each docstring ends with the columns of the view.
 """
@@ -28,6 +30,7 @@ RECORD_COLUMNS = f"event_clock, arrival, record_time, {STREAM_COLUMNS}, {RECORD}
 # merged into `validated`, the fields of `parsed` would be parsed up to seven times. It does not
 # merge a view with a random column that is mentioned twice. The condition is always true.
 OPTIMIZER_FENCE = "fence >= 0 AND POWER(fence, 2) < 2"
+IS_EVENT = "reason IS NULL AND event_type <> 'heartbeat'"
 NO_FIELDS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -214,7 +217,20 @@ def rejected() -> str:
         FROM validated WHERE reason IS NOT NULL"""
 
 
-def behaviour_events(settings: Settings) -> str:
+def identified(source: str = "validated", more_fields: Mapping[str, str] = NO_FIELDS) -> str:
+    """Valid events whose user is the person that `person_id` (udfs/identity) finds.
+
+    Only a job that follows merges has this view. The payload keeps the user's own id.
+
+    The columns of `validated`
+    """
+    columns = ", ".join((_parsed_columns(), *more_fields)).replace(" user_id,", "")
+    return f"""
+        SELECT {columns}, reason, person_id(user_id, {sql.epoch_ms("event_clock")}) AS user_id
+        FROM {source} WHERE {IS_EVENT}"""
+
+
+def behaviour_events(settings: Settings, source: str = "validated") -> str:
     """Valid events with typed columns, without heartbeats.
 
     payload, event_clock, arrival, partition_clock_ms, record_*, event_id, user_id, event_type,
@@ -228,7 +244,7 @@ def behaviour_events(settings: Settings) -> str:
     return f"""
         SELECT payload, event_clock, arrival, partition_clock_ms, {RECORD}, event_id, user_id,
             event_type, {ids}, {amount()} AS amount{staggered}
-        FROM validated WHERE reason IS NULL AND event_type <> 'heartbeat'"""
+        FROM {source} WHERE {IS_EVENT}"""
 
 
 def window_end(window: WindowSettings) -> str:

@@ -272,7 +272,10 @@ def create(
         "parsed": event_views.parsed(),
         "validated": event_views.validated(settings),
         "rejected": event_views.rejected(),
-        "behaviour_events": event_views.behaviour_events(settings),
+        **({"identified": event_views.identified()} if settings.merges.enabled else {}),
+        "behaviour_events": event_views.behaviour_events(
+            settings, "identified" if settings.merges.enabled else "validated"
+        ),
         "deduplicated": deduplicated(),
         "on_time": on_time(settings) if streaming else "SELECT * FROM deduplicated",
         "counted": counted(settings),

@@ -49,7 +49,7 @@ def _cell(number: str) -> str:
     return f"CAST(CAST(FLOOR({sql.as_double(number)} * {CELLS_PER_DEGREE}) AS INT) AS STRING)"
 
 
-def scorable_events(settings: Settings) -> str:
+def scorable_events(settings: Settings, source: str = "scoring_validated") -> str:
     """Valid events of a scored type, with typed columns.
 
     event_key (unique for each record), event_id, user_id, arrival, event_type, event_ms STRING,
@@ -71,7 +71,7 @@ def scorable_events(settings: Settings) -> str:
             CAST({event_views.amount()} AS STRING) AS amount, {type_letter_sql()} AS letter,
             {ids}, {place} AS place, CAST(record_offset AS STRING) AS record_offset,
             CAST({sql.epoch_ms("record_time")} AS STRING) AS arrived_ms
-        FROM scoring_validated WHERE reason IS NULL AND event_type IN ({types})"""
+        FROM {source} WHERE reason IS NULL AND event_type IN ({types})"""
 
 
 def event_tokens() -> str:
@@ -212,7 +212,14 @@ def create(t_env, source: str, labels: str, settings: Settings) -> None:
         "scoring_prefiltered": prefiltered(source),
         "scoring_parsed": event_views.parsed("scoring_prefiltered", MORE_FIELDS),
         "scoring_validated": event_views.validated(settings, "scoring_parsed", MORE_FIELDS),
-        "scorable_events": scorable_events(settings),
+        **(
+            {"scoring_identified": event_views.identified("scoring_validated", MORE_FIELDS)}
+            if settings.merges.enabled
+            else {}
+        ),
+        "scorable_events": scorable_events(
+            settings, "scoring_identified" if settings.merges.enabled else "scoring_validated"
+        ),
         "event_tokens": event_tokens(),
         "parsed_labels": parsed_labels(labels),
         "label_tokens": label_tokens(),

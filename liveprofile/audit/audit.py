@@ -35,6 +35,7 @@ from liveprofile.audit.rows import (
     stored_rows,
 )
 from liveprofile.audit.spool import Spool
+from liveprofile.identity.book import IdentityBook
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.setting_sections import WindowSettings
 
@@ -67,7 +68,8 @@ class Audit:
     archive: the job's state was built from an archive, whose events have no record in the topic.
     The offsets begin where the job began to read the topic.
 
-    is_erased: whether a user's window that begins at a time was erased.
+    is_erased: whether a user's window that begins at a time was erased. identities: the merges that
+    the job follows; None: none.
 
     Add the rejected and the late topic before the input topic. Add the deltas before the end of the
     whole topic is known, so that each stored event has a record; but after the records of a range.
@@ -82,9 +84,10 @@ class Audit:
         archive: bool = False,
         part_rows: int = PART_ROWS,
         is_erased: IsErased = nobody_erased,
+        identities: IdentityBook | None = None,
     ) -> None:
         self._window, self._archive, self._part_rows = window, archive, part_rows
-        self._is_erased = is_erased
+        self._is_erased, self._identities = is_erased, identities
         self._of_range = first_window_ms is not None
         self._first_window_ms = NO_TIME if first_window_ms is None else first_window_ms
         self._offsets: Mapping[int, PartitionRange] = {}
@@ -128,7 +131,8 @@ class Audit:
         offsets: of the records to classify, for every partition of the topic; may be empty. Other
         records must be from before them and count as earlier copies only.
         """
-        self.add_rows(input_rows(records, self._window, self._is_erased), offsets)
+        rows = input_rows(records, self._window, self._is_erased, self._identities)
+        self.add_rows(rows, offsets)
 
     def add_rows(
         self, batches: Iterable[np.ndarray], offsets: Mapping[int, PartitionRange]
@@ -179,7 +183,8 @@ class Audit:
     def add_deltas(self, deltas: Iterable[StoredWindow]) -> None:
         """Adds stored deltas. Raises ValueError if their digests are not 8 bytes each."""
         watermark_ms = self.watermark_ms if self._of_range else END_OF_TIME
-        for rows in stored_rows(deltas, self._first_window_ms, watermark_ms):
+        first_ms = self._first_window_ms
+        for rows in stored_rows(deltas, first_ms, watermark_ms, self._identities):
             self.add_stored_rows(rows)
 
     def add_stored_rows(self, rows: np.ndarray) -> None:

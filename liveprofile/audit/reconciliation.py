@@ -74,6 +74,7 @@ def reconcile(
     is_heartbeat = (rows["kind"] == HEARTBEAT) & ~is_rejected & ~is_late
 
     row_keys = event_keys(rows)
+    stored = _without_superseded(stored)
     # `first` of the sorted proven rows is proven if any is.
     stored = stored[np.argsort(~stored["proven"], kind="stable")]
     stored_keys, first_stored, copies = np.unique(
@@ -130,6 +131,15 @@ def reconcile(
     }
     totals = Counter({name: int(values.sum()) for name, values in counts.items()})
     return totals, rows[is_lost & in_range], is_open[is_lost & in_range]
+
+
+def _without_superseded(stored: np.ndarray) -> np.ndarray:
+    """STORED_ROWs without those of an alias that a correction has stored for the person, too: the
+    rows of the alias are deleted after that."""
+    if not stored["alias"].any():
+        return stored
+    corrected = event_keys(stored)[stored["corrected"] & ~stored["alias"]]
+    return stored[~(stored["alias"] & np.isin(event_keys(stored), corrected))]
 
 
 def _has_earlier_copy(rows: np.ndarray, selected: np.ndarray, kept: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
+from liveprofile.identity.book import END_OF_TIME_MS, IdentityBook
 from liveprofile.ingest.translation import parse_time_ms
 from liveprofile.setting_sections import WindowSettings
 from liveprofile.wire.payload import BadEvent, as_id, digest, load
@@ -30,7 +31,7 @@ SPREAD = np.uint64(0x9E3779B97F4A7C15)
 INPUT_ROW = np.dtype(
     [
         ("key", np.uint64),  # digest of the event_id; a number of the position if not an EVENT
-        ("user", np.uint64),  # hash of the user_id
+        ("user", np.uint64),  # hash of the user, see `person_hash`
         ("position", np.int64),  # see `position`
         ("timestamp_ms", np.int64),  # Kafka's record timestamp
         ("time_ms", np.int64),  # event time; NO_TIME if missing or unreadable
@@ -47,9 +48,10 @@ INPUT_ROW = np.dtype(
 STORED_ROW = np.dtype(
     [
         ("key", np.uint64),  # digest of the event_id
-        ("user", np.uint64),  # hash of the user_id
+        ("user", np.uint64),  # hash of the user, see `person_hash`
         ("proven", np.bool_),  # every record that its window may have used has been read
         ("corrected", np.bool_),  # its delta is of a correction, which uses late events
+        ("alias", np.bool_),  # its user is another id of a person now
     ],
     align=True,
 )
@@ -120,6 +122,13 @@ def user_hash(user_id: str) -> bytes:
     return hashlib.blake2b(text, digest_size=8, person=b"user").digest()
 
 
+def person_hash(user_id: str, identities: IdentityBook) -> bytes:
+    """Of all ids that were ever merged, the hash of the first: an event counts for any of them."""
+    if user_id in identities:
+        user_id = identities.ever_merged(user_id)[0]
+    return user_hash(user_id)
+
+
 IsErased = Callable[[str, int], bool]  # of a user and the start of a window in ms
 
 
@@ -128,10 +137,16 @@ def nobody_erased(user_id: str, start_ms: int) -> bool:
 
 
 def input_rows(
-    records: Iterable[InputRecord], window: WindowSettings, is_erased: IsErased = nobody_erased
+    records: Iterable[InputRecord],
+    window: WindowSettings,
+    is_erased: IsErased = nobody_erased,
+    identities: IdentityBook | None = None,
 ) -> Iterator[np.ndarray]:
-    """Yields INPUT_ROWs, BATCH_ROWS at a time; the other boolean fields are False."""
-    records = iter(records)
+    """Yields INPUT_ROWs, BATCH_ROWS at a time; the other boolean fields are False.
+
+    identities: the merges that the job follows; None: none.
+    """
+    records, book = iter(records), IdentityBook() if identities is None else identities
     # Payloads may be large: of each record only these values are kept.
     while batch := [
         (*parse_event(record.value), position(record.partition, record.offset), record.timestamp_ms)
@@ -141,10 +156,12 @@ def input_rows(
         rows = np.zeros(len(batch), INPUT_ROW)
         rows["kind"] = kinds
         rows["key"] = np.frombuffer(b"".join(events), ">u8")
-        rows["user"] = np.frombuffer(b"".join(map(user_hash, users)), ">u8")
+        rows["user"] = np.frombuffer(b"".join(person_hash(user, book) for user in users), ">u8")
         rows["position"] = positions
         rows["timestamp_ms"] = timestamps_ms
         rows["time_ms"] = times_ms
+        # Windows are those of the person that the job has keyed the event by.
+        users = book.resolve_rows(users, times_ms)
         rows["end_ms"] = [
             NO_TIME if ms == NO_TIME else end_ms(ms, stagger_offset_ms(user, window), window)
             for ms, user in zip(times_ms, users, strict=True)
@@ -182,14 +199,17 @@ def position_rows(partitions_and_offsets: Iterable[tuple[int, int]]) -> Iterator
 
 
 def stored_rows(
-    deltas: Iterable[StoredWindow], first_window_ms: int, watermark_ms: int
+    deltas: Iterable[StoredWindow],
+    first_window_ms: int,
+    watermark_ms: int,
+    identities: IdentityBook | None = None,
 ) -> Iterator[np.ndarray]:
     """Yields STORED_ROWs, one for each event that a stored delta used, in batches.
 
     Proven are windows that start at `first_window_ms` or later and that `watermark_ms` has closed.
-    Raises ValueError if the digests are not 8 bytes each.
+    identities: as of `input_rows`. Raises ValueError if the digests are not 8 bytes each.
     """
-    deltas = iter(deltas)
+    deltas, book = iter(deltas), IdentityBook() if identities is None else identities
     while batch := list(itertools.islice(deltas, BATCH_WINDOWS)):
         for delta in batch:
             if len(delta.digests) != 8 * delta.events:
@@ -197,7 +217,9 @@ def stored_rows(
                     f"the delta that ends at {delta.window_end_ms} has {len(delta.digests)} bytes"
                     f" of digests for {delta.events} events, not 8 each"
                 )
-        users = np.frombuffer(b"".join([user_hash(delta.user_id) for delta in batch]), ">u8")
+        ids = [delta.user_id for delta in batch]
+        users = np.frombuffer(b"".join(person_hash(user_id, book) for user_id in ids), ">u8")
+        aliases = [user_id != book.resolve(user_id, END_OF_TIME_MS) for user_id in ids]
         starts = np.array([delta.window_start_ms for delta in batch])
         ends = np.array([delta.window_end_ms for delta in batch])
         proven = (starts >= first_window_ms) & (ends - 1 <= watermark_ms)
@@ -208,4 +230,5 @@ def stored_rows(
         rows["user"] = np.repeat(users, events)
         rows["proven"] = np.repeat(proven, events)
         rows["corrected"] = np.repeat([bool(delta.revision) for delta in batch], events)
+        rows["alias"] = np.repeat(aliases, events)
         yield rows

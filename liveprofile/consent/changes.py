@@ -96,19 +96,22 @@ class ConsentBook:
         """Whether the user allows the purpose at any time from start to end (exclusive)."""
         if self.allowed(user_id, purpose, start_ms):
             return True
-        packed = array("q", self._users.get(user_id, b""))
-        times_ms = {code >> (_PURPOSE_BITS + 1) for code in packed}
         return any(
             self.allowed(user_id, purpose, time_ms)
-            for time_ms in times_ms
+            for time_ms in self.change_times_ms(user_id)
             if start_ms < time_ms < end_ms
         )
+
+    def change_times_ms(self, user_id: str) -> set[int]:
+        """The times at which what the user allows may change."""
+        packed = array("q", self._users.get(user_id, b""))
+        return {code >> (_PURPOSE_BITS + 1) for code in packed}
 
     def allowed_rows(
         self, user_ids: Sequence[str], purpose: str, times_ms: Sequence[int]
     ) -> list[bool]:
         """Whether the user of each row allows the purpose at the time of the row."""
-        if not self._users:
+        if not len(self):
             return [self._defaults[purpose]] * len(user_ids)
         return [self.allowed(*row) for row in zip(user_ids, repeat(purpose), times_ms)]
 

@@ -68,6 +68,11 @@ def topic_configs(topics: TopicSettings) -> dict[str, dict[str, str]]:
             "cleanup.policy": "compact,delete",
             "retention.ms": str(topics.erasures_retention_ms),
         },
+        topics.merges: compacted
+        | {
+            "cleanup.policy": "compact,delete",
+            "retention.ms": str(topics.merges_retention_ms),
+        },
     }
 
 

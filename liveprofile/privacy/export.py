@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -158,9 +158,10 @@ def as_json(value: Any, *, is_key: bool = False) -> Any:
     return str(value)  # the driver's dates
 
 
-def user_records(records: Iterable[Record], user_id: str) -> Iterator[dict[str, Any]]:
-    """The records about the user: by key, by a field of the JSON, or by the text of a record that
-    is not JSON."""
+def user_records(records: Iterable[Record], user_ids: Collection[str]) -> Iterator[dict[str, Any]]:
+    """The records about a user with these ids: by key, by a field of the JSON, or by the text of a
+    record that is not JSON."""
+    encoded = [user_id.encode("utf-8", "surrogatepass") for user_id in user_ids]
     for record in records:
         value = record.value or b""
         parsed: Any = None
@@ -168,10 +169,10 @@ def user_records(records: Iterable[Record], user_id: str) -> Iterator[dict[str, 
             parsed = orjson.loads(value)
         if isinstance(parsed, dict):
             ids = {str(parsed[name]) for name in ("user_id", "subject") if name in parsed}
-            is_theirs = user_id in ids
+            is_theirs = not ids.isdisjoint(user_ids)
         else:
-            is_theirs = user_id.encode("utf-8", "surrogatepass") in value
-        if is_theirs or record.key == user_id.encode("utf-8", "surrogatepass"):
+            is_theirs = any(each in value for each in encoded)
+        if is_theirs or record.key in encoded:
             yield {
                 "topic": record.topic,
                 "partition": record.partition,

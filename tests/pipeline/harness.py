@@ -20,6 +20,8 @@ from tests.reference.windows import Record
 from tests.support.memory.sinks import MemoryProfileSink, MemoryScoringSink
 from udfs.consent_feed import open_default_consents
 from udfs.erasure_feed import open_no_erasures
+from udfs.identity.merge_feed import open_merge_feed
+from udfs.identity.person_id import OpenMergeFeed, register_person_id
 from udfs.profile.model_feed import open_fixed_model_feed
 from udfs.profile.udf import OpenConsentFeed, OpenErasureFeed, profile_udf
 from udfs.rules_feed import open_fixed_rules_feed
@@ -112,6 +114,7 @@ def run_profile_pipeline(
     folder: Path,
     open_consent_feed: OpenConsentFeed = open_default_consents,
     open_erasure_feed: OpenErasureFeed = open_no_erasures,
+    open_merge_feed: OpenMergeFeed = open_merge_feed,
 ) -> ProfileOutput:
     """Runs the profile pipeline of jobs.profile_job. The end of the input closes every window."""
     sink = shared_sinks.new_profile_sink()
@@ -132,6 +135,7 @@ def run_profile_pipeline(
             open_consent_feed=open_consent_feed,
             open_erasure_feed=open_erasure_feed,
         ),
+        open_merge_feed=open_merge_feed,
     )
     plan.execute().wait()
     return ProfileOutput(sink, list(read_sent(sent)))
@@ -169,6 +173,7 @@ def run_scoring_pipeline(
     settings: Settings,
     folder: Path,
     open_erasure_feed: OpenErasureFeed = open_no_erasures,
+    open_merge_feed: OpenMergeFeed = open_merge_feed,
 ) -> ScoringOutput:
     """Runs the scoring pipeline alone. It reads events and labels in parallel, in any order."""
     sink = shared_sinks.new_scoring_sink()
@@ -177,6 +182,7 @@ def run_scoring_pipeline(
     write_records(paths["labels"], labels, settings.topics.feedback)
     t_env = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
     profile_job.configure(t_env, settings)
+    register_person_id(t_env, settings, open_merge_feed)
     scoring = scoring_tables(
         settings, paths["events"], paths["labels"], folder / "sent", open_erasure_feed
     )

@@ -137,6 +137,19 @@ def test_nodes_with_state_are_those_of_the_last_release() -> None:
     assert plan_nodes.nodes_with_state(plan_nodes.kafka_plan()) == released
 
 
+def test_job_that_follows_merges_has_the_same_nodes_with_state() -> None:
+    """A savepoint restores when `merges.enabled` changes."""
+    released = json.loads(plan_nodes.FILE.read_text(encoding="utf-8"))
+    plan = plan_nodes.kafka_plan(merges={"enabled": True})
+    assert plan_nodes.nodes_with_state(plan) == released
+    calls = [
+        node["description"].count("person_id(")
+        for node in plan._plan["nodes"]
+        if PYTHON in node["type"]
+    ]
+    assert sorted(calls) == [0, 0, 1, 1]  # once for each event, in both pipelines
+
+
 def test_ids_of_nodes_with_state_do_not_depend_on_other_nodes() -> None:
     """Staggered windows have further steps, and the scoring pipeline numbers the nodes anew."""
     plan = plan_nodes.kafka_plan(scoring={"enabled": False}, window={"stagger_ms": 60_000})

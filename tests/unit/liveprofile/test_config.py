@@ -231,6 +231,7 @@ def test_topics_use_arrival_time_and_their_retention():
         "user-models",
         "user-consents",
         "user-erasures",
+        "user-merges",
     }
     for name in ("risk-rules", "user-models", "segment-definitions"):
         compacted = configs.pop(name)
@@ -240,7 +241,7 @@ def test_topics_use_arrival_time_and_their_retention():
     assert statements["retention.ms"] == str(400 * 86_400_000)
     labels = configs.pop("risk-feedback")
     assert labels["retention.ms"] == str(400 * 86_400_000)
-    for name in ("user-consents", "user-erasures"):
+    for name in ("user-consents", "user-erasures", "user-merges"):
         decisions = configs.pop(name)
         assert decisions["cleanup.policy"] == "compact,delete"
         assert decisions["retention.ms"] == str(3_650 * 86_400_000)

@@ -20,7 +20,7 @@ from tests.support.schema_compatibility import RELEASED, SCHEMAS, breaks
 WE_READ = {"behavior-event", "risk-feedback", "user-attributes", "user-consents"}
 WE_WRITE = {"risk-alert", "drift-alert", "segment-change"}
 # Compacted topics keep old records, and after a rollback an old job reads new ones.
-BOTH = {"risk-rule", "segment-definition", "user-models", "user-erasures"}
+BOTH = {"risk-rule", "segment-definition", "user-models", "user-erasures", "user-merges"}
 
 
 def schema(folder: Path, name: str) -> dict[str, Any]:

@@ -31,6 +31,7 @@ SEGMENT_CHANGE = json.loads((ROOT / "schemas/segment-change.schema.json").read_t
 ATTRIBUTES = json.loads((ROOT / "schemas/user-attributes.schema.json").read_text("utf-8"))
 ERASURES = json.loads((ROOT / "schemas/user-erasures.schema.json").read_text("utf-8"))
 CONSENTS = json.loads((ROOT / "schemas/user-consents.schema.json").read_text("utf-8"))
+MERGES = json.loads((ROOT / "schemas/user-merges.schema.json").read_text("utf-8"))
 ASYNCAPI = yaml.safe_load((ROOT / "schemas/asyncapi.yaml").read_text("utf-8"))
 EVENTS = jsonschema.Draft202012Validator(EVENT)
 ALERTS = jsonschema.Draft202012Validator(ALERT)
@@ -49,7 +50,7 @@ UNCHECKED_NAMES = {"February 30", "an amount outside the range of doubles"}
 
 @pytest.mark.parametrize(
     "schema",
-    [EVENT, ALERT, RULE, SEGMENT, SEGMENT_CHANGE, ATTRIBUTES, CONSENTS, ERASURES],
+    [EVENT, ALERT, RULE, SEGMENT, SEGMENT_CHANGE, ATTRIBUTES, CONSENTS, ERASURES, MERGES],
     ids=[
         "event",
         "alert",
@@ -59,6 +60,7 @@ UNCHECKED_NAMES = {"February 30", "an amount outside the range of doubles"}
         "user attributes",
         "consents",
         "erasures",
+        "merges",
     ],
 )
 def test_schema_is_valid_and_its_examples_satisfy_it(schema: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import json
 
 from cli.privacy.consent_backwards import rejections
 from liveprofile.audit.rows import parse_event
+from liveprofile.identity.book import IdentityBook, Merge
 from liveprofile.ingest.rejected import parse_record
 from liveprofile.kafka.records import Record
 
@@ -26,7 +27,7 @@ def test_used_events_are_rejected_with_their_position() -> None:
     ]
     digests = {name: parse_event(record(0, "u", name).value)[2] for name in "abc"}
     used = {("u", digests["a"]), ("u", digests["c"]), ("v", digests["b"])}
-    sent = list(rejections(records, used, "events"))
+    sent = list(rejections(records, used, "events", IdentityBook()))
     assert [(key, value, headers["offset"]) for key, value, headers in sent] == [
         (b"u", b"", "0"),
         (b"u", b"", "3"),
@@ -40,3 +41,12 @@ def test_used_events_are_rejected_with_their_position() -> None:
         0,
     )
     assert found.claimed
+
+
+def test_events_of_an_alias_are_those_of_the_person() -> None:
+    merges = IdentityBook()
+    merges.put("alias", [Merge("u", 0)])
+    digest = parse_event(record(0, "u", "a").value)[2]
+    records = [record(0, "alias", "a"), record(1, "other", "a")]
+    sent = list(rejections(records, {("u", digest)}, "events", merges))
+    assert [headers["offset"] for _, _, headers in sent] == ["0"]

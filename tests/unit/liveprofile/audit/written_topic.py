@@ -63,16 +63,17 @@ def audited(
     first=0,
     archive=False,
     erased=(),
+    identities=None,
 ) -> Report:
     """The report of an audit of the whole topic, whose records before `first` have expired.
 
-    erased: users and starts of windows.
+    erased: users and starts of windows. identities: merges that the job follows.
     """
 
     def is_erased(user_id: str, start_ms: int) -> bool:
         return (user_id, start_ms) in erased
 
-    with Audit(window, archive=archive, is_erased=is_erased) as audit:
+    with Audit(window, archive=archive, is_erased=is_erased, identities=identities) as audit:
         audit.add_rejected(rejected)
         audit.add_rejected(claimed, claimed=True)
         audit.add_late(late)

@@ -103,7 +103,7 @@ def test_records_of_a_user_are_found_by_key_field_and_text() -> None:
         record(b"7", b'{"user_id": "7", "item_id": "42"}'),
         record(None, b'{"user_id": "421"}'),
     ]
-    found = list(user_records(records, "42"))
+    found = list(user_records(records, ["42"]))
     assert [each["value"] for each in found] == [
         "",
         {"user_id": 42},

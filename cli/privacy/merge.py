@@ -1,0 +1,161 @@
+"""`liveprofile merge`: two ids that are one person."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
+from cli.operations.tables import print_table
+from liveprofile.errors import InputError
+from liveprofile.units import DAY_MS
+from liveprofile.wire.tokens import ID_CHARS
+
+if TYPE_CHECKING:
+    from liveprofile.config import Settings
+    from liveprofile.identity.book import IdentityBook, Merge
+
+
+def merge(
+    alias: Annotated[
+        str | None,
+        typer.Argument(metavar="[ALIAS]", help="The id that is another user.", show_default=False),
+    ] = None,
+    user: Annotated[
+        str | None,
+        typer.Argument(metavar="[USER]", help="Whose profile goes on.", show_default=False),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option("--split", metavar="ALIAS", help="From now on, ALIAS is an id of its own."),
+    ] = None,
+    show: Annotated[
+        str | None, typer.Option("--show", metavar="ID", help="Show all ids of the person.")
+    ] = None,
+    all_merges: Annotated[bool, typer.Option("--list", help="Show all merges.")] = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make ALIAS another id of USER, so that later events of both go to the profile of USER.
+
+    It counts for events from `merges.delay_ms` after the command on. The job must follow
+    merges (`merges.enabled`). Refused are circles, ids that are merged already, and erased users.
+    Exit code 1: --show finds no other id.
+
+    Example: `liveprofile merge session-7 42`, `liveprofile merge --split session-7`,
+    `liveprofile merge --show 42` or `liveprofile merge --list --json`
+    """
+    if sum((alias is not None, split is not None, show is not None, all_merges)) != 1:
+        raise InputError("give ALIAS and USER, --split ALIAS, --show ID or --list")
+    if alias is not None and user is None:
+        raise InputError("give ALIAS and USER: whose profile goes on?")
+    for name in (alias, user, split, show):
+        if name is not None and (not name.strip() or len(name) > ID_CHARS):
+            raise InputError(f"id {name!r:.40}: must have 1 to {ID_CHARS} characters")
+    settings = read_settings(config)
+    if not settings.merges.enabled:
+        raise InputError(
+            "merges.enabled is off: the job would not follow merges. Set it and submit the job"
+            " again (docs/identity.md)"
+        )
+    if all_merges:
+        _print_merges(_book(settings), None, json)
+    elif show is not None:
+        _show(_book(settings), show, json)
+    elif split is not None:
+        _split(settings, split, json)
+    else:
+        _merge(settings, alias or "", user or "", json)
+
+
+def _book(settings: Settings) -> IdentityBook:
+    from liveprofile.kafka.offsets import partition_ranges
+    from udfs.identity.merge_feed import read_merges
+
+    partition_ranges(settings, settings.topics.merges)  # a missing topic is an error
+    return read_merges(settings)
+
+
+def _now_ms() -> int:
+    return round(time.time() * 1_000)
+
+
+def _merge(settings: Settings, alias: str, user: str, json: bool) -> None:
+    from liveprofile.identity.book import MergeError, merged
+    from liveprofile.identity.forgotten import of_persons
+    from udfs.erasure_feed import read_erasures
+
+    book, erased = _book(settings), read_erasures(settings)
+    merges = merged(book, alias, user, _now_ms() + settings.merges.delay_ms)
+    if gone := [each for each in of_persons(book, [alias, user]) if each in erased]:
+        raise MergeError(f"user {gone[0]!r} was erased: an erased user cannot be merged")
+    _send(settings, alias, merges, json)
+
+
+def _split(settings: Settings, alias: str, json: bool) -> None:
+    from liveprofile.identity.book import split
+
+    now_ms, options = _now_ms(), settings.merges
+    limit_ms = round(options.split_days * DAY_MS)
+    merges = split(_book(settings), alias, now_ms + options.delay_ms, now_ms, limit_ms)
+    _send(settings, alias, merges, json)
+
+
+def _send(settings: Settings, alias: str, merges: tuple[Merge, ...], json: bool) -> None:
+    from liveprofile.identity.records import CONTENT_TYPE, key_of, to_record
+    from liveprofile.kafka.records import send_all
+
+    record = (key_of(alias), to_record(alias, merges), CONTENT_TYPE)
+    send_all(settings, settings.topics.merges, [record])
+    last = merges[-1]
+    if json:
+        print_json({"alias_id": alias} | _fields(last))
+    elif last.until_ms is None:
+        since = format_utc(last.since_ms)
+        typer.echo(f"{alias} is {last.user_id}, for events from {since} on")
+    else:
+        until = format_utc(last.until_ms)
+        typer.echo(f"{alias} is an id of its own again, for events from {until} on")
+
+
+def _show(book: IdentityBook, user: str, json: bool) -> None:
+    from liveprofile.identity.book import END_OF_TIME_MS
+
+    ids = book.ids_of(user, END_OF_TIME_MS)
+    person = book.resolve(user, END_OF_TIME_MS)
+    if json:
+        print_json({"user_id": user, "person": person, "ids": ids, "merges": _rows(book, user)})
+    else:
+        typer.echo(f"{user} is {person}, with the ids {', '.join(ids)}")
+        _print_merges(book, user, json)
+    if len(ids) == 1:
+        typer.echo(f"liveprofile: {user!r} has no other id", err=True)
+        raise typer.Exit(1)
+
+
+def _print_merges(book: IdentityBook, user: str | None, json: bool) -> None:
+    rows = _rows(book, user)
+    if json:
+        print_json(rows)
+        return
+    print_table(
+        "Merges",
+        ["alias", "user", "since", "until"],
+        [[row["alias_id"], row["user_id"], row["since"], row["until"] or ""] for row in rows],
+    )
+
+
+def _rows(book: IdentityBook, user: str | None) -> list[dict[str, Any]]:
+    """All merges, or those of all ids that were ever merged with the user."""
+    ids = book.aliases() if user is None else book.ever_merged(user)
+    return [
+        {"alias_id": alias_id} | _fields(each) for alias_id in ids for each in book.merges(alias_id)
+    ]
+
+
+def _fields(merge: Merge) -> dict[str, Any]:
+    from liveprofile.identity.records import merge_json
+
+    return {"until": None} | merge_json(merge)

@@ -1,0 +1,193 @@
+"""Which ids are one person at a time. Pure.
+
+A merge says that an alias is another user from a time on; a split ends it. The other user may be an
+alias itself, so an id resolves to the end of a chain: the person. Times are those of events, so an
+event resolves to the same person however often it is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+from liveprofile.errors import InputError
+
+MAX_MERGES = 20  # of one alias, one after the other
+MAX_IDS = 100  # of one person
+END_OF_TIME_MS = 2**62
+
+
+class MergeError(InputError):
+    """A merge, a split or a record of merges is invalid."""
+
+
+class Merge(NamedTuple):
+    """An alias is a user from `since_ms` on, until `until_ms` if it was split."""
+
+    user_id: str
+    since_ms: int
+    until_ms: int | None = None
+
+    def holds(self, at_ms: int) -> bool:
+        return self.since_ms <= at_ms and (self.until_ms is None or at_ms < self.until_ms)
+
+
+def check_merges(alias_id: str, merges: Sequence[Merge]) -> None:
+    """Raises MergeError unless the merges of an alias follow each other in time."""
+    if len(merges) > MAX_MERGES:
+        raise MergeError(f"{len(merges)} merges of one alias, at most {MAX_MERGES}")
+    free_ms: int | None = 0
+    for merge in merges:
+        if merge.user_id == alias_id:
+            raise MergeError("an id cannot be an alias of itself")
+        if free_ms is None or merge.since_ms < free_ms:
+            raise MergeError("merges of one alias must be in order of time without overlap")
+        if merge.until_ms is not None and merge.until_ms < merge.since_ms:
+            raise MergeError("a merge cannot end before it begins")
+        free_ms = merge.until_ms
+
+
+class IdentityBook:
+    """The merges of all aliases. `put` may be called in another thread than the rest."""
+
+    def __init__(self) -> None:
+        self._merges: dict[str, tuple[Merge, ...]] = {}
+        self._aliases: dict[str, tuple[str, ...]] = {}  # of each user at any time
+
+    def put(self, alias_id: str, merges: Iterable[Merge]) -> None:
+        """Replaces the merges of an alias; none: it is an id of its own. Raises MergeError."""
+        merges = tuple(merges)
+        check_merges(alias_id, merges)
+        before = {merge.user_id for merge in self._merges.get(alias_id, ())}
+        after = {merge.user_id for merge in merges}
+        for user_id in after - before:
+            self._aliases[user_id] = (*self._aliases.get(user_id, ()), alias_id)
+        if merges:
+            self._merges[alias_id] = merges
+        else:
+            self._merges.pop(alias_id, None)
+        for user_id in before - after:
+            left = tuple(each for each in self._aliases[user_id] if each != alias_id)
+            if left:
+                self._aliases[user_id] = left
+            else:
+                del self._aliases[user_id]
+
+    def __len__(self) -> int:
+        """The number of aliases."""
+        return len(self._merges)
+
+    def __contains__(self, user_id: str) -> bool:
+        """Whether the id was merged with another one at any time."""
+        return user_id in self._merges or user_id in self._aliases
+
+    def aliases(self) -> list[str]:
+        """All ids that were merged into another one at any time."""
+        return sorted(self._merges)
+
+    def merges(self, alias_id: str) -> tuple[Merge, ...]:
+        """In the order of time."""
+        return self._merges.get(alias_id, ())
+
+    def resolve(self, user_id: str, at_ms: int) -> str:
+        """The person that an id is at a time.
+
+        Two commands at once could close a circle: its smallest id is the person then.
+        """
+        chain = [user_id]
+        while (following := self._next(chain[-1], at_ms)) is not None:
+            if following in chain:
+                return min(chain[chain.index(following) :])
+            chain.append(following)
+        return chain[-1]
+
+    def resolve_rows(self, user_ids: Sequence[str], times_ms: Sequence[int]) -> list[str]:
+        """The person of each row."""
+        merges = self._merges
+        return [
+            self.resolve(user_id, at_ms) if user_id in merges else user_id
+            for user_id, at_ms in zip(user_ids, times_ms, strict=True)
+        ]
+
+    def owner(self, user_id: str, at_ms: int) -> str:
+        """The person whose profile has an event of this id and time after a correction.
+
+        The stream gives it to the person of its time. That one may have become an alias later: its
+        whole profile moves then.
+        """
+        return self.resolve(self.resolve(user_id, at_ms), END_OF_TIME_MS)
+
+    def ids_of(self, user_id: str, at_ms: int) -> list[str]:
+        """All ids that are the same person as this one at a time, this one included, sorted."""
+        person = self.resolve(user_id, at_ms)
+        found, todo = {person}, [person]
+        while todo:
+            target = todo.pop()
+            for alias_id in self._aliases.get(target, ()):
+                if alias_id not in found and self._next(alias_id, at_ms) == target:
+                    found.add(alias_id)
+                    todo.append(alias_id)
+        return sorted(found)
+
+    def ever_merged(self, user_id: str) -> list[str]:
+        """All ids that were merged with this one at any time, directly or through others, this one
+        included, sorted."""
+        found, todo = {user_id}, [user_id]
+        while todo:
+            each = todo.pop()
+            targets = (merge.user_id for merge in self._merges.get(each, ()))
+            for other in (*targets, *self._aliases.get(each, ())):
+                if other not in found:
+                    found.add(other)
+                    todo.append(other)
+        return sorted(found)
+
+    def _next(self, user_id: str, at_ms: int) -> str | None:
+        for merge in self._merges.get(user_id, ()):
+            if merge.holds(at_ms):
+                return merge.user_id
+        return None
+
+
+def merged(book: IdentityBook, alias_id: str, user_id: str, at_ms: int) -> tuple[Merge, ...]:
+    """The merges of an alias with a new one from `at_ms` on.
+
+    Raises MergeError if the alias is merged already, if the user is an alias of it, directly or
+    through others, and if the person would have too many ids.
+    """
+    merges = book.merges(alias_id)
+    if alias_id == user_id:
+        raise MergeError(f"{alias_id!r} cannot be an alias of itself")
+    if merges and merges[-1].until_ms is None:
+        raise MergeError(
+            f"{alias_id!r} is an alias of {merges[-1].user_id!r} already: split it first"
+        )
+    if book.resolve(user_id, END_OF_TIME_MS) == alias_id:
+        raise MergeError(f"{user_id!r} is an alias of {alias_id!r}: the merge would be a circle")
+    ids = len(book.ids_of(alias_id, END_OF_TIME_MS)) + len(book.ids_of(user_id, END_OF_TIME_MS))
+    if ids > MAX_IDS:
+        raise MergeError(f"the person would have {ids} ids, at most {MAX_IDS}")
+    if len(merges) >= MAX_MERGES:
+        raise MergeError(f"{alias_id!r} was merged {len(merges)} times, at most {MAX_MERGES}")
+    last_ms = merges[-1].until_ms if merges else None
+    return (*merges, Merge(user_id, max(at_ms, last_ms or 0)))
+
+
+def split(
+    book: IdentityBook, alias_id: str, at_ms: int, now_ms: int, limit_ms: int
+) -> tuple[Merge, ...]:
+    """The merges of an alias of which the last ends at `at_ms`.
+
+    Raises MergeError if the alias is not merged, or was merged more than `limit_ms` before now.
+    """
+    merges = book.merges(alias_id)
+    if not merges or merges[-1].until_ms is not None:
+        raise MergeError(f"{alias_id!r} is no alias: there is nothing to split")
+    last = merges[-1]
+    if now_ms - last.since_ms > limit_ms:
+        days = limit_ms / 86_400_000
+        raise MergeError(
+            f"{alias_id!r} was merged more than {days:g} days ago (merges.split_days): such a merge"
+            " stays"
+        )
+    return (*merges[:-1], last._replace(until_ms=max(at_ms, last.since_ms)))

@@ -1,0 +1,161 @@
+"""Users under two or three ids, against the same stream with one id.
+
+The merges are complete before the stream begins, as after a restart of the job. From the merge on,
+events of an alias are in the windows, the state and the scores of the person.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import tomllib
+from collections import Counter
+from collections.abc import Callable
+from itertools import islice
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from liveprofile.config import Settings, load
+from liveprofile.identity.book import IdentityBook, Merge
+from liveprofile.identity.records import key_of, to_record
+from liveprofile.kafka import records as kafka
+from liveprofile.resources import product_path
+from liveprofile.units import HOUR_MS
+from models.fraud.model import FraudModel
+from tests.pipeline.comparison import assert_equals_reference, in_one_partition
+from tests.pipeline.harness import run_profile_pipeline, run_scoring_pipeline
+from tests.reference.entity_features import Event as ScoredEvent
+from tests.reference.scoring import decide, read_events
+from tests.support.memory.topic import FakeTopic
+from tests.support.scoring_harness import assert_matches_reference
+from tests.support.streams import seeded, simulated
+from tests.support.streams.shop import HOT_USER, REGULAR_USER, shop_events
+from tests.support.streams.simulated import to_records as scored_records
+from udfs.identity.merge_feed import MergeFeed
+
+pytestmark = pytest.mark.pipeline
+
+Event = dict[str, Any]
+
+
+class FixedMerges(NamedTuple):
+    """Opens a feed in the worker that has read these records. The UDF is pickled with it."""
+
+    records: list[kafka.Record]
+
+    def __call__(self, settings: Settings) -> MergeFeed:
+        return MergeFeed(settings, lambda: FakeTopic(*self.records))
+
+
+def feed_of(book: IdentityBook) -> FixedMerges:
+    return FixedMerges(
+        [
+            kafka.Record(
+                "user-merges", 0, 0, 0, key_of(each), to_record(each, book.merges(each)), {}
+            )
+            for each in book.aliases()
+        ]
+    )
+
+
+def book_of(merge_ms: int) -> IdentityBook:
+    """HOT_USER has two aliases, one through the other; two more users have one."""
+    book = IdentityBook()
+    book.put("hot-phone", [Merge("hot-tablet", merge_ms - HOUR_MS)])
+    book.put("hot-tablet", [Merge(HOT_USER, merge_ms)])
+    book.put("regular-phone", [Merge(REGULAR_USER, merge_ms + HOUR_MS + 7)])
+    book.put("user-3-phone", [Merge("user-3", merge_ms)])
+    return book
+
+
+IDS = {
+    HOT_USER: (HOT_USER, "hot-phone", "hot-tablet"),
+    REGULAR_USER: (REGULAR_USER, "regular-phone"),
+    "user-3": ("user-3", "user-3-phone"),
+}
+
+
+def under_several_ids(events: list[Event]) -> list[Event]:
+    rng = random.Random(3)
+    return [
+        event | {"user_id": rng.choice(IDS[event["user_id"]])}
+        if event.get("user_id") in IDS
+        else event
+        for event in events
+    ]
+
+
+def with_person(event: Event, person: Callable[[str, int], str]) -> Event:
+    if "user_id" not in event:
+        return event
+    return event | {"user_id": person(event["user_id"], event["event_time"])}
+
+
+def test_events_of_an_alias_are_those_of_the_person_from_the_merge_on(tmp_path: Path) -> None:
+    settings = load(
+        job={"parallelism": 1, "name": "pipeline"},
+        window={"stagger_ms": 10_000},
+        merges={"enabled": True},
+    )
+    events = list(islice(shop_events(7, 20, 20_000), 900))
+    book = book_of(events[450]["event_time"])
+    stream = seeded.with_faults(iter(under_several_ids(events)), seed=7)
+    records = in_one_partition(stream.messages)
+    output = run_profile_pipeline(records, settings, tmp_path, open_merge_feed=feed_of(book))
+
+    # Rejected events are compared as they were sent.
+    rejected = {sent.position for sent in output.sent_to(settings.topics.rejected)}
+    resolved = [
+        record
+        if (record.partition, record.offset) in rejected
+        else record._replace(value=_resolved(record.value, book))
+        for record in records
+    ]
+    assert_equals_reference(resolved, output, settings)
+    users = Counter(user for user, _ in output.sink.deltas)
+    assert users["hot-phone"] > 5 and users["hot-tablet"] > 5 and users["regular-phone"]
+    assert all(
+        end_ms - settings.window.length_ms < book.merges("user-3-phone")[0].since_ms
+        for user, end_ms in output.sink.deltas
+        if user == "user-3-phone"
+    )
+
+
+def _resolved(value: bytes | None, book: IdentityBook) -> bytes | None:
+    try:
+        event = json.loads(value or b"")
+        return json.dumps(with_person(event, book.resolve)).encode()
+    except (ValueError, TypeError, KeyError):
+        return value
+
+
+def test_scores_of_an_alias_are_those_of_the_person_from_the_merge_on(tmp_path: Path) -> None:
+    settings = load(
+        job={"parallelism": 1, "name": "pipeline"},
+        scoring={"history": 1_024, "replay": True},
+        merges={"enabled": True},
+    )
+    events = simulated.simulated_shop(seed=7)
+    merge_ms = events[len(events) // 3]["event_time"]
+    book, users = IdentityBook(), sorted({event["user_id"] for event in events})
+    for user_id in users[::5]:
+        book.put(f"{user_id}-phone", [Merge(user_id, merge_ms)])
+    rng = random.Random(7)
+    several = [
+        event | {"user_id": f"{event['user_id']}-phone"}
+        if f"{event['user_id']}-phone" in book and rng.random() < 0.5
+        else event
+        for event in events
+    ]
+    records = scored_records(map(simulated.payload, several))
+    output = run_scoring_pipeline(records, [], settings, tmp_path, open_merge_feed=feed_of(book))
+    resolved = [with_person(event, book.resolve) for event in several]
+    arrivals = read_events(scored_records(map(simulated.payload, resolved)), settings.limits)
+    rules = tomllib.loads(product_path(settings.rules).read_text("utf-8"))["rules"]
+    model = FraudModel.load(product_path(settings.scoring.checkpoint))
+    assert_matches_reference(output.sink, decide(arrivals, rules, model, settings.scoring.history))
+    scored = [event for event in arrivals if isinstance(event, ScoredEvent)]
+    assert sum(event.user.endswith("-phone") for event in scored) > 5
+    assert sum(old != new for old, new in zip(several, resolved, strict=True)) > 50

@@ -1,0 +1,69 @@
+"""`liveprofile merge` on the topics of a running job, for users without events."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from liveprofile.config import load
+from liveprofile.identity.book import END_OF_TIME_MS
+from tests.support.job_under_test import JobUnderTest, run_cli
+from udfs.erasure_feed import read_erasures
+from udfs.identity.merge_feed import read_merges
+
+pytestmark = pytest.mark.services
+
+
+@pytest.fixture
+def job(processed) -> JobUnderTest:
+    return processed.job
+
+
+@pytest.fixture
+def config(job: JobUnderTest, tmp_path: Path) -> Path:
+    """The job's settings, of commands that follow merges."""
+    file = tmp_path / "merges.toml"
+    text = job.config_file.read_text("utf-8")
+    file.write_text(f"{text}\n[merges]\nenabled = true\ndelay_ms = 0\n", "utf-8")
+    return file
+
+
+def test_merges_are_sent_shown_split_and_erased(
+    job: JobUnderTest, config: Path, tmp_path: Path
+) -> None:
+    def run(*arguments: str, code: int = 0) -> Any:
+        done = run_cli(*arguments, "--json", "--config", config, ok=False)
+        assert done.returncode == code, done.stderr
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        return done.stderr if code else lines[0] if len(lines) == 1 else lines
+
+    assert run("merge", "phone-1", "merged-1")["user_id"] == "merged-1"
+    run("merge", "session-1", "phone-1")
+    shown = run("merge", "--show", "merged-1")
+    assert shown["ids"] == ["merged-1", "phone-1", "session-1"]
+    assert run("merge", "--show", "session-1")["person"] == "merged-1"
+    assert "would be a circle" in run("merge", "merged-1", "session-1", code=2)
+    assert "'phone-1' is an alias of 'merged-1' already" in run("merge", "phone-1", "x", code=2)
+
+    run("merge", "session-2", "merged-1")
+    assert run("merge", "--split", "session-2")["until"]
+    assert "no other id" in run("merge", "--show", "session-2", code=1)
+    rows = run("merge", "--list")
+    assert {row["alias_id"] for row in rows} >= {"phone-1", "session-1", "session-2"}
+
+    run("consent", "set", "session-1", "--grant", "risk")
+    out = tmp_path / "person.json"
+    assert run("export", "merged-1", "--out", str(out))["stored"] == {"user_consent": 1}
+    assert json.loads(out.read_bytes())["ids"] == ["merged-1", "phone-1", "session-1"]
+
+    reports = run("erase", "phone-1")
+    assert {each["user_id"] for each in reports} == {"merged-1", "phone-1", "session-1"}
+    settings = load(config)
+    erased, merges = read_erasures(settings), read_merges(settings)
+    times_ms = {erased.before_ms(user) for user in ("merged-1", "phone-1", "session-1")}
+    assert len(times_ms) == 1 and None not in times_ms and "session-2" not in erased
+    assert merges.ids_of("merged-1", END_OF_TIME_MS) == ["merged-1"] and "session-2" not in merges
+    assert "was erased" in run("merge", "session-2", "merged-1", code=2)

@@ -1,0 +1,158 @@
+"""Which ids are one person at a time, against a plain reading of the merges."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from liveprofile.identity.book import (
+    END_OF_TIME_MS,
+    MAX_IDS,
+    MAX_MERGES,
+    IdentityBook,
+    Merge,
+    MergeError,
+    merged,
+    split,
+)
+
+DAY_MS = 86_400_000
+IDS = "abcdef"
+
+
+def book_of(**merges: list[Merge]) -> IdentityBook:
+    book = IdentityBook()
+    for alias_id, each in merges.items():
+        book.put(alias_id, each)
+    return book
+
+
+def test_an_alias_is_the_user_from_the_merge_to_the_split() -> None:
+    book = book_of(a=[Merge("b", 10, 20), Merge("c", 30)])
+    assert [book.resolve("a", at) for at in (9, 10, 19, 20, 29, 30)] == list("abbaac")
+    assert book.resolve_rows(["a", "b", "z"], [10, 10, 10]) == ["b", "b", "z"]
+    assert book.ids_of("b", 10) == ["a", "b"] and book.ids_of("b", 20) == ["b"]
+    assert book.ids_of("a", 30) == book.ids_of("c", 30) == ["a", "c"]
+    assert book.ever_merged("b") == ["a", "b", "c"]
+    assert "a" in book and "b" in book and "z" not in book and len(book) == 1
+
+
+def test_a_chain_resolves_to_its_end_at_that_time() -> None:
+    book = book_of(a=[Merge("b", 10)], b=[Merge("c", 20)])
+    assert [book.resolve("a", at) for at in (9, 10, 20)] == ["a", "b", "c"]
+    assert book.ids_of("c", 20) == ["a", "b", "c"] and book.ids_of("b", 15) == ["a", "b"]
+
+
+def test_a_profile_moves_as_a_whole_to_the_present_person() -> None:
+    book = book_of(a=[Merge("b", 10, 20), Merge("c", 30)], b=[])
+    # Events of the first merge stay with b, which is a person of its own.
+    assert [book.owner("a", at) for at in (5, 15, 25, 35)] == ["c", "b", "c", "c"]
+    book.put("b", [Merge("d", 40)])
+    assert book.owner("a", 15) == book.owner("b", 0) == "d"
+
+
+def test_two_commands_at_once_that_close_a_circle_give_one_person() -> None:
+    book = book_of(b=[Merge("c", 0)], c=[Merge("b", 0)], a=[Merge("c", 0)])
+    assert {book.resolve(each, 5) for each in "abc"} == {"b"}
+    assert book.ids_of("a", 5) == ["a", "b", "c"]
+
+
+def test_a_record_replaces_the_merges_of_its_alias() -> None:
+    book = book_of(a=[Merge("b", 0)], x=[Merge("b", 0)])
+    book.put("a", [Merge("c", 0)])
+    assert book.ids_of("b", 1) == ["b", "x"] and book.ids_of("c", 1) == ["a", "c"]
+    book.put("a", ())
+    assert "a" not in book and "c" not in book and book.aliases() == ["x"]
+
+
+@pytest.mark.parametrize(
+    ("merges", "message"),
+    [
+        ([Merge("a", 5)], "alias of itself"),
+        ([Merge("b", 5), Merge("c", 9)], "without overlap"),
+        ([Merge("b", 5, 9), Merge("c", 8)], "without overlap"),
+        ([Merge("b", 5, 4)], "cannot end before"),
+        ([Merge("b", i, i) for i in range(MAX_MERGES + 1)], "at most"),
+    ],
+)
+def test_merges_that_contradict_each_other_are_refused(merges: list[Merge], message: str) -> None:
+    with pytest.raises(MergeError, match=message):
+        IdentityBook().put("a", merges)
+
+
+def test_a_merge_is_refused_that_would_be_ambiguous() -> None:
+    book = book_of(a=[Merge("b", 0)], b=[Merge("c", 0)])
+    for alias_id, user_id, message in (
+        ("c", "a", "'a' is an alias of 'c'"),
+        ("c", "c", "alias of itself"),
+        ("a", "d", "'a' is an alias of 'b' already"),
+    ):
+        with pytest.raises(MergeError, match=message):
+            merged(book, alias_id, user_id, 50)
+    assert merged(book, "c", "d", 50) == (Merge("d", 50),)
+
+
+def test_a_person_has_a_limited_number_of_ids() -> None:
+    book = IdentityBook()
+    for number in range(MAX_IDS - 1):
+        book.put(f"s{number}", merged(book, f"s{number}", "u", 0))
+    with pytest.raises(MergeError, match=f"{MAX_IDS + 1} ids, at most {MAX_IDS}"):
+        merged(book, "one more", "u", 0)
+
+
+def test_a_split_ends_the_last_merge_within_the_limit() -> None:
+    book = book_of(a=[Merge("b", 10)])
+    assert split(book, "a", 20, DAY_MS, DAY_MS) == (Merge("b", 10, 20),)
+    assert split(book, "a", 5, 5, DAY_MS) == (Merge("b", 10, 10),)  # before it counts
+    with pytest.raises(MergeError, match=r"more than 1 days ago \(merges.split_days\)"):
+        split(book, "a", 20, DAY_MS + 11, DAY_MS)
+    book.put("a", [Merge("b", 10, 20)])
+    with pytest.raises(MergeError, match="nothing to split"):
+        split(book, "a", 30, 30, DAY_MS)
+    with pytest.raises(MergeError, match="nothing to split"):
+        split(book, "b", 30, 30, DAY_MS)
+    assert merged(book, "a", "b", 15) == (Merge("b", 10, 20), Merge("b", 20))
+
+
+@st.composite
+def histories(draw: st.DrawFn) -> list[tuple[str, str | None]]:
+    """Merges of an alias with a user, and splits (None), one a millisecond."""
+    steps = st.tuples(st.sampled_from(IDS), st.one_of(st.none(), st.sampled_from(IDS)))
+    return draw(st.lists(steps, max_size=15))
+
+
+@given(histories())
+def test_the_book_equals_a_plain_reading_of_commands(history: list[tuple[str, str | None]]) -> None:
+    book, parent = IdentityBook(), dict.fromkeys(IDS)
+    people_at: list[dict[str, str]] = []
+
+    def person(each: str) -> str:
+        while (above := parent[each]) is not None:
+            each = above
+        return each
+
+    for at_ms, (alias_id, user_id) in enumerate(history):
+        is_merged = parent[alias_id] is not None
+        allowed = is_merged if user_id is None else not is_merged and person(user_id) != alias_id
+        try:
+            if user_id is None:
+                book.put(alias_id, split(book, alias_id, at_ms, at_ms, DAY_MS))
+            else:
+                book.put(alias_id, merged(book, alias_id, user_id, at_ms))
+        except MergeError:
+            assert not allowed
+        else:
+            assert allowed
+            parent[alias_id] = user_id
+        people_at.append({each: person(each) for each in IDS})
+    for at_ms, people in enumerate(people_at):
+        for each in IDS:
+            assert book.resolve(each, at_ms) == people[each]
+            same = [other for other in IDS if people[other] == people[each]]
+            assert book.ids_of(each, at_ms) == same
+            assert set(same) <= set(book.ever_merged(each))
+            assert book.owner(each, at_ms) == people_at[-1][people[each]]
+    assert all(book.resolve(each, -1) == each for each in IDS)
+    if people_at:
+        assert {each: book.resolve(each, END_OF_TIME_MS) for each in IDS} == people_at[-1]
