@@ -27,12 +27,12 @@ from udfs.corrections.files import read_rows, write_records
 from udfs.corrections.late_events import (
     ARCHIVE,
     END_OF_TIME_MS,
-    LateBook,
     RecordSelection,
     choose_late_events,
     read_late_events,
 )
 from udfs.erasure_feed import open_erasure_feed
+from udfs.identity.merge_feed import read_merges
 
 OnStep = Callable[[str], None]
 
@@ -72,17 +72,23 @@ def run(
     try:
         on_step(f"reading {settings.topics.late}")
         late = read_late_events(read_topic(settings, settings.topics.late), settings.topics.events)
+        merges, consents = read_merges(settings), read_consents(settings)
         book = choose_late_events(
             late,
             settings.window.correction_days * DAY_MS,
-            read_consents(settings),
+            consents,
             erasures.current(),
             round(time.time() * 1_000),
+            merges,
+        )
+        selection = RecordSelection(
+            book, settings.window, settings.limits, ranges, merges, consents
         )
         counts = CorrectionCounts()
         if book.used:
             with work_folder(work) as folder:
-                closed_ms = _spool(settings, book, ranges, files, mapping, folder, on_step)
+                on_step(f"reading events of {len(book.used):,} users")
+                closed_ms = _spool(settings, selection, ranges, files, mapping, folder, on_step)
                 arguments = ["--records", str((folder / "records.json").resolve())]
                 run_job(settings, arguments, folder, config, work is not None, on_step)
                 on_step("recomputing profiles")
@@ -119,16 +125,14 @@ def work_folder(work: Path | None) -> Iterator[Path]:
 
 def _spool(
     settings: Settings,
-    book: LateBook,
+    selection: RecordSelection,
     ranges: dict[int, PartitionRange],
     files: Sequence[Path],
     mapping: Path | None,
     folder: Path,
     on_step: OnStep,
 ) -> int:
-    """Writes the records of the users with late events; returns the watermark after all records."""
-    on_step(f"reading events of {len(book.used):,} users")
-    selection = RecordSelection(book, settings.window, settings.limits, ranges)
+    """Writes the records of the users of a correction; returns the watermark after all records."""
 
     def records() -> Iterator[Record]:
         for file in files:

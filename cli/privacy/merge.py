@@ -40,9 +40,10 @@ def merge(
 ) -> None:
     """Make ALIAS another id of USER, so that later events of both go to the profile of USER.
 
-    It counts for events from `merges.delay_ms` after the command on. The job must follow
-    merges (`merges.enabled`). Refused are circles, ids that are merged already, and erased users.
-    Exit code 1: --show finds no other id.
+    It counts for events from `merges.delay_ms` after the command on. `liveprofile correct` brings
+    the earlier events of ALIAS into the profile of USER. The job must follow merges
+    (`merges.enabled`). Refused are circles, ids that are merged already, and erased users. Exit
+    code 1: --show finds no other id.
 
     Example: `liveprofile merge session-7 42`, `liveprofile merge --split session-7`,
     `liveprofile merge --show 42` or `liveprofile merge --list --json`

@@ -96,7 +96,7 @@ class Delta(Answer):
         None, description="of a correction: late events of the user up to this window"
     )
     corrected_at_ms: int | None = None
-    correction: str | None = Field(None, description="why it was corrected: LATE_EVENTS")
+    correction: str | None = Field(None, description="why it was corrected: LATE_EVENTS or MERGED")
 
 
 class Score(Answer):

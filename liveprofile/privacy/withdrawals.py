@@ -20,6 +20,8 @@ from liveprofile.units import SECOND_MS
 DELTAS = "profile_delta"
 # `later_sums` only adds up what the SQL keeps anyway.
 TABLES = (WINDOW_TABLES - {"later_sums"}) | {"risk_score_by_hour"}
+# What the job stores of a user's windows. Flags stay, with what analysts decided about them.
+OF_WINDOWS = TABLES - {"risk_score_by_hour", "risk_flag", "risk_flag_by_day"}
 _FLAGS = ("risk_flag", "risk_flag_by_day")
 _SECOND_US = SECOND_MS * 1_000
 
@@ -71,6 +73,24 @@ def delete_rows(session: Session, rows: Iterable[StoredRow], in_flight: int) -> 
             yield statements[key].bind((row.cell.time_us, *row.cell.values))
 
     return write_all(session, deletions(), in_flight)
+
+
+def delete_windows(session: Session, user_id: str, until_ms: int, in_flight: int) -> int:
+    """Deletes the user's rows of windows that end by `until_ms`, but no flags; returns the number.
+
+    Each deletion has the write time of its row, so a replay does not bring the row back, and
+    nothing later is hidden. The profile goes last: without one, all is deleted. Raises
+    ServiceError.
+    """
+    keys = read_user_keys(session, user_id)
+    rows = [
+        row
+        for row in _stored_rows(session, keys)
+        if row.table in OF_WINDOWS and row.time_ms <= until_ms
+    ]
+    profile = [row for row in rows if row.table == "user_profile"]
+    count = delete_rows(session, (row for row in rows if row not in profile), in_flight)
+    return count + delete_rows(session, profile, in_flight)
 
 
 def read_digests(session: Session, user_id: str, ends_ms: Iterable[int]) -> set[bytes]:

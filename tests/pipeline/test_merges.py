@@ -1,7 +1,8 @@
 """Users under two or three ids, against the same stream with one id.
 
-The merges are complete before the stream begins, as after a restart of the job. From the merge on,
-events of an alias are in the windows, the state and the scores of the person.
+The merges are complete before the stream begins, as after a restart of the job. First the stream
+alone: from the merge on, events of an alias are in the windows, the state and the scores of the
+person. Then the past, too: after a correction the tables are those of the stream with one id.
 """
 
 from __future__ import annotations
@@ -11,29 +12,49 @@ import random
 import tomllib
 from collections import Counter
 from collections.abc import Callable
+from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
+from pyflink.table import EnvironmentSettings, TableEnvironment
 
+from jobs.backfill_job import run_profile_pipeline as run_batch
+from jobs.sql import tables
 from liveprofile.config import Settings, load
+from liveprofile.consent.changes import ConsentBook
 from liveprofile.identity.book import IdentityBook, Merge
 from liveprofile.identity.records import key_of, to_record
 from liveprofile.kafka import records as kafka
 from liveprofile.resources import product_path
 from liveprofile.units import HOUR_MS
 from models.fraud.model import FraudModel
-from tests.pipeline.comparison import assert_equals_reference, in_one_partition
+from tests.pipeline.comparison import RECORD_MS, assert_equals_reference, in_one_partition
 from tests.pipeline.harness import run_profile_pipeline, run_scoring_pipeline
+from tests.pipeline.test_corrections import (
+    EVENTS,
+    STEP_MS,
+    LateStream,
+    assert_equal_rows,
+    late_records,
+    shop_stream,
+    to_records,
+    with_delays,
+)
 from tests.reference.entity_features import Event as ScoredEvent
 from tests.reference.scoring import decide, read_events
+from tests.support.memory.corrections import KilledError, MemoryCorrectionTables, revision_of
 from tests.support.memory.topic import FakeTopic
 from tests.support.scoring_harness import assert_matches_reference
 from tests.support.streams import seeded, simulated
-from tests.support.streams.shop import HOT_USER, REGULAR_USER, shop_events
+from tests.support.streams.shop import HOT_USER, REGULAR_USER, START_MS, shop_events
 from tests.support.streams.simulated import to_records as scored_records
+from udfs.corrections.files import read_rows, write_records
+from udfs.corrections.late_events import RecordSelection, choose_late_events, read_late_events
+from udfs.corrections.recomputation import MERGED
 from udfs.identity.merge_feed import MergeFeed
+from udfs.profile.model_feed import load_checkpoint
 
 pytestmark = pytest.mark.pipeline
 
@@ -159,3 +180,122 @@ def test_scores_of_an_alias_are_those_of_the_person_from_the_merge_on(tmp_path: 
     scored = [event for event in arrivals if isinstance(event, ScoredEvent)]
     assert sum(event.user.endswith("-phone") for event in scored) > 5
     assert sum(old != new for old, new in zip(several, resolved, strict=True)) > 50
+
+
+class MergedStream(NamedTuple):
+    late: LateStream
+    merges: IdentityBook
+
+
+@pytest.fixture(scope="module")
+def merged_stream(tmp_path_factory: pytest.TempPathFactory) -> MergedStream:
+    """A stream under several ids, with late events, and the one with one id in perfect order."""
+    folder = tmp_path_factory.mktemp("merge")
+    sections = {
+        "job": {"parallelism": 1, "name": "correct"},
+        "window": {"length_ms": HOUR_MS},
+    }
+    settings, following = load(**sections), load(**sections, merges={"enabled": True})
+    events, merges = shop_stream(), book_of(START_MS + EVENTS // 2 * STEP_MS)
+    records = to_records(with_delays(under_several_ids(events)))
+    for name in ("merged", "one-id"):
+        (folder / name).mkdir()
+    output = run_profile_pipeline(
+        records, following, folder / "merged", open_merge_feed=feed_of(merges)
+    )
+    one_id = run_profile_pipeline(to_records(events), settings, folder / "one-id")
+
+    consents = ConsentBook(settings.consent.defaults)
+    book = choose_late_events(
+        read_late_events(late_records(output, settings), settings.topics.events),
+        4 * HOUR_MS * 24,
+        consents,
+        frozenset(),
+        RECORD_MS,
+        merges,
+    )
+    selection = RecordSelection(book, settings.window, settings.limits, [0], merges, consents)
+    topic = [
+        kafka.Record(settings.topics.events, *record[:3], record.key, record.value, {})
+        for record in records
+    ]
+    write_records(folder / "records.json", selection.select(topic))
+    run_batch(
+        TableEnvironment.create(EnvironmentSettings.in_batch_mode()),
+        settings,
+        source=tables.record_file("source", folder / "records.json", settings),
+        rows=folder / "rows",
+        memories=True,
+    )
+    model = load_checkpoint(settings, product_path(settings.model.checkpoint))
+    rows = list(read_rows(folder / "rows"))
+    late = LateStream(settings, model, output, one_id, rows, book, selection.closed_ms)
+    return MergedStream(late, merges)
+
+
+def assert_equals_one_id(stream: MergedStream, stored: MemoryCorrectionTables) -> None:
+    expected = stream.late.perfect.sink
+    for table in ("deltas", "profiles"):
+        actual, wanted = getattr(stored.sink, table), getattr(expected, table)
+        assert actual.keys() == wanted.keys()
+        for key, row in wanted.items():
+            assert_equal_rows(actual[key], row)
+    aliases = stream.merges.aliases()
+    in_force = {key for key in stored.flags_in_force() if key[0] not in aliases}
+    assert in_force == {key[:3] for key in expected.flags}
+
+
+def test_corrected_tables_equal_those_of_one_id(merged_stream: MergedStream) -> None:
+    late, aliases = merged_stream.late, merged_stream.merges.aliases()
+    before = late.output.sink
+    assert {user for user, _ in before.deltas} > set(aliases)
+    stored = late.tables()
+    counts = late.correct(stored)
+    assert_equals_one_id(merged_stream, stored)
+    assert (counts.merged, counts.incomplete) == (len(aliases), 0)
+    assert counts.late_events > 0.02 * EVENTS
+    # Flags of an alias stay, with what analysts have decided about them.
+    assert stored.sink.flags.keys() >= before.flags.keys()
+
+    again = deepcopy((stored.sink.deltas, stored.marks))
+    counts = late.correct(stored)
+    assert (counts.windows, counts.merged) == (0, 0)
+    assert str(again) == str((stored.sink.deltas, stored.marks))
+
+
+def test_corrections_name_the_merge(merged_stream: MergedStream) -> None:
+    reasons: dict[str, set[str]] = {}
+    stored = merged_stream.late.tables()
+    correct = stored.correct
+
+    def noting(corrections: Any) -> None:
+        for each in corrections:
+            reasons.setdefault(each.row.user_id, set()).add(each.reason)
+        correct(corrections)
+
+    stored.correct = noting  # type: ignore[method-assign]
+    merged_stream.late.correct(stored)
+    assert {user for user, found in reasons.items() if found == {MERGED}} == IDS.keys()
+    assert any(found == {"LATE_EVENTS"} for found in reasons.values())
+
+
+def test_run_after_kills_ends_with_the_same_tables(merged_stream: MergedStream) -> None:
+    stored = merged_stream.late.tables()
+    for writes in (1, 40, 200, 150, 100):
+        stored.writes_left = writes
+        with pytest.raises(KilledError):
+            merged_stream.late.correct(stored)
+    stored.writes_left = None
+    merged_stream.late.correct(stored)
+    assert_equals_one_id(merged_stream, stored)
+
+
+def test_an_alias_whose_events_have_expired_is_left_out(merged_stream: MergedStream) -> None:
+    stored = merged_stream.late.tables()
+    profile = stored.sink.profiles["user-3-phone"]
+    stored.sink.profiles["user-3-phone"] = profile._replace(events_total=profile.events_total + 1)
+    counts = merged_stream.late.correct(stored)
+    assert (counts.incomplete, counts.merged) == (1, len(merged_stream.merges.aliases()) - 1)
+    kept = {key: row for key, row in stored.sink.deltas.items() if key[0].startswith("user-3")}
+    assert {user for user, _ in kept} >= {"user-3", "user-3-phone"}
+    assert not any(revision_of(row) for (user, _), row in kept.items() if user == "user-3")

@@ -62,6 +62,7 @@ class Plan(NamedTuple):
 
     recomputed: Sequence[ChainWindow]  # from the first changed window on
     changed: frozenset[int]  # ends of the windows that are stored
+    merged: frozenset[str] = frozenset()  # other users whose rows are deleted after that
 
 
 def read_chain(rows: Iterable[Mapping[str, Any]], late: Container[Position]) -> list[ChainWindow]:
@@ -115,6 +116,19 @@ def is_complete(chain: Sequence[ChainWindow], stored: StoredUser, closed_ms: int
         == by_end[each.end_ms].events_total - by_end[each.end_ms].revision + each.revision
         for each in closed
     )
+
+
+def is_complete_profile(
+    times_ms: Iterable[int], profile: tuple[int, int] | None, closed_ms: int
+) -> bool:
+    """Whether these are all events of another user's profile, which becomes part of a chain.
+
+    times_ms: of the events that are known; profile: see StoredUser, None if there is none any more.
+    """
+    if profile is None:
+        return True
+    end_ms, total = profile
+    return end_ms - 1 <= closed_ms and sum(time_ms < end_ms for time_ms in times_ms) == total
 
 
 def reopened_ms(chain: Sequence[ChainWindow]) -> int | None:

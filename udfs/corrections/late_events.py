@@ -1,4 +1,8 @@
-"""Which late events are used in a correction, and the records of their users. Pure."""
+"""Which late events are used in a correction, and the records of their users. Pure.
+
+Events of an id that has become another user's alias are used like late ones: the job has stored
+them in the alias's own profile, and they come into the windows of the person.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +10,12 @@ from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+import orjson
+
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.errors import ServiceError
+from liveprofile.identity.book import END_OF_TIME_MS as NOW
+from liveprofile.identity.book import IdentityBook
 from liveprofile.ingest.translation import parse_time_ms
 from liveprofile.kafka.records import Record
 from liveprofile.setting_sections import LimitSettings, WindowSettings
@@ -52,14 +60,23 @@ def read_late_events(records: Iterable[Record], topic: str) -> Iterator[LateEven
             yield late
 
 
+class MovedEvents(NamedTuple):
+    """The events of a profile that has become part of another one."""
+
+    used: set[Position]
+    not_allowed_ms: list[int]  # times of those that the profile's consents forbid
+
+
 @dataclass
 class LateBook:
-    """The late events of a correction, by user.
+    """The late events of a correction, by user, and those of users who were merged.
 
     `used` come into their windows. `left_out` stay outside: they are too old, or not allowed.
+    `moved` are in `used`, too: by person and the user in whose profile they were stored.
     """
 
     used: dict[str, set[Position]] = field(default_factory=dict)
+    moved: dict[str, dict[str, MovedEvents]] = field(default_factory=dict)
     left_out: dict[str, set[Position]] = field(default_factory=dict)
     event_ids: set[tuple[str, str]] = field(default_factory=set)  # user and event of both
     too_old: int = 0
@@ -78,21 +95,29 @@ def choose_late_events(
     consents: ConsentBook,
     erased: Container[str],
     now_ms: int,
+    merges: IdentityBook | None = None,
 ) -> LateBook:
     """Uses events that were late by at most `limit_ms`, of users who allow profiles.
 
     They must allow them now and at the time of the event. Events of users who were erased at any
-    time are not used. The late topic may hold a record twice.
+    time are not used. The late topic may hold a record twice. merges: those that the job follows;
+    all persons with several ids are in the book.
     """
-    book = LateBook()
+    book, merges = LateBook(), merges or IdentityBook()
+    for alias_id in merges.aliases():
+        if (person := merges.resolve(alias_id, NOW)) != alias_id:
+            book.used.setdefault(person, set())
+            book.moved.setdefault(person, {})[alias_id] = MovedEvents(set(), [])
     for event in {event.position: event for event in events}.values():
-        user_id, chosen = event.user_id, book.left_out
+        user_id, chosen = merges.owner(event.user_id, event.time_ms), book.left_out
         if user_id in erased:
             book.erased += 1
         elif event.lateness_ms > limit_ms:
             book.too_old += 1
         elif not all(
-            consents.allowed(user_id, "profiling", at_ms) for at_ms in (event.time_ms, now_ms)
+            consents.allowed(each, "profiling", at_ms)
+            for each in {user_id, event.user_id}
+            for at_ms in (event.time_ms, now_ms)
         ):
             book.no_consent += 1
         else:
@@ -122,7 +147,11 @@ class RecordSelection:
         window: WindowSettings,
         limits: LimitSettings,
         partitions: Iterable[int] = (),
+        merges: IdentityBook | None = None,
+        consents: ConsentBook | None = None,
     ):
+        """merges: those that the job follows. consents: of the users who were merged."""
+        self._merges, self._consents = merges or IdentityBook(), consents
         self._book, self._window, self._limits = book, window, limits
         self._clocks_ms = dict.fromkeys(partitions, NO_TIME)
         self._left_out_events: set[tuple[str, str]] = set()
@@ -140,7 +169,9 @@ class RecordSelection:
             except BadEvent:
                 continue
             self._advance_clock(record, event)
-            user_id, event_id = as_id(event.get("user_id")), as_id(event.get("event_id"))
+            own_id, event_id = as_id(event.get("user_id")), as_id(event.get("event_id"))
+            time_ms = parse_time_ms(event.get("event_time")) or 0
+            user_id = self._merges.owner(own_id, time_ms)
             if user_id not in self._book.used:
                 continue
             if record.partition == ARCHIVE and (user_id, event_id) in self._book.event_ids:
@@ -153,6 +184,10 @@ class RecordSelection:
                 payload = (record.value or b"").decode()
             except UnicodeDecodeError:  # rejected
                 continue
+            if user_id != own_id:
+                payload = orjson.dumps({**event, "user_id": user_id}).decode()
+            if not self._moves(own_id, user_id, time_ms, (record.partition, record.offset)):
+                continue
             self._number += 1
             yield SpooledRecord(
                 payload,
@@ -162,6 +197,19 @@ class RecordSelection:
                 record.timestamp_ms,
                 self._number,
             )
+
+    def _moves(self, own_id: str, person: str, time_ms: int, position: Position) -> bool:
+        """Notes an event that was stored in another profile; whether its consents allow it."""
+        before = self._merges.resolve(own_id, time_ms)
+        if before == person or position in self._book.used[person]:
+            return True
+        moved = self._book.moved[person][before]
+        if self._consents and not self._consents.allowed(before, "profiling", time_ms):
+            moved.not_allowed_ms.append(time_ms)
+            return False
+        moved.used.add(position)
+        self._book.used[person].add(position)
+        return True
 
     def _advance_clock(self, record: Record, event: Mapping[str, object]) -> None:
         time_ms = parse_time_ms(event.get("event_time"))

@@ -15,7 +15,7 @@ from udfs.profile.profile_row import ProfileRow
 # Above the revisions of models and deployments, below the next window: the write time of a
 # correction is later than those of the job's writes of the window and of earlier corrections.
 FIRST_REVISION, LAST_REVISION = 990_000, 999_999
-REASON = "LATE_EVENTS"
+REASON, MERGED = "LATE_EVENTS", "MERGED"
 ADDED, WITHDRAWN, KEPT = "ADDED", "WITHDRAWN", "KEPT"  # what a correction says of a flag
 
 
@@ -30,6 +30,7 @@ class Correction(NamedTuple):
     replaced_revision: int | None  # of the row that it replaces; None: there is none
     marks: Mapping[str, str]  # by rule: WITHDRAWN or KEPT, of flags that are stored
     corrected_at_ms: int
+    reason: str = REASON
 
 
 class StatementReader(Protocol):
@@ -96,18 +97,24 @@ def corrections_of(
     plan: Plan,
     rules: RuleSet,
     now_ms: int,
+    reason: str = REASON,
 ) -> list[Correction]:
     """What is stored of a user's recomputed rows. rules: those of the recomputation."""
     windows = {window.end_ms: window for window in plan.recomputed}
     return [
-        _correction(row, windows[row.window_end_ms], stored, rules, now_ms)
+        _correction(row, windows[row.window_end_ms], stored, rules, now_ms, reason)
         for row in rows
         if row.window_end_ms in plan.changed
     ]
 
 
 def _correction(
-    row: ProfileRow, window: ChainWindow, stored: StoredUser, rules: RuleSet, now_ms: int
+    row: ProfileRow,
+    window: ChainWindow,
+    stored: StoredUser,
+    rules: RuleSet,
+    now_ms: int,
+    reason: str,
 ) -> Correction:
     known = {flag.rule_id: flag for flag in stored.flags if flag.end_ms == row.window_end_ms}
     raised = {flag.rule_id for flag in row.flags}
@@ -126,6 +133,7 @@ def _correction(
             if (mark := _mark(flag, rule_id in raised, rules))
         },
         now_ms,
+        reason,
     )
 
 

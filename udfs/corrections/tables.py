@@ -16,13 +16,14 @@ from typing import Any, Protocol
 import orjson
 from cassandra.cluster import Session
 
+from liveprofile.privacy.withdrawals import delete_windows
 from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.cql import from_ms, read_pages
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement
 from udfs.cassandra.executor import StatementExecutor
 from udfs.corrections.chains import StoredRuleFlag, StoredUser, StoredWindow
-from udfs.corrections.recomputation import ADDED, REASON, Correction, StatementReader
+from udfs.corrections.recomputation import ADDED, Correction, StatementReader
 from udfs.profile.row_encoding import DELTA_COLUMNS
 from udfs.profile.sink import CassandraProfileSink
 
@@ -44,6 +45,12 @@ class CorrectionTables(StatementReader, Protocol):
     def correct(self, corrections: Sequence[Correction]) -> None:
         """Stores corrections and waits for them. Raises StoreError."""
 
+    def remove_windows(self, user_id: str, until_ms: int) -> int:
+        """Deletes the profile of a user and the windows that end by `until_ms`, but no flags.
+
+        Returns the number of rows. Raises ServiceError.
+        """
+
 
 class CassandraCorrectionTables(CassandraProfileSink):
     """Implements CorrectionTables. For the arguments and errors see CassandraProfileSink."""
@@ -52,6 +59,7 @@ class CassandraCorrectionTables(CassandraProfileSink):
         self, settings: CassandraSettings, embedding_dim: int, session: Session | None = None
     ):
         super().__init__(settings, embedding_dim, session)
+        self._in_flight = settings.in_flight
         self._first_writes = StatementExecutor(self._session, settings, "write")
 
     def _prepare(self, settings: CassandraSettings) -> None:
@@ -114,6 +122,9 @@ class CassandraCorrectionTables(CassandraProfileSink):
         profiles = list(read_pages(read, self._select_end, (user_id,)))
         profile = (profiles[0].end_ms, profiles[0].events_total) if profiles else None
         return StoredUser(windows, flags, profile)
+
+    def remove_windows(self, user_id: str, until_ms: int) -> int:
+        return delete_windows(self._session, user_id, until_ms, self._in_flight)
 
     def correct(self, corrections: Sequence[Correction]) -> None:
         if not corrections:
@@ -184,7 +195,7 @@ class CassandraCorrectionTables(CassandraProfileSink):
             encoding.bigint(row.window_end_ms),
             encoding.integer(correction.revision),
             encoding.bigint(correction.corrected_at_ms),
-            REASON.encode(),
+            correction.reason.encode(),
             encoding.bigint(encoding.write_time_us(row)),
         ]
         marks = [self._mark(correction, flag.rule_id, ADDED) for flag in row.flags]

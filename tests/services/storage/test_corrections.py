@@ -169,3 +169,22 @@ def test_flags_are_marked_in_both_tables(
     assert {each.correction for each in tables.stored(user, 0).flags} == {"", WITHDRAWN, "ADDED"}
     found = {each.rule_id: each.correction for each in queries.flags(session, user)}
     assert found == {rule_id: mark for rule_id, (_, mark) in expected.items()}
+
+
+def test_windows_of_an_alias_are_deleted_and_no_later_ones(
+    tables: CassandraCorrectionTables, session: Session, user: str
+):
+    other = f"{user}-other"
+    rows = [job_row(user, 0, (flag("rule"),)), job_row(user, 1), job_row(other, 0)]
+    write_and_flush(tables, *rows)
+    until_ms = rows[0].window_end_ms
+    assert tables.remove_windows(user, until_ms) > 0
+    assert list(tables.stored(user, 0).windows) == [rows[1].window_end_ms]
+    assert tables.stored(user, 0).profile == (rows[1].window_end_ms, 8)
+    assert len(tables.stored(user, 0).flags) == 1  # with what analysts decided about it
+
+    write_and_flush(tables, rows[0])  # a replay of the job
+    assert list(tables.stored(user, 0).windows) == [rows[1].window_end_ms]
+    assert tables.remove_windows(user, rows[1].window_end_ms) > 0
+    assert tables.stored(user, 0)[::2] == ({}, None)
+    assert tables.stored(other, 0).windows and tables.stored(other, 0).profile

@@ -62,6 +62,17 @@ class MemoryCorrectionTables:
             for flag in row.flags:
                 self.marks[row.user_id, row.window_end_ms, flag.rule_id] = ADDED
 
+    def remove_windows(self, user_id: str, until_ms: int) -> int:
+        keys = [key for key in self.sink.deltas if key[0] == user_id and key[1] <= until_ms]
+        for key in keys:
+            self._write()
+            del self.sink.deltas[key]
+        profile = self.sink.profiles.get(user_id)
+        if profile is not None and profile.window_end_ms <= until_ms:
+            self._write()
+            del self.sink.profiles[user_id]
+        return len(keys)
+
     def _write(self) -> None:
         if self.writes_left is not None:
             if not self.writes_left:

@@ -11,6 +11,7 @@ from udfs.corrections.chains import (
     StoredUser,
     StoredWindow,
     is_complete,
+    is_complete_profile,
     plan,
     read_chain,
     reopened_ms,
@@ -133,3 +134,19 @@ def test_batch_has_the_columns_of_the_windows():
     assert batch.memory == ["memory 2", "memory 3"]
     assert batch.sums[:, 1].tolist() == [3.0, 5.0]
     assert batch.added.shape == (2, len(baselines.COLUMNS))
+
+
+@pytest.mark.parametrize(
+    ("times_ms", "profile", "complete"),
+    [
+        ([10, 150, 199], (200, 3), True),
+        ([10, 150, 250], (200, 2), True),  # of a window after the profile's
+        ([10, 150], (200, 3), False),  # one has expired
+        ([10], (500, 1), False),  # its window is open
+        ([10], None, True),  # its rows are deleted already
+    ],
+)
+def test_profile_that_becomes_part_of_another_needs_all_of_its_events(
+    times_ms: list[int], profile: tuple[int, int] | None, complete: bool
+) -> None:
+    assert is_complete_profile(times_ms, profile, CLOSED_MS) is complete

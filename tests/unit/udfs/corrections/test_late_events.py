@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from liveprofile.config import Settings
-from liveprofile.consent.changes import ConsentBook
+from liveprofile.consent.changes import ConsentBook, ConsentChange
 from liveprofile.errors import ServiceError
+from liveprofile.identity.book import IdentityBook, Merge
 from liveprofile.kafka.records import Record
 from liveprofile.setting_sections import LimitSettings, WindowSettings
 from udfs.corrections.late_events import (
@@ -125,3 +126,70 @@ def test_watermark_is_that_of_the_slowest_partition():
     assert selection.closed_ms < 0
     assert list(selection.select(records[1:])) == []
     assert selection.closed_ms == NOW_MS - 21_000
+
+
+MERGE_MS = NOW_MS - 1_000
+
+
+def merged(**more: list[Merge]) -> IdentityBook:
+    book = IdentityBook()
+    for alias_id, merges in ({"alias": [Merge("u", MERGE_MS)]} | more).items():
+        book.put(alias_id, merges)
+    return book
+
+
+def test_earlier_events_of_an_alias_move_to_the_person():
+    book = choose_late_events([], 1_000, consents(), (), NOW_MS, merged())
+    assert book.used == {"u": set()} and not book.late
+    records = [
+        record("a", "alias", 0, time_ms=MERGE_MS - 1),
+        record("b", "alias", 1, time_ms=MERGE_MS),
+        record("c", "u", 2, time_ms=MERGE_MS - 1),
+        record("d", "other", 3),
+    ]
+    selection = RecordSelection(book, WINDOW, LIMITS, [0], merged(), consents())
+    found = list(selection.select(records))
+    assert [each.record_offset for each in found] == [0, 1, 2]
+    assert {json.loads(each.payload)["user_id"] for each in found} == {"u"}
+    # The job has stored b in the profile of u itself.
+    assert book.used == {"u": {(0, 0)}} == {"u": book.moved["u"]["alias"].used}
+    assert found[2].payload == (records[2].value or b"").decode()
+
+
+def test_a_late_event_of_an_alias_is_a_late_event_of_the_person():
+    events = [late("alias", 1), late("alias", 2, 5_000)]
+    book = choose_late_events(events, 1_000, consents(), (), NOW_MS, merged())
+    assert book.used == {"u": {(0, 1)}} and book.left_out == {"u": {(0, 2)}}
+    selection = RecordSelection(book, WINDOW, LIMITS, [0], merged(), consents())
+    records = [record(f"e{offset}", "alias", offset, time_ms=MERGE_MS - 1) for offset in (1, 2)]
+    assert [each.record_offset for each in selection.select(records)] == [1]
+    assert book.moved == {"u": {"alias": (set(), [])}}
+
+
+def test_events_that_the_alias_did_not_allow_do_not_move():
+    changes = ConsentBook(Settings().consent.defaults)
+    changes.put("alias", [ConsentChange(MERGE_MS - 5, "profiling", False)])
+    book = choose_late_events([], 1_000, changes, (), NOW_MS, merged())
+    selection = RecordSelection(book, WINDOW, LIMITS, [0], merged(), changes)
+    records = [
+        record(f"e{offset}", "alias", offset, time_ms=MERGE_MS - 10 + 6 * offset)
+        for offset in (0, 1)
+    ]
+    assert [each.record_offset for each in selection.select(records)] == [0]
+    moved = book.moved["u"]["alias"]
+    assert moved.used == {(0, 0)} and moved.not_allowed_ms == [MERGE_MS - 4]
+    refused = choose_late_events([late("alias", 1)], 1_000, changes, (), NOW_MS, merged())
+    assert refused.no_consent == 1 and refused.left_out == {"u": {(0, 1)}}
+
+
+def test_after_a_split_nothing_moves():
+    split = merged(alias=[Merge("u", MERGE_MS - 10, MERGE_MS)])
+    book = choose_late_events([late("u", 9)], 1_000, consents(), (), NOW_MS, split)
+    selection = RecordSelection(book, WINDOW, LIMITS, [0], split, consents())
+    records = [
+        record(f"e{offset}", "alias", offset, time_ms=MERGE_MS - 15 + 10 * offset)
+        for offset in (0, 1, 2)
+    ]
+    # The event between merge and split is in the profile of u.
+    assert [each.record_offset for each in selection.select(records)] == [1]
+    assert not book.moved
