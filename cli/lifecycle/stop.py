@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -45,11 +46,8 @@ def stop(
     Example: `liveprofile stop` or `liveprofile stop --savepoint file:///shared/savepoints`
     """
     from liveprofile.flink import rest
-    from liveprofile.flink.job_report import require_running_job
 
-    settings = read_settings(config)
-    rest_url = settings.flink.rest_url
-    job_id = require_running_job(rest_url, settings.job.name, job)
+    rest_url, job_id = _running_job(config, job)
     location = rest.stop_with_savepoint(rest_url, job_id, savepoint)
     if json:
         print_json({"job_id": job_id, "savepoint": location})
@@ -73,11 +71,8 @@ def savepoint(
     Example: `liveprofile savepoint --savepoint file:///shared/savepoints`
     """
     from liveprofile.flink import rest
-    from liveprofile.flink.job_report import require_running_job
 
-    settings = read_settings(config)
-    rest_url = settings.flink.rest_url
-    job_id = require_running_job(rest_url, settings.job.name, job)
+    rest_url, job_id = _running_job(config, job)
     location = rest.take_savepoint(rest_url, job_id, folder)
     if json:
         print_json({"job_id": job_id, "savepoint": location})
@@ -94,14 +89,21 @@ def cancel(job: JobOption = None, config: ConfigOption = None, json: JsonOption 
     Example: `liveprofile cancel`
     """
     from liveprofile.flink import rest
-    from liveprofile.flink.job_report import last_checkpoint_path, require_running_job
+    from liveprofile.flink.job_report import last_checkpoint_path
 
-    settings = read_settings(config)
-    rest_url = settings.flink.rest_url
-    job_id = require_running_job(rest_url, settings.job.name, job)
+    rest_url, job_id = _running_job(config, job)
     rest.cancel(rest_url, job_id)
     checkpoint = last_checkpoint_path(rest_url, job_id)
     if json:
         print_json({"job_id": job_id, "checkpoint": checkpoint})
     else:
         typer.echo(f"job {job_id} is cancelled, last checkpoint {checkpoint or 'none'}")
+
+
+def _running_job(config: Path | None, job: str | None) -> tuple[str, str]:
+    """Flink's REST address and the id of the running job. Raises LiveprofileError."""
+    from liveprofile.flink.job_report import require_running_job
+
+    settings = read_settings(config)
+    rest_url = settings.flink.rest_url
+    return rest_url, require_running_job(rest_url, settings.job.name, job)

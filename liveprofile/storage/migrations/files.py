@@ -23,7 +23,10 @@ _UP, _DOWN = "-- migrate:up", "-- migrate:down"
 
 
 class Migration(NamedTuple):
-    """A migration. Statements have the places {keyspace} and {dim}."""
+    """A migration. Statements have the places {keyspace}, {dim} and {drop_us}.
+
+    {drop_us} is for USING TIMESTAMP of a column that is dropped (DROP_MARGIN_US in runner.py).
+    """
 
     number: int
     name: str

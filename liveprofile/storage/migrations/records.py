@@ -7,7 +7,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from typing import Any
 
@@ -39,7 +39,8 @@ CREATE TABLE IF NOT EXISTS {keyspace}.schema_migration (
 SCOPE = "tables"
 # After it, `setup` repeats the statements, which change nothing, and writes the record again.
 RECORD_TTL_S = 5 * 365 * 86_400
-LOCK_TTL_S = 180  # renewed before each statement, which takes at most 60 s
+LOCK_TTL_S = 180  # a statement takes at most 60 s
+_RENEWAL_S = 45
 _POLL_S = 0.5
 
 
@@ -59,6 +60,7 @@ class MigrationRecords:
     ):
         self._session, self._table = session, f"{keyspace}.{TABLE}"
         self._sleep, self._clock_s = sleep, clock_s
+        self._held_s = 0.0  # when the lock was acquired or renewed, by clock_s
         self._owner = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex[:8]}"
 
     def read(self) -> list[Applied]:
@@ -85,14 +87,19 @@ class MigrationRecords:
         self._acquire()
         try:
             yield
-        finally:
-            self._conditional(
-                f"DELETE lock_owner FROM {self._table} WHERE scope = %s IF lock_owner = %s",
-                (SCOPE, self._owner),
-            )
+        except BaseException:
+            with suppress(ServiceError):  # the first error counts, and the lock ends by itself
+                self._release()
+            raise
+        self._release()
 
     def renew(self) -> None:
-        """Holds the lock for LOCK_TTL_S more. Raises ServiceError if another process has it."""
+        """Holds the lock for long enough to execute a statement.
+
+        Raises ServiceError if another process has it.
+        """
+        if self._clock_s() < self._held_s + _RENEWAL_S:
+            return
         self._require(
             f"UPDATE {self._table} USING TTL {LOCK_TTL_S} SET lock_owner = %s"
             " WHERE scope = %s IF lock_owner = %s",
@@ -126,11 +133,13 @@ class MigrationRecords:
     def _acquire(self) -> None:
         deadline_s = self._clock_s() + 2 * LOCK_TTL_S
         while True:
+            sent_s = self._clock_s()
             result = self._conditional(
                 f"UPDATE {self._table} USING TTL {LOCK_TTL_S} SET lock_owner = %s"
                 " WHERE scope = %s IF lock_owner = null",
                 (self._owner, SCOPE),
             )
+            self._held_s = sent_s
             # A transaction that was sent twice has been applied the first time.
             if result.was_applied or (holder := result.one().lock_owner) == self._owner:
                 return
@@ -141,6 +150,12 @@ class MigrationRecords:
                 )
             self._sleep(_POLL_S)
 
+    def _release(self) -> None:
+        self._conditional(
+            f"DELETE lock_owner FROM {self._table} WHERE scope = %s IF lock_owner = %s",
+            (SCOPE, self._owner),
+        )
+
     def _require(self, statement: str, values: Sequence[Any], batch: bool = False) -> None:
         """Executes a statement that is applied only while the lock is held."""
         if batch:
@@ -150,7 +165,9 @@ class MigrationRecords:
             )
             statement = f"BEGIN BATCH {renewal}; {statement}; APPLY BATCH"
             values = (self._owner, SCOPE, self._owner, *values)
+        sent_s = self._clock_s()
         result = self._conditional(statement, values)
+        self._held_s = sent_s
         if not result.was_applied:
             raise ServiceError(
                 f"another process has taken the lock of {self._table}, because this one was stopped"

@@ -11,12 +11,16 @@ from contextlib import contextmanager
 from cassandra.cluster import Session
 
 from liveprofile.errors import InputError, ServiceError
-from liveprofile.storage.cql import execute, read
+from liveprofile.storage.cql import execute, now_ms, read
 from liveprofile.storage.migrations.files import Migration, filled, read_migrations
 from liveprofile.storage.migrations.plan import Step, compare, to_apply, to_revert
 from liveprofile.storage.migrations.records import CREATE_TABLE, TABLE, MigrationRecords
 
 STATEMENT_TIMEOUT_S = 60
+# Rows are written with the time of their window or event, by a producer's clock. Cassandra 5.0.6
+# fails to read a partition with a cell of a dropped column whose write time is after the drop. So a
+# column is dropped as of an hour from now: longer than limits.max_clock_skew_ms should ever be.
+DROP_MARGIN_US = 3_600_000_000
 
 
 class Migrator:
@@ -33,7 +37,7 @@ class Migrator:
         migrations: Sequence[Migration] | None = None,
         records: MigrationRecords | None = None,
     ):
-        self._session, self._values = session, values
+        self._session, self._values = session, dict(values)
         self._keyspace = values["keyspace"]
         self._migrations = read_migrations() if migrations is None else migrations
         self._records = records or MigrationRecords(session, self._keyspace)
@@ -105,7 +109,8 @@ class Migrator:
             )
 
     def _execute(self, statement: str) -> None:
-        execute(self._session, filled(statement, self._values), timeout=STATEMENT_TIMEOUT_S)
+        values = self._values | {"drop_us": str(now_ms() * 1_000 + DROP_MARGIN_US)}
+        execute(self._session, filled(statement, values), timeout=STATEMENT_TIMEOUT_S)
 
     def _columns(self) -> dict[str, list[str]]:
         """The columns of each table of the keyspace, as Cassandra has them now."""

@@ -30,6 +30,7 @@ class MemorySchema:
         self.records: dict[int, Any] = {}
         self.rows: dict[str, list[Any]] = {}
         self.owner: str | None = None
+        self.renewals = 0  # of the lock, without those by a record
         self.before: Callable[[str], None] = lambda statement: None
         self._turn = threading.Lock()
 
@@ -71,6 +72,8 @@ class MemorySchema:
         *_, expected = values if "IF lock_owner = %s" in text else (None,)
         if text.startswith("BEGIN BATCH"):
             expected = values[2]
+        elif text.startswith("UPDATE") and expected is not None:
+            self.renewals += 1
         applied = self.owner == expected
         if applied and text.startswith("BEGIN BATCH"):
             self._write_record(text, values[3:])

@@ -65,6 +65,17 @@ def test_statements_can_be_repeated_in_both_directions(migration) -> None:
         )
 
 
+def test_dropped_column_has_a_time_after_the_write_times_of_its_cells() -> None:
+    dropping = [
+        " ".join(statement.split())
+        for migration in MIGRATIONS
+        for statement in (*migration.up, *migration.down)
+        if statement.startswith("ALTER TABLE") and " DROP " in " ".join(statement.split())
+    ]
+    assert len(dropping) >= 3
+    assert all(text.endswith(" USING TIMESTAMP {drop_us}") for text in dropping)
+
+
 def test_checksum_counts_statements_and_not_comments(tmp_path: Path) -> None:
     text = (FOLDER / "0002_scores_by_hour.cql").read_text("utf-8")
     checksums = []

@@ -186,6 +186,19 @@ def test_process_that_has_lost_the_lock_stops() -> None:
     assert session.owner == "another" and list(session.records) == [1]
 
 
+def test_lock_is_renewed_when_statements_take_long() -> None:
+    session, now_s = MemorySchema(), [1_000.0]
+    records = MigrationRecords(session, "shop", lambda seconds: None, lambda: now_s[0])
+
+    def take_a_minute(statement: str) -> None:
+        now_s[0] += 60
+
+    session.before = take_a_minute
+    assert len(Migrator(session, VALUES, ALL, records).apply()) == 3
+    # Each record renews the lock too, so only the second statement of a migration needs it.
+    assert session.renewals == 1
+
+
 def test_lock_that_is_never_released_is_an_error() -> None:
     session = MemorySchema()
     session.owner = "host a, process 1"
