@@ -16,7 +16,7 @@ from cassandra.cluster import ResultSet, Session
 from cassandra.query import SimpleStatement
 
 from liveprofile import __version__
-from liveprofile.errors import ServiceError
+from liveprofile.errors import ServiceError, ServiceUnavailableError
 from liveprofile.retry import until_deadline
 from liveprofile.storage.cql import execute, now_ms
 from liveprofile.storage.migrations.files import Migration
@@ -44,6 +44,11 @@ _RENEWAL_S = 45
 _POLL_S = 0.5
 
 
+def _is_being_created(error: BaseException) -> bool:
+    """Whether system_schema has the table and the node does not know it yet, for an instant."""
+    return f"table {TABLE} does not exist" in str(error)
+
+
 class MigrationRecords:
     """The records of one keyspace, and its lock.
 
@@ -64,11 +69,16 @@ class MigrationRecords:
         self._owner = f"{socket.gethostname()}, process {os.getpid()}, {uuid.uuid4().hex[:8]}"
 
     def read(self) -> list[Applied]:
-        """The records, by number. Raises ServiceError."""
-        rows = self._execute(
+        """The records, by number. The table exists. Raises ServiceError."""
+        query = (
             f"SELECT number, name, checksum, applied_at, version FROM {self._table}"
-            " WHERE scope = %s",
-            (SCOPE,),
+            " WHERE scope = %s"
+        )
+        rows = until_deadline(
+            lambda: execute(self._session, query, (SCOPE,)),
+            is_retryable=lambda error: (
+                isinstance(error, ServiceUnavailableError) or _is_being_created(error)
+            ),
         )
         # Without records, the row of a lock has no number.
         return [

@@ -173,6 +173,13 @@ def test_concurrent_setups_apply_each_migration_once() -> None:
     assert len(owners) == 1 and None not in owners
 
 
+def test_table_of_records_that_is_just_created_is_read_again() -> None:
+    session = MemorySchema()
+    migrator(session).apply()
+    session.unknown_reads = 2
+    assert states(session) == ["applied"] * 3
+
+
 def test_process_that_has_lost_the_lock_stops() -> None:
     session = MemorySchema()
 
