@@ -84,6 +84,8 @@ def create_app(
         docs_url=None,  # the page would load scripts from another host
         redoc_url=None,
         redirect_slashes=False,
+        # It would look for exporters in the environment at each request.
+        telemetry={"tracing": False, "metrics": False, "logs": False},
         lifespan=lifespan,
         generate_unique_id_function=lambda route: route.name,
     )

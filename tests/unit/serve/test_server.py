@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 import ssl
@@ -20,7 +21,7 @@ import pytest
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.serve_settings import ServeSettings
 from serve.app import create_app
-from serve.server import listen, server_of, url_of
+from serve.server import WholeWrites, listen, server_of, url_of
 from tests.support.paths import ROOT
 from tests.support.rows.api_rows import filled_store
 from tests.support.security.certificates import CertificateAuthority
@@ -176,3 +177,40 @@ def test_requirements_of_the_parts_agree() -> None:
 
 def pinned(file: str) -> dict[str, str]:
     return dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / file).read_text("utf-8"), re.MULTILINE))
+
+
+class Sent(asyncio.Transport):
+    """A transport that remembers what it sends."""
+
+    def __init__(self) -> None:
+        super().__init__({"sockname": ("127.0.0.1", 1)})
+        self.sent: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: Any) -> None:
+        self.sent.append(bytes(data))
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_head_and_body_are_sent_at_once() -> None:
+    async def run() -> None:
+        transport = Sent()
+        whole = WholeWrites(transport, asyncio.get_running_loop())
+        whole.write(b"head")
+        whole.write(b"body")
+        await asyncio.sleep(0)
+        whole.write(b"next")
+        assert transport.sent == [b"headbody"]
+        whole.close()
+        assert (transport.sent, transport.closed) == ([b"headbody", b"next"], True)
+        whole.write(b"late")
+        await asyncio.sleep(0)
+        assert transport.sent == [b"headbody", b"next"]
+        assert whole.get_extra_info("sockname") == ("127.0.0.1", 1)
+
+    asyncio.run(run())
