@@ -132,7 +132,7 @@ def check_events(row: Mapping[str, Any] | None, delta: StoredDelta) -> None:
     raise InputError(
         f"the user's events until the window's end are not the {total} that the job has used:"
         " earlier ones have expired from the input topic (pass archives of them), or the user was"
-        " erased, or consents have changed"
+        " erased or has several ids, or consents have changed"
     )
 
 
