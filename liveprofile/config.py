@@ -19,19 +19,18 @@ from pydantic import Field, SecretStr, ValidationError
 from liveprofile import setting_errors
 from liveprofile.errors import ConfigError
 from liveprofile.metrics_settings import MetricsSettings
+from liveprofile.privacy_settings import ConsentSettings, MergeSettings
 from liveprofile.renamed_settings import RENAMED
 from liveprofile.serve_settings import ServeSettings
 from liveprofile.setting_errors import as_section, json_form, setting_types
 from liveprofile.setting_sections import (
     CampaignSettings,
     CassandraSettings,
-    ConsentSettings,
     DecoderSettings,
     FlinkSettings,
     JobSettings,
     KafkaSettings,
     LimitSettings,
-    MergeSettings,
     ModelSettings,
     ScoringSettings,
     Section,

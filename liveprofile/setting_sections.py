@@ -344,42 +344,6 @@ class CampaignSettings(Section):
     )
 
 
-class ConsentSettings(Section):
-    """What is allowed of a user who has neither granted nor withdrawn it, and late changes."""
-
-    profiling: bool = Field(True, description="profiles from the user's events")
-    recommendation: bool = Field(True, description="interests and next items in profiles")
-    marketing: bool = Field(
-        True, description="segment changes are sent, campaigns contact the user"
-    )
-    risk: bool = Field(True, description="fraud scores, and flags and alerts of both pipelines")
-    training: bool = Field(True, description="rows of `liveprofile backfill`")
-    backwards_days: int = Field(
-        30, ge=0, description="age up to which `liveprofile consent backwards` looks at rows"
-    )
-
-    @property
-    def defaults(self) -> dict[str, bool]:
-        """By purpose."""
-        return self.model_dump(exclude={"backwards_days"})
-
-
-class MergeSettings(Section):
-    """Ids that are one person (`liveprofile merge`)."""
-
-    enabled: bool = Field(
-        False, description="the job follows the topic of merges: a Python step for each event"
-    )
-    delay_ms: int = Field(
-        MINUTE_MS,
-        ge=0,
-        description="a merge counts from so long after the command, when every worker knows it",
-    )
-    split_days: float = Field(
-        30.0, ge=0, le=3_650, description="age of a merge up to which it can be split"
-    )
-
-
 class DecoderSettings(Section):
     """`liveprofile decode`: the registry whose schemas records in Confluent wire format name."""
 
