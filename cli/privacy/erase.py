@@ -126,13 +126,19 @@ def erase(
 
 def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
     """Tells the workers; returns the time of each user's erasure. Raises ServiceError."""
-    from cli.privacy.merged_ids import all_ids, forget_merges
+    from cli.privacy.merged_ids import all_ids, forget_merges, split_ids
     from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.kafka.records import send_all
     from liveprofile.privacy.erasure_records import CONTENT_TYPE, key_of, to_record
 
     partition_ranges(settings, settings.topics.erasures)  # a missing topic erases nothing
     before_ms, ids = round(time.time() * 1_000), all_ids(settings, ids)
+    for other in split_ids(settings, ids):
+        typer.echo(
+            f"{other} was merged with these users and split: its profile may have events of theirs,"
+            " and is not erased",
+            err=True,
+        )
     records = ((key_of(user), to_record(user, before_ms), CONTENT_TYPE) for user in ids)
     send_all(settings, settings.topics.erasures, records)
     forget_merges(settings, ids)  # last: until then a repetition finds all ids of a person

@@ -8,7 +8,12 @@ from __future__ import annotations
 from collections.abc import Container, Iterable, Mapping
 
 from liveprofile.config import Settings
-from liveprofile.identity.forgotten import missing_erasures, of_persons, without_users
+from liveprofile.identity.forgotten import (
+    former_ids,
+    missing_erasures,
+    of_persons,
+    without_users,
+)
 from liveprofile.identity.records import CONTENT_TYPE, key_of, to_record
 from liveprofile.kafka.records import send_all
 from liveprofile.privacy import erasure_records
@@ -18,6 +23,11 @@ from udfs.identity.merge_feed import read_merges
 def all_ids(settings: Settings, user_ids: Iterable[str]) -> list[str]:
     """The ids and the other ids of these persons, without repetitions. Raises ServiceError."""
     return of_persons(read_merges(settings), user_ids)
+
+
+def split_ids(settings: Settings, user_ids: Iterable[str]) -> list[str]:
+    """Ids that were merged with these, and split. Raises ServiceError."""
+    return former_ids(read_merges(settings), user_ids)
 
 
 def erase_other_ids(settings: Settings, erased: Mapping[str, int]) -> dict[str, int]:

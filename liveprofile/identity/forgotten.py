@@ -16,6 +16,12 @@ def of_persons(book: IdentityBook, user_ids: Iterable[str]) -> list[str]:
     return list(found)
 
 
+def former_ids(book: IdentityBook, user_ids: Iterable[str]) -> list[str]:
+    """Ids that were merged with these and split: profiles of one may have events of the other."""
+    ids = set(of_persons(book, user_ids))
+    return sorted({other for each in ids for other in book.ever_merged(each)} - ids)
+
+
 def missing_erasures(
     book: IdentityBook, erased: Mapping[str, int], users: Iterable[str]
 ) -> dict[str, int]:

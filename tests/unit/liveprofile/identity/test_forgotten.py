@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 from liveprofile.identity.book import IdentityBook, Merge
-from liveprofile.identity.forgotten import missing_erasures, of_persons, without_users
+from liveprofile.identity.forgotten import (
+    former_ids,
+    missing_erasures,
+    of_persons,
+    without_users,
+)
 
 
 def book() -> IdentityBook:
@@ -18,6 +23,12 @@ def book() -> IdentityBook:
 def test_an_id_stands_for_all_ids_of_the_person_now() -> None:
     assert of_persons(book(), ["z", "b", "a"]) == ["z", "b", "a", "c"]
     assert of_persons(book(), ["d"]) == ["d"]
+
+
+def test_ids_that_were_split_are_named() -> None:
+    assert former_ids(book(), ["a"]) == ["d"]
+    assert former_ids(book(), ["d"]) == ["a", "b", "c"]
+    assert former_ids(book(), ["z"]) == []
 
 
 def test_an_erasure_of_one_id_is_due_for_the_others() -> None:
