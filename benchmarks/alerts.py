@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import bisect
 import heapq
-import threading
 import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
-import orjson
-from confluent_kafka import Consumer
 
 from benchmarks.latency import quantiles, send_on_schedule
 from benchmarks.load import events
@@ -23,11 +20,10 @@ from benchmarks.load.purchases import purchase
 from benchmarks.load.workload import EventSender, Workload
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
+from benchmarks.support.topic_listener import TopicListener
 from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
-from liveprofile.kafka.connection import client_config
 from liveprofile.resources import product_path
-from liveprofile.storage import connection
 from stack.local import Stack
 
 LAST_ALERT_TIMEOUT_S = 30.0
@@ -104,45 +100,29 @@ def scored_events(
         yield ScheduledEvent(at_s, message, scored=True)
 
 
-class AlertListener(threading.Thread):
+class AlertListener(TopicListener):
     """Reads the alerts and checks at once that Cassandra has the flag of each."""
 
     def __init__(self, settings: Settings, planned: dict[str, float]):
-        super().__init__(daemon=True)
+        super().__init__(settings, settings.topics.alerts)
         self._planned = planned
-        self._consumer = Consumer(
-            client_config(settings.kafka)
-            | {"group.id": "benchmark-alerts", "auto.offset.reset": "earliest"}
-            | {"enable.auto.commit": False, "fetch.wait.max.ms": 10, "fetch.min.bytes": 1}
-        )
-        self._consumer.subscribe([settings.topics.alerts])
-        self._session = connection.connect(settings.cassandra)
-        self._select = self._session.prepare(
+        self._select = self.session.prepare(
             f"SELECT flag_id FROM {settings.cassandra.keyspace}.risk_flag WHERE user_id = ?"
         )
-        self.start_s = 0.0  # monotonic; set before start()
         self.latency_ms: dict[str, float] = {}
         self.duplicates, self.flags_not_readable, self.other_alerts = 0, 0, 0
-        self._stopping = threading.Event()
 
-    def run(self) -> None:
-        while not self._stopping.is_set():
-            for record in self._consumer.consume(100, timeout=0.01):
-                now_s = time.monotonic()
-                if record.error() is None:
-                    self._record_alert(orjson.loads(record.value()), now_s)
-
-    def _record_alert(self, alert: dict[str, Any], now_s: float) -> None:
-        event_id = alert["data"].get("event_id")  # a drift alert has none
-        if event_id not in self._planned or alert["data"]["rule_id"] != RULE_ID:
+    def handle(self, value: dict[str, Any], now_s: float) -> None:
+        event_id = value["data"].get("event_id")  # a drift alert has none
+        if event_id not in self._planned or value["data"]["rule_id"] != RULE_ID:
             self.other_alerts += 1
             return
         if event_id in self.latency_ms:
             self.duplicates += 1
             return
         self.latency_ms[event_id] = (now_s - self.start_s - self._planned[event_id]) * 1000
-        stored = self._session.execute(self._select, (alert["subject"],))
-        self.flags_not_readable += alert["id"] not in {row.flag_id for row in stored}
+        stored = self.session.execute(self._select, (value["subject"],))
+        self.flags_not_readable += value["id"] not in {row.flag_id for row in stored}
 
     def wait(self) -> None:
         """Waits until all planned alerts have come. Raises ServiceError after a timeout."""
@@ -152,12 +132,6 @@ class AlertListener(threading.Thread):
                 missing = len(self._planned) - len(self.latency_ms)
                 raise ServiceError(f"{missing} of {len(self._planned)} alerts are missing")
             time.sleep(0.1)
-
-    def close(self) -> None:
-        self._stopping.set()
-        self.join()
-        self._consumer.close()
-        connection.close(self._session)
 
 
 def alerts(

@@ -1,4 +1,5 @@
-"""Profile latency benchmark: from a window's closing event until its profiles can be read.
+"""Profile latency benchmark: from a window's closing event until its profiles can be read, and
+until a consumer has its segment changes.
 
 It is open-loop: send times are planned in advance and latency counts from the planned time, so an
 event that the benchmark sends late increases the latency.
@@ -16,6 +17,8 @@ from benchmarks.load import events
 from benchmarks.load.workload import EventSender, Workload, partition_of
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
+from benchmarks.support.segment_changes import SegmentChangeListener
+from benchmarks.support.topic_listener import TopicListener
 from liveprofile.config import Settings, load
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.storage import connection
@@ -159,10 +162,13 @@ def plan(stack: Stack, workload: Workload, events_per_s: float, samples: int) ->
     return SamplePlan(send_plan, sampled)
 
 
-def send_and_poll(job: runs.RunningJob, samples: SamplePlan) -> tuple[ProfilePoller, list[float]]:
+def send_and_poll(
+    job: runs.RunningJob, samples: SamplePlan, listener: TopicListener | None = None
+) -> tuple[ProfilePoller, list[float]]:
     """Sends the events on schedule. Returns when every sampled profile has been read.
 
-    Returns the poller, and by how much events were sent late, in ms. Raises ServiceError.
+    listener: started with the first event. Returns the poller, and by how much events were sent
+    late, in ms. Raises ServiceError.
     """
     send_plan = samples.schedule
     sender = EventSender(job.settings)
@@ -170,6 +176,9 @@ def send_and_poll(job: runs.RunningJob, samples: SamplePlan) -> tuple[ProfilePol
     try:
         poller.start_s = start_s = time.monotonic()
         poller.start()
+        if listener is not None:
+            listener.start_s = start_s
+            listener.start()
         senders = [sender] * len(send_plan.messages)
         sent_late_ms = send_on_schedule(senders, send_plan.messages, send_plan.due_s, start_s)
         poller.join(LAST_SAMPLE_TIMEOUT_S)
@@ -187,10 +196,17 @@ def send_and_poll(job: runs.RunningJob, samples: SamplePlan) -> tuple[ProfilePol
 def latency(stack: Stack, workload: Workload, events_per_s: float, samples: int) -> dict[str, Any]:
     """Runs the variant `whole` at `events_per_s` and measures the latency of `samples` profiles."""
     sample_plan = plan(stack, workload, events_per_s, samples)
+    closes_s = sample_plan.schedule.closes_s
+    measured_s = {end_ms: closes_s[end_ms] for end_ms in sample_plan.sampled}
     with runs.running_job(stack, "whole", "latency", workload) as job:
         settings, measured_from_s = job.settings, time.time()
-        with Meter(stack) as meter:
-            poller, sent_late_ms = send_and_poll(job, sample_plan)
+        changes = SegmentChangeListener(settings, measured_s)
+        try:
+            with Meter(stack) as meter:
+                poller, sent_late_ms = send_and_poll(job, sample_plan, changes)
+            changes.wait_until_quiet()
+        finally:
+            changes.close()
         checkpoints_ms = runs.checkpoint_durations_ms(job, measured_from_s)
         job.journal.update()
         batches = [entry.stage_ms for entry in job.journal.entries if entry.at_s > measured_from_s]
@@ -215,6 +231,12 @@ def latency(stack: Stack, workload: Workload, events_per_s: float, samples: int)
         "latency_ms": quantiles(by_window),
         "latency_ms_first_half": quantiles(by_window[:half]),
         "latency_ms_second_half": quantiles(by_window[half:]),
+        "segment_changes": {
+            "changes": len(changes.latency_ms),
+            "latency_ms": quantiles([changes.latency_ms]) if changes.latency_ms else None,
+            "read": changes.read,
+            "not_readable": changes.not_readable,
+        },
         "sent_late_ms": quantiles([sent_late_ms]),
         "checkpoints_ms": checkpoints_ms,
         "batch_stage_ms": stage_quantiles,

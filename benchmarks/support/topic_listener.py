@@ -1,0 +1,59 @@
+"""A thread that reads the JSON records of a topic as they arrive."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import orjson
+from confluent_kafka import Consumer
+
+from liveprofile.config import Settings
+from liveprofile.kafka.connection import client_config
+from liveprofile.storage import connection
+
+QUIET_S = 3.0
+
+
+class TopicListener(threading.Thread):
+    """Calls `handle` for each record, also for those that are in the topic at the start.
+
+    `session` is a connection to Cassandra. Set `start_s` (monotonic) before start().
+    """
+
+    def __init__(self, settings: Settings, topic: str):
+        super().__init__(daemon=True)
+        self._consumer = Consumer(
+            client_config(settings.kafka)
+            | {"group.id": f"benchmark-{topic}", "auto.offset.reset": "earliest"}
+            | {"enable.auto.commit": False, "fetch.wait.max.ms": 10, "fetch.min.bytes": 1}
+        )
+        self._consumer.subscribe([topic])
+        self.session = connection.connect(settings.cassandra)
+        self.start_s = 0.0
+        self._last_s = 0.0
+        self._stopping = threading.Event()
+
+    def handle(self, value: dict[str, Any], now_s: float) -> None:
+        """now_s: when the record arrived, monotonic."""
+        raise NotImplementedError
+
+    def run(self) -> None:
+        while not self._stopping.is_set():
+            for record in self._consumer.consume(100, timeout=0.01):
+                self._last_s = now_s = time.monotonic()
+                if record.error() is None:
+                    self.handle(orjson.loads(record.value()), now_s)
+
+    def wait_until_quiet(self) -> None:
+        """Waits until no record has come for a while: the last ones must not be left out."""
+        while time.monotonic() - self._last_s < QUIET_S:
+            time.sleep(0.1)
+
+    def close(self) -> None:
+        self._stopping.set()
+        if self.is_alive():
+            self.join()
+        self._consumer.close()
+        connection.close(self.session)
