@@ -27,6 +27,7 @@ from liveprofile.storage.score_hours import score_hour_ms
 from liveprofile.storage.segment_buckets import SEGMENT_BUCKETS
 from serve.keys import StoredKey, key_of_row
 from serve.store.link import CassandraLink
+from serve.store.merged_reads import MergedReads
 from serve.store.protocol import (
     END_OF_TIME_MS,
     BucketMember,
@@ -39,6 +40,8 @@ from serve.store.protocol import (
 
 # One request reads so many partitions: the coordinator of a large IN has much work.
 USERS_PER_READ = 25
+# So many reads of one profile run before others wait for them, at most for so long.
+PROFILE_READS_AT_ONCE, LONGEST_WAIT_S = 4, 0.02
 # A user has a partition of scores for each hour. So many are read for one page, and concurrently.
 HOURS_PER_PAGE = 96
 HOURS_AT_ONCE = 8
@@ -50,6 +53,9 @@ class CassandraReads:
 
     def __init__(self, link: CassandraLink):
         self._link = link
+        self._single_profiles = MergedReads(
+            self._profile_rows, PROFILE_READS_AT_ONCE, USERS_PER_READ, LONGEST_WAIT_S
+        )
 
     async def check(self) -> None:
         await self._link.rows("check")
@@ -60,15 +66,24 @@ class CassandraReads:
         return key_of_row(rows[0]) if rows and rows[0][3] else None
 
     async def profiles(self, user_ids: Sequence[str], embedding: bool) -> list[RawProfile]:
+        if len(user_ids) == 1 and not embedding:
+            row = await self._single_profiles.row(user_ids[0])
+            return [] if row is None else [row]
+        reads = [
+            self._profile_rows(user_ids[start : start + USERS_PER_READ], embedding)
+            for start in range(0, len(user_ids), USERS_PER_READ)
+        ]
+        return [row for rows in await asyncio.gather(*reads) for row in rows.values()]
+
+    async def _profile_rows(
+        self, user_ids: Sequence[str], embedding: bool = False
+    ) -> dict[str, RawProfile]:
         suffix = "_embedding" if embedding else ""
         if len(user_ids) == 1:
-            reads = [self._link.rows(f"profile{suffix}", (user_ids[0],))]
+            rows = await self._link.rows(f"profile{suffix}", (user_ids[0],))
         else:
-            reads = [
-                self._link.rows(f"profiles{suffix}", (user_ids[start : start + USERS_PER_READ],))
-                for start in range(0, len(user_ids), USERS_PER_READ)
-            ]
-        return [RawProfile(*row) for rows in await asyncio.gather(*reads) for row in rows]
+            rows = await self._link.rows(f"profiles{suffix}", (user_ids,))
+        return {row[0]: RawProfile(*row) for row in rows}
 
     async def some_profiles(self, limit: int) -> list[RawProfile]:
         return [RawProfile(*row) for row in await self._link.rows("some_profiles", (limit,))]
