@@ -59,7 +59,9 @@ def test_merges_are_sent_shown_split_and_erased(
     assert run("export", "merged-1", "--out", str(out))["stored"] == {"user_consent": 1}
     assert json.loads(out.read_bytes())["ids"] == ["merged-1", "phone-1", "session-1"]
 
-    reports = run("erase", "phone-1")
+    done = run_cli("erase", "phone-1", "--json", "--config", config)
+    assert "session-2 was merged with these users and split" in done.stderr
+    reports = [json.loads(line) for line in done.stdout.splitlines()]
     assert {each["user_id"] for each in reports} == {"merged-1", "phone-1", "session-1"}
     settings = load(config)
     erased, merges = read_erasures(settings), read_merges(settings)
