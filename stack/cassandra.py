@@ -20,6 +20,8 @@ COMMIT_LOGS = {
     "periodic": "commitlog_sync: periodic\ncommitlog_sync_period: 10s",
 }
 
+RING_DELAY_MS = 30_000
+
 
 class CassandraNode(Service):
     """A Cassandra node on loopback. `heap_mb`: JVM heap.
@@ -66,9 +68,10 @@ class CassandraNode(Service):
             "cassandra.storagedir": self.folder / "data",
             "cassandra.logdir": self.folder,
             "logback.configurationFile": CONF / "cassandra-logback.xml",
-            # No node streams data when it joins, so there is nothing to wait for.
+            # No node streams data when it joins, so there is nothing to wait for. A node of several
+            # gives up if its seed has not answered after this time (Gossiper.doShadowRound).
             "cassandra.skip_wait_for_gossip_to_settle": 0,
-            "cassandra.ring_delay_ms": 0,
+            "cassandra.ring_delay_ms": RING_DELAY_MS if self.ring else 0,
             "java.awt.headless": "true",
         }
         if self.jmx_port is not None:
