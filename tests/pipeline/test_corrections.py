@@ -30,6 +30,7 @@ from models.profile.inference import ProfileModel
 from tests.pipeline.comparison import RECORD_MS
 from tests.pipeline.harness import ProfileOutput, run_profile_pipeline
 from tests.reference.windows import Record
+from tests.support.compare_profiles import CURVE_TOLERANCE
 from tests.support.memory.corrections import KilledError, MemoryCorrectionTables, revision_of
 from tests.support.streams.shop import shop_events
 from udfs.corrections.corrector import CorrectionCounts, Corrector
@@ -166,19 +167,21 @@ def assert_equal_rows(actual: ProfileRow, expected: ProfileRow) -> None:
         assert_near(*(orjson.loads(getattr(row, name)) for row in (actual, expected)))
 
 
-def assert_near(actual: Any, expected: Any) -> None:
+def assert_near(actual: Any, expected: Any, tolerance: float = 2e-4) -> None:
     """Float32 sums in a batch have another order."""
     assert type(actual) is type(expected)
     if isinstance(expected, dict):
         assert actual.keys() == expected.keys()
         for name, value in expected.items():
-            assert_near(actual[name], value)
+            assert_near(
+                actual[name], value, CURVE_TOLERANCE if name == "value_curves" else tolerance
+            )
     elif isinstance(expected, list):
         assert len(actual) == len(expected)
         for one, other in zip(actual, expected, strict=True):
-            assert_near(one, other)
+            assert_near(one, other, tolerance)
     elif isinstance(expected, float):
-        assert actual == pytest.approx(expected, rel=1e-3, abs=2e-4)
+        assert actual == pytest.approx(expected, rel=1e-3, abs=tolerance)
     else:
         assert actual == expected
 
