@@ -28,7 +28,7 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
 def test_draft_and_check_need_no_service(files: tuple[str, str]) -> None:
     source, drafted = files
     done = CliRunner().invoke(app, ["mapping", "infer", source, "--out", drafted])
-    assert done.exit_code == 0 and done.stdout == "shop.toml written, 3 lines to look at\n"
+    assert done.exit_code == 0 and done.stdout == "shop.toml written, 4 lines to look at\n"
     text = Path(drafted).read_text()
     assert "is neither ISO 8601" in text  # `soon`, in a third of the rows
 
@@ -36,9 +36,10 @@ def test_draft_and_check_need_no_service(files: tuple[str, str]) -> None:
     assert done.exit_code == 1
     valid, negative, soon = done.stdout.splitlines()
     assert json.loads(valid)["user_id"] == "7"
-    assert negative.startswith("event 2 is rejected, BAD_NUMBER price: ")
+    returned = json.loads(negative)
+    assert (returned["event_type"], returned["price"]) == ("return", 1.0)
     assert soon.startswith("event 3 is rejected, BAD_TIME soon: ")
-    assert "1 of 3 rows are valid events" in done.stderr
+    assert "2 of 3 rows are valid events" in done.stderr
 
     done = CliRunner().invoke(app, ["mapping", "check", source, drafted, "--rows", "1", "--json"])
     assert done.exit_code == 0
