@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from cassandra import ConsistencyLevel, DriverException, ProtocolVersion
+from cassandra.cluster import EXEC_PROFILE_DEFAULT, Cluster, ExecutionProfile, NoHostAvailable
+from cassandra.policies import WhiteListRoundRobinPolicy
 
 from stack.cassandra import CassandraNode
 from stack.state import StackState
@@ -21,6 +24,7 @@ from tests.support.job_under_test import JobUnderTest
 pytestmark = pytest.mark.faults
 
 DOWN_S = 20
+TOGETHER_TIMEOUT_S = 120
 HEAP_MB = 320
 TOKENS = (-(2**63) // 3 * 2, 0, 2**63 // 3 * 2)
 
@@ -40,6 +44,33 @@ class ThirdNode(CassandraNode):
     ring = f"initial_token: {TOKENS[2]}\nauto_bootstrap: false"
 
 
+def wait_until_it_reaches_all(node: CassandraNode) -> None:
+    """Returns when the node can read from all replicas of a keyspace with three."""
+    profile = ExecutionProfile(
+        load_balancing_policy=WhiteListRoundRobinPolicy([node.host]),
+        consistency_level=ConsistencyLevel.ALL,
+    )
+    cluster = Cluster(
+        [node.host],
+        port=node.port,
+        protocol_version=ProtocolVersion.V5,
+        execution_profiles={EXEC_PROFILE_DEFAULT: profile},
+    )
+    deadline_s = time.monotonic() + TOGETHER_TIMEOUT_S
+    try:
+        session = cluster.connect()
+        while True:
+            try:
+                session.execute("SELECT * FROM system_distributed.repair_history LIMIT 1")
+                return
+            except (DriverException, NoHostAvailable):
+                if time.monotonic() > deadline_s:
+                    raise
+            time.sleep(0.2)
+    finally:
+        cluster.shutdown()
+
+
 @pytest.fixture(scope="module")
 def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[CassandraNode]]:
     root: Path = tmp_path_factory.mktemp("replicas")
@@ -48,6 +79,8 @@ def nodes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sequence[Cassand
     try:
         for node in nodes:  # one after the other: the later ones ask the first for the schema
             node.start()
+        for node in nodes:
+            wait_until_it_reaches_all(node)
         yield nodes
     finally:
         for node in nodes:
