@@ -8,20 +8,31 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Sized
-from typing import Generic, NamedTuple, TypeVar
+from collections.abc import Callable
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from liveprofile.config import Settings
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import NoTopicError
 from liveprofile.pseudonym import user_pseudonym
+from liveprofile.wire.user_records import user_of
 from udfs.topic_follower import KafkaTopicSource, TopicFollower, TopicSource, read_to_end
 
 log = logging.getLogger(__name__)
 
 FIRST_READ_TIMEOUT_S = 60.0
-Book = TypeVar("Book", bound=Sized)
+
+
+class UserBook(Protocol):
+    """A book, with what the newest record of each user says."""
+
+    def __len__(self) -> int: ...
+
+    def put(self, user_id: str, value: Any) -> None: ...
+
+
+Book = TypeVar("Book", bound=UserBook)
 
 
 class BookTopic(NamedTuple, Generic[Book]):
@@ -31,8 +42,9 @@ class BookTopic(NamedTuple, Generic[Book]):
     topic: str
     group: str  # of Kafka
     new_book: Callable[[], Book]
-    # Puts a record in the book. Raises InputError if it is invalid.
-    put: Callable[[Book, Record], None]
+    # The user and what to put in the book, from key and value. Raises InputError.
+    read_record: Callable[[bytes | None, bytes], tuple[str, Any]]
+    removed: Any  # what to put in the book for a user whose record was removed
 
     def open(self, settings: Settings) -> TopicSource:
         """Reads the topic from its beginning. Raises like KafkaTopicSource."""
@@ -49,16 +61,22 @@ class _BookReader(Generic[Book]):
     """One pass over the topic."""
 
     def __init__(self, topic: BookTopic[Book], publish: Callable[[Book], None]):
-        self._put, self._publish, self.book = topic.put, publish, topic.new_book()
+        self._topic, self._publish, self.book = topic, publish, topic.new_book()
 
     def take(self, records: list[Record]) -> None:
         for record in records:
             try:
-                self._put(self.book, record)
+                self._put(record)
             except InputError as error:
                 position = f"{record.topic}/{record.partition} offset {record.offset}"
-                user = user_pseudonym((record.key or b"").decode("utf-8", "surrogatepass"))
+                user = user_pseudonym(user_of(record.key))
                 log.warning("%s, %s: %s; the record is ignored", position, user, error)
+
+    def _put(self, record: Record) -> None:
+        if record.value is None:
+            self.book.put(user_of(record.key), self._topic.removed)
+        else:
+            self.book.put(*self._topic.read_record(record.key, record.value))
 
     def publish(self) -> str:
         self._publish(self.book)

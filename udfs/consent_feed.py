@@ -8,7 +8,6 @@ from liveprofile.config import Settings
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.consent.persons import PersonConsentBook
 from liveprofile.consent.records import read_record
-from liveprofile.kafka.records import Record
 from udfs.book_feed import BookFeed, BookTopic
 from udfs.identity.merge_feed import MergeFeed, open_merge_feed, read_merges
 from udfs.topic_follower import TopicSource
@@ -17,17 +16,9 @@ GROUP = "liveprofile-consents"
 
 
 def consent_topic(settings: Settings) -> BookTopic[ConsentBook]:
-    defaults = settings.consent.defaults
-    return BookTopic(
-        "consents", settings.topics.consents, GROUP, lambda: ConsentBook(defaults), _put
-    )
-
-
-def _put(book: ConsentBook, record: Record) -> None:
-    if record.value is None:  # the user is erased, or has no consents any more
-        book.put((record.key or b"").decode("utf-8", "surrogatepass"), ())
-    else:
-        book.put(*read_record(record.key, record.value))
+    topic, defaults = settings.topics.consents, settings.consent.defaults
+    # A record is removed if the user is erased, or has no consents any more.
+    return BookTopic("consents", topic, GROUP, lambda: ConsentBook(defaults), read_record, ())
 
 
 class ConsentFeed(BookFeed[ConsentBook]):

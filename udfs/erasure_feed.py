@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from liveprofile.config import Settings
-from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasure_records import read_record
-from liveprofile.privacy.erasures import ErasureBook, HashedErasureBook
+from liveprofile.privacy.erasures import HashedErasureBook
 from udfs.book_feed import BookFeed, BookTopic
 from udfs.topic_follower import TopicSource
 
@@ -15,14 +14,8 @@ GROUP = "liveprofile-erasures"
 
 
 def erasure_topic(settings: Settings) -> BookTopic[HashedErasureBook]:
-    return BookTopic("erasures", settings.topics.erasures, GROUP, HashedErasureBook, _put)
-
-
-def _put(book: ErasureBook, record: Record) -> None:
-    if record.value is None:
-        book.put((record.key or b"").decode("utf-8", "surrogatepass"), None)
-    else:
-        book.put(*read_record(record.key, record.value))
+    topic = settings.topics.erasures
+    return BookTopic("erasures", topic, GROUP, HashedErasureBook, read_record, None)
 
 
 class ErasureFeed(BookFeed[HashedErasureBook]):

@@ -67,10 +67,10 @@ def set_consent(
     or `liveprofile consent set --file consents.jsonl`
     """
     from liveprofile.consent import store
-    from liveprofile.consent.records import CONTENT_TYPE
     from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.kafka.records import send_all
     from liveprofile.storage.connection import open_session
+    from liveprofile.wire.user_records import CONTENT_TYPE
 
     if (user is None) == (file is None):
         raise InputError("give either USER or --file")
@@ -107,8 +107,8 @@ def show(user: UserArgument, config: ConfigOption = None, json: JsonOption = Fal
 
     Example: `liveprofile consent show 42`
     """
+    from liveprofile.alerts.cloud_events import to_rfc3339
     from liveprofile.consent.changes import PURPOSES, newest
-    from liveprofile.consent.records import format_time
 
     settings = read_settings(config)
     changes, now_ms = _stored(settings, user), round(time.time() * 1_000)
@@ -119,7 +119,7 @@ def show(user: UserArgument, config: ConfigOption = None, json: JsonOption = Fal
             allowed = settings.consent.defaults[purpose]
             rows[purpose] = {"allowed": allowed, "since": None, "basis": "", "text_version": ""}
         else:
-            since = format_time(change.time_ms)
+            since = to_rfc3339(change.time_ms)
             rows[purpose] = {"allowed": change.granted, "since": since, **_texts(change)}
     if json:
         print_json(rows)
@@ -228,13 +228,13 @@ def _changes_of_file(settings: Settings, file: Path) -> Iterator[tuple[str, Cons
 
 def _checked(settings: Settings, user: str, change: ConsentChange) -> tuple[str, ConsentChange]:
     """Raises InputError."""
-    from liveprofile.consent.records import format_time
+    from liveprofile.alerts.cloud_events import to_rfc3339
 
     if not user.strip() or len(user) > 256:
         raise InputError(f"user id {user!r:.40}: must have 1 to 256 characters")
     latest_ms = round(time.time() * 1_000) + settings.limits.max_clock_skew_ms
     if change.time_ms > latest_ms:
-        raise InputError(f"time {format_time(change.time_ms)} is in the future")
+        raise InputError(f"time {to_rfc3339(change.time_ms)} is in the future")
     return user, change
 
 

@@ -126,14 +126,18 @@ def erase(
 
 def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
     """Tells the workers; returns the time of each user's erasure. Raises ServiceError."""
-    from cli.privacy.merged_ids import all_ids, forget_merges, split_ids
+    from cli.privacy.merged_ids import forget_merges
+    from liveprofile.identity.forgotten import former_ids, of_persons
     from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.kafka.records import send_all
-    from liveprofile.privacy.erasure_records import CONTENT_TYPE, key_of, to_record
+    from liveprofile.privacy.erasure_records import to_record
+    from liveprofile.wire.user_records import CONTENT_TYPE, key_of
+    from udfs.identity.merge_feed import read_merges
 
     partition_ranges(settings, settings.topics.erasures)  # a missing topic erases nothing
-    before_ms, ids = round(time.time() * 1_000), all_ids(settings, ids)
-    for other in split_ids(settings, ids):
+    before_ms, book = round(time.time() * 1_000), read_merges(settings)
+    ids = of_persons(book, ids)
+    for other in former_ids(book, ids):
         typer.echo(
             f"{other} was merged with these users and split: its profile may have events of theirs,"
             " and is not erased",
@@ -141,7 +145,8 @@ def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
         )
     records = ((key_of(user), to_record(user, before_ms), CONTENT_TYPE) for user in ids)
     send_all(settings, settings.topics.erasures, records)
-    forget_merges(settings, ids)  # last: until then a repetition finds all ids of a person
+    # Last: until then a repetition finds all ids of a person.
+    forget_merges(settings, book, ids)
     time.sleep(SETTLE_S)
     return dict.fromkeys(ids, before_ms)
 
@@ -151,10 +156,12 @@ def _pending(settings: Settings, session: Session) -> dict[str, int]:
     from cli.privacy.merged_ids import erase_other_ids, forget_merges
     from liveprofile.privacy.erasure_log import is_done, scan_deletions
     from udfs.erasure_feed import read_erasures
+    from udfs.identity.merge_feed import read_merges
 
     erased, deletions = read_erasures(settings).users(), scan_deletions(session)
-    erased |= erase_other_ids(settings, erased)
-    forget_merges(settings, erased)
+    book = read_merges(settings)
+    erased |= erase_other_ids(settings, book, erased)
+    forget_merges(settings, book, erased)
     todo = {
         user: before_ms
         for user, before_ms in erased.items()

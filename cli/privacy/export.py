@@ -36,7 +36,7 @@ def export(
     """
     from datetime import UTC, datetime
 
-    from cli.privacy.merged_ids import all_ids
+    from liveprofile.identity.forgotten import of_persons
     from liveprofile.kafka.records import read_topic
     from liveprofile.privacy.export import (
         ExportFile,
@@ -49,9 +49,10 @@ def export(
     from liveprofile.privacy.places import TOPICS
     from liveprofile.privacy.user_keys import read_user_keys
     from liveprofile.storage.connection import open_session
+    from udfs.identity.merge_feed import read_merges
 
     settings = read_settings(config)
-    ids = all_ids(settings, [user])
+    ids = of_persons(read_merges(settings), [user])
     now = datetime.now(UTC)
     with private_file(out) as file, open_session(settings.cassandra) as session:
         about = {

@@ -105,8 +105,9 @@ def _split(settings: Settings, alias: str, json: bool) -> None:
 
 
 def _send(settings: Settings, alias: str, merges: tuple[Merge, ...], json: bool) -> None:
-    from liveprofile.identity.records import CONTENT_TYPE, key_of, to_record
+    from liveprofile.identity.records import to_record
     from liveprofile.kafka.records import send_all
+    from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 
     record = (key_of(alias), to_record(alias, merges), CONTENT_TYPE)
     send_all(settings, settings.topics.merges, [record])

@@ -1,41 +1,25 @@
-"""The other ids of persons, for commands that are about all that is known of a person.
-
-Without `merges.enabled` no id has others, and nothing is read.
-"""
+"""What an erasure does to merged ids: it reaches all ids of a person, and ends their merges."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 
 from liveprofile.config import Settings
-from liveprofile.identity.forgotten import (
-    former_ids,
-    missing_erasures,
-    of_persons,
-    without_users,
-)
-from liveprofile.identity.records import CONTENT_TYPE, key_of, to_record
+from liveprofile.identity.book import IdentityBook
+from liveprofile.identity.forgotten import missing_erasures, without_users
+from liveprofile.identity.records import to_record
 from liveprofile.kafka.records import send_all
 from liveprofile.privacy import erasure_records
-from udfs.identity.merge_feed import read_merges
+from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 
 
-def all_ids(settings: Settings, user_ids: Iterable[str]) -> list[str]:
-    """The ids and the other ids of these persons, without repetitions. Raises ServiceError."""
-    return of_persons(read_merges(settings), user_ids)
-
-
-def split_ids(settings: Settings, user_ids: Iterable[str]) -> list[str]:
-    """Ids that were merged with these, and split. Raises ServiceError."""
-    return former_ids(read_merges(settings), user_ids)
-
-
-def erase_other_ids(settings: Settings, erased: Mapping[str, int]) -> dict[str, int]:
+def erase_other_ids(
+    settings: Settings, book: IdentityBook, erased: Mapping[str, int]
+) -> dict[str, int]:
     """Erases the other ids of erased users, such as those that the read API has erased.
 
     erased: the time of each erasure. Returns the new ones. Raises ServiceError.
     """
-    book = read_merges(settings)
     due = missing_erasures(book, erased, (user_id for user_id in erased if user_id in book))
     if due:
         records = (
@@ -46,9 +30,9 @@ def erase_other_ids(settings: Settings, erased: Mapping[str, int]) -> dict[str, 
     return due
 
 
-def forget_merges(settings: Settings, erased: Container[str]) -> int:
+def forget_merges(settings: Settings, book: IdentityBook, erased: Container[str]) -> int:
     """Removes merges that name erased users; returns the number of records. Raises ServiceError."""
-    left = without_users(read_merges(settings), erased)
+    left = without_users(book, erased)
     if not left:
         return 0
     records = (

@@ -26,7 +26,6 @@ Purpose = Literal["any", "marketing", "risk"]
 PURPOSES: tuple[Purpose, ...] = get_args(Purpose)
 
 EVENT_TYPE = "liveprofile.user.attributes"
-CONTENT_TYPE = {"content-type": "application/cloudevents+json"}
 SCHEMA = "https://liveprofile.example/schemas/user-attributes.schema.json#/$defs/data"
 SOURCE_PATTERN = r"^[a-z][a-z0-9_.-]{0,63}$"
 MAX_ATTRIBUTES = 64

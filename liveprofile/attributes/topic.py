@@ -13,7 +13,6 @@ from typing import NamedTuple
 
 from liveprofile.attributes.definitions import Catalogue
 from liveprofile.attributes.statements import (
-    CONTENT_TYPE,
     Statement,
     StatementError,
     parse_event,
@@ -25,6 +24,7 @@ from liveprofile.kafka.offsets import commit_offsets, committed_offsets, partiti
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.setting_sections import KafkaSettings
+from liveprofile.wire.user_records import CONTENT_TYPE
 
 BATCH_RECORDS = 1_000
 

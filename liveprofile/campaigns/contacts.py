@@ -15,6 +15,7 @@ from liveprofile.campaigns.plan import TREATMENT
 from liveprofile.campaigns.plan_file import Campaign, PlanFile
 from liveprofile.config import Settings
 from liveprofile.storage.cql import execute_per_key, from_ms, prepare, to_ms, write_all
+from liveprofile.wire.user_records import CONTENT_TYPE
 
 USERS_AT_ONCE = 10_000
 MESSAGE_TYPE = "liveprofile.campaign.target"
@@ -114,5 +115,4 @@ def messages(plan: PlanFile) -> Iterator[tuple[bytes, bytes, dict[str, str]]]:
                 "expected_gain": target.expected_gain,
             },
         }
-        headers = {"content-type": "application/cloudevents+json"}
-        yield target.user_id.encode(), orjson.dumps(event), headers
+        yield target.user_id.encode(), orjson.dumps(event), CONTENT_TYPE

@@ -6,22 +6,22 @@ schemas/user-consents.schema.json is their schema.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
-
+from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.consent.changes import MAX_CHANGES, PURPOSES, ConsentChange, in_order
 from liveprofile.errors import InputError
 from liveprofile.events.validation import EARLIEST_MS
+from liveprofile.wire.user_records import LATEST_MS, RecordKind, read_fields
 
-CONTENT_TYPE = {"content-type": "application/cloudevents+json"}
-TYPE = "liveprofile.user.consents"
-SCHEMA = "https://liveprofile.example/schemas/user-consents.schema.json#/$defs/data"
+KIND = RecordKind(
+    "liveprofile/consent",
+    "liveprofile.user.consents",
+    "https://liveprofile.example/schemas/user-consents.schema.json#/$defs/data",
+)
 MAX_TEXT = 256
-LATEST_MS = 253_402_300_799_999  # 9999
 
 
 class ConsentError(InputError):
@@ -32,31 +32,13 @@ def to_record(user_id: str, changes: Iterable[ConsentChange]) -> bytes:
     """The value of a user's record."""
     kept = in_order(changes)[:MAX_CHANGES]
     data = {"user_id": user_id, "changes": [change_json(each) for each in kept]}
-    digest = hashlib.sha256(orjson.dumps(data)).hexdigest()[:32]
-    event = {
-        "specversion": "1.0",
-        "id": digest,
-        "source": "liveprofile/consent",
-        "type": TYPE,
-        "subject": user_id,
-        "time": format_time(max((each.time_ms for each in kept), default=EARLIEST_MS)),
-        "datacontenttype": "application/json",
-        "dataschema": SCHEMA,
-        "data": data,
-    }
-    return orjson.dumps(event)
+    newest_ms = max((each.time_ms for each in kept), default=EARLIEST_MS)
+    return KIND.value(user_id, to_rfc3339(newest_ms), data)
 
 
 def read_record(key: bytes | None, value: bytes) -> tuple[str, list[ConsentChange]]:
     """The user and the changes of a record with a value. Raises ConsentError."""
-    try:
-        event = orjson.loads(value)
-        data = event["data"]
-        user_id, changes = data["user_id"], data["changes"]
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise ConsentError(f"no CloudEvent with data.user_id and data.changes: {error}") from None
-    if not isinstance(user_id, str) or (key or b"") != user_id.encode("utf-8", "surrogatepass"):
-        raise ConsentError("data.user_id is not the record's key")
+    user_id, changes = read_fields(key, value, "user_id", "changes", ConsentError)
     if not isinstance(changes, list) or len(changes) > MAX_CHANGES:
         raise ConsentError(f"data.changes is no list of at most {MAX_CHANGES} changes")
     return user_id, [read_change(change) for change in changes]
@@ -84,12 +66,7 @@ def read_change(change: Any) -> ConsentChange:
 
 def change_json(change: ConsentChange) -> dict[str, Any]:
     fields = change._asdict()
-    return {"time": format_time(fields.pop("time_ms")), **fields}
-
-
-def format_time(time_ms: int) -> str:
-    time = datetime.fromtimestamp(time_ms / 1_000, UTC)
-    return time.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return {"time": to_rfc3339(fields.pop("time_ms")), **fields}
 
 
 def parse_time_ms(value: Any) -> int:

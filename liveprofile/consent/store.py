@@ -12,6 +12,7 @@ from liveprofile.consent.records import to_record
 from liveprofile.setting_sections import MAX_TTL_S
 from liveprofile.storage.cql import execute_per_key, from_ms, prepare, to_ms, write_all
 from liveprofile.units import SECOND_MS
+from liveprofile.wire.user_records import key_of
 
 USERS_AT_ONCE = 1_000
 MAX_ROUNDS = 10  # a user whose consents change this often while they are sent is sent next time
@@ -91,4 +92,4 @@ def send_users(
 
 def _records(stored: Mapping[str, list[ConsentChange]], users: Iterable[str]) -> Iterator[Record]:
     for user in users:
-        yield user.encode("utf-8", "surrogatepass"), to_record(user, stored[user])
+        yield key_of(user), to_record(user, stored[user])

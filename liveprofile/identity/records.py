@@ -6,45 +6,29 @@ schemas/user-merges.schema.json is their schema.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from typing import Any
-
-import orjson
 
 from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.events.validation import EARLIEST_MS
 from liveprofile.identity.book import Merge, MergeError, check_merges
 from liveprofile.ingest.translation import parse_time_ms
 from liveprofile.wire.tokens import ID_CHARS
+from liveprofile.wire.user_records import LATEST_MS, RecordKind, read_fields
 
-CONTENT_TYPE = {"content-type": "application/cloudevents+json"}
-TYPE = "liveprofile.user.merged"
-SCHEMA = "https://liveprofile.example/schemas/user-merges.schema.json#/$defs/data"
-LATEST_MS = 253_402_300_799_999  # 9999
-
-
-def key_of(alias_id: str) -> bytes:
-    """The key of an alias's record."""
-    return alias_id.encode("utf-8", "surrogatepass")
+KIND = RecordKind(
+    "liveprofile/merge",
+    "liveprofile.user.merged",
+    "https://liveprofile.example/schemas/user-merges.schema.json#/$defs/data",
+)
 
 
 def to_record(alias_id: str, merges: Sequence[Merge]) -> bytes:
     """The value of an alias's record; `merges` has one at least."""
     data = {"alias_id": alias_id, "merges": [merge_json(each) for each in merges]}
     last = merges[-1]
-    event = {
-        "specversion": "1.0",
-        "id": hashlib.sha256(orjson.dumps(data)).hexdigest()[:32],
-        "source": "liveprofile/merge",
-        "type": TYPE,
-        "subject": alias_id,
-        "time": to_rfc3339(last.since_ms if last.until_ms is None else last.until_ms),
-        "datacontenttype": "application/json",
-        "dataschema": SCHEMA,
-        "data": data,
-    }
-    return orjson.dumps(event)
+    time = to_rfc3339(last.since_ms if last.until_ms is None else last.until_ms)
+    return KIND.value(alias_id, time, data)
 
 
 def merge_json(merge: Merge) -> dict[str, str]:
@@ -54,12 +38,8 @@ def merge_json(merge: Merge) -> dict[str, str]:
 
 def read_record(key: bytes | None, value: bytes) -> tuple[str, list[Merge]]:
     """The alias and its merges in the order of time. Raises MergeError."""
-    try:
-        data = orjson.loads(value)["data"]
-        alias_id, merges = data["alias_id"], data["merges"]
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise MergeError(f"no CloudEvent with data.alias_id and data.merges: {error}") from None
-    if not isinstance(alias_id, str) or not alias_id or (key or b"") != key_of(alias_id):
+    alias_id, merges = read_fields(key, value, "alias_id", "merges", MergeError)
+    if not alias_id:
         raise MergeError("data.alias_id is not the record's key")
     if not isinstance(merges, list):
         raise MergeError("data.merges is no list")

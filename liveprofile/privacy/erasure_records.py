@@ -8,52 +8,33 @@ from __future__ import annotations
 import hashlib
 from datetime import UTC, datetime
 
-import orjson
-
 from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.errors import InputError
 from liveprofile.events.validation import EARLIEST_MS
+from liveprofile.wire.user_records import LATEST_MS, RecordKind, key_of, read_fields
 
-CONTENT_TYPE = {"content-type": "application/cloudevents+json"}
-TYPE = "liveprofile.user.erased"
-SCHEMA = "https://liveprofile.example/schemas/user-erasures.schema.json#/$defs/data"
-LATEST_MS = 253_402_300_799_999  # 9999
+KIND = RecordKind(
+    "liveprofile/erase",
+    "liveprofile.user.erased",
+    "https://liveprofile.example/schemas/user-erasures.schema.json#/$defs/data",
+)
 
 
 class ErasureError(InputError):
     """A record of an erasure is invalid."""
 
 
-def key_of(user_id: str) -> bytes:
-    """The key of a user's record."""
-    return user_id.encode("utf-8", "surrogatepass")
-
-
 def to_record(user_id: str, before_ms: int) -> bytes:
     """The value of the record that erases everything of a user before a time."""
     time = to_rfc3339(before_ms)
-    event = {
-        "specversion": "1.0",
-        "id": hashlib.sha256(key_of(f"{user_id}\x1f{before_ms}")).hexdigest()[:32],
-        "source": "liveprofile/erase",
-        "type": TYPE,
-        "subject": user_id,
-        "time": time,
-        "datacontenttype": "application/json",
-        "dataschema": SCHEMA,
-        "data": {"user_id": user_id, "before": time},
-    }
-    return orjson.dumps(event)
+    event_id = hashlib.sha256(key_of(f"{user_id}\x1f{before_ms}")).hexdigest()[:32]
+    return KIND.value(user_id, time, {"user_id": user_id, "before": time}, event_id)
 
 
 def read_record(key: bytes | None, value: bytes) -> tuple[str, int]:
     """The user, and the time in ms before which everything is erased. Raises ErasureError."""
-    try:
-        data = orjson.loads(value)["data"]
-        user_id, text = data["user_id"], data["before"]
-    except (orjson.JSONDecodeError, KeyError, TypeError) as error:
-        raise ErasureError(f"no CloudEvent with data.user_id and data.before: {error}") from None
-    if not isinstance(user_id, str) or not user_id or (key or b"") != key_of(user_id):
+    user_id, text = read_fields(key, value, "user_id", "before", ErasureError)
+    if not user_id:
         raise ErasureError("data.user_id is not the record's key")
     try:
         time = datetime.fromisoformat(text)

@@ -13,7 +13,6 @@ from liveprofile.alerts.cloud_events import (
 )
 from liveprofile.segments.membership import MembershipWrite, change_id
 
-CONTENT_TYPE = {"content-type": "application/cloudevents+json"}
 _SCHEMA = "https://liveprofile.example/schemas/segment-change.schema.json#/$defs/data"
 
 

@@ -37,8 +37,8 @@ class CassandraPrivacy:
         self, user_id: str, change: ConsentChange, audit: AuditEntry
     ) -> ConsentState:
         # Only writes need Kafka, and the packages that its records need.
-        from liveprofile.consent.records import CONTENT_TYPE
         from liveprofile.kafka.records import send_all
+        from liveprofile.wire.user_records import CONTENT_TYPE
 
         settings = self._privacy_settings
 
@@ -72,7 +72,8 @@ class CassandraPrivacy:
         self, user_id: str, before_ms: int, audit: AuditEntry
     ) -> ErasureState:
         from liveprofile.kafka.records import send_all
-        from liveprofile.privacy.erasure_records import CONTENT_TYPE, key_of, to_record
+        from liveprofile.privacy.erasure_records import to_record
+        from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 
         settings = self._privacy_settings
         record = (key_of(user_id), to_record(user_id, before_ms), CONTENT_TYPE)

@@ -25,10 +25,11 @@ from jobs.sql import tables
 from liveprofile.config import Settings, load
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.identity.book import IdentityBook, Merge
-from liveprofile.identity.records import key_of, to_record
+from liveprofile.identity.records import to_record
 from liveprofile.kafka import records as kafka
 from liveprofile.resources import product_path
 from liveprofile.units import HOUR_MS
+from liveprofile.wire.user_records import key_of
 from models.fraud.model import FraudModel
 from tests.pipeline.comparison import RECORD_MS, assert_equals_reference, in_one_partition
 from tests.pipeline.harness import run_profile_pipeline, run_scoring_pipeline

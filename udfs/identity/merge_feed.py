@@ -7,7 +7,6 @@ from collections.abc import Callable
 from liveprofile.config import Settings
 from liveprofile.identity.book import IdentityBook
 from liveprofile.identity.records import read_record
-from liveprofile.kafka.records import Record
 from udfs.book_feed import BookFeed, BookTopic
 from udfs.topic_follower import TopicSource
 
@@ -15,14 +14,7 @@ GROUP = "liveprofile-merges"
 
 
 def merge_topic(settings: Settings) -> BookTopic[IdentityBook]:
-    return BookTopic("merges", settings.topics.merges, GROUP, IdentityBook, _put)
-
-
-def _put(book: IdentityBook, record: Record) -> None:
-    if record.value is None:
-        book.put((record.key or b"").decode("utf-8", "surrogatepass"), ())
-    else:
-        book.put(*read_record(record.key, record.value))
+    return BookTopic("merges", settings.topics.merges, GROUP, IdentityBook, read_record, ())
 
 
 class MergeFeed(BookFeed[IdentityBook]):

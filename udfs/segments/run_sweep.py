@@ -12,9 +12,10 @@ from liveprofile.alerts.cloud_events import origin_of
 from liveprofile.config import Settings
 from liveprofile.kafka import records
 from liveprofile.segments.definitions import SegmentSet
-from liveprofile.segments.events import CONTENT_TYPE, change_event
+from liveprofile.segments.events import change_event
 from liveprofile.segments.membership import MembershipWrite
 from liveprofile.segments.sweep_changes import SweepPlan
+from liveprofile.wire.user_records import CONTENT_TYPE
 from udfs.consent_feed import read_consents
 from udfs.definition_feed import send_records
 from udfs.segments.membership_store import rewrite_after_ms

@@ -13,7 +13,7 @@ from cassandra.cluster import Session
 from liveprofile.alerts.cloud_events import to_rfc3339
 from liveprofile.attributes.definitions import read_catalogue
 from liveprofile.attributes.resolution import SEGMENT_PURPOSES, resolve
-from liveprofile.attributes.statements import CONTENT_TYPE, Statement, new_statement, to_event
+from liveprofile.attributes.statements import Statement, new_statement, to_event
 from liveprofile.attributes.table import AttributeTable
 from liveprofile.attributes.topic import (
     Progress,
@@ -30,6 +30,7 @@ from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
 from liveprofile.units import DAY_MS
+from liveprofile.wire.user_records import CONTENT_TYPE
 from models.profile.model_card import ModelCard
 from tests.reference.attributes import attributes_at
 from tests.support.job_under_test import JobUnderTest, run_cli

@@ -9,7 +9,8 @@ import pytest
 from liveprofile.config import load
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
-from liveprofile.privacy.erasure_records import key_of, to_record
+from liveprofile.privacy.erasure_records import to_record
+from liveprofile.wire.user_records import key_of
 from tests.support.memory.topic import FakeTopic, until
 from udfs.erasure_feed import ErasureFeed, open_no_erasures
 

@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from liveprofile.identity.book import Merge, MergeError
-from liveprofile.identity.records import key_of, read_record, to_record
+from liveprofile.identity.records import read_record, to_record
+from liveprofile.wire.user_records import key_of
 from tests.support.paths import ROOT
 
 SCHEMA = json.loads((ROOT / "schemas/user-merges.schema.json").read_text("utf-8"))

@@ -10,7 +10,7 @@ import numpy as np
 import orjson
 import pytest
 
-from liveprofile.privacy.erasure_records import ErasureError, key_of, read_record, to_record
+from liveprofile.privacy.erasure_records import ErasureError, read_record, to_record
 from liveprofile.privacy.erasures import (
     ErasureBook,
     HashedErasureBook,
@@ -19,6 +19,7 @@ from liveprofile.privacy.erasures import (
 )
 from liveprofile.rules.flags import FlagHistory, RowPosition
 from liveprofile.wire.entity_lists import hash_code
+from liveprofile.wire.user_records import key_of
 from tests.support.paths import ROOT
 
 SCHEMA = json.loads((ROOT / "schemas/user-erasures.schema.json").read_text("utf-8"))

@@ -12,8 +12,9 @@ from liveprofile.consent.changes import ConsentChange
 from liveprofile.consent.records import to_record as consent_record
 from liveprofile.errors import ServiceError
 from liveprofile.identity.book import Merge
-from liveprofile.identity.records import key_of, to_record
+from liveprofile.identity.records import to_record
 from liveprofile.kafka.records import Record
+from liveprofile.wire.user_records import key_of
 from tests.support.memory.topic import FakeTopic, until
 from udfs.consent_feed import ConsentFeed, PersonConsentFeed
 from udfs.identity.merge_feed import MergeFeed, open_merge_feed, read_merges

@@ -1,0 +1,63 @@
+"""Records about a user in a topic that is keyed by user ids: CloudEvents 1.0 in JSON."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any, NamedTuple
+
+import orjson
+
+from liveprofile.errors import InputError
+
+CONTENT_TYPE = {"content-type": "application/cloudevents+json"}
+# The latest time that consents, erasures and merges may have: the end of the year 9999.
+LATEST_MS = 253_402_300_799_999
+
+
+def key_of(user_id: str) -> bytes:
+    """The key of a user's record."""
+    return user_id.encode("utf-8", "surrogatepass")
+
+
+def user_of(key: bytes | None) -> str:
+    """The user of a record's key; "" without a key."""
+    return (key or b"").decode("utf-8", "surrogatepass")
+
+
+class RecordKind(NamedTuple):
+    """What all records of a topic have in common: attributes of their CloudEvents."""
+
+    source: str
+    event_type: str
+    schema: str
+
+    def value(
+        self, user_id: str, time: str, data: dict[str, Any], event_id: str | None = None
+    ) -> bytes:
+        """The value of a user's record. time: RFC 3339. event_id: by default a hash of the data."""
+        event = {
+            "specversion": "1.0",
+            "id": event_id or hashlib.sha256(orjson.dumps(data)).hexdigest()[:32],
+            "source": self.source,
+            "type": self.event_type,
+            "subject": user_id,
+            "time": time,
+            "datacontenttype": "application/json",
+            "dataschema": self.schema,
+            "data": data,
+        }
+        return orjson.dumps(event)
+
+
+def read_fields(
+    key: bytes | None, value: bytes, user_field: str, field: str, error: type[InputError]
+) -> tuple[str, Any]:
+    """The user and a field of a record's data. Raises `error` if the key is not the user's."""
+    try:
+        data = orjson.loads(value)["data"]
+        user_id, found = data[user_field], data[field]
+    except (orjson.JSONDecodeError, KeyError, TypeError) as cause:
+        raise error(f"no CloudEvent with data.{user_field} and data.{field}: {cause}") from None
+    if not isinstance(user_id, str) or (key or b"") != key_of(user_id):
+        raise error(f"data.{user_field} is not the record's key")
+    return user_id, found
