@@ -15,7 +15,7 @@ from liveprofile.config import Settings
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import NoTopicError
-from liveprofile.pseudonym import user_pseudonym
+from liveprofile.pseudonym import key_pseudonym
 from liveprofile.wire.user_records import user_of
 from udfs.topic_follower import KafkaTopicSource, TopicFollower, TopicSource, read_to_end
 
@@ -69,7 +69,7 @@ class _BookReader(Generic[Book]):
                 self._put(record)
             except InputError as error:
                 position = f"{record.topic}/{record.partition} offset {record.offset}"
-                user = user_pseudonym(user_of(record.key))
+                user = key_pseudonym(record.key or b"")
                 log.warning("%s, %s: %s; the record is ignored", position, user, error)
 
     def _put(self, record: Record) -> None:

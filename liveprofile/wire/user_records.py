@@ -20,8 +20,11 @@ def key_of(user_id: str) -> bytes:
 
 
 def user_of(key: bytes | None) -> str:
-    """The user of a record's key; "" without a key."""
-    return (key or b"").decode("utf-8", "surrogatepass")
+    """The user of a record's key; "" without a key. Raises InputError if it is no text."""
+    try:
+        return (key or b"").decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise InputError(f"the key is no text: {error.reason}") from None
 
 
 class RecordKind(NamedTuple):
