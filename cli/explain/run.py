@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.queries import StoredDelta
 from liveprofile.units import DAY_MS
+from liveprofile.wire.payload import split_digests
 from models.profile.model_card import ModelCard
 from udfs.consent_feed import read_consents
 from udfs.corrections.chains import events_total, to_batch
@@ -31,8 +34,6 @@ from udfs.profile.deletion import WindowEffects, deletion_effects
 from udfs.profile.model_feed import load_checkpoint
 from udfs.profile.udf import open_text_encoder
 
-NEWEST = 10_000  # deltas of a user that are searched
-DIGEST_BYTES = 8
 # Sums of float32 in another order: relative to the stored value, or a part of a unit.
 LARGEST_DIFFERENCE = 1e-3
 NO_LATE_EVENT_DAYS = -1.0
@@ -46,10 +47,7 @@ def model_version(settings: Settings) -> str:
 def stored_delta(settings: Settings, user_id: str, until_ms: int | None) -> StoredDelta | None:
     """The delta of the last window that ended by then. Raises ServiceError."""
     with open_session(settings.cassandra) as session:
-        found = queries.deltas(session, user_id, 1 if until_ms is None else NEWEST)
-    return next(
-        (delta for delta in found if until_ms is None or delta.window_end_ms <= until_ms), None
-    )
+        return next(iter(queries.deltas(session, user_id, 1, until_ms)), None)
 
 
 def explain(
@@ -78,13 +76,14 @@ def explain(
         write_records(folder / "records.json", selection.select(_records(settings, files, mapping)))
         arguments = ["--records", str((folder / "records.json").resolve())]
         run_job(settings, arguments, folder, config, False, on_step)
-        *earlier, row = [None, *_until(read_rows(folder / "rows"), delta)]
+        rows = _until(read_rows(folder / "rows"), delta)
+        earlier, row = deque(chain((None, None), rows), maxlen=2)
     check_events(row, delta)
     on_step("scoring the window without each of its events")
     model = load_checkpoint(settings, product_path(settings.model.checkpoint))
     effects = deletion_effects(
         to_batch([row]),
-        to_batch([earlier[-1]]) if earlier[-1] else None,
+        to_batch([earlier]) if earlier else None,
         model,
         open_text_encoder(settings, model),
     )
@@ -126,19 +125,14 @@ def check_events(row: Mapping[str, Any] | None, delta: StoredDelta) -> None:
     total = round(delta.delta["after"]["events"])
     if row is not None and row["window_end_ms"] == delta.window_end_ms:
         windows, _, _ = parse_windows([row["events"]])
-        found = [_split(window.digests) for window in windows.rows]
-        if found == [_split(delta.digests)] and events_total(row) == total:
+        found = [split_digests(window.digests) for window in windows.rows]
+        if found == [split_digests(delta.digests)] and events_total(row) == total:
             return
     raise InputError(
         f"the user's events until the window's end are not the {total} that the job has used:"
         " earlier ones have expired from the input topic (pass archives of them), or the user was"
         " erased or has several ids, or consents have changed"
     )
-
-
-def _split(digests: bytes) -> set[bytes]:
-    starts = range(0, len(digests), DIGEST_BYTES)
-    return {digests[start : start + DIGEST_BYTES] for start in starts}
 
 
 def check_values(effects: WindowEffects, delta: StoredDelta) -> None:

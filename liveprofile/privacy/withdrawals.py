@@ -16,6 +16,7 @@ from liveprofile.privacy.export import held_tables
 from liveprofile.privacy.user_keys import UserKeys, read_user_keys
 from liveprofile.storage.cql import prepare, read_pages, to_ms, write_all
 from liveprofile.units import SECOND_MS
+from liveprofile.wire.payload import split_digests
 
 DELTAS = "profile_delta"
 # `later_sums` only adds up what the SQL keeps anyway.
@@ -100,7 +101,7 @@ def read_digests(session: Session, user_id: str, ends_ms: Iterable[int]) -> set[
     for row in read_pages(session, select, (user_id,)):
         if to_ms(row.window_end) in wanted:
             digests = bytes(row.digests or b"")
-            found |= {digests[first : first + 8] for first in range(0, len(digests), 8)}
+            found |= split_digests(digests)
     return found
 
 

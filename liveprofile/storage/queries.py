@@ -151,14 +151,22 @@ def profile(session: Session, user_id: str) -> StoredProfile | None:
     )
 
 
-def deltas(session: Session, user_id: str, limit: int = 20) -> list[StoredDelta]:
-    """The changes of the user's latest windows, newest first."""
-    query = select("profile_delta", StoredDelta, "user_id = %s LIMIT %s")
+def deltas(
+    session: Session, user_id: str, limit: int = 20, until_ms: int | None = None
+) -> list[StoredDelta]:
+    """The changes of the user's latest windows, newest first.
+
+    `until_ms`: only of windows that ended by then.
+    """
+    until, values = (
+        ("", ()) if until_ms is None else (" AND window_end <= %s", (from_ms(until_ms),))
+    )
+    query = select("profile_delta", StoredDelta, f"user_id = %s{until} LIMIT %s")
     return [
         StoredDelta(*row)._replace(
             active_rules=names_of(row.active_rules), delta=orjson.loads(row.delta)
         )
-        for row in read(session, query, (user_id, limit))
+        for row in read(session, query, (user_id, *values, limit))
     ]
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import orjson
 
+DIGEST_BYTES = 8
 _IDS = (
     "event_id", "user_id", "item_id", "category_id",
     "session_id", "device_id", "coupon_id", "channel",
@@ -30,8 +31,15 @@ class BadEvent(ValueError):
 
 
 def digest(event_id: str) -> bytes:
-    """Returns 8 bytes that identify an event in the delta that used it (BLAKE2b, RFC 7693)."""
-    return hashlib.blake2b(event_id.encode("utf-8", "surrogatepass"), digest_size=8).digest()
+    """Returns DIGEST_BYTES that identify an event in the delta that used it (BLAKE2b, RFC 7693)."""
+    return hashlib.blake2b(
+        event_id.encode("utf-8", "surrogatepass"), digest_size=DIGEST_BYTES
+    ).digest()
+
+
+def split_digests(digests: bytes) -> set[bytes]:
+    """The digests of a delta's events."""
+    return {digests[first : first + DIGEST_BYTES] for first in range(0, len(digests), DIGEST_BYTES)}
 
 
 def as_id(value: Any) -> str:
