@@ -158,15 +158,15 @@ def deltas(
 
     `until_ms`: only of windows that ended by then.
     """
-    until, values = (
-        ("", ()) if until_ms is None else (" AND window_end <= %s", (from_ms(until_ms),))
-    )
+    until, values = "", [user_id]
+    if until_ms is not None:
+        until, values = " AND window_end <= %s", [user_id, from_ms(until_ms)]
     query = select("profile_delta", StoredDelta, f"user_id = %s{until} LIMIT %s")
     return [
         StoredDelta(*row)._replace(
             active_rules=names_of(row.active_rules), delta=orjson.loads(row.delta)
         )
-        for row in read(session, query, (user_id, *values, limit))
+        for row in read(session, query, (*values, limit))
     ]
 
 
