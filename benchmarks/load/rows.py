@@ -128,22 +128,11 @@ def _window_sums(
     events: list[dict[str, Any]], purchases: int, amount: float, weight: float
 ) -> np.ndarray:
     """The window's contribution to the baseline sums, in the order of `baselines.COLUMNS`."""
-    has_purchase = float(purchases > 0)
-    values = {
-        "windows": 1.0,
-        "events": float(len(events)),
-        "purchases": float(purchases),
-        "amount": amount,
-        "purchase_windows": has_purchase,
-        "w_windows": has_purchase * weight,
-        "w_purchases": purchases * weight,
-        "w_purchases_squared": purchases * purchases * weight,
-        "w_amount": amount * weight,
-        "w_amount_squared": amount * amount * weight,
-    }
+    values = {"windows": 1.0, "events": float(len(events))}
+    values |= baselines.purchase_sums(float(purchases), amount, weight)
     for event in events:
         hours = event["event_time"] // HOUR_MS
-        weekday = (hours // 24 + 3) % 7  # 1970-01-01 was a Thursday
+        weekday = (hours // 24 + baselines.FIRST_WEEKDAY) % 7
         for letter in (baselines.HOUR_LETTERS[hours % 24], baselines.WEEKDAY_DIGITS[weekday]):
             name = f"activity_{letter}"
             values[name] = values.get(name, 0.0) + weight

@@ -9,6 +9,7 @@ The formulas are in docs/data-contract.md, section 4.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
@@ -42,6 +43,7 @@ _ACTIVITY = tuple(HOUR_LETTERS + WEEKDAY_DIGITS)
 # The layout of a row of sums and of a window's contributions to them.
 COLUMNS = (*SUMS, *(f"activity_{c}" for c in _ACTIVITY))
 FIRST_ACTIVITY = len(SUMS)
+T = TypeVar("T", float, np.ndarray)
 
 
 def decay_weight_sql(window_end: str, decay_days: float) -> str:
@@ -116,6 +118,21 @@ def read_baselines(sums: np.ndarray, time_ms: np.ndarray, decay_days: float) -> 
     )
 
 
+def purchase_sums(purchases: T, amount: T, weight: float) -> dict[str, T]:
+    """What the purchases of a window add, in numpy or plain numbers; as `contributions_sql`."""
+    has_purchase = 1.0 * (purchases > 0)
+    return {
+        "purchases": purchases,
+        "amount": amount,
+        "purchase_windows": has_purchase,
+        "w_windows": has_purchase * weight,
+        "w_purchases": purchases * weight,
+        "w_purchases_squared": purchases * purchases * weight,
+        "w_amount": amount * weight,
+        "w_amount_squared": amount * amount * weight,
+    }
+
+
 def added_without(
     added: np.ndarray,
     is_purchase_N: np.ndarray,
@@ -131,21 +148,10 @@ def added_without(
     of = dict(zip(COLUMNS, added.tolist(), strict=True))
     weight = np.exp((end_ms - T0_MS) // SECOND_MS / (decay_days * DAY_S))
     purchases_N = of["purchases"] - is_purchase_N
-    has_purchase_N = (purchases_N > 0).astype(np.float64)
-    amount_N = has_purchase_N * (of["amount"] - is_purchase_N * amount_N)
-    columns = {
-        "events": np.full(len(amount_N), of["events"] - 1),
-        "purchases": purchases_N,
-        "amount": amount_N,
-        "purchase_windows": has_purchase_N,
-        "w_windows": has_purchase_N * weight,
-        "w_purchases": purchases_N * weight,
-        "w_purchases_squared": purchases_N * purchases_N * weight,
-        "w_amount": amount_N * weight,
-        "w_amount_squared": amount_N * amount_N * weight,
-    }
+    amount_N = (purchases_N > 0) * (of["amount"] - is_purchase_N * amount_N)
     rows = np.tile(added, (len(amount_N), 1))
-    for name, column_N in columns.items():
+    rows[:, COLUMNS.index("events")] -= 1
+    for name, column_N in purchase_sums(purchases_N, amount_N, weight).items():
         rows[:, COLUMNS.index(name)] = column_N
     hour_N, weekday_N = time_ms_N // HOUR_MS % 24, (time_ms_N // DAY_MS + FIRST_WEEKDAY) % 7
     for letter_N in (hour_N, len(HOUR_LETTERS) + weekday_N):
