@@ -12,17 +12,14 @@ from typing import Any
 from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
+from benchmarks.support.updater import profile_updater
 from liveprofile.config import load
 from liveprofile.resources import ROOT
-from liveprofile.rules.rules import read_rules
-from liveprofile.segments.definitions import read_segments
 from liveprofile.storage.schema import create_schema
 from models.profile.inference import ProfileModel
 from udfs.null_sink import NullSink
-from udfs.profile.batch import STAGES, ProfileBatchTiming, ProfileUpdater
+from udfs.profile.batch import STAGES, ProfileBatchTiming
 from udfs.profile.sink import ProfileSink, open_profile_sink
-from udfs.rules_feed import RulesFeed
-from udfs.segments_feed import SegmentsFeed
 
 WARM_UP_SHARE = 0.1
 
@@ -34,14 +31,12 @@ def operator(root: Path, workload: Workload, batch_rows: int, stores: list[str])
     prepared = list(batches(workload.messages(), settings, batch_rows))
     model = ProfileModel.load(ROOT / settings.model.checkpoint)
     model.warm_up()
-    rules = RulesFeed(read_rules(ROOT / settings.rules))
-    segments = SegmentsFeed(read_segments(ROOT / settings.segments))
     gc.freeze()  # as udfs.profile.udf does
     us_per_profile: dict[str, Any] = {}
     for name in stores:
         with _open_sink(name, root, model.dim) as store:
             timings: list[ProfileBatchTiming] = []
-            updater = ProfileUpdater(settings, model, store, rules, segments, timings.append)
+            updater = profile_updater(settings, model, store, timings.append)
             warm_up = int(len(prepared) * WARM_UP_SHARE)
             for batch in prepared[:warm_up]:
                 updater.update(batch)

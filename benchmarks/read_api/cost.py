@@ -23,10 +23,9 @@ from benchmarks.load.workload import Workload
 from benchmarks.serve import BATCH_USERS, api_process, plan_requests, run_load
 from benchmarks.support import environment, runs
 from benchmarks.support.command_line import BENCH_ROOT
+from benchmarks.support.updater import profile_updater
 from liveprofile.config import Settings, load
 from liveprofile.resources import ROOT
-from liveprofile.rules.rules import read_rules
-from liveprofile.segments.definitions import read_segments
 from liveprofile.serve_settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.schema import create_schema
@@ -36,11 +35,8 @@ from serve.keys import Role, StoredKey, new_key
 from serve.store.protocol import RawProfile, Store
 from stack.local import Stack, to_toml
 from udfs.null_sink import NullSink
-from udfs.profile.batch import ProfileUpdater
 from udfs.profile.profile_row import ProfileRow
 from udfs.profile.sink import open_profile_sink
-from udfs.rules_feed import RulesFeed
-from udfs.segments_feed import SegmentsFeed
 
 EVENTS, USERS, OPERATOR_BATCH_ROWS = 8_000, 2_000, 500
 SINGLE_PER_S, BATCHES_PER_S, WARM_UP_S = 200.0, 5.0, 8.0
@@ -73,9 +69,7 @@ def operator_rows(settings: Settings, model: ProfileModel) -> list[ProfileRow]:
         def write(self, rows: Sequence[ProfileRow]) -> None:
             newest.update((row.user_id, row) for row in rows)
 
-    rules = RulesFeed(read_rules(ROOT / settings.rules))
-    segments = SegmentsFeed(read_segments(ROOT / settings.segments))
-    updater = ProfileUpdater(settings, model, Sink(), rules, segments, lambda _timing: None)
+    updater = profile_updater(settings, model, Sink())
     messages = Workload.of(EVENTS, USERS).messages()
     for batch in batches(messages, settings, OPERATOR_BATCH_ROWS):
         updater.update(batch)

@@ -20,10 +20,9 @@ from cassandra.cluster import Session
 from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
+from benchmarks.support.updater import profile_updater
 from liveprofile.config import Settings, load
 from liveprofile.resources import ROOT
-from liveprofile.rules.rules import read_rules
-from liveprofile.segments.definitions import read_segments
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema
@@ -32,11 +31,8 @@ from models.profile.inference import ProfileModel
 from stack.cassandra import CassandraNode, nodetool
 from stack.local import Stack
 from stack.state import free_ports
-from udfs.profile.batch import ProfileUpdater
 from udfs.profile.sink import CassandraProfileSink
-from udfs.rules_feed import RulesFeed
 from udfs.scoring.sink import CassandraScoringSink, ScoredEvent
-from udfs.segments_feed import SegmentsFeed
 
 BATCH_ROWS = 500
 SCORES = 50_000
@@ -134,12 +130,10 @@ def _checkpoint(settings: Settings) -> Path:
 def _store(settings: Settings, session: Session, workload: Workload) -> dict[str, int]:
     """Stores windows and scores; returns the numbers of windows, users and scores."""
     model = ProfileModel.load(_checkpoint(settings))
-    rules = RulesFeed(read_rules(ROOT / settings.rules))
-    segments = SegmentsFeed(read_segments(ROOT / settings.segments))
     windows, users = 0, set()
     runs.log_progress(f"storing the windows of {workload.n} events")
     with closing(CassandraProfileSink(settings.cassandra, model.dim, session)) as sink:
-        updater = ProfileUpdater(settings, model, sink, rules, segments, lambda timing: None)
+        updater = profile_updater(settings, model, sink)
         for batch in batches(workload.messages(), settings, BATCH_ROWS):
             updater.update(batch)
             windows += len(batch.user_id)
