@@ -6,6 +6,7 @@ import itertools
 import json
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -97,7 +98,9 @@ def infer(source: Path) -> Draft:
         raise InputError(f"no file at {source}")
     kind = format_of(source)
     if kind == "Parquet":
-        return draft("parquet", "utf-8", ",", first_of_parquet(source), has_header=True)
+        columns = first_of_parquet(source)
+        _require_rows(source, columns)
+        return draft("parquet", "utf-8", ",", columns, has_header=True)
     if kind in REMEDIES:
         raise InputError(f"{source} is {kind}: {REMEDIES[kind]}")
     encoding, delimiter, rows = first_of_csv(source)
@@ -112,7 +115,13 @@ def infer(source: Path) -> Draft:
     names = rows[0] if has_header else [f"column_{number + 1}" for number in range(len(rows[0]))]
     body = [row for row in rows[has_header:] if len(row) == len(names)]
     values = {name: [row[index] for row in body] for index, name in enumerate(names)}
+    _require_rows(source, values)
     return draft("csv", encoding, delimiter, values, has_header)
+
+
+def _require_rows(source: Path, columns: Mapping[str, Sequence[Any]]) -> None:
+    if not any(columns.values()):
+        raise InputError(f"{source} has column names and no rows to draft a mapping from")
 
 
 def draft(

@@ -124,3 +124,11 @@ def test_names_that_occur_twice_are_data(tmp_path: Path) -> None:
 def test_other_files_are_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(InputError, match="neither Parquet nor a CSV"):
         draft(tmp_path, text)
+
+
+def test_file_without_rows_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no rows to draft a mapping from"):
+        draft(tmp_path, "user,item,at\n")
+    pq.write_table(pa.table({"user": pa.array([], pa.string())}), tmp_path / "empty.parquet")
+    with pytest.raises(InputError, match="no rows to draft a mapping from"):
+        infer(tmp_path / "empty.parquet")
