@@ -59,13 +59,13 @@ MappingOption = Annotated[
 ]
 
 
-def config_file(config: Path | None) -> Path | None:
+def config_file(config: Path | None, checkout: Path = ROOT) -> Path | None:
     """Returns the settings file of a command, resolved as `ConfigOption` describes, or None."""
     if config is not None:
         return config
     if named := os.environ.get(CONFIG_VARIABLE):
         return Path(named)
-    of_stack = (LOCAL_STACK_CONFIG, ROOT / LOCAL_STACK_CONFIG)
+    of_stack = (LOCAL_STACK_CONFIG, checkout / LOCAL_STACK_CONFIG)
     return next((file for file in of_stack if file.is_file()), None)
 
 

@@ -108,7 +108,8 @@ def test_package_that_is_not_installed_is_named(missing, arguments):
 def test_local_stack_settings_are_default_unless_variable_is_set(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv(common.CONFIG_VARIABLE, raising=False)
-    assert common.config_file(None) is None
+    # A stack may run in this checkout.
+    assert common.config_file(None, checkout=tmp_path) is None
     common.LOCAL_STACK_CONFIG.parent.mkdir(parents=True)
     common.LOCAL_STACK_CONFIG.write_text("[window]\nlength_ms = 60000\n")
     assert common.read_settings(None).window.length_ms == 60_000
