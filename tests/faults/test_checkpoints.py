@@ -38,4 +38,5 @@ def test_job_runs_on_when_no_checkpoint_can_be_written(loaded_job: LoadedJob) ->
     assert status.returncode == 1 and "no checkpoint has completed" in status.stderr
     assert job.restarts() == restarts
     loaded_job.check()
+    job.wait_for_checkpoint(180)
     assert run_cli("status", "--config", job.config_file).stderr == ""

@@ -93,4 +93,5 @@ def test_job_runs_on_when_the_disk_is_full(job_on_disk: LoadedJob, disk: Path) -
     assert status.returncode == 1 and "no checkpoint has completed" in status.stderr
     assert job.restarts() == restarts
     job_on_disk.check()
+    job.wait_for_checkpoint(180)
     assert run_cli("status", "--config", job.config_file).stderr == ""

@@ -133,7 +133,8 @@ def test_setup_creates_nothing_that_exists(job: JobUnderTest) -> None:
 
 def test_job_survives_upgrades_stop_and_restart_without_losing_an_event(job: JobUnderTest) -> None:
     first = job.submit()
-    assert first in run_cli("status", "--config", job.config_file).stdout
+    # `status` exits with 1 while the first checkpoint is overdue, as on a busy machine.
+    assert first in run_cli("status", "--config", job.config_file, ok=False).stdout
     job.send(messages(1, START_MS))
     resend_corrected_event(job)
     job.wait_until_committed()
@@ -145,7 +146,7 @@ def test_job_survives_upgrades_stop_and_restart_without_losing_an_event(job: Job
     )
     failed = json.loads(done.stdout)
     assert done.returncode == 1 and "window.length_ms" in failed["failure"], done.stderr
-    assert job.run("status")["job_id"] == failed["job_id"] != first
+    assert job.run("status", ok=False)["job_id"] == failed["job_id"] != first
     assert rest.job_state(job.rest_url, first) == "FINISHED"
 
     job.send(messages(2, START_MS + 6 * HOUR_MS))

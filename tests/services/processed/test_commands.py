@@ -80,6 +80,7 @@ def test_scores_are_those_of_the_users_scored_events(job: JobUnderTest) -> None:
 
 def test_status_of_running_job(job: JobUnderTest) -> None:
     job.wait_until_committed()
+    job.wait_for_checkpoint(180)  # `status` exits with 1 while one is overdue
     status = job.run("status")
     assert status["state"] == "RUNNING" and status["restarts"] == 0
     assert status["tasks_running"] == status["tasks"] > 0
@@ -88,6 +89,7 @@ def test_status_of_running_job(job: JobUnderTest) -> None:
 
 
 def test_output_without_json_option_is_plain_text(job: JobUnderTest) -> None:
+    job.wait_for_checkpoint(180)  # `status` exits with 1 while one is overdue
     for name, *arguments in (
         ("audit",),
         ("show", HOT_USER),

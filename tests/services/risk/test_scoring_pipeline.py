@@ -234,7 +234,7 @@ def test_all_decisions_equal_reference_after_rules_and_label(
 def test_status_counts_every_scored_event(job: JobUnderTest, session: Session) -> None:
     scores = len(read_stored_scoring(job.settings, session).scores)
     deadline_s = time.monotonic() + 60  # Flink refreshes its metrics every 10 s
-    while (scoring := job.run("status")["scoring"])["events"] < scores:
+    while (scoring := job.run("status", ok=False)["scoring"])["events"] < scores:
         assert time.monotonic() < deadline_s, scoring
         time.sleep(1)
     assert (scoring["incomplete"], scoring["unscored"]) == (0, 0)
