@@ -22,6 +22,7 @@ from jobs import savepoint_check
 from jobs.compiled_plan import CompiledPlan, NodeId, Override
 from jobs.node_ids import BOOTSTRAP_NODE_IDS, LAST_COUNT, NODE_IDS, WINDOW_COUNT
 from jobs.sql import event_views, profile_views, scoring_views, tables
+from jobs.sql.views import create_view
 from liveprofile.config import Settings, load
 from liveprofile.errors import ConfigError, LiveprofileError
 from liveprofile.kafka.offsets import bootstrap_group, committed_offsets
@@ -186,7 +187,7 @@ def build(
     t_env.execute_sql(sink)
     profile_views.create(t_env, "source", settings, streaming=True)
     t_env.create_temporary_system_function("update_profile", update_profile)
-    t_env.execute_sql(f"CREATE TEMPORARY VIEW profiles AS {profiles()}")
+    create_view(t_env, "profiles", profiles())
     inserts = [
         f"INSERT INTO sink {rejected_records(settings, 'rejected', 'original')}",
         f"INSERT INTO sink {rejected_records(settings, 'too_many')}",
@@ -215,7 +216,7 @@ def add_scoring_pipeline(
         t_env.execute_sql(table)
     scoring_views.create(t_env, "scoring_source", "label_source", settings)
     t_env.create_temporary_system_function("score_event", scoring_tables.score_event)
-    t_env.execute_sql(f"CREATE TEMPORARY VIEW scores AS {scores()}")
+    create_view(t_env, "scores", scores())
     return [
         f"INSERT INTO scoring_sink {rejected_records(settings, 'rejected_labels')}",
         f"INSERT INTO scoring_sink {output_messages('scores')}",

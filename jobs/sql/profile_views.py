@@ -15,6 +15,7 @@ from __future__ import annotations
 from jobs.sql import event_views
 from jobs.sql import expressions as sql
 from jobs.sql.event_views import RECORD
+from jobs.sql.views import create_view
 from liveprofile.config import Settings
 from liveprofile.features import baselines
 from liveprofile.setting_sections import LimitSettings, WindowSettings
@@ -291,4 +292,4 @@ def create(
     if streaming:
         views["late"] = late(settings)
     for name, query in views.items():
-        t_env.execute_sql(f"CREATE TEMPORARY VIEW {name} AS {query}")
+        create_view(t_env, name, query)

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from jobs.sql import event_views
 from jobs.sql import expressions as sql
+from jobs.sql.views import create_view
 from liveprofile.config import Settings
 from liveprofile.features.entity import SCORED_TYPES
 from liveprofile.wire import scored_events
@@ -231,4 +232,4 @@ def create(t_env, source: str, labels: str, settings: Settings) -> None:
         "scoring_input": scoring_input(),
     }
     for name, query in views.items():
-        t_env.execute_sql(f"CREATE TEMPORARY VIEW {name} AS {query}")
+        create_view(t_env, name, query)
