@@ -2,16 +2,18 @@
 
 The head is fitted after the trunk and may read the trunk's states. Validation decides whether it
 does and for how many epochs it trains, by the loss on windows whose horizon ends in the validation
-split; none of their labels is known when training ends. The loss is logistic for churn and
-log-normal for spend above 0 (Wang et al. 2019, arXiv:1912.07753).
+split; none of their labels is known when training ends. A refit does what validation has chosen
+before. The loss is logistic for churn and log-normal for spend above 0 (Wang et al. 2019,
+arXiv:1912.07753).
 
 Shape suffixes: W windows of the corpus, M samples, N samples with spend.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,27 +44,28 @@ def fit(
     split: Split,
     recipe: Recipe,
     on_progress: Progress = lambda *_: None,
+    chosen: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Fits `model.value_head` in place and returns the chosen variant and the validation losses.
 
-    Returns an empty dict and leaves the head as it is if no label is known yet.
+    Returns an empty dict and leaves the head as it is if no label is known yet. `chosen`: what this
+    function has returned for an earlier fit, whose variant and epochs are repeated without
+    validation.
     """
-    random = np.random.default_rng(recipe.seed)
     windows = labelled_windows(corpus, split.train_until_ms)
     validation_W = validation_windows(corpus, split)
-    if not len(windows) or not len(validation_W):
+    is_possible = len(windows) and len(validation_W) if chosen is None else bool(chosen)
+    if not is_possible:
         return {}
-    end_ms_W = corpus.streams.end_ms_W
-    # A profile is read at any time, above all at the start of the next window. At window ends
-    # alone, no user's last purchase would be long ago.
-    between = windows[random.random(len(windows)) < recipe.between_share]
-    labels_known_ms = split.train_until_ms - corpus.horizon_ms
-    between_ms = random_times_after_windows(corpus, between, labels_known_ms, random)
-    sampled = np.concatenate([windows, between])
-    at_ms = np.concatenate([end_ms_W[windows], between_ms])
-    order = np.argsort(sampled, kind="stable")
-    train = samples(model, corpus, recipe, sampled[order], at_ms[order])
-    validation = samples(model, corpus, recipe, validation_W, end_ms_W[validation_W])
+    train = _training_samples(model, corpus, split, recipe, windows)
+    if chosen is not None:
+        trainer = _HeadTrainer(recipe, train, chosen["reads_state"])
+        for epoch in itertools.islice(trainer.epochs(), chosen["epoch"]):
+            on_progress("value head", epoch, chosen["epoch"])
+        model.value_head.load_state_dict(trainer.head.state_dict())
+        return {"reads_state": chosen["reads_state"], "epoch": chosen["epoch"]}
+    end_ms_W = corpus.streams.end_ms_W[validation_W]
+    validation = samples(model, corpus, recipe, validation_W, end_ms_W)
     trainers = []
     for reads_state in (False, True):
         stage = "value head with state" if reads_state else "value head"
@@ -77,6 +80,23 @@ def fit(
         "validation_loss": round(trainers[0].best_loss, 4),
         "validation_loss_with_state": round(trainers[1].best_loss, 4),
     }
+
+
+def _training_samples(
+    model: BehaviourTransformer, corpus: Corpus, split: Split, recipe: Recipe, windows: np.ndarray
+) -> Samples:
+    """The users of labelled `windows` at their ends, and some at a random time after them."""
+    random = np.random.default_rng(recipe.seed)
+    end_ms_W = corpus.streams.end_ms_W
+    # A profile is read at any time, above all at the start of the next window. At window ends
+    # alone, no user's last purchase would be long ago.
+    between = windows[random.random(len(windows)) < recipe.between_share]
+    labels_known_ms = split.train_until_ms - corpus.horizon_ms
+    between_ms = random_times_after_windows(corpus, between, labels_known_ms, random)
+    sampled = np.concatenate([windows, between])
+    at_ms = np.concatenate([end_ms_W[windows], between_ms])
+    order = np.argsort(sampled, kind="stable")
+    return samples(model, corpus, recipe, sampled[order], at_ms[order])
 
 
 class _HeadTrainer:
@@ -103,6 +123,17 @@ class _HeadTrainer:
                 self.head.out.bias[1] = spend.log().mean()
 
     def run(self, validation: Samples, on_progress: Callable[[int, int], None]) -> None:
+        """Trains all epochs and keeps the weights of the best one."""
+        for epoch in self.epochs():
+            with torch.no_grad():
+                validation_loss = self._loss(validation).item()
+            if validation_loss < self.best_loss:
+                self.best_loss, self.best_epoch = validation_loss, epoch
+                self.best_weights = {k: v.clone() for k, v in self.head.state_dict().items()}
+            on_progress(epoch, self.recipe.value_epochs)
+
+    def epochs(self) -> Iterator[int]:
+        """Trains the head; yields the number of each epoch after it."""
         recipe, count = self.recipe, len(self.train.churned_M)
         optimizer = torch.optim.AdamW(
             self.head.parameters(), lr=recipe.value_learning_rate, weight_decay=recipe.weight_decay
@@ -121,12 +152,7 @@ class _HeadTrainer:
                 nn.utils.clip_grad_norm_(self.head.parameters(), recipe.clip_norm)
                 optimizer.step()
                 step += 1
-            with torch.no_grad():
-                validation_loss = self._loss(validation).item()
-            if validation_loss < self.best_loss:
-                self.best_loss, self.best_epoch = validation_loss, epoch
-                self.best_weights = {k: v.clone() for k, v in self.head.state_dict().items()}
-            on_progress(epoch, recipe.value_epochs)
+            yield epoch
 
     def _loss(self, batch: Samples) -> Tensor:
         churn_M, log_mean_M, log_std_M = self.head(batch.state_MD, batch.user_features_MX)

@@ -8,7 +8,7 @@ other half (the holdout) decides. A modality is kept if its holdout loss is lowe
 and lower than with the same vectors shuffled among the windows. The shuffled control rules out
 gains that carry no information about a window, such as a correction of the trunk's biases. The
 whole 95 % interval over users (models/profile/evaluation/intervals.py) of both differences must lie
-below 0.
+below 0. A refit fits those that were kept, each for its best number of epochs.
 
 Shape suffixes: B samples of a batch, M of them with a named item, N samples of all batches, K
 windows that have a vector, C categories, I items, D model width.
@@ -17,7 +17,7 @@ windows that have a vector, C categories, I items, D model width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -85,10 +85,19 @@ def fit(
     split: Split,
     recipe: Recipe,
     on_progress: Progress = lambda *_: None,
+    chosen: list[ModalityTrial] | None = None,
 ) -> list[ModalityTrial]:
-    """Sets `model.fusion` to the modalities that help and returns the result of every trial."""
+    """Sets `model.fusion` to the modalities that help and returns the result of every trial.
+
+    `chosen`: the trials of an earlier fit, which are repeated and returned.
+    """
     random = np.random.default_rng(recipe.seed)
     model.fusion = Fusion(model.shape.dim)
+    if chosen is not None:
+        for trial in chosen:
+            if trial.kept:
+                model.fusion = _refit(model, corpus, trial, split, recipe, random, on_progress)
+        return chosen
     vectors, trials = corpus.streams.window_vectors, []
     for modality in sorted(vectors, key=lambda name: (-len(vectors[name].row_K), name)):
         windows = _split_windows(corpus.streams, modality, split, random)
@@ -191,23 +200,63 @@ def _try_modality(
         rows = ModalityRows(*shuffled.select(batch.window_B))
         return batch._replace(modality_inputs={**batch.modality_inputs, modality: rows})
 
-    def fit_and_evaluate(data: FusionSplit, stage: str) -> tuple[Fusion, HeldOutLosses]:
-        fusion = _fit(
+    def fit_and_evaluate(data: FusionSplit, stage: str) -> tuple[Fusion, int, HeldOutLosses]:
+        fusion, epoch = _fit(
             model, modality, data, recipe, lambda done, total: on_progress(stage, done, total)
         )
-        return fusion, _held_out_losses(model, fusion, data.holdout, recipe)
+        return fusion, epoch, _held_out_losses(model, fusion, data.holdout, recipe)
 
-    fusion, losses = fit_and_evaluate(data, f"fuse {modality.name}")
+    fusion, epoch, losses = fit_and_evaluate(data, f"fuse {modality.name}")
     losses_without = _held_out_losses(model, model.fusion, data.holdout, recipe)
     bootstrap = _user_bootstrap(data.holdout)
-    metrics = {"train_windows": len(windows[0]), **_compare(losses, losses_without, bootstrap)}
+    metrics = {
+        "train_windows": len(windows[0]),
+        "epoch": epoch,
+        **_compare(losses, losses_without, bootstrap),
+    }
     kept = metrics["loss_difference_without"][2] < 0
     if kept:
         control = FusionSplit(*([with_shuffled_vectors(batch) for batch in part] for part in data))
-        _, control_losses = fit_and_evaluate(control, f"fuse {modality.name}, shuffled")
+        *_, control_losses = fit_and_evaluate(control, f"fuse {modality.name}, shuffled")
         metrics |= _compare(losses, control_losses, bootstrap, "dealt_anew")
         kept = metrics["loss_difference_dealt_anew"][2] < 0
     return ModalityTrial(**modality._asdict(), kept=kept, metrics=metrics), fusion
+
+
+def _refit(
+    model: BehaviourTransformer,
+    corpus: Corpus,
+    trial: ModalityTrial,
+    split: Split,
+    recipe: Recipe,
+    random: np.random.Generator,
+    on_progress: Progress,
+) -> Fusion:
+    """The model's fusion with the modality of a trial, fitted for the trial's number of epochs."""
+    modality = Modality(trial.name, trial.numbers)
+    windows = _split_windows(corpus.streams, modality, split, random)[0]
+    modalities = (*model.fusion.modalities, modality)
+    data = FusionSplit(_batches(model, corpus, windows, recipe, modalities), [], [])
+    fusion = _with_zeros(model, modality)
+    epochs = _epochs(
+        model,
+        fusion,
+        data.train,
+        recipe,
+        lambda done, total: on_progress(f"fuse {modality.name}", done, total),
+    )
+    for epoch in epochs:
+        if epoch == trial.metrics["epoch"]:
+            break
+    return fusion.requires_grad_(False)
+
+
+def _with_zeros(model: BehaviourTransformer, modality: Modality) -> Fusion:
+    """The model's fusion with one more modality, whose weights are zeros and can be trained."""
+    fusion = Fusion(model.shape.dim, [*model.fusion.modalities, modality])
+    fusion.load_state_dict(model.fusion.state_dict(), strict=False)
+    fusion.requires_grad_(False).weights[-1].requires_grad_(True)
+    return fusion
 
 
 def _fit(
@@ -216,40 +265,52 @@ def _fit(
     data: FusionSplit,
     recipe: Recipe,
     on_progress: Callable[[int, int], None],
-) -> Fusion:
+) -> tuple[Fusion, int]:
     """The model's fusion with one more modality, whose weights are those of the best epoch.
 
-    The weights are zeros if no epoch improves the validation loss.
+    The weights are zeros, and the epoch 0, if no epoch improves the validation loss.
     """
-    fusion = Fusion(model.shape.dim, [*model.fusion.modalities, modality])
-    fusion.load_state_dict(model.fusion.state_dict(), strict=False)
-    weight = fusion.requires_grad_(False).weights[-1].requires_grad_(True)
-    optimizer = torch.optim.AdamW([weight], lr=LEARNING_RATE, weight_decay=recipe.weight_decay)
-    steps_per_epoch = len(data.train)
-    epochs = max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps_per_epoch))
-    steps = epochs * steps_per_epoch
-    random, step = np.random.default_rng(recipe.seed), 0
-    best_loss, best_weight = math.inf, weight.detach().clone()
-    for epoch in range(epochs + 1):
+    fusion = _with_zeros(model, modality)
+    weight = fusion.weights[-1]
+    best_loss, best_epoch, best_weight = math.inf, 0, weight.detach().clone()
+    for epoch in _epochs(model, fusion, data.train, recipe, on_progress):
         validation = _held_out_losses(model, fusion, data.validation, recipe)
         validation_loss = validation.loss_N.mean().item()
         if validation_loss < best_loss:
-            best_loss, best_weight = validation_loss, weight.detach().clone()
+            best_loss, best_epoch, best_weight = validation_loss, epoch, weight.detach().clone()
+    with torch.no_grad():
+        weight.copy_(best_weight)
+    return fusion.requires_grad_(False), best_epoch
+
+
+def _epochs(
+    model: BehaviourTransformer,
+    fusion: Fusion,
+    train: list[FusionBatch],
+    recipe: Recipe,
+    on_progress: Callable[[int, int], None],
+) -> Iterator[int]:
+    """Trains the newest weights of `fusion`; yields how many epochs are done: 0, 1 and so on."""
+    weight = fusion.weights[-1]
+    optimizer = torch.optim.AdamW([weight], lr=LEARNING_RATE, weight_decay=recipe.weight_decay)
+    steps_per_epoch = len(train)
+    epochs = max(MIN_EPOCHS, math.ceil(MIN_STEPS / steps_per_epoch))
+    steps = epochs * steps_per_epoch
+    random, step = np.random.default_rng(recipe.seed), 0
+    for epoch in range(epochs):
+        yield epoch
         on_progress(epoch, epochs)
-        if epoch == epochs:
-            break
         for index in random.permutation(steps_per_epoch):
             factor = learning_rate_schedule(step, steps, recipe.warm_up_share)
             optimizer.param_groups[0]["lr"] = LEARNING_RATE * factor
-            loss_B, _ = _losses(model, fusion, data.train[index], recipe)
+            loss_B, _ = _losses(model, fusion, train[index], recipe)
             optimizer.zero_grad(set_to_none=True)
             loss_B.mean().backward()
             torch.nn.utils.clip_grad_norm_([weight], recipe.clip_norm)
             optimizer.step()
             step += 1
-    with torch.no_grad():
-        weight.copy_(best_weight)
-    return fusion.requires_grad_(False)
+    yield epochs
+    on_progress(epochs, epochs)
 
 
 def _user_bootstrap(batches: list[FusionBatch]) -> UserBootstrap:

@@ -4,13 +4,15 @@ An example is a window of the training split whose user has a next window there.
 the user had in that next window, as a set. The first epochs minimise a softmax over the candidates
 that serving ranks, with the same weight for each member of the set; validation decides how many.
 The last epoch adds a loss of NDCG@10, on windows of the later half of training, whose memories are
-about as long as those of serving; it is kept if NDCG@10 rises on validation.
+about as long as those of serving; it is kept if NDCG@10 rises on validation. A refit, which has no
+validation, does what validation has chosen before.
 
 Shape suffixes: B windows of a batch; others as in models/profile/ranker/network.py.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -41,18 +43,24 @@ def fit(
     data: PreparedData,
     recipe: Recipe,
     on_progress: Progress = lambda *_: None,
+    chosen: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Fits `model.ranker` and returns its validation losses by epoch.
 
     Returns an empty dict, and the model has no ranker, if no user has two windows in the training
-    and in the validation split.
+    and in the validation split. `chosen`: what this function has returned for an earlier fit, whose
+    number of epochs and NDCG epoch are repeated without validation.
     """
     model.ranker = None
     trainer = _RankerTrainer(model, data, recipe)
-    if not len(trainer.train_W) or not len(trainer.validation_W):
+    if chosen is None:
+        is_possible = len(trainer.train_W) and len(trainer.validation_W)
+    else:
+        is_possible = bool(chosen)
+    if not is_possible:
         return {}
     torch.manual_seed(recipe.seed)
-    return trainer.run(on_progress)
+    return trainer.run(on_progress) if chosen is None else trainer.repeat(chosen, on_progress)
 
 
 class _Losses(NamedTuple):
@@ -82,16 +90,31 @@ class _RankerTrainer:
         report = self._fit_sets(state_WD, on_progress)
         return {**report, "ndcg": self.fit_ndcg(state_WD, on_progress)}
 
-    def _fit_sets(self, state_WD: np.ndarray, on_progress: Progress) -> dict[str, Any]:
-        ranker, recipe = self.model.ranker, self.recipe
-        losses, best_weights = [], {}
-        for _ in self._epochs(
+    def repeat(self, chosen: dict[str, Any], on_progress: Progress) -> dict[str, Any]:
+        """Fits the ranker as `run` has, which returned `chosen`."""
+        state_WD = self._states(on_progress)
+        self.model.ranker = self._new_ranker()
+        list(itertools.islice(self._set_epochs(state_WD, on_progress), chosen["epoch"]))
+        report = {"epoch": chosen["epoch"], "windows": len(self.train_W)}
+        if chosen["ndcg"]["kept"]:
+            later_W = self._later_windows()
+            list(self._ndcg_epoch(later_W, state_WD, on_progress))
+            report["ndcg"] = {"windows": len(later_W)}
+        return report
+
+    def _set_epochs(self, state_WD: np.ndarray, on_progress: Progress) -> Iterator[None]:
+        return self._epochs(
             self.train_W,
-            recipe.ranker_epochs,
-            recipe.ranker_learning_rate,
+            self.recipe.ranker_epochs,
+            self.recipe.ranker_learning_rate,
             lambda windows_B: self._losses(windows_B, state_WD).set_2.sum(),
             lambda done, total: on_progress("ranker", done, total),
-        ):
+        )
+
+    def _fit_sets(self, state_WD: np.ndarray, on_progress: Progress) -> dict[str, Any]:
+        ranker = self.model.ranker
+        losses, best_weights = [], {}
+        for _ in self._set_epochs(state_WD, on_progress):
             losses.append(self._validate(state_WD)[0])
             if min(losses) == losses[-1]:
                 best_weights = _copy(ranker)
@@ -107,23 +130,9 @@ class _RankerTrainer:
 
         Each is the mean of items and categories. The ranker stays as it is unless the value rises.
         """
-        ranker, recipe = self.model.ranker, self.recipe
-        end_ms_W = np.asarray(self.data.corpus.streams.end_ms_W)[self.train_W]
-        later_W = self.train_W[end_ms_W >= np.median(end_ms_W)]
-        later_W = self._sample(later_W, recipe.ranker_ndcg_windows)
+        ranker, later_W = self.model.ranker, self._later_windows()
         weights, before = _copy(ranker), self._validate(state_WD)[1]
-
-        def loss(windows_B: np.ndarray) -> Tensor:
-            losses = self._losses(windows_B, state_WD)
-            return (losses.set_2 + recipe.ranker_ndcg_weight * losses.ndcg_2).sum()
-
-        for _ in self._epochs(
-            later_W,
-            1,
-            recipe.ranker_ndcg_learning_rate,
-            loss,
-            lambda done, total: on_progress("ranker, NDCG", done, total),
-        ):
+        for _ in self._ndcg_epoch(later_W, state_WD, on_progress):
             after = self._validate(state_WD)[1]
         kept = after > before
         if not kept:
@@ -135,6 +144,27 @@ class _RankerTrainer:
             "kept": kept,
         }
 
+    def _later_windows(self) -> np.ndarray:
+        """Windows of the later half of training, at most as many as the recipe has."""
+        end_ms_W = np.asarray(self.data.corpus.streams.end_ms_W)[self.train_W]
+        later_W = self.train_W[end_ms_W >= np.median(end_ms_W)]
+        return self._sample(later_W, self.recipe.ranker_ndcg_windows)
+
+    def _ndcg_epoch(
+        self, windows: np.ndarray, state_WD: np.ndarray, on_progress: Progress
+    ) -> Iterator[None]:
+        def loss(windows_B: np.ndarray) -> Tensor:
+            losses = self._losses(windows_B, state_WD)
+            return (losses.set_2 + self.recipe.ranker_ndcg_weight * losses.ndcg_2).sum()
+
+        return self._epochs(
+            windows,
+            1,
+            self.recipe.ranker_ndcg_learning_rate,
+            loss,
+            lambda done, total: on_progress("ranker, NDCG", done, total),
+        )
+
     def _epochs(
         self,
         windows: np.ndarray,
@@ -143,9 +173,11 @@ class _RankerTrainer:
         loss: Callable[[np.ndarray], Tensor],
         on_step: Callable[[int, int], None],
     ) -> Iterator[None]:
-        """Trains the model's ranker; yields after each epoch, with the ranker in eval mode."""
+        """Trains the model's ranker; yields after each epoch, with the ranker in eval mode.
+
+        The caller may stop after any of them.
+        """
         ranker, recipe = self.model.ranker, self.recipe
-        ranker.requires_grad_(True)
         parameters = list(ranker.named_parameters())
         tables = [value for name, value in parameters if name in TABLES]
         others = [value for name, value in parameters if name not in TABLES]
@@ -158,7 +190,7 @@ class _RankerTrainer:
         batches = math.ceil(len(windows) / recipe.ranker_batch_rows)
         steps, step = batches * epochs, 0
         for _ in range(epochs):
-            ranker.train()
+            ranker.train().requires_grad_(True)
             for windows_B in np.array_split(self.random.permutation(windows), batches):
                 rate = learning_rate_schedule(step, steps, recipe.warm_up_share)
                 for group in optimizer.param_groups:
@@ -169,9 +201,8 @@ class _RankerTrainer:
                 optimizer.step()
                 step += 1
                 on_step(step, steps)
-            ranker.eval()
+            ranker.eval().requires_grad_(False)
             yield
-        ranker.requires_grad_(False)
 
     def _states(self, on_progress: Progress) -> np.ndarray:
         """(W, D) the trunk's state after each window that is an example."""

@@ -6,9 +6,10 @@ end, in the others at a random time until the moment, as serving does for the va
 window. The losses are logistic for churn and absolute for spend and days, whose minimum is the
 median.
 
-The horizons of all examples end before the first horizon that validation measures begins
-(`any_time.moment_ranges_ms`). A horizon longer than the data has no examples and no curve. One
-longer than the model's is linked to it (models/profile/values/links.py).
+The horizons of all examples end before the first horizon that a later part measures begins
+(`any_time.moment_ranges_ms`); without a later part, all known labels are used. A horizon longer
+than the data has no examples and no curve. One longer than the model's is linked to it
+(models/profile/values/links.py).
 
 Shape suffixes: M examples, H horizons, of which G are learned, B examples of a batch; others as in
 the head.
@@ -38,6 +39,7 @@ from models.profile.values.inputs import PurchaseWindows, curve_inputs
 
 if TYPE_CHECKING:
     from models.profile.data.prepared import Split
+    from models.profile.data.training_rows import Streams
     from models.profile.network import BehaviourTransformer
 
 AFTER_DAYS = (0, 1, 3, 7, 14, 30, 60, 120)
@@ -70,7 +72,7 @@ def fit(
     """
     model.value_curves = None
     until_ms = {
-        days: moment_ranges_ms(corpus.streams, split, days)[0][1]
+        days: _last_moment_ms(corpus.streams, split, days)
         for days in dict.fromkeys((recipe.horizon_days, *HORIZONS_DAYS))
     }
     start_ms, last_ms = int(corpus.streams.end_ms_W.min()) - 1, max(until_ms.values())
@@ -90,6 +92,13 @@ def fit(
         "examples": {str(days): count[days] for days in horizons},
         "links": _links(model.value_curves),
     }
+
+
+def _last_moment_ms(streams: Streams, split: Split, days: int) -> int:
+    """The last moment whose label may be used."""
+    if len(split.validation) or len(split.test):
+        return moment_ranges_ms(streams, split, days)[0][1]
+    return max(split.train_until_ms - days * DAY_MS, int(streams.end_ms_W.min()) - 1)
 
 
 def inputs_at(corpus: Corpus, recipe: Recipe, windows: np.ndarray, at_ms: np.ndarray) -> np.ndarray:

@@ -9,6 +9,7 @@ import math
 from collections.abc import Collection
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -21,6 +22,8 @@ from models.profile.data.training_rows import PART_WINDOWS, Streams
 from models.profile.encoding import Vocabulary, concatenated_ranges
 from models.profile.recipes import Recipe
 from models.profile.text_encoder import TextEncoder
+
+RefitPart = Literal["validation", "test"]
 
 
 def prepare(
@@ -89,6 +92,31 @@ def prepare_streams(
         recipe.horizon_days,
     )
     return PreparedData(corpus, split, items, item_counts, categories, category_counts, teacher)
+
+
+def prepare_refit(
+    recipe: Recipe,
+    data: PreparedData,
+    part: RefitPart,
+    teacher: Teacher | None = None,
+    incremental: bool = False,
+) -> PreparedData:
+    """The data of a training on all windows up to the end of `part`, which nothing chooses by.
+
+    teacher, incremental: those of `prepare`, which returned `data`. The names are chosen anew.
+    """
+    streams, split = data.corpus.streams, data.split
+    none = np.empty(0, np.int64)
+    train, later = np.union1d(split.train, split.validation), split.test
+    until_ms = split.validation_until_ms
+    if part == "test":
+        train, later, until_ms = np.union1d(train, split.test), none, split.test_until_ms
+    if incremental:
+        is_new = streams.end_ms_W[train] > teacher.trained_until_ms
+        old = np.flatnonzero(streams.end_ms_W <= teacher.trained_until_ms)
+        train = add_replay(recipe, train[is_new], old, np.random.default_rng(recipe.seed))
+    refit = Split(train, none, later, until_ms, until_ms, split.test_until_ms)
+    return prepare_streams(recipe, streams, refit, teacher, incremental)
 
 
 def split_new_windows(

@@ -20,24 +20,17 @@ from liveprofile.errors import InputError
 from liveprofile.privacy import trained_users
 from liveprofile.privacy.trained_users import USER_BYTES, TrainedUsers
 from liveprofile.progress import Progress
-from models.profile import checkpoint, user_embedding
+from models.profile import checkpoint
 from models.profile.data.prepared import PreparedData, Teacher
 from models.profile.evaluation import evaluate
-from models.profile.model_card import WEIGHTS, ModalityTrial, ModelCard
+from models.profile.model_card import WEIGHTS
 from models.profile.network import BehaviourTransformer, Shape
 from models.profile.recipes import Recipe
 from models.profile.text_encoder import TextEncoder
-from models.profile.training import (
-    churn_spend_head,
-    curves,
-    distributed,
-    fit_modalities,
-    fit_ranker,
-    fit_value_curves,
-    training_state,
-)
+from models.profile.training import curves, distributed, training_state
 from models.profile.training.distributed import ProcessGroup
-from models.profile.training.preparation import iso_utc, prepare
+from models.profile.training.parts import Parts, fit_parts
+from models.profile.training.preparation import RefitPart, iso_utc, prepare, prepare_refit
 from models.profile.training.trainer import Trainer
 
 
@@ -54,6 +47,7 @@ def train(
     incremental: bool = False,
     encode_texts: TextEncoder | None = None,
     without: Collection[str] = (),
+    refit: RefitPart | None = None,
 ) -> dict | None:
     """Writes a model checkpoint to the folder `out` and returns its model card as a dict.
 
@@ -65,10 +59,17 @@ def train(
     incremental: continues the training of the teacher on the windows after its own training
     encode_texts: that of `training_rows.read`
     without: users who are left out, also those of the teacher's training
+    refit: after validation has chosen everything, all is trained again on the windows up to the end
+        of this part; the metrics of the card are those before
 
-    Raises InputError for rows that the recipe cannot use, for the state of another run, and for a
-    teacher that was trained on a user of `without`.
+    Raises InputError for rows that the recipe cannot use, for the state of another run, for a
+    teacher that was trained on a user of `without` or on validation, and for a refit on a test part
+    that continued training does not have.
     """
+    if incremental and refit == "test":
+        raise InputError(
+            "refit test: continued training has no test part; refit validation trains on all rows"
+        )
     with distributed.process_group(device) as processes:
         teacher = teacher_folder and Teacher.load(teacher_folder, recipe)
         if teacher:
@@ -76,51 +77,60 @@ def train(
         if incremental:
             recipe = recipe.for_continued_training(teacher.model.shape, teacher.revision)
         data = prepare(recipe, rows_path, on_progress, teacher, incremental, encode_texts, without)
+        if teacher and not incremental:
+            _check_teacher_before(teacher_folder, teacher, data.split.train_until_ms)
         run = _run_identity(recipe, data)
         if changes := training_state.differences(processes.broadcast(lambda: run), run):
             raise InputError(f"rank {processes.rank} has another run than rank 0: {changes}")
-        state = training_state.StateFile(out / training_state.FILE, run)
         if fresh and processes.is_main:
-            state.remove()
+            training_state.remove(out)
+        state = training_state.StateFile(out / training_state.FILE, run)
         trainer = fit(recipe, data, processes, state, on_progress, on_note)
+        if refit:
+            more = prepare_refit(recipe, data, refit, teacher, incremental)
+            epochs = trainer.best_epoch
+            run_again = {**run, "refit": refit, "refit_epochs": epochs}
+            state = training_state.StateFile(out / training_state.REFIT_FILE, run_again)
+            again = fit(recipe, more, processes, state, on_progress, on_note, epochs=epochs)
     if not processes.is_main:
         return None
-    model, split = trainer.model, data.split
-    # The value head and the modalities are fitted to the states that will be served.
-    checkpoint.round_weights(model)
+    model, stored = trainer.model, data
     # Continued training keeps the projection: new embeddings stay comparable with stored ones.
-    embedding = {} if incremental else user_embedding.fit(model, data.corpus, split.train, recipe)
-    value_head = churn_spend_head.fit(model, data.corpus, split, recipe, on_progress)
-    modalities = fit_modalities.fit(model, data.corpus, split, recipe, on_progress)
-    ranker = fit_ranker.fit(model, data, recipe, on_progress)
-    value_curves = fit_value_curves.fit(model, data.corpus, split, recipe, on_progress)
-    checkpoint.round_weights(model)
-    evaluated = {"validation": model}
-    if incremental:
-        evaluated["validation_before"] = data.teacher.model
-    metrics = {
-        "epochs": len(trainer.curves),
-        "best_epoch": trainer.best_epoch,
-        "embedding": embedding,
-        "values": value_head,
-        "ranker": ranker,
-        "value_curves": value_curves,
-        "seconds": round(sum(row["seconds"] for row in trainer.curves), 1),
-        **{
-            name: evaluate.evaluate(
-                network, data.corpus, split, recipe, "validation", on_progress=on_progress
-            )
-            for name, network in evaluated.items()
-        },
-    }
-    card = _save(out, recipe, run, data, model, modalities, metrics)
+    parts = fit_parts(model, data, recipe, on_progress, keep_embedding=incremental)
+    metrics = _metrics(recipe, data, trainer, parts, incremental, on_progress)
+    # Also of a refitted model: what it was trained on surprises it less than what comes.
+    surprise = evaluate.surprise_quantiles(model, data.corpus, data.split.validation, recipe)
+    if refit:
+        model, stored = again.model, more
+        fitted = fit_parts(
+            model, more, recipe, on_progress, keep_embedding=incremental, chosen=parts
+        )
+        metrics["refit"] = {**fitted.metrics(), "seconds": again.seconds()}
+    card = checkpoint.save(
+        out,
+        model,
+        stored.items,
+        stored.categories,
+        name=recipe.name,
+        version=f"{recipe.name}-{recipe.revision}{'-refit' if refit else ''}",
+        revision=recipe.revision,
+        horizon_days=recipe.horizon_days,
+        decay_days=recipe.decay_days,
+        ranked_items=recipe.ranked_items,
+        recipe=run["recipe"],
+        data=_described(recipe, run, stored) | (_refitted(refit, data) if refit else {}),
+        metrics=metrics,
+        surprise_quantiles=surprise,
+        modalities=parts.modalities,
+        libraries=run["libraries"],
+    )
     if data.teacher is None or data.teacher.trained_users is not None:
         streams, taught = data.corpus.streams, data.teacher and data.teacher.trained_users
         keys = (key.ljust(USER_BYTES, b"\0") for key in streams.user_key_U.tolist())
         trained = TrainedUsers.of_training(keys, run["rows"], taught)
         trained_users.write(out, WEIGHTS, trained)
     curves.write(out, trainer.curves, trainer.best_epoch)
-    state.remove()
+    training_state.remove(out)
     return card.model_dump()
 
 
@@ -132,12 +142,13 @@ def fit(
     on_progress: Progress = lambda *_: None,
     on_note: Callable[[str], None] = lambda _: None,
     on_epoch: Callable[[int, float], None] = lambda *_: None,
+    epochs: int | None = None,
 ) -> Trainer:
     """Trains the network and returns the trainer.
 
     `on_epoch` receives each epoch and its validation loss. With `state`, the training resumes from
-    the state of an earlier process. Raises InputError for the state of another run and for a loss
-    that is not finite.
+    the state of an earlier process. `epochs` is that of `Trainer.run`. Raises InputError for the
+    state of another run and for a loss that is not finite.
     """
     torch.set_num_threads(1)
     torch.manual_seed(recipe.seed)
@@ -158,7 +169,7 @@ def fit(
     if teacher:
         _copy_matching_weights(model, teacher)
     trainer = Trainer(recipe, model, data, processes, teacher)
-    trainer.run(state, on_progress, on_note, on_epoch)
+    trainer.run(state, on_progress, on_note, on_epoch, epochs)
     return trainer
 
 
@@ -179,50 +190,73 @@ def _check_teacher(folder: Path, teacher: Teacher, without: Collection[str]) -> 
         )
 
 
-def _save(
-    out: Path,
+def _metrics(
     recipe: Recipe,
-    run: dict[str, Any],
     data: PreparedData,
-    model: BehaviourTransformer,
-    modalities: list[ModalityTrial],
-    metrics: dict[str, Any],
-) -> ModelCard:
-    split, streams = data.split, data.corpus.streams
-    return checkpoint.save(
-        out,
-        model,
-        data.items,
-        data.categories,
-        name=recipe.name,
-        version=f"{recipe.name}-{recipe.revision}",
-        revision=recipe.revision,
-        horizon_days=recipe.horizon_days,
-        decay_days=recipe.decay_days,
-        ranked_items=recipe.ranked_items,
-        recipe=run["recipe"],
-        data={
-            "licence": recipe.data_licence,
-            "teacher": run["teacher"],
-            "fingerprint": run["rows"],
-            "users": streams.users,
-            "windows": len(streams.end_ms_W),
-            "events": len(streams.time_ms_N),
-            "unusable_events": streams.unusable_events,
-            "train_until": iso_utc(split.train_until_ms),
-            "validation_until": iso_utc(split.validation_until_ms),
-            "test_until": iso_utc(split.test_until_ms),
-            "windows_by_part": {
-                name: len(getattr(split, name)) for name in ("train", "validation", "test")
-            },
+    trainer: Trainer,
+    parts: Parts,
+    incremental: bool,
+    on_progress: Progress,
+) -> dict[str, Any]:
+    """The field `metrics` of the model card: what validation measures."""
+    measured = {"validation": trainer.model}
+    if incremental:
+        measured["validation_before"] = data.teacher.model
+    return {
+        "epochs": len(trainer.curves),
+        "best_epoch": trainer.best_epoch,
+        **parts.metrics(),
+        "seconds": trainer.seconds(),
+        **{
+            name: evaluate.evaluate(
+                model, data.corpus, data.split, recipe, "validation", on_progress=on_progress
+            )
+            for name, model in measured.items()
         },
-        metrics=metrics,
-        surprise_quantiles=evaluate.surprise_quantiles(
-            model, data.corpus, split.validation, recipe
-        ),
-        modalities=modalities,
-        libraries=run["libraries"],
-    )
+    }
+
+
+def _described(recipe: Recipe, run: dict[str, Any], data: PreparedData) -> dict[str, Any]:
+    """The field `data` of the model card."""
+    split, streams = data.split, data.corpus.streams
+    return {
+        "licence": recipe.data_licence,
+        "teacher": run["teacher"],
+        "fingerprint": run["rows"],
+        "users": streams.users,
+        "windows": len(streams.end_ms_W),
+        "events": len(streams.time_ms_N),
+        "unusable_events": streams.unusable_events,
+        "train_until": iso_utc(split.train_until_ms),
+        "validation_until": iso_utc(split.validation_until_ms),
+        "test_until": iso_utc(split.test_until_ms),
+        "windows_by_part": {
+            name: len(getattr(split, name)) for name in ("train", "validation", "test")
+        },
+    }
+
+
+def _refitted(part: RefitPart, chosen_on: PreparedData) -> dict[str, Any]:
+    """What the field `data` of a refitted model's card says about the training before."""
+    split = chosen_on.split
+    return {
+        "refit": {
+            "part": part,
+            "chosen_by_training_until": iso_utc(split.train_until_ms),
+            "chosen_by_validation_until": iso_utc(split.validation_until_ms),
+            "metrics": "those of the training before the refit, on validation",
+            "measured_by": "test" if part == "validation" and len(split.test) else None,
+        }
+    }
+
+
+def _check_teacher_before(folder: Path, teacher: Teacher, train_until_ms: int) -> None:
+    """Raises InputError for a teacher that has seen validation: it would choose by its memory."""
+    if teacher.trained_until_ms > train_until_ms:
+        raise InputError(
+            f"teacher {folder}: trained on windows up to {iso_utc(teacher.trained_until_ms)}, but"
+            f" the training part ends at {iso_utc(train_until_ms)}; use a teacher without --refit"
+        )
 
 
 def _run_identity(recipe: Recipe, data: PreparedData) -> dict[str, Any]:

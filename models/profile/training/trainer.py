@@ -65,7 +65,8 @@ class Trainer:
         self.log_q_I = self._tensor(np.log(self.item_share_I)).float()
         windows_per_epoch = min(recipe.windows_per_epoch, len(self.split.train))
         self.steps_per_epoch = math.ceil(windows_per_epoch / recipe.batch_rows)
-        self.steps = self.steps_per_epoch * recipe.epochs
+        self.epochs = recipe.epochs
+        self.steps = self.steps_per_epoch * recipe.epochs  # of the learning rate's schedule
         smallest_batch = windows_per_epoch // self.steps_per_epoch
         if smallest_batch < processes.size:
             raise InputError(
@@ -98,17 +99,21 @@ class Trainer:
         on_progress: Progress,
         on_note: Callable[[str], None],
         on_epoch: Callable[[int, float], None],
+        epochs: int | None = None,
     ) -> None:
         """Trains until the validation loss has not improved for `patience` epochs.
 
         The model then has the weights of the best epoch, or of the last one without validation
-        windows. Raises InputError if the loss is not finite.
+        windows. `epochs` stops earlier, at the same learning rates. Raises InputError if the loss
+        is not finite.
         """
         recipe = self.recipe
+        if epochs is not None:
+            self.epochs = min(epochs, recipe.epochs)
         validation = self._sample(self.split.validation, recipe.validation_windows)
         if state:
             self._resume(state, on_note)
-        while len(self.curves) < recipe.epochs and not self._patience_exhausted():
+        while len(self.curves) < self.epochs and not self._patience_exhausted():
             self._train_epoch(state, on_progress)
             validation_values = self._validate(validation)
             loss, epoch = validation_values["validation_loss"], len(self.curves) + 1
@@ -136,6 +141,9 @@ class Trainer:
         self.model.load_state_dict(self.best_weights)
         self.model.cpu().eval().requires_grad_(False)
 
+    def seconds(self) -> float:
+        return round(sum(row["seconds"] for row in self.curves), 1)
+
     def _patience_exhausted(self) -> bool:
         return len(self.curves) - self.best_epoch >= self.recipe.patience
 
@@ -148,7 +156,7 @@ class Trainer:
             for name, value in self._step(windows).items():
                 self.totals[name] = self.totals.get(name, 0.0) + value / self.steps_per_epoch
             self.step += 1
-            on_progress("train", self.step, self.steps)
+            on_progress("train", self.step, self.steps_per_epoch * self.epochs)
             if time.monotonic() - self.saved_s > training_state.SAVE_INTERVAL_S:
                 self._save(state)
 
@@ -193,8 +201,8 @@ class Trainer:
         self.totals = {name: total.to(device) for name, total in saved["totals"].items()}
         if self.processes.is_main:
             on_note(
-                f"resuming after step {self.step} of {self.steps}, epoch {len(self.curves)} of"
-                f" {self.recipe.epochs}, from {state.file}"
+                f"resuming after step {self.step} of {self.steps_per_epoch * self.epochs}, epoch"
+                f" {len(self.curves)} of {self.epochs}, from {state.file}"
             )
 
     def _sample(self, windows: np.ndarray, size: int) -> np.ndarray:

@@ -15,6 +15,8 @@ import torch
 from liveprofile.errors import InputError
 
 FILE = "training-state.pt"
+REFIT_FILE = "refit-state.pt"  # of the second training, after validation has chosen
+PARTIAL = ".partial"
 # The state is also saved at the end of each epoch. The interval limits the work that a kill loses;
 # a save takes time for a large model (the optimizer has twice its weights, plus the best weights).
 SAVE_INTERVAL_S = 60.0
@@ -60,13 +62,16 @@ class StateFile:
         finally:
             os.close(folder)
 
-    def remove(self) -> None:
-        self.file.unlink(missing_ok=True)
-        self._partial.unlink(missing_ok=True)
-
     @property
     def _partial(self) -> Path:
-        return self.file.with_name(f"{self.file.name}.partial")
+        return self.file.with_name(self.file.name + PARTIAL)
+
+
+def remove(folder: Path) -> None:
+    """Removes the states of a folder's training."""
+    for name in (FILE, REFIT_FILE):
+        for file in (name, name + PARTIAL):
+            (folder / file).unlink(missing_ok=True)
 
 
 def differences(before: dict[str, Any], now: dict[str, Any]) -> str:
