@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +17,8 @@ from liveprofile.resources import product_path
 
 if TYPE_CHECKING:
     from udfs.profile.deployment import Deployment, UserModels
+
+OLD_DAYS = 60  # of a model; docs/retraining.md has what was measured
 
 model = typer.Typer(
     name="model",
@@ -78,6 +83,9 @@ def apply(
 def list_deployments(config: ConfigOption = None, json: JsonOption = False) -> None:
     """List the model in force and the last deployments, newest first.
 
+    Each model has the end of its training, if this machine can read its card. A model older than
+    60 days should be trained again (docs/retraining.md).
+
     Example: `liveprofile model list --json`
     """
     from udfs.profile.model_feed import read_user_models
@@ -133,13 +141,44 @@ def _print(
     deployments = models.deployments if models else ()
     if json:
         fields = [one.model_dump(mode="json") for one in deployments]
-        configured = str(settings.model.checkpoint)
-        print_json(fields[0] if only_newest else {"configured": configured, "deployments": fields})
+        configured = settings.model.checkpoint
+        report = {"configured": str(configured), "deployments": fields}
+        report["trained_until"] = {
+            folder: until.isoformat()
+            for folder, until in _trained_until(configured, deployments).items()
+        }
+        print_json(fields[0] if only_newest else report)
         return
     for deployment in deployments[:1] if only_newest else deployments:
         typer.echo(_line(deployment))
     if not only_newest:
-        typer.echo(f"{'-':>8}  {settings.model.checkpoint} (setting model.checkpoint)")
+        configured = settings.model.checkpoint
+        typer.echo(f"{'-':>8}  {configured} (setting model.checkpoint)")
+        for folder, until in _trained_until(configured, deployments).items():
+            typer.echo(_age(folder, until, datetime.now(UTC)))
+
+
+def _trained_until(configured: Path, deployments: Sequence[Deployment]) -> dict[str, datetime]:
+    """The end of the training of each model whose card this machine can read, by folder."""
+    from models.profile.model_card import ModelCard
+
+    folders = {str(configured): product_path(configured)}
+    for deployment in deployments:
+        for reference in (deployment.model, deployment.canary):
+            if reference is not None:
+                folders[reference.folder] = reference.path
+    found = {}
+    for name, folder in folders.items():
+        # The other models may be on the workers' machines only.
+        with suppress(InputError):
+            found[name] = ModelCard.read(folder).trained_until
+    return found
+
+
+def _age(folder: str, until: datetime, now: datetime) -> str:
+    days = (now - until).days
+    advice = "; train it again (docs/retraining.md)" if days > OLD_DAYS else ""
+    return f"{folder}: trained on windows until {until:%Y-%m-%d}, {days} days ago{advice}"
 
 
 def _line(deployment: Deployment) -> str:

@@ -45,6 +45,15 @@ PartOption = Annotated[
         "--part", help="Part of the rows: validation to compare choices, test for the final result."
     ),
 ]
+RefitOption = Annotated[
+    Literal["validation", "test"] | None,
+    typer.Option(
+        "--refit",
+        help="After validation has chosen everything, train again on all windows up to the end of"
+        " this part, with the same choices. After `test` no part is left to measure the model.",
+        show_default=False,
+    ),
+]
 # In a checkout, the looks at its test parts; an installed package has no docs folder.
 TEST_LOG = ROOT / "docs/test-looks.jsonl" if (ROOT / "docs").is_dir() else Path("test-looks.jsonl")
 TestLogOption = Annotated[

@@ -15,6 +15,7 @@ from cli.learning.options import (
     DeviceOption,
     OptionalOutFolderOption,
     OutFolderOption,
+    RefitOption,
     RowsOption,
     SequencesArgument,
     SequencesFormatOption,
@@ -84,6 +85,7 @@ def _profile_command(name: str) -> Callable[..., None]:
                 " per text on a CPU. Serve such a model with the setting model.texts.",
             ),
         ] = False,
+        refit: RefitOption = None,
         fresh: Annotated[
             bool, typer.Option("--fresh", help="Start over instead of resuming a killed training.")
         ] = False,
@@ -121,11 +123,17 @@ def _profile_command(name: str) -> Callable[..., None]:
                 incremental=incremental is not None,
                 encode_texts=encode if texts else None,
                 without=left_out,
+                refit=refit,
             )
         if card is None:  # a torchrun process other than the first
             return
         if not as_json:
-            print_fields({"version": card["version"], "folder": out, **_summary(card["metrics"])})
+            summary = _summary(card["metrics"])
+            if refit:
+                summary["refitted on windows until"] = (
+                    f"{card['data']['train_until']}; the figures above are those before"
+                )
+            print_fields({"version": card["version"], "folder": out, **summary})
         else:
             print_json({"version": card["version"], "folder": str(out), **card["metrics"]})
 

@@ -5,6 +5,7 @@ This module does not import torch, so that commands read a card without its seco
 
 from __future__ import annotations
 
+from datetime import datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -75,3 +76,13 @@ class ModelCard(BaseCard):
     metrics: dict[str, Any]
     surprise_quantiles: dict[str, float]
     modalities: list[ModalityTrial] = []
+
+    @property
+    def trained_until(self) -> datetime:
+        """The end of the last window of the model's training. Raises InputError."""
+        try:
+            return datetime.fromisoformat(self.data["train_until"])
+        except (KeyError, TypeError, ValueError):
+            raise InputError(
+                f"model card of {self.version}: data.train_until is no time; train the model again"
+            ) from None

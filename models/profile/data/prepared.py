@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -101,7 +101,26 @@ class Teacher(NamedTuple):
 
 def trained_until_ms(card: ModelCard) -> int:
     """The end of the last window of a model's training."""
-    return int(datetime.fromisoformat(card.data["train_until"]).timestamp() * 1000)
+    return int(card.trained_until.timestamp() * 1000)
+
+
+def refuse_trained_part(
+    folder: Path, card: ModelCard, split: Split, part: Literal["validation", "test"]
+) -> None:
+    """Raises InputError if the model was trained on windows of the part that shall measure it."""
+    until_ms = trained_until_ms(card)
+    before = split.train_until_ms if part == "validation" else split.validation_until_ms
+    if until_ms <= before:
+        return
+    remedy = "train it without --refit, or read the figures before the refit in its card"
+    if "refit" not in card.data:
+        remedy = "use the rows of its training, or newer ones"
+    elif part == "validation" and until_ms <= split.validation_until_ms:
+        remedy = "use --part test, or train it without --refit"
+    raise InputError(
+        f"model checkpoint {folder}: was trained on the {part} part (windows up to"
+        f" {card.data['train_until']}), which cannot measure it; {remedy}"
+    )
 
 
 def most_frequent(names: list[str], counts: np.ndarray, limit: int) -> tuple[list[str], np.ndarray]:

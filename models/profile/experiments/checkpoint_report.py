@@ -11,7 +11,7 @@ from models.profile import checkpoint, text_encoder
 from models.profile.data import training_rows
 from models.profile.data.churn_spend_samples import user_features_at
 from models.profile.data.examples import Corpus, build_corpus
-from models.profile.data.prepared import Split, split_by_time
+from models.profile.data.prepared import Split, refuse_trained_part, split_by_time
 from models.profile.encoding import Vocabulary
 from models.profile.evaluation import next_basket_models
 from models.profile.evaluation.any_time import ModelPredictions, any_time_report
@@ -37,8 +37,8 @@ def checkpoint_report(
 ) -> dict[str, Any]:
     """The metrics of the model checkpoint in `folder` and of every baseline model.
 
-    The recipe splits the rows by time. They must be the rows that the model was trained on, or the
-    training time must lie before their validation split. Raises InputError.
+    The recipe splits the rows by time. Raises InputError, also for a model that was trained on
+    windows of the split.
     """
     model, items, categories, card = checkpoint.load(folder)
     encode_texts = text_encoder.encode if TEXT in model.fusion.modalities else None
@@ -46,6 +46,7 @@ def checkpoint_report(
         rows_path, lambda done, total: on_progress("read", done, total), encode_texts
     )
     split = split_by_time(recipe, streams.end_ms_W)
+    refuse_trained_part(folder, card, split, split_name)
     corpus = build_corpus(
         streams,
         Vocabulary(items, model.shape.item_buckets),

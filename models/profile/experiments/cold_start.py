@@ -25,7 +25,7 @@ from models.profile.data import item_side_info, training_rows
 from models.profile.data.batched_inference import TrunkOutput, run_trunk
 from models.profile.data.catalogue import Catalogue
 from models.profile.data.examples import build_corpus
-from models.profile.data.prepared import split_by_time
+from models.profile.data.prepared import refuse_trained_part, split_by_time
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary, concatenated_ranges
 from models.profile.evaluation.intervals import UserBootstrap
@@ -81,12 +81,14 @@ def cold_start_report(
 ) -> dict[str, Any]:
     """Recall@10 and NDCG@10 of cold items, for the model checkpoint `folder` and catalogue `file`.
 
-    The recipe splits the rows by time. Raises InputError.
+    The recipe splits the rows by time. Raises InputError, also for a model that was trained on
+    windows of the split.
     """
     model, items, categories, card = checkpoint.load(folder)
     catalogue = Catalogue.read(file)
     streams = training_rows.read(rows_path, lambda done, total: on_progress("read", done, total))
     split = split_by_time(recipe, streams.end_ms_W)
+    refuse_trained_part(folder, card, split, split_name)
     windows = getattr(split, split_name)
     items_with_vectors = set(catalogue.items_with_vectors()) - set(items)
     new_items = _items_without_training_events(streams, split.train, windows)

@@ -43,23 +43,33 @@ def fit_parts(
     on_progress: Progress = lambda *_: None,
     *,
     keep_embedding: bool = False,
+    rankings_only: bool = False,
     chosen: Parts | None = None,
 ) -> Parts:
     """Fits the parts in place and rounds all weights to float16, as they are stored.
 
-    keep_embedding: the projection to the embedding stays as it is. chosen: the result for an
-    earlier trunk, whose choices are repeated without validation.
+    keep_embedding: the projection to the embedding stays as it is. rankings_only: leaves out what
+    no ranking reads. chosen: the result for an earlier trunk, whose choices are repeated without
+    validation.
     """
     corpus, split = data.corpus, data.split
     before = chosen._asdict() if chosen else dict.fromkeys(Parts._fields)
-    # The value head and the modalities are fitted to the states that will be served.
+    # What follows is fitted to the states that will be served.
     checkpoint.round_weights(model)
-    parts = Parts(
-        {} if keep_embedding else user_embedding.fit(model, corpus, split.train, recipe),
-        churn_spend_head.fit(model, corpus, split, recipe, on_progress, before["values"]),
-        fit_modalities.fit(model, corpus, split, recipe, on_progress, before["modalities"]),
-        fit_ranker.fit(model, data, recipe, on_progress, before["ranker"]),
-        fit_value_curves.fit(model, corpus, split, recipe, on_progress),
+    parts = Parts({}, {}, [], {}, {})
+    if not (keep_embedding or rankings_only):
+        parts = parts._replace(embedding=user_embedding.fit(model, corpus, split.train, recipe))
+    if not rankings_only:
+        values = churn_spend_head.fit(model, corpus, split, recipe, on_progress, before["values"])
+        parts = parts._replace(values=values)
+    parts = parts._replace(
+        modalities=fit_modalities.fit(
+            model, corpus, split, recipe, on_progress, before["modalities"]
+        ),
+        ranker=fit_ranker.fit(model, data, recipe, on_progress, before["ranker"]),
     )
+    if not rankings_only:
+        curves = fit_value_curves.fit(model, corpus, split, recipe, on_progress)
+        parts = parts._replace(value_curves=curves)
     checkpoint.round_weights(model)
     return parts

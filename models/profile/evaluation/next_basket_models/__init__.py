@@ -9,7 +9,7 @@ Shape suffixes: W windows of the streams, R rows (windows with a known next bask
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -113,6 +113,17 @@ def subset(targets: NextBaskets, most: int) -> NextBaskets:
     )
 
 
+class _Tuned(NamedTuple):
+    """A model with the settings that validation has chosen."""
+
+    settings: dict[str, Any]
+    rank: Callable[[_Source, _Rows], np.ndarray]  # with a source's popularity and neighbours
+
+
+# From the source and the rows that it tunes on, the split, and a callback for its progress.
+_Tune = Callable[["_Source", "_Rows", "Split", Callable[[int, int], None]], _Tuned]
+
+
 def rank_all(
     streams: Streams,
     kind: Kind,
@@ -125,38 +136,54 @@ def rank_all(
 
     refreshed: whether popularity, similarities and neighbours include the validation split.
     """
+    reference = np.union1d(split.train, split.validation) if refreshed else split.train
+    ranked = rank_as_of(
+        streams, kind, split, targets, {"only": reference}, tuple(_MODELS), on_progress
+    )
+    return {name: rankings["only"] for name, rankings in ranked.items()}
+
+
+def rank_as_of(
+    streams: Streams,
+    kind: Kind,
+    split: Split,
+    targets: NextBaskets,
+    references: Mapping[str, np.ndarray],
+    models: Sequence[str],
+    on_progress: Progress = lambda stage, done, total: None,
+) -> dict[str, dict[str, BaselineRanking]]:
+    """By model and reference: the rankings for `targets`, with settings tuned once on validation.
+
+    references: by name, the windows that popularity, similarities and neighbours come from. models:
+    the names of some baseline models.
+    """
     tuned_on = _Source(streams, kind, split.train)
     tuning = tuned_on.sample(split.validation, TUNING_ROWS)
-    source = tuned_on
-    if refreshed:
-        source = _Source(streams, kind, np.union1d(split.train, split.validation))
-    rows = source.rows(targets)
-    models: dict[str, Callable[..., BaselineRanking]] = {
-        "own_counts": _own_counts,
-        "tifu_knn": _tifu_knn,
-        "up_cf": _up_cf,
-        "item_knn": _item_knn,
-        "gru4rec": partial(_recurrent, nn.GRU),
-        "lstm": partial(_recurrent, nn.LSTM),
-        "boosted_ranker": _boosted_ranker,
+    sources = {
+        name: tuned_on if reference is split.train else _Source(streams, kind, reference)
+        for name, reference in references.items()
     }
-    rankings = {
-        "popularity": BaselineRanking(popularity(rows.history), {}),
-        "gp_topfreq": BaselineRanking(gp_topfreq(rows.history), {}),
-    }
-    for name, model in models.items():
-        rankings[name] = model(
+    rows = {name: source.rows(targets) for name, source in sources.items()}
+    rankings: dict[str, dict[str, BaselineRanking]] = {}
+    for model in models:
+        tuned = _MODELS[model](
             tuned_on,
             tuning,
-            source,
-            rows,
             split,
-            lambda done, total, name=name: on_progress(f"{name}, {kind}", done, total),
+            lambda done, total, model=model: on_progress(f"{model}, {kind}", done, total),
         )
+        rankings[model] = {
+            name: BaselineRanking(tuned.rank(source, rows[name]), tuned.settings)
+            for name, source in sources.items()
+        }
     return rankings
 
 
-def _own_counts(_tuned_on, tuning: _Rows, _source, rows: _Rows, _split, on_try) -> BaselineRanking:
+def _untuned(rank: Callable[[History], np.ndarray]) -> _Tune:
+    return lambda *_: _Tuned({}, lambda _source, rows: rank(rows.history))
+
+
+def _own_counts(_source, tuning: _Rows, _split, on_try) -> _Tuned:
     chosen = coordinate_search(
         OwnCounts(60.0, 10.0, False),
         {
@@ -167,10 +194,10 @@ def _own_counts(_tuned_on, tuning: _Rows, _source, rows: _Rows, _split, on_try) 
         lambda each: tuning.quality(each.rank(tuning.history)),
         on_try,
     )
-    return BaselineRanking(chosen.rank(rows.history), chosen._asdict())
+    return _Tuned(chosen._asdict(), lambda _source, rows: chosen.rank(rows.history))
 
 
-def _with_neighbours(start, choices, tuned_on, tuning, source, rows, on_try) -> BaselineRanking:
+def _with_neighbours(start, choices, tuned_on: _Source, tuning: _Rows, on_try) -> _Tuned:
     neighbours = tuned_on.neighbours()
     chosen = coordinate_search(
         start,
@@ -178,13 +205,15 @@ def _with_neighbours(start, choices, tuned_on, tuning, source, rows, on_try) -> 
         lambda each: tuning.quality(each.rank(tuning.history, tuning.baskets.user_W, neighbours)),
         on_try,
     )
-    if source is not tuned_on:
-        neighbours = source.neighbours()
-    ranking_RK = chosen.rank(rows.history, rows.baskets.user_W, neighbours)
-    return BaselineRanking(ranking_RK, chosen._asdict())
+
+    def rank(source: _Source, rows: _Rows) -> np.ndarray:
+        of_source = neighbours if source is tuned_on else source.neighbours()
+        return chosen.rank(rows.history, rows.baskets.user_W, of_source)
+
+    return _Tuned(chosen._asdict(), rank)
 
 
-def _tifu_knn(tuned_on, tuning, source, rows, _split, on_try) -> BaselineRanking:
+def _tifu_knn(tuned_on, tuning, _split, on_try) -> _Tuned:
     choices = {
         "group_decay": (0.5, 0.8, 0.9, 1.0),
         "within_decay": (0.8, 0.95, 1.0),
@@ -192,19 +221,19 @@ def _tifu_knn(tuned_on, tuning, source, rows, _split, on_try) -> BaselineRanking
         "neighbours": (100, 900),
         "group_windows": (3, 14),
     }
-    return _with_neighbours(TifuKnn(), choices, tuned_on, tuning, source, rows, on_try)
+    return _with_neighbours(TifuKnn(), choices, tuned_on, tuning, on_try)
 
 
-def _up_cf(tuned_on, tuning, source, rows, _split, on_try) -> BaselineRanking:
+def _up_cf(tuned_on, tuning, _split, on_try) -> _Tuned:
     choices = {
         "recent_windows": (5, 10, 50, 100),
         "locality": (1, 5, 50, 100),
         "asymmetry": (0.0, 0.5, 0.75),
     }
-    return _with_neighbours(UpCf(), choices, tuned_on, tuning, source, rows, on_try)
+    return _with_neighbours(UpCf(), choices, tuned_on, tuning, on_try)
 
 
-def _item_knn(tuned_on, tuning, source, rows, _split, on_try) -> BaselineRanking:
+def _item_knn(tuned_on: _Source, tuning: _Rows, _split, on_try) -> _Tuned:
     cosines = item_knn.cosines(tuned_on.baskets, tuned_on.reference)
     chosen = coordinate_search(
         item_knn.ItemKnn(),
@@ -216,14 +245,19 @@ def _item_knn(tuned_on, tuning, source, rows, _split, on_try) -> BaselineRanking
         lambda each: tuning.quality(each.rank(tuning.history, cosines)),
         on_try,
     )
-    if source is not tuned_on:
-        cosines = item_knn.cosines(source.baskets, source.reference)
-    return BaselineRanking(chosen.rank(rows.history, cosines), chosen._asdict())
+
+    def rank(source: _Source, rows: _Rows) -> np.ndarray:
+        of_source = cosines
+        if source is not tuned_on:
+            of_source = item_knn.cosines(source.baskets, source.reference)
+        return chosen.rank(rows.history, of_source)
+
+    return _Tuned(chosen._asdict(), rank)
 
 
 def _recurrent(
-    cell: recurrent.Cell, tuned_on, tuning, source, rows, split, on_epoch
-) -> BaselineRanking:
+    cell: recurrent.Cell, tuned_on: _Source, tuning: _Rows, split: Split, on_epoch
+) -> _Tuned:
     fitted = recurrent.fit(
         cell,
         tuned_on.baskets,
@@ -231,11 +265,13 @@ def _recurrent(
         lambda each: tuning.quality(each.rank(tuned_on.baskets, tuning.baskets.window_W)),
         on_epoch,
     )
-    ranking_RK = fitted.rank(source.baskets, rows.baskets.window_W)
-    return BaselineRanking(ranking_RK, {"epochs": fitted.epochs})
+    return _Tuned(
+        {"epochs": fitted.epochs},
+        lambda source, rows: fitted.rank(source.baskets, rows.baskets.window_W),
+    )
 
 
-def _boosted_ranker(tuned_on, tuning, _source, rows, split, on_fit) -> BaselineRanking:
+def _boosted_ranker(tuned_on: _Source, tuning: _Rows, split: Split, on_fit) -> _Tuned:
     # The later half of the training windows: their pasts are as long as those of validation.
     late = split.train[tuned_on.baskets.end_ms_W[split.train] > _middle_ms(tuned_on, split)]
     train = tuned_on.sample(late, BOOSTED_TRAINING_ROWS)
@@ -248,9 +284,26 @@ def _boosted_ranker(tuned_on, tuning, _source, rows, split, on_fit) -> BaselineR
         if best is None or fitted.quality > best.quality:
             best = fitted
         on_fit(number, len(boosted.GRID))
-    given = boosted.candidates(rows.history, rows.groups)
-    return BaselineRanking(best.rank(given, len(rows.baskets.window_W)), best.settings)
+
+    def rank(_source: _Source, rows: _Rows) -> np.ndarray:
+        given = boosted.candidates(rows.history, rows.groups)
+        return best.rank(given, len(rows.baskets.window_W))
+
+    return _Tuned(best.settings, rank)
 
 
 def _middle_ms(source: _Source, split: Split) -> float:
     return float(np.median(source.baskets.end_ms_W[split.train]))
+
+
+_MODELS: dict[str, _Tune] = {
+    "popularity": _untuned(popularity),
+    "gp_topfreq": _untuned(gp_topfreq),
+    "own_counts": _own_counts,
+    "tifu_knn": _tifu_knn,
+    "up_cf": _up_cf,
+    "item_knn": _item_knn,
+    "gru4rec": partial(_recurrent, nn.GRU),
+    "lstm": partial(_recurrent, nn.LSTM),
+    "boosted_ranker": _boosted_ranker,
+}

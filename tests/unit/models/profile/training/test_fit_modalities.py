@@ -26,7 +26,7 @@ from models.profile.inference import ProfileModel
 from models.profile.model_card import WEIGHTS
 from models.profile.recipes import recipe
 from models.profile.training import fit_modalities
-from models.profile.training.preparation import prepare
+from models.profile.training.preparation import prepare, prepare_refit
 from models.profile.training.train import fit as fit_trunk
 from models.profile.training.train import train
 from tests.support.streams import modality_shop
@@ -216,3 +216,17 @@ def test_adding_items_keeps_the_fusion_weights(trained):
     )
     assert expanded.fusion.modalities == model.fusion.modalities
     assert torch.equal(expanded.fusion.weights[0], model.fusion.weights[0])
+
+
+def test_refit_repeats_the_kept_modality_for_its_best_epochs(trained):
+    folder = trained("media")
+    stored, *_, card = checkpoint.load(folder)
+    data = prepare(TINY, folder.with_suffix(".parquet"))
+    again = prepare_refit(TINY, data, "validation")
+    model = fit_trunk(TINY, again).model
+    dropped = card.modalities[0].model_copy(update={"name": "dropped", "kept": False})
+    trials = [dropped, *card.modalities]
+    refitted = fit_modalities.fit(model, again.corpus, again.split, TINY, chosen=trials)
+    assert refitted == trials and model.fusion.modalities == stored.fusion.modalities
+    metrics = fit_modalities.measure(model, again.corpus, again.split.test, TINY)
+    assert metrics[ENCODER]["category_ndcg_at_10_difference_without"][1] > 0.2

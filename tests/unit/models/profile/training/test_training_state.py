@@ -61,11 +61,11 @@ def read_curves(folder):
 
 
 @contextmanager
-def start_training(shop, out, *launcher):
+def start_training(shop, out, *launcher, options=()):
     """Runs the train command in a process that is killed at the end if it still runs."""
     command = [sys.executable, *launcher, "-m", "cli", "train", "general-7-days"]
     command += ["--rows", str(shop / "rows"), "--out", str(out), "--device", "cpu", "--json"]
-    command += ["--params", str(shop / "params.toml")]
+    command += ["--params", str(shop / "params.toml"), *options]
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as training:
@@ -158,18 +158,24 @@ def test_failed_write_keeps_the_old_state(tmp_path, monkeypatch):
 
 
 def test_two_processes_resume_after_a_kill_and_train_as_one_process(shop, expected, tmp_path):
-    """Each process has half of the same batches: only the order of additions differs."""
+    """Each process has half of the same batches: only the order of additions differs.
+
+    Both also train the refit.
+    """
     launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    with start_training(shop, tmp_path, *launcher) as training:
+    options = ("--refit", "validation")
+    with start_training(shop, tmp_path, *launcher, options=options) as training:
         wait_for_state(training, tmp_path)
         psutil.Process(training.pid).children()[-1].kill()
         _, notes = training.communicate(timeout=PROCESSES_S)
     assert training.returncode == 1 and not (tmp_path / "card.json").exists(), notes
-    with start_training(shop, tmp_path, *launcher) as training:
+    with start_training(shop, tmp_path, *launcher, options=options) as training:
         printed, notes = training.communicate(timeout=PROCESSES_S)
     assert training.returncode == 0, notes
     assert notes.count("resuming after step") == printed.count("\n") == 1
     expected_card, expected_curves = expected
+    refitted = json.loads((tmp_path / "card.json").read_text())["data"]
+    assert refitted["train_until"] == expected_card["data"]["validation_until"]
     assert json.loads(printed)["best_epoch"] == expected_card["metrics"]["best_epoch"]
     for row, expected_row in zip(read_curves(tmp_path), expected_curves, strict=True):
         losses = [name for name in row if name != "seconds" and not name.endswith(METRICS)]

@@ -6,7 +6,7 @@ import pytest
 from models.profile.data.examples import PURCHASE
 from models.profile.data.prepared import Split
 from models.profile.evaluation.next_basket import basket_scores, next_baskets
-from models.profile.evaluation.next_basket_models import rank_all, subset
+from models.profile.evaluation.next_basket_models import rank_all, rank_as_of, subset
 from tests.unit.models.profile.synthetic_streams import DAY_MS, START_MS, make_streams
 
 pytestmark = pytest.mark.slow
@@ -90,3 +90,16 @@ def test_subset_keeps_whole_baskets(rankings):
     for row, window in enumerate(part.window_W):
         whole = targets.code_M[targets.row_M == np.searchsorted(targets.window_W, window)]
         np.testing.assert_array_equal(part.code_M[part.row_M == row], whole)
+
+
+def test_one_tuning_ranks_with_the_neighbours_of_several_times(rankings):
+    targets, results = rankings
+    streams = shop()
+    split = split_of(streams)
+    times = {"train": split.train, "both": np.union1d(split.train, split.validation)}
+    ranked = rank_as_of(streams, "item", split, targets, times, ("tifu_knn", "popularity"))
+    assert list(ranked) == ["tifu_knn", "popularity"]
+    for name, by_time in ranked.items():
+        np.testing.assert_array_equal(by_time["both"].ranking_RK, results[name].ranking_RK)
+        assert (by_time["train"].ranking_RK != by_time["both"].ranking_RK).any()
+        assert by_time["train"].settings == by_time["both"].settings == results[name].settings

@@ -1,0 +1,223 @@
+"""`train --refit`: what validation has chosen is repeated on more windows, and the card says so."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from cli.main import app
+from liveprofile.errors import InputError
+from liveprofile.units import DAY_MS
+from models.profile import checkpoint, recipes
+from models.profile.data.prepared import refuse_trained_part, split_by_time
+from models.profile.experiments.checkpoint_report import checkpoint_report
+from models.profile.training import training_state
+from models.profile.training.parts import fit_parts
+from models.profile.training.preparation import prepare, prepare_refit
+from models.profile.training.train import fit, train
+from tests.unit.models.profile.miniature import MINIATURE, write_rows
+
+pytestmark = pytest.mark.slow
+
+# The best of four epochs is not the last one, so a refit must stop early.
+SHORT = dataclasses.replace(MINIATURE, epochs=4, windows_per_epoch=200, learning_rate=0.05)
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory):
+    return write_rows(tmp_path_factory.mktemp("refit") / "rows")
+
+
+@pytest.fixture(scope="module")
+def plain(rows, tmp_path_factory):
+    """The folder and the card of a training without a refit."""
+    folder = tmp_path_factory.mktemp("plain")
+    return folder, train(SHORT, rows, folder)
+
+
+@pytest.fixture(scope="module")
+def refitted(rows, tmp_path_factory):
+    """The folder and the card of a training that is repeated on training and validation."""
+    folder = tmp_path_factory.mktemp("refitted")
+    return folder, train(SHORT, rows, folder, refit="validation")
+
+
+def without_times(metrics):
+    return {name: value for name, value in metrics.items() if name not in ("seconds", "refit")}
+
+
+def test_card_of_a_refit_has_the_figures_before_and_says_what_it_was_trained_on(plain, refitted):
+    before, card = plain[1], refitted[1]
+    assert without_times(card["metrics"]) == without_times(before["metrics"])
+    assert card["surprise_quantiles"] == before["surprise_quantiles"]
+    assert (card["version"], before["version"]) == ("miniature-1-refit", "miniature-1")
+    parts = before["data"]["windows_by_part"]
+    assert card["data"]["windows_by_part"] == {
+        "train": parts["train"] + parts["validation"],
+        "validation": 0,
+        "test": parts["test"],
+    }
+    assert card["data"]["train_until"] == before["data"]["validation_until"]
+    said = card["data"]["refit"]
+    assert said["part"] == "validation" and said["measured_by"] == "test"
+    assert said["chosen_by_training_until"] == before["data"]["train_until"]
+    assert card["sha256"] != before["sha256"]
+
+
+def test_refit_repeats_the_choices_of_validation_on_all_windows(rows, refitted):
+    """The stored weights are those of a training on both parts with the chosen epochs."""
+    folder, card = refitted
+    chosen = card["metrics"]
+    assert chosen["best_epoch"] < SHORT.epochs
+    data = prepare(SHORT, rows)
+    split = data.split
+    again = prepare_refit(SHORT, data, "validation")
+    np.testing.assert_array_equal(again.split.train, np.union1d(split.train, split.validation))
+    trunk = fit(SHORT, again, epochs=chosen["best_epoch"])
+    assert len(trunk.curves) == chosen["best_epoch"]
+    first = fit_parts(fit(SHORT, data).model, data, SHORT)
+    repeated = fit_parts(trunk.model, again, SHORT, chosen=first)
+    assert repeated.values["epoch"] == first.values["epoch"]
+    assert repeated.ranker["epoch"] == first.ranker["epoch"]
+    assert repeated.ranker["windows"] > first.ranker["windows"]
+    assert ("ndcg" in repeated.ranker) == first.ranker["ndcg"]["kept"]
+    examples = [each.value_curves["examples"]["7"] for each in (first, repeated)]
+    assert examples[1] > examples[0]
+    stored, *_ = checkpoint.load(folder)
+    for name, value in stored.state_dict().items():
+        torch.testing.assert_close(trunk.model.state_dict()[name], value, rtol=0, atol=1e-3)
+
+
+def test_refit_learns_nothing_from_windows_after_its_part(rows, refitted, tmp_path):
+    """Rows that lack the test part's purchases give the same weights."""
+    data = prepare(SHORT, rows)
+    until_ms = data.split.validation_until_ms
+    dated = dataclasses.replace(
+        SHORT,
+        validation_from=day(data.split.train_until_ms),
+        test_from=day(until_ms),
+    )
+    cards = []
+    for name, days in (("all", 40), ("less", 36)):
+        folder = write_rows(tmp_path / name, days=days)
+        cards.append(train(dated, folder, tmp_path / f"{name}-model", refit="validation"))
+    assert cards[0]["data"]["windows"] > cards[1]["data"]["windows"]
+    assert cards[0]["sha256"] == cards[1]["sha256"]
+
+
+def day(time_ms):
+    return str(np.datetime64(int(time_ms), "ms").astype("datetime64[D]"))
+
+
+def test_refit_on_the_test_part_uses_every_window_and_leaves_none_to_measure(
+    rows, refitted, tmp_path
+):
+    card = train(SHORT, rows, tmp_path, refit="test")
+    parts = card["data"]["windows_by_part"]
+    assert parts == {"train": card["data"]["windows"], "validation": 0, "test": 0}
+    assert card["data"]["refit"]["measured_by"] is None
+    # Without a later part, labels until the end of the rows are used.
+    more, less = (
+        each["metrics"]["refit"]["value_curves"]["examples"]["7"] for each in (card, refitted[1])
+    )
+    assert more > less
+
+
+def test_killed_refit_resumes_and_ends_with_the_same_weights(rows, refitted, tmp_path):
+    class Killed(Exception):
+        """Stops a training in this process."""
+
+    starts = []
+
+    def kill_in_refit(stage, done, total):
+        if stage == "train" and done == 1:
+            starts.append(done)
+        if len(starts) == 2 and stage == "value head":
+            raise Killed
+
+    notes = []
+    with pytest.raises(Killed):
+        train(SHORT, rows, tmp_path, kill_in_refit, notes.append, refit="validation")
+    assert not notes and (tmp_path / training_state.REFIT_FILE).is_file()
+    with pytest.raises(InputError, match=r"refit-state\.pt: of another run: refit was validation"):
+        train(SHORT, rows, tmp_path, on_note=notes.append, refit="test")
+    card = train(SHORT, rows, tmp_path, on_note=notes.append, refit="validation")
+    assert [str(tmp_path / training_state.REFIT_FILE) in note for note in notes] == [
+        False,
+        False,
+        True,
+    ]
+    assert card["sha256"] == refitted[1]["sha256"]
+    assert not [*tmp_path.glob("*.pt*")]
+
+
+def test_evaluate_refuses_the_part_that_a_checkpoint_was_trained_on(
+    rows, refitted, plain, tmp_path, monkeypatch
+):
+    monkeypatch.setitem(recipes.RECIPES, "general-7-days", SHORT)
+    command = ["evaluate", "general-7-days", "--rows", str(rows), "--checkpoint"]
+    result = CliRunner().invoke(app, [*command, str(refitted[0])])
+    assert result.exit_code == 2
+    text = " ".join(result.output.split())
+    assert "was trained on the validation part" in text
+    assert "use --part test, or train it without --refit" in text
+    looks = tmp_path / "looks.jsonl"
+    folder = tmp_path / "test"
+    train(SHORT, rows, folder, refit="test")
+    options = ["--part", "test", "--test-log", str(looks)]
+    result = CliRunner().invoke(app, [*command, str(folder), *options])
+    assert result.exit_code == 2 and "was trained on the test part" in result.output
+    assert looks.read_text() == ""
+
+
+def test_parts_after_the_training_can_measure_a_checkpoint(rows, refitted, plain):
+    split = split_by_time(SHORT, prepare(SHORT, rows).corpus.streams.end_ms_W)
+    for folder, parts in ((plain[0], ("validation", "test")), (refitted[0], ("test",))):
+        for part in parts:
+            refuse_trained_part(folder, checkpoint.load(folder)[3], split, part)
+    # Other rows may move the beginning of a part before the end of an older training.
+    earlier = split._replace(train_until_ms=split.train_until_ms - DAY_MS)
+    with pytest.raises(InputError, match="use the rows of its training, or newer ones"):
+        refuse_trained_part(plain[0], checkpoint.load(plain[0])[3], earlier, "validation")
+
+
+def test_refitted_model_is_served_and_measured_on_the_test_part(rows, refitted):
+    report = checkpoint_report(SHORT, rows, refitted[0], "test")
+    assert report["version"] == "miniature-1-refit"
+    assert report["next_basket"]["item"]["all"]["scores"]["model"]["ndcg_at_10"][0] > 0.5
+
+
+def test_continued_training_is_refitted_on_all_new_windows(rows, plain, tmp_path):
+    later = write_rows(tmp_path / "all", days=80)
+    with pytest.raises(InputError, match="continued training has no test part"):
+        train(SHORT, later, tmp_path / "m", teacher_folder=plain[0], incremental=True, refit="test")
+    cards = [
+        train(
+            dataclasses.replace(SHORT, continue_epochs=1),
+            later,
+            tmp_path / str(refit),
+            teacher_folder=plain[0],
+            incremental=True,
+            refit=refit,
+        )
+        for refit in (None, "validation")
+    ]
+    assert cards[1]["version"] == "miniature-2-refit"
+    assert cards[1]["data"]["train_until"] == cards[0]["data"]["validation_until"]
+    assert cards[1]["data"]["refit"]["measured_by"] is None
+    validated = [card["metrics"]["validation_before"] for card in cards]
+    assert validated[0] == validated[1]
+    parts = cards[0]["data"]["windows_by_part"]
+    # Half of the windows are replayed ones, as many as there are.
+    assert cards[1]["data"]["windows_by_part"]["train"] > parts["train"] + parts["validation"]
+    # The next continued training begins after what the refit has seen.
+    with pytest.raises(InputError, match="no new training rows"):
+        next_of = tmp_path / "validation"
+        train(SHORT, later, tmp_path / "x", teacher_folder=next_of, incremental=True)
+
+
+def test_teacher_that_was_trained_on_validation_is_refused(rows, refitted, tmp_path):
+    with pytest.raises(InputError, match="use a teacher without --refit"):
+        train(SHORT, rows, tmp_path, teacher_folder=refitted[0])
