@@ -167,8 +167,7 @@ def by_age(measurement: Measurement, scores: Scores) -> dict[str, Any]:
     """scores: of `model`, `refit` and the baseline models."""
     measured_W, end_ms_W = measurement.is_measured_W(), measurement.end_ms_W()
     month_W = (end_ms_W - measurement.split.validation_until_ms - 1) // MONTH_MS
-    # A refitted model was trained on validation.
-    before = {name: each for name, each in scores.items() if name != "refit"}
+    before = {name: scores[name] for name in ("model", *BASELINES)}  # the others know validation
     return {
         "validation": measurement.compare(before, ("model",), ~measured_W),
         "measured": measurement.compare(scores, ("model", "refit"), measured_W),
