@@ -12,7 +12,9 @@ from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 from models.profile import checkpoint, recipes
 from models.profile.data.prepared import refuse_trained_part, split_by_time
-from models.profile.experiments.checkpoint_report import checkpoint_report
+from models.profile.evaluation.next_basket import basket_scores, next_baskets
+from models.profile.evaluation.served import served_rankings
+from models.profile.inference import ProfileModel
 from models.profile.training import training_state
 from models.profile.training.parts import fit_parts
 from models.profile.training.preparation import prepare, prepare_refit
@@ -21,8 +23,15 @@ from tests.unit.models.profile.miniature import MINIATURE, write_rows
 
 pytestmark = pytest.mark.slow
 
-# The best of four epochs is not the last one, so a refit must stop early.
-SHORT = dataclasses.replace(MINIATURE, epochs=4, windows_per_epoch=200, learning_rate=0.05)
+SHORT = dataclasses.replace(
+    MINIATURE,
+    epochs=4,
+    windows_per_epoch=128,
+    learning_rate=0.05,
+    value_epochs=3,
+    curve_moments=12,
+    curve_epochs=1,
+)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +51,13 @@ def refitted(rows, tmp_path_factory):
     """The folder and the card of a training that is repeated on training and validation."""
     folder = tmp_path_factory.mktemp("refitted")
     return folder, train(SHORT, rows, folder, refit="validation")
+
+
+@pytest.fixture(scope="module")
+def on_all_rows(rows, tmp_path_factory):
+    """The folder and the card of a training that is repeated on all rows."""
+    folder = tmp_path_factory.mktemp("on_all_rows")
+    return folder, train(SHORT, rows, folder, refit="test")
 
 
 def without_times(metrics):
@@ -70,7 +86,6 @@ def test_refit_repeats_the_choices_of_validation_on_all_windows(rows, refitted):
     """The stored weights are those of a training on both parts with the chosen epochs."""
     folder, card = refitted
     chosen = card["metrics"]
-    assert chosen["best_epoch"] < SHORT.epochs
     data = prepare(SHORT, rows)
     split = data.split
     again = prepare_refit(SHORT, data, "validation")
@@ -88,6 +103,15 @@ def test_refit_repeats_the_choices_of_validation_on_all_windows(rows, refitted):
     stored, *_ = checkpoint.load(folder)
     for name, value in stored.state_dict().items():
         torch.testing.assert_close(trunk.model.state_dict()[name], value, rtol=0, atol=1e-3)
+
+
+def test_trunk_stops_after_the_chosen_epochs_at_the_learning_rates_of_all(rows):
+    data = prepare(SHORT, rows)
+    again = prepare_refit(SHORT, data, "validation")
+    half, whole = (fit(SHORT, again, epochs=epochs) for epochs in (2, 4))
+    assert (len(half.curves), half.best_epoch, len(whole.curves)) == (2, 2, 4)
+    rates = [trainer.optimizer.param_groups[0]["lr"] for trainer in (half, whole)]
+    assert rates[0] > 0.3 * SHORT.learning_rate > 2 * rates[1]
 
 
 def test_refit_learns_nothing_from_windows_after_its_part(rows, refitted, tmp_path):
@@ -111,10 +135,8 @@ def day(time_ms):
     return str(np.datetime64(int(time_ms), "ms").astype("datetime64[D]"))
 
 
-def test_refit_on_the_test_part_uses_every_window_and_leaves_none_to_measure(
-    rows, refitted, tmp_path
-):
-    card = train(SHORT, rows, tmp_path, refit="test")
+def test_refit_on_the_test_part_uses_every_window_and_leaves_none_to_measure(refitted, on_all_rows):
+    card = on_all_rows[1]
     parts = card["data"]["windows_by_part"]
     assert parts == {"train": card["data"]["windows"], "validation": 0, "test": 0}
     assert card["data"]["refit"]["measured_by"] is None
@@ -154,7 +176,7 @@ def test_killed_refit_resumes_and_ends_with_the_same_weights(rows, refitted, tmp
 
 
 def test_evaluate_refuses_the_part_that_a_checkpoint_was_trained_on(
-    rows, refitted, plain, tmp_path, monkeypatch
+    rows, refitted, on_all_rows, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(recipes.RECIPES, "general-7-days", SHORT)
     command = ["evaluate", "general-7-days", "--rows", str(rows), "--checkpoint"]
@@ -164,10 +186,8 @@ def test_evaluate_refuses_the_part_that_a_checkpoint_was_trained_on(
     assert "was trained on the validation part" in text
     assert "use --part test, or train it without --refit" in text
     looks = tmp_path / "looks.jsonl"
-    folder = tmp_path / "test"
-    train(SHORT, rows, folder, refit="test")
     options = ["--part", "test", "--test-log", str(looks)]
-    result = CliRunner().invoke(app, [*command, str(folder), *options])
+    result = CliRunner().invoke(app, [*command, str(on_all_rows[0]), *options])
     assert result.exit_code == 2 and "was trained on the test part" in result.output
     assert looks.read_text() == ""
 
@@ -183,10 +203,13 @@ def test_parts_after_the_training_can_measure_a_checkpoint(rows, refitted, plain
         refuse_trained_part(plain[0], checkpoint.load(plain[0])[3], earlier, "validation")
 
 
-def test_refitted_model_is_served_and_measured_on_the_test_part(rows, refitted):
-    report = checkpoint_report(SHORT, rows, refitted[0], "test")
-    assert report["version"] == "miniature-1-refit"
-    assert report["next_basket"]["item"]["all"]["scores"]["model"]["ndcg_at_10"][0] > 0.5
+def test_refitted_model_ranks_the_windows_after_it(rows, refitted):
+    streams = prepare(SHORT, rows).corpus.streams
+    split = split_by_time(SHORT, streams.end_ms_W)
+    targets = next_baskets(streams, "item", split.test)
+    model = ProfileModel.load(refitted[0], device="cpu")
+    ranking = served_rankings(model, streams, targets.window_W, SHORT.history_windows)
+    assert basket_scores(targets, ranking.item).ndcg_at_10.mean() > 0.8
 
 
 def test_continued_training_is_refitted_on_all_new_windows(rows, plain, tmp_path):
