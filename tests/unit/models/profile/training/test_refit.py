@@ -234,9 +234,9 @@ def test_continued_training_is_refitted_on_all_new_windows(rows, plain, tmp_path
     assert cards[1]["data"]["refit"]["measured_by"] is None
     validated = [card["metrics"]["validation_before"] for card in cards]
     assert validated[0] == validated[1]
-    parts = cards[0]["data"]["windows_by_part"]
-    # Half of the windows are replayed ones, as many as there are.
-    assert cards[1]["data"]["windows_by_part"]["train"] > parts["train"] + parts["validation"]
+    # Half of the windows may be replayed ones, and there are not as many: all are used.
+    assert cards[0]["data"]["windows_by_part"]["validation"] > 0
+    assert cards[1]["data"]["windows_by_part"]["train"] == cards[1]["data"]["windows"]
     # The next continued training begins after what the refit has seen.
     with pytest.raises(InputError, match="no new training rows"):
         next_of = tmp_path / "validation"
