@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,10 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    # xdist sends ids to its workers: of tests with one id it runs one.
+    counts = Counter(item.nodeid for item in items)
+    if repeated := [f"{name} ({count})" for name, count in counts.items() if count > 1]:
+        raise pytest.UsageError(f"tests with the same id: {', '.join(repeated)}")
     # Last: while all stacks start, a page takes too long.
     items.sort(key=lambda item: "browser" in item.path.relative_to(item.config.rootpath).parts)
 
