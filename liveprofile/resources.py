@@ -7,6 +7,7 @@ In a checkout they lie next to the package `liveprofile`; a wheel installs them 
 from __future__ import annotations
 
 import hashlib
+import os
 from pathlib import Path
 
 _PARENT = Path(__file__).resolve().parents[1]
@@ -24,6 +25,15 @@ def product_path(path: Path | str) -> Path:
     """
     path = Path(path)
     return path if path.is_absolute() or path.exists() else ROOT / path
+
+
+def module_environment() -> dict[str, str]:
+    """The environment for `python -m MODULE` with a module of the product.
+
+    Python finds the modules of a wheel by it, and those of a checkout from any working folder.
+    """
+    paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 def sha256(file: Path) -> str:

@@ -29,7 +29,7 @@ from liveprofile.labels.feedback import (
     keep_valid,
     read_file_or_topic,
 )
-from liveprofile.resources import product_path
+from liveprofile.resources import module_environment, product_path
 from liveprofile.wire import training_rows
 from liveprofile.wire.scored_events import read_rows
 
@@ -205,7 +205,9 @@ def _run_on_cluster(settings: Settings, arguments: list[str]) -> None:
 
 def _run_embedded(settings: Settings, arguments: list[str]) -> None:
     command = [sys.executable, "-m", "jobs.backfill_job", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=module_environment()
+    )
     if done.returncode:
         reason = rest.failure_reason(done.stderr) or "no error message"
         raise ServiceError(f"the backfill job failed: {reason}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import venv
@@ -95,3 +96,16 @@ def test_installed_show_names_the_service_that_does_not_answer(
     done = run(program, tmp_path, "show", "42", "--config", "settings.toml")
     assert done.returncode == 3
     assert done.stderr.startswith("liveprofile: Cassandra at 127.0.0.1:1")
+
+
+def test_installed_backfill_finds_its_job(program: Path, tmp_path: Path) -> None:
+    """As `correct` and `why`, it runs the module jobs.backfill_job in a process of its own."""
+    events = [
+        f'{{"event_id":"{number}","user_id":"u","event_type":"view","event_time":{number}}}\n'
+        for number in (1_577_836_800_000, 1_577_836_900_000)
+    ]
+    (tmp_path / "events.jsonl").write_text("".join(events), encoding="utf-8")
+    options = ("--rows", "rows", "--embedded", "--no-consents", "--json")
+    done = run(program, tmp_path, "backfill", "events.jsonl", *options)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["rows"] == 1
