@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -68,6 +68,7 @@ def why(
     Example: `liveprofile why 42` or `liveprofile why 42 --at 2026-11-26 --json`
     """
     from cli.correct.run import check_arguments
+    from cli.explain.document import as_document
     from cli.explain.run import explain, model_version, stored_delta
 
     check_arguments(files or [], mapping, None)
@@ -81,20 +82,9 @@ def why(
         settings, config_file(config), version, delta, files or [], mapping, print_line
     )
     if json:
-        print_json(as_document(effects, user, delta.window_end_ms))
+        print_json(as_document(effects, delta))
     else:
         print_tables(*cause_tables(effects, user, delta.window_end_ms, limit))
-
-
-def as_document(effects: WindowEffects, user: str, window_end_ms: int) -> dict[str, Any]:
-    """The result for programs: all events in order of time."""
-    return {
-        "user_id": user,
-        "window_end_ms": window_end_ms,
-        "events": effects.events,
-        "stored": effects.served._asdict(),
-        "effects": [effect._asdict() for effect in effects.effects],
-    }
 
 
 def cause_tables(

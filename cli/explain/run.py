@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
@@ -9,11 +11,21 @@ from pathlib import Path
 from typing import Any
 
 from cli.correct.run import archived_records, work_folder
+from cli.explain.records import (
+    EventSearch,
+    KnownEvents,
+    known_events,
+    read_stages,
+    record_test,
+)
+from cli.explain.refusal import ExplanationRefused
 from cli.pipeline.backfill_job_runner import run_job
 from liveprofile.config import Settings
-from liveprofile.errors import InputError
+from liveprofile.consent.changes import ConsentBook
 from liveprofile.events.window import parse_windows
+from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
+from liveprofile.privacy.erasures import ErasureBook
 from liveprofile.resources import product_path
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
@@ -30,6 +42,7 @@ from udfs.corrections.late_events import (
     choose_late_events,
     read_late_events,
 )
+from udfs.erasure_feed import read_erasures
 from udfs.profile.deletion import WindowEffects, deletion_effects
 from udfs.profile.model_feed import load_checkpoint
 from udfs.profile.udf import open_text_encoder
@@ -62,46 +75,114 @@ def explain(
     """The effects of the events of a stored window.
 
     config: the settings' file. version: of its model. files, mapping: of earlier events. Raises
-    InputError if the events or the model of the window are not there any more, and ServiceError.
+    ExplanationRefused if the user does not allow profiles or was erased, or if the events or the
+    model of the window are not there any more, and ServiceError.
     """
     if version != delta.model_version:
-        raise InputError(
+        raise ExplanationRefused(
+            "other-model",
             f"the window was scored by model {delta.model_version}, model.checkpoint is {version}:"
-            " set model.checkpoint to the folder of that model"
+            " set model.checkpoint to the folder of that model",
         )
-    on_step(f"reading events of the user from {settings.topics.events}")
+    consents = read_consents(settings)
+    check_permission(consents, read_erasures(settings), delta, round(time.time() * 1_000))
+    book = _late_book(settings, consents, delta)
     with work_folder(None) as folder:
-        book = _late_book(settings, delta)
-        selection = RecordSelection(book, settings.window, settings.limits)
-        write_records(folder / "records.json", selection.select(_records(settings, files, mapping)))
-        arguments = ["--records", str((folder / "records.json").resolve())]
-        run_job(settings, arguments, folder, config, False, on_step)
-        rows = _until(read_rows(folder / "rows"), delta)
-        earlier, row = deque(chain((None, None), rows), maxlen=2)
-    check_events(row, delta)
-    on_step("scoring the window without each of its events")
-    model = load_checkpoint(settings, product_path(settings.model.checkpoint))
-    effects = deletion_effects(
-        to_batch([row]),
-        to_batch([earlier]) if earlier else None,
-        model,
-        open_text_encoder(settings, model),
-    )
+        known: KnownEvents | None = _known_events(settings, delta)
+        while True:
+            on_step(f"reading events of the user from {settings.topics.events}")
+            selection = RecordSelection(book, settings.window, settings.limits)
+            search = EventSearch(delta.user_id, selection, known)
+            stages = _stages(settings, book, delta, known, files, mapping)
+            write_records(folder / "records.json", search.select(stages))
+            if known is not None and not known.are_in(search.found):
+                raise other_events(delta)
+            earlier, row = _last_rows(settings, config, folder, delta, on_step)
+            if has_stored_events(row, delta):
+                break
+            if not search.stopped:
+                raise other_events(delta)
+            known = None  # a rejected record has the id of a used one: read to the end
+        on_step("scoring the window without each of its events")
+        model = load_checkpoint(settings, product_path(settings.model.checkpoint))
+        effects = deletion_effects(
+            to_batch([row]),
+            to_batch([earlier]) if earlier else None,
+            model,
+            open_text_encoder(settings, model),
+        )
     check_values(effects, delta)
-    allowed = read_consents(settings).allowed(delta.user_id, "recommendation", delta.window_end_ms)
+    allowed = consents.allowed(delta.user_id, "recommendation", delta.window_end_ms)
     return effects if allowed else without_interests(effects)
 
 
-def _records(settings: Settings, files: Sequence[Path], mapping: Path | None) -> Iterator[Record]:
+def check_permission(
+    consents: ConsentBook, erasures: ErasureBook, delta: StoredDelta, now_ms: int
+) -> None:
+    """Raises ExplanationRefused for a window of a user who does not allow it, or was erased."""
+    if erasures.is_erased(delta.user_id, delta.window_start_ms):
+        raise ExplanationRefused("erased-user", "the user was erased after this window began")
+    if not consents.allowed(delta.user_id, "profiling", now_ms):
+        raise ExplanationRefused("no-consent", "the user does not allow profiling")
+
+
+def _known_events(settings: Settings, delta: StoredDelta) -> KnownEvents:
+    after = delta.delta["after"]
+    with open_session(settings.cassandra) as session:
+        stored = queries.window_digests(session, delta.user_id, delta.window_end_ms)
+    return known_events(stored, round(after["windows"]), round(after["events"]))
+
+
+def _stages(
+    settings: Settings,
+    book: LateBook,
+    delta: StoredDelta,
+    known: KnownEvents | None,
+    files: Sequence[Path],
+    mapping: Path | None,
+) -> Iterator[Iterator[Record]]:
+    """The records of the files, then those of the topic, the likeliest first."""
     for file in files:
-        yield from archived_records(file, mapping)
-    yield from read_topic(settings, settings.topics.events)
+        yield archived_records(file, mapping)
+    topic, skew_ms = settings.topics.events, settings.limits.max_clock_skew_ms
+    ranges = offsets.partition_ranges(settings, topic)
+    starts: dict[int, int] = {}
+    if known is not None and known.first_ms is not None:
+        starts = offsets.offsets_at(settings, topic, max(0, known.first_ms - skew_ms))
+    closed_ms = delta.window_end_ms + settings.window.out_of_orderness_ms + skew_ms
+    ends = offsets.offsets_at(settings, topic, closed_ms)
+    left_out = book.left_out.get(delta.user_id, ())
+    for stage in read_stages(ranges, starts, ends, delta.user_id, left_out):
+        yield read_topic(settings, topic, stage)
 
 
-def _late_book(settings: Settings, delta: StoredDelta) -> LateBook:
+def _last_rows(
+    settings: Settings,
+    config: Path | None,
+    folder: Path,
+    delta: StoredDelta,
+    on_step: Callable[[str], None],
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """The rows of the window before, and of the window, from the records in the folder."""
+    shutil.rmtree(folder / "rows", ignore_errors=True)
+    arguments = ["--records", str((folder / "records.json").resolve())]
+    run_job(settings, arguments, folder, config, False, on_step)
+    rows = (
+        row for row in read_rows(folder / "rows") if row["window_end_ms"] <= delta.window_end_ms
+    )
+    earlier, row = deque(chain((None, None), rows), maxlen=2)
+    return earlier, row
+
+
+def _late_book(settings: Settings, consents: ConsentBook, delta: StoredDelta) -> LateBook:
     """The user's late events: those of a corrected delta are used, others are left out."""
     user_id = delta.user_id
-    records = read_topic(settings, settings.topics.late)
+    may_be_of_user = record_test(user_id)
+    records = (
+        record
+        for record in read_topic(settings, settings.topics.late)
+        if may_be_of_user(record.value)
+    )
     late = [
         event
         for event in read_late_events(records, settings.topics.events)
@@ -110,39 +191,44 @@ def _late_book(settings: Settings, delta: StoredDelta) -> LateBook:
     # The job's own delta has none of them.
     days = settings.window.correction_days if delta.revision else NO_LATE_EVENT_DAYS
     now_ms = delta.corrected_at_ms or delta.window_end_ms
-    book = choose_late_events(late, days * DAY_MS, read_consents(settings), frozenset(), now_ms)
+    book = choose_late_events(late, days * DAY_MS, consents, frozenset(), now_ms)
     book.used.setdefault(user_id, set())
     return book
 
 
-def _until(rows: Iterator[dict[str, Any]], delta: StoredDelta) -> Iterator[dict[str, Any]]:
-    """The user's rows up to the window."""
-    return (row for row in rows if row["window_end_ms"] <= delta.window_end_ms)
+def has_stored_events(row: Mapping[str, Any] | None, delta: StoredDelta) -> bool:
+    """Whether the window's events, and the number of those before it, are the stored ones."""
+    if row is None or row["window_end_ms"] != delta.window_end_ms:
+        return False
+    windows, _, _ = parse_windows([row["events"]])
+    found = [split_digests(window.digests) for window in windows.rows]
+    return found == [split_digests(delta.digests)] and events_total(row) == _events(delta)
 
 
-def check_events(row: Mapping[str, Any] | None, delta: StoredDelta) -> None:
-    """Raises InputError if the window's events, or those before it, are not the stored ones."""
-    total = round(delta.delta["after"]["events"])
-    if row is not None and row["window_end_ms"] == delta.window_end_ms:
-        windows, _, _ = parse_windows([row["events"]])
-        found = [split_digests(window.digests) for window in windows.rows]
-        if found == [split_digests(delta.digests)] and events_total(row) == total:
-            return
-    raise InputError(
-        f"the user's events until the window's end are not the {total} that the job has used:"
-        " earlier ones have expired from the input topic (pass archives of them), or the user was"
-        " erased or has several ids, or consents have changed"
+def other_events(delta: StoredDelta) -> ExplanationRefused:
+    """The error for events that are not those that the job has used."""
+    return ExplanationRefused(
+        "other-events",
+        f"the user's events until the window's end are not the {_events(delta)} that the job has"
+        " used: earlier ones have expired from the input topic (pass archives of them), or the user"
+        " was erased or has several ids, or consents have changed",
     )
 
 
+def _events(delta: StoredDelta) -> int:
+    return round(delta.delta["after"]["events"])
+
+
 def check_values(effects: WindowEffects, delta: StoredDelta) -> None:
-    """Raises InputError if what was recomputed of the whole window is not what is stored."""
+    """Raises ExplanationRefused if the recomputed values of the window are not the stored ones."""
     for name in ("churn", "expected_spend"):
         stored, recomputed = delta.delta["after"][name], getattr(effects.served, name)
         if abs(recomputed - stored) > LARGEST_DIFFERENCE * max(stored, 1.0):
-            raise InputError(
+            raise ExplanationRefused(
+                "other-values",
                 f"{name} is {stored:g} in the stored delta, and {recomputed:g} from the user's"
-                " events: the settings of windows or state have changed since, or state has expired"
+                " events: the settings of windows or state have changed since, or state has"
+                " expired",
             )
 
 

@@ -7,10 +7,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cli.explain.command import as_document, cause_tables
-from cli.explain.run import check_events, check_values, without_interests
-from liveprofile.errors import InputError
+from cli.explain.command import cause_tables
+from cli.explain.document import as_document
+from cli.explain.refusal import ExplanationRefused
+from cli.explain.run import (
+    check_permission,
+    check_values,
+    has_stored_events,
+    other_events,
+    without_interests,
+)
+from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
 from liveprofile.features import baselines
+from liveprofile.privacy.erasures import ErasureBook
 from liveprofile.storage.queries import StoredDelta
 from liveprofile.wire.payload import digest
 from liveprofile.wire.window_events import WindowEvent, join
@@ -25,7 +34,7 @@ FOUND = WindowEffects(2, ServedValues(0.3, 40.0, {"tea": 0.2}), [TEA, MILK])
 
 
 def delta(churn: float = 0.3, spend: float = 40.0, events: int = 7) -> StoredDelta:
-    after = {"churn": churn, "expected_spend": spend, "events": events}
+    after = {"churn": churn, "expected_spend": spend, "events": events, "windows": 3}
     digests = digest("e2") + digest("e1")
     return StoredDelta("u", 0, END_MS, "m", 2, 12.5, 0.1, 2.0, [], {"after": after}, digests)
 
@@ -56,7 +65,7 @@ def cells(table: Any, header: str) -> list[str]:
 
 
 def test_document_has_all_events_in_order_of_time() -> None:
-    found = as_document(FOUND, "u", END_MS)
+    found = as_document(FOUND, delta())
     assert [each["event_id"] for each in found["effects"]] == ["e1", "e2"]
     assert found["stored"] == {"churn": 0.3, "expected_spend": 40.0, "interests": {"tea": 0.2}}
 
@@ -69,7 +78,7 @@ def test_user_without_consent_to_recommendations_has_no_interests() -> None:
 
 
 def test_events_of_the_stored_window_are_accepted() -> None:
-    check_events(row("e1", "e2"), delta())
+    assert has_stored_events(row("e1", "e2"), delta())
 
 
 @pytest.mark.parametrize(
@@ -83,13 +92,27 @@ def test_events_of_the_stored_window_are_accepted() -> None:
     ],
 )
 def test_other_events_than_the_stored_ones_are_refused(other: Any) -> None:
-    with pytest.raises(InputError, match="are not the 7 that the job has used"):
-        check_events(other, delta())
+    assert not has_stored_events(other, delta())
+    assert "are not the 7 that the job has used" in other_events(delta()).detail
+
+
+def test_user_who_was_erased_or_withdrew_is_refused() -> None:
+    consents, erasures = ConsentBook(dict.fromkeys(PURPOSES, True)), ErasureBook()
+    check_permission(consents, erasures, delta(), END_MS)
+    consents.put("u", [ConsentChange(END_MS + 5, "profiling", False)])
+    check_permission(consents, erasures, delta(), END_MS)  # not yet
+    with pytest.raises(ExplanationRefused, match="does not allow profiling") as refused:
+        check_permission(consents, erasures, delta(), END_MS + 5)
+    assert refused.value.kind == "no-consent"
+    erasures.put("u", 1)  # the window began before
+    with pytest.raises(ExplanationRefused) as refused:
+        check_permission(consents, erasures, delta(), END_MS)
+    assert refused.value.kind == "erased-user"
 
 
 def test_values_that_are_not_the_stored_ones_are_refused() -> None:
     check_values(FOUND, delta(churn=0.3002, spend=40.01))
-    with pytest.raises(InputError, match=r"churn is 0\.31 in the stored delta"):
+    with pytest.raises(ExplanationRefused, match=r"churn is 0\.31 in the stored delta"):
         check_values(FOUND, delta(churn=0.31))
-    with pytest.raises(InputError, match="expected_spend is 42"):
+    with pytest.raises(ExplanationRefused, match="expected_spend is 42"):
         check_values(FOUND, delta(spend=42.0))
