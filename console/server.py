@@ -10,11 +10,14 @@ from console.app import create_console
 from console.job import FlinkJobReader
 from liveprofile.config import Settings
 from liveprofile.resources import product_path
+from serve.explainer import Explainer
 from serve.server import SWITCH_INTERVAL_S, listen, server_of, url_of
 from serve.store.cassandra import CassandraStore
 
 
-def run_console(settings: Settings, started: Callable[[str], None]) -> None:
+def run_console(
+    settings: Settings, started: Callable[[str], None], explainer: Explainer | None = None
+) -> None:
     """Serves until SIGTERM or Ctrl-C. `started` gets the URL when the server listens.
 
     Raises ConfigError for a bad certificate, ServiceError if the address is taken.
@@ -32,6 +35,7 @@ def run_console(settings: Settings, started: Callable[[str], None]) -> None:
         models,
         running=store.running,
         attributes=settings.attributes,
+        explainer=explainer,
     )
     server = server_of(app, own)
     # uvicorn stops at SIGTERM and then passes it on.

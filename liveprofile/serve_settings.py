@@ -68,6 +68,12 @@ class ServeSettings(ListenSettings):
     scan_timeout_ms: int = Field(
         30_000, ge=100, le=600_000, description="time that one of them may take"
     )
+    explanations_at_once: int = Field(
+        1, ge=1, le=64, description="windows explained at a time, a process of 2 GB each"
+    )
+    explanation_timeout_ms: int = Field(
+        180_000, ge=1_000, le=3_600_000, description="time that one explanation may take"
+    )
     console_port: int = Field(8072, ge=0, le=65535, description="of the console; 0: any free port")
     session_s: int = Field(
         12 * 3_600, ge=60, le=30 * 86_400, description="a browser is signed in for so long"
@@ -91,6 +97,10 @@ class ServeSettings(ListenSettings):
     @property
     def deadline_s(self) -> float:
         return self.deadline_ms / 1_000
+
+    @property
+    def explanation_timeout_s(self) -> float:
+        return self.explanation_timeout_ms / 1_000
 
     @property
     def scan_timeout_s(self) -> float:

@@ -20,12 +20,14 @@ from liveprofile.storage.cql import now_ms
 from serve import problems
 from serve.definitions import ATTRIBUTES_FILE
 from serve.direct import DirectRoutes
+from serve.explainer import Explainer
 from serve.guard import ApiMetrics, RequestGuard
 from serve.routes import (
     alerts,
     analyses,
     campaigns,
     definitions,
+    explanations,
     operations,
     privacy,
     segments,
@@ -33,11 +35,13 @@ from serve.routes import (
     users,
 )
 from serve.routes.common import known_parameters
+from serve.routes.explanations import MARGIN_S
 from serve.security import Gatekeeper, ReadKey
 from serve.store.protocol import Store
 
 ROUTERS = (
     users.router,
+    explanations.router,
     segments.router,
     definitions.router,
     campaigns.router,
@@ -60,12 +64,13 @@ def create_app(
     clock_s: Callable[[], float] = time.monotonic,
     running: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
     attributes: Path = ATTRIBUTES_FILE,
+    explainer: Explainer | None = None,
 ) -> FastAPI:
     """The API on `store`.
 
     keys: reads a key by its id, by default from the store. clock_ms: the wall clock. clock_s:
     monotonic. running: opened for as long as the server runs. attributes: the file with the
-    attributes that conditions may read.
+    attributes that conditions may read. explainer: None: the model packages are not installed.
     """
 
     @asynccontextmanager
@@ -95,6 +100,8 @@ def create_app(
     app.state.metrics = metrics
     app.state.clock_ms = clock_ms
     app.state.scan_deadline_s = settings.scan_timeout_s + SCAN_MARGIN_S
+    app.state.explainer = explainer
+    app.state.explanation_deadline_s = settings.explanation_timeout_s + MARGIN_S
     app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
     problems.install(app)
     for router in ROUTERS:

@@ -18,12 +18,15 @@ from liveprofile.campaigns.plan_store import CampaignExists, UnknownCampaign
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
 from liveprofile.rules.definitions import DefinitionsError
 from liveprofile.rules.proposals import OwnProposal, ProposalDecided, UnknownProposal
+from serve.explainer import ExplainerBusy, ExplanationRefused, ExplanationTimeout
 from serve.store.protocol import ScanBusy, ScanTooLarge
 from udfs.definition_changes import DefinitionsChanged
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:liveprofile:problem:"
 RETRY_AFTER_S = 1
+# About the time that an explanation takes.
+EXPLANATION_RETRY_AFTER_S = 30
 # A validation message may quote its input; this bounds the answer.
 MAX_MESSAGE_CHARS = 300
 MAX_ERRORS = 20
@@ -47,9 +50,9 @@ class ApiError(LiveprofileError):
         self.headers, self.errors = dict(headers or {}), list(errors)
 
 
-def unavailable(detail: str) -> ApiError:
+def unavailable(detail: str, retry_after_s: int = RETRY_AFTER_S) -> ApiError:
     """503: the caller may repeat the request."""
-    return ApiError(503, "unavailable", detail, headers={"Retry-After": str(RETRY_AFTER_S)})
+    return ApiError(503, "unavailable", detail, headers={"Retry-After": str(retry_after_s)})
 
 
 def unknown_user() -> ApiError:
@@ -96,6 +99,10 @@ def to_api_error(error: Exception) -> ApiError:
             return unavailable(str(error))
         case ScanTooLarge():
             return ApiError(422, "too-many-rows", str(error))
+        case ExplanationRefused():
+            return _refused_explanation(error)
+        case ExplainerBusy() | ExplanationTimeout():
+            return unavailable(str(error), EXPLANATION_RETRY_AFTER_S)
         case DefinitionsError():
             return _invalid_definitions(error)
         case DefinitionsChanged():
@@ -105,6 +112,15 @@ def to_api_error(error: Exception) -> ApiError:
         case ServiceError():
             return unavailable("a service that stores the data does not answer: try again")
     raise error
+
+
+def _refused_explanation(error: ExplanationRefused) -> ApiError:
+    match error.kind:
+        case "erased-user":
+            return unknown_user()
+        case "unknown-window":
+            return ApiError(404, "unknown-past", error.detail)
+    return ApiError(409, error.kind, error.detail)
 
 
 def _invalid(error: RequestValidationError) -> ApiError:

@@ -18,6 +18,7 @@ from liveprofile.config import Settings
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.serve_settings import ServeSettings
 from serve.app import create_app
+from serve.explainer import Explainer
 from serve.store.cassandra import CassandraStore
 
 KEEP_ALIVE_S = 30
@@ -109,13 +110,21 @@ class LimitedHttp(HttpToolsProtocol):
             self._head_timer = None
 
 
-def serve(settings: Settings, started: Callable[[str], None]) -> None:
+def serve(
+    settings: Settings, started: Callable[[str], None], explainer: Explainer | None = None
+) -> None:
     """Serves until SIGTERM or Ctrl-C. `started` gets the URL when the server listens.
 
     Raises ConfigError for a bad certificate, ServiceError if the address is taken.
     """
     store = CassandraStore(settings)
-    app = create_app(settings.serve, store, running=store.running, attributes=settings.attributes)
+    app = create_app(
+        settings.serve,
+        store,
+        running=store.running,
+        attributes=settings.attributes,
+        explainer=explainer,
+    )
     server = server_of(app, settings.serve)
     # uvicorn stops at SIGTERM and then passes it on.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))

@@ -31,6 +31,7 @@ def console(
 
     Example: `liveprofile console --port 8072`
     """
+    from cli.explain.launch import open_explainer
     from console.server import run_console
 
     changes: dict[str, Any] = {"host": host, "console_port": port}
@@ -43,4 +44,4 @@ def console(
     def started(url: str) -> None:
         print_json({"url": url}) if json else typer.echo(f"listening on {url}")
 
-    run_console(settings, started)
+    run_console(settings, started, open_explainer(settings, config_file(config)))

@@ -30,6 +30,7 @@ def serve(
 
     Example: `liveprofile serve --port 8070`
     """
+    from cli.explain.launch import open_explainer
     from serve.server import serve as run
 
     changes: dict[str, Any] = {"host": host, "port": port}
@@ -43,4 +44,4 @@ def serve(
     def started(url: str) -> None:
         print_json({"url": url}) if json else typer.echo(f"listening on {url}")
 
-    run(settings, started)
+    run(settings, started, open_explainer(settings, config_file(config)))

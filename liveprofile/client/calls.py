@@ -13,6 +13,7 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from liveprofile.client import analysis_models as analyses
+from liveprofile.client import explanation_models as explanations
 from liveprofile.client import models
 
 Result = TypeVar("Result")
@@ -24,6 +25,8 @@ ANY_TAG = "*"
 LONG_TIMEOUT_S = 20.0
 # Longer than an analysis of all users may take with the default settings.
 SCAN_TIMEOUT_S = 40.0
+# Longer than an explanation may take with the default settings.
+EXPLANATION_TIMEOUT_S = 200.0
 
 
 class Call(NamedTuple, Generic[Result]):
@@ -109,6 +112,14 @@ def similar(user_id: str, k: int = 10, segment: str | None = None) -> Call[model
     """The users with the most similar embeddings, best first."""
     params = {"k": k} | _given(segment=segment)
     return Call("GET", _user(user_id, "similar"), _as(models.Lookalikes), params)
+
+
+def explanation(user_id: str, at_ms: int | None = None) -> Call[explanations.Explanation]:
+    """Explains the last window that ended by then, by default the newest. Takes a minute."""
+    body, path = {} if at_ms is None else {"at_ms": at_ms}, _user(user_id, "explanations")
+    parse = _as(explanations.Explanation)
+    # Each attempt costs a minute of a core: the caller decides.
+    return Call("POST", path, parse, body=body, retried=False, timeout_s=EXPLANATION_TIMEOUT_S)
 
 
 def alerts(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
@@ -47,9 +47,7 @@ class OpenEntry:
 @contextmanager
 def audited(session: Session, entry: AuditEntry, ttl_s: int) -> Iterator[OpenEntry]:
     """Around a write. Raises ServiceError, before the write if it cannot be recorded."""
-    entry_id = uuid_from_time(entry.at_ms / 1_000)
-    day = from_ms(entry.at_ms).date()
-    _insert(session, day, entry_id, entry, ttl_s)
+    entry_id = start_entry(session, entry, ttl_s)
     work = OpenEntry()
     outcome = "failed"
     try:
@@ -60,7 +58,14 @@ def audited(session: Session, entry: AuditEntry, ttl_s: int) -> Iterator[OpenEnt
         raise
     finally:
         completed = entry._replace(before=work.before, after=work.after, outcome=outcome)
-        _insert(session, day, entry_id, completed, ttl_s)
+        write_entry(session, entry_id, completed, ttl_s)
+
+
+def start_entry(session: Session, entry: AuditEntry, ttl_s: int) -> uuid.UUID:
+    """Stores a new entry and returns its id. Raises ServiceError."""
+    entry_id = uuid_from_time(entry.at_ms / 1_000)
+    write_entry(session, entry_id, entry, ttl_s)
+    return entry_id
 
 
 def read_trail(session: Session, day_ms: int, limit: int) -> list[AuditEntry]:
@@ -70,16 +75,15 @@ def read_trail(session: Session, day_ms: int, limit: int) -> list[AuditEntry]:
     return [_entry(row) for row in read(session, query, (day, limit))]
 
 
-def _insert(
-    session: Session, day: date, entry_id: uuid.UUID, entry: AuditEntry, ttl_s: int
-) -> None:
+def write_entry(session: Session, entry_id: uuid.UUID, entry: AuditEntry, ttl_s: int) -> None:
+    """Stores an entry, or replaces the one with this id. Raises ServiceError."""
     execute(
         session,
         "INSERT INTO api_audit (day, entry, key_id, name, action, target, request_id, requested,"
         " before, after, outcome) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
         f" USING TTL {ttl_s:d}",
         (
-            day,
+            from_ms(entry.at_ms).date(),
             entry_id,
             entry.key_id,
             entry.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import uuid
 
 from cassandra.cluster import Session
 
@@ -18,7 +19,7 @@ from liveprofile.ingest.rejected_topic import (
     send_corrected,
 )
 from liveprofile.resources import product_path
-from serve.store.audit import audited
+from serve.store.audit import audited, start_entry, write_entry
 from serve.store.definitions import KAFKA_TIMEOUT_MS
 from serve.store.link import CassandraLink, bounded_kafka
 from serve.store.protocol import REJECTED_OFFSETS, AuditEntry, DriftHistory
@@ -37,6 +38,15 @@ class CassandraOperations:
     def __init__(self, link: CassandraLink, settings: Settings):
         self._link = link
         self._operation_settings = bounded_kafka(settings, KAFKA_TIMEOUT_MS)
+
+    async def start_entry(self, audit: AuditEntry) -> str:
+        ttl_s = self._operation_settings.serve.audit_ttl_s
+        started = await self._link.in_thread(lambda session: start_entry(session, audit, ttl_s))
+        return str(started)
+
+    async def complete_entry(self, entry_id: str, audit: AuditEntry) -> None:
+        ttl_s, started = self._operation_settings.serve.audit_ttl_s, uuid.UUID(entry_id)
+        await self._link.in_thread(lambda session: write_entry(session, started, audit, ttl_s))
 
     async def audits(self, limit: int) -> list[AuditResult]:
         topic = self._operation_settings.topics.events

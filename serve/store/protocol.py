@@ -350,6 +350,12 @@ class Store(Protocol):
     async def audit_trail(self, day_ms: int, limit: int) -> list[AuditEntry]:
         """The writes of the UTC day that contains the time."""
 
+    async def start_entry(self, audit: AuditEntry) -> str:
+        """Stores an entry of what takes long, and returns its id for `complete_entry`."""
+
+    async def complete_entry(self, entry_id: str, audit: AuditEntry) -> None:
+        """Replaces an entry that `start_entry` has stored."""
+
     async def audits(self, limit: int) -> list[AuditResult]:
         """What `liveprofile audit` has found, newest first."""
 

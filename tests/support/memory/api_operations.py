@@ -23,6 +23,15 @@ class MemoryOperations:
     async def _answer(self) -> None:
         await asyncio.sleep(0)
 
+    async def start_entry(self, audit: AuditEntry) -> str:
+        await self._answer()
+        self.audit.append(audit)
+        return str(len(self.audit) - 1)
+
+    async def complete_entry(self, entry_id: str, audit: AuditEntry) -> None:
+        await self._answer()
+        self.audit[int(entry_id)] = audit
+
     async def audits(self, limit: int) -> list[AuditResult]:
         await self._answer()
         return self.audit_results[:limit]

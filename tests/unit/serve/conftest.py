@@ -12,6 +12,7 @@ from liveprofile.serve_settings import ServeSettings
 from serve.app import create_app
 from serve.keys import Role
 from tests.support.memory.api_store import NOW_MS, MemoryApiStore
+from tests.support.memory.explainer import MemoryExplainer
 from tests.support.rows.api_rows import filled_store
 
 
@@ -39,14 +40,22 @@ def store() -> MemoryApiStore:
 
 
 @pytest.fixture
-def connect(store: MemoryApiStore, clock: Clock) -> Iterator[Callable[..., TestClient]]:
+def explainer() -> MemoryExplainer:
+    return MemoryExplainer()
+
+
+@pytest.fixture
+def connect(
+    store: MemoryApiStore, explainer: MemoryExplainer, clock: Clock
+) -> Iterator[Callable[..., TestClient]]:
     """connect(role, name="anna", **settings): a client with a key of this role, None: without."""
     clients: list[TestClient] = []
 
     def make(role: Role | None = Role.READER, name: str = "anna", **settings: Any) -> TestClient:
         # Requests of a busy machine have time, unless the test sets a deadline.
         patient = ServeSettings(**{"deadline_ms": 30_000} | settings)
-        app = create_app(patient, store, clock_ms=clock.now_ms, clock_s=clock.now_s)
+        clocks = {"clock_ms": clock.now_ms, "clock_s": clock.now_s}
+        app = create_app(patient, store, explainer=explainer, **clocks)
         key = None if role is None else store.add_key(role, name).text
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         client = TestClient(app, base_url="http://127.0.0.1", headers=headers)

@@ -11,6 +11,7 @@ from liveprofile.serve_settings import ServeSettings
 from serve.app import create_app
 from serve.keys import Role
 from tests.support.memory.api_store import NOW_MS
+from tests.support.memory.explainer import MemoryExplainer
 from tests.support.rows.api_rows import filled_store
 
 pytestmark = pytest.mark.slow
@@ -31,7 +32,7 @@ KEY = STORE.add_key(Role.ADMIN).text
 SETTINGS = ServeSettings(
     requests_per_s=1e6, burst=1_000_000, wrong_keys_per_s=1e6, deadline_ms=30_000
 )
-APP = create_app(SETTINGS, STORE, clock_ms=lambda: NOW_MS)
+APP = create_app(SETTINGS, STORE, clock_ms=lambda: NOW_MS, explainer=MemoryExplainer())
 load_all_checks()
 # An arbitrary cursor is answered with 400, a status that nothing else has.
 CONFIG = schemathesis.Config.from_dict(

@@ -1,0 +1,135 @@
+"""Which events of a window moved a user's values."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request
+from starlette.responses import Response
+
+from liveprofile.client.explanation_models import Explanation, ExplanationRequest
+from liveprofile.consent.changes import newest
+from serve import answers
+from serve.explainer import Explainer, ExplainerBusy, ExplanationRefused, ExplanationTimeout
+from serve.guard import extend_deadline
+from serve.keys import Role
+from serve.problems import ApiError, unavailable, unknown_user
+from serve.routes.common import UserId, audit_entry, problems
+from serve.security import Caller, Require
+from serve.store.protocol import END_OF_TIME_MS, RawDelta, Store
+
+# In requests of a key: a minute of a core.
+COST = 50.0
+# An explanation that ends at its own limit says so before the deadline of its request.
+MARGIN_S = 10.0
+PROFILING = "profiling"
+
+router = APIRouter(prefix="/v1", tags=["users"])
+
+
+@router.post(
+    "/users/{user_id}/explanations",
+    response_model=Explanation,
+    responses=problems(404, 409, 501),
+)
+async def post_explanation(
+    request: Request,
+    user_id: UserId,
+    caller: Annotated[Caller, Depends(Require(Role.ANALYST, COST))],
+    body: ExplanationRequest | None = None,
+) -> Response:
+    """Explains a window: what each of its events changed in churn, spend and interests.
+
+    Takes about a minute and counts as 50 requests. A server computes a few at a time; more are
+    answered with 503. Closing the connection ends the computation.
+    """
+    body = body or ExplanationRequest()
+    found = await explain_window(request, caller, user_id, body.at_ms, body.model_dump())
+    return answers.json_response(found)
+
+
+async def explain_window(
+    request: Request, caller: Caller, user_id: str, until_ms: int | None, requested: dict[str, Any]
+) -> dict[str, Any]:
+    """Explains the user's last window that ended by then, and records it in the audit trail.
+
+    requested: for the audit trail. Ends the computation if the caller leaves. Raises ApiError 404,
+    501, 503, ExplanationRefused, ExplainerBusy, ExplanationTimeout, ServiceError.
+    """
+    state = request.app.state
+    explainer: Explainer | None = state.explainer
+    if explainer is None:
+        raise ApiError(
+            501,
+            "not-installed",
+            "this server has no model packages: `pip install 'liveprofile[demo]'` has them, and"
+            " `liveprofile why` explains windows where they are",
+        )
+    extend_deadline(request, state.explanation_deadline_s)
+    store: Store = state.store
+    delta = await _window(store, user_id, until_ms)
+    audit = audit_entry(request, caller, "window.explain", user_id, requested)
+    entry_id = await store.start_entry(audit)
+    after: dict[str, Any] = {"window_end_ms": delta.window_end_ms}
+    outcome = "failed"
+    try:
+        await _require_consent(store, user_id, state.clock_ms())
+        work = explainer.explain(user_id, delta.window_end_ms)
+        found = await _while_connected(request, work)
+        outcome = "done"
+        return found
+    except (ExplanationRefused, ExplainerBusy) as error:
+        outcome = "refused"
+        after["reason"] = getattr(error, "kind", "busy")
+        raise
+    except ExplanationTimeout:
+        after["reason"] = "timeout"
+        raise
+    finally:
+        completed = audit._replace(after=after, outcome=outcome)
+        await asyncio.shield(store.complete_entry(entry_id, completed))
+
+
+async def _window(store: Store, user_id: str, until_ms: int | None) -> RawDelta:
+    """The window to explain. Raises ApiError 404, also for one of an erased user."""
+    last_ms = END_OF_TIME_MS if until_ms is None else until_ms
+    deltas, erasure = await asyncio.gather(
+        store.deltas(user_id, last_ms, 1), store.erasure(user_id)
+    )
+    if not deltas:
+        raise ApiError(404, "unknown-past", "no window of this user before this time: they expire")
+    if erasure is not None and deltas[0].window_start_ms < erasure.before_ms:
+        raise unknown_user()
+    return deltas[0]
+
+
+async def _require_consent(store: Store, user_id: str, now_ms: int) -> None:
+    found = await store.consents(user_id)
+    change = newest(found.changes, PROFILING, now_ms)
+    if not (found.defaults[PROFILING] if change is None else change.granted):
+        raise ExplanationRefused("no-consent", "the user does not allow profiling")
+
+
+async def _while_connected(
+    request: Request, work: Coroutine[Any, Any, dict[str, Any]]
+) -> dict[str, Any]:
+    """The result of the work, which is cancelled if the client closes the connection."""
+    working = asyncio.create_task(work)
+    leaving = asyncio.create_task(_disconnected(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise unavailable("the client has closed the connection")
+        return working.result()
+    finally:
+        working.cancel()
+        leaving.cancel()
+        await asyncio.gather(working, leaving, return_exceptions=True)
+
+
+async def _disconnected(request: Request) -> None:
+    # The guard has read the whole body, so the next message is the end of the connection.
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
