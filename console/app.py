@@ -23,6 +23,7 @@ from console.routes import (
     alerts,
     campaigns,
     definitions,
+    explanations,
     models,
     operations,
     proposals,
@@ -36,14 +37,17 @@ from liveprofile.serve_settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve.app import SCAN_MARGIN_S
 from serve.definitions import ATTRIBUTES_FILE
+from serve.explainer import Explainer
 from serve.guard import ApiMetrics, RequestGuard
 from serve.problems import to_api_error
+from serve.routes.explanations import MARGIN_S
 from serve.security import Gatekeeper, ReadKey
 from serve.store.protocol import Store
 
 ROUTERS = (
     sign_in.router,
     users.router,
+    explanations.router,
     alerts.router,
     definitions.router,
     proposals.router,
@@ -64,6 +68,7 @@ def create_console(
     clock_s: Callable[[], float] = time.monotonic,
     running: Callable[[], AbstractAsyncContextManager[Any]] | None = None,
     attributes: Path = ATTRIBUTES_FILE,
+    explainer: Explainer | None = None,
 ) -> FastAPI:
     """The console on `store` and `job`; the rest is as in serve.app.create_app.
 
@@ -86,6 +91,8 @@ def create_console(
     app.state.models = models
     app.state.clock_ms = clock_ms
     app.state.scan_deadline_s = settings.scan_timeout_s + SCAN_MARGIN_S
+    app.state.explainer = explainer
+    app.state.explanation_deadline_s = settings.explanation_timeout_s + MARGIN_S
     app.state.gatekeeper = Gatekeeper(settings, keys or store.key, clock_ms, clock_s)
     app.state.queue = AlertQueue(store, clock_s)
     app.state.sessions = Sessions(settings.session_s, clock_s)

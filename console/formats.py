@@ -39,3 +39,8 @@ def words(name: str) -> str:
 def listed(parts: list[str]) -> str:
     """a, b and c."""
     return " and ".join(filter(None, [", ".join(parts[:-1]), *parts[-1:]]))
+
+
+def sentence(text: str) -> str:
+    """The text of an error, which has neither a capital letter nor a full stop, as a sentence."""
+    return text[:1].upper() + text[1:].removesuffix(".") + "." if text else ""

@@ -42,6 +42,7 @@ _templates.filters.update(
     number=formats.number,
     share=formats.share,
     words=formats.words,
+    sentence=formats.sentence,
     quoted=lambda text: quote(text, safe=""),
 )
 
@@ -59,11 +60,16 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> H
 
 
 def part_page(
-    request: Request, part: str, heading: str, back: str = "/operations", **values: Any
+    request: Request,
+    part: str,
+    heading: str,
+    back: str = "/operations",
+    status: int = 200,
+    **values: Any,
 ) -> HTMLResponse:
     """A part of a page: alone for console.js, else as a page of its own that leads to `back`."""
     template = part if is_fetch(request) else "part.html"
-    return page(request, template, part=part, heading=heading, back=back, **values)
+    return page(request, template, status, part=part, heading=heading, back=back, **values)
 
 
 def error_page(error: ApiError, request_id: str, fragment: bool = False) -> HTMLResponse:

@@ -14,6 +14,7 @@ from console.rendering import page
 from console.views.interests import Group, mean_affinity
 from console.views.user import UserRows, user_page
 from liveprofile.client.models import MAX_ID_CHARS
+from serve.keys import Role
 from serve.routes.common import Time, to_ms
 from serve.store.protocol import END_OF_TIME_MS, RawDelta, RawProfile, Store
 
@@ -63,7 +64,10 @@ async def user(
         request.app.state.clock_ms(),
         [delta.window_end_ms for delta in reversed(deltas)],
     )
-    return page(request, "user.html", user=user_page(rows), segment=segment)
+    may_explain = request.app.state.explainer is not None and caller.role.includes(Role.ANALYST)
+    return page(
+        request, "user.html", user=user_page(rows), segment=segment, may_explain=may_explain
+    )
 
 
 async def _until(

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 
+from liveprofile.client import Client, NotFound, calls
+from tests.support.api_server import api_server, wait_until_ready
 from tests.support.compare_scoring import sent_events
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.streams.shop import HOT_USER, REGULAR_USER
@@ -24,6 +27,18 @@ def job(processed) -> JobUnderTest:
 def json_lines(job: JobUnderTest, name: str, *arguments: str) -> list[dict[str, Any]]:
     done = run_cli(name, *arguments, "--json", "--config", job.config_file)
     return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def rounded(value: Any) -> Any:
+    """JSON with floats as equal as sums in another order are."""
+    match value:
+        case float():
+            return round(value, 5) + 0.0
+        case dict():
+            return {name: rounded(each) for name, each in value.items()}
+        case list():
+            return [rounded(each) for each in value]
+    return value
 
 
 def test_replay_reports_sent_records(processed) -> None:
@@ -58,6 +73,20 @@ def test_why_finds_the_events_of_a_stored_window(job: JobUnderTest) -> None:
         stored = newest["delta"]["after"][name]
         assert found["stored"][name] == pytest.approx(stored, rel=1e-3, abs=1e-3)
     assert any(effect["interests"] for effect in found["effects"])
+
+    # The API computes the same in a child process, and records it.
+    with api_server(job.config_file) as url:
+        wait_until_ready(url)
+        key = run_cli(
+            *("key", "create", "mia", "--role", "admin", "--json", "--config", job.config_file)
+        )
+        with Client(url, json.loads(key.stdout)["key"], timeout_s=30) as client:
+            answer = client.send(calls.explanation(REGULAR_USER, found["window_end_ms"]))
+            assert rounded(json.loads(answer.model_dump_json())) == rounded(found)
+            with pytest.raises(NotFound, match="no window"):
+                client.send(calls.explanation("nobody"))
+            [entry] = client.send(calls.audit(datetime.now(UTC))).items
+    assert (entry.action, entry.target, entry.outcome) == ("window.explain", REGULAR_USER, "done")
 
 
 def test_flags_and_alerts_agree(job: JobUnderTest) -> None:

@@ -22,6 +22,7 @@ from liveprofile.flink.scoring_report import ScoringReport
 from liveprofile.serve_settings import ServeSettings
 from serve.keys import Role
 from tests.support.memory.api_store import MemoryApiStore
+from tests.support.memory.explainer import MemoryExplainer
 from tests.support.paths import ROOT
 from tests.support.rows.console_rows import console_store
 from tests.unit.serve.conftest import Clock
@@ -88,8 +89,13 @@ def job() -> MemoryJob:
 
 
 @pytest.fixture
+def explainer() -> MemoryExplainer:
+    return MemoryExplainer()
+
+
+@pytest.fixture
 def browse(
-    store: MemoryApiStore, job: MemoryJob, clock: Clock
+    store: MemoryApiStore, job: MemoryJob, clock: Clock, explainer: MemoryExplainer
 ) -> Iterator[Callable[..., TestClient]]:
     """browse(role, name="anna", **settings): a browser signed in with this role, None: not."""
     models = {"user model": ROOT / "models/checkpoints/default", "other model": ROOT / "none"}
@@ -103,6 +109,7 @@ def browse(
             models,
             clock_ms=clock.now_ms,
             clock_s=clock.now_s,
+            explainer=explainer,
         )
         browser = TestClient(app, base_url=ORIGIN)
         browsers.append(browser)

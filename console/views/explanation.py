@@ -1,0 +1,129 @@
+"""An explanation of a window as sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+from console.formats import listed, number, share, utc, words
+from liveprofile.client.explanation_models import ExplainedEvent, Explanation
+
+SHOWN_EVENTS = 10
+NAMED_INTERESTS = 3
+SMALLEST_POINTS = 0.1
+# What is not said by the name of the type.
+DEEDS = {"cart": "addition to the cart", "favorite": "addition to the favourites"}
+
+
+class Value(NamedTuple):
+    """What the events of a window did to one value, the strongest first."""
+
+    heading: str
+    summary: str
+    sentences: list[str]
+    rest: str  # about the events without a sentence
+
+
+class ExplanationPage(NamedTuple):
+    window: str
+    note: str
+    values: list[Value]
+
+
+def explanation_page(found: Explanation) -> ExplanationPage:
+    before, stored = found.before, found.stored
+    return ExplanationPage(
+        f"{utc(found.window_start_ms)} to {utc(found.window_end_ms)} UTC, {found.events} events",
+        _note(found),
+        [
+            Value(
+                "Risk of churn",
+                f"{share(before.churn)} before the window, {share(stored.churn)} after it.",
+                *_sentences(found, lambda each: each.churn, _churn),
+            ),
+            Value(
+                "Expected spend",
+                f"{number(before.expected_spend)} before the window,"
+                f" {number(stored.expected_spend)} after it.",
+                *_sentences(found, lambda each: each.expected_spend, _spend),
+            ),
+            Value(
+                "Interests",
+                _strongest(stored.interests),
+                *_sentences(found, lambda each: each.interests, _interests),
+            ),
+        ],
+    )
+
+
+def _strongest(interests: Mapping[str, float]) -> str:
+    if not interests:
+        return "None are stored, or the user does not allow recommendations."
+    top = sorted(interests, key=lambda name: -interests[name])[:NAMED_INTERESTS]
+    named = [f"{name} ({share(interests[name])})" for name in top]
+    return f"Most after the window: {listed(named)}."
+
+
+def _note(found: Explanation) -> str:
+    left_out = found.events - len(found.effects)
+    return f"Only the newest {len(found.effects)} events are explained." if left_out > 0 else ""
+
+
+def _sentences(
+    found: Explanation,
+    effect: Callable[[ExplainedEvent], float],
+    sentence: Callable[[ExplainedEvent], str],
+) -> tuple[list[str], str]:
+    """The sentences of the events that move a value most, and what is said of the others."""
+    moving = sorted(filter(effect, found.effects), key=lambda each: -abs(effect(each)))
+    shown, still = moving[:SHOWN_EVENTS], len(found.effects) - len(moving)
+    sentences = [f"Without {_event(each)}, {sentence(each)}." for each in shown]
+    return sentences, _rest(len(moving) - len(shown), still, bool(moving))
+
+
+def _rest(weaker: int, still: int, any_moves: bool) -> str:
+    if not any_moves:
+        return "No event of the window moves this."
+    parts = [f"{weaker} more move it less"] if weaker else []
+    parts += [f"{still} do not move it"] if still else []
+    return f"Of the other events, {listed(parts)}." if parts else ""
+
+
+def _event(event: ExplainedEvent) -> str:
+    what = f"this {DEEDS.get(event.event_type, words(event.event_type))}"
+    if event.item:
+        what += f" of {event.item}"
+    details = [event.category] if event.category else []
+    details += [number(event.amount)] if event.amount else []
+    details.append(utc(event.time_ms).partition(" ")[2])
+    return f"{what} ({', '.join(details)})"
+
+
+def _churn(event: ExplainedEvent) -> str:
+    points = 100 * abs(event.churn)
+    if points < SMALLEST_POINTS:
+        amount = f"less than {SMALLEST_POINTS} points"
+    else:
+        text = number(points, 1)
+        amount = f"{text} point{'' if text == '1' else 's'}"
+    return f"the risk of churn would be {amount} {_direction(event.churn)}"
+
+
+def _spend(event: ExplainedEvent) -> str:
+    text = number(abs(event.expected_spend))
+    amount = "less than 0.01" if text == "0" else text
+    return f"the expected spend would be {amount} {_direction(event.expected_spend)}"
+
+
+def _interests(event: ExplainedEvent) -> str:
+    moved = [
+        f"{category} would be {share(without)} instead of {share(stored)}"
+        for category, without, stored in event.moved_interests
+        if share(without) != share(stored)
+    ]
+    return f"the share of {listed(moved)}" if moved else "shares would differ by less than 1 %"
+
+
+def _direction(effect: float) -> str:
+    """Of the value without the event against the stored one."""
+    return "higher" if effect < 0 else "lower"
