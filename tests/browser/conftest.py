@@ -50,21 +50,11 @@ class Console(NamedTuple):
 
     def open(self, path: str, width: int = WIDE, scheme: Any = "light", key: str = "") -> Page:
         """A page of a browser that has signed in, as otto if no other key is given."""
-        context = self.browser.new_context(
-            viewport={"width": width, "height": 900}, color_scheme=scheme, base_url=self.url
-        )
-        page = context.new_page()
-        page.set_default_timeout(TIMEOUT_MS)
 
         def note(request: Request) -> None:
             self.requests.append(request.url)
 
-        page.on("request", note)
-        page.goto(path)
-        page.get_by_label("API key").fill(key or self.key)
-        page.get_by_role("button", name="Sign in").click()
-        page.wait_for_url(f"**{path}")
-        return page
+        return sign_in(self.browser, self.url, key or self.key, path, width, scheme, note)
 
     def picture(self, page: Page, name: str) -> None:
         """Takes a picture for the docs: PICTURES=docs/images pytest tests/browser."""
@@ -77,6 +67,30 @@ class Console(NamedTuple):
     def add(self, *rows: ProfileRow) -> None:
         self.sink.write(rows)
         self.sink.flush()
+
+
+def sign_in(
+    browser: Browser,
+    url: str,
+    key: str,
+    path: str,
+    width: int = WIDE,
+    scheme: Any = "light",
+    note: Callable[[Request], None] = lambda request: None,
+    **options: Any,
+) -> Page:
+    """The page at a path, in a context of its own. note: is called for each request."""
+    context = browser.new_context(
+        viewport={"width": width, "height": 900}, color_scheme=scheme, base_url=url, **options
+    )
+    page = context.new_page()
+    page.set_default_timeout(TIMEOUT_MS)
+    page.on("request", note)
+    page.goto(path)
+    page.get_by_label("API key").fill(key)
+    page.get_by_role("button", name="Sign in").click()
+    page.wait_for_url(f"**{path}")
+    return page
 
 
 @pytest.fixture(scope="module")
