@@ -69,7 +69,7 @@ class ServeSettings(ListenSettings):
         30_000, ge=100, le=600_000, description="time that one of them may take"
     )
     explanations_at_once: int = Field(
-        1, ge=1, le=64, description="windows explained at a time, a process of 2 GB each"
+        1, ge=0, le=64, description="windows explained at a time, a process of 2 GB each; 0: none"
     )
     explanation_timeout_ms: int = Field(
         180_000, ge=1_000, le=3_600_000, description="time that one explanation may take"

@@ -70,7 +70,7 @@ def create_app(
 
     keys: reads a key by its id, by default from the store. clock_ms: the wall clock. clock_s:
     monotonic. running: opened for as long as the server runs. attributes: the file with the
-    attributes that conditions may read. explainer: None: the model packages are not installed.
+    attributes that conditions may read. explainer: None: this server explains no windows.
     """
 
     @asynccontextmanager

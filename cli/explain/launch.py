@@ -15,10 +15,13 @@ NEEDED = ("torch", "pyflink")
 
 
 def open_explainer(settings: Settings, config: Path | None) -> ChildExplainer | None:
-    """None: the packages of the model or the job are not installed. config: the settings' file."""
-    if any(find_spec(name) is None for name in NEEDED):
-        return None
+    """None: the settings allow none, or the packages of the model or the job are not installed.
+
+    config: the settings' file.
+    """
     serve = settings.serve
+    if not serve.explanations_at_once or any(find_spec(name) is None for name in NEEDED):
+        return None
     return ChildExplainer(
         [sys.executable, "-m", "cli.explain.child"],
         {**module_environment(), "OMP_NUM_THREADS": "1"},

@@ -64,15 +64,17 @@ async def explain_window(
         raise ApiError(
             501,
             "not-installed",
-            "this server has no model packages: `pip install 'liveprofile[demo]'` has them, and"
-            " `liveprofile why` explains windows where they are",
+            "this server does not explain windows: serve.explanations_at_once is 0, or the model's"
+            " packages are not installed (`liveprofile[demo]` has them). `liveprofile why` does",
         )
     extend_deadline(request, state.explanation_deadline_s)
     store: Store = state.store
     delta = await _window(store, user_id, until_ms)
-    audit = audit_entry(request, caller, "window.explain", user_id, requested)
+    # By such targets an erasure finds the entries of a user (liveprofile/privacy/places.py).
+    target = f"{user_id} {delta.window_end_ms}"
+    audit = audit_entry(request, caller, "window.explain", target, requested)
     entry_id = await store.start_entry(audit)
-    after: dict[str, Any] = {"window_end_ms": delta.window_end_ms}
+    after: dict[str, Any] = {}
     outcome = "failed"
     try:
         await _require_consent(store, user_id, state.clock_ms())
@@ -88,7 +90,7 @@ async def explain_window(
         after["reason"] = "timeout"
         raise
     finally:
-        completed = audit._replace(after=after, outcome=outcome)
+        completed = audit._replace(after=after or None, outcome=outcome)
         await asyncio.shield(store.complete_entry(entry_id, completed))
 
 

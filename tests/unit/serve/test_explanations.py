@@ -13,6 +13,8 @@ from starlette.testclient import TestClient
 from liveprofile.client import Client, Conflict, calls
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.errors import ServiceError
+from liveprofile.privacy.places import TABLES
+from liveprofile.privacy.user_keys import UserKeys
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.serve_settings import ServeSettings
 from serve.app import create_app
@@ -41,8 +43,11 @@ def test_newest_window_is_explained_and_recorded(
     assert answer.json() == explanation("42", end_ms)
     assert explainer.asked == [("42", end_ms)]
     [entry] = store.audit
-    assert (entry.name, entry.action, entry.target) == ("anna", "window.explain", "42")
-    assert (entry.outcome, entry.after) == ("done", {"window_end_ms": end_ms})
+    assert (entry.name, entry.action, entry.target) == ("anna", "window.explain", f"42 {end_ms}")
+    assert entry.outcome == "done"
+    # It is deleted with the user.
+    belongs = TABLES["api_audit"].belongs
+    assert belongs is not None and belongs(entry, UserKeys("42"))
 
 
 def test_time_chooses_the_last_window_before_it(
