@@ -72,7 +72,7 @@ class ServeSettings(ListenSettings):
         1, ge=0, le=64, description="windows explained at a time, a process of 2 GB each; 0: none"
     )
     explanation_timeout_ms: int = Field(
-        180_000, ge=1_000, le=3_600_000, description="time that one explanation may take"
+        300_000, ge=1_000, le=3_600_000, description="time that one explanation may take"
     )
     console_port: int = Field(8072, ge=0, le=65535, description="of the console; 0: any free port")
     session_s: int = Field(

@@ -26,7 +26,7 @@ LONG_TIMEOUT_S = 20.0
 # Longer than an analysis of all users may take with the default settings.
 SCAN_TIMEOUT_S = 40.0
 # Longer than an explanation may take with the default settings.
-EXPLANATION_TIMEOUT_S = 200.0
+EXPLANATION_TIMEOUT_S = 320.0
 
 
 class Call(NamedTuple, Generic[Result]):
