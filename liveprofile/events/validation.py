@@ -28,7 +28,7 @@ MAX_NAME_CHARS = 50_000
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MAX_ZONE = timedelta(hours=18)
-_IDS = ("event_id", "user_id", "item_id", "category_id")
+_IDS = ("event_id", "user_id", "item_id", "category_id", "anonymous_id")
 _CONTROL = re.compile(r"[\x00-\x1f]")
 _NUMBER = re.compile(r"-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?")
 _DIGITS = re.compile(r"[0-9]{1,15}")
@@ -51,6 +51,7 @@ class AcceptedEvent(NamedTuple):
     item: str  # "" if unknown
     category: str  # "" if unknown
     amount: float  # 0 if unknown
+    anonymous_id: str | None  # None if missing, "" if it is no id
 
 
 class Heartbeat(NamedTuple):
@@ -82,7 +83,10 @@ def accept(
     except _InvalidError:
         return None
     _, _, item, category, amount = token(event, time_ms)
-    return AcceptedEvent(event_id, user_id, event_type, time_ms, item, category, amount)
+    anonymous_id = _optional_id(event.get("anonymous_id"))
+    return AcceptedEvent(
+        event_id, user_id, event_type, time_ms, item, category, amount, anonymous_id
+    )
 
 
 def _parse(value: bytes | None, payload_chars: int) -> dict[str, Any]:
@@ -163,11 +167,23 @@ _DECODER = json.JSONDecoder(
 
 def _id(event: dict[str, Any], field: str) -> str:
     text = as_id(event.get(field))
-    # isprintable is much faster than the search, and no control character is printable.
-    is_bad = not text.isprintable() and _CONTROL.search(text)
-    if not text or len(text) > ID_CHARS or is_bad:
+    if not _is_id(text):
         raise _InvalidError(field)
     return text
+
+
+def _optional_id(value: Any) -> str | None:
+    """None if it is missing, "" if it is no id."""
+    if value is None:
+        return None
+    text = as_id(value)
+    return text if _is_id(text) else ""
+
+
+def _is_id(text: str) -> bool:
+    # isprintable is much faster than the search, and no control character is printable.
+    is_bad = not text.isprintable() and _CONTROL.search(text)
+    return 0 < len(text) <= ID_CHARS and not is_bad
 
 
 def _time_ms(event: dict[str, Any], latest_ms: int) -> int:

@@ -51,6 +51,7 @@ NAMES = {
     " code_promo cupon",
     "campaign_id": "campaign_id campaign kampagne",
     "friend_id": "friend_id friend",
+    "anonymous_id": "anonymous_id anonymousid anon_id anonymous_user_id",
     "place.lat": "lat latitude",
     "place.lon": "lon lng long longitude",
 }  # fmt: skip

@@ -31,7 +31,7 @@ from liveprofile.wire.tokens import TYPE_INDEX
 # Event fields by the conversion of their column's values (docs/data-contract.md).
 TEXT_FIELDS = (
     "event_id", "user_id", "event_type", "item_id", "category_id", "text", "query", "friend_id",
-    "session_id", "device_id", "channel", "coupon_id", "campaign_id",
+    "anonymous_id", "session_id", "device_id", "channel", "coupon_id", "campaign_id",
 )  # fmt: skip
 NUMBER_FIELDS = ("price", "quantity", "amount", "rating", "place.lat", "place.lon")
 SIGNED_FIELDS = ("price", "quantity", "amount")

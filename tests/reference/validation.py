@@ -86,6 +86,7 @@ class ValidEvent(NamedTuple):
     coupon: str
     place: tuple[float, float] | None
     media: tuple[str, list[float]] | None  # the encoder and its vector
+    anonymous_id: str
 
 
 class Heartbeat(NamedTuple):
@@ -131,6 +132,7 @@ def validate(
         as_text(event.get("coupon_id")),
         _place(numbers),
         _media(event.get("media_embedding")),
+        _optional_id(event.get("anonymous_id")),
     )
 
 
@@ -278,6 +280,12 @@ def _checked_id(event: dict[str, Any], field: str) -> str:
     if len(text) > MAX_ID_CHARS or _CONTROL.search(text):
         raise _Invalid("BAD_ID", "")
     return text
+
+
+def _optional_id(value: Any) -> str:
+    """Returns "" for a value that is no id: it never causes a rejection."""
+    text = as_text(value)
+    return "" if len(text) > MAX_ID_CHARS or _CONTROL.search(text) else text
 
 
 def _time_ms(event: dict[str, Any], latest_ms: int) -> int:

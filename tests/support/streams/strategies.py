@@ -68,6 +68,7 @@ _OPTIONAL = {
         [None, {"encoder": "clip", "vector": [0.5, -1]}, {"encoder": "clip", "vector": [1, 2, 3]}]
     ),
     "friend_id": st.just("f1"),
+    "anonymous_id": st.sampled_from(["a1", 7, 2**70, "ü" * 256, None]),
     "attributes": st.sampled_from([{}, {"a": [1, {"b": None}]}]),
     "not_of_the_contract": st.sampled_from([None, 1, {"event_id": "x", "price": -1}]),
 }
@@ -76,6 +77,7 @@ _WRONG_TYPES = {
     name: st.sampled_from([True, 1.5, {}, [1]])
     for name in ("item_id", "category_id", "session_id", "device_id", "coupon_id")
 } | {
+    "anonymous_id": st.sampled_from([True, 1.5, {}, [1], "", "x" * 257, 10**256, "a\x1f"]),
     "place": st.sampled_from(["Munich", [48.1, 11.6], 7]),
     "text": st.just(5),
     "tags": st.just("one"),

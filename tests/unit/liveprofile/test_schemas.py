@@ -87,6 +87,12 @@ def test_unknown_fields_and_heartbeats_satisfy_the_schema() -> None:
     EVENTS.validate({"event_type": "heartbeat", "event_time": START_MS})
 
 
+@pytest.mark.parametrize("given", ["", "x" * 257, "a\x1f", True, 1.5, {}])
+def test_anonymous_id_that_is_no_id_violates_the_schema(given: Any) -> None:
+    assert not EVENTS.is_valid(PURCHASE | {"anonymous_id": given})
+    EVENTS.validate(PURCHASE | {"anonymous_id": "5f0c2f3e"})
+
+
 @pytest.mark.parametrize(
     ("name", "broken"),
     [

@@ -38,6 +38,7 @@ def assert_same(value: bytes | None, timestamp_ms: int = RECORD_MS) -> None:
         assert isinstance(actual, AcceptedEvent), (value, expected)
         assert actual[:6] == expected[:6]
         assert actual.amount == pytest.approx(expected.amount)
+        assert (actual.anonymous_id or "") == expected.anonymous_id
     elif isinstance(expected, reference.Heartbeat):
         assert actual == Heartbeat(expected.time_ms)
     else:
@@ -104,9 +105,28 @@ def test_hostile_event_is_judged_as_by_the_reference(value: bytes) -> None:
     assert_same(value)
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("a1", "a1"), (7, "7"), (2**70, str(2**70)), ("ü" * 256, "ü" * 256), (None, None),
+        ("", ""), ("x" * 257, ""), ("a\x1f", ""), (10**256, ""), (True, ""), (1.5, ""), ({}, ""),
+    ],
+)  # fmt: skip
+def test_anonymous_id_that_is_no_id_never_rejects_its_event(given: Any, expected: Any) -> None:
+    value = payload(anonymous_id=given)
+    assert_same(value)
+    event = accept(value, RECORD_MS, LIMITS)
+    assert isinstance(event, AcceptedEvent) and event.anonymous_id == expected
+
+
+def test_event_without_an_anonymous_id_has_none() -> None:
+    event = accept(payload(), RECORD_MS, LIMITS)
+    assert isinstance(event, AcceptedEvent) and event.anonymous_id is None
+
+
 @given(
     st.dictionaries(
-        st.sampled_from([*EVENT, "quantity", "amount", "rating", "place"]),
+        st.sampled_from([*EVENT, "quantity", "amount", "rating", "place", "anonymous_id"]),
         st.one_of(
             st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False),
             st.text(max_size=5),
