@@ -46,6 +46,7 @@ from cli.pipeline.submit import submit
 from cli.privacy.consent import consent
 from cli.privacy.erase import erase
 from cli.privacy.export import export
+from cli.privacy.identify import identify
 from cli.privacy.merge import merge
 from cli.privacy.places import places
 from cli.profiles import deltas, flags, scores, show
@@ -81,7 +82,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Segment users": (segments, attributes),
     "Operate the shop": (trends, funnel, retention),
     "Run campaigns": (campaign,),
-    "Respect a person's choices": (consent, merge, export, erase, places),
+    "Respect a person's choices": (consent, merge, identify, export, erase, places),
     "Train models": (backfill, train, tune, evaluate, walk_forward, catalogue, model),
 }
 

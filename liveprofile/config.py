@@ -19,7 +19,7 @@ from pydantic import Field, SecretStr, ValidationError
 from liveprofile import setting_errors
 from liveprofile.errors import ConfigError
 from liveprofile.metrics_settings import MetricsSettings
-from liveprofile.privacy_settings import ConsentSettings, MergeSettings
+from liveprofile.privacy_settings import ConsentSettings, LoginSettings, MergeSettings
 from liveprofile.renamed_settings import RENAMED
 from liveprofile.serve_settings import ServeSettings
 from liveprofile.setting_errors import as_section, json_form, setting_types
@@ -72,6 +72,7 @@ class Settings(Section):
     campaigns: CampaignSettings = CampaignSettings()
     consent: ConsentSettings = ConsentSettings()
     merges: MergeSettings = MergeSettings()
+    logins: LoginSettings = LoginSettings()
     rules: Path = Path("rules.toml")
     segments: Path = Path("segments.toml")
     attributes: Path = Path("attributes.toml")

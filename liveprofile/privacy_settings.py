@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+import re
 
+from pydantic import Field, field_validator
+
+from liveprofile.identity.book import MAX_IDS
 from liveprofile.setting_sections import Section
 from liveprofile.units import MINUTE_MS
 
@@ -42,3 +45,27 @@ class MergeSettings(Section):
     split_days: float = Field(
         30.0, ge=0, le=3_650, description="age of a merge up to which it can be split"
     )
+
+
+class LoginSettings(Section):
+    """`liveprofile identify`: anonymous ids that log in to an account."""
+
+    anonymous_id_pattern: str = Field(
+        "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",
+        description="all of an anonymous id, a regular expression; no account's id may match it",
+    )
+    ids_per_person: int = Field(
+        90, ge=2, le=MAX_IDS, description="up to which logins add ids; `merge` goes on to the limit"
+    )
+    merges_in_all: int = Field(
+        1_000_000, ge=1, description="up to which logins add merges: each worker keeps all"
+    )
+
+    @field_validator("anonymous_id_pattern")
+    @classmethod
+    def _check_pattern(cls, value: str) -> str:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"is no regular expression: {error}") from None
+        return value

@@ -66,6 +66,7 @@ FIGURES: dict[str, Figure] = {
     # Kafka
     "lag_records": Figure("gauge", "Records after the last checkpoint.", ("pipeline",)),
     "records_rejected": Figure("counter", "Rejected records and labels.", ("reason",)),
+    "logins": Figure("counter", "Events with an anonymous id, by what they became.", ("outcome",)),
     "records_late": Figure("counter", "Records of the late topic."),
     "alerts": Figure("counter", "Alerts sent.", ("rule", "severity")),
     # Cassandra

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from liveprofile.audit.state_file import read_state
 from liveprofile.config import Settings
-from liveprofile.kafka.offsets import decoder_group, lag, partition_ranges, scoring_group
+from liveprofile.identity.login_counts import read_counts
+from liveprofile.identity.logins import Outcome
+from liveprofile.kafka.offsets import (
+    committed_progress,
+    decoder_group,
+    lag,
+    login_group,
+    partition_ranges,
+    scoring_group,
+)
 from liveprofile.kafka.topics import NoTopicError
 from monitoring.catalogue import Readings
 from monitoring.topic_counts import TopicCounter
@@ -20,6 +30,7 @@ def read_kafka(settings: Settings, counters: list[TopicCounter]) -> Readings:
         readings.add("lag_records", lag(settings, scoring_group(settings.kafka)), "scoring")
     if (records := _records_to_decode(settings)) is not None:
         readings.add("lag_records", records, "decoder")
+    _add_logins(settings, readings)
     late = partition_ranges(settings, settings.topics.late)
     readings.add("records_late", sum(span.end for span in late.values()))
     for counter in counters:
@@ -36,6 +47,17 @@ def _records_to_decode(settings: Settings) -> int | None:
     except NoTopicError:  # of a deployment that does not use it
         return None
     return lag(settings, decoder_group(settings.kafka), topic)
+
+
+def _add_logins(settings: Settings, readings: Readings) -> None:
+    """Nothing if `liveprofile identify` has never run."""
+    topic, group = settings.topics.events, login_group(settings.kafka)
+    if not (progress := committed_progress(settings, topic, group)):
+        return
+    readings.add("lag_records", lag(settings, group, topic), "logins")
+    counts = sum(read_counts(progress).values(), Counter())
+    for outcome in Outcome:
+        readings.add("logins", counts[outcome.value], outcome.value)
 
 
 def read_audit(settings: Settings, state_file: Path) -> Readings:

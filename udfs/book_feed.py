@@ -9,11 +9,13 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from liveprofile.config import Settings
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.kafka.records import Record
+from liveprofile.kafka.tail import TopicTail
 from liveprofile.kafka.topics import NoTopicError
 from liveprofile.pseudonym import key_pseudonym
 from liveprofile.wire.user_records import user_of
@@ -81,6 +83,29 @@ class _BookReader(Generic[Book]):
     def publish(self) -> str:
         self._publish(self.book)
         return ""
+
+
+class BookTail(Generic[Book]):
+    """A book that its owner reads on: `current` has what the topic holds at the time of the call.
+
+    A topic that does not exist is empty. Raises ServiceError.
+    """
+
+    def __init__(self, settings: Settings, topic: BookTopic[Book]):
+        self._reader = _BookReader(topic, lambda book: None)
+        self._tail: TopicTail | None = None
+        with suppress(NoTopicError):
+            self._tail = TopicTail(settings, topic.topic, topic.group)
+
+    def current(self) -> Book:
+        """The book up to the present end of the topic. Raises ServiceError."""
+        if self._tail is not None:
+            self._reader.take(self._tail.read_on())
+        return self._reader.book
+
+    def close(self) -> None:
+        if self._tail is not None:
+            self._tail.close()
 
 
 class BookFeed(Generic[Book]):

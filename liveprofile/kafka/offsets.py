@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import NamedTuple
 
 from confluent_kafka import (
     OFFSET_END,
@@ -27,6 +28,13 @@ COORDINATOR_ERRORS = (
     KafkaError.COORDINATOR_NOT_AVAILABLE,
     KafkaError.NOT_COORDINATOR,
 )
+
+
+class Progress(NamedTuple):
+    """Where a group goes on in a partition, and a note of at most 4,096 bytes beside it."""
+
+    offset: int
+    note: str = ""
 
 
 def partition_ranges(settings: Settings, topic: str) -> dict[int, PartitionRange]:
@@ -81,6 +89,11 @@ def decoder_group(kafka: KafkaSettings) -> str:
     return f"{kafka.group_id}-decoder"
 
 
+def login_group(kafka: KafkaSettings) -> str:
+    """The consumer group of `liveprofile identify`, and its transactional id."""
+    return f"{kafka.group_id}-logins"
+
+
 def bootstrap_group(kafka: KafkaSettings) -> str:
     """The consumer group of a job over an archive.
 
@@ -113,7 +126,12 @@ def committed_offsets(
     A partition without a committed offset has no entry. `group_id`: None means the profile
     pipeline's group. Raises ServiceError.
     """
-    group_id = group_id or settings.kafka.group_id
+    found = committed_progress(settings, topic, group_id or settings.kafka.group_id)
+    return {partition: progress.offset for partition, progress in found.items()}
+
+
+def committed_progress(settings: Settings, topic: str, group_id: str) -> dict[int, Progress]:
+    """Committed offsets by partition, each with the note beside it. Raises ServiceError."""
     with open_consumer(settings.kafka, group_id) as consumer:
         requested = [
             TopicPartition(topic, number) for number in partitions(consumer, settings.kafka, topic)
@@ -125,7 +143,7 @@ def committed_offsets(
                 f"Kafka does not report the offsets of group {group_id}: {error_text(error)}", error
             ) from None
     return {
-        position.partition: position.offset
+        position.partition: Progress(position.offset, position.metadata or "")
         for position in committed
         if position.offset != OFFSET_INVALID
     }

@@ -1,0 +1,51 @@
+"""`liveprofile identify`: anonymous ids become aliases of the accounts that they log in to."""
+
+from __future__ import annotations
+
+import logging
+from contextlib import closing
+
+from cli.common import ConfigOption, JsonOption, print_fields, print_json, read_settings
+from liveprofile.errors import InputError
+
+
+def identify(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Merge anonymous ids into the accounts that they log in to, until Ctrl-C or SIGTERM.
+
+    It follows the input topic. An event with `anonymous_id` says that its user has used this id on
+    this device before. The first login of an anonymous id writes a merge, as `liveprofile merge`
+    does, exactly once. Every other one is counted with its reason: conflicts, split ids, erased
+    users, no consent, ids that are not as `logins.anonymous_id_pattern` says. docs/identity.md has
+    the reasons. At the end the counts are printed.
+
+    Run it once. A second one takes over, and the first ends with exit code 3. The job must follow
+    merges (`merges.enabled`).
+
+    Example: `liveprofile identify --config liveprofile.toml --json`
+    """
+    from liveprofile.alerts.consumer.loop import stop_on_signals
+    from liveprofile.identity.login_service import LoginMerger
+    from liveprofile.identity.logins import Books
+    from udfs.book_feed import BookTail
+    from udfs.consent_feed import consent_topic
+    from udfs.erasure_feed import erasure_topic
+    from udfs.identity.merge_feed import merge_topic
+
+    settings = read_settings(config)
+    if not settings.merges.enabled:
+        raise InputError(
+            "merges.enabled is off: the job would not follow merges. Set it and submit the job"
+            " again (docs/identity.md)"
+        )
+    logging.getLogger("liveprofile.identity").setLevel(logging.INFO)
+    with (
+        closing(BookTail(settings, merge_topic(settings))) as merges,
+        closing(BookTail(settings, consent_topic(settings))) as consents,
+        closing(BookTail(settings, erasure_topic(settings))) as erasures,
+    ):
+        merger = LoginMerger.connect(
+            settings, lambda: Books(merges.current(), consents.current(), erasures.current())
+        )
+        with stop_on_signals(merger):
+            counts = merger.run()
+    print_json(counts) if json else print_fields(counts)

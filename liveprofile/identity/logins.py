@@ -1,0 +1,145 @@
+"""Logins of anonymous ids: what an event says, and whether it becomes a merge. Pure.
+
+An event that an account sends names the anonymous id that its device used before. The first login
+of an anonymous id merges it into the account. A later one changes nothing: who has got hold of an
+anonymous id cannot take it away from the account that has it.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import NamedTuple
+
+from liveprofile.consent.changes import ConsentBook
+from liveprofile.consent.persons import PersonConsentBook
+from liveprofile.events.validation import AcceptedEvent, accept
+from liveprofile.identity.book import END_OF_TIME_MS, IdentityBook, Merge, merged
+from liveprofile.identity.forgotten import of_persons
+from liveprofile.kafka.records import Record
+from liveprofile.privacy.erasures import ErasureBook
+from liveprofile.privacy_settings import LoginSettings
+from liveprofile.setting_sections import LimitSettings
+
+PURPOSE = "profiling"
+_FIELD, _ESCAPE = b'"anonymous_id"', b"\\u"
+
+
+class Outcome(StrEnum):
+    """What became of an event that names an anonymous id."""
+
+    MERGED = "merged"
+    REPEATED = "repeated"  # the account, or its person, has the id already
+    BEFORE_LOGIN = "before_login"  # user_id is the anonymous id itself
+    CONFLICT = "conflict"  # another person has the id
+    SPLIT = "split"  # the id was merged and split: only `liveprofile merge` merges it again
+    ERASED = "erased"  # an id of either person was erased
+    NO_CONSENT = "no_consent"  # the anonymous id or the account does not allow profiling
+    BAD_EVENT = "bad_event"  # the job rejects the event
+    BAD_ID = "bad_id"  # empty, too long, with control characters, or no text and no integer
+    BAD_PATTERN = "bad_pattern"  # not what the shop's anonymous ids look like
+    ACCOUNT_PATTERN = "account_pattern"  # the account's id looks like an anonymous one
+    CIRCLE = "circle"  # the account is an alias of the anonymous id
+    TOO_MANY_IDS = "too_many_ids"  # of the account's person
+    TOO_MANY_MERGES = "too_many_merges"  # of all users
+
+
+# What is no news: each event of a client that always sends the field is one of these.
+USUAL = frozenset({Outcome.MERGED, Outcome.REPEATED, Outcome.BEFORE_LOGIN})
+
+
+class Login(NamedTuple):
+    """An account has sent an event with an anonymous id."""
+
+    anonymous_id: str
+    user_id: str
+    record_ms: int  # timestamp of the Kafka record
+    partition: int
+    offset: int
+
+    @property
+    def order(self) -> tuple[int, int, int]:
+        """By arrival at the broker. A client cannot choose it, as it can its event_time."""
+        return (self.record_ms, self.partition, self.offset)
+
+
+class Books(NamedTuple):
+    """What users have decided."""
+
+    merges: IdentityBook
+    consents: ConsentBook  # of single ids
+    erasures: ErasureBook
+
+
+class LoginRules:
+    """Turns records into logins, and logins into merges.
+
+    consent_defaults: by purpose, for users who have not decided.
+    """
+
+    def __init__(
+        self, settings: LoginSettings, limits: LimitSettings, consent_defaults: dict[str, bool]
+    ):
+        self._settings, self._limits = settings, limits
+        self._pattern = re.compile(settings.anonymous_id_pattern)
+        self._defaults = consent_defaults
+
+    def read(self, record: Record) -> Login | Outcome | None:
+        """The login of a record of the input topic, or why it is none; None: it names no id."""
+        value = record.value
+        # Most events do not have the field, and need no parser.
+        if value is None or not (_FIELD in value or _ESCAPE in value):
+            return None
+        event = accept(value, record.timestamp_ms, self._limits)
+        if not isinstance(event, AcceptedEvent):
+            return Outcome.BAD_EVENT if event is None and _FIELD in value else None
+        if event.anonymous_id is None:
+            return None
+        return self._outcome_of_ids(event.anonymous_id, event.user_id) or Login(
+            event.anonymous_id,
+            event.user_id,
+            record.timestamp_ms,
+            record.partition,
+            record.offset,
+        )
+
+    def _outcome_of_ids(self, anonymous_id: str, user_id: str) -> Outcome | None:
+        if not anonymous_id:
+            return Outcome.BAD_ID
+        if anonymous_id == user_id:
+            return Outcome.BEFORE_LOGIN
+        if not self._pattern.fullmatch(anonymous_id):
+            return Outcome.BAD_PATTERN
+        return Outcome.ACCOUNT_PATTERN if self._pattern.fullmatch(user_id) else None
+
+    def decide(
+        self, login: Login, books: Books, now_ms: int, since_ms: int
+    ) -> Outcome | tuple[Merge, ...]:
+        """The merges of the anonymous id with the new one, from `since_ms` on, or why there is no
+        new one."""
+        book, anonymous_id, user_id = books.merges, login.anonymous_id, login.user_id
+        if (known := outcome_of_merges(book, login)) is not None:
+            return known
+        if book.resolve(user_id, END_OF_TIME_MS) == anonymous_id:
+            return Outcome.CIRCLE
+        ids = of_persons(book, (anonymous_id, user_id))
+        if any(each in books.erasures for each in ids):
+            return Outcome.ERASED
+        consents = PersonConsentBook(books.consents, book, self._defaults)
+        if not all(consents.allowed(each, PURPOSE, now_ms) for each in (anonymous_id, user_id)):
+            return Outcome.NO_CONSENT
+        if len(ids) > self._settings.ids_per_person:
+            return Outcome.TOO_MANY_IDS
+        if len(book) >= self._settings.merges_in_all:
+            return Outcome.TOO_MANY_MERGES
+        return merged(book, anonymous_id, user_id, since_ms)
+
+
+def outcome_of_merges(book: IdentityBook, login: Login) -> Outcome | None:
+    """What merges of the anonymous id say about a login of it; None: it has none."""
+    if not (merges := book.merges(login.anonymous_id)):
+        return None
+    if merges[-1].until_ms is not None:
+        return Outcome.SPLIT
+    persons = {book.resolve(each, END_OF_TIME_MS) for each in (merges[-1].user_id, login.user_id)}
+    return Outcome.REPEATED if len(persons) == 1 else Outcome.CONFLICT

@@ -1,0 +1,138 @@
+"""Kafka in memory, for `liveprofile identify`: events that arrive while they are read, merges, and
+offsets that are committed with them."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+
+from liveprofile.config import Settings
+from liveprofile.consent.changes import ConsentBook
+from liveprofile.identity.book import IdentityBook
+from liveprofile.identity.login_counts import read_counts
+from liveprofile.identity.login_service import LoginMerger
+from liveprofile.identity.logins import Books
+from liveprofile.identity.records import read_record
+from liveprofile.kafka.offset_transactions import OutputRecord
+from liveprofile.kafka.offsets import Progress
+from liveprofile.kafka.records import Record
+from liveprofile.privacy.erasures import ErasureBook
+
+
+class ProcessKilledError(Exception):
+    """The process ends here."""
+
+
+class MemoryKafka:
+    """The topics. records: in the order of their arrival."""
+
+    def __init__(self, records: Sequence[Record], partitions: int, rng: random.Random):
+        self.records, self.partitions, self.rng = records, partitions, rng
+        self.arrived = 0
+        self.merges: list[tuple[bytes | None, bytes | None]] = []
+        self.progress: dict[int, Progress] = {}
+        self.commits_left: int | None = None  # then the process is killed
+
+    def arrive(self) -> None:
+        self.arrived = min(len(self.records), self.arrived + self.rng.randint(0, 5))
+
+    def of_partition(self, number: int) -> list[Record]:
+        return [each for each in self.records[: self.arrived] if each.partition == number]
+
+    def book(self) -> IdentityBook:
+        book = IdentityBook()
+        for key, value in self.merges:
+            book.put(*read_record(key, value or b""))
+        return book
+
+
+class MemoryEvents:
+    """Reads some partitions, and some records of each."""
+
+    def __init__(self, kafka: MemoryKafka):
+        self._kafka = kafka
+        self.positions = {
+            number: kafka.progress.get(number, Progress(0)).offset
+            for number in range(kafka.partitions)
+        }
+        self.readable = set(self.positions)
+        self.closed = False
+
+    def poll(self, timeout_s: float) -> list[Record]:
+        self._kafka.arrive()
+        found: list[Record] = []
+        for number in self.readable:
+            if self._kafka.rng.random() < 0.6:
+                position = self.positions[number]
+                count = self._kafka.rng.randint(0, 6)
+                records = self._kafka.of_partition(number)[position : position + count]
+                self.positions[number] += len(records)
+                found += records
+        return found
+
+    def ends(self) -> dict[int, int]:
+        return {each: len(self._kafka.of_partition(each)) for each in self.positions}
+
+    def find_partitions(self) -> None:
+        """All are known."""
+
+    def pause_all_but(self, readable: Iterable[int]) -> None:
+        self.readable = set(readable)
+
+    def group_metadata(self) -> str:
+        return "group"
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class MemoryTransactions:
+    """Commits all or nothing; the process may be killed before a commit or after it."""
+
+    def __init__(self, kafka: MemoryKafka):
+        self._kafka = kafka
+
+    def commit(
+        self,
+        topic: str,
+        records: Iterable[OutputRecord],
+        input_topic: str,
+        progress: dict[int, Progress],
+        group_metadata: str,
+    ) -> None:
+        kafka = self._kafka
+        dies = kafka.commits_left == 0
+        if dies and kafka.rng.random() < 0.5:
+            raise ProcessKilledError
+        kafka.merges += [(key, value) for key, value, _ in records]
+        kafka.progress |= progress
+        if dies:
+            raise ProcessKilledError
+        if kafka.commits_left is not None:
+            kafka.commits_left -= 1
+
+
+def opened(
+    kafka: MemoryKafka,
+    settings: Settings,
+    now_ms: int,
+    consents: ConsentBook | None = None,
+    erasures: ErasureBook | None = None,
+) -> LoginMerger:
+    """A new process, where the last one was."""
+    consents = consents or ConsentBook(settings.consent.defaults)
+    return LoginMerger(
+        settings,
+        MemoryEvents(kafka),
+        MemoryTransactions(kafka),
+        lambda: Books(kafka.book(), consents, erasures or ErasureBook()),
+        read_counts(kafka.progress),
+        clock_ms=lambda: now_ms,
+    )
+
+
+def run_to_end(kafka: MemoryKafka, merger: LoginMerger) -> None:
+    """Until all events have arrived and are read, decided about and committed."""
+    while sum(each.offset for each in kafka.progress.values()) < len(kafka.records):
+        merger.step()
+        merger.commit_progress()
