@@ -99,9 +99,11 @@ class LoginMerger:
         counts: Counts,
         *,
         clock_ms: Callable[[], int] = lambda: round(time.time() * 1_000),
+        held_logins: int = HELD_LOGINS,
     ):
         self._settings, self._events, self._transactions = settings, events, transactions
         self._read_books, self._clock_ms = read_books, clock_ms
+        self._held_logins = held_logins
         self._rules = LoginRules(settings.logins, settings.limits, settings.consent.defaults)
         self._books = read_books()
         self._order = LoginOrder()
@@ -231,7 +233,7 @@ class LoginMerger:
 
     def _pause_partitions(self) -> None:
         """With too many logins in memory, partitions that are ahead wait for the others."""
-        if (full := len(self._order) > HELD_LOGINS) or self._is_pausing:
+        if (full := len(self._order) > self._held_logins) or self._is_pausing:
             positions = self._events.positions
             self._events.pause_all_but(self._order.slowest(positions) if full else positions)
             self._is_pausing = full

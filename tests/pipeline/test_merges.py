@@ -191,14 +191,21 @@ class MergedStream(NamedTuple):
 @pytest.fixture(scope="module")
 def merged_stream(tmp_path_factory: pytest.TempPathFactory) -> MergedStream:
     """A stream under several ids, with late events, and the one with one id in perfect order."""
+    events, merges = shop_stream(), book_of(START_MS + EVENTS // 2 * STEP_MS)
     folder = tmp_path_factory.mktemp("merge")
+    return merged_stream_of(under_several_ids(events), events, merges, folder)
+
+
+def merged_stream_of(
+    several: list[Event], events: list[Event], merges: IdentityBook, folder: Path
+) -> MergedStream:
+    """`several`: what the job gets, with delays; `events`: the same with one id a person."""
     sections = {
         "job": {"parallelism": 1, "name": "correct"},
         "window": {"length_ms": HOUR_MS},
     }
     settings, following = load(**sections), load(**sections, merges={"enabled": True})
-    events, merges = shop_stream(), book_of(START_MS + EVENTS // 2 * STEP_MS)
-    records = to_records(with_delays(under_several_ids(events)))
+    records = to_records(with_delays(several))
     for name in ("merged", "one-id"):
         (folder / name).mkdir()
     output = run_profile_pipeline(

@@ -17,7 +17,7 @@ MANIFESTS = ROOT / "kubernetes"
 CHART = MANIFESTS / "chart"
 # Parts that a value switches off, and their manifests.
 SWITCHED = {"api": "api", "console": "console", "consumer": "consumer", "decoder": "decoder"}
-SWITCHED |= {"metrics": "metrics", "network-policies": "networkPolicies"}
+SWITCHED |= {"logins": "logins"} | {"metrics": "metrics", "network-policies": "networkPolicies"}
 SETTINGS = '.Values.settings | default (.Files.Get "liveprofile.toml")'
 CHECKSUM = f"      annotations:\n        checksum/settings: {{{{ {SETTINGS} | sha256sum }}}}\n"
 REVISION = "-{{ .Release.Revision }}"
@@ -50,7 +50,7 @@ def template(name: str, manifest: str) -> str:
     )
     if name == "flinkdeployment":
         text = _flink(text)
-    if name in ("api", "consumer", "decoder"):
+    if name in ("api", "consumer", "decoder", "logins"):
         text = _replaced(
             text, r"replicas: \d+", f"replicas: {{{{ .Values.{name}.replicas }}}}", name
         )

@@ -32,6 +32,7 @@ class MemoryKafka:
         self.merges: list[tuple[bytes | None, bytes | None]] = []
         self.progress: dict[int, Progress] = {}
         self.commits_left: int | None = None  # then the process is killed
+        self.paused: list[set[int]] = []  # those that were read on, after each change
 
     def arrive(self) -> None:
         self.arrived = min(len(self.records), self.arrived + self.rng.randint(0, 5))
@@ -78,6 +79,7 @@ class MemoryEvents:
 
     def pause_all_but(self, readable: Iterable[int]) -> None:
         self.readable = set(readable)
+        self._kafka.paused.append(self.readable)
 
     def group_metadata(self) -> str:
         return "group"
@@ -118,8 +120,9 @@ def opened(
     now_ms: int,
     consents: ConsentBook | None = None,
     erasures: ErasureBook | None = None,
+    **options: int,
 ) -> LoginMerger:
-    """A new process, where the last one was."""
+    """A new process, where the last one was. options: of LoginMerger."""
     consents = consents or ConsentBook(settings.consent.defaults)
     return LoginMerger(
         settings,
@@ -128,6 +131,7 @@ def opened(
         lambda: Books(kafka.book(), consents, erasures or ErasureBook()),
         read_counts(kafka.progress),
         clock_ms=lambda: now_ms,
+        **options,
     )
 
 

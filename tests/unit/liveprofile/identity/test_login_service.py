@@ -111,3 +111,99 @@ def test_order_cuts_kills_and_replays_do_not_change_the_merges(
     kafka.progress = {}
     run_to_end(kafka, opened(kafka, SETTINGS, NOW_MS))
     assert_merged_once(kafka)
+
+
+def kafka_of(*values: bytes, partitions: int = 1) -> MemoryKafka:
+    """Records in one partition."""
+    records = [record(0, offset, value) for offset, value in enumerate(values)]
+    return MemoryKafka(records, partitions, random.Random(1))
+
+
+def login(number: int, user_id: str = "user") -> bytes:
+    return event(f"e{number}", user_id, anonymous_id=f"anon-{number}")
+
+
+def test_account_with_thousands_of_ids_gets_the_first_and_the_rest_is_counted() -> None:
+    """The excess is decided in batches, so one account does not hold up the others."""
+    logins = [login(number) for number in range(3_000)]
+    kafka = kafka_of(*logins, event("e", "other", anonymous_id="anon-of-other"))
+    merger = opened(kafka, SETTINGS, NOW_MS)
+    run_to_end(kafka, merger)
+    ids = SETTINGS.logins.ids_per_person
+    assert merger.counts == {"merged": ids, "too_many_ids": 3_000 - ids + 1}
+    assert kafka.book().ids_of("user", SINCE_MS) == sorted(
+        ["user", *(f"anon-{number}" for number in range(ids - 1))]
+    )
+    assert kafka.book().resolve("anon-of-other", SINCE_MS) == "other"
+
+
+def test_merge_of_an_operator_counts_from_the_next_login_on() -> None:
+    kafka = kafka_of(login(1), login(2))
+    kafka.merges.append((key_of("anon-1"), to_record("anon-1", [Merge("operator", NOW_MS - 5)])))
+    merger = opened(kafka, SETTINGS, NOW_MS)
+    kafka.merges.append((key_of("anon-2"), to_record("anon-2", [Merge("user", NOW_MS - 9, NOW_MS - 5)])))
+    run_to_end(kafka, merger)
+    assert merger.counts == {"conflict": 1, "split": 1}
+    assert len(kafka.merges) == 2
+
+
+def test_event_that_is_sent_again_and_again_is_counted_as_repeated() -> None:
+    kafka = kafka_of(*[login(1)] * 500, *[event("e", "anon-1", anonymous_id="anon-1")] * 100)
+    merger = opened(kafka, SETTINGS, NOW_MS)
+    run_to_end(kafka, merger)
+    assert merger.counts == {"merged": 1, "repeated": 499, "before_login": 100}
+
+
+def test_partitions_wait_for_the_slowest_while_many_logins_are_held() -> None:
+    """Logins of partition 1 are held until the old records of partition 0 are read."""
+    old = [record(0, offset, event("e", "u"), NOW_MS - 9_000) for offset in range(60)]
+    new = [record(1, offset, login(offset), NOW_MS + offset) for offset in range(40)]
+    kafka = MemoryKafka([*old, *new], 2, random.Random(2))
+    kafka.arrived = len(kafka.records)
+    run_to_end(kafka, opened(kafka, SETTINGS, NOW_MS, held_logins=3))
+    assert {0} in kafka.paused and kafka.paused[-1] == {0, 1}
+    assert len(kafka.merges) == 40
+
+
+def test_refusals_are_logged_with_one_example_each_and_without_ids(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    taken = [event("e", f"user-{number}", anonymous_id="anon-secret") for number in range(50)]
+    kafka = kafka_of(*taken, *[event("e", "user", anonymous_id="secret")] * 20)
+    merger = opened(kafka, SETTINGS, NOW_MS)
+    run_to_end(kafka, merger)
+    with caplog.at_level(logging.INFO, login_service.__name__):
+        merger.stop()
+        merger.run()
+    warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert [each.partition(", the first")[0] for each in sorted(warnings)] == [
+        "20 logins not merged: bad_pattern",
+        "49 logins not merged: conflict",
+    ]
+    assert "user:" in caplog.text and "offset 1" in caplog.text
+    assert "secret" not in caplog.text and "user-1" not in caplog.text
+
+
+def test_stop_commits_what_was_read_and_ends(caplog: pytest.LogCaptureFixture) -> None:
+    kafka = kafka_of(event("e1", "u"), login(1), event("e2", "u"))
+    merger = opened(kafka, SETTINGS, NOW_MS)
+    timer = threading.Timer(0.2, merger.stop)
+    timer.start()
+    assert merger.run() == {"merged": 1}
+    assert kafka.progress[0].offset == 3
+
+
+def test_counts_go_on_after_a_restart() -> None:
+    kafka = kafka_of(login(1), login(1, "thief"), login(2))
+    kafka.records, later = kafka.records[:2], kafka.records
+    run_to_end(kafka, opened(kafka, SETTINGS, NOW_MS))
+    kafka.records = later
+    merger = opened(kafka, SETTINGS, NOW_MS)
+    run_to_end(kafka, merger)
+    assert merger.counts == {"merged": 1}
+    assert read_counts(kafka.progress) == {0: {"merged": 2, "conflict": 1}}
+
+
+@pytest.mark.parametrize("note", ["", "reset", "[1]", '{"other": 1, "merged": "x"}'])
+def test_offsets_that_another_tool_has_committed_have_no_counts(note: str) -> None:
+    assert read_counts({0: Progress(1, note)}) == {0: Counter()}
