@@ -6,9 +6,10 @@ import re
 
 from pydantic import Field, field_validator
 
-from liveprofile.identity.book import MAX_IDS
 from liveprofile.setting_sections import Section
 from liveprofile.units import MINUTE_MS
+
+MOST_IDS = 100  # of one person: MAX_IDS of liveprofile.identity.book
 
 
 class ConsentSettings(Section):
@@ -55,7 +56,10 @@ class LoginSettings(Section):
         description="all of an anonymous id, a regular expression; no account's id may match it",
     )
     ids_per_person: int = Field(
-        90, ge=2, le=MAX_IDS, description="up to which logins add ids; `merge` goes on to the limit"
+        90,
+        ge=2,
+        le=MOST_IDS,
+        description="up to which logins add ids; `merge` adds more",
     )
     merges_in_all: int = Field(
         1_000_000, ge=1, description="up to which logins add merges: each worker keeps all"

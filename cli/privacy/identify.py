@@ -24,6 +24,7 @@ def identify(config: ConfigOption = None, json: JsonOption = False) -> None:
     Example: `liveprofile identify --config liveprofile.toml --json`
     """
     from liveprofile.alerts.consumer.loop import stop_on_signals
+    from liveprofile.consent.persons import PersonConsentBook
     from liveprofile.identity.login_service import LoginMerger
     from liveprofile.identity.logins import Books
     from udfs.book_feed import BookTail
@@ -43,9 +44,13 @@ def identify(config: ConfigOption = None, json: JsonOption = False) -> None:
         closing(BookTail(settings, consent_topic(settings))) as consents,
         closing(BookTail(settings, erasure_topic(settings))) as erasures,
     ):
-        merger = LoginMerger.connect(
-            settings, lambda: Books(merges.current(), consents.current(), erasures.current())
-        )
+
+        def read_books() -> Books:
+            book = merges.current()
+            of_persons = PersonConsentBook(consents.current(), book, settings.consent.defaults)
+            return Books(book, of_persons, erasures.current())
+
+        merger = LoginMerger.connect(settings, read_books)
         with stop_on_signals(merger):
             counts = merger.run()
     print_json(counts) if json else print_fields(counts)

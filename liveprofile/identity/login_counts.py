@@ -1,4 +1,4 @@
-"""How many events had which outcome, as notes beside the offsets that `liveprofile identify` commits.
+"""How many events had which outcome, as notes beside the offsets that are committed.
 
 They are part of its transactions. So they go on after a restart, and the exporter reads them
 without asking the process.
@@ -33,4 +33,5 @@ def _read_note(note: str) -> Counter[str]:
         return Counter()
     if not isinstance(found, dict):
         return Counter()
-    return Counter({each.value: found[each] for each in Outcome if isinstance(found.get(each), int)})
+    known = (each.value for each in Outcome)
+    return Counter({name: found[name] for name in known if isinstance(found.get(name), int)})

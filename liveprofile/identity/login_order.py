@@ -56,7 +56,7 @@ class LoginOrder:
         positions: by partition, the offset up to which it was read.
         """
         if self._asked is not None:
-            ends, last = self._asked
+            _, last = self._asked
             if not self._behind(positions):
                 self._settled, self._asked = max(self._settled, last), None
         horizon_ms = min((self._clock_ms.get(number, -1) for number in positions), default=-1)

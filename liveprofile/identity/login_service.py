@@ -104,7 +104,7 @@ class LoginMerger:
         self._settings, self._events, self._transactions = settings, events, transactions
         self._read_books, self._clock_ms = read_books, clock_ms
         self._held_logins = held_logins
-        self._rules = LoginRules(settings.logins, settings.limits, settings.consent.defaults)
+        self._rules = LoginRules(settings.logins, settings.limits)
         self._books = read_books()
         self._order = LoginOrder()
         self._stop, self._is_pausing = threading.Event(), False
@@ -176,14 +176,13 @@ class LoginMerger:
 
     def _take(self, record: Record) -> None:
         found = self._rules.read(record)
-        if found is None:
-            return
         if isinstance(found, Outcome):
             self._count(record.partition, found, f"of {_place(record)}")
-        elif outcome_of_merges(self._books.merges, found) is Outcome.REPEATED:
+        elif found is not None and (self._is_merged(found) or not self._order.hold(found)):
             self._count(record.partition, Outcome.REPEATED)
-        elif not self._order.hold(found):
-            self._count(record.partition, Outcome.REPEATED)
+
+    def _is_merged(self, login: Login) -> bool:
+        return outcome_of_merges(self._books.merges, login) is Outcome.REPEATED
 
     def _decide(self, logins: list[Login]) -> None:
         """Writes the merges of logins, in order, and commits how far the topic is done."""

@@ -8,16 +8,14 @@ anonymous id cannot take it away from the account that has it.
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from enum import StrEnum
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from liveprofile.consent.changes import ConsentBook
-from liveprofile.consent.persons import PersonConsentBook
 from liveprofile.events.validation import AcceptedEvent, accept
 from liveprofile.identity.book import END_OF_TIME_MS, IdentityBook, Merge, merged
 from liveprofile.identity.forgotten import of_persons
 from liveprofile.kafka.records import Record
-from liveprofile.privacy.erasures import ErasureBook
 from liveprofile.privacy_settings import LoginSettings
 from liveprofile.setting_sections import LimitSettings
 
@@ -63,26 +61,24 @@ class Login(NamedTuple):
         return (self.record_ms, self.partition, self.offset)
 
 
+class Consents(Protocol):
+    def allowed(self, user_id: str, purpose: str, at_ms: int) -> bool: ...
+
+
 class Books(NamedTuple):
     """What users have decided."""
 
     merges: IdentityBook
-    consents: ConsentBook  # of single ids
-    erasures: ErasureBook
+    consents: Consents  # of persons with these merges
+    erasures: Container[str]  # ids that were ever erased
 
 
 class LoginRules:
-    """Turns records into logins, and logins into merges.
+    """Turns records into logins, and logins into merges."""
 
-    consent_defaults: by purpose, for users who have not decided.
-    """
-
-    def __init__(
-        self, settings: LoginSettings, limits: LimitSettings, consent_defaults: dict[str, bool]
-    ):
+    def __init__(self, settings: LoginSettings, limits: LimitSettings):
         self._settings, self._limits = settings, limits
         self._pattern = re.compile(settings.anonymous_id_pattern)
-        self._defaults = consent_defaults
 
     def read(self, record: Record) -> Login | Outcome | None:
         """The login of a record of the input topic, or why it is none; None: it names no id."""
@@ -125,8 +121,8 @@ class LoginRules:
         ids = of_persons(book, (anonymous_id, user_id))
         if any(each in books.erasures for each in ids):
             return Outcome.ERASED
-        consents = PersonConsentBook(books.consents, book, self._defaults)
-        if not all(consents.allowed(each, PURPOSE, now_ms) for each in (anonymous_id, user_id)):
+        both = (anonymous_id, user_id)
+        if not all(books.consents.allowed(each, PURPOSE, now_ms) for each in both):
             return Outcome.NO_CONSENT
         if len(ids) > self._settings.ids_per_person:
             return Outcome.TOO_MANY_IDS

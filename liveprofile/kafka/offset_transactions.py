@@ -70,4 +70,6 @@ class OffsetTransactions:
                 f"another process has opened the transactional id {self._id}, or a transaction"
                 f" took more than {EXCLUSIVE_TRANSACTION_MS / 1_000:.0f} s"
             )
-        return ServiceError(f"Kafka did not commit a transaction of {self._id}: {error_text(error)}")
+        return ServiceError(
+            f"Kafka did not commit a transaction of {self._id}: {error_text(error)}"
+        )

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 
 from liveprofile.config import Settings
 from liveprofile.consent.changes import ConsentBook
+from liveprofile.consent.persons import PersonConsentBook
 from liveprofile.identity.book import IdentityBook
 from liveprofile.identity.login_counts import read_counts
 from liveprofile.identity.login_service import LoginMerger
@@ -123,12 +124,18 @@ def opened(
     **options: int,
 ) -> LoginMerger:
     """A new process, where the last one was. options: of LoginMerger."""
-    consents = consents or ConsentBook(settings.consent.defaults)
+    defaults = settings.consent.defaults
+
+    def read_books() -> Books:
+        book = kafka.book()
+        of_persons = PersonConsentBook(consents or ConsentBook(defaults), book, defaults)
+        return Books(book, of_persons, erasures or ErasureBook())
+
     return LoginMerger(
         settings,
         MemoryEvents(kafka),
         MemoryTransactions(kafka),
-        lambda: Books(kafka.book(), consents, erasures or ErasureBook()),
+        read_books,
         read_counts(kafka.progress),
         clock_ms=lambda: now_ms,
         **options,

@@ -7,15 +7,16 @@ from typing import Any
 
 import pytest
 from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from liveprofile.config import Settings, load
 from liveprofile.consent.changes import ConsentBook, ConsentChange
+from liveprofile.consent.persons import PersonConsentBook
 from liveprofile.errors import ConfigError
-from liveprofile.identity.book import IdentityBook, Merge
+from liveprofile.identity.book import MAX_IDS, IdentityBook, Merge
 from liveprofile.identity.logins import Books, Login, LoginRules, Outcome
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasures import ErasureBook
+from liveprofile.privacy_settings import MOST_IDS
 from tests.reference import validation as reference
 from tests.support.streams.strategies import RECORD_MS, START_MS, behaviour_stream
 
@@ -26,7 +27,7 @@ SINCE_MS = START_MS + 60_000
 
 
 def rules_of(settings: Settings) -> LoginRules:
-    return LoginRules(settings.logins, settings.limits, settings.consent.defaults)
+    return LoginRules(settings.logins, settings.limits)
 
 
 RULES = rules_of(Settings())
@@ -100,17 +101,19 @@ def books(
     merges: dict[str, list[Merge]] | None = None,
     withdrawn: tuple[str, ...] = (),
     erased: tuple[str, ...] = (),
+    granted: tuple[str, ...] = (),
     defaults: dict[str, bool] | None = None,
 ) -> Books:
     book, erasures = IdentityBook(), ErasureBook()
-    consents = ConsentBook(defaults or Settings().consent.defaults)
+    defaults = defaults or Settings().consent.defaults
+    consents = ConsentBook(defaults)
     for alias, each in (merges or {}).items():
         book.put(alias, each)
-    for user in withdrawn:
-        consents.put(user, [ConsentChange(START_MS - 5, "profiling", False)])
+    for user in (*withdrawn, *granted):
+        consents.put(user, [ConsentChange(START_MS - 5, "profiling", user in granted)])
     for user in erased:
         erasures.put(user, START_MS - 5)
-    return Books(book, consents, erasures)
+    return Books(book, PersonConsentBook(consents, book, defaults), erasures)
 
 
 def decide(given: Books, rules: LoginRules = RULES) -> Any:
@@ -149,11 +152,10 @@ def test_login_is_merged_or_has_a_reason(given: Books, expected: Any) -> None:
 
 def test_login_needs_consent_if_nothing_is_allowed_by_default() -> None:
     options = load(consent={"profiling": False})
-    given = books(defaults=options.consent.defaults)
-    assert decide(given, rules_of(options)) == Outcome.NO_CONSENT
-    for user in (ID, "u1"):
-        given.consents.put(user, [ConsentChange(START_MS - 5, "profiling", True)])
-    assert decide(given, rules_of(options)) == (Merge("u1", SINCE_MS),)
+    defaults = options.consent.defaults
+    assert decide(books(defaults=defaults), rules_of(options)) == Outcome.NO_CONSENT
+    both = books(defaults=defaults, granted=(ID, "u1"))
+    assert decide(both, rules_of(options)) == (Merge("u1", SINCE_MS),)
 
 
 def test_limits_of_ids_and_merges_refuse_the_excess() -> None:
@@ -166,6 +168,10 @@ def test_limits_of_ids_and_merges_refuse_the_excess() -> None:
     assert decide(books({each: [Merge("u9", 1)] for each in "ab"}), rules) == (
         Outcome.TOO_MANY_MERGES
     )
+
+
+def test_setting_is_limited_to_what_a_person_may_have() -> None:
+    assert MOST_IDS == MAX_IDS
 
 
 def test_pattern_must_be_a_regular_expression() -> None:
