@@ -4,7 +4,7 @@
 
 Late events are part of the load, so some arrive right after each restart. Passes if no window
 dropped an event, the audit is clean without a repair, and all output equals the reference's. It
-counts the kills that Flink did not notice, after which a supervisor must restart the TaskManager.
+counts the kills that Flink did not notice, after which the workers' guards restarted the job.
 """
 
 from __future__ import annotations

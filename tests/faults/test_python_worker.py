@@ -2,7 +2,7 @@
 
 Load: steady. Fault: kill -9 of one of the processes that the model runs in.
 Must hold: no event is lost or used twice, every profile equals the reference's.
-Recovery: automatic; the tasks restart with a new worker. Rarely a supervisor must restart them.
+Recovery: automatic; the tasks restart with a new worker.
 """
 
 import pytest

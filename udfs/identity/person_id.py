@@ -15,6 +15,7 @@ from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 
 from liveprofile.config import Settings
 from udfs.identity.merge_feed import MergeFeed, open_merge_feed
+from udfs.worker_guard import open_worker_guard
 
 OpenMergeFeed = Callable[[Settings], MergeFeed]
 
@@ -31,10 +32,12 @@ class PersonIdUdf(ScalarFunction):
         return False
 
     def open(self, function_context: FunctionContext) -> None:
+        self._guard = open_worker_guard()
         self._feed = self._open_feed(self._settings)
 
     def close(self) -> None:
         self._feed.close()
+        self._guard.release()
 
     def eval(self, user_id: pd.Series, event_ms: pd.Series) -> pd.Series:
         book = self._feed.current()

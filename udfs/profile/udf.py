@@ -27,6 +27,7 @@ from udfs.profile.model_feed import ModelFeed, load_checkpoint, open_model_feed,
 from udfs.profile.sink import ProfileSink, open_profile_sink
 from udfs.rules_feed import RulesFeed, open_rules_feed
 from udfs.segments_feed import SegmentsFeed, open_segments_feed
+from udfs.worker_guard import open_worker_guard
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
     from models.profile.inference import ProfileModel
@@ -77,6 +78,7 @@ class ProfileUdf(ScalarFunction):
         # Where CPU cores are scarce, the scoring pipeline gets them first: fraud scores are needed
         # while the customer waits, profiles are not.
         os.nice(WORKER_NICENESS)
+        self._guard = open_worker_guard()
         options = self._settings.model
         model = load_checkpoint(self._settings, product_path(options.checkpoint))
         self._sink = self._open_sink(self._settings, model.dim)
@@ -114,6 +116,7 @@ class ProfileUdf(ScalarFunction):
         self._segments_feed.close()
         self._rules_feed.close()
         self._sink.close()
+        self._guard.release()
 
     def eval(
         self, user_id, window_start, window_end, events, history, added, sums, memory

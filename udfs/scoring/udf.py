@@ -20,6 +20,7 @@ from udfs.erasure_feed import ErasureFeed, open_erasure_feed
 from udfs.latency_counters import LatencyCounters
 from udfs.rules_feed import RulesFeed, open_rules_feed
 from udfs.scoring.sink import ScoringSink, open_scoring_sink
+from udfs.worker_guard import open_worker_guard
 
 if TYPE_CHECKING:  # only the workers need the model's libraries, not the client
     from udfs.scoring.batch import ScoringBatchTiming
@@ -61,6 +62,7 @@ class ScoringUdf(ScalarFunction):
         from models.fraud.model import FraudModel
         from udfs.scoring.batch import EventScorer
 
+        self._guard = open_worker_guard()
         model = FraudModel.load(product_path(self._settings.scoring.checkpoint))
         self._sink = self._open_sink(self._settings)
         self._rules_feed = self._open_rules_feed(self._settings, self._rules)
@@ -85,6 +87,7 @@ class ScoringUdf(ScalarFunction):
         self._rules_feed.close()
         self._scorer.close()
         self._sink.close()
+        self._guard.release()
 
     def eval(self, user_id: pd.Series, parts: pd.Series) -> pd.Series:
         """Returns a list of output records for each row."""

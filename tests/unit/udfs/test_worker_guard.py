@@ -1,0 +1,203 @@
+"""The guard against real processes: one is a TaskManager with an open operator, one its worker."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+
+import psutil
+import pytest
+
+from udfs import worker_guard
+from udfs.worker_guard import Watched
+
+NOTICE_S, PAUSE_S = 1.0, 1.5
+TIMEOUT_S = 60.0
+
+# Its operator closes, so its server too, when argv[1] is sent to it. It outlives that, as a
+# TaskManager does.
+TASKMANAGER = """
+import signal, socket, sys, time
+server = socket.create_server(("127.0.0.1", 0))
+signal.signal(getattr(signal, sys.argv[1]), lambda *_: server.close())
+print(server.getsockname()[1], flush=True)
+while True:
+    time.sleep(0.1)
+"""
+WORKER = """
+import os, sys, time
+from udfs import worker_guard
+watched = worker_guard.Watched(os.getpid(), int(sys.argv[1]), int(sys.argv[2]))
+guard = worker_guard.start(watched, float(sys.argv[3]), [float(sys.argv[4])])
+print(guard.pid, flush=True)
+time.sleep(600)
+"""
+# A TaskManager starts its workers through a shell.
+FOUND = """
+import os, sys
+from udfs import worker_guard
+print(os.getpid(), os.getppid(), worker_guard.find_watched(os.getpid(), sys.argv[1]))
+"""
+
+
+class Processes:
+    """A TaskManager whose operator closes on `closes_on`, a worker, and the worker's guard."""
+
+    def __init__(self, closes_on: str):
+        self.taskmanager = self._start(TASKMANAGER, closes_on)
+        port = int(self._first_line(self.taskmanager))
+        inode = worker_guard.listening_inode(port)
+        assert inode is not None
+        arguments = (self.taskmanager.pid, inode, NOTICE_S, PAUSE_S)
+        self.worker = self._start(WORKER, *map(str, arguments))
+        self.guard = psutil.Process(int(self._first_line(self.worker)))
+
+    @staticmethod
+    def _start(code: str, *arguments: str) -> psutil.Popen:
+        return psutil.Popen(
+            [sys.executable, "-c", code, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    @staticmethod
+    def _first_line(process: psutil.Popen) -> str:
+        return process.stdout.readline()
+
+    def is_suspended(self) -> bool:
+        return self.taskmanager.status() == psutil.STATUS_STOPPED
+
+    def end(self) -> str:
+        """Ends all processes. Returns what the guard wrote where the TaskManager writes."""
+        for process in (self.guard, self.worker, self.taskmanager):
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.worker.communicate()
+        return self.taskmanager.communicate()[1]
+
+
+@pytest.fixture
+def processes() -> Iterator[Callable[[str], Processes]]:
+    started: list[Processes] = []
+
+    def start(closes_on: str) -> Processes:
+        started.append(Processes(closes_on))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.end()
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.02)
+
+
+def test_taskmanager_is_suspended_if_operator_stays_open(
+    processes: Callable[[str], Processes],
+) -> None:
+    each = processes("SIGCONT")
+    each.worker.kill()
+    each.worker.wait()
+    wait_until(each.is_suspended)
+    wait_until(lambda: not each.is_suspended())
+    wait_until(lambda: not each.guard.is_running())
+    assert each.taskmanager.is_running()
+    written = each.end()
+    assert f"Python worker {each.worker.pid} died; its operator has hung since." in written
+    assert "still hangs" not in written
+
+
+def test_taskmanager_goes_on_and_log_says_so_if_suspension_does_not_help(
+    processes: Callable[[str], Processes],
+) -> None:
+    each = processes("SIGUSR1")
+    each.worker.kill()
+    each.worker.wait()
+    wait_until(lambda: not each.guard.is_running())
+    assert not each.is_suspended()
+    assert "still hangs. Restart the TaskManager" in each.end()
+
+
+def test_nothing_is_suspended_if_operator_notices(processes: Callable[[str], Processes]) -> None:
+    each = processes("SIGUSR1")
+    each.worker.kill()
+    each.worker.wait()
+    each.taskmanager.send_signal(signal.SIGUSR1)
+    wait_until(lambda: not each.guard.is_running())
+    assert each.end() == ""
+
+
+def test_nothing_is_suspended_while_worker_runs(processes: Callable[[str], Processes]) -> None:
+    each = processes("SIGCONT")
+    time.sleep(worker_guard.POLL_S + NOTICE_S + 0.5)
+    assert each.guard.is_running() and not each.is_suspended()
+
+
+def test_terminated_guard_leaves_no_taskmanager_suspended(
+    processes: Callable[[str], Processes],
+) -> None:
+    each = processes("SIGCONT")
+    each.worker.kill()
+    each.worker.wait()
+    wait_until(each.is_suspended)
+    each.guard.terminate()
+    wait_until(lambda: not each.guard.is_running())
+    assert not each.is_suspended()
+
+
+def test_release_ends_the_guard_of_a_worker_that_closes_in_order() -> None:
+    process = worker_guard.start(Watched(os.getpid(), os.getpid(), 0))
+    worker_guard.WorkerGuard(process).release()
+    assert process.returncode is not None
+
+
+@pytest.mark.parametrize(
+    ("main_class", "found"),
+    [
+        ("org.apache.flink.runtime.taskexecutor.TaskManagerRunner", True),
+        ("org.apache.flink.kubernetes.taskmanager.KubernetesTaskExecutorRunner", True),
+        ("org.apache.flink.client.python.PythonGatewayServer", False),  # has an embedded Flink
+    ],
+)
+def test_taskmanager_is_found_as_parent_of_the_shell(main_class: str, found: bool) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        endpoint = f'url: "localhost:{server.getsockname()[1]}"\n'
+        worker = shlex.join([sys.executable, "-c", FOUND, endpoint])
+        shell = ["bash", "-c", f"{worker} | tee /dev/null"]
+        code = f"import os, subprocess; print(os.getpid()); subprocess.run({shell!r})"
+        done = subprocess.run(
+            [sys.executable, "-uc", code, main_class], capture_output=True, text=True, check=True
+        )
+        taskmanager_pid, worker_pid, _, watched = done.stdout.split(maxsplit=3)
+        inode = os.fstat(server.fileno()).st_ino
+    expected = Watched(int(worker_pid), int(taskmanager_pid), inode) if found else None
+    assert watched.strip() == str(expected)
+
+
+def test_process_without_control_endpoint_gets_no_guard() -> None:
+    assert worker_guard.find_watched(os.getpid(), "") is None
+    worker_guard.open_worker_guard().release()
+
+
+def test_listening_sockets_are_found_by_port_until_they_close() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        inode = worker_guard.listening_inode(port)
+        assert inode == os.fstat(server.fileno()).st_ino
+    assert worker_guard.listening_inode(port) is None
+
+
+def test_parent_is_found_of_a_process_with_any_name() -> None:
+    assert worker_guard.parent_pid(os.getpid()) == os.getppid()

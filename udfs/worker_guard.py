@@ -1,0 +1,178 @@
+"""Ends the hang of a Flink operator whose Python worker has died.
+
+Flink notices a dead worker when its operator next reads from it or writes to it, and restarts the
+job. In two places Beam waits for ever instead (docs/state-and-failures.md, A worker that dies
+unnoticed): no task fails, no checkpoint completes. Only a cancelled task is interrupted, and
+nothing cancels this one.
+
+So each worker starts a guard, a small process that outlives it. If the operator is still open
+NOTICE_S after the worker's death, the guard suspends the TaskManager until the JobManager misses
+its heartbeats. Then Flink does what it does after any lost TaskManager: it restarts the job, and
+the TaskManager, once it goes on, cancels its tasks and registers again.
+
+The process imports only the standard library: 10 MB and no measurable CPU time for each worker.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import NamedTuple
+
+NOTICE_S = 60.0  # an operator that notices closes within seconds, also on a loaded machine
+# Longer than `heartbeat.timeout`: 30 s in flink-conf/, 50 s by default, or more.
+PAUSES_S = (40.0, 80.0, 160.0)
+POLL_S = 1.0
+CONTROL_ENDPOINT = "CONTROL_API_SERVICE_DESCRIPTOR"  # set by PyFlink: url: "localhost:43737"
+TASKMANAGER = re.compile("TaskManagerRunner|TaskExecutorRunner")  # main classes of Flink
+LISTENING = "0A"  # in /proc/net/tcp
+STDERR = 2
+
+
+class Watched(NamedTuple):
+    """What a guard watches. `socket_inode`: of the operator's server for this worker, which listens
+    as long as the operator is open."""
+
+    worker_pid: int
+    taskmanager_pid: int
+    socket_inode: int
+
+
+class WorkerGuard:
+    """The guard process of this worker."""
+
+    def __init__(self, process: subprocess.Popen[bytes] | None):
+        self._process = process
+
+    def release(self) -> None:
+        """Ends the guard, because the worker ends in order."""
+        if self._process:
+            self._process.terminate()
+            self._process.wait()
+            self._process = None
+
+
+def open_worker_guard() -> WorkerGuard:
+    """Starts the guard of this process, a worker of a TaskManager. An embedded Flink gets none."""
+    watched = find_watched(os.getpid(), os.environ.get(CONTROL_ENDPOINT, ""))
+    return WorkerGuard(start(watched) if watched else None)
+
+
+def start(
+    watched: Watched, notice_s: float = NOTICE_S, pauses_s: Sequence[float] = PAUSES_S
+) -> subprocess.Popen[bytes]:
+    """Starts a guard as a child of this process. Its messages go where the TaskManager's go."""
+    command = [sys.executable, "-m", "udfs.worker_guard", *map(str, watched)]
+    command += ["--notice-s", str(notice_s), "--pauses-s", *map(str, pauses_s)]
+    stderr = subprocess.DEVNULL
+    with suppress(OSError):  # a socket cannot be opened again
+        stderr = os.open(f"/proc/{watched.taskmanager_pid}/fd/{STDERR}", os.O_WRONLY | os.O_APPEND)
+    try:
+        # Not the worker's own output: its launcher waits until that pipe is closed.
+        return subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr
+        )
+    finally:
+        if stderr >= 0:
+            os.close(stderr)
+
+
+def find_watched(worker_pid: int, control_endpoint: str) -> Watched | None:
+    """Returns None if the process is not the worker of a TaskManager on this machine."""
+    port = re.search(r":(\d+)\"", control_endpoint)
+    if not port:
+        return None
+    # The TaskManager starts a shell, and the shell the worker.
+    taskmanager_pid = parent_pid(parent_pid(worker_pid))
+    command = Path(f"/proc/{taskmanager_pid}/cmdline").read_text(errors="replace")
+    inode = listening_inode(int(port[1]))
+    if not TASKMANAGER.search(command) or inode is None:
+        return None
+    return Watched(worker_pid, taskmanager_pid, inode)
+
+
+def parent_pid(pid: int) -> int:
+    # The name, in parentheses, may contain spaces.
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+def listening_inode(port: int) -> int | None:
+    """Returns the inode of the TCP socket that listens on `port`, None if none does."""
+    return next((inode for inode, of_port in listening_sockets().items() if of_port == port), None)
+
+
+def listening_sockets() -> dict[int, int]:
+    """Returns the port of each listening TCP socket of this network namespace by its inode."""
+    ports = {}
+    for table in ("tcp", "tcp6"):
+        with suppress(FileNotFoundError):  # without IPv6
+            for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+                _, local, _, state, _, _, _, _, _, inode, *_ = line.split()
+                if state == LISTENING:
+                    ports[int(inode)] = int(local.rpartition(":")[2], 16)
+    return ports
+
+
+def guard(watched: Watched, notice_s: float, pauses_s: Sequence[float]) -> None:
+    """Waits for the worker's death, then ends the hang of its operator, if there is one."""
+    while os.getppid() == watched.worker_pid:
+        time.sleep(POLL_S)
+    if _closes_within(watched, notice_s):
+        return
+    if watched.taskmanager_pid == 1:
+        # Linux does not suspend the first process of a container. Who runs the container starts it
+        # again.
+        _log(watched, "has hung since. Ending the TaskManager")
+        os.kill(watched.taskmanager_pid, signal.SIGTERM)
+        return
+    for pause_s in pauses_s:
+        _log(watched, f"has hung since. Suspending the TaskManager for {pause_s:.0f} s")
+        os.kill(watched.taskmanager_pid, signal.SIGSTOP)
+        try:
+            time.sleep(pause_s)
+        finally:
+            os.kill(watched.taskmanager_pid, signal.SIGCONT)
+        if _closes_within(watched, notice_s):
+            return
+    _log(watched, "still hangs. Restart the TaskManager")
+
+
+def _closes_within(watched: Watched, seconds: float) -> bool:
+    """True as soon as the operator is closed, or its TaskManager has ended."""
+    deadline_s = time.monotonic() + seconds
+    while watched.socket_inode in listening_sockets():
+        if time.monotonic() > deadline_s:
+            return False
+        time.sleep(min(POLL_S, seconds))
+    return True
+
+
+def _log(watched: Watched, message: str) -> None:
+    now = time.strftime("%Y-%m-%d %H:%M:%S")
+    worker = f"Python worker {watched.worker_pid} died"
+    print(f"{now},000 ERROR worker guard: {worker}; its operator {message}.", file=sys.stderr)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    for name in Watched._fields:
+        parser.add_argument(name, type=int)
+    parser.add_argument("--notice-s", type=float, required=True)
+    parser.add_argument("--pauses-s", type=float, nargs="+", required=True)
+    options = parser.parse_args()
+    # Without a handler, a guard that is terminated would leave the TaskManager suspended.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+    watched = Watched(*(getattr(options, name) for name in Watched._fields))
+    guard(watched, options.notice_s, options.pauses_s)
+
+
+if __name__ == "__main__":
+    main()
