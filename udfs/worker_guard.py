@@ -60,10 +60,12 @@ class WorkerGuard:
             self._process = None
 
 
-def open_worker_guard() -> WorkerGuard:
+def open_worker_guard(
+    notice_s: float = NOTICE_S, pauses_s: Sequence[float] = PAUSES_S
+) -> WorkerGuard:
     """Starts the guard of this process, a worker of a TaskManager. An embedded Flink gets none."""
     watched = find_watched(os.getpid(), os.environ.get(CONTROL_ENDPOINT, ""))
-    return WorkerGuard(start(watched) if watched else None)
+    return WorkerGuard(start(watched, notice_s, pauses_s) if watched else None)
 
 
 def start(

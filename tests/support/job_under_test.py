@@ -47,6 +47,15 @@ def run_cli(*arguments: str | Path, ok: bool = True) -> subprocess.CompletedProc
     return done
 
 
+def task_restarts(rest_url: str, job_id: str) -> int:
+    """Counts restarts of the tasks of a job."""
+    vertices = rest.request(rest_url, f"/jobs/{job_id}")["vertices"]
+    details = [
+        rest.request(rest_url, f"/jobs/{job_id}/vertices/{vertex['id']}") for vertex in vertices
+    ]
+    return sum(task["attempt"] for detail in details for task in detail["subtasks"])
+
+
 class JobUnderTest:
     """The profile job with its configuration, topics, keyspace and producer.
 
@@ -100,12 +109,7 @@ class JobUnderTest:
 
         The metric numRestarts has the value of the previous query.
         """
-        vertices = rest.request(self.rest_url, f"/jobs/{self.id}")["vertices"]
-        details = [
-            rest.request(self.rest_url, f"/jobs/{self.id}/vertices/{vertex['id']}")
-            for vertex in vertices
-        ]
-        return sum(task["attempt"] for detail in details for task in detail["subtasks"])
+        return task_restarts(self.rest_url, str(self.id))
 
     def late_records_dropped(self) -> int:
         """Counts the events that windows have dropped since the last restart of the job."""

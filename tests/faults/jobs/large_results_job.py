@@ -1,8 +1,8 @@
 """A job whose Python function returns more than a gRPC channel takes without its receiver.
 
-    flink run -py tests/faults/jobs/large_results_job.py ... --called FOLDER
+    flink run -py tests/faults/jobs/large_results_job.py ... --calls FOLDER
 
-It has no state and needs only Flink. Each call creates a file in FOLDER, then takes CALL_S.
+It has no state and needs only Flink. Each call leaves the files `called` and `returned` in FOLDER.
 Flink pickles the class with the job, because the Python workers have no tests.
 """
 
@@ -14,15 +14,25 @@ from pathlib import Path
 
 import pandas as pd
 from pyflink.table import DataTypes, EnvironmentSettings, StreamTableEnvironment
-from pyflink.table.udf import ScalarFunction, udf
+from pyflink.table.udf import FunctionContext, ScalarFunction, udf
+
+from udfs.worker_guard import open_worker_guard
 
 CALL_S = 2.0
 RESULT_CHARS = 8_000_000  # a channel takes 1 MiB before its receiver reads
 
 
 class LargeResultUdf(ScalarFunction):
-    def __init__(self, folder: str):
-        self._folder = folder
+    """For `notice_s` and `pause_s` see udfs.worker_guard."""
+
+    def __init__(self, folder: str, notice_s: float, pause_s: float):
+        self._folder, self._notice_s, self._pause_s = folder, notice_s, pause_s
+
+    def open(self, function_context: FunctionContext) -> None:
+        self._guard = open_worker_guard(self._notice_s, [self._pause_s])
+
+    def close(self) -> None:
+        self._guard.release()
 
     def eval(self, number: pd.Series) -> pd.Series:
         (Path(self._folder) / "called").touch()
@@ -33,14 +43,16 @@ class LargeResultUdf(ScalarFunction):
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--called", required=True)
+    parser.add_argument("--calls", required=True)
+    parser.add_argument("--notice-s", type=float, required=True)
+    parser.add_argument("--pause-s", type=float, required=True)
     options = parser.parse_args()
     t_env = StreamTableEnvironment.create(
         environment_settings=EnvironmentSettings.in_streaming_mode()
     )
-    for option in ("size", "time"):
-        t_env.get_config().set(f"python.fn-execution.bundle.{option}", "1")
-    t_env.get_config().set("python.fn-execution.arrow.batch.size", "1")
+    t_env.get_config().set("parallelism.default", "1")
+    for option in ("bundle.size", "bundle.time", "arrow.batch.size"):
+        t_env.get_config().set(f"python.fn-execution.{option}", "1")
     t_env.execute_sql(
         "CREATE TEMPORARY TABLE numbers (number BIGINT)"
         " WITH ('connector' = 'datagen', 'rows-per-second' = '1')"
@@ -48,9 +60,9 @@ def main() -> None:
     t_env.execute_sql(
         "CREATE TEMPORARY TABLE results (text STRING) WITH ('connector' = 'blackhole')"
     )
+    function = LargeResultUdf(options.calls, options.notice_s, options.pause_s)
     t_env.create_temporary_system_function(
-        "large_text",
-        udf(LargeResultUdf(options.called), result_type=DataTypes.STRING(), func_type="pandas"),
+        "large_text", udf(function, result_type=DataTypes.STRING(), func_type="pandas")
     )
     t_env.execute_sql("INSERT INTO results SELECT large_text(number) FROM numbers")
 
