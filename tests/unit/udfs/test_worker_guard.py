@@ -186,6 +186,10 @@ def test_taskmanager_is_found_as_parent_of_the_shell(main_class: str, found: boo
     assert watched.strip() == str(expected)
 
 
+def test_process_of_the_first_process_gets_no_guard() -> None:
+    assert worker_guard.find_watched(1, 'url: "localhost:1"') is None
+
+
 def test_process_without_control_endpoint_gets_no_guard() -> None:
     assert worker_guard.find_watched(os.getpid(), "") is None
     worker_guard.open_worker_guard().release()
