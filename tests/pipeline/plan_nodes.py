@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import typer
 from pyflink.table import EnvironmentSettings, StreamTableEnvironment
 
 from jobs import profile_job
@@ -96,5 +97,10 @@ def _aggregate_types(part: Any) -> list[str]:
     return [text for one in part.values() for text in _aggregate_types(one)]
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Writes the nodes with state of the present plan to plan_nodes.json."""
     FILE.write_text(json.dumps(nodes_with_state(kafka_plan()), indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    typer.run(main)

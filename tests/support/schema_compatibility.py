@@ -13,6 +13,8 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
+import typer
+
 from tests.support.paths import ROOT
 
 SCHEMAS, RELEASED = ROOT / "schemas", ROOT / "tests" / "released_schemas"
@@ -127,6 +129,11 @@ def _values_of(schema: dict[str, Any]) -> list[Any] | None:
     return [schema["const"]] if "const" in schema else schema.get("enum")
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """Makes the present JSON Schemas the released ones: replaces the copies."""
     for file in SCHEMAS.glob("*.schema.json"):
         shutil.copy(file, RELEASED / file.name)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import typer
+
 from tests.support.paths import ROOT
 
 SCHEMAS = ROOT / "schemas"
@@ -59,10 +61,11 @@ def copies() -> dict[str, str]:
 
 
 def main() -> None:
+    """Writes the copies of the JSON Schemas in draft-07."""
     COPIES.mkdir(exist_ok=True)
     for name, text in copies().items():
         (COPIES / name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

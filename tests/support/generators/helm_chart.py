@@ -11,6 +11,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import typer
+
 from tests.support.paths import ROOT
 
 MANIFESTS = ROOT / "kubernetes"
@@ -91,10 +93,11 @@ def _replaced(text: str, pattern: str, value: str, name: str) -> str:
 
 
 def main() -> None:
+    """Generates the templates of the Helm chart from the manifests of kubernetes/."""
     for path, content in templates().items():
         (CHART / path).parent.mkdir(parents=True, exist_ok=True)
         Path(CHART / path).write_text(content, encoding="utf-8")
 
 
 if __name__ == "__main__":
-    main()
+    typer.run(main)

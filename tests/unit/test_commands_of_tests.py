@@ -1,0 +1,45 @@
+"""The modules of tests/ that are run with `python -m` are commands: --help writes nothing."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+MAIN = re.compile(r'^if __name__ == "__main__":\n((?: .*\n)+)', re.MULTILINE)
+# Both parse the arguments before anything else happens.
+PARSERS = ("    typer.run(main)\n", "    sys.exit(main())\n")
+SUBMITTED = "failing_job"  # to Flink, not run by people
+COMMANDS = {
+    file: match[1]
+    for file in sorted((ROOT / "tests").rglob("*.py"))
+    if file.stem != SUBMITTED and (match := MAIN.search(file.read_text(encoding="utf-8")))
+}
+
+
+def test_commands_are_found() -> None:
+    assert len(COMMANDS) >= 8
+
+
+@pytest.mark.parametrize("file", COMMANDS, ids=lambda file: file.stem)
+def test_command_parses_its_arguments(file: Path) -> None:
+    assert COMMANDS[file] in PARSERS
+
+
+def test_help_replaces_no_released_schema() -> None:
+    before = _times()
+    command = [sys.executable, "-m", "tests.support.schema_compatibility"]
+    done = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0 and "released" in done.stdout
+    assert subprocess.run([*command, "--odd"], cwd=ROOT, capture_output=True).returncode == 2
+    assert _times() == before
+
+
+def _times() -> dict[Path, int]:
+    files = (ROOT / "tests" / "released_schemas").iterdir()
+    return {file: file.stat().st_mtime_ns for file in files}
