@@ -137,12 +137,16 @@ def _one_row(tokens: Iterable[Token]) -> TokenColumns:
 
 
 def compare_with_reference(
-    settings: Settings, scored: Scored | None = None, gone: Collection[str] = ()
+    settings: Settings,
+    scored: Scored | None = None,
+    gone: Collection[str] = (),
+    since_ms: int = 0,
 ) -> Comparison:
     """Raises ServiceError if Kafka or Cassandra does not answer.
 
     scored: of earlier comparisons of the same job. gone: users who were erased while the job ran,
-    of whom nothing may be stored.
+    of whom nothing may be stored. since_ms: windows that ended earlier are not compared, but are
+    part of what the reference computes later ones from.
     """
     comparison = Comparison()
     topics = settings.topics
@@ -166,12 +170,12 @@ def compare_with_reference(
     closed = {
         key: window
         for key, window in _closed_windows(expected, model, settings.window.history).items()
-        if key.user_id not in gone
+        if key.user_id not in gone and key.window_end_ms >= since_ms
     }
     with open_session(settings.cassandra) as session:
-        active = compare_windows(comparison, session, closed)
-        users = compare_profiles(comparison, session, closed, model.scored.model)
-        flags = _compare_flags(comparison, session, closed, active, rules, settings)
+        active = compare_windows(comparison, session, closed, since_ms)
+        users = compare_profiles(comparison, session, closed, model.scored.model, since_ms)
+        flags = _compare_flags(comparison, session, closed, active, rules, settings, since_ms)
     comparison.job = {
         "records": len(records),
         "rejected": len(rejected),
@@ -301,6 +305,7 @@ def _compare_flags(
     active: Mapping[Key, frozenset[str]],
     rules: Sequence[dict[str, Any]],
     settings: Settings,
+    since_ms: int,
 ) -> int:
     """Compares active rules, flags and alerts; returns the number of stored flags."""
     undecided_users = {
@@ -317,6 +322,8 @@ def _compare_flags(
     comparison.equal("risk_flag_by_day", "all", by_day, stored)
     window_rules = {rule["id"] for rule in rules}
     stored = {key: flag for key, flag in stored.items() if flag.rule_id in window_rules}
+    earlier = {key for key, flag in stored.items() if flag.window_end_ms < since_ms}
+    stored = {key: flag for key, flag in stored.items() if key not in earlier}
     expected_flags = {
         flag.flag_id: (flag, key)
         for key, window in expected.items()
@@ -333,7 +340,7 @@ def _compare_flags(
             comparison.near("flag value", key, job.value, flag.value, tolerance)
         elif (job or key).user_id not in undecided_users:
             comparison.add_difference("flag", flag_id, job, flag)
-    _compare_alerts(comparison, stored, rules, settings)
+    _compare_alerts(comparison, stored, rules, settings, earlier)
     return len(stored)
 
 
@@ -356,14 +363,15 @@ def _compare_alerts(
     stored: Mapping[str, queries.StoredFlag],
     rules: Sequence[dict[str, Any]],
     settings: Settings,
+    earlier: Collection[str],
 ) -> None:
     state = {rule["id"]: rule.get("state", "ACTIVE") for rule in rules}
     alerting = {key for key, flag in stored.items() if state[flag.rule_id] == "ACTIVE"}
     alerts = {}
     for record in kafka_records.read_topic(settings, settings.topics.alerts):
         alert = json.loads(record.value or b"")
-        if alert["data"].get("rule_id") not in state:
-            continue  # an alert of an event or of drift
+        if alert["data"].get("rule_id") not in state or alert["id"] in earlier:
+            continue  # an alert of an event, of drift or of a flag that is not compared
         alerts[alert["id"]] = alert
         comparison.equal("alert key", alert["id"], record.key, alert["subject"].encode())
     comparison.equal("alerts", "ids", set(alerts) ^ alerting, set())
