@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 from benchmarks.load.workload import Workload, send_hidden
@@ -58,14 +59,20 @@ def run_variants(
     return results
 
 
-def measure_run(stack: Stack, variant: str, name: str, workload: Workload) -> dict[str, Any]:
-    """Measures one run of a warm job.
+def measure_run(
+    stack: Stack,
+    variant: str,
+    name: str,
+    workload: Workload,
+    overrides: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+) -> dict[str, Any]:
+    """Measures one run of a warm job; overrides: settings by section.
 
     The clock starts when the events become visible to the job, all at once. It stops when the
     operator has processed the last profile; with `whole`, Cassandra has then stored it.
     """
     runs.log_progress(f"{name}: preparing")
-    with runs.running_job(stack, variant, name, workload) as job:
+    with runs.running_job(stack, variant, name, workload, overrides) as job:
         make_visible = send_hidden(job.settings, workload)
         time.sleep(runs.SETTLE_S)
         profiles = workload.profiles(job.settings.window)
