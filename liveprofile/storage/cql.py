@@ -6,10 +6,11 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from cassandra import DriverException
 from cassandra.cluster import NoHostAvailable, ResultSet, Session
-from cassandra.concurrent import execute_concurrent, execute_concurrent_with_args
+from cassandra.concurrent import ExecutionResult, execute_concurrent
 from cassandra.protocol import ErrorMessage
 from cassandra.query import PreparedStatement, Statement
 
@@ -19,6 +20,9 @@ from liveprofile.storage.connection import describe_error, is_unavailable
 
 # Statements that `write_all` holds at once.
 WRITE_PART = 1_000
+KEYS_IN_FLIGHT = 100
+
+_prepared: WeakKeyDictionary[Session, dict[str, PreparedStatement]] = WeakKeyDictionary()
 
 
 def execute(
@@ -45,11 +49,29 @@ def read(
 
 
 def prepare(session: Session, query: str) -> PreparedStatement:
-    """Prepares a statement. Raises ServiceError, also if the keyspace lacks the table."""
-    try:
-        return session.prepare(query)
-    except (NoHostAvailable, DriverException, ErrorMessage) as error:
-        raise service_error(session, error) from None
+    """Prepares a statement, again if Cassandra does not answer in time (liveprofile/retry.py).
+
+    Raises ServiceError, also if the keyspace lacks the table.
+    """
+
+    def attempt() -> PreparedStatement:
+        try:
+            return session.prepare(query)
+        except (NoHostAvailable, DriverException, ErrorMessage) as error:
+            raise service_error(session, error) from None
+
+    return until_deadline(attempt)
+
+
+def prepare_once(session: Session, query: str) -> PreparedStatement:
+    """As `prepare`, once for each session: for few queries that are executed for many users.
+
+    May be called in several threads; two may prepare the same query. Raises ServiceError.
+    """
+    known = _prepared.setdefault(session, {})
+    if query not in known:
+        known[query] = prepare(session, query)
+    return known[query]
 
 
 def read_pages(session: Session, query: Statement, values: Sequence[Any] = ()) -> Iterator[Any]:
@@ -70,19 +92,27 @@ def service_error(session: Session, error: BaseException) -> ServiceError:
 
 
 def execute_per_key(session: Session, query: str, keys: Iterable[str]) -> dict[str, ResultSet]:
-    """Executes a query with one bind marker `?` concurrently for each distinct key.
+    """Executes a SELECT with one bind marker `?` concurrently for each distinct key.
 
-    Returns the result by key. Raises ServiceError.
+    Those that Cassandra does not answer in time are sent again. Returns the result by key. Raises
+    ServiceError.
     """
-    distinct = list(dict.fromkeys(keys))
-    if not distinct:
+    unanswered = list(dict.fromkeys(keys))
+    if not unanswered:
         return {}
-    try:
-        prepared = session.prepare(query)
-        results = execute_concurrent_with_args(session, prepared, [(key,) for key in distinct])
-    except (NoHostAvailable, DriverException, ErrorMessage) as error:
-        raise service_error(session, error) from None
-    return {key: result.result_or_exc for key, result in zip(distinct, results, strict=True)}
+    order, prepared = list(unanswered), prepare(session, query)
+    found: dict[str, ResultSet] = {}
+
+    def attempt() -> None:
+        statements = [(prepared, (key,)) for key in unanswered]
+        results = _execute_all(session, statements, KEYS_IN_FLIGHT)
+        answers = list(zip(unanswered, results, strict=True))
+        found.update((key, each.result_or_exc) for key, each in answers if each.success)
+        unanswered[:] = [key for key, each in answers if not each.success]
+        _raise_first(session, results)
+
+    until_deadline(attempt)
+    return {key: found[key] for key in order}
 
 
 def write_all(session: Session, statements: Iterable[Statement], concurrency: int) -> int:
@@ -100,23 +130,35 @@ def write_all(session: Session, statements: Iterable[Statement], concurrency: in
 
 def _write_part(session: Session, unanswered: list[Statement], concurrency: int) -> None:
     """Removes the statements from the list that Cassandra has executed. Raises ServiceError."""
-    try:
-        results = execute_concurrent(
-            session,
-            [(statement, None) for statement in unanswered],
-            concurrency=concurrency,
-            raise_on_first_error=False,
-        )
-    except (NoHostAvailable, DriverException, ErrorMessage) as error:
-        raise service_error(session, error) from None
-    failed = [
-        (statement, result.result_or_exc)
+    results = _execute_all(session, [(each, None) for each in unanswered], concurrency)
+    unanswered[:] = [
+        statement
         for statement, result in zip(unanswered, results, strict=True)
         if not result.success
     ]
-    unanswered[:] = [statement for statement, _ in failed]
-    if failed:
-        raise service_error(session, failed[0][1]) from None
+    _raise_first(session, results)
+
+
+def _execute_all(
+    session: Session,
+    statements: Sequence[tuple[Statement, Sequence[Any] | None]],
+    concurrency: int,
+) -> list[ExecutionResult]:
+    """The result or the error of each statement. Raises ServiceError."""
+    try:
+        return execute_concurrent(
+            session, statements, concurrency=concurrency, raise_on_first_error=False
+        )
+    except (NoHostAvailable, DriverException, ErrorMessage) as error:
+        raise service_error(session, error) from None
+
+
+def _raise_first(session: Session, results: Iterable[ExecutionResult]) -> None:
+    """Raises the first error as ServiceError, if there is one that will not pass, that one."""
+    errors = [each.result_or_exc for each in results if not each.success]
+    if errors:
+        lasting = (each for each in errors if not is_unavailable(each))
+        raise service_error(session, next(lasting, errors[0])) from None
 
 
 def now_ms() -> int:
