@@ -61,7 +61,7 @@ def backwards(
             def allowed(purpose: str, start_ms: int, end_ms: int, user: str = user) -> bool:
                 return book.allowed_during(user, purpose, start_ms, end_ms)
 
-            rows = find_rows(session, user, allowed, settings.window.length_ms, since_ms)
+            rows = find_rows(session, user, allowed, settings.window, since_ms)
             show("users", number, len(ids))
             if not rows:
                 continue

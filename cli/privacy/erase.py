@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Iterator, Mapping
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
     from liveprofile.config import Settings
 
-USERS_AT_ONCE = 500  # tables without a key of the user are read once for so many
+PART_USERS = 500  # tables without a key of the user are read once or twice for so many
 SETTLE_S = 2.0  # until the workers know of an erasure
 
 
@@ -177,28 +178,27 @@ def _delete(
 ) -> Iterator[dict[str, Any]]:
     """Deletes the rows of users; yields a report of each. Raises ServiceError."""
     from liveprofile.consent.store import ttl_s
-    from liveprofile.privacy.erase import Cut, erase_user, read_shared_rows
+    from liveprofile.privacy.erase import Cut
+    from liveprofile.privacy.erase_users import erase_users
     from liveprofile.privacy.erasure_log import Deletion, write_deletion
     from liveprofile.privacy.erasure_proof import proof_line
 
     keep_s = ttl_s(settings.topics.erasures_retention_ms)
-    secret = settings.rules_signing_key
-    users, shared = list(todo), None
+    secret, in_flight = settings.rules_signing_key, settings.cassandra.in_flight
+    cuts = {user: Cut.of(user, before_ms, settings.window) for user, before_ms in todo.items()}
+    remaining, number = iter(cuts.items()), 0
     with progress() as show:
-        for number, (user, before_ms) in enumerate(todo.items(), 1):
-            if len(users) > 1 and number % USERS_AT_ONCE == 1:
-                shared = read_shared_rows(session, users[number - 1 : number - 1 + USERS_AT_ONCE])
-            cut = Cut(before_ms, settings.window.length_ms)
-            done = erase_user(session, user, settings.cassandra.in_flight, cut=cut, shared=shared)
-            now_ms = round(time.time() * 1_000)
-            write_deletion(session, user, Deletion(before_ms, now_ms, done.pending), keep_s)
-            if out is not None and secret is not None:
-                keyspace = settings.cassandra.keyspace
-                out.write(proof_line(secret.get_secret_value(), user, keyspace, now_ms, done))
-                out.flush()  # what is done is proven, also if the next user fails
-            if len(users) > 1:
-                show("erasing", number, len(todo))
-            yield {"user_id": user, "rows": done.rows, "pending": done.pending}
+        while part := dict(itertools.islice(remaining, PART_USERS)):
+            for user, done in erase_users(session, part, in_flight):
+                now_ms, number = round(time.time() * 1_000), number + 1
+                write_deletion(session, user, Deletion(todo[user], now_ms, done.pending), keep_s)
+                if out is not None and secret is not None:
+                    keyspace = settings.cassandra.keyspace
+                    out.write(proof_line(secret.get_secret_value(), user, keyspace, now_ms, done))
+                    out.flush()  # what is done is proven, also if the next user fails
+                if len(todo) > 1:
+                    show("erasing", number, len(todo))
+                yield {"user_id": user, "rows": done.rows, "pending": done.pending}
 
 
 def _erase_rows(settings: Settings, folder: Path, json: bool) -> None:

@@ -1,24 +1,23 @@
-"""Deletes a user's rows from all tables, so that no replay brings them back (docs/privacy.md).
+"""What deletes a user's rows, so that no replay brings them back (docs/privacy.md).
 
-Tables that list the keys of others are deleted last: an erasure that is killed finds everything
-again when it is repeated.
+erase_users.py carries erasures out.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC
 from typing import Any, NamedTuple
 
 from cassandra.cluster import Session
 from cassandra.query import Statement
 
-from liveprofile.privacy.export import held_tables
+from liveprofile.events.window_times import end_ms, stagger_offset_ms
 from liveprofile.privacy.places import HeldTable
-from liveprofile.privacy.user_keys import UserKeys, read_user_keys
-from liveprofile.storage.cql import from_ms, prepare, read_pages, write_all
-from liveprofile.units import HOUR_MS
+from liveprofile.privacy.user_keys import UserKeys
+from liveprofile.setting_sections import WindowSettings
+from liveprofile.storage.cql import prepare_once, read_pages
+from liveprofile.units import HOUR_MS, SECOND_MS
 
 # Their rows have the times of windows: those that begin before an erasure may end after it.
 WINDOW_TABLES = frozenset(
@@ -45,7 +44,8 @@ NOT_REACHED = (
     "logs, backups and receivers",
 )
 HOURS = "risk_score_hours"
-_NAMING = ("user_id", "alert_id", "flag_id", "target")  # columns that name a user or a flag
+# Not of the key, but read: they tell whose a row is, and of which window.
+_READ = ("user_id", "target", "window_end")
 _COLLECTIONS = ("set<", "list<", "map<")
 
 
@@ -61,62 +61,25 @@ class Cut(NamedTuple):
 
     before_ms: int
     window_ms: int  # length of a window
+    last_end_ms: int  # of the user's last window that begins before the erasure
+
+    @classmethod
+    def of(cls, user_id: str, before_ms: int, window: WindowSettings) -> Cut:
+        offset_ms = stagger_offset_ms(user_id, window)
+        return cls(before_ms, window.length_ms, end_ms(before_ms - 1, offset_ms, window))
 
     def limit_us(self, table: str) -> int:
         """The write time up to which rows of the table are deleted."""
-        later_ms = self.window_ms if table in WINDOW_TABLES else 0
-        return (self.before_ms + later_ms) * 1_000 - 1
+        before_us = self.before_ms * 1_000
+        if table not in WINDOW_TABLES:
+            return before_us - 1
+        # Write times have the revision in the second after the window's end, and windows of a user
+        # end at least a second apart. The other limit holds if windows were staggered otherwise.
+        return max(before_us + self.window_ms * 1_000, (self.last_end_ms + SECOND_MS) * 1_000) - 1
 
     def nothing_later(self, now_us: int) -> bool:
         """Whether no later window has ended: newer rows are of clients whose clock is ahead."""
         return now_us < (self.before_ms + self.window_ms) * 1_000
-
-
-def erasure_order(names: list[str]) -> list[str]:
-    """Which tables are erased, and in which order."""
-    last = [name for name in LISTS_OF_KEYS if name in names]
-    return [name for name in names if name not in (*LISTS_OF_KEYS, *KEPT)] + last
-
-
-def erase_user(
-    session: Session,
-    user_id: str,
-    in_flight: int,
-    now_us: Callable[[], int] = lambda: time.time_ns() // 1_000,
-    write: Callable[[Session, Iterable[Statement], int], int] = write_all,
-    cut: Cut | None = None,
-    shared: SharedRows | None = None,
-) -> Erasure:
-    """Deletes the user's rows and looks for what is left. Repeat it after a failure.
-
-    Each deletion has the time of the cut, or of the newest cell if that is later and no later
-    window can have ended, so it also hides later writes about the time before. Without a cut it has
-    the time of now. The list of hours keeps the hour that is not over: repeat the erasure after it.
-    shared: of several users; None: tables without a key of the user are read as a whole. Raises
-    ServiceError.
-    """
-    tables = held_tables(session)
-    at_us = now_us()
-    keys = read_user_keys(session, user_id) if shared is None else shared.keys[user_id]
-    if cut is not None:  # a worker that does not know of the erasure yet may still write here
-        keys = keys.with_hour(from_ms(cut.before_ms))
-    limits = _Limits(at_us, cut)
-    rows: dict[str, int] = {}
-    for name in erasure_order(list(tables)):
-        cells = _cells(session, name, tables[name], keys, shared)
-        rows[name], deletions = _deletions(session, name, tables[name], keys, limits, cells)
-        write(session, deletions, in_flight)
-    pending = {
-        name: sum(
-            1 for cell in _cells(session, name, tables[name], keys) if limits.counts(name, cell)
-        )
-        for name in rows
-        if shared is None or tables[name].belongs is None
-    }
-    return Erasure(
-        {name: count for name, count in rows.items() if count},
-        {name: count for name, count in pending.items() if count},
-    )
 
 
 class Cell(NamedTuple):
@@ -127,7 +90,7 @@ class Cell(NamedTuple):
     time_us: int  # of its newest cell; 0: the table has only a key
 
 
-class _Limits(NamedTuple):
+class Limits(NamedTuple):
     """Up to which write times rows are deleted."""
 
     now_us: int
@@ -151,12 +114,12 @@ class _Limits(NamedTuple):
         return 0 < cell.time_us <= self.of(table)
 
 
-def _deletions(
+def deletions_of(
     session: Session,
     name: str,
     held: HeldTable,
     keys: UserKeys,
-    limits: _Limits,
+    limits: Limits,
     cells: Iterable[Cell],
 ) -> tuple[int, Iterator[Statement]]:
     """The number of the user's rows of a table, and the statements that delete them.
@@ -178,7 +141,7 @@ def _deletions(
             rows += 1
             latest_us[place] = max(at_us, _end_us(cell.values[-1]))
     prepared = {
-        where: prepare(session, f"DELETE FROM {name} USING TIMESTAMP ? WHERE {where}")
+        where: prepare_once(session, f"DELETE FROM {name} USING TIMESTAMP ? WHERE {where}")
         for where in {where for where, _ in latest_us}
     }
     for statement in prepared.values():
@@ -189,14 +152,14 @@ def _deletions(
     return rows, deletions
 
 
-def _is_over(session: Session, key: tuple[Any, ...], limits: _Limits) -> bool:
+def _is_over(session: Session, key: tuple[Any, ...], limits: Limits) -> bool:
     """Whether an hour has ended and has no later events, which its deletion would hide."""
     if _end_us(key[-1]) > limits.now_us:
         return False
     if _end_us(key[-1]) <= limits.of(HOURS):
         return True
     query = "SELECT event_id FROM risk_score_by_hour WHERE user_id = ? AND hour = ?"
-    return not any(True for _ in read_pages(session, prepare(session, query), key))
+    return not any(True for _ in read_pages(session, prepare_once(session, query), key))
 
 
 def _end_us(hour: Any) -> int:
@@ -205,42 +168,8 @@ def _end_us(hour: Any) -> int:
     return (start_ms + HOUR_MS) * 1_000 - 1
 
 
-class SharedRows(NamedTuple):
-    """The rows of several users in the tables that are read as a whole."""
-
-    keys: dict[str, UserKeys]
-    cells: dict[str, dict[str, list[Cell]]]  # by table and user
-
-
-def read_shared_rows(session: Session, user_ids: Iterable[str]) -> SharedRows:
-    """Reads each of these tables once. Raises ServiceError."""
-    keys = {user_id: read_user_keys(session, user_id) for user_id in user_ids}
-    by_flag = {flag_id: each for each in keys.values() for flag_id in each.flag_ids}
-    cells: dict[str, dict[str, list[Cell]]] = {}
-    for name, held in held_tables(session).items():
-        if held.belongs is None or name in KEPT:
-            continue
-        of_users = cells.setdefault(name, {})
-        for row, cell in read_rows(session, name, held, "", ()):
-            texts = {getattr(row, column, None) or "" for column in _NAMING}
-            texts |= {text.rpartition(" ")[0] for text in texts}  # a user and a rule
-            for each in {keys.get(text) for text in texts} | {by_flag.get(text) for text in texts}:
-                if each is not None and held.belongs(row, each):
-                    of_users.setdefault(each.user_id, []).append(cell)
-    return SharedRows(keys, cells)
-
-
-def _cells(
-    session: Session,
-    name: str,
-    held: HeldTable,
-    keys: UserKeys,
-    shared: SharedRows | None = None,
-) -> Iterator[Cell]:
+def cells_of(session: Session, name: str, held: HeldTable, keys: UserKeys) -> Iterator[Cell]:
     """The user's rows of a table. Raises ServiceError."""
-    if shared is not None and held.belongs is not None:
-        yield from shared.cells[name].get(keys.user_id, ())
-        return
     for where, values in held.conditions(keys):
         for row, cell in read_rows(session, name, held, where, values):
             if held.belongs is None or held.belongs(row, keys):
@@ -262,13 +191,13 @@ def read_rows(
         for column, about in table.columns.items()
         if column not in primary and not about.cql_type.startswith(_COLLECTIONS)
     ]
-    others = [column for column in ("user_id", "target") if column in timed]  # `belongs` reads them
+    others = [column for column in _READ if column in timed]
     selected = [*primary, *others]
     selected += [f"WRITETIME({column}) AS written_{index}" for index, column in enumerate(timed)]
     single_row = held.shares_partitions or name == HOURS
     own = primary if single_row else partition
     query = f"SELECT {', '.join(selected)} FROM {name}"
-    prepared = prepare(session, f"{query} WHERE {where}" if where else query)
+    prepared = prepare_once(session, f"{query} WHERE {where}" if where else query)
     for row in read_pages(session, prepared, values):
         times = (getattr(row, f"written_{index}") for index in range(len(timed)))
         place, marks = where, values

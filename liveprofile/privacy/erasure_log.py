@@ -8,7 +8,15 @@ from typing import NamedTuple
 import orjson
 from cassandra.cluster import Session
 
-from liveprofile.storage.cql import execute_per_key, from_ms, prepare, read_pages, to_ms, write_all
+from liveprofile.storage.cql import (
+    execute_per_key,
+    from_ms,
+    prepare,
+    prepare_once,
+    read_pages,
+    to_ms,
+    write_all,
+)
 
 # In place of numbers of rows: the erasure was asked for and not carried out yet.
 REQUESTED = {"all tables": 1}
@@ -30,7 +38,7 @@ def is_done(deletion: Deletion | None, before_ms: int) -> bool:
 
 def write_deletion(session: Session, user_id: str, deletion: Deletion, ttl_s: int) -> None:
     """Raises ServiceError."""
-    insert = prepare(
+    insert = prepare_once(
         session,
         f"INSERT INTO erasure (user_id, {_COLUMNS}) VALUES (?, ?, ?, ?)"
         f" USING TIMESTAMP ? AND TTL {ttl_s:d}",

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from cassandra.cluster import Session
 
-from liveprofile.storage.cql import prepare, read_pages
+from liveprofile.storage.cql import prepare_once, read_pages
 
 
 class UserKeys(NamedTuple):
@@ -30,7 +30,7 @@ def read_user_keys(session: Session, user_id: str) -> UserKeys:
     def rows(table: str, columns: str) -> list[Any]:
         if table not in present:  # in a keyspace of an earlier version
             return []
-        query = prepare(session, f"SELECT {columns} FROM {table} WHERE user_id = ?")
+        query = prepare_once(session, f"SELECT {columns} FROM {table} WHERE user_id = ?")
         return list(read_pages(session, query, (user_id,)))
 
     flags = rows("risk_flag", "flag_id, window_end")

@@ -11,11 +11,12 @@ from typing import Any, NamedTuple
 
 from cassandra.cluster import Session
 
+from liveprofile.events.window_times import end_ms, stagger_offset_ms
 from liveprofile.privacy.erase import WINDOW_TABLES, Cell, read_rows
 from liveprofile.privacy.export import held_tables
 from liveprofile.privacy.user_keys import UserKeys, read_user_keys
-from liveprofile.storage.cql import prepare, read_pages, to_ms, write_all
-from liveprofile.units import SECOND_MS
+from liveprofile.setting_sections import WindowSettings
+from liveprofile.storage.cql import prepare_once, read_pages, to_ms, write_all
 from liveprofile.wire.payload import split_digests
 
 DELTAS = "profile_delta"
@@ -24,7 +25,6 @@ TABLES = (WINDOW_TABLES - {"later_sums"}) | {"risk_score_by_hour"}
 # What the job stores of a user's windows. Flags stay, with what analysts decided about them.
 OF_WINDOWS = TABLES - {"risk_score_by_hour", "risk_flag", "risk_flag_by_day"}
 _FLAGS = ("risk_flag", "risk_flag_by_day")
-_SECOND_US = SECOND_MS * 1_000
 
 # Whether a user allows a purpose at any time from a start to an end (exclusive), in ms.
 AllowedDuring = Callable[[str, int, int], bool]
@@ -49,34 +49,33 @@ def not_allowed(row: StoredRow, allowed: AllowedDuring, window_ms: int) -> bool:
 
 
 def find_rows(
-    session: Session, user_id: str, allowed: AllowedDuring, window_ms: int, since_ms: int
+    session: Session, user_id: str, allowed: AllowedDuring, window: WindowSettings, since_ms: int
 ) -> list[StoredRow]:
     """The user's rows that are not allowed and not older than `since_ms`. Raises ServiceError."""
     keys = read_user_keys(session, user_id)
     return [
         row
-        for row in _stored_rows(session, keys)
-        if row.time_ms >= since_ms and not_allowed(row, allowed, window_ms)
+        for row in _stored_rows(session, keys, window)
+        if row.time_ms >= since_ms and not_allowed(row, allowed, window.length_ms)
     ]
 
 
 def delete_rows(session: Session, rows: Iterable[StoredRow], in_flight: int) -> int:
     """Deletes each row with its own write time, so nothing later is hidden. Raises ServiceError."""
-    statements: dict[tuple[str, str], Any] = {}
 
     def deletions() -> Iterator[Any]:
         for row in rows:
-            key = (row.table, row.cell.where)
-            if key not in statements:
-                cql = f"DELETE FROM {row.table} USING TIMESTAMP ? WHERE {row.cell.where}"
-                statements[key] = prepare(session, cql)
-                statements[key].is_idempotent = True
-            yield statements[key].bind((row.cell.time_us, *row.cell.values))
+            cql = f"DELETE FROM {row.table} USING TIMESTAMP ? WHERE {row.cell.where}"
+            statement = prepare_once(session, cql)
+            statement.is_idempotent = True
+            yield statement.bind((row.cell.time_us, *row.cell.values))
 
     return write_all(session, deletions(), in_flight)
 
 
-def delete_windows(session: Session, user_id: str, until_ms: int, in_flight: int) -> int:
+def delete_windows(
+    session: Session, user_id: str, until_ms: int, window: WindowSettings, in_flight: int
+) -> int:
     """Deletes the user's rows of windows that end by `until_ms`, but no flags; returns the number.
 
     Each deletion has the write time of its row, so a replay does not bring the row back, and
@@ -86,7 +85,7 @@ def delete_windows(session: Session, user_id: str, until_ms: int, in_flight: int
     keys = read_user_keys(session, user_id)
     rows = [
         row
-        for row in _stored_rows(session, keys)
+        for row in _stored_rows(session, keys, window)
         if row.table in OF_WINDOWS and row.time_ms <= until_ms
     ]
     profile = [row for row in rows if row.table == "user_profile"]
@@ -97,7 +96,7 @@ def delete_windows(session: Session, user_id: str, until_ms: int, in_flight: int
 def read_digests(session: Session, user_id: str, ends_ms: Iterable[int]) -> set[bytes]:
     """The digests of the events that these windows of the user used. Raises ServiceError."""
     wanted, found = frozenset(ends_ms), set()
-    select = prepare(session, f"SELECT window_end, digests FROM {DELTAS} WHERE user_id = ?")
+    select = prepare_once(session, f"SELECT window_end, digests FROM {DELTAS} WHERE user_id = ?")
     for row in read_pages(session, select, (user_id,)):
         if to_ms(row.window_end) in wanted:
             digests = bytes(row.digests or b"")
@@ -105,7 +104,8 @@ def read_digests(session: Session, user_id: str, ends_ms: Iterable[int]) -> set[
     return found
 
 
-def _stored_rows(session: Session, keys: UserKeys) -> Iterator[StoredRow]:
+def _stored_rows(session: Session, keys: UserKeys, window: WindowSettings) -> Iterator[StoredRow]:
+    offset_ms = stagger_offset_ms(keys.user_id, window)
     for name, held in held_tables(session).items():
         if name not in TABLES:
             continue
@@ -113,7 +113,10 @@ def _stored_rows(session: Session, keys: UserKeys) -> Iterator[StoredRow]:
         for where, values in held.conditions(keys):
             for row, cell in read_rows(session, name, single, where, values):
                 time = getattr(row, "event_time", None) or getattr(row, "window_end", None)
-                # Write times of windows have the revision of the model in their last second.
-                written_ms = cell.time_us // _SECOND_US * SECOND_MS
+                if time is None:  # the row was written less than a window after its window's end
+                    written_ms = cell.time_us // 1_000
+                    time_ms = end_ms(written_ms, offset_ms, window) - window.length_ms
+                else:
+                    time_ms = to_ms(time)
                 is_event = name not in WINDOW_TABLES or bool(getattr(row, "event_id", ""))
-                yield StoredRow(name, written_ms if time is None else to_ms(time), is_event, cell)
+                yield StoredRow(name, time_ms, is_event, cell)

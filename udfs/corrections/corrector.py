@@ -157,7 +157,7 @@ class Corrector:
         # With staggered windows, events of a closed window may be in an open one of the person.
         until_ms = closed_ms + 1 - (self._window.length_ms if self._window.stagger_ms else 0)
         for user_id in users:
-            counts.merged += self._tables.remove_windows(user_id, until_ms) > 0
+            counts.merged += self._tables.remove_windows(user_id, until_ms, self._window) > 0
 
     def _store(
         self,

@@ -17,7 +17,7 @@ import orjson
 from cassandra.cluster import Session
 
 from liveprofile.privacy.withdrawals import delete_windows
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.setting_sections import CassandraSettings, WindowSettings
 from liveprofile.storage.cql import from_ms, read_pages
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement
@@ -45,7 +45,7 @@ class CorrectionTables(StatementReader, Protocol):
     def correct(self, corrections: Sequence[Correction]) -> None:
         """Stores corrections and waits for them. Raises StoreError."""
 
-    def remove_windows(self, user_id: str, until_ms: int) -> int:
+    def remove_windows(self, user_id: str, until_ms: int, window: WindowSettings) -> int:
         """Deletes the profile of a user and the windows that end by `until_ms`, but no flags.
 
         Returns the number of rows. Raises ServiceError.
@@ -123,8 +123,8 @@ class CassandraCorrectionTables(CassandraProfileSink):
         profile = (profiles[0].end_ms, profiles[0].events_total) if profiles else None
         return StoredUser(windows, flags, profile)
 
-    def remove_windows(self, user_id: str, until_ms: int) -> int:
-        return delete_windows(self._session, user_id, until_ms, self._in_flight)
+    def remove_windows(self, user_id: str, until_ms: int, window: WindowSettings) -> int:
+        return delete_windows(self._session, user_id, until_ms, window, self._in_flight)
 
     def correct(self, corrections: Sequence[Correction]) -> None:
         if not corrections:

@@ -9,7 +9,7 @@ import pytest
 from cassandra.cluster import Session
 
 from liveprofile.rules.flags import Flag
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.setting_sections import CassandraSettings, WindowSettings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms
 from liveprofile.storage.flag_buckets import flag_bucket
@@ -178,13 +178,13 @@ def test_windows_of_an_alias_are_deleted_and_no_later_ones(
     rows = [job_row(user, 0, (flag("rule"),)), job_row(user, 1), job_row(other, 0)]
     write_and_flush(tables, *rows)
     until_ms = rows[0].window_end_ms
-    assert tables.remove_windows(user, until_ms) > 0
+    assert tables.remove_windows(user, until_ms, WindowSettings()) > 0
     assert list(tables.stored(user, 0).windows) == [rows[1].window_end_ms]
     assert tables.stored(user, 0).profile == (rows[1].window_end_ms, 8)
     assert len(tables.stored(user, 0).flags) == 1  # with what analysts decided about it
 
     write_and_flush(tables, rows[0])  # a replay of the job
     assert list(tables.stored(user, 0).windows) == [rows[1].window_end_ms]
-    assert tables.remove_windows(user, rows[1].window_end_ms) > 0
+    assert tables.remove_windows(user, rows[1].window_end_ms, WindowSettings()) > 0
     assert tables.stored(user, 0)[::2] == ({}, None)
     assert tables.stored(other, 0).windows and tables.stored(other, 0).profile

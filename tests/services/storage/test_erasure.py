@@ -11,7 +11,8 @@ import pytest
 from cassandra.cluster import Session
 from cassandra.util import uuid_from_time
 
-from liveprofile.privacy.erase import KEPT, Cut, erase_user
+from liveprofile.privacy.erase import KEPT, Cut
+from liveprofile.privacy.erase_users import erase_user
 from liveprofile.privacy.erasure_log import (
     Deletion,
     read_deletions,
@@ -21,6 +22,7 @@ from liveprofile.privacy.erasure_log import (
 from liveprofile.privacy.export import held_tables
 from liveprofile.privacy.places import TABLES
 from liveprofile.privacy.user_keys import read_user_keys
+from liveprofile.setting_sections import WindowSettings
 from liveprofile.storage.flag_buckets import flag_bucket
 from liveprofile.storage.segment_buckets import segment_bucket
 from liveprofile.units import HOUR_MS, MINUTE_MS
@@ -130,10 +132,10 @@ def test_the_present_hour_is_left_until_it_is_over(session: Session) -> None:
 
 def test_a_cut_deletes_older_rows_a_day_later_and_later_rows_stay(session: Session) -> None:
     insert_all(session, "cut-user")
-    cut = Cut(TIME_US // 1_000 + 1, WINDOW_MS)
+    cut = Cut.of("cut-user", TIME_US // 1_000 + 1, WindowSettings(length_ms=WINDOW_MS))
     done = erase_user(session, "cut-user", 4, lambda: ERASED_US, cut=cut)
     assert rows_of(session, "cut-user").keys() == KEPT.keys() and not done.pending
-    insert_all(session, "back-user", TIME_US + WINDOW_MS * 1_000 + 1_000)
+    insert_all(session, "back-user", TIME_US + 2 * WINDOW_MS * 1_000)
     done = erase_user(session, "back-user", 4, lambda: ERASED_US, cut=cut)
     assert rows_of(session, "back-user").keys() == TABLES.keys()
     assert not done.pending

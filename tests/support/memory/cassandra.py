@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import threading
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -32,7 +33,7 @@ class MemoryKeyspace:
     """A Session as far as an erasure needs it. All columns of a row have one write time.
 
     `rows`: by table, with the write time in the column "". A deletion hides later writes of
-    its range that have no later time.
+    its range that have no later time. Several threads may use it.
     """
 
     keyspace = "liveprofile"
@@ -41,6 +42,8 @@ class MemoryKeyspace:
         tables = {name: each for name, each in _tables()}
         self.rows: dict[str, list[Row]] = {name: [] for name in tables}
         self.reads: list[str] = []  # tables, one for each SELECT
+        self.prepared: list[str] = []  # queries
+        self._lock = threading.RLock()
         self._deletions: dict[str, list[tuple[Row, int]]] = {name: [] for name in tables}
         keyspace = SimpleNamespace(tables=tables)
         self.cluster = SimpleNamespace(
@@ -51,6 +54,10 @@ class MemoryKeyspace:
         return self.cluster.metadata.keyspaces[self.keyspace].tables
 
     def insert(self, table: str, row: Row, time_us: int) -> None:
+        with self._lock:
+            self._insert(table, row, time_us)
+
+    def _insert(self, table: str, row: Row, time_us: int) -> None:
         for place, deleted_us in self._deletions[table]:
             if time_us <= deleted_us and place.items() <= row.items():
                 return
@@ -60,6 +67,7 @@ class MemoryKeyspace:
         self.rows[table] = [*kept, {**row, "": time_us}]
 
     def prepare(self, query: str) -> Prepared:
+        self.prepared.append(query)
         return Prepared(query)
 
     def execute(self, statement: Prepared, values: Any, **options: Any) -> SimpleNamespace:
@@ -83,10 +91,13 @@ class MemoryKeyspace:
         assert match, statement.query
         table, (time_us, *values) = match[1], statement.values
         place = _place(match[2], values)
-        self._deletions[table].append((place, time_us))
-        self.rows[table] = [
-            row for row in self.rows[table] if row[""] > time_us or not place.items() <= row.items()
-        ]
+        with self._lock:
+            self._deletions[table].append((place, time_us))
+            self.rows[table] = [
+                row
+                for row in self.rows[table]
+                if row[""] > time_us or not place.items() <= row.items()
+            ]
 
 
 def _place(where: str | None, values: Any) -> Row:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from liveprofile.rules.flags import Flag
+from liveprofile.setting_sections import WindowSettings
 from tests.support.memory.sinks import MemoryProfileSink
 from udfs.corrections.chains import StoredRuleFlag, StoredUser, StoredWindow
 from udfs.corrections.recomputation import ADDED, FIRST_REVISION, WITHDRAWN, Correction
@@ -62,7 +63,7 @@ class MemoryCorrectionTables:
             for flag in row.flags:
                 self.marks[row.user_id, row.window_end_ms, flag.rule_id] = ADDED
 
-    def remove_windows(self, user_id: str, until_ms: int) -> int:
+    def remove_windows(self, user_id: str, until_ms: int, window: WindowSettings) -> int:
         keys = [key for key in self.sink.deltas if key[0] == user_id and key[1] <= until_ms]
         for key in keys:
             self._write()

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable
 from datetime import datetime
 from typing import Any
 
 import pytest
 
-from liveprofile.privacy.erase import (
-    KEPT,
-    WINDOW_TABLES,
-    Cut,
-    Erasure,
-    SharedRows,
-    erase_user,
-    read_shared_rows,
-)
+from liveprofile.events.window_times import stagger_offset_ms
+from liveprofile.privacy.erase import KEPT, WINDOW_TABLES, Cut, Erasure
+from liveprofile.privacy.erase_users import AT_ONCE, MAX_READS, erase_user, erase_users
 from liveprofile.privacy.places import TABLES
+from liveprofile.setting_sections import WindowSettings
 from liveprofile.storage.flag_buckets import flag_bucket
 from liveprofile.storage.segment_buckets import segment_bucket
 from liveprofile.units import HOUR_MS, MINUTE_MS
@@ -65,7 +61,6 @@ def erase(
     at_us: int = ERASED_US,
     kill: int = -1,
     cut: Cut | None = None,
-    shared: SharedRows | None = None,
 ) -> Erasure:
     """kill: the number of deletions before the process ends; -1: it does not."""
     remaining = kill
@@ -79,7 +74,7 @@ def erase(
             keyspace.delete(statement)
         return 0
 
-    return erase_user(keyspace, user, 4, lambda: at_us, write, cut, shared)
+    return erase_user(keyspace, user, 4, lambda: at_us, write, cut)
 
 
 @pytest.mark.parametrize("kill", range(-1, 18))
@@ -125,8 +120,9 @@ def test_the_present_hour_stays_in_the_list_of_hours() -> None:
     assert erase(keyspace, "gone") == ({"risk_score_hours": 1}, {})
 
 
-WINDOW_MS = 5 * MINUTE_MS
-CUT = Cut(TIME_US // 1_000 + 1, WINDOW_MS)
+WINDOW = WindowSettings(length_ms=5 * MINUTE_MS)
+WINDOW_MS = WINDOW.length_ms
+CUT = Cut.of("gone", TIME_US // 1_000 + 1, WINDOW)
 LATE_US = TIME_US + 24 * HOUR_MS * 1_000  # a day after the erasure, as `--pending` may run
 
 
@@ -136,7 +132,7 @@ def test_rows_up_to_the_cut_are_deleted_a_day_later_and_later_rows_stay() -> Non
     done = erase(keyspace, "gone", LATE_US, cut=CUT)
     assert done.pending == {} and tables_of(keyspace, "gone") == KEPT.keys()
 
-    fill(keyspace, "back", TIME_US + WINDOW_MS * 1_000 + 1_000)
+    fill(keyspace, "back", TIME_US + 2 * WINDOW_MS * 1_000)
     assert erase(keyspace, "back", LATE_US, cut=CUT).pending == {}
     assert tables_of(keyspace, "back") == TABLES.keys()
 
@@ -187,18 +183,108 @@ def test_an_hour_that_is_not_over_is_pending() -> None:
     assert tables_of(keyspace, "gone") == KEPT.keys()
 
 
-def test_many_users_are_erased_with_one_read_of_each_shared_table() -> None:
+@pytest.mark.parametrize("stagger_ms", [0, 1_000])
+@pytest.mark.parametrize("revision", [0, 999, 999_999])
+@pytest.mark.parametrize("begun_ms", [1, 2, 500, 999, 1_000, 1_001])
+def test_a_corrected_window_that_began_just_before_the_cut_is_deleted(
+    begun_ms: int, revision: int, stagger_ms: int
+) -> None:
+    keyspace, window = MemoryKeyspace(), WINDOW.model_copy(update={"stagger_ms": stagger_ms})
+    start_ms = TIME_US // 1_000 + stagger_offset_ms("gone", window)
+    cut = Cut.of("gone", start_ms + begun_ms, window)
+    end_us = (start_ms + WINDOW_MS) * 1_000
+    fill(keyspace, "gone", end_us + revision)
+    assert erase(keyspace, "gone", LATE_US, cut=cut).pending == {}
+    assert not WINDOW_TABLES & tables_of(keyspace, "gone")
+    fill(keyspace, "gone", end_us + 999_999)  # a correction by who does not know of the erasure
+    assert not WINDOW_TABLES & tables_of(keyspace, "gone")
+    fill(keyspace, "gone", end_us + WINDOW_MS * 1_000)  # the first window after it
+    erase(keyspace, "gone", LATE_US, cut=cut)
+    assert tables_of(keyspace, "gone") == TABLES.keys()
+
+
+USERS = [f"gone-{number}" for number in range(20)]
+WHOLE = {name for name, held in TABLES.items() if held.belongs is not None}
+
+
+def erase_all(
+    keyspace: MemoryKeyspace, users: list[str], before_delete: Callable[[Bound], None]
+) -> dict[str, Erasure]:
+    """Erases several users at a time."""
+
+    def write(session: Any, statements: Iterable[Bound], in_flight: int) -> int:
+        for statement in statements:
+            before_delete(statement)
+            keyspace.delete(statement)
+        return 0
+
+    cuts = {user: Cut.of(user, CUT.before_ms, WINDOW) for user in users}
+    return dict(erase_users(keyspace, cuts, 4, lambda: LATE_US, write))
+
+
+def test_many_users_are_erased_with_two_reads_of_each_whole_table() -> None:
     keyspace = MemoryKeyspace()
-    users = ["gone-1", "gone-2", "gone-3", "kept"]
-    for user in users:
+    for user in (*USERS, "kept"):
         fill(keyspace, user)
     before = [row for rows in keyspace.rows.values() for row in rows if "kept" in repr(row)]
-    shared = read_shared_rows(keyspace, users[:3])
-    keyspace.reads.clear()
-    for user in users[:3]:
-        done = erase(keyspace, user, LATE_US, cut=CUT, shared=shared)
-        assert done.rows.keys() == TABLES.keys() - KEPT.keys() and not done.pending
+    done = erase_all(keyspace, USERS, lambda statement: None)
+    assert list(done) == USERS
+    for user in USERS:
+        assert done[user].rows.keys() == TABLES.keys() - KEPT.keys() and not done[user].pending
         assert tables_of(keyspace, user) == KEPT.keys()
     assert [row for rows in keyspace.rows.values() for row in rows if "kept" in repr(row)] == before
-    whole = {name for name, held in TABLES.items() if held.belongs is not None}
-    assert len(whole) == 4 and not whole & set(keyspace.reads)
+    assert len(WHOLE) == 4
+    assert Counter(table for table in keyspace.reads if table in WHOLE) == dict.fromkeys(WHOLE, 2)
+    assert max(Counter(keyspace.prepared).values()) <= AT_ONCE  # not once for each user
+
+
+@pytest.mark.parametrize("table", sorted(WHOLE))
+@pytest.mark.parametrize("during", ["profile_delta", "alert_handled", "campaign_target"])
+def test_a_row_that_is_written_while_users_are_erased_is_deleted(table: str, during: str) -> None:
+    keyspace = MemoryKeyspace()
+    for user in USERS:
+        fill(keyspace, user)
+    [row] = [
+        row for row in keyspace.rows[table] if "gone-13" in repr(row) and "expired" not in repr(row)
+    ]
+    keyspace.rows[table].remove(row)
+    written = []
+
+    def write_row(statement: Bound) -> None:
+        if f"FROM {during} " in statement.query and not written:
+            written.append(row)
+            keyspace.insert(table, {name: row[name] for name in row if name}, TIME_US)
+
+    done = erase_all(keyspace, USERS, write_row)
+    assert written and not any(each.pending for each in done.values())
+    assert not {name for user in USERS for name in tables_of(keyspace, user)} - KEPT.keys()
+
+
+def test_rows_that_are_written_again_and_again_are_pending() -> None:
+    keyspace, notes = MemoryKeyspace(), []
+    fill(keyspace, "gone-1")
+    [row] = keyspace.rows["flag_state"]
+
+    def write_row(statement: Bound) -> None:
+        if "FROM flag_state " in statement.query:
+            notes.append({**row, "flag_id": f"flag-{len(notes)}"})
+            keyspace.insert("flag_state", {name: notes[-1][name] for name in row if name}, TIME_US)
+
+    done = erase_all(keyspace, ["gone-1"], write_row)
+    assert done["gone-1"].pending == {"flag_state": 1} and len(notes) == MAX_READS
+
+
+def test_a_failure_ends_the_erasure_of_all_users() -> None:
+    keyspace = MemoryKeyspace()
+    for user in USERS:
+        fill(keyspace, user)
+
+    def fail(statement: Bound) -> None:
+        if "gone-7" in statement.values:
+            raise Killed
+
+    with pytest.raises(Killed):
+        erase_all(keyspace, USERS, fail)
+    done = erase_all(keyspace, USERS, lambda statement: None)
+    assert not any(each.pending for each in done.values())
+    assert not {name for user in USERS for name in tables_of(keyspace, user)} - KEPT.keys()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import random
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
 from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
+from liveprofile.events.window_times import end_ms, stagger_offset_ms
 from liveprofile.privacy.erase import Cell
-from liveprofile.privacy.withdrawals import StoredRow, not_allowed
+from liveprofile.privacy.withdrawals import StoredRow, find_rows, not_allowed
+from liveprofile.setting_sections import WindowSettings
+from liveprofile.storage.segment_buckets import segment_bucket
+from tests.support.memory.cassandra import MemoryKeyspace
 
 WINDOW_MS = 10
 
@@ -64,3 +70,30 @@ def test_allowed_during_equals_a_look_at_each_moment(seed: int) -> None:
             )
             assert book.allowed_during(user, "profiling", start_ms, end_ms) is expected
     assert set(book.users()) == {user for user in "abc" if user in book}
+
+
+TIME_MS = 1_767_605_700_000
+MEMBER_TABLES = ("user_segment", "segment_member", "user_profile", "profile_delta")
+
+
+@pytest.mark.parametrize("window", [(1_500, 0), (1_001, 0), (600_000, 10_000)])
+@pytest.mark.parametrize("revision", [0, 1, 999, 999_999])
+def test_rows_belong_to_the_window_that_wrote_them(window: tuple[int, int], revision: int) -> None:
+    settings, rng = WindowSettings(length_ms=window[0], stagger_ms=window[1]), random.Random(3)
+    for user in (f"user-{number}" for number in range(20)):
+        keyspace = MemoryKeyspace()
+        ended_ms = end_ms(
+            TIME_MS + rng.randrange(9_000_000), stagger_offset_ms(user, settings), settings
+        )
+        for table in MEMBER_TABLES:
+            values: dict[str, Any] = {"user_id": user, "segment": "s"}
+            values |= {"bucket": segment_bucket(user)}
+            if table != "segment_member":
+                values["window_end"] = datetime.fromtimestamp(ended_ms / 1_000, UTC)
+            names = keyspace.tables()[table].columns
+            row = {name: values.get(name, "x") for name in names}
+            keyspace.insert(table, row, ended_ms * 1_000 + revision)
+        found = find_rows(keyspace, user, lambda *span: False, settings, 0)
+        assert {each.table: each.time_ms for each in found} == dict.fromkeys(
+            MEMBER_TABLES, ended_ms
+        )
