@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
-from typing import Protocol
+from typing import Any, Protocol
 
 from confluent_kafka import (
     OFFSET_BEGINNING,
@@ -31,6 +31,7 @@ READ_TIMEOUT_S = 60.0
 FIRST_READ_TIMEOUT_S = 20.0  # then a worker starts without the topic
 JOIN_TIMEOUT_S = 10.0  # a thread that hangs in the Kafka client ends with the process
 FETCH_RECORDS = 1_000
+PARTITIONS_CHECK_S = 10.0  # partitions may be added while the topic is followed
 
 
 class TopicSource(Protocol):
@@ -50,12 +51,22 @@ class TopicSource(Protocol):
 class KafkaTopicSource:
     """Reads a topic from its beginning and follows it, without a consumer group or commits.
 
+    Partitions that are added later are read from their beginning, too: `caught_up` is false until
+    their end is reached. open_consumer: from librdkafka's configuration.
+
     Raises ServiceError if Kafka does not answer, NoTopicError if the topic does not exist.
     """
 
-    def __init__(self, settings: Settings, topic: str, group_id: str):
-        self._topic = topic
-        self._consumer = Consumer(
+    def __init__(
+        self,
+        settings: Settings,
+        topic: str,
+        group_id: str,
+        open_consumer: Callable[[dict[str, Any]], Consumer] = Consumer,
+        partitions_check_s: float = PARTITIONS_CHECK_S,
+    ):
+        self._settings, self._topic, self._check_s = settings.kafka, topic, partitions_check_s
+        self._consumer = open_consumer(
             client_config(settings.kafka)
             | {
                 "group.id": group_id,
@@ -64,21 +75,24 @@ class KafkaTopicSource:
                 "enable.partition.eof": True,
             }
         )
+        self._known: set[int] = set()
+        self._behind: set[int] = set()
         try:
-            numbers = partitions(self._consumer, settings.kafka, topic)
-            self._consumer.assign(
-                [TopicPartition(topic, number, OFFSET_BEGINNING) for number in numbers]
-            )
+            self._read_new_partitions()
         except BaseException:
             self._consumer.close()
             raise
-        self._behind = set(numbers)
 
     @property
     def caught_up(self) -> bool:
         return not self._behind
 
     def poll(self, timeout_s: float) -> list[Record]:
+        if time.monotonic() >= self._next_check_s:
+            try:
+                self._read_new_partitions()
+            except ServiceError as error:  # the partitions that are known are followed meanwhile
+                log.warning("topic %s: %s; are there new partitions?", self._topic, error)
         records = []
         for message in self._consumer.consume(FETCH_RECORDS, timeout=timeout_s):
             error = message.error()
@@ -92,6 +106,17 @@ class KafkaTopicSource:
 
     def close(self) -> None:
         self._consumer.close()
+
+    def _read_new_partitions(self) -> None:
+        """Raises ServiceError."""
+        self._next_check_s = time.monotonic() + self._check_s
+        new = set(partitions(self._consumer, self._settings, self._topic)) - self._known
+        if new:
+            self._consumer.incremental_assign(
+                [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in sorted(new)]
+            )
+            self._known |= new
+            self._behind |= new
 
 
 def read_to_end(
