@@ -114,10 +114,11 @@ def train_on_own_events(
     out: Path,
     config: Path | None,
     on_progress: Progress,
+    without: frozenset[str] = frozenset(),
 ) -> dict[str, Any]:
     """Trains, writes the model checkpoint to `out` and returns the report.
 
-    Raises InputError for a missing day.
+    without: users whose rows are left out. Raises InputError for a missing day.
     """
     from cli.pipeline.backfill_job_runner import UNKNOWN_ANALYST
     from liveprofile.labels.feedback import keep_valid, read_file_or_topic
@@ -136,7 +137,7 @@ def train_on_own_events(
         keep_valid(read_file_or_topic(settings, labels, UNKNOWN_ANALYST), rejected)
     )
     model = train_on_labels.train_on_labels(
-        read_labelled_events(rows, label_log),
+        read_labelled_events(rows, label_log, without),
         split,
         read_rules(product_path(settings.rules)),
         out,

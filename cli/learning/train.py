@@ -239,6 +239,7 @@ def event_risk(
     test_end: own_events.TestEndOption = None,
     delay_days: own_events.LabelDelayOption = 7.0,
     false_alarm_cost: own_events.FalseAlarmCostOption = 5.0,
+    without_erased: WithoutErasedOption = False,
     config: ConfigOption = None,
 ) -> None:
     """Train the fraud model on simulated shops with known frauds, or on own events with --rows.
@@ -256,10 +257,23 @@ def event_risk(
     split = own_events.SplitDays(train_start, validation_start, test_start, test_end)
     if rows is None and (labels is not None or any(split)):
         raise InputError("--labels and the days of the split need --rows")
+    if rows is None and without_erased:
+        raise InputError("--without-erased needs --rows: simulated users are nobody")
     if rows is not None:
+        left_out = users_left_out(without_erased, None, config)
+        if without_erased:
+            print_line(f"rows of {len(left_out)} users are left out, if there are any")
         with progress() as on_progress:
             report = own_events.train_on_own_events(
-                rows, labels, split, delay_days, false_alarm_cost, out, config, on_progress
+                rows,
+                labels,
+                split,
+                delay_days,
+                false_alarm_cost,
+                out,
+                config,
+                on_progress,
+                left_out,
             )
         print_json({"recipe": "event-risk", **report})
         return

@@ -11,7 +11,7 @@ row group.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -31,6 +31,7 @@ from liveprofile.wire.scored_events import read_rows
 from liveprofile.wire.tokens import EVENT_TYPES
 from models.profile.data.external_sort import mapped_zeros
 
+USER = "user_id"
 _CHUNK_ROWS = 400  # their lists fit a processor's cache
 _INDEX_COLUMNS = ("event_id", "user_id", "event_type", "event_ms", "amount")
 _LIST_COLUMNS = ("user_id", "parts")
@@ -65,6 +66,7 @@ class LabelledEvents(NamedTuple):
     """N events in order of time, with their labels."""
 
     files: list[Path]
+    without: frozenset[str]  # users whose rows are left out
     labels: LabelLog
     time_ms_N: np.ndarray
     user_N: np.ndarray  # codes from 0
@@ -89,7 +91,7 @@ class LabelledEvents(NamedTuple):
     def user_keys(self) -> Iterator[bytes]:
         """The `user_key` of each user."""
         found: set[str] = set()
-        for group in _row_groups(self.files):
+        for group in _row_groups(self.files, self.without):
             found.update(group.columns("user_id")["user_id"].unique().to_pylist())
         return map(user_key, sorted(found))
 
@@ -105,7 +107,7 @@ class LabelledEvents(NamedTuple):
         order = np.argsort(self.key_N[rows_W])
         key_W = self.key_N[rows_W][order]
         done = 0
-        for group in _row_groups(self.files):
+        for group in _row_groups(self.files, self.without):
             key_n = _event_keys(group.columns("event_id", "event_ms"))
             position_n = np.minimum(np.searchsorted(key_W, key_n), len(key_W) - 1)
             rows = np.flatnonzero(key_W[position_n] == key_n)
@@ -123,14 +125,20 @@ class LabelledEvents(NamedTuple):
         return x_WF
 
 
-def read_labelled_events(path: Path, labels: LabelLog) -> LabelledEvents:
-    """Reads a Parquet file or a folder of them.
+def read_labelled_events(
+    path: Path, labels: LabelLog, without: Collection[str] = ()
+) -> LabelledEvents:
+    """Reads a Parquet file or a folder of them. without: users whose rows are left out.
 
     Raises InputError for a file that is unreadable or lacks a column, for duplicate rows, and if no
     row has a label.
     """
     files = [path] if path.is_file() else sorted(path.rglob("*.parquet"))
-    indexed = [_read_index(group.columns(*_INDEX_COLUMNS), labels) for group in _row_groups(files)]
+    left_out = frozenset(without)
+    indexed = [
+        _read_index(group.columns(*_INDEX_COLUMNS), labels)
+        for group in _row_groups(files, left_out)
+    ]
     if not sum(len(chunk["key"]) for chunk in indexed):
         raise InputError(f"training rows {path}: no events in them")
     columns = {name: np.concatenate([chunk[name] for chunk in indexed]) for name in indexed[0]}
@@ -145,6 +153,7 @@ def read_labelled_events(path: Path, labels: LabelLog) -> LabelledEvents:
         )
     return LabelledEvents(
         files,
+        left_out,
         labels,
         columns["time_ms"],
         np.unique(columns["user"], return_inverse=True)[1],
@@ -159,23 +168,30 @@ class _RowGroup(NamedTuple):
     file: Path
     parquet: pq.ParquetFile
     number: int
+    without: frozenset[str]  # users
 
     def columns(self, *names: str) -> pa.Table:
-        missing = [name for name in names if name not in self.parquet.schema_arrow.names]
+        """These columns of the rows of all other users. Raises InputError."""
+        read = list(dict.fromkeys([*names, USER] if self.without else names))
+        missing = [name for name in read if name not in self.parquet.schema_arrow.names]
         if missing:
             raise InputError(
                 f"training rows {self.file}: column {missing[0]} is missing; did"
                 " `liveprofile backfill --pipeline scoring` write it?"
             )
-        return self.parquet.read_row_group(self.number, list(names), use_threads=False)
+        rows = self.parquet.read_row_group(self.number, read, use_threads=False)
+        if not self.without:
+            return rows
+        gone = pa.array(sorted(self.without), pa.string())
+        return rows.filter(pc.invert(pc.is_in(rows[USER], gone))).select(list(names))
 
 
-def _row_groups(files: Sequence[Path]) -> Iterator[_RowGroup]:
+def _row_groups(files: Sequence[Path], without: frozenset[str]) -> Iterator[_RowGroup]:
     for file in files:
         try:
             with pq.ParquetFile(file) as parquet:
                 for number in range(parquet.num_row_groups):
-                    yield _RowGroup(file, parquet, number)
+                    yield _RowGroup(file, parquet, number, without)
         except (OSError, pa.ArrowInvalid) as error:
             raise InputError(f"training rows {file}: {str(error).splitlines()[0]}") from None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -19,6 +20,8 @@ from liveprofile.errors import InputError
 from liveprofile.features.entity import features_from_lists, parse_lists
 from liveprofile.labels.feedback import LabelRecord
 from liveprofile.privacy import trained_users
+from liveprofile.privacy.trained_users import user_key
+from liveprofile.privacy.training_files import erase_rows
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.units import DAY_MS
@@ -206,6 +209,26 @@ def test_latest_label_before_the_given_time_counts(folder: Path) -> None:
     is_fraud = [events.fraud_N(before_ms)[10] for before_ms in (1_000, 1_001, 2_000, 2_001)]
     assert is_fraud == [False, True, True, False]
     assert events.fraud_N(1_001).sum() == 1
+
+
+def test_rows_of_users_who_are_left_out_are_those_that_an_erasure_would_take_out(
+    folder: Path, labelled_events: LabelledEvents, tmp_path: Path
+) -> None:
+    shutil.copytree(folder, tmp_path / "rows")
+    gone = {"u3", "u7", "nobody"}
+    assert sum(each.erased for each in erase_rows(tmp_path / "rows", gone)) > 50
+    labels, names = LabelLog.from_records(LABELS), ["amount", "device_frauds_7d"]
+    expected = read_labelled_events(tmp_path / "rows", labels)
+    events = read_labelled_events(folder, labels, gone)
+    for name in ("time_ms_N", "user_N", "type_N", "amount_N", "label_N", "key_N"):
+        np.testing.assert_array_equal(getattr(events, name), getattr(expected, name), name)
+    rows = np.arange(0, len(events.time_ms_N), 7)
+    np.testing.assert_array_equal(
+        events.features(rows, names, DELAY), expected.features(rows, names, DELAY)
+    )
+    keys = set(events.user_keys())
+    assert keys == {user_key(event.user) for event in EVENTS} - {user_key(user) for user in gone}
+    assert events.fingerprint() == expected.fingerprint() != labelled_events.fingerprint()
 
 
 def change_after(after_ms: int) -> tuple[list[Event], list[LabelRecord]]:
