@@ -1,17 +1,23 @@
 """Erases users of a loaded job, with kills in between, and looks for what is left of them.
 
-    python -m tests.erasures --users 5000 --erased 1000 --events-per-s 4700
+    python -m tests.erasures --users 5000 --erased 1000 --events-per-s 4700 --kill worker
 
-`liveprofile erase` and a Python worker are killed with -9 in the middle. Passes if the erasures are
-done within ten minutes, the audit is clean, all other users equal the reference, nothing of an
-erased user is stored, and no SSTable contains a marker of one of them. The tables are not
-compressed, and all are compacted, so that the files can be searched as bytes. An id stays as the
-key of a tombstone for `gc_grace_seconds` (10 days), so this is 0 for a second search.
+Events of some erased users have texts that occur nowhere else, in every field. `liveprofile erase`
+is killed with -9 twice and goes on with `--pending`. A Python worker or the TaskManager is, too.
+Passes if the erasures are done within ten minutes, the audit is clean, all other users equal the
+reference, and the texts are found where docs/privacy.md says that they stay, and nowhere else:
+
+- the SSTables of all tables, searched as bytes. They are not compressed, and all are compacted. An
+  id stays as the key of a tombstone for `gc_grace_seconds`, so this is 0 for a second search;
+- the training rows of a backfill of the topic;
+- all topics. Nothing that the job has sent since the erasure may be about an erased user;
+- the files of a savepoint after the erasure, and of one after the state's limit.
+
+A search before the erasure finds them all, so it can find them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import json
 import os
@@ -20,52 +26,59 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
+from datetime import datetime
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import IO, Annotated, Any
 
 import typer
 from cassandra.cluster import Session
 
+from liveprofile.flink.rest import take_savepoint
 from liveprofile.ingest.replay import closing_time_ms
+from liveprofile.kafka.records import Record, read_topic
+from liveprofile.privacy.places import TOPICS
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import table_columns
+from liveprofile.units import SECOND_MS
+from liveprofile.wire.user_records import key_of
 from stack.cassandra import nodetool
 from stack.state import free_ports
 from tests.support.compare import compare_with_reference
 from tests.support.job_under_test import CLI, JobUnderTest, job_on_own_stack, run_cli
+from tests.support.markers import (
+    MARKS,
+    files_with,
+    marked_event,
+    marker,
+    marks_of,
+    records_with,
+    rows_with,
+)
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS, shop_events, to_message
+from udfs.erasure_feed import read_erasures
 
 WINDOW = {"length_ms": 600_000, "out_of_orderness_ms": 10_000}
 STEP_MS = 40  # event time between two events
 LIMIT_S = 600.0
 TIMEOUT_S = 900.0
+TIMERS_S = 15.0  # until timers that are due have run
 MARKED_EVERY = 200  # events
-MARKS = ("user", "item", "text", "device", "attribute", "coupon")
-PLACE = 71.82818284
+KNOWN_S = 5.0  # after an erasure: the workers know of it
 # What proves a decision of the user is kept (docs/privacy.md).
 KEPT_TABLES = ("erasure", "user_consent")
+# Records that others send are kept as they were sent until the topic's limit.
+AS_SENT_TOPICS = ("events", "late", "erasures")
+# Flink's state has them in open windows only (docs/privacy.md).
+OPEN_WINDOWS_ONLY = {"text", "attribute", "place"}
 
 
-def marker(seed: int, what: str) -> str:
-    return f"marker{seed}{what}zq"
-
-
-def marked_event(seed: int, number: int, time_ms: int) -> dict[str, Any]:
-    return {
-        "event_id": f"marked-{number}",
-        "user_id": marker(seed, "user"),
-        "event_type": "purchase",
-        "event_time": time_ms,
-        "item_id": marker(seed, "item"),
-        "price": 10.0,
-        "text": marker(seed, "text"),
-        "device_id": marker(seed, "device"),
-        "coupon_id": marker(seed, "coupon"),
-        "place": {"lat": PLACE, "lon": 11.5},
-        "attributes": {"note": marker(seed, "attribute")},
-    }
+class Kill(StrEnum):
+    ERASER = "eraser"
+    WORKER = "worker"
+    TASKMANAGER = "taskmanager"
 
 
 def messages(seed: int, users: int) -> Iterator[tuple[int, Message]]:
@@ -84,7 +97,7 @@ class Load:
         self._job, self._stream, self._per_s = job, stream, per_s
         self._stop, self._errors = threading.Event(), []
         self._thread = threading.Thread(target=self._send)
-        self.sent, self.clock_ms = 0, START_MS
+        self.sent, self.clock_ms, self.started_s = 0, START_MS, time.monotonic()
 
     def __enter__(self) -> Load:
         self._thread.start()
@@ -122,14 +135,47 @@ def wait_for_profile(session: Session, user: str) -> None:
         time.sleep(1.0)
 
 
-def kill_while_erasing(job: JobUnderTest, file: Path, after: int) -> int:
-    """Starts `erase`, kills it after so many users; returns how many it has reported."""
-    command = [str(CLI), "erase", "--file", str(file), "--json", "--config", str(job.config_file)]
+def kill_after(
+    job: JobUnderTest, arguments: Sequence[str | Path], due: Callable[[IO[bytes]], Any]
+) -> Any:
+    """Starts `erase`, kills it when `due` returns; returns what it returns."""
+    command = [str(CLI), "erase", *map(str, arguments), "--json", "--config", str(job.config_file)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
-        reported = sum(1 for _ in itertools.islice(process.stdout, after))
+        result = due(process.stdout)
         process.kill()
-    return reported
+    return result
+
+
+def wait_until_sent(job: JobUnderTest, users: int) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while len(read_erasures(job.settings)) < users:
+        assert time.monotonic() < deadline_s, "the erasures were not sent"
+        time.sleep(0.5)
+
+
+def erase_with_kills(job: JobUnderTest, file: Path, kills: Collection[Kill], users: int) -> int:
+    """Erases the users of a file; returns how often `erase` ran after the first run."""
+    started_s = time.monotonic()
+    if Kill.ERASER in kills:
+        kill_after(job, ["--file", file], lambda _: wait_until_sent(job, users))
+        say("killed erase while it deletes the first rows")
+    else:
+        run_cli("erase", "--file", file, "--json", "--config", job.config_file, ok=False)
+    if Kill.WORKER in kills:
+        job.stack.taskmanager.newest_worker().kill()
+        say("killed a Python worker")
+    if Kill.TASKMANAGER in kills:
+        job.stack.taskmanager.kill()
+        job.stack.start()
+        say("killed the TaskManager")
+    if Kill.ERASER in kills:
+        after = users // 2
+        reported = kill_after(
+            job, ["--pending"], lambda out: sum(1 for _ in itertools.islice(out, after))
+        )
+        say(f"killed erase --pending after {reported} users")
+    return go_on_until_done(job, started_s + TIMEOUT_S)
 
 
 def go_on_until_done(job: JobUnderTest, deadline_s: float) -> int:
@@ -148,38 +194,76 @@ def alter_all(session: Session, option: str) -> None:
         session.execute(f"ALTER TABLE {table} WITH {option}")
 
 
-def files_with(folder: Path, found: Callable[[bytes], list[str]]) -> dict[str, list[str]]:
-    """By the name of a file's folder, what is found in it."""
-    hits: dict[str, set[str]] = {}
-    for file in folder.rglob("*"):
-        with contextlib.suppress(FileNotFoundError):
-            if file.is_file() and (what := found(file.read_bytes())):
-                name = file.parent.name.split("-")[0]
-                hits.setdefault(name, set()).update(what)
-    return {name: sorted(what) for name, what in sorted(hits.items())}
-
-
-def search(job: JobUnderTest, jmx_port: int, seed: int) -> dict[str, list[str]]:
-    """The markers in the SSTables of each table, after a flush and a compaction."""
+def search_tables(job: JobUnderTest, jmx_port: int, seed: int) -> dict[str, list[str]]:
+    """The marks in the SSTables of each table, after a flush and a compaction."""
     keyspace = job.settings.cassandra.keyspace
     nodetool(jmx_port, "flush", keyspace)
     nodetool(jmx_port, "compact", keyspace)
-    texts = {what: marker(seed, what).encode() for what in MARKS} | {"place": str(PLACE).encode()}
     folder = job.stack.cassandra.folder / "data" / "data" / keyspace
     assert folder.is_dir(), folder
-    return files_with(folder, lambda data: [what for what, text in texts.items() if text in data])
+    return files_with(folder, marks_of(seed), lambda file: file.parent.name.split("-")[0])
 
 
-def run_erasures(users: int, erased: int, per_s: float, warm_up_s: float) -> dict[str, Any]:
+def search_savepoint(job: JobUnderTest, seed: int) -> list[str]:
+    """The marks in the files of a new savepoint."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = take_savepoint(job.rest_url, job.id or "", Path(folder).as_uri())
+        found = files_with(Path(path.removeprefix("file:")), marks_of(seed), lambda _: "savepoint")
+    return found.get("savepoint", [])
+
+
+def search_rows(
+    job: JobUnderTest, folder: Path, seed: int, gone: Collection[str]
+) -> dict[str, dict[str, Any]]:
+    """What a backfill of the topic writes, by pipeline."""
+    found = {}
+    for pipeline in ("profile", "scoring"):
+        rows = folder / pipeline
+        job.run("backfill", "--rows", str(rows), "--pipeline", pipeline, "--embedded")
+        found[pipeline] = rows_with(rows, marks_of(seed), gone)
+    return found
+
+
+def search_topics(
+    job: JobUnderTest, seed: int, gone: Collection[str], known_ms: int
+) -> dict[str, dict[str, dict[str, int]]]:
+    """By topic and whether the workers knew of the erasures when a record came: what is found."""
+    keys = {key_of(user): user for user in gone}
+    found = {}
+    for setting in TOPICS:
+        parts: dict[str, list[Record]] = {"before": [], "after": []}
+        for record in read_topic(job.settings, getattr(job.settings.topics, setting)):
+            parts["before" if record.timestamp_ms < known_ms else "after"].append(record)
+        found[setting] = {
+            when: dict(records_with(records, marks_of(seed), keys))
+            for when, records in parts.items()
+        }
+    return found
+
+
+def say(line: str) -> None:
+    typer.echo(f"{datetime.now():%H:%M:%S} {line}", err=True)
+
+
+def run_erasures(
+    users: int,
+    erased: int,
+    per_s: float,
+    warm_up_s: float,
+    kills: Collection[Kill],
+    state_ttl_s: int,
+) -> dict[str, Any]:
     """Raises AssertionError if the job or an erasure does not end in time."""
     seed, [jmx_port] = 17, free_ports(1)
     # All services of the stack inherit it; only Cassandra reads it.
     os.environ["JAVA_TOOL_OPTIONS"] = f"-Dcassandra.jmx.local.port={jmx_port}"
     gone = [f"user-{number}" for number in random.Random(seed).sample(range(users), erased - 1)]
     gone.append(marker(seed, "user"))
+    ttl_ms = state_ttl_s * SECOND_MS
+    sections = {"window": WINDOW, "state": {"user_ttl_ms": ttl_ms, "dedup_ttl_ms": ttl_ms}}
     with (
         tempfile.TemporaryDirectory() as folder,
-        job_on_own_stack("erasures", {"window": WINDOW}) as job,
+        job_on_own_stack("erasures", sections) as job,
         open_session(job.settings.cassandra) as session,
     ):
         (file := Path(folder) / "users.txt").write_text("\n".join(gone))
@@ -187,50 +271,84 @@ def run_erasures(users: int, erased: int, per_s: float, warm_up_s: float) -> dic
         with Load(job, messages(seed, users), per_s) as load:
             time.sleep(warm_up_s)
             wait_for_profile(session, marker(seed, "user"))
-            before = search(job, jmx_port, seed)
-            assert {"user", "item"} <= set(itertools.chain(*before.values())), before
+            tables_before = search_tables(job, jmx_port, seed)
+            savepoint_before = search_savepoint(job, seed)
+            say(f"{load.sent} events are sent; the search finds the marks in tables and state")
             started_s = time.monotonic()
-            reported = kill_while_erasing(job, file, erased // 2)
-            job.stack.taskmanager.newest_worker().kill()
-            runs = go_on_until_done(job, started_s + TIMEOUT_S)
+            runs = erase_with_kills(job, file, kills, len(gone))
             seconds = time.monotonic() - started_s
+            say(f"{len(gone)} users are erased in {seconds:.0f} s")
+        load_s = time.monotonic() - load.started_s
         job.send_heartbeats(closing_time_ms(load.clock_ms, job.settings.window))
         job.wait_until_caught_up(TIMEOUT_S)
+        last_s = time.monotonic()
         go_on_until_done(job, time.monotonic() + TIMEOUT_S)
+        savepoint_after = search_savepoint(job, seed)
+        known_ms = max(read_erasures(job.settings).users().values()) + round(KNOWN_S * SECOND_MS)
+        topics = search_topics(job, seed, gone, known_ms)
+        say("the audit reads all records")
         audit = job.audit()
         comparison = compare_with_reference(job.settings, gone=frozenset(gone))
-        with_tombstones = search(job, jmx_port, seed)
+        say("backfill makes training rows")
+        rows = search_rows(job, Path(folder), seed, gone)
+        with_tombstones = search_tables(job, jmx_port, seed)
         alter_all(session, "gc_grace_seconds = 0")
         time.sleep(2.0)  # a tombstone is older than the grace from the next second on
-        after = search(job, jmx_port, seed)
+        tables_after = search_tables(job, jmx_port, seed)
+        wait_s = max(0.0, last_s + 1.5 * state_ttl_s + TIMERS_S - time.monotonic())
+        say(f"the state ends in {wait_s:.0f} s")
+        time.sleep(wait_s)
+        savepoint_ttl = search_savepoint(job, seed)
         state = job.state()
-    left = {table: found for table, found in after.items() if table not in KEPT_TABLES}
-    content = {
-        table: [what for what in found if what != "user"]
-        for table, found in with_tombstones.items()
+    checks = {
+        "the search finds marks that are there": bool(
+            {"user", "item"} <= set(itertools.chain(*tables_before.values()))
+            and {*MARKS, "place"} <= set(savepoint_before)
+        ),
+        f"the erasures took less than {LIMIT_S:.0f} s": seconds < LIMIT_S,
+        "the job runs": state == "RUNNING",
+        "the audit is clean": audit["ok"],
+        "all other users equal the reference": comparison.ok
+        and comparison.job == comparison.reference,
+        "tables: nothing but the key of tombstones": all(
+            set(found) <= {"user"} for found in with_tombstones.values()
+        ),
+        "tables without tombstones: nothing but proofs": tables_after.keys() <= set(KEPT_TABLES),
+        "training rows: nothing, and rows of others": all(
+            each["rows"] and not (each["of_erased"] or each["marks"]) for each in rows.values()
+        ),
+        "topics: nothing that the job has sent since": not any(
+            found["after"].keys() - {"records"}
+            for setting, found in topics.items()
+            if setting not in AS_SENT_TOPICS
+        ),
+        "savepoint: nothing of open windows": not OPEN_WINDOWS_ONLY & set(savepoint_after),
+        "savepoint after the state's limit: nothing": not savepoint_ttl,
+        "no user's state has ended during the load": load_s < state_ttl_s,
     }
     return {
-        "ok": bool(
-            audit["ok"]
-            and comparison.ok
-            and comparison.job == comparison.reference
-            and not left
-            and not any(content.values())
-            and seconds < LIMIT_S
-            and state == "RUNNING"
-        ),
+        "ok": all(checks.values()),
+        "checks": checks,
         "users": users,
         "erased": len(gone),
         "events": load.sent,
         "events_per_s": per_s,
-        "erased_when_killed": reported,
+        "load_s": round(load_s, 1),
+        "kills": sorted(kills),
         "runs": runs,
         "erasures_s": round(seconds, 1),
         "audit": audit,
         "comparison": comparison.as_json(),
-        "markers_before": before,
-        "markers_with_tombstones": with_tombstones,
-        "markers_after": after,
+        "found": {
+            "tables before": tables_before,
+            "tables with tombstones": with_tombstones,
+            "tables": tables_after,
+            "training rows": rows,
+            "topics": topics,
+            "savepoint before": savepoint_before,
+            "savepoint": savepoint_after,
+            f"savepoint after {1.5 * state_ttl_s:.0f} s": savepoint_ttl,
+        },
     }
 
 
@@ -239,9 +357,24 @@ def main(
     erased: Annotated[int, typer.Option(help="Users who are erased.", min=4)] = 1_000,
     events_per_s: Annotated[float, typer.Option(help="Load; half of the job's.", min=1)] = 4_700.0,
     warm_up_s: Annotated[float, typer.Option(help="Load before the erasures.", min=10)] = 60.0,
+    kill: Annotated[
+        list[Kill] | None,
+        typer.Option(help="What is killed with -9; repeatable. Default: eraser and worker."),
+    ] = None,
+    state_ttl_s: Annotated[
+        int,
+        typer.Option(
+            help="state.user_ttl_ms and dedup_ttl_ms of the job: longer than the load. The last"
+            " savepoint is taken 1.5 times later.",
+            min=60,
+        ),
+    ] = 900,
 ) -> None:
     """Erases users of a loaded job, with kills in between. Prints one line of JSON."""
-    result = run_erasures(users, erased, events_per_s, warm_up_s)
+    kills = kill or [Kill.ERASER, Kill.WORKER]
+    result = run_erasures(users, erased, events_per_s, warm_up_s, kills, state_ttl_s)
+    for check, passed in result["checks"].items():
+        typer.echo(f"{'yes' if passed else 'NO '}  {check}", err=True)
     typer.echo(json.dumps(result))
     raise typer.Exit(0 if result["ok"] else 1)
 

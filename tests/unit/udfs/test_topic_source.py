@@ -74,9 +74,7 @@ class MemoryConsumer:
             users = self.topic[partition]
             if offset <= len(users):
                 self._next[partition] += 1
-                return [
-                    Message(partition, offset, users[offset] if offset < len(users) else None)
-                ]
+                return [Message(partition, offset, users[offset] if offset < len(users) else None)]
         return []
 
     def append(self, partition: int, user_id: str) -> None:
