@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,8 +18,10 @@ if TYPE_CHECKING:
     from liveprofile.audit.rows import InputRecord
     from liveprofile.config import Settings
     from liveprofile.identity.book import IdentityBook
+    from liveprofile.privacy.withdrawals import StoredRow
 
 SETTLE_S = 2.0  # until the workers know of a change
+USERS_AT_ONCE = 8
 Used = tuple[str, bytes]  # a user and the digest of an event
 Outgoing = tuple[bytes | None, bytes | None, dict[str, str]]  # key, value and headers
 
@@ -52,23 +55,34 @@ def backwards(
     book = read_consents(settings)
     ids = list(dict.fromkeys(users)) if users else sorted(book.users())
     since_ms = round(time.time() * 1_000) - settings.consent.backwards_days * DAY_MS
-    found, used, starts_ms = {}, set(), []
+    found: dict[str, list[StoredRow]] = {}
+    used: set[Used] = set()
+    starts_ms: list[int] = []
     if delete:
         time.sleep(SETTLE_S)
     with open_session(settings.cassandra) as session, progress() as show:
-        for number, user in enumerate(ids, 1):
 
-            def allowed(purpose: str, start_ms: int, end_ms: int, user: str = user) -> bool:
+        def find(user: str) -> tuple[list[StoredRow], list[int], set[bytes]]:
+            """The rows that are not allowed, the ends of their windows and what these used."""
+
+            def allowed(purpose: str, start_ms: int, end_ms: int) -> bool:
                 return book.allowed_during(user, purpose, start_ms, end_ms)
 
             rows = find_rows(session, user, allowed, settings.window, since_ms)
-            show("users", number, len(ids))
-            if not rows:
-                continue
-            found[user] = rows
             ends_ms = [row.time_ms for row in rows if row.table == DELTAS]
-            starts_ms += [end_ms - settings.window.length_ms for end_ms in ends_ms]
-            used |= {(user, digest) for digest in read_digests(session, user, ends_ms)}
+            return rows, ends_ms, read_digests(session, user, ends_ms) if ends_ms else set()
+
+        pool = ThreadPoolExecutor(USERS_AT_ONCE)
+        try:
+            results = zip(ids, pool.map(find, ids), strict=True)
+            for number, (user, (rows, ends_ms, digests)) in enumerate(results, 1):
+                show("users", number, len(ids))
+                if rows:
+                    found[user] = rows
+                starts_ms += [end_ms - settings.window.length_ms for end_ms in ends_ms]
+                used |= {(user, digest) for digest in digests}
+        finally:
+            pool.shutdown(cancel_futures=True)
         if delete and found:
             # Rejected first: after a kill in between, the rows still tell which events they used.
             _reject(settings, used, starts_ms, read_merges(settings))

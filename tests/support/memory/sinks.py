@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from benchmarks.support.memory_drift_store import MemoryDriftStore
@@ -50,6 +50,7 @@ class MemoryProfileSink:
         self.attributes: dict[str, list[Statement]] = {}
         self.segments = MemoryMemberships()
         self.closed = False
+        self._ends_ms: dict[str, set[int]] = {}  # of all deltas that were ever written, by user
 
     def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
         return self.segments.memberships(user_ids)
@@ -62,11 +63,15 @@ class MemoryProfileSink:
 
     def _flag_history(self, query: FlagQuery) -> FlagHistory:
         active_rules = {
-            RowPosition(window_end_ms): row.active_rules
-            for (user_id, window_end_ms), row in self.deltas.items()
-            if user_id == query.user_id
+            RowPosition(end_ms): row.active_rules for end_ms, row in self._rows_of(query.user_id)
         }
         return _history(query, active_rules, self.flags)
+
+    def _rows_of(self, user_id: str) -> Iterator[tuple[int, ProfileRow]]:
+        """The stored windows of a user, by end, without a look at those of all others."""
+        for end_ms in self._ends_ms.get(user_id, ()):
+            if (row := self.deltas.get((user_id, end_ms))) is not None:
+                yield end_ms, row
 
     def later_sums(self, keys: Sequence[SumsKey]) -> list[StoredSums | None]:
         return [self._later_sums(key) for key in keys]
@@ -74,8 +79,8 @@ class MemoryProfileSink:
     def _later_sums(self, key: SumsKey) -> StoredSums | None:
         found = [
             StoredSums(row.window_end_ms, row.later_sums)
-            for (user_id, end_ms), row in self.deltas.items()
-            if user_id == key.user_id and end_ms < key.window_end_ms and row.later_sums is not None
+            for end_ms, row in self._rows_of(key.user_id)
+            if end_ms < key.window_end_ms and row.later_sums is not None
         ]
         return max(found, default=None)
 
@@ -83,6 +88,7 @@ class MemoryProfileSink:
         for row in rows:
             self._upsert(self.profiles, row.user_id, row)
             self._upsert(self.deltas, (row.user_id, row.window_end_ms), row)
+            self._ends_ms.setdefault(row.user_id, set()).add(row.window_end_ms)
             if row.write_lookalike:
                 self._upsert(self.lookalikes, row.user_id, row)
             for flag in row.flags:
