@@ -47,7 +47,7 @@ WINDOW = {"length_ms": 600_000, "out_of_orderness_ms": 10_000}
 LENGTH_MS = WINDOW["length_ms"]
 SPAN_MS = 40 * LENGTH_MS  # of the stream in event time
 SCORED = ("purchase", "return", "login", "coupon", "follow", "share")
-LATE_SHARE = 0.2
+LATE_SHARE = 0.3
 KNOWN_S = 3.0  # after a change: the workers know of it
 TIMEOUT_S = 900.0
 EVENTS_PER_S = 200.0
@@ -65,7 +65,7 @@ def random_changes(
     late: list[dict[str, list[Change]]] = [defaultdict(list) for _ in starts_ms]
     for user in users:
         for purpose in PURPOSES:
-            for _ in range(rng.randrange(3)):
+            for _ in range(rng.randrange(4)):
                 time_ms, granted = rng.randrange(starts_ms[0], end_ms), rng.random() < 0.4
                 if rng.random() < LATE_SHARE:
                     time_ms -= time_ms % LENGTH_MS
