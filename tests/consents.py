@@ -259,7 +259,7 @@ def check_training_rows(
     }
     for pipeline, column in (("profile", "window_end_ms"), ("scoring", "event_ms")):
         rows = folder / pipeline
-        job.run("backfill", "--rows", str(rows), "--pipeline", pipeline, "--embedded")
+        job.run("backfill", "--rows", str(rows), "--pipeline", pipeline)
         written = {
             (row["user_id"], row[column])
             for file in rows.rglob("*.parquet")
@@ -346,9 +346,10 @@ def run_consents(users: int, events: int, kills: int, seed: int) -> dict[str, An
         check_scores(found, session, knowledge, used)
         check_messages(found, job, knowledge, used, scored)
         check_campaign(found, job, knowledge, with_profile, folder)
-        say("backfill makes training rows")
+        say(f"rows, messages and targets: {len(found.examples)} differences {found.examples[:3]}")
         check_training_rows(found, job, knowledge, used, folder)
         audit = job.audit()
+        say(f"the audit is {'clean' if audit['ok'] else audit}")
     if not kills:
         found.check("model calls", calls, calls == len(scored), [True])
     return {

@@ -219,7 +219,7 @@ def search_rows(
     found = {}
     for pipeline in ("profile", "scoring"):
         rows = folder / pipeline
-        job.run("backfill", "--rows", str(rows), "--pipeline", pipeline, "--embedded")
+        job.run("backfill", "--rows", str(rows), "--pipeline", pipeline)
         found[pipeline] = rows_with(rows, marks_of(seed), gone)
     return found
 
@@ -273,7 +273,8 @@ def run_erasures(
             wait_for_profile(session, marker(seed, "user"))
             tables_before = search_tables(job, jmx_port, seed)
             savepoint_before = search_savepoint(job, seed)
-            say(f"{load.sent} events are sent; the search finds the marks in tables and state")
+            say(f"{load.sent} events are sent; tables have {tables_before}")
+            say(f"a savepoint has {savepoint_before}")
             started_s = time.monotonic()
             runs = erase_with_kills(job, file, kills, len(gone))
             seconds = time.monotonic() - started_s
@@ -286,15 +287,18 @@ def run_erasures(
         savepoint_after = search_savepoint(job, seed)
         known_ms = max(read_erasures(job.settings).users().values()) + round(KNOWN_S * SECOND_MS)
         topics = search_topics(job, seed, gone, known_ms)
-        say("the audit reads all records")
+        say(f"a savepoint after the erasure has {savepoint_after}, topics since then {topics}")
         audit = job.audit()
+        say(f"the audit is {'clean' if audit['ok'] else audit}")
         comparison = compare_with_reference(job.settings, gone=frozenset(gone))
-        say("backfill makes training rows")
+        say(f"compared with the reference: {comparison.as_json()}")
         rows = search_rows(job, Path(folder), seed, gone)
+        say(f"training rows: {rows}")
         with_tombstones = search_tables(job, jmx_port, seed)
         alter_all(session, "gc_grace_seconds = 0")
         time.sleep(2.0)  # a tombstone is older than the grace from the next second on
         tables_after = search_tables(job, jmx_port, seed)
+        say(f"tables have {with_tombstones}, without tombstones {tables_after}")
         wait_s = max(0.0, last_s + 1.5 * state_ttl_s + TIMERS_S - time.monotonic())
         say(f"the state ends in {wait_s:.0f} s")
         time.sleep(wait_s)
