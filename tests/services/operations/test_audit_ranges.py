@@ -14,15 +14,7 @@ from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import from_ms
-from liveprofile.units import HOUR_MS, MINUTE_MS
-from tests.support.interrupted_corrections import (
-    approximately,
-    count_rows,
-    kill_correction,
-    rows_of_group,
-    twin_stream,
-    write_times,
-)
+from liveprofile.units import MINUTE_MS
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS
@@ -138,41 +130,6 @@ def test_corrected_event_is_neither_late_nor_unaccounted(job: JobUnderTest) -> N
     totals = [(delta["events"], delta["delta"]["after"]["events"]) for delta in deltas]
     assert totals == [(1, 4.0), (2, 3.0), (1, 1.0)]
     assert job.run("show", f"user-{SLOW_USER}")["events_total"] == 4
-
-
-def test_killed_correction_ends_as_one_without_a_kill(job: JobUnderTest, tmp_path: Path) -> None:
-    stream = twin_stream(("whole", "killed"), "in-time", START_MS + HOUR_MS)
-    job.send(stream.in_time)
-    job.send_heartbeats(stream.last_ms + 2 * MINUTE_MS)
-    job.wait_until_committed()
-    with open_session(job.settings.cassandra) as session:
-        in_time = write_times(session, "in-time")
-        job.send(stream.late["whole"])
-        job.send_heartbeats(stream.last_ms + 2 * MINUTE_MS)
-        job.wait_until_committed()
-        result = job.run("correct")
-        assert result["late_events"] >= len(stream.late["whole"])  # and those of earlier tests
-        assert result["flags_added"] and result["flags_withdrawn"]
-
-        def has(table: str, column: str, count: int) -> Callable[[], bool]:
-            return lambda: count_rows(session, "killed", table, column) >= count
-
-        job.send(stream.late["killed"])
-        job.send_heartbeats(stream.last_ms + 2 * MINUTE_MS)
-        job.wait_until_committed()
-        half = result["windows"] // 2
-        for is_reached in (
-            has("replaced_delta", "window_end", 1),
-            has("profile_delta", "corrected_at", half),
-        ):
-            assert kill_correction(job, tmp_path, is_reached)
-            assert not has("profile_delta", "corrected_at", result["windows"])()
-        job.run("correct")
-        assert rows_of_group(session, "killed") == approximately(rows_of_group(session, "whole"))
-        assert write_times(session, "in-time") == in_time
-    assert job.run("correct")["windows"] == 0
-    audit = job.audit("--since", "1h")
-    assert audit["ok"] and not audit["late"], audit
 
 
 def test_failed_audit_keeps_the_state_file(job: JobUnderTest, tmp_path: Path) -> None:

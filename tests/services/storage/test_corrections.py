@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
-from cassandra.cluster import Session
+from cassandra.cluster import ResponseFuture, Session
 
 from liveprofile.rules.flags import Flag
 from liveprofile.setting_sections import CassandraSettings, WindowSettings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms
-from liveprofile.storage.flag_buckets import flag_bucket
+from liveprofile.storage.flag_buckets import FLAG_BUCKETS, flag_bucket
 from tests.support.rows.profile_rows import DIM, flag, profile_row, write_and_flush
 from udfs.corrections.chains import StoredRuleFlag, StoredWindow
 from udfs.corrections.recomputation import FIRST_REVISION, WITHDRAWN, Correction
@@ -22,6 +24,7 @@ from udfs.profile.profile_row import ProfileRow
 pytestmark = pytest.mark.services
 
 NOW_MS = 1_790_000_000_000
+OF_IDS = ("user_id", "bucket")  # they differ between users with the same windows
 
 
 @pytest.fixture
@@ -188,3 +191,86 @@ def test_windows_of_an_alias_are_deleted_and_no_later_ones(
     assert tables.remove_windows(user, rows[1].window_end_ms, WindowSettings()) > 0
     assert tables.stored(user, 0)[::2] == ({}, None)
     assert tables.stored(other, 0).windows and tables.stored(other, 0).profile
+
+
+class KilledError(BaseException):
+    """No handler of the product catches it, as none runs after SIGKILL."""
+
+
+class EndingSession:
+    """A session that sends so many statements and no more."""
+
+    def __init__(self, session: Session, statements: int):
+        self._session, self._left = session, statements
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._session, name)
+
+    def execute_async(self, *arguments: Any, **options: Any) -> ResponseFuture:
+        if not self._left:
+            raise KilledError
+        self._left -= 1
+        return self._session.execute_async(*arguments, **options)
+
+
+def store_windows(tables: CassandraCorrectionTables, user: str) -> list[Correction]:
+    """Stores two windows as the job does; returns their corrections."""
+    flags = (flag("gone"), flag("stays"))
+    write_and_flush(tables, job_row(user, 0, flags), job_row(user, 1))
+    return [
+        correction(user, 0, flags=(flag("new"),), marks={"gone": WITHDRAWN}),
+        correction(user, 1, flags=(flag("new"),)),
+    ]
+
+
+def correct_the_rest(tables: CassandraCorrectionTables, corrections: list[Correction]) -> None:
+    """Corrects the windows that are not corrected yet, as the command does."""
+    stored = tables.stored(corrections[0].row.user_id, 0).windows
+    tables.correct(
+        [each for each in corrections if stored[each.row.window_end_ms].revision < each.revision]
+    )
+
+
+def rows_of(session: Session, user: str) -> list[tuple[str, dict[str, Any]]]:
+    """The user's rows in all tables that corrections write, without what follows from the id."""
+    day = from_ms(profile_row().window_end_ms).date()
+    by_day = "SELECT * FROM risk_flag_by_day WHERE day = %s AND bucket = %s"
+    by_table = {
+        table: list(session.execute(f"SELECT * FROM {table} WHERE user_id = %s", (user,)))
+        for table in ("profile_delta", "replaced_delta", "risk_flag", "user_profile")
+    } | {
+        "risk_flag_by_day": [
+            row
+            for bucket in range(FLAG_BUCKETS)
+            for row in session.execute(by_day, (day, bucket))
+            if row.user_id == user
+        ]
+    }
+    return [
+        (table, {name: value for name, value in row._asdict().items() if name not in OF_IDS})
+        for table, rows in by_table.items()
+        for row in rows
+    ]
+
+
+def test_run_after_a_kill_before_any_write_ends_with_the_same_tables(
+    tables: CassandraCorrectionTables,
+    settings: CassandraSettings,
+    session: Session,
+    user: str,
+):
+    correct_the_rest(tables, store_windows(tables, user))
+    expected = rows_of(session, user)
+    assert len(expected) > 10
+    for statements in itertools.count():
+        other = uuid.uuid4().hex
+        corrections = store_windows(tables, other)
+        killed = CassandraCorrectionTables(settings, DIM, EndingSession(session, statements))
+        try:
+            correct_the_rest(killed, corrections)
+        except KilledError:
+            correct_the_rest(tables, corrections)
+            assert rows_of(session, other) == expected, f"killed after {statements} statements"
+        else:
+            break
+    assert statements > 5
