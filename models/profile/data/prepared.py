@@ -56,6 +56,7 @@ class Teacher(NamedTuple):
     sha256: dict[str, str]
     revision: int
     trained_until_ms: int
+    is_refitted: bool  # trained on windows that had chosen it
     trained_users: TrainedUsers | None  # None: unknown
 
     @classmethod
@@ -75,6 +76,7 @@ class Teacher(NamedTuple):
             card.sha256,
             card.revision,
             trained_until_ms(card),
+            "refit" in card.data,
             trained_users.read(folder),
         )
 

@@ -251,8 +251,12 @@ def _refitted(part: RefitPart, chosen_on: PreparedData) -> dict[str, Any]:
 
 
 def _check_teacher_before(folder: Path, teacher: Teacher, train_until_ms: int) -> None:
-    """Raises InputError for a teacher that has seen validation: it would choose by its memory."""
-    if teacher.trained_until_ms > train_until_ms:
+    """Raises InputError for a refitted teacher that has seen validation.
+
+    It would choose by its memory. Another teacher has seen its own training part, which ends at
+    about the same time for other users.
+    """
+    if teacher.is_refitted and teacher.trained_until_ms > train_until_ms:
         raise InputError(
             f"teacher {folder}: trained on windows up to {iso_utc(teacher.trained_until_ms)}, but"
             f" the training part ends at {iso_utc(train_until_ms)}; use a teacher without --refit"
