@@ -72,6 +72,10 @@ class Processes:
     def _first_line(process: psutil.Popen) -> str:
         return process.stdout.readline()
 
+    def kill_worker(self) -> None:
+        self.worker.kill()
+        self.worker.wait()
+
     def is_suspended(self) -> bool:
         return self.taskmanager.status() == psutil.STATUS_STOPPED
 
@@ -108,8 +112,7 @@ def test_taskmanager_is_suspended_if_operator_stays_open(
     processes: Callable[[str], Processes],
 ) -> None:
     each = processes("SIGCONT")
-    each.worker.kill()
-    each.worker.wait()
+    each.kill_worker()
     wait_until(each.is_suspended)
     wait_until(lambda: not each.is_suspended())
     wait_until(lambda: not each.guard.is_running())
@@ -123,8 +126,7 @@ def test_taskmanager_goes_on_and_log_says_so_if_suspension_does_not_help(
     processes: Callable[[str], Processes],
 ) -> None:
     each = processes("SIGUSR1")
-    each.worker.kill()
-    each.worker.wait()
+    each.kill_worker()
     wait_until(lambda: not each.guard.is_running())
     assert not each.is_suspended()
     assert "still hangs. Restart the TaskManager" in each.end()
@@ -132,8 +134,7 @@ def test_taskmanager_goes_on_and_log_says_so_if_suspension_does_not_help(
 
 def test_nothing_is_suspended_if_operator_notices(processes: Callable[[str], Processes]) -> None:
     each = processes("SIGUSR1")
-    each.worker.kill()
-    each.worker.wait()
+    each.kill_worker()
     each.taskmanager.send_signal(signal.SIGUSR1)
     wait_until(lambda: not each.guard.is_running())
     assert each.end() == ""
@@ -149,8 +150,7 @@ def test_terminated_guard_leaves_no_taskmanager_suspended(
     processes: Callable[[str], Processes],
 ) -> None:
     each = processes("SIGCONT")
-    each.worker.kill()
-    each.worker.wait()
+    each.kill_worker()
     wait_until(each.is_suspended)
     each.guard.terminate()
     wait_until(lambda: not each.guard.is_running())
