@@ -96,17 +96,11 @@ class ChildExplainer:
 
     async def _answer(self, about: Mapping[str, Any]) -> dict[str, Any]:
         folder = await asyncio.to_thread(tempfile.mkdtemp, prefix="liveprofile-explain-")
+        starting = asyncio.create_task(self._start(folder))
         try:
-            child = await asyncio.create_subprocess_exec(
-                *self._command,
-                stdin=PIPE,
-                stdout=PIPE,
-                stderr=DEVNULL,  # a traceback may have ids of users
-                limit=MAX_ANSWER_BYTES,
-                env={**self._environment, "TMPDIR": folder},
-                start_new_session=True,
-            )
             try:
+                # asyncio may wait for ever if a cancellation meets it while it starts a process.
+                child = await asyncio.shield(starting)
                 async with asyncio.timeout(self._timeout_s):
                     return await _exchange(child, {**self._request, **about})
             except TimeoutError:
@@ -114,9 +108,20 @@ class ChildExplainer:
                     f"not done within {self._timeout_s:g} s (serve.explanation_timeout_ms)"
                 ) from None
             finally:
-                await asyncio.shield(_end(child))
+                await asyncio.shield(_end(starting))
         finally:
             await asyncio.to_thread(shutil.rmtree, folder, ignore_errors=True)
+
+    async def _start(self, folder: str) -> Process:
+        return await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=PIPE,
+            stdout=PIPE,
+            stderr=DEVNULL,  # a traceback may have ids of users
+            limit=MAX_ANSWER_BYTES,
+            env={**self._environment, "TMPDIR": folder},
+            start_new_session=True,
+        )
 
 
 async def _exchange(child: Process, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -132,8 +137,12 @@ async def _exchange(child: Process, request: Mapping[str, Any]) -> dict[str, Any
     return json.loads(output)
 
 
-async def _end(child: Process) -> None:
+async def _end(starting: asyncio.Task[Process]) -> None:
     """Ends the child and the processes that it has started, which are its group."""
+    await asyncio.wait((starting,))
+    if starting.exception():  # no child; the caller raises this
+        return
+    child = starting.result()
     if child.stdin is not None:
         child.stdin.close()
     if child.returncode is None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
 from liveprofile.errors import ServiceError
@@ -113,6 +115,25 @@ def test_child_ends_if_the_caller_leaves_and_another_may_start(tmp_path: Path) -
         await ids_of(ids)
         second.cancel()
         await asyncio.gather(second, return_exceptions=True)
+
+    asyncio.run(run())
+
+
+def test_processes_end_if_the_caller_leaves_while_they_start(tmp_path: Path) -> None:
+    ids = tmp_path / "ids"
+    own = explainer(SLOW.format(ids=str(ids)))
+
+    async def run() -> None:
+        task = asyncio.create_task(own.explain("u", None))
+        while not psutil.Process().children():
+            await asyncio.sleep(0)  # a turn of the event loop
+        # The child is faster than the event loop, which has not yet connected its pipes.
+        while not ids.exists() or len(ids.read_text().split()) < 2:
+            time.sleep(0.01)
+        task.cancel()
+        done, _ = await asyncio.wait((task,), timeout=30)
+        assert done and task.cancelled()
+        assert not any(map(is_running, await ids_of(ids)))
 
     asyncio.run(run())
 
