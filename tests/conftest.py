@@ -21,7 +21,7 @@ from liveprofile.config import load
 from liveprofile.setting_sections import CassandraSettings
 from stack.local import Stack
 from tests.support import service_restarts, summary
-from tests.support.job_under_test import JobUnderTest
+from tests.support.job_under_test import IDLE_JOB, JobUnderTest
 
 # The time of an example depends more on the machine than on the code.
 hypothesis_settings.register_profile("liveprofile", deadline=None)
@@ -148,7 +148,7 @@ _job_numbers = itertools.count(1)
 def new_job(
     stack: Stack, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., JobUnderTest]]:
-    """Creates jobs: `new_job("name", window={...})`.
+    """Creates jobs: `new_job("name", window={...})`, or with `job=BUSY_JOB`.
 
     Each job has topics and a keyspace of its own, which exist on return. Jobs that still run at the
     end of the session are cancelled.
@@ -159,6 +159,7 @@ def new_job(
 
     def make(name: str, **sections: dict[str, Any]) -> JobUnderTest:
         unique = f"{name}_{session_id}_{next(_job_numbers)}"
+        sections["job"] = IDLE_JOB | sections.get("job", {})
         job = JobUnderTest(stack, tmp_path_factory.mktemp(name), unique, sections)
         jobs.append(job)
         job.prepare()

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
 from tests.faults.jobs.loaded_job import WINDOW, LoadedJob, open_loaded_job
-from tests.support.job_under_test import JobUnderTest
+from tests.support.job_under_test import BUSY_JOB, JobUnderTest
+
+
+@pytest.fixture(scope="session")
+def new_job(new_job: Callable[..., JobUnderTest]) -> Callable[..., JobUnderTest]:
+    return partial(new_job, job=BUSY_JOB)
 
 
 @pytest.fixture(scope="package")

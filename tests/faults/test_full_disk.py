@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.jobs.loaded_job import WINDOW, LoadedJob, open_loaded_job
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import BUSY_JOB, JobUnderTest, run_cli
 
 pytestmark = pytest.mark.faults
 
@@ -51,7 +51,7 @@ def job_on_disk(new_job: Callable[..., JobUnderTest], disk: Path) -> Iterator[Lo
         "full_disk",
         window=WINDOW,
         scoring={"enabled": False},
-        job={"checkpoint_dir": disk.as_uri()},
+        job=BUSY_JOB | {"checkpoint_dir": disk.as_uri()},
     )
     job.submit()
     with open_loaded_job(job, with_scoring=False) as loaded_job:

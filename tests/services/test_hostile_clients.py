@@ -19,7 +19,7 @@ from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import read_topic
 from liveprofile.units import HOUR_MS, MINUTE_MS
 from tests.support.compare import compare_with_reference
-from tests.support.job_under_test import JobUnderTest
+from tests.support.job_under_test import BUSY_JOB, JobUnderTest
 from tests.support.streams.shop import START_MS
 
 pytestmark = pytest.mark.services
@@ -101,7 +101,7 @@ def stream(skew_minutes: int) -> Iterator[tuple[dict[str, object], int]]:
 
 @pytest.fixture(scope="module")
 def job(new_job: Callable[..., JobUnderTest]) -> Iterator[JobUnderTest]:
-    job = new_job("hostile")
+    job = new_job("hostile", job=BUSY_JOB)
     topic = job.settings.topics.events
     # Records keep the times that the test gives them, and do not expire although these are past.
     entries = [

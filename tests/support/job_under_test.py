@@ -9,7 +9,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from confluent_kafka import KafkaError, Producer
 
 from liveprofile.config import Settings, load
+from liveprofile.errors import ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.rest import vertex_metrics
 from liveprofile.ingest.replay import ReplayProducer
@@ -31,6 +32,11 @@ from tests.support.streams.seeded import Message
 
 CLI = Path(sys.executable).with_name("liveprofile")
 COMMAND_TIMEOUT_S = 600
+# An idle job with four workers that takes a checkpoint every second costs half a core.
+IDLE_JOB = {"checkpoint_interval_ms": 10_000, "parallelism": 1}
+# For tests of faults, and of what several tasks might do differently.
+BUSY_JOB = {"checkpoint_interval_ms": 1_000, "parallelism": 2}
+CHECKPOINT_AGAIN_S = 5.0  # after a trigger that a restart may have cancelled
 SOURCE_OFFSET = re.compile(r"KafkaSourceReader\.topic\.(.+)\.partition\.(\d+)\.currentOffset$")
 
 
@@ -72,8 +78,7 @@ class JobUnderTest:
             "topics": TopicSettings.prefixed(name),
             "kafka": {"group_id": name},
             "cassandra": {"keyspace": name},
-            # Short, because tests wait for the checkpoint that covers the records they sent.
-            "job": {"name": name, "checkpoint_interval_ms": 1_000},
+            "job": {"name": name},
         }
         merged: dict[str, Any] = dict(stack.settings())
         for part in (own, sections):
@@ -127,10 +132,26 @@ class JobUnderTest:
 
     def wait_for_checkpoint(self, timeout_s: float) -> None:
         """Returns when a checkpoint that began after the call is complete."""
-        called_ms, deadline_s = time.time() * 1_000, time.monotonic() + timeout_s
-        while self.last_checkpoint_ms() <= called_ms:
-            if time.monotonic() > deadline_s:
-                raise AssertionError(f"no checkpoint after {timeout_s:.0f} s, job {self.state()}")
+        called_ms = time.time() * 1_000
+        self._wait_for_checkpoint_until(
+            lambda: self.last_checkpoint_ms() > called_ms, "no checkpoint", timeout_s
+        )
+
+    def _wait_for_checkpoint_until(
+        self, done: Callable[[], bool], missing: str, timeout_s: float
+    ) -> None:
+        """Triggers checkpoints until `done`. A job that restarts takes none."""
+        started_s = time.monotonic()
+        trigger_s = started_s
+        while not done():
+            now_s = time.monotonic()
+            if now_s > started_s + timeout_s:
+                raise AssertionError(f"{missing} after {timeout_s:.0f} s, job {self.state()}")
+            if now_s >= trigger_s:
+                path, kind = f"/jobs/{self.id}/checkpoints", {"checkpointType": "CONFIGURED"}
+                with suppress(ServiceError):
+                    rest.request(self.rest_url, path, "POST", kind)
+                trigger_s = now_s + CHECKPOINT_AGAIN_S
             time.sleep(0.2)
 
     def last_checkpoint_ms(self) -> int:
@@ -194,15 +215,17 @@ class JobUnderTest:
         If the last record of every partition closed all windows, they are stored by then, because a
         checkpoint also covers the writes that earlier records caused.
 
-        Uses the sources' current offsets, which start anew with the job. Committed offsets lag by
-        up to 10 s on a quiet topic (docs/operations.md).
+        Uses the sources' current offsets, which start anew with the job. Offsets are committed
+        with a checkpoint.
         """
         self._wait_while(self.unread, timeout_s)
         self.wait_for_checkpoint(timeout_s)
 
     def wait_until_committed(self, timeout_s: float = 300.0) -> None:
         """Returns when the profile pipeline's consumer group has committed all records."""
-        self._wait_while(lambda: offsets.lag(self.settings), timeout_s)
+        self._wait_for_checkpoint_until(
+            lambda: not offsets.lag(self.settings), "records not committed", timeout_s
+        )
 
     def unread(self) -> int:
         """Counts the records that the job's sources have not read, per source."""
@@ -263,7 +286,7 @@ def job_on_own_stack(
     with tempfile.TemporaryDirectory(prefix=f"liveprofile-{name}-") as folder:
         root = Path(folder)
         with Stack(root / "stack") as stack:
-            job = JobUnderTest(stack, root, name, sections)
+            job = JobUnderTest(stack, root, name, {"job": BUSY_JOB, **sections})
             job.prepare()
             job.submit()
             yield job

@@ -25,7 +25,7 @@ from liveprofile.kafka.topics import NoTopicError, create_unlimited_topic
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import execute
 from liveprofile.units import DAY_MS, HOUR_MS
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import BUSY_JOB, JobUnderTest, run_cli
 from tests.support.streams.seeded import Message, with_faults
 from tests.support.streams.shop import START_MS, shop_events
 
@@ -75,7 +75,7 @@ def jobs(new_job: Callable[..., JobUnderTest], tmp_path_factory) -> Iterator[Job
     for file, part in zip(files, (archived[:1_000], archived[1_000:]), strict=True):
         file.write_bytes(b"".join(message.value + b"\n" for message in part))
 
-    control, live = (new_job(name, window=WINDOW) for name in ("control", "archive"))
+    control, live = (new_job(name, job=BUSY_JOB, window=WINDOW) for name in ("control", "archive"))
     try:
         control.submit()
         control.send(stream)

@@ -15,7 +15,7 @@ import pytest
 
 from liveprofile.storage.connection import open_session
 from models.profile.model_card import WEIGHTS, ModelCard
-from tests.support.job_under_test import JobUnderTest
+from tests.support.job_under_test import BUSY_JOB, JobUnderTest
 from tests.support.model_folders import SHIPPED, copy_model
 from tests.support.streams.seeded import Message
 from udfs.profile import deployment
@@ -128,7 +128,7 @@ def apply_and_damage(job: JobUnderTest, folder: Path) -> None:
 @pytest.fixture
 def job(new_job: Callable[..., JobUnderTest]) -> Iterator[JobUnderTest]:
     window = {"length_ms": WINDOW_MS, "out_of_orderness_ms": 100}
-    job = new_job("swap", window=window, scoring={"enabled": False})
+    job = new_job("swap", job=BUSY_JOB, window=window, scoring={"enabled": False})
     job.submit()
     yield job
     job.cancel()

@@ -12,7 +12,7 @@ from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.units import MINUTE_MS
 from stack.local import Stack
 from tests.support.compare import compare_with_reference
-from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.job_under_test import BUSY_JOB, JobUnderTest, run_cli
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS
 
@@ -31,7 +31,7 @@ HEARTBEAT_TIMEOUT_S = 120.0
 
 @pytest.fixture(scope="module")
 def job(new_job: Callable[..., JobUnderTest]) -> Iterator[JobUnderTest]:
-    job = new_job("partitions", window=WINDOW, scoring={"enabled": False})
+    job = new_job("partitions", job=BUSY_JOB, window=WINDOW, scoring={"enabled": False})
     job.submit()
     yield job
     job.cancel()

@@ -24,7 +24,7 @@ from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from tests.support.compare import compare_with_reference
 from tests.support.compare_profiles import scan
 from tests.support.compare_scoring import assert_scoring
-from tests.support.job_under_test import JobUnderTest
+from tests.support.job_under_test import BUSY_JOB, JobUnderTest
 from tests.support.streams.seeded import Message, with_faults
 from tests.support.streams.shop import BURST_EVERY_HOURS, shop_events, to_message
 
@@ -45,12 +45,12 @@ class TwoJobs(NamedTuple):
 
 @pytest.fixture
 def jobs(new_job: Callable[..., JobUnderTest]) -> Iterator[TwoJobs]:
-    blue = new_job("blue", window=WINDOW)
+    blue = new_job("blue", job=BUSY_JOB, window=WINDOW)
     shared = {
         "topics": blue.settings.topics.model_dump(mode="json"),
         "cassandra": {"keyspace": blue.settings.cassandra.keyspace},
     }
-    green = new_job("green", window=WINDOW, **shared)
+    green = new_job("green", job=BUSY_JOB, window=WINDOW, **shared)
     blue.submit()
     yield TwoJobs(blue, green)
     blue.cancel()
