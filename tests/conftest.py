@@ -28,8 +28,9 @@ hypothesis_settings.register_profile("liveprofile", deadline=None)
 hypothesis_settings.load_profile("liveprofile")
 
 # For the stack and the embedded Flinks. The optimising compiler does not pay off in jobs of a
-# minute. Without it the code cache has a fifth of its size, which about ten jobs would fill.
-os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m"
+# minute. Without it the code cache has a fifth of its size, which about ten jobs would fill. An
+# embedded Flink would take a quarter of the memory as its heap.
+os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -Xmx2500m"
 
 SLOTS = 4
 CASSANDRA_HEAP_MB = 512

@@ -21,7 +21,7 @@ from liveprofile.config import Settings
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.features.entity import parse_lists
-from liveprofile.flink import rest, submission
+from liveprofile.flink import jars, launcher, rest, submission
 from liveprofile.ingest.replay import open_source, require_readable
 from liveprofile.labels.feedback import (
     RejectedLabel,
@@ -34,6 +34,7 @@ from liveprofile.wire import training_rows
 from liveprofile.wire.scored_events import read_rows
 
 JOB = Path("jobs/backfill_job.py")
+TOPIC = "--topic"  # the job reads the input topic
 BLOCK_BYTES = 32 << 20
 BATCH_ROWS = 10_000
 JOB_TIMEOUT_S = 24 * 3_600
@@ -161,7 +162,7 @@ def _spool_events(
 ) -> tuple[int | None, list[str]]:
     """Writes the source's events to a file; returns their number and the job's arguments."""
     if source is None:
-        return None, ["--topic"]
+        return None, [TOPIC]
     on_step("reading events")
     batches, translator = open_source(source, mapping)
     values = (value for batch in batches for value in translator.translate(batch).values)
@@ -205,9 +206,13 @@ def _run_on_cluster(settings: Settings, arguments: list[str]) -> None:
 
 def _run_embedded(settings: Settings, arguments: list[str]) -> None:
     command = [sys.executable, "-m", "jobs.backfill_job", *arguments]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, env=module_environment()
-    )
+    environment = module_environment()
+    with tempfile.TemporaryDirectory(prefix="liveprofile-jars-") as folder:
+        if TOPIC in arguments:  # the package apache-flink has no Kafka connector
+            jars.require()
+            launcher.link_jars(Path(folder))
+            environment["FLINK_LIB_DIR"] = folder
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         reason = rest.failure_reason(done.stderr) or "no error message"
         raise ServiceError(f"the backfill job failed: {reason}")

@@ -19,7 +19,7 @@ from liveprofile.flink.rest import failure_reason, overview
 from liveprofile.resources import ROOT
 
 PACKAGES = ("liveprofile", "jobs", "udfs", "models")
-SUBMIT_TIMEOUT_S = 300
+SUBMIT_TIMEOUT_S = 600  # planning takes half a minute of CPU time
 
 
 def code_archive(target: Path) -> Path:

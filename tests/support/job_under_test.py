@@ -31,7 +31,7 @@ from stack.local import Stack, to_toml
 from tests.support.streams.seeded import Message
 
 CLI = Path(sys.executable).with_name("liveprofile")
-COMMAND_TIMEOUT_S = 600
+COMMAND_TIMEOUT_S = 900
 # An idle job with four workers that takes a checkpoint every second costs half a core.
 IDLE_JOB = {"checkpoint_interval_ms": 10_000, "parallelism": 1}
 # For tests of faults, and of what several tasks might do differently.
