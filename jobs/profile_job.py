@@ -246,7 +246,11 @@ def kafka_scoring_tables(
     topics = settings.topics
     return ScoringTables(
         tables.kafka_scoring_source(
-            "scoring_source", settings, topics.events, max_wait_ms=10, start_offsets=start_offsets
+            "scoring_source",
+            settings,
+            topics.events,
+            max_wait_ms=settings.scoring.fetch_wait_ms,
+            start_offsets=start_offsets,
         ),
         # Nobody needs a label within milliseconds.
         tables.kafka_scoring_source("label_source", settings, topics.feedback, max_wait_ms=500),

@@ -21,7 +21,7 @@ from liveprofile.config import load
 from liveprofile.setting_sections import CassandraSettings
 from stack.local import Stack
 from tests.support import service_restarts, summary
-from tests.support.job_under_test import IDLE_JOB, JobUnderTest
+from tests.support.job_under_test import QUIET, JobUnderTest
 
 # The time of an example depends more on the machine than on the code.
 hypothesis_settings.register_profile("liveprofile", deadline=None)
@@ -160,7 +160,8 @@ def new_job(
 
     def make(name: str, **sections: dict[str, Any]) -> JobUnderTest:
         unique = f"{name}_{session_id}_{next(_job_numbers)}"
-        sections["job"] = IDLE_JOB | sections.get("job", {})
+        for section, values in QUIET.items():
+            sections[section] = values | sections.get(section, {})
         job = JobUnderTest(stack, tmp_path_factory.mktemp(name), unique, sections)
         jobs.append(job)
         job.prepare()

@@ -32,10 +32,14 @@ from tests.support.streams.seeded import Message
 
 CLI = Path(sys.executable).with_name("liveprofile")
 COMMAND_TIMEOUT_S = 900
-# An idle job with four workers that takes a checkpoint every second costs half a core.
-IDLE_JOB = {"checkpoint_interval_ms": 10_000, "parallelism": 1}
+# While a test does something else, its job idles. With the defaults, two tasks of each step and a
+# checkpoint every second, that takes half a core; with these, a tenth.
+QUIET = {
+    "job": {"parallelism": 1, "buffer_timeout_ms": 50, "checkpoint_interval_ms": 10_000},
+    "scoring": {"fetch_wait_ms": 200},
+}
 # For tests of faults, and of what several tasks might do differently.
-BUSY_JOB = {"checkpoint_interval_ms": 1_000, "parallelism": 2}
+BUSY_JOB = {"parallelism": 2, "checkpoint_interval_ms": 3_000}
 CHECKPOINT_AGAIN_S = 5.0  # after a trigger that a restart may have cancelled
 SOURCE_OFFSET = re.compile(r"KafkaSourceReader\.topic\.(.+)\.partition\.(\d+)\.currentOffset$")
 
@@ -286,7 +290,9 @@ def job_on_own_stack(
     with tempfile.TemporaryDirectory(prefix=f"liveprofile-{name}-") as folder:
         root = Path(folder)
         with Stack(root / "stack") as stack:
-            job = JobUnderTest(stack, root, name, {"job": BUSY_JOB, **sections})
+            job = JobUnderTest(
+                stack, root, name, {"job": {"checkpoint_interval_ms": 1_000}, **sections}
+            )
             job.prepare()
             job.submit()
             yield job
