@@ -33,7 +33,7 @@ from tests.support.streams.seeded import Message
 CLI = Path(sys.executable).with_name("liveprofile")
 COMMAND_TIMEOUT_S = 900
 # While a test does something else, its job idles. With the defaults, two tasks of each step and a
-# checkpoint every second, that takes half a core; with these, a tenth.
+# checkpoint every second, that takes half a core; with these, a sixth.
 QUIET = {
     "job": {"parallelism": 1, "buffer_timeout_ms": 50, "checkpoint_interval_ms": 10_000},
     "scoring": {"fetch_wait_ms": 200},
