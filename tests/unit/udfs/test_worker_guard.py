@@ -146,6 +146,17 @@ def test_nothing_is_suspended_while_worker_runs(processes: Callable[[str], Proce
     assert each.guard.is_running() and not each.is_suspended()
 
 
+def test_worker_that_outlives_its_taskmanager_is_killed(
+    processes: Callable[[str], Processes],
+) -> None:
+    each = processes("SIGCONT")
+    each.taskmanager.kill()
+    each.taskmanager.wait()
+    wait_until(lambda: each.worker.poll() is not None)
+    assert each.worker.returncode == -signal.SIGKILL
+    wait_until(lambda: not each.guard.is_running())
+
+
 def test_terminated_guard_leaves_no_taskmanager_suspended(
     processes: Callable[[str], Processes],
 ) -> None:
