@@ -1,6 +1,6 @@
 """The disk with the checkpoints is full.
 
-Load: steady. Fault: a file fills the file system of the checkpoints for 15 s, about 15 checkpoints.
+Load: steady. Fault: a file fills the file system of the checkpoints for 15 s, about 7 checkpoints.
 Must hold: the job runs on without a restart, `liveprofile status` warns, no event is lost or used
 twice, and every profile equals the reference's.
 Recovery: automatic with the first checkpoint after there is space.

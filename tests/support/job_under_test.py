@@ -39,7 +39,7 @@ QUIET = {
     "scoring": {"fetch_wait_ms": 200},
 }
 # For tests of faults, and of what several tasks might do differently.
-BUSY_JOB = {"parallelism": 2, "checkpoint_interval_ms": 3_000}
+BUSY_JOB = {"parallelism": 2, "checkpoint_interval_ms": 2_000}
 CHECKPOINT_AGAIN_S = 5.0  # after a trigger that a restart may have cancelled
 SOURCE_OFFSET = re.compile(r"KafkaSourceReader\.topic\.(.+)\.partition\.(\d+)\.currentOffset$")
 
