@@ -102,7 +102,12 @@ class JobUnderTest:
 
     def submit(self, *arguments: str) -> str:
         """Starts the job with `liveprofile submit`, waits until every task runs, returns its id."""
-        done = run_cli("submit", "--wait", "--json", "--config", self.config_file, *arguments)
+        try:
+            done = run_cli("submit", "--wait", "--json", "--config", self.config_file, *arguments)
+        except BaseException:
+            # It may run all the same, and would take the slots of later tests.
+            run_cli("cancel", "--config", self.config_file, ok=False)
+            raise
         self.id = json.loads(done.stdout)["job_id"]
         return self.id
 
