@@ -6,6 +6,7 @@ import re
 
 import pytest
 
+from jobs import profile_job
 from jobs.sql import tables
 from liveprofile.config import load
 
@@ -41,6 +42,12 @@ def test_partitions_are_aligned_by_the_setting_in_a_stream_only() -> None:
         tables.kafka_scoring_source("s", aligned, "events", 10),
     ):
         assert "alignment" not in ddl
+
+
+def test_setting_bounds_the_wait_of_a_fetch_of_scored_events_only() -> None:
+    made = profile_job.kafka_scoring_tables(load(scoring={"fetch_wait_ms": 123}))
+    assert "'properties.fetch.max.wait.ms' = '123'" in made.source
+    assert "'properties.fetch.max.wait.ms' = '500'" in made.labels
 
 
 def test_sink_writes_every_topic_that_the_job_sends_to() -> None:
