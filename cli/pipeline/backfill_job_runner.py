@@ -211,7 +211,7 @@ def _run_embedded(settings: Settings, arguments: list[str]) -> None:
         if TOPIC in arguments:  # the package apache-flink has no Kafka connector
             jars.require()
             launcher.link_jars(Path(folder))
-            environment["FLINK_LIB_DIR"] = folder
+            environment |= {"FLINK_HOME": str(launcher.pyflink_home()), "FLINK_LIB_DIR": folder}
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode:
         reason = rest.failure_reason(done.stderr) or "no error message"
