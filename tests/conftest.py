@@ -160,9 +160,7 @@ def new_job(
 
     def make(name: str, **sections: dict[str, Any]) -> JobUnderTest:
         unique = f"{name}_{session_id}_{next(_job_numbers)}"
-        for section, values in QUIET.items():
-            sections[section] = values | sections.get(section, {})
-        job = JobUnderTest(stack, tmp_path_factory.mktemp(name), unique, sections)
+        job = JobUnderTest(stack, tmp_path_factory.mktemp(name), unique, QUIET, sections)
         jobs.append(job)
         job.prepare()
         return job

@@ -70,11 +70,11 @@ class JobUnderTest:
     """The profile job with its configuration, topics, keyspace and producer.
 
     name: prefix of the topics, and name of the job, its consumer group and its keyspace.
-    sections: settings that override those of the stack.
+    sections: settings that override those of the stack, the last ones first.
     """
 
     def __init__(
-        self, stack: Stack, folder: Path, name: str, sections: Mapping[str, Mapping[str, Any]]
+        self, stack: Stack, folder: Path, name: str, *sections: Mapping[str, Mapping[str, Any]]
     ):
         self.stack = stack
         self.config_file = folder / "liveprofile.toml"
@@ -82,10 +82,10 @@ class JobUnderTest:
             "topics": TopicSettings.prefixed(name),
             "kafka": {"group_id": name},
             "cassandra": {"keyspace": name},
-            "job": {"name": name},
+            "job": {"name": name, "checkpoint_interval_ms": 1_000},
         }
         merged: dict[str, Any] = dict(stack.settings())
-        for part in (own, sections):
+        for part in (own, *sections):
             for section, values in part.items():
                 merged[section] = {**merged.get(section, {}), **values}
         self.config_file.write_text(to_toml(merged), encoding="utf-8")
@@ -142,26 +142,12 @@ class JobUnderTest:
     def wait_for_checkpoint(self, timeout_s: float) -> None:
         """Returns when a checkpoint that began after the call is complete."""
         called_ms = time.time() * 1_000
-        self._wait_for_checkpoint_until(
-            lambda: self.last_checkpoint_ms() > called_ms, "no checkpoint", timeout_s
+        self._wait_while(
+            lambda: int(self.last_checkpoint_ms() <= called_ms),
+            timeout_s,
+            "checkpoint missing",
+            triggers=True,
         )
-
-    def _wait_for_checkpoint_until(
-        self, done: Callable[[], bool], missing: str, timeout_s: float
-    ) -> None:
-        """Triggers checkpoints until `done`. A job that restarts takes none."""
-        started_s = time.monotonic()
-        trigger_s = started_s
-        while not done():
-            now_s = time.monotonic()
-            if now_s > started_s + timeout_s:
-                raise AssertionError(f"{missing} after {timeout_s:.0f} s, job {self.state()}")
-            if now_s >= trigger_s:
-                path, kind = f"/jobs/{self.id}/checkpoints", {"checkpointType": "CONFIGURED"}
-                with suppress(ServiceError):
-                    rest.request(self.rest_url, path, "POST", kind)
-                trigger_s = now_s + CHECKPOINT_AGAIN_S
-            time.sleep(0.2)
 
     def last_checkpoint_ms(self) -> int:
         """Returns when the last complete checkpoint began, 0 if there is none."""
@@ -232,9 +218,7 @@ class JobUnderTest:
 
     def wait_until_committed(self, timeout_s: float = 300.0) -> None:
         """Returns when the profile pipeline's consumer group has committed all records."""
-        self._wait_for_checkpoint_until(
-            lambda: not offsets.lag(self.settings), "records not committed", timeout_s
-        )
+        self._wait_while(lambda: offsets.lag(self.settings), timeout_s, triggers=True)
 
     def unread(self) -> int:
         """Counts the records that the job's sources have not read, per source."""
@@ -266,14 +250,27 @@ class JobUnderTest:
             if (match := SOURCE_OFFSET.search(name))
         }
 
-    def _wait_while(self, count_behind: Callable[[], int], timeout_s: float) -> None:
-        deadline_s = time.monotonic() + timeout_s
-        while records := count_behind():
-            if time.monotonic() > deadline_s:
+    def _wait_while(
+        self,
+        count: Callable[[], int],
+        timeout_s: float,
+        what: str = "records behind",
+        triggers: bool = False,
+    ) -> None:
+        """Waits for the count to be 0. triggers: of checkpoints; a job that restarts takes none."""
+        started_s = trigger_s = time.monotonic()
+        while number := count():
+            now_s = time.monotonic()
+            if now_s > started_s + timeout_s:
                 raise AssertionError(
-                    f"{records} records behind after {timeout_s:.0f} s, job {self.state()}:"
+                    f"{number} {what} after {timeout_s:.0f} s, job {self.state()}:"
                     f" {self.failure()[-2_000:]}"
                 )
+            if triggers and now_s >= trigger_s:
+                path, kind = f"/jobs/{self.id}/checkpoints", {"checkpointType": "CONFIGURED"}
+                with suppress(ServiceError):
+                    rest.request(self.rest_url, path, "POST", kind)
+                trigger_s = now_s + CHECKPOINT_AGAIN_S
             time.sleep(0.2)
 
     # --- results ------------------------------------------------------------------------------
@@ -295,9 +292,7 @@ def job_on_own_stack(
     with tempfile.TemporaryDirectory(prefix=f"liveprofile-{name}-") as folder:
         root = Path(folder)
         with Stack(root / "stack") as stack:
-            job = JobUnderTest(
-                stack, root, name, {"job": {"checkpoint_interval_ms": 1_000}, **sections}
-            )
+            job = JobUnderTest(stack, root, name, sections)
             job.prepare()
             job.submit()
             yield job
