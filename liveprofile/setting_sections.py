@@ -317,7 +317,7 @@ class ScoringSettings(Section):
         False, description="the topic holds history: event_time counts, however late it arrives"
     )
     fetch_wait_ms: int = Field(
-        10, ge=0, le=10_000, description="how long a broker may wait for more events of a fetch"
+        10, ge=1, le=10_000, description="how long a broker may wait for more events of a fetch"
     )
     score_ttl_s: int = Field(30 * 86_400, ge=1, le=MAX_TTL_S)
     drift_after_days: float = Field(
