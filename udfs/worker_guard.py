@@ -129,7 +129,10 @@ def listening_sockets() -> dict[int, int]:
 
 
 def guard(watched: Watched, notice_s: float, pauses_s: Sequence[float]) -> None:
-    """Waits for the worker's death, then ends the hang of its operator, if there is one."""
+    """Waits for the worker's death, then ends the hang of its operator, if there is one.
+
+    Kills the worker `notice_s` after the end of its TaskManager.
+    """
     left_s = notice_s  # of the worker's life without a TaskManager
     while os.getppid() == watched.worker_pid:
         if not Path(f"/proc/{watched.taskmanager_pid}").exists():
