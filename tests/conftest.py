@@ -85,6 +85,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WorkerGroupS
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
+    # An embedded job leaves this in the environment, and no child process could start a JVM.
+    os.environ.pop("PYFLINK_GATEWAY_DISABLED", None)
     if "PYTEST_XDIST_WORKER" in os.environ:  # tests share the machine
         levels = (marker.name for marker in item.iter_markers())
         wanted = min((NICE[level] for level in levels if level in NICE), default=LOW_PRIORITY_NICE)

@@ -70,10 +70,7 @@ def run_backfill(folder: Path, events: list[dict], labels: list[dict]) -> Backfi
         "--no-consents",
         "--json",
     ]
-    with pytest.MonkeyPatch.context() as patch:
-        # pyflink sets this where an embedded job has run: its functions must start no second JVM.
-        patch.delenv("PYFLINK_GATEWAY_DISABLED", raising=False)
-        result = CliRunner().invoke(app, arguments)
+    result = CliRunner().invoke(app, arguments)
     assert result.exit_code == 0, result.output
     return Backfill(folder, json.loads(result.stdout))
 
