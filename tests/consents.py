@@ -41,6 +41,7 @@ from tests.reference.validation import ValidEvent
 from tests.reference.windows import Classification, Record, classify, window_end_ms
 from tests.support.findings import Findings
 from tests.support.job_under_test import JobUnderTest, job_on_own_stack, run_cli
+from tests.support.progress import say
 from tests.support.streams.shop import START_MS, shop_events, to_message
 
 WINDOW = {"length_ms": 600_000, "out_of_orderness_ms": 10_000}
@@ -368,10 +369,6 @@ def run_consents(users: int, events: int, kills: int, seed: int) -> dict[str, An
         "examples": found.examples[:20],
         "audit": audit,
     }
-
-
-def say(line: str) -> None:
-    typer.echo(f"{datetime.now():%H:%M:%S} {line}", err=True)
 
 
 def main(

@@ -27,7 +27,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -56,6 +55,7 @@ from tests.support.markers import (
     records_with,
     rows_with,
 )
+from tests.support.progress import say
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS, shop_events, to_message
 from udfs.erasure_feed import read_erasures
@@ -239,10 +239,6 @@ def search_topics(
             for when, records in parts.items()
         }
     return found
-
-
-def say(line: str) -> None:
-    typer.echo(f"{datetime.now():%H:%M:%S} {line}", err=True)
 
 
 def run_erasures(

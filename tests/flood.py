@@ -26,6 +26,7 @@ from stack.local import Stack
 from tests.support.compare import compare_with_reference
 from tests.support.compare_scoring import assert_consistent, read_stored_scoring, sent_events
 from tests.support.job_under_test import JobUnderTest, job_on_own_stack
+from tests.support.progress import say
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS, shop_events, to_message
 
@@ -103,12 +104,15 @@ def run_flood(events: int) -> dict[str, Any]:
     with job_on_own_stack("flood", {"window": {"length_ms": WINDOW_MS}}) as job:
         started_s = time.monotonic()
         with peak_memory(job.stack) as peaks:
+            say(f"sending {events} events of one user, and {NORMAL_EVENTS} others")
             sent = job.send(messages(events))
             job.send_heartbeats(
                 closing_time_ms(START_MS + WINDOWS * WINDOW_MS, job.settings.window)
             )
+            say("waiting until the job has processed them")
             job.wait_until_caught_up(CATCH_UP_TIMEOUT_S)
         seconds = time.monotonic() - started_s
+        say("auditing, and comparing with the reference")
         audit_report, comparison = job.audit(), compare_with_reference(job.settings)
         state, restarts = job.state(), job.restarts()
         scored = check_scores(job)

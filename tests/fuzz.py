@@ -19,6 +19,7 @@ from liveprofile.kafka.records import read_topic
 from liveprofile.units import DAY_MS
 from tests.support.compare import compare_with_reference
 from tests.support.job_under_test import job_on_own_stack
+from tests.support.progress import say
 from tests.support.streams.seeded import Message, payload_variants, poison_messages
 
 CATCH_UP_TIMEOUT_S = 1_200.0
@@ -33,9 +34,12 @@ def random_records(count: int, seed: int) -> list[Message]:
 
 def run_fuzz(records: int, seed: int) -> dict[str, Any]:
     with job_on_own_stack("fuzz") as job:
+        say(f"sending {records} records")
         job.send(random_records(records, seed))
         job.send_heartbeats(END_MS)
+        say("waiting until the job has processed them")
         job.wait_until_caught_up(CATCH_UP_TIMEOUT_S)
+        say("auditing, and comparing with the reference")
         audit_report, comparison = job.audit(), compare_with_reference(job.settings)
         state, restarts = job.state(), job.restarts()
         reasons = Counter(

@@ -19,6 +19,7 @@ import typer
 from tests.faults.jobs.loaded_job import WINDOW, open_loaded_job
 from tests.support import summary
 from tests.support.job_under_test import job_on_own_stack
+from tests.support.progress import say
 
 
 def run_kills(times: int, minutes: float = math.inf) -> dict[str, Any]:
@@ -37,7 +38,7 @@ def run_kills(times: int, minutes: float = math.inf) -> dict[str, Any]:
                 with loaded_job.recovery(f"kill {kills} of {times}"):
                     unnoticed += not loaded_job.kill_worker()
                 dropped += job.late_records_dropped()
-                typer.echo(summary.LINES[-1], err=True)
+                say(summary.LINES[-1])
         loaded_job.check()
         dropped += job.late_records_dropped()
         audit_report = job.audit()

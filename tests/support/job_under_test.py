@@ -28,6 +28,7 @@ from liveprofile.setting_sections import TopicSettings
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
 from stack.local import Stack, to_toml
+from tests.support.progress import say
 from tests.support.streams.seeded import Message
 
 CLI = Path(sys.executable).with_name("liveprofile")
@@ -291,8 +292,10 @@ def job_on_own_stack(
     """Yields a running job on a stack that is started for it, and removed at the end."""
     with tempfile.TemporaryDirectory(prefix=f"liveprofile-{name}-") as folder:
         root = Path(folder)
+        say("starting Kafka, Cassandra and Flink")
         with Stack(root / "stack") as stack:
             job = JobUnderTest(stack, root, name, sections)
             job.prepare()
+            say("submitting the job")
             job.submit()
             yield job
