@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 
 import pytest
 
 from tests.faults.jobs.loaded_job import WINDOW, LoadedJob, open_loaded_job
+from tests.faults.monitoring.alerts import Fires, fires
 from tests.support.job_under_test import BUSY_JOB, JobUnderTest
 
 
@@ -22,3 +24,9 @@ def loaded_job(new_job: Callable[..., JobUnderTest]) -> Iterator[LoadedJob]:
     job.submit()
     with open_loaded_job(job) as loaded_job:
         yield loaded_job
+
+
+@pytest.fixture(name="fires")
+def fires_(tmp_path: Path) -> Fires:
+    """Checks that a fault raises its alert."""
+    return partial(fires, tmp_path)

@@ -13,14 +13,21 @@ import pytest
 
 from stack.local import Stack
 from tests.faults.jobs.loaded_job import LoadedJob
+from tests.faults.monitoring.alerts import Fires
 
 pytestmark = pytest.mark.faults
 
 DOWN_S = 20
 
 
-def test_job_recovers_when_broker_was_down(loaded_job: LoadedJob, stack: Stack) -> None:
-    with loaded_job.load(), loaded_job.recovery("broker down for 20 s"):
+def test_job_recovers_when_broker_was_down(
+    loaded_job: LoadedJob, stack: Stack, fires: Fires
+) -> None:
+    with (
+        loaded_job.load(),
+        fires(loaded_job.job, "LiveprofileJobRestarted"),
+        loaded_job.recovery("broker down for 20 s"),
+    ):
         stack.kafka.kill()
         time.sleep(DOWN_S)
         stack.kafka.start()

@@ -12,6 +12,7 @@ import pytest
 
 from stack.local import Stack
 from tests.faults.jobs.loaded_job import LoadedJob
+from tests.faults.monitoring.alerts import Fires
 
 pytestmark = pytest.mark.faults
 
@@ -19,8 +20,14 @@ DOWN_S = 30
 SLOW_S, PAUSE_S = 10, 0.5
 
 
-def test_job_recovers_when_cassandra_was_down(loaded_job: LoadedJob, stack: Stack) -> None:
-    with loaded_job.load(), loaded_job.recovery("Cassandra down for 30 s"):
+def test_job_recovers_when_cassandra_was_down(
+    loaded_job: LoadedJob, stack: Stack, fires: Fires
+) -> None:
+    with (
+        loaded_job.load(),
+        fires(loaded_job.job, "LiveprofileJobRestarted"),
+        loaded_job.recovery("Cassandra down for 30 s"),
+    ):
         stack.cassandra.kill()
         time.sleep(DOWN_S)
         stack.cassandra.start()

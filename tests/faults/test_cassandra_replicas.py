@@ -19,6 +19,7 @@ from cassandra.policies import WhiteListRoundRobinPolicy
 from stack.cassandra import CassandraNode
 from stack.state import StackState
 from tests.faults.jobs.loaded_job import WINDOW, LoadedJob, open_loaded_job
+from tests.faults.monitoring.alerts import Fires
 from tests.support.job_under_test import JobUnderTest
 
 pytestmark = pytest.mark.faults
@@ -104,13 +105,16 @@ def replicated_job(
 
 
 def test_killed_replica_causes_no_restart(
-    replicated_job: LoadedJob, nodes: Sequence[CassandraNode]
+    replicated_job: LoadedJob, nodes: Sequence[CassandraNode], fires: Fires
 ) -> None:
     restarts = replicated_job.job.restarts()
     cluster = replicated_job.session.cluster
     assert {host.address for host in cluster.metadata.all_hosts()} == {node.host for node in nodes}
     with replicated_job.load():
-        with replicated_job.recovery("one of three Cassandra nodes killed"):
+        with (
+            fires(replicated_job.job, "LiveprofileCassandraNodeDown"),
+            replicated_job.recovery("one of three Cassandra nodes killed"),
+        ):
             nodes[1].kill()
         time.sleep(DOWN_S)
         nodes[1].start()

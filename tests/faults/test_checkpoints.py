@@ -14,6 +14,7 @@ import pytest
 
 from liveprofile.flink import rest
 from tests.faults.jobs.loaded_job import LoadedJob
+from tests.faults.monitoring.alerts import Fires
 from tests.support.job_under_test import run_cli
 
 pytestmark = pytest.mark.faults
@@ -21,10 +22,10 @@ pytestmark = pytest.mark.faults
 BROKEN_S = 15
 
 
-def test_job_runs_on_when_no_checkpoint_can_be_written(loaded_job: LoadedJob) -> None:
+def test_job_runs_on_when_no_checkpoint_can_be_written(loaded_job: LoadedJob, fires: Fires) -> None:
     job = loaded_job.job
     restarts = job.restarts()
-    with loaded_job.load():
+    with loaded_job.load(), fires(job, "LiveprofileCheckpointFailed"):
         latest = rest.request(job.rest_url, f"/jobs/{job.id}/checkpoints")["latest"]["completed"]
         folder = Path(urlparse(latest["external_path"]).path).parent
         moved = folder.with_name(f"{folder.name}-moved")

@@ -21,6 +21,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.jobs.loaded_job import WINDOW, LoadedJob, open_loaded_job
+from tests.faults.monitoring.alerts import Fires
 from tests.support.job_under_test import BUSY_JOB, JobUnderTest, run_cli
 
 pytestmark = pytest.mark.faults
@@ -79,11 +80,17 @@ def full(disk: Path) -> Iterator[Callable[[], None]]:
         filler.unlink()
 
 
-def test_job_runs_on_when_the_disk_is_full(job_on_disk: LoadedJob, disk: Path) -> None:
+def test_job_runs_on_when_the_disk_is_full(
+    job_on_disk: LoadedJob, disk: Path, fires: Fires
+) -> None:
     job = job_on_disk.job
     restarts = job.restarts()
     with job_on_disk.load():
-        with full(disk) as fill, job_on_disk.recovery(f"checkpoints' disk full for {FULL_S} s"):
+        with (
+            fires(job, "LiveprofileCheckpointFailed"),
+            full(disk) as fill,
+            job_on_disk.recovery(f"checkpoints' disk full for {FULL_S} s"),
+        ):
             end_s = time.monotonic() + FULL_S
             while time.monotonic() < end_s:
                 fill()

@@ -22,6 +22,7 @@ from stack.cluster import JobManager, TaskManager
 from stack.process import Service, is_listening
 from stack.state import LOOPBACK, StackState
 from tests.faults.jobs.loaded_job import RECOVERY_TIMEOUT_S, WINDOW, LoadedJob, open_loaded_job
+from tests.faults.monitoring.alerts import Fires
 from tests.support.job_under_test import JobUnderTest
 
 pytestmark = pytest.mark.faults
@@ -116,10 +117,16 @@ def restored_checkpoints(job: JobUnderTest) -> int:
         return 0  # the JobManager has not found the job yet
 
 
-def test_job_recovers_when_jobmanager_is_killed(available_job: LoadedJob, cluster: Cluster) -> None:
+def test_job_recovers_when_jobmanager_is_killed(
+    available_job: LoadedJob, cluster: Cluster, fires: Fires
+) -> None:
     job = available_job.job
     assert restored_checkpoints(job) == 0
-    with available_job.load(), available_job.recovery("JobManager killed, high availability"):
+    with (
+        available_job.load(),
+        fires(job, "LiveprofileSourceDown"),
+        available_job.recovery("JobManager killed, high availability"),
+    ):
         cluster.jobmanager.kill()
         cluster.jobmanager.start()
         wait_until_restored(job)

@@ -16,6 +16,7 @@ import pytest
 
 from liveprofile.flink.rest import wait_until_running
 from tests.faults.jobs.loaded_job import WINDOW, LoadedJob, open_loaded_job
+from tests.faults.monitoring.alerts import Fires
 from tests.support.job_under_test import JobUnderTest
 
 pytestmark = pytest.mark.faults
@@ -40,10 +41,14 @@ def loaded_job(new_job: Callable[..., JobUnderTest], faults_folder: Path) -> Ite
 
 @pytest.mark.parametrize("fault", ["source", "model", "write"])
 def test_job_recovers_when_operator_fails_once(
-    fault: str, loaded_job: LoadedJob, faults_folder: Path
+    fault: str, loaded_job: LoadedJob, faults_folder: Path, fires: Fires
 ) -> None:
     restarts = loaded_job.job.restarts()
-    with loaded_job.load(), loaded_job.recovery(f"{fault} fails"):
+    with (
+        loaded_job.load(),
+        fires(loaded_job.job, "LiveprofileJobRestarted"),
+        loaded_job.recovery(f"{fault} fails"),
+    ):
         (faults_folder / fault).touch()
         while (faults_folder / fault).exists():
             time.sleep(0.05)

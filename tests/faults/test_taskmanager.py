@@ -16,6 +16,7 @@ from stack.cluster import TaskManager
 from stack.local import Stack
 from stack.state import StackState
 from tests.faults.jobs.loaded_job import RECOVERY_TIMEOUT_S, LoadedJob
+from tests.faults.monitoring.alerts import Fires
 
 pytestmark = pytest.mark.faults
 
@@ -41,9 +42,15 @@ def wait_until_restarted(loaded_job: LoadedJob, restarts: int) -> None:
     rest.wait_until_running(job.rest_url, str(job.id), RECOVERY_TIMEOUT_S)
 
 
-def test_job_recovers_when_taskmanager_is_killed(loaded_job: LoadedJob, stack: Stack) -> None:
+def test_job_recovers_when_taskmanager_is_killed(
+    loaded_job: LoadedJob, stack: Stack, fires: Fires
+) -> None:
     restarts = loaded_job.job.restarts()
-    with loaded_job.load(), loaded_job.recovery("TaskManager killed"):
+    with (
+        loaded_job.load(),
+        fires(loaded_job.job, "LiveprofileJobRestarted"),
+        loaded_job.recovery("TaskManager killed"),
+    ):
         stack.taskmanager.kill()
         stack.taskmanager.start()
     assert loaded_job.job.restarts() > restarts
@@ -51,10 +58,14 @@ def test_job_recovers_when_taskmanager_is_killed(loaded_job: LoadedJob, stack: S
 
 
 def test_job_moves_to_the_other_taskmanager(
-    loaded_job: LoadedJob, stack: Stack, second_taskmanager: TaskManager
+    loaded_job: LoadedJob, stack: Stack, second_taskmanager: TaskManager, fires: Fires
 ) -> None:
     restarts = loaded_job.job.restarts()
-    with loaded_job.load(), loaded_job.recovery("one of two TaskManagers killed"):
+    with (
+        loaded_job.load(),
+        fires(loaded_job.job, "LiveprofileJobRestarted"),
+        loaded_job.recovery("one of two TaskManagers killed"),
+    ):
         stack.taskmanager.kill()
         wait_until_restarted(loaded_job, restarts)
         assert not stack.taskmanager.alive() and second_taskmanager.workers()

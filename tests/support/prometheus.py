@@ -66,6 +66,12 @@ class Prometheus:
         """`values` once there are any: a source that answers late has none for a while."""
         return until(lambda: self.values(query))
 
+    def first_time_s(self, query: str, since_s: float) -> float | None:
+        """When the query first had a value, in seconds of the epoch; None if it had none yet."""
+        range_ = {"start": str(since_s), "end": str(time.time()), "step": "1s"}
+        found = (self.ask("query_range", query=query, **range_) or {"result": []})["result"]
+        return min((series["values"][0][0] for series in found), default=None)
+
     def rules(self) -> list[dict[str, Any]]:
         groups = (self.ask("rules") or {"groups": []})["groups"]
         return [rule for group in groups for rule in group["rules"]]
@@ -77,14 +83,16 @@ def firing(rules: Iterable[Mapping[str, Any]]) -> set[str]:
 
 
 @contextmanager
-def prometheus(folder: Path, target: str, **scraping: Mapping[str, Any]) -> Iterator[Prometheus]:
-    """Scrapes HOST:PORT and evaluates the alert rules every second while the block runs.
+def prometheus(
+    folder: Path, target: str, interval: str = "1s", **scraping: Mapping[str, Any]
+) -> Iterator[Prometheus]:
+    """Scrapes HOST:PORT and evaluates the alert rules in this interval while the block runs.
 
     scraping: more settings of the scrape, such as `authorization`.
     """
     address = f"127.0.0.1:{free_ports(1)[0]}"
     configuration = {
-        "global": {"scrape_interval": "1s", "evaluation_interval": "1s"},
+        "global": {"scrape_interval": interval, "evaluation_interval": interval},
         "rule_files": [str(ALERTS)],
         "scrape_configs": [
             {"job_name": "liveprofile", "static_configs": [{"targets": [target]}], **scraping}

@@ -1,0 +1,46 @@
+"""Checks that a fault raises its alert, by a Prometheus that scrapes `liveprofile metrics`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+from tests.support import summary
+from tests.support.api_server import api_server
+from tests.support.job_under_test import JobUnderTest
+from tests.support.paths import PROMETHEUS
+from tests.support.prometheus import prometheus, until
+
+INTERVAL = "5s"  # of scrapes and evaluations, as in monitoring/prometheus/prometheus.yaml
+# On a quiet machine an alert fires within 60 s of its fault, which the summary shows.
+TIMEOUT_S = 180.0
+
+# The fixture `fires`: of this job this alert fires.
+Fires = Callable[[JobUnderTest, str], AbstractContextManager[None]]
+
+
+@contextmanager
+def fires(folder: Path, job: JobUnderTest, alert: str) -> Iterator[None]:
+    """Raises AssertionError unless the alert fires. The block begins with the fault.
+
+    The summary says how long after the fault the alert fires. folder: for Prometheus, whose memory
+    of earlier faults ends with each call.
+    """
+    if not PROMETHEUS.is_file():
+        summary.LINES.append(f"{PROMETHEUS} is missing: {alert} is not checked (`make test`)")
+        yield
+        return
+    firing = f'ALERTS{{alertname="{alert}",alertstate="firing"}}'
+    with (
+        api_server(job.config_file, "metrics") as url,
+        prometheus(folder, url.split("/")[2], INTERVAL) as server,
+    ):
+        # An increase needs a sample before it.
+        until(lambda: server.values("count_over_time(liveprofile_job_running[1m]) > 1"), TIMEOUT_S)
+        assert not server.values(firing), f"{alert} fires before the fault"
+        fault_s = time.time()
+        yield
+        fired_s = until(lambda: server.first_time_s(firing, fault_s), TIMEOUT_S)
+        summary.LINES.append(f"alert {alert}: fires {fired_s - fault_s:.0f} s after the fault")
