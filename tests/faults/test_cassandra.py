@@ -1,7 +1,7 @@
 """The only Cassandra node is down, or slow.
 
 Load: steady, an hour of events a minute, so that drift of each hour is decided meanwhile. Faults:
-kill -9 and restart after 30 s; paused for half a second in every second.
+kill -9 and restart after 30 s and when the alert fires; paused for half a second in every second.
 Must hold: no write is lost or acknowledged too early, every profile equals the reference's.
 Recovery: automatic. A slow node causes no restart; test_paused_services.py pauses it for longer.
 """
@@ -25,11 +25,12 @@ def test_job_recovers_when_cassandra_was_down(
 ) -> None:
     with (
         loaded_job.load(),
-        fires(loaded_job.job, "LiveprofileJobRestarted"),
-        loaded_job.recovery("Cassandra down for 30 s"),
+        fires(loaded_job.job, "LiveprofileSourceDown") as wait_for_alert,
+        loaded_job.recovery("Cassandra down until its alert fires"),
     ):
         stack.cassandra.kill()
         time.sleep(DOWN_S)
+        wait_for_alert()
         stack.cassandra.start()
     loaded_job.check()
 

@@ -17,12 +17,12 @@ INTERVAL = "5s"  # of scrapes and evaluations, as in monitoring/prometheus/prome
 # On a quiet machine an alert fires within 60 s of its fault, which the summary shows.
 TIMEOUT_S = 180.0
 
-# The fixture `fires`: of this job this alert fires.
-Fires = Callable[[JobUnderTest, str], AbstractContextManager[None]]
+# The fixture `fires`: of this job this alert fires. The block gets a function that waits for it.
+Fires = Callable[[JobUnderTest, str], AbstractContextManager[Callable[[], object]]]
 
 
 @contextmanager
-def fires(folder: Path, job: JobUnderTest, alert: str) -> Iterator[None]:
+def fires(folder: Path, job: JobUnderTest, alert: str) -> Iterator[Callable[[], object]]:
     """Raises AssertionError unless the alert fires. The block begins with the fault.
 
     The summary says how long after the fault the alert fires. folder: for Prometheus, whose memory
@@ -30,7 +30,7 @@ def fires(folder: Path, job: JobUnderTest, alert: str) -> Iterator[None]:
     """
     if not PROMETHEUS.is_file():
         summary.LINES.append(f"{PROMETHEUS} is missing: {alert} is not checked (`make test`)")
-        yield
+        yield lambda: None
         return
     firing = f'ALERTS{{alertname="{alert}",alertstate="firing"}}'
     with (
@@ -41,6 +41,9 @@ def fires(folder: Path, job: JobUnderTest, alert: str) -> Iterator[None]:
         until(lambda: server.values("count_over_time(liveprofile_job_running[1m]) > 1"), TIMEOUT_S)
         assert not server.values(firing), f"{alert} fires before the fault"
         fault_s = time.time()
-        yield
-        fired_s = until(lambda: server.first_time_s(firing, fault_s), TIMEOUT_S)
-        summary.LINES.append(f"alert {alert}: fires {fired_s - fault_s:.0f} s after the fault")
+
+        def wait() -> float:
+            return until(lambda: server.first_time_s(firing, fault_s), TIMEOUT_S)
+
+        yield wait
+        summary.LINES.append(f"alert {alert}: fires {wait() - fault_s:.0f} s after the fault")

@@ -113,7 +113,7 @@ def documented_faults() -> dict[str, set[str]]:
 def test_each_fault_that_interrupts_the_job_has_an_alert_that_is_tested() -> None:
     tests = {test["name"]: test for test in yaml.safe_load(FAULT_TESTS.read_text("utf-8"))["tests"]}
     faults = documented_faults()
-    assert faults["broker killed, back after 20 s"] == {"LiveprofileJobRestarted"}
+    assert faults["broker killed, back when its alert fires"] == {"LiveprofileSourceDown"}
     # Kills again and again are those of a Python worker.
     repeated = "kills of Python workers with late events, again and again"
     assert faults.pop(repeated) == faults["Python worker killed; with the changelog"]
