@@ -34,11 +34,13 @@ os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCache
 
 SLOTS = 4
 CASSANDRA_HEAP_MB = 512
-# Folder -> the group of tests that one worker runs. Each worker with jobs has a stack of its own.
-# An embedded Flink forbids its process, and those that it starts, to start a second one.
+# Folder of tests/ -> the group of tests that one worker runs. Each worker with jobs has a stack of
+# its own. The two groups with a stack take about the same time.
 WORKER_GROUPS = {
     "faults": "faults",
     "services": "services",
+    "services/risk": "faults",
+    "services/storage": "faults",
     "browser": "services",
     "pipeline": "pipeline",
 }
@@ -73,10 +75,14 @@ class WorkerGroupScheduling(LoadScopeScheduling):
     """
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.partition("::")[0]
-        return next(
-            (WORKER_GROUPS[part] for part in Path(file).parts if part in WORKER_GROUPS), file
-        )
+        return worker_group(nodeid.partition("::")[0])
+
+
+def worker_group(file: str) -> str:
+    """The group of the deepest folder that has one, else the file itself."""
+    folder = Path(file).parent.relative_to("tests")
+    groups = (WORKER_GROUPS.get(each.as_posix()) for each in (folder, *folder.parents))
+    return next(filter(None, groups), file)
 
 
 @pytest.hookimpl(optionalhook=True)

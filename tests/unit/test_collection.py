@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from tests.conftest import pytest_collection_modifyitems
+from tests.conftest import pytest_collection_modifyitems, worker_group
 
 
 def item(name: str, folder: str = "unit") -> SimpleNamespace:
@@ -24,3 +24,10 @@ def test_browser_tests_are_last() -> None:
     items = [item("a", "browser"), item("b"), item("c")]
     pytest_collection_modifyitems(items)
     assert [each.nodeid for each in items] == ["b", "c", "a"]
+
+
+def test_worker_group_is_that_of_the_deepest_folder() -> None:
+    assert worker_group("tests/unit/a/test_b.py") == "tests/unit/a/test_b.py"
+    assert worker_group("tests/services/test_a.py") == "services"
+    assert worker_group("tests/services/marketing/test_a.py") == "services"
+    assert worker_group("tests/services/storage/deep/test_a.py") == "faults"
