@@ -14,7 +14,7 @@ import httpx
 
 from tests.support.paths import ROOT
 
-STOP_S = 20
+STOP_S = 60
 READY_TIMEOUT_S = 180
 
 
