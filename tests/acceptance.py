@@ -10,7 +10,6 @@ if the audit accounts for every record and all stored and sent data equals the r
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,9 +18,9 @@ import orjson
 import typer
 
 from liveprofile.ingest.replay import closing_time_ms, open_source
-from stack.local import Stack
 from tests.support.compare import compare_with_reference
-from tests.support.job_under_test import JobUnderTest
+from tests.support.job_under_test import job_on_own_stack
+from tests.support.progress import say
 from tests.support.streams.seeded import with_faults
 
 CATCH_UP_TIMEOUT_S = 1_200.0
@@ -33,33 +32,20 @@ def read_events(source: Path, mapping: Path, limit: int | None) -> Iterator[dict
         yield from map(orjson.loads, translator.translate(batch).values)
 
 
-def log(text: str) -> None:
-    typer.echo(f"acceptance: {text}", err=True)
-
-
 def run_acceptance(
-    source: Path, mapping: Path, limit: int | None, window: dict[str, int], seed: int, root: Path
+    source: Path, mapping: Path, limit: int | None, window: dict[str, int], seed: int
 ) -> dict[str, Any]:
     originals = list(read_events(source, mapping, limit))
     stream = with_faults(originals, seed)
-    log(f"{len(stream.messages)} records, {stream.injected} of them injected")
-    stack = Stack(root / "stack")
-    try:
-        stack.start()
-        job = JobUnderTest(stack, root, "acceptance", {"window": window})
-        job.prepare()
-        job.submit()
-        log("sending")
+    say(f"{len(stream.messages)} records, {stream.injected} of them injected")
+    with job_on_own_stack("acceptance", {"window": window}) as job:
+        say("sending")
         job.send(stream.messages)
         job.send_heartbeats(closing_time_ms(originals[-1]["event_time"], job.settings.window))
-        log("waiting for the job")
+        say("waiting for the job")
         job.wait_until_caught_up(CATCH_UP_TIMEOUT_S)
-        log("audit")
-        audit_report = job.audit()
-        log("comparing with the reference")
-        comparison = compare_with_reference(job.settings)
-    finally:
-        stack.stop()
+        say("auditing, and comparing with the reference")
+        audit_report, comparison = job.audit(), compare_with_reference(job.settings)
     return {
         "ok": bool(audit_report["ok"] and comparison.ok),
         "injected": {
@@ -83,9 +69,8 @@ def main(
     seed: int = 1,
 ) -> None:
     """Runs real data with injected faults through the stack. Prints one line of JSON."""
-    with tempfile.TemporaryDirectory(prefix="liveprofile-acceptance-") as root:
-        window = {"length_ms": window_ms, "stagger_ms": stagger_ms}
-        result = run_acceptance(source, mapping, limit, window, seed, Path(root))
+    window = {"length_ms": window_ms, "stagger_ms": stagger_ms}
+    result = run_acceptance(source, mapping, limit, window, seed)
     typer.echo(json.dumps(result))
     raise typer.Exit(0 if result["ok"] else 1)
 

@@ -23,9 +23,9 @@ import typer
 from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.storage.connection import open_session
 from stack.local import Stack
-from tests.support.compare import compare_with_reference
 from tests.support.compare_scoring import assert_consistent, read_stored_scoring, sent_events
 from tests.support.job_under_test import JobUnderTest, job_on_own_stack
+from tests.support.outcome import end_job
 from tests.support.progress import say
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS, shop_events, to_message
@@ -112,32 +112,24 @@ def run_flood(events: int) -> dict[str, Any]:
             say("waiting until the job has processed them")
             job.wait_until_caught_up(CATCH_UP_TIMEOUT_S)
         seconds = time.monotonic() - started_s
-        state, restarts = job.state(), job.restarts()
-        job.cancel()  # an idle job takes the CPU time that the comparison needs
-        say("auditing, and comparing with the reference")
-        audit_report, comparison = job.audit(), compare_with_reference(job.settings)
+        outcome = end_job(job)
         scored = check_scores(job)
     is_bounded = peaks["taskmanager"] < MEMORY_MB
     return {
-        "ok": bool(
-            audit_report["ok"]
-            and comparison.ok
-            and comparison.job == comparison.reference
-            and state == "RUNNING"
-            and not restarts
-            and is_bounded
+        "ok": (
+            outcome.ok and outcome.comparison.job == outcome.comparison.reference and is_bounded
         ),
         "events": events,
         "normal_events": NORMAL_EVENTS,
         "normal_users": NORMAL_USERS,
         "events_per_s": round(sent / seconds),
         "seconds": round(seconds),
-        "restarts": restarts,
+        "restarts": outcome.restarts,
         "scored": scored,
         "peak_memory_mb": {name: round(peak) for name, peak in peaks.items()},
         "memory_limit_mb": {"taskmanager": MEMORY_MB},
-        "audit": audit_report,
-        "comparison": comparison.as_json(),
+        "audit": outcome.audit,
+        "comparison": outcome.comparison.as_json(),
     }
 
 

@@ -17,8 +17,8 @@ import typer
 
 from liveprofile.kafka.records import read_topic
 from liveprofile.units import DAY_MS
-from tests.support.compare import compare_with_reference
 from tests.support.job_under_test import job_on_own_stack
+from tests.support.outcome import end_job
 from tests.support.progress import say
 from tests.support.streams.seeded import Message, payload_variants, poison_messages
 
@@ -39,21 +39,18 @@ def run_fuzz(records: int, seed: int) -> dict[str, Any]:
         job.send_heartbeats(END_MS)
         say("waiting until the job has processed them")
         job.wait_until_caught_up(CATCH_UP_TIMEOUT_S)
-        state, restarts = job.state(), job.restarts()
-        job.cancel()  # an idle job takes the CPU time that the comparison needs
-        say("auditing, and comparing with the reference")
-        audit_report, comparison = job.audit(), compare_with_reference(job.settings)
+        outcome = end_job(job)
         reasons = Counter(
             record.headers["reason"].decode()
             for record in read_topic(job.settings, job.settings.topics.rejected)
         )
     return {
-        "ok": bool(audit_report["ok"] and comparison.ok and state == "RUNNING" and not restarts),
+        "ok": outcome.ok,
         "records": records,
-        "restarts": restarts,
+        "restarts": outcome.restarts,
         "reasons": dict(reasons.most_common()),
-        "audit": audit_report,
-        "comparison": comparison.as_json(),
+        "audit": outcome.audit,
+        "comparison": outcome.comparison.as_json(),
     }
 
 
