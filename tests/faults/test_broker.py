@@ -7,13 +7,12 @@ sent.
 Recovery: automatic once the broker is up.
 """
 
-import time
-
 import pytest
 
 from stack.local import Stack
 from tests.faults.jobs.loaded_job import LoadedJob
 from tests.faults.monitoring.alerts import Fires
+from tests.faults.outage import check_outage
 
 pytestmark = pytest.mark.faults
 
@@ -23,13 +22,4 @@ DOWN_S = 20
 def test_job_recovers_when_broker_was_down(
     loaded_job: LoadedJob, stack: Stack, fires: Fires
 ) -> None:
-    with (
-        loaded_job.load(),
-        fires(loaded_job.job, "LiveprofileSourceDown") as wait_for_alert,
-        loaded_job.recovery("broker down until its alert fires"),
-    ):
-        stack.kafka.kill()
-        time.sleep(DOWN_S)
-        wait_for_alert()
-        stack.kafka.start()
-    loaded_job.check()
+    check_outage(loaded_job, stack.kafka, fires, DOWN_S)

@@ -13,6 +13,7 @@ import pytest
 from stack.local import Stack
 from tests.faults.jobs.loaded_job import LoadedJob
 from tests.faults.monitoring.alerts import Fires
+from tests.faults.outage import check_outage
 
 pytestmark = pytest.mark.faults
 
@@ -23,16 +24,7 @@ SLOW_S, PAUSE_S = 10, 0.5
 def test_job_recovers_when_cassandra_was_down(
     loaded_job: LoadedJob, stack: Stack, fires: Fires
 ) -> None:
-    with (
-        loaded_job.load(),
-        fires(loaded_job.job, "LiveprofileSourceDown") as wait_for_alert,
-        loaded_job.recovery("Cassandra down until its alert fires"),
-    ):
-        stack.cassandra.kill()
-        time.sleep(DOWN_S)
-        wait_for_alert()
-        stack.cassandra.start()
-    loaded_job.check()
+    check_outage(loaded_job, stack.cassandra, fires, DOWN_S)
 
 
 def test_slow_cassandra_causes_no_restart(loaded_job: LoadedJob, stack: Stack) -> None:
