@@ -35,7 +35,7 @@ os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCache
 SLOTS = 4
 CASSANDRA_HEAP_MB = 512
 # Folder of tests/ -> the group of tests that one worker runs. Each worker with jobs has a stack of
-# its own. The two groups with a stack take about the same time.
+# its own. Two folders of services are with the faults, so that neither group takes much longer.
 WORKER_GROUPS = {
     "faults": "faults",
     "services": "services",
