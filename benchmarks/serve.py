@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -28,15 +28,7 @@ import uvloop
 from benchmarks.latency import quantiles, send_on_schedule
 from benchmarks.load.workload import EventSender, Workload
 from benchmarks.support import runs
-from benchmarks.support.command_line import (
-    BENCH_ROOT,
-    USERS,
-    CommitLog,
-    JobSettings,
-    Root,
-    parse_job_settings,
-    report_on_stack,
-)
+from benchmarks.support.command_line import BENCH_ROOT, USERS, CommitLog, Root, report_on_stack
 from benchmarks.support.meter import Meter
 from liveprofile.errors import ServiceError
 from liveprofile.resources import ROOT
@@ -188,23 +180,19 @@ def serve(
     background: Annotated[float, typer.Option(min=0, help="Events per second for the job.")] = 1000,
     warm_up: Annotated[float, typer.Option(min=1, help="Unmeasured seconds per load.")] = 60,
     seconds: Annotated[float, typer.Option(min=5, help="Measured seconds per load.")] = 60,
-    set_: JobSettings = (),
     job_nice: Annotated[
         int, typer.Option(min=0, max=19, help="Niceness of the TaskManager and its workers.")
     ] = 0,
     commit_log: CommitLog = "periodic",
 ) -> None:
     """Measure the read API's answers at this load and at half of it, while the job runs."""
-    overrides = parse_job_settings(set_)
     # Events for both loads, and for what starts in between.
     workload = Workload.of(max(1_000, round(background * (2 * (warm_up + seconds) + 120))), USERS)
 
     def measure_loads(stack: Stack) -> dict[str, Any]:
         _set_niceness(stack.taskmanager.pid, job_nice)
-        loads = serve_loads(
-            stack, workload, overrides, background, single, batches, warm_up, seconds
-        )
-        return {"set": overrides, "job_nice": job_nice, "runs": loads}
+        loads = serve_loads(stack, workload, background, single, batches, warm_up, seconds)
+        return {"job_nice": job_nice, "runs": loads}
 
     report_on_stack("serve", root, commit_log, workload, measure_loads)
 
@@ -218,7 +206,6 @@ def _set_niceness(pid: int, niceness: int) -> None:
 def serve_loads(
     stack: Stack,
     workload: Workload,
-    overrides: Mapping[str, Mapping[str, Any]],
     background_per_s: float,
     single_per_s: float,
     batches_per_s: float,
@@ -226,7 +213,7 @@ def serve_loads(
     seconds: float,
 ) -> list[dict[str, Any]]:
     """Measures at these rates and at half of them, each after `warm_up_s` of the same load."""
-    with runs.running_job(stack, "both-pipelines", "serve", workload, overrides) as job:
+    with runs.running_job(stack, "both-pipelines", "serve", workload) as job:
         _, numbers = workload.warm_up().times_and_users()
         users = [f"u{number:07d}" for number in np.unique(numbers).tolist()]
         with (

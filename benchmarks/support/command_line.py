@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import tomllib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -35,26 +34,9 @@ CommitLog = Annotated[
         " needs to lose no acknowledged write."
     ),
 ]
-JobSettings = Annotated[
-    list[str],
-    typer.Option(
-        "--set", metavar="SECTION.KEY=VALUE", help="A setting of the job, as TOML; repeatable."
-    ),
-]
 Samples = Annotated[int, typer.Option(min=10, help="Number of profiles to measure latency on.")]
 
 BENCH_ROOT = STACK_FOLDER / "bench"
-
-
-def parse_job_settings(assignments: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Values of the option --set by section. Raises typer.BadParameter."""
-    try:
-        settings = tomllib.loads("\n".join(assignments))
-    except tomllib.TOMLDecodeError as error:
-        raise typer.BadParameter(str(error), param_hint="--set") from None
-    if without_section := [key for key, value in settings.items() if not isinstance(value, dict)]:
-        raise typer.BadParameter(f"no section: {without_section[0]}", param_hint="--set")
-    return settings
 
 
 def report(name: str, workload: Workload | None, measure: Callable[[], dict[str, Any]]) -> None:
