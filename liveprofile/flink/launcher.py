@@ -44,10 +44,10 @@ def pyflink_home() -> Path:
 
 
 def link_jars(folder: Path) -> Path:
-    """Fills `folder` with links to Flink's jars, flink-python and the Kafka connector.
+    """Fills `folder` with links to Flink's jars, flink-python, the Kafka connector and its codec.
 
-    The last two belong into the cluster's lib. As jars of a job, their classes are loaded again at
-    each submission and leak until the TaskManager's metaspace is full.
+    All but the first belong into the cluster's lib. As jars of a job, their classes are loaded
+    again at each submission and leak until the TaskManager's metaspace is full.
     """
     home = pyflink_home()
     jars = [

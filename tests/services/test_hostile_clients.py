@@ -9,7 +9,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import cycle, product
 
 import pytest
 from confluent_kafka import Producer
@@ -27,7 +27,7 @@ pytestmark = pytest.mark.services
 MEGABYTE = 1 << 20
 CHARS = 65_536  # limits.payload_chars
 SIZES_BYTES = (CHARS - 1, CHARS, CHARS + 1, *(MEGABYTE + n for n in (-1, 0, 1)), 5 * MEGABYTE)
-
+CODECS = ("gzip", "snappy", "lz4", "zstd")  # all that producers may compress with
 SKEW_MINUTES = (0, 1, 4, 9)
 USERS, FAST_USERS = 200, 2
 EVENTS, STEP_MS = 6_000, 400  # 40 minutes: eight windows
@@ -113,13 +113,14 @@ def job(new_job: Callable[..., JobUnderTest]) -> Iterator[JobUnderTest]:
     for future in admin.incremental_alter_configs([resource]).values():
         future.result()
     job.submit()
-    # As a client that compresses: to the broker the records are small.
-    config = {"compression.type": "gzip", "message.max.bytes": 2 * max(SIZES_BYTES)}
-    producer = Producer(client_config(job.settings.kafka) | config)
-    for value in (*long_payloads(), *numbers()):
+    # As clients that compress: to the broker the records are small.
+    config = client_config(job.settings.kafka) | {"message.max.bytes": 2 * max(SIZES_BYTES)}
+    producers = [Producer(config | {"compression.type": codec}) for codec in CODECS]
+    for producer, value in zip(cycle(producers), (*long_payloads(), *numbers()), strict=False):
         producer.produce(topic, value, timestamp=START_MS)
         producer.produce(job.settings.topics.feedback, value)
         producer.flush()  # a batch of large records would exceed the broker's limit
+    producer = producers[0]
     for user, value in floods():
         producer.produce(topic, value, user, timestamp=START_MS)
         producer.poll(0)
