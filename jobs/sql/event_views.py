@@ -99,9 +99,9 @@ def parsed(source: str = "prefiltered", more_fields: Mapping[str, str] = NO_FIEL
 
     `more_fields`: further columns and their JSON paths.
 
-    payload, plain BOOLEAN, event_clock, arrival, partition_clock_ms, original, record_*, event_id,
-    user_id, event_type, item_id, category_id, price_text, quantity_text, amount_text, rating_text,
-    place_*_text, `more_fields`
+    payload, complex BOOLEAN (see `expressions.is_complex`), event_clock, arrival,
+    partition_clock_ms, original, record_*, event_id, user_id, event_type, item_id, category_id,
+    price_text, quantity_text, amount_text, rating_text, place_*_text, `more_fields`
     """
     ids = ", ".join(
         f"{sql.field_text(f)} AS {f}"
@@ -110,7 +110,7 @@ def parsed(source: str = "prefiltered", more_fields: Mapping[str, str] = NO_FIEL
     numbers = ", ".join(f"{sql.number_text(f)} AS {sql.column(f)}" for f in sql.NUMBERS)
     others = "".join(f", {sql.path_text(path)} AS {name}" for name, path in more_fields.items())
     return f"""
-        SELECT payload, {sql.plain()} AS plain, {RECORD_COLUMNS}, {ids},
+        SELECT payload, {sql.is_complex()} AS complex, {RECORD_COLUMNS}, {ids},
             {numbers}{others}, RAND() AS fence
         FROM {source} WHERE {OPTIMIZER_FENCE}"""
 
@@ -130,12 +130,12 @@ def validated(
     return f"""
         SELECT {", ".join((_parsed_columns(), *more_fields))}, CASE
             WHEN CHAR_LENGTH(payload) > {limits.payload_chars} THEN 'TOO_LARGE'
-            WHEN NOT plain AND (ENCODE(payload, 'UTF-8') <> CAST(payload AS BYTES)
+            WHEN complex AND (ENCODE(payload, 'UTF-8') <> CAST(payload AS BYTES)
               OR ((payload LIKE '%\\ud%' OR payload LIKE '%\\uD%')
                   AND REGEXP(payload, {sql.literal(sql.LONE_SURROGATE)}))) THEN 'BAD_ENCODING'
             WHEN ((event_type IS NULL OR event_id IS NULL)
                   AND COALESCE(payload IS NOT JSON OBJECT, TRUE))
-              OR (NOT plain AND {_has_text_after_object()}) THEN 'NOT_JSON'
+              OR (complex AND {_has_text_after_object()}) THEN 'NOT_JSON'
             WHEN event_type IS NULL OR event_type = ''
               OR (event_type <> 'heartbeat' AND ({no_id} OR {not_ids}))
               OR (event_clock < {sql.EARLIEST} AND {_has_no_time()}) THEN 'MISSING_FIELD'
@@ -152,7 +152,7 @@ def _parsed_columns() -> str:
     """The columns of `parsed` without its fence."""
     numbers = ", ".join(sql.column(field) for field in sql.NUMBERS)
     return (
-        f"payload, plain, {RECORD_COLUMNS}, event_id, user_id, event_type, item_id, category_id,"
+        f"payload, complex, {RECORD_COLUMNS}, event_id, user_id, event_type, item_id, category_id,"
         f" {numbers}"
     )
 
@@ -184,7 +184,7 @@ def _is_boolean_or_fraction(field: str, path: str = "") -> str:
 
 
 def _is_bad_id(field: str) -> str:
-    return f"CHAR_LENGTH({field}) > 256 OR (NOT plain AND REGEXP({field}, '[\\x00-\\x1f]'))"
+    return f"CHAR_LENGTH({field}) > 256 OR (complex AND REGEXP({field}, '[\\x00-\\x1f]'))"
 
 
 def _has_no_time() -> str:

@@ -77,13 +77,15 @@ def head() -> str:
     return f"CASE WHEN payload LIKE '{{%' AND NOT ({odd}) THEN SPLIT_INDEX(payload, '{{', 1) END"
 
 
-def plain() -> str:
-    """TRUE if a row of `prefiltered` is one flat object without escapes or undecodable bytes.
+def is_complex() -> str:
+    """FALSE if a row of `prefiltered` is one flat object without escapes or undecodable bytes.
 
-    Nearly all payloads are; they skip the checks for the rest. FALSE for NULL.
+    Nearly all payloads are; they skip the checks for the rest. TRUE for NULL. Conditions begin with
+    this column, not with its opposite: the planner moves what NOT precedes to the end of an AND,
+    behind the checks to skip.
     """
     flat = " AND ".join(_at_most_once(brace) for brace in "{}")
-    return f"CASE WHEN head IS NOT NULL AND payload LIKE '%}}' AND {flat} THEN TRUE ELSE FALSE END"
+    return f"CASE WHEN head IS NOT NULL AND payload LIKE '%}}' AND {flat} THEN FALSE ELSE TRUE END"
 
 
 def escaped() -> str:

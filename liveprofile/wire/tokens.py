@@ -52,16 +52,16 @@ def type_letter_sql(event_type: str = "event_type") -> str:
     return f"CASE {event_type} {cases} END"
 
 
-def id_sql(field: str, is_not_id: str, is_plain: str = "plain") -> str:
+def id_sql(field: str, is_not_id: str, is_complex: str = "complex") -> str:
     """SQL: an id as tokens contain it, at most ID_CHARS long and without separators.
 
-    `is_not_id`: a condition, TRUE for a JSON boolean or fraction. `is_plain`: a condition, TRUE
-    where the payload contains no escape; only an escape can produce a separator.
+    `is_not_id`: a condition, TRUE for a JSON boolean or fraction. `is_complex`: a condition, TRUE
+    where the payload may contain an escape; only an escape can produce a separator.
     """
     without_separators = f"TRANSLATE({field}, '{FIELD}{EVENT}{WINDOW}', '___')"
     return (
         f"CASE WHEN {field} IS NULL OR {is_not_id} THEN ''"
-        f" ELSE LEFT(CASE WHEN {is_plain} THEN {field} ELSE {without_separators} END, {ID_CHARS})"
+        f" ELSE LEFT(CASE WHEN {is_complex} THEN {without_separators} ELSE {field} END, {ID_CHARS})"
         " END"
     )
 
