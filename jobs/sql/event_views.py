@@ -66,6 +66,9 @@ def clocked() -> str:
     So after a restore it is never behind the watermark that the windows restore, and which events
     are late does not depend on how fast the partitions are read.
 
+    The fence keeps the planner from computing `prefiltered` before the exchange, which would send
+    most of the payload twice.
+
     The columns of `timed`, and partition_clock_ms BIGINT
     """
     clock_ms = f"LEAST({sql.epoch_ms('event_clock')}, {sql.epoch_ms('record_time')})"
@@ -73,7 +76,7 @@ def clocked() -> str:
     over = "OVER (PARTITION BY partition_key ORDER BY arrival ROWS UNBOUNDED PRECEDING)"
     return f"""
         SELECT payload, original, event_clock, arrival, record_time, {RECORD},
-            MAX(clock_ms) {over} AS partition_clock_ms
+            MAX(clock_ms) {over} AS partition_clock_ms, RAND() AS fence
         FROM (SELECT *, {clock_ms} AS clock_ms, {partition_key} AS partition_key
               FROM timed WHERE {OPTIMIZER_FENCE})"""
 

@@ -77,12 +77,16 @@ def on_time(settings: Settings) -> str:
 def counted(settings: Settings) -> str:
     """Counts the events of each user and window, so that no row grows without limit.
 
-    The columns of `on_time`, window_events BIGINT and window_chars BIGINT: up to this event, in
-    order of arrival
+    payload, event_clock, record_*, user_id, event_type, item_id, category_id, amount, with
+    staggered windows also user_window_end, and window_events BIGINT and window_chars BIGINT: up to
+    this event, in order of arrival
     """
     over = "OVER (PARTITION BY user_id, last_ms ORDER BY arrival ROWS UNBOUNDED PRECEDING)"
+    staggered = ", user_window_end" if settings.window.stagger_ms else ""
     return f"""
-        SELECT *, COUNT(*) {over} AS window_events, SUM(payload_chars) {over} AS window_chars
+        SELECT payload, event_clock, {RECORD}, user_id, event_type, item_id, category_id,
+            amount{staggered},
+            COUNT(*) {over} AS window_events, SUM(payload_chars) {over} AS window_chars
         FROM (SELECT *, {_last_ms(settings.window)} AS last_ms,
                 CAST(CHAR_LENGTH(payload) AS BIGINT) AS payload_chars
               FROM on_time)"""
@@ -264,7 +268,7 @@ def create(
             "timed": event_views.timed(source, settings),
             "clocked": event_views.clocked(),
             "prefiltered": event_views.prefiltered(
-                "clocked", stream_columns=event_views.STREAM_COLUMNS
+                "clocked", event_views.OPTIMIZER_FENCE, event_views.STREAM_COLUMNS
             ),
         }
     else:
