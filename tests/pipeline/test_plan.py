@@ -10,7 +10,7 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs import profile_job
 from jobs.compiled_plan import CompiledPlan, Override
-from jobs.node_ids import NODE_IDS
+from jobs.node_ids import NODE_IDS, PARTITION_CLOCK
 from jobs.sql import tables
 from liveprofile.config import load
 from tests.pipeline import harness, plan_nodes, shared_sinks
@@ -135,6 +135,23 @@ def test_simple_payloads_skip_the_checks_for_others(full_plan: CompiledPlan) -> 
     for check in checks:
         for guarded in ("((ENCODE(payload", "(NOT(IS JSON ARRAY(", "REGEXP(event_id, '[\\x00"):
             assert f"complex AND {guarded}" in check
+
+
+def test_payload_crosses_the_exchange_of_the_partition_clock_once(
+    profile_plan: CompiledPlan,
+) -> None:
+    """`head`, a piece of it, is computed afterwards."""
+    (clock,) = (
+        node["description"]
+        for node in profile_plan._plan["nodes"]
+        if f"OverAggregate({PARTITION_CLOCK}" in node["description"]
+    )
+    nodes = profile_plan._plan["nodes"]
+    place = [node["description"] for node in nodes].index(clock)
+    before, after = (
+        " ".join(node["description"] for node in part) for part in (nodes[:place], nodes[place:])
+    )
+    assert "'{', 1)" not in before and "'{', 1)" in after
 
 
 def test_override_without_match_is_an_error(profile_plan: CompiledPlan) -> None:
