@@ -66,8 +66,8 @@ def clocked() -> str:
     So after a restore it is never behind the watermark that the windows restore, and which events
     are late does not depend on how fast the partitions are read.
 
-    The fence keeps the planner from computing `prefiltered` before the exchange, which would send
-    most of the payload twice.
+    The fence keeps the planner from computing `head` of `prefiltered` before the exchange, which
+    would then carry most of the payload twice.
 
     The columns of `timed`, and partition_clock_ms BIGINT
     """
@@ -268,4 +268,4 @@ def token_id(field: str, path: str = "") -> str:
 
     `path`: where the field was read, if not at the top level.
     """
-    return id_sql(field, is_not_id=_is_boolean_or_fraction(field, path))
+    return id_sql(field, is_not_id=_is_boolean_or_fraction(field, path), is_complex="complex")

@@ -82,14 +82,17 @@ def counted(settings: Settings) -> str:
     this event, in order of arrival
     """
     over = "OVER (PARTITION BY user_id, last_ms ORDER BY arrival ROWS UNBOUNDED PRECEDING)"
-    staggered = ", user_window_end" if settings.window.stagger_ms else ""
     return f"""
         SELECT payload, event_clock, {RECORD}, user_id, event_type, item_id, category_id,
-            amount{staggered},
+            amount{_window_end_column(settings)},
             COUNT(*) {over} AS window_events, SUM(payload_chars) {over} AS window_chars
         FROM (SELECT *, {_last_ms(settings.window)} AS last_ms,
                 CAST(CHAR_LENGTH(payload) AS BIGINT) AS payload_chars
               FROM on_time)"""
+
+
+def _window_end_column(settings: Settings) -> str:
+    return ", user_window_end" if settings.window.stagger_ms else ""
 
 
 def _fits(limits: LimitSettings) -> str:
@@ -125,13 +128,13 @@ def encoded(settings: Settings) -> str:
     hour = f"SUBSTRING('{baselines.HOUR_LETTERS}', CAST(HOUR(event_clock) AS INT) + 1, 1)"
     weekday = "CAST(EXTRACT(ISODOW FROM event_clock) AS STRING)"
     is_purchase = "event_type = 'purchase'"
-    staggered = ", user_window_end" if settings.window.stagger_ms else ""
     return f"""
         SELECT event_clock, user_id, {event} AS event, {token} AS token,
             CONCAT({hour}, {weekday}) AS activity,
             CASE WHEN {is_purchase} THEN 1.0E0 ELSE 0.0E0 END AS purchase,
             CASE WHEN {is_purchase} THEN amount ELSE 0.0E0 END AS purchase_amount,
-            CASE WHEN {is_purchase} THEN {sql.epoch_ms("event_clock")} END AS purchase_ms{staggered}
+            CASE WHEN {is_purchase} THEN {sql.epoch_ms("event_clock")} END AS purchase_ms
+            {_window_end_column(settings)}
         FROM counted WHERE {_fits(settings.limits)}"""
 
 

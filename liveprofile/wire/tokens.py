@@ -52,7 +52,7 @@ def type_letter_sql(event_type: str = "event_type") -> str:
     return f"CASE {event_type} {cases} END"
 
 
-def id_sql(field: str, is_not_id: str, is_complex: str = "complex") -> str:
+def id_sql(field: str, is_not_id: str, is_complex: str) -> str:
     """SQL: an id as tokens contain it, at most ID_CHARS long and without separators.
 
     `is_not_id`: a condition, TRUE for a JSON boolean or fraction. `is_complex`: a condition, TRUE
