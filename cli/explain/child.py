@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 LOWEST_PRIORITY = 19
-END_S = 30.0  # of a process with the lowest priority on a busy machine
+END_S = 30.0  # from SIGTERM to SIGKILL; at the lowest priority, cleaning up may take long
 
 
 def main() -> None:
