@@ -28,6 +28,7 @@ MEGABYTE = 1 << 20
 CHARS = 65_536  # limits.payload_chars
 SIZES_BYTES = (CHARS - 1, CHARS, CHARS + 1, *(MEGABYTE + n for n in (-1, 0, 1)), 5 * MEGABYTE)
 CODECS = ("gzip", "snappy", "lz4", "zstd")  # all that producers may compress with
+
 SKEW_MINUTES = (0, 1, 4, 9)
 USERS, FAST_USERS = 200, 2
 EVENTS, STEP_MS = 6_000, 400  # 40 minutes: eight windows
@@ -116,10 +117,10 @@ def job(new_job: Callable[..., JobUnderTest]) -> Iterator[JobUnderTest]:
     # As clients that compress: to the broker the records are small.
     config = client_config(job.settings.kafka) | {"message.max.bytes": 2 * max(SIZES_BYTES)}
     producers = [Producer(config | {"compression.type": codec}) for codec in CODECS]
-    for producer, value in zip(cycle(producers), (*long_payloads(), *numbers()), strict=False):
-        producer.produce(topic, value, timestamp=START_MS)
-        producer.produce(job.settings.topics.feedback, value)
-        producer.flush()  # a batch of large records would exceed the broker's limit
+    for value, each in zip((*long_payloads(), *numbers()), cycle(producers), strict=False):
+        each.produce(topic, value, timestamp=START_MS)
+        each.produce(job.settings.topics.feedback, value)
+        each.flush()  # a batch of large records would exceed the broker's limit
     producer = producers[0]
     for user, value in floods():
         producer.produce(topic, value, user, timestamp=START_MS)
