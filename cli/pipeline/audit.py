@@ -237,8 +237,8 @@ def _summary_lines(
         remedy = (
             "the next audit with --state begins with them."
             if counts.of_range
-            else "`liveprofile heartbeat`, or for past events `liveprofile replay FILE --close-windows`,"
-            " advances time and closes them."
+            else "`liveprofile heartbeat`, or for past events"
+            " `liveprofile replay FILE --close-windows`, advances time and closes them."
         )
         yield f"{counts.open_windows} records are in windows that are still open; {remedy}"
     if behind:
