@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from cassandra.cluster import Session
 from cassandra.query import BoundStatement, PreparedStatement
 
+from liveprofile.retry import until_deadline
 from liveprofile.rules.flags import FlaggedRow, FlagHistory, FlagQuery, RowPosition
 from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.connection import close, connect
@@ -17,12 +18,22 @@ from liveprofile.storage.flag_migration import check_flag_key
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import BatchWriter, Partition, Write, bound_statement
 from udfs.cassandra.batches import BatchLimits
-from udfs.cassandra.executor import StatementExecutor
+from udfs.cassandra.executor import StatementExecutor, is_retryable
 from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
 
 Row = TypeVar("Row", bound=FlaggedRow)
+Sink = TypeVar("Sink")
 _UserRow = tuple[str, RowPosition]  # user id, window or event
 Read = tuple[BoundStatement, Callable[[Sequence[Any]], None]]  # a SELECT; takes its rows
+
+
+def open_patiently(open_sink: Callable[[], Sink], settings: CassandraSettings) -> Sink:
+    """Returns what `open_sink` returns. Calls it again while Cassandra is slow.
+
+    A statement that times out would else restart the whole job. Raises its last error after
+    `cassandra.retry_timeout_ms`, and other errors at once.
+    """
+    return until_deadline(open_sink, settings.retry_timeout_ms / 1_000, is_retryable)
 
 
 class StoredState:

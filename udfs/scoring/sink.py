@@ -22,7 +22,7 @@ from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.encoding import Values
 from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
-from udfs.cassandra.sink import CassandraSink, Read, StoredState
+from udfs.cassandra.sink import CassandraSink, Read, StoredState, open_patiently
 from udfs.null_sink import NullSink
 from udfs.scoring.drift_store import CassandraDriftStore, DriftStore
 
@@ -98,7 +98,10 @@ def open_scoring_sink(settings: Settings) -> ScoringSink:
     """Opens the sink that `job.store` names. Raises like CassandraScoringSink."""
     if settings.job.store == "none":
         return NullSink()
-    return CassandraScoringSink(settings.cassandra, settings.scoring.score_ttl_s)
+    return open_patiently(
+        lambda: CassandraScoringSink(settings.cassandra, settings.scoring.score_ttl_s),
+        settings.cassandra,
+    )
 
 
 class _NoFlagStateCache(FlagStateCache):
@@ -148,7 +151,6 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
         self._score_ttl_s = score_ttl_s
         self._written_hours = WrittenHours()
         super().__init__(settings, session, _NoFlagStateCache())
-        self.drift_store = CassandraDriftStore(self._session, settings, score_ttl_s)
 
     def _latest_reads(
         self, user_id: bytes, before: RowPosition, state: StoredState
@@ -202,6 +204,7 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
             ("user_id", "hour"),
             min(self._score_ttl_s + HOUR_REFRESH_S, MAX_TTL_S),
         )
+        self.drift_store = CassandraDriftStore(self._session, settings, self._score_ttl_s)
 
     def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
         return read_statements(self._select_statements, self._reads, user_ids)
