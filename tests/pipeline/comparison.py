@@ -14,8 +14,8 @@ from tests.pipeline.harness import ProfileOutput, is_utf8
 from tests.reference.profile import Result, run_reference
 from tests.reference.validation import REASONS_WITH_DETAIL
 from tests.reference.windows import NOBODY, Record
-from tests.support.compare import RecordingModel, Scored
 from tests.support.compare_profiles import Comparison, Expected, Key, compare_window
+from tests.support.model_scores import Scored, run_scored
 from tests.support.streams import seeded
 from udfs.profile.profile_row import ProfileRow
 
@@ -41,9 +41,11 @@ def assert_equals_reference(
     erased: user -> time in ms, before which the user has no past.
     """
     late = {sent.position for sent in output.sent_to(settings.topics.late)}
-    model = RecordingModel(Scored(settings))
     rules = tomllib.loads(product_path(settings.rules).read_text(encoding="utf-8"))["rules"]
-    expected = run_reference(records, settings, score=model, rules=rules, erased=erased)
+    expected, model = run_scored(
+        Scored(settings),
+        lambda score: run_reference(records, settings, score=score, rules=rules, erased=erased),
+    )
     assert expected.late == late
 
     rejected = {sent.position: sent.headers for sent in output.sent_to(settings.topics.rejected)}

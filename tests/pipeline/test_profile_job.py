@@ -29,7 +29,7 @@ from tests.pipeline.comparison import assert_equals_reference, in_one_partition
 from tests.pipeline.harness import is_utf8, run_profile_pipeline
 from tests.reference.profile import run_reference
 from tests.reference.windows import Record
-from tests.support.compare import RecordingModel, Scored
+from tests.support.model_scores import RecordingModel, Scored
 from tests.support.streams import seeded, strategies
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import shop_events

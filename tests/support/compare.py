@@ -19,21 +19,14 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from cassandra.cluster import Session
 
 from liveprofile.config import Settings, load
-from liveprofile.events.modalities import Modality
 from liveprofile.kafka import records as kafka_records
 from liveprofile.resources import product_path
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
-from liveprofile.wire import tokens as events
-from liveprofile.wire.memories import MEMORY_WINDOWS, read_memories
-from liveprofile.wire.token_columns import TokenColumns
-from models.profile.inference import ProfileModel, Scores
-from models.profile.user_features import FEATURE_NAMES
-from tests.reference.history import TOKEN_CHARS, Token, token_text
+from liveprofile.wire.memories import MEMORY_WINDOWS
 from tests.reference.profile import Result, run_reference
 from tests.reference.validation import REASONS_WITH_DETAIL, event_clock_ms
 from tests.reference.windows import Position, Record, window_end_ms
@@ -45,95 +38,11 @@ from tests.support.compare_profiles import (
     compare_windows,
     scan,
 )
+from tests.support.model_scores import RecordingModel, Scored, run_scored
 
 RULE_TOLERANCE = 1e-4
 TRUNCATED_SURPRISE_TOLERANCE = 3.0  # nats, if histories are truncated at different tokens
 NEVER_FUTURE_MS = 1 << 62
-
-
-class Scored:
-    """The job's model, which scores equal inputs once.
-
-    A comparison of a topic that has grown since the last one then scores the new windows only. The
-    key has everything that the scores depend on.
-    """
-
-    def __init__(self, settings: Settings):
-        self.model = ProfileModel.load(product_path(settings.model.checkpoint), device="cpu")
-        self._scores: dict[bytes, Scores] = {}
-
-    def score(
-        self,
-        history: list[Token],
-        window: list[Token],
-        numbers_before: Mapping[str, float],
-        numbers_after: Mapping[str, float],
-        vectors: Mapping[tuple[str, int], Sequence[float]],
-        memory: str,
-        window_days: float,
-    ) -> Scores:
-        """Takes what tests.reference.profile.ScoreWindow takes."""
-        inputs = repr(
-            (history, window, numbers_before, numbers_after, vectors, memory, window_days)
-        )
-        key = hashlib.sha256(inputs.encode("utf-8", "surrogatepass")).digest()
-        if key not in self._scores:
-            tokens = (_one_row(tokens) for tokens in (history, window))
-            features = (_model_features(numbers) for numbers in (numbers_before, numbers_after))
-            by_modality = {
-                Modality(*modality): np.array(vector, np.float32)
-                for modality, vector in vectors.items()
-                if modality in self.model.modalities
-            }
-            self._scores[key] = self.model.score(
-                *tokens, *features, [by_modality], read_memories([memory]), window_days
-            )
-        return self._scores[key]
-
-
-class RecordingModel:
-    """Scores one window at a time and records the scores in order.
-
-    truncated: for each window, whether its tokens are too long for history to keep them all.
-    """
-
-    def __init__(self, scored: Scored):
-        self.scored = scored
-        self.scores: list[Scores] = []
-        self.truncated: list[bool] = []
-
-    def __call__(
-        self,
-        history: list[Token],
-        window: list[Token],
-        numbers_before: dict[str, float],
-        numbers_after: dict[str, float],
-        vectors: dict[tuple[str, int], list[float]],
-        memory: str,
-        window_days: float,
-        /,
-    ) -> dict[str, float]:
-        inputs = (history, window, numbers_before, numbers_after, vectors, memory, window_days)
-        scores = self.scored.score(*inputs)
-        self.scores.append(scores)
-        self.truncated.append(sum(len(token_text(token)) + 1 for token in window) > TOKEN_CHARS)
-        return {
-            "churn_before": float(scores.churn_before[0]),
-            "churn_after": float(scores.churn_after[0]),
-            "expected_spend_before": float(scores.spend_before[0]),
-            "expected_spend_after": float(scores.spend_after[0]),
-            "surprise": float(scores.surprise[0]),
-        }
-
-
-def _model_features(numbers: dict[str, float]) -> np.ndarray:
-    # Amounts are negative if returns exceed purchases.
-    values = [max(numbers[name], 0.0) for name in FEATURE_NAMES]
-    return np.log1p(np.array([values])).astype(np.float32)
-
-
-def _one_row(tokens: Iterable[Token]) -> TokenColumns:
-    return TokenColumns.of([[events.Token(*token) for token in tokens]])
 
 
 def compare_with_reference(
@@ -158,13 +67,15 @@ def compare_with_reference(
         if record.headers["reason"] != b"ERASED"
     }
     late = _by_origin(settings, topics.late)
-    model = RecordingModel(scored or Scored(settings))
     tables = tomllib.loads(product_path(settings.rules).read_text(encoding="utf-8"))["rules"]
     rules = [table for table in tables if table["scope"] == "window"]
     too_many = {
         position for position, record in rejected.items() if record.headers["reason"] == b"TOO_MANY"
     }
-    expected = run_reference(records, settings, too_many=too_many, score=model, rules=rules)
+    expected, model = run_scored(
+        scored or Scored(settings),
+        lambda score: run_reference(records, settings, too_many=too_many, score=score, rules=rules),
+    )
     _compare_rejected(comparison, rejected, expected, values, settings)
     _compare_late(comparison, late, expected, values, settings)
     closed = {
