@@ -85,15 +85,16 @@ def compare_with_reference(
     }
     with open_session(settings.cassandra) as session:
         active = compare_windows(comparison, session, closed, since_ms)
-        users = compare_profiles(comparison, session, closed, model.scored.model, since_ms)
-        flags = _compare_flags(comparison, session, closed, active, rules, settings, since_ms)
+        users = compare_profiles(comparison, session, closed, model.scored.model.version, since_ms)
+        flags, earlier = _compare_flags(comparison, session, closed, active, rules, since_ms)
+        _compare_alerts(comparison, flags, rules, settings, earlier, gone)
     comparison.job = {
         "records": len(records),
         "rejected": len(rejected),
         "late": len(late),
         "windows": len(active),
         "users": users,
-        "flags": flags,
+        "flags": len(flags),
     }
     comparison.reference = {
         "records": len(values),
@@ -215,10 +216,9 @@ def _compare_flags(
     expected: Mapping[Key, Expected],
     active: Mapping[Key, frozenset[str]],
     rules: Sequence[dict[str, Any]],
-    settings: Settings,
     since_ms: int,
-) -> int:
-    """Compares active rules, flags and alerts; returns the number of stored flags."""
+) -> tuple[dict[str, queries.StoredFlag], set[str]]:
+    """Compares active rules and flags; returns the stored flags, and the ids of those before."""
     undecided_users = {
         key.user_id for key, window in expected.items() if _is_undecided(window, rules)
     }
@@ -251,8 +251,7 @@ def _compare_flags(
             comparison.near("flag value", key, job.value, flag.value, tolerance)
         elif (job or key).user_id not in undecided_users:
             comparison.add_difference("flag", flag_id, job, flag)
-    _compare_alerts(comparison, stored, rules, settings, earlier)
-    return len(stored)
+    return stored, earlier
 
 
 def _is_undecided(window: Expected, rules: Sequence[dict[str, Any]]) -> bool:
@@ -275,6 +274,7 @@ def _compare_alerts(
     rules: Sequence[dict[str, Any]],
     settings: Settings,
     earlier: Collection[str],
+    gone: Collection[str],
 ) -> None:
     state = {rule["id"]: rule.get("state", "ACTIVE") for rule in rules}
     alerting = {key for key, flag in stored.items() if state[flag.rule_id] == "ACTIVE"}
@@ -283,6 +283,8 @@ def _compare_alerts(
         alert = json.loads(record.value or b"")
         if alert["data"].get("rule_id") not in state or alert["id"] in earlier:
             continue  # an alert of an event, of drift or of a flag that is not compared
+        if alert["subject"] in gone:
+            continue  # sent before the erasure; the topic keeps it
         alerts[alert["id"]] = alert
         comparison.equal("alert key", alert["id"], record.key, alert["subject"].encode())
     comparison.equal("alerts", "ids", set(alerts) ^ alerting, set())

@@ -13,8 +13,9 @@ import numpy as np
 from cassandra.cluster import Session
 
 from liveprofile.storage import queries
-from models.profile.inference import ProfileModel, Scores
+from models.profile.values.serving import CurvesAfter
 from tests.reference.profile import Profile, divergence_part
+from tests.support.model_scores import WindowScores
 
 EXAMPLES = 5
 FEATURE_TOLERANCE = 2e-6  # the job keeps six decimals
@@ -76,7 +77,7 @@ class Expected(NamedTuple):
     """One closed window of the reference."""
 
     profile: Profile
-    scores: Scores
+    scores: WindowScores
     # The history was truncated by order of arrival at the window, which differs from the topic's
     # order if the job runs in parallel. Values that depend on history are then not compared.
     truncated: bool
@@ -134,7 +135,8 @@ def compare_window(
     comparison.ties["truncated history"] += truncated
     comparison.ties["truncated memory"] += expected.memory_truncated
     if not truncated:
-        distance = 1 - float(scores.embedding_before[0] @ scores.embedding_after[0])
+        before, after = scores.values.embedding_before[0], scores.values.embedding_after[0]
+        distance = 1 - float(before @ after)
         comparison.near("surprise", key, delta.surprise, profile.surprise, MODEL_TOLERANCE)
         comparison.near(
             "embedding_distance", key, delta.embedding_distance, distance, MODEL_TOLERANCE
@@ -193,7 +195,7 @@ def compare_profiles(
     comparison: Comparison,
     session: Session,
     expected: Mapping[Key, Expected],
-    model: ProfileModel,
+    model_version: str,
     since_ms: int = 0,
 ) -> int:
     """Compares the user_profile of each user's last window since a time; returns their number."""
@@ -219,7 +221,9 @@ def compare_profiles(
                 with_model=expected[key].compares_values,
             )
             if not expected[key].truncated:
-                _compare_with_history(comparison, key, stored, content, expected[key], model)
+                _compare_with_history(
+                    comparison, key, stored, content, expected[key], model_version
+                )
     for user_id in last.keys() - users:
         comparison.add_difference("user", user_id, None, "a profile")
     return len(users)
@@ -247,21 +251,26 @@ def _compare_with_history(
     stored: queries.StoredProfile,
     content: dict[str, Any],
     expected: Expected,
-    model: ProfileModel,
+    model_version: str,
 ) -> None:
     profile, scores, *_ = expected
-    comparison.equal("model_version", key, stored.model_version, model.version)
+    comparison.equal("model_version", key, stored.model_version, model_version)
     if not expected.memory_truncated:
-        _compare_curves(comparison, key, content.get("value_curves"), scores)
+        _compare_curves(comparison, key, content.get("value_curves"), scores.values.value_curves)
     _compare_arrays(
-        comparison, "embedding", key, stored.embedding, scores.embedding_after[0], MODEL_TOLERANCE
+        comparison,
+        "embedding",
+        key,
+        stored.embedding,
+        scores.values.embedding_after[0],
+        MODEL_TOLERANCE,
     )
     affinity = dict(profile.affinity_after)
     _compare_shares(comparison, "category_affinity", key, content["category_affinity"], affinity)
-    names = [model.categories[index] for index in scores.interests_after[0]]
-    interests = dict(zip(names, map(float, scores.interests_after_p[0]), strict=True))
+    shares = map(float, scores.values.interests_after_p[0])
+    interests = dict(zip(scores.interests, shares, strict=True))
     _compare_shares(comparison, "interests", key, content["interests"], interests)
-    items = [model.items[index] for index in scores.next_items[0]]
+    items = scores.next_items
     if content["next_items"] != items:
         near = len(set(items) & set(content["next_items"])) >= len(items) - 1
         comparison.ties["next_items"] += near
@@ -276,9 +285,8 @@ def _compare_with_history(
 
 
 def _compare_curves(
-    comparison: Comparison, key: Key, job: dict[str, Any] | None, scores: Scores
+    comparison: Comparison, key: Key, job: dict[str, Any] | None, curves: CurvesAfter | None
 ) -> None:
-    curves = scores.value_curves
     comparison.equal("has curves", key, job is not None, curves is not None)
     if job is None or curves is None:
         return

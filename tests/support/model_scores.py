@@ -48,6 +48,15 @@ class ModelInputs(NamedTuple):
         return hashlib.sha256(repr(tuple(self)).encode("utf-8", "surrogatepass")).digest()
 
 
+class WindowScores(NamedTuple):
+    """The scores of one window."""
+
+    values: Scores  # of one row
+    # Best first. By name, because the model forgets further ids of earlier calls.
+    interests: list[str]
+    next_items: list[str]
+
+
 class Scored:
     """The job's model, which scores equal inputs once.
 
@@ -56,12 +65,12 @@ class Scored:
 
     def __init__(self, settings: Settings):
         self.model = ProfileModel.load(product_path(settings.model.checkpoint), device="cpu")
-        self._scores: dict[bytes, Scores] = {}
+        self._scores: dict[bytes, WindowScores] = {}
 
     def __len__(self) -> int:
         return len(self._scores)
 
-    def score(self, rows: Sequence[ModelInputs]) -> list[Scores]:
+    def score(self, rows: Sequence[ModelInputs]) -> list[WindowScores]:
         """Returns the scores of each row, as those of a batch of one row."""
         digests = [row.digest() for row in rows]
         new = {
@@ -71,7 +80,12 @@ class Scored:
         }
         if new:
             scores = self._score_batch(list(new.values()))
-            self._scores.update((digest, _row(scores, i)) for i, digest in enumerate(new))
+            for i, digest in enumerate(new):
+                self._scores[digest] = WindowScores(
+                    _row(scores, i),
+                    [self.model.categories[index] for index in scores.interests_after[i]],
+                    [self.model.items[index] for index in scores.next_items[i]],
+                )
         return [self._scores[digest] for digest in digests]
 
     def _score_batch(self, rows: list[ModelInputs]) -> Scores:
@@ -124,7 +138,7 @@ class RecordingModel:
 
     def __init__(self, scored: Scored):
         self.scored = scored
-        self.scores: list[Scores] = []
+        self.scores: list[WindowScores] = []
         self.truncated: list[bool] = []
 
     def __call__(self, *inputs: Any) -> dict[str, float]:
@@ -133,7 +147,9 @@ class RecordingModel:
         self.scores.append(scores)
         size_chars = sum(len(token_text(token)) + 1 for token in row.window)
         self.truncated.append(size_chars > TOKEN_CHARS)
-        return {name: float(getattr(scores, field)[0]) for name, field in RULE_VALUES.items()}
+        return {
+            name: float(getattr(scores.values, field)[0]) for name, field in RULE_VALUES.items()
+        }
 
 
 def run_scored(
