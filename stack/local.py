@@ -9,6 +9,7 @@ import json
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from liveprofile.errors import PortTakenError, ServiceError
@@ -30,7 +31,7 @@ class Stack:
     """The four services of the folder `root`, running or not.
 
     `slots`: task slots; None means the number of the last start, initially 4.
-    `commit_log`: see stack.cassandra.
+    `commit_log`: see stack.cassandra. `flink_options`: see stack.cluster.
 
     A second object with the same root, in any process, controls the same services.
     """
@@ -43,14 +44,15 @@ class Stack:
         parallelism: int = 2,
         cassandra_heap_mb: int = 1024,
         commit_log: str = "batch",
+        flink_options: Mapping[str, Any] = MappingProxyType({}),
     ):
         self.root = Path(root).resolve()
         self.parallelism = parallelism
         state = StackState(self.root)
         self.kafka = KafkaBroker(self.root, state)
         self.cassandra = CassandraNode(self.root, state, cassandra_heap_mb, commit_log)
-        self.jobmanager = JobManager(self.root, state, slots)
-        self.taskmanager = TaskManager(self.root, state, slots)
+        self.jobmanager = JobManager(self.root, state, slots, flink_options)
+        self.taskmanager = TaskManager(self.root, state, slots, flink_options)
         # Not of the services: the job does not need them.
         self.api = ReadApi(self.root, state, self.config_file)
         self.console = ConsoleServer(self.root, state, self.config_file)

@@ -287,13 +287,15 @@ class JobUnderTest:
 
 @contextmanager
 def job_on_own_stack(
-    name: str, sections: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
+    name: str,
+    sections: Mapping[str, Mapping[str, Any]] = MappingProxyType({}),
+    flink_options: Mapping[str, Any] = MappingProxyType({}),
 ) -> Iterator[JobUnderTest]:
     """Yields a running job on a stack that is started for it, and removed at the end."""
     with tempfile.TemporaryDirectory(prefix=f"liveprofile-{name}-") as folder:
         root = Path(folder)
         say("starting Kafka, Cassandra and Flink")
-        with Stack(root / "stack") as stack:
+        with Stack(root / "stack", flink_options=flink_options) as stack:
             job = JobUnderTest(stack, root, name, sections)
             job.prepare()
             say("submitting the job")
