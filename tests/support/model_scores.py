@@ -157,8 +157,8 @@ def run_scored(
 ) -> tuple[Result, RecordingModel]:
     """Runs a reference for what its windows' inputs are, then with the scores of these.
 
-    Scores in batches, a fifth of the time of single windows. No input depends on scores; one that
-    did would be scored in the second run.
+    A batch takes less time than its windows one by one. No input depends on scores; one that did
+    would be scored in the second run.
     """
     batched = BatchedModel(scored)
     run(batched)
