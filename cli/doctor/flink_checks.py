@@ -12,6 +12,7 @@ METASPACE_BYTES = 512 << 20
 FULL_METASPACE = 0.8
 # The JobManager tells the time of the last heartbeat, so it seems behind by its interval.
 MAX_FLINK_BEHIND_MS = 60_000
+MERGE_OPTION = "state.backend.rocksdb.compaction.filter.periodic-compaction-time"
 
 
 def flink_reachable(facts: Facts, settings: Settings) -> Iterator[Problem]:
@@ -72,6 +73,11 @@ def flink_options(facts: Facts, settings: Settings) -> Iterator[Problem]:
         yield Problem(
             "job.changelog needs state.changelog.storage: filesystem",
             "set it with state.changelog.dstl.dfs.base-path, as flink-conf/config.yaml does",
+        )
+    if MERGE_OPTION not in config:
+        yield Problem(
+            "the ids of events stay in savepoints for up to 30 days after their time to live",
+            f"set {MERGE_OPTION}: 1 d, as flink-conf/config.yaml does",
         )
 
 

@@ -53,6 +53,7 @@ HEALTHY = Facts(
         config={
             "execution.checkpointing.dir": "file:///checkpoints",
             "taskmanager.memory.jvm-metaspace.size": "512m",
+            "state.backend.rocksdb.compaction.filter.periodic-compaction-time": "1 d",
         },
         metaspace_share=0.3,
         clock_ahead_ms=9_000,
@@ -91,6 +92,11 @@ def cassandra(**changes: Any) -> Callable[[Facts], Facts]:
 
 def flink(**changes: Any) -> Callable[[Facts], Facts]:
     return lambda facts: replace(facts, flink=replace(facts.flink, **changes))
+
+
+def without_option(name: str) -> Callable[[Facts], Facts]:
+    config = {key: value for key, value in HEALTHY.flink.config.items() if key != name}
+    return flink(config=config)
 
 
 def local(**changes: Any) -> Callable[[Facts], Facts]:
@@ -174,7 +180,7 @@ CASES = [
     ("metaspace", flink(metaspace_share=0.9), {}, "90% full"),
     (
         "metaspace",
-        flink(config={"execution.checkpointing.dir": "s3://x"}),
+        without_option("taskmanager.memory.jvm-metaspace.size"),
         {},
         "jvm-metaspace.size is 256m",
     ),
@@ -187,9 +193,15 @@ CASES = [
     ("flink options", lambda facts: facts, {"job": {"changelog": True}}, "needs state.changelog"),
     (
         "checkpoints",
-        flink(config={"taskmanager.memory.jvm-metaspace.size": "512 mb"}),
+        without_option("execution.checkpointing.dir"),
         {},
         "no checkpoint folder",
+    ),
+    (
+        "flink options",
+        without_option("state.backend.rocksdb.compaction.filter.periodic-compaction-time"),
+        {},
+        "stay in savepoints for up to 30 days",
     ),
     ("checkpoints", local(checkpoint_folder_writable=False), {}, "cannot be written to"),
     ("flink clock", flink(clock_ahead_ms=-3_000), {}, "3.0 s behind that of Flink"),
