@@ -92,7 +92,7 @@ class Connections:
 
     async def send(self, content: bytes) -> int:
         """Returns the status of the answer, whose body has arrived."""
-        streams = self._free.pop() if self._free else await asyncio.open_connection(*self._address)
+        streams = await self._take()
         reader, writer = streams
         try:
             writer.write(content)
@@ -104,6 +104,14 @@ class Connections:
             raise
         self._free.append(streams)
         return int(head[9:12])
+
+    async def _take(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        while self._free:
+            reader, writer = self._free.pop()
+            if not reader.at_eof():
+                return reader, writer
+            writer.close()  # the server ends what was idle for long
+        return await asyncio.open_connection(*self._address)
 
     async def close(self) -> None:
         for _, writer in self._free:

@@ -6,7 +6,14 @@ import asyncio
 
 import pytest
 
-from benchmarks.serve import BATCH_USERS, Measured, measure, plan_requests, request_content
+from benchmarks.serve import (
+    BATCH_USERS,
+    Connections,
+    Measured,
+    measure,
+    plan_requests,
+    request_content,
+)
 
 ANSWER = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n{}"
 
@@ -72,3 +79,24 @@ def test_latency_counts_from_the_planned_time() -> None:
 def test_refused_connection_is_counted() -> None:
     result = asyncio.run(measure("http://127.0.0.1:1", plan_requests(["u"], 50, 0, 0.2)))
     assert set(result.statuses) == {"ConnectionRefusedError"}
+
+
+def test_connection_that_the_server_has_closed_is_not_used_again() -> None:
+    async def answer_once(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(ANSWER)
+        writer.close()
+        await writer.wait_closed()
+
+    async def run() -> list[int]:
+        async with await asyncio.start_server(answer_once, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            connections = Connections(f"http://127.0.0.1:{port}")
+            statuses = []
+            for _ in range(3):
+                statuses.append(await connections.send(request_content(["u"])))
+                await asyncio.sleep(0.1)  # until the end of the connection has arrived
+            await connections.close()
+            return statuses
+
+    assert asyncio.run(run()) == [200, 200, 200]
