@@ -25,7 +25,6 @@ import os
 import random
 import subprocess
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from enum import StrEnum
@@ -46,6 +45,7 @@ from liveprofile.wire.user_records import key_of
 from stack.cassandra import nodetool
 from stack.state import free_ports
 from tests.support.compare import compare_with_reference
+from tests.support.constant_load import Load
 from tests.support.job_under_test import CLI, JobUnderTest, job_on_own_stack, run_cli
 from tests.support.markers import (
     MARKS,
@@ -58,7 +58,7 @@ from tests.support.markers import (
 )
 from tests.support.progress import say
 from tests.support.streams.seeded import Message
-from tests.support.streams.shop import START_MS, shop_events, to_message
+from tests.support.streams.shop import shop_events, to_message
 from udfs.erasure_feed import read_erasures
 
 WINDOW = {"length_ms": 600_000, "out_of_orderness_ms": 10_000}
@@ -103,44 +103,6 @@ def trickle(users: int, start_ms: int) -> Iterator[tuple[int, Message]]:
     for event in shop_events(users, users, TRICKLE_STEP_MS, start_ms):
         other = event | {"user_id": f"later-{event['user_id']}"}
         yield event["event_time"], to_message(other)
-
-
-class Load:
-    """Sends events at a constant rate in a thread."""
-
-    def __init__(self, job: JobUnderTest, stream: Iterator[tuple[int, Message]], per_s: float):
-        self._job, self._stream, self._per_s = job, stream, per_s
-        self._stop, self._errors = threading.Event(), []
-        self._thread = threading.Thread(target=self._send)
-        self.sent, self.clock_ms, self.started_s = 0, START_MS, time.monotonic()
-
-    def __enter__(self) -> Load:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-        assert not self._errors, self._errors[0]
-
-    def _send(self) -> None:
-        producer, topic = self._job.producer(), self._job.settings.topics.events
-        started_s = time.monotonic()
-        for time_ms, message in self._stream:
-            self.clock_ms = time_ms
-            producer.produce(
-                topic,
-                message.value,
-                message.key,
-                on_delivery=lambda error, _: self._errors.append(error) if error else None,
-            )
-            self.sent += 1
-            if self._stop.is_set():
-                break
-            ahead_s = started_s + self.sent / self._per_s - time.monotonic()
-            producer.poll(max(0.0, ahead_s))
-        if producer.flush(TIMEOUT_S):
-            self._errors.append("Kafka did not accept the last records")
 
 
 def wait_for_profile(session: Session, user: str) -> None:
