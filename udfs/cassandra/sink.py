@@ -22,18 +22,8 @@ from udfs.cassandra.executor import StatementExecutor, is_retryable
 from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
 
 Row = TypeVar("Row", bound=FlaggedRow)
-Sink = TypeVar("Sink")
 _UserRow = tuple[str, RowPosition]  # user id, window or event
 Read = tuple[BoundStatement, Callable[[Sequence[Any]], None]]  # a SELECT; takes its rows
-
-
-def open_patiently(open_sink: Callable[[], Sink], settings: CassandraSettings) -> Sink:
-    """Returns what `open_sink` returns. Calls it again while Cassandra is slow.
-
-    A statement that times out would else restart the whole job. Raises its last error after
-    `cassandra.retry_timeout_ms`, and other errors at once.
-    """
-    return until_deadline(open_sink, settings.retry_timeout_ms / 1_000, is_retryable)
 
 
 class StoredState:
@@ -75,6 +65,8 @@ class CassandraSink(ABC, Generic[Row]):
 
     session: closed by its owner; None: the sink opens and closes its own.
     cache: the flag states of users whose rows the sink wrote or read.
+    Statements of the set-up that time out are repeated for `cassandra.retry_timeout_ms`: otherwise
+    one of them would restart the whole job. Then their last error is raised.
     Raises ServiceError if Cassandra does not answer or lacks the tables.
     """
 
@@ -82,14 +74,19 @@ class CassandraSink(ABC, Generic[Row]):
         self._owns_session = session is None
         self._session = connect(settings) if session is None else session
         try:
-            self._prepare(settings)
-            self._writer = BatchWriter(self._session, settings)
+            until_deadline(
+                lambda: self._set_up(settings), settings.retry_timeout_ms / 1_000, is_retryable
+            )
         except BaseException:
             self.close()
             raise
         self._reads = StatementExecutor(self._session, settings, "read")
         self._unflushed_users: set[str] = set()
         self._cache = cache
+
+    def _set_up(self, settings: CassandraSettings) -> None:
+        self._prepare(settings)
+        self._writer = BatchWriter(self._session, settings)
 
     @abstractmethod
     def _latest_reads(

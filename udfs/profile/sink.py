@@ -33,7 +33,7 @@ from udfs.attribute_reads import read_statements
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.flag_state_cache import FlagStateCache
-from udfs.cassandra.sink import CassandraSink, Read, StoredState, open_patiently
+from udfs.cassandra.sink import CassandraSink, Read, StoredState
 from udfs.null_sink import NullSink
 from udfs.profile import row_encoding
 from udfs.profile.erasure import StoredSums, SumsKey, SumsReader
@@ -74,9 +74,7 @@ def open_profile_sink(settings: Settings, embedding_dim: int) -> ProfileSink:
     """Opens the sink that `job.store` names. Raises like CassandraProfileSink."""
     if settings.job.store == "none":
         return NullSink()
-    return open_patiently(
-        lambda: CassandraProfileSink(settings.cassandra, embedding_dim), settings.cassandra
-    )
+    return CassandraProfileSink(settings.cassandra, embedding_dim)
 
 
 class CassandraProfileSink(CassandraSink[ProfileRow]):

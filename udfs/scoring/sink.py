@@ -22,7 +22,7 @@ from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.encoding import Values
 from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
-from udfs.cassandra.sink import CassandraSink, Read, StoredState, open_patiently
+from udfs.cassandra.sink import CassandraSink, Read, StoredState
 from udfs.null_sink import NullSink
 from udfs.scoring.drift_store import CassandraDriftStore, DriftStore
 
@@ -98,10 +98,7 @@ def open_scoring_sink(settings: Settings) -> ScoringSink:
     """Opens the sink that `job.store` names. Raises like CassandraScoringSink."""
     if settings.job.store == "none":
         return NullSink()
-    return open_patiently(
-        lambda: CassandraScoringSink(settings.cassandra, settings.scoring.score_ttl_s),
-        settings.cassandra,
-    )
+    return CassandraScoringSink(settings.cassandra, settings.scoring.score_ttl_s)
 
 
 class _NoFlagStateCache(FlagStateCache):

@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
-from cassandra.cluster import Session
+from cassandra import InvalidRequest, OperationTimedOut
+from cassandra.cluster import NoHostAvailable, Session
 
 from liveprofile.errors import ConfigError, ServiceError, StoreError
 from liveprofile.rules.flags import FlagHistory, FlagQuery
@@ -34,6 +35,8 @@ def test_refused_write_raises_at_once_and_on_every_later_call(settings: Cassandr
         try:
             with pytest.raises(StoreError, match=r"refused: InvalidRequest.*profile_delta"):
                 write_and_flush(sink, profile_row())
+            with pytest.raises(InvalidRequest, match="profile_delta"):
+                CassandraProfileSink(own, DIM, session)
             assert time.monotonic() - started_s < 30
             with pytest.raises(StoreError, match="refused"):
                 sink.flush()
@@ -180,6 +183,29 @@ def test_outage_longer_than_retry_timeout_raises(
     assert time.monotonic() - started_s < 8
     relay.resume()
     sink.close()
+
+
+def test_sink_is_set_up_when_the_node_answers_again(settings: CassandraSettings, relay: Relay):
+    own = relayed(settings, relay)
+    with open_session(own) as session:
+        relay.hang()
+        repair = later(3, relay.resume)
+        sink = CassandraProfileSink(own, DIM, session)
+        write_and_flush(sink, profile_row())
+        repair.join()
+
+
+def test_set_up_raises_if_the_node_hangs_for_longer_than_retry_timeout(
+    settings: CassandraSettings, relay: Relay
+):
+    own = relayed(settings, relay, retry_timeout_ms=2_000)
+    with open_session(own) as session:
+        relay.hang()
+        started_s = time.monotonic()
+        with pytest.raises((OperationTimedOut, NoHostAvailable)):
+            CassandraProfileSink(own, DIM, session)
+        assert 1.5 < time.monotonic() - started_s < 20
+        relay.resume()
 
 
 def test_unreachable_node_raises(settings: CassandraSettings):
