@@ -34,6 +34,7 @@ from typing import IO, Annotated, Any
 import typer
 from cassandra.cluster import Session
 
+from cli.doctor.flink_checks import MERGE_OPTION
 from liveprofile.flink.rest import take_savepoint
 from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.kafka.records import Record, read_topic
@@ -69,7 +70,6 @@ TIMERS_S = 15.0  # until timers that are due have run
 # Files of RocksDB with entries whose time to live is over are merged at this age, while events
 # arrive: here sooner than a cluster's day, and with few events.
 MERGED_AFTER_S = 30
-MERGE_OPTION = "state.backend.rocksdb.compaction.filter.periodic-compaction-time"
 TRICKLE_PER_S, TRICKLE_STEP_MS = 10.0, 1_000
 MARKED_EVERY = 200  # events
 KNOWN_S = 5.0  # after an erasure: the workers know of it

@@ -18,6 +18,7 @@ from cli.doctor.facts import (
     LocalFacts,
     TopicFacts,
 )
+from cli.doctor.flink_checks import MERGE_OPTION
 from liveprofile.config import load
 from liveprofile.kafka.topics import partition_count, topic_configs
 from liveprofile.storage.schema import table_columns
@@ -53,7 +54,7 @@ HEALTHY = Facts(
         config={
             "execution.checkpointing.dir": "file:///checkpoints",
             "taskmanager.memory.jvm-metaspace.size": "512m",
-            "state.backend.rocksdb.compaction.filter.periodic-compaction-time": "1 d",
+            MERGE_OPTION: "1 d",
         },
         metaspace_share=0.3,
         clock_ahead_ms=9_000,
@@ -199,7 +200,7 @@ CASES = [
     ),
     (
         "flink options",
-        without_option("state.backend.rocksdb.compaction.filter.periodic-compaction-time"),
+        without_option(MERGE_OPTION),
         {},
         "stay in savepoints for up to 30 days",
     ),
