@@ -265,7 +265,7 @@ def top_k(scores_NC: Tensor, k: int) -> tuple[Tensor, Tensor]:
     maxima, so only those columns are sorted. The order of ties may differ from torch.topk.
     """
     width = scores_NC.shape[1]
-    folds = 64 if width >= 2048 else 8
+    folds = 16 if width >= 2048 else 8
     if width < 4 * folds or width // folds < k:
         return tuple(scores_NC.topk(min(k, width)))
     columns = width // folds

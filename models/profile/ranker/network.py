@@ -22,6 +22,7 @@ Shape suffixes
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -59,6 +60,13 @@ class CategoryLogits(NamedTuple):
     further_M: Tensor
 
 
+class FeaturePart(NamedTuple):
+    """Some of the features of M pairs: rows of a table of N."""
+
+    features_NF: Tensor
+    index_M: Tensor  # N: all features are 0
+
+
 class PairScorer(nn.Module):
     """A score of each pair: linear in its features, plus a network that also reads the state."""
 
@@ -74,12 +82,25 @@ class PairScorer(nn.Module):
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.out.weight)
 
-    def forward(self, features_MF: Tensor, state_BZ: Tensor, row_M: Tensor) -> Tensor:
-        """(M,) scores."""
-        scaled_MF = (features_MF - self.mean) / self.std
-        hidden_MH = self.features(scaled_MF) + self.state(state_BZ).index_select(0, row_M)
+    def forward(self, parts: Sequence[FeaturePart], state_BZ: Tensor, row_M: Tensor) -> Tensor:
+        """(M,) scores of pairs whose features are those of all parts side by side.
+
+        Without parts, all features are 0. The first layer is computed before rows are gathered,
+        because several pairs share a row.
+        """
+        first_FH = torch.cat([self.features.weight, self.linear.weight]).t() / self.std[:, None]
+        bias_H = F.pad(self.features.bias, (0, 1)) - self.mean @ first_FH
+        sum_MH = (F.pad(self.state(state_BZ), (0, 1)) + bias_H).index_select(0, row_M)
+        place = 0
+        for features_NF, index_M in parts:
+            weight_FH = first_FH[place : place + features_NF.shape[1]]
+            place += features_NF.shape[1]
+            # The last row: of pairs that are not among the N.
+            part_NH = F.pad(features_NF @ weight_FH, (0, 0, 0, 1))
+            sum_MH = sum_MH + part_NH.index_select(0, index_M)
+        hidden_MH, linear_M1 = sum_MH.split((HIDDEN_WIDTH, 1), 1)
         hidden_MG = F.relu(self.second(F.relu(hidden_MH)))
-        return (self.out(hidden_MG) + self.linear(scaled_MF)).squeeze(1)
+        return (self.out(hidden_MG) + linear_M1).squeeze(1)
 
 
 class Ranker(nn.Module):
@@ -129,10 +150,11 @@ class Ranker(nn.Module):
     ) -> CategoryLogits:
         """trunk_logits_BC: the trunk's logits of the named categories."""
         rows = torch.arange(len(state_BZ), device=state_BZ.device)
-        absent_BF = state_BZ.new_zeros(len(state_BZ), len(PAIR_FEATURES))
-        absent_B = self.categories(absent_BF, state_BZ, rows)
+        absent_B = self.categories((), state_BZ, rows)
         row_M = _tensor(category.row_M, state_BZ)
-        present_M = self.categories(_tensor(category.features_MF, state_BZ), state_BZ, row_M)
+        features_MF = _tensor(category.features_MF, state_BZ)
+        every_M = torch.arange(len(features_MF), device=state_BZ.device)
+        present_M = self.categories((FeaturePart(features_MF, every_M),), state_BZ, row_M)
         more_M = present_M - absent_B.index_select(0, row_M)
         base_BC = F.linear(state_BZ, self.category_rows, self.category_bias)
         base_BC = base_BC + absent_B[:, None]
@@ -162,13 +184,16 @@ class Ranker(nn.Module):
         trunk_logit_N: Tensor,
     ) -> Tensor:
         """(N,) logits. trunk_logit_N: the trunk's logit of each candidate."""
-        features_NF = item_features(item, category, candidates.memory_N, candidates.category_pair_N)
+        parts = (
+            _part(item, candidates.memory_N, state_BZ),
+            _part(category, candidates.category_pair_N, state_BZ),
+        )
         row_N = _tensor(candidates.row_N, state_BZ)
         category_N = _tensor(_known(candidates.category_N, self.named), state_BZ)
         biased_N = _tensor(_known(candidates.code_N, len(self.item_bias) - 1), state_BZ)
         affinity_BC = F.linear(state_BZ, self.item_category_rows)
         return (
-            self.items(_tensor(features_NF, state_BZ), state_BZ, row_N)
+            self.items(parts, state_BZ, row_N)
             + self.item_bias[biased_N]
             + affinity_BC[row_N, category_N]
             + self.trunk_weights[1] * trunk_logit_N
@@ -211,6 +236,12 @@ def _find(key_M: np.ndarray, wanted_N: np.ndarray) -> np.ndarray:
 def memory_pairs(tokens: MemoryTokens) -> tuple[Pairs, Pairs]:
     """The items and the categories of the memories."""
     return pairs(tokens, tokens.item_T), pairs(tokens, tokens.category_T)
+
+
+def _part(pairs_of: Pairs, index_N: np.ndarray, like: Tensor) -> FeaturePart:
+    """The features of the pairs with these indexes; -1: zeros."""
+    index_N = np.where(index_N < 0, len(pairs_of.row_M), index_N)
+    return FeaturePart(_tensor(pairs_of.features_MF, like), _tensor(index_N, like))
 
 
 def _rows_or_zero(table_MF: np.ndarray, index_N: np.ndarray) -> np.ndarray:
