@@ -34,6 +34,7 @@ NODE_IDS = (
     NodeId(20, _OVER, "LAG(this_window"),
     NodeId(61, _OVER, MEMORY),
     NodeId(62, "stream-exec-interval-join", "windowBounds=[isRowTime=true"),
+    NodeId(63, "stream-exec-window-join"),
     NodeId(26, _SINK, "default_database.sink]"),
     NodeId(27, _SCAN, "default_database, label_source"),
     NodeId(30, _SCAN, "default_database, scoring_source"),

@@ -117,6 +117,12 @@ def late_records(settings: Settings) -> str:
         FROM late"""
 
 
+def nothing() -> str:
+    """No records: keeps the node of `earlier_join` in the plan."""
+    return """
+        SELECT CAST(NULL AS STRING), nothing, '', MAP['', CAST(NULL AS BYTES)] FROM earlier_join"""
+
+
 def profiles() -> str:
     """Runs model, rules and sink in one vectorised call.
 
@@ -202,6 +208,8 @@ def build(
         ),
         Override(_OVER, WINDOW_COUNT, configuration=_state_ttl(settings.window.count_ttl_ms)),
     ]
+    if node_ids:
+        inserts.append(f"INSERT INTO sink {nothing()}")
     if scoring_tables is not None:
         inserts += add_scoring_pipeline(t_env, settings, scoring_tables)
         overrides += scoring_overrides(settings)

@@ -117,11 +117,7 @@ def memory_window(end_ms: int, tokens: str) -> str:
 
 def memory_of_windows(windows: Iterable[str]) -> str:
     """The memory of the last windows, without the first ones if they are too long."""
-    memory = EVENT.join(windows)
-    if len(memory) <= memories.MEMORY_CHARS:
-        return memory
-    tail = memory[-memories.MEMORY_CHARS :]
-    return tail[tail.index(EVENT + HEADER) + 1 :]
+    return memories.last_windows(EVENT.join(windows))
 
 
 def _window_sums(

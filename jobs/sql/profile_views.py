@@ -3,7 +3,7 @@
     behaviour_events (jobs/sql/event_views.py) -> deduplicated -> on_time -> counted -> encoded
     -> user_windows -> window_contributions -> with_baselines -> model_input
     deduplicated -> late, counted -> too_many
-    user_windows -> memories, memories and model_input -> profile_input
+    user_windows -> memories, memories and model_input -> profile_input (and earlier_join)
 
 The stream (jobs/profile_job.py) and the backfill (jobs/backfill_job.py) use the same views. Only
 the clock of a partition and the split of late events need a stream: a batch has no watermark. Each
@@ -247,16 +247,49 @@ def memories() -> str:
               FROM user_windows WHERE {reads_all_columns})"""
 
 
-def profile_input() -> str:
+def model_windows() -> str:
+    """`model_input` with other names for its times: a window join has its own.
+
+    The columns of `model_input`, where closed_* are its window_*
+    """
+    times = ", ".join(f"window_{name} AS closed_{name}" for name in ("start", "end", "time"))
+    return f"SELECT user_id, {times}, events, added, sums, history FROM model_input"
+
+
+def profile_input(settings: Settings) -> str:
     """The window with all that is known of its user: the input of the model.
+
+    A window join reads what it keeps of a user by key. An interval join of the same rows iterates
+    over it, past the deleted rows of all users, which takes several times as long.
 
     The columns of `model_input` without window_time, and memory STRING
     """
+    step = sql.interval(settings.window.stagger_ms or settings.window.length_ms)
+    windows, memories = (
+        f"(SELECT * FROM TABLE(TUMBLE(TABLE {view}, DESCRIPTOR({time}), {step})))"
+        for view, time in (("model_windows", "closed_time"), ("memories", "memory_time"))
+    )
     return f"""
-        SELECT w.user_id, window_start, window_end, events, history, added, sums,
-            {memory_format.last_windows_sql("memory")} AS memory
+        SELECT w.user_id, closed_start AS window_start, closed_end AS window_end,
+            events, history, added, sums, memory
+        FROM {windows} AS w JOIN {memories} AS m
+        ON w.window_start = m.window_start AND w.window_end = m.window_end
+            AND w.user_id = m.user_id"""
+
+
+def earlier_join() -> str:
+    """No rows. Its node restores savepoints of releases that made `profile_input` by this join.
+
+    At the barrier of a savepoint both rows of each window have met, so nothing waits in its state.
+
+    nothing STRING: of all columns, so that the state keeps its type
+    """
+    return """
+        SELECT CONCAT_WS('', w.user_id, CAST(window_start AS STRING), CAST(window_end AS STRING),
+            events, history, CAST(added[1] + sums[1] AS STRING), memory) AS nothing
         FROM model_input AS w
-        JOIN memories AS m ON w.user_id = m.user_id AND w.window_time = m.memory_time"""
+        JOIN memories AS m ON w.user_id = m.user_id AND w.window_time = m.memory_time
+        WHERE events < '' AND memory < ''"""
 
 
 def create(
@@ -295,8 +328,12 @@ def create(
         "model_input": model_input(settings),
     }
     if streaming or memories_in_batch:
-        views |= {"memories": memories(), "profile_input": profile_input()}
+        views |= {
+            "memories": memories(),
+            "model_windows": model_windows(),
+            "profile_input": profile_input(settings),
+        }
     if streaming:
-        views["late"] = late(settings)
+        views |= {"late": late(settings), "earlier_join": earlier_join()}
     for name, query in views.items():
         create_view(t_env, name, query)

@@ -55,13 +55,15 @@ def memory_sql(window: str) -> str:
     return f"LISTAGG({window}, '{EVENT}')"
 
 
-def last_windows_sql(memory: str) -> str:
-    """SQL: a memory without its first windows if it is too long for the model."""
-    tail = f"RIGHT({memory}, {MEMORY_CHARS})"
-    return (
-        f"CASE WHEN CHAR_LENGTH({memory}) <= {MEMORY_CHARS} THEN {memory}"
-        f" ELSE SUBSTRING({tail}, LOCATE('{_NEXT}', {tail}) + 1) END"
-    )
+def last_windows(memory: str) -> str:
+    """The memory without its first windows if it is too long for the model.
+
+    Not in SQL: Flink counts the characters of a text by reading all of it.
+    """
+    if len(memory) <= MEMORY_CHARS:
+        return memory
+    tail = memory[-MEMORY_CHARS:]
+    return tail[tail.index(_NEXT) + 1 :]
 
 
 def read_memories(texts: list[str]) -> Memories:

@@ -79,10 +79,11 @@ def tokens_sql(token: str) -> str:
 
 def last_tokens_sql(tokens: str) -> str:
     """SQL: the tokens of a window, without the first ones if they are too long for the state."""
+    # Flink computes an expression that occurs twice for every row, also for short ones.
     tail = f"RIGHT({tokens}, {TOKEN_CHARS_PER_WINDOW})"
     return (
         f"CASE WHEN CHAR_LENGTH({tokens}) < {TOKEN_CHARS_PER_WINDOW} THEN {tokens}"
-        f" ELSE SUBSTRING({tail}, LOCATE('{EVENT}', {tail}) + 1) END"
+        f" ELSE REGEXP_REPLACE({tail}, '^[^{EVENT}]*{EVENT}', '') END"
     )
 
 

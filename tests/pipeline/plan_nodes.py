@@ -20,6 +20,7 @@ from liveprofile.config import load
 from liveprofile.flink.jars import JARS
 from udfs.profile.udf import profile_udf
 
+_JOINS = ("stream-exec-interval-join", "stream-exec-window-join")
 FILE = Path(__file__).with_suffix(".json")
 
 
@@ -61,6 +62,12 @@ def nodes_with_state(plan: CompiledPlan) -> list[dict[str, Any]]:
             described["aggregates"] = _aggregate_types(node)
             if not _keeps_aggregates_only(node):
                 described["input"] = _field_types(nodes[sources[node_id]]["outputType"])
+        if node["type"].startswith(_JOINS):
+            described["inputs"] = [
+                _field_types(nodes[edge["source"]]["outputType"])
+                for edge in plan._plan["edges"]
+                if edge["target"] == node_id
+            ]
         found.append(described)
     return found
 

@@ -68,7 +68,7 @@ def test_views_shared_by_sinks_are_computed_once(profile_plan: CompiledPlan) -> 
         "table-source-scan",
         "deduplicate",
         "global-window-aggregate",
-        "interval-join",
+        "window-join",
         "correlate",
     ):
         assert count(profile_plan, kind) == 1, kind
@@ -184,6 +184,6 @@ def test_ids_of_nodes_with_state_do_not_depend_on_other_nodes() -> None:
     """Staggered windows have further steps, and the scoring pipeline numbers the nodes anew."""
     plan = plan_nodes.kafka_plan(scoring={"enabled": False}, window={"stagger_ms": 60_000})
     ids = {node["id"] for node in plan._plan["nodes"]}
-    assert {id for id in ids if id < 1_000} == {1, 8, 12, 14, 17, 20, 26, 57, 58, 61, 62}
+    assert {id for id in ids if id < 1_000} == {1, 8, 12, 14, 17, 20, 26, 57, 58, 61, 62, 63}
     with pytest.raises(ValueError, match="local-window-aggregate matches 0 known ids"):
         plan._renumber([node for node in NODE_IDS if "window" not in node.node_type])

@@ -172,15 +172,16 @@ def test_memories_written_by_sql_are_read_as_the_same_windows(
         f" ROWS BETWEEN {memories.MEMORY_WINDOWS - 1} PRECEDING AND CURRENT ROW)"
     )
     query = f"""
-        SELECT u, w, memory, {memories.last_windows_sql("memory")}
+        SELECT u, w, memory
         FROM (SELECT u, w, {memories.memory_sql("memory_window")} {over} AS memory
               FROM (SELECT u, w, {window} AS memory_window
                     FROM (SELECT u, w, {token_columns.tokens_sql("token")} AS tokens
                           FROM (SELECT *, {token} AS token FROM {name}) GROUP BY u, w)))"""
     rows = list(select(t_env, query))
-    found = memories.read_memories([row[3] for row in rows])
+    kept = [memories.last_windows(row[2]) for row in rows]
+    found = memories.read_memories(kept)
     shortened, first = 0, 0
-    for (user, last, whole, kept), size in zip(rows, found.sizes.tolist(), strict=True):
+    for (user, last, whole), part, size in zip(rows, kept, found.sizes.tolist(), strict=True):
         read = dict(map(memories.read_window, found.windows[first : first + size]))
         first += size
         windows = sorted({row[1] for row in tokens if row[0] == user and row[1] <= last})
@@ -188,7 +189,7 @@ def test_memories_written_by_sql_are_read_as_the_same_windows(
         assert list(read) == windows[len(windows) - len(read) :]
         if len(read) < len(windows):
             shortened += 1
-            assert len(kept) < memories.MEMORY_CHARS < len(whole)
+            assert len(part) < memories.MEMORY_CHARS < len(whole)
         expected = Counter(
             memories.MemoryToken(TYPE_INDEX[row[3]], row[4], row[5])
             for row in tokens

@@ -15,6 +15,7 @@ import numpy as np
 
 from liveprofile.features import baselines
 from liveprofile.wire import window_events
+from liveprofile.wire.memories import last_windows
 from udfs.corrections.late_events import Position
 from udfs.profile.batch import ProfileBatch
 
@@ -177,5 +178,5 @@ def to_batch(rows: Sequence[Mapping[str, Any]]) -> ProfileBatch:
         columns["history"],
         added,
         sums,
-        columns["memory"],
+        list(map(last_windows, columns["memory"])),
     )

@@ -61,7 +61,7 @@ class ProfileBatch(NamedTuple):
     history: list[str]  # the user's last windows: liveprofile.wire.token_columns
     added: np.ndarray  # (n, len(baselines.COLUMNS)) float64, the window's part of `sums`
     sums: np.ndarray  # (n, len(baselines.COLUMNS)) float64, the user's sums with the window
-    memory: list[str]  # the user's memory, this window included: liveprofile.wire.memories
+    memory: list[str]  # `last_windows` of the user's memory, this window included
 
     def row(self, index: int) -> ProfileBatch:
         """Returns a batch of one row."""

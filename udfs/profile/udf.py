@@ -19,6 +19,7 @@ from liveprofile.flink.latency_report import WINDOW_TO_PROFILE
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.segments.definitions import SegmentSet, read_segments
+from liveprofile.wire.memories import last_windows
 from udfs.consent_feed import ConsentFeed, open_consent_feed
 from udfs.erasure_feed import ErasureFeed, open_erasure_feed
 from udfs.latency_counters import LatencyCounters
@@ -130,7 +131,7 @@ class ProfileUdf(ScalarFunction):
             history.tolist(),
             np.stack(added.to_numpy()).astype(np.float64),
             np.stack(sums.to_numpy()).astype(np.float64),
-            memory.tolist(),
+            list(map(last_windows, memory)),
         )
         return pd.Series(self._updater.update(batch), dtype=object)
 
