@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.profile.device import to_device
 from models.profile.ranker.memory import PAIR_FEATURES, ROW_FEATURES, MemoryTokens, Pairs, pairs
 
 STATE_WIDTH, HIDDEN_WIDTH, SECOND_WIDTH = 32, 32, 16
@@ -236,4 +237,4 @@ def _known(code_M: np.ndarray, named: int) -> np.ndarray:
 
 
 def _tensor(array: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(array).to(like.device)
+    return to_device(array, like.device)

@@ -130,7 +130,7 @@ def test_small_surprise_chunks_give_the_same_surprise(network):
     histories, windows = random_users()
     model = profile_model(network)
     whole = score(model, histories, windows)
-    model._surprise_chunk = 3
+    model._forward_pass.surprise_chunk = 3
     assert_near(score(model, histories, windows), whole, 1e-5)
 
 
