@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import weakref
 from itertools import chain
@@ -12,17 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.load.workload import Workload
-from benchmarks.models.model_speed import generated_rows, model_inputs
-from models.profile import checkpoint
 from models.profile.device import DeviceMemoryError
-from models.profile.inference import ProfileModel, Scores
-from models.profile.network import BehaviourTransformer
 from models.profile.passes import Passes
-from tests.support.model_folders import SHIPPED
+from tests.unit.models.profile.shipped import assert_same, profile_model
 from tests.unit.models.profile.short_of_memory import ShortOfMemory
-
-LENGTHS = (8, 16, 32)
 
 
 class Device:
@@ -113,58 +105,17 @@ def test_the_cache_is_freed_when_the_failed_pass_holds_nothing() -> None:
     assert alive == [None]
 
 
-@pytest.fixture(scope="module")
-def shipped() -> tuple:
-    return checkpoint.load(SHIPPED)
-
-
-@pytest.fixture(scope="module")
-def inputs(shipped: tuple) -> tuple:
-    """Rows of a generated shop, with memories."""
-    workload = dataclasses.replace(Workload.of(4_000, 300), hours=1)
-    *arguments, memories = model_inputs(generated_rows(workload), shipped[3].decay_days)
-    return *arguments, memories, 1.0 / 24
-
-
-def profile_model(
-    shipped: tuple, network: BehaviourTransformer, batch_rows: int = 512
-) -> ProfileModel:
-    _, items, categories, card = shipped
-    return ProfileModel(
-        network,
-        items,
-        categories,
-        card.model_dump(),
-        device=torch.device("cpu"),
-        batch_rows=batch_rows,
-        length_buckets=LENGTHS,
-    )
-
-
-def assert_same(actual: Scores, expected: Scores, tolerance: float) -> None:
-    for name, value in actual._asdict().items():
-        if name == "value_curves":
-            for curve, values in value.values_BHK.items():
-                np.testing.assert_allclose(
-                    values, expected.value_curves.values_BHK[curve], atol=0.011, err_msg=curve
-                )
-        elif name != "batches":
-            np.testing.assert_allclose(
-                value, getattr(expected, name), tolerance, tolerance, err_msg=name
-            )
-
-
 @pytest.mark.parametrize(
     ("method", "fits"),
     [("trunk", 1_000), ("values", 100), ("item_logits", 20), ("value_curves", 70)],
 )
 def test_scores_of_halved_passes_equal_those_of_whole_passes(
-    shipped: tuple, inputs: tuple, method: str, fits: int
+    shipped: tuple, shipped_inputs: tuple, method: str, fits: int
 ) -> None:
-    whole = profile_model(shipped, shipped[0]).score(*inputs)
+    whole = profile_model(shipped, shipped[0]).score(*shipped_inputs)
     network = ShortOfMemory(shipped[0], **{method: fits})
     model = profile_model(shipped, network)
-    halved = model.score(*inputs)
+    halved = model.score(*shipped_inputs)
     rows = len(whole.surprise)
     assert rows > 150 and model.rows_per_pass < 128
     assert max(network.sizes[method]) > fits >= network.sizes[method][-1]
@@ -172,19 +123,19 @@ def test_scores_of_halved_passes_equal_those_of_whole_passes(
     assert_same(halved, whole, 1e-4)
     # The next call begins with the smaller size.
     network.sizes.clear()
-    assert_same(model.score(*inputs), whole, 1e-4)
+    assert_same(model.score(*shipped_inputs), whole, 1e-4)
     assert max(network.sizes[method]) <= fits
 
 
 def test_scores_have_the_same_bits_where_the_padding_is_the_same(
-    shipped: tuple, inputs: tuple
+    shipped: tuple, shipped_inputs: tuple
 ) -> None:
-    *_, memories, _ = inputs
+    *_, memories, _ = shipped_inputs
     rows = len(memories.sizes)
     network = ShortOfMemory(shipped[0], values=2 * (rows // 4))
-    halved = profile_model(shipped, network, batch_rows=rows).score(*inputs)
+    halved = profile_model(shipped, network, batch_rows=rows).score(*shipped_inputs)
     assert network.sizes["values"][:3] == [2 * rows, 2 * (rows // 2), 2 * (rows // 4)]
-    quarters = profile_model(shipped, shipped[0], batch_rows=rows // 4).score(*inputs)
+    quarters = profile_model(shipped, shipped[0], batch_rows=rows // 4).score(*shipped_inputs)
     for name, value in halved._asdict().items():
         if name not in ("batches", "value_curves"):
             np.testing.assert_array_equal(value, getattr(quarters, name), name)
