@@ -84,6 +84,10 @@ class GraphedRows:
         self._graphs: dict[tuple, _Graph] = {}
         self._can_capture = True
 
+    @property
+    def captured(self) -> bool:
+        return bool(self._graphs) and self._can_capture
+
     def prepare(self, *like: Tensor) -> None:
         """Captures the function at each size. like: inputs of any number of rows."""
         for size in self._sizes:
@@ -136,6 +140,10 @@ class GraphedNetwork:
         self._states = GraphedRows(self._all_states, sizes, capture)
         # A row has a state before and a state after its window.
         self.row_outputs = GraphedRows(row_heads, [2 * size for size in sizes], capture)
+
+    @property
+    def captured(self) -> bool:
+        return self._states.captured and self.row_outputs.captured
 
     def prepare(self) -> None:
         """Captures all graphs. The caller is in inference mode, as later calls are."""

@@ -155,6 +155,11 @@ class ProfileModel:
         """At most, as the device's memory allows."""
         return self._passes.rows
 
+    @property
+    def has_graphs(self) -> bool:
+        """Whether `warm_up` captured CUDA graphs."""
+        return self._graphs is not None and self._graphs.captured
+
     @classmethod
     def load(
         cls,
