@@ -86,7 +86,7 @@ class GraphedRows:
 
     @property
     def captured(self) -> bool:
-        return bool(self._graphs) and self._can_capture
+        return bool(self._graphs)
 
     def prepare(self, *like: Tensor) -> None:
         """Captures the function at each size. like: inputs of any number of rows."""
@@ -99,6 +99,7 @@ class GraphedRows:
                     replay, outputs = self._capture(lambda inputs=inputs: self._function(*inputs))
             except RuntimeError as error:  # of CUDA, of its memory too
                 self._can_capture = False
+                self._graphs.clear()
                 log.warning("no CUDA graphs, passes run without: %s", first_line(error))
                 return
             self._graphs[_key(size, inputs)] = _Graph(replay, inputs, outputs)

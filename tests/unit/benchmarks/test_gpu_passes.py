@@ -39,6 +39,8 @@ def test_clock_is_read_when_the_gpu_has_finished_and_variants_alternate() -> Non
     ]  # the calls of one measurement are equal
     once = [[(name, inputs, 1)] for name in models for inputs in (5, 6)]
     assert runs[:8] == [*once, *once]
+    # Before and after each of two sizes, rounds, models and parts.
+    assert events.count("wait") == 2 * 2**4
 
 
 def _split(events: list[Any], separator: str) -> list[list[Any]]:
