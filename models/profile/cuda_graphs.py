@@ -93,14 +93,14 @@ class GraphedRows:
         for size in self._sizes:
             if not self._can_capture:
                 return
-            inputs = tuple(each.new_zeros(size, *each.shape[1:]) for each in like)
             try:
+                inputs = tuple(each.new_zeros(size, *each.shape[1:]) for each in like)
                 with GPU_IN_USE:
                     replay, outputs = self._capture(lambda inputs=inputs: self._function(*inputs))
             except RuntimeError as error:  # of CUDA, of its memory too
                 self._can_capture = False
                 self._graphs.clear()
-                log.warning("no CUDA graphs, passes run without: %s", first_line(error))
+                log.warning("no CUDA graphs for a part of each pass: %s", first_line(error))
                 return
             self._graphs[_key(size, inputs)] = _Graph(replay, inputs, outputs)
 
@@ -151,6 +151,8 @@ class GraphedNetwork:
         table = self._model.table
         for length in self._lengths:
             self._states.prepare(table.new_zeros(1, length, len(FIELDS), dtype=torch.int32))
+        if not self._states.captured:
+            return
         states = table.new_zeros(1, table.shape[1])
         numbers = [
             table.new_zeros(1, width, dtype=torch.float32)

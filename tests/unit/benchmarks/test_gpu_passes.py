@@ -13,6 +13,8 @@ from benchmarks.models.gpu_passes import NOT_MEASURED, gpu_passes, time_variants
 from benchmarks.models.model_speed import generated_rows
 from tests.support.model_folders import SHIPPED
 
+pytestmark = pytest.mark.slow
+
 WORKLOAD = dataclasses.replace(Workload.of(4_000, 300), hours=1)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
@@ -52,6 +53,7 @@ class RecordsWaits(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+@pytest.mark.slow
 def test_all_passes_start_before_the_first_result_is_read(
     shipped: tuple, shipped_inputs: tuple
 ) -> None:

@@ -85,12 +85,13 @@ def test_failed_capture_is_logged_once_and_everything_runs_without_graphs(
         graphed.prepare(*rows(0, 1))
     assert capture.captured == 2 and not graphed.captured
     assert [record.getMessage() for record in caplog.records] == [
-        "no CUDA graphs, passes run without: CUDA out of memory"
+        "no CUDA graphs for a part of each pass: CUDA out of memory"
     ]
     assert graphed(*rows(3, 2))[0].tolist() == [6, 8]
     assert capture.replayed == 0 and not GPU_IN_USE.locked()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("batch_rows", [512, 100])
 def test_passes_replay_two_graphs_and_give_the_same_scores(
     shipped: tuple, shipped_inputs: tuple, batch_rows: int
@@ -111,18 +112,21 @@ def test_passes_replay_two_graphs_and_give_the_same_scores(
     assert capture.replayed == 2 * len(scores.batches)
 
 
+@pytest.mark.slow
 def test_network_that_cannot_be_captured_scores_without_graphs(
-    shipped: tuple, shipped_inputs: tuple
+    shipped: tuple, shipped_inputs: tuple, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(function: Function) -> Any:
         raise RuntimeError("operation not permitted when stream is capturing")
 
     model = profile_model(shipped, shipped[0], capture=fail)
     model.warm_up()
+    assert len(caplog.records) == 1 and not model.has_graphs
     expected = profile_model(shipped, shipped[0]).score(*shipped_inputs)
     assert_same(model.score(*shipped_inputs), expected, 1e-4)
 
 
+@pytest.mark.slow
 def test_no_pass_runs_while_another_model_is_captured(
     shipped: tuple, shipped_inputs: tuple
 ) -> None:

@@ -105,6 +105,7 @@ def test_the_cache_is_freed_when_the_failed_pass_holds_nothing() -> None:
     assert alive == [None]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("method", "fits"),
     [("trunk", 1_000), ("values", 100), ("item_logits", 20), ("value_curves", 70)],
@@ -127,6 +128,7 @@ def test_scores_of_halved_passes_equal_those_of_whole_passes(
     assert max(network.sizes[method]) <= fits
 
 
+@pytest.mark.slow
 def test_scores_have_the_same_bits_where_the_padding_is_the_same(
     shipped: tuple, shipped_inputs: tuple
 ) -> None:
@@ -141,6 +143,7 @@ def test_scores_have_the_same_bits_where_the_padding_is_the_same(
             np.testing.assert_array_equal(value, getattr(quarters, name), name)
 
 
+@pytest.mark.slow
 def test_warm_up_halves_too_and_fails_if_no_row_fits(shipped: tuple) -> None:
     model = profile_model(shipped, ShortOfMemory(shipped[0], values=4))
     model.warm_up()
@@ -149,6 +152,7 @@ def test_warm_up_halves_too_and_fails_if_no_row_fits(shipped: tuple) -> None:
         profile_model(shipped, ShortOfMemory(shipped[0], values=1)).warm_up()
 
 
+@pytest.mark.slow
 def test_model_that_does_not_fit_is_named(shipped: tuple) -> None:
     class TooLarge(ShortOfMemory):
         def to(self, *args: Any, **kwargs: Any) -> Any:

@@ -26,6 +26,8 @@ from udfs.profile.batch import ProfileUpdater
 from udfs.profile.deployment import KEY
 from udfs.profile.model_feed import ModelFeed, require_whole_passes
 
+pytestmark = pytest.mark.slow
+
 USERS = ("a", "b", "c")
 
 
