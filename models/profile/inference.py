@@ -218,7 +218,8 @@ class ProfileModel:
             for n in lengths
         ]
         user_features_BX = np.zeros((len(rows), len(FEATURE_NAMES)), np.float32)
-        return self.score(
+        # Without GPU_IN_USE, because no other thread captures: the model in force scores meanwhile.
+        return self._score(
             TokenColumns.of([row[:-1] for row in rows]),
             TokenColumns.of([row[-1:] for row in rows]),
             user_features_BX,
@@ -245,6 +246,27 @@ class ProfileModel:
         Churn and spend before the windows are those at their ends if no event came, if there are
         value curves, else those at their starts.
         """
+        with nullcontext() if self._graphs is None else GPU_IN_USE:
+            return self._score(
+                histories,
+                windows,
+                user_features_before_BX,
+                user_features_after_BX,
+                vectors,
+                memories,
+                window_days,
+            )
+
+    def _score(
+        self,
+        histories: TokenColumns,
+        windows: TokenColumns,
+        user_features_before_BX: np.ndarray,
+        user_features_after_BX: np.ndarray,
+        vectors: Sequence[Vectors] = (),
+        memories: Memories | None = None,
+        window_days: np.ndarray | float = 0.0,
+    ) -> Scores:
         length_B = self._encoder.lengths(histories.sizes, windows.sizes)
         order_B = np.argsort(length_B, kind="stable")
         tokens = self._encoder.index_tokens(histories, windows)
@@ -263,7 +285,7 @@ class ProfileModel:
             timer.stop()
             return result, timer
 
-        with torch.inference_mode(), nullcontext() if self._graphs is None else GPU_IN_USE:
+        with torch.inference_mode():
             passes = self._passes.run(len(order_B), run_pass)
             results = [result for result, _ in passes]
             scores = self._collect(results, order_B, [timer.read() for _, timer in passes])
