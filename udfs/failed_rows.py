@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-# Errors that malformed data raises. Other errors (out of memory, a lost GPU) fail the task.
+# Errors that malformed data raises. Other errors fail the task: a lost GPU, or one whose memory is
+# too small for a single row (models/profile/passes.py).
 DATA_ERRORS = (ValueError, TypeError, KeyError, IndexError, ArithmeticError)
 # Malformed rows come mixed with good ones. If so many rows in a row fail, the code or the model is
 # at fault: the task fails, because rejecting every event would lose them all.

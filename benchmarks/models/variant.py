@@ -17,7 +17,8 @@ from liveprofile.config import load
 from liveprofile.errors import InputError
 from models.profile import checkpoint
 from models.profile.encoding import EncodedBatch
-from models.profile.inference import TOP_K, InferenceBatchResult, ProfileModel
+from models.profile.forward import TOP_K, InferenceBatchResult
+from models.profile.inference import ProfileModel
 from models.profile.network import BehaviourTransformer, expected_spend
 
 ALL_ITEMS_ROWS = 256  # batch size when all items are ranked: more logits would cause page faults

@@ -45,6 +45,19 @@ def slots(facts: Facts, settings: Settings) -> Iterator[Problem]:
         )
 
 
+def gpu_slots(facts: Facts, settings: Settings) -> Iterator[Problem]:
+    flink, option = facts.flink, "taskmanager.numberOfTaskSlots"
+    resources = flink.config.get("external-resources", "").replace(",", ";").split(";")
+    has_gpu = "gpu" in (name.strip() for name in resources) and settings.model.device != "cpu"
+    if has_gpu and flink.slots > flink.task_managers > 0:
+        yield Problem(
+            f"{flink.task_managers} TaskManagers with a GPU have {flink.slots} slots: each slot's"
+            " Python worker has a CUDA context and a model of its own on the GPU",
+            f"set {option}: 1, as flink-conf/config.gpu.yaml does, and job.parallelism to the"
+            " number of GPUs",
+        )
+
+
 def metaspace(facts: Facts, settings: Settings) -> Iterator[Problem]:
     option = "taskmanager.memory.jvm-metaspace.size"
     limit = parse_bytes(facts.flink.config.get(option, "256m"))
@@ -106,6 +119,7 @@ CHECKS = (
     Check("flink reachable", "flink", flink_reachable),
     Check("flink version", "flink", flink_version),
     Check("slots", "flink", slots),
+    Check("gpu slots", "flink", gpu_slots),
     Check("metaspace", "flink", metaspace),
     Check("flink options", "flink", flink_options),
     Check("checkpoints", "flink", checkpoints),

@@ -1,11 +1,13 @@
-"""Selects the device of a model, a GPU if there is one, and times forward passes on it."""
+"""Selects the device of a model, a GPU if there is one, copies to it, and times passes on it."""
 
 from __future__ import annotations
 
 import time
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from liveprofile.errors import InputError
 
@@ -16,12 +18,33 @@ class ModelError(InputError):
     """The device or the model's settings cannot be used."""
 
 
+class DeviceMemoryError(ModelError):
+    """The device's memory is too small, or others use it.
+
+    A row is bounded, so this says nothing about the row: it fails the task, and Flink replays the
+    rows when there is memory again.
+    """
+
+
+def first_line(error: Exception) -> str:
+    """What CUDA's errors say; advice for developers follows."""
+    return str(error).partition("\n")[0]
+
+
 def select_device(setting: Device) -> torch.device:
     """Raises ModelError if the setting is cuda and there is no GPU."""
     cuda = setting != "cpu" and torch.cuda.is_available()
     if setting == "cuda" and not cuda:
         raise ModelError("model.device = cuda, but torch finds no CUDA GPU; set it to auto or cpu")
     return torch.device("cuda" if cuda else "cpu")
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """Copies an array. The copy to a GPU does not wait for the work that the GPU still has."""
+    tensor = torch.from_numpy(array)
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)
 
 
 class BatchTime(NamedTuple):

@@ -1,21 +1,20 @@
-"""Inference for the job: scores histories and windows of tokens in batches and times each batch.
+"""Inference for the job: scores histories and windows of tokens in passes and times each pass.
 
 One forward pass of the causal trunk gives the profile before and the profile after the window: the
 state at the last event before the window does not depend on the window. Rows are sorted by length
-and padded only to the longest of their group. Heads run only at the positions that need them.
+and padded only to the longest of their group.
 
-Shape suffixes
-    B rows (one user and window each)   2B rows before, then rows after their window
-    P flat positions (models/profile/encoding.py)   N positions whose state is read
-    S events of the windows   M a chunk of them, or items of repeat counts   F, R a subset of M
-    D model width   C categories   I items   K best of them   X user features   O output columns
-    7 fields of a token (models/profile/encoding.py)
+A GPU computes a pass while the CPU encodes the next one: results are read after the last one.
+
+Shape suffixes as in models/profile/forward.py
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,18 +28,26 @@ from liveprofile.wire.memories import Memories, MemoryToken
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import TYPE_INDEX, Token
 from models.profile import checkpoint
-from models.profile.device import BatchTime, BatchTimer, Device, select_device
+from models.profile.cuda_graphs import GPU_IN_USE, Capture, CudaCapture, GraphedNetwork
+from models.profile.device import (
+    BatchTime,
+    BatchTimer,
+    Device,
+    DeviceMemoryError,
+    first_line,
+    select_device,
+    to_device,
+)
 from models.profile.encoding import EncodedBatch, Encoder, Vocabulary
+from models.profile.forward import TOP_K, ForwardPass, InferenceBatchResult, row_outputs
 from models.profile.modality_layers import collate
-from models.profile.network import BehaviourTransformer, expected_spend, top_k
+from models.profile.network import BehaviourTransformer
+from models.profile.passes import Passes
 from models.profile.ranking import MemoryRanker
-from models.profile.user_features import FEATURE_NAMES, RepeatCounts
+from models.profile.user_features import FEATURE_NAMES
 from models.profile.values.serving import CurvesAfter, score_curves
 
-TOP_K = 10
 SCRATCH_BYTES = 31 << 20
-# Positions whose surprise is computed at a time on a CPU: their logits fit in a core's cache.
-SURPRISE_CHUNK_POSITIONS = 1024
 
 
 def in_bfloat16(model: BehaviourTransformer) -> BehaviourTransformer:
@@ -74,19 +81,12 @@ class Scores(NamedTuple):
     value_curves: CurvesAfter | None = None  # after the windows; None: the model has none
 
 
-class InferenceBatchResult(NamedTuple):
-    """The outputs of one forward pass of B rows, on the device."""
-
-    floats_2BO: Tensor  # embedding, probabilities of interests, churn, spend
-    ints_BO: Tensor  # interests before, interests after, next items
-    after_BD: Tensor  # states after the windows
-    fused_BD: Tensor  # those with the windows' vectors
-    surprise_S: Tensor
-    row_S: np.ndarray  # the row that each event belongs to
-
-
 class ProfileModel:
-    """A model checkpoint on a device. Not thread-safe."""
+    """A model checkpoint on a device. Not thread-safe.
+
+    batch_rows: of one pass; fewer if the device's memory is short (models/profile/passes.py).
+    capture: makes graphs of what has fixed shapes; None: no graphs.
+    """
 
     def __init__(
         self,
@@ -98,7 +98,9 @@ class ProfileModel:
         device: torch.device,
         batch_rows: int,
         length_buckets: Sequence[int],
+        capture: Capture | None = None,
     ):
+        """Raises DeviceMemoryError if the model does not fit into the device's memory."""
         self.card = card
         self.version: str = card["version"]
         self.revision: int = card["revision"]
@@ -106,12 +108,28 @@ class ProfileModel:
         self.max_len, self.dim = model.shape.max_len, model.shape.embedding
         self.modalities = frozenset(model.fusion.modalities)
         self._device = device
-        self._model = model.to(device)
-        self._batch_rows, self._length_buckets = batch_rows, tuple(length_buckets)
+        try:
+            self._model = model.to(device)
+        except torch.OutOfMemoryError as error:
+            raise DeviceMemoryError(
+                f"model {self.version} does not fit into the device's memory: {first_line(error)}"
+            ) from error
+        self._passes = Passes(batch_rows)
+        self._lengths = (*(n for n in length_buckets if n < self.max_len), self.max_len)
+        self._graphs = None
+        if capture is not None:
+            heads = partial(row_outputs, self._model)
+            self._graphs = GraphedNetwork(self._model, heads, self._lengths, batch_rows, capture)
+        # Graphs need fewer launches for one group; more groups are less work.
+        self._group_lengths = self._lengths if self._graphs is None else ()
         self._k_categories, self._k_items = min(TOP_K, len(categories)), min(TOP_K, len(items))
-        self._ranked_items = min(max(card["ranked_items"], TOP_K), len(items))
-        self._ranker = MemoryRanker(self._model, items, categories, self._ranked_items, TOP_K)
-        self._surprise_chunk = SURPRISE_CHUNK_POSITIONS if device.type == "cpu" else 1 << 30
+        ranked_items = min(max(card["ranked_items"], TOP_K), len(items))
+        self._forward_pass = ForwardPass(
+            self._model, device, ranked_items, self._k_items, self._graphs
+        )
+        self._ranker = MemoryRanker(
+            self._model, items, categories, ranked_items, TOP_K, self._passes
+        )
         self._encoder = Encoder(
             Vocabulary(items, model.shape.item_buckets),
             Vocabulary(categories, model.shape.category_buckets),
@@ -132,6 +150,16 @@ class ProfileModel:
         """As `items`, for categories."""
         return self._ranker.categories
 
+    @property
+    def rows_per_pass(self) -> int:
+        """At most, as the device's memory allows."""
+        return self._passes.rows
+
+    @property
+    def has_graphs(self) -> bool:
+        """Whether `warm_up` captured CUDA graphs."""
+        return self._graphs is not None and self._graphs.captured
+
     @classmethod
     def load(
         cls,
@@ -141,11 +169,13 @@ class ProfileModel:
         threads: int = 1,
         batch_rows: int = 512,
         length_buckets: Sequence[int] = (8, 16, 32),
+        cuda_graphs: bool = False,
     ) -> ProfileModel:
         """Loads a model checkpoint. It computes in bfloat16 on a GPU and in float32 on the CPU.
 
-        `threads` sets torch's number of threads for the whole process. Raises InputError for an
-        invalid checkpoint, ModelError for a missing device.
+        `threads` sets torch's number of threads for the whole process. `cuda_graphs` has no effect
+        on the CPU. Raises InputError for an invalid checkpoint, ModelError for a missing device,
+        DeviceMemoryError for one without room.
         """
         chosen = select_device(device)
         torch.set_num_threads(threads)
@@ -158,6 +188,7 @@ class ProfileModel:
             device=chosen,
             batch_rows=batch_rows,
             length_buckets=length_buckets,
+            capture=CudaCapture() if cuda_graphs and chosen.type == "cuda" else None,
         )
 
     def with_revision(self, revision: int) -> ProfileModel:
@@ -167,18 +198,28 @@ class ProfileModel:
         return copied
 
     def warm_up(self) -> Scores:
-        """Scores one row of every length, so that the first real batch is as fast as later ones."""
+        """Scores one row of every length, so that the first real batch is as fast as later ones.
+
+        On a GPU it also scores a whole pass of the longest rows, which takes the memory that later
+        passes need, and captures the graphs. Raises DeviceMemoryError.
+        """
         # glibc returns large blocks to the kernel at once until a larger block has been freed.
         # After this block (glibc's limit is 32 MiB) the scratch memory of forward passes stays
         # mapped and causes no page faults.
         torch.empty(SCRATCH_BYTES, dtype=torch.uint8)
-        lengths = sorted({2, self.max_len, *(n for n in self._length_buckets if n < self.max_len)})
+        if self._graphs is not None:
+            with torch.inference_mode():
+                self._graphs.prepare()
+        lengths = sorted({2, *self._lengths})
+        if self._device.type == "cuda":
+            lengths += [self.max_len] * self.rows_per_pass
         rows = [
             [Token(1_500_000_000_000 + i, TYPE_INDEX["view"], "", "", 0.0) for i in range(n - 1)]
             for n in lengths
         ]
         user_features_BX = np.zeros((len(rows), len(FEATURE_NAMES)), np.float32)
-        return self.score(
+        # Without GPU_IN_USE, because no other thread captures: the model in force scores meanwhile.
+        return self._score(
             TokenColumns.of([row[:-1] for row in rows]),
             TokenColumns.of([row[-1:] for row in rows]),
             user_features_BX,
@@ -205,30 +246,55 @@ class ProfileModel:
         Churn and spend before the windows are those at their ends if no event came, if there are
         value curves, else those at their starts.
         """
+        with nullcontext() if self._graphs is None else GPU_IN_USE:
+            return self._score(
+                histories,
+                windows,
+                user_features_before_BX,
+                user_features_after_BX,
+                vectors,
+                memories,
+                window_days,
+            )
+
+    def _score(
+        self,
+        histories: TokenColumns,
+        windows: TokenColumns,
+        user_features_before_BX: np.ndarray,
+        user_features_after_BX: np.ndarray,
+        vectors: Sequence[Vectors] = (),
+        memories: Memories | None = None,
+        window_days: np.ndarray | float = 0.0,
+    ) -> Scores:
         length_B = self._encoder.lengths(histories.sizes, windows.sizes)
         order_B = np.argsort(length_B, kind="stable")
         tokens = self._encoder.index_tokens(histories, windows)
         by_memory = memories is not None and self._model.ranker is not None
-        results, timers = [], []
+        has_vectors = bool(self.modalities) and any(vectors)
+
+        def run_pass(part: slice) -> tuple[InferenceBatchResult, BatchTimer]:
+            part_B = order_B[part]
+            timer = BatchTimer(self._device, len(part_B), int(length_B[part_B[-1]]))
+            batch = self._encoder.encode(tokens, part_B, self._group_lengths)
+            user_features_2BX = np.concatenate(
+                [user_features_before_BX[part_B], user_features_after_BX[part_B]]
+            )
+            fused_BD = self._fused([vectors[row] for row in part_B]) if has_vectors else None
+            result = self._forward(batch, user_features_2BX, fused_BD, by_memory)
+            timer.stop()
+            return result, timer
+
         with torch.inference_mode():
-            fused_BD = self._fused(vectors) if self.modalities and any(vectors) else None
-            for first in range(0, len(order_B), self._batch_rows):
-                part_B = order_B[first : first + self._batch_rows]
-                timer = BatchTimer(self._device, len(part_B), int(length_B[part_B[-1]]))
-                batch = self._encoder.encode(tokens, part_B, self._length_buckets)
-                user_features_2BX = np.concatenate(
-                    [user_features_before_BX[part_B], user_features_after_BX[part_B]]
-                )
-                batch_fused_BD = None if fused_BD is None else fused_BD[torch.from_numpy(part_B)]
-                results.append(self._forward(batch, user_features_2BX, batch_fused_BD, by_memory))
-                timer.stop()
-                timers.append(timer)
-            scores = self._collect(results, order_B, [timer.read() for timer in timers])
-            if not by_memory or not len(order_B):
+            passes = self._passes.run(len(order_B), run_pass)
+            results = [result for result, _ in passes]
+            scores = self._collect(results, order_B, [timer.read() for _, timer in passes])
+            if not by_memory or not passes:
                 return scores
-            input_order_B = torch.from_numpy(np.argsort(order_B))
+            input_order_B = to_device(np.argsort(order_B), self._device)
             after_BD = torch.cat([result.after_BD for result in results])[input_order_B]
-            if fused_BD is not None:
+            fused_BD = None
+            if has_vectors:
                 fused_BD = torch.cat([result.fused_BD for result in results])[input_order_B]
             ranked = self._ranker.rank(memories, after_BD, fused_BD)
             scores = scores._replace(**ranked._asdict())
@@ -236,7 +302,8 @@ class ProfileModel:
                 return scores
             numbers_BX = (user_features_before_BX, user_features_after_BX)
             days_B = np.broadcast_to(window_days, len(order_B))
-            curves = score_curves(head, self._ranker.windows(memories), numbers_BX, days_B)
+            windows = self._ranker.windows(memories)
+            curves = score_curves(head, windows, numbers_BX, days_B, self._passes)
             return scores._replace(**curves._asdict())
 
     def _fused(self, vectors: Sequence[Vectors]) -> Tensor:
@@ -250,114 +317,7 @@ class ProfileModel:
         fused_BD: Tensor | None,
         by_memory: bool,
     ) -> InferenceBatchResult:
-        rows = len(batch.before_B)
-        # The state before the window predicts a window's first event, so the first events of all
-        # windows come first in S and need no states of their own.
-        row_S = np.repeat(np.arange(rows), batch.scored_counts_B)
-        is_first_S = np.diff(row_S, prepend=-1) > 0
-        order_S = np.argsort(~is_first_S, kind="stable")
-        row_S, scored, firsts = row_S[order_S], len(row_S), int(is_first_S.sum())
-        index = np.concatenate(
-            [
-                batch.before_B,
-                batch.after_B,
-                batch.scored_S[order_S[firsts:]],
-                row_S,
-                batch.category_S[order_S],
-                batch.type_S[order_S],
-            ]
-        )
-        repeat_counts_2BC = np.concatenate(
-            [batch.repeat_counts_before_BC, batch.repeat_counts_after_BC]
-        )
-        embedding_rows_P7, index, repeat_counts_2BC, user_features_2BX = map(
-            self._to_device, (batch.embedding_rows_P7, index, repeat_counts_2BC, user_features_2BX)
-        )
-        states = len(index) - 3 * scored
-        flat_position_N, before_S, category_S, type_S = index.split(
-            [states, scored, scored, scored]
-        )
-
-        model = self._model
-        h_ND = model.trunk(embedding_rows_P7, batch.groups, flat_position_N)
-        h_2BD = fused_2BD = h_ND[: 2 * rows]
-        if fused_BD is not None:
-            fused_2BD = torch.cat([h_2BD[:rows], h_2BD[rows:] + fused_BD])
-        log_p_2BC = model.category_logits(fused_2BD, repeat_counts_2BC).float().log_softmax(1)
-        log_p = [log_p_2BC[before_S[:firsts], category_S[:firsts]]]
-        rest = [h_ND[2 * rows :], before_S[firsts:], category_S[firsts:]]
-        parts = [column.split(self._surprise_chunk) for column in rest]
-        for h_MD, row_M, category_M in zip(*parts, strict=True):
-            repeat_counts_MC = repeat_counts_2BC.index_select(0, row_M)
-            log_p_MC = model.category_logits(h_MD, repeat_counts_MC).float().log_softmax(1)
-            log_p.append(log_p_MC.gather(1, category_M[:, None]).squeeze(1))
-        rest_R = torch.arange(2 * rows, states, device=self._device)
-        state_S = torch.cat([before_S[:firsts], rest_R])
-        type_log_p = model.type_logits(h_ND).float().log_softmax(1)
-        surprise_S = -(torch.cat(log_p) + type_log_p[state_S, type_S])
-
-        named = slice(1, 1 + model.shape.categories)  # neither the unknown nor the hash buckets
-        log_p_2BK, interest_2BK = top_k(log_p_2BC[:, named], TOP_K)
-        churn_logit_2B, log_mean_2B, log_std_2B = model.values(h_2BD, user_features_2BX)
-        churn_2B = churn_logit_2B.sigmoid()
-        spend_2B = expected_spend(churn_2B, log_mean_2B, log_std_2B)
-        if by_memory:  # the ranker replaces them
-            item_BK = interest_2BK.new_zeros(rows, self._k_items)
-        else:
-            item_BK = self._next_items(fused_2BD[rows:], batch.item_repeat_counts)
-        embeddings = model.embeddings(h_2BD)
-        floats = torch.cat([embeddings, log_p_2BK.exp(), churn_2B[:, None], spend_2B[:, None]], 1)
-        ints = torch.cat([interest_2BK[:rows], interest_2BK[rows:], item_BK], 1).int()
-        after_BD, fused_BD = h_2BD[rows:], fused_2BD[rows:]
-        return InferenceBatchResult(floats, ints, after_BD, fused_BD, surprise_S, row_S)
-
-    def _next_items(self, h_BD: Tensor, counts: RepeatCounts) -> Tensor:
-        """(B, K) best items, best first, among the ranked items and all items of the user's past.
-
-        `counts` adds the repeat term to the logits. Items past the ranked ones are candidates only
-        for users who already had them.
-        """
-        model, ranked, k = self._model, self._ranked_items, self._k_items
-        item_M = counts.code_M - 1
-        ranked_F, rare_R = np.flatnonzero(item_M < ranked), np.flatnonzero(item_M >= ranked)
-        logit_index_F = counts.row_M[ranked_F] * ranked + item_M[ranked_F]
-        # The n-th rare item of each row goes to column n.
-        row_R, item_R = counts.row_M[rare_R], item_M[rare_R]
-        rare_B = np.bincount(row_R, minlength=len(h_BD))
-        column_R = np.arange(len(rare_R)) - np.repeat(np.cumsum(rare_B) - rare_B, rare_B)
-        columns = int(rare_B.max())
-        row_M, value_M, ranked_F, logit_index_F, rare_R, row_R, item_R, column_R = map(
-            self._to_device,
-            (
-                counts.row_M,
-                counts.value_M,
-                ranked_F,
-                logit_index_F,
-                rare_R,
-                row_R,
-                item_R,
-                column_R,
-            ),
-        )
-        repeat_term_M = model.repeat_weights(h_BD)[1].float().squeeze(1)[row_M] * value_M
-        logits_BI = model.item_logits(h_BD, slice(ranked)).float()
-        logits_BI.view(-1).index_add_(0, logit_index_F, repeat_term_M[ranked_F])
-        logit_BK, item_BK = top_k(logits_BI, k)
-        shape = (len(h_BD), columns)
-        rare_logits = h_BD.new_full(shape, -torch.inf, dtype=torch.float32)
-        rare_logits[row_R, column_R] = (
-            model.paired_item_logits(h_BD, item_R, row_R).float() + repeat_term_M[rare_R]
-        )
-        rare_items = item_BK.new_zeros(shape)
-        rare_items[row_R, column_R] = item_R
-        best_BK = torch.cat([logit_BK, rare_logits], 1).topk(k).indices
-        return torch.cat([item_BK, rare_items], 1).gather(1, best_BK)
-
-    def _to_device(self, array: np.ndarray) -> Tensor:
-        tensor = torch.from_numpy(array)
-        if self._device.type == "cpu":
-            return tensor
-        return tensor.pin_memory().to(self._device, non_blocking=True)
+        return self._forward_pass.run(batch, user_features_2BX, fused_BD, by_memory)
 
     def _collect(
         self,

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from liveprofile.events.modalities import PLACE, Modality, Vectors
+from models.profile.device import to_device
 
 CELL_DEGREES = (0.05, 1.0)  # about 5 and 100 km
 CELL_ROWS = 1_024  # of each of the two grids
@@ -68,11 +69,13 @@ class Fusion(nn.Module):
                 continue
             row_K, vector_KW = inputs[modality]
             if modality == PLACE:
-                cell_K2 = torch.from_numpy(grid_cells(vector_KW)).to(weight_WD.device)
+                cell_K2 = to_device(grid_cells(vector_KW), weight_WD.device)
                 projected_KD = weight_WD[cell_K2].sum(1)
             else:
-                projected_KD = torch.from_numpy(vector_KW).to(weight_WD) @ weight_WD
-            row_index_K = torch.from_numpy(row_K).to(weight_WD.device)
+                projected_KD = (
+                    to_device(vector_KW, weight_WD.device).to(weight_WD.dtype) @ weight_WD
+                )
+            row_index_K = to_device(row_K, weight_WD.device)
             fused_BD = fused_BD.index_add(0, row_index_K, projected_KD)
         return fused_BD
 

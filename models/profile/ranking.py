@@ -12,7 +12,9 @@ import torch
 from torch import Tensor
 
 from liveprofile.wire.memories import Memories
+from models.profile.device import to_device
 from models.profile.network import BehaviourTransformer, top_k
+from models.profile.passes import Passes
 from models.profile.ranker.memory import MemoryReader, MemoryTokens, MemoryWindows
 from models.profile.ranker.network import (
     TRUNK_CANDIDATES,
@@ -84,8 +86,9 @@ class MemoryRanker:
         categories: list[str],
         ranked_items: int,
         places: int,
+        passes: Passes,
     ):
-        self._model, self._ranked_items = model, ranked_items
+        self._model, self._ranked_items, self._passes = model, ranked_items, passes
         self._k_categories, self._k_items = min(places, len(categories)), min(places, len(items))
         self._reader = MemoryReader(items, categories)
         self.items, self.categories = self._reader.items.names, self._reader.categories.names
@@ -93,11 +96,12 @@ class MemoryRanker:
     def rank(self, memories: Memories, h_BD: Tensor, fused_BD: Tensor | None = None) -> RankedRows:
         """Ranks B rows. h_BD, fused_BD: as in `rank`."""
         self._reader.make_room()
-        chunks = []
-        for first in range(0, len(h_BD), CHUNK_ROWS):
-            chunk = slice(first, first + CHUNK_ROWS)
+
+        def rank_chunk(chunk: slice) -> RankedRows:
             fused = None if fused_BD is None else fused_BD[chunk]
-            chunks.append(self._rank(memories.rows(chunk), h_BD[chunk], fused))
+            return self._rank(memories.rows(chunk), h_BD[chunk], fused)
+
+        chunks = self._passes.run(len(h_BD), rank_chunk, CHUNK_ROWS)
         return RankedRows(*map(np.concatenate, zip(*chunks, strict=True)))
 
     def windows(self, memories: Memories) -> MemoryWindows:
@@ -132,7 +136,7 @@ def best_categories(logits: CategoryLogits, k: int) -> tuple[np.ndarray, np.ndar
 def best_items(ranked: Ranked, tie_N: np.ndarray, rows: int, k: int) -> np.ndarray:
     """(B, k) indexes of the best candidates. tie_N: far below a logit, orders equal candidates."""
     candidates = ranked.candidates
-    logit_N = ranked.item_N.float() + torch.from_numpy(tie_N).to(ranked.item_N.device)
+    logit_N = ranked.item_N.float() + to_device(tie_N, ranked.item_N.device)
     logit_BX, code_BX = columns(candidates.row_N, candidates.code_N, logit_N, rows)
     best_BK = logit_BX.topk(k).indices.cpu().numpy()
     return (np.take_along_axis(code_BX, best_BK, 1) - 1).astype(np.int32)
@@ -149,7 +153,7 @@ def _trunk_items(model: BehaviourTransformer, h_BD: Tensor, candidates: Candidat
     logit_N = model.item_bias.min().expand(len(candidates.code_N)).float()
     named_M = np.flatnonzero(candidates.code_N <= model.shape.items)
     index_M, item_M, row_M = (
-        torch.from_numpy(each).to(h_BD.device)
+        to_device(each, h_BD.device)
         for each in (named_M, candidates.code_N[named_M] - 1, candidates.row_N[named_M])
     )
     logit_M = model.paired_item_logits(h_BD, item_M, row_M).float()
@@ -166,8 +170,5 @@ def columns(
     logit_BX = logit_M.new_full(shape, -torch.inf, dtype=torch.float32)
     code_BX = np.zeros(shape, np.int64)
     code_BX[row_M, column_M] = code_M
-    index = (
-        torch.from_numpy(row_M).to(logit_M.device),
-        torch.from_numpy(column_M).to(logit_M.device),
-    )
+    index = (to_device(row_M, logit_M.device), to_device(column_M, logit_M.device))
     return logit_BX.index_put(index, logit_M.float()), code_BX

@@ -23,7 +23,7 @@ START_MS = 1_510_000_000_000
 
 
 def random_rows(
-    model: ProfileModel, sizes: tuple[int, int], first_minute: int, seed: int
+    model: ProfileModel, sizes: tuple[int, int], first_minute: int, seed: int, rows: int = ROWS
 ) -> TokenColumns:
     random = np.random.default_rng(seed)
 
@@ -39,7 +39,7 @@ def random_rows(
     return TokenColumns.of(
         [
             [token(first_minute + number) for number in range(int(random.integers(*sizes)))]
-            for _ in range(ROWS)
+            for _ in range(rows)
         ]
     )
 

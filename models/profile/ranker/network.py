@@ -30,6 +30,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from models.profile.device import to_device
 from models.profile.ranker.memory import PAIR_FEATURES, ROW_FEATURES, MemoryTokens, Pairs, pairs
 
 STATE_WIDTH, HIDDEN_WIDTH, SECOND_WIDTH = 32, 32, 16
@@ -267,4 +268,4 @@ def _known(code_M: np.ndarray, named: int) -> np.ndarray:
 
 
 def _tensor(array: np.ndarray, like: Tensor) -> Tensor:
-    return torch.from_numpy(array).to(like.device)
+    return to_device(array, like.device)

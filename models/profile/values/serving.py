@@ -13,6 +13,8 @@ import torch
 
 from liveprofile.units import DAY_MS
 from liveprofile.value_curves import VALUES
+from models.profile.device import to_device
+from models.profile.passes import Passes
 from models.profile.ranker.memory import MemoryWindows
 from models.profile.values.head import ValueCurveHead, knot_weights
 from models.profile.values.inputs import PurchaseWindows, curve_inputs
@@ -43,15 +45,20 @@ def score_curves(
     memory: MemoryWindows,
     user_features_BX: tuple[np.ndarray, np.ndarray],
     window_days_B: np.ndarray,
+    passes: Passes,
 ) -> CurveScores:
     """Scores B rows. memory: the window of each row is the last of its memory.
 
-    user_features_BX: at the windows' starts, and at their ends.
+    user_features_BX: at the windows' starts, and at their ends. passes: splits the 2B inputs.
     """
     input_2BX = _inputs(memory, user_features_BX, window_days_B)
     device = head.mean.device
+
+    def run_head(part: slice) -> np.ndarray:
+        return head(to_device(input_2BX[part], device)).cpu().numpy()
+
     with torch.inference_mode():
-        value_2BH3K = head(torch.from_numpy(input_2BX).to(device)).cpu().numpy()
+        value_2BH3K = np.concatenate(passes.run(len(input_2BX), run_head))
         after_days_K = head.after_days.cpu().numpy()
         horizon_days = [int(days) for days in head.horizon_days.tolist()]
     before_BH3K, after_BH3K = np.split(value_2BH3K, 2)

@@ -127,6 +127,13 @@ def test_flink_configurations_are_flat() -> None:
     )
 
 
+def test_gpu_configuration_has_one_slot_for_each_gpu() -> None:
+    options = launcher.flink_options(gpu=True)
+    slots, gpus = options["taskmanager.numberOfTaskSlots"], options["external-resource.gpu.amount"]
+    assert slots == gpus == 1
+    assert launcher.flink_options()["taskmanager.numberOfTaskSlots"] > 1
+
+
 def test_kubernetes_log_configuration_equals_the_template() -> None:
     deployment = yaml.safe_load((ROOT / "kubernetes" / "flinkdeployment.yaml").read_text())
     template = launcher.LOGGING.read_text().splitlines()

@@ -61,6 +61,7 @@ HEALTHY = Facts(
     ),
     LocalFacts((3, 11), None, 10 << 30, None, 64, None, True),
 )
+GPU = {"external-resources": "fpga; gpu"}
 CHECKS = all_checks()
 
 
@@ -178,6 +179,7 @@ CASES = [
     ("slots", flink(task_managers=0, slots=0, slots_free=0), {}, "no TaskManager is registered"),
     ("slots", flink(slots_free=1), {}, "1 of 4 slots are free, job.parallelism is 2"),
     ("slots", flink(jobs=("liveprofile", "liveprofile")), {}, "2 jobs named liveprofile run"),
+    ("gpu slots", flink(config=HEALTHY.flink.config | GPU), {}, "1 TaskManagers with a GPU have 4"),
     ("metaspace", flink(metaspace_share=0.9), {}, "90% full"),
     (
         "metaspace",
@@ -232,6 +234,12 @@ def test_misconfiguration_gives_its_finding_only(
     found = findings(break_it(HEALTHY), **sections)
     assert {name for name, _ in found} == {check}
     assert any(problem in text for _, text in found), found
+
+
+def test_gpus_with_one_slot_each_or_without_use_are_no_finding() -> None:
+    many_slots = flink(config=HEALTHY.flink.config | GPU)(HEALTHY)
+    assert findings(many_slots, model={"device": "cpu"}) == []
+    assert findings(flink(task_managers=4)(many_slots)) == []
 
 
 def test_every_check_has_a_case() -> None:
