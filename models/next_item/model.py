@@ -27,13 +27,13 @@ ITEMS = "items.json"
 # Prefixes of the tensor names in model.safetensors.
 _NETWORK, _NEAR = "network.", "near."
 # Fields of a recipe that NextItemNetwork takes.
-NETWORK_SETTINGS = ("dim", "layers", "heads", "max_len", "dropout", "temperature")
+NETWORK_SETTINGS = ("dim", "hidden", "layers", "max_len", "dropout", "temperature")
 
 
 class NextItemCard(BaseCard):
     """The model card of a next-item model checkpoint."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
 
     version: str
     recipe: dict[str, Any]
@@ -43,9 +43,9 @@ class NextItemCard(BaseCard):
     metrics: dict[str, Any]
 
 
-def build_network(kind: str, items: int, recipe: dict[str, Any]) -> NextItemNetwork:
-    """An untrained network of `kind` "transformer" or "gru"."""
-    return NextItemNetwork(kind, items, **{name: recipe[name] for name in NETWORK_SETTINGS})
+def build_network(items: int, recipe: dict[str, Any]) -> NextItemNetwork:
+    """An untrained network."""
+    return NextItemNetwork(items, **{name: recipe[name] for name in NETWORK_SETTINGS})
 
 
 class NextItemModel(NamedTuple):
@@ -97,7 +97,7 @@ def load(folder: Path) -> tuple[NextItemModel, NextItemCard]:
     verify_files(folder, card.sha256, WEIGHTS, ITEMS)
     try:
         items = json.loads((folder / ITEMS).read_text())
-        network = build_network("transformer", len(items), card.recipe)
+        network = build_network(len(items), card.recipe)
         weights = load_file(folder / WEIGHTS)
         network.load_state_dict(_with_prefix(weights, _NETWORK))
         near = {name: value.numpy() for name, value in _with_prefix(weights, _NEAR).items()}

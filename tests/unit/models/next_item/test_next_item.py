@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from typer.testing import CliRunner
 
@@ -18,12 +19,13 @@ from models.next_item.count_models import (
     CoOccurrenceCounts,
     ItemNeighbours,
     NeighbourSettings,
+    spectral_vectors,
 )
 from models.next_item.model import NextItemModel, build_network, load, save
 from models.next_item.network import NextItemNetwork, pack, sampled_softmax_loss
 from models.next_item.train import NextItemRecipe, evaluate, train_network
 
-SMALL = {"dim": 16, "layers": 1, "heads": 2, "max_len": 8, "dropout": 0.2, "temperature": 0.1}
+SMALL = {"dim": 16, "hidden": 8, "layers": 1, "max_len": 8, "dropout": 0.2, "temperature": 0.1}
 
 
 def write_sequences(tmp_path: Path, text: str) -> Path:
@@ -112,10 +114,16 @@ def test_neighbour_scores_equal_a_plain_loop() -> None:
     assert scores == pytest.approx(np.array(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["transformer", "gru"])
-def test_states_depend_neither_on_packing_nor_on_later_items(kind: str) -> None:
+def network_of(items: int) -> NextItemNetwork:
+    """An untrained network whose GRU has an output, unlike at the start of a training."""
     torch.manual_seed(1)
-    network = NextItemNetwork(kind, 20, **SMALL).eval()
+    network = NextItemNetwork(items, **SMALL).eval()
+    torch.nn.init.normal_(network.out.weight)
+    return network
+
+
+def test_states_depend_neither_on_packing_nor_on_later_items() -> None:
+    network = network_of(20)
     lengths = (1, 5, 2, 8, 5)
     random = np.random.default_rng(1)
     histories = [random.integers(0, 20, length) for length in lengths]
@@ -129,9 +137,36 @@ def test_states_depend_neither_on_packing_nor_on_later_items(kind: str) -> None:
         assert torch.allclose(alone[:1], first_item_only, atol=1e-5)
 
 
-def test_sampled_loss_over_all_items_equals_full_cross_entropy() -> None:
+def test_untrained_network_scores_by_decayed_sum_of_the_given_vectors() -> None:
     torch.manual_seed(1)
-    network = NextItemNetwork("transformer", 20, **SMALL)
+    network = NextItemNetwork(4, **SMALL).eval()
+    random_vector = network.table[4].detach().clone()
+    vectors = np.random.default_rng(1).standard_normal((4, 16)).astype(np.float32)
+    vectors[3] = 0.0
+    network.set_item_vectors(vectors)
+    assert torch.equal(network.table[4], random_vector)
+
+    unit = vectors[:3] / np.linalg.norm(vectors[:3], axis=1, keepdims=True)
+    decay = 1 / (1 + np.exp(network.decay_rate.item()))  # exp(-softplus(rate))
+    state = unit[2] + decay * unit[0] + decay**2 * unit[1]
+    expected = unit @ state / np.linalg.norm(state) / SMALL["temperature"]
+    scores = network.scores([np.array([1, 0, 2])])[0, :3]
+    assert scores == pytest.approx(expected, abs=1e-4)
+
+
+def test_spectral_vectors_approximate_the_symmetric_part() -> None:
+    random = np.random.default_rng(1)
+    near = np.zeros((8, 8), np.float32)
+    near[:7, :7] = random.random((7, 7))
+    vectors = spectral_vectors(scipy.sparse.csr_matrix(near), 10, seed=1)
+    assert vectors.shape == (8, 10)
+    assert not vectors[7].any() and not vectors[:, 8:].any()
+    singular_values = np.linalg.svd((near + near.T) / 2)[1]
+    assert np.linalg.norm(vectors, axis=0)[:8] ** 2 == pytest.approx(singular_values, abs=1e-4)
+
+
+def test_sampled_loss_over_all_items_equals_full_cross_entropy() -> None:
+    network = network_of(20)
     state_SD, target_S = torch.randn(6, 16), torch.arange(6)
     full = torch.nn.functional.cross_entropy(network.logits(state_SD), target_S)
     sampled = sampled_softmax_loss(network, state_SD, target_S, torch.arange(20))
@@ -141,12 +176,12 @@ def test_sampled_loss_over_all_items_equals_full_cross_entropy() -> None:
 def test_network_learns_item_order_and_training_is_repeatable(tmp_path: Path) -> None:
     data = sequences.read_s3rec(write_sequences(tmp_path, cycles()))
     recipe = NextItemRecipe(
-        **{"dim": 16, "layers": 1, "max_len": 8, "dropout": 0.1, "negatives": 32},
+        **{"dim": 16, "hidden": 16, "max_len": 8, "dropout": 0.1, "negatives": 32},
         **{"batch_users": 32, "learning_rate": 0.01, "warm_up_steps": 5, "epochs": 6},
     )
-    first = train_network("transformer", data, recipe, lambda epoch: None)
+    first = train_network(data, recipe, lambda epoch: None)
     assert first.validation.hr_at_10 > 0.5
-    second = train_network("transformer", data, recipe, lambda epoch: None)
+    second = train_network(data, recipe, lambda epoch: None)
     assert second.curve == first.curve
 
 
@@ -170,12 +205,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict]
 def test_train_command_reports_model_and_baseline_metrics(trained) -> None:
     report = trained[2]
     names = {"hr_at_5", "ndcg_at_5", "hr_at_10", "ndcg_at_10"}
-    assert set(report["baselines"]) == {
-        "popularity",
-        "item_neighbours",
-        "gru4rec",
-        "transformer_alone",
-    }
+    assert set(report["baselines"]) == {"popularity", "item_neighbours", "network_alone"}
     for metrics in (report, *report["baselines"].values()):
         assert set(metrics["test"]) == set(metrics["validation"]) == names
     assert report["test"]["hr_at_10"] > report["baselines"]["popularity"]["test"]["hr_at_10"]
@@ -185,7 +215,7 @@ def test_loaded_model_scores_as_the_saved_one(tmp_path: Path) -> None:
     data = sequences.read_s3rec(write_sequences(tmp_path, cycles(60)))
     histories, recipe = sequences.training_histories(data), SMALL | {"seed": 1}
     torch.manual_seed(1)
-    network = build_network("transformer", len(data.items), recipe).eval()
+    network = build_network(len(data.items), recipe).eval()
     counts = CoOccurrenceCounts.from_histories(histories, len(data.items))
     neighbours = ItemNeighbours.from_counts(counts, NeighbourSettings(0.5, 3.0, 0.7))
     model = NextItemModel(data.items, network, neighbours, 8.0)
