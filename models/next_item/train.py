@@ -1,26 +1,28 @@
 """Trains the next-item model and its baseline models.
 
-The model adds the score of a network to that of item neighbours. The network uses the order of a
-whole history; the neighbours cover rare item pairs that a network of this size does not learn. The
-network starts from item vectors that the co-occurrence counts give, which is better than a random
-start and takes fewer epochs. NDCG@10 on the validation items selects the epoch, the neighbour
-settings and the weight of the neighbours' score. The test items are ranked once, at the end.
+The model combines a network's score with counts of item pairs. The network uses the order of a
+whole history; the counts cover rare pairs that a network of this size does not learn, and the
+direction of a pair. The network starts from item vectors that the same counts give, so that few
+epochs suffice. NDCG@10 on the validation items selects the epoch, their cross-entropy the weights
+of the combination. The test items are ranked once, at the end.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from liveprofile.progress import Progress
+from models.next_item.combination import SCORES, PairScores, fit_weights
 from models.next_item.count_models import (
     CoOccurrenceCounts,
     ItemNeighbours,
@@ -32,6 +34,7 @@ from models.next_item.data import (
     MAX_LEN,
     HeldOutItems,
     NextItemMetrics,
+    Scorer,
     SequenceDataset,
     held_out_items,
     ranking_metrics,
@@ -47,7 +50,6 @@ NEIGHBOUR_GRID = [
 ]
 # For the item vectors that the network starts from: symmetric, and robust to items with few counts.
 SPECTRAL_SETTINGS = NeighbourSettings(discount=0.5, shrink=3.0, decay=1.0)
-NEIGHBOUR_WEIGHTS = (0.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)  # of the neighbours' score
 
 
 @dataclass(frozen=True)
@@ -65,17 +67,9 @@ class NextItemRecipe:
     learning_rate: float = 2e-3
     warm_up_steps: int = 20
     clip_norm: float = 5.0
-    epochs: int = 30
+    epochs: int = 8
     validate_every: int = 2  # epochs
-    patience: int = 2  # validations without improvement
     seed: int = 20200824
-
-
-class Scorer(Protocol):
-    """A model that scores every item as the next one of a history."""
-
-    def scores(self, histories: list[np.ndarray]) -> np.ndarray:
-        """(B, I) scores of the item after each of B histories, higher for likelier items."""
 
 
 class TrainedNetwork(NamedTuple):
@@ -104,8 +98,9 @@ def train(
         data, recipe, lambda epoch: on_progress("network", epoch, recipe.epochs)
     )
     network = trained.network
-    weight = _best_neighbour_weight(network, neighbours, validation)
-    model = NextItemModel(data.items, network, neighbours, weight)
+    pairs = PairScores.from_histories(histories, items)
+    weight_F = fit_weights(network, pairs, validation)
+    model = NextItemModel(data.items, network, pairs, weight_F)
     metrics = evaluate_scorer(model, data)
     baseline_metrics = {
         name: evaluate_scorer(scorer, data)
@@ -125,7 +120,8 @@ def train(
         save(out, model, recipe=asdict(recipe), data=card_data, metrics=metrics)
     return {
         **sizes,
-        "settings": asdict(recipe) | {"neighbours": settings._asdict(), "weight": weight},
+        "settings": asdict(recipe) | {"neighbours": settings._asdict()},
+        "weights": dict(zip(SCORES, weight_F.tolist(), strict=True)),
         "curve": trained.curve,
         **metrics,
         "baselines": baseline_metrics,
@@ -154,7 +150,7 @@ def evaluate(folder: Path, data: SequenceDataset) -> dict[str, Any]:
 def train_network(
     data: SequenceDataset, recipe: NextItemRecipe, on_epoch: Callable[[int], None]
 ) -> TrainedNetwork:
-    """Trains until the validation NDCG@10 stops improving, and returns the best epoch's network."""
+    """The network of the epoch with the best validation NDCG@10."""
     torch.manual_seed(recipe.seed)
     random = np.random.default_rng(recipe.seed)
     network = build_network(len(data.items), asdict(recipe))
@@ -164,12 +160,13 @@ def train_network(
     optimizer = torch.optim.Adam(
         network.parameters(), recipe.learning_rate, betas=(0.9, 0.98), fused=True
     )
-    warm_up = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / recipe.warm_up_steps)
-    )
     histories = [history[-recipe.max_len - 1 :] for history in training_histories(data)]
+    steps = recipe.epochs * math.ceil(len(histories) / recipe.batch_users)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / recipe.warm_up_steps, 1 - step / steps)
+    )
     validation = held_out_items(data, "validation")
-    best, best_weights, best_epoch, curve = None, {}, 0, []
+    best, best_weights, curve = None, {}, []
     for epoch in range(1, recipe.epochs + 1):
         network.train()
         losses = []
@@ -183,7 +180,7 @@ def train_network(
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
             optimizer.step()
-            warm_up.step()
+            schedule.step()
             losses.append(loss.item())
         on_epoch(epoch)
         if epoch % recipe.validate_every and epoch != recipe.epochs:
@@ -194,10 +191,8 @@ def train_network(
             {"epoch": epoch, "loss": float(np.mean(losses)), "ndcg_at_10": metrics.ndcg_at_10}
         )
         if best is None or metrics.ndcg_at_10 > best.ndcg_at_10:
-            best, best_epoch = metrics, epoch
+            best = metrics
             best_weights = {name: value.clone() for name, value in network.state_dict().items()}
-        elif epoch - best_epoch >= recipe.patience * recipe.validate_every:
-            break
     network.load_state_dict(best_weights)
     return TrainedNetwork(network.eval(), best, curve)
 
@@ -235,15 +230,6 @@ def _tune_neighbours(
         on_progress("neighbours", number, len(NEIGHBOUR_GRID))
     settings = max(ndcg, key=ndcg.__getitem__)
     return settings, ItemNeighbours.from_counts(counts, settings)
-
-
-def _best_neighbour_weight(
-    network: NextItemNetwork, neighbours: ItemNeighbours, validation: HeldOutItems
-) -> float:
-    def ndcg(weight: float) -> float:
-        return _evaluate(NextItemModel([], network, neighbours, weight), validation).ndcg_at_10
-
-    return max(NEIGHBOUR_WEIGHTS, key=ndcg)
 
 
 def _evaluate(scorer: Scorer, held_out: HeldOutItems) -> NextItemMetrics:

@@ -13,6 +13,14 @@ from typer.testing import CliRunner
 from cli.main import app
 from liveprofile.errors import InputError
 from models.next_item import data as sequences
+from models.next_item.combination import (
+    CANDIDATES,
+    LOG_SCALE,
+    PAIR_SCORES,
+    SCORES,
+    PairScores,
+    fit_weights,
+)
 from models.next_item.count_models import (
     BACKWARD_WEIGHT,
     DISTANCE_DECAY,
@@ -112,6 +120,68 @@ def test_neighbour_scores_equal_a_plain_loop() -> None:
     counts = CoOccurrenceCounts.from_histories(histories, 4)
     scores = ItemNeighbours.from_counts(counts, settings).scores([np.array([0, 2]), np.array([3])])
     assert scores == pytest.approx(np.array(expected), rel=1e-5)
+
+
+def test_pair_scores_equal_a_plain_loop() -> None:
+    histories = [np.array([0, 1, 2, 3, 4]), np.array([2, 1, 0]), np.array([3, 0])]
+    popularity = np.array([3, 2, 2, 2, 1])
+    history = [3, 0, 4, 1]
+    expected = {name: np.zeros(5) for name in PAIR_SCORES}
+    for steps_back, item in enumerate(reversed(history)):
+        lag, weight = [("last", 1.0), ("recent", 1.0), ("recent", 0.9), ("older", 1.0)][steps_back]
+        for other in histories:
+            for i, first in enumerate(other):
+                for j, second in enumerate(other[i + 1 :], i + 1):
+                    distance = "next" if j == i + 1 else "later"
+                    count = weight * DISTANCE_DECAY ** (j - i - 1)
+                    count /= np.sqrt(popularity[first] * popularity[second])
+                    if first == item:
+                        expected[f"after {distance}, {lag}"][second] += count
+                    if second == item:
+                        expected[f"before {distance}, {lag}"][first] += count
+    pairs = PairScores.from_histories(histories, 5)
+    scores = pairs.of([np.array(history)])
+    for name, score in zip(PAIR_SCORES, scores, strict=True):
+        assert score.toarray()[0] == pytest.approx(np.log1p(LOG_SCALE * expected[name]), rel=1e-5)
+
+    # The combination is the sum of all scores, weighted in the order of SCORES.
+    weights = np.arange(1.0, 1 + len(SCORES), dtype=np.float32)
+    network_scores = np.array([[0.5, -1, 0, 2, 1]], np.float32)
+    total = network_scores[0] + sum(
+        w * np.log1p(LOG_SCALE * expected[name])
+        for name, w in zip(PAIR_SCORES, weights[1:], strict=False)
+    )
+    total += weights[-2] * np.log1p(popularity) + weights[-1] * np.log1p([2, 0, 0, 0, 1])
+    assert pairs.combine(weights, network_scores, scores)[0] == pytest.approx(total, rel=1e-5)
+
+
+class FixedScores:
+    """Every history gets the same scores."""
+
+    def __init__(self, score_I: list[float]):
+        self._score_I = np.array(score_I, np.float32)
+
+    def scores(self, histories: list[np.ndarray]) -> np.ndarray:
+        return np.tile(self._score_I, (len(histories), 1))
+
+
+def test_fitted_weights_prefer_the_direction_of_the_targets() -> None:
+    forward = [np.array([first, first + 1]) for first in range(0, 20, 2)] * 3
+    pairs = PairScores.from_histories(forward, 20)
+    tasks = sequences.HeldOutItems(
+        [np.array([first]) for first in range(0, 20, 2)], np.arange(1, 20, 2)
+    )
+    weights = dict(zip(SCORES, fit_weights(FixedScores([0.0] * 20), pairs, tasks), strict=True))
+    assert weights["after next, last"] > 1.0
+    assert weights["after next, last"] > 3 * abs(weights["before next, last"])
+
+
+def test_network_alone_has_a_weight_if_no_target_is_a_candidate() -> None:
+    items = 2 * CANDIDATES
+    pairs = PairScores.from_histories([np.array([0, 1])], items)
+    network = FixedScores(list(range(items)))
+    tasks = sequences.HeldOutItems([np.array([0])], np.array([2]))
+    assert fit_weights(network, pairs, tasks).tolist() == [1.0] + [0.0] * (len(SCORES) - 1)
 
 
 def network_of(items: int) -> NextItemNetwork:
@@ -216,9 +286,9 @@ def test_loaded_model_scores_as_the_saved_one(tmp_path: Path) -> None:
     histories, recipe = sequences.training_histories(data), SMALL | {"seed": 1}
     torch.manual_seed(1)
     network = build_network(len(data.items), recipe).eval()
-    counts = CoOccurrenceCounts.from_histories(histories, len(data.items))
-    neighbours = ItemNeighbours.from_counts(counts, NeighbourSettings(0.5, 3.0, 0.7))
-    model = NextItemModel(data.items, network, neighbours, 8.0)
+    pairs = PairScores.from_histories(histories, len(data.items))
+    weights = np.linspace(0.1, 1.0, len(SCORES), dtype=np.float32)
+    model = NextItemModel(data.items, network, pairs, weights)
     saved_card = save(tmp_path, model, recipe=recipe, data={}, metrics={})
     loaded, card = load(tmp_path)
     assert card == saved_card and loaded.items == data.items
