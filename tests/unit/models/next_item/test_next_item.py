@@ -323,3 +323,14 @@ def test_missing_unknown_or_changed_model_files_are_rejected(trained, tmp_path: 
     (folder / "items.json").write_text("[]")
     with pytest.raises(InputError, match=r"items\.json: not the file that card\.json describes"):
         load(folder)
+
+
+def test_model_card_of_an_earlier_format_is_rejected_by_its_format(trained, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained[1], tmp_path / "model")
+    card = json.loads((folder / "card.json").read_text())
+    weights = card.pop("weights")
+    earlier = card | {"format": 1, "weight": weights["network"], "decay": 0.9}
+    (folder / "card.json").write_text(json.dumps(earlier))
+    message = r"card\.json: format = 1, but this version reads 2; train the model again"
+    with pytest.raises(InputError, match=message):
+        load(folder)
