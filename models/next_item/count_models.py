@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
+from sklearn.utils.extmath import randomized_svd
 
 MAX_DISTANCE = 10  # positions between the two items of a pair, at most
 DISTANCE_DECAY = 0.9  # weight factor of each position beyond the first
@@ -45,9 +46,10 @@ class CoOccurrenceCounts(NamedTuple):
 
     @classmethod
     def from_histories(cls, histories: list[np.ndarray], items: int) -> CoOccurrenceCounts:
+        following_II = following_counts(histories, items, 1, MAX_DISTANCE)
         return cls(
             np.bincount(np.concatenate(histories), minlength=items),
-            _co_occurrences(histories, items),
+            (following_II + BACKWARD_WEIGHT * following_II.T).tocsr(),
         )
 
 
@@ -67,27 +69,60 @@ class ItemNeighbours:
 
     def scores(self, histories: list[np.ndarray]) -> np.ndarray:
         """(B, I), 0 for items that are no neighbour of any history item."""
-        sizes = np.fromiter(map(len, histories), np.int64, len(histories))
-        ends = np.cumsum(sizes)
-        steps_back = np.repeat(ends, sizes) - 1 - np.arange(ends[-1])
-        rows = np.repeat(np.arange(len(histories)), sizes)
-        history_BI = scipy.sparse.csr_matrix(
-            (self.decay**steps_back, (rows, np.concatenate(histories))),
-            (len(histories), len(self.near_II.indptr) - 1),
-            np.float32,
-        )
-        return (history_BI @ self.near_II).toarray()
+        items = len(self.near_II.indptr) - 1
+        return (weighted_histories(histories, items, self.decay) @ self.near_II).toarray()
 
 
-def _co_occurrences(histories: list[np.ndarray], items: int) -> scipy.sparse.csr_matrix:
+def weighted_histories(
+    histories: list[np.ndarray],
+    items: int,
+    decay: float,
+    nearest: int = 0,
+    farthest: int | None = None,
+) -> scipy.sparse.csr_matrix:
+    """(B, I) sum of decay ** (steps back - nearest) over an item's occurrences in each history.
+
+    Only the items from `nearest` to `farthest` steps back count; the last item is 0 steps back.
+    """
+    sizes = np.fromiter(map(len, histories), np.int64, len(histories))
+    ends = np.cumsum(sizes)
+    steps_back_N = np.repeat(ends, sizes) - 1 - np.arange(ends[-1])
+    row_N = np.repeat(np.arange(len(histories)), sizes)
+    kept = steps_back_N >= nearest
+    if farthest is not None:
+        kept &= steps_back_N <= farthest
+    weight = decay ** (steps_back_N[kept] - nearest)
+    position = (row_N[kept], np.concatenate(histories)[kept])
+    return scipy.sparse.csr_matrix((weight, position), (len(histories), items), np.float32)
+
+
+def spectral_vectors(near_II: scipy.sparse.csr_matrix, dim: int, seed: int) -> np.ndarray:
+    """(I, dim) float32: singular vectors of the symmetric part of near_II, by descending value.
+
+    Each is scaled by the root of its singular value (Levy and Goldberg 2014, Neural Word Embedding
+    as Implicit Matrix Factorization). Items without neighbours get zeros, and so do the last
+    columns if there are fewer than `dim` items.
+    """
+    symmetric_II = ((near_II + near_II.T) / 2).tocsr()
+    components = min(dim, near_II.shape[0])
+    left_IC, value_C, _ = randomized_svd(symmetric_II, components, n_iter=4, random_state=seed)
+    vectors_ID = np.zeros((near_II.shape[0], dim), np.float32)
+    vectors_ID[:, :components] = left_IC * np.sqrt(value_C)
+    vectors_ID[np.diff(symmetric_II.indptr) == 0] = 0.0
+    return vectors_ID
+
+
+def following_counts(
+    histories: list[np.ndarray], items: int, nearest: int, farthest: int
+) -> scipy.sparse.csr_matrix:
+    """(I, I) weighted count of column items `nearest` to `farthest` positions after row items."""
     starts = np.cumsum([0, *map(len, histories)])
     item_N = np.concatenate(histories)
     user_N = np.repeat(np.arange(len(histories)), np.diff(starts))
-    near_II = scipy.sparse.csr_matrix((items, items), dtype=np.float64)
-    for distance in range(1, MAX_DISTANCE + 1):
+    following_II = scipy.sparse.csr_matrix((items, items), dtype=np.float64)
+    for distance in range(nearest, farthest + 1):
         same_user = user_N[:-distance] == user_N[distance:]
         pair = (item_N[:-distance][same_user], item_N[distance:][same_user])
         weight = np.full(len(pair[0]), DISTANCE_DECAY ** (distance - 1))
-        forward_II = scipy.sparse.csr_matrix((weight, pair), (items, items))
-        near_II = near_II + forward_II + BACKWARD_WEIGHT * forward_II.T
-    return near_II.tocsr()
+        following_II = following_II + scipy.sparse.csr_matrix((weight, pair), (items, items))
+    return following_II.tocsr()

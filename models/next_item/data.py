@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Callable, Iterator
 from itertools import pairwise
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -64,6 +64,13 @@ class HeldOutItems(NamedTuple):
 
     histories: list[np.ndarray]
     target_B: np.ndarray
+
+
+class Scorer(Protocol):
+    """A model that scores every item as the next one of a history."""
+
+    def scores(self, histories: list[np.ndarray]) -> np.ndarray:
+        """(B, I) scores of the item after each of B histories, higher for likelier items."""
 
 
 class NextItemMetrics(NamedTuple):
@@ -122,11 +129,17 @@ def held_out_items(data: SequenceDataset, split: str) -> HeldOutItems:
     )
 
 
-def _batches(held_out: HeldOutItems) -> Iterator[HeldOutItems]:
+def batches(held_out: HeldOutItems) -> Iterator[HeldOutItems]:
     """Batches of BATCH_USERS, whose scores fit into memory."""
     for first in range(0, len(held_out.target_B), BATCH_USERS):
         rows = slice(first, first + BATCH_USERS)
         yield HeldOutItems(held_out.histories[rows], held_out.target_B[rows])
+
+
+def mask_histories(score_BI: np.ndarray, histories: list[np.ndarray]) -> None:
+    """Gives each history's items the score -inf."""
+    row_N = np.repeat(np.arange(len(histories)), [len(history) for history in histories])
+    score_BI[row_N, np.concatenate(histories)] = -np.inf
 
 
 def target_ranks(
@@ -138,11 +151,10 @@ def target_ranks(
     modified here. A target that is already in the history gets rank I.
     """
     ranks = []
-    for batch in _batches(held_out):
+    for batch in batches(held_out):
         score_BI = score(batch.histories)
+        mask_histories(score_BI, batch.histories)
         rows = np.arange(len(batch.target_B))
-        history_row = np.repeat(rows, [len(history) for history in batch.histories])
-        score_BI[history_row, np.concatenate(batch.histories)] = -np.inf
         target_score_B = score_BI[rows, batch.target_B]
         above_B = (score_BI >= target_score_B[:, None]).sum(1) - 1
         ranks.append(np.where(np.isneginf(target_score_B), score_BI.shape[1], above_B))

@@ -1,4 +1,4 @@
-"""The next-item model (a network plus item neighbours) and its model checkpoint.
+"""The next-item model (a network combined with pair counts) and its model checkpoint.
 
 A model checkpoint is a folder with `model.safetensors` (float32, so that the loaded model ranks
 exactly as the evaluated one), `items.json` (item names in code order) and `card.json`.
@@ -18,48 +18,47 @@ from safetensors.torch import load_file, save_file
 
 from liveprofile.errors import InputError
 from liveprofile.resources import sha256
-from models.next_item.count_models import ItemNeighbours
+from models.next_item.combination import DISTANCES, SCORES, PairScores
 from models.next_item.network import NextItemNetwork
 from models.profile.checkpoint import library_versions, verify_files
 from models.profile.model_card import CARD, WEIGHTS, BaseCard
 
 ITEMS = "items.json"
-# Prefixes of the tensor names in model.safetensors.
-_NETWORK, _NEAR = "network.", "near."
+# Names in model.safetensors: a prefix, a tensor, and the parts of each pair matrix.
+_NETWORK, _POPULARITY = "network.", "log_popularity"
+_CSR_PARTS = ("data", "indices", "indptr")
 # Fields of a recipe that NextItemNetwork takes.
-NETWORK_SETTINGS = ("dim", "layers", "heads", "max_len", "dropout", "temperature")
+NETWORK_SETTINGS = ("dim", "hidden", "layers", "max_len", "dropout", "temperature")
 
 
 class NextItemCard(BaseCard):
     """The model card of a next-item model checkpoint."""
 
-    FORMAT: ClassVar[int] = 1
+    FORMAT: ClassVar[int] = 2
 
     version: str
     recipe: dict[str, Any]
-    decay: float  # NeighbourSettings.decay
-    weight: float  # of the neighbours' scores
+    weights: dict[str, float]  # of combination.SCORES
     data: dict[str, Any]
     metrics: dict[str, Any]
 
 
-def build_network(kind: str, items: int, recipe: dict[str, Any]) -> NextItemNetwork:
-    """An untrained network of `kind` "transformer" or "gru"."""
-    return NextItemNetwork(kind, items, **{name: recipe[name] for name in NETWORK_SETTINGS})
+def build_network(items: int, recipe: dict[str, Any]) -> NextItemNetwork:
+    """An untrained network."""
+    return NextItemNetwork(items, **{name: recipe[name] for name in NETWORK_SETTINGS})
 
 
 class NextItemModel(NamedTuple):
-    """Scores an item by the network's score plus `weight` times the neighbours' score."""
-
     items: list[str]  # the name of each code
     network: NextItemNetwork
-    neighbours: ItemNeighbours
-    weight: float
+    pairs: PairScores
+    weight_F: np.ndarray  # float32, in the order of SCORES
 
     def scores(self, histories: list[np.ndarray]) -> np.ndarray:
         """(B, I) scores of the item after each of B histories, higher for likelier items."""
-        neighbour_score_BI = self.neighbours.scores(histories)
-        return self.network.scores(histories) + self.weight * neighbour_score_BI
+        return self.pairs.combine(
+            self.weight_F, self.network.scores(histories), self.pairs.of(histories)
+        )
 
 
 def save(
@@ -67,21 +66,19 @@ def save(
 ) -> NextItemCard:
     """Writes the model checkpoint, the card last."""
     folder.mkdir(parents=True, exist_ok=True)
-    near_II = model.neighbours.near_II
-    network = {_NETWORK + name: value for name, value in model.network.state_dict().items()}
-    near = {
-        _NEAR + name: torch.from_numpy(getattr(near_II, name))
-        for name in ("data", "indices", "indptr")
-    }
-    save_file(network | near, folder / WEIGHTS)
+    tensors = {_NETWORK + name: value for name, value in model.network.state_dict().items()}
+    tensors[_POPULARITY] = torch.from_numpy(model.pairs.log_popularity_I2)
+    for name, following_II in model.pairs.following.items():
+        for part in _CSR_PARTS:
+            tensors[f"{name}.{part}"] = torch.from_numpy(getattr(following_II, part))
+    save_file(tensors, folder / WEIGHTS)
     (folder / ITEMS).write_text(json.dumps(model.items) + "\n")
     hashes = {name: sha256(folder / name) for name in (WEIGHTS, ITEMS)}
     card = NextItemCard(
         format=NextItemCard.FORMAT,
         version=f"next-item-{hashes[WEIGHTS][:8]}",
         recipe=recipe,
-        decay=model.neighbours.decay,
-        weight=model.weight,
+        weights=dict(zip(SCORES, model.weight_F.tolist(), strict=True)),
         data=data,
         metrics=metrics,
         libraries=library_versions(),
@@ -97,23 +94,25 @@ def load(folder: Path) -> tuple[NextItemModel, NextItemCard]:
     verify_files(folder, card.sha256, WEIGHTS, ITEMS)
     try:
         items = json.loads((folder / ITEMS).read_text())
-        network = build_network("transformer", len(items), card.recipe)
+        network = build_network(len(items), card.recipe)
         weights = load_file(folder / WEIGHTS)
-        network.load_state_dict(_with_prefix(weights, _NETWORK))
-        near = {name: value.numpy() for name, value in _with_prefix(weights, _NEAR).items()}
-        matrix = (near["data"], near["indices"], near["indptr"])
-        near_II = scipy.sparse.csr_matrix(matrix, (len(items), len(items)))
+        network.load_state_dict(
+            {
+                name.removeprefix(_NETWORK): value
+                for name, value in weights.items()
+                if name.startswith(_NETWORK)
+            }
+        )
+        following = {
+            name: scipy.sparse.csr_matrix(
+                tuple(weights[f"{name}.{part}"].numpy() for part in _CSR_PARTS),
+                (len(items), len(items)),
+            )
+            for name in DISTANCES
+        }
+        pairs = PairScores(following, weights[_POPULARITY].numpy())
+        weight_F = np.array([card.weights[name] for name in SCORES], np.float32)
     except (TypeError, RuntimeError, SafetensorError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())[:300]
         raise InputError(f"model checkpoint {folder}: {reason}") from None
-    neighbours = ItemNeighbours(near_II, card.decay)
-    return NextItemModel(items, network.eval(), neighbours, card.weight), card
-
-
-def _with_prefix(weights: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:
-    """The weights whose names have the prefix, without it."""
-    return {
-        name.removeprefix(prefix): value
-        for name, value in weights.items()
-        if name.startswith(prefix)
-    }
+    return NextItemModel(items, network.eval(), pairs, weight_F), card

@@ -1,17 +1,17 @@
-"""A network that scores the next item of a sequence: a causal Transformer or a GRU.
+"""A network that scores the next item of a sequence.
 
-An item's score is the cosine of the sequence's state and the item's vector, divided by a
-temperature.
+The state after an item is the decayed sum of the item vectors so far plus the output of a GRU over
+them, which starts at zero. An item's score is the cosine of the state and the item's vector,
+divided by a temperature.
 
 Shape suffixes: B sequences, N all items of all sequences, I items, P flat positions including
-padding, T positions of a padded group, D width, S predicting positions, K sampled negatives,
-J = 1 + K.
+padding, T positions of a padded group, D width of the item vectors, S predicting positions, K
+sampled negatives, J = 1 + K.
 
 Sources
-    Transformer            Kang and McAuley 2018 (SASRec), arXiv:1808.09781, with the blocks of
-                           the user model (models.profile.network)
     GRU                    Hidasi et al. 2016 (GRU4Rec), arXiv:1511.06939
     cosine, temperature    Wang et al. 2017 (NormFace), arXiv:1704.06369
+    output from zero       Zhang et al. 2019 (Fixup), arXiv:1901.09321
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.profile.encoding import Groups, group_by_length, position_count
-from models.profile.network import Block
 
 # A sequence is padded to the longest one of its length bucket.
 LENGTH_BUCKETS = (2, 3, 4, 6, 8, 12, 20, 32)
+INITIAL_STD = 0.1  # of an item vector's components
+INITIAL_DECAY_RATE = 0.3  # softplus of it is 0.85: a step back has 0.43 of the weight
 
 
 class PackedSequences(NamedTuple):
@@ -56,16 +57,15 @@ def pack(sequences: list[np.ndarray]) -> PackedSequences:
 
 
 class NextItemNetwork(nn.Module):
-    """Scores items by a Transformer or a GRU; `kind`: "transformer" or "gru"."""
+    """`hidden`: width of the GRU."""
 
     def __init__(
         self,
-        kind: str,
         items: int,
         *,
         dim: int,
+        hidden: int,
         layers: int,
-        heads: int,
         max_len: int,
         dropout: float,
         temperature: float,
@@ -73,30 +73,33 @@ class NextItemNetwork(nn.Module):
         super().__init__()
         self.dropout, self.temperature, self.max_len = dropout, temperature, max_len
         self.table = nn.Parameter(torch.empty(1 + items, dim))
-        if kind == "gru":
-            self.gru = nn.GRU(dim, dim, layers, batch_first=True)
-            self.position = self.blocks = None
-        else:
-            self.position = nn.Parameter(torch.empty(max_len, dim))
-            self.blocks = nn.ModuleList(Block(dim, heads, dropout) for _ in range(layers))
-            nn.init.normal_(self.position, std=0.02)
-        nn.init.normal_(self.table, std=0.02)
+        self.decay_rate = nn.Parameter(torch.tensor(INITIAL_DECAY_RATE))
+        self.gru = nn.GRU(dim, hidden, layers, batch_first=True)
+        self.out = nn.Linear(hidden, dim, bias=False)
+        nn.init.normal_(self.table, std=INITIAL_STD)
+        nn.init.zeros_(self.out.weight)
+
+    @torch.no_grad()
+    def set_item_vectors(self, vectors_ID: np.ndarray) -> None:
+        """Starts from these vectors, scaled to one length. Zeros leave an item's random vector."""
+        known_I = torch.from_numpy(np.flatnonzero(vectors_ID.any(1)))
+        unit_KD = F.normalize(torch.from_numpy(vectors_ID)[known_I], dim=1)
+        self.table[1 + known_I] = unit_KD * INITIAL_STD * vectors_ID.shape[1] ** 0.5
 
     def states(self, packed: PackedSequences) -> Tensor:
         """(P, D) state after each position."""
-        x_PD = self.table[torch.from_numpy(packed.item_P)]
-        if self.blocks is None:
-            x_PD = F.dropout(x_PD, self.dropout, self.training)
-            parts = []
-            for start, rows, length in packed.groups:
-                group_BTD = x_PD[start : start + rows * length].view(rows, length, -1)
-                parts.append(self.gru(group_BTD)[0].flatten(0, 1))
-            return F.dropout(torch.cat(parts), self.dropout, self.training)
-        x_PD = x_PD + self.position[torch.from_numpy(packed.position_P)]
+        x_PD = F.embedding(torch.from_numpy(packed.item_P), self.table)
         x_PD = F.dropout(x_PD, self.dropout, self.training)
-        for block in self.blocks:
-            x_PD = block(x_PD, packed.groups)
-        return x_PD
+        unit_PD = F.layer_norm(x_PD, x_PD.shape[1:])
+        sums, outputs = [], []
+        for start, rows, length in packed.groups:
+            group = slice(start, start + rows * length)
+            steps_back_TT = (torch.arange(length)[:, None] - torch.arange(length)).clamp(min=0)
+            weight_TT = torch.exp(-F.softplus(self.decay_rate) * steps_back_TT).tril()
+            sums.append((weight_TT @ x_PD[group].view(rows, length, -1)).flatten(0, 1))
+            outputs.append(self.gru(unit_PD[group].view(rows, length, -1))[0].flatten(0, 1))
+        output_PH = F.dropout(torch.cat(outputs), self.dropout, self.training)
+        return torch.cat(sums) + self.out(output_PH)
 
     def logits(self, state_SD: Tensor, items_I: Tensor | None = None) -> Tensor:
         """(S, I) logits of all items, or of `items_I` (0-based codes)."""

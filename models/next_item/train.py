@@ -1,34 +1,40 @@
 """Trains the next-item model and its baseline models.
 
-The model adds the score of a Transformer to that of item neighbours. The Transformer uses the order
-of a whole history; the neighbours cover rare item pairs that a network of this size does not learn.
-NDCG@10 on the validation items selects the epoch, the neighbour settings and the weight of the
-neighbours' score. The test items are ranked once, at the end.
+The model combines a network's score with counts of item pairs. The network uses the order of a
+whole history; the counts cover rare pairs that a network of this size does not learn, and the
+direction of a pair. The network starts from item vectors that the same counts give, so that few
+epochs suffice. NDCG@10 on the validation items selects the epoch, their cross-entropy the weights
+of the combination. The test items are ranked once, at the end.
 """
 
 from __future__ import annotations
 
 import itertools
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
 from liveprofile.progress import Progress
+from models.next_item.combination import SCORES, PairScores, fit_weights
 from models.next_item.count_models import (
     CoOccurrenceCounts,
     ItemNeighbours,
     NeighbourSettings,
     Popularity,
+    spectral_vectors,
 )
 from models.next_item.data import (
     MAX_LEN,
     HeldOutItems,
     NextItemMetrics,
+    Scorer,
     SequenceDataset,
     held_out_items,
     ranking_metrics,
@@ -42,35 +48,28 @@ NEIGHBOUR_GRID = [
     NeighbourSettings(discount, shrink, decay)
     for discount, shrink, decay in itertools.product((0.5, 0.6, 0.7), (0.0, 3.0), (0.5, 0.7, 0.9))
 ]
-NEIGHBOUR_WEIGHTS = (0.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)  # of the neighbours' score
+# For the item vectors that the network starts from: symmetric, and robust to items with few counts.
+SPECTRAL_SETTINGS = NeighbourSettings(discount=0.5, shrink=3.0, decay=1.0)
 
 
 @dataclass(frozen=True)
 class NextItemRecipe:
     """Hyperparameters, tuned on the validation items of Amazon Beauty and used for all data."""
 
-    dim: int = 128
-    layers: int = 2
-    heads: int = 2
+    dim: int = 512
+    hidden: int = 128
+    layers: int = 1
     max_len: int = MAX_LEN
     dropout: float = 0.5
     temperature: float = 0.06
     negatives: int = 1_024
-    batch_users: int = 128
-    learning_rate: float = 1e-3
-    warm_up_steps: int = 200
+    batch_users: int = 512
+    learning_rate: float = 2e-3
+    warm_up_steps: int = 20
     clip_norm: float = 5.0
-    epochs: int = 60
+    epochs: int = 8
     validate_every: int = 2  # epochs
-    patience: int = 5  # validations without improvement
     seed: int = 20200824
-
-
-class Scorer(Protocol):
-    """A model that scores every item as the next one of a history."""
-
-    def scores(self, histories: list[np.ndarray]) -> np.ndarray:
-        """(B, I) scores of the item after each of B histories, higher for likelier items."""
 
 
 class TrainedNetwork(NamedTuple):
@@ -95,23 +94,20 @@ def train(
     validation = held_out_items(data, "validation")
 
     settings, neighbours = _tune_neighbours(histories, items, validation, on_progress)
-    trained = {
-        kind: train_network(
-            kind, data, recipe, lambda epoch, kind=kind: on_progress(kind, epoch, recipe.epochs)
-        )
-        for kind in ("transformer", "gru")
-    }
-    network = trained["transformer"].network
-    weight = _best_neighbour_weight(network, neighbours, validation)
-    model = NextItemModel(data.items, network, neighbours, weight)
+    trained = train_network(
+        data, recipe, lambda epoch: on_progress("network", epoch, recipe.epochs)
+    )
+    network = trained.network
+    pairs = PairScores.from_histories(histories, items)
+    weight_F = fit_weights(network, pairs, validation)
+    model = NextItemModel(data.items, network, pairs, weight_F)
     metrics = evaluate_scorer(model, data)
     baseline_metrics = {
         name: evaluate_scorer(scorer, data)
         for name, scorer in {
             "popularity": Popularity(histories, items),
             "item_neighbours": neighbours,
-            "gru4rec": trained["gru"].network,
-            "transformer_alone": network,
+            "network_alone": network,
         }.items()
     }
     sizes = {
@@ -124,8 +120,9 @@ def train(
         save(out, model, recipe=asdict(recipe), data=card_data, metrics=metrics)
     return {
         **sizes,
-        "settings": asdict(recipe) | {"neighbours": settings._asdict(), "weight": weight},
-        "curves": {kind: result.curve for kind, result in trained.items()},
+        "settings": asdict(recipe) | {"neighbours": settings._asdict()},
+        "weights": dict(zip(SCORES, weight_F.tolist(), strict=True)),
+        "curve": trained.curve,
         **metrics,
         "baselines": baseline_metrics,
     }
@@ -151,19 +148,25 @@ def evaluate(folder: Path, data: SequenceDataset) -> dict[str, Any]:
 
 
 def train_network(
-    kind: str, data: SequenceDataset, recipe: NextItemRecipe, on_epoch: Callable[[int], None]
+    data: SequenceDataset, recipe: NextItemRecipe, on_epoch: Callable[[int], None]
 ) -> TrainedNetwork:
-    """Trains until the validation NDCG@10 stops improving, and returns the best epoch's network."""
+    """The network of the epoch with the best validation NDCG@10."""
     torch.manual_seed(recipe.seed)
     random = np.random.default_rng(recipe.seed)
-    network = build_network(kind, len(data.items), asdict(recipe))
-    optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate, betas=(0.9, 0.98))
-    warm_up = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1.0, (step + 1) / recipe.warm_up_steps)
+    network = build_network(len(data.items), asdict(recipe))
+    counts = CoOccurrenceCounts.from_histories(training_histories(data), len(data.items))
+    near_II = ItemNeighbours.from_counts(counts, SPECTRAL_SETTINGS).near_II
+    network.set_item_vectors(spectral_vectors(near_II, recipe.dim, recipe.seed))
+    optimizer = torch.optim.Adam(
+        network.parameters(), recipe.learning_rate, betas=(0.9, 0.98), fused=True
     )
     histories = [history[-recipe.max_len - 1 :] for history in training_histories(data)]
+    steps = recipe.epochs * math.ceil(len(histories) / recipe.batch_users)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: min((step + 1) / recipe.warm_up_steps, 1 - step / steps)
+    )
     validation = held_out_items(data, "validation")
-    best, best_weights, best_epoch, curve = None, {}, 0, []
+    best, best_weights, curve = None, {}, []
     for epoch in range(1, recipe.epochs + 1):
         network.train()
         losses = []
@@ -171,12 +174,13 @@ def train_network(
         for first in range(0, len(order), recipe.batch_users):
             batch = [histories[index] for index in order[first : first + recipe.batch_users]]
             negatives = random.integers(0, len(data.items), recipe.negatives)
-            loss = _loss(network, batch, torch.from_numpy(negatives))
             optimizer.zero_grad(set_to_none=True)
-            loss.backward()
+            with _bfloat16_products():
+                loss = _loss(network, batch, torch.from_numpy(negatives))
+                loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
             optimizer.step()
-            warm_up.step()
+            schedule.step()
             losses.append(loss.item())
         on_epoch(epoch)
         if epoch % recipe.validate_every and epoch != recipe.epochs:
@@ -187,12 +191,21 @@ def train_network(
             {"epoch": epoch, "loss": float(np.mean(losses)), "ndcg_at_10": metrics.ndcg_at_10}
         )
         if best is None or metrics.ndcg_at_10 > best.ndcg_at_10:
-            best, best_epoch = metrics, epoch
+            best = metrics
             best_weights = {name: value.clone() for name, value in network.state_dict().items()}
-        elif epoch - best_epoch >= recipe.patience * recipe.validate_every:
-            break
     network.load_state_dict(best_weights)
     return TrainedNetwork(network.eval(), best, curve)
+
+
+@contextmanager
+def _bfloat16_products() -> Iterator[None]:
+    """Lets processors with such instructions multiply float32 matrices in bfloat16."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def _loss(
@@ -217,15 +230,6 @@ def _tune_neighbours(
         on_progress("neighbours", number, len(NEIGHBOUR_GRID))
     settings = max(ndcg, key=ndcg.__getitem__)
     return settings, ItemNeighbours.from_counts(counts, settings)
-
-
-def _best_neighbour_weight(
-    network: NextItemNetwork, neighbours: ItemNeighbours, validation: HeldOutItems
-) -> float:
-    def ndcg(weight: float) -> float:
-        return _evaluate(NextItemModel([], network, neighbours, weight), validation).ndcg_at_10
-
-    return max(NEIGHBOUR_WEIGHTS, key=ndcg)
 
 
 def _evaluate(scorer: Scorer, held_out: HeldOutItems) -> NextItemMetrics:

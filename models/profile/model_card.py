@@ -16,6 +16,10 @@ from liveprofile.errors import InputError
 WEIGHTS, VOCABULARY, CARD = "model.safetensors", "vocabulary.json", "card.json"
 
 
+class _Format(BaseModel):
+    format: int
+
+
 class BaseCard(BaseModel):
     """The fields that the model cards of all kinds of models share."""
 
@@ -31,19 +35,21 @@ class BaseCard(BaseModel):
         """Reads the card of a checkpoint folder. Raises InputError naming the first bad field."""
         file = folder / CARD
         try:
-            card = cls.model_validate_json(file.read_bytes())
+            text = file.read_bytes()
+            # Before the other fields, which another format need not have.
+            found = _Format.model_validate_json(text).format
+            if found != cls.FORMAT:
+                raise InputError(
+                    f"model card {file}: format = {found}, but this version reads {cls.FORMAT};"
+                    " train the model again"
+                )
+            return cls.model_validate_json(text)
         except OSError:
             raise InputError(f"model checkpoint {folder}: {CARD} is missing") from None
         except ValidationError as error:
             first = error.errors()[0]
             key = ".".join(str(part) for part in first["loc"]) or "the file"
             raise InputError(f"model card {file}: {key}: {first['msg']}") from None
-        if card.format != cls.FORMAT:
-            raise InputError(
-                f"model card {file}: format = {card.format}, but this version reads {cls.FORMAT};"
-                " train the model again"
-            )
-        return card
 
 
 class ModalityTrial(BaseModel):

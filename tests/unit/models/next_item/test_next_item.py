@@ -6,24 +6,34 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse
 import torch
 from typer.testing import CliRunner
 
 from cli.main import app
 from liveprofile.errors import InputError
 from models.next_item import data as sequences
+from models.next_item.combination import (
+    CANDIDATES,
+    LOG_SCALE,
+    PAIR_SCORES,
+    SCORES,
+    PairScores,
+    fit_weights,
+)
 from models.next_item.count_models import (
     BACKWARD_WEIGHT,
     DISTANCE_DECAY,
     CoOccurrenceCounts,
     ItemNeighbours,
     NeighbourSettings,
+    spectral_vectors,
 )
 from models.next_item.model import NextItemModel, build_network, load, save
 from models.next_item.network import NextItemNetwork, pack, sampled_softmax_loss
 from models.next_item.train import NextItemRecipe, evaluate, train_network
 
-SMALL = {"dim": 16, "layers": 1, "heads": 2, "max_len": 8, "dropout": 0.2, "temperature": 0.1}
+SMALL = {"dim": 16, "hidden": 8, "layers": 1, "max_len": 8, "dropout": 0.2, "temperature": 0.1}
 
 
 def write_sequences(tmp_path: Path, text: str) -> Path:
@@ -112,10 +122,78 @@ def test_neighbour_scores_equal_a_plain_loop() -> None:
     assert scores == pytest.approx(np.array(expected), rel=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["transformer", "gru"])
-def test_states_depend_neither_on_packing_nor_on_later_items(kind: str) -> None:
+def test_pair_scores_equal_a_plain_loop() -> None:
+    histories = [np.array([0, 1, 2, 3, 4]), np.array([2, 1, 0]), np.array([3, 0])]
+    popularity = np.array([3, 2, 2, 2, 1])
+    history = [3, 0, 4, 1]
+    expected = {name: np.zeros(5) for name in PAIR_SCORES}
+    for steps_back, item in enumerate(reversed(history)):
+        lag, weight = [("last", 1.0), ("recent", 1.0), ("recent", 0.9), ("older", 1.0)][steps_back]
+        for other in histories:
+            for i, first in enumerate(other):
+                for j, second in enumerate(other[i + 1 :], i + 1):
+                    distance = "next" if j == i + 1 else "later"
+                    count = weight * DISTANCE_DECAY ** (j - i - 1)
+                    count /= np.sqrt(popularity[first] * popularity[second])
+                    if first == item:
+                        expected[f"after {distance}, {lag}"][second] += count
+                    if second == item:
+                        expected[f"before {distance}, {lag}"][first] += count
+    pairs = PairScores.from_histories(histories, 5)
+    scores = pairs.of([np.array(history)])
+    for name, score in zip(PAIR_SCORES, scores, strict=True):
+        assert score.toarray()[0] == pytest.approx(np.log1p(LOG_SCALE * expected[name]), rel=1e-5)
+
+    # The combination is the sum of all scores, weighted in the order of SCORES.
+    weights = np.arange(1.0, 1 + len(SCORES), dtype=np.float32)
+    network_scores = np.array([[0.5, -1, 0, 2, 1]], np.float32)
+    total = network_scores[0] + sum(
+        w * np.log1p(LOG_SCALE * expected[name])
+        for name, w in zip(PAIR_SCORES, weights[1:], strict=False)
+    )
+    total += weights[-2] * np.log1p(popularity) + weights[-1] * np.log1p([2, 0, 0, 0, 1])
+    assert pairs.combine(weights, network_scores, scores)[0] == pytest.approx(total, rel=1e-5)
+
+
+class FixedScores:
+    """Every history gets the same scores."""
+
+    def __init__(self, score_I: list[float]):
+        self._score_I = np.array(score_I, np.float32)
+
+    def scores(self, histories: list[np.ndarray]) -> np.ndarray:
+        return np.tile(self._score_I, (len(histories), 1))
+
+
+def test_fitted_weights_prefer_the_direction_of_the_targets() -> None:
+    forward = [np.array([first, first + 1]) for first in range(0, 20, 2)] * 3
+    pairs = PairScores.from_histories(forward, 20)
+    tasks = sequences.HeldOutItems(
+        [np.array([first]) for first in range(0, 20, 2)], np.arange(1, 20, 2)
+    )
+    weights = dict(zip(SCORES, fit_weights(FixedScores([0.0] * 20), pairs, tasks), strict=True))
+    assert weights["after next, last"] > 1.0
+    assert weights["after next, last"] > 3 * abs(weights["before next, last"])
+
+
+def test_network_alone_has_a_weight_if_no_target_is_a_candidate() -> None:
+    items = 2 * CANDIDATES
+    pairs = PairScores.from_histories([np.array([0, 1])], items)
+    network = FixedScores(list(range(items)))
+    tasks = sequences.HeldOutItems([np.array([0])], np.array([2]))
+    assert fit_weights(network, pairs, tasks).tolist() == [1.0] + [0.0] * (len(SCORES) - 1)
+
+
+def network_of(items: int) -> NextItemNetwork:
+    """An untrained network whose GRU has an output, unlike at the start of a training."""
     torch.manual_seed(1)
-    network = NextItemNetwork(kind, 20, **SMALL).eval()
+    network = NextItemNetwork(items, **SMALL).eval()
+    torch.nn.init.normal_(network.out.weight)
+    return network
+
+
+def test_states_depend_neither_on_packing_nor_on_later_items() -> None:
+    network = network_of(20)
     lengths = (1, 5, 2, 8, 5)
     random = np.random.default_rng(1)
     histories = [random.integers(0, 20, length) for length in lengths]
@@ -129,9 +207,38 @@ def test_states_depend_neither_on_packing_nor_on_later_items(kind: str) -> None:
         assert torch.allclose(alone[:1], first_item_only, atol=1e-5)
 
 
-def test_sampled_loss_over_all_items_equals_full_cross_entropy() -> None:
+def test_untrained_network_scores_by_decayed_sum_of_the_given_vectors() -> None:
     torch.manual_seed(1)
-    network = NextItemNetwork("transformer", 20, **SMALL)
+    network = NextItemNetwork(4, **SMALL).eval()
+    random_vector = network.table[4].detach().clone()
+    vectors = np.random.default_rng(1).standard_normal((4, 16)).astype(np.float32)
+    vectors[3] = 0.0
+    network.set_item_vectors(vectors)
+    assert torch.equal(network.table[4], random_vector)
+
+    unit = vectors[:3] / np.linalg.norm(vectors[:3], axis=1, keepdims=True)
+    decay = 1 / (1 + np.exp(network.decay_rate.item()))  # exp(-softplus(rate))
+    state = unit[2] + decay * unit[0] + decay**2 * unit[1]
+    expected = unit @ state / np.linalg.norm(state) / SMALL["temperature"]
+    scores = network.scores([np.array([1, 0, 2])])[0, :3]
+    assert scores == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize(("items", "dim"), [(8, 10), (200, 20)])
+def test_spectral_vectors_have_the_largest_singular_values(items: int, dim: int) -> None:
+    near = np.random.default_rng(1).random((items, items), np.float32)
+    near[[0, -1]] = near[:, [0, -1]] = 0.0
+    vectors = spectral_vectors(scipy.sparse.csr_matrix(near), dim, seed=1)
+    assert vectors.shape == (items, dim)
+    assert not vectors[[0, -1]].any() and not vectors[:, items:].any()
+    singular_values = np.linalg.svd((near + near.T) / 2)[1]
+    assert np.linalg.norm(vectors[:, 0]) ** 2 == pytest.approx(singular_values[0], rel=1e-4)
+    sizes = np.linalg.norm(vectors[:, : min(items, dim)], axis=0) ** 2
+    assert sizes == pytest.approx(singular_values[: len(sizes)], rel=0.05, abs=1e-4)
+
+
+def test_sampled_loss_over_all_items_equals_full_cross_entropy() -> None:
+    network = network_of(20)
     state_SD, target_S = torch.randn(6, 16), torch.arange(6)
     full = torch.nn.functional.cross_entropy(network.logits(state_SD), target_S)
     sampled = sampled_softmax_loss(network, state_SD, target_S, torch.arange(20))
@@ -141,12 +248,12 @@ def test_sampled_loss_over_all_items_equals_full_cross_entropy() -> None:
 def test_network_learns_item_order_and_training_is_repeatable(tmp_path: Path) -> None:
     data = sequences.read_s3rec(write_sequences(tmp_path, cycles()))
     recipe = NextItemRecipe(
-        **{"dim": 16, "layers": 1, "max_len": 8, "dropout": 0.1, "negatives": 32},
+        **{"dim": 16, "hidden": 16, "max_len": 8, "dropout": 0.1, "negatives": 32},
         **{"batch_users": 32, "learning_rate": 0.01, "warm_up_steps": 5, "epochs": 6},
     )
-    first = train_network("transformer", data, recipe, lambda epoch: None)
+    first = train_network(data, recipe, lambda epoch: None)
     assert first.validation.hr_at_10 > 0.5
-    second = train_network("transformer", data, recipe, lambda epoch: None)
+    second = train_network(data, recipe, lambda epoch: None)
     assert second.curve == first.curve
 
 
@@ -170,12 +277,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict]
 def test_train_command_reports_model_and_baseline_metrics(trained) -> None:
     report = trained[2]
     names = {"hr_at_5", "ndcg_at_5", "hr_at_10", "ndcg_at_10"}
-    assert set(report["baselines"]) == {
-        "popularity",
-        "item_neighbours",
-        "gru4rec",
-        "transformer_alone",
-    }
+    assert set(report["baselines"]) == {"popularity", "item_neighbours", "network_alone"}
     for metrics in (report, *report["baselines"].values()):
         assert set(metrics["test"]) == set(metrics["validation"]) == names
     assert report["test"]["hr_at_10"] > report["baselines"]["popularity"]["test"]["hr_at_10"]
@@ -185,10 +287,10 @@ def test_loaded_model_scores_as_the_saved_one(tmp_path: Path) -> None:
     data = sequences.read_s3rec(write_sequences(tmp_path, cycles(60)))
     histories, recipe = sequences.training_histories(data), SMALL | {"seed": 1}
     torch.manual_seed(1)
-    network = build_network("transformer", len(data.items), recipe).eval()
-    counts = CoOccurrenceCounts.from_histories(histories, len(data.items))
-    neighbours = ItemNeighbours.from_counts(counts, NeighbourSettings(0.5, 3.0, 0.7))
-    model = NextItemModel(data.items, network, neighbours, 8.0)
+    network = build_network(len(data.items), recipe).eval()
+    pairs = PairScores.from_histories(histories, len(data.items))
+    weights = np.linspace(0.1, 1.0, len(SCORES), dtype=np.float32)
+    model = NextItemModel(data.items, network, pairs, weights)
     saved_card = save(tmp_path, model, recipe=recipe, data={}, metrics={})
     loaded, card = load(tmp_path)
     assert card == saved_card and loaded.items == data.items
@@ -220,4 +322,15 @@ def test_missing_unknown_or_changed_model_files_are_rejected(trained, tmp_path: 
     folder = shutil.copytree(trained[1], tmp_path / "model")
     (folder / "items.json").write_text("[]")
     with pytest.raises(InputError, match=r"items\.json: not the file that card\.json describes"):
+        load(folder)
+
+
+def test_model_card_of_an_earlier_format_is_rejected_by_its_format(trained, tmp_path: Path) -> None:
+    folder = shutil.copytree(trained[1], tmp_path / "model")
+    card = json.loads((folder / "card.json").read_text())
+    weights = card.pop("weights")
+    earlier = card | {"format": 1, "weight": weights["network"], "decay": 0.9}
+    (folder / "card.json").write_text(json.dumps(earlier))
+    message = r"card\.json: format = 1, but this version reads 2; train the model again"
+    with pytest.raises(InputError, match=message):
         load(folder)
