@@ -68,7 +68,7 @@ def save(
     """Writes the model checkpoint, the card last."""
     folder.mkdir(parents=True, exist_ok=True)
     near_II = model.neighbours.near_II
-    network = {_NETWORK + name: value for name, value in model.network.state_dict().items()}
+    network = {_NETWORK + name: value.cpu() for name, value in model.network.state_dict().items()}
     near = {
         _NEAR + name: torch.from_numpy(getattr(near_II, name))
         for name in ("data", "indices", "indptr")

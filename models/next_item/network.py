@@ -82,9 +82,13 @@ class NextItemNetwork(nn.Module):
             nn.init.normal_(self.position, std=0.02)
         nn.init.normal_(self.table, std=0.02)
 
+    def on_device(self, indexes: np.ndarray) -> Tensor:
+        """The indexes as a tensor on the network's device."""
+        return torch.from_numpy(indexes).to(self.table.device)
+
     def states(self, packed: PackedSequences) -> Tensor:
         """(P, D) state after each position."""
-        x_PD = self.table[torch.from_numpy(packed.item_P)]
+        x_PD = self.table[self.on_device(packed.item_P)]
         if self.blocks is None:
             x_PD = F.dropout(x_PD, self.dropout, self.training)
             parts = []
@@ -92,7 +96,7 @@ class NextItemNetwork(nn.Module):
                 group_BTD = x_PD[start : start + rows * length].view(rows, length, -1)
                 parts.append(self.gru(group_BTD)[0].flatten(0, 1))
             return F.dropout(torch.cat(parts), self.dropout, self.training)
-        x_PD = x_PD + self.position[torch.from_numpy(packed.position_P)]
+        x_PD = x_PD + self.position[self.on_device(packed.position_P)]
         x_PD = F.dropout(x_PD, self.dropout, self.training)
         for block in self.blocks:
             x_PD = block(x_PD, packed.groups)
@@ -108,7 +112,8 @@ class NextItemNetwork(nn.Module):
         """(B, I) scores of the item after each of B histories."""
         packed = pack([history[-self.max_len :] for history in histories])
         with torch.inference_mode():
-            return self.logits(self.states(packed)[torch.from_numpy(packed.last_B)]).numpy()
+            last_BD = self.states(packed)[self.on_device(packed.last_B)]
+            return self.logits(last_BD).cpu().numpy()
 
 
 def sampled_softmax_loss(

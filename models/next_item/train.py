@@ -3,7 +3,8 @@
 The model adds the score of a Transformer to that of item neighbours. The Transformer uses the order
 of a whole history; the neighbours cover rare item pairs that a network of this size does not learn.
 NDCG@10 on the validation items selects the epoch, the neighbour settings and the weight of the
-neighbours' score. The test items are ranked once, at the end.
+neighbours' score; of more than CHOOSING_USERS users, a sample chooses. The test items are ranked
+once, at the end.
 """
 
 from __future__ import annotations
@@ -32,17 +33,21 @@ from models.next_item.data import (
     SequenceDataset,
     held_out_items,
     ranking_metrics,
+    sample,
     target_ranks,
     training_histories,
 )
 from models.next_item.model import NextItemModel, build_network, load, save
 from models.next_item.network import NextItemNetwork, pack, sampled_softmax_loss
+from models.profile.device import Device, select_device
 
 NEIGHBOUR_GRID = [
     NeighbourSettings(discount, shrink, decay)
     for discount, shrink, decay in itertools.product((0.5, 0.6, 0.7), (0.0, 3.0), (0.5, 0.7, 0.9))
 ]
 NEIGHBOUR_WEIGHTS = (0.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0)  # of the neighbours' score
+CPU = torch.device("cpu")
+CHOOSING_USERS = 25_000  # users whose validation items choose
 
 
 @dataclass(frozen=True)
@@ -84,20 +89,23 @@ def train(
     recipe: NextItemRecipe = NextItemRecipe(),
     out: Path | None = None,
     on_progress: Progress = lambda stage, done, total: None,
+    device: Device = "cpu",
 ) -> dict[str, Any]:
     """Trains the model and its baseline models, and returns the report.
 
     The report has the `validation` and `test` metrics of the model and of each baseline model. The
-    model checkpoint is written to the folder `out` if there is one.
+    model checkpoint is written to the folder `out` if there is one. `device` is that of the
+    networks. Raises ModelError if it is cuda and there is no GPU.
     """
+    on = select_device(device)
     torch.set_num_threads(os.cpu_count() or 1)
     histories, items = training_histories(data), len(data.items)
-    validation = held_out_items(data, "validation")
+    validation = sample(held_out_items(data, "validation"), CHOOSING_USERS, recipe.seed)
 
     settings, neighbours = _tune_neighbours(histories, items, validation, on_progress)
     trained = {
         kind: train_network(
-            kind, data, recipe, lambda epoch, kind=kind: on_progress(kind, epoch, recipe.epochs)
+            kind, data, recipe, lambda epoch, kind=kind: on_progress(kind, epoch, recipe.epochs), on
         )
         for kind in ("transformer", "gru")
     }
@@ -151,18 +159,22 @@ def evaluate(folder: Path, data: SequenceDataset) -> dict[str, Any]:
 
 
 def train_network(
-    kind: str, data: SequenceDataset, recipe: NextItemRecipe, on_epoch: Callable[[int], None]
+    kind: str,
+    data: SequenceDataset,
+    recipe: NextItemRecipe,
+    on_epoch: Callable[[int], None],
+    device: torch.device = CPU,
 ) -> TrainedNetwork:
     """Trains until the validation NDCG@10 stops improving, and returns the best epoch's network."""
     torch.manual_seed(recipe.seed)
     random = np.random.default_rng(recipe.seed)
-    network = build_network(kind, len(data.items), asdict(recipe))
+    network = build_network(kind, len(data.items), asdict(recipe)).to(device)
     optimizer = torch.optim.Adam(network.parameters(), recipe.learning_rate, betas=(0.9, 0.98))
     warm_up = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min(1.0, (step + 1) / recipe.warm_up_steps)
     )
     histories = [history[-recipe.max_len - 1 :] for history in training_histories(data)]
-    validation = held_out_items(data, "validation")
+    validation = sample(held_out_items(data, "validation"), CHOOSING_USERS, recipe.seed)
     best, best_weights, best_epoch, curve = None, {}, 0, []
     for epoch in range(1, recipe.epochs + 1):
         network.train()
@@ -171,7 +183,7 @@ def train_network(
         for first in range(0, len(order), recipe.batch_users):
             batch = [histories[index] for index in order[first : first + recipe.batch_users]]
             negatives = random.integers(0, len(data.items), recipe.negatives)
-            loss = _loss(network, batch, torch.from_numpy(negatives))
+            loss = _loss(network, batch, network.on_device(negatives))
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
@@ -200,8 +212,8 @@ def _loss(
 ) -> torch.Tensor:
     """Predicts every item of each history except the first from the items before it."""
     packed = pack([history[:-1] for history in histories])
-    index_S = torch.from_numpy(packed.index_N)
-    target_S = torch.from_numpy(np.concatenate([history[1:] for history in histories]).astype(int))
+    index_S = network.on_device(packed.index_N)
+    target_S = network.on_device(np.concatenate([each[1:] for each in histories]).astype(int))
     return sampled_softmax_loss(network, network.states(packed)[index_S], target_S, negatives_K)
 
 
