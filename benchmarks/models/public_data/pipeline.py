@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 
@@ -28,6 +29,7 @@ def training_rows(events: Path, work: Path, mapping: Path | None = None) -> Path
     rows, partial, config = work / "rows", work / "rows.partial", work / "config.toml"
     if not rows.exists():
         config.write_text(CONFIG)
+        shutil.rmtree(partial, ignore_errors=True)  # of a killed backfill
         result = backfill_profile_rows(
             load(config),
             partial,
