@@ -22,11 +22,12 @@ def read_csv(
 
     keep: filters each batch, so that only what it returns is in memory. Raises InputError.
     """
-    types = csv.ConvertOptions(column_types=columns)
+    convert = csv.ConvertOptions(include_columns=list(columns), column_types=columns)
     try:
-        with csv.open_csv(file, convert_options=types) as reader:
+        with csv.open_csv(file) as reader:
             _require(file, columns, reader.schema.names)
-            batches = [keep(batch.select(list(columns))) for batch in reader]
+        with csv.open_csv(file, convert_options=convert) as reader:
+            batches = [keep(batch) for batch in reader]
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{file}: {_line(error)}") from None
     schema = pa.schema(list(columns.items()))

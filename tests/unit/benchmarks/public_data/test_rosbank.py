@@ -64,6 +64,14 @@ def test_labels_are_one_a_client(train_csv: Path) -> None:
         rosbank.read_labels(train_csv)
 
 
+def test_columns_that_are_not_read_may_change_their_kind(train_csv: Path) -> None:
+    """channel_type is empty for longer than a block, then a text."""
+    lines = TRAIN_CSV.splitlines()
+    train_csv.write_text("\n".join([lines[0], *[lines[1]] * 40_000, lines[3]]))
+    assert train_csv.stat().st_size > 2 << 20
+    assert rosbank.read_labels(train_csv).to_dict() == {0: 0, 10: 1}
+
+
 def test_only_features_that_tell_the_label_score_above_chance() -> None:
     random = np.random.default_rng(1)
     clients = np.arange(600)

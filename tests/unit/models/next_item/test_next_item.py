@@ -148,6 +148,17 @@ def test_sampled_loss_over_all_items_equals_full_cross_entropy() -> None:
     assert sampled.item() == pytest.approx(full.item(), rel=1e-5)
 
 
+@pytest.mark.parametrize("kind", ["transformer", "gru"])
+def test_all_tensors_of_a_training_step_are_on_the_networks_device(kind: str) -> None:
+    """The meta device has shapes only, and refuses tensors of other devices as a GPU does."""
+    network = NextItemNetwork(kind, 20, **SMALL).to("meta").train()
+    packed = pack([np.array([3, 1, 4]), np.array([5])])
+    state_SD = network.states(packed)[network.on_device(packed.index_N)]
+    target_S = network.on_device(np.array([1, 4, 2, 9]))
+    loss = sampled_softmax_loss(network, state_SD, target_S, network.on_device(np.arange(6)))
+    assert loss.device.type == "meta" and loss.shape == ()
+
+
 def test_network_learns_item_order_and_training_is_repeatable(tmp_path: Path) -> None:
     data = read_s3rec(write_sequences(tmp_path, cycles()))
     recipe = NextItemRecipe(
