@@ -85,7 +85,7 @@ def next_item(
 
     Example: `liveprofile evaluate next-item sequences.txt --checkpoint models/next-item`
     """
-    from models.next_item.data import READERS
+    from models.next_item.readers import READERS
     from models.next_item.train import evaluate as evaluate_model
 
     print_json({"recipe": "next-item", **evaluate_model(folder, READERS[format_](file))})

@@ -39,6 +39,14 @@ OptionalOutFolderOption = Annotated[
         show_default=False,
     ),
 ]
+ParamsOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--params",
+        metavar="FILE",
+        help="TOML file that overrides values of the recipe, such as one of `liveprofile tune`.",
+    ),
+]
 PartOption = Annotated[
     Literal["validation", "test"],
     typer.Option(
@@ -89,8 +97,12 @@ SequencesArgument = Annotated[
     Path, typer.Argument(metavar="FILE", help="Item sequences of users, in the format --format.")
 ]
 SequencesFormatOption = Annotated[
-    Literal["s3rec"],
-    typer.Option("--format", help="File format; s3rec: a line per user with the user's items."),
+    Literal["s3rec", "pairs", "movielens"],
+    typer.Option(
+        "--format",
+        help="File format; s3rec: a line per user with the user's items; pairs: a line per user and"
+        " item, in order of time; movielens: ratings.csv of MovieLens.",
+    ),
 ]
 ShopUsersOption = Annotated[int, typer.Option("--users", min=1, help="Users per simulated shop.")]
 ShopDaysOption = Annotated[int, typer.Option("--days", min=1, help="Days per simulated shop.")]

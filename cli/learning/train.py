@@ -15,6 +15,7 @@ from cli.learning.options import (
     DeviceOption,
     OptionalOutFolderOption,
     OutFolderOption,
+    ParamsOption,
     RefitOption,
     RowsOption,
     SequencesArgument,
@@ -51,15 +52,7 @@ def _profile_command(name: str) -> Callable[..., None]:
                 "--epochs", min=1, help="Maximum number of epochs. Default: the recipe's."
             ),
         ] = None,
-        params: Annotated[
-            Path | None,
-            typer.Option(
-                "--params",
-                metavar="FILE",
-                help="TOML file that overrides values of the recipe, as `liveprofile tune` writes"
-                " it.",
-            ),
-        ] = None,
+        params: ParamsOption = None,
         teacher: Annotated[
             Path | None,
             typer.Option(
@@ -182,6 +175,8 @@ def next_item(
         int | None,
         typer.Option("--epochs", min=1, help="Maximum number of epochs. Default: the recipe's."),
     ] = None,
+    params: ParamsOption = None,
+    device: DeviceOption = "auto",
     out: OptionalOutFolderOption = None,
 ) -> None:
     """Train a model that ranks the items a user takes next, among all items new to the user.
@@ -193,15 +188,17 @@ def next_item(
     """
     import dataclasses
 
-    from models.next_item.data import READERS
+    from models.next_item.readers import READERS
     from models.next_item.train import NextItemRecipe
     from models.next_item.train import train as run
 
     chosen = NextItemRecipe()
+    if params is not None:
+        chosen = override_from_toml(chosen, params)
     if epochs is not None:
         chosen = dataclasses.replace(chosen, epochs=epochs)
     with progress() as on_progress:
-        report = run(READERS[format_](file), chosen, out, on_progress)
+        report = run(READERS[format_](file), chosen, out, on_progress, device)
     print_json({"recipe": "next-item", **report})
 
 

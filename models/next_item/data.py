@@ -1,4 +1,4 @@
-"""Item sequences, one per user: reading, the leave-one-out split and ranking metrics.
+"""Item sequences, one per user: the leave-one-out split and ranking metrics.
 
 Protocol: S3-Rec (Zhou et al. 2020, arXiv:2008.07873). A user's last item is the test target, the
 one before it the validation target, and all earlier items are training data. A model sees at most
@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator
 from itertools import pairwise
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -82,37 +81,6 @@ class NextItemMetrics(NamedTuple):
     ndcg_at_10: float
 
 
-def read_s3rec(file: Path) -> SequenceDataset:
-    """Reads text lines of a user followed by the user's items, separated by spaces.
-
-    Raises InputError for an unreadable file and for a line without items or with a repeated user.
-    """
-    codes: dict[str, int] = {}
-    users: set[str] = set()
-    item_codes, starts = [], [0]
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"sequences {file}: {error}") from None
-    for number, line in enumerate(lines, 1):
-        user, *names = line.split() or [""]
-        if not user:
-            continue
-        if not names:
-            raise InputError(f"sequences {file}: line {number}: user {user} has no items")
-        if user in users:
-            raise InputError(f"sequences {file}: line {number}: user {user} is repeated")
-        users.add(user)
-        item_codes += [codes.setdefault(name, len(codes)) for name in names]
-        starts.append(len(item_codes))
-    if not users:
-        raise InputError(f"sequences {file}: the file has no users")
-    return SequenceDataset(list(codes), np.array(item_codes, np.int32), np.array(starts))
-
-
-READERS: dict[str, Callable[[Path], SequenceDataset]] = {"s3rec": read_s3rec}
-
-
 def training_histories(data: SequenceDataset) -> list[np.ndarray]:
     """The training items of each user who has at least two."""
     return [history for history in data.histories(HELD_OUT_ITEMS) if len(history) > 1]
@@ -127,6 +95,15 @@ def held_out_items(data: SequenceDataset, split: str) -> HeldOutItems:
     return HeldOutItems(
         [histories[user] for user in users], data.item_N[ends[users] - target_from_end]
     )
+
+
+def sample(held_out: HeldOutItems, most: int, seed: int) -> HeldOutItems:
+    """At most `most` random tasks, in their order."""
+    tasks = len(held_out.target_B)
+    if tasks <= most:
+        return held_out
+    chosen = np.sort(np.random.default_rng(seed).choice(tasks, most, replace=False))
+    return HeldOutItems([held_out.histories[task] for task in chosen], held_out.target_B[chosen])
 
 
 def batches(held_out: HeldOutItems) -> Iterator[HeldOutItems]:

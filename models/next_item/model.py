@@ -66,7 +66,7 @@ def save(
 ) -> NextItemCard:
     """Writes the model checkpoint, the card last."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {_NETWORK + name: value for name, value in model.network.state_dict().items()}
+    tensors = {_NETWORK + name: value.cpu() for name, value in model.network.state_dict().items()}
     tensors[_POPULARITY] = torch.from_numpy(model.pairs.log_popularity_I2)
     for name, following_II in model.pairs.following.items():
         for part in _CSR_PARTS:

@@ -86,15 +86,20 @@ class NextItemNetwork(nn.Module):
         unit_KD = F.normalize(torch.from_numpy(vectors_ID)[known_I], dim=1)
         self.table[1 + known_I] = unit_KD * INITIAL_STD * vectors_ID.shape[1] ** 0.5
 
+    def on_device(self, indexes: np.ndarray) -> Tensor:
+        """The indexes as a tensor on the network's device."""
+        return torch.from_numpy(indexes).to(self.table.device)
+
     def states(self, packed: PackedSequences) -> Tensor:
         """(P, D) state after each position."""
-        x_PD = F.embedding(torch.from_numpy(packed.item_P), self.table)
+        x_PD = F.embedding(self.on_device(packed.item_P), self.table)
         x_PD = F.dropout(x_PD, self.dropout, self.training)
         unit_PD = F.layer_norm(x_PD, x_PD.shape[1:])
         sums, outputs = [], []
         for start, rows, length in packed.groups:
             group = slice(start, start + rows * length)
-            steps_back_TT = (torch.arange(length)[:, None] - torch.arange(length)).clamp(min=0)
+            place_T = torch.arange(length, device=x_PD.device)
+            steps_back_TT = (place_T[:, None] - place_T).clamp(min=0)
             weight_TT = torch.exp(-F.softplus(self.decay_rate) * steps_back_TT).tril()
             sums.append((weight_TT @ x_PD[group].view(rows, length, -1)).flatten(0, 1))
             outputs.append(self.gru(unit_PD[group].view(rows, length, -1))[0].flatten(0, 1))
@@ -111,7 +116,8 @@ class NextItemNetwork(nn.Module):
         """(B, I) scores of the item after each of B histories."""
         packed = pack([history[-self.max_len :] for history in histories])
         with torch.inference_mode():
-            return self.logits(self.states(packed)[torch.from_numpy(packed.last_B)]).numpy()
+            last_BD = self.states(packed)[self.on_device(packed.last_B)]
+            return self.logits(last_BD).cpu().numpy()
 
 
 def sampled_softmax_loss(

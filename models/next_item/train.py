@@ -4,7 +4,8 @@ The model combines a network's score with counts of item pairs. The network uses
 whole history; the counts cover rare pairs that a network of this size does not learn, and the
 direction of a pair. The network starts from item vectors that the same counts give, so that few
 epochs suffice. NDCG@10 on the validation items selects the epoch, their cross-entropy the weights
-of the combination. The test items are ranked once, at the end.
+of the combination; of more than CHOOSING_USERS users, a sample chooses. The test items are ranked
+once, at the end.
 """
 
 from __future__ import annotations
@@ -38,11 +39,13 @@ from models.next_item.data import (
     SequenceDataset,
     held_out_items,
     ranking_metrics,
+    sample,
     target_ranks,
     training_histories,
 )
 from models.next_item.model import NextItemModel, build_network, load, save
 from models.next_item.network import NextItemNetwork, pack, sampled_softmax_loss
+from models.profile.device import Device, select_device
 
 NEIGHBOUR_GRID = [
     NeighbourSettings(discount, shrink, decay)
@@ -50,6 +53,8 @@ NEIGHBOUR_GRID = [
 ]
 # For the item vectors that the network starts from: symmetric, and robust to items with few counts.
 SPECTRAL_SETTINGS = NeighbourSettings(discount=0.5, shrink=3.0, decay=1.0)
+CPU = torch.device("cpu")
+CHOOSING_USERS = 25_000  # users whose validation items choose
 
 
 @dataclass(frozen=True)
@@ -83,19 +88,22 @@ def train(
     recipe: NextItemRecipe = NextItemRecipe(),
     out: Path | None = None,
     on_progress: Progress = lambda stage, done, total: None,
+    device: Device = "cpu",
 ) -> dict[str, Any]:
     """Trains the model and its baseline models, and returns the report.
 
     The report has the `validation` and `test` metrics of the model and of each baseline model. The
-    model checkpoint is written to the folder `out` if there is one.
+    model checkpoint is written to the folder `out` if there is one. `device` is that of the
+    networks. Raises ModelError if it is cuda and there is no GPU.
     """
+    on = select_device(device)
     torch.set_num_threads(os.cpu_count() or 1)
     histories, items = training_histories(data), len(data.items)
-    validation = held_out_items(data, "validation")
+    validation = sample(held_out_items(data, "validation"), CHOOSING_USERS, recipe.seed)
 
     settings, neighbours = _tune_neighbours(histories, items, validation, on_progress)
     trained = train_network(
-        data, recipe, lambda epoch: on_progress("network", epoch, recipe.epochs)
+        data, recipe, lambda epoch: on_progress("network", epoch, recipe.epochs), on
     )
     network = trained.network
     pairs = PairScores.from_histories(histories, items)
@@ -148,7 +156,10 @@ def evaluate(folder: Path, data: SequenceDataset) -> dict[str, Any]:
 
 
 def train_network(
-    data: SequenceDataset, recipe: NextItemRecipe, on_epoch: Callable[[int], None]
+    data: SequenceDataset,
+    recipe: NextItemRecipe,
+    on_epoch: Callable[[int], None],
+    device: torch.device = CPU,
 ) -> TrainedNetwork:
     """The network of the epoch with the best validation NDCG@10."""
     torch.manual_seed(recipe.seed)
@@ -157,6 +168,7 @@ def train_network(
     counts = CoOccurrenceCounts.from_histories(training_histories(data), len(data.items))
     near_II = ItemNeighbours.from_counts(counts, SPECTRAL_SETTINGS).near_II
     network.set_item_vectors(spectral_vectors(near_II, recipe.dim, recipe.seed))
+    network.to(device)
     optimizer = torch.optim.Adam(
         network.parameters(), recipe.learning_rate, betas=(0.9, 0.98), fused=True
     )
@@ -165,7 +177,7 @@ def train_network(
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: min((step + 1) / recipe.warm_up_steps, 1 - step / steps)
     )
-    validation = held_out_items(data, "validation")
+    validation = sample(held_out_items(data, "validation"), CHOOSING_USERS, recipe.seed)
     best, best_weights, curve = None, {}, []
     for epoch in range(1, recipe.epochs + 1):
         network.train()
@@ -176,7 +188,7 @@ def train_network(
             negatives = random.integers(0, len(data.items), recipe.negatives)
             optimizer.zero_grad(set_to_none=True)
             with _bfloat16_products():
-                loss = _loss(network, batch, torch.from_numpy(negatives))
+                loss = _loss(network, batch, network.on_device(negatives))
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip_norm)
             optimizer.step()
@@ -213,8 +225,8 @@ def _loss(
 ) -> torch.Tensor:
     """Predicts every item of each history except the first from the items before it."""
     packed = pack([history[:-1] for history in histories])
-    index_S = torch.from_numpy(packed.index_N)
-    target_S = torch.from_numpy(np.concatenate([history[1:] for history in histories]).astype(int))
+    index_S = network.on_device(packed.index_N)
+    target_S = network.on_device(np.concatenate([each[1:] for each in histories]).astype(int))
     return sampled_softmax_loss(network, network.states(packed)[index_S], target_S, negatives_K)
 
 

@@ -7,12 +7,14 @@ import math
 import tomllib
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from liveprofile.errors import InputError
 
 if TYPE_CHECKING:  # torch is slow to import
     from models.profile.network import Shape
+
+AnyRecipe = TypeVar("AnyRecipe", bound=Any)
 
 
 @dataclass(frozen=True)
@@ -179,8 +181,11 @@ def recipe(name: str) -> Recipe:
     return RECIPES[name]
 
 
-def override_from_toml(base: Recipe, file: Path) -> Recipe:
-    """A copy of the recipe with the numbers of a TOML file. Raises InputError naming the key."""
+def override_from_toml(base: AnyRecipe, file: Path) -> AnyRecipe:
+    """A copy of the recipe with the numbers of a TOML file. Raises InputError naming the key.
+
+    base: a dataclass of numbers. `dim` must be a multiple of `heads`, if it has any.
+    """
     try:
         values = tomllib.loads(file.read_text())
     except (OSError, ValueError) as error:
@@ -196,7 +201,7 @@ def override_from_toml(base: Recipe, file: Path) -> Recipe:
         if requirement := _violated_requirement(name, value, type(allowed[name])):
             raise InputError(f"params {file}: {name} = {value!r} must be {requirement}")
     changed = dataclasses.replace(base, **values)
-    if changed.dim % changed.heads:
+    if changed.dim % getattr(changed, "heads", 1):
         raise InputError(
             f"params {file}: dim = {changed.dim} must be a multiple of heads = {changed.heads}"
         )

@@ -56,6 +56,10 @@ class RankingExamples:
         same_user_W = self.streams.user_W[next_W] == self.streams.user_W[windows]
         return windows[same_user_W & (next_W > windows) & np.isin(next_W, windows)]
 
+    def before(self, windows: np.ndarray) -> np.ndarray:
+        """The windows, ascending, whose user has the next window among the ascending `windows`."""
+        return windows[windows > self._first_of_user_W[windows]] - 1
+
     def memory(self, windows_B: np.ndarray) -> MemoryTokens:
         """The memories after `windows_B`, as the job's SQL collects them."""
         streams = self.streams

@@ -9,6 +9,7 @@ Shape suffixes: W windows, K places of a ranking.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +25,7 @@ from models.profile.encoding import concatenated_ranges
 from models.profile.evaluation.baseline_models.data import Predictions
 from models.profile.evaluation.moments import Moments
 from models.profile.evaluation.next_basket import codes_of
-from models.profile.inference import ProfileModel
+from models.profile.inference import ProfileModel, Scores
 from models.profile.user_features import FEATURE_NAMES
 
 WINDOWS_PER_CALL = 2_000
@@ -35,6 +36,33 @@ class ServedRankings(NamedTuple):
 
     item: np.ndarray
     category: np.ndarray
+
+
+def stored_scores(
+    model: ProfileModel,
+    streams: Streams,
+    windows: np.ndarray,
+    user_features_WX: np.ndarray,
+    history_windows: int,
+) -> Iterator[tuple[slice, Scores]]:
+    """Yields slices of `windows` with their scores, WINDOWS_PER_CALL at a time.
+
+    user_features_WX: at the windows' ends; the values before a window are none of this. With no
+    history_windows, what depends on the Transformer is not the stored one.
+    """
+    for first in range(0, len(windows), WINDOWS_PER_CALL):
+        part = slice(first, min(first + WINDOWS_PER_CALL, len(windows)))
+        window_W = windows[part]
+        yield (
+            part,
+            model.score(
+                _tokens(streams, _first_of_history(streams, window_W, history_windows), window_W),
+                _tokens(streams, window_W, window_W + 1),
+                user_features_WX[part],
+                user_features_WX[part],
+                memories=_memories(streams, window_W),
+            ),
+        )
 
 
 def served_rankings(
@@ -49,19 +77,11 @@ def served_rankings(
     The user features are zero: no ranking depends on them.
     """
     items, categories = [], []
-    for first in range(0, len(windows), WINDOWS_PER_CALL):
-        part = windows[first : first + WINDOWS_PER_CALL]
-        user_features_WX = np.zeros((len(part), len(FEATURE_NAMES)), np.float32)
-        scores = model.score(
-            _tokens(streams, _first_of_history(streams, part, history_windows), part),
-            _tokens(streams, part, part + 1),
-            user_features_WX,
-            user_features_WX,
-            memories=_memories(streams, part),
-        )
+    user_features_WX = np.zeros((len(windows), len(FEATURE_NAMES)), np.float32)
+    for part, scores in stored_scores(model, streams, windows, user_features_WX, history_windows):
         items.append(codes_of(scores.next_items, model.items, streams.items))
         categories.append(codes_of(scores.interests_after, model.categories, streams.categories))
-        on_progress("served rankings", first + len(part), len(windows))
+        on_progress("served rankings", part.stop, len(windows))
     return ServedRankings(np.concatenate(items), np.concatenate(categories))
 
 
@@ -79,16 +99,8 @@ def served_values(
     no curve of this horizon.
     """
     parts = []
-    for first in range(0, len(moments.window_M), WINDOWS_PER_CALL):
-        part = slice(first, first + WINDOWS_PER_CALL)
+    for part, scores in stored_scores(model, streams, moments.window_M, user_features_WX, 0):
         windows = moments.window_M[part]
-        scores = model.score(
-            _tokens(streams, windows, windows),
-            _tokens(streams, windows, windows + 1),
-            user_features_WX[part],
-            user_features_WX[part],
-            memories=_memories(streams, windows),
-        )
         stored = scores.value_curves
         if stored is None or horizon_days not in stored.horizon_days:
             return Predictions()
@@ -99,7 +111,7 @@ def served_values(
         )
         elapsed_ms = moments.at_ms_M[part] - streams.end_ms_W[windows]
         parts.append(curves.at(elapsed_ms / DAY_MS))
-        on_progress("served values", first + len(windows), len(moments.window_M))
+        on_progress("served values", part.stop, len(moments.window_M))
     values = {name: np.concatenate([part[name] for part in parts]) for name in VALUES}
     return Predictions(values["churn"], values["expected_spend"], values["purchase_in_days"])
 

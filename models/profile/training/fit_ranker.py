@@ -48,8 +48,9 @@ def fit(
     """Fits `model.ranker` and returns its validation losses by epoch.
 
     Returns an empty dict, and the model has no ranker, if no user has two windows in the training
-    and in the validation split. `chosen`: what this function has returned for an earlier fit, whose
-    number of epochs and NDCG epoch are repeated without validation.
+    split, or none has a window in validation after another one. `chosen`: what this function has
+    returned for an earlier fit, whose number of epochs and NDCG epoch are repeated without
+    validation.
     """
     model.ranker = None
     trainer = _RankerTrainer(model, data, recipe)
@@ -78,6 +79,8 @@ class _RankerTrainer:
         self.examples = RankingExamples(data.corpus.streams, data.items, data.categories)
         self.train_W = self.examples.with_target(data.split.train)
         validation_W = self.examples.with_target(data.split.validation)
+        if not len(validation_W):  # each user has at most one window there
+            validation_W = self.examples.before(data.split.validation)
         self.validation_W = self._sample(validation_W, recipe.validation_windows)
         self.ranked_items = min(recipe.ranked_items, len(data.items))
 

@@ -31,6 +31,7 @@ from models.next_item.count_models import (
 )
 from models.next_item.model import NextItemModel, build_network, load, save
 from models.next_item.network import NextItemNetwork, pack, sampled_softmax_loss
+from models.next_item.readers import read_s3rec
 from models.next_item.train import NextItemRecipe, evaluate, train_network
 
 SMALL = {"dim": 16, "hidden": 8, "layers": 1, "max_len": 8, "dropout": 0.2, "temperature": 0.1}
@@ -44,7 +45,7 @@ def write_sequences(tmp_path: Path, text: str) -> Path:
 
 @pytest.fixture
 def three_users(tmp_path: Path) -> sequences.SequenceDataset:
-    return sequences.read_s3rec(write_sequences(tmp_path, "u1 a b c d\nu2 b\n\nu3 c a b\n"))
+    return read_s3rec(write_sequences(tmp_path, "u1 a b c d\nu2 b\n\nu3 c a b\n"))
 
 
 def cycles(users: int = 300, items: int = 40, length: int = 9) -> str:
@@ -83,7 +84,16 @@ def test_last_item_is_test_target_and_second_last_is_validation_target(three_use
 )
 def test_invalid_sequence_file_is_rejected(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        sequences.read_s3rec(write_sequences(tmp_path, text))
+        read_s3rec(write_sequences(tmp_path, text))
+
+
+def test_sample_keeps_each_history_with_its_target() -> None:
+    targets = np.arange(50)
+    held_out = sequences.HeldOutItems([np.array([target, 7]) for target in targets], targets)
+    chosen = sequences.sample(held_out, 20, seed=1)
+    assert len(np.unique(chosen.target_B)) == len(chosen.target_B) == 20
+    assert [history[0] for history in chosen.histories] == chosen.target_B.tolist()
+    assert sequences.sample(held_out, 50, seed=1) is held_out
 
 
 def test_target_ranks_exclude_items_of_the_history() -> None:
@@ -245,8 +255,18 @@ def test_sampled_loss_over_all_items_equals_full_cross_entropy() -> None:
     assert sampled.item() == pytest.approx(full.item(), rel=1e-5)
 
 
+def test_all_tensors_of_a_training_step_are_on_the_networks_device() -> None:
+    """The meta device has shapes only, and refuses tensors of other devices as a GPU does."""
+    network = network_of(20).to("meta").train()
+    packed = pack([np.array([3, 1, 4]), np.array([5])])
+    state_SD = network.states(packed)[network.on_device(packed.index_N)]
+    target_S = network.on_device(np.array([1, 4, 2, 9]))
+    loss = sampled_softmax_loss(network, state_SD, target_S, network.on_device(np.arange(6)))
+    assert loss.device.type == "meta" and loss.shape == ()
+
+
 def test_network_learns_item_order_and_training_is_repeatable(tmp_path: Path) -> None:
-    data = sequences.read_s3rec(write_sequences(tmp_path, cycles()))
+    data = read_s3rec(write_sequences(tmp_path, cycles()))
     recipe = NextItemRecipe(
         **{"dim": 16, "hidden": 16, "max_len": 8, "dropout": 0.1, "negatives": 32},
         **{"batch_users": 32, "learning_rate": 0.01, "warm_up_steps": 5, "epochs": 6},
@@ -284,7 +304,7 @@ def test_train_command_reports_model_and_baseline_metrics(trained) -> None:
 
 
 def test_loaded_model_scores_as_the_saved_one(tmp_path: Path) -> None:
-    data = sequences.read_s3rec(write_sequences(tmp_path, cycles(60)))
+    data = read_s3rec(write_sequences(tmp_path, cycles(60)))
     histories, recipe = sequences.training_histories(data), SMALL | {"seed": 1}
     torch.manual_seed(1)
     network = build_network(len(data.items), recipe).eval()
@@ -313,10 +333,22 @@ def test_evaluate_command_repeats_the_metrics_of_training(trained) -> None:
     assert evaluated["test"] == pytest.approx(report["test"])
 
 
+def test_params_override_the_recipe_and_wrong_ones_are_refused(trained, tmp_path: Path) -> None:
+    params = tmp_path / "params.toml"
+    params.write_text("dim = 8\nmax_len = 20\ndropout = 0.1\n")
+    options = ("--params", str(params), "--epochs", "1", "--device", "cpu")
+    report = run_command("train", "next-item", *options, str(trained[0]))
+    settings = {name: report["settings"][name] for name in ("dim", "max_len", "dropout", "epochs")}
+    assert settings == {"dim": 8, "max_len": 20, "dropout": 0.1, "epochs": 1}
+    params.write_text("size = 8\n")
+    result = CliRunner().invoke(app, ["train", "next-item", *options, str(trained[0])])
+    assert isinstance(result.exception, InputError) and "no 'size'" in str(result.exception)
+
+
 def test_missing_unknown_or_changed_model_files_are_rejected(trained, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"card\.json is missing"):
         load(tmp_path)
-    unknown_item = sequences.read_s3rec(write_sequences(tmp_path, "u1 i1 i2 other\n"))
+    unknown_item = read_s3rec(write_sequences(tmp_path, "u1 i1 i2 other\n"))
     with pytest.raises(InputError, match="1 items are unknown to the model, for example other"):
         evaluate(trained[1], unknown_item)
     folder = shutil.copytree(trained[1], tmp_path / "model")

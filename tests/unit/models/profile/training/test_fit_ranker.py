@@ -99,6 +99,25 @@ def test_stored_items_are_better_than_counts_where_gaps_tell_more(
     assert ndcg(shop, ranking.item, baskets) > 0.85 > 0.6 > counts
 
 
+def test_one_window_of_each_user_in_validation_is_enough(shop: PreparedData) -> None:
+    """As in data where each user's last baskets are held out."""
+    streams, split = shop.corpus.streams, shop.split
+    first = split.validation[np.diff(streams.user_W[split.validation], prepend=-1) != 0]
+    before = RankingExamples(streams, [], []).before(first)
+    assert before.tolist() == (first - 1).tolist() and np.isin(before, split.train).all()
+    held_out = shop._replace(split=split._replace(validation=first))
+    shape = Shape(len(shop.items), 4, len(shop.categories), 2, dim=16, layers=1, heads=2)
+    model = BehaviourTransformer(shape).eval().requires_grad_(False)
+    report = fit_ranker.fit(model, held_out, dataclasses.replace(RECIPE, ranker_epochs=1))
+    assert report["windows"] == USERS * 32 and model.ranker is not None
+
+
+def test_first_windows_of_users_follow_none(shop: PreparedData) -> None:
+    streams = shop.corpus.streams
+    first = np.flatnonzero(np.diff(streams.user_W, prepend=-1))
+    assert len(RankingExamples(streams, [], []).before(first)) == 0
+
+
 def test_epoch_for_ndcg_that_does_not_help_is_undone(shop: PreparedData) -> None:
     shape = Shape(len(shop.items), 4, len(shop.categories), 2, dim=16, layers=1, heads=2)
     weights = []
