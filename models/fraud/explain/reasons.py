@@ -19,6 +19,7 @@ import numpy as np
 import xgboost as xgb
 
 from liveprofile.features.entity import EVENT_FEATURES, SCORED_TYPES, EventLists, TokenLists
+from liveprofile.features.entity.catalogue import TYPE_UNIT
 from liveprofile.wire.entity_lists import is_event
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_LETTERS
 from models.fraud.explain.reason_groups import FeatureGroup, feature_groups
@@ -125,6 +126,8 @@ def _describe_feature(name: str, value: float | None, usual: float | None) -> st
     words = words.split(": ", 1)[-1]
     if unit == "0/1" and value:
         return words
+    if unit == TYPE_UNIT and value is not None:  # a median type would say nothing
+        return f"{words}: {SCORED_TYPES[int(value)]}"
     usually = "" if usual is None else f", usually {_format_value(usual, unit)}"
     return f"{words}: {_format_value(value, unit)}{usually}"
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from liveprofile.features.entity import EVENT_FEATURES
-from liveprofile.features.entity.columns import type_letter
+from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES
+from liveprofile.features.entity.order import type_letter
 from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
 from models.fraud.card_transactions.data import (
@@ -40,11 +40,16 @@ from models.fraud.training.fit import (
     reliability,
     tune_trees,
 )
+from models.fraud.training.order_choice import choose_order, first_columns, with_order_columns
 from models.fraud.training.span_sets import SPAN_SETS, choose_spans
 
 # Transactions have no device, place, coupon or address, so features of these entities are left out.
 FEATURES = ["amount", "hour", "weekend", "night"]
-FEATURES += [name for name in EVENT_FEATURES if name.split("_")[0] in ("user", "shop")]
+FEATURES += [
+    name
+    for name in EVENT_FEATURES
+    if name.split("_")[0] in ("user", "shop") and name not in ORDER_FEATURES
+]
 
 
 def build_history(data: Transactions, delay_days: float, keep: int = LIST_LENGTH) -> EntityHistory:
@@ -90,10 +95,11 @@ class JobFeatures:
 
 
 class ChosenTrees(NamedTuple):
-    """Spans and settings, with the validation split that has chosen them."""
+    """Spans, order and settings, with the validation split that has chosen them."""
 
     names: list[str]
     spans: dict[str, Any]
+    order: dict[str, Any]
     tuned: TunedTrees
     fraud_N: np.ndarray  # of the validation split
     rows_N: np.ndarray
@@ -106,20 +112,34 @@ def choose_trees(
     span_sets: Sequence[str] = tuple(SPAN_SETS),
     on_progress: Progress = lambda stage, done, total: None,
 ) -> ChosenTrees:
-    """Chooses spans and settings on `period`. Raises InputError if a part of it has no frauds."""
+    """Chooses spans, order and settings on `period`.
+
+    Raises InputError if a part of it has no frauds.
+    """
     train_rows, rows_N = train_test_rows(data, period)
-    train, weight = features.training(train_rows, FEATURES)
+    names = [*FEATURES, *ORDER_FEATURES]
+    train, weight = features.training(train_rows, names)
+    validation = features.labelled(rows_N, names)
     spans = choose_spans(
-        train,
+        first_columns(train, len(FEATURES)),
         weight,
-        features.labelled(rows_N, FEATURES),
+        first_columns(validation, len(FEATURES)),
         FEATURES,
         SETTINGS[0],
         span_sets,
         on_progress,
     )
-    tuned = tune_trees(spans.train, weight, spans.validation, spans.names, on_progress=on_progress)
-    return ChosenTrees(spans.names, spans.report, tuned, spans.validation.fraud_N, rows_N)
+    train = with_order_columns(spans.train, train)
+    validation = with_order_columns(spans.validation, validation)
+    order = choose_order(train, weight, validation, spans.names, SETTINGS[0], data.card_N[rows_N])
+    tuned = tune_trees(
+        first_columns(train, len(order.names)),
+        weight,
+        first_columns(validation, len(order.names)),
+        order.names,
+        on_progress=on_progress,
+    )
+    return ChosenTrees(order.names, spans.report, order.report, tuned, validation.fraud_N, rows_N)
 
 
 def train_handbook(
@@ -129,7 +149,7 @@ def train_handbook(
     on_progress: Progress = lambda stage, done, total: None,
     span_sets: Sequence[str] = tuple(SPAN_SETS),
 ) -> dict[str, Any]:
-    """Returns a report: the chosen spans and settings, and `validation` and `test` metrics.
+    """Returns a report: chosen spans, order and settings, and `validation` and `test` metrics.
 
     The metrics are those of models.fraud.card_transactions.baselines. out: folder to write the
     model to. Raises InputError if a period has no frauds, or nothing else.
@@ -141,6 +161,7 @@ def train_handbook(
     test = features.labelled(test_rows, chosen.names)
     report = {
         "spans": chosen.spans,
+        "order": chosen.order,
         "settings": chosen.tuned.setting,
         "validation": ranking_metrics(data, chosen.rows_N, chosen.tuned.log_odds_N)._asdict(),
     }

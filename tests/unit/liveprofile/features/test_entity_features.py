@@ -207,7 +207,7 @@ def test_duplicate_event_is_detected() -> None:
 
 
 def test_every_feature_has_a_unit_and_a_description() -> None:
-    units = {"count", "money", "share", "ratio", "seconds", "days", "hour", "0/1"}
+    units = {"count", "money", "share", "ratio", "seconds", "days", "hour", "0/1", "type"}
     assert {name.unit for name in EVENT_FEATURES.values()} == units
     assert all(feature.description for feature in EVENT_FEATURES.values())
 
