@@ -1,4 +1,4 @@
-"""Does a sequence model earn a place beside the trees, or do columns of the last events suffice?
+"""Does a sequence model earn a place beside the trees, or is the order of events in columns enough?
 
     python -m benchmarks.models.order_frauds shops [--seeds 21 22 23] [--extra-events 0.2 1.5]
     python -m benchmarks.models.order_frauds simulated
@@ -7,7 +7,7 @@
 `shops`: shops whose frauds show in order and timing alone (benchmarks.models.order_shops). Each is
 trained on its own labels: 40 days train, 15 later days test. Prints a line of JSON for each shop
 and for each share of extra events.
-`simulated`, `handbook`: the trees without and with ORDER_FEATURES on the splits of `liveprofile
+`simulated`, `handbook`: the trees without and with order on the splits of `liveprofile
 train event-risk` and `event-risk-handbook`, with one setting of the trees.
 
 Shape suffixes: N events, C columns.
@@ -26,15 +26,15 @@ import numpy as np
 import torch
 from sklearn.metrics import average_precision_score
 
-from benchmarks.models.order_models import (
+from benchmarks.models.order_shops import OrderShop, OrderShopConfig, draw_shop
+from benchmarks.models.order_transformer import (
     LENGTH,
     LastEvents,
-    fit_markov,
     fit_transformer,
     last_events,
     out_of_fold,
 )
-from benchmarks.models.order_shops import OrderShop, OrderShopConfig, draw_shop
+from benchmarks.support import environment
 from liveprofile.features.entity import ORDER_FEATURES
 from models.fraud.card_transactions.data import TrainTestPeriod, read_transactions, train_test_rows
 from models.fraud.datasets.event_dataset import EventDataset, concatenate
@@ -45,12 +45,14 @@ from models.fraud.training import train_handbook, train_simulated
 from models.fraud.training.fit import fit_trees
 from models.fraud.training.order_choice import choose_order
 from models.fraud.training.span_sets import SPAN_SETS, names_within
+from models.fraud.transitions import COLUMNS, TransitionModel, append_out_of_fold
 from models.profile.evaluation.intervals import UserBootstrap
 
 SETTING = {"max_depth": 5, "rounds": 200, "eta": 0.07}  # that of the shipped model, as the spans
 SPANS = SPAN_SETS["fine"]
 NAMES = names_within(train_simulated.FEATURES, SPANS)
-BY_PLACE = [name for name in ORDER_FEATURES if name.endswith("_before")]
+TRANSFORMER = "transformer"
+PRODUCT = "trees + order features + transitions"  # the choice of a training with order
 TRAIN_DAYS, TEST_DAYS = (10, 50), (75, 90)  # lists fill first; labels come after 7 days
 LEGITIMATE_ROWS = 15_000  # of training
 DELAY_DAYS = 7.0
@@ -86,34 +88,32 @@ def split_of(shop: OrderShop, days: tuple[int, int], legitimate: int | None) -> 
 
 def log_odds_by_model(train: Split, test: Split) -> dict[str, np.ndarray]:
     """Returns (N,) log-odds of the test events by each model."""
-    names = [*NAMES, *ORDER_FEATURES]
-    stacked = {}
-    for name, fit in (("transformer", fit_transformer), ("markov", fit_markov)):
-        columns_NC = out_of_fold(fit, train.events, train.fraud_N, train.user_N)
-        stacked[name] = (columns_NC, fit(train.events, train.fraud_N)(test.events))
+    names, plain, order = [*NAMES, *ORDER_FEATURES], len(NAMES), len(NAMES) + len(ORDER_FEATURES)
+    x_train = append_out_of_fold(train.x_NF, names, train.fraud_N, train.user_N)
+    x_test = TransitionModel.fit(train.x_NF, names, train.fraud_N).append(test.x_NF, names)
+    inputs = [*names, *COLUMNS, TRANSFORMER]
+    held_out_N = out_of_fold(fit_transformer, train.events, train.fraud_N, train.user_N)
+    transformer_N = fit_transformer(train.events, train.fraud_N)(test.events)
+    x_train = np.column_stack([x_train, held_out_N])
+    x_test = np.column_stack([x_test, transformer_N])
+    features, order_features = list(range(plain)), list(range(plain, order))
+    transitions, transformer = list(range(order, len(inputs) - 1)), [len(inputs) - 1]
 
-    def trees(chosen: list[str], *extra: str) -> np.ndarray:
-        index = [names.index(name) for name in chosen]
-        x_train, x_test = (
-            np.column_stack(
-                [split.x_NF[:, index], *(stacked[name][part] for name in extra)]
-            ).astype(np.float32)
-            for part, split in enumerate((train, test))
+    def trees(columns: list[int]) -> np.ndarray:
+        labelled = LabelledFeatures(x_train[:, columns], train.fraud_N)
+        chosen = [inputs[column] for column in columns]
+        return trees_log_odds(
+            fit_trees(labelled, train.weight, chosen, SETTING), x_test[:, columns]
         )
-        columns = chosen + [f"stacked_{i}" for i in range(x_train.shape[1] - len(chosen))]
-        booster = fit_trees(
-            LabelledFeatures(x_train, train.fraud_N), train.weight, columns, SETTING
-        )
-        return trees_log_odds(booster, x_test)
 
     return {
-        "trees": trees(NAMES),
-        "transformer alone": stacked["transformer"][1][:, 0],
-        "trees + transformer": trees(NAMES, "transformer"),
-        "trees + markov": trees(NAMES, "markov"),
-        "trees + types and gaps by place": trees([*NAMES, *BY_PLACE]),
-        "trees + order features": trees(names),
-        "trees + order features + transformer": trees(names, "transformer"),
+        "trees": trees(features),
+        "transformer alone": transformer_N,
+        "trees + transformer": trees(features + transformer),
+        "trees + order features": trees(features + order_features),
+        "trees + transitions": trees(features + transitions),
+        PRODUCT: trees(features + order_features + transitions),
+        f"{PRODUCT} + transformer": trees(features + order_features + transitions + transformer),
     }
 
 
@@ -160,10 +160,10 @@ def measure_shops(seeds: list[int], extra_events: float) -> dict[str, Any]:
             f"{name} - {other}": interval(pooled[name], pooled[other])
             for name, other in (
                 *((name, "trees") for name in pooled if name != "trees"),
-                ("trees + order features", "trees + transformer"),
-                ("trees + order features", "trees + markov"),
-                ("trees + order features", "trees + types and gaps by place"),
-                ("trees + order features + transformer", "trees + order features"),
+                (PRODUCT, "trees + transformer"),
+                (PRODUCT, "trees + order features"),
+                (PRODUCT, "trees + transitions"),
+                (f"{PRODUCT} + transformer", PRODUCT),
             )
         },
     }
@@ -188,7 +188,13 @@ def measure_simulated() -> dict[str, Any]:
     train = simulate(recipe.training_configs(), 0, recipe.legitimate_rows, (False, True))
     validation = simulate(shops, recipe.warm_up_days, None, (False,))
     return choose_order(
-        train.labelled, train.weight, validation.labelled, names, SETTING, validation.user_M
+        train.labelled,
+        train.user_M,
+        train.weight,
+        validation.labelled,
+        validation.user_M,
+        names,
+        SETTING,
     ).report
 
 
@@ -203,10 +209,10 @@ def measure_handbook(file: Path) -> dict[str, Any]:
     report = {}
     for name, period in (("validation", week.validation_period()), ("test", week)):
         train_rows, rows_N = train_test_rows(data, period)
-        train, weight = features.training(train_rows, [*names, *ORDER_FEATURES])
+        train, weight, card_N = features.training(train_rows, [*names, *ORDER_FEATURES])
         measured = features.labelled(rows_N, [*names, *ORDER_FEATURES])
         report[name] = choose_order(
-            train, weight, measured, names, SETTING, data.card_N[rows_N]
+            train, card_N, weight, measured, data.card_N[rows_N], names, SETTING
         ).report
     return report
 
@@ -223,11 +229,14 @@ def main() -> None:
     torch.set_num_threads(1)
     if arguments.command == "shops":
         for extra_events in arguments.extra_events:
-            print(json.dumps(measure_shops(arguments.seeds, extra_events)), flush=True)
-    elif arguments.command == "simulated":
-        print(json.dumps(measure_simulated()))
+            report = measure_shops(arguments.seeds, extra_events)
+            print(json.dumps({**environment.describe(), **report}), flush=True)
+        return
+    if arguments.command == "simulated":
+        report = measure_simulated()
     else:
-        print(json.dumps(measure_handbook(arguments.file)))
+        report = measure_handbook(arguments.file)
+    print(json.dumps({**environment.describe(), **report}))
 
 
 if __name__ == "__main__":

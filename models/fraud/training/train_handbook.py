@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import xgboost as xgb
 
 from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES
 from liveprofile.features.entity.order import type_letter
@@ -40,7 +41,13 @@ from models.fraud.training.fit import (
     reliability,
     tune_trees,
 )
-from models.fraud.training.order_choice import choose_order, first_columns, with_order_columns
+from models.fraud.training.order_choice import (
+    TreeInputs,
+    choose_order,
+    first_columns,
+    tree_inputs,
+    with_order_columns,
+)
 from models.fraud.training.span_sets import SPAN_SETS, choose_spans
 
 # Transactions have no device, place, coupon or address, so features of these entities are left out.
@@ -77,7 +84,8 @@ class JobFeatures:
         delay_days: float,
         on_progress: Progress = lambda stage, done, total: None,
     ):
-        self._history, self._fraud_N = build_history(data, delay_days), data.fraud_N
+        self._history = build_history(data, delay_days)
+        self._fraud_N, self._card_N = data.fraud_N, data.card_N
         self._delay_days, self._on_progress = delay_days, on_progress
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
@@ -88,18 +96,20 @@ class JobFeatures:
         x_NF = self._history.features(rows, names, self._delay_days, self._on_progress)
         return LabelledFeatures(x_NF, self._fraud_N[rows])
 
-    def training(self, rows: np.ndarray, names: list[str]) -> tuple[LabelledFeatures, float]:
-        """Returns all frauds and some other rows, and the weight of the others."""
+    def training(
+        self, rows: np.ndarray, names: list[str]
+    ) -> tuple[LabelledFeatures, float, np.ndarray]:
+        """Returns all frauds and some other rows, the weight of the others, and the cards."""
         kept, weight = downsample_legitimate(self._fraud_N[rows])
-        return self.labelled(rows[kept], names), weight
+        return self.labelled(rows[kept], names), weight, self._card_N[rows[kept]]
 
 
 class ChosenTrees(NamedTuple):
     """Spans, order and settings, with the validation split that has chosen them."""
 
-    names: list[str]
+    names: list[str]  # without order
     spans: dict[str, Any]
-    order: dict[str, Any]
+    order: dict[str, Any]  # `chosen`: whether the trees read it
     tuned: TunedTrees
     fraud_N: np.ndarray  # of the validation split
     rows_N: np.ndarray
@@ -118,7 +128,7 @@ def choose_trees(
     """
     train_rows, rows_N = train_test_rows(data, period)
     names = [*FEATURES, *ORDER_FEATURES]
-    train, weight = features.training(train_rows, names)
+    train, weight, card_N = features.training(train_rows, names)
     validation = features.labelled(rows_N, names)
     spans = choose_spans(
         first_columns(train, len(FEATURES)),
@@ -131,15 +141,22 @@ def choose_trees(
     )
     train = with_order_columns(spans.train, train)
     validation = with_order_columns(spans.validation, validation)
-    order = choose_order(train, weight, validation, spans.names, SETTINGS[0], data.card_N[rows_N])
-    tuned = tune_trees(
-        first_columns(train, len(order.names)),
-        weight,
-        first_columns(validation, len(order.names)),
-        order.names,
-        on_progress=on_progress,
+    inputs, order = choose_order(
+        train, card_N, weight, validation, data.card_N[rows_N], spans.names, SETTINGS[0]
     )
-    return ChosenTrees(order.names, spans.report, order.report, tuned, validation.fraud_N, rows_N)
+    tuned = tune_trees(
+        inputs.train, weight, inputs.of(validation), inputs.tree_names, on_progress=on_progress
+    )
+    return ChosenTrees(spans.names, spans.report, order, tuned, validation.fraud_N, rows_N)
+
+
+def fit_chosen(
+    features: JobFeatures, train_rows: np.ndarray, chosen: ChosenTrees
+) -> tuple[TreeInputs, xgb.Booster]:
+    """Fits the chosen trees to other rows."""
+    train, weight, card_N = features.training(train_rows, [*chosen.names, *ORDER_FEATURES])
+    inputs = tree_inputs(train, chosen.names, card_N, chosen.order["chosen"])
+    return inputs, fit_trees(inputs.train, weight, inputs.tree_names, chosen.tuned.setting)
 
 
 def train_handbook(
@@ -157,8 +174,8 @@ def train_handbook(
     features = JobFeatures(data, period.delay_days, on_progress)
     train_rows, test_rows = train_test_rows(data, period)
     chosen = choose_trees(data, features, period.validation_period(), span_sets, on_progress)
-    train, weight = features.training(train_rows, chosen.names)
-    test = features.labelled(test_rows, chosen.names)
+    inputs, booster = fit_chosen(features, train_rows, chosen)
+    test = features.labelled(test_rows, inputs.names)
     report = {
         "spans": chosen.spans,
         "order": chosen.order,
@@ -167,12 +184,13 @@ def train_handbook(
     }
     model = build_model(
         "fraud-handbook",
-        fit_trees(train, weight, chosen.names, chosen.tuned.setting),
+        booster,
         fit_calibration(chosen.tuned.log_odds_N, chosen.fraud_N),
-        train,
-        chosen.names,
+        inputs.train,
+        inputs.names,
         float(period.delay_days),
         report,
+        inputs.transitions,
     )
     log_odds_N = model.log_odds(test.x_NF)
     report["test"] = ranking_metrics(data, test_rows, log_odds_N)._asdict()

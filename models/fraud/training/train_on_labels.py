@@ -129,10 +129,16 @@ def train_on_labels(
         for part, part_names in (("train", names), ("validation", names), ("test", test_names))
     )
     order = choose_order(
-        train.labelled, train.weight, validation.labelled, FEATURES, settings[0], validation.user_M
+        train.labelled,
+        train.user_M,
+        train.weight,
+        validation.labelled,
+        validation.user_M,
+        FEATURES,
+        settings[0],
     )
     train, validation, test = (
-        _keep_first_columns(dataset, len(order.names))
+        _keep_first_columns(dataset, len(order.inputs.names))
         for dataset in (train, validation, test_with_rule_features)
     )
     model = _fit_model(train, validation, split, order, settings, on_progress)
@@ -168,8 +174,14 @@ def _fit_model(
     settings: Sequence[dict],
     on_progress: Progress,
 ) -> FraudModel:
+    inputs = order.inputs
     tuned = fit.tune_trees(
-        train.labelled, train.weight, validation.labelled, order.names, list(settings), on_progress
+        inputs.train,
+        train.weight,
+        inputs.of(validation.labelled),
+        inputs.tree_names,
+        list(settings),
+        on_progress,
     )
     calibration = fit.fit_calibration(tuned.log_odds_N, validation.labelled.fraud_N)
     return fit.build_model(
@@ -177,9 +189,10 @@ def _fit_model(
         tuned.booster,
         calibration,
         train.labelled,
-        order.names,
+        inputs.names,
         split.delay_days,
         {"order": order.report, "setting": tuned.setting},
+        inputs.transitions,
     )
 
 

@@ -184,35 +184,39 @@ def train_simulated(
     validation = validation._replace(
         labelled=with_order_columns(spans.validation, validation.labelled)
     )
-    order = choose_order(
+    inputs, order_report = choose_order(
         train.labelled,
+        train.user_M,
         train.weight,
         validation.labelled,
+        validation.user_M,
         spans.names,
         settings[0],
-        validation.user_M,
-    )
-    train, validation = (
-        split._replace(labelled=first_columns(split.labelled, len(order.names)))
-        for split in (train, validation)
     )
     tuned = fit.tune_trees(
-        train.labelled, train.weight, validation.labelled, order.names, settings, on_progress
+        inputs.train,
+        train.weight,
+        inputs.of(validation.labelled),
+        inputs.tree_names,
+        settings,
+        on_progress,
     )
+    validation = validation._replace(labelled=first_columns(validation.labelled, len(inputs.names)))
     calibration = fit.fit_calibration(tuned.log_odds_N, validation.labelled.fraud_N)
     model = fit.build_model(
         recipe.name,
         tuned.booster,
         calibration,
-        train.labelled,
-        order.names,
+        inputs.train,
+        inputs.names,
         recipe.delay_days,
         {
             "recipe": asdict(recipe),
             "spans": spans.report,
-            "order": order.report,
+            "order": order_report,
             "setting": tuned.setting,
         },
+        inputs.transitions,
     )
     costs = AlertCosts(recipe.budgets, recipe.false_alarm_cost, recipe.missed_share)
     thresholds = choose_thresholds(model, validation, costs)

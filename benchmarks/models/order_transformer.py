@@ -1,9 +1,9 @@
-"""What reads the order of a user's last events beside the trees: a Transformer, a Markov model.
+"""A Transformer that reads a user's last events beside the trees.
 
-Both make inputs of the trees (stacking, Wolpert 1992, "Stacked generalization"). For training
-events these come from a model that was not fitted on the event's user.
+Its log-odds are an input of the trees (stacking, Wolpert 1992, "Stacked generalization"). For
+training events they come from a network that was not fitted on the event's user.
 
-Shape suffixes: n events, L last events of each, the scored one first; S states; C input columns.
+Shape suffixes: n events, L last events of each, the scored one first, F fields, D width.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from liveprofile.units import SECOND_MS
 from liveprofile.wire.tokens import TYPE_LETTERS
 
 LENGTH = 16  # events that the Transformer reads
-TRANSITIONS = 8  # between the last events that the Markov model reads
 FOLDS = 3
 SEED = 20180801
 EPOCHS, BATCH, LEARNING_RATE = 16, 256, 4e-3
@@ -30,9 +29,6 @@ _NO_EVENT = 0  # type
 _TYPES = len(TYPE_LETTERS) + 1
 _GAPS = 40  # buckets of the Transformer: half octaves of seconds; 0: no earlier event
 _AMOUNTS = 16
-_GAP_EDGES_S = (3, 10, 30, 100, 300, 1_000, 3_000, 10_000)  # of the Markov model
-_STATES = 1 + _TYPES * (len(_GAP_EDGES_S) + 1)
-_PRIOR = 5.0  # transitions of the prior, from the legitimate rates, for frauds
 
 
 class LastEvents(NamedTuple):
@@ -85,13 +81,13 @@ def _tokens(events: LastEvents) -> Tensor:
     return torch.from_numpy(np.stack(fields, axis=-1).astype(np.int64))
 
 
-Predict = Callable[[LastEvents], np.ndarray]  # to (n, C) input columns of the trees
+Predict = Callable[[LastEvents], np.ndarray]  # to (n,) log-odds
 
 
 def fit_transformer(events: LastEvents, fraud_n: np.ndarray, epochs: int = EPOCHS) -> Predict:
     """Fits by AdamW (arXiv:1711.05101) with a one-cycle learning rate (arXiv:1708.07120).
 
-    An epoch has every fraud and a new sample of other events. Returns log-odds, C = 1.
+    An epoch has every fraud and a new sample of other events.
     """
     torch.manual_seed(SEED)
     rng = np.random.default_rng(SEED)
@@ -119,40 +115,9 @@ def fit_transformer(events: LastEvents, fraud_n: np.ndarray, epochs: int = EPOCH
     def predict(events: LastEvents) -> np.ndarray:
         with torch.inference_mode():
             parts = [network(part) for part in _tokens(events).split(1_000)]
-        return torch.cat(parts).numpy()[:, None]
+        return torch.cat(parts).numpy()
 
     return predict
-
-
-def fit_markov(events: LastEvents, fraud_n: np.ndarray) -> Predict:
-    """Counts transitions between (type, bucket of the gap) before frauds and before other events.
-
-    Returns the log-ratio of each of the last transitions, and their running sums: C = 16.
-    """
-    legitimate_SS = _transitions(events.take(np.flatnonzero(~fraud_n))) + 0.5
-    legitimate_SS /= legitimate_SS.sum(axis=1, keepdims=True)
-    fraud_SS = _transitions(events.take(np.flatnonzero(fraud_n))) + _PRIOR * legitimate_SS
-    ratio_SS = np.log(fraud_SS / fraud_SS.sum(axis=1, keepdims=True) / legitimate_SS)
-
-    def predict(events: LastEvents) -> np.ndarray:
-        state_nL = _states(events)
-        ratio_nL = ratio_SS[state_nL[:, 1:], state_nL[:, :-1]]
-        return np.column_stack([ratio_nL, ratio_nL.cumsum(axis=1)])
-
-    return predict
-
-
-def _states(events: LastEvents) -> np.ndarray:
-    bucket_nL = np.digitize(np.nan_to_num(events.gap_nL, nan=np.inf), _GAP_EDGES_S)
-    state_nL = 1 + events.type_nL * (len(_GAP_EDGES_S) + 1) + bucket_nL
-    return np.where(events.type_nL == _NO_EVENT, 0, state_nL)[:, : TRANSITIONS + 1]
-
-
-def _transitions(events: LastEvents) -> np.ndarray:
-    counts_SS = np.zeros((_STATES, _STATES))
-    state_nL = _states(events)
-    np.add.at(counts_SS, (state_nL[:, 1:].ravel(), state_nL[:, :-1].ravel()), 1.0)
-    return counts_SS
 
 
 def out_of_fold(
@@ -161,13 +126,11 @@ def out_of_fold(
     fraud_n: np.ndarray,
     user_n: np.ndarray,
 ) -> np.ndarray:
-    """Returns (n, C) columns of each event from a model that was not fitted on its user."""
-    parts = []
+    """Returns (n,) log-odds of each event from a network that was not fitted on its user."""
+    log_odds_n = np.empty(len(fraud_n), np.float32)
     for fold in range(FOLDS):
-        held_out = np.flatnonzero(user_n % FOLDS == fold)
-        others = np.flatnonzero(user_n % FOLDS != fold)
-        parts.append((held_out, fit(events.take(others), fraud_n[others])(events.take(held_out))))
-    columns_nC = np.empty((len(fraud_n), parts[0][1].shape[1]), np.float32)
-    for rows, part_nC in parts:
-        columns_nC[rows] = part_nC
-    return columns_nC
+        held_out, others = (
+            np.flatnonzero((user_n % FOLDS == fold) == own) for own in (True, False)
+        )
+        log_odds_n[held_out] = fit(events.take(others), fraud_n[others])(events.take(held_out))
+    return log_odds_n
