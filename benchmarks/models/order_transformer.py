@@ -129,8 +129,7 @@ def out_of_fold(
     """Returns (n,) log-odds of each event from a network that was not fitted on its user."""
     log_odds_n = np.empty(len(fraud_n), np.float32)
     for fold in range(FOLDS):
-        held_out, others = (
-            np.flatnonzero((user_n % FOLDS == fold) == own) for own in (True, False)
-        )
+        held_out = np.flatnonzero(user_n % FOLDS == fold)
+        others = np.flatnonzero(user_n % FOLDS != fold)
         log_odds_n[held_out] = fit(events.take(others), fraud_n[others])(events.take(held_out))
     return log_odds_n

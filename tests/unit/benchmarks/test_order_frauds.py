@@ -9,7 +9,6 @@ from functools import partial
 import numpy as np
 import pytest
 
-from benchmarks.models.order_models import fit_markov, fit_transformer, last_events, out_of_fold
 from benchmarks.models.order_shops import (
     OrderShop,
     OrderShopConfig,
@@ -18,6 +17,7 @@ from benchmarks.models.order_shops import (
     draw_shop,
     shuffled,
 )
+from benchmarks.models.order_transformer import fit_transformer, last_events, out_of_fold
 from liveprofile.features.entity import SCORED_TYPES, type_letter
 
 SMALL = OrderShopConfig(5, users=60, days=30, scripts=2, frauds=60, honest_per_fraud=4)
@@ -108,14 +108,14 @@ def test_last_events_are_those_of_the_user_newest_first(shop: OrderShop) -> None
                 assert np.isnan(gap_s)
 
 
-@pytest.mark.parametrize("fit", [fit_markov, partial(fit_transformer, epochs=1)])
-def test_out_of_fold_columns_of_an_event_do_not_depend_on_labels_of_its_user(fit) -> None:
+def test_out_of_fold_log_odds_of_an_event_do_not_depend_on_labels_of_its_user() -> None:
     shop = draw_shop(OrderShopConfig(5, users=12, days=30, frauds=12, honest_per_fraud=4))
     events = last_events(shop.history.rows(np.arange(len(shop.time_ms_N))))
-    columns_nC = out_of_fold(fit, events, shop.fraud_N, shop.user_N)
+    fit = partial(fit_transformer, epochs=1)
+    log_odds_n = out_of_fold(fit, events, shop.fraud_N, shop.user_N)
     of_user = shop.user_N == 4
     flipped_n = np.where(of_user, ~shop.fraud_N, shop.fraud_N)
-    changed_nC = out_of_fold(fit, events, flipped_n, shop.user_N)
-    np.testing.assert_array_equal(columns_nC[of_user], changed_nC[of_user])
+    changed_n = out_of_fold(fit, events, flipped_n, shop.user_N)
+    np.testing.assert_array_equal(log_odds_n[of_user], changed_n[of_user])
     others = shop.user_N % 3 != 4 % 3
-    assert (columns_nC[others] != changed_nC[others]).any()
+    assert (log_odds_n[others] != changed_n[others]).any()
