@@ -225,7 +225,7 @@ def test_model_of_frauds_that_only_the_order_shows_reads_the_order(tmp_path: Pat
     order = model.metadata["order"]
     assert order["chosen"] is True and order["gain_95"][0] > 0.3
     assert model.names[-len(ORDER_FEATURES) :] == list(ORDER_FEATURES)
-    assert model.metadata["test"]["average_precision"] > 0.95
+    assert model.metadata["test"]["average_precision"] > 0.9
     # The job's columns of a fraud and of the honest purchase before it.
     arrived = arrivals(events, labels)
     rows = [17, 14]
