@@ -27,6 +27,7 @@ from liveprofile.rules.rules import read_rules
 from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import read_rows
 from models.fraud.datasets.labelled_rows import LabelledEvents, LabelLog, read_labelled_events
+from models.fraud.explain.reasons import explain
 from models.fraud.model import FraudModel
 from models.fraud.training.train_on_labels import DateSplit, train_on_labels
 from tests.reference.entity_features import Arrival, Event, Label
@@ -231,8 +232,12 @@ def test_model_of_frauds_that_only_the_order_shows_reads_the_order(tmp_path: Pat
     rows = [17, 14]
     texts = [event_parts(arrived, arrived.index(events[row])) for row in rows]
     batch = read_rows([events[row].user for row in rows], texts)
-    fraud, honest = model.score(model.columns(parse_lists(batch)))
+    lists = parse_lists(batch)
+    columns = model.columns(lists)
+    fraud, honest = model.score(columns)
     assert fraud > 0.5 > honest
+    [reasons] = explain(model, lists, model.matrix(columns), np.array([0]))
+    assert reasons[0].code == "ORDER"
 
 
 def test_train_and_validation_end_the_delay_before_the_next_split(trained: FraudModel) -> None:
