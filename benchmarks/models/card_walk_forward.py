@@ -30,8 +30,7 @@ from models.fraud.card_transactions.data import (
 )
 from models.fraud.card_transactions.features import handbook_features
 from models.fraud.model import trees_log_odds
-from models.fraud.training.fit import fit_trees
-from models.fraud.training.train_handbook import JobFeatures, choose_trees
+from models.fraud.training.train_handbook import JobFeatures, choose_trees, fit_chosen
 from models.profile.evaluation.intervals import UserBootstrap
 
 WEEK, DELAY_DAYS = 7, 7
@@ -60,7 +59,9 @@ def weekly_scores(
     features_of = {"Handbook": lambda rows: x_NF[rows], "job": job_features}
     validation = periods[0].validation_period()
     trees = choose_trees(data, job_features, validation)
-    runs.log_progress(f"spans: {trees.spans}; settings: {trees.tuned.setting}")
+    runs.log_progress(
+        f"spans: {trees.spans}; order: {trees.order}; settings: {trees.tuned.setting}"
+    )
     settings = {}
     for source, of_rows in features_of.items():
         split = make_split(data, validation, of_rows)
@@ -77,9 +78,8 @@ def weekly_scores(
         train_rows = np.flatnonzero(
             (data.day_N >= period.train_start) & (data.day_N <= period.train_end)
         )
-        train, weight = job_features.training(train_rows, trees.names)
-        booster = fit_trees(train, weight, trees.names, trees.tuned.setting)
-        test = job_features.labelled(split.rows_M, trees.names)
+        inputs, booster = fit_chosen(job_features, train_rows, trees)
+        test = inputs.of(job_features.labelled(split.rows_M, inputs.names))
         scores[MODEL] = trees_log_odds(booster, test.x_NF)
         runs.log_progress(f"week {number} of {len(periods)}")
         yield split.rows_M, scores

@@ -88,6 +88,7 @@ REPORTED_METADATA = (
     "split",
     "labels",
     "train",
+    "order",
     "setting",
     "thresholds",
     "validation",

@@ -287,7 +287,7 @@ def event_risk(
         model = train_simulated(chosen, out, on_progress)
     metadata = {
         name: model.metadata[name]
-        for name in ("spans", "setting", "thresholds", "validation", "test")
+        for name in ("spans", "order", "setting", "thresholds", "validation", "test")
     }
     print_json({"recipe": "event-risk", "version": model.version, "folder": str(out), **metadata})
 

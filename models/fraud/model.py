@@ -2,9 +2,11 @@
 
 Gradient boosted trees (Chen and Guestrin 2016, arXiv:1603.02754) read the event's features. A
 logistic curve (Platt 1999, "Probabilistic outputs for support vector machines") turns their
-log-odds into probabilities. The curve is monotonic, so it keeps the order of events.
+log-odds into probabilities. The curve is monotonic, so it keeps the order of events. A model of a
+shop whose frauds show in the order of events also has a Markov model (models.fraud.transitions),
+which adds inputs of the trees.
 
-Shape suffixes: n events, F inputs of the trees.
+Shape suffixes: n events, F features.
 """
 
 from __future__ import annotations
@@ -23,10 +25,11 @@ import xgboost as xgb
 from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import InputError
 from liveprofile.features.entity import EVENT_FEATURES, EventLists, features_from_lists
+from models.fraud.transitions import STATES, TransitionModel
 
 FORMAT = 2
 _READABLE_FORMATS = (1, FORMAT)  # equal, but format 2 could have a sequence model
-CARD_FILE, TREES_FILE = "card.json", "model.ubj"
+CARD_FILE, TREES_FILE, TRANSITIONS_FILE = "card.json", "model.ubj", "transitions.f32"
 ANY_TYPE = "any"
 _MAX_LOG_ODDS = 30.0  # log-odds
 
@@ -43,20 +46,23 @@ class FraudModel:
     """Trees with their calibration."""
 
     name: str
-    names: list[str]  # F inputs of the trees
+    names: list[str]  # F features
     delay_days: float  # after which most labels are known; features need it
     booster: xgb.Booster
     calibration: Calibration
-    # Medians of the inputs over legitimate training events, by event type and for ANY_TYPE. NaN:
+    # Medians of the features over legitimate training events, by event type and for ANY_TYPE. NaN:
     # unknown for all of them.
     usual: dict[str, list[float]]
     metadata: dict[str, Any]  # the card's other fields: recipe, metrics, reliability, versions
     reference: DriftReference | None = None  # None: no drift monitoring
+    transitions: TransitionModel | None = None  # None: the trees read the features alone
 
     @cached_property
     def version(self) -> str:
-        """Name and a hash of the trees and the calibration."""
+        """Name and a hash of the trees, the calibration and the Markov model."""
         content = bytes(self.booster.save_raw("ubj")) + repr(tuple(self.calibration)).encode()
+        if self.transitions is not None:
+            content += self.transitions.ratio_SS.tobytes()
         return f"{self.name}-{hashlib.sha256(content).hexdigest()[:8]}"
 
     def columns(self, rows: EventLists) -> dict[str, np.ndarray]:
@@ -64,25 +70,28 @@ class FraudModel:
         return features_from_lists(rows, self.delay_days)
 
     def matrix(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
-        """Returns (n, F) float32 inputs of the trees from (n,) columns by name."""
+        """Returns (n, F) float32 features from (n,) columns by name."""
         return np.array([features[name] for name in self.names], np.float32).T
 
     def log_odds(self, x_nF: np.ndarray) -> np.ndarray:
         """Returns (n,) calibrated log-odds."""
-        return (
-            self.calibration.slope * trees_log_odds(self.booster, x_nF) + self.calibration.intercept
-        )
+        log_odds_n = trees_log_odds(self.booster, self.tree_inputs(x_nF))
+        return self.calibration.slope * log_odds_n + self.calibration.intercept
+
+    def tree_inputs(self, x_nF: np.ndarray) -> np.ndarray:
+        """Returns the features, and behind them the columns of the Markov model if there is one."""
+        return x_nF if self.transitions is None else self.transitions.append(x_nF, self.names)
 
     def score(self, features: Mapping[str, np.ndarray]) -> np.ndarray:
         """Returns (n,) calibrated probabilities of fraud from (n,) columns by name."""
         return probability(self.log_odds(self.matrix(features)))
 
     def usual_for(self, event_type: str) -> np.ndarray:
-        """Returns (F,) usual inputs for events of a type."""
+        """Returns (F,) usual features for events of a type."""
         return np.array(self.usual.get(event_type, self.usual[ANY_TYPE]))
 
     def save(self, folder: Path) -> None:
-        """Writes trees, card and, if set, drift reference."""
+        """Writes trees, card and, if set, Markov model and drift reference."""
         folder.mkdir(parents=True, exist_ok=True)
         self.booster.save_model(folder / TREES_FILE)
         card = {
@@ -98,6 +107,10 @@ class FraudModel:
                 for event_type, values in self.usual.items()
             },
         }
+        if self.transitions is not None:
+            content = self.transitions.ratio_SS.tobytes()
+            (folder / TRANSITIONS_FILE).write_bytes(content)
+            card["transitions_sha256"] = hashlib.sha256(content).hexdigest()
         (folder / CARD_FILE).write_text(json.dumps(card, indent=1) + "\n")
         if self.reference is not None:
             self.reference.save(folder)
@@ -123,6 +136,9 @@ class FraudModel:
         unknown = [name for name in card["names"] if name not in EVENT_FEATURES]
         if unknown:
             raise InputError(f"fraud model {folder}: needs the unknown feature {unknown[0]}")
+        transitions = None
+        if "transitions_sha256" in card:
+            transitions = _load_transitions(folder, card["transitions_sha256"])
         reference = DriftReference.load(folder)
         unknown = set(reference.features if reference else ()) - set(card["names"])
         if unknown:
@@ -134,7 +150,7 @@ class FraudModel:
         booster.set_param({"nthread": 1})
         fields = {
             *("format", "name", "version", "delay_days"),
-            *("calibration", "names", "usual"),
+            *("calibration", "names", "usual", "transitions_sha256"),
         }
         return cls(
             card["name"],
@@ -148,7 +164,19 @@ class FraudModel:
             },
             {name: value for name, value in card.items() if name not in fields},
             reference,
+            transitions,
         )
+
+
+def _load_transitions(folder: Path, sha256: str) -> TransitionModel:
+    file = folder / TRANSITIONS_FILE
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise InputError(f"fraud model {file}: {error.strerror or error}") from None
+    if hashlib.sha256(content).hexdigest() != sha256 or len(content) != 4 * STATES**2:
+        raise InputError(f"fraud model {file}: is not the file that its card names")
+    return TransitionModel(np.frombuffer(content, np.float32).reshape(STATES, STATES))
 
 
 def trees_log_odds(booster: xgb.Booster, x_nF: np.ndarray) -> np.ndarray:

@@ -199,9 +199,7 @@ class _ListFeatures:
             key = getattr(self.own, entity)
             before = {getattr(event, entity) for event in self.earlier}
             values[f"new_{entity}"] = key not in before if key else math.nan
-        values["seconds_since_purchase"] = self._seconds_since("purchase")
-        values["seconds_since_login"] = self._seconds_since("login")
-        return values
+        return values | self._order()
 
     def for_entity(self) -> dict[str, float]:
         values = self._for_any_owner()
@@ -217,6 +215,24 @@ class _ListFeatures:
             earlier_users = {event.user for event in self.past[:cut]}
             new = len({event.user for event in recent} - earlier_users)
             values[f"new_user_share_{span}"] = new / len(recent) if recent else 0
+        return values
+
+    def _order(self) -> dict[str, float]:
+        """Types and gaps of the last eight earlier events; `back` counts from the scored event."""
+        numbers = ("purchase", "return", "login", "coupon", "follow", "share")
+        values: dict[str, float] = {}
+        for back in range(1, 9):
+            known = back <= len(self.earlier)
+            event = self.past[-1 - back] if known else None
+            values[f"type_{back}_before"] = numbers.index(event.type) if event else math.nan
+            if back > 1:
+                values[f"gap_{back}_before"] = (
+                    (self.past[-back].time_ms - event.time_ms) / SECOND_MS if event else math.nan
+                )
+        for name in numbers:
+            values[f"seconds_since_{name}"] = self._seconds_since(name)
+            places = [place for place, event in enumerate(self.earlier) if event.type == name]
+            values[f"events_since_{name}"] = len(self.earlier) - places[-1] if places else math.nan
         return values
 
     def _seconds_since(self, *types: str) -> float:

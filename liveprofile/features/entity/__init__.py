@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from liveprofile.features.entity.catalogue import EVENT_FEATURES, SCORED_TYPES, Feature
-from liveprofile.features.entity.columns import entity_columns, type_letter, user_columns
+from liveprofile.features.entity.catalogue import EVENT_FEATURES, ORDER_FEATURES, Feature
+from liveprofile.features.entity.columns import entity_columns, user_columns
 from liveprofile.features.entity.lists import EventLists, parse_lists
+from liveprofile.features.entity.order import SCORED_TYPES, type_letter
 from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire.entity_lists import InvalidLists, TokenLists
 from liveprofile.wire.scored_events import ENTITY_NAMES, EventBatch
 
 __all__ = [
     "EVENT_FEATURES",
+    "ORDER_FEATURES",
     "SCORED_TYPES",
     "EventBatch",
     "EventLists",

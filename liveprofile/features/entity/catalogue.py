@@ -16,15 +16,16 @@ from liveprofile.features.entity.columns import (
     TINY_SPANS,
 )
 from liveprofile.features.entity.labels import LABEL_SPANS, SPREE_SPANS
+from liveprofile.features.entity.order import ORDER_DEPTH, SCORED_TYPES
 from liveprofile.wire.scored_events import ENTITY_NAMES
 
 
 class Feature(NamedTuple):
-    unit: str  # count, money, share, ratio, seconds, days, hour, 0/1
+    unit: str  # count, money, share, ratio, seconds, days, hour, 0/1, type
     description: str
 
 
-SCORED_TYPES = ("purchase", "return", "login", "coupon", "follow", "share")
+TYPE_UNIT = "type"  # the position of an event type in SCORED_TYPES
 _UNITS = {"m": "minute", "h": "hour", "d": "day"}
 
 
@@ -108,8 +109,22 @@ def _user_features() -> dict[str, Feature]:
             plural, "count", f"different {plural.replace('_', ' ')}", DISTINCT_SPANS
         )
         features[f"new_{entity}"] = Feature("0/1", f"never seen with this {entity} before")
-    features["seconds_since_purchase"] = Feature("seconds", "since the previous purchase")
-    features["seconds_since_login"] = Feature("seconds", "since the previous login")
+    return features | _order_features()
+
+
+def _order_features() -> dict[str, Feature]:
+    features: dict[str, Feature] = {}
+    for back in range(1, ORDER_DEPTH + 1):
+        features[f"type_{back}_before"] = Feature(TYPE_UNIT, f"type of the event {back} before")
+        if back > 1:
+            features[f"gap_{back}_before"] = Feature(
+                "seconds", f"from the event {back} before to the event {back - 1} before"
+            )
+    for name in SCORED_TYPES:
+        features[f"seconds_since_{name}"] = Feature("seconds", f"since the previous {name}")
+        features[f"events_since_{name}"] = Feature(
+            "count", f"events since the previous {name}, this one included"
+        )
     return features
 
 
@@ -130,3 +145,9 @@ def _prefixed(owner: str, features: dict[str, Feature]) -> dict[str, Feature]:
 EVENT_FEATURES: dict[str, Feature] = _event_features() | _prefixed("user", _user_features())
 for _entity in ENTITY_NAMES:
     EVENT_FEATURES |= _prefixed(_entity, _entity_features())
+# What only the order and the gaps of a user's events show. Trees read them if validation says so.
+ORDER_FEATURES = tuple(
+    f"user_{name}"
+    for name in _order_features()
+    if name not in ("seconds_since_purchase", "seconds_since_login")
+)

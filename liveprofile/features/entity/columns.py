@@ -9,11 +9,11 @@ import numpy as np
 
 from liveprofile.features.entity.labels import fraud_columns
 from liveprofile.features.entity.lists import EventLists
+from liveprofile.features.entity.order import order_columns, type_letter
 from liveprofile.features.entity.past_events import SPANS_MS, PastEvents, sums_to_last
 from liveprofile.units import DAY_MS
 from liveprofile.wire.entity_lists import MISSING
 from liveprofile.wire.scored_events import ENTITY_NAMES
-from liveprofile.wire.tokens import TYPE_INDEX, TYPE_LETTERS
 
 SPANS = tuple(SPANS_MS)
 DISTINCT_SPANS = ("1h", "6h", "1d", "3d", "7d")
@@ -39,11 +39,8 @@ TINY_AMOUNT = 2.0  # money: fraudsters test stolen cards with such amounts
 MIN_AMOUNT = 1.0  # money: the lower bound of usual amounts and spreads in ratios
 MIN_EARLIER_PURCHASES = 2  # fewer do not define a usual amount
 
+
 Columns = dict[str, np.ndarray]
-
-
-def type_letter(event_type: str) -> int:
-    return ord(TYPE_LETTERS[TYPE_INDEX[event_type]])
 
 
 def user_columns(rows: EventLists, delay_ms: int) -> Columns:
@@ -70,9 +67,7 @@ def user_columns(rows: EventLists, delay_ms: int) -> Columns:
         has_entity_n = past.own(ids_T) != MISSING
         columns[f"new_{entity}"] = np.where(has_entity_n, past.own(first_T), np.nan)
     columns |= _amount_columns(past, bought_T, rows.amount) | fraud_columns(past, delay_ms)
-    columns["seconds_since_purchase"] = past.seconds_since(bought_T)
-    columns["seconds_since_login"] = past.seconds_since(past.letter_T == type_letter("login"))
-    return columns
+    return columns | order_columns(past)
 
 
 def entity_columns(rows: EventLists, delay_ms: int) -> Columns:

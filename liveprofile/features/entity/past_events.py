@@ -88,6 +88,11 @@ class PastEvents:
         last_S = np.append(last_T, -1)[np.maximum(self.end_S - 2, 0)]
         return np.where((self.end_S - 2 >= self.start_S) & (last_S >= self.start_S), last_S, -1)
 
+    def index_of_earlier(self, back: int) -> np.ndarray:
+        """(S,) the index of each list's event `back` events before the scored one; -1 if none."""
+        index_S = self.end_S - 1 - back
+        return np.where(index_S >= self.start_S, index_S, -1)
+
     def seconds_since(self, mask_T: np.ndarray) -> np.ndarray:
         """(S,) seconds since the last earlier event in the mask; NaN if there is none."""
         last_S = self.last_index(mask_T)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import NamedTuple
 
+from liveprofile.features.entity.order import ORDER_DEPTH, SCORED_TYPES
 from liveprofile.features.entity.past_events import SPANS_MS
 from liveprofile.wire.scored_events import ENTITY_NAMES
 
@@ -37,6 +38,16 @@ _USER_GROUPS = (
         "pace of this user",
         ("purchases", "amount", "events", "seconds_since_purchase"),
         ("seconds_since_event",),
+    ),
+    _GroupPattern(
+        "ORDER",
+        "order of this user's last events",
+        (
+            *(f"type_{back}_before" for back in range(1, ORDER_DEPTH + 1)),
+            *(f"gap_{back}_before" for back in range(2, ORDER_DEPTH + 1)),
+            *(f"events_since_{name}" for name in SCORED_TYPES),
+            *(f"seconds_since_{name}" for name in ("return", "coupon", "follow", "share")),
+        ),
     ),
     _GroupPattern("TINY_AMOUNTS", "amounts as of a card test", ("tiny", "tiny_share")),
     _GroupPattern("NEW_DEVICE", "device of this user", ("new_device", "devices")),

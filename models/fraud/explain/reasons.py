@@ -19,10 +19,12 @@ import numpy as np
 import xgboost as xgb
 
 from liveprofile.features.entity import EVENT_FEATURES, SCORED_TYPES, EventLists, TokenLists
+from liveprofile.features.entity.catalogue import TYPE_UNIT
 from liveprofile.wire.entity_lists import is_event
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_LETTERS
 from models.fraud.explain.reason_groups import FeatureGroup, feature_groups
 from models.fraud.model import ANY_TYPE, FraudModel, probability
+from models.fraud.transitions import TRANSITIONS
 
 MAX_REASONS = 3
 MAX_EARLIER_EVENTS = 2
@@ -85,10 +87,17 @@ def explain(
 def shapley_values(model: FraudModel, x_nF: np.ndarray) -> np.ndarray:
     """(n, F) exact Shapley values in calibrated log-odds.
 
-    0 for an unknown feature: an event without a coupon is usual.
+    0 for an unknown feature: an event without a coupon is usual. The value of a transition is part
+    of that of the earlier event's type.
     """
-    data = xgb.DMatrix(x_nF, feature_names=model.names, nthread=1)
-    values_nF = model.booster.predict(data, pred_contribs=True)[:, :-1]  # the last is the bias
+    data = xgb.DMatrix(
+        model.tree_inputs(x_nF), feature_names=model.booster.feature_names, nthread=1
+    )
+    values_nC = model.booster.predict(data, pred_contribs=True)[:, :-1]  # the last is the bias
+    values_nF = values_nC[:, : len(model.names)]
+    if model.transitions is not None:
+        for place, back in enumerate(2 * tuple(range(1, TRANSITIONS + 1)), len(model.names)):
+            values_nF[:, model.names.index(f"user_type_{back}_before")] += values_nC[:, place]
     return np.where(np.isnan(x_nF), 0.0, model.calibration.slope * values_nF)
 
 
@@ -125,6 +134,8 @@ def _describe_feature(name: str, value: float | None, usual: float | None) -> st
     words = words.split(": ", 1)[-1]
     if unit == "0/1" and value:
         return words
+    if unit == TYPE_UNIT and value is not None:  # a median type would say nothing
+        return f"{words}: {SCORED_TYPES[int(value)]}"
     usually = "" if usual is None else f", usually {_format_value(usual, unit)}"
     return f"{words}: {_format_value(value, unit)}{usually}"
 

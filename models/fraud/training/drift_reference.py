@@ -55,7 +55,9 @@ def monitored_features(
     """Returns the features with the highest total gain, in descending order, then those that a
     broken source changes first, whatever their gain."""
     gains = booster.get_score(importance_type="total_gain")
-    names_by_gain = sorted(gains, key=lambda name: -gains[name])
+    # The trees may have more inputs than the features `names` (models.fraud.transitions).
+    features = set(names)
+    names_by_gain = sorted((name for name in gains if name in features), key=lambda n: -gains[n])
     monitored = [name for name in names_by_gain if not _NOT_MONITORED.fullmatch(name)][:count]
     return monitored + [
         name for name in names if name in _ALWAYS_MONITORED and name not in monitored

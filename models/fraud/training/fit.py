@@ -18,6 +18,7 @@ from liveprofile.features.entity import SCORED_TYPES
 from liveprofile.progress import Progress
 from models.fraud.datasets.labelled_features import SEED, LabelledFeatures
 from models.fraud.model import ANY_TYPE, Calibration, FraudModel, trees_log_odds
+from models.fraud.transitions import TransitionModel
 
 SETTINGS = [
     {"max_depth": depth, "rounds": rounds, "eta": eta}
@@ -116,7 +117,7 @@ def usual_values(dataset: LabelledFeatures, names: list[str]) -> dict[str, list[
             column_N = dataset.x_NF[:, names.index(f"is_{event_type}")]
             rows_by_type[event_type] = ~dataset.fraud_N & (column_N == 1)
     return {
-        event_type: _medians(dataset.x_NF[chosen_N])
+        event_type: _medians(dataset.x_NF[chosen_N, : len(names)])
         for event_type, chosen_N in rows_by_type.items()
         if chosen_N.any()
     }
@@ -148,8 +149,10 @@ def build_model(
     names: list[str],
     delay_days: float,
     metadata: dict[str, Any],
+    transitions: TransitionModel | None = None,
 ) -> FraudModel:
-    """train: provides the model's usual values. metadata: fields for the model card."""
+    """train: provides the model's usual values; its first columns are `names`. metadata: fields
+    for the model card."""
     booster.set_param({"nthread": 1})
     versions = {
         "python": platform.python_version(),
@@ -158,4 +161,6 @@ def build_model(
     }
     usual = usual_values(train, names)
     metadata = {**metadata, "versions": versions}
-    return FraudModel(name, names, delay_days, booster, calibration, usual, metadata)
+    return FraudModel(
+        name, names, delay_days, booster, calibration, usual, metadata, transitions=transitions
+    )

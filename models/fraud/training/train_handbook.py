@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import xgboost as xgb
 
-from liveprofile.features.entity import EVENT_FEATURES
-from liveprofile.features.entity.columns import type_letter
+from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES
+from liveprofile.features.entity.order import type_letter
 from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
 from models.fraud.card_transactions.data import (
@@ -40,11 +41,22 @@ from models.fraud.training.fit import (
     reliability,
     tune_trees,
 )
+from models.fraud.training.order_choice import (
+    TreeInputs,
+    choose_order,
+    first_columns,
+    tree_inputs,
+    with_order_columns,
+)
 from models.fraud.training.span_sets import SPAN_SETS, choose_spans
 
 # Transactions have no device, place, coupon or address, so features of these entities are left out.
 FEATURES = ["amount", "hour", "weekend", "night"]
-FEATURES += [name for name in EVENT_FEATURES if name.split("_")[0] in ("user", "shop")]
+FEATURES += [
+    name
+    for name in EVENT_FEATURES
+    if name.split("_")[0] in ("user", "shop") and name not in ORDER_FEATURES
+]
 
 
 def build_history(data: Transactions, delay_days: float, keep: int = LIST_LENGTH) -> EntityHistory:
@@ -72,7 +84,8 @@ class JobFeatures:
         delay_days: float,
         on_progress: Progress = lambda stage, done, total: None,
     ):
-        self._history, self._fraud_N = build_history(data, delay_days), data.fraud_N
+        self._history = build_history(data, delay_days)
+        self._fraud_N, self._card_N = data.fraud_N, data.card_N
         self._delay_days, self._on_progress = delay_days, on_progress
 
     def __call__(self, rows: np.ndarray) -> np.ndarray:
@@ -83,17 +96,20 @@ class JobFeatures:
         x_NF = self._history.features(rows, names, self._delay_days, self._on_progress)
         return LabelledFeatures(x_NF, self._fraud_N[rows])
 
-    def training(self, rows: np.ndarray, names: list[str]) -> tuple[LabelledFeatures, float]:
-        """Returns all frauds and some other rows, and the weight of the others."""
+    def training(
+        self, rows: np.ndarray, names: list[str]
+    ) -> tuple[LabelledFeatures, float, np.ndarray]:
+        """Returns all frauds and some other rows, the weight of the others, and the cards."""
         kept, weight = downsample_legitimate(self._fraud_N[rows])
-        return self.labelled(rows[kept], names), weight
+        return self.labelled(rows[kept], names), weight, self._card_N[rows[kept]]
 
 
 class ChosenTrees(NamedTuple):
-    """Spans and settings, with the validation split that has chosen them."""
+    """Spans, order and settings, with the validation split that has chosen them."""
 
-    names: list[str]
+    names: list[str]  # without order
     spans: dict[str, Any]
+    order: dict[str, Any]  # `chosen`: whether the trees read it
     tuned: TunedTrees
     fraud_N: np.ndarray  # of the validation split
     rows_N: np.ndarray
@@ -106,20 +122,41 @@ def choose_trees(
     span_sets: Sequence[str] = tuple(SPAN_SETS),
     on_progress: Progress = lambda stage, done, total: None,
 ) -> ChosenTrees:
-    """Chooses spans and settings on `period`. Raises InputError if a part of it has no frauds."""
+    """Chooses spans, order and settings on `period`.
+
+    Raises InputError if a part of it has no frauds.
+    """
     train_rows, rows_N = train_test_rows(data, period)
-    train, weight = features.training(train_rows, FEATURES)
+    names = [*FEATURES, *ORDER_FEATURES]
+    train, weight, card_N = features.training(train_rows, names)
+    validation = features.labelled(rows_N, names)
     spans = choose_spans(
-        train,
+        first_columns(train, len(FEATURES)),
         weight,
-        features.labelled(rows_N, FEATURES),
+        first_columns(validation, len(FEATURES)),
         FEATURES,
         SETTINGS[0],
         span_sets,
         on_progress,
     )
-    tuned = tune_trees(spans.train, weight, spans.validation, spans.names, on_progress=on_progress)
-    return ChosenTrees(spans.names, spans.report, tuned, spans.validation.fraud_N, rows_N)
+    train = with_order_columns(spans.train, train)
+    validation = with_order_columns(spans.validation, validation)
+    inputs, order = choose_order(
+        train, card_N, weight, validation, data.card_N[rows_N], spans.names, SETTINGS[0]
+    )
+    tuned = tune_trees(
+        inputs.train, weight, inputs.of(validation), inputs.tree_names, on_progress=on_progress
+    )
+    return ChosenTrees(spans.names, spans.report, order, tuned, validation.fraud_N, rows_N)
+
+
+def fit_chosen(
+    features: JobFeatures, train_rows: np.ndarray, chosen: ChosenTrees
+) -> tuple[TreeInputs, xgb.Booster]:
+    """Fits the chosen trees to other rows."""
+    train, weight, card_N = features.training(train_rows, [*chosen.names, *ORDER_FEATURES])
+    inputs = tree_inputs(train, chosen.names, card_N, chosen.order["chosen"])
+    return inputs, fit_trees(inputs.train, weight, inputs.tree_names, chosen.tuned.setting)
 
 
 def train_handbook(
@@ -129,7 +166,7 @@ def train_handbook(
     on_progress: Progress = lambda stage, done, total: None,
     span_sets: Sequence[str] = tuple(SPAN_SETS),
 ) -> dict[str, Any]:
-    """Returns a report: the chosen spans and settings, and `validation` and `test` metrics.
+    """Returns a report: chosen spans, order and settings, and `validation` and `test` metrics.
 
     The metrics are those of models.fraud.card_transactions.baselines. out: folder to write the
     model to. Raises InputError if a period has no frauds, or nothing else.
@@ -137,21 +174,23 @@ def train_handbook(
     features = JobFeatures(data, period.delay_days, on_progress)
     train_rows, test_rows = train_test_rows(data, period)
     chosen = choose_trees(data, features, period.validation_period(), span_sets, on_progress)
-    train, weight = features.training(train_rows, chosen.names)
-    test = features.labelled(test_rows, chosen.names)
+    inputs, booster = fit_chosen(features, train_rows, chosen)
+    test = features.labelled(test_rows, inputs.names)
     report = {
         "spans": chosen.spans,
+        "order": chosen.order,
         "settings": chosen.tuned.setting,
         "validation": ranking_metrics(data, chosen.rows_N, chosen.tuned.log_odds_N)._asdict(),
     }
     model = build_model(
         "fraud-handbook",
-        fit_trees(train, weight, chosen.names, chosen.tuned.setting),
+        booster,
         fit_calibration(chosen.tuned.log_odds_N, chosen.fraud_N),
-        train,
-        chosen.names,
+        inputs.train,
+        inputs.names,
         float(period.delay_days),
         report,
+        inputs.transitions,
     )
     log_odds_N = model.log_odds(test.x_NF)
     report["test"] = ranking_metrics(data, test_rows, log_odds_N)._asdict()

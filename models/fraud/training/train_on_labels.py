@@ -24,6 +24,7 @@ import numpy as np
 from sklearn.metrics import average_precision_score
 
 from liveprofile.errors import InputError
+from liveprofile.features.entity import ORDER_FEATURES
 from liveprofile.privacy import trained_users
 from liveprofile.privacy.trained_users import TrainedUsers
 from liveprofile.progress import Progress
@@ -35,6 +36,7 @@ from models.fraud.datasets.labelled_rows import LabelledEvents
 from models.fraud.model import TREES_FILE, FraudModel
 from models.fraud.training import fit, logistic_baseline
 from models.fraud.training.evaluate import detection_report, features_used_by, score_events
+from models.fraud.training.order_choice import OrderChoice, choose_order
 from models.fraud.training.train_simulated import (
     DEFAULT_COSTS,
     FEATURES,
@@ -119,14 +121,27 @@ def train_on_labels(
     """
     split.check_labels_complete(int(max(events.time_ms_N[-1], events.labels.time_ms_L[-1])))
     split_rows = {part: _select_rows(events, split, part) for part in split.spans_ms}
+    names = [*FEATURES, *ORDER_FEATURES]
     # The rules need more features than the model.
-    test_names = list(dict.fromkeys([*FEATURES, *features_used_by(rules.evaluated("event"))]))
+    test_names = list(dict.fromkeys([*names, *features_used_by(rules.evaluated("event"))]))
     train, validation, test_with_rule_features = (
-        _build_dataset(events, split, part, split_rows[part], names, on_progress)
-        for part, names in (("train", FEATURES), ("validation", FEATURES), ("test", test_names))
+        _build_dataset(events, split, part, split_rows[part], part_names, on_progress)
+        for part, part_names in (("train", names), ("validation", names), ("test", test_names))
     )
-    test = _keep_model_features(test_with_rule_features)
-    model = _fit_model(train, validation, split, settings, on_progress)
+    order = choose_order(
+        train.labelled,
+        train.user_M,
+        train.weight,
+        validation.labelled,
+        validation.user_M,
+        FEATURES,
+        settings[0],
+    )
+    train, validation, test = (
+        _keep_first_columns(dataset, len(order.inputs.names))
+        for dataset in (train, validation, test_with_rule_features)
+    )
+    model = _fit_model(train, validation, split, order, settings, on_progress)
     thresholds = choose_thresholds(model, validation, costs)
     train_fraud_M = split_rows["train"].fraud_M
     model.metadata.update(
@@ -155,11 +170,18 @@ def _fit_model(
     train: EventDataset,
     validation: EventDataset,
     split: DateSplit,
+    order: OrderChoice,
     settings: Sequence[dict],
     on_progress: Progress,
 ) -> FraudModel:
+    inputs = order.inputs
     tuned = fit.tune_trees(
-        train.labelled, train.weight, validation.labelled, FEATURES, list(settings), on_progress
+        inputs.train,
+        train.weight,
+        inputs.of(validation.labelled),
+        inputs.tree_names,
+        list(settings),
+        on_progress,
     )
     calibration = fit.fit_calibration(tuned.log_odds_N, validation.labelled.fraud_N)
     return fit.build_model(
@@ -167,9 +189,10 @@ def _fit_model(
         tuned.booster,
         calibration,
         train.labelled,
-        FEATURES,
+        inputs.names,
         split.delay_days,
-        {"setting": tuned.setting},
+        {"order": order.report, "setting": tuned.setting},
+        inputs.transitions,
     )
 
 
@@ -227,10 +250,12 @@ def _build_dataset(
     )
 
 
-def _keep_model_features(dataset: EventDataset) -> EventDataset:
-    """Drops the columns that only rules need. They are behind the model's columns."""
-    x_MF = mapped_zeros((len(dataset.labelled.x_NF), len(FEATURES)), np.float32)
-    x_MF[:] = dataset.labelled.x_NF[:, : len(FEATURES)]
+def _keep_first_columns(dataset: EventDataset, columns: int) -> EventDataset:
+    """Drops the columns behind those of the model, such as those that only rules need."""
+    if dataset.labelled.x_NF.shape[1] == columns:
+        return dataset
+    x_MF = mapped_zeros((len(dataset.labelled.x_NF), columns), np.float32)
+    x_MF[:] = dataset.labelled.x_NF[:, :columns]
     return dataset._replace(labelled=dataset.labelled._replace(x_NF=x_MF))
 
 

@@ -6,7 +6,7 @@ disjoint sets of seeds serve as splits:
   that has just started every device is new, which must not look like fraud. Every shop is in the
   training data twice, the second time with some entities missing (hide_entities), since a missing
   device must not look like fraud either.
-- validation: usual rates of fraud. Chooses settings, calibration and thresholds.
+- validation: usual rates of fraud. Chooses spans, order, settings, calibration and thresholds.
 - test: the result is measured once.
 """
 
@@ -22,7 +22,7 @@ import numpy as np
 
 from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import InputError
-from liveprofile.features.entity import EVENT_FEATURES
+from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES
 from liveprofile.progress import Progress
 from liveprofile.simulator import ShopConfig
 from liveprofile.wire.tokens import EVENT_TYPES
@@ -33,12 +33,15 @@ from models.fraud.model import FraudModel, probability
 from models.fraud.thresholds import threshold_by_cost
 from models.fraud.training import drift_reference, fit
 from models.fraud.training.alert_metrics import alert_metrics, threshold_per_10000_users
+from models.fraud.training.order_choice import choose_order, first_columns, with_order_columns
 from models.fraud.training.span_sets import SPAN_SETS, choose_spans
 
 FAITHFULNESS_EVENTS = 100
 # These features show how long the job has run rather than anything about the event.
 FEATURES = [
-    name for name in EVENT_FEATURES if not name.endswith("_list_events") and "_settled_" not in name
+    name
+    for name in EVENT_FEATURES
+    if not name.endswith("_list_events") and "_settled_" not in name and name not in ORDER_FEATURES
 ]
 
 
@@ -162,33 +165,58 @@ def train_simulated(
         return concatenate(datasets)
 
     warm_up_days = recipe.warm_up_days
-    train = simulate(train_shops, FEATURES, 0, recipe.legitimate_rows, (False, True))
-    validation = simulate(validation_shops, FEATURES, warm_up_days)
+    all_names = [*FEATURES, *ORDER_FEATURES]
+    train = simulate(train_shops, all_names, 0, recipe.legitimate_rows, (False, True))
+    validation = simulate(validation_shops, all_names, warm_up_days)
     settings = [
         dict(zip(("max_depth", "rounds", "eta"), values, strict=True)) for values in recipe.settings
     ]
     spans = choose_spans(
-        train.labelled,
+        first_columns(train.labelled, len(FEATURES)),
         train.weight,
-        validation.labelled,
+        first_columns(validation.labelled, len(FEATURES)),
         FEATURES,
         settings[0],
         recipe.span_sets,
         on_progress,
     )
-    validation = validation._replace(labelled=spans.validation)
-    tuned = fit.tune_trees(
-        spans.train, train.weight, spans.validation, spans.names, settings, on_progress
+    train = train._replace(labelled=with_order_columns(spans.train, train.labelled))
+    validation = validation._replace(
+        labelled=with_order_columns(spans.validation, validation.labelled)
     )
+    inputs, order_report = choose_order(
+        train.labelled,
+        train.user_M,
+        train.weight,
+        validation.labelled,
+        validation.user_M,
+        spans.names,
+        settings[0],
+    )
+    tuned = fit.tune_trees(
+        inputs.train,
+        train.weight,
+        inputs.of(validation.labelled),
+        inputs.tree_names,
+        settings,
+        on_progress,
+    )
+    validation = validation._replace(labelled=first_columns(validation.labelled, len(inputs.names)))
     calibration = fit.fit_calibration(tuned.log_odds_N, validation.labelled.fraud_N)
     model = fit.build_model(
         recipe.name,
         tuned.booster,
         calibration,
-        spans.train,
-        spans.names,
+        inputs.train,
+        inputs.names,
         recipe.delay_days,
-        {"recipe": asdict(recipe), "spans": spans.report, "setting": tuned.setting},
+        {
+            "recipe": asdict(recipe),
+            "spans": spans.report,
+            "order": order_report,
+            "setting": tuned.setting,
+        },
+        inputs.transitions,
     )
     costs = AlertCosts(recipe.budgets, recipe.false_alarm_cost, recipe.missed_share)
     thresholds = choose_thresholds(model, validation, costs)

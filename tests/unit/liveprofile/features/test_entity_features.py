@@ -200,6 +200,39 @@ def test_invalid_list_is_rejected(text: str) -> None:
         compute_features(batch(a_day(), [0])._replace(of_user=[text]))
 
 
+def test_order_features_show_types_and_gaps_newest_first() -> None:
+    """The coupon comes late, the return in the millisecond of the login before it."""
+    arrivals = [
+        Event("a", "u", "follow", START),
+        Event("b", "u", "login", START + 60_000),
+        Event("c", "u", "return", START + 60_000),
+        Event("d", "u", "coupon", START + 20_000),
+        Event("other", "v", "share", START + 61_000),
+        Event("x", "u", "purchase", START + 65_000),
+    ]
+    expected = {
+        "user_type_1_before": 1.0,  # return
+        "user_type_2_before": 2.0,  # login
+        "user_gap_2_before": 0.0,
+        "user_type_3_before": 3.0,  # coupon
+        "user_gap_3_before": 40.0,
+        "user_type_4_before": 4.0,  # follow
+        "user_gap_4_before": 20.0,
+        "user_type_5_before": np.nan,
+        "user_gap_5_before": np.nan,
+        "user_seconds_since_coupon": 45.0,
+        "user_events_since_coupon": 3.0,
+        "user_events_since_purchase": np.nan,
+        "user_events_since_share": np.nan,
+    }
+    found = {name: one(arrivals, name) for name in expected}
+    assert found == pytest.approx(expected, nan_ok=True)
+    # A repeated coupon changes nothing.
+    assert {name: one([*arrivals[:5], arrivals[3], arrivals[5]], name) for name in expected} == (
+        pytest.approx(expected, nan_ok=True)
+    )
+
+
 def test_duplicate_event_is_detected() -> None:
     arrivals = a_day()
     rows = parse_lists(batch([*arrivals, arrivals[-1]], [0, 5, 6]))
@@ -207,7 +240,7 @@ def test_duplicate_event_is_detected() -> None:
 
 
 def test_every_feature_has_a_unit_and_a_description() -> None:
-    units = {"count", "money", "share", "ratio", "seconds", "days", "hour", "0/1"}
+    units = {"count", "money", "share", "ratio", "seconds", "days", "hour", "0/1", "type"}
     assert {name.unit for name in EVENT_FEATURES.values()} == units
     assert all(feature.description for feature in EVENT_FEATURES.values())
 

@@ -150,6 +150,8 @@ def test_train_command_passes_its_options_to_the_recipe(
     model: FraudModel, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     calls = []
+    order = {"chosen": False}  # the shipped model is older than this choice
+    model = replace(model, metadata=model.metadata | {"order": order})
 
     def train(recipe: FraudRecipe, out: Path, on_progress: Progress) -> FraudModel:
         calls.append((recipe, out))
@@ -158,6 +160,7 @@ def test_train_command_passes_its_options_to_the_recipe(
     monkeypatch.setattr("models.fraud.training.train_simulated.train_simulated", train)
     report = run_command("train", "event-risk", "--out", str(tmp_path))
     assert report["version"] == model.version and report["test"] == model.metadata["test"]
+    assert report["order"] == order
     run_command("train", "event-risk", "--out", "x", "--users", "250", "--train-seed", "7")
     default, other = FraudRecipe(), replace(FraudRecipe().sized(250, 45), train_seeds=(7,))
     assert calls == [(default, tmp_path), (other, Path("x"))]

@@ -45,6 +45,20 @@ def test_first_reason_is_the_only_feature_that_the_model_uses(trained: TrainedMo
         assert first.weight == pytest.approx(float(values.sum()))
 
 
+def test_reason_names_the_type_of_an_earlier_event(trained: TrainedModel) -> None:
+    # Types are numbers from 0, purchase, so all of them are above this threshold.
+    model = one_feature_model("user_type_2_before", -1)
+    columns = trained.model.columns(trained.lists)
+    x = model.matrix(columns)
+    has_earlier = ~np.isnan(columns["user_type_2_before"])
+    flagged = np.flatnonzero((model.score(columns) > 0.5) & has_earlier)[:3]
+    assert len(flagged)
+    for reasons in explain(model, trained.lists, x, flagged):
+        assert reasons[0].code == "ORDER"
+        words = "type of the event 2 before: purchase"
+        assert reasons[0].sentence == f"order of this user's last events: {words}"
+
+
 def test_drop_of_an_earlier_event_equals_a_history_without_it(trained: TrainedModel) -> None:
     model, data = trained.model, trained.data
     x = model.matrix(trained.columns)
