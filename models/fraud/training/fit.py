@@ -1,7 +1,7 @@
 """Trains the fraud model's trees, tunes and calibrates them on a validation split.
 
 The trees are boosted trees and a random forest in one booster. Both see the same features, and
-their errors differ: the sum ranks frauds better than each alone.
+their errors differ: the sum ranks frauds better than the boosted trees alone.
 
 Shape suffixes: N events, F features.
 """
