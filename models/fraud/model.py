@@ -1,8 +1,9 @@
 """The fraud model: the probability that a single event is a fraud.
 
-Gradient boosted trees (Chen and Guestrin 2016, arXiv:1603.02754) read the event's features. A
-logistic curve (Platt 1999, "Probabilistic outputs for support vector machines") turns their
-log-odds into probabilities. The curve is monotonic, so it keeps the order of events. A model of a
+Gradient boosted trees (Chen and Guestrin 2016, arXiv:1603.02754) read the event's features. The
+trees of a random forest may follow in the same booster (models.fraud.training.fit). A logistic
+curve (Platt 1999, "Probabilistic outputs for support vector machines") turns the log-odds of all
+trees into probabilities. The curve is monotonic, so it keeps the order of events. A model of a
 shop whose frauds show in the order of events also has a Markov model (models.fraud.transitions),
 which adds inputs of the trees.
 
