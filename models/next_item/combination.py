@@ -17,10 +17,10 @@ import torch
 import torch.nn.functional as F
 
 from models.next_item.count_models import MAX_DISTANCE, following_counts, weighted_histories
-from models.next_item.data import HeldOutItems, Scorer, batches, mask_histories
+from models.next_item.data import MAX_LEN, HeldOutItems, Scorer, batches, mask_histories
 
 DISTANCES = {"next": (1, 1), "later": (2, MAX_DISTANCE)}
-LAGS = {"last": (0, 0), "recent": (1, 2), "older": (3, None)}  # steps back in the history
+LAGS = {"last": (0, 0), "recent": (1, 2), "older": (3, MAX_LEN - 1)}  # steps back in the history
 LAG_DECAY = 0.9  # weight factor of each step back within LAGS
 LOG_SCALE = 30.0  # a score s becomes log(1 + LOG_SCALE * s)
 CANDIDATES = 100

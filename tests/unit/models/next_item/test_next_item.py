@@ -165,6 +165,13 @@ def test_pair_scores_equal_a_plain_loop() -> None:
     assert pairs.combine(weights, network_scores, scores)[0] == pytest.approx(total, rel=1e-5)
 
 
+def test_pair_scores_read_the_last_fifty_items_only() -> None:
+    pairs = PairScores.from_histories([np.arange(60)], 60)
+    whole, last_fifty = (pairs.of([history]) for history in (np.arange(60), np.arange(10, 60)))
+    for name, one, other in zip(PAIR_SCORES, whole, last_fifty, strict=True):
+        assert np.array_equal(one.toarray(), other.toarray()), name
+
+
 class FixedScores:
     """Every history gets the same scores."""
 
