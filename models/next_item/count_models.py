@@ -14,7 +14,6 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.sparse
-from sklearn.utils.extmath import randomized_svd
 
 MAX_DISTANCE = 10  # positions between the two items of a pair, at most
 DISTANCE_DECAY = 0.9  # weight factor of each position beyond the first
@@ -94,22 +93,6 @@ def weighted_histories(
     weight = decay ** (steps_back_N[kept] - nearest)
     position = (row_N[kept], np.concatenate(histories)[kept])
     return scipy.sparse.csr_matrix((weight, position), (len(histories), items), np.float32)
-
-
-def spectral_vectors(near_II: scipy.sparse.csr_matrix, dim: int, seed: int) -> np.ndarray:
-    """(I, dim) float32: singular vectors of the symmetric part of near_II, by descending value.
-
-    Each is scaled by the root of its singular value (Levy and Goldberg 2014, Neural Word Embedding
-    as Implicit Matrix Factorization). Items without neighbours get zeros, and so do the last
-    columns if there are fewer than `dim` items.
-    """
-    symmetric_II = ((near_II + near_II.T) / 2).tocsr()
-    components = min(dim, near_II.shape[0])
-    left_IC, value_C, _ = randomized_svd(symmetric_II, components, n_iter=4, random_state=seed)
-    vectors_ID = np.zeros((near_II.shape[0], dim), np.float32)
-    vectors_ID[:, :components] = left_IC * np.sqrt(value_C)
-    vectors_ID[np.diff(symmetric_II.indptr) == 0] = 0.0
-    return vectors_ID
 
 
 def following_counts(

@@ -29,7 +29,6 @@ from models.next_item.count_models import (
     ItemNeighbours,
     NeighbourSettings,
     Popularity,
-    spectral_vectors,
 )
 from models.next_item.data import (
     MAX_LEN,
@@ -45,6 +44,7 @@ from models.next_item.data import (
 )
 from models.next_item.model import NextItemModel, build_network, load, save
 from models.next_item.network import NextItemNetwork, pack, sampled_softmax_loss
+from models.next_item.spectral_vectors import spectral_vectors
 from models.profile.device import Device, select_device
 
 NEIGHBOUR_GRID = [

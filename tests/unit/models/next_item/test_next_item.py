@@ -27,11 +27,11 @@ from models.next_item.count_models import (
     CoOccurrenceCounts,
     ItemNeighbours,
     NeighbourSettings,
-    spectral_vectors,
 )
 from models.next_item.model import NextItemModel, build_network, load, save
 from models.next_item.network import NextItemNetwork, pack, sampled_softmax_loss
 from models.next_item.readers import read_s3rec
+from models.next_item.spectral_vectors import spectral_vectors
 from models.next_item.train import NextItemRecipe, evaluate, train_network
 
 SMALL = {"dim": 16, "hidden": 8, "layers": 1, "max_len": 8, "dropout": 0.2, "temperature": 0.1}
