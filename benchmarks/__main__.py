@@ -12,6 +12,7 @@ import typer
 
 from benchmarks import throughput as throughput_benchmark
 from benchmarks.load.workload import Workload
+from benchmarks.models.gpu_command import gpu
 from benchmarks.serve import serve
 from benchmarks.storage.command import storage
 from benchmarks.support import runs
@@ -36,6 +37,7 @@ from liveprofile.errors import LiveprofileError
 from stack.local import Stack
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+app.command()(gpu)
 app.command()(serve)
 app.command()(storage)
 
@@ -382,22 +384,6 @@ def models(
         return result
 
     report("models", workload, measure)
-
-
-@app.command()
-def gpu(
-    checkpoint: Annotated[Path, typer.Option(help="Model checkpoint folder.")] = Path(
-        "models/checkpoints/default"
-    ),
-    events: Events = 50_000,
-    users: Users = 5_000,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds of timing.")] = 5,
-) -> None:
-    """Measure the user model on a GPU, with and without CUDA graphs: ms per batch."""
-    from benchmarks.models.gpu_passes import gpu_passes
-
-    workload = Workload.of(events, users)
-    report("gpu", workload, lambda: gpu_passes(checkpoint, workload, repeats))
 
 
 def main() -> None:

@@ -18,16 +18,13 @@ import pandas as pd
 from sklearn.metrics import roc_auc_score
 from xgboost import XGBClassifier
 
+from benchmarks.models.public_data.profiles import UserFeatures, user_codes
 from benchmarks.models.public_data.tables import read_parquet
 from liveprofile.errors import InputError
-from liveprofile.privacy.trained_users import user_key
 from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
 from models.profile.data import training_rows
-from models.profile.data.churn_spend_samples import user_features_at
-from models.profile.data.examples import build_corpus
 from models.profile.data.training_rows import Streams
-from models.profile.encoding import Vocabulary
 from models.profile.evaluation.baseline_models.rfm import rfm_features
 from models.profile.evaluation.moments import Moments
 from models.profile.evaluation.served import served_values
@@ -72,8 +69,7 @@ def read_task(folder: Path, part: str) -> Task:
 
 def moments_of(streams: Streams, task: Task) -> Moments:
     """The users' last windows at the ends of the rows' days. Raises InputError if one has none."""
-    code = {key: code for code, key in enumerate(streams.user_key_U.tolist())}
-    user_M = np.array([code.get(user_key(user).rstrip(b"\0"), -1) for user in task.user_M])
+    user_M = user_codes(streams.user_key_U, task.user_M)
     if (user_M < 0).any():
         raise InputError(f"no purchases of customer {task.user_M[int(np.argmin(user_M))]}")
     at_ms_M = (task.day_M.astype(np.int64) + 1) * DAY_MS
@@ -101,13 +97,16 @@ def measure(folder: Path, rows: Path, checkpoint: Path, on_progress: Progress) -
     tasks = {part: read_task(folder, part) for part in PARTS}
     weeks = np.unique(tasks["train"].day_M)[-BOOSTED_WEEKS:]
     tasks["train"] = _rows(tasks["train"], np.flatnonzero(tasks["train"].day_M >= weeks[0]))
-    moments, features, report = {}, {}, {}
+    user_features = UserFeatures(RECIPE, streams)
+    moments, numbers, features, report = {}, {}, {}, {}
     for part, task in tasks.items():
         unordered = moments_of(streams, task)
         order = np.lexsort((unordered.at_ms_M, unordered.window_M))  # served_values needs it
         moments[part] = Moments(*(column[order] for column in unordered))
         tasks[part] = _rows(task, order)
-        features[part] = _features(streams, moments[part])
+        numbers[part] = user_features.at(moments[part].window_M)
+        rfm = rfm_features(streams, moments[part]).values_WF
+        features[part] = np.column_stack([rfm, numbers[part]])
     boosted = _boosted(features, tasks)
     model = ProfileModel.load(checkpoint, device="cpu")
     for part in PARTS[1:]:
@@ -115,7 +114,7 @@ def measure(folder: Path, rows: Path, checkpoint: Path, on_progress: Progress) -
             model,
             streams,
             moments[part],
-            _numbers(streams, moments[part]),
+            numbers[part],
             HORIZON_DAYS,
             on_progress,
         ).churn_W
@@ -131,17 +130,6 @@ def measure(folder: Path, rows: Path, checkpoint: Path, on_progress: Progress) -
 
 def _rows(task: Task, rows: np.ndarray) -> Task:
     return Task([task.user_M[row] for row in rows], task.day_M[rows], task.churned_M[rows])
-
-
-def _numbers(streams: Streams, moments: Moments) -> np.ndarray:
-    """(M, F) the profile's user features at the ends of the moments' windows."""
-    none = Vocabulary([], 1)  # names do not matter for numbers
-    corpus = build_corpus(streams, none, none, RECIPE.horizon_days)
-    return user_features_at(corpus, RECIPE, moments.window_M, streams.end_ms_W[moments.window_M])
-
-
-def _features(streams: Streams, moments: Moments) -> np.ndarray:
-    return np.column_stack([rfm_features(streams, moments).values_WF, _numbers(streams, moments)])
 
 
 def _boosted(features: dict[str, np.ndarray], tasks: dict[str, Task]) -> XGBClassifier:

@@ -22,15 +22,11 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from xgboost import XGBClassifier
 
+from benchmarks.models.public_data.profiles import UserFeatures, user_codes
 from benchmarks.models.public_data.tables import read_csv
 from liveprofile.errors import InputError
-from liveprofile.privacy.trained_users import user_key
 from liveprofile.progress import Progress
 from models.profile.data import training_rows
-from models.profile.data.churn_spend_samples import user_features_at
-from models.profile.data.examples import build_corpus
-from models.profile.data.training_rows import Streams
-from models.profile.encoding import Vocabulary
 from models.profile.evaluation.next_basket import NO_CODE, codes_of
 from models.profile.evaluation.served import stored_scores
 from models.profile.inference import ProfileModel, Scores
@@ -79,7 +75,7 @@ def stored_profiles(
     streams = training_rows.read(rows)
     model = ProfileModel.load(checkpoint, device="cpu")
     last_U = np.flatnonzero(np.diff(streams.user_W, append=-1))
-    numbers = _user_features(recipe, streams, last_U)
+    numbers = UserFeatures(recipe, streams).at(last_U)
     parts: list[dict[str, np.ndarray]] = []
     for part, scores in stored_scores(model, streams, last_U, numbers, recipe.history_windows):
         parts.append(
@@ -96,12 +92,6 @@ def stored_profiles(
         streams.user_key_U,
         {name: np.concatenate([each[name] for each in parts]) for name in names},
     )
-
-
-def _user_features(recipe: Recipe, streams: Streams, windows: np.ndarray) -> np.ndarray:
-    none = Vocabulary([], 1)  # names do not matter for numbers
-    corpus = build_corpus(streams, none, none, recipe.horizon_days)
-    return user_features_at(corpus, recipe, windows, streams.end_ms_W[windows])
 
 
 def _interests(model: ProfileModel, scores: Scores, categories: list[str]) -> np.ndarray:
@@ -128,10 +118,9 @@ def measure(profiles: Profiles, labels: pd.Series) -> dict[str, Any]:
     The mean over FOLDS and its standard deviation. Labels without a profile are left out, and
     counted.
     """
-    code = {key: code for code, key in enumerate(profiles.key_U.tolist())}
-    keys = [user_key(str(client)).rstrip(b"\0") for client in labels.index]
-    with_profile = np.array([key in code for key in keys])
-    rows = np.array([code[key] for key in keys if key in code], int)
+    codes = user_codes(profiles.key_U, map(str, labels.index))
+    with_profile = codes >= 0
+    rows = codes[with_profile]
     truth = labels.to_numpy()[with_profile]
     folds = StratifiedKFold(FOLDS, shuffle=True, random_state=SEED)
     sets = profiles.features | {"all": np.concatenate([*profiles.features.values()], axis=1)}

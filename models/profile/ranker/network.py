@@ -65,7 +65,7 @@ class FeaturePart(NamedTuple):
     """Some of the features of M pairs: rows of a table of N."""
 
     features_NF: Tensor
-    index_M: Tensor  # N: all features are 0
+    index_M: Tensor | None = None  # N: all features are 0; None: the rows are the pairs'
 
 
 class PairScorer(nn.Module):
@@ -96,9 +96,10 @@ class PairScorer(nn.Module):
         for features_NF, index_M in parts:
             weight_FH = first_FH[place : place + features_NF.shape[1]]
             place += features_NF.shape[1]
-            # The last row: of pairs that are not among the N.
-            part_NH = F.pad(features_NF @ weight_FH, (0, 0, 0, 1))
-            sum_MH = sum_MH + part_NH.index_select(0, index_M)
+            part_NH = features_NF @ weight_FH
+            if index_M is not None:  # the last row: of pairs that are not among the N
+                part_NH = F.pad(part_NH, (0, 0, 0, 1)).index_select(0, index_M)
+            sum_MH = sum_MH + part_NH
         hidden_MH, linear_M1 = sum_MH.split((HIDDEN_WIDTH, 1), 1)
         hidden_MG = F.relu(self.second(F.relu(hidden_MH)))
         return (self.out(hidden_MG) + linear_M1).squeeze(1)
@@ -153,9 +154,8 @@ class Ranker(nn.Module):
         rows = torch.arange(len(state_BZ), device=state_BZ.device)
         absent_B = self.categories((), state_BZ, rows)
         row_M = _tensor(category.row_M, state_BZ)
-        features_MF = _tensor(category.features_MF, state_BZ)
-        every_M = torch.arange(len(features_MF), device=state_BZ.device)
-        present_M = self.categories((FeaturePart(features_MF, every_M),), state_BZ, row_M)
+        present = FeaturePart(_tensor(category.features_MF, state_BZ))
+        present_M = self.categories((present,), state_BZ, row_M)
         more_M = present_M - absent_B.index_select(0, row_M)
         base_BC = F.linear(state_BZ, self.category_rows, self.category_bias)
         base_BC = base_BC + absent_B[:, None]
