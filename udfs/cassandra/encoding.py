@@ -54,6 +54,11 @@ FLAG_COLUMNS = (
 FLAG_BY_DAY_COLUMNS = ("day", "bucket", *FLAG_COLUMNS)
 
 
+def composite_key(columns: Sequence[bytes]) -> bytes:
+    """Returns a partition key of several columns as Cassandra hashes it."""
+    return b"".join(struct.pack(">H", len(value)) + value + b"\x00" for value in columns)
+
+
 def insert_cql(keyspace: str, table: str, columns: Sequence[str], ttl_s: int) -> str:
     """Returns an INSERT for the values of `columns`, then the row's `write_time_us`."""
     marks = ", ".join("?" * len(columns))

@@ -152,8 +152,8 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
     def write(self, rows: Sequence[ProfileRow]) -> None:
         super().write(rows)
         writes = [write for row in rows for write in row.memberships]
-        for same_partition in self._membership_tables.member_partitions(writes):
-            self._writer.send_batches(same_partition)
+        members = self._membership_tables.member_partitions(writes)
+        self._writer.send([partition.key for partition in members], members)
 
     def _partitions(self, rows: Sequence[ProfileRow]) -> tuple[list[bytes], list[Partition]]:
         """Makes one partition per row: its writes to tables keyed by the user are one mutation.

@@ -14,7 +14,7 @@ from liveprofile.segments.policy import ChangeKey
 from liveprofile.setting_sections import MAX_TTL_S, CassandraSettings
 from liveprofile.storage.segment_buckets import segment_bucket
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement
-from udfs.cassandra.encoding import Values, bigint, insert_cql, mutation_bytes
+from udfs.cassandra.encoding import Values, bigint, composite_key, insert_cql, mutation_bytes
 from udfs.cassandra.executor import StatementExecutor
 
 READ_USERS = 50  # in one SELECT
@@ -103,20 +103,20 @@ class MembershipTables:
                 found.append((self._insert_change, values))
         return found
 
-    def member_partitions(self, writes: Iterable[MembershipWrite]) -> list[list[Partition]]:
-        """The writes to segment_member, grouped by that table's partition."""
-        groups: dict[tuple[str, int], list[Partition]] = {}
+    def member_partitions(self, writes: Iterable[MembershipWrite]) -> list[Partition]:
+        """The writes to segment_member, those of a partition side by side."""
+        partitions = []
         for write in writes:
-            bucket = segment_bucket(write.user_id)
-            writes_of_row = [self._member_write(write, bucket)]
-            size = mutation_bytes(writes_of_row)
-            groups.setdefault((write.segment_id, bucket), []).append(
-                Partition(None, writes_of_row, size)
-            )
-        return list(groups.values())
+            key = [
+                write.segment_id.encode(),
+                struct.pack(">h", segment_bucket(write.user_id)),
+            ]
+            statements = [self._member_write(write, key)]
+            partitions.append(Partition(composite_key(key), statements, mutation_bytes(statements)))
+        return sorted(partitions, key=lambda partition: partition.key)
 
-    def _member_write(self, write: MembershipWrite, bucket: int) -> Write:
-        key = [write.segment_id.encode(), struct.pack(">h", bucket), write.user_id.encode()]
+    def _member_write(self, write: MembershipWrite, partition_key: list[bytes]) -> Write:
+        key = [*partition_key, write.user_id.encode()]
         time = bigint(write.membership.write_time_us)
         if write.membership.member:
             return self._insert_member, [*key, bigint(write.membership.since_ms), time]

@@ -175,8 +175,8 @@ class CassandraSweepStore:
             size = mutation_bytes(statements)
             partitions.append(Partition(user_id.encode(), statements, size))
         self._writer.send([partition.key for partition in partitions], partitions)
-        for same_partition in self._tables.member_partitions(writes):
-            self._writer.send_batches(same_partition)
+        members = self._tables.member_partitions(writes)
+        self._writer.send([partition.key for partition in members], members)
         self._writer.drain()
 
     def advance(self, state: SweepState) -> None:
