@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import gc
 import json
 import time
 from datetime import UTC, datetime, timedelta
@@ -45,6 +44,7 @@ from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
 from liveprofile.wire.tokens import EVENT_TYPES, ID_CHARS
 from models.profile.inference import ProfileModel
+from udfs.garbage_collection import collect_rarely
 from udfs.profile.batch import ProfileBatch, ProfileUpdater
 from udfs.profile.sink import open_profile_sink
 from udfs.rules_feed import RulesFeed
@@ -188,8 +188,7 @@ class UpdateProfiles:
             settings, model, open_profile_sink(settings, model.dim), rules, segments
         )
         self._journal = journal
-        gc.collect()
-        gc.freeze()  # as udfs.profile.udf does
+        collect_rarely()  # as udfs.profile.udf does
 
     def __call__(self, rows: list[tuple[str, tuple[Any, ...]]]) -> list[str]:
         if not rows:

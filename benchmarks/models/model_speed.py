@@ -8,7 +8,6 @@ variant's speed in the same round. CPU time is that of the variant's processes.
 
 from __future__ import annotations
 
-import gc
 import multiprocessing
 import time
 from collections import defaultdict, deque
@@ -36,6 +35,7 @@ from liveprofile.wire import training_rows as schema
 from liveprofile.wire.memories import MEMORY_WINDOWS, Memories, read_memories
 from liveprofile.wire.token_columns import TokenColumns, read_histories
 from liveprofile.wire.tokens import EVENT, WINDOW
+from udfs.garbage_collection import collect_rarely
 from udfs.profile import assemble
 from udfs.profile.batch import ProfileBatch
 
@@ -247,8 +247,7 @@ def _serve_timings(
         model.warm_up()
         for kind in kinds:
             model.score(*read[kind, SIZES[-1]][0])
-    gc.collect()
-    gc.freeze()  # as the operator does
+    collect_rarely()  # as the operator does
     connection.send("ready")
     while True:
         name, kind, size = connection.recv()

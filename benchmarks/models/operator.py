@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +16,7 @@ from liveprofile.config import load
 from liveprofile.resources import ROOT
 from liveprofile.storage.schema import create_schema
 from models.profile.inference import ProfileModel
+from udfs.garbage_collection import collect_rarely
 from udfs.null_sink import NullSink
 from udfs.profile.batch import STAGES, ProfileBatchTiming
 from udfs.profile.sink import ProfileSink, open_profile_sink
@@ -31,7 +31,7 @@ def operator(root: Path, workload: Workload, batch_rows: int, stores: list[str])
     prepared = list(batches(workload.messages(), settings, batch_rows))
     model = ProfileModel.load(ROOT / settings.model.checkpoint)
     model.warm_up()
-    gc.freeze()  # as udfs.profile.udf does
+    collect_rarely()  # as udfs.profile.udf does
     us_per_profile: dict[str, Any] = {}
     for name in stores:
         with _open_sink(name, root, model.dim) as store:

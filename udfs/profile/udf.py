@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 from collections.abc import Callable
@@ -22,6 +21,7 @@ from liveprofile.segments.definitions import SegmentSet, read_segments
 from liveprofile.wire.memories import last_windows
 from udfs.consent_feed import ConsentFeed, open_consent_feed
 from udfs.erasure_feed import ErasureFeed, open_erasure_feed
+from udfs.garbage_collection import collect_rarely
 from udfs.latency_counters import LatencyCounters
 from udfs.profile.batch import STAGES, ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.model_feed import ModelFeed, load_checkpoint, open_model_feed, report_models
@@ -104,10 +104,7 @@ class ProfileUdf(ScalarFunction):
             consents=self._consent_feed,
             erasures=self._erasure_feed,
         )
-        # Torch, pandas and Beam leave 300,000 permanent objects. Scanning them again and again took
-        # a quarter of a batch's time, so they are frozen: the collector skips them from now on.
-        gc.collect()
-        gc.freeze()
+        collect_rarely()
         log.info("model %s is loaded and warmed up", self._model_feed.current().model.version)
 
     def close(self) -> None:

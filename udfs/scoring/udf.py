@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from udfs.consent_feed import ConsentFeed, open_consent_feed
 from udfs.erasure_feed import ErasureFeed, open_erasure_feed
+from udfs.garbage_collection import collect_rarely
 from udfs.latency_counters import LatencyCounters
 from udfs.rules_feed import RulesFeed, open_rules_feed
 from udfs.scoring.sink import ScoringSink, open_scoring_sink
@@ -77,8 +77,7 @@ class ScoringUdf(ScalarFunction):
             erasures=self._erasure_feed,
             consents=self._consent_feed,
         )
-        gc.collect()
-        gc.freeze()  # see udfs.profile.udf
+        collect_rarely()
         log.info("fraud model %s is loaded", model.version)
 
     def close(self) -> None:
