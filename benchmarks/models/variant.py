@@ -68,7 +68,7 @@ class PlainProfileModel(ProfileModel):
         if fused_BD is not None:
             fused_2BD[rows:] += fused_BD
         log_p_2BC = model.category_logits(fused_2BD, repeat_counts_2BC).log_softmax(1)
-        log_p_2BK, interest_2BK = log_p_2BC[:, 1 : 1 + model.shape.categories].topk(
+        log_p_BK, interest_BK = log_p_2BC[rows:, 1 : 1 + model.shape.categories].topk(
             min(TOP_K, model.shape.categories)
         )
         churn_2B, log_mean_2B, log_std_2B = model.values(h_2BD, torch.from_numpy(user_features_2BX))
@@ -82,10 +82,16 @@ class PlainProfileModel(ProfileModel):
         ] * torch.from_numpy(item_counts.value_M)
         logits_BI[item_counts.row_M, item_counts.code_M - 1] += repeat_logits_M
         item_BK = logits_BI.topk(min(TOP_K, model.shape.items)).indices
-        columns = (model.embeddings(h_2BD), log_p_2BK.exp(), churn_2B[:, None], spend_2B[:, None])
-        ints_BO = torch.cat([interest_2BK[:rows], interest_2BK[rows:], item_BK], 1).int()
+        columns = (model.embeddings(h_2BD), churn_2B[:, None], spend_2B[:, None])
         return InferenceBatchResult(
-            torch.cat(columns, 1), ints_BO, h_2BD[rows:], h_BD, surprise_S, row_S
+            torch.cat(columns, 1),
+            interest_BK.int(),
+            log_p_BK.exp(),
+            item_BK.int(),
+            h_2BD[rows:],
+            h_BD,
+            surprise_S,
+            row_S,
         )
 
 

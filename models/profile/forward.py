@@ -33,8 +33,10 @@ SURPRISE_CHUNK_POSITIONS = 1024
 class InferenceBatchResult(NamedTuple):
     """The outputs of one forward pass of B rows, on the device."""
 
-    floats_2BO: Tensor  # embedding, probabilities of interests, churn, spend
-    ints_BO: Tensor  # interests before, interests after, next items
+    floats_2BO: Tensor  # embedding, churn, spend
+    interests_BK: Tensor  # after the windows, best first; empty if the ranker finds them
+    interests_p_BK: Tensor  # their probabilities
+    next_items_BK: Tensor  # empty, too
     after_BD: Tensor  # states after the windows
     fused_BD: Tensor  # those with the windows' vectors
     surprise_S: Tensor
@@ -69,7 +71,7 @@ class ForwardPass:
         fused_BD: Tensor | None,
         by_memory: bool,
     ) -> InferenceBatchResult:
-        """fused_BD: states of the windows' vectors; None: no vectors. by_memory: rank no items."""
+        """fused_BD: states of the windows' vectors; None: no vectors. by_memory: rank nothing."""
         rows = len(batch.before_B)
         # The state before the window predicts a window's first event, so the first events of all
         # windows come first in S and need no states of their own.
@@ -102,18 +104,30 @@ class ForwardPass:
         h_2BD = fused_2BD = h_ND[: 2 * rows]
         if fused_BD is not None:
             fused_2BD = torch.cat([h_2BD[:rows], h_2BD[rows:] + fused_BD])
-        outputs = self._row_outputs(h_2BD, fused_2BD, repeat_counts_2BC, user_features_2BX)
-        log_p_2BC, interest_2BK, floats_2BO = outputs
+        log_p_2BC, floats_2BO = self._row_outputs(
+            h_2BD, fused_2BD, repeat_counts_2BC, user_features_2BX
+        )
         surprise_S = self._surprise(
             h_ND, log_p_2BC, repeat_counts_2BC, before_S, category_S, type_S, firsts
         )
-        if by_memory:  # the ranker replaces them
-            item_BK = interest_2BK.new_zeros(rows, self._k_items)
-        else:
-            item_BK = self._next_items(fused_2BD[rows:], batch.item_repeat_counts)
-        ints = torch.cat([interest_2BK[:rows], interest_2BK[rows:], item_BK], 1).int()
         after_BD, fused_BD = h_2BD[rows:], fused_2BD[rows:]
-        return InferenceBatchResult(floats_2BO, ints, after_BD, fused_BD, surprise_S, row_S)
+        if by_memory:
+            interests_BK = interests_p_BK = next_items_BK = floats_2BO.new_empty(rows, 0)
+        else:
+            named = slice(1, 1 + self._model.shape.categories)  # not unknown ones, nor hash buckets
+            log_p_BK, interests_BK = top_k(log_p_2BC[rows:, named], TOP_K)
+            interests_p_BK = log_p_BK.exp()
+            next_items_BK = self._next_items(fused_BD, batch.item_repeat_counts)
+        return InferenceBatchResult(
+            floats_2BO,
+            interests_BK.int(),
+            interests_p_BK,
+            next_items_BK.int(),
+            after_BD,
+            fused_BD,
+            surprise_S,
+            row_S,
+        )
 
     def _surprise(
         self,
@@ -191,17 +205,14 @@ def row_outputs(
     fused_ND: Tensor,
     repeat_counts_NC: Tensor,
     user_features_NX: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     """What each of N states says of its row, whatever the others are.
 
-    Log-probabilities of categories, the K best named ones, and floats: embedding, probabilities of
-    the K best, churn, spend. fused_ND: the states with the windows' vectors.
+    Log-probabilities of categories, and floats: embedding, churn, spend. fused_ND: the states with
+    the windows' vectors.
     """
     log_p_NC = model.category_logits(fused_ND, repeat_counts_NC).float().log_softmax(1)
-    named = slice(1, 1 + model.shape.categories)  # neither the unknown nor the hash buckets
-    log_p_NK, interest_NK = top_k(log_p_NC[:, named], TOP_K)
     churn_logit_N, log_mean_N, log_std_N = model.values(h_ND, user_features_NX)
     churn_N = churn_logit_N.sigmoid()
     spend_N = expected_spend(churn_N, log_mean_N, log_std_N)
-    columns = (model.embeddings(h_ND), log_p_NK.exp(), churn_N[:, None], spend_N[:, None])
-    return log_p_NC, interest_NK, torch.cat(columns, 1)
+    return log_p_NC, torch.cat([model.embeddings(h_ND), churn_N[:, None], spend_N[:, None]], 1)

@@ -67,10 +67,8 @@ class Scores(NamedTuple):
 
     embedding_before: np.ndarray  # (B, d), unit length
     embedding_after: np.ndarray
-    interests_before: np.ndarray  # (B, k) indexes into ProfileModel.categories, best first
-    interests_before_p: np.ndarray  # (B, k) their probabilities
-    interests_after: np.ndarray
-    interests_after_p: np.ndarray
+    interests_after: np.ndarray  # (B, k) indexes into ProfileModel.categories, best first
+    interests_after_p: np.ndarray  # (B, k) their probabilities
     next_items: np.ndarray  # (B, k) indexes into ProfileModel.items
     churn_before: np.ndarray  # (B,) probability of no purchase in the horizon
     churn_after: np.ndarray
@@ -122,11 +120,9 @@ class ProfileModel:
             self._graphs = GraphedNetwork(self._model, heads, self._lengths, batch_rows, capture)
         # Graphs need fewer launches for one group; more groups are less work.
         self._group_lengths = self._lengths if self._graphs is None else ()
-        self._k_categories, self._k_items = min(TOP_K, len(categories)), min(TOP_K, len(items))
+        k_items = min(TOP_K, len(items))
         ranked_items = min(max(card["ranked_items"], TOP_K), len(items))
-        self._forward_pass = ForwardPass(
-            self._model, device, ranked_items, self._k_items, self._graphs
-        )
+        self._forward_pass = ForwardPass(self._model, device, ranked_items, k_items, self._graphs)
         self._ranker = MemoryRanker(
             self._model, items, categories, ranked_items, TOP_K, self._passes
         )
@@ -327,29 +323,22 @@ class ProfileModel:
     ) -> Scores:
         """Joins the results of all batches, in input order."""
         rows, dim = len(order_B), self.dim
-        categories, items = self._k_categories, self._k_items
-        floats = np.empty((2, rows, dim + categories + 2), np.float32)
-        ints_BO = np.empty((rows, 2 * categories + items), np.int32)
+        floats_2BO = np.empty((2, rows, dim + 2), np.float32)
         surprise_B = np.zeros(rows, np.float32)
         first = 0
         for result in results:
-            to = order_B[first : first + len(result.ints_BO)]
+            to = order_B[first : first + len(result.after_BD)]
             first += len(to)
-            floats[:, to] = result.floats_2BO.cpu().numpy().reshape(2, len(to), -1)
-            ints_BO[to] = result.ints_BO.cpu().numpy()
+            floats_2BO[:, to] = result.floats_2BO.cpu().numpy().reshape(2, len(to), -1)
             total_B = np.bincount(result.row_S, result.surprise_S.cpu().numpy(), len(to))
             surprise_B[to] = total_B / np.bincount(result.row_S, minlength=len(to)).clip(min=1)
-        embedding, p, churn, spend = np.split(
-            floats, [dim, dim + categories, dim + categories + 1], axis=2
-        )
+        embedding, churn, spend = np.split(floats_2BO, [dim, dim + 1], axis=2)
         return Scores(
             embedding_before=embedding[0].copy(),
             embedding_after=embedding[1].copy(),
-            interests_before=ints_BO[:, :categories],
-            interests_before_p=p[0],
-            interests_after=ints_BO[:, categories : 2 * categories],
-            interests_after_p=p[1],
-            next_items=ints_BO[:, 2 * categories :],
+            interests_after=_joined([result.interests_BK for result in results], order_B),
+            interests_after_p=_joined([result.interests_p_BK for result in results], order_B),
+            next_items=_joined([result.next_items_BK for result in results], order_B),
             churn_before=churn[0, :, 0],
             churn_after=churn[1, :, 0],
             spend_before=spend[0, :, 0],
@@ -357,3 +346,13 @@ class ProfileModel:
             surprise=surprise_B,
             batches=batches,
         )
+
+
+def _joined(parts: list[Tensor], order_B: np.ndarray) -> np.ndarray:
+    """(B, K) the rows of all passes in input order."""
+    if not parts:
+        return np.empty((0, 0))
+    sorted_BK = torch.cat(parts).cpu().numpy()
+    rows_BK = np.empty_like(sorted_BK)
+    rows_BK[order_B] = sorted_BK
+    return rows_BK
