@@ -207,11 +207,15 @@ class FlagPolicy:
             for match in row.matches
         ]
         histories = iter(self._store.flag_history(queries) if queries else ())
-        in_batch: dict[str, _BatchRows] = {}
+        # Rows of other users change no flag: most of them.
+        in_batch = {row.user_id: _BatchRows() for row in rows if row.matches}
         flags: list[list[Flag]] = []
         for user_id, time_ms, matches, event_id in rows:
+            earlier = in_batch.get(user_id)
+            if earlier is None:
+                flags.append([])
+                continue
             row = RowPosition(time_ms, event_id)
-            earlier = in_batch.setdefault(user_id, _BatchRows())
             raised = [
                 build_flag(match, user_id, time_ms, rules_version, event_id)
                 for match in matches
