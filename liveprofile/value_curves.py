@@ -5,7 +5,7 @@ the profile also stores what the values are if no event follows: for each horizo
 days after the window's end. `values_at` reads them at a moment. Everything that shows or compares a
 stored value calls it; only raw copies of rows do not.
 
-The JSON of a profile and of a delta (its values after the window) has the key `value_curves`:
+The JSON of a profile has the key `value_curves`:
 
     {"after_days": [K days, ascending from 0], "horizon_days": [H days], "churn": [H lists of K],
      "expected_spend": [H lists of K], "purchase_in_days": [H lists of K]}

@@ -182,7 +182,7 @@ class _RowValues(NamedTuple):
     moved_categories: list[tuple[str, float, float]]
     category_divergence: float | None
     embedding: np.ndarray
-    value_curves: dict[str, orjson.Fragment]
+    value_curves: dict[str, Any]
     matches: list[RuleMatch]
     flags: list[Flag]
 
@@ -316,7 +316,6 @@ def _profile_row(row: _RowValues, model: ProfileModel) -> ProfileRow:
         "after": current,
         "moved_categories": row.moved_categories,
         "category_divergence": row.category_divergence,
-        **row.value_curves,
         "window": {
             "events": row.events,
             "counts": {name: n for name, n in zip(EVENT_TYPES, row.counts, strict=True) if n},
@@ -358,20 +357,15 @@ def _profile_row(row: _RowValues, model: ProfileModel) -> ProfileRow:
     )
 
 
-def _value_curves(scores: Scores) -> list[dict[str, orjson.Fragment]]:
-    """Returns what each row stores under `value_curves.KEY`; empty without curves."""
+def _value_curves(scores: Scores) -> list[dict[str, Any]]:
+    """Returns what each profile stores under `value_curves.KEY`; empty without curves."""
     curves = scores.value_curves
     if curves is None:
         return [{}] * len(scores.churn_after)
     fixed = {"after_days": curves.after_days, "horizon_days": curves.horizon_days}
-    documents = (
-        fixed | dict(zip(value_curves.VALUES, row, strict=True))
-        for row in zip(*(curves.values_BHK[name] for name in value_curves.VALUES), strict=True)
-    )
-    # Serialised once for the profile and the delta.
     return [
-        {value_curves.KEY: orjson.Fragment(orjson.dumps(document, option=_JSON))}
-        for document in documents
+        {value_curves.KEY: fixed | dict(zip(value_curves.VALUES, row, strict=True))}
+        for row in zip(*(curves.values_BHK[name] for name in value_curves.VALUES), strict=True)
     ]
 
 

@@ -135,7 +135,7 @@ def test_rows_are_those_of_a_job_that_has_read_everything(jobs: Jobs, table: str
     assert [pair for pair in numbers if not is_same(*pair)] == []
     curves = zip(found.curves, expected.curves, strict=True)
     assert [pair for pair in curves if not is_same(*pair, of_curve=True)] == []
-    assert bool(found.curves) == (table in ("user_profile", "profile_delta"))
+    assert bool(found.curves) == (table == "user_profile")
 
 
 def test_both_jobs_ran_without_restart(jobs: Jobs) -> None:
