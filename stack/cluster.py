@@ -117,7 +117,8 @@ class _FlinkService(Service):
     def _command(self, process: str, main_class: str, *dynamic: str) -> list[str]:
         jvm, split = _memory_options(self.folder, process, list(dynamic))
         arguments = ["--configDir", str(self.folder / "conf"), *split, *dynamic]
-        return [*java_command(self.folder, main_class, *jvm), *arguments]
+        command = java_command(self.folder, main_class, *jvm, process=self.name)
+        return [*command, *arguments]
 
     def _get(self, path: str) -> dict[str, Any] | None:
         """The answer of the REST interface; None if it does not answer yet."""

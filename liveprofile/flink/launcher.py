@@ -104,16 +104,25 @@ def environment(folder: Path) -> dict[str, str]:
 
 
 def java_command(
-    folder: Path, main_class: str, *jvm: str, log4j: str = "console", extra_jar: Path | None = None
+    folder: Path,
+    main_class: str,
+    *jvm: str,
+    log4j: str = "console",
+    extra_jar: Path | None = None,
+    process: str = "",
 ) -> list[str]:
-    """`java` with Flink's class path and options from `folder`; `log4j`: "console" or "cli"."""
+    """`java` with Flink's class path and options from `folder`.
+
+    log4j: "console" or "cli". process: whose own options count, such as "taskmanager".
+    """
     # flink-dist comes last, as in Flink's scripts: the classes of the other jars take precedence.
     jars = sorted((folder / "lib").glob("*.jar"), key=lambda jar: ("flink-dist" in jar.name, jar))
-    options = yaml.safe_load((folder / "conf" / "config.yaml").read_text())["env.java.opts.all"]
+    options = yaml.safe_load((folder / "conf" / "config.yaml").read_text())
     return [
         str(java.home() / "bin" / "java"),
         *jvm,
-        *options.split(),
+        *options["env.java.opts.all"].split(),
+        *options.get(f"env.java.opts.{process}", "").split(),
         f"-Djava.io.tmpdir={folder / 'tmp'}",
         f"-Dlog4j.configurationFile={folder / 'conf' / f'log4j-{log4j}.properties'}",
         "-classpath",

@@ -117,6 +117,12 @@ def test_client_configuration_omits_the_folders_of_the_cluster(tmp_path: Path) -
     assert written["rest.port"] == 1
 
 
+def test_taskmanager_has_jvm_options_of_its_own(tmp_path: Path) -> None:
+    launcher.write_configuration(tmp_path / "conf", {})
+    assert "-XX:+UseParallelGC" in launcher.java_command(tmp_path, "Main", process="taskmanager")
+    assert "-XX:+UseParallelGC" not in launcher.java_command(tmp_path, "Main", process="jobmanager")
+
+
 def test_flink_configurations_are_flat() -> None:
     for options in (launcher.flink_options(), launcher.flink_options(gpu=True)):
         assert all(not isinstance(value, dict | list) for value in options.values())
