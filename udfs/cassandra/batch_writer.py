@@ -19,7 +19,7 @@ Write = tuple[PreparedStatement, Values]
 class Partition(NamedTuple):
     """Writes that share a partition key."""
 
-    key: bytes | None  # None: the driver computes it
+    key: bytes  # as routing needs it
     writes: list[Write]
     size: int  # bytes as the server counts them, or a little more
 
@@ -37,15 +37,12 @@ class BatchWriter:
         self._keyspace = settings.keyspace
         self._executor = StatementExecutor(session, settings, "write")
 
-    def send(self, keys: Sequence[bytes], partitions: Sequence[Partition]) -> None:
-        """Sends partitions of tables with one key column, grouped by their replicas."""
-        for positions in self._replica_sets.group(keys):
-            self.send_batches([partitions[position] for position in positions])
-
-    def send_batches(self, partitions: Sequence[Partition]) -> None:
-        """Sends partitions that have the same replicas."""
-        for positions in pack([partition.size for partition in partitions], self.limits):
-            self._send([partitions[position] for position in positions])
+    def send(self, partitions: Sequence[Partition]) -> None:
+        """Sends partitions, grouped by their replicas."""
+        for positions in self._replica_sets.group([partition.key for partition in partitions]):
+            same_replicas = [partitions[position] for position in positions]
+            for batch in pack([partition.size for partition in same_replicas], self.limits):
+                self._send([same_replicas[position] for position in batch])
 
     def drain(self) -> None:
         """Returns when every write is acknowledged."""

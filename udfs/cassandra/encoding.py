@@ -54,11 +54,6 @@ FLAG_COLUMNS = (
 FLAG_BY_DAY_COLUMNS = ("day", "bucket", *FLAG_COLUMNS)
 
 
-def composite_key(columns: Sequence[bytes]) -> bytes:
-    """Returns a partition key of several columns as Cassandra hashes it."""
-    return b"".join(struct.pack(">H", len(value)) + value + b"\x00" for value in columns)
-
-
 def insert_cql(keyspace: str, table: str, columns: Sequence[str], ttl_s: int) -> str:
     """Returns an INSERT for the values of `columns`, then the row's `write_time_us`."""
     marks = ", ".join("?" * len(columns))
@@ -113,11 +108,6 @@ def day_and_bucket(user_id: str, time_ms: int) -> list[bytes]:
     """Encodes the partition key of risk_flag_by_day."""
     day = struct.pack(">I", time_ms // DAY_MS + EPOCH_DAY)
     return [day, struct.pack(">b", flag_bucket(user_id))]
-
-
-def flag_by_day_partition(values: Values) -> tuple[bytes | None, ...]:
-    """Returns the partition key (day, bucket) of what `encode_flag_by_day` returns."""
-    return tuple(values[:2])
 
 
 def partition_key(*components: bytes) -> bytes:

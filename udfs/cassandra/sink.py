@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from itertools import groupby
 from typing import Any, Generic, TypeVar
 
 from cassandra.cluster import Session
@@ -98,8 +97,8 @@ class CassandraSink(ABC, Generic[Row]):
         """
 
     @abstractmethod
-    def _partitions(self, rows: Sequence[Row]) -> tuple[list[bytes], list[Partition]]:
-        """Returns partition keys and the rows' writes to them, without risk_flag_by_day."""
+    def _partitions(self, rows: Sequence[Row]) -> list[Partition]:
+        """Returns the rows' writes, without those to risk_flag_by_day."""
 
     @property
     def limits(self) -> BatchLimits:
@@ -156,10 +155,8 @@ class CassandraSink(ABC, Generic[Row]):
             return
         self._unflushed_users.update(row.user_id for row in rows)
         self._cache.update(rows)
-        keys, partitions = self._partitions(rows)
-        self._writer.send(keys, partitions)
-        for same_partition in self._flags_by_day(rows):
-            self._writer.send_batches(same_partition)
+        self._writer.send(self._partitions(rows))
+        self._writer.send(self._flags_by_day(rows))
 
     def flush(self) -> None:
         self._writer.drain()
@@ -204,17 +201,16 @@ class CassandraSink(ABC, Generic[Row]):
     def _flag_writes(self, row: Row) -> list[Write]:
         return [(self._insert_flag, encoding.encode_flag(row, flag)) for flag in row.flags]
 
-    def _flags_by_day(self, rows: Sequence[Row]) -> Iterator[list[Partition]]:
-        """Yields the writes to risk_flag_by_day, grouped by that table's partition."""
-        flags = sorted(
-            (encoding.encode_flag_by_day(row, flag) for row in rows for flag in row.flags),
-            key=encoding.flag_by_day_partition,
-        )
-        for _, same_partition in groupby(flags, key=encoding.flag_by_day_partition):
-            parts = []
-            for values in same_partition:
+    def _flags_by_day(self, rows: Sequence[Row]) -> list[Partition]:
+        """The writes to risk_flag_by_day, those of a partition side by side."""
+        partitions = []
+        for row in rows:
+            for flag in row.flags:
+                values = encoding.encode_flag_by_day(row, flag)
+                day, bucket, *_ = values
                 writes = [(self._insert_flag_by_day, values)]
-                parts.append(Partition(None, writes, encoding.mutation_bytes(writes)))
-            yield parts
+                size = encoding.mutation_bytes(writes)
+                partitions.append(Partition(encoding.partition_key(day, bucket), writes, size))
+        return sorted(partitions, key=lambda partition: partition.key)
 
     _bound = staticmethod(bound_statement)

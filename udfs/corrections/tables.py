@@ -140,21 +140,18 @@ class CassandraCorrectionTables(CassandraProfileSink):
                     self._first_writes.submit(bound_statement(*write))
         self._first_writes.drain()
         rows = [correction.row for correction in corrections]
-        for same_partition in self._flags_by_day(rows):
-            self._writer.send_batches(same_partition)
+        self._writer.send(self._flags_by_day(rows))
         self._writer.drain()
         for correction in corrections:
             for flag in correction.row.flags:
                 write = self._mark_by_day(correction, flag.rule_id, ADDED)
                 self._first_writes.submit(bound_statement(*write))
         self._first_writes.drain()
-        keys, partitions = self._partitions(rows)
         self._writer.send(
-            keys,
             [
                 self._with_revision(partition, correction)
-                for partition, correction in zip(partitions, corrections, strict=True)
-            ],
+                for partition, correction in zip(self._partitions(rows), corrections, strict=True)
+            ]
         )
         self._writer.drain()
 

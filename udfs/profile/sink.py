@@ -152,10 +152,9 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
     def write(self, rows: Sequence[ProfileRow]) -> None:
         super().write(rows)
         writes = [write for row in rows for write in row.memberships]
-        members = self._membership_tables.member_partitions(writes)
-        self._writer.send([partition.key for partition in members], members)
+        self._writer.send(self._membership_tables.member_partitions(writes))
 
-    def _partitions(self, rows: Sequence[ProfileRow]) -> tuple[list[bytes], list[Partition]]:
+    def _partitions(self, rows: Sequence[ProfileRow]) -> list[Partition]:
         """Makes one partition per row: its writes to tables keyed by the user are one mutation.
 
         Of a user's windows in `rows` only the newest writes the profile, because it would
@@ -190,4 +189,4 @@ class CassandraProfileSink(CassandraSink[ProfileRow]):
                 writes.append((self._insert_sums, row_encoding.encode_sums(row, row.later_sums)))
             writes += self._flag_writes(row)
             partitions.append(Partition(key, writes, encoding.mutation_bytes(writes)))
-        return encoded.keys, partitions
+        return partitions

@@ -206,7 +206,7 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
     def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
         return read_statements(self._select_statements, self._reads, user_ids)
 
-    def _partitions(self, rows: Sequence[ScoredEvent]) -> tuple[list[bytes], list[Partition]]:
+    def _partitions(self, rows: Sequence[ScoredEvent]) -> list[Partition]:
         partitions = []
         for row in rows:
             user_id, hour_ms = row.user_id.encode(), score_hour_ms(row.event_ms)
@@ -220,7 +220,7 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
                 of_user.append((self._insert_hour, [user_id, hour, encoding.bigint(written_us)]))
             if of_user:
                 partitions.append((user_id, of_user))
-        return [key for key, _ in partitions], [
+        return [
             Partition(key, writes, encoding.mutation_bytes(writes)) for key, writes in partitions
         ]
 

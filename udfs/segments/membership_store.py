@@ -14,7 +14,7 @@ from liveprofile.segments.policy import ChangeKey
 from liveprofile.setting_sections import MAX_TTL_S, CassandraSettings
 from liveprofile.storage.segment_buckets import segment_bucket
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement
-from udfs.cassandra.encoding import Values, bigint, composite_key, insert_cql, mutation_bytes
+from udfs.cassandra.encoding import Values, bigint, insert_cql, mutation_bytes, partition_key
 from udfs.cassandra.executor import StatementExecutor
 
 READ_USERS = 50  # in one SELECT
@@ -107,16 +107,15 @@ class MembershipTables:
         """The writes to segment_member, those of a partition side by side."""
         partitions = []
         for write in writes:
-            key = [
-                write.segment_id.encode(),
-                struct.pack(">h", segment_bucket(write.user_id)),
-            ]
-            statements = [self._member_write(write, key)]
-            partitions.append(Partition(composite_key(key), statements, mutation_bytes(statements)))
+            key = [write.segment_id.encode(), struct.pack(">h", segment_bucket(write.user_id))]
+            writes_of_row = [self._member_write(write, key)]
+            size = mutation_bytes(writes_of_row)
+            partitions.append(Partition(partition_key(*key), writes_of_row, size))
         return sorted(partitions, key=lambda partition: partition.key)
 
-    def _member_write(self, write: MembershipWrite, partition_key: list[bytes]) -> Write:
-        key = [*partition_key, write.user_id.encode()]
+    def _member_write(self, write: MembershipWrite, columns: list[bytes]) -> Write:
+        """columns: the values of the table's partition key."""
+        key = [*columns, write.user_id.encode()]
         time = bigint(write.membership.write_time_us)
         if write.membership.member:
             return self._insert_member, [*key, bigint(write.membership.since_ms), time]

@@ -174,9 +174,8 @@ class CassandraSweepStore:
             statements = self._tables.user_writes(of_user)
             size = mutation_bytes(statements)
             partitions.append(Partition(user_id.encode(), statements, size))
-        self._writer.send([partition.key for partition in partitions], partitions)
-        members = self._tables.member_partitions(writes)
-        self._writer.send([partition.key for partition in members], members)
+        self._writer.send(partitions)
+        self._writer.send(self._tables.member_partitions(writes))
         self._writer.drain()
 
     def advance(self, state: SweepState) -> None:
