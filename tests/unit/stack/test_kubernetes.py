@@ -1,4 +1,4 @@
-"""The manifests of kubernetes/ are valid and fit the command line, the settings and each other."""
+"""The manifests are valid and fit the command line, the settings and each other."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cli.main import app
 from liveprofile.config import Settings, load
 from tests.support.paths import ROOT
 
-FOLDER = ROOT / "kubernetes"
+FOLDER = ROOT / "deploy" / "kubernetes"
 OF_OTHERS = {"FlinkDeployment", "Kustomization"}  # kinds that Kubernetes itself does not have
 SECRETS = {"liveprofile", "liveprofile-tls", "liveprofile-metrics"}
 

@@ -126,7 +126,9 @@ def test_taskmanager_has_jvm_options_of_its_own(tmp_path: Path) -> None:
 def test_flink_configurations_are_flat() -> None:
     for options in (launcher.flink_options(), launcher.flink_options(gpu=True)):
         assert all(not isinstance(value, dict | list) for value in options.values())
-    deployment = yaml.safe_load((ROOT / "kubernetes" / "flinkdeployment.yaml").read_text())
+    deployment = yaml.safe_load(
+        (ROOT / "deploy" / "kubernetes" / "flinkdeployment.yaml").read_text()
+    )
     values = deployment["spec"]["flinkConfiguration"].values()
     assert all(isinstance(value, str) for value in values), (
         "the Kubernetes operator accepts strings only"
@@ -141,7 +143,9 @@ def test_gpu_configuration_has_one_slot_for_each_gpu() -> None:
 
 
 def test_kubernetes_log_configuration_equals_the_template() -> None:
-    deployment = yaml.safe_load((ROOT / "kubernetes" / "flinkdeployment.yaml").read_text())
+    deployment = yaml.safe_load(
+        (ROOT / "deploy" / "kubernetes" / "flinkdeployment.yaml").read_text()
+    )
     template = launcher.LOGGING.read_text().splitlines()
     logging = deployment["spec"]["logConfiguration"][launcher.LOGGING.name].splitlines()
     assert logging == [line for line in template if not line.startswith("#")]
