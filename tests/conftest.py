@@ -22,6 +22,7 @@ from liveprofile.setting_sections import CassandraSettings
 from stack.local import Stack
 from tests.support import service_restarts, summary
 from tests.support.job_under_test import QUIET, JobUnderTest
+from tests.support.local_stack import LocalStack
 
 # The time of an example depends more on the machine than on the code.
 hypothesis_settings.register_profile("liveprofile", deadline=None)
@@ -32,8 +33,6 @@ hypothesis_settings.load_profile("liveprofile")
 # embedded Flink would take a quarter of the memory as its heap.
 os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -Xmx2500m"
 
-SLOTS = 4
-CASSANDRA_HEAP_MB = 512
 # Folder of tests/ -> the group of tests that one worker runs. Each worker with jobs has a stack of
 # its own. Two folders of services are with the faults, so that neither group takes much longer.
 WORKER_GROUPS = {
@@ -117,14 +116,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def stack(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    """Kafka, Cassandra and Flink with one TaskManager. The jobs of the tests run on it in turn."""
+) -> Iterator[LocalStack]:
+    """Kafka, Cassandra and a highly available Flink with one TaskManager.
+
+    The jobs of the tests run on it in turn.
+    """
     kept_folder = request.config.getoption("--stack")
-    stack = Stack(
-        kept_folder or tmp_path_factory.mktemp("stack"),
-        slots=SLOTS,
-        cassandra_heap_mb=CASSANDRA_HEAP_MB,
-    )
+    root = kept_folder or tmp_path_factory.mktemp("stack")
+    stack = LocalStack(root)
     try:
         stack.start()
         yield stack
@@ -155,7 +154,7 @@ _job_numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def new_job(
-    stack: Stack, tmp_path_factory: pytest.TempPathFactory
+    stack: LocalStack, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., JobUnderTest]]:
     """Creates jobs: `new_job("name", window={...})`, or with `job=BUSY_JOB`.
 

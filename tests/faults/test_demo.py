@@ -1,6 +1,6 @@
 """The demo runs on a busy machine and is interrupted.
 
-Load: four processes that use all the processor time they get. Fault: the demo ends in the middle of
+Load: two processes that use all the processor time they get. Fault: the demo ends in the middle of
 its replay.
 Must hold: the next demo resumes the replay, no event is lost or sent twice, the audit is clean.
 Recovery: running the demo again.
@@ -26,8 +26,8 @@ from stack.local import Stack
 
 pytestmark = pytest.mark.faults
 
-BUSY_PROCESSES = 4
-EVERY_NTH_HOUSEHOLD = 150
+BUSY_PROCESSES = 2
+EVERY_NTH_HOUSEHOLD = 300
 
 
 @pytest.fixture

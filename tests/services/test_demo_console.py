@@ -9,14 +9,12 @@ import pytest
 
 from cli.demo.open_console import CAMPAIGN, open_console
 from liveprofile.storage.connection import open_session
-from models.profile.model_card import ModelCard
 from serve.keys import Role, read_keys
 from stack.api import ConsoleServer
 from stack.local import Stack
 from stack.state import StackState
 from tests.support.job_under_test import JobUnderTest
-from tests.support.rows.stored_windows import row_of, spike
-from udfs.profile.sink import CassandraProfileSink
+from tests.support.rows.stored_windows import store_windows
 
 pytestmark = pytest.mark.services
 
@@ -28,11 +26,7 @@ def test_console_of_the_demo_has_its_data(
     stack: Stack, new_job: Callable[..., JobUnderTest]
 ) -> None:
     job = new_job("opened", serve={"deadline_ms": 10_000})
-    dim = ModelCard.read(job.settings.model.checkpoint).shape["embedding"]
-    with open_session(job.settings.cassandra) as session:
-        sink = CassandraProfileSink(job.settings.cassandra, dim, session)
-        sink.write([row_of(user, END_MS, 0, dim, spike(user, 0)) for user in USERS])
-        sink.flush()
+    store_windows(job.settings, END_MS, *USERS)
     server = ConsoleServer(stack.root, StackState(stack.root), job.config_file)
     asked: list[str] = []
     try:

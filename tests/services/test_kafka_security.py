@@ -166,14 +166,6 @@ def test_flink_connector_reads_with_the_same_settings(
     assert {row["user_id"] for row in rows} == {event["user_id"] for event in EVENTS}
 
 
-def test_flink_connector_without_certificate_is_refused(
-    kafka: SecuredKafka, tmp_path: Path
-) -> None:
-    done = backfill(kafka.mtls | NO_CERTIFICATE, tmp_path)
-    assert done.returncode != 0
-    assert "SslAuthenticationException" in done.stderr
-
-
 TOPIC, GROUP = ResourceType.TOPIC, ResourceType.GROUP
 READ, WRITE = AclOperation.READ, AclOperation.WRITE
 # From the table of docs/deployment.md.

@@ -28,8 +28,9 @@ from liveprofile.setting_sections import TopicSettings
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
 from stack.local import Stack, to_toml
-from tests.support.progress import say
+from tests.support.local_stack import LocalStack
 from tests.support.streams.seeded import Message
+from tests.support.summary import say
 
 CLI = Path(sys.executable).with_name("liveprofile")
 COMMAND_TIMEOUT_S = 900
@@ -295,7 +296,7 @@ def job_on_own_stack(
     with tempfile.TemporaryDirectory(prefix=f"liveprofile-{name}-") as folder:
         root = Path(folder)
         say("starting Kafka, Cassandra and Flink")
-        with Stack(root / "stack", flink_options=flink_options) as stack:
+        with LocalStack(root / "stack", flink_options) as stack:
             job = JobUnderTest(stack, root, name, sections)
             job.prepare()
             say("submitting the job")

@@ -60,18 +60,3 @@ def test_privacy_page_has_a_row_with_the_limit_of_every_table_and_topic() -> Non
         assert held.limit in rows[getattr(TopicSettings(), setting)], setting
     without = {getattr(TopicSettings(), setting) for setting in TOPICS_WITHOUT_USERS}
     assert (WITHOUT_USERS.keys() | without) <= rows.keys()
-
-
-def test_all_state_about_users_expires() -> None:
-    page = (ROOT / "docs" / "state-and-failures.md").read_text("utf-8")
-    table = page.split("## State in Flink\n")[1].strip().split("\n\n")[0]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
-    about_users = [row for row in rows if row[3] not in ("partition", "")]
-    assert len(about_users) >= 10
-    in_memory = "a buffer"  # emptied before each checkpoint
-    endless = [
-        row[0]
-        for row in about_users
-        if row[2] != in_memory and (not row[5] or row[5].startswith("never"))
-    ]
-    assert endless == []
