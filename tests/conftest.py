@@ -158,18 +158,18 @@ def new_job(
 ) -> Iterator[Callable[..., JobUnderTest]]:
     """Creates jobs: `new_job("name", window={...})`, or with `job=BUSY_JOB`.
 
-    Each job has topics and a keyspace of its own, which exist on return. Jobs that still run at the
+    Each job has topics and a keyspace of its own, which exist on return (tables: the latter). Jobs that still run at the
     end of the session are cancelled.
     """
     jobs: list[JobUnderTest] = []
     # A kept stack of an earlier run has none of these names.
     session_id = f"{tmp_path_factory.getbasetemp().stat().st_mtime_ns // 1_000_000 % 10**8}"
 
-    def make(name: str, **sections: dict[str, Any]) -> JobUnderTest:
+    def make(name: str, tables: bool = True, **sections: dict[str, Any]) -> JobUnderTest:
         unique = f"{name}_{session_id}_{next(_job_numbers)}"
         job = JobUnderTest(stack, tmp_path_factory.mktemp(name), unique, QUIET, sections)
         jobs.append(job)
-        job.prepare()
+        job.prepare(tables)
         return job
 
     yield make

@@ -25,10 +25,10 @@ from tests.support.streams.seeded import Message, with_faults
 from tests.support.streams.shop import HOT_USER, START_MS, shop_events, to_message
 
 WINDOW = {"length_ms": 120_000, "out_of_orderness_ms": 10_000}
-EVENTS_PER_SECOND = 60
-STEP_MS = 1_000  # event time between two events: a window closes every two seconds
+EVENTS_PER_SECOND = 40
+STEP_MS = 1_500  # event time between two events: a window closes every two seconds
 USERS = 10
-CHUNK = 120  # events that faults are injected into at a time
+CHUNK = 80  # events that faults are injected into at a time
 LATE_BY_MS = 3_600_000
 # Each chunk has one user who tests a stolen card: the last of the purchases makes the rule true.
 # These users and their devices have no other events, so a replay raises the same flags.

@@ -94,9 +94,11 @@ class JobUnderTest:
         self.settings: Settings = load(self.config_file)
         self.id: str | None = None
 
-    def prepare(self) -> None:
-        """Creates the topics, the keyspace and its tables."""
+    def prepare(self, tables: bool = True) -> None:
+        """Creates the topics, and the keyspace with its tables."""
         create_topics(self.settings)
+        if not tables:
+            return
         card = ModelCard.read(self.settings.model.checkpoint)
         create_schema(self.settings.cassandra, card.shape["embedding"])
 

@@ -19,11 +19,6 @@ pytestmark = pytest.mark.services
 RECORD_CLASSES = ("heartbeats", "used", "duplicate", "late", "rejected")
 
 
-@pytest.fixture(scope="module")
-def job(processed) -> JobUnderTest:
-    return processed.job
-
-
 def json_lines(job: JobUnderTest, name: str, *arguments: str) -> list[dict[str, Any]]:
     done = run_cli(name, *arguments, "--json", "--config", job.config_file)
     return [json.loads(line) for line in done.stdout.splitlines()]

@@ -21,11 +21,6 @@ pytestmark = pytest.mark.services
 END_MS = 1_511_654_400_000
 
 
-@pytest.fixture(scope="module")
-def job(processed) -> JobUnderTest:
-    return processed.job
-
-
 def test_erasures_are_sent_carried_out_and_tracked(job: JobUnderTest, tmp_path: Path) -> None:
     store_windows(job.settings, END_MS, "erased-1", "erased-2")
     job.run("consent", "set", "erased-1", "--grant", "risk")

@@ -21,11 +21,6 @@ from tests.support.streams.shop import shop_events
 pytestmark = pytest.mark.services
 
 
-@pytest.fixture(scope="module")
-def job(processed) -> JobUnderTest:
-    return processed.job
-
-
 def other_settings(job: JobUnderTest, name: str, /, **sections: dict[str, object]) -> Path:
     """A settings file like the job's, with other values."""
     content = load(job.config_file).model_dump(mode="json", exclude_unset=True)

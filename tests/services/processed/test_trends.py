@@ -26,11 +26,6 @@ from tests.support.streams.shop import START_MS
 pytestmark = pytest.mark.services
 
 
-@pytest.fixture(scope="module")
-def job(processed) -> JobUnderTest:
-    return processed.job
-
-
 def counted(job: JobUnderTest) -> list[ValidEvent]:
     """The valid events of the topic, late ones too, each once."""
     records = [

@@ -7,6 +7,7 @@ import json
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,15 +27,15 @@ from liveprofile.alerts.consumer.dead_letters import (
     dead_letter_topic,
 )
 from liveprofile.alerts.consumer.delivery import CassandraHandledStore
-from liveprofile.config import Settings, load
+from liveprofile.config import Settings
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import create_topics
 from liveprofile.pseudonym import user_pseudonym
-from liveprofile.setting_sections import CassandraSettings, TopicSettings
+from liveprofile.setting_sections import CassandraSettings
 from liveprofile.storage.cql import from_ms, now_ms
 from liveprofile.storage.score_hours import score_hour_ms
-from stack.local import Stack, to_toml
-from tests.support.job_under_test import CLI, run_cli
+from stack.local import to_toml
+from tests.support.job_under_test import CLI, JobUnderTest, run_cli
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
 from udfs.profile.sink import CassandraProfileSink
 
@@ -45,18 +46,11 @@ FLAG_ID = "a" * 32
 
 @pytest.fixture(scope="module")
 def alert_config(
-    stack: Stack, settings: CassandraSettings, tmp_path_factory: pytest.TempPathFactory
+    new_job: Callable[..., JobUnderTest], settings: CassandraSettings
 ) -> SimpleNamespace:
     """Settings with topics of their own, and the configuration file with these settings."""
-    unique = f"alerts-{time.time_ns() // 1_000_000}"
-    sections = dict(stack.settings())
-    sections["topics"] = TopicSettings.prefixed(unique)
-    sections["cassandra"] = {**sections["cassandra"], "keyspace": settings.keyspace}
-    file = tmp_path_factory.mktemp("alerts") / "liveprofile.toml"
-    file.write_text(to_toml(sections), encoding="utf-8")
-    own: Settings = load(file)
-    create_topics(own)
-    return SimpleNamespace(settings=own, file=file)
+    job = new_job("alerts", tables=False, cassandra={"keyspace": settings.keyspace})
+    return SimpleNamespace(settings=job.settings, file=job.config_file)
 
 
 @pytest.fixture
@@ -97,18 +91,6 @@ def sent_labels(alert_config: SimpleNamespace) -> list[dict[str, Any]]:
 # --- states ---------------------------------------------------------------------------------------
 
 
-def test_state_and_its_history_are_stored(session: Session, open_flag: Any):
-    assert states.read_state(session, FLAG_ID).state is AlertState.OPEN
-    first = change_state(session, open_flag, AlertState.ACKNOWLEDGED, "anna")
-    second = change_state(session, open_flag, AlertState.CONFIRMED, "ben")
-    assert states.read_state(session, FLAG_ID) == second
-    assert [entry[1:] for entry in states.read_state_changes(session, FLAG_ID)] == [
-        ("ben", AlertState.ACKNOWLEDGED, AlertState.CONFIRMED, "why"),
-        ("anna", AlertState.OPEN, AlertState.ACKNOWLEDGED, "why"),
-    ]
-    assert abs(first.updated_at_ms - states.read_state_changes(session, FLAG_ID)[1].at_ms) < 5_000
-
-
 def test_only_one_of_concurrent_transitions_succeeds(session: Session, open_flag: Any):
     analysts = [f"analyst-{number}" for number in range(8)]
     start = threading.Barrier(len(analysts))
@@ -127,18 +109,6 @@ def test_only_one_of_concurrent_transitions_succeeds(session: Session, open_flag
     assert (
         len(states.read_state_changes(session, FLAG_ID)) == 1
     )  # failed transitions leave no history
-
-
-def test_flags_are_listed_with_their_states(session: Session, open_flag: Any):
-    change_state(session, open_flag, AlertState.ACKNOWLEDGED, "anna")
-    listed = flags.list_flags(session)
-    assert {item.flag.user_id: item.state.state for item in listed} == {
-        "42": AlertState.ACKNOWLEDGED,
-        "43": AlertState.OPEN,
-    }
-    acknowledged = flags.list_flags(session, state=AlertState.ACKNOWLEDGED, limit=1)
-    assert [item.flag.flag_id for item in acknowledged] == [FLAG_ID]
-    assert flags.list_flags(session, user_id="43", rule_id="other") == []
 
 
 # --- commands -------------------------------------------------------------------------------------
