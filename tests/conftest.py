@@ -158,8 +158,8 @@ def new_job(
 ) -> Iterator[Callable[..., JobUnderTest]]:
     """Creates jobs: `new_job("name", window={...})`, or with `job=BUSY_JOB`.
 
-    Each job has topics and a keyspace of its own, which exist on return (tables: the latter). Jobs that still run at the
-    end of the session are cancelled.
+    Each job has topics of its own, and a keyspace if it needs tables, which exist on return. Jobs
+    that still run at the end of the session are cancelled.
     """
     jobs: list[JobUnderTest] = []
     # A kept stack of an earlier run has none of these names.
