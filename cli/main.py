@@ -19,12 +19,10 @@ from cli.decode import decode
 from cli.demo.command import demo
 from cli.doctor.command import doctor
 from cli.explain.command import why
-from cli.learning.catalogue import catalogue
 from cli.learning.evaluate import evaluate
 from cli.learning.model import model
 from cli.learning.train import train
 from cli.learning.tune import tune
-from cli.learning.walk_forward import walk_forward
 from cli.lifecycle.migrations import migrations
 from cli.lifecycle.setup import setup
 from cli.lifecycle.stop import cancel, savepoint, stop
@@ -83,7 +81,7 @@ PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
     "Operate the shop": (trends, funnel, retention),
     "Run campaigns": (campaign,),
     "Respect a person's choices": (consent, merge, identify, export, erase, places),
-    "Train models": (backfill, train, tune, evaluate, walk_forward, catalogue, model),
+    "Train models": (backfill, train, tune, evaluate, model),
 }
 
 app = typer.Typer(

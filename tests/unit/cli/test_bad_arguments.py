@@ -146,7 +146,6 @@ def run(monkeypatch: pytest.MonkeyPatch, command: str) -> int:
         ("erase 42 --checkpoints nowhere", "--checkpoints is about all erasures"),
         ("train event-risk --out o --without-erased", "--without-erased needs --rows"),
         ("train general --rows r --out o --without nowhere", "--without nowhere: No such file"),
-        ("evaluate membership --rows r --checkpoint c --unseen no", "--unseen no: No such file"),
         (f"erase {'x' * 257}", "an id has at most 256 characters"),
         ("erase 42 --pending", "--pending is about all erasures"),
         ("erase --pending --status", "--pending is about all erasures"),
