@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -29,17 +27,3 @@ def test_commands_are_found() -> None:
 @pytest.mark.parametrize("file", COMMANDS, ids=lambda file: file.stem)
 def test_command_parses_its_arguments(file: Path) -> None:
     assert COMMANDS[file] in PARSERS
-
-
-def test_help_replaces_no_released_schema() -> None:
-    before = _times()
-    command = [sys.executable, "-m", "tests.support.schema_compatibility"]
-    done = subprocess.run([*command, "--help"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0 and "released" in done.stdout
-    assert subprocess.run([*command, "--odd"], cwd=ROOT, capture_output=True).returncode == 2
-    assert _times() == before
-
-
-def _times() -> dict[Path, int]:
-    files = (ROOT / "tests" / "released_schemas").iterdir()
-    return {file: file.stat().st_mtime_ns for file in files}
