@@ -21,7 +21,7 @@ COMMAND_TIMEOUT_S = 600
 # Prints the fields of each section, and null for a plain setting.
 KNOWN_SETTINGS = """
 import json
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 print(json.dumps({
     name: sorted(getattr(field.annotation, "model_fields", ())) or None
     for name, field in Settings.model_fields.items()
