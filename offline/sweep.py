@@ -24,7 +24,6 @@ import orjson
 from cassandra.cluster import Session
 
 from liveprofile.alerts.cloud_events import origin_of
-from liveprofile.config import Settings
 from liveprofile.kafka import records
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.evaluation import Evaluation
@@ -32,6 +31,7 @@ from liveprofile.segments.events import change_event
 from liveprofile.segments.membership import Memberships, MembershipWrite
 from liveprofile.segments.stored_profiles import ProfilePage
 from liveprofile.segments.sweep_changes import SegmentCounts, SweepPlan, leave, page_changes
+from liveprofile.settings import Settings
 from liveprofile.storage.queries import TOKEN_MAX
 from liveprofile.wire.user_records import CONTENT_TYPE
 from offline.sweep_store import CassandraSweepStore, SweepState

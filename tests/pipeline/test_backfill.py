@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 
-from liveprofile.config import Settings, load
+from liveprofile.settings import Settings, load
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.token_columns import read_histories
 from liveprofile.wire.tokens import EVENT

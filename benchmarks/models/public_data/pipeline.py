@@ -6,8 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from liveprofile.config import load
 from liveprofile.progress import Progress
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from models.profile.recipes import Recipe
 from models.profile.training.train import train

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from liveprofile.config import load
 from liveprofile.errors import InputError
+from liveprofile.settings import load
 from offline.bootstrap import archive_variables, check_files
 from tests.support.paths import ROOT
 

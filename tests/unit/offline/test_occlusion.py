@@ -12,8 +12,8 @@ import pytest
 
 from benchmarks.load.events import EventMessage
 from benchmarks.load.rows import batches
-from liveprofile.config import load
 from liveprofile.resources import product_path
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from offline.occlusion import (
     MOST_EVENTS,

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from liveprofile.config import Settings
 from liveprofile.resources import product_path
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.rules.rules import read_rules
+from liveprofile.settings import Settings
 from offline.late_windows.chains import ChainWindow, Plan, StoredRuleFlag, StoredUser, StoredWindow
 from offline.late_windows.recomputation import (
     ADDED,
