@@ -53,7 +53,7 @@ def correct(
 
     Example: `liveprofile correct` or `liveprofile correct 2023-10.jsonl --json`
     """
-    from cli.correct.run import check_arguments, check_definitions, run
+    from offline.late_windows.run import check_arguments, check_definitions, run
 
     check_arguments(files or [], mapping, work)
     settings = read_settings(config)
