@@ -1,4 +1,4 @@
-"""Settings of `liveprofile metrics`."""
+"""Settings of `liveprofile serve metrics`."""
 
 from __future__ import annotations
 

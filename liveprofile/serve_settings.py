@@ -1,4 +1,4 @@
-"""Settings of the read API (`liveprofile serve`) and the console (`liveprofile console`)."""
+"""Settings of the read API (`liveprofile serve api`) and the console (`liveprofile serve console`)."""
 
 from __future__ import annotations
 

@@ -65,7 +65,7 @@ def up(
         bool,
         typer.Option(
             "--heartbeat",
-            help="Also run `liveprofile heartbeat`: for live traffic. It makes all events of a"
+            help="Also run `liveprofile events heartbeat`: for live traffic. It makes all events of a"
             " replayed file late.",
         ),
     ] = False,

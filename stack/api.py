@@ -1,4 +1,4 @@
-"""The read API (`liveprofile serve`) and the console (`liveprofile console`) as services."""
+"""The read API (`liveprofile serve api`) and the console (`liveprofile serve console`) as services."""
 
 from __future__ import annotations
 

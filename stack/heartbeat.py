@@ -1,4 +1,4 @@
-"""`liveprofile heartbeat` as a service of the stack."""
+"""`liveprofile events heartbeat` as a service of the stack."""
 
 from __future__ import annotations
 

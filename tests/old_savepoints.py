@@ -45,7 +45,7 @@ def restore(stack: Stack, revision: str, folder: Path) -> dict[str, Any]:
     job = JobUnderTest(stack, folder, f"from_{version.commit[:7]}", {"window": WINDOW})
     config = version.settings_file(job.config_file)
     sent = stream()
-    job.id = version.cli("submit", "--wait", "--config", str(config))["job_id"]
+    job.id = version.cli("job", "submit", "--wait", "--config", str(config))["job_id"]
     try:
         job.send(sent.before)
         job.wait_until_caught_up(TIMEOUT_S)

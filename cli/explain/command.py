@@ -1,4 +1,4 @@
-"""`liveprofile why`: which events of a window moved the profile."""
+"""`liveprofile profile explain`: which events of a window moved the profile."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CauseOption = Annotated[
 ]
 
 
-def why(
+def explain(
     user: UserArgument,
     files: Annotated[
         list[Path] | None,
@@ -65,7 +65,7 @@ def why(
     window without that event: what is shown is how much the stored value differs from the one
     without it. Takes about a minute. Exit code 1 if there is no such window.
 
-    Example: `liveprofile why 42` or `liveprofile why 42 --at 2026-11-26 --json`
+    Example: `liveprofile profile explain 42` or `liveprofile profile explain 42 --at 2026-11-26 --json`
     """
     from cli.correct.run import check_arguments
     from cli.explain.document import as_document

@@ -63,7 +63,7 @@ def apply(
 
     The command checks the files and writes their digests to the topic user-models. Each worker
     checks them again. A worker that cannot serve the model keeps the old one, and `liveprofile
-    status` warns.
+    job status` warns.
 
     Example: `liveprofile model apply /shared/models/shop-2 --canary 20`
     """

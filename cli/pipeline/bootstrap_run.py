@@ -33,7 +33,7 @@ OnStep = Callable[[str], None]
 
 
 class BootstrapResult(NamedTuple):
-    """Summary of a bootstrap; `liveprofile bootstrap` prints it as JSON."""
+    """Summary of a bootstrap; `liveprofile events bootstrap` prints it as JSON."""
 
     events: int  # sent from the files
     savepoint: str

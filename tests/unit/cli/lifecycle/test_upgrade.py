@@ -40,7 +40,7 @@ def test_failed_upgrade_without_fallback_names_the_way_back() -> None:
     with pytest.raises(ServiceError) as failed:
         replace_job(lambda: SAVEPOINT, fails("no model"), None)
     assert "no model" in str(failed.value)
-    assert f"`liveprofile submit --savepoint {SAVEPOINT} --wait`" in str(failed.value)
+    assert f"`liveprofile job submit --savepoint {SAVEPOINT} --wait`" in str(failed.value)
 
 
 def test_failed_fallback_names_both_reasons_and_the_savepoint() -> None:
