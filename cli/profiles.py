@@ -1,4 +1,6 @@
-"""`liveprofile profile show`, `deltas`, `scores` and `flags`: print what the job stored in Cassandra."""
+"""`liveprofile profile show`, `deltas`, `scores` and `flags`: print what the job stored in
+Cassandra.
+"""
 
 from __future__ import annotations
 

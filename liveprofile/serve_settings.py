@@ -1,4 +1,6 @@
-"""Settings of the read API (`liveprofile serve api`) and the console (`liveprofile serve console`)."""
+"""Settings of the read API (`liveprofile serve api`) and the console
+(`liveprofile serve console`).
+"""
 
 from __future__ import annotations
 

@@ -354,7 +354,9 @@ class CampaignSettings(Section):
 
 
 class DecoderSettings(Section):
-    """`liveprofile events decode`: the registry whose schemas records in Confluent wire format name."""
+    """`liveprofile events decode`: the registry whose schemas records in Confluent wire format
+    name.
+    """
 
     registry_url: str = Field(
         "", pattern="^(https?://.+)?$", description="of a schema registry; empty: none"

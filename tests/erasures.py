@@ -2,10 +2,11 @@
 
     python -m tests.erasures --users 5000 --erased 1000 --events-per-s 2000 --kill worker
 
-Events of some erased users have texts that occur nowhere else, in every field. `liveprofile privacy erase`
-is killed with -9 twice and goes on with `--pending`. A Python worker or the TaskManager is, too.
-Passes if the erasures are done within ten minutes, the audit is clean, all other users equal the
-reference, and the texts are found where docs/privacy.md says that they stay, and nowhere else:
+Events of some erased users have texts that occur nowhere else, in every field.
+`liveprofile privacy erase` is killed with -9 twice and goes on with `--pending`. A Python worker or
+the TaskManager is, too. Passes if the erasures are done within ten minutes, the audit is clean, all
+other users equal the reference, and the texts are found where docs/privacy.md says that they stay,
+and nowhere else:
 
 - the SSTables of all tables, searched as bytes. They are not compressed, and all are compacted. An
   id stays as the key of a tombstone for `gc_grace_seconds`, so this is 0 for a second search;

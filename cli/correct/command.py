@@ -44,14 +44,15 @@ def recompute_late(
 ) -> None:
     """Recompute the profiles of users with late events, and keep what was stored before.
 
-    Also those of persons with several ids (`liveprofile identity merge`): the earlier events of an alias
-    come into the windows of the person, and the alias's own windows are deleted. Uses the events
-    of the late topic that were late by at most window.correction_days. Corrected deltas have a
-    revision, and the old ones stay in the table replaced_delta. Flags that would not have been
+    Also those of persons with several ids (`liveprofile identity merge`): the earlier events of an
+    alias come into the windows of the person, and the alias's own windows are deleted. Uses the
+    events of the late topic that were late by at most window.correction_days. Corrected deltas have
+    a revision, and the old ones stay in the table replaced_delta. Flags that would not have been
     raised are marked WITHDRAWN, new ones ADDED; no alert is sent. The job may be running, and a run
     may be repeated.
 
-    Example: `liveprofile events recompute-late` or `liveprofile events recompute-late 2023-10.jsonl --json`
+    Example: `liveprofile events recompute-late` or
+    `liveprofile events recompute-late 2023-10.jsonl --json`
     """
     from cli.correct.run import check_arguments, check_definitions, run
 

@@ -39,7 +39,7 @@ def explain(
         typer.Argument(
             metavar="[FILE]...",
             help="Archives of events from before the first record of the input topic, as for"
-            " `correct`. Default: the topic has all of the user's events.",
+            " `recompute-late`. Default: the topic has all of the user's events.",
             show_default=False,
         ),
     ] = None,
@@ -65,7 +65,8 @@ def explain(
     window without that event: what is shown is how much the stored value differs from the one
     without it. Takes about a minute. Exit code 1 if there is no such window.
 
-    Example: `liveprofile profile explain 42` or `liveprofile profile explain 42 --at 2026-11-26 --json`
+    Example: `liveprofile profile explain 42` or
+    `liveprofile profile explain 42 --at 2026-11-26 --json`
     """
     from cli.correct.run import check_arguments
     from cli.explain.document import as_document

@@ -1,4 +1,4 @@
-"""`liveprofile model evaluate RECIPE`: compares a model with baseline models; the last line is JSON."""
+"""Compares a model with baseline models; the last line is JSON."""
 
 from __future__ import annotations
 

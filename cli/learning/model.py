@@ -23,8 +23,8 @@ OLD_DAYS = 60  # of a model; docs/retraining.md has what was measured
 model = typer.Typer(
     name="model",
     no_args_is_help=True,
-    help="Change the user model of running jobs without a restart. docs/operations.md describes"
-    " the steps.",
+    help="Train and evaluate models, and change the user model of running jobs without a"
+    " restart. docs/operations.md describes the steps.",
 )
 
 ByOption = Annotated[

@@ -44,7 +44,8 @@ ParamsOption = Annotated[
     typer.Option(
         "--params",
         metavar="FILE",
-        help="TOML file that overrides values of the recipe, such as one of `liveprofile model tune`.",
+        help="TOML file that overrides values of the recipe, such as one of `liveprofile model"
+        " tune`.",
     ),
 ]
 PartOption = Annotated[

@@ -138,8 +138,8 @@ for _recipe in RECIPES.values():
         _recipe.name,
         help=f"Train the user model on the rows of a backfill; forecast horizon"
         f" {_recipe.horizon_days} days. The setting model.checkpoint names the folder to serve."
-        " The same command resumes a killed training. `torchrun --nproc-per-node N -m cli model train"
-        " ...` trains on several processes or GPUs."
+        " The same command resumes a killed training. `torchrun --nproc-per-node N -m cli model"
+        " train ...` trains on several processes or GPUs."
         f"\n\nExample: `liveprofile model train {_recipe.name} --rows rows --out models/shop-1`",
     )(_profile_command(_recipe.name))
 

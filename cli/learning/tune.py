@@ -1,4 +1,4 @@
-"""`liveprofile model tune RECIPE`: searches the hyperparameters of a user model on validation data."""
+"""Searches the hyperparameters of a user model on validation data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`liveprofile model walk-forward RECIPE`: compares a fixed model with one that is updated weekly."""
+"""Compares a fixed model with one that is updated weekly."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`liveprofile job migrations`: lists and reverts what `liveprofile job setup` has applied to tables."""
+"""Lists and reverts what `liveprofile job setup` has applied to tables."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def stop(
         print_json({"job_id": job_id, "savepoint": location})
         return
     options = ["--config", str(config)] if config else []
-    command = shlex.join(["liveprofile", "submit", "--savepoint", location, *options])
+    command = shlex.join(["liveprofile", "job", "submit", "--savepoint", location, *options])
     typer.echo(f"job {job_id} is stopped, savepoint {location}")
     typer.echo(f"To go on: {command} --wait")
 

@@ -124,7 +124,7 @@ def replace_job(
     Raises ServiceError that names the savepoint if no job runs at the end.
     """
     location = stop()
-    command = shlex.join(["liveprofile", "submit", "--savepoint", location])
+    command = shlex.join(["liveprofile", "job", "submit", "--savepoint", location])
     try:
         return UpgradeResult(start_new(location), location, None)
     except LiveprofileError as error:

@@ -237,7 +237,8 @@ def _complete_until_ms(session: Session, settings: Settings) -> int:
     until_ms = counted_until_ms(session, settings)
     if until_ms is None:
         raise ServiceError(
-            f"no records of {settings.topics.events} are counted: run `liveprofile shop trends update`"
+            f"no records of {settings.topics.events} are counted: run `liveprofile shop trends"
+            " update`"
         )
     return until_ms
 

@@ -62,5 +62,7 @@ def bootstrap(
         return
     print_fields(result._asdict())
     options = ["--config", str(config)] if config else []
-    command = shlex.join(["liveprofile", "submit", "--savepoint", result.savepoint, *options])
+    command = shlex.join(
+        ["liveprofile", "job", "submit", "--savepoint", result.savepoint, *options]
+    )
     typer.echo(f"Now start the job: {command} --wait")

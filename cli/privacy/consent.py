@@ -63,8 +63,9 @@ def set_consent(
     It is stored first, then sent to the topic that the job reads. After a failure repeat it with
     the same --time: repeating changes nothing.
 
-    Example: `liveprofile privacy consent set 42 --grant profiling --withdraw marketing --basis consent`
-    or `liveprofile privacy consent set --file consents.jsonl`
+    Example:
+    `liveprofile privacy consent set 42 --grant profiling --withdraw marketing --basis consent` or
+    `liveprofile privacy consent set --file consents.jsonl`
     """
     from liveprofile.consent import store
     from liveprofile.kafka.offsets import partition_ranges

@@ -85,8 +85,9 @@ def erase(
     was not run to its end; for --status, an erasure is not done in the tables; for --checkpoints,
     a model was trained on an erased user, or its users are unknown.
 
-    Example: `liveprofile privacy erase 42 43 --proof erased.jsonl`, `liveprofile privacy erase --file users.txt`,
-    `liveprofile privacy erase --pending` or `liveprofile privacy erase 42 --status`
+    Example: `liveprofile privacy erase 42 43 --proof erased.jsonl`,
+    `liveprofile privacy erase --file users.txt`, `liveprofile privacy erase --pending` or
+    `liveprofile privacy erase 42 --status`
     """
     ids = _user_ids(users or [], file)
     if pending and (ids or status):

@@ -1,4 +1,4 @@
-"""`liveprofile identity link-logins`: anonymous ids become aliases of the accounts that they log in to."""
+"""Anonymous ids become aliases of the accounts that they log in to."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ def link_logins(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Merge anonymous ids into the accounts that they log in to, until Ctrl-C or SIGTERM.
 
     It follows the input topic. An event with `anonymous_id` says that its user has used this id on
-    this device before. The first login of an anonymous id writes a merge, as `liveprofile identity merge`
-    does, exactly once. Every other one is counted with its reason: conflicts, split ids, erased
-    users, no consent, ids that are not as `logins.anonymous_id_pattern` says. docs/identity.md has
-    the reasons. At the end the counts are printed.
+    this device before. The first login of an anonymous id writes a merge, as
+    `liveprofile identity merge` does, exactly once. Every other one is counted with its reason:
+    conflicts, split ids, erased users, no consent, ids that are not as
+    `logins.anonymous_id_pattern` says. docs/identity.md has the reasons. At the end the counts are
+    printed.
 
     Run it once. A second one takes over, and the first ends with exit code 3. The job must follow
     merges (`merges.enabled`).

@@ -40,13 +40,14 @@ def merge(
 ) -> None:
     """Make ALIAS another id of USER, so that later events of both go to the profile of USER.
 
-    It counts for events from `merges.delay_ms` after the command on. `liveprofile events recompute-late` brings
-    the earlier events of ALIAS into the profile of USER. The job must follow merges
-    (`merges.enabled`). Refused are circles, ids that are merged already, and erased users. Exit
-    code 1: --show finds no other id.
+    It counts for events from `merges.delay_ms` after the command on.
+    `liveprofile events recompute-late` brings the earlier events of ALIAS into the profile of USER.
+    The job must follow merges (`merges.enabled`). Refused are circles, ids that are merged already,
+    and erased users. Exit code 1: --show finds no other id.
 
-    Example: `liveprofile identity merge session-7 42`, `liveprofile identity merge --split session-7`,
-    `liveprofile identity merge --show 42` or `liveprofile identity merge --list --json`
+    Example: `liveprofile identity merge session-7 42`,
+    `liveprofile identity merge --split session-7`, `liveprofile identity merge --show 42` or
+    `liveprofile identity merge --list --json`
     """
     if sum((alias is not None, split is not None, show is not None, all_merges)) != 1:
         raise InputError("give ALIAS and USER, --split ALIAS, --show ID or --list")

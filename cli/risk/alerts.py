@@ -1,4 +1,4 @@
-"""`liveprofile risk alerts`: prints risk alerts and records what analysts decide about their flags."""
+"""Prints risk alerts and records what analysts decide about their flags."""
 
 from __future__ import annotations
 

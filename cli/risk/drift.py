@@ -1,4 +1,4 @@
-"""`liveprofile risk drift`: shows whether the fraud model's input has drifted from its training data."""
+"""Shows whether the fraud model's input has drifted from its training data."""
 
 from __future__ import annotations
 

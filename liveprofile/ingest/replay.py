@@ -110,7 +110,8 @@ def open_source(
     if mapping is None:
         sources.require_json_lines(
             source,
-            "give a mapping of its columns (--mapping); `liveprofile events mapping infer` drafts one",
+            "give a mapping of its columns (--mapping); `liveprofile events mapping infer` drafts"
+            " one",
         )
         batches, translator = sources.read_lines(source), PassthroughTranslator()
     else:

@@ -92,8 +92,8 @@ def revert_migrations(
 def create_api_tables(settings: CassandraSettings) -> None:
     """Creates the tables of the read API, and the keyspace, if they are missing.
 
-    Keys can thus be created before the first `liveprofile job submit`, and in a keyspace of an earlier
-    version. Raises ServiceError if Cassandra refuses a statement.
+    Keys can thus be created before the first `liveprofile job submit`, and in a keyspace of an
+    earlier version. Raises ServiceError if Cassandra refuses a statement.
     """
     session = connect(settings, use_keyspace=False)
     try:

@@ -1,8 +1,8 @@
 """The folder for checkpoints cannot be written, as on a full or read-only disk.
 
 Load: steady. Fault: a file takes the place of the job's folder for 15 s, about 7 checkpoints.
-Must hold: the job runs on without a restart, `liveprofile job status` warns, no event is lost or used
-twice, and every profile equals the reference's.
+Must hold: the job runs on without a restart, `liveprofile job status` warns, no event is lost or
+used twice, and every profile equals the reference's.
 Recovery: automatic with the first checkpoint after the folder is back.
 """
 

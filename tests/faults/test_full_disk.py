@@ -1,8 +1,8 @@
 """The disk with the checkpoints is full.
 
 Load: steady. Fault: a file fills the file system of the checkpoints for 15 s, about 7 checkpoints.
-Must hold: the job runs on without a restart, `liveprofile job status` warns, no event is lost or used
-twice, and every profile equals the reference's.
+Must hold: the job runs on without a restart, `liveprofile job status` warns, no event is lost or
+used twice, and every profile equals the reference's.
 Recovery: automatic with the first checkpoint after there is space.
 
 Needs the right to mount a file system in memory; skipped without it.

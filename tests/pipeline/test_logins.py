@@ -1,7 +1,7 @@
 """Users with two anonymous ids each, merged at login, against the same stream with one id.
 
-`liveprofile identity link-logins` reads the events that the job reads. After a correction the tables are those
-of the stream with one id a user.
+`liveprofile identity link-logins` reads the events that the job reads. After a correction the
+tables are those of the stream with one id a user.
 """
 
 from __future__ import annotations

@@ -78,7 +78,9 @@ def run_backfill(folder: Path, events: list[dict], labels: list[dict]) -> Backfi
 
 @pytest.fixture(scope="module")
 def shop() -> tuple[list[dict], list[dict]]:
-    """Returns events, and labels of the scored ones as `liveprofile events generate` writes them."""
+    """Returns events, and labels of the scored ones as `liveprofile events generate` writes
+    them.
+    """
     days = list(Shop(CONFIG))
     events = [event for day in days for event in day.records()]
     scored = {event["event_id"] for event in events if event["event_type"] in SCORED_TYPES}

@@ -102,7 +102,9 @@ class JobUnderTest:
     # --- life cycle ---------------------------------------------------------------------------
 
     def submit(self, *arguments: str) -> str:
-        """Starts the job with `liveprofile job submit`, waits until every task runs, returns its id."""
+        """Starts the job with `liveprofile job submit`, waits until every task runs, returns its
+        id.
+        """
         try:
             done = run_cli(
                 "job", "submit", "--wait", "--json", "--config", self.config_file, *arguments

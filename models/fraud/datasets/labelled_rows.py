@@ -1,4 +1,5 @@
-"""A shop's own scored events with labels, from rows of `liveprofile model backfill --pipeline scoring`.
+"""A shop's own scored events with labels, from rows of
+`liveprofile model backfill --pipeline scoring`.
 
 The rows are read twice, in chunks. The first pass reads an index (time, user, labels) of all
 events. The second pass computes the features of the requested events, with the job's functions.

@@ -1,4 +1,6 @@
-"""`liveprofile events decode` with a real broker: an outage of the registry and a kill lose nothing."""
+"""`liveprofile events decode` with a real broker: an outage of the registry and a kill lose
+nothing.
+"""
 
 from __future__ import annotations
 

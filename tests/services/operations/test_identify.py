@@ -1,5 +1,5 @@
-"""`liveprofile identity link-logins` with a real broker: kills, a replay and a second process write each merge
-once."""
+"""`liveprofile identity link-logins` with a real broker: kills, a replay and a second process write
+each merge once."""
 
 from __future__ import annotations
 

@@ -1,4 +1,6 @@
-"""`liveprofile privacy consent` on the tables and the topic of a job, and what campaigns make of it."""
+"""`liveprofile privacy consent` on the tables and the topic of a job, and what campaigns make of
+it.
+"""
 
 from __future__ import annotations
 

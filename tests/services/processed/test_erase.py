@@ -1,4 +1,6 @@
-"""`liveprofile privacy erase` on the tables and the topic of a running job, for users without events."""
+"""`liveprofile privacy erase` on the tables and the topic of a running job, for users without
+events.
+"""
 
 from __future__ import annotations
 

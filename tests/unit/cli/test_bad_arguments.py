@@ -242,6 +242,11 @@ def test_connection_error_exits_with_3(
 ) -> None:
     """Without it, the tests above would pass for a command that never connects."""
     monkeypatch.setenv("LIVEPROFILE_CONFIG", "liveprofile.toml")
-    for command in ("profile show 42", "replay events.jsonl", "status", "consume --open-case"):
+    for command in (
+        "profile show 42",
+        "events replay events.jsonl",
+        "job status",
+        "risk consume --open-case",
+    ):
         assert run(monkeypatch, command) == 3, command
     assert capsys.readouterr().err.count("\n") == 4

@@ -1,4 +1,6 @@
-"""Files of the simulated shop: reproducible bytes, replay, labels, and `liveprofile events generate`."""
+"""Files of the simulated shop: reproducible bytes, replay, labels, and
+`liveprofile events generate`.
+"""
 
 from __future__ import annotations
 
