@@ -1,4 +1,4 @@
-"""The manifests of kubernetes/ are valid and fit the command line, the settings and each other."""
+"""The manifests are valid and fit the command line, the settings and each other."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from liveprofile.config import Settings, load
+from liveprofile.settings import Settings, load
 from tests.support.commands import parse
 from tests.support.paths import ROOT
 
-FOLDER = ROOT / "kubernetes"
+FOLDER = ROOT / "deploy" / "kubernetes"
 OF_OTHERS = {"FlinkDeployment", "Kustomization"}  # kinds that Kubernetes itself does not have
 SECRETS = {"liveprofile", "liveprofile-tls", "liveprofile-metrics"}
 
