@@ -54,7 +54,7 @@ def recompute_late(
     Example: `liveprofile events recompute-late` or
     `liveprofile events recompute-late 2023-10.jsonl --json`
     """
-    from cli.correct.run import check_arguments, check_definitions, run
+    from offline.late_windows.run import check_arguments, check_definitions, run
 
     check_arguments(files or [], mapping, work)
     settings = read_settings(config)

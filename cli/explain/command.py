@@ -25,7 +25,7 @@ from cli.times import parse_since_ms
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from udfs.profile.deletion import EventEffect, WindowEffects
+    from offline.occlusion import EventEffect, WindowEffects
 
 CauseOption = Annotated[
     int, typer.Option("--limit", min=1, max=100, help="Maximum number of events for each value.")
@@ -68,9 +68,9 @@ def explain(
     Example: `liveprofile profile explain 42` or
     `liveprofile profile explain 42 --at 2026-11-26 --json`
     """
-    from cli.correct.run import check_arguments
     from cli.explain.document import as_document
     from cli.explain.run import explain, model_version, stored_delta
+    from offline.late_windows.run import check_arguments
 
     check_arguments(files or [], mapping, None)
     settings = read_settings(config)

@@ -79,7 +79,7 @@ def backfill(
     Example: `liveprofile model backfill --rows rows`
     or `liveprofile model backfill shop.csv --mapping shop.toml --rows rows`
     """
-    from cli.pipeline import backfill_job_runner
+    from offline import backfill as runner
 
     if labels is not None and pipeline != "scoring":
         raise InputError("--labels needs --pipeline scoring: the profile pipeline has no labels")
@@ -92,13 +92,13 @@ def backfill(
         "on_step": print_line,
     }
     if consents:
-        backfill_job_runner.check_files(rows, file, mapping, labels)
+        runner.check_files(rows, file, mapping, labels)
         common["consents"], common["erased"] = _decisions(settings)
     if pipeline == "profile":
-        result = backfill_job_runner.backfill_profile_rows(settings, rows, **common)
+        result = runner.backfill_profile_rows(settings, rows, **common)
     else:
         rejected = RejectedLabelReporter(labels or settings.topics.feedback)
-        result = backfill_job_runner.backfill_scoring_rows(
+        result = runner.backfill_scoring_rows(
             settings, rows, **common, labels=labels, on_rejected=rejected
         )
     if json:

@@ -18,7 +18,7 @@ from cli.common import (
     print_json,
     read_settings,
 )
-from cli.progress import print_line
+from cli.progress import count_bar, print_line
 
 
 def bootstrap(
@@ -49,14 +49,25 @@ def bootstrap(
 
     Example: `liveprofile events bootstrap 2023-10.jsonl 2023-11.jsonl`
     """
-    from cli.pipeline.bootstrap_run import archive_variables, check_files, run
+    from cli.pipeline.job_submission import submit_job
+    from offline.bootstrap import archive_variables, check_files, run
 
     check_files(files, mapping)
     live, file = read_settings(config), config_file(config)
     # The job is another process: it reads its settings from the file and the environment.
     os.environ.update(archive_variables(live))
     archive = read_settings(config)
-    result = run(live, archive, file, files, mapping, savepoint_dir, print_line)
+    result = run(
+        live,
+        archive,
+        file,
+        files,
+        mapping,
+        savepoint_dir,
+        lambda settings, path, arguments: submit_job(settings, path, arguments=arguments)[0],
+        print_line,
+        count_bar,
+    )
     if json:
         print_json(result._asdict())
         return

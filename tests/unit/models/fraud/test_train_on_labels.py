@@ -15,7 +15,6 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from cli.pipeline.backfill_job_runner import SCORING_ROWS
 from liveprofile.errors import InputError
 from liveprofile.features.entity import ORDER_FEATURES, features_from_lists, parse_lists
 from liveprofile.labels.feedback import LabelRecord
@@ -30,6 +29,7 @@ from models.fraud.datasets.labelled_rows import LabelledEvents, LabelLog, read_l
 from models.fraud.explain.reasons import explain
 from models.fraud.model import FraudModel
 from models.fraud.training.train_on_labels import DateSplit, train_on_labels
+from offline.backfill import SCORING_ROWS
 from tests.reference.entity_features import Arrival, Event, Label
 from tests.reference.scoring import event_parts
 
