@@ -1,4 +1,4 @@
-"""`liveprofile why`: which events of a window moved the profile."""
+"""`liveprofile profile explain`: which events of a window moved the profile."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ CauseOption = Annotated[
 ]
 
 
-def why(
+def explain(
     user: UserArgument,
     files: Annotated[
         list[Path] | None,
         typer.Argument(
             metavar="[FILE]...",
             help="Archives of events from before the first record of the input topic, as for"
-            " `correct`. Default: the topic has all of the user's events.",
+            " `recompute-late`. Default: the topic has all of the user's events.",
             show_default=False,
         ),
     ] = None,
@@ -65,7 +65,8 @@ def why(
     window without that event: what is shown is how much the stored value differs from the one
     without it. Takes about a minute. Exit code 1 if there is no such window.
 
-    Example: `liveprofile why 42` or `liveprofile why 42 --at 2026-11-26 --json`
+    Example: `liveprofile profile explain 42` or
+    `liveprofile profile explain 42 --at 2026-11-26 --json`
     """
     from cli.explain.document import as_document
     from cli.explain.run import explain, model_version, stored_delta

@@ -1,4 +1,4 @@
-"""`liveprofile backfill`: makes training rows with the job's own SQL views."""
+"""`liveprofile model backfill`: makes training rows with the job's own SQL views."""
 
 from __future__ import annotations
 
@@ -76,8 +76,8 @@ def backfill(
     Rows of users who do not allow training now, or did not at the time of the row, are left out,
     and all rows of users who were erased.
 
-    Example: `liveprofile backfill --rows rows`
-    or `liveprofile backfill shop.csv --mapping shop.toml --rows rows`
+    Example: `liveprofile model backfill --rows rows`
+    or `liveprofile model backfill shop.csv --mapping shop.toml --rows rows`
     """
     from offline import backfill as runner
 

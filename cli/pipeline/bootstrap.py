@@ -1,4 +1,4 @@
-"""`liveprofile bootstrap`: builds the job's state from an archive of events."""
+"""`liveprofile events bootstrap`: builds the job's state from an archive of events."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def bootstrap(
     Runs the job over a temporary topic with the events of the files, and stops it with a savepoint.
     The job that is submitted with this savepoint goes on in the input topic where the files end.
 
-    Example: `liveprofile bootstrap 2023-10.jsonl 2023-11.jsonl`
+    Example: `liveprofile events bootstrap 2023-10.jsonl 2023-11.jsonl`
     """
     from cli.pipeline.job_submission import submit_job
     from offline.bootstrap import archive_variables, check_files, run
@@ -73,5 +73,7 @@ def bootstrap(
         return
     print_fields(result._asdict())
     options = ["--config", str(config)] if config else []
-    command = shlex.join(["liveprofile", "submit", "--savepoint", result.savepoint, *options])
+    command = shlex.join(
+        ["liveprofile", "job", "submit", "--savepoint", result.savepoint, *options]
+    )
     typer.echo(f"Now start the job: {command} --wait")

@@ -85,7 +85,7 @@ def revert_migrations(
 def create_api_tables(settings: CassandraSettings) -> None:
     """Creates the tables of the read API, and the keyspace, if they are missing.
 
-    Keys can thus be created before the first `liveprofile submit`.
+    Keys can thus be created before the first `liveprofile job submit`.
     Raises ServiceError if Cassandra refuses a statement.
     """
     session = connect(settings, use_keyspace=False)
@@ -139,7 +139,7 @@ def check_table(session: Session, keyspace: str, table: str) -> None:
     )
     if session.execute(query, (keyspace, table)).one() is None:
         raise ServiceError(
-            f"keyspace {keyspace} has no table {table}: `liveprofile submit` creates it"
+            f"keyspace {keyspace} has no table {table}: `liveprofile job submit` creates it"
         )
 
 

@@ -86,7 +86,7 @@ def commands(command: Any, *path: str) -> Iterator[str]:
 @pytest.mark.parametrize("command", list(commands(get_command(app), "liveprofile")))
 def test_every_command_is_documented(command: str) -> None:
     path = command.split()[1:]
-    # A sentence may list several: `liveprofile show USER`, `deltas USER`.
+    # A sentence may list several: `liveprofile profile show USER`, `deltas USER`.
     mentions = (command, f"`{' '.join(path)}`", f"`{' '.join(path)} ", f"`make {' '.join(path)}`")
     assert any(one in EVERYTHING for one in mentions)
 
