@@ -10,9 +10,9 @@ import numpy as np
 
 from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
-from liveprofile.config import load
 from liveprofile.events.modalities import Vectors
 from liveprofile.events.window import parse_windows
+from liveprofile.settings import load
 from liveprofile.wire.memories import Memories, read_memories
 from liveprofile.wire.token_columns import TokenColumns, read_histories
 from udfs.profile import assemble

@@ -1,4 +1,4 @@
-"""`liveprofile evaluate RECIPE`: compares a model with baseline models; the last line is JSON."""
+"""Compares a model with baseline models; the last line is JSON."""
 
 from __future__ import annotations
 
@@ -19,16 +19,15 @@ from cli.learning.options import (
     TestLogOption,
 )
 from cli.progress import progress
-from liveprofile.config import Settings
 from liveprofile.resources import product_path
-from liveprofile.setting_sections import ScoringSettings
+from liveprofile.settings import ScoringSettings, Settings
 from models.profile.recipes import RECIPES, recipe
 
 evaluate = typer.Typer(
     name="evaluate",
     no_args_is_help=True,
     help="Measure a model on data that it was not trained on and compare it with baseline models;"
-    " each command is a recipe of `liveprofile train`.",
+    " each command is a recipe of `liveprofile model train`.",
 )
 
 
@@ -58,7 +57,7 @@ for _recipe in RECIPES.values():
         help="Compare what a user model serves with baseline models: the stored items and"
         " categories with the user's next window, and churn, spend and time to the next purchase at"
         " any time. Each difference has a bootstrap interval over users. The last line is JSON."
-        f"\n\nExample: `liveprofile evaluate {_recipe.name} --rows rows"
+        f"\n\nExample: `liveprofile model evaluate {_recipe.name} --rows rows"
         " --checkpoint models/shop-1`",
     )(_profile_command(_recipe.name))
 
@@ -91,7 +90,7 @@ def event_risk(
     The result has, for several numbers of alerts per day, the recall per kind of fraud and the
     false alarms per kind of legitimate change (changed habits, crowds). The last line is JSON.
 
-    Example: `liveprofile evaluate event-risk --seed 7`
+    Example: `liveprofile model evaluate event-risk --seed 7`
     """
     from liveprofile.rules.rules import read_rules
     from models.fraud.model import FraudModel

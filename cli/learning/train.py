@@ -1,4 +1,4 @@
-"""`liveprofile train RECIPE`: trains a model; one subcommand per recipe."""
+"""`liveprofile model train RECIPE`: trains a model; one subcommand per recipe."""
 
 from __future__ import annotations
 
@@ -130,9 +130,9 @@ for _recipe in RECIPES.values():
         _recipe.name,
         help=f"Train the user model on the rows of a backfill; forecast horizon"
         f" {_recipe.horizon_days} days. The setting model.checkpoint names the folder to serve."
-        " The same command resumes a killed training. `torchrun --nproc-per-node N -m cli train"
-        " ...` trains on several processes or GPUs."
-        f"\n\nExample: `liveprofile train {_recipe.name} --rows rows --out models/shop-1`",
+        " The same command resumes a killed training. `torchrun --nproc-per-node N -m cli model"
+        " train ...` trains on several processes or GPUs."
+        f"\n\nExample: `liveprofile model train {_recipe.name} --rows rows --out models/shop-1`",
     )(_profile_command(_recipe.name))
 
 
@@ -202,7 +202,7 @@ def event_risk(
     (models/fraud/training/train_simulated.py). The setting scoring.checkpoint names the folder to
     serve. The last line is JSON.
 
-    Example: `liveprofile train event-risk --out models/risk-1`
+    Example: `liveprofile model train event-risk --out models/risk-1`
     """
     import dataclasses
 

@@ -26,11 +26,11 @@ from lab.card_transactions.data import (
     read_transactions,
     train_test_rows,
 )
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import send_all
 from liveprofile.labels import feedback
+from liveprofile.settings import Settings
 from liveprofile.storage import connection
 from liveprofile.units import DAY_MS, MINUTE_MS
 from models.fraud.training import train_handbook

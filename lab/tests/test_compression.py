@@ -9,8 +9,8 @@ from benchmarks.load.workload import Workload
 from benchmarks.models import model_inputs, training_rows
 from lab.user_model import compression, model_speed
 from lab.user_model.model_speed import ScoreTiming
-from liveprofile.config import load
 from liveprofile.errors import InputError
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from tests.unit.models.profile.test_inference import (
     DECAY_DAYS,

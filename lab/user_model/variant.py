@@ -12,8 +12,8 @@ from typing import NamedTuple
 import torch
 
 from lab.user_model import compression
-from liveprofile.config import load
 from liveprofile.errors import InputError
+from liveprofile.settings import load
 from models.profile import checkpoint
 from models.profile.inference import ProfileModel
 from models.profile.network import BehaviourTransformer

@@ -37,7 +37,7 @@ from liveprofile.audit.rows import (
 from liveprofile.audit.spool import Spool
 from liveprofile.identity.book import IdentityBook
 from liveprofile.kafka.topics import PartitionRange
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 
 # The number of lost records that a report names.
 MAX_EXAMPLES = 10

@@ -12,7 +12,7 @@ from pydantic import BaseModel, SecretStr
 from typer.main import get_command
 
 from cli.main import app
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 from models.profile.recipes import RECIPES
 from tests.support.paths import ROOT
 
@@ -86,7 +86,7 @@ def commands(command: Any, *path: str) -> Iterator[str]:
 @pytest.mark.parametrize("command", list(commands(get_command(app), "liveprofile")))
 def test_every_command_is_documented(command: str) -> None:
     path = command.split()[1:]
-    # A sentence may list several: `liveprofile show USER`, `deltas USER`.
+    # A sentence may list several: `liveprofile profile show USER`, `deltas USER`.
     mentions = (command, f"`{' '.join(path)}`", f"`{' '.join(path)} ", f"`make {' '.join(path)}`")
     assert any(one in EVERYTHING for one in mentions)
 
@@ -128,7 +128,9 @@ def test_readme_is_short_and_lists_every_folder() -> None:
     assert {folder for folder in top if f"{folder}/" not in tree("README.md", "Folders")} == set()
 
 
-@pytest.mark.parametrize("package", ["cli", "jobs", "serve", "udfs", "models", "liveprofile"])
+@pytest.mark.parametrize(
+    "package", ["cli", "jobs", "offline", "serve", "udfs", "models", "liveprofile"]
+)
 def test_architecture_lists_every_package(package: str) -> None:
     folders = {file.parent.name for file in (ROOT / package).rglob("__init__.py")}
     listed = tree("architecture.md", "Folders")

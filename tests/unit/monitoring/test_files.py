@@ -15,7 +15,7 @@ from monitoring.catalogue import FIGURES, PREFIX, exported_names
 from serve.guard import ApiMetrics
 from tests.support.paths import PROMTOOL, ROOT
 
-FOLDER = ROOT / "monitoring"
+FOLDER = ROOT / "deploy"
 RULES = FOLDER / "prometheus" / "alerts.yaml"
 TESTS = FOLDER / "prometheus" / "alerts_test.yaml"
 FAULT_TESTS = FOLDER / "prometheus" / "faults_test.yaml"

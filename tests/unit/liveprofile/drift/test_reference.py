@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from liveprofile.config import load
 from liveprofile.drift.comparison import (
     assess_drift,
 )
@@ -20,6 +19,7 @@ from liveprofile.drift.histograms import (
 from liveprofile.drift.reference import ALERT_RATE, REFERENCE_FILE, SCORE, DriftReference
 from liveprofile.errors import InputError
 from liveprofile.resources import product_path
+from liveprofile.settings import load
 from liveprofile.units import HOUR_MS
 from models.fraud.model import FraudModel
 from models.fraud.training import drift_reference
@@ -104,7 +104,7 @@ def test_reference_of_format_1_is_ignored_with_a_warning(
     text = (tmp_path / REFERENCE_FILE).read_text()
     (tmp_path / REFERENCE_FILE).write_text(text.replace('"format": 2', '"format": 1'))
     assert DriftReference.load(tmp_path) is None
-    assert "rebuild it (liveprofile drift reference)" in caplog.text
+    assert "rebuild it (liveprofile risk drift reference)" in caplog.text
 
 
 def test_daily_reference_uses_the_spread_of_days() -> None:

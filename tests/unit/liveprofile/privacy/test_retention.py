@@ -11,7 +11,6 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from cli.main import app
-from liveprofile.config import Settings, load
 from liveprofile.privacy.places import TABLES, WITHOUT_USERS
 from liveprofile.privacy.retention import (
     LIMITS_WITHOUT_USERS,
@@ -22,12 +21,15 @@ from liveprofile.privacy.retention import (
     retention,
     unlimited,
 )
-from liveprofile.setting_sections import MAX_TTL_S
+from liveprofile.settings import Settings, load
+from liveprofile.settings.sections import MAX_TTL_S
 from liveprofile.storage.schema import table_columns
 from liveprofile.units import DAY_MS, HOUR_MS
 from tests.support.paths import ROOT
 
-PACKAGES = ("liveprofile", "udfs", "models", "serve", "console", "monitoring", "stack", "cli")
+PACKAGES = (
+    "liveprofile", "udfs", "offline", "models", "serve", "console", "monitoring", "stack", "cli",
+)  # fmt: skip
 # Statements without a TTL, by a part of their text. Not about users; they never grow.
 WITHOUT_TTL = {"drift_state (scope, start) VALUES ('{_START}', ?)": "when drift was first watched"}
 
@@ -140,11 +142,11 @@ def relative(file: Path) -> str:
 def test_places_command_prints_each_and_fails_without_a_limit(tmp_path: Path) -> None:
     file = tmp_path / "liveprofile.toml"
     file.write_text("")
-    done = CliRunner().invoke(app, ["places", "--json", "--config", str(file)])
+    done = CliRunner().invoke(app, ["privacy", "data-inventory", "--json", "--config", str(file)])
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["place"] for row in rows] == [each.place for each in retention(load())]
     file.write_text("[topics]\nretention_ms = -1\n")
-    done = CliRunner().invoke(app, ["places", "--config", str(file)])
+    done = CliRunner().invoke(app, ["privacy", "data-inventory", "--config", str(file)])
     assert done.exit_code == 1 and "behavior-events (topics.retention_ms)" in done.stderr
     assert "no limit" in done.stdout

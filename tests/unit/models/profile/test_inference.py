@@ -11,7 +11,7 @@ import torch
 from benchmarks.load.workload import Workload
 from benchmarks.models import model_inputs
 from liveprofile.events.modalities import PLACE, Modality
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import Token
