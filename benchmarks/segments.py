@@ -10,10 +10,10 @@ import numpy as np
 import orjson
 
 from benchmarks.support import runs
-from liveprofile.config import Settings
 from liveprofile.resources import product_path
 from liveprofile.segments.definitions import SegmentSet, read_segments
 from liveprofile.segments.features import PROFILE_FEATURES
+from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.units import DAY_MS
 from models.profile.model_card import ModelCard

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from liveprofile.attributes.resolution import Attribute
     from liveprofile.attributes.statements import Statement
     from liveprofile.attributes.topic import Progress, RejectedRecord
-    from liveprofile.config import Settings
+    from liveprofile.settings import Settings
 
 attributes = typer.Typer(
     name="attributes",

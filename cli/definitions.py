@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.common import print_json
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 
 if TYPE_CHECKING:
     from liveprofile.rules.definitions import Definition

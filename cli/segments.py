@@ -19,8 +19,8 @@ from cli.definitions import (
 from cli.times import parse_since_ms
 
 if TYPE_CHECKING:
-    from liveprofile.config import Settings
     from liveprofile.segments.definitions import SegmentSet
+    from liveprofile.settings import Settings
     from udfs.segments.sweep import SweepState
 
 segments = typer.Typer(

@@ -18,8 +18,8 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs.sql import expressions as sql
 from jobs.sql import profile_views, scoring_views, tables
-from liveprofile.config import Settings, load
 from liveprofile.errors import LiveprofileError
+from liveprofile.settings import Settings, load
 from liveprofile.wire import training_rows
 from udfs.identity.person_id import register_person_id
 

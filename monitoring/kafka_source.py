@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 from liveprofile.audit.state_file import read_state
-from liveprofile.config import Settings
 from liveprofile.identity.login_counts import read_counts
 from liveprofile.identity.logins import Outcome
 from liveprofile.kafka.offsets import (
@@ -18,6 +17,7 @@ from liveprofile.kafka.offsets import (
     scoring_group,
 )
 from liveprofile.kafka.topics import NoTopicError
+from liveprofile.settings import Settings
 from monitoring.catalogue import Readings
 from monitoring.topic_counts import TopicCounter
 

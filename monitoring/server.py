@@ -15,10 +15,10 @@ from prometheus_client import CollectorRegistry, make_asgi_app
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from liveprofile.config import Settings
 from liveprofile.errors import ConfigError
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
+from liveprofile.settings import Settings
 from liveprofile.units import SECOND_MS
 from monitoring.cassandra_source import CassandraSource
 from monitoring.exporter import Exporter, Source

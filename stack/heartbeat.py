@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from liveprofile.config import load
 from liveprofile.kafka.topics import create_topics
+from liveprofile.settings import load
 from stack.process import Service
 from stack.state import StackState
 

@@ -18,9 +18,9 @@ import typer
 
 from benchmarks.support.environment import describe
 from cli.operations.trends import MetricName
-from liveprofile.config import Settings
 from liveprofile.events.validation import AcceptedEvent, accept
 from liveprofile.ingest.replay import open_source
+from liveprofile.settings import Settings
 from liveprofile.trends import distinct_users
 from liveprofile.trends.counts import ALL, CountedCategories, EventCounter, Series
 from liveprofile.trends.forecast import FIRST_DAYS, METHODS, SCORED_DAYS, WEEK_DAYS, backtest

@@ -24,9 +24,8 @@ from benchmarks.serve import BATCH_USERS, api_process, plan_requests, run_load
 from benchmarks.support import environment, runs
 from benchmarks.support.command_line import BENCH_ROOT
 from benchmarks.support.updater import profile_updater
-from liveprofile.config import Settings, load
 from liveprofile.resources import ROOT
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings, Settings, load
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.schema import create_schema
 from models.profile.inference import ProfileModel

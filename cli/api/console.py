@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from cli.common import ConfigOption, JsonOption, config_file, print_json
-from liveprofile.config import load
+from liveprofile.settings import load
 
 
 def console(

@@ -15,7 +15,7 @@ from liveprofile.units import DAY_MS, SECOND_MS
 if TYPE_CHECKING:
     from cassandra.cluster import Session
 
-    from liveprofile.config import Settings
+    from liveprofile.settings import Settings
     from serve.keys import StoredKey
 
 key = typer.Typer(name="key", no_args_is_help=True, help="Keys of the read API (docs/api.md).")

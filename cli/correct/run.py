@@ -10,7 +10,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from cli.pipeline.backfill_job_runner import run_job
-from liveprofile.config import Settings
 from liveprofile.errors import InputError
 from liveprofile.ingest.replay import open_source, require_readable
 from liveprofile.kafka import offsets
@@ -19,6 +18,7 @@ from liveprofile.kafka.topics import PartitionRange
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
+from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
 from models.profile.model_card import ModelCard
 from udfs.consent_feed import read_consents

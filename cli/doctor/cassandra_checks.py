@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cli.doctor.check import MAX_SKEW_MS, Check, Problem, parse_bytes, skew
 from cli.doctor.facts import Facts
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 
 BATCH_WARN_BYTES = 64 * 1_024
 BATCH_PARTITIONS = 1_000

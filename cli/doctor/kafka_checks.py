@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from cli.doctor.check import Check, Problem
 from cli.doctor.facts import Facts
-from liveprofile.config import Settings
 from liveprofile.kafka.topics import partition_count, topic_configs
+from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
 
 CHARACTER_BYTES = 4  # of UTF-8, at most

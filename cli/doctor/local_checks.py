@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cli.doctor.check import Check, Problem
 from cli.doctor.facts import Facts
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 
 TEMP_BYTES = 2 << 30
 

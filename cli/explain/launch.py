@@ -6,8 +6,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from liveprofile.config import Settings
 from liveprofile.resources import module_environment
+from liveprofile.settings import Settings
 from serve.explainer import ChildExplainer
 
 # What `liveprofile[serve]` lacks.

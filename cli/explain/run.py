@@ -20,13 +20,13 @@ from cli.explain.records import (
 )
 from cli.explain.refusal import ExplanationRefused
 from cli.pipeline.backfill_job_runner import run_job
-from liveprofile.config import Settings
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.events.window import parse_windows
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.privacy.erasures import ErasureBook
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.queries import StoredDelta

@@ -21,9 +21,8 @@ from cli.learning.options import (
     TestLogOption,
 )
 from cli.progress import progress
-from liveprofile.config import Settings
 from liveprofile.resources import product_path
-from liveprofile.setting_sections import ScoringSettings
+from liveprofile.settings import ScoringSettings, Settings
 from models.profile.recipes import RECIPES, recipe
 
 evaluate = typer.Typer(

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_json, read_settings
-from liveprofile.config import Settings
 from liveprofile.errors import InputError
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 
 if TYPE_CHECKING:
     from udfs.profile.deployment import Deployment, UserModels

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_json, read_settings
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 
 
 def setup(

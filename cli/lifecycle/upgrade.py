@@ -23,7 +23,7 @@ from cli.progress import print_line
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
 
 if TYPE_CHECKING:
-    from liveprofile.config import Settings
+    from liveprofile.settings import Settings
 
 RUNNING_TIMEOUT_S = 180.0
 # A checkpoint completes after the job has stored what it read, so the first one proves that it can.
@@ -74,9 +74,9 @@ def upgrade(
     Example: `liveprofile upgrade --config new.toml --fallback old.toml`
     """
     from cli.pipeline.job_submission import check_submission
-    from liveprofile.config import load
     from liveprofile.flink import rest
     from liveprofile.flink.job_report import require_running_job
+    from liveprofile.settings import load
 
     settings, file = read_settings(config), config_file(config)
     old_settings = None if fallback is None else load(fallback)

@@ -24,7 +24,7 @@ from liveprofile.units import DAY_MS
 if TYPE_CHECKING:
     from cassandra.cluster import Session
 
-    from liveprofile.config import Settings
+    from liveprofile.settings import Settings
     from liveprofile.trends.counts import Series
     from liveprofile.trends.points import Point
 

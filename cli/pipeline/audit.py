@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from liveprofile.audit.audit import Audit
     from liveprofile.audit.encoded import EncodedCounts
     from liveprofile.audit.reconciliation import Reconciliation
-    from liveprofile.config import Settings
+    from liveprofile.settings import Settings
 
 COUNTS = (
     "in_topic",

@@ -20,9 +20,9 @@ from cli.progress import print_line
 from liveprofile.errors import InputError, ServiceError
 
 if TYPE_CHECKING:
-    from liveprofile.config import Settings
     from liveprofile.consent.changes import ConsentBook
     from liveprofile.privacy.erasures import ErasureBook
+    from liveprofile.settings import Settings
 
 
 def backfill(

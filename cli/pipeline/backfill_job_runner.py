@@ -17,7 +17,6 @@ import pyarrow.compute as pc
 import pyarrow.dataset as ds
 import pyarrow.json as pj
 
-from liveprofile.config import Settings
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.features.entity import parse_lists
@@ -30,6 +29,7 @@ from liveprofile.labels.feedback import (
     read_file_or_topic,
 )
 from liveprofile.resources import module_environment, product_path
+from liveprofile.settings import Settings
 from liveprofile.wire import training_rows
 from liveprofile.wire.scored_events import read_rows
 

@@ -17,7 +17,6 @@ from cli.pipeline.job_submission import submit_job
 from cli.progress import count_bar
 from liveprofile.audit.archive_overlap import offsets_after_archive, read_archived_events
 from liveprofile.audit.rows import NO_TIME
-from liveprofile.config import ENV_PREFIX, Settings
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.job_report import running_jobs
@@ -25,6 +24,7 @@ from liveprofile.ingest.mapping import ROW_NUMBER, read_mapping, template_column
 from liveprofile.ingest.replay import replay, require_readable, rows_estimate
 from liveprofile.kafka import offsets, topics
 from liveprofile.kafka.records import read_topic
+from liveprofile.settings import ENV_PREFIX, Settings
 
 START_TIMEOUT_S = 180.0
 POLL_INTERVAL_S = 1.0

@@ -11,7 +11,7 @@ import typer
 
 from cli.common import ConfigOption, JsonOption, print_json, read_settings
 from cli.progress import count_bar, print_line
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 
 
 def replay(

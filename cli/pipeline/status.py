@@ -8,8 +8,8 @@ from typing import Any
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_fields, print_json, read_settings
-from liveprofile.config import Settings
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 
 
 def status(config: ConfigOption = None, json: JsonOption = False) -> None:

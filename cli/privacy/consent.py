@@ -16,8 +16,8 @@ from cli.times import parse_since_ms
 from liveprofile.errors import InputError
 
 if TYPE_CHECKING:
-    from liveprofile.config import Settings
     from liveprofile.consent.changes import ConsentChange
+    from liveprofile.settings import Settings
 
 consent = typer.Typer(
     name="consent",

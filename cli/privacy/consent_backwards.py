@@ -16,9 +16,9 @@ from liveprofile.units import DAY_MS
 
 if TYPE_CHECKING:
     from liveprofile.audit.rows import InputRecord
-    from liveprofile.config import Settings
     from liveprofile.identity.book import IdentityBook
     from liveprofile.privacy.withdrawals import StoredRow
+    from liveprofile.settings import Settings
 
 SETTLE_S = 2.0  # until the workers know of a change
 USERS_AT_ONCE = 8

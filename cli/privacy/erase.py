@@ -30,7 +30,7 @@ from liveprofile.wire.tokens import ID_CHARS
 if TYPE_CHECKING:
     from cassandra.cluster import Session
 
-    from liveprofile.config import Settings
+    from liveprofile.settings import Settings
 
 PART_USERS = 500  # tables without a key of the user are read once or twice for so many
 SETTLE_S = 2.0  # until the workers know of an erasure

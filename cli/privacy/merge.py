@@ -14,8 +14,8 @@ from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import ID_CHARS
 
 if TYPE_CHECKING:
-    from liveprofile.config import Settings
     from liveprofile.identity.book import IdentityBook, Merge
+    from liveprofile.settings import Settings
 
 
 def merge(

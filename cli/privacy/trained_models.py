@@ -13,8 +13,8 @@ from cli.operations.tables import print_table
 from liveprofile.errors import InputError
 
 if TYPE_CHECKING:
-    from liveprofile.config import Settings
     from liveprofile.privacy.trained_users import TrainedCheckpoint
+    from liveprofile.settings import Settings
 
 
 def list_checkpoints(settings: Settings, folder: Path, json: bool) -> None:

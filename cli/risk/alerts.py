@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from cassandra.cluster import Session
 
     from liveprofile.alerts.cases.states import AlertState, StoredAlertState
-    from liveprofile.config import Settings
+    from liveprofile.settings import Settings
     from liveprofile.storage.queries import StoredFlag
 
 alerts = typer.Typer(

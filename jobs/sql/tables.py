@@ -7,9 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from jobs.sql import expressions as sql
-from liveprofile.config import Settings
 from liveprofile.kafka.offsets import scoring_group
-from liveprofile.setting_sections import KafkaSettings
+from liveprofile.settings import KafkaSettings, Settings
 
 
 def _options(**options: str | int) -> str:

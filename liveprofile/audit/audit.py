@@ -36,7 +36,7 @@ from liveprofile.audit.rows import (
 from liveprofile.disk_tables import DiskTables
 from liveprofile.identity.book import IdentityBook
 from liveprofile.kafka.topics import PartitionRange
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 
 # The number of lost records that a report names.
 MAX_EXAMPLES = 10

@@ -16,8 +16,7 @@ from liveprofile.events.validation import AcceptedEvent, accept
 from liveprofile.identity.book import END_OF_TIME_MS, IdentityBook, Merge, merged
 from liveprofile.identity.forgotten import of_persons
 from liveprofile.kafka.records import Record
-from liveprofile.privacy_settings import LoginSettings
-from liveprofile.setting_sections import LimitSettings
+from liveprofile.settings import LimitSettings, LoginSettings
 
 PURPOSE = "profiling"
 _FIELD, _ESCAPE = b'"anonymous_id"', b"\\u"

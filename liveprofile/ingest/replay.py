@@ -12,7 +12,6 @@ import orjson
 import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from liveprofile.config import Settings
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.events.window_times import end_ms
 from liveprofile.ingest import sources
@@ -25,7 +24,7 @@ from liveprofile.ingest.translation import (
 )
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import partitions
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import Settings, WindowSettings
 
 DELIVERY_TIMEOUT_S = 120
 # Allowed difference to the broker's clock, which decides whether an event lies in the future.

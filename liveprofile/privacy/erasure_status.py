@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from liveprofile.config import Settings
 from liveprofile.privacy.erasure_log import Deletion, is_done
 from liveprofile.privacy.places import TOPICS
+from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
 
 # Kafka removes whole segments, and closes one after this time: its default `segment.ms`.

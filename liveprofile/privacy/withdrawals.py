@@ -15,7 +15,7 @@ from liveprofile.events.window_times import end_ms, stagger_offset_ms
 from liveprofile.privacy.erase import WINDOW_TABLES, Cell, read_rows
 from liveprofile.privacy.export import held_tables
 from liveprofile.privacy.user_keys import UserKeys, read_user_keys
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 from liveprofile.storage.cql import prepare_once, read_pages, to_ms, write_all
 from liveprofile.wire.payload import split_digests
 

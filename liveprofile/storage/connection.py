@@ -33,7 +33,7 @@ from cassandra.protocol import ErrorMessage, IsBootstrappingErrorMessage, Overlo
 
 from liveprofile.errors import ConfigError, ServiceError, ServiceUnavailableError
 from liveprofile.retry import until_deadline
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 
 _UNAVAILABLE = (
     NoHostAvailable,

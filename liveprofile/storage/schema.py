@@ -11,7 +11,7 @@ from cassandra.protocol import ErrorMessage
 
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.resources import ROOT
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import (
     address,
     close,

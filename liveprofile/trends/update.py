@@ -20,11 +20,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.events.validation import AcceptedEvent, Heartbeat, accept
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import PartitionRange
+from liveprofile.settings import Settings
 from liveprofile.trends.counts import CountedCategories, Counts, EventCounter
 from liveprofile.trends.recent_events import RecentEvents
 from liveprofile.wire.payload import digest

@@ -13,7 +13,7 @@ import pyarrow.dataset as ds
 import pytest
 
 from cli.pipeline.backfill_job_runner import BackfillResult, backfill_profile_rows
-from liveprofile.config import Settings, load
+from liveprofile.settings import Settings, load
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.token_columns import read_histories
 from liveprofile.wire.tokens import EVENT

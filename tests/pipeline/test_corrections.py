@@ -19,12 +19,12 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs.backfill_job import run_profile_pipeline as run_batch
 from jobs.sql import tables
-from liveprofile.config import Settings, load
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.kafka import records as kafka
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
+from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from models.profile.inference import ProfileModel
 from tests.pipeline.comparison import RECORD_MS

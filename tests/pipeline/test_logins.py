@@ -13,9 +13,9 @@ from uuid import UUID
 
 import pytest
 
-from liveprofile.config import load
 from liveprofile.identity.book import IdentityBook, Merge
 from liveprofile.kafka.records import Record
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from tests.pipeline.test_corrections import EVENTS, STEP_MS, to_records, with_delays
 from tests.pipeline.test_merges import MergedStream, assert_equals_one_id, merged_stream_of

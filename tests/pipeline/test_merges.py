@@ -22,12 +22,12 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs.backfill_job import run_profile_pipeline as run_batch
 from jobs.sql import tables
-from liveprofile.config import Settings, load
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.identity.book import IdentityBook, Merge
 from liveprofile.identity.records import to_record
 from liveprofile.kafka import records as kafka
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings, load
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.user_records import key_of
 from models.fraud.model import FraudModel

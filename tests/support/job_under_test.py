@@ -16,7 +16,6 @@ from typing import Any
 
 from confluent_kafka import KafkaError, Producer
 
-from liveprofile.config import Settings, load
 from liveprofile.errors import ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.rest import vertex_metrics
@@ -24,7 +23,7 @@ from liveprofile.ingest.replay import ReplayProducer
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import create_topics
-from liveprofile.setting_sections import TopicSettings
+from liveprofile.settings import Settings, TopicSettings, load
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
 from stack.local import Stack, to_toml

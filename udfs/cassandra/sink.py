@@ -11,7 +11,7 @@ from cassandra.query import BoundStatement, PreparedStatement
 
 from liveprofile.retry import until_deadline
 from liveprofile.rules.flags import FlaggedRow, FlagHistory, FlagQuery, RowPosition
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import close, connect
 from liveprofile.storage.flag_migration import check_flag_key
 from udfs.cassandra import encoding

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
-from liveprofile.config import Settings
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
+from liveprofile.settings import Settings
 from liveprofile.units import SECOND_MS
 from liveprofile.wire import window_events
 from udfs.consent_feed import ConsentFeed, open_consent_feed

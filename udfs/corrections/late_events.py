@@ -18,7 +18,7 @@ from liveprofile.identity.book import END_OF_TIME_MS as NOW
 from liveprofile.identity.book import IdentityBook
 from liveprofile.ingest.translation import parse_time_ms
 from liveprofile.kafka.records import Record
-from liveprofile.setting_sections import LimitSettings, WindowSettings
+from liveprofile.settings import LimitSettings, WindowSettings
 from liveprofile.wire.payload import BadEvent, as_id, load
 
 NO_TIME = -(2**63)

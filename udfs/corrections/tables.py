@@ -17,7 +17,7 @@ import orjson
 from cassandra.cluster import Session
 
 from liveprofile.privacy.withdrawals import delete_windows
-from liveprofile.setting_sections import CassandraSettings, WindowSettings
+from liveprofile.settings import CassandraSettings, WindowSettings
 from liveprofile.storage.cql import from_ms, read_pages
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement

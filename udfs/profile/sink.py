@@ -23,11 +23,10 @@ from cassandra.cluster import Session
 
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import select_users_cql
-from liveprofile.config import Settings
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.segments.membership import Membership, Memberships, MembershipWrite
 from liveprofile.segments.policy import ChangeKey, MembershipReader
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.schema import check_embedding_dim
 from udfs.attribute_reads import read_statements
 from udfs.cassandra import encoding

@@ -11,9 +11,9 @@ from cassandra.query import UNSET_VALUE, PreparedStatement
 
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import select_users_cql
-from liveprofile.config import Settings
 from liveprofile.rules.flags import Flag, FlaggedRow, FlagHistory, FlagQuery, RowPosition
-from liveprofile.setting_sections import MAX_TTL_S, CassandraSettings
+from liveprofile.settings import CassandraSettings, Settings
+from liveprofile.settings.sections import MAX_TTL_S
 from liveprofile.storage.score_hours import OLDER_TABLE, has_older_table, score_hour_ms
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.scored_events import ENTITIES

@@ -11,7 +11,8 @@ from cassandra.query import BoundStatement, PreparedStatement
 
 from liveprofile.segments.membership import Membership, Memberships, MembershipWrite
 from liveprofile.segments.policy import ChangeKey
-from liveprofile.setting_sections import MAX_TTL_S, CassandraSettings
+from liveprofile.settings import CassandraSettings
+from liveprofile.settings.sections import MAX_TTL_S
 from liveprofile.storage.segment_buckets import segment_bucket
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement
 from udfs.cassandra.encoding import Values, bigint, insert_cql, mutation_bytes, partition_key

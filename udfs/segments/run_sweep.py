@@ -9,12 +9,12 @@ import orjson
 from cassandra.cluster import Session
 
 from liveprofile.alerts.cloud_events import origin_of
-from liveprofile.config import Settings
 from liveprofile.kafka import records
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.events import change_event
 from liveprofile.segments.membership import MembershipWrite
 from liveprofile.segments.sweep_changes import SweepPlan
+from liveprofile.settings import Settings
 from liveprofile.wire.user_records import CONTENT_TYPE
 from udfs.consent_feed import read_consents
 from udfs.definition_feed import send_records

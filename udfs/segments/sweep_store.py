@@ -26,7 +26,7 @@ from liveprofile.segments.stored_profiles import (
     with_attributes,
 )
 from liveprofile.segments.sweep_changes import SegmentCounts
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.cql import execute, from_ms, now_ms, read, read_pages
 from udfs.cassandra.batch_writer import BatchWriter, Partition
 from udfs.cassandra.encoding import mutation_bytes

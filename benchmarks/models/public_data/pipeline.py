@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from cli.pipeline.backfill_job_runner import backfill_profile_rows
-from liveprofile.config import load
 from liveprofile.progress import Progress
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from models.profile.recipes import Recipe
 from models.profile.training.train import train

@@ -14,11 +14,10 @@ import pytest
 
 from cli.audit_encoded import audit_encoded
 from liveprofile.audit.encoded import EncodedCounts
-from liveprofile.config import Settings, load
 from liveprofile.kafka.offsets import decoder_group, lag
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.kafka.topics import create_topics
-from liveprofile.setting_sections import TopicSettings
+from liveprofile.settings import Settings, TopicSettings, load
 from stack.local import Stack, to_toml
 from tests.support.job_under_test import CLI, run_cli
 from tests.support.memory.schema_registry import RegistryServer, registry_server

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from liveprofile.config import load
 from liveprofile.flink import rest
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import delete_topics
-from liveprofile.setting_sections import TopicSettings
+from liveprofile.settings import TopicSettings, load
 from liveprofile.units import HOUR_MS
 from stack.local import to_toml
 from tests.support.job_under_test import JobUnderTest, run_cli

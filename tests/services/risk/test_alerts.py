@@ -26,11 +26,10 @@ from liveprofile.alerts.consumer.dead_letters import (
     dead_letter_topic,
 )
 from liveprofile.alerts.consumer.delivery import CassandraHandledStore
-from liveprofile.config import Settings, load
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import create_topics
 from liveprofile.pseudonym import user_pseudonym
-from liveprofile.setting_sections import CassandraSettings, TopicSettings
+from liveprofile.settings import CassandraSettings, Settings, TopicSettings, load
 from liveprofile.storage.cql import from_ms, now_ms
 from liveprofile.storage.score_hours import score_hour_ms
 from stack.local import Stack, to_toml

@@ -11,7 +11,7 @@ import pytest
 from cassandra.cluster import ResponseFuture, Session
 
 from liveprofile.rules.flags import Flag
-from liveprofile.setting_sections import CassandraSettings, WindowSettings
+from liveprofile.settings import CassandraSettings, WindowSettings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms
 from liveprofile.storage.flag_buckets import FLAG_BUCKETS, flag_bucket

@@ -22,7 +22,7 @@ from liveprofile.privacy.erasure_log import (
 from liveprofile.privacy.export import held_tables
 from liveprofile.privacy.places import TABLES
 from liveprofile.privacy.user_keys import read_user_keys
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 from liveprofile.storage.flag_buckets import flag_bucket
 from liveprofile.storage.segment_buckets import segment_bucket
 from liveprofile.units import HOUR_MS, MINUTE_MS

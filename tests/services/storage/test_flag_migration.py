@@ -13,7 +13,7 @@ import pytest
 from cassandra.cluster import Session
 
 from liveprofile.errors import ServiceError
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage import flag_migration, queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema, schema_statements

@@ -10,7 +10,7 @@ from liveprofile.segments import members
 from liveprofile.segments.membership import Membership, MembershipWrite
 from liveprofile.segments.policy import ChangeKey
 from liveprofile.segments.sweep_changes import SegmentCounts
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
 from tests.support.rows.profile_rows import profile_row, write_and_flush
 from tests.support.rows.segment_examples import segments

@@ -11,7 +11,7 @@ import pytest
 from cassandra.cluster import Session
 
 from liveprofile.errors import InputError
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.declarations import declare, split_statements

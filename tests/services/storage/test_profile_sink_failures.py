@@ -15,7 +15,7 @@ from cassandra.cluster import NoHostAvailable, Session
 
 from liveprofile.errors import ConfigError, ServiceError, StoreError
 from liveprofile.rules.flags import FlagHistory, FlagQuery
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema

@@ -10,7 +10,7 @@ from cassandra.cluster import Session
 
 from liveprofile.alerts.cases import snooze
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms, now_ms, to_ms
 from liveprofile.storage.score_hours import score_hour_ms

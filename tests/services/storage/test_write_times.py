@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.cql import from_ms, now_ms
 from liveprofile.storage.flag_buckets import flag_bucket
 from liveprofile.storage.score_hours import score_hour_ms

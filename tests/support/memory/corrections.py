@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from liveprofile.rules.flags import Flag
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 from tests.support.memory.sinks import MemoryProfileSink
 from udfs.corrections.chains import StoredRuleFlag, StoredUser, StoredWindow
 from udfs.corrections.recomputation import ADDED, FIRST_REVISION, WITHDRAWN, Correction

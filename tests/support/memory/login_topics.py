@@ -6,7 +6,6 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
-from liveprofile.config import Settings
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.consent.persons import PersonConsentBook
 from liveprofile.identity.book import IdentityBook
@@ -18,6 +17,7 @@ from liveprofile.kafka.offset_transactions import OutputRecord
 from liveprofile.kafka.offsets import Progress
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasures import ErasureBook
+from liveprofile.settings import Settings
 
 
 class ProcessKilledError(Exception):

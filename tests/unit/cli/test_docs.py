@@ -12,7 +12,7 @@ from pydantic import BaseModel, SecretStr
 from typer.main import get_command
 
 from cli.main import app
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 from models.profile.recipes import RECIPES
 from tests.support.paths import ROOT
 

@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from liveprofile.config import Settings, load
 from liveprofile.kafka import records, topics
+from liveprofile.settings import Settings, load
 from tests.support.memory.definition_topic import FakeDefinitionTopic
 from tests.support.paths import ROOT
 from tests.support.rows.rule_examples import RULES_TOML

@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from console.app import create_console
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from liveprofile.units import HOUR_MS
 from serve.explainer import ExplainerBusy, ExplanationRefused
 from serve.keys import Role

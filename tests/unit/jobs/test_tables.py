@@ -8,7 +8,7 @@ import pytest
 
 from jobs import profile_job
 from jobs.sql import tables
-from liveprofile.config import load
+from liveprofile.settings import load
 
 
 def source_options(mode: str, **arguments: object) -> tuple[str, ...]:

@@ -7,12 +7,11 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from liveprofile.config import CONFIG_VARIABLE, ENV_PREFIX, OTHER_VARIABLES, Settings, load
 from liveprofile.errors import ConfigError
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import topic_configs
-from liveprofile.renamed_settings import RENAMED
-from liveprofile.setting_errors import setting_types
+from liveprofile.settings import CONFIG_VARIABLE, ENV_PREFIX, OTHER_VARIABLES, Settings, load
+from liveprofile.settings.errors import setting_types
 from tests.support.paths import ROOT
 
 
@@ -254,15 +253,3 @@ def test_topics_use_arrival_time_and_their_retention():
 def test_replicated_topics_require_two_replicas_for_a_write(replication, expected):
     for config in topic_configs(load(topics={"replication": replication}).topics).values():
         assert config.get("min.insync.replicas") == expected
-
-
-@pytest.mark.parametrize("old", ["limits.future_ms", "risk.lane", "kafka.start"])
-def test_renamed_setting_is_rejected_with_its_new_name(tmp_path, monkeypatch, old):
-    section, key = old.split(".")
-    file = tmp_path / "liveprofile.toml"
-    file.write_text(f"[{section}]\n{key} = 1\n")
-    with pytest.raises(ConfigError, match=f"setting {old} is now called {RENAMED[old]}"):
-        load(file)
-    monkeypatch.setenv(f"LIVEPROFILE_{section.upper()}__{key.upper()}", "1")
-    with pytest.raises(ConfigError, match="is now called LIVEPROFILE_"):
-        load()

@@ -16,7 +16,7 @@ from liveprofile.errors import ServiceError
 from liveprofile.privacy.places import TABLES
 from liveprofile.privacy.user_keys import UserKeys
 from liveprofile.pseudonym import user_pseudonym
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from serve.explainer import ExplainerBusy, ExplanationRefused, ExplanationTimeout
 from serve.keys import Role

@@ -16,7 +16,7 @@ from typer.main import get_command
 
 from cli.main import app
 from liveprofile import __version__
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 from tests.support.paths import ROOT
 
 IMAGE = ROOT / "deploy" / "image"

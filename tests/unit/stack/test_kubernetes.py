@@ -12,7 +12,7 @@ import yaml
 from typer.main import get_command
 
 from cli.main import app
-from liveprofile.config import Settings, load
+from liveprofile.settings import Settings, load
 from tests.support.paths import ROOT
 
 FOLDER = ROOT / "deploy" / "kubernetes"

@@ -20,7 +20,7 @@ from cli.explain.records import (
 from liveprofile.kafka.partitioner import partition_of
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import PartitionRange
-from liveprofile.setting_sections import LimitSettings, WindowSettings
+from liveprofile.settings import LimitSettings, WindowSettings
 from liveprofile.storage.queries import WindowDigests
 from liveprofile.wire.payload import BadEvent, as_id, digest, load
 from udfs.corrections.late_events import LateBook, RecordSelection

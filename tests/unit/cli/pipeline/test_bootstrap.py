@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from cli.pipeline.bootstrap_run import archive_variables, check_files
-from liveprofile.config import load
 from liveprofile.errors import InputError
+from liveprofile.settings import load
 from tests.support.paths import ROOT
 
 MAPPING = ROOT / "mappings" / "user_behavior.toml"

@@ -15,7 +15,7 @@ from liveprofile.alerts.cloud_events import (
     traceparent,
     window_cause,
 )
-from liveprofile.setting_sections import JobSettings
+from liveprofile.settings import JobSettings
 
 
 def test_default_origin_sends_what_earlier_versions_sent() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from liveprofile.audit.archive_overlap import offsets_after_archive, read_archived_events
 from liveprofile.kafka.topics import PartitionRange
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 from tests.unit.liveprofile.audit.simulated_job import InputRecord
 
 FIRST_OFFSET = 10

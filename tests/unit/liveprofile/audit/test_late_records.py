@@ -6,7 +6,7 @@ import numpy as np
 
 from liveprofile.audit.lateness import expected_late_records
 from liveprofile.audit.rows import input_rows, position
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 from tests.reference.windows import window_end_ms
 from tests.unit.liveprofile.audit.simulated_job import Delta
 from tests.unit.liveprofile.audit.written_topic import (

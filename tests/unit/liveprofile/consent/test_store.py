@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.consent.records import read_record
 from liveprofile.consent.store import MAX_ROUNDS, Record, send_users, ttl_s, write_time_us
-from liveprofile.setting_sections import MAX_TTL_S
+from liveprofile.settings.sections import MAX_TTL_S
 
 START_MS = 1_767_605_700_000
 

@@ -14,7 +14,7 @@ from liveprofile.decoding.decode import MAX_KEY_BYTES, DecodedEvent, decode
 from liveprofile.decoding.registry import RegistryUnavailable, SchemaRegistry
 from liveprofile.decoding.undecodable import MAX_DETAIL_CHARS, Undecodable
 from liveprofile.kafka.records import Record
-from liveprofile.setting_sections import LimitSettings
+from liveprofile.settings import LimitSettings
 from tests.reference.validation import ValidEvent, validate
 from tests.support.memory.schema_registry import RegistryServer
 from tests.support.streams.encoded import avro, framed

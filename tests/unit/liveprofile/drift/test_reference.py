@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from scipy.special import ndtr
 
-from liveprofile.config import load
 from liveprofile.drift.comparison import (
     assess_drift,
 )
@@ -20,6 +19,7 @@ from liveprofile.drift.histograms import (
 from liveprofile.drift.reference import ALERT_RATE, REFERENCE_FILE, SCORE, DriftReference
 from liveprofile.errors import InputError
 from liveprofile.resources import product_path
+from liveprofile.settings import load
 from liveprofile.units import HOUR_MS
 from models.fraud.model import FraudModel
 from models.fraud.training import drift_reference

@@ -16,13 +16,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liveprofile.config import load
 from liveprofile.identity import login_service
 from liveprofile.identity.book import Merge
 from liveprofile.identity.login_counts import read_counts
 from liveprofile.identity.records import read_record, to_record
 from liveprofile.kafka.offsets import Progress
 from liveprofile.kafka.records import Record
+from liveprofile.settings import load
 from liveprofile.wire.user_records import key_of
 from tests.support.memory.login_topics import (
     MemoryKafka,

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 
-from liveprofile.config import Settings, load
 from liveprofile.consent.changes import ConsentBook, ConsentChange
 from liveprofile.consent.persons import PersonConsentBook
 from liveprofile.errors import ConfigError
@@ -16,7 +15,8 @@ from liveprofile.identity.book import MAX_IDS, IdentityBook, Merge
 from liveprofile.identity.logins import Books, Login, LoginRules, Outcome
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasures import ErasureBook
-from liveprofile.privacy_settings import MOST_IDS
+from liveprofile.settings import Settings, load
+from liveprofile.settings.privacy import MOST_IDS
 from tests.reference import validation as reference
 from tests.support.streams.strategies import RECORD_MS, START_MS, behaviour_stream
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from liveprofile.config import load
 from liveprofile.ingest.preview import rejection
+from liveprofile.settings import load
 from tests.reference.validation import Rejected, validate
 
 NOW_MS = 1_700_000_000_000

@@ -6,11 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liveprofile.config import Settings
 from liveprofile.errors import InputError
 from liveprofile.ingest.replay import Pace, closing_time_ms, replay
 from liveprofile.ingest.translation import EventRecords
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import Settings, WindowSettings
 from tests.reference.windows import window_end_ms
 
 

@@ -9,7 +9,7 @@ from confluent_kafka import KafkaError
 
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.topics import NoTopicError, partitions
-from liveprofile.setting_sections import KafkaSettings
+from liveprofile.settings import KafkaSettings
 
 
 class FakeClient:

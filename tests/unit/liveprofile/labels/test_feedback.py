@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from liveprofile.config import Settings, load
 from liveprofile.errors import InputError
 from liveprofile.kafka.records import Record
 from liveprofile.labels import feedback
 from liveprofile.labels.feedback import keep_valid, read_file_or_topic, read_labels, schema_error
+from liveprofile.settings import Settings, load
 
 SCHEMA = json.loads(feedback.SCHEMA_FILE.read_text("utf-8"))
 LABEL = {

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from liveprofile.config import load
 from liveprofile.privacy.erasure_log import Deletion, is_done
 from liveprofile.privacy.erasure_status import BY_HAND, PlaceStatus, place_statuses
 from liveprofile.privacy.places import TOPICS
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 
 BEFORE_MS = 1_767_605_700_000

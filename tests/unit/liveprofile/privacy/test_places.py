@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import re
 
-from liveprofile.config import Settings
 from liveprofile.kafka.topics import topic_configs
 from liveprofile.privacy.places import TABLES, TOPICS, TOPICS_WITHOUT_USERS, WITHOUT_USERS
-from liveprofile.setting_sections import TopicSettings
+from liveprofile.settings import Settings, TopicSettings
 from liveprofile.storage.schema import table_columns
 from tests.support.paths import ROOT
 

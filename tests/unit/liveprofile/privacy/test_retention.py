@@ -11,7 +11,6 @@ from pathlib import Path
 from typer.testing import CliRunner
 
 from cli.main import app
-from liveprofile.config import Settings, load
 from liveprofile.privacy.places import TABLES, WITHOUT_USERS
 from liveprofile.privacy.retention import (
     LIMITS_WITHOUT_USERS,
@@ -22,7 +21,8 @@ from liveprofile.privacy.retention import (
     retention,
     unlimited,
 )
-from liveprofile.setting_sections import MAX_TTL_S
+from liveprofile.settings import Settings, load
+from liveprofile.settings.sections import MAX_TTL_S
 from liveprofile.storage.schema import table_columns
 from liveprofile.units import DAY_MS, HOUR_MS
 from tests.support.paths import ROOT

@@ -5,12 +5,11 @@ from typing import Any
 
 import pytest
 
-from liveprofile.config import Settings
 from liveprofile.consent.changes import ConsentBook, ConsentChange
 from liveprofile.errors import ServiceError
 from liveprofile.identity.book import IdentityBook, Merge
 from liveprofile.kafka.records import Record
-from liveprofile.setting_sections import LimitSettings, WindowSettings
+from liveprofile.settings import LimitSettings, Settings, WindowSettings
 from udfs.corrections.late_events import (
     ARCHIVE,
     END_OF_TIME_MS,

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from liveprofile.config import Settings
 from liveprofile.resources import product_path
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.rules.rules import read_rules
+from liveprofile.settings import Settings
 from tests.support.rows.profile_rows import flag, profile_row
 from udfs.cassandra.encoding import write_time_us
 from udfs.corrections.chains import ChainWindow, Plan, StoredRuleFlag, StoredUser, StoredWindow

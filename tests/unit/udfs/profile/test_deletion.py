@@ -12,7 +12,7 @@ import pytest
 
 from benchmarks.load.events import EventMessage
 from benchmarks.load.rows import batches
-from liveprofile.config import load
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from udfs.profile.batch import ProfileBatch
 from udfs.profile.deletion import (

@@ -10,7 +10,7 @@ from cassandra.cqltypes import lookup_casstype
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.schema import schema_statements
 from tests.support.rows.profile_rows import DIM, profile_row
 from udfs.cassandra import encoding

@@ -9,8 +9,6 @@ from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
 
-from liveprofile.renamed_settings import RENAMED
-
 MASK = "********"
 SECRET_WORDS = re.compile(r"pass|secret|key|token|credential", re.IGNORECASE)
 LIST_KINDS = (tuple, list, set, frozenset)
@@ -103,7 +101,7 @@ def describe(
 def _lines(path: Path, fault: Any, types: Mapping[Path, Any]) -> Iterator[str]:
     key, value = ".".join(path), fault["input"]
     if fault["type"] == "extra_forbidden":
-        yield from _unknown(key, value, types)
+        yield _unknown(key, value, types)
         return
     annotation = types.get(path[:2], types.get(path[:1]))
     message = fault["msg"].removeprefix("Value error, ")
@@ -115,16 +113,11 @@ def _lines(path: Path, fault: Any, types: Mapping[Path, Any]) -> Iterator[str]:
     yield f"setting {key}{shown}: {message}"
 
 
-def _unknown(key: str, value: Any, types: Mapping[Path, Any]) -> Iterator[str]:
-    keys = [f"{key}.{name}" for name in value] if isinstance(value, dict) else [key]
-    old = [one for one in keys if one in RENAMED] or [key] * (key in RENAMED)
-    if old:
-        yield from (f"setting {one} is now called {RENAMED[one]}" for one in old)
-        return
+def _unknown(key: str, value: Any, types: Mapping[Path, Any]) -> str:
     meant = nearest(key, [".".join(path) for path in types])
     secret = isinstance(value, dict) or SECRET_WORDS.search(f"{key} {meant}")
     shown = "" if isinstance(value, dict) else f" = {MASK if secret else repr(value)}"
-    yield f"setting {key}{shown}: not a setting{_suggestion(meant)}"
+    return f"setting {key}{shown}: not a setting{_suggestion(meant)}"
 
 
 def _suggestion(meant: str | None) -> str:

@@ -6,7 +6,7 @@ import re
 
 from pydantic import Field, field_validator
 
-from liveprofile.setting_sections import Section
+from liveprofile.settings.sections import Section
 from liveprofile.units import MINUTE_MS
 
 MOST_IDS = 100  # of one person: MAX_IDS of liveprofile.identity.book

@@ -16,14 +16,11 @@ from typing import Any, NamedTuple
 
 from pydantic import Field, SecretStr, ValidationError
 
-from liveprofile import setting_errors
 from liveprofile.errors import ConfigError
-from liveprofile.metrics_settings import MetricsSettings
-from liveprofile.privacy_settings import ConsentSettings, LoginSettings, MergeSettings
-from liveprofile.renamed_settings import RENAMED
-from liveprofile.serve_settings import ServeSettings
-from liveprofile.setting_errors import as_section, json_form, setting_types
-from liveprofile.setting_sections import (
+from liveprofile.settings import errors as setting_errors
+from liveprofile.settings.errors import as_section, json_form, setting_types
+from liveprofile.settings.privacy import ConsentSettings, LoginSettings, MergeSettings
+from liveprofile.settings.sections import (
     CampaignSettings,
     CassandraSettings,
     DecoderSettings,
@@ -39,6 +36,7 @@ from liveprofile.setting_sections import (
     TrendSettings,
     WindowSettings,
 )
+from liveprofile.settings.servers import MetricsSettings, ServeSettings
 
 CONFIG_VARIABLE = "LIVEPROFILE_CONFIG"
 ENV_PREFIX = "LIVEPROFILE_"
@@ -139,7 +137,9 @@ def _read_variables(environment: Mapping[str, str]) -> VariableSettings:
             continue
         path = by_name.get(variable[len(ENV_PREFIX) :].lower())
         if path is None:
-            result.problems.append(_unknown(variable, list(by_name)))
+            result.problems.append(
+                setting_errors.unknown_variable(variable, list(by_name), ENV_PREFIX)
+            )
             continue
         try:
             value = _parse(text, types[path])
@@ -170,15 +170,6 @@ def _is_other(variable: str, value: str) -> bool:
     if not KUBERNETES_VARIABLE.fullmatch(variable):
         return False
     return not variable.endswith("_PORT") or bool(KUBERNETES_PORT.match(value))
-
-
-def _unknown(variable: str, names: list[str]) -> str:
-    renamed = {old.replace(".", "__"): new for old, new in RENAMED.items()}
-    name = variable[len(ENV_PREFIX) :].lower()
-    if name in renamed:
-        new = ENV_PREFIX + renamed[name].upper().replace(".", "__")
-        return f"variable {variable} is now called {new}"
-    return setting_errors.unknown_variable(variable, names, ENV_PREFIX)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
