@@ -30,7 +30,6 @@ class DiskTables:
             "memory_limit": MEMORY,
             "temp_directory": self._folder.name,
             "preserve_insertion_order": False,
-            "enable_progress_bar": False,
         }
         self._database = duckdb.connect(config=config)
         self._counts: dict[str, int] = {}
@@ -59,8 +58,11 @@ class DiskTables:
         """Yields the rows by the clauses of a SELECT, such as `ORDER BY time_ms`."""
         if self.count(table):
             with _disk_errors():
-                rows = self._database.sql(f"FROM {table} {clauses}", params=values)
-                yield from rows.to_arrow_reader(READ_ROWS)
+                # A cursor of its own: others may read or write before this one is at its end.
+                with self._database.cursor() as cursor:
+                    cursor.execute("SET enable_progress_bar = false")
+                    rows = cursor.sql(f"FROM {table} {clauses}", params=values)
+                    yield from rows.to_arrow_reader(READ_ROWS)
 
     def contains(self, table: str, column: str, values: np.ndarray) -> np.ndarray:
         """(N,) bool: whether each of the (N,) values is in the column."""

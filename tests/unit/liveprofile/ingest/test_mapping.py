@@ -253,6 +253,7 @@ def test_time_as_text_equals_the_same_time_as_a_number(moment):
     )
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.one_of(st.none(), st.integers(-5, 60)), max_size=60),
     st.integers(1, 9),
