@@ -23,7 +23,7 @@ OLD_DAYS = 60  # of a model; docs/retraining.md has what was measured
 model = typer.Typer(
     name="model",
     no_args_is_help=True,
-    help="Change the user model of running jobs without a restart. docs/operations.md describes"
+    help="Change the user model of running jobs without a restart. docs/operate.md describes"
     " the steps.",
 )
 

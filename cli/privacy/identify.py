@@ -15,7 +15,7 @@ def identify(config: ConfigOption = None, json: JsonOption = False) -> None:
     It follows the input topic. An event with `anonymous_id` says that its user has used this id on
     this device before. The first login of an anonymous id writes a merge, as `liveprofile merge`
     does, exactly once. Every other one is counted with its reason: conflicts, split ids, erased
-    users, no consent, ids that are not as `logins.anonymous_id_pattern` says. docs/identity.md has
+    users, no consent, ids that are not as `logins.anonymous_id_pattern` says. docs/privacy.md has
     the reasons. At the end the counts are printed.
 
     Run it once. A second one takes over, and the first ends with exit code 3. The job must follow
@@ -36,7 +36,7 @@ def identify(config: ConfigOption = None, json: JsonOption = False) -> None:
     if not settings.merges.enabled:
         raise InputError(
             "merges.enabled is off: the job would not follow merges. Set it and submit the job"
-            " again (docs/identity.md)"
+            " again (docs/privacy.md)"
         )
     logging.getLogger("liveprofile.identity").setLevel(logging.INFO)
     with (
