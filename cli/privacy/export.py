@@ -1,4 +1,4 @@
-"""`liveprofile export`: all that is known about a person in one file."""
+"""`liveprofile privacy export`: all that is known about a person in one file."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def export(
     """Write all that is stored about a user to one JSON file, which only its owner can read.
 
     Each row has its table, its write time and its expiry. The file is about all ids of the person
-    (`liveprofile merge`). Exit code 1, and no file, if nothing is stored.
+    (`liveprofile identity merge`). Exit code 1, and no file, if nothing is stored.
 
-    Example: `liveprofile export 42 --out 42.json`
+    Example: `liveprofile privacy export 42 --out 42.json`
     """
     from datetime import UTC, datetime
 

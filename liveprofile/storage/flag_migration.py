@@ -63,7 +63,7 @@ def check_flag_key(session: Session, keyspace: str) -> None:
         if not _has_present_key(session, keyspace, table):
             raise ServiceError(
                 f"keyspace {keyspace} has no table {table} with the key of this version:"
-                " `liveprofile submit` creates or migrates it"
+                " `liveprofile job submit` creates or migrates it"
             )
 
 

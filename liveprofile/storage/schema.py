@@ -92,8 +92,8 @@ def revert_migrations(
 def create_api_tables(settings: CassandraSettings) -> None:
     """Creates the tables of the read API, and the keyspace, if they are missing.
 
-    Keys can thus be created before the first `liveprofile submit`, and in a keyspace of an earlier
-    version. Raises ServiceError if Cassandra refuses a statement.
+    Keys can thus be created before the first `liveprofile job submit`, and in a keyspace of an
+    earlier version. Raises ServiceError if Cassandra refuses a statement.
     """
     session = connect(settings, use_keyspace=False)
     try:
@@ -152,7 +152,7 @@ def check_embedding_dim(session: Session, keyspace: str, embedding_dim: int) -> 
     expected = f"vector<float, {embedding_dim}>"
     if row is None:
         raise ServiceError(
-            f"keyspace {keyspace} has no table user_profile: `liveprofile submit` creates it"
+            f"keyspace {keyspace} has no table user_profile: `liveprofile job submit` creates it"
         )
     if row.type != expected:
         raise ConfigError(

@@ -43,10 +43,11 @@ def commands() -> Iterator[str]:
     yield "Generated from the command line. `--help` of each has its options and an example.\n"
     groups: dict[str, list[str]] = {}
     for path, text in leaves(get_command(app)):
-        line = f"- `{' '.join(path)}`: {text}"
-        groups.setdefault(path[0] if len(path) > 1 else "", []).append(line)
+        group = path[0] if len(path) > 1 else ""
+        name = " ".join(path).removeprefix(group).strip()
+        groups.setdefault(group, []).append(f"- `{name}`: {text}")
     for group, lines in groups.items():
-        yield from ([f"## {group}\n"] if group else [])
+        yield from ([f"## liveprofile {group}\n"] if group else [])
         yield "\n".join(lines) + "\n"
 
 

@@ -124,7 +124,9 @@ def test_readme_is_short_and_lists_every_folder() -> None:
     assert {folder for folder in top if f"{folder}/" not in tree("README.md", "Folders")} == set()
 
 
-@pytest.mark.parametrize("package", ["cli", "jobs", "serve", "udfs", "models", "liveprofile"])
+@pytest.mark.parametrize(
+    "package", ["cli", "jobs", "offline", "serve", "udfs", "models", "liveprofile"]
+)
 def test_architecture_lists_every_package(package: str) -> None:
     folders = {file.parent.name for file in (ROOT / package).rglob("__init__.py")}
     listed = tree("architecture.md", "Folders")

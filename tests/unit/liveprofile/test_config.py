@@ -157,7 +157,16 @@ def test_variables_of_kubernetes_services_are_no_settings(monkeypatch):
 def test_every_variable_that_the_code_reads_is_known():
     code = "\n".join(
         file.read_text("utf-8")
-        for package in ("liveprofile", "models", "udfs", "jobs", "stack", "cli", "benchmarks")
+        for package in (
+            "liveprofile",
+            "models",
+            "udfs",
+            "jobs",
+            "offline",
+            "stack",
+            "cli",
+            "benchmarks",
+        )
         for file in (ROOT / package).rglob("*.py")
     )
     named = set(re.findall(r"\"(LIVEPROFILE_[A-Z_]*[A-Z])\"", code))

@@ -27,7 +27,9 @@ from liveprofile.storage.schema import table_columns
 from liveprofile.units import DAY_MS, HOUR_MS
 from tests.support.paths import ROOT
 
-PACKAGES = ("liveprofile", "udfs", "models", "serve", "console", "monitoring", "stack", "cli")
+PACKAGES = (
+    "liveprofile", "udfs", "offline", "models", "serve", "console", "monitoring", "stack", "cli",
+)  # fmt: skip
 # Nodes of the plan that keep state for each key. Sources and sinks keep offsets, a local aggregate
 # nothing at a checkpoint.
 KEYED = tuple(
@@ -147,11 +149,11 @@ def relative(file: Path) -> str:
 def test_places_command_prints_each_and_fails_without_a_limit(tmp_path: Path) -> None:
     file = tmp_path / "liveprofile.toml"
     file.write_text("")
-    done = CliRunner().invoke(app, ["places", "--json", "--config", str(file)])
+    done = CliRunner().invoke(app, ["privacy", "data-inventory", "--json", "--config", str(file)])
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["place"] for row in rows] == [each.place for each in retention(load())]
     file.write_text("[topics]\nretention_ms = -1\n")
-    done = CliRunner().invoke(app, ["places", "--config", str(file)])
+    done = CliRunner().invoke(app, ["privacy", "data-inventory", "--config", str(file)])
     assert done.exit_code == 1 and "behavior-events (topics.retention_ms)" in done.stderr
     assert "no limit" in done.stdout

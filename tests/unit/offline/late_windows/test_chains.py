@@ -6,7 +6,7 @@ import pytest
 
 from liveprofile.features import baselines
 from liveprofile.wire.window_events import WindowEvent, join
-from udfs.corrections.chains import (
+from offline.late_windows.chains import (
     ChainWindow,
     StoredUser,
     StoredWindow,

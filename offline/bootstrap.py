@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
-from cli.common import format_utc
-from cli.pipeline.job_submission import submit_job
-from cli.progress import count_bar
 from liveprofile.audit.archive_overlap import offsets_after_archive, read_archived_events
 from liveprofile.audit.rows import NO_TIME
 from liveprofile.errors import InputError, ServiceError
@@ -30,10 +28,13 @@ START_TIMEOUT_S = 180.0
 POLL_INTERVAL_S = 1.0
 
 OnStep = Callable[[str], None]
+OnCount = Callable[[int], object]
+# Shows a count: from a description, the total and a unit to what takes the counts.
+CountBar = Callable[[str, int, str], AbstractContextManager[OnCount]]
 
 
 class BootstrapResult(NamedTuple):
-    """Summary of a bootstrap; `liveprofile bootstrap` prints it as JSON."""
+    """Summary of a bootstrap; `liveprofile events bootstrap` prints it as JSON."""
 
     events: int  # sent from the files
     savepoint: str
@@ -66,11 +67,14 @@ def run(
     files: Sequence[Path],
     mapping: Path | None,
     savepoint_dir: str | None,
+    submit: Callable[[Settings, Path | None, Sequence[str]], str],
     on_step: OnStep,
+    count_bar: CountBar,
 ) -> BootstrapResult:
     """Runs the job over the files, and commits for `live` where the input topic goes on.
 
-    `archive`: the settings with `archive_variables`, which the environment contains.
+    `archive`: the settings with `archive_variables`, which the environment contains. `submit`:
+    submits the job with arguments of jobs/profile_job.py, and returns its id.
     Raises LiveprofileError. In any case it removes the topics and the job of the bootstrap.
     """
     if running := running_jobs(live.flink.rest_url, live.job.name):
@@ -83,13 +87,13 @@ def run(
         partitions = offsets.partition_ranges(live, live.topics.events)
         topics.create_unlimited_topic(archive, archive.topics.events, len(partitions))
         _reset_offsets(archive)
-        events = sum(_send(file, mapping, archive) for file in files)
+        events = sum(_send(file, mapping, archive, count_bar) for file in files)
         on_step(f"{events} events sent to {archive.topics.events}")
         starts, no_overlap = _find_starts(live, archive, on_step)
-        job_id, _ = submit_job(archive, settings_file, arguments=["--bootstrap"])
+        job_id = submit(archive, settings_file, ["--bootstrap"])
         on_step(f"job {job_id} reads them")
         rest.wait_until_running(archive.flink.rest_url, job_id, START_TIMEOUT_S)
-        _wait_until_read(archive, job_id)
+        _wait_until_read(archive, job_id, count_bar)
         on_step("stopping the job with a savepoint")
         savepoint = rest.stop_with_savepoint(archive.flink.rest_url, job_id, savepoint_dir)
         offsets.commit_offsets(live, live.topics.events, archive.kafka.group_id, starts)
@@ -160,7 +164,7 @@ def _reset_offsets(archive: Settings) -> None:
         offsets.commit_offsets(archive, topic, group, dict.fromkeys(numbers, 0))
 
 
-def _send(file: Path, mapping: Path | None, archive: Settings) -> int:
+def _send(file: Path, mapping: Path | None, archive: Settings, count_bar: CountBar) -> int:
     with count_bar(f"sending {file.name}", rows_estimate(file, mapping), "events") as advance:
         return replay(file, mapping, archive, progress=advance).sent
 
@@ -177,7 +181,7 @@ def _find_starts(
         number for number, span in ranges.items() if starts[number] == span.first < span.end
     ]
     if no_overlap:
-        latest = "unknown" if archived.latest_ms == NO_TIME else format_utc(archived.latest_ms)
+        latest = "unknown" if archived.latest_ms == NO_TIME else _utc(archived.latest_ms)
         on_step(
             f"warning: events may be missing between the archive, whose latest time is {latest},"
             f" and {live.topics.events}: the first event of its partitions"
@@ -186,7 +190,11 @@ def _find_starts(
     return starts, no_overlap
 
 
-def _wait_until_read(archive: Settings, job_id: str) -> None:
+def _utc(time_ms: int) -> str:
+    return f"{datetime.fromtimestamp(time_ms / 1000, UTC):%Y-%m-%d %H:%M:%S}"
+
+
+def _wait_until_read(archive: Settings, job_id: str, count_bar: CountBar) -> None:
     """Returns when a checkpoint covers all events of the archive and all labels."""
     total = _behind(archive)
     with count_bar("reading", total, "records") as advance:

@@ -12,16 +12,17 @@ import pytest
 
 from benchmarks.load.events import EventMessage
 from benchmarks.load.rows import batches
+from liveprofile.resources import product_path
 from liveprofile.settings import load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
-from udfs.profile.batch import ProfileBatch
-from udfs.profile.deletion import (
+from offline.occlusion import (
     MOST_EVENTS,
     TARGETS,
     WindowEffects,
-    deletion_effects,
+    occlusion_effects,
     served_values,
 )
+from udfs.profile.batch import ProfileBatch
 
 SETTINGS = load(window={"length_ms": DAY_MS})
 START_MS = 1_500_000_000_000 // DAY_MS * DAY_MS
@@ -29,6 +30,13 @@ DAYS = 12
 TOLERANCE = {"churn": 2e-5, "expected_spend": 2e-3, "interests": 5e-5}  # of float32 and rounding
 
 Event = dict[str, Any]
+
+
+@pytest.fixture(scope="module")
+def model() -> Any:
+    from models.profile.inference import ProfileModel
+
+    return ProfileModel.load(product_path(load().model.checkpoint), device="cpu")
 
 
 def event(day: int, number: int, kind: str, item: str, category: str, price: float = 3.0) -> Event:
@@ -62,7 +70,7 @@ def rows(events: Sequence[Event]) -> list[ProfileBatch]:
 
 def effects(model: Any, window: list[Event]) -> WindowEffects:
     *_, earlier, row = rows([*habit(model), *window])
-    return deletion_effects(row, earlier, model)
+    return occlusion_effects(row, earlier, model)
 
 
 def usual_window(model: Any, kind: str = "purchase") -> list[Event]:
@@ -157,7 +165,7 @@ def test_effects_are_the_movements_of_streams_that_lack_the_event(model: Any) ->
 def test_only_event_of_a_window_is_compared_with_the_profile_before_it(model: Any) -> None:
     only = event(2 * DAYS + 30, 0, "purchase", model.items[500], model.categories[40])
     *_, earlier, row = rows([*habit(model), only])
-    [effect] = deletion_effects(row, earlier, model).effects
+    [effect] = occlusion_effects(row, earlier, model).effects
     [before], [after] = served_values(earlier, model), served_values(row, model)
     # A month without a purchase has raised churn meanwhile.
     assert after.churn - effect.churn > before.churn
@@ -165,7 +173,7 @@ def test_only_event_of_a_window_is_compared_with_the_profile_before_it(model: An
         assert without == before.interests.get(category, min(before.interests.values()))
         assert stored == after.interests.get(category, min(after.interests.values()))
     [row] = rows([only])
-    [first] = deletion_effects(row, None, model).effects
+    [first] = occlusion_effects(row, None, model).effects
     assert all(without == 0.0 for _, without, _ in first.moved_interests)
 
 
@@ -183,4 +191,4 @@ def test_window_whose_events_cannot_be_read_is_an_error(model: Any) -> None:
     [row] = rows([event(0, 0, "view", "i", "c")])
     broken = row._replace(events=[row.events[0].replace("{", "[")])
     with pytest.raises(ValueError, match="without events"):
-        deletion_effects(broken, None, model)
+        occlusion_effects(broken, None, model)

@@ -6,8 +6,7 @@ import orjson
 import pytest
 
 from liveprofile.errors import InputError
-from udfs.corrections.files import read_rows, write_records
-from udfs.corrections.late_events import SpooledRecord
+from offline.late_windows.late_events import SpooledRecord, read_rows, write_records
 
 
 def record(number: int) -> SpooledRecord:

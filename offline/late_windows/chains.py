@@ -16,7 +16,7 @@ import numpy as np
 from liveprofile.features import baselines
 from liveprofile.wire import window_events
 from liveprofile.wire.memories import last_windows
-from udfs.corrections.late_events import Position
+from offline.late_windows.late_events import Position
 from udfs.profile.batch import ProfileBatch
 
 _EVENTS = list(baselines.COLUMNS).index("events")

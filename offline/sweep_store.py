@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from cassandra.cluster import Session
@@ -28,17 +28,17 @@ from liveprofile.segments.stored_profiles import (
 from liveprofile.segments.sweep_changes import SegmentCounts
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.cql import execute, from_ms, now_ms, read, read_pages
+from liveprofile.storage.queries import TOKEN_MIN
 from udfs.cassandra.batch_writer import BatchWriter, Partition
 from udfs.cassandra.encoding import mutation_bytes
 from udfs.cassandra.executor import StatementExecutor
-from udfs.segments.membership_store import (
+from udfs.cassandra.memberships import (
     SELECTED,
     MembershipTables,
     add_rows,
     in_statements,
     read_memberships,
 )
-from udfs.segments.sweep import SweepState
 
 LEASE_S = 60.0  # a sweep that has not stored its position for so long can be taken over
 PAGE_USERS = 2_000
@@ -49,12 +49,25 @@ _STATE_COLUMNS = (
 )
 
 
-class SweepTakenOver(ServiceError):
+class SweepState(NamedTuple):
+    """What is stored of a sweep, so that another process can go on with it."""
+
+    sweep: str
+    time_ms: int
+    version: str  # of the definitions at its start
+    position: int = TOKEN_MIN  # all users up to this token are done
+    pending: int = TOKEN_MIN  # changes may be stored of users up to this token
+    users: int = 0  # up to `position`, like `overlaps`
+    overlaps: dict[str, dict[str, int]] = {}  # noqa: RUF012 (never changed in place)
+    known_definitions: bool = False  # the sweep before had the same ones
+
+
+class SweepTakenOverError(ServiceError):
     """Another process goes on with the sweep."""
 
 
 class CassandraSweepStore:
-    """A SweepStore. `claim` comes first. Raises ServiceError."""
+    """Cassandra, as far as a sweep needs it. `claim` comes first. Raises ServiceError."""
 
     def __init__(
         self,
@@ -219,4 +232,4 @@ class CassandraSweepStore:
             (*values, _NAME, owner),
         ).one()
         if not applied[0]:
-            raise SweepTakenOver("another process has taken over the sweep of the segments")
+            raise SweepTakenOverError("another process has taken over the sweep of the segments")

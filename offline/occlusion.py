@@ -79,7 +79,7 @@ class _UsedEvent(NamedTuple):
     token: Token
 
 
-def deletion_effects(
+def occlusion_effects(
     row: ProfileBatch,
     earlier: ProfileBatch | None,
     model: ProfileModel,

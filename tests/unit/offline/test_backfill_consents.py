@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pyarrow as pa
 
-from cli.pipeline.backfill_job_runner import (
+from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
+from liveprofile.privacy.erasures import ErasureBook
+from offline.backfill import (
     PROFILE_ROWS,
     SCORING_ROWS,
     allowed_rows,
     without_users,
 )
-from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
-from liveprofile.privacy.erasures import ErasureBook
 
 NOW_MS = 100
 ALL = dict.fromkeys(PURPOSES, True)

@@ -16,8 +16,7 @@ from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings
 from liveprofile.units import SECOND_MS
 from liveprofile.wire import window_events
-from udfs.consent_feed import ConsentFeed, open_consent_feed
-from udfs.corrections.chains import (
+from offline.late_windows.chains import (
     Plan,
     StoredUser,
     is_complete,
@@ -27,8 +26,8 @@ from udfs.corrections.chains import (
     reopened_ms,
     to_batch,
 )
-from udfs.corrections.late_events import END_OF_TIME_MS, LateBook, MovedEvents
-from udfs.corrections.recomputation import (
+from offline.late_windows.late_events import END_OF_TIME_MS, LateBook, MovedEvents
+from offline.late_windows.recomputation import (
     MERGED,
     REASON,
     WITHDRAWN,
@@ -36,7 +35,8 @@ from udfs.corrections.recomputation import (
     RecomputedRows,
     corrections_of,
 )
-from udfs.corrections.tables import CassandraCorrectionTables, CorrectionTables
+from offline.late_windows.tables import CassandraCorrectionTables
+from udfs.consent_feed import ConsentFeed, open_consent_feed
 from udfs.profile.batch import ProfileUpdater
 from udfs.profile.model_feed import ModelFeed, load_checkpoint, open_model_feed
 from udfs.profile.udf import open_text_encoder
@@ -52,7 +52,7 @@ BATCH_WINDOWS = 256
 
 @dataclass
 class CorrectionCounts:
-    """What a run has done; `liveprofile correct` prints it."""
+    """What a run has done; `liveprofile events recompute-late` prints it."""
 
     late_events: int = 0  # in the chains of users whose history is complete
     users: int = 0  # with corrected windows
@@ -73,7 +73,7 @@ class Corrector:
     def __init__(
         self,
         settings: Settings,
-        tables: CorrectionTables,
+        tables: CassandraCorrectionTables,
         model: ProfileModel,
         rules: RulesFeed,
         segments: SegmentsFeed,

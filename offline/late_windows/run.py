@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from cli.pipeline.backfill_job_runner import run_job
 from liveprofile.errors import InputError
 from liveprofile.ingest.replay import open_source, require_readable
 from liveprofile.kafka import offsets
@@ -21,16 +20,18 @@ from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
 from models.profile.model_card import ModelCard
-from udfs.consent_feed import read_consents
-from udfs.corrections.corrector import CorrectionCounts, open_corrector
-from udfs.corrections.files import read_rows, write_records
-from udfs.corrections.late_events import (
+from offline.backfill import run_job
+from offline.late_windows.corrector import CorrectionCounts, open_corrector
+from offline.late_windows.late_events import (
     ARCHIVE,
     END_OF_TIME_MS,
     RecordSelection,
     choose_late_events,
     read_late_events,
+    read_rows,
+    write_records,
 )
+from udfs.consent_feed import read_consents
 from udfs.erasure_feed import open_erasure_feed
 from udfs.identity.merge_feed import read_merges
 
@@ -64,7 +65,7 @@ def run(
 ) -> dict[str, int]:
     """Corrects what late events change; returns counts by name. Raises LiveprofileError.
 
-    For the arguments see `liveprofile correct`; config: the settings' file.
+    For the arguments see `liveprofile events recompute-late`; config: the settings' file.
     """
     # Read first: the late topic then has every late event before these offsets.
     ranges = checkpointed_ranges(settings)

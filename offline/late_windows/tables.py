@@ -11,7 +11,7 @@ undo a correction.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import orjson
 from cassandra.cluster import Session
@@ -19,11 +19,11 @@ from cassandra.cluster import Session
 from liveprofile.privacy.withdrawals import delete_windows
 from liveprofile.settings import CassandraSettings, WindowSettings
 from liveprofile.storage.cql import from_ms, read_pages
+from offline.late_windows.chains import StoredRuleFlag, StoredUser, StoredWindow
+from offline.late_windows.recomputation import ADDED, Correction
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition, Write, bound_statement
 from udfs.cassandra.executor import StatementExecutor
-from udfs.corrections.chains import StoredRuleFlag, StoredUser, StoredWindow
-from udfs.corrections.recomputation import ADDED, Correction, StatementReader
 from udfs.profile.row_encoding import DELTA_COLUMNS
 from udfs.profile.sink import CassandraProfileSink
 
@@ -35,25 +35,8 @@ _MARK_KEY = ("user_id", "window_end", "rule_id", "event_id")
 WINDOW_FLAG = b""  # the event_id of a window's flag
 
 
-class CorrectionTables(StatementReader, Protocol):
-    def stored(self, user_id: str, since_ms: int) -> StoredUser:
-        """What is stored of a user, of windows that end at `since_ms` or later.
-
-        Raises ServiceError.
-        """
-
-    def correct(self, corrections: Sequence[Correction]) -> None:
-        """Stores corrections and waits for them. Raises StoreError."""
-
-    def remove_windows(self, user_id: str, until_ms: int, window: WindowSettings) -> int:
-        """Deletes the profile of a user and the windows that end by `until_ms`, but no flags.
-
-        Returns the number of rows. Raises ServiceError.
-        """
-
-
 class CassandraCorrectionTables(CassandraProfileSink):
-    """Implements CorrectionTables. For the arguments and errors see CassandraProfileSink."""
+    """What a correction reads and stores. For the arguments and errors see CassandraProfileSink."""
 
     def __init__(
         self, settings: CassandraSettings, embedding_dim: int, session: Session | None = None
@@ -104,6 +87,7 @@ class CassandraCorrectionTables(CassandraProfileSink):
             statement.is_idempotent = True
 
     def stored(self, user_id: str, since_ms: int) -> StoredUser:
+        """What is stored of a user, of windows that end at `since_ms` or later."""
         read = self._session
         windows = {
             row.end_ms: StoredWindow(
@@ -124,9 +108,14 @@ class CassandraCorrectionTables(CassandraProfileSink):
         return StoredUser(windows, flags, profile)
 
     def remove_windows(self, user_id: str, until_ms: int, window: WindowSettings) -> int:
+        """Deletes the profile of a user and the windows that end by `until_ms`, but no flags.
+
+        Returns the number of rows.
+        """
         return delete_windows(self._session, user_id, until_ms, window, self._in_flight)
 
     def correct(self, corrections: Sequence[Correction]) -> None:
+        """Stores corrections and waits for them. Raises StoreError."""
         if not corrections:
             return
         for correction in corrections:

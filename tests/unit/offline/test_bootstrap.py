@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from cli.pipeline.bootstrap_run import archive_variables, check_files
 from liveprofile.errors import InputError
 from liveprofile.settings import load
+from offline.bootstrap import archive_variables, check_files
 from tests.support.paths import ROOT
 
 MAPPING = ROOT / "mappings" / "user_behavior.toml"

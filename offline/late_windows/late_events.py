@@ -1,4 +1,4 @@
-"""Which late events are used in a correction, and the records of their users. Pure.
+"""Which late events are used in a correction, and the records of their users.
 
 Events of an id that has become another user's alias are used like late ones: the job has stored
 them in the alias's own profile, and they come into the windows of the person.
@@ -6,14 +6,16 @@ them in the alias's own profile, and they come into the windows of the person.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import orjson
 
 from liveprofile.consent.changes import ConsentBook
-from liveprofile.errors import ServiceError
+from liveprofile.errors import InputError, ServiceError
 from liveprofile.identity.book import END_OF_TIME_MS as NOW
 from liveprofile.identity.book import IdentityBook
 from liveprofile.ingest.translation import parse_time_ms
@@ -232,3 +234,27 @@ class RecordSelection:
         return (
             slowest_ms if slowest_ms == NO_TIME else slowest_ms - self._window.out_of_orderness_ms
         )
+
+
+def write_records(path: Path, records: Iterable[SpooledRecord]) -> None:
+    """Writes a file for jobs.sql.tables.record_file. Raises InputError if the disk is full."""
+    lines = (orjson.dumps(record._asdict()) + b"\n" for record in records)
+    try:
+        with path.open("wb") as file:
+            file.writelines(lines)
+    except OSError as error:
+        raise InputError(
+            f"{path}: records of users with late events cannot be written: {error.strerror}. Set"
+            " TMPDIR or --work to a folder with more space"
+        ) from None
+
+
+def read_rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """The rows in the order in which the job has written them, from files of a single task."""
+    for path in sorted(folder.rglob("part-*"), key=_number_of_file):
+        with path.open("rb") as file:
+            yield from map(orjson.loads, file)
+
+
+def _number_of_file(path: Path) -> int:
+    return int(re.findall(r"\d+", path.name)[-1])

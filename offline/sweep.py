@@ -17,61 +17,31 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
+import orjson
+from cassandra.cluster import Session
+
+from liveprofile.alerts.cloud_events import origin_of
+from liveprofile.kafka import records
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.evaluation import Evaluation
+from liveprofile.segments.events import change_event
 from liveprofile.segments.membership import Memberships, MembershipWrite
 from liveprofile.segments.stored_profiles import ProfilePage
 from liveprofile.segments.sweep_changes import SegmentCounts, SweepPlan, leave, page_changes
-from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
+from liveprofile.settings import Settings
+from liveprofile.storage.queries import TOKEN_MAX
+from liveprofile.wire.user_records import CONTENT_TYPE
+from offline.sweep_store import CassandraSweepStore, SweepState
+from udfs.cassandra.memberships import rewrite_after_ms
+from udfs.consent_feed import read_consents
+from udfs.definition_feed import send_records
+from udfs.segments_feed import SWEEP_KEY, read_topic_segments
 
 SETTLE_S = 6.0  # workers follow the topic of definitions within 5 seconds
 RECHECK_S = 3.0  # longer than a worker takes from reading memberships to storing a batch
-
-
-class SweepState(NamedTuple):
-    """What is stored of a sweep, so that another process can go on with it."""
-
-    sweep: str
-    time_ms: int
-    version: str  # of the definitions at its start
-    position: int = TOKEN_MIN  # all users up to this token are done
-    pending: int = TOKEN_MIN  # changes may be stored of users up to this token
-    users: int = 0  # up to `position`, like `overlaps`
-    overlaps: dict[str, dict[str, int]] = {}  # noqa: RUF012 (never changed in place)
-    known_definitions: bool = False  # the sweep before had the same ones
-
-
-class SweepStore(Protocol):
-    """Cassandra, as far as a sweep needs it. Every method raises ServiceError."""
-
-    def pages(self, after_token: int) -> Iterator[ProfilePage]:
-        """The stored profiles by ascending token."""
-
-    def profiles(self, user_ids: Sequence[str]) -> ProfilePage | None:
-        """The present profiles of these users, None if no user has one."""
-
-    def window_ends_ms(self, user_ids: Sequence[str]) -> dict[str, int]:
-        """The end of the last window of those of the users who have a profile."""
-
-    def memberships_between(self, after_token: int, until_token: int) -> dict[str, Memberships]:
-        """All memberships of users with a token in (after, until]."""
-
-    def memberships(self, user_ids: Sequence[str]) -> dict[str, Memberships]:
-        """The memberships of these users."""
-
-    def changes_between(
-        self, sweep: str, after_token: int, until_token: int
-    ) -> list[MembershipWrite]:
-        """The changes that the sweep has stored for users in (after, until], in order."""
-
-    def write(self, writes: Sequence[MembershipWrite]) -> None:
-        """Stores the writes and returns when they are acknowledged."""
-
-    def advance(self, state: SweepState) -> None:
-        """Stores the state. Raises ServiceError if another process has taken over the sweep."""
 
 
 class _Changed(NamedTuple):
@@ -101,7 +71,7 @@ class Sweep:
 
     def __init__(
         self,
-        store: SweepStore,
+        store: CassandraSweepStore,
         send: Callable[[Sequence[MembershipWrite]], None],
         segments: SegmentSet,
         plan: SweepPlan,
@@ -210,3 +180,56 @@ class Sweep:
         entered = sum(write.membership.member for write in changes)
         self._entered += entered
         self._left += len(changes) - entered
+
+
+def run_sweep(
+    settings: Settings,
+    session: Session,
+    segments: SegmentSet,
+    time_ms: int,
+    *,
+    settle_s: float = SETTLE_S,
+    on_page: Callable[[SweepState], None] = lambda state: None,
+    **store_options: float,
+) -> SweepResult:
+    """Sweeps all users, or goes on with a sweep whose process has ended, at that sweep's time.
+
+    segments: those in force. settle_s: how long workers may take to see the announcement. If other
+    definitions were in force at the start (`state.version`) than at the end, sweep again. Raises
+    ServiceError.
+
+    Changes of users who do not allow marketing now are stored and not sent.
+    """
+    consents, now_ms = read_consents(settings), round(time.time() * 1_000)
+    store = CassandraSweepStore(session, settings.cassandra, segments, **store_options)
+    state = store.claim(time_ms)
+    _announce(settings, state.sweep, sweeping=True)
+    time.sleep(settle_s)
+
+    def send(writes: Sequence[MembershipWrite]) -> None:
+        if writes:
+            topic, origin = settings.topics.segment_changes, origin_of(settings.job)
+            events = (
+                (write.user_id.encode(), change_event(write, origin), CONTENT_TYPE)
+                for write in writes
+            )
+            records.send_all(settings, topic, events)
+
+    plan = SweepPlan(
+        state.sweep,
+        state.time_ms,
+        settings.state.decay_days,
+        rewrite_after_ms(settings.cassandra),
+        lambda user_id: consents.allowed(user_id, "marketing", now_ms),
+        state.known_definitions,
+    )
+    result = Sweep(store, send, segments, plan, on_page=on_page).run(state)
+    _announce(settings, state.sweep, sweeping=False)
+    store.finish(result.state, result.counts)
+    return result
+
+
+def _announce(settings: Settings, sweep: str, sweeping: bool) -> None:
+    value = orjson.dumps({"sweep": sweep, "sweeping": sweeping})
+    topic = read_topic_segments(settings)
+    send_records(settings, settings.topics.segments, topic, [(SWEEP_KEY, value)])

@@ -6,10 +6,8 @@ from liveprofile.resources import product_path
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.rules.rules import read_rules
 from liveprofile.settings import Settings
-from tests.support.rows.profile_rows import flag, profile_row
-from udfs.cassandra.encoding import write_time_us
-from udfs.corrections.chains import ChainWindow, Plan, StoredRuleFlag, StoredUser, StoredWindow
-from udfs.corrections.recomputation import (
+from offline.late_windows.chains import ChainWindow, Plan, StoredRuleFlag, StoredUser, StoredWindow
+from offline.late_windows.recomputation import (
     ADDED,
     FIRST_REVISION,
     KEPT,
@@ -18,6 +16,8 @@ from udfs.corrections.recomputation import (
     RecomputedRows,
     corrections_of,
 )
+from tests.support.rows.profile_rows import flag, profile_row
+from udfs.cassandra.encoding import write_time_us
 from udfs.null_sink import NullSink
 
 RULES = read_rules(product_path(Settings().rules))

@@ -14,11 +14,12 @@ from liveprofile.segments.membership import MembershipWrite
 from liveprofile.segments.policy import EvaluatedWindow, MembershipPolicy
 from liveprofile.segments.sweep_changes import SweepPlan
 from liveprofile.units import DAY_MS, HOUR_MS
+from offline.sweep import Sweep, SweepResult
+from offline.sweep_store import SweepState
 from tests.support.memory.memberships import MemoryMemberships
 from tests.support.memory.sweep_store import Killed, MemorySweepStore, stored_profile
 from tests.support.rows.segment_examples import segment, segments
 from tests.support.rows.statements import stated
-from udfs.segments.sweep import Sweep, SweepResult, SweepState
 
 RECENT = segments(recent="recency_days <= 30", idle="idle_days > 10")
 REWRITE_MS = 90 * DAY_MS

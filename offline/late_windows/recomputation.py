@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from liveprofile.attributes.statements import Statement
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.rules.rules import RuleSet
-from udfs.corrections.chains import ChainWindow, Plan, StoredRuleFlag, StoredUser
+from offline.late_windows.chains import ChainWindow, Plan, StoredRuleFlag, StoredUser
+from udfs.attribute_reads import StatementReader
 from udfs.null_sink import NullSink
 from udfs.profile.profile_row import ProfileRow
 
@@ -31,11 +32,6 @@ class Correction(NamedTuple):
     marks: Mapping[str, str]  # by rule: WITHDRAWN or KEPT, of flags that are stored
     corrected_at_ms: int
     reason: str = REASON
-
-
-class StatementReader(Protocol):
-    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
-        """What other systems state about each of these users. Raises StoreError."""
 
 
 class RecomputedRows(NullSink):

@@ -10,7 +10,7 @@ from liveprofile.errors import ServiceError
 from liveprofile.identity.book import IdentityBook, Merge
 from liveprofile.kafka.records import Record
 from liveprofile.settings import LimitSettings, Settings, WindowSettings
-from udfs.corrections.late_events import (
+from offline.late_windows.late_events import (
     ARCHIVE,
     END_OF_TIME_MS,
     LateBook,
