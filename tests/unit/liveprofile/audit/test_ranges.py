@@ -55,7 +55,9 @@ def audit_whole(job: SimulatedJob, part_rows: int = PART_ROWS) -> Report:
 def audit_range(
     job: SimulatedJob, starts: list[int], ends: list[int], part_rows: int = PART_ROWS
 ) -> tuple[Report, list[Any]]:
-    """Reads what `liveprofile audit --state` reads; also returns the lateness of lost records."""
+    """Reads what `liveprofile events audit --state` reads; also returns the lateness of lost
+    records.
+    """
     ranges = {
         number: PartitionRange(start, max(start, end))
         for number, (start, end) in enumerate(zip(starts, ends, strict=True))
