@@ -57,12 +57,11 @@ class DiskTables:
     def read(self, table: str, clauses: str = "", *values: Any) -> Iterator[pa.RecordBatch]:
         """Yields the rows by the clauses of a SELECT, such as `ORDER BY time_ms`."""
         if self.count(table):
-            with _disk_errors():
-                # A cursor of its own: others may read or write before this one is at its end.
-                with self._database.cursor() as cursor:
-                    cursor.execute("SET enable_progress_bar = false")
-                    rows = cursor.sql(f"FROM {table} {clauses}", params=values)
-                    yield from rows.to_arrow_reader(READ_ROWS)
+            # A cursor of its own: others may read or write before this one is at its end.
+            with _disk_errors(), self._database.cursor() as cursor:
+                cursor.execute("SET enable_progress_bar = false")
+                rows = cursor.sql(f"FROM {table} {clauses}", params=values)
+                yield from rows.to_arrow_reader(READ_ROWS)
 
     def contains(self, table: str, column: str, values: np.ndarray) -> np.ndarray:
         """(N,) bool: whether each of the (N,) values is in the column."""
