@@ -24,7 +24,7 @@ model = typer.Typer(
     name="model",
     no_args_is_help=True,
     help="Train and evaluate models, and change the user model of running jobs without a"
-    " restart. docs/operations.md describes the steps.",
+    " restart. docs/operate.md describes the steps.",
 )
 
 ByOption = Annotated[

@@ -12,7 +12,7 @@ migrations = typer.Typer(
     name="migrations",
     no_args_is_help=True,
     help="List and revert the migrations of Cassandra's tables, which `setup` applies."
-    " docs/operations.md describes upgrades and rollbacks.",
+    " docs/deploy.md describes upgrades and rollbacks.",
 )
 
 

@@ -69,7 +69,7 @@ class StoredDelta(NamedTuple):
     active_rules: list[str]
     delta: dict[str, Any]
     digests: bytes  # 8 bytes per used event
-    # Of a correction (docs/operations.md); None: the job's.
+    # Of a correction (docs/operate.md); None: the job's.
     revision: int | None = None
     corrected_at_ms: int | None = None
     correction: str | None = None  # why it was corrected
