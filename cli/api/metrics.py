@@ -21,7 +21,7 @@ def metrics(
 ) -> None:
     """Serve the figures of `liveprofile job status` and more as Prometheus metrics until Ctrl-C.
 
-    docs/monitoring.md lists them. Starts without Kafka, Cassandra and Flink, and reads each when it
+    docs/metrics.md lists them. Starts without Kafka, Cassandra and Flink, and reads each when it
     is there. With --json, the first line is {"url": ...}.
 
     Example: `liveprofile serve metrics --port 8071`

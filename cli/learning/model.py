@@ -24,7 +24,7 @@ OLD_DAYS = 60  # of a model; docs/retraining.md has what was measured
 model = Commands(
     name="model",
     help="Train and evaluate models, and change the user model of running jobs without a"
-    " restart. docs/operations.md describes the steps.",
+    " restart. docs/operate.md describes the steps.",
 )
 
 ByOption = Annotated[

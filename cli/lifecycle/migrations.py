@@ -12,7 +12,7 @@ from cli.options import Commands
 migrations = Commands(
     name="migrations",
     help="List and revert the migrations of Cassandra's tables, which `setup` applies."
-    " docs/operations.md describes upgrades and rollbacks.",
+    " docs/deploy.md describes upgrades and rollbacks.",
 )
 
 

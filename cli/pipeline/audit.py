@@ -164,7 +164,7 @@ def _repair(settings: Settings, auditor: Audit) -> int:
     """Sends lost late records to the late topic, with the header `repaired`; returns the count.
 
     If the job ignores idle partitions, a window can drop a late event after a restore
-    (docs/state-and-failures.md, known limits).
+    (docs/operate.md, known limits).
     """
     return sum(_send_late(settings, lateness_ms) for lateness_ms in auditor.lateness_ms())
 

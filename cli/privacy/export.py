@@ -42,12 +42,11 @@ def export(
     from liveprofile.privacy.export import (
         ExportFile,
         as_json,
-        held_tables,
         private_file,
         table_rows,
         user_records,
     )
-    from liveprofile.privacy.places import TOPICS
+    from liveprofile.privacy.places import TABLES, TOPICS
     from liveprofile.privacy.user_keys import read_user_keys
     from liveprofile.storage.connection import open_session
     from udfs.identity.merge_feed import read_merges
@@ -65,7 +64,7 @@ def export(
         }
         result = ExportFile(file, about)
         keys = [read_user_keys(session, each) for each in ids]
-        for name, table in held_tables(session).items():
+        for name, table in TABLES.items():
             limits = {"what": table.what, "limit": table.limit}
             rows = (row for each in keys for row in table_rows(session, name, table, each, now))
             result.add(name, limits, (row._asdict() for row in rows), "rows")

@@ -56,7 +56,7 @@ def merge(
     if not settings.merges.enabled:
         raise InputError(
             "merges.enabled is off: the job would not follow merges. Set it and submit the job"
-            " again (docs/identity.md)"
+            " again (docs/privacy.md)"
         )
     if all_merges:
         _print_merges(_book(settings), None, json)

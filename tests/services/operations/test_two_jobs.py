@@ -1,4 +1,4 @@
-"""Two jobs at the same time (docs/operations.md): a new job takes over from an old one, no gap.
+"""Two jobs at the same time (docs/operate.md): a new job takes over from an old one, no gap.
 
 The new job starts from a savepoint of the old one, which goes on, and writes the same keyspace and
 topics. Final state: everything equals the reference's, as if one job had read the topic; alerts and

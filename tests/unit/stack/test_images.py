@@ -1,6 +1,6 @@
 """Dockerfile and compose.yaml keep the rules that a reviewer of images checks.
 
-No container runtime is needed, and none has run them: docs/images.md.
+No container runtime is needed, and none has run them: docs/deploy.md.
 """
 
 from __future__ import annotations

@@ -30,6 +30,18 @@ from tests.support.paths import ROOT
 PACKAGES = (
     "liveprofile", "udfs", "offline", "models", "serve", "console", "monitoring", "stack", "cli",
 )  # fmt: skip
+# Nodes of the plan that keep state for each key. Sources and sinks keep offsets, a local aggregate
+# nothing at a checkpoint.
+KEYED = tuple(
+    f"stream-exec-{name}_"
+    for name in (
+        "deduplicate",
+        "over-aggregate",
+        "global-window-aggregate",
+        "interval-join",
+        "window-join",
+    )
+)
 # Statements without a TTL, by a part of their text. Not about users; they never grow.
 WITHOUT_TTL = {"drift_state (scope, start) VALUES ('{_START}', ?)": "when drift was first watched"}
 
@@ -82,16 +94,11 @@ def test_limits_follow_the_settings() -> None:
 
 
 def test_every_state_of_the_job_has_a_limit() -> None:
-    page = (ROOT / "docs" / "state-and-failures.md").read_text("utf-8")
-    table = page.split("## State in Flink\n")[1].strip().split("\n\n")[0]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
-    # Sources and sinks keep offsets only, and a local aggregate nothing at a checkpoint.
-    views = {row[0].strip("`") for row in rows if row[0].startswith("`")}
-    assert views == STATES.keys()
-    for row in rows:
-        view = row[0].strip("`")
-        for setting in re.findall(r"`((?:state|scoring)\.\w+_ms)`", row[5]):
-            assert setting in STATES[view].setting, view
+    """tests/pipeline compares plan_nodes.json with the job's plan."""
+    plan = json.loads((ROOT / "tests" / "pipeline" / "plan_nodes.json").read_text("utf-8"))
+    assert len([node for node in plan if node["type"].startswith(KEYED)]) == len(STATES)
+    limits = [each.limit_ms for each in retention(load()) if each.kind == "state"]
+    assert len(limits) == len(STATES) and all(limit and limit > 0 for limit in limits)
 
 
 def test_every_write_of_a_row_has_a_ttl() -> None:
