@@ -33,6 +33,7 @@ from cli.operations.campaign import campaign
 from cli.operations.funnel import funnel
 from cli.operations.retention import retention
 from cli.operations.trends import trends
+from cli.options import Commands
 from cli.pipeline.audit import audit
 from cli.pipeline.backfill import backfill
 from cli.pipeline.bootstrap import bootstrap
@@ -59,17 +60,17 @@ from cli.segments import segments
 from liveprofile import __version__
 from liveprofile.errors import LiveprofileError
 
-Commands = tuple[Callable[..., None] | typer.Typer, ...]
+CommandTuple = tuple[Callable[..., None] | typer.Typer, ...]
 
 
-def group(name: str, description: str, commands: Commands) -> typer.Typer:
+def group(name: str, description: str, commands: CommandTuple) -> typer.Typer:
     """A group of commands: `liveprofile NAME COMMAND`."""
-    made = typer.Typer(name=name, no_args_is_help=True, help=description)
+    made = Commands(name=name, help=description)
     add(made, commands)
     return made
 
 
-def add(to: typer.Typer, commands: Commands, panel: str | None = None) -> None:
+def add(to: typer.Typer, commands: CommandTuple, panel: str | None = None) -> None:
     for command in commands:
         if isinstance(command, typer.Typer):
             to.add_typer(command, rich_help_panel=panel)
@@ -80,7 +81,7 @@ def add(to: typer.Typer, commands: Commands, panel: str | None = None) -> None:
 add(model, (backfill, train, tune, evaluate, walk_forward, catalogue))
 
 # The panels of `liveprofile --help`, by the reader's task.
-PANELS: dict[str, Commands] = {
+PANELS: dict[str, CommandTuple] = {
     "Start here": (demo, doctor),
     "Operate": (
         group(
@@ -125,9 +126,8 @@ PANELS: dict[str, Commands] = {
     "Train": (model,),
 }
 
-app = typer.Typer(
+app = Commands(
     name="liveprofile",
-    no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -143,10 +143,7 @@ def _print_version(requested: bool) -> None:
 @app.callback()
 def start(
     version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
-        ),
+        bool, typer.Option("--version", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Real-time user profiles and fraud scores on Flink, Kafka and Cassandra.
@@ -155,6 +152,9 @@ def start(
     argument or file; 3 Kafka, Cassandra or Flink does not answer or refuses.
 
     Example: `liveprofile job submit --wait`
+
+    Options:
+    version: Print the version.
     """
     # Clients log a warning per failed connection attempt; the final error is printed once.
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")

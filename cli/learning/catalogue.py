@@ -16,12 +16,12 @@ from cli.learning.options import (
     RowsOption,
     TestLogOption,
 )
+from cli.options import Commands
 from cli.progress import progress
 from models.profile.recipes import recipe
 
-catalogue = typer.Typer(
+catalogue = Commands(
     name="catalogue",
-    no_args_is_help=True,
     help="Add items without training data to a model, by vectors of their texts, images or voice"
     " recordings. The catalogue is a Parquet file with item_id and list columns whose names end in"
     " _embedding. It must also describe items that the model knows.",

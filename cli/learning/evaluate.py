@@ -20,14 +20,14 @@ from cli.learning.options import (
     ShopUsersOption,
     TestLogOption,
 )
+from cli.options import Commands
 from cli.progress import progress
 from liveprofile.resources import product_path
 from liveprofile.settings import ScoringSettings, Settings
 from models.profile.recipes import RECIPES, recipe
 
-evaluate = typer.Typer(
+evaluate = Commands(
     name="evaluate",
-    no_args_is_help=True,
     help="Measure a model on data that it was not trained on and compare it with baseline models;"
     " each command is a recipe of `liveprofile model train`.",
 )

@@ -27,6 +27,7 @@ from cli.learning.options import (
     day_option,
     users_left_out,
 )
+from cli.options import Commands
 from cli.progress import print_line, progress
 from liveprofile.errors import InputError
 from models.profile.recipes import RECIPES, override_from_toml, recipe
@@ -34,9 +35,8 @@ from models.profile.recipes import RECIPES, override_from_toml, recipe
 if TYPE_CHECKING:
     from models.fraud.card_transactions.data import ColumnNames
 
-train = typer.Typer(
+train = Commands(
     name="train",
-    no_args_is_help=True,
     help="Train a model; each command is a recipe. Training on the CPU is deterministic: the same"
     " data, recipe, versions and processor give the same result.",
 )
