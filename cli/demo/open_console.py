@@ -16,8 +16,8 @@ from liveprofile.campaigns.plan_file import PlanFile
 from liveprofile.campaigns.plan_store import store_plan
 from liveprofile.campaigns.planning import plan_campaign, summary_of
 from liveprofile.client.analysis_models import CampaignRequest
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
+from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.trends.count_store import CassandraCountStore

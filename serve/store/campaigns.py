@@ -25,9 +25,9 @@ from liveprofile.campaigns.planning import (
     summary_of,
 )
 from liveprofile.campaigns.uplift import Uplift
-from liveprofile.config import Settings
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.consent.store import read_changes
+from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from serve.store.audit import audited
 from serve.store.link import CassandraLink

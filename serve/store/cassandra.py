@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 from serve.store.campaigns import CassandraCampaigns
 from serve.store.definitions import CassandraDefinitions
 from serve.store.link import CassandraLink

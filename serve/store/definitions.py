@@ -1,6 +1,6 @@
 """Rules and segments in their Kafka topics, read and changed in threads.
 
-Both use the functions of `liveprofile rules` and `liveprofile segments`.
+Both use the functions of `liveprofile risk rules` and `liveprofile segments`.
 """
 
 from __future__ import annotations
@@ -9,9 +9,9 @@ from collections.abc import Sequence
 
 from cassandra.cluster import Session
 
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.rules.definitions import Definition, DefinitionsError
+from liveprofile.settings import Settings
 from serve.definitions import KINDS, DefinitionKind
 from serve.store.audit import audited
 from serve.store.link import CassandraLink, bounded_kafka

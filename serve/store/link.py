@@ -23,8 +23,8 @@ from cassandra.protocol import ErrorMessage
 from cassandra.query import tuple_factory
 
 from liveprofile import retry
-from liveprofile.config import CassandraSettings, Settings
 from liveprofile.errors import LiveprofileError, ServiceUnavailableError
+from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage import connection
 from liveprofile.storage.cql import service_error
 from serve.store.futures import fetch

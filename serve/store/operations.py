@@ -8,7 +8,6 @@ import uuid
 from cassandra.cluster import Session
 
 from liveprofile.audit.results import AuditResult, read_results
-from liveprofile.config import Settings
 from liveprofile.drift.reference import DriftReference
 from liveprofile.ingest.rejected import RejectedRecord
 from liveprofile.ingest.rejected_topic import (
@@ -19,6 +18,7 @@ from liveprofile.ingest.rejected_topic import (
     send_corrected,
 )
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 from serve.store.audit import audited, start_entry, write_entry
 from serve.store.definitions import KAFKA_TIMEOUT_MS
 from serve.store.link import CassandraLink, bounded_kafka

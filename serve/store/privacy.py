@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from cassandra.cluster import Session
 
-from liveprofile.config import Settings
 from liveprofile.consent import store as consent_store
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.privacy.erasure_log import (
@@ -17,6 +16,7 @@ from liveprofile.privacy.erasure_log import (
     write_deletion,
 )
 from liveprofile.privacy.erasure_status import place_statuses
+from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from serve.store.audit import audited
 from serve.store.link import SEND_TIMEOUT_MS, CassandraLink, bounded_kafka

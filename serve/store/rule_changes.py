@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 from cassandra.cluster import Session
 
-from liveprofile.config import Settings
 from liveprofile.labels.rule_backtest import Backtest, backtest
 from liveprofile.rules.proposals import (
     Proposal,
@@ -19,6 +18,7 @@ from liveprofile.rules.proposals import (
     store_proposal,
 )
 from liveprofile.rules.rules import Rule
+from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from serve.definitions import KINDS, parse
 from serve.store.audit import audited

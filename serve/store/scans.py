@@ -15,10 +15,10 @@ from typing import Literal, TypeVar
 
 from cassandra.cluster import Session
 
-from liveprofile.config import CassandraSettings, Settings
 from liveprofile.segments.definitions import Segment, SegmentSet, segment_set
 from liveprofile.segments.preview import SegmentPreview, preview
 from liveprofile.segments.stored_profiles import scan_profiles
+from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.trends.retention import Cohort
 from liveprofile.trends.stored import StoredFunnel, stored_funnel, stored_retention

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cassandra.cluster import Session
 
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 from liveprofile.trends.count_store import read_counts
 from liveprofile.trends.counts import SPANS_MS, Series
 from liveprofile.trends.points import HISTORY_MS, Metric, points

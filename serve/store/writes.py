@@ -15,7 +15,7 @@ from liveprofile.alerts.cases import snooze as snoozes
 from liveprofile.alerts.cases.flags import find_flag
 from liveprofile.alerts.cases.snooze import Snooze
 from liveprofile.alerts.cases.states import AlertState, StoredAlertState
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 from liveprofile.storage.queries import StoredFlag
 from serve.store.audit import OpenEntry, audited, read_trail
 from serve.store.link import SEND_TIMEOUT_MS, CassandraLink, bounded_kafka

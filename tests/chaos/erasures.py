@@ -143,7 +143,15 @@ def kill_after(
     job: JobUnderTest, arguments: Sequence[str | Path], due: Callable[[IO[bytes]], Any]
 ) -> Any:
     """Starts `erase`, kills it when `due` returns; returns what it returns."""
-    command = [str(CLI), "erase", *map(str, arguments), "--json", "--config", str(job.config_file)]
+    command = [
+        str(CLI),
+        "privacy",
+        "erase",
+        *map(str, arguments),
+        "--json",
+        "--config",
+        str(job.config_file),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         result = due(process.stdout)
@@ -180,8 +188,10 @@ def erase_with_kills(job: JobUnderTest, file: Path, killed: str, users: int) -> 
 def go_on_until_done(job: JobUnderTest, deadline_s: float) -> int:
     """Runs `erase --pending` until nothing is pending; returns how often."""
     for runs in itertools.count(1):
-        run_cli("erase", "--pending", "--json", "--config", job.config_file, ok=False)
-        status = run_cli("erase", "--status", "--json", "--config", job.config_file, ok=False)
+        run_cli("privacy", "erase", "--pending", "--json", "--config", job.config_file, ok=False)
+        status = run_cli(
+            "privacy", "erase", "--status", "--json", "--config", job.config_file, ok=False
+        )
         if status.returncode == 0:
             return runs
         assert time.monotonic() < deadline_s, "the erasures are not done in time"
@@ -218,7 +228,7 @@ def search_rows(
     found = {}
     for pipeline in ("profile", "scoring"):
         rows = folder / pipeline
-        job.run("backfill", "--rows", str(rows), "--pipeline", pipeline)
+        job.run("model", "backfill", "--rows", str(rows), "--pipeline", pipeline)
         found[pipeline] = rows_with(rows, marks_of(seed), gone)
     return found
 

@@ -21,9 +21,9 @@ from rich.console import Console
 from cli.demo import open_console, scene
 from cli.demo import run as demo
 from cli.demo.watch import JobWatcher, Snapshot
-from liveprofile.config import load
 from liveprofile.errors import ServiceError
 from liveprofile.flink import rest
+from liveprofile.settings import load
 from liveprofile.storage.connection import open_session
 from serve.keys import Role, read_keys
 from stack.local import Stack

@@ -125,7 +125,7 @@ def full_disk(scene: Scene) -> None:
 
 def expect_missing_checkpoints(job: JobUnderTest) -> None:
     time.sleep(BROKEN_S)
-    status = run_cli("status", "--config", job.config_file, ok=False)
+    status = run_cli("job", "status", "--config", job.config_file, ok=False)
     assert status.returncode == 1 and "no checkpoint has completed" in status.stderr
 
 
@@ -242,4 +242,4 @@ def test_job_recovers(fault: Fault, loaded_job: LoadedJob, stack: LocalStack, fi
     if fault.compares:
         loaded_job.check()
         job.wait_for_checkpoint(RECOVERY_TIMEOUT_S)
-        assert run_cli("status", "--config", job.config_file).stderr == ""
+        assert run_cli("job", "status", "--config", job.config_file).stderr == ""

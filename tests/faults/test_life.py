@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from liveprofile.config import load
 from liveprofile.flink import rest
+from liveprofile.settings import load
 from models.profile.model_card import WEIGHTS, ModelCard
 from stack.local import to_toml
 from tests.faults.alerts import Fires
@@ -119,7 +119,7 @@ def wait_for_model(
 
 
 def status(loaded_job: LoadedJob) -> dict[str, Any]:
-    return loaded_job.job.run("status", ok=False)
+    return loaded_job.job.run("job", "status", ok=False)
 
 
 def apply_and_damage(job: JobUnderTest, folder: Path) -> None:
@@ -162,7 +162,7 @@ def test_model_changes_under_load_without_a_restart(life: Life, tmp_path: Path) 
 
 
 def upgrade(config: Path, *options: str | Path, code: int = 0) -> dict[str, Any]:
-    done = run_cli("upgrade", "--config", config, *options, "--json", ok=False)
+    done = run_cli("job", "upgrade", "--config", config, *options, "--json", ok=False)
     assert done.returncode == code, done.stderr
     return json.loads(done.stdout)
 
@@ -186,7 +186,7 @@ def test_failed_upgrade_falls_back_and_the_next_one_succeeds(life: Life) -> None
     """The settings in force afterwards keep state with a changelog."""
     loaded_job, _ = life
     job, first = loaded_job.job, loaded_job.job.id
-    assert str(first) in run_cli("status", "--config", job.config_file, ok=False).stdout
+    assert str(first) in run_cli("job", "status", "--config", job.config_file, ok=False).stdout
     loaded_job.load()
     changelog = other_settings(job, "changelog.toml", job={"changelog": True})
     # The savepoint does not fit these windows, so the job refuses to start.
@@ -194,7 +194,7 @@ def test_failed_upgrade_falls_back_and_the_next_one_succeeds(life: Life) -> None
     refused = other_settings(job, "other.toml", window=double)
     failed = upgrade(refused, "--fallback", changelog, code=1)
     assert "window.length_ms" in failed["failure"]
-    assert job.run("status", ok=False)["job_id"] == failed["job_id"] != first
+    assert job.run("job", "status", ok=False)["job_id"] == failed["job_id"] != first
     assert rest.job_state(job.rest_url, first) == "FINISHED"
     # From a savepoint with the changelog: in claim mode NO_CLAIM Flink would refuse its first one.
     upgraded = upgrade(changelog)
@@ -222,9 +222,9 @@ def test_job_resumes_at_other_parallelisms_with_late_events_first(
     loaded_job.load()
     loaded_job.stop_load()
     with loaded_job.recovery("stopped with a savepoint, resumed at parallelism 1"):
-        stopped = job.run("stop")
+        stopped = job.run("job", "stop")
         assert stopped["job_id"] == job.id
-        again = run_cli("stop", "--config", job.config_file, ok=False)
+        again = run_cli("job", "stop", "--config", job.config_file, ok=False)
         assert again.returncode == 1 and "no job named" in again.stderr
         check_refusals(job, stopped["savepoint"], monkeypatch)
         earlier_ms = loaded_job.clock_ms - LATE_BY_MS
@@ -235,7 +235,7 @@ def test_job_resumes_at_other_parallelisms_with_late_events_first(
         job.submit("--savepoint", stopped["savepoint"], "--parallelism", "1")
         loaded_job.load()
     with loaded_job.recovery("stopped with a savepoint, resumed at parallelism 3"):
-        stopped = job.run("stop")
+        stopped = job.run("job", "stop")
         job.submit("--savepoint", stopped["savepoint"], "--parallelism", "3")
     loaded_job.check()
 
@@ -258,17 +258,17 @@ def check_refusals(job: JobUnderTest, savepoint: str, monkeypatch: pytest.Monkey
             for name, value in settings.items():
                 changed.setenv(f"LIVEPROFILE_{name}", value)
             options = ("--savepoint", savepoint, "--parallelism", parallelism)
-            refused = run_cli("submit", *options, "--config", job.config_file, ok=False)
+            refused = run_cli("job", "submit", *options, "--config", job.config_file, ok=False)
         assert refused.returncode != 0
         assert all(message in refused.stderr for message in messages), refused.stderr
 
 
 def test_savepoint_leaves_the_job_running_and_cancel_ends_it(life: Life) -> None:
     job = life.loaded_job.job
-    taken = job.run("savepoint")
+    taken = job.run("job", "savepoint")
     assert taken["job_id"] == job.id and taken["savepoint"].startswith("file:")
     assert job.state() == "RUNNING"
     job.wait_for_checkpoint(RECOVERY_TIMEOUT_S)
-    cancelled = job.run("cancel")
+    cancelled = job.run("job", "cancel")
     assert cancelled["job_id"] == job.id and cancelled["checkpoint"].startswith("file:")
     assert job.state() == "CANCELED"

@@ -15,9 +15,9 @@ from typing import Any
 
 from cassandra.cluster import Session
 
-from liveprofile.config import Settings
 from liveprofile.kafka import records as kafka_records
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.wire.memories import MEMORY_WINDOWS

@@ -30,7 +30,7 @@ def live_job(new_job: Callable[..., JobUnderTest]) -> Iterator[LiveJob]:
     """Its workers find a merge when they start."""
     merges = {"enabled": True, "delay_ms": 0}
     job = new_job("live", topics={"partitions": 1}, window=WINDOW, merges=merges)
-    sent = job.run("merge", "alias", "person")
+    sent = job.run("identity", "merge", "alias", "person")
     job.submit()
     yield LiveJob(job, parse_time_ms(sent["since"]) or 0)
     job.cancel()

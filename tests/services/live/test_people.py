@@ -48,7 +48,7 @@ def test_profiles_of_two_ids_become_one(live_job: LiveJob) -> None:
         assert queries.profile(session, "person").events_total == EARLIER // 2 + LATER
         assert len(queries.scores(session, "person")) == EARLIER // 2 + LATER
 
-    counts = job.run("correct")
+    counts = job.run("events", "recompute-late")
     assert (counts["merged"], counts["incomplete"], counts["late_events"]) == (1, 0, 0)
     with open_session(job.settings.cassandra) as session:
         assert queries.profile(session, "alias") is None

@@ -61,7 +61,7 @@ def messages() -> list[Message]:
 class Jobs(NamedTuple):
     control: JobUnderTest  # has read all events from its topic
     live: JobUnderTest  # goes on from an archive
-    report: dict[str, Any]  # output of `liveprofile bootstrap`
+    report: dict[str, Any]  # output of `liveprofile events bootstrap`
     archive_end_ms: int
 
 
@@ -90,7 +90,9 @@ def jobs(new_job: Callable[..., JobUnderTest], tmp_path_factory) -> Iterator[Job
         control.send(stream)
         live.send(stream[int(LIVE_FROM * len(stream)) :])
         leave_topic_of_a_killed_bootstrap(live)
-        report = live.run("bootstrap", *map(str, files), "--savepoint-dir", folder.as_uri())
+        report = live.run(
+            "events", "bootstrap", *map(str, files), "--savepoint-dir", folder.as_uri()
+        )
         live.submit("--savepoint", report["savepoint"])
         for job in (control, live):
             job.send_heartbeats(START_MS + SPAN_MS + 2 * HOUR_MS)
@@ -188,7 +190,7 @@ def test_temporary_topics_are_removed(jobs: Jobs) -> None:
 def test_bootstrap_is_refused_while_the_job_runs(jobs: Jobs, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     file.write_text("{}\n", encoding="utf-8")
-    done = run_cli("bootstrap", file, "--config", jobs.live.config_file, ok=False)
+    done = run_cli("events", "bootstrap", file, "--config", jobs.live.config_file, ok=False)
     assert done.returncode == 3 and "is running" in done.stderr
 
 
@@ -267,7 +269,7 @@ def test_new_job_takes_over_without_a_gap(jobs: Jobs, green: JobUnderTest) -> No
     blue.send(first)
     blue.wait_until_caught_up()
 
-    taken = blue.run("savepoint")
+    taken = blue.run("job", "savepoint")
     assert blue.state() == "RUNNING"
     # Blue is ahead of green, which reads these events again.
     blue.send(second)
@@ -277,7 +279,7 @@ def test_new_job_takes_over_without_a_gap(jobs: Jobs, green: JobUnderTest) -> No
     blue.wait_until_caught_up()
     green.wait_until_caught_up()
     for job in (blue, green):
-        assert job.run("status", ok=False)["job_id"] == job.id
+        assert job.run("job", "status", ok=False)["job_id"] == job.id
     # The audit ends at the offsets that the jobs' one consumer group has committed.
     green.wait_until_committed()
     report = green.audit("--since", "1h")
@@ -285,7 +287,7 @@ def test_new_job_takes_over_without_a_gap(jobs: Jobs, green: JobUnderTest) -> No
 
     sending = threading.Thread(target=blue.send, args=(fourth,))
     sending.start()
-    cancelled = blue.run("cancel")
+    cancelled = blue.run("job", "cancel")
     sending.join()
     assert cancelled["job_id"] == blue.id and blue.state() == "CANCELED"
     green.send_heartbeats(closing_time_ms(last_ms, green.settings.window))

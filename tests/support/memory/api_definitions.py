@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from liveprofile.config import load
 from liveprofile.labels.rule_backtest import Backtest, compare
 from liveprofile.rules.definitions import Definition
 from liveprofile.rules.proposals import (
@@ -21,6 +20,7 @@ from liveprofile.rules.rules import Rule, RuleSet
 from liveprofile.rules.stored_rows import StoredEvent, event_blocks
 from liveprofile.segments.definitions import Segment, SegmentSet
 from liveprofile.segments.preview import SegmentPreview
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from serve.definitions import ATTRIBUTES_FILE, KINDS, DefinitionKind, parse
 from serve.store.protocol import AuditEntry

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 
-from liveprofile.config import load
 from liveprofile.consent.changes import ConsentChange, in_order
 from liveprofile.privacy.erasure_log import REQUESTED, Deletion
 from liveprofile.privacy.erasure_status import place_statuses
+from liveprofile.settings import load
 from serve.store.protocol import AuditEntry, ConsentState, ErasureState
 
 

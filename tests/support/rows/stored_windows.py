@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import orjson
 
-from liveprofile.config import Settings
 from liveprofile.rules.flags import Flag
+from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.units import HOUR_MS
 from models.profile.model_card import ModelCard

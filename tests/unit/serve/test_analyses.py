@@ -10,7 +10,7 @@ from contextlib import nullcontext
 import pytest
 from starlette.testclient import TestClient
 
-from liveprofile.config import load
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS, HOUR_MS
 from serve.store.protocol import ScanBusy, ScanTooLarge
 from serve.store.scans import CassandraScans, ScanLimit

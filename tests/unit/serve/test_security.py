@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from liveprofile.config import load
 from liveprofile.errors import ConfigError, InputError
+from liveprofile.settings import load
 from serve.keys import Role, new_key, parse_key
 from tests.support.memory.api_store import NOW_MS, MemoryApiStore
 from tests.unit.serve.conftest import Clock

@@ -9,10 +9,10 @@ import httpx
 import pytest
 import yaml
 
-from liveprofile import config
 from liveprofile.errors import PortTakenError, ServiceError
 from liveprofile.flink import launcher, rest
 from liveprofile.resources import ROOT
+from liveprofile.settings import load
 from stack import state
 from stack.local import Stack, to_toml
 from stack.process import Service
@@ -28,7 +28,7 @@ def test_second_call_returns_the_same_ports(tmp_path: Path) -> None:
 
 def test_written_settings_point_at_the_stack(tmp_path: Path) -> None:
     stack = Stack(tmp_path)
-    settings = config.load(stack.write_config())
+    settings = load(stack.write_config())
     assert settings.kafka.bootstrap_servers == stack.kafka.bootstrap_servers
     assert settings.cassandra.port == stack.cassandra.port
     assert settings.flink.rest_url == stack.rest_url

@@ -28,7 +28,7 @@ from liveprofile.client import (
 )
 from liveprofile.client.analysis_models import CampaignRequest, FrequencyCap
 from liveprofile.client.calls import Call
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from serve.keys import Role
 from tests.support.memory.api_store import NOW_MS, MemoryApiStore
