@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import alerts, audit
+from benchmarks import alerts, audit, storage
 from benchmarks.latency import sample_profiles, schedule
 from benchmarks.load import events as load_events
 from benchmarks.load.rows import batches
