@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,6 @@ import typer
 
 from benchmarks import throughput as throughput_benchmark
 from benchmarks.load.workload import Workload
-from benchmarks.models.gpu_command import gpu
 from benchmarks.serve import serve
 from benchmarks.support import runs
 from benchmarks.support.command_line import (
@@ -37,7 +35,6 @@ from liveprofile.errors import LiveprofileError
 from stack.local import Stack
 
 app = Commands(add_completion=False, pretty_exceptions_enable=False, invoke_without_command=True)
-app.command()(gpu)
 app.command()(serve)
 
 
@@ -163,29 +160,6 @@ def alerts(
     )
 
 
-@app.command("card-frauds")
-def card_frauds(
-    file: Path,
-    root: Root = BENCH_ROOT,
-    first: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])] = datetime(2018, 6, 20),
-) -> None:
-    """Compare the job's stored scores for the Handbook's test week with the offline scores.
-
-    Options:
-    file: Transactions of the Fraud Detection Handbook (Parquet).
-    first: First day of the training and of the replay.
-    """
-    from benchmarks.models.card_frauds import card_frauds
-    from models.fraud.card_transactions.data import TrainTestPeriod
-
-    period = TrainTestPeriod.from_dates(
-        date(2018, 7, 25), date(2018, 7, 31), 7, date(2018, 8, 8), date(2018, 8, 14)
-    )
-    report_on_stack(
-        "card-frauds", lambda stack: card_frauds(stack, file, first.date(), period), root=root
-    )
-
-
 @app.command()
 def operator(
     root: Root = BENCH_ROOT,
@@ -204,6 +178,25 @@ def operator(
 
     workload = Workload.of(events, users)
     report("operator", workload, lambda: operator(root, workload, batch_rows, store))
+
+
+@app.command()
+def gpu(
+    checkpoint: Path = Path("models/checkpoints/default"),
+    events: Events = 50_000,
+    users: Users = 5_000,
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+) -> None:
+    """Measure the user model on a GPU: ms per batch.
+
+    Options:
+    checkpoint: Model checkpoint folder.
+    repeats: Rounds of timing.
+    """
+    from benchmarks.models.gpu import measure_gpu
+
+    workload = Workload.of(events, users)
+    report("gpu", workload, lambda: measure_gpu(checkpoint, workload, repeats))
 
 
 @app.command()
@@ -267,36 +260,6 @@ def audit(records: str = "2000000,20000000") -> None:
     from benchmarks.audit import audit
 
     report("audit", None, lambda: {"sizes": audit([int(size) for size in records.split(",")])})
-
-
-@app.command()
-def models(
-    checkpoint: Annotated[list[Path], typer.Option()],
-    rows: Annotated[Path, typer.Option()],
-    recipe: str = "complete-journey",
-    windows: Annotated[int, typer.Option(min=100)] = 3_000,
-    repeats: Annotated[int, typer.Option(min=1)] = 5,
-) -> None:
-    """Compare model checkpoints and compressed forms of them: size, speed and quality by head.
-
-    Options:
-    checkpoint: Model checkpoint folder; repeatable, the first is the reference.
-    rows: Parquet file or folder of a backfill.
-    recipe: Recipe that defines the data split.
-    windows: Number of validation windows to sample.
-    repeats: Rounds of timing.
-    """
-    from benchmarks.models.model_table import models, table
-    from models.profile.recipes import recipe as recipe_of_name
-
-    workload, chosen = Workload.of(100_000, USERS), recipe_of_name(recipe)
-
-    def measure() -> dict[str, Any]:
-        result = models(checkpoint, rows, chosen, workload, windows, repeats)
-        typer.echo(table(result))
-        return result
-
-    report("models", workload, measure)
 
 
 def main() -> None:
