@@ -1,11 +1,13 @@
-"""In-memory drift store, for benchmarks and tests without Cassandra.
+"""In-memory drift store, and an executor for its writes.
 
 Shapes: counts_SW has S series and W bins, as in udfs.scoring.drift_store.HourCounts.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, Future
+from typing import Any
 
 import numpy as np
 
@@ -55,3 +57,12 @@ class MemoryDriftStore:
     def mark_sent(self, scope: str, state: DriftState) -> None:
         if self.state(scope).decided_until_ms == state.decided_until_ms:
             self.states[scope] = self.states[scope]._replace(sent=True)
+
+
+class InlineExecutor(Executor):
+    """Runs a task in `submit`, so that the caller knows when."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        done.set_result(fn(*args, **kwargs))
+        return done

@@ -1,29 +1,25 @@
-"""Bytes on disk for each window and each scored event, by table and compression.
+"""Bytes on disk for each window and each scored event, by table.
 
 The profile operator computes the windows without Flink and stores them; events are stored with
-random scores. Then the tables are flushed and compacted, and their files are counted. For each
-compression the files are written again from the same rows.
+random scores. Then the tables are flushed and compacted, and their files are counted.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from cassandra.cluster import Session
 
-from benchmarks.load.rows import batches
+from benchmarks.load.rows import batches, profile_updater
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
-from benchmarks.support.updater import profile_updater
 from liveprofile.resources import ROOT
 from liveprofile.settings import Settings, load
-from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema
 from liveprofile.wire.scored_events import ENTITIES
@@ -36,7 +32,6 @@ from udfs.scoring.sink import CassandraScoringSink, ScoredEvent
 
 BATCH_ROWS = 500
 SCORES = 50_000
-READS = 300
 SEED = 7
 # By table, what it is counted by.
 TABLES = {
@@ -49,57 +44,22 @@ TABLES = {
     "risk_score_by_hour": "scores",
     "risk_score_hours": "scores",
 }
-COMPRESSED = ("profile_delta", "risk_score_by_hour", "user_profile")
-
-
-class Compression(NamedTuple):
-    """An option of a table."""
-
-    compressor: str
-    chunk_kb: int
-
-    @property
-    def cql(self) -> str:
-        return f"{{'class': '{self.compressor}', 'chunk_length_in_kb': {self.chunk_kb}}}"
-
-
-DEFAULT = Compression("LZ4Compressor", 16)  # Cassandra's
-COMPRESSIONS = (
-    DEFAULT,
-    Compression("LZ4Compressor", 64),
-    Compression("ZstdCompressor", 16),
-    Compression("ZstdCompressor", 64),
-    Compression("ZstdCompressor", 256),
-)
 
 
 def bytes_per_window(root: Path, workload: Workload) -> dict[str, Any]:
-    """Bytes by table as the schema says, and of the largest ones by compression.
-
-    A compression has seconds to write the files again and ms of a read of a user's 20 last deltas.
-    """
+    """Bytes by table, for each user, window or score."""
     with _node(root) as (node, settings, port), open_session(settings.cassandra) as session:
         counts = _store(settings, session, workload)
         keyspace, folder = settings.cassandra.keyspace, node.folder / "data" / "data"
-
-        def size(table: str) -> int:
-            return files_bytes(folder / keyspace, table)
-
         for command in ("flush", "compact"):
             nodetool(port, command, keyspace)
-        tables = {name: round(size(name) / counts[of], 1) for name, of in TABLES.items()}
-        compressions = []
-        for each in COMPRESSIONS:
-            runs.log_progress(f"{each.compressor}, chunks of {each.chunk_kb} KiB")
-            result: dict[str, Any] = {"compression": each.compressor, "chunk_kb": each.chunk_kb}
-            for table in COMPRESSED:
-                session.execute(f"ALTER TABLE {table} WITH compression = {each.cql}", timeout=60)
-                start_s = time.monotonic()
-                nodetool(port, "upgradesstables", "-a", keyspace, table)
-                result[table] = round(size(table) / counts[TABLES[table]], 1)
-                result[f"{table}_s"] = round(time.monotonic() - start_s, 1)
-            compressions.append(result | _reads(session))
-    return {"counts": counts, "bytes": tables, "compressions": compressions}
+        return {
+            "counts": counts,
+            "bytes": {
+                name: round(files_bytes(folder / keyspace, name) / counts[of], 1)
+                for name, of in TABLES.items()
+            },
+        }
 
 
 def files_bytes(keyspace_folder: Path, table: str) -> int:
@@ -176,18 +136,3 @@ def scored_events(workload: Workload, count: int = SCORES) -> Iterator[list[Scor
             part = []
     if part:
         yield part
-
-
-def _reads(session: Session) -> dict[str, float]:
-    """Percentiles of the time to read the 20 last deltas of users, who are the same each time."""
-    rows = session.execute(f"SELECT user_id FROM user_profile LIMIT {READS}").all()
-    times_ms = []
-    for row in rows:
-        start_s = time.perf_counter()
-        queries.deltas(session, row.user_id)
-        times_ms.append((time.perf_counter() - start_s) * 1_000)
-    return dict(zip(("read_ms_p50", "read_ms_p99"), _percentiles(times_ms), strict=True))
-
-
-def _percentiles(values: Sequence[float]) -> list[float]:
-    return np.round(np.percentile(values, [50, 99]), 2).tolist()
