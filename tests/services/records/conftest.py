@@ -12,14 +12,14 @@ import pytest
 from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource
 
 from liveprofile.kafka.connection import client_config
-from liveprofile.units import MINUTE_MS
+from liveprofile.units import HOUR_MS, MINUTE_MS
 from tests.support.job_under_test import BUSY_JOB, JobUnderTest
 
 OUT_OF_ORDERNESS_MS = 10_000
 WINDOW = {
     "length_ms": MINUTE_MS,
     "out_of_orderness_ms": OUT_OF_ORDERNESS_MS,
-    "max_partition_drift_ms": MINUTE_MS,
+    "max_partition_drift_ms": HOUR_MS,
 }
 LIMITS = {"window_events": 2_000, "window_chars": 1_000_000}
 
