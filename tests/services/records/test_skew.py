@@ -18,7 +18,7 @@ from tests.support.streams.shop import START_MS
 
 pytestmark = pytest.mark.services
 
-BASE_MS = START_MS + 2 * DAY_MS
+BASE_MS = START_MS + 60 * DAY_MS
 EVENTS = 200
 ALIGNED_S = 8.0  # alignment is checked once a second
 HEARTBEAT_TIMEOUT_S = 120.0
