@@ -56,7 +56,7 @@ def test_partition_waits_for_quiet_ones_until_their_heartbeat(job: JobUnderTest)
     time.sleep(ALIGNED_S)
     job.send(events(120))
     time.sleep(ALIGNED_S)
-    assert job.unread() == EVENTS
+    assert job.unread() == 2 * EVENTS  # of both pipelines
     run_cli("events", "heartbeat", "--count", "2", "--config", job.config_file)
     job.wait_until_caught_up()
     comparison = compare_with_reference(job.settings)
