@@ -44,11 +44,9 @@ from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings, load
 from liveprofile.wire.tokens import EVENT_TYPES, ID_CHARS
 from models.profile.inference import ProfileModel
-from udfs.garbage_collection import collect_rarely
 from udfs.profile.batch import ProfileBatch, ProfileUpdater
 from udfs.profile.sink import open_profile_sink
-from udfs.rules_feed import RulesFeed
-from udfs.segments_feed import SegmentsFeed
+from udfs.worker import collect_rarely, fixed_feeds
 
 SOURCE_ROWS = 4_000  # per read: makes the model's batches as large as the job's
 SNAPSHOT_INTERVAL = timedelta(seconds=10)
@@ -182,10 +180,13 @@ class UpdateProfiles:
             length_buckets=settings.model.length_buckets,
         )
         model.warm_up()
-        rules = RulesFeed(read_rules(product_path(settings.rules)))
-        segments = SegmentsFeed(read_segments(product_path(settings.segments)))
+        rules = read_rules(product_path(settings.rules))
+        segments = read_segments(product_path(settings.segments))
         self._updater = ProfileUpdater(
-            settings, model, open_profile_sink(settings, model.dim), rules, segments
+            settings,
+            model,
+            open_profile_sink(settings, model.dim),
+            fixed_feeds(settings, rules, segments),
         )
         self._journal = journal
         collect_rarely()  # as udfs.profile.udf does

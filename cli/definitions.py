@@ -12,8 +12,8 @@ from cli.common import print_json
 from liveprofile.settings import Settings
 
 if TYPE_CHECKING:
+    from liveprofile.feeds.definition_changes import ReadTopic
     from liveprofile.rules.definitions import Definition
-    from udfs.definition_changes import ReadTopic
 
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Print the changes without applying them.")
@@ -111,9 +111,9 @@ def apply_file(
 ) -> None:
     """Makes the topic equal to the definitions of the file, and prints the changes.
 
-    Raises ServiceError, DefinitionsChanged if somebody else writes at the same time.
+    Raises ServiceError, DefinitionsChangedError if somebody else writes at the same time.
     """
-    from udfs.definition_changes import apply_definitions
+    from liveprofile.feeds.definition_changes import apply_definitions
 
     applied = apply_definitions(
         settings, topic_name, read_topic, definitions, by=by, dry_run=dry_run

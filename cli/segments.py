@@ -83,8 +83,8 @@ def apply(
 
     Example: `liveprofile segments apply segments.toml --by anna`
     """
+    from liveprofile.feeds.definitions import read_topic_segments
     from liveprofile.segments.definitions import read_segments
-    from udfs.segments_feed import read_topic_segments
 
     settings = read_settings(config)
     found = read_with_attributes(read_segments, "segment", lambda: settings)(file)
@@ -300,9 +300,9 @@ def current_segments(settings: Settings) -> tuple[str, SegmentSet]:
 
     Raises ServiceError and SegmentsError.
     """
+    from liveprofile.feeds.definition_changes import read_in_force
+    from liveprofile.feeds.definitions import read_topic_segments
     from liveprofile.segments.definitions import read_segments
-    from udfs.definition_changes import read_in_force
-    from udfs.segments_feed import read_topic_segments
 
     source, found, _ = read_in_force(
         settings, settings.topics.segments, read_topic_segments, settings.segments, read_segments

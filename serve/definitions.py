@@ -9,13 +9,12 @@ from typing import Any, Literal, NamedTuple
 
 from liveprofile.attributes.definitions import AttributesError, check_attributes
 from liveprofile.errors import ServiceError
+from liveprofile.feeds.definition_changes import ReadFile, ReadTopic
+from liveprofile.feeds.definitions import read_topic_rules, read_topic_segments
 from liveprofile.rules.definitions import Definition, DefinitionsError
 from liveprofile.rules.rules import RulesError, read_rules, rules_of
 from liveprofile.segments.definitions import SegmentsError, read_segments, segments_of
 from liveprofile.settings import Settings
-from udfs.definition_changes import ReadFile, ReadTopic
-from udfs.rules_feed import read_topic_rules
-from udfs.segments_feed import read_topic_segments
 
 log = logging.getLogger(__name__)
 

@@ -16,11 +16,11 @@ from liveprofile.alerts.cases.flags import UnknownFlag
 from liveprofile.alerts.cases.states import TransitionError
 from liveprofile.campaigns.plan_store import CampaignExists, UnknownCampaign
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
+from liveprofile.feeds.definition_changes import DefinitionsChangedError
 from liveprofile.rules.definitions import DefinitionsError
 from liveprofile.rules.proposals import OwnProposal, ProposalDecided, UnknownProposal
 from serve.explainer import ExplainerBusy, ExplanationRefused, ExplanationTimeout
 from serve.store.protocol import ScanBusy, ScanTooLarge
-from udfs.definition_changes import DefinitionsChanged
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:liveprofile:problem:"
@@ -105,7 +105,7 @@ def to_api_error(error: Exception) -> ApiError:
             return unavailable(str(error), EXPLANATION_RETRY_AFTER_S)
         case DefinitionsError():
             return _invalid_definitions(error)
-        case DefinitionsChanged():
+        case DefinitionsChangedError():
             return ApiError(412, "changed", str(error))
         case InputError():
             return ApiError(422, "invalid-request", str(error))

@@ -35,6 +35,7 @@ import typer
 from cassandra.cluster import Session
 
 from cli.doctor.flink_checks import MERGE_OPTION
+from liveprofile.feeds.users import read_erasures
 from liveprofile.flink.rest import take_savepoint
 from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.kafka.records import Record, read_topic
@@ -60,7 +61,6 @@ from tests.support.markers import (
 from tests.support.progress import say
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import shop_events, to_message
-from udfs.erasure_feed import read_erasures
 
 WINDOW = {"length_ms": 600_000, "out_of_orderness_ms": 10_000}
 STEP_MS = 40  # event time between two events

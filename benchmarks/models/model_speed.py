@@ -35,9 +35,9 @@ from liveprofile.wire import training_rows as schema
 from liveprofile.wire.memories import MEMORY_WINDOWS, Memories, read_memories
 from liveprofile.wire.token_columns import TokenColumns, read_histories
 from liveprofile.wire.tokens import EVENT, WINDOW
-from udfs.garbage_collection import collect_rarely
 from udfs.profile import assemble
 from udfs.profile.batch import ProfileBatch
+from udfs.worker import collect_rarely
 
 SIZES = (64, 256, 512, 1_000)  # rows per batch
 ROWS = 2_048  # scored per measurement, rounded down to whole batches

@@ -33,9 +33,8 @@ from serve.app import create_app
 from serve.keys import Role, StoredKey, new_key
 from serve.store.protocol import RawProfile, Store
 from stack.local import Stack, to_toml
-from udfs.null_sink import NullSink
-from udfs.profile.profile_row import ProfileRow
-from udfs.profile.sink import open_profile_sink
+from udfs.profile.row import ProfileRow
+from udfs.profile.sink import NullSink, open_profile_sink
 
 EVENTS, USERS, OPERATOR_BATCH_ROWS = 8_000, 2_000, 500
 SINGLE_PER_S, BATCHES_PER_S, WARM_UP_S = 200.0, 5.0, 8.0

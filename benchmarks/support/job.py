@@ -28,7 +28,9 @@ from jobs import profile_job
 from jobs.compiled_plan import CompiledPlan
 from jobs.sql import tables
 from liveprofile.settings import Settings, load
+from udfs.profile.udf import PARTS as profile_parts
 from udfs.profile.udf import profile_udf
+from udfs.scoring.udf import PARTS as scoring_parts
 from udfs.scoring.udf import scoring_udf
 
 VARIANTS = ("both-pipelines", "whole", "unstored", "bare")
@@ -81,14 +83,19 @@ def main() -> None:
         score_event = (
             no_op_udf(options.journal)
             if options.variant == "scoring-bare"
-            else scoring_udf(settings, open_metrics=OpenScoringJournalMetrics(options.journal))
+            else scoring_udf(
+                settings,
+                scoring_parts._replace(open_metrics=OpenScoringJournalMetrics(options.journal)),
+            )
         )
         scoring_pipeline(t_env, settings, score_event).execute()
         return
     update_profile = (
         no_op_udf(options.journal)
         if options.variant == "bare"
-        else profile_udf(settings, open_metrics=OpenJournalMetrics(options.journal))
+        else profile_udf(
+            settings, profile_parts._replace(open_metrics=OpenJournalMetrics(options.journal))
+        )
     )
     profile_job.build(
         t_env,

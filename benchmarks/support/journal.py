@@ -45,7 +45,7 @@ class Journal:
 
 @dataclass(frozen=True)
 class OpenJournalMetrics:
-    """Argument `open_metrics` of `udfs.profile.udf.profile_udf`: Flink metrics plus the journal."""
+    """Part `open_metrics` of `udfs.profile.udf.profile_udf`: Flink metrics plus the journal."""
 
     folder: str
 
@@ -57,7 +57,7 @@ class OpenJournalMetrics:
 
 @dataclass(frozen=True)
 class OpenScoringJournalMetrics:
-    """Argument `open_metrics` of `udfs.scoring.udf.scoring_udf`: Flink metrics plus the journal."""
+    """Part `open_metrics` of `udfs.scoring.udf.scoring_udf`: Flink metrics plus the journal."""
 
     folder: str
 

@@ -17,6 +17,7 @@ from liveprofile.campaigns.plan_store import store_plan
 from liveprofile.campaigns.planning import plan_campaign, summary_of
 from liveprofile.client.analysis_models import CampaignRequest
 from liveprofile.errors import ServiceError
+from liveprofile.feeds.users import read_consents
 from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
@@ -27,7 +28,6 @@ from liveprofile.units import DAY_MS
 from serve.keys import Role, new_key, write_key
 from serve.routes.campaigns import requested_of, wish_of
 from stack.api import ConsoleServer
-from udfs.consent_feed import read_consents
 
 KEY_NAME, KEY_TTL_S = "demo", 30 * 86_400
 CAMPAIGN, OUTCOME_DAYS, CONTROL_SHARE, CONTACT_COST = "example", 30, 0.3, 0.2

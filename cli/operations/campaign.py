@@ -110,9 +110,9 @@ def plan(
         plan_campaign,
         summary_of,
     )
+    from liveprofile.feeds.users import read_consents
     from liveprofile.storage.connection import open_session
     from liveprofile.storage.cql import now_ms
-    from udfs.consent_feed import read_consents
 
     condition = None if when is None else condition_of(when)
     start_ms = round(time.time() * 1_000) if start is None else parse_since_ms(start, "--start")
@@ -165,11 +165,11 @@ def send(
     Example: `liveprofile campaign send spring.parquet --topic campaign-targets`
     """
     from liveprofile.campaigns import contacts
+    from liveprofile.feeds.users import read_consents
     from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.kafka.records import send_all
     from liveprofile.storage.connection import open_session
     from liveprofile.storage.cql import now_ms
-    from udfs.consent_feed import read_consents
 
     read = _reader(plan)
     settings = read_settings(config)

@@ -71,8 +71,8 @@ def apply(
 
     Example: `liveprofile rules apply rules.toml --dry-run`
     """
+    from liveprofile.feeds.definitions import read_topic_rules
     from liveprofile.rules.rules import read_rules
-    from udfs.rules_feed import read_topic_rules
 
     settings = read_settings(config)
     rule_set = read_with_attributes(read_rules, "rule", lambda: settings)(file)
@@ -99,13 +99,13 @@ def backtest(
 
     Example: `liveprofile rules backtest rules.toml --days 7`
     """
+    from liveprofile.feeds.definition_changes import read_in_force
+    from liveprofile.feeds.definitions import read_topic_rules
     from liveprofile.labels.rule_backtest import as_json
     from liveprofile.labels.rule_backtest import backtest as compare
     from liveprofile.rules.rules import read_rules
     from liveprofile.storage.connection import open_session
     from liveprofile.storage.cql import now_ms
-    from udfs.definition_changes import read_in_force
-    from udfs.rules_feed import read_topic_rules
 
     settings = read_settings(config)
     edited = read_with_attributes(read_rules, "rule", lambda: settings)(file)
@@ -158,9 +158,9 @@ def list_rules(config: ConfigOption = None, json: JsonOption = False) -> None:
 
     Example: `liveprofile rules list --json`
     """
+    from liveprofile.feeds.definition_changes import read_in_force
+    from liveprofile.feeds.definitions import read_topic_rules
     from liveprofile.rules.rules import read_rules
-    from udfs.definition_changes import read_in_force
-    from udfs.rules_feed import read_topic_rules
 
     settings = read_settings(config)
     source, rule_set, _ = read_in_force(

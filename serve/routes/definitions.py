@@ -16,6 +16,7 @@ from liveprofile.client.analysis_models import (
     SegmentList,
     SegmentsRequest,
 )
+from liveprofile.feeds.definition_changes import InForce
 from serve import answers
 from serve.definitions import DefinitionKind, parse
 from serve.guard import extend_deadline
@@ -24,7 +25,6 @@ from serve.problems import ApiError
 from serve.routes.common import DataStore, Time, audit_entry, problems, to_ms
 from serve.security import Caller, Require
 from serve.store.protocol import Store
-from udfs.definition_changes import InForce
 
 # Each request makes its own connections to Kafka.
 COST = 10.0

@@ -27,13 +27,13 @@ from liveprofile.campaigns.planning import (
 from liveprofile.campaigns.uplift import Uplift
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.consent.store import read_changes
+from liveprofile.feeds.users import read_consents
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from serve.store.audit import audited
 from serve.store.link import CassandraLink
 from serve.store.protocol import AuditEntry
 from serve.store.scans import CassandraScans, ScanLimit
-from udfs.consent_feed import read_consents
 
 
 class CassandraCampaigns:

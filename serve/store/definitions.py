@@ -10,18 +10,18 @@ from collections.abc import Sequence
 from cassandra.cluster import Session
 
 from liveprofile.errors import ServiceError
+from liveprofile.feeds.definition_changes import (
+    Applied,
+    InForce,
+    apply_definitions,
+    read_in_force,
+)
 from liveprofile.rules.definitions import Definition, DefinitionsError
 from liveprofile.settings import Settings
 from serve.definitions import KINDS, DefinitionKind
 from serve.store.audit import audited
 from serve.store.link import CassandraLink, bounded_kafka
 from serve.store.protocol import AuditEntry
-from udfs.definition_changes import (
-    Applied,
-    InForce,
-    apply_definitions,
-    read_in_force,
-)
 
 # A request makes a few connections in turn; the first transaction of a cluster takes seconds.
 KAFKA_TIMEOUT_MS = 4_000

@@ -17,6 +17,7 @@ from liveprofile.campaigns.planning import Wish
 from liveprofile.campaigns.uplift import Uplift
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.errors import LiveprofileError
+from liveprofile.feeds.definition_changes import Applied, InForce
 from liveprofile.ingest.rejected import RejectedRecord
 from liveprofile.labels.rule_backtest import Backtest
 from liveprofile.privacy.erasure_status import PlaceStatus
@@ -33,7 +34,6 @@ from liveprofile.trends.retention import Cohort
 from liveprofile.trends.stored import StoredForecast, StoredFunnel
 from serve.definitions import DefinitionKind
 from serve.keys import StoredKey
-from udfs.definition_changes import Applied, InForce
 from udfs.scoring.drift_store import DriftDecision, DriftState
 
 # No stored time is outside these, which Python's datetime and Cassandra can both represent.
@@ -275,7 +275,7 @@ class Store(Protocol):
         """Makes these valid definitions the ones in force. audit: None for a dry run.
 
         expected_tag: of the definitions that the caller has seen; None: any. Raises
-        DefinitionsChanged.
+        DefinitionsChangedError.
         """
 
     async def backtest_rules(self, edited: Sequence[Rule], days: int) -> Backtest:
@@ -297,7 +297,7 @@ class Store(Protocol):
     async def approve_rules(self, proposal_id: str, audit: AuditEntry) -> Proposal:
         """Puts the rules of a proposal in force.
 
-        Raises UnknownProposal, OwnProposal, ProposalDecided, DefinitionsChanged.
+        Raises UnknownProposal, OwnProposal, ProposalDecided, DefinitionsChangedError.
         """
 
     async def refuse_rules(self, proposal_id: str, audit: AuditEntry) -> Proposal:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from cassandra.cluster import Session
 
+from liveprofile.feeds.definition_changes import DefinitionsChangedError, apply_definitions
 from liveprofile.labels.rule_backtest import Backtest, backtest
 from liveprofile.rules.proposals import (
     Proposal,
@@ -26,7 +27,6 @@ from serve.store.definitions import KAFKA_TIMEOUT_MS, read_kind_in_force
 from serve.store.link import CassandraLink, bounded_kafka
 from serve.store.protocol import AuditEntry
 from serve.store.scans import CassandraScans, ScanLimit
-from udfs.definition_changes import DefinitionsChanged, apply_definitions
 
 RULES = KINDS["rules"]
 
@@ -93,7 +93,7 @@ class CassandraRuleChanges:
                         by=by,
                         expected_tag=found.base_tag,
                     )
-                except DefinitionsChanged:
+                except DefinitionsChangedError:
                     change(ProposalState.OUTDATED)
                     raise
                 entry.before, entry.after = applied.audit()

@@ -16,13 +16,12 @@ from pyflink.table.udf import ScalarFunction, udf
 
 from jobs import profile_job
 from jobs.sql import tables
-from liveprofile.resources import product_path
-from liveprofile.rules.rules import read_rules
-from liveprofile.segments.definitions import read_segments
+from liveprofile.feeds.feed import Fixed
 from liveprofile.settings import Settings, load
-from udfs.profile.model_feed import ModelFeed
+from udfs.profile.model_feed import ActiveModels
 from udfs.profile.sink import open_profile_sink
 from udfs.profile.udf import ProfileMetrics, ProfileUdf
+from udfs.worker import WorkerParts
 
 
 class Fault:
@@ -58,12 +57,14 @@ class FailingProfileUdf(ProfileUdf):
         write, score = Fault(folder, "write"), Fault(folder, "model")
         super().__init__(
             settings,
-            read_rules(product_path(settings.rules)),
-            read_segments(product_path(settings.segments)),
-            lambda settings, dim: FailingProxy(open_profile_sink(settings, dim), "write", write),
-            ProfileMetrics,
-            open_model_feed=lambda settings, model, texts_unread: ModelFeed(
-                FailingProxy(model, "score", score), lambda reference: model
+            WorkerParts(
+                lambda settings, dim: FailingProxy(
+                    open_profile_sink(settings, dim), "write", write
+                ),
+                ProfileMetrics,
+                open_models=lambda settings, model, texts_unread: Fixed(
+                    ActiveModels(FailingProxy(model, "score", score))
+                ),
             ),
         )
 

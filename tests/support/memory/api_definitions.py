@@ -5,6 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
+from liveprofile.feeds.definition_changes import (
+    Applied,
+    DefinitionsChangedError,
+    InForce,
+    in_force,
+    plan_changes,
+    tag_of,
+)
+from liveprofile.feeds.definitions import TopicDefinitions, TopicRules, TopicSegments
 from liveprofile.labels.rule_backtest import Backtest, compare
 from liveprofile.rules.definitions import Definition
 from liveprofile.rules.proposals import (
@@ -25,17 +34,6 @@ from liveprofile.units import DAY_MS
 from serve.definitions import ATTRIBUTES_FILE, KINDS, DefinitionKind, parse
 from serve.store.protocol import AuditEntry
 from tests.support.paths import ROOT
-from udfs.definition_changes import (
-    Applied,
-    DefinitionsChanged,
-    InForce,
-    in_force,
-    plan_changes,
-    tag_of,
-)
-from udfs.definition_feed import TopicDefinitions
-from udfs.rules_feed import TopicRules
-from udfs.segments_feed import TopicSegments
 
 
 class MemoryDefinitions:
@@ -69,7 +67,7 @@ class MemoryDefinitions:
         topic = self.topics[kind]
         changes = plan_changes(topic, definitions)
         if expected_tag not in (None, tag_of(topic)):
-            raise DefinitionsChanged("read them again")
+            raise DefinitionsChangedError("read them again")
         before = {each.id: each for each in topic.definitions}
         if audit is None:
             return Applied(changes, tag_of(topic), before)
@@ -113,7 +111,7 @@ class MemoryDefinitions:
         rules = parse("rules", found.rules, ATTRIBUTES_FILE)
         try:
             await self.put_definitions("rules", rules, found.base_tag, audit)
-        except DefinitionsChanged:
+        except DefinitionsChangedError:
             self._decide(self.proposals[proposal_id], ProposalState.OUTDATED, audit)
             raise
         return self._decide(self.proposals[proposal_id], ProposalState.APPLIED, audit)

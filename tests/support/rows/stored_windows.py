@@ -9,7 +9,7 @@ from liveprofile.rules.flags import Flag
 from liveprofile.units import HOUR_MS
 from tests.support.rows.console_rows import FEATURES, known_delta, known_profile
 from tests.support.rows.profile_rows import flag, profile_row
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 
 
 def row_of(user_id: str, end_ms: int, hours_ago: int, dim: int, *flags: Flag) -> ProfileRow:

@@ -19,12 +19,12 @@ from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.memory.topic import FakeTopic, until
 from tests.support.model_folders import SHIPPED, copy_model
 from tests.unit.models.profile.short_of_memory import ShortOfMemory
-from tests.unit.udfs.profile.batches import batch, no_segments, shipped_rules
-from udfs.failed_rows import DATA_ERRORS
+from tests.unit.udfs.profile.batches import batch, feeds
 from udfs.profile import deployment
 from udfs.profile.batch import ProfileUpdater
 from udfs.profile.deployment import KEY
-from udfs.profile.model_feed import ModelFeed, require_whole_passes
+from udfs.profile.model_feed import ModelFeed, models_spec, require_whole_passes
+from udfs.worker import DATA_ERRORS
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,7 @@ def on_small_device(**most: int) -> ProfileModel:
 
 
 def updater_of(model: Any, sink: MemoryProfileSink) -> ProfileUpdater:
-    return ProfileUpdater(load(), model, sink, shipped_rules(), no_segments())
+    return ProfileUpdater(load(), model, sink, feeds())
 
 
 def test_job_stores_the_profiles_of_halved_passes(model: Any) -> None:
@@ -91,7 +91,10 @@ def feed_of(model: Any) -> Iterator[Callable[..., ModelFeed]]:
 
     def open_feed(load_model: Callable[[], ProfileModel], topic: FakeTopic) -> ModelFeed:
         timing = {"poll_timeout_s": 0.01, "retry_s": 0.01}
-        feeds.append(ModelFeed(model, lambda reference: load_model(), lambda: topic, **timing))
+        spec = models_spec(load())
+        feeds.append(
+            ModelFeed(spec, model, lambda reference: load_model(), lambda: topic, **timing)
+        )
         return feeds[-1]
 
     yield open_feed
@@ -128,7 +131,5 @@ def test_model_without_room_beside_the_old_one_is_refused_and_the_old_one_serves
     assert reason in caplog.text
     assert feed.current().model is model and feed.current().canary is None
     sink = MemoryProfileSink()
-    ProfileUpdater(load(), model, sink, shipped_rules(), no_segments(), feed=feed).update(
-        batch(*USERS)
-    )
+    ProfileUpdater(load(), model, sink, feeds(), models=feed).update(batch(*USERS))
     assert sink.profiles.keys() == set(USERS)
