@@ -133,7 +133,7 @@ def test_every_dependency_has_a_reason() -> None:
     assert len(files) >= 8
     text = "\n".join(file.read_text("utf-8") for file in files)
     pinned = re.findall(r"^([\w-]+)==(\S+)$", text, re.MULTILINE)
-    rows = re.findall(r"^\| ([\w, -]+) \| ([\d., ]+) \| .", TEXT["dependencies.md"], re.MULTILINE)
+    rows = re.findall(r"^- ([\w, -]+?) (\d[\d., ]+): .", TEXT["dependencies.md"], re.MULTILINE)
     documented_pins = {
         pair
         for names, versions in rows
