@@ -11,7 +11,7 @@ SETUP_LOG := .stack/setup.log
 # Several test processes share the cores: OpenMP threads that wait for each other would waste them.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help venv jars up stop down status demo check test bench docs lint clean
+.PHONY: help venv jars up stop down status demo check test lab bench docs lint clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
@@ -44,6 +44,9 @@ check: lint ## lint, layers and the fast unit tests: about a minute
 # Three processes: fault tests, which mostly wait; services and browser; embedded Flinks and units.
 test: lint .stack/prometheus/.complete .stack/helm/.complete .stack/browser ## lint, layers and every test level
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
+
+lab: venv ## run the tests of the studies in lab/
+	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 lab/tests $(ARGS)
 
 bench: venv ## run the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,7 +11,6 @@ import typer
 
 from benchmarks import throughput as throughput_benchmark
 from benchmarks.load.workload import Workload
-from benchmarks.models.gpu_command import gpu
 from benchmarks.serve import serve
 from benchmarks.storage.command import storage
 from benchmarks.support import runs
@@ -37,7 +35,6 @@ from liveprofile.errors import LiveprofileError
 from stack.local import Stack
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command()(gpu)
 app.command()(serve)
 app.command()(storage)
 
@@ -251,34 +248,6 @@ def hot_keys(
     )
 
 
-@app.command("card-frauds")
-def card_frauds(
-    file: Annotated[
-        Path, typer.Argument(help="Transactions of the Fraud Detection Handbook (Parquet).")
-    ],
-    root: Root = BENCH_ROOT,
-    first: Annotated[
-        datetime,
-        typer.Option(formats=["%Y-%m-%d"], help="First day of the training and of the replay."),
-    ] = datetime(2018, 6, 20),
-    commit_log: CommitLog = "periodic",
-) -> None:
-    """Compare the job's stored scores for the Handbook's test week with the offline scores."""
-    from benchmarks.models.card_frauds import card_frauds
-    from models.fraud.card_transactions.data import TrainTestPeriod
-
-    period = TrainTestPeriod.from_dates(
-        date(2018, 7, 25), date(2018, 7, 31), 7, date(2018, 8, 8), date(2018, 8, 14)
-    )
-    report_on_stack(
-        "card-frauds",
-        root,
-        commit_log,
-        None,
-        lambda stack: card_frauds(stack, file, first.date(), period),
-    )
-
-
 @app.command()
 def operator(
     root: Root = BENCH_ROOT,
@@ -292,6 +261,22 @@ def operator(
 
     workload = Workload.of(events, users)
     report("operator", workload, lambda: operator(root, workload, batch_rows, store))
+
+
+@app.command()
+def gpu(
+    checkpoint: Annotated[Path, typer.Option(help="Model checkpoint folder.")] = Path(
+        "models/checkpoints/default"
+    ),
+    events: Events = 50_000,
+    users: Users = 5_000,
+    repeats: Annotated[int, typer.Option(min=1, help="Rounds of timing.")] = 5,
+) -> None:
+    """Measure the user model on a GPU: ms per batch."""
+    from benchmarks.models.gpu import measure_gpu
+
+    workload = Workload.of(events, users)
+    report("gpu", workload, lambda: measure_gpu(checkpoint, workload, repeats))
 
 
 @app.command()
@@ -355,35 +340,6 @@ def audit(
     from benchmarks.audit import audit
 
     report("audit", None, lambda: {"sizes": audit([int(size) for size in records.split(",")])})
-
-
-@app.command()
-def models(
-    checkpoint: Annotated[
-        list[Path],
-        typer.Option(help="Model checkpoint folder; repeatable, the first is the reference."),
-    ],
-    rows: Annotated[Path, typer.Option(help="Parquet file or folder of a backfill.")],
-    recipe: Annotated[
-        str, typer.Option(help="Recipe that defines the data split.")
-    ] = "complete-journey",
-    windows: Annotated[
-        int, typer.Option(min=100, help="Number of validation windows to sample.")
-    ] = 3_000,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds of timing.")] = 5,
-) -> None:
-    """Compare model checkpoints and compressed forms of them: size, speed and quality by head."""
-    from benchmarks.models.model_table import models, table
-    from models.profile.recipes import recipe as recipe_of_name
-
-    workload, chosen = Workload.of(100_000, USERS), recipe_of_name(recipe)
-
-    def measure() -> dict[str, Any]:
-        result = models(checkpoint, rows, chosen, workload, windows, repeats)
-        typer.echo(table(result))
-        return result
-
-    report("models", workload, measure)
 
 
 def main() -> None:
