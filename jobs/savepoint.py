@@ -25,7 +25,7 @@ from pyflink.table import TableEnvironment
 
 from jobs.compiled_plan import FIRST_STATELESS_ID, NodeId
 from liveprofile.errors import ConfigError
-from liveprofile.flink.scoring_report import FIRST_PARTS, SCORING_INPUT
+from liveprofile.flink.job_report import FIRST_PARTS, SCORING_INPUT
 from liveprofile.settings import Settings
 
 _OVER = "stream-exec-over-aggregate"
@@ -123,7 +123,8 @@ def is_of_archive(path: str, uids: Iterable[str]) -> bool:
     if unknown:
         raise ConfigError(
             f"this version of the job has no operators for the state of {', '.join(unknown)} in"
-            f" {path}: submit it with the version that made it, or repeat `liveprofile bootstrap`"
+            f" {path}: submit it with the version that made it, or repeat `liveprofile events"
+            " bootstrap`"
         )
     return True
 

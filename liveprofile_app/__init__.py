@@ -30,7 +30,7 @@ def main() -> None:
             raise
         sys.stderr.write(
             f"liveprofile: the package {name} is not installed: `pip install 'liveprofile[serve]'`"
-            " for `liveprofile serve`, `console`, `key` and `metrics`, 'liveprofile[job]' for all"
-            " others\n"
+            " for `liveprofile serve api`, `console`, `key` and `metrics`, 'liveprofile[job]' for"
+            " all others\n"
         )
         sys.exit(2)

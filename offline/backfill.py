@@ -76,7 +76,7 @@ def backfill_profile_rows(
 
     Memory use does not grow with the number of rows.
     out: an empty or missing folder.
-    source: CSV, Parquet or JSON lines, as `liveprofile replay` reads them; None: the current
+    source: CSV, Parquet or JSON lines, as `liveprofile events replay` reads them; None: the current
     content of the input topic.
     cluster: True runs on flink.rest_url, whose machines must see the folder `out`; False runs an
     embedded Flink.
@@ -111,7 +111,7 @@ def backfill_scoring_rows(
 
     A row holds a scored event and what the job knew at that time. For the other parameters see
     `backfill_profile_rows`.
-    labels: JSON lines or Parquet, as `liveprofile feedback send` reads them; None: the current
+    labels: JSON lines or Parquet, as `liveprofile risk feedback send` reads them; None: the current
     content of the topic risk-feedback.
     on_rejected: called for each invalid label.
     """

@@ -34,7 +34,7 @@ CountBar = Callable[[str, int, str], AbstractContextManager[OnCount]]
 
 
 class BootstrapResult(NamedTuple):
-    """Summary of a bootstrap; `liveprofile bootstrap` prints it as JSON."""
+    """Summary of a bootstrap; `liveprofile events bootstrap` prints it as JSON."""
 
     events: int  # sent from the files
     savepoint: str

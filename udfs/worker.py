@@ -13,7 +13,7 @@ from liveprofile.consent.changes import ConsentBook
 from liveprofile.feeds.definitions import follow_definitions, rules_spec, segments_spec
 from liveprofile.feeds.feed import Current, Fixed
 from liveprofile.feeds.users import erasures_spec, follow, follow_consents
-from liveprofile.flink.latency_report import BOUND_LABEL, BUCKET, BUCKETS_MS, NO_BOUND, SUM
+from liveprofile.flink.operator_metrics import BOUND_LABEL, BUCKET, BUCKETS_MS, NO_BOUND, SUM
 from liveprofile.privacy.erasures import HashedErasureBook
 from liveprofile.rules.rules import RuleSet
 from liveprofile.segments.definitions import SegmentSet
@@ -92,7 +92,7 @@ class WorkerParts(NamedTuple):
 
 
 class LatencyCounters:
-    """The Flink counters of one latency, in the buckets of `liveprofile.flink.latency_report`.
+    """The Flink counters of one latency, in the buckets of `liveprofile.flink.operator_metrics`.
 
     group: Flink's metric group of the operator's pipeline. name: of the latency, with its unit.
     """

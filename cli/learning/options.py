@@ -8,14 +8,13 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cli.common import read_settings, read_user_ids
-from liveprofile.resources import ROOT
 
 RowsOption = Annotated[
     Path,
     typer.Option(
         "--rows",
         metavar="PATH",
-        help="Training rows: Parquet file or folder that `liveprofile backfill` wrote.",
+        help="Training rows: Parquet file or folder that `liveprofile model backfill` wrote.",
     ),
 ]
 CheckpointOption = Annotated[
@@ -23,7 +22,7 @@ CheckpointOption = Annotated[
     typer.Option(
         "--checkpoint",
         metavar="FOLDER",
-        help="Model checkpoint that `liveprofile train` wrote.",
+        help="Model checkpoint that `liveprofile model train` wrote.",
     ),
 ]
 OutFolderOption = Annotated[
@@ -44,7 +43,8 @@ ParamsOption = Annotated[
     typer.Option(
         "--params",
         metavar="FILE",
-        help="TOML file that overrides values of the recipe, such as one of `liveprofile tune`.",
+        help="TOML file that overrides values of the recipe, such as one of `liveprofile model"
+        " tune`.",
     ),
 ]
 PartOption = Annotated[
@@ -62,8 +62,7 @@ RefitOption = Annotated[
         show_default=False,
     ),
 ]
-# In a checkout, the looks at its test parts; an installed package has no docs folder.
-TEST_LOG = ROOT / "docs/test-looks.jsonl" if (ROOT / "docs").is_dir() else Path("test-looks.jsonl")
+TEST_LOG = Path("test-looks.jsonl")
 TestLogOption = Annotated[
     Path,
     typer.Option(
@@ -93,17 +92,8 @@ DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"],
     typer.Option("--device", help="Device; auto: a GPU if there is one."),
 ]
-SequencesArgument = Annotated[
-    Path, typer.Argument(metavar="FILE", help="Item sequences of users, in the format --format.")
-]
-SequencesFormatOption = Annotated[
-    Literal["s3rec", "pairs", "movielens"],
-    typer.Option(
-        "--format",
-        help="File format; s3rec: a line per user with the user's items; pairs: a line per user and"
-        " item, in order of time; movielens: ratings.csv of MovieLens.",
-    ),
-]
+
+
 ShopUsersOption = Annotated[int, typer.Option("--users", min=1, help="Users per simulated shop.")]
 ShopDaysOption = Annotated[int, typer.Option("--days", min=1, help="Days per simulated shop.")]
 

@@ -1,4 +1,4 @@
-"""`liveprofile train event-risk --rows FOLDER`: trains on a shop's own events and labels."""
+"""`liveprofile model train event-risk --rows FOLDER`: trains on a shop's own events and labels."""
 
 from __future__ import annotations
 

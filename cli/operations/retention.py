@@ -1,4 +1,4 @@
-"""`liveprofile retention`: which users of a first week come back."""
+"""`liveprofile shop retention`: which users of a first week come back."""
 
 from __future__ import annotations
 
@@ -11,19 +11,11 @@ from cli.operations.options import event_types
 from cli.operations.tables import print_table
 
 if TYPE_CHECKING:
-    from liveprofile.trends.retention import Cohort
+    from liveprofile.trends.funnel import Cohort
 
 
 def retention(
-    event_type: Annotated[
-        str | None,
-        typer.Option(
-            "--type",
-            metavar="TYPE",
-            show_default=False,
-            help="A user is active in a week with such an event. Default: any event.",
-        ),
-    ] = None,
+    event_type: Annotated[str | None, typer.Option("--type")] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -31,7 +23,10 @@ def retention(
 
     Deltas live for `cassandra.delta_ttl_s` (30 days): older cohorts are incomplete.
 
-    Example: `liveprofile retention --type purchase`
+    Example: `liveprofile shop retention --type purchase`
+
+    Options:
+    event_type TYPE: A user is active in a week with such an event. Default: any event.
     """
     from liveprofile.storage.connection import open_session
     from liveprofile.trends.stored import stored_retention

@@ -28,9 +28,10 @@ from liveprofile.rules.definitions import (
     DefinitionProblem,
     DefinitionsError,
     DefinitionSet,
+    RuleSigner,
+    SignatureError,
 )
 from liveprofile.rules.rules import Rule, RulesError, RuleSet, read_rule
-from liveprofile.rules.signature import RuleSigner, SignatureError
 from liveprofile.segments.definitions import (
     Segment,
     SegmentsError,

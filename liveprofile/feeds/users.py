@@ -7,8 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from liveprofile.consent.changes import ConsentBook
-from liveprofile.consent.persons import PersonConsentBook
+from liveprofile.consent.changes import ConsentBook, PersonConsentBook
 from liveprofile.consent.records import read_record as read_consent
 from liveprofile.errors import InputError
 from liveprofile.feeds.feed import Current, Feed, Fixed, OpenSource, TableSpec, TopicTable

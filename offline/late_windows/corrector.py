@@ -52,7 +52,7 @@ BATCH_WINDOWS = 256
 
 @dataclass
 class CorrectionCounts:
-    """What a run has done; `liveprofile correct` prints it."""
+    """What a run has done; `liveprofile events recompute-late` prints it."""
 
     late_events: int = 0  # in the chains of users whose history is complete
     users: int = 0  # with corrected windows

@@ -63,7 +63,7 @@ def run(
 ) -> dict[str, int]:
     """Corrects what late events change; returns counts by name. Raises LiveprofileError.
 
-    For the arguments see `liveprofile correct`; config: the settings' file.
+    For the arguments see `liveprofile events recompute-late`; config: the settings' file.
     """
     # Read first: the late topic then has every late event before these offsets.
     ranges = checkpointed_ranges(settings)

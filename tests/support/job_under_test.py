@@ -27,8 +27,9 @@ from liveprofile.settings import Settings, TopicSettings, load
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
 from stack.local import Stack, to_toml
-from tests.support.progress import say
+from tests.support.local_stack import LocalStack
 from tests.support.streams.seeded import Message
+from tests.support.summary import say
 
 CLI = Path(sys.executable).with_name("liveprofile")
 COMMAND_TIMEOUT_S = 900
@@ -92,21 +93,27 @@ class JobUnderTest:
         self.settings: Settings = load(self.config_file)
         self.id: str | None = None
 
-    def prepare(self) -> None:
-        """Creates the topics, the keyspace and its tables."""
+    def prepare(self, tables: bool = True) -> None:
+        """Creates the topics, and the keyspace with its tables."""
         create_topics(self.settings)
+        if not tables:
+            return
         card = ModelCard.read(self.settings.model.checkpoint)
         create_schema(self.settings.cassandra, card.shape["embedding"])
 
     # --- life cycle ---------------------------------------------------------------------------
 
     def submit(self, *arguments: str) -> str:
-        """Starts the job with `liveprofile submit`, waits until every task runs, returns its id."""
+        """Starts the job with `liveprofile job submit`, waits until every task runs, returns its
+        id.
+        """
         try:
-            done = run_cli("submit", "--wait", "--json", "--config", self.config_file, *arguments)
+            done = run_cli(
+                "job", "submit", "--wait", "--json", "--config", self.config_file, *arguments
+            )
         except BaseException:
             # It may run all the same, and would take the slots of later tests.
-            run_cli("cancel", "--config", self.config_file, ok=False)
+            run_cli("job", "cancel", "--config", self.config_file, ok=False)
             raise
         self.id = json.loads(done.stdout)["job_id"]
         return self.id
@@ -281,7 +288,7 @@ class JobUnderTest:
         return json.loads(done.stdout)
 
     def audit(self, *arguments: str) -> dict[str, Any]:
-        return self.run("audit", *arguments, ok=False)
+        return self.run("events", "audit", *arguments, ok=False)
 
 
 @contextmanager
@@ -294,7 +301,7 @@ def job_on_own_stack(
     with tempfile.TemporaryDirectory(prefix=f"liveprofile-{name}-") as folder:
         root = Path(folder)
         say("starting Kafka, Cassandra and Flink")
-        with Stack(root / "stack", flink_options=flink_options) as stack:
+        with LocalStack(root / "stack", flink_options) as stack:
             job = JobUnderTest(stack, root, name, sections)
             job.prepare()
             say("submitting the job")

@@ -23,7 +23,7 @@ from cassandra.cluster import Session
 
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import select_users_cql
-from liveprofile.rules.flag_history import NoFlagHistory
+from liveprofile.rules.flag_policy import NoFlagHistory
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.segments.membership import Membership, Memberships, MembershipWrite
 from liveprofile.segments.policy import ChangeKey, MembershipReader

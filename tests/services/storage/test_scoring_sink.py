@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +18,7 @@ from liveprofile.storage.score_hours import score_hour_ms
 from liveprofile.units import HOUR_MS, MINUTE_MS
 from tests.support.memory.sinks import MemoryScoringSink
 from tests.support.rows.scored_events import START_MS, flag, scored_event, write_and_flush
-from udfs.scoring.sink import HOUR_REFRESH_S, CassandraScoringSink, ScoringSink
+from udfs.scoring.sink import CassandraScoringSink, ScoringSink
 
 pytestmark = pytest.mark.services
 
@@ -130,14 +131,13 @@ def test_hour_is_kept_when_events_up_to_a_time_are_deleted(
     assert [score.event_id for score in queries.scores(session, "u")] == ["later"]
 
 
-def test_hour_outlives_its_scores(cassandra: CassandraScoringSink, session: Session):
-    write_and_flush(cassandra, scored_event())
-    session.execute("TRUNCATE risk_score_hours", timeout=60)
-    write_and_flush(cassandra, scored_event(event_id="other"))
-    # Written again by a worker that has not written it lately only.
-    assert not session.execute("SELECT * FROM risk_score_hours").all()
-    insert = cassandra._insert_hour.query_string
-    assert insert.endswith(f"TTL {SCORE_TTL_S + HOUR_REFRESH_S}")
+def test_hour_outlives_its_scores(settings: CassandraSettings, session: Session):
+    write_and_flush(CassandraScoringSink(settings, 1, session), scored_event())
+    deadline_s = time.monotonic() + 60
+    while session.execute("SELECT * FROM risk_score_by_hour").all():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+    assert session.execute("SELECT * FROM risk_score_hours").all()
 
 
 def test_flag_history_before_each_event(sink: ScoringSink):
@@ -187,41 +187,6 @@ def test_flag_history_orders_the_events_of_a_millisecond(sink: ScoringSink):
     assert of("b") == FlagHistory(is_raised=True)
     assert of("aa") == FlagHistory(RowPosition(START_MS, "b"), True, START_MS)
     assert of("0") == FlagHistory(RowPosition(START_MS, "a"), False, START_MS)
-
-
-@pytest.fixture
-def older_table(settings: CassandraSettings, session: Session) -> Iterator[None]:
-    """The table of an earlier version with an event of hour 1."""
-    session.execute(
-        "CREATE TABLE risk_score (user_id text, event_time timestamp, event_id text,"
-        " event_type text, amount double, score double, model_version text, rules_version text,"
-        " active_rules frozen<set<text>>, device_id text, place text, shop_id text,"
-        " coupon_id text, address_id text, PRIMARY KEY (user_id, event_time, event_id))"
-        " WITH CLUSTERING ORDER BY (event_time DESC, event_id ASC)",
-        timeout=60,
-    )
-    session.execute(
-        "INSERT INTO risk_score (user_id, event_time, event_id, active_rules, device_id)"
-        " VALUES (%s, %s, %s, %s, %s)",
-        ("u", from_ms(START_MS + HOUR_MS), "e1", {"a"}, "d-old"),
-    )
-    yield
-    session.execute("DROP TABLE risk_score", timeout=60)
-
-
-@pytest.mark.usefixtures("older_table")
-def test_events_of_an_earlier_version_are_read(
-    cassandra: CassandraScoringSink, settings: CassandraSettings, session: Session
-):
-    write_and_flush(cassandra, scored_event(hour=0), scored_event(hour=3, active_rules=["b"]))
-    sink = CassandraScoringSink(settings, SCORE_TTL_S, session)
-    assert past(sink, "a", START_MS + HOUR_MS) == (False, None)
-    assert past(sink, "a", START_MS + 2 * HOUR_MS) == (True, None)
-    assert past(sink, "a", START_MS + 4 * HOUR_MS) == (False, None)
-    [same_time] = sink.flag_history([FlagQuery("u", "a", START_MS + HOUR_MS, "e0")])
-    assert same_time.was_true and same_time.latest == RowPosition(START_MS + HOUR_MS, "e1")
-    found = queries.score(session, "u", START_MS + HOUR_MS, "e1")
-    assert (found.device_id, found.active_rules) == ("d-old", ["a"])
 
 
 def test_flags_of_a_rule_in_one_millisecond_are_separate_rows(

@@ -1,13 +1,12 @@
-"""Kafka in memory, for `liveprofile identify`: events that arrive while they are read, merges, and
-offsets that are committed with them."""
+"""Kafka in memory, for `liveprofile identity link-logins`: events that arrive while they are read,
+merges, and offsets that are committed with them."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
 
-from liveprofile.consent.changes import ConsentBook
-from liveprofile.consent.persons import PersonConsentBook
+from liveprofile.consent.changes import ConsentBook, PersonConsentBook
 from liveprofile.identity.book import IdentityBook
 from liveprofile.identity.login_counts import read_counts
 from liveprofile.identity.login_service import LoginMerger

@@ -1,4 +1,6 @@
-"""Which records `liveprofile why` reads, compared with reading and parsing all of them."""
+"""Which records `liveprofile profile explain` reads, compared with reading and parsing all of
+them.
+"""
 
 from __future__ import annotations
 

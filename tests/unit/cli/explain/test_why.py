@@ -1,4 +1,4 @@
-"""`liveprofile why`: the checks of what was recomputed, and its output."""
+"""`liveprofile profile explain`: the checks of what was recomputed, and its output."""
 
 from __future__ import annotations
 

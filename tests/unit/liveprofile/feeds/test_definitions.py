@@ -22,8 +22,8 @@ from liveprofile.feeds.definitions import (
     segments_spec,
 )
 from liveprofile.kafka.records import Record
+from liveprofile.rules.definitions import RuleSigner
 from liveprofile.rules.rules import RuleSet
-from liveprofile.rules.signature import RuleSigner
 from liveprofile.settings import load
 from tests.support.memory.topic import FakeTopic, until
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule

@@ -387,7 +387,7 @@ def test_train_command_writes_the_model_and_reports_rejected_labels(
     result = CliRunner().invoke(
         app,
         [
-            *("train", "event-risk", "--rows", str(folder), "--labels", str(labels_file)),
+            *("model", "train", "event-risk", "--rows", str(folder), "--labels", str(labels_file)),
             *SPLIT_OPTIONS,
             *("--out", str(out)),
         ],
@@ -414,6 +414,8 @@ def test_train_command_writes_the_model_and_reports_rejected_labels(
 def test_incompatible_options_are_rejected(
     arguments: list[str], message: str, tmp_path: Path
 ) -> None:
-    result = CliRunner().invoke(app, ["train", "event-risk", "--out", str(tmp_path), *arguments])
+    result = CliRunner().invoke(
+        app, ["model", "train", "event-risk", "--out", str(tmp_path), *arguments]
+    )
     assert isinstance(result.exception, InputError)
     assert message in str(result.exception)
