@@ -15,6 +15,7 @@ from cassandra.cluster import Session
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from cli import audit
 from cli.common import config_file
 from cli.demo import ring, scene, tour, view
 from cli.demo.open_console import Opened, open_console
@@ -22,7 +23,6 @@ from cli.demo.scene import Purchases
 from cli.demo.steps import Steps
 from cli.demo.tour import Tour
 from cli.demo.watch import JobWatcher, Snapshot
-from cli.pipeline import audit
 from liveprofile.audit.reconciliation import Reconciliation
 from liveprofile.errors import ServiceError, ServiceUnavailableError
 from liveprofile.flink import rest

@@ -156,7 +156,7 @@ def test_bad_certificate_and_taken_port_are_named(tmp_path: Path) -> None:
 
 def test_server_needs_neither_model_nor_flink() -> None:
     code = (
-        "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:])); import cli.main, cli.api.key,"
+        "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:])); import cli.main, cli.serve,"
         " serve.server, serve.keys, liveprofile.labels.feedback, liveprofile.storage.schema"
     )
     others = pinned("requirements.txt").keys() - pinned("requirements-serve.txt").keys()

@@ -60,9 +60,9 @@ def audit(
         audit must start, unless there is an error.
     repair: Send unaccounted records that were late by the lateness rules to the late topic.
     """
-    from cli.audit_encoded import audit_encoded
-    from cli.pipeline.audit_input import (
+    from cli.audit_input import (
         archive_ends,
+        audit_encoded,
         erased_windows,
         plan_range,
         read_range,
@@ -116,7 +116,7 @@ def audit(
 
 def run_audit(settings: Settings) -> Reconciliation:
     """Audits the whole topic, and stores the result. Raises ServiceError."""
-    from cli.pipeline.audit_input import archive_ends, erased_windows, read_whole_topic
+    from cli.audit_input import archive_ends, erased_windows, read_whole_topic
     from liveprofile.audit.audit import Audit
     from udfs.identity.merge_feed import read_merges
 
