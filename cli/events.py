@@ -345,7 +345,7 @@ def bootstrap(
     files FILE...: CSV, Parquet or JSON lines, in the order of the events.
     savepoint_dir URI: Folder for the savepoint. Default: the cluster's folder for savepoints.
     """
-    from cli.upgrade import submit_job
+    from cli.submission import submit_job
     from offline.bootstrap import archive_variables, check_files, run
 
     check_files(files, mapping)

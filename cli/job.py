@@ -43,7 +43,7 @@ def setup(
     contract: Also drop the tables that only earlier releases use, if they are empty. No job of an
         earlier release may run.
     """
-    from cli.upgrade import create_tables, read_model_card
+    from cli.submission import create_tables, read_model_card
     from liveprofile.kafka.topics import create_topics
 
     settings = read_settings(config)
@@ -215,7 +215,7 @@ def submit(
     parallelism: Parallelism of the job. Default: job.parallelism.
     wait: Wait until all tasks of the job run (at most 180 s).
     """
-    from cli.upgrade import submit_job
+    from cli.submission import submit_job
     from liveprofile.flink.rest import wait_until_running
 
     if parallelism is not None:

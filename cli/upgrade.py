@@ -1,12 +1,10 @@
-"""Submits the job, and replaces a running job by a new version that keeps its state."""
+"""`liveprofile job upgrade`: replaces the running job by a new version that keeps its state."""
 
 from __future__ import annotations
 
 import os
 import shlex
-import sys
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,90 +18,16 @@ from cli.common import (
     print_json,
     read_settings,
 )
-from cli.definitions import read_with_attributes
 from cli.job import JobOption, SavepointFolderOption
 from cli.progress import print_line
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
-from liveprofile.flink import rest
-from liveprofile.flink.submission import flink_run
-from liveprofile.kafka.topics import create_topics
-from liveprofile.resources import ROOT, product_path
-from liveprofile.rules.rules import read_rules
-from liveprofile.segments.definitions import read_segments
-from liveprofile.settings import Settings
-from liveprofile.storage.schema import create_schema
-from models.profile.model_card import ModelCard
 
 if TYPE_CHECKING:
     from liveprofile.settings import Settings
 
-JOB = ROOT / "jobs" / "profile_job.py"
-
-
-def submit_job(
-    settings: Settings,
-    settings_file: Path | None,
-    savepoint: str | None = None,
-    arguments: Sequence[str] = (),
-) -> tuple[str, list[str]]:
-    """Returns the job's id and the topics that were created.
-
-    arguments: of jobs/profile_job.py, besides the settings file.
-
-    Tables are created while Flink's client plans the job, which takes longer. If that fails, the
-    job is cancelled. Raises LiveprofileError.
-    """
-    card = check_submission(settings)
-    topics = create_topics(settings)
-    with ThreadPoolExecutor(1) as pool:
-        tables = pool.submit(create_tables, settings, card)
-        job_id = flink_run(
-            settings.flink.rest_url,
-            JOB,
-            [*(["--config", str(settings_file.resolve())] if settings_file else []), *arguments],
-            python=sys.executable,
-            savepoint=savepoint,
-        )
-        try:
-            tables.result()
-        except BaseException:
-            rest.cancel(settings.flink.rest_url, job_id)
-            raise
-    return job_id, topics
-
-
-def check_submission(settings: Settings) -> ModelCard:
-    """Raises LiveprofileError for files that the job would refuse, before anything is created."""
-    for read, name, path in (
-        (read_rules, "rule", settings.rules),
-        (read_segments, "segment", settings.segments),
-    ):
-        read_with_attributes(read, name, lambda: settings)(product_path(path))
-    return read_model_card(settings)
-
-
-def read_model_card(settings: Settings) -> ModelCard:
-    """The card of the user model that the job serves. Raises InputError."""
-    return ModelCard.read(product_path(settings.model.checkpoint))
-
-
-def create_tables(settings: Settings, card: ModelCard, contract: bool = False) -> list[str]:
-    """Applies pending migrations of the tables, if the job stores anything; returns their titles.
-
-    contract: as in `create_schema`. Raises LiveprofileError.
-    """
-    if settings.job.store != "cassandra":
-        return []
-    return create_schema(settings.cassandra, card.shape["embedding"], contract)
-
-
 RUNNING_TIMEOUT_S = 180.0
-
-
 # A checkpoint completes after the job has stored what it read, so the first one proves that it can.
 CHECKPOINT_TIMEOUT_S = 60.0
-
-
 CHECKPOINT_INTERVALS = 3
 
 
@@ -137,6 +61,7 @@ def upgrade(
     fallback_command PATH: The `liveprofile` command of the running job's version, for --fallback.
         Default: this version.
     """
+    from cli.submission import check_submission
     from liveprofile.flink import rest
     from liveprofile.flink.job_report import require_running_job
     from liveprofile.settings import load
@@ -210,6 +135,7 @@ def replace_job(
 
 def start(settings: Settings, file: Path | None, savepoint: str) -> str:
     """Starts a job and waits until it runs; cancels it if it does not. Raises LiveprofileError."""
+    from cli.submission import submit_job
     from liveprofile.flink import rest
 
     rest_url = settings.flink.rest_url
