@@ -266,7 +266,7 @@ def _next(stack: Stack, file: Path, user: str) -> list[tuple[str, str]]:
         *([] if finds_it else [export]),
         (
             f"{program} profile show {user} --similar 5",
-            "a household's profile and similar households",
+            "a household's profile and those like it",
         ),
         (f"{program} profile deltas {user}", "what its latest days changed"),
         (f"{program} profile flags", "the latest risk flags"),
