@@ -35,7 +35,7 @@ attributes = typer.Typer(
     name="attributes",
     no_args_is_help=True,
     help="Send, store and show what others know about users: declared, third-party and verified"
-    " attributes. docs/attributes.md describes them.",
+    " attributes. docs/data-contract.md describes them.",
 )
 
 MAX_PRINTED = 10

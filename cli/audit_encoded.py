@@ -1,4 +1,6 @@
-"""What `liveprofile audit` reads to account for the records that `liveprofile decode` reads."""
+"""What `liveprofile events audit` reads to account for the records that `liveprofile events decode`
+reads.
+"""
 
 from __future__ import annotations
 

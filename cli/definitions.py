@@ -1,4 +1,4 @@
-"""What `liveprofile rules` and `liveprofile segments` share: check, apply and list."""
+"""What `liveprofile risk rules` and `liveprofile segments` share: check, apply and list."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from cli.times import parse_since_ms
 if TYPE_CHECKING:
     from liveprofile.segments.definitions import SegmentSet
     from liveprofile.settings import Settings
-    from udfs.segments.sweep import SweepState
+    from offline.sweep_store import SweepState
 
 segments = typer.Typer(
     name="segments",
@@ -220,7 +220,7 @@ def sweep(at: AtOption = None, config: ConfigOption = None, json: JsonOption = F
     from liveprofile.storage.connection import open_session
     from liveprofile.storage.cql import now_ms
     from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
-    from udfs.segments.run_sweep import run_sweep
+    from offline.sweep import run_sweep
 
     time_ms = now_ms() if at is None else at
     settings = read_settings(config)

@@ -277,7 +277,7 @@ def committed_start_offsets(settings: Settings) -> dict[int, int]:
     if not offsets:
         raise ConfigError(
             f"Kafka has no offsets of group {group} in {settings.topics.events}, at which the topic"
-            " goes on from the archive of the savepoint: repeat `liveprofile bootstrap`"
+            " goes on from the archive of the savepoint: repeat `liveprofile events bootstrap`"
         )
     return offsets
 

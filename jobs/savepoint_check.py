@@ -79,7 +79,8 @@ def is_of_archive(path: str, uids: Iterable[str]) -> bool:
     if unknown:
         raise ConfigError(
             f"this version of the job has no operators for the state of {', '.join(unknown)} in"
-            f" {path}: submit it with the version that made it, or repeat `liveprofile bootstrap`"
+            f" {path}: submit it with the version that made it, or repeat `liveprofile events"
+            " bootstrap`"
         )
     return True
 

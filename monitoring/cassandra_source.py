@@ -81,7 +81,7 @@ def scan_tables(settings: Settings, session: Session) -> Readings:
 
 
 def _read_drift(readings: Readings, settings: Settings, session: Session) -> None:
-    """Nothing if the fraud model has no reference, as `liveprofile drift` says."""
+    """Nothing if the fraud model has no reference, as `liveprofile risk drift` says."""
     reference = DriftReference.load(product_path(settings.scoring.checkpoint))
     if reference is None or not settings.scoring.enabled:
         return

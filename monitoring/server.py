@@ -87,7 +87,9 @@ def sources(
     cassandra: CassandraSource,
     audit_state: Path | None,
 ) -> list[Source]:
-    """The sources of figures. audit_state: the file of `liveprofile audit --state`, if any."""
+    """The sources of figures. audit_state: the file of `liveprofile events audit --state`, if
+    any.
+    """
     fast_s = settings.metrics.interval_ms / SECOND_MS
     found = [
         Source("flink", fast_s, partial(read_flink, settings)),

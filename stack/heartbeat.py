@@ -1,4 +1,4 @@
-"""`liveprofile heartbeat` as a service of the stack."""
+"""`liveprofile events heartbeat` as a service of the stack."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Heartbeat(Service):
     def prepare(self) -> tuple[list[str], dict[str, str]]:
         create_topics(load(self._config_file))
         command = Path(sys.executable).with_name("liveprofile")
-        return [str(command), "heartbeat", "--config", str(self._config_file)], {}
+        return [str(command), "events", "heartbeat", "--config", str(self._config_file)], {}
 
     def ready(self) -> bool:
         return self.alive()

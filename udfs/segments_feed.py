@@ -3,7 +3,7 @@ has a definition.
 
 udfs/definition_feed.py describes topic and feed; schemas/segment-definition.schema.json a record. A
 record with the key SWEEP_KEY is no definition: it tells workers that a sweep changes memberships
-beside them (udfs/segments/sweep.py).
+beside them (offline/sweep.py).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """CPU time of one profile in the read API and in Cassandra, without a job beside them.
 
 `app_us`: the application in this process, from a request as uvicorn passes it on to its answer; the
-rows are in memory. `stack_us`: a process of `liveprofile serve` and Cassandra, at a constant load.
-The rows are those that the profile operator makes of generated events.
+rows are in memory. `stack_us`: a process of `liveprofile serve api` and Cassandra, at a constant
+load. The rows are those that the profile operator makes of generated events.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`liveprofile console`: the console in a browser."""
+"""`liveprofile serve console`: the console in a browser."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ def console(
 ) -> None:
     """Serve the console for analysts until Ctrl-C (docs/console.md).
 
-    Keys, roles, TLS and limits are those of `liveprofile serve`. Starts without Cassandra. With
+    Keys, roles, TLS and limits are those of `liveprofile serve api`. Starts without Cassandra. With
     --json, the first line is {"url": ...}.
 
-    Example: `liveprofile console --port 8072`
+    Example: `liveprofile serve console --port 8072`
     """
     from cli.explain.launch import open_explainer
     from console.server import run_console

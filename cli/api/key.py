@@ -1,4 +1,4 @@
-"""`liveprofile key`: creates, lists and revokes the keys of the read API."""
+"""`liveprofile serve key`: creates, lists and revokes the keys of the read API."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def create(
 ) -> None:
     """Create a key and print it once: only its hash is stored.
 
-    Example: `liveprofile key create shop-frontend --role reader --days 90`
+    Example: `liveprofile serve key create shop-frontend --role reader --days 90`
     """
     from liveprofile.storage.cql import now_ms
     from serve.keys import Role, new_key, write_key
@@ -70,7 +70,7 @@ def create(
 def list_keys(config: ConfigOption = None, json: JsonOption = False) -> None:
     """List the keys without their secrets, also revoked ones until they expire.
 
-    Example: `liveprofile key list --json`
+    Example: `liveprofile serve key list --json`
     """
     from serve.keys import read_keys
 
@@ -99,7 +99,7 @@ def revoke(
 ) -> None:
     """End a key; servers stop accepting it within serve.key_cache_ms. Exit code 1: unknown id.
 
-    Example: `liveprofile key revoke 3f9a0c21b7d4`
+    Example: `liveprofile serve key revoke 3f9a0c21b7d4`
     """
     from liveprofile.storage.cql import now_ms
     from serve.keys import revoke_key

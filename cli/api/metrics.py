@@ -1,4 +1,4 @@
-"""`liveprofile metrics`: what an operator watches, for Prometheus."""
+"""`liveprofile serve metrics`: what an operator watches, for Prometheus."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ def metrics(
         typer.Option(
             "--audit-state",
             metavar="FILE",
-            help="The file of `liveprofile audit --state`: adds how far the audit has come.",
+            help="The file of `liveprofile events audit --state`: adds how far the audit has come.",
         ),
     ] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Serve the figures of `liveprofile status` and more as Prometheus metrics until Ctrl-C.
+    """Serve the figures of `liveprofile job status` and more as Prometheus metrics until Ctrl-C.
 
-    docs/monitoring.md lists them. Starts without Kafka, Cassandra and Flink, and reads each when it
+    docs/metrics.md lists them. Starts without Kafka, Cassandra and Flink, and reads each when it
     is there. With --json, the first line is {"url": ...}.
 
-    Example: `liveprofile metrics --port 8071`
+    Example: `liveprofile serve metrics --port 8071`
     """
     from monitoring.server import serve_metrics
 

@@ -1,4 +1,4 @@
-"""`liveprofile serve`: the read API."""
+"""`liveprofile serve api`: the read API."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from cli.common import ConfigOption, JsonOption, config_file, print_json
 from liveprofile.settings import load
 
 
-def serve(
+def api(
     host: Annotated[
         str | None, typer.Option("--host", metavar="ADDRESS", help="Setting serve.host.")
     ] = None,
@@ -28,7 +28,7 @@ def serve(
     Starts without Cassandra and answers 503 until it is there. With --json, the first line is
     {"url": ...}. The log goes to stderr, a line per request.
 
-    Example: `liveprofile serve --port 8070`
+    Example: `liveprofile serve api --port 8070`
     """
     from cli.explain.launch import open_explainer
     from serve.server import serve as run

@@ -41,7 +41,7 @@ def slots(facts: Facts, settings: Settings) -> Iterator[Problem]:
         yield Problem(
             f"{flink.jobs.count(settings.job.name)} jobs named {settings.job.name} run and write"
             " the same rows",
-            "`liveprofile cancel --job ID` ends one",
+            "`liveprofile job cancel --job ID` ends one",
         )
 
 

@@ -32,7 +32,9 @@ def model(facts: Facts, settings: Settings) -> Iterator[Problem]:
 
 def rules(facts: Facts, settings: Settings) -> Iterator[Problem]:
     if facts.local.rules_error:
-        yield Problem(facts.local.rules_error, "`liveprofile rules check FILE` shows all errors")
+        yield Problem(
+            facts.local.rules_error, "`liveprofile risk rules check FILE` shows all errors"
+        )
 
 
 def temporary_space(facts: Facts, settings: Settings) -> Iterator[Problem]:

@@ -1,4 +1,4 @@
-"""The explainer of `liveprofile serve` and `liveprofile console`."""
+"""The explainer of `liveprofile serve api` and `liveprofile serve console`."""
 
 from __future__ import annotations
 

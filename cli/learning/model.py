@@ -23,8 +23,8 @@ OLD_DAYS = 60  # of a model; docs/retraining.md has what was measured
 model = typer.Typer(
     name="model",
     no_args_is_help=True,
-    help="Change the user model of running jobs without a restart. docs/operations.md describes"
-    " the steps.",
+    help="Train and evaluate models, and change the user model of running jobs without a"
+    " restart. docs/operate.md describes the steps.",
 )
 
 ByOption = Annotated[
@@ -63,7 +63,7 @@ def apply(
 
     The command checks the files and writes their digests to the topic user-models. Each worker
     checks them again. A worker that cannot serve the model keeps the old one, and `liveprofile
-    status` warns.
+    job status` warns.
 
     Example: `liveprofile model apply /shared/models/shop-2 --canary 20`
     """

@@ -1,4 +1,4 @@
-"""`liveprofile migrations`: lists and reverts what `liveprofile setup` has applied to tables."""
+"""Lists and reverts what `liveprofile job setup` has applied to tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ migrations = typer.Typer(
     name="migrations",
     no_args_is_help=True,
     help="List and revert the migrations of Cassandra's tables, which `setup` applies."
-    " docs/operations.md describes upgrades and rollbacks.",
+    " docs/deploy.md describes upgrades and rollbacks.",
 )
 
 
@@ -24,7 +24,7 @@ def list_(config: ConfigOption = None, json: JsonOption = False) -> None:
     (drops what earlier releases use: `setup --contract` applies it); unknown (a newer version has
     applied it).
 
-    Example: `liveprofile migrations list`
+    Example: `liveprofile job migrations list`
     """
     from cli.tables import new_table, print_tables
     from liveprofile.storage.cql import to_ms
@@ -77,7 +77,7 @@ def revert(
 
     First stop the jobs and commands that use them. Jobs of the earlier release may run.
 
-    Example: `liveprofile migrations revert --to 11 --yes`
+    Example: `liveprofile job migrations revert --to 11 --yes`
     """
     from liveprofile.storage.schema import revert_migrations
 

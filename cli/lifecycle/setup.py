@@ -1,4 +1,4 @@
-"""`liveprofile setup`: creates topics and tables, without a job."""
+"""`liveprofile job setup`: creates topics and tables, without a job."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def setup(
 
     `submit` does the same. What exists stays as it is, and a job may be running. The account needs
     the right to create topics, a keyspace and tables, so that the account of `submit` needs none.
-    `liveprofile migrations list` shows what has been applied.
+    `liveprofile job migrations list` shows what has been applied.
 
-    Example: `liveprofile setup --dry-run`
+    Example: `liveprofile job setup --dry-run`
     """
     from cli.pipeline.job_submission import create_tables, read_model_card
     from liveprofile.kafka.topics import create_topics
@@ -79,4 +79,4 @@ def _print_missing(settings: Settings, contract: bool, json: bool) -> None:
     typer.echo(f"topics to create: {', '.join(topics) or 'none, all exist'}")
     typer.echo(f"migrations to apply: {', '.join(pending) or 'none, all are'}")
     if waiting:
-        typer.echo(f"waiting for `liveprofile setup --contract`: {', '.join(waiting)}")
+        typer.echo(f"waiting for `liveprofile job setup --contract`: {', '.join(waiting)}")

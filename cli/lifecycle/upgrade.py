@@ -1,4 +1,4 @@
-"""`liveprofile upgrade`: replaces the running job by a new version that keeps its state."""
+"""`liveprofile job upgrade`: replaces the running job by a new version that keeps its state."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def upgrade(
     is cancelled. With --fallback the old job then goes on: exit code 1. Without it nothing runs,
     and the message names the savepoint: exit code 3.
 
-    Example: `liveprofile upgrade --config new.toml --fallback old.toml`
+    Example: `liveprofile job upgrade --config new.toml --fallback old.toml`
     """
     from cli.pipeline.job_submission import check_submission
     from liveprofile.flink import rest
@@ -124,7 +124,7 @@ def replace_job(
     Raises ServiceError that names the savepoint if no job runs at the end.
     """
     location = stop()
-    command = shlex.join(["liveprofile", "submit", "--savepoint", location])
+    command = shlex.join(["liveprofile", "job", "submit", "--savepoint", location])
     try:
         return UpgradeResult(start_new(location), location, None)
     except LiveprofileError as error:
@@ -170,7 +170,16 @@ def start_with_command(command: Path, file: Path | None, savepoint: str) -> str:
     import json
     import subprocess
 
-    arguments = ["submit", "--savepoint", savepoint, "--wait", "--json", "--config", str(file)]
+    arguments = [
+        "job",
+        "submit",
+        "--savepoint",
+        savepoint,
+        "--wait",
+        "--json",
+        "--config",
+        str(file),
+    ]
     done = subprocess.run([str(command), *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ServiceError(f"{command} submit: {done.stderr.strip() or done.stdout.strip()}")

@@ -1,4 +1,4 @@
-"""`liveprofile funnel`: how many users go from one type of event to the next."""
+"""`liveprofile shop funnel`: how many users go from one type of event to the next."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def funnel(
     Only first steps that are at least --within old count: later ones have had less time. A
     segment's users are those who are in it now. docs/trends.md has the definitions.
 
-    Example: `liveprofile funnel --steps view,cart,purchase --within 1d --by category`
+    Example: `liveprofile shop funnel --steps view,cart,purchase --within 1d --by category`
     """
     from liveprofile.storage.connection import open_session
     from liveprofile.trends.stored import stored_funnel

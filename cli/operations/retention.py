@@ -1,4 +1,4 @@
-"""`liveprofile retention`: which users of a first week come back."""
+"""`liveprofile shop retention`: which users of a first week come back."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def retention(
 
     Deltas live for `cassandra.delta_ttl_s` (30 days): older cohorts are incomplete.
 
-    Example: `liveprofile retention --type purchase`
+    Example: `liveprofile shop retention --type purchase`
     """
     from liveprofile.storage.connection import open_session
     from liveprofile.trends.stored import stored_retention

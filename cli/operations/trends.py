@@ -1,4 +1,4 @@
-"""`liveprofile trends`: counts of the shop by category, event type, hour and day."""
+"""`liveprofile shop trends`: counts of the shop by category, event type, hour and day."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def update(
     Run it on a schedule, such as every hour: it goes on where the last run ended. A run that is
     killed or repeated counts nothing twice.
 
-    Example: liveprofile trends update --json
+    Example: liveprofile shop trends update --json
     """
     from liveprofile.storage.connection import open_session
     from liveprofile.trends.count_store import CassandraCountStore
@@ -130,7 +130,7 @@ def show(
 ) -> None:
     """Show counts with the range that the weeks before let expect, and what falls outside.
 
-    Example: liveprofile trends show --metric amount --type purchase --last 48h
+    Example: liveprofile shop trends show --metric amount --type purchase --last 48h
     """
     from liveprofile.storage.connection import open_session
 
@@ -179,7 +179,7 @@ def forecast(
 
     Exit code 1 if the series has less than 84 days.
 
-    Example: liveprofile trends forecast --category beauty --type purchase
+    Example: liveprofile shop trends forecast --category beauty --type purchase
     """
     from liveprofile.storage.connection import open_session
     from liveprofile.trends.forecast import FIRST_DAYS, SCORED_DAYS
@@ -237,7 +237,8 @@ def _complete_until_ms(session: Session, settings: Settings) -> int:
     until_ms = counted_until_ms(session, settings)
     if until_ms is None:
         raise ServiceError(
-            f"no records of {settings.topics.events} are counted: run `liveprofile trends update`"
+            f"no records of {settings.topics.events} are counted: run `liveprofile shop trends"
+            " update`"
         )
     return until_ms
 

@@ -1,4 +1,4 @@
-"""`liveprofile audit`: checks that every record of the input topic is accounted for."""
+"""`liveprofile events audit`: checks that every record of the input topic is accounted for."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def audit(
     may be running, and records in open windows are no error. --since is about the arrival of a
     record; with --state it counts only if FILE does not exist.
 
-    Example: `liveprofile audit` or `liveprofile audit --since 2h --json`
+    Example: `liveprofile events audit` or `liveprofile events audit --since 2h --json`
     """
     from cli.audit_encoded import audit_encoded
     from cli.pipeline.audit_input import (
@@ -173,7 +173,7 @@ def _repair(settings: Settings, auditor: Audit) -> int:
     """Sends lost late records to the late topic, with the header `repaired`; returns the count.
 
     If the job ignores idle partitions, a window can drop a late event after a restore
-    (docs/state-and-failures.md, known limits).
+    (docs/operate.md, known limits).
     """
     return sum(_send_late(settings, lateness_ms) for lateness_ms in auditor.lateness_ms())
 
@@ -237,8 +237,8 @@ def _summary_lines(
         remedy = (
             "the next audit with --state begins with them."
             if counts.of_range
-            else "`liveprofile heartbeat`, or for past events"
-            " `liveprofile replay FILE --close-windows`, advances time and closes them."
+            else "`liveprofile events heartbeat`, or for past events"
+            " `liveprofile events replay FILE --close-windows`, advances time and closes them."
         )
         yield f"{counts.open_windows} records are in windows that are still open; {remedy}"
     if behind:
@@ -251,7 +251,7 @@ def _summary_lines(
     if repaired:
         yield f"{repaired} late records sent to {settings.topics.late}."
     if counts.unaccounted > repaired + counts.open_windows:
-        catching_up = "The job may still be catching up: see `liveprofile status`. "
+        catching_up = "The job may still be catching up: see `liveprofile job status`. "
         yield (
             f"{'' if counts.of_range else catching_up}--json lists examples of unaccounted records."
         )

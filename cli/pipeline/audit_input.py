@@ -1,4 +1,6 @@
-"""What `liveprofile audit` reads of the topics and tables: everything, or what a range needs."""
+"""What `liveprofile events audit` reads of the topics and tables: everything, or what a range
+needs.
+"""
 
 from __future__ import annotations
 

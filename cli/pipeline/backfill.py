@@ -1,4 +1,4 @@
-"""`liveprofile backfill`: makes training rows with the job's own SQL views."""
+"""`liveprofile model backfill`: makes training rows with the job's own SQL views."""
 
 from __future__ import annotations
 
@@ -76,10 +76,10 @@ def backfill(
     Rows of users who do not allow training now, or did not at the time of the row, are left out,
     and all rows of users who were erased.
 
-    Example: `liveprofile backfill --rows rows`
-    or `liveprofile backfill shop.csv --mapping shop.toml --rows rows`
+    Example: `liveprofile model backfill --rows rows`
+    or `liveprofile model backfill shop.csv --mapping shop.toml --rows rows`
     """
-    from cli.pipeline import backfill_job_runner
+    from offline import backfill as runner
 
     if labels is not None and pipeline != "scoring":
         raise InputError("--labels needs --pipeline scoring: the profile pipeline has no labels")
@@ -92,13 +92,13 @@ def backfill(
         "on_step": print_line,
     }
     if consents:
-        backfill_job_runner.check_files(rows, file, mapping, labels)
+        runner.check_files(rows, file, mapping, labels)
         common["consents"], common["erased"] = _decisions(settings)
     if pipeline == "profile":
-        result = backfill_job_runner.backfill_profile_rows(settings, rows, **common)
+        result = runner.backfill_profile_rows(settings, rows, **common)
     else:
         rejected = RejectedLabelReporter(labels or settings.topics.feedback)
-        result = backfill_job_runner.backfill_scoring_rows(
+        result = runner.backfill_scoring_rows(
             settings, rows, **common, labels=labels, on_rejected=rejected
         )
     if json:

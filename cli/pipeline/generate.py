@@ -1,4 +1,4 @@
-"""`liveprofile generate`: simulates a shop and writes its events and fraud labels to files."""
+"""Simulates a shop and writes its events and fraud labels to files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,8 @@ def generate(
     The last line is JSON with the counts of what was written; it goes to stderr if the events go
     to stdout. docs/simulator.md describes the simulation.
 
-    Example: `liveprofile generate --out shop.jsonl --labels labels.jsonl --users 500 --days 10`
+    Example:
+    `liveprofile events generate --out shop.jsonl --labels labels.jsonl --users 500 --days 10`
     """
     import orjson
 

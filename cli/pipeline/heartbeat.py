@@ -1,4 +1,4 @@
-"""`liveprofile heartbeat`: keeps event time moving on quiet partitions."""
+"""`liveprofile events heartbeat`: keeps event time moving on quiet partitions."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def heartbeat(
     Once it has sent a heartbeat, an outage of Kafka does not end it: it reports the error and sends
     again.
 
-    Example: `liveprofile heartbeat --every 1`
+    Example: `liveprofile events heartbeat --every 1`
     """
     from liveprofile.ingest.heartbeat import send_heartbeats
     from liveprofile.ingest.replay import ReplayProducer

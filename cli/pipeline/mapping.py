@@ -1,4 +1,4 @@
-"""`liveprofile mapping`: drafts and checks the mapping of a file to events."""
+"""`liveprofile events mapping`: drafts and checks the mapping of a file to events."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def infer(
 
     A comment with a question mark is at each line that needs a look. Then run `mapping check`.
 
-    Example: `liveprofile mapping infer shop.csv --out shop.toml`
+    Example: `liveprofile events mapping infer shop.csv --out shop.toml`
     """
     from liveprofile.ingest import inference
 
@@ -75,7 +75,7 @@ def check(
 
     Connects to nothing. Exit code 1 if an event would be rejected.
 
-    Example: `liveprofile mapping check shop.csv shop.toml`
+    Example: `liveprofile events mapping check shop.csv shop.toml`
     """
     from liveprofile.ingest.preview import rejection
     from liveprofile.ingest.replay import open_source

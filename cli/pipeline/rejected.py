@@ -1,4 +1,4 @@
-"""`liveprofile rejected`: lists rejected records and sends corrected ones."""
+"""`liveprofile events rejected`: lists rejected records and sends corrected ones."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def list_records(
     A record is in the topic again after a restart of the job: topic, partition and offset of the
     original record identify it.
 
-    Example: `liveprofile rejected list --reason BAD_NUMBER --since 2h --json`
+    Example: `liveprofile events rejected list --reason BAD_NUMBER --since 2h --json`
     """
     from liveprofile.ingest.rejected_topic import latest_records
     from liveprofile.kafka.offsets import ranges_since
@@ -92,7 +92,7 @@ def show(
 ) -> None:
     """Show a rejected record with its payload. With --json, correct the payload and resend it.
 
-    Example: `liveprofile rejected show 0:17 --json`
+    Example: `liveprofile events rejected show 0:17 --json`
     """
     from liveprofile.ingest.rejected import parse_id
     from liveprofile.ingest.rejected_topic import find_records
@@ -138,7 +138,7 @@ def resend(
     resent_reason. A record that would be rejected again, or dropped as a duplicate, is refused.
     Sending a record twice has no effect while its event_id is known (state.dedup_ttl_ms).
 
-    Example: `liveprofile rejected resend corrected.jsonl --dry-run`
+    Example: `liveprofile events rejected resend corrected.jsonl --dry-run`
     """
     from liveprofile.ingest.rejected import read_corrections
     from liveprofile.ingest.rejected_topic import correct_records, send_corrected

@@ -1,4 +1,4 @@
-"""`liveprofile replay`: sends a file of events to the input topic."""
+"""`liveprofile events replay`: sends a file of events to the input topic."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def replay(
 ) -> None:
     """Send a file of events to the input topic, keyed by user.
 
-    Example: `liveprofile replay shop.csv --mapping shop.toml --close-windows`
+    Example: `liveprofile events replay shop.csv --mapping shop.toml --close-windows`
     """
     from liveprofile.ingest.replay import replay as send
     from liveprofile.ingest.replay import rows_estimate
@@ -73,7 +73,7 @@ def replay(
     if close_windows and not result.closed:
         print_line(
             "the last windows stay open: they end in the future. Events and heartbeats that are"
-            " sent then will close them (`liveprofile heartbeat`)"
+            " sent then will close them (`liveprofile events heartbeat`)"
         )
     if _is_history(settings, result.last_event_time_ms):
         print_line(

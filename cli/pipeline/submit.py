@@ -1,4 +1,4 @@
-"""`liveprofile submit`: submits the profile job to a Flink cluster."""
+"""`liveprofile job submit`: submits the profile job to a Flink cluster."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def submit(
 ) -> None:
     """Create missing topics and tables, then submit the profile job to Flink.
 
-    Example: `liveprofile submit --wait`
-    or `liveprofile submit --savepoint file:///shared/savepoints/savepoint-1a2b --wait`
+    Example: `liveprofile job submit --wait`
+    or `liveprofile job submit --savepoint file:///shared/savepoints/savepoint-1a2b --wait`
     """
     from cli.pipeline.job_submission import submit_job
     from liveprofile.flink.rest import wait_until_running

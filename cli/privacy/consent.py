@@ -1,4 +1,4 @@
-"""`liveprofile consent`: what a user has allowed."""
+"""`liveprofile privacy consent`: what a user has allowed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ consent = typer.Typer(
     name="consent",
     no_args_is_help=True,
     help="What a user has allowed, by purpose (docs/privacy.md)."
-    "\n\nExample: `liveprofile consent set 42 --withdraw marketing`",
+    "\n\nExample: `liveprofile privacy consent set 42 --withdraw marketing`",
 )
 
 
@@ -63,8 +63,9 @@ def set_consent(
     It is stored first, then sent to the topic that the job reads. After a failure repeat it with
     the same --time: repeating changes nothing.
 
-    Example: `liveprofile consent set 42 --grant profiling --withdraw marketing --basis consent`
-    or `liveprofile consent set --file consents.jsonl`
+    Example:
+    `liveprofile privacy consent set 42 --grant profiling --withdraw marketing --basis consent` or
+    `liveprofile privacy consent set --file consents.jsonl`
     """
     from liveprofile.consent import store
     from liveprofile.kafka.offsets import partition_ranges
@@ -105,7 +106,7 @@ def set_consent(
 def show(user: UserArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show what a user allows now, purpose by purpose.
 
-    Example: `liveprofile consent show 42`
+    Example: `liveprofile privacy consent show 42`
     """
     from liveprofile.alerts.cloud_events import to_rfc3339
     from liveprofile.consent.changes import PURPOSES, newest
@@ -144,7 +145,7 @@ def show(user: UserArgument, config: ConfigOption = None, json: JsonOption = Fal
 def history(user: UserArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show a user's newest 200 changes, newest first. Exit code 1 if there is none.
 
-    Example: `liveprofile consent history 42 --json`
+    Example: `liveprofile privacy consent history 42 --json`
     """
     from liveprofile.consent.records import change_json
 

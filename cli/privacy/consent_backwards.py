@@ -1,4 +1,4 @@
-"""`liveprofile consent backwards`: applies changes of consents that came after rows were stored."""
+"""Applies changes of consents that came after rows were stored."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ def backwards(
     older than `consent.backwards_days` stay until they expire. Exit code 1: rows were found, and
     are not deleted.
 
-    Example: `liveprofile consent backwards` or `liveprofile consent backwards 42 --delete`
+    Example: `liveprofile privacy consent backwards` or
+    `liveprofile privacy consent backwards 42 --delete`
     """
     from liveprofile.privacy.withdrawals import DELTAS, delete_rows, find_rows, read_digests
     from liveprofile.storage.connection import open_session

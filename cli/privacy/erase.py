@@ -1,4 +1,4 @@
-"""`liveprofile erase`: the job forgets persons, and their rows are deleted."""
+"""`liveprofile privacy erase`: the job forgets persons, and their rows are deleted."""
 
 from __future__ import annotations
 
@@ -79,14 +79,15 @@ def erase(
 
     The erasure goes to Kafka first: from then on the job neither scores nor stores what is older,
     whatever is replayed, and later events start from nothing. All ids of a person are erased
-    (`liveprofile merge`). The state of the job, topics,
+    (`liveprofile identity merge`). The state of the job, topics,
     training rows, logs and backups end later (--status, docs/privacy.md). After a kill or a failure
     run --pending. Exit code 1: rows are left, because the present hour is not over or the command
     was not run to its end; for --status, an erasure is not done in the tables; for --checkpoints,
     a model was trained on an erased user, or its users are unknown.
 
-    Example: `liveprofile erase 42 43 --proof erased.jsonl`, `liveprofile erase --file users.txt`,
-    `liveprofile erase --pending` or `liveprofile erase 42 --status`
+    Example: `liveprofile privacy erase 42 43 --proof erased.jsonl`,
+    `liveprofile privacy erase --file users.txt`, `liveprofile privacy erase --pending` or
+    `liveprofile privacy erase 42 --status`
     """
     ids = _user_ids(users or [], file)
     if pending and (ids or status):
@@ -289,7 +290,7 @@ def _print(report: dict[str, Any], json: bool) -> None:
     text = f"{sum(rows.values())} rows of {len(rows)} tables deleted"
     if pending:
         left = ", ".join(f"{name} {count}" for name, count in pending.items())
-        text += f"; left: {left}: run `liveprofile erase --pending` when the hour is over"
+        text += f"; left: {left}: run `liveprofile privacy erase --pending` when the hour is over"
     typer.echo(f"{report['user_id']}: {text}")
 
 

@@ -1,4 +1,4 @@
-"""`liveprofile alerts`: prints risk alerts and records what analysts decide about their flags."""
+"""Prints risk alerts and records what analysts decide about their flags."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ alerts = typer.Typer(
     name="alerts",
     invoke_without_command=True,
     help="Print risk alerts, or with a command, review the flags behind them (docs/alerts.md)."
-    "\n\nExample: `liveprofile alerts --follow --json`",
+    "\n\nExample: `liveprofile risk alerts --follow --json`",
 )
 
 FlagArgument = Annotated[
@@ -120,7 +120,7 @@ def list_flags(
 ) -> None:
     """List stored flags with their states, newest first.
 
-    Example: `liveprofile alerts list --state open --since 2d`
+    Example: `liveprofile risk alerts list --state open --since 2d`
     """
     from liveprofile.alerts.cases import flags
     from liveprofile.alerts.cases.states import AlertState
@@ -148,7 +148,7 @@ def list_flags(
 def show(flag: FlagArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show a flag's reasons, state, history, snoozes and cases. Exit code 1 if it is unknown.
 
-    Example: `liveprofile alerts show 6f1c2a09b7d34e58`
+    Example: `liveprofile risk alerts show 6f1c2a09b7d34e58`
     """
     from liveprofile.alerts.cases import case_store, flags, snooze, states
     from liveprofile.storage.connection import open_session
@@ -186,7 +186,7 @@ def ack(
 ) -> None:
     """Acknowledge a flag. Exit code 1 if another analyst has acknowledged it.
 
-    Example: `liveprofile alerts ack 6f1c2a09b7d34e58 --note "called the customer"`
+    Example: `liveprofile risk alerts ack 6f1c2a09b7d34e58 --note "called the customer"`
     """
     from liveprofile.alerts.cases.states import AlertState
 
@@ -205,7 +205,7 @@ def close(
 
     A case closes when all its flags are labelled or closed.
 
-    Example: `liveprofile alerts close 6f1c2a09b7d34e58`
+    Example: `liveprofile risk alerts close 6f1c2a09b7d34e58`
     """
     from liveprofile.alerts.cases.states import AlertState
 
@@ -226,7 +226,7 @@ def label(
     The state becomes confirmed or false_positive. If the flag is of an event, the label is then
     sent to the topic risk-feedback. Exit code 3 if Kafka does not answer: repeat the command.
 
-    Example: `liveprofile alerts label 6f1c2a09b7d34e58 fraud`
+    Example: `liveprofile risk alerts label 6f1c2a09b7d34e58 fraud`
     """
     from liveprofile.labels.feedback import STATE_OF_LABEL
 
@@ -255,7 +255,7 @@ def snooze(
 ) -> None:
     """Suppress a user's alerts for a limited time; flags are still stored.
 
-    Example: `liveprofile alerts snooze 42 --rule purchase_amount --for 8h`
+    Example: `liveprofile risk alerts snooze 42 --rule purchase_amount --for 8h`
     """
     from liveprofile.alerts.cases import snooze as snoozes
     from liveprofile.storage.connection import open_session
@@ -321,7 +321,7 @@ def _send_label(
     except ServiceError as error:
         raise ServiceError(
             f"flag {flag.flag_id} is {state.state}, but its label was not sent: {error}; repeat"
-            f" `liveprofile alerts label {flag.flag_id} {feedback.LABEL_OF_STATE[state.state]}"
+            f" `liveprofile risk alerts label {flag.flag_id} {feedback.LABEL_OF_STATE[state.state]}"
             f" --by {state.by}`"
         ) from None
 

@@ -1,4 +1,4 @@
-"""`liveprofile consume`: handles risk alerts until it is stopped."""
+"""`liveprofile risk consume`: handles risk alerts until it is stopped."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def consume(
     An alert that cannot be handled goes to the dead-letter topic risk-alerts-dead with the
     reason. At the end the counts are printed. docs/alerts.md describes the guarantees.
 
-    Example: `liveprofile consume --open-case --webhook https://example.org/alerts`
+    Example: `liveprofile risk consume --open-case --webhook https://example.org/alerts`
     """
     from liveprofile.alerts.consumer import AlertConsumer, Severity, Webhook, stop_on_signals
     from liveprofile.alerts.consumer.handlers import load_accounts

@@ -1,4 +1,4 @@
-"""`liveprofile drift`: shows whether the fraud model's input has drifted from its training data."""
+"""Shows whether the fraud model's input has drifted from its training data."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ drift = typer.Typer(
     name="drift",
     invoke_without_command=True,
     help="Show whether the fraud model's input has drifted from its training data (docs/drift.md)."
-    "\n\nExample: `liveprofile drift --periods 24`",
+    "\n\nExample: `liveprofile risk drift --periods 24`",
 )
 
 
@@ -84,7 +84,7 @@ def reference(
 
     The model itself does not change.
 
-    Example: `liveprofile drift reference models/checkpoints/event-risk`
+    Example: `liveprofile risk drift reference models/checkpoints/event-risk`
     """
     from cli.progress import progress
     from models.fraud.training.train_simulated import rebuild_reference

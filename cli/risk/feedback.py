@@ -1,4 +1,4 @@
-"""`liveprofile feedback`: sends labels from other sources, such as chargebacks, to the job."""
+"""`liveprofile risk feedback`: sends labels from other sources, such as chargebacks, to the job."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def send(
     address_id. The last line is JSON: sent, rejected, seconds. Exit code 1 if a row was rejected;
     the other rows are sent.
 
-    Example: `liveprofile feedback send chargebacks.jsonl --by payments`
+    Example: `liveprofile risk feedback send chargebacks.jsonl --by payments`
     """
     from liveprofile.labels import feedback as labels
 

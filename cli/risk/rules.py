@@ -1,4 +1,4 @@
-"""`liveprofile rules`: checks, applies and lists risk rules."""
+"""`liveprofile risk rules`: checks, applies and lists risk rules."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def check(file: FileArgument, config: ConfigOption = None, json: JsonOption = Fa
     Each error is one line. With --json an error has file, line, rule, key, column (in a
     condition) and reason.
 
-    Example: `liveprofile rules check rules.toml`
+    Example: `liveprofile risk rules check rules.toml`
     """
     from liveprofile.rules.rules import read_rules
 
@@ -69,7 +69,7 @@ def apply(
     jobs use the rules of the topic instead of the file in their settings. The records are signed
     if the setting rules_signing_key is set.
 
-    Example: `liveprofile rules apply rules.toml --dry-run`
+    Example: `liveprofile risk rules apply rules.toml --dry-run`
     """
     from liveprofile.rules.rules import read_rules
     from udfs.rules_feed import read_topic_rules
@@ -97,7 +97,7 @@ def backtest(
     how many users only one of them alerts about. A rule that reads features which are not stored
     with events counts only if its condition is in force. Writes nothing.
 
-    Example: `liveprofile rules backtest rules.toml --days 7`
+    Example: `liveprofile risk rules backtest rules.toml --days 7`
     """
     from liveprofile.labels.rule_backtest import as_json
     from liveprofile.labels.rule_backtest import backtest as compare
@@ -156,7 +156,7 @@ def _pair(values: Iterable[object]) -> str:
 def list_rules(config: ConfigOption = None, json: JsonOption = False) -> None:
     """List the current rules: those of the topic, or of the file while the topic has none.
 
-    Example: `liveprofile rules list --json`
+    Example: `liveprofile risk rules list --json`
     """
     from liveprofile.rules.rules import read_rules
     from udfs.definition_changes import read_in_force

@@ -29,7 +29,9 @@ class Outcome(StrEnum):
     REPEATED = "repeated"  # the account, or its person, has the id already
     BEFORE_LOGIN = "before_login"  # user_id is the anonymous id itself
     CONFLICT = "conflict"  # another person has the id
-    SPLIT = "split"  # the id was merged and split: only `liveprofile merge` merges it again
+    SPLIT = (
+        "split"  # the id was merged and split: only `liveprofile identity merge` merges it again
+    )
     ERASED = "erased"  # an id of either person was erased
     NO_CONSENT = "no_consent"  # the anonymous id or the account does not allow profiling
     BAD_EVENT = "bad_event"  # the job rejects the event

@@ -33,7 +33,7 @@ POLL_S = 0.1
 
 
 class ReplayResult(NamedTuple):
-    """Summary of a replay; `liveprofile replay` prints it as JSON."""
+    """Summary of a replay; `liveprofile events replay` prints it as JSON."""
 
     sent: int  # events, without heartbeats
     seconds: float
@@ -109,7 +109,8 @@ def open_source(
     if mapping is None:
         sources.require_json_lines(
             source,
-            "give a mapping of its columns (--mapping); `liveprofile mapping infer` drafts one",
+            "give a mapping of its columns (--mapping); `liveprofile events mapping infer` drafts"
+            " one",
         )
         batches, translator = sources.read_lines(source), PassthroughTranslator()
     else:

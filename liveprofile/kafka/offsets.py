@@ -84,12 +84,12 @@ def scoring_group(kafka: KafkaSettings) -> str:
 
 
 def decoder_group(kafka: KafkaSettings) -> str:
-    """The consumer group of `liveprofile decode`."""
+    """The consumer group of `liveprofile events decode`."""
     return f"{kafka.group_id}-decoder"
 
 
 def login_group(kafka: KafkaSettings) -> str:
-    """The consumer group of `liveprofile identify`, and its transactional id."""
+    """The consumer group of `liveprofile identity link-logins`, and its transactional id."""
     return f"{kafka.group_id}-logins"
 
 

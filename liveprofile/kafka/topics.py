@@ -167,7 +167,7 @@ def partitions(
     if topic_metadata is None or error is not None or not topic_metadata.partitions:
         raise NoTopicError(
             f"Kafka at {kafka.bootstrap_servers} has no topic {topic};"
-            " `liveprofile submit` creates the topics"
+            " `liveprofile job submit` creates the topics"
         )
     return sorted(topic_metadata.partitions)
 

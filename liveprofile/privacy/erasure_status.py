@@ -40,9 +40,11 @@ def place_statuses(
         yield PlaceStatus("tables", deletion.deleted_ms, True, "rows are deleted")
     elif deletion is not None and deletion.before_ms >= before_ms:
         left = ", ".join(f"{name} {count}" for name, count in deletion.remaining.items())
-        yield PlaceStatus("tables", None, False, f"left: {left}: run `liveprofile erase --pending`")
+        yield PlaceStatus(
+            "tables", None, False, f"left: {left}: run `liveprofile privacy erase --pending`"
+        )
     else:
-        yield PlaceStatus("tables", None, False, "run `liveprofile erase --pending`")
+        yield PlaceStatus("tables", None, False, "run `liveprofile privacy erase --pending`")
 
     def until(place: str, time_ms: int, note: str) -> PlaceStatus:
         return PlaceStatus(place, time_ms, time_ms <= now_ms, note)

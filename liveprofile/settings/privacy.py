@@ -21,9 +21,11 @@ class ConsentSettings(Section):
         True, description="segment changes are sent, campaigns contact the user"
     )
     risk: bool = Field(True, description="fraud scores, and flags and alerts of both pipelines")
-    training: bool = Field(True, description="rows of `liveprofile backfill`")
+    training: bool = Field(True, description="rows of `liveprofile model backfill`")
     backwards_days: int = Field(
-        30, ge=0, description="age up to which `liveprofile consent backwards` looks at rows"
+        30,
+        ge=0,
+        description="age up to which `liveprofile privacy consent backwards` looks at rows",
     )
 
     @property
@@ -33,7 +35,7 @@ class ConsentSettings(Section):
 
 
 class MergeSettings(Section):
-    """Ids that are one person (`liveprofile merge`)."""
+    """Ids that are one person (`liveprofile identity merge`)."""
 
     enabled: bool = Field(
         False, description="the job follows the topic of merges: a Python step for each event"
@@ -49,7 +51,7 @@ class MergeSettings(Section):
 
 
 class LoginSettings(Section):
-    """`liveprofile identify`: anonymous ids that log in to an account."""
+    """`liveprofile identity link-logins`: anonymous ids that log in to an account."""
 
     anonymous_id_pattern: str = Field(
         "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}",

@@ -214,7 +214,10 @@ class WindowSettings(Section):
         0, ge=0, description="spread the window ends of users by this step; 0: all end at once"
     )
     correction_days: float = Field(
-        3.0, ge=0, le=365, description="`liveprofile correct` uses later events up to this"
+        3.0,
+        ge=0,
+        le=365,
+        description="`liveprofile events recompute-late` uses later events up to this",
     )
     # The state contains K (K + 3) / 2 windows of tokens for each user
     # (jobs.sql.profile_views.model_input).
@@ -334,7 +337,7 @@ class ScoringSettings(Section):
 
 
 class TrendSettings(Section):
-    """`liveprofile trends`: counts by category, event type, hour and day."""
+    """`liveprofile shop trends`: counts by category, event type, hour and day."""
 
     ttl_s: int = Field(400 * 86_400, ge=1, le=MAX_TTL_S, description="of counts after a change")
     categories: int = Field(
@@ -351,7 +354,9 @@ class CampaignSettings(Section):
 
 
 class DecoderSettings(Section):
-    """`liveprofile decode`: the registry whose schemas records in Confluent wire format name."""
+    """`liveprofile events decode`: the registry whose schemas records in Confluent wire format
+    name.
+    """
 
     registry_url: str = Field(
         "", pattern="^(https?://.+)?$", description="of a schema registry; empty: none"

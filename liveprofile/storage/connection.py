@@ -105,7 +105,7 @@ def _connect(
             if settings.keyspace not in cluster.metadata.keyspaces:
                 raise ServiceError(
                     f"Cassandra at {address(settings)} has no keyspace {settings.keyspace}:"
-                    " `liveprofile submit` creates it"
+                    " `liveprofile job submit` creates it"
                 )
             session.set_keyspace(settings.keyspace)
     except (NoHostAvailable, DriverException, ErrorMessage, OSError) as error:

@@ -191,8 +191,8 @@ def _is_retained(chunk: Chunk, present: Mapping[int, PartitionRange]) -> bool:
 def _require_skip(skip_lost: bool, fault: str) -> None:
     if not skip_lost:
         raise ServiceError(
-            f"{fault}: records have expired, or the topic was created anew. `liveprofile trends"
-            " update --skip-lost` goes on with the first record that is left"
+            f"{fault}: records have expired, or the topic was created anew. `liveprofile shop"
+            " trends update --skip-lost` goes on with the first record that is left"
         )
 
 

@@ -1,6 +1,6 @@
 """Rules and segments in their Kafka topics, read and changed in threads.
 
-Both use the functions of `liveprofile rules` and `liveprofile segments`.
+Both use the functions of `liveprofile risk rules` and `liveprofile segments`.
 """
 
 from __future__ import annotations

@@ -345,7 +345,7 @@ class Store(Protocol):
     async def request_erasure(
         self, user_id: str, before_ms: int, audit: AuditEntry
     ) -> ErasureState:
-        """Makes the job forget a user; `liveprofile erase --pending` deletes the rows."""
+        """Makes the job forget a user; `liveprofile privacy erase --pending` deletes the rows."""
 
     async def audit_trail(self, day_ms: int, limit: int) -> list[AuditEntry]:
         """The writes of the UTC day that contains the time."""
@@ -357,7 +357,7 @@ class Store(Protocol):
         """Replaces an entry that `start_entry` has stored."""
 
     async def audits(self, limit: int) -> list[AuditResult]:
-        """What `liveprofile audit` has found, newest first."""
+        """What `liveprofile events audit` has found, newest first."""
 
     async def drift(self, periods: int) -> DriftHistory | None:
         """Of the fraud model's input. None: it is not monitored."""

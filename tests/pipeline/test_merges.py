@@ -31,6 +31,14 @@ from liveprofile.settings import Settings, load
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.user_records import key_of
 from models.fraud.model import FraudModel
+from offline.late_windows.late_events import (
+    RecordSelection,
+    choose_late_events,
+    read_late_events,
+    read_rows,
+    write_records,
+)
+from offline.late_windows.recomputation import MERGED
 from tests.pipeline.comparison import RECORD_MS, assert_equals_reference, in_one_partition
 from tests.pipeline.harness import run_profile_pipeline, run_scoring_pipeline
 from tests.pipeline.test_corrections import (
@@ -51,9 +59,6 @@ from tests.support.scoring_harness import assert_matches_reference
 from tests.support.streams import seeded, simulated
 from tests.support.streams.shop import HOT_USER, REGULAR_USER, START_MS, shop_events
 from tests.support.streams.simulated import to_records as scored_records
-from udfs.corrections.files import read_rows, write_records
-from udfs.corrections.late_events import RecordSelection, choose_late_events, read_late_events
-from udfs.corrections.recomputation import MERGED
 from udfs.identity.merge_feed import MergeFeed
 from udfs.profile.model_feed import load_checkpoint
 

@@ -176,7 +176,7 @@ def test_flink_connector_without_certificate_is_refused(
 
 TOPIC, GROUP = ResourceType.TOPIC, ResourceType.GROUP
 READ, WRITE = AclOperation.READ, AclOperation.WRITE
-# From the table of docs/deployment.md.
+# From the table of docs/deploy.md.
 RIGHTS = {
     "job": [
         (

@@ -101,12 +101,16 @@ class JobUnderTest:
     # --- life cycle ---------------------------------------------------------------------------
 
     def submit(self, *arguments: str) -> str:
-        """Starts the job with `liveprofile submit`, waits until every task runs, returns its id."""
+        """Starts the job with `liveprofile job submit`, waits until every task runs, returns its
+        id.
+        """
         try:
-            done = run_cli("submit", "--wait", "--json", "--config", self.config_file, *arguments)
+            done = run_cli(
+                "job", "submit", "--wait", "--json", "--config", self.config_file, *arguments
+            )
         except BaseException:
             # It may run all the same, and would take the slots of later tests.
-            run_cli("cancel", "--config", self.config_file, ok=False)
+            run_cli("job", "cancel", "--config", self.config_file, ok=False)
             raise
         self.id = json.loads(done.stdout)["job_id"]
         return self.id
@@ -281,7 +285,7 @@ class JobUnderTest:
         return json.loads(done.stdout)
 
     def audit(self, *arguments: str) -> dict[str, Any]:
-        return self.run("audit", *arguments, ok=False)
+        return self.run("events", "audit", *arguments, ok=False)
 
 
 @contextmanager

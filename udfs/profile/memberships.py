@@ -14,8 +14,8 @@ from liveprofile.segments.policy import EvaluatedWindow, MembershipPolicy, Membe
 from liveprofile.settings import Settings
 from liveprofile.wire import output_records
 from udfs.cassandra.encoding import write_time_us
+from udfs.cassandra.memberships import rewrite_after_ms
 from udfs.profile.profile_row import ProfileRow
-from udfs.segments.membership_store import rewrite_after_ms
 
 
 def open_membership_policy(settings: Settings, store: MembershipReader) -> MembershipPolicy:

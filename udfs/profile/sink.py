@@ -32,16 +32,16 @@ from udfs.attribute_reads import read_statements
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.flag_state_cache import FlagStateCache
+from udfs.cassandra.memberships import (
+    MembershipTables,
+    read_memberships,
+    read_stored_changes,
+)
 from udfs.cassandra.sink import CassandraSink, Read, StoredState
 from udfs.null_sink import NullSink
 from udfs.profile import row_encoding
 from udfs.profile.erasure import StoredSums, SumsKey, SumsReader
 from udfs.profile.profile_row import ProfileRow
-from udfs.segments.membership_store import (
-    MembershipTables,
-    read_memberships,
-    read_stored_changes,
-)
 
 
 class ProfileSink(MembershipReader, SumsReader, Protocol):

@@ -1,4 +1,6 @@
-"""Checks that a fault raises its alert, by a Prometheus that scrapes `liveprofile metrics`."""
+"""Checks that a fault raises its alert, by a Prometheus that scrapes
+`liveprofile serve metrics`.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,5 @@
-"""`liveprofile identify` with a real broker: kills, a replay and a second process write each merge
-once."""
+"""`liveprofile identity link-logins` with a real broker: kills, a replay and a second process write
+each merge once."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class Logins(NamedTuple):
         return lag(self.settings, group, self.settings.topics.events)
 
     def started(self) -> subprocess.Popen[str]:
-        command = [str(CLI), "identify", "--json", "--config", str(self.file)]
+        command = [str(CLI), "identity", "link-logins", "--json", "--config", str(self.file)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -40,7 +40,18 @@ class Api(NamedTuple):
 
     def key(self, name: str, role: str = "reader") -> dict[str, Any]:
         done = run_cli(
-            *("key", "create", name, "--role", role, "--json", "--config", self.job.config_file)
+            *(
+                "serve",
+                "api",
+                "key",
+                "create",
+                name,
+                "--role",
+                role,
+                "--json",
+                "--config",
+                self.job.config_file,
+            )
         )
         return json.loads(done.stdout)
 

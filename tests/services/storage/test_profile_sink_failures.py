@@ -214,7 +214,9 @@ def test_unreachable_node_raises(settings: CassandraSettings):
 
 
 def test_missing_keyspace_raises(settings: CassandraSettings):
-    with pytest.raises(ServiceError, match="no keyspace absent: `liveprofile submit` creates it"):
+    with pytest.raises(
+        ServiceError, match="no keyspace absent: `liveprofile job submit` creates it"
+    ):
         CassandraProfileSink(settings.model_copy(update={"keyspace": "absent"}), DIM)
 
 

@@ -1,5 +1,5 @@
-"""Kafka in memory, for `liveprofile identify`: events that arrive while they are read, merges, and
-offsets that are committed with them."""
+"""Kafka in memory, for `liveprofile identity link-logins`: events that arrive while they are read,
+merges, and offsets that are committed with them."""
 
 from __future__ import annotations
 

@@ -39,7 +39,7 @@ def test_server_without_the_model_packages_has_no_control(store: MemoryApiStore)
     assert "/user/explain" not in browser.get(ADDRESS).text
     answer = browser.post("/user/explain", data=FIELDS, headers=SAME_ORIGIN)
     assert answer.status_code == 501
-    assert "liveprofile why" in answer.text
+    assert "liveprofile profile explain" in answer.text
 
 
 def test_form_shows_the_events_that_moved_the_values(

@@ -132,7 +132,7 @@ def test_server_without_the_model_packages_says_so(store: MemoryApiStore) -> Non
     client = TestClient(app, headers={"Authorization": f"Bearer {key}"})
     answer = client.post(PATH)
     assert (answer.status_code, kind(answer)) == (501, "not-installed")
-    assert "liveprofile why" in answer.json()["detail"]
+    assert "liveprofile profile explain" in answer.json()["detail"]
 
 
 def test_explanation_may_take_longer_than_other_requests(

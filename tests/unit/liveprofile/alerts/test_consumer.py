@@ -174,5 +174,5 @@ def test_consume_command_without_handlers_is_rejected():
 
     from cli.main import app
 
-    result = CliRunner().invoke(app, ["consume"])
+    result = CliRunner().invoke(app, ["risk", "consume"])
     assert isinstance(result.exception, InputError) and result.exception.exit_code == 2

@@ -192,6 +192,7 @@ def test_split_position_inverts_position(partition, offset):
     assert split_position(position(partition, offset)) == (partition, offset)
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_random_topic_matches_a_plain_python_job(data):
     """A plain Python job classifies the records; the audit must count the same from its output."""

@@ -104,7 +104,7 @@ def test_reference_of_format_1_is_ignored_with_a_warning(
     text = (tmp_path / REFERENCE_FILE).read_text()
     (tmp_path / REFERENCE_FILE).write_text(text.replace('"format": 2', '"format": 1'))
     assert DriftReference.load(tmp_path) is None
-    assert "rebuild it (liveprofile drift reference)" in caplog.text
+    assert "rebuild it (liveprofile risk drift reference)" in caplog.text
 
 
 def test_daily_reference_uses_the_spread_of_days() -> None:

@@ -1,4 +1,4 @@
-"""Which of Flink's metrics are the rate of events in `liveprofile status`."""
+"""Which of Flink's metrics are the rate of events in `liveprofile job status`."""
 
 from __future__ import annotations
 

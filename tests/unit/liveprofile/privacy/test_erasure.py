@@ -10,14 +10,13 @@ from liveprofile.privacy.erase import KEPT, LISTS_OF_KEYS, Erasure
 from liveprofile.privacy.erase_users import ErasedTables
 from liveprofile.privacy.erasure_proof import proof_line, user_digest, verify_line
 from liveprofile.privacy.places import TABLES
-from tests.support.memory.cassandra import MemoryKeyspace
 
 KEY = "k" * 32
 DONE = Erasure({"user_profile": 1, "risk_flag": 3}, {})
 
 
 def test_tables_that_list_keys_of_others_come_last() -> None:
-    tables = ErasedTables.of(MemoryKeyspace())
+    tables = ErasedTables.of()
     order = [*tables.own, *tables.whole, *tables.lists]
     assert set(order) == TABLES.keys() - KEPT.keys() and len(order) == len(set(order))
     assert tuple(order[-len(LISTS_OF_KEYS) :]) == LISTS_OF_KEYS

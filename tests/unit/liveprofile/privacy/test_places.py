@@ -1,18 +1,14 @@
-"""Every table and topic that may hold a user is known to the export and to the documentation."""
+"""Every table and topic that may hold a user is known to the export."""
 
 from __future__ import annotations
-
-import re
 
 from liveprofile.kafka.topics import topic_configs
 from liveprofile.privacy.places import TABLES, TOPICS, TOPICS_WITHOUT_USERS, WITHOUT_USERS
 from liveprofile.settings import Settings, TopicSettings
 from liveprofile.storage.schema import table_columns
-from tests.support.paths import ROOT
 
 # Columns that identify a user, or a flag and so its user.
 IDENTIFYING = {"user_id", "subject", "flag_id", "alert_id", "target", "flags", "alerts"}
-PAGE = (ROOT / "docs" / "privacy.md").read_text("utf-8")
 
 
 def test_every_table_of_the_schema_has_an_entry() -> None:
@@ -44,33 +40,3 @@ def test_every_topic_has_an_entry_and_those_with_users_a_retention() -> None:
         assert "delete" in config["cleanup.policy"].split(",")
         limit = getattr(topics, held.limit.removeprefix("topics."))
         assert config["retention.ms"] == str(limit) and limit > 0
-
-
-def test_privacy_page_has_a_row_with_the_limit_of_every_table_and_topic() -> None:
-    rows = {
-        name: line
-        for line in PAGE.splitlines()
-        if line.startswith("| `")
-        for name in re.findall(r"`([^`]+)`", line.split(" | ")[0])
-    }
-    for name, held in TABLES.items():
-        assert held.limit in rows[name], name
-    for setting, held in TOPICS.items():
-        assert held.limit in rows[getattr(TopicSettings(), setting)], setting
-    without = {getattr(TopicSettings(), setting) for setting in TOPICS_WITHOUT_USERS}
-    assert (WITHOUT_USERS.keys() | without) <= rows.keys()
-
-
-def test_all_state_about_users_expires() -> None:
-    page = (ROOT / "docs" / "state-and-failures.md").read_text("utf-8")
-    table = page.split("## State in Flink\n")[1].strip().split("\n\n")[0]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
-    about_users = [row for row in rows if row[3] not in ("partition", "")]
-    assert len(about_users) >= 10
-    in_memory = "a buffer"  # emptied before each checkpoint
-    endless = [
-        row[0]
-        for row in about_users
-        if row[2] != in_memory and (not row[5] or row[5].startswith("never"))
-    ]
-    assert endless == []

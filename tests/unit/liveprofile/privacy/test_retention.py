@@ -27,7 +27,21 @@ from liveprofile.storage.schema import table_columns
 from liveprofile.units import DAY_MS, HOUR_MS
 from tests.support.paths import ROOT
 
-PACKAGES = ("liveprofile", "udfs", "models", "serve", "console", "monitoring", "stack", "cli")
+PACKAGES = (
+    "liveprofile", "udfs", "offline", "models", "serve", "console", "monitoring", "stack", "cli",
+)  # fmt: skip
+# Nodes of the plan that keep state for each key. Sources and sinks keep offsets, a local aggregate
+# nothing at a checkpoint.
+KEYED = tuple(
+    f"stream-exec-{name}_"
+    for name in (
+        "deduplicate",
+        "over-aggregate",
+        "global-window-aggregate",
+        "interval-join",
+        "window-join",
+    )
+)
 # Statements without a TTL, by a part of their text. Not about users; they never grow.
 WITHOUT_TTL = {"drift_state (scope, start) VALUES ('{_START}', ?)": "when drift was first watched"}
 
@@ -80,16 +94,11 @@ def test_limits_follow_the_settings() -> None:
 
 
 def test_every_state_of_the_job_has_a_limit() -> None:
-    page = (ROOT / "docs" / "state-and-failures.md").read_text("utf-8")
-    table = page.split("## State in Flink\n")[1].strip().split("\n\n")[0]
-    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in table.splitlines()[2:]]
-    # Sources and sinks keep offsets only, and a local aggregate nothing at a checkpoint.
-    views = {row[0].strip("`") for row in rows if row[0].startswith("`")}
-    assert views == STATES.keys()
-    for row in rows:
-        view = row[0].strip("`")
-        for setting in re.findall(r"`((?:state|scoring)\.\w+_ms)`", row[5]):
-            assert setting in STATES[view].setting, view
+    """tests/pipeline compares plan_nodes.json with the job's plan."""
+    plan = json.loads((ROOT / "tests" / "pipeline" / "plan_nodes.json").read_text("utf-8"))
+    assert len([node for node in plan if node["type"].startswith(KEYED)]) == len(STATES)
+    limits = [each.limit_ms for each in retention(load()) if each.kind == "state"]
+    assert len(limits) == len(STATES) and all(limit and limit > 0 for limit in limits)
 
 
 def test_every_write_of_a_row_has_a_ttl() -> None:
@@ -140,11 +149,11 @@ def relative(file: Path) -> str:
 def test_places_command_prints_each_and_fails_without_a_limit(tmp_path: Path) -> None:
     file = tmp_path / "liveprofile.toml"
     file.write_text("")
-    done = CliRunner().invoke(app, ["places", "--json", "--config", str(file)])
+    done = CliRunner().invoke(app, ["privacy", "data-inventory", "--json", "--config", str(file)])
     assert done.exit_code == 0, done.output
     rows = [json.loads(line) for line in done.stdout.splitlines()]
     assert [row["place"] for row in rows] == [each.place for each in retention(load())]
     file.write_text("[topics]\nretention_ms = -1\n")
-    done = CliRunner().invoke(app, ["places", "--config", str(file)])
+    done = CliRunner().invoke(app, ["privacy", "data-inventory", "--config", str(file)])
     assert done.exit_code == 1 and "behavior-events (topics.retention_ms)" in done.stderr
     assert "no limit" in done.stdout

@@ -1,4 +1,6 @@
-"""Files of the simulated shop: reproducible bytes, replay, labels, and `liveprofile generate`."""
+"""Files of the simulated shop: reproducible bytes, replay, labels, and
+`liveprofile events generate`.
+"""
 
 from __future__ import annotations
 
@@ -75,7 +77,7 @@ def test_generate_command_ends_with_a_json_summary(tmp_path):
     out, labels = tmp_path / "events.jsonl", tmp_path / "labels.jsonl"
     options = ["--users", "300", "--days", "3", "--seed", "5"]
     result = CliRunner().invoke(
-        app, ["generate", "--out", str(out), "--labels", str(labels), *options]
+        app, ["events", "generate", "--out", str(out), "--labels", str(labels), *options]
     )
     assert result.exit_code == 0
     last = json.loads(result.stdout.splitlines()[-1])
@@ -86,7 +88,7 @@ def test_generate_command_ends_with_a_json_summary(tmp_path):
     )
     assert last["fraud_events"] == written
 
-    piped = CliRunner().invoke(app, ["generate", "--out", "-", *options])
+    piped = CliRunner().invoke(app, ["events", "generate", "--out", "-", *options])
     assert piped.stdout_bytes == out.read_bytes()
 
 

@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 from liveprofile.settings import CassandraSettings
 from liveprofile.storage.schema import schema_statements
+from offline.late_windows.tables import DELTA_MARKS, FLAG_MARKS
 from tests.support.rows.profile_rows import DIM, profile_row
 from udfs.cassandra import encoding
-from udfs.corrections.tables import DELTA_MARKS, FLAG_MARKS
 from udfs.profile import row_encoding
 
 CQL_TYPES = {
