@@ -11,7 +11,7 @@ SETUP_LOG := .stack/setup.log
 # Several test processes share the cores: OpenMP threads that wait for each other would waste them.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help venv jars up stop down status demo check test bench lint lock audit clean
+.PHONY: help venv jars up stop down status demo check test lab bench docs lint lock audit clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
@@ -45,8 +45,20 @@ check: lint ## lint, layers and the fast unit tests: about a minute
 test: lint .stack/prometheus/.complete .stack/helm/.complete .stack/browser ## lint, layers and every test level
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
+lab: venv .venv/.ready-test ## run the tests of the studies in lab/
+	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 lab/tests $(ARGS)
+
 bench: venv .venv/.ready-test ## run the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+docs: .stack/docs-venv/.ready ## build the site of docs/ in .stack/site/, with search
+	@rm -rf .stack/site-pages .stack/site && mkdir -p .stack/site-pages
+	@cp -r docs/images docs/*.md .stack/site-pages/
+	@sed -E 's#\]\(docs/#](#g; s#\(CHANGELOG\.md#(changelog.md#g' README.md > .stack/site-pages/index.md
+	@sed -E 's#\]\(docs/#](#g; s#\(README\.md#(index.md#g' CHANGELOG.md > .stack/site-pages/changelog.md
+	@sed -i -E 's#\(\.\./README\.md#(index.md#g; s#\(\.\./CHANGELOG\.md#(changelog.md#g' .stack/site-pages/*.md
+	@sed -i -E 's#\[([^]]*)\]\((\.\./|mappings)[^)]*\)#\1#g' .stack/site-pages/*.md
+	@.stack/docs-venv/bin/zensical build --clean --strict
 
 lint: venv .venv/.ready-test ## check style with ruff and layers with import-linter
 	@$(BIN)/ruff check --quiet .
@@ -93,6 +105,11 @@ clean: stop ## remove everything that make created
 # Only tests need it.
 .stack/helm/.complete: stack/helm.sh | .venv/.ready
 	@stack/step.sh "helm" .stack/helm $(SETUP_LOG).helm stack/helm.sh $(BIN)/python .stack/helm
+	@touch $@
+
+.stack/docs-venv/.ready: uv.lock stack/install_packages.sh stack/uv.txt | .stack/prerequisites
+	@stack/step.sh "packages of the site" $(@D) $(SETUP_LOG).docs \
+		stack/install_packages.sh $(PYTHON) $(@D) --only-group docs
 	@touch $@
 
 .stack/lib/.complete: liveprofile/flink/pom.xml | .stack/prerequisites

@@ -49,9 +49,8 @@ class DiskTables:
         if isinstance(batch, np.ndarray):
             batch = pa.record_batch({name: batch[name] for name in batch.dtype.names})
         with _disk_errors():
-            if table not in self._counts:
-                self._database.execute(f"CREATE TABLE {table} AS FROM batch LIMIT 0")
-            self._database.execute(f"INSERT INTO {table} FROM batch")
+            rows = self._database.from_arrow(pa.Table.from_batches([batch]))
+            (rows.insert_into if table in self._counts else rows.create)(table)
         self._counts[table] = self.count(table) + batch.num_rows
 
     def read(self, table: str, clauses: str = "", *values: Any) -> Iterator[pa.RecordBatch]:

@@ -13,7 +13,7 @@ LOCKED = {
     package["name"]: package
     for package in tomllib.loads((ROOT / "uv.lock").read_text("utf-8"))["package"]
 }
-EVERYTHING = pinned("test")
+EVERYTHING = pinned("test", "docs")
 IMPORT_ALL = """
 import importlib, pkgutil
 for name in {names}:

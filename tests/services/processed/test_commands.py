@@ -80,7 +80,6 @@ def test_why_finds_the_events_of_a_stored_window(job: JobUnderTest) -> None:
         key = run_cli(
             *(
                 "serve",
-                "api",
                 "key",
                 "create",
                 "mia",
