@@ -11,11 +11,7 @@ SETUP_LOG := .stack/setup.log
 # Several test processes share the cores: OpenMP threads that wait for each other would waste them.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-<<<<<<< HEAD
-.PHONY: help venv jars up stop down status demo check test lab bench docs lint lock audit clean
-=======
-.PHONY: help venv jars up stop down status demo check test chaos lab bench docs lint clean
->>>>>>> main
+.PHONY: help venv jars up stop down status demo check test chaos lab bench docs lint lock audit clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
@@ -49,14 +45,10 @@ check: lint ## lint, layers and the fast unit tests: about a minute
 test: lint .stack/prometheus/.complete .stack/helm/.complete .stack/browser ## lint, layers and every test level
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
-<<<<<<< HEAD
-lab: venv .venv/.ready-test ## run the tests of the studies in lab/
-=======
-chaos: venv ## random load and faults at full size: about two hours, before a release
+chaos: venv .venv/.ready-test ## random load and faults at full size: about two hours, before a release
 	@$(ONE_THREAD) $(BIN)/python -m tests.chaos $(ARGS)
 
-lab: venv ## run the tests of the studies in lab/
->>>>>>> main
+lab: venv .venv/.ready-test ## run the tests of the studies in lab/
 	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 lab/tests $(ARGS)
 
 bench: venv .venv/.ready-test ## run the benchmarks
