@@ -1,8 +1,8 @@
 """The entry point of the `liveprofile` command.
 
-A wheel installs the packages cli, console, jobs, models, monitoring, serve, stack and udfs inside
-this package, because their names are too general for site-packages. They are imported by their own
-names, so `main` puts this folder on the path. In a checkout they lie in the project's root, which
+A wheel installs the packages cli, console, jobs, models, monitoring, serve, services, stack
+and udfs inside this package, because their names are too general for site-packages. They are
+imported by their own names, so `main` puts this folder on the path. In a checkout they lie in the project's root, which
 is on the path already.
 """
 
@@ -11,7 +11,8 @@ from pathlib import Path
 
 _FOLDER = Path(__file__).resolve().parent
 _OWN = {
-    "cli", "console", "jobs", "liveprofile", "models", "monitoring", "serve", "stack", "udfs",
+    "cli", "console", "jobs", "liveprofile", "models", "monitoring", "serve", "services",
+    "stack", "udfs",
 }  # fmt: skip
 
 

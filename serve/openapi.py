@@ -11,14 +11,14 @@ from liveprofile.config import Settings
 from liveprofile.resources import ROOT
 from liveprofile.serve_settings import ServeSettings
 from serve.app import create_app
-from serve.store.cassandra import CassandraStore
+from serve.store.store import Store
 
 FILE = ROOT / "schemas" / "openapi.json"
 
 
 def document() -> dict[str, Any]:
     """The OpenAPI document of the API."""
-    return create_app(ServeSettings(), CassandraStore(Settings.model_construct())).openapi()
+    return create_app(ServeSettings(), Store(Settings.model_construct())).openapi()
 
 
 def text() -> str:

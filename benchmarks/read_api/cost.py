@@ -32,7 +32,8 @@ from liveprofile.storage.schema import create_schema
 from models.profile.inference import ProfileModel
 from serve.app import create_app
 from serve.keys import Role, StoredKey, new_key
-from serve.store.protocol import RawProfile, Store
+from serve.store.statements import RawProfile
+from serve.store.store import Store
 from stack.local import Stack, to_toml
 from udfs.null_sink import NullSink
 from udfs.profile.profile_row import ProfileRow
@@ -77,7 +78,7 @@ def operator_rows(settings: Settings, model: ProfileModel) -> list[ProfileRow]:
 
 
 class _StoreInMemory:
-    """As much of serve.store.protocol.Store as the measured routes call."""
+    """As much of serve.store.store.Store as the measured routes call."""
 
     def __init__(self, rows: Sequence[ProfileRow], key: StoredKey):
         self._key = key

@@ -18,7 +18,7 @@ from serve.explainer import ExplanationRefused
 from serve.keys import Role
 from serve.server import listen, server_of, url_of
 from tests.browser.conftest import NARROW, USER, WIDE, Console, sign_in
-from tests.support.memory.api_store import NOW_MS
+from tests.support.memory.api import NOW_MS
 from tests.support.memory.explainer import MemoryExplainer
 from tests.support.rows.console_rows import KNOWN_USER, console_store
 from tests.unit.console.conftest import MemoryJob

@@ -27,7 +27,10 @@ from liveprofile.storage.schema import table_columns
 from liveprofile.units import DAY_MS, HOUR_MS
 from tests.support.paths import ROOT
 
-PACKAGES = ("liveprofile", "udfs", "models", "serve", "console", "monitoring", "stack", "cli")
+PACKAGES = (
+    *("liveprofile", "udfs", "models", "services", "serve", "console", "monitoring", "stack"),
+    "cli",
+)
 # Statements without a TTL, by a part of their text. Not about users; they never grow.
 WITHOUT_TTL = {"drift_state (scope, start) VALUES ('{_START}', ?)": "when drift was first watched"}
 
