@@ -11,7 +11,7 @@ SETUP_LOG := .stack/setup.log
 # Several test processes share the cores: OpenMP threads that wait for each other would waste them.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help venv jars up stop down status demo check test bench lint clean
+.PHONY: help venv jars up stop down status demo check test bench docs lint clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
@@ -48,6 +48,15 @@ test: lint .stack/prometheus/.complete .stack/helm/.complete .stack/browser ## l
 bench: venv ## run the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)
 
+docs: .stack/docs-venv/.ready ## build the site of docs/ in .stack/site/, with search
+	@rm -rf .stack/site-pages .stack/site && mkdir -p .stack/site-pages
+	@cp -r docs/images docs/*.md .stack/site-pages/
+	@sed -E 's#\]\(docs/#](#g; s#\(CHANGELOG\.md#(changelog.md#g' README.md > .stack/site-pages/index.md
+	@sed -E 's#\]\(docs/#](#g; s#\(README\.md#(index.md#g' CHANGELOG.md > .stack/site-pages/changelog.md
+	@sed -i -E 's#\(\.\./README\.md#(index.md#g; s#\(\.\./CHANGELOG\.md#(changelog.md#g' .stack/site-pages/*.md
+	@sed -i -E 's#\[([^]]*)\]\((\.\./|mappings)[^)]*\)#\1#g' .stack/site-pages/*.md
+	@.stack/docs-venv/bin/zensical build --clean --strict
+
 lint: venv ## check style with ruff and layers with import-linter
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
@@ -78,6 +87,10 @@ clean: stop ## remove everything that make created
 # Only tests need it.
 .stack/helm/.complete: stack/helm.sh | .venv/.ready
 	@stack/step.sh "helm" .stack/helm $(SETUP_LOG).helm stack/helm.sh $(BIN)/python .stack/helm
+	@touch $@
+
+.stack/docs-venv/.ready: requirements-docs.txt
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D) && $(@D)/bin/pip install --quiet -r requirements-docs.txt
 	@touch $@
 
 .stack/lib/.complete: liveprofile/flink/pom.xml | .stack/prerequisites

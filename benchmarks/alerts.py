@@ -21,9 +21,9 @@ from benchmarks.load.workload import EventSender, Workload
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
 from benchmarks.support.topic_listener import TopicListener
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 from stack.local import Stack
 
 LAST_ALERT_TIMEOUT_S = 30.0

@@ -18,11 +18,11 @@ import numpy as np
 from benchmarks.support import runs
 from liveprofile.audit.audit import Audit
 from liveprofile.audit.rows import BATCH_ROWS, INPUT_ROW, SPREAD, STORED_ROW, position
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.events.window_times import end_ms
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.resources import ROOT
+from liveprofile.settings import Settings
 from liveprofile.units import MINUTE_MS
 
 PARTITIONS, USERS = 4, 1_000_000

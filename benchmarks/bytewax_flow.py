@@ -38,10 +38,10 @@ from bytewax.recovery import RecoveryConfig
 from benchmarks.against_bytewax import PROCESSES, RECOVERY
 from benchmarks.load.rows import UserState
 from benchmarks.support.journal import Journal
-from liveprofile.config import Settings, load
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
+from liveprofile.settings import Settings, load
 from liveprofile.wire.tokens import EVENT_TYPES, ID_CHARS
 from models.profile.inference import ProfileModel
 from udfs.garbage_collection import collect_rarely

@@ -21,8 +21,8 @@ import numpy as np
 
 from benchmarks.support.inline_executor import InlineExecutor
 from benchmarks.support.memory_drift_store import MemoryDriftStore
-from liveprofile.config import Settings
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS, HOUR_MS
 from models.fraud.datasets.entity_history import EntityHistory, EventColumns
 from models.fraud.datasets.event_dataset import concatenate

@@ -24,9 +24,9 @@ from benchmarks.load.workload import EventSender
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
 from benchmarks.support.runs import RunningJob
-from liveprofile.config import Settings
 from liveprofile.flink import java
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 from stack.local import Stack
 
 Case = Literal["even", "hot_shop", "hot_user"]

@@ -19,8 +19,8 @@ from benchmarks.support import runs
 from benchmarks.support.meter import Meter
 from benchmarks.support.segment_changes import SegmentChangeListener
 from benchmarks.support.topic_listener import TopicListener
-from liveprofile.config import Settings, load
 from liveprofile.errors import ConfigError, ServiceError
+from liveprofile.settings import Settings, load
 from liveprofile.storage import connection
 from stack.local import Stack
 from udfs.profile.batch import STAGES

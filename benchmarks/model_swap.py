@@ -16,9 +16,9 @@ from typing import Any
 from benchmarks import latency
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 from models.profile.model_card import CARD
 from stack.local import Stack
 from udfs.profile import deployment

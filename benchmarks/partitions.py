@@ -31,7 +31,7 @@ from benchmarks.support.runs import RunningJob
 from liveprofile.events import window_times
 from liveprofile.flink import rest
 from liveprofile.resources import STACK_FOLDER
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from stack.local import Stack

@@ -18,11 +18,11 @@ import psutil
 from benchmarks.load.workload import EventSender, Workload
 from benchmarks.support import runs
 from cli.pipeline.submit import JOB
-from liveprofile.config import load
 from liveprofile.errors import ServiceError
 from liveprofile.flink import java, rest
 from liveprofile.flink.rest import wait_until_running
 from liveprofile.kafka.topics import create_topics
+from liveprofile.settings import load
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
 from stack.local import Stack

@@ -10,17 +10,17 @@ import numpy as np
 import orjson
 
 from benchmarks.support import runs
-from liveprofile.config import Settings
 from liveprofile.resources import product_path
 from liveprofile.segments.definitions import SegmentSet, read_segments
 from liveprofile.segments.features import PROFILE_FEATURES
+from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.units import DAY_MS
 from models.profile.model_card import ModelCard
+from offline.sweep import run_sweep
 from stack.local import Stack
 from udfs.profile.profile_row import ProfileRow
 from udfs.profile.sink import CassandraProfileSink
-from udfs.segments.run_sweep import run_sweep
 
 END_MS = 1_700_000_000_000
 WRITE_ROWS = 500

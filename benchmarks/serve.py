@@ -159,8 +159,19 @@ async def measure(url: str, planned: list[PlannedRequest]) -> Measured:
 
 @contextmanager
 def api_process(config: str) -> Iterator[tuple[str, int]]:
-    """Yields URL and process id of a `liveprofile serve` that is ready."""
-    command = [sys.executable, "-m", "cli", "serve", "--config", config, "--port", "0", "--json"]
+    """Yields URL and process id of a `liveprofile serve api` that is ready."""
+    command = [
+        sys.executable,
+        "-m",
+        "cli",
+        "serve",
+        "api",
+        "--config",
+        config,
+        "--port",
+        "0",
+        "--json",
+    ]
     with subprocess.Popen([*command, "--quiet"], cwd=ROOT, stdout=subprocess.PIPE) as process:
         try:
             url = json.loads(process.stdout.readline())["url"]

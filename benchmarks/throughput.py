@@ -14,8 +14,8 @@ from benchmarks.support import runs
 from benchmarks.support.job import VARIANTS
 from benchmarks.support.journal import BatchEntry
 from benchmarks.support.meter import Meter, Usage
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
+from liveprofile.settings import Settings
 from liveprofile.storage import connection, queries
 from stack.local import Stack
 from udfs.profile.batch import STAGES

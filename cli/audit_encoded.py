@@ -1,4 +1,6 @@
-"""What `liveprofile audit` reads to account for the records that `liveprofile decode` reads."""
+"""What `liveprofile events audit` reads to account for the records that `liveprofile events decode`
+reads.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +15,10 @@ from liveprofile.audit.encoded import (
     EncodedCounts,
     Position,
 )
-from liveprofile.config import Settings
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.topics import NoTopicError, PartitionRange
+from liveprofile.settings import Settings
 
 
 def audit_encoded(settings: Settings, since_ms: int | None) -> EncodedCounts | None:

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from liveprofile.config import CONFIG_VARIABLE, Settings, load
 from liveprofile.errors import InputError
 from liveprofile.resources import ROOT
+from liveprofile.settings import CONFIG_VARIABLE, Settings, load
 
 if TYPE_CHECKING:
     from liveprofile.labels.feedback import RejectedLabel

@@ -1,4 +1,4 @@
-"""`liveprofile decode`: turns records in other formats into events of the input topic."""
+"""`liveprofile events decode`: turns records in other formats into events of the input topic."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def decode(config: ConfigOption = None, json: JsonOption = False) -> None:
     Several decoders share the partitions. Each record is sent at least once. docs/data-contract.md
     has the rules.
 
-    Example: `liveprofile decode --config liveprofile.toml --json`
+    Example: `liveprofile events decode --config liveprofile.toml --json`
     """
     from liveprofile.alerts.consumer.loop import stop_on_signals
     from liveprofile.decoding.registry import SchemaRegistry

@@ -1,4 +1,4 @@
-"""What `liveprofile rules` and `liveprofile segments` share: check, apply and list."""
+"""What `liveprofile risk rules` and `liveprofile segments` share: check, apply and list."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cli.common import print_json
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 
 if TYPE_CHECKING:
     from liveprofile.rules.definitions import Definition

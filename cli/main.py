@@ -12,13 +12,13 @@ import typer
 from cli.api.console import console
 from cli.api.key import key
 from cli.api.metrics import metrics
-from cli.api.serve import serve
+from cli.api.serve import api
 from cli.attributes import attributes
-from cli.correct.command import correct
+from cli.correct.command import recompute_late
 from cli.decode import decode
 from cli.demo.command import demo
 from cli.doctor.command import doctor
-from cli.explain.command import why
+from cli.explain.command import explain
 from cli.learning.catalogue import catalogue
 from cli.learning.evaluate import evaluate
 from cli.learning.model import model
@@ -33,6 +33,7 @@ from cli.operations.campaign import campaign
 from cli.operations.funnel import funnel
 from cli.operations.retention import retention
 from cli.operations.trends import trends
+from cli.options import Commands
 from cli.pipeline.audit import audit
 from cli.pipeline.backfill import backfill
 from cli.pipeline.bootstrap import bootstrap
@@ -46,9 +47,9 @@ from cli.pipeline.submit import submit
 from cli.privacy.consent import consent
 from cli.privacy.erase import erase
 from cli.privacy.export import export
-from cli.privacy.identify import identify
+from cli.privacy.identify import link_logins
 from cli.privacy.merge import merge
-from cli.privacy.places import places
+from cli.privacy.places import data_inventory
 from cli.profiles import deltas, flags, scores, show
 from cli.risk.alerts import alerts
 from cli.risk.consume import consume
@@ -59,36 +60,74 @@ from cli.segments import segments
 from liveprofile import __version__
 from liveprofile.errors import LiveprofileError
 
-# The panels of `liveprofile --help`, each with its commands and groups of commands.
-PANELS: dict[str, tuple[Callable[..., None] | typer.Typer, ...]] = {
-    "Run the job": (
-        demo,
-        setup,
-        migrations,
-        submit,
-        status,
-        stop,
-        savepoint,
-        cancel,
-        upgrade,
-        doctor,
-        audit,
-        correct,
+CommandTuple = tuple[Callable[..., None] | typer.Typer, ...]
+
+
+def group(name: str, description: str, commands: CommandTuple) -> typer.Typer:
+    """A group of commands: `liveprofile NAME COMMAND`."""
+    made = Commands(name=name, help=description)
+    add(made, commands)
+    return made
+
+
+def add(to: typer.Typer, commands: CommandTuple, panel: str | None = None) -> None:
+    for command in commands:
+        if isinstance(command, typer.Typer):
+            to.add_typer(command, rich_help_panel=panel)
+        else:
+            to.command(rich_help_panel=panel)(command)
+
+
+add(model, (backfill, train, tune, evaluate, walk_forward, catalogue))
+
+# The panels of `liveprofile --help`, by the reader's task.
+PANELS: dict[str, CommandTuple] = {
+    "Start here": (demo, doctor),
+    "Operate": (
+        group(
+            "job",
+            "Tables and topics, and the Flink job: start, watch, stop, upgrade.",
+            (setup, migrations, submit, status, stop, savepoint, cancel, upgrade),
+        ),
+        group(
+            "events",
+            "Send, check and account for events.",
+            (
+                *(generate, mapping, replay, decode, heartbeat),
+                *(rejected, audit, bootstrap, recompute_late),
+            ),
+        ),
+        group("serve", "The read API, the console and metrics.", (api, console, metrics, key)),
     ),
-    "Send events": (generate, mapping, replay, decode, heartbeat, rejected, bootstrap),
-    "Read profiles": (show, deltas, why, scores, flags),
-    "Serve profiles over HTTP": (serve, console, key, metrics),
-    "Work on alerts": (alerts, consume, feedback, rules, drift),
-    "Segment users": (segments, attributes),
-    "Operate the shop": (trends, funnel, retention),
-    "Run campaigns": (campaign,),
-    "Respect a person's choices": (consent, merge, identify, export, erase, places),
-    "Train models": (backfill, train, tune, evaluate, walk_forward, catalogue, model),
+    "Read": (
+        group(
+            "profile",
+            "What is stored about a user.",
+            (show, deltas, scores, flags, explain),
+        ),
+        group("shop", "Counts of the whole shop.", (trends, funnel, retention)),
+    ),
+    "Act on fraud": (
+        group(
+            "risk",
+            "Alerts, rules and the drift of the fraud model.",
+            (alerts, consume, feedback, rules, drift),
+        ),
+    ),
+    "Address users": (segments, attributes, campaign),
+    "Respect a person's choices": (
+        group(
+            "privacy",
+            "Consent, erasure, export and where data is kept.",
+            (consent, erase, export, data_inventory),
+        ),
+        group("identity", "Ids that belong to one person.", (merge, link_logins)),
+    ),
+    "Train": (model,),
 }
 
-app = typer.Typer(
+app = Commands(
     name="liveprofile",
-    no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -104,10 +143,7 @@ def _print_version(requested: bool) -> None:
 @app.callback()
 def start(
     version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
-        ),
+        bool, typer.Option("--version", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Real-time user profiles and fraud scores on Flink, Kafka and Cassandra.
@@ -115,7 +151,10 @@ def start(
     Exit codes: 0 success; 1 negative result (unknown user, failed audit); 2 invalid setting,
     argument or file; 3 Kafka, Cassandra or Flink does not answer or refuses.
 
-    Example: `liveprofile submit --wait`
+    Example: `liveprofile job submit --wait`
+
+    Options:
+    version: Print the version.
     """
     # Clients log a warning per failed connection attempt; the final error is printed once.
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")
@@ -124,11 +163,7 @@ def start(
 
 
 for panel, commands in PANELS.items():
-    for command in commands:
-        if isinstance(command, typer.Typer):
-            app.add_typer(command, rich_help_panel=panel)
-        else:
-            app.command(rich_help_panel=panel)(command)
+    add(app, commands, panel)
 
 
 def main() -> None:

@@ -1,4 +1,6 @@
-"""`liveprofile show`, `deltas`, `scores` and `flags`: print what the job stored in Cassandra."""
+"""`liveprofile profile show`, `deltas`, `scores` and `flags`: print what the job stored in
+Cassandra.
+"""
 
 from __future__ import annotations
 
@@ -40,9 +42,7 @@ MAX_SHARES = 5
 
 def show(
     user: UserArgument,
-    similar: Annotated[
-        int, typer.Option("--similar", min=0, max=100, help="Number of similar users to list.")
-    ] = 0,
+    similar: Annotated[int, typer.Option(min=0, max=100)] = 0,
     at: AtOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
@@ -52,7 +52,10 @@ def show(
     Churn and spend are those of the moment "values as of" (JSON: values_at_ms): now, or --at, or
     the end of the last window if the model stores no curves.
 
-    Example: `liveprofile show 42 --similar 5`
+    Example: `liveprofile profile show 42 --similar 5`
+
+    Options:
+    similar: Number of similar users to list.
     """
     from cli.attributes import attribute_table, user_attributes
     from liveprofile.attributes.table import AttributeTable
@@ -96,7 +99,7 @@ def deltas(
 
     Exit code 1 if there is no window.
 
-    Example: `liveprofile deltas 42 --limit 3`
+    Example: `liveprofile profile deltas 42 --limit 3`
     """
     from liveprofile.storage import queries
     from liveprofile.storage.connection import open_session
@@ -120,7 +123,7 @@ def scores(
 ) -> None:
     """Show a user's latest scored events, newest first. Exit code 1 if there is none.
 
-    Example: `liveprofile scores 42 --limit 5`
+    Example: `liveprofile profile scores 42 --limit 5`
     """
     from liveprofile.storage import queries
     from liveprofile.storage.connection import open_session
@@ -148,7 +151,7 @@ def flags(
 
     --since is about the end of a flag's window, or the time of its event.
 
-    Example: `liveprofile flags --since 2h` or `liveprofile flags --user 42 --json`
+    Example: `liveprofile profile flags --since 2h` or `liveprofile profile flags --user 42 --json`
     """
     from liveprofile.storage import queries
     from liveprofile.storage.connection import open_session

@@ -33,7 +33,7 @@ from console.routes import (
 )
 from console.sessions import Sessions
 from liveprofile.errors import LiveprofileError
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve.app import SCAN_MARGIN_S
 from serve.explainer import Explainer

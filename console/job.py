@@ -8,7 +8,6 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from liveprofile.config import Settings
 from liveprofile.flink.job_report import JobReport, report
 from liveprofile.flink.job_warnings import checkpoint_warnings, model_warnings, scoring_warnings
 from liveprofile.flink.latency_report import LatencyCounts, count_latencies, is_latency
@@ -16,6 +15,7 @@ from liveprofile.flink.model_report import ModelReport, model_report
 from liveprofile.flink.operator_metrics import operator_metrics
 from liveprofile.flink.scoring_report import ScoringReport, scoring_report
 from liveprofile.kafka.offsets import lag, scoring_group
+from liveprofile.settings import Settings
 from udfs.profile.deployment import UserModels
 from udfs.profile.model_feed import read_user_models
 

@@ -8,8 +8,8 @@ from collections.abc import Callable
 
 from console.app import create_console
 from console.job import FlinkJobReader
-from liveprofile.config import Settings
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 from serve.explainer import Explainer
 from serve.server import SWITCH_INTERVAL_S, listen, server_of, url_of
 from serve.store.store import Store

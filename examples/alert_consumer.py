@@ -4,7 +4,7 @@
 
 The command line does the same:
 
-    liveprofile consume --open-case --webhook https://shop.example/risk \\
+    liveprofile risk consume --open-case --webhook https://shop.example/risk \\
         --restrict examples.alert_consumer:PrintingAccounts --min-severity high
 """
 

@@ -3,8 +3,8 @@
     flink run -py jobs/backfill_job.py ... -- --config FILE --events ARCHIVE --rows FOLDER
 
 Each row is the input that a pipeline's model would have received in the stream. Trainings read
-these rows (liveprofile/wire/training_rows.py), and `liveprofile correct` recomputes profiles from
-them. A batch has no watermark, so no event is late.
+these rows (liveprofile/wire/training_rows.py), and `liveprofile events recompute-late` recomputes
+profiles from them. A batch has no watermark, so no event is late.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs.sql import expressions as sql
 from jobs.sql import profile_views, scoring_views, tables
-from liveprofile.config import Settings, load
 from liveprofile.errors import LiveprofileError
+from liveprofile.settings import Settings, load
 from liveprofile.wire import training_rows
 from udfs.identity.person_id import register_person_id
 

@@ -23,9 +23,9 @@ from jobs.compiled_plan import CompiledPlan, NodeId, Override
 from jobs.node_ids import BOOTSTRAP_NODE_IDS, LAST_COUNT, NODE_IDS, WINDOW_COUNT
 from jobs.sql import event_views, profile_views, scoring_views, tables
 from jobs.sql.views import create_view
-from liveprofile.config import Settings, load
 from liveprofile.errors import ConfigError, LiveprofileError
 from liveprofile.kafka.offsets import bootstrap_group, committed_offsets
+from liveprofile.settings import Settings, load
 from liveprofile.wire import output_records
 from udfs.identity.merge_feed import open_merge_feed
 from udfs.identity.person_id import OpenMergeFeed, register_person_id
@@ -277,7 +277,7 @@ def committed_start_offsets(settings: Settings) -> dict[int, int]:
     if not offsets:
         raise ConfigError(
             f"Kafka has no offsets of group {group} in {settings.topics.events}, at which the topic"
-            " goes on from the archive of the savepoint: repeat `liveprofile bootstrap`"
+            " goes on from the archive of the savepoint: repeat `liveprofile events bootstrap`"
         )
     return offsets
 

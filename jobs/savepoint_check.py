@@ -17,8 +17,8 @@ from pyflink.table import TableEnvironment
 
 from jobs.compiled_plan import FIRST_STATELESS_ID
 from jobs.node_ids import BOOTSTRAP_SOURCE_IDS, NODE_IDS
-from liveprofile.config import Settings
 from liveprofile.errors import ConfigError
+from liveprofile.settings import Settings
 
 _PATH = "execution.state-recovery.path"  # `flink run -s`
 _IGNORE_STATE_WITHOUT_NODE = "execution.state-recovery.ignore-unclaimed-state"
@@ -79,7 +79,8 @@ def is_of_archive(path: str, uids: Iterable[str]) -> bool:
     if unknown:
         raise ConfigError(
             f"this version of the job has no operators for the state of {', '.join(unknown)} in"
-            f" {path}: submit it with the version that made it, or repeat `liveprofile bootstrap`"
+            f" {path}: submit it with the version that made it, or repeat `liveprofile events"
+            " bootstrap`"
         )
     return True
 

@@ -9,11 +9,10 @@ from collections.abc import Callable
 import orjson
 from cassandra.cluster import Session
 
-from liveprofile.config import Settings
 from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import ServiceError
 from liveprofile.resources import product_path
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage import connection
 from liveprofile.storage.cql import execute
 from liveprofile.storage.queries import scan_ring
@@ -82,7 +81,7 @@ def scan_tables(settings: Settings, session: Session) -> Readings:
 
 
 def _read_drift(readings: Readings, settings: Settings, session: Session) -> None:
-    """Nothing if the fraud model has no reference, as `liveprofile drift` says."""
+    """Nothing if the fraud model has no reference, as `liveprofile risk drift` says."""
     reference = DriftReference.load(product_path(settings.scoring.checkpoint))
     if reference is None or not settings.scoring.enabled:
         return

@@ -1,4 +1,4 @@
-"""Every metric that `liveprofile metrics` exports, with its type, labels and meaning.
+"""Every metric that `liveprofile serve metrics` exports, with its type, labels and meaning.
 
 Alert rules and dashboards name these; tests/unit/monitoring compares them.
 """

@@ -6,7 +6,6 @@ from collections import Counter
 from pathlib import Path
 
 from liveprofile.audit.state_file import read_state
-from liveprofile.config import Settings
 from liveprofile.identity.login_counts import read_counts
 from liveprofile.identity.logins import Outcome
 from liveprofile.kafka.offsets import (
@@ -18,6 +17,7 @@ from liveprofile.kafka.offsets import (
     scoring_group,
 )
 from liveprofile.kafka.topics import NoTopicError
+from liveprofile.settings import Settings
 from monitoring.catalogue import Readings
 from monitoring.topic_counts import TopicCounter
 
@@ -39,7 +39,7 @@ def read_kafka(settings: Settings, counters: list[TopicCounter]) -> Readings:
 
 
 def _records_to_decode(settings: Settings) -> int | None:
-    """None if nothing has ever been sent to `liveprofile decode`."""
+    """None if nothing has ever been sent to `liveprofile events decode`."""
     topic = settings.topics.encoded
     try:
         if not any(span.end for span in partition_ranges(settings, topic).values()):
@@ -50,7 +50,7 @@ def _records_to_decode(settings: Settings) -> int | None:
 
 
 def _add_logins(settings: Settings, readings: Readings) -> None:
-    """Nothing if `liveprofile identify` has never run."""
+    """Nothing if `liveprofile identity link-logins` has never run."""
     topic, group = settings.topics.events, login_group(settings.kafka)
     if not (progress := committed_progress(settings, topic, group)):
         return

@@ -15,10 +15,10 @@ from prometheus_client import CollectorRegistry, make_asgi_app
 from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from liveprofile.config import Settings
 from liveprofile.errors import ConfigError
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
+from liveprofile.settings import Settings
 from liveprofile.units import SECOND_MS
 from monitoring.cassandra_source import CassandraSource
 from monitoring.exporter import Exporter, Source
@@ -87,7 +87,9 @@ def sources(
     cassandra: CassandraSource,
     audit_state: Path | None,
 ) -> list[Source]:
-    """The sources of figures. audit_state: the file of `liveprofile audit --state`, if any."""
+    """The sources of figures. audit_state: the file of `liveprofile events audit --state`, if
+    any.
+    """
     fast_s = settings.metrics.interval_ms / SECOND_MS
     found = [
         Source("flink", fast_s, partial(read_flink, settings)),

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable
 import orjson
 from confluent_kafka import Consumer, TopicPartition
 
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record, open_consumer, to_record
 from liveprofile.kafka.topics import query_ranges
+from liveprofile.settings import Settings
 from monitoring.catalogue import Readings
 
 log = logging.getLogger(__name__)

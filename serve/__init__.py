@@ -1,4 +1,4 @@
-"""The read API over HTTP: `liveprofile serve` (docs/api.md).
+"""The read API over HTTP: `liveprofile serve api` (docs/api.md).
 
 app.py puts the parts together; store/ reads and writes Cassandra; routes/ holds one file a subject.
 """

@@ -13,7 +13,7 @@ from fastapi.openapi.utils import get_openapi
 
 from liveprofile import __version__
 from liveprofile.client.models import Problem
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve import problems
 from serve.direct import DirectRoutes

@@ -15,7 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from liveprofile.pseudonym import user_pseudonym
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from serve.problems import ApiError, problem_response, unavailable
 
 log = logging.getLogger(__name__)

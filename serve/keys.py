@@ -133,7 +133,7 @@ def revoke_key(session: Session, key_id: str, now_ms: int) -> StoredKey:
     """Ends a key and returns its row. A revoked key stays as it is. Raises UnknownKey."""
     row = read(session, select_key_cql().replace("?", "%s"), (key_id,)).one()
     if row is None:
-        raise UnknownKey(f"no key {key_id!r}; `liveprofile key list` lists the keys")
+        raise UnknownKey(f"no key {key_id!r}; `liveprofile serve key list` lists the keys")
     key = key_of_row(row)
     if key.revoked_at_ms is not None:
         return key

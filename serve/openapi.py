@@ -7,9 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from liveprofile.config import Settings
 from liveprofile.resources import ROOT
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings, Settings
 from serve.app import create_app
 from serve.store.store import Store
 

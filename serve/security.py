@@ -13,7 +13,7 @@ from fastapi import Depends, Request
 from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
 
 from liveprofile.loopback import is_loopback
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from liveprofile.units import SECOND_MS
 from serve.keys import Role, StoredKey, parse_key
 from serve.problems import ApiError

@@ -14,9 +14,8 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from liveprofile.config import Settings
 from liveprofile.errors import ConfigError, ServiceError
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings, Settings
 from serve.app import create_app
 from serve.explainer import Explainer
 from serve.store.store import Store

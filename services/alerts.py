@@ -12,8 +12,8 @@ from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.alerts.cases.flags import find_flag
 from liveprofile.alerts.cases.snooze import ALL_RULES, Snooze
 from liveprofile.alerts.cases.states import AlertState, StateChange, StoredAlertState
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
+from liveprofile.settings import Settings
 from liveprofile.storage.queries import StoredFlag
 from services.audit import AuditEntry, OpenEntry, audited
 

@@ -30,10 +30,10 @@ from liveprofile.campaigns.planning import (
 )
 from liveprofile.campaigns.uplift import Uplift
 from liveprofile.client.analysis_models import CampaignRequest
-from liveprofile.config import Settings
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.consent.store import read_changes
 from liveprofile.kafka.records import send_all
+from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS
 from services.audit import AuditEntry, audited

@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple
 from cassandra.cluster import Session
 
 from liveprofile.attributes.definitions import AttributesError, check_attributes
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.labels.rule_backtest import Backtest, backtest
 from liveprofile.rules.definitions import Definition, DefinitionsError
@@ -37,6 +36,7 @@ from liveprofile.segments.definitions import (
 )
 from liveprofile.segments.preview import SegmentPreview, preview
 from liveprofile.segments.stored_profiles import scan_profiles
+from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from services.audit import AuditEntry, audited
 from udfs import rules_feed, segments_feed

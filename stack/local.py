@@ -67,7 +67,7 @@ class Stack:
 
     @property
     def config_file(self) -> Path:
-        """The liveprofile.toml of this stack, for `liveprofile.config.load`."""
+        """The liveprofile.toml of this stack, for `liveprofile.settings.load`."""
         return self.root / "liveprofile.toml"
 
     @property
@@ -117,7 +117,7 @@ class Stack:
             future.result()
 
     def settings(self) -> dict[str, Any]:
-        """Overrides for `liveprofile.config.load(**settings)` that point at this stack."""
+        """Overrides for `liveprofile.settings.load(**settings)` that point at this stack."""
         return {
             "kafka": {"bootstrap_servers": self.kafka.bootstrap_servers},
             "cassandra": {"contact_points": [LOOPBACK], "port": self.cassandra.port},

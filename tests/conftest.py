@@ -17,8 +17,7 @@ import pytest
 from hypothesis import settings as hypothesis_settings
 from xdist.scheduler import LoadScopeScheduling
 
-from liveprofile.config import load
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings, load
 from stack.local import Stack
 from tests.support import service_restarts, summary
 from tests.support.job_under_test import QUIET, JobUnderTest

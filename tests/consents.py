@@ -85,7 +85,7 @@ def send_changes(job: JobUnderTest, changes: Iterable[tuple[str, Change]], folde
     ]
     if lines:
         (file := folder / "consents.jsonl").write_text("\n".join(lines))
-        job.run("consent", "set", "--file", str(file))
+        job.run("privacy", "consent", "set", "--file", str(file))
         time.sleep(KNOWN_S)
 
 
@@ -260,7 +260,7 @@ def check_training_rows(
     }
     for pipeline, column in (("profile", "window_end_ms"), ("scoring", "event_ms")):
         rows = folder / pipeline
-        job.run("backfill", "--rows", str(rows), "--pipeline", pipeline)
+        job.run("model", "backfill", "--rows", str(rows), "--pipeline", pipeline)
         written = {
             (row["user_id"], row[column])
             for file in rows.rglob("*.parquet")
@@ -332,7 +332,7 @@ def run_consents(users: int, events: int, kills: int, seed: int) -> dict[str, An
             send_changes(job, flat(late[part], 0, end_ms), folder)
             say(f"part {part + 1} of {parts} is stored, {unnoticed} kills went unnoticed")
         calls, used = model_calls(job), Used.of(job)
-        backwards = ("consent", "backwards", "--json", "--config", job.config_file)
+        backwards = ("privacy", "consent", "backwards", "--json", "--config", job.config_file)
         rows = [json.loads(line) for line in run_cli(*backwards, ok=False).stdout.splitlines()]
         run_cli(*backwards, "--delete")
         run_cli(*backwards)  # finds nothing

@@ -2,10 +2,11 @@
 
     python -m tests.erasures --users 5000 --erased 1000 --events-per-s 2000 --kill worker
 
-Events of some erased users have texts that occur nowhere else, in every field. `liveprofile erase`
-is killed with -9 twice and goes on with `--pending`. A Python worker or the TaskManager is, too.
-Passes if the erasures are done within ten minutes, the audit is clean, all other users equal the
-reference, and the texts are found where docs/privacy.md says that they stay, and nowhere else:
+Events of some erased users have texts that occur nowhere else, in every field.
+`liveprofile privacy erase` is killed with -9 twice and goes on with `--pending`. A Python worker or
+the TaskManager is, too. Passes if the erasures are done within ten minutes, the audit is clean, all
+other users equal the reference, and the texts are found where docs/privacy.md says that they stay,
+and nowhere else:
 
 - the SSTables of all tables, searched as bytes. They are not compressed, and all are compacted. An
   id stays as the key of a tombstone for `gc_grace_seconds`, so this is 0 for a second search;
@@ -116,7 +117,15 @@ def kill_after(
     job: JobUnderTest, arguments: Sequence[str | Path], due: Callable[[IO[bytes]], Any]
 ) -> Any:
     """Starts `erase`, kills it when `due` returns; returns what it returns."""
-    command = [str(CLI), "erase", *map(str, arguments), "--json", "--config", str(job.config_file)]
+    command = [
+        str(CLI),
+        "privacy",
+        "erase",
+        *map(str, arguments),
+        "--json",
+        "--config",
+        str(job.config_file),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
         assert process.stdout is not None
         result = due(process.stdout)
@@ -138,7 +147,7 @@ def erase_with_kills(job: JobUnderTest, file: Path, kills: Collection[Kill], use
         kill_after(job, ["--file", file], lambda _: wait_until_sent(job, users))
         say("killed erase while it deletes the first rows")
     else:
-        run_cli("erase", "--file", file, "--json", "--config", job.config_file, ok=False)
+        run_cli("privacy", "erase", "--file", file, "--json", "--config", job.config_file, ok=False)
     if Kill.WORKER in kills:
         job.stack.taskmanager.newest_worker().kill()
         say("killed a Python worker")
@@ -158,8 +167,10 @@ def erase_with_kills(job: JobUnderTest, file: Path, kills: Collection[Kill], use
 def go_on_until_done(job: JobUnderTest, deadline_s: float) -> int:
     """Runs `erase --pending` until nothing is pending; returns how often."""
     for runs in itertools.count(1):
-        run_cli("erase", "--pending", "--json", "--config", job.config_file, ok=False)
-        status = run_cli("erase", "--status", "--json", "--config", job.config_file, ok=False)
+        run_cli("privacy", "erase", "--pending", "--json", "--config", job.config_file, ok=False)
+        status = run_cli(
+            "privacy", "erase", "--status", "--json", "--config", job.config_file, ok=False
+        )
         if status.returncode == 0:
             return runs
         assert time.monotonic() < deadline_s, "the erasures are not done in time"
@@ -196,7 +207,7 @@ def search_rows(
     found = {}
     for pipeline in ("profile", "scoring"):
         rows = folder / pipeline
-        job.run("backfill", "--rows", str(rows), "--pipeline", pipeline)
+        job.run("model", "backfill", "--rows", str(rows), "--pipeline", pipeline)
         found[pipeline] = rows_with(rows, marks_of(seed), gone)
     return found
 

@@ -15,7 +15,7 @@ from liveprofile.attributes.table import by_user
 from liveprofile.rules.attribute_columns import ATTRIBUTE, AttributeValue, attribute_column
 from liveprofile.rules.conditions import TextCall
 from udfs.cassandra.executor import StatementExecutor
-from udfs.segments.membership_store import in_statements
+from udfs.cassandra.memberships import in_statements
 
 MAX_USERS = 100_000  # about a kilobyte each if they have attributes
 MAX_AGE_S = 30.0  # so long a worker may use attributes that have changed

@@ -12,12 +12,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
-from liveprofile.config import Settings
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.tail import TopicTail
 from liveprofile.kafka.topics import NoTopicError
 from liveprofile.pseudonym import key_pseudonym
+from liveprofile.settings import Settings
 from liveprofile.wire.user_records import user_of
 from udfs.topic_follower import KafkaTopicSource, TopicFollower, TopicSource, read_to_end
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from liveprofile.config import Settings
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.consent.persons import PersonConsentBook
 from liveprofile.consent.records import read_record
+from liveprofile.settings import Settings
 from udfs.book_feed import BookFeed, BookTopic
 from udfs.identity.merge_feed import MergeFeed, open_merge_feed, read_merges
 from udfs.topic_follower import TopicSource

@@ -15,12 +15,12 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from liveprofile.config import Settings
 from liveprofile.errors import LiveprofileError
 from liveprofile.kafka import records as kafka_records
 from liveprofile.kafka import topics
 from liveprofile.resources import product_path
 from liveprofile.rules.definitions import Definition, DefinitionSet
+from liveprofile.settings import Settings
 from udfs.definition_feed import APPLIED_KEY, TopicDefinitions, signed_records
 
 ReadTopic = Callable[[Settings], TopicDefinitions]

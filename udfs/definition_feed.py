@@ -15,7 +15,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import ClassVar, Generic, TypeVar
 
-from liveprofile.config import Settings
 from liveprofile.kafka import records as kafka_records
 from liveprofile.kafka.records import Record
 from liveprofile.rules.definitions import (
@@ -25,6 +24,7 @@ from liveprofile.rules.definitions import (
     DefinitionSet,
 )
 from liveprofile.rules.signature import RuleSigner, SignatureError
+from liveprofile.settings import Settings
 from udfs.topic_follower import KafkaTopicSource, TopicFollower, TopicSource, read_to_end
 
 log = logging.getLogger(__name__)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from liveprofile.config import Settings
 from liveprofile.privacy.erasure_records import read_record
 from liveprofile.privacy.erasures import HashedErasureBook
+from liveprofile.settings import Settings
 from udfs.book_feed import BookFeed, BookTopic
 from udfs.topic_follower import TopicSource
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import hashlib
 
-from liveprofile.config import Settings
 from liveprofile.rules.rules import Rule, RulesError, RuleSet, read_rule
 from liveprofile.rules.signature import RuleSigner
+from liveprofile.settings import Settings
 from udfs.definition_feed import (
     DefinitionFeed,
     TopicDefinitions,

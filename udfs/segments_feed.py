@@ -3,7 +3,7 @@ has a definition.
 
 udfs/definition_feed.py describes topic and feed; schemas/segment-definition.schema.json a record. A
 record with the key SWEEP_KEY is no definition: it tells workers that a sweep changes memberships
-beside them (udfs/segments/sweep.py).
+beside them (offline/sweep.py).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 
 import orjson
 
-from liveprofile.config import Settings
 from liveprofile.kafka.records import Record
 from liveprofile.rules.definitions import DefinitionProblem
 from liveprofile.rules.signature import RuleSigner
@@ -24,6 +23,7 @@ from liveprofile.segments.definitions import (
     read_segment,
     segment_set,
 )
+from liveprofile.settings import Settings
 from udfs.definition_feed import (
     DefinitionFeed,
     TopicDefinitions,

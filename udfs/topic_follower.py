@@ -17,11 +17,11 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import Record, to_record
 from liveprofile.kafka.topics import NoTopicError, partitions
+from liveprofile.settings import Settings
 
 log = logging.getLogger(__name__)
 

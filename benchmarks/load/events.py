@@ -14,7 +14,7 @@ import numpy as np
 import typer
 
 from liveprofile.events import window_times
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 from liveprofile.units import HOUR_MS
 
 START_MS = 1_700_006_400_000  # 2023-11-15 00:00 UTC

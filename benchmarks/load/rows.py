@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from benchmarks.load.events import EventMessage
-from liveprofile.config import Settings
 from liveprofile.features import baselines
+from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire import memories
 from liveprofile.wire.memories import MEMORY_WINDOWS

@@ -15,11 +15,10 @@ from confluent_kafka import KafkaError, Message, Producer
 from confluent_kafka.admin import AdminClient
 
 from benchmarks.load import events
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import topic_configs
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import Settings, WindowSettings
 
 WARM_UP_SHARE = 0.5
 TRANSACTION_TIMEOUT_MS = 840_000  # the broker's maximum is 900 s

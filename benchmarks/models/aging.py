@@ -60,7 +60,7 @@ DECIMALS = 4
 
 
 class Trained(NamedTuple):
-    """A model as `liveprofile train` makes it, without what no ranking reads."""
+    """A model as `liveprofile model train` makes it, without what no ranking reads."""
 
     model: BehaviourTransformer
     data: PreparedData
@@ -69,7 +69,7 @@ class Trained(NamedTuple):
 
 
 def train(settings: Recipe, data: PreparedData, chosen: Trained | None = None) -> Trained:
-    """chosen: a model whose choices are repeated, as `liveprofile train --refit` does."""
+    """chosen: a model whose choices are repeated, as `liveprofile model train --refit` does."""
     trunk = fit(settings, data, epochs=chosen and chosen.epochs)
     parts = fit_parts(
         trunk.model, data, settings, rankings_only=True, chosen=chosen and chosen.parts
@@ -285,7 +285,7 @@ def _day(text: str) -> Any:
 
 
 def main(
-    rows: Annotated[Path, typer.Argument(help="Rows of `liveprofile backfill`.")],
+    rows: Annotated[Path, typer.Argument(help="Rows of `liveprofile model backfill`.")],
     analyses: Annotated[
         list[str] | None, typer.Argument(help="age, unseen, short. Default: all.")
     ] = None,

@@ -19,11 +19,11 @@ import numpy as np
 import orjson
 
 from benchmarks.support import runs
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import send_all
 from liveprofile.labels import feedback
+from liveprofile.settings import Settings
 from liveprofile.storage import connection
 from liveprofile.units import DAY_MS, MINUTE_MS
 from models.fraud.card_transactions.data import (

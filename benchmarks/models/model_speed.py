@@ -27,10 +27,10 @@ import torch
 from benchmarks.load.rows import batches, memory_of_windows, memory_window
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
-from liveprofile.config import load
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.events.modalities import Vectors
 from liveprofile.events.window import parse_windows
+from liveprofile.settings import load
 from liveprofile.wire import training_rows as schema
 from liveprofile.wire.memories import MEMORY_WINDOWS, Memories, read_memories
 from liveprofile.wire.token_columns import TokenColumns, read_histories

@@ -12,8 +12,8 @@ from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
 from benchmarks.support.updater import profile_updater
-from liveprofile.config import load
 from liveprofile.resources import ROOT
+from liveprofile.settings import load
 from liveprofile.storage.schema import create_schema
 from models.profile.inference import ProfileModel
 from udfs.garbage_collection import collect_rarely

@@ -8,7 +8,7 @@
 trained on its own labels: 40 days train, 15 later days test. Prints a line of JSON for each shop
 and for each share of extra events.
 `simulated`, `handbook`: the trees without and with order on the validation split of `liveprofile
-train event-risk` and `event-risk-handbook`, with one setting of the trees.
+model train event-risk` and `event-risk-handbook`, with one setting of the trees.
 
 Shape suffixes: N events, C columns.
 """

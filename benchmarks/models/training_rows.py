@@ -20,9 +20,9 @@ import pyarrow.parquet as pq
 from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
-from liveprofile.config import Settings, load
 from liveprofile.errors import ServiceError
 from liveprofile.resources import ROOT
+from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS
 from udfs.profile.batch import ProfileBatch
 

@@ -1,4 +1,4 @@
-"""Backtests the forecast of `liveprofile trends` on the events of a file.
+"""Backtests the forecast of `liveprofile shop trends` on the events of a file.
 
     python -m benchmarks.models.trends FILE MAPPING [--metric amount]
 
@@ -18,9 +18,9 @@ import typer
 
 from benchmarks.support.environment import describe
 from cli.operations.trends import MetricName
-from liveprofile.config import Settings
 from liveprofile.events.validation import AcceptedEvent, accept
 from liveprofile.ingest.replay import open_source
+from liveprofile.settings import Settings
 from liveprofile.trends import distinct_users
 from liveprofile.trends.counts import ALL, CountedCategories, EventCounter, Series
 from liveprofile.trends.forecast import FIRST_DAYS, METHODS, SCORED_DAYS, WEEK_DAYS, backtest
@@ -30,7 +30,7 @@ BUSY_EVENTS = 0.5  # an hour with a smaller forecast is quiet
 
 
 def count_file(file: Path, mapping: Path | None) -> tuple[list[StoredCount], int]:
-    """Counts the purchases of a file by hour, as `liveprofile trends update` does.
+    """Counts the purchases of a file by hour, as `liveprofile shop trends update` does.
 
     Returns the counts, and the latest event time.
     """

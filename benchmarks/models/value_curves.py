@@ -227,7 +227,7 @@ def compare(
 
 
 def main(
-    rows: Annotated[Path, typer.Argument(help="Rows of `liveprofile backfill`.")],
+    rows: Annotated[Path, typer.Argument(help="Rows of `liveprofile model backfill`.")],
     recipe_name: Annotated[str, typer.Option("--recipe")] = "complete-journey-served",
     days: Annotated[
         list[int] | None, typer.Option(min=1, help="Horizons. Default: 7, 30, 90.")

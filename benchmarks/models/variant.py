@@ -13,8 +13,8 @@ import numpy as np
 import torch
 
 from benchmarks.models import compression
-from liveprofile.config import load
 from liveprofile.errors import InputError
+from liveprofile.settings import load
 from models.profile import checkpoint
 from models.profile.encoding import EncodedBatch
 from models.profile.forward import TOP_K, InferenceBatchResult

@@ -1,8 +1,8 @@
 """CPU time of one profile in the read API and in Cassandra, without a job beside them.
 
 `app_us`: the application in this process, from a request as uvicorn passes it on to its answer; the
-rows are in memory. `stack_us`: a process of `liveprofile serve` and Cassandra, at a constant load.
-The rows are those that the profile operator makes of generated events.
+rows are in memory. `stack_us`: a process of `liveprofile serve api` and Cassandra, at a constant
+load. The rows are those that the profile operator makes of generated events.
 """
 
 from __future__ import annotations
@@ -24,9 +24,8 @@ from benchmarks.serve import BATCH_USERS, api_process, plan_requests, run_load
 from benchmarks.support import environment, runs
 from benchmarks.support.command_line import BENCH_ROOT
 from benchmarks.support.updater import profile_updater
-from liveprofile.config import Settings, load
 from liveprofile.resources import ROOT
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings, Settings, load
 from liveprofile.storage.cql import now_ms
 from liveprofile.storage.schema import create_schema
 from models.profile.inference import ProfileModel

@@ -21,8 +21,8 @@ from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
 from benchmarks.support.updater import profile_updater
-from liveprofile.config import Settings, load
 from liveprofile.resources import ROOT
+from liveprofile.settings import Settings, load
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema

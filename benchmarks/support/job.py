@@ -27,7 +27,7 @@ from benchmarks.support.journal import Journal, OpenJournalMetrics, OpenScoringJ
 from jobs import profile_job
 from jobs.compiled_plan import CompiledPlan
 from jobs.sql import tables
-from liveprofile.config import Settings, load
+from liveprofile.settings import Settings, load
 from udfs.profile.udf import profile_udf
 from udfs.scoring.udf import scoring_udf
 

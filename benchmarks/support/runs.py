@@ -16,12 +16,11 @@ import typer
 
 from benchmarks.load.workload import Workload, delete_topics, send_warm_up
 from benchmarks.support.journal import JournalReader
-from liveprofile.config import Settings, load
 from liveprofile.errors import ServiceError
 from liveprofile.flink import rest, submission
 from liveprofile.kafka.topics import create_topics
 from liveprofile.resources import ROOT
-from liveprofile.setting_sections import TopicSettings
+from liveprofile.settings import Settings, TopicSettings, load
 from liveprofile.storage import connection
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard

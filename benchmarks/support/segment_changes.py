@@ -10,7 +10,7 @@ from typing import Any
 
 from benchmarks.support.topic_listener import TopicListener
 from liveprofile.alerts.cloud_events import to_rfc3339
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 
 READ_EVERY = 10  # reading all would delay the next events
 

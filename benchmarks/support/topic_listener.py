@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 from confluent_kafka import Consumer
 
-from liveprofile.config import Settings
 from liveprofile.kafka.connection import client_config
+from liveprofile.settings import Settings
 from liveprofile.storage import connection
 
 QUIET_S = 3.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from liveprofile.config import Settings
 from liveprofile.resources import ROOT
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
+from liveprofile.settings import Settings
 from models.profile.inference import ProfileModel
 from udfs.profile.batch import ProfileBatchTiming, ProfileUpdater
 from udfs.profile.sink import ProfileSink

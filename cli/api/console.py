@@ -1,4 +1,4 @@
-"""`liveprofile console`: the console in a browser."""
+"""`liveprofile serve console`: the console in a browser."""
 
 from __future__ import annotations
 
@@ -8,28 +8,25 @@ from typing import Annotated, Any
 import typer
 
 from cli.common import ConfigOption, JsonOption, config_file, print_json
-from liveprofile.config import load
+from liveprofile.settings import load
 
 
 def console(
-    host: Annotated[
-        str | None, typer.Option("--host", metavar="ADDRESS", help="Setting serve.host.")
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(
-            "--port", min=0, max=65535, help="Setting serve.console_port; 0: any free port."
-        ),
-    ] = None,
+    host: str | None = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Serve the console for analysts until Ctrl-C (docs/console.md).
 
-    Keys, roles, TLS and limits are those of `liveprofile serve`. Starts without Cassandra. With
+    Keys, roles, TLS and limits are those of `liveprofile serve api`. Starts without Cassandra. With
     --json, the first line is {"url": ...}.
 
-    Example: `liveprofile console --port 8072`
+    Example: `liveprofile serve console --port 8072`
+
+    Options:
+    host ADDRESS: Setting serve.host.
+    port: Setting serve.console_port; 0: any free port.
     """
     from cli.explain.launch import open_explainer
     from console.server import run_console

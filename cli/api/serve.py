@@ -1,4 +1,4 @@
-"""`liveprofile serve`: the read API."""
+"""`liveprofile serve api`: the read API."""
 
 from __future__ import annotations
 
@@ -8,18 +8,13 @@ from typing import Annotated, Any
 import typer
 
 from cli.common import ConfigOption, JsonOption, config_file, print_json
-from liveprofile.config import load
+from liveprofile.settings import load
 
 
-def serve(
-    host: Annotated[
-        str | None, typer.Option("--host", metavar="ADDRESS", help="Setting serve.host.")
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option("--port", min=0, max=65535, help="Setting serve.port; 0: any free port."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Log warnings only.")] = False,
+def api(
+    host: str | None = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    quiet: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -28,7 +23,12 @@ def serve(
     Starts without Cassandra and answers 503 until it is there. With --json, the first line is
     {"url": ...}. The log goes to stderr, a line per request.
 
-    Example: `liveprofile serve --port 8070`
+    Example: `liveprofile serve api --port 8070`
+
+    Options:
+    host ADDRESS: Setting serve.host.
+    port: Setting serve.port; 0: any free port.
+    quiet: Log warnings only.
     """
     from cli.explain.launch import open_explainer
     from serve.server import serve as run

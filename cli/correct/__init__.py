@@ -1,1 +1,1 @@
-"""`liveprofile correct`."""
+"""`liveprofile events recompute-late`."""

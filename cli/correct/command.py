@@ -1,4 +1,4 @@
-"""`liveprofile correct`: brings late events into the profiles."""
+"""`liveprofile events recompute-late`: brings late events into the profiles."""
 
 from __future__ import annotations
 
@@ -19,41 +19,32 @@ from cli.common import (
 from cli.progress import print_line
 
 
-def correct(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[FILE]...",
-            help="Archives of events from before the first record of the input topic: CSV, Parquet"
-            " or JSON lines, in the order of the events. Default: the topic has all of them.",
-            show_default=False,
-        ),
-    ] = None,
+def recompute_late(
+    files: Annotated[list[Path] | None, typer.Argument()] = None,
     mapping: MappingOption = None,
-    work: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            show_default=False,
-            help="Run on the cluster at flink.rest_url, whose machines see this folder, and work in"
-            " it. Default: an embedded Flink and a temporary folder.",
-        ),
-    ] = None,
+    work: Path | None = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Recompute the profiles of users with late events, and keep what was stored before.
 
-    Also those of persons with several ids (`liveprofile merge`): the earlier events of an alias
-    come into the windows of the person, and the alias's own windows are deleted. Uses the events
-    of the late topic that were late by at most window.correction_days. Corrected deltas have a
-    revision, and the old ones stay in the table replaced_delta. Flags that would not have been
+    Also those of persons with several ids (`liveprofile identity merge`): the earlier events of an
+    alias come into the windows of the person, and the alias's own windows are deleted. Uses the
+    events of the late topic that were late by at most window.correction_days. Corrected deltas have
+    a revision, and the old ones stay in the table replaced_delta. Flags that would not have been
     raised are marked WITHDRAWN, new ones ADDED; no alert is sent. The job may be running, and a run
     may be repeated.
 
-    Example: `liveprofile correct` or `liveprofile correct 2023-10.jsonl --json`
+    Example: `liveprofile events recompute-late` or
+    `liveprofile events recompute-late 2023-10.jsonl --json`
+
+    Options:
+    files [FILE]...: Archives of events from before the first record of the input topic: CSV,
+        Parquet or JSON lines, in the order of the events. Default: the topic has all of them.
+    work FOLDER: Run on the cluster at flink.rest_url, whose machines see this folder, and work in
+        it. Default: an embedded Flink and a temporary folder.
     """
-    from cli.correct.run import check_arguments, check_definitions, run
+    from offline.late_windows.run import check_arguments, check_definitions, run
 
     check_arguments(files or [], mapping, work)
     settings = read_settings(config)

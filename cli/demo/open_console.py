@@ -13,8 +13,8 @@ from urllib.parse import quote
 from cassandra.cluster import Session
 
 from liveprofile.client.analysis_models import CampaignRequest
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
+from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.trends.count_store import CassandraCountStore

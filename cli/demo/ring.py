@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import orjson
 from confluent_kafka import Consumer, Producer, TopicPartition
 
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.ingest.replay import ReplayProducer, closing_time_ms
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
+from liveprofile.settings import Settings
 from liveprofile.simulator import shared_device_ring
 
 USERS, DEVICES = 50, 3

@@ -24,10 +24,10 @@ from cli.demo.tour import Tour
 from cli.demo.watch import JobWatcher, Snapshot
 from cli.pipeline import audit
 from liveprofile.audit.reconciliation import Reconciliation
-from liveprofile.config import CONFIG_VARIABLE, Settings
 from liveprofile.errors import ServiceError, ServiceUnavailableError
 from liveprofile.flink import rest
 from liveprofile.ingest.replay import ReplayResult, replay
+from liveprofile.settings import CONFIG_VARIABLE, Settings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import read

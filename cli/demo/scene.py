@@ -21,14 +21,13 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from cli.pipeline.job_submission import submit_job
-from liveprofile.config import Settings, load
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.flink import rest
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import topic_configs
 from liveprofile.resources import ROOT
-from liveprofile.setting_sections import TopicSettings
+from liveprofile.settings import Settings, TopicSettings, load
 from liveprofile.storage import connection
 from liveprofile.units import DAY_MS, MINUTE_MS
 from models.profile.model_card import ModelCard

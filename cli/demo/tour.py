@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from liveprofile.audit.reconciliation import Reconciliation
-from liveprofile.config import Settings
 from liveprofile.resources import product_path
 from liveprofile.rules.severity import Severity
 from liveprofile.segments.definitions import read_segments
 from liveprofile.segments.evaluation import evaluate
+from liveprofile.settings import Settings
 from liveprofile.storage.queries import StoredDelta, StoredFlag, StoredProfile
 from udfs.profile.assemble import FEATURES, FeatureColumns, segment_inputs
 

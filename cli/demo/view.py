@@ -202,7 +202,9 @@ def accounting(account: Reconciliation) -> RenderableType:
     verdict = (
         Text("Every record is accounted for.", style="green")
         if account.ok
-        else Text("Not every record is accounted for: see liveprofile audit --json", style="red")
+        else Text(
+            "Not every record is accounted for: see liveprofile events audit --json", style="red"
+        )
     )
     return Group(table, verdict)
 

@@ -15,11 +15,11 @@ from cassandra.cluster import Session
 
 from cli.risk.alert_output import deduplicate
 from liveprofile.alerts.cloud_events import ALERT_TYPE, is_type
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceUnavailableError
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import PartitionRange
+from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import execute
 from liveprofile.storage.queries import StoredDelta

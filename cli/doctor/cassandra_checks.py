@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cli.doctor.check import MAX_SKEW_MS, Check, Problem, parse_bytes, skew
 from cli.doctor.facts import Facts
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 
 BATCH_WARN_BYTES = 64 * 1_024
 BATCH_PARTITIONS = 1_000
@@ -36,7 +36,7 @@ def cassandra_version(facts: Facts, settings: Settings) -> Iterator[Problem]:
 def keyspace(facts: Facts, settings: Settings) -> Iterator[Problem]:
     name, replication = settings.cassandra.keyspace, facts.cassandra.replication
     if replication is None:
-        yield Problem(f"no keyspace {name}", "`liveprofile setup` creates it")
+        yield Problem(f"no keyspace {name}", "`liveprofile job setup` creates it")
         return
     factor = int(
         replication.get(settings.cassandra.local_dc, replication.get("replication_factor", 0))
@@ -67,11 +67,11 @@ def tables(facts: Facts, settings: Settings) -> Iterator[Problem]:
     for table, columns in table_columns().items():
         found = facts.cassandra.columns.get(table)
         if found is None:
-            yield Problem(f"no table {table}", "`liveprofile setup` creates it")
+            yield Problem(f"no table {table}", "`liveprofile job setup` creates it")
         elif missing := [column for column in columns if column not in found]:
             yield Problem(
                 f"table {table} lacks the columns {', '.join(missing)}: it is of another version",
-                "`liveprofile setup` adds them",
+                "`liveprofile job setup` adds them",
             )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from cli.doctor.facts import Facts
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 
 MAX_SKEW_MS = 2_000
 UNIT_BYTES = {"": 1, "b": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30}

@@ -28,7 +28,6 @@ from cli.doctor.facts import (
     LocalFacts,
     TopicFacts,
 )
-from liveprofile.config import Settings
 from liveprofile.errors import LiveprofileError
 from liveprofile.flink import java
 from liveprofile.flink.rest import TERMINAL_STATES, request
@@ -36,6 +35,7 @@ from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import metadata, topic_configs
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
+from liveprofile.settings import Settings
 from liveprofile.storage.connection import close, connect
 from models.profile.model_card import ModelCard
 

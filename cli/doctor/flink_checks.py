@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cli.doctor.check import MAX_SKEW_MS, Check, Problem, parse_bytes, skew
 from cli.doctor.facts import Facts
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 
 METASPACE_BYTES = 512 << 20
 FULL_METASPACE = 0.8
@@ -41,7 +41,7 @@ def slots(facts: Facts, settings: Settings) -> Iterator[Problem]:
         yield Problem(
             f"{flink.jobs.count(settings.job.name)} jobs named {settings.job.name} run and write"
             " the same rows",
-            "`liveprofile cancel --job ID` ends one",
+            "`liveprofile job cancel --job ID` ends one",
         )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from cli.doctor.check import Check, Problem
 from cli.doctor.facts import Facts
-from liveprofile.config import Settings
 from liveprofile.kafka.topics import partition_count, topic_configs
+from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
 
 CHARACTER_BYTES = 4  # of UTF-8, at most
@@ -26,7 +26,7 @@ def kafka_reachable(facts: Facts, settings: Settings) -> Iterator[Problem]:
 def topics_exist(facts: Facts, settings: Settings) -> Iterator[Problem]:
     missing = [name for name in topic_configs(settings.topics) if name not in facts.kafka.topics]
     if missing:
-        yield Problem(f"no topic {', '.join(missing)}", "`liveprofile setup` creates them")
+        yield Problem(f"no topic {', '.join(missing)}", "`liveprofile job setup` creates them")
 
 
 def kafka_permissions(facts: Facts, settings: Settings) -> Iterator[Problem]:
@@ -36,7 +36,7 @@ def kafka_permissions(facts: Facts, settings: Settings) -> Iterator[Problem]:
         if topic.operations is not None and (lacking := needed - topic.operations):
             yield Problem(
                 f"this account may not {' and '.join(sorted(lacking)).lower()} {name}",
-                "grant it with kafka-acls (docs/deployment.md, permissions)",
+                "grant it with kafka-acls (docs/deploy.md, permissions)",
             )
 
 
@@ -93,7 +93,7 @@ def topic_partitions(facts: Facts, settings: Settings) -> Iterator[Problem]:
             yield Problem(
                 f"{name} has {topic.partitions} partitions, so readers see its records in different"
                 " orders",
-                "delete it, run `liveprofile setup` and apply its records again",
+                "delete it, run `liveprofile job setup` and apply its records again",
             )
     events = facts.kafka.topics.get(settings.topics.events)
     if events and events.partitions < settings.job.parallelism:

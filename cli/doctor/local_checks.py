@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cli.doctor.check import Check, Problem
 from cli.doctor.facts import Facts
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 
 TEMP_BYTES = 2 << 30
 
@@ -32,7 +32,9 @@ def model(facts: Facts, settings: Settings) -> Iterator[Problem]:
 
 def rules(facts: Facts, settings: Settings) -> Iterator[Problem]:
     if facts.local.rules_error:
-        yield Problem(facts.local.rules_error, "`liveprofile rules check FILE` shows all errors")
+        yield Problem(
+            facts.local.rules_error, "`liveprofile risk rules check FILE` shows all errors"
+        )
 
 
 def temporary_space(facts: Facts, settings: Settings) -> Iterator[Problem]:

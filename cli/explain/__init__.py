@@ -1,1 +1,1 @@
-"""`liveprofile why`."""
+"""`liveprofile profile explain`."""

@@ -46,8 +46,8 @@ def answer(request: dict[str, Any]) -> dict[str, Any]:
     from cli.explain.document import as_document
     from cli.explain.refusal import ExplanationRefused
     from cli.explain.run import explain, model_version, stored_delta
-    from liveprofile.config import load
     from liveprofile.errors import ServiceError
+    from liveprofile.settings import load
 
     config = None if request["config"] is None else Path(request["config"])
     try:

@@ -1,4 +1,4 @@
-"""`liveprofile why`: which events of a window moved the profile."""
+"""`liveprofile profile explain`: which events of a window moved the profile."""
 
 from __future__ import annotations
 
@@ -25,35 +25,19 @@ from cli.times import parse_since_ms
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from udfs.profile.deletion import EventEffect, WindowEffects
+    from offline.occlusion import EventEffect, WindowEffects
 
 CauseOption = Annotated[
     int, typer.Option("--limit", min=1, max=100, help="Maximum number of events for each value.")
 ]
 
 
-def why(
+def explain(
     user: UserArgument,
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[FILE]...",
-            help="Archives of events from before the first record of the input topic, as for"
-            " `correct`. Default: the topic has all of the user's events.",
-            show_default=False,
-        ),
-    ] = None,
+    files: Annotated[list[Path] | None, typer.Argument()] = None,
     mapping: MappingOption = None,
     at: Annotated[
-        int | None,
-        typer.Option(
-            "--at",
-            metavar="TIME",
-            help="The last window that ended by then: 7d ago, or a time such as 2026-11-26."
-            " Default: the newest.",
-            parser=lambda text: parse_since_ms(text, "--at"),
-            show_default=False,
-        ),
+        int | None, typer.Option(parser=lambda text: parse_since_ms(text, "--at"))
     ] = None,
     limit: CauseOption = 3,
     config: ConfigOption = None,
@@ -65,11 +49,18 @@ def why(
     window without that event: what is shown is how much the stored value differs from the one
     without it. Takes about a minute. Exit code 1 if there is no such window.
 
-    Example: `liveprofile why 42` or `liveprofile why 42 --at 2026-11-26 --json`
+    Example: `liveprofile profile explain 42` or
+    `liveprofile profile explain 42 --at 2026-11-26 --json`
+
+    Options:
+    files [FILE]...: Archives of events from before the first record of the input topic, as for
+        `recompute-late`. Default: the topic has all of the user's events.
+    at TIME: The last window that ended by then: 7d ago, or a time such as 2026-11-26. Default: the
+        newest.
     """
-    from cli.correct.run import check_arguments
     from cli.explain.document import as_document
     from cli.explain.run import explain, model_version, stored_delta
+    from offline.late_windows.run import check_arguments
 
     check_arguments(files or [], mapping, None)
     settings = read_settings(config)

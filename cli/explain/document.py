@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from liveprofile.storage.queries import StoredDelta
 
 if TYPE_CHECKING:
-    from udfs.profile.deletion import WindowEffects
+    from offline.occlusion import WindowEffects
 
 
 def as_document(effects: WindowEffects, delta: StoredDelta) -> dict[str, Any]:

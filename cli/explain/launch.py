@@ -1,4 +1,4 @@
-"""The explainer of `liveprofile serve` and `liveprofile console`."""
+"""The explainer of `liveprofile serve api` and `liveprofile serve console`."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import sys
 from importlib.util import find_spec
 from pathlib import Path
 
-from liveprofile.config import Settings
 from liveprofile.resources import module_environment
+from liveprofile.settings import Settings
 from serve.explainer import ChildExplainer
 
 # What `liveprofile[serve]` lacks.

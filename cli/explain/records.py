@@ -19,7 +19,7 @@ from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.storage.queries import WindowDigests
 from liveprofile.wire.payload import as_id, digest, load, split_digests
-from udfs.corrections.late_events import Position, RecordSelection, SpooledRecord
+from offline.late_windows.late_events import Position, RecordSelection, SpooledRecord
 
 WHOLE_NUMBER = re.compile(r"-?[0-9]+")
 Ranges = dict[int, PartitionRange]

@@ -10,7 +10,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from cli.correct.run import archived_records, work_folder
 from cli.explain.records import (
     EventSearch,
     KnownEvents,
@@ -19,31 +18,33 @@ from cli.explain.records import (
     record_test,
 )
 from cli.explain.refusal import ExplanationRefused
-from cli.pipeline.backfill_job_runner import run_job
-from liveprofile.config import Settings
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.events.window import parse_windows
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.privacy.erasures import ErasureBook
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.queries import StoredDelta
 from liveprofile.units import DAY_MS
 from liveprofile.wire.payload import split_digests
 from models.profile.model_card import ModelCard
-from udfs.consent_feed import read_consents
-from udfs.corrections.chains import events_total, to_batch
-from udfs.corrections.files import read_rows, write_records
-from udfs.corrections.late_events import (
+from offline.backfill import run_job
+from offline.late_windows.chains import events_total, to_batch
+from offline.late_windows.late_events import (
     LateBook,
     RecordSelection,
     choose_late_events,
     read_late_events,
+    read_rows,
+    write_records,
 )
+from offline.late_windows.run import archived_records, work_folder
+from offline.occlusion import WindowEffects, occlusion_effects
+from udfs.consent_feed import read_consents
 from udfs.erasure_feed import read_erasures
-from udfs.profile.deletion import WindowEffects, deletion_effects
 from udfs.profile.model_feed import load_checkpoint
 from udfs.profile.udf import open_text_encoder
 
@@ -105,7 +106,7 @@ def explain(
             known = None  # a rejected record has the id of a used one: read to the end
         on_step("scoring the window without each of its events")
         model = load_checkpoint(settings, product_path(settings.model.checkpoint))
-        effects = deletion_effects(
+        effects = occlusion_effects(
             to_batch([row]),
             to_batch([earlier]) if earlier else None,
             model,

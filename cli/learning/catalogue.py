@@ -1,4 +1,4 @@
-"""`liveprofile catalogue`: adds items without training data to a model, by their vectors."""
+"""`liveprofile model catalogue`: adds items without training data to a model, by their vectors."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from cli.learning.options import (
     RowsOption,
     TestLogOption,
 )
+from cli.options import Commands
 from cli.progress import progress
 from models.profile.recipes import recipe
 
-catalogue = typer.Typer(
+catalogue = Commands(
     name="catalogue",
-    no_args_is_help=True,
     help="Add items without training data to a model, by vectors of their texts, images or voice"
     " recordings. The catalogue is a Parquet file with item_id and list columns whose names end in"
     " _embedding. It must also describe items that the model knows.",
@@ -61,7 +61,7 @@ def encode(
 
     Columns of FILE whose names end in _embedding are copied.
 
-    Example: `liveprofile catalogue encode items.csv --out catalogue.parquet`
+    Example: `liveprofile model catalogue encode items.csv --out catalogue.parquet`
     """
     from models.profile.data.catalogue import encode_texts
 
@@ -81,7 +81,7 @@ def add(
     checkpoint: Annotated[
         Path,
         typer.Argument(
-            metavar="CHECKPOINT", help="Model checkpoint that `liveprofile train` wrote."
+            metavar="CHECKPOINT", help="Model checkpoint that `liveprofile model train` wrote."
         ),
     ],
     file: CatalogueOption,
@@ -97,7 +97,7 @@ def add(
 ) -> None:
     """Add items to a model, each represented by the known items closest to it.
 
-    Example: `liveprofile catalogue add models/shop-1 --catalogue catalogue.parquet
+    Example: `liveprofile model catalogue add models/shop-1 --catalogue catalogue.parquet
     --out models/shop-2`
     """
     from models.profile.data.item_side_info import add_catalogue_items
@@ -127,7 +127,7 @@ def evaluate(
 
     The last line is JSON.
 
-    Example: `liveprofile catalogue evaluate general --rows rows --checkpoint models/shop-1
+    Example: `liveprofile model catalogue evaluate general --rows rows --checkpoint models/shop-1
     --catalogue catalogue.parquet`
     """
     from models.profile.evaluation import look_log

@@ -1,4 +1,4 @@
-"""`liveprofile evaluate RECIPE`: compares a model with baseline models; the last line is JSON."""
+"""Compares a model with baseline models; the last line is JSON."""
 
 from __future__ import annotations
 
@@ -20,17 +20,16 @@ from cli.learning.options import (
     ShopUsersOption,
     TestLogOption,
 )
+from cli.options import Commands
 from cli.progress import progress
-from liveprofile.config import Settings
 from liveprofile.resources import product_path
-from liveprofile.setting_sections import ScoringSettings
+from liveprofile.settings import ScoringSettings, Settings
 from models.profile.recipes import RECIPES, recipe
 
-evaluate = typer.Typer(
+evaluate = Commands(
     name="evaluate",
-    no_args_is_help=True,
     help="Measure a model on data that it was not trained on and compare it with baseline models;"
-    " each command is a recipe of `liveprofile train`.",
+    " each command is a recipe of `liveprofile model train`.",
 )
 
 
@@ -60,7 +59,7 @@ for _recipe in RECIPES.values():
         help="Compare what a user model serves with every baseline model: the stored items and"
         " categories with the user's next window, and churn, spend and time to the next purchase at"
         " any time. Each difference has a bootstrap interval over users. The last line is JSON."
-        f"\n\nExample: `liveprofile evaluate {_recipe.name} --rows rows"
+        f"\n\nExample: `liveprofile model evaluate {_recipe.name} --rows rows"
         " --checkpoint models/shop-1`",
     )(_profile_command(_recipe.name))
 
@@ -83,7 +82,7 @@ def next_item(
     The item before the last is the validation part. The model must know all items of FILE.
     `same_data` in the result is true if the model was trained on FILE. The last line is JSON.
 
-    Example: `liveprofile evaluate next-item sequences.txt --checkpoint models/next-item`
+    Example: `liveprofile model evaluate next-item sequences.txt --checkpoint models/next-item`
     """
     from models.next_item.readers import READERS
     from models.next_item.train import evaluate as evaluate_model
@@ -115,7 +114,7 @@ def membership(
     `--without FILE` on a random choice of users. An AUC of 0.5 reveals nothing (docs/privacy.md).
     The last line is JSON.
 
-    Example: `liveprofile evaluate membership --rows rows --checkpoint models/half`
+    Example: `liveprofile model evaluate membership --rows rows --checkpoint models/half`
     """
     from models.profile.evaluation.membership import membership_report
 
@@ -153,7 +152,7 @@ def event_risk(
     The result has, for several numbers of alerts per day, the recall per kind of fraud and the
     false alarms per kind of legitimate change (changed habits, crowds). The last line is JSON.
 
-    Example: `liveprofile evaluate event-risk --seed 7`
+    Example: `liveprofile model evaluate event-risk --seed 7`
     """
     from liveprofile.rules.rules import read_rules
     from models.fraud.model import FraudModel

@@ -11,20 +11,20 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_json, read_settings
-from liveprofile.config import Settings
+from cli.options import Commands
 from liveprofile.errors import InputError
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 
 if TYPE_CHECKING:
     from udfs.profile.deployment import Deployment, UserModels
 
 OLD_DAYS = 60  # of a model; docs/retraining.md has what was measured
 
-model = typer.Typer(
+model = Commands(
     name="model",
-    no_args_is_help=True,
-    help="Change the user model of running jobs without a restart. docs/operations.md describes"
-    " the steps.",
+    help="Train and evaluate models, and change the user model of running jobs without a"
+    " restart. docs/operate.md describes the steps.",
 )
 
 ByOption = Annotated[
@@ -63,7 +63,7 @@ def apply(
 
     The command checks the files and writes their digests to the topic user-models. Each worker
     checks them again. A worker that cannot serve the model keeps the old one, and `liveprofile
-    status` warns.
+    job status` warns.
 
     Example: `liveprofile model apply /shared/models/shop-2 --canary 20`
     """

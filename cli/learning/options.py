@@ -15,7 +15,7 @@ RowsOption = Annotated[
     typer.Option(
         "--rows",
         metavar="PATH",
-        help="Training rows: Parquet file or folder that `liveprofile backfill` wrote.",
+        help="Training rows: Parquet file or folder that `liveprofile model backfill` wrote.",
     ),
 ]
 CheckpointOption = Annotated[
@@ -23,7 +23,7 @@ CheckpointOption = Annotated[
     typer.Option(
         "--checkpoint",
         metavar="FOLDER",
-        help="Model checkpoint that `liveprofile train` wrote.",
+        help="Model checkpoint that `liveprofile model train` wrote.",
     ),
 ]
 OutFolderOption = Annotated[
@@ -44,7 +44,8 @@ ParamsOption = Annotated[
     typer.Option(
         "--params",
         metavar="FILE",
-        help="TOML file that overrides values of the recipe, such as one of `liveprofile tune`.",
+        help="TOML file that overrides values of the recipe, such as one of `liveprofile model"
+        " tune`.",
     ),
 ]
 PartOption = Annotated[

@@ -1,4 +1,4 @@
-"""`liveprofile train event-risk --rows FOLDER`: trains on a shop's own events and labels."""
+"""`liveprofile model train event-risk --rows FOLDER`: trains on a shop's own events and labels."""
 
 from __future__ import annotations
 
@@ -121,12 +121,12 @@ def train_on_own_events(
 
     without: users whose rows are left out. Raises InputError for a missing day.
     """
-    from cli.pipeline.backfill_job_runner import UNKNOWN_ANALYST
     from liveprofile.labels.feedback import keep_valid, read_file_or_topic
     from liveprofile.rules.rules import read_rules
     from models.fraud.datasets.labelled_rows import LabelLog, read_labelled_events
     from models.fraud.training import train_on_labels
     from models.fraud.training.train_simulated import AlertCosts
+    from offline.backfill import UNKNOWN_ANALYST
 
     for name, day in days._asdict().items():
         if day is None:

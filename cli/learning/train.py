@@ -1,4 +1,4 @@
-"""`liveprofile train RECIPE`: trains a model; one subcommand per recipe."""
+"""`liveprofile model train RECIPE`: trains a model; one subcommand per recipe."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from cli.learning.options import (
     day_option,
     users_left_out,
 )
+from cli.options import Commands
 from cli.progress import print_line, progress
 from liveprofile.errors import InputError
 from models.profile.recipes import RECIPES, override_from_toml, recipe
@@ -34,9 +35,8 @@ from models.profile.recipes import RECIPES, override_from_toml, recipe
 if TYPE_CHECKING:
     from models.fraud.card_transactions.data import ColumnNames
 
-train = typer.Typer(
+train = Commands(
     name="train",
-    no_args_is_help=True,
     help="Train a model; each command is a recipe. Training on the CPU is deterministic: the same"
     " data, recipe, versions and processor give the same result.",
 )
@@ -138,9 +138,9 @@ for _recipe in RECIPES.values():
         _recipe.name,
         help=f"Train the user model on the rows of a backfill; forecast horizon"
         f" {_recipe.horizon_days} days. The setting model.checkpoint names the folder to serve."
-        " The same command resumes a killed training. `torchrun --nproc-per-node N -m cli train"
-        " ...` trains on several processes or GPUs."
-        f"\n\nExample: `liveprofile train {_recipe.name} --rows rows --out models/shop-1`",
+        " The same command resumes a killed training. `torchrun --nproc-per-node N -m cli model"
+        " train ...` trains on several processes or GPUs."
+        f"\n\nExample: `liveprofile model train {_recipe.name} --rows rows --out models/shop-1`",
     )(_profile_command(_recipe.name))
 
 
@@ -184,7 +184,7 @@ def next_item(
     The last item of each user is the test part, the one before it the validation part. The last
     line is JSON.
 
-    Example: `liveprofile train next-item sequences.txt --out models/next-item`
+    Example: `liveprofile model train next-item sequences.txt --out models/next-item`
     """
     import dataclasses
 
@@ -245,7 +245,7 @@ def event_risk(
     (models/fraud/training/train_simulated.py). The setting scoring.checkpoint names the folder to
     serve. The last line is JSON.
 
-    Example: `liveprofile train event-risk --out models/risk-1`
+    Example: `liveprofile model train event-risk --out models/risk-1`
     """
     import dataclasses
 
@@ -343,7 +343,7 @@ def event_risk_handbook(
     chosen on an earlier period of the same length. The test excludes cards that are known to be
     compromised. The last line is JSON.
 
-    Example: `liveprofile train event-risk-handbook --data transactions.parquet
+    Example: `liveprofile model train event-risk-handbook --data transactions.parquet
     --train-start 2018-07-25 --train-end 2018-07-31 --test-start 2018-08-08 --test-end 2018-08-14`
     """
     from models.fraud.card_transactions.baselines import evaluate_baselines

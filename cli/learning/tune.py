@@ -1,4 +1,4 @@
-"""`liveprofile tune RECIPE`: searches the hyperparameters of a user model on validation data."""
+"""Searches the hyperparameters of a user model on validation data."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from models.profile.recipes import recipe
 
 def tune(
     name: Annotated[
-        str, typer.Argument(metavar="RECIPE", help="Recipe of `liveprofile train` to tune.")
+        str, typer.Argument(metavar="RECIPE", help="Recipe of `liveprofile model train` to tune.")
     ],
     rows: RowsOption,
     study: Annotated[
@@ -39,7 +39,7 @@ def tune(
         typer.Option(
             metavar="FILE",
             show_default=False,
-            help="File for the best values (TOML), for `liveprofile train RECIPE --params`."
+            help="File for the best values (TOML), for `liveprofile model train RECIPE --params`."
             " Default: the study's path with the suffix .toml.",
         ),
     ] = None,
@@ -50,7 +50,7 @@ def tune(
 
     The first trial uses the recipe's own values. Run one process per study at a time.
 
-    Example: `liveprofile tune general --rows rows --study general.db --trials 20`
+    Example: `liveprofile model tune general --rows rows --study general.db --trials 20`
     """
     chosen = recipe(name)
     if epochs is not None:

@@ -1,4 +1,4 @@
-"""`liveprofile walk-forward RECIPE`: compares a fixed model with one that is updated weekly."""
+"""Compares a fixed model with one that is updated weekly."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def walk_forward(
 
     Both rank the events of a week before training on it. The last line is JSON.
 
-    Example: `liveprofile walk-forward general --rows rows --checkpoint models/shop-1
+    Example: `liveprofile model walk-forward general --rows rows --checkpoint models/shop-1
     --from 2026-06-01`
     """
     from models.profile.experiments.walk_forward import walk_forward as run

@@ -1,4 +1,4 @@
-"""`liveprofile migrations`: lists and reverts what `liveprofile setup` has applied to tables."""
+"""Lists and reverts what `liveprofile job setup` has applied to tables."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
+from cli.options import Commands
 
-migrations = typer.Typer(
+migrations = Commands(
     name="migrations",
-    no_args_is_help=True,
     help="List and revert the migrations of Cassandra's tables, which `setup` applies."
-    " docs/operations.md describes upgrades and rollbacks.",
+    " docs/deploy.md describes upgrades and rollbacks.",
 )
 
 
@@ -24,7 +24,7 @@ def list_(config: ConfigOption = None, json: JsonOption = False) -> None:
     (drops what earlier releases use: `setup --contract` applies it); unknown (a newer version has
     applied it).
 
-    Example: `liveprofile migrations list`
+    Example: `liveprofile job migrations list`
     """
     from cli.tables import new_table, print_tables
     from liveprofile.storage.cql import to_ms
@@ -57,19 +57,8 @@ def list_(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 @migrations.command()
 def revert(
-    to: Annotated[
-        int | None,
-        typer.Option(
-            "--to",
-            metavar="N",
-            min=1,
-            show_default=False,
-            help="Keep the migrations up to this number. Default: revert the last one.",
-        ),
-    ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Revert. Without it, only print what would be dropped.")
-    ] = False,
+    to: Annotated[int | None, typer.Option(min=1)] = None,
+    yes: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -77,7 +66,11 @@ def revert(
 
     First stop the jobs and commands that use them. Jobs of the earlier release may run.
 
-    Example: `liveprofile migrations revert --to 11 --yes`
+    Example: `liveprofile job migrations revert --to 11 --yes`
+
+    Options:
+    to N: Keep the migrations up to this number. Default: revert the last one.
+    yes: Revert. Without it, only print what would be dropped.
     """
     from liveprofile.storage.schema import revert_migrations
 

@@ -1,28 +1,16 @@
-"""`liveprofile setup`: creates topics and tables, without a job."""
+"""`liveprofile job setup`: creates topics and tables, without a job."""
 
 from __future__ import annotations
-
-from typing import Annotated
 
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_json, read_settings
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 
 
 def setup(
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Only list what is missing and pending; change nothing."),
-    ] = False,
-    contract: Annotated[
-        bool,
-        typer.Option(
-            "--contract",
-            help="Also drop the tables that only earlier releases use, if they are empty. No job of"
-            " an earlier release may run.",
-        ),
-    ] = False,
+    dry_run: bool = False,
+    contract: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -30,9 +18,14 @@ def setup(
 
     `submit` does the same. What exists stays as it is, and a job may be running. The account needs
     the right to create topics, a keyspace and tables, so that the account of `submit` needs none.
-    `liveprofile migrations list` shows what has been applied.
+    `liveprofile job migrations list` shows what has been applied.
 
-    Example: `liveprofile setup --dry-run`
+    Example: `liveprofile job setup --dry-run`
+
+    Options:
+    dry_run: Only list what is missing and pending; change nothing.
+    contract: Also drop the tables that only earlier releases use, if they are empty. No job of an
+        earlier release may run.
     """
     from cli.pipeline.job_submission import create_tables, read_model_card
     from liveprofile.kafka.topics import create_topics
@@ -79,4 +72,4 @@ def _print_missing(settings: Settings, contract: bool, json: bool) -> None:
     typer.echo(f"topics to create: {', '.join(topics) or 'none, all exist'}")
     typer.echo(f"migrations to apply: {', '.join(pending) or 'none, all are'}")
     if waiting:
-        typer.echo(f"waiting for `liveprofile setup --contract`: {', '.join(waiting)}")
+        typer.echo(f"waiting for `liveprofile job setup --contract`: {', '.join(waiting)}")

@@ -1,4 +1,4 @@
-"""`liveprofile stop` and `cancel` end the running job, `savepoint` lets it go on."""
+"""`liveprofile job stop` and `cancel` end the running job, `savepoint` lets it go on."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def stop(
 
     Windows stay open and are completed by the next job. If the savepoint fails, the job goes on.
 
-    Example: `liveprofile stop` or `liveprofile stop --savepoint file:///shared/savepoints`
+    Example: `liveprofile job stop` or `liveprofile job stop --savepoint file:///shared/savepoints`
     """
     from liveprofile.flink import rest
 
@@ -53,7 +53,7 @@ def stop(
         print_json({"job_id": job_id, "savepoint": location})
         return
     options = ["--config", str(config)] if config else []
-    command = shlex.join(["liveprofile", "submit", "--savepoint", location, *options])
+    command = shlex.join(["liveprofile", "job", "submit", "--savepoint", location, *options])
     typer.echo(f"job {job_id} is stopped, savepoint {location}")
     typer.echo(f"To go on: {command} --wait")
 
@@ -66,9 +66,9 @@ def savepoint(
 ) -> None:
     """Take a savepoint of the job, which goes on.
 
-    A second job of a new version starts from it beside this one (docs/operations.md).
+    A second job of a new version starts from it beside this one (docs/operate.md).
 
-    Example: `liveprofile savepoint --savepoint file:///shared/savepoints`
+    Example: `liveprofile job savepoint --savepoint file:///shared/savepoints`
     """
     from liveprofile.flink import rest
 
@@ -86,7 +86,7 @@ def cancel(job: JobOption = None, config: ConfigOption = None, json: JsonOption 
     A job that starts without a savepoint or checkpoint reads the topic again and knows nothing
     of earlier events. Use `stop` to go on later.
 
-    Example: `liveprofile cancel`
+    Example: `liveprofile job cancel`
     """
     from liveprofile.flink import rest
     from liveprofile.flink.job_report import last_checkpoint_path

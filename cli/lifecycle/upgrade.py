@@ -1,4 +1,4 @@
-"""`liveprofile upgrade`: replaces the running job by a new version that keeps its state."""
+"""`liveprofile job upgrade`: replaces the running job by a new version that keeps its state."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
@@ -23,7 +23,7 @@ from cli.progress import print_line
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
 
 if TYPE_CHECKING:
-    from liveprofile.config import Settings
+    from liveprofile.settings import Settings
 
 RUNNING_TIMEOUT_S = 180.0
 # A checkpoint completes after the job has stored what it read, so the first one proves that it can.
@@ -40,26 +40,8 @@ class UpgradeResult(NamedTuple):
 
 
 def upgrade(
-    fallback: Annotated[
-        Path | None,
-        typer.Option(
-            "--fallback",
-            metavar="FILE",
-            show_default=False,
-            help="Settings file of the running job. If the new job does not run, a job with these"
-            " settings goes on from the savepoint.",
-        ),
-    ] = None,
-    fallback_command: Annotated[
-        Path | None,
-        typer.Option(
-            "--fallback-command",
-            metavar="PATH",
-            show_default=False,
-            help="The `liveprofile` command of the running job's version, for --fallback. Default:"
-            " this version.",
-        ),
-    ] = None,
+    fallback: Path | None = None,
+    fallback_command: Path | None = None,
     savepoint: SavepointFolderOption = None,
     job: JobOption = None,
     config: ConfigOption = None,
@@ -71,12 +53,18 @@ def upgrade(
     is cancelled. With --fallback the old job then goes on: exit code 1. Without it nothing runs,
     and the message names the savepoint: exit code 3.
 
-    Example: `liveprofile upgrade --config new.toml --fallback old.toml`
+    Example: `liveprofile job upgrade --config new.toml --fallback old.toml`
+
+    Options:
+    fallback FILE: Settings file of the running job. If the new job does not run, a job with these
+        settings goes on from the savepoint.
+    fallback_command PATH: The `liveprofile` command of the running job's version, for --fallback.
+        Default: this version.
     """
     from cli.pipeline.job_submission import check_submission
-    from liveprofile.config import load
     from liveprofile.flink import rest
     from liveprofile.flink.job_report import require_running_job
+    from liveprofile.settings import load
 
     settings, file = read_settings(config), config_file(config)
     old_settings = None if fallback is None else load(fallback)
@@ -124,7 +112,7 @@ def replace_job(
     Raises ServiceError that names the savepoint if no job runs at the end.
     """
     location = stop()
-    command = shlex.join(["liveprofile", "submit", "--savepoint", location])
+    command = shlex.join(["liveprofile", "job", "submit", "--savepoint", location])
     try:
         return UpgradeResult(start_new(location), location, None)
     except LiveprofileError as error:
@@ -170,7 +158,16 @@ def start_with_command(command: Path, file: Path | None, savepoint: str) -> str:
     import json
     import subprocess
 
-    arguments = ["submit", "--savepoint", savepoint, "--wait", "--json", "--config", str(file)]
+    arguments = [
+        "job",
+        "submit",
+        "--savepoint",
+        savepoint,
+        "--wait",
+        "--json",
+        "--config",
+        str(file),
+    ]
     done = subprocess.run([str(command), *arguments], capture_output=True, text=True, check=False)
     if done.returncode:
         raise ServiceError(f"{command} submit: {done.stderr.strip() or done.stdout.strip()}")

@@ -1,10 +1,10 @@
-"""`liveprofile audit`: checks that every record of the input topic is accounted for."""
+"""`liveprofile events audit`: checks that every record of the input topic is accounted for."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from liveprofile.audit.audit import Audit
     from liveprofile.audit.encoded import EncodedCounts
     from liveprofile.audit.reconciliation import Reconciliation
-    from liveprofile.config import Settings
+    from liveprofile.settings import Settings
 
 COUNTS = (
     "in_topic",
@@ -39,22 +39,8 @@ def audit(
     config: ConfigOption = None,
     json: JsonOption = False,
     since: SinceOption = None,
-    state: Annotated[
-        Path | None,
-        typer.Option(
-            "--state",
-            metavar="FILE",
-            help="Audit only records after those that FILE names, and note in FILE where the next"
-            " audit must start, unless there is an error.",
-        ),
-    ] = None,
-    repair: Annotated[
-        bool,
-        typer.Option(
-            "--repair",
-            help="Send unaccounted records that were late by the lateness rules to the late topic.",
-        ),
-    ] = False,
+    state: Path | None = None,
+    repair: bool = False,
 ) -> None:
     """Account for every record of the input topic: used, duplicate, late, corrected, rejected,
     erased or heartbeat.
@@ -67,7 +53,12 @@ def audit(
     may be running, and records in open windows are no error. --since is about the arrival of a
     record; with --state it counts only if FILE does not exist.
 
-    Example: `liveprofile audit` or `liveprofile audit --since 2h --json`
+    Example: `liveprofile events audit` or `liveprofile events audit --since 2h --json`
+
+    Options:
+    state FILE: Audit only records after those that FILE names, and note in FILE where the next
+        audit must start, unless there is an error.
+    repair: Send unaccounted records that were late by the lateness rules to the late topic.
     """
     from cli.audit_encoded import audit_encoded
     from cli.pipeline.audit_input import (
@@ -173,7 +164,7 @@ def _repair(settings: Settings, auditor: Audit) -> int:
     """Sends lost late records to the late topic, with the header `repaired`; returns the count.
 
     If the job ignores idle partitions, a window can drop a late event after a restore
-    (docs/state-and-failures.md, known limits).
+    (docs/operate.md, known limits).
     """
     return sum(_send_late(settings, lateness_ms) for lateness_ms in auditor.lateness_ms())
 
@@ -237,8 +228,8 @@ def _summary_lines(
         remedy = (
             "the next audit with --state begins with them."
             if counts.of_range
-            else "`liveprofile heartbeat`, or for past events"
-            " `liveprofile replay FILE --close-windows`, advances time and closes them."
+            else "`liveprofile events heartbeat`, or for past events"
+            " `liveprofile events replay FILE --close-windows`, advances time and closes them."
         )
         yield f"{counts.open_windows} records are in windows that are still open; {remedy}"
     if behind:
@@ -251,7 +242,7 @@ def _summary_lines(
     if repaired:
         yield f"{repaired} late records sent to {settings.topics.late}."
     if counts.unaccounted > repaired + counts.open_windows:
-        catching_up = "The job may still be catching up: see `liveprofile status`. "
+        catching_up = "The job may still be catching up: see `liveprofile job status`. "
         yield (
             f"{'' if counts.of_range else catching_up}--json lists examples of unaccounted records."
         )

@@ -1,4 +1,6 @@
-"""What `liveprofile audit` reads of the topics and tables: everything, or what a range needs."""
+"""What `liveprofile events audit` reads of the topics and tables: everything, or what a range
+needs.
+"""
 
 from __future__ import annotations
 
@@ -16,12 +18,12 @@ from liveprofile.audit.audit import Audit
 from liveprofile.audit.look_back import look_back
 from liveprofile.audit.rows import NO_TIME, IsErased
 from liveprofile.audit.state_file import read_state
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.ingest.rejected import CLAIMED_REASONS
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.topics import PartitionRange
+from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.queries import scan_digests
 from udfs.erasure_feed import read_erasures

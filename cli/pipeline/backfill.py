@@ -1,4 +1,4 @@
-"""`liveprofile backfill`: makes training rows with the job's own SQL views."""
+"""`liveprofile model backfill`: makes training rows with the job's own SQL views."""
 
 from __future__ import annotations
 
@@ -20,54 +20,19 @@ from cli.progress import print_line
 from liveprofile.errors import InputError, ServiceError
 
 if TYPE_CHECKING:
-    from liveprofile.config import Settings
     from liveprofile.consent.changes import ConsentBook
     from liveprofile.privacy.erasures import ErasureBook
+    from liveprofile.settings import Settings
 
 
 def backfill(
-    rows: Annotated[
-        Path,
-        typer.Option(metavar="FOLDER", help="Folder for the Parquet files, a subfolder per month."),
-    ],
-    file: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Events: CSV, Parquet or JSON lines. Default: the current content of the input"
-            " topic.",
-            show_default=False,
-        ),
-    ] = None,
+    rows: Annotated[Path, typer.Option()],
+    file: Annotated[Path | None, typer.Argument()] = None,
     mapping: MappingOption = None,
-    pipeline: Annotated[
-        Literal["profile", "scoring"],
-        typer.Option(
-            help="profile: one row per user and window, for `train RECIPE`. scoring: one row per"
-            " scored event, for `train event-risk`."
-        ),
-    ] = "profile",
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="With --pipeline scoring: file of labels, as for `feedback send`. Default: the"
-            " current content of the topic risk-feedback.",
-        ),
-    ] = None,
-    embedded: Annotated[
-        bool,
-        typer.Option(
-            "--embedded", help="Run in an embedded Flink instead of the cluster at flink.rest_url."
-        ),
-    ] = False,
-    consents: Annotated[
-        bool,
-        typer.Option(
-            help="Leave out users who do not allow training (topic user-consents) or were erased"
-            " (user-erasures). --no-consents is for events that are not of this shop's users."
-        ),
-    ] = True,
+    pipeline: Literal["profile", "scoring"] = "profile",
+    labels: Path | None = None,
+    embedded: bool = False,
+    consents: bool = True,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -76,10 +41,21 @@ def backfill(
     Rows of users who do not allow training now, or did not at the time of the row, are left out,
     and all rows of users who were erased.
 
-    Example: `liveprofile backfill --rows rows`
-    or `liveprofile backfill shop.csv --mapping shop.toml --rows rows`
+    Example: `liveprofile model backfill --rows rows`
+    or `liveprofile model backfill shop.csv --mapping shop.toml --rows rows`
+
+    Options:
+    rows FOLDER: Folder for the Parquet files, a subfolder per month.
+    file: Events: CSV, Parquet or JSON lines. Default: the current content of the input topic.
+    pipeline: profile: one row per user and window, for `train RECIPE`. scoring: one row per scored
+        event, for `train event-risk`.
+    labels FILE: With --pipeline scoring: file of labels, as for `feedback send`. Default: the
+        current content of the topic risk-feedback.
+    embedded: Run in an embedded Flink instead of the cluster at flink.rest_url.
+    consents: Leave out users who do not allow training (topic user-consents) or were erased
+        (user-erasures). --no-consents is for events that are not of this shop's users.
     """
-    from cli.pipeline import backfill_job_runner
+    from offline import backfill as runner
 
     if labels is not None and pipeline != "scoring":
         raise InputError("--labels needs --pipeline scoring: the profile pipeline has no labels")
@@ -92,13 +68,13 @@ def backfill(
         "on_step": print_line,
     }
     if consents:
-        backfill_job_runner.check_files(rows, file, mapping, labels)
+        runner.check_files(rows, file, mapping, labels)
         common["consents"], common["erased"] = _decisions(settings)
     if pipeline == "profile":
-        result = backfill_job_runner.backfill_profile_rows(settings, rows, **common)
+        result = runner.backfill_profile_rows(settings, rows, **common)
     else:
         rejected = RejectedLabelReporter(labels or settings.topics.feedback)
-        result = backfill_job_runner.backfill_scoring_rows(
+        result = runner.backfill_scoring_rows(
             settings, rows, **common, labels=labels, on_rejected=rejected
         )
     if json:

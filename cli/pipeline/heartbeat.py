@@ -1,4 +1,4 @@
-"""`liveprofile heartbeat`: keeps event time moving on quiet partitions."""
+"""`liveprofile events heartbeat`: keeps event time moving on quiet partitions."""
 
 from __future__ import annotations
 
@@ -10,13 +10,8 @@ from cli.common import ConfigOption, read_settings
 
 
 def heartbeat(
-    every: Annotated[
-        float, typer.Option(min=0.1, metavar="SECONDS", help="Time between two heartbeats.")
-    ] = 1.0,
-    count: Annotated[
-        int | None,
-        typer.Option(min=1, help="Stop after so many. Default: run until stopped."),
-    ] = None,
+    every: Annotated[float, typer.Option(min=0.1)] = 1.0,
+    count: Annotated[int | None, typer.Option(min=1)] = None,
     config: ConfigOption = None,
 ) -> None:
     """Send a heartbeat to every partition of the input topic, again and again.
@@ -28,7 +23,11 @@ def heartbeat(
     Once it has sent a heartbeat, an outage of Kafka does not end it: it reports the error and sends
     again.
 
-    Example: `liveprofile heartbeat --every 1`
+    Example: `liveprofile events heartbeat --every 1`
+
+    Options:
+    every SECONDS: Time between two heartbeats.
+    count: Stop after so many. Default: run until stopped.
     """
     from liveprofile.ingest.heartbeat import send_heartbeats
     from liveprofile.ingest.replay import ReplayProducer

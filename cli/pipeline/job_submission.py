@@ -8,13 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from cli.definitions import read_with_attributes
-from liveprofile.config import Settings
 from liveprofile.flink import rest
 from liveprofile.flink.submission import flink_run
 from liveprofile.kafka.topics import create_topics
 from liveprofile.resources import ROOT, product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
+from liveprofile.settings import Settings
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
 

@@ -1,4 +1,4 @@
-"""`liveprofile replay`: sends a file of events to the input topic."""
+"""`liveprofile events replay`: sends a file of events to the input topic."""
 
 from __future__ import annotations
 
@@ -11,47 +11,34 @@ import typer
 
 from cli.common import ConfigOption, JsonOption, print_json, read_settings
 from cli.progress import count_bar, print_line
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(help="CSV, Parquet or JSON lines.", show_default=False)],
-    mapping: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="Mapping of the file's columns to event fields (TOML, see mappings/). Default:"
-            " FILE holds events as JSON lines.",
-        ),
-    ] = None,
-    topic: Annotated[
-        str | None,
-        typer.Option(
-            help="Topic. Default: topics.events.", show_default=False, callback=require_topic_name
-        ),
-    ] = None,
-    rate: Annotated[
-        float | None, typer.Option(help="Events per second. Default: as fast as Kafka accepts.")
-    ] = None,
-    speed: Annotated[
-        float | None, typer.Option(help="Speed relative to the event times; 1 is real time.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of events.")] = None,
-    close_windows: Annotated[
-        bool,
-        typer.Option(
-            "--close-windows",
-            help="Send heartbeats after the last event to close the open windows. Events for these"
-            " windows that are sent later are late.",
-        ),
-    ] = False,
+    file: Path,
+    mapping: Path | None = None,
+    topic: Annotated[str | None, typer.Option(callback=require_topic_name)] = None,
+    rate: float | None = None,
+    speed: float | None = None,
+    limit: Annotated[int | None, typer.Option(min=1)] = None,
+    close_windows: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Send a file of events to the input topic, keyed by user.
 
-    Example: `liveprofile replay shop.csv --mapping shop.toml --close-windows`
+    Example: `liveprofile events replay shop.csv --mapping shop.toml --close-windows`
+
+    Options:
+    file: CSV, Parquet or JSON lines.
+    mapping FILE: Mapping of the file's columns to event fields (TOML, see mappings/). Default: FILE
+        holds events as JSON lines.
+    topic: Topic. Default: topics.events.
+    rate: Events per second. Default: as fast as Kafka accepts.
+    speed: Speed relative to the event times; 1 is real time.
+    limit: Maximum number of events.
+    close_windows: Send heartbeats after the last event to close the open windows. Events for these
+        windows that are sent later are late.
     """
     from liveprofile.ingest.replay import replay as send
     from liveprofile.ingest.replay import rows_estimate
@@ -73,7 +60,7 @@ def replay(
     if close_windows and not result.closed:
         print_line(
             "the last windows stay open: they end in the future. Events and heartbeats that are"
-            " sent then will close them (`liveprofile heartbeat`)"
+            " sent then will close them (`liveprofile events heartbeat`)"
         )
     if _is_history(settings, result.last_event_time_ms):
         print_line(

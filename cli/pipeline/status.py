@@ -1,4 +1,4 @@
-"""`liveprofile status`: shows the state of the running job."""
+"""`liveprofile job status`: shows the state of the running job."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_fields, print_json, read_settings
-from liveprofile.config import Settings
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 
 
 def status(config: ConfigOption = None, json: JsonOption = False) -> None:
@@ -18,7 +18,7 @@ def status(config: ConfigOption = None, json: JsonOption = False) -> None:
     Exits with 1 if there is a warning: no checkpoint has completed for three intervals, events were
     not scored since the job's last start or restart, or a worker has refused a user model.
 
-    Example: `liveprofile status --json`
+    Example: `liveprofile job status --json`
     """
     settings = read_settings(config)
     result = _collect_status(settings)

@@ -1,4 +1,4 @@
-"""`liveprofile submit`: submits the profile job to a Flink cluster."""
+"""`liveprofile job submit`: submits the profile job to a Flink cluster."""
 
 from __future__ import annotations
 
@@ -42,24 +42,20 @@ WAIT_TIMEOUT_S = 180.0
 
 
 def submit(
-    parallelism: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Parallelism of the job. Default: job.parallelism.", show_default=False
-        ),
-    ] = None,
+    parallelism: Annotated[int | None, typer.Option(min=1)] = None,
     savepoint: SavepointOption = None,
-    wait: Annotated[
-        bool,
-        typer.Option("--wait", help="Wait until all tasks of the job run (at most 180 s)."),
-    ] = False,
+    wait: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Create missing topics and tables, then submit the profile job to Flink.
 
-    Example: `liveprofile submit --wait`
-    or `liveprofile submit --savepoint file:///shared/savepoints/savepoint-1a2b --wait`
+    Example: `liveprofile job submit --wait`
+    or `liveprofile job submit --savepoint file:///shared/savepoints/savepoint-1a2b --wait`
+
+    Options:
+    parallelism: Parallelism of the job. Default: job.parallelism.
+    wait: Wait until all tasks of the job run (at most 180 s).
     """
     from cli.pipeline.job_submission import submit_job
     from liveprofile.flink.rest import wait_until_running

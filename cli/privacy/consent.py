@@ -1,4 +1,4 @@
-"""`liveprofile consent`: what a user has allowed."""
+"""`liveprofile privacy consent`: what a user has allowed."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ import typer
 
 from cli.common import ConfigOption, JsonOption, UserArgument, print_json, read_settings
 from cli.operations.tables import print_table
+from cli.options import Commands
 from cli.privacy.consent_backwards import backwards
 from cli.times import parse_since_ms
 from liveprofile.errors import InputError
 
 if TYPE_CHECKING:
-    from liveprofile.config import Settings
     from liveprofile.consent.changes import ConsentChange
+    from liveprofile.settings import Settings
 
-consent = typer.Typer(
+consent = Commands(
     name="consent",
-    no_args_is_help=True,
     help="What a user has allowed, by purpose (docs/privacy.md)."
-    "\n\nExample: `liveprofile consent set 42 --withdraw marketing`",
+    "\n\nExample: `liveprofile privacy consent set 42 --withdraw marketing`",
 )
 
 
@@ -33,28 +33,13 @@ def _purposes(name: str, verb: str) -> Any:
 
 @consent.command(name="set")
 def set_consent(
-    user: Annotated[
-        str | None, typer.Argument(metavar="USER", help="User id.", show_default=False)
-    ] = None,
+    user: Annotated[str | None, typer.Argument()] = None,
     grant: Annotated[list[str] | None, _purposes("--grant", "Allow")] = None,
     withdraw: Annotated[list[str] | None, _purposes("--withdraw", "No longer allow")] = None,
-    basis: Annotated[str, typer.Option(help="Legal basis, such as consent or contract.")] = "",
-    text_version: Annotated[
-        str, typer.Option(help="Version of the text that the user has read.")
-    ] = "",
-    at: Annotated[
-        str | None,
-        typer.Option("--time", metavar="TIME", help="From when on it counts. Default: now."),
-    ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file",
-            metavar="FILE",
-            help="Changes of many users: JSON lines with user_id, purpose, granted, time and, if"
-            " known, basis and text_version.",
-        ),
-    ] = None,
+    basis: str = "",
+    text_version: str = "",
+    at: Annotated[str | None, typer.Option("--time")] = None,
+    file: Path | None = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -63,8 +48,17 @@ def set_consent(
     It is stored first, then sent to the topic that the job reads. After a failure repeat it with
     the same --time: repeating changes nothing.
 
-    Example: `liveprofile consent set 42 --grant profiling --withdraw marketing --basis consent`
-    or `liveprofile consent set --file consents.jsonl`
+    Example:
+    `liveprofile privacy consent set 42 --grant profiling --withdraw marketing --basis consent` or
+    `liveprofile privacy consent set --file consents.jsonl`
+
+    Options:
+    user USER: User id.
+    basis: Legal basis, such as consent or contract.
+    text_version: Version of the text that the user has read.
+    at TIME: From when on it counts. Default: now.
+    file FILE: Changes of many users: JSON lines with user_id, purpose, granted, time and, if known,
+        basis and text_version.
     """
     from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.storage.connection import open_session
@@ -94,7 +88,7 @@ def set_consent(
 def show(user: UserArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show what a user allows now, purpose by purpose.
 
-    Example: `liveprofile consent show 42`
+    Example: `liveprofile privacy consent show 42`
     """
     from liveprofile.alerts.cloud_events import to_rfc3339
     from liveprofile.consent.changes import PURPOSES, newest
@@ -133,7 +127,7 @@ def show(user: UserArgument, config: ConfigOption = None, json: JsonOption = Fal
 def history(user: UserArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show a user's newest 200 changes, newest first. Exit code 1 if there is none.
 
-    Example: `liveprofile consent history 42 --json`
+    Example: `liveprofile privacy consent history 42 --json`
     """
     from liveprofile.consent.records import change_json
 

@@ -1,4 +1,4 @@
-"""`liveprofile consent backwards`: applies changes of consents that came after rows were stored."""
+"""Applies changes of consents that came after rows were stored."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from liveprofile.units import DAY_MS
 
 if TYPE_CHECKING:
     from liveprofile.audit.rows import InputRecord
-    from liveprofile.config import Settings
     from liveprofile.identity.book import IdentityBook
     from liveprofile.privacy.withdrawals import StoredRow
+    from liveprofile.settings import Settings
 
 SETTLE_S = 2.0  # until the workers know of a change
 USERS_AT_ONCE = 8
@@ -27,13 +27,8 @@ Outgoing = tuple[bytes | None, bytes | None, dict[str, str]]  # key, value and h
 
 
 def backwards(
-    users: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="USER...", help="User ids. Default: all with a change.", show_default=False
-        ),
-    ] = None,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete what is found.")] = False,
+    users: Annotated[list[str] | None, typer.Argument()] = None,
+    delete: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -44,7 +39,12 @@ def backwards(
     older than `consent.backwards_days` stay until they expire. Exit code 1: rows were found, and
     are not deleted.
 
-    Example: `liveprofile consent backwards` or `liveprofile consent backwards 42 --delete`
+    Example: `liveprofile privacy consent backwards` or
+    `liveprofile privacy consent backwards 42 --delete`
+
+    Options:
+    users USER...: User ids. Default: all with a change.
+    delete: Delete what is found.
     """
     from liveprofile.privacy.withdrawals import DELTAS, delete_rows, find_rows, read_digests
     from liveprofile.storage.connection import open_session

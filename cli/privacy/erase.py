@@ -1,4 +1,4 @@
-"""`liveprofile erase`: the job forgets persons, and their rows are deleted."""
+"""`liveprofile privacy erase`: the job forgets persons, and their rows are deleted."""
 
 from __future__ import annotations
 
@@ -30,48 +30,20 @@ from liveprofile.wire.tokens import ID_CHARS
 if TYPE_CHECKING:
     from cassandra.cluster import Session
 
-    from liveprofile.config import Settings
+    from liveprofile.settings import Settings
 
 PART_USERS = 500  # tables without a key of the user are read once or twice for so many
 SETTLE_S = 2.0  # until the workers know of an erasure
 
 
 def erase(
-    users: Annotated[
-        list[str] | None, typer.Argument(metavar="USER...", help="User ids.", show_default=False)
-    ] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", metavar="FILE", help="User ids, one a line.")
-    ] = None,
-    pending: Annotated[
-        bool,
-        typer.Option("--pending", help="Go on with all erasures whose rows are not deleted yet."),
-    ] = False,
-    status: Annotated[
-        bool,
-        typer.Option("--status", help="Erase nothing: show when each place is clear."),
-    ] = False,
-    rows: Annotated[
-        Path | None,
-        typer.Option(
-            "--rows",
-            metavar="FOLDER",
-            help="Take all erased users out of the training rows of `backfill` in FOLDER.",
-        ),
-    ] = None,
-    checkpoints: Annotated[
-        Path | None,
-        typer.Option(
-            "--checkpoints",
-            metavar="FOLDER",
-            help="Erase nothing: list the model checkpoints in FOLDER and below, with the erased"
-            " users that each was trained on.",
-        ),
-    ] = None,
-    proof: Annotated[
-        Path | None,
-        typer.Option("--proof", metavar="FILE", help="New file: a signed line for each user."),
-    ] = None,
+    users: Annotated[list[str] | None, typer.Argument()] = None,
+    file: Path | None = None,
+    pending: bool = False,
+    status: bool = False,
+    rows: Path | None = None,
+    checkpoints: Path | None = None,
+    proof: Path | None = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -79,14 +51,25 @@ def erase(
 
     The erasure goes to Kafka first: from then on the job neither scores nor stores what is older,
     whatever is replayed, and later events start from nothing. All ids of a person are erased
-    (`liveprofile merge`). The state of the job, topics,
+    (`liveprofile identity merge`). The state of the job, topics,
     training rows, logs and backups end later (--status, docs/privacy.md). After a kill or a failure
     run --pending. Exit code 1: rows are left, because the present hour is not over or the command
     was not run to its end; for --status, an erasure is not done in the tables; for --checkpoints,
     a model was trained on an erased user, or its users are unknown.
 
-    Example: `liveprofile erase 42 43 --proof erased.jsonl`, `liveprofile erase --file users.txt`,
-    `liveprofile erase --pending` or `liveprofile erase 42 --status`
+    Example: `liveprofile privacy erase 42 43 --proof erased.jsonl`,
+    `liveprofile privacy erase --file users.txt`, `liveprofile privacy erase --pending` or
+    `liveprofile privacy erase 42 --status`
+
+    Options:
+    users USER...: User ids.
+    file FILE: User ids, one a line.
+    pending: Go on with all erasures whose rows are not deleted yet.
+    status: Erase nothing: show when each place is clear.
+    rows FOLDER: Take all erased users out of the training rows of `backfill` in FOLDER.
+    checkpoints FOLDER: Erase nothing: list the model checkpoints in FOLDER and below, with the
+        erased users that each was trained on.
+    proof FILE: New file: a signed line for each user.
     """
     ids = _user_ids(users or [], file)
     if pending and (ids or status):
@@ -289,7 +272,7 @@ def _print(report: dict[str, Any], json: bool) -> None:
     text = f"{sum(rows.values())} rows of {len(rows)} tables deleted"
     if pending:
         left = ", ".join(f"{name} {count}" for name, count in pending.items())
-        text += f"; left: {left}: run `liveprofile erase --pending` when the hour is over"
+        text += f"; left: {left}: run `liveprofile privacy erase --pending` when the hour is over"
     typer.echo(f"{report['user_id']}: {text}")
 
 

@@ -1,4 +1,4 @@
-"""`liveprofile export`: all that is known about a person in one file."""
+"""`liveprofile privacy export`: all that is known about a person in one file."""
 
 from __future__ import annotations
 
@@ -19,20 +19,21 @@ from cli.common import (
 
 def export(
     user: UserArgument,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="New file (JSON).")],
-    topics: Annotated[
-        bool,
-        typer.Option("--topics", help="Also the records in Kafka. Reads whole topics."),
-    ] = False,
+    out: Annotated[Path, typer.Option()],
+    topics: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Write all that is stored about a user to one JSON file, which only its owner can read.
 
     Each row has its table, its write time and its expiry. The file is about all ids of the person
-    (`liveprofile merge`). Exit code 1, and no file, if nothing is stored.
+    (`liveprofile identity merge`). Exit code 1, and no file, if nothing is stored.
 
-    Example: `liveprofile export 42 --out 42.json`
+    Example: `liveprofile privacy export 42 --out 42.json`
+
+    Options:
+    out FILE: New file (JSON).
+    topics: Also the records in Kafka. Reads whole topics.
     """
     from datetime import UTC, datetime
 
@@ -41,12 +42,11 @@ def export(
     from liveprofile.privacy.export import (
         ExportFile,
         as_json,
-        held_tables,
         private_file,
         table_rows,
         user_records,
     )
-    from liveprofile.privacy.places import TOPICS
+    from liveprofile.privacy.places import TABLES, TOPICS
     from liveprofile.privacy.user_keys import read_user_keys
     from liveprofile.storage.connection import open_session
     from udfs.identity.merge_feed import read_merges
@@ -64,7 +64,7 @@ def export(
         }
         result = ExportFile(file, about)
         keys = [read_user_keys(session, each) for each in ids]
-        for name, table in held_tables(session).items():
+        for name, table in TABLES.items():
             limits = {"what": table.what, "limit": table.limit}
             rows = (row for each in keys for row in table_rows(session, name, table, each, now))
             result.add(name, limits, (row._asdict() for row in rows), "rows")

@@ -1,4 +1,4 @@
-"""`liveprofile identify`: anonymous ids become aliases of the accounts that they log in to."""
+"""Anonymous ids become aliases of the accounts that they log in to."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ from cli.common import ConfigOption, JsonOption, print_fields, print_json, read_
 from liveprofile.errors import InputError
 
 
-def identify(config: ConfigOption = None, json: JsonOption = False) -> None:
+def link_logins(config: ConfigOption = None, json: JsonOption = False) -> None:
     """Merge anonymous ids into the accounts that they log in to, until Ctrl-C or SIGTERM.
 
     It follows the input topic. An event with `anonymous_id` says that its user has used this id on
-    this device before. The first login of an anonymous id writes a merge, as `liveprofile merge`
-    does, exactly once. Every other one is counted with its reason: conflicts, split ids, erased
-    users, no consent, ids that are not as `logins.anonymous_id_pattern` says. docs/identity.md has
-    the reasons. At the end the counts are printed.
+    this device before. The first login of an anonymous id writes a merge, as
+    `liveprofile identity merge` does, exactly once. Every other one is counted with its reason:
+    conflicts, split ids, erased users, no consent, ids that are not as
+    `logins.anonymous_id_pattern` says. docs/privacy.md has the reasons. At the end the counts are
+    printed.
 
     Run it once. A second one takes over, and the first ends with exit code 3. The job must follow
     merges (`merges.enabled`).
 
-    Example: `liveprofile identify --config liveprofile.toml --json`
+    Example: `liveprofile identity link-logins --config liveprofile.toml --json`
     """
     from liveprofile.alerts.consumer.loop import stop_on_signals
     from liveprofile.consent.persons import PersonConsentBook
@@ -36,7 +37,7 @@ def identify(config: ConfigOption = None, json: JsonOption = False) -> None:
     if not settings.merges.enabled:
         raise InputError(
             "merges.enabled is off: the job would not follow merges. Set it and submit the job"
-            " again (docs/identity.md)"
+            " again (docs/privacy.md)"
         )
     logging.getLogger("liveprofile.identity").setLevel(logging.INFO)
     with (

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Container, Mapping
 
-from liveprofile.config import Settings
 from liveprofile.identity.book import IdentityBook
 from liveprofile.identity.forgotten import missing_erasures, without_users
 from liveprofile.identity.records import to_record
 from liveprofile.kafka.records import send_all
 from liveprofile.privacy import erasure_records
+from liveprofile.settings import Settings
 from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 
 

@@ -1,4 +1,4 @@
-"""`liveprofile places`: where data is kept, how long, and by which setting."""
+"""`liveprofile privacy data-inventory`: where data is kept, how long, and by which setting."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from cli.common import ConfigOption, JsonOption, print_json, read_settings
 from cli.operations.tables import print_table
 
 
-def places(config: ConfigOption = None, json: JsonOption = False) -> None:
+def data_inventory(config: ConfigOption = None, json: JsonOption = False) -> None:
     """List all tables, topics and states with the time after which what they keep is gone.
 
     The times are those of the settings: a topic that exists keeps what it was created with
@@ -16,7 +16,7 @@ def places(config: ConfigOption = None, json: JsonOption = False) -> None:
     Liveprofile does not clear, such as savepoints and backups. Exit code 1: a place with data about
     users has no limit.
 
-    Example: `liveprofile places` or `liveprofile places --json`
+    Example: `liveprofile privacy data-inventory` or `liveprofile privacy data-inventory --json`
     """
     from liveprofile.privacy.retention import retention, unlimited
     from liveprofile.units import DAY_MS

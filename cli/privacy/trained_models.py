@@ -1,4 +1,4 @@
-"""`liveprofile erase --checkpoints`: which models were trained on erased users."""
+"""`liveprofile privacy erase --checkpoints`: which models were trained on erased users."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from cli.operations.tables import print_table
 from liveprofile.errors import InputError
 
 if TYPE_CHECKING:
-    from liveprofile.config import Settings
     from liveprofile.privacy.trained_users import TrainedCheckpoint
+    from liveprofile.settings import Settings
 
 
 def list_checkpoints(settings: Settings, folder: Path, json: bool) -> None:
@@ -56,7 +56,7 @@ def table_rows(found: Iterable[TrainedCheckpoint]) -> list[tuple[str, ...]]:
             each.version,
             str(each.trained.users) if each.trained else "unknown",
             str(len(each.erased)) if each.trained else "unknown",
-            "" if each.is_clean else "train it again: liveprofile train --without-erased",
+            "" if each.is_clean else "train it again: liveprofile model train --without-erased",
         )
         for each in found
     ]

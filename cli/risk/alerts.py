@@ -1,4 +1,4 @@
-"""`liveprofile alerts`: prints risk alerts and records what analysts decide about their flags."""
+"""Prints risk alerts and records what analysts decide about their flags."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from cli.common import (
     read_settings,
     refuse_empty,
 )
+from cli.options import Commands
 from cli.risk.alert_output import (
     alert_line,
     alert_time_ms,
@@ -28,11 +29,11 @@ from cli.risk.alert_output import (
 from cli.tables import print_tables
 from cli.times import SinceOption, parse_duration_ms
 
-alerts = typer.Typer(
+alerts = Commands(
     name="alerts",
     invoke_without_command=True,
     help="Print risk alerts, or with a command, review the flags behind them (docs/alerts.md)."
-    "\n\nExample: `liveprofile alerts --follow --json`",
+    "\n\nExample: `liveprofile risk alerts --follow --json`",
 )
 
 FlagArgument = Annotated[
@@ -60,18 +61,18 @@ NoteOption = Annotated[
 @alerts.callback()
 def print_alerts(
     context: typer.Context,
-    follow: Annotated[
-        bool,
-        typer.Option("--follow", "-f", help="Wait for new alerts after that, until Ctrl-C."),
-    ] = False,
-    limit: Annotated[
-        int, typer.Option(min=0, help="Number of latest alerts to print; 0: all.", metavar="N")
-    ] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
+    limit: Annotated[int, typer.Option(min=0)] = 20,
     since: SinceOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Without a command: print the alerts in the topic, each once."""
+    """Without a command: print the alerts in the topic, each once.
+
+    Options:
+    follow: Wait for new alerts after that, until Ctrl-C.
+    limit N: Number of latest alerts to print; 0: all.
+    """
     if context.invoked_subcommand is not None:
         return
     from liveprofile.kafka.offsets import ranges_since
@@ -96,23 +97,21 @@ def print_alerts(
 @alerts.command("list")
 def list_flags(
     user: UserOption = None,
-    state: Annotated[
-        Literal["open", "acknowledged", "confirmed", "false_positive", "closed"] | None,
-        typer.Option("--state", help="Only flags in this state."),
-    ] = None,
+    state: Literal["open", "acknowledged", "confirmed", "false_positive", "closed"] | None = None,
     since: SinceOption = None,
-    rule: Annotated[
-        str | None, typer.Option("--rule", metavar="RULE", help="Only flags of this rule.")
-    ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, max=10_000, help="Maximum number of flags.")
-    ] = 20,
+    rule: str | None = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """List stored flags with their states, newest first.
 
-    Example: `liveprofile alerts list --state open --since 2d`
+    Example: `liveprofile risk alerts list --state open --since 2d`
+
+    Options:
+    state: Only flags in this state.
+    rule RULE: Only flags of this rule.
+    limit: Maximum number of flags.
     """
     from liveprofile.alerts.cases import flags
     from liveprofile.alerts.cases.states import AlertState
@@ -140,7 +139,7 @@ def list_flags(
 def show(flag: FlagArgument, config: ConfigOption = None, json: JsonOption = False) -> None:
     """Show a flag's reasons, state, history, snoozes and cases. Exit code 1 if it is unknown.
 
-    Example: `liveprofile alerts show 6f1c2a09b7d34e58`
+    Example: `liveprofile risk alerts show 6f1c2a09b7d34e58`
     """
     from liveprofile.storage.connection import open_session
     from services.alerts import flag_file
@@ -168,7 +167,7 @@ def ack(
 ) -> None:
     """Acknowledge a flag. Exit code 1 if another analyst has acknowledged it.
 
-    Example: `liveprofile alerts ack 6f1c2a09b7d34e58 --note "called the customer"`
+    Example: `liveprofile risk alerts ack 6f1c2a09b7d34e58 --note "called the customer"`
     """
     _act(flag, "acknowledged", by, note, config, json)
 
@@ -185,7 +184,7 @@ def close(
 
     A case closes when all its flags are labelled or closed.
 
-    Example: `liveprofile alerts close 6f1c2a09b7d34e58`
+    Example: `liveprofile risk alerts close 6f1c2a09b7d34e58`
     """
     _act(flag, "closed", by, note, config, json)
 
@@ -204,7 +203,7 @@ def label(
     The state becomes confirmed or false_positive. If the flag is of an event, the label is then
     sent to the topic risk-feedback. Exit code 3 if Kafka does not answer: repeat the command.
 
-    Example: `liveprofile alerts label 6f1c2a09b7d34e58 fraud`
+    Example: `liveprofile risk alerts label 6f1c2a09b7d34e58 fraud`
     """
     _act(flag, verdict, by, note, config, json)
 
@@ -213,25 +212,21 @@ def label(
 def snooze(
     user: UserArgument,
     by: AnalystOption,
-    rule: Annotated[
-        str, typer.Option("--rule", metavar="RULE", help="Rule to snooze; *: every rule.")
-    ] = "*",
-    duration: Annotated[
-        str,
-        typer.Option(
-            "--for",
-            metavar="TIME",
-            help="Duration from now in minutes, hours or days: 30m, 8h, 3d.",
-        ),
-    ] = "24h",
-    end: Annotated[bool, typer.Option("--end", help="End the snooze now.")] = False,
+    rule: str = "*",
+    duration: Annotated[str, typer.Option("--for")] = "24h",
+    end: bool = False,
     note: NoteOption = "",
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Suppress a user's alerts for a limited time; flags are still stored.
 
-    Example: `liveprofile alerts snooze 42 --rule purchase_amount --for 8h`
+    Example: `liveprofile risk alerts snooze 42 --rule purchase_amount --for 8h`
+
+    Options:
+    rule RULE: Rule to snooze; *: every rule.
+    duration TIME: Duration from now in minutes, hours or days: 30m, 8h, 3d.
+    end: End the snooze now.
     """
     from liveprofile.alerts.cases.snooze import check_end
     from liveprofile.storage.connection import open_session

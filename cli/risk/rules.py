@@ -1,4 +1,4 @@
-"""`liveprofile rules`: checks, applies and lists risk rules."""
+"""`liveprofile risk rules`: checks, applies and lists risk rules."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from cli.definitions import (
     print_in_force,
     read_with_attributes,
 )
+from cli.options import Commands
 from cli.tables import new_table, print_tables
 
 if TYPE_CHECKING:
     from liveprofile.labels.rule_backtest import Backtest
 
-rules = typer.Typer(
+rules = Commands(
     name="rules",
-    no_args_is_help=True,
     help="Check risk rules, try them on the past, apply them to running jobs, list them."
     " docs/data-contract.md, section 6, describes the format.",
 )
@@ -46,7 +46,7 @@ def check(file: FileArgument, config: ConfigOption = None, json: JsonOption = Fa
     Each error is one line. With --json an error has file, line, rule, key, column (in a
     condition) and reason.
 
-    Example: `liveprofile rules check rules.toml`
+    Example: `liveprofile risk rules check rules.toml`
     """
     from liveprofile.rules.rules import read_rules
 
@@ -69,7 +69,7 @@ def apply(
     jobs use the rules of the topic instead of the file in their settings. The records are signed
     if the setting rules_signing_key is set.
 
-    Example: `liveprofile rules apply rules.toml --dry-run`
+    Example: `liveprofile risk rules apply rules.toml --dry-run`
     """
     from liveprofile.rules.rules import read_rules
 
@@ -81,9 +81,7 @@ def apply(
 @rules.command()
 def backtest(
     file: FileArgument,
-    days: Annotated[
-        int, typer.Option("--days", min=1, max=400, help="The last days of stored events.")
-    ] = 14,
+    days: Annotated[int, typer.Option(min=1, max=400)] = 14,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -93,7 +91,10 @@ def backtest(
     how many users only one of them alerts about. A rule that reads features which are not stored
     with events counts only if its condition is in force. Writes nothing.
 
-    Example: `liveprofile rules backtest rules.toml --days 7`
+    Example: `liveprofile risk rules backtest rules.toml --days 7`
+
+    Options:
+    days: The last days of stored events.
     """
     from liveprofile.labels.rule_backtest import as_json
     from liveprofile.labels.rule_backtest import backtest as compare
@@ -149,7 +150,7 @@ def _pair(values: Iterable[object]) -> str:
 def list_rules(config: ConfigOption = None, json: JsonOption = False) -> None:
     """List the current rules: those of the topic, or of the file while the topic has none.
 
-    Example: `liveprofile rules list --json`
+    Example: `liveprofile risk rules list --json`
     """
     from services.definitions import read_kind
 

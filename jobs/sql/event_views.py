@@ -16,8 +16,7 @@ from types import MappingProxyType
 
 from jobs.sql import expressions as sql
 from jobs.sql.partition_keys import partition_key_sql
-from liveprofile.config import Settings
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import Settings, WindowSettings
 from liveprofile.wire.tokens import EVENT_TYPES, id_sql
 
 RECORD = "record_topic, record_partition, record_offset"

@@ -12,7 +12,7 @@ In Flink SQL literals a backslash is an ordinary character, and a quote is doubl
 from __future__ import annotations
 
 from liveprofile.events.window_times import HASH_DIGITS
-from liveprofile.setting_sections import ScoringSettings, WindowSettings
+from liveprofile.settings import ScoringSettings, WindowSettings
 
 EARLIEST = "TO_TIMESTAMP_LTZ(946684800000, 3)"  # 2000-01-01
 DIGITS = "^[0-9]{1,15}$"

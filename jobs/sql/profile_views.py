@@ -16,9 +16,8 @@ from jobs.sql import event_views
 from jobs.sql import expressions as sql
 from jobs.sql.event_views import RECORD
 from jobs.sql.views import create_view
-from liveprofile.config import Settings
 from liveprofile.features import baselines
-from liveprofile.setting_sections import LimitSettings, WindowSettings
+from liveprofile.settings import LimitSettings, Settings, WindowSettings
 from liveprofile.wire import memories as memory_format
 from liveprofile.wire import token_columns, window_events
 from liveprofile.wire.tokens import token_sql, type_letter_sql

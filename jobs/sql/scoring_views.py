@@ -16,8 +16,8 @@ from __future__ import annotations
 from jobs.sql import event_views
 from jobs.sql import expressions as sql
 from jobs.sql.views import create_view
-from liveprofile.config import Settings
 from liveprofile.features.entity import SCORED_TYPES
+from liveprofile.settings import Settings
 from liveprofile.wire import scored_events
 from liveprofile.wire.entity_lists import (
     entity_token_sql,

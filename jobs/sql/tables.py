@@ -7,9 +7,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from jobs.sql import expressions as sql
-from liveprofile.config import Settings
 from liveprofile.kafka.offsets import scoring_group
-from liveprofile.setting_sections import KafkaSettings
+from liveprofile.settings import KafkaSettings, Settings
 
 
 def _options(**options: str | int) -> str:
@@ -277,7 +276,7 @@ def numbered_file(name: str, path: Path | str, settings: Settings, *, labels: bo
 def record_file(name: str, path: Path | str, settings: Settings) -> str:
     """A file of JSON lines, each a record with its place in Kafka, for corrections.
 
-    `number` is the order of arrival (udfs/corrections/files.py writes the file).
+    `number` is the order of arrival (offline/late_windows/files.py writes the file).
     """
     record_time = "TO_TIMESTAMP_LTZ(record_ms, 3)"
     clock = sql.event_clock("payload", record_time, settings.limits.max_clock_skew_ms)

@@ -12,7 +12,7 @@ import orjson
 
 from liveprofile.alerts.cases.snooze import is_snoozed
 from liveprofile.rules.flags import Flag, FlaggedRow
-from liveprofile.setting_sections import JobSettings
+from liveprofile.settings import JobSettings
 from liveprofile.units import SECOND_MS
 from liveprofile.wire import output_records
 from liveprofile.wire.tokens import FIELD

@@ -17,7 +17,8 @@ from cassandra.cluster import Session
 from cassandra.query import BatchStatement, BatchType
 
 from liveprofile.attributes.statements import Statement
-from liveprofile.setting_sections import MAX_TTL_S, CassandraSettings
+from liveprofile.settings import CassandraSettings
+from liveprofile.settings.sections import MAX_TTL_S
 from liveprofile.storage.cql import from_ms, now_ms, prepare, read, read_pages, write_all
 
 MAX_ROWS = 200  # of a user: sources, and contradicting statements of one time

@@ -19,11 +19,10 @@ from liveprofile.attributes.statements import (
     to_event,
 )
 from liveprofile.attributes.table import Withdrawal
-from liveprofile.config import Settings
 from liveprofile.kafka.offsets import commit_offsets, committed_offsets, partition_ranges
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.kafka.topics import PartitionRange
-from liveprofile.setting_sections import KafkaSettings
+from liveprofile.settings import KafkaSettings, Settings
 from liveprofile.wire.user_records import CONTENT_TYPE
 
 BATCH_RECORDS = 1_000

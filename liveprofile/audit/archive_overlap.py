@@ -17,7 +17,7 @@ from liveprofile.audit.rows import (
     split_position,
 )
 from liveprofile.kafka.topics import PartitionRange
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 
 
 class ArchivedEvents(NamedTuple):

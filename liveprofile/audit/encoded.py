@@ -1,4 +1,6 @@
-"""What became of the records of the topic of encoded events: a pure part of `liveprofile audit`."""
+"""What became of the records of the topic of encoded events: a pure part of
+`liveprofile events audit`.
+"""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from liveprofile.audit.rows import NO_TIME, clocks_ms, partitions
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 
 
 def expected_late_records(

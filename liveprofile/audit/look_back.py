@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 
 
 class LookBack(NamedTuple):

@@ -34,7 +34,7 @@ class Reconciliation:
     unknown: int = 0  # stored digests without a record
     late_and_used: int = 0  # in the late topic and stored as used, without an earlier used copy
     expired: int = 0  # records that retention has removed from the topic
-    archive: bool = False  # the state was built from an archive (`liveprofile bootstrap`)
+    archive: bool = False  # the state was built from an archive (`liveprofile events bootstrap`)
     of_range: bool = False  # the topic grows after the range, which may close its open windows
 
     @property

@@ -12,7 +12,7 @@ from liveprofile.storage.cql import execute, from_ms, read, to_ms
 
 
 class AuditResult(NamedTuple):
-    """counts: as `liveprofile audit` prints them."""
+    """counts: as `liveprofile events audit` prints them."""
 
     ended_ms: int
     ok: bool

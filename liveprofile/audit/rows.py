@@ -15,7 +15,7 @@ import numpy as np
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
 from liveprofile.identity.book import END_OF_TIME_MS, IdentityBook
 from liveprofile.ingest.translation import parse_time_ms
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 from liveprofile.wire.payload import BadEvent, as_id, digest, load
 
 NO_TIME = -(2**63)
@@ -55,7 +55,7 @@ STORED_ROW = np.dtype(
     ],
     align=True,
 )
-POSITION_ROW = np.dtype([("key", np.int64)])
+POSITION_ROW = np.dtype([("position", np.int64)])
 
 
 class InputRecord(Protocol):

@@ -13,7 +13,7 @@ from cassandra.query import BoundStatement
 from liveprofile.campaigns.frequency_cap import Contact, is_at_cap
 from liveprofile.campaigns.plan import TREATMENT
 from liveprofile.campaigns.plan_file import Campaign, PlanFile
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 from liveprofile.storage.cql import execute_per_key, from_ms, prepare, to_ms, write_all
 from liveprofile.wire.user_records import CONTENT_TYPE
 

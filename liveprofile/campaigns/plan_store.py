@@ -14,8 +14,8 @@ from liveprofile.campaigns.contacts import store_contacts
 from liveprofile.campaigns.frequency_cap import Cap
 from liveprofile.campaigns.plan import Target
 from liveprofile.campaigns.plan_file import Campaign, PlanFile
-from liveprofile.config import Settings
 from liveprofile.errors import LiveprofileError
+from liveprofile.settings import Settings
 from liveprofile.storage.cql import (
     execute,
     from_ms,

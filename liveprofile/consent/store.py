@@ -9,7 +9,7 @@ from cassandra.cluster import Session
 
 from liveprofile.consent.changes import MAX_CHANGES, ConsentChange
 from liveprofile.consent.records import to_record
-from liveprofile.setting_sections import MAX_TTL_S
+from liveprofile.settings.sections import MAX_TTL_S
 from liveprofile.storage.cql import execute_per_key, from_ms, prepare, to_ms, write_all
 from liveprofile.units import SECOND_MS
 from liveprofile.wire.user_records import key_of

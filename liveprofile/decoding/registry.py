@@ -13,7 +13,7 @@ import httpx
 from liveprofile.decoding.avro_body import UnusableSchema, avro_reader
 from liveprofile.decoding.undecodable import Undecodable
 from liveprofile.errors import ConfigError, ServiceUnavailableError
-from liveprofile.setting_sections import DecoderSettings
+from liveprofile.settings import DecoderSettings
 
 # Error codes of the REST API: no such schema, subject or version.
 NOT_FOUND = (40401, 40402, 40403)

@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 
-from liveprofile.config import Settings
 from liveprofile.decoding.decode import ReaderOf, decode
 from liveprofile.decoding.registry import RegistryUnavailable
 from liveprofile.decoding.undecodable import Undecodable
@@ -24,6 +23,7 @@ from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config, error_text
 from liveprofile.kafka.offsets import decoder_group, partition_ranges
 from liveprofile.kafka.records import Record, commit_unless_reassigned, to_record
+from liveprofile.settings import Settings
 
 log = logging.getLogger(__name__)
 

@@ -155,7 +155,7 @@ class DriftReference:
             if card["format"] == _UNSUPPORTED_FORMAT:
                 log.warning(
                     "drift reference %s: format %d is not supported, only format %d: rebuild it"
-                    " (liveprofile drift reference) or retrain the model",
+                    " (liveprofile risk drift reference) or retrain the model",
                     file,
                     _UNSUPPORTED_FORMAT,
                     FORMAT,

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from liveprofile.config import LimitSettings
+from liveprofile.settings import LimitSettings
 from liveprofile.wire.payload import as_id
 from liveprofile.wire.tokens import ID_CHARS, TYPE_INDEX, token
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 
 Times = TypeVar("Times", int, np.ndarray)
 

@@ -45,7 +45,7 @@ def find_job(rest_url: str, name: str) -> dict[str, Any]:
         others = ", ".join(sorted({job["name"] for job in jobs})) or "none"
         raise ServiceError(
             f"Flink at {rest_url} has no job named {name} (its jobs: {others});"
-            " `liveprofile submit` starts it"
+            " `liveprofile job submit` starts it"
         )
     return max(named, key=lambda job: (job["state"] not in TERMINAL_STATES, job["start-time"]))
 

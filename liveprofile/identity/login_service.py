@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple, Protocol
 
-from liveprofile.config import Settings
 from liveprofile.identity.login_counts import Counts, read_counts, write_note
 from liveprofile.identity.login_order import LoginOrder
 from liveprofile.identity.logins import (
@@ -36,6 +35,7 @@ from liveprofile.kafka.offsets import (
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.tail import TopicTail
 from liveprofile.pseudonym import user_pseudonym
+from liveprofile.settings import Settings
 from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 
 log = logging.getLogger(__name__)

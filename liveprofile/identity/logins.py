@@ -16,8 +16,7 @@ from liveprofile.events.validation import AcceptedEvent, accept
 from liveprofile.identity.book import END_OF_TIME_MS, IdentityBook, Merge, merged
 from liveprofile.identity.forgotten import of_persons
 from liveprofile.kafka.records import Record
-from liveprofile.privacy_settings import LoginSettings
-from liveprofile.setting_sections import LimitSettings
+from liveprofile.settings import LimitSettings, LoginSettings
 
 PURPOSE = "profiling"
 _FIELD, _ESCAPE = b'"anonymous_id"', b"\\u"
@@ -30,7 +29,9 @@ class Outcome(StrEnum):
     REPEATED = "repeated"  # the account, or its person, has the id already
     BEFORE_LOGIN = "before_login"  # user_id is the anonymous id itself
     CONFLICT = "conflict"  # another person has the id
-    SPLIT = "split"  # the id was merged and split: only `liveprofile merge` merges it again
+    SPLIT = (
+        "split"  # the id was merged and split: only `liveprofile identity merge` merges it again
+    )
     ERASED = "erased"  # an id of either person was erased
     NO_CONSENT = "no_consent"  # the anonymous id or the account does not allow profiling
     BAD_EVENT = "bad_event"  # the job rejects the event

@@ -52,7 +52,9 @@ class Draft(NamedTuple):
 
     def to_toml(self, source: str) -> str:
         """The mapping as TOML, with a comment at each key to look at."""
-        lines = [f"# Drafted from {source} by `liveprofile mapping infer`: look at each comment."]
+        lines = [
+            f"# Drafted from {source} by `liveprofile events mapping infer`: look at each comment."
+        ]
         lines += [f"format = {_text(self.format)}"]
         if self.encoding != "utf-8":
             lines.append(f"encoding = {_text(self.encoding)}")

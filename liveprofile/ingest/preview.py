@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from liveprofile.ingest.translation import parse_time_ms
-from liveprofile.setting_sections import LimitSettings
+from liveprofile.settings import LimitSettings
 from liveprofile.wire.tokens import TYPE_INDEX
 
 FIRST_TIME_MS = 946_684_800_000  # 2000-01-01

@@ -5,7 +5,6 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from liveprofile.config import Settings
 from liveprofile.errors import InputError
 from liveprofile.ingest.rejected import (
     CorrectedRecord,
@@ -17,6 +16,7 @@ from liveprofile.ingest.rejected import (
 from liveprofile.kafka.offsets import partition_ranges
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import PartitionRange
+from liveprofile.settings import Settings
 
 
 def latest_records(

@@ -12,7 +12,6 @@ import orjson
 import pyarrow as pa
 from confluent_kafka import KafkaError, KafkaException, Message, Producer
 
-from liveprofile.config import Settings
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.events.window_times import end_ms
 from liveprofile.ingest import sources
@@ -25,7 +24,7 @@ from liveprofile.ingest.translation import (
 )
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import partitions
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import Settings, WindowSettings
 
 DELIVERY_TIMEOUT_S = 120
 # Allowed difference to the broker's clock, which decides whether an event lies in the future.
@@ -34,7 +33,7 @@ POLL_S = 0.1
 
 
 class ReplayResult(NamedTuple):
-    """Summary of a replay; `liveprofile replay` prints it as JSON."""
+    """Summary of a replay; `liveprofile events replay` prints it as JSON."""
 
     sent: int  # events, without heartbeats
     seconds: float
@@ -110,7 +109,8 @@ def open_source(
     if mapping is None:
         sources.require_json_lines(
             source,
-            "give a mapping of its columns (--mapping); `liveprofile mapping infer` drafts one",
+            "give a mapping of its columns (--mapping); `liveprofile events mapping infer` drafts"
+            " one",
         )
         batches, translator = sources.read_lines(source), PassthroughTranslator()
     else:

@@ -8,7 +8,7 @@ from typing import Any
 from confluent_kafka import KafkaError, KafkaException
 
 from liveprofile.errors import ServiceError, ServiceUnavailableError
-from liveprofile.setting_sections import KafkaSettings
+from liveprofile.settings import KafkaSettings
 
 _NO_ANSWER = (
     KafkaError._TIMED_OUT,

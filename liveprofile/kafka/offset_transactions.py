@@ -7,11 +7,11 @@ from typing import Any
 
 from confluent_kafka import KafkaException, Producer, TopicPartition
 
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config, error_text
 from liveprofile.kafka.offsets import Progress
 from liveprofile.kafka.records import EXCLUSIVE_TRANSACTION_MS, FENCED_ERRORS, WriterFenced
+from liveprofile.settings import Settings
 
 OutputRecord = tuple[bytes | None, bytes | None, dict[str, str]]  # key, value, headers
 

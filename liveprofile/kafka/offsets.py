@@ -14,13 +14,12 @@ from confluent_kafka import (
     TopicPartition,
 )
 
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import error_text, service_error
 from liveprofile.kafka.records import POLL_INTERVAL_S, open_consumer
 from liveprofile.kafka.topics import PartitionRange, partitions, query_ranges
 from liveprofile.retry import until_deadline
-from liveprofile.setting_sections import KafkaSettings
+from liveprofile.settings import KafkaSettings, Settings
 
 # A new group or a broker that has just started has no coordinator for a moment.
 COORDINATOR_ERRORS = (
@@ -85,12 +84,12 @@ def scoring_group(kafka: KafkaSettings) -> str:
 
 
 def decoder_group(kafka: KafkaSettings) -> str:
-    """The consumer group of `liveprofile decode`."""
+    """The consumer group of `liveprofile events decode`."""
     return f"{kafka.group_id}-decoder"
 
 
 def login_group(kafka: KafkaSettings) -> str:
-    """The consumer group of `liveprofile identify`, and its transactional id."""
+    """The consumer group of `liveprofile identity link-logins`, and its transactional id."""
     return f"{kafka.group_id}-logins"
 
 

@@ -9,8 +9,8 @@ _MASK = 0xFFFFFFFF
 def partition_of(key: bytes, partitions: int) -> int:
     """The partition of a record with this key by the default of Java clients.
 
-    Also of `liveprofile replay` and `decode` (murmur2_random). Other producers may use another
-    one: librdkafka's default is CRC-32.
+    Also of `liveprofile events replay` and `decode` (murmur2_random). Other producers may use
+    another one: librdkafka's default is CRC-32.
     """
     return (_murmur2(key) & 0x7FFFFFFF) % partitions
 

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config, error_text
 from liveprofile.kafka.topics import PartitionRange, query_ranges
-from liveprofile.setting_sections import KafkaSettings
+from liveprofile.settings import KafkaSettings, Settings
 
 # A reachable broker answers a fetch within a second, even for an empty topic.
 READ_TIMEOUT_S = 60.0

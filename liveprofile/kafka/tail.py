@@ -8,11 +8,11 @@ from typing import Any
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
 
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config, service_error
 from liveprofile.kafka.records import READ_TIMEOUT_S, Record, to_record
 from liveprofile.kafka.topics import partitions, query_ranges
+from liveprofile.settings import Settings
 
 FETCH_RECORDS = 5_000
 POLL_S = 0.5

@@ -8,11 +8,10 @@ from typing import Any, NamedTuple
 from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.connection import client_config, error_text, service_error
 from liveprofile.retry import until_deadline
-from liveprofile.setting_sections import KafkaSettings, TopicSettings
+from liveprofile.settings import KafkaSettings, Settings, TopicSettings
 
 # A topic that has just been created has no leaders for a moment.
 LEADER_ERRORS = (KafkaError.LEADER_NOT_AVAILABLE, KafkaError.NOT_LEADER_FOR_PARTITION)
@@ -168,7 +167,7 @@ def partitions(
     if topic_metadata is None or error is not None or not topic_metadata.partitions:
         raise NoTopicError(
             f"Kafka at {kafka.bootstrap_servers} has no topic {topic};"
-            " `liveprofile submit` creates the topics"
+            " `liveprofile job submit` creates the topics"
         )
     return sorted(topic_metadata.partitions)
 

@@ -21,12 +21,12 @@ import pyarrow.parquet as pq
 from cassandra.cluster import Session
 
 from liveprofile.alerts.cases.states import AlertState, StoredAlertState
-from liveprofile.config import Settings
 from liveprofile.errors import InputError
 from liveprofile.ingest.sources import require_json_lines
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.resources import ROOT
+from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import to_ms
 from liveprofile.storage.queries import StoredFlag

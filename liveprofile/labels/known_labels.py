@@ -10,9 +10,9 @@ import orjson
 from cassandra.cluster import Session
 from cassandra.query import SimpleStatement
 
-from liveprofile.config import Settings
 from liveprofile.kafka.records import read_topic
 from liveprofile.labels.feedback import LABEL_OF_STATE, Label, schema_error
+from liveprofile.settings import Settings
 from liveprofile.storage.cql import read_pages, to_ms
 from liveprofile.units import SECOND_MS
 

@@ -7,11 +7,11 @@ from typing import Any, NamedTuple
 
 from cassandra.cluster import Session
 
-from liveprofile.config import Settings
 from liveprofile.labels.known_labels import by_user_and_time, read_flag_labels, read_topic_labels
 from liveprofile.rules.backtest import Labels, Outcome, RuleReplay, StoredRows, outcome
 from liveprofile.rules.rules import Rule
 from liveprofile.rules.stored_rows import event_blocks, scan_events, scan_windows, window_blocks
+from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.units import DAY_MS, HOUR_MS
 

@@ -15,7 +15,7 @@ from cassandra.query import Statement
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
 from liveprofile.privacy.places import HeldTable
 from liveprofile.privacy.user_keys import UserKeys
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 from liveprofile.storage.cql import prepare_once, read_pages
 from liveprofile.units import HOUR_MS, SECOND_MS
 

@@ -27,8 +27,7 @@ from liveprofile.privacy.erase import (
     deletions_of,
     read_rows,
 )
-from liveprofile.privacy.export import held_tables
-from liveprofile.privacy.places import HeldTable
+from liveprofile.privacy.places import TABLES, HeldTable
 from liveprofile.privacy.user_keys import UserKeys, read_user_keys
 from liveprofile.storage.cql import from_ms, write_all
 
@@ -53,8 +52,8 @@ class ErasedTables(NamedTuple):
     lists: dict[str, HeldTable]  # of the keys of others
 
     @classmethod
-    def of(cls, session: Session) -> ErasedTables:
-        held = {name: each for name, each in held_tables(session).items() if name not in KEPT}
+    def of(cls) -> ErasedTables:
+        held = {name: each for name, each in TABLES.items() if name not in KEPT}
         whole = {name: each for name, each in held.items() if each.belongs is not None}
         lists = {name: held[name] for name in LISTS_OF_KEYS if name in held}
         own = {name: each for name, each in held.items() if name not in whole | lists}
@@ -75,7 +74,7 @@ def erase_users(
     it has the time of now. The list of hours keeps the hour that is not over: repeat the erasure
     after it. Repeat it after a failure, too. Raises ServiceError.
     """
-    tables = ErasedTables.of(session)
+    tables = ErasedTables.of()
     pool = ThreadPoolExecutor(AT_ONCE)
 
     def begin(user_id: str) -> _User:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from liveprofile.config import Settings
 from liveprofile.privacy.erasure_log import Deletion, is_done
 from liveprofile.privacy.places import TOPICS
+from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
 
 # Kafka removes whole segments, and closes one after this time: its default `segment.ms`.
@@ -40,9 +40,11 @@ def place_statuses(
         yield PlaceStatus("tables", deletion.deleted_ms, True, "rows are deleted")
     elif deletion is not None and deletion.before_ms >= before_ms:
         left = ", ".join(f"{name} {count}" for name, count in deletion.remaining.items())
-        yield PlaceStatus("tables", None, False, f"left: {left}: run `liveprofile erase --pending`")
+        yield PlaceStatus(
+            "tables", None, False, f"left: {left}: run `liveprofile privacy erase --pending`"
+        )
     else:
-        yield PlaceStatus("tables", None, False, "run `liveprofile erase --pending`")
+        yield PlaceStatus("tables", None, False, "run `liveprofile privacy erase --pending`")
 
     def until(place: str, time_ms: int, note: str) -> PlaceStatus:
         return PlaceStatus(place, time_ms, time_ms <= now_ms, note)

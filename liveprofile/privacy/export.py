@@ -17,7 +17,7 @@ from cassandra.util import datetime_from_uuid1
 
 from liveprofile.errors import InputError
 from liveprofile.kafka.records import Record
-from liveprofile.privacy.places import OLDER_TABLES, TABLES, HeldTable
+from liveprofile.privacy.places import HeldTable
 from liveprofile.privacy.user_keys import UserKeys
 from liveprofile.storage.cql import prepare, read_pages
 
@@ -87,12 +87,6 @@ def private_file(path: Path) -> Iterator[IO[bytes]]:
     finally:
         with suppress(FileNotFoundError):
             Path(name).unlink()
-
-
-def held_tables(session: Session) -> dict[str, HeldTable]:
-    """The tables with rows about users that the keyspace has, by name."""
-    present = session.cluster.metadata.keyspaces[session.keyspace].tables
-    return {name: held for name, held in (TABLES | OLDER_TABLES).items() if name in present}
 
 
 def table_rows(

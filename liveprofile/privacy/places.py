@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from liveprofile.privacy.user_keys import UserKeys
 from liveprofile.storage.flag_buckets import flag_bucket
-from liveprofile.storage.score_hours import OLDER_TABLE
 from liveprofile.storage.segment_buckets import segment_bucket
 
 Condition = tuple[str, tuple[Any, ...]]  # what follows WHERE, and the values of its marks
@@ -116,11 +115,6 @@ TABLES: dict[str, HeldTable] = {
     "api_audit": HeldTable(
         "writes through the read API", "serve.audit_ttl_s", _all_rows, _has_target, True
     ),
-}
-
-# Tables of earlier versions that a keyspace may still have.
-OLDER_TABLES: dict[str, HeldTable] = {
-    OLDER_TABLE: HeldTable("fraud scores of events", "scoring.score_ttl_s", _by_user),
 }
 
 # Table: why none of its rows is about one user.

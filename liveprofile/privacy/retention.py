@@ -1,7 +1,7 @@
 """How long each table, topic and Flink state is kept, and by which setting. Pure.
 
 The unit tests compare these places with schemas/cassandra.cql, with the settings of topics and with
-the table of docs/state-and-failures.md, so nothing that is kept is without an entry.
+docs/data-inventory.md, so nothing that is kept is without an entry.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
-from liveprofile.config import Settings
 from liveprofile.privacy.places import TABLES, TOPICS, TOPICS_WITHOUT_USERS, WITHOUT_USERS
+from liveprofile.settings import Settings
 from liveprofile.storage.migrations.records import RECORD_TTL_S
 from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
 
@@ -50,7 +50,7 @@ class StateLimit(NamedTuple):
 
 
 _OPEN_WINDOW = "window.length_ms + window.out_of_orderness_ms"
-# Of each view with state about users or events: docs/state-and-failures.md describes them.
+# Of each view with state about users or events: docs/data-inventory.md lists them.
 STATES: dict[str, StateLimit] = {
     "clocked": StateLimit("state.user_ttl_ms"),
     "deduplicated": StateLimit("state.dedup_ttl_ms"),

@@ -1,4 +1,4 @@
-"""Takes erased users out of training rows that exist (`liveprofile backfill`)."""
+"""Takes erased users out of training rows that exist (`liveprofile model backfill`)."""
 
 from __future__ import annotations
 

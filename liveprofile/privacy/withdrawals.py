@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from cassandra.cluster import Session
 
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
+from liveprofile.privacy import places
 from liveprofile.privacy.erase import WINDOW_TABLES, Cell, read_rows
-from liveprofile.privacy.export import held_tables
 from liveprofile.privacy.user_keys import UserKeys, read_user_keys
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 from liveprofile.storage.cql import prepare_once, read_pages, to_ms, write_all
 from liveprofile.wire.payload import split_digests
 
@@ -106,9 +106,8 @@ def read_digests(session: Session, user_id: str, ends_ms: Iterable[int]) -> set[
 
 def _stored_rows(session: Session, keys: UserKeys, window: WindowSettings) -> Iterator[StoredRow]:
     offset_ms = stagger_offset_ms(keys.user_id, window)
-    for name, held in held_tables(session).items():
-        if name not in TABLES:
-            continue
+    for name in sorted(TABLES):
+        held = places.TABLES[name]
         single = held._replace(shares_partitions=True)  # each row with all of its key
         for where, values in held.conditions(keys):
             for row, cell in read_rows(session, name, single, where, values):

@@ -81,7 +81,7 @@ class SegmentSet(BaseModel):
 
     version: str = Field(min_length=1, max_length=64)
     segments: tuple[Segment, ...]
-    # A sweep (udfs/segments/sweep.py) that changes stored memberships beside the job, or the last.
+    # A sweep (offline/sweep.py) that changes stored memberships beside the job, or the last.
     sweep: str = ""
     sweeping: bool = False
 

@@ -22,7 +22,7 @@ STDOUT = Path("-")
 
 
 class WriteResult(NamedTuple):
-    """Summary of a written shop; `liveprofile generate` prints it as JSON."""
+    """Summary of a written shop; `liveprofile events generate` prints it as JSON."""
 
     events: int
     users: int  # ordinary users

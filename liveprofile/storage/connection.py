@@ -33,7 +33,7 @@ from cassandra.protocol import ErrorMessage, IsBootstrappingErrorMessage, Overlo
 
 from liveprofile.errors import ConfigError, ServiceError, ServiceUnavailableError
 from liveprofile.retry import until_deadline
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 
 _UNAVAILABLE = (
     NoHostAvailable,
@@ -105,7 +105,7 @@ def _connect(
             if settings.keyspace not in cluster.metadata.keyspaces:
                 raise ServiceError(
                     f"Cassandra at {address(settings)} has no keyspace {settings.keyspace}:"
-                    " `liveprofile submit` creates it"
+                    " `liveprofile job submit` creates it"
                 )
             session.set_keyspace(settings.keyspace)
     except (NoHostAvailable, DriverException, ErrorMessage, OSError) as error:

@@ -19,7 +19,7 @@ from cassandra.query import SimpleStatement
 
 from liveprofile.storage.cql import from_ms, prepare, read, read_pages
 from liveprofile.storage.flag_buckets import FLAG_BUCKETS
-from liveprofile.storage.score_hours import OLDER_TABLE, has_older_table, score_hour_ms
+from liveprofile.storage.score_hours import score_hour_ms
 from liveprofile.value_curves import STORED_COLUMNS, values_at
 
 TOKEN_MIN, TOKEN_MAX = -(1 << 63), (1 << 63) - 1
@@ -69,7 +69,7 @@ class StoredDelta(NamedTuple):
     active_rules: list[str]
     delta: dict[str, Any]
     digests: bytes  # 8 bytes per used event
-    # Of a correction (docs/operations.md); None: the job's.
+    # Of a correction (docs/operate.md); None: the job's.
     revision: int | None = None
     corrected_at_ms: int | None = None
     correction: str | None = None  # why it was corrected
@@ -92,7 +92,6 @@ class StoredFlag(NamedTuple):
     evidence: dict[str, Any]
     model_version: str
     rules_version: str
-    # Flags of earlier versions of Liveprofile do not have the following columns.
     event_id: str = ""  # "" for a flag of a window
     rule_version: int | None = None
     rule_state: str = "ACTIVE"  # SHADOW: no alert was sent
@@ -221,13 +220,11 @@ def scores(session: Session, user_id: str, limit: int = 50) -> list[StoredScore]
 
 
 def score(session: Session, user_id: str, event_time_ms: int, event_id: str) -> StoredScore | None:
-    """One scored event, also of an earlier version; None if it is not stored."""
+    """One scored event; None if it is not stored."""
     key = "user_id = %s AND event_time = %s AND event_id = %s"
     values = (user_id, from_ms(event_time_ms), event_id)
     query = select("risk_score_by_hour", StoredScore, f"{key} AND hour = %s")
     row = read(session, query, (*values, from_ms(score_hour_ms(event_time_ms)))).one()
-    if row is None and has_older_table(session, session.keyspace):
-        row = read(session, select(OLDER_TABLE, StoredScore, key), values).one()
     return None if row is None else stored_score(row)
 
 

@@ -11,7 +11,7 @@ from cassandra.protocol import ErrorMessage
 
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.resources import ROOT
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import (
     address,
     close,
@@ -20,7 +20,6 @@ from liveprofile.storage.connection import (
     open_session,
 )
 from liveprofile.storage.declarations import declare, split_statements
-from liveprofile.storage.flag_migration import flags_need_migration, migrate_flags
 from liveprofile.storage.migrations.files import Migration, filled
 from liveprofile.storage.migrations.plan import Step
 from liveprofile.storage.migrations.runner import Migrator
@@ -46,13 +45,7 @@ def create_schema(
         if settings.keyspace not in session.cluster.metadata.keyspaces:
             _execute_all(session, statements[:1])
         session.set_keyspace(settings.keyspace)
-        migrator = Migrator(session, _values(settings, embedding_dim))
-        titles = migrator.apply(contract)
-        if flags_need_migration(session, settings.keyspace):
-            with migrator.locked():
-                migrate_flags(session, settings.keyspace, statements)
-                indexes = [each for each in statements if each.startswith("CREATE INDEX ")]
-                _execute_all(session, indexes)
+        titles = Migrator(session, _values(settings, embedding_dim)).apply(contract)
         check_embedding_dim(session, settings.keyspace, embedding_dim)
     except (NoHostAvailable, DriverException, ErrorMessage) as error:
         raise ServiceError(
@@ -92,8 +85,8 @@ def revert_migrations(
 def create_api_tables(settings: CassandraSettings) -> None:
     """Creates the tables of the read API, and the keyspace, if they are missing.
 
-    Keys can thus be created before the first `liveprofile submit`, and in a keyspace of an earlier
-    version. Raises ServiceError if Cassandra refuses a statement.
+    Keys can thus be created before the first `liveprofile job submit`.
+    Raises ServiceError if Cassandra refuses a statement.
     """
     session = connect(settings, use_keyspace=False)
     try:
@@ -139,23 +132,31 @@ def table_columns() -> dict[str, list[str]]:
     return {name: list(table.columns) for name, table in declared.tables.items()}
 
 
+def check_table(session: Session, keyspace: str, table: str) -> None:
+    """Raises ServiceError if the keyspace lacks the table."""
+    query = (
+        "SELECT table_name FROM system_schema.tables WHERE keyspace_name = %s AND table_name = %s"
+    )
+    if session.execute(query, (keyspace, table)).one() is None:
+        raise ServiceError(
+            f"keyspace {keyspace} has no table {table}: `liveprofile job submit` creates it"
+        )
+
+
 def check_embedding_dim(session: Session, keyspace: str, embedding_dim: int) -> None:
     """Checks the embedding dimension of user_profile.
 
     Raises ConfigError if it differs, ServiceError if the table is missing.
     """
+    check_table(session, keyspace, "user_profile")
     row = session.execute(
         "SELECT type FROM system_schema.columns WHERE keyspace_name = %s"
         " AND table_name = 'user_profile' AND column_name = 'embedding'",
         (keyspace,),
     ).one()
     expected = f"vector<float, {embedding_dim}>"
-    if row is None:
-        raise ServiceError(
-            f"keyspace {keyspace} has no table user_profile: `liveprofile submit` creates it"
-        )
-    if row.type != expected:
+    if row is None or row.type != expected:
         raise ConfigError(
-            f"keyspace {keyspace} holds embeddings of type {row.type} and the model outputs"
+            f"keyspace {keyspace} holds embeddings of type {row and row.type} and the model outputs"
             f" {expected}: set another keyspace in cassandra.keyspace"
         )

@@ -9,7 +9,7 @@ import orjson
 from cassandra.cluster import Session
 from cassandra.query import BatchStatement, BatchType, BoundStatement
 
-from liveprofile.config import CassandraSettings, Settings
+from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.cql import execute, from_ms, prepare, read, read_pages, to_ms, write_all
 from liveprofile.trends import distinct_users
 from liveprofile.trends.counts import CATEGORY, Count, Counts, Series, total

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from liveprofile.config import Settings
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.kafka.topics import PartitionRange
+from liveprofile.settings import Settings
 
 
 class KafkaInputTopic:

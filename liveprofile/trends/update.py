@@ -20,11 +20,11 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.events.validation import AcceptedEvent, Heartbeat, accept
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import PartitionRange
+from liveprofile.settings import Settings
 from liveprofile.trends.counts import CountedCategories, Counts, EventCounter
 from liveprofile.trends.recent_events import RecentEvents
 from liveprofile.wire.payload import digest
@@ -191,8 +191,8 @@ def _is_retained(chunk: Chunk, present: Mapping[int, PartitionRange]) -> bool:
 def _require_skip(skip_lost: bool, fault: str) -> None:
     if not skip_lost:
         raise ServiceError(
-            f"{fault}: records have expired, or the topic was created anew. `liveprofile trends"
-            " update --skip-lost` goes on with the first record that is left"
+            f"{fault}: records have expired, or the topic was created anew. `liveprofile shop"
+            " trends update --skip-lost` goes on with the first record that is left"
         )
 
 

@@ -1,7 +1,7 @@
 """Columns of training rows: what the backfill job writes and what trainings read.
 
 The backfill job writes JSON lines with the columns of `PROFILE` or `SCORING`. `liveprofile
-backfill` stores them as Parquet; for the scoring pipeline it adds the fields of the event
+model backfill` stores them as Parquet; for the scoring pipeline it adds the fields of the event
 (`SCORING_STORED`), so that a training can select events without parsing their lists.
 """
 

@@ -157,7 +157,7 @@ class SearchRange(NamedTuple):
     log: bool = False
 
 
-# Search space of `liveprofile tune`. It leaves out the loss weights, which scale the compared
+# Search space of `liveprofile model tune`. It leaves out the loss weights, which scale the compared
 # metric, and enriched_share, which prepares for shops that validation does not contain.
 # forgotten_share stays above 0, since validation hardly contains ids that are new in the shop.
 SEARCH_SPACE: dict[str, SearchRange | tuple[int, ...]] = {

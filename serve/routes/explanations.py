@@ -67,7 +67,8 @@ async def explain_window(
             501,
             "not-installed",
             "this server does not explain windows: serve.explanations_at_once is 0, or the model's"
-            " packages are not installed (`liveprofile[demo]` has them). `liveprofile why` does",
+            " packages are not installed (`liveprofile[demo]` has them). `liveprofile profile"
+            " explain` does",
         )
     extend_deadline(request, state.explanation_deadline_s)
     store: Store = state.store

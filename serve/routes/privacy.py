@@ -85,7 +85,7 @@ async def put_erasure(
 ) -> Response:
     """Makes the job forget everything of a user before a time, by default now.
 
-    The rows are deleted by `liveprofile erase --pending`. With a time, repeating it changes
+    The rows are deleted by `liveprofile privacy erase --pending`. With a time, repeating it changes
     nothing. May take 5 seconds; after 503 repeat it.
     """
     extend_deadline(request, SEND_DEADLINE_S)

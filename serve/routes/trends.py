@@ -133,4 +133,6 @@ def series_of(category: str | None, event_type: str | None) -> Series:
 
 
 def not_counted() -> ApiError:
-    return ApiError(404, "not-counted", "nothing has been counted: run `liveprofile trends update`")
+    return ApiError(
+        404, "not-counted", "nothing has been counted: run `liveprofile shop trends update`"
+    )

@@ -24,8 +24,8 @@ from cassandra.protocol import ErrorMessage
 from cassandra.query import BoundStatement, PreparedStatement, tuple_factory
 
 from liveprofile import retry
-from liveprofile.config import CassandraSettings
 from liveprofile.errors import LiveprofileError, ServiceUnavailableError
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage import connection
 from liveprofile.storage.cql import service_error
 from serve.store.loop_connection import connection_on_this_loop

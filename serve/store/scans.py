@@ -15,8 +15,8 @@ from typing import TypeVar
 
 from cassandra.cluster import Session
 
-from liveprofile.config import CassandraSettings, Settings
 from liveprofile.errors import LiveprofileError
+from liveprofile.settings import CassandraSettings, Settings
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")

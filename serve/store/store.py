@@ -21,8 +21,8 @@ from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.states import AlertState, StoredAlertState
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import by_user
-from liveprofile.config import CassandraSettings, Settings
 from liveprofile.segments.members import SegmentSize
+from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import to_ms
 from liveprofile.storage.flag_buckets import FLAG_BUCKETS

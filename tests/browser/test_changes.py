@@ -21,7 +21,7 @@ FAULTY = {"event_id": "e1", "user_id": "anna", "event_type": "purchase", "amount
 
 def test_two_people_change_the_rules(console: Console) -> None:
     # The first transaction of a cluster may take longer than a request.
-    console.job.run("rules", "apply", str(ROOT / "rules.toml"))
+    console.job.run("risk", "rules", "apply", str(ROOT / "rules.toml"))
     page = console.open("/definitions/rules")
     text = page.get_by_label("All rules (TOML)")
     text.fill(text.input_value().replace(*STRICTER))

@@ -13,7 +13,7 @@ from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect
 
 from console.app import create_console
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from serve.explainer import ExplanationRefused
 from serve.keys import Role
 from serve.server import listen, server_of, url_of

@@ -1,8 +1,8 @@
 """The folder for checkpoints cannot be written, as on a full or read-only disk.
 
 Load: steady. Fault: a file takes the place of the job's folder for 15 s, about 7 checkpoints.
-Must hold: the job runs on without a restart, `liveprofile status` warns, no event is lost or used
-twice, and every profile equals the reference's.
+Must hold: the job runs on without a restart, `liveprofile job status` warns, no event is lost or
+used twice, and every profile equals the reference's.
 Recovery: automatic with the first checkpoint after the folder is back.
 """
 
@@ -32,7 +32,7 @@ def test_job_runs_on_when_no_checkpoint_can_be_written(loaded_job: LoadedJob, fi
         folder.rename(moved)
         folder.write_text("in the way")
         time.sleep(BROKEN_S)
-        status = run_cli("status", "--config", job.config_file, ok=False)
+        status = run_cli("job", "status", "--config", job.config_file, ok=False)
         folder.unlink()
         moved.rename(folder)
         job.wait_for_checkpoint(180)
@@ -40,4 +40,4 @@ def test_job_runs_on_when_no_checkpoint_can_be_written(loaded_job: LoadedJob, fi
     assert job.restarts() == restarts
     loaded_job.check()
     job.wait_for_checkpoint(180)
-    assert run_cli("status", "--config", job.config_file).stderr == ""
+    assert run_cli("job", "status", "--config", job.config_file).stderr == ""

@@ -1,8 +1,8 @@
 """The disk with the checkpoints is full.
 
 Load: steady. Fault: a file fills the file system of the checkpoints for 15 s, about 7 checkpoints.
-Must hold: the job runs on without a restart, `liveprofile status` warns, no event is lost or used
-twice, and every profile equals the reference's.
+Must hold: the job runs on without a restart, `liveprofile job status` warns, no event is lost or
+used twice, and every profile equals the reference's.
 Recovery: automatic with the first checkpoint after there is space.
 
 Needs the right to mount a file system in memory; skipped without it.
@@ -95,10 +95,10 @@ def test_job_runs_on_when_the_disk_is_full(
             while time.monotonic() < end_s:
                 fill()
                 time.sleep(0.1)
-            status = run_cli("status", "--config", job.config_file, ok=False)
+            status = run_cli("job", "status", "--config", job.config_file, ok=False)
         job.wait_for_checkpoint(180)
     assert status.returncode == 1 and "no checkpoint has completed" in status.stderr
     assert job.restarts() == restarts
     job_on_disk.check()
     job.wait_for_checkpoint(180)
-    assert run_cli("status", "--config", job.config_file).stderr == ""
+    assert run_cli("job", "status", "--config", job.config_file).stderr == ""

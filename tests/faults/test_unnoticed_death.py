@@ -1,6 +1,6 @@
 """A Python worker dies after it has answered and before it has sent all results.
 
-Flink's operator does not notice: it waits for the rest of the results (docs/state-and-failures.md).
+Flink's operator does not notice: it waits for the rest of the results (docs/operate.md).
 Load: a row a second. Fault: the worker is suspended there and killed.
 Must hold: the job restarts, although no task has failed.
 Recovery: automatic; the worker's guard suspends the TaskManager until the JobManager gives it up.

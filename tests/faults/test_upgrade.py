@@ -62,10 +62,10 @@ def test_job_with_changelog_recovers_when_python_worker_is_killed(
     options = ("--config", job.config_file, "--savepoint", savepoint)
     with monkeypatch.context() as changed:
         changed.setenv("LIVEPROFILE_SCORING__HISTORY", "64")
-        refused = run_cli("submit", "--parallelism", "3", *options, ok=False)
+        refused = run_cli("job", "submit", "--parallelism", "3", *options, ok=False)
     assert refused.returncode != 0
     assert "setting scoring.history = 64" in refused.stderr and "Set it to 128" in refused.stderr
-    refused = run_cli("submit", "--parallelism", "2", *options, ok=False)
+    refused = run_cli("job", "submit", "--parallelism", "2", *options, ok=False)
     assert refused.returncode != 0
     assert "has parallelism 3, the job 2; start at parallelism 3" in refused.stderr
     job.submit("--savepoint", savepoint, "--parallelism", "3")

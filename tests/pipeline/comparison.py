@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Mapping
 from types import SimpleNamespace
 
-from liveprofile.config import Settings
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 from tests.pipeline.harness import ProfileOutput, is_utf8
 from tests.reference.profile import Result, run_reference
 from tests.reference.validation import REASONS_WITH_DETAIL

@@ -14,7 +14,7 @@ from jobs import profile_job
 from jobs.compiled_plan import CompiledPlan
 from jobs.sql import expressions as sql
 from jobs.sql import scoring_views, tables
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 from tests.pipeline import shared_sinks
 from tests.reference.windows import Record
 from tests.support.memory.sinks import MemoryProfileSink, MemoryScoringSink

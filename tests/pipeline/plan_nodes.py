@@ -16,8 +16,8 @@ from jobs import profile_job
 from jobs.compiled_plan import CompiledPlan
 from jobs.node_ids import NODE_IDS
 from jobs.sql import tables
-from liveprofile.config import load
 from liveprofile.flink.jars import JARS
+from liveprofile.settings import load
 from udfs.profile.udf import profile_udf
 
 _JOINS = ("stream-exec-interval-join", "stream-exec-window-join")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 from tests.support.memory.sinks import MemoryProfileSink, MemoryScoringSink
 from udfs.profile.sink import ProfileSink
 from udfs.scoring.sink import ScoringSink

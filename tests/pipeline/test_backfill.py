@@ -12,12 +12,12 @@ import numpy as np
 import pyarrow.dataset as ds
 import pytest
 
-from cli.pipeline.backfill_job_runner import BackfillResult, backfill_profile_rows
-from liveprofile.config import Settings, load
+from liveprofile.settings import Settings, load
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.token_columns import read_histories
 from liveprofile.wire.tokens import EVENT
 from models.profile.data import training_rows
+from offline.backfill import BackfillResult, backfill_profile_rows
 from tests.reference.profile import run_reference
 from tests.reference.windows import Record
 from tests.support.streams.shop import START_MS, shop_events

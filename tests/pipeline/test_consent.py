@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 import pytest
 
-from liveprofile.config import Settings, load
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.consent.records import to_record
 from liveprofile.kafka import records as kafka
+from liveprofile.settings import Settings, load
 from liveprofile.units import MINUTE_MS
 from tests.pipeline.harness import is_utf8, run_profile_pipeline
 from tests.reference.profile import digest

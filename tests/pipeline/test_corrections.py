@@ -19,29 +19,30 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs.backfill_job import run_profile_pipeline as run_batch
 from jobs.sql import tables
-from liveprofile.config import Settings, load
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.kafka import records as kafka
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
+from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 from models.profile.inference import ProfileModel
+from offline.late_windows.corrector import CorrectionCounts, Corrector
+from offline.late_windows.late_events import (
+    LateBook,
+    RecordSelection,
+    choose_late_events,
+    read_late_events,
+    read_rows,
+    write_records,
+)
+from offline.late_windows.recomputation import ADDED, WITHDRAWN
 from tests.pipeline.comparison import RECORD_MS
 from tests.pipeline.harness import ProfileOutput, run_profile_pipeline
 from tests.reference.windows import Record
 from tests.support.compare_profiles import CURVE_TOLERANCE
 from tests.support.memory.corrections import KilledError, MemoryCorrectionTables, revision_of
 from tests.support.streams.shop import shop_events
-from udfs.corrections.corrector import CorrectionCounts, Corrector
-from udfs.corrections.files import read_rows, write_records
-from udfs.corrections.late_events import (
-    LateBook,
-    RecordSelection,
-    choose_late_events,
-    read_late_events,
-)
-from udfs.corrections.recomputation import ADDED, WITHDRAWN
 from udfs.profile.model_feed import load_checkpoint
 from udfs.profile.profile_row import ProfileRow
 from udfs.rules_feed import open_fixed_rules_feed

@@ -16,10 +16,10 @@ from typing import NamedTuple
 
 import pytest
 
-from liveprofile.config import Settings, load
 from liveprofile.kafka import records as kafka
 from liveprofile.privacy.erasure_records import to_record
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings, load
 from liveprofile.wire.user_records import key_of
 from models.fraud.model import FraudModel
 from tests.pipeline.comparison import assert_equals_reference, in_one_partition

@@ -1,7 +1,7 @@
 """Users with two anonymous ids each, merged at login, against the same stream with one id.
 
-`liveprofile identify` reads the events that the job reads. After a correction the tables are those
-of the stream with one id a user.
+`liveprofile identity link-logins` reads the events that the job reads. After a correction the
+tables are those of the stream with one id a user.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from uuid import UUID
 
 import pytest
 
-from liveprofile.config import load
 from liveprofile.identity.book import IdentityBook, Merge
 from liveprofile.kafka.records import Record
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from tests.pipeline.test_corrections import EVENTS, STEP_MS, to_records, with_delays
 from tests.pipeline.test_merges import MergedStream, assert_equals_one_id, merged_stream_of
@@ -62,7 +62,7 @@ def with_anonymous_ids(events: list[Event]) -> list[Event]:
 
 
 def merged_by_logins(events: list[Event]) -> IdentityBook:
-    """What `liveprofile identify` writes of this stream."""
+    """What `liveprofile identity link-logins` writes of this stream."""
     settings = load(merges={"enabled": True, "delay_ms": 0})
     records = [
         Record("behavior-events", *record[:3], record.key, record.value, {})

@@ -22,15 +22,23 @@ from pyflink.table import EnvironmentSettings, TableEnvironment
 
 from jobs.backfill_job import run_profile_pipeline as run_batch
 from jobs.sql import tables
-from liveprofile.config import Settings, load
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.identity.book import IdentityBook, Merge
 from liveprofile.identity.records import to_record
 from liveprofile.kafka import records as kafka
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings, load
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.user_records import key_of
 from models.fraud.model import FraudModel
+from offline.late_windows.late_events import (
+    RecordSelection,
+    choose_late_events,
+    read_late_events,
+    read_rows,
+    write_records,
+)
+from offline.late_windows.recomputation import MERGED
 from tests.pipeline.comparison import RECORD_MS, assert_equals_reference, in_one_partition
 from tests.pipeline.harness import run_profile_pipeline, run_scoring_pipeline
 from tests.pipeline.test_corrections import (
@@ -51,9 +59,6 @@ from tests.support.scoring_harness import assert_matches_reference
 from tests.support.streams import seeded, simulated
 from tests.support.streams.shop import HOT_USER, REGULAR_USER, START_MS, shop_events
 from tests.support.streams.simulated import to_records as scored_records
-from udfs.corrections.files import read_rows, write_records
-from udfs.corrections.late_events import RecordSelection, choose_late_events, read_late_events
-from udfs.corrections.recomputation import MERGED
 from udfs.identity.merge_feed import MergeFeed
 from udfs.profile.model_feed import load_checkpoint
 

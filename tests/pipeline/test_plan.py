@@ -12,7 +12,7 @@ from jobs import profile_job
 from jobs.compiled_plan import CompiledPlan, Override
 from jobs.node_ids import NODE_IDS, PARTITION_CLOCK
 from jobs.sql import tables
-from liveprofile.config import load
+from liveprofile.settings import load
 from tests.pipeline import harness, plan_nodes, shared_sinks
 from udfs.profile.udf import profile_udf
 

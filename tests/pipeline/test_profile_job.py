@@ -19,9 +19,9 @@ import torch
 from hypothesis import HealthCheck, Phase, given
 from hypothesis import settings as hypothesis_settings
 
-from liveprofile.config import Settings, load
 from liveprofile.events.modalities import PLACE, Modality
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings, load
 from models.profile import checkpoint
 from models.profile.modality_layers import Fusion
 from models.profile.model_card import ModalityTrial

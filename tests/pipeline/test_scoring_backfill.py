@@ -58,6 +58,7 @@ def run_backfill(folder: Path, events: list[dict], labels: list[dict]) -> Backfi
         text = "".join(json.dumps(record) + "\n" for record in records)
         (folder / f"{name}.jsonl").write_text(text)
     arguments = [
+        "model",
         "backfill",
         str(folder / "events.jsonl"),
         "--labels",
@@ -77,7 +78,9 @@ def run_backfill(folder: Path, events: list[dict], labels: list[dict]) -> Backfi
 
 @pytest.fixture(scope="module")
 def shop() -> tuple[list[dict], list[dict]]:
-    """Returns events, and labels of the scored ones as `liveprofile generate` writes them."""
+    """Returns events, and labels of the scored ones as `liveprofile events generate` writes
+    them.
+    """
     days = list(Shop(CONFIG))
     events = [event for day in days for event in day.records()]
     scored = {event["event_id"] for event in events if event["event_type"] in SCORED_TYPES}
@@ -151,6 +154,7 @@ def test_model_trained_on_rows_finds_frauds(backfill: Backfill) -> None:
     out = backfill.folder / "model"
     rows, labels = str(backfill.folder / "rows"), str(backfill.folder / "labels.jsonl")
     arguments = [
+        "model",
         "train",
         "event-risk",
         "--rows",

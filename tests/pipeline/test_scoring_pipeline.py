@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import pytest
 
-from liveprofile.config import Settings, load
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings, load
 from liveprofile.simulator import separate_device_purchases, shared_device_ring
 from liveprofile.units import DAY_MS
 from liveprofile.wire.scored_events import ENTITIES, read_rows

@@ -106,7 +106,7 @@ def run_reference(
 ) -> Result:
     """Applies the contract to `records`, which are in arrival order.
 
-    settings: has the sections window, state and limits of liveprofile.config.Settings.
+    settings: has the sections window, state and limits of liveprofile.settings.Settings.
     late: the positions of late records, for a job that ignores idle partitions or a backfill, which
     has none. None computes them from the clocks of the partitions.
     too_many: the positions that a job with several tasks rejected as TOO_MANY. A user's events

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema
 from tests.support.rows.profile_rows import DIM, TABLES

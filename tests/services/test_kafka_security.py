@@ -21,13 +21,13 @@ from confluent_kafka.admin import (
     ResourceType,
 )
 
-from liveprofile.config import Settings, load
 from liveprofile.errors import ServiceError
 from liveprofile.flink.jars import JARS
 from liveprofile.flink.launcher import link_jars, pyflink_home
 from liveprofile.kafka.offsets import committed_offsets
 from liveprofile.kafka.records import exclusive_writer, read_topic, send_all
 from liveprofile.kafka.topics import create_topics
+from liveprofile.settings import Settings, load
 from stack.local import to_toml
 from tests.support.security.certificates import CertificateAuthority
 from tests.support.security.secured_broker import SecuredBroker
@@ -176,7 +176,7 @@ def test_flink_connector_without_certificate_is_refused(
 
 TOPIC, GROUP = ResourceType.TOPIC, ResourceType.GROUP
 READ, WRITE = AclOperation.READ, AclOperation.WRITE
-# From the table of docs/deployment.md.
+# From the table of docs/deploy.md.
 RIGHTS = {
     "job": [
         (

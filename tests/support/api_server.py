@@ -1,4 +1,4 @@
-"""A process of `liveprofile serve`, `console` or `metrics`."""
+"""A process of `liveprofile serve api`, `console` or `metrics`."""
 
 from __future__ import annotations
 
@@ -19,9 +19,20 @@ READY_TIMEOUT_S = 180
 
 
 @contextmanager
-def api_server(config: Path, subcommand: str = "serve", *options: str) -> Iterator[str]:
+def api_server(config: Path, subcommand: str = "api", *options: str) -> Iterator[str]:
     """The URL of a server with these settings, on a free port; its log is beside the settings."""
-    command = [sys.executable, "-m", "cli", subcommand, "--config", str(config), "--port", "0"]
+    command = [
+        sys.executable,
+        "-m",
+        "cli",
+        "serve",
+        "api",
+        subcommand,
+        "--config",
+        str(config),
+        "--port",
+        "0",
+    ]
     with (
         config.with_suffix(".log").open("wb") as log,
         subprocess.Popen(

@@ -1,29 +1,23 @@
 """Compares what the profile pipeline stored and sent with the reference over the same input topic.
 
-    python -m tests.support.compare --config FILE
-
-compares the topics and the keyspace of FILE. The last line of output is JSON with counts,
-differences and examples. The exit code is 1 if there is a difference. Every window must be closed.
-No partition may be ignored as idle: then the reference knows which records are late.
+Every window must be closed. No partition may be ignored as idle: then the reference knows which
+records are late.
 """
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
-import sys
 import tomllib
 from collections import defaultdict, deque
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from cassandra.cluster import Session
 
-from liveprofile.config import Settings, load
 from liveprofile.kafka import records as kafka_records
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.wire.memories import MEMORY_WINDOWS
@@ -49,13 +43,11 @@ def compare_with_reference(
     settings: Settings,
     scored: Scored | None = None,
     gone: Collection[str] = (),
-    since_ms: int = 0,
 ) -> Comparison:
     """Raises ServiceError if Kafka or Cassandra does not answer.
 
     scored: of earlier comparisons of the same job. gone: users who were erased while the job ran,
-    of whom nothing may be stored. since_ms: windows that ended earlier are not compared, but are
-    part of what the reference computes later ones from.
+    of whom nothing may be stored.
     """
     comparison = Comparison()
     topics = settings.topics
@@ -81,13 +73,13 @@ def compare_with_reference(
     closed = {
         key: window
         for key, window in _closed_windows(expected, model, settings.window.history).items()
-        if key.user_id not in gone and key.window_end_ms >= since_ms
+        if key.user_id not in gone
     }
     with open_session(settings.cassandra) as session:
-        active = compare_windows(comparison, session, closed, since_ms)
-        users = compare_profiles(comparison, session, closed, model.scored.model.version, since_ms)
-        flags, earlier = _compare_flags(comparison, session, closed, active, rules, since_ms)
-        _compare_alerts(comparison, flags, rules, settings, earlier, gone)
+        active = compare_windows(comparison, session, closed)
+        users = compare_profiles(comparison, session, closed, model.scored.model.version)
+        flags = _compare_flags(comparison, session, closed, active, rules)
+        _compare_alerts(comparison, flags, rules, settings, gone)
     comparison.job = {
         "records": len(records),
         "rejected": len(rejected),
@@ -216,9 +208,8 @@ def _compare_flags(
     expected: Mapping[Key, Expected],
     active: Mapping[Key, frozenset[str]],
     rules: Sequence[dict[str, Any]],
-    since_ms: int,
-) -> tuple[dict[str, queries.StoredFlag], set[str]]:
-    """Compares active rules and flags; returns the stored flags, and the ids of those before."""
+) -> dict[str, queries.StoredFlag]:
+    """Compares active rules and flags; returns the stored flags."""
     undecided_users = {
         key.user_id for key, window in expected.items() if _is_undecided(window, rules)
     }
@@ -233,8 +224,6 @@ def _compare_flags(
     comparison.equal("risk_flag_by_day", "all", by_day, stored)
     window_rules = {rule["id"] for rule in rules}
     stored = {key: flag for key, flag in stored.items() if flag.rule_id in window_rules}
-    earlier = {key for key, flag in stored.items() if flag.window_end_ms < since_ms}
-    stored = {key: flag for key, flag in stored.items() if key not in earlier}
     expected_flags = {
         flag.flag_id: (flag, key)
         for key, window in expected.items()
@@ -251,7 +240,7 @@ def _compare_flags(
             comparison.near("flag value", key, job.value, flag.value, tolerance)
         elif (job or key).user_id not in undecided_users:
             comparison.add_difference("flag", flag_id, job, flag)
-    return stored, earlier
+    return stored
 
 
 def _is_undecided(window: Expected, rules: Sequence[dict[str, Any]]) -> bool:
@@ -273,7 +262,6 @@ def _compare_alerts(
     stored: Mapping[str, queries.StoredFlag],
     rules: Sequence[dict[str, Any]],
     settings: Settings,
-    earlier: Collection[str],
     gone: Collection[str],
 ) -> None:
     state = {rule["id"]: rule.get("state", "ACTIVE") for rule in rules}
@@ -281,8 +269,8 @@ def _compare_alerts(
     alerts = {}
     for record in kafka_records.read_topic(settings, settings.topics.alerts):
         alert = json.loads(record.value or b"")
-        if alert["data"].get("rule_id") not in state or alert["id"] in earlier:
-            continue  # an alert of an event, of drift or of a flag that is not compared
+        if alert["data"].get("rule_id") not in state:
+            continue  # an alert of an event or of drift
         if alert["subject"] in gone:
             continue  # sent before the erasure; the topic keeps it
         alerts[alert["id"]] = alert
@@ -292,15 +280,3 @@ def _compare_alerts(
         flag, data = stored[flag_id], alerts[flag_id]["data"]
         for name in ("user_id", "rule_id", "reason", "severity", "action", "value", "message"):
             comparison.equal(f"alert {name}", flag_id, data[name], getattr(flag, name))
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--config", type=Path, help="TOML file (default: LIVEPROFILE_CONFIG)")
-    comparison = compare_with_reference(load(parser.parse_args(arguments).config))
-    print(json.dumps(comparison.as_json()))
-    return 0 if comparison.ok else 1
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -93,14 +93,12 @@ class Expected(NamedTuple):
 
 
 def compare_windows(
-    comparison: Comparison, session: Session, expected: Mapping[Key, Expected], since_ms: int = 0
+    comparison: Comparison, session: Session, expected: Mapping[Key, Expected]
 ) -> dict[Key, frozenset[str]]:
-    """Compares every profile_delta since a time; returns the stored active rules of each."""
+    """Compares every profile_delta; returns the stored active rules of each."""
     active: dict[Key, frozenset[str]] = {}
     for delta in scan(session, "profile_delta", queries.StoredDelta):
         key = Key(delta.user_id, delta.window_end_ms)
-        if key.window_end_ms < since_ms:
-            continue
         active[key] = frozenset(delta.active_rules or ())
         if key in expected:
             compare_window(comparison, key, delta, expected[key])
@@ -196,14 +194,11 @@ def compare_profiles(
     session: Session,
     expected: Mapping[Key, Expected],
     model_version: str,
-    since_ms: int = 0,
 ) -> int:
-    """Compares the user_profile of each user's last window since a time; returns their number."""
+    """Compares the user_profile of each user's last window; returns their number."""
     last = {key.user_id: key for key in expected}  # a user's windows are in time order
     users = set()
     for stored in scan(session, "user_profile", queries.StoredProfile):
-        if stored.window_end_ms < since_ms:
-            continue
         users.add(stored.user_id)
         key = last.get(stored.user_id)
         if key is None:

@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import pytest
 from cassandra.cluster import Session
 
-from liveprofile.config import Settings
 from liveprofile.kafka.records import read_topic
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import execute
 from models.fraud.model import FraudModel

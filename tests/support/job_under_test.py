@@ -16,7 +16,6 @@ from typing import Any
 
 from confluent_kafka import KafkaError, Producer
 
-from liveprofile.config import Settings, load
 from liveprofile.errors import ServiceError
 from liveprofile.flink import rest
 from liveprofile.flink.rest import vertex_metrics
@@ -24,7 +23,7 @@ from liveprofile.ingest.replay import ReplayProducer
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import create_topics
-from liveprofile.setting_sections import TopicSettings
+from liveprofile.settings import Settings, TopicSettings, load
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
 from stack.local import Stack, to_toml
@@ -102,12 +101,16 @@ class JobUnderTest:
     # --- life cycle ---------------------------------------------------------------------------
 
     def submit(self, *arguments: str) -> str:
-        """Starts the job with `liveprofile submit`, waits until every task runs, returns its id."""
+        """Starts the job with `liveprofile job submit`, waits until every task runs, returns its
+        id.
+        """
         try:
-            done = run_cli("submit", "--wait", "--json", "--config", self.config_file, *arguments)
+            done = run_cli(
+                "job", "submit", "--wait", "--json", "--config", self.config_file, *arguments
+            )
         except BaseException:
             # It may run all the same, and would take the slots of later tests.
-            run_cli("cancel", "--config", self.config_file, ok=False)
+            run_cli("job", "cancel", "--config", self.config_file, ok=False)
             raise
         self.id = json.loads(done.stdout)["job_id"]
         return self.id
@@ -282,7 +285,7 @@ class JobUnderTest:
         return json.loads(done.stdout)
 
     def audit(self, *arguments: str) -> dict[str, Any]:
-        return self.run("audit", *arguments, ok=False)
+        return self.run("events", "audit", *arguments, ok=False)
 
 
 @contextmanager

@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from liveprofile.config import ModelSettings
 from liveprofile.resources import product_path
+from liveprofile.settings import ModelSettings
 from models.profile.model_card import CARD
 
 SHIPPED = product_path(ModelSettings().checkpoint)

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from liveprofile.config import Settings
 from liveprofile.events.modalities import Modality
 from liveprofile.resources import product_path
+from liveprofile.settings import Settings
 from liveprofile.wire import tokens as events
 from liveprofile.wire.memories import read_memories
 from liveprofile.wire.token_columns import TokenColumns

@@ -17,7 +17,7 @@ import yaml
 from stack.state import free_ports
 from tests.support.paths import PROMETHEUS, ROOT
 
-ALERTS = ROOT / "monitoring" / "prometheus" / "alerts.yaml"
+ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yaml"
 TIMEOUT_S = 60.0
 
 Answer = TypeVar("Answer")

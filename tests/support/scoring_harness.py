@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from liveprofile.config import load
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
+from liveprofile.settings import load
 from liveprofile.units import MINUTE_MS
 from liveprofile.wire.tokens import WINDOW
 from models.fraud.model import FraudModel

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from cassandra.cluster import Session
 from cassandra.query import BatchStatement, BatchType, BoundStatement, PreparedStatement
 
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from udfs.cassandra.batches import ReplicaSets, pack, server_limits
 from udfs.cassandra.encoding import Values
 from udfs.cassandra.executor import StatementExecutor

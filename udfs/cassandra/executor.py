@@ -23,7 +23,7 @@ from cassandra.protocol import (
 from cassandra.query import Statement, tuple_factory
 
 from liveprofile.errors import StoreError
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import describe_error
 
 log = logging.getLogger(__name__)

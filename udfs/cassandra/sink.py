@@ -11,9 +11,9 @@ from cassandra.query import BoundStatement, PreparedStatement
 
 from liveprofile.retry import until_deadline
 from liveprofile.rules.flags import FlaggedRow, FlagHistory, FlagQuery, RowPosition
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.connection import close, connect
-from liveprofile.storage.flag_migration import check_flag_key
+from liveprofile.storage.schema import check_table
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import BatchWriter, Partition, Write, bound_statement
 from udfs.cassandra.batches import BatchLimits
@@ -177,7 +177,7 @@ class CassandraSink(ABC, Generic[Row]):
 
     def _prepare(self, settings: CassandraSettings) -> None:
         """Prepares all statements. Raises ServiceError if a table is missing."""
-        check_flag_key(self._session, settings.keyspace)
+        check_table(self._session, settings.keyspace, "risk_flag")
         self._insert_flag = self._prepare_insert(
             settings.keyspace, "risk_flag", encoding.FLAG_COLUMNS, settings.flag_ttl_s
         )

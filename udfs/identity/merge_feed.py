@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from liveprofile.config import Settings
 from liveprofile.identity.book import IdentityBook
 from liveprofile.identity.records import read_record
+from liveprofile.settings import Settings
 from udfs.book_feed import BookFeed, BookTopic
 from udfs.topic_follower import TopicSource
 

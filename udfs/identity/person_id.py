@@ -13,7 +13,7 @@ import pandas as pd
 from pyflink.table import DataTypes, TableEnvironment
 from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 
-from liveprofile.config import Settings
+from liveprofile.settings import Settings
 from udfs.identity.merge_feed import MergeFeed, open_merge_feed
 from udfs.worker_guard import open_worker_guard
 

@@ -13,7 +13,6 @@ import numpy as np
 import orjson
 
 from liveprofile import value_curves
-from liveprofile.config import Settings
 from liveprofile.events.modalities import PLACE
 from liveprofile.events.window import Window, WindowBatch
 from liveprofile.features import affinity, baselines
@@ -24,6 +23,7 @@ from liveprofile.rules.flags import Flag
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.evaluation import Evaluation, evaluate
 from liveprofile.segments.features import SegmentInputs, features_at
+from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import Histories
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX

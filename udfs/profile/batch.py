@@ -11,7 +11,6 @@ import numpy as np
 
 from liveprofile.alerts.cloud_events import alert_records, origin_of
 from liveprofile.attributes.resolution import SEGMENT_PURPOSES
-from liveprofile.config import Settings
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality, Vectors, add_text_vectors
 from liveprofile.events.window import WindowBatch, parse_windows
@@ -20,6 +19,7 @@ from liveprofile.privacy.erasures import ErasureBook
 from liveprofile.rules import flag_policy
 from liveprofile.rules.attribute_columns import AttributeValue
 from liveprofile.segments.definitions import SegmentSet
+from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS, SECOND_MS
 from liveprofile.wire import output_records, window_events
 from liveprofile.wire.memories import read_memories

@@ -6,16 +6,16 @@ from collections.abc import Sequence
 from functools import partial
 
 from liveprofile.alerts.cloud_events import EventOrigin
-from liveprofile.config import Settings
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.segments.evaluation import Evaluation
 from liveprofile.segments.events import change_event
 from liveprofile.segments.membership import MembershipWrite
 from liveprofile.segments.policy import EvaluatedWindow, MembershipPolicy, MembershipReader
+from liveprofile.settings import Settings
 from liveprofile.wire import output_records
 from udfs.cassandra.encoding import write_time_us
+from udfs.cassandra.memberships import rewrite_after_ms
 from udfs.profile.profile_row import ProfileRow
-from udfs.segments.membership_store import rewrite_after_ms
 
 
 def open_membership_policy(settings: Settings, store: MembershipReader) -> MembershipPolicy:

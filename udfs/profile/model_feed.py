@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from liveprofile.config import Settings
 from liveprofile.errors import InputError, LiveprofileError
 from liveprofile.kafka.records import Record, send_all
+from liveprofile.settings import Settings
 from models.profile.model_card import ModelCard
 from udfs.failed_rows import DATA_ERRORS
 from udfs.profile.deployment import (

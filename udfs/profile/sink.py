@@ -23,26 +23,25 @@ from cassandra.cluster import Session
 
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import select_users_cql
-from liveprofile.config import Settings
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.segments.membership import Membership, Memberships, MembershipWrite
 from liveprofile.segments.policy import ChangeKey, MembershipReader
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.schema import check_embedding_dim
 from udfs.attribute_reads import read_statements
 from udfs.cassandra import encoding
 from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.flag_state_cache import FlagStateCache
+from udfs.cassandra.memberships import (
+    MembershipTables,
+    read_memberships,
+    read_stored_changes,
+)
 from udfs.cassandra.sink import CassandraSink, Read, StoredState
 from udfs.null_sink import NullSink
 from udfs.profile import row_encoding
 from udfs.profile.erasure import StoredSums, SumsKey, SumsReader
 from udfs.profile.profile_row import ProfileRow
-from udfs.segments.membership_store import (
-    MembershipTables,
-    read_memberships,
-    read_stored_changes,
-)
 
 
 class ProfileSink(MembershipReader, SumsReader, Protocol):

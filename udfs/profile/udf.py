@@ -12,12 +12,12 @@ import pandas as pd
 from pyflink.table import DataTypes
 from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 
-from liveprofile.config import Settings
 from liveprofile.events.modalities import TEXT
 from liveprofile.flink.latency_report import WINDOW_TO_PROFILE
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.segments.definitions import SegmentSet, read_segments
+from liveprofile.settings import Settings
 from liveprofile.wire.memories import last_windows
 from udfs.consent_feed import ConsentFeed, open_consent_feed
 from udfs.erasure_feed import ErasureFeed, open_erasure_feed

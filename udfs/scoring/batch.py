@@ -14,12 +14,12 @@ from typing import NamedTuple
 import numpy as np
 
 from liveprofile.alerts.cloud_events import alert_records, origin_of
-from liveprofile.config import Settings
 from liveprofile.features.entity import EventBatch, EventLists, parse_lists
 from liveprofile.privacy.erasures import erased_rows
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.rules import flag_policy
 from liveprofile.rules.rules import SCORE_FEATURE
+from liveprofile.settings import Settings
 from liveprofile.units import SECOND_MS
 from liveprofile.wire import output_records
 from liveprofile.wire.scored_events import ENTITIES, read_rows

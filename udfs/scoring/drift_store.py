@@ -19,7 +19,7 @@ import orjson
 from cassandra.cluster import ResultSet, Session
 from cassandra.query import BatchStatement, BoundStatement
 
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.cql import execute, from_ms, to_ms
 
 _START = "start"  # a scope of drift_state with one entry: the first hour ever counted

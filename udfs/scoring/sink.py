@@ -7,14 +7,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 from cassandra.cluster import Session
-from cassandra.query import UNSET_VALUE, PreparedStatement
+from cassandra.query import UNSET_VALUE
 
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import select_users_cql
-from liveprofile.config import Settings
 from liveprofile.rules.flags import Flag, FlaggedRow, FlagHistory, FlagQuery, RowPosition
-from liveprofile.setting_sections import MAX_TTL_S, CassandraSettings
-from liveprofile.storage.score_hours import OLDER_TABLE, has_older_table, score_hour_ms
+from liveprofile.settings import CassandraSettings, Settings
+from liveprofile.settings.sections import MAX_TTL_S
+from liveprofile.storage.score_hours import score_hour_ms
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.scored_events import ENTITIES
 from udfs.attribute_reads import read_statements
@@ -156,12 +156,10 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
         hour, at = (encoding.bigint(ms) for ms in (score_hour_ms(before.time_ms), before.time_ms))
         event_id = before.event_id.encode()
         earlier_hours: list[tuple[int]] = []
-        older = zip(self._older, ([user_id, at, event_id], [user_id, at]), strict=False)
         yield [
             (self._bound(self._select_same_time, [user_id, hour, at, event_id]), state.add_rows),
             (self._bound(self._select_earlier, [user_id, hour, at]), state.add_rows),
             (self._bound(self._select_earlier_hour, [user_id, hour]), earlier_hours.extend),
-            *((self._bound(select, values), state.add_rows) for select, values in older),
         ]
         for (hour_ms,) in earlier_hours:
             next_hour = encoding.bigint(hour_ms + HOUR_MS)
@@ -184,13 +182,6 @@ class CassandraScoringSink(CassandraSink[ScoredEvent]):
             f"SELECT to_unix_timestamp(hour) FROM {keyspace}.risk_score_hours"
             " WHERE user_id = ? AND hour < ? LIMIT 1"
         )
-        self._older: list[PreparedStatement] = []
-        if has_older_table(self._session, keyspace):
-            older = f"SELECT {columns} FROM {keyspace}.{OLDER_TABLE} WHERE user_id = ?"
-            self._older = [
-                self._session.prepare(f"{older} AND event_time = ? AND event_id > ? LIMIT 1"),
-                self._session.prepare(f"{older} AND event_time < ? LIMIT 1"),
-            ]
         self._select_statements = self._session.prepare(select_users_cql(keyspace))
         self._insert_score = self._prepare_insert(
             keyspace, "risk_score_by_hour", SCORE_COLUMNS, self._score_ttl_s

@@ -10,10 +10,10 @@ import pandas as pd
 from pyflink.table import DataTypes
 from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 
-from liveprofile.config import Settings
 from liveprofile.flink.latency_report import EVENT_TO_ALERT, EVENT_TO_SCORE
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
+from liveprofile.settings import Settings
 from udfs.consent_feed import ConsentFeed, open_consent_feed
 from udfs.erasure_feed import ErasureFeed, open_erasure_feed
 from udfs.garbage_collection import collect_rarely

@@ -6,12 +6,12 @@ import shutil
 import sys
 from pathlib import Path
 
-from cli.pipeline.backfill_job_runner import backfill_profile_rows
-from liveprofile.config import load
 from liveprofile.progress import Progress
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from models.profile.recipes import Recipe
 from models.profile.training.train import train
+from offline.backfill import backfill_profile_rows
 
 CONFIG = f"[window]\nlength_ms = {DAY_MS}\n"
 

@@ -19,7 +19,7 @@ class TrendView(NamedTuple):
 
 
 def job_figures(facts: JobFacts) -> list[tuple[str, str]]:
-    """The figures of `liveprofile status`, with their names."""
+    """The figures of `liveprofile job status`, with their names."""
     job, checkpoint, scoring = facts.job, facts.job.checkpoint, facts.scoring
     figures = [
         ("state", f"{job.state.lower()} for {number(job.uptime_s / 3_600)} hours"),

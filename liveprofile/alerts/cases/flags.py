@@ -34,7 +34,7 @@ def find_flag(session: Session, flag_id: str) -> StoredFlag:
         for flag in queries.flags(session, row.user_id, to_ms(row.window_end), MAX_FLAGS_PER_USER):
             if flag.flag_id == flag_id:
                 return flag
-    raise UnknownFlag(f"no flag {flag_id!r}; `liveprofile alerts list` lists the stored flags")
+    raise UnknownFlag(f"no flag {flag_id!r}; `liveprofile risk alerts list` lists the stored flags")
 
 
 def list_flags(

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from confluent_kafka import Message
 
 from liveprofile.alerts.consumer.delivery import DeliveryFailure
-from liveprofile.config import Settings
 from liveprofile.kafka.records import send_all
 from liveprofile.kafka.topics import create_topics
+from liveprofile.settings import Settings
 
 # Sends a record to the dead-letter topic. Returns once Kafka has acknowledged it; raises
 # ServiceError.

@@ -36,13 +36,13 @@ from liveprofile.alerts.consumer.delivery import (
     MemoryHandledStore,
     RetryPolicy,
 )
-from liveprofile.config import Settings
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import commit_unless_reassigned
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.rules.severity import Severity
+from liveprofile.settings import Settings
 
 log = logging.getLogger(__name__)
 

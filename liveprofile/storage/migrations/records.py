@@ -155,8 +155,8 @@ class MigrationRecords:
                 return
             if self._clock_s() > deadline_s:
                 raise ServiceError(
-                    f"{self._table} is locked by another `liveprofile setup` ({holder}). If that"
-                    f" process is dead, the lock ends {LOCK_TTL_S} s after its last statement"
+                    f"{self._table} is locked by another `liveprofile job setup` ({holder}). If"
+                    f" that process is dead, the lock ends {LOCK_TTL_S} s after its last statement"
                 )
             self._sleep(_POLL_S)
 

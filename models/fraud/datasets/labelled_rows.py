@@ -1,4 +1,5 @@
-"""A shop's own scored events with labels, from rows of `liveprofile backfill --pipeline scoring`.
+"""A shop's own scored events with labels, from rows of
+`liveprofile model backfill --pipeline scoring`.
 
 The rows are read twice, in chunks. The first pass reads an index (time, user, labels) of all
 events. The second pass computes the features of the requested events, with the job's functions.
@@ -177,7 +178,7 @@ class _RowGroup(NamedTuple):
         if missing:
             raise InputError(
                 f"training rows {self.file}: column {missing[0]} is missing; did"
-                " `liveprofile backfill --pipeline scoring` write it?"
+                " `liveprofile model backfill --pipeline scoring` write it?"
             )
         rows = self.parquet.read_row_group(self.number, read, use_threads=False)
         if not self.without:

@@ -16,10 +16,10 @@ from pyflink.table.udf import ScalarFunction, udf
 
 from jobs import profile_job
 from jobs.sql import tables
-from liveprofile.config import Settings, load
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
+from liveprofile.settings import Settings, load
 from udfs.profile.model_feed import ModelFeed
 from udfs.profile.sink import open_profile_sink
 from udfs.profile.udf import ProfileMetrics, ProfileUdf

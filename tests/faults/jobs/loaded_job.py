@@ -173,7 +173,7 @@ class LoadedJob:
         """Kills the newest Python worker and returns when the job has restarted.
 
         False if Flink did not notice, and the worker's guard restarted the job
-        (docs/state-and-failures.md). Then the summary says where Flink waited.
+        (docs/operate.md). Then the summary says where Flink waited.
         """
         since = self.job.restarts()
         self.job.stack.taskmanager.newest_worker().kill()

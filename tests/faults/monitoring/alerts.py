@@ -1,4 +1,6 @@
-"""Checks that a fault raises its alert, by a Prometheus that scrapes `liveprofile metrics`."""
+"""Checks that a fault raises its alert, by a Prometheus that scrapes
+`liveprofile serve metrics`.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from tests.support.job_under_test import JobUnderTest
 from tests.support.paths import PROMETHEUS
 from tests.support.prometheus import prometheus, until
 
-INTERVAL = "5s"  # of scrapes and evaluations, as in monitoring/prometheus/prometheus.yaml
+INTERVAL = "5s"  # of scrapes and evaluations, as in deploy/prometheus/prometheus.yaml
 # On a quiet machine an alert fires within 60 s of its fault, which the summary shows.
 TIMEOUT_S = 180.0
 

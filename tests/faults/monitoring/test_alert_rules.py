@@ -1,4 +1,4 @@
-"""Cassandra is suspended (SIGSTOP) while Prometheus scrapes `liveprofile metrics`.
+"""Cassandra is suspended (SIGSTOP) while Prometheus scrapes `liveprofile serve metrics`.
 
 Must hold: the alert of the fault fires within 60 s, with the intervals of the example configuration
 in the exporter.

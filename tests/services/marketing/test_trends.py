@@ -1,4 +1,4 @@
-"""`liveprofile trends` counts what a running job has processed, with kills and repetitions."""
+"""`liveprofile shop trends` counts what a running job has processed, with kills and repetitions."""
 
 from __future__ import annotations
 
@@ -68,14 +68,14 @@ def test_killed_updates_count_every_event_once(job: JobUnderTest, sent) -> None:
     rng = random.Random(5)
     for _ in range(4):
         process = subprocess.Popen(
-            [str(CLI), "trends", "update", "--config", str(job.config_file)],
+            [str(CLI), "shop", "trends", "update", "--config", str(job.config_file)],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
         time.sleep(rng.uniform(0.8, 2.0))
         process.send_signal(signal.SIGKILL)
         process.wait()
-    job.run("trends", "update")
+    job.run("shop", "trends", "update")
     assert stored(job, "hour", Series(ALL, "", ALL)) == expected(sent, HOUR_MS)
     assert stored(job, "day", Series(ALL, "", ALL)) == expected(sent, DAY_MS)
     purchases = [event for event in sent if event["event_type"] == "purchase"]
@@ -86,12 +86,12 @@ def test_killed_updates_count_every_event_once(job: JobUnderTest, sent) -> None:
 
 
 def test_next_update_goes_on_and_leaves_out_copies(job: JobUnderTest, sent) -> None:
-    assert job.run("trends", "update")["records"] == 0
+    assert job.run("shop", "trends", "update")["records"] == 0
     again = sent[-1]
     new = again | {"event_id": "new", "user_id": "new"}
     job.send(Message(each["user_id"].encode(), json.dumps(each).encode()) for each in (again, new))
     job.wait_until_committed()
-    report = job.run("trends", "update")
+    report = job.run("shop", "trends", "update")
     assert (report["events"], report["duplicates"], report["behind"]) == (1, 1, 0)
     assert stored(job, "hour", Series(ALL, "", ALL)) == expected([*sent, new], HOUR_MS)
     with open_session(job.settings.cassandra) as session:
@@ -102,25 +102,25 @@ def test_next_update_goes_on_and_leaves_out_copies(job: JobUnderTest, sent) -> N
 
 
 def test_show_prints_points_and_what_falls_outside(job: JobUnderTest, sent) -> None:
-    shown = job.run("trends", "show", "--by", "hour", "--last", "48h")
+    shown = job.run("shop", "trends", "show", "--by", "hour", "--last", "48h")
     assert (
         shown["points"] and shown["points"][-1]["start_ms"] + HOUR_MS <= shown["complete_until_ms"]
     )
     assert all(point["expected"] is None for point in shown["points"])  # too few weeks
-    text = run_cli("trends", "show", "--config", job.config_file).stdout
+    text = run_cli("shop", "trends", "show", "--config", job.config_file).stdout
     assert "all categories, all types: events by hour" in text
     assert "Nothing falls outside the expected range." in text
 
 
 def test_funnel_and_retention_read_the_deltas(job: JobUnderTest, sent) -> None:
     users = {event["user_id"] for event in sent if event["event_type"] == "view"}
-    found = job.run("funnel", "--within", "1h", "--last", "400d", "--limit", "1")
+    found = job.run("shop", "funnel", "--within", "1h", "--last", "400d", "--limit", "1")
     view, cart, purchase = found["groups"]["all"]
     assert 0 < purchase["users"] <= cart["users"] <= view["users"] <= len(users)
     assert view["users"] >= 0.9 * len(users)
     options = ("--within", "1h", "--last", "400d")
-    assert "segment" in run_cli("funnel", *options, "--config", job.config_file).stdout
-    by_category = job.run("funnel", "--by", "category", *options)["groups"]
+    assert "segment" in run_cli("shop", "funnel", *options, "--config", job.config_file).stdout
+    by_category = job.run("shop", "funnel", "--by", "category", *options)["groups"]
     assert any(name.startswith("category ") for name in by_category)
     # A week counts when it is complete.
     later_ms = START_MS + 8 * DAY_MS
@@ -128,7 +128,7 @@ def test_funnel_and_retention_read_the_deltas(job: JobUnderTest, sent) -> None:
     job.send([Message(b"later", json.dumps(later).encode())])
     job.send_heartbeats(later_ms + 3 * HOUR_MS)
     job.wait_until_caught_up()
-    cohorts = job.run("retention")
+    cohorts = job.run("shop", "retention")
     everyone = {event["user_id"] for event in sent}
     assert 0 < sum(cohort["users"] for cohort in cohorts) <= len(everyone)
     assert all(cohort["active"][0] == cohort["users"] for cohort in cohorts)

@@ -1,4 +1,4 @@
-"""`liveprofile audit --state` and `--since` while the job runs."""
+"""`liveprofile events audit --state` and `--since` while the job runs."""
 
 from __future__ import annotations
 
@@ -119,17 +119,17 @@ def test_corrected_event_is_neither_late_nor_unaccounted(job: JobUnderTest) -> N
     before = job.audit("--since", "1h")
     assert before["ok"], before
 
-    result = job.run("correct")
+    result = job.run("events", "recompute-late")
     assert (result["incomplete"], result["late_events"]) == (0, before["late"])
     assert result["windows"] >= 3
     after = job.audit("--since", "1h")
     assert after["ok"], after
     assert (after["late"], after["corrected"]) == (0, before["late"])
     assert after["used"] == before["used"]
-    deltas = job.run("deltas", f"user-{SLOW_USER}")
+    deltas = job.run("profile", "deltas", f"user-{SLOW_USER}")
     totals = [(delta["events"], delta["delta"]["after"]["events"]) for delta in deltas]
     assert totals == [(1, 4.0), (2, 3.0), (1, 1.0)]
-    assert job.run("show", f"user-{SLOW_USER}")["events_total"] == 4
+    assert job.run("profile", "show", f"user-{SLOW_USER}")["events_total"] == 4
 
 
 def test_failed_audit_keeps_the_state_file(job: JobUnderTest, tmp_path: Path) -> None:
@@ -151,7 +151,7 @@ def test_state_beyond_the_topic_is_refused(job: JobUnderTest, tmp_path: Path) ->
     file = tmp_path / "audit.json"
     topic = job.settings.topics.events
     file.write_text(json.dumps({"topic": topic, "offsets": {"0": 10**6}}))
-    done = run_cli("audit", "--state", file, "--config", job.config_file, ok=False)
+    done = run_cli("events", "audit", "--state", file, "--config", job.config_file, ok=False)
     assert done.returncode == 3
     assert f"the audit stopped at offset 1000000 of {topic}/0" in done.stderr
 

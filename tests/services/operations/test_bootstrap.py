@@ -52,7 +52,7 @@ def messages() -> list[Message]:
 class Jobs(NamedTuple):
     control: JobUnderTest  # has read all events from its topic
     live: JobUnderTest  # goes on from an archive
-    report: dict[str, Any]  # output of `liveprofile bootstrap`
+    report: dict[str, Any]  # output of `liveprofile events bootstrap`
     archive_end_ms: int
 
 
@@ -81,7 +81,9 @@ def jobs(new_job: Callable[..., JobUnderTest], tmp_path_factory) -> Iterator[Job
         control.send(stream)
         live.send(stream[int(LIVE_FROM * len(stream)) :])
         leave_topic_of_a_killed_bootstrap(live)
-        report = live.run("bootstrap", *map(str, files), "--savepoint-dir", folder.as_uri())
+        report = live.run(
+            "events", "bootstrap", *map(str, files), "--savepoint-dir", folder.as_uri()
+        )
         live.submit("--savepoint", report["savepoint"])
         for job in (control, live):
             job.send_heartbeats(START_MS + SPAN_MS + 2 * HOUR_MS)
@@ -179,5 +181,5 @@ def test_temporary_topics_are_removed(jobs: Jobs) -> None:
 def test_bootstrap_is_refused_while_the_job_runs(jobs: Jobs, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     file.write_text("{}\n", encoding="utf-8")
-    done = run_cli("bootstrap", file, "--config", jobs.live.config_file, ok=False)
+    done = run_cli("events", "bootstrap", file, "--config", jobs.live.config_file, ok=False)
     assert done.returncode == 3 and "is running" in done.stderr

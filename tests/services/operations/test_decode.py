@@ -1,4 +1,6 @@
-"""`liveprofile decode` with a real broker: an outage of the registry and a kill lose nothing."""
+"""`liveprofile events decode` with a real broker: an outage of the registry and a kill lose
+nothing.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,10 @@ import pytest
 
 from cli.audit_encoded import audit_encoded
 from liveprofile.audit.encoded import EncodedCounts
-from liveprofile.config import Settings, load
 from liveprofile.kafka.offsets import decoder_group, lag
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.kafka.topics import create_topics
-from liveprofile.setting_sections import TopicSettings
+from liveprofile.settings import Settings, TopicSettings, load
 from stack.local import Stack, to_toml
 from tests.support.job_under_test import CLI, run_cli
 from tests.support.memory.schema_registry import RegistryServer, registry_server
@@ -95,7 +96,7 @@ def encoded(number: int) -> tuple[bytes, bytes, dict[str, str]]:
 
 
 def started(topics: DecoderTopics) -> subprocess.Popen[str]:
-    command = [str(CLI), "decode", "--json", "--config", str(topics.file)]
+    command = [str(CLI), "events", "decode", "--json", "--config", str(topics.file)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
@@ -182,13 +183,15 @@ def test_broken_records_are_rejected_with_their_reason(outcome: Outcome) -> None
 def test_record_that_could_not_be_decoded_is_corrected_as_json(outcome: Outcome) -> None:
     topics = outcome.topics
     settings = topics.settings
-    listed = run_cli("rejected", "list", "--json", "--reason", "BAD_MAGIC", "--config", topics.file)
+    listed = run_cli(
+        "events", "rejected", "list", "--json", "--reason", "BAD_MAGIC", "--config", topics.file
+    )
     [record] = json.loads(listed.stdout)
     assert record["topic"] == settings.topics.encoded
     fields = event(0) | {"event_id": "corrected"}
     corrections = topics.file.parent / "corrected.jsonl"
     corrections.write_text(json.dumps({"id": record["id"], "payload": fields}))
-    run_cli("rejected", "resend", corrections, "--config", topics.file)
+    run_cli("events", "rejected", "resend", corrections, "--config", topics.file)
     last = list(read_topic(settings, settings.topics.events))
     assert [each.headers for each in last if b"corrected" in each.value] == [
         {

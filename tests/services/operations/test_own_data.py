@@ -43,13 +43,13 @@ def test_export_becomes_profiles_without_an_edit_of_the_mapping(
 ) -> None:
     file, mapping = tmp_path / "shop.csv", tmp_path / "shop.toml"
     spent = export(file)
-    run_cli("mapping", "infer", file, "--out", mapping)
-    run_cli("mapping", "check", file, mapping, "--config", job.config_file)
+    run_cli("events", "mapping", "infer", file, "--out", mapping)
+    run_cli("events", "mapping", "check", file, mapping, "--config", job.config_file)
     job.submit()
-    replayed = job.run("replay", str(file), "--mapping", str(mapping), "--close-windows")
+    replayed = job.run("events", "replay", str(file), "--mapping", str(mapping), "--close-windows")
     assert (replayed["sent"], replayed["closed"]) == (ROWS, True)
     job.wait_until_caught_up()
-    profile = job.run("show", "K0", "--similar", "5")
+    profile = job.run("profile", "show", "K0", "--similar", "5")
     assert profile["profile"]["features"]["amount"] == pytest.approx(spent)
     assert profile["profile"]["features"]["purchases"] == ROWS / CUSTOMERS
     assert list(profile["profile"]["category_affinity"]) == ["Bücher"]

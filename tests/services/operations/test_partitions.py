@@ -70,7 +70,7 @@ def test_partition_waits_for_quiet_ones_until_their_heartbeat(job: JobUnderTest)
     job.send(events(60))
     time.sleep(ALIGNED_S)
     assert job.unread() == EVENTS
-    run_cli("heartbeat", "--count", "2", "--config", job.config_file)
+    run_cli("events", "heartbeat", "--count", "2", "--config", job.config_file)
     job.wait_until_caught_up()
     comparison = compare_with_reference(job.settings)
     assert comparison.ok and comparison.job == comparison.reference, comparison.as_json()

@@ -1,4 +1,4 @@
-"""Two jobs at the same time (docs/operations.md): a new job takes over from an old one, no gap.
+"""Two jobs at the same time (docs/operate.md): a new job takes over from an old one, no gap.
 
 The new job starts from a savepoint of the old one, which goes on, and writes the same keyspace and
 topics. Final state: everything equals the reference's, as if one job had read the topic; alerts and
@@ -107,7 +107,7 @@ def test_new_job_takes_over_without_a_gap(jobs: TwoJobs) -> None:
     blue.send(first)
     blue.wait_until_caught_up()
 
-    taken = blue.run("savepoint")
+    taken = blue.run("job", "savepoint")
     assert blue.state() == "RUNNING"
     # Blue is ahead of green, which reads these events again.
     blue.send(second)
@@ -117,7 +117,7 @@ def test_new_job_takes_over_without_a_gap(jobs: TwoJobs) -> None:
     blue.wait_until_caught_up()
     green.wait_until_caught_up()
     for job in jobs:
-        assert job.run("status", ok=False)["job_id"] == job.id
+        assert job.run("job", "status", ok=False)["job_id"] == job.id
     # The audit ends at the offsets that the jobs' one consumer group has committed.
     green.wait_until_committed()
     report = green.audit("--since", "1h")
@@ -125,7 +125,7 @@ def test_new_job_takes_over_without_a_gap(jobs: TwoJobs) -> None:
 
     sending = threading.Thread(target=blue.send, args=(fourth,))
     sending.start()
-    cancelled = blue.run("cancel")
+    cancelled = blue.run("job", "cancel")
     sending.join()
     assert cancelled["job_id"] == blue.id and blue.state() == "CANCELED"
     green.send_heartbeats(closing_time_ms(last_ms, green.settings.window))

@@ -60,7 +60,7 @@ class ProcessedStream(NamedTuple):
 
     job: JobUnderTest
     records: int  # in the input topic
-    replay_report: dict[str, Any]  # output of `liveprofile replay`
+    replay_report: dict[str, Any]  # output of `liveprofile events replay`
 
 
 @pytest.fixture(scope="package")
@@ -75,7 +75,7 @@ def processed(
     file = tmp_path_factory.mktemp("replay") / "events.jsonl"
     events = itertools.islice(shop_events(9, USERS, 60_000, REPLAY_START_MS), REPLAYED_EVENTS)
     file.write_text("".join(json.dumps(event) + "\n" for event in events), encoding="utf-8")
-    replay_report = job.run("replay", str(file), "--close-windows")
+    replay_report = job.run("events", "replay", str(file), "--close-windows")
     count += replay_report["sent"] + replay_report["heartbeats"]
     job.wait_until_caught_up()
     yield ProcessedStream(job, count, replay_report)

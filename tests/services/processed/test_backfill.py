@@ -1,4 +1,4 @@
-"""`liveprofile backfill` makes rows of the current content of the input topic."""
+"""`liveprofile model backfill` makes rows of the current content of the input topic."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_each_stored_window_has_a_row_and_late_events_have_others(
 ) -> None:
     job, folder = processed.job, tmp_path / "rows"
     late = job.audit()["late"]
-    found = job.run("backfill", "--embedded", "--rows", str(folder))
+    found = job.run("model", "backfill", "--embedded", "--rows", str(folder))
     rows = ds.dataset(folder).to_table(["user_id", "window_end_ms"]).to_pylist()
     windows = {(row["user_id"], row["window_end_ms"]) for row in rows}
     with open_session(job.settings.cassandra) as session:

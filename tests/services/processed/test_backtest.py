@@ -1,4 +1,4 @@
-"""`liveprofile rules backtest` on the windows of a job."""
+"""`liveprofile risk rules backtest` on the windows of a job."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.services
 def test_rules_in_force_raise_the_alerts_that_the_job_has_raised(processed) -> None:
     job = processed.job
     file = ROOT / "rules.toml"
-    found = job.run("rules", "backtest", str(file), "--days", "100")
+    found = job.run("risk", "rules", "backtest", str(file), "--days", "100")
     assert found["windows"] > 0 and found["events"] > 0
     assert found["current"] == found["edited"]
     assert (found["gained"], found["lost"], found["skipped"]) == ([], [], {})

@@ -24,8 +24,8 @@ def job(processed) -> JobUnderTest:
     return processed.job
 
 
-def json_lines(job: JobUnderTest, name: str, *arguments: str) -> list[dict[str, Any]]:
-    done = run_cli(name, *arguments, "--json", "--config", job.config_file)
+def json_lines(job: JobUnderTest, *arguments: str) -> list[dict[str, Any]]:
+    done = run_cli(*arguments, "--json", "--config", job.config_file)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -54,8 +54,8 @@ def test_audit_accounts_for_every_record(processed) -> None:
 
 
 def test_show_and_deltas_agree(job: JobUnderTest) -> None:
-    profile = job.run("show", HOT_USER, "--similar", "3")
-    newest, *older = job.run("deltas", HOT_USER, "--limit", "5")
+    profile = job.run("profile", "show", HOT_USER, "--similar", "3")
+    newest, *older = job.run("profile", "deltas", HOT_USER, "--limit", "5")
     assert profile["user_id"] == newest["user_id"] == HOT_USER
     assert profile["window_end_ms"] == newest["window_end_ms"] > older[0]["window_end_ms"]
     assert profile["profile"]["features"] == newest["delta"]["after"]
@@ -65,8 +65,8 @@ def test_show_and_deltas_agree(job: JobUnderTest) -> None:
 
 
 def test_why_finds_the_events_of_a_stored_window(job: JobUnderTest) -> None:
-    newest, *_ = job.run("deltas", REGULAR_USER, "--limit", "1")
-    found = job.run("why", REGULAR_USER)
+    newest, *_ = job.run("profile", "deltas", REGULAR_USER, "--limit", "1")
+    found = job.run("profile", "explain", REGULAR_USER)
     assert found["window_end_ms"] == newest["window_end_ms"]
     assert len(found["effects"]) == found["events"] == newest["events"]
     for name in ("churn", "expected_spend"):
@@ -78,7 +78,17 @@ def test_why_finds_the_events_of_a_stored_window(job: JobUnderTest) -> None:
     with api_server(job.config_file) as url:
         wait_until_ready(url)
         key = run_cli(
-            *("key", "create", "mia", "--role", "admin", "--json", "--config", job.config_file)
+            *(
+                "serve",
+                "key",
+                "create",
+                "mia",
+                "--role",
+                "admin",
+                "--json",
+                "--config",
+                job.config_file,
+            )
         )
         with Client(url, json.loads(key.stdout)["key"], timeout_s=30) as client:
             answer = client.send(calls.explanation(REGULAR_USER, found["window_end_ms"]))
@@ -91,50 +101,50 @@ def test_why_finds_the_events_of_a_stored_window(job: JobUnderTest) -> None:
 
 
 def test_flags_and_alerts_agree(job: JobUnderTest) -> None:
-    flags = job.run("flags", "--limit", "1000")
-    alerts = json_lines(job, "alerts", "--limit", "0")
+    flags = job.run("profile", "flags", "--limit", "1000")
+    alerts = json_lines(job, "risk", "alerts", "--limit", "0")
     assert {flag["flag_id"] for flag in flags} == {alert["id"] for alert in alerts}
-    of_user = job.run("flags", "--user", REGULAR_USER)
+    of_user = job.run("profile", "flags", "--user", REGULAR_USER)
     assert {flag["rule_id"] for flag in of_user} >= {"purchase_frequency", "purchase_amount"}
     assert of_user == [flag for flag in flags if flag["user_id"] == REGULAR_USER]
 
 
 def test_scores_are_those_of_the_users_scored_events(job: JobUnderTest) -> None:
     sent = [event for event in sent_events(job.settings) if event.user == HOT_USER]
-    scores = job.run("scores", HOT_USER, "--limit", "10000")
+    scores = job.run("profile", "scores", HOT_USER, "--limit", "10000")
     times_ms = [score["event_time_ms"] for score in scores]
     assert times_ms == sorted(times_ms, reverse=True)
     assert {score["event_id"] for score in scores} == {event.id for event in sent}
-    assert job.run("scores", HOT_USER, "--limit", "3") == scores[:3]
+    assert job.run("profile", "scores", HOT_USER, "--limit", "3") == scores[:3]
 
 
 def test_status_of_running_job(job: JobUnderTest) -> None:
     job.wait_until_committed()
     job.wait_for_checkpoint(180)  # `status` exits with 1 while one is overdue
-    status = job.run("status")
+    status = job.run("job", "status")
     assert status["state"] == "RUNNING" and status["restarts"] == 0
     assert status["tasks_running"] == status["tasks"] > 0
     assert status["lag_events"] == 0 and status["checkpoint"]["size_bytes"] > 0
-    assert status["model_version"] == job.run("show", HOT_USER)["model_version"]
+    assert status["model_version"] == job.run("profile", "show", HOT_USER)["model_version"]
 
 
 def test_output_without_json_option_is_plain_text(job: JobUnderTest) -> None:
     job.wait_for_checkpoint(180)  # `status` exits with 1 while one is overdue
-    for name, *arguments in (
-        ("audit",),
-        ("show", HOT_USER),
-        ("deltas", HOT_USER),
-        ("scores", HOT_USER),
-        ("flags",),
-        ("alerts",),
-        ("status",),
+    for arguments in (
+        ("events", "audit"),
+        ("profile", "show", HOT_USER),
+        ("profile", "deltas", HOT_USER),
+        ("profile", "scores", HOT_USER),
+        ("profile", "flags"),
+        ("risk", "alerts"),
+        ("job", "status"),
     ):
-        done = run_cli(name, *arguments, "--config", job.config_file)
+        done = run_cli(*arguments, "--config", job.config_file)
         assert done.stdout and "{" not in done.stdout and "\x1b" not in done.stdout
 
 
 def test_unknown_user_is_one_line_on_stderr(job: JobUnderTest) -> None:
     for name in "show", "deltas":
-        done = run_cli(name, "nobody", "--config", job.config_file, ok=False)
+        done = run_cli("profile", name, "nobody", "--config", job.config_file, ok=False)
         assert done.returncode == 1 and not done.stdout
         assert done.stderr == "liveprofile: no profile of user 'nobody'\n"

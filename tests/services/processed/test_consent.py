@@ -1,4 +1,6 @@
-"""`liveprofile consent` on the tables and the topic of a job, and what campaigns make of it."""
+"""`liveprofile privacy consent` on the tables and the topic of a job, and what campaigns make of
+it.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +30,7 @@ def job(processed) -> JobUnderTest:
 
 
 def test_changes_are_stored_sent_and_shown(job: JobUnderTest, tmp_path: Path) -> None:
-    arguments = ("consent", "set", "asked", "--withdraw", "training", "--time", TIME)
+    arguments = ("privacy", "consent", "set", "asked", "--withdraw", "training", "--time", TIME)
     assert job.run(*arguments, "--basis", "consent") == {"changes": 1, "users": 1}
     assert job.run(*arguments, "--basis", "consent") == {"changes": 1, "users": 1}  # repeated
     file = tmp_path / "consents.jsonl"
@@ -37,9 +39,9 @@ def test_changes_are_stored_sent_and_shown(job: JobUnderTest, tmp_path: Path) ->
     both = [later | {"purpose": "marketing", "granted": granted} for granted in (False, True)]
     rows = [{"user_id": "asked"} | each for each in (later, *both)]
     file.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf-8")
-    assert job.run("consent", "set", "--file", str(file)) == {"changes": 3, "users": 1}
+    assert job.run("privacy", "consent", "set", "--file", str(file)) == {"changes": 3, "users": 1}
 
-    shown = job.run("consent", "show", "asked")
+    shown = job.run("privacy", "consent", "show", "asked")
     assert {purpose: row["allowed"] for purpose, row in shown.items()} == {
         "profiling": True,
         "recommendation": True,
@@ -48,7 +50,7 @@ def test_changes_are_stored_sent_and_shown(job: JobUnderTest, tmp_path: Path) ->
         "training": True,
     }
     assert shown["profiling"]["since"] is None
-    history = job.run("consent", "history", "asked")
+    history = job.run("privacy", "consent", "history", "asked")
     assert [(each["purpose"], each["granted"]) for each in history] == [
         ("marketing", False),
         ("training", True),
@@ -64,7 +66,7 @@ def test_changes_are_stored_sent_and_shown(job: JobUnderTest, tmp_path: Path) ->
     assert not book.allowed("asked", "training", TIME_MS)
     assert book.allowed("asked", "training", TIME_MS + 60_000)
     out = tmp_path / "asked.json"
-    assert job.run("export", "asked", "--out", str(out))["stored"] == {"user_consent": 3}
+    assert job.run("privacy", "export", "asked", "--out", str(out))["stored"] == {"user_consent": 3}
 
 
 def test_campaigns_leave_out_users_who_withdraw_marketing(
@@ -77,10 +79,10 @@ def test_campaigns_leave_out_users_who_withdraw_marketing(
     plan = ("campaign", "plan", "consents", *start, "--when", "churn < 0.99", "--control", "0")
     before = job.run(*plan, "--out", str(tmp_path / "before.parquet"))
     try:
-        job.run("consent", "set", user, "--withdraw", "marketing")
+        job.run("privacy", "consent", "set", user, "--withdraw", "marketing")
         after = job.run(*plan, "--out", str(tmp_path / "after.parquet"))
     finally:
-        job.run("consent", "set", user, "--grant", "marketing")
+        job.run("privacy", "consent", "set", user, "--grant", "marketing")
     assert after["left_out"].pop("no marketing consent") == 1
     left = sum(before["left_out"].values()) + before["treatment"]
     assert sum(after["left_out"].values()) + after["treatment"] == left - 1

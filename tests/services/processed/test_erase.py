@@ -1,4 +1,6 @@
-"""`liveprofile erase` on the tables and the topic of a running job, for users without events."""
+"""`liveprofile privacy erase` on the tables and the topic of a running job, for users without
+events.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,19 @@ def job(processed) -> JobUnderTest:
 
 
 def test_erasures_are_sent_carried_out_and_tracked(job: JobUnderTest, tmp_path: Path) -> None:
-    job.run("consent", "set", "erased-1", "--grant", "risk")
+    job.run("privacy", "consent", "set", "erased-1", "--grant", "risk")
     file = tmp_path / "users.txt"
     file.write_text("erased-2\nerased-3\nerased-2\n", "utf-8")
     done = run_cli(
-        "erase", "erased-1", "--file", file, "--json", "--config", job.config_file, ok=True
+        "privacy",
+        "erase",
+        "erased-1",
+        "--file",
+        file,
+        "--json",
+        "--config",
+        job.config_file,
+        ok=True,
     )
     reports = [json.loads(line) for line in done.stdout.splitlines()]
     assert [report["user_id"] for report in reports] == ["erased-1", "erased-2", "erased-3"]
@@ -39,7 +49,7 @@ def test_erasures_are_sent_carried_out_and_tracked(job: JobUnderTest, tmp_path: 
     before_ms = read_erasures(job.settings).before_ms("erased-2")
     assert ("erased-2", before_ms) in sent and len({user for user, _ in sent}) >= 3
 
-    status = job.run("erase", "erased-2", "--status")
+    status = job.run("privacy", "erase", "erased-2", "--status")
     assert status["done"] and status["before_ms"] == before_ms
     places = {each["place"]: each for each in status["places"]}
     assert places["tables"]["done"]
@@ -51,7 +61,7 @@ def test_erasures_are_sent_carried_out_and_tracked(job: JobUnderTest, tmp_path: 
         trained = TrainedUsers.of_training([user_key(user)], "rows")
         trained_users.write(folder, "weights", trained)
     models = run_cli(
-        *("erase", "--checkpoints", tmp_path / "models", "--json"),
+        *("privacy", "erase", "--checkpoints", tmp_path / "models", "--json"),
         *("--config", job.config_file),
         ok=False,
     )
@@ -59,7 +69,7 @@ def test_erasures_are_sent_carried_out_and_tracked(job: JobUnderTest, tmp_path: 
     listed = [json.loads(line) for line in models.stdout.splitlines()]
     assert [each["erased_users"] for each in listed] == [["erased-3"], []]
     out = tmp_path / "erased-1.json"
-    assert job.run("export", "erased-1", "--out", str(out))["stored"] == {
+    assert job.run("privacy", "export", "erased-1", "--out", str(out))["stored"] == {
         "user_consent": 1,
         "erasure": 1,
     }
@@ -70,8 +80,8 @@ def test_an_erasure_of_another_writer_is_pending_until_it_is_carried_out(
 ) -> None:
     record = (key_of("erased-4"), to_record("erased-4", 1_767_605_700_000), CONTENT_TYPE)
     send_all(job.settings, job.settings.topics.erasures, [record])
-    assert not job.run("erase", "erased-4", "--status", ok=False)["done"]
-    assert job.run("erase", "--pending")["user_id"] == "erased-4"
-    assert job.run("erase", "erased-4", "--status")["done"]
-    never = run_cli("erase", "nobody", "--status", "--config", job.config_file, ok=False)
+    assert not job.run("privacy", "erase", "erased-4", "--status", ok=False)["done"]
+    assert job.run("privacy", "erase", "--pending")["user_id"] == "erased-4"
+    assert job.run("privacy", "erase", "erased-4", "--status")["done"]
+    never = run_cli("privacy", "erase", "nobody", "--status", "--config", job.config_file, ok=False)
     assert never.returncode == 2 and "was never erased" in never.stderr

@@ -1,4 +1,4 @@
-"""`liveprofile export` finds each row of a user that a scan of all tables finds."""
+"""`liveprofile privacy export` finds each row of a user that a scan of all tables finds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def worked_on(session: Session) -> Iterator[None]:
 def test_export_holds_all_rows_of_the_user_and_no_other(job: JobUnderTest, tmp_path: Path) -> None:
     out = tmp_path / "user.json"
     with open_session(job.settings.cassandra) as session, worked_on(session):
-        summary = job.run("export", REGULAR_USER, "--out", str(out), "--topics")
+        summary = job.run("privacy", "export", REGULAR_USER, "--out", str(out), "--topics")
         stored = json.loads(out.read_text("utf-8"))["stored"]
         assert TABLES.keys() <= stored.keys()
         for name in TABLES:
@@ -83,12 +83,16 @@ def test_export_holds_all_rows_of_the_user_and_no_other(job: JobUnderTest, tmp_p
     assert sent and all(REGULAR_USER in json.dumps(record["value"]) for record in sent)
     assert stored[job.settings.topics.alerts]["records"]
 
-    again = run_cli("export", REGULAR_USER, "--out", out, "--config", job.config_file, ok=False)
+    again = run_cli(
+        "privacy", "export", REGULAR_USER, "--out", out, "--config", job.config_file, ok=False
+    )
     assert again.returncode == 2 and "exists" in again.stderr
 
 
 def test_an_unknown_user_gives_no_file(job: JobUnderTest, tmp_path: Path) -> None:
     out = tmp_path / "nobody.json"
-    done = run_cli("export", "nobody", "--out", out, "--config", job.config_file, ok=False)
+    done = run_cli(
+        "privacy", "export", "nobody", "--out", out, "--config", job.config_file, ok=False
+    )
     assert done.returncode == 1 and "nothing is stored" in done.stderr
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""`liveprofile merge` on the topics of a running job, for users without events."""
+"""`liveprofile identity merge` on the topics of a running job, for users without events."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from liveprofile.config import load
 from liveprofile.identity.book import END_OF_TIME_MS
+from liveprofile.settings import load
 from tests.support.job_under_test import JobUnderTest, run_cli
 from udfs.erasure_feed import read_erasures
 from udfs.identity.merge_feed import read_merges
@@ -40,26 +40,28 @@ def test_merges_are_sent_shown_split_and_erased(
         lines = [json.loads(line) for line in done.stdout.splitlines()]
         return done.stderr if code else lines[0] if len(lines) == 1 else lines
 
-    assert run("merge", "phone-1", "merged-1")["user_id"] == "merged-1"
-    run("merge", "session-1", "phone-1")
-    shown = run("merge", "--show", "merged-1")
+    assert run("identity", "merge", "phone-1", "merged-1")["user_id"] == "merged-1"
+    run("identity", "merge", "session-1", "phone-1")
+    shown = run("identity", "merge", "--show", "merged-1")
     assert shown["ids"] == ["merged-1", "phone-1", "session-1"]
-    assert run("merge", "--show", "session-1")["person"] == "merged-1"
-    assert "would be a circle" in run("merge", "merged-1", "session-1", code=2)
-    assert "'phone-1' is an alias of 'merged-1' already" in run("merge", "phone-1", "x", code=2)
+    assert run("identity", "merge", "--show", "session-1")["person"] == "merged-1"
+    assert "would be a circle" in run("identity", "merge", "merged-1", "session-1", code=2)
+    assert "'phone-1' is an alias of 'merged-1' already" in run(
+        "identity", "merge", "phone-1", "x", code=2
+    )
 
-    run("merge", "session-2", "merged-1")
-    assert run("merge", "--split", "session-2")["until"]
-    assert "no other id" in run("merge", "--show", "session-2", code=1)
-    rows = run("merge", "--list")
+    run("identity", "merge", "session-2", "merged-1")
+    assert run("identity", "merge", "--split", "session-2")["until"]
+    assert "no other id" in run("identity", "merge", "--show", "session-2", code=1)
+    rows = run("identity", "merge", "--list")
     assert {row["alias_id"] for row in rows} >= {"phone-1", "session-1", "session-2"}
 
-    run("consent", "set", "session-1", "--grant", "risk")
+    run("privacy", "consent", "set", "session-1", "--grant", "risk")
     out = tmp_path / "person.json"
-    assert run("export", "merged-1", "--out", str(out))["stored"] == {"user_consent": 1}
+    assert run("privacy", "export", "merged-1", "--out", str(out))["stored"] == {"user_consent": 1}
     assert json.loads(out.read_bytes())["ids"] == ["merged-1", "phone-1", "session-1"]
 
-    done = run_cli("erase", "phone-1", "--json", "--config", config)
+    done = run_cli("privacy", "erase", "phone-1", "--json", "--config", config)
     assert "session-2 was merged with these users and split" in done.stderr
     reports = [json.loads(line) for line in done.stdout.splitlines()]
     assert {each["user_id"] for each in reports} == {"merged-1", "phone-1", "session-1"}
@@ -68,4 +70,4 @@ def test_merges_are_sent_shown_split_and_erased(
     times_ms = {erased.before_ms(user) for user in ("merged-1", "phone-1", "session-1")}
     assert len(times_ms) == 1 and None not in times_ms and "session-2" not in erased
     assert merges.ids_of("merged-1", END_OF_TIME_MS) == ["merged-1"] and "session-2" not in merges
-    assert "was erased" in run("merge", "session-2", "merged-1", code=2)
+    assert "was erased" in run("identity", "merge", "session-2", "merged-1", code=2)

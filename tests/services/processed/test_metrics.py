@@ -1,4 +1,4 @@
-"""Debian's Prometheus scrapes `liveprofile metrics` of a job that runs."""
+"""Debian's Prometheus scrapes `liveprofile serve metrics` of a job that runs."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ DRIFT_DECISION = {
     "liveprofile_drift_distance_ratio",
     "liveprofile_drift_evaluated_timestamp_seconds",
 }
-# It exists once `liveprofile identify` has committed: tests/services/operations/test_identify.py.
+# It exists once `liveprofile identity link-logins` has committed:
+# tests/services/operations/test_identify.py.
 LOGINS = {"liveprofile_logins_total"}
 LATENCIES = ("event_to_score_seconds", "event_to_alert_seconds", "window_to_profile_seconds")
 

@@ -26,11 +26,10 @@ from liveprofile.alerts.consumer.dead_letters import (
     dead_letter_topic,
 )
 from liveprofile.alerts.consumer.delivery import CassandraHandledStore
-from liveprofile.config import Settings, load
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import create_topics
 from liveprofile.pseudonym import user_pseudonym
-from liveprofile.setting_sections import CassandraSettings, TopicSettings
+from liveprofile.settings import CassandraSettings, Settings, TopicSettings, load
 from liveprofile.storage.cql import from_ms, now_ms
 from liveprofile.storage.score_hours import score_hour_ms
 from stack.local import Stack, to_toml
@@ -187,7 +186,7 @@ def test_label_command_without_kafka_names_the_command_to_repeat(
     settings["cassandra"].pop("password")
     unreachable = {"bootstrap_servers": "127.0.0.1:1", "request_timeout_ms": 1_000}
     file.write_text(to_toml(settings | {"kafka": unreachable}))
-    arguments = ("alerts", "label", FLAG_ID, "legitimate", "--by", "anna")
+    arguments = ("risk", "alerts", "label", FLAG_ID, "legitimate", "--by", "anna")
     done = run_cli(*arguments, "--config", file, ok=False)
     assert done.returncode == 3
     assert f"repeat `liveprofile {' '.join(arguments)}`" in done.stderr
@@ -214,7 +213,7 @@ def test_commands_of_an_analyst_change_and_show_a_flag(
     assert shown["event_id"] == "e1" and shown["reasons"][0]["sentence"] == "unlike the user"
     assert shown["history"][0]["by"] == shown["snoozes"][0]["by"] == "anna"
     assert run_json(alert_config, "alerts", "close", FLAG_ID, "--by", "anna")["state"] == "closed"
-    text = run_cli("alerts", "show", FLAG_ID, "--config", alert_config.file).stdout
+    text = run_cli("risk", "alerts", "show", FLAG_ID, "--config", alert_config.file).stdout
     assert "acknowledged -> closed, by anna" in text and "value 13.5, usual unknown" in text
     unknown = run_json(alert_config, "alerts", "show", "c" * 32, ok=False)
     assert unknown.returncode == 1 and "no flag" in unknown.stderr
@@ -233,7 +232,7 @@ def test_feedback_command_sends_valid_labels_of_a_file(
     file = tmp_path / "labels.jsonl"
     file.write_text(json.dumps(row) + "\n" + json.dumps(row | {"label": "?"}) + "\n")
     before = sent_labels(alert_config)
-    arguments = ("feedback", "send", file, "--by", "bank", "--config", alert_config.file)
+    arguments = ("risk", "feedback", "send", file, "--by", "bank", "--config", alert_config.file)
     done = run_cli(*arguments, ok=False)
     answer = json.loads(done.stdout)
     assert done.returncode == 1 and (answer["sent"], answer["rejected"]) == (1, 1)
@@ -364,7 +363,7 @@ def test_consume_command_stops_on_sigterm_and_prints_counts(
     alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
     send_alerts(alert_config.settings, FLAG_ID)
-    arguments = ("consume", "--open-case", "--json", "--config", str(alert_config.file))
+    arguments = ("risk", "consume", "--open-case", "--json", "--config", str(alert_config.file))
     with subprocess.Popen(
         [str(CLI), *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:

@@ -1,4 +1,4 @@
-"""Rules that `liveprofile rules` writes to the topic reach a running worker."""
+"""Rules that `liveprofile risk rules` writes to the topic reach a running worker."""
 
 from __future__ import annotations
 
@@ -49,7 +49,9 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def apply(job: JobUnderTest, file: Path, *arguments: str) -> dict[str, list]:
-    done = run_cli("rules", "apply", file, *arguments, "--json", "--config", job.config_file)
+    done = run_cli(
+        "risk", "rules", "apply", file, *arguments, "--json", "--config", job.config_file
+    )
     return {change["rule_id"]: change for change in json.loads(done.stdout)["changes"]}
 
 
@@ -92,7 +94,9 @@ def test_applied_rules_take_effect_in_running_worker(
     new_feed = open_rules_feed(job.settings, shipped)
     assert new_feed.current() == feed.current()
     new_feed.close()
-    listed = json.loads(run_cli("rules", "list", "--json", "--config", job.config_file).stdout)
+    listed = json.loads(
+        run_cli("risk", "rules", "list", "--json", "--config", job.config_file).stdout
+    )
     assert listed["version"] == feed.current().version
     assert listed["source"] == f"topic {job.settings.topics.rules}"
 
@@ -111,7 +115,7 @@ def test_file_with_one_error_applies_no_rule(
     file = tmp_path / "rules.toml"
     text = product_path(job.settings.rules).read_text(encoding="utf-8")
     file.write_text(text.replace("surprise >= threshold", "suprise >= threshold"), encoding="utf-8")
-    done = run_cli("rules", "apply", file, "--config", job.config_file, ok=False)
+    done = run_cli("risk", "rules", "apply", file, "--config", job.config_file, ok=False)
     assert (done.returncode, done.stdout) == (2, "")
     assert "rule behaviour_surprise: when, column 1: unknown name suprise; surprise?" in done.stderr
     assert feed.current() == before
@@ -157,9 +161,13 @@ def test_worker_with_signing_key_uses_signed_records_only(
     wait_until(lambda: feed.invalid_records == refused + len(first) + 1)
     feed.close()
     assert feed.current() == in_force
-    listed = json.loads(run_cli("rules", "list", "--json", "--config", job.config_file).stdout)
+    listed = json.loads(
+        run_cli("risk", "rules", "list", "--json", "--config", job.config_file).stdout
+    )
     assert listed["version"] == in_force.version
 
     monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", "o" * 32)
-    listed = json.loads(run_cli("rules", "list", "--json", "--config", job.config_file).stdout)
+    listed = json.loads(
+        run_cli("risk", "rules", "list", "--json", "--config", job.config_file).stdout
+    )
     assert listed["source"] == f"file {file}"

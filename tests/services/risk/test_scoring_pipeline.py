@@ -145,7 +145,7 @@ def test_applied_rules_take_effect_within_seconds_without_losing_events(
     try:
         while len(sent_at) < EVENTS_PER_SECOND:
             time.sleep(0.05)
-        run_cli("rules", "apply", new_rules, "--config", job.config_file)
+        run_cli("risk", "rules", "apply", new_rules, "--config", job.config_file)
         applied_s = time.monotonic()
         time.sleep(IN_FORCE_WITHIN_S)
     finally:
@@ -180,7 +180,7 @@ def test_rules_file_with_error_changes_nothing(
     broken = tmp_path / "broken.toml"
     text = new_rules.read_text(encoding="utf-8")
     broken.write_text(text.replace("amount >= threshold and", "amuont >= threshold and"))
-    done = run_cli("rules", "apply", broken, "--config", job.config_file, ok=False)
+    done = run_cli("risk", "rules", "apply", broken, "--config", job.config_file, ok=False)
     assert done.returncode == 2
     assert "rule every_purchase: when, column 1: unknown name amuont; amount?" in done.stderr
     event = purchase("after-broken", "careful", last_event_ms(job) + 1_000, "d-careful")
@@ -201,7 +201,7 @@ def test_label_affects_later_events_of_the_same_device(job: JobUnderTest, sessio
         for flag_id, key in read_stored_scoring(job.settings, session).flags.items()
         if key == ("victim", "every_purchase", "stolen")
     ]
-    answer = job.run("alerts", "label", flag_id, "fraud", "--by", "anna")
+    answer = job.run("risk", "alerts", "label", flag_id, "fraud", "--by", "anna")
     assert answer["labels_sent"] == 1
     job.wait_until_caught_up()
     job.send([to_message(purchase("next", "other victim", now_ms(), "d-thief"))])
@@ -234,7 +234,7 @@ def test_all_decisions_equal_reference_after_rules_and_label(
 def test_status_counts_every_scored_event(job: JobUnderTest, session: Session) -> None:
     scores = len(read_stored_scoring(job.settings, session).scores)
     deadline_s = time.monotonic() + 60  # Flink refreshes its metrics every 10 s
-    while (scoring := job.run("status", ok=False)["scoring"])["events"] < scores:
+    while (scoring := job.run("job", "status", ok=False)["scoring"])["events"] < scores:
         assert time.monotonic() < deadline_s, scoring
         time.sleep(1)
     assert (scoring["incomplete"], scoring["unscored"]) == (0, 0)
@@ -242,7 +242,7 @@ def test_status_counts_every_scored_event(job: JobUnderTest, session: Session) -
 
 def test_audit_accounts_for_every_record(job: JobUnderTest) -> None:
     """The scoring pipeline does not affect the profile pipeline."""
-    run_cli("heartbeat", "--count", str(HEARTBEATS), "--config", job.config_file)
+    run_cli("events", "heartbeat", "--count", str(HEARTBEATS), "--config", job.config_file)
     job.wait_until_caught_up()
     report = job.audit()
     assert report["ok"], report

@@ -11,8 +11,8 @@ from cassandra.cluster import Session
 from liveprofile.alerts.cases import case_store
 from liveprofile.alerts.cases.case_store import NewAlert
 from liveprofile.client import Client
-from liveprofile.config import Settings
 from liveprofile.rules.flags import Flag
+from liveprofile.settings import Settings
 from liveprofile.storage.cql import from_ms
 from liveprofile.storage.score_hours import score_hour_ms
 from liveprofile.storage.segment_buckets import segment_bucket
@@ -40,7 +40,17 @@ class Api(NamedTuple):
 
     def key(self, name: str, role: str = "reader") -> dict[str, Any]:
         done = run_cli(
-            *("key", "create", name, "--role", role, "--json", "--config", self.job.config_file)
+            *(
+                "serve",
+                "key",
+                "create",
+                name,
+                "--role",
+                role,
+                "--json",
+                "--config",
+                self.job.config_file,
+            )
         )
         return json.loads(done.stdout)
 

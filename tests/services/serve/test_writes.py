@@ -86,7 +86,7 @@ def test_consents_and_erasures_reach_the_topics_and_are_carried_out(api: Api) ->
         assert client.send(calls.put_erasure("asked", asked_ms)) == first and not first.done
         assert read_erasures(api.settings).before_ms("asked") == asked_ms
         config = ("--json", "--config", api.job.config_file)
-        report = json.loads(run_cli("erase", "--pending", *config).stdout)
+        report = json.loads(run_cli("privacy", "erase", "--pending", *config).stdout)
         assert (report["user_id"], report["pending"]) == ("asked", {})
         assert client.send(calls.erasure("asked")).done
     with api.client("root", "admin") as admin:
@@ -117,7 +117,9 @@ def test_of_two_editors_of_the_same_rules_one_wins(api: Api) -> None:
         trail = admin.send(calls.audit(datetime.now(UTC))).items
         outcomes = [entry.outcome for entry in trail if entry.action == "rules.put"]
         assert sorted(outcomes) == ["done", "refused"]
-    listed = json.loads(run_cli("rules", "list", "--json", "--config", api.job.config_file).stdout)
+    listed = json.loads(
+        run_cli("risk", "rules", "list", "--json", "--config", api.job.config_file).stdout
+    )
     assert listed["rules"] == now.rules
 
 
@@ -145,15 +147,15 @@ def test_revoked_key_ends_within_the_cache_time(api: Api) -> None:
     with Client(api.url, key["key"]) as client:
         client.send(calls.profile("u0"))
         config = ("--config", api.job.config_file)
-        run_cli("key", "revoke", key["key_id"], *config)
+        run_cli("serve", "key", "revoke", key["key_id"], *config)
         time.sleep(KEY_CACHE_MS / 1_000 + 0.1)
         with pytest.raises(Unauthorized):
             client.send(calls.profile("u0"))
-        listed = json.loads(run_cli("key", "list", "--json", *config).stdout)
+        listed = json.loads(run_cli("serve", "key", "list", "--json", *config).stdout)
     [state] = [each for each in listed if each["key_id"] == key["key_id"]]
     assert state["revoked_at_ms"]
     assert key["key"].rpartition("_")[2] not in json.dumps(listed)
-    assert run_cli("key", "revoke", "nothing", *config, ok=False).returncode == 1
+    assert run_cli("serve", "key", "revoke", "nothing", *config, ok=False).returncode == 1
 
 
 def test_server_waits_for_the_tables(
@@ -167,7 +169,7 @@ def test_server_waits_for_the_tables(
         with pytest.raises(Unavailable):
             client.send(calls.ready())
         # Creates the keyspace with the tables of the API, not those of the job.
-        run_cli("key", "create", "early", "--config", config)
+        run_cli("serve", "key", "create", "early", "--config", config)
         with pytest.raises(Unavailable):
             client.send(calls.ready())
     api.session.execute(f"DROP KEYSPACE {keyspace}_later", timeout=60)

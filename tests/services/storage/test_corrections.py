@@ -11,14 +11,14 @@ import pytest
 from cassandra.cluster import ResponseFuture, Session
 
 from liveprofile.rules.flags import Flag
-from liveprofile.setting_sections import CassandraSettings, WindowSettings
+from liveprofile.settings import CassandraSettings, WindowSettings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms
 from liveprofile.storage.flag_buckets import FLAG_BUCKETS, flag_bucket
+from offline.late_windows.chains import StoredRuleFlag, StoredWindow
+from offline.late_windows.recomputation import FIRST_REVISION, WITHDRAWN, Correction
+from offline.late_windows.tables import CassandraCorrectionTables
 from tests.support.rows.profile_rows import DIM, flag, profile_row, write_and_flush
-from udfs.corrections.chains import StoredRuleFlag, StoredWindow
-from udfs.corrections.recomputation import FIRST_REVISION, WITHDRAWN, Correction
-from udfs.corrections.tables import CassandraCorrectionTables
 from udfs.profile.profile_row import ProfileRow
 
 pytestmark = pytest.mark.services

@@ -9,7 +9,7 @@ import pytest
 from cassandra.cluster import Session
 
 from benchmarks.support.memory_drift_store import MemoryDriftStore
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.units import DAY_MS, HOUR_MS
 from udfs.scoring.drift_store import (
     CassandraDriftStore,

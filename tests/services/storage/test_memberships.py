@@ -10,13 +10,13 @@ from liveprofile.segments import members
 from liveprofile.segments.membership import Membership, MembershipWrite
 from liveprofile.segments.policy import ChangeKey
 from liveprofile.segments.sweep_changes import SegmentCounts
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.queries import TOKEN_MAX, TOKEN_MIN
+from offline.sweep_store import CassandraSweepStore
 from tests.support.rows.profile_rows import profile_row, write_and_flush
 from tests.support.rows.segment_examples import segments
 from udfs.cassandra.encoding import write_time_us
 from udfs.profile.sink import CassandraProfileSink
-from udfs.segments.sweep_store import CassandraSweepStore
 
 pytestmark = pytest.mark.services
 

@@ -14,7 +14,7 @@ from cassandra import ConsistencyLevel
 from cassandra.cluster import Session
 
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema, schema_statements

@@ -15,7 +15,7 @@ from cassandra.cluster import NoHostAvailable, Session
 
 from liveprofile.errors import ConfigError, ServiceError, StoreError
 from liveprofile.rules.flags import FlagHistory, FlagQuery
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage import queries
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.schema import create_schema
@@ -214,7 +214,9 @@ def test_unreachable_node_raises(settings: CassandraSettings):
 
 
 def test_missing_keyspace_raises(settings: CassandraSettings):
-    with pytest.raises(ServiceError, match="no keyspace absent: `liveprofile submit` creates it"):
+    with pytest.raises(
+        ServiceError, match="no keyspace absent: `liveprofile job submit` creates it"
+    ):
         CassandraProfileSink(settings.model_copy(update={"keyspace": "absent"}), DIM)
 
 

@@ -10,7 +10,7 @@ from cassandra.cluster import Session
 
 from liveprofile.alerts.cases import snooze
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage import queries
 from liveprofile.storage.cql import from_ms, now_ms, to_ms
 from liveprofile.storage.score_hours import score_hour_ms
@@ -187,41 +187,6 @@ def test_flag_history_orders_the_events_of_a_millisecond(sink: ScoringSink):
     assert of("b") == FlagHistory(is_raised=True)
     assert of("aa") == FlagHistory(RowPosition(START_MS, "b"), True, START_MS)
     assert of("0") == FlagHistory(RowPosition(START_MS, "a"), False, START_MS)
-
-
-@pytest.fixture
-def older_table(settings: CassandraSettings, session: Session) -> Iterator[None]:
-    """The table of an earlier version with an event of hour 1."""
-    session.execute(
-        "CREATE TABLE risk_score (user_id text, event_time timestamp, event_id text,"
-        " event_type text, amount double, score double, model_version text, rules_version text,"
-        " active_rules frozen<set<text>>, device_id text, place text, shop_id text,"
-        " coupon_id text, address_id text, PRIMARY KEY (user_id, event_time, event_id))"
-        " WITH CLUSTERING ORDER BY (event_time DESC, event_id ASC)",
-        timeout=60,
-    )
-    session.execute(
-        "INSERT INTO risk_score (user_id, event_time, event_id, active_rules, device_id)"
-        " VALUES (%s, %s, %s, %s, %s)",
-        ("u", from_ms(START_MS + HOUR_MS), "e1", {"a"}, "d-old"),
-    )
-    yield
-    session.execute("DROP TABLE risk_score", timeout=60)
-
-
-@pytest.mark.usefixtures("older_table")
-def test_events_of_an_earlier_version_are_read(
-    cassandra: CassandraScoringSink, settings: CassandraSettings, session: Session
-):
-    write_and_flush(cassandra, scored_event(hour=0), scored_event(hour=3, active_rules=["b"]))
-    sink = CassandraScoringSink(settings, SCORE_TTL_S, session)
-    assert past(sink, "a", START_MS + HOUR_MS) == (False, None)
-    assert past(sink, "a", START_MS + 2 * HOUR_MS) == (True, None)
-    assert past(sink, "a", START_MS + 4 * HOUR_MS) == (False, None)
-    [same_time] = sink.flag_history([FlagQuery("u", "a", START_MS + HOUR_MS, "e0")])
-    assert same_time.was_true and same_time.latest == RowPosition(START_MS + HOUR_MS, "e1")
-    found = queries.score(session, "u", START_MS + HOUR_MS, "e1")
-    assert (found.device_id, found.active_rules) == ("d-old", ["a"])
 
 
 def test_flags_of_a_rule_in_one_millisecond_are_separate_rows(

@@ -8,7 +8,7 @@ from cassandra.cluster import Session
 from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
 from liveprofile.privacy.erase import WINDOW_TABLES
 from liveprofile.privacy.withdrawals import delete_rows, find_rows, read_digests
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 from tests.services.storage.test_erasure import TIME_US, WINDOW_MS, insert_all, rows_of
 
 pytestmark = pytest.mark.services

@@ -1,4 +1,4 @@
-"""Generates the templates of the Helm chart from the manifests of kubernetes/.
+"""Generates the templates of the Helm chart from the manifests of deploy/kubernetes/.
 
     python -m tests.support.generators.helm_chart
 
@@ -15,7 +15,7 @@ import typer
 
 from tests.support.paths import ROOT
 
-MANIFESTS = ROOT / "kubernetes"
+MANIFESTS = ROOT / "deploy" / "kubernetes"
 CHART = MANIFESTS / "chart"
 # Parts that a value switches off, and their manifests.
 SWITCHED = {"api": "api", "console": "console", "consumer": "consumer", "decoder": "decoder"}
@@ -93,7 +93,7 @@ def _replaced(text: str, pattern: str, value: str, name: str) -> str:
 
 
 def main() -> None:
-    """Generates the templates of the Helm chart from the manifests of kubernetes/."""
+    """Generates the templates of the Helm chart from the manifests of deploy/kubernetes/."""
     for path, content in templates().items():
         (CHART / path).parent.mkdir(parents=True, exist_ok=True)
         Path(CHART / path).write_text(content, encoding="utf-8")

@@ -12,8 +12,8 @@ import pytest
 
 from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.attributes.statements import Statement
-from liveprofile.config import load
 from liveprofile.ingest.rejected import RejectedRecord
+from liveprofile.settings import load
 from liveprofile.storage import cql as product_cql
 from liveprofile.storage.flag_buckets import flag_bucket
 from liveprofile.storage.queries import StoredFlag, StoredScore

@@ -7,7 +7,7 @@ import threading
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.schema import schema_statements
 
 Row = dict[str, Any]

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from liveprofile.rules.flags import Flag
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
+from offline.late_windows.chains import StoredRuleFlag, StoredUser, StoredWindow
+from offline.late_windows.recomputation import ADDED, FIRST_REVISION, WITHDRAWN, Correction
 from tests.support.memory.sinks import MemoryProfileSink
-from udfs.corrections.chains import StoredRuleFlag, StoredUser, StoredWindow
-from udfs.corrections.recomputation import ADDED, FIRST_REVISION, WITHDRAWN, Correction
 from udfs.profile.profile_row import ProfileRow
 
 

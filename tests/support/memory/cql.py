@@ -23,7 +23,7 @@ from cassandra.metadata import Murmur3Token
 from cassandra.query import BatchStatement
 from cassandra.util import Date
 
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.declarations import Table, declare
 from liveprofile.storage.schema import schema_statements
 

@@ -1,12 +1,11 @@
-"""Kafka in memory, for `liveprofile identify`: events that arrive while they are read, merges, and
-offsets that are committed with them."""
+"""Kafka in memory, for `liveprofile identity link-logins`: events that arrive while they are read,
+merges, and offsets that are committed with them."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
 
-from liveprofile.config import Settings
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.consent.persons import PersonConsentBook
 from liveprofile.identity.book import IdentityBook
@@ -18,6 +17,7 @@ from liveprofile.kafka.offset_transactions import OutputRecord
 from liveprofile.kafka.offsets import Progress
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasures import ErasureBook
+from liveprofile.settings import Settings
 
 
 class ProcessKilledError(Exception):

@@ -1,4 +1,4 @@
-"""A SweepStore in memory, whose process can be killed before any of its steps."""
+"""A CassandraSweepStore in memory, whose process can be killed before any of its steps."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from liveprofile.attributes.statements import Statement
 from liveprofile.segments.features import PROFILE_FEATURES
 from liveprofile.segments.membership import Memberships, MembershipWrite, stored_change
 from liveprofile.segments.stored_profiles import ProfilePage, profile_page
+from offline.sweep_store import SweepState
 from tests.support.memory.memberships import MemoryMemberships
-from udfs.segments.sweep import SweepState
 
 
 class Killed(Exception):

@@ -1,4 +1,4 @@
-"""Events in the formats that `liveprofile decode` reads."""
+"""Events in the formats that `liveprofile events decode` reads."""
 
 from __future__ import annotations
 

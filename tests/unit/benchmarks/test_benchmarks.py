@@ -16,11 +16,11 @@ from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload, partition_of
 from benchmarks.models import training_rows
 from benchmarks.support.journal import Journal, JournalReader
-from liveprofile.config import Settings, load
 from liveprofile.events.window import parse_windows
 from liveprofile.features import baselines
 from liveprofile.resources import ROOT
 from liveprofile.rules.rules import read_rules
+from liveprofile.settings import Settings, load
 from liveprofile.wire.token_columns import read_histories
 from models.profile.data import training_rows as rows
 

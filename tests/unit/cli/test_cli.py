@@ -54,7 +54,10 @@ def test_every_command_has_help(command):
     assert f"Usage: liveprofile {' '.join(command)}" in " ".join(result.stdout.split())
 
 
-@pytest.mark.parametrize("arguments", [["audit"], ["status"], ["alerts"], ["show", "42"]])
+@pytest.mark.parametrize(
+    "arguments",
+    [["events", "audit"], ["job", "status"], ["risk", "alerts"], ["profile", "show", "42"]],
+)
 def test_invalid_setting_prints_one_line_and_exits_with_2(tmp_path, monkeypatch, capsys, arguments):
     config = tmp_path / "liveprofile.toml"
     config.write_text("[window]\nlength_ms = 5\n")
@@ -66,7 +69,7 @@ def test_invalid_setting_prints_one_line_and_exits_with_2(tmp_path, monkeypatch,
 
 @pytest.mark.parametrize("since", ["2", "2w", "yesterday", "-1h"])
 def test_audit_refuses_since_that_is_no_time(monkeypatch, capsys, since):
-    code, out, err = run(monkeypatch, capsys, "audit", f"--since={since}")
+    code, out, err = run(monkeypatch, capsys, "events", "audit", f"--since={since}")
     assert (code, out) == (2, "")
     assert err.startswith(f"liveprofile: --since {since!r}: neither a duration")
 
@@ -74,14 +77,14 @@ def test_audit_refuses_since_that_is_no_time(monkeypatch, capsys, since):
 def test_bootstrap_checks_all_files_before_it_connects(tmp_path, monkeypatch, capsys):
     (tmp_path / "first.jsonl").write_text("{}\n")
     files = [str(tmp_path / name) for name in ("first.jsonl", "second.jsonl")]
-    code, out, err = run(monkeypatch, capsys, "bootstrap", *files)
+    code, out, err = run(monkeypatch, capsys, "events", "bootstrap", *files)
     assert (code, out, err) == (2, "", f"liveprofile: no file at {files[1]}\n")
 
 
 def test_unreachable_service_prints_one_line_and_exits_with_3(tmp_path, monkeypatch, capsys):
     config = tmp_path / "liveprofile.toml"
     config.write_text('[flink]\nrest_url = "http://127.0.0.1:1"\n')
-    code, _, err = run(monkeypatch, capsys, "status", "--config", str(config))
+    code, _, err = run(monkeypatch, capsys, "job", "status", "--config", str(config))
     assert code == 3
     assert "127.0.0.1:1" in err
     assert err.count("\n") == 1
@@ -94,7 +97,7 @@ def test_importing_cli_does_not_import_heavy_libraries():
 
 
 @pytest.mark.parametrize(
-    ("missing", "arguments"), [("typer", ["--version"]), ("cassandra", ["show", "42"])]
+    ("missing", "arguments"), [("typer", ["--version"]), ("cassandra", ["profile", "show", "42"])]
 )
 def test_package_that_is_not_installed_is_named(missing, arguments):
     code = f"import sys; sys.modules[{missing!r}] = None; sys.argv[1:] = {arguments}"

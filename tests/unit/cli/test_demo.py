@@ -15,8 +15,8 @@ from cli.demo.open_console import Opened, has_display, pages
 from cli.demo.steps import Steps, one_line
 from cli.demo.watch import Snapshot
 from liveprofile.audit.reconciliation import Reconciliation
-from liveprofile.config import load
 from liveprofile.errors import ConfigError, ServiceError
+from liveprofile.settings import load
 from liveprofile.storage.queries import StoredDelta, StoredFlag, StoredProfile
 from liveprofile.units import DAY_MS
 from stack.local import Stack

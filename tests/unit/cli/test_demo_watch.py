@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from cli.demo import watch
-from liveprofile.config import load
 from liveprofile.errors import ServiceError, ServiceUnavailableError
+from liveprofile.settings import load
 
 
 class Reads:

@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 
 from cli.learning import model
 from cli.main import app
-from liveprofile.config import ModelSettings
 from liveprofile.errors import InputError
+from liveprofile.settings import ModelSettings
 from models.profile.model_card import ModelCard
 from tests.support.model_folders import copy_model
 from udfs.profile.deployment import Deployment, reference_to

@@ -1,4 +1,4 @@
-"""The tables of `liveprofile show` and `deltas`."""
+"""The tables of `liveprofile profile show` and `deltas`."""
 
 from __future__ import annotations
 

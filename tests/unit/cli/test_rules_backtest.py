@@ -1,4 +1,4 @@
-"""The printed result of `liveprofile rules backtest`."""
+"""The printed result of `liveprofile risk rules backtest`."""
 
 from __future__ import annotations
 

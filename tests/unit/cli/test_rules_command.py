@@ -1,4 +1,4 @@
-"""Tests of `liveprofile rules`: output, records written to the topic, exit codes."""
+"""Tests of `liveprofile risk rules`: output, records written to the topic, exit codes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
-from liveprofile.config import Settings, load
 from liveprofile.kafka import records, topics
+from liveprofile.settings import Settings, load
 from tests.support.memory.definition_topic import FakeDefinitionTopic
 from tests.support.paths import ROOT
 from tests.support.rows.rule_examples import RULES_TOML
@@ -47,7 +47,7 @@ def file(tmp_path: Path) -> Path:
 def run(file: Path, *arguments: str) -> Result:
     config = file.with_name("liveprofile.toml")
     config.write_text(SETTINGS.format(file=file))
-    return CliRunner().invoke(app, ["rules", *arguments, "--config", str(config)])
+    return CliRunner().invoke(app, ["risk", "rules", *arguments, "--config", str(config)])
 
 
 def changes(result: Result) -> dict[str, tuple[str, int | None]]:
@@ -57,7 +57,7 @@ def changes(result: Result) -> dict[str, tuple[str, int | None]]:
 
 
 def test_check_of_valid_file_reports_no_errors(file: Path) -> None:
-    result = CliRunner().invoke(app, ["rules", "check", str(file)])
+    result = CliRunner().invoke(app, ["risk", "rules", "check", str(file)])
     assert (result.exit_code, result.stdout) == (
         0,
         f"{file}: version 1, 2 rules, no errors\n",
@@ -66,14 +66,14 @@ def test_check_of_valid_file_reports_no_errors(file: Path) -> None:
 
 def test_check_of_invalid_file_prints_every_error_and_exits_with_2(file: Path) -> None:
     file.write_text(file.read_text().replace("purchases >=", "purchase >="))
-    result = CliRunner().invoke(app, ["rules", "check", str(file)])
+    result = CliRunner().invoke(app, ["risk", "rules", "check", str(file)])
     assert (result.exit_code, result.stdout) == (2, "")
     reason = "when, column 1: unknown name purchase; purchases?"
     assert result.stderr.splitlines() == [
         f"liveprofile: rules file {file}:6: rule many: {reason}",
         f"liveprofile: rules file {file}:18: rule more: {reason}",
     ]
-    result = CliRunner().invoke(app, ["rules", "check", str(file), "--json"])
+    result = CliRunner().invoke(app, ["risk", "rules", "check", str(file), "--json"])
     result_json = json.loads(result.stdout)
     assert (result.exit_code, result_json["ok"]) == (2, False)
     assert result_json["problems"][1] == {

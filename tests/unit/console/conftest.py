@@ -19,7 +19,7 @@ from liveprofile.flink.latency_report import (
 )
 from liveprofile.flink.model_report import ModelReport
 from liveprofile.flink.scoring_report import ScoringReport
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from serve.keys import Role
 from tests.support.memory.api import MemoryApi
 from tests.support.memory.explainer import MemoryExplainer

@@ -143,7 +143,7 @@ def test_unknown_page_is_a_404_page(browse: Browse) -> None:
 
 def test_backtest_stands_beside_the_diff(browse: Browse, api: MemoryApi) -> None:
     hours = range(40)
-    api.clear("profile_delta")
+    api.clear("profile_delta", "risk_score_by_hour")
     for hour in hours:
         score = stored_score(hour, NOW_MS - hour * HOUR_MS)
         api.put(score._replace(user_id=f"u{hour}<b>", score=hour / 40))

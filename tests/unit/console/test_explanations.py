@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from console.app import create_console
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from liveprofile.units import HOUR_MS
 from serve.explainer import ExplainerBusy, ExplanationRefused
 from serve.keys import Role
@@ -39,7 +39,7 @@ def test_server_without_the_model_packages_has_no_control(api: MemoryApi) -> Non
     assert "/user/explain" not in browser.get(ADDRESS).text
     answer = browser.post("/user/explain", data=FIELDS, headers=SAME_ORIGIN)
     assert answer.status_code == 501
-    assert "liveprofile why" in answer.text
+    assert "liveprofile profile explain" in answer.text
 
 
 def test_form_shows_the_events_that_moved_the_values(

@@ -13,9 +13,9 @@ from console.views.operations.drift import drift_periods
 from console.views.operations.job import job_figures, trend_view
 from console.views.operations.latencies import latency_rows
 from liveprofile.audit.results import AuditResult, store_result
-from liveprofile.config import load
 from liveprofile.errors import ServiceUnavailableError
 from liveprofile.flink.latency_report import EVENT_TO_ALERT
+from liveprofile.settings import load
 from liveprofile.trends.counts import Series
 from liveprofile.trends.points import Point
 from liveprofile.units import HOUR_MS

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from jobs.sql.tables import kafka_properties, kafka_source
-from liveprofile.config import load
+from liveprofile.settings import load
 
 SHADED = "org.apache.flink.kafka.shaded.org.apache.kafka.common"
 

@@ -16,8 +16,8 @@ from jobs.savepoint_check import (
     is_of_archive,
     operator_name,
 )
-from liveprofile.config import load
 from liveprofile.errors import ConfigError
+from liveprofile.settings import load
 
 SAVED = json.loads(operator_name(load()).removeprefix(NAME_PREFIX))
 CHANGED = {

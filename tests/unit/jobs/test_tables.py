@@ -8,7 +8,7 @@ import pytest
 
 from jobs import profile_job
 from jobs.sql import tables
-from liveprofile.config import load
+from liveprofile.settings import load
 
 
 def source_options(mode: str, **arguments: object) -> tuple[str, ...]:
@@ -58,7 +58,7 @@ def test_sink_writes_every_topic_that_the_job_sends_to() -> None:
 
 
 def test_two_jobs_share_no_consumer_group_and_no_transaction() -> None:
-    """So an old and a new job can run at the same time (docs/operations.md)."""
+    """So an old and a new job can run at the same time (docs/operate.md)."""
     old, new = load(), load(job={"name": "green"}, kafka={"group_id": "green"})
     groups = [
         {

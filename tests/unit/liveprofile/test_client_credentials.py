@@ -8,10 +8,9 @@ from typing import Any
 
 import pytest
 
-from liveprofile.config import load
 from liveprofile.errors import ConfigError
 from liveprofile.kafka.connection import client_config
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings, load
 from liveprofile.storage.connection import tls_context
 from stack.local import to_toml
 from tests.support.security.certificates import CertificateAuthority

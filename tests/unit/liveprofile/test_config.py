@@ -7,12 +7,11 @@ import re
 import pytest
 from pydantic import ValidationError
 
-from liveprofile.config import CONFIG_VARIABLE, ENV_PREFIX, OTHER_VARIABLES, Settings, load
 from liveprofile.errors import ConfigError
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.topics import topic_configs
-from liveprofile.renamed_settings import RENAMED
-from liveprofile.setting_errors import setting_types
+from liveprofile.settings import CONFIG_VARIABLE, ENV_PREFIX, OTHER_VARIABLES, Settings, load
+from liveprofile.settings.errors import setting_types
 from tests.support.paths import ROOT
 
 
@@ -70,7 +69,7 @@ def test_loading_a_file_does_not_change_the_environment(written):
         ("[window]\nlength = 5\n", r"setting window\.length = 5: .* mean window\.length_ms\?"),
         ("[windows]\nlength_ms = 5\n", r"setting windows: not a setting; did you mean window\?"),
         ("length_ms = 5\n", r"setting length_ms = 5: .* mean window\.length_ms\?"),
-        ("colour = 5\n", r"setting colour = 5: .*deployment\.md lists all"),
+        ("colour = 5\n", r"setting colour = 5: .*settings\.md lists all"),
         ("window = 5\n", r"setting window = 5: is a section: write its keys below \[window\]"),
         ('[kafka]\nstartup_mode = "soon"\n', r"setting kafka\.startup_mode = 'soon': .*earliest"),
         ('[cassandra]\nkeyspace = "Live"\n', r"setting cassandra\.keyspace = 'Live'"),
@@ -110,7 +109,7 @@ def test_all_wrong_settings_are_reported_each_with_its_origin(written, monkeypat
         ("KAFAK__GROUP_ID", "x", r"names no setting; did you mean LIVEPROFILE_KAFKA__GROUP_ID\?"),
         ("KAFKA_GROUP_ID", "x", r"names no setting; did you mean LIVEPROFILE_KAFKA__GROUP_ID\?"),
         ("LENGTH_MS", "1000", r"names no setting; did you mean LIVEPROFILE_WINDOW__LENGTH_MS\?"),
-        ("COLOUR", "hunter2", r"names no setting; docs/deployment\.md lists all$"),
+        ("COLOUR", "hunter2", r"names no setting; docs/settings\.md lists all$"),
         (
             "CASSANDRA",
             "hunter2",
@@ -158,7 +157,16 @@ def test_variables_of_kubernetes_services_are_no_settings(monkeypatch):
 def test_every_variable_that_the_code_reads_is_known():
     code = "\n".join(
         file.read_text("utf-8")
-        for package in ("liveprofile", "models", "udfs", "jobs", "stack", "cli", "benchmarks")
+        for package in (
+            "liveprofile",
+            "models",
+            "udfs",
+            "jobs",
+            "offline",
+            "stack",
+            "cli",
+            "benchmarks",
+        )
         for file in (ROOT / package).rglob("*.py")
     )
     named = set(re.findall(r"\"(LIVEPROFILE_[A-Z_]*[A-Z])\"", code))
@@ -254,15 +262,3 @@ def test_topics_use_arrival_time_and_their_retention():
 def test_replicated_topics_require_two_replicas_for_a_write(replication, expected):
     for config in topic_configs(load(topics={"replication": replication}).topics).values():
         assert config.get("min.insync.replicas") == expected
-
-
-@pytest.mark.parametrize("old", ["limits.future_ms", "risk.lane", "kafka.start"])
-def test_renamed_setting_is_rejected_with_its_new_name(tmp_path, monkeypatch, old):
-    section, key = old.split(".")
-    file = tmp_path / "liveprofile.toml"
-    file.write_text(f"[{section}]\n{key} = 1\n")
-    with pytest.raises(ConfigError, match=f"setting {old} is now called {RENAMED[old]}"):
-        load(file)
-    monkeypatch.setenv(f"LIVEPROFILE_{section.upper()}__{key.upper()}", "1")
-    with pytest.raises(ConfigError, match="is now called LIVEPROFILE_"):
-        load()

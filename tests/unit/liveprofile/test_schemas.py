@@ -17,7 +17,7 @@ from liveprofile.kafka.topics import topic_configs
 from liveprofile.rules.flags import Flag
 from liveprofile.rules.rules import Rule, read_rules
 from liveprofile.segments.definitions import Segment, read_segments
-from liveprofile.setting_sections import TopicSettings
+from liveprofile.settings import TopicSettings
 from tests.reference.validation import HEARTBEAT, REASONS, TYPES
 from tests.support.paths import ROOT
 from tests.support.streams.corruptions import CORRUPTIONS

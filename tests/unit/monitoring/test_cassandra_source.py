@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from cassandra.cluster import NoHostAvailable, Session
 
-from liveprofile.config import Settings, load
 from liveprofile.errors import ServiceError
+from liveprofile.settings import Settings, load
 from monitoring.cassandra_source import PROBE, CassandraSource
 from monitoring.catalogue import Readings
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from prometheus_client import CollectorRegistry, make_asgi_app
 
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from monitoring.catalogue import FIGURES, Readings
 from monitoring.exporter import Exporter, Source
 from monitoring.server import MetricsApp, _Described

@@ -8,8 +8,8 @@ import pytest
 from prometheus_client import CollectorRegistry, make_asgi_app
 from starlette.testclient import TestClient
 
-from liveprofile.config import load
 from liveprofile.errors import ConfigError
+from liveprofile.settings import load
 from monitoring.server import MetricsApp, read_token
 
 TOKEN = "0123456789abcdef"

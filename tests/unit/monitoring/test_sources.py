@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from liveprofile.config import load
 from liveprofile.flink.job_report import CheckpointReport, JobReport
 from liveprofile.flink.latency_report import BUCKETS_MS
 from liveprofile.flink.operator_metrics import OverSubtasks
 from liveprofile.ingest.rejected import CLAIMED_REASONS
 from liveprofile.kafka.records import Record
+from liveprofile.settings import load
 from monitoring.cassandra_source import add_cases, add_drift
 from monitoring.catalogue import Readings
 from monitoring.flink_source import flink_readings, is_needed

@@ -13,7 +13,7 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
-from liveprofile.config import load
+from liveprofile.settings import load
 from liveprofile.trends.counts import Series
 from liveprofile.units import DAY_MS, HOUR_MS
 from serve.store.scans import ScanBusy, ScanLimit, Scans, ScanTooLarge

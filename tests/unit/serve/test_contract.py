@@ -9,7 +9,7 @@ import schemathesis
 from hypothesis import HealthCheck, settings
 from schemathesis.checks import load_all_checks
 
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi

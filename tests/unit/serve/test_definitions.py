@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from serve.keys import Role
 from tests.support.memory.api import NOW_MS, MemoryApi

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from starlette.testclient import TestClient
 
 from liveprofile.client.models import Profile, ProfileBatch
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from liveprofile.units import HOUR_MS
 from serve.app import create_app
 from serve.direct import DirectRoutes

@@ -16,7 +16,7 @@ from liveprofile.errors import ServiceError
 from liveprofile.privacy.places import TABLES
 from liveprofile.privacy.user_keys import UserKeys
 from liveprofile.pseudonym import user_pseudonym
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from serve.explainer import ExplainerBusy, ExplanationRefused, ExplanationTimeout
 from serve.keys import Role
@@ -141,7 +141,7 @@ def test_server_without_the_model_packages_says_so(api: MemoryApi) -> None:
     client = TestClient(app, headers={"Authorization": f"Bearer {key}"})
     answer = client.post(PATH)
     assert (answer.status_code, kind(answer)) == (501, "not-installed")
-    assert "liveprofile why" in answer.json()["detail"]
+    assert "liveprofile profile explain" in answer.json()["detail"]
 
 
 def test_explanation_may_take_longer_than_other_requests(

@@ -12,7 +12,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from liveprofile.pseudonym import user_pseudonym
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from tests.support.memory.api import MemoryApi
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from liveprofile.config import load
 from liveprofile.errors import ConfigError, InputError
+from liveprofile.settings import load
 from serve.keys import Role, new_key, parse_key, revoke_key
 from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.unit.serve.conftest import Clock

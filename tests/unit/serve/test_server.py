@@ -19,7 +19,7 @@ import httpx
 import pytest
 
 from liveprofile.errors import ConfigError, ServiceError
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from serve.server import WholeWrites, listen, server_of, url_of
 from tests.support.memory.api import MemoryApi

@@ -1,4 +1,4 @@
-"""The Helm chart is what the manifests of kubernetes/ are, and its values change what they say."""
+"""The Helm chart is what the manifests are, and its values change what they say."""
 
 from __future__ import annotations
 

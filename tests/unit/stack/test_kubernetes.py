@@ -1,4 +1,4 @@
-"""The manifests of kubernetes/ are valid and fit the command line, the settings and each other."""
+"""The manifests are valid and fit the command line, the settings and each other."""
 
 from __future__ import annotations
 
@@ -9,13 +9,12 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
-from typer.main import get_command
 
-from cli.main import app
-from liveprofile.config import Settings, load
+from liveprofile.settings import Settings, load
+from tests.support.commands import parse
 from tests.support.paths import ROOT
 
-FOLDER = ROOT / "kubernetes"
+FOLDER = ROOT / "deploy" / "kubernetes"
 OF_OTHERS = {"FlinkDeployment", "Kustomization"}  # kinds that Kubernetes itself does not have
 SECRETS = {"liveprofile", "liveprofile-tls", "liveprofile-metrics"}
 
@@ -60,10 +59,9 @@ def test_kustomization_has_every_file() -> None:
 def test_pod_runs_a_command_without_privileges(name: str) -> None:
     pod = PODS[name]["spec"]
     [container] = pod["containers"]
-    python, module, package, command, *options = container["command"]
+    python, module, package, *arguments = container["command"]
     assert (python, module, package) == ("/opt/venv/bin/python", "-m", "cli")
-    known = get_command(app).commands[command]  # type: ignore[attr-defined]
-    known.make_context(command, [*options])
+    parse(arguments)
     assert pod["securityContext"]["runAsNonRoot"] and not pod["automountServiceAccountToken"]
     security = container["securityContext"]
     assert security["readOnlyRootFilesystem"] and not security["allowPrivilegeEscalation"]
@@ -143,5 +141,5 @@ def test_images_of_all_pods_are_the_same() -> None:
 
 
 def test_deployment_page_names_every_secret() -> None:
-    page = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+    page = (ROOT / "docs" / "deploy.md").read_text("utf-8")
     assert all(f"Secret `{secret}`" in page for secret in SECRETS)

@@ -9,10 +9,10 @@ import httpx
 import pytest
 import yaml
 
-from liveprofile import config
 from liveprofile.errors import PortTakenError, ServiceError
 from liveprofile.flink import launcher, rest
 from liveprofile.resources import ROOT
+from liveprofile.settings import load
 from stack import state
 from stack.local import Stack, to_toml
 from stack.process import Service
@@ -28,7 +28,7 @@ def test_second_call_returns_the_same_ports(tmp_path: Path) -> None:
 
 def test_written_settings_point_at_the_stack(tmp_path: Path) -> None:
     stack = Stack(tmp_path)
-    settings = config.load(stack.write_config())
+    settings = load(stack.write_config())
     assert settings.kafka.bootstrap_servers == stack.kafka.bootstrap_servers
     assert settings.cassandra.port == stack.cassandra.port
     assert settings.flink.rest_url == stack.rest_url
@@ -126,7 +126,9 @@ def test_taskmanager_has_jvm_options_of_its_own(tmp_path: Path) -> None:
 def test_flink_configurations_are_flat() -> None:
     for options in (launcher.flink_options(), launcher.flink_options(gpu=True)):
         assert all(not isinstance(value, dict | list) for value in options.values())
-    deployment = yaml.safe_load((ROOT / "kubernetes" / "flinkdeployment.yaml").read_text())
+    deployment = yaml.safe_load(
+        (ROOT / "deploy" / "kubernetes" / "flinkdeployment.yaml").read_text()
+    )
     values = deployment["spec"]["flinkConfiguration"].values()
     assert all(isinstance(value, str) for value in values), (
         "the Kubernetes operator accepts strings only"
@@ -141,7 +143,9 @@ def test_gpu_configuration_has_one_slot_for_each_gpu() -> None:
 
 
 def test_kubernetes_log_configuration_equals_the_template() -> None:
-    deployment = yaml.safe_load((ROOT / "kubernetes" / "flinkdeployment.yaml").read_text())
+    deployment = yaml.safe_load(
+        (ROOT / "deploy" / "kubernetes" / "flinkdeployment.yaml").read_text()
+    )
     template = launcher.LOGGING.read_text().splitlines()
     logging = deployment["spec"]["logConfiguration"][launcher.LOGGING.name].splitlines()
     assert logging == [line for line in template if not line.startswith("#")]

@@ -7,13 +7,13 @@ from collections.abc import Callable
 
 import pytest
 
-from liveprofile.config import Settings, load
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.consent.records import to_record as consent_record
 from liveprofile.identity.book import Merge
 from liveprofile.identity.records import to_record as merge_record
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasure_records import to_record as erasure_record
+from liveprofile.settings import Settings, load
 from liveprofile.wire.user_records import key_of
 from tests.support.memory.topic import FakeTopic, until
 from udfs.book_feed import BookFeed

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from liveprofile.config import load
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.consent.records import to_record
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import NoTopicError
+from liveprofile.settings import load
 from tests.support.memory.topic import FakeTopic, until
 from udfs.consent_feed import ConsentFeed
 

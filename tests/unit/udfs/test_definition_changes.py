@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from liveprofile.config import Settings, load
 from liveprofile.kafka import records, topics
 from liveprofile.rules.rules import Rule, read_rules
+from liveprofile.settings import Settings, load
 from tests.support.memory.definition_topic import FakeDefinitionTopic
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
 from udfs.definition_changes import (

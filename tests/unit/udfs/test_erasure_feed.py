@@ -6,10 +6,10 @@ import logging
 
 import pytest
 
-from liveprofile.config import load
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasure_records import to_record
+from liveprofile.settings import load
 from liveprofile.wire.user_records import key_of
 from tests.support.memory.topic import FakeTopic, until
 from udfs.erasure_feed import ErasureFeed, open_no_erasures

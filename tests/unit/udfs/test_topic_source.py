@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
-from liveprofile.config import load
 from liveprofile.kafka.topics import NoTopicError
 from liveprofile.privacy.erasure_records import to_record
+from liveprofile.settings import load
 from liveprofile.wire.user_records import key_of
 from tests.support.memory.topic import until
 from udfs.erasure_feed import ErasureFeed

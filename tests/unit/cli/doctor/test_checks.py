@@ -19,8 +19,8 @@ from cli.doctor.facts import (
     TopicFacts,
 )
 from cli.doctor.flink_checks import MERGE_OPTION
-from liveprofile.config import load
 from liveprofile.kafka.topics import partition_count, topic_configs
+from liveprofile.settings import load
 from liveprofile.storage.schema import table_columns
 
 SETTINGS = load()

@@ -9,7 +9,7 @@ import pytest
 
 from cli.doctor.collect import flink_facts, kafka_facts, local_facts
 from cli.doctor.facts import FlinkFacts
-from liveprofile.config import load
+from liveprofile.settings import load
 from tests.support.flink_rest import flink_rest
 
 METASPACE = "Status.JVM.Memory.Metaspace"

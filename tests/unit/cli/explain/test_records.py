@@ -1,4 +1,6 @@
-"""Which records `liveprofile why` reads, compared with reading and parsing all of them."""
+"""Which records `liveprofile profile explain` reads, compared with reading and parsing all of
+them.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +22,10 @@ from cli.explain.records import (
 from liveprofile.kafka.partitioner import partition_of
 from liveprofile.kafka.records import Record
 from liveprofile.kafka.topics import PartitionRange
-from liveprofile.setting_sections import LimitSettings, WindowSettings
+from liveprofile.settings import LimitSettings, WindowSettings
 from liveprofile.storage.queries import WindowDigests
 from liveprofile.wire.payload import BadEvent, as_id, digest, load
-from udfs.corrections.late_events import LateBook, RecordSelection
+from offline.late_windows.late_events import LateBook, RecordSelection
 
 USER = "u-7"
 

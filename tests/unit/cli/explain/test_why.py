@@ -1,4 +1,4 @@
-"""`liveprofile why`: the checks of what was recomputed, and its output."""
+"""`liveprofile profile explain`: the checks of what was recomputed, and its output."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from liveprofile.privacy.erasures import ErasureBook
 from liveprofile.storage.queries import StoredDelta
 from liveprofile.wire.payload import digest
 from liveprofile.wire.window_events import WindowEvent, join
-from udfs.profile.deletion import EventEffect, ServedValues, WindowEffects
+from offline.occlusion import EventEffect, ServedValues, WindowEffects
 
 END_MS = 1_511_658_000_000
 TEA = EventEffect(

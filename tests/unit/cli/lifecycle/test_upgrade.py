@@ -40,7 +40,7 @@ def test_failed_upgrade_without_fallback_names_the_way_back() -> None:
     with pytest.raises(ServiceError) as failed:
         replace_job(lambda: SAVEPOINT, fails("no model"), None)
     assert "no model" in str(failed.value)
-    assert f"`liveprofile submit --savepoint {SAVEPOINT} --wait`" in str(failed.value)
+    assert f"`liveprofile job submit --savepoint {SAVEPOINT} --wait`" in str(failed.value)
 
 
 def test_failed_fallback_names_both_reasons_and_the_savepoint() -> None:
@@ -62,7 +62,7 @@ def test_other_version_gets_the_savepoint_and_its_settings(tmp_path: Path) -> No
     command.write_text('#!/bin/sh\necho "{\\"job_id\\": \\"$*\\"}"\n')
     command.chmod(0o700)
     assert start_with_command(command, Path("old.toml"), SAVEPOINT) == (
-        f"submit --savepoint {SAVEPOINT} --wait --json --config old.toml"
+        f"job submit --savepoint {SAVEPOINT} --wait --json --config old.toml"
     )
     command.write_text("#!/bin/sh\necho no slots >&2; exit 3\n")
     with pytest.raises(ServiceError, match="submit: no slots"):

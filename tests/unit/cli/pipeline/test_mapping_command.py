@@ -27,12 +27,12 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, str]:
 
 def test_draft_and_check_need_no_service(files: tuple[str, str]) -> None:
     source, drafted = files
-    done = CliRunner().invoke(app, ["mapping", "infer", source, "--out", drafted])
+    done = CliRunner().invoke(app, ["events", "mapping", "infer", source, "--out", drafted])
     assert done.exit_code == 0 and done.stdout == "shop.toml written, 4 lines to look at\n"
     text = Path(drafted).read_text()
     assert "is neither ISO 8601" in text  # `soon`, in a third of the rows
 
-    done = CliRunner().invoke(app, ["mapping", "check", source, drafted])
+    done = CliRunner().invoke(app, ["events", "mapping", "check", source, drafted])
     assert done.exit_code == 1
     valid, negative, soon = done.stdout.splitlines()
     assert json.loads(valid)["user_id"] == "7"
@@ -41,7 +41,9 @@ def test_draft_and_check_need_no_service(files: tuple[str, str]) -> None:
     assert soon.startswith("event 3 is rejected, BAD_TIME soon: ")
     assert "2 of 3 rows are valid events" in done.stderr
 
-    done = CliRunner().invoke(app, ["mapping", "check", source, drafted, "--rows", "1", "--json"])
+    done = CliRunner().invoke(
+        app, ["events", "mapping", "check", source, drafted, "--rows", "1", "--json"]
+    )
     assert done.exit_code == 0
     assert json.loads(done.stdout)["valid"] == 1
 
@@ -49,12 +51,15 @@ def test_draft_and_check_need_no_service(files: tuple[str, str]) -> None:
 def test_draft_does_not_replace_a_file(files: tuple[str, str]) -> None:
     source, drafted = files
     Path(drafted).write_text("mine")
-    done = CliRunner().invoke(app, ["mapping", "infer", source, "--out", drafted])
+    done = CliRunner().invoke(app, ["events", "mapping", "infer", source, "--out", drafted])
     assert isinstance(done.exception, InputError) and Path(drafted).read_text() == "mine"
 
 
 def test_draft_is_printed_as_toml_or_json(files: tuple[str, str]) -> None:
     source, _ = files
-    assert 'user_id = "customer_id"' in CliRunner().invoke(app, ["mapping", "infer", source]).stdout
-    done = CliRunner().invoke(app, ["mapping", "infer", source, "--json"])
+    assert (
+        'user_id = "customer_id"'
+        in CliRunner().invoke(app, ["events", "mapping", "infer", source]).stdout
+    )
+    done = CliRunner().invoke(app, ["events", "mapping", "infer", source, "--json"])
     assert json.loads(done.stdout)["fields"]["user_id"] == "customer_id"

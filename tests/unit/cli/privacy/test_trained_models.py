@@ -1,4 +1,4 @@
-"""The table of `liveprofile erase --checkpoints`."""
+"""The table of `liveprofile privacy erase --checkpoints`."""
 
 from pathlib import Path
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from hypothesis import strategies as st
 
-from liveprofile.config import Settings, load
+from liveprofile.settings import Settings, load
 from liveprofile.units import MINUTE_MS, SECOND_MS
 from liveprofile.wire.payload import digest
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from liveprofile.identity.book import IdentityBook, Merge
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 from liveprofile.units import MINUTE_MS
 from tests.unit.liveprofile.audit.written_topic import START_MS, Topic, reconciled, stored
 

@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,7 +55,9 @@ def audit_whole(job: SimulatedJob, part_rows: int = PART_ROWS) -> Report:
 def audit_range(
     job: SimulatedJob, starts: list[int], ends: list[int], part_rows: int = PART_ROWS
 ) -> tuple[Report, list[Any]]:
-    """Reads what `liveprofile audit --state` reads; also returns the lateness of lost records."""
+    """Reads what `liveprofile events audit --state` reads; also returns the lateness of lost
+    records.
+    """
     ranges = {
         number: PartitionRange(start, max(start, end))
         for number, (start, end) in enumerate(zip(starts, ends, strict=True))
@@ -90,6 +93,7 @@ def additive(report: Report) -> Counter[str]:
     return Counter({name: getattr(report.counts, name) for name in ADDITIVE})
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_audits_of_ranges_add_up_to_the_audit_of_the_topic(data):
     job = SimulatedJob()
@@ -110,6 +114,7 @@ def test_audits_of_ranges_add_up_to_the_audit_of_the_topic(data):
     assert total == additive(whole)
 
 
+@pytest.mark.slow
 @given(st.data(), st.booleans())
 def test_continued_audits_skip_no_record(data, losses):
     """The job runs while it is audited; each audit starts where the last clean one ended."""
@@ -139,6 +144,7 @@ def test_continued_audits_skip_no_record(data, losses):
             assert in_topic or copy_is_late or digest(event["event_id"]) in stored
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_many_parts_give_the_same_report_as_one(data):
     job = SimulatedJob()

@@ -9,7 +9,7 @@ from typing import Any
 from liveprofile.audit.audit import Audit, Report
 from liveprofile.audit.reconciliation import Reconciliation
 from liveprofile.kafka.topics import PartitionRange
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 from liveprofile.units import MINUTE_MS
 from liveprofile.wire.payload import digest
 from tests.unit.liveprofile.audit.simulated_job import Delta, InputRecord

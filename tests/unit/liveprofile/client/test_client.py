@@ -28,7 +28,7 @@ from liveprofile.client import (
 )
 from liveprofile.client.analysis_models import CampaignRequest, FrequencyCap
 from liveprofile.client.calls import Call
-from liveprofile.serve_settings import ServeSettings
+from liveprofile.settings import ServeSettings
 from liveprofile.trends.counts import Series
 from liveprofile.units import HOUR_MS
 from serve.app import create_app

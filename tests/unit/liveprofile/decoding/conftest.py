@@ -8,7 +8,7 @@ from contextlib import closing
 import pytest
 
 from liveprofile.decoding.registry import SchemaRegistry
-from liveprofile.setting_sections import DecoderSettings
+from liveprofile.settings import DecoderSettings
 from tests.support.memory.schema_registry import RegistryServer, registry_server
 
 

@@ -9,7 +9,7 @@ import pytest
 from liveprofile.decoding.registry import UNKNOWN_S, RegistryUnavailable, SchemaRegistry
 from liveprofile.decoding.undecodable import Undecodable
 from liveprofile.errors import ConfigError
-from liveprofile.setting_sections import DecoderSettings
+from liveprofile.settings import DecoderSettings
 from tests.support.memory.schema_registry import PASSWORD, USER, RegistryServer
 from tests.support.streams.encoded import AVRO_EVENT, avro
 

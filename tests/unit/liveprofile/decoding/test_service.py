@@ -10,13 +10,12 @@ from typing import Any, NamedTuple
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from liveprofile.config import Settings
 from liveprofile.decoding.registry import RegistryUnavailable
 from liveprofile.decoding.service import Decoder, output_of
 from liveprofile.decoding.undecodable import Undecodable
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
-from liveprofile.setting_sections import LimitSettings
+from liveprofile.settings import LimitSettings, Settings
 from tests.support.streams.encoded import framed
 
 SETTINGS = Settings()

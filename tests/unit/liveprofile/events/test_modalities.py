@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liveprofile.config import load
 from liveprofile.events.modalities import (
     MAX_DIMENSIONS,
     PLACE,
@@ -20,6 +19,7 @@ from liveprofile.events.modalities import (
     add_text_vectors,
 )
 from liveprofile.events.window import parse_training_window, parse_windows
+from liveprofile.settings import load
 from liveprofile.wire.tokens import EVENT, FIELD
 from tests.reference import history
 from tests.reference.validation import ValidEvent, validate

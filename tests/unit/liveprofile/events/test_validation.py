@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liveprofile.config import LimitSettings
 from liveprofile.events.validation import AcceptedEvent, Heartbeat, accept
+from liveprofile.settings import LimitSettings
 from tests.reference import validation as reference
 from tests.support.streams.corruptions import CORRUPTIONS
 from tests.support.streams.seeded import poison_messages

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from liveprofile.events.window_times import end_ms, stagger_offset_ms
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings
 from tests.reference.windows import window_end_ms
 
 STAGGERED = WindowSettings(length_ms=300_000, stagger_ms=10_000)

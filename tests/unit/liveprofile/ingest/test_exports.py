@@ -14,7 +14,7 @@ from liveprofile.ingest.inference import Draft, infer
 from liveprofile.ingest.numbers import currency_of, number_of
 from liveprofile.ingest.preview import rejection
 from liveprofile.ingest.replay import open_source
-from liveprofile.setting_sections import LimitSettings
+from liveprofile.settings import LimitSettings
 
 MAY_2026_MS = 1_777_593_600_000
 DAY_MS, HOUR_MS = 86_400_000, 3_600_000

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.schema import schema_statements
 
 

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liveprofile.config import Settings, load
 from liveprofile.errors import ServiceError
+from liveprofile.settings import Settings, load
 from liveprofile.trends import distinct_users
 from liveprofile.trends.counts import ALL, CATEGORY, OTHER, Series
 from liveprofile.trends.update import complete_until_ms, update

@@ -146,7 +146,7 @@ def test_missing_column_is_named(tmp_path: Path) -> None:
 def test_train_command_prints_metrics_of_model_and_baselines(tmp_path: Path) -> None:
     file = write_transactions(make_transactions(6_000), tmp_path / "t.parquet", amount="price")
     arguments = (
-        *("train", "event-risk-handbook", "--data", str(file), "--delay-days", "3"),
+        *("model", "train", "event-risk-handbook", "--data", str(file), "--delay-days", "3"),
         *("--train-start", "2018-04-25", "--train-end", "2018-05-04"),
         *("--test-start", "2018-05-08", "--test-end", "2018-05-17"),
     )

@@ -158,16 +158,18 @@ def test_train_command_passes_its_options_to_the_recipe(
         return model
 
     monkeypatch.setattr("models.fraud.training.train_simulated.train_simulated", train)
-    report = run_command("train", "event-risk", "--out", str(tmp_path))
+    report = run_command("model", "train", "event-risk", "--out", str(tmp_path))
     assert report["version"] == model.version and report["test"] == model.metadata["test"]
     assert report["order"] == order
-    run_command("train", "event-risk", "--out", "x", "--users", "250", "--train-seed", "7")
+    run_command("model", "train", "event-risk", "--out", "x", "--users", "250", "--train-seed", "7")
     default, other = FraudRecipe(), replace(FraudRecipe().sized(250, 45), train_seeds=(7,))
     assert calls == [(default, tmp_path), (other, Path("x"))]
 
 
 def test_evaluate_command_measures_the_shipped_model(model: FraudModel) -> None:
-    report = run_command("evaluate", "event-risk", "--users", "300", "--days", "16", "--seed", "6")
+    report = run_command(
+        "model", "evaluate", "event-risk", "--users", "300", "--days", "16", "--seed", "6"
+    )
     assert (report["model"], report["rules"]) == (model.version, RULES.version)
     assert report["shops"] == {"seeds": [6], "users": 300, "days": 2}
     assert set(report["at"]) == {"budget_10", "budget_20", "as_they_are"}

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def shipped() -> FraudModel:
-    from liveprofile.config import load
+    from liveprofile.settings import load
 
     return FraudModel.load(product_path(load().scoring.checkpoint))
 

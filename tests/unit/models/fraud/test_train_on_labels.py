@@ -15,7 +15,6 @@ import pytest
 from typer.testing import CliRunner
 
 from cli.main import app
-from cli.pipeline.backfill_job_runner import SCORING_ROWS
 from liveprofile.errors import InputError
 from liveprofile.features.entity import ORDER_FEATURES, features_from_lists, parse_lists
 from liveprofile.labels.feedback import LabelRecord
@@ -30,6 +29,7 @@ from models.fraud.datasets.labelled_rows import LabelledEvents, LabelLog, read_l
 from models.fraud.explain.reasons import explain
 from models.fraud.model import FraudModel
 from models.fraud.training.train_on_labels import DateSplit, train_on_labels
+from offline.backfill import SCORING_ROWS
 from tests.reference.entity_features import Arrival, Event, Label
 from tests.reference.scoring import event_parts
 
@@ -387,7 +387,7 @@ def test_train_command_writes_the_model_and_reports_rejected_labels(
     result = CliRunner().invoke(
         app,
         [
-            *("train", "event-risk", "--rows", str(folder), "--labels", str(labels_file)),
+            *("model", "train", "event-risk", "--rows", str(folder), "--labels", str(labels_file)),
             *SPLIT_OPTIONS,
             *("--out", str(out)),
         ],
@@ -414,6 +414,8 @@ def test_train_command_writes_the_model_and_reports_rejected_labels(
 def test_incompatible_options_are_rejected(
     arguments: list[str], message: str, tmp_path: Path
 ) -> None:
-    result = CliRunner().invoke(app, ["train", "event-risk", "--out", str(tmp_path), *arguments])
+    result = CliRunner().invoke(
+        app, ["model", "train", "event-risk", "--out", str(tmp_path), *arguments]
+    )
     assert isinstance(result.exception, InputError)
     assert message in str(result.exception)

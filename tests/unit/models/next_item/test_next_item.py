@@ -298,7 +298,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, dict]
     file = write_sequences(folder, cycles(60))
     out = folder / "model"
     options = ("--format", "s3rec", "--epochs", "2", "--out", str(out))
-    return file, out, run_command("train", "next-item", *options, str(file))
+    return file, out, run_command("model", "train", "next-item", *options, str(file))
 
 
 def test_train_command_reports_model_and_baseline_metrics(trained) -> None:
@@ -327,7 +327,9 @@ def test_loaded_model_scores_as_the_saved_one(tmp_path: Path) -> None:
 def test_evaluate_command_repeats_the_metrics_of_training(trained) -> None:
     file, folder, report = trained
     metrics = {split: report[split] for split in ("validation", "test")}
-    evaluated = run_command("evaluate", "next-item", "--checkpoint", str(folder), str(file))
+    evaluated = run_command(
+        "model", "evaluate", "next-item", "--checkpoint", str(folder), str(file)
+    )
     assert evaluated["same_data"] and {split: evaluated[split] for split in metrics} == metrics
     card = load(folder)[1]
     assert card.metrics == metrics and card.version == evaluated["version"]
@@ -335,7 +337,9 @@ def test_evaluate_command_repeats_the_metrics_of_training(trained) -> None:
     # The same sequences in another order have other item codes and the same ranks.
     reordered = file.with_name("reordered.txt")
     reordered.write_text("\n".join(reversed(file.read_text().splitlines())))
-    evaluated = run_command("evaluate", "next-item", "--checkpoint", str(folder), str(reordered))
+    evaluated = run_command(
+        "model", "evaluate", "next-item", "--checkpoint", str(folder), str(reordered)
+    )
     assert not evaluated["same_data"]
     assert evaluated["test"] == pytest.approx(report["test"])
 
@@ -344,11 +348,11 @@ def test_params_override_the_recipe_and_wrong_ones_are_refused(trained, tmp_path
     params = tmp_path / "params.toml"
     params.write_text("dim = 8\nmax_len = 20\ndropout = 0.1\n")
     options = ("--params", str(params), "--epochs", "1", "--device", "cpu")
-    report = run_command("train", "next-item", *options, str(trained[0]))
+    report = run_command("model", "train", "next-item", *options, str(trained[0]))
     settings = {name: report["settings"][name] for name in ("dim", "max_len", "dropout", "epochs")}
     assert settings == {"dim": 8, "max_len": 20, "dropout": 0.1, "epochs": 1}
     params.write_text("size = 8\n")
-    result = CliRunner().invoke(app, ["train", "next-item", *options, str(trained[0])])
+    result = CliRunner().invoke(app, ["model", "train", "next-item", *options, str(trained[0])])
     assert isinstance(result.exception, InputError) and "no 'size'" in str(result.exception)
 
 

@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.load.events import EventMessage
 from benchmarks.load.rows import batches
-from liveprofile.config import load
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import EVENT, TYPE_INDEX, Token

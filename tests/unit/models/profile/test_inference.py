@@ -14,10 +14,9 @@ from benchmarks.load.workload import Workload
 from benchmarks.models import compression, model_speed, training_rows
 from benchmarks.models.model_speed import ScoreTiming
 from benchmarks.models.variant import PlainProfileModel
-from liveprofile.config import load
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, Modality
-from liveprofile.setting_sections import WindowSettings
+from liveprofile.settings import WindowSettings, load
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import Token

@@ -15,7 +15,7 @@ from cassandra.cluster import NoHostAvailable
 from cassandra.protocol import OverloadedErrorMessage
 
 from liveprofile.errors import StoreError
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from udfs.cassandra.executor import MAX_BACKOFF_S, StatementExecutor, backoff_s, is_retryable
 
 TIMED_OUT = OperationTimedOut({"node": "time-out"})

@@ -7,13 +7,13 @@ import logging
 import pandas as pd
 import pytest
 
-from liveprofile.config import load
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.consent.records import to_record as consent_record
 from liveprofile.errors import ServiceError
 from liveprofile.identity.book import Merge
 from liveprofile.identity.records import to_record
 from liveprofile.kafka.records import Record
+from liveprofile.settings import load
 from liveprofile.wire.user_records import key_of
 from tests.support.memory.topic import FakeTopic, until
 from udfs.consent_feed import ConsentFeed, PersonConsentFeed

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from liveprofile.config import load
 from liveprofile.features import baselines
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
+from liveprofile.settings import load
 from liveprofile.wire.tokens import EVENT, FIELD, HEADER
 from tests.support.rows.segment_examples import segments
 from udfs.profile.batch import ProfileBatch

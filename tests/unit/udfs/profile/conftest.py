@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from liveprofile.config import load
 from liveprofile.resources import product_path
+from liveprofile.settings import load
 
 
 @pytest.fixture(scope="module")

@@ -11,11 +11,11 @@ import numpy as np
 import orjson
 import pytest
 
-from liveprofile.config import load
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from liveprofile.value_curves import values_at
 from liveprofile.wire.tokens import FIELD, WINDOW

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import orjson
 
-from liveprofile.config import load
 from liveprofile.consent.changes import ConsentChange
 from liveprofile.consent.records import to_record
 from liveprofile.features import baselines
 from liveprofile.kafka.records import Record
 from liveprofile.rules.rules import RuleSet
+from liveprofile.settings import load
 from liveprofile.wire.tokens import FIELD, WINDOW
 from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.memory.topic import FakeTopic

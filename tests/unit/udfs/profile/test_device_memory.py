@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 import torch
 
-from liveprofile.config import load
 from liveprofile.kafka.records import Record
+from liveprofile.settings import load
 from models.profile import checkpoint
 from models.profile.device import DeviceMemoryError
 from models.profile.inference import ProfileModel

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 
-from liveprofile.config import load
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
 from liveprofile.resources import sha256
+from liveprofile.settings import load
 from models.profile.model_card import CARD, WEIGHTS
 from tests.support.memory.topic import FakeTopic, until
 from tests.support.model_folders import SHIPPED, copy_model

@@ -10,11 +10,11 @@ from cassandra.cqltypes import lookup_casstype
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liveprofile.setting_sections import CassandraSettings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage.schema import schema_statements
+from offline.late_windows.tables import DELTA_MARKS, FLAG_MARKS
 from tests.support.rows.profile_rows import DIM, profile_row
 from udfs.cassandra import encoding
-from udfs.corrections.tables import DELTA_MARKS, FLAG_MARKS
 from udfs.profile import row_encoding
 
 CQL_TYPES = {

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liveprofile.config import load
 from liveprofile.events.modalities import EMBEDDING_FIELD
 from liveprofile.events.window import parse_training_window, parse_windows
 from liveprofile.resources import product_path
+from liveprofile.settings import load
 from liveprofile.wire.tokens import EVENT, FIELD
 from tests.support.memory.sinks import MemoryProfileSink
 from tests.unit.udfs.profile.test_batch import batch, no_segments, shipped_rules

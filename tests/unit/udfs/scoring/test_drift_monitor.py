@@ -15,7 +15,6 @@ import pytest
 from benchmarks.support.inline_executor import InlineExecutor
 from benchmarks.support.memory_drift_store import MemoryDriftStore
 from liveprofile.alerts.cloud_events import EventOrigin
-from liveprofile.config import load
 from liveprofile.drift.alert import DRIFT_ALERT_TYPE
 from liveprofile.drift.histograms import (
     LATENESS_MS,
@@ -23,6 +22,7 @@ from liveprofile.drift.histograms import (
 from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import ServiceError
 from liveprofile.resources import product_path
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire.tokens import FIELD, WINDOW
 from models.fraud.model import FraudModel

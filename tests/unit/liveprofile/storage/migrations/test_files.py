@@ -7,35 +7,30 @@ from pathlib import Path
 
 import pytest
 
-from liveprofile.storage.declarations import Declarations, declare, split_statements
-from liveprofile.storage.migrations.files import FOLDER, read_migrations
+from liveprofile.storage.declarations import declare, split_statements
+from liveprofile.storage.migrations.files import read_migrations
 from liveprofile.storage.schema import SCHEMA_FILE
-from tests.support.paths import ROOT
 
-# Release 0.1.0, which had no migrations.
-RELEASED = ROOT / "tests" / "released_schemas" / "cassandra.cql"
 MIGRATIONS = read_migrations()
 UP = [statement for migration in MIGRATIONS for statement in migration.up]
-# The table of the records exists before the first migration.
-RECORDS = "schema_migration"
-
-
-def declared(file: Path) -> Declarations:
-    found = declare(split_statements(file.read_text("utf-8")))
-    found.tables.pop(RECORDS, None)
-    return found
+SCORES = """
+-- Scores by hour.
+-- contract: old_score
+-- migrate:up
+CREATE TABLE IF NOT EXISTS {keyspace}.score (
+    user_id text PRIMARY KEY,
+    hour timestamp
+);
+DROP TABLE IF EXISTS {keyspace}.old_score;
+-- migrate:down
+DROP TABLE IF EXISTS {keyspace}.score;
+"""
 
 
 def test_migrations_add_up_to_the_schema() -> None:
-    assert declare(UP) == declared(SCHEMA_FILE)
-
-
-def test_migrations_turn_the_last_release_into_the_schema_and_back() -> None:
-    released = split_statements(RELEASED.read_text("utf-8"))
-    assert declare([*released, *UP]) == declared(SCHEMA_FILE)
-    back = [statement for migration in reversed(MIGRATIONS[1:]) for statement in migration.down]
-    assert declare([*released, *UP, *back]) == declared(RELEASED)
-    assert MIGRATIONS[0].down == ()
+    expected = declare(split_statements(SCHEMA_FILE.read_text("utf-8")))
+    del expected.tables["schema_migration"]  # exists before the first migration
+    assert declare(UP) == expected
 
 
 @pytest.mark.parametrize("migration", MIGRATIONS, ids=lambda migration: migration.title)
@@ -51,38 +46,34 @@ def test_job_of_an_earlier_release_runs_on_after_a_migration(migration) -> None:
             assert adds.match(" ".join(statement.split())), statement
 
 
-@pytest.mark.parametrize("migration", MIGRATIONS[1:], ids=lambda migration: migration.title)
-def test_statements_can_be_repeated_in_both_directions(migration) -> None:
-    before = [s for each in MIGRATIONS[: migration.number - 1] for s in each.up]
-    for half in range(len(migration.up) + 1):
-        assert declare([*before, *migration.up[:half], *migration.up]) == declare(
-            [*before, *migration.up]
-        )
-    after = [*before, *migration.up]
-    for half in range(len(migration.down) + 1):
-        assert declare([*after, *migration.down[:half], *migration.down]) == declare(
-            [*after, *migration.down]
-        )
+def test_statements_can_be_repeated_in_both_directions() -> None:
+    before: list[str] = []
+    for up, down in ((migration.up, migration.down) for migration in MIGRATIONS):
+        after = [*before, *up]
+        for half in range(len(up) + 1):
+            assert declare([*before, *up[:half], *up]) == declare(after)
+        for half in range(len(down) + 1):
+            assert declare([*after, *down[:half], *down]) == declare([*after, *down])
+        for text in (" ".join(statement.split()) for statement in (*up, *down)):
+            if text.startswith("ALTER TABLE") and " DROP " in text:  # after the cells' write times
+                assert text.endswith(" USING TIMESTAMP {drop_us}")
+        before = after
 
 
-def test_dropped_column_has_a_time_after_the_write_times_of_its_cells() -> None:
-    dropping = [
-        " ".join(statement.split())
-        for migration in MIGRATIONS
-        for statement in (*migration.up, *migration.down)
-        if statement.startswith("ALTER TABLE") and " DROP " in " ".join(statement.split())
-    ]
-    assert len(dropping) >= 3
-    assert all(text.endswith(" USING TIMESTAMP {drop_us}") for text in dropping)
+def test_file_has_statements_up_and_down_and_the_table_that_it_drops(tmp_path: Path) -> None:
+    (tmp_path / "0001_scores.cql").write_text(SCORES)
+    [migration] = read_migrations(tmp_path)
+    assert (migration.title, migration.contract) == ("0001_scores", "old_score")
+    assert [statement[:10] for statement in migration.up] == ["CREATE TAB", "DROP TABLE"]
+    assert migration.down == ("DROP TABLE IF EXISTS {keyspace}.score",)
 
 
 def test_checksum_counts_statements_and_not_comments(tmp_path: Path) -> None:
-    text = (FOLDER / "0002_scores_by_hour.cql").read_text("utf-8")
     checksums = []
     for changed in (
-        text,
-        "-- Another comment.\n" + text.replace("    hour timestamp,", "  hour  timestamp, -- UTC"),
-        text.replace("hour timestamp", "hour date"),
+        SCORES,
+        "-- Another comment.\n" + SCORES.replace("    hour timestamp", "  hour  timestamp -- UTC"),
+        SCORES.replace("hour timestamp", "hour date"),
     ):
         (tmp_path / "0001_scores.cql").write_text(changed)
         [migration] = read_migrations(tmp_path)

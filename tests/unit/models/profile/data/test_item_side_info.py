@@ -252,7 +252,16 @@ def with_new_items(rows, out):
 def test_catalogue_evaluate_compares_vectors_with_hash_buckets(shop, tmp_path, monkeypatch):
     monkeypatch.setitem(recipes.RECIPES, "general", MINIATURE)
     rows = with_new_items(shop / "rows", tmp_path / "rows")
-    arguments = ["catalogue", "evaluate", "general", "--rows", str(rows), "--part", "validation"]
+    arguments = [
+        "model",
+        "catalogue",
+        "evaluate",
+        "general",
+        "--rows",
+        str(rows),
+        "--part",
+        "validation",
+    ]
     arguments += ["--checkpoint", str(shop / "model")]
     arguments += ["--catalogue", str(shop / "catalogue.parquet")]
     result = CliRunner().invoke(app, arguments)

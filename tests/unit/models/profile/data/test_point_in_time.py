@@ -16,7 +16,7 @@ from benchmarks.load.events import START_MS
 from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
 from benchmarks.models.training_rows import as_table
-from liveprofile.config import load
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from models.profile.data import training_rows
 from models.profile.data.churn_spend_samples import user_features_at

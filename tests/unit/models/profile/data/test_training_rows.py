@@ -14,11 +14,11 @@ import pytest
 from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
 from benchmarks.models.training_rows import as_table
-from liveprofile.config import load
 from liveprofile.errors import InputError
 from liveprofile.events.window import parse_training_window
 from liveprofile.features.baselines import SUMS
 from liveprofile.privacy.trained_users import user_key
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import read_histories
 from models.profile.data import external_sort, training_rows

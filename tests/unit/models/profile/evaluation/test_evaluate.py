@@ -106,7 +106,7 @@ def test_rare_item_outside_the_history_is_not_a_candidate(shop, corpus):
 
 def evaluate_command(shop, monkeypatch, *arguments):
     monkeypatch.setitem(recipes.RECIPES, "general", MINIATURE)
-    command = ["evaluate", "general", "--rows", str(shop / "rows")]
+    command = ["model", "evaluate", "general", "--rows", str(shop / "rows")]
     result = CliRunner().invoke(app, [*command, "--checkpoint", str(shop / "model"), *arguments])
     assert result.exit_code == 0, result.output
     return json.loads(result.stdout.splitlines()[-1])

@@ -59,7 +59,15 @@ def test_train_without_users_and_test_the_model(tmp_path: Path, monkeypatch) -> 
     short = dataclasses.replace(MINIATURE, epochs=1, windows_per_epoch=64)
     monkeypatch.setitem(recipes.RECIPES, "general", short)
     (tmp_path / "users.txt").write_text("\n".join(LEFT_OUT))
-    command = ["train", "general", "--rows", str(rows), "--without", str(tmp_path / "users.txt")]
+    command = [
+        "model",
+        "train",
+        "general",
+        "--rows",
+        str(rows),
+        "--without",
+        str(tmp_path / "users.txt"),
+    ]
     result = CliRunner().invoke(app, [*command, "--out", str(tmp_path / "half"), "--json"])
     assert result.exit_code == 0, result.output
     card = json.loads((tmp_path / "half" / "card.json").read_text())
@@ -70,7 +78,15 @@ def test_train_without_users_and_test_the_model(tmp_path: Path, monkeypatch) -> 
 
     result = CliRunner().invoke(
         app,
-        ["evaluate", "membership", "--rows", str(rows), "--checkpoint", str(tmp_path / "half")],
+        [
+            "model",
+            "evaluate",
+            "membership",
+            "--rows",
+            str(rows),
+            "--checkpoint",
+            str(tmp_path / "half"),
+        ],
     )
     assert result.exit_code == 0, result.output
     report = json.loads(result.stdout.splitlines()[-1])

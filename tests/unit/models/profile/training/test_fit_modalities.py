@@ -11,11 +11,11 @@ import torch
 
 from benchmarks.load.rows import batches
 from benchmarks.models.training_rows import as_table
-from liveprofile.config import load
 from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality
 from liveprofile.events.window import parse_training_window, parse_windows
 from liveprofile.privacy.trained_users import user_key
+from liveprofile.settings import load
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import read_histories
 from models.profile import checkpoint, text_encoder, vocabulary_expansion

@@ -80,7 +80,15 @@ def test_continued_training_makes_the_next_revision_until_rows_are_used_up(
     shop, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(recipes.RECIPES, "general", SHORT)
-    arguments = ["train", "general", "--rows", str(shop / "all"), "--out", str(tmp_path / "next")]
+    arguments = [
+        "model",
+        "train",
+        "general",
+        "--rows",
+        str(shop / "all"),
+        "--out",
+        str(tmp_path / "next"),
+    ]
     result = CliRunner().invoke(app, [*arguments, "--continue", str(shop / "model"), "--json"])
     assert result.exit_code == 0, result.output
     card = checkpoint.load(tmp_path / "next")[3]

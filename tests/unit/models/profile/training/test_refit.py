@@ -181,7 +181,7 @@ def test_evaluate_refuses_the_part_that_a_checkpoint_was_trained_on(
     rows, refitted, on_all_rows, tmp_path, monkeypatch
 ):
     monkeypatch.setitem(recipes.RECIPES, "general-7-days", SHORT)
-    command = ["evaluate", "general-7-days", "--rows", str(rows), "--checkpoint"]
+    command = ["model", "evaluate", "general-7-days", "--rows", str(rows), "--checkpoint"]
     result = CliRunner().invoke(app, [*command, str(refitted[0])])
     assert isinstance(result.exception, InputError) and result.exception.exit_code == 2
     text = str(result.exception)

@@ -115,11 +115,19 @@ def test_train_command_prints_its_metrics(miniature_rows, tmp_path, monkeypatch)
     from models.profile import recipes
 
     monkeypatch.setitem(recipes.RECIPES, "general", MINIATURE)
-    arguments = ["train", "general", "--rows", str(miniature_rows), "--out", str(tmp_path / "m")]
+    arguments = [
+        "model",
+        "train",
+        "general",
+        "--rows",
+        str(miniature_rows),
+        "--out",
+        str(tmp_path / "m"),
+    ]
     result = CliRunner().invoke(app, [*arguments, "--epochs", "1", "--json"])
     assert result.exit_code == 0, result.output
     assert json.loads(result.stdout.splitlines()[-1])["epochs"] == 1
     result = CliRunner().invoke(app, [*arguments, "--epochs", "1"])
     assert "churn AUC" in result.stdout and "miniature-1" in result.stdout
-    result = CliRunner().invoke(app, ["train", "none"])
+    result = CliRunner().invoke(app, ["model", "train", "none"])
     assert result.exit_code == 2 and "none" in result.output

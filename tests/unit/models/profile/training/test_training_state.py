@@ -63,7 +63,7 @@ def read_curves(folder):
 @contextmanager
 def start_training(shop, out, *launcher, options=()):
     """Runs the train command in a process that is killed at the end if it still runs."""
-    command = [sys.executable, *launcher, "-m", "cli", "train", "general-7-days"]
+    command = [sys.executable, *launcher, "-m", "cli", "model", "train", "general-7-days"]
     command += ["--rows", str(shop / "rows"), "--out", str(out), "--device", "cpu", "--json"]
     command += ["--params", str(shop / "params.toml"), *options]
     with subprocess.Popen(

@@ -58,7 +58,19 @@ def test_train_accepts_the_parameters_that_tune_writes(miniature_rows, tmp_path,
     runner, study = CliRunner(), tmp_path / "study.db"
     arguments = ["general", "--rows", str(miniature_rows)]
     result = runner.invoke(
-        app, ["tune", *arguments, "--study", str(study), "--trials", "1", "--epochs", "1", "--json"]
+        app,
+        [
+            "model",
+            "tune",
+            *arguments,
+            "--study",
+            str(study),
+            "--trials",
+            "1",
+            "--epochs",
+            "1",
+            "--json",
+        ],
     )
     assert result.exit_code == 0, result.output
     best = json.loads(result.stdout.splitlines()[-1])
@@ -66,7 +78,7 @@ def test_train_accepts_the_parameters_that_tune_writes(miniature_rows, tmp_path,
     (tmp_path / "study.toml").write_text((tmp_path / "study.toml").read_text() + "epochs = 1\n")
     out = tmp_path / "out"
     result = runner.invoke(
-        app, ["train", *arguments, "--out", str(out), "--params", best["file"], "--json"]
+        app, ["model", "train", *arguments, "--out", str(out), "--params", best["file"], "--json"]
     )
     assert result.exit_code == 0, result.output
     assert json.loads((out / "card.json").read_text())["recipe"] == {

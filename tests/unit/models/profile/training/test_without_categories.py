@@ -29,7 +29,7 @@ def trained(tmp_path_factory) -> tuple[Path, dict]:
     base = dataclasses.asdict(recipe(RECIPE))
     changed = {name: value for name, value in SHORT.items() if value != base[name]}
     params.write_text("".join(f"{name} = {value}\n" for name, value in changed.items()))
-    command = ["train", RECIPE, "--rows", str(rows), "--out", str(folder / "model")]
+    command = ["model", "train", RECIPE, "--rows", str(rows), "--out", str(folder / "model")]
     command += ["--params", str(params)]
     result = CliRunner().invoke(app, command)
     assert result.exit_code == 0, result.output

@@ -1,0 +1,133 @@
+"""Settings of the servers: the read API, the console and the exporter of metrics."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
+
+from liveprofile.loopback import is_loopback
+from liveprofile.settings.sections import MAX_TTL_S, Section
+
+
+class ListenSettings(Section):
+    """Where a server listens. Anything but this machine needs TLS."""
+
+    host: str = Field("127.0.0.1", min_length=1, description="address that the server listens on")
+    allow_plaintext: bool = Field(
+        False, description="listen beyond this machine without TLS, which a proxy must add"
+    )
+    certificate_file: str = Field("", description="PEM file with the server's certificate chain")
+    key_file: str = Field("", description="PEM file with the server's private key")
+    key_password: SecretStr = SecretStr("")
+
+    @model_validator(mode="after")
+    def _encrypted(self) -> Self:
+        if bool(self.certificate_file) != bool(self.key_file):
+            raise ValueError("certificate_file and key_file need each other")
+        if self.key_password.get_secret_value() and not self.key_file:
+            raise ValueError("key_password needs key_file")
+        if not is_loopback(self.host) and not self.certificate_file and not self.allow_plaintext:
+            raise ValueError(
+                f"host {self.host} is not loopback: it needs certificate_file and key_file, or"
+                " allow_plaintext = true behind a proxy with TLS"
+            )
+        return self
+
+    @property
+    def uses_tls(self) -> bool:
+        return bool(self.certificate_file)
+
+
+class ServeSettings(ListenSettings):
+    """The read API. Anything but this machine needs keys too."""
+
+    port: int = Field(8070, ge=0, le=65535, description="0: any free port")
+    authentication: Literal["keys", "none"] = Field(
+        "keys", description="none: everybody on this machine may read, nobody may write"
+    )
+    deadline_ms: int = Field(
+        1_200, ge=100, le=60_000, description="a request that takes longer is answered with 503"
+    )
+    key_cache_ms: int = Field(
+        5_000, ge=0, le=60_000, description="a revoked key is accepted for at most this long"
+    )
+    requests_per_s: float = Field(500.0, gt=0, description="of one key, in the long run")
+    burst: int = Field(1_000, ge=1, description="requests of one key at once")
+    wrong_keys_per_s: float = Field(5.0, gt=0, description="attempts from one address")
+    max_in_flight: int = Field(512, ge=1, description="requests at once; more are answered 503")
+    max_connections: int = Field(1_024, ge=1, description="open connections; more are refused")
+    max_body_bytes: int = Field(131_072, ge=1_024)
+    max_header_bytes: int = Field(16_384, ge=1_024)
+    client_timeout_ms: int = Field(
+        10_000, ge=100, description="a client must send head and body of a request within this"
+    )
+    scan_rows: int = Field(
+        500_000, ge=1, description="rows that one funnel, preview or campaign plan may read"
+    )
+    scan_timeout_ms: int = Field(
+        30_000, ge=100, le=600_000, description="time that one of them may take"
+    )
+    explanations_at_once: int = Field(
+        1, ge=0, le=64, description="windows explained at a time, a process of 2 GB each; 0: none"
+    )
+    explanation_timeout_ms: int = Field(
+        300_000, ge=1_000, le=3_600_000, description="time that one explanation may take"
+    )
+    console_port: int = Field(8072, ge=0, le=65535, description="of the console; 0: any free port")
+    session_s: int = Field(
+        12 * 3_600, ge=60, le=30 * 86_400, description="a browser is signed in for so long"
+    )
+    second_approver: bool = Field(
+        True, description="rules edited in the console need the approval of another person"
+    )
+    proposal_ttl_s: int = Field(30 * 86_400, ge=1, le=MAX_TTL_S)
+    audit_ttl_s: int = Field(400 * 86_400, ge=1, le=MAX_TTL_S)
+    api_key_ttl_s: int = Field(365 * 86_400, ge=1, le=MAX_TTL_S)
+
+    # Before the check of TLS: without keys, TLS does not help.
+    @field_validator("authentication")
+    @classmethod
+    def _authenticated(cls, value: str, info: ValidationInfo) -> str:
+        host = info.data.get("host")  # missing if it is invalid itself
+        if host is not None and value == "none" and not is_loopback(host):
+            raise ValueError(f'host {host} is not loopback: it needs authentication = "keys"')
+        return value
+
+    @property
+    def deadline_s(self) -> float:
+        return self.deadline_ms / 1_000
+
+    @property
+    def explanation_timeout_s(self) -> float:
+        return self.explanation_timeout_ms / 1_000
+
+    @property
+    def scan_timeout_s(self) -> float:
+        return self.scan_timeout_ms / 1_000
+
+
+class MetricsSettings(ListenSettings):
+    """The exporter of metrics. Anything but this machine needs a token too."""
+
+    port: int = Field(8071, ge=0, le=65535, description="0: any free port")
+    token_file: str = Field(
+        "", description="file with the token that Prometheus sends; empty: no token"
+    )
+    interval_ms: int = Field(
+        5_000, ge=1_000, le=600_000, description="between two readings of a service"
+    )
+    scan_interval_ms: int = Field(
+        300_000, ge=1_000, description="between two scans of drift and cases in Cassandra"
+    )
+
+    @model_validator(mode="after")
+    def _authenticated(self) -> MetricsSettings:
+        if not is_loopback(self.host) and not self.token_file:
+            raise ValueError(f"host {self.host} is not loopback: it needs token_file")
+        return self
+
+    def server(self) -> ServeSettings:
+        """Address and certificate with the limits of the read API's server."""
+        shared = {name: getattr(self, name) for name in ListenSettings.model_fields}
+        return ServeSettings(port=self.port, **shared)

@@ -1,0 +1,152 @@
+"""Runs a correction: selects records, runs the job's views over them, and stores the result."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from liveprofile.errors import InputError
+from liveprofile.ingest.replay import open_source, require_readable
+from liveprofile.kafka import offsets
+from liveprofile.kafka.records import Record, read_topic
+from liveprofile.kafka.topics import PartitionRange
+from liveprofile.resources import product_path
+from liveprofile.rules.rules import read_rules
+from liveprofile.segments.definitions import read_segments
+from liveprofile.settings import Settings
+from liveprofile.units import DAY_MS
+from models.profile.model_card import ModelCard
+from offline.backfill import run_job
+from offline.late_windows.corrector import CorrectionCounts, open_corrector
+from offline.late_windows.late_events import (
+    ARCHIVE,
+    END_OF_TIME_MS,
+    RecordSelection,
+    choose_late_events,
+    read_late_events,
+    read_rows,
+    write_records,
+)
+from udfs.consent_feed import read_consents
+from udfs.erasure_feed import open_erasure_feed
+from udfs.identity.merge_feed import read_merges
+
+OnStep = Callable[[str], None]
+
+
+def check_arguments(files: Sequence[Path], mapping: Path | None, work: Path | None) -> None:
+    """Checks what can be checked before connecting. Raises InputError."""
+    if mapping is not None and not files:
+        raise InputError(f"--mapping {mapping} needs FILE: the topic holds events")
+    for file in files:
+        require_readable(file, mapping)
+    if work is not None and not work.is_dir():
+        raise InputError(f"--work {work}: no such folder")
+
+
+def check_definitions(settings: Settings) -> None:
+    """Reads the files that the recomputation needs at its end. Raises LiveprofileError."""
+    read_rules(product_path(settings.rules))
+    read_segments(product_path(settings.segments))
+    ModelCard.read(product_path(settings.model.checkpoint))
+
+
+def run(
+    settings: Settings,
+    config: Path | None,
+    files: Sequence[Path],
+    mapping: Path | None,
+    work: Path | None,
+    on_step: OnStep,
+) -> dict[str, int]:
+    """Corrects what late events change; returns counts by name. Raises LiveprofileError.
+
+    For the arguments see `liveprofile events recompute-late`; config: the settings' file.
+    """
+    # Read first: the late topic then has every late event before these offsets.
+    ranges = checkpointed_ranges(settings)
+    erasures = open_erasure_feed(settings)
+    try:
+        on_step(f"reading {settings.topics.late}")
+        late = read_late_events(read_topic(settings, settings.topics.late), settings.topics.events)
+        merges, consents = read_merges(settings), read_consents(settings)
+        book = choose_late_events(
+            late,
+            settings.window.correction_days * DAY_MS,
+            consents,
+            erasures.current(),
+            round(time.time() * 1_000),
+            merges,
+        )
+        selection = RecordSelection(
+            book, settings.window, settings.limits, ranges, merges, consents
+        )
+        counts = CorrectionCounts()
+        if book.used:
+            with work_folder(work) as folder:
+                on_step(f"reading events of {len(book.used):,} users")
+                closed_ms = _spool(settings, selection, ranges, files, mapping, folder, on_step)
+                arguments = ["--records", str((folder / "records.json").resolve())]
+                run_job(settings, arguments, folder, config, work is not None, on_step)
+                on_step("recomputing profiles")
+                with open_corrector(
+                    settings, lambda user_id: user_id in erasures.current()
+                ) as corrector:
+                    rows = read_rows(folder / "rows")
+                    counts = corrector.correct(rows, book, closed_ms)
+    finally:
+        erasures.close()
+    left_out = {"too_old": book.too_old, "no_consent": book.no_consent, "erased": book.erased}
+    return asdict(counts) | left_out
+
+
+def checkpointed_ranges(settings: Settings) -> dict[int, PartitionRange]:
+    """The records of the input topic before the job's last checkpoint.
+
+    What the job does with them is stored. Raises ServiceError.
+    """
+    topic = settings.topics.events
+    committed = offsets.committed_offsets(settings, topic)
+    return {
+        number: PartitionRange(span.first, max(span.first, min(committed.get(number, 0), span.end)))
+        for number, span in offsets.partition_ranges(settings, topic).items()
+    }
+
+
+@contextmanager
+def work_folder(work: Path | None) -> Iterator[Path]:
+    """A temporary folder for records and rows."""
+    with tempfile.TemporaryDirectory(prefix=".correct-", dir=work) as name:
+        yield Path(name)
+
+
+def _spool(
+    settings: Settings,
+    selection: RecordSelection,
+    ranges: dict[int, PartitionRange],
+    files: Sequence[Path],
+    mapping: Path | None,
+    folder: Path,
+    on_step: OnStep,
+) -> int:
+    """Writes the records of the users of a correction; returns the watermark after all records."""
+
+    def records() -> Iterator[Record]:
+        for file in files:
+            yield from archived_records(file, mapping)
+        yield from read_topic(settings, settings.topics.events, ranges)
+
+    write_records(folder / "records.json", selection.select(records()))
+    return selection.closed_ms
+
+
+def archived_records(file: Path, mapping: Path | None) -> Iterator[Record]:
+    """The events of a file as records of the partition ARCHIVE. Raises InputError."""
+    batches, translator = open_source(file, mapping)
+    values = (value for batch in batches for value in translator.translate(batch).values)
+    for number, value in enumerate(values):
+        yield Record(file.name, ARCHIVE, number, END_OF_TIME_MS, None, value, {})

@@ -1,0 +1,235 @@
+"""The Cassandra side of a sweep: profiles, memberships, and the sweep's own state."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import orjson
+from cassandra.cluster import Session
+
+from liveprofile.attributes.table import AttributeTable
+from liveprofile.errors import ServiceError
+from liveprofile.segments.definitions import SegmentSet
+from liveprofile.segments.membership import (
+    Membership,
+    Memberships,
+    MembershipWrite,
+    stored_change,
+)
+from liveprofile.segments.stored_profiles import (
+    ProfilePage,
+    read_profiles,
+    scan_profiles,
+    with_attributes,
+)
+from liveprofile.segments.sweep_changes import SegmentCounts
+from liveprofile.settings import CassandraSettings
+from liveprofile.storage.cql import execute, from_ms, now_ms, read, read_pages
+from liveprofile.storage.queries import TOKEN_MIN
+from udfs.cassandra.batch_writer import BatchWriter, Partition
+from udfs.cassandra.encoding import mutation_bytes
+from udfs.cassandra.executor import StatementExecutor
+from udfs.cassandra.memberships import (
+    SELECTED,
+    MembershipTables,
+    add_rows,
+    in_statements,
+    read_memberships,
+)
+
+LEASE_S = 60.0  # a sweep that has not stored its position for so long can be taken over
+PAGE_USERS = 2_000
+_NAME = "last"
+_STATE_COLUMNS = (
+    "sweep, owner, to_unix_timestamp(lease_until) AS lease_until_ms,"
+    " to_unix_timestamp(time) AS time_ms, version, position, counts, finished"
+)
+
+
+class SweepState(NamedTuple):
+    """What is stored of a sweep, so that another process can go on with it."""
+
+    sweep: str
+    time_ms: int
+    version: str  # of the definitions at its start
+    position: int = TOKEN_MIN  # all users up to this token are done
+    pending: int = TOKEN_MIN  # changes may be stored of users up to this token
+    users: int = 0  # up to `position`, like `overlaps`
+    overlaps: dict[str, dict[str, int]] = {}  # noqa: RUF012 (never changed in place)
+    known_definitions: bool = False  # the sweep before had the same ones
+
+
+class SweepTakenOverError(ServiceError):
+    """Another process goes on with the sweep."""
+
+
+class CassandraSweepStore:
+    """Cassandra, as far as a sweep needs it. `claim` comes first. Raises ServiceError."""
+
+    def __init__(
+        self,
+        session: Session,
+        settings: CassandraSettings,
+        segments: SegmentSet,
+        *,
+        page_users: int = PAGE_USERS,
+        lease_s: float = LEASE_S,
+    ):
+        self._session, self._segments = session, segments
+        self._page_users, self._lease_s = page_users, lease_s
+        self._state_ttl_s, self._size_ttl_s = settings.flag_ttl_s, settings.flag_ttl_s
+        self._owner = uuid.uuid4().hex
+        self._tables = MembershipTables(session, settings)
+        self._writer = BatchWriter(session, settings)
+        self._attributes = AttributeTable(session, settings) if segments.reads_attributes else None
+        self._reads = StatementExecutor(session, settings, "read")
+        self._select_ends = session.prepare(
+            "SELECT user_id, to_unix_timestamp(window_end) FROM user_profile WHERE user_id IN ?"
+        )
+        between = "WHERE token(user_id) > ? AND token(user_id) <= ?"
+        self._select_memberships = session.prepare(
+            f"SELECT user_id, segment, {SELECTED} FROM user_segment {between}"
+        )
+        self._select_changes = session.prepare(
+            f"SELECT user_id, segment, {SELECTED} FROM segment_change {between}"
+        )
+        self._insert_size = session.prepare(
+            "INSERT INTO segment_size (segment, time, members, users, overlaps)"
+            " VALUES (?, ?, ?, ?, ?) USING TIMESTAMP ? AND TTL ?"
+        )
+
+    def claim(self, time_ms: int) -> SweepState:
+        """Starts a sweep at `time_ms`, or goes on with one whose process has ended.
+
+        Raises ServiceError if another process sweeps.
+        """
+        row = read(
+            self._session,
+            f"SELECT {_STATE_COLUMNS} FROM segment_sweep WHERE name = %s",
+            (_NAME,),
+        ).one()
+        if row is None or row.finished:
+            state = SweepState(
+                uuid.uuid4().hex[:12],
+                time_ms,
+                self._segments.version,
+                known_definitions=row is not None and row.version == self._segments.version,
+            )
+        elif row.lease_until_ms > now_ms():
+            seconds = (row.lease_until_ms - now_ms()) / 1_000
+            raise ServiceError(
+                f"another process sweeps the segments. If it has ended, wait {seconds:.0f} s"
+            )
+        else:
+            counts = orjson.loads(row.counts)
+            state = SweepState(
+                row.sweep,
+                row.time_ms,
+                row.version,
+                row.position,
+                counts["pending"],
+                counts["users"],
+                counts["overlaps"],
+                counts.get("known_definitions", False) and row.version == self._segments.version,
+            )
+        self._store(state, None if row is None else row.owner)
+        return state
+
+    def pages(self, after_token: int) -> Iterator[ProfilePage]:
+        pages = scan_profiles(self._session, after_token, self._page_users)
+        if self._attributes is None:
+            return pages
+        return with_attributes(pages, self._attributes, after_token)
+
+    def profiles(self, user_ids: Sequence[str]) -> ProfilePage | None:
+        page = read_profiles(self._session, user_ids)
+        if page is None or self._attributes is None:
+            return page
+        return page._replace(statements=self._attributes.read(page.user_ids))
+
+    def window_ends_ms(self, user_ids: Sequence[str]) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for statement in in_statements(self._select_ends, user_ids):
+            self._reads.submit(statement, found.update)
+        self._reads.drain()
+        return {user_id: end_ms for user_id, end_ms in found.items() if end_ms is not None}
+
+    def memberships_between(self, after_token: int, until_token: int) -> dict[str, Memberships]:
+        found: dict[str, Memberships] = {}
+        add_rows(
+            found, read_pages(self._session, self._select_memberships, (after_token, until_token))
+        )
+        return found
+
+    def memberships(self, user_ids: Sequence[str]) -> dict[str, Memberships]:
+        return read_memberships(self._tables, self._reads, user_ids)
+
+    def changes_between(
+        self, sweep: str, after_token: int, until_token: int
+    ) -> list[MembershipWrite]:
+        rows = read_pages(self._session, self._select_changes, (after_token, until_token))
+        found = []
+        for user_id, segment_id, *values in rows:
+            change = None if None in values else Membership(*values)
+            if change is not None and change.sweep == sweep:
+                found.append(stored_change(user_id, segment_id, change))
+        return found
+
+    def write(self, writes: Sequence[MembershipWrite]) -> None:
+        by_user: dict[str, list[MembershipWrite]] = {}
+        for write in writes:
+            by_user.setdefault(write.user_id, []).append(write)
+        partitions = []
+        for user_id, of_user in by_user.items():
+            statements = self._tables.user_writes(of_user)
+            size = mutation_bytes(statements)
+            partitions.append(Partition(user_id.encode(), statements, size))
+        self._writer.send(partitions)
+        self._writer.send(self._tables.member_partitions(writes))
+        self._writer.drain()
+
+    def advance(self, state: SweepState) -> None:
+        self._store(state, self._owner)
+
+    def finish(self, state: SweepState, counts: SegmentCounts) -> None:
+        """Stores the sizes of all segments, and that the sweep has ended."""
+        moment = from_ms(state.time_ms)
+        for name in counts.overlaps:
+            others = {other: n for other, n in counts.overlaps[name].items() if other != name}
+            values = (name, moment, counts.members(name), counts.users, others)
+            write_time_us = time.time_ns() // 1_000
+            execute(self._session, self._insert_size, (*values, write_time_us, self._size_ttl_s))
+        self._store(state, self._owner, finished=True)
+
+    def _store(self, state: SweepState, owner: str | None, finished: bool = False) -> None:
+        """Stores the state if `owner` still owns the row; None: if there is no row."""
+        lease_ms = 0 if finished else now_ms() + round(self._lease_s * 1_000)
+        counts = {
+            "pending": state.pending,
+            "users": state.users,
+            "overlaps": state.overlaps,
+            "known_definitions": state.known_definitions,
+        }
+        values: tuple[Any, ...] = (
+            state.sweep,
+            self._owner,
+            from_ms(lease_ms),
+            from_ms(state.time_ms),
+            state.version,
+            state.position,
+            orjson.dumps(counts).decode(),
+            finished,
+        )
+        condition = "IF owner = %s"
+        applied = execute(
+            self._session,
+            f"UPDATE segment_sweep USING TTL {self._state_ttl_s} SET sweep = %s, owner = %s,"
+            " lease_until = %s, time = %s, version = %s, position = %s, counts = %s,"
+            f" finished = %s WHERE name = %s {condition}",
+            (*values, _NAME, owner),
+        ).one()
+        if not applied[0]:
+            raise SweepTakenOverError("another process has taken over the sweep of the segments")

@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+
+from liveprofile.resources import product_path
+from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
+from liveprofile.rules.rules import read_rules
+from liveprofile.settings import Settings
+from offline.late_windows.chains import ChainWindow, Plan, StoredRuleFlag, StoredUser, StoredWindow
+from offline.late_windows.recomputation import (
+    ADDED,
+    FIRST_REVISION,
+    KEPT,
+    LAST_REVISION,
+    WITHDRAWN,
+    RecomputedRows,
+    corrections_of,
+)
+from tests.support.rows.profile_rows import flag, profile_row
+from udfs.cassandra.encoding import write_time_us
+from udfs.null_sink import NullSink
+
+RULES = read_rules(product_path(Settings().rules))
+RULE = RULES.evaluated("window")[0]
+NOW_MS = 7
+FIRST, SECOND, THIRD = (profile_row(window=window).window_end_ms for window in range(3))
+
+
+def stored(*flags: StoredRuleFlag, true: bool = False) -> StoredUser:
+    """A user with two windows of the job; true: whether the rule was true in the first."""
+    rules = frozenset([RULE.id] if true else [])
+    windows = {end_ms: StoredWindow(end_ms, 0, 1, rules) for end_ms in (FIRST, SECOND)}
+    return StoredUser(windows, flags, None)
+
+
+def flag_of(end_ms: int, correction: str = "", version: int = RULE.version) -> StoredRuleFlag:
+    return StoredRuleFlag(RULE.id, end_ms, version, correction)
+
+
+PLAN = Plan(
+    [ChainWindow({}, end_ms, 0, revision, 9) for end_ms, revision in ((SECOND, 1), (THIRD, 2))],
+    frozenset({SECOND}),
+)
+
+
+def marks(user: StoredUser, *, raised: bool) -> tuple[dict[str, str], list[str]]:
+    """What is marked of the second window, and the rules of its new flags."""
+    row = profile_row(window=1, flags=[flag(RULE.id)] if raised else [])
+    [found] = corrections_of([row, profile_row(window=2)], user, PLAN, RULES, NOW_MS)
+    return dict(found.marks), [each.rule_id for each in found.row.flags]
+
+
+def test_flag_that_would_not_have_been_raised_is_withdrawn():
+    assert marks(stored(flag_of(SECOND)), raised=False) == ({RULE.id: WITHDRAWN}, [])
+    assert marks(stored(flag_of(SECOND, ADDED)), raised=False) == ({RULE.id: WITHDRAWN}, [])
+    assert marks(stored(flag_of(SECOND, WITHDRAWN)), raised=False) == ({}, [])
+
+
+def test_flag_of_another_version_of_its_rule_is_not_judged():
+    assert marks(stored(flag_of(SECOND, version=RULE.version + 1)), raised=False) == ({}, [])
+    other = StoredRuleFlag("gone_rule", SECOND, 1, "")
+    assert marks(stored(other), raised=False) == ({}, [])
+
+
+def test_flag_that_is_raised_again_is_kept():
+    assert marks(stored(flag_of(SECOND)), raised=True) == ({}, [])
+    assert marks(stored(flag_of(SECOND, WITHDRAWN)), raised=True) == ({RULE.id: KEPT}, [])
+
+
+def test_new_flag_is_stored():
+    assert marks(stored(flag_of(FIRST)), raised=True) == ({}, [RULE.id])
+
+
+def test_correction_is_written_after_the_job_and_before_the_next_window():
+    [found] = corrections_of([profile_row(window=1)], stored(), PLAN, RULES, NOW_MS)
+    assert (found.revision, found.replaced_revision, found.corrected_at_ms) == (1, 0, NOW_MS)
+    assert found.row.revision == FIRST_REVISION + 1
+    many = Plan([ChainWindow({}, SECOND, 0, 10**6, 9)], frozenset({SECOND}))
+    [last] = corrections_of([profile_row(window=1)], stored(), many, RULES, NOW_MS)
+    assert last.row.revision == LAST_REVISION
+    assert write_time_us(last.row) < (SECOND + 1_000) * 1_000
+
+
+def history(user: StoredUser, at_ms: int, *rows: object) -> FlagHistory:
+    recomputed = RecomputedRows(NullSink())
+    recomputed.begin({"u": (user, PLAN)})
+    recomputed.write(rows)
+    [found] = recomputed.flag_history([FlagQuery("u", RULE.id, at_ms)])
+    return found
+
+
+@pytest.mark.parametrize("correction", ["", ADDED, KEPT])
+def test_history_before_the_first_changed_window_is_the_stored_one(correction: str):
+    user = stored(flag_of(FIRST, correction), true=True)
+    assert history(user, SECOND) == FlagHistory(RowPosition(FIRST), True, FIRST)
+
+
+def test_withdrawn_flag_starts_no_cool_down():
+    user = stored(flag_of(FIRST, WITHDRAWN))
+    assert history(user, SECOND) == FlagHistory(RowPosition(FIRST), False, None)
+
+
+def test_flags_of_changed_windows_are_decided_anew():
+    user = stored(flag_of(SECOND), flag_of(THIRD))
+    assert history(user, SECOND) == FlagHistory(RowPosition(FIRST), False, None)
+    again = profile_row(window=1, active_rules=[RULE.id], flags=[flag(RULE.id)])
+    assert history(user, THIRD, again) == FlagHistory(RowPosition(SECOND), True, SECOND)
+    others = profile_row("other", window=1, active_rules=[RULE.id])
+    assert history(user, THIRD, others) == FlagHistory(RowPosition(FIRST), False, None)
+
+
+def test_user_without_earlier_windows_has_no_history():
+    assert history(StoredUser({}, [], None), SECOND) == FlagHistory()

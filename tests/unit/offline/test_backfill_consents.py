@@ -1,0 +1,67 @@
+"""Training rows of users who do not allow training are left out."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
+from liveprofile.privacy.erasures import ErasureBook
+from offline.backfill import (
+    PROFILE_ROWS,
+    SCORING_ROWS,
+    allowed_rows,
+    without_users,
+)
+
+NOW_MS = 100
+ALL = dict.fromkeys(PURPOSES, True)
+
+
+def rows(*pairs: tuple[str, int]) -> pa.RecordBatch:
+    users, times = zip(*pairs, strict=True)
+    return pa.RecordBatch.from_pydict({"user_id": list(users), "window_end_ms": list(times)})
+
+
+def kept(book: ConsentBook | None, *pairs: tuple[str, int]) -> list[tuple[str, int]]:
+    batch = allowed_rows(rows(*pairs), "window_end_ms", book, NOW_MS)
+    return [(row["user_id"], row["window_end_ms"]) for row in batch.to_pylist()]
+
+
+def test_a_row_needs_consent_at_its_time_and_now() -> None:
+    book = ConsentBook(ALL)
+    book.put("withdrew", [ConsentChange(50, "training", False)])
+    book.put(
+        "returned", [ConsentChange(50, "training", False), ConsentChange(70, "training", True)]
+    )
+    book.put("other", [ConsentChange(50, "marketing", False)])
+    book.put("later", [ConsentChange(NOW_MS + 1, "training", False)])
+    pairs = [
+        (user, at)
+        for user in ("withdrew", "returned", "other", "later", "silent")
+        for at in (40, 60, 80)
+    ]
+    assert kept(book, *pairs) == [
+        pair for pair in pairs if pair[0] != "withdrew" and pair != ("returned", 60)
+    ]
+
+
+def test_without_consents_all_rows_are_kept() -> None:
+    assert kept(None, ("a", 1)) == [("a", 1)]
+
+
+def test_no_row_is_left_if_training_is_not_allowed_by_default() -> None:
+    assert kept(ConsentBook(ALL | {"training": False}), ("a", 1), ("b", 2)) == []
+
+
+def test_both_formats_have_their_time_column() -> None:
+    for row_format in PROFILE_ROWS, SCORING_ROWS:
+        assert row_format.parquet_schema.field(row_format.time_column).type == pa.int64()
+
+
+def test_users_who_were_erased_at_any_time_have_no_rows() -> None:
+    book = ErasureBook()
+    book.put("gone", 50)
+    found = without_users(rows(("gone", 40), ("kept", 40), ("gone", 60)), book)
+    assert found.to_pylist() == [{"user_id": "kept", "window_end_ms": 40}]
+    batch = rows(("kept", 1))
+    assert without_users(batch, book) is batch

@@ -1,0 +1,312 @@
+"""Sweeps: users enter and leave by time, definitions apply to all users, kills lose nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+
+import orjson
+import pytest
+
+from liveprofile.segments.definitions import SegmentSet
+from liveprofile.segments.events import change_event
+from liveprofile.segments.membership import MembershipWrite
+from liveprofile.segments.policy import EvaluatedWindow, MembershipPolicy
+from liveprofile.segments.sweep_changes import SweepPlan
+from liveprofile.units import DAY_MS, HOUR_MS
+from offline.sweep import Sweep, SweepResult
+from offline.sweep_store import SweepState
+from tests.support.memory.memberships import MemoryMemberships
+from tests.support.memory.sweep_store import Killed, MemorySweepStore, stored_profile
+from tests.support.rows.segment_examples import segment, segments
+from tests.support.rows.statements import stated
+
+RECENT = segments(recent="recency_days <= 30", idle="idle_days > 10")
+REWRITE_MS = 90 * DAY_MS
+END_MS = 100 * DAY_MS
+
+
+class World:
+    """Stored profiles and memberships, a job that processes windows, and sweeps."""
+
+    def __init__(self, found: SegmentSet = RECENT):
+        self.segments = found
+        self.store = MemorySweepStore(MemoryMemberships())
+        self.sent: list[dict] = []
+        self.policy = MembershipPolicy(self.store.segments, REWRITE_MS)
+        self.step: Callable[[str], None] = lambda name: None
+        self.swept = ""  # the definitions of the last sweep
+
+    def window(self, user_id: str, end_ms: int = END_MS, **features: float) -> None:
+        """The job processes a window, which stores a profile with these features."""
+        token = self.store.tokens.get(user_id, 10 * len(self.store.tokens))
+        row = stored_profile(user_id, token, end_ms, **features)
+        self.store.put(row)
+        values = orjson.loads(row.profile)["features"]
+        names = {"recent"} if values["recency_days"] <= 30 else set()
+        one = EvaluatedWindow(
+            user_id, end_ms, end_ms * 1_000 + 1, frozenset(names), lambda name: values
+        )
+        [writes] = self.policy.changes([one], self.segments)
+        for write in writes:
+            self.store.segments.write(write)
+        self.policy.stored()
+        self.send(writes)
+
+    def send(self, writes: Sequence[MembershipWrite]) -> None:
+        self.store.step("send")
+        self.sent += [orjson.loads(change_event(write)) for write in writes if write.is_sent]
+
+    def sweep(
+        self, time_ms: int, sweep: str = "s1", state: SweepState | None = None
+    ) -> SweepResult:
+        known = self.swept == self.segments.version
+        self.swept = self.segments.version
+        plan = SweepPlan(sweep, time_ms, 30.0, REWRITE_MS, known_definitions=known)
+        start = state or SweepState(sweep, time_ms, self.segments.version)
+        return Sweep(self.store, self.send, self.segments, plan, recheck_s=0.0).run(start)
+
+    def changes(self) -> list[tuple[str, str, str, str]]:
+        """user, segment, change, cause of each event id, in order of first arrival."""
+        unique = {event["id"]: event["data"] for event in self.sent}
+        keys = ("user_id", "segment_id", "change", "cause")
+        return [tuple(data[key] for key in keys) for data in unique.values()]
+
+    def numbered(self, segment_id: str) -> dict[str, list[str]]:
+        """The changes of each user by number, which must be 1, 2, ...: entered, left, ..."""
+        found: dict[str, dict[int, str]] = {}
+        for data in {event["id"]: event["data"] for event in self.sent}.values():
+            if data["segment_id"] == segment_id:
+                changes = found.setdefault(data["user_id"], {})
+                assert data["number"] not in changes
+                changes[data["number"]] = data["change"]
+        for changes in found.values():
+            assert changes == {
+                number: "entered" if number % 2 else "left" for number in range(1, len(changes) + 1)
+            }
+        return {user: [changes[n] for n in sorted(changes)] for user, changes in found.items()}
+
+    def assert_consistent(self, time_ms: int) -> None:
+        """Events, user_segment and segment_member agree with the profiles at this time."""
+        for name in ("recent", "idle"):
+            members = {user for user, changes in self.numbered(name).items() if len(changes) % 2}
+            stored = {
+                user
+                for user, rows in self.store.segments.users.items()
+                if name in rows and rows[name].member
+            }
+            assert members == stored == self.store.segments.members_of(name)
+            expected = set()
+            for user, row in self.store.rows.items():
+                idle = max(time_ms - row.window_end_ms, 0) / DAY_MS
+                recency = orjson.loads(row.profile)["features"]["recency_days"] + idle
+                if (recency <= 30) if name == "recent" else idle > 10:
+                    expected.add(user)
+            assert members == expected
+
+
+def test_users_leave_and_enter_by_time() -> None:
+    world = World()
+    world.window("a", recency_days=5)
+    world.window("b", recency_days=29)
+    assert world.sweep(END_MS)[2:4] == (0, 0)
+    result = world.sweep(END_MS + 3 * DAY_MS, "s2")
+    assert (result.counts.users, result.entered, result.left) == (2, 0, 1)
+    assert world.changes() == [
+        ("a", "recent", "entered", "window"),
+        ("b", "recent", "entered", "window"),
+        ("b", "recent", "left", "time"),
+    ]
+    assert world.sent[-1]["source"] == "liveprofile/segment-sweep"
+    assert world.sent[-1]["data"]["values"] == {"recency_days": 32}
+    world.sweep(END_MS + 11 * DAY_MS, "s3")
+    world.assert_consistent(END_MS + 11 * DAY_MS)
+
+
+def test_window_after_a_sweep_enters_again() -> None:
+    world = World()
+    world.window("a", recency_days=29)
+    world.segments = RECENT.model_copy(update={"sweep": "s1", "sweeping": True})
+    world.sweep(END_MS + 3 * DAY_MS)
+    world.window("a", END_MS + DAY_MS, recency_days=0)
+    assert [(change, cause) for _, _, change, cause in world.changes()] == [
+        ("entered", "window"),
+        ("left", "time"),
+        ("entered", "window"),
+    ]
+    times = [event["time"] for event in world.sent]
+    assert times == sorted(times)
+    world.assert_consistent(END_MS + DAY_MS)
+
+
+def test_new_definition_applies_to_all_users_and_removed_one_loses_its_members() -> None:
+    world = World()
+    for user in range(8):
+        world.window(f"u{user}", recency_days=user, purchases=user)
+    world.segments = SegmentSet(
+        version="2",
+        segments=(
+            segment("buyer", "purchases >= 5"),
+            segment("hidden", "purchases >= 7", state="SHADOW"),
+            segment("idle", "events > 0", state="PAUSED"),
+        ),
+    )
+    result = world.sweep(END_MS)
+    assert (result.entered, result.left) == (4, 8)
+    assert world.changes()[8:] == sorted(world.changes()[8:], key=lambda change: change[0])
+    changed = world.changes()[8:]
+    assert {c for c in changed if c[1] == "buyer"} == {
+        (f"u{n}", "buyer", "entered", "definition") for n in (5, 6, 7)
+    }
+    assert {c for c in changed if c[1] == "recent"} == {
+        (f"u{n}", "recent", "left", "removed") for n in range(8)
+    }
+    assert not [c for c in changed if c[1] == "hidden"]
+    assert result.counts.members("hidden") == 1
+    assert result.counts.overlaps["buyer"] == {"buyer": 3, "hidden": 1}
+    assert "recent" not in world.store.segments.members or not world.store.segments.members_of(
+        "recent"
+    )
+
+
+def test_expired_profile_ends_memberships() -> None:
+    world = World()
+    for user in ("a", "b", "c", "d"):
+        world.window(user, recency_days=1)
+    del world.store.rows["b"], world.store.rows["d"]  # the last one too: it ends no page
+    world.sweep(END_MS)
+    assert world.changes()[4:] == [
+        ("b", "recent", "left", "expired"),
+        ("d", "recent", "left", "expired"),
+    ]
+    world.assert_consistent(END_MS)
+
+
+def test_window_between_reading_and_writing_is_evaluated_again() -> None:
+    world = World()
+    world.segments = RECENT.model_copy(update={"sweep": "s1", "sweeping": True})
+    world.window("a", recency_days=29)
+
+    def step(name: str) -> None:
+        if name == "written":  # the worker had read the membership before the sweep wrote it
+            world.store.step = lambda name: None
+            world.store.put(stored_profile("a", 0, END_MS + DAY_MS, recency_days=0.0))
+
+    world.store.step = step
+    world.sweep(END_MS + 3 * DAY_MS)
+    assert [(change, cause) for _, _, change, cause in world.changes()] == [
+        ("entered", "window"),
+        ("left", "time"),
+        ("entered", "time"),
+    ]
+    world.assert_consistent(END_MS + 3 * DAY_MS)
+
+
+def test_user_whose_membership_is_newer_than_the_page_is_evaluated_again() -> None:
+    world = World()
+    world.segments = RECENT.model_copy(update={"sweep": "s1", "sweeping": True})
+    world.window("a", recency_days=40)
+
+    def step(name: str) -> None:
+        if name == "memberships":
+            world.store.step = lambda name: None
+            world.window("a", END_MS + DAY_MS, recency_days=0)
+
+    world.store.step = step
+    world.sweep(END_MS + 3 * DAY_MS)
+    assert world.changes() == [("a", "recent", "entered", "window")]
+    world.assert_consistent(END_MS + 3 * DAY_MS)
+
+
+@pytest.mark.parametrize("seed", range(40))
+def test_killed_sweep_goes_on_and_sends_every_change_exactly_once(seed: int) -> None:
+    rng = random.Random(seed)
+    world = World()
+    for user in range(30):
+        world.window(f"u{user}", recency_days=rng.choice([5, 29, 40]))
+    for user in rng.sample(range(30), 4):
+        del world.store.rows[f"u{user}"]
+    world.segments = RECENT.model_copy(update={"sweep": "s1", "sweeping": True})
+    time_ms = END_MS + rng.choice([1, 3, 20]) * DAY_MS
+    kills = windows = 0
+
+    def step(name: str) -> None:
+        nonlocal kills, windows
+        if rng.random() < 0.02:  # a window while the sweep runs
+            world.store.step = lambda name: None
+            user = rng.randrange(30)
+            row = world.store.rows.get(f"u{user}")
+            if row is not None:
+                windows += 1
+                end_ms = time_ms - HOUR_MS + 1_000 * windows
+                world.window(row.user_id, end_ms, recency_days=rng.choice([0, 50]))
+            world.store.step = step
+        if rng.random() < 0.04:
+            kills += 1
+            raise Killed
+
+    world.store.step = step
+    while True:
+        try:
+            world.sweep(time_ms, state=world.store.state)
+        except Killed:
+            continue
+        break
+    assert kills or seed
+    world.store.step = lambda name: None
+    world.assert_consistent(time_ms)
+
+
+def test_user_enters_and_leaves_with_an_attribute_from_elsewhere_and_its_expiry() -> None:
+    world = World(segments(vip='attribute("vip")'))
+    world.window("u", recency_days=50.0)
+    world.sweep(END_MS, "s1")
+    assert world.changes() == []
+    world.store.statements = {"u": [stated("u", END_MS, days=5, vip=True)]}
+    world.sweep(END_MS + DAY_MS, "s2")
+    world.sweep(END_MS + 2 * DAY_MS, "s3")
+    world.sweep(END_MS + 5 * DAY_MS, "s4")
+    assert world.changes() == [
+        ("u", "vip", "entered", "attribute"),
+        ("u", "vip", "left", "attribute"),
+    ]
+
+
+def test_cause_is_what_the_change_would_not_have_come_without() -> None:
+    conditions = {
+        "vip": 'attribute("vip")',
+        "fresh": 'attribute("age") > 17 and idle_days < 10',
+        "both": 'segment("vip") and idle_days < 20',
+        "idle": "idle_days > 3",
+    }
+    world = World(segments(**conditions))
+    for user in ("a", "b"):
+        world.window(user, recency_days=50.0)
+    states = (
+        (0, [stated("a", END_MS, age=30, vip=True)]),
+        (2, [stated("a", END_MS + DAY_MS, age=40, vip=True)]),  # an age that changes nothing
+        (5, [stated("a", END_MS + DAY_MS, age=40, vip=True)]),
+        (9, [stated("a", END_MS + 8 * DAY_MS, days=90, age=12, vip=False)]),
+        (12, [stated("a", END_MS + 11 * DAY_MS, days=90, age=50, vip=True)]),
+        (25, [stated("a", END_MS + 11 * DAY_MS, days=90, age=50, vip=True)]),
+    )
+    found = []
+    for day, statements in states:
+        world.store.statements = {"a": statements}
+        before = len(world.changes())
+        world.sweep(END_MS + day * DAY_MS, f"s{day}")
+        found.append(sorted(change for change in world.changes()[before:] if change[0] == "a"))
+    assert found == [
+        [("a", name, "entered", "definition") for name in ("both", "fresh", "vip")],
+        [],
+        [("a", "idle", "entered", "time")],
+        [("a", name, "left", "attribute") for name in ("both", "fresh", "vip")],
+        [("a", name, "entered", "attribute") for name in ("both", "vip")],
+        [("a", "both", "left", "time")],
+    ]
+    assert ("b", "idle", "entered", "time") in world.changes()
+    world.segments = segments(**conditions | {"idle": "idle_days > 1"})
+    world.segments = world.segments.model_copy(update={"version": "next"})
+    world.window("c", END_MS + 23 * DAY_MS)
+    world.sweep(END_MS + 25 * DAY_MS, "last")
+    assert ("c", "idle", "entered", "definition") in world.changes()

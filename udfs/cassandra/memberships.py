@@ -1,0 +1,197 @@
+"""Statements on the tables of segment members: writes as encoded values, and reads."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from cassandra.cluster import Session
+from cassandra.query import BoundStatement, PreparedStatement
+
+from liveprofile.segments.membership import Membership, Memberships, MembershipWrite
+from liveprofile.segments.policy import ChangeKey
+from liveprofile.settings import CassandraSettings
+from liveprofile.settings.sections import MAX_TTL_S
+from liveprofile.storage.segment_buckets import segment_bucket
+from udfs.cassandra.batch_writer import Partition, Write, bound_statement
+from udfs.cassandra.encoding import Values, bigint, insert_cql, mutation_bytes, partition_key
+from udfs.cassandra.executor import StatementExecutor
+
+READ_USERS = 50  # in one SELECT
+
+_VALUE_COLUMNS = (
+    "member",
+    "since",
+    "number",
+    "announced",
+    "window_end",
+    "version",
+    "sweep",
+    "reason",
+)
+USER_SEGMENT_COLUMNS = ("user_id", "segment", *_VALUE_COLUMNS)
+MEMBER_COLUMNS = ("segment", "bucket", "user_id", "since")
+SELECTED = (
+    "member, to_unix_timestamp(since), number, announced, to_unix_timestamp(window_end), version,"
+    " sweep, reason, WRITETIME(member)"
+)
+
+
+def membership_ttl_s(settings: CassandraSettings) -> int:
+    """The TTL of a membership: twice that of a profile.
+
+    It is written again when it is half of a profile's TTL old, so it outlives the profile. A sweep
+    then finds it and reports that the user has left.
+    """
+    return min(2 * settings.profile_ttl_s, MAX_TTL_S)
+
+
+def rewrite_after_ms(settings: CassandraSettings) -> int:
+    """The age at which a membership is written again: half of a profile's TTL."""
+    return settings.profile_ttl_s * 500
+
+
+def boolean(value: bool) -> bytes:
+    return b"\x01" if value else b"\x00"
+
+
+def encode_text_list(texts: Sequence[str]) -> bytes:
+    """Encodes a list<text>, such as the values of IN."""
+    items = [text.encode() for text in texts]
+    return struct.pack(">i", len(items)) + b"".join(
+        struct.pack(">i", len(item)) + item for item in items
+    )
+
+
+def in_statements(select: PreparedStatement, user_ids: Sequence[str]) -> Iterator[BoundStatement]:
+    """SELECTs ... WHERE user_id IN ?, each of up to READ_USERS users."""
+    for start in range(0, len(user_ids), READ_USERS):
+        yield bound_statement(select, [encode_text_list(user_ids[start : start + READ_USERS])])
+
+
+class MembershipTables:
+    """Prepared statements. Raises ServiceError or a driver's error if a table is missing."""
+
+    def __init__(self, session: Session, settings: CassandraSettings):
+        keyspace, ttl_s = settings.keyspace, membership_ttl_s(settings)
+
+        def insert(table: str, columns: Sequence[str], ttl_s: int) -> Any:
+            return session.prepare(insert_cql(keyspace, table, columns, ttl_s))
+
+        self._insert = insert("user_segment", USER_SEGMENT_COLUMNS, ttl_s)
+        self._insert_change = insert("segment_change", USER_SEGMENT_COLUMNS, settings.profile_ttl_s)
+        self._insert_member = insert("segment_member", MEMBER_COLUMNS, ttl_s)
+        self._delete_member = session.prepare(
+            f"DELETE FROM {keyspace}.segment_member USING TIMESTAMP ?"
+            " WHERE segment = ? AND bucket = ? AND user_id = ?"
+        )
+        self._select = session.prepare(
+            f"SELECT user_id, segment, {SELECTED} FROM {keyspace}.user_segment WHERE user_id IN ?"
+        )
+        self._select_changes = session.prepare(
+            f"SELECT {SELECTED} FROM {keyspace}.segment_change"
+            " WHERE user_id = ? AND segment = ? AND since >= ?"
+        )
+
+    def user_writes(self, writes: Iterable[MembershipWrite]) -> list[Write]:
+        """The writes to tables that are keyed by the user."""
+        found: list[Write] = []
+        for write in writes:
+            values = _encode(write)
+            found.append((self._insert, values))
+            if write.is_change:
+                found.append((self._insert_change, values))
+        return found
+
+    def member_partitions(self, writes: Iterable[MembershipWrite]) -> list[Partition]:
+        """The writes to segment_member, those of a partition side by side."""
+        partitions = []
+        for write in writes:
+            key = [write.segment_id.encode(), struct.pack(">h", segment_bucket(write.user_id))]
+            writes_of_row = [self._member_write(write, key)]
+            size = mutation_bytes(writes_of_row)
+            partitions.append(Partition(partition_key(*key), writes_of_row, size))
+        return sorted(partitions, key=lambda partition: partition.key)
+
+    def _member_write(self, write: MembershipWrite, columns: list[bytes]) -> Write:
+        """columns: the values of the table's partition key."""
+        key = [*columns, write.user_id.encode()]
+        time = bigint(write.membership.write_time_us)
+        if write.membership.member:
+            return self._insert_member, [*key, bigint(write.membership.since_ms), time]
+        return self._delete_member, [time, *key]
+
+    def select(self, user_ids: Sequence[str]) -> Iterator[BoundStatement]:
+        """SELECTs for `add_rows`: the memberships of the users."""
+        return in_statements(self._select, user_ids)
+
+    def select_changes(self, key: ChangeKey) -> BoundStatement:
+        """A SELECT for `job_change`: the changes from the window's end on."""
+        return bound_statement(
+            self._select_changes,
+            [key.user_id.encode(), key.segment_id.encode(), bigint(key.window_end_ms)],
+        )
+
+
+def add_rows(found: dict[str, Memberships], rows: Iterable[Sequence[Any]]) -> None:
+    """Adds rows of `MembershipTables.select` to the memberships of each user."""
+    for user_id, segment_id, *values in rows:
+        if None not in values:  # a row that expires between two columns
+            found.setdefault(user_id, {})[segment_id] = Membership(*values)
+
+
+def job_change(key: ChangeKey, rows: Iterable[Sequence[Any]]) -> Membership | None:
+    """Returns the change that the job has stored for the window, from rows of a SELECT."""
+    for values in rows:
+        if None not in values:
+            change = Membership(*values)
+            if change.window_end_ms == key.window_end_ms and not change.sweep:
+                return change
+    return None
+
+
+def read_memberships(
+    tables: MembershipTables, reads: StatementExecutor, user_ids: Iterable[str]
+) -> dict[str, Memberships]:
+    """Returns the stored memberships of each user, by segment. Raises StoreError."""
+    users = list(user_ids)
+    found: dict[str, Memberships] = {user_id: {} for user_id in users}
+    for statement in tables.select(users):
+        reads.submit(statement, lambda rows: add_rows(found, rows))
+    reads.drain()
+    return found
+
+
+def read_stored_changes(
+    tables: MembershipTables, reads: StatementExecutor, keys: Iterable[ChangeKey]
+) -> dict[ChangeKey, Membership]:
+    """Returns the changes that the job has stored for these windows. Raises StoreError."""
+    found: dict[ChangeKey, Membership] = {}
+
+    def add(key: ChangeKey, rows: Iterable[Sequence[Any]]) -> None:
+        if (change := job_change(key, rows)) is not None:
+            found[key] = change
+
+    for key in keys:
+        reads.submit(tables.select_changes(key), lambda rows, key=key: add(key, rows))
+    reads.drain()
+    return found
+
+
+def _encode(write: MembershipWrite) -> Values:
+    """Returns the values of USER_SEGMENT_COLUMNS and the write time."""
+    membership = write.membership
+    return [
+        write.user_id.encode(),
+        write.segment_id.encode(),
+        boolean(membership.member),
+        bigint(membership.since_ms),
+        struct.pack(">i", membership.number),
+        boolean(membership.announced),
+        bigint(membership.window_end_ms),
+        struct.pack(">i", membership.version),
+        membership.sweep.encode(),
+        membership.reason.encode(),
+        bigint(membership.write_time_us),
+    ]

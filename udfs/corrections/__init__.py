@@ -1,1 +1,0 @@
-"""Corrections: late events that come into their windows after all (docs/operations.md)."""

@@ -1,1 +1,0 @@
-"""Stores segment memberships, for the job and for sweeps."""
