@@ -39,7 +39,7 @@ class DriftHistory(NamedTuple):
 
 
 def audits(session: Session, settings: Settings, limit: int) -> list[AuditResult]:
-    """What `liveprofile audit` has found, newest first."""
+    """What `liveprofile events audit` has found, newest first."""
     return read_results(session, settings.topics.events, limit)
 
 

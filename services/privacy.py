@@ -89,7 +89,7 @@ def request_erasure(
     before_ms: int,
     audit: AuditEntry | None = None,
 ) -> ErasureState:
-    """Makes the job forget a user; `liveprofile erase --pending` deletes the rows."""
+    """Makes the job forget a user; `liveprofile privacy erase --pending` deletes the rows."""
     from liveprofile.kafka.records import send_all
     from liveprofile.privacy.erasure_records import to_record
     from liveprofile.wire.user_records import CONTENT_TYPE, key_of

@@ -231,7 +231,7 @@ def _series(category: str | None, event_type: str | None) -> Series:
 
 def _not_counted(settings: Settings) -> ServiceError:
     return ServiceError(
-        f"no records of {settings.topics.events} are counted: run `liveprofile trends update`"
+        f"no records of {settings.topics.events} are counted: run `liveprofile shop trends update`"
     )
 
 
