@@ -11,12 +11,12 @@ SETUP_LOG := .stack/setup.log
 # Several test processes share the cores: OpenMP threads that wait for each other would waste them.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help venv jars up stop down status demo check test bench docs lint clean
+.PHONY: help venv jars up stop down status demo check test chaos lab bench docs lint clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
 		printf '  make %-8s %s\n' "$$target" "$$text"; done
-	@echo "  ARGS='...' is passed to up, demo, check, test and bench; PYTHON=... selects another 3.11."
+	@echo "  ARGS='...' is passed to up, demo, check, test, chaos and bench; PYTHON=... selects another 3.11."
 
 # Both at once: pip and Maven wait for the network most of the time.
 venv: ## install the virtual environment in .venv/ and the jars in .stack/lib/
@@ -44,6 +44,12 @@ check: lint ## lint, layers and the fast unit tests: about a minute
 # Three processes: fault tests, which mostly wait; services and browser; embedded Flinks and units.
 test: lint .stack/prometheus/.complete .stack/helm/.complete .stack/browser ## lint, layers and every test level
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
+
+chaos: venv ## random load and faults at full size: about two hours, before a release
+	@$(ONE_THREAD) $(BIN)/python -m tests.chaos $(ARGS)
+
+lab: venv ## run the tests of the studies in lab/
+	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 lab/tests $(ARGS)
 
 bench: venv ## run the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)

@@ -19,12 +19,10 @@ from cli.decode import decode
 from cli.demo.command import demo
 from cli.doctor.command import doctor
 from cli.explain.command import explain
-from cli.learning.catalogue import catalogue
 from cli.learning.evaluate import evaluate
 from cli.learning.model import model
 from cli.learning.train import train
 from cli.learning.tune import tune
-from cli.learning.walk_forward import walk_forward
 from cli.lifecycle.migrations import migrations
 from cli.lifecycle.setup import setup
 from cli.lifecycle.stop import cancel, savepoint, stop
@@ -78,7 +76,7 @@ def add(to: typer.Typer, commands: CommandTuple, panel: str | None = None) -> No
             to.command(rich_help_panel=panel)(command)
 
 
-add(model, (backfill, train, tune, evaluate, walk_forward, catalogue))
+add(model, (backfill, train, tune, evaluate))
 
 # The panels of `liveprofile --help`, by the reader's task.
 PANELS: dict[str, CommandTuple] = {
