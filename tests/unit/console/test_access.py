@@ -46,18 +46,18 @@ def test_cookie_has_no_key_and_is_closed_to_scripts_and_other_sites(
     assert key.split("_")[2] not in cookie
 
 
-def test_wrong_key_is_told_on_the_form(browse: Browse, store: MemoryApiStore) -> None:
+def test_wrong_key_is_told_on_the_form(browse: Browse, api: MemoryApi) -> None:
     browser = browse(None)
-    key_id = store.add_key(Role.READER).stored.key_id
+    key_id = api.add_key(Role.READER).stored.key_id
     answer = browser.post("/sign-in", data={"key": f"lp_{key_id}_{64 * '0'}"}, headers=SAME_ORIGIN)
     assert answer.status_code == 401
     assert "This key is not valid" in answer.text
     assert not browser.cookies
 
 
-def test_many_wrong_keys_of_one_address_are_refused(browse: Browse, store: MemoryApiStore) -> None:
+def test_many_wrong_keys_of_one_address_are_refused(browse: Browse, api: MemoryApi) -> None:
     browser = browse(None, wrong_keys_per_s=1)
-    key_id = store.add_key(Role.READER).stored.key_id
+    key_id = api.add_key(Role.READER).stored.key_id
     statuses = {
         browser.post(
             "/sign-in", data={"key": f"lp_{key_id}_{number:064x}"}, headers=SAME_ORIGIN

@@ -75,9 +75,9 @@ def test_rate_of_a_key_is_limited(connect: Connect, clock: Clock) -> None:
     assert client.get("/v1/users/42").status_code == 200
 
 
-def test_wrong_keys_from_one_address_are_limited(connect: Connect, store: MemoryApiStore) -> None:
+def test_wrong_keys_from_one_address_are_limited(connect: Connect, api: MemoryApi) -> None:
     client = connect(None)
-    key_id = store.add_key(Role.READER).stored.key_id
+    key_id = api.add_key(Role.READER).stored.key_id
     statuses = [
         client.get(
             "/v1/users/42", headers={"Authorization": f"Bearer lp_{key_id}_{number:064x}"}
