@@ -8,8 +8,7 @@ from typing import Any
 from cassandra.cluster import Session
 
 from liveprofile.campaigns import contacts
-from liveprofile.campaigns.frequency_cap import Cap
-from liveprofile.campaigns.plan import Economics, Plan, Target, condition_of
+from liveprofile.campaigns.plan import Cap, Economics, Plan, Target, condition_of
 from liveprofile.campaigns.plan_file import PlanFile
 from liveprofile.campaigns.plan_store import (
     StoredPlan,
