@@ -39,7 +39,8 @@ def encode(
 ) -> np.ndarray:
     """(n, WIDTH) float32 unit vectors, zeros for an empty text.
 
-    Encodes each distinct text once, on a GPU if there is one. `on_progress` gets the numbers of encoded and of all distinct texts.
+    Encodes each distinct text once, on a GPU if there is one. `on_progress` gets the numbers of
+    encoded and of all distinct texts.
     """
     # Sorted by length, so that the texts of a batch need little padding.
     distinct = sorted({text for text in texts if text}, key=lambda text: (len(text), text))
