@@ -200,9 +200,7 @@ def _next_event_metrics(
         popular_C = _popularity_ranks(streams, class_N, split.train)
         metrics[target] = {
             "model": _ranking_metrics(rank_M[has_id_M]),
-            "popularity": _ranking_metrics(
-                _popularity_ranks(streams, class_N, split.train)[class_M]
-            ),
+            "popularity": _ranking_metrics(popular_C[class_N[events.source_M[has_id_M]]]),
         }
     metrics["category"]["model"]["nll"] = _round(events.category_nll_M.mean())
     metrics["item"]["candidates"] = _round((events.item_rank_M != NOT_RANKED).mean())
