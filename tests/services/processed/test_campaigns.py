@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from liveprofile.alerts.cases.case_store import NewAlert, add_alert
-from liveprofile.campaigns.frequency_cap import Cap
-from liveprofile.campaigns.plan import Target
+from liveprofile.campaigns.plan import Cap, Target
 from liveprofile.campaigns.plan_file import Campaign, PlanFile, write_plan
 from liveprofile.campaigns.plan_store import find_plan, store_plan
 from liveprofile.kafka.records import read_topic
@@ -26,11 +25,6 @@ from tests.support.streams.shop import START_MS
 pytestmark = pytest.mark.services
 
 DAYS = 2
-
-
-@pytest.fixture(scope="module")
-def job(processed) -> JobUnderTest:
-    return processed.job
 
 
 def plan(job: JobUnderTest, name: str, out: Path, *options: str) -> dict[str, Any]:
