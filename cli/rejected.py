@@ -138,13 +138,11 @@ def resend(
     dry_run: Check the records without sending them.
     """
     from liveprofile.ingest.rejected import read_corrections
-    from liveprofile.ingest.rejected_topic import correct_records, send_corrected
+    from services import operations
 
     corrections = read_corrections(_read_text(file), str(file))
     settings = read_settings(config)
-    records = correct_records(settings, corrections)
-    if not dry_run:
-        send_corrected(settings, records)
+    records = operations.resend(None, settings, corrections, dry_run=dry_run)
     if json:
         print_json({"records": len(records), "sent": not dry_run})
     else:

@@ -1,42 +1,54 @@
-"""The reads of the API: none of them blocks the event loop."""
+"""What routes and pages read and do: rows on the event loop, services in threads.
+
+Every method raises ServiceError if Cassandra does not answer. Rows are newest first. `limit`: at
+most so many rows. `after`: the position of the last row of the page before.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import heapq
 import itertools
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
 from datetime import UTC, date, datetime
+from typing import Any, NamedTuple, TypeVar
 
-from liveprofile.alerts.cases.case_store import AlertCase, read_cases
-from liveprofile.alerts.cases.flags import FlagWithState, find_flag
-from liveprofile.alerts.cases.snooze import ALL_RULES, Snooze, read_snoozes
-from liveprofile.alerts.cases.states import (
-    AlertState,
-    StoredAlertState,
-    read_state,
-    read_state_changes,
-)
+from cassandra.cluster import Session
+
+from liveprofile.alerts.cases.case_store import AlertCase
+from liveprofile.alerts.cases.flags import FlagWithState
+from liveprofile.alerts.cases.states import AlertState, StoredAlertState
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import by_user
 from liveprofile.segments.members import SegmentSize
+from liveprofile.settings import CassandraSettings, Settings
+from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import to_ms
 from liveprofile.storage.flag_buckets import FLAG_BUCKETS
-from liveprofile.storage.queries import SimilarUser, StoredFlag, names_of, stored_flag, stored_score
+from liveprofile.storage.queries import (
+    SimilarUser,
+    StoredFlag,
+    StoredScore,
+    names_of,
+    stored_flag,
+    stored_score,
+)
 from liveprofile.storage.score_hours import score_hour_ms
 from liveprofile.storage.segment_buckets import SEGMENT_BUCKETS
 from serve.keys import StoredKey, key_of_row
-from serve.store.link import CassandraLink
+from serve.store.link import Link
 from serve.store.merged_reads import MergedReads
-from serve.store.protocol import (
+from serve.store.scans import Scans
+from serve.store.statements import (
     END_OF_TIME_MS,
     BucketMember,
-    FlagFile,
     RawDelta,
     RawProfile,
-    ScorePage,
     StoredUserSegment,
 )
+
+Result = TypeVar("Result")
 
 # One request reads so many partitions: the coordinator of a large IN has much work.
 USERS_PER_READ = 25
@@ -46,18 +58,68 @@ PROFILE_READS_AT_ONCE, LONGEST_WAIT_S = 4, 0.02
 HOURS_PER_PAGE = 96
 HOURS_AT_ONCE = 8
 BUCKETS_AT_ONCE = 8
+# A request makes a few connections to Kafka in turn; the first transaction of a cluster takes
+# seconds. So it notices in time that Kafka does not answer.
+KAFKA_TIMEOUT_MS = 4_000
 
 
-class CassandraReads:
-    """The methods of serve.store.protocol.Store that read."""
+class ScorePage(NamedTuple):
+    rows: list[StoredScore]
+    position: tuple[int, str] | None  # after the page; None: there is no more
 
-    def __init__(self, link: CassandraLink):
-        self._link = link
+
+class Store:
+    """connect: opens a session for a scan."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        connect: Callable[[CassandraSettings], AbstractContextManager[Session]] = open_session,
+    ):
+        kafka = settings.kafka.model_copy(update={"request_timeout_ms": KAFKA_TIMEOUT_MS})
+        self.settings = settings.model_copy(update={"kafka": kafka})
+        self._link = Link(settings.cassandra, settings.serve.deadline_ms)
+        self._scans = Scans(settings, connect)
         self._single_profiles = MergedReads(
             self._profile_rows, PROFILE_READS_AT_ONCE, USERS_PER_READ, LONGEST_WAIT_S
         )
 
+    @classmethod
+    def on(cls, session: Session, settings: Settings) -> Store:
+        """A store on a session that is there."""
+        store = cls(settings, lambda _: nullcontext(session))
+        store._link.use(session)
+        return store
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Connects in the background for as long as it is open."""
+        async with self._link.running():
+            try:
+                yield
+            finally:
+                self._scans.stop()
+
+    async def run(self, act: Callable[..., Result], *args: Any, **options: Any) -> Result:
+        """Runs a function of services/ in a thread. Raises what it raises.
+
+        A write that takes longer than the deadline of its request may still be done.
+        """
+        return await self._link.in_thread(
+            lambda session: act(session, self.settings, *args, **options)
+        )
+
+    async def scan(self, act: Callable[..., Result], *args: Any, **options: Any) -> Result:
+        """As `run` for a function that reads all users: one at a time, with a limit.
+
+        It has the argument `watch`. Raises ScanBusy, ScanTooLarge.
+        """
+        return await self._scans.run(
+            lambda session, limit: act(session, self.settings, *args, watch=limit.watch, **options)
+        )
+
     async def check(self) -> None:
+        """Returns if Cassandra answers."""
         await self._link.rows("check")
 
     async def key(self, key_id: str) -> StoredKey | None:
@@ -66,6 +128,7 @@ class CassandraReads:
         return key_of_row(rows[0]) if rows and rows[0][3] else None
 
     async def profiles(self, user_ids: Sequence[str], embedding: bool) -> list[RawProfile]:
+        """The profiles of those users who have one, in any order."""
         if len(user_ids) == 1 and not embedding:
             row = await self._single_profiles.row(user_ids[0])
             return [] if row is None else [row]
@@ -86,13 +149,16 @@ class CassandraReads:
         return {row[0]: RawProfile(*row) for row in rows}
 
     async def some_profiles(self, limit: int) -> list[RawProfile]:
+        """Of users chosen by the hash of their id: as good as at random, always the same."""
         return [RawProfile(*row) for row in await self._link.rows("some_profiles", (limit,))]
 
     async def deltas(self, user_id: str, until_ms: int, limit: int) -> list[RawDelta]:
+        """Of windows that end at `until_ms` or earlier."""
         rows = await self._link.rows("deltas", (user_id, until_ms, limit))
         return [RawDelta(*row) for row in rows]
 
     async def scores(self, user_id: str, after: tuple[int, str] | None, limit: int) -> ScorePage:
+        """after: event_time_ms, event_id. There may be fewer than `limit` with more to follow."""
         rows: list[tuple] = []
         until_ms = END_OF_TIME_MS
         if after is not None:
@@ -119,6 +185,7 @@ class CassandraReads:
     async def flags(
         self, user_id: str, since_ms: int, after: tuple[int, str, str] | None, limit: int
     ) -> list[StoredFlag]:
+        """after: window_end_ms, rule_id, event_id."""
         rows: list[tuple] = []
         until_ms = END_OF_TIME_MS
         if after is not None:
@@ -132,6 +199,7 @@ class CassandraReads:
     async def all_flags(
         self, since_ms: int, after: tuple[int, str, str, str] | None, limit: int
     ) -> list[StoredFlag]:
+        """after: window_end_ms, user_id, rule_id, event_id."""
         flags: list[StoredFlag] = []
         until_ms = END_OF_TIME_MS
         if after is not None:
@@ -169,6 +237,7 @@ class CassandraReads:
         return [FlagWithState(flag, _state(rows)) for flag, rows in zip(flags, states, strict=True)]
 
     async def similar(self, user_id: str, k: int, segment: str | None) -> list[SimilarUser] | None:
+        """None for an unknown user."""
         own = await self._link.rows("embedding", (user_id,))
         if not own:
             return None
@@ -181,33 +250,10 @@ class CassandraReads:
         users = [SimilarUser(*row)._replace(segments=names_of(row[2])) for row in rows]
         return [user for user in users if user.user_id != user_id][:k]
 
-    async def flag_file(self, flag_id: str) -> FlagFile:
-        def read(session) -> FlagFile:
-            flag = find_flag(session, flag_id)
-            return FlagFile(
-                flag,
-                read_state(session, flag_id),
-                read_state_changes(session, flag_id),
-                [
-                    each
-                    for each in read_snoozes(session, flag.user_id)
-                    if each.rule_id in (flag.rule_id, ALL_RULES)
-                ],
-                [
-                    case
-                    for case in read_cases(session, flag.user_id, flag.rule_id)
-                    if flag_id in case.alerts
-                ],
-            )
-
-        return await self._link.in_thread(read)
-
-    async def snoozes(self, user_id: str) -> list[Snooze]:
-        return await self._link.in_thread(lambda session: read_snoozes(session, user_id))
-
     async def segment_members(
         self, segment: str, after: tuple[int, str] | None, limit: int
     ) -> list[BucketMember]:
+        """By bucket and user. after: bucket, user_id."""
         first, after_user = (0, "") if after is None else after
         members: list[BucketMember] = []
         for start in range(first, SEGMENT_BUCKETS, BUCKETS_AT_ONCE):
@@ -234,11 +280,13 @@ class CassandraReads:
         return [StoredUserSegment(*row) for row in rows]
 
     async def attributes(self, user_id: str) -> list[Statement]:
+        """What other systems state about the user, expired statements included."""
         return by_user(await self._link.rows("user_attributes", (user_id,))).get(user_id, [])
 
     async def cases(
         self, user_id: str | None, after: tuple[str, str, int] | None, limit: int
     ) -> list[AlertCase]:
+        """after: user_id, rule_id, number. Of all users they have no order that means anything."""
         if after is None:
             if user_id is None:
                 rows = await self._link.rows("cases", (limit,))

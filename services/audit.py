@@ -9,8 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from cassandra.cluster import Session
@@ -20,8 +19,8 @@ from liveprofile.alerts.cases.states import TransitionError
 from liveprofile.campaigns.plan_store import CampaignExists
 from liveprofile.errors import InputError
 from liveprofile.rules.proposals import OwnProposal, ProposalDecided, UnknownProposal
+from liveprofile.settings import Settings
 from liveprofile.storage.cql import execute, from_ms, read, to_ms
-from serve.store.protocol import AuditEntry
 from udfs.definition_changes import DefinitionsChanged
 
 REFUSALS = (
@@ -36,6 +35,21 @@ REFUSALS = (
 _COLUMNS = "day, entry, key_id, name, action, target, request_id, requested, before, after, outcome"
 
 
+class AuditEntry(NamedTuple):
+    """An act through API or console. `after`: what is stored now; None: nothing, or not done."""
+
+    key_id: str
+    name: str
+    action: str
+    target: str
+    request_id: str
+    requested: dict[str, Any]
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    outcome: str = "started"
+    at_ms: int = 0
+
+
 class OpenEntry:
     """The entry of a write under way; the write sets `before` and `after`."""
 
@@ -45,10 +59,13 @@ class OpenEntry:
 
 
 @contextmanager
-def audited(session: Session, entry: AuditEntry, ttl_s: int) -> Iterator[OpenEntry]:
+def audited(session: Session, settings: Settings, entry: AuditEntry | None) -> Iterator[OpenEntry]:
     """Around a write. Raises ServiceError, before the write if it cannot be recorded."""
-    entry_id = start_entry(session, entry, ttl_s)
     work = OpenEntry()
+    if entry is None:
+        yield work
+        return
+    entry_id = start_entry(session, settings, entry)
     outcome = "failed"
     try:
         yield work
@@ -58,30 +75,30 @@ def audited(session: Session, entry: AuditEntry, ttl_s: int) -> Iterator[OpenEnt
         raise
     finally:
         completed = entry._replace(before=work.before, after=work.after, outcome=outcome)
-        write_entry(session, entry_id, completed, ttl_s)
+        write_entry(session, settings, entry_id, completed)
 
 
-def start_entry(session: Session, entry: AuditEntry, ttl_s: int) -> uuid.UUID:
+def start_entry(session: Session, settings: Settings, entry: AuditEntry) -> uuid.UUID:
     """Stores a new entry and returns its id. Raises ServiceError."""
     entry_id = uuid_from_time(entry.at_ms / 1_000)
-    write_entry(session, entry_id, entry, ttl_s)
+    write_entry(session, settings, entry_id, entry)
     return entry_id
 
 
-def read_trail(session: Session, day_ms: int, limit: int) -> list[AuditEntry]:
+def read_trail(session: Session, settings: Settings, day_ms: int, limit: int) -> list[AuditEntry]:
     """The entries of the UTC day that contains the time, newest first."""
-    day = datetime.fromtimestamp(day_ms / 1_000, UTC).date()
     query = f"SELECT {_COLUMNS} FROM api_audit WHERE day = %s LIMIT %s"
-    return [_entry(row) for row in read(session, query, (day, limit))]
+    return [_entry(row) for row in read(session, query, (from_ms(day_ms).date(), limit))]
 
 
-def write_entry(session: Session, entry_id: uuid.UUID, entry: AuditEntry, ttl_s: int) -> None:
+def write_entry(
+    session: Session, settings: Settings, entry_id: uuid.UUID, entry: AuditEntry
+) -> None:
     """Stores an entry, or replaces the one with this id. Raises ServiceError."""
     execute(
         session,
-        "INSERT INTO api_audit (day, entry, key_id, name, action, target, request_id, requested,"
-        " before, after, outcome) VALUES (%s, %s, %s, %s, %s, %s, %s, %s, %s, %s, %s)"
-        f" USING TTL {ttl_s:d}",
+        f"INSERT INTO api_audit ({_COLUMNS}) VALUES ({', '.join(['%s'] * 11)})"
+        f" USING TTL {settings.serve.audit_ttl_s:d}",
         (
             from_ms(entry.at_ms).date(),
             entry_id,
