@@ -83,7 +83,6 @@ def apply(
 
     Example: `liveprofile segments apply segments.toml --by anna`
     """
-    from liveprofile.feeds.definitions import read_topic_segments
     from liveprofile.segments.definitions import read_segments
 
     settings = read_settings(config)
@@ -91,8 +90,6 @@ def apply(
     apply_file(
         settings,
         "segment",
-        settings.topics.segments,
-        read_topic_segments,
         found.segments,
         file,
         dry_run=dry_run,
@@ -305,11 +302,7 @@ def current_segments(settings: Settings) -> tuple[str, SegmentSet]:
 
     Raises ServiceError and SegmentsError.
     """
-    from liveprofile.feeds.definition_changes import read_in_force
-    from liveprofile.feeds.definitions import read_topic_segments
-    from liveprofile.segments.definitions import read_segments
+    from services.definitions import read_kind
 
-    source, found, _ = read_in_force(
-        settings, settings.topics.segments, read_topic_segments, settings.segments, read_segments
-    )
+    source, found, _ = read_kind(settings, "segments")
     return source, found

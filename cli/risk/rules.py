@@ -71,15 +71,11 @@ def apply(
 
     Example: `liveprofile risk rules apply rules.toml --dry-run`
     """
-    from liveprofile.feeds.definitions import read_topic_rules
     from liveprofile.rules.rules import read_rules
 
     settings = read_settings(config)
-    rule_set = read_with_attributes(read_rules, "rule", lambda: settings)(file)
-    name, rules = settings.topics.rules, rule_set.rules
-    apply_file(
-        settings, "rule", name, read_topic_rules, rules, file, dry_run=dry_run, by=by, json=json
-    )
+    rules = read_with_attributes(read_rules, "rule", lambda: settings)(file).rules
+    apply_file(settings, "rule", rules, file, dry_run=dry_run, by=by, json=json)
 
 
 @rules.command()
@@ -100,19 +96,16 @@ def backtest(
     Options:
     days: The last days of stored events.
     """
-    from liveprofile.feeds.definition_changes import read_in_force
-    from liveprofile.feeds.definitions import read_topic_rules
     from liveprofile.labels.rule_backtest import as_json
     from liveprofile.labels.rule_backtest import backtest as compare
     from liveprofile.rules.rules import read_rules
     from liveprofile.storage.connection import open_session
     from liveprofile.storage.cql import now_ms
+    from services.definitions import read_kind
 
     settings = read_settings(config)
     edited = read_with_attributes(read_rules, "rule", lambda: settings)(file)
-    _, current, _ = read_in_force(
-        settings, settings.topics.rules, read_topic_rules, settings.rules, read_rules
-    )
+    current = read_kind(settings, "rules").definitions
     with open_session(settings.cassandra) as session:
         found = compare(session, settings, current.rules, edited.rules, days, now_ms())
     if json:
@@ -159,12 +152,7 @@ def list_rules(config: ConfigOption = None, json: JsonOption = False) -> None:
 
     Example: `liveprofile risk rules list --json`
     """
-    from liveprofile.feeds.definition_changes import read_in_force
-    from liveprofile.feeds.definitions import read_topic_rules
-    from liveprofile.rules.rules import read_rules
+    from services.definitions import read_kind
 
-    settings = read_settings(config)
-    source, rule_set, _ = read_in_force(
-        settings, settings.topics.rules, read_topic_rules, settings.rules, read_rules
-    )
+    source, rule_set, _ = read_kind(read_settings(config), "rules")
     print_in_force(source, rule_set, "rule", json, lambda rule: f"{rule.scope:<6}  ")
