@@ -10,8 +10,7 @@ import orjson
 from cassandra.cluster import Session
 from cassandra.query import BoundStatement
 
-from liveprofile.campaigns.frequency_cap import Contact, is_at_cap
-from liveprofile.campaigns.plan import TREATMENT
+from liveprofile.campaigns.plan import TREATMENT, Contact, is_at_cap
 from liveprofile.campaigns.plan_file import Campaign, PlanFile
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import execute_per_key, from_ms, prepare, to_ms, write_all

@@ -22,6 +22,7 @@ from confluent_kafka.admin import (
 )
 
 from liveprofile.errors import ServiceError
+from liveprofile.feeds.definitions import read_topic_rules
 from liveprofile.flink.jars import JARS
 from liveprofile.flink.launcher import link_jars, pyflink_home
 from liveprofile.kafka.offsets import committed_offsets
@@ -34,7 +35,6 @@ from tests.support.security.secured_broker import SecuredBroker
 from tests.support.security.token_issuer import CLIENT_ID, CLIENT_SECRET, SCOPE, TokenIssuer, serve
 from tests.support.streams.shop import shop_events
 from udfs.profile.model_feed import read_user_models
-from udfs.rules_feed import read_topic_rules
 
 pytestmark = pytest.mark.services
 
@@ -177,7 +177,7 @@ JOB_GROUPS = (
     "liveprofile liveprofile-events liveprofile-rules liveprofile-models liveprofile-consents"
     " liveprofile-erasures"
 )
-# From the table of docs/deployment.md.
+# From the table of docs/deploy.md.
 RIGHTS = {
     "job": [(TOPIC, READ, JOB_READS), (TOPIC, WRITE, JOB_WRITES), (GROUP, READ, JOB_GROUPS)],
     "analyst": [

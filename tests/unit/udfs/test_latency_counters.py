@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from liveprofile.flink.latency_report import (
+from liveprofile.flink.operator_metrics import (
     BUCKETS_MS,
     EVENT_TO_ALERT,
     EVENT_TO_SCORE,
@@ -14,7 +14,7 @@ from liveprofile.flink.latency_report import (
     count_latencies,
     is_latency,
 )
-from udfs.latency_counters import LatencyCounters
+from udfs.worker import LatencyCounters
 
 
 class Group:
