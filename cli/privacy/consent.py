@@ -85,7 +85,7 @@ def set_consent(
             session,
             changes,
             send,
-            ttl_s=store.ttl_s(settings.topics.consents_retention_ms),
+            ttl_s=store.ttl_s(settings.topics.decisions_retention_ms),
             in_flight=settings.cassandra.in_flight,
         )
     users = len({user_id for user_id, _ in changes})

@@ -53,7 +53,7 @@ class CassandraPrivacy:
                     session,
                     [(user_id, change)],
                     send,
-                    ttl_s=consent_store.ttl_s(settings.topics.consents_retention_ms),
+                    ttl_s=consent_store.ttl_s(settings.topics.decisions_retention_ms),
                     in_flight=settings.cassandra.in_flight,
                 )
                 entry.after = change._asdict()
@@ -77,7 +77,7 @@ class CassandraPrivacy:
 
         settings = self._privacy_settings
         record = (key_of(user_id), to_record(user_id, before_ms), CONTENT_TYPE)
-        keep_s = consent_store.ttl_s(settings.topics.erasures_retention_ms)
+        keep_s = consent_store.ttl_s(settings.topics.decisions_retention_ms)
 
         def write(session: Session) -> ErasureState:
             known = read_deletions(session, [user_id]).get(user_id)
