@@ -14,7 +14,14 @@ from liveprofile.resources import ROOT
 from liveprofile.settings import load
 from liveprofile.settings.sections import MAX_TTL_S
 
-PACKAGES = ("cli", "liveprofile", "offline", "serve", "udfs")  # those that write to Cassandra
+PACKAGES = (
+    "cli",
+    "liveprofile",
+    "offline",
+    "serve",
+    "services",
+    "udfs",
+)  # those that write to Cassandra
 WRITE = re.compile(r"^(INSERT INTO|UPDATE) \S+")
 # The first hour ever counted: one row for all time, of no user.
 NO_TTL = {"INSERT INTO {}.drift_state (scope, start) VALUES ('{}', ?)"}
