@@ -8,7 +8,7 @@ from pathlib import Path
 
 from starlette.testclient import TestClient
 
-from console.views.model_versions import CONFIGURED, folder_of, model_versions
+from console.views.models import CONFIGURED, folder_of, model_versions
 from liveprofile.errors import ServiceError
 from tests.support.paths import ROOT
 from tests.unit.console.conftest import MemoryJob
