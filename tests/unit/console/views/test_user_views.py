@@ -28,7 +28,7 @@ def test_sentence_names_what_is_known() -> None:
 
 
 def test_sentence_leaves_out_what_is_not_known() -> None:
-    assert who([], {}, {}) == "A customer Nothing else is known."
+    assert who([], {}, {}) == "A customer. Nothing else is known yet."
     features = {"events": 20.0, "purchases": 0.0, "recency_days": None, "churn": 0.9}
     assert who([], features, {"activity_hour": [0.0] * 24, "activity_weekday": [0.0] * 7}) == (
         "A customer: no purchase in 20 events; 90 % probability of no purchase within the model's"
@@ -107,7 +107,7 @@ def test_timeline_tells_which_flags_a_correction_has_withdrawn() -> None:
     entries = [timeline([], [flag._replace(correction=mark)]).entries[0] for mark in marks]
     raised, kept, withdrawn = (entry.lines for entry in entries)
     assert kept == raised
-    assert withdrawn[:-1] == raised and "would not have been raised" in withdrawn[-1]
+    assert withdrawn[:-1] == raised and "withdrawn by a correction" in withdrawn[-1]
 
 
 def test_timeline_of_nothing_is_empty() -> None:
