@@ -94,7 +94,7 @@ class _StoreInMemory:
                 row.amount_decayed,
                 row.events_total,
                 tuple(row.segments),
-                row.profile_json.decode(),
+                row.profile.decode(),
             )
             for row in rows
         }

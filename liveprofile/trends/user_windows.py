@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from liveprofile.storage.scans import WindowChange
+from liveprofile.storage.queries import WindowChange
 
 
 class UserWindow(NamedTuple):

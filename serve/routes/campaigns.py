@@ -23,7 +23,7 @@ from liveprofile.client.analysis_models import (
 from liveprofile.client.models import (
     Page,
 )
-from liveprofile.storage.segment_buckets import SEGMENT_BUCKETS
+from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.units import DAY_MS
 from serve import answers
 from serve.guard import extend_deadline

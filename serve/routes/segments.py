@@ -16,7 +16,7 @@ from liveprofile.client.analysis_models import (
 from liveprofile.client.models import (
     Page,
 )
-from liveprofile.storage.segment_buckets import SEGMENT_BUCKETS
+from liveprofile.rows.users import SEGMENT_BUCKETS
 from serve import answers
 from serve.paging import Paging, invalid_cursor
 from serve.routes.common import DataStore, Reader, SegmentId, UserId, problems

@@ -19,12 +19,11 @@ from liveprofile.alerts.cases.states import (
 )
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import by_user
+from liveprofile.rows.risk import FLAG_BUCKETS, score_hour_ms
+from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.segments.members import SegmentSize
 from liveprofile.storage.cql import to_ms
-from liveprofile.storage.flag_buckets import FLAG_BUCKETS
 from liveprofile.storage.queries import SimilarUser, StoredFlag, names_of, stored_flag, stored_score
-from liveprofile.storage.score_hours import score_hour_ms
-from liveprofile.storage.segment_buckets import SEGMENT_BUCKETS
 from serve.keys import StoredKey, key_of_row
 from serve.store.link import CassandraLink
 from serve.store.merged_reads import MergedReads

@@ -20,7 +20,7 @@ from liveprofile.campaigns.uplift import (
 )
 from liveprofile.simulator import Shop, ShopConfig
 from liveprofile.simulator.output import write_shop
-from liveprofile.storage.scans import WindowChange
+from liveprofile.storage.queries import WindowChange
 
 
 def test_interval_of_a_difference_of_rates_is_newcombes() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liveprofile.proportions import wilson_interval
-from liveprofile.storage.scans import WindowChange
+from liveprofile.storage.queries import WindowChange
 from liveprofile.trends.funnel import STEPS, funnel, steps_reached
 from liveprofile.trends.retention import WEEK_MS, retention, week_start_ms
 from liveprofile.trends.user_windows import UserWindow, user_windows

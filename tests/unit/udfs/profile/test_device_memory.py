@@ -57,7 +57,7 @@ def test_job_stores_the_profiles_of_halved_passes(model: Any) -> None:
     assert small.rows_per_pass == 1
     assert halved.profiles.keys() == whole.profiles.keys() == set(USERS)
     for user in USERS:
-        assert halved.profiles[user].profile_json == whole.profiles[user].profile_json
+        assert halved.profiles[user].profile == whole.profiles[user].profile
 
 
 def test_row_that_does_not_fit_alone_fails_the_task_and_is_not_rejected() -> None:
