@@ -11,12 +11,12 @@ SETUP_LOG := .stack/setup.log
 # Several test processes share the cores: OpenMP threads that wait for each other would waste them.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help venv jars up stop down status demo check test bench lint clean
+.PHONY: help venv jars up stop down status demo check test chaos lab bench docs lint clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
 		printf '  make %-8s %s\n' "$$target" "$$text"; done
-	@echo "  ARGS='...' is passed to up, demo, check, test and bench; PYTHON=... selects another 3.11."
+	@echo "  ARGS='...' is passed to up, demo, check, test, chaos and bench; PYTHON=... selects another 3.11."
 
 # Both at once: pip and Maven wait for the network most of the time.
 venv: ## install the virtual environment in .venv/ and the jars in .stack/lib/
@@ -45,8 +45,23 @@ check: lint ## lint, layers and the fast unit tests: about a minute
 test: lint .stack/prometheus/.complete .stack/helm/.complete .stack/browser ## lint, layers and every test level
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
+chaos: venv ## random load and faults at full size: about two hours, before a release
+	@$(ONE_THREAD) $(BIN)/python -m tests.chaos $(ARGS)
+
+lab: venv ## run the tests of the studies in lab/
+	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 lab/tests $(ARGS)
+
 bench: venv ## run the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+docs: .stack/docs-venv/.ready ## build the site of docs/ in .stack/site/, with search
+	@rm -rf .stack/site-pages .stack/site && mkdir -p .stack/site-pages
+	@cp -r docs/images docs/*.md .stack/site-pages/
+	@sed -E 's#\]\(docs/#](#g; s#\(CHANGELOG\.md#(changelog.md#g' README.md > .stack/site-pages/index.md
+	@sed -E 's#\]\(docs/#](#g; s#\(README\.md#(index.md#g' CHANGELOG.md > .stack/site-pages/changelog.md
+	@sed -i -E 's#\(\.\./README\.md#(index.md#g; s#\(\.\./CHANGELOG\.md#(changelog.md#g' .stack/site-pages/*.md
+	@sed -i -E 's#\[([^]]*)\]\((\.\./|mappings)[^)]*\)#\1#g' .stack/site-pages/*.md
+	@.stack/docs-venv/bin/zensical build --clean --strict
 
 lint: venv ## check style with ruff and layers with import-linter
 	@$(BIN)/ruff check --quiet .
@@ -78,6 +93,10 @@ clean: stop ## remove everything that make created
 # Only tests need it.
 .stack/helm/.complete: stack/helm.sh | .venv/.ready
 	@stack/step.sh "helm" .stack/helm $(SETUP_LOG).helm stack/helm.sh $(BIN)/python .stack/helm
+	@touch $@
+
+.stack/docs-venv/.ready: requirements-docs.txt
+	@rm -rf $(@D) && $(PYTHON) -m venv $(@D) && $(@D)/bin/pip install --quiet -r requirements-docs.txt
 	@touch $@
 
 .stack/lib/.complete: liveprofile/flink/pom.xml | .stack/prerequisites

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from datetime import date, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,9 +11,7 @@ import typer
 
 from benchmarks import throughput as throughput_benchmark
 from benchmarks.load.workload import Workload
-from benchmarks.models.gpu_command import gpu
 from benchmarks.serve import serve
-from benchmarks.storage.command import storage
 from benchmarks.support import runs
 from benchmarks.support.command_line import (
     BACKGROUND_PER_S,
@@ -33,13 +30,12 @@ from benchmarks.support.command_line import (
     report,
     report_on_stack,
 )
+from cli.options import Commands
 from liveprofile.errors import LiveprofileError
 from stack.local import Stack
 
-app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-app.command()(gpu)
+app = Commands(add_completion=False, pretty_exceptions_enable=False, invoke_without_command=True)
 app.command()(serve)
-app.command()(storage)
 
 
 @app.callback(invoke_without_command=True)
@@ -56,7 +52,7 @@ def default_benchmarks(context: typer.Context, commit_log: CommitLog = "periodic
         rate = LATENCY_LOAD_SHARE * result["events_per_s"]["whole"]
         return {"throughput": result, "latency": latency(stack, workload, rate, SAMPLES)}
 
-    report_on_stack("all", BENCH_ROOT, commit_log, workload, measure)
+    report_on_stack("all", measure, workload, commit_log=commit_log)
 
 
 @app.command()
@@ -69,13 +65,11 @@ def throughput(
 ) -> None:
     """Measure events per second of the job's variants (benchmarks/support/job.py)."""
     workload = Workload.of(events, users)
-    report_on_stack(
-        "throughput",
-        root,
-        commit_log,
-        workload,
-        lambda stack: throughput_benchmark.throughput(stack, workload, repetitions),
-    )
+
+    def measure(stack: Stack) -> dict[str, Any]:
+        return throughput_benchmark.throughput(stack, workload, repetitions)
+
+    report_on_stack("throughput", measure, workload, root=root, commit_log=commit_log)
 
 
 @app.command()
@@ -84,7 +78,6 @@ def bytewax(
     events: Events = EVENTS,
     users: Users = USERS,
     repetitions: Repetitions = REPETITIONS,
-    commit_log: CommitLog = "periodic",
 ) -> None:
     """Compare the profile pipeline with the same work in Bytewax, which must be installed."""
     from benchmarks.against_bytewax import against_bytewax, require_bytewax
@@ -92,32 +85,7 @@ def bytewax(
     require_bytewax()
     workload = Workload.of(events, users)
     report_on_stack(
-        "bytewax",
-        root,
-        commit_log,
-        workload,
-        lambda stack: against_bytewax(stack, workload, repetitions),
-    )
-
-
-@app.command()
-def users(
-    root: Root = BENCH_ROOT,
-    events: Events = EVENTS,
-    counts: Annotated[
-        str, typer.Option(help="Numbers of users, separated by commas.")
-    ] = "2000,20000,200000",
-    commit_log: CommitLog = "periodic",
-) -> None:
-    """Measure the time per event for different numbers of users."""
-    workload = Workload.of(events, USERS)
-    numbers = [int(count) for count in counts.split(",")]
-    report_on_stack(
-        "users",
-        root,
-        commit_log,
-        workload,
-        lambda stack: throughput_benchmark.users(stack, workload, numbers),
+        "bytewax", lambda stack: against_bytewax(stack, workload, repetitions), workload, root=root
     )
 
 
@@ -126,14 +94,15 @@ def latency(
     root: Root = BENCH_ROOT,
     events: Events = EVENTS,
     users: Users = USERS,
-    rate: Annotated[
-        float | None,
-        typer.Option(help="Events per second. Default: 70 % of the throughput of a run before."),
-    ] = None,
+    rate: float | None = None,
     samples: Samples = SAMPLES,
     commit_log: CommitLog = "periodic",
 ) -> None:
-    """Measure the time from the event that closes a window until its profiles can be read."""
+    """Measure the time from the event that closes a window until its profiles can be read.
+
+    Options:
+    rate: Events per second. Default: 70 % of the throughput of a run before.
+    """
     from benchmarks.latency import latency
 
     workload = Workload.of(events, users)
@@ -146,136 +115,48 @@ def latency(
         result = latency(stack, workload, LATENCY_LOAD_SHARE * fastest_per_s, samples)
         return {"share": LATENCY_LOAD_SHARE, "fastest_events_per_s": fastest_per_s, **result}
 
-    report_on_stack("latency", root, commit_log, workload, measure)
-
-
-@app.command("model-swap")
-def model_swap(
-    root: Root = BENCH_ROOT,
-    events: Events = EVENTS,
-    users: Users = USERS,
-    rate: Annotated[float, typer.Option(help="Events per second.")] = BACKGROUND_PER_S,
-    every: Annotated[
-        float, typer.Option(min=1, help="Seconds between two changes of the model.")
-    ] = 5.0,
-    samples: Samples = SAMPLES,
-    commit_log: CommitLog = "periodic",
-) -> None:
-    """Compare the profile latency while the user model changes with the time before."""
-    from benchmarks.model_swap import model_swap
-
-    workload = Workload.of(events, users)
-    report_on_stack(
-        "model-swap",
-        root,
-        commit_log,
-        workload,
-        lambda stack: model_swap(stack, workload, rate, samples, every),
-    )
+    report_on_stack("latency", measure, workload, root=root, commit_log=commit_log)
 
 
 @app.command()
 def alerts(
     root: Root = BENCH_ROOT,
-    rates: Annotated[
-        str, typer.Option(help="Scored events per second, separated by commas.")
-    ] = "100,1000",
-    background: Annotated[
-        float, typer.Option(help="Events per second for the profile pipeline.")
-    ] = BACKGROUND_PER_S,
-    warm_up: Annotated[float, typer.Option(help="Unmeasured seconds per rate.")] = 180,
-    seconds: Annotated[float, typer.Option(min=10, help="Measured seconds per rate.")] = 60,
-    parallelism: Annotated[
-        int, typer.Option(min=1, help="Parallelism of the job.")
-    ] = runs.PARALLELISM,
-    changelog: Annotated[bool, typer.Option(help="Setting job.changelog.")] = False,
-    stagger_ms: Annotated[int, typer.Option(min=0, help="Setting window.stagger_ms.")] = 0,
+    rates: str = "100,1000",
+    background: float = BACKGROUND_PER_S,
+    warm_up: float = 180,
+    seconds: Annotated[float, typer.Option(min=10)] = 60,
+    parallelism: Annotated[int, typer.Option(min=1)] = runs.PARALLELISM,
+    changelog: bool = False,
+    stagger_ms: Annotated[int, typer.Option(min=0)] = 0,
     commit_log: CommitLog = "periodic",
 ) -> None:
-    """Measure the time from an event until a consumer has its alert, whose flag is then stored."""
+    """Measure the time from an event until a consumer has its alert, whose flag is then stored.
+
+    Options:
+    rates: Scored events per second, separated by commas.
+    background: Events per second for the profile pipeline.
+    warm_up: Unmeasured seconds per rate.
+    seconds: Measured seconds per rate.
+    parallelism: Parallelism of the job.
+    changelog: Setting job.changelog.
+    stagger_ms: Setting window.stagger_ms.
+    """
     from benchmarks.alerts import alerts
 
     workload = Workload.of(round(background * (warm_up + seconds)), USERS)
-    report_on_stack(
-        "alerts",
-        root,
-        commit_log,
-        workload,
-        lambda stack: {
+    settings = {"job": {"changelog": changelog}, "window": {"stagger_ms": stagger_ms}}
+
+    def measure(stack: Stack) -> dict[str, Any]:
+        per_s = [float(rate) for rate in rates.split(",")]
+        return {
             "runs": [
-                alerts(
-                    stack,
-                    workload,
-                    background,
-                    float(rate),
-                    warm_up,
-                    seconds,
-                    changelog,
-                    stagger_ms,
-                )
-                for rate in rates.split(",")
+                alerts(stack, workload, background, rate, warm_up, seconds, settings)
+                for rate in per_s
             ]
-        },
-        parallelism,
-    )
+        }
 
-
-@app.command("hot-keys")
-def hot_keys(
-    root: Root = BENCH_ROOT,
-    events: Annotated[int, typer.Option(min=1_000, help="Scored events per run.")] = 20_000,
-    repetitions: Annotated[int, typer.Option(min=1, help="Measured runs per case.")] = 2,
-    rate: Annotated[float, typer.Option(help="Scored events per second for the latency.")] = 200,
-    seconds: Annotated[
-        float, typer.Option(min=0, help="Measured seconds of latency per case; 0: none.")
-    ] = 30,
-    bare: Annotated[
-        bool, typer.Option(help="The lists alone: without Python, writes and latency.")
-    ] = False,
-    parallelism: Annotated[
-        int, typer.Option(min=1, help="Parallelism of the job.")
-    ] = runs.PARALLELISM,
-    commit_log: CommitLog = "periodic",
-) -> None:
-    """Compare scoring with even load and with half of the events on one shop or one user."""
-    from benchmarks.hot_keys import hot_keys
-
-    variant = "scoring-bare" if bare else "scoring"
     report_on_stack(
-        "hot-keys",
-        root,
-        commit_log,
-        None,
-        lambda stack: hot_keys(stack, variant, events, repetitions, rate, 0 if bare else seconds),
-        parallelism,
-    )
-
-
-@app.command("card-frauds")
-def card_frauds(
-    file: Annotated[
-        Path, typer.Argument(help="Transactions of the Fraud Detection Handbook (Parquet).")
-    ],
-    root: Root = BENCH_ROOT,
-    first: Annotated[
-        datetime,
-        typer.Option(formats=["%Y-%m-%d"], help="First day of the training and of the replay."),
-    ] = datetime(2018, 6, 20),
-    commit_log: CommitLog = "periodic",
-) -> None:
-    """Compare the job's stored scores for the Handbook's test week with the offline scores."""
-    from benchmarks.models.card_frauds import card_frauds
-    from models.fraud.card_transactions.data import TrainTestPeriod
-
-    period = TrainTestPeriod.from_dates(
-        date(2018, 7, 25), date(2018, 7, 31), 7, date(2018, 8, 8), date(2018, 8, 14)
-    )
-    report_on_stack(
-        "card-frauds",
-        root,
-        commit_log,
-        None,
-        lambda stack: card_frauds(stack, file, first.date(), period),
+        "alerts", measure, workload, root=root, commit_log=commit_log, parallelism=parallelism
     )
 
 
@@ -284,10 +165,15 @@ def operator(
     root: Root = BENCH_ROOT,
     events: Events = 100_000,
     users: Users = USERS,
-    batch_rows: Annotated[int, typer.Option(min=1, help="Maximum rows per batch.")] = 500,
-    store: Annotated[list[str], typer.Option(help="none or cassandra; repeatable.")] = ["none"],  # noqa: B006
+    batch_rows: Annotated[int, typer.Option(min=1)] = 500,
+    store: list[str] = ["none"],  # noqa: B006
 ) -> None:
-    """Measure the operator alone, without Flink: us per profile by stage."""
+    """Measure the operator alone, without Flink: us per profile by stage.
+
+    Options:
+    batch_rows: Maximum rows per batch.
+    store: none or cassandra; repeatable.
+    """
     from benchmarks.models.operator import operator
 
     workload = Workload.of(events, users)
@@ -295,95 +181,85 @@ def operator(
 
 
 @app.command()
+def gpu(
+    checkpoint: Path = Path("models/checkpoints/default"),
+    events: Events = 50_000,
+    users: Users = 5_000,
+    repeats: Annotated[int, typer.Option(min=1)] = 5,
+) -> None:
+    """Measure the user model on a GPU: ms per batch.
+
+    Options:
+    checkpoint: Model checkpoint folder.
+    repeats: Rounds of timing.
+    """
+    from benchmarks.models.gpu import measure_gpu
+
+    workload = Workload.of(events, users)
+    report("gpu", workload, lambda: measure_gpu(checkpoint, workload, repeats))
+
+
+@app.command()
 def restarts(
     root: Root = BENCH_ROOT,
-    count: Annotated[int, typer.Option(min=1, help="Number of restarts.")] = 100,
-    resubmit_every: Annotated[
-        int,
-        typer.Option(
-            min=0, help="Every N-th restart cancels and submits the job instead; 0: never."
-        ),
-    ] = 5,
-    commit_log: CommitLog = "periodic",
+    count: Annotated[int, typer.Option(min=1)] = 100,
+    resubmit_every: Annotated[int, typer.Option(min=0)] = 5,
 ) -> None:
-    """Measure whether the TaskManager's memory grows with the restarts of a job."""
+    """Measure whether the TaskManager's memory grows with the restarts of a job.
+
+    Options:
+    count: Number of restarts.
+    resubmit_every: Every N-th restart cancels and submits the job instead; 0: never.
+    """
     from benchmarks.restarts import restarts
 
     window = Workload(n=200, users=100, hours=1 / 12)
     report_on_stack(
-        "restarts",
-        root,
-        commit_log,
-        window,
-        lambda stack: restarts(stack, window, count, resubmit_every),
+        "restarts", lambda stack: restarts(stack, window, count, resubmit_every), window, root=root
     )
 
 
 @app.command()
-def segments(
-    root: Root = BENCH_ROOT, users: Users = 50_000, commit_log: CommitLog = "periodic"
-) -> None:
+def segments(root: Root = BENCH_ROOT, users: Users = 50_000) -> None:
     """Measure how fast a sweep applies segments to all users while the job runs."""
     from benchmarks.segments import segments
 
-    report_on_stack("segments", root, commit_log, None, lambda stack: segments(stack, users))
+    report_on_stack("segments", lambda stack: segments(stack, users), root=root)
+
+
+@app.command()
+def storage(root: Root = BENCH_ROOT, events: Events = 100_000, users: Users = USERS) -> None:
+    """Measure the bytes on Cassandra's disk for each window and score, by table."""
+    from benchmarks.storage import bytes_per_window
+
+    workload = Workload.of(events, users)
+    report("storage", workload, lambda: bytes_per_window(root, workload))
 
 
 @app.command("training-rows")
-def training_rows(
-    root: Root = BENCH_ROOT,
-    windows: Annotated[
-        str, typer.Option(help="Numbers of training rows (windows), separated by commas.")
-    ] = "20000,200000",
-) -> None:
-    """Measure whether the memory of a training grows with the number of its rows."""
+def training_rows(root: Root = BENCH_ROOT, windows: str = "20000,200000") -> None:
+    """Measure whether the memory of a training grows with the number of its rows.
+
+    Options:
+    windows: Numbers of training rows (windows), separated by commas.
+    """
     from benchmarks.models.training_rows import training_rows, workload_of_windows
 
     sizes = [int(size) for size in windows.split(",")]
-    report(
-        "training-rows",
-        workload_of_windows(sizes[0]),
-        lambda: {"sizes": training_rows(root, sizes)},
-    )
+    workload = workload_of_windows(sizes[0])
+    report("training-rows", workload, lambda: {"sizes": training_rows(root, sizes)})
 
 
 @app.command()
-def audit(
-    records: Annotated[str, typer.Option(help="Numbers, with commas.")] = "2000000,20000000",
-) -> None:
-    """Measure whether the memory of an audit grows with the number of records."""
+def audit(records: str = "2000000,20000000") -> None:
+    """Measure whether the memory of an audit grows with the number of records.
+
+    Options:
+    records: Numbers, with commas.
+    """
     from benchmarks.audit import audit
 
     report("audit", None, lambda: {"sizes": audit([int(size) for size in records.split(",")])})
-
-
-@app.command()
-def models(
-    checkpoint: Annotated[
-        list[Path],
-        typer.Option(help="Model checkpoint folder; repeatable, the first is the reference."),
-    ],
-    rows: Annotated[Path, typer.Option(help="Parquet file or folder of a backfill.")],
-    recipe: Annotated[
-        str, typer.Option(help="Recipe that defines the data split.")
-    ] = "complete-journey",
-    windows: Annotated[
-        int, typer.Option(min=100, help="Number of validation windows to sample.")
-    ] = 3_000,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds of timing.")] = 5,
-) -> None:
-    """Compare model checkpoints and compressed forms of them: size, speed and quality by head."""
-    from benchmarks.models.model_table import models, table
-    from models.profile.recipes import recipe as recipe_of_name
-
-    workload, chosen = Workload.of(100_000, USERS), recipe_of_name(recipe)
-
-    def measure() -> dict[str, Any]:
-        result = models(checkpoint, rows, chosen, workload, windows, repeats)
-        typer.echo(table(result))
-        return result
-
-    report("models", workload, measure)
 
 
 def main() -> None:

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import bisect
 import heapq
+import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from benchmarks.latency import quantiles, send_on_schedule
 from benchmarks.load import events
-from benchmarks.load.purchases import purchase
 from benchmarks.load.workload import EventSender, Workload
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
@@ -100,6 +100,24 @@ def scored_events(
         yield ScheduledEvent(at_s, message, scored=True)
 
 
+def purchase(
+    event_id: str, user: str, time_ms: int, amount: float, item: int, shop: str, place: int
+) -> events.EventMessage:
+    """A purchase. place: a number of a grid cell."""
+    event = {
+        "event_id": event_id,
+        "user_id": user,
+        "event_type": "purchase",
+        "event_time": time_ms,
+        "item_id": f"i{item:06d}",
+        "amount": amount,
+        "device_id": f"{user}-device",
+        "place": {"lat": 45 + place / 100, "lon": -73.5},
+        "attributes": {"shop_id": shop, "address_id": f"{user}-home"},
+    }
+    return events.EventMessage(user.encode(), json.dumps(event).encode())
+
+
 class AlertListener(TopicListener):
     """Reads the alerts and checks at once that Cassandra has the flag of each."""
 
@@ -141,8 +159,7 @@ def alerts(
     scored_per_s: float,
     warm_up_s: float,
     seconds: float,
-    changelog: bool,
-    stagger_ms: int,
+    overrides: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     """Runs both pipelines with `background_per_s` background and `scored_per_s` scored events.
 
@@ -163,7 +180,6 @@ def alerts(
     )
     schedule = list(plan)
     name = f"alerts-{scored_per_s:.0f}"
-    overrides = {"job": {"changelog": changelog}, "window": {"stagger_ms": stagger_ms}}
     with runs.running_job(
         stack, "both-pipelines", name, workload, overrides, rules=str(rules)
     ) as job:
@@ -202,8 +218,8 @@ def alerts(
         "scored_per_s": scored_per_s,
         "background_per_s": round(background_per_s),
         "parallelism": job.settings.job.parallelism,
-        "changelog": changelog,
-        "stagger_ms": stagger_ms,
+        "changelog": job.settings.job.changelog,
+        "stagger_ms": job.settings.window.stagger_ms,
         "seconds": seconds,
         "warm_up_s": warm_up_s,
         "alerts": len(measured),

@@ -36,19 +36,15 @@ from bytewax.outputs import DynamicSink, StatelessSinkPartition
 from bytewax.recovery import RecoveryConfig
 
 from benchmarks.against_bytewax import PROCESSES, RECOVERY
-from benchmarks.load.rows import UserState
+from benchmarks.load.rows import UserState, profile_updater
 from benchmarks.support.journal import Journal
 from liveprofile.resources import product_path
-from liveprofile.rules.rules import read_rules
-from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings, load
 from liveprofile.wire.tokens import EVENT_TYPES, ID_CHARS
 from models.profile.inference import ProfileModel
 from udfs.garbage_collection import collect_rarely
-from udfs.profile.batch import ProfileBatch, ProfileUpdater
+from udfs.profile.batch import ProfileBatch
 from udfs.profile.sink import open_profile_sink
-from udfs.rules_feed import RulesFeed
-from udfs.segments_feed import SegmentsFeed
 
 SOURCE_ROWS = 4_000  # per read: makes the model's batches as large as the job's
 SNAPSHOT_INTERVAL = timedelta(seconds=10)
@@ -182,11 +178,8 @@ class UpdateProfiles:
             length_buckets=settings.model.length_buckets,
         )
         model.warm_up()
-        rules = RulesFeed(read_rules(product_path(settings.rules)))
-        segments = SegmentsFeed(read_segments(product_path(settings.segments)))
-        self._updater = ProfileUpdater(
-            settings, model, open_profile_sink(settings, model.dim), rules, segments
-        )
+        sink = open_profile_sink(settings, model.dim)
+        self._updater = profile_updater(settings, model, sink)
         self._journal = journal
         collect_rarely()  # as udfs.profile.udf does
 

@@ -17,8 +17,7 @@ from benchmarks.load import events
 from benchmarks.load.workload import EventSender, Workload, partition_of
 from benchmarks.support import runs
 from benchmarks.support.meter import Meter
-from benchmarks.support.segment_changes import SegmentChangeListener
-from benchmarks.support.topic_listener import TopicListener
+from benchmarks.support.topic_listener import SegmentChangeListener, TopicListener
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.settings import Settings, load
 from liveprofile.storage import connection

@@ -28,7 +28,7 @@ import uvloop
 from benchmarks.latency import quantiles, send_on_schedule
 from benchmarks.load.workload import EventSender, Workload
 from benchmarks.support import runs
-from benchmarks.support.command_line import BENCH_ROOT, USERS, CommitLog, Root, report_on_stack
+from benchmarks.support.command_line import BENCH_ROOT, USERS, Root, report_on_stack
 from benchmarks.support.meter import Meter
 from liveprofile.errors import ServiceError
 from liveprofile.resources import ROOT
@@ -160,19 +160,9 @@ async def measure(url: str, planned: list[PlannedRequest]) -> Measured:
 @contextmanager
 def api_process(config: str) -> Iterator[tuple[str, int]]:
     """Yields URL and process id of a `liveprofile serve api` that is ready."""
-    command = [
-        sys.executable,
-        "-m",
-        "cli",
-        "serve",
-        "api",
-        "--config",
-        config,
-        "--port",
-        "0",
-        "--json",
-    ]
-    with subprocess.Popen([*command, "--quiet"], cwd=ROOT, stdout=subprocess.PIPE) as process:
+    options = ["--config", config, "--port", "0", "--json", "--quiet"]
+    command = [sys.executable, "-m", "cli", "serve", "api", *options]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
         try:
             url = json.loads(process.stdout.readline())["url"]
             _wait_until_ready(url)
@@ -194,17 +184,23 @@ def _wait_until_ready(url: str) -> None:
 
 def serve(
     root: Root = BENCH_ROOT,
-    single: Annotated[float, typer.Option(min=0, help="Profiles per second, one a request.")] = 300,
-    batches: Annotated[float, typer.Option(min=0, help="Requests of 100 profiles per second.")] = 5,
-    background: Annotated[float, typer.Option(min=0, help="Events per second for the job.")] = 1000,
-    warm_up: Annotated[float, typer.Option(min=1, help="Unmeasured seconds per load.")] = 60,
-    seconds: Annotated[float, typer.Option(min=5, help="Measured seconds per load.")] = 60,
-    job_nice: Annotated[
-        int, typer.Option(min=0, max=19, help="Niceness of the TaskManager and its workers.")
-    ] = 0,
-    commit_log: CommitLog = "periodic",
+    single: Annotated[float, typer.Option(min=0)] = 300,
+    batches: Annotated[float, typer.Option(min=0)] = 5,
+    background: Annotated[float, typer.Option(min=0)] = 1000,
+    warm_up: Annotated[float, typer.Option(min=1)] = 60,
+    seconds: Annotated[float, typer.Option(min=5)] = 60,
+    job_nice: Annotated[int, typer.Option(min=0, max=19)] = 0,
 ) -> None:
-    """Measure the read API's answers at this load and at half of it, while the job runs."""
+    """Measure the read API's answers at this load and at half of it, while the job runs.
+
+    Options:
+    single: Profiles per second, one a request.
+    batches: Requests of 100 profiles per second.
+    background: Events per second for the job.
+    warm_up: Unmeasured seconds per load.
+    seconds: Measured seconds per load.
+    job_nice: Niceness of the TaskManager and its workers.
+    """
     # Events for both loads, and for what starts in between.
     workload = Workload.of(max(1_000, round(background * (2 * (warm_up + seconds) + 120))), USERS)
 
@@ -213,7 +209,7 @@ def serve(
         loads = serve_loads(stack, workload, background, single, batches, warm_up, seconds)
         return {"job_nice": job_nice, "runs": loads}
 
-    report_on_stack("serve", root, commit_log, workload, measure_loads)
+    report_on_stack("serve", measure_loads, workload, root=root)
 
 
 def _set_niceness(pid: int, niceness: int) -> None:

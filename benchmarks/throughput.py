@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from statistics import median
 from types import MappingProxyType
 from typing import Any
@@ -135,15 +134,3 @@ def require_stored(settings: Settings, profiles: int) -> None:
         stored = sum(1 for _ in queries.scan_digests(session))
     if stored != profiles:
         raise ServiceError(f"Cassandra holds {stored} deltas where the job stored {profiles}")
-
-
-def users(stack: Stack, workload: Workload, counts: list[int]) -> dict[str, Any]:
-    """Measures the variant `whole` with the same number of events from different user counts."""
-    results = [
-        measure_run(stack, "whole", f"users-{count}", replace(workload, users=count))
-        for count in counts
-    ]
-    return {
-        "us_per_event": {str(result["users"]): result["us_per_event"] for result in results},
-        "runs": results,
-    }

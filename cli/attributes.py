@@ -20,6 +20,7 @@ from cli.common import (
     refuse_empty,
 )
 from cli.definitions import check_file
+from cli.options import Commands
 from cli.times import parse_since_ms
 from liveprofile.errors import InputError, ServiceUnavailableError
 from liveprofile.resources import product_path
@@ -31,11 +32,10 @@ if TYPE_CHECKING:
     from liveprofile.attributes.topic import Progress, RejectedRecord
     from liveprofile.settings import Settings
 
-attributes = typer.Typer(
+attributes = Commands(
     name="attributes",
-    no_args_is_help=True,
     help="Send, store and show what others know about users: declared, third-party and verified"
-    " attributes. docs/attributes.md describes them.",
+    " attributes. docs/data-contract.md describes them.",
 )
 
 MAX_PRINTED = 10
@@ -241,16 +241,16 @@ def show(user: UserArgument, config: ConfigOption = None, json: JsonOption = Fal
 @attributes.command()
 def withdraw(
     user: UserArgument,
-    source: Annotated[
-        str,
-        typer.Option("--source", metavar="NAME", help="Whose statements.", callback=refuse_empty),
-    ],
+    source: Annotated[str, typer.Option(callback=refuse_empty)],
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Withdraw all that a source has said of a user, once `apply` or `follow` has read it.
 
     Example: `liveprofile attributes withdraw 42 --source crm`
+
+    Options:
+    source NAME: Whose statements.
     """
     import re
 

@@ -19,12 +19,10 @@ from cli.decode import decode
 from cli.demo.command import demo
 from cli.doctor.command import doctor
 from cli.explain.command import explain
-from cli.learning.catalogue import catalogue
 from cli.learning.evaluate import evaluate
 from cli.learning.model import model
 from cli.learning.train import train
 from cli.learning.tune import tune
-from cli.learning.walk_forward import walk_forward
 from cli.lifecycle.migrations import migrations
 from cli.lifecycle.setup import setup
 from cli.lifecycle.stop import cancel, savepoint, stop
@@ -33,6 +31,7 @@ from cli.operations.campaign import campaign
 from cli.operations.funnel import funnel
 from cli.operations.retention import retention
 from cli.operations.trends import trends
+from cli.options import Commands
 from cli.pipeline.audit import audit
 from cli.pipeline.backfill import backfill
 from cli.pipeline.bootstrap import bootstrap
@@ -59,17 +58,17 @@ from cli.segments import segments
 from liveprofile import __version__
 from liveprofile.errors import LiveprofileError
 
-Commands = tuple[Callable[..., None] | typer.Typer, ...]
+CommandTuple = tuple[Callable[..., None] | typer.Typer, ...]
 
 
-def group(name: str, description: str, commands: Commands) -> typer.Typer:
+def group(name: str, description: str, commands: CommandTuple) -> typer.Typer:
     """A group of commands: `liveprofile NAME COMMAND`."""
-    made = typer.Typer(name=name, no_args_is_help=True, help=description)
+    made = Commands(name=name, help=description)
     add(made, commands)
     return made
 
 
-def add(to: typer.Typer, commands: Commands, panel: str | None = None) -> None:
+def add(to: typer.Typer, commands: CommandTuple, panel: str | None = None) -> None:
     for command in commands:
         if isinstance(command, typer.Typer):
             to.add_typer(command, rich_help_panel=panel)
@@ -77,10 +76,10 @@ def add(to: typer.Typer, commands: Commands, panel: str | None = None) -> None:
             to.command(rich_help_panel=panel)(command)
 
 
-add(model, (backfill, train, tune, evaluate, walk_forward, catalogue))
+add(model, (backfill, train, tune, evaluate))
 
 # The panels of `liveprofile --help`, by the reader's task.
-PANELS: dict[str, Commands] = {
+PANELS: dict[str, CommandTuple] = {
     "Start here": (demo, doctor),
     "Operate": (
         group(
@@ -125,9 +124,8 @@ PANELS: dict[str, Commands] = {
     "Train": (model,),
 }
 
-app = typer.Typer(
+app = Commands(
     name="liveprofile",
-    no_args_is_help=True,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -143,10 +141,7 @@ def _print_version(requested: bool) -> None:
 @app.callback()
 def start(
     version: Annotated[
-        bool,
-        typer.Option(
-            "--version", callback=_print_version, is_eager=True, help="Print the version."
-        ),
+        bool, typer.Option("--version", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
     """Real-time user profiles and fraud scores on Flink, Kafka and Cassandra.
@@ -155,6 +150,9 @@ def start(
     argument or file; 3 Kafka, Cassandra or Flink does not answer or refuses.
 
     Example: `liveprofile job submit --wait`
+
+    Options:
+    version: Print the version.
     """
     # Clients log a warning per failed connection attempt; the final error is printed once.
     logging.basicConfig(level=logging.ERROR, format="%(name)s: %(message)s")

@@ -42,9 +42,7 @@ MAX_SHARES = 5
 
 def show(
     user: UserArgument,
-    similar: Annotated[
-        int, typer.Option("--similar", min=0, max=100, help="Number of similar users to list.")
-    ] = 0,
+    similar: Annotated[int, typer.Option(min=0, max=100)] = 0,
     at: AtOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
@@ -55,6 +53,9 @@ def show(
     the end of the last window if the model stores no curves.
 
     Example: `liveprofile profile show 42 --similar 5`
+
+    Options:
+    similar: Number of similar users to list.
     """
     from cli.attributes import attribute_table, user_attributes
     from liveprofile.attributes.table import AttributeTable

@@ -16,6 +16,7 @@ from cli.definitions import (
     print_in_force,
     read_with_attributes,
 )
+from cli.options import Commands
 from cli.times import parse_since_ms
 
 if TYPE_CHECKING:
@@ -23,9 +24,8 @@ if TYPE_CHECKING:
     from liveprofile.settings import Settings
     from offline.sweep_store import SweepState
 
-segments = typer.Typer(
+segments = Commands(
     name="segments",
-    no_args_is_help=True,
     help="Check, preview and apply segment definitions, list the current ones. docs/segments.md"
     " describes the format.",
 )
@@ -113,15 +113,16 @@ def list_segments(config: ConfigOption = None, json: JsonOption = False) -> None
 
 @segments.command()
 def sizes(
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, max=1_000, help="Sweeps per segment.")
-    ] = 5,
+    limit: Annotated[int, typer.Option(min=1, max=1_000)] = 5,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show the size of each segment at the latest sweeps, and its overlaps with others.
 
     Example: `liveprofile segments sizes --limit 30`
+
+    Options:
+    limit: Sweeps per segment.
     """
     from liveprofile.segments.members import sizes as stored_sizes
     from liveprofile.storage.connection import open_session
@@ -149,13 +150,16 @@ def sizes(
 @segments.command()
 def members(
     segment: SegmentArgument,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="Maximum number of users.")] = 100,
+    limit: Annotated[int, typer.Option(min=1)] = 100,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """List members of a segment with the time since when. Exit code 1 if there are none.
 
     Example: `liveprofile segments members loyal --limit 1000 --json`
+
+    Options:
+    limit: Maximum number of users.
     """
     from itertools import islice
 
@@ -178,9 +182,7 @@ def members(
 @segments.command()
 def expand(
     segment: SegmentArgument,
-    count: Annotated[
-        int, typer.Option("--count", min=1, max=1_000, help="Number of users to find.")
-    ] = 100,
+    count: Annotated[int, typer.Option(min=1, max=1_000)] = 100,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -189,6 +191,9 @@ def expand(
     Exit code 1 if there are none.
 
     Example: `liveprofile segments expand big_spender --count 500`
+
+    Options:
+    count: Number of users to find.
     """
     from liveprofile.segments.members import look_alikes
     from liveprofile.storage.connection import open_session

@@ -14,7 +14,7 @@ from stack.state import LOOPBACK, StackState
 
 
 class HttpServer(Service):
-    """`liveprofile serve api <command>` on a loopback port. It connects once the tables exist."""
+    """`liveprofile serve <command>` on a loopback port. It connects once the tables exist."""
 
     command: str
 

@@ -21,6 +21,7 @@ from liveprofile.settings import CassandraSettings, load
 from stack.local import Stack
 from tests.support import service_restarts, summary
 from tests.support.job_under_test import QUIET, JobUnderTest
+from tests.support.local_stack import LocalStack
 
 # The time of an example depends more on the machine than on the code.
 hypothesis_settings.register_profile("liveprofile", deadline=None)
@@ -31,8 +32,6 @@ hypothesis_settings.load_profile("liveprofile")
 # embedded Flink would take a quarter of the memory as its heap.
 os.environ["JAVA_TOOL_OPTIONS"] = "-XX:TieredStopAtLevel=1 -XX:ReservedCodeCacheSize=240m -Xmx2500m"
 
-SLOTS = 4
-CASSANDRA_HEAP_MB = 512
 # Folder of tests/ -> the group of tests that one worker runs. Each worker with jobs has a stack of
 # its own. Two folders of services are with the faults, so that neither group takes much longer.
 WORKER_GROUPS = {
@@ -116,14 +115,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 @pytest.fixture(scope="session")
 def stack(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Stack]:
-    """Kafka, Cassandra and Flink with one TaskManager. The jobs of the tests run on it in turn."""
+) -> Iterator[LocalStack]:
+    """Kafka, Cassandra and a highly available Flink with one TaskManager.
+
+    The jobs of the tests run on it in turn.
+    """
     kept_folder = request.config.getoption("--stack")
-    stack = Stack(
-        kept_folder or tmp_path_factory.mktemp("stack"),
-        slots=SLOTS,
-        cassandra_heap_mb=CASSANDRA_HEAP_MB,
-    )
+    root = kept_folder or tmp_path_factory.mktemp("stack")
+    stack = LocalStack(root)
     try:
         stack.start()
         yield stack
@@ -154,22 +153,22 @@ _job_numbers = itertools.count(1)
 
 @pytest.fixture(scope="session")
 def new_job(
-    stack: Stack, tmp_path_factory: pytest.TempPathFactory
+    stack: LocalStack, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Callable[..., JobUnderTest]]:
     """Creates jobs: `new_job("name", window={...})`, or with `job=BUSY_JOB`.
 
-    Each job has topics and a keyspace of its own, which exist on return. Jobs that still run at the
-    end of the session are cancelled.
+    Each job has topics of its own, and a keyspace if it needs tables, which exist on return. Jobs
+    that still run at the end of the session are cancelled.
     """
     jobs: list[JobUnderTest] = []
     # A kept stack of an earlier run has none of these names.
     session_id = f"{tmp_path_factory.getbasetemp().stat().st_mtime_ns // 1_000_000 % 10**8}"
 
-    def make(name: str, **sections: dict[str, Any]) -> JobUnderTest:
+    def make(name: str, tables: bool = True, **sections: dict[str, Any]) -> JobUnderTest:
         unique = f"{name}_{session_id}_{next(_job_numbers)}"
         job = JobUnderTest(stack, tmp_path_factory.mktemp(name), unique, QUIET, sections)
         jobs.append(job)
-        job.prepare()
+        job.prepare(tables)
         return job
 
     yield make

@@ -1,7 +1,7 @@
 """Ends the hang of a Flink operator whose Python worker has died.
 
 Flink notices a dead worker when its operator next waits for it, and restarts the job. In two places
-Beam waits for ever instead (docs/state-and-failures.md, A worker that dies unnoticed): no task
+Beam waits for ever instead (docs/operate.md, failures): no task
 fails, no checkpoint completes. Only a cancelled task is interrupted, and nothing cancels this one.
 
 So each worker starts a guard, a small process that outlives it. If the operator is still open

@@ -1,17 +1,11 @@
-"""Generates the benchmark workload: seeded behaviour events, most of them from few users.
-
-python -m benchmarks.load.events --events 400000 --out events.jsonl
-"""
+"""Generates the benchmark workload: seeded behaviour events, most of them from few users."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import typer
 
 from liveprofile.events import window_times
 from liveprofile.settings import WindowSettings
@@ -122,25 +116,3 @@ def times_and_users(
     rng = np.random.default_rng(seed)
     time_ms = start_ms + np.sort(rng.integers(0, int(hours * HOUR_MS), n))
     return rng, time_ms, rng.zipf(zipf, n) % users
-
-
-def main(
-    out: Annotated[Path, typer.Option(help="File for JSON lines, one per Kafka record value.")],
-    n: Annotated[int, typer.Option("--events", min=1, help="Number of events.")] = 400_000,
-    users: Annotated[int, typer.Option(min=1, help="Number of users.")] = 20_000,
-    zipf: Annotated[float, typer.Option(help="Exponent of the users' Zipf law.", min=1.01)] = 1.3,
-    hours: Annotated[float, typer.Option(help="Event time span in hours.", min=0.01)] = 6,
-    seed: Annotated[int, typer.Option(help="Random seed.")] = 1,
-) -> None:
-    """Writes the benchmark workload and prints how many profiles it makes with 5-minute windows."""
-    size = 0
-    with out.open("wb") as file:
-        for message in events(n, users, zipf, hours, seed):
-            size += file.write(message.value + b"\n")
-    profiles = user_windows(n, users, zipf, hours, seed)
-    count = math.ceil(hours * HOUR_MS / WINDOW.length_ms)
-    typer.echo(f"{n} events of {size / n:.0f} bytes in {count} windows, {profiles} profiles: {out}")
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -9,13 +9,16 @@ from __future__ import annotations
 import json
 import math
 from collections import defaultdict, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 
 from benchmarks.load.events import EventMessage
 from liveprofile.features import baselines
+from liveprofile.resources import ROOT
+from liveprofile.rules.rules import read_rules
+from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire import memories
@@ -29,7 +32,11 @@ from liveprofile.wire.tokens import (
     TYPE_LETTERS,
     WINDOW,
 )
-from udfs.profile.batch import ProfileBatch
+from models.profile.inference import ProfileModel
+from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
+from udfs.profile.sink import ProfileSink
+from udfs.rules_feed import RulesFeed
+from udfs.segments_feed import SegmentsFeed
 
 
 def batches(
@@ -150,3 +157,15 @@ def _last_tokens(tokens: str) -> str:
 
 def _amount(event: dict[str, Any]) -> float:
     return float(event["price"] * event.get("quantity", 1))
+
+
+def profile_updater(
+    settings: Settings,
+    model: ProfileModel,
+    sink: ProfileSink,
+    on_batch: Callable[[ProfileBatchTiming], None] = lambda timing: None,
+) -> ProfileUpdater:
+    """An updater that stores in `sink`. on_batch: called with the times of each batch."""
+    rules = RulesFeed(read_rules(ROOT / settings.rules))
+    segments = SegmentsFeed(read_segments(ROOT / settings.segments))
+    return ProfileUpdater(settings, model, sink, rules, segments, on_batch)

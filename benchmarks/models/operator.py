@@ -8,10 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from benchmarks.load.rows import batches
+from benchmarks.load.rows import batches, profile_updater
 from benchmarks.load.workload import Workload
 from benchmarks.support import runs
-from benchmarks.support.updater import profile_updater
 from liveprofile.resources import ROOT
 from liveprofile.settings import load
 from liveprofile.storage.schema import create_schema

@@ -18,6 +18,7 @@ from stack.local import Stack
 EVENTS, USERS, REPETITIONS, SAMPLES = 400_000, 20_000, 2, 1_000
 LATENCY_LOAD_SHARE = 0.7  # latency is measured at this share of the throughput
 BACKGROUND_PER_S = 4_700.0  # events per second: half of the throughput on two cores
+BENCH_ROOT = STACK_FOLDER / "bench"
 
 Root = Annotated[
     Path, typer.Option(help="Folder for the benchmark's own stack; removed at the end.")
@@ -36,31 +37,20 @@ CommitLog = Annotated[
 ]
 Samples = Annotated[int, typer.Option(min=10, help="Number of profiles to measure latency on.")]
 
-BENCH_ROOT = STACK_FOLDER / "bench"
-
 
 def report(name: str, workload: Workload | None, measure: Callable[[], dict[str, Any]]) -> None:
     """Runs a benchmark and prints its JSON line: environment, workload and results."""
-    environment_fields = environment.describe()
-    result = measure()
-    typer.echo(
-        json.dumps(
-            {
-                "benchmark": name,
-                **environment_fields,
-                "load": workload and asdict(workload),
-                **result,
-            }
-        )
-    )
+    head = {"benchmark": name, **environment.describe(), "load": workload and asdict(workload)}
+    typer.echo(json.dumps(head | measure()))
 
 
 def report_on_stack(
     name: str,
-    root: Path,
-    commit_log: str,
-    workload: Workload | None,
     measure: Callable[[Stack], dict[str, Any]],
+    workload: Workload | None = None,
+    *,
+    root: Path = BENCH_ROOT,
+    commit_log: str = "periodic",
     parallelism: int = runs.PARALLELISM,
 ) -> None:
     """Runs a benchmark that needs Kafka, Cassandra and Flink, on a stack of its own."""

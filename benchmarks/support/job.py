@@ -4,8 +4,6 @@ both-pipelines   the complete job (jobs/profile_job.py)
 whole            the complete profile pipeline, without the scoring pipeline
 unstored         like whole, without writes to Cassandra (job.store = "none")
 bare             like unstored, without the model: the Python worker receives each row and drops it
-scoring          the scoring pipeline alone
-scoring-bare     the scoring pipeline, whose Python worker receives each row and drops it
 """
 
 from __future__ import annotations
@@ -19,24 +17,20 @@ from pyflink.table import (
     DataTypes,
     EnvironmentSettings,
     StreamTableEnvironment,
-    TableEnvironment,
 )
 from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 
-from benchmarks.support.journal import Journal, OpenJournalMetrics, OpenScoringJournalMetrics
+from benchmarks.support.journal import Journal, OpenJournalMetrics
 from jobs import profile_job
-from jobs.compiled_plan import CompiledPlan
 from jobs.sql import tables
-from liveprofile.settings import Settings, load
+from liveprofile.settings import load
 from udfs.profile.udf import profile_udf
-from udfs.scoring.udf import scoring_udf
 
 VARIANTS = ("both-pipelines", "whole", "unstored", "bare")
-SCORING_VARIANTS = ("scoring", "scoring-bare")
 
 
 class NoOpFunction(ScalarFunction):
-    """Takes the place of the profile or scoring UDF, writes the journal and drops the rows."""
+    """Takes the place of the profile UDF, writes the journal and drops the rows."""
 
     def __init__(self, journal: str):
         self._folder = journal
@@ -60,31 +54,16 @@ def no_op_udf(journal: str):
     )
 
 
-def scoring_pipeline(t_env: TableEnvironment, settings: Settings, score_event) -> CompiledPlan:
-    profile_job.configure(t_env, settings)
-    scoring_tables = profile_job.kafka_scoring_tables(settings)._replace(score_event=score_event)
-    inserts = profile_job.add_scoring_pipeline(t_env, settings, scoring_tables)
-    return CompiledPlan(t_env, inserts, profile_job.scoring_overrides(settings))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--config", type=Path, required=True)
-    parser.add_argument("--variant", choices=VARIANTS + SCORING_VARIANTS, required=True)
+    parser.add_argument("--variant", choices=VARIANTS, required=True)
     parser.add_argument("--journal", required=True, help="folder for the workers' journals")
     options = parser.parse_args()
     settings = load(options.config)
     t_env = StreamTableEnvironment.create(
         environment_settings=EnvironmentSettings.in_streaming_mode()
     )
-    if options.variant in SCORING_VARIANTS:
-        score_event = (
-            no_op_udf(options.journal)
-            if options.variant == "scoring-bare"
-            else scoring_udf(settings, open_metrics=OpenScoringJournalMetrics(options.journal))
-        )
-        scoring_pipeline(t_env, settings, score_event).execute()
-        return
     update_profile = (
         no_op_udf(options.journal)
         if options.variant == "bare"

@@ -13,12 +13,9 @@ import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from udfs.profile.batch import STAGES, ProfileBatchTiming
-
-if TYPE_CHECKING:  # as in udfs.scoring.udf
-    from udfs.scoring.batch import ScoringBatchTiming
 
 
 class BatchEntry(NamedTuple):
@@ -52,33 +49,14 @@ class OpenJournalMetrics:
     def __call__(self, group: Any) -> Callable[[ProfileBatchTiming], None]:
         from udfs.profile.udf import ProfileMetrics
 
-        return _with_journal(ProfileMetrics(group), self.folder, STAGES)
+        metrics, journal = ProfileMetrics(group), Journal(self.folder)
 
+        def report(timing: ProfileBatchTiming) -> None:
+            metrics(timing)
+            stage_ms = {stage: round(getattr(timing, f"{stage}_ms"), 3) for stage in STAGES}
+            journal.write(timing.rows, stage_ms)
 
-@dataclass(frozen=True)
-class OpenScoringJournalMetrics:
-    """Argument `open_metrics` of `udfs.scoring.udf.scoring_udf`: Flink metrics plus the journal."""
-
-    folder: str
-
-    def __call__(self, group: Any) -> Callable[[ScoringBatchTiming], None]:
-        from udfs.scoring import batch
-        from udfs.scoring.udf import ScoringMetrics
-
-        return _with_journal(ScoringMetrics(group), self.folder, batch.STAGES)
-
-
-def _with_journal(
-    metrics: Callable[[Any], None], folder: str, stages: tuple[str, ...]
-) -> Callable[[Any], None]:
-    journal = Journal(folder)
-
-    def report(timing: Any) -> None:
-        metrics(timing)
-        stage_ms = {stage: round(getattr(timing, f"{stage}_ms"), 3) for stage in stages}
-        journal.write(timing.rows, stage_ms)
-
-    return report
+        return report
 
 
 class JournalReader:

@@ -30,7 +30,7 @@ JOB = Path(__file__).with_name("job.py")
 WARM_UP_TIMEOUT_S = 600.0
 SETTLE_S = 3.0
 PARALLELISM = 2
-STORING_VARIANTS = ("whole", "both-pipelines", "scoring")  # variants that write to Cassandra
+STORING_VARIANTS = ("whole", "both-pipelines")  # variants that write to Cassandra
 POLL_S = 0.02
 
 

@@ -12,15 +12,8 @@ from liveprofile.settings import load
 
 
 def console(
-    host: Annotated[
-        str | None, typer.Option("--host", metavar="ADDRESS", help="Setting serve.host.")
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option(
-            "--port", min=0, max=65535, help="Setting serve.console_port; 0: any free port."
-        ),
-    ] = None,
+    host: str | None = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -30,6 +23,10 @@ def console(
     --json, the first line is {"url": ...}.
 
     Example: `liveprofile serve console --port 8072`
+
+    Options:
+    host ADDRESS: Setting serve.host.
+    port: Setting serve.console_port; 0: any free port.
     """
     from cli.explain.launch import open_explainer
     from console.server import run_console

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
+from cli.options import Commands
 from liveprofile.units import DAY_MS, SECOND_MS
 
 if TYPE_CHECKING:
@@ -18,33 +19,26 @@ if TYPE_CHECKING:
     from liveprofile.settings import Settings
     from serve.keys import StoredKey
 
-key = typer.Typer(name="key", no_args_is_help=True, help="Keys of the read API (docs/api.md).")
+key = Commands(name="key", help="Keys of the read API (docs/api.md).")
 
 
 @key.command()
 def create(
-    name: Annotated[
-        str,
-        typer.Argument(metavar="NAME", help="Who uses the key: the analyst of its writes."),
-    ],
-    role: Annotated[
-        Literal["reader", "analyst", "privacy", "admin"],
-        typer.Option(
-            "--role",
-            help="reader: reads; analyst: also writes; privacy: reads, consents and erasures;"
-            " admin: everything.",
-        ),
-    ] = "reader",
-    days: Annotated[
-        int | None,
-        typer.Option("--days", min=1, max=7_300, help="Default: serve.api_key_ttl_s."),
-    ] = None,
+    name: str,
+    role: Literal["reader", "analyst", "privacy", "admin"] = "reader",
+    days: Annotated[int | None, typer.Option(min=1, max=7_300)] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Create a key and print it once: only its hash is stored.
 
     Example: `liveprofile serve key create shop-frontend --role reader --days 90`
+
+    Options:
+    name NAME: Who uses the key: the analyst of its writes.
+    role: reader: reads; analyst: also writes; privacy: reads, consents and erasures; admin:
+        everything.
+    days: Default: serve.api_key_ttl_s.
     """
     from liveprofile.storage.cql import now_ms
     from serve.keys import Role, new_key, write_key
@@ -93,13 +87,16 @@ def list_keys(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 @key.command()
 def revoke(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key: its middle part.")],
+    key_id: str,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """End a key; servers stop accepting it within serve.key_cache_ms. Exit code 1: unknown id.
 
     Example: `liveprofile serve key revoke 3f9a0c21b7d4`
+
+    Options:
+    key_id ID: Id of the key: its middle part.
     """
     from liveprofile.storage.cql import now_ms
     from serve.keys import revoke_key

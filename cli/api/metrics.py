@@ -13,30 +13,24 @@ from liveprofile.settings import load
 
 
 def metrics(
-    host: Annotated[
-        str | None, typer.Option("--host", metavar="ADDRESS", help="Setting metrics.host.")
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option("--port", min=0, max=65535, help="Setting metrics.port; 0: any free port."),
-    ] = None,
-    audit_state: Annotated[
-        Path | None,
-        typer.Option(
-            "--audit-state",
-            metavar="FILE",
-            help="The file of `liveprofile events audit --state`: adds how far the audit has come.",
-        ),
-    ] = None,
+    host: str | None = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    audit_state: Path | None = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Serve the figures of `liveprofile job status` and more as Prometheus metrics until Ctrl-C.
 
-    docs/monitoring.md lists them. Starts without Kafka, Cassandra and Flink, and reads each when it
+    docs/metrics.md lists them. Starts without Kafka, Cassandra and Flink, and reads each when it
     is there. With --json, the first line is {"url": ...}.
 
     Example: `liveprofile serve metrics --port 8071`
+
+    Options:
+    host ADDRESS: Setting metrics.host.
+    port: Setting metrics.port; 0: any free port.
+    audit_state FILE: The file of `liveprofile events audit --state`: adds how far the audit has
+        come.
     """
     from monitoring.server import serve_metrics
 

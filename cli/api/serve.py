@@ -12,14 +12,9 @@ from liveprofile.settings import load
 
 
 def api(
-    host: Annotated[
-        str | None, typer.Option("--host", metavar="ADDRESS", help="Setting serve.host.")
-    ] = None,
-    port: Annotated[
-        int | None,
-        typer.Option("--port", min=0, max=65535, help="Setting serve.port; 0: any free port."),
-    ] = None,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Log warnings only.")] = False,
+    host: str | None = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535)] = None,
+    quiet: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -29,6 +24,11 @@ def api(
     {"url": ...}. The log goes to stderr, a line per request.
 
     Example: `liveprofile serve api --port 8070`
+
+    Options:
+    host ADDRESS: Setting serve.host.
+    port: Setting serve.port; 0: any free port.
+    quiet: Log warnings only.
     """
     from cli.explain.launch import open_explainer
     from serve.server import serve as run

@@ -20,25 +20,9 @@ from cli.progress import print_line
 
 
 def recompute_late(
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[FILE]...",
-            help="Archives of events from before the first record of the input topic: CSV, Parquet"
-            " or JSON lines, in the order of the events. Default: the topic has all of them.",
-            show_default=False,
-        ),
-    ] = None,
+    files: Annotated[list[Path] | None, typer.Argument()] = None,
     mapping: MappingOption = None,
-    work: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER",
-            show_default=False,
-            help="Run on the cluster at flink.rest_url, whose machines see this folder, and work in"
-            " it. Default: an embedded Flink and a temporary folder.",
-        ),
-    ] = None,
+    work: Path | None = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -53,6 +37,12 @@ def recompute_late(
 
     Example: `liveprofile events recompute-late` or
     `liveprofile events recompute-late 2023-10.jsonl --json`
+
+    Options:
+    files [FILE]...: Archives of events from before the first record of the input topic: CSV,
+        Parquet or JSON lines, in the order of the events. Default: the topic has all of them.
+    work FOLDER: Run on the cluster at flink.rest_url, whose machines see this folder, and work in
+        it. Default: an embedded Flink and a temporary folder.
     """
     from offline.late_windows.run import check_arguments, check_definitions, run
 

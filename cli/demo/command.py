@@ -11,15 +11,8 @@ from cli.common import JsonOption, print_json
 
 
 def demo(
-    exit_at_end: Annotated[
-        bool, typer.Option("--exit", help="Stop the stack at the end (for scripts).")
-    ] = False,
-    root: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FOLDER", show_default=False, help="Folder of the stack. Default: .stack/run."
-        ),
-    ] = None,
+    exit_at_end: Annotated[bool, typer.Option("--exit")] = False,
+    root: Path | None = None,
     json: JsonOption = False,
 ) -> None:
     """Start the local stack, replay a year of real purchases, and show profiles and risk flags.
@@ -31,6 +24,10 @@ def demo(
     is not accounted for.
 
     Example: `liveprofile demo`
+
+    Options:
+    exit_at_end: Stop the stack at the end (for scripts).
+    root FOLDER: Folder of the stack. Default: .stack/run.
     """
     from rich.console import Console
 

@@ -36,7 +36,7 @@ def kafka_permissions(facts: Facts, settings: Settings) -> Iterator[Problem]:
         if topic.operations is not None and (lacking := needed - topic.operations):
             yield Problem(
                 f"this account may not {' and '.join(sorted(lacking)).lower()} {name}",
-                "grant it with kafka-acls (docs/deployment.md, permissions)",
+                "grant it with kafka-acls (docs/deploy.md, permissions)",
             )
 
 

@@ -34,26 +34,10 @@ CauseOption = Annotated[
 
 def explain(
     user: UserArgument,
-    files: Annotated[
-        list[Path] | None,
-        typer.Argument(
-            metavar="[FILE]...",
-            help="Archives of events from before the first record of the input topic, as for"
-            " `recompute-late`. Default: the topic has all of the user's events.",
-            show_default=False,
-        ),
-    ] = None,
+    files: Annotated[list[Path] | None, typer.Argument()] = None,
     mapping: MappingOption = None,
     at: Annotated[
-        int | None,
-        typer.Option(
-            "--at",
-            metavar="TIME",
-            help="The last window that ended by then: 7d ago, or a time such as 2026-11-26."
-            " Default: the newest.",
-            parser=lambda text: parse_since_ms(text, "--at"),
-            show_default=False,
-        ),
+        int | None, typer.Option(parser=lambda text: parse_since_ms(text, "--at"))
     ] = None,
     limit: CauseOption = 3,
     config: ConfigOption = None,
@@ -67,6 +51,12 @@ def explain(
 
     Example: `liveprofile profile explain 42` or
     `liveprofile profile explain 42 --at 2026-11-26 --json`
+
+    Options:
+    files [FILE]...: Archives of events from before the first record of the input topic, as for
+        `recompute-late`. Default: the topic has all of the user's events.
+    at TIME: The last window that ended by then: 7d ago, or a time such as 2026-11-26. Default: the
+        newest.
     """
     from cli.explain.document import as_document
     from cli.explain.run import explain, model_version, stored_delta

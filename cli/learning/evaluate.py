@@ -8,26 +8,24 @@ from typing import Annotated, Any
 
 import typer
 
-from cli.common import print_json, read_user_ids
+from cli.common import print_json
 from cli.learning.options import (
     TEST_LOG,
     CheckpointOption,
     PartOption,
     RowsOption,
-    SequencesArgument,
-    SequencesFormatOption,
     ShopDaysOption,
     ShopUsersOption,
     TestLogOption,
 )
+from cli.options import Commands
 from cli.progress import progress
 from liveprofile.resources import product_path
 from liveprofile.settings import ScoringSettings, Settings
 from models.profile.recipes import RECIPES, recipe
 
-evaluate = typer.Typer(
+evaluate = Commands(
     name="evaluate",
-    no_args_is_help=True,
     help="Measure a model on data that it was not trained on and compare it with baseline models;"
     " each command is a recipe of `liveprofile model train`.",
 )
@@ -41,7 +39,7 @@ def _profile_command(name: str) -> Callable[..., None]:
         test_log: TestLogOption = TEST_LOG,
     ) -> None:
         from models.profile.evaluation import look_log
-        from models.profile.experiments.checkpoint_report import checkpoint_report
+        from models.profile.evaluation.checkpoint_report import checkpoint_report
 
         def measure() -> dict[str, Any]:
             with progress() as on_progress:
@@ -56,72 +54,12 @@ def _profile_command(name: str) -> Callable[..., None]:
 for _recipe in RECIPES.values():
     evaluate.command(
         _recipe.name,
-        help="Compare what a user model serves with every baseline model: the stored items and"
+        help="Compare what a user model serves with baseline models: the stored items and"
         " categories with the user's next window, and churn, spend and time to the next purchase at"
         " any time. Each difference has a bootstrap interval over users. The last line is JSON."
         f"\n\nExample: `liveprofile model evaluate {_recipe.name} --rows rows"
         " --checkpoint models/shop-1`",
     )(_profile_command(_recipe.name))
-
-
-@evaluate.command("next-item")
-def next_item(
-    file: SequencesArgument,
-    folder: Annotated[
-        Path,
-        typer.Option(
-            "--checkpoint",
-            metavar="FOLDER",
-            help="Model checkpoint that `train next-item --out` wrote.",
-        ),
-    ],
-    format_: SequencesFormatOption = "s3rec",
-) -> None:
-    """Measure a saved next-item model on each user's last item (test) and the one before it.
-
-    The item before the last is the validation part. The model must know all items of FILE.
-    `same_data` in the result is true if the model was trained on FILE. The last line is JSON.
-
-    Example: `liveprofile model evaluate next-item sequences.txt --checkpoint models/next-item`
-    """
-    from models.next_item.readers import READERS
-    from models.next_item.train import evaluate as evaluate_model
-
-    print_json({"recipe": "next-item", **evaluate_model(folder, READERS[format_](file))})
-
-
-@evaluate.command("membership")
-def membership(
-    rows: RowsOption,
-    folder: CheckpointOption,
-    name: Annotated[
-        str, typer.Option("--recipe", metavar="RECIPE", help="Recipe of the checkpoint.")
-    ] = "general",
-    unseen: Annotated[
-        Path | None,
-        typer.Option(
-            "--unseen",
-            metavar="FILE",
-            help="Users of the rows who are not in the training: ids, one a line. Default: those"
-            " whom the checkpoint's file of trained users does not know.",
-            show_default=False,
-        ),
-    ] = None,
-) -> None:
-    """Test whether a user model's losses reveal which users it was trained on.
-
-    ROWS need users of the training and others, alike except for that: train a model with
-    `--without FILE` on a random choice of users. An AUC of 0.5 reveals nothing (docs/privacy.md).
-    The last line is JSON.
-
-    Example: `liveprofile model evaluate membership --rows rows --checkpoint models/half`
-    """
-    from models.profile.evaluation.membership import membership_report
-
-    users = read_user_ids(unseen, "--unseen") if unseen else ()
-    with progress() as on_progress:
-        report = membership_report(recipe(name), rows, folder, users, on_progress)
-    print_json({"recipe": name, **report})
 
 
 @evaluate.command("event-risk")

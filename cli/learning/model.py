@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_json, read_settings
+from cli.options import Commands
 from liveprofile.errors import InputError
 from liveprofile.resources import product_path
 from liveprofile.settings import Settings
@@ -20,11 +21,10 @@ if TYPE_CHECKING:
 
 OLD_DAYS = 60  # of a model; docs/retraining.md has what was measured
 
-model = typer.Typer(
+model = Commands(
     name="model",
-    no_args_is_help=True,
     help="Train and evaluate models, and change the user model of running jobs without a"
-    " restart. docs/operations.md describes the steps.",
+    " restart. docs/operate.md describes the steps.",
 )
 
 ByOption = Annotated[

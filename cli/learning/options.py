@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 import typer
 
 from cli.common import read_settings, read_user_ids
-from liveprofile.resources import ROOT
 
 RowsOption = Annotated[
     Path,
@@ -63,8 +62,7 @@ RefitOption = Annotated[
         show_default=False,
     ),
 ]
-# In a checkout, the looks at its test parts; an installed package has no docs folder.
-TEST_LOG = ROOT / "docs/test-looks.jsonl" if (ROOT / "docs").is_dir() else Path("test-looks.jsonl")
+TEST_LOG = Path("test-looks.jsonl")
 TestLogOption = Annotated[
     Path,
     typer.Option(
@@ -94,17 +92,8 @@ DeviceOption = Annotated[
     Literal["auto", "cpu", "cuda"],
     typer.Option("--device", help="Device; auto: a GPU if there is one."),
 ]
-SequencesArgument = Annotated[
-    Path, typer.Argument(metavar="FILE", help="Item sequences of users, in the format --format.")
-]
-SequencesFormatOption = Annotated[
-    Literal["s3rec", "pairs", "movielens"],
-    typer.Option(
-        "--format",
-        help="File format; s3rec: a line per user with the user's items; pairs: a line per user and"
-        " item, in order of time; movielens: ratings.csv of MovieLens.",
-    ),
-]
+
+
 ShopUsersOption = Annotated[int, typer.Option("--users", min=1, help="Users per simulated shop.")]
 ShopDaysOption = Annotated[int, typer.Option("--days", min=1, help="Days per simulated shop.")]
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from datetime import datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -13,30 +12,23 @@ from cli.common import ConfigOption, JsonOption, print_fields, print_json
 from cli.learning import own_events
 from cli.learning.options import (
     DeviceOption,
-    OptionalOutFolderOption,
     OutFolderOption,
     ParamsOption,
     RefitOption,
     RowsOption,
-    SequencesArgument,
-    SequencesFormatOption,
     ShopDaysOption,
     ShopUsersOption,
     WithoutErasedOption,
     WithoutOption,
-    day_option,
     users_left_out,
 )
+from cli.options import Commands
 from cli.progress import print_line, progress
 from liveprofile.errors import InputError
 from models.profile.recipes import RECIPES, override_from_toml, recipe
 
-if TYPE_CHECKING:
-    from models.fraud.card_transactions.data import ColumnNames
-
-train = typer.Typer(
+train = Commands(
     name="train",
-    no_args_is_help=True,
     help="Train a model; each command is a recipe. Training on the CPU is deterministic: the same"
     " data, recipe, versions and processor give the same result.",
 )
@@ -167,41 +159,6 @@ def _summary(metrics: dict) -> dict:
     }
 
 
-@train.command("next-item")
-def next_item(
-    file: SequencesArgument,
-    format_: SequencesFormatOption = "s3rec",
-    epochs: Annotated[
-        int | None,
-        typer.Option("--epochs", min=1, help="Maximum number of epochs. Default: the recipe's."),
-    ] = None,
-    params: ParamsOption = None,
-    device: DeviceOption = "auto",
-    out: OptionalOutFolderOption = None,
-) -> None:
-    """Train a model that ranks the items a user takes next, among all items new to the user.
-
-    The last item of each user is the test part, the one before it the validation part. The last
-    line is JSON.
-
-    Example: `liveprofile model train next-item sequences.txt --out models/next-item`
-    """
-    import dataclasses
-
-    from models.next_item.readers import READERS
-    from models.next_item.train import NextItemRecipe
-    from models.next_item.train import train as run
-
-    chosen = NextItemRecipe()
-    if params is not None:
-        chosen = override_from_toml(chosen, params)
-    if epochs is not None:
-        chosen = dataclasses.replace(chosen, epochs=epochs)
-    with progress() as on_progress:
-        report = run(READERS[format_](file), chosen, out, on_progress, device)
-    print_json({"recipe": "next-item", **report})
-
-
 @train.command("event-risk")
 def event_risk(
     out: OutFolderOption,
@@ -290,78 +247,3 @@ def event_risk(
         for name in ("spans", "order", "setting", "thresholds", "validation", "test")
     }
     print_json({"recipe": "event-risk", "version": model.version, "folder": str(out), **metadata})
-
-
-def parse_columns(options: list[str] | None) -> ColumnNames:
-    """Parses the values of --column. Raises InputError for a value that is not FIELD=NAME."""
-    from models.fraud.card_transactions.data import ColumnNames
-
-    pairs = [text.partition("=") for text in options or ()]
-    for field, _, name in pairs:
-        if field not in ColumnNames._fields or not name:
-            raise InputError(
-                f"--column {field}={name}: FIELD=NAME with one of {', '.join(ColumnNames._fields)}"
-            )
-    return ColumnNames()._replace(**{field: name for field, _, name in pairs})
-
-
-@train.command("event-risk-handbook")
-def event_risk_handbook(
-    data: Annotated[
-        Path,
-        typer.Option(
-            "--data",
-            metavar="FILE",
-            help="Transactions: Parquet with the columns of the Fraud Detection Handbook.",
-        ),
-    ],
-    train_start: Annotated[datetime, day_option("--train-start", "First day of the training.")],
-    train_end: Annotated[datetime, day_option("--train-end", "Last day of the training.")],
-    test_start: Annotated[datetime, day_option("--test-start", "First day of the test.")],
-    test_end: Annotated[datetime, day_option("--test-end", "Last day of the test.")],
-    delay_days: Annotated[
-        int,
-        typer.Option(
-            "--delay-days", min=0, help="Days from a transaction until its label is known."
-        ),
-    ] = 7,
-    column: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--column",
-            metavar="FIELD=NAME",
-            help="The file's column for id, time, card, terminal, amount or fraud, if it differs"
-            " from the Handbook's; repeatable.",
-        ),
-    ] = None,
-    out: OptionalOutFolderOption = None,
-) -> None:
-    """Train the fraud model and baseline models on card transactions of the Handbook.
-
-    A card is a user, a terminal a shop. The model uses the features of the job, the baseline
-    models those of the Fraud Detection Handbook, and then those of the job. Hyperparameters are
-    chosen on an earlier period of the same length. The test excludes cards that are known to be
-    compromised. The last line is JSON.
-
-    Example: `liveprofile model train event-risk-handbook --data transactions.parquet
-    --train-start 2018-07-25 --train-end 2018-07-31 --test-start 2018-08-08 --test-end 2018-08-14`
-    """
-    from models.fraud.card_transactions.baselines import evaluate_baselines
-    from models.fraud.card_transactions.data import TrainTestPeriod, read_transactions
-    from models.fraud.card_transactions.features import handbook_features
-    from models.fraud.training.train_handbook import JobFeatures, train_handbook
-
-    period = TrainTestPeriod.from_dates(
-        train_start.date(), train_end.date(), delay_days, test_start.date(), test_end.date()
-    )
-    with progress() as on_progress:
-        transactions = read_transactions(data, parse_columns(column))
-        report = train_handbook(transactions, period, out, on_progress)
-        x_NF = handbook_features(transactions, delay_days)
-        report["baselines"] = evaluate_baselines(
-            transactions, period, lambda rows: x_NF[rows], on_progress
-        )
-        report["baselines_with_features_of_the_job"] = evaluate_baselines(
-            transactions, period, JobFeatures(transactions, delay_days, on_progress), on_progress
-        )
-    print_json({"recipe": "event-risk-handbook", **report})

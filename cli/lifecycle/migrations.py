@@ -7,12 +7,12 @@ from typing import Annotated
 import typer
 
 from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
+from cli.options import Commands
 
-migrations = typer.Typer(
+migrations = Commands(
     name="migrations",
-    no_args_is_help=True,
     help="List and revert the migrations of Cassandra's tables, which `setup` applies."
-    " docs/operations.md describes upgrades and rollbacks.",
+    " docs/deploy.md describes upgrades and rollbacks.",
 )
 
 
@@ -57,19 +57,8 @@ def list_(config: ConfigOption = None, json: JsonOption = False) -> None:
 
 @migrations.command()
 def revert(
-    to: Annotated[
-        int | None,
-        typer.Option(
-            "--to",
-            metavar="N",
-            min=1,
-            show_default=False,
-            help="Keep the migrations up to this number. Default: revert the last one.",
-        ),
-    ] = None,
-    yes: Annotated[
-        bool, typer.Option("--yes", help="Revert. Without it, only print what would be dropped.")
-    ] = False,
+    to: Annotated[int | None, typer.Option(min=1)] = None,
+    yes: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -78,6 +67,10 @@ def revert(
     First stop the jobs and commands that use them. Jobs of the earlier release may run.
 
     Example: `liveprofile job migrations revert --to 11 --yes`
+
+    Options:
+    to N: Keep the migrations up to this number. Default: revert the last one.
+    yes: Revert. Without it, only print what would be dropped.
     """
     from liveprofile.storage.schema import revert_migrations
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Annotated
-
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_json, read_settings
@@ -11,18 +9,8 @@ from liveprofile.settings import Settings
 
 
 def setup(
-    dry_run: Annotated[
-        bool,
-        typer.Option("--dry-run", help="Only list what is missing and pending; change nothing."),
-    ] = False,
-    contract: Annotated[
-        bool,
-        typer.Option(
-            "--contract",
-            help="Also drop the tables that only earlier releases use, if they are empty. No job of"
-            " an earlier release may run.",
-        ),
-    ] = False,
+    dry_run: bool = False,
+    contract: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -33,6 +21,11 @@ def setup(
     `liveprofile job migrations list` shows what has been applied.
 
     Example: `liveprofile job setup --dry-run`
+
+    Options:
+    dry_run: Only list what is missing and pending; change nothing.
+    contract: Also drop the tables that only earlier releases use, if they are empty. No job of an
+        earlier release may run.
     """
     from cli.pipeline.job_submission import create_tables, read_model_card
     from liveprofile.kafka.topics import create_topics

@@ -66,7 +66,7 @@ def savepoint(
 ) -> None:
     """Take a savepoint of the job, which goes on.
 
-    A second job of a new version starts from it beside this one (docs/operations.md).
+    A second job of a new version starts from it beside this one (docs/operate.md).
 
     Example: `liveprofile job savepoint --savepoint file:///shared/savepoints`
     """

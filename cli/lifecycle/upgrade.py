@@ -6,7 +6,7 @@ import os
 import shlex
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import typer
 
@@ -40,26 +40,8 @@ class UpgradeResult(NamedTuple):
 
 
 def upgrade(
-    fallback: Annotated[
-        Path | None,
-        typer.Option(
-            "--fallback",
-            metavar="FILE",
-            show_default=False,
-            help="Settings file of the running job. If the new job does not run, a job with these"
-            " settings goes on from the savepoint.",
-        ),
-    ] = None,
-    fallback_command: Annotated[
-        Path | None,
-        typer.Option(
-            "--fallback-command",
-            metavar="PATH",
-            show_default=False,
-            help="The `liveprofile` command of the running job's version, for --fallback. Default:"
-            " this version.",
-        ),
-    ] = None,
+    fallback: Path | None = None,
+    fallback_command: Path | None = None,
     savepoint: SavepointFolderOption = None,
     job: JobOption = None,
     config: ConfigOption = None,
@@ -72,6 +54,12 @@ def upgrade(
     and the message names the savepoint: exit code 3.
 
     Example: `liveprofile job upgrade --config new.toml --fallback old.toml`
+
+    Options:
+    fallback FILE: Settings file of the running job. If the new job does not run, a job with these
+        settings goes on from the savepoint.
+    fallback_command PATH: The `liveprofile` command of the running job's version, for --fallback.
+        Default: this version.
     """
     from cli.pipeline.job_submission import check_submission
     from liveprofile.flink import rest

@@ -19,6 +19,7 @@ from cli.common import (
     refuse_empty,
 )
 from cli.operations.tables import print_table
+from cli.options import Commands
 from cli.times import parse_duration_ms, parse_since_ms
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
@@ -30,9 +31,8 @@ if TYPE_CHECKING:
     from liveprofile.campaigns.plan_file import PlanFile
     from liveprofile.campaigns.uplift import Difference, Uplift
 
-campaign = typer.Typer(
+campaign = Commands(
     name="campaign",
-    no_args_is_help=True,
     help="Plan a campaign, send it, and report what it changed (docs/campaigns.md)."
     "\n\nExample: `liveprofile campaign report spring.parquet`",
 )
@@ -49,49 +49,19 @@ PlanArgument = Annotated[
 
 @campaign.command()
 def plan(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Name of the campaign: a-z, 0-9, `.`, `_`, `-`.")
-    ],
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="Plan file (Parquet).")],
-    csv: Annotated[
-        Path | None, typer.Option("--csv", metavar="FILE", help="The same as CSV.")
-    ] = None,
-    when: Annotated[
-        str | None,
-        typer.Option("--when", metavar="CONDITION", help="Condition over profile features."),
-    ] = None,
-    segment: Annotated[
-        list[str] | None,
-        typer.Option("--segment", metavar="NAME", help="Only this segment; may be repeated."),
-    ] = None,
-    control: Annotated[
-        float, typer.Option("--control", min=0, max=0.99, help="Share that is not contacted.")
-    ] = 0.1,
-    budget: Annotated[
-        float | None, typer.Option("--budget", min=0, help="Sum of costs. Default: no limit.")
-    ] = None,
-    cost: Annotated[float, typer.Option("--cost", min=0, help="Of one contact.")] = 0.0,
-    margin: Annotated[
-        float, typer.Option("--margin", min=0, max=1, help="Share of the spend that is gain.")
-    ] = 1.0,
-    response: Annotated[
-        float | None,
-        typer.Option(
-            "--response", min=0, max=1, help="Probability of a purchase. Default: 1 - churn."
-        ),
-    ] = None,
-    cap: Annotated[
-        str | None,
-        typer.Option("--cap", metavar="N/SPAN", help="Frequency cap, such as 2/30d."),
-    ] = None,
-    exclude: Annotated[
-        Path | None,
-        typer.Option("--exclude", metavar="FILE", help="User ids that must not be contacted."),
-    ] = None,
-    start: Annotated[
-        str | None,
-        typer.Option("--start", metavar="TIME", help="Outcomes count from here. Default: now."),
-    ] = None,
+    name: str,
+    out: Annotated[Path, typer.Option()],
+    csv: Path | None = None,
+    when: str | None = None,
+    segment: list[str] | None = None,
+    control: Annotated[float, typer.Option(min=0, max=0.99)] = 0.1,
+    budget: Annotated[float | None, typer.Option(min=0)] = None,
+    cost: Annotated[float, typer.Option(min=0)] = 0.0,
+    margin: Annotated[float, typer.Option(min=0, max=1)] = 1.0,
+    response: Annotated[float | None, typer.Option(min=0, max=1)] = None,
+    cap: str | None = None,
+    exclude: Path | None = None,
+    start: str | None = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -101,6 +71,21 @@ def plan(
 
     Example: `liveprofile campaign plan spring --segment lapsing --when "churn < 0.9" --cost 0.2
     --budget 500 --cap 2/30d --out spring.parquet`
+
+    Options:
+    name NAME: Name of the campaign: a-z, 0-9, `.`, `_`, `-`.
+    out FILE: Plan file (Parquet).
+    csv FILE: The same as CSV.
+    when CONDITION: Condition over profile features.
+    segment NAME: Only this segment; may be repeated.
+    control: Share that is not contacted.
+    budget: Sum of costs. Default: no limit.
+    cost: Of one contact.
+    margin: Share of the spend that is gain.
+    response: Probability of a purchase. Default: 1 - churn.
+    cap N/SPAN: Frequency cap, such as 2/30d.
+    exclude FILE: User ids that must not be contacted.
+    start TIME: Outcomes count from here. Default: now.
     """
     from liveprofile.campaigns.plan import Economics, condition_of
     from liveprofile.campaigns.plan_file import PlanFile, write_csv, write_plan
@@ -150,9 +135,7 @@ def plan(
 @campaign.command()
 def send(
     plan: PlanArgument,
-    topic: Annotated[
-        str, typer.Option("--topic", metavar="TOPIC", help="Existing topic for the targets.")
-    ],
+    topic: Annotated[str, typer.Option()],
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -163,6 +146,9 @@ def send(
     too often since (`--cap` of the plan).
 
     Example: `liveprofile campaign send spring.parquet --topic campaign-targets`
+
+    Options:
+    topic TOPIC: Existing topic for the targets.
     """
     from liveprofile.campaigns import contacts
     from liveprofile.kafka.offsets import partition_ranges
@@ -192,9 +178,7 @@ def send(
 @campaign.command()
 def report(
     plan: PlanArgument,
-    days: Annotated[
-        int, typer.Option("--days", min=1, max=3_650, help="Days of outcomes after the start.")
-    ] = 30,
+    days: Annotated[int, typer.Option(min=1, max=3_650)] = 30,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -203,6 +187,9 @@ def report(
     Outcomes come from the stored deltas (`cassandra.delta_ttl_s`, 30 days).
 
     Example: `liveprofile campaign report spring.parquet --days 14`
+
+    Options:
+    days: Days of outcomes after the start.
     """
     from liveprofile.campaigns.planning import report_as_json, report_on
     from liveprofile.storage.connection import open_session

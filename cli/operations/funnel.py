@@ -23,21 +23,11 @@ class GroupBy(StrEnum):
 
 
 def funnel(
-    steps: Annotated[
-        str, typer.Option("--steps", metavar="TYPES", help="Event types in order.")
-    ] = "view,cart,purchase",
-    within: Annotated[
-        str,
-        typer.Option("--within", metavar="SPAN", help="Time from the first step to the last."),
-    ] = "7d",
-    last: Annotated[
-        str,
-        typer.Option("--last", metavar="SPAN", help="How far back from the newest window."),
-    ] = "30d",
-    by: Annotated[GroupBy, typer.Option("--by", help="Groups of users.")] = GroupBy.SEGMENT,
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, max=10_000, help="Maximum number of groups.")
-    ] = 20,
+    steps: str = "view,cart,purchase",
+    within: str = "7d",
+    last: str = "30d",
+    by: GroupBy = GroupBy.SEGMENT,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -47,6 +37,13 @@ def funnel(
     segment's users are those who are in it now. docs/trends.md has the definitions.
 
     Example: `liveprofile shop funnel --steps view,cart,purchase --within 1d --by category`
+
+    Options:
+    steps TYPES: Event types in order.
+    within SPAN: Time from the first step to the last.
+    last SPAN: How far back from the newest window.
+    by: Groups of users.
+    limit: Maximum number of groups.
     """
     from liveprofile.storage.connection import open_session
     from liveprofile.trends.stored import stored_funnel

@@ -15,15 +15,7 @@ if TYPE_CHECKING:
 
 
 def retention(
-    event_type: Annotated[
-        str | None,
-        typer.Option(
-            "--type",
-            metavar="TYPE",
-            show_default=False,
-            help="A user is active in a week with such an event. Default: any event.",
-        ),
-    ] = None,
+    event_type: Annotated[str | None, typer.Option("--type")] = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -32,6 +24,9 @@ def retention(
     Deltas live for `cassandra.delta_ttl_s` (30 days): older cohorts are incomplete.
 
     Example: `liveprofile shop retention --type purchase`
+
+    Options:
+    event_type TYPE: A user is active in a week with such an event. Default: any event.
     """
     from liveprofile.storage.connection import open_session
     from liveprofile.trends.stored import stored_retention

@@ -16,6 +16,7 @@ from cli.common import (
     read_settings,
 )
 from cli.operations.tables import print_table
+from cli.options import Commands
 from cli.progress import count_bar
 from cli.times import parse_duration_ms
 from liveprofile.errors import InputError
@@ -28,9 +29,8 @@ if TYPE_CHECKING:
     from liveprofile.trends.counts import Series
     from liveprofile.trends.points import Point
 
-trends = typer.Typer(
+trends = Commands(
     name="trends",
-    no_args_is_help=True,
     help="Count the shop's events by category, type, hour and day (docs/trends.md).",
 )
 
@@ -71,13 +71,7 @@ MetricOption = Annotated[MetricName, typer.Option("--metric", help="What is coun
 
 @trends.command()
 def update(
-    skip_lost: Annotated[
-        bool,
-        typer.Option(
-            "--skip-lost",
-            help="Go on with the first record that is left if records have expired uncounted.",
-        ),
-    ] = False,
+    skip_lost: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -87,6 +81,9 @@ def update(
     killed or repeated counts nothing twice.
 
     Example: liveprofile shop trends update --json
+
+    Options:
+    skip_lost: Go on with the first record that is left if records have expired uncounted.
     """
     from liveprofile.storage.connection import open_session
     from liveprofile.trends.count_store import CassandraCountStore
@@ -114,23 +111,20 @@ def show(
     category: CategoryOption = None,
     event_type: TypeOption = None,
     metric: MetricOption = MetricName.EVENTS,
-    by: Annotated[Span, typer.Option("--by", help="Hours or days.")] = Span.HOUR,
-    last: Annotated[
-        str,
-        typer.Option("--last", metavar="SPAN", help="How far back: 48h or 14d before the last."),
-    ] = "7d",
-    categories: Annotated[
-        int,
-        typer.Option(
-            "--categories", min=0, max=1_000, metavar="N", help="Check the N largest categories."
-        ),
-    ] = 20,
+    by: Span = Span.HOUR,
+    last: str = "7d",
+    categories: Annotated[int, typer.Option(min=0, max=1_000)] = 20,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show counts with the range that the weeks before let expect, and what falls outside.
 
     Example: liveprofile shop trends show --metric amount --type purchase --last 48h
+
+    Options:
+    by: Hours or days.
+    last SPAN: How far back: 48h or 14d before the last.
+    categories N: Check the N largest categories.
     """
     from liveprofile.storage.connection import open_session
 

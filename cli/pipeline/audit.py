@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -39,22 +39,8 @@ def audit(
     config: ConfigOption = None,
     json: JsonOption = False,
     since: SinceOption = None,
-    state: Annotated[
-        Path | None,
-        typer.Option(
-            "--state",
-            metavar="FILE",
-            help="Audit only records after those that FILE names, and note in FILE where the next"
-            " audit must start, unless there is an error.",
-        ),
-    ] = None,
-    repair: Annotated[
-        bool,
-        typer.Option(
-            "--repair",
-            help="Send unaccounted records that were late by the lateness rules to the late topic.",
-        ),
-    ] = False,
+    state: Path | None = None,
+    repair: bool = False,
 ) -> None:
     """Account for every record of the input topic: used, duplicate, late, corrected, rejected,
     erased or heartbeat.
@@ -68,6 +54,11 @@ def audit(
     record; with --state it counts only if FILE does not exist.
 
     Example: `liveprofile events audit` or `liveprofile events audit --since 2h --json`
+
+    Options:
+    state FILE: Audit only records after those that FILE names, and note in FILE where the next
+        audit must start, unless there is an error.
+    repair: Send unaccounted records that were late by the lateness rules to the late topic.
     """
     from cli.audit_encoded import audit_encoded
     from cli.pipeline.audit_input import (
@@ -173,7 +164,7 @@ def _repair(settings: Settings, auditor: Audit) -> int:
     """Sends lost late records to the late topic, with the header `repaired`; returns the count.
 
     If the job ignores idle partitions, a window can drop a late event after a restore
-    (docs/state-and-failures.md, known limits).
+    (docs/operate.md, known limits).
     """
     return sum(_send_late(settings, lateness_ms) for lateness_ms in auditor.lateness_ms())
 

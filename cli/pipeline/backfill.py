@@ -26,48 +26,13 @@ if TYPE_CHECKING:
 
 
 def backfill(
-    rows: Annotated[
-        Path,
-        typer.Option(metavar="FOLDER", help="Folder for the Parquet files, a subfolder per month."),
-    ],
-    file: Annotated[
-        Path | None,
-        typer.Argument(
-            help="Events: CSV, Parquet or JSON lines. Default: the current content of the input"
-            " topic.",
-            show_default=False,
-        ),
-    ] = None,
+    rows: Annotated[Path, typer.Option()],
+    file: Annotated[Path | None, typer.Argument()] = None,
     mapping: MappingOption = None,
-    pipeline: Annotated[
-        Literal["profile", "scoring"],
-        typer.Option(
-            help="profile: one row per user and window, for `train RECIPE`. scoring: one row per"
-            " scored event, for `train event-risk`."
-        ),
-    ] = "profile",
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="With --pipeline scoring: file of labels, as for `feedback send`. Default: the"
-            " current content of the topic risk-feedback.",
-        ),
-    ] = None,
-    embedded: Annotated[
-        bool,
-        typer.Option(
-            "--embedded", help="Run in an embedded Flink instead of the cluster at flink.rest_url."
-        ),
-    ] = False,
-    consents: Annotated[
-        bool,
-        typer.Option(
-            help="Leave out users who do not allow training (topic user-consents) or were erased"
-            " (user-erasures). --no-consents is for events that are not of this shop's users."
-        ),
-    ] = True,
+    pipeline: Literal["profile", "scoring"] = "profile",
+    labels: Path | None = None,
+    embedded: bool = False,
+    consents: bool = True,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -78,6 +43,17 @@ def backfill(
 
     Example: `liveprofile model backfill --rows rows`
     or `liveprofile model backfill shop.csv --mapping shop.toml --rows rows`
+
+    Options:
+    rows FOLDER: Folder for the Parquet files, a subfolder per month.
+    file: Events: CSV, Parquet or JSON lines. Default: the current content of the input topic.
+    pipeline: profile: one row per user and window, for `train RECIPE`. scoring: one row per scored
+        event, for `train event-risk`.
+    labels FILE: With --pipeline scoring: file of labels, as for `feedback send`. Default: the
+        current content of the topic risk-feedback.
+    embedded: Run in an embedded Flink instead of the cluster at flink.rest_url.
+    consents: Leave out users who do not allow training (topic user-consents) or were erased
+        (user-erasures). --no-consents is for events that are not of this shop's users.
     """
     from offline import backfill as runner
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
@@ -22,23 +21,9 @@ from cli.progress import count_bar, print_line
 
 
 def bootstrap(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="FILE...",
-            help="CSV, Parquet or JSON lines, in the order of the events.",
-            show_default=False,
-        ),
-    ],
+    files: list[Path],
     mapping: MappingOption = None,
-    savepoint_dir: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URI",
-            show_default=False,
-            help="Folder for the savepoint. Default: the cluster's folder for savepoints.",
-        ),
-    ] = None,
+    savepoint_dir: str | None = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -48,6 +33,10 @@ def bootstrap(
     The job that is submitted with this savepoint goes on in the input topic where the files end.
 
     Example: `liveprofile events bootstrap 2023-10.jsonl 2023-11.jsonl`
+
+    Options:
+    files FILE...: CSV, Parquet or JSON lines, in the order of the events.
+    savepoint_dir URI: Folder for the savepoint. Default: the cluster's folder for savepoints.
     """
     from cli.pipeline.job_submission import submit_job
     from offline.bootstrap import archive_variables, check_files, run

@@ -16,39 +16,20 @@ def _count_option(kind: str, per_10_000: str) -> typer.models.OptionInfo:
 
 
 def generate(
-    out: Annotated[
-        Path,
-        typer.Option(
-            metavar="FILE",
-            help="Events file: .jsonl, .parquet, or - for JSON lines on stdout.",
-        ),
-    ],
-    labels: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="Labels file: .jsonl or .parquet. Default: no labels are written.",
-        ),
-    ] = None,
-    users: Annotated[int, typer.Option(min=1, help="Number of legitimate users.")] = 1_000,
-    days: Annotated[int, typer.Option(min=1, help="Number of days.")] = 30,
-    start: Annotated[
-        datetime, typer.Option(formats=["%Y-%m-%d"], help="First day (UTC).")
-    ] = datetime(2024, 1, 1),
-    seed: Annotated[
-        int, typer.Option(min=0, help="Random seed; the same seed gives the same bytes.")
-    ] = 0,
-    events_per_user_day: Annotated[
-        float, typer.Option(help="Mean number of events per active user and day.")
-    ] = 5.0,
+    out: Annotated[Path, typer.Option()],
+    labels: Path | None = None,
+    users: Annotated[int, typer.Option(min=1)] = 1_000,
+    days: Annotated[int, typer.Option(min=1)] = 30,
+    start: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])] = datetime(2024, 1, 1),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    events_per_user_day: float = 5.0,
     takeovers: Annotated[int | None, _count_option("account takeovers", "2")] = None,
     card_tests: Annotated[int | None, _count_option("card-testing attacks", "0.5")] = None,
     rings: Annotated[int | None, _count_option("fraud rings", "0.2")] = None,
     honest_changes: Annotated[int | None, _count_option("legitimate changes of habit", "5")] = None,
     campaigns: Annotated[int | None, _count_option("sales campaigns", "0.2")] = None,
-    ring_users: Annotated[int, typer.Option(min=1, help="Users per fraud ring.")] = 50,
-    ring_devices: Annotated[int, typer.Option(min=1, help="Devices per fraud ring.")] = 3,
+    ring_users: Annotated[int, typer.Option(min=1)] = 50,
+    ring_devices: Annotated[int, typer.Option(min=1)] = 3,
 ) -> None:
     """Simulate a shop with known frauds and write its events and labels to files.
 
@@ -57,6 +38,17 @@ def generate(
 
     Example:
     `liveprofile events generate --out shop.jsonl --labels labels.jsonl --users 500 --days 10`
+
+    Options:
+    out FILE: Events file: .jsonl, .parquet, or - for JSON lines on stdout.
+    labels FILE: Labels file: .jsonl or .parquet. Default: no labels are written.
+    users: Number of legitimate users.
+    days: Number of days.
+    start: First day (UTC).
+    seed: Random seed; the same seed gives the same bytes.
+    events_per_user_day: Mean number of events per active user and day.
+    ring_users: Users per fraud ring.
+    ring_devices: Devices per fraud ring.
     """
     import orjson
 

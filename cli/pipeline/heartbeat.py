@@ -10,13 +10,8 @@ from cli.common import ConfigOption, read_settings
 
 
 def heartbeat(
-    every: Annotated[
-        float, typer.Option(min=0.1, metavar="SECONDS", help="Time between two heartbeats.")
-    ] = 1.0,
-    count: Annotated[
-        int | None,
-        typer.Option(min=1, help="Stop after so many. Default: run until stopped."),
-    ] = None,
+    every: Annotated[float, typer.Option(min=0.1)] = 1.0,
+    count: Annotated[int | None, typer.Option(min=1)] = None,
     config: ConfigOption = None,
 ) -> None:
     """Send a heartbeat to every partition of the input topic, again and again.
@@ -29,6 +24,10 @@ def heartbeat(
     again.
 
     Example: `liveprofile events heartbeat --every 1`
+
+    Options:
+    every SECONDS: Time between two heartbeats.
+    count: Stop after so many. Default: run until stopped.
     """
     from liveprofile.ingest.heartbeat import send_heartbeats
     from liveprofile.ingest.replay import ReplayProducer

@@ -10,11 +10,11 @@ from typing import Annotated
 import typer
 
 from cli.common import ConfigOption, JsonOption, print_json, read_settings
+from cli.options import Commands
 from liveprofile.errors import InputError
 
-mapping = typer.Typer(
+mapping = Commands(
     name="mapping",
-    no_args_is_help=True,
     help="Draft and check a mapping: how the columns of a file become events.",
 )
 
@@ -24,12 +24,7 @@ FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="CSV or Parqu
 @mapping.command()
 def infer(
     file: FileArgument,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out", metavar="MAP.toml", show_default=False, help="File to write. Default: stdout."
-        ),
-    ] = None,
+    out: Path | None = None,
     json: JsonOption = False,
 ) -> None:
     """Draft a mapping of a CSV or Parquet file from the names and values of its columns.
@@ -37,6 +32,9 @@ def infer(
     A comment with a question mark is at each line that needs a look. Then run `mapping check`.
 
     Example: `liveprofile events mapping infer shop.csv --out shop.toml`
+
+    Options:
+    out MAP.toml: File to write. Default: stdout.
     """
     from liveprofile.ingest import inference
 
@@ -59,15 +57,9 @@ def infer(
 @mapping.command()
 def check(
     file: FileArgument,
-    map_file: Annotated[
-        Path, typer.Argument(metavar="MAP.toml", help="Mapping, as for `replay --mapping`.")
-    ],
-    rows: Annotated[
-        int, typer.Option("--rows", min=1, max=1_000_000, help="Number of rows to check.")
-    ] = 1_000,
-    shown: Annotated[
-        int, typer.Option("--show", min=0, max=1_000, help="Number of events to print.")
-    ] = 3,
+    map_file: Path,
+    rows: Annotated[int, typer.Option(min=1, max=1_000_000)] = 1_000,
+    shown: Annotated[int, typer.Option("--show", min=0, max=1_000)] = 3,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -76,6 +68,11 @@ def check(
     Connects to nothing. Exit code 1 if an event would be rejected.
 
     Example: `liveprofile events mapping check shop.csv shop.toml`
+
+    Options:
+    map_file MAP.toml: Mapping, as for `replay --mapping`.
+    rows: Number of rows to check.
+    shown: Number of events to print.
     """
     from liveprofile.ingest.preview import rejection
     from liveprofile.ingest.replay import open_source

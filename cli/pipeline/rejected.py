@@ -16,6 +16,7 @@ from cli.common import (
     print_json,
     read_settings,
 )
+from cli.options import Commands
 from cli.tables import new_table, print_tables
 from cli.times import SinceOption
 from liveprofile.errors import InputError
@@ -23,9 +24,8 @@ from liveprofile.errors import InputError
 if TYPE_CHECKING:
     from liveprofile.ingest.rejected import RejectedRecord
 
-rejected = typer.Typer(
+rejected = Commands(
     name="rejected",
-    no_args_is_help=True,
     help="List rejected records, show one, and send corrected ones.",
 )
 
@@ -34,13 +34,9 @@ PAYLOAD_CHARS = 60
 
 @rejected.command("list")
 def list_records(
-    reason: Annotated[
-        str | None, typer.Option("--reason", metavar="REASON", help="Only of this reason.")
-    ] = None,
+    reason: str | None = None,
     since: SinceOption = None,
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, max=100_000, help="Number of latest records.")
-    ] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=100_000)] = 20,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -50,6 +46,10 @@ def list_records(
     original record identify it.
 
     Example: `liveprofile events rejected list --reason BAD_NUMBER --since 2h --json`
+
+    Options:
+    reason REASON: Only of this reason.
+    limit: Number of latest records.
     """
     from liveprofile.ingest.rejected_topic import latest_records
     from liveprofile.kafka.offsets import ranges_since
@@ -84,15 +84,16 @@ def list_records(
 
 @rejected.command()
 def show(
-    record_id: Annotated[
-        str, typer.Argument(metavar="ID", help="Id of the record, as `rejected list` prints it.")
-    ],
+    record_id: str,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Show a rejected record with its payload. With --json, correct the payload and resend it.
 
     Example: `liveprofile events rejected show 0:17 --json`
+
+    Options:
+    record_id ID: Id of the record, as `rejected list` prints it.
     """
     from liveprofile.ingest.rejected import parse_id
     from liveprofile.ingest.rejected_topic import find_records
@@ -118,17 +119,8 @@ def show(
 
 @rejected.command()
 def resend(
-    file: Annotated[
-        Path,
-        typer.Argument(
-            metavar="FILE",
-            help="Corrected records: JSON lines with id and payload, as `rejected show --json`"
-            " prints them; - for stdin.",
-        ),
-    ],
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Check the records without sending them.")
-    ] = False,
+    file: Path,
+    dry_run: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -139,6 +131,11 @@ def resend(
     Sending a record twice has no effect while its event_id is known (state.dedup_ttl_ms).
 
     Example: `liveprofile events rejected resend corrected.jsonl --dry-run`
+
+    Options:
+    file FILE: Corrected records: JSON lines with id and payload, as `rejected show --json` prints
+        them; - for stdin.
+    dry_run: Check the records without sending them.
     """
     from liveprofile.ingest.rejected import read_corrections
     from liveprofile.ingest.rejected_topic import correct_records, send_corrected

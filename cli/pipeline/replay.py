@@ -15,43 +15,30 @@ from liveprofile.settings import Settings
 
 
 def replay(
-    file: Annotated[Path, typer.Argument(help="CSV, Parquet or JSON lines.", show_default=False)],
-    mapping: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            show_default=False,
-            help="Mapping of the file's columns to event fields (TOML, see mappings/). Default:"
-            " FILE holds events as JSON lines.",
-        ),
-    ] = None,
-    topic: Annotated[
-        str | None,
-        typer.Option(
-            help="Topic. Default: topics.events.", show_default=False, callback=require_topic_name
-        ),
-    ] = None,
-    rate: Annotated[
-        float | None, typer.Option(help="Events per second. Default: as fast as Kafka accepts.")
-    ] = None,
-    speed: Annotated[
-        float | None, typer.Option(help="Speed relative to the event times; 1 is real time.")
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Maximum number of events.")] = None,
-    close_windows: Annotated[
-        bool,
-        typer.Option(
-            "--close-windows",
-            help="Send heartbeats after the last event to close the open windows. Events for these"
-            " windows that are sent later are late.",
-        ),
-    ] = False,
+    file: Path,
+    mapping: Path | None = None,
+    topic: Annotated[str | None, typer.Option(callback=require_topic_name)] = None,
+    rate: float | None = None,
+    speed: float | None = None,
+    limit: Annotated[int | None, typer.Option(min=1)] = None,
+    close_windows: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """Send a file of events to the input topic, keyed by user.
 
     Example: `liveprofile events replay shop.csv --mapping shop.toml --close-windows`
+
+    Options:
+    file: CSV, Parquet or JSON lines.
+    mapping FILE: Mapping of the file's columns to event fields (TOML, see mappings/). Default: FILE
+        holds events as JSON lines.
+    topic: Topic. Default: topics.events.
+    rate: Events per second. Default: as fast as Kafka accepts.
+    speed: Speed relative to the event times; 1 is real time.
+    limit: Maximum number of events.
+    close_windows: Send heartbeats after the last event to close the open windows. Events for these
+        windows that are sent later are late.
     """
     from liveprofile.ingest.replay import replay as send
     from liveprofile.ingest.replay import rows_estimate

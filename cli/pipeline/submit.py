@@ -42,17 +42,9 @@ WAIT_TIMEOUT_S = 180.0
 
 
 def submit(
-    parallelism: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Parallelism of the job. Default: job.parallelism.", show_default=False
-        ),
-    ] = None,
+    parallelism: Annotated[int | None, typer.Option(min=1)] = None,
     savepoint: SavepointOption = None,
-    wait: Annotated[
-        bool,
-        typer.Option("--wait", help="Wait until all tasks of the job run (at most 180 s)."),
-    ] = False,
+    wait: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -60,6 +52,10 @@ def submit(
 
     Example: `liveprofile job submit --wait`
     or `liveprofile job submit --savepoint file:///shared/savepoints/savepoint-1a2b --wait`
+
+    Options:
+    parallelism: Parallelism of the job. Default: job.parallelism.
+    wait: Wait until all tasks of the job run (at most 180 s).
     """
     from cli.pipeline.job_submission import submit_job
     from liveprofile.flink.rest import wait_until_running

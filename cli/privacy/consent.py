@@ -11,6 +11,7 @@ import typer
 
 from cli.common import ConfigOption, JsonOption, UserArgument, print_json, read_settings
 from cli.operations.tables import print_table
+from cli.options import Commands
 from cli.privacy.consent_backwards import backwards
 from cli.times import parse_since_ms
 from liveprofile.errors import InputError
@@ -19,9 +20,8 @@ if TYPE_CHECKING:
     from liveprofile.consent.changes import ConsentChange
     from liveprofile.settings import Settings
 
-consent = typer.Typer(
+consent = Commands(
     name="consent",
-    no_args_is_help=True,
     help="What a user has allowed, by purpose (docs/privacy.md)."
     "\n\nExample: `liveprofile privacy consent set 42 --withdraw marketing`",
 )
@@ -33,28 +33,13 @@ def _purposes(name: str, verb: str) -> Any:
 
 @consent.command(name="set")
 def set_consent(
-    user: Annotated[
-        str | None, typer.Argument(metavar="USER", help="User id.", show_default=False)
-    ] = None,
+    user: Annotated[str | None, typer.Argument()] = None,
     grant: Annotated[list[str] | None, _purposes("--grant", "Allow")] = None,
     withdraw: Annotated[list[str] | None, _purposes("--withdraw", "No longer allow")] = None,
-    basis: Annotated[str, typer.Option(help="Legal basis, such as consent or contract.")] = "",
-    text_version: Annotated[
-        str, typer.Option(help="Version of the text that the user has read.")
-    ] = "",
-    at: Annotated[
-        str | None,
-        typer.Option("--time", metavar="TIME", help="From when on it counts. Default: now."),
-    ] = None,
-    file: Annotated[
-        Path | None,
-        typer.Option(
-            "--file",
-            metavar="FILE",
-            help="Changes of many users: JSON lines with user_id, purpose, granted, time and, if"
-            " known, basis and text_version.",
-        ),
-    ] = None,
+    basis: str = "",
+    text_version: str = "",
+    at: Annotated[str | None, typer.Option("--time")] = None,
+    file: Path | None = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -66,6 +51,14 @@ def set_consent(
     Example:
     `liveprofile privacy consent set 42 --grant profiling --withdraw marketing --basis consent` or
     `liveprofile privacy consent set --file consents.jsonl`
+
+    Options:
+    user USER: User id.
+    basis: Legal basis, such as consent or contract.
+    text_version: Version of the text that the user has read.
+    at TIME: From when on it counts. Default: now.
+    file FILE: Changes of many users: JSON lines with user_id, purpose, granted, time and, if known,
+        basis and text_version.
     """
     from liveprofile.consent import store
     from liveprofile.kafka.offsets import partition_ranges

@@ -27,13 +27,8 @@ Outgoing = tuple[bytes | None, bytes | None, dict[str, str]]  # key, value and h
 
 
 def backwards(
-    users: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="USER...", help="User ids. Default: all with a change.", show_default=False
-        ),
-    ] = None,
-    delete: Annotated[bool, typer.Option("--delete", help="Delete what is found.")] = False,
+    users: Annotated[list[str] | None, typer.Argument()] = None,
+    delete: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -46,6 +41,10 @@ def backwards(
 
     Example: `liveprofile privacy consent backwards` or
     `liveprofile privacy consent backwards 42 --delete`
+
+    Options:
+    users USER...: User ids. Default: all with a change.
+    delete: Delete what is found.
     """
     from liveprofile.privacy.withdrawals import DELTAS, delete_rows, find_rows, read_digests
     from liveprofile.storage.connection import open_session

@@ -37,41 +37,13 @@ SETTLE_S = 2.0  # until the workers know of an erasure
 
 
 def erase(
-    users: Annotated[
-        list[str] | None, typer.Argument(metavar="USER...", help="User ids.", show_default=False)
-    ] = None,
-    file: Annotated[
-        Path | None, typer.Option("--file", metavar="FILE", help="User ids, one a line.")
-    ] = None,
-    pending: Annotated[
-        bool,
-        typer.Option("--pending", help="Go on with all erasures whose rows are not deleted yet."),
-    ] = False,
-    status: Annotated[
-        bool,
-        typer.Option("--status", help="Erase nothing: show when each place is clear."),
-    ] = False,
-    rows: Annotated[
-        Path | None,
-        typer.Option(
-            "--rows",
-            metavar="FOLDER",
-            help="Take all erased users out of the training rows of `backfill` in FOLDER.",
-        ),
-    ] = None,
-    checkpoints: Annotated[
-        Path | None,
-        typer.Option(
-            "--checkpoints",
-            metavar="FOLDER",
-            help="Erase nothing: list the model checkpoints in FOLDER and below, with the erased"
-            " users that each was trained on.",
-        ),
-    ] = None,
-    proof: Annotated[
-        Path | None,
-        typer.Option("--proof", metavar="FILE", help="New file: a signed line for each user."),
-    ] = None,
+    users: Annotated[list[str] | None, typer.Argument()] = None,
+    file: Path | None = None,
+    pending: bool = False,
+    status: bool = False,
+    rows: Path | None = None,
+    checkpoints: Path | None = None,
+    proof: Path | None = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -88,6 +60,16 @@ def erase(
     Example: `liveprofile privacy erase 42 43 --proof erased.jsonl`,
     `liveprofile privacy erase --file users.txt`, `liveprofile privacy erase --pending` or
     `liveprofile privacy erase 42 --status`
+
+    Options:
+    users USER...: User ids.
+    file FILE: User ids, one a line.
+    pending: Go on with all erasures whose rows are not deleted yet.
+    status: Erase nothing: show when each place is clear.
+    rows FOLDER: Take all erased users out of the training rows of `backfill` in FOLDER.
+    checkpoints FOLDER: Erase nothing: list the model checkpoints in FOLDER and below, with the
+        erased users that each was trained on.
+    proof FILE: New file: a signed line for each user.
     """
     ids = _user_ids(users or [], file)
     if pending and (ids or status):

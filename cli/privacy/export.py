@@ -19,11 +19,8 @@ from cli.common import (
 
 def export(
     user: UserArgument,
-    out: Annotated[Path, typer.Option("--out", metavar="FILE", help="New file (JSON).")],
-    topics: Annotated[
-        bool,
-        typer.Option("--topics", help="Also the records in Kafka. Reads whole topics."),
-    ] = False,
+    out: Annotated[Path, typer.Option()],
+    topics: bool = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -33,6 +30,10 @@ def export(
     (`liveprofile identity merge`). Exit code 1, and no file, if nothing is stored.
 
     Example: `liveprofile privacy export 42 --out 42.json`
+
+    Options:
+    out FILE: New file (JSON).
+    topics: Also the records in Kafka. Reads whole topics.
     """
     from datetime import UTC, datetime
 

@@ -16,7 +16,7 @@ def link_logins(config: ConfigOption = None, json: JsonOption = False) -> None:
     this device before. The first login of an anonymous id writes a merge, as
     `liveprofile identity merge` does, exactly once. Every other one is counted with its reason:
     conflicts, split ids, erased users, no consent, ids that are not as
-    `logins.anonymous_id_pattern` says. docs/identity.md has the reasons. At the end the counts are
+    `logins.anonymous_id_pattern` says. docs/privacy.md has the reasons. At the end the counts are
     printed.
 
     Run it once. A second one takes over, and the first ends with exit code 3. The job must follow
@@ -37,7 +37,7 @@ def link_logins(config: ConfigOption = None, json: JsonOption = False) -> None:
     if not settings.merges.enabled:
         raise InputError(
             "merges.enabled is off: the job would not follow merges. Set it and submit the job"
-            " again (docs/identity.md)"
+            " again (docs/privacy.md)"
         )
     logging.getLogger("liveprofile.identity").setLevel(logging.INFO)
     with (

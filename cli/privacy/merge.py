@@ -19,22 +19,11 @@ if TYPE_CHECKING:
 
 
 def merge(
-    alias: Annotated[
-        str | None,
-        typer.Argument(metavar="[ALIAS]", help="The id that is another user.", show_default=False),
-    ] = None,
-    user: Annotated[
-        str | None,
-        typer.Argument(metavar="[USER]", help="Whose profile goes on.", show_default=False),
-    ] = None,
-    split: Annotated[
-        str | None,
-        typer.Option("--split", metavar="ALIAS", help="From now on, ALIAS is an id of its own."),
-    ] = None,
-    show: Annotated[
-        str | None, typer.Option("--show", metavar="ID", help="Show all ids of the person.")
-    ] = None,
-    all_merges: Annotated[bool, typer.Option("--list", help="Show all merges.")] = False,
+    alias: Annotated[str | None, typer.Argument()] = None,
+    user: Annotated[str | None, typer.Argument()] = None,
+    split: str | None = None,
+    show: str | None = None,
+    all_merges: Annotated[bool, typer.Option("--list")] = False,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -48,6 +37,13 @@ def merge(
     Example: `liveprofile identity merge session-7 42`,
     `liveprofile identity merge --split session-7`, `liveprofile identity merge --show 42` or
     `liveprofile identity merge --list --json`
+
+    Options:
+    alias [ALIAS]: The id that is another user.
+    user [USER]: Whose profile goes on.
+    split ALIAS: From now on, ALIAS is an id of its own.
+    show ID: Show all ids of the person.
+    all_merges: Show all merges.
     """
     if sum((alias is not None, split is not None, show is not None, all_merges)) != 1:
         raise InputError("give ALIAS and USER, --split ALIAS, --show ID or --list")
@@ -60,7 +56,7 @@ def merge(
     if not settings.merges.enabled:
         raise InputError(
             "merges.enabled is off: the job would not follow merges. Set it and submit the job"
-            " again (docs/identity.md)"
+            " again (docs/privacy.md)"
         )
     if all_merges:
         _print_merges(_book(settings), None, json)

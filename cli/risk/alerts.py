@@ -18,6 +18,7 @@ from cli.common import (
     read_settings,
     refuse_empty,
 )
+from cli.options import Commands
 from cli.risk.alert_output import (
     alert_line,
     alert_time_ms,
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from liveprofile.settings import Settings
     from liveprofile.storage.queries import StoredFlag
 
-alerts = typer.Typer(
+alerts = Commands(
     name="alerts",
     invoke_without_command=True,
     help="Print risk alerts, or with a command, review the flags behind them (docs/alerts.md)."
@@ -68,18 +69,18 @@ NoteOption = Annotated[
 @alerts.callback()
 def print_alerts(
     context: typer.Context,
-    follow: Annotated[
-        bool,
-        typer.Option("--follow", "-f", help="Wait for new alerts after that, until Ctrl-C."),
-    ] = False,
-    limit: Annotated[
-        int, typer.Option(min=0, help="Number of latest alerts to print; 0: all.", metavar="N")
-    ] = 20,
+    follow: Annotated[bool, typer.Option("--follow", "-f")] = False,
+    limit: Annotated[int, typer.Option(min=0)] = 20,
     since: SinceOption = None,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Without a command: print the alerts in the topic, each once."""
+    """Without a command: print the alerts in the topic, each once.
+
+    Options:
+    follow: Wait for new alerts after that, until Ctrl-C.
+    limit N: Number of latest alerts to print; 0: all.
+    """
     if context.invoked_subcommand is not None:
         return
     from liveprofile.kafka.offsets import ranges_since
@@ -104,23 +105,21 @@ def print_alerts(
 @alerts.command("list")
 def list_flags(
     user: UserOption = None,
-    state: Annotated[
-        Literal["open", "acknowledged", "confirmed", "false_positive", "closed"] | None,
-        typer.Option("--state", help="Only flags in this state."),
-    ] = None,
+    state: Literal["open", "acknowledged", "confirmed", "false_positive", "closed"] | None = None,
     since: SinceOption = None,
-    rule: Annotated[
-        str | None, typer.Option("--rule", metavar="RULE", help="Only flags of this rule.")
-    ] = None,
-    limit: Annotated[
-        int, typer.Option("--limit", min=1, max=10_000, help="Maximum number of flags.")
-    ] = 20,
+    rule: str | None = None,
+    limit: Annotated[int, typer.Option(min=1, max=10_000)] = 20,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
     """List stored flags with their states, newest first.
 
     Example: `liveprofile risk alerts list --state open --since 2d`
+
+    Options:
+    state: Only flags in this state.
+    rule RULE: Only flags of this rule.
+    limit: Maximum number of flags.
     """
     from liveprofile.alerts.cases import flags
     from liveprofile.alerts.cases.states import AlertState
@@ -237,18 +236,9 @@ def label(
 def snooze(
     user: UserArgument,
     by: AnalystOption,
-    rule: Annotated[
-        str, typer.Option("--rule", metavar="RULE", help="Rule to snooze; *: every rule.")
-    ] = "*",
-    duration: Annotated[
-        str,
-        typer.Option(
-            "--for",
-            metavar="TIME",
-            help="Duration from now in minutes, hours or days: 30m, 8h, 3d.",
-        ),
-    ] = "24h",
-    end: Annotated[bool, typer.Option("--end", help="End the snooze now.")] = False,
+    rule: str = "*",
+    duration: Annotated[str, typer.Option("--for")] = "24h",
+    end: bool = False,
     note: NoteOption = "",
     config: ConfigOption = None,
     json: JsonOption = False,
@@ -256,6 +246,11 @@ def snooze(
     """Suppress a user's alerts for a limited time; flags are still stored.
 
     Example: `liveprofile risk alerts snooze 42 --rule purchase_amount --for 8h`
+
+    Options:
+    rule RULE: Rule to snooze; *: every rule.
+    duration TIME: Duration from now in minutes, hours or days: 30m, 8h, 3d.
+    end: End the snooze now.
     """
     from liveprofile.alerts.cases import snooze as snoozes
     from liveprofile.storage.connection import open_session

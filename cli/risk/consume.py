@@ -27,44 +27,12 @@ if TYPE_CHECKING:
 
 
 def consume(
-    open_case: Annotated[
-        bool,
-        typer.Option("--open-case", help="Open a customer-service case per alert in Cassandra."),
-    ] = False,
-    webhook: Annotated[
-        str | None,
-        typer.Option(
-            "--webhook",
-            metavar="URL",
-            help="POST each alert to this URL, signed with the secret in"
-            " LIVEPROFILE_WEBHOOK_SECRET.",
-        ),
-    ] = None,
-    restrict: Annotated[
-        str | None,
-        typer.Option(
-            "--restrict",
-            metavar="MODULE:NAME",
-            help="Restrict accounts with this Python object; it has the method restrict(user_id,"
-            " action, until, reason).",
-        ),
-    ] = None,
-    min_severity: Annotated[
-        Literal["low", "medium", "high", "critical"],
-        typer.Option("--min-severity", help="Ignore alerts below this severity."),
-    ] = "low",
-    group: Annotated[
-        str,
-        typer.Option(
-            "--group",
-            metavar="NAME",
-            help="Kafka consumer group; the consumers of a group share the alerts.",
-            callback=refuse_empty,
-        ),
-    ] = "liveprofile-alerts",
-    workers: Annotated[
-        int, typer.Option("--workers", min=1, max=64, help="Number of threads.")
-    ] = 4,
+    open_case: bool = False,
+    webhook: str | None = None,
+    restrict: str | None = None,
+    min_severity: Literal["low", "medium", "high", "critical"] = "low",
+    group: Annotated[str, typer.Option(callback=refuse_empty)] = "liveprofile-alerts",
+    workers: Annotated[int, typer.Option(min=1, max=64)] = 4,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -74,6 +42,15 @@ def consume(
     reason. At the end the counts are printed. docs/alerts.md describes the guarantees.
 
     Example: `liveprofile risk consume --open-case --webhook https://example.org/alerts`
+
+    Options:
+    open_case: Open a customer-service case per alert in Cassandra.
+    webhook URL: POST each alert to this URL, signed with the secret in LIVEPROFILE_WEBHOOK_SECRET.
+    restrict MODULE:NAME: Restrict accounts with this Python object; it has the method
+        restrict(user_id, action, until, reason).
+    min_severity: Ignore alerts below this severity.
+    group NAME: Kafka consumer group; the consumers of a group share the alerts.
+    workers: Number of threads.
     """
     from liveprofile.alerts.consumer import AlertConsumer, Severity, Webhook, stop_on_signals
     from liveprofile.alerts.consumer.handlers import load_accounts

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
+from cli.options import Commands
 from cli.tables import new_table, print_tables
 from liveprofile.errors import InputError
 
 if TYPE_CHECKING:
     from udfs.scoring.drift_store import DriftDecision, DriftState
 
-drift = typer.Typer(
+drift = Commands(
     name="drift",
     invoke_without_command=True,
     help="Show whether the fraud model's input has drifted from its training data (docs/drift.md)."
@@ -25,14 +26,15 @@ drift = typer.Typer(
 @drift.callback()
 def show(
     context: typer.Context,
-    periods: Annotated[
-        int,
-        typer.Option("--periods", min=1, max=1_000, metavar="N", help="Last N hours and N days."),
-    ] = 12,
+    periods: Annotated[int, typer.Option(min=1, max=1_000)] = 12,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
-    """Without a command: show the hourly and the daily drift state and the last periods."""
+    """Without a command: show the hourly and the daily drift state and the last periods.
+
+    Options:
+    periods N: Last N hours and N days.
+    """
     if context.invoked_subcommand is not None:
         return
     from liveprofile.drift.reference import DriftReference
@@ -75,9 +77,7 @@ def show(
 
 @drift.command()
 def reference(
-    folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="Model checkpoint of an event-risk model.")
-    ],
+    folder: Path,
     json: JsonOption = False,
 ) -> None:
     """Rebuild a model's reference.json from the simulated shops that its model card names.
@@ -85,6 +85,9 @@ def reference(
     The model itself does not change.
 
     Example: `liveprofile risk drift reference models/checkpoints/event-risk`
+
+    Options:
+    folder FOLDER: Model checkpoint of an event-risk model.
     """
     from cli.progress import progress
     from models.fraud.training.train_simulated import rebuild_reference

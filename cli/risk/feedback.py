@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from cli.common import ConfigOption, RejectedLabelReporter, print_json, read_settings
+from cli.options import Commands
 from cli.progress import count_bar
 from cli.risk.alerts import AnalystOption
 
-feedback = typer.Typer(
+feedback = Commands(
     name="feedback",
-    no_args_is_help=True,
     help="Send labels (fraud or legitimate) of events to the scoring pipeline.",
 )
 
@@ -26,10 +25,7 @@ def group() -> None:
 
 @feedback.command()
 def send(
-    file: Annotated[
-        Path,
-        typer.Argument(metavar="FILE", help="Labels: JSON lines, or Parquet (.parquet)."),
-    ],
+    file: Path,
     by: AnalystOption,
     config: ConfigOption = None,
 ) -> None:
@@ -41,6 +37,9 @@ def send(
     the other rows are sent.
 
     Example: `liveprofile risk feedback send chargebacks.jsonl --by payments`
+
+    Options:
+    file FILE: Labels: JSON lines, or Parquet (.parquet).
     """
     from liveprofile.labels import feedback as labels
 

@@ -24,14 +24,14 @@ from cli.definitions import (
     print_in_force,
     read_with_attributes,
 )
+from cli.options import Commands
 from cli.tables import new_table, print_tables
 
 if TYPE_CHECKING:
     from liveprofile.labels.rule_backtest import Backtest
 
-rules = typer.Typer(
+rules = Commands(
     name="rules",
-    no_args_is_help=True,
     help="Check risk rules, try them on the past, apply them to running jobs, list them."
     " docs/data-contract.md, section 6, describes the format.",
 )
@@ -85,9 +85,7 @@ def apply(
 @rules.command()
 def backtest(
     file: FileArgument,
-    days: Annotated[
-        int, typer.Option("--days", min=1, max=400, help="The last days of stored events.")
-    ] = 14,
+    days: Annotated[int, typer.Option(min=1, max=400)] = 14,
     config: ConfigOption = None,
     json: JsonOption = False,
 ) -> None:
@@ -98,6 +96,9 @@ def backtest(
     with events counts only if its condition is in force. Writes nothing.
 
     Example: `liveprofile risk rules backtest rules.toml --days 7`
+
+    Options:
+    days: The last days of stored events.
     """
     from liveprofile.labels.rule_backtest import as_json
     from liveprofile.labels.rule_backtest import backtest as compare

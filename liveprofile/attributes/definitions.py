@@ -1,4 +1,4 @@
-"""The attributes that users may have: names, types and limits (docs/attributes.md).
+"""The attributes that users may have: names, types and limits (docs/data-contract.md).
 
 A value is a bool, a number, a short text or one of a list of texts, so that nobody can store an
 image, a vector or a biometric template as an attribute.

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
 from liveprofile.audit.lateness import expected_late_records
 from liveprofile.audit.reconciliation import Reconciliation, reconcile
@@ -20,7 +20,6 @@ from liveprofile.audit.rows import (
     EVENT,
     INPUT_ROW,
     NO_TIME,
-    POSITION_ROW,
     STORED_ROW,
     InputRecord,
     IsErased,
@@ -34,7 +33,7 @@ from liveprofile.audit.rows import (
     split_position,
     stored_rows,
 )
-from liveprofile.audit.spool import Spool
+from liveprofile.disk_tables import DiskTables
 from liveprofile.identity.book import IdentityBook
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.settings import WindowSettings
@@ -43,8 +42,7 @@ from liveprofile.settings import WindowSettings
 MAX_EXAMPLES = 10
 # 29 MB of input rows. A part is sorted and compared with several copies of it in memory.
 PART_ROWS = 1 << 19
-# Lost rows whose lateness is computed at once: 0.8 MB for each partition.
-LOST_PART_ROWS = 100_000
+KEY_BITS = 64
 END_OF_TIME = 2**63 - 1
 
 
@@ -92,20 +90,13 @@ class Audit:
         self._first_window_ms = NO_TIME if first_window_ms is None else first_window_ms
         self._offsets: Mapping[int, PartitionRange] = {}
         self._clocks_ms: dict[int, int] = {}
-        self._files = ExitStack()
-        self._input, self._lost, self._stored = (
-            self._files.enter_context(Spool(dtype, part_rows))
-            for dtype in (INPUT_ROW, INPUT_ROW, STORED_ROW)
-        )
-        self._rejected, self._claimed, self._late = (
-            self._files.enter_context(Spool(POSITION_ROW, part_rows)) for _ in range(3)
-        )
+        self._tables = DiskTables()
 
     def __enter__(self) -> Audit:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._files.close()
+        self._tables.__exit__()
 
     def add_rejected(self, sources: Iterable[tuple[int, int]], *, claimed: bool = False) -> None:
         """Adds partition and offset of input records that the rejected topic has.
@@ -114,14 +105,14 @@ class Audit:
         duplicates. A replay after a failure may have used such an event after all.
         """
         for rows in position_rows(sources):
-            self._rejected.add(rows)
+            self._tables.add("rejected", rows)
             if claimed:
-                self._claimed.add(rows)
+                self._tables.add("claimed", rows)
 
     def add_late(self, sources: Iterable[tuple[int, int]]) -> None:
         """Adds partition and offset of input records that the late topic has."""
         for rows in position_rows(sources):
-            self._late.add(rows)
+            self._tables.add("late", rows)
 
     def add_records(
         self, records: Iterable[InputRecord], offsets: Mapping[int, PartitionRange]
@@ -140,9 +131,8 @@ class Audit:
         """Adds arrays of INPUT_ROW, as `add_records` makes them of records."""
         self._offsets, self._clocks_ms = offsets, dict.fromkeys(offsets, NO_TIME)
         for rows in batches:
-            rows["rejected"] = self._rejected.contains(rows["position"])
-            rows["claimed"] = self._claimed.contains(rows["position"])
-            rows["late"] = self._late.contains(rows["position"])
+            for outcome in ("rejected", "claimed", "late"):
+                rows[outcome] = self._tables.contains(outcome, "position", rows["position"])
             numbers, clocks = partitions(rows), clocks_ms(rows)
             for number in np.unique(numbers).tolist():
                 of_partition = numbers == number
@@ -150,7 +140,7 @@ class Audit:
                 rows["in_range"] |= of_partition & (rows["position"] >= first)
                 clock_ms = int(clocks[of_partition].max())
                 self._clocks_ms[number] = max(self._clocks_ms[number], clock_ms)
-            self._input.add(rows)
+            self._tables.add("input", rows)
 
     @property
     def watermark_ms(self) -> int:
@@ -166,7 +156,7 @@ class Audit:
     def window_span(self) -> tuple[int, int] | None:
         """First and last end, in ms, of the windows whose deltas the range needs; None: of none."""
         spans, first_end_ms = [], self._first_window_ms + self._window.length_ms
-        for rows in self._input.parts(self._parts()):
+        for rows in self._parts("input", INPUT_ROW):
             may_be_used = ~rows["rejected"] | rows["claimed"]
             on_time = (rows["kind"] == EVENT) & may_be_used & ~rows["late"]
             has_copy_in_range = np.isin(rows["key"], rows["key"][rows["in_range"]])
@@ -189,20 +179,20 @@ class Audit:
 
     def add_stored_rows(self, rows: np.ndarray) -> None:
         """Adds STORED_ROWs, as `add_deltas` makes them of deltas."""
-        self._stored.add(rows)
+        self._tables.add("stored", rows)
 
     def report(self) -> Report:
         """Classifies the records of the range. Call it once, when everything has been added."""
         watermark_ms, totals = self.watermark_ms, Counter()
         examples: list[tuple[bool, int, int]] = []
         next_offsets = {number: span.end for number, span in self._offsets.items()}
-        parts = self._parts()
-        for rows, stored in zip(self._input.parts(parts), self._stored.parts(parts), strict=True):
+        parts = zip(self._parts("input", INPUT_ROW), self._parts("stored", STORED_ROW), strict=True)
+        for rows, stored in parts:
             counts, lost, is_open = reconcile(
                 rows, stored, watermark_ms, self._first_window_ms, self._window.length_ms
             )
             totals.update(counts)
-            self._lost.add(lost)
+            self._tables.add("lost", lost)
             first = np.lexsort((lost["position"], is_open))[:MAX_EXAMPLES]
             named = (is_open[first], lost["position"][first], lost["time_ms"][first])
             examples += zip(*(values.tolist() for values in named), strict=True)
@@ -225,16 +215,27 @@ class Audit:
 
         Call it after `report`.
         """
-        for lost in self._lost.parts(1 + len(self._lost) // LOST_PART_ROWS):
-            if len(lost):
-                parts = self._input.parts(self._parts())
-                yield {
-                    split_position(place): late_ms
-                    for place, late_ms in expected_late_records(lost, parts, self._window)
-                }
+        for batch in self._tables.read("lost"):
+            lost = _as_rows([batch], INPUT_ROW)
+            late = expected_late_records(lost, self._parts("input", INPUT_ROW), self._window)
+            yield {split_position(place): late_ms for place, late_ms in late}
 
-    def _parts(self) -> int:
-        return 1 + max(len(self._input), len(self._stored)) // self._part_rows
+    def _parts(self, table: str, dtype: np.dtype) -> Iterator[np.ndarray]:
+        """Yields the rows of a table in parts; those of two tables have the same ranges of keys."""
+        parts = 1 + max(map(self._tables.count, ("input", "stored"))) // self._part_rows
+        for part in range(parts):
+            first, end = (part << KEY_BITS) // parts, (part + 1 << KEY_BITS) // parts
+            batches = self._tables.read(table, "WHERE key BETWEEN ? AND ?", first, end - 1)
+            yield _as_rows(batches, dtype)
+
+
+def _as_rows(batches: Iterable[pa.RecordBatch], dtype: np.dtype) -> np.ndarray:
+    arrays = [np.empty(0, dtype)]
+    for batch in batches:
+        arrays.append(np.empty(batch.num_rows, dtype))
+        for name in dtype.names or ():
+            arrays[-1][name] = batch[name].to_numpy(zero_copy_only=False)
+    return np.concatenate(arrays)
 
 
 def _example(is_open: bool, place: int, time_ms: int) -> dict[str, Any]:

@@ -55,7 +55,7 @@ STORED_ROW = np.dtype(
     ],
     align=True,
 )
-POSITION_ROW = np.dtype([("key", np.int64)])
+POSITION_ROW = np.dtype([("position", np.int64)])
 
 
 class InputRecord(Protocol):

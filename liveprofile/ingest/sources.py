@@ -7,7 +7,6 @@ from 0.
 from __future__ import annotations
 
 import itertools
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
@@ -15,9 +14,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.csv as csv
-import pyarrow.ipc as ipc
 import pyarrow.parquet as pq
 
+from liveprofile.disk_tables import DiskTables
 from liveprofile.errors import InputError
 from liveprofile.ingest.mapping import FileMapping
 
@@ -27,9 +26,6 @@ _TIME = "__time"
 
 BATCH_ROWS = 20_000
 BLOCK_BYTES = 2 << 20
-# Rows of one sorted run on disk. Merging keeps MERGE_ROWS rows of each run in memory.
-RUN_ROWS = 1_000_000
-MERGE_ROWS = 16_384
 
 # Formats that are not JSON lines, by suffix and by the first bytes of a file.
 OTHER_SUFFIXES = {
@@ -169,78 +165,18 @@ class _file_errors:
 
 
 def sort_by_time(
-    batches: Iterable[pa.RecordBatch], times: TimesOfBatch, run_rows: int = RUN_ROWS
+    batches: Iterable[pa.RecordBatch], times: TimesOfBatch
 ) -> Iterator[pa.RecordBatch]:
     """The same rows sorted by time, then by row number; rows without a time come first.
 
-    External merge sort: sorted runs of `run_rows` rows go to a temporary folder, so memory does
-    not grow with the file. A file of one run is sorted in memory.
+    Memory does not grow with the file.
     """
-    with tempfile.TemporaryDirectory(prefix="liveprofile-sort-") as folder:
-        runs: list[Path] = []
-        batches = iter(batches)
-        while True:
-            run = _sorted_run(batches, times, run_rows)
-            if run is None:
-                break
-            if not runs and run.num_rows < run_rows:
-                yield from run.drop_columns([_TIME]).to_batches(BATCH_ROWS)
-                return
-            runs.append(Path(folder) / f"{len(runs)}.arrow")
-            with ipc.new_file(str(runs[-1]), run.schema) as sink:
-                sink.write_table(run, max_chunksize=MERGE_ROWS)
-            del run
-        for merged in _merge([_read_run(run) for run in runs]):
-            yield from merged.drop_columns([_TIME]).combine_chunks().to_batches(BATCH_ROWS)
-
-
-def _sorted_run(
-    batches: Iterator[pa.RecordBatch], times: TimesOfBatch, run_rows: int
-) -> pa.Table | None:
-    read, rows = [], 0
-    for batch in batches:
-        time_ms = times(batch).fill_null(-(2**63))
-        read.append(batch.append_column(_TIME, time_ms))
-        rows += batch.num_rows
-        if rows >= run_rows:
-            break
-    if not read:
-        return None
-    return _sort(pa.Table.from_batches(read))
-
-
-def _sort(table: pa.Table) -> pa.Table:
-    return table.sort_by([(_TIME, "ascending"), (ROW, "ascending")]).combine_chunks()
-
-
-def _read_run(path: Path) -> Iterator[pa.Table]:
-    with pa.memory_map(str(path)) as source:
-        reader = ipc.open_file(source)
-        for index in range(reader.num_record_batches):
-            yield pa.Table.from_batches([reader.get_batch(index)])
-
-
-def _merge(runs: list[Iterator[pa.Table]]) -> Iterator[pa.Table]:
-    """Merges sorted runs.
-
-    Each step outputs the rows up to the earliest end among the current batches of all runs.
-    """
-    heads = {
-        index: table for index, run in enumerate(runs) if (table := next(run, None)) is not None
-    }
-    while heads:
-        bound = min(head[_TIME][-1].as_py() for head in heads.values())
-        ready = []
-        for index, head in list(heads.items()):
-            count = int(np.searchsorted(head[_TIME].to_numpy(), bound, side="right"))
-            ready.append(head.slice(0, count))
-            rest = head.slice(count)
-            following = rest if rest.num_rows else next(runs[index], None)
-            if following is None:
-                del heads[index]
-            else:
-                heads[index] = following
-        yield _sort(pa.concat_tables(ready))
+    with DiskTables() as tables:
+        for batch in batches:
+            tables.add("rows", batch.append_column(_TIME, times(batch)))
+        order = f"ORDER BY {_TIME} NULLS FIRST, {ROW}"
+        for batch in tables.read("rows", order):
+            yield batch.drop_columns([_TIME])
 
 
 def limit_rows(batches: Iterable[pa.RecordBatch], rows: int) -> Iterator[pa.RecordBatch]:

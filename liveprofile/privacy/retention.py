@@ -33,7 +33,7 @@ class StateLimit(NamedTuple):
 
 
 _OPEN_WINDOW = "window.length_ms + window.out_of_orderness_ms"
-# Of each view with state about users or events: docs/state-and-failures.md describes them.
+# Of each view with state about users or events: docs/data-inventory.md lists them.
 STATES: dict[str, StateLimit] = {
     "clocked": StateLimit("state.user_ttl_ms"),
     "deduplicated": StateLimit("state.dedup_ttl_ms"),

@@ -121,7 +121,7 @@ def _unknown(key: str, value: Any, types: Mapping[Path, Any]) -> str:
 
 
 def _suggestion(meant: str | None) -> str:
-    return f"; did you mean {meant}?" if meant else "; docs/deployment.md lists all"
+    return f"; did you mean {meant}?" if meant else "; docs/settings.md lists all"
 
 
 def as_text(lines: Sequence[str]) -> str:

@@ -21,16 +21,6 @@ ABOUT = """\
 -- again, and the last window wins, not the last arrival.
 """
 FIRST = "-- All tables, which schemas/cassandra.cql describes.\n\n-- migrate:up\n\n"
-PAGE = """\
-# Tables
-
-For developers who read Cassandra and for who answers for its data. The columns are in
-[`schemas/cassandra.cql`](../schemas/cassandra.cql). `python -m liveprofile.storage.schema_files`
-writes this page.
-
-| table | rows | about users | kept for | key |
-|---|---|---|---|---|
-"""
 
 
 def texts() -> dict[Path, str]:
@@ -38,22 +28,11 @@ def texts() -> dict[Path, str]:
     tables = [each for each in TABLES.values() if each is not SCHEMA_MIGRATION]
     creates = [text for table in tables for text in table.create()]
     described = (each.describe() for each in TABLES.values())
-    rows = (
-        f"| `{each.name}` | {each.holds} | {'yes' if each.users else 'no'} |"
-        f" {f'{each.times} x ' if each.times > 1 else ''}{_code(each.limit)} |"
-        f" {', '.join(each.key)} |\n"
-        for each in TABLES.values()
-    )
     return {
         ROOT / "schemas" / "cassandra.cql": "\n".join((ABOUT, f"{CREATE_KEYSPACE};\n", *described)),
         # From 1.0.0 on, this file stays as it is, and a change is a migration of its own.
         FOLDER / "0001_tables.cql": FIRST + "\n\n".join(f"{text};" for text in creates) + "\n",
-        ROOT / "docs" / "tables.md": PAGE + "".join(rows),
     }
-
-
-def _code(limit: str) -> str:
-    return f"`{limit}`" if "." in limit else limit
 
 
 def main() -> None:

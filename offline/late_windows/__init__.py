@@ -1,1 +1,1 @@
-"""Corrections: late events that come into their windows after all (docs/operations.md)."""
+"""Corrections: late events that come into their windows after all (docs/operate.md)."""

@@ -1,6 +1,6 @@
 """The demo runs on a busy machine and is interrupted.
 
-Load: four processes that use all the processor time they get. Fault: the demo ends in the middle of
+Load: two processes that use all the processor time they get. Fault: the demo ends in the middle of
 its replay.
 Must hold: the next demo resumes the replay, no event is lost or sent twice, the audit is clean.
 Recovery: running the demo again.
@@ -12,22 +12,26 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from io import StringIO
+from pathlib import Path
 from urllib.request import urlopen
 
 import pytest
 from rich.console import Console
 
+from cli.demo import open_console, scene
 from cli.demo import run as demo
-from cli.demo import scene
 from cli.demo.watch import JobWatcher, Snapshot
 from liveprofile.errors import ServiceError
 from liveprofile.flink import rest
+from liveprofile.settings import load
+from liveprofile.storage.connection import open_session
+from serve.keys import Role, read_keys
 from stack.local import Stack
 
 pytestmark = pytest.mark.faults
 
-BUSY_PROCESSES = 4
-EVERY_NTH_HOUSEHOLD = 150
+BUSY_PROCESSES = 2
+EVERY_NTH_HOUSEHOLD = 300
 
 
 @pytest.fixture
@@ -84,11 +88,17 @@ def test_interrupted_demo_resumes_on_a_busy_machine(
     assert summary["ok"]
     assert summary["audit"]["used"] == summary["purchases"]
     assert summary["audit"]["duplicate"] == 0
+    pages = [(path, "</html>") for path, _ in open_console.pages(summary["shown"][0])]
     for path, shown in (
-        (f"/user?id={summary['shown'][0]}", "Interests"),
+        *pages,
+        (pages[1][0], "Interests"),
         ("/alerts?state=all", "data-flag="),
         ("/operations/trend?by=day", "<svg"),
+        (f"/campaigns/{open_console.CAMPAIGN}", "</a>"),
     ):
         assert f"{summary['console']}/" in output
         with urlopen(f"{summary['console']}{path}", timeout=60) as page:
             assert shown in page.read().decode(), path
+    with open_session(load(Path(summary["config"])).cassandra) as session:
+        [key] = read_keys(session)
+    assert key.role is Role.ADMIN

@@ -1,9 +1,7 @@
-"""Cassandra is suspended (SIGSTOP), then killed, while the read API answers.
+"""Cassandra is suspended (SIGSTOP), then killed, while the read API answers a client.
 
-Load: one client that reads profiles one after the other. Faults: Cassandra suspended for 10 s;
-Cassandra killed and started again.
 Must hold: every request is answered within 2 s, with the profile or 503 and Retry-After; the
-process stays alive and ready for health checks.
+process stays alive and ready for health checks; the alert of the suspension fires within a minute.
 Recovery: automatic, without a restart of the API.
 """
 
@@ -13,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import NamedTuple
 
 import httpx
@@ -22,14 +21,17 @@ from liveprofile.storage.connection import open_session
 from stack.local import Stack
 from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest
+from tests.support.prometheus import prometheus, until
 from tests.support.summary import LINES
 
 pytestmark = pytest.mark.faults
 
-PAUSE_S = 10.0
+ALERT_WITHIN_S = 60.0
 LONGEST_ANSWER_S = 2.0
 READY_TIMEOUT_S = 120.0
 RECOVERY_TIMEOUT_S = 60.0
+FIRING = 'ALERTS{alertname="LiveprofileSourceDown",alertstate="firing",source="cassandra"}'
+ANSWERS = 'liveprofile_source_up{source="cassandra"} == 1'
 
 
 class Answer(NamedTuple):
@@ -39,7 +41,8 @@ class Answer(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def url(new_job: Callable[..., JobUnderTest]) -> Iterator[str]:
+def job(new_job: Callable[..., JobUnderTest]) -> JobUnderTest:
+    """Not submitted; it has one profile."""
     job = new_job("serve_faults", serve={"authentication": "none"})
     with open_session(job.settings.cassandra) as session:
         session.execute(
@@ -48,6 +51,11 @@ def url(new_job: Callable[..., JobUnderTest]) -> Iterator[str]:
             " events_total, profile) VALUES ('42', 0, 1, 'm', 1, 0.5, 1, 1, 1, 1, '{}')"
             " USING TTL 3600"
         )
+    return job
+
+
+@pytest.fixture(scope="module")
+def url(job: JobUnderTest) -> Iterator[str]:
     with api_server(job.config_file) as url:
         wait_for(url, 200, READY_TIMEOUT_S)
         yield url
@@ -64,15 +72,13 @@ def read(url: str, path: str = "/v1/users/42") -> Answer:
 def wait_for(url: str, status: int, timeout_s: float) -> float:
     """Returns the seconds until the profile is answered with this status."""
     started_s = time.monotonic()
-    while read(url).status != status:
-        assert time.monotonic() - started_s < timeout_s
-        time.sleep(0.1)
+    until(lambda: read(url).status == status, timeout_s)
     return time.monotonic() - started_s
 
 
 @contextmanager
-def load(url: str) -> Iterator[list[Answer]]:
-    """Reads one after the other in a thread; yields the answers, complete after the with block."""
+def client(url: str, fault: str) -> Iterator[None]:
+    """Reads one after the other in a thread while the block runs, and checks the answers."""
     answers: list[Answer] = []
     stop = threading.Event()
 
@@ -83,17 +89,15 @@ def load(url: str) -> Iterator[list[Answer]]:
     thread = threading.Thread(target=run)
     thread.start()
     try:
-        yield answers
+        yield
+        recovery_s = wait_for(url, 200, RECOVERY_TIMEOUT_S)
     finally:
         stop.set()
         thread.join()
-
-
-def check(name: str, answers: list[Answer], recovery_s: float) -> None:
     refused = [answer for answer in answers if answer.status == 503]
     slowest_s = max(answer.seconds for answer in answers)
     LINES.append(
-        f"read API, {name}: {len(refused)} of {len(answers)} requests answered 503, slowest answer"
+        f"read API, {fault}: {len(refused)} of {len(answers)} requests answered 503, slowest answer"
         f" {slowest_s:.2f} s, recovered in {recovery_s:.1f} s"
     )
     assert {answer.status for answer in answers} == {200, 503}
@@ -101,23 +105,31 @@ def check(name: str, answers: list[Answer], recovery_s: float) -> None:
     assert slowest_s < LONGEST_ANSWER_S
 
 
-def test_suspended_cassandra_is_answered_with_503(url: str, stack: Stack) -> None:
-    with load(url) as answers:
-        stack.cassandra.pause()
-        try:
-            time.sleep(PAUSE_S)
-            assert read(url, "/health/live").status == 200
-            assert read(url, "/health/ready").status == 503
-        finally:
-            stack.cassandra.resume()
-        recovery_s = wait_for(url, 200, RECOVERY_TIMEOUT_S)
-    check("Cassandra suspended", answers, recovery_s)
+def test_suspended_cassandra_is_answered_with_503_and_raises_its_alert(
+    job: JobUnderTest, url: str, stack: Stack, tmp_path: Path
+) -> None:
+    with (
+        api_server(job.config_file, "metrics") as exporter,
+        prometheus(tmp_path, exporter.split("/")[2]) as server,
+    ):
+        server.wait_for(ANSWERS)
+        assert server.values("liveprofile_cassandra_nodes") == {("down",): 0.0, ("up",): 1.0}
+        with client(url, "Cassandra suspended"):
+            stack.cassandra.pause()
+            suspended_s = time.monotonic()
+            try:
+                until(lambda: server.values(FIRING), ALERT_WITHIN_S)
+                seconds = time.monotonic() - suspended_s
+                assert read(url, "/health/live").status == 200
+                assert read(url, "/health/ready").status == 503
+            finally:
+                stack.cassandra.resume()
+        LINES.append(f"alert LiveprofileSourceDown: fires {seconds:.1f} s after the suspension")
+        server.wait_for(ANSWERS)
 
 
 def test_killed_cassandra_is_answered_with_503(url: str, stack: Stack) -> None:
-    with load(url) as answers:
+    with client(url, "Cassandra killed"):
         stack.cassandra.kill()
         wait_for(url, 503, LONGEST_ANSWER_S)
         stack.cassandra.start()
-        recovery_s = wait_for(url, 200, RECOVERY_TIMEOUT_S)
-    check("Cassandra killed", answers, recovery_s)

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from lab.next_item.data import SequenceDataset
+from lab.next_item.train import NextItemRecipe, train_network
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import EVENT_TYPES, Token
-from models.next_item.data import SequenceDataset
-from models.next_item.train import NextItemRecipe, train_network
 from models.profile.inference import ProfileModel, Scores
 from models.profile.user_features import FEATURE_NAMES
 from tests.support.paths import ROOT

@@ -19,6 +19,12 @@ from udfs.profile.udf import profile_udf
 pytestmark = pytest.mark.pipeline
 
 PYTHON = "stream-exec-python-calc"
+# The positions of a source are about partitions.
+WITHOUT_STATE = {
+    *("table-source-scan", "sink", "calc", "correlate", "exchange", "union", "python-calc"),
+    *("watermark-assigner", "window-table-function"),
+}
+ENDED_BY_WATERMARK = {"local-window-aggregate", "global-window-aggregate", "window-join"}
 
 
 def build(folder: Path, with_scoring: bool, parallelism: int = 2) -> CompiledPlan:
@@ -96,6 +102,20 @@ def test_scoring_pipeline_shares_no_operator(
 def test_event_ids_expire_before_users(profile_plan: CompiledPlan, full_plan: CompiledPlan) -> None:
     expected = {"stream-exec-deduplicate": "7200000 ms"}
     assert profile_plan.state_ttl() == full_plan.state_ttl() == expected
+
+
+def test_all_state_about_users_expires(full_plan: CompiledPlan) -> None:
+    """Each node with state has a TTL, or the watermark ends its windows."""
+    of_all = full_plan._t_env.get_config().get("table.exec.state.ttl", "0 ms")
+    ttls: dict[str, list[str]] = {}
+    for node in full_plan._plan["nodes"]:
+        kind = node["type"].rpartition("_")[0].removeprefix("stream-exec-")
+        if kind not in WITHOUT_STATE | ENDED_BY_WATERMARK:
+            own = [state["ttl"] for state in node.get("state") or ()]
+            of_node = node.get("configuration", {}).get("table.exec.state.ttl", of_all)
+            ttls.setdefault(kind, []).extend(own or [of_node])
+    assert ttls.keys() == {"over-aggregate", "deduplicate"}
+    assert all(int(ttl.split()[0]) > 0 for of_kind in ttls.values() for ttl in of_kind), ttls
 
 
 def test_only_event_parts_and_window_counts_expire_early(full_plan: CompiledPlan) -> None:

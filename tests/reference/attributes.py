@@ -1,4 +1,4 @@
-"""docs/attributes.md in plain Python: a user's attributes, from all records of the topic."""
+"""docs/data-contract.md in plain Python: a user's attributes, from all records of the topic."""
 
 from __future__ import annotations
 

@@ -21,22 +21,14 @@ READY_TIMEOUT_S = 180
 @contextmanager
 def api_server(config: Path, subcommand: str = "api", *options: str) -> Iterator[str]:
     """The URL of a server with these settings, on a free port; its log is beside the settings."""
-    command = [
-        sys.executable,
-        "-m",
-        "cli",
-        "serve",
-        "api",
-        subcommand,
-        "--config",
-        str(config),
-        "--port",
-        "0",
-    ]
+    command = [sys.executable, "-m", "cli", "serve", subcommand, "--config", str(config)]
     with (
         config.with_suffix(".log").open("wb") as log,
         subprocess.Popen(
-            [*command, "--json", *options], cwd=ROOT, stdout=subprocess.PIPE, stderr=log
+            [*command, "--port", "0", "--json", *options],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=log,
         ) as run,
     ):
         try:

@@ -27,8 +27,9 @@ from liveprofile.settings import Settings, TopicSettings, load
 from liveprofile.storage.schema import create_schema
 from models.profile.model_card import ModelCard
 from stack.local import Stack, to_toml
-from tests.support.progress import say
+from tests.support.local_stack import LocalStack
 from tests.support.streams.seeded import Message
+from tests.support.summary import say
 
 CLI = Path(sys.executable).with_name("liveprofile")
 COMMAND_TIMEOUT_S = 900
@@ -92,9 +93,11 @@ class JobUnderTest:
         self.settings: Settings = load(self.config_file)
         self.id: str | None = None
 
-    def prepare(self) -> None:
-        """Creates the topics, the keyspace and its tables."""
+    def prepare(self, tables: bool = True) -> None:
+        """Creates the topics, and the keyspace with its tables."""
         create_topics(self.settings)
+        if not tables:
+            return
         card = ModelCard.read(self.settings.model.checkpoint)
         create_schema(self.settings.cassandra, card.shape["embedding"])
 
@@ -298,7 +301,7 @@ def job_on_own_stack(
     with tempfile.TemporaryDirectory(prefix=f"liveprofile-{name}-") as folder:
         root = Path(folder)
         say("starting Kafka, Cassandra and Flink")
-        with Stack(root / "stack", flink_options=flink_options) as stack:
+        with LocalStack(root / "stack", flink_options) as stack:
             job = JobUnderTest(stack, root, name, sections)
             job.prepare()
             say("submitting the job")

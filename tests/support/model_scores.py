@@ -19,7 +19,7 @@ from models.profile.inference import ProfileModel, Scores
 from models.profile.user_features import FEATURE_NAMES
 from tests.reference.history import TOKEN_CHARS, Token, token_text
 from tests.reference.profile import Result, ScoreWindow
-from tests.support.progress import say
+from tests.support.summary import say
 
 BATCH_WINDOWS = 256
 PROGRESS_S = 10.0

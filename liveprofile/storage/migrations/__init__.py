@@ -1,1 +1,1 @@
-"""Numbered changes of the keyspace, applied by `liveprofile job setup` (docs/operations.md)."""
+"""Numbered changes of the keyspace, applied by `liveprofile job setup` (docs/deploy.md)."""

@@ -23,7 +23,7 @@ from sklearn.metrics import roc_auc_score
 from liveprofile.progress import Progress
 from liveprofile.units import DAY_MS
 from models.profile.data.training_rows import Streams
-from models.profile.evaluation.baseline_models import fit_all
+from models.profile.evaluation.baseline_models import MODELS, Fit, fit_all
 from models.profile.evaluation.baseline_models.data import BaselineData, Predictions
 from models.profile.evaluation.intervals import UserBootstrap
 from models.profile.evaluation.moments import Moments, Outcomes, outcomes
@@ -78,6 +78,7 @@ def any_time_report(
     split_name: Literal["validation", "test"],
     model: ModelPredictions,
     on_progress: Progress = lambda *_: None,
+    baseline_models: Mapping[str, Fit] = MODELS,
 ) -> dict[str, Any]:
     """Metrics of each horizon; None for a horizon that the rows are too short for."""
     report: dict[str, Any] = {}
@@ -92,6 +93,7 @@ def any_time_report(
         baselines = fit_all(
             data,
             lambda name, done, total, days=days: on_progress(f"{name}, {days} days", done, total),
+            baseline_models,
         )
         predictions = {name: getattr(each, split_name) for name, each in baselines.items()}
         report[f"{days}_days"] = {

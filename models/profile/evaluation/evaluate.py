@@ -67,7 +67,7 @@ def evaluate(
 
     The next category has no ranking metrics if no event has one.
 
-    models/profile/experiments/checkpoint_report.py measures what is served.
+    models/profile/evaluation/checkpoint_report.py measures what is served.
     """
     windows = getattr(split, split_name)
     if split_name == "validation":

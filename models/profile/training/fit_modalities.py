@@ -110,27 +110,6 @@ def fit(
     return trials
 
 
-def measure(
-    model: BehaviourTransformer, corpus: Corpus, windows: np.ndarray, recipe: Recipe
-) -> dict[str, Any]:
-    """For each modality of the model, compares all modalities with none.
-
-    Uses the windows with a vector of the modality whose next window is in `windows`.
-    """
-    fusion, no_fusion, metrics = model.fusion, Fusion(model.shape.dim), {}
-    for modality in fusion.modalities:
-        with_vector = _windows_with_next(corpus.streams, modality)
-        with_vector = with_vector[np.isin(with_vector + 1, windows)]
-        if len(with_vector):
-            batches = _batches(model, corpus, with_vector, recipe, fusion.modalities)
-            metrics[modality.name] = _compare(
-                _held_out_losses(model, fusion, batches, recipe),
-                _held_out_losses(model, no_fusion, batches, recipe),
-                _user_bootstrap(batches),
-            )
-    return metrics
-
-
 def _windows_with_next(streams: Streams, modality: Modality) -> np.ndarray:
     """Windows with a vector of the modality whose user has a later window."""
     window_K = streams.window_vectors[modality].window_K

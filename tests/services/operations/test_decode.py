@@ -8,9 +8,9 @@ import json
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 
@@ -18,10 +18,8 @@ from cli.audit_encoded import audit_encoded
 from liveprofile.audit.encoded import EncodedCounts
 from liveprofile.kafka.offsets import decoder_group, lag
 from liveprofile.kafka.records import Record, read_topic, send_all
-from liveprofile.kafka.topics import create_topics
-from liveprofile.settings import Settings, TopicSettings, load
-from stack.local import Stack, to_toml
-from tests.support.job_under_test import CLI, run_cli
+from liveprofile.settings import Settings
+from tests.support.job_under_test import CLI, JobUnderTest, run_cli
 from tests.support.memory.schema_registry import RegistryServer, registry_server
 from tests.support.streams.encoded import avro, framed
 
@@ -52,20 +50,13 @@ class DecoderTopics(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def topics(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[DecoderTopics]:
-    unique = f"decode-{time.time_ns() // 1_000_000}"
+def topics(new_job: Callable[..., JobUnderTest]) -> Iterator[DecoderTopics]:
     with registry_server() as registry:
         registry.register("avro", SCHEMA)
         registry.register("json", {"type": "object"}, "JSON")
-        sections: dict[str, Any] = dict(stack.settings())
-        sections["topics"] = TopicSettings.prefixed(unique) | {"partitions": 2}
-        sections["kafka"] = {**sections["kafka"], "group_id": unique}
-        sections["decoder"] = {"registry_url": registry.url}
-        file = tmp_path_factory.mktemp("decode") / "liveprofile.toml"
-        file.write_text(to_toml(sections), encoding="utf-8")
-        own = load(file)
-        create_topics(own)
-        yield DecoderTopics(own, file, registry)
+        decoder = {"registry_url": registry.url}
+        job = new_job("decode", tables=False, topics={"partitions": 2}, decoder=decoder)
+        yield DecoderTopics(job.settings, job.config_file, registry)
 
 
 def event(number: int) -> dict[str, str]:

@@ -7,7 +7,7 @@ import json
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 from uuid import UUID
@@ -18,11 +18,9 @@ from liveprofile.identity.login_counts import read_counts
 from liveprofile.identity.records import read_record
 from liveprofile.kafka.offsets import commit_offsets, committed_progress, lag, login_group
 from liveprofile.kafka.records import Record, read_topic, send_all
-from liveprofile.kafka.topics import create_topics
-from liveprofile.settings import Settings, TopicSettings, load
+from liveprofile.settings import Settings
 from monitoring.kafka_source import read_kafka
-from stack.local import Stack, to_toml
-from tests.support.job_under_test import CLI
+from tests.support.job_under_test import CLI, JobUnderTest
 
 pytestmark = pytest.mark.services
 
@@ -77,17 +75,10 @@ class Logins(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def logins(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Logins]:
-    unique = f"identify-{time.time_ns() // 1_000_000}"
-    sections: dict[str, Any] = dict(stack.settings())
-    sections["topics"] = TopicSettings.prefixed(unique) | {"partitions": 3}
-    sections["kafka"] = {**sections["kafka"], "group_id": unique}
-    sections["merges"] = {"enabled": True}
-    file = tmp_path_factory.mktemp("identify") / "liveprofile.toml"
-    file.write_text(to_toml(sections), encoding="utf-8")
-    settings = load(file)
-    create_topics(settings)
-    yield Logins(settings, file)
+def logins(new_job: Callable[..., JobUnderTest]) -> Logins:
+    sections = {"topics": {"partitions": 3}, "merges": {"enabled": True}}
+    job = new_job("identify", tables=False, **sections)
+    return Logins(job.settings, job.config_file)
 
 
 def wait_until_read(logins: Logins, process: subprocess.Popen[str]) -> None:

@@ -80,3 +80,8 @@ def processed(
     job.wait_until_caught_up()
     yield ProcessedStream(job, count, replay_report)
     job.cancel()
+
+
+@pytest.fixture(scope="package")
+def job(processed: ProcessedStream) -> JobUnderTest:
+    return processed.job

@@ -28,11 +28,6 @@ pytestmark = pytest.mark.services
 DAYS = 2
 
 
-@pytest.fixture(scope="module")
-def job(processed) -> JobUnderTest:
-    return processed.job
-
-
 def plan(job: JobUnderTest, name: str, out: Path, *options: str) -> dict[str, Any]:
     start = ("--start", str(START_MS), "--out", str(out))
     return job.run("campaign", "plan", name, *start, *options)

@@ -19,13 +19,8 @@ pytestmark = pytest.mark.services
 RECORD_CLASSES = ("heartbeats", "used", "duplicate", "late", "rejected")
 
 
-@pytest.fixture(scope="module")
-def job(processed) -> JobUnderTest:
-    return processed.job
-
-
-def json_lines(job: JobUnderTest, *arguments: str) -> list[dict[str, Any]]:
-    done = run_cli(*arguments, "--json", "--config", job.config_file)
+def json_lines(job: JobUnderTest, name: str, *arguments: str) -> list[dict[str, Any]]:
+    done = run_cli(name, *arguments, "--json", "--config", job.config_file)
     return [json.loads(line) for line in done.stdout.splitlines()]
 
 
@@ -80,7 +75,6 @@ def test_why_finds_the_events_of_a_stored_window(job: JobUnderTest) -> None:
         key = run_cli(
             *(
                 "serve",
-                "api",
                 "key",
                 "create",
                 "mia",

@@ -24,11 +24,6 @@ TIME = "2026-01-05T09:35:00Z"
 TIME_MS = 1_767_605_700_000
 
 
-@pytest.fixture(scope="module")
-def job(processed) -> JobUnderTest:
-    return processed.job
-
-
 def test_changes_are_stored_sent_and_shown(job: JobUnderTest, tmp_path: Path) -> None:
     arguments = ("privacy", "consent", "set", "asked", "--withdraw", "training", "--time", TIME)
     assert job.run(*arguments, "--basis", "consent") == {"changes": 1, "users": 1}

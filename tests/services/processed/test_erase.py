@@ -1,6 +1,4 @@
-"""`liveprofile privacy erase` on the tables and the topic of a running job, for users without
-events.
-"""
+"""`liveprofile erase` on the tables and the topic of a running job, for users with rows only."""
 
 from __future__ import annotations
 
@@ -15,17 +13,16 @@ from liveprofile.privacy.erasure_records import read_record, to_record
 from liveprofile.privacy.trained_users import TrainedUsers, user_key
 from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.rows.stored_windows import store_windows
 from udfs.erasure_feed import read_erasures
 
 pytestmark = pytest.mark.services
 
-
-@pytest.fixture(scope="module")
-def job(processed) -> JobUnderTest:
-    return processed.job
+END_MS = 1_511_654_400_000
 
 
 def test_erasures_are_sent_carried_out_and_tracked(job: JobUnderTest, tmp_path: Path) -> None:
+    store_windows(job.settings, END_MS, "erased-1", "erased-2")
     job.run("privacy", "consent", "set", "erased-1", "--grant", "risk")
     file = tmp_path / "users.txt"
     file.write_text("erased-2\nerased-3\nerased-2\n", "utf-8")
@@ -42,7 +39,10 @@ def test_erasures_are_sent_carried_out_and_tracked(job: JobUnderTest, tmp_path: 
     )
     reports = [json.loads(line) for line in done.stdout.splitlines()]
     assert [report["user_id"] for report in reports] == ["erased-1", "erased-2", "erased-3"]
-    assert not any(report["rows"] or report["pending"] for report in reports)
+    assert not any(report["pending"] for report in reports)
+    first, second, without_rows = (report["rows"] for report in reports)
+    assert {"user_profile", "profile_delta", "risk_flag"} <= first.keys() & second.keys()
+    assert not without_rows
 
     topic = job.settings.topics.erasures
     sent = {read_record(each.key, each.value or b"") for each in read_topic(job.settings, topic)}

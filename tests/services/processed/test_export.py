@@ -25,11 +25,6 @@ from tests.support.streams.shop import REGULAR_USER
 pytestmark = pytest.mark.services
 
 
-@pytest.fixture(scope="module")
-def job(processed) -> JobUnderTest:
-    return processed.job
-
-
 @contextmanager
 def worked_on(session: Session) -> Iterator[None]:
     """A flag of the user that analysts and a consumer have worked on, as long as the test lasts."""

@@ -18,11 +18,6 @@ pytestmark = pytest.mark.services
 
 
 @pytest.fixture
-def job(processed) -> JobUnderTest:
-    return processed.job
-
-
-@pytest.fixture
 def config(job: JobUnderTest, tmp_path: Path) -> Path:
     """The job's settings, of commands that follow merges."""
     file = tmp_path / "merges.toml"

@@ -7,6 +7,7 @@ import json
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -30,10 +31,10 @@ from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import create_topics
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.rows.risk import score_hour_ms
-from liveprofile.settings import CassandraSettings, Settings, TopicSettings, load
+from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.cql import from_ms, now_ms
-from stack.local import Stack, to_toml
-from tests.support.job_under_test import CLI, run_cli
+from stack.local import to_toml
+from tests.support.job_under_test import CLI, JobUnderTest, run_cli
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
 from udfs.profile.sink import CassandraProfileSink
 
@@ -44,18 +45,11 @@ FLAG_ID = "a" * 32
 
 @pytest.fixture(scope="module")
 def alert_config(
-    stack: Stack, settings: CassandraSettings, tmp_path_factory: pytest.TempPathFactory
+    new_job: Callable[..., JobUnderTest], settings: CassandraSettings
 ) -> SimpleNamespace:
     """Settings with topics of their own, and the configuration file with these settings."""
-    unique = f"alerts-{time.time_ns() // 1_000_000}"
-    sections = dict(stack.settings())
-    sections["topics"] = TopicSettings.prefixed(unique)
-    sections["cassandra"] = {**sections["cassandra"], "keyspace": settings.keyspace}
-    file = tmp_path_factory.mktemp("alerts") / "liveprofile.toml"
-    file.write_text(to_toml(sections), encoding="utf-8")
-    own: Settings = load(file)
-    create_topics(own)
-    return SimpleNamespace(settings=own, file=file)
+    job = new_job("alerts", tables=False, cassandra={"keyspace": settings.keyspace})
+    return SimpleNamespace(settings=job.settings, file=job.config_file)
 
 
 @pytest.fixture
@@ -96,18 +90,6 @@ def sent_labels(alert_config: SimpleNamespace) -> list[dict[str, Any]]:
 # --- states ---------------------------------------------------------------------------------------
 
 
-def test_state_and_its_history_are_stored(session: Session, open_flag: Any):
-    assert states.read_state(session, FLAG_ID).state is AlertState.OPEN
-    first = change_state(session, open_flag, AlertState.ACKNOWLEDGED, "anna")
-    second = change_state(session, open_flag, AlertState.CONFIRMED, "ben")
-    assert states.read_state(session, FLAG_ID) == second
-    assert [entry[1:] for entry in states.read_state_changes(session, FLAG_ID)] == [
-        ("ben", AlertState.ACKNOWLEDGED, AlertState.CONFIRMED, "why"),
-        ("anna", AlertState.OPEN, AlertState.ACKNOWLEDGED, "why"),
-    ]
-    assert abs(first.updated_at_ms - states.read_state_changes(session, FLAG_ID)[1].at_ms) < 5_000
-
-
 def test_only_one_of_concurrent_transitions_succeeds(session: Session, open_flag: Any):
     analysts = [f"analyst-{number}" for number in range(8)]
     start = threading.Barrier(len(analysts))
@@ -126,18 +108,6 @@ def test_only_one_of_concurrent_transitions_succeeds(session: Session, open_flag
     assert (
         len(states.read_state_changes(session, FLAG_ID)) == 1
     )  # failed transitions leave no history
-
-
-def test_flags_are_listed_with_their_states(session: Session, open_flag: Any):
-    change_state(session, open_flag, AlertState.ACKNOWLEDGED, "anna")
-    listed = flags.list_flags(session)
-    assert {item.flag.user_id: item.state.state for item in listed} == {
-        "42": AlertState.ACKNOWLEDGED,
-        "43": AlertState.OPEN,
-    }
-    acknowledged = flags.list_flags(session, state=AlertState.ACKNOWLEDGED, limit=1)
-    assert [item.flag.flag_id for item in acknowledged] == [FLAG_ID]
-    assert flags.list_flags(session, user_id="43", rule_id="other") == []
 
 
 # --- commands -------------------------------------------------------------------------------------
@@ -160,7 +130,7 @@ def test_label_command_sends_the_same_record_when_repeated(
     )
     before = sent_labels(alert_config)
     for _ in range(2):
-        answer = run_json(alert_config, "alerts", "label", FLAG_ID, "fraud", "--by", "anna")
+        answer = run_json(alert_config, "risk", "alerts", "label", FLAG_ID, "fraud", "--by", "anna")
         assert (answer["state"], answer["labels_sent"]) == ("confirmed", 1)
     first, second = sent_labels(alert_config)[len(before) :]
     assert first == second
@@ -174,7 +144,9 @@ def test_label_command_sends_the_same_record_when_repeated(
         "device_id": "d-1",
         "time": states.read_state(session, FLAG_ID).updated_at_ms,
     }
-    refused = run_json(alert_config, "alerts", "label", FLAG_ID, "fraud", "--by", "ben", ok=False)
+    refused = run_json(
+        alert_config, "risk", "alerts", "label", FLAG_ID, "fraud", "--by", "ben", ok=False
+    )
     assert refused.returncode == 1 and "is confirmed by anna" in refused.stderr
 
 
@@ -198,24 +170,38 @@ def test_commands_of_an_analyst_change_and_show_a_flag(
     alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
     assert (
-        run_json(alert_config, "alerts", "ack", FLAG_ID, "--by", "anna")["state"] == "acknowledged"
+        run_json(alert_config, "risk", "alerts", "ack", FLAG_ID, "--by", "anna")["state"]
+        == "acknowledged"
     )
-    refused = run_json(alert_config, "alerts", "ack", FLAG_ID, "--by", "ben", ok=False)
+    refused = run_json(alert_config, "risk", "alerts", "ack", FLAG_ID, "--by", "ben", ok=False)
     assert refused.returncode == 1 and refused.stderr.count("\n") == 1
     (listed,) = run_json(
-        alert_config, "alerts", "list", "--state", "acknowledged", "--rule", "rule"
+        alert_config, "risk", "alerts", "list", "--state", "acknowledged", "--rule", "rule"
     )
     assert (listed["flag_id"], listed["by"]) == (FLAG_ID, "anna")
     run_json(
-        alert_config, "alerts", "snooze", "42", "--rule", "rule", "--for", "1h", "--by", "anna"
+        alert_config,
+        "risk",
+        "alerts",
+        "snooze",
+        "42",
+        "--rule",
+        "rule",
+        "--for",
+        "1h",
+        "--by",
+        "anna",
     )
-    shown = run_json(alert_config, "alerts", "show", FLAG_ID)
+    shown = run_json(alert_config, "risk", "alerts", "show", FLAG_ID)
     assert shown["event_id"] == "e1" and shown["reasons"][0]["sentence"] == "unlike the user"
     assert shown["history"][0]["by"] == shown["snoozes"][0]["by"] == "anna"
-    assert run_json(alert_config, "alerts", "close", FLAG_ID, "--by", "anna")["state"] == "closed"
+    assert (
+        run_json(alert_config, "risk", "alerts", "close", FLAG_ID, "--by", "anna")["state"]
+        == "closed"
+    )
     text = run_cli("risk", "alerts", "show", FLAG_ID, "--config", alert_config.file).stdout
     assert "acknowledged -> closed, by anna" in text and "value 13.5, usual unknown" in text
-    unknown = run_json(alert_config, "alerts", "show", "c" * 32, ok=False)
+    unknown = run_json(alert_config, "risk", "alerts", "show", "c" * 32, ok=False)
     assert unknown.returncode == 1 and "no flag" in unknown.stderr
 
 

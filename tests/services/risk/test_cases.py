@@ -12,7 +12,6 @@ from liveprofile.alerts.cases import case_store, states
 from liveprofile.alerts.cases.case_store import AlertCase, NewAlert
 from liveprofile.alerts.cases.states import AlertState
 from liveprofile.storage import queries
-from liveprofile.storage.cql import from_ms, now_ms
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
 from udfs.profile.sink import CassandraProfileSink
 
@@ -76,16 +75,4 @@ def test_each_change_restarts_the_ttl_of_the_whole_case(session: Session):
     add_alert(session, 2, ttl_s=6_000)
     assert min(ttls_s(session)) > 5_900
     add_alert(session, 3, ttl_s=1)
-    wait_for_expiry(session)
-
-
-def test_case_of_an_earlier_version_expires_after_its_next_change(session: Session):
-    now = from_ms(now_ms())
-    session.execute(
-        "INSERT INTO risk_case (user_id, rule_id, number, state, opened_at, updated_at, severity,"
-        " action, message, alerts) VALUES ('42', 'rule', 1, 'open', %s, %s, 'high', 'a', 'm', %s)",
-        (now, now, {"a" * 32: now}),
-    )
-    assert ttls_s(session) == {None}
-    assert len(add_alert(session, 2, ttl_s=1).alerts) == 2
     wait_for_expiry(session)

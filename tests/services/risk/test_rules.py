@@ -108,19 +108,6 @@ def test_invalid_record_keeps_rules_in_force(job: JobUnderTest, feed: RulesFeed)
     assert feed.current() == before
 
 
-def test_file_with_one_error_applies_no_rule(
-    job: JobUnderTest, feed: RulesFeed, tmp_path: Path
-) -> None:
-    before = feed.current()
-    file = tmp_path / "rules.toml"
-    text = product_path(job.settings.rules).read_text(encoding="utf-8")
-    file.write_text(text.replace("surprise >= threshold", "suprise >= threshold"), encoding="utf-8")
-    done = run_cli("risk", "rules", "apply", file, "--config", job.config_file, ok=False)
-    assert (done.returncode, done.stdout) == (2, "")
-    assert "rule behaviour_surprise: when, column 1: unknown name suprise; surprise?" in done.stderr
-    assert feed.current() == before
-
-
 def send_again(job: JobUnderTest, records: list[Record], **headers: str) -> None:
     """Copies records of the topic; `headers` replaces headers of the same name."""
     copies = [

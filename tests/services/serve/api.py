@@ -42,7 +42,6 @@ class Api(NamedTuple):
         done = run_cli(
             *(
                 "serve",
-                "api",
                 "key",
                 "create",
                 name,

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from cassandra.cluster import Session
 
-from benchmarks.support.memory_drift_store import MemoryDriftStore
 from liveprofile.settings import CassandraSettings
 from liveprofile.units import DAY_MS, HOUR_MS
+from tests.support.memory.drift_store import MemoryDriftStore
 from udfs.scoring.drift_store import (
     CassandraDriftStore,
     DriftDecision,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -17,7 +18,7 @@ from liveprofile.storage.cql import from_ms, now_ms, to_ms
 from liveprofile.units import HOUR_MS, MINUTE_MS
 from tests.support.memory.sinks import MemoryScoringSink
 from tests.support.rows.scored_events import START_MS, flag, scored_event, write_and_flush
-from udfs.scoring.sink import HOUR_REFRESH_S, CassandraScoringSink, ScoringSink
+from udfs.scoring.sink import CassandraScoringSink, ScoringSink
 
 pytestmark = pytest.mark.services
 
@@ -130,14 +131,13 @@ def test_hour_is_kept_when_events_up_to_a_time_are_deleted(
     assert [score.event_id for score in queries.scores(session, "u")] == ["later"]
 
 
-def test_hour_outlives_its_scores(cassandra: CassandraScoringSink, session: Session):
-    write_and_flush(cassandra, scored_event())
-    session.execute("TRUNCATE risk_score_hours", timeout=60)
-    write_and_flush(cassandra, scored_event(event_id="other"))
-    # Written again by a worker that has not written it lately only.
-    assert not session.execute("SELECT * FROM risk_score_hours").all()
-    insert = cassandra._insert_hour.query_string
-    assert insert.endswith(f"TTL {SCORE_TTL_S + HOUR_REFRESH_S}")
+def test_hour_outlives_its_scores(settings: CassandraSettings, session: Session):
+    write_and_flush(CassandraScoringSink(settings, 1, session), scored_event())
+    deadline_s = time.monotonic() + 60
+    while session.execute("SELECT * FROM risk_score_by_hour").all():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.1)
+    assert session.execute("SELECT * FROM risk_score_hours").all()
 
 
 def test_flag_history_before_each_event(sink: ScoringSink):

@@ -259,7 +259,7 @@ def test_replayed_window_does_not_replace_a_later_one(
 def test_two_writes_of_a_window_unite_lookalike_segments_and_keep_null_recency(
     settings: CassandraSettings, session: Session, user_id: str
 ) -> None:
-    """The exceptions in docs/state-and-failures.md."""
+    """The exceptions in docs/operate.md."""
     sink = CassandraProfileSink(settings, DIM, session)
     for segments, recency_days in ((["new"], None), (["loyal"], 1.0)):
         row = profile_row(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
+
+from tests.support.http_server import http_server
 
 USER, PASSWORD = "decoder", "s3cret:with colon"
 _AUTHORIZATION = "Basic " + base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
@@ -66,26 +66,5 @@ class RegistryServer:
 @contextmanager
 def registry_server() -> Iterator[RegistryServer]:
     state = RegistryServer()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            status, answer = state.answer(self.path, self.headers["authorization"])
-            body = json.dumps(answer).encode()
-            self.send_response(status)
-            self.send_header("content-type", "application/vnd.schemaregistry.v1+json")
-            self.send_header("content-length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, *arguments: Any) -> None:
-            """Suppresses the log."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
-        state.url = f"http://127.0.0.1:{server.server_port}"
-        try:
-            yield state
-        finally:
-            server.shutdown()
-            thread.join()
+    with http_server(state.answer) as state.url:
+        yield state

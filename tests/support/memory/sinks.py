@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
-from benchmarks.support.memory_drift_store import MemoryDriftStore
 from liveprofile.attributes.statements import Statement
 from liveprofile.rules.flags import Flag, FlagHistory, FlagQuery, RowPosition
 from liveprofile.segments.membership import Membership, Memberships
 from liveprofile.segments.policy import ChangeKey
+from tests.support.memory.drift_store import MemoryDriftStore
 from tests.support.memory.memberships import MemoryMemberships
 from udfs.cassandra.encoding import write_time_us
 from udfs.profile.erasure import StoredSums, SumsKey

@@ -6,10 +6,14 @@ import numpy as np
 import orjson
 
 from liveprofile.rules.flags import Flag
+from liveprofile.settings import Settings
+from liveprofile.storage.connection import open_session
 from liveprofile.units import HOUR_MS
+from models.profile.model_card import ModelCard
 from tests.support.rows.console_rows import FEATURES, known_delta, known_profile
 from tests.support.rows.profile_rows import flag, profile_row
 from udfs.profile.profile_row import ProfileRow
+from udfs.profile.sink import CassandraProfileSink
 
 
 def row_of(user_id: str, end_ms: int, hours_ago: int, dim: int, *flags: Flag) -> ProfileRow:
@@ -34,3 +38,12 @@ def row_of(user_id: str, end_ms: int, hours_ago: int, dim: int, *flags: Flag) ->
 
 def spike(user_id: str, number: int) -> Flag:
     return flag("spend_spike", flag_id=f"{user_id}-{number}", message=f"{user_id} spent much")
+
+
+def store_windows(settings: Settings, end_ms: int, *users: str) -> None:
+    """Stores a window with a flag of each user, as the job of these settings does."""
+    dim = ModelCard.read(settings.model.checkpoint).shape["embedding"]
+    with open_session(settings.cassandra) as session:
+        sink = CassandraProfileSink(settings.cassandra, dim, session)
+        sink.write([row_of(user, end_ms, 0, dim, spike(user, 0)) for user in users])
+        sink.flush()

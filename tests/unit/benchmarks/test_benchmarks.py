@@ -5,11 +5,12 @@ from __future__ import annotations
 import itertools
 import json
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import alerts, audit, hot_keys, partitions
+from benchmarks import alerts, audit, storage
 from benchmarks.latency import sample_profiles, schedule
 from benchmarks.load import events as load_events
 from benchmarks.load.rows import batches
@@ -21,6 +22,7 @@ from liveprofile.features import baselines
 from liveprofile.resources import ROOT
 from liveprofile.rules.rules import read_rules
 from liveprofile.settings import Settings, load
+from liveprofile.storage.schema import table_columns
 from liveprofile.wire.token_columns import read_histories
 from models.profile.data import training_rows as rows
 
@@ -55,22 +57,6 @@ def test_number_of_profiles_equals_number_of_user_window_pairs():
         for event in (json.loads(message.value) for message in SMALL.messages())
     }
     assert SMALL.profiles(SETTINGS.window) == len(pairs)
-
-
-def test_uneven_load_keeps_one_partition_and_a_share_of_the_others():
-    kept = partitions.kept_events(SMALL, 4, light_share=0.1)
-    messages = list(itertools.compress(SMALL.messages(), kept))
-    sent, offered = (
-        np.bincount([partition_of(message.key, 4) for message in each], minlength=4)
-        for each in (messages, SMALL.messages())
-    )
-    assert sent[partitions.FULL_PARTITION] == offered[partitions.FULL_PARTITION]
-    assert np.delete(sent / offered, partitions.FULL_PARTITION) == pytest.approx(0.1, abs=0.05)
-    pairs = {
-        (event["user_id"], event["event_time"] // WINDOW_MS)
-        for event in (json.loads(message.value) for message in messages)
-    }
-    assert partitions.count_profiles(SMALL, kept, SETTINGS.window) == len(pairs)
 
 
 def test_rows_are_parsed_by_operator_functions():
@@ -168,39 +154,35 @@ def test_benchmark_rule_is_valid(tmp_path):
     assert alerts.RULE_ID in [rule.id for rule in read_rules(file).evaluated("event")]
 
 
-@pytest.mark.parametrize("case", hot_keys.CASES)
-def test_half_of_purchases_have_the_hot_key_of_their_case(case):
-    messages = list(hot_keys.purchases(case, "t", 1_000, seed=1, flagged=True))
-    made = [json.loads(message.value) for message in messages]
-    hot_shop = [event for event in made if event["attributes"]["shop_id"] == "hot"]
-    hot_user = [event for event in made if event["user_id"] == "guest"]
-    assert len(hot_shop) == pytest.approx(500 if case == "hot_shop" else 0, abs=60)
-    assert len(hot_user) == pytest.approx(500 if case == "hot_user" else 0, abs=60)
-    assert len({event["event_id"] for event in made}) == 1_000
-    flagged = [event for event in made if event["event_id"].endswith("!")]
-    assert {event["amount"] for event in flagged} == {alerts.FLAGGED_AMOUNT}
-    assert len(flagged) == pytest.approx(100, abs=15)
-    assert not any(event in hot_shop or event in hot_user for event in flagged)
-
-
-def test_tasks_with_most_cpu_are_read_from_thread_dumps():
-    def dump(lists_ms: float) -> str:
-        return "\n".join(
-            (
-                f'"OverAggregate[17] -> Calc[18] (1/2)#0" #75 prio=5 cpu={lists_ms}ms',
-                "   java.lang.Thread.State: RUNNABLE",
-                '"OutputFlusher for OverAggregate[17] (1/2)#0" #76 prio=5 cpu=9000.00ms',
-                '"Source: events[4] -> Calc[5] (2/2)#0" #77 prio=5 cpu=1000.00ms elapsed=2.6s',
-            )
-        )
-
-    before, after = (hot_keys.read_task_cpu_s(dump(ms)) for ms in (1_000.5, 1_250.5))
-    assert hot_keys.busiest_tasks(before, after) == {
-        "OverAggregate[17] -> Calc[18] (1/2)": 0.25,
-        "Source: events[4] -> Calc[5] (2/2)": 0.0,
-    }
-
-
 def test_audit_finds_each_generated_record_in_its_class():
     """`measure` raises if the audit does not account for every record."""
     assert audit.measure(2_000)["records"] == 2_000
+
+
+def test_files_of_a_table_are_counted_without_snapshots_and_other_tables(tmp_path: Path) -> None:
+    for name, size in (
+        ("score-1a/da-1-bti-Data.db", 100),
+        ("score-1a/da-1-bti-Filter.db", 5),
+        ("score-1a/snapshots/dropped/da-1-bti-Data.db", 1_000),
+        ("score_hours-2b/da-1-bti-Data.db", 10_000),
+    ):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(bytes(size))
+    assert storage.files_bytes(tmp_path, "score") == 105
+
+
+def test_scores_are_those_of_the_workloads_events() -> None:
+    workload = Workload(1_200, 100, hours=1)
+    parts = list(storage.scored_events(workload, 1_100))
+    rows = list(itertools.chain(*parts))
+    assert [len(part) for part in parts] == [storage.BATCH_ROWS, storage.BATCH_ROWS, 100] and len(
+        rows
+    ) == 1_100
+    assert len({row.event_id for row in rows}) == 1_100
+    assert all(len(row.entities) == 5 and 0 <= row.score <= 1 for row in rows)
+    assert any(row.active_rules for row in rows)
+
+
+def test_every_counted_table_exists() -> None:
+    assert storage.TABLES.keys() <= table_columns().keys()

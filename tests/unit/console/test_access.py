@@ -46,23 +46,25 @@ def test_cookie_has_no_key_and_is_closed_to_scripts_and_other_sites(
     assert key.split("_")[2] not in cookie
 
 
-def test_wrong_key_is_told_on_the_form(browse: Browse) -> None:
+def test_wrong_key_is_told_on_the_form(browse: Browse, store: MemoryApiStore) -> None:
     browser = browse(None)
-    answer = browser.post(
-        "/sign-in", data={"key": f"lp_{12 * '0'}_{64 * '0'}"}, headers=SAME_ORIGIN
-    )
+    key_id = store.add_key(Role.READER).stored.key_id
+    answer = browser.post("/sign-in", data={"key": f"lp_{key_id}_{64 * '0'}"}, headers=SAME_ORIGIN)
     assert answer.status_code == 401
     assert "This key is not valid" in answer.text
     assert not browser.cookies
 
 
-def test_many_wrong_keys_of_one_address_are_refused(browse: Browse) -> None:
+def test_many_wrong_keys_of_one_address_are_refused(browse: Browse, store: MemoryApiStore) -> None:
     browser = browse(None, wrong_keys_per_s=1)
+    key_id = store.add_key(Role.READER).stored.key_id
     statuses = {
-        browser.post("/sign-in", data={"key": "guess"}, headers=SAME_ORIGIN).status_code
-        for _ in range(6)
+        browser.post(
+            "/sign-in", data={"key": f"lp_{key_id}_{number:064x}"}, headers=SAME_ORIGIN
+        ).status_code
+        for number in range(6)
     }
-    assert statuses == {401, 429}
+    assert statuses == {401, 429} and store.key_reads  # the store was asked
 
 
 def test_sign_out_ends_the_session_on_the_server(browse: Browse) -> None:

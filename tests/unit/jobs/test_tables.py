@@ -58,7 +58,7 @@ def test_sink_writes_every_topic_that_the_job_sends_to() -> None:
 
 
 def test_two_jobs_share_no_consumer_group_and_no_transaction() -> None:
-    """So an old and a new job can run at the same time (docs/operations.md)."""
+    """So an old and a new job can run at the same time (docs/operate.md)."""
     old, new = load(), load(job={"name": "green"}, kafka={"group_id": "green"})
     groups = [
         {

@@ -69,7 +69,7 @@ def test_loading_a_file_does_not_change_the_environment(written):
         ("[window]\nlength = 5\n", r"setting window\.length = 5: .* mean window\.length_ms\?"),
         ("[windows]\nlength_ms = 5\n", r"setting windows: not a setting; did you mean window\?"),
         ("length_ms = 5\n", r"setting length_ms = 5: .* mean window\.length_ms\?"),
-        ("colour = 5\n", r"setting colour = 5: .*deployment\.md lists all"),
+        ("colour = 5\n", r"setting colour = 5: .*settings\.md lists all"),
         ("window = 5\n", r"setting window = 5: is a section: write its keys below \[window\]"),
         ('[kafka]\nstartup_mode = "soon"\n', r"setting kafka\.startup_mode = 'soon': .*earliest"),
         ('[cassandra]\nkeyspace = "Live"\n', r"setting cassandra\.keyspace = 'Live'"),
@@ -109,7 +109,7 @@ def test_all_wrong_settings_are_reported_each_with_its_origin(written, monkeypat
         ("KAFAK__GROUP_ID", "x", r"names no setting; did you mean LIVEPROFILE_KAFKA__GROUP_ID\?"),
         ("KAFKA_GROUP_ID", "x", r"names no setting; did you mean LIVEPROFILE_KAFKA__GROUP_ID\?"),
         ("LENGTH_MS", "1000", r"names no setting; did you mean LIVEPROFILE_WINDOW__LENGTH_MS\?"),
-        ("COLOUR", "hunter2", r"names no setting; docs/deployment\.md lists all$"),
+        ("COLOUR", "hunter2", r"names no setting; docs/settings\.md lists all$"),
         (
             "CASSANDRA",
             "hunter2",

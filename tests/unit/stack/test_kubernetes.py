@@ -141,5 +141,5 @@ def test_images_of_all_pods_are_the_same() -> None:
 
 
 def test_deployment_page_names_every_secret() -> None:
-    page = (ROOT / "docs" / "deployment.md").read_text("utf-8")
+    page = (ROOT / "docs" / "deploy.md").read_text("utf-8")
     assert all(f"Secret `{secret}`" in page for secret in SECRETS)

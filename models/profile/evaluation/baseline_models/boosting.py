@@ -32,7 +32,7 @@ COMMON = {
     "subsample": 0.8,
     "colsample_bytree": 0.5,
     "tree_method": "hist",
-    # Several threads busy-wait for each other: see models.fraud.card_transactions.baselines.
+    # Several threads busy-wait for each other: see lab.card_transactions.baselines.
     "n_jobs": 1,
     "random_state": 20170930,
 }

@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
+from datetime import timedelta
+from typing import Any
 
 import pytest
 from confluent_kafka import KafkaError, KafkaException
 
-from liveprofile.alerts.consumer import Alert, AlertRefused, RetryPolicy, Severity
+from liveprofile.alerts.cases.flags import UnknownFlag
+from liveprofile.alerts.consumer import Alert, AlertRefused, RestrictAccount, RetryPolicy, Severity
+from liveprofile.alerts.consumer.alert import InvalidAlert, read_alert
 from liveprofile.alerts.consumer.delivery import DeliveryFailure, MemoryHandledStore
+from liveprofile.alerts.consumer.handlers import load_accounts
 from liveprofile.errors import InputError, ServiceError
-from tests.unit.liveprofile.alerts.fake_kafka import FAST, TOPIC, FakeKafka, Recorder, Run, payload
+from liveprofile.storage.cql import from_ms, now_ms
+from liveprofile.storage.queries import StoredFlag
+from tests.unit.liveprofile.alerts.fake_kafka import (
+    EXAMPLE,
+    FAST,
+    TOPIC,
+    FakeKafka,
+    Recorder,
+    Run,
+    an_alert,
+    payload,
+)
 
 
 def test_alerts_of_a_partition_are_handled_in_order_then_committed():
@@ -176,3 +193,90 @@ def test_consume_command_without_handlers_is_rejected():
 
     result = CliRunner().invoke(app, ["risk", "consume"])
     assert isinstance(result.exception, InputError) and result.exception.exit_code == 2
+
+
+def test_unknown_fields_of_an_alert_are_kept():
+    alert = read_alert(json.dumps(EXAMPLE | {"traceparent": "00-1"}).encode())
+    sent = json.loads(alert.to_json())
+    assert sent == EXAMPLE | {"traceparent": "00-1"}
+
+
+def test_alert_of_an_earlier_version_is_parsed():
+    newer = ("event_id", "rule_version", "rule_state", "reasons")
+    data = {name: value for name, value in EXAMPLE["data"].items() if name not in newer}
+    alert = read_alert(json.dumps(EXAMPLE | {"data": data}).encode())
+    assert alert.data.event_id is None and alert.data.reasons == ()
+
+
+def test_error_names_the_invalid_field():
+    with pytest.raises(InvalidAlert, match=r"data\.severity: "):
+        an_alert(severity="fatal")
+
+
+def test_type_of_a_deployment_with_a_prefix_is_an_alert():
+    prefixed = EXAMPLE | {"type": "com.example.shop.liveprofile.risk.flag"}
+    assert read_alert(json.dumps(prefixed).encode()).type == prefixed["type"]
+    assert read_alert(json.dumps(EXAMPLE | {"type": "notliveprofile.risk.flag"}).encode()) is None
+
+
+def test_event_of_another_type_returns_none():
+    assert read_alert(json.dumps(EXAMPLE | {"type": "liveprofile.risk.drift"}).encode()) is None
+
+
+class FakeAccounts:
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def restrict(self, *arguments: Any) -> None:
+        self.calls.append(arguments)
+
+
+def stored_flag(time_ms: int, action: str) -> StoredFlag:
+    return StoredFlag(
+        "u-1", time_ms, time_ms, "rule", an_alert().id, "CODE", "high", action, 9.0, 3.0, "9 of 3",
+        {}, "model", "rules",
+    )  # fmt: skip
+
+
+def calls(flag: StoredFlag, times: int = 1) -> list[tuple[Any, ...]]:
+    accounts = FakeAccounts()
+    # The alert itself names another user, action and time: only the flag counts.
+    alert = an_alert(action="restrict_trading")
+    for _ in range(times):
+        RestrictAccount(accounts, {alert.id: flag}.__getitem__, timedelta(hours=2)).handle(alert)
+    return accounts.calls
+
+
+def test_restriction_is_that_of_the_stored_flag_and_starts_at_its_time():
+    flag = stored_flag(now_ms(), "limit_trading")
+    until = from_ms(flag.window_end_ms) + timedelta(hours=2)
+    call = ("u-1", "limit_trading", until, "CODE: 9 of 3")
+    assert calls(flag, times=2) == [call, call]  # a duplicate asks for the same restriction
+
+
+def test_old_flag_or_other_action_restricts_nobody():
+    assert not calls(stored_flag(now_ms() - 3 * 3_600_000, "limit_trading"))
+    assert not calls(stored_flag(now_ms(), "notify_customer_service"))
+
+
+def test_alert_without_a_stored_flag_is_refused():
+    def find_flag(flag_id: str) -> StoredFlag:
+        raise UnknownFlag(flag_id)
+
+    accounts = FakeAccounts()
+    with pytest.raises(AlertRefused, match="no flag is stored"):
+        RestrictAccount(accounts, find_flag).handle(an_alert(action="limit_trading"))
+    assert not accounts.calls
+
+
+def test_accounts_object_is_imported_by_path():
+    accounts = load_accounts("examples.alert_consumer:PrintingAccounts")
+    assert callable(accounts.restrict)
+
+
+@pytest.mark.parametrize(
+    "path", ["", "json", "json:", ":x", "no_such:x", "json:none", "json:dumps"]
+)
+def test_error_names_the_invalid_path(path: str):
+    with pytest.raises(InputError, match=repr(path)):
+        load_accounts(path)

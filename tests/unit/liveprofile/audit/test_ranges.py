@@ -8,6 +8,7 @@ from collections import Counter
 from dataclasses import asdict
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -92,6 +93,7 @@ def additive(report: Report) -> Counter[str]:
     return Counter({name: getattr(report.counts, name) for name in ADDITIVE})
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_audits_of_ranges_add_up_to_the_audit_of_the_topic(data):
     job = SimulatedJob()
@@ -112,6 +114,7 @@ def test_audits_of_ranges_add_up_to_the_audit_of_the_topic(data):
     assert total == additive(whole)
 
 
+@pytest.mark.slow
 @given(st.data(), st.booleans())
 def test_continued_audits_skip_no_record(data, losses):
     """The job runs while it is audited; each audit starts where the last clean one ended."""
@@ -141,6 +144,7 @@ def test_continued_audits_skip_no_record(data, losses):
             assert in_topic or copy_is_late or digest(event["event_id"]) in stored
 
 
+@pytest.mark.slow
 @given(st.data())
 def test_many_parts_give_the_same_report_as_one(data):
     job = SimulatedJob()

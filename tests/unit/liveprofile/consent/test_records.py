@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 import json
+import random
+from collections.abc import Sequence
 from typing import Any
 
 import jsonschema
 import orjson
 import pytest
 
-from liveprofile.consent.changes import MAX_CHANGES, ConsentChange
+from liveprofile.consent.changes import (
+    MAX_CHANGES,
+    PURPOSES,
+    ConsentBook,
+    ConsentChange,
+    in_order,
+    newest,
+)
+from liveprofile.consent.persons import PersonConsentBook
 from liveprofile.consent.records import ConsentError, read_change, read_record, to_record
+from liveprofile.consent.store import MAX_ROUNDS, Record, send_users, ttl_s, write_time_us
+from liveprofile.identity.book import IdentityBook, Merge
+from liveprofile.settings.sections import MAX_TTL_S
 from tests.support.paths import ROOT
 
 SCHEMA = json.loads((ROOT / "schemas/user-consents.schema.json").read_text("utf-8"))
@@ -78,3 +91,190 @@ def test_an_invalid_change_is_refused(field: str, value: Any, message: str) -> N
     assert read_change(change) == ConsentChange(1_767_605_700_000, "risk", True)
     with pytest.raises(ConsentError, match=message):
         read_change(change | {field: value})
+
+
+ALL = dict.fromkeys(PURPOSES, True)
+
+
+def plainly(changes: list[ConsentChange], purpose: str, at_ms: int, default: bool) -> bool:
+    state, since = default, -1
+    for change in changes:
+        if change.purpose != purpose or change.time_ms > at_ms:
+            continue
+        if change.time_ms > since:
+            state, since = change.granted, change.time_ms
+        elif change.time_ms == since:
+            state = state and change.granted
+    return state
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_book_equals_the_rule(seed: int) -> None:
+    rng = random.Random(seed)
+    defaults = {purpose: rng.random() < 0.5 for purpose in PURPOSES}
+    book = ConsentBook(defaults)
+    users: dict[str, list[ConsentChange]] = {}
+    for _ in range(60):
+        user = f"u{rng.randrange(8)}"
+        # Few times, so that many are equal.
+        one = ConsentChange(rng.randrange(12), rng.choice(PURPOSES), rng.random() < 0.5)
+        users.setdefault(user, []).append(one)
+        book.put(user, rng.sample(users[user], len(users[user])))
+    for user in [*users, "nobody"]:
+        for purpose in PURPOSES:
+            for at_ms in range(-1, 13):
+                expected = plainly(users.get(user, []), purpose, at_ms, defaults[purpose])
+                assert book.allowed(user, purpose, at_ms) is expected
+                assert book.allowed_rows([user], purpose, [at_ms]) == [expected]
+                change = newest(users.get(user, []), purpose, at_ms)
+                assert (defaults[purpose] if change is None else change.granted) is expected
+
+
+def test_book_keeps_only_users_who_differ_from_the_defaults() -> None:
+    book = ConsentBook(ALL)
+    book.put("agrees", [ConsentChange(5, "marketing", True)])
+    assert "agrees" not in book and book.allowed("agrees", "marketing", 9)
+    book.put("refuses", [ConsentChange(5, "marketing", False)])
+    assert "refuses" in book and len(book) == 1
+    assert book.allowed("refuses", "marketing", 4) and book.allowed("refuses", "training", 9)
+    assert not book.allowed("refuses", "marketing", 5)
+    book.put("refuses", [])  # a record without a value
+    assert len(book) == 0 and book.allowed("refuses", "marketing", 9)
+    assert book.allowed_rows(["refuses", "b"], "marketing", [9, 9]) == [True, True]
+
+
+def test_times_of_today_fit_into_the_book() -> None:
+    book, last_ms = ConsentBook(ALL), 253_402_300_799_999
+    book.put("u", [ConsentChange(last_ms, "training", False)])
+    assert book.allowed("u", "training", last_ms - 1)
+    assert not book.allowed("u", "training", last_ms)
+
+
+def test_order_is_newest_first_with_withdrawals_before_grants() -> None:
+    grant, withdrawal = (ConsentChange(5, "risk", yes) for yes in (True, False))
+    newer = ConsentChange(6, "risk", True)
+    assert in_order([grant, newer, withdrawal]) == [newer, withdrawal, grant]
+
+
+ALLOWED = dict.fromkeys(("profiling", "recommendation", "marketing", "risk", "training"), True)
+
+
+def book(**changes: list[ConsentChange]) -> tuple[PersonConsentBook, IdentityBook]:
+    consents, identities = ConsentBook(ALLOWED), IdentityBook()
+    for user_id, each in changes.items():
+        consents.put(user_id, each)
+    return PersonConsentBook(consents, identities, ALLOWED), identities
+
+
+def withdrawn(at_ms: int, purpose: str = "profiling") -> ConsentChange:
+    return ConsentChange(at_ms, purpose, False)
+
+
+def test_what_one_id_withdraws_none_allows_from_the_merge_on() -> None:
+    persons, identities = book(a=[withdrawn(5)], x=[withdrawn(5)])
+    identities.put("a", [Merge("b", 10, 20)])
+    assert [persons.allowed("b", "profiling", at) for at in (9, 10, 19, 20)] == [
+        True,
+        False,
+        False,
+        True,
+    ]
+    assert not persons.allowed("a", "profiling", 9) and persons.allowed("a", "risk", 10)
+    assert not persons.allowed("x", "profiling", 9)
+    assert "a" in persons and "b" in persons and "x" in persons and "c" not in persons
+    assert persons.users() == ["a", "b", "x"]
+    assert persons.allowed_rows(["b", "b", "c"], "profiling", [9, 10, 10]) == [True, False, True]
+    assert not persons.allowing("profiling", 15)("b")
+
+
+def test_any_moment_of_a_time_counts() -> None:
+    persons, identities = book(a=[withdrawn(5)])
+    identities.put("a", [Merge("b", 10, 20)])
+    assert not persons.allowed_during("b", "profiling", 10, 20)
+    assert persons.allowed_during("b", "profiling", 10, 21)  # after the split
+    persons, identities = book(a=[withdrawn(5), ConsentChange(15, "profiling", True)])
+    identities.put("a", [Merge("b", 10)])
+    assert persons.allowed_during("b", "profiling", 12, 16)
+    assert not persons.allowed_during("b", "profiling", 12, 15)
+
+
+def test_without_merges_it_is_the_book_of_the_users() -> None:
+    rng = random.Random(1)
+    changes = {
+        user: [
+            ConsentChange(rng.randrange(50), rng.choice(["risk", "profiling"]), rng.random() < 0.5)
+            for _ in range(4)
+        ]
+        for user in "abc"
+    }
+    persons, _ = book(**changes)
+    plain = ConsentBook(ALLOWED)
+    for user, each in changes.items():
+        plain.put(user, each)
+    for user in "abcd":
+        assert (user in persons) is (user in plain)
+        for at_ms in range(60):
+            assert persons.allowed(user, "risk", at_ms) is plain.allowed(user, "risk", at_ms)
+            assert persons.allowed_during(user, "risk", at_ms, 60) is plain.allowed_during(
+                user, "risk", at_ms, 60
+            )
+
+
+START_MS = 1_767_605_700_000
+
+
+class Table:
+    """What is stored, and a topic; `race` runs before each send."""
+
+    def __init__(self) -> None:
+        self.rows: dict[str, list[ConsentChange]] = {}
+        self.topic: dict[str, list[ConsentChange]] = {}
+        self.sends = 0
+        self.race = lambda: None
+
+    def read(self, users: Sequence[str]) -> dict[str, list[ConsentChange]]:
+        return {user: list(self.rows.get(user, ())) for user in users}
+
+    def send(self, records: Sequence[Record]) -> None:
+        self.sends += 1
+        self.race()
+        for key, value in records:
+            user, changes = read_record(key, value)
+            self.topic[user] = changes
+
+
+def change(number: int) -> ConsentChange:
+    return ConsentChange(START_MS + number, "marketing", number % 2 == 0)
+
+
+def test_a_change_between_reading_and_sending_is_sent_too() -> None:
+    table = Table()
+    table.rows = {"a": [change(1)], "b": [change(2)]}
+
+    def race() -> None:
+        if table.sends == 1:
+            table.rows["a"] = [change(3), change(1)]
+
+    table.race = race
+    send_users(table.read, ["a", "b"], table.send)
+    assert table.topic == {"a": [change(3), change(1)], "b": [change(2)]}
+    assert table.sends == 2
+
+
+def test_a_user_who_never_stops_changing_does_not_block_the_command() -> None:
+    table = Table()
+    table.rows = {"a": [change(0)]}
+    table.race = lambda: table.rows["a"].insert(0, change(table.sends))
+    send_users(table.read, ["a"], table.send)
+    assert table.sends == MAX_ROUNDS
+
+
+def test_a_withdrawal_is_written_after_a_grant_of_the_same_time() -> None:
+    grant, withdrawal = (ConsentChange(7, "risk", yes) for yes in (True, False))
+    assert (write_time_us(grant), write_time_us(withdrawal)) == (7_000, 7_001)
+
+
+def test_changes_expire_with_the_topic() -> None:
+    assert ttl_s(86_400_000) == 86_400
+    assert ttl_s(-1) == ttl_s(10**15) == MAX_TTL_S
+    assert ttl_s(0) == 1

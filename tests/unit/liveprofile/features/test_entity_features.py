@@ -1,4 +1,4 @@
-"""Event features against plain Python (tests/reference/entity_features.py) and the handbook's."""
+"""Event features against plain Python (tests/reference/entity_features.py)."""
 
 import numpy as np
 import pytest
@@ -13,10 +13,7 @@ from liveprofile.features.entity import (
     features_from_lists,
     parse_lists,
 )
-from models.fraud.card_transactions.data import Transactions, read_transactions
-from models.fraud.card_transactions.features import FEATURE_NAMES, handbook_features
 from models.fraud.datasets.entity_history import EntityHistory, EventColumns, LabelColumns
-from models.fraud.training.train_handbook import build_history as handbook_history
 from tests.reference.entity_features import (
     ENTITIES,
     TYPE_LETTERS,
@@ -28,12 +25,9 @@ from tests.reference.entity_features import (
     list_text,
 )
 from tests.reference.units import DAY_MS, HOUR_MS
-from tests.support.paths import SHARED_DATA
-from tests.support.rows.card_transactions import DELAY_DAYS, make_transactions
 
 START = 1_532_000_000_000
 OWNERS = ("user", *ENTITIES)
-HANDBOOK_FILE = SHARED_DATA.joinpath("fraud_handbook/transactions_2018-04-01_to_2018-08-14.parquet")
 
 
 def batch(arrivals: list[Arrival], rows: list[int], keep: int = 128) -> EventBatch:
@@ -288,36 +282,3 @@ def test_lists_built_from_files_equal_the_job_lists(arrivals: list[Arrival], kee
     expected = compute_features(batch(arrived, rows, keep), delay_days=1)
     for name in EVENT_FEATURES:
         np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
-
-
-def assert_handbook(data: Transactions, delay_days: int, rows: np.ndarray) -> None:
-    expected_NF = handbook_features(data, delay_days)[rows]
-    names = {"amount": "amount", "weekend": "weekend", "night": "night"}
-    for days in (1, 7, 30):
-        names |= {
-            f"card_count_{days}d": f"user_purchases_{days}d",
-            f"card_mean_{days}d": f"user_mean_amount_{days}d",
-            f"terminal_count_{days}d": f"shop_purchases_{days}d",
-            f"terminal_risk_{days}d": f"shop_risk_{days}d",
-        }
-    assert set(names) == set(FEATURE_NAMES)
-    found = handbook_history(data, delay_days, keep=1_000).features(
-        rows, list(names.values()), delay_days
-    )
-    for theirs, ours_N in zip(names, found.T, strict=True):
-        expected_N = expected_NF[:, FEATURE_NAMES.index(theirs)]
-        np.testing.assert_allclose(ours_N, expected_N, rtol=1e-5, atol=1e-5, err_msg=theirs)
-
-
-def test_handbook_features_match_on_synthetic_transactions() -> None:
-    data = make_transactions()
-    assert_handbook(data, DELAY_DAYS, np.arange(0, len(data.time_ms_N), 3))
-
-
-def test_handbook_features_match_on_handbook_data() -> None:
-    if not HANDBOOK_FILE.is_file():
-        pytest.skip(f"needs {HANDBOOK_FILE}")
-    data = read_transactions(HANDBOOK_FILE)
-    few = np.flatnonzero(data.card_N % 20 == 0)
-    few_cards = Transactions(*(column_N[few] for column_N in data))
-    assert_handbook(few_cards, 7, np.arange(40_000, len(few), 41))

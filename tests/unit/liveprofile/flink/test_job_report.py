@@ -2,9 +2,24 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
-from liveprofile.flink.job_report import EVENT_SOURCE_RATE
+from liveprofile.errors import InputError, LiveprofileError, ServiceError
+from liveprofile.flink.job_report import (
+    EVENT_SOURCE_RATE,
+    CheckpointReport,
+    JobReport,
+    choose_running_job,
+    last_checkpoint_path,
+    require_running_job,
+)
+from liveprofile.flink.job_warnings import checkpoint_warnings, model_warnings, scoring_warnings
+from liveprofile.flink.model_report import ModelReport
+from liveprofile.flink.rest import wait_for_first_checkpoint
+from liveprofile.flink.scoring_report import ScoringReport, count_events
+from tests.support.flink_rest import flink_rest
 
 
 @pytest.mark.parametrize(
@@ -19,3 +34,146 @@ from liveprofile.flink.job_report import EVENT_SOURCE_RATE
 )
 def test_only_the_source_of_the_profile_pipeline_counts(name: str, counts: bool) -> None:
     assert bool(EVENT_SOURCE_RATE.match(name)) is counts
+
+
+FAILURE = {
+    "exceptionHistory": {"entries": [{"stacktrace": "x.Exception: a\n\tat b\nCaused by: no model"}]}
+}
+
+
+def counts(completed: int) -> dict[str, Any]:
+    return {"counts": {"completed": completed}}
+
+
+def test_first_checkpoint_ends_the_wait() -> None:
+    answers = {
+        "/jobs/j/checkpoints": [counts(0), counts(0), counts(1)],
+        "/jobs/j/status": [{"status": "RESTARTING"}],
+    }
+    with flink_rest(answers) as url:
+        wait_for_first_checkpoint(url, "j", 10)
+
+
+@pytest.mark.parametrize(("status", "timeout_s"), [("FAILED", 10), ("RESTARTING", 0.1)])
+def test_job_without_a_checkpoint_names_its_failure(status: str, timeout_s: float) -> None:
+    answers = {
+        "/jobs/j/checkpoints": [counts(0)],
+        "/jobs/j/status": [{"status": status}],
+        "/jobs/j/exceptions": [FAILURE],
+    }
+    with flink_rest(answers) as url, pytest.raises(ServiceError) as failed:
+        wait_for_first_checkpoint(url, "j", timeout_s)
+    assert str(failed.value) == f"job j is {status} without a checkpoint: Caused by: no model"
+
+
+def test_ended_jobs_do_not_run() -> None:
+    jobs = [
+        {"jid": "old", "name": "liveprofile", "state": "FINISHED"},
+        {"jid": "new", "name": "liveprofile", "state": "RESTARTING"},
+    ]
+    with flink_rest({"/jobs/overview": [{"jobs": jobs}, {"jobs": jobs[:1]}]}) as url:
+        assert require_running_job(url, "liveprofile") == "new"
+        with pytest.raises(LiveprofileError, match="no job named liveprofile runs"):
+            require_running_job(url, "liveprofile")
+
+
+def test_cancelled_job_has_its_last_checkpoint() -> None:
+    completed = {"latest": {"completed": {"external_path": "file:/checkpoints/chk-3"}}}
+    with flink_rest({"/jobs/j/checkpoints": [completed, {"latest": {"completed": None}}]}) as url:
+        assert last_checkpoint_path(url, "j") == "file:/checkpoints/chk-3"
+        assert last_checkpoint_path(url, "j") is None
+
+
+@pytest.mark.parametrize(
+    "scoring",
+    [None, ScoringReport(100, 0.0, incomplete=0, unscored=0), ScoringReport(100, 2.0, 5, 0)],
+)
+def test_no_warning_if_events_are_scored_or_in_flight(scoring: ScoringReport | None) -> None:
+    assert list(scoring_warnings(scoring)) == []
+
+
+def test_warning_for_each_kind_of_event_without_a_score() -> None:
+    incomplete, unscored = scoring_warnings(ScoringReport(100, 0.1, incomplete=7, unscored=2))
+    assert incomplete.startswith("7 of 100 events lack a part and are not scored")
+    assert unscored.startswith("2 events could not be scored")
+
+
+@pytest.mark.parametrize("models", [None, ModelReport(0, 0, 0), ModelReport(1_003, 1_003, 0)])
+def test_no_warning_if_all_workers_serve_the_same_deployment(models: ModelReport | None) -> None:
+    assert list(model_warnings(models)) == []
+
+
+def test_warning_for_refused_models_and_for_workers_that_differ() -> None:
+    refused, differ = model_warnings(ModelReport(1_002, 1_003, refused=1))
+    assert refused.startswith("a worker has refused 1 deployments of the user model")
+    assert differ.startswith("workers serve user models of revision 1002 to 1003")
+
+
+def test_overdue_checkpoint_is_a_warning() -> None:
+    job = JobReport("j", "RUNNING", 600.0, 0, 1, 1, 0.0, None, 2)
+    [warning] = checkpoint_warnings(job, 10_000)
+    assert warning.startswith("no checkpoint has completed for 600 s, 2 have failed")
+    fresh = job._replace(checkpoint=CheckpointReport(34.0, 100, 1))
+    assert list(checkpoint_warnings(fresh, 10_000)) == []
+    overdue = job._replace(checkpoint=CheckpointReport(36.0, 100, 1))
+    assert len(list(checkpoint_warnings(overdue, 10_000))) == 1
+
+
+# Of both pipelines, as Flink's REST interface names them.
+METRICS = {
+    "OverAggregate[17].numRecordsIn": 900.0,
+    "OverAggregate[20].numRecordsIn": 900.0,
+    "OverAggregate[37].numRecordsIn": 110.0,  # 100 events and 10 labels
+    "OverAggregate[37].numRecordsOut": 110.0,
+    "Calc[38].numRecordsIn": 110.0,
+    "Calc[38].numRecordsOut": 100.0,
+    "Calc[38].numRecordsOutPerSecond": 0.5,
+    "OverAggregate[43].numRecordsIn": 300.0,
+    "OverAggregate[47].numRecordsIn": 400.0,
+    "OverAggregate[50].numRecordsIn": 93.0,
+    "OverAggregate[57].numRecordsIn": 900.0,
+    "PythonCalc[52].liveprofile.events.unscored": 2.0,
+    "PythonCalc[22].liveprofile.rows": 900.0,
+}
+
+
+def test_report_counts_the_events_of_the_scoring_pipeline() -> None:
+    assert count_events(METRICS) == ScoringReport(100, 0.5, incomplete=7, unscored=2)
+
+
+@pytest.mark.parametrize("missing", ["Calc[38]", "OverAggregate[50]"])
+def test_no_report_without_the_operators(missing: str) -> None:
+    assert count_events({k: v for k, v in METRICS.items() if not k.startswith(missing)}) is None
+
+
+@pytest.mark.parametrize(
+    ("incomplete", "events_per_second", "lost"),
+    [(0, 0.0, 0), (1, 0.0, 1), (7, 0.5, 7), (7, 1.0, 0), (5_001, 500.0, 5_001)],
+)
+def test_incomplete_events_are_lost_if_more_than_can_be_in_flight(
+    incomplete: int, events_per_second: float, lost: int
+) -> None:
+    assert ScoringReport(10_000, events_per_second, incomplete, 0).lost == lost
+
+
+RUNNING = {"a1": "liveprofile", "b2": "other", "c3": "other"}
+URL = "http://flink:8081"
+
+
+def test_job_is_found_by_its_name_or_its_id() -> None:
+    assert choose_running_job(RUNNING, URL, "liveprofile", None) == "a1"
+    assert choose_running_job(RUNNING, URL, "liveprofile", "c3") == "c3"
+
+
+def test_missing_job_is_a_negative_result_that_lists_the_others() -> None:
+    for name, job_id in (("shop", None), ("liveprofile", "d4")):
+        with pytest.raises(LiveprofileError, match="which runs liveprofile a1, other b2") as error:
+            choose_running_job(RUNNING, URL, name, job_id)
+        assert error.value.exit_code == 1
+    with pytest.raises(LiveprofileError, match="which runs nothing"):
+        choose_running_job({}, URL, "shop", None)
+
+
+def test_name_of_two_jobs_needs_an_id() -> None:
+    with pytest.raises(InputError, match=r"2 jobs named other run .* --job: b2, c3"):
+        choose_running_job(RUNNING, URL, "other", None)

@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import json
+import logging
+import random
+import threading
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from liveprofile.consent.changes import ConsentBook, ConsentChange
 from liveprofile.consent.persons import PersonConsentBook
 from liveprofile.errors import ConfigError
+from liveprofile.identity import login_service
 from liveprofile.identity.book import MAX_IDS, IdentityBook, Merge
+from liveprofile.identity.login_counts import read_counts
 from liveprofile.identity.logins import Books, Login, LoginRules, Outcome
+from liveprofile.identity.records import read_record, to_record
+from liveprofile.kafka.offsets import Progress
 from liveprofile.kafka.records import Record
 from liveprofile.privacy.erasures import ErasureBook
 from liveprofile.settings import Settings, load
 from liveprofile.settings.privacy import MOST_IDS
+from liveprofile.wire.user_records import key_of
 from tests.reference import validation as reference
+from tests.support.memory.login_topics import (
+    MemoryKafka,
+    ProcessKilledError,
+    opened,
+    run_to_end,
+)
 from tests.support.streams.strategies import RECORD_MS, START_MS, behaviour_stream
 
 ID = "5f0c2f3e-8f4b-4f0e-9a51-0d7a2f6c1b9e"
@@ -177,3 +196,185 @@ def test_setting_is_limited_to_what_a_person_may_have() -> None:
 def test_pattern_must_be_a_regular_expression() -> None:
     with pytest.raises(ConfigError, match="is no regular expression"):
         load(logins={"anonymous_id_pattern": "("})
+
+
+SETTINGS = load(merges={"enabled": True}, logins={"anonymous_id_pattern": "anon-.+"})
+NOW_MS = 1_800_000_000_000
+SINCE_MS_LOGIN_SERVICE = NOW_MS + SETTINGS.merges.delay_ms
+PARTITIONS = 3
+
+# Which anonymous id logs in to which account, and how long after the one before.
+steps = st.lists(
+    st.tuples(st.integers(0, 4), st.integers(0, 5), st.sampled_from([0, 0, 1, 50])), max_size=40
+)
+
+
+def partition_of(user: int) -> int:
+    return user % PARTITIONS
+
+
+def records_of(logins: Sequence[tuple[int, int, int]]) -> list[Record]:
+    """In the order of arrival: what arrives in one millisecond, by partition."""
+    time_ms, arrivals = NOW_MS - 1_000_000, []
+    for anonymous, user, gap_ms in logins:
+        time_ms += gap_ms
+        arrivals.append((time_ms, partition_of(user), anonymous, user))
+    offsets: Counter[int] = Counter()
+    records = []
+    for number, (at_ms, partition, anonymous, user) in enumerate(
+        sorted(arrivals, key=lambda each: each[:2])
+    ):
+        value = event(f"e{number}", f"user-{user}", anonymous_id=f"anon-{anonymous}")
+        records.append(record(partition, offsets[partition], value, at_ms))
+        offsets[partition] += 1
+    return records
+
+
+def event(event_id: str, user_id: str, **fields: Any) -> bytes:
+    required = {"event_id": event_id, "user_id": user_id, "event_type": "view"}
+    # A client may send any time: it does not decide which login is first.
+    return json.dumps(
+        required | {"event_time": NOW_MS - zlib.crc32(event_id.encode()) % 10**9} | fields
+    ).encode()
+
+
+def record(partition: int, offset: int, value: bytes, at_ms: int = NOW_MS) -> Record:
+    return Record("behavior-events", partition, offset, at_ms, None, value, {})
+
+
+def first_logins(records: Sequence[Record]) -> dict[str, str]:
+    """The reference: by anonymous id, the account of the login that arrived first."""
+    first: dict[str, str] = {}
+    for each in records:
+        fields = json.loads(each.value or b"")
+        first.setdefault(fields["anonymous_id"], fields["user_id"])
+    return first
+
+
+def assert_merged_once(kafka: MemoryKafka) -> None:
+    written = [read_record(*each) for each in kafka.merges]
+    assert [len(merges) for _, merges in written] == [1] * len(written)
+    found = {alias: merges[0] for alias, merges in written}
+    assert len(found) == len(written)
+    assert found == {
+        alias: Merge(user, SINCE_MS_LOGIN_SERVICE)
+        for alias, user in first_logins(kafka.records).items()
+    }
+
+
+@given(steps, st.integers(0, 2**32), st.lists(st.integers(0, 4), max_size=4))
+def test_order_cuts_kills_and_replays_do_not_change_the_merges(
+    logins: list[tuple[int, int, int]], seed: int, kills: list[int]
+) -> None:
+    kafka = MemoryKafka(records_of(logins), PARTITIONS, random.Random(seed))
+    for commits in kills:
+        kafka.commits_left = commits
+        with suppress(ProcessKilledError):
+            run_to_end(kafka, opened(kafka, SETTINGS, NOW_MS))
+    kafka.commits_left = None
+    run_to_end(kafka, opened(kafka, SETTINGS, NOW_MS))
+    assert_merged_once(kafka)
+    counts = sum(read_counts(kafka.progress).values(), Counter())
+    assert counts["merged"] == len(first_logins(kafka.records))
+
+    kafka.progress = {}
+    run_to_end(kafka, opened(kafka, SETTINGS, NOW_MS))
+    assert_merged_once(kafka)
+
+
+def kafka_of(*values: bytes, partitions: int = 1) -> MemoryKafka:
+    """Records in one partition."""
+    records = [record(0, offset, value) for offset, value in enumerate(values)]
+    return MemoryKafka(records, partitions, random.Random(1))
+
+
+def login(number: int, user_id: str = "user") -> bytes:
+    return event(f"e{number}", user_id, anonymous_id=f"anon-{number}")
+
+
+def test_account_with_a_thousand_ids_gets_the_first_and_the_rest_is_counted() -> None:
+    """The excess is decided in batches, so one account does not hold up the others."""
+    logins = [login(number) for number in range(1_000)]
+    kafka = kafka_of(*logins, event("e", "other", anonymous_id="anon-of-other"))
+    merger = opened(kafka, SETTINGS, NOW_MS)
+    run_to_end(kafka, merger)
+    ids = SETTINGS.logins.ids_per_person
+    assert merger.counts == {"merged": ids, "too_many_ids": 1_000 - ids + 1}
+    assert kafka.book().ids_of("user", SINCE_MS_LOGIN_SERVICE) == sorted(
+        ["user", *(f"anon-{number}" for number in range(ids - 1))]
+    )
+    assert kafka.book().resolve("anon-of-other", SINCE_MS_LOGIN_SERVICE) == "other"
+
+
+def test_merge_of_an_operator_counts_from_the_next_login_on() -> None:
+    kafka = kafka_of(login(1), login(2))
+    kafka.merges.append((key_of("anon-1"), to_record("anon-1", [Merge("operator", NOW_MS - 5)])))
+    merger = opened(kafka, SETTINGS, NOW_MS)
+    kafka.merges.append(
+        (key_of("anon-2"), to_record("anon-2", [Merge("user", NOW_MS - 9, NOW_MS - 5)]))
+    )
+    run_to_end(kafka, merger)
+    assert merger.counts == {"conflict": 1, "split": 1}
+    assert len(kafka.merges) == 2
+
+
+def test_event_that_is_sent_again_and_again_is_counted_as_repeated() -> None:
+    kafka = kafka_of(*[login(1)] * 500, *[event("e", "anon-1", anonymous_id="anon-1")] * 100)
+    merger = opened(kafka, SETTINGS, NOW_MS)
+    run_to_end(kafka, merger)
+    assert merger.counts == {"merged": 1, "repeated": 499, "before_login": 100}
+
+
+def test_partitions_wait_for_the_slowest_while_many_logins_are_held() -> None:
+    """Logins of partition 1 are held until the old records of partition 0 are read."""
+    old = [record(0, offset, event("e", "u"), NOW_MS - 9_000) for offset in range(60)]
+    new = [record(1, offset, login(offset), NOW_MS + offset) for offset in range(40)]
+    kafka = MemoryKafka([*old, *new], 2, random.Random(2))
+    kafka.arrived = len(kafka.records)
+    run_to_end(kafka, opened(kafka, SETTINGS, NOW_MS, held_logins=3))
+    assert {0} in kafka.paused and kafka.paused[-1] == {0, 1}
+    assert len(kafka.merges) == 40
+
+
+def test_refusals_are_logged_with_one_example_each_and_without_ids(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    taken = [event("e", f"user-{number}", anonymous_id="anon-secret") for number in range(50)]
+    kafka = kafka_of(*taken, *[event("e", "user", anonymous_id="secret")] * 20)
+    merger = opened(kafka, SETTINGS, NOW_MS)
+    run_to_end(kafka, merger)
+    with caplog.at_level(logging.INFO, login_service.__name__):
+        merger.stop()
+        merger.run()
+    warnings = [each.getMessage() for each in caplog.records if each.levelname == "WARNING"]
+    assert [each.partition(", the first")[0] for each in sorted(warnings)] == [
+        "20 logins not merged: bad_pattern",
+        "49 logins not merged: conflict",
+    ]
+    assert "user:" in caplog.text and "offset 1" in caplog.text
+    assert "secret" not in caplog.text and "user-1" not in caplog.text
+
+
+def test_stop_commits_what_was_read_and_ends(caplog: pytest.LogCaptureFixture) -> None:
+    kafka = kafka_of(event("e1", "u"), login(1), event("e2", "u"))
+    merger = opened(kafka, SETTINGS, NOW_MS)
+    timer = threading.Timer(0.2, merger.stop)
+    timer.start()
+    assert merger.run() == {"merged": 1}
+    assert kafka.progress[0].offset == 3
+
+
+def test_counts_go_on_after_a_restart() -> None:
+    kafka = kafka_of(login(1), login(1, "thief"), login(2))
+    kafka.records, later = kafka.records[:2], kafka.records
+    run_to_end(kafka, opened(kafka, SETTINGS, NOW_MS))
+    kafka.records = later
+    merger = opened(kafka, SETTINGS, NOW_MS)
+    run_to_end(kafka, merger)
+    assert merger.counts == {"merged": 1}
+    assert read_counts(kafka.progress) == {0: {"merged": 2, "conflict": 1}}
+
+
+@pytest.mark.parametrize("note", ["", "reset", "[1]", '{"other": 1, "merged": "x"}'])
+def test_offsets_that_another_tool_has_committed_have_no_counts(note: str) -> None:
+    assert read_counts({0: Progress(1, note)}) == {0: Counter()}

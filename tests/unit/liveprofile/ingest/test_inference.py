@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -12,6 +14,13 @@ import pytest
 from liveprofile.errors import InputError
 from liveprofile.ingest.inference import Draft, infer
 from liveprofile.ingest.mapping import read_mapping
+from liveprofile.ingest.numbers import number_of
+from liveprofile.ingest.preview import rejection
+from liveprofile.ingest.sources import read_table
+from liveprofile.ingest.time_formats import FORMATS, check_format, formats_of
+from liveprofile.ingest.translation import MappingTranslator
+from liveprofile.settings import load
+from tests.reference.validation import Rejected, validate
 
 SHOP = """CustomerID;Invoice No;StockCode;Quantity;UnitPrice;InvoiceDate;Country
 17850;536365;85123A;6;2.55;2010-12-01 08:26:00;UK
@@ -132,3 +141,156 @@ def test_file_without_rows_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"user": pa.array([], pa.string())}), tmp_path / "empty.parquet")
     with pytest.raises(InputError, match="no rows to draft a mapping from"):
         infer(tmp_path / "empty.parquet")
+
+
+NOW_MS = 1_700_000_000_000
+LIMITS = load(limits={"payload_chars": 2_000}).limits
+EVENT = {
+    "event_id": "1",
+    "user_id": "42",
+    "event_type": "purchase",
+    "event_time": NOW_MS,
+    "price": 2.5,
+    "quantity": 2,
+}
+CHANGES: list[dict[str, Any]] = [
+    {},
+    *({"event_id": value} for value in (None, "", {}, [], 7, "x" * 256, "x" * 257, "a\tb")),
+    *({"user_id": value} for value in (None, "", ["42"], 7, "x" * 257, "\x01")),
+    *({"event_type": value} for value in (None, "", "odd", "View", "login")),
+    *(
+        {"event_time": value}
+        for value in (
+            None, "", str(NOW_MS), "2023-11-14T22:20:00Z", "2023-11-14 22:13", "yesterday", -5, 5,
+            "1999-12-31T23:59:59Z", "2023-02-30T00:00:00Z", NOW_MS + 600_000, NOW_MS + 600_001,
+        )
+    ),
+    *(
+        {name: value}
+        for name in ("price", "quantity", "amount", "rating")
+        for value in (None, 0, -1, 1e9, 1.1e9, "5", "5.", "-0.5", "1e3", "x", True, {}, "")
+    ),
+    *({"place": {"lat": lat, "lon": 0}} for lat in (90, 91, -91, "x")),
+    *({"place": {"lat": 0, "lon": lon}} for lon in (180, -181)),
+    {"price": 1e6, "quantity": 1e6},
+    {"price": 1e6, "quantity": 1e6, "amount": 3},
+    {"text": "x" * 2_000},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: json.dumps(change)[:60])
+def test_preview_agrees_with_the_reference(change: dict[str, Any]) -> None:
+    payload = json.dumps(EVENT | change).encode()
+    expected = validate(payload, NOW_MS, LIMITS)
+    found = rejection(payload, NOW_MS, LIMITS)
+    assert (found and found[0]) == (expected.reason if isinstance(expected, Rejected) else None)
+    if isinstance(expected, Rejected) and expected.detail:
+        assert found[1] == expected.detail
+
+
+LADEN = """Zeitpunkt;Kundennr;Aktion;Artikel;Betrag
+26.11.2026 13:05:07;K1;Ansicht;A1;
+26.11.2026 13:06:00;K2;Kauf;A2;1.234,50
+26.11.2026 13:07:00;K1;Kauf;A1;9,90
+31.10.2026 13:07:00;K1;Kauf;A1;12.5
+kaputt;K1;Kauf;A1;5
+"""
+MAPPING = """
+format = "csv"
+delimiter = ";"
+decimal = ","
+[time]
+column = "Zeitpunkt"
+format = "%d.%m.%Y %H:%M:%S"
+zone = "Europe/Berlin"
+[fields]
+event_id = "{Kundennr}-{row}"
+user_id = "Kundennr"
+event_type = "Aktion"
+amount = "Betrag"
+[types]
+Ansicht = "view"
+Kauf = "purchase"
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "laden.csv"
+    path.write_text(LADEN, "utf-8")
+    return path
+
+
+def test_local_times_and_decimal_commas_are_converted(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "laden.toml").write_text(MAPPING, "utf-8")
+    mapping = read_mapping(tmp_path / "laden.toml")
+    [batch] = read_table(file, mapping, list(mapping.file_columns()))
+    events = MappingTranslator(mapping, "laden.toml", file).translate(batch)
+    noon_ms = 1_795_694_707_000  # 2026-11-26 12:05:07 UTC
+    assert events.times_ms[0] == noon_ms and events.times_ms[4] is None
+    # What cannot be converted is sent unchanged: the job rejects it with a reason.
+    assert b'"event_time":"kaputt"' in events.values[4]
+    amounts = [json.loads(value)["amount"] for value in events.values[1:4]]
+    assert amounts == [1234.5, 9.9, "12.5"]
+
+
+def test_draft_names_the_format_and_what_a_person_must_decide(file: Path) -> None:
+    text = LADEN.replace("kaputt", "01.11.2026 08:00:00").replace("12.5", "12,5")
+    unknown = {"Zeitpunkt": "Wann", "Kundennr": "Wer", "Aktion": "Was", "Ansicht": "A", "Kauf": "K"}
+    for known, other in unknown.items():
+        text = text.replace(known, other)
+    file.write_text(text, "utf-8")
+    draft = infer(file)
+    assert draft.time == {"column": "Wann", "format": "%d.%m.%Y %H:%M:%S"}
+    assert draft.decimal == "," and draft.sort_by_time
+    assert "set zone" in draft.unsure["time.column"]
+    assert "Wer (2 values in 5 rows)" in draft.unsure["fields.user_id"]
+    assert "Was (A, K)" in draft.unsure["fixed.event_type"]
+    text = draft.to_toml("laden.csv")
+    assert 'decimal = ","' in text and "# [fields] may have: category_id, " in text
+
+
+def test_day_and_month_that_cannot_be_told_apart_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "shop.csv"
+    path.write_text("when,user\n01/02/2026 10:00,a\n03/04/2026 11:00,b\n", "utf-8")
+    draft = infer(path)
+    assert draft.time["format"] == "%d/%m/%Y %H:%M"
+    assert "is the day first?" in draft.unsure["time.column"]
+    path.write_text("when,user\n01/02/2026 10:00,a\n03/24/2026 11:00,b\n", "utf-8")
+    assert infer(path).time["format"] == "%m/%d/%Y %H:%M"
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("9,90", 9.9),
+        ("1.234.567,5", 1_234_567.5),
+        ("-3", -3.0),
+        ("12.50", None),
+        ("1.23,4", None),
+        ("", None),
+        ("1,2,3", None),
+    ],
+)
+def test_number_with_a_decimal_comma(text: str, number: float | None) -> None:
+    assert number_of(text, ",") == number
+
+
+@pytest.mark.parametrize(
+    ("key", "message"),
+    [
+        ('format = "%d.%m.%Y"', "lacks year, month, day, hour or minute"),
+        ('format = "%Q"', "no format such as"),
+        ('format = "%d.%m.%Y %H:%M"\nunit = "ms"', "has no format"),
+    ],
+)
+def test_wrong_format_is_named(tmp_path: Path, key: str, message: str) -> None:
+    path = tmp_path / "m.toml"
+    path.write_text(MAPPING.replace('format = "%d.%m.%Y %H:%M:%S"', key), "utf-8")
+    with pytest.raises(InputError, match=message):
+        read_mapping(path)
+
+
+def test_every_known_format_is_valid_and_found() -> None:
+    assert [check_format(each) for each in FORMATS] == list(FORMATS)
+    assert formats_of(["no time", "at all"], 0.9) == []

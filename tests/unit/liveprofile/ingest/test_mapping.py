@@ -253,12 +253,12 @@ def test_time_as_text_equals_the_same_time_as_a_number(moment):
     )
 
 
+@pytest.mark.slow
 @given(
     st.lists(st.one_of(st.none(), st.integers(-5, 60)), max_size=60),
     st.integers(1, 9),
-    st.integers(1, 20),
 )
-def test_sort_on_disk_orders_rows_by_time_without_losing_rows(times, batch_rows, run_rows):
+def test_sort_on_disk_orders_rows_by_time_without_losing_rows(times, batch_rows):
     batches = [
         pa.record_batch(
             {
@@ -268,7 +268,7 @@ def test_sort_on_disk_orders_rows_by_time_without_losing_rows(times, batch_rows,
         )
         for start in range(0, len(times), batch_rows)
     ]
-    merged = sort_by_time(batches, lambda batch: batch["t"], run_rows)
+    merged = sort_by_time(batches, lambda batch: batch["t"])
     rows = [row for batch in merged for row in batch["__row"].to_pylist()]
     keys = [(times[row] is not None, times[row]) for row in rows]
     assert sorted(rows) == list(range(len(times)))

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liveprofile.errors import InputError
+from liveprofile.errors import InputError, ServiceError
+from liveprofile.ingest.heartbeat import send_heartbeats
+from liveprofile.ingest.rejected import (
+    RejectedRecord,
+    correct,
+    parse_id,
+    parse_record,
+    read_corrections,
+)
 from liveprofile.ingest.replay import Pace, closing_time_ms, replay
 from liveprofile.ingest.translation import EventRecords
+from liveprofile.kafka.records import Record
 from liveprofile.settings import Settings, WindowSettings
 from tests.reference.windows import window_end_ms
 
@@ -62,3 +74,156 @@ def test_closing_heartbeat_moves_the_watermark_past_the_last_staggered_window(la
 def test_invalid_pace_is_rejected_before_the_file_is_read(options, message):
     with pytest.raises(InputError, match=message):
         replay("nowhere.csv", None, Settings(), **options)
+
+
+EVERY_S = 0.01
+
+
+class Topic:
+    """Opens producers that send to `partitions`; the calls with a number in `failing` fail."""
+
+    def __init__(self, partitions: int = 1, failing: tuple[int, ...] = ()):
+        self.partitions, self.failing = partitions, failing
+        self.calls = self.opened = 0
+        self.sent_ms: list[list[int]] = []
+
+    def open(self) -> Topic:
+        self.opened += 1
+        return self
+
+    def find_partitions(self) -> None:
+        self.found = self.partitions
+
+    def send_heartbeats(self, time_ms: int) -> None:
+        self.calls += 1
+        if self.calls in self.failing:
+            raise ServiceError("broker is away")
+        self.sent_ms.append([time_ms] * self.found)
+        self.partitions += 1
+
+    def flush(self) -> None:
+        pass
+
+
+def run(topic: Topic, count: int) -> list[str]:
+    errors: list[str] = []
+    send_heartbeats(topic.open, EVERY_S, count, lambda error: errors.append(str(error)))
+    return errors
+
+
+def test_heartbeats_go_to_partitions_that_are_added_later() -> None:
+    topic, started_s = Topic(partitions=2), time.monotonic()
+    assert run(topic, 3) == []
+    assert [len(times) for times in topic.sent_ms] == [2, 3, 4]
+    assert time.monotonic() - started_s >= 2 * EVERY_S
+    assert abs(topic.sent_ms[-1][0] - time.time() * 1_000) < 5_000
+
+
+def test_outage_does_not_end_the_service() -> None:
+    topic = Topic(failing=(2, 3))
+    assert run(topic, 2) == ["broker is away"] * 2
+    assert (len(topic.sent_ms), topic.opened) == (2, 3)
+
+
+def test_first_heartbeat_that_fails_is_an_error() -> None:
+    with pytest.raises(ServiceError, match="broker is away"):
+        run(Topic(failing=(1,)), 1)
+
+
+PAYLOAD = b'{"event_id":"e1","user_id":42,"event_type":"view","price":"x"}'
+HEADERS = {
+    "reason": b"BAD_NUMBER",
+    "detail": b"price",
+    "topic": b"behavior-events",
+    "partition": b"3",
+    "offset": b"99",
+}
+REJECTED = RejectedRecord(
+    "0:17", 1_000, "BAD_NUMBER", "price", "behavior-events", 3, 99, False, PAYLOAD
+)
+
+
+def record(headers: dict[str, bytes], value: bytes | None = PAYLOAD) -> Record:
+    return Record("behavior-events-rejected", 0, 17, 1_000, None, value, headers)
+
+
+def corrected(**changes: object) -> bytes:
+    return json.dumps(json.loads(PAYLOAD) | {"price": 9.5} | changes).encode()
+
+
+def test_record_has_its_reason_and_its_original_position() -> None:
+    assert parse_record(record(HEADERS)) == REJECTED
+    truncated = parse_record(record(HEADERS | {"truncated": b"true"}, b"\xff"))
+    assert truncated.truncated and truncated.as_dict()["payload"] == "\ufffd"
+    with pytest.raises(InputError, match="no rejected record: it has the headers reason"):
+        parse_record(record({"reason": b"BAD_NUMBER"}))
+
+
+def test_correction_is_keyed_by_user_and_names_the_original_record() -> None:
+    sent = correct(REJECTED, corrected())
+    assert (sent.topic, sent.key, sent.value) == ("behavior-events", b"42", corrected())
+    assert sent.headers == {
+        "resent_topic": "behavior-events",
+        "resent_partition": "3",
+        "resent_offset": "99",
+        "resent_reason": "BAD_NUMBER",
+    }
+
+
+@pytest.mark.parametrize(
+    ("payload", "message"),
+    [
+        (PAYLOAD, "unchanged, so it is BAD_NUMBER again"),
+        (b"{", "not JSON"),
+        (b"[1]", "a JSON object with user_id"),
+        (corrected(user_id=""), "a JSON object with user_id"),
+        (corrected(user_id=True), "a JSON object with user_id"),
+    ],
+)
+def test_correction_that_would_be_rejected_again_is_refused(payload: bytes, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        correct(REJECTED, payload)
+
+
+def test_event_of_the_future_may_be_sent_unchanged() -> None:
+    assert correct(REJECTED._replace(reason="FUTURE_TIME"), PAYLOAD).value == PAYLOAD
+
+
+@pytest.mark.parametrize(
+    ("reason", "detail"),
+    [("TOO_MANY", "events"), ("SCORING_FAILED", ""), ("UNREADABLE", ""), ("NOT_JSON", "parser")],
+)
+def test_event_id_that_the_job_has_taken_is_refused(reason: str, detail: str) -> None:
+    claimed = REJECTED._replace(reason=reason, detail=detail)
+    with pytest.raises(InputError, match="has taken its event_id"):
+        correct(claimed, corrected())
+    assert correct(claimed, corrected(event_id="e2")).key == b"42"
+
+
+def test_corrections_are_lines_or_an_array_with_objects_or_texts() -> None:
+    rows = [{"id": "0:1", "payload": {"a": 1}, "reason": "x"}, {"id": "2:3", "payload": '{"a":2}'}]
+    expected = {"0:1": b'{"a":1}', "2:3": b'{"a":2}'}
+    assert read_corrections("\n".join(map(json.dumps, rows)) + "\n", "f") == expected
+    assert read_corrections(json.dumps(rows), "f") == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "f: not JSON"),
+        ('{"payload": {}}', "f row 1: must be an object with id and payload"),
+        ('{"id": "0:1"}', "f row 1: must be an object with id and payload"),
+        ('{"id": "x", "payload": {}}', "'x' is no id of a rejected record"),
+        ('{"id": "0:1", "payload": {}}\n{"id": "0:1", "payload": {}}', "row 2: 0:1 occurs twice"),
+    ],
+)
+def test_wrong_file_of_corrections_is_refused(text: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read_corrections(text, "f")
+
+
+def test_id_is_partition_and_offset() -> None:
+    assert parse_id("3:99") == (3, 99)
+    for wrong in ("", "3", "3:", "a:1", "-1:2", "1:2:3"):
+        with pytest.raises(InputError, match="is no id of a rejected record"):
+            parse_id(wrong)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
+from liveprofile.errors import ServiceError
 from liveprofile.kafka import offsets
+from liveprofile.kafka.topics import NoTopicError, partitions
+from liveprofile.settings import KafkaSettings
 
 COMMITTED = [TopicPartition("events", 0, 7)]
 
@@ -32,3 +37,30 @@ def test_other_error_is_raised_at_once():
     with pytest.raises(KafkaException):
         offsets._fetch_committed(consumer, COMMITTED, timeout_s=15.0)
     assert consumer.codes == [KafkaError.NOT_COORDINATOR]
+
+
+class FakeClient:
+    """Answers with one topic."""
+
+    def __init__(self, error: KafkaError | None, *numbers: int):
+        self._topic = SimpleNamespace(error=error, partitions=dict.fromkeys(numbers))
+
+    def list_topics(self, topic: str, timeout: float) -> SimpleNamespace:
+        return SimpleNamespace(topics={topic: self._topic})
+
+
+def test_partitions_are_ascending() -> None:
+    assert partitions(FakeClient(None, 2, 0, 1), KafkaSettings(), "events") == [0, 1, 2]
+
+
+def test_unknown_topic_is_missing() -> None:
+    unknown = FakeClient(KafkaError(KafkaError.UNKNOWN_TOPIC_OR_PART))
+    with pytest.raises(NoTopicError, match="has no topic events"):
+        partitions(unknown, KafkaSettings(), "events")
+
+
+def test_topic_without_permission_is_an_error_of_its_own() -> None:
+    denied = FakeClient(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    with pytest.raises(ServiceError, match=r"topic events: .*authorization failed") as raised:
+        partitions(denied, KafkaSettings(), "events")
+    assert not isinstance(raised.value, NoTopicError)

@@ -10,14 +10,23 @@ import numpy as np
 import orjson
 import pytest
 
+from liveprofile.errors import InputError
+from liveprofile.privacy.erase import KEPT, LISTS_OF_KEYS, Erasure
+from liveprofile.privacy.erase_users import ErasedTables
+from liveprofile.privacy.erasure_log import Deletion, is_done
+from liveprofile.privacy.erasure_proof import proof_line, user_digest, verify_line
 from liveprofile.privacy.erasure_records import ErasureError, read_record, to_record
+from liveprofile.privacy.erasure_status import BY_HAND, PlaceStatus, place_statuses
 from liveprofile.privacy.erasures import (
     ErasureBook,
     HashedErasureBook,
     first_window_ms,
     later_flags,
 )
+from liveprofile.privacy.places import TABLES, TOPICS
 from liveprofile.rules.flags import FlagHistory, RowPosition
+from liveprofile.settings import load
+from liveprofile.units import DAY_MS
 from liveprofile.wire.entity_lists import hash_code
 from liveprofile.wire.user_records import key_of
 from tests.support.paths import ROOT
@@ -109,3 +118,93 @@ def test_flags_of_later_rows_stay() -> None:
     assert later_flags(history, 40) == history
     assert later_flags(history, 50) == history._replace(last_raised_ms=None)
     assert later_flags(history, 51) == FlagHistory(None, False, None, 90, False)
+
+
+KEY = "k" * 32
+DONE = Erasure({"user_profile": 1, "risk_flag": 3}, {})
+
+
+def test_tables_that_list_keys_of_others_come_last() -> None:
+    tables = ErasedTables.of()
+    order = [*tables.own, *tables.whole, *tables.lists]
+    assert set(order) == TABLES.keys() - KEPT.keys() and len(order) == len(set(order))
+    assert tuple(order[-len(LISTS_OF_KEYS) :]) == LISTS_OF_KEYS
+    for table, listed_in in (
+        ("risk_score_by_hour", "risk_score_hours"),
+        ("risk_flag_by_day", "risk_flag"),
+        ("flag_state", "risk_case"),
+        ("alert_handled", "risk_case"),
+        ("segment_member", "user_segment"),
+        ("segment_member", "segment_change"),
+    ):
+        assert order.index(table) < order.index(listed_in)
+
+
+def test_a_proof_names_no_user_and_verifies() -> None:
+    line = proof_line(KEY, "customer-42", "liveprofile", 1_767_605_700_000, DONE)
+    assert b"customer-42" not in line
+    fields = verify_line(KEY, line)
+    assert fields["user"] == user_digest(KEY, "customer-42") != user_digest(KEY, "customer-43")
+    assert fields["rows"] == DONE.rows and fields["erased_at"] == "2026-01-05T09:35:00.000+00:00"
+
+
+def test_a_changed_proof_or_another_key_is_refused() -> None:
+    line = proof_line(KEY, "customer-42", "liveprofile", 1_767_605_700_000, DONE)
+    changed = orjson.loads(line)
+    changed["rows"]["risk_flag"] = 4
+    for key, text in ((KEY, orjson.dumps(changed)), ("x" * 32, line)):
+        with pytest.raises(InputError, match="the signature is wrong"):
+            verify_line(key, text)
+    for text in (b"", b"[]", b"{}"):
+        with pytest.raises(InputError, match="no line of a proof"):
+            verify_line(KEY, text)
+
+
+BEFORE_MS = 1_767_605_700_000
+
+
+def statuses(
+    deletion: Deletion | None = None, after_days: float = 0, **topics: int
+) -> dict[str, PlaceStatus]:
+    settings = load(topics=topics)
+    now_ms = BEFORE_MS + round(after_days * DAY_MS)
+    return {each.place: each for each in place_statuses(BEFORE_MS, deletion, settings, now_ms)}
+
+
+def test_every_topic_with_users_has_a_status() -> None:
+    found = statuses()
+    settings = load()
+    names = {f"topic {getattr(settings.topics, setting)}" for setting in TOPICS}
+    assert {name for name in found if name.startswith("topic ")} == names
+    assert set(BY_HAND) <= found.keys()
+    assert not any(each.done for each in found.values())
+
+
+@pytest.mark.parametrize(("after_days", "done"), [(13.9, False), (14.1, True)])
+def test_a_topic_is_clear_after_its_retention_and_a_segment(after_days: float, done: bool) -> None:
+    topic = statuses(after_days=after_days)["topic behavior-events"]
+    assert topic.clear_ms == BEFORE_MS + 14 * DAY_MS and topic.done is done
+
+
+def test_a_topic_without_a_limit_is_never_clear() -> None:
+    topic = statuses(after_days=10_000, retention_ms=-1)["topic risk-alerts"]
+    assert topic.clear_ms is None and not topic.done
+
+
+def test_state_is_clear_after_its_time_to_live() -> None:
+    found = statuses(after_days=136)
+    assert found["state: open windows"].done
+    assert found["state: histories, memory, lists, sums"].clear_ms == BEFORE_MS + 135 * DAY_MS
+    assert found["state: histories, memory, lists, sums"].done
+
+
+def test_tables_are_clear_when_the_rows_of_this_erasure_are_deleted() -> None:
+    deleted = Deletion(BEFORE_MS, BEFORE_MS + 5, {})
+    assert is_done(deleted, BEFORE_MS) and not is_done(deleted, BEFORE_MS + 1)
+    assert not is_done(None, BEFORE_MS)
+    left = deleted._replace(remaining={"risk_score_hours": 1})
+    assert not is_done(left, BEFORE_MS)
+    assert statuses(deleted)["tables"].clear_ms == BEFORE_MS + 5
+    assert "risk_score_hours 1" in statuses(left)["tables"].note
+    older = deleted._replace(before_ms=BEFORE_MS - 1)
+    assert not statuses(older)["tables"].done

@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import ast
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from cli.main import app
 from liveprofile.errors import InputError
+from liveprofile.privacy.retention import (
+    STATES,
+    Kept,
+    retention,
+    unlimited,
+)
 from liveprofile.privacy.trained_users import (
     FILE,
     TrainedUsers,
@@ -17,7 +31,12 @@ from liveprofile.privacy.trained_users import (
     user_key,
     write,
 )
+from liveprofile.privacy.training_files import erase_rows
 from liveprofile.resources import ROOT
+from liveprofile.settings import Settings, load
+from liveprofile.settings.sections import MAX_TTL_S
+from liveprofile.storage.schema import table_columns
+from liveprofile.units import DAY_MS, HOUR_MS
 
 WEIGHTS = "model.safetensors"
 USERS = [f"user-{number}" for number in range(2_000)]
@@ -115,3 +134,180 @@ def test_shipped_models_know_that_no_user_of_a_shop_trained_them() -> None:
     found = list(find_checkpoints(ROOT / "models" / "checkpoints", ["c"]))
     assert found
     assert all(each.is_clean for each in found)
+
+
+def write_rows(file: Path, *users: str, group: int = 2) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    table = pa.table({"user_id": list(users), "number": list(range(len(users)))})
+    pq.write_table(table, file, row_group_size=group)
+
+
+def test_rows_of_erased_users_leave_and_others_stay(tmp_path: Path) -> None:
+    mixed = tmp_path / "month=2026-01" / "a.parquet"
+    others, only = tmp_path / "month=2026-02" / "b.parquet", tmp_path / "c.parquet"
+    write_rows(mixed, "gone", "kept", "gone", "also", "kept")
+    write_rows(others, "kept", "also")
+    write_rows(only, "gone", "gone")
+    untouched = others.read_bytes()
+    found = {each.file: (each.kept, each.erased) for each in erase_rows(tmp_path, {"gone", "x"})}
+    assert found == {mixed: (3, 2), others: (2, 0), only: (0, 2)}
+    assert pq.read_table(mixed).select(["user_id", "number"]).to_pylist() == [
+        {"user_id": "kept", "number": 1},
+        {"user_id": "also", "number": 3},
+        {"user_id": "kept", "number": 4},
+    ]
+    assert others.read_bytes() == untouched and not only.exists()
+    assert [each.erased for each in erase_rows(tmp_path, {"gone"})] == [0, 0]
+    assert ds.dataset(tmp_path).count_rows() == 5
+
+
+def test_a_killed_run_is_repeated(tmp_path: Path) -> None:
+    file = tmp_path / "a.parquet"
+    write_rows(file, "gone", "kept")
+    (tmp_path / "a.parquet.without-erased").write_bytes(b"half")
+    [found] = erase_rows(tmp_path, {"gone"})
+    assert (found.kept, found.erased) == (1, 1)
+    assert [each.name for each in tmp_path.iterdir()] == ["a.parquet"]
+
+
+def test_other_folders_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no folder"):
+        list(erase_rows(tmp_path / "none", {"gone"}))
+    with pytest.raises(InputError, match="no Parquet files"):
+        list(erase_rows(tmp_path, {"gone"}))
+    (tmp_path / "a.parquet").write_bytes(b"odd")
+    with pytest.raises(InputError, match=r"a\.parquet"):
+        list(erase_rows(tmp_path, {"gone"}))
+    pq.write_table(pa.table({"item": ["x"]}), tmp_path / "a.parquet")
+    with pytest.raises(InputError, match="no column user_id"):
+        list(erase_rows(tmp_path, {"gone"}))
+
+
+PACKAGES = (
+    "liveprofile", "udfs", "offline", "models", "serve", "console", "monitoring", "stack", "cli",
+)  # fmt: skip
+# Nodes of the plan that keep state for each key. Sources and sinks keep offsets, a local aggregate
+# nothing at a checkpoint.
+KEYED = tuple(
+    f"stream-exec-{name}_"
+    for name in (
+        "deduplicate",
+        "over-aggregate",
+        "global-window-aggregate",
+        "interval-join",
+        "window-join",
+    )
+)
+# Statements without a TTL, by a part of their text. Not about users; they never grow.
+WITHOUT_TTL = {"drift_state (scope, start) VALUES ('{_START}', ?)": "when drift was first watched"}
+
+
+def kept(settings: Settings) -> dict[str, Kept]:
+    return {each.place: each for each in retention(settings)}
+
+
+def test_every_table_has_a_limit_under_a_setting_that_exists() -> None:
+    found = kept(load())
+    assert table_columns().keys() == {each.place for each in found.values() if each.kind == "table"}
+    assert all(
+        0 < (each.limit_ms or 0) <= MAX_TTL_S * 1_000
+        for each in found.values()
+        if each.kind == "table"
+    )
+
+
+def test_only_topics_without_users_have_no_limit() -> None:
+    assert unlimited(load()) == []
+    endless = {each.place for each in retention(load()) if each.limit_ms is None}
+    assert endless == {"risk-rules", "segment-definitions", "user-models"}
+    forever = load(topics={"retention_ms": -1, "feedback_retention_ms": -1})
+    names = {each.place for each in unlimited(forever)}
+    assert {"behavior-events", "behavior-events-late", "risk-feedback"} <= names
+
+
+def test_limits_follow_the_settings() -> None:
+    found = kept(
+        load(
+            cassandra={"profile_ttl_s": 86_400, "attribute_keep_s": 86_400},
+            scoring={"score_ttl_s": 3_600},
+            state={"user_ttl_ms": 2 * DAY_MS},
+            topics={"retention_ms": 5_000},
+        )
+    )
+    expected = {
+        "user_profile": DAY_MS,
+        "user_segment": 2 * DAY_MS,
+        "risk_score_hours": 2 * HOUR_MS,
+        "user_attribute": 3_661 * DAY_MS,
+        "risk_snooze": 365 * DAY_MS,
+        "behavior-events": 5_000,
+        "memories": 3 * DAY_MS,
+        "counted": load().window.count_ttl_ms,
+    }
+    assert {place: found[place].limit_ms for place in expected} == expected
+
+
+def test_every_state_of_the_job_has_a_limit() -> None:
+    """tests/pipeline compares plan_nodes.json with the job's plan."""
+    plan = json.loads((ROOT / "tests" / "pipeline" / "plan_nodes.json").read_text("utf-8"))
+    assert len([node for node in plan if node["type"].startswith(KEYED)]) == len(STATES)
+    limits = [each.limit_ms for each in retention(load()) if each.kind == "state"]
+    assert len(limits) == len(STATES) and all(limit and limit > 0 for limit in limits)
+
+
+def test_every_write_of_a_row_has_a_ttl() -> None:
+    found = list(statements())
+    assert len(found) >= 8 and sum("UPDATE" in text for _, text in found) >= 5
+    endless = [
+        (place, text)
+        for place, text in found
+        if "TTL" not in text and not any(part in text for part in WITHOUT_TTL)
+    ]
+    assert endless == []
+    used = [part for part in WITHOUT_TTL if any(part in text for _, text in found)]
+    assert used == list(WITHOUT_TTL)
+
+
+def statements() -> Iterator[tuple[str, str]]:
+    """Each CQL text that writes a row, with its file and line; expressions stand in braces."""
+    for package in PACKAGES:
+        for file in sorted((ROOT / package).rglob("*.py")):
+            source = file.read_text("utf-8")
+            if "INSERT INTO" not in source and "UPDATE" not in source:
+                continue
+            for node, text in texts(ast.parse(source)):
+                if re.search(r"\bINSERT INTO\s|\bUPDATE\s+\S+\s+(USING|SET)\b", text):
+                    yield f"{relative(file)}:{node.lineno}", text
+
+
+def texts(tree: ast.AST) -> Iterator[tuple[ast.expr, str]]:
+    parts: set[ast.expr] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            parts.update(node.values)
+            yield node, "".join(map(part_text, node.values))
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in parts:
+            yield node, node.value
+
+
+def part_text(part: ast.expr) -> str:
+    if isinstance(part, ast.FormattedValue):
+        return f"{{{ast.unparse(part.value)}}}"
+    return str(part.value) if isinstance(part, ast.Constant) else ""
+
+
+def relative(file: Path) -> str:
+    return file.relative_to(ROOT).as_posix()
+
+
+def test_places_command_prints_each_and_fails_without_a_limit(tmp_path: Path) -> None:
+    file = tmp_path / "liveprofile.toml"
+    file.write_text("")
+    done = CliRunner().invoke(app, ["privacy", "data-inventory", "--json", "--config", str(file)])
+    assert done.exit_code == 0, done.output
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [row["place"] for row in rows] == [each.place for each in retention(load())]
+    file.write_text("[topics]\nretention_ms = -1\n")
+    done = CliRunner().invoke(app, ["privacy", "data-inventory", "--config", str(file)])
+    assert done.exit_code == 1 and "behavior-events (topics.retention_ms)" in done.stderr
+    assert "no limit" in done.stdout

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from liveprofile.proportions import wilson_interval
+from liveprofile.storage.queries import WindowChange
+from liveprofile.trends import distinct_users
 from liveprofile.trends.expectation import MIN_WEEKS, expected_range
-from liveprofile.trends.points import StoredCount, points
+from liveprofile.trends.forecast import (
+    FIRST_DAYS,
+    METHODS,
+    NAIVE,
+    SCORED_DAYS,
+    backtest,
+    forecast_next_day,
+)
+from liveprofile.trends.funnel import STEPS, funnel, steps_reached
+from liveprofile.trends.points import StoredCount, hours_by_day, points
+from liveprofile.trends.recent_events import RecentEvents
+from liveprofile.trends.retention import WEEK_MS, retention, week_start_ms
+from liveprofile.trends.user_windows import UserWindow, user_windows
 from liveprofile.units import DAY_MS, HOUR_MS
 
 WEEK = 168
@@ -108,3 +128,266 @@ def test_days_have_a_season_of_a_week() -> None:
 
 def test_series_without_counts_has_no_points() -> None:
     assert points([], "hour", "events", 0, START_MS) == []
+
+
+START_MS_FORECAST = 1_699_833_600_000  # midnight
+FIRST = FIRST_DAYS + SCORED_DAYS
+
+
+def seasonal_of_forecast(days: int, mean: float, seed: int = 0) -> np.ndarray:
+    hour = np.arange(24)
+    by_hour = np.where((hour >= 7) & (hour < 22), 1 + np.sin(np.pi * (hour - 7) / 15), 0)
+    by_weekday = np.array([1, 1, 1.2, 1, 1.4, 0, 0.6])
+    level = mean * by_weekday[np.arange(days) % 7][:, None] * by_hour
+    return np.random.default_rng(seed).poisson(level).astype(float)
+
+
+def test_forecast_of_a_day_does_not_read_it_or_later_ones() -> None:
+    values = seasonal_of_forecast(120, 20)
+    changed = values.copy()
+    changed[100:] = 1_000
+    before, after = backtest(values), backtest(changed)
+    for one, other in zip(before, after, strict=True):
+        assert np.array_equal(one[:101], other[:101], equal_nan=True)
+
+
+@pytest.mark.parametrize("mean", [5, 200])
+def test_smoothing_beats_naive_on_seasonal_counts_and_covers_80_percent(mean: float) -> None:
+    values = seasonal_of_forecast(400, mean)
+    result = backtest(values)
+    forecast, actual = result.forecast[FIRST:], values[FIRST:]
+    naive = np.abs(values[FIRST - 7 : -7] - actual).mean()
+    assert np.abs(forecast - actual).mean() < 0.85 * naive
+    busy = forecast > 0.5
+    inside = (actual >= result.low[FIRST:]) & (actual <= result.high[FIRST:])
+    assert 0.76 < inside[busy].mean() < 0.9  # whole numbers cover more
+    total = actual.sum(axis=1)
+    assert (
+        0.74
+        < np.mean((total >= result.total_low[FIRST:]) & (total <= result.total_high[FIRST:]))
+        < 0.88
+    )
+
+
+def test_naive_is_used_where_it_is_better() -> None:
+    # Each week the shop sells at other hours, but what it sold a week ago it sells again.
+    values = np.zeros((140, 24))
+    for week in range(20):
+        values[7 * week : 7 * week + 7] = 50 * (np.arange(24) // 2 == week // 2 % 12)
+    assert (backtest(values).method[FIRST:] == NAIVE).all()
+    found = forecast_next_day(values)
+    assert found.method == METHODS[NAIVE] == "seasonal naive"
+    assert found.mae == found.naive_mae
+
+
+def test_next_day_continues_the_backtest() -> None:
+    values = seasonal_of_forecast(121, 20)
+    result, found = backtest(values), forecast_next_day(values[:120])
+    assert np.array_equal(found.hours, result.forecast[120])
+    assert np.array_equal(found.high, result.high[120])
+    assert (found.low <= found.hours).all() and (found.hours <= found.high).all()
+    assert found.total_low < found.total < found.total_high
+    assert found.mae < found.naive_mae
+
+
+def test_too_few_days_give_no_forecast() -> None:
+    assert forecast_next_day(seasonal_of_forecast(FIRST - 1, 20)) is None
+    assert forecast_next_day(np.zeros((0, 24))) is None
+    assert forecast_next_day(seasonal_of_forecast(FIRST, 20)) is not None
+
+
+def test_shop_without_events_is_forecast_as_nothing() -> None:
+    found = forecast_next_day(np.zeros((100, 24)))
+    assert found.total == found.total_high == 0
+
+
+def test_hours_begin_on_the_first_whole_day_and_end_with_the_last_complete_one() -> None:
+    counts = [
+        StoredCount(START_MS_FORECAST + hour * HOUR_MS, hour, 0, 0) for hour in (5, 24, 26, 48, 75)
+    ]
+    values, next_ms = hours_by_day(counts, "events", START_MS_FORECAST + 3 * DAY_MS + 5 * HOUR_MS)
+    assert next_ms == START_MS_FORECAST + 3 * DAY_MS
+    assert values.shape == (2, 24)
+    assert (values[0, 0], values[0, 2], values[1, 0], values.sum()) == (24, 26, 48, 98)
+
+
+EXACT = distinct_users.EXACT_USERS
+
+
+def hashes(first: int, end: int) -> list[int]:
+    return [distinct_users.user_hash(f"user-{number}") for number in range(first, end)]
+
+
+@pytest.mark.parametrize("users", [0, 1, EXACT - 1, EXACT])
+def test_count_is_exact_up_to_the_limit(users: int) -> None:
+    kept = distinct_users.smallest(hashes(0, users) * 2, EXACT)
+    assert distinct_users.count(kept, EXACT) == users
+    kept = distinct_users.from_bytes(distinct_users.to_bytes(kept))
+    assert distinct_users.count(kept, EXACT) == users
+
+
+@pytest.mark.parametrize(("exact", "error"), [(EXACT, 0.044), (4_096, 0.016)])
+def test_estimate_beyond_the_limit_has_the_published_error(exact: int, error: float) -> None:
+    rng = np.random.default_rng(3)
+    estimates = [
+        distinct_users.count(
+            distinct_users.smallest(rng.integers(0, 2**64, 20_000, np.uint64), exact), exact
+        )
+        for _ in range(60)
+    ]
+    assert abs(np.mean(estimates) / 20_000 - 1) < 3 * error / 60**0.5
+    assert 0.7 * error < np.std(estimates) / 20_000 < 1.3 * error
+
+
+def test_union_is_the_same_as_counting_all_at_once() -> None:
+    one, other, both = (
+        distinct_users.smallest(hashes(*span), EXACT)
+        for span in ((0, 3_000), (2_000, 5_000), (0, 5_000))
+    )
+    assert np.array_equal(distinct_users.union(one, other, EXACT), both)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 30)), max_size=200),
+    st.integers(1, 20),
+    st.integers(1, 10),
+)
+def test_event_is_first_unless_seen_within_the_time(steps, ttl_ms: int, batch: int) -> None:
+    recent, last, now_ms, records = RecentEvents(ttl_ms), {}, 0, []
+    for key, gap_ms in steps:
+        now_ms += gap_ms
+        expected = key not in last or now_ms - last[key] > ttl_ms
+        last[key] = now_ms
+        records.append((key, now_ms, expected))
+    actual = []
+    for start in range(0, len(records), batch):
+        keys, times_ms, _ = zip(*records[start : start + batch], strict=True)
+        actual += recent.add(np.array(keys, np.uint64), np.array(times_ms)).tolist()
+    assert actual == [expected for _, _, expected in records]
+    assert len(recent) <= 6 * 8
+
+
+MONDAY_MS = 1_699_833_600_000  # 2023-11-13
+
+
+def window(
+    hour: int, *types: str, categories: tuple[str, ...] = (), first: bool = False
+) -> UserWindow:
+    return UserWindow(MONDAY_MS + hour * HOUR_MS, dict.fromkeys(types, 1), categories, first)
+
+
+def reached(*windows: UserWindow, within_ms: int = DAY_MS) -> int:
+    return steps_reached(windows, STEPS, within_ms, MONDAY_MS, MONDAY_MS + 10 * DAY_MS)
+
+
+@pytest.mark.parametrize(
+    ("windows", "count"),
+    [
+        ([], 0),
+        ([window(0, "cart", "purchase")], 0),
+        ([window(0, "view")], 1),
+        ([window(0, "view"), window(1, "cart")], 2),
+        ([window(0, "view"), window(1, "purchase")], 1),
+        ([window(0, "view", "cart", "purchase")], 3),
+        ([window(0, "cart"), window(1, "view"), window(2, "purchase")], 1),
+        ([window(0, "view"), window(1, "cart"), window(24, "purchase")], 3),
+        ([window(0, "view"), window(1, "cart"), window(25, "purchase")], 2),
+        ([window(0, "view"), window(20, "view", "cart"), window(40, "purchase")], 3),
+        ([window(-1, "view"), window(1, "cart")], 0),
+        ([window(240, "view")], 0),
+    ],
+)
+def test_steps_count_in_order_and_within_the_time(windows: list[UserWindow], count: int) -> None:
+    assert reached(*windows) == count
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 60), st.sets(st.sampled_from(STEPS), min_size=1)), max_size=9)
+)
+def test_steps_reached_equals_trying_all_sequences(steps) -> None:
+    windows = [window(hour, *types) for hour, types in sorted(steps, key=lambda step: step[0])]
+
+    def tries(count: int) -> bool:
+        for chosen in itertools.product(windows, repeat=count):
+            times = [each.start_ms for each in chosen]
+            ordered = times == sorted(times) and times[-1] - times[0] <= DAY_MS
+            if ordered and all(each.counts.get(s) for each, s in zip(chosen, STEPS, strict=False)):
+                return True
+        return False
+
+    assert reached(*windows) == max((n for n in (1, 2, 3) if tries(n)), default=0)
+
+
+def of(groups: dict, name: str) -> list[int]:
+    return [step.users for step in groups[name]]
+
+
+USERS: Sequence[tuple[str, list[UserWindow]]] = [
+    ("a", [window(0, "view", categories=("books",)), window(1, "cart", categories=("toys",)),
+           window(2, "purchase", categories=("books", "toys"))]),
+    ("b", [window(0, "view", categories=("books",)), window(3, "cart", categories=("books",))]),
+    ("c", [window(5, "cart", categories=("toys",))]),
+]  # fmt: skip
+
+
+def test_funnel_by_segment_counts_a_user_in_each_segment() -> None:
+    segments = {"a": ["segment loyal", "segment new"], "b": ["segment new"], "c": ["segment new"]}
+    until_ms = MONDAY_MS + DAY_MS
+    groups = funnel(USERS, STEPS, DAY_MS, MONDAY_MS, until_ms, segments.__getitem__)
+    assert of(groups, "all") == of(groups, "segment new") == [2, 2, 1]
+    assert of(groups, "segment loyal") == [1, 1, 1]
+    assert list(groups) == ["all", "segment new", "segment loyal"]
+    assert groups["all"][2].share == 0.5
+
+
+def test_funnel_by_category_needs_all_steps_in_the_category() -> None:
+    groups = funnel(USERS, STEPS, DAY_MS, MONDAY_MS, MONDAY_MS + DAY_MS)
+    assert of(groups, "category books") == [2, 1, 0]
+    assert "category toys" not in groups  # nobody viewed it
+
+
+def test_interval_of_a_share_is_wilsons() -> None:
+    # Newcombe 1998, table I: 81 of 263 and 0 of 20.
+    assert wilson_interval(81, 263) == pytest.approx((0.3080, 0.2553, 0.3662), abs=5e-5)
+    assert wilson_interval(0, 20) == pytest.approx((0.0, 0.0, 0.1611), abs=5e-5)
+    assert wilson_interval(0, 0) == (None, None, None)
+
+
+def test_retention_counts_active_users_of_complete_weeks() -> None:
+    users = [
+        ("a", [window(1, "view", first=True), window(2 * 168 + 3, "purchase")]),
+        ("b", [window(100, "purchase", first=True), window(168, "view")]),
+        ("c", [window(169, "view", first=True), window(170, "view")]),
+        ("older", [window(5, "view")]),
+        ("new", [window(3 * 168 + 1, "view", first=True)]),
+    ]
+    until_ms = MONDAY_MS + 3 * WEEK_MS + DAY_MS
+    assert retention(users, None, until_ms) == [
+        (MONDAY_MS, 2, [2, 1, 1]),
+        (MONDAY_MS + WEEK_MS, 1, [1, 0]),
+    ]
+    assert retention(users, "purchase", until_ms)[0].active == [1, 0, 1]
+
+
+def test_weeks_begin_on_monday() -> None:
+    assert week_start_ms(MONDAY_MS) == week_start_ms(MONDAY_MS + WEEK_MS - 1) == MONDAY_MS
+    assert week_start_ms(MONDAY_MS - 1) == MONDAY_MS - WEEK_MS
+
+
+def test_windows_of_a_user_are_read_oldest_first_with_their_categories() -> None:
+    delta = {
+        "before": {"windows": 0.0},
+        "moved_categories": [["books", 0.2, 0.5], ["toys", 0.8, 0.5], ["food", 1.0, 1.0]],
+        "window": {"counts": {"view": 2}},
+    }
+    changes = [
+        WindowChange("a", 20, 30, 0.0, {"before": {"windows": 3.0}}),
+        WindowChange("a", 10, 20, 0.0, delta),
+        WindowChange("b", 0, 10, 0.0, delta),
+    ]
+    users = dict(user_windows(changes))
+    assert users["a"] == [
+        UserWindow(10, {"view": 2}, ("books", "food"), True),
+        UserWindow(20, {}, (), False),
+    ]
+    assert len(users["b"]) == 1

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score
 
 from liveprofile.errors import InputError
 from liveprofile.resources import product_path
@@ -19,15 +20,17 @@ pytestmark = pytest.mark.slow
 
 def test_trained_model_finds_generated_frauds(trained: TrainedModel) -> None:
     fraud_share = trained.data.fraud_N[trained.test_rows].mean()
-    assert trained.report["test"]["average_precision"] > 3 * fraud_share
-    assert {"settings", "validation", "test", "reliability", "version"} <= set(trained.report)
+    is_fraud_N, score_N = (
+        trained.data.fraud_N[trained.test_rows],
+        trained.model.score(trained.columns),
+    )
+    assert average_precision_score(is_fraud_N, score_N) > 3 * fraud_share
 
 
 def test_saved_and_loaded_model_gives_the_same_scores_and_files(
     trained: TrainedModel, tmp_path: Path
 ) -> None:
     model = trained.model
-    assert model.version == trained.report["version"]
     model.save(tmp_path)
     loaded = FraudModel.load(tmp_path)
     assert loaded.version == model.version

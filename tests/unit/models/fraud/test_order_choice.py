@@ -13,7 +13,6 @@ from models.fraud.training.order_choice import (
     tree_inputs,
     with_order_columns,
 )
-from models.fraud.training.train_handbook import FEATURES as HANDBOOK_FEATURES
 from models.fraud.training.train_simulated import FEATURES
 from models.fraud.transitions import COLUMNS
 
@@ -83,6 +82,6 @@ def test_order_columns_are_the_last_ones() -> None:
 
 def test_order_features_are_features_that_no_model_reads_unless_chosen() -> None:
     assert set(ORDER_FEATURES) < set(EVENT_FEATURES)
-    assert not set(ORDER_FEATURES) & {*FEATURES, *HANDBOOK_FEATURES}
+    assert not set(ORDER_FEATURES) & set(FEATURES)
     older = ("user_seconds_since_event", "user_seconds_since_purchase", "user_seconds_since_login")
-    assert all(name in FEATURES and name in HANDBOOK_FEATURES for name in older)
+    assert all(name in FEATURES for name in older)

@@ -11,10 +11,8 @@ from models.fraud.explain.reasons import (
     explain,
     shapley_values,
 )
-from models.fraud.training.train_handbook import build_history
 from tests.support.one_feature_model import one_feature_model
-from tests.support.rows.card_transactions import DELAY_DAYS
-from tests.unit.models.fraud.conftest import TrainedModel
+from tests.unit.models.fraud.conftest import TrainedModel, build_history
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +71,7 @@ def test_drop_of_an_earlier_event_equals_a_history_without_it(trained: TrainedMo
     removed = [event for event in before if data.amount_N[event] == reason.value][-1]
     kept = np.delete(np.arange(len(data.time_ms_N)), removed)
     without = type(data)(*(column_N[kept] for column_N in data))
-    lists = build_history(without, DELAY_DAYS).rows(np.array([flagged - 1]))
+    lists = build_history(without).rows(np.array([flagged - 1]))
     drop = model.log_odds(x[row : row + 1]) - model.log_odds(model.matrix(model.columns(lists)))
     assert reason.weight == pytest.approx(float(drop[0]), abs=1e-5)
     assert f"of {reason.value:,.2f}" in reason.sentence

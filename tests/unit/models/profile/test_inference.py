@@ -1,22 +1,17 @@
-"""Inference against a plain reference implementation; compressed variants; speed measurement."""
+"""Inference against a plain reference implementation."""
 
 import copy
 import dataclasses
 import math
 
 import numpy as np
-import pyarrow.parquet as pq
 import pytest
 import torch
 
-from benchmarks.load.rows import batches
 from benchmarks.load.workload import Workload
-from benchmarks.models import compression, model_speed, training_rows
-from benchmarks.models.model_speed import ScoreTiming
-from benchmarks.models.variant import PlainProfileModel
-from liveprofile.errors import InputError
+from benchmarks.models import model_inputs
 from liveprofile.events.modalities import PLACE, Modality
-from liveprofile.settings import WindowSettings, load
+from liveprofile.settings import WindowSettings
 from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import Token
@@ -25,6 +20,7 @@ from models.profile.encoding import Vocabulary
 from models.profile.inference import ProfileModel
 from models.profile.modality_layers import CELL_ROWS, Fusion, grid_cells
 from models.profile.network import BehaviourTransformer, Shape
+from tests.reference.plain_model import PlainProfileModel
 from tests.unit.models.profile.recording_capture import RecordingCapture
 
 START_MS = 1_500_000_000_000
@@ -216,102 +212,8 @@ def test_nearby_places_share_cells_of_two_grids():
     assert fine_N.max() < CELL_ROWS <= coarse_N.min() < coarse_N.max() < 2 * CELL_ROWS
 
 
-@pytest.mark.parametrize("name", ["bfloat16", "bfloat16 outputs", "int8"])
-def test_quantized_model_gives_similar_scores(network, name):
-    histories, windows = random_users()
-    exact = score(profile_model(network), histories, windows)
-    form = compression.FORMS[name](network)
-    quantized = score(profile_model(form.model), histories, windows)
-    cosine = (exact.embedding_after * quantized.embedding_after).sum(1)
-    assert cosine.min() > 0.99
-    assert abs(exact.surprise - quantized.surprise).max() < 0.3
-    assert (exact.next_items == quantized.next_items).mean() > 0.7
-    np.testing.assert_allclose(quantized.churn_after, exact.churn_after, atol=0.1)
-
-
-def test_compressed_sizes_equal_the_stored_bytes(network):
-    sizes = {name: make(network).size_bytes for name, make in compression.FORMS.items()}
-    weights = sum(value.numel() for value in network.state_dict().values())
-    assert (
-        sizes["float32"] == 2 * weights and compression.float32(network).size_bytes == 4 * weights
-    )
-    assert sizes["int8"] < sizes["bfloat16"] < sizes["bfloat16 outputs"] == 4 * weights
-    # Half of 64 hidden units in two layers, each with a row of 16 and a column of 16.
-    assert sizes["float32"] - sizes["half the hidden units"] == 2 * 2 * 32 * 32
-
-
-def test_pruning_removes_hidden_units_without_effect(network):
-    histories, windows = random_users()
-    half_idle = compression.pruned(network, 1.0).model
-    for block in half_idle.blocks:
-        block.down.weight[:, ::2] = 0
-        block.up.weight[::2] *= 100
-    pruned = compression.pruned(half_idle, 0.5).model
-    assert [block.up.weight.shape[0] for block in pruned.blocks] == [32, 32]
-    assert_near(
-        score(profile_model(pruned), histories, windows),
-        score(profile_model(half_idle), histories, windows),
-        1e-5,
-    )
-
-
-def test_speed_ratio_is_the_median_over_rounds():
-    reference = [
-        [ScoreTiming(100, 1.0, 2.0)],
-        [ScoreTiming(100, 4.0, 2.0)],
-        [ScoreTiming(100, 2.0, 2.0)],
-    ]
-    ours = [
-        [ScoreTiming(100, 0.5, 1.0)],
-        [ScoreTiming(100, 1.0, 0.5)],
-        [ScoreTiming(100, 2.0, 1.0)],
-    ]
-    assert model_speed.summary(ours, reference) == {
-        "rows_per_s": 100,
-        "ratio": 2.0,
-        "cpu_us_per_row": 10_000.0,
-        "cpu_ratio": 2.0,
-    }
-    both = [[ScoreTiming(100, 0.5, 0.5), ScoreTiming(100, 1.0, 0.5)]]
-    assert model_speed.summary(both, both) == {
-        "rows_per_s": 200,
-        "ratio": 1.0,
-        "cpu_us_per_row": 5_000.0,
-        "cpu_ratio": 1.0,
-    }
-
-
-def test_recorded_rows_lie_in_the_requested_period(tmp_path):
-    settings = load(window=training_rows.WINDOW)
-    training_rows.write(training_rows.workload_of_windows(300), settings, tmp_path)
-    until_ms = Workload().start_ms + 20 * DAY_MS
-    batch = model_speed.recorded_rows(tmp_path, until_ms - 9 * DAY_MS, until_ms)
-    assert len(batch.user_id) > 50
-    assert batch.window_end_ms.tolist() == sorted(batch.window_end_ms)
-    assert until_ms - 9 * DAY_MS < batch.window_end_ms[0] and batch.window_end_ms[-1] <= until_ms
-    inputs = model_speed.model_inputs(batch, DECAY_DAYS)
-    histories, windows, before_BX, after_BX, _, memories = inputs
-    assert len(windows.sizes) == len(histories.sizes) == len(before_BX) == len(batch.user_id)
-    assert (before_BX != after_BX).any() and histories.sizes.sum() > 0
-    # A memory made of rows of a backfill is that of the job.
-    in_order = zip(batch.user_id, batch.window_end_ms.tolist(), batch.memory, strict=True)
-    made = {
-        (user, end_ms): memory
-        for each in batches(training_rows.workload_of_windows(300).messages(), settings, 1_000)
-        for user, end_ms, memory in zip(
-            each.user_id, each.window_end_ms.tolist(), each.memory, strict=True
-        )
-    }
-    assert all(made[user, end_ms] == memory for user, end_ms, memory in in_order)
-    assert len(memories.sizes) == len(batch.user_id)
-    table = pq.read_table(tmp_path).drop_columns(["history"])
-    pq.write_table(table, tmp_path / "bare.parquet")
-    with pytest.raises(InputError, match="history"):
-        model_speed.recorded_rows(tmp_path / "bare.parquet", 0, until_ms)
-
-
 def test_generated_rows_are_the_last_of_the_workload():
     small = dataclasses.replace(Workload.of(4_000, 300), hours=1)
-    batch = model_speed.generated_rows(small)
-    assert len(batch.user_id) == min(model_speed.ROWS, small.profiles(WindowSettings()))
+    batch = model_inputs.generated_rows(small)
+    assert len(batch.user_id) == min(model_inputs.ROWS, small.profiles(WindowSettings()))
     assert batch.window_end_ms.max() == small.end_ms

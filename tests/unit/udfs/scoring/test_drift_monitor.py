@@ -12,8 +12,6 @@ import jsonschema
 import numpy as np
 import pytest
 
-from benchmarks.support.inline_executor import InlineExecutor
-from benchmarks.support.memory_drift_store import MemoryDriftStore
 from liveprofile.alerts.cloud_events import EventOrigin
 from liveprofile.drift.alert import DRIFT_ALERT_TYPE
 from liveprofile.drift.histograms import (
@@ -27,6 +25,7 @@ from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire.tokens import FIELD, WINDOW
 from models.fraud.model import FraudModel
 from tests.reference.scoring import event_parts
+from tests.support.memory.drift_store import InlineExecutor, MemoryDriftStore
 from tests.support.paths import ROOT
 from tests.support.rows.drift_data import NAMES, START_MS, events, make_reference
 from tests.support.scoring_harness import ScoringHarness, purchases

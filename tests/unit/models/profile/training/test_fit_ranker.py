@@ -22,8 +22,7 @@ from models.profile.data.prepared import PreparedData, Split
 from models.profile.data.ranking_examples import RankingExamples
 from models.profile.encoding import Vocabulary
 from models.profile.evaluation import next_basket, served
-from models.profile.evaluation.next_basket_models.history import Baskets, History
-from models.profile.evaluation.next_basket_models.own_counts import OwnCounts
+from models.profile.evaluation.basket_history import Baskets, History, OwnCounts
 from models.profile.inference import ProfileModel
 from models.profile.network import BehaviourTransformer, Shape
 from models.profile.training import fit_ranker

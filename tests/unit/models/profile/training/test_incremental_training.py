@@ -1,8 +1,7 @@
-"""Distillation from a teacher, continued training on newer rows, and walk-forward evaluation."""
+"""Distillation from a teacher, and continued training on newer rows."""
 
 import dataclasses
 import json
-from datetime import datetime
 
 import numpy as np
 import pytest
@@ -12,7 +11,6 @@ from cli.main import app
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
 from models.profile import checkpoint, recipes, vocabulary_expansion
-from models.profile.experiments.walk_forward import walk_forward
 from models.profile.inference import ProfileModel
 from models.profile.training.preparation import split_new_windows
 from models.profile.training.train import train
@@ -115,33 +113,3 @@ def test_new_windows_are_split_by_time_and_mixed_with_replayed_ones():
     assert len(new) == len(split.train) // 2 == 34
     assert new.max() < split.validation.min() and len(split.validation) == 6
     assert len(set(split.train)) == len(split.train) and not len(split.test)
-
-
-def test_walk_forward_reports_every_week(shop):
-    weeks = walk_forward(SHORT, shop / "all", shop / "model", datetime(2017, 2, 12), 3)
-    assert [week["week"] for week in weeks] == ["2017-02-12", "2017-02-19", "2017-02-26"]
-    assert all(week["events"] and 0 <= week["category"]["frozen"] <= 1 for week in weeks)
-
-
-def test_walk_forward_rejects_weeks_that_the_model_was_trained_on(shop):
-    with pytest.raises(InputError, match="trained on windows after 2017-01-10"):
-        walk_forward(SHORT, shop / "all", shop / "model", datetime(2017, 1, 10), 1)
-
-
-def test_walk_forward_ranks_each_week_before_training_on_it(shop, monkeypatch):
-    """Events of a week and later ones cannot change how the week is ranked."""
-    trained_until_ms = []
-
-    def continue_training(recipe, streams, model, since_ms, until_ms, random):
-        trained_until_ms.append(until_ms)
-        return model
-
-    monkeypatch.setattr(
-        "models.profile.experiments.walk_forward._continue_training", continue_training
-    )
-    weeks = walk_forward(SHORT, shop / "all", shop / "model", datetime(2017, 2, 12), 2)
-    starts = [datetime.fromisoformat(week["week"]) for week in weeks]
-    assert [ms / DAY_MS - FIRST_DAY_MS / DAY_MS for ms in trained_until_ms] == [
-        (start - datetime(2017, 1, 1)).days for start in starts
-    ]
-    assert all(week["category"]["continued_over_frozen"] == [0, 0, 0] for week in weeks)

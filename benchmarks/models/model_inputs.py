@@ -1,0 +1,50 @@
+"""Rows of a generated shop, as the inputs of the user model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import Any
+
+import numpy as np
+
+from benchmarks.load.rows import batches
+from benchmarks.load.workload import Workload
+from liveprofile.events.modalities import Vectors
+from liveprofile.events.window import parse_windows
+from liveprofile.settings import load
+from liveprofile.wire.memories import Memories, read_memories
+from liveprofile.wire.token_columns import TokenColumns, read_histories
+from udfs.profile import assemble
+from udfs.profile.batch import ProfileBatch
+
+ROWS = 2_048
+
+# The arguments of ProfileModel.score.
+ModelInputs = tuple[TokenColumns, TokenColumns, np.ndarray, np.ndarray, Sequence[Vectors], Memories]
+
+
+def generated_rows(workload: Workload) -> ProfileBatch:
+    """The last ROWS rows of a workload."""
+    batch_columns = zip(*batches(workload.messages(), load(), ROWS), strict=True)
+    return batch_of([list(chain.from_iterable(column))[-ROWS:] for column in batch_columns])
+
+
+def batch_of(columns: list[list[Any]]) -> ProfileBatch:
+    user_id, start_ms, end_ms, events, history, added, sums, memory = columns
+    start_ms, end_ms, added, sums = map(np.array, (start_ms, end_ms, added, sums))
+    return ProfileBatch(user_id, start_ms, end_ms, events, history, added, sums, memory)
+
+
+def model_inputs(batch: ProfileBatch, decay_days: float) -> ModelInputs:
+    """The inputs that the operator passes to the model; rows without a valid event are left out."""
+    windows, kept, _ = parse_windows(batch.events)
+    start_ms, end_ms = batch.window_start_ms[kept], batch.window_end_ms[kept]
+    baselines = assemble.read_baselines(
+        batch.added[kept], batch.sums[kept], start_ms, end_ms, decay_days
+    )
+    histories = read_histories([batch.history[row] for row in kept])
+    users = [batch.user_id[row] for row in kept]
+    rows = assemble.ProfileInputs(users, start_ms, end_ms, windows, histories, *baselines)
+    memories = read_memories([batch.memory[row] for row in kept])
+    return histories.tokens, windows.tokens, *assemble.numeric_inputs(rows), (), memories

@@ -1,1 +1,0 @@
-"""Parts of the cost of the read API."""

@@ -1,1 +1,0 @@
-"""What a window and a scored event cost on Cassandra's disk."""

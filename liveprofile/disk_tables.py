@@ -1,0 +1,90 @@
+"""Tables of rows on disk that are read again in order: DuckDB sorts them and spills to TMPDIR."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from liveprofile.errors import InputError
+
+MEMORY = "128MB"
+READ_ROWS = 20_000
+
+
+class DiskTables:
+    """Named tables, each of Arrow batches of one schema; a context manager.
+
+    Rows beyond MEMORY lie in a temporary folder. Each method raises InputError if the disk is full.
+    """
+
+    def __init__(self) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="liveprofile-")
+        config = {
+            "threads": 1,
+            "memory_limit": MEMORY,
+            "temp_directory": self._folder.name,
+            "preserve_insertion_order": False,
+        }
+        self._database = duckdb.connect(config=config)
+        self._counts: dict[str, int] = {}
+
+    def __enter__(self) -> DiskTables:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._database.close()
+        self._folder.cleanup()
+
+    def count(self, table: str) -> int:
+        return self._counts.get(table, 0)
+
+    def add(self, table: str, batch: pa.RecordBatch | np.ndarray) -> None:
+        """batch: Arrow, or a numpy array with named fields."""
+        if isinstance(batch, np.ndarray):
+            batch = pa.record_batch({name: batch[name] for name in batch.dtype.names})
+        with _disk_errors():
+            rows = self._database.from_arrow(pa.Table.from_batches([batch]))
+            (rows.insert_into if table in self._counts else rows.create)(table)
+        self._counts[table] = self.count(table) + batch.num_rows
+
+    def read(self, table: str, clauses: str = "", *values: Any) -> Iterator[pa.RecordBatch]:
+        """Yields the rows by the clauses of a SELECT, such as `ORDER BY time_ms`."""
+        if self.count(table):
+            # A cursor of its own: others may read or write before this one is at its end.
+            with _disk_errors(), self._database.cursor() as cursor:
+                cursor.execute("SET enable_progress_bar = false")
+                rows = cursor.sql(f"FROM {table} {clauses}", params=values)
+                yield from rows.to_arrow_reader(READ_ROWS)
+
+    def contains(self, table: str, column: str, values: np.ndarray) -> np.ndarray:
+        """(N,) bool: whether each of the (N,) values is in the column."""
+        found = np.zeros(len(values), bool)
+        if self.count(table):
+            asked = pa.table({"value": values, "place": np.arange(len(values))})
+            query = f"SELECT place FROM asked WHERE value IN (SELECT {column} FROM {table})"
+            with _disk_errors():
+                found[self._database.sql(query).fetchnumpy()["place"]] = True
+            del asked
+        return found
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    try:
+        yield
+    except duckdb.OperationalError as error:
+        raise disk_full_error(error) from None
+
+
+def disk_full_error(error: Exception) -> InputError:
+    """The InputError for a failed write to a temporary file."""
+    text = getattr(error, "strerror", None) or str(error).splitlines()[0]
+    return InputError(
+        f"temporary folder {tempfile.gettempdir()}: {text}; set TMPDIR to a folder with more space"
+    )

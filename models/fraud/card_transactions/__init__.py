@@ -1,1 +1,0 @@
-"""Card transactions of the Fraud Detection Handbook: protocol and baselines."""

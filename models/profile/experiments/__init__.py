@@ -1,1 +1,0 @@
-"""Experiments: evaluation reports, walk-forward and cold start."""

@@ -1,0 +1,226 @@
+"""A job under a steady load of events, and the checks that must pass after every fault."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cassandra.cluster import Session
+from tenacity import retry, retry_if_exception_type, stop_after_delay, wait_fixed
+
+from liveprofile.errors import ServiceError
+from liveprofile.flink import rest
+from liveprofile.ingest.replay import closing_time_ms
+from liveprofile.storage import queries
+from liveprofile.storage.connection import open_session
+from tests.support import service_restarts, summary
+from tests.support.compare import Scored, compare_with_reference
+from tests.support.compare_scoring import assert_scoring
+from tests.support.job_under_test import JobUnderTest
+from tests.support.streams.seeded import Message, with_faults
+from tests.support.streams.shop import HOT_USER, START_MS, shop_events, to_message
+
+WINDOW = {"length_ms": 120_000, "out_of_orderness_ms": 10_000}
+EVENTS_PER_SECOND = 40
+STEP_MS = 1_500  # event time between two events: a window closes every two seconds
+USERS = 10
+CHUNK = 80  # events that faults are injected into at a time
+LATE_BY_MS = 3_600_000
+# Each chunk has one user who tests a stolen card: the last of the purchases makes the rule true.
+# These users and their devices have no other events, so a replay raises the same flags.
+TESTER_PREFIX, TESTER_PURCHASES, TESTER_RULE = "tester-", 5, "card_testing"
+RECOVERY_TIMEOUT_S = 240.0
+NOTICE_TIMEOUT_S = 50.0  # before a worker's guard suspends the TaskManager, which answers nothing
+RESTART_TIMEOUT_S = 240.0
+POLL_S = 0.1
+BEAM_FRAME = re.compile(r"at (org\.apache\.beam\.sdk\.\S+)")
+
+
+@contextmanager
+def open_loaded_job(job: JobUnderTest) -> Iterator[LoadedJob]:
+    """Yields a LoadedJob of a running job, which is cancelled at the end."""
+    try:
+        with open_session(job.settings.cassandra) as session:
+            loaded_job = LoadedJob(job, session)
+            try:
+                yield loaded_job
+            finally:
+                loaded_job.stop_load()
+    finally:
+        job.cancel()
+
+
+class LoadedJob:
+    """A job and the event time of its stream, `clock_ms`, which never goes back."""
+
+    def __init__(self, job: JobUnderTest, session: Session):
+        self.job = job
+        self.session = session
+        self.clock_ms = START_MS
+        self._seeds = itertools.count(1)
+        self._sender: threading.Thread | None = None
+        self._scored = Scored(job.settings)
+
+    def load(self) -> None:
+        """Starts the load unless it runs. Returns when a checkpoint covers part of it.
+
+        So the job restores state after a fault. Without a checkpoint it would start from nothing.
+        """
+        if self._sender is None:
+            self._stop, self._errors = threading.Event(), []
+            self._sender = threading.Thread(target=self._send, args=(self._stop, self._errors))
+            self._sender.start()
+        self.wait_for_newer_profile(since_ms=self.newest_window_end_ms())
+        self.job.wait_for_checkpoint(RECOVERY_TIMEOUT_S)
+
+    def stop_load(self) -> None:
+        """Leaves windows open. Raises AssertionError if Kafka has not accepted a record."""
+        if self._sender is not None:
+            self._stop.set()
+            self._sender.join()
+            self._sender = None
+            assert not self._errors, self._errors[0]
+
+    def _send(self, stop: threading.Event, errors: list[object]) -> None:
+        """Sends events at a constant rate, with duplicates, late and broken events among them."""
+        producer = self.job.producer()
+        topic = self.job.settings.topics.events
+        stream = shop_events(next(self._seeds), USERS, STEP_MS, self.clock_ms)
+        started_s, count = time.monotonic(), 0
+        while not stop.is_set():
+            chunk = list(itertools.islice(stream, CHUNK))
+            self.clock_ms = chunk[-1]["event_time"]
+            messages = with_faults(chunk, next(self._seeds), late_by_ms=LATE_BY_MS).messages
+            for message in messages + self._card_test():
+                producer.produce(
+                    topic,
+                    message.value,
+                    message.key,
+                    on_delivery=lambda error, _: errors.append(error) if error else None,
+                )
+                count += 1
+                producer.poll(max(0.0, started_s + count / EVENTS_PER_SECOND - time.monotonic()))
+        if producer.flush(RECOVERY_TIMEOUT_S):
+            errors.append("Kafka did not accept the last records")
+
+    def _card_test(self) -> list[Message]:
+        user_id = f"{TESTER_PREFIX}{next(self._seeds)}"
+        return [
+            to_message(
+                {
+                    "event_id": f"{user_id}-{number}",
+                    "user_id": user_id,
+                    "event_type": "purchase",
+                    "event_time": self.clock_ms - TESTER_PURCHASES + number,
+                    "amount": 1.0,
+                    "device_id": f"device-{user_id}",
+                }
+            )
+            for number in range(TESTER_PURCHASES)
+        ]
+
+    @contextmanager
+    def recovery(self, fault: str) -> Iterator[None]:
+        """Adds the recovery time to the summary. The block causes a fault and repairs it.
+
+        The time is from the start of the block to the first profile that is newer than all profiles
+        stored at its end.
+        """
+        started_s = time.monotonic()
+        yield
+        repaired_s = time.monotonic() - started_s
+        self.wait_for_newer_profile(since_ms=self.newest_window_end_ms())
+        seconds = time.monotonic() - started_s
+        summary.LINES.append(
+            f"recovered in {seconds:.0f} s: {fault} (repaired after {repaired_s:.0f} s)"
+        )
+
+    # The node may still be down, or too slow to answer in time on a loaded machine.
+    @retry(
+        retry=retry_if_exception_type(ServiceError),
+        stop=stop_after_delay(RECOVERY_TIMEOUT_S),
+        wait=wait_fixed(POLL_S),
+        reraise=True,
+    )
+    def newest_window_end_ms(self) -> int:
+        """Returns the last stored window end of the hot user, who has every window; 0 if none."""
+        deltas = queries.deltas(self.session, HOT_USER, 1)
+        return deltas[0].window_end_ms if deltas else 0
+
+    def wait_for_newer_profile(self, since_ms: int) -> None:
+        deadline_s = time.monotonic() + RECOVERY_TIMEOUT_S
+        while self.newest_window_end_ms() <= since_ms:
+            # A cluster's supervisor does this too: Flink may stop a TaskManager if Python functions
+            # are cancelled while they open (docs/architecture.md, known limits).
+            service_restarts.restart_stopped_services(self.job.stack, "a recovery")
+            if time.monotonic() > deadline_s:
+                raise AssertionError(
+                    f"no new profile after {RECOVERY_TIMEOUT_S:.0f} s, job {self.job.state()}:"
+                    f" {self.job.failure()[-3_000:]}"
+                )
+            time.sleep(POLL_S)
+
+    def wait_for_restart(self, since: int) -> None:
+        """Returns when the job has restarted more often than `since`.
+
+        Otherwise a profile that another worker stores before the restart would count as recovery.
+        """
+        restarted = self._restarted(since, RESTART_TIMEOUT_S)
+        assert restarted, "the job did not restart after the fault"
+
+    def kill_worker(self) -> bool:
+        """Kills the newest Python worker and returns when the job has restarted.
+
+        False if Flink did not notice, and the worker's guard restarted the job
+        (docs/operate.md). Then the summary says where Flink waited.
+        """
+        since = self.job.restarts()
+        self.job.stack.taskmanager.newest_worker().kill()
+        if self._restarted(since, NOTICE_TIMEOUT_S):
+            return True
+        summary.LINES.append("Flink did not notice the end of a Python worker:")
+        summary.LINES.extend(f"  {line}" for line in self._waiting_for_workers())
+        self.wait_for_restart(since)
+        return False
+
+    def _waiting_for_workers(self) -> list[str]:
+        """Threads that wait in Beam, and where."""
+        url = self.job.rest_url
+        dumps = [
+            rest.request(url, f"/taskmanagers/{each['id']}/thread-dump")["threadInfos"]
+            for each in rest.request(url, "/taskmanagers")["taskmanagers"]
+        ]
+        return [
+            f"{thread['threadName']} waits in {frame[1]}"
+            for thread in itertools.chain(*dumps)
+            if (frame := BEAM_FRAME.search(thread["stringifiedThreadInfo"]))
+        ]
+
+    def _restarted(self, since: int, timeout_s: float) -> bool:
+        deadline_s = time.monotonic() + timeout_s
+        while self.job.restarts() <= since:
+            if time.monotonic() > deadline_s:
+                return False
+            time.sleep(POLL_S)
+        return True
+
+    def check(self) -> None:
+        """Asserts what must hold after every fault: all output is as the reference's, once each.
+
+        Ends the load and closes all windows.
+        """
+        self.stop_load()
+        self.clock_ms = closing_time_ms(self.clock_ms, self.job.settings.window)
+        self.job.send_heartbeats(self.clock_ms)
+        self.clock_ms += self.job.settings.window.length_ms
+        self.job.wait_until_caught_up(RECOVERY_TIMEOUT_S)
+        audit_report = self.job.audit()
+        assert audit_report["ok"] and not audit_report["open_windows"], audit_report
+        comparison = compare_with_reference(self.job.settings, self._scored)
+        assert comparison.ok, comparison.as_json()
+        assert comparison.job == comparison.reference
+        assert_scoring(self.job.settings, TESTER_PREFIX, TESTER_RULE)

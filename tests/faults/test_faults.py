@@ -1,0 +1,245 @@
+"""Faults of one job under a steady load, each after the one before.
+
+After every fault must hold: no event is lost or used twice, every stored profile, score, flag and
+alert is as the reference's. The comparison covers all faults since the one before, because it takes
+as long as a fault. Recovery is automatic; a paused or slow part causes no restart.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlparse
+
+import psutil
+import pytest
+
+from liveprofile.errors import ServiceError
+from liveprofile.flink import rest
+from stack.process import Service
+from stack.state import StackState
+from tests.faults.alerts import Fires
+from tests.faults.loaded_job import RECOVERY_TIMEOUT_S, WINDOW, LoadedJob, open_loaded_job
+from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.local_stack import LocalStack
+from tests.support.more_services import SecondTaskManager
+
+pytestmark = pytest.mark.faults
+
+PAUSE_S = 7.0  # longer than a request to Cassandra may take
+SLOW_S = 0.5  # paused and answering in turn
+BROKEN_S = 15.0  # about seven checkpoints
+POLL_S = 0.1
+# The parts that cannot be the size of a file: a disk without space refuses the rest of a file.
+NO_FILE_BYTES = 0
+
+
+@pytest.fixture(scope="module")
+def loaded_job(new_job: Callable[..., JobUnderTest]) -> Iterator[LoadedJob]:
+    job = new_job("faults", window=WINDOW)
+    job.submit()
+    with open_loaded_job(job) as loaded_job:
+        yield loaded_job
+
+
+class Scene(NamedTuple):
+    """What a fault breaks."""
+
+    load: LoadedJob
+    stack: LocalStack
+    wait_for_alert: Callable[[], object]
+
+
+# --- how something breaks, and heals when the block ends ------------------------------------------
+
+
+def paused(part: str) -> Callable[[Scene], None]:
+    """Suspends a process (SIGSTOP): its connections stay open and get no answer."""
+
+    def fault(scene: Scene) -> None:
+        suspended: Any = (
+            scene.stack.taskmanager.workers()[0]
+            if part == "Python worker"
+            else psutil.Process(scene.stack.service(part).pid)
+        )
+        suspended.suspend()
+        try:
+            time.sleep(PAUSE_S)
+        finally:
+            suspended.resume()
+
+    return fault
+
+
+def slow_cassandra(scene: Scene) -> None:
+    for _ in range(round(PAUSE_S / SLOW_S / 2)):
+        scene.stack.cassandra.pause()
+        time.sleep(SLOW_S)
+        scene.stack.cassandra.resume()
+        time.sleep(SLOW_S)
+
+
+def down(part: str) -> Callable[[Scene], None]:
+    """Kills (-9) the only process of a service, which is back when its alert has fired."""
+
+    def fault(scene: Scene) -> None:
+        service = scene.stack.service(part)
+        service.kill()
+        scene.wait_for_alert()
+        service.start()
+
+    return fault
+
+
+def no_checkpoints_folder(scene: Scene) -> None:
+    """A file takes the place of the job's folder, as on a read-only disk."""
+    job = scene.load.job
+    latest = rest.request(job.rest_url, f"/jobs/{job.id}/checkpoints")["latest"]["completed"]
+    folder = Path(urlparse(latest["external_path"]).path).parent
+    moved = folder.with_name(f"{folder.name}-moved")
+    folder.rename(moved)
+    folder.write_text("in the way")
+    try:
+        expect_missing_checkpoints(job)
+    finally:
+        folder.unlink()
+        moved.rename(folder)
+
+
+def full_disk(scene: Scene) -> None:
+    """No write of the JobManager to a file succeeds: its quota (RLIMIT_FSIZE) is used up.
+
+    So the metadata of each checkpoint is incomplete, as on a disk that is full.
+    """
+    process = psutil.Process(scene.stack.jobmanager.pid)
+    _, most = process.rlimit(psutil.RLIMIT_FSIZE)
+    process.rlimit(psutil.RLIMIT_FSIZE, (NO_FILE_BYTES, most))
+    try:
+        expect_missing_checkpoints(scene.load.job)
+    finally:
+        process.rlimit(psutil.RLIMIT_FSIZE, (most, most))
+
+
+def expect_missing_checkpoints(job: JobUnderTest) -> None:
+    time.sleep(BROKEN_S)
+    status = run_cli("job", "status", "--config", job.config_file, ok=False)
+    assert status.returncode == 1 and "no checkpoint has completed" in status.stderr
+
+
+def failing(method: str) -> Callable[[Scene], None]:
+    """A Python worker raises an exception once, in a method that tests/faults/in_workers names."""
+
+    def fault(scene: Scene) -> None:
+        restarts = scene.load.job.restarts()
+        file = scene.stack.worker_faults / method
+        file.touch()
+        while file.exists():
+            time.sleep(POLL_S)
+        scene.load.wait_for_restart(restarts)
+        assert f"injected: {method} fails" in scene.load.job.failure()
+
+    return fault
+
+
+def killed_worker(scene: Scene) -> None:
+    scene.load.kill_worker()
+
+
+def killed_taskmanager(scene: Scene) -> None:
+    scene.stack.taskmanager.kill()
+    scene.stack.taskmanager.start()
+
+
+def one_of_two_taskmanagers(scene: Scene) -> None:
+    """The job moves to the other one, and back when that stops."""
+    root, state = scene.stack.root, StackState(scene.stack.root)
+    second = SecondTaskManager(root, state, None, scene.stack.flink_options)
+    with ExitStack() as at_end:
+        second.start()
+        at_end.callback(second.stop)
+        at_end.callback(scene.stack.taskmanager.start)
+        restarts = scene.load.job.restarts()
+        scene.stack.taskmanager.kill()
+        wait_until_running_again(scene.load, restarts)
+        assert not scene.stack.taskmanager.alive() and second.workers()
+        restarts = scene.load.job.restarts()
+    wait_until_running_again(scene.load, restarts)
+
+
+def wait_until_running_again(load: LoadedJob, restarts: int) -> None:
+    load.wait_for_restart(restarts)
+    rest.wait_until_running(load.job.rest_url, str(load.job.id), RECOVERY_TIMEOUT_S)
+
+
+def killed_jobmanager(scene: Scene) -> None:
+    """A new JobManager finds the job and its last checkpoint without a submission (ZooKeeper)."""
+    service: Service = scene.stack.jobmanager
+    assert restored_checkpoints(scene.load.job) == 0
+    service.kill()
+    scene.wait_for_alert()
+    service.start()
+    deadline_s = time.monotonic() + RECOVERY_TIMEOUT_S
+    while not restored_checkpoints(scene.load.job):
+        assert time.monotonic() < deadline_s, "the new JobManager did not restore the job"
+        time.sleep(POLL_S)
+    rest.wait_until_running(scene.load.job.rest_url, str(scene.load.job.id), RECOVERY_TIMEOUT_S)
+
+
+def restored_checkpoints(job: JobUnderTest) -> int:
+    try:
+        return rest.request(job.rest_url, f"/jobs/{job.id}/checkpoints")["counts"]["restored"]
+    except ServiceError:
+        return 0  # the JobManager has not found the job yet
+
+
+# --- the faults -----------------------------------------------------------------------------------
+
+
+class Fault(NamedTuple):
+    name: str
+    happens: Callable[[Scene], None]
+    alert: str = ""  # that it raises
+    restarts: bool | None = True  # whether tasks restart; None: they may
+    compares: bool = False  # all output with the reference, after this fault
+
+
+RESTARTED, FAILED = "LiveprofileJobRestarted", "LiveprofileCheckpointFailed"
+FAULTS = [
+    Fault("broker paused", paused("kafka"), restarts=False),
+    Fault("Cassandra paused", paused("cassandra"), restarts=False),
+    Fault("JobManager paused", paused("jobmanager"), restarts=False),
+    Fault("TaskManager paused", paused("taskmanager"), restarts=False),
+    Fault("Python worker paused", paused("Python worker"), restarts=False),
+    Fault("Cassandra slow", slow_cassandra, restarts=False, compares=True),
+    Fault("no folder for checkpoints", no_checkpoints_folder, FAILED, restarts=False),
+    Fault("disk full", full_disk, FAILED, restarts=False, compares=True),
+    # It counts restored checkpoints, and restarts, since its start.
+    Fault("JobManager killed", killed_jobmanager, "LiveprofileSourceDown", restarts=None),
+    Fault("model fails", failing("model"), RESTARTED),
+    Fault("write to Cassandra fails", failing("write"), RESTARTED),
+    Fault("scoring fails", failing("scoring"), RESTARTED),
+    Fault("Python worker killed", killed_worker, RESTARTED, compares=True),
+    Fault("broker down", down("kafka"), "LiveprofileSourceDown", restarts=None),
+    Fault("Cassandra down", down("cassandra"), "LiveprofileSourceDown", None, compares=True),
+    Fault("TaskManager killed", killed_taskmanager, RESTARTED),
+    Fault("one of two TaskManagers killed", one_of_two_taskmanagers, RESTARTED, compares=True),
+]
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
+def test_job_recovers(fault: Fault, loaded_job: LoadedJob, stack: LocalStack, fires: Fires) -> None:
+    job = loaded_job.job
+    loaded_job.load()
+    restarts = job.restarts()
+    with ExitStack() as alerts:
+        wait = alerts.enter_context(fires(job, fault.alert)) if fault.alert else lambda: None
+        with loaded_job.recovery(fault.name):
+            fault.happens(Scene(loaded_job, stack, wait))
+    assert fault.restarts is None or fault.restarts == (job.restarts() > restarts)
+    if fault.compares:
+        loaded_job.check()
+        job.wait_for_checkpoint(RECOVERY_TIMEOUT_S)
+        assert run_cli("job", "status", "--config", job.config_file).stderr == ""

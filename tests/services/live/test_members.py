@@ -1,0 +1,281 @@
+"""Segments on a running job: definitions apply while it runs, each change is sent exactly once and
+only after it can be read, users leave by the passage of time, and the audit stays clean."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+from cassandra.cluster import Session
+from confluent_kafka import TopicPartition
+
+from liveprofile.kafka.offsets import partition_ranges
+from liveprofile.kafka.records import open_consumer, read_topic
+from liveprofile.segments.definitions import read_segments
+from liveprofile.segments.evaluation import evaluate
+from liveprofile.segments.members import members
+from liveprofile.segments.stored_profiles import scan_profiles
+from liveprofile.units import DAY_MS, HOUR_MS
+from tests.support.job_under_test import CLI, JobUnderTest, run_cli
+from tests.support.streams.seeded import Message
+
+pytestmark = pytest.mark.services
+
+START_MS = 1_700_000_000_000 // HOUR_MS * HOUR_MS
+USERS = 300
+BUYERS = """
+
+[[segments]]
+id = "buyer"
+when = "purchases >= 2 and recency_days <= 20"
+owner = "marketing"
+description = "Bought twice, the last time within 20 days"
+"""
+
+
+def window_events(number: int) -> list[Message]:
+    """The events of one window: every user, each third one buys."""
+    time_ms = START_MS + number * HOUR_MS + 60_000
+    events = []
+    for user in range(USERS):
+        buys = user % 3 == 0
+        event = {
+            "event_id": f"e{number}-{user}",
+            "user_id": f"user {user}",
+            "event_type": "purchase" if buys else "view",
+            "event_time": time_ms + user,
+            "item_id": "i",
+            "category_id": "CHEESE" if user % 2 else "BREAD",
+        }
+        if buys:
+            event |= {"price": 150 if user % 2 else 5, "quantity": 1}
+        events.append(Message(str(user).encode(), json.dumps(event).encode()))
+    return events
+
+
+class Listener:
+    """Reads segment-changes while they arrive, and at once what is stored of each user."""
+
+    def __init__(self, job: JobUnderTest, session: Session):
+        self.unreadable: list[dict] = []
+        self.seen = 0
+        self._job, self._session = job, session
+        self._stop = threading.Event()
+        self._select = session.prepare(
+            "SELECT number FROM user_segment WHERE user_id = ? AND segment = ?"
+        )
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(20)
+
+    def _run(self) -> None:
+        settings, topic = self._job.settings, self._job.settings.topics.segment_changes
+        with open_consumer(settings.kafka) as consumer:
+            numbers = partition_ranges(settings, topic)
+            consumer.assign([TopicPartition(topic, number, 0) for number in numbers])
+            while not self._stop.is_set():
+                for message in consumer.consume(1_000, timeout=0.1):
+                    assert message.error() is None
+                    self._check(orjson.loads(message.value())["data"])
+
+    def _check(self, data: dict) -> None:
+        row = self._session.execute(self._select, (data["user_id"], data["segment_id"])).one()
+        if row is None or row.number < data["number"]:
+            self.unreadable.append(data)
+        self.seen += 1
+
+
+@pytest.fixture(scope="module")
+def listener(job: JobUnderTest, session: Session) -> Iterator[Listener]:
+    listener = Listener(job, session)
+    yield listener
+    listener.stop()
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory, job: JobUnderTest) -> Path:
+    path = tmp_path_factory.mktemp("segments") / "segments.toml"
+    path.write_text(job.settings.segments.read_text("utf-8") + BUYERS, encoding="utf-8")
+    return path
+
+
+def close_window(job: JobUnderTest, number: int) -> None:
+    job.send(window_events(number))
+    job.send_heartbeats(START_MS + (number + 1) * HOUR_MS + 120_000)
+    job.wait_until_caught_up()
+
+
+def changes(job: JobUnderTest) -> dict[tuple[str, str], list[str]]:
+    """(user, segment) -> changes by number, which must be 1, 2, ..., each with one id."""
+    found: dict[tuple[str, str], dict[int, tuple[str, str]]] = {}
+    for record in read_topic(job.settings, job.settings.topics.segment_changes):
+        event = orjson.loads(record.value)
+        data = event["data"]
+        of_user = found.setdefault((data["user_id"], data["segment_id"]), {})
+        copy = of_user.setdefault(data["number"], (data["change"], event["id"]))
+        assert copy == (data["change"], event["id"])
+    for of_user in found.values():
+        assert sorted(of_user) == list(range(1, len(of_user) + 1))
+    return {
+        key: [of_user[number][0] for number in sorted(of_user)] for key, of_user in found.items()
+    }
+
+
+def assert_stored_equals_events(job: JobUnderTest, session: Session) -> None:
+    by_segment: dict[str, set[str]] = {}
+    for (user, segment_id), of_user in changes(job).items():
+        assert of_user == [("entered", "left")[number % 2] for number in range(len(of_user))]
+        if len(of_user) % 2:
+            by_segment.setdefault(segment_id, set()).add(user)
+    for segment_id, users in by_segment.items():
+        assert {member.user_id for member in members(session, segment_id)} == users
+
+
+def moves(
+    before: dict[tuple[str, str], list[str]], after: dict[tuple[str, str], list[str]]
+) -> Counter[tuple[str, str]]:
+    """The number of users by segment and kind of the changes since `before`."""
+    return Counter(
+        (segment, kind)
+        for (user, segment), of_user in after.items()
+        for kind in of_user[len(before.get((user, segment), ())) :]
+    )
+
+
+def assert_only_churn_risk_moved_too(
+    moved: Counter[tuple[str, str]], result: dict[str, Any], entered: int, left: int
+) -> None:
+    """Besides what is expected: churn follows the model's curves as time passes."""
+    assert {segment for segment, _ in moved} <= {"churn_risk"}
+    assert result["entered"] == entered + moved["churn_risk", "entered"]
+    assert result["left"] == left + moved["churn_risk", "left"]
+
+
+def assert_members_equal_profiles(
+    job: JobUnderTest, session: Session, file: Path, time_ms: int
+) -> None:
+    """Evaluates all stored profiles and compares with the stored members."""
+    expected: dict[str, set[str]] = {}
+    for page in scan_profiles(session):
+        inputs = page.inputs_at(time_ms, job.settings.state.decay_days)
+        names = evaluate(read_segments(file), inputs).names()
+        for user, of_user in zip(page.user_ids, names, strict=True):
+            for name in of_user:
+                expected.setdefault(name, set()).add(user)
+    for segment in read_segments(file).segments:
+        found = {member.user_id for member in members(session, segment.id)}
+        assert found == expected.get(segment.id, set()), segment.id
+
+
+def test_users_enter_the_segments_of_the_file(
+    job: JobUnderTest, session: Session, listener: Listener
+) -> None:
+    for number in range(4):
+        close_window(job, number)
+    found = changes(job)
+    assert found["user 0", "new"] == ["entered", "left"]  # left with the fourth window
+    assert found["user 3", "big_spender"] == ["entered"]
+    assert ("user 6", "big_spender") not in found
+    assert_stored_equals_events(job, session)
+    assert_members_equal_profiles(job, session, job.settings.segments, START_MS)
+
+
+def test_preview_counts_who_will_enter(job: JobUnderTest, file: Path) -> None:
+    at = ["--at", str(START_MS + 4 * HOUR_MS)]
+    previewed = job.run("segments", "preview", str(file), *at)
+    assert previewed["users"] == USERS
+    buyer = next(one for one in previewed["segments"] if one["segment_id"] == "buyer")
+    assert (buyer["users_now"], buyer["users_then"], buyer["enter"]) == (0, 100, 100)
+
+
+def test_applied_definition_takes_effect_at_the_next_window_and_by_a_sweep(
+    job: JobUnderTest, session: Session, file: Path
+) -> None:
+    applied = job.run("segments", "apply", str(file))
+    assert [c["what"] for c in applied["changes"]].count("added") == 8
+    time.sleep(5)
+    # A window of some users only: the others get the definition from the sweep.
+    job.send(window_events(4)[: USERS // 2])
+    job.send_heartbeats(START_MS + 5 * HOUR_MS + 120_000)
+    job.wait_until_caught_up()
+    entered = {user for (user, segment), _ in changes(job).items() if segment == "buyer"}
+    assert entered == {f"user {n}" for n in range(0, USERS // 2, 3)}
+    before = changes(job)
+    result = job.run("segments", "sweep", "--at", str(START_MS + 5 * HOUR_MS))
+    moved = moves(before, changes(job))
+    assert moved.pop(("buyer", "entered")) == 50
+    assert_only_churn_risk_moved_too(moved, result, entered=50, left=0)
+    assert result["users"] == USERS
+    assert_stored_equals_events(job, session)
+    assert_members_equal_profiles(job, session, file, START_MS + 5 * HOUR_MS)
+
+
+def test_users_leave_by_time_and_enter_again_with_a_window(
+    job: JobUnderTest, session: Session, file: Path
+) -> None:
+    later_ms = START_MS + 31 * DAY_MS
+    before = changes(job)
+    result = job.run("segments", "sweep", "--at", str(later_ms))
+    moved = moves(before, changes(job))
+    assert (moved.pop(("buyer", "left")), moved.pop(("lapsing", "entered"))) == (100, 100)
+    assert_only_churn_risk_moved_too(moved, result, entered=100, left=100)
+    assert_members_equal_profiles(job, session, file, later_ms)
+    number = 31 * 24
+    close_window(job, number)
+    found = changes(job)
+    assert found["user 0", "buyer"] == ["entered", "left", "entered"]
+    assert found["user 0", "lapsing"] == ["entered", "left"]
+    assert_stored_equals_events(job, session)
+    end_ms = START_MS + (number + 1) * HOUR_MS
+    assert_members_equal_profiles(job, session, file, end_ms)
+
+
+def test_killed_sweep_goes_on(job: JobUnderTest, session: Session, file: Path) -> None:
+    """Kills the process of a sweep after its announcement, with its lease in force."""
+    later_ms = START_MS + 70 * DAY_MS
+    command = [CLI, "segments", "sweep", "--at", str(later_ms), "--config", job.config_file]
+    process = subprocess.Popen([str(part) for part in command])
+    select = "SELECT finished FROM segment_sweep WHERE name = 'last'"
+    while session.execute(select).one().finished:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    refused = run_cli("segments", "sweep", "--config", job.config_file, ok=False)
+    assert refused.returncode == 3 and "another process sweeps" in refused.stderr
+    session.execute("UPDATE segment_sweep SET lease_until = 0 WHERE name = 'last' IF EXISTS")
+    result = job.run("segments", "sweep")  # at the time of the killed one
+    assert result["at_ms"] == later_ms
+    assert_stored_equals_events(job, session)
+    assert_members_equal_profiles(job, session, file, later_ms)
+
+
+def test_every_change_was_readable_when_it_arrived(job: JobUnderTest, listener: Listener) -> None:
+    total = sum(len(of_user) for of_user in changes(job).values())
+    deadline_s = time.monotonic() + 60
+    while listener.seen < total and time.monotonic() < deadline_s:
+        time.sleep(0.1)
+    assert listener.seen >= total > 1_000
+    assert listener.unreadable == []
+
+
+def test_commands_show_members_sizes_and_look_alikes(job: JobUnderTest) -> None:
+    assert len(job.run("segments", "members", "lapsing", "--limit", "7")) == 7
+    sizes = job.run("segments", "sizes")["lapsing"]
+    assert [size["members"] for size in sizes] == [100, 100, 0]
+    similar = job.run("segments", "expand", "big_spender", "--count", "5")
+    assert len(similar) == 5
+    assert all(int(user["user_id"].split()[1]) % 6 != 3 for user in similar)
+    text = run_cli("segments", "sizes", "--config", job.config_file).stdout
+    assert "of users" in text
+    assert run_cli("segments", "members", "none", "--config", job.config_file, ok=False).returncode

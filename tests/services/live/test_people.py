@@ -1,0 +1,60 @@
+"""A job that follows merges: later events of an alias, a correction, and the audit."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from liveprofile.storage import queries
+from liveprofile.storage.connection import open_session
+from tests.services.live.conftest import WINDOW, LiveJob
+from tests.support.streams.seeded import Message
+
+pytestmark = pytest.mark.services
+
+IDS = ("person", "alias")
+EARLIER, LATER, STEP_MS = 40, 10, 500
+
+
+def messages(count: int, start_ms: int) -> Iterator[Message]:
+    """Purchases of both ids in turn."""
+    for number in range(count):
+        user_id = IDS[number % 2]
+        event = {
+            "event_id": f"{start_ms}-{number}",
+            "user_id": user_id,
+            "event_type": "purchase",
+            "event_time": start_ms + number * STEP_MS,
+            "amount": 5,
+        }
+        yield Message(user_id.encode(), json.dumps(event).encode())
+
+
+def test_profiles_of_two_ids_become_one(live_job: LiveJob) -> None:
+    job, since_ms = live_job
+    job.send(messages(EARLIER, since_ms - 2 * EARLIER * STEP_MS))
+    job.send(messages(LATER, since_ms))
+    # All of this is in the past: the job has run for longer, and no window waits for the clock.
+    job.send_heartbeats(since_ms + LATER * STEP_MS + 2 * WINDOW["length_ms"])
+    job.wait_until_caught_up()
+    job.wait_until_committed()
+
+    with open_session(job.settings.cassandra) as session:
+        of_alias = queries.deltas(session, "alias")
+        assert sum(delta.events for delta in of_alias) == EARLIER // 2
+        assert all(delta.window_end_ms < since_ms for delta in of_alias)
+        assert queries.profile(session, "person").events_total == EARLIER // 2 + LATER
+        assert len(queries.scores(session, "person")) == EARLIER // 2 + LATER
+
+    counts = job.run("events", "recompute-late")
+    assert (counts["merged"], counts["incomplete"], counts["late_events"]) == (1, 0, 0)
+    with open_session(job.settings.cassandra) as session:
+        assert queries.profile(session, "alias") is None
+        assert not queries.deltas(session, "alias")
+        deltas = queries.deltas(session, "person")
+        assert sum(delta.events for delta in deltas) == EARLIER + LATER
+        assert deltas[0].correction == "MERGED"
+        assert queries.profile(session, "person").events_total == EARLIER + LATER
+    assert job.audit()["ok"]

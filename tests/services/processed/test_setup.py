@@ -1,0 +1,112 @@
+"""Commands about a job and its stack: setup, migrations, doctor, rejected events."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from liveprofile.kafka.connection import client_config
+from liveprofile.kafka.records import read_topic
+from liveprofile.kafka.topics import delete_topics
+from liveprofile.settings import TopicSettings, load
+from stack.local import to_toml
+from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.streams.seeded import Message
+from tests.support.streams.shop import shop_events
+
+pytestmark = pytest.mark.services
+
+
+def other_settings(job: JobUnderTest, name: str, /, **sections: dict[str, object]) -> Path:
+    """A settings file like the job's, with other values."""
+    content = load(job.config_file).model_dump(mode="json", exclude_unset=True)
+    for section, values in sections.items():
+        content[section] = content.get(section, {}) | values
+    file = job.config_file.with_name(name)
+    file.write_text(to_toml(content))
+    return file
+
+
+def test_doctor_has_no_finding_on_a_healthy_stack(job: JobUnderTest) -> None:
+    report = job.run("doctor", ok=False)
+    assert report["ok"], report["findings"]
+    assert len(report["checks"]) >= 15 and report["skipped"] == []
+
+
+def test_doctor_names_what_is_broken(job: JobUnderTest, tmp_path: Path) -> None:
+    topics = TopicSettings.prefixed("broken")
+    file = other_settings(
+        job,
+        "broken.toml",
+        topics=topics,
+        cassandra={"keyspace": "nowhere"},
+        flink={"rest_url": "http://127.0.0.1:1"},
+        job={"parallelism": 3},
+    )
+    settings = load(file)
+    admin = AdminClient(client_config(settings.kafka))
+    created = [
+        NewTopic(topics["events"], 2, 1, config={"retention.ms": "60000"}),
+        NewTopic(topics["rules"], 2, 1, config={"cleanup.policy": "delete"}),
+    ]
+    for future in admin.create_topics(created).values():
+        future.result()
+    try:
+        done = run_cli("doctor", "--json", "--config", file, ok=False)
+    finally:
+        delete_topics(settings.kafka, [topics["events"], topics["rules"]])
+    report = json.loads(done.stdout)
+    assert done.returncode == 1
+    assert {finding["check"] for finding in report["findings"]} == {
+        "topics exist",
+        "topic timestamps",
+        "topic cleanup",
+        "topic retention",
+        "topic partitions",
+        "keyspace",
+        "flink reachable",
+    }, report["findings"]
+    assert "slots" in report["skipped"]
+
+
+def test_setup_creates_nothing_that_exists(job: JobUnderTest) -> None:
+    assert job.run("job", "setup", "--dry-run") == {
+        "topics_missing": [],
+        "migrations_pending": [],
+        "migrations_waiting": [],
+    }
+    assert job.run("job", "setup") == {
+        "topics_created": [],
+        "keyspace": job.settings.cassandra.keyspace,
+        "migrations_applied": [],
+    }
+    steps = job.run("job", "migrations", "list")
+    assert {step["state"] for step in steps} == {"applied"} and steps
+
+
+def test_rejected_event_is_listed_corrected_and_sent_again(job: JobUnderTest) -> None:
+    event = next(shop_events(3, 20, 60_000)) | {"event_id": "corrected", "price": "x"}
+    job.send([Message(b"u", json.dumps(event).encode())])
+    job.wait_until_caught_up()
+    assert job.run("events", "rejected", "list", "--since", "2099-01-01") == []
+    options = ("--reason", "BAD_NUMBER", "--since", "1h", "--limit", "10000")
+    (listed,) = (
+        each for each in job.run("events", "rejected", "list", *options) if "corrected" in str(each)
+    )
+    shown = job.run("events", "rejected", "show", listed["id"])
+    assert shown == listed and shown["detail"] == "price"
+
+    corrections = job.config_file.with_name("corrected.jsonl")
+    corrections.write_text(json.dumps(shown))
+    unchanged = run_cli(
+        "events", "rejected", "resend", corrections, "--config", job.config_file, ok=False
+    )
+    assert unchanged.returncode == 2 and "unchanged" in unchanged.stderr
+    corrections.write_text(json.dumps(shown | {"payload": event | {"price": 9.5}}))
+    assert job.run("events", "rejected", "resend", str(corrections)) == {"records": 1, "sent": True}
+    resent = [each for each in read_topic(job.settings, job.settings.topics.events) if each.headers]
+    assert [each.headers["resent_offset"] for each in resent] == [str(shown["offset"]).encode()]
+    assert resent[0].key == str(event["user_id"]).encode()

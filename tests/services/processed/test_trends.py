@@ -1,0 +1,123 @@
+"""`liveprofile shop trends` counts what a running job has processed, with kills and repetitions."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import time
+from collections import Counter
+
+import pytest
+
+from liveprofile.kafka.records import read_topic
+from liveprofile.storage.connection import open_session
+from liveprofile.trends.count_store import read_counts, read_last_chunk, read_series
+from liveprofile.trends.counts import ALL, CATEGORY, Series
+from liveprofile.units import DAY_MS, HOUR_MS
+from tests.reference.validation import ValidEvent
+from tests.reference.windows import Classification, Record, classify
+from tests.services.processed.conftest import stream_with_faults
+from tests.support.job_under_test import CLI, JobUnderTest, run_cli
+from tests.support.streams.seeded import Message
+from tests.support.streams.shop import START_MS
+
+pytestmark = pytest.mark.services
+
+
+def counted(job: JobUnderTest) -> list[ValidEvent]:
+    """The valid events of the topic, late ones too, each once."""
+    records = [
+        Record(each.partition, each.offset, each.timestamp_ms, each.key, each.value)
+        for each in read_topic(job.settings, job.settings.topics.events)
+    ]
+    return classify(records, job.settings, frozenset(), frozenset(), Classification())
+
+
+def stored(job: JobUnderTest, span: str, series: Series) -> dict[int, tuple[int, int]]:
+    with open_session(job.settings.cassandra) as session:
+        rows = read_counts(session, job.settings.topics.events, span, series, 0, 2 * START_MS)
+    return {row.start_ms: (row.events, row.users) for row in rows}
+
+
+def expected(events: list[ValidEvent], span_ms: int) -> dict[int, tuple[int, int]]:
+    starts = [event.time_ms // span_ms * span_ms for event in events]
+    users = {(start, event.user_id) for start, event in zip(starts, events, strict=True)}
+    by_start = Counter(start for start, _ in users)
+    return {start: (count, by_start[start]) for start, count in Counter(starts).items()}
+
+
+def event(user_id: str, time_ms: int) -> Message:
+    fields = {"event_id": user_id, "user_id": user_id, "event_type": "view", "event_time": time_ms}
+    return Message(user_id.encode(), json.dumps(fields).encode())
+
+
+def test_killed_updates_count_every_event_once(job: JobUnderTest) -> None:
+    job.wait_until_committed()
+    rng, events = random.Random(5), counted(job)
+    for _ in range(2):
+        process = subprocess.Popen(
+            [str(CLI), "shop", "trends", "update", "--config", str(job.config_file)],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(rng.uniform(0.8, 2.0))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    job.run("shop", "trends", "update")
+    assert stored(job, "hour", Series(ALL, "", ALL)) == expected(events, HOUR_MS)
+    assert stored(job, "day", Series(ALL, "", ALL)) == expected(events, DAY_MS)
+    purchases = [event for event in events if event.event_type == "purchase"]
+    for category in {event.category for event in purchases}:
+        of_category = [event for event in purchases if event.category == category]
+        series = Series(CATEGORY, category, "purchase")
+        assert stored(job, "hour", series) == expected(of_category, HOUR_MS)
+
+
+def test_next_update_goes_on_and_leaves_out_copies(job: JobUnderTest) -> None:
+    assert job.run("shop", "trends", "update")["records"] == 0
+    [again, *_] = stream_with_faults()
+    new = event("new", START_MS)
+    job.send([again, new])
+    job.wait_until_committed()
+    report = job.run("shop", "trends", "update")
+    assert (report["events"], report["duplicates"], report["behind"]) == (1, 1, 0)
+    assert stored(job, "hour", Series(ALL, "", ALL)) == expected(counted(job), HOUR_MS)
+    with open_session(job.settings.cassandra) as session:
+        topic = job.settings.topics.events
+        assert Series(ALL, "", ALL) in read_series(session, topic)
+        chunk = read_last_chunk(session, topic)
+    assert chunk.done and sum(chunk.end.values()) == sum(chunk.first.values()) + 2
+
+
+def test_show_prints_points_and_what_falls_outside(job: JobUnderTest) -> None:
+    shown = job.run("shop", "trends", "show", "--by", "hour", "--last", "48h")
+    assert (
+        shown["points"] and shown["points"][-1]["start_ms"] + HOUR_MS <= shown["complete_until_ms"]
+    )
+    assert all(point["expected"] is None for point in shown["points"])  # too few weeks
+    text = run_cli("shop", "trends", "show", "--config", job.config_file).stdout
+    assert "all categories, all types: events by hour" in text
+    assert "Nothing falls outside the expected range." in text
+
+
+def test_funnel_and_retention_read_the_deltas(job: JobUnderTest) -> None:
+    users = {event.user_id for event in counted(job) if event.event_type == "view"}
+    found = job.run("shop", "funnel", "--within", "1h", "--last", "400d", "--limit", "1")
+    view, cart, purchase = found["groups"]["all"]
+    assert 0 < purchase["users"] <= cart["users"] <= view["users"] <= len(users)
+    assert view["users"] >= 0.9 * len(users)
+    options = ("--within", "1h", "--last", "400d")
+    assert "segment" in run_cli("shop", "funnel", *options, "--config", job.config_file).stdout
+    by_category = job.run("shop", "funnel", "--by", "category", *options)["groups"]
+    assert any(name.startswith("category ") for name in by_category)
+    # A week counts when it is complete.
+    later_ms = START_MS + 8 * DAY_MS
+    job.send([event("later", later_ms)])
+    job.send_heartbeats(later_ms + 2 * DAY_MS)
+    job.wait_until_caught_up()
+    cohorts = job.run("shop", "retention")
+    everyone = {event.user_id for event in counted(job)}
+    assert 0 < sum(cohort["users"] for cohort in cohorts) <= len(everyone)
+    assert all(cohort["active"][0] == cohort["users"] for cohort in cohorts)

@@ -1,0 +1,161 @@
+"""`liveprofile events audit --state` and `--since` while the job runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin import AdminClient
+
+from liveprofile.kafka.connection import client_config
+from liveprofile.kafka.offsets import partition_ranges
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.cql import from_ms
+from liveprofile.units import DAY_MS, MINUTE_MS
+from tests.services.records.conftest import OUT_OF_ORDERNESS_MS
+from tests.support.job_under_test import JobUnderTest, run_cli
+from tests.support.streams.seeded import Message
+from tests.support.streams.shop import START_MS
+
+pytestmark = pytest.mark.services
+
+BASE_MS = START_MS + 30 * DAY_MS
+USERS = 20
+CLOSED_WINDOWS = 3
+SLOW_USER = 1_000
+
+
+def event(user: int, at_ms: int, event_id: str = "") -> Message:
+    fields = {
+        "event_id": event_id or f"{user}-{at_ms}",
+        "user_id": f"user-{user}",
+        "event_type": "view",
+        "event_time": BASE_MS + at_ms,
+    }
+    return Message(fields["user_id"].encode(), json.dumps(fields).encode())
+
+
+@pytest.fixture(scope="module")
+def state_file(job: JobUnderTest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state of an audit of all that was sent before."""
+    job.send_heartbeats(BASE_MS)
+    job.wait_until_committed()
+    file = tmp_path_factory.mktemp("state") / "audit.json"
+    assert job.audit("--state", str(file))["ok"]
+    return file
+
+
+def offsets_in(state_file: Path) -> dict[int, int]:
+    offsets = json.loads(state_file.read_text())["offsets"]
+    return {int(number): offset for number, offset in offsets.items()}
+
+
+def ends(job: JobUnderTest, topic: str) -> dict[int, int]:
+    return {number: span.end for number, span in partition_ranges(job.settings, topic).items()}
+
+
+def test_first_audit_leaves_open_windows_to_the_next(job: JobUnderTest, state_file: Path) -> None:
+    count = job.send(
+        event(user, window * MINUTE_MS) for window in range(CLOSED_WINDOWS) for user in range(USERS)
+    )
+    job.send_heartbeats(BASE_MS + CLOSED_WINDOWS * MINUTE_MS + OUT_OF_ORDERNESS_MS)
+    count += len(ends(job, job.settings.topics.events))
+    first_open = ends(job, job.settings.topics.events)
+    count += job.send(event(user, CLOSED_WINDOWS * MINUTE_MS) for user in range(USERS))
+    job.wait_until_committed()
+    report = job.audit("--state", str(state_file))
+    assert report["ok"], report
+    assert (report["in_topic"], report["used"]) == (count, USERS * CLOSED_WINDOWS)
+    assert report["unaccounted"] == report["open_windows"] == USERS
+    assert offsets_in(state_file) == first_open
+
+
+def test_next_audit_classifies_by_records_before_its_range(
+    job: JobUnderTest, state_file: Path
+) -> None:
+    copies = job.send(event(user, 0) for user in range(USERS))
+    late = job.send([event(1, 7)])
+    broken = job.send([Message(b"key", b"{")])
+    job.send_heartbeats(BASE_MS + (CLOSED_WINDOWS + 2) * MINUTE_MS)
+    job.wait_until_committed()
+    report = job.audit("--state", str(state_file))
+    assert report["ok"], report
+    counts = tuple(report[name] for name in ("used", "duplicate", "late", "rejected"))
+    assert counts == (USERS, copies, late, broken)
+    assert report["open_windows"] == report["unaccounted"] == 0
+    assert offsets_in(state_file) == ends(job, job.settings.topics.events)
+    assert job.audit("--state", str(state_file))["in_topic"] == 0
+
+
+def test_repair_sends_a_lost_late_record_of_the_range(job: JobUnderTest) -> None:
+    topic = job.settings.topics.late
+    admin = AdminClient(client_config(job.settings.kafka))
+    sent = [TopicPartition(topic, *end) for end in ends(job, topic).items()]
+    for future in admin.delete_records(sent).values():
+        future.result()
+    report = job.audit("--since", "1h")
+    assert (report["ok"], report["unaccounted"], report["open_windows"]) == (False, 1, 0)
+    repaired = job.audit("--since", "1h", "--repair")
+    assert (repaired["ok"], repaired["repaired"]) == (True, 1)
+    report = job.audit("--since", "1h")
+    assert report["ok"], report
+    assert report["late"] == 1 and report["in_topic"] < job.audit()["in_topic"]
+
+
+def test_corrected_event_is_neither_late_nor_unaccounted(job: JobUnderTest) -> None:
+    first, last = 10 * MINUTE_MS, 11 * MINUTE_MS
+    job.send([event(SLOW_USER, first + 5), event(SLOW_USER, last)])
+    job.send_heartbeats(BASE_MS + 13 * MINUTE_MS)
+    job.wait_until_committed()
+    # One in a window that is stored, one in a window of its own.
+    job.send([event(SLOW_USER, first + 7), event(SLOW_USER, first - MINUTE_MS)])
+    job.send_heartbeats(BASE_MS + 14 * MINUTE_MS)
+    job.wait_until_committed()
+    before = job.audit("--since", "1h")
+    assert before["ok"], before
+
+    result = job.run("events", "recompute-late")
+    assert (result["incomplete"], result["late_events"]) == (0, before["late"])
+    assert result["windows"] >= 3
+    after = job.audit("--since", "1h")
+    assert after["ok"], after
+    assert (after["late"], after["corrected"]) == (0, before["late"])
+    assert after["used"] == before["used"]
+    deltas = job.run("profile", "deltas", f"user-{SLOW_USER}")
+    totals = [(delta["events"], delta["delta"]["after"]["events"]) for delta in deltas]
+    assert totals == [(1, 4.0), (2, 3.0), (1, 1.0)]
+    assert job.run("profile", "show", f"user-{SLOW_USER}")["events_total"] == 4
+
+
+def test_failed_audit_keeps_the_state_file(job: JobUnderTest, tmp_path: Path) -> None:
+    with open_session(job.settings.cassandra) as session:
+        session.execute(
+            "DELETE FROM profile_delta WHERE user_id = %s AND window_end = %s",
+            ("user-0", from_ms(BASE_MS + MINUTE_MS)),
+        )
+    file = tmp_path / "audit.json"
+    report = job.audit("--since", "1h", "--state", str(file))
+    # The event and its copy.
+    assert (report["ok"], report["unaccounted"], report["open_windows"]) == (False, 2, 0)
+    assert not file.exists()
+    newest = job.audit("--since", "2100-01-01", "--state", str(file))
+    assert (newest["ok"], newest["in_topic"]) == (True, 0)
+
+
+def test_state_beyond_the_topic_is_refused(job: JobUnderTest, tmp_path: Path) -> None:
+    file = tmp_path / "audit.json"
+    topic = job.settings.topics.events
+    file.write_text(json.dumps({"topic": topic, "offsets": {"0": 10**6}}))
+    done = run_cli("events", "audit", "--state", file, "--config", job.config_file, ok=False)
+    assert done.returncode == 3
+    assert f"the audit stopped at offset 1000000 of {topic}/0" in done.stderr
+
+
+def test_records_that_the_job_has_not_read_are_behind(job: JobUnderTest) -> None:
+    job.cancel()
+    count = job.audit("--since", "1h")["in_topic"]
+    job.send([event(1, 8), event(2, 8)])
+    report = job.audit("--since", "1h")
+    assert (report["in_topic"], report["behind"]) == (count, 2)

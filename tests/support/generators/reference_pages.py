@@ -1,0 +1,130 @@
+"""Generates the pages of docs/ that list what the code declares: commands, metrics, kept data.
+
+    python -m tests.support.generators.reference_pages
+
+tests/unit/cli/test_docs.py compares.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from itertools import groupby
+from typing import Any
+
+import yaml
+from typer.main import get_command
+
+from cli.main import app
+from liveprofile.privacy.retention import retention
+from liveprofile.settings import Settings
+from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
+from models.profile.recipes import RECIPES
+from monitoring.catalogue import FIGURES
+from tests.support.paths import ROOT
+
+# Begins a part of a sentence that a list of commands can do without.
+MORE = re.compile(
+    r"[;:] |, (?:also|as|beside|each|from|in|keyed|newest|or|so|that|then|until|which|with)\b"
+    r"|,? until (?:Ctrl-C|it is)"
+)
+UNITS = {"days": DAY_MS, "hours": HOUR_MS, "minutes": MINUTE_MS}
+RULES = ROOT / "deploy" / "prometheus" / "alerts.yaml"
+
+
+def pages() -> dict[str, str]:
+    """{name of the page: its text}."""
+    lines = {"commands.md": commands(), "metrics.md": metrics(), "data-inventory.md": inventory()}
+    return {name: "\n".join(each).rstrip() + "\n" for name, each in lines.items()}
+
+
+def commands() -> Iterator[str]:
+    yield "# Commands\n"
+    yield "Generated from the command line. `--help` of each has its options and an example.\n"
+    groups: dict[str, list[str]] = {}
+    for path, text in leaves(get_command(app)):
+        group = path[0] if len(path) > 1 else ""
+        name = " ".join(path).removeprefix(group).strip()
+        groups.setdefault(group, []).append(f"- `{name}`: {text}")
+    for group, lines in groups.items():
+        yield from ([f"## liveprofile {group}\n"] if group else [])
+        yield "\n".join(lines) + "\n"
+
+
+def leaves(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Each command that does something, with the beginning of its help. Recipes are left out."""
+    below = getattr(command, "commands", {})
+    if path and (not below or command.invoke_without_command):
+        yield path, beginning(command.help)
+    for name, each in below.items():
+        if name not in RECIPES:
+            yield from leaves(each, *path, name)
+
+
+def beginning(text: str) -> str:
+    """The first sentence, without what only adds to it."""
+    sentence = " ".join(text.split("\n\n")[0].split()).split(". ")[0].split(" (docs/")[0]
+    return MORE.split(sentence)[0].rstrip(".")
+
+
+def metrics() -> Iterator[str]:
+    yield "# Metrics and alerts\n"
+    yield "What `liveprofile serve metrics` exports, generated from the code. Names have the prefix"
+    yield "`liveprofile_`, a counter's name ends with `_total`. Labels in brackets.\n"
+    for kind in ("gauge", "counter", "histogram"):
+        yield f"## {kind.capitalize()}s\n"
+        for name, figure in FIGURES.items():
+            if figure.kind == kind:
+                labels = f" [{', '.join(figure.labels)}]" if figure.labels else ""
+                yield f"- `{name}`{labels}: {figure.help.rstrip('.')}"
+        yield ""
+    yield "The API exports `api_requests_total` [method, route, status], `api_request_seconds`"
+    yield "[route] and `api_requests_in_flight`.\n"
+    yield "## Alerts\n"
+    yield "Each says what to do. `page`: act now. `ticket`: act within a day.\n"
+    rules = [
+        rule for group in yaml.safe_load(RULES.read_text())["groups"] for rule in group["rules"]
+    ]
+    for severity in ("page", "ticket"):
+        names = [f"`{each['alert']}`" for each in rules if each["labels"]["severity"] == severity]
+        yield f"- {severity}: {', '.join(names)}"
+    yield ""
+
+
+def inventory() -> Iterator[str]:
+    yield "# Data inventory\n"
+    yield "What is kept for how long by default, generated from the code. `liveprofile privacy"
+    yield "data-inventory` prints it for your settings, and [privacy.md](privacy.md) explains it.\n"
+    kept = sorted(retention(Settings.model_construct()), key=lambda each: not each.has_users)
+    for title, kind in (("Tables", "table"), ("Topics", "topic"), ("State of the job", "state")):
+        yield f"## {title}\n"
+        for users, rows in groupby(
+            (x for x in kept if x.kind == kind), lambda each: each.has_users
+        ):
+            if not users:
+                yield "\nWithout users:\n"
+            by_limit: dict[str, list[str]] = {}
+            for row in rows:
+                what = "" if kind == "state" else f" ({row.what})"
+                by_limit.setdefault(limit(row), []).append(f"`{row.place}`{what}")
+            for text, places in by_limit.items():
+                yield f"- {text}: {', '.join(places)}"
+        yield ""
+
+
+def limit(row: Any) -> str:
+    if row.limit_ms is None:
+        return row.setting
+    unit = next((name for name, ms in UNITS.items() if row.limit_ms >= 2 * ms), "minutes")
+    long = f"{row.limit_ms / UNITS[unit]:g} {unit}"
+    setting = " + ".join(f"`{part}`" if "." in part else part for part in row.setting.split(" + "))
+    return setting if setting == long else f"{setting}, {long}"
+
+
+def main() -> None:
+    for name, text in pages().items():
+        (ROOT / "docs" / name).write_text(text, "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""The local stack as tests start it: Flink is highly available, and its workers can fail."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from stack.local import Stack
+from stack.state import StackState
+from tests.support.more_services import ZooKeeper
+from tests.support.paths import ROOT
+
+SLOTS = 4
+CASSANDRA_HEAP_MB = 512
+# A dead TaskManager is noticed sooner than with flink-conf/. No test pauses one for longer.
+HEARTBEATS = {"heartbeat.timeout": "20 s"}
+IN_WORKERS = ROOT / "tests" / "faults" / "in_workers"
+
+
+class LocalStack(Stack):
+    """A stack with ZooKeeper."""
+
+    def __init__(self, root: Path, flink_options: Mapping[str, Any] = MappingProxyType({})):
+        self.zookeeper = ZooKeeper(root, StackState(root))
+        # Of the TaskManagers, and the other ones that a test starts.
+        self.flink_options = HEARTBEATS | self.zookeeper.flink_options() | dict(flink_options)
+        super().__init__(
+            root,
+            slots=SLOTS,
+            cassandra_heap_mb=CASSANDRA_HEAP_MB,
+            flink_options=self.flink_options,
+        )
+        # A file in it makes a method of a Python worker fail.
+        self.worker_faults = root / "worker-faults"
+
+    def start(self) -> None:
+        self.worker_faults.mkdir(parents=True, exist_ok=True)
+        os.environ["WORKER_FAULTS"] = str(self.worker_faults)
+        paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+        if str(IN_WORKERS) not in paths:
+            os.environ["PYTHONPATH"] = os.pathsep.join([str(IN_WORKERS), *filter(None, paths)])
+        self.zookeeper.start()
+        super().start()
+
+    def stop(self) -> None:
+        super().stop()
+        self.zookeeper.stop()

@@ -1,0 +1,83 @@
+"""Tables on disk return every row once, in order, in bounded memory."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from liveprofile.disk_tables import DiskTables
+
+KEYS = np.random.default_rng(1).integers(0, 2**64, 1_000, np.uint64)
+ROWS = np.zeros(1_000, [("key", np.uint64), ("value", np.int64)])
+ROWS["key"], ROWS["value"] = KEYS, np.arange(1_000)
+
+
+@pytest.fixture
+def tables():
+    with DiskTables() as tables:
+        for start in range(0, 1_000, 7):
+            tables.add("numbers", ROWS[start : start + 7])
+        yield tables
+
+
+def test_rows_come_back_once_in_order(tables):
+    values = [
+        value
+        for batch in tables.read("numbers", "ORDER BY key")
+        for value in batch["value"].to_pylist()
+    ]
+    assert values == np.argsort(KEYS).tolist() and tables.count("numbers") == 1_000
+    largest = list(tables.read("numbers", "WHERE key >= ?", 2**64 - 1))
+    assert not sum(batch.num_rows for batch in largest)
+    assert list(tables.read("none")) == [] and tables.count("none") == 0
+
+
+def test_contains_finds_exactly_the_added_keys(tables):
+    asked = np.concatenate([KEYS[:5], np.array([0, 2**63, 2**64 - 1], np.uint64), KEYS[-1:]])
+    expected = [key in set(KEYS.tolist()) for key in asked.tolist()]
+    assert tables.contains("numbers", "key", asked).tolist() == expected
+    assert not tables.contains("none", "key", asked).any()
+
+
+def run(program: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+
+@pytest.mark.slow
+def test_full_disk_names_the_remedy():
+    done = run("""
+import resource, numpy as np
+from liveprofile.disk_tables import DiskTables
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+with DiskTables() as tables:
+    rows = np.zeros(20_000, [("a", np.uint64), ("b", np.uint64)])
+    for start in range(600):
+        rows["a"], rows["b"] = np.random.default_rng(start).integers(0, 2**63, (2, 20_000))
+        tables.add("numbers", rows)
+""")
+    assert "InputError: temporary folder" in done.stderr and "set TMPDIR" in done.stderr
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_rows():
+    done = run("""
+from pathlib import Path
+import numpy as np
+from liveprofile.disk_tables import DiskTables
+
+def peak_mb():
+    return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1_000
+
+rows = np.zeros(20_000, [("a", np.uint64), ("b", np.uint64)])
+with DiskTables() as tables:
+    before = peak_mb()
+    for start in range(600):
+        rows["a"], rows["b"] = np.random.default_rng(start).integers(0, 2**63, (2, 20_000))
+        tables.add("numbers", rows)
+    assert sum(batch.num_rows for batch in tables.read("numbers", "ORDER BY a")) == 12_000_000
+    print(peak_mb() - before)
+""")
+    assert float(done.stdout) < 220, done.stderr  # of 192 MB, twice while they are sorted
