@@ -60,7 +60,7 @@ docs: .stack/docs-venv/.ready ## build the site of docs/ in .stack/site/, with s
 	@sed -E 's#\]\(docs/#](#g; s#\(CHANGELOG\.md#(changelog.md#g' README.md > .stack/site-pages/index.md
 	@sed -E 's#\]\(docs/#](#g; s#\(README\.md#(index.md#g' CHANGELOG.md > .stack/site-pages/changelog.md
 	@sed -i -E 's#\(\.\./README\.md#(index.md#g; s#\(\.\./CHANGELOG\.md#(changelog.md#g' .stack/site-pages/*.md
-	@sed -i -E 's#\[([^]]*)\]\((\.\./|mappings)[^)]*\)#\1#g' .stack/site-pages/*.md
+	@sed -i -E 's#\[([^]]*)\]\((\.\./|lab/|mappings)[^)]*\)#\1#g' .stack/site-pages/*.md
 	@.stack/docs-venv/bin/zensical build --clean --strict
 
 lint: venv ## check style with ruff and layers with import-linter

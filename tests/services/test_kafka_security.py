@@ -177,7 +177,7 @@ JOB_GROUPS = (
     "liveprofile liveprofile-events liveprofile-rules liveprofile-models liveprofile-consents"
     " liveprofile-erasures"
 )
-# From the table of docs/deployment.md.
+# From the table of docs/deploy.md.
 RIGHTS = {
     "job": [(TOPIC, READ, JOB_READS), (TOPIC, WRITE, JOB_WRITES), (GROUP, READ, JOB_GROUPS)],
     "analyst": [

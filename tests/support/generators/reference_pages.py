@@ -41,24 +41,22 @@ def pages() -> dict[str, str]:
 def commands() -> Iterator[str]:
     yield "# Commands\n"
     yield "Generated from the command line. `--help` of each has its options and an example.\n"
-    groups: dict[str, list[str]] = {}
-    for path, text in leaves(get_command(app)):
-        group = path[0] if len(path) > 1 else ""
-        name = " ".join(path).removeprefix(group).strip()
-        groups.setdefault(group, []).append(f"- `{name}`: {text}")
-    for group, lines in groups.items():
+    groups = {"": {}} | {
+        name: each.commands for name, each in below(get_command(app)) if below(each)
+    }
+    groups[""] = {name: each for name, each in below(get_command(app)) if not below(each)}
+    for group, members in groups.items():
         yield from ([f"## liveprofile {group}\n"] if group else [])
-        yield "\n".join(lines) + "\n"
+        for name, each in members.items():
+            parts = ", ".join(part for part, _ in below(each))
+            yield f"- `{name}`{f' ({parts})' if parts else ''}: {beginning(each.help)}"
+        yield ""
 
 
-def leaves(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Each command that does something, with the beginning of its help. Recipes are left out."""
-    below = getattr(command, "commands", {})
-    if path and (not below or command.invoke_without_command):
-        yield path, beginning(command.help)
-    for name, each in below.items():
-        if name not in RECIPES:
-            yield from leaves(each, *path, name)
+def below(command: Any) -> list[tuple[str, Any]]:
+    """The commands of a group, without recipes of trainings."""
+    members = getattr(command, "commands", {}).items()
+    return [(name, each) for name, each in members if name not in RECIPES]
 
 
 def beginning(text: str) -> str:

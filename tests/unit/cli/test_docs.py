@@ -9,13 +9,27 @@ from typing import Any
 
 import pytest
 from pydantic import BaseModel, SecretStr
+from typer.main import get_command
 
+from cli.main import app
 from liveprofile.settings import Settings
 from tests.support.generators import reference_pages
 from tests.support.paths import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").glob("*.md"))]
 TEXT = {page.name: page.read_text("utf-8") for page in PAGES}
+# `liveprofile` in a code span or block, and the words after it.
+COMMAND = r"(?m)(?:`|^ {4}(?:.*[|*] +)?)liveprofile((?: [a-z][a-z-]+)+)"
+LIVEPROFILE = get_command(app)
+NO_SETTINGS = {
+    "metrics.md",
+    "cassandra.cql",
+    "cassandra.yaml",
+    "model.safetensors",
+    "model.blocks",
+    "window.media",
+    "metrics.refit",
+}
 CODE = {".py", ".toml", ".yaml", ".cql", ".json", ".html", ".sh"}
 
 
@@ -77,6 +91,25 @@ def test_generated_page_is_current(name: str) -> None:
     assert TEXT[name] == reference_pages.pages()[name]
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_and_setting_of_a_page_exists(page: Path) -> None:
+    text = TEXT[page.name]
+    wrong = [words for words in re.findall(COMMAND, text) if not is_command(words.split())]
+    sections = "|".join({name.split(".")[0] for name in settings()})
+    named = re.findall(rf"`((?:{sections})\.[a-z]\w+)(?:`| = )", text)
+    assert (wrong, set(named) - settings().keys() - NO_SETTINGS) == ([], set())
+
+
+def is_command(words: list[str]) -> bool:
+    command: Any = LIVEPROFILE
+    for word in words:
+        below = getattr(command, "commands", {})
+        if below and word not in below:
+            return command is not LIVEPROFILE and command.invoke_without_command
+        command = below.get(word, command)
+    return True
+
+
 def test_every_page_that_code_names_exists() -> None:
     named = {
         page
@@ -100,7 +133,7 @@ def test_every_dependency_has_a_reason() -> None:
     assert len(files) >= 8
     text = "\n".join(file.read_text("utf-8") for file in files)
     pinned = re.findall(r"^([\w-]+)==(\S+)$", text, re.MULTILINE)
-    rows = re.findall(r"^\| ([\w, -]+) \| ([\d., ]+) \| .", TEXT["dependencies.md"], re.MULTILINE)
+    rows = re.findall(r"^- ([\w, -]+?) (\d[\d., ]+): .", TEXT["dependencies.md"], re.MULTILINE)
     documented_pins = {
         pair
         for names, versions in rows
