@@ -8,12 +8,23 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
-from liveprofile.flink.job_report import JobReport, report
-from liveprofile.flink.job_warnings import checkpoint_warnings, model_warnings, scoring_warnings
-from liveprofile.flink.latency_report import LatencyCounts, count_latencies, is_latency
-from liveprofile.flink.model_report import ModelReport, model_report
-from liveprofile.flink.operator_metrics import operator_metrics
-from liveprofile.flink.scoring_report import ScoringReport, scoring_report
+from liveprofile.flink.job_report import (
+    JobReport,
+    ScoringReport,
+    checkpoint_warnings,
+    model_warnings,
+    report,
+    scoring_report,
+    scoring_warnings,
+)
+from liveprofile.flink.operator_metrics import (
+    LatencyCounts,
+    ModelReport,
+    count_latencies,
+    is_latency,
+    model_report,
+    operator_metrics,
+)
 from liveprofile.kafka.offsets import lag, scoring_group
 from liveprofile.settings import Settings
 from udfs.profile.deployment import UserModels

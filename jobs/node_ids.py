@@ -12,7 +12,7 @@ of labels reads the same topic in both jobs and keeps its id.
 from __future__ import annotations
 
 from jobs.compiled_plan import NodeId
-from liveprofile.flink.scoring_report import FIRST_PARTS, SCORING_INPUT
+from liveprofile.flink.job_report import FIRST_PARTS, SCORING_INPUT
 
 _OVER = "stream-exec-over-aggregate"
 _SCAN = "stream-exec-table-source-scan"

@@ -5,11 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from liveprofile.flink.job_report import JobReport, report, running_jobs
-from liveprofile.flink.latency_report import NO_BOUND, LatencyCounts, count_latencies, is_latency
-from liveprofile.flink.model_report import is_model_gauge, models_of
-from liveprofile.flink.operator_metrics import OverSubtasks, operator_metrics
-from liveprofile.flink.scoring_report import count_events, is_scoring_counter
+from liveprofile.flink.job_report import (
+    JobReport,
+    count_events,
+    is_scoring_counter,
+    report,
+    running_jobs,
+)
+from liveprofile.flink.operator_metrics import (
+    NO_BOUND,
+    LatencyCounts,
+    OverSubtasks,
+    count_latencies,
+    is_latency,
+    is_model_gauge,
+    models_of,
+    operator_metrics,
+)
 from liveprofile.settings import Settings
 from liveprofile.units import SECOND_MS
 from monitoring.catalogue import Readings

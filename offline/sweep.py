@@ -27,8 +27,7 @@ from liveprofile.alerts.cloud_events import origin_of
 from liveprofile.kafka import records
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.evaluation import Evaluation
-from liveprofile.segments.events import change_event
-from liveprofile.segments.membership import Memberships, MembershipWrite
+from liveprofile.segments.membership import Memberships, MembershipWrite, change_event
 from liveprofile.segments.stored_profiles import ProfilePage
 from liveprofile.segments.sweep_changes import SegmentCounts, SweepPlan, leave, page_changes
 from liveprofile.settings import Settings

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from liveprofile.consent.changes import ConsentBook
-from liveprofile.consent.persons import PersonConsentBook
+from liveprofile.consent.changes import ConsentBook, PersonConsentBook
 from liveprofile.consent.records import read_record
 from liveprofile.settings import Settings
 from udfs.book_feed import BookFeed, BookTopic

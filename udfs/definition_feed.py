@@ -22,8 +22,9 @@ from liveprofile.rules.definitions import (
     DefinitionProblem,
     DefinitionsError,
     DefinitionSet,
+    RuleSigner,
+    SignatureError,
 )
-from liveprofile.rules.signature import RuleSigner, SignatureError
 from liveprofile.settings import Settings
 from udfs.topic_follower import KafkaTopicSource, TopicFollower, TopicSource, read_to_end
 

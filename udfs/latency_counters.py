@@ -1,4 +1,4 @@
-"""Counts latencies of a batch in the buckets of `liveprofile.flink.latency_report`."""
+"""Counts latencies of a batch in the buckets of `liveprofile.flink.operator_metrics`."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from liveprofile.flink.latency_report import BOUND_LABEL, BUCKET, BUCKETS_MS, NO_BOUND, SUM
+from liveprofile.flink.operator_metrics import BOUND_LABEL, BUCKET, BUCKETS_MS, NO_BOUND, SUM
 
 
 class LatencyCounters:

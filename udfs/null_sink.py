@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from liveprofile.attributes.statements import Statement
-from liveprofile.rules.flag_history import NoFlagHistory
+from liveprofile.rules.flag_policy import NoFlagHistory
 from liveprofile.segments.membership import Membership, Memberships
 from liveprofile.segments.policy import ChangeKey
 

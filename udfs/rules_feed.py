@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import hashlib
 
+from liveprofile.rules.definitions import RuleSigner
 from liveprofile.rules.rules import Rule, RulesError, RuleSet, read_rule
-from liveprofile.rules.signature import RuleSigner
 from liveprofile.settings import Settings
 from udfs.definition_feed import (
     DefinitionFeed,

@@ -14,8 +14,7 @@ from typing import Any
 import orjson
 
 from liveprofile.kafka.records import Record
-from liveprofile.rules.definitions import DefinitionProblem
-from liveprofile.rules.signature import RuleSigner
+from liveprofile.rules.definitions import DefinitionProblem, RuleSigner
 from liveprofile.segments.definitions import (
     Segment,
     SegmentsError,

@@ -21,8 +21,7 @@ from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.cql import now_ms
 from liveprofile.trends.count_store import CassandraCountStore
-from liveprofile.trends.input_topic import KafkaInputTopic
-from liveprofile.trends.update import update
+from liveprofile.trends.update import KafkaInputTopic, update
 from liveprofile.units import DAY_MS
 from serve.keys import Role, new_key, write_key
 from serve.routes.campaigns import requested_of, wish_of

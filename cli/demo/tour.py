@@ -9,7 +9,7 @@ import numpy as np
 
 from liveprofile.audit.reconciliation import Reconciliation
 from liveprofile.resources import product_path
-from liveprofile.rules.severity import Severity
+from liveprofile.rules.flags import Severity
 from liveprofile.segments.definitions import read_segments
 from liveprofile.segments.evaluation import evaluate
 from liveprofile.settings import Settings

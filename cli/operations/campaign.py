@@ -27,7 +27,7 @@ from liveprofile.units import DAY_MS
 if TYPE_CHECKING:
     from cassandra.cluster import Session
 
-    from liveprofile.campaigns.frequency_cap import Cap
+    from liveprofile.campaigns.plan import Cap
     from liveprofile.campaigns.plan_file import PlanFile
     from liveprofile.campaigns.uplift import Difference, Uplift
 
@@ -267,7 +267,7 @@ def _reader(plan: str) -> Callable[[Session], PlanFile]:
 
 def _cap(text: str) -> Cap:
     """Reads a number of contacts and a span. Raises InputError."""
-    from liveprofile.campaigns.frequency_cap import Cap
+    from liveprofile.campaigns.plan import Cap
 
     count, separator, span = text.partition("/")
     if not separator or not count.isdecimal() or not int(count):

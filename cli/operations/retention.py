@@ -11,7 +11,7 @@ from cli.operations.options import event_types
 from cli.operations.tables import print_table
 
 if TYPE_CHECKING:
-    from liveprofile.trends.retention import Cohort
+    from liveprofile.trends.funnel import Cohort
 
 
 def retention(

@@ -87,7 +87,7 @@ def update(
     """
     from liveprofile.storage.connection import open_session
     from liveprofile.trends.count_store import CassandraCountStore
-    from liveprofile.trends.input_topic import KafkaInputTopic
+    from liveprofile.trends.update import KafkaInputTopic
     from liveprofile.trends.update import update as count
 
     settings = read_settings(config)

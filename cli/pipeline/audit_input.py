@@ -14,8 +14,7 @@ from typing import NamedTuple
 from rich.console import Console
 from rich.progress import track
 
-from liveprofile.audit.audit import Audit
-from liveprofile.audit.look_back import look_back
+from liveprofile.audit.audit import Audit, look_back
 from liveprofile.audit.rows import NO_TIME, IsErased
 from liveprofile.audit.state_file import read_state
 from liveprofile.errors import ServiceError

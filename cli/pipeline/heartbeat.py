@@ -29,8 +29,7 @@ def heartbeat(
     every SECONDS: Time between two heartbeats.
     count: Stop after so many. Default: run until stopped.
     """
-    from liveprofile.ingest.heartbeat import send_heartbeats
-    from liveprofile.ingest.replay import ReplayProducer
+    from liveprofile.ingest.replay import ReplayProducer, send_heartbeats
 
     settings = read_settings(config)
     send_heartbeats(

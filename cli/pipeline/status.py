@@ -60,14 +60,14 @@ def _print_status(settings: Settings, result: dict[str, Any]) -> None:
 
 
 def _collect_status(settings: Settings) -> dict[str, Any]:
-    from liveprofile.flink.job_report import report
-    from liveprofile.flink.job_warnings import (
+    from liveprofile.flink.job_report import (
         checkpoint_warnings,
         model_warnings,
+        report,
+        scoring_report,
         scoring_warnings,
     )
-    from liveprofile.flink.model_report import model_report
-    from liveprofile.flink.scoring_report import scoring_report
+    from liveprofile.flink.operator_metrics import model_report
     from liveprofile.kafka.offsets import lag, scoring_group
 
     job = report(settings.flink.rest_url, settings.job.name)

@@ -25,7 +25,7 @@ def link_logins(config: ConfigOption = None, json: JsonOption = False) -> None:
     Example: `liveprofile identity link-logins --config liveprofile.toml --json`
     """
     from liveprofile.alerts.consumer.loop import stop_on_signals
-    from liveprofile.consent.persons import PersonConsentBook
+    from liveprofile.consent.changes import PersonConsentBook
     from liveprofile.identity.login_service import LoginMerger
     from liveprofile.identity.logins import Books
     from udfs.book_feed import BookTail

@@ -9,12 +9,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
-from liveprofile.audit.lateness import expected_late_records
 from liveprofile.audit.reconciliation import Reconciliation, reconcile
 from liveprofile.audit.rows import (
     EVENT,
@@ -36,7 +35,7 @@ from liveprofile.audit.rows import (
 from liveprofile.disk_tables import DiskTables
 from liveprofile.identity.book import IdentityBook
 from liveprofile.kafka.topics import PartitionRange
-from liveprofile.settings import WindowSettings
+from liveprofile.settings import Settings, WindowSettings
 
 # The number of lost records that a report names.
 MAX_EXAMPLES = 10
@@ -246,3 +245,67 @@ def _example(is_open: bool, place: int, time_ms: int) -> dict[str, Any]:
         "event_time_ms": None if time_ms == NO_TIME else time_ms,
         "open_window": is_open,
     }
+
+
+def expected_late_records(
+    lost: np.ndarray, parts: Iterable[np.ndarray], window: WindowSettings
+) -> Iterator[tuple[int, int]]:
+    """Yields (position, lateness_ms) of lost records whose window had closed when they arrived.
+
+    lost: (L,) INPUT_ROW. parts: arrays of INPUT_ROW, together all records of the topic or range.
+    The memory is 8 L bytes for each partition.
+
+    The records' Kafka timestamps align the partitions. The watermark is the minimum over the
+    partitions that hold records, so no record is late before each of them has a record.
+    """
+    lost = lost[np.lexsort((lost["position"], lost["timestamp_ms"]))]
+    # Per partition: the largest clock of its records between one lost record and the next.
+    steps: dict[int, np.ndarray] = {}
+    for rows in parts:
+        numbers, next_lost = partitions(rows), _next_lost(rows, lost)
+        clocks = clocks_ms(rows)
+        for number in np.unique(numbers).tolist():
+            step = steps.setdefault(number, np.full(len(lost) + 1, NO_TIME))
+            of_partition = numbers == number
+            np.maximum.at(step, next_lost[of_partition], clocks[of_partition])
+    max_time = np.full(len(lost), np.iinfo(np.int64).max)
+    for step in steps.values():
+        np.minimum(max_time, np.maximum.accumulate(step)[:-1], out=max_time)
+    timed = (max_time != NO_TIME) & (lost["time_ms"] != NO_TIME)
+    lost, watermark_ms = lost[timed], max_time[timed] - window.out_of_orderness_ms
+    late = lost["end_ms"] - 1 <= watermark_ms
+    lateness_ms = watermark_ms - lost["time_ms"]
+    yield from zip(lost["position"][late].tolist(), lateness_ms[late].tolist(), strict=True)
+
+
+def _next_lost(rows: np.ndarray, lost: np.ndarray) -> np.ndarray:
+    """(N,) int: index of the first lost record that arrived with or after each row, else L."""
+    order = np.lexsort(
+        (
+            np.concatenate([rows["position"], lost["position"]]),
+            np.concatenate([rows["timestamp_ms"], lost["timestamp_ms"]]),
+        )
+    )
+    is_lost = order >= len(rows)
+    next_lost = np.empty(len(rows), np.int64)
+    next_lost[order[~is_lost]] = np.cumsum(is_lost)[~is_lost]
+    return next_lost
+
+
+class LookBack(NamedTuple):
+    """Times from which an audit of a range reads. The first two are record timestamps."""
+
+    input_ms: int
+    outputs_ms: int  # rejected and late topic
+    first_window_ms: int  # all records of windows that start at this time or later are read
+
+
+def look_back(begin_ms: int, settings: Settings) -> LookBack:
+    """Returns where to read for a range whose records have timestamps of `begin_ms` or later."""
+    window, skew_ms = settings.window, settings.limits.max_clock_skew_ms
+    # An earlier copy, or a record of the same window, is at most this much older.
+    apart_ms = max(settings.state.dedup_ttl_ms, window.length_ms + window.out_of_orderness_ms)
+    # The first record of a window may be max_clock_skew_ms ahead of its timestamp.
+    input_ms = begin_ms - apart_ms - skew_ms
+    # The brokers' clocks may differ: they stamp the topics' records.
+    return LookBack(input_ms, input_ms - skew_ms, begin_ms - apart_ms)

@@ -10,8 +10,7 @@ import orjson
 from cassandra.cluster import Session
 from cassandra.query import BoundStatement
 
-from liveprofile.campaigns.frequency_cap import Contact, is_at_cap
-from liveprofile.campaigns.plan import TREATMENT
+from liveprofile.campaigns.plan import TREATMENT, Contact, is_at_cap
 from liveprofile.campaigns.plan_file import Campaign, PlanFile
 from liveprofile.rows.users import CAMPAIGN_CONTACT
 from liveprofile.settings import Settings

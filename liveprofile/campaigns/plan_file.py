@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from liveprofile.campaigns.frequency_cap import Cap
-from liveprofile.campaigns.plan import Target
+from liveprofile.campaigns.plan import Cap, Target
 from liveprofile.errors import InputError
 
 _METADATA = b"liveprofile.campaign"

@@ -11,8 +11,7 @@ from cassandra.cluster import Session
 from cassandra.query import BoundStatement, SimpleStatement
 
 from liveprofile.campaigns.contacts import store_contacts
-from liveprofile.campaigns.frequency_cap import Cap
-from liveprofile.campaigns.plan import Target
+from liveprofile.campaigns.plan import Cap, Target
 from liveprofile.campaigns.plan_file import Campaign, PlanFile
 from liveprofile.errors import LiveprofileError
 from liveprofile.rows.users import CAMPAIGN_PLAN, CAMPAIGN_TARGET, SEGMENT_BUCKETS, segment_bucket

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
+from liveprofile.flink.operator_metrics import ModelReport
 from liveprofile.flink.rest import TERMINAL_STATES, request, running_tasks, vertex_metrics
 
 # The profile pipeline's source of events. The scoring pipeline reads the same topic again.
@@ -139,3 +140,102 @@ def _source_rate(rest_url: str, job_id: str, vertex_id: str) -> float:
     """Events per second that the vertex reads; 0 for a vertex without the source of events."""
     rates = vertex_metrics(rest_url, job_id, vertex_id, EVENT_SOURCE_RATE.match, "sum")
     return sum(rates.values())
+
+
+OVERDUE_INTERVALS = 3
+SLACK_S = 5.0  # a checkpoint itself takes time
+
+
+def checkpoint_warnings(job: JobReport, interval_ms: int) -> Iterator[str]:
+    """Whether checkpoints are overdue. interval_ms: the setting job.checkpoint_interval_ms."""
+    age_s = job.uptime_s if job.checkpoint is None else job.checkpoint.age_s
+    if age_s > OVERDUE_INTERVALS * interval_ms / 1_000 + SLACK_S:
+        yield (
+            f"no checkpoint has completed for {age_s:.0f} s, {job.checkpoints_failed} have"
+            " failed: after a failure the job reads this time again. Is the checkpoint folder full,"
+            " or not writable?"
+        )
+
+
+def scoring_warnings(scoring: ScoringReport | None) -> Iterator[str]:
+    if scoring and scoring.lost:
+        yield (
+            f"{scoring.lost} of {scoring.events} events lack a part and are not scored; after"
+            " scoring.rejoin_ttl_ms they are lost. Is one task much slower than the others?"
+        )
+    if scoring and scoring.unscored:
+        yield f"{scoring.unscored} events could not be scored: the TaskManagers' logs say why"
+
+
+def model_warnings(models: ModelReport | None) -> Iterator[str]:
+    if models and models.refused:
+        yield (
+            f"a worker has refused {models.refused} deployments of the user model and serves an"
+            " earlier one: the TaskManagers' logs say why"
+        )
+    if models and models.lowest_revision != models.highest_revision:
+        yield (
+            f"workers serve user models of revision {models.lowest_revision} to"
+            f" {models.highest_revision}: for seconds after a change; later, some have refused it"
+        )
+
+
+# Parts meet within milliseconds; a backlog in Flink's network buffers can take seconds.
+IN_FLIGHT_S = 10.0
+_RECORDS = re.compile(
+    r"(OverAggregate|Calc)\[(\d+)\]\.(numRecordsIn|numRecordsOut|numRecordsOutPerSecond)$"
+)
+_UNSCORED = ".liveprofile.events.unscored"
+# Nodes of the plan, which every release numbers alike (jobs/node_ids.py): the first part of each
+# event, and its row after `rejoined`.
+FIRST_PARTS, SCORING_INPUT = 38, 50
+
+
+class ScoringReport(NamedTuple):
+    """Events since the last start or restart of the job."""
+
+    events: int  # valid ones of a scored type
+    events_per_second: float  # over the last minute
+    incomplete: int  # of `events`: lack a part, because they are in flight or lost
+    unscored: int  # of `events`: could not be read or scored; the log has the reason
+
+    @property
+    def lost(self) -> int:
+        """The incomplete events, or 0 if all of them may be in flight."""
+        may_be_in_flight = self.incomplete <= IN_FLIGHT_S * self.events_per_second
+        return 0 if may_be_in_flight else self.incomplete
+
+
+def scoring_report(rest_url: str, job_id: str) -> ScoringReport | None:
+    """Reads the counters; None if the operators have no metrics yet. Raises ServiceError."""
+    metrics: dict[str, float] = {}
+    for vertex in request(rest_url, f"/jobs/{job_id}")["vertices"]:
+        metrics |= vertex_metrics(rest_url, job_id, vertex["id"], is_scoring_counter, "sum")
+    return count_events(metrics)
+
+
+def is_scoring_counter(name: str) -> bool:
+    """Whether `count_events` needs this metric."""
+    return _RECORDS.match(name) is not None or name.endswith(_UNSCORED)
+
+
+def count_events(metrics: Mapping[str, float]) -> ScoringReport | None:
+    """Makes the report from the metrics of all operators, which are summed over subtasks.
+
+    Returns None if operators are missing.
+    """
+    records: dict[tuple[str, int], dict[str, float]] = {}
+    for name, value in metrics.items():
+        if match := _RECORDS.match(name):
+            operator, node, metric = match.groups()
+            records.setdefault((operator, int(node)), {})[metric] = value
+    entered = records.get(("Calc", FIRST_PARTS))
+    rejoined = records.get(("OverAggregate", SCORING_INPUT))
+    if entered is None or rejoined is None:
+        return None
+    return ScoringReport(
+        events=int(entered["numRecordsOut"]),
+        events_per_second=entered["numRecordsOutPerSecond"],
+        incomplete=max(0, int(entered["numRecordsOut"] - rejoined["numRecordsIn"])),
+        unscored=int(sum(value for name, value in metrics.items() if name.endswith(_UNSCORED))),
+    )

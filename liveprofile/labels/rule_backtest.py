@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any, NamedTuple
 
+import orjson
 from cassandra.cluster import Session
+from cassandra.query import SimpleStatement
 
-from liveprofile.labels.known_labels import by_user_and_time, read_flag_labels, read_topic_labels
+from liveprofile.kafka.records import read_topic
+from liveprofile.labels.feedback import LABEL_OF_STATE, Label, schema_error
 from liveprofile.rules.backtest import Labels, Outcome, RuleReplay, StoredRows, outcome
 from liveprofile.rules.rules import Rule
 from liveprofile.rules.stored_rows import event_blocks, scan_events, scan_windows, window_blocks
 from liveprofile.settings import Settings
 from liveprofile.storage import queries
-from liveprofile.units import DAY_MS, HOUR_MS
+from liveprofile.storage.cql import read_pages, to_ms
+from liveprofile.units import DAY_MS, HOUR_MS, SECOND_MS
 
 Watch = Callable[[Iterable[Any]], Iterable[Any]]
 
@@ -111,3 +116,43 @@ def _outcome_as_json(each: Outcome) -> dict[str, Any]:
         "precision": each.precision,
         "users": len(each.users),
     }
+
+
+class KnownLabel(NamedTuple):
+    """time_ms: of the event, or the end of the window."""
+
+    user_id: str
+    time_ms: int
+    label: Label
+
+
+def read_flag_labels(session: Session) -> Iterable[KnownLabel]:
+    """The labels that analysts gave to flags. Raises ServiceError."""
+    query = SimpleStatement("SELECT DISTINCT flag_id, user_id, window_end, state FROM flag_state")
+    for row in read_pages(session, query):
+        if row.state in LABEL_OF_STATE:
+            yield KnownLabel(row.user_id, to_ms(row.window_end), LABEL_OF_STATE[row.state])
+
+
+def read_topic_labels(settings: Settings) -> Iterable[KnownLabel]:
+    """The valid labels of the topic, in its order. Raises ServiceError."""
+    for record in read_topic(settings, settings.topics.feedback):
+        try:
+            label = orjson.loads(record.value or b"")
+        except orjson.JSONDecodeError:
+            continue  # the job has rejected it
+        if schema_error(label) is None:
+            yield KnownLabel(label["user_id"], _ms(label["event_time"]), label["label"])
+
+
+def _ms(time: Any) -> int:
+    return (
+        time
+        if isinstance(time, int)
+        else round(datetime.fromisoformat(time).timestamp() * SECOND_MS)
+    )
+
+
+def by_user_and_time(*known: Iterable[KnownLabel]) -> dict[tuple[str, int], Label]:
+    """Of two labels the later in order counts."""
+    return {(each.user_id, each.time_ms): each.label for labels in known for each in labels}

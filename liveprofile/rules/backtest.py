@@ -15,8 +15,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from liveprofile.features.window_features import WINDOW_FEATURES
-from liveprofile.rules.flag_history import NoFlagHistory
-from liveprofile.rules.flag_policy import FlagPolicy, RuleEvaluation, RuleMatch, evaluate_rules
+from liveprofile.rules.flag_policy import (
+    FlagPolicy,
+    NoFlagHistory,
+    RuleEvaluation,
+    RuleMatch,
+    evaluate_rules,
+)
 from liveprofile.rules.flags import Flag, RowPosition
 from liveprofile.rules.rules import SCORE_FEATURE, Rule, Scope
 from liveprofile.units import DAY_MS

@@ -234,3 +234,10 @@ def _raises(rule: Rule, history: FlagHistory, time_ms: int) -> bool:
     return not history.was_true and all(
         abs(time_ms - raised_ms) >= cool_down_ms for raised_ms in nearest_ms
     )
+
+
+class NoFlagHistory:
+    """Reports no earlier flag and no rule as true before, so every rule that is true raises one."""
+
+    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
+        return [FlagHistory()] * len(queries)

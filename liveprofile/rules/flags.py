@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Protocol
 
 
@@ -73,3 +74,15 @@ class FlaggedRow(Protocol):
     revision: int
     active_rules: list[str]
     flags: list[Flag]
+
+
+class Severity(StrEnum):
+    LOW = "low"
+    MEDIUM = "medium"
+    HIGH = "high"
+    CRITICAL = "critical"
+
+    @property
+    def rank(self) -> int:
+        """0 for low, 3 for critical."""
+        return list(Severity).index(self)

@@ -28,7 +28,7 @@ from liveprofile.rules.definitions import (
     read_tables,
     validation_problems,
 )
-from liveprofile.rules.severity import Severity
+from liveprofile.rules.flags import Severity
 
 Scope = Literal["window", "event"]
 EventType = Literal["purchase", "return", "login", "coupon", "follow", "share"]

@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from liveprofile.simulator.config import ShopConfig
+from liveprofile.simulator.config import RandomStream, ShopConfig, random_generator
 from liveprofile.simulator.people import HOME_SPREAD, People
 from liveprofile.simulator.plan import CHANGE_DAYS, HABIT_CHANGES, CaseKind, PlantedCase
-from liveprofile.simulator.random_streams import RandomStream, random_generator
 from liveprofile.simulator.world import World
 from liveprofile.units import DAY_MS
 

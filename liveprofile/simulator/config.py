@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
+from enum import IntEnum
+
+import numpy as np
 
 from liveprofile.errors import InputError
 from liveprofile.units import DAY_MS
@@ -94,3 +97,19 @@ class ShopConfig:
     def ordinary_members(self, crowd_users: int, share: float) -> int:
         """Number of ordinary users in a crowd; at most a tenth of all ordinary users."""
         return min(int(crowd_users * share), self.users // 10)
+
+
+class RandomStream(IntEnum):
+    WORLD = 0
+    PEOPLE = 1
+    PLAN = 2
+    IDS = 3  # further key: the id prefix
+    DAY = 4  # further key: the day
+    WEEK = 5  # further key: the week
+    CASE = 6  # further key: the case number
+    SCENARIO = 7
+
+
+def random_generator(seed: int, stream: RandomStream, *key: int) -> np.random.Generator:
+    """The random number generator of one stream."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stream, *key)))

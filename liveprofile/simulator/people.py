@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from liveprofile.simulator.config import ShopConfig
-from liveprofile.simulator.random_streams import RandomStream, random_generator
+from liveprofile.simulator.config import RandomStream, ShopConfig, random_generator
 from liveprofile.simulator.world import CITIES, World, draw_indices
 
 # Share of users who join during the run; the others are present from the start.

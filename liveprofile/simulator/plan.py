@@ -8,9 +8,8 @@ from typing import NamedTuple
 import numpy as np
 
 from liveprofile.errors import InputError
-from liveprofile.simulator.config import ShopConfig
+from liveprofile.simulator.config import RandomStream, ShopConfig, random_generator
 from liveprofile.simulator.people import People
-from liveprofile.simulator.random_streams import RandomStream, random_generator
 from liveprofile.simulator.world import PUBLIC_COUPONS_PER_WEEK, public_coupon
 from liveprofile.units import DAY_MS, HOUR_MS, MINUTE_MS
 

@@ -6,10 +6,9 @@ from datetime import date
 
 import numpy as np
 
-from liveprofile.simulator.config import START, ShopConfig
+from liveprofile.simulator.config import START, RandomStream, ShopConfig, random_generator
 from liveprofile.simulator.crowds import ring_purchases
 from liveprofile.simulator.plan import CaseKind, IdCounts, PlantedCase
-from liveprofile.simulator.random_streams import RandomStream, random_generator
 from liveprofile.simulator.tables import IdMapper, ShopDay, build_day
 from liveprofile.simulator.world import World
 from liveprofile.units import HOUR_MS

@@ -8,10 +8,9 @@ import numpy as np
 
 from liveprofile.simulator import crowds, fraud
 from liveprofile.simulator.changes import HabitChanges
-from liveprofile.simulator.config import ShopConfig
+from liveprofile.simulator.config import RandomStream, ShopConfig, random_generator
 from liveprofile.simulator.people import People
 from liveprofile.simulator.plan import HABIT_CHANGES, CaseKind, CasePlan, PlantedCase
-from liveprofile.simulator.random_streams import RandomStream, random_generator
 from liveprofile.simulator.tables import IdMapper, ShopDay, build_day
 from liveprofile.simulator.visits import OrdinaryTraffic, events_per_visit
 from liveprofile.simulator.world import World

@@ -13,9 +13,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from liveprofile.simulator.config import RandomStream, random_generator
 from liveprofile.simulator.event_rows import CHANNELS
 from liveprofile.simulator.plan import CaseKind, IdCounts, PlantedCase
-from liveprofile.simulator.random_streams import RandomStream, random_generator
 from liveprofile.simulator.world import ITEMS_PER_CATEGORY, SHOPS, World
 from liveprofile.wire.scored_events import CELLS_PER_DEGREE
 from liveprofile.wire.tokens import EVENT_TYPES

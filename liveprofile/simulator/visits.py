@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from liveprofile.simulator.changes import HabitChanges
-from liveprofile.simulator.config import ShopConfig
+from liveprofile.simulator.config import RandomStream, ShopConfig, random_generator
 from liveprofile.simulator.event_rows import (
     APP,
     KIOSK,
@@ -23,7 +23,6 @@ from liveprofile.simulator.event_rows import (
 )
 from liveprofile.simulator.people import DEVICES_PER_USER, People
 from liveprofile.simulator.plan import CaseKind
-from liveprofile.simulator.random_streams import RandomStream, random_generator
 from liveprofile.simulator.world import (
     PUBLIC_COUPONS_PER_WEEK,
     PUBLIC_DISCOUNT,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from liveprofile.simulator.random_streams import RandomStream, random_generator
+from liveprofile.simulator.config import RandomStream, random_generator
 
 # Category group: categories, median price, sigma of log price, share of demand.
 GROUPS = {

@@ -12,11 +12,9 @@ from liveprofile.storage.queries import scan_changes, scan_users
 from liveprofile.trends.count_store import read_counts, read_last_chunk
 from liveprofile.trends.counts import Series
 from liveprofile.trends.forecast import DayForecast, forecast_next_day
-from liveprofile.trends.funnel import FunnelStep, funnel
+from liveprofile.trends.funnel import Cohort, FunnelStep, funnel, retention, user_windows
 from liveprofile.trends.points import Metric, hours_by_day, unit_of
-from liveprofile.trends.retention import Cohort, retention
 from liveprofile.trends.update import complete_until_ms
-from liveprofile.trends.user_windows import user_windows
 
 Row = TypeVar("Row")
 # Passes the rows of a scan on, and may end it with an exception.

@@ -7,8 +7,7 @@ from typing import Annotated, Any
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import Response
 
-from liveprofile.campaigns.frequency_cap import Cap
-from liveprofile.campaigns.plan import Economics, condition_of
+from liveprofile.campaigns.plan import Cap, Economics, condition_of
 from liveprofile.campaigns.plan_store import plan_as_json
 from liveprofile.campaigns.planning import Wish, campaign_of, report_as_json
 from liveprofile.client.analysis_models import (

@@ -28,8 +28,8 @@ from liveprofile.segments.members import SegmentSize
 from liveprofile.segments.preview import SegmentPreview
 from liveprofile.storage.queries import SimilarUser, StoredFlag, StoredScore
 from liveprofile.trends.counts import Series
+from liveprofile.trends.funnel import Cohort
 from liveprofile.trends.points import Metric, Point
-from liveprofile.trends.retention import Cohort
 from liveprofile.trends.stored import StoredForecast, StoredFunnel
 from serve.definitions import DefinitionKind
 from serve.keys import StoredKey

@@ -20,7 +20,7 @@ from liveprofile.segments.preview import SegmentPreview, preview
 from liveprofile.segments.stored_profiles import scan_profiles
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.connection import open_session
-from liveprofile.trends.retention import Cohort
+from liveprofile.trends.funnel import Cohort
 from liveprofile.trends.stored import StoredFunnel, stored_funnel, stored_retention
 from serve.store.definitions import read_kind_in_force
 from serve.store.protocol import ScanBusy, ScanTooLarge

@@ -8,8 +8,7 @@ from functools import partial
 from liveprofile.alerts.cloud_events import EventOrigin
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.segments.evaluation import Evaluation
-from liveprofile.segments.events import change_event
-from liveprofile.segments.membership import MembershipWrite
+from liveprofile.segments.membership import MembershipWrite, change_event
 from liveprofile.segments.policy import EvaluatedWindow, MembershipPolicy, MembershipReader
 from liveprofile.settings import Settings
 from liveprofile.wire import output_records

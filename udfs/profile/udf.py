@@ -13,7 +13,7 @@ from pyflink.table import DataTypes
 from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 
 from liveprofile.events.modalities import TEXT
-from liveprofile.flink.latency_report import WINDOW_TO_PROFILE
+from liveprofile.flink.operator_metrics import WINDOW_TO_PROFILE
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.segments.definitions import SegmentSet, read_segments

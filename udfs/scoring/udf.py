@@ -10,7 +10,7 @@ import pandas as pd
 from pyflink.table import DataTypes
 from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 
-from liveprofile.flink.latency_report import EVENT_TO_ALERT, EVENT_TO_SCORE
+from liveprofile.flink.operator_metrics import EVENT_TO_ALERT, EVENT_TO_SCORE
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.settings import Settings

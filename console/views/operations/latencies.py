@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from console.charts.bars import BarChart, bar_chart
 from console.formats import number
-from liveprofile.flink.latency_report import (
+from liveprofile.flink.operator_metrics import (
     BUCKETS_MS,
     EVENT_TO_ALERT,
     EVENT_TO_SCORE,

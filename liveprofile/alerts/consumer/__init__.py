@@ -10,7 +10,7 @@ from liveprofile.alerts.consumer.delivery import AlertRefused, Handler, RetryPol
 from liveprofile.alerts.consumer.handlers import Accounts, OpenCase, RestrictAccount
 from liveprofile.alerts.consumer.loop import AlertConsumer, AlertCounts, stop_on_signals
 from liveprofile.alerts.consumer.webhook import Webhook
-from liveprofile.rules.severity import Severity
+from liveprofile.rules.flags import Severity
 
 __all__ = [
     "Accounts",

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from liveprofile.alerts.cloud_events import ALERT_TYPE, is_type
-from liveprofile.rules.severity import Severity
+from liveprofile.rules.flags import Severity
 
 Id = Annotated[str, StringConstraints(min_length=1, max_length=256)]
 

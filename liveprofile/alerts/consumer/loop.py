@@ -10,12 +10,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import signal
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -25,7 +26,6 @@ from cassandra.cluster import Session
 from confluent_kafka import Consumer, KafkaException, Message, TopicPartition
 
 from liveprofile.alerts.consumer.alert import Alert, InvalidAlert, read_alert
-from liveprofile.alerts.consumer.dead_letters import SendDeadLetter, dead_letter_sender
 from liveprofile.alerts.consumer.delivery import (
     CassandraHandledStore,
     ConsumerStopped,
@@ -39,9 +39,10 @@ from liveprofile.alerts.consumer.delivery import (
 from liveprofile.errors import ServiceError
 from liveprofile.kafka import offsets
 from liveprofile.kafka.connection import client_config
-from liveprofile.kafka.records import commit_unless_reassigned
+from liveprofile.kafka.records import commit_unless_reassigned, send_all
+from liveprofile.kafka.topics import create_topics
 from liveprofile.pseudonym import user_pseudonym
-from liveprofile.rules.severity import Severity
+from liveprofile.rules.flags import Severity
 from liveprofile.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -294,3 +295,50 @@ def stop_on_signals(consumer: Stoppable) -> Iterator[None]:
     finally:
         for each, handler in before.items():
             signal.signal(each, handler)
+
+
+# Sends a record to the dead-letter topic. Returns once Kafka has acknowledged it; raises
+# ServiceError.
+SendDeadLetter = Callable[[Message, DeliveryFailure], None]
+# A request to Kafka holds at most a mebibyte. An alert of Liveprofile has a few kilobytes.
+MAX_VALUE_BYTES, MAX_KEY_BYTES, MAX_DETAIL_CHARS = 500_000, 1_024, 1_000
+
+
+def dead_letter_topic(settings: Settings) -> str:
+    """Returns the alert topic's name plus "-dead": risk-alerts-dead for risk-alerts."""
+    return f"{settings.topics.alerts}-dead"
+
+
+def dead_letter_sender(settings: Settings) -> SendDeadLetter:
+    """Returns a function that copies a record to the dead-letter topic.
+
+    The copy has the same key and value; its headers give the reason and the original position. A
+    longer value than MAX_VALUE_BYTES is truncated, and headers give its length and digest.
+    Creates the topic if it is missing. Raises ServiceError.
+    """
+    topic = dead_letter_topic(settings)
+    # The topic gets the same configuration as the alert topic.
+    create_topics(
+        settings.model_copy(update={"topics": settings.topics.model_copy(update={"alerts": topic})})
+    )
+
+    def send_dead_letter(record: Message, failure: DeliveryFailure) -> None:
+        headers = {
+            "reason": failure.reason,
+            "handler": failure.handler,
+            "detail": failure.detail[:MAX_DETAIL_CHARS],
+            "topic": record.topic(),
+            "partition": str(record.partition()),
+            "offset": str(record.offset()),
+        }
+        key, value = record.key(), record.value()
+        if value is not None and len(value) > MAX_VALUE_BYTES:
+            headers |= {
+                "truncated": "true",
+                "payload_bytes": str(len(value)),
+                "payload_sha256": hashlib.sha256(value).hexdigest(),
+            }
+            value = value[:MAX_VALUE_BYTES]
+        send_all(settings, topic, [(key and key[:MAX_KEY_BYTES], value, headers)])
+
+    return send_dead_letter

@@ -22,15 +22,15 @@ import numpy as np
 
 from liveprofile.errors import InputError
 from liveprofile.progress import Progress
-from liveprofile.rules.flag_history import NoFlagHistory
 from liveprofile.rules.flag_policy import (
     FlagPolicy,
+    NoFlagHistory,
     RuleEvaluation,
     RuleMatch,
     evaluate_rules,
 )
+from liveprofile.rules.flags import Severity
 from liveprofile.rules.rules import SCORE_FEATURE, SCORING_ONLY_FEATURES, Rule, RuleSet
-from liveprofile.rules.severity import Severity
 from liveprofile.simulator import ShopConfig
 from liveprofile.wire.tokens import EVENT_TYPES
 from models.fraud.datasets.event_dataset import EventDataset, concatenate

@@ -10,8 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from liveprofile.alerts.cases.case_store import NewAlert, add_alert
-from liveprofile.campaigns.frequency_cap import Cap
-from liveprofile.campaigns.plan import Target
+from liveprofile.campaigns.plan import Cap, Target
 from liveprofile.campaigns.plan_file import Campaign, PlanFile, write_plan
 from liveprofile.campaigns.plan_store import find_plan, store_plan
 from liveprofile.kafka.records import read_topic

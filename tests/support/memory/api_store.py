@@ -25,9 +25,8 @@ from liveprofile.segments.members import SegmentSize
 from liveprofile.storage.queries import SimilarUser, StoredFlag, StoredScore
 from liveprofile.trends.counts import Series
 from liveprofile.trends.forecast import forecast_next_day
-from liveprofile.trends.funnel import FunnelStep
+from liveprofile.trends.funnel import Cohort, FunnelStep
 from liveprofile.trends.points import Metric, Point
-from liveprofile.trends.retention import Cohort
 from liveprofile.trends.stored import StoredForecast, StoredFunnel
 from serve.keys import NewKey, Role, StoredKey, new_key
 from serve.store.protocol import (

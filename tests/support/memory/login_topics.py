@@ -6,8 +6,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Sequence
 
-from liveprofile.consent.changes import ConsentBook
-from liveprofile.consent.persons import PersonConsentBook
+from liveprofile.consent.changes import ConsentBook, PersonConsentBook
 from liveprofile.identity.book import IdentityBook
 from liveprofile.identity.login_counts import read_counts
 from liveprofile.identity.login_service import LoginMerger

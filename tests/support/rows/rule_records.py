@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from liveprofile.kafka.records import Record
-from liveprofile.rules.signature import RuleSigner
+from liveprofile.rules.definitions import RuleSigner
 from tests.support.rows.rule_examples import rule
 
 

@@ -10,15 +10,14 @@ from starlette.testclient import TestClient
 
 from console.app import create_console
 from console.job import JobFacts
-from liveprofile.flink.job_report import CheckpointReport, JobReport
-from liveprofile.flink.latency_report import (
+from liveprofile.flink.job_report import CheckpointReport, JobReport, ScoringReport
+from liveprofile.flink.operator_metrics import (
     BUCKETS_MS,
     EVENT_TO_ALERT,
     NO_BOUND,
     LatencyCounts,
+    ModelReport,
 )
-from liveprofile.flink.model_report import ModelReport
-from liveprofile.flink.scoring_report import ScoringReport
 from liveprofile.settings import ServeSettings
 from serve.keys import Role
 from tests.support.memory.api_store import MemoryApiStore

@@ -14,7 +14,7 @@ from console.views.operations.job import job_figures, trend_view
 from console.views.operations.latencies import latency_rows
 from liveprofile.audit.results import AuditResult
 from liveprofile.errors import ServiceUnavailableError
-from liveprofile.flink.latency_report import EVENT_TO_ALERT
+from liveprofile.flink.operator_metrics import EVENT_TO_ALERT
 from liveprofile.settings import load
 from liveprofile.trends.points import Point
 from liveprofile.units import HOUR_MS

@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from liveprofile.flink.job_report import CheckpointReport, JobReport
-from liveprofile.flink.latency_report import BUCKETS_MS
-from liveprofile.flink.operator_metrics import OverSubtasks
+from liveprofile.flink.operator_metrics import BUCKETS_MS, OverSubtasks
 from liveprofile.ingest.rejected import CLAIMED_REASONS
 from liveprofile.kafka.records import Record
 from liveprofile.settings import load

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from liveprofile.flink.latency_report import (
+from liveprofile.flink.operator_metrics import (
     BUCKETS_MS,
     EVENT_TO_ALERT,
     EVENT_TO_SCORE,

@@ -13,8 +13,8 @@ import pytest
 
 from liveprofile.errors import ServiceError
 from liveprofile.kafka.records import Record
+from liveprofile.rules.definitions import RuleSigner
 from liveprofile.rules.rules import RuleSet
-from liveprofile.rules.signature import RuleSigner
 from tests.support.memory.topic import FakeTopic, until
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
 from tests.support.rows.rule_records import raw_rule_record, rule_record, signed

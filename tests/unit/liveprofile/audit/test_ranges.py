@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liveprofile.audit.audit import PART_ROWS, Audit, Report
-from liveprofile.audit.look_back import look_back
+from liveprofile.audit.audit import PART_ROWS, Audit, Report, look_back
 from liveprofile.audit.rows import NO_TIME
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.units import MINUTE_MS

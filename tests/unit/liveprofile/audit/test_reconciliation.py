@@ -7,8 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from liveprofile.audit.audit import MAX_EXAMPLES
-from liveprofile.audit.lateness import expected_late_records
+from liveprofile.audit.audit import MAX_EXAMPLES, expected_late_records
 from liveprofile.audit.rows import input_rows, position, split_position, stored_rows
 from liveprofile.settings import WindowSettings
 from liveprofile.units import MINUTE_MS

@@ -12,18 +12,20 @@ import pytest
 
 from liveprofile.campaigns.contacts import messages
 from liveprofile.campaigns.control_group import detectable_effect, is_control, users_needed
-from liveprofile.campaigns.frequency_cap import Cap, Contact, is_at_cap
 from liveprofile.campaigns.outcomes import outcomes
 from liveprofile.campaigns.plan import (
     CONTROL,
     TREATMENT,
     Candidate,
+    Cap,
+    Contact,
     Economics,
     Target,
     candidates,
     choose,
     condition_of,
     exclusion,
+    is_at_cap,
 )
 from liveprofile.campaigns.plan_file import Campaign, PlanFile, read_plan, write_csv, write_plan
 from liveprofile.campaigns.uplift import (

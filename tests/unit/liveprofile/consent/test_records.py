@@ -16,10 +16,10 @@ from liveprofile.consent.changes import (
     PURPOSES,
     ConsentBook,
     ConsentChange,
+    PersonConsentBook,
     in_order,
     newest,
 )
-from liveprofile.consent.persons import PersonConsentBook
 from liveprofile.consent.records import ConsentError, read_change, read_record, to_record
 from liveprofile.consent.store import MAX_ROUNDS, Record, send_users, ttl_s, write_time_us
 from liveprofile.identity.book import IdentityBook, Merge

@@ -11,14 +11,17 @@ from liveprofile.flink.job_report import (
     EVENT_SOURCE_RATE,
     CheckpointReport,
     JobReport,
+    ScoringReport,
+    checkpoint_warnings,
     choose_running_job,
+    count_events,
     last_checkpoint_path,
+    model_warnings,
     require_running_job,
+    scoring_warnings,
 )
-from liveprofile.flink.job_warnings import checkpoint_warnings, model_warnings, scoring_warnings
-from liveprofile.flink.model_report import ModelReport
+from liveprofile.flink.operator_metrics import ModelReport
 from liveprofile.flink.rest import wait_for_first_checkpoint
-from liveprofile.flink.scoring_report import ScoringReport, count_events
 from tests.support.flink_rest import flink_rest
 
 

@@ -16,8 +16,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from liveprofile.consent.changes import ConsentBook, ConsentChange
-from liveprofile.consent.persons import PersonConsentBook
+from liveprofile.consent.changes import ConsentBook, ConsentChange, PersonConsentBook
 from liveprofile.errors import ConfigError
 from liveprofile.identity import login_service
 from liveprofile.identity.book import MAX_IDS, IdentityBook, Merge

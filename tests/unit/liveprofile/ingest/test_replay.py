@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from liveprofile.errors import InputError, ServiceError
-from liveprofile.ingest.heartbeat import send_heartbeats
 from liveprofile.ingest.rejected import (
     RejectedRecord,
     correct,
@@ -18,7 +17,7 @@ from liveprofile.ingest.rejected import (
     parse_record,
     read_corrections,
 )
-from liveprofile.ingest.replay import Pace, closing_time_ms, replay
+from liveprofile.ingest.replay import Pace, closing_time_ms, replay, send_heartbeats
 from liveprofile.ingest.translation import EventRecords
 from liveprofile.kafka.records import Record
 from liveprofile.settings import Settings, WindowSettings

@@ -17,8 +17,13 @@ from liveprofile.errors import InputError
 from liveprofile.kafka.records import Record
 from liveprofile.labels import feedback
 from liveprofile.labels.feedback import keep_valid, read_file_or_topic, read_labels, schema_error
-from liveprofile.labels.known_labels import KnownLabel, by_user_and_time
-from liveprofile.labels.rule_backtest import as_json, compare, first_needed_ms
+from liveprofile.labels.rule_backtest import (
+    KnownLabel,
+    as_json,
+    by_user_and_time,
+    compare,
+    first_needed_ms,
+)
 from liveprofile.rules.stored_rows import StoredEvent, event_blocks
 from liveprofile.settings import Settings, load
 from liveprofile.units import DAY_MS, HOUR_MS

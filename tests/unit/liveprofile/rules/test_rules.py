@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from liveprofile.features import window_features
 from liveprofile.rules.conditions import MAX_CHARS, ConditionError, parse_condition
+from liveprofile.rules.definitions import RuleSigner, SignatureError
 from liveprofile.rules.rules import (
     Rule,
     RulesError,
@@ -21,7 +22,6 @@ from liveprofile.rules.rules import (
     read_rule,
     read_rules,
 )
-from liveprofile.rules.signature import RuleSigner, SignatureError
 from tests.support.paths import ROOT
 from tests.support.rows.rule_examples import RULES_TOML, rule
 

@@ -22,11 +22,18 @@ from liveprofile.trends.forecast import (
     backtest,
     forecast_next_day,
 )
-from liveprofile.trends.funnel import STEPS, funnel, steps_reached
+from liveprofile.trends.funnel import (
+    STEPS,
+    WEEK_MS,
+    UserWindow,
+    funnel,
+    retention,
+    steps_reached,
+    user_windows,
+    week_start_ms,
+)
 from liveprofile.trends.points import StoredCount, hours_by_day, points
-from liveprofile.trends.recent_events import RecentEvents
-from liveprofile.trends.retention import WEEK_MS, retention, week_start_ms
-from liveprofile.trends.user_windows import UserWindow, user_windows
+from liveprofile.trends.update import RecentEvents
 from liveprofile.units import DAY_MS, HOUR_MS
 
 WEEK = 168
