@@ -11,7 +11,7 @@ SETUP_LOG := .stack/setup.log
 # Several test processes share the cores: OpenMP threads that wait for each other would waste them.
 ONE_THREAD := OMP_NUM_THREADS=1
 
-.PHONY: help venv jars up stop down status demo check test chaos lab bench docs lint clean
+.PHONY: help venv jars up stop down status demo check test chaos lab bench docs lint lock audit clean
 
 help: ## print this list
 	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r target text; do \
@@ -19,7 +19,7 @@ help: ## print this list
 	@echo "  ARGS='...' is passed to up, demo, check, test, chaos and bench; PYTHON=... selects another 3.11."
 
 # Both at once: pip and Maven wait for the network most of the time.
-venv: ## install the virtual environment in .venv/ and the jars in .stack/lib/
+venv: ## install what the demo and the local stack need in .venv/ and .stack/lib/
 	@$(MAKE) -j2 .venv/.ready .stack/lib/.complete
 
 jars: .stack/lib/.complete ## install only the jars of Kafka, Cassandra and Flink's connector
@@ -45,13 +45,13 @@ check: lint ## lint, layers and the fast unit tests: about a minute
 test: lint .stack/prometheus/.complete .stack/helm/.complete .stack/browser ## lint, layers and every test level
 	@$(ONE_THREAD) $(BIN)/python -m pytest -n 3 --no-loadscope-reorder $(ARGS)
 
-chaos: venv ## random load and faults at full size: about two hours, before a release
+chaos: venv .venv/.ready-test ## random load and faults at full size: about two hours, before a release
 	@$(ONE_THREAD) $(BIN)/python -m tests.chaos $(ARGS)
 
-lab: venv ## run the tests of the studies in lab/
+lab: venv .venv/.ready-test ## run the tests of the studies in lab/
 	@$(ONE_THREAD) $(BIN)/python -m pytest -q -n 2 lab/tests $(ARGS)
 
-bench: venv ## run the benchmarks
+bench: venv .venv/.ready-test ## run the benchmarks
 	@$(BIN)/python -m benchmarks $(ARGS)
 
 docs: .stack/docs-venv/.ready ## build the site of docs/ in .stack/site/, with search
@@ -63,10 +63,17 @@ docs: .stack/docs-venv/.ready ## build the site of docs/ in .stack/site/, with s
 	@sed -i -E 's#\[([^]]*)\]\((\.\./|lab/|mappings)[^)]*\)#\1#g' .stack/site-pages/*.md
 	@.stack/docs-venv/bin/zensical build --clean --strict
 
-lint: venv ## check style with ruff and layers with import-linter
+lint: venv .venv/.ready-test ## check style with ruff and layers with import-linter
 	@$(BIN)/ruff check --quiet .
 	@$(BIN)/ruff format --quiet --check .
 	@$(BIN)/lint-imports --no-logo > .stack/layers.log || { cat .stack/layers.log; exit 1; }
+
+lock: .venv/.ready ## write all versions and hashes to uv.lock, after a change of pyproject.toml
+	@$(BIN)/uv lock --no-progress
+
+# Asks a service on the internet, and its answer changes without a commit: so no part of `test`.
+audit: .venv/.ready ## look for known vulnerabilities of the locked packages
+	@$(BIN)/uv --preview-features audit-command audit --frozen
 
 clean: stop ## remove everything that make created
 	@rm -rf .venv .stack *.egg-info .pytest_cache .ruff_cache .hypothesis .import_linter_cache
@@ -81,8 +88,16 @@ clean: stop ## remove everything that make created
 	@stack/prerequisites.sh $(PYTHON) chromium
 	@mkdir -p $(@D) && touch $@
 
-.venv/.ready: requirements.txt requirements-serve.txt requirements-client.txt requirements-dev.txt requirements-no-deps.txt requirements-hashed.txt pyproject.toml | .stack/prerequisites
-	@stack/step.sh "python packages" .venv $(SETUP_LOG) stack/install_venv.sh $(PYTHON)
+# TORCH_INDEX=... takes PyTorch from an index of CPU builds.
+.venv/.ready: uv.lock stack/install_packages.sh stack/uv.txt | .stack/prerequisites
+	@stack/step.sh "python packages" .venv $(SETUP_LOG) stack/install_packages.sh $(PYTHON) .venv --extra demo
+	@$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	@touch $@
+
+# Tests, lint, training and benchmarks.
+.venv/.ready-test: .venv/.ready
+	@stack/step.sh "python packages for tests" .venv $(SETUP_LOG).test \
+		stack/install_packages.sh $(PYTHON) .venv --group test
 	@touch $@
 
 # Only tests need it.
@@ -95,8 +110,9 @@ clean: stop ## remove everything that make created
 	@stack/step.sh "helm" .stack/helm $(SETUP_LOG).helm stack/helm.sh $(BIN)/python .stack/helm
 	@touch $@
 
-.stack/docs-venv/.ready: requirements-docs.txt
-	@rm -rf $(@D) && $(PYTHON) -m venv $(@D) && $(@D)/bin/pip install --quiet -r requirements-docs.txt
+.stack/docs-venv/.ready: uv.lock stack/install_packages.sh stack/uv.txt | .stack/prerequisites
+	@stack/step.sh "packages of the site" $(@D) $(SETUP_LOG).docs \
+		stack/install_packages.sh $(PYTHON) $(@D) --only-group docs
 	@touch $@
 
 .stack/lib/.complete: liveprofile/flink/pom.xml | .stack/prerequisites

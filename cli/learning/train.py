@@ -143,16 +143,9 @@ def _summary(metrics: dict) -> dict:
         "epochs": f"{metrics['epochs']}, best {metrics['best_epoch']}",
         "seconds": metrics["seconds"],
         **{
-            f"next {name}, NDCG@10 on validation": ", ".join(
-                f"{events[name][key]['ndcg_at_10']} {title}"
-                for key, title in (
-                    ("model", "model"),
-                    ("user_frequency", "the user's own frequencies"),
-                    ("popularity", "popularity"),
-                )
-            )
+            f"next {name}, NDCG@10 on validation": events[name]["model"]["ndcg_at_10"]
             for name in ("category", "item")
-            if "user_frequency" in events[name]
+            if "ndcg_at_10" in events[name]["model"]
         },
         "churn AUC": churn and churn["model"]["auc"],
         "spend MAE": spend and spend["model"]["mae"],

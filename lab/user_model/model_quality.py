@@ -20,7 +20,6 @@ from models.profile.data.prepared import Split
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary
 from models.profile.evaluation import evaluate
-from models.profile.evaluation.baseline_models import user_frequency
 from models.profile.evaluation.intervals import UserBootstrap
 from models.profile.recipes import Recipe
 
@@ -108,8 +107,8 @@ def _predict(
     known_M &= _is_known(streams.categories)[streams.category_N[events.source_M]]
     return HeadPredictions(
         events.source_M[known_M],
-        user_frequency.ndcg_at_10(events.category_rank_M[known_M]),
-        user_frequency.ndcg_at_10(events.item_rank_M[known_M]),
+        evaluate.ndcg_at_10(events.category_rank_M[known_M]),
+        evaluate.ndcg_at_10(events.item_rank_M[known_M]),
         churn_spend.churn_W,
         churn_spend.spend_W,
     )

@@ -19,8 +19,7 @@ from models.profile.data.examples import build_corpus
 from models.profile.data.prepared import Split, Teacher
 from models.profile.data.training_rows import Streams
 from models.profile.encoding import Vocabulary
-from models.profile.evaluation.baseline_models import user_frequency
-from models.profile.evaluation.evaluate import score_next_events
+from models.profile.evaluation.evaluate import ndcg_at_10, score_next_events
 from models.profile.evaluation.intervals import UserBootstrap
 from models.profile.recipes import Recipe
 from models.profile.training.preparation import add_replay, prepare_streams
@@ -98,8 +97,8 @@ def _event_gains(
     events = score_next_events(model.model, corpus, windows, recipe)
     return (
         events.source_M,
-        user_frequency.ndcg_at_10(events.category_rank_M),
-        user_frequency.ndcg_at_10(events.item_rank_M),
+        ndcg_at_10(events.category_rank_M),
+        ndcg_at_10(events.item_rank_M),
     )
 
 

@@ -1,6 +1,6 @@
 """A client of the read API (docs/api.md), and the models that client and server share.
 
-It needs httpx and pydantic only (requirements-client.txt): neither the model nor Flink nor a
+It needs httpx and pydantic only: neither the model nor Flink nor a
 database driver.
 
     with Client("http://127.0.0.1:8070", key) as client:

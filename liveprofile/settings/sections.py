@@ -258,9 +258,6 @@ class ModelSettings(Section):
     threads: int = Field(1, ge=1, le=64, description="CPU threads of one worker")
     batch_rows: int = Field(512, ge=1, le=65_536)
     length_buckets: tuple[int, ...] = (6, 8, 10, 12, 16, 20, 24, 32)
-    cuda_graphs: bool = Field(
-        False, description="on a GPU, launch the parts of a pass with fixed shapes as CUDA graphs"
-    )
     texts: bool = Field(False, description="pass texts to a model that was trained with texts")
 
     @field_validator("length_buckets")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -18,17 +19,9 @@ class ModelError(InputError):
     """The device or the model's settings cannot be used."""
 
 
-class DeviceMemoryError(ModelError):
-    """The device's memory is too small, or others use it.
-
-    A row is bounded, so this says nothing about the row: it fails the task, and Flink replays the
-    rows when there is memory again.
-    """
-
-
-def first_line(error: Exception) -> str:
-    """What CUDA's errors say; advice for developers follows."""
-    return str(error).partition("\n")[0]
+def passes(rows: int, max_rows: int) -> Iterator[slice]:
+    """Consecutive slices of `rows` rows."""
+    return (slice(first, min(rows, first + max_rows)) for first in range(0, rows, max_rows))
 
 
 def select_device(setting: Device) -> torch.device:

@@ -12,14 +12,12 @@ Shape suffixes
 
 from __future__ import annotations
 
-from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.profile.cuda_graphs import GraphedNetwork
 from models.profile.device import to_device
 from models.profile.encoding import EncodedBatch
 from models.profile.network import BehaviourTransformer, expected_spend, top_k
@@ -46,8 +44,8 @@ class InferenceBatchResult(NamedTuple):
 class ForwardPass:
     """Runs the network on encoded rows.
 
-    ranked_items: of the first items, all are ranked. next_items: the K of the result. graphs: runs
-    the parts with fixed shapes; None: the network does. Not thread-safe.
+    ranked_items: of the first items, all are ranked. next_items: the K of the result. Not
+    thread-safe.
     """
 
     def __init__(
@@ -56,13 +54,10 @@ class ForwardPass:
         device: torch.device,
         ranked_items: int,
         next_items: int,
-        graphs: GraphedNetwork | None = None,
     ):
         self._model, self._device = model, device
         self._ranked_items, self._k_items = ranked_items, next_items
         self.surprise_chunk = SURPRISE_CHUNK_POSITIONS if device.type == "cpu" else 1 << 30
-        self._trunk = graphs.trunk if graphs else model.trunk
-        self._row_outputs = graphs.row_outputs if graphs else partial(row_outputs, model)
 
     def run(
         self,
@@ -100,12 +95,12 @@ class ForwardPass:
             [states, scored, scored, scored]
         )
 
-        h_ND = self._trunk(embedding_rows_P7, batch.groups, flat_position_N)
+        h_ND = self._model.trunk(embedding_rows_P7, batch.groups, flat_position_N)
         h_2BD = fused_2BD = h_ND[: 2 * rows]
         if fused_BD is not None:
             fused_2BD = torch.cat([h_2BD[:rows], h_2BD[rows:] + fused_BD])
-        log_p_2BC, floats_2BO = self._row_outputs(
-            h_2BD, fused_2BD, repeat_counts_2BC, user_features_2BX
+        log_p_2BC, floats_2BO = _row_outputs(
+            self._model, h_2BD, fused_2BD, repeat_counts_2BC, user_features_2BX
         )
         surprise_S = self._surprise(
             h_ND, log_p_2BC, repeat_counts_2BC, before_S, category_S, type_S, firsts
@@ -199,7 +194,7 @@ class ForwardPass:
         return to_device(array, self._device)
 
 
-def row_outputs(
+def _row_outputs(
     model: BehaviourTransformer,
     h_ND: Tensor,
     fused_ND: Tensor,

@@ -13,8 +13,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,21 +26,18 @@ from liveprofile.wire.memories import Memories, MemoryToken
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import TYPE_INDEX, Token
 from models.profile import checkpoint
-from models.profile.cuda_graphs import GPU_IN_USE, Capture, CudaCapture, GraphedNetwork
 from models.profile.device import (
     BatchTime,
     BatchTimer,
     Device,
-    DeviceMemoryError,
-    first_line,
+    passes,
     select_device,
     to_device,
 )
 from models.profile.encoding import EncodedBatch, Encoder, Vocabulary
-from models.profile.forward import TOP_K, ForwardPass, InferenceBatchResult, row_outputs
+from models.profile.forward import TOP_K, ForwardPass, InferenceBatchResult
 from models.profile.modality_layers import collate
 from models.profile.network import BehaviourTransformer
-from models.profile.passes import Passes
 from models.profile.ranking import MemoryRanker
 from models.profile.user_features import FEATURE_NAMES
 from models.profile.values.serving import CurvesAfter, score_curves
@@ -82,8 +77,7 @@ class Scores(NamedTuple):
 class ProfileModel:
     """A model checkpoint on a device. Not thread-safe.
 
-    batch_rows: of one pass; fewer if the device's memory is short (models/profile/passes.py).
-    capture: makes graphs of what has fixed shapes; None: no graphs.
+    batch_rows: of one pass, at most.
     """
 
     def __init__(
@@ -96,9 +90,7 @@ class ProfileModel:
         device: torch.device,
         batch_rows: int,
         length_buckets: Sequence[int],
-        capture: Capture | None = None,
     ):
-        """Raises DeviceMemoryError if the model does not fit into the device's memory."""
         self.card = card
         self.version: str = card["version"]
         self.revision: int = card["revision"]
@@ -106,26 +98,13 @@ class ProfileModel:
         self.max_len, self.dim = model.shape.max_len, model.shape.embedding
         self.modalities = frozenset(model.fusion.modalities)
         self._device = device
-        try:
-            self._model = model.to(device)
-        except torch.OutOfMemoryError as error:
-            raise DeviceMemoryError(
-                f"model {self.version} does not fit into the device's memory: {first_line(error)}"
-            ) from error
-        self._passes = Passes(batch_rows)
+        self._model = model.to(device)
+        self._batch_rows = batch_rows
         self._lengths = (*(n for n in length_buckets if n < self.max_len), self.max_len)
-        self._graphs = None
-        if capture is not None:
-            heads = partial(row_outputs, self._model)
-            self._graphs = GraphedNetwork(self._model, heads, self._lengths, batch_rows, capture)
-        # Graphs need fewer launches for one group; more groups are less work.
-        self._group_lengths = self._lengths if self._graphs is None else ()
         k_items = min(TOP_K, len(items))
         ranked_items = min(max(card["ranked_items"], TOP_K), len(items))
-        self._forward_pass = ForwardPass(self._model, device, ranked_items, k_items, self._graphs)
-        self._ranker = MemoryRanker(
-            self._model, items, categories, ranked_items, TOP_K, self._passes
-        )
+        self._forward_pass = ForwardPass(self._model, device, ranked_items, k_items)
+        self._ranker = MemoryRanker(self._model, items, categories, ranked_items, TOP_K)
         self._encoder = Encoder(
             Vocabulary(items, model.shape.item_buckets),
             Vocabulary(categories, model.shape.category_buckets),
@@ -146,16 +125,6 @@ class ProfileModel:
         """As `items`, for categories."""
         return self._ranker.categories
 
-    @property
-    def rows_per_pass(self) -> int:
-        """At most, as the device's memory allows."""
-        return self._passes.rows
-
-    @property
-    def has_graphs(self) -> bool:
-        """Whether `warm_up` captured CUDA graphs."""
-        return self._graphs is not None and self._graphs.captured
-
     @classmethod
     def load(
         cls,
@@ -165,13 +134,11 @@ class ProfileModel:
         threads: int = 1,
         batch_rows: int = 512,
         length_buckets: Sequence[int] = (8, 16, 32),
-        cuda_graphs: bool = False,
     ) -> ProfileModel:
         """Loads a model checkpoint. It computes in bfloat16 on a GPU and in float32 on the CPU.
 
-        `threads` sets torch's number of threads for the whole process. `cuda_graphs` has no effect
-        on the CPU. Raises InputError for an invalid checkpoint, ModelError for a missing device,
-        DeviceMemoryError for one without room.
+        `threads` sets torch's number of threads for the whole process. Raises InputError for an
+        invalid checkpoint, ModelError for a missing device, torch.OutOfMemoryError.
         """
         chosen = select_device(device)
         torch.set_num_threads(threads)
@@ -184,7 +151,6 @@ class ProfileModel:
             device=chosen,
             batch_rows=batch_rows,
             length_buckets=length_buckets,
-            capture=CudaCapture() if cuda_graphs and chosen.type == "cuda" else None,
         )
 
     def with_revision(self, revision: int) -> ProfileModel:
@@ -197,25 +163,21 @@ class ProfileModel:
         """Scores one row of every length, so that the first real batch is as fast as later ones.
 
         On a GPU it also scores a whole pass of the longest rows, which takes the memory that later
-        passes need, and captures the graphs. Raises DeviceMemoryError.
+        passes need. Raises torch.OutOfMemoryError.
         """
         # glibc returns large blocks to the kernel at once until a larger block has been freed.
         # After this block (glibc's limit is 32 MiB) the scratch memory of forward passes stays
         # mapped and causes no page faults.
         torch.empty(SCRATCH_BYTES, dtype=torch.uint8)
-        if self._graphs is not None:
-            with torch.inference_mode():
-                self._graphs.prepare()
         lengths = sorted({2, *self._lengths})
         if self._device.type == "cuda":
-            lengths += [self.max_len] * self.rows_per_pass
+            lengths += [self.max_len] * self._batch_rows
         rows = [
             [Token(1_500_000_000_000 + i, TYPE_INDEX["view"], "", "", 0.0) for i in range(n - 1)]
             for n in lengths
         ]
         user_features_BX = np.zeros((len(rows), len(FEATURE_NAMES)), np.float32)
-        # Without GPU_IN_USE, because no other thread captures: the model in force scores meanwhile.
-        return self._score(
+        return self.score(
             TokenColumns.of([row[:-1] for row in rows]),
             TokenColumns.of([row[-1:] for row in rows]),
             user_features_BX,
@@ -242,27 +204,6 @@ class ProfileModel:
         Churn and spend before the windows are those at their ends if no event came, if there are
         value curves, else those at their starts.
         """
-        with nullcontext() if self._graphs is None else GPU_IN_USE:
-            return self._score(
-                histories,
-                windows,
-                user_features_before_BX,
-                user_features_after_BX,
-                vectors,
-                memories,
-                window_days,
-            )
-
-    def _score(
-        self,
-        histories: TokenColumns,
-        windows: TokenColumns,
-        user_features_before_BX: np.ndarray,
-        user_features_after_BX: np.ndarray,
-        vectors: Sequence[Vectors] = (),
-        memories: Memories | None = None,
-        window_days: np.ndarray | float = 0.0,
-    ) -> Scores:
         length_B = self._encoder.lengths(histories.sizes, windows.sizes)
         order_B = np.argsort(length_B, kind="stable")
         tokens = self._encoder.index_tokens(histories, windows)
@@ -272,7 +213,7 @@ class ProfileModel:
         def run_pass(part: slice) -> tuple[InferenceBatchResult, BatchTimer]:
             part_B = order_B[part]
             timer = BatchTimer(self._device, len(part_B), int(length_B[part_B[-1]]))
-            batch = self._encoder.encode(tokens, part_B, self._group_lengths)
+            batch = self._encoder.encode(tokens, part_B, self._lengths)
             user_features_2BX = np.concatenate(
                 [user_features_before_BX[part_B], user_features_after_BX[part_B]]
             )
@@ -282,10 +223,10 @@ class ProfileModel:
             return result, timer
 
         with torch.inference_mode():
-            passes = self._passes.run(len(order_B), run_pass)
-            results = [result for result, _ in passes]
-            scores = self._collect(results, order_B, [timer.read() for _, timer in passes])
-            if not by_memory or not passes:
+            done = [run_pass(part) for part in passes(len(order_B), self._batch_rows)]
+            results = [result for result, _ in done]
+            scores = self._collect(results, order_B, [timer.read() for _, timer in done])
+            if not by_memory or not done:
                 return scores
             input_order_B = to_device(np.argsort(order_B), self._device)
             after_BD = torch.cat([result.after_BD for result in results])[input_order_B]
@@ -299,7 +240,7 @@ class ProfileModel:
             numbers_BX = (user_features_before_BX, user_features_after_BX)
             days_B = np.broadcast_to(window_days, len(order_B))
             windows = self._ranker.windows(memories)
-            curves = score_curves(head, windows, numbers_BX, days_B, self._passes)
+            curves = score_curves(head, windows, numbers_BX, days_B)
             return scores._replace(**curves._asdict())
 
     def _fused(self, vectors: Sequence[Vectors]) -> Tensor:

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from liveprofile.wire.memories import Memories
-from models.profile.device import to_device
+from models.profile.device import passes, to_device
 from models.profile.network import BehaviourTransformer, top_k
-from models.profile.passes import Passes
 from models.profile.ranker.memory import MemoryReader, MemoryTokens, MemoryWindows
 from models.profile.ranker.network import (
     TRUNK_CANDIDATES,
@@ -86,9 +85,8 @@ class MemoryRanker:
         categories: list[str],
         ranked_items: int,
         places: int,
-        passes: Passes,
     ):
-        self._model, self._ranked_items, self._passes = model, ranked_items, passes
+        self._model, self._ranked_items = model, ranked_items
         self._k_categories, self._k_items = min(places, len(categories)), min(places, len(items))
         self._reader = MemoryReader(items, categories)
         self.items, self.categories = self._reader.items.names, self._reader.categories.names
@@ -101,7 +99,7 @@ class MemoryRanker:
             fused = None if fused_BD is None else fused_BD[chunk]
             return self._rank(memories.rows(chunk), h_BD[chunk], fused)
 
-        chunks = self._passes.run(len(h_BD), rank_chunk, CHUNK_ROWS)
+        chunks = [rank_chunk(chunk) for chunk in passes(len(h_BD), CHUNK_ROWS)]
         return RankedRows(*map(np.concatenate, zip(*chunks, strict=True)))
 
     def windows(self, memories: Memories) -> MemoryWindows:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.profile.passes import Passes
+from models.profile.device import passes, select_device
 
 if TYPE_CHECKING:
     from models.profile.sentence_encoder import SentenceEncoder
@@ -29,7 +29,6 @@ TextEncoder = Callable[[Sequence[str]], np.ndarray]  # n texts -> (n, WIDTH), as
 @cache
 def _model() -> SentenceEncoder:
     # Imported late: most trainings and jobs use no texts.
-    from models.profile.device import select_device
     from models.profile.sentence_encoder import SentenceEncoder
 
     return SentenceEncoder().to(select_device("auto"))
@@ -40,17 +39,15 @@ def encode(
 ) -> np.ndarray:
     """(n, WIDTH) float32 unit vectors, zeros for an empty text.
 
-    Encodes each distinct text once, on a GPU if there is one, and fewer at a time if its memory is
-    short. `on_progress` gets the numbers of encoded and of all distinct texts.
+    Encodes each distinct text once, on a GPU if there is one. `on_progress` gets the numbers of
+    encoded and of all distinct texts.
     """
     # Sorted by length, so that the texts of a batch need little padding.
     distinct = sorted({text for text in texts if text}, key=lambda text: (len(text), text))
     row_of = {text: row for row, text in enumerate(distinct, 1)}
     vectors = np.zeros((1 + len(distinct), WIDTH), np.float32)
 
-    def encode_part(part: slice) -> None:
+    for part in passes(len(distinct), BATCH_TEXTS):
         vectors[1 + part.start : 1 + part.stop] = _model().encode(distinct[part]).numpy()
         on_progress(part.stop, len(distinct))
-
-    Passes(BATCH_TEXTS).run(len(distinct), encode_part)
     return vectors[[row_of.get(text, 0) for text in texts]]

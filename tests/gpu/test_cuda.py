@@ -6,8 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from lab.next_item.data import SequenceDataset
-from lab.next_item.train import NextItemRecipe, train_network
 from liveprofile.wire.token_columns import TokenColumns
 from liveprofile.wire.tokens import EVENT_TYPES, Token
 from models.profile.inference import ProfileModel, Scores
@@ -94,20 +92,3 @@ def test_forward_passes_are_timed_on_the_gpu(scores: tuple[Scores, Scores]) -> N
     _cpu, gpu = scores
     assert sum(batch.rows for batch in gpu.batches) == ROWS
     assert all(batch.milliseconds > 0 for batch in gpu.batches)
-
-
-def test_next_item_network_trains_on_the_gpu_and_scores_as_on_the_cpu() -> None:
-    random = np.random.default_rng(1)
-    lengths = random.integers(4, 12, 200)
-    starts = np.cumsum([0, *lengths])
-    data = SequenceDataset(
-        [str(item) for item in range(30)],
-        random.integers(0, 30, starts[-1]).astype(np.int32),
-        starts,
-    )
-    recipe = NextItemRecipe(dim=16, hidden=8, max_len=8, negatives=16, epochs=2, dropout=0.1)
-    network = train_network(data, recipe, lambda epoch: None, torch.device("cuda")).network
-    histories = data.histories(1)[:50]
-    on_gpu = network.scores(histories)
-    assert next(network.parameters()).is_cuda and np.isfinite(on_gpu).all()
-    assert np.allclose(on_gpu, network.cpu().scores(histories), atol=1e-3)

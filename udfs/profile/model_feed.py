@@ -255,7 +255,7 @@ def load_checkpoint(settings: Settings, folder: Path) -> ProfileModel:
     """Loads a model checkpoint as the settings say and runs every length once.
 
     Raises InputError for an invalid checkpoint, or one whose outputs are no finite numbers, and
-    DeviceMemoryError for one that does not fit into the device's memory.
+    torch.OutOfMemoryError.
     """
     # Imported here because the client that submits the job needs no torch.
     from models.profile.inference import ProfileModel
@@ -267,7 +267,6 @@ def load_checkpoint(settings: Settings, folder: Path) -> ProfileModel:
         threads=options.threads,
         batch_rows=options.batch_rows,
         length_buckets=options.length_buckets,
-        cuda_graphs=options.cuda_graphs,
     )
     scores = model.warm_up()
     outputs = [scores.embedding_after, scores.churn_after, scores.spend_after, scores.surprise]
@@ -291,18 +290,7 @@ def load_reference(
     reason = incompatibility(card, settings.state.decay_days, embedding, texts_unread=texts_unread)
     if reason:
         raise InputError(reason)
-    model = load_checkpoint(settings, reference.path)
-    require_whole_passes(model, settings.model.batch_rows)
-    return model
-
-
-def require_whole_passes(model: ProfileModel, batch_rows: int) -> None:
-    """Raises InputError if a warmed-up model had no memory for a pass of `batch_rows` rows."""
-    if model.rows_per_pass < batch_rows:
-        raise InputError(
-            f"model {model.version}: beside the models in force the device's memory is enough for"
-            f" passes of {model.rows_per_pass} rows, model.batch_rows is {batch_rows}"
-        )
+    return load_checkpoint(settings, reference.path)
 
 
 def open_model_feed(settings: Settings, configured: ProfileModel, texts_unread: bool) -> ModelFeed:

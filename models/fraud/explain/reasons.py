@@ -4,7 +4,7 @@ The weight of a group of features is the sum of their exact Shapley values in th
 Lundberg and others 2020, doi:10.1038/s42256-019-0138-9): how much they raise the log-odds above
 those of the average event. An earlier event of the user is a reason by the drop of the log-odds
 without it (occlusion: Zeiler and Fergus 2013, arXiv:1311.2901). Only flagged events are explained,
-because one costs as much as to score dozens. models.fraud.explain.faithfulness measures them.
+because one costs as much as to score dozens. lab/reasons/faithfulness.py measures them.
 
 Shape suffixes: n events, F features, G groups, P sets of features, C occluded earlier events.
 """

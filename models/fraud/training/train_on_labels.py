@@ -43,7 +43,6 @@ from models.fraud.training.train_simulated import (
     AlertCosts,
     choose_thresholds,
     evaluate_dataset,
-    measure_reasons,
     with_reference,
 )
 from models.profile.data.external_sort import mapped_zeros
@@ -150,8 +149,7 @@ def train_on_labels(
         train={"events": len(train_fraud_M), "frauds": int(train_fraud_M.sum())},
         thresholds=thresholds,
         validation=evaluate_dataset(model, validation, thresholds),
-        test=evaluate_dataset(model, test, thresholds)
-        | {"faithfulness": measure_reasons(model, test, thresholds["cost"])},
+        test=evaluate_dataset(model, test, thresholds),
         baselines={
             "rules": _evaluate_rules(
                 model, rules, test_names, test_with_rule_features, costs.budgets

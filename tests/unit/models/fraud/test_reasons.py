@@ -90,3 +90,10 @@ def test_unknown_feature_is_no_reason() -> None:
 def test_stored_reason_has_no_weight() -> None:
     stored = ScoreReason("AMOUNT", 3.0, None, "much", 1.5).as_dict()
     assert stored == {"code": "AMOUNT", "value": 3.0, "usual": None, "sentence": "much"}
+
+
+def test_shapley_values_of_known_features_add_up_to_the_log_odds(trained: TrainedModel) -> None:
+    model = trained.model
+    x = np.nan_to_num(model.matrix(trained.columns)[:50])
+    difference_n = model.log_odds(x) - shapley_values(model, x).sum(axis=1)
+    assert np.ptp(difference_n) < 1e-3  # what remains, the average event, is the same for all

@@ -1,11 +1,10 @@
-"""The shipped user model with other networks and captures, and a comparison of scores."""
+"""The shipped user model with other networks, and a comparison of scores."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 
-from models.profile.cuda_graphs import Capture
 from models.profile.inference import ProfileModel, Scores
 from models.profile.network import BehaviourTransformer
 
@@ -14,9 +13,8 @@ def profile_model(
     shipped: tuple,
     network: BehaviourTransformer,
     batch_rows: int = 512,
-    capture: Capture | None = None,
 ) -> ProfileModel:
-    """The checkpoint on the CPU, with another network. capture: makes its graphs."""
+    """The checkpoint on the CPU, with another network."""
     _, items, categories, card = shipped
     return ProfileModel(
         network,
@@ -26,7 +24,6 @@ def profile_model(
         device=torch.device("cpu"),
         batch_rows=batch_rows,
         length_buckets=(8, 16, 32),
-        capture=capture,
     )
 
 

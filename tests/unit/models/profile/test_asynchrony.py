@@ -12,7 +12,6 @@ from torch.overrides import TorchFunctionMode
 
 from models.profile.network import BehaviourTransformer
 from tests.unit.models.profile.shipped import profile_model
-from tests.unit.models.profile.short_of_memory import ShortOfMemory
 
 # What makes the CPU wait for a GPU.
 WAITS = {
@@ -30,9 +29,12 @@ WAITS = {
 }
 
 
-class RecordsPasses(ShortOfMemory):
+class RecordsPasses(BehaviourTransformer):
     def __init__(self, network: BehaviourTransformer, events: list[str]):
-        super().__init__(network)
+        super().__init__(network.shape, network.fusion.modalities)
+        self.ranker, self.value_curves = network.ranker, network.value_curves
+        self.load_state_dict(network.state_dict())
+        self.eval().requires_grad_(False)
         self._events = events
 
     def trunk(self, *args: Any) -> Tensor:

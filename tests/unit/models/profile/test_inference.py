@@ -21,7 +21,6 @@ from models.profile.inference import ProfileModel
 from models.profile.modality_layers import CELL_ROWS, Fusion, grid_cells
 from models.profile.network import BehaviourTransformer, Shape
 from tests.reference.plain_model import PlainProfileModel
-from tests.unit.models.profile.recording_capture import RecordingCapture
 
 START_MS = 1_500_000_000_000
 MODALITIES = (Modality("clip", 5), PLACE, Modality("voice", 2))
@@ -38,7 +37,7 @@ def network():
     return model.eval().requires_grad_(False)
 
 
-def profile_model(network, kind=ProfileModel, ranked=RANKED, batch_rows=512, capture=None):
+def profile_model(network, kind=ProfileModel, ranked=RANKED, batch_rows=512):
     card = {"version": "x", "revision": 1, "decay_days": DECAY_DAYS, "ranked_items": ranked}
     return kind(
         network,
@@ -48,7 +47,6 @@ def profile_model(network, kind=ProfileModel, ranked=RANKED, batch_rows=512, cap
         device=torch.device("cpu"),
         batch_rows=batch_rows,
         length_buckets=(4, 8),
-        capture=capture,
     )
 
 
@@ -189,19 +187,6 @@ def test_missing_vectors_or_modalities_leave_scores_unchanged(network, fused):
     vectors = random_vectors(len(histories))
     for model, inputs in ((network, vectors), (fused, [{}] * len(vectors)), (fused, ())):
         assert_near(score(profile_model(model), histories, windows, inputs), without, 0)
-
-
-def test_graphs_change_no_score(fused):
-    histories, windows = random_users()
-    vectors = random_vectors(len(histories))
-    for batch_rows in (512, 16):
-        capture = RecordingCapture()
-        graphed = profile_model(fused, batch_rows=batch_rows, capture=capture)
-        graphed.warm_up()
-        capture.replayed = 0
-        scores = score(graphed, histories, windows, vectors)
-        assert capture.replayed == 2 * len(scores.batches)
-        assert_near(scores, score(profile_model(fused), histories, windows, vectors), 1e-4)
 
 
 def test_nearby_places_share_cells_of_two_grids():

@@ -118,7 +118,7 @@ def test_evaluate_command_reports_what_is_served_on_validation(shop, monkeypatch
     assert (report["part"], report["version"]) == ("validation", "miniature-1")
     assert not log.exists()
     category = report["next_basket"]["category"]
-    assert {"own_counts", "tifu_knn", "boosted_ranker"} <= set(category["all"]["model_over"])
+    assert {"own_counts", "gp_topfreq", "lstm"} <= set(category["all"]["model_over"])
     difference, low, high = category["all"]["model_over"]["popularity"]["ndcg_at_10"]
     assert 0 < low <= difference <= high
     assert set(report["any_time"]) == {"7_days", "30_days", "90_days"}

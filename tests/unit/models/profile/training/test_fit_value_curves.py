@@ -25,7 +25,6 @@ from models.profile.evaluation.moments import Moments, outcomes
 from models.profile.evaluation.served import served_values
 from models.profile.inference import ProfileModel
 from models.profile.network import BehaviourTransformer, Shape
-from models.profile.passes import Passes
 from models.profile.ranker.memory import MemoryReader
 from models.profile.ranker.network import Ranker
 from models.profile.training import fit_value_curves
@@ -149,7 +148,7 @@ def test_curve_reads_the_same_inputs_in_training_and_in_serving(
     features_NX = user_features_at(corpus, RECIPE, windows, ends_ms)
     memory = MemoryReader(["i"], ["c"]).windows(memories.of_windows(rows))
     served = score_curves(
-        model.value_curves, memory, (features_NX, features_NX), np.ones(len(windows)), Passes(512)
+        model.value_curves, memory, (features_NX, features_NX), np.ones(len(windows))
     )
     with torch.inference_mode():
         trained = model.value_curves(
@@ -174,9 +173,7 @@ def test_values_before_a_window_do_not_depend_on_it_but_on_its_end() -> None:
     def before(last: list[MemoryToken], days: float) -> tuple[float, float]:
         row = [*history, (START_MS + 12 * DAY_MS, last)]
         memory = reader.windows(memories.of_windows([row]))
-        found = score_curves(
-            head.eval(), memory, (features, features), np.array([days]), Passes(512)
-        )
+        found = score_curves(head.eval(), memory, (features, features), np.array([days]))
         return found.churn_before[0], found.spend_before[0]
 
     bought = before([MemoryToken(PURCHASE, "i", "c")] * 3, 1.0)
@@ -201,7 +198,7 @@ def test_row_has_the_same_curve_alone_and_in_a_batch(corpus: Corpus, fitted: Any
     def churn(numbers: list[int]) -> np.ndarray:
         memory = reader.windows(memories.of_windows([rows[n] for n in numbers]))
         both = (features[numbers], features[numbers])
-        scores = score_curves(model.value_curves, memory, both, np.ones(len(numbers)), Passes(3))
+        scores = score_curves(model.value_curves, memory, both, np.ones(len(numbers)))
         return np.stack([scores.churn_before, scores.churn_after])
 
     together = churn([0, 1, 2, 3])

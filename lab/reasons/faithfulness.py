@@ -24,11 +24,14 @@ from typing import Any
 import numpy as np
 
 from liveprofile.features.entity import EVENT_FEATURES
+from liveprofile.wire.tokens import EVENT_TYPES
+from models.fraud.datasets.event_dataset import EventDataset
 from models.fraud.explain.reason_groups import feature_groups
 from models.fraud.explain.reasons import group_weights, shapley_values
-from models.fraud.model import FraudModel
+from models.fraud.model import FraudModel, probability
 
 STEPS = 10
+FAITHFULNESS_EVENTS = 100
 TOP = 3  # as many reasons as a flag shows
 CHANGE = 0.01
 CHANGED_UNITS = ("money", "ratio", "share", "seconds", "days")
@@ -161,3 +164,23 @@ def _planted_share(
             f"first_{TOP}": round(float(planted_nK.any(axis=1).mean()), 4),
         }
     return report
+
+
+def faithfulness_events(dataset: EventDataset, flagged_M: np.ndarray) -> np.ndarray:
+    """Returns rows of flagged events: up to FAITHFULNESS_EVENTS of each kind, spread over time."""
+    kind_M = dataset.case_kind_M.astype(str)
+    chosen = []
+    for kind in np.unique(kind_M[flagged_M]):
+        rows = np.flatnonzero(flagged_M & (kind_M == kind))
+        step = max(1, len(rows) // FAITHFULNESS_EVENTS)
+        chosen.append(rows[::step][:FAITHFULNESS_EVENTS])
+    return np.sort(np.concatenate(chosen)) if chosen else np.empty(0, np.int64)
+
+
+def measure_reasons(model: FraudModel, dataset: EventDataset, threshold: float) -> dict[str, Any]:
+    """Measures the faithfulness of the reasons of events with this score or more."""
+    score_M = probability(model.log_odds(dataset.labelled.x_NF))
+    flagged = faithfulness_events(dataset, score_M >= threshold)
+    types = [EVENT_TYPES[index] for index in dataset.type_M[flagged]]
+    kinds = dataset.case_kind_M[flagged].tolist()
+    return faithfulness(model, dataset.labelled.x_NF[flagged], types, kinds)

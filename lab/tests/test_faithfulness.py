@@ -7,19 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from lab.reasons import faithfulness as measures
+from lab.reasons.faithfulness import faithfulness_events
 from liveprofile.resources import product_path
 from liveprofile.simulator import ShopConfig
 from liveprofile.wire.tokens import EVENT_TYPES
 from models.fraud.datasets.event_dataset import EventDataset
 from models.fraud.datasets.simulated import simulate_dataset
-from models.fraud.explain import faithfulness as measures
 from models.fraud.explain.reason_groups import feature_groups
-from models.fraud.explain.reasons import shapley_values
 from models.fraud.model import FraudModel, probability
-from models.fraud.training.train_simulated import faithfulness_events
 from models.profile.evaluation.intervals import UserBootstrap
 from tests.support.one_feature_model import one_feature_model
-from tests.unit.models.fraud.conftest import TrainedModel
 
 pytestmark = pytest.mark.slow
 
@@ -111,13 +109,6 @@ def test_top_reason_stays_under_small_changes(
 def test_planted_causes_are_codes_of_groups(shipped: FraudModel) -> None:
     codes = {group.code for group in feature_groups(tuple(shipped.names))}
     assert set.union(*measures.PLANTED_CAUSES.values()) <= codes
-
-
-def test_shapley_values_of_known_features_add_up_to_the_log_odds(trained: TrainedModel) -> None:
-    model = trained.model
-    x = np.nan_to_num(model.matrix(trained.columns)[:50])
-    difference_n = model.log_odds(x) - shapley_values(model, x).sum(axis=1)
-    assert np.ptp(difference_n) < 1e-3  # what remains, the average event, is the same for all
 
 
 def test_only_group_of_a_model_is_first_in_every_ranking_but_random() -> None:
