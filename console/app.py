@@ -36,13 +36,13 @@ from liveprofile.errors import LiveprofileError
 from liveprofile.settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve.app import SCAN_MARGIN_S
-from serve.definitions import ATTRIBUTES_FILE
 from serve.explainer import Explainer
 from serve.guard import ApiMetrics, RequestGuard
 from serve.problems import to_api_error
 from serve.routes.explanations import MARGIN_S
 from serve.security import Gatekeeper, ReadKey
-from serve.store.protocol import Store
+from serve.store.store import Store
+from services.definitions import ATTRIBUTES_FILE
 
 ROUTERS = (
     sign_in.router,

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 
 from liveprofile.alerts.cases.flags import FlagWithState
-from serve.store.protocol import Store
+from serve.store.store import Store
 
 # A page reads the state of each flag, so it is short.
 PAGE_FLAGS = 100

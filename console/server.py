@@ -12,7 +12,7 @@ from liveprofile.resources import product_path
 from liveprofile.settings import Settings
 from serve.explainer import Explainer
 from serve.server import SWITCH_INTERVAL_S, listen, server_of, url_of
-from serve.store.cassandra import CassandraStore
+from serve.store.store import Store
 
 
 def run_console(
@@ -23,7 +23,7 @@ def run_console(
     Raises ConfigError for a bad certificate, ServiceError if the address is taken.
     """
     own = settings.serve.model_copy(update={"port": settings.serve.console_port})
-    store = CassandraStore(settings)
+    store = Store(settings)
     models = {
         "user model": product_path(settings.model.checkpoint),
         "fraud model": product_path(settings.scoring.checkpoint),

@@ -12,43 +12,38 @@ from fastapi import Depends, FastAPI
 from fastapi.openapi.utils import get_openapi
 
 from liveprofile import __version__
-from liveprofile.client.models import (
-    Problem,
-)
+from liveprofile.client.models import Problem
 from liveprofile.settings import ServeSettings
 from liveprofile.storage.cql import now_ms
 from serve import problems
-from serve.definitions import ATTRIBUTES_FILE
 from serve.direct import DirectRoutes
 from serve.explainer import Explainer
 from serve.guard import ApiMetrics, RequestGuard
 from serve.routes import (
     alerts,
-    analyses,
     campaigns,
     definitions,
     explanations,
     operations,
     privacy,
-    segments,
     trends,
     users,
 )
 from serve.routes.common import known_parameters
 from serve.routes.explanations import MARGIN_S
 from serve.security import Gatekeeper, ReadKey
-from serve.store.protocol import Store
+from serve.store.store import Store
+from services.definitions import ATTRIBUTES_FILE
 
 ROUTERS = (
     users.router,
     explanations.router,
-    segments.router,
+    definitions.segments,
     definitions.router,
     campaigns.router,
     alerts.router,
     privacy.router,
     trends.router,
-    analyses.router,
     operations.router,
 )
 # A scan that ends at its own limit says so before the deadline of its request.

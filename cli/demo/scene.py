@@ -20,7 +20,7 @@ from cassandra.protocol import ErrorMessage
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from cli.pipeline.job_submission import submit_job
+from cli.submission import submit_job
 from liveprofile.errors import InputError, ServiceError
 from liveprofile.flink import rest
 from liveprofile.kafka.connection import client_config

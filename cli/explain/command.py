@@ -58,8 +58,7 @@ def explain(
     at TIME: The last window that ended by then: 7d ago, or a time such as 2026-11-26. Default: the
         newest.
     """
-    from cli.explain.document import as_document
-    from cli.explain.run import explain, model_version, stored_delta
+    from cli.explain.run import as_document, explain, model_version, stored_delta
     from offline.late_windows.run import check_arguments
 
     check_arguments(files or [], mapping, None)

@@ -92,12 +92,10 @@ def plan(
     from liveprofile.campaigns.planning import (
         Wish,
         campaign_of,
-        plan_campaign,
         summary_of,
     )
     from liveprofile.storage.connection import open_session
-    from liveprofile.storage.cql import now_ms
-    from udfs.consent_feed import read_consents
+    from services.campaigns import choose
 
     condition = None if when is None else condition_of(when)
     start_ms = round(time.time() * 1_000) if start is None else parse_since_ms(start, "--start")
@@ -115,9 +113,8 @@ def plan(
         _user_ids(exclude),
     )
     settings = read_settings(config)
-    allows = read_consents(settings).allowing("marketing", now_ms())
     with open_session(settings.cassandra) as session:
-        chosen = plan_campaign(session, wish, allows)
+        chosen = choose(session, settings, wish)
     result = PlanFile(wish.campaign, chosen.targets)
     write_plan(out, result)
     if csv is not None:
@@ -150,21 +147,15 @@ def send(
     Options:
     topic TOPIC: Existing topic for the targets.
     """
-    from liveprofile.campaigns import contacts
     from liveprofile.kafka.offsets import partition_ranges
-    from liveprofile.kafka.records import send_all
     from liveprofile.storage.connection import open_session
-    from liveprofile.storage.cql import now_ms
-    from udfs.consent_feed import read_consents
+    from services import campaigns
 
     read = _reader(plan)
     settings = read_settings(config)
-    allows = read_consents(settings).allowing("marketing", now_ms())
     partition_ranges(settings, topic)  # an unknown topic is an error before anything is stored
     with open_session(settings.cassandra) as session:
-        remaining, left_out = contacts.still_allowed(session, read(session), allows)
-        contacts.store_contacts(session, settings, remaining)
-    sent = send_all(settings, topic, contacts.messages(remaining))
+        sent, left_out = campaigns.send(session, settings, read(session), topic)
     if json:
         print_json({"sent": sent} | left_out)
         return

@@ -46,7 +46,7 @@ def funnel(
     limit: Maximum number of groups.
     """
     from liveprofile.storage.connection import open_session
-    from liveprofile.trends.stored import stored_funnel
+    from services.trends import stored_funnel
 
     names = event_types("--steps", steps, at_least=2)
     within_ms, last_ms = parse_duration_ms(within, "--within"), parse_duration_ms(last, "--last")
@@ -54,7 +54,7 @@ def funnel(
         raise InputError(f"--within {within!r}: must be less than --last {last!r}")
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
-        found = stored_funnel(session, names, within_ms, last_ms, by.value)
+        found = stored_funnel(session, settings, names, within_ms, last_ms, by.value)
     shown = dict(list(found.groups.items())[:limit])
     if json:
         groups = {name: [step._asdict() for step in of_group] for name, of_group in shown.items()}

@@ -29,13 +29,13 @@ def retention(
     event_type TYPE: A user is active in a week with such an event. Default: any event.
     """
     from liveprofile.storage.connection import open_session
-    from liveprofile.trends.stored import stored_retention
+    from services.trends import stored_retention
 
     if event_type is not None:
         event_types("--type", event_type)
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
-        cohorts = stored_retention(session, event_type)
+        cohorts = stored_retention(session, settings, event_type)
     if json:
         print_json([cohort._asdict() for cohort in cohorts])
         return

@@ -19,7 +19,7 @@ from cli.operations.tables import print_table
 from cli.options import Commands
 from cli.progress import count_bar
 from cli.times import parse_duration_ms
-from liveprofile.errors import InputError
+from liveprofile.errors import InputError, ServiceError
 from liveprofile.units import DAY_MS
 
 if TYPE_CHECKING:
@@ -127,17 +127,21 @@ def show(
     categories N: Check the N largest categories.
     """
     from liveprofile.storage.connection import open_session
+    from services import trends as service
 
     last_ms = parse_duration_ms(last, "--last")
     series = _series(category, event_type)
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
-        until_ms = _complete_until_ms(session, settings)
+        until_ms = service.counted_until_ms(session, settings)
+        if until_ms is None:
+            raise _not_counted(settings)
         since_ms = until_ms - last_ms
-        shown = {series: _points(session, settings, series, by, metric, since_ms, until_ms)}
+        span = (by, metric.value, since_ms, until_ms)
+        shown = {series: service.points_between(session, settings, series, *span)}
         if category is None:
             for each in _largest(session, settings, event_type, since_ms, until_ms, categories):
-                shown[each] = _points(session, settings, each, by, metric, since_ms, until_ms)
+                shown[each] = service.points_between(session, settings, each, *span)
     outside = sorted(
         ((each, point) for each, points in shown.items() for point in points if point.outside),
         key=lambda pair: -pair[1].excess,
@@ -177,13 +181,15 @@ def forecast(
     """
     from liveprofile.storage.connection import open_session
     from liveprofile.trends.forecast import FIRST_DAYS, SCORED_DAYS
-    from liveprofile.trends.stored import stored_forecast
+    from services import trends as service
 
     series = _series(category, event_type)
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
-        until_ms = _complete_until_ms(session, settings)
-        day_ms, days, found = stored_forecast(session, settings, series, metric.value, until_ms)
+        forecast_of = service.forecast(session, settings, series, metric.value)
+    if forecast_of is None:
+        raise _not_counted(settings)
+    day_ms, days, found = forecast_of
     if found is None:
         typer.echo(
             f"liveprofile: {_name(series)} has {days} complete days: a forecast needs"
@@ -223,35 +229,10 @@ def _series(category: str | None, event_type: str | None) -> Series:
     return Series(CATEGORY, category, event_type or "purchase")
 
 
-def _complete_until_ms(session: Session, settings: Settings) -> int:
-    """Raises ServiceError if nothing has been counted."""
-    from liveprofile.errors import ServiceError
-    from liveprofile.trends.stored import counted_until_ms
-
-    until_ms = counted_until_ms(session, settings)
-    if until_ms is None:
-        raise ServiceError(
-            f"no records of {settings.topics.events} are counted: run `liveprofile shop trends"
-            " update`"
-        )
-    return until_ms
-
-
-def _points(
-    session: Session,
-    settings: Settings,
-    series: Series,
-    by: Span,
-    metric: MetricName,
-    since_ms: int,
-    until_ms: int,
-) -> list[Point]:
-    from liveprofile.trends.count_store import read_counts
-    from liveprofile.trends.points import HISTORY_MS, points
-
-    topic = settings.topics.events
-    counts = read_counts(session, topic, by, series, since_ms - HISTORY_MS, until_ms)
-    return points(counts, by, metric.value, since_ms, until_ms)
+def _not_counted(settings: Settings) -> ServiceError:
+    return ServiceError(
+        f"no records of {settings.topics.events} are counted: run `liveprofile shop trends update`"
+    )
 
 
 def _largest(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -60,11 +60,9 @@ def set_consent(
     file FILE: Changes of many users: JSON lines with user_id, purpose, granted, time and, if known,
         basis and text_version.
     """
-    from liveprofile.consent import store
     from liveprofile.kafka.offsets import partition_ranges
-    from liveprofile.kafka.records import send_all
     from liveprofile.storage.connection import open_session
-    from liveprofile.wire.user_records import CONTENT_TYPE
+    from services.privacy import change_consents
 
     if (user is None) == (file is None):
         raise InputError("give either USER or --file")
@@ -76,18 +74,9 @@ def set_consent(
     else:
         changes = list(_changes_of_file(settings, file))
 
-    def send(records: Sequence[store.Record]) -> None:
-        send_all(settings, settings.topics.consents, ((*each, CONTENT_TYPE) for each in records))
-
     partition_ranges(settings, settings.topics.consents)  # a missing topic stores nothing
     with open_session(settings.cassandra) as session:
-        count = store.apply_changes(
-            session,
-            changes,
-            send,
-            ttl_s=store.ttl_s(settings.topics.consents_retention_ms),
-            in_flight=settings.cassandra.in_flight,
-        )
+        count = change_consents(session, settings, changes)
     users = len({user_id for user_id, _ in changes})
     if json:
         print_json({"changes": count, "users": users})

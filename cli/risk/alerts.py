@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import getpass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -28,14 +28,6 @@ from cli.risk.alert_output import (
 )
 from cli.tables import print_tables
 from cli.times import SinceOption, parse_duration_ms
-from liveprofile.errors import ServiceError
-
-if TYPE_CHECKING:
-    from cassandra.cluster import Session
-
-    from liveprofile.alerts.cases.states import AlertState, StoredAlertState
-    from liveprofile.settings import Settings
-    from liveprofile.storage.queries import StoredFlag
 
 alerts = Commands(
     name="alerts",
@@ -149,26 +141,16 @@ def show(flag: FlagArgument, config: ConfigOption = None, json: JsonOption = Fal
 
     Example: `liveprofile risk alerts show 6f1c2a09b7d34e58`
     """
-    from liveprofile.alerts.cases import case_store, flags, snooze, states
     from liveprofile.storage.connection import open_session
+    from services.alerts import flag_file
 
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
-        stored = flags.find_flag(session, flag)
-        details = {
-            "state": states.read_state(session, flag)._asdict(),
-            "history": [each._asdict() for each in states.read_state_changes(session, flag)],
-            "snoozes": [
-                each._asdict()
-                for each in snooze.read_snoozes(session, stored.user_id)
-                if each.rule_id in (stored.rule_id, snooze.ALL_RULES)
-            ],
-            "cases": [
-                case._asdict()
-                for case in case_store.read_cases(session, stored.user_id, stored.rule_id)
-                if flag in case.alerts
-            ],
-        }
+        stored, state, *lists = flag_file(session, settings, flag)
+    details = {"state": state._asdict()} | {
+        name: [each._asdict() for each in listed]
+        for name, listed in zip(("history", "snoozes", "cases"), lists, strict=True)
+    }
     if json:
         print_json(stored._asdict() | details)
     else:
@@ -187,9 +169,7 @@ def ack(
 
     Example: `liveprofile risk alerts ack 6f1c2a09b7d34e58 --note "called the customer"`
     """
-    from liveprofile.alerts.cases.states import AlertState
-
-    _set_state(flag, AlertState.ACKNOWLEDGED, by, note, config, json)
+    _act(flag, "acknowledged", by, note, config, json)
 
 
 @alerts.command()
@@ -206,9 +186,7 @@ def close(
 
     Example: `liveprofile risk alerts close 6f1c2a09b7d34e58`
     """
-    from liveprofile.alerts.cases.states import AlertState
-
-    _set_state(flag, AlertState.CLOSED, by, note, config, json)
+    _act(flag, "closed", by, note, config, json)
 
 
 @alerts.command()
@@ -227,9 +205,7 @@ def label(
 
     Example: `liveprofile risk alerts label 6f1c2a09b7d34e58 fraud`
     """
-    from liveprofile.labels.feedback import STATE_OF_LABEL
-
-    _set_state(flag, STATE_OF_LABEL[verdict], by, note, config, json, send_label=True)
+    _act(flag, verdict, by, note, config, json)
 
 
 @alerts.command()
@@ -252,18 +228,19 @@ def snooze(
     duration TIME: Duration from now in minutes, hours or days: 30m, 8h, 3d.
     end: End the snooze now.
     """
-    from liveprofile.alerts.cases import snooze as snoozes
+    from liveprofile.alerts.cases.snooze import check_end
     from liveprofile.storage.connection import open_session
     from liveprofile.storage.cql import now_ms
+    from services import alerts as service
 
     until_ms = now_ms() + parse_duration_ms(duration, "--for")
-    snoozes.check_end(until_ms)
+    check_end(until_ms)
     settings = read_settings(config)
     with open_session(settings.cassandra) as session:
         if end:
-            snoozes.end_snooze(session, user, rule)
+            service.end_snooze(session, settings, user, rule)
         else:
-            snoozes.snooze(session, user, rule, until_ms, by, note)
+            service.snooze(session, settings, user, rule, until_ms, by, note)
     until = None if end else until_ms
     if json:
         print_json({"user_id": user, "rule_id": rule, "until_ms": until, "by": by})
@@ -272,53 +249,26 @@ def snooze(
         typer.echo(f"user {user}, rule {rule}: {state}")
 
 
-def _set_state(
-    flag_id: str,
-    to: AlertState,
-    by: str,
-    note: str,
-    config: Any,
-    json: bool,
-    send_label: bool = False,
-) -> None:
-    """Stores the state, sends the label if `send_label`, then closes the case if possible."""
-    from liveprofile.alerts.cases import case_store, flags, states
+def _act(flag_id: str, act: str, by: str, note: str, config: Any, json: bool) -> None:
+    """act: a label, or a state."""
+    from liveprofile.alerts.cases.states import AlertState
     from liveprofile.storage.connection import open_session
+    from services.alerts import label, set_state
 
-    settings = read_settings(config)
+    settings, is_label, sent = read_settings(config), act in ("fraud", "legitimate"), 0
     with open_session(settings.cassandra) as session:
-        flag = flags.find_flag(session, flag_id)
-        ttl_s = settings.cassandra.flag_ttl_s
-        state = states.transition(session, flag, to, by, note, ttl_s=ttl_s)
-        sent = _send_label(settings, session, flag, state) if send_label else 0
-        if to in case_store.RESOLVED_STATES:
-            ttl_s = settings.cassandra.case_ttl_s
-            case_store.close_if_resolved(session, flag.user_id, flag.rule_id, by, ttl_s=ttl_s)
+        if is_label:
+            state, sent = label(session, settings, flag_id, act, by, note)
+        else:
+            state = set_state(session, settings, flag_id, AlertState(act), by, note)
     if json:
         print_json({"flag_id": flag_id, **state._asdict(), "labels_sent": sent})
         return
     typer.echo(
         f"flag {flag_id} is {state.state}, by {state.by} at {format_utc(state.updated_at_ms)}"
     )
-    if send_label and not sent:
+    if is_label and not sent:
         typer.echo("no label sent: the flag is of a window, not of an event", err=True)
-
-
-def _send_label(
-    settings: Settings, session: Session, flag: StoredFlag, state: StoredAlertState
-) -> int:
-    from liveprofile.labels import feedback
-
-    if not flag.event_id:
-        return 0
-    try:
-        return feedback.send_labels(settings, [feedback.label_of_flag(session, flag, state)])
-    except ServiceError as error:
-        raise ServiceError(
-            f"flag {flag.flag_id} is {state.state}, but its label was not sent: {error}; repeat"
-            f" `liveprofile risk alerts label {flag.flag_id} {feedback.LABEL_OF_STATE[state.state]}"
-            f" --by {state.by}`"
-        ) from None
 
 
 def _print_alert(alert: dict[str, Any], json: bool) -> None:

@@ -72,14 +72,10 @@ def apply(
     Example: `liveprofile risk rules apply rules.toml --dry-run`
     """
     from liveprofile.rules.rules import read_rules
-    from udfs.rules_feed import read_topic_rules
 
     settings = read_settings(config)
-    rule_set = read_with_attributes(read_rules, "rule", lambda: settings)(file)
-    name, rules = settings.topics.rules, rule_set.rules
-    apply_file(
-        settings, "rule", name, read_topic_rules, rules, file, dry_run=dry_run, by=by, json=json
-    )
+    rules = read_with_attributes(read_rules, "rule", lambda: settings)(file).rules
+    apply_file(settings, "rule", rules, file, dry_run=dry_run, by=by, json=json)
 
 
 @rules.command()
@@ -105,14 +101,11 @@ def backtest(
     from liveprofile.rules.rules import read_rules
     from liveprofile.storage.connection import open_session
     from liveprofile.storage.cql import now_ms
-    from udfs.definition_changes import read_in_force
-    from udfs.rules_feed import read_topic_rules
+    from services.definitions import read_kind
 
     settings = read_settings(config)
     edited = read_with_attributes(read_rules, "rule", lambda: settings)(file)
-    _, current, _ = read_in_force(
-        settings, settings.topics.rules, read_topic_rules, settings.rules, read_rules
-    )
+    current = read_kind(settings, "rules").definitions
     with open_session(settings.cassandra) as session:
         found = compare(session, settings, current.rules, edited.rules, days, now_ms())
     if json:
@@ -159,12 +152,7 @@ def list_rules(config: ConfigOption = None, json: JsonOption = False) -> None:
 
     Example: `liveprofile risk rules list --json`
     """
-    from liveprofile.rules.rules import read_rules
-    from udfs.definition_changes import read_in_force
-    from udfs.rules_feed import read_topic_rules
+    from services.definitions import read_kind
 
-    settings = read_settings(config)
-    source, rule_set, _ = read_in_force(
-        settings, settings.topics.rules, read_topic_rules, settings.rules, read_rules
-    )
+    source, rule_set, _ = read_kind(read_settings(config), "rules")
     print_in_force(source, rule_set, "rule", json, lambda rule: f"{rule.scope:<6}  ")

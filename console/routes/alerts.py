@@ -16,15 +16,15 @@ from liveprofile.alerts.cases.snooze import ALL_RULES
 from liveprofile.alerts.cases.states import AlertState
 from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
 from liveprofile.units import HOUR_MS
+from serve.answers import PageQuery, cursor_of
 from serve.guard import extend_deadline
-from serve.paging import PageQuery, cursor_of
 from serve.problems import ApiError
-from serve.routes.common import audit_entry
+from serve.routes.common import SEND_DEADLINE_S, audit_entry
 from serve.security import Caller
-from serve.store.protocol import AuditEntry, Store
+from serve.store.store import Store
+from services import alerts as service
+from services.audit import AuditEntry
 
-# A label is sent to Kafka after its state is stored.
-LABEL_DEADLINE_S = 5.0
 MAX_SNOOZE_H = 24 * 365
 MAX_CASES = 100
 
@@ -48,7 +48,7 @@ async def alerts(
     store: Store = request.app.state.store
     rows = values["rows"]
     chosen = selected or (rows[0].flag_id if rows else "")
-    detail = alert_detail(await store.flag_file(chosen)) if chosen else None
+    detail = alert_detail(await store.run(service.flag_file, chosen)) if chosen else None
     return page(request, "alerts.html", detail=detail, selected=chosen, said="", **values)
 
 
@@ -69,7 +69,7 @@ async def queue(
 @router.get("/detail")
 async def detail(request: Request, caller: Reader, flag_id: IdQuery) -> Response:
     store: Store = request.app.state.store
-    found = alert_detail(await store.flag_file(flag_id))
+    found = alert_detail(await store.run(service.flag_file, flag_id))
     return page(request, "parts/alert_detail.html", detail=found, said="")
 
 
@@ -93,7 +93,7 @@ async def act(request: Request, caller: Analyst) -> Response:
     request.app.state.queue.forget()
     if not is_fetch(request):
         return RedirectResponse(f"/alerts?selected={flag_id}&state=all", 303)
-    found = alert_detail(await request.app.state.store.flag_file(flag_id))
+    found = alert_detail(await request.app.state.store.run(service.flag_file, flag_id))
     return page(request, "parts/alert_detail.html", detail=found, said=said)
 
 
@@ -112,29 +112,31 @@ async def _act(
             state = AlertState.ACKNOWLEDGED if action == "acknowledge" else AlertState.CLOSED
             requested: dict[str, Any] = {"state": state.value, "note": note}
             audit = _audit(request, caller, "alert.state", flag_id, requested)
-            stored = await store.set_state(flag_id, state, caller.name, note, audit)
+            stored = await store.run(service.set_state, flag_id, state, caller.name, note, audit)
             return f"The alert is {stored.state.value}."
         case "fraud" | "legitimate":
-            extend_deadline(request, LABEL_DEADLINE_S)
+            extend_deadline(request, SEND_DEADLINE_S)
             requested = {"label": action, "note": note}
             audit = _audit(request, caller, "alert.label", flag_id, requested)
-            _, sent = await store.label(flag_id, action, caller.name, note, audit)
+            _, sent = await store.run(service.label, flag_id, action, caller.name, note, audit)
             told = "and sent to the scoring pipeline" if sent else "(a window's flag has no event)"
             return f"The alert is labelled as {action} {told}."
         case "snooze" | "snooze_all" | "end_snooze":
-            flag = (await store.flag_file(flag_id)).flag
+            flag = (await store.run(service.flag_file, flag_id)).flag
             every = action == "snooze_all" or fields.get("rule_id") == ALL_RULES
             rule_id = ALL_RULES if every else flag.rule_id
             target = f"{flag.user_id} {rule_id}"
             if action == "end_snooze":
                 audit = _audit(request, caller, "snooze.end", target, {})
-                await store.end_snooze(flag.user_id, rule_id, audit)
+                await store.run(service.end_snooze, flag.user_id, rule_id, audit)
                 return "The snooze has ended."
             hours = _hours(fields.get("hours", "8"))
             requested = {"for_s": hours * 3_600, "note": note}
             audit = _audit(request, caller, "snooze.set", target, requested)
             until_ms = audit.at_ms + hours * HOUR_MS
-            await store.snooze(flag.user_id, rule_id, until_ms, caller.name, note, audit)
+            await store.run(
+                service.snooze, flag.user_id, rule_id, until_ms, caller.name, note, audit
+            )
             return f"No alerts of this rule about this user for {hours} hours."
     raise ApiError(422, "invalid-request", f"action {action[:40]!r} is not known")
 

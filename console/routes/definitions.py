@@ -16,15 +16,14 @@ from console.views.definitions import check, rows, to_toml
 from liveprofile.client.models import MAX_ID_CHARS
 from liveprofile.rules.rules import Rule
 from liveprofile.segments.members import SegmentSize
-from serve.definitions import DefinitionKind
 from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import ApiError
-from serve.routes.campaigns import SCAN_COST
-from serve.routes.common import audit_entry
-from serve.routes.definitions import DEADLINE_S
+from serve.routes.common import KAFKA_DEADLINE_S, SCAN_COST, audit_entry
 from serve.security import Caller
-from serve.store.protocol import Store
+from serve.store.store import Store
+from services import definitions as service
+from services.definitions import DefinitionKind
 
 # As in the read API.
 EDITORS: dict[DefinitionKind, Role] = {"rules": Role.ADMIN, "segments": Role.ANALYST}
@@ -54,9 +53,9 @@ async def members(
 @router.get("/{kind}")
 async def definitions(request: Request, kind: DefinitionKind, caller: Reader) -> Response:
     """Those in force, as a table and as a text to edit. May take seconds: it reads Kafka."""
-    extend_deadline(request, DEADLINE_S)
+    extend_deadline(request, KAFKA_DEADLINE_S)
     store: Store = request.app.state.store
-    found = await store.definitions(kind)
+    found = await store.run(service.in_force, kind)
     listed = list(getattr(found.definitions, kind))
     return page(
         request,
@@ -105,8 +104,8 @@ async def backtest(request: Request, caller: Tester) -> Response:
         return rules
     extend_deadline(request, request.app.state.scan_deadline_s)
     store: Store = request.app.state.store
-    in_force = (await store.definitions("rules")).definitions.rules
-    tested = await store.backtest_rules(rules, int(days))
+    in_force = (await store.run(service.in_force, "rules")).definitions.rules
+    tested = await store.scan(service.backtest_rules, rules, int(days))
     return part_page(
         request,
         "parts/rules_backtest.html",
@@ -135,13 +134,13 @@ async def _put(request: Request, kind: DefinitionKind, caller: Caller, dry_run: 
     tag = fields.get("tag", "")
     if not tag:
         raise ApiError(422, "invalid-request", "tag: of the definitions that the text is based on")
-    extend_deadline(request, DEADLINE_S)
-    audit = None
-    if not dry_run:
-        requested = {"if_match": tag, "ids": [each.id for each in found.definitions]}
-        audit = audit_entry(request, caller, f"{kind}.put", kind, requested | THROUGH)
+    extend_deadline(request, KAFKA_DEADLINE_S)
+    requested = {"if_match": tag, "ids": [each.id for each in found.definitions]}
+    audit = audit_entry(request, caller, f"{kind}.put", kind, requested | THROUGH)
     store: Store = request.app.state.store
-    applied = await store.put_definitions(kind, found.definitions, tag, audit)
+    applied = await store.run(
+        service.apply, kind, found.definitions, caller.name, tag, audit, dry_run=dry_run
+    )
     if not dry_run:
         return RedirectResponse(f"/definitions/{kind}", 303)
     changes = [each for each in applied.changes if each.kind != "unchanged"]

@@ -19,7 +19,7 @@ from serve.keys import Role
 from serve.problems import ApiError, to_api_error
 from serve.routes.explanations import COST, explain_window
 from serve.security import Caller
-from serve.store.protocol import END_OF_TIME_MS
+from serve.store.statements import END_OF_TIME_MS
 
 PART = "parts/explanation.html"
 

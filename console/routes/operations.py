@@ -16,7 +16,9 @@ from console.views.operations.latencies import latency_rows
 from liveprofile.trends.counts import ALL, Series
 from liveprofile.trends.points import Metric
 from serve.guard import extend_deadline
-from serve.store.protocol import Store
+from serve.store.store import Store
+from services import operations as service
+from services import trends
 
 # Flink answers a dozen requests in turn, and a broker that is away takes seconds to tell.
 JOB_DEADLINE_S = 10.0
@@ -53,7 +55,7 @@ async def trend(
     metric: Metric = "events",
 ) -> Response:
     store: Store = request.app.state.store
-    found = await store.trend(Series(ALL, "", ALL), by, metric, POINTS[by])
+    found = await store.run(trends.trend, Series(ALL, "", ALL), by, metric, POINTS[by])
     view = None if found is None else trend_view(found)
     return _part(request, "trend", "Trend", trend=view, by=by, metric=metric)
 
@@ -69,14 +71,14 @@ async def latencies(request: Request, caller: Reader) -> Response:
 @router.get("/audit")
 async def audit(request: Request, caller: Reader) -> Response:
     store: Store = request.app.state.store
-    found = await store.audits(AUDITS)
+    found = await store.run(service.audits, AUDITS)
     return _part(request, "audit", "Last audit", audits=audit_views(found))
 
 
 @router.get("/drift")
 async def drift(request: Request, caller: Reader) -> Response:
     store: Store = request.app.state.store
-    found = await store.drift(PERIODS)
+    found = await store.run(service.drift, PERIODS)
     return _part(request, "drift", "Drift", drift=None if found is None else drift_periods(found))
 
 

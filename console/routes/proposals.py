@@ -17,13 +17,13 @@ from console.views.definitions import to_toml
 from liveprofile.client.models import MAX_NOTE_CHARS
 from liveprofile.rules.proposals import Proposal, ProposalState
 from liveprofile.rules.rules import Rule
-from serve.definitions import parse
 from serve.guard import extend_deadline
 from serve.problems import ApiError
-from serve.routes.common import audit_entry
-from serve.routes.definitions import DEADLINE_S
+from serve.routes.common import KAFKA_DEADLINE_S, audit_entry
 from serve.security import Caller
-from serve.store.protocol import Store
+from serve.store.store import Store
+from services import definitions as service
+from services.definitions import parse
 
 SHOWN = 20
 
@@ -38,7 +38,7 @@ async def proposals(request: Request, caller: Reader) -> Response:
         request,
         "parts/rule_proposals.html",
         "Proposed rules",
-        proposals=await store.rule_proposals(SHOWN),
+        proposals=await store.run(service.rule_proposals, SHOWN),
     )
 
 
@@ -56,17 +56,17 @@ async def propose(request: Request, caller: Analyst) -> Response:
     requested = {"if_match": tag, "ids": [rule.id for rule in rules], "note": note} | THROUGH
     audit = audit_entry(request, caller, "rules.propose", "rules", requested)
     store: Store = request.app.state.store
-    made = await store.propose_rules(rules, tag, note, audit)
+    made = await store.run(service.propose_rules, rules, tag, note, audit)
     return RedirectResponse(f"/definitions/rules/proposals/{made.proposal_id}", 303)
 
 
 @router.get("/proposals/{proposal_id}")
 async def proposal(request: Request, proposal_id: ProposalId, caller: Reader) -> Response:
     """A proposal beside the rules in force. May take seconds: it reads Kafka."""
-    extend_deadline(request, DEADLINE_S)
+    extend_deadline(request, KAFKA_DEADLINE_S)
     store: Store = request.app.state.store
     found, in_force = await asyncio.gather(
-        store.rule_proposal(proposal_id), store.definitions("rules")
+        store.run(service.rule_proposal, proposal_id), store.run(service.in_force, "rules")
     )
     text = to_toml("rules", await _parsed(request, found))
     return page(
@@ -88,18 +88,18 @@ async def decide(request: Request, proposal_id: ProposalId, caller: Analyst) -> 
     """Approves or refuses: field action. Who has proposed may refuse, which withdraws it."""
     fields = await form_of(request)
     action = fields.get("action")
-    extend_deadline(request, DEADLINE_S)
+    extend_deadline(request, KAFKA_DEADLINE_S)
     store: Store = request.app.state.store
     audit = audit_entry(request, caller, f"rules.{action}", proposal_id, dict(THROUGH))
     match action:
         case "approve":
             if not _is_approver(caller):
                 raise ApiError(403, "forbidden", f"this needs the role {EDITORS['rules']}")
-            await store.approve_rules(proposal_id, audit)
+            await store.run(service.approve_rules, proposal_id, audit)
         case "refuse":
-            if not _may_refuse(caller, await store.rule_proposal(proposal_id)):
+            if not _may_refuse(caller, await store.run(service.rule_proposal, proposal_id)):
                 raise ApiError(403, "forbidden", "only an admin, and who has proposed, may refuse")
-            await store.refuse_rules(proposal_id, audit)
+            await store.run(service.refuse_rules, proposal_id, audit)
         case _:
             raise ApiError(422, "invalid-request", "action: approve or refuse")
     return RedirectResponse(f"/definitions/rules/proposals/{proposal_id}", 303)

@@ -16,10 +16,11 @@ from liveprofile.ingest.rejected import RejectedRecord
 from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import ApiError
-from serve.routes.common import audit_entry
-from serve.routes.definitions import DEADLINE_S
+from serve.routes.common import KAFKA_DEADLINE_S, audit_entry
 from serve.security import Caller
-from serve.store.protocol import REJECTED_OFFSETS, Store
+from serve.store.store import Store
+from services import operations
+from services.operations import REJECTED_OFFSETS
 
 SHOWN = 100
 SUMMARISED = 1_000
@@ -32,9 +33,9 @@ RecordId = Annotated[str, Query(max_length=32)]
 @router.get("")
 async def rejected(request: Request, caller: Reader, reason: Reason = "") -> Response:
     """The latest records. It reads Kafka, which may take seconds."""
-    extend_deadline(request, DEADLINE_S)
+    extend_deadline(request, KAFKA_DEADLINE_S)
     store: Store = request.app.state.store
-    found = await store.rejected_records(None, SUMMARISED)
+    found = await store.run(operations.rejected_records, None, SUMMARISED)
     shown = [record for record in found if reason in ("", record.reason)][:SHOWN]
     return page(
         request,
@@ -49,9 +50,9 @@ async def rejected(request: Request, caller: Reader, reason: Reason = "") -> Res
 @router.get("/summary")
 async def summary(request: Request, caller: Reader) -> Response:
     """How many of the latest records have each reason, as a part of the operations page."""
-    extend_deadline(request, DEADLINE_S)
+    extend_deadline(request, KAFKA_DEADLINE_S)
     store: Store = request.app.state.store
-    found = await store.rejected_records(None, SUMMARISED)
+    found = await store.run(operations.rejected_records, None, SUMMARISED)
     values = {"reasons": reasons(found), "of_each": REJECTED_OFFSETS}
     return part_page(request, "parts/operations_rejected.html", "Rejected records", **values)
 
@@ -72,22 +73,21 @@ async def resend(request: Request, caller: Admin) -> Response:
         raise ApiError(422, "invalid-request", "action: check or send")
     found = await _record(request, record_id)
     text = fields.get("payload", "")
-    audit = None
-    if action == "send":
-        requested = {"reason": found.reason} | THROUGH
-        audit = audit_entry(request, caller, "rejected.resend", record_id, requested)
+    requested = {"reason": found.reason} | THROUGH
+    audit = audit_entry(request, caller, "rejected.resend", record_id, requested)
+    corrections, is_dry = {record_id: sent_payload(found, text)}, action == "check"
     try:
-        await request.app.state.store.resend(record_id, sent_payload(found, text), audit)
+        await request.app.state.store.run(operations.resend, corrections, audit, dry_run=is_dry)
     except InputError as error:
         return _show(request, caller, found, text, 422, problem=str(error))
-    done = "It was sent: the job reads it within seconds." if audit else "It can be sent."
+    done = "It can be sent." if is_dry else "It was sent: the job reads it within seconds."
     return _show(request, caller, found, text, said=done)
 
 
 async def _record(request: Request, record_id: str) -> RejectedRecord:
-    extend_deadline(request, DEADLINE_S)
+    extend_deadline(request, KAFKA_DEADLINE_S)
     try:
-        found = await request.app.state.store.rejected_record(record_id)
+        found = await request.app.state.store.run(operations.rejected_record, record_id)
     except InputError as error:
         raise ApiError(404, "unknown-record", str(error)) from None
     if found is None:

@@ -16,7 +16,8 @@ from console.views.user import UserRows, user_page
 from liveprofile.client.models import MAX_ID_CHARS
 from serve.keys import Role
 from serve.routes.common import Time, to_ms
-from serve.store.protocol import END_OF_TIME_MS, RawDelta, RawProfile, Store
+from serve.store.statements import END_OF_TIME_MS, RawDelta, RawProfile
+from serve.store.store import Store
 
 MAX_WINDOWS = 200
 MAX_FLAGS = 100

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from console.charts.heat_map import DAYS, HOURS, HeatMap, heat_map
 from liveprofile.units import HOUR_MS
-from serve.store.protocol import RawDelta
+from serve.store.statements import RawDelta
 
 
 class Activity(NamedTuple):

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from liveprofile.rules.definitions import Definition, DefinitionProblem, DefinitionsError
-from serve.definitions import ATTRIBUTES_FILE, DefinitionKind, parse
+from services.definitions import ATTRIBUTES_FILE, DefinitionKind, parse
 
 
 class Checked(NamedTuple):

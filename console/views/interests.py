@@ -8,7 +8,7 @@ from typing import NamedTuple
 import orjson
 
 from console.charts.radar import RadarChart, radar
-from serve.store.protocol import RawProfile
+from serve.store.statements import RawProfile
 
 MAX_AXES = 8
 MIN_AXES = 5

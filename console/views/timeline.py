@@ -10,7 +10,7 @@ import orjson
 from console.charts.lines import LineChart, Sample, line_chart
 from console.formats import number, share, utc, words
 from liveprofile.storage.queries import StoredFlag
-from serve.store.protocol import RawDelta
+from serve.store.statements import RawDelta
 
 CORRECTIONS = {
     "ADDED": "found when late events were corrected: no alert was sent",

@@ -14,7 +14,7 @@ from console.views.sentence import who
 from console.views.timeline import Timeline, timeline
 from liveprofile.storage.queries import SimilarUser, StoredFlag, names_of
 from liveprofile.value_curves import KEY, STORED_COLUMNS, values_at
-from serve.store.protocol import RawDelta, RawProfile, StoredUserSegment
+from serve.store.statements import RawDelta, RawProfile, StoredUserSegment
 
 
 class UserRows(NamedTuple):

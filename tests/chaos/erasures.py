@@ -1,8 +1,8 @@
 """Erases users of a loaded job, with kills in between, and looks for what is left of them.
 
-Events of some erased users have texts that occur nowhere else, in every field. `liveprofile erase`
-is killed with -9 twice and goes on with `--pending`. A Python worker or the TaskManager is, too,
-as the seed decides.
+Events of some erased users have texts that occur nowhere else, in every field.
+`liveprofile privacy erase` is killed with -9 twice and goes on with `--pending`. A Python worker or
+the TaskManager is, too, as the seed decides.
 Passes if the erasures are done within ten minutes, the audit is clean, all other users equal the
 reference, and the texts are found where docs/privacy.md says that they stay, and nowhere else:
 

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from console.charts.lines import LineChart, Sample, line_chart
 from console.formats import number, utc, words
 from liveprofile.audit.results import AuditResult
-from serve.store.protocol import DriftHistory
+from services.operations import DriftHistory
 from udfs.scoring.drift_store import Distance, DriftDecision, DriftState
 
 SHOWN = 3

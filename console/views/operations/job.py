@@ -7,7 +7,7 @@ from typing import NamedTuple
 from console.charts.lines import LineChart, Sample, line_chart
 from console.formats import number, utc
 from console.job import JobFacts
-from serve.store.protocol import TrendPoints
+from services.trends import TrendPoints
 
 MEGA = 1e6
 

@@ -1,4 +1,6 @@
-"""`liveprofile erase` on the tables and the topic of a running job, for users with rows only."""
+"""`liveprofile privacy erase` on the tables and the topic of a running job, for users with rows
+only.
+"""
 
 from __future__ import annotations
 

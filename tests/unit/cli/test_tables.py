@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cli.profiles import flag_table
+from cli.profile import flag_table
 from cli.risk.alert_output import flag_table as flag_state_table
 from cli.tables import new_table, print_tables
 from liveprofile.alerts.cases.flags import FlagWithState

@@ -19,7 +19,8 @@ from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from serve.server import WholeWrites, listen, server_of, url_of
-from tests.support.rows.api_rows import filled_store
+from tests.support.memory.api import MemoryApi
+from tests.support.rows.api_rows import fill
 from tests.support.security.certificates import CertificateAuthority
 
 # The module of a package with another name.
@@ -29,7 +30,7 @@ from tests.support.security.certificates import CertificateAuthority
 def serving(**settings: Any) -> Iterator[str]:
     """The URL of a server that runs in a thread."""
     limits = ServeSettings(port=0, authentication="none", **settings)
-    server = server_of(create_app(limits, filled_store()), limits)
+    server = server_of(create_app(limits, fill(MemoryApi()).store()), limits)
     with listen(limits) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -135,7 +136,7 @@ def test_bad_certificate_and_taken_port_are_named(tmp_path: Path) -> None:
     file.write_text("x")
     limits = ServeSettings(certificate_file=str(file), key_file=str(file))
     with pytest.raises(ConfigError, match=r"serve\.certificate_file = .*x\.pem"):
-        server_of(create_app(limits, filled_store()), limits)
+        server_of(create_app(limits, fill(MemoryApi()).store()), limits)
     with listen(ServeSettings(port=0)) as taken:
         taken.listen()
         port = taken.getsockname()[1]

@@ -10,7 +10,7 @@ from console.views.interests import Group, interests, mean_affinity
 from console.views.sentence import who
 from console.views.timeline import timeline
 from liveprofile.units import HOUR_MS
-from tests.support.memory.api_store import NOW_MS
+from tests.support.memory.api import NOW_MS
 from tests.support.rows.api_rows import stored_flag_of
 from tests.support.rows.console_rows import FEATURES, WINDOWS, known_delta, known_profile
 from udfs.profile.assemble import FEATURES as JOB_FEATURES

@@ -12,7 +12,7 @@ import pytest
 from cassandra.query import BatchStatement
 from pydantic import ValidationError
 
-from cli.profiles import flag_table
+from cli.profile import flag_table
 from liveprofile.alerts.cases import snooze, states
 from liveprofile.alerts.cases.states import (
     TRANSITIONS,

@@ -184,7 +184,8 @@ def test_other_folders_are_refused(tmp_path: Path) -> None:
 
 
 PACKAGES = (
-    "liveprofile", "udfs", "offline", "models", "serve", "console", "monitoring", "stack", "cli",
+    "liveprofile", "udfs", "offline", "models", "services", "serve", "console", "monitoring",
+    "stack", "cli",
 )  # fmt: skip
 # Nodes of the plan that keep state for each key. Sources and sinks keep offsets, a local aggregate
 # nothing at a checkpoint.
