@@ -187,7 +187,7 @@ def test_different_labels_are_bounded() -> None:
 def test_reasons_are_those_of_the_data_contract() -> None:
     contract = (ROOT / "docs" / "data-contract.md").read_text("utf-8")
     assert set(REASONS) < set(REJECTION_REASONS)
-    assert all(f"| {reason} | " in contract for reason in REJECTION_REASONS)
+    assert all(f"- {reason}: " in contract for reason in REJECTION_REASONS)
 
 
 def test_drift_of_the_newest_decision() -> None:
