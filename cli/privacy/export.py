@@ -37,6 +37,7 @@ def export(
     """
     from datetime import UTC, datetime
 
+    from liveprofile.feeds.users import read_merges
     from liveprofile.identity.forgotten import of_persons
     from liveprofile.kafka.records import read_topic
     from liveprofile.privacy.export import (
@@ -49,7 +50,6 @@ def export(
     from liveprofile.privacy.places import TABLES, TOPICS
     from liveprofile.privacy.user_keys import read_user_keys
     from liveprofile.storage.connection import open_session
-    from udfs.identity.merge_feed import read_merges
 
     settings = read_settings(config)
     ids = of_persons(read_merges(settings), [user])

@@ -26,12 +26,10 @@ def link_logins(config: ConfigOption = None, json: JsonOption = False) -> None:
     """
     from liveprofile.alerts.consumer.loop import stop_on_signals
     from liveprofile.consent.changes import PersonConsentBook
+    from liveprofile.feeds.feed import TableTail
+    from liveprofile.feeds.users import consents_spec, erasures_spec, merges_spec
     from liveprofile.identity.login_service import LoginMerger
     from liveprofile.identity.logins import Books
-    from udfs.book_feed import BookTail
-    from udfs.consent_feed import consent_topic
-    from udfs.erasure_feed import erasure_topic
-    from udfs.identity.merge_feed import merge_topic
 
     settings = read_settings(config)
     if not settings.merges.enabled:
@@ -41,9 +39,9 @@ def link_logins(config: ConfigOption = None, json: JsonOption = False) -> None:
         )
     logging.getLogger("liveprofile.identity").setLevel(logging.INFO)
     with (
-        closing(BookTail(settings, merge_topic(settings))) as merges,
-        closing(BookTail(settings, consent_topic(settings))) as consents,
-        closing(BookTail(settings, erasure_topic(settings))) as erasures,
+        closing(TableTail(settings, merges_spec(settings))) as merges,
+        closing(TableTail(settings, consents_spec(settings))) as consents,
+        closing(TableTail(settings, erasures_spec(settings))) as erasures,
     ):
 
         def read_books() -> Books:

@@ -69,8 +69,8 @@ def merge(
 
 
 def _book(settings: Settings) -> IdentityBook:
+    from liveprofile.feeds.users import read_merges
     from liveprofile.kafka.offsets import partition_ranges
-    from udfs.identity.merge_feed import read_merges
 
     partition_ranges(settings, settings.topics.merges)  # a missing topic is an error
     return read_merges(settings)
@@ -81,9 +81,9 @@ def _now_ms() -> int:
 
 
 def _merge(settings: Settings, alias: str, user: str, json: bool) -> None:
+    from liveprofile.feeds.users import read_erasures
     from liveprofile.identity.book import MergeError, merged
     from liveprofile.identity.forgotten import of_persons
-    from udfs.erasure_feed import read_erasures
 
     book, erased = _book(settings), read_erasures(settings)
     merges = merged(book, alias, user, _now_ms() + settings.merges.delay_ms)

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 def list_checkpoints(settings: Settings, folder: Path, json: bool) -> None:
     """Prints the model checkpoints of a folder; exits with 1 unless all are clean."""
+    from liveprofile.feeds.users import read_erasures
     from liveprofile.privacy.trained_users import FALSE_POSITIVE_RATE, find_checkpoints
-    from udfs.erasure_feed import read_erasures
 
     if not folder.is_dir():
         raise InputError(f"--checkpoints {folder}: no folder")

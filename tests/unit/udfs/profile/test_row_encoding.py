@@ -15,7 +15,7 @@ from liveprofile.rows.profiles import PROFILE_DELTA, USER_LOOKALIKE, USER_PROFIL
 from liveprofile.rows.table import Table
 from tests.support.rows.profile_rows import DIM, profile_row
 from udfs.cassandra import encoding
-from udfs.profile.profile_row import WRITTEN, encode_rows
+from udfs.profile.row import WRITTEN, encode_rows
 
 TYPES = {
     "text": "UTF8Type",

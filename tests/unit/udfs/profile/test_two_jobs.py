@@ -14,7 +14,7 @@ from liveprofile.rows.risk import RISK_FLAG, RISK_FLAG_BY_DAY
 from liveprofile.rows.table import Table
 from tests.support.rows.profile_rows import DIM, flag, profile_row
 from udfs.cassandra import encoding
-from udfs.profile.profile_row import ProfileRow, encode_rows
+from udfs.profile.row import ProfileRow, encode_rows
 
 WINDOWS = 12
 USERS = ("ann", "bob")
