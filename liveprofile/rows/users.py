@@ -140,7 +140,7 @@ USER_CONSENT = table(
     text_version text -- of the text that the user has read
     """,
     "user_id, time DESC, purpose",
-    limit="topics.consents_retention_ms",
+    limit="topics.decisions_retention_ms",
     holds="consents by purpose",
     users=Users("user", kept="proof of consents"),
 )
@@ -155,7 +155,7 @@ ERASURE = table(
     remaining text -- JSON: rows that could not be deleted yet, by table
     """,
     "user_id",
-    limit="topics.erasures_retention_ms",
+    limit="topics.decisions_retention_ms",
     holds="whether an erased user's rows are deleted",
     users=Users("user", kept="proof of erasures"),
 )

@@ -1,4 +1,4 @@
-"""The row that the profile pipeline stores for one window of one user, its encoding and its memberships."""
+"""The row that the profile pipeline stores for one window of one user, and its encoding."""
 
 from __future__ import annotations
 
