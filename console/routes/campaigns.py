@@ -8,8 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from console.access import THROUGH, Reader, Visitor
-from console.forms import form_of
+from console.access import THROUGH, Reader, Visitor, form_of
 from console.rendering import page
 from console.views.campaigns import (
     FIELDS,
