@@ -1,21 +1,67 @@
-"""`liveprofile identity merge`: two ids that are one person."""
+"""`liveprofile identity`: ids that belong to one person."""
 
 from __future__ import annotations
 
+import logging
 import time
+from collections.abc import Container, Mapping
+from contextlib import closing
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
-from cli.operations.tables import print_table
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    format_utc,
+    print_fields,
+    print_json,
+    print_table,
+    read_settings,
+)
 from liveprofile.errors import InputError
+from liveprofile.identity.book import IdentityBook
+from liveprofile.identity.forgotten import missing_erasures, without_users
+from liveprofile.identity.records import to_record
+from liveprofile.kafka.records import send_all
+from liveprofile.privacy import erasure_records
+from liveprofile.settings import Settings
 from liveprofile.units import DAY_MS
 from liveprofile.wire.tokens import ID_CHARS
+from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 
 if TYPE_CHECKING:
     from liveprofile.identity.book import IdentityBook, Merge
     from liveprofile.settings import Settings
+
+
+def erase_other_ids(
+    settings: Settings, book: IdentityBook, erased: Mapping[str, int]
+) -> dict[str, int]:
+    """Erases the other ids of erased users, such as those that the read API has erased.
+
+    erased: the time of each erasure. Returns the new ones. Raises ServiceError.
+    """
+    due = missing_erasures(book, erased, (user_id for user_id in erased if user_id in book))
+    if due:
+        records = (
+            (key_of(user_id), erasure_records.to_record(user_id, before_ms), CONTENT_TYPE)
+            for user_id, before_ms in due.items()
+        )
+        send_all(settings, settings.topics.erasures, records)
+    return due
+
+
+def forget_merges(settings: Settings, book: IdentityBook, erased: Container[str]) -> int:
+    """Removes merges that name erased users; returns the number of records. Raises ServiceError."""
+    left = without_users(book, erased)
+    if not left:
+        return 0
+    records = (
+        (key_of(alias_id), to_record(alias_id, kept) if kept else None, CONTENT_TYPE)
+        for alias_id, kept in left.items()
+    )
+    return send_all(settings, settings.topics.merges, records)
 
 
 def merge(
@@ -158,3 +204,51 @@ def _fields(merge: Merge) -> dict[str, Any]:
     from liveprofile.identity.records import merge_json
 
     return {"until": None} | merge_json(merge)
+
+
+def link_logins(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Merge anonymous ids into the accounts that they log in to, until Ctrl-C or SIGTERM.
+
+    It follows the input topic. An event with `anonymous_id` says that its user has used this id on
+    this device before. The first login of an anonymous id writes a merge, as
+    `liveprofile identity merge` does, exactly once. Every other one is counted with its reason:
+    conflicts, split ids, erased users, no consent, ids that are not as
+    `logins.anonymous_id_pattern` says. docs/privacy.md has the reasons. At the end the counts are
+    printed.
+
+    Run it once. A second one takes over, and the first ends with exit code 3. The job must follow
+    merges (`merges.enabled`).
+
+    Example: `liveprofile identity link-logins --config liveprofile.toml --json`
+    """
+    from liveprofile.alerts.consumer.loop import stop_on_signals
+    from liveprofile.consent.changes import PersonConsentBook
+    from liveprofile.identity.login_service import LoginMerger
+    from liveprofile.identity.logins import Books
+    from udfs.book_feed import BookTail
+    from udfs.consent_feed import consent_topic
+    from udfs.erasure_feed import erasure_topic
+    from udfs.identity.merge_feed import merge_topic
+
+    settings = read_settings(config)
+    if not settings.merges.enabled:
+        raise InputError(
+            "merges.enabled is off: the job would not follow merges. Set it and submit the job"
+            " again (docs/privacy.md)"
+        )
+    logging.getLogger("liveprofile.identity").setLevel(logging.INFO)
+    with (
+        closing(BookTail(settings, merge_topic(settings))) as merges,
+        closing(BookTail(settings, consent_topic(settings))) as consents,
+        closing(BookTail(settings, erasure_topic(settings))) as erasures,
+    ):
+
+        def read_books() -> Books:
+            book = merges.current()
+            of_persons = PersonConsentBook(consents.current(), book, settings.consent.defaults)
+            return Books(book, of_persons, erasures.current())
+
+        merger = LoginMerger.connect(settings, read_books)
+        with stop_on_signals(merger):
+            counts = merger.run()
+    print_json(counts) if json else print_fields(counts)
