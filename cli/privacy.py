@@ -159,8 +159,7 @@ def erase(
 
 def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
     """Tells the workers; returns the time of each user's erasure. Raises ServiceError."""
-    from cli.identity import forget_merges
-    from liveprofile.identity.forgotten import former_ids, of_persons
+    from liveprofile.identity.forgotten import forget_merges, former_ids, of_persons
     from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.kafka.records import send_all
     from liveprofile.privacy.erasure_records import to_record
@@ -186,7 +185,7 @@ def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
 
 def _pending(settings: Settings, session: Session) -> dict[str, int]:
     """The users whose rows are not deleted yet. Raises ServiceError."""
-    from cli.identity import erase_other_ids, forget_merges
+    from liveprofile.identity.forgotten import erase_other_ids, forget_merges
     from liveprofile.privacy.erasure_log import is_done, scan_deletions
     from udfs.erasure_feed import read_erasures
     from udfs.identity.merge_feed import read_merges
