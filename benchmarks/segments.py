@@ -19,7 +19,7 @@ from liveprofile.units import DAY_MS
 from models.profile.model_card import ModelCard
 from offline.sweep import run_sweep
 from stack.local import Stack
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 from udfs.profile.sink import CassandraProfileSink
 
 END_MS = 1_700_000_000_000

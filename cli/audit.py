@@ -76,7 +76,7 @@ def audit(
     )
     from liveprofile.audit.audit import Audit
     from liveprofile.audit.state_file import AuditState, require_usable, write_state
-    from udfs.identity.merge_feed import read_merges
+    from liveprofile.feeds.users import read_merges
 
     settings = read_settings(config)
     if state is not None:
@@ -124,7 +124,7 @@ def run_audit(settings: Settings) -> Reconciliation:
     """Audits the whole topic, and stores the result. Raises ServiceError."""
     from cli.audit_input import archive_ends, erased_windows, read_whole_topic
     from liveprofile.audit.audit import Audit
-    from udfs.identity.merge_feed import read_merges
+    from liveprofile.feeds.users import read_merges
 
     starts = archive_ends(settings)
     with Audit(

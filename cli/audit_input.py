@@ -24,6 +24,7 @@ from liveprofile.audit.encoded import (
 from liveprofile.audit.rows import NO_TIME, IsErased
 from liveprofile.audit.state_file import read_state
 from liveprofile.errors import ServiceError
+from liveprofile.feeds.users import read_erasures
 from liveprofile.ingest.rejected import CLAIMED_REASONS
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
@@ -31,7 +32,6 @@ from liveprofile.kafka.topics import NoTopicError, PartitionRange
 from liveprofile.settings import Settings
 from liveprofile.storage.connection import open_session
 from liveprofile.storage.queries import scan_digests
-from udfs.erasure_feed import read_erasures
 
 # Records of each partition whose timestamps tell when a range begins. More than one, because
 # offsets of transaction markers hold no record.

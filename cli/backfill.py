@@ -85,8 +85,7 @@ def backfill(
 
 def _decisions(settings: Settings) -> tuple[ConsentBook, ErasureBook]:
     """What users have decided. Raises ServiceError."""
-    from udfs.consent_feed import read_consents
-    from udfs.erasure_feed import read_erasures
+    from liveprofile.feeds.users import read_consents, read_erasures
 
     try:
         return read_consents(settings), read_erasures(settings)

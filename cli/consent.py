@@ -64,10 +64,9 @@ def backwards(
     users USER...: User ids. Default: all with a change.
     delete: Delete what is found.
     """
+    from liveprofile.feeds.users import read_consents, read_merges
     from liveprofile.privacy.withdrawals import DELTAS, delete_rows, find_rows, read_digests
     from liveprofile.storage.connection import open_session
-    from udfs.consent_feed import read_consents
-    from udfs.identity.merge_feed import read_merges
 
     settings = read_settings(config)
     book = read_consents(settings)

@@ -108,7 +108,7 @@ def apply_file(
 ) -> None:
     """Makes the topic equal to the definitions of the file, and prints the changes.
 
-    Raises ServiceError, DefinitionsChanged if somebody else writes at the same time.
+    Raises ServiceError, DefinitionsChangedError if somebody else writes at the same time.
     """
     from services.definitions import apply
 

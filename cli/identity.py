@@ -78,8 +78,8 @@ def merge(
 
 
 def _book(settings: Settings) -> IdentityBook:
+    from liveprofile.feeds.users import read_merges
     from liveprofile.kafka.offsets import partition_ranges
-    from udfs.identity.merge_feed import read_merges
 
     partition_ranges(settings, settings.topics.merges)  # a missing topic is an error
     return read_merges(settings)
@@ -90,9 +90,9 @@ def _now_ms() -> int:
 
 
 def _merge(settings: Settings, alias: str, user: str, json: bool) -> None:
+    from liveprofile.feeds.users import read_erasures
     from liveprofile.identity.book import MergeError, merged
     from liveprofile.identity.forgotten import of_persons
-    from udfs.erasure_feed import read_erasures
 
     book, erased = _book(settings), read_erasures(settings)
     merges = merged(book, alias, user, _now_ms() + settings.merges.delay_ms)
@@ -186,12 +186,10 @@ def link_logins(config: ConfigOption = None, json: JsonOption = False) -> None:
     """
     from liveprofile.alerts.consumer.loop import stop_on_signals
     from liveprofile.consent.changes import PersonConsentBook
+    from liveprofile.feeds.feed import TableTail
+    from liveprofile.feeds.users import consents_spec, erasures_spec, merges_spec
     from liveprofile.identity.login_service import LoginMerger
     from liveprofile.identity.logins import Books
-    from udfs.book_feed import BookTail
-    from udfs.consent_feed import consent_topic
-    from udfs.erasure_feed import erasure_topic
-    from udfs.identity.merge_feed import merge_topic
 
     settings = read_settings(config)
     if not settings.merges.enabled:
@@ -201,9 +199,9 @@ def link_logins(config: ConfigOption = None, json: JsonOption = False) -> None:
         )
     logging.getLogger("liveprofile.identity").setLevel(logging.INFO)
     with (
-        closing(BookTail(settings, merge_topic(settings))) as merges,
-        closing(BookTail(settings, consent_topic(settings))) as consents,
-        closing(BookTail(settings, erasure_topic(settings))) as erasures,
+        closing(TableTail(settings, merges_spec(settings))) as merges,
+        closing(TableTail(settings, consents_spec(settings))) as consents,
+        closing(TableTail(settings, erasures_spec(settings))) as erasures,
     ):
 
         def read_books() -> Books:

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
 
 def list_checkpoints(settings: Settings, folder: Path, json: bool) -> None:
     """Prints the model checkpoints of a folder; exits with 1 unless all are clean."""
+    from liveprofile.feeds.users import read_erasures
     from liveprofile.privacy.trained_users import FALSE_POSITIVE_RATE, find_checkpoints
-    from udfs.erasure_feed import read_erasures
 
     if not folder.is_dir():
         raise InputError(f"--checkpoints {folder}: no folder")
@@ -159,12 +159,12 @@ def erase(
 
 def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
     """Tells the workers; returns the time of each user's erasure. Raises ServiceError."""
+    from liveprofile.feeds.users import read_merges
     from liveprofile.identity.forgotten import forget_merges, former_ids, of_persons
     from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.kafka.records import send_all
     from liveprofile.privacy.erasure_records import to_record
     from liveprofile.wire.user_records import CONTENT_TYPE, key_of
-    from udfs.identity.merge_feed import read_merges
 
     partition_ranges(settings, settings.topics.erasures)  # a missing topic erases nothing
     before_ms, book = round(time.time() * 1_000), read_merges(settings)
@@ -185,10 +185,9 @@ def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
 
 def _pending(settings: Settings, session: Session) -> dict[str, int]:
     """The users whose rows are not deleted yet. Raises ServiceError."""
+    from liveprofile.feeds.users import read_erasures, read_merges
     from liveprofile.identity.forgotten import erase_other_ids, forget_merges
     from liveprofile.privacy.erasure_log import is_done, scan_deletions
-    from udfs.erasure_feed import read_erasures
-    from udfs.identity.merge_feed import read_merges
 
     erased, deletions = read_erasures(settings).users(), scan_deletions(session)
     book = read_merges(settings)
@@ -234,8 +233,8 @@ def _delete(
 
 def _erase_rows(settings: Settings, folder: Path, json: bool) -> None:
     """Rewrites training rows without the erased users."""
+    from liveprofile.feeds.users import read_erasures
     from liveprofile.privacy.training_files import erase_rows
-    from udfs.erasure_feed import read_erasures
 
     if not folder.is_dir():
         raise InputError(f"{folder}: no folder")
@@ -254,10 +253,10 @@ def _erase_rows(settings: Settings, folder: Path, json: bool) -> None:
 
 def _show_status(settings: Settings, ids: list[str], json: bool) -> None:
     """Prints when each place is clear; without ids, whether the tables are, of every erasure."""
+    from liveprofile.feeds.users import read_erasures
     from liveprofile.privacy.erasure_log import is_done, read_deletions, scan_deletions
     from liveprofile.privacy.erasure_status import place_statuses
     from liveprofile.storage.connection import open_session
-    from udfs.erasure_feed import read_erasures
 
     erased, now_ms = read_erasures(settings).users(), round(time.time() * 1_000)
     if missing := [user for user in ids if user not in erased]:
@@ -355,6 +354,7 @@ def export(
     """
     from datetime import UTC, datetime
 
+    from liveprofile.feeds.users import read_merges
     from liveprofile.identity.forgotten import of_persons
     from liveprofile.kafka.records import read_topic
     from liveprofile.privacy.export import (
@@ -367,7 +367,6 @@ def export(
     from liveprofile.privacy.places import TABLES, TOPICS
     from liveprofile.privacy.user_keys import read_user_keys
     from liveprofile.storage.connection import open_session
-    from udfs.identity.merge_feed import read_merges
 
     settings = read_settings(config)
     ids = of_persons(read_merges(settings), [user])

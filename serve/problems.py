@@ -16,11 +16,11 @@ from liveprofile.alerts.cases.flags import UnknownFlag
 from liveprofile.alerts.cases.states import TransitionError
 from liveprofile.campaigns.plan_store import CampaignExists, UnknownCampaign
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
+from liveprofile.feeds.definition_changes import DefinitionsChangedError
 from liveprofile.rules.definitions import DefinitionsError
 from liveprofile.rules.proposals import OwnProposal, ProposalDecided, UnknownProposal
 from serve.explainer import ExplainerBusy, ExplanationRefused, ExplanationTimeout
 from serve.store.scans import ScanBusy, ScanTooLarge
-from udfs.definition_changes import DefinitionsChanged
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:liveprofile:problem:"
@@ -42,7 +42,7 @@ ANSWERS: Mapping[type[Exception], tuple[int, str]] = {
     OwnProposal: (403, "forbidden"),
     ProposalDecided: (409, "conflict"),
     ScanTooLarge: (422, "too-many-rows"),
-    DefinitionsChanged: (412, "changed"),
+    DefinitionsChangedError: (412, "changed"),
     InputError: (422, "invalid-request"),
 }
 

@@ -18,15 +18,15 @@ from cassandra.util import datetime_from_uuid1, uuid_from_time
 from liveprofile.alerts.cases.states import TransitionError
 from liveprofile.campaigns.plan_store import CampaignExists
 from liveprofile.errors import InputError
+from liveprofile.feeds.definition_changes import DefinitionsChangedError
 from liveprofile.rules.proposals import OwnProposal, ProposalDecided, UnknownProposal
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import execute, from_ms, read, to_ms
-from udfs.definition_changes import DefinitionsChanged
 
 REFUSALS = (
     TransitionError,
     InputError,
-    DefinitionsChanged,
+    DefinitionsChangedError,
     CampaignExists,
     OwnProposal,
     ProposalDecided,

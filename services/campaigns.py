@@ -31,12 +31,12 @@ from liveprofile.campaigns.uplift import Uplift
 from liveprofile.client.analysis_models import CampaignRequest
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.consent.store import read_changes
+from liveprofile.feeds.users import read_consents
 from liveprofile.kafka.records import send_all
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import DAY_MS
 from services.audit import AuditEntry, audited
-from udfs.consent_feed import read_consents
 
 
 def wish_of(name: str, body: CampaignRequest, start_ms: int) -> Wish:

@@ -14,6 +14,16 @@ from cassandra.cluster import Session
 
 from liveprofile.attributes.definitions import AttributesError, check_attributes
 from liveprofile.errors import ServiceError
+from liveprofile.feeds import definitions as feeds
+from liveprofile.feeds.definition_changes import (
+    Applied,
+    DefinitionsChangedError,
+    InForce,
+    ReadFile,
+    ReadTopic,
+    apply_definitions,
+    read_in_force,
+)
 from liveprofile.labels.rule_backtest import Backtest, backtest
 from liveprofile.rules.definitions import Definition, DefinitionsError
 from liveprofile.rules.proposals import (
@@ -39,16 +49,6 @@ from liveprofile.segments.stored_profiles import scan_profiles
 from liveprofile.settings import Settings
 from liveprofile.storage.cql import now_ms
 from services.audit import AuditEntry, audited
-from udfs import rules_feed, segments_feed
-from udfs.definition_changes import (
-    Applied,
-    DefinitionsChanged,
-    InForce,
-    ReadFile,
-    ReadTopic,
-    apply_definitions,
-    read_in_force,
-)
 
 log = logging.getLogger(__name__)
 
@@ -67,10 +67,10 @@ class KindOfDefinition(NamedTuple):
 
 KINDS: Mapping[DefinitionKind, KindOfDefinition] = {
     "rules": KindOfDefinition(
-        lambda settings: rules_feed.read_topic_rules(settings), read_rules, rules_of, RulesError
+        lambda settings: feeds.read_topic_rules(settings), read_rules, rules_of, RulesError
     ),
     "segments": KindOfDefinition(
-        lambda settings: segments_feed.read_topic_segments(settings),
+        lambda settings: feeds.read_topic_segments(settings),
         read_segments,
         segments_of,
         SegmentsError,
@@ -127,7 +127,7 @@ def apply(
     """Makes these valid definitions the ones in force.
 
     expected_tag: of the definitions that the caller has seen; None: any. session: None if there is
-    no `audit`. Raises DefinitionsChanged.
+    no `audit`. Raises DefinitionsChangedError.
     """
     with audited(session, settings, None if dry_run else audit) as entry:
         applied = apply_definitions(
@@ -203,7 +203,7 @@ def approve_rules(
 ) -> Proposal:
     """Puts the rules of a proposal in force.
 
-    Raises UnknownProposal, OwnProposal, ProposalDecided, DefinitionsChanged.
+    Raises UnknownProposal, OwnProposal, ProposalDecided, DefinitionsChangedError.
     """
     with audited(session, settings, audit) as entry:
         found = find_proposal(session, proposal_id)
@@ -214,7 +214,7 @@ def approve_rules(
         try:
             # Rules that an earlier attempt has applied are not applied again.
             applied = apply(session, settings, "rules", rules, by, found.base_tag)
-        except DefinitionsChanged:
+        except DefinitionsChangedError:
             _decide(session, settings, found, ProposalState.OUTDATED, audit)
             raise
         entry.before, entry.after = applied.audit()

@@ -20,6 +20,7 @@ from cli.explain.records import (
 from liveprofile.consent.changes import ConsentBook
 from liveprofile.errors import InputError
 from liveprofile.events.window import parse_windows
+from liveprofile.feeds.users import read_consents, read_erasures
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.privacy.erasures import ErasureBook
@@ -43,8 +44,6 @@ from offline.late_windows.late_events import (
 )
 from offline.late_windows.run import archived_records, work_folder
 from offline.occlusion import WindowEffects, occlusion_effects
-from udfs.consent_feed import read_consents
-from udfs.erasure_feed import read_erasures
 from udfs.profile.model_feed import load_checkpoint
 from udfs.profile.udf import open_text_encoder
 

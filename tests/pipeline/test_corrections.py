@@ -44,9 +44,8 @@ from tests.support.compare_profiles import CURVE_TOLERANCE
 from tests.support.memory.corrections import KilledError, MemoryCorrectionTables, revision_of
 from tests.support.streams.shop import shop_events
 from udfs.profile.model_feed import load_checkpoint
-from udfs.profile.profile_row import ProfileRow
-from udfs.rules_feed import open_fixed_rules_feed
-from udfs.segments_feed import open_fixed_segments_feed
+from udfs.profile.row import ProfileRow
+from udfs.worker import fixed_feeds
 
 pytestmark = pytest.mark.pipeline
 
@@ -97,15 +96,10 @@ class LateStream(NamedTuple):
 
     def correct(self, tables: MemoryCorrectionTables, **options: Any) -> CorrectionCounts:
         settings = self.settings
-        rules = open_fixed_rules_feed(settings, read_rules(product_path(settings.rules)))
-        corrector = Corrector(
-            settings,
-            tables,
-            self.model,
-            rules,
-            open_fixed_segments_feed(settings, read_segments(product_path(settings.segments))),
-            **options,
-        )
+        rules = read_rules(product_path(settings.rules))
+        segments = read_segments(product_path(settings.segments))
+        feeds = fixed_feeds(settings, rules, segments)
+        corrector = Corrector(settings, tables, self.model, feeds, **options)
         return corrector.correct(self.rows, self.book, self.closed_ms)
 
     def tables(self, writes_left: int | None = None) -> MemoryCorrectionTables:

@@ -28,7 +28,7 @@ from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import Histories
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX
 from models.profile import user_features
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
     from models.profile.inference import ProfileModel, Scores

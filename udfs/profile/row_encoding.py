@@ -16,7 +16,7 @@ from udfs.cassandra.encoding import (
     text_set,
     write_time_us,
 )
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 
 PROFILE_COLUMNS = (
     "user_id",

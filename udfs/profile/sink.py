@@ -17,12 +17,13 @@ Contract of a sink, which Flink's checkpoints rely on:
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 from cassandra.cluster import Session
 
 from liveprofile.attributes.statements import Statement
 from liveprofile.attributes.table import select_users_cql
+from liveprofile.rules.flag_policy import NoFlagHistory
 from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.segments.membership import Membership, Memberships, MembershipWrite
 from liveprofile.segments.policy import ChangeKey, MembershipReader
@@ -38,10 +39,9 @@ from udfs.cassandra.memberships import (
     read_stored_changes,
 )
 from udfs.cassandra.sink import CassandraSink, Read, StoredState
-from udfs.null_sink import NullSink
+from udfs.privacy import StoredSums, SumsKey, SumsReader
 from udfs.profile import row_encoding
-from udfs.profile.erasure import StoredSums, SumsKey, SumsReader
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 
 
 class ProfileSink(MembershipReader, SumsReader, Protocol):
@@ -67,6 +67,36 @@ class ProfileSink(MembershipReader, SumsReader, Protocol):
 
     def close(self) -> None:
         """Closes connections. Does not flush."""
+
+
+class NullSink(NoFlagHistory):
+    """The sink of `job.store = "none"` for both pipelines: stores nothing."""
+
+    drift_store = None
+
+    def snoozed(self, user_ids: Iterable[str]) -> dict[str, dict[str, int]]:
+        return {user_id: {} for user_id in user_ids}
+
+    def statements(self, user_ids: Iterable[str]) -> dict[str, list[Statement]]:
+        return {user_id: [] for user_id in user_ids}
+
+    def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
+        return {user_id: {} for user_id in user_ids}
+
+    def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
+        return {}
+
+    def later_sums(self, keys: Sequence[Any]) -> list[None]:
+        return [None] * len(keys)
+
+    def write(self, rows: Sequence[Any]) -> None:
+        """Drops the rows."""
+
+    def flush(self) -> None:
+        """Returns at once."""
+
+    def close(self) -> None:
+        """Does nothing."""
 
 
 def open_profile_sink(settings: Settings, embedding_dim: int) -> ProfileSink:

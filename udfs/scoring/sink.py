@@ -23,7 +23,7 @@ from udfs.cassandra.batch_writer import Partition
 from udfs.cassandra.encoding import Values
 from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
 from udfs.cassandra.sink import CassandraSink, Read, StoredState
-from udfs.null_sink import NullSink
+from udfs.profile.sink import NullSink
 from udfs.scoring.drift_store import CassandraDriftStore, DriftStore
 
 # How often the row of a user's hour is written again, and how long it outlives the hour's scores.

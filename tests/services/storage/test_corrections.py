@@ -19,7 +19,7 @@ from offline.late_windows.chains import StoredRuleFlag, StoredWindow
 from offline.late_windows.recomputation import FIRST_REVISION, WITHDRAWN, Correction
 from offline.late_windows.tables import CassandraCorrectionTables
 from tests.support.rows.profile_rows import DIM, flag, profile_row, write_and_flush
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 
 pytestmark = pytest.mark.services
 

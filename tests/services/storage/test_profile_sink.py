@@ -22,7 +22,7 @@ from liveprofile.units import DAY_MS, MINUTE_MS
 from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.paths import ROOT
 from tests.support.rows.profile_rows import DIM, TABLES, flag, profile_row, write_and_flush
-from udfs.profile.erasure import StoredSums, SumsKey
+from udfs.privacy import StoredSums, SumsKey
 from udfs.profile.sink import CassandraProfileSink
 
 pytestmark = pytest.mark.services

@@ -22,7 +22,7 @@ from liveprofile.units import MINUTE_MS
 from tests.support.rows import profile_rows, scored_events
 from tests.support.rows.profile_rows import DIM, profile_row
 from tests.support.rows.scored_events import scored_event
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 from udfs.profile.sink import CassandraProfileSink
 from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState, HourCounts
 from udfs.scoring.sink import CassandraScoringSink

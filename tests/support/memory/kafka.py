@@ -11,15 +11,15 @@ from typing import Any
 
 import pytest
 
+from liveprofile.feeds import definition_changes, definitions, feed
 from liveprofile.ingest import rejected_topic
 from liveprofile.kafka import offsets, records, topics
 from liveprofile.kafka.records import Record, WriterFenced
 from liveprofile.kafka.topics import PartitionRange
 from liveprofile.labels import feedback
-from udfs import book_feed, definition_feed, topic_follower
 
 # Modules that import the replaced names when a test runs would keep those of the test.
-IMPORTED = (rejected_topic, feedback, book_feed, definition_feed)
+IMPORTED = (rejected_topic, feedback, definitions, definition_changes)
 FOLDERS = ("liveprofile", "services", "udfs")
 
 
@@ -49,7 +49,7 @@ class MemoryKafka:
             records.exclusive_writer: self.exclusive_writer,
             offsets.partition_ranges: self.partition_ranges,
             topics.create_topics: lambda settings: [],
-            topic_follower.KafkaTopicSource: self.source,
+            feed.KafkaTopicSource: self.source,
         }
         replace_everywhere(monkeypatch, replaced)
 

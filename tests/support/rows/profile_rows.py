@@ -6,7 +6,7 @@ import numpy as np
 
 from liveprofile.rules.flags import Flag
 from liveprofile.units import MINUTE_MS
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 from udfs.profile.sink import ProfileSink
 
 DIM = 4

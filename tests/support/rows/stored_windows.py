@@ -12,7 +12,7 @@ from liveprofile.units import HOUR_MS
 from models.profile.model_card import ModelCard
 from tests.support.rows.console_rows import FEATURES, known_delta, known_profile
 from tests.support.rows.profile_rows import flag, profile_row
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 from udfs.profile.sink import CassandraProfileSink
 
 

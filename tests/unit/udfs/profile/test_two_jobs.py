@@ -12,7 +12,7 @@ import pytest
 from tests.support.rows.profile_rows import DIM, flag, profile_row
 from udfs.cassandra import encoding
 from udfs.profile import row_encoding
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 
 WINDOWS = 12
 USERS = ("ann", "bob")

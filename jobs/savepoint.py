@@ -1,4 +1,12 @@
-"""Checks the savepoint or retained checkpoint that a job starts from.
+"""What a savepoint of the job depends on: the ids of its nodes, and the settings behind its state.
+
+Flink finds the state of an operator by the id and the type of its node. The planner numbers nodes
+one by one, so that a step without state (such as that of `merges.enabled`) would change the ids of
+all nodes after it. NODE_IDS gives nodes with state ids of their own.
+
+A job over an archive (`--bootstrap`) has other ids for its sources of events. So the job that
+continues from its savepoint restores all state but the offsets of the archive's topic. The source
+of labels reads the same topic in both jobs and keeps its id.
 
 State means what the settings say that it was computed with. With other settings, Flink would
 restore windows of another length, or lists that are longer than the setting and then grow for ever.
@@ -15,10 +23,46 @@ from typing import Any, NamedTuple
 from pyflink.java_gateway import get_gateway
 from pyflink.table import TableEnvironment
 
-from jobs.compiled_plan import FIRST_STATELESS_ID
-from jobs.node_ids import BOOTSTRAP_SOURCE_IDS, NODE_IDS
+from jobs.compiled_plan import FIRST_STATELESS_ID, NodeId
 from liveprofile.errors import ConfigError
+from liveprofile.flink.job_report import FIRST_PARTS, SCORING_INPUT
 from liveprofile.settings import Settings
+
+_OVER = "stream-exec-over-aggregate"
+_SCAN = "stream-exec-table-source-scan"
+_SINK = "stream-exec-sink"
+# The planner names computed keys by their position, such as $10.
+PARTITION_CLOCK = "partitionBy=[$"
+WINDOW_COUNT = "partitionBy=[user_id, $"
+MEMORY = "select=[user_id, window_time, $2, LISTAGG($2"
+LAST_COUNT = "partitionBy=[user_id], orderBy=[arrival ASC], window=[ ROWS BETWEEN UNBOUNDED"
+
+NODE_IDS = (
+    NodeId(1, _SCAN, "default_database, source"),
+    NodeId(2, _OVER, PARTITION_CLOCK),
+    NodeId(3, "stream-exec-deduplicate"),
+    NodeId(4, _OVER, WINDOW_COUNT),
+    NodeId(5, "stream-exec-local-window-aggregate"),
+    NodeId(6, "stream-exec-global-window-aggregate"),
+    NodeId(7, _OVER, "MAX(last_purchase_ms)"),
+    NodeId(8, _OVER, "LAG(this_window"),
+    NodeId(9, _OVER, MEMORY),
+    NodeId(10, "stream-exec-window-join"),
+    NodeId(11, _SINK, "default_database.sink]"),
+    NodeId(21, _SCAN, "default_database, label_source"),
+    NodeId(22, _SCAN, "default_database, scoring_source"),
+    NodeId(23, _OVER, "LISTAGG(user_token"),
+    NodeId(FIRST_PARTS, "stream-exec-calc", "CONCAT('h', head"),
+    NodeId(25, _OVER, "LISTAGG(entity_token"),
+    NodeId(26, _OVER, "partitionBy=[event_key]"),
+    NodeId(SCORING_INPUT, _OVER, LAST_COUNT),
+    NodeId(28, _SINK, "default_database.scoring_sink]"),
+)
+_ARCHIVE_SOURCES = {1: 41, 22: 42}
+ARCHIVE_SOURCE_IDS = frozenset(_ARCHIVE_SOURCES.values())
+ARCHIVE_NODE_IDS = tuple(
+    known._replace(id=_ARCHIVE_SOURCES.get(known.id, known.id)) for known in NODE_IDS
+)
 
 _PATH = "execution.state-recovery.path"  # `flink run -s`
 _IGNORE_STATE_WITHOUT_NODE = "execution.state-recovery.ignore-unclaimed-state"
@@ -36,8 +80,8 @@ NAME_PREFIX = "Deduplicate "  # the settings follow as JSON
 
 class SavedJob(NamedTuple):
     parallelism: int  # the highest of its operators
-    state_settings: dict[str, Any]  # {} for a job of version 0.1.0
-    uids: tuple[str, ...]  # of its operators, such as "1_source" and "Sink Committer: 26_sink"
+    state_settings: dict[str, Any]
+    uids: tuple[str, ...]  # of its operators, such as "1_source" and "Sink Committer: 11_sink"
 
 
 def operator_name(settings: Settings) -> str:
@@ -70,9 +114,9 @@ def is_of_archive(path: str, uids: Iterable[str]) -> bool:
     topic: Flink would ignore that state too.
     """
     saved = {uid: _node_id(uid) for uid in uids}
-    if BOOTSTRAP_SOURCE_IDS.isdisjoint(saved.values()):
+    if ARCHIVE_SOURCE_IDS.isdisjoint(saved.values()):
         return False
-    known = BOOTSTRAP_SOURCE_IDS | {node.id for node in NODE_IDS}
+    known = ARCHIVE_SOURCE_IDS | {node.id for node in NODE_IDS}
     unknown = [
         uid for uid, node in saved.items() if node not in known and node < FIRST_STATELESS_ID
     ]
@@ -92,15 +136,15 @@ def _node_id(uid: str) -> int:
 
 
 def check_state_settings(path: str, saved: Mapping[str, Any], settings: Settings) -> None:
-    """Raises ConfigError if a setting that shapes state differs from that of the saved job.
-
-    saved: the settings of the saved job; one that it lacks is not checked.
-    """
+    """Raises ConfigError if a setting that shapes state differs from that of the saved job."""
+    if not saved:
+        raise ConfigError(f"{path} is no savepoint of this job: start without a savepoint")
     for name, value in _state_settings(settings).items():
-        if saved.get(name, value) != value:
+        if saved.get(name) != value:
             raise ConfigError(
-                f"setting {name} = {value}: the state in {path} was computed with {saved[name]}."
-                f" Set it to {saved[name]}, or start without a savepoint under a new job.name,"
+                f"setting {name} = {value}: the state in {path} was computed with"
+                f" {saved.get(name)}."
+                f" Set it to {saved.get(name)}, or start without a savepoint under a new job.name,"
                 " kafka.group_id and cassandra.keyspace and let the job read the topic again"
             )
 

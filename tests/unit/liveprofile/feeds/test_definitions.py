@@ -1,4 +1,4 @@
-"""TopicRules and RulesFeed: which rules the records of the topic put in force."""
+"""Which rules and segments the records of their topics put in force."""
 
 from __future__ import annotations
 
@@ -12,14 +12,23 @@ import orjson
 import pytest
 
 from liveprofile.errors import ServiceError
+from liveprofile.feeds.definitions import (
+    APPLIED_KEY,
+    SWEEP_KEY,
+    DefinitionFeed,
+    TopicRules,
+    TopicSegments,
+    rules_spec,
+    segments_spec,
+)
 from liveprofile.kafka.records import Record
 from liveprofile.rules.definitions import RuleSigner
 from liveprofile.rules.rules import RuleSet
+from liveprofile.settings import load
 from tests.support.memory.topic import FakeTopic, until
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
 from tests.support.rows.rule_records import raw_rule_record, rule_record, signed
-from udfs.definition_feed import APPLIED_KEY
-from udfs.rules_feed import RulesFeed, TopicRules
+from tests.support.rows.segment_examples import SHIPPED_SEGMENTS, segment, segment_record
 
 SIGNER = RuleSigner("k" * 32, "risk-rules")
 
@@ -27,7 +36,7 @@ SIGNER = RuleSigner("k" * 32, "risk-rules")
 @contextmanager
 def feed_of(
     *topics: FakeTopic | Exception, signer: RuleSigner | None = None
-) -> Iterator[RulesFeed]:
+) -> Iterator[DefinitionFeed]:
     """A feed whose attempts to open the topic give `topics` in turn, then fail."""
     left = list(topics)
 
@@ -37,10 +46,10 @@ def feed_of(
             raise topic
         return topic
 
-    feed = RulesFeed(
+    feed = DefinitionFeed(
+        rules_spec(load(), signer),
         SHIPPED_RULES,
         open_source,
-        signer=signer,
         poll_timeout_s=0.01,
         retry_s=0.01,
         first_read_timeout_s=5,
@@ -69,7 +78,7 @@ def test_newest_record_of_a_rule_wins_and_tombstone_removes_the_rule() -> None:
             raw_rule_record("c", None),
         ]
     )
-    assert [(rule.id, rule.version) for rule in topic.in_force().rules] == [("a", 1), ("b", 2)]
+    assert [(rule.id, rule.version) for rule in topic.value().rules] == [("a", 1), ("b", 2)]
 
 
 def test_rule_set_version_depends_only_on_its_rules() -> None:
@@ -77,8 +86,8 @@ def test_rule_set_version_depends_only_on_its_rules() -> None:
     one.apply([rule_record("a"), rule_record("b")])
     other.apply([rule_record("b", version=7), rule_record("a"), rule_record("b")])
     changed.apply([rule_record("a"), rule_record("b", threshold=4)])
-    assert one.in_force() == other.in_force()
-    assert one.in_force().version != changed.in_force().version
+    assert one.value() == other.value()
+    assert one.value().version != changed.value().version
 
 
 @pytest.mark.parametrize("value", [b"{", b"{}", rule(id="other").model_dump_json().encode()])
@@ -90,7 +99,7 @@ def test_invalid_record_is_logged_counted_and_ignored(
         topic.apply(
             [rule_record("a", version=3), raw_rule_record("a", value, offset=7), rule_record("b")]
         )
-    assert [(rule.id, rule.version) for rule in topic.in_force().rules] == [("a", 3), ("b", 1)]
+    assert [(rule.id, rule.version) for rule in topic.value().rules] == [("a", 3), ("b", 1)]
     assert (topic.invalid_records, topic.invalid_ids) == (1, {"a"})
     [line] = caplog.messages
     assert line.startswith("risk-rules/0 offset 7: ")
@@ -104,14 +113,14 @@ def test_author_and_time_of_a_record_do_not_change_the_rule() -> None:
     with_author, without = TopicRules(), TopicRules()
     with_author.apply([raw_rule_record("a", value)])
     without.apply([rule_record("a")])
-    assert with_author.in_force() == without.in_force()
+    assert with_author.value() == without.value()
 
 
 def test_signed_records_change_rules_and_remove_them() -> None:
     topic = TopicRules(SIGNER)
     topic.apply([signed(rule_record("a"), SIGNER, 5), signed(rule_record("b"), SIGNER, 5)])
     topic.apply([signed(raw_rule_record("a", None), SIGNER, 6)])
-    assert (ids(topic.in_force()), topic.signed_ms) == (["b"], 6)
+    assert (ids(topic.value()), topic.signed_ms) == (["b"], 6)
     assert (topic.invalid_records, topic.invalid_ids) == (0, set())
 
 
@@ -131,10 +140,10 @@ def test_unsigned_foreign_and_old_records_are_refused_with_the_reason(
 ) -> None:
     topic = TopicRules(SIGNER)
     topic.apply([signed(rule_record("a"), SIGNER, 5)])
-    before = topic.in_force()
+    before = topic.value()
     with caplog.at_level(logging.WARNING):
         topic.apply([record])
-    assert topic.in_force() == before
+    assert topic.value() == before
     assert (topic.invalid_records, topic.signed_ms) == (1, 5)
     [line] = caplog.messages
     assert reason in line and line.endswith("the record is ignored")
@@ -145,16 +154,10 @@ def test_old_copy_of_a_removed_rule_is_refused_after_compaction_of_its_removal()
     # What compaction leaves of: applied with the rule, applied without it.
     topic.apply([signed(raw_rule_record(APPLIED_KEY.decode(), b"{}"), SIGNER, 6)])
     topic.apply([signed(rule_record("a"), SIGNER, 5)])
-    assert topic.has_records and ids(topic.in_force()) == []
+    assert topic.has_records and ids(topic.value()) == []
 
 
-# --- RulesFeed -----------------------------------------------------------------------------------
-
-
-def test_feed_without_a_source_keeps_the_file_rules() -> None:
-    feed = RulesFeed(SHIPPED_RULES)
-    assert feed.current() is SHIPPED_RULES
-    feed.close()
+# --- DefinitionFeed -------------------------------------------------------------------------------
 
 
 def test_empty_topic_keeps_the_file_rules_until_its_first_record() -> None:
@@ -225,8 +228,13 @@ def test_topic_that_does_not_answer_is_awaited_for_the_timeout_only() -> None:
         answer.wait()
         return FakeTopic(rule_record("a"))
 
-    feed = RulesFeed(
-        SHIPPED_RULES, open_source, poll_timeout_s=0.01, retry_s=0.01, first_read_timeout_s=0.05
+    feed = DefinitionFeed(
+        rules_spec(load()),
+        SHIPPED_RULES,
+        open_source,
+        poll_timeout_s=0.01,
+        retry_s=0.01,
+        first_read_timeout_s=0.05,
     )
     assert feed.current() is SHIPPED_RULES
     answer.set()
@@ -264,3 +272,54 @@ def test_reopened_topic_with_only_older_signatures_keeps_the_rules(
         assert ids(feed.current()) == ["b"]
         older.put(signed(rule_record("c"), SIGNER, 7))
         until(lambda: ids(feed.current()) == ["a", "c"])
+
+
+# --- segments ---------------------------------------------------------------------------------
+
+
+def definition(segment_id: str, when: str = "events > 1") -> bytes:
+    return segment(segment_id, when).model_dump_json().encode()
+
+
+def test_definitions_with_unknown_references_are_left_out_until_the_reference_exists(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    topic = TopicSegments()
+    topic.apply(
+        [
+            segment_record("a", definition("a", 'segment("b")')),
+            segment_record("c", definition("c")),
+        ]
+    )
+    with caplog.at_level(logging.WARNING):
+        assert [each.id for each in topic.value().segments] == ["c"]
+    assert "segment a: unknown segment b; it is not evaluated" in caplog.text
+    topic.apply([segment_record("b", definition("b"))])
+    assert [each.id for each in topic.value().segments] == ["a", "b", "c"]
+
+
+def test_sweep_record_is_no_definition_and_keeps_those_of_the_file() -> None:
+    topic = FakeTopic()
+    feed = DefinitionFeed(
+        segments_spec(load()), SHIPPED_SEGMENTS, lambda: topic, poll_timeout_s=0.01, retry_s=0.01
+    )
+    try:
+        assert feed.current() == SHIPPED_SEGMENTS
+        sweep = {"sweep": "7", "sweeping": True}
+        topic.put(segment_record(SWEEP_KEY.decode(), orjson.dumps(sweep)))
+        until(lambda: feed.current().sweeping)
+        assert feed.current() == SHIPPED_SEGMENTS.model_copy(update=sweep)
+        topic.put(segment_record("a", definition("a")))
+        until(lambda: [each.id for each in feed.current().segments] == ["a"])
+        assert (feed.current().sweep, feed.current().sweeping) == ("7", True)
+        topic.put(segment_record(SWEEP_KEY.decode(), None))
+        until(lambda: not feed.current().sweeping)
+    finally:
+        feed.close()
+
+
+def test_invalid_sweep_record_is_ignored() -> None:
+    topic = TopicSegments()
+    topic.apply([segment_record(SWEEP_KEY.decode(), value) for value in (b"{", b"[]", b"{}")])
+    assert (topic.invalid_records, topic.has_records) == (3, False)
+    assert topic.sweep == {"sweep": "", "sweeping": False}

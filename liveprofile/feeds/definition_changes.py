@@ -2,7 +2,7 @@
 
 Two editors cannot overwrite each other: a writer is a transactional producer, and opening one
 fences those that were opened before. So what a writer reads after it was opened stays as it is
-until it writes, or its write fails with `DefinitionsChanged`.
+until it writes, or its write fails with `DefinitionsChangedError`.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any, Literal, NamedTuple
 import orjson
 
 from liveprofile.errors import LiveprofileError
+from liveprofile.feeds.definitions import APPLIED_KEY, TopicDefinitions, signed_records
 from liveprofile.kafka import records as kafka_records
 from liveprofile.kafka import topics
 from liveprofile.resources import product_path
 from liveprofile.rules.definitions import Definition, DefinitionSet
 from liveprofile.settings import Settings
-from udfs.definition_feed import APPLIED_KEY, TopicDefinitions, signed_records
 
 ReadTopic = Callable[[Settings], TopicDefinitions]
 ReadFile = Callable[[Path], DefinitionSet]
 
 
-class DefinitionsChanged(LiveprofileError):
+class DefinitionsChangedError(LiveprofileError):
     """Somebody else changed the definitions first. Exit code 1."""
 
 
@@ -99,7 +99,7 @@ def read_in_force(
 def in_force(topic_name: str, topic: TopicDefinitions, file: Path, read_file: ReadFile) -> InForce:
     """As `read_in_force`, of what has been read of the topic."""
     if topic.has_records:
-        return InForce(f"topic {topic_name}", topic.in_force(), tag_of(topic))
+        return InForce(f"topic {topic_name}", topic.value(), tag_of(topic))
     path = product_path(file)
     return InForce(f"file {path}", read_file(path), tag_of(topic))
 
@@ -148,7 +148,7 @@ def apply_definitions(
 
     expected_tag: of the definitions that the editor has seen; None: any. It is not compared if
     nothing is to change, so that an apply may be repeated.
-    Raises ServiceError, DefinitionsChanged if the tag is another one or if another writer was
+    Raises ServiceError, DefinitionsChangedError if the tag is another one or if another writer was
     faster.
     """
     topic = read_topic(settings)
@@ -199,7 +199,7 @@ def _require_tag(topic: TopicDefinitions, topic_name: str, expected_tag: str | N
         raise _changed(topic_name)
 
 
-def _changed(topic_name: str) -> DefinitionsChanged:
-    return DefinitionsChanged(
+def _changed(topic_name: str) -> DefinitionsChangedError:
+    return DefinitionsChangedError(
         f"the definitions of {topic_name} have changed since they were read: read them again"
     )

@@ -8,13 +8,13 @@ from typing import Any
 import pytest
 from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
 
+from liveprofile.feeds.feed import KafkaTopicSource
+from liveprofile.feeds.users import erasures_spec, follow
 from liveprofile.kafka.topics import NoTopicError
 from liveprofile.privacy.erasure_records import to_record
 from liveprofile.settings import load
 from liveprofile.wire.user_records import key_of
 from tests.support.memory.topic import until
-from udfs.erasure_feed import ErasureFeed
-from udfs.topic_follower import KafkaTopicSource
 
 TIME_MS = 1_767_605_700_000
 TOPIC = "user-erasures"
@@ -137,7 +137,7 @@ def test_a_topic_that_does_not_exist_is_an_error(consumer: MemoryConsumer) -> No
 def test_an_erasure_in_a_new_partition_is_applied_without_a_restart(
     consumer: MemoryConsumer,
 ) -> None:
-    feed = ErasureFeed(load(), lambda: open_source(consumer), poll_timeout_s=0.01)
+    feed = follow(load(), erasures_spec(load()), lambda: open_source(consumer), poll_timeout_s=0.01)
     assert feed.current().users() == {"a": TIME_MS}
     consumer.topic.append(["b"])
     until(lambda: "b" in feed.current())

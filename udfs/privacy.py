@@ -1,8 +1,9 @@
-"""Takes what users have had erased out of the rows of the profile pipeline.
+"""Takes what users do not allow, or have had erased, out of the rows of both pipelines.
 
 Flink's SQL cannot delete one user's state, so the state still holds the past of an erased user when
-later events arrive. Here it ends: windows before the erasure are rejected, and later windows get
-the history, the memory and the sums of a user without a past.
+later events arrive. Here it ends: windows before the erasure are rejected, later windows get the
+history, the memory and the sums of a user without a past, and the lists of the scoring pipeline
+lose the tokens from before it.
 
 The sums of the SQL have no limit in time. So the sums since the erasure are added up here, and
 stored with each window of such a user: a worker that restarts goes on from them.
@@ -15,7 +16,17 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from liveprofile.privacy.erasures import ErasureBook, erased_rows, first_window_ms
+from liveprofile.consent.changes import ConsentBook
+from liveprofile.features.entity import EventLists, TokenLists
+from liveprofile.privacy.erasures import (
+    ErasureBook,
+    HashedErasureBook,
+    erased_rows,
+    first_window_ms,
+    later_flags,
+)
+from liveprofile.rules.flag_policy import FlagHistoryReader
+from liveprofile.rules.flags import FlagHistory, FlagQuery
 from liveprofile.segments.membership import Membership, Memberships
 from liveprofile.segments.policy import ChangeKey, MembershipReader
 from liveprofile.wire import window_events
@@ -23,10 +34,54 @@ from liveprofile.wire.memories import memory_since
 from liveprofile.wire.output_records import Refused
 from liveprofile.wire.token_columns import history_since
 
-REASON = "ERASED"
+ERASED, NO_CONSENT = "ERASED", "NO_CONSENT"  # reasons to reject an event
+PURPOSE = "profiling"
 MAX_USERS = 100_000  # about 500 bytes each
 
 Sums = tuple[float, ...]
+
+
+class AllowedWindows(NamedTuple):
+    """Windows of a batch without the events that are not allowed."""
+
+    rows: list[int]  # those with an event that is allowed, ascending
+    events: list[str]  # of each of these rows (liveprofile.wire.window_events)
+    refused: list[list[Refused]]  # of each row of the batch
+
+
+def allowed_windows(
+    user_ids: list[str], events: list[str], consents: ConsentBook
+) -> AllowedWindows:
+    """Decides for each event by its own time. A refused event keeps its position, not its payload.
+
+    user_ids, events: of each row of the batch.
+    """
+    result = AllowedWindows([], [], [[] for _ in user_ids])
+    for row, (user_id, text) in enumerate(zip(user_ids, events, strict=True)):
+        kept = text
+        if user_id in consents:
+            kept = _keep(user_id, text, consents, result.refused[row])
+        elif not consents.allowed(user_id, PURPOSE, 0):  # the default, at any time
+            kept = ""
+            result.refused[row].extend(map(_refuse, window_events.parse(text)))
+        if kept:
+            result.rows.append(row)
+            result.events.append(kept)
+    return result
+
+
+def _keep(user_id: str, text: str, consents: ConsentBook, refused: list[Refused]) -> str:
+    kept = []
+    for event in window_events.parse(text):
+        if consents.allowed(user_id, PURPOSE, event.time_ms):
+            kept.append(event)
+        else:
+            refused.append(_refuse(event))
+    return window_events.join(kept)
+
+
+def _refuse(event: window_events.WindowEvent) -> Refused:
+    return Refused(NO_CONSENT, PURPOSE, event.partition, event.offset, "")
 
 
 class SumsKey(NamedTuple):
@@ -67,7 +122,7 @@ def refuse_erased(
         [row for row, gone in enumerate(erased) if not gone],
         [
             [
-                Refused(REASON, "window", event.partition, event.offset, "")
+                Refused(ERASED, "window", event.partition, event.offset, "")
                 for event in window_events.parse(text)
             ]
             if gone
@@ -187,3 +242,47 @@ class LaterMemberships:
 
     def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
         return self._store.stored_changes(keys)
+
+
+class LaterFlags:
+    """Flag histories without what is erased: tables are cleared a moment after the erasure.
+
+    span_ms: the length of a window; 0 for events. current: the book in force.
+    """
+
+    def __init__(self, store: FlagHistoryReader, span_ms: int, current: Callable[[], ErasureBook]):
+        self._store, self._span_ms, self._current = store, span_ms, current
+
+    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
+        found, book = self._store.flag_history(queries), self._current()
+        if not len(book):
+            return found
+        return [
+            history if before_ms is None else later_flags(history, before_ms + self._span_ms)
+            for history, query in zip(found, queries, strict=True)
+            for before_ms in (book.before_ms(query.user_id),)
+        ]
+
+
+def later_lists(lists: EventLists, user_ids: Sequence[str], book: HashedErasureBook) -> EventLists:
+    """The lists of n events without erased tokens. The event's own token, its list's last, stays.
+
+    user_ids: of each event.
+    """
+    if not len(book):
+        return lists
+    of_user, of_entity = lists.user_lists, lists.entity_lists
+    before_ms = np.array([book.before_ms(user_id) or 0 for user_id in user_ids], np.int64)
+    if before_ms.any():
+        erased_T = of_user.time_ms < np.repeat(before_ms, np.diff(of_user.starts))
+        of_user = _without(of_user, erased_T)
+    erased_T = book.erased(of_entity.ids[0], of_entity.time_ms)
+    if erased_T.any():
+        of_entity = _without(of_entity, erased_T)
+    return lists._replace(user_lists=of_user, entity_lists=of_entity)
+
+
+def _without(lists: TokenLists, erased_T: np.ndarray) -> TokenLists:
+    last = lists.starts[1:][np.diff(lists.starts) > 0] - 1
+    erased_T[last] = False
+    return lists.where(~erased_T)

@@ -6,19 +6,19 @@ from pathlib import Path
 
 import pytest
 
+from liveprofile.feeds.definition_changes import (
+    Applied,
+    DefinitionsChangedError,
+    apply_definitions,
+    read_in_force,
+    tag_of,
+)
+from liveprofile.feeds.definitions import TopicRules
 from liveprofile.kafka import records, topics
 from liveprofile.rules.rules import Rule, read_rules
 from liveprofile.settings import Settings, load
 from tests.support.memory.definition_topic import FakeDefinitionTopic
 from tests.support.rows.rule_examples import SHIPPED_RULES, rule
-from udfs.definition_changes import (
-    Applied,
-    DefinitionsChanged,
-    apply_definitions,
-    read_in_force,
-    tag_of,
-)
-from udfs.rules_feed import TopicRules
 
 TOPIC = "risk-rules"
 
@@ -60,7 +60,7 @@ def test_second_editor_of_the_same_definitions_is_refused(
 ) -> None:
     tag = apply(settings, topic, rule(id="a")).tag
     apply(settings, topic, rule(id="a"), rule(id="b"), tag=tag)
-    with pytest.raises(DefinitionsChanged, match="read them again"):
+    with pytest.raises(DefinitionsChangedError, match="read them again"):
         apply(settings, topic, rule(id="c"), tag=tag)
     assert [each.id for each in topic.read(settings).definitions] == ["a", "b"]
 
@@ -85,7 +85,7 @@ def test_apply_that_another_one_overtakes_after_its_last_read_is_refused(
         topic.after_read = lambda: apply(settings, topic, rule(id="other")) and None
 
     topic.after_read = overtake_first_read
-    with pytest.raises(DefinitionsChanged):
+    with pytest.raises(DefinitionsChangedError):
         apply(settings, topic, rule(id="a"), rule(id="b"))
     assert [each.id for each in topic.read(settings).definitions] == ["other"]
 
