@@ -213,7 +213,7 @@ def _delete(
     from liveprofile.privacy.erasure_log import Deletion, write_deletion
     from liveprofile.privacy.erasure_proof import proof_line
 
-    keep_s = ttl_s(settings.topics.erasures_retention_ms)
+    keep_s = ttl_s(settings.topics.decisions_retention_ms)
     secret, in_flight = settings.rules_signing_key, settings.cassandra.in_flight
     cuts = {user: Cut.of(user, before_ms, settings.window) for user, before_ms in todo.items()}
     remaining, number = iter(cuts.items()), 0

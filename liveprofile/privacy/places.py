@@ -102,9 +102,9 @@ TABLES: dict[str, HeldTable] = {
         "what other systems state about the user", "cassandra.attribute_keep_s", _by_user
     ),
     "campaign_contact": HeldTable("contacts of campaigns", "campaigns.contact_ttl_s", _by_user),
-    "user_consent": HeldTable("consents by purpose", "topics.consents_retention_ms", _by_user),
+    "user_consent": HeldTable("consents by purpose", "topics.decisions_retention_ms", _by_user),
     "erasure": HeldTable(
-        "whether an erased user's rows are deleted", "topics.erasures_retention_ms", _by_user
+        "whether an erased user's rows are deleted", "topics.decisions_retention_ms", _by_user
     ),
     "later_sums": HeldTable(
         "sums of windows since an erasure", "cassandra.profile_ttl_s", _by_user
@@ -141,12 +141,12 @@ TOPICS: dict[str, HeldTopic] = {
     "late": HeldTopic("late events", "topics.retention_ms"),
     "alerts": HeldTopic("risk alerts", "topics.retention_ms"),
     "segment_changes": HeldTopic("changes of segments", "topics.retention_ms"),
-    "consents": HeldTopic("consents by purpose", "topics.consents_retention_ms"),
-    "erasures": HeldTopic("since when users are erased", "topics.erasures_retention_ms"),
-    "merges": HeldTopic("ids that are one person", "topics.merges_retention_ms"),
-    "feedback": HeldTopic("labels by analysts", "topics.feedback_retention_ms"),
+    "consents": HeldTopic("consents by purpose", "topics.decisions_retention_ms"),
+    "erasures": HeldTopic("since when users are erased", "topics.decisions_retention_ms"),
+    "merges": HeldTopic("ids that are one person", "topics.decisions_retention_ms"),
+    "feedback": HeldTopic("labels by analysts", "topics.labels_retention_ms"),
     "attributes": HeldTopic(
-        "what other systems state about the user", "topics.attributes_retention_ms"
+        "what other systems state about the user", "topics.labels_retention_ms"
     ),
 }
 

@@ -288,7 +288,7 @@ def consume(
 def test_restarted_consumer_handles_no_alert_twice(
     alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
-    settings = with_alerts_topic(alert_config.settings, "-restart")
+    settings = with_alerts_topic(alert_config.settings, "restart")
     first, second, third = (f"{number:032x}" for number in range(3))
     send_alerts(settings, first, second, first)
     recorder = RecordingHandler()
@@ -309,7 +309,7 @@ def test_restarted_consumer_handles_no_alert_twice(
 def test_alerts_open_one_case_and_refused_alert_is_dead_lettered(
     alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
-    settings = with_alerts_topic(alert_config.settings, "-case")
+    settings = with_alerts_topic(alert_config.settings, "case")
     refused = "c" * 32
     send_alerts(settings, FLAG_ID, refused, "d" * 32)
     recorder = RecordingHandler()
@@ -328,7 +328,7 @@ def test_alerts_open_one_case_and_refused_alert_is_dead_lettered(
 def test_long_record_is_truncated_in_the_dead_letter_topic(
     alert_config: SimpleNamespace, session: Session, open_flag: Any
 ):
-    settings = with_alerts_topic(alert_config.settings, "-long")
+    settings = with_alerts_topic(alert_config.settings, "long")
     values = [b"x" * (MAX_VALUE_BYTES + more) for more in (-1, 0, 1, 450_000)]
     send_all(settings, settings.topics.alerts, [(b"k" * 2_000, value, {}) for value in values])
     assert consume(settings, session, "g", [RecordingHandler()], 4).counts.dead == 4
@@ -367,7 +367,9 @@ def test_consume_command_stops_on_sigterm_and_prints_counts(
 
 def with_alerts_topic(settings: Settings, suffix: str) -> Settings:
     """Returns the settings with another alerts topic, which it creates."""
-    topics = settings.topics.model_copy(update={"alerts": settings.topics.alerts + suffix})
+    topics = settings.topics.model_copy(
+        update={"prefix": f"{settings.topics.prefix}{suffix.lstrip('-')}-"}
+    )
     own = settings.model_copy(update={"topics": topics})
     create_topics(own)
     return own

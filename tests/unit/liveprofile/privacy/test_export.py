@@ -141,7 +141,7 @@ def test_every_limit_is_a_setting_or_a_constant() -> None:
 
 def test_every_topic_has_an_entry_and_those_with_users_a_retention() -> None:
     topics = TopicSettings()
-    names = {name for name, field in TopicSettings.model_fields.items() if field.annotation is str}
+    names = {name for name, value in vars(TopicSettings).items() if isinstance(value, property)}
     assert TOPICS.keys() | TOPICS_WITHOUT_USERS.keys() == names
     configs = topic_configs(topics)
     assert configs.keys() == {getattr(topics, name) for name in names}

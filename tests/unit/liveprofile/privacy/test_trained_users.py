@@ -227,7 +227,7 @@ def test_only_topics_without_users_have_no_limit() -> None:
     assert unlimited(load()) == []
     endless = {each.place for each in retention(load()) if each.limit_ms is None}
     assert endless == {"risk-rules", "segment-definitions", "user-models"}
-    forever = load(topics={"retention_ms": -1, "feedback_retention_ms": -1})
+    forever = load(topics={"retention_ms": -1, "labels_retention_ms": -1})
     names = {each.place for each in unlimited(forever)}
     assert {"behavior-events", "behavior-events-late", "risk-feedback"} <= names
 
