@@ -160,10 +160,10 @@ def erase(
 def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
     """Tells the workers; returns the time of each user's erasure. Raises ServiceError."""
     from liveprofile.feeds.users import read_merges
-    from liveprofile.identity.forgotten import forget_merges, former_ids, of_persons
     from liveprofile.kafka.offsets import partition_ranges
     from liveprofile.kafka.records import send_all
     from liveprofile.privacy.erasure_records import to_record
+    from liveprofile.privacy.merged_ids import forget_merges, former_ids, of_persons
     from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 
     partition_ranges(settings, settings.topics.erasures)  # a missing topic erases nothing
@@ -186,8 +186,8 @@ def _send(settings: Settings, ids: list[str]) -> dict[str, int]:
 def _pending(settings: Settings, session: Session) -> dict[str, int]:
     """The users whose rows are not deleted yet. Raises ServiceError."""
     from liveprofile.feeds.users import read_erasures, read_merges
-    from liveprofile.identity.forgotten import erase_other_ids, forget_merges
     from liveprofile.privacy.erasure_log import is_done, scan_deletions
+    from liveprofile.privacy.merged_ids import erase_other_ids, forget_merges
 
     erased, deletions = read_erasures(settings).users(), scan_deletions(session)
     book = read_merges(settings)
