@@ -10,7 +10,7 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
-from liveprofile.storage.segment_buckets import segment_bucket
+from liveprofile.rows.users import segment_bucket
 from liveprofile.units import DAY_MS, HOUR_MS
 from tests.support.memory.api import MINUTE_MS, NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS, WINDOW_MS, raw_delta, raw_profile

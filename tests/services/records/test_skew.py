@@ -18,14 +18,14 @@ from tests.support.streams.shop import START_MS
 
 pytestmark = pytest.mark.services
 
-BASE_MS = START_MS + 2 * DAY_MS
+BASE_MS = START_MS + 60 * DAY_MS
 EVENTS = 200
 ALIGNED_S = 8.0  # alignment is checked once a second
 HEARTBEAT_TIMEOUT_S = 120.0
 
 
 def events(first_minute: int) -> list[Message]:
-    """Views of one user, so of one partition, within an hour."""
+    """Views of one user, so of one partition, within two hours."""
     return [
         Message(
             b"ahead",
@@ -34,7 +34,7 @@ def events(first_minute: int) -> list[Message]:
                     "event_id": f"{first_minute}-{number}",
                     "user_id": "ahead",
                     "event_type": "view",
-                    "event_time": BASE_MS + first_minute * MINUTE_MS + number * 18_000,
+                    "event_time": BASE_MS + first_minute * MINUTE_MS + number * 36_000,
                 }
             ).encode(),
         )
@@ -54,9 +54,9 @@ def test_partition_waits_for_quiet_ones_until_their_heartbeat(job: JobUnderTest)
     job.send(events(0))
     wait_while(lambda: bool(job.unread()), HEARTBEAT_TIMEOUT_S)  # read before the first check
     time.sleep(ALIGNED_S)
-    job.send(events(60))
+    job.send(events(120))
     time.sleep(ALIGNED_S)
-    assert job.unread() == EVENTS
+    assert job.unread() == 2 * EVENTS  # of both pipelines
     run_cli("events", "heartbeat", "--count", "2", "--config", job.config_file)
     job.wait_until_caught_up()
     comparison = compare_with_reference(job.settings)
