@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from sklearn.metrics import average_precision_score
 
+from liveprofile.disk_tables import mapped_zeros
 from liveprofile.errors import InputError
 from liveprofile.features.entity import ORDER_FEATURES
 from liveprofile.privacy import trained_users
@@ -45,7 +46,6 @@ from models.fraud.training.train_simulated import (
     evaluate_dataset,
     with_reference,
 )
-from models.profile.data.external_sort import mapped_zeros
 
 NAME = "event-risk-own"
 MIN_FRAUDS = 10  # in each split: with fewer, choices and metrics are meaningless

@@ -242,9 +242,7 @@ def rebuild_reference(
             f"fraud model {folder}: it was not trained on simulated shops; train it again to get a"
             " drift reference"
         )
-    saved = model.metadata["recipe"] | {"sequence_epochs": 0}  # a field of earlier versions
-    del saved["sequence_epochs"]
-    recipe = FraudRecipe(**saved)
+    recipe = FraudRecipe(**model.metadata["recipe"])
     datasets = []
     for done, seed in enumerate(recipe.validation_seeds, 1):
         datasets.append(
