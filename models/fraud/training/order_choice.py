@@ -15,7 +15,7 @@ from sklearn.metrics import average_precision_score
 
 from liveprofile.disk_tables import mapped_zeros
 from liveprofile.features.entity import ORDER_FEATURES
-from models.fraud.datasets.labelled_features import LabelledFeatures
+from models.fraud.datasets.event_dataset import LabelledFeatures
 from models.fraud.model import trees_log_odds
 from models.fraud.training.fit import fit_trees
 from models.fraud.transitions import COLUMNS, TransitionModel, append_out_of_fold

@@ -31,8 +31,11 @@ from liveprofile.privacy.trained_users import TrainedUsers
 from liveprofile.progress import Progress
 from liveprofile.rules.rules import RuleSet
 from liveprofile.units import DAY_MS
-from models.fraud.datasets.event_dataset import EventDataset
-from models.fraud.datasets.labelled_features import LabelledFeatures, downsample_legitimate
+from models.fraud.datasets.event_dataset import (
+    EventDataset,
+    LabelledFeatures,
+    downsample_legitimate,
+)
 from models.fraud.datasets.labelled_rows import LabelledEvents
 from models.fraud.model import TREES_FILE, FraudModel
 from models.fraud.training import fit, logistic_baseline

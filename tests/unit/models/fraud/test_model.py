@@ -9,7 +9,7 @@ from sklearn.metrics import average_precision_score
 
 from liveprofile.errors import InputError
 from liveprofile.resources import product_path
-from models.fraud.datasets.labelled_features import downsample_legitimate
+from models.fraud.datasets.event_dataset import downsample_legitimate
 from models.fraud.model import CARD_FILE, TREES_FILE, FraudModel, probability
 from models.fraud.training.fit import fit_calibration, reliability
 from tests.unit.models.fraud.conftest import TrainedModel

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from liveprofile.features.entity import EVENT_FEATURES, ORDER_FEATURES
-from models.fraud.datasets.labelled_features import LabelledFeatures
+from models.fraud.datasets.event_dataset import LabelledFeatures
 from models.fraud.training.order_choice import (
     OrderChoice,
     choose_order,

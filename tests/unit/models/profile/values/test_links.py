@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.profile.training.fit_links import fit_link
-from models.profile.values.links import HorizonLinks
+from models.profile.training.fit_value_curves import fit_link
+from models.profile.values.head import HorizonLinks
 
 HORIZON_DAYS = torch.tensor([30.0, 7.0, 90.0])
 
