@@ -42,9 +42,9 @@ from liveprofile.resources import product_path
 from liveprofile.settings import Settings, load
 from liveprofile.wire.tokens import EVENT_TYPES, ID_CHARS
 from models.profile.inference import ProfileModel
-from udfs.garbage_collection import collect_rarely
 from udfs.profile.batch import ProfileBatch
 from udfs.profile.sink import open_profile_sink
+from udfs.worker import collect_rarely
 
 SOURCE_ROWS = 4_000  # per read: makes the model's batches as large as the job's
 SNAPSHOT_INTERVAL = timedelta(seconds=10)

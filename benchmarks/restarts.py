@@ -17,7 +17,7 @@ import psutil
 
 from benchmarks.load.workload import EventSender, Workload
 from benchmarks.support import runs
-from cli.pipeline.submit import JOB
+from cli.submission import JOB
 from liveprofile.errors import ServiceError
 from liveprofile.flink import java, rest
 from liveprofile.flink.rest import wait_until_running

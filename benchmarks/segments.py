@@ -19,7 +19,7 @@ from liveprofile.units import DAY_MS
 from models.profile.model_card import ModelCard
 from offline.sweep import run_sweep
 from stack.local import Stack
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 from udfs.profile.sink import CassandraProfileSink
 
 END_MS = 1_700_000_000_000
@@ -109,13 +109,13 @@ def _profiles(users: int, dim: int) -> Iterator[ProfileRow]:
             purchases_decayed=1.25,
             amount_decayed=1.25,
             segments=[],
-            profile_json=orjson.dumps(profile),
+            profile=orjson.dumps(profile),
             embedding=embedding,
             events=3,
             amount=1.25,
             embedding_distance=0.0,
             active_rules=[],
-            delta_json=b"{}",
+            delta=b"{}",
             digests=b"",
             events_total=10,
             write_lookalike=False,

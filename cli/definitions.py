@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -13,7 +13,6 @@ from liveprofile.settings import Settings
 
 if TYPE_CHECKING:
     from liveprofile.rules.definitions import Definition
-    from udfs.definition_changes import ReadTopic
 
 DryRunOption = Annotated[
     bool, typer.Option("--dry-run", help="Print the changes without applying them.")
@@ -99,9 +98,7 @@ def read_with_attributes(
 
 def apply_file(
     settings: Settings,
-    kind_name: str,
-    topic_name: str,
-    read_topic: ReadTopic,
+    kind_name: Literal["rule", "segment"],
     definitions: Sequence[Definition],
     file: Path,
     *,
@@ -111,13 +108,11 @@ def apply_file(
 ) -> None:
     """Makes the topic equal to the definitions of the file, and prints the changes.
 
-    Raises ServiceError, DefinitionsChanged if somebody else writes at the same time.
+    Raises ServiceError, DefinitionsChangedError if somebody else writes at the same time.
     """
-    from udfs.definition_changes import apply_definitions
+    from services.definitions import apply
 
-    applied = apply_definitions(
-        settings, topic_name, read_topic, definitions, by=by, dry_run=dry_run
-    )
+    applied = apply(None, settings, f"{kind_name}s", definitions, by, dry_run=dry_run)
     if json:
         listed = [change.as_json(kind_name) for change in applied.changes]
         print_json({"file": str(file), "dry_run": dry_run, "changes": listed})

@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cli.common import ConfigOption, JsonOption, format_utc, print_json, read_settings
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    format_utc,
+    parse_since_ms,
+    print_json,
+    read_settings,
+)
 from cli.definitions import (
     ByOption,
     DryRunOption,
@@ -17,7 +24,6 @@ from cli.definitions import (
     read_with_attributes,
 )
 from cli.options import Commands
-from cli.times import parse_since_ms
 
 if TYPE_CHECKING:
     from liveprofile.segments.definitions import SegmentSet
@@ -84,15 +90,12 @@ def apply(
     Example: `liveprofile segments apply segments.toml --by anna`
     """
     from liveprofile.segments.definitions import read_segments
-    from udfs.segments_feed import read_topic_segments
 
     settings = read_settings(config)
     found = read_with_attributes(read_segments, "segment", lambda: settings)(file)
     apply_file(
         settings,
         "segment",
-        settings.topics.segments,
-        read_topic_segments,
         found.segments,
         file,
         dry_run=dry_run,
@@ -305,11 +308,7 @@ def current_segments(settings: Settings) -> tuple[str, SegmentSet]:
 
     Raises ServiceError and SegmentsError.
     """
-    from liveprofile.segments.definitions import read_segments
-    from udfs.definition_changes import read_in_force
-    from udfs.segments_feed import read_topic_segments
+    from services.definitions import read_kind
 
-    source, found, _ = read_in_force(
-        settings, settings.topics.segments, read_topic_segments, settings.segments, read_segments
-    )
+    source, found, _ = read_kind(settings, "segments")
     return source, found

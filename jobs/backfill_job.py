@@ -21,7 +21,7 @@ from jobs.sql import profile_views, scoring_views, tables
 from liveprofile.errors import LiveprofileError
 from liveprofile.settings import Settings, load
 from liveprofile.wire import training_rows
-from udfs.identity.person_id import register_person_id
+from udfs.person_id import register_person_id
 
 
 def profile_rows() -> str:

@@ -54,8 +54,8 @@ class Override(NamedTuple):
 class CompiledPlan:
     """INSERT statements compiled together, so that shared views are computed once.
 
-    node_ids: the ids of all nodes with state, so that a savepoint fits a plan with other steps.
-    Without them, ids are those of the planner.
+    node_ids: the ids of all nodes with state, so that a savepoint fits a plan with other
+    steps. Without them, ids are those of the planner.
 
     Raises ValueError if an override matches no node, or if a node with state has no id.
     """

@@ -18,17 +18,16 @@ from typing import Any, NamedTuple
 
 from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvironment
 
-from jobs import savepoint_check
+from jobs import savepoint
 from jobs.compiled_plan import CompiledPlan, NodeId, Override
-from jobs.node_ids import BOOTSTRAP_NODE_IDS, LAST_COUNT, NODE_IDS, WINDOW_COUNT
 from jobs.sql import event_views, profile_views, scoring_views, tables
 from jobs.sql.views import create_view
 from liveprofile.errors import ConfigError, LiveprofileError
+from liveprofile.feeds.users import follow_merges
 from liveprofile.kafka.offsets import bootstrap_group, committed_offsets
 from liveprofile.settings import Settings, load
 from liveprofile.wire import output_records
-from udfs.identity.merge_feed import open_merge_feed
-from udfs.identity.person_id import OpenMergeFeed, register_person_id
+from udfs.person_id import OpenMerges, register_person_id
 from udfs.profile.udf import profile_udf
 from udfs.scoring.udf import scoring_udf
 
@@ -117,12 +116,6 @@ def late_records(settings: Settings) -> str:
         FROM late"""
 
 
-def nothing() -> str:
-    """No records: keeps the node of `earlier_join` in the plan."""
-    return """
-        SELECT CAST(NULL AS STRING), nothing, '', MAP['', CAST(NULL AS BYTES)] FROM earlier_join"""
-
-
 def profiles() -> str:
     """Runs model, rules and sink in one vectorised call.
 
@@ -179,16 +172,16 @@ def build(
     update_profile,
     scoring_tables: ScoringTables | None = None,
     node_ids: Sequence[NodeId] = (),
-    open_merge_feed: OpenMergeFeed = open_merge_feed,
+    open_merges: OpenMerges = follow_merges,
 ) -> CompiledPlan:
     """Builds the whole path from source tables to sink tables, ready to execute.
 
     `source`, `sink`: DDL of tables named `source` and `sink` (jobs/sql/tables.py). A test passes
-    its own tables and so runs the same path. `node_ids`: of a job whose savepoints later releases
-    restore. `open_merge_feed`: see `register_person_id`.
+    its own tables and so runs the same path. `node_ids`: see CompiledPlan. `open_merges`: see
+    `register_person_id`.
     """
     configure(t_env, settings)
-    register_person_id(t_env, settings, open_merge_feed)
+    register_person_id(t_env, settings, open_merges)
     t_env.execute_sql(source)
     t_env.execute_sql(sink)
     profile_views.create(t_env, "source", settings, streaming=True)
@@ -204,12 +197,12 @@ def build(
         Override(
             "stream-exec-deduplicate",
             ttl_ms=settings.state.dedup_ttl_ms,
-            name=savepoint_check.operator_name(settings),
+            name=savepoint.operator_name(settings),
         ),
-        Override(_OVER, WINDOW_COUNT, configuration=_state_ttl(settings.window.count_ttl_ms)),
+        Override(
+            _OVER, savepoint.WINDOW_COUNT, configuration=_state_ttl(settings.window.count_ttl_ms)
+        ),
     ]
-    if node_ids:
-        inserts.append(f"INSERT INTO sink {nothing()}")
     if scoring_tables is not None:
         inserts += add_scoring_pipeline(t_env, settings, scoring_tables)
         overrides += scoring_overrides(settings)
@@ -244,7 +237,7 @@ def scoring_overrides(settings: Settings) -> list[Override]:
     ttl = _state_ttl(settings.scoring.rejoin_ttl_ms)
     overrides = [Override(_OVER, description="event_key]", configuration=ttl)]
     if settings.job.parallelism == 1:
-        overrides.append(Override(_OVER, description=LAST_COUNT, chained=True))
+        overrides.append(Override(_OVER, description=savepoint.LAST_COUNT, chained=True))
     return overrides
 
 
@@ -297,7 +290,7 @@ def main(arguments: list[str] | None = None) -> int:
             environment_settings=EnvironmentSettings.in_streaming_mode()
         )
         start_offsets = tables.NO_OFFSETS
-        if savepoint_check.check(t_env, settings):
+        if savepoint.check(t_env, settings):
             start_offsets = committed_start_offsets(settings)
         plan = build(
             t_env,
@@ -308,7 +301,7 @@ def main(arguments: list[str] | None = None) -> int:
             scoring_tables=(
                 kafka_scoring_tables(settings, start_offsets) if settings.scoring.enabled else None
             ),
-            node_ids=BOOTSTRAP_NODE_IDS if options.bootstrap else NODE_IDS,
+            node_ids=savepoint.ARCHIVE_NODE_IDS if options.bootstrap else savepoint.NODE_IDS,
         )
         plan.execute()
     except LiveprofileError as error:

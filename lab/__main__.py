@@ -385,10 +385,9 @@ def replay(
     )
     report_on_stack(
         "card-frauds",
-        root,
-        commit_log,
-        None,
         lambda stack: card_frauds(stack, file, first.date(), period),
+        root=root,
+        commit_log=commit_log,
     )
 
 

@@ -20,10 +20,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-import orjson
 from cassandra.cluster import Session
 
 from liveprofile.alerts.cloud_events import origin_of
+from liveprofile.feeds.definitions import announce_sweep
+from liveprofile.feeds.users import read_consents
 from liveprofile.kafka import records
 from liveprofile.segments.definitions import SegmentSet
 from liveprofile.segments.evaluation import Evaluation
@@ -35,9 +36,6 @@ from liveprofile.storage.queries import TOKEN_MAX
 from liveprofile.wire.user_records import CONTENT_TYPE
 from offline.sweep_store import CassandraSweepStore, SweepState
 from udfs.cassandra.memberships import rewrite_after_ms
-from udfs.consent_feed import read_consents
-from udfs.definition_feed import send_records
-from udfs.segments_feed import SWEEP_KEY, read_topic_segments
 
 SETTLE_S = 6.0  # workers follow the topic of definitions within 5 seconds
 RECHECK_S = 3.0  # longer than a worker takes from reading memberships to storing a batch
@@ -202,7 +200,7 @@ def run_sweep(
     consents, now_ms = read_consents(settings), round(time.time() * 1_000)
     store = CassandraSweepStore(session, settings.cassandra, segments, **store_options)
     state = store.claim(time_ms)
-    _announce(settings, state.sweep, sweeping=True)
+    announce_sweep(settings, state.sweep, sweeping=True)
     time.sleep(settle_s)
 
     def send(writes: Sequence[MembershipWrite]) -> None:
@@ -223,12 +221,6 @@ def run_sweep(
         state.known_definitions,
     )
     result = Sweep(store, send, segments, plan, on_page=on_page).run(state)
-    _announce(settings, state.sweep, sweeping=False)
+    announce_sweep(settings, state.sweep, sweeping=False)
     store.finish(result.state, result.counts)
     return result
-
-
-def _announce(settings: Settings, sweep: str, sweeping: bool) -> None:
-    value = orjson.dumps({"sweep": sweep, "sweeping": sweeping})
-    topic = read_topic_segments(settings)
-    send_records(settings, settings.topics.segments, topic, [(SWEEP_KEY, value)])

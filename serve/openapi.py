@@ -10,14 +10,14 @@ from typing import Any
 from liveprofile.resources import ROOT
 from liveprofile.settings import ServeSettings, Settings
 from serve.app import create_app
-from serve.store.cassandra import CassandraStore
+from serve.store.store import Store
 
 FILE = ROOT / "schemas" / "openapi.json"
 
 
 def document() -> dict[str, Any]:
     """The OpenAPI document of the API."""
-    return create_app(ServeSettings(), CassandraStore(Settings.model_construct())).openapi()
+    return create_app(ServeSettings(), Store(Settings.model_construct())).openapi()
 
 
 def text() -> str:

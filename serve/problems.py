@@ -16,11 +16,11 @@ from liveprofile.alerts.cases.flags import UnknownFlag
 from liveprofile.alerts.cases.states import TransitionError
 from liveprofile.campaigns.plan_store import CampaignExists, UnknownCampaign
 from liveprofile.errors import InputError, LiveprofileError, ServiceError
+from liveprofile.feeds.definition_changes import DefinitionsChangedError
 from liveprofile.rules.definitions import DefinitionsError
 from liveprofile.rules.proposals import OwnProposal, ProposalDecided, UnknownProposal
 from serve.explainer import ExplainerBusy, ExplanationRefused, ExplanationTimeout
-from serve.store.protocol import ScanBusy, ScanTooLarge
-from udfs.definition_changes import DefinitionsChanged
+from serve.store.scans import ScanBusy, ScanTooLarge
 
 MEDIA_TYPE = "application/problem+json"
 TYPE_PREFIX = "urn:liveprofile:problem:"
@@ -31,6 +31,20 @@ EXPLANATION_RETRY_AFTER_S = 30
 MAX_MESSAGE_CHARS = 300
 MAX_ERRORS = 20
 MAX_DEFINITION_ERRORS = 500
+
+
+# Errors of services with their status and kind; the detail is the error's text.
+ANSWERS: Mapping[type[Exception], tuple[int, str]] = {
+    TransitionError: (409, "conflict"),
+    UnknownCampaign: (404, "unknown-campaign"),
+    CampaignExists: (409, "conflict"),
+    UnknownProposal: (404, "unknown-proposal"),
+    OwnProposal: (403, "forbidden"),
+    ProposalDecided: (409, "conflict"),
+    ScanTooLarge: (422, "too-many-rows"),
+    DefinitionsChangedError: (412, "changed"),
+    InputError: (422, "invalid-request"),
+}
 
 
 class ApiError(LiveprofileError):
@@ -81,36 +95,21 @@ def to_api_error(error: Exception) -> ApiError:
         case HTTPException():
             kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
             return ApiError(error.status_code, kind, str(error.detail), headers=error.headers)
-        case UnknownFlag():
-            return ApiError(404, "unknown-alert", "no alert has this id")
-        case TransitionError():
-            return ApiError(409, "conflict", str(error))
-        case UnknownCampaign():
-            return ApiError(404, "unknown-campaign", str(error))
-        case CampaignExists():
-            return ApiError(409, "conflict", str(error))
-        case UnknownProposal():
-            return ApiError(404, "unknown-proposal", str(error))
-        case OwnProposal():
-            return ApiError(403, "forbidden", str(error))
-        case ProposalDecided():
-            return ApiError(409, "conflict", str(error))
-        case ScanBusy():
-            return unavailable(str(error))
-        case ScanTooLarge():
-            return ApiError(422, "too-many-rows", str(error))
         case ExplanationRefused():
             return _refused_explanation(error)
         case ExplainerBusy() | ExplanationTimeout():
             return unavailable(str(error), EXPLANATION_RETRY_AFTER_S)
         case DefinitionsError():
             return _invalid_definitions(error)
-        case DefinitionsChanged():
-            return ApiError(412, "changed", str(error))
-        case InputError():
-            return ApiError(422, "invalid-request", str(error))
+        case UnknownFlag():
+            return ApiError(404, "unknown-alert", "no alert has this id")
+        case ScanBusy():
+            return unavailable(str(error))
         case ServiceError():
             return unavailable("a service that stores the data does not answer: try again")
+    for kind, (status, name) in ANSWERS.items():
+        if isinstance(error, kind):
+            return ApiError(status, name, str(error))
     raise error
 
 

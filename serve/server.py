@@ -18,7 +18,7 @@ from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.settings import ServeSettings, Settings
 from serve.app import create_app
 from serve.explainer import Explainer
-from serve.store.cassandra import CassandraStore
+from serve.store.store import Store
 
 KEEP_ALIVE_S = 30
 STOP_S = 5
@@ -116,7 +116,7 @@ def serve(
 
     Raises ConfigError for a bad certificate, ServiceError if the address is taken.
     """
-    store = CassandraStore(settings)
+    store = Store(settings)
     app = create_app(
         settings.serve,
         store,

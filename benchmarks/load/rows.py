@@ -35,8 +35,7 @@ from liveprofile.wire.tokens import (
 from models.profile.inference import ProfileModel
 from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.sink import ProfileSink
-from udfs.rules_feed import RulesFeed
-from udfs.segments_feed import SegmentsFeed
+from udfs.worker import fixed_feeds
 
 
 def batches(
@@ -166,6 +165,6 @@ def profile_updater(
     on_batch: Callable[[ProfileBatchTiming], None] = lambda timing: None,
 ) -> ProfileUpdater:
     """An updater that stores in `sink`. on_batch: called with the times of each batch."""
-    rules = RulesFeed(read_rules(ROOT / settings.rules))
-    segments = SegmentsFeed(read_segments(ROOT / settings.segments))
-    return ProfileUpdater(settings, model, sink, rules, segments, on_batch)
+    rules, segments = read_rules(ROOT / settings.rules), read_segments(ROOT / settings.segments)
+    feeds = fixed_feeds(settings, rules, segments)
+    return ProfileUpdater(settings, model, sink, feeds, on_batch)

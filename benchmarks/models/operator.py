@@ -15,10 +15,9 @@ from liveprofile.resources import ROOT
 from liveprofile.settings import load
 from liveprofile.storage.schema import create_schema
 from models.profile.inference import ProfileModel
-from udfs.garbage_collection import collect_rarely
-from udfs.null_sink import NullSink
 from udfs.profile.batch import STAGES, ProfileBatchTiming
-from udfs.profile.sink import ProfileSink, open_profile_sink
+from udfs.profile.sink import NullSink, ProfileSink, open_profile_sink
+from udfs.worker import collect_rarely
 
 WARM_UP_SHARE = 0.1
 

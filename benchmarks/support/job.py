@@ -24,7 +24,7 @@ from benchmarks.support.journal import Journal, OpenJournalMetrics
 from jobs import profile_job
 from jobs.sql import tables
 from liveprofile.settings import load
-from udfs.profile.udf import profile_udf
+from udfs.profile.udf import PARTS, profile_udf
 
 VARIANTS = ("both-pipelines", "whole", "unstored", "bare")
 
@@ -67,7 +67,7 @@ def main() -> None:
     update_profile = (
         no_op_udf(options.journal)
         if options.variant == "bare"
-        else profile_udf(settings, open_metrics=OpenJournalMetrics(options.journal))
+        else profile_udf(settings, PARTS._replace(open_metrics=OpenJournalMetrics(options.journal)))
     )
     profile_job.build(
         t_env,

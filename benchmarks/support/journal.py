@@ -42,7 +42,7 @@ class Journal:
 
 @dataclass(frozen=True)
 class OpenJournalMetrics:
-    """Argument `open_metrics` of `udfs.profile.udf.profile_udf`: Flink metrics plus the journal."""
+    """Part `open_metrics` of `udfs.profile.udf.profile_udf`: Flink metrics plus the journal."""
 
     folder: str
 

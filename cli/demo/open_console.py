@@ -12,9 +12,6 @@ from urllib.parse import quote
 
 from cassandra.cluster import Session
 
-from liveprofile.campaigns.plan_file import PlanFile
-from liveprofile.campaigns.plan_store import store_plan
-from liveprofile.campaigns.planning import plan_campaign, summary_of
 from liveprofile.client.analysis_models import CampaignRequest
 from liveprofile.errors import ServiceError
 from liveprofile.settings import Settings
@@ -24,9 +21,8 @@ from liveprofile.trends.count_store import CassandraCountStore
 from liveprofile.trends.update import KafkaInputTopic, update
 from liveprofile.units import DAY_MS
 from serve.keys import Role, new_key, write_key
-from serve.routes.campaigns import requested_of, wish_of
+from services import campaigns
 from stack.api import ConsoleServer
-from udfs.consent_feed import read_consents
 
 KEY_NAME, KEY_TTL_S = "demo", 30 * 86_400
 CAMPAIGN, OUTCOME_DAYS, CONTROL_SHARE, CONTACT_COST = "example", 30, 0.3, 0.2
@@ -92,9 +88,5 @@ def has_display(environment: Mapping[str, str], platform: str) -> bool:
 def _plan_example(session: Session, settings: Settings, start_ms: int) -> None:
     """A campaign with past outcomes. Nobody is contacted, so its groups should not differ."""
     asked = CampaignRequest(control_share=CONTROL_SHARE, cost=CONTACT_COST, start_ms=start_ms)
-    wish = wish_of(CAMPAIGN, asked, start_ms)
-    allows = read_consents(settings).allowing("marketing", now_ms())
-    chosen = plan_campaign(session, wish, allows)
-    plan = PlanFile(wish.campaign, chosen.targets)
-    summary = summary_of(chosen, wish)
-    store_plan(session, settings, plan, KEY_NAME, requested_of(asked), summary)
+    wish = campaigns.wish_of(CAMPAIGN, asked, start_ms)
+    campaigns.plan(session, settings, wish, KEY_NAME, campaigns.requested_of(asked))

@@ -15,6 +15,7 @@ from cassandra.cluster import Session
 from rich.console import Console, RenderableType
 from rich.live import Live
 
+from cli import audit
 from cli.common import config_file
 from cli.demo import ring, scene, tour, view
 from cli.demo.open_console import Opened, open_console
@@ -22,7 +23,6 @@ from cli.demo.scene import Purchases
 from cli.demo.steps import Steps
 from cli.demo.tour import Tour
 from cli.demo.watch import JobWatcher, Snapshot
-from cli.pipeline import audit
 from liveprofile.audit.reconciliation import Reconciliation
 from liveprofile.errors import ServiceError, ServiceUnavailableError
 from liveprofile.flink import rest
@@ -264,15 +264,18 @@ def _next(stack: Stack, file: Path, user: str) -> list[tuple[str, str]]:
     stop = "make down" if is_default else f"python -m stack stop --root {stack.root}"
     return [
         *([] if finds_it else [export]),
-        (f"{program} show {user} --similar 5", "a household's profile and similar households"),
-        (f"{program} deltas {user}", "what its latest days changed"),
-        (f"{program} flags", "the latest risk flags"),
-        (f"{program} alerts --follow", "alerts as they arrive"),
+        (
+            f"{program} profile show {user} --similar 5",
+            "a household's profile and those like it",
+        ),
+        (f"{program} profile deltas {user}", "what its latest days changed"),
+        (f"{program} profile flags", "the latest risk flags"),
+        (f"{program} risk alerts --follow", "alerts as they arrive"),
         (
             f"curl {stack.api.url}/v1/users/{user}",
             "the household's profile over HTTP (docs/api.md)",
         ),
-        (f"{program} status", "state, rates and lag of the job"),
+        (f"{program} job status", "state, rates and lag of the job"),
         (stack.rest_url, "Flink's web interface"),
         (stop, "stop everything, the console too; `make demo` starts over"),
     ]

@@ -43,9 +43,13 @@ def _end_with_stdin() -> None:
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
     """`explanation`, `refused` with kind and detail, or `unavailable`."""
-    from cli.explain.document import as_document
-    from cli.explain.refusal import ExplanationRefused
-    from cli.explain.run import explain, model_version, stored_delta
+    from cli.explain.run import (
+        ExplanationRefused,
+        as_document,
+        explain,
+        model_version,
+        stored_delta,
+    )
     from liveprofile.errors import ServiceError
     from liveprofile.settings import load
 

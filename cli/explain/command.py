@@ -15,12 +15,13 @@ from cli.common import (
     UserArgument,
     config_file,
     format_utc,
+    new_table,
+    parse_since_ms,
     print_json,
+    print_tables,
     read_settings,
 )
 from cli.progress import print_line
-from cli.tables import new_table, print_tables
-from cli.times import parse_since_ms
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -58,8 +59,7 @@ def explain(
     at TIME: The last window that ended by then: 7d ago, or a time such as 2026-11-26. Default: the
         newest.
     """
-    from cli.explain.document import as_document
-    from cli.explain.run import explain, model_version, stored_delta
+    from cli.explain.run import as_document, explain, model_version, stored_delta
     from offline.late_windows.run import check_arguments
 
     check_arguments(files or [], mapping, None)

@@ -1,4 +1,4 @@
-"""Recomputes a window of a user without each of its events."""
+"""Computes which events of a window moved a user's profile."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from cli.explain.records import (
     EventSearch,
@@ -17,9 +17,10 @@ from cli.explain.records import (
     read_stages,
     record_test,
 )
-from cli.explain.refusal import ExplanationRefused
 from liveprofile.consent.changes import ConsentBook
+from liveprofile.errors import InputError
 from liveprofile.events.window import parse_windows
+from liveprofile.feeds.users import read_consents, read_erasures
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
 from liveprofile.privacy.erasures import ErasureBook
@@ -43,13 +44,47 @@ from offline.late_windows.late_events import (
 )
 from offline.late_windows.run import archived_records, work_folder
 from offline.occlusion import WindowEffects, occlusion_effects
-from udfs.consent_feed import read_consents
-from udfs.erasure_feed import read_erasures
 from udfs.profile.model_feed import load_checkpoint
 from udfs.profile.udf import open_text_encoder
 
+if TYPE_CHECKING:
+    from offline.occlusion import WindowEffects
+
+RefusalKind = Literal[
+    "erased-user", "no-consent", "other-model", "other-events", "other-values", "unknown-window"
+]
+
+
+class ExplanationRefused(InputError):
+    """The window cannot or may not be explained. `kind`: why, for programs."""
+
+    def __init__(self, kind: RefusalKind, detail: str):
+        super().__init__(detail)
+        self.kind, self.detail = kind, detail
+
+
+def as_document(effects: WindowEffects, delta: StoredDelta) -> dict[str, Any]:
+    """All events of a stored window in order of time, with their effects.
+
+    liveprofile.client.explanation_models describes the fields.
+    """
+    before = delta.delta.get("before") or {}
+    return {
+        "user_id": delta.user_id,
+        "window_start_ms": delta.window_start_ms,
+        "window_end_ms": delta.window_end_ms,
+        "model_version": delta.model_version,
+        "events": effects.events,
+        "before": {name: before.get(name) for name in ("churn", "expected_spend")},
+        "stored": effects.served._asdict(),
+        "effects": [effect._asdict() for effect in effects.effects],
+    }
+
+
 # Sums of float32 in another order: relative to the stored value, or a part of a unit.
 LARGEST_DIFFERENCE = 1e-3
+
+
 NO_LATE_EVENT_DAYS = -1.0
 
 

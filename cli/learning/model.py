@@ -19,7 +19,7 @@ from liveprofile.settings import Settings
 if TYPE_CHECKING:
     from udfs.profile.deployment import Deployment, UserModels
 
-OLD_DAYS = 60  # of a model; docs/retraining.md has what was measured
+OLD_DAYS = 60  # of a model; docs/model.md has what was measured
 
 model = Commands(
     name="model",
@@ -84,7 +84,7 @@ def list_deployments(config: ConfigOption = None, json: JsonOption = False) -> N
     """List the model in force and the last deployments, newest first.
 
     Each model has the end of its training, if this machine can read its card. A model older than
-    60 days should be trained again (docs/retraining.md).
+    60 days should be trained again (docs/model.md).
 
     Example: `liveprofile model list --json`
     """
@@ -177,7 +177,7 @@ def _trained_until(configured: Path, deployments: Sequence[Deployment]) -> dict[
 
 def _age(folder: str, until: datetime, now: datetime) -> str:
     days = (now - until).days
-    advice = "; train it again (docs/retraining.md)" if days > OLD_DAYS else ""
+    advice = "; train it again (docs/model.md)" if days > OLD_DAYS else ""
     return f"{folder}: trained on windows until {until:%Y-%m-%d}, {days} days ago{advice}"
 
 

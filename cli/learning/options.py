@@ -103,7 +103,7 @@ def users_left_out(erased: bool, file: Path | None, config: Path | None) -> froz
     users = read_user_ids(file, "--without") if file else []
     if not erased:
         return frozenset(users)
-    from udfs.erasure_feed import read_erasures
+    from liveprofile.feeds.users import read_erasures
 
     return frozenset(users) | read_erasures(read_settings(config)).users().keys()
 

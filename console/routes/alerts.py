@@ -2,29 +2,78 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+from collections.abc import Callable
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from console.access import THROUGH, Analyst, Reader, is_fetch
-from console.forms import form_of
-from console.queue import PAGE_FLAGS, AlertQueue
+from console.access import THROUGH, Analyst, Reader, form_of, is_fetch
 from console.rendering import page
 from console.views.alerts import STATES, alert_detail, alert_row
+from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.snooze import ALL_RULES
 from liveprofile.alerts.cases.states import AlertState
 from liveprofile.client.models import MAX_ID_CHARS, MAX_NOTE_CHARS
 from liveprofile.units import HOUR_MS
+from serve.answers import PageQuery, cursor_of
 from serve.guard import extend_deadline
-from serve.paging import PageQuery, cursor_of
 from serve.problems import ApiError
-from serve.routes.common import audit_entry
+from serve.routes.common import SEND_DEADLINE_S, audit_entry
 from serve.security import Caller
-from serve.store.protocol import AuditEntry, Store
+from serve.store.store import Store
+from services import alerts as service
+from services.audit import AuditEntry
 
-# A label is sent to Kafka after its state is stored.
-LABEL_DEADLINE_S = 5.0
+# A page reads the state of each flag, so it is short.
+PAGE_FLAGS = 100
+FRESH_S = 0.25
+MAX_PAGES = 100
+
+Position = tuple[int, str, str, str]
+
+
+class AlertQueue:
+    """Pages of flags, each at most FRESH_S old. clock_s: monotonic."""
+
+    def __init__(self, store: Store, clock_s: Callable[[], float] = time.monotonic):
+        self._store, self._clock_s = store, clock_s
+        self._pages: dict[
+            tuple[str, Position | None], tuple[float, asyncio.Task[list[FlagWithState]]]
+        ] = {}
+
+    async def page(self, user_id: str, after: Position | None) -> list[FlagWithState]:
+        """Up to PAGE_FLAGS flags of a user, or of all if it is "", newest first.
+
+        Raises ServiceError. A write of this process is seen after `forget`.
+        """
+        now_s = self._clock_s()
+        started_s, task = self._pages.get((user_id, after), (0.0, None))
+        if task is None or now_s - started_s > FRESH_S:
+            if len(self._pages) >= MAX_PAGES:
+                self.forget()
+            task = asyncio.create_task(self._read(user_id, after))
+            # If every browser has gone before the answer, nobody else looks at its error.
+            task.add_done_callback(lambda done: done.cancelled() or done.exception())
+            self._pages[user_id, after] = (now_s, task)
+        # Another browser may wait for the same answer.
+        return await asyncio.shield(task)
+
+    def forget(self) -> None:
+        """The next page is read again."""
+        self._pages.clear()
+
+    async def _read(self, user_id: str, after: Position | None) -> list[FlagWithState]:
+        if user_id:
+            own = None if after is None else (after[0], *after[2:])
+            flags = await self._store.flags(user_id, 0, own, PAGE_FLAGS)
+        else:
+            flags = await self._store.all_flags(0, after, PAGE_FLAGS)
+        return await self._store.with_states(flags)
+
+
 MAX_SNOOZE_H = 24 * 365
 MAX_CASES = 100
 
@@ -48,7 +97,7 @@ async def alerts(
     store: Store = request.app.state.store
     rows = values["rows"]
     chosen = selected or (rows[0].flag_id if rows else "")
-    detail = alert_detail(await store.flag_file(chosen)) if chosen else None
+    detail = alert_detail(await store.run(service.flag_file, chosen)) if chosen else None
     return page(request, "alerts.html", detail=detail, selected=chosen, said="", **values)
 
 
@@ -69,7 +118,7 @@ async def queue(
 @router.get("/detail")
 async def detail(request: Request, caller: Reader, flag_id: IdQuery) -> Response:
     store: Store = request.app.state.store
-    found = alert_detail(await store.flag_file(flag_id))
+    found = alert_detail(await store.run(service.flag_file, flag_id))
     return page(request, "parts/alert_detail.html", detail=found, said="")
 
 
@@ -93,7 +142,7 @@ async def act(request: Request, caller: Analyst) -> Response:
     request.app.state.queue.forget()
     if not is_fetch(request):
         return RedirectResponse(f"/alerts?selected={flag_id}&state=all", 303)
-    found = alert_detail(await request.app.state.store.flag_file(flag_id))
+    found = alert_detail(await request.app.state.store.run(service.flag_file, flag_id))
     return page(request, "parts/alert_detail.html", detail=found, said=said)
 
 
@@ -112,30 +161,35 @@ async def _act(
             state = AlertState.ACKNOWLEDGED if action == "acknowledge" else AlertState.CLOSED
             requested: dict[str, Any] = {"state": state.value, "note": note}
             audit = _audit(request, caller, "alert.state", flag_id, requested)
-            stored = await store.set_state(flag_id, state, caller.name, note, audit)
+            stored = await store.run(service.set_state, flag_id, state, caller.name, note, audit)
             return f"The alert is {stored.state.value}."
         case "fraud" | "legitimate":
-            extend_deadline(request, LABEL_DEADLINE_S)
+            extend_deadline(request, SEND_DEADLINE_S)
             requested = {"label": action, "note": note}
             audit = _audit(request, caller, "alert.label", flag_id, requested)
-            _, sent = await store.label(flag_id, action, caller.name, note, audit)
-            told = "and sent to the scoring pipeline" if sent else "(a window's flag has no event)"
-            return f"The alert is labelled as {action} {told}."
+            _, sent = await store.run(service.label, flag_id, action, caller.name, note, audit)
+            if sent:
+                told = "The label was sent to the scoring pipeline."
+            else:
+                told = "No label was sent: a flag of a window has no event."
+            return f"The alert is labelled as {action}. {told}"
         case "snooze" | "snooze_all" | "end_snooze":
-            flag = (await store.flag_file(flag_id)).flag
+            flag = (await store.run(service.flag_file, flag_id)).flag
             every = action == "snooze_all" or fields.get("rule_id") == ALL_RULES
             rule_id = ALL_RULES if every else flag.rule_id
             target = f"{flag.user_id} {rule_id}"
             if action == "end_snooze":
                 audit = _audit(request, caller, "snooze.end", target, {})
-                await store.end_snooze(flag.user_id, rule_id, audit)
+                await store.run(service.end_snooze, flag.user_id, rule_id, audit)
                 return "The snooze has ended."
             hours = _hours(fields.get("hours", "8"))
             requested = {"for_s": hours * 3_600, "note": note}
             audit = _audit(request, caller, "snooze.set", target, requested)
             until_ms = audit.at_ms + hours * HOUR_MS
-            await store.snooze(flag.user_id, rule_id, until_ms, caller.name, note, audit)
-            return f"No alerts of this rule about this user for {hours} hours."
+            await store.run(
+                service.snooze, flag.user_id, rule_id, until_ms, caller.name, note, audit
+            )
+            return f"This rule sends no alerts about this user for {hours} hours."
     raise ApiError(422, "invalid-request", f"action {action[:40]!r} is not known")
 
 

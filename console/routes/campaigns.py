@@ -8,8 +8,7 @@ from typing import Annotated
 from fastapi import APIRouter, Depends, Path, Query, Request
 from starlette.responses import RedirectResponse, Response
 
-from console.access import THROUGH, Reader, Visitor
-from console.forms import form_of
+from console.access import THROUGH, Reader, Visitor, form_of
 from console.rendering import page
 from console.views.campaigns import (
     FIELDS,
@@ -24,14 +23,14 @@ from liveprofile.campaigns.plan import Target
 from liveprofile.campaigns.plan_store import CampaignExists
 from liveprofile.client.analysis_models import CAMPAIGN_PATTERN
 from liveprofile.errors import InputError
-from liveprofile.storage.segment_buckets import SEGMENT_BUCKETS
+from liveprofile.rows.users import SEGMENT_BUCKETS
 from liveprofile.units import DAY_MS
-from serve.guard import extend_deadline
 from serve.keys import Role
-from serve.routes.campaigns import MAX_DAYS, SCAN_COST, requested_of, wish_of
-from serve.routes.common import audit_entry
+from serve.routes.campaigns import MAX_DAYS
+from serve.routes.common import SCAN_COST, audit_entry, extend_to_scan
 from serve.security import Caller
-from serve.store.protocol import Store
+from serve.store.store import Store
+from services import campaigns as service
 
 # Targets are stored in buckets: a page has as many buckets as make up so many users.
 PAGE_TARGETS = 100
@@ -58,21 +57,21 @@ async def plan(request: Request, caller: Planner) -> Response:
         return await _list(request, fields, 422, problems=parsed.problems)
     start_ms = parsed.request.start_ms
     name = fields["name"].strip()
-    extend_deadline(request, request.app.state.scan_deadline_s)
-    audit = None
-    if fields.get("action") == "plan":
-        requested = requested_of(parsed.request) | THROUGH
-        audit = audit_entry(request, caller, "campaign.plan", name, requested)
+    extend_to_scan(request)
+    is_dry, requested = fields.get("action") != "plan", service.requested_of(parsed.request)
+    audit = audit_entry(request, caller, "campaign.plan", name, requested | THROUGH)
     try:
-        wish = wish_of(
+        wish = service.wish_of(
             name,
             parsed.request,
             request.app.state.clock_ms() if start_ms is None else start_ms,
         )
-        summary = await request.app.state.store.plan_campaign(wish, audit)
+        summary = await request.app.state.store.scan(
+            service.plan, wish, caller.name, requested | THROUGH, audit, dry_run=is_dry
+        )
     except (InputError, CampaignExists) as error:
         return await _list(request, fields, 422, problems=[str(error)])
-    if audit is not None:
+    if not is_dry:
         return RedirectResponse(f"/campaigns/{name}", 303)
     return await _list(request, fields, preview=summary_facts(summary))
 
@@ -85,9 +84,9 @@ async def campaign(
     bucket: Annotated[int, Query(ge=0, lt=SEGMENT_BUCKETS)] = 0,
 ) -> Response:
     """A plan and a page of its users."""
-    extend_deadline(request, request.app.state.scan_deadline_s)
+    extend_to_scan(request)
     store: Store = request.app.state.store
-    found = await store.campaign(name)
+    found = await store.run(service.stored_plan, name)
     targets, next_bucket = await _targets(store, name, bucket)
     return page(
         request,
@@ -109,8 +108,8 @@ async def report(
     days: Annotated[int, Query(ge=1, le=MAX_DAYS)] = 30,
 ) -> Response:
     """Treatment against control. May take long: it reads the windows of all users."""
-    extend_deadline(request, request.app.state.scan_deadline_s)
-    _, results = await request.app.state.store.campaign_report(name, days * DAY_MS)
+    extend_to_scan(request)
+    _, results = await request.app.state.store.scan(service.report, name, days * DAY_MS)
     view = report_view(results)
     return page(request, "campaigns/report.html", name=name, days=days, report=view)
 
@@ -120,7 +119,8 @@ async def _targets(store: Store, name: str, bucket: int) -> tuple[list[Target], 
     found: list[Target] = []
     while bucket < SEGMENT_BUCKETS and len(found) < PAGE_TARGETS:
         several = range(bucket, min(bucket + BUCKETS_AT_ONCE, SEGMENT_BUCKETS))
-        for part in await asyncio.gather(*(store.campaign_targets(name, each) for each in several)):
+        reads = (store.run(service.targets, name, each) for each in several)
+        for part in await asyncio.gather(*reads):
             found += part
         bucket = several.stop
     return found, bucket if bucket < SEGMENT_BUCKETS else None
@@ -134,7 +134,7 @@ async def _list(
     preview: list[tuple[str, str]] | None = None,
 ) -> Response:
     store: Store = request.app.state.store
-    rows = [campaign_row(each) for each in await store.campaigns()]
+    rows = [campaign_row(each) for each in await store.run(service.stored_plans)]
     return page(
         request,
         "campaigns/list.html",

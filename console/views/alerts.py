@@ -10,7 +10,7 @@ from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.alerts.cases.flags import FlagWithState
 from liveprofile.alerts.cases.snooze import Snooze
 from liveprofile.alerts.cases.states import TRANSITIONS, AlertState, StateChange
-from serve.store.protocol import FlagFile
+from services.alerts import FlagFile
 
 
 class AlertRow(NamedTuple):

@@ -3,7 +3,7 @@
     behaviour_events (jobs/sql/event_views.py) -> deduplicated -> on_time -> counted -> encoded
     -> user_windows -> window_contributions -> with_baselines -> model_input
     deduplicated -> late, counted -> too_many
-    user_windows -> memories, memories and model_input -> profile_input (and earlier_join)
+    user_windows -> memories, memories and model_input -> profile_input
 
 The stream (jobs/profile_job.py) and the backfill (jobs/backfill_job.py) use the same views. Only
 the clock of a partition and the split of late events need a stream: a batch has no watermark. Each
@@ -276,21 +276,6 @@ def profile_input(settings: Settings) -> str:
             AND w.user_id = m.user_id"""
 
 
-def earlier_join() -> str:
-    """No rows. Its node restores savepoints of releases that made `profile_input` by this join.
-
-    At the barrier of a savepoint both rows of each window have met, so nothing waits in its state.
-
-    nothing STRING: of all columns, so that the state keeps its type
-    """
-    return """
-        SELECT CONCAT_WS('', w.user_id, CAST(window_start AS STRING), CAST(window_end AS STRING),
-            events, history, CAST(added[1] + sums[1] AS STRING), memory) AS nothing
-        FROM model_input AS w
-        JOIN memories AS m ON w.user_id = m.user_id AND w.window_time = m.memory_time
-        WHERE events < '' AND memory < ''"""
-
-
 def create(
     t_env, source: str, settings: Settings, *, streaming: bool, memories_in_batch: bool = False
 ) -> None:
@@ -333,6 +318,6 @@ def create(
             "profile_input": profile_input(settings),
         }
     if streaming:
-        views |= {"late": late(settings), "earlier_join": earlier_join()}
+        views["late"] = late(settings)
     for name, query in views.items():
         create_view(t_env, name, query)

@@ -1,4 +1,4 @@
-"""python -m lab.public_data: docs/public-data.md has the data sets and figures.
+"""python -m lab.public_data: lab/public-data.md has the data sets and figures.
 
 Each command converts, backfills in an embedded Flink, trains and measures. The last line is JSON.
 """

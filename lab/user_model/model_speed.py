@@ -30,8 +30,8 @@ from liveprofile.errors import InputError, ServiceError
 from liveprofile.wire import training_rows as schema
 from liveprofile.wire.memories import MEMORY_WINDOWS
 from liveprofile.wire.tokens import EVENT, WINDOW
-from udfs.garbage_collection import collect_rarely
 from udfs.profile.batch import ProfileBatch
+from udfs.worker import collect_rarely
 
 SIZES = (64, 256, 512, 1_000)  # rows per batch
 # mode -> (processes, threads per process)

@@ -186,9 +186,9 @@ _RECORDS = re.compile(
     r"(OverAggregate|Calc)\[(\d+)\]\.(numRecordsIn|numRecordsOut|numRecordsOutPerSecond)$"
 )
 _UNSCORED = ".liveprofile.events.unscored"
-# Nodes of the plan, which every release numbers alike (jobs/node_ids.py): the first part of each
-# event, and its row after `rejoined`.
-FIRST_PARTS, SCORING_INPUT = 38, 50
+# Ids of nodes of the plan (jobs/savepoint.py): the first part of each event, and its row after
+# `rejoined`.
+FIRST_PARTS, SCORING_INPUT = 24, 27
 
 
 class ScoringReport(NamedTuple):

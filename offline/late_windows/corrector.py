@@ -5,11 +5,13 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 
+from liveprofile.feeds.feed import Current, Fixed
+from liveprofile.privacy.erasures import HashedErasureBook
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import read_rules
 from liveprofile.segments.definitions import read_segments
@@ -36,12 +38,10 @@ from offline.late_windows.recomputation import (
     corrections_of,
 )
 from offline.late_windows.tables import CassandraCorrectionTables
-from udfs.consent_feed import ConsentFeed, open_consent_feed
 from udfs.profile.batch import ProfileUpdater
-from udfs.profile.model_feed import ModelFeed, load_checkpoint, open_model_feed
+from udfs.profile.model_feed import ActiveModels, load_checkpoint, open_model_feed
 from udfs.profile.udf import open_text_encoder
-from udfs.rules_feed import RulesFeed, open_rules_feed
-from udfs.segments_feed import SegmentsFeed, open_segments_feed
+from udfs.worker import Feeds, follow_feeds
 
 if TYPE_CHECKING:
     from models.profile.inference import ProfileModel
@@ -75,26 +75,23 @@ class Corrector:
         settings: Settings,
         tables: CassandraCorrectionTables,
         model: ProfileModel,
-        rules: RulesFeed,
-        segments: SegmentsFeed,
-        consents: ConsentFeed | None = None,
+        feeds: Feeds,
         encode_texts: TextEncoder | None = None,
-        feed: ModelFeed | None = None,
+        models: Current[ActiveModels] | None = None,
         is_erased: Callable[[str], bool] = lambda user_id: False,
         now_ms: Callable[[], float] = lambda: time.time() * SECOND_MS,
     ):
-        self._tables, self._rules, self._window = tables, rules, settings.window
+        self._tables, self._rules, self._window = tables, feeds.rules, settings.window
         self._is_erased, self._now_ms = is_erased, now_ms
         self._recomputed = RecomputedRows(tables)
         self._updater = ProfileUpdater(
             settings,
             model,
             self._recomputed,
-            rules,
-            segments,
+            # Users who were erased at any time are not corrected at all.
+            feeds._replace(erasures=Fixed(HashedErasureBook())),
             encode_texts=encode_texts,
-            feed=feed,
-            consents=consents,
+            models=models,
         )
 
     def correct(
@@ -235,16 +232,15 @@ def open_corrector(settings: Settings, is_erased: Callable[[str], bool]) -> Iter
     model = load_checkpoint(settings, product_path(settings.model.checkpoint))
     encoder = open_text_encoder(settings, model)
     with ExitStack() as opened:
-        tables = CassandraCorrectionTables(settings.cassandra, model.dim)
-        opened.callback(tables.close)
-        rules = open_rules_feed(settings, read_rules(product_path(settings.rules)))
-        opened.callback(rules.close)
-        segments = open_segments_feed(settings, read_segments(product_path(settings.segments)))
-        opened.callback(segments.close)
-        consents = open_consent_feed(settings)
-        opened.callback(consents.close)
-        feed = open_model_feed(settings, model, settings.model.texts and encoder is None)
-        opened.callback(feed.close)
-        yield Corrector(
-            settings, tables, model, rules, segments, consents, encoder, feed, is_erased
+        tables = opened.enter_context(
+            closing(CassandraCorrectionTables(settings.cassandra, model.dim))
         )
+        feeds = follow_feeds(
+            settings,
+            read_rules(product_path(settings.rules)),
+            read_segments(product_path(settings.segments)),
+        )
+        opened.callback(feeds.close)
+        texts_unread = settings.model.texts and encoder is None
+        models = opened.enter_context(closing(open_model_feed(settings, model, texts_unread)))
+        yield Corrector(settings, tables, model, feeds, encoder, models, is_erased)

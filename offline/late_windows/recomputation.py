@@ -10,8 +10,8 @@ from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.rules.rules import RuleSet
 from offline.late_windows.chains import ChainWindow, Plan, StoredRuleFlag, StoredUser
 from udfs.attribute_reads import StatementReader
-from udfs.null_sink import NullSink
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
+from udfs.profile.sink import NullSink
 
 # Above the revisions of models and deployments, below the next window: the write time of a
 # correction is later than those of the job's writes of the window and of earlier corrections.

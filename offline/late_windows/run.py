@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from liveprofile.errors import InputError
+from liveprofile.feeds.users import erasures_spec, follow, read_consents, read_merges
 from liveprofile.ingest.replay import open_source, require_readable
 from liveprofile.kafka import offsets
 from liveprofile.kafka.records import Record, read_topic
@@ -31,9 +32,6 @@ from offline.late_windows.late_events import (
     read_rows,
     write_records,
 )
-from udfs.consent_feed import read_consents
-from udfs.erasure_feed import open_erasure_feed
-from udfs.identity.merge_feed import read_merges
 
 OnStep = Callable[[str], None]
 
@@ -69,7 +67,7 @@ def run(
     """
     # Read first: the late topic then has every late event before these offsets.
     ranges = checkpointed_ranges(settings)
-    erasures = open_erasure_feed(settings)
+    erasures = follow(settings, erasures_spec(settings))
     try:
         on_step(f"reading {settings.topics.late}")
         late = read_late_events(read_topic(settings, settings.topics.late), settings.topics.events)

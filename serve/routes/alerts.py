@@ -25,9 +25,10 @@ from liveprofile.client.models import (
 from liveprofile.storage.queries import StoredFlag
 from liveprofile.units import SECOND_MS
 from serve import answers
+from serve.answers import Paging, Position, invalid_cursor
 from serve.guard import extend_deadline
-from serve.paging import Paging, Position, invalid_cursor
 from serve.routes.common import (
+    SEND_DEADLINE_S,
     Admin,
     Analyst,
     DataStore,
@@ -42,11 +43,11 @@ from serve.routes.common import (
     problems,
     to_ms,
 )
+from services import alerts
+from services.audit import read_trail
 
 # An alert's state is read for each flag of a page.
 MAX_ALERTS = 200
-# A label is sent to Kafka after its state is stored.
-LABEL_DEADLINE_S = 5.0
 # Cassandra's int.
 MAX_CASE_NUMBER = 2**31 - 1
 
@@ -82,7 +83,7 @@ async def get_alerts(
 @router.get("/alerts/{flag_id}", response_model=AlertDetails, responses=problems(404))
 async def get_alert(flag_id: FlagId, store: DataStore, caller: Reader) -> Response:
     """An alert with its history, the user's snoozes of its rule, and its cases."""
-    return answers.json_response(answers.details_answer(await store.flag_file(flag_id)))
+    return answers.json_response(answers.details_answer(await store.run(alerts.flag_file, flag_id)))
 
 
 @router.put("/alerts/{flag_id}/state", response_model=StoredState, responses=problems(404, 409))
@@ -92,7 +93,7 @@ async def put_state(
     """Acknowledges or closes an alert. Repeating it changes nothing."""
     audit = audit_entry(request, caller, "alert.state", flag_id, body.model_dump())
     state = AlertState(body.state)
-    stored = await store.set_state(flag_id, state, caller.name, body.note, audit)
+    stored = await store.run(alerts.set_state, flag_id, state, caller.name, body.note, audit)
     return answers.json_response({"flag_id": flag_id, **stored._asdict(), "labels_sent": 0})
 
 
@@ -105,16 +106,16 @@ async def put_label(
     May take 5 seconds. After 503 repeat it: the same label is sent again, and copies change
     nothing.
     """
-    extend_deadline(request, LABEL_DEADLINE_S)
+    extend_deadline(request, SEND_DEADLINE_S)
     audit = audit_entry(request, caller, "alert.label", flag_id, body.model_dump())
-    stored, sent = await store.label(flag_id, body.label, caller.name, body.note, audit)
+    stored, sent = await store.run(alerts.label, flag_id, body.label, caller.name, body.note, audit)
     return answers.json_response({"flag_id": flag_id, **stored._asdict(), "labels_sent": sent})
 
 
 @router.get("/users/{user_id}/snoozes", response_model=SnoozeList, responses=problems())
 async def get_snoozes(user_id: UserId, store: DataStore, caller: Reader) -> Response:
     """The rules that send no alerts about this user for now."""
-    snoozes = await store.snoozes(user_id)
+    snoozes = await store.run(alerts.read_snoozes, user_id)
     return answers.json_response({"items": [snooze._asdict() for snooze in snoozes]})
 
 
@@ -130,7 +131,9 @@ async def put_snooze(
     """Snoozes a rule, or * for all, for this user from now on. Replaces an existing snooze."""
     audit = audit_entry(request, caller, "snooze.set", f"{user_id} {rule_id}", body.model_dump())
     until_ms = audit.at_ms + body.for_s * SECOND_MS
-    stored = await store.snooze(user_id, rule_id, until_ms, caller.name, body.note, audit)
+    stored = await store.run(
+        alerts.snooze, user_id, rule_id, until_ms, caller.name, body.note, audit
+    )
     return answers.json_response(stored._asdict())
 
 
@@ -140,7 +143,7 @@ async def delete_snooze(
 ) -> Response:
     """Ends a snooze; does nothing if there is none."""
     audit = audit_entry(request, caller, "snooze.end", f"{user_id} {rule_id}", {})
-    await store.end_snooze(user_id, rule_id, audit)
+    await store.run(alerts.end_snooze, user_id, rule_id, audit)
     return Response(status_code=204)
 
 
@@ -173,7 +176,7 @@ async def get_audit(
     limit: Annotated[int, Query(ge=1, le=10_000)] = 1_000,
 ) -> Response:
     """The writes through this API of a UTC day, newest first."""
-    entries = await store.audit_trail(to_ms(day), limit)
+    entries = await store.run(read_trail, to_ms(day), limit)
     items = [entry._asdict() for entry in entries]
     return answers.json_response({"items": items, "next_cursor": None})
 

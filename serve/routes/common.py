@@ -14,10 +14,19 @@ from liveprofile.client.models import (
     MAX_ID_CHARS,
 )
 from liveprofile.units import SECOND_MS
+from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import MEDIA_TYPE, ApiError
 from serve.security import Caller, Require
-from serve.store.protocol import END_OF_TIME_MS, START_OF_TIME_MS, AuditEntry, Store
+from serve.store.statements import END_OF_TIME_MS, START_OF_TIME_MS
+from serve.store.store import Store
+from services.audit import AuditEntry
+
+# In requests of a key: what makes its own connections to Kafka, and what reads the rows of all
+# users.
+KAFKA_COST, SCAN_COST = 10.0, 50.0
+# A request that sends records to Kafka, and one that reads topics and changes them.
+SEND_DEADLINE_S, KAFKA_DEADLINE_S = 5.0, 15.0
 
 # A character has up to four bytes, each of three characters when encoded.
 MAX_ENCODED_CHARS = 12 * MAX_ID_CHARS
@@ -96,6 +105,11 @@ async def segment_of(segment: Annotated[str, _id_path("Segment id.")]) -> str:
     return decoded_id("segment", segment)
 
 
+def extend_to_scan(request: Request) -> None:
+    """Gives a request the time of a scan."""
+    extend_deadline(request, request.app.state.scan_deadline_s)
+
+
 def audit_entry(
     request: Request, caller: Caller, action: str, target: str, requested: dict[str, Any]
 ) -> AuditEntry:
@@ -134,6 +148,8 @@ Reader = Annotated[Caller, Depends(Require(Role.READER))]
 Analyst = Annotated[Caller, Depends(Require(Role.ANALYST))]
 PrivacyOfficer = Annotated[Caller, Depends(Require(Role.PRIVACY))]
 Admin = Annotated[Caller, Depends(Require(Role.ADMIN))]
+Scanner = Annotated[Caller, Depends(Require(Role.READER, SCAN_COST))]
+ScanningAnalyst = Annotated[Caller, Depends(Require(Role.ANALYST, SCAN_COST))]
 Time = Annotated[datetime, BeforeValidator(_parse_time)]
 Since = Annotated[
     Time | None,

@@ -1,10 +1,11 @@
-"""Rules and segments: the definitions in force, and their change while jobs run."""
+"""Rules and segments: the definitions in force, their change while jobs run, and members."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
+import orjson
 from fastapi import APIRouter, Depends, Header, Query, Request
 from starlette.responses import Response
 
@@ -14,27 +15,40 @@ from liveprofile.client.analysis_models import (
     RuleList,
     RulesRequest,
     SegmentList,
+    SegmentMember,
     SegmentsRequest,
+    SizeList,
+    UserSegmentList,
 )
+from liveprofile.client.models import Page
+from liveprofile.rows.users import SEGMENT_BUCKETS
 from serve import answers
-from serve.definitions import DefinitionKind, parse
+from serve.answers import Paging, invalid_cursor
 from serve.guard import extend_deadline
 from serve.keys import Role
 from serve.problems import ApiError
-from serve.routes.common import DataStore, Time, audit_entry, problems, to_ms
+from serve.routes.common import (
+    KAFKA_COST,
+    KAFKA_DEADLINE_S,
+    DataStore,
+    Reader,
+    ScanningAnalyst,
+    SegmentId,
+    Time,
+    UserId,
+    audit_entry,
+    extend_to_scan,
+    problems,
+    to_ms,
+)
 from serve.security import Caller, Require
-from serve.store.protocol import Store
-from udfs.definition_changes import InForce
+from serve.store.store import Store
+from services import definitions
+from services.definitions import DefinitionKind, parse
 
-# Each request makes its own connections to Kafka.
-COST = 10.0
-SCAN_COST = 50.0
-DEADLINE_S = 15.0
-
-DefinitionReader = Annotated[Caller, Depends(Require(Role.READER, COST))]
-SegmentEditor = Annotated[Caller, Depends(Require(Role.ANALYST, COST))]
-SegmentPreviewer = Annotated[Caller, Depends(Require(Role.ANALYST, SCAN_COST))]
-RuleEditor = Annotated[Caller, Depends(Require(Role.ADMIN, COST))]
+DefinitionReader = Annotated[Caller, Depends(Require(Role.READER, KAFKA_COST))]
+SegmentEditor = Annotated[Caller, Depends(Require(Role.ANALYST, KAFKA_COST))]
+RuleEditor = Annotated[Caller, Depends(Require(Role.ADMIN, KAFKA_COST))]
 IfMatch = Annotated[
     str | None,
     Header(
@@ -97,21 +111,61 @@ async def preview_segments(
     request: Request,
     body: SegmentsRequest,
     store: DataStore,
-    caller: SegmentPreviewer,
+    caller: ScanningAnalyst,
     at: Annotated[Time | None, Query(description="Evaluate at this time; now. RFC 3339.")] = None,
 ) -> Response:
     """Who would enter and leave each segment. Evaluates all profiles and changes nothing."""
     segments = parse("segments", body.segments, request.app.state.attributes)
-    extend_deadline(request, request.app.state.scan_deadline_s)
+    extend_to_scan(request)
     at_ms = request.app.state.clock_ms() if at is None else to_ms(at)
-    users, found = await store.preview_segments(segments, at_ms)
+    users, found = await store.scan(definitions.preview_segments, segments, at_ms)
     items = [each._asdict() for each in found]
     return answers.json_response({"at_ms": at_ms, "users": users, "segments": items})
 
 
+segments = APIRouter(prefix="/v1", tags=["segments"])
+
+
+@segments.get(
+    "/segments/{segment}/members", response_model=Page[SegmentMember], responses=problems()
+)
+async def get_members(
+    segment: SegmentId, store: DataStore, paging: Paging, caller: Reader
+) -> Response:
+    """The members of a segment, in no particular order. Empty for an unknown segment."""
+    after = paging.position(int, str)
+    if after is not None and not 0 <= after[0] < SEGMENT_BUCKETS:
+        raise invalid_cursor()
+    members = await store.segment_members(segment, after, paging.limit)
+    items = ({"user_id": row.user_id, "since_ms": row.since_ms} for row in members)
+    return answers.page_response(
+        items, members, paging.limit, lambda row: (row.bucket, row.user_id)
+    )
+
+
+@segments.get("/segments/{segment}/sizes", response_model=SizeList, responses=problems())
+async def get_sizes(
+    segment: SegmentId,
+    store: DataStore,
+    caller: Reader,
+    limit: Annotated[int, Query(ge=1, le=1_000)] = 50,
+) -> Response:
+    """The sizes at the latest sweeps, newest first."""
+    sizes = await store.segment_sizes(segment, limit)
+    return answers.json_response({"items": [size._asdict() for size in sizes]})
+
+
+@segments.get("/users/{user_id}/segments", response_model=UserSegmentList, responses=problems())
+async def get_user_segments(user_id: UserId, store: DataStore, caller: Reader) -> Response:
+    """The segments that the user is or was in, since when and why."""
+    rows = await store.user_segments(user_id)
+    items = [row._asdict() | {"reason": orjson.Fragment(row.reason or "{}")} for row in rows]
+    return answers.json_response({"items": items})
+
+
 async def _get(request: Request, store: Store, kind: DefinitionKind) -> Response:
-    extend_deadline(request, DEADLINE_S)
-    found: InForce = await store.definitions(kind)
+    extend_deadline(request, KAFKA_DEADLINE_S)
+    found = await store.run(definitions.in_force, kind)
     listed = [each.model_dump(mode="json") for each in getattr(found.definitions, kind)]
     answer = {"source": found.source, "version": found.definitions.version, "tag": found.tag}
     return answers.tagged_response(request, answer | {kind: listed}, found.tag)
@@ -127,13 +181,13 @@ async def _put(
     dry_run: bool,
 ) -> Response:
     expected_tag = _tag(if_match)
-    definitions = parse(kind, tables, request.app.state.attributes)
-    extend_deadline(request, DEADLINE_S)
-    audit = None
-    if not dry_run:
-        requested = {"if_match": if_match, "ids": [each.id for each in definitions]}
-        audit = audit_entry(request, caller, f"{kind}.put", kind, requested)
-    applied = await store.put_definitions(kind, definitions, expected_tag, audit)
+    parsed = parse(kind, tables, request.app.state.attributes)
+    extend_deadline(request, KAFKA_DEADLINE_S)
+    requested = {"if_match": if_match, "ids": [each.id for each in parsed]}
+    audit = audit_entry(request, caller, f"{kind}.put", kind, requested)
+    applied = await store.run(
+        definitions.apply, kind, parsed, caller.name, expected_tag, audit, dry_run=dry_run
+    )
     changes = [
         {
             "id": change.name,

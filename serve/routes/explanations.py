@@ -10,7 +10,6 @@ from fastapi import APIRouter, Depends, Request
 from starlette.responses import Response
 
 from liveprofile.client.explanation_models import Explanation, ExplanationRequest
-from liveprofile.consent.changes import newest
 from serve import answers
 from serve.explainer import Explainer, ExplainerBusy, ExplanationRefused, ExplanationTimeout
 from serve.guard import extend_deadline
@@ -18,7 +17,10 @@ from serve.keys import Role
 from serve.problems import ApiError, unavailable, unknown_user
 from serve.routes.common import UserId, audit_entry, problems
 from serve.security import Caller, Require
-from serve.store.protocol import END_OF_TIME_MS, RawDelta, Store
+from serve.store.statements import END_OF_TIME_MS, RawDelta
+from serve.store.store import Store
+from services.audit import start_entry, write_entry
+from services.privacy import consents, erasure
 
 # In requests of a key: a minute of a core.
 COST = 50.0
@@ -74,7 +76,7 @@ async def explain_window(
     # By such targets an erasure finds the entries of a user (liveprofile/privacy/places.py).
     target = f"{user_id} {delta.window_end_ms}"
     audit = audit_entry(request, caller, "window.explain", target, requested)
-    entry_id = await store.start_entry(audit)
+    entry_id = await store.run(start_entry, audit)
     after: dict[str, Any] = {}
     outcome = "failed"
     try:
@@ -92,26 +94,24 @@ async def explain_window(
         raise
     finally:
         completed = audit._replace(after=after or None, outcome=outcome)
-        await asyncio.shield(store.complete_entry(entry_id, completed))
+        await asyncio.shield(store.run(write_entry, entry_id, completed))
 
 
 async def _window(store: Store, user_id: str, until_ms: int | None) -> RawDelta:
     """The window to explain. Raises ApiError 404, also for one of an erased user."""
     last_ms = END_OF_TIME_MS if until_ms is None else until_ms
-    deltas, erasure = await asyncio.gather(
-        store.deltas(user_id, last_ms, 1), store.erasure(user_id)
+    deltas, erased = await asyncio.gather(
+        store.deltas(user_id, last_ms, 1), store.run(erasure, user_id)
     )
     if not deltas:
         raise ApiError(404, "unknown-past", "no window of this user before this time: they expire")
-    if erasure is not None and deltas[0].window_start_ms < erasure.before_ms:
+    if erased is not None and deltas[0].window_start_ms < erased.before_ms:
         raise unknown_user()
     return deltas[0]
 
 
 async def _require_consent(store: Store, user_id: str, now_ms: int) -> None:
-    found = await store.consents(user_id)
-    change = newest(found.changes, PROFILING, now_ms)
-    if not (found.defaults[PROFILING] if change is None else change.granted):
+    if not (await store.run(consents, user_id)).allows(PROFILING, now_ms):
         raise ExplanationRefused("no-consent", "the user does not allow profiling")
 
 

@@ -18,11 +18,17 @@ from liveprofile.pseudonym import user_pseudonym
 from serve import answers
 from serve.guard import extend_deadline
 from serve.problems import ApiError
-from serve.routes.common import DataStore, PrivacyOfficer, UserId, audit_entry, problems
-from serve.store.protocol import ConsentState, ErasureState
+from serve.routes.common import (
+    SEND_DEADLINE_S,
+    DataStore,
+    PrivacyOfficer,
+    UserId,
+    audit_entry,
+    problems,
+)
+from services import privacy
+from services.privacy import ConsentState, ErasureState
 
-# The record of a change is sent to Kafka.
-WRITE_DEADLINE_S = 5.0
 Purpose = Literal["profiling", "recommendation", "marketing", "risk", "training"]
 
 router = APIRouter(prefix="/v1", tags=["privacy"])
@@ -33,7 +39,7 @@ async def get_consents(
     request: Request, user_id: UserId, store: DataStore, caller: PrivacyOfficer
 ) -> Response:
     """What the user allows now, by purpose, and the newest 200 changes."""
-    found = await store.consents(user_id)
+    found = await store.run(privacy.consents, user_id)
     return _consents_answer(user_id, found, request.app.state.clock_ms())
 
 
@@ -52,19 +58,18 @@ async def put_consent(
 
     May take 5 seconds. After 503 repeat it with the same time.
     """
-    extend_deadline(request, WRITE_DEADLINE_S)
+    extend_deadline(request, SEND_DEADLINE_S)
     audit = audit_entry(request, caller, "consent.set", f"{user_id} {purpose}", body.model_dump())
     time_ms = _past(body.time_ms, audit.at_ms)
     change = ConsentChange(time_ms, purpose, body.granted, body.basis, body.text_version)
-    return _consents_answer(
-        user_id, await store.change_consent(user_id, change, audit), audit.at_ms
-    )
+    await store.run(privacy.change_consents, [(user_id, change)], audit)
+    return _consents_answer(user_id, await store.run(privacy.consents, user_id), audit.at_ms)
 
 
 @router.get("/users/{user_id}/erasure", response_model=UserErasure, responses=problems(404))
 async def get_erasure(user_id: UserId, store: DataStore, caller: PrivacyOfficer) -> Response:
     """When each place is clear of an erased user."""
-    found = await store.erasure(user_id)
+    found = await store.run(privacy.erasure, user_id)
     if found is None:
         raise ApiError(404, "unknown-erasure", "no erasure of this user is known here")
     return _erasure_answer(user_id, found)
@@ -83,11 +88,12 @@ async def put_erasure(
     The rows are deleted by `liveprofile privacy erase --pending`. With a time, repeating it changes
     nothing. May take 5 seconds; after 503 repeat it.
     """
-    extend_deadline(request, WRITE_DEADLINE_S)
+    extend_deadline(request, SEND_DEADLINE_S)
     # Entries about a user are deleted with the user; this one must stay.
     audit = audit_entry(request, caller, "user.erase", user_pseudonym(user_id), body.model_dump())
     before_ms = _past(body.before_ms, audit.at_ms)
-    return _erasure_answer(user_id, await store.request_erasure(user_id, before_ms, audit))
+    found = await store.run(privacy.request_erasure, user_id, before_ms, audit)
+    return _erasure_answer(user_id, found)
 
 
 def _past(time_ms: int | None, now_ms: int) -> int:

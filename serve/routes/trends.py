@@ -1,24 +1,32 @@
-"""Trends: counts by hour or day with the range that earlier weeks let expect."""
+"""Counts by hour or day with their expected range, forecasts, funnels and retention."""
 
 from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Depends, Query, Request
 from starlette.responses import Response
 
-from liveprofile.client.analysis_models import (
-    Trend,
-)
+from liveprofile.client.analysis_models import CohortList, FunnelAnswer, Trend, TrendForecast
 from liveprofile.trends.counts import ALL, CATEGORY, Series
+from liveprofile.trends.funnel import STEPS
 from liveprofile.trends.points import Metric
+from liveprofile.units import DAY_MS, HOUR_MS
 from liveprofile.wire.tokens import EVENT_TYPES
 from serve import answers
+from serve.guard import extend_deadline
+from serve.keys import Role
 from serve.problems import ApiError
-from serve.routes.common import DataStore, Reader, problems
+from serve.routes.common import DataStore, Reader, Scanner, extend_to_scan, problems
+from serve.security import Caller, Require
+from services import trends
 
 MAX_POINTS = 24 * 92
 MAX_CATEGORY_CHARS = 256
+FORECAST_COST = 10.0
+FORECAST_DEADLINE_S = 10.0
+MAX_DAYS = 366
+MAX_STEPS = 8
 EventType = Literal[EVENT_TYPES]  # type: ignore[valid-type]
 
 Category = Annotated[
@@ -26,6 +34,8 @@ Category = Annotated[
     Query(max_length=MAX_CATEGORY_CHARS, description="All, if it is missing."),
 ]
 TypeOfTrend = Annotated[EventType | None, Query(description="All; with a category, purchase.")]
+
+Forecaster = Annotated[Caller, Depends(Require(Role.READER, FORECAST_COST))]
 
 router = APIRouter(prefix="/v1", tags=["trends"])
 
@@ -41,11 +51,79 @@ async def get_trend(
     event_type: TypeOfTrend = None,
 ) -> Response:
     """The last complete hours or days of all events, of a type, or of a type in a category."""
-    trend = await store.trend(series_of(category, event_type), by, metric, count)
+    trend = await store.run(trends.trend, series_of(category, event_type), by, metric, count)
     if trend is None:
         raise not_counted()
     points = [point._asdict() for point in trend.points]
     return answers.json_response(trend._asdict() | {"points": points})
+
+
+@router.get("/trends/forecast", response_model=TrendForecast, responses=problems(404))
+async def get_forecast(
+    request: Request,
+    store: DataStore,
+    caller: Forecaster,
+    metric: Metric = "events",
+    category: Category = None,
+    event_type: TypeOfTrend = None,
+) -> Response:
+    """The hours of the day after the last complete one, with an 80 % interval."""
+    extend_deadline(request, FORECAST_DEADLINE_S)
+    found = await store.run(trends.forecast, series_of(category, event_type), metric)
+    if found is None:
+        raise not_counted()
+    if found.forecast is None:
+        raise ApiError(404, "too-short", f"the series has {found.days} complete days: too few")
+    forecast = {
+        name: value.tolist() if hasattr(value, "tolist") else value
+        for name, value in found.forecast._asdict().items()
+    }
+    return answers.json_response({"day_ms": found.day_ms, "metric": metric} | forecast)
+
+
+@router.get("/funnel", response_model=FunnelAnswer, responses=problems())
+async def get_funnel(
+    request: Request,
+    store: DataStore,
+    caller: Scanner,
+    step: Annotated[
+        list[EventType] | None,
+        Query(min_length=2, max_length=MAX_STEPS, description="Event types in order."),
+    ] = None,
+    within_h: Annotated[
+        int, Query(ge=1, le=24 * MAX_DAYS, description="Hours from the first step to the last.")
+    ] = 168,
+    days: Annotated[
+        int, Query(ge=1, le=MAX_DAYS, description="Days of first steps, before these hours.")
+    ] = 23,
+    by: Literal["segment", "category"] = "segment",
+    limit: Annotated[int, Query(ge=1, le=10_000, description="Groups.")] = 20,
+) -> Response:
+    """How many users take the steps of a funnel, from the stored deltas. May take long."""
+    extend_to_scan(request)
+    within_ms = within_h * HOUR_MS
+    last_ms = within_ms + days * DAY_MS
+    found = await store.scan(trends.stored_funnel, step or STEPS, within_ms, last_ms, by)
+    groups = {
+        name: [step._asdict() for step in steps]
+        for name, steps in list(found.groups.items())[:limit]
+    }
+    return answers.json_response(found._asdict() | {"groups": groups})
+
+
+@router.get("/retention", response_model=CohortList, responses=problems())
+async def get_retention(
+    request: Request,
+    store: DataStore,
+    caller: Scanner,
+    event_type: Annotated[
+        EventType | None, Query(description="A user is active in a week with such an event; any.")
+    ] = None,
+) -> Response:
+    """Which users of a first week come back in the weeks after it. May take long."""
+    extend_to_scan(request)
+    cohorts = await store.scan(trends.stored_retention, event_type)
+    return answers.json_response({"items": [cohort._asdict() for cohort in cohorts]})
 
 
 def series_of(category: str | None, event_type: str | None) -> Series:

@@ -24,12 +24,13 @@ from liveprofile.client.models import (
     Score,
 )
 from serve import answers
+from serve.answers import Paging, cursor_of
 from serve.keys import Role
-from serve.paging import Paging, cursor_of
 from serve.problems import ApiError, unknown_user
 from serve.routes.common import DataStore, Reader, Since, Time, UserId, problems, to_ms
 from serve.security import Caller, Require
-from serve.store.protocol import END_OF_TIME_MS, RawProfile, Store
+from serve.store.statements import END_OF_TIME_MS, RawProfile
+from serve.store.store import Store
 
 BATCH_COST = 10.0
 MAX_SIMILAR = 100

@@ -1,1 +1,1 @@
-"""What the API reads and writes: the protocol, and its implementation on Cassandra."""
+"""What the API and the console read and do, on Cassandra."""

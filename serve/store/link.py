@@ -8,6 +8,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from threading import get_ident
 from typing import Any, NamedTuple, TypeVar
 
 from cassandra import DriverException
@@ -20,16 +21,15 @@ from cassandra.cluster import (
 )
 from cassandra.connection import Connection
 from cassandra.protocol import ErrorMessage
-from cassandra.query import tuple_factory
+from cassandra.query import BoundStatement, PreparedStatement, tuple_factory
 
 from liveprofile import retry
 from liveprofile.errors import LiveprofileError, ServiceUnavailableError
-from liveprofile.settings import CassandraSettings, Settings
+from liveprofile.settings import CassandraSettings
 from liveprofile.storage import connection
 from liveprofile.storage.cql import service_error
-from serve.store.futures import fetch
 from serve.store.loop_connection import connection_on_this_loop
-from serve.store.statements import Statements
+from serve.store.statements import prepare_all
 
 log = logging.getLogger(__name__)
 
@@ -39,25 +39,17 @@ FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 5.0
 SHARE_OF_DEADLINE = 0.8
 # Writes of analysts are rare. More of them wait.
 THREADS = 8
-# The acknowledgement of a record that a request writes.
-SEND_TIMEOUT_MS = 2_000
 
 Result = TypeVar("Result")
 
 
-def bounded_kafka(settings: Settings, timeout_ms: int) -> Settings:
-    """Settings with which a request notices in time that Kafka does not answer."""
-    kafka = settings.kafka.model_copy(update={"request_timeout_ms": timeout_ms})
-    return settings.model_copy(update={"kafka": kafka})
-
-
 class _Connected(NamedTuple):
     session: Session
-    statements: Statements
+    statements: dict[str, PreparedStatement]
     profile: ExecutionProfile  # rows are tuples: a named tuple would be defined for each answer
 
 
-class CassandraLink:
+class Link:
     """Runs statements. Raises ServiceError, and ServiceUnavailableError while not connected."""
 
     def __init__(self, settings: CassandraSettings, deadline_ms: int):
@@ -80,10 +72,14 @@ class CassandraLink:
             if self._connected is not None:
                 await asyncio.to_thread(connection.close, self._connected.session)
 
+    def use(self, session: Session) -> None:
+        """Uses a session that is there, instead of `running`."""
+        self._connected = _connected(session)
+
     async def rows(self, statement: str, values: Sequence[Any] = ()) -> Sequence[tuple]:
         """The rows of a statement of statements.py, at most one page of the driver."""
         connected = self._require()
-        bound = getattr(connected.statements, statement).bind(values)
+        bound = connected.statements[statement].bind(values)
         return await fetch(connected.session, bound, connected.profile)
 
     async def in_thread(self, work: Callable[[Session], Result]) -> Result:
@@ -121,11 +117,46 @@ class CassandraLink:
         with retry.default_deadline(0):
             session = connection.connect(self._settings, connection_class=kind)
         try:
-            statements = Statements.of(session)
+            return _connected(session)
         except (NoHostAvailable, DriverException, ErrorMessage) as error:
             connection.close(session)
             raise service_error(session, error) from None
-        profile = session.execution_profile_clone_update(
-            EXEC_PROFILE_DEFAULT, row_factory=tuple_factory
-        )
-        return _Connected(session, statements, profile)
+
+
+def _connected(session: Session) -> _Connected:
+    profile = session.execution_profile_clone_update(
+        EXEC_PROFILE_DEFAULT, row_factory=tuple_factory
+    )
+    return _Connected(session, prepare_all(session), profile)
+
+
+async def fetch(
+    session: Session, statement: BoundStatement, profile: ExecutionProfile
+) -> Sequence[Any]:
+    """The rows of a statement, at most one page. Raises ServiceError.
+
+    The event loop only sends the request. If the caller is cancelled, the answer is dropped.
+    """
+    loop, loop_thread = asyncio.get_running_loop(), get_ident()
+    answer: asyncio.Future[Sequence[Any]] = loop.create_future()
+
+    def settle(rows: Sequence[Any] | None, error: BaseException | None) -> None:
+        if answer.done():
+            return
+        if error is None:
+            answer.set_result(rows or ())
+        else:
+            answer.set_exception(error)
+
+    def wake(rows: Sequence[Any] | None, error: BaseException | None) -> None:
+        if get_ident() == loop_thread:
+            settle(rows, error)
+        elif not loop.is_closed():
+            loop.call_soon_threadsafe(settle, rows, error)
+
+    try:
+        request = session.execute_async(statement, execution_profile=profile)
+        request.add_callbacks(lambda rows: wake(rows, None), lambda error: wake(None, error))
+        return await answer
+    except (NoHostAvailable, DriverException, ErrorMessage) as error:
+        raise service_error(session, error) from None

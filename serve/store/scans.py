@@ -8,28 +8,28 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from typing import Literal, TypeVar
+from typing import TypeVar
 
 from cassandra.cluster import Session
 
-from liveprofile.segments.definitions import Segment, SegmentSet, segment_set
-from liveprofile.segments.preview import SegmentPreview, preview
-from liveprofile.segments.stored_profiles import scan_profiles
+from liveprofile.errors import LiveprofileError
 from liveprofile.settings import CassandraSettings, Settings
-from liveprofile.storage.connection import open_session
-from liveprofile.trends.funnel import Cohort
-from liveprofile.trends.stored import StoredFunnel, stored_funnel, stored_retention
-from serve.store.definitions import read_kind_in_force
-from serve.store.protocol import ScanBusy, ScanTooLarge
 
 Row = TypeVar("Row")
 Result = TypeVar("Result")
 # A second scan must get its answer while the first runs.
 THREADS = 4
-PREVIEW_PAGE_ROWS = 1_000
+
+
+class ScanBusy(LiveprofileError):
+    """Another scan runs in this process."""
+
+
+class ScanTooLarge(LiveprofileError):
+    """The scan has more rows, or takes longer, than the settings allow."""
 
 
 class ScanLimit:
@@ -62,75 +62,37 @@ class ScanLimit:
             )
 
 
-class CassandraScans:
-    """The methods of serve.store.protocol.Store that read all users.
-
-    connect: opens a session for a scan.
-    """
+class Scans:
+    """Runs one scan at a time. connect: opens a session for it."""
 
     def __init__(
         self,
         settings: Settings,
-        connect: Callable[[CassandraSettings], AbstractContextManager[Session]] = open_session,
+        connect: Callable[[CassandraSettings], AbstractContextManager[Session]],
     ):
-        self._scan_connect = connect
-        self._scan_settings = settings
-        self._scan_threads = ThreadPoolExecutor(THREADS, thread_name_prefix="scan")
-        self._scan_lock = threading.Lock()
-        self._scan_limit: ScanLimit | None = None
+        self._connect, self._settings = connect, settings
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="scan")
+        self._lock = threading.Lock()
+        self._limit: ScanLimit | None = None
 
-    async def funnel(
-        self,
-        steps: Sequence[str],
-        within_ms: int,
-        last_ms: int,
-        by: Literal["segment", "category"],
-    ) -> StoredFunnel:
-        return await self.scan(
-            lambda session, limit: stored_funnel(
-                session, steps, within_ms, last_ms, by, limit.watch
-            )
-        )
-
-    async def retention(self, event_type: str | None) -> list[Cohort]:
-        return await self.scan(
-            lambda session, limit: stored_retention(session, event_type, limit.watch)
-        )
-
-    async def preview_segments(
-        self, segments: Sequence[Segment], at_ms: int
-    ) -> tuple[int, list[SegmentPreview]]:
-        settings = self._scan_settings
-        then, _ = segment_set(segments)
-
-        def read(session: Session, limit: ScanLimit) -> tuple[int, list[SegmentPreview]]:
-            now: SegmentSet = read_kind_in_force(settings, "segments").definitions
-            pages = limit.watch(
-                scan_profiles(session, page_rows=PREVIEW_PAGE_ROWS),
-                lambda page: len(page.user_ids),
-            )
-            return preview(pages, now, then, at_ms, settings.state.decay_days)
-
-        return await self.scan(read)
-
-    async def scan(self, work: Callable[[Session, ScanLimit], Result]) -> Result:
+    async def run(self, work: Callable[[Session, ScanLimit], Result]) -> Result:
         """Runs work that blocks, on a connection of its own. Raises ScanBusy, ScanTooLarge."""
-        serve = self._scan_settings.serve
+        serve = self._settings.serve
 
         def run() -> Result:
-            if not self._scan_lock.acquire(blocking=False):
+            if not self._lock.acquire(blocking=False):
                 raise ScanBusy("another analysis runs in this server: try again")
             try:
-                self._scan_limit = ScanLimit(serve.scan_rows, serve.scan_timeout_s)
-                with self._scan_connect(self._scan_settings.cassandra) as session:
-                    return work(session, self._scan_limit)
+                self._limit = ScanLimit(serve.scan_rows, serve.scan_timeout_s)
+                with self._connect(self._settings.cassandra) as session:
+                    return work(session, self._limit)
             finally:
-                self._scan_lock.release()
+                self._lock.release()
 
-        return await asyncio.get_running_loop().run_in_executor(self._scan_threads, run)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, run)
 
-    def stop_scans(self) -> None:
+    def stop(self) -> None:
         """Ends a scan at its next row."""
-        if self._scan_limit is not None:
-            self._scan_limit.stopped = True
-        self._scan_threads.shutdown(wait=False, cancel_futures=True)
+        if self._limit is not None:
+            self._limit.stopped = True
+        self._threads.shutdown(wait=False, cancel_futures=True)

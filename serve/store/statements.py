@@ -1,4 +1,4 @@
-"""The prepared statements of the API. docs/reading.md documents the tables.
+"""The rows that the API reads, and its prepared statements (docs/reading.md has the tables).
 
 Within a table, rows with the same time are ordered by the rest of the key. So a page after a row
 is read in two steps: the rest of the rows with its time (`..._rest`), then older ones.
@@ -6,6 +6,7 @@ is read in two steps: the rest of the rows with its time (`..._rest`), then olde
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from cassandra import ConsistencyLevel
@@ -15,54 +16,70 @@ from cassandra.query import PreparedStatement
 from liveprofile.attributes.table import MAX_ROWS, SELECTED
 from liveprofile.storage.queries import StoredFlag, StoredScore, columns, select
 from serve.keys import select_key_cql
-from serve.store.protocol import BucketMember, RawDelta, RawProfile, StoredUserSegment
+
+# No stored time is outside these, which Python's datetime and Cassandra can both represent.
+START_OF_TIME_MS, END_OF_TIME_MS = -62_000_000_000_000, 253_402_300_799_999
+
+
+class RawProfile(NamedTuple):
+    """A row of user_profile; `profile` is JSON that most answers pass on unread."""
+
+    user_id: str
+    window_start_ms: int
+    window_end_ms: int
+    model_version: str
+    feature_version: int
+    churn: float
+    expected_spend: float
+    recency_days: float | None
+    purchases_decayed: float
+    amount_decayed: float
+    events_total: int
+    segments: Sequence[str] | None
+    profile: str
+    embedding: list[float] | None = None
+
+
+class RawDelta(NamedTuple):
+    """A row of profile_delta; `delta` is JSON."""
+
+    user_id: str
+    window_start_ms: int
+    window_end_ms: int
+    model_version: str
+    events: int
+    amount: float
+    embedding_distance: float
+    surprise: float
+    active_rules: Sequence[str] | None
+    delta: str
+    # Of a correction; None: the job's.
+    revision: int | None = None
+    corrected_at_ms: int | None = None
+    correction: str | None = None
+
+
+class BucketMember(NamedTuple):
+    """A row of segment_member."""
+
+    bucket: int
+    user_id: str
+    since_ms: int
+
+
+class StoredUserSegment(NamedTuple):
+    """A row of user_segment; `reason` is JSON."""
+
+    segment: str
+    member: bool
+    since_ms: int
+    version: int | None
+    reason: str | None
+
 
 _EMBEDDING = "embedding"
 _PROFILE = columns(RawProfile)
 _PROFILE_ONLY = _PROFILE.removesuffix(f", {_EMBEDDING}")
-
-
-class Statements(NamedTuple):
-    """One prepared statement each; `of` prepares them."""
-
-    check: PreparedStatement
-    key: PreparedStatement
-    profile: PreparedStatement
-    profile_embedding: PreparedStatement
-    profiles: PreparedStatement
-    profiles_embedding: PreparedStatement
-    some_profiles: PreparedStatement
-    embedding: PreparedStatement
-    similar: PreparedStatement
-    similar_in_segment: PreparedStatement
-    deltas: PreparedStatement
-    score_hours: PreparedStatement
-    scores: PreparedStatement
-    scores_rest: PreparedStatement
-    flags: PreparedStatement
-    flags_rest: PreparedStatement
-    flag_days: PreparedStatement
-    day_flags: PreparedStatement
-    day_flags_rest: PreparedStatement
-    state: PreparedStatement
-    segment_members: PreparedStatement
-    segment_sizes: PreparedStatement
-    user_segments: PreparedStatement
-    user_attributes: PreparedStatement
-    user_cases: PreparedStatement
-    cases: PreparedStatement
-    cases_after: PreparedStatement
-    cases_rest: PreparedStatement
-    cases_of_rule_rest: PreparedStatement
-
-    @classmethod
-    def of(cls, session: Session) -> Statements:
-        """Prepares all statements. The driver's errors pass: a table may be missing."""
-        prepared = cls(**{name: session.prepare(cql) for name, cql in CQL.items()})
-        for statement in (prepared.similar, prepared.similar_in_segment):
-            # Cassandra answers ANN queries at no other level.
-            statement.consistency_level = ConsistencyLevel.LOCAL_ONE
-        return prepared
 
 
 _SIMILAR = (
@@ -131,3 +148,12 @@ CQL = {
     "cases_rest": f"{_CASE} WHERE user_id = ? AND rule_id > ? LIMIT ?",
     "cases_of_rule_rest": f"{_CASE} WHERE user_id = ? AND rule_id = ? AND number < ? LIMIT ?",
 }
+
+
+def prepare_all(session: Session) -> dict[str, PreparedStatement]:
+    """The statements by name. The driver's errors pass: a table may be missing."""
+    prepared = {name: session.prepare(cql) for name, cql in CQL.items()}
+    for name in ("similar", "similar_in_segment"):
+        # Cassandra answers ANN queries at no other level.
+        prepared[name].consistency_level = ConsistencyLevel.LOCAL_ONE
+    return prepared

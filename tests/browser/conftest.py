@@ -22,7 +22,7 @@ from serve.keys import Role, new_key, write_key
 from tests.support.api_server import api_server, wait_until_ready
 from tests.support.job_under_test import JobUnderTest
 from tests.support.rows.stored_windows import row_of, spike
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 from udfs.profile.sink import CassandraProfileSink
 
 expect.set_options(timeout=30_000)  # other tests keep the cores busy

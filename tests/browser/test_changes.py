@@ -10,7 +10,7 @@ from playwright.sync_api import expect
 from liveprofile.audit.results import AuditResult, store_result
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.storage.cql import now_ms
-from serve.store.definitions import read_kind_in_force
+from services.definitions import read_kind
 from tests.browser.conftest import OTHERS, Console
 from tests.support.paths import ROOT
 
@@ -38,7 +38,7 @@ def test_two_people_change_the_rules(console: Console) -> None:
     expect(other.locator(".diff .removed")).to_contain_text(STRICTER[0])
     other.get_by_role("button", name="Approve and apply").click()
     expect(other.get_by_role("status")).to_contain_text("Applied by olga")
-    rules = read_kind_in_force(console.job.settings, "rules").definitions.rules
+    rules = read_kind(console.job.settings, "rules").definitions.rules
     assert any(STRICTER[1] in rule.when for rule in rules)
 
 
@@ -58,7 +58,7 @@ def test_operator_corrects_a_rejected_record(console: Console) -> None:
     expect(page.get_by_role("alert")).to_contain_text("unchanged")
     payload.fill(payload.input_value().replace('"12,5"', "12.5"))
     page.get_by_role("button", name="Send the corrected record").click()
-    expect(page.get_by_role("status")).to_contain_text("It was sent")
+    expect(page.get_by_role("status")).to_contain_text("The record was sent")
     [sent] = read_topic(settings, settings.topics.events)
     assert json.loads(sent.value) == FAULTY | {"amount": 12.5}
     assert sent.headers["resent_reason"] == b"BAD_NUMBER"

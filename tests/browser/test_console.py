@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from liveprofile.alerts.cases.states import AlertState, read_state
 from liveprofile.storage.cql import now_ms
 from liveprofile.units import HOUR_MS
-from serve.store.audit import read_trail
+from services.audit import read_trail
 from tests.browser.conftest import (
     NARROW,
     OTHERS,
@@ -88,7 +88,7 @@ def test_analyst_works_on_twenty_alerts_by_keyboard(console: Console) -> None:
     for flag_id, state in worked.items():
         stored = read_state(console.session, flag_id)
         assert (stored.state, stored.by) == (state, "otto")
-    trail = read_trail(console.session, now_ms(), 100)
+    trail = read_trail(console.session, console.job.settings, now_ms(), 100)
     assert {(entry.target, entry.outcome) for entry in trail} == {(each, "done") for each in worked}
 
 
@@ -117,7 +117,7 @@ def test_user_page_shows_now_and_then(console: Console) -> None:
     slider.focus()
     page.keyboard.press("Home")
     page.wait_for_url("**at=**")
-    expect(page.get_by_text("This is the past")).to_be_visible()
+    expect(page.get_by_text("You see a past state")).to_be_visible()
     expect(page.locator(".timeline .window")).to_have_count(1)
     assert page.get_by_role("slider").get_attribute("max") >= str(WINDOWS - 1)
     page.get_by_role("link", name="Now", exact=True).click()

@@ -18,9 +18,9 @@ from serve.explainer import ExplanationRefused
 from serve.keys import Role
 from serve.server import listen, server_of, url_of
 from tests.browser.conftest import NARROW, USER, WIDE, Console, sign_in
-from tests.support.memory.api_store import NOW_MS
+from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.memory.explainer import MemoryExplainer
-from tests.support.rows.console_rows import KNOWN_USER, console_store
+from tests.support.rows.console_rows import KNOWN_USER, fill_console
 from tests.unit.console.conftest import MemoryJob
 
 pytestmark = pytest.mark.browser
@@ -40,10 +40,10 @@ class Explaining(NamedTuple):
 def explaining() -> Iterator[Explaining]:
     """The console in a thread."""
     limits = ServeSettings(console_port=0, port=0, deadline_ms=30_000)
-    store, explainer = console_store(), MemoryExplainer()
-    key = store.add_key(Role.ANALYST, "otto").text
+    api, explainer = fill_console(MemoryApi()), MemoryExplainer()
+    key = api.add_key(Role.ANALYST, "otto").text
     clock = {"clock_ms": lambda: NOW_MS}
-    app = create_console(limits, store, MemoryJob(), {}, explainer=explainer, **clock)
+    app = create_console(limits, api.store(), MemoryJob(), {}, explainer=explainer, **clock)
     server = server_of(app, limits)
     with listen(limits) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
@@ -110,7 +110,7 @@ def test_window_without_effects_and_refused_window(
     page = sign_in(browser, explaining.url, explaining.key, PATH, width, scheme)
     page.get_by_role("button", name=NEWEST).click()
     place = page.locator(".explanation").first
-    expect(place).to_contain_text("No event of the window moves this.")
+    expect(place).to_contain_text("No event of the window changes this value.")
     assert_accessible(page, width)
     explaining.explainer.fail = ExplanationRefused("no-consent", "the user does not allow it")
     page.get_by_role("button", name=NEWEST).click()

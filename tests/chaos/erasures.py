@@ -1,8 +1,8 @@
 """Erases users of a loaded job, with kills in between, and looks for what is left of them.
 
-Events of some erased users have texts that occur nowhere else, in every field. `liveprofile erase`
-is killed with -9 twice and goes on with `--pending`. A Python worker or the TaskManager is, too,
-as the seed decides.
+Events of some erased users have texts that occur nowhere else, in every field.
+`liveprofile privacy erase` is killed with -9 twice and goes on with `--pending`. A Python worker or
+the TaskManager is, too, as the seed decides.
 Passes if the erasures are done within ten minutes, the audit is clean, all other users equal the
 reference, and the texts are found where docs/privacy.md says that they stay, and nowhere else:
 
@@ -32,6 +32,7 @@ from typing import IO, Any
 from cassandra.cluster import Session
 
 from cli.doctor.flink_checks import MERGE_OPTION
+from liveprofile.feeds.users import read_erasures
 from liveprofile.flink.rest import take_savepoint
 from liveprofile.ingest.replay import closing_time_ms
 from liveprofile.kafka.records import Record, read_topic
@@ -56,7 +57,6 @@ from tests.support.job_under_test import CLI, JobUnderTest, job_on_own_stack, ru
 from tests.support.streams.seeded import Message
 from tests.support.streams.shop import START_MS, shop_events, to_message
 from tests.support.summary import say
-from udfs.erasure_feed import read_erasures
 
 WINDOW = {"length_ms": 600_000, "out_of_orderness_ms": 10_000}
 STEP_MS = 40  # event time between two events

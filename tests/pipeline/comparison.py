@@ -17,7 +17,7 @@ from tests.reference.windows import NOBODY, Record
 from tests.support.compare_profiles import Comparison, Expected, Key, compare_window
 from tests.support.model_scores import Scored, run_scored
 from tests.support.streams import seeded
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 
 RECORD_MS = 1_790_000_000_000
 
@@ -87,4 +87,4 @@ def assert_equals_reference(
 
 def as_stored(row: ProfileRow) -> SimpleNamespace:
     """Returns the row with the fields of liveprofile.storage.queries.StoredDelta."""
-    return SimpleNamespace(**row._asdict() | {"delta": row.delta_json})
+    return SimpleNamespace(**row._asdict())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,20 +14,19 @@ from jobs import profile_job
 from jobs.compiled_plan import CompiledPlan
 from jobs.sql import expressions as sql
 from jobs.sql import scoring_views, tables
+from liveprofile.feeds.users import follow_merges
 from liveprofile.settings import Settings
 from tests.pipeline import shared_sinks
 from tests.reference.windows import Record
 from tests.support.memory.sinks import MemoryProfileSink, MemoryScoringSink
-from udfs.consent_feed import open_default_consents
-from udfs.erasure_feed import open_no_erasures
-from udfs.identity.merge_feed import open_merge_feed
-from udfs.identity.person_id import OpenMergeFeed, register_person_id
-from udfs.profile.model_feed import open_fixed_model_feed
-from udfs.profile.udf import OpenConsentFeed, OpenErasureFeed, profile_udf
-from udfs.rules_feed import open_fixed_rules_feed
+from udfs.person_id import OpenMerges, register_person_id
+from udfs.profile.model_feed import fixed_models
+from udfs.profile.udf import PARTS, profile_udf
+from udfs.scoring.udf import PARTS as SCORING_PARTS
 from udfs.scoring.udf import scoring_udf
-from udfs.segments_feed import open_fixed_segments_feed
+from udfs.worker import Feeds, fixed_feeds
 
+OpenFeeds = Callable[..., Feeds]
 SINK_COLUMNS = "record_key STRING, payload STRING, topic STRING, headers MAP<STRING, BYTES>"
 
 
@@ -112,9 +111,8 @@ def run_profile_pipeline(
     records: list[Record],
     settings: Settings,
     folder: Path,
-    open_consent_feed: OpenConsentFeed = open_default_consents,
-    open_erasure_feed: OpenErasureFeed = open_no_erasures,
-    open_merge_feed: OpenMergeFeed = open_merge_feed,
+    open_feeds: OpenFeeds = fixed_feeds,
+    open_merges: OpenMerges = follow_merges,
 ) -> ProfileOutput:
     """Runs the profile pipeline of jobs.profile_job. The end of the input closes every window."""
     sink = shared_sinks.new_profile_sink()
@@ -128,14 +126,13 @@ def run_profile_pipeline(
         sink=tables.file_sink("sink", sent, SINK_COLUMNS),
         update_profile=profile_udf(
             settings,
-            shared_sinks.open_shared_profile_sink,
-            open_rules_feed=open_fixed_rules_feed,
-            open_model_feed=open_fixed_model_feed,
-            open_segments_feed=open_fixed_segments_feed,
-            open_consent_feed=open_consent_feed,
-            open_erasure_feed=open_erasure_feed,
+            PARTS._replace(
+                open_sink=shared_sinks.open_shared_profile_sink,
+                open_feeds=open_feeds,
+                open_models=fixed_models,
+            ),
         ),
-        open_merge_feed=open_merge_feed,
+        open_merges=open_merges,
     )
     plan.execute().wait()
     return ProfileOutput(sink, list(read_sent(sent)))
@@ -151,7 +148,7 @@ def scoring_tables(
     events: Path,
     labels: Path,
     sent: Path,
-    open_erasure_feed: OpenErasureFeed = open_no_erasures,
+    open_feeds: OpenFeeds = fixed_feeds,
 ) -> profile_job.ScoringTables:
     return profile_job.ScoringTables(
         source_table(events, settings, name="scoring_source", watermark=False),
@@ -159,10 +156,9 @@ def scoring_tables(
         tables.file_sink("scoring_sink", sent, SINK_COLUMNS),
         scoring_udf(
             settings,
-            shared_sinks.open_shared_scoring_sink,
-            open_rules_feed=open_fixed_rules_feed,
-            open_erasure_feed=open_erasure_feed,
-            open_consent_feed=open_default_consents,
+            SCORING_PARTS._replace(
+                open_sink=shared_sinks.open_shared_scoring_sink, open_feeds=open_feeds
+            ),
         ),
     )
 
@@ -172,8 +168,8 @@ def run_scoring_pipeline(
     labels: list[Record],
     settings: Settings,
     folder: Path,
-    open_erasure_feed: OpenErasureFeed = open_no_erasures,
-    open_merge_feed: OpenMergeFeed = open_merge_feed,
+    open_feeds: OpenFeeds = fixed_feeds,
+    open_merges: OpenMerges = follow_merges,
 ) -> ScoringOutput:
     """Runs the scoring pipeline alone. It reads events and labels in parallel, in any order."""
     sink = shared_sinks.new_scoring_sink()
@@ -182,9 +178,9 @@ def run_scoring_pipeline(
     write_records(paths["labels"], labels, settings.topics.feedback)
     t_env = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
     profile_job.configure(t_env, settings)
-    register_person_id(t_env, settings, open_merge_feed)
+    register_person_id(t_env, settings, open_merges)
     scoring = scoring_tables(
-        settings, paths["events"], paths["labels"], folder / "sent", open_erasure_feed
+        settings, paths["events"], paths["labels"], folder / "sent", open_feeds
     )
     inserts = profile_job.add_scoring_pipeline(t_env, settings, scoring)
     CompiledPlan(t_env, inserts, profile_job.scoring_overrides(settings)).execute().wait()

@@ -10,7 +10,6 @@ import random
 from collections import Counter
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
@@ -22,25 +21,15 @@ from liveprofile.units import MINUTE_MS
 from tests.pipeline.harness import is_utf8, run_profile_pipeline
 from tests.reference.profile import digest
 from tests.reference.windows import Classification, Position, Record, classify, window_end_ms
-from tests.support.memory.topic import FakeTopic
+from tests.support.memory.feeds import RecordedFeeds
 from tests.support.streams import seeded
 from tests.support.streams.shop import START_MS, shop_events
-from udfs.consent_feed import ConsentFeed
 
 pytestmark = pytest.mark.pipeline
 
 USERS, EVENTS, STEP_MS = 250, 1_600, 13_000
 RECORD_MS = 1_790_000_000_000
 Changes = dict[str, list[ConsentChange]]
-
-
-class FixedConsents(NamedTuple):
-    """Opens a feed in the worker that has read these records. The UDF is pickled with it."""
-
-    records: list[kafka.Record]
-
-    def __call__(self, settings: Settings) -> ConsentFeed:
-        return ConsentFeed(settings, lambda: FakeTopic(*self.records))
 
 
 def random_changes(rng: random.Random, users: list[str]) -> Changes:
@@ -104,7 +93,7 @@ def test_only_what_users_allow_is_scored_stored_and_sent(tmp_path: Path) -> None
     ]
     users = sorted({message.key.decode() for message in stream.messages if message.key})
     changes = random_changes(random.Random(11), users)
-    consents = FixedConsents(
+    consents = RecordedFeeds(
         [
             kafka.Record("user-consents", 0, 0, 0, user.encode(), to_record(user, each), {})
             for user, each in changes.items()
@@ -129,7 +118,7 @@ def test_only_what_users_allow_is_scored_stored_and_sent(tmp_path: Path) -> None
 
     recommended, at_risk = Counter(), Counter()
     for (user, end_ms), row in output.sink.deltas.items():
-        profile = json.loads(row.profile_json)
+        profile = json.loads(row.profile)
         may_recommend = allows(changes, user, "recommendation", end_ms)
         assert bool(profile["interests"]) is bool(profile["next_items"]) is may_recommend
         may_flag = allows(changes, user, "risk", end_ms)

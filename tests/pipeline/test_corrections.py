@@ -44,9 +44,8 @@ from tests.support.compare_profiles import CURVE_TOLERANCE
 from tests.support.memory.corrections import KilledError, MemoryCorrectionTables, revision_of
 from tests.support.streams.shop import shop_events
 from udfs.profile.model_feed import load_checkpoint
-from udfs.profile.profile_row import ProfileRow
-from udfs.rules_feed import open_fixed_rules_feed
-from udfs.segments_feed import open_fixed_segments_feed
+from udfs.profile.row import ProfileRow
+from udfs.worker import fixed_feeds
 
 pytestmark = pytest.mark.pipeline
 
@@ -97,15 +96,10 @@ class LateStream(NamedTuple):
 
     def correct(self, tables: MemoryCorrectionTables, **options: Any) -> CorrectionCounts:
         settings = self.settings
-        rules = open_fixed_rules_feed(settings, read_rules(product_path(settings.rules)))
-        corrector = Corrector(
-            settings,
-            tables,
-            self.model,
-            rules,
-            open_fixed_segments_feed(settings, read_segments(product_path(settings.segments))),
-            **options,
-        )
+        rules = read_rules(product_path(settings.rules))
+        segments = read_segments(product_path(settings.segments))
+        feeds = fixed_feeds(settings, rules, segments)
+        corrector = Corrector(settings, tables, self.model, feeds, **options)
         return corrector.correct(self.rows, self.book, self.closed_ms)
 
     def tables(self, writes_left: int | None = None) -> MemoryCorrectionTables:
@@ -164,7 +158,7 @@ def assert_equal_rows(actual: ProfileRow, expected: ProfileRow) -> None:
     assert actual.active_rules == expected.active_rules
     assert actual.segments == expected.segments
     assert actual.embedding == pytest.approx(expected.embedding, abs=1e-4)
-    for name in ("delta_json", "profile_json"):
+    for name in ("delta", "profile"):
         assert_near(*(orjson.loads(getattr(row, name)) for row in (actual, expected)))
 
 
@@ -212,7 +206,7 @@ def test_corrected_tables_equal_those_of_the_stream_in_order(late_stream: LateSt
     assert tables.replaced.keys() == replaced
     for user, end_ms, revision in replaced:
         old, kept = before.deltas[user, end_ms], tables.replaced[user, end_ms, revision]
-        assert (old.delta_json, old.digests) == (kept.delta_json, kept.digests)
+        assert (old.delta, old.digests) == (kept.delta, kept.digests)
     # No flag is lost: those that would not have been raised, and new ones, are marked.
     raised, expected = before.flags.keys(), late_stream.perfect.sink.flags.keys()
     assert after.flags.keys() == raised | expected

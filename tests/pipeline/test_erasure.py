@@ -12,14 +12,13 @@ from collections import Counter
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
 from liveprofile.kafka import records as kafka
 from liveprofile.privacy.erasure_records import to_record
 from liveprofile.resources import product_path
-from liveprofile.settings import Settings, load
+from liveprofile.settings import load
 from liveprofile.wire.user_records import key_of
 from models.fraud.model import FraudModel
 from tests.pipeline.comparison import assert_equals_reference, in_one_partition
@@ -27,30 +26,20 @@ from tests.pipeline.harness import run_profile_pipeline, run_scoring_pipeline
 from tests.reference.entity_features import Arrival
 from tests.reference.entity_features import Event as ScoredEvent
 from tests.reference.scoring import decide, read_events
-from tests.support.memory.topic import FakeTopic
+from tests.support.memory.feeds import RecordedFeeds
 from tests.support.scoring_harness import assert_matches_reference
 from tests.support.streams import seeded, simulated
 from tests.support.streams.shop import START_MS, shop_events
 from tests.support.streams.simulated import to_records
-from udfs.erasure_feed import ErasureFeed
 
 pytestmark = pytest.mark.pipeline
 
 USERS, EVENTS, STEP_MS = 25, 2_000, 20_000
 
 
-class FixedErasures(NamedTuple):
-    """Opens a feed in the worker that has read these records. The UDF is pickled with it."""
-
-    records: list[kafka.Record]
-
-    def __call__(self, settings: Settings) -> ErasureFeed:
-        return ErasureFeed(settings, lambda: FakeTopic(*self.records))
-
-
-def erasures_of(erased: Mapping[str, int]) -> FixedErasures:
-    return FixedErasures(
-        [
+def erasures_of(erased: Mapping[str, int]) -> RecordedFeeds:
+    return RecordedFeeds(
+        erasures=[
             kafka.Record(
                 "user-erasures", 0, 0, 0, key_of(user), to_record(user, before_ms - older_ms), {}
             )
@@ -71,9 +60,7 @@ def test_later_windows_of_erased_users_show_nothing_of_their_past(tmp_path: Path
         user: START_MS + rng.randrange(EVENTS * STEP_MS)
         for user in rng.sample(users, 3 * len(users) // 5)
     }
-    output = run_profile_pipeline(
-        records, settings, tmp_path, open_erasure_feed=erasures_of(erased)
-    )
+    output = run_profile_pipeline(records, settings, tmp_path, open_feeds=erasures_of(erased))
     expected = assert_equals_reference(records, output, settings, erased)
 
     refused = [
@@ -101,9 +88,7 @@ def test_scores_show_nothing_of_what_users_have_erased(tmp_path: Path) -> None:
     users = sorted({event.user for event in arrivals if isinstance(event, ScoredEvent)})
     times_ms = [event.time_ms for event in arrivals]
     erased = {user: rng.choice(times_ms) for user in rng.sample(users, len(users) // 3)}
-    output = run_scoring_pipeline(
-        records, [], settings, tmp_path, open_erasure_feed=erasures_of(erased)
-    )
+    output = run_scoring_pipeline(records, [], settings, tmp_path, open_feeds=erasures_of(erased))
     later = [
         event
         for event in arrivals

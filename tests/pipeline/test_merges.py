@@ -27,7 +27,7 @@ from liveprofile.identity.book import IdentityBook, Merge
 from liveprofile.identity.records import to_record
 from liveprofile.kafka import records as kafka
 from liveprofile.resources import product_path
-from liveprofile.settings import Settings, load
+from liveprofile.settings import load
 from liveprofile.units import HOUR_MS
 from liveprofile.wire.user_records import key_of
 from models.fraud.model import FraudModel
@@ -54,12 +54,11 @@ from tests.pipeline.test_corrections import (
 from tests.reference.entity_features import Event as ScoredEvent
 from tests.reference.scoring import decide, read_events
 from tests.support.memory.corrections import KilledError, MemoryCorrectionTables, revision_of
-from tests.support.memory.topic import FakeTopic
+from tests.support.memory.feeds import RecordedMerges
 from tests.support.scoring_harness import assert_matches_reference
 from tests.support.streams import seeded, simulated
 from tests.support.streams.shop import HOT_USER, REGULAR_USER, START_MS, shop_events
 from tests.support.streams.simulated import to_records as scored_records
-from udfs.identity.merge_feed import MergeFeed
 from udfs.profile.model_feed import load_checkpoint
 
 pytestmark = pytest.mark.pipeline
@@ -67,17 +66,8 @@ pytestmark = pytest.mark.pipeline
 Event = dict[str, Any]
 
 
-class FixedMerges(NamedTuple):
-    """Opens a feed in the worker that has read these records. The UDF is pickled with it."""
-
-    records: list[kafka.Record]
-
-    def __call__(self, settings: Settings) -> MergeFeed:
-        return MergeFeed(settings, lambda: FakeTopic(*self.records))
-
-
-def feed_of(book: IdentityBook) -> FixedMerges:
-    return FixedMerges(
+def feed_of(book: IdentityBook) -> RecordedMerges:
+    return RecordedMerges(
         [
             kafka.Record(
                 "user-merges", 0, 0, 0, key_of(each), to_record(each, book.merges(each)), {}
@@ -130,7 +120,7 @@ def test_events_of_an_alias_are_those_of_the_person_from_the_merge_on(tmp_path: 
     book = book_of(events[450]["event_time"])
     stream = seeded.with_faults(iter(under_several_ids(events)), seed=7)
     records = in_one_partition(stream.messages)
-    output = run_profile_pipeline(records, settings, tmp_path, open_merge_feed=feed_of(book))
+    output = run_profile_pipeline(records, settings, tmp_path, open_merges=feed_of(book))
 
     # Rejected events are compared as they were sent.
     rejected = {sent.position for sent in output.sent_to(settings.topics.rejected)}
@@ -177,7 +167,7 @@ def test_scores_of_an_alias_are_those_of_the_person_from_the_merge_on(tmp_path: 
         for event in events
     ]
     records = scored_records(map(simulated.payload, several))
-    output = run_scoring_pipeline(records, [], settings, tmp_path, open_merge_feed=feed_of(book))
+    output = run_scoring_pipeline(records, [], settings, tmp_path, open_merges=feed_of(book))
     resolved = [with_person(event, book.resolve) for event in several]
     arrivals = read_events(scored_records(map(simulated.payload, resolved)), settings.limits)
     rules = tomllib.loads(product_path(settings.rules).read_text("utf-8"))["rules"]
@@ -214,7 +204,7 @@ def merged_stream_of(
     for name in ("merged", "one-id"):
         (folder / name).mkdir()
     output = run_profile_pipeline(
-        records, following, folder / "merged", open_merge_feed=feed_of(merges)
+        records, following, folder / "merged", open_merges=feed_of(merges)
     )
     one_id = run_profile_pipeline(to_records(events), settings, folder / "one-id")
 

@@ -1,19 +1,20 @@
-"""The compiled plan: shared views run once, each state has its TTL, node ids fit old savepoints."""
+"""The compiled plan: shared views run once, each state has its TTL, node ids do not change."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 import pytest
-from pyflink.table import EnvironmentSettings, TableEnvironment
+from pyflink.table import EnvironmentSettings, StreamTableEnvironment, TableEnvironment
 
 from jobs import profile_job
-from jobs.compiled_plan import CompiledPlan, Override
-from jobs.node_ids import NODE_IDS, PARTITION_CLOCK
+from jobs.compiled_plan import FIRST_STATELESS_ID, CompiledPlan, Override
+from jobs.savepoint import NODE_IDS, PARTITION_CLOCK
 from jobs.sql import tables
+from liveprofile.flink.jars import JARS
 from liveprofile.settings import load
-from tests.pipeline import harness, plan_nodes, shared_sinks
+from tests.pipeline import harness, shared_sinks
 from udfs.profile.udf import profile_udf
 
 pytestmark = pytest.mark.pipeline
@@ -181,17 +182,34 @@ def test_override_without_match_is_an_error(profile_plan: CompiledPlan) -> None:
         profile_plan._apply(Override(PYTHON, chained=True))
 
 
-def test_nodes_with_state_are_those_of_the_last_release() -> None:
-    """A savepoint of the last release restores."""
-    released = json.loads(plan_nodes.FILE.read_text(encoding="utf-8"))
-    assert plan_nodes.nodes_with_state(plan_nodes.kafka_plan()) == released
+def kafka_plan(**sections: dict[str, Any]) -> CompiledPlan:
+    """The plan of the job as it is submitted."""
+    settings = load(**sections)
+    t_env = StreamTableEnvironment.create(
+        environment_settings=EnvironmentSettings.in_streaming_mode()
+    )
+    jars = [jar.resolve().as_uri() for jar in (JARS / "flink").glob("*.jar")]
+    t_env.get_config().set("pipeline.jars", ";".join(jars))
+    return profile_job.build(
+        t_env,
+        settings,
+        source=tables.kafka_source("source", settings),
+        sink=tables.kafka_sink("sink", settings),
+        update_profile=profile_udf(settings),
+        scoring_tables=(
+            profile_job.kafka_scoring_tables(settings) if settings.scoring.enabled else None
+        ),
+        node_ids=NODE_IDS,
+    )
 
 
-def test_job_that_follows_merges_has_the_same_nodes_with_state() -> None:
-    """A savepoint restores when `merges.enabled` changes."""
-    released = json.loads(plan_nodes.FILE.read_text(encoding="utf-8"))
-    plan = plan_nodes.kafka_plan(merges={"enabled": True})
-    assert plan_nodes.nodes_with_state(plan) == released
+def ids_with_state(plan: CompiledPlan) -> set[int]:
+    return {node["id"] for node in plan._plan["nodes"] if node["id"] < FIRST_STATELESS_ID}
+
+
+def test_job_that_follows_merges_restores_the_state_of_one_that_does_not() -> None:
+    plan = kafka_plan(merges={"enabled": True})
+    assert ids_with_state(plan) == {node.id for node in NODE_IDS}
     calls = [
         node["description"].count("person_id(")
         for node in plan._plan["nodes"]
@@ -202,8 +220,7 @@ def test_job_that_follows_merges_has_the_same_nodes_with_state() -> None:
 
 def test_ids_of_nodes_with_state_do_not_depend_on_other_nodes() -> None:
     """Staggered windows have further steps, and the scoring pipeline numbers the nodes anew."""
-    plan = plan_nodes.kafka_plan(scoring={"enabled": False}, window={"stagger_ms": 60_000})
-    ids = {node["id"] for node in plan._plan["nodes"]}
-    assert {id for id in ids if id < 1_000} == {1, 8, 12, 14, 17, 20, 26, 57, 58, 61, 62, 63}
+    plan = kafka_plan(scoring={"enabled": False}, window={"stagger_ms": 60_000})
+    assert ids_with_state(plan) == set(range(1, 12))
     with pytest.raises(ValueError, match="local-window-aggregate matches 0 known ids"):
         plan._renumber([node for node in NODE_IDS if "window" not in node.node_type])

@@ -22,6 +22,7 @@ from confluent_kafka.admin import (
 )
 
 from liveprofile.errors import ServiceError
+from liveprofile.feeds.definitions import read_topic_rules
 from liveprofile.flink.jars import JARS
 from liveprofile.flink.launcher import link_jars, pyflink_home
 from liveprofile.kafka.offsets import committed_offsets
@@ -34,7 +35,6 @@ from tests.support.security.secured_broker import SecuredBroker
 from tests.support.security.token_issuer import CLIENT_ID, CLIENT_SECRET, SCOPE, TokenIssuer, serve
 from tests.support.streams.shop import shop_events
 from udfs.profile.model_feed import read_user_models
-from udfs.rules_feed import read_topic_rules
 
 pytestmark = pytest.mark.services
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import httpx
+import httpx2
 
 from tests.support.paths import ROOT
 
@@ -43,14 +43,14 @@ def api_server(config: Path, subcommand: str = "api", *options: str) -> Iterator
 def wait_until_ready(url: str) -> None:
     """Waits until the server has connected to Cassandra, which it does after its start."""
     deadline_s = time.monotonic() + READY_TIMEOUT_S
-    with httpx.Client(base_url=url, timeout=30) as client:
+    with httpx2.Client(base_url=url, timeout=30) as client:
         while not _is_ready(client):
             assert time.monotonic() < deadline_s, f"{url} was not ready after {READY_TIMEOUT_S} s"
             time.sleep(0.2)
 
 
-def _is_ready(client: httpx.Client) -> bool:
+def _is_ready(client: httpx2.Client) -> bool:
     try:
         return client.get("/health/ready").status_code == 200
-    except httpx.TimeoutException:
+    except httpx2.TimeoutException:
         return False

@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from liveprofile.consent.changes import ConsentBook
+from liveprofile.feeds.feed import Fixed
+from liveprofile.privacy.erasures import HashedErasureBook
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from liveprofile.settings import load
@@ -18,10 +21,8 @@ from models.fraud.model import FraudModel
 from tests.reference.entity_features import Arrival, Event, Label
 from tests.reference.scoring import Decision, Key, event_parts
 from tests.support.memory.sinks import MemoryScoringSink
-from udfs.consent_feed import ConsentFeed
-from udfs.erasure_feed import ErasureFeed
-from udfs.rules_feed import RulesFeed
 from udfs.scoring.batch import EventScorer, ScoringBatchTiming
+from udfs.worker import fixed_feeds
 
 START_MS = 1_700_000_000_000
 SETTINGS = load()
@@ -60,8 +61,8 @@ class ScoringHarness:
         model: FraudModel,
         *rules: dict[str, Any],
         now_ms: float = 0.0,
-        erasures: ErasureFeed | None = None,
-        consents: ConsentFeed | None = None,
+        erasures: HashedErasureBook | None = None,
+        consents: ConsentBook | None = None,
     ):
         self.sink = MemoryScoringSink()
         self.timings: list[ScoringBatchTiming] = []
@@ -70,15 +71,18 @@ class ScoringHarness:
             if rules
             else read_rules(product_path(SETTINGS.rules))
         )
+        feeds = fixed_feeds(SETTINGS, rule_set)
+        if erasures is not None:
+            feeds = feeds._replace(erasures=Fixed(erasures))
+        if consents is not None:
+            feeds = feeds._replace(consents=Fixed(consents))
         self._scorer = EventScorer(
             SETTINGS,
             model,
             self.sink,
-            RulesFeed(rule_set),
+            feeds,
             self.timings.append,
             now_ms=lambda: now_ms,
-            erasures=erasures,
-            consents=consents,
         )
 
     def score(self, arrivals: list[Arrival], rows: Sequence[int]) -> list[list[dict[str, Any]]]:

@@ -28,7 +28,7 @@ from liveprofile.units import DAY_MS
 from liveprofile.wire.token_columns import Histories
 from liveprofile.wire.tokens import EVENT_TYPES, TYPE_INDEX
 from models.profile import user_features
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
     from models.profile.inference import ProfileModel, Scores
@@ -343,13 +343,13 @@ def _profile_row(row: _RowValues, model: ProfileModel) -> ProfileRow:
         purchases_decayed=current["purchases_decayed"],
         amount_decayed=current["amount_decayed"],
         segments=sorted(row.segments),
-        profile_json=orjson.dumps(profile, option=_JSON),
+        profile=orjson.dumps(profile, option=_JSON),
         embedding=row.embedding,
         events=row.events,
         amount=row.amount,
         embedding_distance=row.distance,
         active_rules=sorted(match.rule.id for match in row.matches),
-        delta_json=orjson.dumps(delta, option=_JSON),
+        delta=orjson.dumps(delta, option=_JSON),
         digests=window.digests,
         events_total=int(current["events"]),
         write_lookalike=row.write_lookalike,

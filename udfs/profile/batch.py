@@ -15,6 +15,7 @@ from liveprofile.errors import InputError
 from liveprofile.events.modalities import PLACE, TEXT, Modality, Vectors, add_text_vectors
 from liveprofile.events.window import WindowBatch, parse_windows
 from liveprofile.features import window_features
+from liveprofile.feeds.feed import Current, Fixed
 from liveprofile.privacy.erasures import ErasureBook
 from liveprofile.rules import flag_policy
 from liveprofile.rules.attribute_columns import AttributeValue
@@ -27,23 +28,18 @@ from liveprofile.wire.output_records import Refused
 from liveprofile.wire.token_columns import read_histories
 from liveprofile.wire.tokens import TYPE_INDEX
 from udfs.attribute_reads import CachedAttributes
-from udfs.consent_feed import ConsentFeed, open_default_consents
-from udfs.erasure_feed import ErasureFeed, open_no_erasures
-from udfs.failed_rows import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS
-from udfs.later_flags import LaterFlags
-from udfs.profile import assemble
-from udfs.profile.consent import allowed_windows
-from udfs.profile.erasure import LaterMemberships, LaterWindows, refuse_erased
-from udfs.profile.memberships import (
-    change_records,
-    open_membership_policy,
-    with_memberships,
+from udfs.privacy import (
+    LaterFlags,
+    LaterMemberships,
+    LaterWindows,
+    allowed_windows,
+    refuse_erased,
 )
-from udfs.profile.model_feed import ModelFeed
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile import assemble
+from udfs.profile.model_feed import ActiveModels
+from udfs.profile.row import ProfileRow, change_records, open_membership_policy, with_memberships
 from udfs.profile.sink import ProfileSink
-from udfs.rules_feed import RulesFeed
-from udfs.segments_feed import SegmentsFeed
+from udfs.worker import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS, Feeds
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
     from models.profile.device import BatchTime
@@ -101,9 +97,7 @@ class ProfileUpdater:
 
     on_batch: called with the timing of each batch that succeeds.
     encode_texts: the sentence encoder; None: the model gets no texts.
-    feed: names the models of each batch; None: always `model`. now_ms: the wall clock.
-    consents: what users have allowed; None: the defaults of the settings. erasures: whose past is
-    forgotten; None: nobody's.
+    models: names those of each batch; None: always `model`. now_ms: the wall clock.
     """
 
     def __init__(
@@ -111,14 +105,11 @@ class ProfileUpdater:
         settings: Settings,
         model: ProfileModel,
         sink: ProfileSink,
-        rules: RulesFeed,
-        segments: SegmentsFeed,
+        feeds: Feeds,
         on_batch: Callable[[ProfileBatchTiming], None] = lambda timing: None,
         encode_texts: TextEncoder | None = None,
-        feed: ModelFeed | None = None,
+        models: Current[ActiveModels] | None = None,
         now_ms: Callable[[], float] = lambda: time.time() * SECOND_MS,
-        consents: ConsentFeed | None = None,
-        erasures: ErasureFeed | None = None,
     ):
         """Raises InputError if the model was trained with another `state.decay_days`."""
         if model.decay_days != settings.state.decay_days:
@@ -128,13 +119,9 @@ class ProfileUpdater:
                 " or train a model with your value"
             )
         self._settings, self._sink = settings, sink
-        self._feed = feed or ModelFeed(model, lambda reference: model)
-        self._consents = consents or open_default_consents(settings)
-        self._erasures = erasures or open_no_erasures(settings)
-        length_ms, erased = settings.window.length_ms, self._erasures.current
-        self._rules = rules
+        self._feeds, self._models = feeds, models or Fixed(ActiveModels(model))
+        length_ms, erased = settings.window.length_ms, feeds.erasures.current
         self._flag_policy = flag_policy.FlagPolicy(LaterFlags(sink, length_ms, erased))
-        self._segments = segments
         self._memberships = open_membership_policy(
             settings, LaterMemberships(sink, length_ms, erased)
         )
@@ -156,7 +143,7 @@ class ProfileUpdater:
         MAX_CONSECUTIVE_FAILED_ROWS such rows, and StoreError if a write keeps failing. Any
         exception fails the task, and Flink replays the rows from its checkpoint.
         """
-        book = self._erasures.current()
+        book = self._feeds.erasures.current()
         later = refuse_erased(batch.user_id, batch.window_start_ms.tolist(), batch.events, book)
         # The record of an erased event has no key: that would be the user's id.
         sent = [[self._rejected("", event) for event in events] for events in later.refused]
@@ -169,7 +156,7 @@ class ProfileUpdater:
 
     def _update_later(self, batch: ProfileBatch, book: ErasureBook) -> list[list[str]]:
         """`update` of windows that are not erased."""
-        allowed = allowed_windows(batch.user_id, batch.events, self._consents.current())
+        allowed = allowed_windows(batch.user_id, batch.events, self._feeds.consents.current())
         sent = [
             [self._rejected(user_id, event) for event in events]
             for user_id, events in zip(batch.user_id, allowed.refused, strict=True)
@@ -188,7 +175,7 @@ class ProfileUpdater:
         )
         history, sums, memory = columns
         batch = batch._replace(history=history, sums=sums, memory=memory)
-        for model, rows in self._feed.current().split(batch.user_id):
+        for model, rows in self._models.current().split(batch.user_id):
             updated = self._update_rows(batch.take(rows), model)
             for row, records in zip(rows, updated, strict=True):
                 sent[allowed.rows[row]] += records
@@ -301,7 +288,7 @@ class ProfileUpdater:
         self, inputs: assemble.ProfileInputs, scores: Scores, model: ProfileModel
     ) -> list[ProfileRow]:
         before, after = assemble.features_before_and_after(inputs, scores)
-        rules = self._rules.current()
+        rules = self._feeds.rules.current()
         columns = window_features.window_features(
             {name: before.column(name) for name in assemble.FEATURES},
             {
@@ -316,7 +303,7 @@ class ProfileUpdater:
         findings = flag_policy.evaluate_rules(
             rules.evaluated("window"), columns | stated, len(inputs.user_id)
         )
-        consents = self._consents.current()
+        consents = self._feeds.consents.current()
         # Without `risk` no rule is true: a rule that still is raises a flag after a new grant.
         findings = [
             found if is_allowed else []
@@ -326,7 +313,7 @@ class ProfileUpdater:
         ]
         evaluations = map(flag_policy.RuleEvaluation, inputs.user_id, ends_ms, findings)
         flags = self._flag_policy.raise_flags(list(evaluations), rules.version)
-        segments = self._segments.current()
+        segments = self._feeds.segments.current()
         rows, evaluation = assemble.assemble(
             inputs,
             scores,

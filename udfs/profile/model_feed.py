@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from liveprofile.errors import InputError, LiveprofileError
+from liveprofile.feeds.feed import Current, Feed, Fixed, OpenSource, TableSpec, TopicTable
 from liveprofile.kafka.records import Record, send_all
 from liveprofile.settings import Settings
 from models.profile.model_card import ModelCard
-from udfs.failed_rows import DATA_ERRORS
 from udfs.profile.deployment import (
     KEY,
     Deployment,
@@ -30,7 +30,7 @@ from udfs.profile.deployment import (
     in_canary,
     incompatibility,
 )
-from udfs.topic_follower import KafkaTopicSource, TopicFollower, TopicSource, read_to_end
+from udfs.worker import DATA_ERRORS
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
     from models.profile.inference import ProfileModel
@@ -39,8 +39,6 @@ if TYPE_CHECKING:  # only the workers need torch, not the client that submits th
 
 log = logging.getLogger(__name__)
 
-# A worker that starts without the topic would score with the model of the settings.
-FIRST_READ_TIMEOUT_S = 60.0
 LOADING_NICENESS = 19  # of the thread that loads a model beside the one that serves
 NOT_SERVABLE = (LiveprofileError, OSError, RuntimeError, *DATA_ERRORS)
 
@@ -66,13 +64,12 @@ class ActiveModels(NamedTuple):
         return [pair for pair in zip((self.model, self.canary), rows, strict=True) if pair[1]]
 
 
-class ModelFeed:
-    """Keeps the models in force up to date in a thread of its own.
+class ModelFeed(Feed[ActiveModels]):
+    """Keeps the models in force up to date.
 
     configured: serves until a deployment of the topic can, and where a deployment names no model.
     load: returns a loaded and warmed model. One of NOT_SERVABLE refuses it.
-    open_source: called in the feed's thread, again after each failure. None: `configured` serves.
-    timing: keyword arguments of TopicFollower.
+    spec, open_source, timing: see Feed.
 
     The constructor returns when the topic's deployment is loaded, so a restarted worker goes on
     with it.
@@ -80,32 +77,19 @@ class ModelFeed:
 
     def __init__(
         self,
+        spec: TableSpec[UserModels | None],
         configured: ProfileModel,
         load: LoadModel,
-        open_source: Callable[[], TopicSource] | None = None,
+        open_source: OpenSource,
         **timing: float,
     ):
         self._configured, self._load = configured, load
-        self._current = ActiveModels(configured)
         self._deployment: Deployment | None = None  # in force
         self._loaded: dict[frozenset, ProfileModel] = {}  # by digests: those that may serve again
         self._refused: set[str] = set()  # deployments, and positions of invalid records
         self._serving = False
-        self._follower: TopicFollower | None = None
-        if open_source is not None:
-            self._follower = TopicFollower(
-                "user-models",
-                "models",
-                open_source,
-                lambda: _FeedReader(self),
-                lambda: f"model {self._current.model.version} stays",
-                **timing,
-            )
+        super().__init__(spec, ActiveModels(configured), open_source, **timing)
         self._serving = True
-
-    def current(self) -> ActiveModels:
-        """Returns the models in force, an immutable value."""
-        return self._current
 
     @property
     def revision(self) -> int:
@@ -117,10 +101,11 @@ class ModelFeed:
         """Deployments and records that came after the deployment in force and are refused."""
         return len(self._refused)
 
-    def close(self) -> None:
-        """Ends the thread. `current` still works afterwards."""
-        if self._follower is not None:
-            self._follower.close()
+    def _publish(self, table: TopicModels) -> str:
+        problem = self._set_current(table.models) if table.models is not None else ""
+        for position, reason in table.invalid.items():
+            self._refuse(position, reason)
+        return problem
 
     def _refuse(self, what: str, reason: str) -> None:
         if what not in self._refused:
@@ -200,35 +185,33 @@ def _lower_thread_priority() -> None:
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LOADING_NICENESS)
 
 
-class _TopicModels:
-    """What one pass over the topic has read."""
+class TopicModels(TopicTable["UserModels | None"]):
+    """The record of the topic user-models: the newest valid one."""
 
     def __init__(self) -> None:
-        self.models: UserModels | None = None  # of the newest valid record
+        self.models: UserModels | None = None
         self.invalid: dict[str, str] = {}  # position -> problem of the records after it
 
-    def take(self, records: list[Record]) -> None:
-        for record in records:
-            try:
-                self.models = UserModels.parse(record.value or b"")
-                self.invalid.clear()
-            except InputError as error:
-                position = f"{record.topic}/{record.partition} offset {record.offset}"
-                self.invalid[position] = str(error)
+    def put(self, record: Record) -> None:
+        self.models = UserModels.parse(record.value or b"")
+        self.invalid.clear()
+
+    def refuse(self, record: Record, error: InputError) -> None:
+        self.invalid[f"{record.topic}/{record.partition} offset {record.offset}"] = str(error)
+
+    def value(self) -> UserModels | None:
+        return self.models
 
 
-class _FeedReader(_TopicModels):
-    """Puts the newest valid record in force."""
-
-    def __init__(self, feed: ModelFeed):
-        super().__init__()
-        self._feed = feed
-
-    def publish(self) -> str:
-        problem = self._feed._set_current(self.models) if self.models is not None else ""
-        for position, reason in self.invalid.items():
-            self._feed._refuse(position, reason)
-        return problem
+def models_spec(settings: Settings) -> TableSpec[UserModels | None]:
+    return TableSpec(
+        "models",
+        settings.topics.models,
+        "liveprofile-models",
+        TopicModels,
+        lambda active: f"model {active.model.version} stays",
+        required=False,
+    )
 
 
 def read_user_models(settings: Settings) -> UserModels | None:
@@ -236,19 +219,13 @@ def read_user_models(settings: Settings) -> UserModels | None:
 
     As in the workers, an invalid record does not count.
     """
-    topic = _TopicModels()
-    read_to_end(settings.topics.models, lambda: _open_source(settings), topic.take)
-    return topic.models
+    return models_spec(settings).read(settings).value()
 
 
 def write_user_models(settings: Settings, models: UserModels) -> None:
     """Makes this the record in force. Raises ServiceError."""
     value = models.model_dump_json().encode()
     send_all(settings, settings.topics.models, [(KEY, value, {})])
-
-
-def _open_source(settings: Settings) -> TopicSource:
-    return KafkaTopicSource(settings, settings.topics.models, "liveprofile-models")
 
 
 def load_checkpoint(settings: Settings, folder: Path) -> ProfileModel:
@@ -295,23 +272,25 @@ def load_reference(
 
 def open_model_feed(settings: Settings, configured: ProfileModel, texts_unread: bool) -> ModelFeed:
     """Opens the feed of a job. For the arguments see ModelFeed and `incompatibility`."""
+    spec = models_spec(settings)
     return ModelFeed(
+        spec,
         configured,
         lambda reference: load_reference(settings, configured.dim, texts_unread, reference),
-        lambda: _open_source(settings),
-        first_read_timeout_s=FIRST_READ_TIMEOUT_S,
+        lambda: spec.open(settings),
     )
 
 
-def open_fixed_model_feed(
+def fixed_models(
     settings: Settings, configured: ProfileModel, texts_unread: bool
-) -> ModelFeed:
+) -> Fixed[ActiveModels]:
     """Replaces `open_model_feed` where there is no Kafka: the model of the settings only."""
-    return ModelFeed(configured, lambda reference: configured)
+    return Fixed(ActiveModels(configured))
 
 
-def report_models(group: Any, feed: ModelFeed) -> None:
+def report_models(group: Any, feed: Current[ActiveModels]) -> None:
     """Reports the feed's state as Flink gauges (liveprofile/flink/model_report.py)."""
-    group = group.add_group("liveprofile")
-    group.gauge("model_revision", lambda: feed.revision)
-    group.gauge("models_refused", lambda: feed.refused)
+    if isinstance(feed, ModelFeed):
+        group = group.add_group("liveprofile")
+        group.gauge("model_revision", lambda: feed.revision)
+        group.gauge("models_refused", lambda: feed.refused)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -15,32 +15,19 @@ from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 from liveprofile.events.modalities import TEXT
 from liveprofile.flink.operator_metrics import WINDOW_TO_PROFILE
 from liveprofile.resources import product_path
-from liveprofile.rules.rules import RuleSet, read_rules
-from liveprofile.segments.definitions import SegmentSet, read_segments
+from liveprofile.rules.rules import read_rules
+from liveprofile.segments.definitions import read_segments
 from liveprofile.settings import Settings
 from liveprofile.wire.memories import last_windows
-from udfs.consent_feed import ConsentFeed, open_consent_feed
-from udfs.erasure_feed import ErasureFeed, open_erasure_feed
-from udfs.garbage_collection import collect_rarely
-from udfs.latency_counters import LatencyCounters
 from udfs.profile.batch import STAGES, ProfileBatch, ProfileBatchTiming, ProfileUpdater
-from udfs.profile.model_feed import ModelFeed, load_checkpoint, open_model_feed, report_models
-from udfs.profile.sink import ProfileSink, open_profile_sink
-from udfs.rules_feed import RulesFeed, open_rules_feed
-from udfs.segments_feed import SegmentsFeed, open_segments_feed
+from udfs.profile.model_feed import load_checkpoint, open_model_feed, report_models
+from udfs.profile.sink import open_profile_sink
+from udfs.worker import LatencyCounters, WorkerParts, collect_rarely
 from udfs.worker_guard import open_worker_guard
 
 if TYPE_CHECKING:  # only the workers need torch, not the client that submits the job
     from models.profile.inference import ProfileModel
     from models.profile.text_encoder import TextEncoder
-
-OpenSink = Callable[[Settings, int], ProfileSink]
-OpenMetrics = Callable[[Any], Callable[[ProfileBatchTiming], None]]
-OpenRulesFeed = Callable[[Settings, RuleSet], RulesFeed]
-OpenModelFeed = Callable[[Settings, "ProfileModel", bool], ModelFeed]
-OpenSegmentsFeed = Callable[[Settings, SegmentSet], SegmentsFeed]
-OpenConsentFeed = Callable[[Settings], ConsentFeed]
-OpenErasureFeed = Callable[[Settings], ErasureFeed]
 
 WORKER_NICENESS = 5
 
@@ -53,68 +40,44 @@ class ProfileUdf(ScalarFunction):
     liveprofile/wire/output_records.py describes the records.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        rules: RuleSet,
-        segments: SegmentSet,
-        open_sink: OpenSink,
-        open_metrics: OpenMetrics,
-        open_rules_feed: OpenRulesFeed = open_rules_feed,
-        open_model_feed: OpenModelFeed = open_model_feed,
-        open_segments_feed: OpenSegmentsFeed = open_segments_feed,
-        open_consent_feed: OpenConsentFeed = open_consent_feed,
-        open_erasure_feed: OpenErasureFeed = open_erasure_feed,
-    ):
-        """For the arguments see `profile_udf`; rules, segments: of the files."""
-        self._settings, self._rules, self._segments = settings, rules, segments
-        self._open_sink, self._open_metrics = open_sink, open_metrics
-        self._open_rules_feed, self._open_model_feed = open_rules_feed, open_model_feed
-        self._open_segments_feed = open_segments_feed
-        self._open_consent_feed = open_consent_feed
-        self._open_erasure_feed = open_erasure_feed
+    def __init__(self, settings: Settings, parts: WorkerParts):
+        """Raises RulesError or SegmentsError for the files of definitions."""
+        self._settings, self._parts = settings, parts
+        self._rules = read_rules(product_path(settings.rules))
+        self._segments = read_segments(product_path(settings.segments))
 
     def open(self, function_context: FunctionContext) -> None:
-        """Loads the model and connects the sink and the feeds of rules and models."""
+        """Loads the model and opens the parts."""
         # Where CPU cores are scarce, the scoring pipeline gets them first: fraud scores are needed
         # while the customer waits, profiles are not.
         os.nice(WORKER_NICENESS)
-        self._guard = open_worker_guard()
-        options = self._settings.model
-        model = load_checkpoint(self._settings, product_path(options.checkpoint))
-        self._sink = self._open_sink(self._settings, model.dim)
-        self._rules_feed = self._open_rules_feed(self._settings, self._rules)
-        self._segments_feed = self._open_segments_feed(self._settings, self._segments)
-        self._consent_feed = self._open_consent_feed(self._settings)
-        self._erasure_feed = self._open_erasure_feed(self._settings)
-        encoder = open_text_encoder(self._settings, model)
-        texts_unread = options.texts and encoder is None
-        self._model_feed = self._open_model_feed(self._settings, model, texts_unread)
-        metric_group = function_context.get_metric_group()
-        report_models(metric_group, self._model_feed)
-        self._updater = ProfileUpdater(
+        settings, parts, metric_group = (
             self._settings,
-            model,
-            self._sink,
-            self._rules_feed,
-            self._segments_feed,
-            self._open_metrics(metric_group),
-            encoder,
-            self._model_feed,
-            consents=self._consent_feed,
-            erasures=self._erasure_feed,
+            self._parts,
+            function_context.get_metric_group(),
         )
+        with ExitStack() as opening:
+            guard = open_worker_guard()
+            opening.callback(guard.release)
+            model = load_checkpoint(settings, product_path(settings.model.checkpoint))
+            sink = opening.enter_context(closing(parts.open_sink(settings, model.dim)))
+            feeds = opening.enter_context(
+                closing(parts.open_feeds(settings, self._rules, self._segments))
+            )
+            encoder = open_text_encoder(settings, model)
+            texts_unread = settings.model.texts and encoder is None
+            models = opening.enter_context(
+                closing(parts.open_models(settings, model, texts_unread))
+            )
+            report_models(metric_group, models)
+            on_batch = parts.open_metrics(metric_group)
+            self._updater = ProfileUpdater(settings, model, sink, feeds, on_batch, encoder, models)
+            self._opened = opening.pop_all()
         collect_rarely()
-        log.info("model %s is loaded and warmed up", self._model_feed.current().model.version)
+        log.info("model %s is loaded and warmed up", models.current().model.version)
 
     def close(self) -> None:
-        self._model_feed.close()
-        self._erasure_feed.close()
-        self._consent_feed.close()
-        self._segments_feed.close()
-        self._rules_feed.close()
-        self._sink.close()
-        self._guard.release()
+        self._opened.close()
 
     def eval(
         self, user_id, window_start, window_end, events, history, added, sums, memory
@@ -188,44 +151,17 @@ class ProfileMetrics:
             self._pass_us_per_row.update(round(forward_pass.milliseconds * 1000 / max(rows, 1)))
 
 
-def profile_udf(
-    settings: Settings,
-    open_sink: OpenSink = open_profile_sink,
-    open_metrics: OpenMetrics = ProfileMetrics,
-    open_rules_feed: OpenRulesFeed = open_rules_feed,
-    open_model_feed: OpenModelFeed = open_model_feed,
-    open_segments_feed: OpenSegmentsFeed = open_segments_feed,
-    open_consent_feed: OpenConsentFeed = open_consent_feed,
-    open_erasure_feed: OpenErasureFeed = open_erasure_feed,
-):
+PARTS = WorkerParts(open_profile_sink, ProfileMetrics, open_models=open_model_feed)
+
+
+def profile_udf(settings: Settings, parts: WorkerParts = PARTS):
     """Returns the function that the job registers as `update_profile`.
 
     Reads the files of rules and segments at once, so that submitting a job with wrong ones fails
     (RulesError, SegmentsError).
-    Each Python worker opens its own resources:
-
-    open_sink: called with the settings and the embedding size.
-    open_metrics: called with Flink's metric group; the result is called with each batch's timing.
-    open_rules_feed, open_segments_feed: called with the settings and the content of the file.
-    open_consent_feed, open_erasure_feed: called with the settings.
-    open_model_feed: called with the settings, the loaded model of the settings, and whether the
-    settings ask for texts that it does not read.
     """
-    rules = read_rules(product_path(settings.rules))
-    segments = read_segments(product_path(settings.segments))
     return udf(
-        ProfileUdf(
-            settings,
-            rules,
-            segments,
-            open_sink,
-            open_metrics,
-            open_rules_feed,
-            open_model_feed,
-            open_segments_feed,
-            open_consent_feed,
-            open_erasure_feed,
-        ),
+        ProfileUdf(settings, parts),
         result_type=DataTypes.ARRAY(DataTypes.STRING()),
         func_type="pandas",
     )

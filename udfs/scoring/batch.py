@@ -26,14 +26,10 @@ from liveprofile.wire.scored_events import ENTITIES, read_rows
 from models.fraud.explain.reasons import explain
 from models.fraud.model import FraudModel, probability
 from udfs.attribute_reads import CachedAttributes
-from udfs.consent_feed import ConsentFeed, open_default_consents
-from udfs.erasure_feed import ErasureFeed, open_no_erasures
-from udfs.failed_rows import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS
-from udfs.later_flags import LaterFlags
-from udfs.rules_feed import RulesFeed
+from udfs.privacy import LaterFlags, later_lists
 from udfs.scoring.drift_monitor import DriftMonitor
-from udfs.scoring.erasure import later_lists
 from udfs.scoring.sink import ScoredEvent, ScoringSink
+from udfs.worker import DATA_ERRORS, MAX_CONSECUTIVE_FAILED_ROWS, Feeds
 
 log = logging.getLogger(__name__)
 
@@ -58,8 +54,7 @@ class ScoringBatchTiming(NamedTuple):
 class EventScorer:
     """Scores events, writes the scores to the sink and returns the records to send.
 
-    on_batch: called with the timing of each batch. now_ms: the wall clock. erasures: whose past is
-    forgotten; None: nobody's. consents: what users allow; None: the defaults of the settings.
+    on_batch: called with the timing of each batch. now_ms: the wall clock.
     """
 
     def __init__(
@@ -67,16 +62,12 @@ class EventScorer:
         settings: Settings,
         model: FraudModel,
         sink: ScoringSink,
-        rules: RulesFeed,
+        feeds: Feeds,
         on_batch: Callable[[ScoringBatchTiming], None] = lambda timing: None,
         now_ms: Callable[[], float] = lambda: time.time() * SECOND_MS,
-        erasures: ErasureFeed | None = None,
-        consents: ConsentFeed | None = None,
     ):
-        self._settings, self._model, self._sink, self._rules = settings, model, sink, rules
-        self._erasures = erasures or open_no_erasures(settings)
-        self._consents = consents or open_default_consents(settings)
-        self._flag_policy = flag_policy.FlagPolicy(LaterFlags(sink, 0, self._erasures.current))
+        self._settings, self._model, self._sink, self._feeds = settings, model, sink, feeds
+        self._flag_policy = flag_policy.FlagPolicy(LaterFlags(sink, 0, feeds.erasures.current))
         self._attributes = CachedAttributes(sink)
         self._monitor = self._drift_monitor()
         self._on_batch, self._now_ms = on_batch, now_ms
@@ -132,10 +123,10 @@ class EventScorer:
 
     def _score(self, user_id: Sequence[str], parts: Sequence[str]) -> list[list[str]]:
         clock = [time.perf_counter()]
-        batch, book = read_rows(user_id, parts), self._erasures.current()
+        batch, book = read_rows(user_id, parts), self._feeds.erasures.current()
         times_ms = batch.event_ms.tolist()
         erased = erased_rows(batch.user_id, times_ms, book)
-        allowed = self._consents.current().allowed_rows(batch.user_id, "risk", times_ms)
+        allowed = self._feeds.consents.current().allowed_rows(batch.user_id, "risk", times_ms)
         if any(erased) or not all(allowed):
             kept = [ok and not gone for ok, gone in zip(allowed, erased, strict=True)]
             return self._score_kept(user_id, parts, kept)
@@ -198,7 +189,7 @@ class EventScorer:
         self, batch: EventBatch, columns: dict[str, np.ndarray], kept: list[int]
     ) -> list[ScoredEvent]:
         """Returns the events of the rows `kept` with their flags."""
-        rules = self._rules.current()
+        rules = self._feeds.rules.current()
         stated = self._attributes.rule_columns(
             rules.attributes("event"), batch.user_id, batch.event_ms.tolist()
         )

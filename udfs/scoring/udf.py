@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack, closing
+from typing import TYPE_CHECKING
 
 import pandas as pd
 from pyflink.table import DataTypes
@@ -12,24 +12,14 @@ from pyflink.table.udf import FunctionContext, ScalarFunction, udf
 
 from liveprofile.flink.operator_metrics import EVENT_TO_ALERT, EVENT_TO_SCORE
 from liveprofile.resources import product_path
-from liveprofile.rules.rules import RuleSet, read_rules
+from liveprofile.rules.rules import read_rules
 from liveprofile.settings import Settings
-from udfs.consent_feed import ConsentFeed, open_consent_feed
-from udfs.erasure_feed import ErasureFeed, open_erasure_feed
-from udfs.garbage_collection import collect_rarely
-from udfs.latency_counters import LatencyCounters
-from udfs.rules_feed import RulesFeed, open_rules_feed
-from udfs.scoring.sink import ScoringSink, open_scoring_sink
+from udfs.scoring.sink import open_scoring_sink
+from udfs.worker import LatencyCounters, WorkerParts, collect_rarely
 from udfs.worker_guard import open_worker_guard
 
 if TYPE_CHECKING:  # only the workers need the model's libraries, not the client
     from udfs.scoring.batch import ScoringBatchTiming
-
-OpenSink = Callable[[Settings], ScoringSink]
-OpenMetrics = Callable[[Any], Callable[["ScoringBatchTiming"], None]]
-OpenRulesFeed = Callable[[Settings, RuleSet], RulesFeed]
-OpenConsentFeed = Callable[[Settings], ConsentFeed]
-OpenErasureFeed = Callable[[Settings], ErasureFeed]
 
 log = logging.getLogger(__name__)
 
@@ -40,53 +30,34 @@ class ScoringUdf(ScalarFunction):
     liveprofile/wire/output_records.py describes the records.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        rules: RuleSet,
-        open_sink: OpenSink,
-        open_metrics: OpenMetrics,
-        open_rules_feed: OpenRulesFeed,
-        open_erasure_feed: OpenErasureFeed,
-        open_consent_feed: OpenConsentFeed,
-    ):
-        """For the arguments see `scoring_udf`; rules: of the rules file."""
-        self._settings, self._rules = settings, rules
-        self._open_sink, self._open_metrics = open_sink, open_metrics
-        self._open_rules_feed, self._open_erasure_feed = open_rules_feed, open_erasure_feed
-        self._open_consent_feed = open_consent_feed
+    def __init__(self, settings: Settings, parts: WorkerParts):
+        """Raises RulesError for the file of rules."""
+        self._settings, self._parts = settings, parts
+        self._rules = read_rules(product_path(settings.rules))
 
     def open(self, function_context: FunctionContext) -> None:
-        """Loads the model and connects the sink and the rules feed."""
+        """Loads the model and opens the parts."""
         # Imported here because the client that submits the job needs no model libraries.
         from models.fraud.model import FraudModel
         from udfs.scoring.batch import EventScorer
 
-        self._guard = open_worker_guard()
-        model = FraudModel.load(product_path(self._settings.scoring.checkpoint))
-        self._sink = self._open_sink(self._settings)
-        self._rules_feed = self._open_rules_feed(self._settings, self._rules)
-        self._erasure_feed = self._open_erasure_feed(self._settings)
-        self._consent_feed = self._open_consent_feed(self._settings)
-        self._scorer = EventScorer(
-            self._settings,
-            model,
-            self._sink,
-            self._rules_feed,
-            self._open_metrics(function_context.get_metric_group()),
-            erasures=self._erasure_feed,
-            consents=self._consent_feed,
-        )
+        settings, parts = self._settings, self._parts
+        with ExitStack() as opening:
+            guard = open_worker_guard()
+            opening.callback(guard.release)
+            model = FraudModel.load(product_path(settings.scoring.checkpoint))
+            sink = opening.enter_context(closing(parts.open_sink(settings)))
+            feeds = opening.enter_context(closing(parts.open_feeds(settings, self._rules, None)))
+            on_batch = parts.open_metrics(function_context.get_metric_group())
+            self._scorer = opening.enter_context(
+                closing(EventScorer(settings, model, sink, feeds, on_batch))
+            )
+            self._opened = opening.pop_all()
         collect_rarely()
         log.info("fraud model %s is loaded", model.version)
 
     def close(self) -> None:
-        self._consent_feed.close()
-        self._erasure_feed.close()
-        self._rules_feed.close()
-        self._scorer.close()
-        self._sink.close()
-        self._guard.release()
+        self._opened.close()
 
     def eval(self, user_id: pd.Series, parts: pd.Series) -> pd.Series:
         """Returns a list of output records for each row."""
@@ -119,29 +90,13 @@ class ScoringMetrics:
             counter.inc(round(getattr(timing, f"{stage}_ms") * 1000))
 
 
-def scoring_udf(
-    settings: Settings,
-    open_sink: OpenSink = open_scoring_sink,
-    open_metrics: OpenMetrics = ScoringMetrics,
-    open_rules_feed: OpenRulesFeed = open_rules_feed,
-    open_erasure_feed: OpenErasureFeed = open_erasure_feed,
-    open_consent_feed: OpenConsentFeed = open_consent_feed,
-):
-    """Returns the function that the job registers as `score_event`.
+PARTS = WorkerParts(open_scoring_sink, ScoringMetrics)
 
-    The arguments are those of udfs.profile.udf.profile_udf; open_sink gets only the settings.
-    """
-    rules = read_rules(product_path(settings.rules))
+
+def scoring_udf(settings: Settings, parts: WorkerParts = PARTS):
+    """Returns the function that the job registers as `score_event`. Raises RulesError."""
     return udf(
-        ScoringUdf(
-            settings,
-            rules,
-            open_sink,
-            open_metrics,
-            open_rules_feed,
-            open_erasure_feed,
-            open_consent_feed,
-        ),
+        ScoringUdf(settings, parts),
         result_type=DataTypes.ARRAY(DataTypes.STRING()),
         func_type="pandas",
     )

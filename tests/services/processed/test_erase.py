@@ -1,4 +1,6 @@
-"""`liveprofile erase` on the tables and the topic of a running job, for users with rows only."""
+"""`liveprofile privacy erase` on the tables and the topic of a running job, for users with rows
+only.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from liveprofile.feeds.users import read_erasures
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.privacy import trained_users
 from liveprofile.privacy.erasure_records import read_record, to_record
@@ -14,7 +17,6 @@ from liveprofile.privacy.trained_users import TrainedUsers, user_key
 from liveprofile.wire.user_records import CONTENT_TYPE, key_of
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.rows.stored_windows import store_windows
-from udfs.erasure_feed import read_erasures
 
 pytestmark = pytest.mark.services
 

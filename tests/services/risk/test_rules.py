@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
 
+from liveprofile.feeds.definitions import DefinitionFeed, follow_definitions, rules_spec
 from liveprofile.kafka.connection import client_config
 from liveprofile.kafka.records import Record, read_topic, send_all
 from liveprofile.resources import product_path
 from liveprofile.rules.rules import RuleSet, read_rules
 from tests.support.job_under_test import JobUnderTest, run_cli
-from udfs.rules_feed import RulesFeed, open_rules_feed
 
 pytestmark = pytest.mark.services
 
@@ -34,9 +34,9 @@ def shipped(job: JobUnderTest) -> RuleSet:
 
 
 @pytest.fixture(scope="module")
-def feed(job: JobUnderTest, shipped: RuleSet) -> Iterator[RulesFeed]:
+def feed(job: JobUnderTest, shipped: RuleSet) -> Iterator[DefinitionFeed]:
     """The rules feed of a worker, opened before the topic has a record."""
-    feed = open_rules_feed(job.settings, shipped)
+    feed = follow_definitions(job.settings, rules_spec(job.settings), shipped)
     yield feed
     feed.close()
 
@@ -64,7 +64,7 @@ def test_rules_topic_is_compacted_with_one_partition(job: JobUnderTest) -> None:
 
 
 def test_applied_rules_take_effect_in_running_worker(
-    job: JobUnderTest, feed: RulesFeed, shipped: RuleSet, tmp_path: Path
+    job: JobUnderTest, feed: DefinitionFeed, shipped: RuleSet, tmp_path: Path
 ) -> None:
     assert feed.current() is shipped
     file = tmp_path / "rules.toml"
@@ -91,7 +91,7 @@ def test_applied_rules_take_effect_in_running_worker(
     assert feed.current().evaluated("event") == []
 
     # A worker that starts now has them at once.
-    new_feed = open_rules_feed(job.settings, shipped)
+    new_feed = follow_definitions(job.settings, rules_spec(job.settings), shipped)
     assert new_feed.current() == feed.current()
     new_feed.close()
     listed = json.loads(
@@ -101,7 +101,7 @@ def test_applied_rules_take_effect_in_running_worker(
     assert listed["source"] == f"topic {job.settings.topics.rules}"
 
 
-def test_invalid_record_keeps_rules_in_force(job: JobUnderTest, feed: RulesFeed) -> None:
+def test_invalid_record_keeps_rules_in_force(job: JobUnderTest, feed: DefinitionFeed) -> None:
     before = feed.current()
     send_all(job.settings, job.settings.topics.rules, [(b"purchase_amount", b"{", {})])
     wait_until(lambda: feed.invalid_records == 1)
@@ -123,7 +123,7 @@ def test_worker_with_signing_key_uses_signed_records_only(
     monkeypatch.setenv("LIVEPROFILE_RULES_SIGNING_KEY", "k" * 32)
     job = new_job("signed_rules")
     topic, file = job.settings.topics.rules, product_path(job.settings.rules)
-    feed = open_rules_feed(job.settings, shipped)
+    feed = follow_definitions(job.settings, rules_spec(job.settings), shipped)
     rule = json.dumps(shipped.rules[0].model_dump(mode="json")).encode()
     send_all(job.settings, topic, [(shipped.rules[0].id.encode(), rule, {})])
     wait_until(lambda: feed.invalid_records == 1)

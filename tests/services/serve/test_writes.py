@@ -15,6 +15,7 @@ import pytest
 from liveprofile.client import Client, Conflict, NotFound, Unauthorized, Unavailable, calls
 from liveprofile.client.analysis_models import CampaignRequest
 from liveprofile.client.models import ConsentRequest
+from liveprofile.feeds.users import read_consents, read_erasures
 from liveprofile.kafka.records import read_topic
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.storage.cql import from_ms
@@ -22,8 +23,6 @@ from tests.services.serve.api import KEY_CACHE_MS, USERS, Api
 from tests.support.api_server import api_server
 from tests.support.job_under_test import JobUnderTest, run_cli
 from tests.support.rows.profile_rows import START_MS, flag
-from udfs.consent_feed import read_consents
-from udfs.erasure_feed import read_erasures
 
 pytestmark = pytest.mark.services
 

@@ -9,7 +9,7 @@ from liveprofile.settings import WindowSettings
 from offline.late_windows.chains import StoredRuleFlag, StoredUser, StoredWindow
 from offline.late_windows.recomputation import ADDED, FIRST_REVISION, WITHDRAWN, Correction
 from tests.support.memory.sinks import MemoryProfileSink
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 
 
 class KilledError(Exception):

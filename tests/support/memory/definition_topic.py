@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from liveprofile.feeds.definitions import TopicDefinitions
 from liveprofile.kafka.records import Record, Send, WriterFenced
-from udfs.definition_feed import TopicDefinitions
 
 
 class FakeDefinitionTopic:

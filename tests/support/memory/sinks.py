@@ -12,8 +12,8 @@ from liveprofile.segments.policy import ChangeKey
 from tests.support.memory.drift_store import MemoryDriftStore
 from tests.support.memory.memberships import MemoryMemberships
 from udfs.cassandra.encoding import write_time_us
-from udfs.profile.erasure import StoredSums, SumsKey
-from udfs.profile.profile_row import ProfileRow
+from udfs.privacy import StoredSums, SumsKey
+from udfs.profile.row import ProfileRow
 from udfs.scoring.sink import ScoredEvent
 
 FlagKey = tuple[str, int, str, str]  # user, time in ms, rule, event ("" for a window)

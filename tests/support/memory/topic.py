@@ -1,4 +1,4 @@
-"""A topic in memory, for what follows a topic in a thread (udfs/topic_follower.py)."""
+"""A topic in memory, for what follows a topic in a thread (liveprofile/feeds/feed.py)."""
 
 from __future__ import annotations
 

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from liveprofile.alerts.cases.case_store import AlertCase
 from liveprofile.storage.queries import StoredFlag, StoredScore
-from liveprofile.trends.counts import Series
-from liveprofile.trends.points import Point
-from liveprofile.units import HOUR_MS
-from serve.store.protocol import BucketMember, RawDelta, RawProfile
-from tests.support.memory.api_store import MINUTE_MS, NOW_MS, MemoryApiStore
+from serve.store.statements import RawDelta, RawProfile
+from tests.support.memory.api import MINUTE_MS, NOW_MS, MemoryApi
 
 WINDOW_MS = 5 * MINUTE_MS
 USERS = ("42", "Zoë/ü", "a b%2F?&")
@@ -98,29 +93,14 @@ def alert_case(number: int, user_id: str = "42") -> AlertCase:
     )
 
 
-def filled_store() -> MemoryApiStore:
-    """A store with a few rows of everything."""
-    store = MemoryApiStore()
-    store.profile_rows = {user_id: raw_profile(user_id) for user_id in USERS}
-    store.delta_rows = [raw_delta(window) for window in range(6)]
-    store.score_rows = [stored_score(number) for number in range(7)]
-    store.flag_rows = [
-        stored_flag_of(number, USERS[number % 2], event_id="e" if number > 3 else "")
-        for number in range(8)
-    ]
-    store.case_rows = [alert_case(number) for number in range(1, 4)]
-    store.trend_points = {
-        (Series("all", "", "all"), "hour", "events"): [
-            Point(NOW_MS, 5.0, None, None, None, False),
-            Point(NOW_MS + HOUR_MS, 90.0, 6.0, 4.0, 8.0, True),
-        ],
-        (Series("category", "café", "purchase"), "day", "amount"): [],
-    }
-    store.hourly_values = {
-        Series("all", "", "all"): np.random.default_rng(1).poisson(5.0, (90, 24)).astype(float),
-        Series("all", "", "login"): np.ones((3, 24)),
-    }
-    store.member_rows = {
-        "loyal": [BucketMember(n % 3, user, NOW_MS) for n, user in enumerate(USERS)]
-    }
-    return store
+def fill(api: MemoryApi) -> MemoryApi:
+    """Stores a few rows of everything but counts."""
+    api.put(*map(raw_profile, USERS), *map(raw_delta, range(6)), *map(stored_score, range(7)))
+    for number in range(8):
+        event_id = "e" if number > 3 else ""
+        api.put(stored_flag_of(number, USERS[number % 2], event_id=event_id))
+    api.put(*map(alert_case, range(1, 4)))
+    api.put_members("loyal", *USERS)
+    size = {"segment": "loyal", "time": NOW_MS, "members": 3, "users": 3, "overlaps": {"new": 1}}
+    api.session.put("segment_size", size)
+    return api

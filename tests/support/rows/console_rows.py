@@ -5,9 +5,9 @@ from __future__ import annotations
 import orjson
 
 from liveprofile.units import HOUR_MS
-from serve.store.protocol import BucketMember, RawDelta, RawProfile
-from tests.support.memory.api_store import NOW_MS, MemoryApiStore
-from tests.support.rows.api_rows import filled_store
+from serve.store.statements import RawDelta, RawProfile
+from tests.support.memory.api import NOW_MS, MemoryApi
+from tests.support.rows.api_rows import fill, stored_flag_of
 
 KNOWN_USER = "anna<b>"
 FEATURES = {
@@ -76,24 +76,24 @@ def known_delta(hours_ago: int, user_id: str = KNOWN_USER) -> RawDelta:
     )
 
 
-def console_store() -> MemoryApiStore:
-    """`filled_store` with the known user."""
-    store = filled_store()
-    store.profile_rows[KNOWN_USER] = known_profile()
-    store.delta_rows += [known_delta(hours) for hours in range(WINDOWS)]
-    store.member_rows["loyal"].append(BucketMember(0, KNOWN_USER, NOW_MS))
-    of_user = store.flag_rows[0]._replace(
-        user_id=KNOWN_USER,
-        window_end_ms=NOW_MS - 2 * HOUR_MS,
-        window_start_ms=NOW_MS - 3 * HOUR_MS,
-        rule_id="spend_spike",
-        flag_id="f" * 32,
-        message="spent <i>207.12</i> in a day",
-        evidence={"amount": 207.12, "usual_amount": 11.3},
-        reasons=[
-            {"code": "AMOUNT", "sentence": "unusual amount", "value": 207.12, "usual": 11.3},
-            {"code": "NEW_DEVICE", "sentence": "", "value": None, "usual": None},
-        ],
+def fill_console(api: MemoryApi) -> MemoryApi:
+    """`fill`, with the known user."""
+    fill(api).put(known_profile(), *map(known_delta, range(WINDOWS)))
+    api.put_members("loyal", KNOWN_USER)
+    size = {"segment": "loyal", "time": NOW_MS, "members": 4, "users": 4}
+    api.session.put("segment_size", size)
+    api.put(
+        stored_flag_of(0, KNOWN_USER)._replace(
+            window_end_ms=NOW_MS - 2 * HOUR_MS,
+            window_start_ms=NOW_MS - 3 * HOUR_MS,
+            rule_id="spend_spike",
+            flag_id="f" * 32,
+            message="spent <i>207.12</i> in a day",
+            evidence={"amount": 207.12, "usual_amount": 11.3},
+            reasons=[
+                {"code": "AMOUNT", "sentence": "unusual amount", "value": 207.12, "usual": 11.3},
+                {"code": "NEW_DEVICE", "sentence": "", "value": None, "usual": None},
+            ],
+        )
     )
-    store.flag_rows.append(of_user)
-    return store
+    return api

@@ -6,7 +6,7 @@ import numpy as np
 
 from liveprofile.rules.flags import Flag
 from liveprofile.units import MINUTE_MS
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 from udfs.profile.sink import ProfileSink
 
 DIM = 4
@@ -33,13 +33,13 @@ def profile_row(user_id: str = "u", window: int = 0, **changes: object) -> Profi
         purchases_decayed=1.5,
         amount_decayed=20.25,
         segments=["new", "loyal"],
-        profile_json=b'{"interests":{"caf\xc3\xa9":0.5}}',
+        profile=b'{"interests":{"caf\xc3\xa9":0.5}}',
         embedding=direction / np.linalg.norm(direction),
         events=2,
         amount=20.25,
         embedding_distance=0.125,
         active_rules=[],
-        delta_json=b'{"before":{"churn":0.5},"after":{"churn":0.25}}',
+        delta=b'{"before":{"churn":0.5},"after":{"churn":0.25}}',
         digests=bytes(range(16)),
         events_total=7,
         write_lookalike=False,

@@ -12,7 +12,7 @@ from liveprofile.units import HOUR_MS
 from models.profile.model_card import ModelCard
 from tests.support.rows.console_rows import FEATURES, known_delta, known_profile
 from tests.support.rows.profile_rows import flag, profile_row
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 from udfs.profile.sink import CassandraProfileSink
 
 
@@ -25,8 +25,8 @@ def row_of(user_id: str, end_ms: int, hours_ago: int, dim: int, *flags: Flag) ->
         user_id,
         window_start_ms=end_ms - (hours_ago + 1) * HOUR_MS,
         window_end_ms=end_ms - hours_ago * HOUR_MS,
-        profile_json=stored.profile.encode(),
-        delta_json=delta.delta.encode(),
+        profile=stored.profile.encode(),
+        delta=delta.delta.encode(),
         churn=orjson.loads(delta.delta)["after"]["churn"],
         recency_days=FEATURES["recency_days"],
         segments=["loyal"],

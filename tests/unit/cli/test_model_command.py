@@ -77,7 +77,7 @@ def test_list_advises_to_train_an_old_model_again() -> None:
     until = datetime(2026, 9, 1, tzinfo=UTC)
     lines = [model._age("/m", until, until + timedelta(days=days)) for days in (60, 61)]
     assert lines[0] == "/m: trained on windows until 2026-09-01, 60 days ago"
-    assert lines[1].endswith("61 days ago; train it again (docs/retraining.md)")
+    assert lines[1].endswith("61 days ago; train it again (docs/model.md)")
 
 
 def test_card_without_the_end_of_the_training_is_refused(tmp_path: Path) -> None:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from cli.change_sentence import change_sentence
-from cli.profiles import delta_table, profile_table
+from cli.profile import change_sentence, delta_table, profile_table
 from liveprofile.storage.queries import StoredDelta, StoredProfile
 from liveprofile.units import DAY_MS
 from tests.support.rows.value_curves import curve_document

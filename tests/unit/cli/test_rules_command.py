@@ -10,22 +10,21 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
+from liveprofile.feeds import definitions as rules_feed
+from liveprofile.feeds.definitions import APPLIED_KEY, TopicRules, definition_signer
 from liveprofile.kafka import records, topics
 from liveprofile.settings import Settings, load
 from tests.support.memory.definition_topic import FakeDefinitionTopic
 from tests.support.paths import ROOT
 from tests.support.rows.rule_examples import RULES_TOML
 from tests.support.rows.rule_records import raw_rule_record, rule_record, signed
-from udfs import rules_feed
-from udfs.definition_feed import APPLIED_KEY
-from udfs.rules_feed import TopicRules, rule_signer
 
 SCHEMA = json.loads((ROOT / "schemas/risk-rule.schema.json").read_text("utf-8"))
 SETTINGS = 'rules = "{file}"\n'
 
 
 def new_topic(settings: Settings | None) -> TopicRules:
-    return TopicRules(settings and rule_signer(settings))
+    return TopicRules(settings and definition_signer(settings, settings.topics.rules))
 
 
 @pytest.fixture
@@ -110,7 +109,7 @@ def test_apply_writes_added_changed_and_removed_rules(
         (b"many", False),
         (b"more", True),
     ]
-    [left] = topic.read(None).in_force().rules
+    [left] = topic.read(None).value().rules
     assert (left.version, left.threshold) == (2, 4)
 
     result = run(file, "apply", str(file))
@@ -127,7 +126,7 @@ def test_emptied_rule_set_stays_empty_after_compaction(
     newest = {record.key: record for record in topic.records}
     compacted = TopicRules()
     compacted.apply(record for record in newest.values() if record.value is not None)
-    assert compacted.has_records and compacted.in_force().rules == ()
+    assert compacted.has_records and compacted.value().rules == ()
 
 
 def test_dry_run_writes_nothing(file: Path, topic: FakeDefinitionTopic) -> None:
@@ -163,18 +162,18 @@ def test_apply_signs_its_records_with_the_signing_key(
     file.write_text(RULES_TOML)
     run(file, "apply", str(file))
     settings = load()
-    assert [rule.id for rule in topic.read(settings).in_force().rules] == ["many"]
+    assert [rule.id for rule in topic.read(settings).value().rules] == ["many"]
     first, second = topic.records[:3], topic.records[3:]
     assert [record.value is None for record in second] == [False, True]
     times = [int(record.headers["signed-ms"]) for record in (*first, *second)]
     assert times[:3] == times[:1] * 3 and times[3:] == times[3:4] * 2 and times[3] > times[0]
 
     # A signing time ahead of this clock does not keep the next change from being accepted.
-    signer = rule_signer(settings)
+    signer = definition_signer(settings, settings.topics.rules)
     topic.records.append(signed(rule_record("many", version=3), signer, times[-1] + 10**9))
     run(file, "apply", str(file))
     assert topic.read(settings).invalid_records == 0
-    assert topic.read(settings).in_force().rules[0].version == 4
+    assert topic.read(settings).value().rules[0].version == 4
 
 
 def test_apply_repairs_a_topic_with_unsigned_records(

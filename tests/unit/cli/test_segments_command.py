@@ -9,11 +9,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cli.main import app
+from liveprofile.feeds import definitions as segments_feed
+from liveprofile.feeds.definitions import TopicSegments
 from liveprofile.kafka import records, topics
 from tests.support.memory.definition_topic import FakeDefinitionTopic
 from tests.support.rows.segment_examples import SEGMENTS_TOML
-from udfs import segments_feed
-from udfs.segments_feed import TopicSegments
 
 
 @pytest.fixture

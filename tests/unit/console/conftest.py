@@ -1,4 +1,4 @@
-"""The console in this process, on a store in memory."""
+"""The console in this process, on Cassandra and Kafka in memory."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from liveprofile.flink.operator_metrics import (
 )
 from liveprofile.settings import ServeSettings
 from serve.keys import Role
-from tests.support.memory.api_store import MemoryApiStore
+from tests.support.memory.api import MemoryApi
 from tests.support.memory.explainer import MemoryExplainer
 from tests.support.paths import ROOT
-from tests.support.rows.console_rows import console_store
+from tests.support.rows.console_rows import fill_console
 from tests.unit.serve.conftest import Clock
 from udfs.profile.deployment import UserModels
 
@@ -78,8 +78,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store() -> MemoryApiStore:
-    return console_store()
+def api(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> MemoryApi:
+    return fill_console(MemoryApi().install(monkeypatch, clock.now_ms))
 
 
 @pytest.fixture
@@ -94,7 +94,7 @@ def explainer() -> MemoryExplainer:
 
 @pytest.fixture
 def browse(
-    store: MemoryApiStore, job: MemoryJob, clock: Clock, explainer: MemoryExplainer
+    api: MemoryApi, job: MemoryJob, clock: Clock, explainer: MemoryExplainer
 ) -> Iterator[Callable[..., TestClient]]:
     """browse(role, name="anna", **settings): a browser signed in with this role, None: not."""
     models = {"user model": ROOT / "models/checkpoints/default", "other model": ROOT / "none"}
@@ -103,7 +103,7 @@ def browse(
     def make(role: Role | None = Role.READER, name: str = "anna", **settings: Any) -> TestClient:
         app = create_console(
             ServeSettings(**PATIENT | settings),
-            store,
+            api.store(),
             job,
             models,
             clock_ms=clock.now_ms,
@@ -113,7 +113,7 @@ def browse(
         browser = TestClient(app, base_url=ORIGIN)
         browsers.append(browser)
         if role is not None:
-            key = store.add_key(role, name).text
+            key = api.add_key(role, name).text
             signed_in = browser.post("/sign-in", data={"key": key}, headers=SAME_ORIGIN)
             assert signed_in.status_code == 200, signed_in.text
         return browser

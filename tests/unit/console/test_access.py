@@ -8,10 +8,9 @@ from urllib.parse import parse_qs, urlsplit
 import pytest
 from starlette.testclient import TestClient
 
-from console.access import HOME, local_path
-from console.sessions import MAX_SESSIONS, Sessions
+from console.access import HOME, MAX_SESSIONS, Sessions, local_path
 from serve.keys import Role
-from tests.support.memory.api_store import MemoryApiStore
+from tests.support.memory.api import MemoryApi
 from tests.unit.console.conftest import SAME_ORIGIN
 from tests.unit.serve.conftest import Clock
 
@@ -19,24 +18,24 @@ Browse = Callable[..., TestClient]
 
 
 def test_page_without_a_session_leads_to_the_sign_in_and_back(
-    browse: Browse, store: MemoryApiStore
+    browse: Browse, api: MemoryApi
 ) -> None:
     browser = browse(None)
     answer = browser.get("/user?id=42", follow_redirects=False)
     assert answer.status_code == 303
     target = urlsplit(answer.headers["location"])
     assert (target.path, parse_qs(target.query)) == ("/sign-in", {"next": ["/user?id=42"]})
-    fields = {"key": store.add_key(Role.READER).text, "next": "/user?id=42"}
+    fields = {"key": api.add_key(Role.READER).text, "next": "/user?id=42"}
     signed_in = browser.post("/sign-in", data=fields, headers=SAME_ORIGIN)
     assert signed_in.url.path == "/user"
     assert "User 42" in signed_in.text
 
 
 def test_cookie_has_no_key_and_is_closed_to_scripts_and_other_sites(
-    browse: Browse, store: MemoryApiStore
+    browse: Browse, api: MemoryApi
 ) -> None:
     browser = browse(None)
-    key = store.add_key(Role.READER).text
+    key = api.add_key(Role.READER).text
     answer = browser.post(
         "/sign-in", data={"key": key}, headers=SAME_ORIGIN, follow_redirects=False
     )
@@ -46,25 +45,25 @@ def test_cookie_has_no_key_and_is_closed_to_scripts_and_other_sites(
     assert key.split("_")[2] not in cookie
 
 
-def test_wrong_key_is_told_on_the_form(browse: Browse, store: MemoryApiStore) -> None:
+def test_wrong_key_is_told_on_the_form(browse: Browse, api: MemoryApi) -> None:
     browser = browse(None)
-    key_id = store.add_key(Role.READER).stored.key_id
+    key_id = api.add_key(Role.READER).stored.key_id
     answer = browser.post("/sign-in", data={"key": f"lp_{key_id}_{64 * '0'}"}, headers=SAME_ORIGIN)
     assert answer.status_code == 401
     assert "This key is not valid" in answer.text
     assert not browser.cookies
 
 
-def test_many_wrong_keys_of_one_address_are_refused(browse: Browse, store: MemoryApiStore) -> None:
+def test_many_wrong_keys_of_one_address_are_refused(browse: Browse, api: MemoryApi) -> None:
     browser = browse(None, wrong_keys_per_s=1)
-    key_id = store.add_key(Role.READER).stored.key_id
+    key_id = api.add_key(Role.READER).stored.key_id
     statuses = {
         browser.post(
             "/sign-in", data={"key": f"lp_{key_id}_{number:064x}"}, headers=SAME_ORIGIN
         ).status_code
         for number in range(6)
     }
-    assert statuses == {401, 429} and store.key_reads  # the store was asked
+    assert statuses == {401, 429} and "api_key" in api.session.reads  # it was asked
 
 
 def test_sign_out_ends_the_session_on_the_server(browse: Browse) -> None:
@@ -76,7 +75,7 @@ def test_sign_out_ends_the_session_on_the_server(browse: Browse) -> None:
 
 
 def test_session_ends_with_its_time_and_with_its_key(
-    browse: Browse, store: MemoryApiStore, clock: Clock
+    browse: Browse, api: MemoryApi, clock: Clock
 ) -> None:
     browser = browse(session_s=60, key_cache_ms=1_000)
     clock.s = 59.0
@@ -84,7 +83,7 @@ def test_session_ends_with_its_time_and_with_its_key(
     clock.s = 61.0
     assert browser.get("/alerts", follow_redirects=False).status_code == 303
     other = browse(key_cache_ms=1_000)
-    store.keys.clear()
+    api.clear("api_key")
     clock.s += 2.0
     assert other.get("/alerts", follow_redirects=False).status_code == 303
 
@@ -92,12 +91,12 @@ def test_session_ends_with_its_time_and_with_its_key(
 @pytest.mark.parametrize("headers", [{}, {"Origin": "https://evil.example"}, {"Origin": "null"}])
 @pytest.mark.parametrize("path", ["/sign-in", "/sign-out", "/alerts/act"])
 def test_form_of_another_site_is_refused(
-    browse: Browse, store: MemoryApiStore, path: str, headers: dict[str, str]
+    browse: Browse, api: MemoryApi, path: str, headers: dict[str, str]
 ) -> None:
     browser = browse(Role.ANALYST)
     fields = {"key": "x", "flag_id": "f" * 32, "action": "close"}
     assert browser.post(path, data=fields, headers=headers).status_code == 403
-    assert store.audit == []
+    assert api.audit == []
 
 
 @pytest.mark.parametrize(
@@ -148,9 +147,9 @@ def test_too_many_sessions_end_the_oldest() -> None:
     assert sessions.key_of(second) == "second"
 
 
-def test_health_tells_whether_the_data_can_be_read(browse: Browse, store: MemoryApiStore) -> None:
+def test_health_tells_whether_the_data_can_be_read(browse: Browse, api: MemoryApi) -> None:
     visitor = browse(None)
     assert visitor.get("/health/ready").text == "ok"
-    store.stop_answering()
+    api.session.stop_answering()
     assert visitor.get("/health/ready").status_code == 503
     assert visitor.get("/health/live").text == "ok"

@@ -8,11 +8,11 @@ from collections.abc import Callable
 import pytest
 from starlette.testclient import TestClient
 
-from console.queue import FRESH_S, PAGE_FLAGS
+from console.routes.alerts import FRESH_S, PAGE_FLAGS
 from liveprofile.alerts.cases.states import AlertState
 from serve.keys import Role
-from tests.support.memory.api_store import NOW_MS, MemoryApiStore
-from tests.support.rows.api_rows import stored_flag_of
+from tests.support.memory.api import NOW_MS, MemoryApi
+from tests.support.rows.api_rows import USERS, alert_case, stored_flag_of
 from tests.unit.console.conftest import SAME_ORIGIN
 from tests.unit.serve.conftest import Clock
 
@@ -40,14 +40,15 @@ def test_queue_is_newest_first_with_the_first_alert_open(browse: Browse) -> None
     assert "To work on alerts, sign in" in page
 
 
-def test_alert_has_reasons_evidence_history_and_case(browse: Browse) -> None:
+def test_alert_has_reasons_evidence_history_and_case(browse: Browse, api: MemoryApi) -> None:
     detail = browse(Role.ANALYST).get(f"/alerts/detail?flag_id={FLAG}").text
     assert "unusual amount: <strong>207.12</strong> (usual: 11.3)" in detail
     assert "<dt>usual amount</dt><dd>11.3</dd>" in detail
     assert "spent &lt;i&gt;207.12&lt;/i&gt; in a day" in detail
-    assert "Nobody has worked on it" in detail
+    assert "Nobody has worked on this alert" in detail
+    api.put(alert_case(1, USERS[1])._replace(rule_id="rule001"))
     with_case = browse().get(f"/alerts/detail?flag_id={1:032x}").text
-    assert "case 1 of rule, closed since" in with_case
+    assert "case 1 of rule001, closed since" in with_case
 
 
 @pytest.mark.parametrize(
@@ -60,11 +61,11 @@ def test_alert_has_reasons_evidence_history_and_case(browse: Browse) -> None:
     ],
 )
 def test_analyst_changes_the_state_and_the_write_is_audited(
-    browse: Browse, store: MemoryApiStore, action: str, state: AlertState
+    browse: Browse, api: MemoryApi, action: str, state: AlertState
 ) -> None:
     browser = browse(Role.ANALYST, "otto")
     assert f"{state.value.replace('_', ' ')} by otto" in act(browser, action, note="called")
-    [entry] = store.audit
+    [entry] = api.audit
     assert (entry.name, entry.target, entry.outcome) == ("otto", FLAG, "done")
     assert entry.requested["note"] == "called"
     assert entry.requested["through"] == "console"
@@ -79,25 +80,21 @@ def test_label_of_an_event_says_that_it_was_sent(browse: Browse) -> None:
     assert "has no event" in act(browser, "fraud", FLAG)
 
 
-def test_snooze_is_for_so_many_hours_and_can_be_ended(
-    browse: Browse, store: MemoryApiStore
-) -> None:
+def test_snooze_is_for_so_many_hours_and_can_be_ended(browse: Browse, api: MemoryApi) -> None:
     browser = browse(Role.ANALYST)
     assert "for 3 hours" in act(browser, "snooze", hours="3")
-    [snooze] = store.snoozed.values()
-    assert (snooze.rule_id, snooze.until_ms) == ("spend_spike", NOW_MS + 3 * 3_600_000)
+    [snooze] = api.session.rows("risk_snooze")
+    assert (snooze["rule_id"], snooze["until"]) == ("spend_spike", NOW_MS + 3 * 3_600_000)
     assert "The snooze has ended" in act(browser, "end_snooze", rule_id="spend_spike")
-    assert store.snoozed == {}
+    assert api.session.rows("risk_snooze") == []
 
 
 @pytest.mark.parametrize("hours", ["0", "-1", "", "x", "99999", "1.5", "٣"])
-def test_wrong_hours_of_a_snooze_are_refused(
-    browse: Browse, store: MemoryApiStore, hours: str
-) -> None:
+def test_wrong_hours_of_a_snooze_are_refused(browse: Browse, api: MemoryApi, hours: str) -> None:
     form = {"flag_id": FLAG, "action": "snooze", "hours": hours}
     answer = browse(Role.ANALYST).post("/alerts/act", data=form, headers=FETCH)
     assert answer.status_code == 422
-    assert store.snoozed == {}
+    assert api.session.rows("risk_snooze") == []
 
 
 def test_change_that_the_state_forbids_is_told(browse: Browse) -> None:
@@ -118,11 +115,11 @@ def test_form_works_without_javascript(browse: Browse) -> None:
     assert "acknowledged by otto" in answer.text
 
 
-def test_reader_cannot_change_anything(browse: Browse, store: MemoryApiStore) -> None:
+def test_reader_cannot_change_anything(browse: Browse, api: MemoryApi) -> None:
     form = {"flag_id": FLAG, "action": "close"}
     answer = browse(Role.READER).post("/alerts/act", data=form, headers=FETCH)
     assert answer.status_code == 403
-    assert store.audit == []
+    assert api.audit == []
 
 
 def test_unknown_alert_action_and_cursor_are_told(browse: Browse) -> None:
@@ -134,8 +131,9 @@ def test_unknown_alert_action_and_cursor_are_told(browse: Browse) -> None:
     assert browser.post("/alerts/act", content=b"\xff", headers=FETCH).status_code == 422
 
 
-def test_older_alerts_are_on_further_pages(browse: Browse, store: MemoryApiStore) -> None:
-    store.flag_rows = [stored_flag_of(number) for number in range(PAGE_FLAGS + 5)]
+def test_older_alerts_are_on_further_pages(browse: Browse, api: MemoryApi) -> None:
+    api.clear("risk_flag", "risk_flag_by_day")
+    api.put(*map(stored_flag_of, range(PAGE_FLAGS + 5)))
     browser = browse()
     first = browser.get("/alerts").text
     [older] = re.findall(r'href="([^"]+)">Older alerts', first)
@@ -146,26 +144,26 @@ def test_older_alerts_are_on_further_pages(browse: Browse, store: MemoryApiStore
 
 
 def test_new_alert_is_in_the_queue_after_the_time_of_the_cache(
-    browse: Browse, store: MemoryApiStore, clock: Clock
+    browse: Browse, api: MemoryApi, clock: Clock
 ) -> None:
     browser = browse()
     browser.get("/alerts/queue")
-    store.flag_rows.append(stored_flag_of(77)._replace(window_end_ms=NOW_MS + 1))
+    api.put(stored_flag_of(77)._replace(window_end_ms=NOW_MS + 1))
     clock.s += FRESH_S + 0.01
     assert shown(browser.get("/alerts/queue").text)[0] == f"{77:032x}"
 
 
-def test_empty_queue_says_so(browse: Browse, store: MemoryApiStore) -> None:
-    store.flag_rows.clear()
-    assert "No alert of this page is open" in browse().get("/alerts").text
+def test_empty_queue_says_so(browse: Browse, api: MemoryApi) -> None:
+    api.clear("risk_flag", "risk_flag_by_day")
+    assert "No alert on this page is open" in browse().get("/alerts").text
     assert "No alert is stored about user x" in browse().get("/alerts?state=all&user=x").text
 
 
 def test_part_of_a_page_without_cassandra_is_a_503_part(
-    browse: Browse, store: MemoryApiStore, clock: Clock
+    browse: Browse, api: MemoryApi, clock: Clock
 ) -> None:
     browser = browse()
-    store.stop_answering()
+    api.session.stop_answering()
     clock.s += FRESH_S + 0.01
     answer = browser.get("/alerts/queue", headers=FETCH)
     assert answer.status_code == 503

@@ -8,11 +8,11 @@ import pytest
 from starlette.testclient import TestClient
 
 from console.views.campaigns import parse_plan, report_view, target_rows
+from liveprofile.campaigns.plan import Target
 from liveprofile.campaigns.uplift import Outcome, uplift
 from liveprofile.client.analysis_models import CampaignRequest, FrequencyCap
 from serve.keys import Role
-from tests.support.memory.api_campaigns import TARGETS
-from tests.support.memory.api_store import MemoryApiStore
+from tests.support.memory.api import MemoryApi
 from tests.unit.console.conftest import SAME_ORIGIN
 
 Browse = Callable[..., TestClient]
@@ -20,7 +20,7 @@ FORM = {
     "name": "spring",
     "segments": "loyal, new",
     "when": "churn < 0.9",
-    "control_share": "0.2",
+    "control_share": "0.6",
     "cost": "0.25",
     "excluded": "a\r\n\r\nb",
 }
@@ -31,7 +31,7 @@ def test_form_is_the_request_of_the_read_api() -> None:
     assert parse_plan(fields).request == CampaignRequest(
         segments=["loyal", "new"],
         when="churn < 0.9",
-        control_share=0.2,
+        control_share=0.6,
         cost=0.25,
         excluded=["a", "b"],
         cap=FrequencyCap(contacts=2, days=30),
@@ -56,17 +56,17 @@ def test_faulty_field_is_named(field: str, text: str, told: str) -> None:
     assert found.problems[0].startswith(told)
 
 
-def test_preview_stores_nothing_and_plan_does(browse: Browse, store: MemoryApiStore) -> None:
+def test_preview_stores_nothing_and_plan_does(browse: Browse, api: MemoryApi) -> None:
     analyst = browse(Role.ANALYST, "mara")
     assert "No campaign is planned" in analyst.get("/campaigns").text
     preview = analyst.post("/campaigns", data=FORM | {"action": "preview"}, headers=SAME_ORIGIN)
     assert "Nothing is stored yet" in preview.text
-    assert "<dt>left out: budget</dt><dd>3</dd>" in preview.text
+    assert "<dt>left out: open fraud case</dt><dd>1</dd>" in preview.text
     assert 'value="churn &lt; 0.9"' in preview.text
-    assert store.plans == {}
+    assert api.session.rows("campaign_plan") == []
     planned = analyst.post("/campaigns", data=FORM | {"action": "plan"}, headers=SAME_ORIGIN)
     assert planned.url.path == "/campaigns/spring"
-    [entry] = store.audit
+    [entry] = api.audit
     assert (entry.name, entry.action, entry.target) == ("mara", "campaign.plan", "spring")
     assert entry.requested["excluded"] == 2
     again = analyst.post("/campaigns", data=FORM | {"action": "plan"}, headers=SAME_ORIGIN)
@@ -84,34 +84,36 @@ def test_preview_stores_nothing_and_plan_does(browse: Browse, store: MemoryApiSt
     ],
 )
 def test_faulty_plan_is_told_and_its_fields_stay(
-    browse: Browse, store: MemoryApiStore, changed: dict[str, str], told: str
+    browse: Browse, api: MemoryApi, changed: dict[str, str], told: str
 ) -> None:
     fields = FORM | changed | {"action": "plan"}
     answer = browse(Role.ANALYST).post("/campaigns", data=fields, headers=SAME_ORIGIN)
     assert answer.status_code == 422
     assert f"<li>{told}" in answer.text
     assert 'value="loyal, new"' in answer.text
-    assert store.plans == {}
+    assert api.session.rows("campaign_plan") == []
 
 
-def test_reader_plans_nothing(browse: Browse, store: MemoryApiStore) -> None:
+def test_reader_plans_nothing(browse: Browse, api: MemoryApi) -> None:
     reader = browse()
     assert "role analyst" in reader.get("/campaigns").text
     answer = reader.post("/campaigns", data=FORM | {"action": "plan"}, headers=SAME_ORIGIN)
     assert answer.status_code == 403
-    assert store.plans == {}
+    assert api.session.rows("campaign_plan") == []
 
 
 def test_users_have_the_reason_for_their_place(browse: Browse) -> None:
     analyst = browse(Role.ANALYST)
     analyst.post("/campaigns", data=FORM | {"action": "plan"}, headers=SAME_ORIGIN)
     page = analyst.get("/campaigns/spring").text
-    assert page.index(">42</a>") < page.index(">43</a>")
+    assert page.index(">Zoë/ü</a>") < page.index(">a b%2F?&amp;</a>")
     assert "expected spend 12.5 × 75 % response − 0.25 for the contact" in page
     assert "control: do not contact" in page
     assert "More users" not in page
     assert analyst.get("/campaigns/none").status_code == 404
-    with_margin = target_rows(TARGETS, {"response": 0.1, "margin": 0.5})
+    with_margin = target_rows(
+        [Target("42", "treatment", (), 0.25, 12.5, 9.0)], {"response": 0.1, "margin": 0.5}
+    )
     assert with_margin[0].reason == "expected spend 12.5 × 10 % response × 50 % margin"
 
 
@@ -119,7 +121,7 @@ def test_report_compares_the_groups(browse: Browse) -> None:
     analyst = browse(Role.ANALYST)
     analyst.post("/campaigns", data=FORM | {"action": "plan"}, headers=SAME_ORIGIN)
     page = analyst.get("/campaigns/spring/report?days=14").text
-    assert "It may have changed nothing" in page
+    assert "No clear effect" in page
     assert '<td class="n">1 / 1</td>' in page
     assert analyst.get("/campaigns/spring/report?days=0").status_code == 422
 
@@ -128,7 +130,7 @@ def test_report_says_what_the_interval_allows() -> None:
     bought, nothing = Outcome(True, 10.0), Outcome(False, 0.0)
     clear = uplift([bought] * 90 + [nothing] * 10, [nothing] * 90 + [bought] * 10)
     view = report_view({"all": clear, "loyal": clear, "new": clear})
-    assert view.verdict.startswith("It changed the purchase rate by 80 points (")
+    assert view.verdict.startswith("The purchase rate changed by 80 points (")
     assert view.rows[0].bought == "90 % / 10 %"
     assert "2 segments are compared" in view.caution
     alone = report_view({"all": uplift([bought], [])})

@@ -9,15 +9,14 @@ from html import unescape
 import pytest
 from starlette.testclient import TestClient
 
-from console.views.backtest import diff
-from console.views.definitions import check, to_toml
+from console.views.definitions import check, diff, to_toml
 from liveprofile.rules.rules import read_rules
-from liveprofile.rules.stored_rows import StoredEvent
 from liveprofile.segments.definitions import read_segments
 from liveprofile.units import HOUR_MS
 from serve.keys import Role
-from tests.support.memory.api_store import NOW_MS, MemoryApiStore
+from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.paths import ROOT
+from tests.support.rows.api_rows import stored_score
 from tests.unit.console.conftest import SAME_ORIGIN
 
 Browse = Callable[..., TestClient]
@@ -97,26 +96,26 @@ def test_segments_have_sizes_and_members(browse: Browse) -> None:
     browser = browse()
     assert re.search(r">loyal</a></th>\s*<td.*?</td>.*?4 of 4", browser.get(SEGMENTS).text, re.S)
     assert "anna&lt;b&gt;" in browser.get(f"{SEGMENTS}/members?segment=loyal").text
-    assert "Nobody is stored" in browser.get(f"{SEGMENTS}/members?segment=none").text
+    assert "The segment has no members" in browser.get(f"{SEGMENTS}/members?segment=none").text
 
 
-def test_comparing_writes_nothing(browse: Browse, store: MemoryApiStore) -> None:
+def test_comparing_writes_nothing(browse: Browse, api: MemoryApi) -> None:
     browser = browse()
     fields = editor(browser.get(SEGMENTS).text)
     fields["text"] += RICH
     answer = browser.post(f"{SEGMENTS}/compare", data=fields, headers=FETCH)
     assert "added rich, version 1" in answer.text
-    assert store.audit == []
+    assert api.audit == []
 
 
-def test_analyst_applies_segments_and_not_rules(browse: Browse, store: MemoryApiStore) -> None:
+def test_analyst_applies_segments_and_not_rules(browse: Browse, api: MemoryApi) -> None:
     browser = browse(Role.ANALYST, "otto")
     fields = editor(browser.get(SEGMENTS).text)
     fields["text"] += RICH
     page = browser.post(f"{SEGMENTS}/apply", data=fields, headers=SAME_ORIGIN)
     assert page.url.path == SEGMENTS
     assert "rich" in page.text
-    [entry] = store.audit
+    [entry] = api.audit
     assert (entry.name, entry.action, entry.outcome) == ("otto", "segments.put", "done")
     rules = editor(browser.get(RULES).text)
     assert browser.post(f"{RULES}/apply", data=rules, headers=SAME_ORIGIN).status_code == 403
@@ -125,7 +124,7 @@ def test_analyst_applies_segments_and_not_rules(browse: Browse, store: MemoryApi
 def test_second_editor_is_refused(browse: Browse) -> None:
     admin = browse(Role.ADMIN, second_approver=False)
     first, second = (editor(admin.get(RULES).text) for _ in range(2))
-    first["text"] = first["text"].replace("[[rules]]", "[[rules]] # the same", 1)
+    second["text"] = second["text"].replace("score >= threshold", "score >= 0.5")
     assert admin.post(f"{RULES}/apply", data=first, headers=SAME_ORIGIN).url.path == RULES
     answer = admin.post(f"{RULES}/apply", data=second, headers=FETCH)
     assert answer.status_code == 412
@@ -141,12 +140,12 @@ def test_unknown_page_is_a_404_page(browse: Browse) -> None:
     assert "There is no such page" in answer.text
 
 
-def test_backtest_stands_beside_the_diff(browse: Browse, store: MemoryApiStore) -> None:
+def test_backtest_stands_beside_the_diff(browse: Browse, api: MemoryApi) -> None:
     hours = range(40)
-    store.event_rows = [
-        StoredEvent(f"u{hour}<b>", NOW_MS + hour * HOUR_MS, "e", "purchase", 5.0, hour / 40, None)
-        for hour in hours
-    ]
+    api.clear("profile_delta", "risk_score_by_hour")
+    for hour in hours:
+        score = stored_score(hour, NOW_MS - hour * HOUR_MS)
+        api.put(score._replace(user_id=f"u{hour}<b>", score=hour / 40))
     browser = browse()
     fields = editor(browser.get(RULES).text)
     tested = fields["text"].replace("score >= threshold", "score >= 0.5")
@@ -160,7 +159,7 @@ def test_backtest_stands_beside_the_diff(browse: Browse, store: MemoryApiStore) 
     assert f'<td class="n">{before}</td><td class="n">20</td>' in answer.text
     assert f"Users who gain an alert: {20 - before}" in answer.text
     assert "u20&lt;b&gt;" in answer.text
-    assert store.audit == []
+    assert api.audit == []
     assert "<html" in browser.post(f"{RULES}/backtest", data=fields, headers=SAME_ORIGIN).text
 
 

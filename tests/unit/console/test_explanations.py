@@ -12,7 +12,7 @@ from liveprofile.settings import ServeSettings
 from liveprofile.units import HOUR_MS
 from serve.explainer import ExplainerBusy, ExplanationRefused
 from serve.keys import Role
-from tests.support.memory.api_store import NOW_MS, MemoryApiStore
+from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.memory.explainer import MemoryExplainer
 from tests.support.rows.console_rows import KNOWN_USER, WINDOWS
 from tests.unit.console.conftest import ORIGIN, SAME_ORIGIN, MemoryJob
@@ -31,10 +31,10 @@ def test_each_window_has_the_control_for_analysts(browse: Browse) -> None:
     assert "/user/explain" not in browse(Role.READER).get(ADDRESS).text
 
 
-def test_server_without_the_model_packages_has_no_control(store: MemoryApiStore) -> None:
-    app = create_console(ServeSettings(), store, MemoryJob(), {}, clock_ms=lambda: NOW_MS)
+def test_server_without_the_model_packages_has_no_control(api: MemoryApi) -> None:
+    app = create_console(ServeSettings(), api.store(), MemoryJob(), {}, clock_ms=lambda: NOW_MS)
     browser = TestClient(app, base_url=ORIGIN)
-    key = store.add_key(Role.ANALYST).text
+    key = api.add_key(Role.ANALYST).text
     browser.post("/sign-in", data={"key": key}, headers=SAME_ORIGIN)
     assert "/user/explain" not in browser.get(ADDRESS).text
     answer = browser.post("/user/explain", data=FIELDS, headers=SAME_ORIGIN)
@@ -43,7 +43,7 @@ def test_server_without_the_model_packages_has_no_control(store: MemoryApiStore)
 
 
 def test_form_shows_the_events_that_moved_the_values(
-    browse: Browse, explainer: MemoryExplainer, store: MemoryApiStore
+    browse: Browse, explainer: MemoryExplainer, api: MemoryApi
 ) -> None:
     browser = browse(Role.ANALYST)
     page = browser.post("/user/explain", data=FIELDS, headers=SAME_ORIGIN)
@@ -54,8 +54,8 @@ def test_form_shows_the_events_that_moved_the_values(
     assert "this view of &lt;i&gt;9&lt;/i&gt;" in page.text
     part = browser.post("/user/explain", data=FIELDS, headers=FETCH).text
     assert "<html" not in part and "4 points higher" in part
-    assert [(each.action, each.outcome) for each in store.audit] == [("window.explain", "done")] * 2
-    assert store.audit[0].requested["through"] == "console"
+    assert [(each.action, each.outcome) for each in api.audit] == [("window.explain", "done")] * 2
+    assert api.audit[0].requested["through"] == "console"
 
 
 @pytest.mark.parametrize(

@@ -9,17 +9,17 @@ from collections.abc import Callable
 from starlette.testclient import TestClient
 
 from console.job import FRESH_S, FlinkJobReader
-from console.views.operations.drift import drift_periods
-from console.views.operations.job import job_figures, trend_view
-from console.views.operations.latencies import latency_rows
-from liveprofile.audit.results import AuditResult
+from console.views.operations import drift_periods, job_figures, latency_rows, trend_view
+from liveprofile.audit.results import AuditResult, store_result
 from liveprofile.errors import ServiceUnavailableError
 from liveprofile.flink.operator_metrics import EVENT_TO_ALERT
 from liveprofile.settings import load
+from liveprofile.trends.counts import Series
 from liveprofile.trends.points import Point
 from liveprofile.units import HOUR_MS
-from serve.store.protocol import DriftHistory, TrendPoints
-from tests.support.memory.api_store import NOW_MS, MemoryApiStore
+from services.operations import DriftHistory, drift
+from services.trends import TrendPoints
+from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.unit.console.conftest import FACTS, SAME_ORIGIN, MemoryJob, counts_of
 from udfs.scoring.drift_store import DriftDecision, DriftState
 
@@ -62,7 +62,7 @@ def test_figures_without_checkpoint_and_scoring() -> None:
     assert dict(job_figures(FACTS))["last checkpoint"] == "3 s ago"
 
 
-def test_trend_marks_what_is_outside_of_the_range(browse: Browse, store: MemoryApiStore) -> None:
+def test_trend_marks_what_is_outside_of_the_range(browse: Browse, api: MemoryApi) -> None:
     points = [
         Point(NOW_MS, 5.0, None, None, None, False),
         Point(NOW_MS + HOUR_MS, 90.0, 6.0, 4.0, 8.0, True),
@@ -70,10 +70,12 @@ def test_trend_marks_what_is_outside_of_the_range(browse: Browse, store: MemoryA
     view = trend_view(TrendPoints(NOW_MS, points))
     assert len(view.chart.marks) == 1
     assert view.outside == ["2017-11-26 02:05:00: 90, expected 4 to 8"]
-    part = browse().get("/operations/trend", headers=FETCH).text
-    assert "1 outside of the range" in part
-    store.trend_points.clear()
     assert "Nothing has been counted" in browse().get("/operations/trend", headers=FETCH).text
+    last_ms = NOW_MS // HOUR_MS * HOUR_MS - HOUR_MS
+    counts = {last_ms - n * HOUR_MS: (5, 1.0) for n in range(1, 24 * 7 * 17)} | {last_ms: (90, 1.0)}
+    api.put_counts(Series("all", "", "all"), "hour", counts)
+    part = browse().get("/operations/trend", headers=FETCH).text
+    assert "1 outside the range" in part
     assert browse().get("/operations/trend?metric=money").status_code == 422
 
 
@@ -121,22 +123,22 @@ def test_latencies_are_told_by_the_bounds_of_their_counters(browse: Browse) -> N
     assert "99 % within" in part
 
 
-def test_last_audit_and_earlier_ones(browse: Browse, store: MemoryApiStore) -> None:
+def test_last_audit_and_earlier_ones(browse: Browse, api: MemoryApi) -> None:
     assert "No audit is stored" in browse().get("/operations/audit", headers=FETCH).text
-    store.audit_results = [
+    for result in (
         AuditResult(NOW_MS, False, {"in_topic": 1_200, "unaccounted": 3}),
         AuditResult(NOW_MS - HOUR_MS, True, {"in_topic": 900, "unaccounted": 0}),
-    ]
+    ):
+        store_result(api.session, api.settings.topics.events, result, 60)
     part = browse().get("/operations/audit", headers=FETCH).text
     assert "not every record is accounted for" in part
     assert "<dt>in topic</dt><dd>1,200</dd>" in part
     assert "00:05:00: clean" in part
 
 
-def test_drift_by_hour_and_day(browse: Browse, store: MemoryApiStore) -> None:
-    assert "not monitored" in browse().get("/operations/drift", headers=FETCH).text
+def test_drift_by_hour_and_day(browse: Browse, api: MemoryApi) -> None:
     distances = '{"amount": [0.2, 0.4], "hours<b>": [0.3, 0.1], "score": [0.9, null]}'
-    store.drift_history = DriftHistory(
+    history = DriftHistory(
         "r1",
         {
             "hour": (
@@ -146,11 +148,15 @@ def test_drift_by_hour_and_day(browse: Browse, store: MemoryApiStore) -> None:
             "day": (DriftState(), []),
         },
     )
-    hour, day = drift_periods(store.drift_history)
+    hour, day = drift_periods(history)
     assert hour.is_drifting
     assert hour.rows[0][3].startswith("hours<b> 0.3 (limit 0.1); amount 0.2 (limit 0.4)")
     assert hour.chart.marks
     assert (day.verdict, day.chart) == ("No period is evaluated yet.", None)
+    scope = {"scope": f"{drift(api.session, api.settings, 1).reference}/hour", "decided_by": "w"}
+    state = {"decided_until": NOW_MS, "since": NOW_MS - HOUR_MS, "decided_at": NOW_MS}
+    entry = {"start": NOW_MS - HOUR_MS, "events": 500, "drifting": True, "distances": distances}
+    api.session.put("drift_state", scope | state | entry)
     part = browse().get("/operations/drift", headers=FETCH).text
     assert "Drifting since 2017-11-26 00:05:00" in part
     assert "<b>" not in part

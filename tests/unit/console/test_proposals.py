@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from liveprofile.rules.proposals import ProposalState
 from serve.keys import Role
-from tests.support.memory.api_store import MemoryApiStore
+from tests.support.memory.api import MemoryApi
 from tests.unit.console.conftest import SAME_ORIGIN
 from tests.unit.console.test_definitions import FETCH, RULES, editor
 
@@ -34,7 +34,7 @@ def in_force(browser: TestClient) -> str:
     return editor(browser.get(RULES).text)["text"]
 
 
-def test_rules_of_an_analyst_are_applied_by_an_admin(browse: Browse, store: MemoryApiStore) -> None:
+def test_rules_of_an_analyst_are_applied_by_an_admin(browse: Browse, api: MemoryApi) -> None:
     analyst, admin = browse(Role.ANALYST, "anna"), browse(Role.ADMIN, "olga")
     path = propose(analyst)
     page = analyst.get(path).text
@@ -47,7 +47,7 @@ def test_rules_of_an_analyst_are_applied_by_an_admin(browse: Browse, store: Memo
     assert decide(admin, path, "approve") == 200
     assert LOWER[1] in in_force(admin)
     assert "Applied by olga" in analyst.get(path).text
-    assert [(each.name, each.action) for each in store.audit] == [
+    assert [(each.name, each.action) for each in api.audit] == [
         ("anna", "rules.propose"),
         ("olga", "rules.approve"),
     ]
@@ -67,7 +67,7 @@ def test_nobody_approves_alone(browse: Browse) -> None:
     assert admin.post(f"{RULES}/apply", data=fields, headers=SAME_ORIGIN).status_code == 403
 
 
-def test_proposal_is_refused_or_withdrawn_once(browse: Browse, store: MemoryApiStore) -> None:
+def test_proposal_is_refused_or_withdrawn_once(browse: Browse, api: MemoryApi) -> None:
     anna, mara = browse(Role.ANALYST, "anna"), browse(Role.ANALYST, "mara")
     admin = browse(Role.ADMIN, "olga")
     path = propose(anna)
@@ -75,18 +75,21 @@ def test_proposal_is_refused_or_withdrawn_once(browse: Browse, store: MemoryApiS
     assert decide(mara, path, "refuse") == 403
     assert decide(anna, path, "refuse") == 200
     assert decide(admin, path, "approve") == 409
-    [found] = store.proposals.values()
-    assert (found.state, found.decided_by) == (ProposalState.REFUSED, "anna")
+    [found] = api.session.rows("rule_proposal")
+    assert (found["state"], found["decided_by"]) == (ProposalState.REFUSED, "anna")
     assert decide(admin, path, "maybe") == 422
 
 
-def test_proposal_on_changed_rules_is_outdated(browse: Browse, store: MemoryApiStore) -> None:
+def test_proposal_on_changed_rules_is_outdated(browse: Browse, api: MemoryApi) -> None:
     anna, admin = browse(Role.ANALYST, "anna"), browse(Role.ADMIN, "olga")
-    first, second = propose(anna), propose(anna)
+    first = propose(anna)
+    other = editor(anna.get(RULES).text)["text"].replace(LOWER[0], "score >= 0.5")
+    second = propose(anna, text=other)
     assert decide(admin, first, "approve") == 200
     assert "have changed since" in admin.get(second).text
     assert decide(admin, second, "approve") == 412
-    assert [each.state for each in store.proposals.values()] == ["applied", "outdated"]
+    states = [row["state"] for row in api.session.rows("rule_proposal")]
+    assert sorted(states) == ["applied", "outdated"]
 
 
 def test_single_person_applies_at_once(browse: Browse) -> None:
@@ -101,13 +104,13 @@ def test_single_person_applies_at_once(browse: Browse) -> None:
 
 @pytest.mark.parametrize("changed", [{"text": "[[rules"}, {"tag": ""}, {"note": "x" * 10_000}])
 def test_faulty_proposal_is_not_stored(
-    browse: Browse, store: MemoryApiStore, changed: dict[str, str]
+    browse: Browse, api: MemoryApi, changed: dict[str, str]
 ) -> None:
     analyst = browse(Role.ANALYST)
     fields = editor(analyst.get(RULES).text) | changed
     answer = analyst.post(f"{RULES}/propose", data=fields, headers=SAME_ORIGIN)
     assert answer.status_code == 422
-    assert store.proposals == {}
+    assert api.session.rows("rule_proposal") == []
     assert browse().post(f"{RULES}/propose", data=fields, headers=SAME_ORIGIN).status_code == 403
 
 

@@ -9,23 +9,25 @@ from html import unescape
 import pytest
 from starlette.testclient import TestClient
 
-from console.views.operations.rejected import rejected_detail, sent_payload
+from console.views.operations import rejected_detail, sent_payload
 from liveprofile.ingest.rejected import RejectedRecord
 from serve.keys import Role
-from tests.support.memory.api_store import NOW_MS, MemoryApiStore
+from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.unit.console.conftest import SAME_ORIGIN
 
 Browse = Callable[..., TestClient]
 PAGE = "/operations/rejected"
 PAYLOAD = b'{"user_id": "<b>",\n "amount": "12,5"}'
-RECORD = RejectedRecord("0:17", NOW_MS, "BAD_NUMBER", "amount", "events", 1, 5, False, PAYLOAD)
-OTHER = RECORD._replace(id="0:9", reason="TOO_MANY", payload=b'{"user_id": "a", "event_id": "e"}')
+RECORD = RejectedRecord(
+    "0:0", NOW_MS, "BAD_NUMBER", "amount", "behavior-events", 1, 5, False, PAYLOAD
+)
+OTHER = RECORD._replace(id="0:1", reason="TOO_MANY", payload=b'{"user_id": "a", "event_id": "e"}')
 CORRECTED = '{"user_id": "<b>", "amount": 12.5}'
 
 
 @pytest.fixture(autouse=True)
-def _rejected(store: MemoryApiStore) -> None:
-    store.rejected = [RECORD, OTHER]
+def _rejected(api: MemoryApi) -> None:
+    api.reject(RECORD, OTHER)
 
 
 def test_records_are_listed_by_reason(browse: Browse) -> None:
@@ -33,52 +35,52 @@ def test_records_are_listed_by_reason(browse: Browse) -> None:
     assert "bad number (1)" in page
     assert "&lt;b&gt;" in page
     filtered = browse().get(f"{PAGE}?reason=TOO_MANY").text
-    assert "id=0%3A9" in filtered
-    assert "id=0%3A17" not in filtered
+    assert "id=0%3A1" in filtered
+    assert "id=0%3A0" not in filtered
     assert browse().get(f"{PAGE}?reason=nothing").status_code == 422
     part = browse().get(f"{PAGE}/summary", headers={"X-Console": "fetch"}).text
     assert "reason=BAD_NUMBER" in part
 
 
-def test_admin_corrects_a_record(browse: Browse, store: MemoryApiStore) -> None:
+def test_admin_corrects_a_record(browse: Browse, api: MemoryApi) -> None:
     admin = browse(Role.ADMIN, "olga")
-    page = admin.get(f"{PAGE}/record?id=0:17").text
+    page = admin.get(f"{PAGE}/record?id=0:0").text
     shown = unescape(re.search(r"<textarea[^>]*>\n?(.*?)</textarea>", page, re.DOTALL)[1])
     assert shown == PAYLOAD.decode()
-    fields = {"id": "0:17", "payload": CORRECTED, "action": "check"}
+    fields = {"id": "0:0", "payload": CORRECTED, "action": "check"}
     checked = admin.post(f"{PAGE}/resend", data=fields, headers=SAME_ORIGIN)
-    assert "It can be sent." in checked.text
-    assert store.resent == []
+    assert "The record is valid." in checked.text
+    assert not api.kafka.records["behavior-events"]
     sent = admin.post(f"{PAGE}/resend", data=fields | {"action": "send"}, headers=SAME_ORIGIN)
-    assert "It was sent" in sent.text
-    [record] = store.resent
-    assert (record.topic, record.value) == ("events", CORRECTED.encode())
-    [entry] = store.audit
-    assert (entry.name, entry.action, entry.target) == ("olga", "rejected.resend", "0:17")
+    assert "The record was sent" in sent.text
+    [record] = api.kafka.records["behavior-events"]
+    assert record.value == CORRECTED.encode()
+    [entry] = api.audit
+    assert (entry.name, entry.action, entry.target) == ("olga", "rejected.resend", "0:0")
     assert entry.requested == {"reason": "BAD_NUMBER", "through": "console"}
 
 
-def test_faulty_correction_keeps_the_text(browse: Browse, store: MemoryApiStore) -> None:
+def test_faulty_correction_keeps_the_text(browse: Browse, api: MemoryApi) -> None:
     admin = browse(Role.ADMIN)
     for text, told in (
         (PAYLOAD.decode().replace("\n", "\r\n"), "unchanged, so it is BAD_NUMBER again"),
         ('{"user_id": ', "the payload is not JSON"),
     ):
-        fields = {"id": "0:17", "payload": text, "action": "send"}
+        fields = {"id": "0:0", "payload": text, "action": "send"}
         answer = admin.post(f"{PAGE}/resend", data=fields, headers=SAME_ORIGIN)
         assert answer.status_code == 422
         assert told in unescape(answer.text)
         assert "user_id" in unescape(answer.text)
-    assert store.resent == []
+    assert not api.kafka.records["behavior-events"]
 
 
-def test_analyst_sees_records_and_sends_none(browse: Browse, store: MemoryApiStore) -> None:
+def test_analyst_sees_records_and_sends_none(browse: Browse, api: MemoryApi) -> None:
     analyst = browse(Role.ANALYST)
-    assert "role admin" in analyst.get(f"{PAGE}/record?id=0:17").text
-    fields = {"id": "0:17", "payload": CORRECTED, "action": "send"}
+    assert "role admin" in analyst.get(f"{PAGE}/record?id=0:0").text
+    fields = {"id": "0:0", "payload": CORRECTED, "action": "send"}
     answer = analyst.post(f"{PAGE}/resend", data=fields, headers=SAME_ORIGIN)
     assert answer.status_code == 403
-    assert store.resent == []
+    assert not api.kafka.records["behavior-events"]
 
 
 @pytest.mark.parametrize("record_id", ["0:18", "nonsense"])
@@ -87,7 +89,7 @@ def test_unknown_record_is_a_404_page(browse: Browse, record_id: str) -> None:
 
 
 def test_notes_say_what_a_correction_needs() -> None:
-    assert "event_id is taken" in rejected_detail(OTHER).notes[0]
+    assert "event_id is already used" in rejected_detail(OTHER).notes[0]
     gone = RECORD._replace(payload=None, truncated=True)
     assert len(rejected_detail(gone).notes) == 2
     assert sent_payload(gone, "") == b""

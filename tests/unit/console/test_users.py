@@ -10,8 +10,8 @@ import orjson
 from starlette.testclient import TestClient
 
 from liveprofile.units import DAY_MS, SECOND_MS
-from tests.support.memory.api_store import NOW_MS, MemoryApiStore
-from tests.support.rows.console_rows import KNOWN_USER, WINDOWS, known_profile
+from tests.support.memory.api import NOW_MS, MemoryApi
+from tests.support.rows.console_rows import KNOWN_USER, known_delta, known_profile
 from tests.support.rows.value_curves import curve_document
 
 Browse = Callable[..., TestClient]
@@ -30,15 +30,15 @@ def test_page_shows_who_the_user_is_and_escapes_what_clients_sent(browse: Browse
     assert "segment coupon_user" not in page  # nobody is stored as its member
 
 
-def test_values_of_a_curve_are_those_of_the_moment(browse: Browse, store: MemoryApiStore) -> None:
+def test_values_of_a_curve_are_those_of_the_moment(browse: Browse, api: MemoryApi) -> None:
     row = known_profile(end_ms=NOW_MS - 7 * DAY_MS)
     document = orjson.loads(row.profile) | curve_document()
-    store.profile_rows[KNOWN_USER] = row._replace(profile=orjson.dumps(document).decode())
+    api.put(row._replace(profile=orjson.dumps(document).decode()))
     assert "80 % probability of no purchase" in browse().get(ADDRESS).text
-    last = store.delta_rows[-WINDOWS]
+    last = known_delta(0)
     delta = orjson.loads(last.delta) | curve_document()
     end_ms = NOW_MS - DAY_MS
-    store.delta_rows.append(last._replace(window_end_ms=end_ms, delta=orjson.dumps(delta).decode()))
+    api.put(last._replace(window_end_ms=end_ms, delta=orjson.dumps(delta).decode()))
     at_end = datetime.fromtimestamp(end_ms / SECOND_MS, UTC).isoformat().replace("+00:00", "Z")
     assert "10 % probability of no purchase" in browse().get(f"{ADDRESS}&at={at_end}").text
 
@@ -47,23 +47,22 @@ def test_page_of_the_past_has_the_figures_of_then(browse: Browse) -> None:
     page = browse().get(f"{ADDRESS}&at=2017-11-25T22:05:00").text
     assert "As of 2017-11-25 22:05:00" in page
     assert "38 % probability of no purchase" in page
-    assert "This is the past" in page
+    assert "You see a past state" in page
     assert "2017-11-26 01:05:00</time>" not in page
 
 
 def test_before_the_first_window_nothing_is_known(browse: Browse) -> None:
     answer = browse().get(f"{ADDRESS}&at=2001-01-01T00:00:00")
     assert answer.status_code == 200
-    assert "of whom little is known" in answer.text
+    assert "Nothing else is known" in answer.text
     assert "No figures are stored for this time" in answer.text
 
 
-def test_user_with_one_window_has_empty_states(browse: Browse, store: MemoryApiStore) -> None:
-    store.delta_rows.clear()
-    store.flag_rows.clear()
+def test_user_with_one_window_has_empty_states(browse: Browse, api: MemoryApi) -> None:
+    api.clear("profile_delta", "risk_flag", "risk_flag_by_day")
     page = browse().get("/user?id=42").text
-    assert "Nothing is stored about when this user is active" in page
-    assert "No window and no flag is stored" in page
+    assert "No activity times are stored for this user" in page
+    assert "No windows or flags are stored" in page
 
 
 def test_unknown_user_is_a_404_page(browse: Browse) -> None:
@@ -79,27 +78,27 @@ def test_wrong_time_is_told(browse: Browse) -> None:
     assert "not a time in RFC 3339" in answer.text
 
 
-def test_store_that_does_not_answer_is_a_503_page(browse: Browse, store: MemoryApiStore) -> None:
+def test_store_that_does_not_answer_is_a_503_page(browse: Browse, api: MemoryApi) -> None:
     browser = browse()
-    store.stop_answering()
+    api.session.stop_answering()
     answer = browser.get(ADDRESS)
     assert answer.status_code == 503
     assert "The data cannot be read now" in answer.text
     assert "Traceback" not in answer.text
 
 
-def test_store_that_is_too_slow_is_a_503_page(browse: Browse, store: MemoryApiStore) -> None:
+def test_store_that_is_too_slow_is_a_503_page(browse: Browse, api: MemoryApi) -> None:
     # Signing in has to end before the deadline on a busy machine too.
     browser = browse(deadline_ms=5_000)
-    store.delay_s = 30.0
+    api.session.delay_s = 30.0
     answer = browser.get(ADDRESS)
     assert answer.status_code == 503
     assert "took too long" in answer.text
 
 
-def test_bug_is_told_without_its_trace(browse: Browse, store: MemoryApiStore) -> None:
+def test_bug_is_told_without_its_trace(browse: Browse, api: MemoryApi) -> None:
     browser = browse()
-    store.fail = RuntimeError("secret detail")
+    api.session.fail = RuntimeError("secret detail")
     answer = browser.get(ADDRESS)
     assert answer.status_code == 500
     assert "secret detail" not in answer.text

@@ -1,4 +1,4 @@
-"""The API in this process, on a store in memory."""
+"""The API in this process, on Cassandra and Kafka in memory."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from starlette.testclient import TestClient
 from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from serve.keys import Role
-from tests.support.memory.api_store import NOW_MS, MemoryApiStore
+from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.memory.explainer import MemoryExplainer
-from tests.support.rows.api_rows import filled_store
+from tests.support.rows.api_rows import fill
 
 
 class Clock:
@@ -35,8 +35,8 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def store() -> MemoryApiStore:
-    return filled_store()
+def api(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> MemoryApi:
+    return fill(MemoryApi().install(monkeypatch, clock.now_ms))
 
 
 @pytest.fixture
@@ -46,17 +46,21 @@ def explainer() -> MemoryExplainer:
 
 @pytest.fixture
 def connect(
-    store: MemoryApiStore, explainer: MemoryExplainer, clock: Clock
+    api: MemoryApi, explainer: MemoryExplainer, clock: Clock
 ) -> Iterator[Callable[..., TestClient]]:
-    """connect(role, name="anna", **settings): a client with a key of this role, None: without."""
+    """connect(role, name="anna", **settings): a client with a key of this role, None: without.
+
+    store: other settings of the store.
+    """
     clients: list[TestClient] = []
 
     def make(role: Role | None = Role.READER, name: str = "anna", **settings: Any) -> TestClient:
+        store = api.store(**settings.pop("store", {}))
         # Requests of a busy machine have time, unless the test sets a deadline.
         patient = ServeSettings(**{"deadline_ms": 30_000} | settings)
         clocks = {"clock_ms": clock.now_ms, "clock_s": clock.now_s}
         app = create_app(patient, store, explainer=explainer, **clocks)
-        key = None if role is None else store.add_key(role, name).text
+        key = None if role is None else api.add_key(role, name).text
         headers = {} if key is None else {"Authorization": f"Bearer {key}"}
         client = TestClient(app, base_url="http://127.0.0.1", headers=headers)
         clients.append(client)

@@ -9,7 +9,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from serve.keys import Role
-from tests.support.memory.api_store import NOW_MS, MemoryApiStore
+from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS
 
 Connect = Callable[..., TestClient]
@@ -46,7 +46,7 @@ def test_alerts_by_state(connect: Connect) -> None:
     assert len(every_item(client, "/v1/alerts", limit=2, state="open")) == 7
 
 
-def test_change_of_a_state_is_stored_and_audited(connect: Connect, store: MemoryApiStore) -> None:
+def test_change_of_a_state_is_stored_and_audited(connect: Connect, api: MemoryApi) -> None:
     client = connect(Role.ANALYST, "otto")
     body = {"state": "closed", "note": "called the customer"}
     headers = {"X-Request-Id": "r7"}
@@ -54,7 +54,7 @@ def test_change_of_a_state_is_stored_and_audited(connect: Connect, store: Memory
     assert (answer["state"], answer["by"], answer["note"]) == ("closed", "otto", body["note"])
     details = client.get(f"/v1/alerts/{FLAG}").json()
     assert [change["to_state"] for change in details["history"]] == ["closed"]
-    [entry] = store.audit
+    [entry] = api.audit
     assert (entry.name, entry.action, entry.target) == ("otto", "alert.state", FLAG)
     assert (entry.request_id, entry.requested, entry.outcome) == ("r7", body, "done")
     assert (entry.before["state"], entry.after["state"]) == ("open", "closed")
@@ -82,7 +82,7 @@ def test_unknown_alert_is_a_404_problem(connect: Connect) -> None:
     assert client.put("/v1/alerts/x/state", json={"state": "closed"}).status_code == 404
 
 
-def test_snooze_is_set_and_ended(connect: Connect, store: MemoryApiStore) -> None:
+def test_snooze_is_set_and_ended(connect: Connect, api: MemoryApi) -> None:
     client = connect(Role.ANALYST)
     path = "/v1/users/Zo%C3%AB%2F%C3%BC/snoozes"
     snooze = client.put(f"{path}/*", json={"for_s": 3_600}).json()
@@ -90,7 +90,7 @@ def test_snooze_is_set_and_ended(connect: Connect, store: MemoryApiStore) -> Non
     assert client.get(path).json()["items"] == [snooze]
     assert client.delete(f"{path}/*").status_code == 204
     assert client.get(path).json()["items"] == []
-    assert [entry.action for entry in store.audit] == ["snooze.set", "snooze.end"]
+    assert [entry.action for entry in api.audit] == ["snooze.set", "snooze.end"]
 
 
 def test_405_names_the_methods_of_all_routes_with_the_path(connect: Connect) -> None:
@@ -127,7 +127,7 @@ def test_cases_come_page_by_page(connect: Connect) -> None:
 )
 def test_each_role_may_do_what_it_includes(
     connect: Connect,
-    store: MemoryApiStore,
+    api: MemoryApi,
     method: str,
     path: str,
     body: dict[str, Any] | None,
@@ -138,7 +138,7 @@ def test_each_role_may_do_what_it_includes(
         assert (status == 403) is not role.includes(least), role
     anonymous = connect(None, authentication="none").request(method, path, json=body)
     assert (anonymous.status_code == 403) is (least is not Role.READER)
-    names = {entry.name for entry in store.audit}
+    names = {entry.name for entry in api.audit}
     assert "anonymous" not in names
 
 

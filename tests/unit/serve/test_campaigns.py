@@ -9,19 +9,20 @@ from starlette.testclient import TestClient
 
 from liveprofile.units import DAY_MS
 from serve.keys import Role
-from tests.support.memory.api_store import NOW_MS, MemoryApiStore
+from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.unit.serve.test_alerts import every_item
 
 Connect = Callable[..., TestClient]
 PATH = "/v1/campaigns/spring"
-BODY = {"segments": ["loyal"], "when": "churn < 0.9", "cost": 0.5, "excluded": ["7", "8"]}
+SHARE = {"control_share": 0.6}
+BODY = SHARE | {"segments": ["loyal"], "when": "churn < 0.9", "cost": 0.5, "excluded": ["7", "8"]}
 
 
-def test_plan_is_stored_once_and_audited(connect: Connect, store: MemoryApiStore) -> None:
+def test_plan_is_stored_once_and_audited(connect: Connect, api: MemoryApi) -> None:
     client = connect(Role.ANALYST)
     planned = client.put(PATH, json=BODY).json()
     assert (planned["treatment"], planned["control"], planned["cost"]) == (1, 1, 0.5)
-    assert (planned["start_ms"], planned["left_out"]) == (NOW_MS, {"budget": 3})
+    assert (planned["start_ms"], planned["left_out"]) == (NOW_MS, {"open fraud case": 1})
     again = client.put(PATH, json=BODY)
     assert (again.status_code, again.json()["type"].rpartition(":")[2]) == (409, "conflict")
     [listed] = client.get("/v1/campaigns").json()["items"]
@@ -29,23 +30,23 @@ def test_plan_is_stored_once_and_audited(connect: Connect, store: MemoryApiStore
     assert (listed["planned_by"], listed["summary"]) == ("anna", planned)
     # Who is excluded is no part of what is stored.
     assert listed["requested"]["excluded"] == 2
-    assert [entry.outcome for entry in store.audit] == ["done", "refused"]
+    assert [entry.outcome for entry in api.audit] == ["done", "refused"]
 
 
-def test_dry_run_stores_nothing(connect: Connect, store: MemoryApiStore) -> None:
+def test_dry_run_stores_nothing(connect: Connect, api: MemoryApi) -> None:
     client = connect(Role.ANALYST)
-    assert client.put(f"{PATH}?dry_run=true", json={}).json()["treatment"] == 1
-    assert (store.plans, store.audit) == ({}, [])
+    assert client.put(f"{PATH}?dry_run=true", json={}).json()["treatment"] == 2
+    assert (api.session.rows("campaign_plan"), api.audit) == ([], [])
     assert client.get(PATH).json()["type"].endswith("unknown-campaign")
 
 
 def test_users_of_a_plan_come_page_by_page(connect: Connect) -> None:
     client = connect(Role.ANALYST)
-    client.put(PATH, json={}).raise_for_status()
+    client.put(PATH, json=SHARE).raise_for_status()
     targets = every_item(client, f"{PATH}/targets")
     assert [(each["user_id"], each["group"]) for each in targets] == [
-        ("42", "treatment"),
-        ("43", "control"),
+        ("a b%2F?&", "treatment"),
+        ("Zoë/ü", "control"),
     ]
     for cursor in ("WzYzXQ", "Wy0yXQ"):  # [63], [-2]
         answer = client.get(f"{PATH}/targets", params={"cursor": cursor})
@@ -54,11 +55,10 @@ def test_users_of_a_plan_come_page_by_page(connect: Connect) -> None:
 
 def test_report_compares_the_groups(connect: Connect) -> None:
     client = connect(Role.ANALYST)
-    client.put(PATH, json={}).raise_for_status()
+    client.put(PATH, json=SHARE).raise_for_status()
     report = client.get(f"{PATH}/report", params={"days": 14}).json()
     assert (report["has_control"], report["end_ms"]) == (True, NOW_MS + 14 * DAY_MS)
-    assert set(report["groups"]) == {"all", "loyal"}
-    assert report["groups"]["loyal"]["rate_difference"] is None
+    assert set(report["groups"]) == {"all", "loyal", "new"}
     low, high = (report["groups"]["all"]["rate_difference"][name] for name in ("low", "high"))
     assert low < 0 < high
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, settings
@@ -10,9 +12,9 @@ from schemathesis.checks import load_all_checks
 from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from serve.keys import Role
-from tests.support.memory.api_store import NOW_MS
+from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.memory.explainer import MemoryExplainer
-from tests.support.rows.api_rows import filled_store
+from tests.support.rows.api_rows import fill
 
 pytestmark = pytest.mark.slow
 
@@ -26,13 +28,13 @@ BY_CONDITION = (
 ACCEPTED = ["2xx", "3xx", "400", "404", "409"]
 # The default of the check and 413: generated bodies may be too large besides.
 REJECTED = ["400", "401", "403", "404", "405", "406", "409", "413", "415", "422", "428", "429"]
-STORE = filled_store()
-KEY = STORE.add_key(Role.ADMIN).text
+API = fill(MemoryApi())
+KEY = API.add_key(Role.ADMIN).text
 # A busy machine must not answer with 503, which is a fault here.
 SETTINGS = ServeSettings(
     requests_per_s=1e6, burst=1_000_000, wrong_keys_per_s=1e6, deadline_ms=30_000
 )
-APP = create_app(SETTINGS, STORE, clock_ms=lambda: NOW_MS, explainer=MemoryExplainer())
+APP = create_app(SETTINGS, API.store(), clock_ms=lambda: NOW_MS, explainer=MemoryExplainer())
 load_all_checks()
 # An arbitrary cursor is answered with 400, a status that nothing else has.
 CONFIG = schemathesis.Config.from_dict(
@@ -56,6 +58,13 @@ CONFIG = schemathesis.Config.from_dict(
     }
 )
 schema = schemathesis.openapi.from_asgi("/v1/openapi.json", APP, config=CONFIG)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _installed() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        API.install(patch)
+        yield
 
 
 # pytest 9.2 takes the operation into a test's id only beside a parameter. Without it all tests have

@@ -17,7 +17,7 @@ from liveprofile.settings import ServeSettings
 from liveprofile.units import HOUR_MS
 from serve.app import create_app
 from serve.direct import DirectRoutes
-from tests.support.memory.api_store import NOW_MS, MemoryApiStore
+from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS, raw_profile
 from tests.support.rows.value_curves import curve_document
 
@@ -29,12 +29,12 @@ ROUTED_TYPE = "application/json; charset=utf-8"
 
 
 @pytest.fixture
-def store(store: MemoryApiStore) -> MemoryApiStore:
+def api(api: MemoryApi) -> MemoryApi:
     row = raw_profile("curve", NOW_MS - 5 * HOUR_MS)
     document = orjson.loads(row.profile) | curve_document()
-    store.profile_rows["curve"] = row._replace(profile=orjson.dumps(document).decode())
-    store.profile_rows["bare"] = raw_profile("bare")._replace(segments=None, recency_days=2.0)
-    return store
+    api.put(row._replace(profile=orjson.dumps(document).decode()))
+    api.put(raw_profile("bare")._replace(segments=None, recency_days=2.0))
+    return api
 
 
 def comparable(answer: Any) -> tuple[int, dict[str, str], bytes]:
@@ -126,9 +126,9 @@ def test_reads_without_a_key_or_above_the_rate_are_refused(connect: Connect) -> 
     assert client.get("/v1/users/42").status_code == 429
 
 
-def test_store_that_does_not_answer_is_503(connect: Connect, store: MemoryApiStore) -> None:
+def test_store_that_does_not_answer_is_503(connect: Connect, api: MemoryApi) -> None:
     client = connect(None, authentication="none")
-    store.stop_answering()
+    api.session.stop_answering()
     assert client.get("/v1/users/42").status_code == 503
     assert client.post(BATCH, json={"user_ids": ["42"]}).status_code == 503
 
@@ -156,8 +156,8 @@ def equals_model(content: bytes, model: type[BaseModel]) -> None:
     assert orjson.loads(content) == orjson.loads(parsed.model_dump_json(exclude_unset=True))
 
 
-def test_plain_reads_do_not_reach_fastapi(store: MemoryApiStore) -> None:
-    app = create_app(ServeSettings(authentication="none"), store, clock_ms=lambda: NOW_MS)
+def test_plain_reads_do_not_reach_fastapi(api: MemoryApi) -> None:
+    app = create_app(ServeSettings(authentication="none"), api.store(), clock_ms=lambda: NOW_MS)
     passed_on: list[str] = []
 
     async def rest(scope: Any, _receive: Any, _send: Any) -> None:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 
@@ -20,29 +20,36 @@ from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from serve.explainer import ExplainerBusy, ExplanationRefused, ExplanationTimeout
 from serve.keys import Role
-from tests.support.memory.api_store import NOW_MS, MemoryApiStore
+from services.privacy import change_consents, request_erasure
+from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.memory.explainer import MemoryExplainer, explanation
+from tests.support.rows.api_rows import raw_delta
 
 Connect = Callable[..., TestClient]
 PATH = "/v1/users/42/explanations"
 
 
-def newest_end_ms(store: MemoryApiStore, user_id: str = "42") -> int:
-    return max(row.window_end_ms for row in store.delta_rows if row.user_id == user_id)
+def ends_ms(api: MemoryApi, user_id: str) -> list[int]:
+    rows = api.session.rows("profile_delta")
+    return [row["window_end"] for row in rows if row["user_id"] == user_id]
 
 
-def kind(answer: httpx.Response) -> str:
+def newest_end_ms(api: MemoryApi, user_id: str = "42") -> int:
+    return max(ends_ms(api, user_id))
+
+
+def kind(answer: httpx2.Response) -> str:
     return answer.json()["type"].rpartition(":")[2]
 
 
 def test_newest_window_is_explained_and_recorded(
-    connect: Connect, store: MemoryApiStore, explainer: MemoryExplainer
+    connect: Connect, api: MemoryApi, explainer: MemoryExplainer
 ) -> None:
     answer = connect(Role.ANALYST).post(PATH)
-    end_ms = newest_end_ms(store)
+    end_ms = newest_end_ms(api)
     assert answer.json() == explanation("42", end_ms)
     assert explainer.asked == [("42", end_ms)]
-    [entry] = store.audit
+    [entry] = api.audit
     assert (entry.name, entry.action, entry.target) == ("anna", "window.explain", f"42 {end_ms}")
     assert entry.outcome == "done"
     # It is deleted with the user.
@@ -51,17 +58,17 @@ def test_newest_window_is_explained_and_recorded(
 
 
 def test_time_chooses_the_last_window_before_it(
-    connect: Connect, store: MemoryApiStore, explainer: MemoryExplainer
+    connect: Connect, api: MemoryApi, explainer: MemoryExplainer
 ) -> None:
     client = connect(Role.ANALYST)
-    ends_ms = sorted(row.window_end_ms for row in store.delta_rows if row.user_id == "42")
-    for at_ms, end_ms in ((ends_ms[0], ends_ms[0]), (ends_ms[1] - 1, ends_ms[0])):
+    ends = sorted(ends_ms(api, "42"))
+    for at_ms, end_ms in ((ends[0], ends[0]), (ends[1] - 1, ends[0])):
         assert client.post(PATH, json={"at_ms": at_ms}).status_code == 200
         assert explainer.asked[-1] == ("42", end_ms)
-    before = client.post(PATH, json={"at_ms": ends_ms[0] - 1})
+    before = client.post(PATH, json={"at_ms": ends[0] - 1})
     assert (before.status_code, kind(before)) == (404, "unknown-past")
     assert client.post(PATH, json={"at": 1}).status_code == 422
-    assert len(store.audit) == 2
+    assert len(api.audit) == 2
 
 
 @pytest.mark.parametrize("role", [Role.READER, Role.PRIVACY])
@@ -75,25 +82,27 @@ def test_explaining_needs_an_analyst(
 
 
 def test_erased_user_is_unknown(
-    connect: Connect, store: MemoryApiStore, explainer: MemoryExplainer
+    connect: Connect, api: MemoryApi, explainer: MemoryExplainer
 ) -> None:
     client = connect(Role.ANALYST)
-    store.erasures["42"] = newest_end_ms(store)
+    request_erasure(api.session, api.settings, "42", newest_end_ms(api))
     answer = client.post(PATH)
     assert (answer.status_code, kind(answer)) == (404, "unknown-user")
-    assert (explainer.asked, store.audit) == ([], [])  # an entry would hold the id again
-    store.erasures["42"] = 1  # its windows are of later
-    assert client.post(PATH).status_code == 200
+    assert (explainer.asked, api.audit) == ([], [])  # an entry would hold the id again
+    request_erasure(api.session, api.settings, "Zoë/ü", 1)
+    api.put(raw_delta(0, "Zoë/ü"))  # of a later time
+    assert client.post("/v1/users/Zo%C3%AB%2F%C3%BC/explanations").status_code == 200
 
 
 def test_user_who_does_not_allow_profiling_is_refused(
-    connect: Connect, store: MemoryApiStore, explainer: MemoryExplainer
+    connect: Connect, api: MemoryApi, explainer: MemoryExplainer
 ) -> None:
-    store.consent_changes["42"] = {ConsentChange(NOW_MS, "profiling", False)}
+    withdrawn = ConsentChange(NOW_MS, "profiling", False)
+    change_consents(api.session, api.settings, [("42", withdrawn)])
     answer = connect(Role.ANALYST).post(PATH)
     assert (answer.status_code, kind(answer)) == (409, "no-consent")
     assert explainer.asked == []
-    assert (store.audit[0].outcome, store.audit[0].after["reason"]) == ("refused", "no-consent")
+    assert (api.audit[0].outcome, api.audit[0].after["reason"]) == ("refused", "no-consent")
 
 
 @pytest.mark.parametrize(
@@ -111,7 +120,7 @@ def test_user_who_does_not_allow_profiling_is_refused(
 )
 def test_refusals_are_problems(
     connect: Connect,
-    store: MemoryApiStore,
+    api: MemoryApi,
     explainer: MemoryExplainer,
     error: Exception,
     status: int,
@@ -123,12 +132,12 @@ def test_refusals_are_problems(
     assert (answer.status_code, kind(answer)) == (status, problem)
     assert answer.headers["content-type"] == "application/problem+json"
     assert ("retry-after" in answer.headers) == (status == 503)
-    assert [entry.outcome for entry in store.audit] == [outcome]
+    assert [entry.outcome for entry in api.audit] == [outcome]
 
 
-def test_server_without_the_model_packages_says_so(store: MemoryApiStore) -> None:
-    key = store.add_key(Role.ANALYST).text
-    app = create_app(ServeSettings(), store, clock_ms=lambda: NOW_MS)
+def test_server_without_the_model_packages_says_so(api: MemoryApi) -> None:
+    key = api.add_key(Role.ANALYST).text
+    app = create_app(ServeSettings(), api.store(), clock_ms=lambda: NOW_MS)
     client = TestClient(app, headers={"Authorization": f"Bearer {key}"})
     answer = client.post(PATH)
     assert (answer.status_code, kind(answer)) == (501, "not-installed")
@@ -144,11 +153,11 @@ def test_explanation_may_take_longer_than_other_requests(
 
 
 def test_client_that_leaves_ends_the_computation(
-    store: MemoryApiStore, explainer: MemoryExplainer
+    api: MemoryApi, explainer: MemoryExplainer
 ) -> None:
     explainer.delay_s = 600.0
-    key = store.add_key(Role.ANALYST).text
-    app = create_app(ServeSettings(), store, clock_ms=lambda: NOW_MS, explainer=explainer)
+    key = api.add_key(Role.ANALYST).text
+    app = create_app(ServeSettings(), api.store(), clock_ms=lambda: NOW_MS, explainer=explainer)
     sent: list[dict] = []
 
     async def run() -> None:
@@ -176,7 +185,7 @@ def test_client_that_leaves_ends_the_computation(
 
     asyncio.run(run())
     assert explainer.cancelled == 1
-    assert [entry.outcome for entry in store.audit] == ["failed"]
+    assert [entry.outcome for entry in api.audit] == ["failed"]
 
 
 def test_log_names_no_user(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
@@ -191,12 +200,12 @@ def test_log_names_no_user(connect: Connect, caplog: pytest.LogCaptureFixture) -
 def test_client_sends_the_call_once(connect: Connect, explainer: MemoryExplainer) -> None:
     server = connect(Role.ANALYST)
 
-    def handle(request: httpx.Request) -> httpx.Response:
+    def handle(request: httpx2.Request) -> httpx2.Response:
         path, body = request.url.raw_path.decode(), request.content
         answer = server.post(path, content=body, headers={"content-type": "application/json"})
-        return httpx.Response(answer.status_code, content=answer.content)
+        return httpx2.Response(answer.status_code, content=answer.content)
 
-    with Client("http://127.0.0.1", transport=httpx.MockTransport(handle)) as client:
+    with Client("http://127.0.0.1", transport=httpx2.MockTransport(handle)) as client:
         found = client.send(calls.explanation("42"))
         assert found.effects[1].moved_interests == [("coffee", 0.2, 0.5)]
         assert found.stored.churn == 0.23

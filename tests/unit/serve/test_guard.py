@@ -7,14 +7,14 @@ import logging
 import time
 from collections.abc import Callable
 
-import httpx
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 
 from liveprofile.pseudonym import user_pseudonym
 from liveprofile.settings import ServeSettings
 from serve.app import create_app
-from tests.support.memory.api_store import MemoryApiStore
+from tests.support.memory.api import MemoryApi
 
 Connect = Callable[..., TestClient]
 
@@ -46,34 +46,33 @@ def test_every_error_is_a_problem(connect: Connect, method: str, path: str, stat
     assert answer.json()["request_id"] == answer.headers["x-request-id"]
 
 
-def test_store_that_does_not_answer_is_503_and_recovers(
-    connect: Connect, store: MemoryApiStore
-) -> None:
+def test_store_that_does_not_answer_is_503_and_recovers(connect: Connect, api: MemoryApi) -> None:
     client = connect()
     assert client.get("/health/ready").status_code == 200
-    store.stop_answering()
+    api.session.stop_answering()
     assert client.get("/health/live").status_code == 200
     ready = client.get("/health/ready")
     assert (ready.status_code, ready.headers["retry-after"]) == (503, "1")
-    store.fail = None
+    api.session.fail = None
     assert client.get("/health/ready").status_code == 200
 
 
-def test_slow_store_is_503_at_the_deadline(connect: Connect, store: MemoryApiStore) -> None:
+def test_slow_store_is_503_at_the_deadline(connect: Connect, api: MemoryApi) -> None:
     client = connect(deadline_ms=100)
-    store.delay_s = 5.0
+    api.session.delay_s = 5.0
     started_s = time.monotonic()
     answer = client.get("/health/ready")
-    assert time.monotonic() - started_s < store.delay_s - 1
+    assert time.monotonic() - started_s < api.session.delay_s - 1
     assert answer.status_code == 503
     assert "took too long" in answer.json()["detail"]
 
 
 def test_bug_is_a_500_problem_with_the_request_id(
-    connect: Connect, store: MemoryApiStore, caplog: pytest.LogCaptureFixture
+    connect: Connect, api: MemoryApi, caplog: pytest.LogCaptureFixture
 ) -> None:
-    store.fail = KeyError("bug")
-    answer = connect().get("/health/ready", headers={"X-Request-Id": "abc"})
+    client = connect()
+    api.session.fail = KeyError("bug")
+    answer = client.get("/health/ready", headers={"X-Request-Id": "abc"})
     assert answer.status_code == 500
     assert answer.json()["request_id"] == "abc"
     assert "bug" not in answer.text
@@ -86,13 +85,13 @@ def test_large_body_is_a_413_problem(connect: Connect) -> None:
     assert answer.status_code == 413
 
 
-def test_too_many_requests_at_once_are_503(store: MemoryApiStore) -> None:
-    app = create_app(ServeSettings(max_in_flight=2, deadline_ms=60_000), store)
-    store.delay_s = 600.0
+def test_too_many_requests_at_once_are_503(api: MemoryApi) -> None:
+    app = create_app(ServeSettings(max_in_flight=2, deadline_ms=60_000), api.store())
+    api.session.delay_s = 600.0
 
     async def run() -> None:
-        transport = httpx.ASGITransport(app)
-        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
             requests = [asyncio.create_task(client.get("/health/ready")) for _ in range(3)]
             first = asyncio.FIRST_COMPLETED
             done, waiting = await asyncio.wait(requests, timeout=30, return_when=first)
@@ -100,7 +99,7 @@ def test_too_many_requests_at_once_are_503(store: MemoryApiStore) -> None:
             for task in waiting:
                 task.cancel()
             await asyncio.gather(*waiting, return_exceptions=True)
-            store.delay_s = 0.0
+            api.session.delay_s = 0.0
             assert (await client.get("/health/ready")).status_code == 200
 
     asyncio.run(run())

@@ -12,7 +12,7 @@ from liveprofile.client import calls
 from liveprofile.client.models import ConsentRequest, UserConsents, UserErasure
 from liveprofile.pseudonym import user_pseudonym
 from serve.keys import Role
-from tests.support.memory.api_store import NOW_MS, MemoryApiStore
+from tests.support.memory.api import NOW_MS, MemoryApi
 
 Connect = Callable[..., TestClient]
 LATER_MS = NOW_MS + 1_000
@@ -44,7 +44,7 @@ def test_the_role_reads_profiles_and_changes_no_alerts(connect: Connect) -> None
     assert client.get("/v1/audit?day=2017-11-26").status_code == 403
 
 
-def test_consents_are_changed_shown_and_audited(connect: Connect, store: MemoryApiStore) -> None:
+def test_consents_are_changed_shown_and_audited(connect: Connect, api: MemoryApi) -> None:
     client = connect(Role.PRIVACY, "otto")
     body = {"granted": False, "time_ms": NOW_MS - 5, "basis": "consent", "text_version": "2"}
     for _ in range(2):
@@ -54,7 +54,7 @@ def test_consents_are_changed_shown_and_audited(connect: Connect, store: MemoryA
     assert found.purposes["marketing"].since_ms == NOW_MS - 5
     assert found.purposes["profiling"].since_ms is None
     assert [(each.purpose, each.granted) for each in found.history] == [("marketing", False)]
-    entry = store.audit[0]
+    entry = api.audit[0]
     assert (entry.name, entry.action, entry.target) == ("otto", "consent.set", "a/b marketing")
     assert entry.after is not None and entry.after["granted"] is False
 
@@ -65,7 +65,7 @@ def test_a_consent_without_a_time_counts_from_now(connect: Connect) -> None:
     assert answer.json()["purposes"]["risk"]["since_ms"] == NOW_MS
 
 
-def test_an_erasure_is_requested_once_and_tracked(connect: Connect, store: MemoryApiStore) -> None:
+def test_an_erasure_is_requested_once_and_tracked(connect: Connect, api: MemoryApi) -> None:
     client = connect(Role.PRIVACY, "otto")
     assert client.get("/v1/users/42/erasure").status_code == 404
     for _ in range(2):
@@ -75,7 +75,7 @@ def test_an_erasure_is_requested_once_and_tracked(connect: Connect, store: Memor
     assert (found.before_ms, found.done) == (NOW_MS - 5, False)
     places = {each.place: each for each in found.places}
     assert not places["tables"].done and places["topic behavior-events"].clear_ms is not None
-    [entry] = store.audit
+    [entry] = api.audit
     assert (entry.action, entry.target) == ("user.erase", user_pseudonym("42"))
     assert client.put("/v1/users/42/erasure", json={}).json()["before_ms"] == NOW_MS
 
@@ -93,11 +93,11 @@ def test_an_erasure_is_requested_once_and_tracked(connect: Connect, store: Memor
     ],
 )
 def test_wrong_requests_change_nothing(
-    connect: Connect, store: MemoryApiStore, path: str, body: dict[str, Any], status: int
+    connect: Connect, api: MemoryApi, path: str, body: dict[str, Any], status: int
 ) -> None:
     answer = connect(Role.PRIVACY).put(f"/v1/users/42/{path}", json=body)
     assert answer.status_code == status, answer.text
-    assert not store.audit and not store.erasures and not store.consent_changes
+    assert not api.audit and not any(api.kafka.records.values())
 
 
 def test_calls_of_the_client_name_the_routes() -> None:

@@ -11,7 +11,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from liveprofile.units import DAY_MS, HOUR_MS
-from tests.support.memory.api_store import MINUTE_MS, NOW_MS, MemoryApiStore
+from tests.support.memory.api import MINUTE_MS, NOW_MS, MemoryApi
 from tests.support.rows.api_rows import USERS, WINDOW_MS, raw_delta, raw_profile
 from tests.support.rows.statements import stated
 from tests.support.rows.value_curves import curve_document
@@ -124,11 +124,9 @@ def test_impossible_user_id_is_a_422_problem(connect: Connect, user_id: str) -> 
 
 
 def test_attributes_have_their_source_and_end_with_their_expiry(
-    connect: Connect, store: MemoryApiStore, clock: Clock
+    connect: Connect, api: MemoryApi, clock: Clock
 ) -> None:
-    store.statement_rows["42"] = [
-        stated("42", NOW_MS, days=0.001, purpose="risk", vip=True, household_size="2")
-    ]
+    api.put(stated("42", NOW_MS, days=0.001, purpose="risk", vip=True, household_size="2"))
     client = connect()
     first, second = client.get("/v1/users/42/attributes").json()["items"]
     assert (first["name"], first["value"]) == ("household_size", "2")
@@ -147,12 +145,13 @@ def test_attributes_have_their_source_and_end_with_their_expiry(
 
 
 def test_profile_with_a_curve_has_the_values_of_the_last_full_hour(
-    connect: Connect, store: MemoryApiStore
+    connect: Connect, api: MemoryApi
 ) -> None:
     full_hour_ms = NOW_MS - NOW_MS % HOUR_MS
     row = raw_profile("42", full_hour_ms - DAY_MS)
     document = orjson.loads(row.profile) | curve_document()
-    store.profile_rows["42"] = row._replace(profile=orjson.dumps(document).decode())
+    row = row._replace(profile=orjson.dumps(document).decode())
+    api.put(row)
     client = connect()
     found = client.get("/v1/users/42").json()
     assert (found["churn"], found["expected_spend"]) == (0.2, 25.0)
@@ -160,26 +159,25 @@ def test_profile_with_a_curve_has_the_values_of_the_last_full_hour(
     assert found["profile"]["features"]["churn"] == 0.25
     batch = client.post("/v1/users:batchGet", json={"user_ids": ["42"]}).json()
     assert batch["profiles"] == [found]
-    store.profile_rows["42"] = store.profile_rows["42"]._replace(
-        window_end_ms=full_hour_ms - 7 * DAY_MS
-    )
+    api.put(row._replace(window_end_ms=full_hour_ms - 7 * DAY_MS))
     assert client.get("/v1/users/42").json()["churn"] == 0.8
 
 
 def test_profile_without_a_curve_has_the_values_of_its_window(
-    connect: Connect, store: MemoryApiStore
+    connect: Connect, api: MemoryApi
 ) -> None:
-    row = store.profile_rows["42"] = raw_profile("42", NOW_MS - 90 * DAY_MS)
+    row = raw_profile("42", NOW_MS - 90 * DAY_MS)
+    api.put(row)
     found = connect().get("/v1/users/42").json()
     assert (found["churn"], found["values_at_ms"]) == (0.25, row.window_end_ms)
 
 
 def test_past_profile_with_a_curve_has_the_values_of_that_time(
-    connect: Connect, store: MemoryApiStore
+    connect: Connect, api: MemoryApi
 ) -> None:
     row = raw_delta(0)._replace(window_end_ms=NOW_MS - 8 * DAY_MS)
     document = orjson.loads(row.delta) | curve_document()
-    store.delta_rows = [row._replace(delta=orjson.dumps(document).decode())]
+    api.put(row._replace(delta=orjson.dumps(document).decode()))
     at = datetime.fromtimestamp((NOW_MS - 7 * DAY_MS) / 1_000, UTC).isoformat()
     found = connect().get("/v1/users/42", params={"at": at}).json()
     assert (found["churn"], found["expected_spend"]) == (0.2, 25.0)

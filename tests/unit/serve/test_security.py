@@ -9,8 +9,8 @@ from starlette.testclient import TestClient
 
 from liveprofile.errors import ConfigError, InputError
 from liveprofile.settings import load
-from serve.keys import Role, new_key, parse_key
-from tests.support.memory.api_store import NOW_MS, MemoryApiStore
+from serve.keys import Role, new_key, parse_key, revoke_key
+from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.unit.serve.conftest import Clock
 
 Connect = Callable[..., TestClient]
@@ -28,8 +28,8 @@ def test_request_without_a_valid_key_is_a_401_problem(connect: Connect, header: 
     assert answer.json()["type"].endswith("unauthorized")
 
 
-def test_key_with_another_secret_is_refused(connect: Connect, store: MemoryApiStore) -> None:
-    key = store.add_key(Role.READER)
+def test_key_with_another_secret_is_refused(connect: Connect, api: MemoryApi) -> None:
+    key = api.add_key(Role.READER)
     forged = f"lp_{key.stored.key_id}_{'0' * 64}"
     client = connect(None)
     for text, status in ((forged, 401), (key.text, 200)):
@@ -38,15 +38,16 @@ def test_key_with_another_secret_is_refused(connect: Connect, store: MemoryApiSt
 
 
 def test_revoked_key_ends_when_the_cache_expires(
-    connect: Connect, store: MemoryApiStore, clock: Clock
+    connect: Connect, api: MemoryApi, clock: Clock
 ) -> None:
     client = connect(key_cache_ms=5_000)
-    [key_id] = store.keys
+    [key_id] = [row["key_id"] for row in api.session.rows("api_key")]
     assert client.get("/v1/users/42").status_code == 200
-    store.keys[key_id] = store.keys[key_id]._replace(revoked_at_ms=NOW_MS)
+    revoke_key(api.session, key_id, NOW_MS)
+    api.session.reads.clear()
     clock.s = 4.9
     assert client.get("/v1/users/42").status_code == 200
-    assert store.key_reads == 1
+    assert "api_key" not in api.session.reads
     clock.s = 5.1
     assert client.get("/v1/users/42").status_code == 401
 
@@ -57,11 +58,9 @@ def test_expired_key_is_refused(connect: Connect, clock: Clock) -> None:
     assert client.get("/v1/users/42").status_code == 401
 
 
-def test_key_that_cannot_be_checked_is_not_accepted(
-    connect: Connect, store: MemoryApiStore
-) -> None:
+def test_key_that_cannot_be_checked_is_not_accepted(connect: Connect, api: MemoryApi) -> None:
     client = connect()
-    store.stop_answering()
+    api.session.stop_answering()
     answer = client.get("/v1/users/42")
     assert answer.status_code == 503
     assert answer.headers["retry-after"] == "1"
@@ -76,16 +75,16 @@ def test_rate_of_a_key_is_limited(connect: Connect, clock: Clock) -> None:
     assert client.get("/v1/users/42").status_code == 200
 
 
-def test_wrong_keys_from_one_address_are_limited(connect: Connect, store: MemoryApiStore) -> None:
+def test_wrong_keys_from_one_address_are_limited(connect: Connect, api: MemoryApi) -> None:
     client = connect(None)
-    key_id = store.add_key(Role.READER).stored.key_id
+    key_id = api.add_key(Role.READER).stored.key_id
     statuses = [
         client.get(
             "/v1/users/42", headers={"Authorization": f"Bearer lp_{key_id}_{number:064x}"}
         ).status_code
         for number in range(25)
     ]
-    assert statuses[0] == 401 and store.key_reads  # the store was asked
+    assert statuses[0] == 401 and "api_key" in api.session.reads  # it was asked
     assert statuses[-1] == 429
 
 

@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 from starlette.testclient import TestClient
 
-from tests.support.memory.api_store import NOW_MS
+from liveprofile.rows.users import segment_bucket
+from tests.support.memory.api import NOW_MS
 from tests.support.rows.api_rows import USERS
 from tests.unit.serve.test_alerts import every_item
 
@@ -16,7 +17,9 @@ Connect = Callable[..., TestClient]
 def test_members_come_page_by_page(connect: Connect) -> None:
     client = connect()
     members = every_item(client, "/v1/segments/loyal/members", limit=1)
-    assert members == [{"user_id": user, "since_ms": NOW_MS} for user in USERS]
+    assert members == [
+        {"user_id": user, "since_ms": NOW_MS} for user in sorted(USERS, key=segment_bucket)
+    ]
     assert every_item(client, "/v1/segments/unknown/members") == []
 
 

@@ -12,14 +12,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from liveprofile.errors import ConfigError, ServiceError
 from liveprofile.settings import ServeSettings
 from serve.app import create_app
 from serve.server import WholeWrites, listen, server_of, url_of
-from tests.support.rows.api_rows import filled_store
+from tests.support.memory.api import MemoryApi
+from tests.support.rows.api_rows import fill
 from tests.support.security.certificates import CertificateAuthority
 
 # The module of a package with another name.
@@ -29,7 +30,7 @@ from tests.support.security.certificates import CertificateAuthority
 def serving(**settings: Any) -> Iterator[str]:
     """The URL of a server that runs in a thread."""
     limits = ServeSettings(port=0, authentication="none", **settings)
-    server = server_of(create_app(limits, filled_store()), limits)
+    server = server_of(create_app(limits, fill(MemoryApi()).store()), limits)
     with listen(limits) as listening:
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
         thread.start()
@@ -45,7 +46,7 @@ def serving(**settings: Any) -> Iterator[str]:
 
 
 def connected(url: str) -> socket.socket:
-    address = httpx.URL(url)
+    address = httpx2.URL(url)
     return socket.create_connection((address.host, address.port), timeout=10)
 
 
@@ -63,7 +64,7 @@ def received(connection: socket.socket) -> bytes:
 def test_long_head_is_answered_with_431() -> None:
     with serving(max_header_bytes=2_000) as url:
         assert (
-            httpx.get(f"{url}/v1/users/42", headers={"X": "x" * 1_000}, timeout=30).status_code
+            httpx2.get(f"{url}/v1/users/42", headers={"X": "x" * 1_000}, timeout=30).status_code
             == 200
         )
         with connected(url) as connection:
@@ -77,7 +78,7 @@ def test_long_head_is_answered_with_431() -> None:
 def test_body_does_not_count_as_head() -> None:
     with serving(max_header_bytes=1_024, max_body_bytes=50_000) as url:
         ids = [f"{number:0>200}" for number in range(100)]
-        answer = httpx.post(f"{url}/v1/users:batchGet", json={"user_ids": ids}, timeout=30)
+        answer = httpx2.post(f"{url}/v1/users:batchGet", json={"user_ids": ids}, timeout=30)
     assert (answer.status_code, len(answer.json()["unknown"])) == (200, 100)
 
 
@@ -95,7 +96,7 @@ def test_slow_clients_block_nobody() -> None:
     with (
         serving(client_timeout_ms=60_000) as url,
         slow_clients(url) as slow,
-        httpx.Client(base_url=url, timeout=30) as client,
+        httpx2.Client(base_url=url, timeout=30) as client,
     ):
         assert [client.get("/v1/users/42").status_code for _ in range(5)] == [200] * 5
         for connection in slow:
@@ -112,7 +113,7 @@ def test_slow_clients_are_disconnected() -> None:
 
 
 def test_requests_of_one_connection_follow_each_other() -> None:
-    with serving() as url, httpx.Client(base_url=url) as client:
+    with serving() as url, httpx2.Client(base_url=url) as client:
         statuses = [client.get("/v1/users/42").status_code for _ in range(5)]
         statuses.append(client.post("/v1/users:batchGet", json={"user_ids": ["42"]}).status_code)
     assert statuses == [200] * 6
@@ -125,9 +126,9 @@ def test_answers_over_tls(tmp_path: Path) -> None:
     with serving(**files, key_password="secret") as url:
         assert url.startswith("https://")
         context = ssl.create_default_context(cafile=str(authority.file))
-        assert httpx.get(f"{url}/health/live", verify=context, timeout=30).status_code == 200
-        with pytest.raises(httpx.ConnectError):
-            httpx.get(f"{url}/health/live")
+        assert httpx2.get(f"{url}/health/live", verify=context, timeout=30).status_code == 200
+        with pytest.raises(httpx2.ConnectError):
+            httpx2.get(f"{url}/health/live")
 
 
 def test_bad_certificate_and_taken_port_are_named(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_bad_certificate_and_taken_port_are_named(tmp_path: Path) -> None:
     file.write_text("x")
     limits = ServeSettings(certificate_file=str(file), key_file=str(file))
     with pytest.raises(ConfigError, match=r"serve\.certificate_file = .*x\.pem"):
-        server_of(create_app(limits, filled_store()), limits)
+        server_of(create_app(limits, fill(MemoryApi()).store()), limits)
     with listen(ServeSettings(port=0)) as taken:
         taken.listen()
         port = taken.getsockname()[1]

@@ -14,7 +14,7 @@ from liveprofile.flink.operator_metrics import (
     count_latencies,
     is_latency,
 )
-from udfs.latency_counters import LatencyCounters
+from udfs.worker import LatencyCounters
 
 
 class Group:

@@ -165,7 +165,7 @@ def test_terminated_guard_leaves_no_taskmanager_suspended(
     wait_until(each.is_suspended)
     each.guard.terminate()
     wait_until(lambda: not each.guard.is_running())
-    assert not each.is_suspended()
+    wait_until(lambda: not each.is_suspended())
 
 
 def test_release_ends_the_guard_of_a_worker_that_closes_in_order() -> None:

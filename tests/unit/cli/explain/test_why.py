@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from cli.explain.command import cause_tables
-from cli.explain.document import as_document
-from cli.explain.refusal import ExplanationRefused
 from cli.explain.run import (
+    ExplanationRefused,
+    as_document,
     check_permission,
     check_values,
     has_stored_events,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cli.lifecycle.upgrade import UpgradeResult, replace_job, start_with_command
+from cli.upgrade import UpgradeResult, replace_job, start_with_command
 from liveprofile.errors import ConfigError, ServiceError
 
 SAVEPOINT = "file:/savepoints/savepoint-1"

@@ -12,7 +12,7 @@ import pytest
 from cassandra.query import BatchStatement
 from pydantic import ValidationError
 
-from cli.profiles import flag_table
+from cli.profile import flag_table
 from liveprofile.alerts.cases import snooze, states
 from liveprofile.alerts.cases.states import (
     TRANSITIONS,
@@ -150,12 +150,6 @@ def test_stored_event_flag_has_event_id_rule_and_reasons():
     flag = stored(event_id="e1", rule_version=3, rule_state="SHADOW", reasons=json.dumps([reason]))
     assert (flag.event_id, flag.rule_version, flag.rule_state) == ("e1", 3, "SHADOW")
     assert flag.reasons == [reason]
-
-
-def test_stored_flag_of_an_earlier_version_gets_defaults():
-    flag = stored(event_id=None, rule_version=None, rule_state=None, reasons=None)
-    assert (flag.event_id, flag.rule_version, flag.rule_state) == ("", None, "ACTIVE")
-    assert flag.reasons == []
 
 
 def test_flag_table_marks_shadow_rules_and_shows_event_ids():

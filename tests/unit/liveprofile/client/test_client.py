@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import Any
 
-import httpx
+import httpx2
 import pytest
 
 from liveprofile.client import (
@@ -29,11 +29,13 @@ from liveprofile.client import (
 from liveprofile.client.analysis_models import CampaignRequest, FrequencyCap
 from liveprofile.client.calls import Call
 from liveprofile.settings import ServeSettings
+from liveprofile.trends.counts import Series
+from liveprofile.units import HOUR_MS
 from serve.app import create_app
 from serve.keys import Role
-from tests.support.memory.api_store import NOW_MS, MemoryApiStore
+from tests.support.memory.api import NOW_MS, MemoryApi
 from tests.support.paths import ROOT
-from tests.support.rows.api_rows import USERS, filled_store
+from tests.support.rows.api_rows import USERS, fill
 from tests.support.rows.statements import stated
 
 FLAG = f"{4:032x}"
@@ -42,17 +44,18 @@ PROFILE_PATH = "/v1/users/42"
 
 
 @pytest.fixture
-def store() -> MemoryApiStore:
-    return filled_store()
+def api(monkeypatch: pytest.MonkeyPatch) -> MemoryApi:
+    return fill(MemoryApi().install(monkeypatch))
 
 
-def run(store: MemoryApiStore, call: Call[Any], role: Role = Role.READER) -> Any:
+def run(api: MemoryApi, call: Call[Any], role: Role = Role.READER) -> Any:
     """Runs a call of the asynchronous client against the API on this store."""
-    app = create_app(ServeSettings(), store, clock_ms=lambda: NOW_MS)
+    key = next((each.text for each in api.keys if each.stored.role is role), None)
+    key = key or api.add_key(role).text
+    app = create_app(ServeSettings(deadline_ms=30_000), api.store(), clock_ms=lambda: NOW_MS)
 
     async def send() -> Any:
-        transport = httpx.ASGITransport(app)
-        key = store.add_key(role).text
+        transport = httpx2.ASGITransport(app)
         async with AsyncClient("http://127.0.0.1", key, attempts=1, transport=transport) as client:
             return await client.send(call)
 
@@ -60,102 +63,107 @@ def run(store: MemoryApiStore, call: Call[Any], role: Role = Role.READER) -> Any
 
 
 @pytest.mark.parametrize("user_id", USERS)
-def test_profile_of_an_id_with_any_characters(store: MemoryApiStore, user_id: str) -> None:
-    profile = run(store, calls.profile(user_id, embedding=True))
+def test_profile_of_an_id_with_any_characters(api: MemoryApi, user_id: str) -> None:
+    profile = run(api, calls.profile(user_id, embedding=True))
     assert (profile.user_id, profile.churn, profile.embedding) == (user_id, 0.25, [1.0, 0.0])
 
 
-def test_each_read_returns_its_type(store: MemoryApiStore) -> None:
+def test_each_read_returns_its_type(api: MemoryApi) -> None:
     at = datetime.fromtimestamp(NOW_MS / 1_000, UTC)
-    assert run(store, calls.profile_at("42", at)).window_end_ms == NOW_MS
-    assert run(store, calls.profiles(["42", "x"])).unknown == ["x"]
-    assert run(store, calls.next_items("42", limit=1)).next_items == ["b"]
-    assert run(store, calls.interests("42")).category_affinity == {"café": 1.0}
-    assert len(run(store, calls.similar("42", segment="loyal")).similar) == 2
-    assert len(run(store, calls.flags("42", since=at)).items) == 4
-    assert len(run(store, calls.cases(is_open=True)).items) == 2
-    assert run(store, calls.ready()).status == "ok"
-    store.statement_rows["42"] = [stated("42", NOW_MS, vip=True, score=0.5)]
-    assert [one.value for one in run(store, calls.attributes("42")).items] == [0.5, True]
-    assert len(run(store, calls.forecast()).hours) == 24
-    assert list(run(store, calls.funnel(by="category")).groups) == ["all", "category x"]
-    assert run(store, calls.retention()).items[0].users == 5
+    assert run(api, calls.profile_at("42", at)).window_end_ms == NOW_MS
+    assert run(api, calls.profiles(["42", "x"])).unknown == ["x"]
+    assert run(api, calls.next_items("42", limit=1)).next_items == ["b"]
+    assert run(api, calls.interests("42")).category_affinity == {"café": 1.0}
+    assert len(run(api, calls.similar("42", segment="loyal")).similar) == 2
+    assert len(run(api, calls.flags("42", since=at)).items) == 4
+    assert len(run(api, calls.cases(is_open=True)).items) == 2
+    assert run(api, calls.ready()).status == "ok"
+    api.put(stated("42", NOW_MS, vip=True, score=0.5))
+    assert [one.value for one in run(api, calls.attributes("42")).items] == [0.5, True]
+    api.put_counts(
+        Series("all", "", "all"),
+        "hour",
+        {NOW_MS // HOUR_MS * HOUR_MS - n * HOUR_MS: (5, 1.0) for n in range(1, 9)},
+    )
+    assert len(run(api, calls.trend(count=2)).points) == 2
+    assert list(run(api, calls.funnel(by="category")).groups) == []
+    assert run(api, calls.retention()).items == []
 
 
 @pytest.mark.parametrize("name", ["deltas", "scores"])
-def test_pages_follow_each_other(store: MemoryApiStore, name: str) -> None:
-    whole = run(store, getattr(calls, name)("42"))
-    first = run(store, getattr(calls, name)("42", limit=2))
-    rest = run(store, getattr(calls, name)("42").after(first.next_cursor))
+def test_pages_follow_each_other(api: MemoryApi, name: str) -> None:
+    whole = run(api, getattr(calls, name)("42"))
+    first = run(api, getattr(calls, name)("42", limit=2))
+    rest = run(api, getattr(calls, name)("42").after(first.next_cursor))
     assert first.items + rest.items == whole.items
 
 
-def test_writes_of_an_analyst(store: MemoryApiStore) -> None:
+def test_writes_of_an_analyst(api: MemoryApi) -> None:
     role = Role.ANALYST
-    assert run(store, calls.label(FLAG, "fraud"), role).labels_sent == 1
-    assert run(store, calls.set_state(FLAG, "closed"), role).state == "closed"
-    assert [a.flag_id for a in run(store, calls.alerts(state="closed")).items] == [FLAG]
-    assert len(run(store, calls.alert(FLAG)).history) == 2
-    run(store, calls.snooze("42", 3_600), role)
-    assert run(store, calls.snoozes("42")).items[0].rule_id == "*"
-    run(store, calls.end_snooze("42"), role)
-    assert run(store, calls.snoozes("42")).items == []
+    assert run(api, calls.label(FLAG, "fraud"), role).labels_sent == 1
+    assert run(api, calls.set_state(FLAG, "closed"), role).state == "closed"
+    assert [a.flag_id for a in run(api, calls.alerts(state="closed")).items] == [FLAG]
+    assert len(run(api, calls.alert(FLAG)).history) == 2
+    run(api, calls.snooze("42", 3_600), role)
+    assert run(api, calls.snoozes("42")).items[0].rule_id == "*"
+    run(api, calls.end_snooze("42"), role)
+    assert run(api, calls.snoozes("42")).items == []
 
 
-def test_rules_are_read_changed_and_not_overwritten(store: MemoryApiStore) -> None:
-    rules = run(store, calls.rules())
+def test_rules_are_read_changed_and_not_overwritten(api: MemoryApi) -> None:
+    rules = run(api, calls.rules())
     kept = rules.rules[:1]
-    assert run(store, calls.put_rules(kept, rules.tag, dry_run=True), Role.ADMIN).dry_run
-    changed = run(store, calls.put_rules(kept, rules.tag), Role.ADMIN)
+    assert run(api, calls.put_rules(kept, rules.tag, dry_run=True), Role.ADMIN).dry_run
+    changed = run(api, calls.put_rules(kept, rules.tag), Role.ADMIN)
     assert [change.what for change in changed.changes] == ["added"]
     with pytest.raises(Conflict, match="412"):
-        run(store, calls.put_rules([], rules.tag), Role.ADMIN)
-    assert run(store, calls.rules()).tag == changed.tag
+        run(api, calls.put_rules([], rules.tag), Role.ADMIN)
+    assert run(api, calls.rules()).tag == changed.tag
     with pytest.raises(InvalidRequest, match="segment number 1: id"):
-        run(store, calls.put_segments([{}], calls.ANY_TAG), Role.ANALYST)
-    assert run(store, calls.put_segments([], calls.ANY_TAG), Role.ANALYST).tag != "file"
-    assert run(store, calls.segments()).segments == []
+        run(api, calls.put_segments([{}], calls.ANY_TAG), Role.ANALYST)
+    assert run(api, calls.put_segments([], calls.ANY_TAG), Role.ANALYST).tag != "file"
+    assert run(api, calls.segments()).segments == []
     at = datetime.fromtimestamp(NOW_MS / 1_000, UTC)
-    assert run(store, calls.preview_segments([], at), Role.ANALYST).at_ms == NOW_MS
+    assert run(api, calls.preview_segments([], at), Role.ANALYST).at_ms == NOW_MS
 
 
-def test_campaign_is_planned_once(store: MemoryApiStore) -> None:
-    request = CampaignRequest(cost=0.5, cap=FrequencyCap(contacts=2, days=30))
+def test_campaign_is_planned_once(api: MemoryApi) -> None:
+    request = CampaignRequest(control_share=0.6, cost=0.5, cap=FrequencyCap(contacts=2, days=30))
     call = calls.plan_campaign("spring", request)
-    assert run(store, calls.plan_campaign("spring", request, dry_run=True), Role.ANALYST).cost
-    assert run(store, call, Role.ANALYST).treatment == 1
+    assert run(api, calls.plan_campaign("spring", request, dry_run=True), Role.ANALYST).cost
+    assert run(api, call, Role.ANALYST).treatment == 1
     with pytest.raises(Conflict, match="planned already"):
-        run(store, call, Role.ANALYST)
-    assert [each.name for each in run(store, calls.campaigns()).items] == ["spring"]
-    assert run(store, calls.campaign("spring")).requested["cap"] == {"contacts": 2, "days": 30}
-    assert run(store, calls.campaign_targets("spring")).items[0].user_id == "42"
-    assert run(store, calls.campaign_report("spring", 14)).has_control
+        run(api, call, Role.ANALYST)
+    assert [each.name for each in run(api, calls.campaigns()).items] == ["spring"]
+    assert run(api, calls.campaign("spring")).requested["cap"] == {"contacts": 2, "days": 30}
+    assert run(api, calls.campaign_targets("spring")).next_cursor
+    assert run(api, calls.campaign_report("spring", 14)).has_control
 
 
-def test_errors_of_the_server_have_types(store: MemoryApiStore) -> None:
+def test_errors_of_the_server_have_types(api: MemoryApi) -> None:
     with pytest.raises(NotFound, match="no profile of this user") as caught:
-        run(store, calls.profile("nobody"))
+        run(api, calls.profile("nobody"))
     assert caught.value.problem.type.endswith("unknown-user")
     with pytest.raises(Unauthorized, match="role analyst"):
-        run(store, calls.set_state(FLAG, "closed"))
+        run(api, calls.set_state(FLAG, "closed"))
     with pytest.raises(InvalidRequest) as invalid:
-        run(store, calls.profiles([]))
+        run(api, calls.profiles([]))
     assert invalid.value.problem.errors[0].field == "body.user_ids"
-    run(store, calls.set_state(FLAG, "closed"), Role.ANALYST)
+    run(api, calls.set_state(FLAG, "closed"), Role.ANALYST)
     with pytest.raises(Conflict):
-        run(store, calls.set_state(FLAG, "acknowledged"), Role.ANALYST)
-    store.stop_answering()
+        run(api, calls.set_state(FLAG, "acknowledged"), Role.ANALYST)
+    api.session.stop_answering()
     with pytest.raises(Unavailable):
-        run(store, calls.ready())
+        run(api, calls.ready())
 
 
-def client_of(answer: Callable[[httpx.Request], httpx.Response], **options: Any) -> Client:
-    return Client("http://shop", "lp_x", transport=httpx.MockTransport(answer), **options)
+def client_of(answer: Callable[[httpx2.Request], httpx2.Response], **options: Any) -> Client:
+    return Client("http://shop", "lp_x", transport=httpx2.MockTransport(answer), **options)
 
 
-def problem(status: int) -> httpx.Response:
+def problem(status: int) -> httpx2.Response:
     body = {"type": "t", "title": "t", "status": status, "detail": "d", "request_id": "r"}
-    return httpx.Response(status, json=body, headers={"Retry-After": "0"})
+    return httpx2.Response(status, json=body, headers={"Retry-After": "0"})
 
 
 @pytest.mark.parametrize(
@@ -164,9 +172,9 @@ def problem(status: int) -> httpx.Response:
 def test_read_is_repeated_and_then_fails(status: int, error: type[Exception]) -> None:
     numbers = count(1)
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         next(numbers)
-        return problem(status) if status != 502 else httpx.Response(502, text="proxy")
+        return problem(status) if status != 502 else httpx2.Response(502, text="proxy")
 
     with client_of(answer) as client, pytest.raises(error):
         client.send(calls.interests("42"))
@@ -174,26 +182,26 @@ def test_read_is_repeated_and_then_fails(status: int, error: type[Exception]) ->
 
 
 def test_read_succeeds_after_failures() -> None:
-    failures = iter([httpx.ConnectError("refused"), problem(503)])
+    failures = iter([httpx2.ConnectError("refused"), problem(503)])
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         failure = next(failures, None)
         if isinstance(failure, Exception):
             raise failure
         body = {"user_id": "42", "window_end_ms": 1, "model_version": "m", "next_items": []}
-        return failure or httpx.Response(200, json=body | {"added_later": 1})
+        return failure or httpx2.Response(200, json=body | {"added_later": 1})
 
     with client_of(answer) as client:
         assert client.send(calls.next_items("42")).next_items == []
 
 
 def test_items_of_all_pages() -> None:
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         number = int(request.url.params.get("cursor", "0"))
         snooze = {"user_id": f"u{number}", "rule_id": "r", "number": 1, "is_open": True}
         rest = {"opened_at_ms": 1, "severity": "s", "action": "a", "message": "m", "alerts": {}}
         cursor = str(number + 1) if number < 2 else None
-        return httpx.Response(200, json={"items": [snooze | rest], "next_cursor": cursor})
+        return httpx2.Response(200, json={"items": [snooze | rest], "next_cursor": cursor})
 
     with client_of(answer) as client:
         assert [case.user_id for case in client.items(calls.cases(limit=1))] == ["u0", "u1", "u2"]
@@ -202,9 +210,9 @@ def test_items_of_all_pages() -> None:
 def test_snooze_is_sent_once() -> None:
     numbers = count(1)
 
-    def answer(request: httpx.Request) -> httpx.Response:
+    def answer(request: httpx2.Request) -> httpx2.Response:
         next(numbers)
-        raise httpx.ReadTimeout("slow")
+        raise httpx2.ReadTimeout("slow")
 
     with client_of(answer) as client, pytest.raises(NoAnswer, match="ReadTimeout"):
         client.send(calls.snooze("42", 60))
@@ -212,9 +220,9 @@ def test_snooze_is_sent_once() -> None:
 
 
 @pytest.mark.parametrize(
-    "response", [httpx.Response(200, text="<html>"), httpx.Response(404, text="nginx")]
+    "response", [httpx2.Response(200, text="<html>"), httpx2.Response(404, text="nginx")]
 )
-def test_answer_of_another_server_is_named(response: httpx.Response) -> None:
+def test_answer_of_another_server_is_named(response: httpx2.Response) -> None:
     with client_of(lambda request: response) as client, pytest.raises(BadAnswer):
         client.send(calls.profile("42"))
 

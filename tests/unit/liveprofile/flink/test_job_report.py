@@ -124,17 +124,17 @@ def test_overdue_checkpoint_is_a_warning() -> None:
 
 # Of both pipelines, as Flink's REST interface names them.
 METRICS = {
-    "OverAggregate[17].numRecordsIn": 900.0,
-    "OverAggregate[20].numRecordsIn": 900.0,
-    "OverAggregate[37].numRecordsIn": 110.0,  # 100 events and 10 labels
-    "OverAggregate[37].numRecordsOut": 110.0,
-    "Calc[38].numRecordsIn": 110.0,
-    "Calc[38].numRecordsOut": 100.0,
-    "Calc[38].numRecordsOutPerSecond": 0.5,
-    "OverAggregate[43].numRecordsIn": 300.0,
-    "OverAggregate[47].numRecordsIn": 400.0,
-    "OverAggregate[50].numRecordsIn": 93.0,
-    "OverAggregate[57].numRecordsIn": 900.0,
+    "OverAggregate[7].numRecordsIn": 900.0,
+    "OverAggregate[8].numRecordsIn": 900.0,
+    "OverAggregate[23].numRecordsIn": 110.0,  # 100 events and 10 labels
+    "OverAggregate[23].numRecordsOut": 110.0,
+    "Calc[24].numRecordsIn": 110.0,
+    "Calc[24].numRecordsOut": 100.0,
+    "Calc[24].numRecordsOutPerSecond": 0.5,
+    "OverAggregate[25].numRecordsIn": 300.0,
+    "OverAggregate[26].numRecordsIn": 400.0,
+    "OverAggregate[27].numRecordsIn": 93.0,
+    "OverAggregate[4].numRecordsIn": 900.0,
     "PythonCalc[52].liveprofile.events.unscored": 2.0,
     "PythonCalc[22].liveprofile.rows": 900.0,
 }
@@ -144,7 +144,7 @@ def test_report_counts_the_events_of_the_scoring_pipeline() -> None:
     assert count_events(METRICS) == ScoringReport(100, 0.5, incomplete=7, unscored=2)
 
 
-@pytest.mark.parametrize("missing", ["Calc[38]", "OverAggregate[50]"])
+@pytest.mark.parametrize("missing", ["Calc[24]", "OverAggregate[27]"])
 def test_no_report_without_the_operators(missing: str) -> None:
     assert count_events({k: v for k, v in METRICS.items() if not k.startswith(missing)}) is None
 

@@ -18,7 +18,7 @@ from offline.late_windows.recomputation import (
 )
 from tests.support.rows.profile_rows import flag, profile_row
 from udfs.cassandra.encoding import write_time_us
-from udfs.null_sink import NullSink
+from udfs.profile.sink import NullSink
 
 RULES = read_rules(product_path(Settings().rules))
 RULE = RULES.evaluated("window")[0]

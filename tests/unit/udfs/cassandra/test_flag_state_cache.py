@@ -8,7 +8,7 @@ from liveprofile.rules.flags import RowPosition
 from tests.support.rows.profile_rows import flag, profile_row
 from udfs.cassandra import flag_state_cache
 from udfs.cassandra.flag_state_cache import CachedFlagState, FlagStateCache
-from udfs.profile.profile_row import ProfileRow
+from udfs.profile.row import ProfileRow
 
 
 def row(user_id: str, window_end_ms: int, **changes: object) -> ProfileRow:

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 
 from liveprofile.features import baselines
+from liveprofile.feeds.feed import Fixed
 from liveprofile.resources import product_path
-from liveprofile.rules.rules import read_rules
+from liveprofile.rules.rules import RuleSet, read_rules
+from liveprofile.segments.definitions import SegmentSet
 from liveprofile.settings import load
 from liveprofile.wire.tokens import EVENT, FIELD, HEADER
-from tests.support.rows.segment_examples import segments
 from udfs.profile.batch import ProfileBatch
-from udfs.rules_feed import RulesFeed
-from udfs.segments_feed import SegmentsFeed
+from udfs.worker import Feeds, fixed_feeds
 
 END_MS = 1_700_000_100_000
 ANY_WINDOW = {
@@ -64,9 +64,8 @@ class FailingModel:
         return self._model.score(history, window, *inputs)
 
 
-def shipped_rules() -> RulesFeed:
-    return RulesFeed(read_rules(product_path(load().rules)))
-
-
-def no_segments() -> SegmentsFeed:
-    return SegmentsFeed(segments())
+def feeds(rules: RuleSet | None = None, found: SegmentSet | None = None, **parts: Any) -> Feeds:
+    """The shipped rules and no segments if not given. parts: values of other feeds."""
+    rules = rules or read_rules(product_path(load().rules))
+    values = {name: Fixed(value) for name, value in parts.items()}
+    return fixed_feeds(load(), rules, found)._replace(**values)

@@ -28,15 +28,12 @@ from tests.unit.udfs.profile.batches import (
     END_MS,
     FailingModel,
     batch,
-    no_segments,
-    shipped_rules,
+    feeds,
 )
-from udfs.failed_rows import MAX_CONSECUTIVE_FAILED_ROWS
 from udfs.profile.batch import ProfileBatch, ProfileBatchTiming, ProfileUpdater
 from udfs.profile.deployment import in_canary
 from udfs.profile.model_feed import ActiveModels
-from udfs.rules_feed import RulesFeed
-from udfs.segments_feed import SegmentsFeed
+from udfs.worker import MAX_CONSECUTIVE_FAILED_ROWS
 
 
 @pytest.mark.parametrize("failing", [(), (1,), (0, 2), (0, 1, 2)])
@@ -48,9 +45,7 @@ def test_only_rows_that_the_model_cannot_score_are_rejected(model: Any, failing:
         return bool(failing) if whole_batch else row_fails.pop(0)
 
     sink = MemoryProfileSink()
-    updater = ProfileUpdater(
-        load(), FailingModel(model, fails), sink, shipped_rules(), no_segments()
-    )
+    updater = ProfileUpdater(load(), FailingModel(model, fails), sink, feeds())
     sent = updater.update(batch("a", "b", "c"))
     assert set(sink.profiles) == {user for row, user in enumerate("abc") if row not in failing}
     assert [len(records) for records in sent] == [int(row in failing) for row in range(3)]
@@ -62,8 +57,7 @@ def test_rejected_event_names_its_record_and_keeps_its_payload(model: Any):
         load(),
         FailingModel(model, lambda _: True),
         MemoryProfileSink(),
-        shipped_rules(),
-        no_segments(),
+        feeds(),
     )
     row = batch("a")
     [[record]] = updater.update(row)
@@ -83,9 +77,7 @@ def test_rejected_event_names_its_record_and_keeps_its_payload(model: Any):
 
 def test_too_many_consecutive_failing_rows_fail_the_task(model: Any):
     sink = MemoryProfileSink()
-    updater = ProfileUpdater(
-        load(), FailingModel(model, lambda _: True), sink, shipped_rules(), no_segments()
-    )
+    updater = ProfileUpdater(load(), FailingModel(model, lambda _: True), sink, feeds())
     with pytest.raises(ValueError, match="odd"):
         for _ in range(MAX_CONSECUTIVE_FAILED_ROWS + 1):
             updater.update(batch("a"))
@@ -96,7 +88,7 @@ def test_flagged_window_sends_an_alert_unless_the_rule_is_snoozed(model: Any):
     sink = MemoryProfileSink()
     sink.snoozes["b"] = {"any_window": 1 << 60}
     rules = RuleSet.model_validate({"version": "test", "rules": [ANY_WINDOW]})
-    updater = ProfileUpdater(load(), model, sink, RulesFeed(rules), no_segments())
+    updater = ProfileUpdater(load(), model, sink, feeds(rules))
     first, snoozed = updater.update(batch("a", "b"))
     assert snoozed == []
     [(topic, alert)] = [
@@ -114,8 +106,7 @@ def test_events_name_the_deployment(model: Any):
         load(job={"event_source": "urn:shop:eu", "event_type_prefix": "com.example.shop"}),
         model,
         MemoryProfileSink(),
-        RulesFeed(rules),
-        SegmentsFeed(everyone),
+        feeds(rules, everyone),
     )
     [records] = updater.update(batch("a"))
     alert, change = (json.loads(record.split(WINDOW, 1)[1]) for record in records)
@@ -136,7 +127,7 @@ def test_model_of_another_decay_is_rejected(model: Any):
     other = copy.copy(model)
     other.decay_days = model.decay_days + 1
     with pytest.raises(InputError, match=r"state\.decay_days = .* was trained with"):
-        ProfileUpdater(load(), other, MemoryProfileSink(), shipped_rules(), no_segments())
+        ProfileUpdater(load(), other, MemoryProfileSink(), feeds())
 
 
 @pytest.mark.parametrize("texts", [True, False])
@@ -153,8 +144,7 @@ def test_text_vectors_reach_the_model_only_with_an_encoder(model: Any, texts: bo
         load(),
         recording,
         MemoryProfileSink(),
-        shipped_rules(),
-        no_segments(),
+        feeds(),
         encode_texts=encode if texts else None,
     )
     updater.update(batch("a", fields=',"query":"shoes"'))
@@ -169,16 +159,12 @@ def test_delta_names_the_encoders_and_the_timing_counts_their_vectors(model: Any
     sink, timings = MemoryProfileSink(), list[ProfileBatchTiming]()
     with_clip = copy.copy(model)
     with_clip.modalities = frozenset({Modality("clip", 2), PLACE})
-    updater = ProfileUpdater(
-        load(), with_clip, sink, shipped_rules(), no_segments(), timings.append
-    )
+    updater = ProfileUpdater(load(), with_clip, sink, feeds(), timings.append)
     media = ',"place":{"lat":1,"lon":2},"media_embedding":{"encoder":"%s","vector":[1,2]}'
     updater.update(batch("a", "b", fields=media % "clip"))
     updater.update(batch("c", fields=media % "other"))
     updater.update(batch("d"))
-    window = {
-        user: orjson.loads(row.delta_json)["window"] for (user, _), row in sink.deltas.items()
-    }
+    window = {user: orjson.loads(row.delta)["window"] for (user, _), row in sink.deltas.items()}
     assert window["a"]["media"] == window["b"]["media"] == ["clip"]
     assert "media" not in window["c"] | window["d"]
     counts = [(timing.media_used, timing.media_ignored) for timing in timings]
@@ -194,11 +180,9 @@ def test_canary_serves_its_share_of_a_batch_and_each_row_carries_its_model(model
 
     users = [f"user-{number}" for number in range(40)]
     plain, mixed = MemoryProfileSink(), MemoryProfileSink()
-    rules = RulesFeed(RuleSet.model_validate({"version": "test", "rules": [ANY_WINDOW]}))
-    expected = ProfileUpdater(load(), model, plain, rules, no_segments()).update(batch(*users))
-    sent = ProfileUpdater(load(), model, mixed, rules, no_segments(), feed=Feed()).update(
-        batch(*users)
-    )
+    rules = RuleSet.model_validate({"version": "test", "rules": [ANY_WINDOW]})
+    expected = ProfileUpdater(load(), model, plain, feeds(rules)).update(batch(*users))
+    sent = ProfileUpdater(load(), model, mixed, feeds(rules), models=Feed()).update(batch(*users))
     with_canary = {user for user in users if in_canary(user, "canary", 30)}
     assert 0 < len(with_canary) < len(users)
     for table in (mixed.profiles, mixed.deltas):
@@ -215,9 +199,7 @@ def test_segment_change_is_sent_once_and_again_by_a_replay_with_the_same_id(mode
     sink = MemoryProfileSink()
 
     def sent_by_a_worker(*batches: ProfileBatch) -> list[Any]:
-        worker = ProfileUpdater(
-            load(), model, sink, shipped_rules(), SegmentsFeed(SHIPPED_SEGMENTS)
-        )
+        worker = ProfileUpdater(load(), model, sink, feeds(found=SHIPPED_SEGMENTS))
         records = [record for one in batches for row in worker.update(one) for record in row]
         assert {record.split(FIELD)[0] for record in records} <= {"segment-changes"}
         return [json.loads(record.split(WINDOW, 1)[1]) for record in records]
@@ -240,8 +222,7 @@ def test_timing_counts_from_the_close_of_the_window(model: Any):
         load(window={"out_of_orderness_ms": 30_000}),
         model,
         MemoryProfileSink(),
-        shipped_rules(),
-        no_segments(),
+        feeds(),
         timings.append,
         now_ms=lambda: END_MS + 30_700.0,
     )
@@ -257,9 +238,9 @@ def test_rules_and_segments_read_what_others_state_for_their_purpose(model: Any)
         "c": [stated("c", END_MS - 10_000, days=0.0001, vip=True, band="high")],
     }
     rule = ANY_WINDOW | {"when": 'attribute("vip") and events >= threshold'}
-    rules = RulesFeed(RuleSet.model_validate({"version": "1", "rules": [rule]}))
+    rules = RuleSet.model_validate({"version": "1", "rules": [rule]})
     found = segments(high='attribute("band") == "high"', low='attribute("band") != "high"')
-    ProfileUpdater(load(), model, sink, rules, SegmentsFeed(found)).update(batch(*"abcd"))
+    ProfileUpdater(load(), model, sink, feeds(rules, found)).update(batch(*"abcd"))
     assert {user for user, *_ in sink.flags} == {"a", "b"}
     assert sink.segments.members_of("high") == {"a"}
     assert sink.segments.members_of("low") == set()
@@ -292,9 +273,9 @@ def test_profile_carries_the_curves_of_the_model() -> None:
         length_buckets=(8,),
     )
     sink = MemoryProfileSink()
-    ProfileUpdater(load(), model, sink, shipped_rules(), no_segments()).update(batch("a", "b"))
+    ProfileUpdater(load(), model, sink, feeds()).update(batch("a", "b"))
     row = sink.profiles["a"]
-    profile, delta = orjson.loads(row.profile_json), orjson.loads(row.delta_json)
+    profile, delta = orjson.loads(row.profile), orjson.loads(row.delta)
     assert "value_curves" not in delta
     assert profile["value_curves"] == {
         "after_days": [0.0, 7.0],

@@ -8,7 +8,7 @@ import pytest
 
 from liveprofile.consent.changes import PURPOSES, ConsentBook, ConsentChange
 from liveprofile.wire.tokens import EVENT, FIELD
-from udfs.profile.consent import allowed_windows
+from udfs.privacy import allowed_windows
 
 ALL = dict.fromkeys(PURPOSES, True)
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 
 from liveprofile.kafka.records import Record
+from liveprofile.settings import load
 from tests.support.memory.topic import FakeTopic, until
 from tests.support.model_folders import copy_model
-from udfs.failed_rows import DATA_ERRORS
 from udfs.profile import deployment
 from udfs.profile.deployment import KEY
-from udfs.profile.model_feed import ModelFeed
+from udfs.profile.model_feed import ModelFeed, models_spec
+from udfs.worker import DATA_ERRORS
 
 pytestmark = pytest.mark.slow
 
@@ -32,7 +33,9 @@ def test_model_without_room_beside_the_old_one_is_refused_and_the_old_one_serves
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.")
 
     topic = FakeTopic()
-    feed = ModelFeed(model, no_room, lambda: topic, poll_timeout_s=0.01, retry_s=0.01)
+    feed = ModelFeed(
+        models_spec(load()), model, no_room, lambda: topic, poll_timeout_s=0.01, retry_s=0.01
+    )
     try:
         reference = deployment.reference_to(str(copy_model(tmp_path, "b")))
         models = deployment.apply(None, reference, canary, "test")

@@ -13,7 +13,7 @@ from liveprofile.segments.membership import Membership
 from liveprofile.wire.memories import memory_since
 from liveprofile.wire.token_columns import history_since, read_histories
 from liveprofile.wire.tokens import EVENT, FIELD, HEADER, WINDOW
-from udfs.profile.erasure import (
+from udfs.privacy import (
     LaterMemberships,
     LaterWindows,
     StoredSums,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from liveprofile.rules.flags import FlagHistory, FlagQuery
 from tests.support.memory.sinks import MemoryProfileSink
 from tests.support.rows.profile_rows import profile_row, write_and_flush
-from udfs.null_sink import NullSink
+from udfs.profile.sink import NullSink
 
 
 def test_later_window_and_newer_model_revision_win():

@@ -21,7 +21,7 @@ from tests.support.memory.topic import FakeTopic, until
 from tests.support.model_folders import SHIPPED, copy_model
 from udfs.profile import deployment
 from udfs.profile.deployment import KEY, UserModels
-from udfs.profile.model_feed import ModelFeed, load_checkpoint, load_reference
+from udfs.profile.model_feed import ModelFeed, load_checkpoint, load_reference, models_spec
 
 SETTINGS = load(model={"device": "cpu"})
 USERS = [f"user-{number}" for number in range(200)]
@@ -79,6 +79,7 @@ def feed_of(configured: Any) -> Iterator[Callable[..., ModelFeed]]:
 
         feeds.append(
             ModelFeed(
+                models_spec(SETTINGS),
                 configured,
                 lambda reference: load_reference(SETTINGS, configured.dim, texts_unread, reference),
                 open_source,

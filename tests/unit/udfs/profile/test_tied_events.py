@@ -16,7 +16,7 @@ from liveprofile.resources import product_path
 from liveprofile.settings import load
 from liveprofile.wire.tokens import EVENT, FIELD
 from tests.support.memory.sinks import MemoryProfileSink
-from tests.unit.udfs.profile.test_batch import batch, no_segments, shipped_rules
+from tests.unit.udfs.profile.test_batch import batch, feeds
 from udfs.profile.batch import ProfileUpdater
 
 TIME_MS = 1_700_000_000_000
@@ -119,7 +119,7 @@ def test_stored_profile_is_the_same_for_any_order_of_arrival_and_ids(model: Any)
         ids, arrival = random.permutation(40).tolist(), random.permutation(40).tolist()
         rows = batch("u")._replace(events=[window_text(contents, ids, arrival)])
         sink = MemoryProfileSink()
-        ProfileUpdater(load(), model, sink, shipped_rules(), no_segments()).update(rows)
+        ProfileUpdater(load(), model, sink, feeds()).update(rows)
         profiles.append(sink.profiles["u"])
     first, *others = (profile._asdict() for profile in profiles)
     assert first["events"] == 40

@@ -31,7 +31,7 @@ from tests.support.scoring_harness import (
     purchases,
     random_arrivals,
 )
-from udfs.failed_rows import MAX_CONSECUTIVE_FAILED_ROWS
+from udfs.worker import MAX_CONSECUTIVE_FAILED_ROWS
 
 
 @pytest.mark.parametrize("batch_rows", [1, 7, 1_000])

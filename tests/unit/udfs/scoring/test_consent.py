@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from liveprofile.consent.changes import ConsentChange
+from liveprofile.consent.changes import ConsentBook, ConsentChange
 from models.fraud.model import FraudModel
 from tests.reference.entity_features import Event
 from tests.reference.scoring import decide, event_key
@@ -19,7 +19,6 @@ from tests.support.scoring_harness import (
     purchases,
     random_arrivals,
 )
-from udfs.consent_feed import open_default_consents
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -29,13 +28,13 @@ def test_only_events_that_users_allow_are_scored(
     arrivals, rng = random_arrivals(seed, count=160), random.Random(seed)
     rows = [row for row, arrival in enumerate(arrivals) if isinstance(arrival, Event)]
     times_ms = [arrivals[row].time_ms for row in rows]
-    feed = open_default_consents(SETTINGS)
+    feed = ConsentBook(SETTINGS.consent.defaults)
     changes: dict[str, list[ConsentChange]] = {}
     for user in [f"u{number}" for number in range(8)]:
         for _ in range(rng.randrange(1, 4)):
             change = ConsentChange(rng.choice(times_ms), "risk", rng.random() < 0.3)
             changes.setdefault(user, []).append(change)
-        feed.current().put(user, changes.get(user, []))
+        feed.put(user, changes.get(user, []))
     scorer = ScoringHarness(model, consents=feed)
     for first in range(0, len(rows), 50):
         scorer.score(arrivals, rows[first : first + 50])
@@ -59,9 +58,9 @@ def test_only_events_that_users_allow_are_scored(
 
 
 def test_no_alert_without_consent_and_again_after_a_grant(model: FraudModel) -> None:
-    feed = open_default_consents(SETTINGS)
+    feed = ConsentBook(SETTINGS.consent.defaults)
     withdrawn_ms, granted_ms = START_MS + 60_000, START_MS + 3 * 60_000
-    feed.current().put(
+    feed.put(
         "u", [ConsentChange(withdrawn_ms, "risk", False), ConsentChange(granted_ms, "risk", True)]
     )
     scorer = ScoringHarness(model, {**ANY_PURCHASE, "id": "any"}, consents=feed)

@@ -7,17 +7,16 @@ from typing import Any
 
 import pytest
 
+from liveprofile.privacy.erasures import HashedErasureBook
 from models.fraud.model import FraudModel
 from tests.reference.entity_features import Event
 from tests.reference.scoring import decide, event_key
 from tests.support.scoring_harness import (
-    SETTINGS,
     START_MS,
     ScoringHarness,
     purchases,
     random_arrivals,
 )
-from udfs.erasure_feed import open_no_erasures
 
 
 @pytest.mark.parametrize("seed", range(2))
@@ -25,7 +24,7 @@ def test_users_who_are_erased_while_events_arrive_start_from_nothing(
     model: FraudModel, seed: int, shipped_rules: list[dict[str, Any]]
 ) -> None:
     arrivals, rng = random_arrivals(seed, count=160), random.Random(seed)
-    feed = open_no_erasures(SETTINGS)
+    feed = HashedErasureBook()
     scorer = ScoringHarness(model, erasures=feed)
     middle = len(arrivals) // 2
     rows = [row for row, arrival in enumerate(arrivals) if isinstance(arrival, Event)]
@@ -34,7 +33,7 @@ def test_users_who_are_erased_while_events_arrive_start_from_nothing(
     before_ms = arrivals[middle].time_ms
     erased = {user: before_ms for user in rng.sample([f"u{n}" for n in range(8)], 3)}
     for user in erased:
-        feed.current().put(user, before_ms)
+        feed.put(user, before_ms)
     # The tables still hold what is erased. Some events of the first half come again.
     scorer.score(arrivals, [row for row in rows if row >= middle - 40])
 
@@ -59,8 +58,8 @@ def test_users_who_are_erased_while_events_arrive_start_from_nothing(
 
 
 def test_erased_events_are_not_scored_and_others_of_the_batch_are(model: FraudModel) -> None:
-    feed = open_no_erasures(SETTINGS)
-    feed.current().put("gone", START_MS + 90_000)
+    feed = HashedErasureBook()
+    feed.put("gone", START_MS + 90_000)
     scorer = ScoringHarness(model, erasures=feed)
     arrivals = [
         each

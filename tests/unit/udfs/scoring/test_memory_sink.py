@@ -6,7 +6,7 @@ from liveprofile.rules.flags import FlagHistory, FlagQuery, RowPosition
 from liveprofile.units import HOUR_MS
 from tests.support.memory.sinks import MemoryScoringSink
 from tests.support.rows.scored_events import START_MS, flag, scored_event
-from udfs.null_sink import NullSink
+from udfs.profile.sink import NullSink
 
 
 def test_unknown_user_has_no_flag_history() -> None:

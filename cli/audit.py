@@ -1,0 +1,254 @@
+"""`liveprofile events audit`: checks that every record of the input topic is accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    SinceOption,
+    print_fields,
+    print_json,
+    read_settings,
+)
+
+if TYPE_CHECKING:
+    from liveprofile.audit.audit import Audit
+    from liveprofile.audit.encoded import EncodedCounts
+    from liveprofile.audit.reconciliation import Reconciliation
+    from liveprofile.settings import Settings
+
+COUNTS = (
+    "in_topic",
+    "heartbeats",
+    "used",
+    "duplicate",
+    "late",
+    "corrected",
+    "rejected",
+    "erased",
+    "unaccounted",
+    "open_windows",
+    "used_twice",
+    "unknown",
+    "late_and_used",
+    "expired",
+)
+
+
+def audit(
+    config: ConfigOption = None,
+    json: JsonOption = False,
+    since: SinceOption = None,
+    state: Path | None = None,
+    repair: bool = False,
+) -> None:
+    """Account for every record of the input topic: used, duplicate, late, corrected, rejected,
+    erased or heartbeat.
+
+    Exit code 0 if each record has exactly one of these outcomes, no event was used twice, and
+    every used event has a record. Run it when the job has caught up: a record that the job has
+    not stored yet counts as unaccounted.
+
+    With --since or --state, the audit is of the records up to the job's last checkpoint, the job
+    may be running, and records in open windows are no error. --since is about the arrival of a
+    record; with --state it counts only if FILE does not exist.
+
+    Example: `liveprofile events audit` or `liveprofile events audit --since 2h --json`
+
+    Options:
+    state FILE: Audit only records after those that FILE names, and note in FILE where the next
+        audit must start, unless there is an error.
+    repair: Send unaccounted records that were late by the lateness rules to the late topic.
+    """
+    from cli.audit_input import (
+        archive_ends,
+        audit_encoded,
+        erased_windows,
+        plan_range,
+        read_range,
+        read_whole_topic,
+    )
+    from liveprofile.audit.audit import Audit
+    from liveprofile.audit.state_file import AuditState, require_usable, write_state
+    from liveprofile.feeds.users import read_merges
+
+    settings = read_settings(config)
+    if state is not None:
+        require_usable(state, settings.topics.events)
+    plan, starts = None, archive_ends(settings)
+    if since is not None or state is not None:
+        plan = plan_range(settings, since, state, starts)
+    elif repair:
+        _require_caught_up(settings)
+    first_window_ms, behind = (None, 0) if plan is None else (plan.first_window_ms, plan.behind)
+    with Audit(
+        settings.window,
+        first_window_ms,
+        archive=bool(starts),
+        is_erased=erased_windows(settings),
+        identities=read_merges(settings),
+    ) as auditor:
+        if plan is None:
+            read_whole_topic(settings, auditor, starts)
+        else:
+            read_range(settings, auditor, plan)
+        report = auditor.report()
+        repaired = _repair(settings, auditor) if repair else 0
+    encoded = audit_encoded(settings, None if plan is None else plan.outputs_since_ms)
+    ok = report.counts.ok or (repaired > 0 and _ok_after_repair(report.counts, repaired))
+    ok = ok and (encoded is None or encoded.ok)
+    _store_result(settings, report.counts, ok)
+    if ok and state is not None:
+        write_state(state, AuditState(topic=settings.topics.events, offsets=report.next_offsets))
+    if json:
+        counts = {name: getattr(report.counts, name) for name in COUNTS}
+        outcome = {"behind": behind, "repaired": repaired, "ok": ok, "examples": report.examples}
+        print_json(counts | outcome | {"encoded": encoded})
+    else:
+        print_fields({name: getattr(report.counts, name) for name in COUNTS})
+        for line in _summary_lines(report.counts, repaired, behind, settings):
+            typer.echo(line)
+        if encoded is not None:
+            typer.echo(_encoded_line(encoded, settings))
+    if not ok:
+        raise typer.Exit(1)
+
+
+def run_audit(settings: Settings) -> Reconciliation:
+    """Audits the whole topic, and stores the result. Raises ServiceError."""
+    from cli.audit_input import archive_ends, erased_windows, read_whole_topic
+    from liveprofile.audit.audit import Audit
+    from liveprofile.feeds.users import read_merges
+
+    starts = archive_ends(settings)
+    with Audit(
+        settings.window,
+        archive=bool(starts),
+        is_erased=erased_windows(settings),
+        identities=read_merges(settings),
+    ) as auditor:
+        read_whole_topic(settings, auditor, starts)
+        counts = auditor.report().counts
+    _store_result(settings, counts, counts.ok)
+    return counts
+
+
+def _store_result(settings: Settings, counts: Reconciliation, ok: bool) -> None:
+    """For the console. An account that may only read still gets its audit."""
+    from liveprofile.audit.results import AuditResult, store_result
+    from liveprofile.errors import ServiceError
+    from liveprofile.storage.connection import open_session
+    from liveprofile.storage.cql import now_ms
+
+    result = AuditResult(now_ms(), ok, {name: getattr(counts, name) for name in COUNTS})
+    try:
+        with open_session(settings.cassandra) as session:
+            store_result(session, settings.topics.events, result, settings.serve.audit_ttl_s)
+    except ServiceError as error:
+        typer.echo(f"the result is not stored for the console: {error}", err=True)
+
+
+def _require_caught_up(settings: Settings) -> None:
+    """The job would send a late record that it has not read yet to the late topic again."""
+    from liveprofile.errors import ServiceError
+    from liveprofile.kafka.offsets import lag
+
+    if records_behind := lag(settings):
+        raise ServiceError(
+            f"the job's last checkpoint is {records_behind} records behind the end of"
+            f" {settings.topics.events}: run --repair when the job has caught up"
+        )
+
+
+def _repair(settings: Settings, auditor: Audit) -> int:
+    """Sends lost late records to the late topic, with the header `repaired`; returns the count.
+
+    If the job ignores idle partitions, a window can drop a late event after a restore
+    (docs/operate.md, known limits).
+    """
+    return sum(_send_late(settings, lateness_ms) for lateness_ms in auditor.lateness_ms())
+
+
+def _send_late(settings: Settings, lateness_ms: dict[tuple[int, int], int]) -> int:
+    """Sends input records to the late topic; returns the count.
+
+    lateness_ms: by partition and offset in the input topic.
+    """
+    from liveprofile.kafka.records import read_topic, send_all
+    from liveprofile.kafka.topics import PartitionRange
+
+    if not lateness_ms:
+        return 0
+    ranges: dict[int, PartitionRange] = {}
+    for partition, offset in lateness_ms:
+        known = ranges.get(partition, PartitionRange(offset, offset + 1))
+        ranges[partition] = PartitionRange(min(known.first, offset), max(known.end, offset + 1))
+    events = read_topic(settings, settings.topics.events, ranges)
+    return send_all(
+        settings,
+        settings.topics.late,
+        (
+            (
+                record.key,
+                record.value,
+                {
+                    "lateness_ms": str(lateness_ms[source]),
+                    "topic": record.topic,
+                    "partition": str(record.partition),
+                    "offset": str(record.offset),
+                    "repaired": "true",
+                },
+            )
+            for record in events
+            if (source := (record.partition, record.offset)) in lateness_ms
+        ),
+    )
+
+
+def _encoded_line(encoded: EncodedCounts, settings: Settings) -> str:
+    return (
+        f"{settings.topics.encoded}: {encoded.in_topic} records, {encoded.decoded} decoded,"
+        f" {encoded.rejected} rejected, {encoded.unaccounted} unaccounted, {encoded.behind} not"
+        " read yet"
+    )
+
+
+def _ok_after_repair(counts: Reconciliation, repaired: int) -> bool:
+    from dataclasses import replace
+
+    return replace(counts, unaccounted=counts.unaccounted - repaired).ok
+
+
+def _summary_lines(
+    counts: Reconciliation, repaired: int, behind: int, settings: Settings
+) -> Iterator[str]:
+    if counts.ok:
+        yield "Every record is accounted for."
+    if counts.open_windows:
+        remedy = (
+            "the next audit with --state begins with them."
+            if counts.of_range
+            else "`liveprofile events heartbeat`, or for past events"
+            " `liveprofile events replay FILE --close-windows`, advances time and closes them."
+        )
+        yield f"{counts.open_windows} records are in windows that are still open; {remedy}"
+    if behind:
+        yield f"{behind} records after the job's last checkpoint were not audited."
+    if counts.expired:
+        yield (
+            f"{counts.expired} records have expired from {settings.topics.events}, so stored"
+            " events without a record do not indicate an error."
+        )
+    if repaired:
+        yield f"{repaired} late records sent to {settings.topics.late}."
+    if counts.unaccounted > repaired + counts.open_windows:
+        catching_up = "The job may still be catching up: see `liveprofile job status`. "
+        yield (
+            f"{'' if counts.of_range else catching_up}--json lists examples of unaccounted records."
+        )

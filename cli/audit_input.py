@@ -1,0 +1,312 @@
+"""What `liveprofile events audit` reads of topics and tables: everything, or what a range needs."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+from rich.console import Console
+from rich.progress import track
+
+from liveprofile.audit.audit import Audit, look_back
+from liveprofile.audit.encoded import (
+    DECODED,
+    PRESENT,
+    REJECTED,
+    EncodedAudit,
+    EncodedCounts,
+    Position,
+)
+from liveprofile.audit.rows import NO_TIME, IsErased
+from liveprofile.audit.state_file import read_state
+from liveprofile.errors import ServiceError
+from liveprofile.feeds.users import read_erasures
+from liveprofile.ingest.rejected import CLAIMED_REASONS
+from liveprofile.kafka import offsets
+from liveprofile.kafka.records import Record, read_topic
+from liveprofile.kafka.topics import NoTopicError, PartitionRange
+from liveprofile.settings import Settings
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.queries import scan_digests
+
+# Records of each partition whose timestamps tell when a range begins. More than one, because
+# offsets of transaction markers hold no record.
+TIME_SAMPLE_RECORDS = 100
+
+
+BATCH_RECORDS = 10_000
+
+
+# Events with these reasons had claimed their event_id (docs/data-contract.md, section 2).
+CLAIMED = frozenset(reason.encode() for reason in CLAIMED_REASONS)
+
+
+class RangePlan(NamedTuple):
+    """What an audit of a range reads."""
+
+    audited: dict[int, PartitionRange]  # records to classify
+    read: dict[int, PartitionRange]  # the same, and earlier records
+    outputs_since_ms: int  # record timestamp in the rejected and late topics
+    first_window_ms: int  # `Audit.first_window_ms`
+    behind: int  # records after the job's last checkpoint, which are not audited
+
+
+def archive_ends(settings: Settings) -> dict[int, int]:
+    """By partition, the offset where a job began to read whose state was built from an archive.
+
+    Empty for other jobs. Raises ServiceError.
+    """
+    group = offsets.bootstrap_group(settings.kafka)
+    return offsets.committed_offsets(settings, settings.topics.events, group)
+
+
+def erased_windows(settings: Settings) -> IsErased:
+    """Whether a user's window was erased. Reads the erasures at the first call.
+
+    That is after the deltas have been read, if the whole topic is audited. Raises ServiceError.
+    """
+    book = cache(lambda: read_erasures(settings))
+    return lambda user_id, start_ms: book().is_erased(user_id, start_ms)
+
+
+def read_whole_topic(settings: Settings, auditor: Audit, starts: Mapping[int, int]) -> None:
+    """Adds all deltas and the records from `starts` on (`archive_ends`). Raises ServiceError."""
+    # The input topic is read last, so it contains the record of every output read before.
+    with open_session(settings.cassandra) as session:
+        auditor.add_deltas(scan_digests(session))
+    _add_rejected(settings, auditor, None)
+    auditor.add_late(_sources(settings, settings.topics.late, None))
+    ranges = {
+        number: PartitionRange(max(span.first, starts.get(number, 0)), span.end)
+        for number, span in offsets.partition_ranges(settings, settings.topics.events).items()
+    }
+    auditor.add_records(_records(settings, ranges), ranges)
+
+
+def read_range(settings: Settings, auditor: Audit, plan: RangePlan) -> None:
+    """Adds the records and deltas of a range. Raises ServiceError."""
+    rejected, late = (
+        _ranges(
+            offsets.offsets_at(settings, topic, plan.outputs_since_ms),
+            _ends(offsets.partition_ranges(settings, topic)),
+        )
+        for topic in (settings.topics.rejected, settings.topics.late)
+    )
+    _add_rejected(settings, auditor, rejected)
+    auditor.add_late(_sources(settings, settings.topics.late, late))
+    auditor.add_records(_records(settings, plan.read), plan.audited)
+    # Read last: it contains every event that the job has used by its checkpoint.
+    if span := auditor.window_span():
+        with open_session(settings.cassandra) as session:
+            auditor.add_deltas(scan_digests(session, span))
+
+
+def plan_range(
+    settings: Settings, since_ms: int | None, state_file: Path | None, first: Mapping[int, int]
+) -> RangePlan:
+    """Plans an audit from the offsets in the state file, else from `since_ms`, else from the start.
+
+    first: by partition, the offset from which on the job reads (`archive_ends`).
+    since_ms: record timestamp. The range ends at the job's last checkpoint: all that the job has
+    done with earlier records is stored by then. Raises InputError, ServiceError.
+    """
+    topic = settings.topics.events
+    committed = offsets.committed_offsets(settings, topic)
+    present = offsets.partition_ranges(settings, topic)
+    starts = {number: span.first for number, span in present.items()}
+    if state_file is not None and (state := read_state(state_file, topic)):
+        _require_retained(state.offsets, present, topic, state_file)
+        starts |= state.offsets
+    elif since_ms is not None:
+        found = offsets.offsets_at(settings, topic, since_ms)
+        starts = {number: found[number] for number in present}
+    starts = {number: max(start, first.get(number, 0)) for number, start in starts.items()}
+    ends = {number: min(committed.get(number, 0), span.end) for number, span in present.items()}
+    audited = _ranges(starts, ends)
+
+    back = look_back(_begin_ms(settings, audited), settings)
+    earlier = offsets.offsets_at(settings, topic, back.input_ms)
+    read = _ranges({number: min(earlier[number], starts[number]) for number in starts}, ends)
+    if all(span.first == 0 for span in read.values()):
+        back = back._replace(first_window_ms=NO_TIME)
+    behind = sum(span.end - audited[number].end for number, span in present.items())
+    return RangePlan(audited, read, back.outputs_ms, back.first_window_ms, behind)
+
+
+def _ranges(starts: dict[int, int], ends: dict[int, int]) -> dict[int, PartitionRange]:
+    return {
+        number: PartitionRange(start, max(start, ends[number])) for number, start in starts.items()
+    }
+
+
+def _ends(ranges: dict[int, PartitionRange]) -> dict[int, int]:
+    return {number: span.end for number, span in ranges.items()}
+
+
+def _require_retained(
+    starts: dict[int, int], present: dict[int, PartitionRange], topic: str, state_file: Path
+) -> None:
+    """Records may not expire, and the topic may not be replaced, between two audits."""
+    for number, start in starts.items():
+        span = present.get(number, PartitionRange(0, 0))
+        if number not in present or not span.first <= start <= span.end:
+            raise ServiceError(
+                f"{state_file}: the audit stopped at offset {start} of {topic}/{number}, which now"
+                f" has offsets {span.first} to {span.end}: records have expired or the topic was"
+                " created anew. Remove the file to start from the first record"
+            )
+
+
+def _begin_ms(settings: Settings, ranges: dict[int, PartitionRange]) -> int:
+    """The smallest timestamp of the first records of the ranges; the present without records."""
+    samples = {
+        number: PartitionRange(span.first, min(span.end, span.first + TIME_SAMPLE_RECORDS))
+        for number, span in ranges.items()
+    }
+    records = read_topic(settings, settings.topics.events, samples)
+    return min((record.timestamp_ms for record in records), default=round(time.time() * 1_000))
+
+
+def _add_rejected(
+    settings: Settings, auditor: Audit, ranges: dict[int, PartitionRange] | None
+) -> None:
+    sources = _source_records(settings, settings.topics.rejected, ranges)
+    while batch := list(itertools.islice(sources, BATCH_RECORDS)):
+        for claimed in (False, True):
+            auditor.add_rejected(
+                [
+                    source
+                    for source, record in batch
+                    if (record.headers.get("reason", b"") in CLAIMED) is claimed
+                ],
+                claimed=claimed,
+            )
+
+
+def _sources(
+    settings: Settings, topic: str, ranges: dict[int, PartitionRange] | None
+) -> Iterator[tuple[int, int]]:
+    return (source for source, _ in _source_records(settings, topic, ranges))
+
+
+def _source_records(
+    settings: Settings, topic: str, ranges: dict[int, PartitionRange] | None
+) -> Iterator[tuple[tuple[int, int], Record]]:
+    """Records of the rejected or late topic, each with its partition and offset in the input."""
+    for record in read_topic(settings, topic, ranges):
+        try:
+            source_topic = record.headers["topic"].decode()
+            partition, offset = int(record.headers["partition"]), int(record.headers["offset"])
+        except (KeyError, ValueError):
+            raise ServiceError(
+                f"{topic}/{record.partition} offset {record.offset} has no valid source headers"
+                f" (topic, partition, offset), only {sorted(record.headers)}: did another program"
+                " write it?"
+            ) from None
+        if source_topic == settings.topics.events:
+            yield (partition, offset), record
+
+
+def _records(settings: Settings, ranges: dict[int, PartitionRange]) -> Iterable[Record]:
+    """The records of the input topic, with a progress bar on a terminal."""
+    console = Console(stderr=True)
+    return track(
+        read_topic(settings, settings.topics.events, ranges),
+        "reading",
+        sum(span.end - span.first for span in ranges.values()),
+        console=console,
+        transient=True,
+        update_period=0.5,
+        disable=not console.is_terminal,
+    )
+
+
+def audit_encoded(settings: Settings, since_ms: int | None) -> EncodedCounts | None:
+    """None if there are no encoded records.
+
+    since_ms: record timestamp from which on records are audited; None: from the first one on whose
+    outcome has not expired. Raises ServiceError.
+    """
+    topics = settings.topics
+    try:
+        present = offsets.partition_ranges(settings, topics.encoded)
+    except NoTopicError:  # of a deployment without a decoder
+        return None
+    if not any(span.end for span in present.values()):
+        return None
+    committed = offsets.committed_offsets(
+        settings, topics.encoded, offsets.decoder_group(settings.kafka)
+    )
+    # Outcomes are read after the offsets were committed: all of them exist.
+    outputs = {
+        topic: offsets.partition_ranges(settings, topic)
+        for topic in (topics.events, topics.rejected)
+    }
+    since_ms = max(since_ms or 0, *(_oldest_ms(settings, *each) for each in outputs.items()))
+    starts = offsets.offsets_at(settings, topics.encoded, since_ms)
+    audited = {}
+    for number, span in present.items():
+        end = max(span.first, committed.get(number, 0))
+        audited[number] = PartitionRange(min(max(span.first, starts[number]), end), end)
+    audit = EncodedAudit(audited)
+    audit.mark(
+        ((r.partition, r.offset) for r in read_topic(settings, topics.encoded, audited)), PRESENT
+    )
+    for topic, position, outcome in (
+        (topics.events, _decoded_position, DECODED),
+        (topics.rejected, _rejected_position, REJECTED),
+    ):
+        ranges = _from(outputs[topic], offsets.offsets_at(settings, topic, since_ms))
+        audit.mark(_positions(settings, topic, ranges, position), outcome)
+    behind = sum(span.end - audited[number].end for number, span in present.items())
+    return audit.counts(behind)
+
+
+def _oldest_ms(settings: Settings, topic: str, ranges: Mapping[int, PartitionRange]) -> int:
+    """From which record timestamp on no record has expired from the topic; 0: none has at all."""
+    expired = {number: span for number, span in ranges.items() if span.first > 0}
+    firsts = {
+        number: PartitionRange(span.first, min(span.end, span.first + 1))
+        for number, span in expired.items()
+    }
+    found = {
+        record.partition: record.timestamp_ms for record in read_topic(settings, topic, firsts)
+    }
+    now_ms = round(time.time() * 1_000)
+    return max((found.get(number, now_ms) for number in expired), default=0)
+
+
+def _from(
+    ranges: Mapping[int, PartitionRange], starts: Mapping[int, int]
+) -> dict[int, PartitionRange]:
+    return {
+        number: PartitionRange(min(max(span.first, starts[number]), span.end), span.end)
+        for number, span in ranges.items()
+    }
+
+
+def _positions(
+    settings: Settings,
+    topic: str,
+    ranges: dict[int, PartitionRange],
+    position: Callable[[Record], tuple[bytes, bytes, bytes]],
+) -> Iterator[Position]:
+    """The positions of encoded records that records of an output topic name in their headers."""
+    encoded = settings.topics.encoded.encode()
+    for record in read_topic(settings, topic, ranges):
+        source, partition, offset = position(record)
+        if source == encoded and partition.isdigit() and offset.isdigit():
+            yield int(partition), int(offset)
+
+
+def _decoded_position(record: Record) -> tuple[bytes, bytes, bytes]:
+    names = ("encoded_topic", "encoded_partition", "encoded_offset")
+    return tuple(record.headers.get(name, b"") for name in names)
+
+
+def _rejected_position(record: Record) -> tuple[bytes, bytes, bytes]:
+    return tuple(record.headers.get(name, b"") for name in ("topic", "partition", "offset"))

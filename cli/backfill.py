@@ -1,0 +1,95 @@
+"""`liveprofile model backfill`: makes training rows with the job's own SQL views."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    MappingOption,
+    RejectedLabelReporter,
+    config_file,
+    print_json,
+    read_settings,
+)
+from cli.progress import print_line
+from liveprofile.errors import InputError, ServiceError
+
+if TYPE_CHECKING:
+    from liveprofile.consent.changes import ConsentBook
+    from liveprofile.privacy.erasures import ErasureBook
+    from liveprofile.settings import Settings
+
+
+def backfill(
+    rows: Annotated[Path, typer.Option()],
+    file: Annotated[Path | None, typer.Argument()] = None,
+    mapping: MappingOption = None,
+    pipeline: Literal["profile", "scoring"] = "profile",
+    labels: Path | None = None,
+    embedded: bool = False,
+    consents: bool = True,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Make training rows from past events, with the same SQL views as the streaming job.
+
+    Rows of users who do not allow training now, or did not at the time of the row, are left out,
+    and all rows of users who were erased.
+
+    Example: `liveprofile model backfill --rows rows`
+    or `liveprofile model backfill shop.csv --mapping shop.toml --rows rows`
+
+    Options:
+    rows FOLDER: Folder for the Parquet files, a subfolder per month.
+    file: Events: CSV, Parquet or JSON lines. Default: the current content of the input topic.
+    pipeline: profile: one row per user and window, for `train RECIPE`. scoring: one row per scored
+        event, for `train event-risk`.
+    labels FILE: With --pipeline scoring: file of labels, as for `feedback send`. Default: the
+        current content of the topic risk-feedback.
+    embedded: Run in an embedded Flink instead of the cluster at flink.rest_url.
+    consents: Leave out users who do not allow training (topic user-consents) or were erased
+        (user-erasures). --no-consents is for events that are not of this shop's users.
+    """
+    from offline import backfill as runner
+
+    if labels is not None and pipeline != "scoring":
+        raise InputError("--labels needs --pipeline scoring: the profile pipeline has no labels")
+    settings = read_settings(config)
+    common = {
+        "config": config_file(config),
+        "source": file,
+        "mapping": mapping,
+        "cluster": not embedded,
+        "on_step": print_line,
+    }
+    if consents:
+        runner.check_files(rows, file, mapping, labels)
+        common["consents"], common["erased"] = _decisions(settings)
+    if pipeline == "profile":
+        result = runner.backfill_profile_rows(settings, rows, **common)
+    else:
+        rejected = RejectedLabelReporter(labels or settings.topics.feedback)
+        result = runner.backfill_scoring_rows(
+            settings, rows, **common, labels=labels, on_rejected=rejected
+        )
+    if json:
+        print_json(result._asdict())
+    else:
+        typer.echo(f"{result.rows:,} rows in {result.folder}")
+
+
+def _decisions(settings: Settings) -> tuple[ConsentBook, ErasureBook]:
+    """What users have decided. Raises ServiceError."""
+    from liveprofile.feeds.users import read_consents, read_erasures
+
+    try:
+        return read_consents(settings), read_erasures(settings)
+    except ServiceError as error:
+        raise ServiceError(
+            f"consents for training cannot be read: {error}. --no-consents writes rows of all users"
+        ) from None

@@ -1,1 +1,0 @@
-"""`liveprofile events recompute-late`."""

@@ -1,0 +1,416 @@
+"""`liveprofile events`: sends, decodes and maps events."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import shlex
+import time
+from collections import Counter
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from cli.common import (
+    ConfigOption,
+    JsonOption,
+    MappingOption,
+    config_file,
+    print_fields,
+    print_json,
+    read_settings,
+)
+from cli.options import Commands
+from cli.progress import count_bar, print_line
+from liveprofile.errors import InputError
+from liveprofile.settings import Settings
+
+
+def _count_option(kind: str, per_10_000: str) -> typer.models.OptionInfo:
+    return typer.Option(
+        min=0, help=f"Number of {kind}. Default: {per_10_000} per 10,000 users and day."
+    )
+
+
+def generate(
+    out: Annotated[Path, typer.Option()],
+    labels: Path | None = None,
+    users: Annotated[int, typer.Option(min=1)] = 1_000,
+    days: Annotated[int, typer.Option(min=1)] = 30,
+    start: Annotated[datetime, typer.Option(formats=["%Y-%m-%d"])] = datetime(2024, 1, 1),
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    events_per_user_day: float = 5.0,
+    takeovers: Annotated[int | None, _count_option("account takeovers", "2")] = None,
+    card_tests: Annotated[int | None, _count_option("card-testing attacks", "0.5")] = None,
+    rings: Annotated[int | None, _count_option("fraud rings", "0.2")] = None,
+    honest_changes: Annotated[int | None, _count_option("legitimate changes of habit", "5")] = None,
+    campaigns: Annotated[int | None, _count_option("sales campaigns", "0.2")] = None,
+    ring_users: Annotated[int, typer.Option(min=1)] = 50,
+    ring_devices: Annotated[int, typer.Option(min=1)] = 3,
+) -> None:
+    """Simulate a shop with known frauds and write its events and labels to files.
+
+    The last line is JSON with the counts of what was written; it goes to stderr if the events go
+    to stdout. docs/simulator.md describes the simulation.
+
+    Example:
+    `liveprofile events generate --out shop.jsonl --labels labels.jsonl --users 500 --days 10`
+
+    Options:
+    out FILE: Events file: .jsonl, .parquet, or - for JSON lines on stdout.
+    labels FILE: Labels file: .jsonl or .parquet. Default: no labels are written.
+    users: Number of legitimate users.
+    days: Number of days.
+    start: First day (UTC).
+    seed: Random seed; the same seed gives the same bytes.
+    events_per_user_day: Mean number of events per active user and day.
+    ring_users: Users per fraud ring.
+    ring_devices: Devices per fraud ring.
+    """
+    import orjson
+
+    from cli.progress import count_bar
+    from liveprofile.simulator import Shop, ShopConfig
+    from liveprofile.simulator.output import STDOUT, write_shop
+
+    shop = Shop(
+        ShopConfig(
+            users=users,
+            days=days,
+            start=start.date(),
+            seed=seed,
+            events_per_user_day=events_per_user_day,
+            takeovers=takeovers,
+            card_tests=card_tests,
+            rings=rings,
+            honest_changes=honest_changes,
+            campaigns=campaigns,
+            ring_users=ring_users,
+            ring_devices=ring_devices,
+        )
+    )
+    with count_bar("generating", days, "days") as advance:
+        written = write_shop(shop, out, labels, lambda _: advance(1))
+    typer.echo(orjson.dumps(written._asdict()), err=out == STDOUT)
+
+
+mapping = Commands(
+    name="mapping",
+    help="Draft and check a mapping: how the columns of a file become events.",
+)
+
+
+FileArgument = Annotated[Path, typer.Argument(metavar="FILE", help="CSV or Parquet.")]
+
+
+@mapping.command()
+def infer(
+    file: FileArgument,
+    out: Path | None = None,
+    json: JsonOption = False,
+) -> None:
+    """Draft a mapping of a CSV or Parquet file from the names and values of its columns.
+
+    A comment with a question mark is at each line that needs a look. Then run `mapping check`.
+
+    Example: `liveprofile events mapping infer shop.csv --out shop.toml`
+
+    Options:
+    out MAP.toml: File to write. Default: stdout.
+    """
+    from liveprofile.ingest import inference
+
+    draft = inference.infer(file)
+    text = draft.to_toml(file.name)
+    if out is not None:
+        try:
+            with out.open("x", encoding="utf-8") as written:
+                written.write(text)
+        except OSError as error:
+            raise InputError(f"{out}: {error.strerror}") from None
+    if json:
+        print_json(draft._asdict())
+    elif out is None:
+        typer.echo(text, nl=False)
+    else:
+        typer.echo(f"{out} written, {len(draft.unsure)} lines to look at")
+
+
+@mapping.command()
+def check(
+    file: FileArgument,
+    map_file: Path,
+    rows: Annotated[int, typer.Option(min=1, max=1_000_000)] = 1_000,
+    shown: Annotated[int, typer.Option("--show", min=0, max=1_000)] = 3,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Show the first rows of a file as events, and which the job would reject and why.
+
+    Connects to nothing. Exit code 1 if an event would be rejected.
+
+    Example: `liveprofile events mapping check shop.csv shop.toml`
+
+    Options:
+    map_file MAP.toml: Mapping, as for `replay --mapping`.
+    rows: Number of rows to check.
+    shown: Number of events to print.
+    """
+    from liveprofile.ingest.preview import rejection
+    from liveprofile.ingest.replay import open_source
+
+    settings = read_settings(config)
+    batches, translator = open_source(file, map_file, rows)
+    events, rejected, now_ms = [], [], time.time_ns() // 1_000_000
+    count, reasons = 0, Counter[str]()
+    for batch in batches:
+        for payload in translator.translate(batch).values:
+            count += 1
+            if (found := rejection(payload, now_ms, settings.limits)) is None:
+                events += [payload.decode()] * (len(events) < shown)
+                continue
+            reason = " ".join(found).strip()
+            reasons[reason] += 1
+            if len(rejected) < shown:
+                rejected.append({"number": count, "reason": reason, "event": payload.decode()})
+    valid = count - reasons.total()
+    if json:
+        counts = {"rows": count, "valid": valid, "reasons": dict(reasons)}
+        print_json(counts | {"events": events, "rejected": rejected})
+    else:
+        for event in events:
+            typer.echo(event)
+        for each in rejected:
+            typer.echo(f"event {each['number']} is rejected, {each['reason']}: {each['event']}")
+        typer.echo(f"{valid} of {count} rows are valid events", err=True)
+        for reason, number in reasons.most_common():
+            typer.echo(f"{number} rows: {reason}", err=True)
+    if reasons:
+        raise typer.Exit(1)
+
+
+def replay(
+    file: Path,
+    mapping: Path | None = None,
+    topic: Annotated[str | None, typer.Option(callback=require_topic_name)] = None,
+    rate: float | None = None,
+    speed: float | None = None,
+    limit: Annotated[int | None, typer.Option(min=1)] = None,
+    close_windows: bool = False,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Send a file of events to the input topic, keyed by user.
+
+    Example: `liveprofile events replay shop.csv --mapping shop.toml --close-windows`
+
+    Options:
+    file: CSV, Parquet or JSON lines.
+    mapping FILE: Mapping of the file's columns to event fields (TOML, see mappings/). Default: FILE
+        holds events as JSON lines.
+    topic: Topic. Default: topics.events.
+    rate: Events per second. Default: as fast as Kafka accepts.
+    speed: Speed relative to the event times; 1 is real time.
+    limit: Maximum number of events.
+    close_windows: Send heartbeats after the last event to close the open windows. Events for these
+        windows that are sent later are late.
+    """
+    from liveprofile.ingest.replay import replay as send
+    from liveprofile.ingest.replay import rows_estimate
+
+    settings = read_settings(config)
+    expected = rows_estimate(file, mapping)
+    with count_bar(f"sending {file.name}", min(expected, limit or expected), "events") as advance:
+        result = send(
+            file,
+            mapping,
+            settings,
+            topic=topic,
+            rate=rate,
+            speed=speed,
+            limit=limit,
+            close_windows=close_windows,
+            progress=advance,
+        )
+    if close_windows and not result.closed:
+        print_line(
+            "the last windows stay open: they end in the future. Events and heartbeats that are"
+            " sent then will close them (`liveprofile events heartbeat`)"
+        )
+    if _is_history(settings, result.last_event_time_ms):
+        print_line(
+            "these events are history: a job without scoring.replay = true scores them as if they"
+            " happened now"
+        )
+    if json:
+        print_json(result._asdict())
+    else:
+        events_per_s = result.sent / result.seconds if result.seconds else 0
+        typer.echo(f"{result.sent} events sent in {result.seconds:.1f} s ({events_per_s:,.0f}/s)")
+
+
+def require_topic_name(name: str | None) -> str | None:
+    """Callback of an option with a topic: Kafka would answer for a wrong name only in the end."""
+    if name is not None and not re.fullmatch(r"[A-Za-z0-9._-]{1,249}", name):
+        raise typer.BadParameter(f"{name!r}: a topic has letters, digits and the characters . _ -")
+    return name
+
+
+def _is_history(settings: Settings, last_event_time_ms: int | None) -> bool:
+    """Whether the events are too old for the job of these settings to trust their times."""
+    scoring = settings.scoring
+    if last_event_time_ms is None or scoring.replay or not scoring.enabled:
+        return False
+    return last_event_time_ms < time.time() * 1_000 - scoring.max_delay_ms
+
+
+def decode(config: ConfigOption = None, json: JsonOption = False) -> None:
+    """Decode events in Confluent wire format and CloudEvents, until Ctrl-C or SIGTERM.
+
+    It reads the topic `topics.encoded` and sends JSON events, keyed by user, to the input topic.
+    The format of each record is recognised: JSON Schema or Avro with a schema of the registry
+    `decoder.registry_url`, CloudEvents in structured or binary mode, or JSON, which stays as it is.
+    A record that cannot be decoded goes to the rejected topic with the reason. While the registry
+    does not answer, it waits. At the end the counts are printed.
+
+    Several decoders share the partitions. Each record is sent at least once. docs/data-contract.md
+    has the rules.
+
+    Example: `liveprofile events decode --config liveprofile.toml --json`
+    """
+    from liveprofile.alerts.consumer.loop import stop_on_signals
+    from liveprofile.decoding.registry import SchemaRegistry
+    from liveprofile.decoding.service import Decoder
+
+    settings = read_settings(config)
+    logging.getLogger("liveprofile.decoding").setLevel(logging.INFO)
+    with closing(SchemaRegistry(settings.decoder)) as registry:
+        decoder = Decoder.connect(settings, registry.reader)
+        with stop_on_signals(decoder):
+            counts = decoder.run()
+    print_json(counts) if json else print_fields(counts)
+
+
+def heartbeat(
+    every: Annotated[float, typer.Option(min=0.1)] = 1.0,
+    count: Annotated[int | None, typer.Option(min=1)] = None,
+    config: ConfigOption = None,
+) -> None:
+    """Send a heartbeat to every partition of the input topic, again and again.
+
+    A window closes when every partition has moved past its end, so a partition without events
+    keeps all windows open. Run this service beside live traffic, not during a replay of history:
+    a heartbeat carries the present time and closes all windows of the past.
+
+    Once it has sent a heartbeat, an outage of Kafka does not end it: it reports the error and sends
+    again.
+
+    Example: `liveprofile events heartbeat --every 1`
+
+    Options:
+    every SECONDS: Time between two heartbeats.
+    count: Stop after so many. Default: run until stopped.
+    """
+    from liveprofile.ingest.replay import ReplayProducer, send_heartbeats
+
+    settings = read_settings(config)
+    send_heartbeats(
+        lambda: ReplayProducer(settings, settings.topics.events, lambda sent: None),
+        every,
+        count,
+        lambda error: typer.echo(f"liveprofile: {error}; trying again", err=True),
+    )
+
+
+def bootstrap(
+    files: list[Path],
+    mapping: MappingOption = None,
+    savepoint_dir: str | None = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Build the job's state from past events, for a job that then reads the input topic.
+
+    Runs the job over a temporary topic with the events of the files, and stops it with a savepoint.
+    The job that is submitted with this savepoint goes on in the input topic where the files end.
+
+    Example: `liveprofile events bootstrap 2023-10.jsonl 2023-11.jsonl`
+
+    Options:
+    files FILE...: CSV, Parquet or JSON lines, in the order of the events.
+    savepoint_dir URI: Folder for the savepoint. Default: the cluster's folder for savepoints.
+    """
+    from cli.submission import submit_job
+    from offline.bootstrap import archive_variables, check_files, run
+
+    check_files(files, mapping)
+    live, file = read_settings(config), config_file(config)
+    # The job is another process: it reads its settings from the file and the environment.
+    os.environ.update(archive_variables(live))
+    archive = read_settings(config)
+    result = run(
+        live,
+        archive,
+        file,
+        files,
+        mapping,
+        savepoint_dir,
+        lambda settings, path, arguments: submit_job(settings, path, arguments=arguments)[0],
+        print_line,
+        count_bar,
+    )
+    if json:
+        print_json(result._asdict())
+        return
+    print_fields(result._asdict())
+    options = ["--config", str(config)] if config else []
+    command = shlex.join(
+        ["liveprofile", "job", "submit", "--savepoint", result.savepoint, *options]
+    )
+    typer.echo(f"Now start the job: {command} --wait")
+
+
+def recompute_late(
+    files: Annotated[list[Path] | None, typer.Argument()] = None,
+    mapping: MappingOption = None,
+    work: Path | None = None,
+    config: ConfigOption = None,
+    json: JsonOption = False,
+) -> None:
+    """Recompute the profiles of users with late events, and keep what was stored before.
+
+    Also those of persons with several ids (`liveprofile identity merge`): the earlier events of an
+    alias come into the windows of the person, and the alias's own windows are deleted. Uses the
+    events of the late topic that were late by at most window.correction_days. Corrected deltas have
+    a revision, and the old ones stay in the table replaced_delta. Flags that would not have been
+    raised are marked WITHDRAWN, new ones ADDED; no alert is sent. The job may be running, and a run
+    may be repeated.
+
+    Example: `liveprofile events recompute-late` or
+    `liveprofile events recompute-late 2023-10.jsonl --json`
+
+    Options:
+    files [FILE]...: Archives of events from before the first record of the input topic: CSV,
+        Parquet or JSON lines, in the order of the events. Default: the topic has all of them.
+    work FOLDER: Run on the cluster at flink.rest_url, whose machines see this folder, and work in
+        it. Default: an embedded Flink and a temporary folder.
+    """
+    from offline.late_windows.run import check_arguments, check_definitions, run
+
+    check_arguments(files or [], mapping, work)
+    settings = read_settings(config)
+    check_definitions(settings)
+    result = run(settings, config_file(config), files or [], mapping, work, print_line)
+    if json:
+        print_json(result)
+    else:
+        print_fields(result)
+        if result["incomplete"]:
+            typer.echo(
+                f"{result['incomplete']} users are left out, because their earlier events are not"
+                " all there: pass archives of them."
+            )

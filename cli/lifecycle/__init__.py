@@ -1,1 +1,0 @@
-"""Commands about the life of the job: set-up, stop, cancel, upgrade."""

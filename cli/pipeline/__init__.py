@@ -1,1 +1,0 @@
-"""Commands that feed, submit, monitor and audit the job."""

@@ -1,0 +1,189 @@
+"""What a savepoint of the job depends on: the ids of its nodes, and the settings behind its state.
+
+Flink finds the state of an operator by the id and the type of its node. The planner numbers nodes
+one by one, so that a step without state (such as that of `merges.enabled`) would change the ids of
+all nodes after it. NODE_IDS gives nodes with state ids of their own.
+
+A job over an archive (`--bootstrap`) has other ids for its sources of events. So the job that
+continues from its savepoint restores all state but the offsets of the archive's topic. The source
+of labels reads the same topic in both jobs and keeps its id.
+
+State means what the settings say that it was computed with. With other settings, Flink would
+restore windows of another length, or lists that are longer than the setting and then grow for ever.
+So the job writes these settings into the name of an operator, which every checkpoint contains.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
+
+from pyflink.java_gateway import get_gateway
+from pyflink.table import TableEnvironment
+
+from jobs.compiled_plan import FIRST_STATELESS_ID, NodeId
+from liveprofile.errors import ConfigError
+from liveprofile.flink.job_report import FIRST_PARTS, SCORING_INPUT
+from liveprofile.settings import Settings
+
+_OVER = "stream-exec-over-aggregate"
+_SCAN = "stream-exec-table-source-scan"
+_SINK = "stream-exec-sink"
+# The planner names computed keys by their position, such as $10.
+PARTITION_CLOCK = "partitionBy=[$"
+WINDOW_COUNT = "partitionBy=[user_id, $"
+MEMORY = "select=[user_id, window_time, $2, LISTAGG($2"
+LAST_COUNT = "partitionBy=[user_id], orderBy=[arrival ASC], window=[ ROWS BETWEEN UNBOUNDED"
+
+NODE_IDS = (
+    NodeId(1, _SCAN, "default_database, source"),
+    NodeId(2, _OVER, PARTITION_CLOCK),
+    NodeId(3, "stream-exec-deduplicate"),
+    NodeId(4, _OVER, WINDOW_COUNT),
+    NodeId(5, "stream-exec-local-window-aggregate"),
+    NodeId(6, "stream-exec-global-window-aggregate"),
+    NodeId(7, _OVER, "MAX(last_purchase_ms)"),
+    NodeId(8, _OVER, "LAG(this_window"),
+    NodeId(9, _OVER, MEMORY),
+    NodeId(10, "stream-exec-window-join"),
+    NodeId(11, _SINK, "default_database.sink]"),
+    NodeId(21, _SCAN, "default_database, label_source"),
+    NodeId(22, _SCAN, "default_database, scoring_source"),
+    NodeId(23, _OVER, "LISTAGG(user_token"),
+    NodeId(FIRST_PARTS, "stream-exec-calc", "CONCAT('h', head"),
+    NodeId(25, _OVER, "LISTAGG(entity_token"),
+    NodeId(26, _OVER, "partitionBy=[event_key]"),
+    NodeId(SCORING_INPUT, _OVER, LAST_COUNT),
+    NodeId(28, _SINK, "default_database.scoring_sink]"),
+)
+_ARCHIVE_SOURCES = {1: 41, 22: 42}
+ARCHIVE_SOURCE_IDS = frozenset(_ARCHIVE_SOURCES.values())
+ARCHIVE_NODE_IDS = tuple(
+    known._replace(id=_ARCHIVE_SOURCES.get(known.id, known.id)) for known in NODE_IDS
+)
+
+_PATH = "execution.state-recovery.path"  # `flink run -s`
+_IGNORE_STATE_WITHOUT_NODE = "execution.state-recovery.ignore-unclaimed-state"
+_NODE_OF_UID = re.compile(r"(?:^|: )(\d+)_")
+STATE_SETTINGS = (
+    "window.length_ms",
+    "window.stagger_ms",
+    "window.history",
+    "state.decay_days",
+    "scoring.enabled",
+    "scoring.history",
+)
+NAME_PREFIX = "Deduplicate "  # the settings follow as JSON
+
+
+class SavedJob(NamedTuple):
+    parallelism: int  # the highest of its operators
+    state_settings: dict[str, Any]
+    uids: tuple[str, ...]  # of its operators, such as "1_source" and "Sink Committer: 11_sink"
+
+
+def operator_name(settings: Settings) -> str:
+    """The name of the operator that carries the settings which shape state."""
+    return NAME_PREFIX + json.dumps(_state_settings(settings))
+
+
+def check(t_env: TableEnvironment, settings: Settings) -> bool:
+    """Checks the savepoint that the job starts from, if any. Raises ConfigError.
+
+    Returns whether it is of a job over an archive. The job then ignores the offsets in it.
+    """
+    path = t_env.get_config().get(_PATH, "")
+    if not path:
+        return False
+    saved = _read(path)
+    check_state_settings(path, saved.state_settings, settings)
+    if settings.job.changelog:
+        _check_parallelism(path, saved.parallelism, settings)
+    if not is_of_archive(path, saved.uids):
+        return False
+    t_env.get_config().set(_IGNORE_STATE_WITHOUT_NODE, "true")
+    return True
+
+
+def is_of_archive(path: str, uids: Iterable[str]) -> bool:
+    """Whether a savepoint with these operators is of a job over an archive.
+
+    Raises ConfigError if the job has no node for other state than the offsets in the archive's
+    topic: Flink would ignore that state too.
+    """
+    saved = {uid: _node_id(uid) for uid in uids}
+    if ARCHIVE_SOURCE_IDS.isdisjoint(saved.values()):
+        return False
+    known = ARCHIVE_SOURCE_IDS | {node.id for node in NODE_IDS}
+    unknown = [
+        uid for uid, node in saved.items() if node not in known and node < FIRST_STATELESS_ID
+    ]
+    if unknown:
+        raise ConfigError(
+            f"this version of the job has no operators for the state of {', '.join(unknown)} in"
+            f" {path}: submit it with the version that made it, or repeat `liveprofile events"
+            " bootstrap`"
+        )
+    return True
+
+
+def _node_id(uid: str) -> int:
+    """The id of the operator's node; -1 if the operator is of no node."""
+    found = _NODE_OF_UID.search(uid)
+    return int(found[1]) if found else -1
+
+
+def check_state_settings(path: str, saved: Mapping[str, Any], settings: Settings) -> None:
+    """Raises ConfigError if a setting that shapes state differs from that of the saved job."""
+    if not saved:
+        raise ConfigError(f"{path} is no savepoint of this job: start without a savepoint")
+    for name, value in _state_settings(settings).items():
+        if saved.get(name) != value:
+            raise ConfigError(
+                f"setting {name} = {value}: the state in {path} was computed with"
+                f" {saved.get(name)}."
+                f" Set it to {saved.get(name)}, or start without a savepoint under a new job.name,"
+                " kafka.group_id and cassandra.keyspace and let the job read the topic again"
+            )
+
+
+def _state_settings(settings: Settings) -> dict[str, Any]:
+    keys = {name: name.split(".") for name in STATE_SETTINGS}
+    return {name: getattr(getattr(settings, section), key) for name, (section, key) in keys.items()}
+
+
+def _check_parallelism(path: str, saved: int, settings: Settings) -> None:
+    """Raises ConfigError if a job with a changelog starts from another parallelism.
+
+    Such a job would run but not recover from its next failure. Until RocksDB has written a
+    checkpoint of its own, the job's checkpoints refer to the files of the savepoint, and Flink 2.2
+    deletes a file that two tasks share while one of them still needs it.
+    """
+    if saved != settings.job.parallelism:
+        raise ConfigError(
+            f"job.changelog: {path} has parallelism {saved}, the job {settings.job.parallelism};"
+            f" start at parallelism {saved}, or start once without the changelog"
+        )
+
+
+def _read(path: str) -> SavedJob:
+    jvm = get_gateway().jvm
+    runtime = jvm.org.apache.flink.runtime
+    storage = runtime.state.filesystem.AbstractFsCheckpointStorageAccess
+    handle = storage.resolveCheckpointPointer(path).getMetadataHandle()
+    stream = jvm.java.io.DataInputStream(handle.openInputStream())
+    try:
+        loader = jvm.Thread.currentThread().getContextClassLoader()
+        metadata = runtime.checkpoint.Checkpoints.loadCheckpointMetadata(stream, loader, path)
+    finally:
+        stream.close()
+    operators = list(metadata.getOperatorStates())
+    names = (operator.getOperatorName().orElse("") for operator in operators)
+    settings = [name for name in names if name.startswith(NAME_PREFIX)]
+    return SavedJob(
+        max(operator.getParallelism() for operator in operators),
+        json.loads(settings[0].removeprefix(NAME_PREFIX)) if settings else {},
+        tuple(operator.getOperatorUid().orElse("") for operator in operators),
+    )

@@ -1,0 +1,293 @@
+"""Definitions in force, rules or segments: those of a file, or of a topic once it has a record.
+
+A record of the topic is one definition, keyed by its id (schemas/risk-rule.schema.json,
+schemas/segment-definition.schema.json). A tombstone removes the definition. The topic is compacted,
+so it keeps the newest version of each definition.
+
+With a signing key, only signed records count, and none that was signed before the newest of them:
+whoever can write to the topic can neither make a definition nor bring back an old one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from abc import abstractmethod
+from collections.abc import Iterable
+from typing import Any, ClassVar, Generic, TypeVar
+
+import orjson
+
+from liveprofile.errors import InputError
+from liveprofile.feeds.feed import Feed, OpenSource, TableSpec, TopicTable
+from liveprofile.kafka import records as kafka_records
+from liveprofile.kafka.records import Record
+from liveprofile.rules.definitions import (
+    Definition,
+    DefinitionProblem,
+    DefinitionsError,
+    DefinitionSet,
+    RuleSigner,
+    SignatureError,
+)
+from liveprofile.rules.rules import Rule, RulesError, RuleSet, read_rule
+from liveprofile.segments.definitions import (
+    Segment,
+    SegmentsError,
+    SegmentSet,
+    read_segment,
+    segment_set,
+)
+from liveprofile.settings import Settings
+
+log = logging.getLogger(__name__)
+
+Kind = TypeVar("Kind", bound=Definition)
+Set = TypeVar("Set", bound=DefinitionSet)
+
+GROUP = "liveprofile-rules"
+# The key of a record that every `apply` writes. Compaction keeps it when it has dropped the removed
+# definitions, so an emptied set stays empty.
+APPLIED_KEY = b"*"
+# A record with this key is no definition: it tells workers that a sweep changes memberships beside
+# them (offline/sweep.py).
+SWEEP_KEY = b"*sweep"
+NO_SWEEP = {"sweep": "", "sweeping": False}
+
+
+class TopicDefinitions(TopicTable[Set], Generic[Kind, Set]):
+    """The definitions that result from the records of a topic.
+
+    signer: verifies the records; None accepts every record. The version before an invalid record
+    stays.
+    """
+
+    error: ClassVar[type[DefinitionsError]]
+
+    def __init__(self, signer: RuleSigner | None = None) -> None:
+        self._signer = signer
+        self._definitions: dict[str, Kind] = {}
+        self.invalid_ids: set[str] = set()  # keys whose newest record is invalid
+        self.has_records = False  # refused records do not count
+        self.invalid_records = 0
+        self.signed_ms = 0  # the newest signing time
+
+    @abstractmethod
+    def _read(self, value: bytes, position: str) -> Kind:
+        """Reads the definition of a record. Raises `error`."""
+
+    @abstractmethod
+    def value(self) -> Set:
+        """Returns the definitions in order of their ids. The version is a digest of them."""
+
+    def _is_control(self, record: Record, position: str) -> bool:
+        """Whether the record is no definition; the method keeps what it says. Raises `error`."""
+        return False
+
+    @property
+    def definitions(self) -> list[Kind]:
+        """The definitions in order of their ids."""
+        return [self._definitions[name] for name in sorted(self._definitions)]
+
+    def put(self, record: Record) -> None:
+        name, position = _name(record), f"{record.topic}/{record.partition} offset {record.offset}"
+        if self._signer is not None:
+            self._verify(record, name, position, self._signer)
+        if not self._is_control(record, position):
+            self.has_records = True
+            if record.key != APPLIED_KEY:
+                self._put_definition(record, name, position)
+        self.invalid_ids.discard(name)
+
+    def _put_definition(self, record: Record, name: str, position: str) -> None:
+        if record.value is None:
+            self._definitions.pop(name, None)
+            return
+        definition = self._read(record.value, position)
+        if definition.id != name:
+            problem = DefinitionProblem(definition.id, "id", f"the record's key is {name!r}")
+            raise self.error(position, [problem])
+        self._definitions[name] = definition
+
+    def refuse(self, record: Record, error: InputError) -> None:
+        self.invalid_records += 1
+        self.invalid_ids.add(_name(record))
+        log.warning("%s; the record is ignored", error)
+
+    def _verify(self, record: Record, name: str, position: str, signer: RuleSigner) -> None:
+        """Raises `error`.
+
+        The signing time must not go back in the whole topic, not only for the definition:
+        compaction drops the record that removed one, and with it the time of the removal.
+        """
+        try:
+            signed_ms = signer.verify(record.key or b"", record.value, record.headers)
+            if signed_ms < self.signed_ms:
+                raise SignatureError("it was signed before the records in force: an old copy?")
+        except SignatureError as error:
+            problem = DefinitionProblem(name, "signature", str(error))
+            raise self.error(position, [problem]) from None
+        self.signed_ms = signed_ms
+
+
+def _name(record: Record) -> str:
+    return (record.key or b"").decode("utf-8", "replace")
+
+
+class TopicRules(TopicDefinitions[Rule, RuleSet]):
+    """The rules of the topic risk-rules."""
+
+    error = RulesError
+
+    def _read(self, value: bytes, position: str) -> Rule:
+        return read_rule(value, position)
+
+    def value(self) -> RuleSet:
+        text = "\n".join(rule.model_dump_json() for rule in self.definitions)
+        version = hashlib.sha256(text.encode()).hexdigest()[:12]
+        return RuleSet(version=version, rules=tuple(self.definitions))
+
+
+class TopicSegments(TopicDefinitions[Segment, SegmentSet]):
+    """The definitions of the topic segment-definitions, and the sweep that it announces."""
+
+    error = SegmentsError
+
+    def __init__(self, signer: RuleSigner | None = None) -> None:
+        super().__init__(signer)
+        self.sweep: dict[str, Any] = dict(NO_SWEEP)
+
+    def _read(self, value: bytes, position: str) -> Segment:
+        return read_segment(value, position)
+
+    def _is_control(self, record: Record, position: str) -> bool:
+        if record.key != SWEEP_KEY:
+            return False
+        if record.value is None:
+            self.sweep = dict(NO_SWEEP)
+            return True
+        try:
+            value = orjson.loads(record.value)
+            sweep, sweeping = value["sweep"], value["sweeping"]
+        except (orjson.JSONDecodeError, KeyError, TypeError) as error:
+            problem = DefinitionProblem(SWEEP_KEY.decode(), "JSON", str(error))
+            raise SegmentsError(position, [problem]) from None
+        self.sweep = {"sweep": str(sweep), "sweeping": bool(sweeping)}
+        return True
+
+    def value(self) -> SegmentSet:
+        """Definitions that read unknown or paused segments, or themselves, are left out."""
+        found, faults = segment_set(self.definitions)
+        for fault in faults:
+            log.warning("segment %s: %s; it is not evaluated", fault.name, fault.reason)
+        return found.model_copy(update=self.sweep)
+
+
+def definition_signer(settings: Settings, topic: str) -> RuleSigner | None:
+    """Signs and verifies the records of the topic; None without a signing key."""
+    key = settings.rules_signing_key
+    return None if key is None else RuleSigner(key.get_secret_value(), topic)
+
+
+def _spec(
+    noun: str, topic: str, table: type[TopicDefinitions[Kind, Set]], signer: RuleSigner | None
+) -> TableSpec[Set]:
+    return TableSpec(
+        noun,
+        topic,
+        GROUP,
+        lambda: table(signer),
+        lambda found: f"{noun} {found.version} stay",
+        first_read_timeout_s=20.0,  # then a worker starts with the file
+        required=False,
+    )
+
+
+def rules_spec(settings: Settings, signer: RuleSigner | None = None) -> TableSpec[RuleSet]:
+    """signer: of the records; None: that of the settings."""
+    topic = settings.topics.rules
+    return _spec("rules", topic, TopicRules, signer or definition_signer(settings, topic))
+
+
+def segments_spec(settings: Settings) -> TableSpec[SegmentSet]:
+    topic = settings.topics.segments
+    return _spec("segments", topic, TopicSegments, definition_signer(settings, topic))
+
+
+class DefinitionFeed(Feed[Set]):
+    """Keeps the definitions in force up to date.
+
+    For the arguments see Feed; initial: the definitions of the file, in force until the topic has a
+    record.
+    """
+
+    def __init__(
+        self,
+        spec: TableSpec[Set],
+        initial: Set,
+        open_source: OpenSource,
+        **timing: float,
+    ):
+        self.invalid_records = 0  # of the topic since it was last read from its beginning
+        self._signed_ms = 0  # when the definitions in force were signed
+        super().__init__(spec, initial, open_source, **timing)
+
+    def _publish(self, table: TopicDefinitions) -> str:
+        self.invalid_records = table.invalid_records
+        if table.signed_ms < self._signed_ms:
+            lacking = "the topic lacks the records that were signed last"
+            return lacking if table.has_records else ""
+        new = table.value() if table.has_records else self._current
+        if isinstance(table, TopicSegments):
+            new = new.model_copy(update=table.sweep)
+        self._signed_ms = table.signed_ms
+        if new != self._current:
+            names = [definition.id for definition in table.definitions]
+            log.info("%s %s in force: %s", self._spec.noun, new.version, names)
+            self._current = new
+        return ""
+
+
+def follow_definitions(
+    settings: Settings, spec: TableSpec[Set], from_file: Set
+) -> DefinitionFeed[Set]:
+    """The feed of a job: the definitions of the file, then those of the topic."""
+    return DefinitionFeed(spec, from_file, lambda: spec.open(settings))
+
+
+def read_topic_rules(settings: Settings) -> TopicRules:
+    """Reads the topic once to its end. It is empty if it does not exist. Raises ServiceError."""
+    return rules_spec(settings).read(settings)
+
+
+def read_topic_segments(settings: Settings) -> TopicSegments:
+    """Reads the topic once to its end. It is empty if it does not exist. Raises ServiceError."""
+    return segments_spec(settings).read(settings)
+
+
+def signed_records(
+    settings: Settings,
+    topic_name: str,
+    topic: TopicDefinitions,
+    records: Iterable[tuple[bytes, bytes | None]],
+) -> list[tuple[bytes, bytes | None, dict[str, str]]]:
+    """(key, value) records with the headers of their signatures, if there is a signing key.
+
+    topic: its present records.
+    """
+    signer = definition_signer(settings, topic_name)
+    # Readers refuse a record that was signed before the newest one; this clock may be behind.
+    signed_ms = max(int(time.time() * 1_000), topic.signed_ms + 1)
+    return [
+        (key, value, {} if signer is None else signer.headers(key, value, signed_ms))
+        for key, value in records
+    ]
+
+
+def announce_sweep(settings: Settings, sweep: str, sweeping: bool) -> None:
+    """Tells workers that a sweep begins or has ended. Raises ServiceError."""
+    topic = settings.topics.segments
+    record = SWEEP_KEY, orjson.dumps({"sweep": sweep, "sweeping": sweeping})
+    signed = signed_records(settings, topic, read_topic_segments(settings), [record])
+    kafka_records.send_all(settings, topic, signed)

@@ -1,0 +1,329 @@
+"""One reader of compacted topics: the table of a topic, read once or followed in a thread.
+
+A table is what the newest record of each key says. Consents, erasures, merges, rules, segments and
+user models are each a `TopicTable`, and a `TableSpec` says which topic it is of.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from contextlib import closing, suppress
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from confluent_kafka import OFFSET_BEGINNING, Consumer, KafkaError, KafkaException, TopicPartition
+
+from liveprofile.errors import InputError, ServiceError
+from liveprofile.kafka.connection import client_config
+from liveprofile.kafka.records import Record, to_record
+from liveprofile.kafka.tail import TopicTail
+from liveprofile.kafka.topics import NoTopicError, partitions
+from liveprofile.settings import Settings
+
+log = logging.getLogger(__name__)
+
+POLL_TIMEOUT_S = 0.5
+RETRY_S = 5.0
+READ_TIMEOUT_S = 60.0
+JOIN_TIMEOUT_S = 10.0  # a thread that hangs in the Kafka client ends with the process
+FETCH_RECORDS = 1_000
+PARTITIONS_CHECK_S = 10.0  # partitions may be added while the topic is followed
+
+Value = TypeVar("Value")
+ValueOut = TypeVar("ValueOut", covariant=True)
+
+
+class TopicTable(ABC, Generic[Value]):
+    """What the records of a topic amount to, read from its beginning. Used by one thread only."""
+
+    def apply(self, records: list[Record]) -> None:
+        """Applies records in order. One that is invalid is refused."""
+        for record in records:
+            try:
+                self.put(record)
+            except InputError as error:
+                self.refuse(record, error)
+
+    @abstractmethod
+    def put(self, record: Record) -> None:
+        """Applies a record. Raises InputError if it is invalid; then it has changed nothing."""
+
+    @abstractmethod
+    def refuse(self, record: Record, error: InputError) -> None:
+        """Notes an invalid record."""
+
+    @abstractmethod
+    def value(self) -> Value:
+        """What readers get: a value that later records do not make inconsistent."""
+
+
+class TopicSource(Protocol):
+    """Where the records come from. Used by one thread only."""
+
+    caught_up: bool  # all records that existed when the source was opened have been returned
+
+    def poll(self, timeout_s: float) -> list[Record]:
+        """Returns new records, waiting at most `timeout_s`.
+
+        Raises ServiceError or KafkaException.
+        """
+
+    def close(self) -> None: ...
+
+
+OpenSource = Callable[[], TopicSource]
+
+
+class TableSpec(NamedTuple, Generic[Value]):
+    """A topic, and the table that its records make."""
+
+    noun: str  # such as "consents", for messages
+    topic: str
+    group: str  # of Kafka
+    new: Callable[[], TopicTable[Value]]
+    stays: Callable[[Value], str]  # what stays in force when the topic fails, for messages
+    first_read_timeout_s: float = 60.0
+    required: bool = True  # to start without the table would ignore what users have decided
+
+    def open(self, settings: Settings) -> TopicSource:
+        """Reads the topic from its beginning. Raises like KafkaTopicSource."""
+        return KafkaTopicSource(settings, self.topic, self.group)
+
+    def read(self, settings: Settings) -> TopicTable[Value]:
+        """Reads the topic once to its end; empty without the topic. Raises ServiceError."""
+        table = self.new()
+        try:
+            with closing(self.open(settings)) as source:
+                deadline_s = time.monotonic() + READ_TIMEOUT_S
+                while not source.caught_up:
+                    if time.monotonic() > deadline_s:
+                        raise ServiceError(
+                            f"reading topic {self.topic}: Kafka did not send it in"
+                            f" {READ_TIMEOUT_S:.0f} s"
+                        )
+                    table.apply(source.poll(POLL_TIMEOUT_S))
+        except NoTopicError:
+            pass
+        except KafkaException as error:
+            raise ServiceError(f"reading topic {self.topic}: {error}") from None
+        return table
+
+
+class KafkaTopicSource:
+    """Reads a topic from its beginning and follows it, without a consumer group or commits.
+
+    Partitions that are added later are read from their beginning, too: `caught_up` is false until
+    their end is reached. open_consumer: from librdkafka's configuration.
+
+    Raises ServiceError if Kafka does not answer, NoTopicError if the topic does not exist.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        topic: str,
+        group_id: str,
+        open_consumer: Callable[[dict[str, Any]], Consumer] = Consumer,
+        partitions_check_s: float = PARTITIONS_CHECK_S,
+    ):
+        self._settings, self._topic, self._check_s = settings.kafka, topic, partitions_check_s
+        self._consumer = open_consumer(
+            client_config(settings.kafka)
+            | {
+                "group.id": group_id,
+                "enable.auto.commit": False,
+                "auto.offset.reset": "earliest",
+                "enable.partition.eof": True,
+            }
+        )
+        self._known: set[int] = set()
+        self._behind: set[int] = set()
+        try:
+            self._read_new_partitions()
+        except BaseException:
+            self._consumer.close()
+            raise
+
+    @property
+    def caught_up(self) -> bool:
+        return not self._behind
+
+    def poll(self, timeout_s: float) -> list[Record]:
+        if time.monotonic() >= self._next_check_s:
+            try:
+                self._read_new_partitions()
+            except ServiceError as error:  # the partitions that are known are followed meanwhile
+                log.warning("topic %s: %s; are there new partitions?", self._topic, error)
+        records = []
+        for message in self._consumer.consume(FETCH_RECORDS, timeout=timeout_s):
+            error = message.error()
+            if error is None:
+                records.append(to_record(message))
+            elif error.code() == KafkaError._PARTITION_EOF:
+                self._behind.discard(message.partition())
+            else:
+                raise ServiceError(f"reading topic {self._topic}: {error.str()}")
+        return records
+
+    def close(self) -> None:
+        self._consumer.close()
+
+    def _read_new_partitions(self) -> None:
+        """Raises ServiceError."""
+        self._next_check_s = time.monotonic() + self._check_s
+        new = set(partitions(self._consumer, self._settings, self._topic)) - self._known
+        if new:
+            self._consumer.incremental_assign(
+                [TopicPartition(self._topic, number, OFFSET_BEGINNING) for number in sorted(new)]
+            )
+            self._known |= new
+            self._behind |= new
+
+
+class TableTail(Generic[Value]):
+    """A table that its owner reads on: `current` has what the topic holds at the time of the call.
+
+    A topic that does not exist is empty. Raises ServiceError.
+    """
+
+    def __init__(self, settings: Settings, spec: TableSpec[Value]):
+        self._table = spec.new()
+        self._tail: TopicTail | None = None
+        with suppress(NoTopicError):
+            self._tail = TopicTail(settings, spec.topic, spec.group)
+
+    def current(self) -> Value:
+        """The table up to the present end of the topic. Raises ServiceError."""
+        if self._tail is not None:
+            self._table.apply(self._tail.read_on())
+        return self._table.value()
+
+    def close(self) -> None:
+        if self._tail is not None:
+            self._tail.close()
+
+
+class Current(Protocol[ValueOut]):
+    """A value that may change at any time."""
+
+    def current(self) -> ValueOut:
+        """The value in force."""
+
+    def close(self) -> None: ...
+
+
+class Fixed(Generic[Value]):
+    """A value that stays, where there is no Kafka."""
+
+    def __init__(self, value: Value):
+        self._value = value
+
+    def current(self) -> Value:
+        return self._value
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
+class Feed(Generic[Value]):
+    """Keeps the value of a topic's table up to date in a thread of its own.
+
+    The value is as new as the topic was a moment ago: a window is scored at least
+    `window.out_of_orderness_ms` after its events, which is longer than a record needs to get here.
+
+    initial: in force until the topic has been read, and if it does not exist.
+    open_source: called in the thread, again after each failure.
+
+    The constructor returns when the topic has been read to its end. If it cannot be read within the
+    spec's time, it raises ServiceError where the table is required; else `initial` is in force, and
+    a source that fails is not waited for. Later failures are logged, never raised: the last value
+    stays in force.
+    """
+
+    def __init__(
+        self,
+        spec: TableSpec[Value],
+        initial: Value,
+        open_source: OpenSource,
+        *,
+        poll_timeout_s: float = POLL_TIMEOUT_S,
+        retry_s: float = RETRY_S,
+        first_read_timeout_s: float | None = None,
+    ):
+        self._spec, self._current = spec, initial
+        self._poll_timeout_s, self._retry_s = poll_timeout_s, retry_s
+        self._last_warning = ""
+        self._is_read, self._is_tried = threading.Event(), threading.Event()
+        self._stop = threading.Event()
+        self._open_source = open_source
+        self._thread = threading.Thread(target=self._run, name=spec.noun, daemon=True)
+        self._thread.start()
+        timeout_s = first_read_timeout_s or spec.first_read_timeout_s
+        # A broker that restarts is back soon; a task that fails at once would only restart as well.
+        if spec.required and not self._is_read.wait(timeout_s):
+            self.close()
+            raise ServiceError(
+                f"topic {spec.topic} cannot be read: the job does not start without the"
+                f" {spec.noun} of users"
+            )
+        if not spec.required and not self._is_tried.wait(timeout_s):
+            log.warning("topic %s is not read yet: %s", spec.topic, spec.stays(initial))
+
+    def current(self) -> Value:
+        """The value in force."""
+        return self._current
+
+    def close(self) -> None:
+        """Ends the thread. `current` still works afterwards."""
+        self._stop.set()
+        self._thread.join(JOIN_TIMEOUT_S)
+
+    def _publish(self, table: TopicTable[Any]) -> str:
+        """Puts what has been read in force: when all records have been applied, and after later
+        ones. Returns a problem to warn of, "" if there is none."""
+        self._current = table.value()
+        return ""
+
+    def _warn_once(self, text: str) -> None:
+        """Logs a failure, but not again at each retry."""
+        if text != self._last_warning:
+            log.warning("%s; %s in force", text, self._spec.stays(self._current))
+            self._last_warning = text
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set():
+                try:
+                    with closing(self._open_source()) as source:
+                        self._follow(source)
+                except NoTopicError as error:
+                    self._warn_once(str(error))
+                    self._is_read.set()
+                except (ServiceError, KafkaException) as error:
+                    self._warn_once(str(error))
+                self._is_tried.set()
+                self._stop.wait(self._retry_s)
+        finally:
+            self._is_tried.set()
+            if not self._stop.is_set():
+                log.error(
+                    "the thread that reads the %s topic has failed; %s in force",
+                    self._spec.noun,
+                    self._spec.stays(self._current),
+                )
+
+    def _follow(self, source: TopicSource) -> None:
+        table, changed = self._spec.new(), True
+        while not self._stop.is_set():
+            records = source.poll(self._poll_timeout_s)
+            table.apply(records)
+            changed |= bool(records)
+            if changed and source.caught_up:
+                self._last_warning, changed = "", False
+                if problem := self._publish(table):
+                    self._warn_once(problem)
+                self._is_read.set()
+                self._is_tried.set()

@@ -1,0 +1,160 @@
+"""What users decided, and which ids are one person: the topics of consents, erasures and merges."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from liveprofile.consent.changes import ConsentBook, PersonConsentBook
+from liveprofile.consent.records import read_record as read_consent
+from liveprofile.errors import InputError
+from liveprofile.feeds.feed import Current, Feed, Fixed, OpenSource, TableSpec, TopicTable
+from liveprofile.identity.book import IdentityBook
+from liveprofile.identity.records import read_record as read_merge
+from liveprofile.kafka.records import Record
+from liveprofile.privacy.erasure_records import read_record as read_erasure
+from liveprofile.privacy.erasures import HashedErasureBook
+from liveprofile.pseudonym import key_pseudonym
+from liveprofile.settings import Settings
+from liveprofile.wire.user_records import user_of
+
+log = logging.getLogger(__name__)
+
+
+class ByUser(Protocol):
+    """What the newest record of each user says."""
+
+    def __len__(self) -> int: ...
+
+    def put(self, user_id: str, value: Any) -> None: ...
+
+
+Users = TypeVar("Users", bound=ByUser)
+
+
+class UserTable(TopicTable[Users]):
+    """A topic whose records are keyed by users. Its value grows with later records.
+
+    read_record: the user and what to put, from key and value; raises InputError. removed: what to
+    put for a user whose record was removed.
+    """
+
+    def __init__(
+        self,
+        users: Users,
+        read_record: Callable[[bytes | None, bytes], tuple[str, Any]],
+        removed: Any,
+    ):
+        self._users, self._read_record, self._removed = users, read_record, removed
+
+    def put(self, record: Record) -> None:
+        if record.value is None:
+            self._users.put(user_of(record.key), self._removed)
+        else:
+            self._users.put(*self._read_record(record.key, record.value))
+
+    def refuse(self, record: Record, error: InputError) -> None:
+        position = f"{record.topic}/{record.partition} offset {record.offset}"
+        user = key_pseudonym(record.key or b"")
+        log.warning("%s, %s: %s; the record is ignored", position, user, error)
+
+    def value(self) -> Users:
+        return self._users
+
+
+def _spec(
+    noun: str,
+    topic: str,
+    new: Callable[[], Users],
+    read_record: Callable[[bytes | None, bytes], tuple[str, Any]],
+    removed: Any,
+) -> TableSpec[Users]:
+    return TableSpec(
+        noun,
+        topic,
+        f"liveprofile-{noun}",
+        lambda: UserTable(new(), read_record, removed),
+        lambda users: f"the {noun} of {len(users)} users stay",
+    )
+
+
+def consents_spec(settings: Settings) -> TableSpec[ConsentBook]:
+    new = partial(ConsentBook, settings.consent.defaults)
+    # A record is removed if the user is erased, or has no consents any more.
+    return _spec("consents", settings.topics.consents, new, read_consent, ())
+
+
+def erasures_spec(settings: Settings) -> TableSpec[HashedErasureBook]:
+    return _spec("erasures", settings.topics.erasures, HashedErasureBook, read_erasure, None)
+
+
+def merges_spec(settings: Settings) -> TableSpec[IdentityBook]:
+    return _spec("merges", settings.topics.merges, IdentityBook, read_merge, ())
+
+
+def follow(
+    settings: Settings,
+    spec: TableSpec[Users],
+    open_source: OpenSource | None = None,
+    **timing: float,
+) -> Feed[Users]:
+    """The feed of a job. open_source: other than Kafka. Raises ServiceError."""
+    source = open_source or (lambda: spec.open(settings))
+    return Feed(spec, spec.new().value(), source, **timing)
+
+
+class PersonConsents:
+    """The consents of persons: what one of their ids does not allow, none allows.
+
+    It closes both feeds.
+    """
+
+    def __init__(
+        self, settings: Settings, consents: Current[ConsentBook], merges: Current[IdentityBook]
+    ):
+        self._defaults, self._consents, self._merges = settings.consent.defaults, consents, merges
+
+    def current(self) -> ConsentBook:
+        consents, merges = self._consents.current(), self._merges.current()
+        return PersonConsentBook(consents, merges, self._defaults) if len(merges) else consents
+
+    def close(self) -> None:
+        self._merges.close()
+        self._consents.close()
+
+
+def follow_consents(settings: Settings) -> Current[ConsentBook]:
+    """The consents of a job; with `merges.enabled`, of persons. Raises ServiceError."""
+    consents = follow(settings, consents_spec(settings))
+    if not settings.merges.enabled:
+        return consents
+    return PersonConsents(settings, consents, follow_merges(settings))
+
+
+def follow_merges(settings: Settings) -> Current[IdentityBook]:
+    """The merges of a job; without `merges.enabled` nobody is merged. Raises ServiceError."""
+    if not settings.merges.enabled:
+        return Fixed(IdentityBook())
+    return follow(settings, merges_spec(settings))
+
+
+def read_consents(settings: Settings) -> ConsentBook:
+    """Reads the topic once to its end; without the topic, the defaults. Raises ServiceError."""
+    consents, merges = consents_spec(settings).read(settings).value(), read_merges(settings)
+    if not len(merges):
+        return consents
+    return PersonConsentBook(consents, merges, settings.consent.defaults)
+
+
+def read_erasures(settings: Settings) -> HashedErasureBook:
+    """Reads the topic once to its end. Raises ServiceError."""
+    return erasures_spec(settings).read(settings).value()
+
+
+def read_merges(settings: Settings) -> IdentityBook:
+    """Reads the topic once to its end, if the settings follow it. Raises ServiceError."""
+    if not settings.merges.enabled:
+        return IdentityBook()
+    return merges_spec(settings).read(settings).value()

@@ -1,0 +1,325 @@
+"""What routes and pages read and do: rows on the event loop, services in threads.
+
+Every method raises ServiceError if Cassandra does not answer. Rows are newest first. `limit`: at
+most so many rows. `after`: the position of the last row of the page before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+import itertools
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager, nullcontext
+from datetime import UTC, date, datetime
+from typing import Any, NamedTuple, TypeVar
+
+from cassandra.cluster import Session
+
+from liveprofile.alerts.cases.case_store import AlertCase
+from liveprofile.alerts.cases.flags import FlagWithState
+from liveprofile.alerts.cases.states import AlertState, StoredAlertState
+from liveprofile.attributes.statements import Statement
+from liveprofile.attributes.table import by_user
+from liveprofile.rows.risk import FLAG_BUCKETS, score_hour_ms
+from liveprofile.rows.users import SEGMENT_BUCKETS
+from liveprofile.segments.members import SegmentSize
+from liveprofile.settings import CassandraSettings, Settings
+from liveprofile.storage.connection import open_session
+from liveprofile.storage.cql import to_ms
+from liveprofile.storage.queries import (
+    SimilarUser,
+    StoredFlag,
+    StoredScore,
+    names_of,
+    stored_flag,
+    stored_score,
+)
+from serve.keys import StoredKey, key_of_row
+from serve.store.link import Link
+from serve.store.merged_reads import MergedReads
+from serve.store.scans import Scans
+from serve.store.statements import (
+    END_OF_TIME_MS,
+    BucketMember,
+    RawDelta,
+    RawProfile,
+    StoredUserSegment,
+)
+
+Result = TypeVar("Result")
+
+# One request reads so many partitions: the coordinator of a large IN has much work.
+USERS_PER_READ = 25
+# So many reads of one profile run before others wait for them, at most for so long.
+PROFILE_READS_AT_ONCE, LONGEST_WAIT_S = 4, 0.02
+# A user has a partition of scores for each hour. So many are read for one page, and concurrently.
+HOURS_PER_PAGE = 96
+HOURS_AT_ONCE = 8
+BUCKETS_AT_ONCE = 8
+# A request makes a few connections to Kafka in turn; the first transaction of a cluster takes
+# seconds. So it notices in time that Kafka does not answer.
+KAFKA_TIMEOUT_MS = 4_000
+
+
+class ScorePage(NamedTuple):
+    rows: list[StoredScore]
+    position: tuple[int, str] | None  # after the page; None: there is no more
+
+
+class Store:
+    """connect: opens a session for a scan."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        connect: Callable[[CassandraSettings], AbstractContextManager[Session]] = open_session,
+    ):
+        kafka = settings.kafka.model_copy(update={"request_timeout_ms": KAFKA_TIMEOUT_MS})
+        self.settings = settings.model_copy(update={"kafka": kafka})
+        self._link = Link(settings.cassandra, settings.serve.deadline_ms)
+        self._scans = Scans(settings, connect)
+        self._single_profiles = MergedReads(
+            self._profile_rows, PROFILE_READS_AT_ONCE, USERS_PER_READ, LONGEST_WAIT_S
+        )
+
+    @classmethod
+    def on(cls, session: Session, settings: Settings) -> Store:
+        """A store on a session that is there."""
+        store = cls(settings, lambda _: nullcontext(session))
+        store._link.use(session)
+        return store
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Connects in the background for as long as it is open."""
+        async with self._link.running():
+            try:
+                yield
+            finally:
+                self._scans.stop()
+
+    async def run(self, act: Callable[..., Result], *args: Any, **options: Any) -> Result:
+        """Runs a function of services/ in a thread. Raises what it raises.
+
+        A write that takes longer than the deadline of its request may still be done.
+        """
+        return await self._link.in_thread(
+            lambda session: act(session, self.settings, *args, **options)
+        )
+
+    async def scan(self, act: Callable[..., Result], *args: Any, **options: Any) -> Result:
+        """As `run` for a function that reads all users: one at a time, with a limit.
+
+        It has the argument `watch`. Raises ScanBusy, ScanTooLarge.
+        """
+        return await self._scans.run(
+            lambda session, limit: act(session, self.settings, *args, watch=limit.watch, **options)
+        )
+
+    async def check(self) -> None:
+        """Returns if Cassandra answers."""
+        await self._link.rows("check")
+
+    async def key(self, key_id: str) -> StoredKey | None:
+        rows = await self._link.rows("key", (key_id,))
+        # A row without a hash is left of a key that has expired.
+        return key_of_row(rows[0]) if rows and rows[0][3] else None
+
+    async def profiles(self, user_ids: Sequence[str], embedding: bool) -> list[RawProfile]:
+        """The profiles of those users who have one, in any order."""
+        if len(user_ids) == 1 and not embedding:
+            row = await self._single_profiles.row(user_ids[0])
+            return [] if row is None else [row]
+        reads = [
+            self._profile_rows(user_ids[start : start + USERS_PER_READ], embedding)
+            for start in range(0, len(user_ids), USERS_PER_READ)
+        ]
+        return [row for rows in await asyncio.gather(*reads) for row in rows.values()]
+
+    async def _profile_rows(
+        self, user_ids: Sequence[str], embedding: bool = False
+    ) -> dict[str, RawProfile]:
+        suffix = "_embedding" if embedding else ""
+        if len(user_ids) == 1:
+            rows = await self._link.rows(f"profile{suffix}", (user_ids[0],))
+        else:
+            rows = await self._link.rows(f"profiles{suffix}", (user_ids,))
+        return {row[0]: RawProfile(*row) for row in rows}
+
+    async def some_profiles(self, limit: int) -> list[RawProfile]:
+        """Of users chosen by the hash of their id: as good as at random, always the same."""
+        return [RawProfile(*row) for row in await self._link.rows("some_profiles", (limit,))]
+
+    async def deltas(self, user_id: str, until_ms: int, limit: int) -> list[RawDelta]:
+        """Of windows that end at `until_ms` or earlier."""
+        rows = await self._link.rows("deltas", (user_id, until_ms, limit))
+        return [RawDelta(*row) for row in rows]
+
+    async def scores(self, user_id: str, after: tuple[int, str] | None, limit: int) -> ScorePage:
+        """after: event_time_ms, event_id. There may be fewer than `limit` with more to follow."""
+        rows: list[tuple] = []
+        until_ms = END_OF_TIME_MS
+        if after is not None:
+            until_ms = after[0] - 1
+            key = (user_id, score_hour_ms(after[0]))
+            rows += await self._link.rows("scores_rest", (*key, *after, limit))
+        listed = await self._link.rows("score_hours", (user_id, until_ms, HOURS_PER_PAGE))
+        hours = [hour_ms for (hour_ms,) in listed]
+        for start in range(0, len(hours), HOURS_AT_ONCE):
+            if len(rows) >= limit:
+                break
+            reads = (
+                self._link.rows("scores", (user_id, hour_ms, until_ms, limit))
+                for hour_ms in hours[start : start + HOURS_AT_ONCE]
+            )
+            rows += itertools.chain.from_iterable(await asyncio.gather(*reads))
+        scores = [stored_score(row) for row in rows[:limit]]
+        if len(rows) >= limit:
+            return ScorePage(scores, (scores[-1].event_time_ms, scores[-1].event_id))
+        # Every id is greater than the empty one: the next page begins before the last hour.
+        more = len(hours) == HOURS_PER_PAGE
+        return ScorePage(scores, (hours[-1] - 1, "") if more else None)
+
+    async def flags(
+        self, user_id: str, since_ms: int, after: tuple[int, str, str] | None, limit: int
+    ) -> list[StoredFlag]:
+        """after: window_end_ms, rule_id, event_id."""
+        rows: list[tuple] = []
+        until_ms = END_OF_TIME_MS
+        if after is not None:
+            until_ms = after[0] - 1
+            rows += await self._link.rows("flags_rest", (user_id, *after, limit))
+        if len(rows) < limit:
+            rest = (user_id, until_ms, since_ms, limit - len(rows))
+            rows += await self._link.rows("flags", rest)
+        return [stored_flag(row) for row in rows]
+
+    async def all_flags(
+        self, since_ms: int, after: tuple[int, str, str, str] | None, limit: int
+    ) -> list[StoredFlag]:
+        """after: window_end_ms, user_id, rule_id, event_id."""
+        flags: list[StoredFlag] = []
+        until_ms = END_OF_TIME_MS
+        if after is not None:
+            until_ms = after[0] - 1
+            day = _day(after[0])
+            flags = await self._merged("day_flags_rest", day, after, limit)
+        for day in await self._days(_day(since_ms), _day(until_ms)):
+            if len(flags) >= limit:
+                break
+            flags += await self._merged("day_flags", day, (until_ms, since_ms), limit - len(flags))
+        return flags
+
+    async def _merged(
+        self, statement: str, day: date, values: tuple[int | str, ...], limit: int
+    ) -> list[StoredFlag]:
+        """The first flags of a day's buckets, in the order of their tables."""
+        buckets = await asyncio.gather(
+            *(
+                self._link.rows(statement, (day, bucket, *values, limit))
+                for bucket in range(FLAG_BUCKETS)
+            )
+        )
+        merged = heapq.merge(*(map(stored_flag, rows) for rows in buckets), key=_place)
+        return list(itertools.islice(merged, limit))
+
+    async def _days(self, first: date, last: date) -> list[date]:
+        """The days that have flags, newest first. They may lie far in the past, and are few."""
+        days = {row[0].date() for row in await self._link.rows("flag_days")}
+        return sorted((day for day in days if first <= day <= last), reverse=True)
+
+    async def with_states(self, flags: Sequence[StoredFlag]) -> list[FlagWithState]:
+        states = await asyncio.gather(
+            *(self._link.rows("state", (flag.flag_id,)) for flag in flags)
+        )
+        return [FlagWithState(flag, _state(rows)) for flag, rows in zip(flags, states, strict=True)]
+
+    async def similar(self, user_id: str, k: int, segment: str | None) -> list[SimilarUser] | None:
+        """None for an unknown user."""
+        own = await self._link.rows("embedding", (user_id,))
+        if not own:
+            return None
+        [[vector]] = own
+        if segment is None:
+            rows = await self._link.rows("similar", (vector, vector, k + 1))
+        else:
+            values = (vector, segment, vector, k + 1)
+            rows = await self._link.rows("similar_in_segment", values)
+        users = [SimilarUser(*row)._replace(segments=names_of(row[2])) for row in rows]
+        return [user for user in users if user.user_id != user_id][:k]
+
+    async def segment_members(
+        self, segment: str, after: tuple[int, str] | None, limit: int
+    ) -> list[BucketMember]:
+        """By bucket and user. after: bucket, user_id."""
+        first, after_user = (0, "") if after is None else after
+        members: list[BucketMember] = []
+        for start in range(first, SEGMENT_BUCKETS, BUCKETS_AT_ONCE):
+            if len(members) >= limit:
+                break
+            buckets = range(start, min(start + BUCKETS_AT_ONCE, SEGMENT_BUCKETS))
+            reads = (
+                self._link.rows(
+                    "segment_members",
+                    (segment, bucket, after_user if bucket == first else "", limit),
+                )
+                for bucket in buckets
+            )
+            for rows in await asyncio.gather(*reads):
+                members += [BucketMember(*row) for row in rows]
+        return members[:limit]
+
+    async def segment_sizes(self, segment: str, limit: int) -> list[SegmentSize]:
+        rows = await self._link.rows("segment_sizes", (segment, limit))
+        return [SegmentSize(*row[:3], dict(row[3] or {})) for row in rows]
+
+    async def user_segments(self, user_id: str) -> list[StoredUserSegment]:
+        rows = await self._link.rows("user_segments", (user_id,))
+        return [StoredUserSegment(*row) for row in rows]
+
+    async def attributes(self, user_id: str) -> list[Statement]:
+        """What other systems state about the user, expired statements included."""
+        return by_user(await self._link.rows("user_attributes", (user_id,))).get(user_id, [])
+
+    async def cases(
+        self, user_id: str | None, after: tuple[str, str, int] | None, limit: int
+    ) -> list[AlertCase]:
+        """after: user_id, rule_id, number. Of all users they have no order that means anything."""
+        if after is None:
+            if user_id is None:
+                rows = await self._link.rows("cases", (limit,))
+            else:
+                rows = await self._link.rows("user_cases", (user_id, limit))
+            return [_case(row) for row in rows]
+        of_user, rule_id, _ = after
+        found = list(await self._link.rows("cases_of_rule_rest", (*after, limit)))
+        if len(found) < limit:
+            rest = (of_user, rule_id, limit - len(found))
+            found += await self._link.rows("cases_rest", rest)
+        if len(found) < limit and user_id is None:
+            found += await self._link.rows("cases_after", (of_user, limit - len(found)))
+        return [_case(row) for row in found]
+
+
+def _day(time_ms: int) -> date:
+    return datetime.fromtimestamp(time_ms / 1_000, UTC).date()
+
+
+def _place(flag: StoredFlag) -> tuple[int, str, str, str]:
+    return (-flag.window_end_ms, flag.user_id, flag.rule_id, flag.event_id)
+
+
+def _state(rows: Sequence[tuple]) -> StoredAlertState:
+    if not rows or rows[0][0] is None:
+        return StoredAlertState(AlertState.OPEN)
+    state, analyst, updated_at_ms, note = rows[0]
+    return StoredAlertState(AlertState(state), analyst, updated_at_ms, note or "")
+
+
+def _case(row: tuple) -> AlertCase:
+    user_id, rule_id, number, state, opened_at_ms, severity, action, message, alerts = row
+    times = {alert_id: to_ms(time) for alert_id, time in (alerts or {}).items()}
+    return AlertCase(
+        user_id, rule_id, number, state == "open", opened_at_ms, severity, action, message, times
+    )

@@ -1,0 +1,138 @@
+"""The audit trail of writes: an entry before each write, completed after it.
+
+So a write whose answer was lost, or a server that died in between, leaves an entry too: its outcome
+stays `started`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import orjson
+from cassandra.cluster import Session
+from cassandra.util import datetime_from_uuid1, uuid_from_time
+
+from liveprofile.alerts.cases.states import TransitionError
+from liveprofile.campaigns.plan_store import CampaignExists
+from liveprofile.errors import InputError
+from liveprofile.feeds.definition_changes import DefinitionsChangedError
+from liveprofile.rules.proposals import OwnProposal, ProposalDecided, UnknownProposal
+from liveprofile.settings import Settings
+from liveprofile.storage.cql import execute, from_ms, read, to_ms
+
+REFUSALS = (
+    TransitionError,
+    InputError,
+    DefinitionsChangedError,
+    CampaignExists,
+    OwnProposal,
+    ProposalDecided,
+    UnknownProposal,
+)
+_COLUMNS = "day, entry, key_id, name, action, target, request_id, requested, before, after, outcome"
+
+
+class AuditEntry(NamedTuple):
+    """An act through API or console. `after`: what is stored now; None: nothing, or not done."""
+
+    key_id: str
+    name: str
+    action: str
+    target: str
+    request_id: str
+    requested: dict[str, Any]
+    before: dict[str, Any] | None = None
+    after: dict[str, Any] | None = None
+    outcome: str = "started"
+    at_ms: int = 0
+
+
+class OpenEntry:
+    """The entry of a write under way; the write sets `before` and `after`."""
+
+    def __init__(self) -> None:
+        self.before: dict[str, Any] | None = None
+        self.after: dict[str, Any] | None = None
+
+
+@contextmanager
+def audited(session: Session, settings: Settings, entry: AuditEntry | None) -> Iterator[OpenEntry]:
+    """Around a write. Raises ServiceError, before the write if it cannot be recorded."""
+    work = OpenEntry()
+    if entry is None:
+        yield work
+        return
+    entry_id = start_entry(session, settings, entry)
+    outcome = "failed"
+    try:
+        yield work
+        outcome = "done"
+    except REFUSALS:
+        outcome = "refused"
+        raise
+    finally:
+        completed = entry._replace(before=work.before, after=work.after, outcome=outcome)
+        write_entry(session, settings, entry_id, completed)
+
+
+def start_entry(session: Session, settings: Settings, entry: AuditEntry) -> uuid.UUID:
+    """Stores a new entry and returns its id. Raises ServiceError."""
+    entry_id = uuid_from_time(entry.at_ms / 1_000)
+    write_entry(session, settings, entry_id, entry)
+    return entry_id
+
+
+def read_trail(session: Session, settings: Settings, day_ms: int, limit: int) -> list[AuditEntry]:
+    """The entries of the UTC day that contains the time, newest first."""
+    query = f"SELECT {_COLUMNS} FROM api_audit WHERE day = %s LIMIT %s"
+    return [_entry(row) for row in read(session, query, (from_ms(day_ms).date(), limit))]
+
+
+def write_entry(
+    session: Session, settings: Settings, entry_id: uuid.UUID, entry: AuditEntry
+) -> None:
+    """Stores an entry, or replaces the one with this id. Raises ServiceError."""
+    execute(
+        session,
+        f"INSERT INTO api_audit ({_COLUMNS}) VALUES ({', '.join(['%s'] * 11)})"
+        f" USING TTL {settings.serve.audit_ttl_s:d}",
+        (
+            from_ms(entry.at_ms).date(),
+            entry_id,
+            entry.key_id,
+            entry.name,
+            entry.action,
+            entry.target,
+            entry.request_id,
+            _dump(entry.requested),
+            _dump(entry.before),
+            _dump(entry.after),
+            entry.outcome,
+        ),
+    )
+
+
+def _dump(value: dict[str, Any] | None) -> str | None:
+    return None if value is None else orjson.dumps(value).decode()
+
+
+def _load(text: str | None) -> dict[str, Any] | None:
+    return None if text is None else orjson.loads(text)
+
+
+def _entry(row: Any) -> AuditEntry:
+    return AuditEntry(
+        key_id=row.key_id,
+        name=row.name,
+        action=row.action,
+        target=row.target,
+        request_id=row.request_id,
+        requested=_load(row.requested) or {},
+        before=_load(row.before),
+        after=_load(row.after),
+        outcome=row.outcome,
+        at_ms=to_ms(datetime_from_uuid1(row.entry)),
+    )

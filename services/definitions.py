@@ -1,0 +1,239 @@
+"""Rules and segments: those in force, their change while jobs run, and what a change would do.
+
+Rules may need a second person: one proposes, another approves.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from cassandra.cluster import Session
+
+from liveprofile.attributes.definitions import AttributesError, check_attributes
+from liveprofile.errors import ServiceError
+from liveprofile.feeds import definitions as feeds
+from liveprofile.feeds.definition_changes import (
+    Applied,
+    DefinitionsChangedError,
+    InForce,
+    ReadFile,
+    ReadTopic,
+    apply_definitions,
+    read_in_force,
+)
+from liveprofile.labels.rule_backtest import Backtest, backtest
+from liveprofile.rules.definitions import Definition, DefinitionsError
+from liveprofile.rules.proposals import (
+    Proposal,
+    ProposalState,
+    decide,
+    find_proposal,
+    new_proposal,
+    read_proposals,
+    require_other,
+    store_proposal,
+)
+from liveprofile.rules.rules import Rule, RulesError, read_rules, rules_of
+from liveprofile.segments.definitions import (
+    Segment,
+    SegmentsError,
+    read_segments,
+    segment_set,
+    segments_of,
+)
+from liveprofile.segments.preview import SegmentPreview, preview
+from liveprofile.segments.stored_profiles import scan_profiles
+from liveprofile.settings import Settings
+from liveprofile.storage.cql import now_ms
+from services.audit import AuditEntry, audited
+
+log = logging.getLogger(__name__)
+
+DefinitionKind = Literal["rules", "segments"]
+SOURCE = "request body"
+ATTRIBUTES_FILE: Path = Settings.model_fields["attributes"].default
+PREVIEW_PAGE_ROWS = 1_000
+
+
+class KindOfDefinition(NamedTuple):
+    read_topic: ReadTopic
+    read_file: ReadFile
+    parse: Callable[[Iterable[Mapping[str, Any]], str], list[Definition]]
+    error: type[DefinitionsError]
+
+
+KINDS: Mapping[DefinitionKind, KindOfDefinition] = {
+    "rules": KindOfDefinition(
+        lambda settings: feeds.read_topic_rules(settings), read_rules, rules_of, RulesError
+    ),
+    "segments": KindOfDefinition(
+        lambda settings: feeds.read_topic_segments(settings),
+        read_segments,
+        segments_of,
+        SegmentsError,
+    ),
+}
+
+
+def parse(
+    kind: DefinitionKind, tables: Iterable[Mapping[str, Any]], attributes: Path
+) -> list[Definition]:
+    """The definitions of a request.
+
+    attributes: the file with the attributes that conditions may read. Raises DefinitionsError with
+    every fault, ServiceError if that file is invalid.
+    """
+    of = KINDS[kind]
+    definitions = of.parse(tables, SOURCE)
+    try:
+        check_attributes(SOURCE, of.error, definitions, lambda: attributes)
+    except AttributesError as error:
+        log.error("conditions cannot be checked: %s", error)
+        raise ServiceError(str(error)) from None
+    return definitions
+
+
+def read_kind(settings: Settings, kind: DefinitionKind) -> InForce:
+    """The rules or segments that jobs use.
+
+    Raises ServiceError, and DefinitionsError for the file in the settings.
+    """
+    topic, file, of = getattr(settings.topics, kind), getattr(settings, kind), KINDS[kind]
+    return read_in_force(settings, topic, of.read_topic, file, of.read_file)
+
+
+def in_force(session: Session, settings: Settings, kind: DefinitionKind) -> InForce:
+    """As `read_kind`, for callers that did not write the file. Raises ServiceError only."""
+    try:
+        return read_kind(settings, kind)
+    except DefinitionsError as error:
+        raise ServiceError(str(error)) from None
+
+
+def apply(
+    session: Session | None,
+    settings: Settings,
+    kind: DefinitionKind,
+    definitions: Sequence[Definition],
+    by: str,
+    expected_tag: str | None = None,
+    audit: AuditEntry | None = None,
+    *,
+    dry_run: bool = False,
+) -> Applied:
+    """Makes these valid definitions the ones in force.
+
+    expected_tag: of the definitions that the caller has seen; None: any. session: None if there is
+    no `audit`. Raises DefinitionsChangedError.
+    """
+    with audited(session, settings, None if dry_run else audit) as entry:
+        applied = apply_definitions(
+            settings,
+            getattr(settings.topics, kind),
+            KINDS[kind].read_topic,
+            definitions,
+            by=by,
+            dry_run=dry_run,
+            expected_tag=expected_tag,
+        )
+        entry.before, entry.after = applied.audit()
+        return applied
+
+
+def preview_segments(
+    session: Session,
+    settings: Settings,
+    segments: Sequence[Segment],
+    at_ms: int,
+    *,
+    watch: Callable[..., Any],
+) -> tuple[int, list[SegmentPreview]]:
+    """What these definitions would change at a time: all users, and each segment."""
+    then, _ = segment_set(segments)
+    now = in_force(session, settings, "segments").definitions
+    pages = watch(
+        scan_profiles(session, page_rows=PREVIEW_PAGE_ROWS), lambda page: len(page.user_ids)
+    )
+    return preview(pages, now, then, at_ms, settings.state.decay_days)
+
+
+def backtest_rules(
+    session: Session,
+    settings: Settings,
+    edited: Sequence[Rule],
+    days: int,
+    *,
+    watch: Callable[..., Any],
+) -> Backtest:
+    """Compares valid rules with those in force, over the last days that are stored."""
+    current = in_force(session, settings, "rules").definitions.rules
+    return backtest(session, settings, current, edited, days, now_ms(), watch)
+
+
+def propose_rules(
+    session: Session,
+    settings: Settings,
+    rules: Sequence[Rule],
+    base_tag: str,
+    note: str,
+    audit: AuditEntry,
+) -> Proposal:
+    """Stores valid rules for another person to approve. base_tag: as `expected_tag` of `apply`."""
+    with audited(session, settings, audit) as entry:
+        made = new_proposal(rules, base_tag, audit.name, note, audit.at_ms)
+        store_proposal(session, made, settings.serve.proposal_ttl_s)
+        entry.after = {"proposal_id": made.proposal_id, "rules": made.rules}
+        return made
+
+
+def rule_proposals(session: Session, settings: Settings, limit: int) -> list[Proposal]:
+    return read_proposals(session, limit)
+
+
+def rule_proposal(session: Session, settings: Settings, proposal_id: str) -> Proposal:
+    """Raises UnknownProposal."""
+    return find_proposal(session, proposal_id)
+
+
+def approve_rules(
+    session: Session, settings: Settings, proposal_id: str, audit: AuditEntry
+) -> Proposal:
+    """Puts the rules of a proposal in force.
+
+    Raises UnknownProposal, OwnProposal, ProposalDecided, DefinitionsChangedError.
+    """
+    with audited(session, settings, audit) as entry:
+        found = find_proposal(session, proposal_id)
+        require_other(found, audit.name)
+        rules = parse("rules", found.rules, settings.attributes)
+        _decide(session, settings, found, ProposalState.APPROVED, audit)
+        by = f"{found.proposed_by}, approved by {audit.name}"
+        try:
+            # Rules that an earlier attempt has applied are not applied again.
+            applied = apply(session, settings, "rules", rules, by, found.base_tag)
+        except DefinitionsChangedError:
+            _decide(session, settings, found, ProposalState.OUTDATED, audit)
+            raise
+        entry.before, entry.after = applied.audit()
+        return _decide(session, settings, found, ProposalState.APPLIED, audit)
+
+
+def refuse_rules(
+    session: Session, settings: Settings, proposal_id: str, audit: AuditEntry
+) -> Proposal:
+    """Raises UnknownProposal, ProposalDecided."""
+    with audited(session, settings, audit) as entry:
+        found = find_proposal(session, proposal_id)
+        refused = _decide(session, settings, found, ProposalState.REFUSED, audit)
+        entry.after = {"state": refused.state.value}
+        return refused
+
+
+def _decide(
+    session: Session, settings: Settings, found: Proposal, state: ProposalState, audit: AuditEntry
+) -> Proposal:
+    ttl_s = settings.serve.proposal_ttl_s
+    return decide(session, found, state, audit.name, audit.at_ms, ttl_s)

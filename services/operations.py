@@ -1,0 +1,94 @@
+"""What operators look at and do: audits, drift, and rejected records."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from cassandra.cluster import Session
+
+from liveprofile.audit.results import AuditResult, read_results
+from liveprofile.drift.reference import DriftReference
+from liveprofile.ingest.rejected import CorrectedRecord, RejectedRecord
+from liveprofile.ingest.rejected_topic import (
+    correct_records,
+    find_records,
+    last_ranges,
+    latest_records,
+    send_corrected,
+)
+from liveprofile.resources import product_path
+from liveprofile.settings import Settings
+from services.audit import AuditEntry, audited
+from udfs.scoring.drift_monitor import PERIOD_MS, decision_scope
+from udfs.scoring.drift_store import CassandraDriftStore, DriftDecision, DriftState
+
+log = logging.getLogger(__name__)
+
+REJECTED_OFFSETS = 250
+# The topic may have millions of records, each of `limits.payload_chars`.
+PAYLOAD_START_BYTES = 400
+
+
+class DriftHistory(NamedTuple):
+    """periods: hour and day, each with its state and the latest decisions, newest first."""
+
+    reference: str
+    periods: Mapping[str, tuple[DriftState, Sequence[DriftDecision]]]
+
+
+def audits(session: Session, settings: Settings, limit: int) -> list[AuditResult]:
+    """What `liveprofile events audit` has found, newest first."""
+    return read_results(session, settings.topics.events, limit)
+
+
+def drift(session: Session, settings: Settings, periods: int) -> DriftHistory | None:
+    """Of the fraud model's input. None: it is not monitored."""
+    reference = DriftReference.load(product_path(settings.scoring.checkpoint))
+    if reference is None:
+        return None
+    store = CassandraDriftStore(session, settings.cassandra, settings.scoring.score_ttl_s)
+    scopes = {kind: decision_scope(reference, kind) for kind in PERIOD_MS}
+    return DriftHistory(
+        reference.version,
+        {
+            kind: (store.state(scope), store.decisions(scope, periods))
+            for kind, scope in scopes.items()
+        },
+    )
+
+
+def rejected_records(
+    session: Session, settings: Settings, reason: str | None, limit: int
+) -> list[RejectedRecord]:
+    """The newest first, of the last REJECTED_OFFSETS of each partition; starts of payloads."""
+    ranges = last_ranges(settings, REJECTED_OFFSETS)
+    return latest_records(settings, ranges, reason, limit, log.warning, PAYLOAD_START_BYTES)
+
+
+def rejected_record(session: Session, settings: Settings, record_id: str) -> RejectedRecord | None:
+    """Raises InputError. None: its offset holds no record."""
+    found = find_records(settings, [record_id])
+    return found[0] if found else None
+
+
+def resend(
+    session: Session | None,
+    settings: Settings,
+    corrections: Mapping[str, bytes],
+    audit: AuditEntry | None = None,
+    *,
+    dry_run: bool = False,
+) -> list[CorrectedRecord]:
+    """Sends corrected payloads by id of the record, all or none. Raises InputError.
+
+    session: None if there is no `audit`, which is of the only record.
+    """
+    if dry_run:
+        return correct_records(settings, corrections)
+    with audited(session, settings, audit) as entry:
+        corrected = correct_records(settings, corrections)
+        send_corrected(settings, corrected)
+        entry.after = {"topic": corrected[0].topic} | corrected[0].headers if corrected else None
+        return corrected

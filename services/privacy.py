@@ -1,0 +1,112 @@
+"""Consents and erasures: read from their tables, and sent to the topics that the job reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import NamedTuple
+
+from cassandra.cluster import Session
+
+from liveprofile.consent import store as consent_store
+from liveprofile.consent.changes import ConsentChange, newest
+from liveprofile.privacy.erasure_log import (
+    REQUESTED,
+    Deletion,
+    is_done,
+    read_deletions,
+    write_deletion,
+)
+from liveprofile.privacy.erasure_status import PlaceStatus, place_statuses
+from liveprofile.settings import Settings
+from liveprofile.storage.cql import now_ms
+from services.audit import AuditEntry, audited
+
+
+class ConsentState(NamedTuple):
+    """The changes of a user, newest first, and what is allowed without one."""
+
+    changes: list[ConsentChange]
+    defaults: Mapping[str, bool]
+
+    def allows(self, purpose: str, at_ms: int) -> bool:
+        change = newest(self.changes, purpose, at_ms)
+        return self.defaults[purpose] if change is None else change.granted
+
+
+class ErasureState(NamedTuple):
+    before_ms: int
+    done: bool  # the tables are clear
+    places: list[PlaceStatus]
+
+
+def consents(session: Session, settings: Settings, user_id: str) -> ConsentState:
+    """What a user has allowed."""
+    changes = consent_store.read_changes(session, [user_id])[user_id]
+    return ConsentState(changes, settings.consent.defaults)
+
+
+def change_consents(
+    session: Session,
+    settings: Settings,
+    changes: Iterable[tuple[str, ConsentChange]],
+    audit: AuditEntry | None = None,
+) -> int:
+    """Stores changes of users, then sends each user's record to the job; returns their number.
+
+    Repeating it changes nothing. audit: of the only change.
+    """
+    # Only writes need Kafka, and the packages that its records need.
+    from liveprofile.kafka.records import send_all
+    from liveprofile.wire.user_records import CONTENT_TYPE
+
+    def send(records: Sequence[consent_store.Record]) -> None:
+        send_all(settings, settings.topics.consents, ((*each, CONTENT_TYPE) for each in records))
+
+    listed = list(changes)
+    with audited(session, settings, audit) as entry:
+        count = consent_store.apply_changes(
+            session,
+            listed,
+            send,
+            ttl_s=consent_store.ttl_s(settings.topics.decisions_retention_ms),
+            in_flight=settings.cassandra.in_flight,
+        )
+        if audit is not None:
+            entry.after = listed[0][1]._asdict()
+    return count
+
+
+def erasure(session: Session, settings: Settings, user_id: str) -> ErasureState | None:
+    """The newest erasure of a user; None: none was asked for here, and none is carried out."""
+    found = read_deletions(session, [user_id]).get(user_id)
+    return None if found is None else _state(settings, found)
+
+
+def request_erasure(
+    session: Session,
+    settings: Settings,
+    user_id: str,
+    before_ms: int,
+    audit: AuditEntry | None = None,
+) -> ErasureState:
+    """Makes the job forget a user; `liveprofile privacy erase --pending` deletes the rows."""
+    from liveprofile.kafka.records import send_all
+    from liveprofile.privacy.erasure_records import to_record
+    from liveprofile.wire.user_records import CONTENT_TYPE, key_of
+
+    known = read_deletions(session, [user_id]).get(user_id)
+    if known is not None and known.before_ms >= before_ms:
+        return _state(settings, known)  # repeated, or covered by a later one
+    record = (key_of(user_id), to_record(user_id, before_ms), CONTENT_TYPE)
+    with audited(session, settings, audit) as entry:
+        send_all(settings, settings.topics.erasures, [record])
+        requested = Deletion(before_ms, before_ms, REQUESTED)
+        keep_s = consent_store.ttl_s(settings.topics.decisions_retention_ms)
+        write_deletion(session, user_id, requested, keep_s)
+        entry.after = {"before_ms": before_ms}
+    return _state(settings, requested)
+
+
+def _state(settings: Settings, known: Deletion) -> ErasureState:
+    places = place_statuses(known.before_ms, known, settings, now_ms())
+    return ErasureState(known.before_ms, is_done(known, known.before_ms), list(places))

@@ -1,0 +1,38 @@
+"""Feeds of a worker that have read records of a topic in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from liveprofile.feeds.feed import Current
+from liveprofile.feeds.users import consents_spec, erasures_spec, follow, merges_spec
+from liveprofile.identity.book import IdentityBook
+from liveprofile.kafka.records import Record
+from liveprofile.rules.rules import RuleSet
+from liveprofile.segments.definitions import SegmentSet
+from liveprofile.settings import Settings
+from tests.support.memory.topic import FakeTopic
+from udfs.worker import Feeds, fixed_feeds
+
+
+class RecordedFeeds(NamedTuple):
+    """Part `open_feeds` of a UDF, which is pickled with it."""
+
+    consents: Sequence[Record] = ()
+    erasures: Sequence[Record] = ()
+
+    def __call__(self, settings: Settings, rules: RuleSet, segments: SegmentSet | None) -> Feeds:
+        return fixed_feeds(settings, rules, segments)._replace(
+            consents=follow(settings, consents_spec(settings), lambda: FakeTopic(*self.consents)),
+            erasures=follow(settings, erasures_spec(settings), lambda: FakeTopic(*self.erasures)),
+        )
+
+
+class RecordedMerges(NamedTuple):
+    """Argument `open_merges` of the job, which is pickled with it."""
+
+    records: Sequence[Record]
+
+    def __call__(self, settings: Settings) -> Current[IdentityBook]:
+        return follow(settings, merges_spec(settings), lambda: FakeTopic(*self.records))

@@ -1,0 +1,100 @@
+"""Kafka's topics in memory, for what reads topics to their end and sends records."""
+
+from __future__ import annotations
+
+import sys
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from types import FunctionType
+from typing import Any
+
+import pytest
+
+from liveprofile.feeds import definition_changes, definitions, feed
+from liveprofile.ingest import rejected_topic
+from liveprofile.kafka import offsets, records, topics
+from liveprofile.kafka.records import Record, WriterFenced
+from liveprofile.kafka.topics import PartitionRange
+from liveprofile.labels import feedback
+
+# Modules that import the replaced names when a test runs would keep those of the test.
+IMPORTED = (rejected_topic, feedback, definitions, definition_changes)
+FOLDERS = ("liveprofile", "services", "udfs")
+
+
+def replace_everywhere(
+    monkeypatch: pytest.MonkeyPatch, replaced: dict[Callable[..., Any], Callable[..., Any]]
+) -> None:
+    """Replaces functions in every module of the product that has imported them."""
+    for name, module in list(sys.modules.items()):
+        if name.partition(".")[0] in FOLDERS:
+            for attribute, value in list(vars(module).items()):
+                if isinstance(value, type | FunctionType) and value in replaced:
+                    monkeypatch.setattr(module, attribute, replaced[value])
+
+
+class MemoryKafka:
+    """Topics of one partition. `records`: of each topic. Writers fence those opened before."""
+
+    def __init__(self) -> None:
+        self.records: dict[str, list[Record]] = defaultdict(list)
+        self._writers = 0
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Replaces the functions that reach Kafka."""
+        replaced = {
+            records.send_all: self.send_all,
+            records.read_topic: self.read_topic,
+            records.exclusive_writer: self.exclusive_writer,
+            offsets.partition_ranges: self.partition_ranges,
+            topics.create_topics: lambda settings: [],
+            feed.KafkaTopicSource: self.source,
+        }
+        replace_everywhere(monkeypatch, replaced)
+
+    def send_all(
+        self, settings: Any, topic: str, sent: Iterable[tuple[bytes, bytes | None, dict[str, str]]]
+    ) -> int:
+        log, before = self.records[topic], len(self.records[topic])
+        for key, value, headers in sent:
+            encoded = {name: text.encode() for name, text in headers.items()}
+            log.append(Record(topic, 0, len(log), 0, key, value, encoded))
+        return len(log) - before
+
+    def read_topic(
+        self, settings: Any, topic: str, ranges: dict[int, PartitionRange] | None = None
+    ) -> Iterator[Record]:
+        span = (ranges or self.partition_ranges(settings, topic)).get(0, PartitionRange(0, 0))
+        yield from self.records[topic][span.first : span.end]
+
+    def partition_ranges(self, settings: Any, topic: str) -> dict[int, PartitionRange]:
+        return {0: PartitionRange(0, len(self.records[topic]))}
+
+    @contextmanager
+    def exclusive_writer(self, settings: Any, topic: str) -> Iterator[Any]:
+        self._writers += 1
+        own = self._writers
+
+        def send(sent: Any) -> None:
+            if own != self._writers:
+                raise WriterFenced("another writer was opened")
+            self.send_all(settings, topic, sent)
+
+        yield send
+
+    def source(self, settings: Any, topic: str, group: str, **_: Any) -> Source:
+        return Source(list(self.records[topic]))
+
+
+class Source:
+    """A TopicSource of the records that a topic has when it is opened."""
+
+    def __init__(self, present: list[Record]):
+        self._present, self.caught_up = present, False
+
+    def poll(self, timeout_s: float) -> list[Record]:
+        self.caught_up, found, self._present = True, self._present, []
+        return found
+
+    def close(self) -> None: ...

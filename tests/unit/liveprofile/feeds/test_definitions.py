@@ -1,0 +1,325 @@
+"""Which rules and segments the records of their topics put in force."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import orjson
+import pytest
+
+from liveprofile.errors import ServiceError
+from liveprofile.feeds.definitions import (
+    APPLIED_KEY,
+    SWEEP_KEY,
+    DefinitionFeed,
+    TopicRules,
+    TopicSegments,
+    rules_spec,
+    segments_spec,
+)
+from liveprofile.kafka.records import Record
+from liveprofile.rules.definitions import RuleSigner
+from liveprofile.rules.rules import RuleSet
+from liveprofile.settings import load
+from tests.support.memory.topic import FakeTopic, until
+from tests.support.rows.rule_examples import SHIPPED_RULES, rule
+from tests.support.rows.rule_records import raw_rule_record, rule_record, signed
+from tests.support.rows.segment_examples import SHIPPED_SEGMENTS, segment, segment_record
+
+SIGNER = RuleSigner("k" * 32, "risk-rules")
+
+
+@contextmanager
+def feed_of(
+    *topics: FakeTopic | Exception, signer: RuleSigner | None = None
+) -> Iterator[DefinitionFeed]:
+    """A feed whose attempts to open the topic give `topics` in turn, then fail."""
+    left = list(topics)
+
+    def open_source() -> FakeTopic:
+        topic = left.pop(0) if left else ServiceError("Kafka is down")
+        if isinstance(topic, Exception):
+            raise topic
+        return topic
+
+    feed = DefinitionFeed(
+        rules_spec(load(), signer),
+        SHIPPED_RULES,
+        open_source,
+        poll_timeout_s=0.01,
+        retry_s=0.01,
+        first_read_timeout_s=5,
+    )
+    try:
+        yield feed
+    finally:
+        feed.close()
+
+
+def ids(rules: RuleSet) -> list[str]:
+    return [rule.id for rule in rules.rules]
+
+
+# --- TopicRules ----------------------------------------------------------------------------------
+
+
+def test_newest_record_of_a_rule_wins_and_tombstone_removes_the_rule() -> None:
+    topic = TopicRules()
+    topic.apply(
+        [
+            rule_record("b"),
+            rule_record("a"),
+            rule_record("b", version=2),
+            rule_record("c"),
+            raw_rule_record("c", None),
+        ]
+    )
+    assert [(rule.id, rule.version) for rule in topic.value().rules] == [("a", 1), ("b", 2)]
+
+
+def test_rule_set_version_depends_only_on_its_rules() -> None:
+    one, other, changed = TopicRules(), TopicRules(), TopicRules()
+    one.apply([rule_record("a"), rule_record("b")])
+    other.apply([rule_record("b", version=7), rule_record("a"), rule_record("b")])
+    changed.apply([rule_record("a"), rule_record("b", threshold=4)])
+    assert one.value() == other.value()
+    assert one.value().version != changed.value().version
+
+
+@pytest.mark.parametrize("value", [b"{", b"{}", rule(id="other").model_dump_json().encode()])
+def test_invalid_record_is_logged_counted_and_ignored(
+    value: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = TopicRules()
+    with caplog.at_level(logging.WARNING):
+        topic.apply(
+            [rule_record("a", version=3), raw_rule_record("a", value, offset=7), rule_record("b")]
+        )
+    assert [(rule.id, rule.version) for rule in topic.value().rules] == [("a", 3), ("b", 1)]
+    assert (topic.invalid_records, topic.invalid_ids) == (1, {"a"})
+    [line] = caplog.messages
+    assert line.startswith("risk-rules/0 offset 7: ")
+    topic.apply([rule_record("a", version=4)])
+    assert (topic.invalid_records, topic.invalid_ids) == (1, set())
+
+
+def test_author_and_time_of_a_record_do_not_change_the_rule() -> None:
+    applied = {"applied_by": "anna", "applied_at": "2026-01-05T09:30:00.000Z"}
+    value = orjson.dumps(rule(id="a").model_dump(mode="json") | applied)
+    with_author, without = TopicRules(), TopicRules()
+    with_author.apply([raw_rule_record("a", value)])
+    without.apply([rule_record("a")])
+    assert with_author.value() == without.value()
+
+
+def test_signed_records_change_rules_and_remove_them() -> None:
+    topic = TopicRules(SIGNER)
+    topic.apply([signed(rule_record("a"), SIGNER, 5), signed(rule_record("b"), SIGNER, 5)])
+    topic.apply([signed(raw_rule_record("a", None), SIGNER, 6)])
+    assert (ids(topic.value()), topic.signed_ms) == (["b"], 6)
+    assert (topic.invalid_records, topic.invalid_ids) == (0, set())
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        (rule_record("a", threshold=9), "the record is not signed"),
+        (raw_rule_record("a", None), "the record is not signed"),
+        (signed(rule_record("a", threshold=9), RuleSigner("o" * 32, "risk-rules"), 7), "is wrong"),
+        (signed(rule_record("a", threshold=9), SIGNER, 4), "it was signed before"),
+        (signed(raw_rule_record("a", None), SIGNER, 4), "it was signed before"),
+        (signed(raw_rule_record("removed", b"{}"), SIGNER, 4), "it was signed before"),
+    ],
+)
+def test_unsigned_foreign_and_old_records_are_refused_with_the_reason(
+    record: Record, reason: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    topic = TopicRules(SIGNER)
+    topic.apply([signed(rule_record("a"), SIGNER, 5)])
+    before = topic.value()
+    with caplog.at_level(logging.WARNING):
+        topic.apply([record])
+    assert topic.value() == before
+    assert (topic.invalid_records, topic.signed_ms) == (1, 5)
+    [line] = caplog.messages
+    assert reason in line and line.endswith("the record is ignored")
+
+
+def test_old_copy_of_a_removed_rule_is_refused_after_compaction_of_its_removal() -> None:
+    topic = TopicRules(SIGNER)
+    # What compaction leaves of: applied with the rule, applied without it.
+    topic.apply([signed(raw_rule_record(APPLIED_KEY.decode(), b"{}"), SIGNER, 6)])
+    topic.apply([signed(rule_record("a"), SIGNER, 5)])
+    assert topic.has_records and ids(topic.value()) == []
+
+
+# --- DefinitionFeed -------------------------------------------------------------------------------
+
+
+def test_empty_topic_keeps_the_file_rules_until_its_first_record() -> None:
+    topic = FakeTopic()
+    with feed_of(topic) as feed:
+        assert feed.current() is SHIPPED_RULES
+        topic.put(rule_record("a"))
+        until(lambda: ids(feed.current()) == ["a"])
+
+
+def test_constructor_reads_the_topic_to_its_end() -> None:
+    topic = FakeTopic(rule_record("a"), rule_record("b"), raw_rule_record("a", None), pause_s=0.05)
+    with feed_of(topic) as feed:
+        assert ids(feed.current()) == ["b"]
+
+
+def test_new_records_change_the_rules_but_not_the_set_returned_before() -> None:
+    topic = FakeTopic(rule_record("a"), rule_record("b"))
+    with feed_of(topic) as feed:
+        before = feed.current()
+        topic.put(rule_record("a", version=2, state="PAUSED"), raw_rule_record("b", None))
+        until(lambda: ids(feed.current()) == ["a"])
+        assert feed.current().evaluated("event") == []
+        assert ids(before) == ["a", "b"]
+    assert topic.closed
+
+
+def test_topic_with_only_tombstones_puts_no_rules_in_force() -> None:
+    with feed_of(FakeTopic(rule_record("a"), raw_rule_record("a", None))) as feed:
+        assert ids(feed.current()) == []
+
+
+def test_invalid_record_is_counted_and_leaves_the_rules_in_force() -> None:
+    topic = FakeTopic(rule_record("a"))
+    with feed_of(topic) as feed:
+        before = feed.current()
+        topic.put(raw_rule_record("a", b"{"))
+        until(lambda: feed.invalid_records == 1)
+        assert feed.current() is before
+
+
+def test_failing_topic_is_reopened_and_each_failure_is_logged_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = FakeTopic(rule_record("a"))
+    second = FakeTopic(rule_record("a"), rule_record("b"))
+    down = ServiceError("Kafka is down")
+    with caplog.at_level(logging.WARNING), feed_of(first, down, down, second) as feed:
+        assert ids(feed.current()) == ["a"]
+        first.put(ServiceError("the broker ended"))
+        until(lambda: ids(feed.current()) == ["a", "b"])
+    failures = [line.partition(";")[0] for line in caplog.messages]
+    assert failures == ["the broker ended", "Kafka is down"]
+    assert first.closed and second.closed
+
+
+def test_topic_that_cannot_be_opened_keeps_the_file_rules_without_waiting() -> None:
+    start_s = time.monotonic()
+    with feed_of(ServiceError("no topic risk-rules")) as feed:
+        assert feed.current() is SHIPPED_RULES
+        assert time.monotonic() - start_s < 2  # first_read_timeout_s is 5
+
+
+def test_topic_that_does_not_answer_is_awaited_for_the_timeout_only() -> None:
+    answer = threading.Event()
+
+    def open_source() -> FakeTopic:
+        answer.wait()
+        return FakeTopic(rule_record("a"))
+
+    feed = DefinitionFeed(
+        rules_spec(load()),
+        SHIPPED_RULES,
+        open_source,
+        poll_timeout_s=0.01,
+        retry_s=0.01,
+        first_read_timeout_s=0.05,
+    )
+    assert feed.current() is SHIPPED_RULES
+    answer.set()
+    until(lambda: ids(feed.current()) == ["a"])
+    feed.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+def test_unexpected_error_ends_the_thread_with_a_log_line_and_keeps_the_rules(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    topic = FakeTopic(rule_record("a"))
+    with feed_of(topic) as feed:
+        topic.put(ZeroDivisionError("a bug"))
+        until(lambda: "the thread that reads the rules topic has failed" in caplog.text)
+        assert ids(feed.current()) == ["a"]
+
+
+def test_refused_records_do_not_replace_the_file_rules() -> None:
+    topic = FakeTopic(raw_rule_record(APPLIED_KEY.decode(), b"{}"), rule_record("a"))
+    with feed_of(topic, signer=SIGNER) as feed:
+        assert (feed.current(), feed.invalid_records) == (SHIPPED_RULES, 2)
+        topic.put(signed(rule_record("b"), SIGNER, 5))
+        until(lambda: ids(feed.current()) == ["b"])
+
+
+def test_reopened_topic_with_only_older_signatures_keeps_the_rules(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    first = FakeTopic(signed(rule_record("b"), SIGNER, 6))
+    older = FakeTopic(signed(rule_record("a"), SIGNER, 5))
+    with feed_of(first, older, signer=SIGNER) as feed:
+        first.put(ServiceError("the broker ended"))
+        until(lambda: "the topic lacks the records that were signed last" in caplog.text)
+        assert ids(feed.current()) == ["b"]
+        older.put(signed(rule_record("c"), SIGNER, 7))
+        until(lambda: ids(feed.current()) == ["a", "c"])
+
+
+# --- segments ---------------------------------------------------------------------------------
+
+
+def definition(segment_id: str, when: str = "events > 1") -> bytes:
+    return segment(segment_id, when).model_dump_json().encode()
+
+
+def test_definitions_with_unknown_references_are_left_out_until_the_reference_exists(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    topic = TopicSegments()
+    topic.apply(
+        [
+            segment_record("a", definition("a", 'segment("b")')),
+            segment_record("c", definition("c")),
+        ]
+    )
+    with caplog.at_level(logging.WARNING):
+        assert [each.id for each in topic.value().segments] == ["c"]
+    assert "segment a: unknown segment b; it is not evaluated" in caplog.text
+    topic.apply([segment_record("b", definition("b"))])
+    assert [each.id for each in topic.value().segments] == ["a", "b", "c"]
+
+
+def test_sweep_record_is_no_definition_and_keeps_those_of_the_file() -> None:
+    topic = FakeTopic()
+    feed = DefinitionFeed(
+        segments_spec(load()), SHIPPED_SEGMENTS, lambda: topic, poll_timeout_s=0.01, retry_s=0.01
+    )
+    try:
+        assert feed.current() == SHIPPED_SEGMENTS
+        sweep = {"sweep": "7", "sweeping": True}
+        topic.put(segment_record(SWEEP_KEY.decode(), orjson.dumps(sweep)))
+        until(lambda: feed.current().sweeping)
+        assert feed.current() == SHIPPED_SEGMENTS.model_copy(update=sweep)
+        topic.put(segment_record("a", definition("a")))
+        until(lambda: [each.id for each in feed.current().segments] == ["a"])
+        assert (feed.current().sweep, feed.current().sweeping) == ("7", True)
+        topic.put(segment_record(SWEEP_KEY.decode(), None))
+        until(lambda: not feed.current().sweeping)
+    finally:
+        feed.close()
+
+
+def test_invalid_sweep_record_is_ignored() -> None:
+    topic = TopicSegments()
+    topic.apply([segment_record(SWEEP_KEY.decode(), value) for value in (b"{", b"[]", b"{}")])
+    assert (topic.invalid_records, topic.has_records) == (3, False)
+    assert topic.sweep == {"sweep": "", "sweeping": False}

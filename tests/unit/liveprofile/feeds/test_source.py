@@ -1,0 +1,146 @@
+"""Records of partitions that are added while a topic is followed."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from confluent_kafka import OFFSET_BEGINNING, KafkaError, KafkaException, TopicPartition
+
+from liveprofile.feeds.feed import KafkaTopicSource
+from liveprofile.feeds.users import erasures_spec, follow
+from liveprofile.kafka.topics import NoTopicError
+from liveprofile.privacy.erasure_records import to_record
+from liveprofile.settings import load
+from liveprofile.wire.user_records import key_of
+from tests.support.memory.topic import until
+
+TIME_MS = 1_767_605_700_000
+TOPIC = "user-erasures"
+
+
+class Message:
+    def __init__(self, partition: int, offset: int, user_id: str | None):
+        self._partition, self._offset, self._user_id = partition, offset, user_id
+
+    def error(self) -> Any:
+        end = SimpleNamespace(code=lambda: KafkaError._PARTITION_EOF, str=lambda: "end")
+        return end if self._user_id is None else None
+
+    def topic(self) -> str:
+        return TOPIC
+
+    def partition(self) -> int:
+        return self._partition
+
+    def offset(self) -> int:
+        return self._offset
+
+    def timestamp(self) -> tuple[int, int]:
+        return 2, TIME_MS
+
+    def key(self) -> bytes:
+        return key_of(self._user_id or "")
+
+    def value(self) -> bytes:
+        return to_record(self._user_id or "", TIME_MS)
+
+    def headers(self) -> None:
+        return None
+
+
+class MemoryConsumer:
+    """A Consumer of a topic in memory: users who are erased, by partition."""
+
+    def __init__(self) -> None:
+        self.topic: list[list[str]] = [["a"]]
+        self.is_down = False
+        self._next: dict[int, int] = {}
+
+    def list_topics(self, topic: str, timeout: float) -> Any:
+        if self.is_down:
+            raise KafkaException(KafkaError(KafkaError._TRANSPORT))
+        found = SimpleNamespace(error=None, partitions=dict(enumerate(self.topic)))
+        return SimpleNamespace(topics={TOPIC: found} if self.topic else {})
+
+    def incremental_assign(self, added: list[TopicPartition]) -> None:
+        for each in added:
+            assert each.offset == OFFSET_BEGINNING and each.partition not in self._next
+            self._next[each.partition] = 0
+
+    def consume(self, count: int, timeout: float) -> list[Message]:
+        for partition, offset in self._next.items():
+            users = self.topic[partition]
+            if offset <= len(users):
+                self._next[partition] += 1
+                return [Message(partition, offset, users[offset] if offset < len(users) else None)]
+        return []
+
+    def append(self, partition: int, user_id: str) -> None:
+        self.topic[partition].append(user_id)
+        self._next[partition] -= partition in self._next  # the end is reported again
+
+    def close(self) -> None: ...
+
+
+@pytest.fixture
+def consumer() -> MemoryConsumer:
+    return MemoryConsumer()
+
+
+def open_source(consumer: MemoryConsumer, check_s: float = 0.0) -> KafkaTopicSource:
+    return KafkaTopicSource(load(), TOPIC, "group", lambda config: consumer, check_s)
+
+
+def read(source: KafkaTopicSource) -> list[str]:
+    found = []
+    while not source.caught_up:
+        found += [(record.key or b"").decode() for record in source.poll(0.0)]
+    return found
+
+
+def test_a_partition_that_is_added_is_read_from_its_beginning(consumer: MemoryConsumer) -> None:
+    source = open_source(consumer)
+    assert read(source) == ["a"]
+    consumer.topic += [["b", "c"], []]
+    source.poll(0.0)
+    assert not source.caught_up and sorted(read(source)) == ["c"]
+    assert source.poll(0.0) == [] and source.caught_up
+
+
+def test_partitions_are_looked_for_once_in_a_while(consumer: MemoryConsumer) -> None:
+    source = open_source(consumer, check_s=3_600.0)
+    assert read(source) == ["a"]
+    consumer.topic.append(["b"])
+    assert source.poll(0.0) == [] and source.caught_up
+
+
+def test_a_broker_that_does_not_answer_ends_nothing(
+    consumer: MemoryConsumer, caplog: pytest.LogCaptureFixture
+) -> None:
+    source = open_source(consumer)
+    assert read(source) == ["a"]
+    consumer.is_down = True
+    assert source.poll(0.0) == [] and "are there new partitions?" in caplog.text
+    consumer.is_down = False
+    consumer.topic.append(["b"])
+    assert [record.key for record in source.poll(0.0)] == [b"b"]
+
+
+def test_a_topic_that_does_not_exist_is_an_error(consumer: MemoryConsumer) -> None:
+    consumer.topic.clear()
+    with pytest.raises(NoTopicError):
+        open_source(consumer)
+
+
+def test_an_erasure_in_a_new_partition_is_applied_without_a_restart(
+    consumer: MemoryConsumer,
+) -> None:
+    feed = follow(load(), erasures_spec(load()), lambda: open_source(consumer), poll_timeout_s=0.01)
+    assert feed.current().users() == {"a": TIME_MS}
+    consumer.topic.append(["b"])
+    until(lambda: "b" in feed.current())
+    consumer.append(0, "c")
+    until(lambda: "c" in feed.current())
+    feed.close()

@@ -1,0 +1,207 @@
+"""Feeds of consents, erasures and merges: what every feed that is keyed by users must do."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pandas as pd
+import pytest
+
+from liveprofile.consent.changes import ConsentChange
+from liveprofile.consent.records import to_record as consent_record
+from liveprofile.errors import ServiceError
+from liveprofile.feeds.feed import Feed, Fixed, TableSpec
+from liveprofile.feeds.users import (
+    PersonConsents,
+    consents_spec,
+    erasures_spec,
+    follow,
+    follow_merges,
+    merges_spec,
+    read_merges,
+)
+from liveprofile.identity.book import IdentityBook, Merge
+from liveprofile.identity.records import to_record as merge_record
+from liveprofile.kafka.records import Record
+from liveprofile.kafka.topics import NoTopicError
+from liveprofile.privacy.erasure_records import to_record as erasure_record
+from liveprofile.settings import Settings, load
+from liveprofile.wire.user_records import key_of
+from tests.support.memory.topic import FakeTopic, until
+from udfs.person_id import PersonIdUdf
+
+TIME_MS = 1_767_605_700_000
+
+
+class Kind(NamedTuple):
+    """A table, and what its record says of a user."""
+
+    spec: Callable[[Settings], TableSpec]
+    value: Callable[[str], bytes]
+    says: Callable[[Any, str, int], bool]  # of a table, a user and a time: is the record in force
+
+
+KINDS = {
+    "consents": Kind(
+        consents_spec,
+        lambda user: consent_record(user, [ConsentChange(TIME_MS, "profiling", False)]),
+        lambda table, user, time_ms: not table.allowed(user, "profiling", time_ms),
+    ),
+    "erasures": Kind(
+        erasures_spec,
+        lambda user: erasure_record(user, TIME_MS + 1),
+        lambda table, user, time_ms: user in table and table.is_erased(user, time_ms),
+    ),
+    "merges": Kind(
+        merges_spec,
+        lambda user: merge_record(user, [Merge("person", TIME_MS)]),
+        lambda table, user, time_ms: table.resolve(user, time_ms) == "person",
+    ),
+}
+
+
+@pytest.fixture(params=KINDS)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    return KINDS[request.param]
+
+
+def record(key: bytes | str | None, value: bytes | None) -> Record:
+    return Record("topic", 0, 7, TIME_MS, key_of(key) if isinstance(key, str) else key, value, {})
+
+
+def feed_of(kind: Kind, source: Any, first_read_timeout_s: float = 5.0, **sections: Any) -> Feed:
+    settings = load(**sections)
+    timing = {"poll_timeout_s": 0.01, "retry_s": 0.01, "first_read_timeout_s": first_read_timeout_s}
+    open_source = source if callable(source) else lambda: source
+    return follow(settings, kind.spec(settings), open_source, **timing)
+
+
+def test_records_are_in_force_when_the_feed_is_open_and_later_ones_soon(kind: Kind) -> None:
+    topic = FakeTopic(record("a", kind.value("a")), record("b", kind.value("b")))
+    feed = feed_of(kind, topic)
+    assert kind.says(feed.current(), "a", TIME_MS) and not kind.says(feed.current(), "c", TIME_MS)
+    topic.put(record("c", kind.value("c")), record("b", None))
+    until(lambda: kind.says(feed.current(), "c", TIME_MS))
+    until(lambda: not kind.says(feed.current(), "b", TIME_MS))
+    feed.close()
+
+
+def test_a_record_counts_from_its_time_on() -> None:
+    for name, before in (("consents", False), ("merges", False), ("erasures", True)):
+        kind = KINDS[name]
+        feed = feed_of(kind, FakeTopic(record("a", kind.value("a"))))
+        assert kind.says(feed.current(), "a", TIME_MS - 1) == before
+        feed.close()
+
+
+KEYS = {"not text": b"\xff\xfe", "none": None, "empty": b"", "5 MB": b"x" * 5_000_000}
+VALUES = {"removed": None, "cut": b"{", "not text": b"\xff" * 5_000_000}
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("value", VALUES)
+def test_records_of_no_user_do_not_end_a_feed(
+    kind: Kind, key: str, value: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = record(KEYS[key], VALUES[value])
+    topic = FakeTopic(bad, record("a", kind.value("a")))
+    with caplog.at_level(logging.WARNING):
+        feed = feed_of(kind, topic)
+        assert "a" in feed.current()
+        topic.put(bad, record("b", kind.value("b")))
+        until(lambda: "b" in feed.current())
+        feed.close()
+    assert "has failed" not in caplog.text
+
+
+def test_an_invalid_record_is_logged_without_the_user_id_and_changes_nothing(
+    kind: Kind, caplog: pytest.LogCaptureFixture
+) -> None:
+    valid = record("secret-user", kind.value("secret-user"))
+    with caplog.at_level(logging.WARNING):
+        feed = feed_of(kind, FakeTopic(valid, record("secret-user", b"{}")))
+    assert kind.says(feed.current(), "secret-user", TIME_MS)
+    assert "topic/0 offset 7" in caplog.text and "secret-user" not in caplog.text
+    feed.close()
+
+
+def test_without_the_topic_the_defaults_are_in_force(kind: Kind) -> None:
+    def missing() -> FakeTopic:
+        raise NoTopicError("no topic")
+
+    feed = feed_of(kind, missing, consent={"training": False})
+    assert not kind.says(feed.current(), "a", TIME_MS)
+    if kind is KINDS["consents"]:
+        assert not feed.current().allowed("a", "training", TIME_MS)
+    feed.close()
+
+
+def test_a_topic_that_cannot_be_read_prevents_the_start(kind: Kind) -> None:
+    def unreachable() -> FakeTopic:
+        raise ServiceError("Kafka does not answer")
+
+    with pytest.raises(ServiceError, match=r"does not start without the [a-z]+ of users"):
+        feed_of(kind, unreachable, first_read_timeout_s=0.2)
+
+
+def test_a_topic_that_is_back_in_time_is_read(kind: Kind) -> None:
+    answers = [ServiceError("Kafka does not answer")] * 3
+
+    def restarting() -> FakeTopic:
+        if answers:
+            raise answers.pop()
+        return FakeTopic(record("a", kind.value("a")))
+
+    feed = feed_of(kind, restarting)
+    assert kind.says(feed.current(), "a", TIME_MS)
+    feed.close()
+
+
+def test_after_a_failure_the_topic_is_read_again_from_its_beginning(kind: Kind) -> None:
+    first, second = (FakeTopic(record(user, kind.value(user))) for user in "ab")
+    topics = [first, second]
+    feed = feed_of(kind, lambda: topics.pop(0))
+    first.put(ServiceError("broken"))
+    until(lambda: kind.says(feed.current(), "b", TIME_MS))
+    assert not kind.says(feed.current(), "a", TIME_MS)  # compaction has removed it
+    feed.close()
+
+
+def test_a_job_that_does_not_follow_merges_reads_nothing() -> None:
+    settings = load(kafka={"bootstrap_servers": "127.0.0.1:1"})
+    assert not len(follow_merges(settings).current()) and not len(read_merges(settings))
+
+
+def test_each_event_gets_the_person_of_its_time() -> None:
+    merges = KINDS["merges"]
+    feed = feed_of(merges, FakeTopic(record("a", merges.value("a"))))
+    function = PersonIdUdf(load(), lambda settings: feed)
+    function.open(None)
+    users, times = pd.Series(["a", "a", "b"]), pd.Series([TIME_MS, TIME_MS - 1, TIME_MS])
+    assert function.eval(users, times).tolist() == ["person", "a", "b"]
+    assert function.eval(users[:0], times[:0]).tolist() == []
+    function.close()
+
+
+def test_without_merges_the_ids_are_passed_on() -> None:
+    function = PersonIdUdf(load(), lambda settings: Fixed(IdentityBook()))
+    function.open(None)
+    users = pd.Series(["a"])
+    assert function.eval(users, pd.Series([TIME_MS])) is users
+    function.close()
+
+
+def test_consents_of_a_job_are_those_of_persons() -> None:
+    merges = FakeTopic()
+    withdrawal = record("a", consent_record("a", [ConsentChange(TIME_MS, "risk", False)]))
+    feed = PersonConsents(
+        load(),
+        feed_of(KINDS["consents"], FakeTopic(withdrawal)),
+        feed_of(KINDS["merges"], merges),
+    )
+    assert feed.current().allowed("person", "risk", TIME_MS)
+    merges.put(record("a", KINDS["merges"].value("a")))
+    until(lambda: not feed.current().allowed("person", "risk", TIME_MS))
+    feed.close()

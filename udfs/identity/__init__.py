@@ -1,1 +1,0 @@
-"""Ids that are one person: the job follows merges, and gives each event to its person."""

@@ -1,0 +1,288 @@
+"""Takes what users do not allow, or have had erased, out of the rows of both pipelines.
+
+Flink's SQL cannot delete one user's state, so the state still holds the past of an erased user when
+later events arrive. Here it ends: windows before the erasure are rejected, later windows get the
+history, the memory and the sums of a user without a past, and the lists of the scoring pipeline
+lose the tokens from before it.
+
+The sums of the SQL have no limit in time. So the sums since the erasure are added up here, and
+stored with each window of such a user: a worker that restarts goes on from them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from liveprofile.consent.changes import ConsentBook
+from liveprofile.features.entity import EventLists, TokenLists
+from liveprofile.privacy.erasures import (
+    ErasureBook,
+    HashedErasureBook,
+    erased_rows,
+    first_window_ms,
+    later_flags,
+)
+from liveprofile.rules.flag_policy import FlagHistoryReader
+from liveprofile.rules.flags import FlagHistory, FlagQuery
+from liveprofile.segments.membership import Membership, Memberships
+from liveprofile.segments.policy import ChangeKey, MembershipReader
+from liveprofile.wire import window_events
+from liveprofile.wire.memories import memory_since
+from liveprofile.wire.output_records import Refused
+from liveprofile.wire.token_columns import history_since
+
+ERASED, NO_CONSENT = "ERASED", "NO_CONSENT"  # reasons to reject an event
+PURPOSE = "profiling"
+MAX_USERS = 100_000  # about 500 bytes each
+
+Sums = tuple[float, ...]
+
+
+class AllowedWindows(NamedTuple):
+    """Windows of a batch without the events that are not allowed."""
+
+    rows: list[int]  # those with an event that is allowed, ascending
+    events: list[str]  # of each of these rows (liveprofile.wire.window_events)
+    refused: list[list[Refused]]  # of each row of the batch
+
+
+def allowed_windows(
+    user_ids: list[str], events: list[str], consents: ConsentBook
+) -> AllowedWindows:
+    """Decides for each event by its own time. A refused event keeps its position, not its payload.
+
+    user_ids, events: of each row of the batch.
+    """
+    result = AllowedWindows([], [], [[] for _ in user_ids])
+    for row, (user_id, text) in enumerate(zip(user_ids, events, strict=True)):
+        kept = text
+        if user_id in consents:
+            kept = _keep(user_id, text, consents, result.refused[row])
+        elif not consents.allowed(user_id, PURPOSE, 0):  # the default, at any time
+            kept = ""
+            result.refused[row].extend(map(_refuse, window_events.parse(text)))
+        if kept:
+            result.rows.append(row)
+            result.events.append(kept)
+    return result
+
+
+def _keep(user_id: str, text: str, consents: ConsentBook, refused: list[Refused]) -> str:
+    kept = []
+    for event in window_events.parse(text):
+        if consents.allowed(user_id, PURPOSE, event.time_ms):
+            kept.append(event)
+        else:
+            refused.append(_refuse(event))
+    return window_events.join(kept)
+
+
+def _refuse(event: window_events.WindowEvent) -> Refused:
+    return Refused(NO_CONSENT, PURPOSE, event.partition, event.offset, "")
+
+
+class SumsKey(NamedTuple):
+    """Asks for a user's sums after the last window that ends before this one."""
+
+    user_id: str
+    window_end_ms: int
+
+
+class StoredSums(NamedTuple):
+    window_end_ms: int
+    sums: Sums  # in the order of liveprofile.features.baselines.COLUMNS
+
+
+class SumsReader(Protocol):
+    """The sinks of the profile pipeline."""
+
+    def later_sums(self, keys: Sequence[SumsKey]) -> list[StoredSums | None]:
+        """The stored sums of users who were erased. Raises StoreError."""
+
+
+class ErasedRows(NamedTuple):
+    """Which rows of a batch are erased."""
+
+    rows: list[int]  # those that are not, ascending
+    refused: list[list[Refused]]  # of each row of the batch, without payloads
+
+
+def refuse_erased(
+    user_ids: Sequence[str], starts_ms: Sequence[int], events: Sequence[str], book: ErasureBook
+) -> ErasedRows:
+    """Refuses the events of windows that begin before their user's erasure.
+
+    user_ids, starts_ms, events: of each row (liveprofile.wire.window_events).
+    """
+    erased = erased_rows(user_ids, starts_ms, book)
+    return ErasedRows(
+        [row for row, gone in enumerate(erased) if not gone],
+        [
+            [
+                Refused(ERASED, "window", event.partition, event.offset, "")
+                for event in window_events.parse(text)
+            ]
+            if gone
+            else []
+            for text, gone in zip(events, erased, strict=True)
+        ],
+    )
+
+
+class LaterRows(NamedTuple):
+    """Columns of a batch without what is erased, as udfs.profile.batch.ProfileBatch has them."""
+
+    users: frozenset[str]  # whose columns are changed
+    history: list[str]
+    sums: np.ndarray
+    memory: list[str]
+
+
+class LaterWindows:
+    """The windows of users after their erasure, which start from nothing.
+
+    on_restart: called with a user before the first window after an erasure, again after a restart
+    of the worker.
+    """
+
+    def __init__(self, store: SumsReader, length_ms: int, on_restart: Callable[[str], None]):
+        self._store, self._length_ms, self._on_restart = store, length_ms, on_restart
+        self._sums: dict[str, StoredSums] = {}
+        self._restarted_ms: dict[str, int] = {}  # erasures that `on_restart` has been called for
+
+    def without_past(
+        self,
+        user_ids: Sequence[str],
+        starts_ms: Sequence[int],
+        history: list[str],
+        added: np.ndarray,
+        sums: np.ndarray,
+        memory: list[str],
+        book: ErasureBook,
+    ) -> LaterRows:
+        """Takes the past out of rows that `refuse_erased` has passed. Raises StoreError.
+
+        added, sums: (n, len(COLUMNS)). The windows of a user are in time order.
+        """
+        firsts_ms = {
+            row: first_window_ms(starts_ms[row], before_ms, self._length_ms)
+            for row, user_id in enumerate(user_ids)
+            if (before_ms := book.before_ms(user_id)) is not None
+        }
+        if not firsts_ms:
+            return LaterRows(frozenset(), history, sums, memory)
+        history, sums, memory = list(history), sums.copy(), list(memory)
+        self._restart((user_ids[row], first_ms) for row, first_ms in firsts_ms.items())
+        self._read_sums(user_ids, starts_ms, firsts_ms)
+        for row, first_ms in firsts_ms.items():
+            history[row] = history_since(history[row], first_ms)
+            memory[row] = memory_since(memory[row], first_ms)
+            user_id, total = user_ids[row], added[row]
+            known = self._sums.get(user_id)
+            if known is not None and known.window_end_ms > first_ms:
+                total = total + np.array(known.sums)
+            sums[row] = total
+            end_ms = int(starts_ms[row]) + self._length_ms
+            self._sums[user_id] = StoredSums(end_ms, tuple(total.tolist()))
+        return LaterRows(frozenset(user_ids[row] for row in firsts_ms), history, sums, memory)
+
+    def _restart(self, erasures: Iterable[tuple[str, int]]) -> None:
+        for user_id, first_ms in erasures:
+            if self._restarted_ms.get(user_id) != first_ms:
+                if len(self._restarted_ms) >= MAX_USERS:
+                    self._restarted_ms.clear()
+                self._restarted_ms[user_id] = first_ms
+                self._on_restart(user_id)
+
+    def _read_sums(
+        self, user_ids: Sequence[str], starts_ms: Sequence[int], firsts_ms: dict[int, int]
+    ) -> None:
+        """Makes the sums known that the first row of each user goes on from."""
+        if len(self._sums) + len(firsts_ms) > MAX_USERS:
+            self._sums.clear()
+        unknown: dict[str, SumsKey] = {}
+        for row in reversed(firsts_ms):
+            user_id, end_ms = user_ids[row], int(starts_ms[row]) + self._length_ms
+            known = self._sums.get(user_id)
+            unknown.pop(user_id, None)
+            # A window that is replayed comes before the one whose sums are known.
+            if known is None or known.window_end_ms >= end_ms:
+                unknown[user_id] = SumsKey(user_id, end_ms)
+        if unknown:
+            keys = list(unknown.values())
+            for key, found in zip(keys, self._store.later_sums(keys), strict=True):
+                self._sums.pop(key.user_id, None)
+                if found is not None:
+                    self._sums[key.user_id] = found
+
+
+class LaterMemberships:
+    """Memberships without those of windows that are erased: a MembershipReader.
+
+    Tables are cleared a moment after the erasure. current: the book in force.
+    """
+
+    def __init__(self, store: MembershipReader, length_ms: int, current: Callable[[], ErasureBook]):
+        self._store, self._length_ms, self._current = store, length_ms, current
+
+    def memberships(self, user_ids: Iterable[str]) -> dict[str, Memberships]:
+        found, book = self._store.memberships(user_ids), self._current()
+        for user_id, by_segment in found.items():
+            before_ms = book.before_ms(user_id)
+            if before_ms is not None:
+                found[user_id] = {
+                    segment: each
+                    for segment, each in by_segment.items()
+                    if each.window_end_ms >= before_ms + self._length_ms
+                }
+        return found
+
+    def stored_changes(self, keys: Iterable[ChangeKey]) -> dict[ChangeKey, Membership]:
+        return self._store.stored_changes(keys)
+
+
+class LaterFlags:
+    """Flag histories without what is erased: tables are cleared a moment after the erasure.
+
+    span_ms: the length of a window; 0 for events. current: the book in force.
+    """
+
+    def __init__(self, store: FlagHistoryReader, span_ms: int, current: Callable[[], ErasureBook]):
+        self._store, self._span_ms, self._current = store, span_ms, current
+
+    def flag_history(self, queries: Sequence[FlagQuery]) -> list[FlagHistory]:
+        found, book = self._store.flag_history(queries), self._current()
+        if not len(book):
+            return found
+        return [
+            history if before_ms is None else later_flags(history, before_ms + self._span_ms)
+            for history, query in zip(found, queries, strict=True)
+            for before_ms in (book.before_ms(query.user_id),)
+        ]
+
+
+def later_lists(lists: EventLists, user_ids: Sequence[str], book: HashedErasureBook) -> EventLists:
+    """The lists of n events without erased tokens. The event's own token, its list's last, stays.
+
+    user_ids: of each event.
+    """
+    if not len(book):
+        return lists
+    of_user, of_entity = lists.user_lists, lists.entity_lists
+    before_ms = np.array([book.before_ms(user_id) or 0 for user_id in user_ids], np.int64)
+    if before_ms.any():
+        erased_T = of_user.time_ms < np.repeat(before_ms, np.diff(of_user.starts))
+        of_user = _without(of_user, erased_T)
+    erased_T = book.erased(of_entity.ids[0], of_entity.time_ms)
+    if erased_T.any():
+        of_entity = _without(of_entity, erased_T)
+    return lists._replace(user_lists=of_user, entity_lists=of_entity)
+
+
+def _without(lists: TokenLists, erased_T: np.ndarray) -> TokenLists:
+    last = lists.starts[1:][np.diff(lists.starts) > 0] - 1
+    erased_T[last] = False
+    return lists.where(~erased_T)
