@@ -30,9 +30,9 @@ from liveprofile.alerts.consumer.loop import (
 from liveprofile.kafka.records import read_topic, send_all
 from liveprofile.kafka.topics import create_topics
 from liveprofile.pseudonym import user_pseudonym
+from liveprofile.rows.risk import score_hour_ms
 from liveprofile.settings import CassandraSettings, Settings
 from liveprofile.storage.cql import from_ms, now_ms
-from liveprofile.storage.score_hours import score_hour_ms
 from stack.local import to_toml
 from tests.support.job_under_test import CLI, JobUnderTest, run_cli
 from tests.support.rows.profile_rows import flag, profile_row, write_and_flush
