@@ -25,7 +25,7 @@ def store_contacts(session: Session, settings: Settings, plan: PlanFile) -> int:
     insert = prepare(
         session,
         "INSERT INTO campaign_contact (user_id, start, campaign) VALUES (?, ?, ?)"
-        f" USING TIMESTAMP ? AND TTL {settings.campaigns.contact_ttl_s}",
+        f" USING TIMESTAMP ? AND TTL {settings.cassandra.history_ttl_s}",
     )
     insert.is_idempotent = True
     campaign = plan.campaign

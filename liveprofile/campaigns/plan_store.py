@@ -68,7 +68,7 @@ def store_plan(
     """
     stored = StoredPlan(plan.campaign, uuid.uuid4(), now_ms(), by, requested, summary)
     require_new(session, plan.campaign.name)
-    ttl_s = settings.campaigns.contact_ttl_s
+    ttl_s = settings.cassandra.history_ttl_s
     insert = prepare(
         session,
         "INSERT INTO campaign_target (plan_id, bucket, user_id, arm, segments, churn,"

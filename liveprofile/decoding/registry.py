@@ -15,6 +15,8 @@ from liveprofile.decoding.undecodable import Undecodable
 from liveprofile.errors import ConfigError, ServiceUnavailableError
 from liveprofile.settings import DecoderSettings
 
+TIMEOUT_S = 5.0  # of one request
+
 # Error codes of the REST API: no such schema, subject or version.
 NOT_FOUND = (40401, 40402, 40403)
 # Each is a few kilobytes; a shop has tens of schemas.
@@ -49,7 +51,7 @@ class SchemaRegistry:
         self._url = settings.registry_url.rstrip("/")
         user, password = settings.registry_username, settings.registry_password
         self._client = httpx.Client(
-            timeout=settings.registry_timeout_ms / 1_000,
+            timeout=TIMEOUT_S,
             auth=(user, password.get_secret_value()) if user else None,
             verify=_trusted(settings.registry_ca_file),
             # No proxy and no credentials but those of the settings.

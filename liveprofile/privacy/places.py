@@ -98,10 +98,8 @@ TABLES: dict[str, HeldTable] = {
         "membership by segment", "cassandra.profile_ttl_s", _segment_buckets
     ),
     "segment_change": HeldTable("changes of segments", "cassandra.profile_ttl_s", _by_user),
-    "user_attribute": HeldTable(
-        "what other systems state about the user", "cassandra.attribute_keep_s", _by_user
-    ),
-    "campaign_contact": HeldTable("contacts of campaigns", "campaigns.contact_ttl_s", _by_user),
+    "user_attribute": HeldTable("what other systems state about the user", "30 days", _by_user),
+    "campaign_contact": HeldTable("contacts of campaigns", "cassandra.history_ttl_s", _by_user),
     "user_consent": HeldTable("consents by purpose", "topics.decisions_retention_ms", _by_user),
     "erasure": HeldTable(
         "whether an erased user's rows are deleted", "topics.decisions_retention_ms", _by_user
@@ -110,10 +108,10 @@ TABLES: dict[str, HeldTable] = {
         "sums of windows since an erasure", "cassandra.profile_ttl_s", _by_user
     ),
     "campaign_target": HeldTable(
-        "users of plans of campaigns", "campaigns.contact_ttl_s", _all_rows, _has_user, True
+        "users of plans of campaigns", "cassandra.history_ttl_s", _all_rows, _has_user, True
     ),
     "api_audit": HeldTable(
-        "writes through the read API", "serve.audit_ttl_s", _all_rows, _has_target, True
+        "writes through the read API", "cassandra.history_ttl_s", _all_rows, _has_target, True
     ),
 }
 

@@ -30,14 +30,14 @@ LIMITS_WITHOUT_USERS: dict[str, str] = {
     "segment_size": "cassandra.flag_ttl_s",
     "risk_histogram": "scoring.score_ttl_s",
     "drift_state": "cassandra.flag_ttl_s",
-    "campaign_plan": "campaigns.contact_ttl_s",
+    "campaign_plan": "cassandra.history_ttl_s",
     "api_key": "serve.api_key_ttl_s",
-    "audit_result": "serve.audit_ttl_s",
+    "audit_result": "cassandra.history_ttl_s",
     "schema_migration": "5 years",
-    "rule_proposal": "serve.proposal_ttl_s",
-    "trend": "trends.ttl_s",
-    "trend_series": "trends.ttl_s",
-    "trend_chunk": "trends.ttl_s",
+    "rule_proposal": "30 days",
+    "trend": "cassandra.history_ttl_s",
+    "trend_series": "cassandra.history_ttl_s",
+    "trend_chunk": "cassandra.history_ttl_s",
 }
 
 

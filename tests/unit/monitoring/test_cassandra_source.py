@@ -13,7 +13,7 @@ from liveprofile.settings import Settings, load
 from monitoring.cassandra_source import PROBE, CassandraSource
 from monitoring.catalogue import Readings
 
-SETTINGS = load(metrics={"scan_interval_ms": 60_000})
+SETTINGS = load()
 
 
 class Node:

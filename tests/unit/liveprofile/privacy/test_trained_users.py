@@ -235,7 +235,7 @@ def test_only_topics_without_users_have_no_limit() -> None:
 def test_limits_follow_the_settings() -> None:
     found = kept(
         load(
-            cassandra={"profile_ttl_s": 86_400, "attribute_keep_s": 86_400},
+            cassandra={"profile_ttl_s": 86_400},
             scoring={"score_ttl_s": 3_600},
             state={"user_ttl_ms": 2 * DAY_MS},
             topics={"retention_ms": 5_000},
