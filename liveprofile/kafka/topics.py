@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -97,15 +98,19 @@ def _missing(
 
 
 def create_unlimited_topic(settings: Settings, name: str, partition_count: int) -> None:
-    """Creates a topic that keeps its records until it is deleted.
+    """Creates a topic that keeps its records until it is deleted; returns when a broker knows it.
 
     Raises ServiceError, also if the topic exists.
     """
     topics = settings.topics.model_copy(update={"retention_ms": -1})
     config = topic_configs(topics)[topics.events]
     new = NewTopic(name, partition_count, topics.replication, config=config)
-    if not _create(AdminClient(client_config(settings.kafka)), settings.kafka, [new]):
+    admin = AdminClient(client_config(settings.kafka))
+    if not _create(admin, settings.kafka, [new]):
         raise ServiceError(f"Kafka did not create topic {name}: it exists")
+    deadline_s = time.monotonic() + settings.kafka.request_timeout_s
+    while name not in metadata(admin, settings.kafka).topics and time.monotonic() < deadline_s:
+        time.sleep(0.1)
 
 
 def _create(admin: AdminClient, kafka: KafkaSettings, missing: list[NewTopic]) -> list[str]:

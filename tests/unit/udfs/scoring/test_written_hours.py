@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cassandra.query import SimpleStatement
 
-from liveprofile.storage.score_hours import score_hour_ms
+from liveprofile.rows.risk import score_hour_ms
 from liveprofile.units import HOUR_MS
 from udfs.cassandra.encoding import bigint, partition_key
 from udfs.scoring.sink import HOUR_REFRESH_S, MAX_HOURS, WrittenHours
