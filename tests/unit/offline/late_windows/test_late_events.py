@@ -199,20 +199,20 @@ def test_after_a_split_nothing_moves():
     assert not book.moved
 
 
-def record(number: int) -> SpooledRecord:
+def spooled(number: int) -> SpooledRecord:
     return SpooledRecord('{"a":"\\n ü"}\n', "events", 1, number, 5, number)
 
 
 def test_each_record_is_a_line(tmp_path: Path):
     file = tmp_path / "records.json"
-    write_records(file, map(record, range(3)))
+    write_records(file, map(spooled, range(3)))
     lines = file.read_bytes().splitlines()
-    assert [SpooledRecord(**orjson.loads(line)) for line in lines] == [record(n) for n in range(3)]
+    assert [SpooledRecord(**orjson.loads(line)) for line in lines] == [spooled(n) for n in range(3)]
 
 
 def test_full_disk_is_an_error_that_names_the_file():
     with pytest.raises(InputError, match=r"/dev/full: records .* No space left"):
-        write_records(Path("/dev/full"), map(record, range(10_000)))
+        write_records(Path("/dev/full"), map(spooled, range(10_000)))
 
 
 def test_rows_are_read_in_the_order_of_the_files(tmp_path: Path):

@@ -12,8 +12,6 @@ from udfs.cassandra.encoding import bigint, partition_key
 from udfs.profile.sink import NullSink
 from udfs.scoring.sink import HOUR_REFRESH_S, MAX_HOURS, WrittenHours
 
-START_MS = 1_700_000_000_000
-
 
 def test_hour_is_written_once_until_it_must_be_refreshed() -> None:
     now_s = [5.0]  # a clock that starts when the machine does
